@@ -1,0 +1,23 @@
+"""Instants: aware, UTC, and converted from Kafka's milliseconds without rounding."""
+
+from datetime import UTC, datetime, timedelta
+
+__all__ = ["EPOCH", "from_milliseconds", "to_milliseconds", "utc_now"]
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+
+
+def from_milliseconds(milliseconds: int) -> datetime:
+    """Return the instant of a Kafka timestamp (milliseconds since the epoch)."""
+    return EPOCH + timedelta(milliseconds=milliseconds)
+
+
+def to_milliseconds(instant: datetime) -> int:
+    """Return an instant as a Kafka timestamp, rounded down to the millisecond."""
+    return (instant - EPOCH) // _MILLISECOND
+
+
+def utc_now() -> datetime:
+    """Return this machine's time. Never an input of a decision: those use the broker's."""
+    return datetime.now(UTC)

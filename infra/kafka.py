@@ -1,0 +1,122 @@
+"""Kafka clients, made the one way that suits this system, and which of their errors pass by themselves.
+
+aiokafka's defaults favour fresh data over complete data; each argument below that differs says why.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import lru_cache
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.partitioner import murmur2
+
+from infra.settings import Settings
+
+__all__ = [
+    "admin_client",
+    "create_consumer",
+    "create_lane_producer",
+    "create_producer",
+    "partition_of",
+    "reader",
+]
+
+MAX_RECORD_BYTES = (
+    4 * 1024 * 1024
+)  # a dead letter holds a refused record of up to 1 MiB as base64, and its reason
+
+
+@lru_cache(maxsize=65_536)
+def partition_of(key: bytes, partitions: int) -> int:
+    """Return the partition of a key as Java's and aiokafka's default partitioners choose it (murmur2).
+
+    Cached: accounts come again, and murmur2 in Python costs more than the rest of a result.
+    """
+    return int((murmur2(key) & 0x7FFFFFFF) % partitions)
+
+
+def create_consumer(settings: Settings, group: str, rebalance_seconds: float) -> AIOKafkaConsumer:
+    """Return the consumer of a worker's group. It never commits by itself and never picks an offset by itself."""
+    return AIOKafkaConsumer(
+        **settings.kafka_client(),
+        group_id=group,
+        client_id=group,
+        enable_auto_commit=False,
+        auto_offset_reset="none",  # a lost offset is an operator's decision, not a jump to the end
+        isolation_level="read_committed",
+        session_timeout_ms=round(settings.session_seconds * 1000),
+        heartbeat_interval_ms=round(settings.session_seconds * 1000 / 10),
+        # The members that revoke must be able to drain before the group goes on without them.
+        rebalance_timeout_ms=round(rebalance_seconds * 1000),
+        # The lanes watch their own progress; this check stops for good after one failed poll.
+        max_poll_interval_ms=24 * 3600 * 1000,
+        # One long poll serves all partitions of a broker: a short one lets a partition just drained ask again soon.
+        fetch_max_wait_ms=50,
+        max_partition_fetch_bytes=256 * 1024,
+        # CRCs are checked by the broker on arrival and by TCP on the way; checking again costs 3% of a worker.
+        check_crcs=False,
+    )
+
+
+def create_lane_producer(settings: Settings, transactional_id: str) -> AIOKafkaProducer:
+    """Return one of a lane's transactional producers. Starting it fences any earlier owner of the id."""
+    return AIOKafkaProducer(
+        **settings.kafka_client(),
+        client_id=transactional_id,
+        transactional_id=transactional_id,
+        transaction_timeout_ms=round(settings.transaction_seconds * 1000),
+        # "Try again" is a broker's usual answer at the start of a transaction; the default sleeps 100 ms on it.
+        retry_backoff_ms=5,
+        max_batch_size=1024 * 1024,
+        max_request_size=MAX_RECORD_BYTES,
+    )
+
+
+def create_producer(settings: Settings, client_id: str) -> AIOKafkaProducer:
+    """Return an ordinary producer: idempotent, acknowledged by all replicas, partitioned by key with murmur2."""
+    return AIOKafkaProducer(
+        **settings.kafka_client(),
+        client_id=client_id,
+        acks="all",
+        enable_idempotence=True,
+        linger_ms=5,
+        max_batch_size=256 * 1024,
+    )
+
+
+@asynccontextmanager
+async def admin_client(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
+    """Open an admin client and close it afterwards."""
+    client = AIOKafkaAdminClient(**settings.kafka_client(), client_id="inmail-admin")
+    await client.start()
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+@asynccontextmanager
+async def reader(
+    settings: Settings, group: str | None = None, isolation_level: str = "read_committed"
+) -> AsyncIterator[AIOKafkaConsumer]:
+    """Open a consumer that looks without joining a group: no subscription, no commit of its own accord."""
+    consumer = AIOKafkaConsumer(
+        **settings.kafka_client(),
+        group_id=group,
+        client_id="inmail-reader",
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        isolation_level=isolation_level,
+        max_partition_fetch_bytes=MAX_RECORD_BYTES,
+    )
+    await consumer.start()
+    try:
+        yield consumer
+    finally:
+        await consumer.stop()
+
+
+def partitions_of(topic: str, count: int) -> list[TopicPartition]:
+    """Return a topic's partitions."""
+    return [TopicPartition(topic, number) for number in range(count)]

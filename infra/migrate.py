@@ -1,0 +1,73 @@
+"""Migrations: tables change by numbered files, each applied once; functions are files replaced on every deploy."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.postgres import Connection
+
+__all__ = ["Migrated", "MigrationError", "migrate"]
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+# Any constant will do, as long as every process that migrates takes the same one.
+_ADVISORY_LOCK = 0x1E_D6E2
+
+
+class MigrationError(Exception):
+    """The database's migrations are not a prefix of the ones in this version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Migrated:
+    """What a run of `migrate` did."""
+
+    applied: tuple[str, ...]
+    functions: int
+
+
+async def migrate(
+    connection: Connection, function_folders: Sequence[Path], folder: Path = MIGRATIONS
+) -> Migrated:
+    """Apply the migrations that are missing, then replace all functions, in one transaction.
+
+    Raises:
+        MigrationError: when an applied file was edited or is unknown to this version.
+
+    """
+    async with connection.transaction():
+        await connection.execute("select pg_advisory_xact_lock($1)", _ADVISORY_LOCK)
+        await connection.execute(
+            "create table if not exists migrations (name text primary key, sha256 text not null)"
+        )
+        done = {
+            row["name"]: row["sha256"]
+            for row in await connection.fetch("select name, sha256 from migrations")
+        }
+        files = {path.name: path.read_text() for path in sorted(folder.glob("*.sql"))}
+        _check_applied(done, files)
+        missing = [name for name in files if name not in done]
+        for name in missing:
+            await connection.execute(files[name])
+            await connection.execute("insert into migrations values ($1, $2)", name, _sha256(files[name]))
+        functions = [path.read_text() for place in function_folders for path in sorted(place.glob("*.sql"))]
+        for function in functions:
+            await connection.execute(function)
+    return Migrated(tuple(missing), len(functions))
+
+
+def _check_applied(done: dict[str, str], files: dict[str, str]) -> None:
+    for name, sha256 in done.items():
+        if name not in files:
+            raise MigrationError(
+                f"the database has migration {name}, which this version does not know: update it"
+            )
+        if _sha256(files[name]) != sha256:
+            raise MigrationError(
+                f"{name} was edited after it was applied: restore it and add a new migration"
+            )
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

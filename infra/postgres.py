@@ -1,0 +1,87 @@
+"""Connections to Postgres, and which of its errors pass by themselves."""
+
+import json
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, TypeAlias
+
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+
+from infra.settings import Settings
+
+__all__ = ["TRANSIENT_ERRORS", "Connection", "Pool", "connect_database", "create_pool", "is_transient"]
+
+if TYPE_CHECKING:
+    Connection: TypeAlias = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]
+    Pool: TypeAlias = asyncpg.Pool[asyncpg.Record]
+else:  # only the stubs are generic
+    Connection = asyncpg.Connection | PoolConnectionProxy
+    Pool = asyncpg.Pool
+
+# Errors that another attempt can survive: the server is away, failing over, full or in a lock cycle. Anything else
+# is a mistake of ours and must be seen.
+TRANSIENT_ERRORS: tuple[type[BaseException], ...] = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.QueryCanceledError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.ReadOnlySQLTransactionError,
+)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Tell whether a database error may pass by itself."""
+    if isinstance(error, TRANSIENT_ERRORS):
+        return True
+    # asyncpg reports a connection that broke in the middle of a call as a misuse of a closed one.
+    return isinstance(error, asyncpg.InterfaceError) and "connection" in str(error)
+
+
+_SERVER_SETTINGS = {
+    "application_name": "inmail",
+    "timezone": "UTC",
+    # Every statement that matters is a function call whose plan is fixed by its own settings; compiling costs more
+    # than these plans run.
+    "jit": "off",
+}
+
+
+async def _speak_json(connection: Connection) -> None:
+    await connection.set_type_codec("jsonb", schema="pg_catalog", encoder=json.dumps, decoder=json.loads)
+
+
+def create_pool(settings: Settings) -> AbstractAsyncContextManager[Pool]:
+    """Return a pool for one worker process, opened by `async with`."""
+    return asyncpg.create_pool(
+        settings.database_url.get_secret_value(),
+        min_size=1,
+        max_size=settings.database_connections,
+        command_timeout=settings.database_timeout_seconds,
+        timeout=settings.database_timeout_seconds,
+        server_settings=_SERVER_SETTINGS,
+        init=_speak_json,
+    )
+
+
+async def connect_database(settings: Settings) -> "asyncpg.Connection[asyncpg.Record]":
+    """Return one connection; the caller closes it.
+
+    Raises:
+        OSError, asyncpg.PostgresError: when the server cannot be reached or refuses.
+
+    """
+    connection = await asyncpg.connect(
+        settings.database_url.get_secret_value(),
+        command_timeout=settings.database_timeout_seconds,
+        timeout=settings.database_timeout_seconds,
+        server_settings=_SERVER_SETTINGS,
+    )
+    await _speak_json(connection)
+    return connection

@@ -1,0 +1,150 @@
+"""What can be set from outside: `INMAIL_*` variables, checked once at the start of a process.
+
+Every setting has a default that suits one machine; a wrong one ends the process with its name and what is allowed.
+Secrets are `SecretStr`, so that no log line, error or `repr` can show one.
+"""
+
+import ssl
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import Field, PostgresDsn, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+__all__ = ["LogFormat", "RecordTime", "SaslMechanism", "SecurityProtocol", "Settings", "SettingsError", "load_settings"]
+
+
+class SettingsError(Exception):
+    """A setting is missing or wrong. The message names each one and what is allowed."""
+
+
+class LogFormat(StrEnum):
+    """How log lines are written."""
+
+    AUTO = "auto"
+    JSON = "json"
+    CONSOLE = "console"
+
+
+class RecordTime(StrEnum):
+    """Whose clock gives a record of an input topic its time."""
+
+    APPEND = "append"  # the broker's, as it takes the record
+    CREATE = "create"  # the producer's: for stories that span months, and backfills
+
+
+class SecurityProtocol(StrEnum):
+    """How brokers are spoken to."""
+
+    PLAINTEXT = "PLAINTEXT"
+    SSL = "SSL"
+    SASL_PLAINTEXT = "SASL_PLAINTEXT"
+    SASL_SSL = "SASL_SSL"
+
+
+class SaslMechanism(StrEnum):
+    """How a client proves to a broker who it is."""
+
+    PLAIN = "PLAIN"
+    SCRAM_SHA_256 = "SCRAM-SHA-256"
+    SCRAM_SHA_512 = "SCRAM-SHA-512"
+
+
+class Settings(BaseSettings):
+    """The settings of every `inmail` process; field `x` is read from `INMAIL_X`."""
+
+    model_config = SettingsConfigDict(env_prefix="INMAIL_", extra="ignore", frozen=True)
+
+    kafka_bootstrap_servers: str = Field(
+        "localhost:9092", min_length=1, description="host:port, comma separated"
+    )
+    kafka_security_protocol: SecurityProtocol = SecurityProtocol.PLAINTEXT
+    kafka_sasl_mechanism: SaslMechanism = SaslMechanism.SCRAM_SHA_512
+    kafka_sasl_username: str | None = None
+    kafka_sasl_password: SecretStr | None = None
+    kafka_ssl_ca_file: str | None = Field(None, description="PEM file of the authorities to trust")
+    kafka_ssl_cert_file: str | None = Field(None, description="PEM file of the client's certificate")
+    kafka_ssl_key_file: str | None = Field(None, description="PEM file of the client's key")
+    kafka_ssl_key_password: SecretStr | None = None
+
+    database_url: SecretStr = Field(
+        SecretStr("postgresql://localhost:5432/inmail"),
+        description="postgresql://user:password@host:port/database?sslmode=verify-full&sslrootcert=...",
+    )
+    database_connections: Annotated[int, Field(ge=1, le=100)] = 4
+    database_timeout_seconds: Annotated[float, Field(gt=0, le=600)] = 30
+
+    topic_partitions: Annotated[int, Field(ge=1, le=1024, description="of each topic")] = 12
+    topic_replication: Annotated[int, Field(ge=1, le=9)] = 1
+
+    topic_retention_days: Annotated[int, Field(ge=1, le=3650)] = 14
+    topic_record_time: RecordTime = RecordTime.APPEND
+
+    batch_records: Annotated[int, Field(ge=1, le=10_000, description="records a lane decides at once")] = 500
+    drain_seconds: Annotated[float, Field(gt=0, le=600, description="to finish in on SIGTERM or revoke")] = 20
+    session_seconds: Annotated[float, Field(ge=6, le=300, description="of the consumer group")] = 30
+    transaction_seconds: Annotated[float, Field(ge=1, le=120, description="below session_seconds")] = 15
+    tick_seconds: Annotated[float, Field(gt=0, le=86_400, description="between two expiry ticks")] = 15
+    tick_lots: Annotated[int, Field(ge=1, le=100_000, description="booked by one tick at most")] = 5_000
+
+    plans_file: str | None = Field(None, description="plan catalogue to use instead of the shipped one")
+    log_format: LogFormat = LogFormat.AUTO
+    log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
+
+    @model_validator(mode="after")
+    def _agree(self) -> "Settings":
+        """Refuse combinations that would break a promise later."""
+        if self.transaction_seconds >= self.session_seconds:
+            raise ValueError(
+                "transaction_seconds must be below session_seconds, or a lost lane outlives its owner"
+            )
+        if self.kafka_security_protocol.startswith("SASL") and not (
+            self.kafka_sasl_username and self.kafka_sasl_password
+        ):
+            raise ValueError("kafka_sasl_username and kafka_sasl_password are needed with SASL")
+        try:
+            PostgresDsn(self.database_url.get_secret_value())
+        except ValidationError as error:
+            raise ValueError(
+                f"database_url must be a postgresql:// address: {error.errors()[0]['msg']}"
+            ) from None
+        return self
+
+    def kafka_client(self) -> dict[str, Any]:
+        """Return the connection arguments that every aiokafka client takes."""
+        arguments: dict[str, Any] = {
+            "bootstrap_servers": self.kafka_bootstrap_servers,
+            "security_protocol": self.kafka_security_protocol.value,
+        }
+        if self.kafka_security_protocol in (SecurityProtocol.SSL, SecurityProtocol.SASL_SSL):
+            context = ssl.create_default_context(cafile=self.kafka_ssl_ca_file)
+            if self.kafka_ssl_cert_file:
+                password = self.kafka_ssl_key_password
+                context.load_cert_chain(
+                    self.kafka_ssl_cert_file,
+                    self.kafka_ssl_key_file,
+                    password.get_secret_value() if password else None,
+                )
+            arguments["ssl_context"] = context
+        if self.kafka_security_protocol.startswith("SASL") and self.kafka_sasl_password:
+            arguments["sasl_mechanism"] = self.kafka_sasl_mechanism.value
+            arguments["sasl_plain_username"] = self.kafka_sasl_username
+            arguments["sasl_plain_password"] = self.kafka_sasl_password.get_secret_value()
+        return arguments
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Read the settings from the environment.
+
+    Raises:
+        SettingsError: naming each wrong variable, what is allowed, and never its value.
+
+    """
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        lines = [
+            f"INMAIL_{str(problem['loc'][0]).upper()}: {problem['msg']}" if problem["loc"] else problem["msg"]
+            for problem in error.errors(include_input=False, include_url=False)
+        ]
+        raise SettingsError("\n".join(lines)) from None

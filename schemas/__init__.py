@@ -1,0 +1,1 @@
+"""What crosses a wire: the events that come in, the events that go out, and one catalogue of both."""

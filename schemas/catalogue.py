@@ -1,0 +1,176 @@
+"""The one table of events: what each is called, where it travels, who reads it; and decoding by it."""
+
+from collections.abc import Callable
+from hashlib import blake2b
+from typing import Annotated, Any, Final, Literal, NamedTuple, Union
+
+from pydantic import BaseModel, Discriminator, TypeAdapter, ValidationError
+
+from schemas.billing import (
+    PromotionGranted,
+    SubscriptionActivated,
+    SubscriptionCancelled,
+    SubscriptionRenewed,
+    SurveyGranted,
+)
+from schemas.envelope import MAX_VALUE_BYTES, Event
+from schemas.results import (
+    BillingDecided,
+    CreditsExpired,
+    CreditsGranted,
+    DeadLettered,
+    DeadLetterReason,
+    SendDecided,
+    TickDecided,
+)
+from schemas.sends import SendRequested
+from schemas.ticks import ExpiryTick
+from schemas.undecodable import Undecodable, excerpt, explain, refuse_repeated_names
+
+__all__ = [
+    "BILLING_EVENTS",
+    "CATALOGUE",
+    "CREDIT_EVENTS",
+    "DEAD_LETTERS",
+    "EXPIRY_TICKS",
+    "INPUT_TOPICS",
+    "SEND_REQUESTS",
+    "SEND_RESULTS",
+    "TOPICS",
+    "EventType",
+    "Undecodable",
+    "decode",
+    "fingerprint",
+]
+
+SEND_REQUESTS: Final = "inmail.send-requests"
+BILLING_EVENTS: Final = "inmail.billing-events"
+EXPIRY_TICKS: Final = "inmail.expiry-ticks"
+SEND_RESULTS: Final = "inmail.send-results"
+CREDIT_EVENTS: Final = "inmail.credit-events"
+DEAD_LETTERS: Final = "inmail.dead-letters"
+
+
+class EventType(NamedTuple):
+    """One row of the catalogue."""
+
+    model: type[Event]
+    topic: str
+    direction: Literal["in", "out"]
+    key: Literal["account"] | None  # what the record's key is; "account" is the subject too
+    group: str | None  # the consumer group that decides it, for what comes in
+    summary: str
+
+    @property
+    def name(self) -> str:
+        """The value of `type`, version included."""
+        return self.model.type_name()
+
+
+_SEND, _BILLING, _EXPIRY = "inmail-send", "inmail-billing", "inmail-expiry"
+
+# fmt: off
+CATALOGUE: Final = (
+    EventType(SendRequested, SEND_REQUESTS, "in", "account", _SEND, "A member asks to send one InMail."),
+    EventType(SubscriptionActivated, BILLING_EVENTS, "in", "account", _BILLING, "A subscription began."),
+    EventType(SubscriptionRenewed, BILLING_EVENTS, "in", "account", _BILLING, "A subscription goes on."),
+    EventType(SubscriptionCancelled, BILLING_EVENTS, "in", "account", _BILLING, "A subscription ends."),
+    EventType(PromotionGranted, BILLING_EVENTS, "in", "account", _BILLING, "A promotion gives credits."),
+    EventType(SurveyGranted, BILLING_EVENTS, "in", "account", _BILLING, "An answered survey gives credits."),
+    EventType(ExpiryTick, EXPIRY_TICKS, "in", None, _EXPIRY, "Book what has ended; one to each partition."),
+    EventType(SendDecided, SEND_RESULTS, "out", "account", None, "May it be sent, and what did it cost."),
+    EventType(CreditsGranted, CREDIT_EVENTS, "out", "account", None, "A billing event opened a lot."),
+    EventType(CreditsExpired, CREDIT_EVENTS, "out", "account", None, "A lot ended with credits left."),
+    EventType(BillingDecided, CREDIT_EVENTS, "out", "account", None, "Why a billing event gave no credits."),
+    EventType(TickDecided, CREDIT_EVENTS, "out", None, None, "What a tick booked in its partition."),
+    EventType(DeadLettered, DEAD_LETTERS, "out", "account", None, "A message that can never succeed."),
+)
+# fmt: on
+
+TOPICS: Final = tuple(dict.fromkeys(row.topic for row in CATALOGUE))
+INPUT_TOPICS: Final = tuple(dict.fromkeys(row.topic for row in CATALOGUE if row.direction == "in"))
+
+_TOPIC_BY_NAME: Final = {row.name: row.topic for row in CATALOGUE}
+
+
+class _Reader(NamedTuple):
+    """What it takes to decode one input topic."""
+
+    validate_json: Callable[[bytes], Event]
+    models: dict[str, type[BaseModel]]
+    keyed: bool
+    plain_quotes: dict[str, int]
+
+
+def _count_plain_quotes(model: type[Event]) -> int:
+    """Return how many quotation marks an event has that gives each required field once and nothing else.
+
+    Two for each name, two more for each value that is a string, as all are but integers and `data` itself. An
+    event with as many cannot have a name twice.
+    """
+    fields = [*model.model_fields.values(), *model.model_fields["data"].annotation.model_fields.values()]  # type: ignore[union-attr]
+    required = [field for field in fields if field.is_required()]
+    return 4 * len(required) - 2 - 2 * sum(field.annotation is int for field in required)
+
+
+def _reader(topic: str) -> _Reader:
+    rows = [row for row in CATALOGUE if row.topic == topic]
+    choice: Any = Union[tuple(row.model for row in rows)]  # noqa: UP007 - of as many as there are
+    if len(rows) > 1:
+        choice = Annotated[choice, Discriminator("type")]
+    return _Reader(
+        TypeAdapter(choice).validator.validate_json,
+        {row.name: row.model for row in rows},
+        rows[0].key is not None,
+        {row.name: _count_plain_quotes(row.model) for row in rows},
+    )
+
+
+_READERS: Final = {topic: _reader(topic) for topic in INPUT_TOPICS}
+
+
+def decode(topic: str, key: bytes | None, value: bytes | None) -> Event:
+    """Return the event that a record of an input topic holds. A tick's key is not looked at.
+
+    Raises:
+        Undecodable: when it holds none, whatever the bytes are; the message is fit for a person.
+        KeyError: when the topic is not an input topic.
+
+    """
+    reader = _READERS[topic]
+    if value is None:
+        raise Undecodable(DeadLetterReason.NO_VALUE, "the record has no value")
+    if len(value) > MAX_VALUE_BYTES:
+        raise Undecodable(DeadLetterReason.TOO_LARGE, f"the value has {len(value)} bytes, more than {MAX_VALUE_BYTES}")
+    try:
+        event = reader.validate_json(value)
+    except ValidationError:
+        explain(topic, value, reader.models, _TOPIC_BY_NAME)
+    quotes = reader.plain_quotes[event.type]
+    if event.datacontenttype is not None and "datacontenttype" in event.model_fields_set:
+        quotes += 4
+    if value.count(b'"') != quotes:
+        refuse_repeated_names(value)  # of which pydantic takes the last; but these may be extensions or escapes
+    if reader.keyed:
+        if not key:
+            raise Undecodable(DeadLetterReason.MISSING_KEY, "expected the account id as the record's key, got none")
+        if key != (event.subject or "").encode():
+            raise Undecodable(
+                DeadLetterReason.KEY_IS_NOT_SUBJECT,
+                f"subject: expected the record's key {excerpt(key.decode('ascii', 'backslashreplace'))},"
+                f" got {excerpt(event.subject)}",
+            )
+    return event
+
+
+def fingerprint(event: Event) -> int:
+    """Return a signed 64-bit hash of what an event asks for: its type and data.
+
+    Spelling does not matter (order of names, white space, zone of a time), nor do `id`, `time` and `source`.
+    A field left at its default is not hashed, so that an optional field added later changes no stored
+    fingerprint.
+    """
+    data = event.data
+    body = data.__pydantic_serializer__.to_json(data, exclude_defaults=True)
+    digest = blake2b(event.type.encode() + b"\n" + body, digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)

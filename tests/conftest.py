@@ -1,0 +1,65 @@
+"""What tests share: one local stack a run, a fresh database a test."""
+
+from collections.abc import AsyncIterator, Iterator
+from itertools import count
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from infra.local.stack import LocalStack
+from infra.migrate import migrate
+from infra.postgres import connect_database
+from infra.settings import Settings, load_settings
+
+FUNCTIONS = Path(__file__).parents[1] / "workers" / "ledger" / "sql"
+_numbers = count(1)
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[LocalStack]:
+    """Real Kafka and real Postgres for the whole run."""
+    with LocalStack() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+async def template(stack: LocalStack) -> str:
+    """A migrated database that each test's own is copied from."""
+    admin = await asyncpg.connect(stack.database_url)
+    await admin.execute("create database template_inmail")
+    await admin.close()
+    settings = _settings(stack, "template_inmail")
+    connection = await connect_database(settings)
+    await migrate(connection, [FUNCTIONS])
+    await connection.close()
+    return "template_inmail"
+
+
+@pytest.fixture
+async def settings(stack: LocalStack, template: str) -> Settings:
+    """Settings for the running stack and a database of the test's own, migrated and empty."""
+    name = f"test_{next(_numbers)}"
+    admin = await asyncpg.connect(stack.database_url)
+    await admin.execute(f"create database {name} template {template}")
+    await admin.close()
+    return _settings(stack, name)
+
+
+@pytest.fixture
+async def database(settings: Settings) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    """A connection to the test's own database."""
+    connection = await connect_database(settings)
+    yield connection
+    await connection.close()
+
+
+def _settings(stack: LocalStack, database: str) -> Settings:
+    base, _, _ = stack.database_url.rpartition("/")
+    return load_settings(
+        kafka_bootstrap_servers=stack.kafka_bootstrap_servers,
+        database_url=f"{base}/{database}",
+        topic_partitions=4,
+        session_seconds=10,
+        transaction_seconds=5,
+    )

@@ -1,0 +1,146 @@
+"""What a send costs, and what it is told."""
+
+import pytest
+from tests.ledger.book import DAY, Book, at, pick
+
+from infra.postgres import Connection
+
+
+@pytest.fixture
+def book(database: Connection) -> Book:
+    """An empty ledger on New Year's Day 2030."""
+    return Book(database)
+
+
+async def test_a_paid_send_costs_one_credit(book: Book) -> None:
+    """Rule 1: one credit, whether or not the recipient answers."""
+    await book.decide(book.activated())
+
+    answer = await book.one(book.send())
+
+    assert ("accepted", "charged", 1, 1, 5, 4) == pick(
+        answer, "outcome", "code", "credits_charged", "lot", "balance_before", "balance_after"
+    )
+
+
+@pytest.mark.parametrize("relationship", ["connection", "open_profile"])
+async def test_a_send_to_a_direct_connection_is_free_and_needs_no_balance(book: Book, relationship: str) -> None:
+    """Rule 7: recorded with cost 0, also for an account never seen."""
+    answer = await book.one(book.send(relationship=relationship))
+
+    assert ("accepted", "free", 0, None, 0, 0, 1) == pick(
+        answer, "outcome", "code", "credits_charged", "lot", "balance_before", "balance_after", "sequence"
+    )
+
+
+async def test_a_batch_spends_to_the_last_credit_and_not_beyond(book: Book) -> None:
+    """Rule 8: seven paid sends on five credits; a free one passes in between."""
+    await book.decide(book.activated())
+
+    answers = await book.decide(*[book.send() for _ in range(6)], book.send(relationship="connection"), book.send())
+
+    assert ["charged"] * 5 + ["insufficient_credits", "free", "insufficient_credits"] == [a["code"] for a in answers]
+    assert [5, 4, 3, 2, 1, 0, 0, 0] == [a["balance_before"] for a in answers]
+    assert list(range(2, 10)) == [a["sequence"] for a in answers]
+    assert [0] == await book.remaining()
+
+
+async def test_out_of_credits_names_the_next_allotment(book: Book) -> None:
+    """Rule 8 and 11: derived from the anchor, so 31 January leads to 28 February and that to 31 March."""
+    book.now = at("2030-01-31")
+    await book.decide(book.activated(plan="premium_career"))
+    await book.decide(*[book.send() for _ in range(5)])
+
+    book.now = at("2030-02-01")
+    in_february = await book.one(book.send())
+    book.now = at("2030-02-28")
+    await book.decide(book.renewed(period_end=at("2030-03-31")))
+    await book.decide(*[book.send() for _ in range(5)])
+    in_march = await book.one(book.send())
+
+    assert ("insufficient_credits", "2030-02-28T00:00:00Z") == pick(in_february, "code", "next_allotment_at")
+    assert ("insufficient_credits", "2030-03-31T00:00:00Z") == pick(in_march, "code", "next_allotment_at")
+
+
+async def test_no_next_allotment_is_named_where_none_is_known(book: Book) -> None:
+    """Rule 8: neither without a subscription nor after its end."""
+    unknown = await book.one(book.send("stranger"))
+    await book.decide(book.activated())
+    await book.decide(book.cancelled(effective_at=book.now + DAY))
+    book.now += 2 * DAY
+    ended = await book.one(book.send())
+
+    assert [("insufficient_credits", None)] * 2 == [
+        pick(answer, "code", "next_allotment_at") for answer in (unknown, ended)
+    ]
+
+
+async def test_lots_burn_down_by_priority_then_expiry_then_age(book: Book) -> None:
+    """The soonest to expire pays first; of equals the older lot."""
+    await book.decide(book.promotion(2))  # lot 1: ends 1 April
+    book.now += DAY
+    await book.decide(book.promotion(1))  # lot 2: ends 2 April
+    await book.decide(book.promotion(1, "alice"))  # lot 3: ends with lot 2
+
+    answers = await book.decide(*[book.send() for _ in range(4)])
+
+    assert [1, 1, 2, 3] == [answer["lot"] for answer in answers]
+
+
+async def test_a_lot_is_spendable_from_its_first_instant_until_just_before_its_last(book: Book) -> None:
+    """Rule 4: half-open. At exactly expires_at it is gone."""
+    await book.decide(book.promotion(3))
+
+    book.now += 90 * DAY - DAY / 86_400_000
+    before = await book.one(book.send())
+    book.now = at("2030-04-01")
+    on_the_instant = await book.one(book.send())
+
+    assert ("charged", "insufficient_credits") == (before["code"], on_the_instant["code"])
+    assert "2030-04-01T00:00:00Z" == before["lot_expires_at"]
+
+
+async def test_a_batch_in_which_a_lot_ends_charges_each_send_by_its_own_instant(book: Book) -> None:
+    """Rule 16: as_of belongs to the record, not to the batch."""
+    await book.decide(book.promotion(3))
+    sends = [book.send(), book.send(), book.send()]
+    requests = [book._request(send) for send in sends]
+    requests[1] = requests[1]._replace(as_of=at("2030-03-31T23:59:59"))
+    requests[2] = requests[2]._replace(as_of=at("2030-04-01"))
+
+    codes = await _decide_requests(book, requests)
+
+    assert ["charged", "charged", "insufficient_credits"] == codes
+
+
+async def _decide_requests(book: Book, requests: list) -> list[str]:
+    from tests.ledger.book import body
+
+    from workers.job import Batch
+    from workers.send import SendJob
+
+    job = SendJob(book.catalogue)
+    async with book.connection.transaction():
+        return [body(m)["code"] for m in await job.decide(book.connection, Batch(job.topic, 0, requests))]
+
+
+async def test_accounts_of_one_batch_do_not_touch_each_other(book: Book) -> None:
+    """Interleaved requests of three accounts are decided as if each were alone."""
+    await book.decide(book.promotion(1, "carol"), book.promotion(2, "alice"))
+
+    answers = await book.decide(*[book.send(name) for name in ("alice", "bob", "carol") * 2])
+
+    assert ["charged", "insufficient_credits", "charged", "charged", "insufficient_credits", "insufficient_credits"] == [
+        answer["code"] for answer in answers
+    ]
+    assert [2, 1, 2, 3, 2, 3] == [answer["sequence"] for answer in answers]
+
+
+async def test_the_two_hundred_requests_of_a_hot_account_are_decided_in_order(book: Book) -> None:
+    """The arrays inside the function stay aligned however many requests one account has."""
+    await book.decide(book.promotion(150))
+
+    answers = await book.decide(*[book.send() for _ in range(200)])
+
+    assert [150 - n if n < 150 else 0 for n in range(200)] == [a["balance_before"] for a in answers]
+    assert 150 == sum(answer["credits_charged"] for answer in answers)

@@ -1,0 +1,108 @@
+"""One request id, one outcome: repeats, conflicts, and what a body is."""
+
+from uuid import uuid4
+
+import pytest
+from tests.ledger.book import DAY, Book, pick
+
+from infra.postgres import Connection
+
+
+@pytest.fixture
+def book(database: Connection) -> Book:
+    """An empty ledger on New Year's Day 2030."""
+    return Book(database)
+
+
+async def test_the_same_request_again_gets_its_first_answer(book: Book) -> None:
+    """Rule 14: same event id, same sequence, marked as a repeat, and no second credit."""
+    await book.decide(book.activated())
+    send = book.send()
+    first = await book.one(send)
+    book.now += 30 * DAY
+
+    again = await book.one(send)
+
+    assert first | {"repeat": True} == again
+    assert [4] == await book.remaining()
+
+
+async def test_a_rejection_is_as_final_as_an_acceptance(book: Book) -> None:
+    """Rule 14: credits that came later do not change it."""
+    send = book.send()
+    rejected = await book.one(send)
+    await book.decide(book.activated())
+
+    again = await book.one(send)
+
+    assert "insufficient_credits" == rejected["code"]
+    assert rejected | {"repeat": True} == again
+
+
+async def test_a_request_twice_in_one_batch_is_one_request(book: Book) -> None:
+    """Rule 14: the second is a repeat of the first, decided a moment before."""
+    await book.decide(book.activated())
+    send = book.send()
+
+    first, second = await book.decide(send, send)
+
+    assert first | {"repeat": True} == second
+    assert [4] == await book.remaining()
+
+
+async def test_the_same_id_with_another_body_is_a_conflict_with_an_answer_of_its_own(book: Book) -> None:
+    """Rule 14: the first answer stands, and the same conflict again gets the conflict's own first answer."""
+    await book.decide(book.activated())
+    id_ = uuid4()
+    first = await book.one(book.send(id=id_))
+    other = book.send(id=id_, recipient_id="carol")
+
+    conflict = await book.one(other)
+    conflict_again = await book.one(other)
+    first_again = await book.one(book.send(id=id_))
+
+    assert ("rejected", "key_conflict", 0, "carol") == pick(
+        conflict, "outcome", "code", "credits_charged", "recipient_id"
+    )
+    assert conflict["id"] != first["id"]
+    assert conflict | {"repeat": True} == conflict_again
+    assert first | {"repeat": True} == first_again
+    assert [4] == await book.remaining()
+
+
+async def test_a_conflict_inside_one_batch_is_found_too(book: Book) -> None:
+    """The first body in input order is the request; the next one conflicts."""
+    await book.decide(book.activated())
+    id_ = uuid4()
+
+    answers = await book.decide(
+        book.send(id=id_), book.send(id=id_, recipient_id="carol"), book.send(id=id_), book.send()
+    )
+
+    assert [("charged", False), ("key_conflict", False), ("charged", True), ("charged", False)] == [
+        pick(answer, "code", "repeat") for answer in answers
+    ]
+    assert [2, 3, 2, 4] == [answer["sequence"] for answer in answers]
+
+
+async def test_request_ids_are_shared_by_all_kinds_of_request(book: Book) -> None:
+    """An id used for a grant cannot be used for a send of the same account, but for another account's it can."""
+    id_ = uuid4()
+    await book.decide(book.activated(id=id_))
+
+    of_alice, of_bob = await book.decide(book.send(id=id_), book.send("bob", id=id_))
+    grant = await book.one(book.promotion(3, "bob", id=id_))
+
+    assert ("key_conflict", "insufficient_credits") == (of_alice["code"], of_bob["code"])
+    assert ("inmail.billing.decided.v1", "rejected", "key_conflict") == pick(grant, "type", "outcome", "code")
+
+
+async def test_time_and_source_are_not_part_of_the_body(book: Book) -> None:
+    """A producer that sends the same intent again later asks the same thing."""
+    id_ = uuid4()
+    await book.decide(book.send(id=id_))
+    book.now += DAY
+
+    again = await book.one(book.send(id=id_).model_copy(update={"source": "/another"}))
+
+    assert again["repeat"]

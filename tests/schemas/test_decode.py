@@ -1,0 +1,269 @@
+"""Decoding: every record is an event or a reason, and the reason names what is wrong."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import schemas
+from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS, Undecodable, decode
+from schemas.envelope import MAX_VALUE_BYTES
+
+EXAMPLES = Path(schemas.__file__).parent / "examples"
+SEND = "inmail.send.requested.v1"
+PERIOD = "inmail.subscription.activated.v1"
+GIFT = "inmail.promotion.granted.v1"
+TICK = "inmail.expiry.tick.v1"
+TOPICS = {SEND: SEND_REQUESTS, PERIOD: BILLING_EVENTS, GIFT: BILLING_EVENTS, TICK: EXPIRY_TICKS}
+KEY = b"acct-42"
+ABSENT = object()
+
+
+def changed(name: str, path: str, value: object) -> bytes:
+    """Return an example with one member set, or left out."""
+    document: Any = json.loads((EXAMPLES / f"{name}.json").read_bytes())
+    *parents, last = path.split(".")
+    place = document
+    for parent in parents:
+        place = place[parent]
+    if value is ABSENT:
+        del place[last]
+    else:
+        place[last] = value
+    return json.dumps(document).encode()
+
+
+def refusal(topic: str, value: bytes | None, key: bytes | None = KEY) -> tuple[str, str]:
+    with pytest.raises(Undecodable) as caught:
+        decode(topic, key, value)
+    return str(caught.value.reason), caught.value.error
+
+
+A_TIME = "expected a time with a zone from 2000 to 2199, like 2026-01-31T09:30:00Z, got"
+VISIBLE = "expected 1 to 128 visible ASCII characters, got"
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "value", "error"),
+    [
+        (GIFT, "data.credits", -5, "data.credits: expected an integer of at least 1, got -5"),
+        (GIFT, "data.credits", 0, "data.credits: expected an integer of at least 1, got 0"),
+        (GIFT, "data.credits", 1_000_001, "data.credits: expected an integer of at most 1000000, got 1000001"),
+        (GIFT, "data.credits", "5", 'data.credits: expected an integer, got "5"'),
+        (GIFT, "data.credits", 5.0, "data.credits: expected an integer, got 5.0"),
+        (GIFT, "data.credits", True, "data.credits: expected an integer, got true"),
+        (GIFT, "data.credits", None, "data.credits: expected an integer, got null"),
+        (GIFT, "data.credits", 10**30, f"data.credits: expected an integer of at most 1000000, got {10**30}"),
+        (GIFT, "data.credits", ABSENT, "data.credits: required, but missing"),
+        (GIFT, "data.credit", 5, "data.credit: not a field of this event"),
+        (GIFT, "data.a\nb", 5, 'data."a\\nb": not a field of this event'),
+        (GIFT, "data.promotion_id", "", f'data.promotion_id: {VISIBLE} ""'),
+        (GIFT, "data.promotion_id", "a" * 129, f'data.promotion_id: {VISIBLE} "{"a" * 60}...'),
+        (GIFT, "data.promotion_id", "a b", f'data.promotion_id: {VISIBLE} "a b"'),
+        (GIFT, "data.promotion_id", "a\x00", f'data.promotion_id: {VISIBLE} "a\\u0000"'),
+        (GIFT, "data.promotion_id", "a\n", f'data.promotion_id: {VISIBLE} "a\\n"'),
+        (GIFT, "data.promotion_id", "ä", f'data.promotion_id: {VISIBLE} "\\u00e4"'),
+        (GIFT, "data.promotion_id", 7, "data.promotion_id: expected a string, got 7"),
+        (GIFT, "data", [], "data: expected an object, got []"),
+        (GIFT, "data", ABSENT, "data: required, but missing"),
+        (SEND, "data.relationship", "friend", None),
+        (SEND, "specversion", "0.3", "specversion: expected '1.0', got \"0.3\""),
+        (SEND, "id", "seven", 'id: expected a UUID, got "seven"'),
+        (SEND, "id", 7, "id: expected a UUID, got 7"),
+        (SEND, "source", "", 'source: expected 1 to 256 characters without control characters, got ""'),
+        (SEND, "subject", ABSENT, "subject: required, but missing"),
+        (SEND, "subject", None, "subject: expected a string, got null"),
+        (SEND, "type", ABSENT, "type: expected a string, got nothing"),
+        (SEND, "type", 5, "type: expected a string, got 5"),
+        (SEND, "datacontenttype", "text/xml", "datacontenttype: expected 'application/json', got \"text/xml\""),
+        (SEND, "time", "2026-03-01T09:30:00", f'time: {A_TIME} "2026-03-01T09:30:00"'),
+        (SEND, "time", "2026-03-01", f'time: {A_TIME} "2026-03-01"'),
+        (SEND, "time", "1772357400", f'time: {A_TIME} "1772357400"'),
+        (SEND, "time", 1772357400, "time: expected a string, got 1772357400"),
+        (SEND, "time", "2026-02-30T00:00:00Z", f'time: {A_TIME} "2026-02-30T00:00:00Z"'),
+        (SEND, "time", "1999-12-31T23:59:59Z", f'time: {A_TIME} "1999-12-31T23:59:59Z"'),
+        (SEND, "time", "2200-01-01T00:00:00Z", f'time: {A_TIME} "2200-01-01T00:00:00Z"'),
+        (TICK, "subject", "acct-42", 'subject: expected nothing, got "acct-42"'),
+        (TICK, "data.as_of", "soon", f'data.as_of: {A_TIME} "soon"'),
+        (
+            PERIOD,
+            "data.period_end",
+            "2026-03-01T01:00:00+01:00",
+            "data: expected period_end to be after period_start",
+        ),
+    ],
+)
+def test_an_invalid_event_is_refused_with_the_field_and_what_was_expected(
+    name: str, path: str, value: object, error: str | None
+) -> None:
+    """One wrong member gives one error that a producer's developer can act on."""
+    if error is None:
+        error = "data.relationship: expected 'none', 'connection' or 'open_profile', got \"friend\""
+
+    assert ("invalid_event", error) == refusal(TOPICS[name], changed(name, path, value))
+
+
+@pytest.mark.parametrize(
+    ("value", "reason", "error"),
+    [
+        (None, "no_value", "the record has no value"),
+        (b"", "not_json", "Expecting value: line 1 column 1 (char 0)"),
+        (b"{} {}", "not_json", "Extra data: line 1 column 4 (char 3)"),
+        (b"\xef\xbb\xbf{}", "not_json", "Unexpected UTF-8 BOM (decode using utf-8-sig): line 1 column 1 (char 0)"),
+        (b"\xff\xfe{\x00}\x00", "not_json", "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"),
+        (b'{"type": NaN}', "not_json", "NaN is not JSON"),
+        (b"[" * 60_000, "not_json", "nested too deeply"),
+        (b"[]", "invalid_event", "expected an object, got []"),
+        (b'"\\ud800"', "invalid_event", 'expected an object, got "\\ud800"'),
+        (b"9" * 900, "invalid_event", f"expected an object, got {'9' * 61}..."),
+        (b"9" * 5000, "invalid_event", "expected an object, got Infinity"),
+        (b'{"type": "a.v1"}', "unknown_type", 'type: "a.v1" is not a known event type'),
+        (b'{"type": "inmail.send.requested"}', "unknown_type", None),
+        (
+            b'{"type": "inmail.send.requested.v2"}',
+            "unknown_version",
+            'type: expected inmail.send.requested.v1, got "inmail.send.requested.v2"',
+        ),
+        (
+            b'{"type": "inmail.expiry.tick.v1"}',
+            "wrong_topic",
+            "type: inmail.expiry.tick.v1 belongs on inmail.expiry-ticks, not on inmail.send-requests",
+        ),
+        (
+            b'{"type": "inmail.send.decided.v1"}',
+            "wrong_topic",
+            "type: inmail.send.decided.v1 belongs on inmail.send-results, not on inmail.send-requests",
+        ),
+    ],
+)
+def test_what_is_no_event_of_the_topic_is_refused_with_its_reason(
+    value: bytes | None, reason: str, error: str | None
+) -> None:
+    """Reasons tell apart what a producer, an operator or a deployment has to mend."""
+    refused = refusal(SEND_REQUESTS, value)
+
+    assert (reason, error or refused[1]) == refused
+
+
+@pytest.mark.parametrize(
+    "extension",
+    [b'"x": NaN', b'"x": -Infinity', b'"x": "\\ud800"', b'"x": "\xff"', b'"x": ' + b"[" * 300 + b"]" * 300],
+)
+def test_a_valid_event_with_something_that_is_not_json_in_an_extension_is_refused(extension: bytes) -> None:
+    """Extensions are ignored, but the document they stand in has to be JSON all the same."""
+    value = changed(SEND, "source", "/messaging")[:-1] + b", " + extension + b"}"
+
+    assert "not_json" == refusal(SEND_REQUESTS, value)[0]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "name"),
+    [
+        (b'"credits": 10', b'"credits": 10, "credits": 1', "credits"),
+        (b'"credits": 10', b'"credits": 1, "cre\\u0064its": 10', "credits"),
+        (b'"subject"', b'"subject": "acct-41", "subject"', "subject"),
+        (b'"datacontenttype"', b'"datacontenttype": null, "datacontenttype"', "datacontenttype"),
+        (b'"data"', b'"data": {}, "data"', "data"),
+        (b'"data"', b'"trace": {"a": 1, "a": 2}, "data"', "a"),
+    ],
+)
+def test_a_repeated_name_is_refused(before: bytes, after: bytes, name: str) -> None:
+    """JSON parsers differ in which of two they take; here nobody's credits hang on that."""
+    value = changed(GIFT, "source", "/billing").replace(before, after, 1)
+
+    assert ("invalid_event", f"{name}: appears more than once") == refusal(BILLING_EVENTS, value)
+
+
+def test_a_null_content_type_does_not_hide_a_repeated_number() -> None:
+    """Together they bring as many quotation marks as a content type does that is no null."""
+    value = changed(GIFT, "datacontenttype", None).replace(b'"credits": 10', b'"credits": 1, "credits": 10')
+
+    assert ("invalid_event", "credits: appears more than once") == refusal(BILLING_EVENTS, value)
+
+
+def test_the_value_limit_is_exact() -> None:
+    """65,536 bytes are read, one more is not."""
+    value = changed(SEND, "source", "/messaging")
+    largest = value + b" " * (MAX_VALUE_BYTES - len(value))
+    decode(SEND_REQUESTS, KEY, largest)
+
+    assert ("too_large", "the value has 65537 bytes, more than 65536") == refusal(SEND_REQUESTS, largest + b" ")
+
+
+@pytest.mark.parametrize("key", [None, b""])
+def test_a_record_without_a_key_is_refused(key: bytes | None) -> None:
+    """Without a key the record lies in any partition, out of its account's order."""
+    value = changed(SEND, "source", "/messaging")
+
+    assert "missing_key" == refusal(SEND_REQUESTS, value, key)[0]
+
+
+@pytest.mark.parametrize("key", [b"acct-43", b"acct-42\x00", b"\xff", b"ACCT-42"])
+def test_a_key_that_is_not_the_subject_is_refused(key: bytes) -> None:
+    """One of the two names the wrong account, and nobody can say which."""
+    value = changed(SEND, "source", "/messaging")
+    reason, error = refusal(SEND_REQUESTS, value, key)
+
+    assert "key_is_not_subject" == reason
+    assert error.startswith("subject: expected the record's key ")
+    assert error.isprintable()
+
+
+def test_a_backslash_in_a_key_is_not_taken_for_an_escape() -> None:
+    """A byte that is not ASCII never equals the subject that spells it out."""
+    value = changed(SEND, "subject", "\\xff")
+    decode(SEND_REQUESTS, b"\\xff", value)
+
+    assert "key_is_not_subject" == refusal(SEND_REQUESTS, value, b"\xff")[0]
+
+
+@pytest.mark.parametrize("key", [None, b"", b"acct-42", b"\xff"])
+def test_the_key_of_a_tick_is_not_looked_at(key: bytes | None) -> None:
+    """A tick is for its partition, however it got there."""
+    assert TICK == decode(EXPIRY_TICKS, key, changed(TICK, "source", "/ticker")).type
+
+
+def test_extensions_and_a_missing_content_type_are_accepted() -> None:
+    """CloudEvents lets producers add attributes, such as a trace's."""
+    decode(SEND_REQUESTS, KEY, changed(SEND, "traceparent", "00-0af7-b7ad-01"))
+    decode(SEND_REQUESTS, KEY, changed(SEND, "datacontenttype", ABSENT))
+    decode(SEND_REQUESTS, KEY, changed(SEND, "datacontenttype", None))
+
+
+@pytest.mark.parametrize(
+    ("written", "microsecond"),
+    [
+        ("2026-03-01T09:30:00Z", 0),
+        ("2026-03-01T10:30:00+01:00", 0),
+        ("2026-03-01T04:00:00.000000-05:30", 0),
+        ("2026-03-01T09:30:00.1Z", 100_000),
+        ("2026-03-01T09:30:00.123456789+00:00", 123_456),
+    ],
+)
+def test_instants_are_read_from_any_zone_into_utc(written: str, microsecond: int) -> None:
+    """Digits after microseconds are cut off, as some producers write nanoseconds."""
+    event = decode(EXPIRY_TICKS, None, changed(TICK, "data.as_of", written))
+
+    assert datetime(2026, 3, 1, 9, 30, 0, microsecond, tzinfo=UTC) == event.data.as_of
+    assert UTC is event.data.as_of.tzinfo
+
+
+def test_many_errors_are_told_in_a_bounded_text() -> None:
+    """A dead letter's reason stays readable, whatever the input holds."""
+    value = changed(GIFT, "data", {f"{n}" + "\x1b" * 70: n for n in range(100)})
+    reason, error = refusal(BILLING_EVENTS, value)
+
+    assert "invalid_event" == reason
+    assert error.endswith("; and 97 more")
+    assert error.count("; ") == 5
+    assert error.count("...") == 3
+    assert len(Undecodable(reason, "x" * 5000).error) == 1000  # type: ignore[arg-type]
+
+
+def test_events_are_frozen() -> None:
+    """What was decoded is a fact; nobody edits it on its way to the ledger."""
+    event = decode(SEND_REQUESTS, KEY, changed(SEND, "source", "/messaging"))
+    with pytest.raises(ValueError, match="frozen"):
+        event.data.recipient_id = "somebody else"

@@ -1,0 +1,81 @@
+"""The expiry worker: a tick asks that ended lots be booked, and books those that nobody may still spend from."""
+
+from datetime import datetime
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from infra.postgres import Connection
+from schemas.catalogue import EXPIRY_TICKS
+from schemas.ticks import ExpiryTick
+from workers.billing import BillingJob
+from workers.events import recall_ticks, tick_messages
+from workers.job import Batch, Message
+from workers.ledger.movements import expire, tick_movements
+from workers.send import SendJob
+
+__all__ = ["ExpiryJob"]
+
+# Both move credits of the accounts in the partition with the tick's number.
+_NEIGHBOURS = ((SendJob.group, SendJob.topic), (BillingJob.group, BillingJob.topic))
+
+
+class ExpiryJob:
+    """Decides ticks: the body of `inmail worker expiry`.
+
+    A lot is booked only once the send and billing lanes of its partition have read past its end. A lagging lane would
+    otherwise find a credit gone that its request, by the broker's time, could still spend.
+    """
+
+    group = "inmail-expiry"
+    topic = EXPIRY_TICKS
+
+    def __init__(self, ends: AIOKafkaConsumer, lots_max: int) -> None:
+        # Asked for the topics' ends. It must read uncommitted, so that an open transaction counts as unread.
+        self._ends = ends
+        self._lots_max = lots_max
+
+    def screen(self, event: ExpiryTick) -> None:
+        """Nothing that decodes is beyond deciding."""
+
+    async def decide(self, connection: Connection, batch: Batch) -> list[Message]:
+        """Book what each tick may; answer every tick, after the lines it caused."""
+        if not batch.requests:
+            return []
+        messages = []
+        read_to = await self._neighbours_read_to(connection, batch.partition, batch.requests[-1].as_of)
+        for request in batch.requests:
+            horizon = min(request.event.data.as_of, request.as_of, read_to)
+            tick = await expire(connection, batch.partition, request, horizon, self._lots_max)
+            # A tick seen before has its lines published; one that is read again after a crash may not have.
+            booked = await tick_movements(connection, tick) if tick.source_offset == request.offset else []
+            messages += tick_messages(tick, booked, request.offset)
+        return messages
+
+    async def recall(self, connection: Connection, partition: int, start: int, end: int) -> list[Message]:
+        """Return from the books what was decided for the input offsets [start, end)."""
+        messages = []
+        for tick in await recall_ticks(connection, partition, start, end):
+            messages += tick_messages(tick, await tick_movements(connection, tick), tick.source_offset)
+        return messages
+
+    async def _neighbours_read_to(self, connection: Connection, partition: int, as_of: datetime) -> datetime:
+        """Return the instant up to which both neighbours have read all they have.
+
+        A neighbour that stands at the end of its partition, asked for after the tick was received, has read up to the
+        tick; another one up to its watermark. The end is asked first: a record that arrives between the two
+        questions is then after the tick too.
+        """
+        places = [TopicPartition(topic, partition) for _, topic in _NEIGHBOURS]
+        ends = await self._ends.end_offsets(places)
+        read_to = as_of
+        for (group, topic), place in zip(_NEIGHBOURS, places, strict=True):
+            row = await connection.fetchrow(
+                "select next_offset, as_of from lanes where consumer_group = $1 and topic = $2 and partition = $3",
+                group,
+                topic,
+                partition,
+            )
+            offset = (row and row["next_offset"]) or 0
+            if offset < ends[place]:
+                read_to = min(read_to, (row and row["as_of"]) or datetime.min.replace(tzinfo=as_of.tzinfo))
+        return read_to

@@ -1,0 +1,47 @@
+"""What a worker gives to its lanes: a topic to read, what can never succeed, and how a batch is decided."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from infra.postgres import Connection
+from workers.ledger.model import Request
+
+__all__ = ["Batch", "Job", "Message"]
+
+
+class Message(NamedTuple):
+    """One record to publish."""
+
+    topic: str
+    key: bytes | None
+    value: bytes
+    partition: int | None = None  # None: by key
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The decodable records that a lane took together from one partition."""
+
+    topic: str
+    partition: int
+    requests: Sequence[Request[Any]]
+
+
+class Job(Protocol):
+    """One worker's part of the work. Everything about offsets, transactions and failures is the lane's."""
+
+    group: str
+    topic: str
+
+    def screen(self, event: Any) -> None:  # noqa: ANN401 - each job knows its own events
+        """Raise Undecodable for an event that is well-formed and can still never succeed."""
+
+    async def decide(self, connection: Connection, batch: Batch) -> list[Message]:
+        """Decide a batch inside the caller's transaction and return its answers, in order.
+
+        Asked again for the same records, it must find what it decided and return the same answers.
+        """
+
+    async def recall(self, connection: Connection, partition: int, start: int, end: int) -> list[Message]:
+        """Return from the books what was decided for the input offsets [start, end)."""

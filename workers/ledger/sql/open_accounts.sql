@@ -1,0 +1,27 @@
+-- Locks the accounts of a batch, opening those never seen, and returns their numbers.
+--
+-- Every batch calls this first and once. All locks are taken here, in the order of the account's number, and
+-- new accounts are inserted before that in the order of their text: so two batches can wait for each other
+-- but never in a circle. What a batch reads after this call was committed before its locks were granted.
+create or replace function open_accounts(p_account_ids text [], p_partition integer)
+returns table (account_id text, account bigint, partition integer)
+language plpgsql volatile
+set enable_seqscan = off
+set plan_cache_mode = force_generic_plan
+as $$
+begin
+    insert into accounts (account_id, partition)
+    select wanted.account_id, p_partition
+    from (select distinct u.account_id collate "C" as account_id from unnest(p_account_ids) as u (account_id)) as wanted
+    where not exists (select from accounts as a where a.account_id = wanted.account_id)
+    order by wanted.account_id
+    on conflict do nothing;
+
+    return query
+    select a.account_id, a.account, a.partition
+    from accounts as a
+    where a.account_id = any(p_account_ids)
+    order by a.account
+    for no key update;
+end;
+$$;

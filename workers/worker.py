@@ -1,0 +1,166 @@
+"""A worker process: one consumer, a lane for each partition it is assigned, and an orderly end."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import structlog
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.errors import KafkaError
+
+from infra.kafka import create_consumer
+from infra.postgres import Pool, create_pool
+from infra.settings import Settings
+from workers.job import Job
+from workers.lane import Lane
+
+__all__ = ["Worker", "WorkerError", "run_worker", "stop_requested", "stop_with_parent"]
+
+_POLL_MILLISECONDS = 20
+
+
+class WorkerError(Exception):
+    """The worker could not end in order. The message says why and what it left."""
+
+
+class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is untyped
+    """Feeds lanes from one consumer and keeps them in step with the group's assignment."""
+
+    def __init__(self, job: Job, settings: Settings, pool: Pool) -> None:
+        self._job = job
+        self._settings = settings
+        self._pool = pool
+        self._log = structlog.get_logger("inmail.worker").bind(worker=job.group)
+        self._consumer: AIOKafkaConsumer = create_consumer(settings, job.group, settings.drain_seconds * 1.5)
+        self._lanes: dict[TopicPartition, tuple[Lane, asyncio.Task[None]]] = {}
+        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set, then drain.
+
+        Raises:
+            LaneError: when a lane cannot go on.
+            WorkerError: when the drain did not end within its time.
+            KafkaError: when the consumer failed for good.
+
+        """
+        self._consumer.subscribe([self._job.topic], listener=self)
+        await self._consumer.start()
+        self._log.info("worker_started", topic=self._job.topic)
+        pump = asyncio.create_task(self._pump(stop))
+        stopped = asyncio.create_task(stop.wait())
+        try:
+            ends: set[asyncio.Future[Any]] = {pump, stopped, self._failed}
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stop.set()
+            drained = await self._drain(self._lanes)
+            await asyncio.wait([pump], timeout=self._settings.drain_seconds)
+            await self._consumer.stop()
+            self._log.info("worker_stopped", drained=drained)
+        if self._failed.done():
+            self._failed.result()
+        if pump.done():
+            pump.result()
+        if not drained:
+            raise WorkerError(
+                f"not drained within {self._settings.drain_seconds} s: what was stored and not published goes out"
+                " when the partition is assigned next"
+            )
+
+    async def _pump(self, stop: asyncio.Event) -> None:
+        """Move records from the consumer to the lanes that have room.
+
+        One task for all lanes, never cancelled inside the poll, which aiokafka does not survive whole; the lanes
+        stay responsive to a revocation while the poll waits for the group.
+        """
+        while not stop.is_set():
+            hungry = [tp for tp, (lane, _) in self._lanes.items() if lane.hungry]
+            if not hungry:
+                await asyncio.sleep(_POLL_MILLISECONDS / 1000)
+                continue
+            try:
+                fetched = await self._consumer.getmany(*hungry, timeout_ms=_POLL_MILLISECONDS)
+            except KafkaError as error:
+                self._log.warning("poll_failed", error=repr(error))
+                self._restart_lanes(error)
+                continue
+            for tp in hungry:
+                # The lane may have been replaced while the poll waited: only one that has sought since may take
+                # these records, and one that has not will seek.
+                if tp in self._lanes and tp in self._consumer.assignment():
+                    lane, _ = self._lanes[tp]
+                    lane.offer(fetched.get(tp, []), await self._consumer.position(tp))
+
+    def _restart_lanes(self, error: KafkaError) -> None:
+        """Let the lanes find out for themselves what a failed poll means: opening checks every offset."""
+        for lane, _ in self._lanes.values():
+            lane.interrupt(error)
+
+    # -- the group's assignment; aiokafka swallows what these raise, so nothing may ---------------------------------
+
+    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        """Finish and close the lanes of partitions that go elsewhere."""
+        leaving = {tp: self._lanes[tp] for tp in revoked if tp in self._lanes}
+        drained = await self._drain(leaving)
+        for tp in leaving:
+            del self._lanes[tp]
+        if leaving:
+            self._log.info("revoked", partitions=sorted(tp.partition for tp in leaving), drained=drained)
+
+    async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        """Open a lane for each partition. Opening happens in the lane's own task."""
+        for tp in sorted(assigned):
+            lane = Lane(self._job, tp, self._consumer, self._pool, self._settings)
+            task = asyncio.create_task(lane.run(), name=f"lane {tp.topic}/{tp.partition}")
+            task.add_done_callback(self._lane_ended)
+            self._lanes[tp] = (lane, task)
+        self._log.info("assigned", partitions=sorted(tp.partition for tp in assigned))
+
+    def _lane_ended(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled() or self._failed.done():
+            return
+        if (error := task.exception()) is not None:
+            self._failed.set_exception(error)
+
+    async def _drain(self, lanes: dict[TopicPartition, tuple[Lane, asyncio.Task[None]]]) -> bool:
+        """Let lanes finish what they hold, within the time for it. Tell whether all did."""
+        for lane, _ in lanes.values():
+            lane.stop()
+        tasks = [task for _, task in lanes.values()]
+        if not tasks:
+            return True
+        _, late = await asyncio.wait(tasks, timeout=self._settings.drain_seconds)
+        for task in late:
+            task.cancel()
+        return not late
+
+
+def stop_requested() -> asyncio.Event:
+    """Return an event that SIGTERM and SIGINT set."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+def stop_with_parent(stop: asyncio.Event) -> None:
+    """Also set the event when standard input ends: a parent that died, however it died, closes it."""
+
+    def at_end() -> None:
+        if not os.read(sys.stdin.fileno(), 1024):
+            asyncio.get_running_loop().remove_reader(sys.stdin)
+            stop.set()
+
+    asyncio.get_running_loop().add_reader(sys.stdin, at_end)
+
+
+async def run_worker(job: Job, settings: Settings, stop: asyncio.Event) -> None:
+    """Run one worker with a pool of its own until `stop` is set."""
+    async with contextlib.AsyncExitStack() as stack:
+        pool = await stack.enter_async_context(create_pool(settings))
+        await Worker(job, settings, pool).run(stop)
