@@ -22,9 +22,7 @@ __all__ = [
     "reader",
 ]
 
-MAX_RECORD_BYTES = (
-    4 * 1024 * 1024
-)  # a dead letter holds a refused record of up to 1 MiB as base64, and its reason
+MAX_RECORD_BYTES = 4 * 1024 * 1024  # a dead letter holds a refused record of up to 1 MiB as base64, and its reason
 
 
 @lru_cache(maxsize=65_536)

@@ -27,9 +27,7 @@ class Migrated:
     functions: int
 
 
-async def migrate(
-    connection: Connection, function_folders: Sequence[Path], folder: Path = MIGRATIONS
-) -> Migrated:
+async def migrate(connection: Connection, function_folders: Sequence[Path], folder: Path = MIGRATIONS) -> Migrated:
     """Apply the migrations that are missing, then replace all functions, in one transaction.
 
     Raises:
@@ -38,13 +36,8 @@ async def migrate(
     """
     async with connection.transaction():
         await connection.execute("select pg_advisory_xact_lock($1)", _ADVISORY_LOCK)
-        await connection.execute(
-            "create table if not exists migrations (name text primary key, sha256 text not null)"
-        )
-        done = {
-            row["name"]: row["sha256"]
-            for row in await connection.fetch("select name, sha256 from migrations")
-        }
+        await connection.execute("create table if not exists migrations (name text primary key, sha256 text not null)")
+        done = {row["name"]: row["sha256"] for row in await connection.fetch("select name, sha256 from migrations")}
         files = {path.name: path.read_text() for path in sorted(folder.glob("*.sql"))}
         _check_applied(done, files)
         missing = [name for name in files if name not in done]
@@ -60,13 +53,9 @@ async def migrate(
 def _check_applied(done: dict[str, str], files: dict[str, str]) -> None:
     for name, sha256 in done.items():
         if name not in files:
-            raise MigrationError(
-                f"the database has migration {name}, which this version does not know: update it"
-            )
+            raise MigrationError(f"the database has migration {name}, which this version does not know: update it")
         if _sha256(files[name]) != sha256:
-            raise MigrationError(
-                f"{name} was edited after it was applied: restore it and add a new migration"
-            )
+            raise MigrationError(f"{name} was edited after it was applied: restore it and add a new migration")
 
 
 def _sha256(text: str) -> str:

@@ -55,9 +55,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="INMAIL_", extra="ignore", frozen=True)
 
-    kafka_bootstrap_servers: str = Field(
-        "localhost:9092", min_length=1, description="host:port, comma separated"
-    )
+    kafka_bootstrap_servers: str = Field("localhost:9092", min_length=1, description="host:port, comma separated")
     kafka_security_protocol: SecurityProtocol = SecurityProtocol.PLAINTEXT
     kafka_sasl_mechanism: SaslMechanism = SaslMechanism.SCRAM_SHA_512
     kafka_sasl_username: str | None = None
@@ -95,9 +93,7 @@ class Settings(BaseSettings):
     def _agree(self) -> "Settings":
         """Refuse combinations that would break a promise later."""
         if self.transaction_seconds >= self.session_seconds:
-            raise ValueError(
-                "transaction_seconds must be below session_seconds, or a lost lane outlives its owner"
-            )
+            raise ValueError("transaction_seconds must be below session_seconds, or a lost lane outlives its owner")
         if self.kafka_security_protocol.startswith("SASL") and not (
             self.kafka_sasl_username and self.kafka_sasl_password
         ):
@@ -105,9 +101,7 @@ class Settings(BaseSettings):
         try:
             PostgresDsn(self.database_url.get_secret_value())
         except ValidationError as error:
-            raise ValueError(
-                f"database_url must be a postgresql:// address: {error.errors()[0]['msg']}"
-            ) from None
+            raise ValueError(f"database_url must be a postgresql:// address: {error.errors()[0]['msg']}") from None
         return self
 
     def kafka_client(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from schemas.envelope import CONTENT_TYPE, AccountEvent, Event, Instant, OpaqueI
 from schemas.sends import Relationship
 
 __all__ = [
+    "AccountResultData",
     "BillingDecided",
     "BillingDecidedData",
     "CreditsExpired",
@@ -59,7 +60,7 @@ class Source(TypedDict):
     offset: Count
 
 
-class _AccountResultData(TypedDict):
+class AccountResultData(TypedDict):
     """What every answer and movement of an account says."""
 
     request_id: Annotated[UUID, Field(description="Id of the event that this answers or that caused this.")]
@@ -71,7 +72,7 @@ class _AccountResultData(TypedDict):
     repeat: Annotated[bool, Field(description="The request was answered before; this is the same answer again.")]
 
 
-class SendDecidedData(_AccountResultData):
+class SendDecidedData(AccountResultData):
     """May the message be sent, and what did it cost."""
 
     code: Literal["charged", "free", "insufficient_credits", "key_conflict"]
@@ -93,7 +94,7 @@ class SendDecided(AccountEvent):
     data: SendDecidedData
 
 
-class CreditsGrantedData(_AccountResultData):
+class CreditsGrantedData(AccountResultData):
     """The lot that a billing event opened."""
 
     code: Literal["granted"]
@@ -114,7 +115,7 @@ class CreditsGranted(AccountEvent):
     data: CreditsGrantedData
 
 
-class CreditsExpiredData(_AccountResultData):
+class CreditsExpiredData(AccountResultData):
     """What was left of a lot when it ended. The request is the tick that booked it."""
 
     code: Literal["expired"]
@@ -130,7 +131,7 @@ class CreditsExpired(AccountEvent):
     data: CreditsExpiredData
 
 
-class BillingDecidedData(_AccountResultData):
+class BillingDecidedData(AccountResultData):
     """Why a billing event gave no credits."""
 
     code: Literal["cancelled", "no_credits_in_plan", "period_already_granted", "subscription_ended", "key_conflict"]

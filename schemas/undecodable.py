@@ -4,6 +4,7 @@ Runs only once decoding has failed, so it may take its time. What it says is bou
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
@@ -107,8 +108,7 @@ def refuse_repeated_names(value: bytes) -> object:
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in members if names.count(name) > 1)
+        ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
         raise Undecodable(DeadLetterReason.INVALID_EVENT, f"{_step(twice)}: appears more than once")
     return members
 

@@ -35,9 +35,7 @@ def dead_letter(record: ConsumerRecord, problem: Undecodable) -> Message:
             ),
             "key_base64": _base64(record.key),
             "value_base64": _base64(record.value),
-            "headers": [
-                DeadLetterHeader(key=key, value_base64=_base64(body)) for key, body in record.headers
-            ],
+            "headers": [DeadLetterHeader(key=key, value_base64=_base64(body)) for key, body in record.headers],
         },
     )
     return Message(DEAD_LETTERS, record.key, value, None if record.key else record.partition)

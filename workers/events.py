@@ -142,9 +142,7 @@ def tick_messages(tick: Tick, movements: list[tuple[str, Entry]], offset: int) -
     return [*messages, Message(CREDIT_EVENTS, None, body, tick.partition)]
 
 
-async def recall_answers(
-    connection: Connection, worker: Worker, partition: int, start: int, end: int
-) -> list[Message]:
+async def recall_answers(connection: Connection, worker: Worker, partition: int, start: int, end: int) -> list[Message]:
     """Return from the books what a worker booked for the input offsets [start, end) of a partition."""
     rows = await connection.fetch(
         "select a.account_id, j.* from journal as j join accounts as a using (account)"

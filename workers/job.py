@@ -2,21 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from infra.postgres import Connection
+from infra.transactions import Message
 from workers.ledger.model import Request
 
 __all__ = ["Batch", "Job", "Message"]
-
-
-class Message(NamedTuple):
-    """One record to publish."""
-
-    topic: str
-    key: bytes | None
-    value: bytes
-    partition: int | None = None  # None: by key
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,7 +79,7 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is unt
         stay responsive to a revocation while the poll waits for the group.
         """
         while not stop.is_set():
-            hungry = [tp for tp, (lane, _) in self._lanes.items() if lane.hungry]
+            hungry = [tp for tp, (lane, _) in self._lanes.items() if lane.inbox.hungry]
             if not hungry:
                 await asyncio.sleep(_POLL_MILLISECONDS / 1000)
                 continue
@@ -89,17 +89,20 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is unt
                 self._log.warning("poll_failed", error=repr(error))
                 self._restart_lanes(error)
                 continue
+            # The lanes may have been replaced while the poll waited: a closed inbox takes nothing, and its lane will
+            # seek; an open one has sought, and the poll went on from there.
+            for tp, records in fetched.items():
+                if tp in self._lanes:
+                    self._lanes[tp][0].inbox.offer(records, records[-1].offset + 1)
             for tp in hungry:
-                # The lane may have been replaced while the poll waited: only one that has sought since may take
-                # these records, and one that has not will seek.
-                if tp in self._lanes and tp in self._consumer.assignment():
-                    lane, _ = self._lanes[tp]
-                    lane.offer(fetched.get(tp, []), await self._consumer.position(tp))
+                if tp in self._lanes and tp not in fetched and tp in self._consumer.assignment():
+                    position = await self._consumer.position(tp)
+                    self._lanes[tp][0].inbox.offer([], position)
 
     def _restart_lanes(self, error: KafkaError) -> None:
         """Let the lanes find out for themselves what a failed poll means: opening checks every offset."""
         for lane, _ in self._lanes.values():
-            lane.interrupt(error)
+            lane.inbox.interrupt(error)
 
     # -- the group's assignment; aiokafka swallows what these raise, so nothing may ---------------------------------
 

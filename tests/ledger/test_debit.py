@@ -130,9 +130,14 @@ async def test_accounts_of_one_batch_do_not_touch_each_other(book: Book) -> None
 
     answers = await book.decide(*[book.send(name) for name in ("alice", "bob", "carol") * 2])
 
-    assert ["charged", "insufficient_credits", "charged", "charged", "insufficient_credits", "insufficient_credits"] == [
-        answer["code"] for answer in answers
-    ]
+    assert [
+        "charged",
+        "insufficient_credits",
+        "charged",
+        "charged",
+        "insufficient_credits",
+        "insufficient_credits",
+    ] == [answer["code"] for answer in answers]
     assert [2, 1, 2, 3, 2, 3] == [answer["sequence"] for answer in answers]
 
 

@@ -36,6 +36,7 @@ def changed(name: str, path: str, value: object) -> bytes:
 
 
 def refusal(topic: str, value: bytes | None, key: bytes | None = KEY) -> tuple[str, str]:
+    """Return why a record is refused: reason and error."""
     with pytest.raises(Undecodable) as caught:
         decode(topic, key, value)
     return str(caught.value.reason), caught.value.error
@@ -109,16 +110,18 @@ def test_an_invalid_event_is_refused_with_the_field_and_what_was_expected(
     ("value", "reason", "error"),
     [
         (None, "no_value", "the record has no value"),
-        (b"", "not_json", "Expecting value: line 1 column 1 (char 0)"),
-        (b"{} {}", "not_json", "Extra data: line 1 column 4 (char 3)"),
-        (b"\xef\xbb\xbf{}", "not_json", "Unexpected UTF-8 BOM (decode using utf-8-sig): line 1 column 1 (char 0)"),
-        (b"\xff\xfe{\x00}\x00", "not_json", "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"),
-        (b'{"type": NaN}', "not_json", "NaN is not JSON"),
-        (b"[" * 60_000, "not_json", "nested too deeply"),
+        (b"", "not_json", "EOF while parsing a value at line 1 column 0"),
+        (b"{} {}", "not_json", "trailing characters at line 1 column 4"),
+        (b"\xef\xbb\xbf{}", "not_json", "expected value at line 1 column 1"),
+        (b"\xff\xfe{\x00}\x00", "not_json", "expected value at line 1 column 1"),
+        (b'{"type": NaN}', "not_json", "expected value at line 1 column 10"),
+        (b"[" * 60_000, "not_json", "recursion limit exceeded at line 1 column 202"),
         (b"[]", "invalid_event", "expected an object, got []"),
-        (b'"\\ud800"', "invalid_event", 'expected an object, got "\\ud800"'),
+        (b"[" * 990 + b"]" * 990, "not_json", "recursion limit exceeded at line 1 column 202"),
+        (b'"\\ud800"', "not_json", "unexpected end of hex escape at line 1 column 8"),
         (b"9" * 900, "invalid_event", f"expected an object, got {'9' * 61}..."),
-        (b"9" * 5000, "invalid_event", "expected an object, got Infinity"),
+        (b"9" * 4300, "invalid_event", "expected an object, got Infinity"),
+        (b"9" * 5000, "not_json", "number out of range at line 1 column 4302"),
         (b'{"type": "a.v1"}', "unknown_type", 'type: "a.v1" is not a known event type'),
         (b'{"type": "inmail.send.requested"}', "unknown_type", None),
         (
@@ -155,7 +158,7 @@ def test_a_valid_event_with_something_that_is_not_json_in_an_extension_is_refuse
     """Extensions are ignored, but the document they stand in has to be JSON all the same."""
     value = changed(SEND, "source", "/messaging")[:-1] + b", " + extension + b"}"
 
-    assert "not_json" == refusal(SEND_REQUESTS, value)[0]
+    assert refusal(SEND_REQUESTS, value)[0] == "not_json"
 
 
 @pytest.mark.parametrize(
@@ -180,7 +183,7 @@ def test_a_null_content_type_does_not_hide_a_repeated_number() -> None:
     """Together they bring as many quotation marks as a content type does that is no null."""
     value = changed(GIFT, "datacontenttype", None).replace(b'"credits": 10', b'"credits": 1, "credits": 10')
 
-    assert ("invalid_event", "credits: appears more than once") == refusal(BILLING_EVENTS, value)
+    assert refusal(BILLING_EVENTS, value) == ("invalid_event", "credits: appears more than once")
 
 
 def test_the_value_limit_is_exact() -> None:
@@ -189,7 +192,7 @@ def test_the_value_limit_is_exact() -> None:
     largest = value + b" " * (MAX_VALUE_BYTES - len(value))
     decode(SEND_REQUESTS, KEY, largest)
 
-    assert ("too_large", "the value has 65537 bytes, more than 65536") == refusal(SEND_REQUESTS, largest + b" ")
+    assert refusal(SEND_REQUESTS, largest + b" ") == ("too_large", "the value has 65537 bytes, more than 65536")
 
 
 @pytest.mark.parametrize("key", [None, b""])
@@ -197,7 +200,7 @@ def test_a_record_without_a_key_is_refused(key: bytes | None) -> None:
     """Without a key the record lies in any partition, out of its account's order."""
     value = changed(SEND, "source", "/messaging")
 
-    assert "missing_key" == refusal(SEND_REQUESTS, value, key)[0]
+    assert refusal(SEND_REQUESTS, value, key)[0] == "missing_key"
 
 
 @pytest.mark.parametrize("key", [b"acct-43", b"acct-42\x00", b"\xff", b"ACCT-42"])
@@ -206,7 +209,7 @@ def test_a_key_that_is_not_the_subject_is_refused(key: bytes) -> None:
     value = changed(SEND, "source", "/messaging")
     reason, error = refusal(SEND_REQUESTS, value, key)
 
-    assert "key_is_not_subject" == reason
+    assert reason == "key_is_not_subject"
     assert error.startswith("subject: expected the record's key ")
     assert error.isprintable()
 
@@ -216,13 +219,13 @@ def test_a_backslash_in_a_key_is_not_taken_for_an_escape() -> None:
     value = changed(SEND, "subject", "\\xff")
     decode(SEND_REQUESTS, b"\\xff", value)
 
-    assert "key_is_not_subject" == refusal(SEND_REQUESTS, value, b"\xff")[0]
+    assert refusal(SEND_REQUESTS, value, b"\xff")[0] == "key_is_not_subject"
 
 
 @pytest.mark.parametrize("key", [None, b"", b"acct-42", b"\xff"])
 def test_the_key_of_a_tick_is_not_looked_at(key: bytes | None) -> None:
     """A tick is for its partition, however it got there."""
-    assert TICK == decode(EXPIRY_TICKS, key, changed(TICK, "source", "/ticker")).type
+    assert decode(EXPIRY_TICKS, key, changed(TICK, "source", "/ticker")).type == TICK
 
 
 def test_extensions_and_a_missing_content_type_are_accepted() -> None:
@@ -255,7 +258,7 @@ def test_many_errors_are_told_in_a_bounded_text() -> None:
     value = changed(GIFT, "data", {f"{n}" + "\x1b" * 70: n for n in range(100)})
     reason, error = refusal(BILLING_EVENTS, value)
 
-    assert "invalid_event" == reason
+    assert reason == "invalid_event"
     assert error.endswith("; and 97 more")
     assert error.count("; ") == 5
     assert error.count("...") == 3

@@ -2,13 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]
 import pytest
 
 import schemas
-from schemas.catalogue import CATALOGUE, EventType, decode
+from schemas.catalogue import _READERS, CATALOGUE, EventType, decode
 from schemas.envelope import encode
 from schemas.render import json_schema
 
@@ -16,11 +15,13 @@ EXAMPLES = Path(schemas.__file__).parent / "examples"
 INCOMING = [row for row in CATALOGUE if row.direction == "in"]
 
 
-def each(rows: Any) -> Any:
+def each(rows: list[EventType] | tuple[EventType, ...]) -> pytest.MarkDecorator:
+    """Run a test for each of these events."""
     return pytest.mark.parametrize("row", rows, ids=lambda row: row.name)
 
 
 def stored(row: EventType) -> bytes:
+    """Return an event's example as it is stored."""
     return (EXAMPLES / f"{row.name}.json").read_bytes()
 
 
@@ -60,5 +61,16 @@ def test_a_topic_flows_in_one_direction_with_one_kind_of_key_and_one_group() -> 
     for topic in {row.topic for row in INCOMING}:
         rows = [row for row in CATALOGUE if row.topic == topic]
 
-        assert 1 == len({(row.direction, row.key, row.group) for row in rows})
+        assert len({(row.direction, row.key, row.group) for row in rows}) == 1
         assert rows[0].group is not None
+
+
+@each(INCOMING)
+def test_an_event_without_optional_fields_has_the_quotation_marks_that_decoding_counts_on(row: EventType) -> None:
+    """One too many expected, and a repeated name could pass for an event without one."""
+    document = json.loads(stored(row))
+    del document["datacontenttype"]
+    optional = {name for name, field in row.model.model_fields.items() if not field.is_required()}
+
+    assert not optional & document.keys()
+    assert json.dumps(document).count('"') == _READERS[row.topic].plain_quotes[row.name]

@@ -113,14 +113,10 @@ async def _grant(
         return []
     rows = [_grant_columns(request, catalogue) for request in requests]
     columns = [list(column) for column in zip(*rows, strict=True)]
-    return await call(
-        connection, "grant_credits", *_keys(opened, requests), *columns, *_places(requests, partition)
-    )
+    return await call(connection, "grant_credits", *_keys(opened, requests), *columns, *_places(requests, partition))
 
 
-def _grant_columns(
-    request: Request[SubscriptionPeriod | CreditsGift], catalogue: Catalogue
-) -> tuple[Any, ...]:
+def _grant_columns(request: Request[SubscriptionPeriod | CreditsGift], catalogue: Catalogue) -> tuple[Any, ...]:
     """Return origin, source id, subscription id, plan, period start, credits, priority, start and end of a grant."""
     event = request.event
     if isinstance(event, SubscriptionPeriod):

@@ -102,9 +102,7 @@ async def _plan_groups(settings: Settings, existing: set[str]) -> list[Change]:
         missing: tuple[int, ...] = tuple(range(settings.topic_partitions))
         if topic in existing:
             async with reader(settings, group) as consumer:
-                missing = tuple(
-                    [n for n in missing if await consumer.committed(TopicPartition(topic, n)) is None]
-                )
+                missing = tuple([n for n in missing if await consumer.committed(TopicPartition(topic, n)) is None])
         if missing:
             text = f"start group {group} at the oldest record of {len(missing)} partitions"
             changes.append(Change("start", topic, text, group=group, partitions=missing))

@@ -1,0 +1,113 @@
+"""Publishing in Kafka transactions, with what aiokafka leaves to its user.
+
+A lane publishes through two transactional ids used in turn: right after a commit the broker is still writing the
+markers of that transaction, and a next one under the same id would wait 20 ms for them.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import structlog
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from infra.kafka import create_lane_producer, partition_of
+from infra.settings import Settings
+
+__all__ = ["Message", "TransactionPair"]
+
+_STOP_SECONDS = 2.0
+
+
+class Message(NamedTuple):
+    """One record to publish."""
+
+    topic: str
+    key: bytes | None
+    value: bytes
+    partition: int | None = None  # None: by key
+
+
+class TransactionPair:
+    """Two transactional producers, of which each transaction takes the one that rested.
+
+    After any error of `start` or `publish` it is of no more use: `discard` it and make another.
+    """
+
+    def __init__(self, settings: Settings, name: str) -> None:
+        self._seconds = settings.transaction_seconds
+        self._producers = [create_lane_producer(settings, f"{name}.{turn}") for turn in (0, 1)]
+
+    async def start(self) -> None:
+        """Fence whoever used these ids before: what they left open is aborted, what they committed is complete.
+
+        Raises:
+            KafkaError: when the brokers cannot be reached or refuse.
+
+        """
+        started = await asyncio.gather(*(each.start() for each in self._producers), return_exceptions=True)
+        for failure in filter(None, started):
+            raise failure
+
+    async def publish(self, messages: Sequence[Message], offsets: Mapping[TopicPartition, int], group: str) -> None:
+        """Publish messages and a group's offsets: a read_committed reader sees all of it or nothing.
+
+        Raises:
+            KafkaError, TimeoutError: when it is not certain that it was committed.
+
+        """
+        self._producers.reverse()
+        producer = self._producers[0]
+        async with asyncio.timeout(self._seconds):
+            await producer.begin_transaction()
+            deliveries = await _send(producer, messages)
+            await producer.send_offsets_to_transaction(dict(offsets), group)
+            # Each delivery is looked at: a commit does not tell that a record in it failed.
+            await asyncio.gather(*deliveries)
+        await self._commit(producer)
+
+    async def _commit(self, producer: AIOKafkaProducer) -> None:
+        """Commit, and wait beside it: cancelled half-way, a commit leaves its producer without a way out."""
+        commit = asyncio.ensure_future(producer.commit_transaction())
+        done, _ = await asyncio.wait([commit], timeout=self._seconds)
+        if not done:
+            commit.add_done_callback(_look_at)
+            raise KafkaError(f"no answer to a commit within {self._seconds} s")
+        commit.result()
+
+    async def discard(self) -> None:
+        """Stop both producers. Their errors no longer matter: the next owner of the ids fences them in any case."""
+        stops = [asyncio.ensure_future(producer.stop()) for producer in self._producers]
+        for stop in stops:
+            stop.add_done_callback(_look_at)
+        await asyncio.wait(stops, timeout=_STOP_SECONDS)
+
+
+def _look_at(finished: "asyncio.Future[Any]") -> None:
+    """Note how a call ended that nobody waits for any more."""
+    if not finished.cancelled() and (error := finished.exception()) is not None:
+        structlog.get_logger("inmail.kafka").debug("late_error", error=repr(error))
+
+
+async def _send(producer: AIOKafkaProducer, messages: Sequence[Message]) -> "list[asyncio.Future[Any]]":
+    """Hand messages over in as few record batches as their partitions allow; return the deliveries to wait for."""
+    by_partition: dict[tuple[str, int], list[Message]] = {}
+    counts: dict[str, int] = {}
+    for message in messages:
+        if message.topic not in counts:
+            counts[message.topic] = len(await producer.partitions_for(message.topic))
+        partition = message.partition
+        if partition is None:
+            partition = partition_of(message.key or b"", counts[message.topic])
+        by_partition.setdefault((message.topic, partition), []).append(message)
+    deliveries = []
+    for (topic, partition), group in by_partition.items():
+        batch = producer.create_batch()
+        for message in group:
+            if batch.append(timestamp=None, key=message.key, value=message.value) is None:
+                deliveries.append(await producer.send_batch(batch, topic, partition=partition))
+                batch = producer.create_batch()
+                batch.append(timestamp=None, key=message.key, value=message.value)
+        deliveries.append(await producer.send_batch(batch, topic, partition=partition))
+    return deliveries

@@ -1,0 +1,187 @@
+"""What is derived from the catalogue, and the gate that keeps published events readable."""
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas import render
+from schemas.catalogue import CATALOGUE, TOPICS
+from schemas.compatibility import breaking_changes
+from schemas.results import SendDecided
+from schemas.sends import SendRequested
+
+README = f"# Title\n\n{render.BEGIN}\nold\n{render.END}\n\nThe rest.\n"
+
+
+@pytest.fixture
+def rendered(tmp_path: Path) -> tuple[Path, Path]:
+    """Return a generated folder and a README that are up to date."""
+    readme = tmp_path / "README.md"
+    readme.write_text(README)
+    render.write(tmp_path / "generated", readme)
+    return tmp_path / "generated", readme
+
+
+def test_the_generated_files_are_up_to_date() -> None:
+    """What is committed is what the catalogue says: run `python -m schemas.render` and commit."""
+    found = {path.name: path.read_text(encoding="utf-8") for path in render.GENERATED.iterdir()}
+
+    assert found == render.rendered_files()
+
+
+def test_writing_makes_the_check_pass_and_keeps_the_rest_of_the_readme(rendered: tuple[Path, Path]) -> None:
+    """Only what stands between the markers is replaced."""
+    render.check(*rendered)
+    text = rendered[1].read_text()
+
+    assert text.startswith("# Title\n")
+    assert text.endswith("\nThe rest.\n")
+    assert "old" not in text.split(render.BEGIN)[1].split("\n")
+    assert all(f"`{row.name}`" in text for row in CATALOGUE)
+
+
+def test_a_stale_file_fails_the_check_by_name(rendered: tuple[Path, Path]) -> None:
+    """The message says what to run and what is stale."""
+    (rendered[0] / "asyncapi.json").write_text("{}")
+    with pytest.raises(render.StaleError, match=r"(?s)python -m schemas.render.*asyncapi.json"):
+        render.check(*rendered)
+
+
+def test_a_stale_table_fails_the_check(rendered: tuple[Path, Path]) -> None:
+    """The README cannot fall behind the catalogue."""
+    rendered[1].write_text(README)
+    with pytest.raises(render.StaleError, match=r"README.md"):
+        render.check(*rendered)
+
+
+@pytest.mark.parametrize("text", ["", f"{render.BEGIN}", f"{render.END} {render.BEGIN}"])
+def test_a_readme_without_markers_fails_the_check_saying_so(rendered: tuple[Path, Path], text: str) -> None:
+    """Nothing guesses where the table belongs."""
+    rendered[1].write_text(text)
+    with pytest.raises(render.StaleError, match="lacks the markers"):
+        render.check(*rendered)
+
+
+def test_a_change_that_breaks_a_published_event_can_be_neither_written_nor_checked(
+    rendered: tuple[Path, Path],
+) -> None:
+    """The committed schema is the promise: rendering again does not wave a breaking change through."""
+    path = rendered[0] / "inmail.send.requested.v1.json"
+    published = json.loads(path.read_text())
+    published["$defs"]["SendRequestedData"]["properties"]["campaign"] = {"type": "string"}
+    path.write_text(json.dumps(published))
+    for run in (render.write, render.check):
+        with pytest.raises(render.StaleError, match=r"inmail.send.requested.v1: event.data.campaign: was removed"):
+            run(*rendered)
+
+
+def test_a_published_event_cannot_disappear(rendered: tuple[Path, Path]) -> None:
+    """Old records stay on topics, and old producers go on."""
+    (rendered[0] / "inmail.gone.v1.json").write_text("{}")
+    with pytest.raises(render.StaleError, match=r"inmail.gone.v1: is gone"):
+        render.write(*rendered)
+
+
+Edit = Callable[[dict[str, Any]], object]
+
+
+def data(schema: dict[str, Any]) -> Any:  # noqa: ANN401 - JSON
+    """Return the part of a schema that is about `data`."""
+    return schema["$defs"][schema["properties"]["data"]["$ref"].removeprefix("#/$defs/")]
+
+
+BREAKING_FOR_BOTH: list[tuple[Edit, str]] = [
+    (lambda new: data(new)["properties"].pop("recipient_id"), "event.data.recipient_id: was removed or renamed"),
+    (
+        lambda new: data(new)["properties"]["relationship"]["enum"].remove("none"),
+        "event.data.relationship: none is no longer a value",
+    ),
+    (
+        lambda new: data(new)["properties"]["relationship"].pop("enum"),
+        "event.data.relationship: is no longer an enum",
+    ),
+    (
+        lambda new: data(new)["properties"]["recipient_id"].update(type="integer"),
+        "event.data.recipient_id: type was string, is integer",
+    ),
+    (
+        lambda new: data(new)["properties"]["recipient_id"].update(maxLength=3),
+        "event.data.recipient_id: maxLength was None, is 3",
+    ),
+    (lambda new: new["properties"].pop("subject"), "event.subject: was removed or renamed"),
+    (
+        lambda new: new["properties"]["datacontenttype"]["anyOf"].pop(),
+        "event.datacontenttype: has 1 alternatives, had 2",
+    ),
+]
+
+
+@pytest.mark.parametrize("incoming", [True, False])
+@pytest.mark.parametrize(("edit", "change"), BREAKING_FOR_BOTH)
+def test_a_breaking_change_is_named(edit: Edit, change: str, *, incoming: bool) -> None:
+    """Removed, renamed, narrowed or retyped: each is told with its path."""
+    old = render.json_schema(SendRequested if incoming else SendDecided)
+    new = copy.deepcopy(old)
+    edit(new)
+
+    assert change in breaking_changes(old, new, incoming=incoming)
+
+
+def test_a_field_that_becomes_required_breaks_producers_only() -> None:
+    """We may always say more; others need not."""
+    old = render.json_schema(SendRequested)
+    new = copy.deepcopy(old)
+    data(new)["properties"]["campaign"] = {"type": "string"}
+    data(new)["required"].append("campaign")
+
+    assert breaking_changes(old, new, incoming=True) == ["event.data.campaign: is now required"]
+    assert breaking_changes(old, new, incoming=False) == []
+
+
+def test_a_field_that_may_be_missing_breaks_readers_only() -> None:
+    """We may ask for less; readers rely on what they got."""
+    old = render.json_schema(SendDecided)
+    new = copy.deepcopy(old)
+    data(new)["required"].remove("lot")
+
+    assert breaking_changes(old, new, incoming=False) == ["event.data.lot: may now be missing"]
+    assert breaking_changes(old, new, incoming=True) == []
+
+
+@pytest.mark.parametrize("incoming", [True, False])
+def test_a_new_optional_field_a_new_enum_member_and_better_words_are_compatible(*, incoming: bool) -> None:
+    """What the contract allows passes the gate."""
+    old = render.json_schema(SendRequested if incoming else SendDecided)
+    new = copy.deepcopy(old)
+    data(new)["properties"]["campaign"] = {"type": "string"}
+    data(new)["properties"]["relationship"]["enum"].append("colleague")
+    new["description"] = "Better words."
+
+    assert breaking_changes(old, new, incoming=incoming) == []
+
+
+def references(node: object) -> list[str]:
+    """Return every $ref of a document."""
+    if isinstance(node, dict):
+        found = [node["$ref"]] if isinstance(node.get("$ref"), str) else []
+        return found + [reference for value in node.values() for reference in references(value)]
+    return [reference for value in node for reference in references(value)] if isinstance(node, list) else []
+
+
+def test_the_asyncapi_document_refers_only_to_what_exists() -> None:
+    """Every channel, message and payload that is referred to can be found."""
+    document = render.asyncapi()
+    assert set(document["channels"]) == set(TOPICS)
+    found = references(document)
+    assert len(found) == 3 * len(CATALOGUE) + len(TOPICS)
+    for reference in found:
+        if reference.startswith("#/"):
+            place: Any = document
+            for step in reference.removeprefix("#/").split("/"):
+                place = place[step]
+        else:
+            assert reference.removeprefix("./") in render.rendered_files()

@@ -1,0 +1,163 @@
+"""Results as they are written: valid, complete, and the same bytes each time."""
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import get_type_hints
+from uuid import UUID
+
+import jsonschema  # type: ignore[import-untyped]
+import pytest
+from asyncpg.pgproto import pgproto
+
+from schemas import results
+from schemas.catalogue import CATALOGUE
+from schemas.envelope import encode
+from schemas.render import json_schema
+
+EVENT_ID = UUID("00000000-0000-4000-8000-0000000000aa")
+REQUEST_ID = pgproto.UUID("00000000-0000-4000-8000-000000000001")  # as request ids come back from Postgres
+AT = datetime(2026, 3, 1, 9, 30, 0, 250_000, tzinfo=UTC)
+SOURCE: results.Source = {"topic": "inmail.send-requests", "partition": 3, "offset": 1041}
+COMMON: results.AccountResultData = {
+    "request_id": REQUEST_ID,
+    "sequence": 2,
+    "as_of": AT,
+    "balance_before": 15,
+    "balance_after": 14,
+    "source": SOURCE,
+    "repeat": False,
+}
+
+SEND: results.SendDecidedData = {
+    **COMMON,
+    "code": "charged",
+    "outcome": "accepted",
+    "recipient_id": "member-7",
+    "relationship": "none",
+    "credits_charged": 1,
+    "lot": 1,
+    "lot_expires_at": AT,
+    "next_allotment_at": None,
+}
+GRANTED: results.CreditsGrantedData = {
+    **COMMON,
+    "code": "granted",
+    "credits": 15,
+    "lot": 1,
+    "granted_at": AT,
+    "expires_at": AT,
+    "origin": "promotion",
+    "subscription_id": None,
+    "plan": None,
+    "period_start": None,
+}
+EXPIRED: results.CreditsExpiredData = {
+    **COMMON,
+    "code": "expired",
+    "credits": 1,
+    "lot": 1,
+    "expires_at": AT,
+}
+BILLING: results.BillingDecidedData = {
+    **COMMON,
+    "code": "cancelled",
+    "outcome": "accepted",
+    "subscription_id": "sub-9",
+    "effective_at": AT,
+}
+TICK: results.TickDecidedData = {
+    "request_id": REQUEST_ID,
+    "code": "booked",
+    "as_of": AT,
+    "horizon": AT,
+    "lots": 0,
+    "credits": 0,
+    "complete": True,
+    "source": SOURCE,
+    "repeat": True,
+}
+DEAD: results.DeadLetteredData = {
+    "reason": results.DeadLetterReason.NOT_JSON,
+    "error": "EOF while parsing a value at line 1 column 0",
+    "origin": {"topic": "inmail.send-requests", "partition": 3, "offset": 7, "timestamp": AT},
+    "key_base64": None,
+    "value_base64": "",
+    "headers": [{"key": "empty", "value_base64": None}],
+}
+
+Write = Callable[[], bytes]
+WRITERS: dict[str, Write] = {
+    "inmail.send.decided.v1": lambda: results.send_decided(EVENT_ID, "acct-42", SEND),
+    "inmail.credits.granted.v1": lambda: results.credits_granted(EVENT_ID, "acct-42", GRANTED),
+    "inmail.credits.expired.v1": lambda: results.credits_expired(EVENT_ID, "acct-42", EXPIRED),
+    "inmail.billing.decided.v1": lambda: results.billing_decided(EVENT_ID, "acct-42", BILLING),
+    "inmail.tick.decided.v1": lambda: results.tick_decided(EVENT_ID, TICK),
+    "inmail.message.dead-lettered.v1": lambda: results.dead_lettered(EVENT_ID, "acct-42", DEAD),
+}
+MODELS = {row.name: row.model for row in CATALOGUE}
+
+
+def test_every_result_of_the_catalogue_has_a_writer() -> None:
+    """A result that nothing writes, or that is written and not listed, fails here."""
+    assert {row.name for row in CATALOGUE if row.direction == "out"} == WRITERS.keys()
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_what_is_written_fits_its_model_and_its_schema(name: str) -> None:
+    """Writing skips the models for speed; this is what keeps them true."""
+    value = WRITERS[name]()
+    event = MODELS[name].model_validate_json(value)
+    jsonschema.Draft202012Validator(json_schema(MODELS[name])).validate(json.loads(value))
+
+    assert event.type == name
+    assert event.id == EVENT_ID
+    assert json.loads(value)["data"].keys() == get_type_hints(MODELS[name])["data"].__annotations__.keys()
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_what_is_written_is_the_same_bytes_by_either_way(name: str) -> None:
+    """The quick way and the model's own way agree to the byte, so each can check the other."""
+    value = WRITERS[name]()
+
+    assert encode(MODELS[name].model_validate_json(value)) == value
+    assert WRITERS[name]() == value
+
+
+def test_a_send_decision_is_these_bytes() -> None:
+    """Pinned to the byte: readers compare and hash results, and old ones are written again from the books."""
+    expected = (
+        b'{"specversion":"1.0","id":"00000000-0000-4000-8000-0000000000aa","source":"/inmail-ledger",'
+        b'"type":"inmail.send.decided.v1","subject":"acct-42","time":"2026-03-01T09:30:00.250000Z",'
+        b'"datacontenttype":"application/json","data":{"request_id":"00000000-0000-4000-8000-000000000001",'
+        b'"sequence":2,"as_of":"2026-03-01T09:30:00.250000Z","balance_before":15,"balance_after":14,'
+        b'"source":{"topic":"inmail.send-requests","partition":3,"offset":1041},"repeat":false,"code":"charged",'
+        b'"outcome":"accepted","recipient_id":"member-7","relationship":"none","credits_charged":1,"lot":1,'
+        b'"lot_expires_at":"2026-03-01T09:30:00.250000Z","next_allotment_at":null}}'
+    )
+
+    assert WRITERS["inmail.send.decided.v1"]() == expected
+
+
+def test_a_result_without_an_account_has_no_subject() -> None:
+    """CloudEvents leaves out what is not there, instead of writing null."""
+    assert "subject" not in json.loads(results.tick_decided(EVENT_ID, TICK))
+    assert "subject" not in json.loads(results.dead_lettered(EVENT_ID, None, DEAD))
+    assert "subject" not in json.loads(
+        encode(results.DeadLettered.model_validate_json(results.dead_lettered(EVENT_ID, None, DEAD)))
+    )
+
+
+def test_readers_ignore_fields_that_they_do_not_know_yet() -> None:
+    """A new field in a result is compatible; what comes in is held to the letter instead."""
+    document = json.loads(results.send_decided(EVENT_ID, "acct-42", SEND))
+    document["data"]["mood"] = "cheerful"
+
+    assert "mood" not in results.SendDecided.model_validate(document, strict=False).data
+
+
+def test_a_reason_is_written_as_its_word() -> None:
+    """The enum is for programs; the wire has the word."""
+    written = json.loads(results.dead_lettered(EVENT_ID, None, DEAD))["data"]["reason"]
+
+    assert written == "not_json"

@@ -1,0 +1,105 @@
+"""An ordinary producer and an ordinary read_committed reader, for tests that go through Kafka."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+from aiokafka import TopicPartition
+from aiokafka.structs import ConsumerRecord
+
+from infra.kafka import create_producer, partitions_of, reader
+from infra.settings import Settings
+from schemas.billing import PromotionGranted
+from schemas.envelope import Event, encode
+from schemas.sends import SendRequested
+from workers.job import Job
+from workers.ops.topics import apply_topics, plan_topics
+from workers.worker import run_worker
+
+WAIT_SECONDS = 30
+
+
+async def prepare(settings: Settings) -> None:
+    """Make the topics and start the groups."""
+    await apply_topics(settings, await plan_topics(settings))
+
+
+def send(account: str, id_: UUID | None = None, **data: Any) -> Event:
+    """Return a request to send."""
+    body = {"recipient_id": "bob", "relationship": "none"} | data
+    return SendRequested.create(id=id_ or uuid4(), source="/test", subject=account, time=datetime.now(UTC), data=body)
+
+
+def promotion(account: str, credits_: int) -> Event:
+    """Return credits for an account."""
+    body = {"credits": credits_, "promotion_id": "welcome"}
+    return PromotionGranted.create(id=uuid4(), source="/test", subject=account, time=datetime.now(UTC), data=body)
+
+
+Raw = tuple[bytes | None, bytes | None]
+
+
+async def publish(settings: Settings, topic: str, records: Sequence[Event | Raw]) -> None:
+    """Publish events, or raw keys and values, as an ordinary producer does."""
+    async with create_producer(settings, "test") as producer:
+        deliveries = []
+        for record in records:
+            key, value = (record.subject.encode(), encode(record)) if isinstance(record, Event) else record
+            deliveries.append(await producer.send(topic, value, key))
+        await asyncio.gather(*deliveries)
+
+
+async def ends(settings: Settings, topic: str) -> dict[TopicPartition, int]:
+    """Return where a topic ends now: where to read from for what comes after."""
+    async with reader(settings) as consumer:
+        return dict(await consumer.end_offsets(partitions_of(topic, settings.topic_partitions)))
+
+
+async def read(settings: Settings, start: dict[TopicPartition, int], count: int) -> list[dict[str, Any]]:
+    """Read events from `start` until there are `count`, then once more for what nobody expects; return their bodies.
+
+    Order is kept within a partition, and so within an account.
+    """
+    found: list[ConsumerRecord] = []
+    async with reader(settings) as consumer:
+        consumer.assign(list(start))
+        for tp, offset in start.items():
+            consumer.seek(tp, offset)
+        async with asyncio.timeout(WAIT_SECONDS):
+            while len(found) < count:
+                for records in (await consumer.getmany(timeout_ms=200)).values():
+                    found += records
+        for records in (await consumer.getmany(timeout_ms=300)).values():
+            found += records
+    return [_body(record) for record in found]
+
+
+def _body(record: ConsumerRecord) -> dict[str, Any]:
+    event = json.loads(record.value)
+    return {"id": event["id"], "type": event["type"], "account": event.get("subject"), **event["data"]}
+
+
+@asynccontextmanager
+async def working(settings: Settings, *jobs: Job) -> AsyncIterator[None]:
+    """Run workers in this process, and drain them at the end."""
+    stop = asyncio.Event()
+    tasks = [asyncio.create_task(run_worker(job, settings, stop)) for job in jobs]
+    try:
+        yield
+    finally:
+        stop.set()
+        await asyncio.gather(*tasks)
+
+
+async def eventually(condition: Callable[[], Any], what: str) -> None:
+    """Wait until an awaited condition holds, at most WAIT_SECONDS."""
+    try:
+        async with asyncio.timeout(WAIT_SECONDS):
+            while not await condition():
+                await asyncio.wait([asyncio.create_task(asyncio.sleep(0.05))])
+    except TimeoutError:
+        raise AssertionError(f"not within {WAIT_SECONDS} s: {what}") from None

@@ -1,0 +1,38 @@
+"""The books as an operator reads them: one snapshot, and nothing can be changed by it."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+
+from infra.postgres import Connection, connect_database
+from infra.settings import Settings
+from workers.ops.records import NotSetUpError
+
+__all__ = ["open_books", "snapshot"]
+
+
+@asynccontextmanager
+async def open_books(settings: Settings) -> AsyncIterator[Connection]:
+    """Open a connection to the books whose every question is answered from one snapshot.
+
+    Raises:
+        NotSetUpError: when the database was never migrated.
+        OSError, asyncpg.PostgresError: when it cannot be reached or refuses.
+
+    """
+    connection = await connect_database(settings)
+    try:
+        async with snapshot(connection):
+            yield connection
+    except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError, asyncpg.UndefinedFunctionError) as error:
+        raise NotSetUpError(f"the database is not that of this version ({error}): run `inmail migrate`") from error
+    finally:
+        await connection.close()
+
+
+@asynccontextmanager
+async def snapshot(connection: Connection) -> AsyncIterator[None]:
+    """Answer every question inside from one snapshot, and refuse every change."""
+    async with connection.transaction(isolation="repeatable_read", readonly=True):
+        yield

@@ -1,0 +1,264 @@
+"""Publishing from files: one event or raw record on each line, sent as it is.
+
+Nothing is validated beyond what it takes to find the topic and the key. Whether an event can be decided is for the
+worker to say, so that a file can hold what a producer did wrong.
+"""
+
+import asyncio
+import json
+import select
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, BinaryIO, NamedTuple
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import BrokerResponseError, KafkaError, KafkaTimeoutError
+
+from infra.clock import to_milliseconds
+from infra.kafka import create_producer
+from infra.settings import Settings
+from schemas.catalogue import CATALOGUE, INPUT_TOPICS
+from workers.ops.records import NotSetUpError, partition_counts
+
+__all__ = ["Outgoing", "Published", "RecordTime", "UnpublishableError", "parse_line", "publish"]
+
+_CHUNK_BYTES = 256 * 1024
+_FLUSH_SECONDS = 60.0
+_STOP_SECONDS = 5.0
+_ROWS = {row.name: row for row in CATALOGUE}
+
+
+class RecordTime(StrEnum):
+    """Which time a record carries. A topic with LogAppendTime overrules it."""
+
+    NOW = "now"
+    EVENT = "event"
+
+
+class UnpublishableError(Exception):
+    """A line cannot be published. The message says why."""
+
+
+class Outgoing(NamedTuple):
+    """One record to send. Without a key it goes to every partition if it is a tick, to any one otherwise."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    timestamp: int | None = None  # milliseconds; None: now
+    headers: tuple[tuple[str, bytes | None], ...] = ()
+    to_every_partition: bool = False
+
+
+@dataclass(slots=True)
+class Published:
+    """What came of a file: records by topic, and the lines that could not be published, by number."""
+
+    records: Counter[str] = field(default_factory=Counter)
+    failures: list[tuple[int, str]] = field(default_factory=list)
+    lines: int = 0
+
+
+def parse_line(line: bytes, topic: str | None = None, record_time: RecordTime = RecordTime.NOW) -> Outgoing:
+    """Return the record that a line asks for.
+
+    Args:
+        line: a CloudEvent, or `{"record": {"topic", "key", "timestamp", "value", "headers"}}`.
+        topic: where events go whose type the catalogue does not have.
+        record_time: whether an event's own time becomes the record's.
+
+    Raises:
+        UnpublishableError: when there is no telling where it goes.
+
+    """
+    try:
+        document = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UnpublishableError(f"not JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise UnpublishableError("expected an object")
+    if set(document) == {"record"}:
+        return _raw(document["record"])
+    name = document.get("type")
+    if not isinstance(name, str):
+        raise UnpublishableError("neither an event (it has no type) nor a raw record")
+    row = _ROWS.get(name)
+    if row is None and topic is None:
+        raise UnpublishableError(f"type {json.dumps(name)} is not known: say where it goes with --topic")
+    if row is not None and row.direction == "out":
+        raise UnpublishableError(f"{name} is what the workers publish, and nobody else")
+    timestamp = _milliseconds(document.get("time"), "time") if record_time is RecordTime.EVENT else None
+    if row is not None and row.key is None:
+        return Outgoing(row.topic, None, line, timestamp, to_every_partition=True)
+    subject = document.get("subject")
+    if not isinstance(subject, str) or not subject:
+        raise UnpublishableError("no subject to use as the key: if that is meant, write it as a raw record")
+    return Outgoing(row.topic if row else topic or "", _utf8(subject, "subject"), line, timestamp)
+
+
+_RAW_FIELDS = {"topic", "key", "timestamp", "value", "headers"}
+
+
+def _raw(record: object) -> Outgoing:
+    if not isinstance(record, dict) or not isinstance(record.get("topic"), str):
+        raise UnpublishableError("record: expected an object with a topic")
+    if unknown := sorted(set(record) - _RAW_FIELDS):
+        raise UnpublishableError(f"record: unknown field {', '.join(map(json.dumps, unknown))}")
+    headers = record.get("headers") or {}
+    if not isinstance(headers, dict):
+        raise UnpublishableError("record.headers: expected an object")
+    timestamp = record.get("timestamp")
+    return Outgoing(
+        record["topic"],
+        _text(record.get("key"), "record.key"),
+        _text(record.get("value"), "record.value"),
+        None if timestamp is None else _milliseconds(timestamp, "record.timestamp"),
+        tuple((name, _text(value, f"record.headers.{name}")) for name, value in headers.items()),
+    )
+
+
+def _text(value: object, name: str) -> bytes | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise UnpublishableError(f"{name}: expected a string or null")
+    return _utf8(value, name)
+
+
+def _utf8(text: str, name: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise UnpublishableError(f"{name}: not encodable as UTF-8") from None
+
+
+def _milliseconds(value: object, name: str) -> int:
+    try:
+        instant = datetime.fromisoformat(value if isinstance(value, str) else "")
+        milliseconds = to_milliseconds(instant)
+    except (ValueError, TypeError):  # the latter of an instant without a zone
+        raise UnpublishableError(f"{name}: expected a time with a zone, like 2026-01-31T09:30:00Z") from None
+    if milliseconds < 0:
+        raise UnpublishableError(f"{name}: before 1970, which Kafka cannot say")
+    return milliseconds
+
+
+async def publish(
+    settings: Settings,
+    file: BinaryIO,
+    *,
+    topic: str | None = None,
+    record_time: RecordTime = RecordTime.NOW,
+    progress: Callable[[Published], None] | None = None,
+) -> Published:
+    """Publish each line of a file, in order; blank lines are passed over.
+
+    Args:
+        settings: where Kafka is.
+        file: newline-delimited JSON, a pipe included.
+        topic: where events go whose type the catalogue does not have.
+        record_time: whether an event's own time becomes the record's.
+        progress: called after each piece of the file.
+
+    Raises:
+        NotSetUpError: when the topics do not exist.
+        KafkaError: when the cluster cannot be reached or refuses.
+
+    """
+    counts = await partition_counts(settings, INPUT_TOPICS)
+    if topic is not None and topic not in counts:
+        raise NotSetUpError(f"--topic: expected one of {', '.join(INPUT_TOPICS)}, got {topic}")
+    published = Published()
+    producer = create_producer(settings, "inmail-publish")
+    try:
+        await producer.start()
+        async for lines in _lines(file):
+            for line in lines:
+                published.lines += 1
+                if line.strip():
+                    await _publish_line(producer, counts, line, published, (topic, record_time))
+            if progress is not None:
+                progress(published)
+        await _flush(producer)
+    finally:
+        # Bounded: a producer whose broker is gone waits for it for ever.
+        await asyncio.wait([asyncio.ensure_future(producer.stop())], timeout=_STOP_SECONDS)
+    published.failures.sort()
+    return published
+
+
+async def _publish_line(
+    producer: AIOKafkaProducer,
+    counts: Mapping[str, int],
+    line: bytes,
+    published: Published,
+    how: tuple[str | None, RecordTime],
+) -> None:
+    number = published.lines
+    try:
+        outgoing = parse_line(line, *how)
+        if outgoing.topic not in counts:
+            raise UnpublishableError(f"topic: expected one of {', '.join(counts)}, got {json.dumps(outgoing.topic)}")
+        for partition in range(counts[outgoing.topic]) if outgoing.to_every_partition else (None,):
+            delivery = await producer.send(
+                outgoing.topic,
+                outgoing.value,
+                outgoing.key,
+                partition=partition,
+                timestamp_ms=outgoing.timestamp,
+                headers=outgoing.headers,
+            )
+            delivery.add_done_callback(lambda done: _delivered(done, published, number, outgoing.topic))
+    except UnpublishableError as error:
+        published.failures.append((number, str(error)))
+    except BrokerResponseError as error:
+        if error.retriable:
+            raise
+        published.failures.append((number, f"refused: {error}"))
+
+
+def _delivered(delivery: asyncio.Future[Any], published: Published, number: int, topic: str) -> None:
+    if delivery.cancelled():
+        return
+    error = delivery.exception()
+    if error is None:
+        published.records[topic] += 1
+    else:
+        published.failures.append((number, f"refused: {error!r}"))
+
+
+async def _flush(producer: AIOKafkaProducer) -> None:
+    try:
+        await asyncio.wait_for(producer.flush(), _FLUSH_SECONDS)
+    except TimeoutError:
+        raise KafkaTimeoutError(f"the last records were not acknowledged within {_FLUSH_SECONDS:.0f} s") from None
+
+
+async def _lines(file: BinaryIO) -> AsyncIterator[list[bytes]]:
+    """Yield the lines of a file as they come, without keeping the event loop from sending those before."""
+    rest = b""
+    while True:
+        chunk = await asyncio.to_thread(_read_some, file)
+        if chunk is None:
+            continue
+        *lines, rest = (rest + chunk).split(b"\n")
+        if not chunk:
+            break
+        yield [line.removesuffix(b"\r") for line in lines]
+    if rest:
+        yield [rest.removesuffix(b"\r")]
+
+
+def _read_some(file: BinaryIO) -> bytes | None:
+    """Return what a file has, b"" at its end; None where a pipe has nothing yet, so that the wait can be broken off."""
+    try:
+        ready, _, _ = select.select([file], [], [], 0.2)
+    except (OSError, ValueError):  # not a file of the system's
+        ready = [file]
+    if not ready:
+        return None
+    read1: Callable[[int], bytes] = getattr(file, "read1", file.read)
+    return read1(_CHUNK_BYTES)

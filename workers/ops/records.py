@@ -1,0 +1,113 @@
+"""Topics seen from outside the groups: how many partitions they have, where they end, and what is in them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaTimeoutError
+from aiokafka.structs import ConsumerRecord
+
+from infra.kafka import admin_client, partitions_of, reader
+from infra.settings import Settings
+
+__all__ = ["NotSetUpError", "all_partitions", "partition_counts", "read_records"]
+
+_POLL_MILLISECONDS = 250
+_STALLED_SECONDS = 30.0
+
+
+class NotSetUpError(Exception):
+    """Kafka or Postgres lacks what a command of ours makes. The message names the command."""
+
+
+async def partition_counts(settings: Settings, topics: Iterable[str]) -> dict[str, int]:
+    """Return the number of partitions of each topic.
+
+    Raises:
+        NotSetUpError: when one does not exist.
+
+    """
+    async with admin_client(settings) as admin:
+        # Asked for all: a broker may create a topic that is asked for by name, with whatever partitions it likes.
+        rows = await admin.describe_topics()
+    found = {row["topic"]: len(row["partitions"]) for row in rows if row["error_code"] == 0}
+    missing = [topic for topic in topics if topic not in found]
+    if missing:
+        raise NotSetUpError(f"Kafka has no topic {', '.join(missing)}: run `inmail topics apply`")
+    return {topic: found[topic] for topic in topics}
+
+
+async def all_partitions(settings: Settings, topics: Iterable[str]) -> list[TopicPartition]:
+    """Return all partitions of some topics.
+
+    Raises:
+        NotSetUpError: when one does not exist.
+
+    """
+    counts = await partition_counts(settings, topics)
+    return [place for topic, count in counts.items() for place in partitions_of(topic, count)]
+
+
+async def read_records(
+    settings: Settings,
+    places: Sequence[TopicPartition],
+    *,
+    start: int = 0,
+    follow: bool = False,
+    from_end: bool = False,
+) -> AsyncIterator[ConsumerRecord]:
+    """Yield the committed records of some partitions, each partition's in order.
+
+    Ends once it has read up to where each partition ended at the start (the last stable offset), or never when
+    following. Close it with `contextlib.aclosing` when leaving early.
+
+    Args:
+        settings: where Kafka is.
+        places: what to read.
+        start: offset to begin at, in each of them; the oldest record where it is older.
+        follow: go on for ever.
+        from_end: pass over what is there already.
+
+    Raises:
+        KafkaError: when the cluster cannot be reached, or stopped answering before the end was read.
+
+    """
+    async with reader(settings) as consumer:
+        consumer.assign(places)
+        ends = await consumer.end_offsets(places)
+        oldest = await consumer.beginning_offsets(places)
+        starts = ends if from_end else {place: max(start, oldest[place]) for place in places}
+        for place in places:
+            consumer.seek(place, starts[place])
+        if follow:
+            while True:
+                for records in (await consumer.getmany(timeout_ms=_POLL_MILLISECONDS)).values():
+                    for record in records:
+                        yield record
+        unread = {place: starts[place] for place in places if starts[place] < ends[place]}
+        async for record in _read_to(consumer, unread, ends):
+            yield record
+
+
+async def _read_to(
+    consumer: AIOKafkaConsumer, unread: dict[TopicPartition, int], ends: dict[TopicPartition, int]
+) -> AsyncIterator[ConsumerRecord]:
+    """Yield what lies before the ends. `unread` holds the positions so far, and is used up."""
+    clock = asyncio.get_running_loop().time
+    moved_at = clock()
+    while unread:
+        fetched = await consumer.getmany(*unread, timeout_ms=_POLL_MILLISECONDS)
+        for place, records in fetched.items():
+            for record in records:
+                if record.offset < ends[place]:
+                    yield record
+        for place, before in list(unread.items()):
+            # Not the last record's offset: a transaction's marker has one too, and may come last.
+            position = await consumer.position(place)
+            if position != before:
+                moved_at = clock()
+            unread[place] = position
+            if position >= ends[place]:
+                del unread[place]
+        if clock() - moved_at > _STALLED_SECONDS:
+            raise KafkaTimeoutError(f"nothing could be read for {_STALLED_SECONDS:.0f} s")

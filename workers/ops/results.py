@@ -1,0 +1,97 @@
+"""Results as downstream services read them: committed answers and movements, and the dead letters beside them."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from aiokafka import TopicPartition
+from aiokafka.structs import ConsumerRecord
+
+from infra.clock import from_milliseconds
+from infra.kafka import partition_of
+from infra.settings import Settings
+from schemas.catalogue import CREDIT_EVENTS, DEAD_LETTERS, SEND_RESULTS
+from workers.ops.records import partition_counts, read_records
+
+__all__ = ["Result", "read_results"]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One record of a result topic: where it is, its bytes, and the event they hold."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: datetime
+    value: bytes
+    event: dict[str, Any]
+
+    @property
+    def account_id(self) -> str | None:
+        """The account it is about; None for an answer to a tick."""
+        return self.event.get("subject")
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The event's body."""
+        body: dict[str, Any] = self.event["data"]
+        return body
+
+
+async def read_results(  # noqa: PLR0913 - each is one independent choice of the reader
+    settings: Settings,
+    *,
+    account: str | None = None,
+    request: UUID | None = None,
+    dead_letters: bool = False,
+    follow: bool = False,
+    from_end: bool = False,
+) -> AsyncIterator[Result]:
+    """Yield results, each partition's in order.
+
+    Ends once it has read up to where the topics ended at the start, or never when following. Close it with
+    `contextlib.aclosing` when leaving early.
+
+    Args:
+        settings: where Kafka is.
+        account: only what is about this account.
+        request: only the answers to this request and the movements it caused.
+        dead_letters: also the dead letters (of the account, if one is given; they name no request).
+        follow: go on for ever.
+        from_end: pass over what is there already.
+
+    Raises:
+        NotSetUpError: when the topics do not exist.
+        KafkaError: when the cluster cannot be reached.
+
+    """
+    topics = [SEND_RESULTS, CREDIT_EVENTS, *([DEAD_LETTERS] if dead_letters else [])]
+    places = []
+    for topic, count in (await partition_counts(settings, topics)).items():
+        # Results are placed by their account, whatever partition the request came from.
+        numbers = range(count) if account is None else [partition_of(account.encode(), count)]
+        places += [TopicPartition(topic, number) for number in numbers]
+    async with aclosing(read_records(settings, places, follow=follow, from_end=from_end)) as records:
+        async for record in records:
+            if account is not None and record.key != account.encode():
+                continue
+            result = _result(record)
+            if request is None or result.data.get("request_id") == str(request):
+                yield result
+
+
+def _result(record: ConsumerRecord) -> Result:
+    value = record.value or b"{}"
+    return Result(
+        record.topic,
+        record.partition,
+        record.offset,
+        from_milliseconds(record.timestamp),
+        value,
+        json.loads(value),
+    )
