@@ -182,7 +182,9 @@ async def _delete_input(settings: Settings) -> None:
         await admin.delete_records({tp: RecordsToDelete(before_offset=offset) for tp, offset in end.items()})
 
 
-async def test_an_older_owner_cannot_store_what_it_decides(cluster: Settings, database: Connection, account: str) -> None:
+async def test_an_older_owner_cannot_store_what_it_decides(
+    cluster: Settings, database: Connection, account: str
+) -> None:
     """The epoch in Postgres fences a lane whose successor has begun; it begins again and goes on."""
     await _fund(cluster, 5, account)
     start = await ends(cluster, SEND_RESULTS)

@@ -5,13 +5,16 @@ batch or years later, finds the first answer.
 """
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
 from infra.postgres import Connection
 from workers.ledger.model import Entry, Request
 
-__all__ = ["Answer", "Opened", "answer_all", "call", "open_batch"]
+__all__ = ["FUNCTIONS", "Answer", "Opened", "answer_all", "call", "open_batch"]
+
+FUNCTIONS = Path(__file__).parent / "sql"  # replaced on each `inmail migrate`
 
 Event = TypeVar("Event")
 Key = tuple[str, UUID]

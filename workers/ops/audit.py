@@ -1,16 +1,20 @@
 """The audit: do the books balance, and if not, where."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple
 
 from infra.postgres import Connection
 from infra.settings import Settings
 from workers.ops.books import open_books
-from workers.ops.checks import CHECKS, TOTALS
 
 __all__ = ["Audit", "Example", "Finding", "Totals", "audit", "audit_books"]
 
 EXAMPLES = 20
+_FILE = Path(__file__).with_suffix(".sql")
+_HEAD = re.compile(r"^-- (\w+): (.+)\n", re.MULTILINE)
 _QUERY_SECONDS = 3600.0  # it reads everything there is
 
 
@@ -63,9 +67,62 @@ class Audit:
         """Whether nothing is wrong."""
         return self.totals.balanced and not any(self.failures())
 
+    def summary(self) -> dict[str, object]:
+        """Return all of it for JSON, the verdict first."""
+        return {"passed": self.passed, "totals": self.totals, "checks": self.findings}
+
     def failures(self) -> Iterator[Finding]:
         """Yield the checks that fail."""
         return (finding for finding in self.findings if finding.count)
+
+
+class Check(NamedTuple):
+    """One thing that must hold, and the query that returns where it does not."""
+
+    name: str
+    promise: str
+    sql: str
+
+
+def _read_checks() -> tuple[Check, ...]:
+    _, *parts = _HEAD.split(_FILE.read_text())
+    return tuple(Check(*part) for part in zip(parts[::3], parts[1::3], parts[2::3], strict=True))
+
+
+CHECKS: Final = _read_checks()
+
+# The whole book: what an accountant asks for first.
+_TOTALS = """
+select
+    (select count(*) from accounts) as accounts,
+    l.lots,
+    j.rows,
+    l.granted,
+    j.spent,
+    j.expired,
+    l.remaining
+from (
+    select count(*) as lots, coalesce(sum(granted), 0)::bigint as granted,
+        coalesce(sum(remaining), 0)::bigint as remaining
+    from lots
+) as l
+cross join (
+    select
+        count(*) as rows,
+        coalesce(-sum(amount) filter (where code = 'charged'), 0)::bigint as spent,
+        coalesce(-sum(amount) filter (where code = 'expired'), 0)::bigint as expired
+    from journal
+) as j
+"""
+
+# A row without account is told by the number it has.
+_WHERE = """
+select count(*) over () as count, coalesce(a.account_id, '#' || x.account, '') as account, x.place, x.found
+from ({}) as x (account, place, found)
+left join accounts as a on a.account = x.account
+order by x.account, x.place
+limit {}
+"""
 
 
 async def audit(settings: Settings) -> Audit:
@@ -82,15 +139,11 @@ async def audit(settings: Settings) -> Audit:
 
 async def audit_books(connection: Connection) -> Audit:
     """Check the books in the caller's transaction."""
-    totals = await connection.fetchrow(TOTALS, timeout=_QUERY_SECONDS)
+    totals = await connection.fetchrow(_TOTALS, timeout=_QUERY_SECONDS)
     assert totals is not None  # noqa: S101 - an aggregate returns its row
     findings = []
     for check in CHECKS:
-        rows = await connection.fetch(
-            f"select count(*) over () as count, found.* from ({check.sql}) as found"  # noqa: S608 - our own text
-            f" order by account, place limit {EXAMPLES}",
-            timeout=_QUERY_SECONDS,
-        )
+        rows = await connection.fetch(_WHERE.format(check.sql.strip().rstrip(";"), EXAMPLES), timeout=_QUERY_SECONDS)
         examples = tuple(Example(row["account"], row["place"], row["found"]) for row in rows)
         findings.append(Finding(check.name, check.promise, rows[0]["count"] if rows else 0, examples))
     return Audit(Totals(**totals), tuple(findings))

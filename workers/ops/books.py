@@ -9,7 +9,7 @@ from infra.postgres import Connection, connect_database
 from infra.settings import Settings
 from workers.ops.records import NotSetUpError
 
-__all__ = ["open_books", "snapshot"]
+__all__ = ["is_unmigrated", "open_books", "snapshot"]
 
 
 @asynccontextmanager
@@ -25,10 +25,19 @@ async def open_books(settings: Settings) -> AsyncIterator[Connection]:
     try:
         async with snapshot(connection):
             yield connection
-    except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError, asyncpg.UndefinedFunctionError) as error:
+    except asyncpg.PostgresError as error:
+        if not is_unmigrated(error):
+            raise
         raise NotSetUpError(f"the database is not that of this version ({error}): run `inmail migrate`") from error
     finally:
         await connection.close()
+
+
+def is_unmigrated(error: BaseException) -> bool:
+    """Tell whether an error says that the database lacks what this version's migrations make."""
+    if isinstance(error, asyncpg.UndefinedFunctionError):
+        return str(error).startswith("function ")  # the same class tells of operators: a mistake in our own text
+    return isinstance(error, (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError))
 
 
 @asynccontextmanager

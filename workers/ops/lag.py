@@ -57,6 +57,11 @@ class GroupLag:
         """Whether some partition was never started: no worker can open it."""
         return any(each.committed is None for each in self.partitions)
 
+    def summary(self) -> dict[str, object]:
+        """Return all of it for JSON, the totals first."""
+        totals = {"records": self.records, "seconds": self.seconds, "never_committed": self.never_committed}
+        return {"group": self.group, "topic": self.topic, **totals, "partitions": self.partitions}
+
 
 async def read_lag(settings: Settings) -> list[GroupLag]:
     """Return the lag of every worker's group.

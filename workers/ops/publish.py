@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Any, BinaryIO, NamedTuple
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import BrokerResponseError, KafkaError, KafkaTimeoutError
+from aiokafka.errors import BrokerResponseError, KafkaTimeoutError
 
 from infra.clock import to_milliseconds
 from infra.kafka import create_producer
@@ -60,6 +60,7 @@ class Published:
     records: Counter[str] = field(default_factory=Counter)
     failures: list[tuple[int, str]] = field(default_factory=list)
     lines: int = 0
+    bytes: int = 0
 
 
 def parse_line(line: bytes, topic: str | None = None, record_time: RecordTime = RecordTime.NOW) -> Outgoing:
@@ -111,6 +112,10 @@ def _raw(record: object) -> Outgoing:
     if not isinstance(headers, dict):
         raise UnpublishableError("record.headers: expected an object")
     timestamp = record.get("timestamp")
+    if record["topic"] not in INPUT_TOPICS:
+        raise UnpublishableError(
+            f"record.topic: expected one of {', '.join(INPUT_TOPICS)}, got {json.dumps(record['topic'])}"
+        )
     return Outgoing(
         record["topic"],
         _text(record.get("key"), "record.key"),
@@ -178,6 +183,7 @@ async def publish(
         async for lines in _lines(file):
             for line in lines:
                 published.lines += 1
+                published.bytes += len(line) + 1
                 if line.strip():
                     await _publish_line(producer, counts, line, published, (topic, record_time))
             if progress is not None:
@@ -200,8 +206,6 @@ async def _publish_line(
     number = published.lines
     try:
         outgoing = parse_line(line, *how)
-        if outgoing.topic not in counts:
-            raise UnpublishableError(f"topic: expected one of {', '.join(counts)}, got {json.dumps(outgoing.topic)}")
         for partition in range(counts[outgoing.topic]) if outgoing.to_every_partition else (None,):
             delivery = await producer.send(
                 outgoing.topic,

@@ -1,7 +1,7 @@
 """Topics seen from outside the groups: how many partitions they have, where they end, and what is in them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaTimeoutError
@@ -55,7 +55,7 @@ async def read_records(
     start: int = 0,
     follow: bool = False,
     from_end: bool = False,
-) -> AsyncIterator[ConsumerRecord]:
+) -> AsyncGenerator[ConsumerRecord, None]:
     """Yield the committed records of some partitions, each partition's in order.
 
     Ends once it has read up to where each partition ended at the start (the last stable offset), or never when
@@ -91,7 +91,7 @@ async def read_records(
 
 async def _read_to(
     consumer: AIOKafkaConsumer, unread: dict[TopicPartition, int], ends: dict[TopicPartition, int]
-) -> AsyncIterator[ConsumerRecord]:
+) -> AsyncGenerator[ConsumerRecord, None]:
     """Yield what lies before the ends. `unread` holds the positions so far, and is used up."""
     clock = asyncio.get_running_loop().time
     moved_at = clock()

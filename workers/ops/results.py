@@ -1,7 +1,7 @@
 """Results as downstream services read them: committed answers and movements, and the dead letters beside them."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,7 +17,9 @@ from infra.settings import Settings
 from schemas.catalogue import CREDIT_EVENTS, DEAD_LETTERS, SEND_RESULTS
 from workers.ops.records import partition_counts, read_records
 
-__all__ = ["Result", "read_results"]
+__all__ = ["Result", "in_order", "read_results"]
+
+_HELD = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ async def read_results(  # noqa: PLR0913 - each is one independent choice of the
     dead_letters: bool = False,
     follow: bool = False,
     from_end: bool = False,
-) -> AsyncIterator[Result]:
+) -> AsyncGenerator[Result, None]:
     """Yield results, each partition's in order.
 
     Ends once it has read up to where the topics ended at the start, or never when following. Close it with
@@ -95,3 +97,28 @@ def _result(record: ConsumerRecord) -> Result:
         value,
         json.loads(value),
     )
+
+
+async def in_order(results: AsyncGenerator[Result, None], held: int = _HELD) -> AsyncGenerator[Result, None]:
+    """Yield results in the order of time, as long as they are not too many to hold; all others as they come.
+
+    Partitions are read side by side: what they hold is in order only within each.
+    """
+    kept: list[Result] = []
+    async for result in results:
+        if len(kept) < held:
+            kept.append(result)
+            continue
+        for each in sorted(kept, key=_time):
+            yield each
+        yield result
+        async for each in results:
+            yield each
+        return
+    for each in sorted(kept, key=_time):
+        yield each
+
+
+def _time(result: Result) -> tuple[str, str, int, int]:
+    sequence: int = result.data.get("sequence", 0)
+    return result.event["time"], result.account_id or "", sequence, result.offset

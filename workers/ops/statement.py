@@ -121,7 +121,7 @@ async def statement_of(connection: Connection, account_id: str, as_of: datetime 
     if as_of is None:
         now, last = utc_now(), row["last"]
         as_of, chosen = (last, "last_entry") if last is not None and last > now else (now, "clock")
-    lots = tuple(_lot(lot, as_of) for lot in await connection.fetch(_LOTS, row["account"], as_of))
+    lots = tuple(_lot(dict(lot), as_of) for lot in await connection.fetch(_LOTS, row["account"], as_of))
     lines = tuple(Line(**line) for line in await connection.fetch(_LINES, row["account"], as_of))
     available = [lot for lot in lots if lot.state == "available"]
     expiring: dict[datetime, int] = {}

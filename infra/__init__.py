@@ -1,0 +1,1 @@
+"""The machines beneath: Kafka, Postgres, clocks, logs. Knows nothing of credits."""

@@ -1,0 +1,196 @@
+"""Kafka's jars: pinned by SHA-256 in `kafka.lock.json`, fetched once, checked at every start.
+
+The lock was resolved once (`python -m infra.local.artifacts --relock`); an install fetches exactly the files it names and
+resolves nothing, so that it cannot come out differently. A jar enters the cache by a rename after its digest was
+checked: what has its final name was whole when it came.
+"""
+
+import argparse
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.local.errors import ArtifactError, explained
+
+__all__ = ["LOCK_FILE", "Jar", "Lock", "cache_directory", "fetch", "install", "read_lock", "sha256_of"]
+
+LOCK_FILE = Path(__file__).with_name("kafka.lock.json")
+DOWNLOADS_AT_ONCE = 8
+TIMEOUT_SECONDS = 60
+
+Report = Callable[[str], None]
+Fetch = Callable[[str, Path], Path]
+
+
+@dataclass(frozen=True, slots=True)
+class Jar:
+    """One file of Kafka: where it comes from (`group:artifact:version`), its name, its SHA-256 in hex."""
+
+    artifact: str
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """The version of Kafka and every jar of its class path."""
+
+    kafka: str
+    jars: tuple[Jar, ...]
+
+
+def read_lock(path: Path = LOCK_FILE) -> Lock:
+    """Return the pinned jars."""
+    raw = json.loads(path.read_text(encoding="utf-8"))
+    return Lock(raw["kafka"], tuple(Jar(**each) for each in raw["jars"]))
+
+
+def cache_directory() -> Path:
+    """Return the folder that keeps downloads between runs; it may not exist yet."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    # The XDG rules: a relative path there is to be ignored.
+    root = Path(base) if Path(base).is_absolute() else Path.home() / ".cache"
+    return root / "inmail-ledger"
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fetch(artifact: str, folder: Path) -> Path:
+    """Download one jar (`group:artifact:version`) somewhere below `folder` and return its path.
+
+    Raises `ArtifactError` when it cannot be had. Its digest is the caller's to check.
+    """
+    import requests  # noqa: PLC0415 - with jgo half a second that only a download needs to pay
+    from jgo.maven import MavenContext  # noqa: PLC0415
+
+    context = MavenContext(repo_cache=folder, timeout=TIMEOUT_SECONDS)
+    try:
+        return Path(context.create_dependency(f"{artifact}!").artifact.resolve())
+    except (requests.RequestException, RuntimeError) as error:
+        raise ArtifactError(
+            f"Could not download {artifact}: {error}. Is this machine online? A proxy is taken from HTTPS_PROXY. "
+            f"What was fetched so far is kept; start again to go on.",
+        ) from error
+
+
+def install(report: Report, fetcher: Fetch = fetch, lock: Lock | None = None) -> list[Path]:
+    """Return the class path of Kafka, every jar checked against the lock; fetch what is missing or damaged.
+
+    Works offline once everything is there. Several processes may install at once: one fetches, the others wait.
+    Raises `ArtifactError`.
+    """
+    lock = lock or read_lock()
+    folder = cache_directory() / f"kafka-{lock.kafka}"
+    with explained("writing the download cache (XDG_CACHE_HOME chooses another place)", folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if _unfit(folder, lock.jars):
+            with _locked(folder / ".lock", report):
+                _fetch_all(folder, _unfit(folder, lock.jars), report, fetcher)
+    return [folder / jar.file for jar in lock.jars]
+
+
+def _unfit(folder: Path, jars: Iterable[Jar]) -> list[Jar]:
+    """Return the jars that are absent or not what the lock says."""
+
+    def fits(jar: Jar) -> bool:
+        path = folder / jar.file
+        return path.is_file() and sha256_of(path) == jar.sha256
+
+    jars = list(jars)
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        return [jar for jar, fit in zip(jars, pool.map(fits, jars), strict=True) if not fit]
+
+
+def _fetch_all(folder: Path, jars: Sequence[Jar], report: Report, fetcher: Fetch) -> None:
+    for jar in jars:
+        if (folder / jar.file).exists():
+            report(f"{folder / jar.file} is damaged: fetching it again")
+    with tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder) as staging, ThreadPoolExecutor(
+        DOWNLOADS_AT_ONCE,
+    ) as pool:
+        waiting = {pool.submit(fetcher, jar.artifact, Path(staging)): jar for jar in jars}
+        try:
+            for number, done in enumerate(as_completed(waiting), start=1):
+                _accept(folder, waiting[done], done.result())
+                report(f"Downloading Apache Kafka: {number} of {len(jars)} files")
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _accept(folder: Path, jar: Jar, fetched: Path) -> None:
+    digest = sha256_of(fetched)
+    if digest != jar.sha256:
+        raise ArtifactError(
+            f"{jar.artifact} was refused: its SHA-256 is {digest}, the lock ({LOCK_FILE.name}) says {jar.sha256}. "
+            f"Something between this machine and the repository changes files, or the download was cut; try again.",
+        )
+    with fetched.open("rb") as file:
+        os.fsync(file.fileno())
+    fetched.replace(folder / jar.file)
+
+
+@contextmanager
+def _locked(path: Path, report: Report) -> Iterator[None]:
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            report("Another process is downloading Apache Kafka: waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def relock(kafka: str) -> Lock:
+    """Resolve Kafka `kafka` and its log binding anew, download every jar into a fresh folder and return their lock."""
+    from jgo.maven import MavenContext  # noqa: PLC0415
+
+    scratch = Path(tempfile.mkdtemp(prefix="inmail-relock-"))
+    try:
+        context = MavenContext(repo_cache=scratch, timeout=TIMEOUT_SECONDS)
+
+        def resolved(root: str) -> dict[str, str]:
+            inputs, rest = context.resolver.resolve([context.create_dependency(f"{root}!")])
+            return {f"{each.groupId}:{each.artifactId}": each.version for each in [*inputs, *rest]}
+
+        versions = resolved(f"org.apache.kafka:kafka_2.13:{kafka}")
+        # Kafka brings log4j, and slf4j without a binding: the binding must be of log4j's own version.
+        binding = f"org.apache.logging.log4j:log4j-slf4j-impl:{versions['org.apache.logging.log4j:log4j-core']}"
+        names = sorted(f"{name}:{version}" for name, version in (resolved(binding) | versions).items())
+        with ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as pool:
+            paths = list(pool.map(lambda name: fetch(name, scratch), names))
+        return Lock(kafka, tuple(Jar(n, p.name, sha256_of(p)) for n, p in zip(names, paths, strict=True)))
+    finally:
+        shutil.rmtree(scratch)
+
+
+def write_lock(lock: Lock, path: Path = LOCK_FILE) -> None:
+    """Write the lock file, one jar a line group, in a stable order."""
+    jars = [{"artifact": jar.artifact, "file": jar.file, "sha256": jar.sha256} for jar in lock.jars]
+    path.write_text(json.dumps({"kafka": lock.kafka, "jars": jars}, indent=2) + "\n", encoding="utf-8")
+
+
+def _main() -> None:
+    parser = argparse.ArgumentParser(description="Fetch Kafka's jars into the cache, or pin them anew.")
+    parser.add_argument("--relock", metavar="VERSION", nargs="?", const="", help="write the lock for this Kafka")
+    arguments = parser.parse_args()
+    if arguments.relock is not None:
+        write_lock(relock(arguments.relock or read_lock().kafka))
+    for path in install(lambda line: print(line, file=sys.stderr)):  # noqa: T201
+        print(path)  # noqa: T201
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,294 @@
+"""The command `inmail`: every worker, and every question an operator asks. Each command calls one function."""
+
+from contextlib import aclosing
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO
+from uuid import UUID
+
+import typer
+from pydantic_core import to_json
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from infra.kafka import reader
+from infra.migrate import Migrated, migrate
+from infra.postgres import connect_database
+from infra.settings import Settings
+from schemas.catalogue import INPUT_TOPICS
+from schemas.results import DeadLetterReason
+from workers.billing import BillingJob
+from workers.commands import show
+from workers.commands.running import Exit, ask, fail, work
+from workers.commands.terminal import console, error_console
+from workers.expiry import ExpiryJob
+from workers.ledger.plans import load_catalogue
+from workers.ops.audit import audit
+from workers.ops.dead_letters import list_dead_letters, show_dead_letter
+from workers.ops.lag import read_lag
+from workers.ops.publish import Published, RecordTime, publish
+from workers.ops.results import in_order, read_results
+from workers.ops.statement import read_statement
+from workers.ops.topics import Change, apply_topics, plan_topics
+from workers.send import SendJob
+from workers.ticker import run_ticker
+from workers.worker import run_worker, stop_requested, stop_with_parent
+
+__all__ = ["app", "main"]
+
+FUNCTIONS = Path(__file__).parent / "ledger" / "sql"
+
+_HELP = """Decides, exactly once and provably, whether an InMail may be sent and what it costs.
+
+Settings are read from INMAIL_* variables, first of all INMAIL_KAFKA_BOOTSTRAP_SERVERS and INMAIL_DATABASE_URL.
+"""
+_EXIT_CODES = """Exit codes:
+
+ 0 done
+
+ 1 the answer is no: the audit found something, an account is unknown, a line could not be published
+
+ 2 wrong usage or setting
+
+ 3 Kafka or Postgres cannot be reached, refused, or is not set up
+
+ 70 a broken invariant, or an unexpected end of a worker
+"""
+
+app = typer.Typer(
+    help=_HELP, epilog=_EXIT_CODES, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False
+)
+topics = typer.Typer(help="Topics and groups as they should be.", no_args_is_help=True)
+dead_letters = typer.Typer(help="Messages that can never succeed.", no_args_is_help=True)
+app.add_typer(topics, name="topics")
+app.add_typer(dead_letters, name="dead-letters")
+
+Json = Annotated[bool, typer.Option("--json", help="Write JSON.")]
+
+
+class WorkerName(StrEnum):
+    """The processes of the system."""
+
+    SEND = "send"
+    BILLING = "billing"
+    EXPIRY = "expiry"
+    TICKER = "ticker"
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _write_json(answer: object) -> None:
+    typer.echo(to_json(answer, indent=2, bytes_mode="base64"))
+
+
+# `inmail demo` and `inmail up` go here. Each imports its function (run_demo, run_up) from workers/local inside the
+# command: those modules need packages that only the extra `local` installs.
+
+
+@app.command("migrate")
+def migrate_command() -> None:
+    """Bring the database to this version: missing migrations, and all functions anew."""
+
+    async def run(settings: Settings) -> Migrated:
+        connection = await connect_database(settings)
+        try:
+            return await migrate(connection, [FUNCTIONS])
+        finally:
+            await connection.close()
+
+    done = ask(run)
+    for name in done.applied:
+        console().print(f"applied {name}")
+    console().print(f"{len(done.applied)} migrations applied, {done.functions} function files replaced")
+
+
+@topics.command("plan")
+def topics_plan(*, json: Json = False) -> None:
+    """Say what `apply` would do."""
+    changes = ask(plan_topics)
+    _write_json(changes) if json else show.show_changes(changes)
+
+
+@topics.command("apply")
+def topics_apply(
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    json: Json = False,
+) -> None:
+    """Create and set what differs, and start groups that have no offset at the oldest record."""
+    changes = ask(plan_topics)
+    if not json:
+        show.show_changes(changes)
+    if changes:
+        _confirm(changes, yes=yes)
+        ask(lambda settings: apply_topics(settings, changes))
+    if json:
+        _write_json(changes)
+    elif changes:
+        console().print(f"{len(changes)} steps done")
+
+
+def _confirm(changes: list[Change], *, yes: bool) -> None:
+    if yes:
+        return
+    if not typer.get_text_stream("stdin").isatty():
+        raise fail("nobody to ask: say --yes", Exit.WRONG_USAGE)
+    if not typer.confirm(f"Carry out these {len(changes)} steps?"):
+        raise typer.Exit(Exit.NO)
+
+
+@app.command()
+def worker(
+    name: Annotated[WorkerName, typer.Argument(help="Which one.")],
+    *,
+    with_parent: Annotated[bool, typer.Option("--stop-with-parent", hidden=True)] = False,
+) -> None:
+    """Run a worker until SIGTERM or Ctrl-C. Any number of each may run; they share the partitions."""
+
+    async def run(settings: Settings) -> None:
+        stop = stop_requested()
+        if with_parent:
+            stop_with_parent(stop)
+        catalogue = load_catalogue(settings.plans_file)
+        match name:
+            case WorkerName.SEND:
+                await run_worker(SendJob(catalogue), settings, stop)
+            case WorkerName.BILLING:
+                await run_worker(BillingJob(catalogue), settings, stop)
+            case WorkerName.EXPIRY:
+                async with reader(settings, None, "read_uncommitted") as ends:
+                    await run_worker(ExpiryJob(ends, settings.tick_lots), settings, stop)
+            case WorkerName.TICKER:
+                await run_ticker(settings, stop)
+
+    work(run)
+
+
+@app.command("publish")
+def publish_command(
+    files: Annotated[
+        list[typer.FileBinaryRead], typer.Argument(metavar="FILE...", help="NDJSON; - is standard input.")
+    ],
+    topic: Annotated[str | None, typer.Option(help="Where events of unknown types go.")] = None,
+    record_time: Annotated[
+        RecordTime, typer.Option(help="The record's time: now, or that of the event (on topics with CreateTime).")
+    ] = RecordTime.NOW,
+) -> None:
+    """Publish files: on each line a CloudEvent, or {"record": {topic, key, timestamp, value, headers}}."""
+    failed = False
+    for file in files:
+        published = _publish_with_progress(file, topic, record_time)
+        if len(files) > 1:
+            console().print(f"{file.name}:")
+        show.show_published(published, error_console())
+        failed = failed or bool(published.failures)
+    if failed:
+        raise typer.Exit(Exit.NO)
+
+
+def _publish_with_progress(file: BinaryIO, topic: str | None, record_time: RecordTime) -> Published:
+    size = Path(file.name).stat().st_size if Path(file.name).is_file() else None
+    err = error_console()
+    columns = (TextColumn("{task.fields[lines]:,} lines"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+        task = bar.add_task("publish", total=size, lines=0)
+
+        def progress(so_far: Published) -> None:
+            bar.update(task, completed=so_far.bytes, lines=so_far.lines)
+
+        return ask(lambda s: publish(s, file, topic=topic, record_time=record_time, progress=progress))
+
+
+@app.command("results")
+def results_command(  # noqa: PLR0913 - one parameter an option
+    *,
+    account: Annotated[str | None, typer.Option(help="Only of this account.")] = None,
+    request: Annotated[UUID | None, typer.Option(help="Only what answers this request or was caused by it.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
+    from_end: Annotated[bool, typer.Option("--from-end", help="Pass over what is there; follows.")] = False,
+    letters: Annotated[bool, typer.Option("--dead-letters", help="Also the dead letters.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Write each event as it is, one on a line.")] = False,
+) -> None:
+    """Show what the workers answered, as downstream services read it."""
+    out = console()
+    following = follow or from_end
+    selection: dict[str, Any] = {"account": account, "request": request, "dead_letters": letters}
+
+    async def run(settings: Settings) -> None:
+        results = read_results(settings, **selection, follow=following, from_end=from_end)
+        async with aclosing(results if following or json else in_order(results)) as ordered:
+            async for result in ordered:
+                typer.echo(result.value) if json else show.show_result(result, out)
+
+    ask(run, following=following)
+
+
+@app.command()
+def statement(
+    account: Annotated[str, typer.Argument(help="The account's id.")],
+    as_of: Annotated[
+        datetime | None,
+        typer.Option(formats=["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S.%f%z"], help="2026-01-31T09:30:00Z"),
+    ] = None,
+    *,
+    json: Json = False,
+) -> None:
+    """Show what an account can spend, its lots, and every line that led there."""
+    found = ask(lambda settings: read_statement(settings, account, as_of))
+    _write_json(found) if json else show.show_statement(found)
+
+
+@app.command()
+def lag(*, json: Json = False) -> None:
+    """Show how far the workers' answers are behind their input, in records and in time."""
+    groups = ask(read_lag)
+    _write_json([group.summary() for group in groups]) if json else show.show_lag(groups)
+
+
+@app.command("audit")
+def audit_command(*, json: Json = False) -> None:
+    """Check that the books balance: every credit, every row, every answer."""
+    found = ask(audit)
+    _write_json(found.summary()) if json else show.show_audit(found)
+    if not found.passed:
+        raise typer.Exit(Exit.NO)
+
+
+@dead_letters.command("list")
+def dead_letters_list(
+    reason: Annotated[DeadLetterReason | None, typer.Option(help="Only those refused for it.")] = None,
+    topic: Annotated[str | None, typer.Option(help="Only those that came from this input topic.")] = None,
+    last: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 50,
+    *,
+    json: Json = False,
+) -> None:
+    """List dead letters, newest first."""
+    if topic is not None and topic not in INPUT_TOPICS:
+        raise typer.BadParameter(f"expected one of {', '.join(INPUT_TOPICS)}", param_hint="--topic")
+    letters = ask(lambda settings: list_dead_letters(settings, reason, topic))
+    _write_json(letters[:last]) if json else show.show_dead_letters(letters[:last], len(letters))
+
+
+@dead_letters.command("show")
+def dead_letters_show(
+    place: Annotated[str, typer.Argument(metavar="PARTITION/OFFSET", help="Where the list says it is.")],
+    *,
+    json: Json = False,
+) -> None:
+    """Show all of one dead letter, with the message as it was read."""
+    partition, _, offset = place.partition("/")
+    if not (partition.isdecimal() and offset.isdecimal()):
+        raise typer.BadParameter("expected PARTITION/OFFSET, like 3/17", param_hint="PARTITION/OFFSET")
+    letter = ask(lambda settings: show_dead_letter(settings, int(partition), int(offset)))
+    _write_json(letter) if json else show.show_dead_letter(letter)
+
+
+if __name__ == "__main__":
+    main()
+
+
+if __name__ == "__main__":
+    main()

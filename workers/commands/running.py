@@ -1,0 +1,160 @@
+"""How a command runs and ends: one event loop, one line for each known error, an exit code that can be trusted."""
+
+import asyncio
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Coroutine
+from enum import IntEnum
+from typing import Any, TypeVar
+
+import asyncpg
+import typer
+from aiokafka.errors import KafkaConnectionError, KafkaError, NoBrokersAvailable
+from pydantic import PostgresDsn
+from rich.text import Text
+
+from infra.log import configure_logging
+from infra.migrate import MigrationError
+from infra.postgres import is_transient
+from infra.settings import Settings, SettingsError, load_settings
+from workers.commands.terminal import error_console
+from workers.lane import LaneError
+from workers.ledger.plans import CatalogueError
+from workers.ops.books import is_unmigrated
+from workers.ops.dead_letters import NoSuchDeadLetterError
+from workers.ops.records import NotSetUpError
+from workers.ops.statement import UnknownAccountError
+from workers.ops.topics import TopicsError
+from workers.worker import WorkerError
+
+__all__ = ["Exit", "ask", "fail", "work"]
+
+Answer = TypeVar("Answer")
+
+
+class Exit(IntEnum):
+    """What the exit codes mean. `inmail --help` tells them too."""
+
+    DONE = 0
+    NO = 1
+    WRONG_USAGE = 2
+    UNREACHABLE = 3
+    BROKEN = 70  # sysexits' EX_SOFTWARE: a supervisor may tell it from a refusal
+    INTERRUPTED = 130
+
+
+_REFUSED = (
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.InsufficientPrivilegeError,
+)
+
+
+def ask(question: Callable[[Settings], Coroutine[Any, Any, Answer]], *, following: bool = False) -> Answer:
+    """Run an operator's command and return what it found. Logs warnings only; known errors end the process.
+
+    Args:
+        question: what to run, given the settings.
+        following: it goes on until interrupted, which is then an orderly end.
+
+    """
+
+    def run() -> Answer:
+        settings = load_settings()
+        configure_logging(settings.model_copy(update={"log_level": "WARNING"}))
+        if not following:
+            # The client logs each failed attempt; the command says once what came of them.
+            logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+        return asyncio.run(question(settings))
+
+    return _end_well(run, Exit.DONE if following else Exit.INTERRUPTED)
+
+
+def work(worker: Callable[[Settings], Coroutine[Any, Any, None]]) -> None:
+    """Run a worker until it is told to stop: on uvloop, with its logs. Known errors end the process."""
+    import uvloop  # noqa: PLC0415 - not on Windows, where no worker runs but the operator's commands do
+
+    def run() -> None:
+        settings = load_settings()
+        configure_logging(settings)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(worker(settings))
+
+    _end_well(run, Exit.INTERRUPTED)
+
+
+def fail(text: str, code: Exit) -> typer.Exit:
+    """Say on standard error why the process ends, and return what to raise."""
+    error_console().print(Text.assemble(("inmail: ", "bold red"), text), soft_wrap=True)
+    return typer.Exit(code)
+
+
+def _end_well(run: Callable[[], Answer], interrupted: Exit) -> Answer:
+    try:
+        return run()
+    except KeyboardInterrupt:
+        raise typer.Exit(interrupted) from None
+    except BrokenPipeError:
+        # Whoever read the output has seen enough. What is still buffered has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(Exit.DONE) from None
+    except typer.Exit:
+        raise
+    except Exception as error:
+        code, text = _explain(error)
+        if text is None:
+            traceback.print_exc()
+            text = "a broken invariant, or a mistake in this program: see above"
+        raise fail(text, code) from error
+
+
+def _explain(error: Exception) -> tuple[Exit, str | None]:
+    """Return the exit code of an error and what to say; nothing to say means that it was not foreseen."""
+    code, text = Exit.BROKEN, None
+    match error:
+        case UnknownAccountError() | NoSuchDeadLetterError():
+            code, text = Exit.NO, str(error)
+        case SettingsError() | CatalogueError() | TopicsError():
+            code, text = Exit.WRONG_USAGE, str(error)
+        case asyncpg.ClientConfigurationError():
+            code, text = Exit.WRONG_USAGE, f"INMAIL_DATABASE_URL: {error}"
+        case OSError() if error.filename is not None:
+            code, text = Exit.WRONG_USAGE, f"{error.filename}: {error.strerror}"
+        case NotSetUpError() | MigrationError():
+            code, text = Exit.UNREACHABLE, str(error)
+        case LaneError() | WorkerError():
+            text = str(error)
+        case KafkaError():
+            code, text = Exit.UNREACHABLE, _explain_kafka(error)
+        case _ if (text := _explain_postgres(error)) is not None:
+            code = Exit.UNREACHABLE
+    return code, text
+
+
+def _explain_kafka(error: KafkaError) -> str:
+    servers = load_settings().kafka_bootstrap_servers
+    if isinstance(error, KafkaConnectionError | NoBrokersAvailable):
+        return f"Kafka cannot be reached at {servers}: is it running, and is INMAIL_KAFKA_BOOTSTRAP_SERVERS right?"
+    return f"Kafka at {servers} did not do as asked: {error}"
+
+
+def _explain_postgres(error: Exception) -> str | None:
+    """Return what to say of a database that cannot be worked with; None of an error that is not of this kind."""
+    if is_unmigrated(error):
+        return f"the database is not that of this version ({error}): run `inmail migrate`"
+    if isinstance(error, _REFUSED):
+        return f"Postgres at {_database()} refused: {error}"
+    if is_transient(error):
+        return (
+            f"Postgres cannot be reached at {_database()} ({error or type(error).__name__}): is it running, and is"
+            " INMAIL_DATABASE_URL right?"
+        )
+    return None
+
+
+def _database() -> str:
+    """Return where the database is, without who connects to it and how."""
+    hosts = PostgresDsn(load_settings().database_url.get_secret_value()).hosts()
+    return ", ".join(f"{host['host'] or 'the local socket'}:{host['port'] or 5432}" for host in hosts)

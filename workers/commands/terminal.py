@@ -1,0 +1,44 @@
+"""The terminal: colours and frames where somebody looks, plain text where a program reads."""
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+__all__ = ["console", "error_console", "instant", "table"]
+
+_PIPE_WIDTH = 10_000  # nothing is wrapped or cut for a program
+
+
+def console() -> Console:
+    """Return the console of standard output. Text from outside goes to it as `Text`, which nothing is read into."""
+    found = Console(highlight=False, markup=False, emoji=False)
+    return found if found.is_terminal else Console(highlight=False, markup=False, emoji=False, width=_PIPE_WIDTH)
+
+
+def error_console() -> Console:
+    """Return the console of standard error."""
+    return Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+
+def instant(time: datetime | str | None) -> str:
+    """Return an instant in UTC to the millisecond, as a person reads it."""
+    if time is None:
+        return ""
+    if isinstance(time, str):
+        time = datetime.fromisoformat(time)
+    text = f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}"[:-3]
+    return text.removesuffix(".000") + "Z"
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[Text | str | int]], right: str = "") -> Table:
+    """Return a table; `right` names the columns of numbers, separated by commas."""
+    made = Table(box=box.SIMPLE_HEAD if console().is_terminal else None, pad_edge=False, header_style="bold")
+    for head in heads:
+        made.add_column(head, justify="right" if head in right.split(",") else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
+    return made

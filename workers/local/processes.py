@@ -1,0 +1,109 @@
+"""Workers as child processes: started together, ended in order, and never left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO
+
+from infra.settings import Settings
+
+__all__ = ["WORKERS", "ChildError", "Workers", "environment"]
+
+WORKERS = ("send", "billing", "expiry", "ticker")
+
+_LAST_LINES = 15
+
+
+class ChildError(Exception):
+    """A worker ended by itself. The message has the last lines of its log and where the rest is."""
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """Return the environment that gives a child the settings of this process, secrets included."""
+    variables = {key: value for key, value in os.environ.items() if not key.startswith("INMAIL_")}
+    for name in settings.model_fields_set:
+        value = getattr(settings, name)
+        if value is not None:
+            value = value.get_secret_value() if hasattr(value, "get_secret_value") else value
+            variables[f"INMAIL_{name.upper()}"] = str(value)
+    return variables
+
+
+class Workers:
+    """The four workers as processes of their own, each with a log file.
+
+    They watch their standard input: when this process ends, however it ends, they read its end and drain.
+    """
+
+    def __init__(self, settings: Settings, logs: Path, names: tuple[str, ...] = WORKERS) -> None:
+        self._environment = environment(settings)
+        self._drain_seconds = settings.drain_seconds
+        self._logs = logs
+        self._names = names
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self._files: list[IO[bytes]] = []
+
+    def start(self) -> None:
+        """Start the workers."""
+        self._logs.mkdir(parents=True, exist_ok=True)
+        for name in self._names:
+            self._start(name)
+
+    def _start(self, name: str) -> None:
+        file = self.log(name).open("ab")
+        self._files.append(file)
+        self.running[name] = subprocess.Popen(  # noqa: S603 - this program itself
+            [sys.executable, "-m", "workers.cli", "worker", name, "--stop-with-parent"],
+            stdin=subprocess.PIPE,
+            stdout=file,
+            stderr=file,
+            env=self._environment,
+            start_new_session=True,  # a terminal's Ctrl-C is for the parent, which ends them in order
+        )
+
+    def replace_killed(self, name: str) -> None:
+        """End a worker as a crash does, with SIGKILL, and start another in its place."""
+        process = self.running[name]
+        process.kill()
+        process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
+        self._start(name)
+
+    def log(self, name: str) -> Path:
+        """Return where a worker writes its log."""
+        return self._logs / f"{name}.log"
+
+    def check(self) -> None:
+        """Raise ChildError if a worker has ended."""
+        for name, process in self.running.items():
+            if (code := process.poll()) is not None:
+                lines = self.log(name).read_text(errors="replace").splitlines()[-_LAST_LINES:]
+                raise ChildError(
+                    f"the {name} worker ended with exit code {code}. Its log, {self.log(name)}, ends with:\n  "
+                    + "\n  ".join(lines)
+                )
+
+    def stop(self) -> dict[str, int]:
+        """Ask all to drain, wait for them, and return their exit codes. One that does not end in time is killed."""
+        for process in self.running.values():
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + self._drain_seconds + 10
+        codes = {}
+        for name, process in self.running.items():
+            try:
+                codes[name] = process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                codes[name] = process.wait()
+            if process.stdin is not None:
+                process.stdin.close()
+        for file in self._files:
+            file.close()
+        self.running = {}
+        self._files = []
+        return codes
