@@ -98,6 +98,8 @@ def install(report: Report, fetcher: Fetch = fetch, lock: Lock | None = None) ->
         folder.mkdir(parents=True, exist_ok=True)
         if _unfit(folder, lock.jars):
             with _locked(folder / ".lock", report):
+                for leftover in folder.glob(".fetching-*"):  # of a process that was killed
+                    shutil.rmtree(leftover)
                 _fetch_all(folder, _unfit(folder, lock.jars), report, fetcher)
     return [folder / jar.file for jar in lock.jars]
 

@@ -4,11 +4,11 @@ from datetime import timedelta
 from uuid import uuid4
 
 import pytest
-from tests.ledger.book import DAY, Book, at
 
 from infra.clock import utc_now
 from infra.postgres import Connection, connect_database
 from infra.settings import Settings
+from tests.ledger.book import DAY, Book, at
 from workers.ops.audit import CHECKS, Audit, audit, audit_books
 from workers.ops.records import NotSetUpError
 from workers.ops.statement import UnknownAccountError, read_statement, statement_of
@@ -16,7 +16,7 @@ from workers.ops.statement import UnknownAccountError, read_statement, statement
 
 @pytest.fixture
 async def book(database: Connection) -> Book:
-    """A year in the life of alice and carol: grants, sends, a conflict, a cancel, an expiry."""
+    """Return some weeks of alice and carol: grants, sends, a conflict, a cancel, an expiry."""
     book = Book(database)
     await book.one(book.activated())
     await book.decide(book.send(), book.send(relationship="connection"), book.send())
@@ -79,7 +79,8 @@ async def test_a_statement_is_of_now_otherwise(database: Connection) -> None:
     assert ("clock", 0, ["ended"]) == (statement.chosen, statement.balance, [lot.state for lot in statement.lots])
 
 
-async def test_an_unknown_account_has_no_statement(settings: Settings, book: Book) -> None:
+@pytest.mark.usefixtures("book")
+async def test_an_unknown_account_has_no_statement(settings: Settings) -> None:
     """It is told apart from an account with nothing."""
     assert (await read_statement(settings, "dave")).balance == 0
     with pytest.raises(UnknownAccountError, match="no account eve"):
@@ -109,7 +110,6 @@ async def test_empty_books_pass(database: Connection) -> None:
     assert (await audit_books(database)).passed
 
 
-_OF_ALICE = "account = (select account from accounts where account_id = 'alice')"
 _DROP_CHECKS = """
 do $$ declare c record; begin
     for c in select conrelid::regclass as t, conname from pg_constraint
@@ -118,23 +118,24 @@ do $$ declare c record; begin
 end $$
 """
 
+# OF_ALICE stands for a condition on her account.
 _CORRUPTIONS = {
     "lot_is_its_journal": "update lots set remaining = remaining + 1 where origin = 'survey'",
     "lot_is_granted_once": "update lots set granted = granted + 1 where origin = 'survey'",
     "lot_conserves": "update lots set remaining = remaining - 1 where origin = 'survey'",
     "lot_in_range": "update lots set remaining = granted + 1 where origin = 'survey'",
     "closed_lot_is_empty": "update lots set open = false where origin = 'survey'",
-    "lots_are_numbered": f"update accounts set newest_lot = newest_lot + 1 where {_OF_ALICE}",
-    "sequence_is_gap_free": f"delete from journal where {_OF_ALICE} and sequence = 3",
-    "row_has_its_account": f"update journal set account = 999 where {_OF_ALICE} and sequence = 3",
-    "row_has_its_lot": f"update journal set lot = 77 where {_OF_ALICE} and sequence = 2",
-    "charge_takes_one_credit": f"update journal set lot = null, amount = 0 where {_OF_ALICE} and sequence = 2",
+    "lots_are_numbered": "update accounts set newest_lot = newest_lot + 1 where OF_ALICE",
+    "sequence_is_gap_free": "delete from journal where OF_ALICE and sequence = 3",
+    "row_has_its_account": "update journal set account = 999 where OF_ALICE and sequence = 3",
+    "row_has_its_lot": "update journal set lot = 77 where OF_ALICE and sequence = 2",
+    "charge_takes_one_credit": "update journal set lot = null, amount = 0 where OF_ALICE and sequence = 2",
     "row_moves_as_its_code": "update journal set is_answer = true where code = 'expired'",
-    "row_is_within_its_lot": f"update journal set as_of = lot_expires_at where {_OF_ALICE} and sequence = 2",
-    "balance_adds_up": f"update journal set balance_after = balance_after + 1 where {_OF_ALICE} and sequence = 9",
-    "balance_is_carried": f"update journal set balance_before = 9, balance_after = 9 where {_OF_ALICE} and sequence = 3",
-    "request_has_one_outcome": f"update journal set code = 'free' where {_OF_ALICE} and code = 'key_conflict'",
-    "record_has_one_answer": f"update journal set source_offset = 1 where {_OF_ALICE} and sequence = 3",
+    "row_is_within_its_lot": "update journal set as_of = lot_expires_at where OF_ALICE and sequence = 2",
+    "balance_adds_up": "update journal set balance_after = balance_after + 1 where OF_ALICE and sequence = 9",
+    "balance_is_carried": "update journal set balance_before = 9, balance_after = 9 where OF_ALICE and sequence = 6",
+    "request_has_one_outcome": "update journal set code = 'free' where OF_ALICE and code = 'key_conflict'",
+    "record_has_one_answer": "update journal set source_offset = 1 where OF_ALICE and sequence = 3",
     "tick_is_its_lines": "update ticks set credits = credits + 1",
     "row_was_read": "update lanes set next_offset = 2 where consumer_group = 'inmail-send'",
 }
@@ -149,7 +150,8 @@ def test_every_check_has_a_corruption() -> None:
 async def test_a_corruption_is_found_by_its_check(settings: Settings, book: Book, check: str) -> None:
     """Each check finds what it is for, by itself, also when the tables' own constraints are gone."""
     await book.connection.execute(_DROP_CHECKS)
-    await book.connection.execute(_CORRUPTIONS[check])
+    alice = await book.connection.fetchval("select account from accounts where account_id = 'alice'")
+    await book.connection.execute(_CORRUPTIONS[check].replace("OF_ALICE", f"account = {alice}"))
 
     found = await audit(settings)
 
@@ -188,7 +190,8 @@ async def test_a_database_that_was_never_migrated_says_what_to_run(settings: Set
         await audit(settings)
 
 
-async def test_an_audit_changes_nothing(settings: Settings, book: Book) -> None:
+@pytest.mark.usefixtures("book")
+async def test_an_audit_changes_nothing(settings: Settings) -> None:
     """It can run beside the workers: it reads one snapshot, and holds no account's lock."""
     other = await connect_database(settings)
     try:

@@ -23,7 +23,7 @@ from infra.settings import Settings
 from schemas.catalogue import CATALOGUE, INPUT_TOPICS
 from workers.ops.records import NotSetUpError, partition_counts
 
-__all__ = ["Outgoing", "Published", "RecordTime", "UnpublishableError", "parse_line", "publish"]
+__all__ = ["Outgoing", "Published", "RecordTime", "UnpublishableError", "lines_of", "parse_line", "publish"]
 
 _CHUNK_BYTES = 256 * 1024
 _FLUSH_SECONDS = 60.0
@@ -180,7 +180,7 @@ async def publish(
     producer = create_producer(settings, "inmail-publish")
     try:
         await producer.start()
-        async for lines in _lines(file):
+        async for lines in lines_of(file):
             for line in lines:
                 published.lines += 1
                 published.bytes += len(line) + 1
@@ -241,7 +241,7 @@ async def _flush(producer: AIOKafkaProducer) -> None:
         raise KafkaTimeoutError(f"the last records were not acknowledged within {_FLUSH_SECONDS:.0f} s") from None
 
 
-async def _lines(file: BinaryIO) -> AsyncIterator[list[bytes]]:
+async def lines_of(file: BinaryIO) -> AsyncIterator[list[bytes]]:
     """Yield the lines of a file as they come, without keeping the event loop from sending those before."""
     rest = b""
     while True:

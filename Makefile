@@ -1,0 +1,77 @@
+# What a newcomer, a contributor and CI run. Needs GNU make and Python 3.11 or later; everything else it installs.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SQL := infra/migrations workers/ledger/sql workers/ops
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+.PHONY: setup
+setup: $(STAMP) ## Make the virtual environment from the hashed lock file
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is missing or older than Python 3.11: install it, or say make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || \
+		{ echo "$(PYTHON) comes without venv and ensurepip: install them (on Debian: apt install python3-venv)" >&2; exit 1; }
+	@echo "making $(VENV) and installing what requirements.lock names ..."
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -q --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps --no-build-isolation --no-index -e .
+	@touch $(STAMP)
+
+.PHONY: demo
+demo: $(STAMP) ## Run the whole system on real Kafka and Postgres and play a story through it (3 min the first time, then 40 s)
+	$(BIN)/inmail demo
+
+.PHONY: up
+up: $(STAMP) ## Run the whole system in the foreground; data stays in .inmail/ (Ctrl-C ends it)
+	$(BIN)/inmail up --data .inmail
+
+.PHONY: test
+test: lint ## Run what CI runs: lint, types and all tests (under 10 min)
+	$(BIN)/python -m pytest
+
+.PHONY: lint
+lint: $(STAMP) ## Check style, types, SQL, and that rendered files are current
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/sqlfluff lint --processes 2 --disable-progress-bar $(SQL)
+	$(BIN)/python -m schemas.render --check
+
+.PHONY: format
+format: $(STAMP) ## Rewrite style where a tool can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: render
+render: $(STAMP) ## Render AsyncAPI, JSON Schemas and the README's event table from the catalogue
+	$(BIN)/python -m schemas.render
+
+.PHONY: bench
+bench: $(STAMP) ## Measure against baselines into build/bench.json (about 4 min; not part of the tests)
+	$(BIN)/python -m tests.bench
+
+.PHONY: image-check
+image-check: $(STAMP) ## Run the Dockerfile's steps in a clean folder, where no Docker engine is at hand (1 min)
+	$(BIN)/python -m tests.house.image_check
+
+.PHONY: lock
+lock: $(STAMP) ## Resolve the dependencies of pyproject.toml anew into both lock files
+	$(BIN)/python -m pip install --disable-pip-version-check -q uv
+	$(BIN)/uv pip compile pyproject.toml --all-extras $(LOCK_OPTIONS) -o requirements.lock
+	$(BIN)/uv pip compile pyproject.toml $(LOCK_OPTIONS) -o requirements-run.lock
+
+LOCK_OPTIONS := --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --quiet
+
+.PHONY: clean
+clean: ## Remove the virtual environment, build results and caches; data of `make up` stays
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

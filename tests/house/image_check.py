@@ -1,0 +1,74 @@
+"""Runs the Dockerfile's steps in a clean folder, where no Docker engine is at hand: `make image-check`.
+
+It builds no image and proves nothing about the base image. It does prove that the lock file installs with its hashes,
+that what is copied is enough to run on, and that the entry point answers.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def main() -> None:
+    """Carry out each step of the Dockerfile, with its absolute paths moved into a temporary folder."""
+    steps = re.sub(r"\\\n", " ", (ROOT / "infra" / "compose" / "Dockerfile").read_text()).splitlines()
+    with tempfile.TemporaryDirectory(prefix="inmail-image-") as folder:
+        image = Path(folder)
+        where = image
+        environment = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": folder}
+        environment |= {name: value for name, value in os.environ.items() if name.startswith("PIP_") or "CERT" in name}
+        for step in steps:
+            word, _, rest = step.partition(" ")
+            print(step, flush=True)
+            match word:
+                case "WORKDIR":
+                    where = image / rest.strip("/")
+                    where.mkdir(parents=True, exist_ok=True)
+                case "COPY" if not rest.startswith("--from"):
+                    source, target = rest.split()
+                    _copy(ROOT / source, where / target)
+                case "ENV":
+                    pairs = dict(pair.split("=", 1) for pair in rest.split())
+                    environment |= {key: _moved(value, image) for key, value in pairs.items()}
+                case "RUN":
+                    (image / "usr/local/bin").mkdir(parents=True, exist_ok=True)
+                    subprocess.run(["sh", "-ec", _moved(rest, image)], cwd=where, env=environment, check=True)
+                case "ENTRYPOINT":
+                    _answers(image / "usr/local/bin/inmail", environment)
+    print("the steps work; no image was built")
+
+
+def _copy(source: Path, target: Path) -> None:
+    ignored = shutil.ignore_patterns("__pycache__", "local")
+    if source.is_dir():
+        shutil.copytree(source, target, ignore=ignored)
+    else:
+        shutil.copy(source, target)
+
+
+def _moved(text: str, image: Path) -> str:
+    return re.sub(r"(?<![\w.])/(opt|app|usr/local/bin)\b", lambda path: f"{image}/{path[1]}", text)
+
+
+def _answers(inmail: Path, environment: dict[str, str]) -> None:
+    for arguments in (["--help"], ["worker", "--help"]):
+        subprocess.run([inmail, *arguments], env=environment, check=True, stdout=subprocess.DEVNULL)
+    refused = subprocess.run(
+        [inmail, "lag"],
+        env=environment | {"INMAIL_BATCH_RECORDS": "none"},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    if refused.returncode != 2 or "INMAIL_BATCH_RECORDS" not in refused.stderr:
+        raise SystemExit(f"a wrong setting was not refused by name: {refused}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""docker-compose.yml, checked without an engine: against the Compose Specification's schema, and for what it promises.
+
+The schema (compose-spec.schema.json, Apache-2.0) is the one in version 2.16.2 of the specification's Go library.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+SCHEMA = Path(__file__).with_name("compose-spec.schema.json")
+WORKERS = ("send", "billing", "expiry", "ticker")
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    """The file as a Compose implementation reads it, variables not yet filled in."""
+    return yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+
+
+def test_it_is_valid_by_the_specification(compose: dict[str, Any]) -> None:
+    """Every key is one that Compose knows, with a value of its type."""
+    problems = [
+        error.message for error in jsonschema.Draft7Validator(json.loads(SCHEMA.read_text())).iter_errors(compose)
+    ]
+
+    assert [] == problems
+
+
+def test_the_schema_would_notice_a_mistake(compose: dict[str, Any]) -> None:
+    """The check above can fail."""
+    broken = compose | {"services": {"send": {"imagee": "x"}}}
+
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(broken, json.loads(SCHEMA.read_text()))
+
+
+@pytest.mark.parametrize("name", WORKERS)
+def test_workers_wait_for_migrations_and_topics(compose: dict[str, Any], name: str) -> None:
+    """They start when `topics` has succeeded, which starts when `migrate` has."""
+    services = compose["services"]
+
+    assert ["worker", name] == services[name]["command"]
+    assert {"condition": "service_completed_successfully"} == services[name]["depends_on"]["topics"]
+    assert {"condition": "service_completed_successfully"} == services["topics"]["depends_on"]["migrate"]
+    assert {"condition": "service_healthy"} == services["migrate"]["depends_on"]["postgres"]
+
+
+@pytest.mark.parametrize("name", ["kafka", "postgres"])
+def test_servers_have_health_checks_and_listen_on_this_machine_only(compose: dict[str, Any], name: str) -> None:
+    """A published port without an address would be open to the network."""
+    service = compose["services"][name]
+
+    assert "test" in service["healthcheck"]
+    assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+
+
+def test_images_are_pinned_and_no_secret_has_a_default(compose: dict[str, Any]) -> None:
+    """An image by its version; a password from outside, or an error that names it."""
+    text = (ROOT / "docker-compose.yml").read_text()
+
+    assert all(re.search(r":\d+\.\d+", service["image"]) for service in compose["services"].values())
+    assert re.findall(r"\$\{[^}]*PASSWORD[^}]*\}", text) == re.findall(r"\$\{POSTGRES_PASSWORD:\?[^}]+\}", text)
+
+
+def test_workers_have_longer_to_stop_than_they_take(compose: dict[str, Any]) -> None:
+    """SIGKILL must not come before a drain can have ended."""
+    from infra.settings import Settings
+
+    grace = int(compose["services"]["send"]["stop_grace_period"].removesuffix("s"))
+
+    assert grace > Settings.model_fields["drain_seconds"].default * 1.5

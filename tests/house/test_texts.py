@@ -1,0 +1,78 @@
+"""What the repository says: of itself alone, and true of the files it names."""
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+HOSTS = re.compile(
+    r"pypi\.org|pythonhosted|repo1?\.maven|maven\.org|registry\.npmjs|proxy\.golang|deb\.debian", re.IGNORECASE
+)
+HOMES = re.compile(r"(?<![\w.-])/(?:root|work|home|Users)/")
+
+
+def _tracked() -> list[Path]:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
+    if listed.returncode == 0 and listed.stdout:
+        return [ROOT / name for name in listed.stdout.decode().split("\0") if name and (ROOT / name).is_file()]
+    return [path for path in ROOT.rglob("*") if path.is_file() and not any(p.startswith(".") for p in path.parts)]
+
+
+FILES = [path for path in _tracked() if path != Path(__file__)]
+
+
+@pytest.mark.parametrize("pattern", [HOSTS, HOMES], ids=["registry hosts", "paths of a machine"])
+def test_no_file_names(pattern: re.Pattern[str]) -> None:
+    """Neither where packages come from nor where somebody's files lie."""
+    found = [
+        f"{path.relative_to(ROOT)}: {match.group()}"
+        for path in FILES
+        for match in [pattern.search(path.read_text(errors="replace"))]
+        if match
+    ]
+
+    assert len(FILES) > 50
+    assert [] == found
+
+
+def test_links_in_markdown_lead_somewhere() -> None:
+    """Every relative link names a file of the repository."""
+    dead = []
+    for path in FILES:
+        if path.suffix == ".md":
+            for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text()):
+                if "://" not in link and not (path.parent / link).exists():
+                    dead.append(f"{path.relative_to(ROOT)}: {link}")
+
+    assert [] == dead
+
+
+def test_make_help_lists_every_target() -> None:
+    """A target without a comment would be a secret."""
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^\.PHONY: (\S+)", makefile, re.MULTILINE))
+    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout  # noqa: S607
+
+    assert targets == {line.split()[1] for line in listed.splitlines()}
+
+
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-run.lock"])
+def test_lock_files_pin_everything_by_hash(lock: str) -> None:
+    """Each requirement has its version and at least one hash, and each direct dependency is there."""
+    text = (ROOT / lock).read_text()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = list(project["dependencies"])
+    if lock == "requirements.lock":
+        wanted += [name for extra in project["optional-dependencies"].values() for name in extra]
+    entries = re.split(r"\n(?=\S)", text.strip())
+
+    assert [] == [entry for entry in entries if "==" not in entry or "--hash=sha256:" not in entry]
+    assert set() == {_normal(name) for name in wanted} - {_normal(entry) for entry in entries}
+
+
+def _normal(requirement: str) -> str:
+    return re.split(r"[^A-Za-z0-9._-]", requirement.strip())[0].lower().replace("_", "-")
