@@ -84,8 +84,24 @@ def _write_json(answer: object) -> None:
     typer.echo(to_json(answer, indent=2, bytes_mode="base64"))
 
 
-# `inmail demo` and `inmail up` go here. Each imports its function (run_demo, run_up) from workers/local inside the
-# command: those modules need packages that only the extra `local` installs.
+@app.command("demo")
+def demo_command() -> None:
+    """Play a story through real Kafka, real Postgres and all workers, and check what comes of every line."""
+    from workers.local.demo import run_demo  # noqa: PLC0415 - needs what only the extra `local` installs
+
+    ask(lambda _: run_demo())
+
+
+@app.command("up")
+def up_command(
+    data: Annotated[Path, typer.Option(help="Where data and logs are kept.")] = Path(".inmail"),
+    kafka_port: Annotated[int | None, typer.Option(min=1024, max=65535, help="A free one unless given.")] = None,
+    postgres_port: Annotated[int | None, typer.Option(min=1024, max=65535, help="A free one unless given.")] = None,
+) -> None:
+    """Run Kafka, Postgres and all workers in the foreground until Ctrl-C."""
+    from workers.local.up import run_up  # noqa: PLC0415 - needs what only the extra `local` installs
+
+    ask(lambda _: run_up(data.resolve(), kafka_port, postgres_port))
 
 
 @app.command("migrate")

@@ -120,9 +120,12 @@ def _fetch_all(folder: Path, jars: Sequence[Jar], report: Report, fetcher: Fetch
     for jar in jars:
         if (folder / jar.file).exists():
             report(f"{folder / jar.file} is damaged: fetching it again")
-    with tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder) as staging, ThreadPoolExecutor(
-        DOWNLOADS_AT_ONCE,
-    ) as pool:
+    with (
+        tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder) as staging,
+        ThreadPoolExecutor(
+            DOWNLOADS_AT_ONCE,
+        ) as pool,
+    ):
         waiting = {pool.submit(fetcher, jar.artifact, Path(staging)): jar for jar in jars}
         try:
             for number, done in enumerate(as_completed(waiting), start=1):

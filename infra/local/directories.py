@@ -30,16 +30,16 @@ IN_USE_SECONDS = 5.0  # servers of a killed keeper take a moment to go
 
 
 def reachable(path: Path, user: int | None) -> bool:
-    """Whether a user (None: this one) may pass every folder on the way and read what is there.
+    """Whether a user (None: this one) may pass every folder on the way to `path`, and run it when it is a file.
 
     Reads the permission bits of owner and others; access lists and groups are not asked.
     """
     if user is None:
-        return os.access(path, os.R_OK)
-    for step in [*path.parents][::-1] + [path]:
+        return True
+    for step in [path, *path.parents]:
         status = step.stat()
         bits = status.st_mode >> 6 if status.st_uid == user else status.st_mode
-        needed = 0o1 if step != path else 0o4
+        needed = 0o1 if stat.S_ISDIR(status.st_mode) else 0o5
         if bits & needed != needed:
             return False
     return True
@@ -51,7 +51,9 @@ def create_run(user: int | None) -> tuple[Path, int]:
     It gets the name that `sweep` looks for only once its lock is held.
     """
     places = [Path(tempfile.gettempdir()).resolve(), Path("/tmp"), Path("/var/tmp")]  # noqa: S108 - not predictable names
-    place = next((each for each in places if each.is_dir() and reachable(each, user)), places[0])
+    place = next((each for each in places if each.is_dir() and reachable(each, user)), None)
+    if place is None:
+        raise DataDirectoryError(f"Postgres does not run as root, and user {user} reaches none of {places}.")
     unborn = Path(tempfile.mkdtemp(prefix=UNBORN, dir=place))
     if user is not None:
         unborn.chmod(0o711)

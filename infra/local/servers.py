@@ -24,7 +24,9 @@ def run_once(leash: Leash, program: Program, seconds: float) -> None:
     """Run a program that prepares something to its end. Raises `ServerError` when it fails."""
     running = leash.spawn(program)
     if running.wait(seconds) != 0:
-        raise failure(running, f"{program.name} failed" if running.code else f"{program.name} took over {seconds:.0f} s")
+        raise failure(
+            running, f"{program.name} failed" if running.code else f"{program.name} took over {seconds:.0f} s"
+        )
 
 
 def wait_ready(running: Running, ready: Callable[[], bool], seconds: float) -> None:
@@ -45,7 +47,9 @@ def failure(running: Running, what: str) -> ServerError | DiskFullError | PortTa
     if "No space left on device" in said:
         return DiskFullError(f"No room left on the disk. Free some space and start again.\n{text}")
     if "Address already in use" in said:
-        return PortTakenError(f"Its port was taken by another process. Choose another, or let a free one be taken.\n{text}")
+        return PortTakenError(
+            f"Its port was taken by another process. Choose another, or let a free one be taken.\n{text}"
+        )
     return ServerError(text)
 
 

@@ -1,22 +1,23 @@
 """Real Kafka and real Postgres, started together on the loopback interface and gone with their parent."""
 
-import os
 import signal
-import socket
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from infra.local.artifacts import install, read_lock
-from infra.local.directories import claim_data, create_run, keep_logs, sweep
+from infra.local.artifacts import install
+from infra.local.assembly import Assembly, Options, assemble
+from infra.local.directories import keep_logs, sweep
 from infra.local.errors import LocalStackError, explained
 from infra.local.kafka_server import KafkaServer
-from infra.local.leash import Leash, Running
-from infra.local.ports import LOOPBACK, release_where_needed, reserve
-from infra.local.postgres_server import DATABASE, INSTALL, MAJOR, SUPERUSER, PostgresServer, readable_install, server_user
+from infra.local.leash import Running
+from infra.local.ports import LOOPBACK
+from infra.local.postgres_server import DATABASE, SUPERUSER, PostgresServer
+from infra.local.servers import failure
+from infra.local.wheels import postgres_install
 
 __all__ = ["LocalStack"]
 
@@ -33,7 +34,7 @@ class LocalStack:
     Without `data_dir` everything is temporary; with it, data stays there between runs, and a second stack or another
     version is refused. Ports are free ones unless given. `kafka=False` or `postgres=False` leaves one out. `report`
     is told, in whole sentences, whatever takes longer than a moment. The servers end with `stop`, with this process,
-    however it ends, and never with a terminal's Ctrl-C. All methods raise `LocalStackError`.
+    however it ends, and never with a terminal's Ctrl-C. Methods and attributes raise `LocalStackError`.
     """
 
     def __init__(  # noqa: PLR0913 - every one has a default that suits
@@ -50,16 +51,20 @@ class LocalStack:
         broker_settings: Mapping[str, str] | None = None,
         postgres_settings: Mapping[str, str] | None = None,
     ) -> None:
-        self._data_dir = None if data_dir is None else Path(data_dir).absolute()
-        self._ports = {"kafka": kafka_port, "postgres": postgres_port}
+        self._options = Options(
+            data_dir=None if data_dir is None else Path(data_dir).absolute(),
+            kafka=kafka,
+            postgres=postgres,
+            kafka_port=kafka_port,
+            postgres_port=postgres_port,
+            kafka_heap=kafka_heap,
+            jvm_options=tuple(jvm_options),
+            broker_settings=dict(broker_settings or {}),
+            postgres_settings=dict(postgres_settings or {}),
+        )
         self._report = report
-        self._wanted = {"kafka": kafka, "postgres": postgres}
-        self._kafka_options = (kafka_heap, tuple(jvm_options), dict(broker_settings or {}))
-        self._postgres_settings = dict(postgres_settings or {})
-        self._leash: Leash | None = None
-        self._run: Path | None = None
-        self._kafka: tuple[KafkaServer, Running | None] | None = None
-        self._postgres: tuple[PostgresServer, Running | None] | None = None
+        self._assembly: Assembly | None = None
+        self._running: dict[str, Running] = {}
 
     def __enter__(self) -> Self:
         self.start()
@@ -70,29 +75,141 @@ class LocalStack:
 
     def start(self) -> None:
         """Start the servers and wait until both serve. On failure nothing stays behind but the logs it names."""
-        if self._leash is not None:
+        if self._assembly is not None:
             raise LocalStackError("This local stack is already running.")
         sweep()
-        class_path = install(self._report) if self._wanted["kafka"] else []
-        with explained("preparing the local stack", self._data_dir or Path(tempfile.gettempdir())):
-            self._open(class_path)
-        names = [name for name, wanted in self._wanted.items() if wanted]
-        self._report(f"Starting {' and '.join(_titles()[name] for name in names)}")
-        starts = [self._prepare_and_start(name) for name in names]
-        pool = ThreadPoolExecutor(len(starts) or 1, "inmail-stack")
+        class_path = install(self._report) if self._options.kafka else []
+        place = self._options.data_dir or Path(tempfile.gettempdir())
+        with explained("preparing the local stack", place):
+            self._assembly = assembly = assemble(self._options, class_path)
+        pool = ThreadPoolExecutor(2, "inmail-stack")
         try:
-            for done in as_completed([pool.submit(each) for each in starts]):
+            starts = [pool.submit(self._start, each) for each in (assembly.kafka, assembly.postgres) if each]
+            for done in as_completed(starts):
                 done.result()
         except BaseException as error:
-            raise self._abandoned(error) from error
+            logs = self._end(keep=True)
+            if isinstance(error, LocalStackError):
+                raise type(error)(str(error).replace(str(assembly.logs), str(logs))) from error
+            raise
         finally:
             pool.shutdown()
 
     def stop(self) -> None:
         """Stop the servers, and remove what is temporary. Does nothing when the stack is not running."""
-        leash, self._leash = self._leash, None
-        if leash is None:
-            return
-        if self._data_dir is None and (dead := [r.program.name for r in self._servers() if r.code is not None]):
-            self._report(f"{' and '.join(dead)} ended by itself. Logs: {self._keep_logs()}")
-        leash.stop(STOP_SECONDS)
+        ended = [each.program.name for each in self._running.values() if each.code is not None]
+        if self._assembly is not None:
+            logs = self._end(keep=bool(ended))
+            if ended:
+                self._report(f"{' and '.join(ended)} had ended before. Logs: {logs}")
+
+    def check(self) -> None:
+        """Raise `ServerError` with the log's last lines when a server has ended by itself."""
+        for running in self._running.values():
+            if running.code is not None:
+                raise failure(running, f"{running.program.name} ended with code {running.code}")
+
+    def kill_kafka(self) -> None:
+        """Kill the broker as a crash would; its data and port stay."""
+        self._kill(self._kafka, signal.SIGKILL)
+
+    def start_kafka(self) -> None:
+        """Start the broker again after `kill_kafka`, on the same data and port."""
+        self._start(self._kafka)
+
+    def kill_postgres(self) -> None:
+        """End the database server as a crash would, without a checkpoint; its data and port stay.
+
+        By SIGQUIT, not SIGKILL: what is committed is as safe, and no shared memory stays behind.
+        """
+        self._kill(self._postgres, signal.SIGQUIT)
+
+    def start_postgres(self) -> None:
+        """Start the database server again after `kill_postgres`, on the same data and port."""
+        self._start(self._postgres)
+
+    @property
+    def kafka_bootstrap_servers(self) -> str:
+        """host:port of the broker."""
+        return f"{LOOPBACK}:{self._kafka.port}"
+
+    @property
+    def database_url(self) -> str:
+        """URL of the database `inmail`, as its superuser; no password is asked."""
+        return f"postgresql://{SUPERUSER}@{LOOPBACK}:{self._postgres.port}/{DATABASE}"
+
+    @property
+    def kafka_pid(self) -> int:
+        """Process id of the broker."""
+        return self._running[self._kafka.name].pid
+
+    @property
+    def postgres_pid(self) -> int:
+        """Process id of the database server's first process."""
+        return self._running[self._postgres.name].pid
+
+    @property
+    def kafka_log(self) -> Path:
+        """The broker's log file."""
+        return self._kafka.log
+
+    @property
+    def postgres_log(self) -> Path:
+        """The database server's log file."""
+        return self._postgres.log
+
+    @property
+    def bin_dir(self) -> Path:
+        """The folder of `psql`, `pgbench` and the other Postgres commands."""
+        return postgres_install() / "bin"
+
+    @property
+    def keeper_pid(self) -> int:
+        """Process id of the keeper that owns the servers."""
+        return self._open.leash.pid
+
+    @property
+    def run_dir(self) -> Path:
+        """The temporary folder of this run, gone after it."""
+        return self._open.run
+
+    @property
+    def _open(self) -> Assembly:
+        if self._assembly is None:
+            raise LocalStackError("The local stack is not running: call start().")
+        return self._assembly
+
+    @property
+    def _kafka(self) -> KafkaServer:
+        if self._open.kafka is None:
+            raise LocalStackError("This local stack was made without Kafka.")
+        return self._open.kafka
+
+    @property
+    def _postgres(self) -> PostgresServer:
+        if self._open.postgres is None:
+            raise LocalStackError("This local stack was made without Postgres.")
+        return self._open.postgres
+
+    def _start(self, server: KafkaServer | PostgresServer) -> None:
+        self._report(f"Starting {server.title}")
+        with explained(f"starting {server.name}", server.log.parent):
+            server.prepare(self._open.leash)
+            self._running[server.name] = server.start(self._open.leash)
+
+    def _kill(self, server: KafkaServer | PostgresServer, number: signal.Signals) -> None:
+        running = self._running.pop(server.name)
+        self._open.leash.signal(running, number)
+        if running.wait(STOP_SECONDS) is None:
+            raise LocalStackError(f"{server.name} did not end.")
+
+    def _end(self, *, keep: bool) -> Path:
+        """End everything and return the folder of the logs; temporary ones are kept only when asked."""
+        assembly, self._assembly = self._open, None
+        self._running.clear()
+        logs = assembly.logs
+        if keep and self._options.data_dir is None:
+            with explained("keeping the logs", logs):
+                logs = keep_logs(logs, assembly.run.name)
+        assembly.leash.stop(STOP_SECONDS)
+        return logs

@@ -12,7 +12,7 @@ create table accounts (
 ) with (fillfactor = 70);
 
 comment on column accounts.partition is 'Partition of the first record seen for the account: the lanes that own it.';
-comment on column accounts.sequence is 'Number of the newest journal row. Gap-free, since the row is locked to take one.';
+comment on column accounts.sequence is 'Number of the newest journal row. Gap-free: the row is locked to take one.';
 comment on column accounts.newest_lot is 'Number of the newest lot; lots count from 1 in the order they open.';
 
 create table subscriptions (
@@ -28,7 +28,7 @@ create table subscriptions (
 comment on table subscriptions is 'What is known of a subscription. A cancel may arrive first: then only ends_at is.';
 comment on column subscriptions.credits is 'Credits of the latest allotment, for naming the next one.';
 comment on column subscriptions.anchor_at is
-'The period start with the latest day of month seen: each later allotment is derived from it, never from the one before.';
+'The period start with the latest day of month: later allotments are derived from it, not from each other.';
 comment on column subscriptions.ends_at is 'The earliest effective_at of its cancels; null while it runs.';
 
 create table lots (
@@ -96,14 +96,15 @@ comment on table journal is
 No foreign key to accounts: it would cost a look-up per send; the account is locked when a row is written, and the
 audit finds a row without one.';
 comment on column journal.request_id is 'The request this row answers or, where is_answer is false, that caused it.';
-comment on column journal.fingerprint is 'Hash of the request''s type and data: the same id with another body is a conflict.';
+comment on column journal.fingerprint is 'Hash of the request''s type and data, to tell a repeat from a conflict.';
 comment on column journal.amount is 'Signed change of the lot''s remaining credits; 0 moves nothing and names no lot.';
-comment on column journal.lot_expires_at is 'The lot''s expires_at at this moment; a later cancel does not rewrite history.';
+comment on column journal.lot_expires_at is 'The lot''s expires_at at this moment; a later cancel does not change it.';
 comment on column journal.balance_before is 'Credits the account could spend at as_of, before this row.';
 comment on column journal.as_of is 'Broker time of the input record, as its lane read it.';
 comment on column journal.details is 'What a billing answer tells beyond the common columns.';
 
--- An outcome is final for its request id. A conflict is kept beside it, under its own fingerprint. The request id comes
+-- An outcome is final for its request id. A conflict is kept beside it, under its own fingerprint. The request id
+-- comes
 -- first: it finds one row, and ids that grow with time (UUIDv7) then fill the index from one side.
 create unique index journal_answers on journal (request_id, account, fingerprint) where is_answer;
 
@@ -124,7 +125,7 @@ create table ticks (
     primary key (partition, request_id, fingerprint)
 );
 
-comment on table ticks is 'The answer to each tick. A tick has no account, so it is not in the journal; its movements are.';
+comment on table ticks is 'The answer to each tick. It has no account, so it is not in the journal; its movements are.';
 comment on column ticks.horizon is 'Lots that ended up to here were booked.';
 comment on column ticks.complete is 'False when the tick reached its limit of lots and left some to the next.';
 

@@ -64,7 +64,7 @@ def show_result(result: Result, out: Console) -> None:
     ]
     tail: list[str | tuple[str, str]]
     if name == "tick.decided":
-        tail = [f"{data['lots']} lots, {data['credits']} credits, up to {instant(data['horizon'])}"]
+        tail = [f"{_count(data['lots'], 'lot')}, {_count(data['credits'], 'credit')}, up to {instant(data['horizon'])}"]
     elif name == "message.dead-lettered":
         origin = data["origin"]
         place = f"{origin['topic']} {origin['partition']}/{origin['offset']}"
@@ -94,10 +94,8 @@ def show_statement(statement: Statement) -> None:
     """Show an account's statement."""
     out = console()
     whose = {"given": "as asked for", "clock": "this machine's time", "last_entry": "the time of its last entry"}
-    credits_ = "credit" if statement.balance == 1 else "credits"
-    out.print(
-        Text.assemble((statement.account_id, "bold"), " can spend ", (f"{statement.balance} {credits_}", "bold green"))
-    )
+    balance = _count(statement.balance, "credit")
+    out.print(Text.assemble((statement.account_id, "bold"), " can spend ", (balance, "bold green")))
     out.print(Text(f"at {instant(statement.as_of)}, {whose[statement.chosen]}", style=_DIM))
     for expires_at, amount in statement.expiring:
         out.print(f"  {amount} of them until {instant(expires_at)}")
@@ -117,7 +115,9 @@ def show_statement(statement: Statement) -> None:
     out.print(table(["lot", "state", "left", "origin", "plan", "from", "until"], lots, "lot,left"))
     out.print()
     lines = [_line(line) for line in statement.lines]
-    out.print(table(["#", "time", "what", "amount", "lot", "balance", "request", "about"], lines, "#,amount,lot"))
+    out.print(
+        table(["#", "time", "what", "amount", "lot", "balance", "request", "about"], lines, "#,amount,lot", "request")
+    )
 
 
 def _line(line: Line) -> tuple[Text | str | int, ...]:
@@ -147,7 +147,7 @@ def show_lag(groups: list[GroupLag]) -> None:
     for group in groups:
         notable = [each for each in group.partitions if each.records or each.committed is None]
         style = _BAD if group.never_committed else _WARN if group.records else _GOOD
-        total = f"{group.records:,} records, {_duration(group.seconds)}" if group.records else "nothing unread"
+        total = f"{_count(group.records, 'record')}, {_duration(group.seconds)}" if group.records else "nothing unread"
         if group.never_committed:
             total += ": a partition was never started, run `inmail topics apply`"
         out.print(Text.assemble((group.group, "bold"), f" on {group.topic}: ", (total, style)))
@@ -162,6 +162,10 @@ def _partition(lag: PartitionLag) -> tuple[Text | str | int, ...]:
     return lag.partition, committed, lag.end, lag.records, _duration(lag.seconds), Text(note, style=_BAD)
 
 
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
 def _duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 120 else str(timedelta(seconds=round(seconds)))
 
@@ -170,7 +174,8 @@ def show_audit(audit: Audit) -> None:
     """Show what an audit found."""
     out = console()
     totals = audit.totals
-    out.print(f"{totals.accounts:,} accounts, {totals.lots:,} lots, {totals.rows:,} journal rows")
+    counts = ((totals.accounts, "account"), (totals.lots, "lot"), (totals.rows, "journal row"))
+    out.print(", ".join(_count(number, what) for number, what in counts))
     sign, style = ("=", _GOOD) if totals.balanced else ("is not", _BAD)
     parts = f"{totals.spent:,} spent + {totals.expired:,} expired + {totals.remaining:,} remaining"
     out.print(Text(f"{totals.granted:,} granted {sign} {parts}", style=style))

@@ -11,6 +11,8 @@ from rich.text import Text
 __all__ = ["console", "error_console", "instant", "table"]
 
 _PIPE_WIDTH = 10_000  # nothing is wrapped or cut for a program
+_NARROW = 125
+_CUT_WIDTH = 9
 
 
 def console() -> Console:
@@ -34,11 +36,21 @@ def instant(time: datetime | str | None) -> str:
     return text.removesuffix(".000") + "Z"
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[Text | str | int]], right: str = "") -> Table:
-    """Return a table; `right` names the columns of numbers, separated by commas."""
-    made = Table(box=box.SIMPLE_HEAD if console().is_terminal else None, pad_edge=False, header_style="bold")
+def table(heads: Sequence[str], rows: Iterable[Sequence[Text | str | int]], right: str = "", cut: str = "") -> Table:
+    """Return a table. `right` names its columns of numbers, separated by commas; `cut` one that may lose its end.
+
+    The one to cut makes room for the others on a narrow terminal; a pipe gets it whole.
+    """
+    out = console()
+    made = Table(box=box.SIMPLE_HEAD if out.is_terminal else None, pad_edge=False, header_style="bold")
     for head in heads:
-        made.add_column(head, justify="right" if head in right.split(",") else "left", overflow="fold")
+        made.add_column(
+            head,
+            justify="right" if head in right.split(",") else "left",
+            overflow="fold",
+            no_wrap=head == cut,
+            max_width=_CUT_WIDTH if head == cut and out.width < _NARROW else None,
+        )
     for row in rows:
         made.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
     return made

@@ -1,4 +1,5 @@
--- Credits that an account can spend at an instant: the predicate of availability, half-open. (A booked lot holds none.)
+-- Credits that an account can spend at an instant: the predicate of availability, half-open. (A booked lot holds
+-- none.)
 create or replace function available(p_account bigint, p_as_of timestamptz)
 returns integer
 language sql stable

@@ -6,13 +6,13 @@
 --
 -- Code: cancelled
 create or replace function cancel(
-    p_accounts bigint [],
-    p_request_ids uuid [],
-    p_fingerprints bigint [],
-    p_subscription_ids text [],
-    p_effective_ats timestamptz [],
-    p_as_ofs timestamptz [],
-    p_offsets bigint [],
+    p_accounts bigint[],
+    p_request_ids uuid[],
+    p_fingerprints bigint[],
+    p_subscription_ids text[],
+    p_effective_ats timestamptz[],
+    p_as_ofs timestamptz[],
+    p_offsets bigint[],
     p_partition integer
 )
 returns setof journal

@@ -11,16 +11,9 @@
 --   charged               one credit of the first lot in burn-down order: priority, expires_at, lot
 --   insufficient_credits  no lot can be spent at as_of
 create or replace function debit(
-    p_accounts bigint [],
-    p_request_ids uuid [],
-    p_fingerprints bigint [],
-    p_conflicts boolean [],
-    p_free boolean [],
-    p_recipient_ids text [],
-    p_relationships text [],
-    p_as_ofs timestamptz [],
-    p_offsets bigint [],
-    p_partition integer
+    p_accounts bigint[], p_request_ids uuid[], p_fingerprints bigint[], p_conflicts boolean[],
+    p_free boolean[], p_recipient_ids text[], p_relationships text[], p_as_ofs timestamptz[],
+    p_offsets bigint[], p_partition integer
 )
 returns setof journal
 language plpgsql volatile
@@ -49,27 +42,20 @@ declare
     balance integer;
     code text;
     next_at timestamptz;
-    o_sequences bigint[];
-    o_codes text[];
-    o_lots integer[];
-    o_lot_until timestamptz[];
-    o_balances integer[];
+    o_sequences bigint[]; o_codes text[]; o_lots integer[]; o_lot_until timestamptz[]; o_balances integer[];
     o_next_allotments timestamptz[];
 begin
     select array_agg(x.account order by x.account), array_agg(x.sequence order by x.account)
     into accounts_, sequences
-    from accounts as x
-    where x.account = any(p_accounts);
+    from accounts as x where x.account = any(p_accounts);
 
-    select
-        array_agg(l.account order by l.account, l.priority, l.expires_at, l.lot),
-        array_agg(l.lot order by l.account, l.priority, l.expires_at, l.lot),
-        array_agg(l.remaining order by l.account, l.priority, l.expires_at, l.lot),
-        array_agg(l.granted_at order by l.account, l.priority, l.expires_at, l.lot),
-        array_agg(l.expires_at order by l.account, l.priority, l.expires_at, l.lot)
+    select array_agg(l.account), array_agg(l.lot), array_agg(l.remaining), array_agg(l.granted_at), array_agg(l.expires_at)
     into lot_accounts, lot_numbers, lot_remaining, lot_from, lot_until
-    from lots as l
-    where l.account = any(accounts_) and l.remaining > 0;
+    from (
+        select x.* from lots as x
+        where x.account = any(accounts_) and x.remaining > 0
+        order by x.account, x.priority, x.expires_at, x.lot
+    ) as l;
     lot_remaining_before := lot_remaining;
 
     for i in 1 .. cardinality(p_accounts) loop

@@ -1,5 +1,6 @@
 -- Books the end of lots that ended up to p_horizon, oldest first, at most p_limit of them: one journal row a lot that
--- still held credits, and the tick's answer, which it returns. A lot spent to nothing is closed without one, since nothing moved.
+-- still held credits, and the tick's answer, which it returns. A lot spent to nothing is closed without one, since
+-- nothing moved.
 --
 -- Availability is a predicate, so nothing depends on when this runs: it turns what is already lost into a line.
 -- Locks accounts in the order of their number, as open_accounts does, and reads the lots again once it holds them.

@@ -10,20 +10,20 @@
 --   no_credits_in_plan      the plan gives 0 credits: accepted, opens no lot
 --   granted                 a lot is open; it ends no later than its subscription does
 create or replace function grant_credits(
-    p_accounts bigint [],
-    p_request_ids uuid [],
-    p_fingerprints bigint [],
-    p_origins text [],
-    p_source_ids text [],
-    p_subscription_ids text [],
-    p_plans text [],
-    p_period_starts timestamptz [],
-    p_credits integer [],
-    p_priorities smallint [],
-    p_granted_ats timestamptz [],
-    p_expires_ats timestamptz [],
-    p_as_ofs timestamptz [],
-    p_offsets bigint [],
+    p_accounts bigint[],
+    p_request_ids uuid[],
+    p_fingerprints bigint[],
+    p_origins text[],
+    p_source_ids text[],
+    p_subscription_ids text[],
+    p_plans text[],
+    p_period_starts timestamptz[],
+    p_credits integer[],
+    p_priorities smallint[],
+    p_granted_ats timestamptz[],
+    p_expires_ats timestamptz[],
+    p_as_ofs timestamptz[],
+    p_offsets bigint[],
     p_partition integer
 )
 returns setof journal

@@ -3,7 +3,7 @@
 -- Every batch calls this first and once. All locks are taken here, in the order of the account's number, and
 -- new accounts are inserted before that in the order of their text: so two batches can wait for each other
 -- but never in a circle. What a batch reads after this call was committed before its locks were granted.
-create or replace function open_accounts(p_account_ids text [], p_partition integer)
+create or replace function open_accounts(p_account_ids text[], p_partition integer)
 returns table (account_id text, account bigint, partition integer)
 language plpgsql volatile
 set enable_seqscan = off

