@@ -38,13 +38,13 @@ async def migrate(connection: Connection, function_folders: Sequence[Path], fold
         await connection.execute("select pg_advisory_xact_lock($1)", _ADVISORY_LOCK)
         await connection.execute("create table if not exists migrations (name text primary key, sha256 text not null)")
         done = {row["name"]: row["sha256"] for row in await connection.fetch("select name, sha256 from migrations")}
-        files = {path.name: path.read_text() for path in sorted(folder.glob("*.sql"))}
+        files = _read(folder)
         _check_applied(done, files)
         missing = [name for name in files if name not in done]
         for name in missing:
             await connection.execute(files[name])
             await connection.execute("insert into migrations values ($1, $2)", name, _sha256(files[name]))
-        functions = [path.read_text() for place in function_folders for path in sorted(place.glob("*.sql"))]
+        functions = [text for place in function_folders for text in _read(place).values()]
         for function in functions:
             await connection.execute(function)
     return Migrated(tuple(missing), len(functions))
@@ -56,6 +56,10 @@ def _check_applied(done: dict[str, str], files: dict[str, str]) -> None:
             raise MigrationError(f"the database has migration {name}, which this version does not know: update it")
         if _sha256(files[name]) != sha256:
             raise MigrationError(f"{name} was edited after it was applied: restore it and add a new migration")
+
+
+def _read(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in sorted(folder.glob("*.sql"))}
 
 
 def _sha256(text: str) -> str:

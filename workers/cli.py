@@ -19,6 +19,7 @@ from schemas.catalogue import INPUT_TOPICS
 from schemas.results import DeadLetterReason
 from workers.billing import BillingJob
 from workers.commands import show
+from workers.commands.local import demo, up
 from workers.commands.running import Exit, ask, fail, work
 from workers.commands.terminal import console, error_console
 from workers.expiry import ExpiryJob
@@ -62,6 +63,8 @@ topics = typer.Typer(help="Topics and groups as they should be.", no_args_is_hel
 dead_letters = typer.Typer(help="Messages that can never succeed.", no_args_is_help=True)
 app.add_typer(topics, name="topics")
 app.add_typer(dead_letters, name="dead-letters")
+app.command()(demo)
+app.command()(up)
 
 Json = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 
@@ -82,26 +85,6 @@ def main() -> None:
 
 def _write_json(answer: object) -> None:
     typer.echo(to_json(answer, indent=2, bytes_mode="base64"))
-
-
-@app.command("demo")
-def demo_command() -> None:
-    """Play a story through real Kafka, real Postgres and all workers, and check what comes of every line."""
-    from workers.local.demo import run_demo  # noqa: PLC0415 - needs what only the extra `local` installs
-
-    ask(lambda _: run_demo())
-
-
-@app.command("up")
-def up_command(
-    data: Annotated[Path, typer.Option(help="Where data and logs are kept.")] = Path(".inmail"),
-    kafka_port: Annotated[int | None, typer.Option(min=1024, max=65535, help="A free one unless given.")] = None,
-    postgres_port: Annotated[int | None, typer.Option(min=1024, max=65535, help="A free one unless given.")] = None,
-) -> None:
-    """Run Kafka, Postgres and all workers in the foreground until Ctrl-C."""
-    from workers.local.up import run_up  # noqa: PLC0415 - needs what only the extra `local` installs
-
-    ask(lambda _: run_up(data.resolve(), kafka_port, postgres_port))
 
 
 @app.command("migrate")

@@ -1,7 +1,7 @@
 """Kafka's jars: pinned by SHA-256 in `kafka.lock.json`, fetched once, checked at every start.
 
-The lock was resolved once (`python -m infra.local.artifacts --relock`); an install fetches exactly the files it names and
-resolves nothing, so that it cannot come out differently. A jar enters the cache by a rename after its digest was
+The lock was resolved once (`python -m infra.local.artifacts --relock`); an install fetches exactly the files it names
+and resolves nothing, so that it cannot come out differently. A jar enters the cache by a rename after its digest was
 checked: what has its final name was whole when it came.
 """
 
@@ -26,6 +26,7 @@ __all__ = ["LOCK_FILE", "Jar", "Lock", "cache_directory", "fetch", "install", "r
 LOCK_FILE = Path(__file__).with_name("kafka.lock.json")
 DOWNLOADS_AT_ONCE = 8
 TIMEOUT_SECONDS = 60
+ATTEMPTS = 3
 
 Report = Callable[[str], None]
 Fetch = Callable[[str, Path], Path]
@@ -76,14 +77,18 @@ def fetch(artifact: str, folder: Path) -> Path:
     import requests  # noqa: PLC0415 - with jgo half a second that only a download needs to pay
     from jgo.maven import MavenContext  # noqa: PLC0415
 
-    context = MavenContext(repo_cache=folder, timeout=TIMEOUT_SECONDS)
-    try:
-        return Path(context.create_dependency(f"{artifact}!").artifact.resolve())
-    except (requests.RequestException, RuntimeError) as error:
-        raise ArtifactError(
-            f"Could not download {artifact}: {error}. Is this machine online? A proxy is taken from HTTPS_PROXY. "
-            f"What was fetched so far is kept; start again to go on.",
-        ) from error
+    for attempt in range(1, ATTEMPTS + 1):
+        # A folder of its own: what a broken download left would be taken for the file.
+        context = MavenContext(repo_cache=Path(tempfile.mkdtemp(dir=folder)), timeout=TIMEOUT_SECONDS)
+        try:
+            return Path(context.create_dependency(f"{artifact}!").artifact.resolve())
+        except (requests.RequestException, RuntimeError) as error:
+            if attempt == ATTEMPTS:
+                raise ArtifactError(
+                    f"Could not download {artifact}: {error}. Is this machine online? A proxy is taken from "
+                    f"HTTPS_PROXY. What was fetched so far is kept; start again to go on.",
+                ) from error
+    raise AssertionError("unreachable")
 
 
 def install(report: Report, fetcher: Fetch = fetch, lock: Lock | None = None) -> list[Path]:

@@ -58,8 +58,7 @@ def assemble(options: Options, class_path: Sequence[Path]) -> Assembly:
             handed_over.callback(os.close, data_lock)
             inherit.append(data_lock)
         base = options.data_dir or run
-        logs = base / "logs"
-        logs.mkdir(exist_ok=True)
+        logs = _fresh_logs(base / "logs")
         asked = {"kafka": options.kafka_port, "controller": None, "postgres": options.postgres_port}
         reserved = {name: handed_over.enter_context(reserve(port, name)) for name, port in asked.items()}
         ports = {name: int(each.getsockname()[1]) for name, each in reserved.items()}
@@ -92,6 +91,14 @@ def assemble(options: Options, class_path: Sequence[Path]) -> Assembly:
         leash = Leash(inherit, hold, run, logs / "keeper.log")
         on_failure.pop_all()
         return Assembly(run, logs, leash, kafka, postgres)
+
+
+def _fresh_logs(logs: Path) -> Path:
+    """Return the folder of the logs, with those of the last run put aside."""
+    logs.mkdir(exist_ok=True)
+    for log in logs.glob("*.log"):
+        log.replace(log.with_suffix(".log.previous"))
+    return logs
 
 
 def _kafka(

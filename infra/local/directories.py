@@ -5,6 +5,7 @@ too. A lock file in it is held by flock through the keeper and every server, so 
 of them is gone: then the folder is a leftover, and the next start removes it.
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -101,8 +102,9 @@ def claim_data(folder: Path, versions: dict[str, str]) -> int:
     """
     folder.mkdir(parents=True, exist_ok=True)
     marker = folder / MARKER
-    expected = {"layout": LAYOUT} | versions
-    if not marker.exists() and any(each.name != LOCK for each in folder.iterdir()):
+    fresh = marker.with_suffix(".new")
+    expected = {"layout": str(LAYOUT)} | versions
+    if not marker.exists() and any(each.name not in {LOCK, fresh.name} for each in folder.iterdir()):
         raise DataDirectoryError(
             f"{folder} holds files that are not of a local stack. Choose an empty or a new directory.",
         )
@@ -110,15 +112,9 @@ def claim_data(folder: Path, versions: dict[str, str]) -> int:
     try:
         _take(lock, folder)
         if not marker.exists():
-            fresh = marker.with_suffix(".new")
             fresh.write_text(json.dumps(expected) + "\n", encoding="utf-8")
             fresh.rename(marker)
-        found = json.loads(marker.read_text(encoding="utf-8"))
-        if found != expected:
-            raise DataDirectoryError(
-                f"{folder} was made by {_versions(found)}; this is {_versions(expected)}. Its data is not converted: "
-                f"remove the directory to start afresh, choose another, or use the version that made it.",
-            )
+        _check_versions(marker, expected)
     except BaseException:
         os.close(lock)
         raise
@@ -140,8 +136,20 @@ def _take(lock: int, folder: Path) -> None:
             return
 
 
-def _versions(marker: dict[str, object]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in sorted(marker.items()))
+def _check_versions(marker: Path, expected: dict[str, str]) -> None:
+    try:
+        found = dict(json.loads(marker.read_text(encoding="utf-8")))
+    except ValueError:
+        found = {}
+    if found != expected:
+        raise DataDirectoryError(
+            f"{marker.parent} was made by {_versions(found)}; this is {_versions(expected)}. Data is not converted: "
+            f"remove the directory to start afresh, choose another, or use the version that made it.",
+        )
+
+
+def _versions(marker: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in sorted(marker.items())) or "something unknown"
 
 
 def keep_logs(logs: Path, name: str) -> Path:
@@ -149,6 +157,8 @@ def keep_logs(logs: Path, name: str) -> Path:
     shelf = cache_directory() / "logs"
     kept = shelf / name
     shutil.copytree(logs, kept, dirs_exist_ok=True)
-    for old in sorted(shelf.iterdir(), key=lambda each: each.stat().st_mtime, reverse=True)[KEPT_LOGS:]:
-        shutil.rmtree(old, ignore_errors=True)
+    os.utime(kept)
+    with contextlib.suppress(FileNotFoundError):  # another stack tidies up, too
+        for old in sorted(shelf.iterdir(), key=lambda each: each.stat().st_mtime, reverse=True)[KEPT_LOGS:]:
+            shutil.rmtree(old, ignore_errors=True)
     return kept

@@ -48,4 +48,4 @@ def explained(task: str, path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFullError(f"No room left at {path} while {task}. Free some space and start again.") from error
-        raise LocalStackError(f"{task.capitalize()} failed at {path}: {error.strerror or error}.") from error
+        raise LocalStackError(f"{task[0].upper()}{task[1:]} failed at {path}: {error.strerror or error}.") from error

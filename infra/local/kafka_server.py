@@ -53,6 +53,9 @@ SINGLE_NODE = {
     "share.coordinator.state.topic.num.partitions": "4",
     # The first member of a group does not wait for others to come.
     "group.initial.rebalance.delay.ms": "0",
+    # After a crash the broker waits until its former self has timed out: 9 s by default.
+    "broker.session.timeout.ms": "3000",
+    "broker.heartbeat.interval.ms": "500",
     "num.network.threads": "2",
     "num.io.threads": "4",
     "log.cleaner.dedupe.buffer.size": str(16 * 1024 * 1024),

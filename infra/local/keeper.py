@@ -6,7 +6,7 @@ every program and removes the temporary data. The programs carry the parent-deat
 as well. Nothing here knows what Kafka or Postgres is.
 
 Asked: {"do": "spawn", "name", "argv", "env", "log", "user", "stop", "death", "stop_seconds"}, {"do": "signal", "name",
-"signal"}, {"do": "stop"}. Told: {"event": "started", "name", "pid"}, {"event": "failed", "name", "error"},
+"signal"}. Told: {"event": "started", "name", "pid"}, {"event": "failed", "name", "error"},
 {"event": "exited", "name", "pid", "code"}.
 """
 
@@ -47,7 +47,7 @@ class _Keeper:
         self._programs: dict[str, _Program] = {}
 
     def run(self) -> NoReturn:
-        """Serve the parent until it asks to stop or is gone; never returns."""
+        """Serve the parent until it lets go or is gone; never returns."""
         woken, wake = os.pipe()
         os.set_blocking(wake, False)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
@@ -71,12 +71,13 @@ class _Keeper:
                         self._reap()
                         continue
                     *whole, lines = (lines + read).split(b"\n")
-                    ending = ending or not read or not all([self._obey(json.loads(line)) for line in whole])
+                    for line in whole:
+                        self._obey(json.loads(line))
+                    ending = ending or not read
         self._stop()
         sys.exit(0)
 
-    def _obey(self, order: dict[str, Any]) -> bool:
-        """Carry out one order; false when it is the last."""
+    def _obey(self, order: dict[str, Any]) -> None:
         match order["do"]:
             case "spawn":
                 self._spawn(order)
@@ -84,9 +85,6 @@ class _Keeper:
                 program = self._programs.get(order["name"])
                 if program is not None:
                     program.process.send_signal(order["signal"])
-            case "stop":
-                return False
-        return True
 
     def _spawn(self, order: dict[str, Any]) -> None:
         name = order["name"]

@@ -207,9 +207,12 @@ class LocalStack:
         """End everything and return the folder of the logs; temporary ones are kept only when asked."""
         assembly, self._assembly = self._open, None
         self._running.clear()
-        logs = assembly.logs
-        if keep and self._options.data_dir is None:
-            with explained("keeping the logs", logs):
-                logs = keep_logs(logs, assembly.run.name)
-        assembly.leash.stop(STOP_SECONDS)
-        return logs
+        try:
+            if keep and self._options.data_dir is None:
+                return keep_logs(assembly.logs, assembly.run.name)
+        except OSError as error:  # the disk may be what is full
+            self._report(f"The logs could not be kept: {error}")
+        finally:
+            assembly.leash.stop(STOP_SECONDS)
+            sweep({assembly.run.parent})  # the keeper has done it, unless it was killed
+        return assembly.logs

@@ -12,6 +12,8 @@ import jsonschema
 import pytest
 import yaml
 
+from infra.settings import Settings
+
 ROOT = Path(__file__).parents[2]
 SCHEMA = Path(__file__).with_name("compose-spec.schema.json")
 WORKERS = ("send", "billing", "expiry", "ticker")
@@ -70,8 +72,6 @@ def test_images_are_pinned_and_no_secret_has_a_default(compose: dict[str, Any]) 
 
 def test_workers_have_longer_to_stop_than_they_take(compose: dict[str, Any]) -> None:
     """SIGKILL must not come before a drain can have ended."""
-    from infra.settings import Settings
-
     grace = int(compose["services"]["send"]["stop_grace_period"].removesuffix("s"))
 
     assert grace > Settings.model_fields["drain_seconds"].default * 1.5

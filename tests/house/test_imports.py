@@ -35,7 +35,7 @@ def test_there_are_modules_to_check() -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=_name)
 def test_imports_point_one_way(path: Path) -> None:
-    """workers may import infra and schemas; those two import neither each other nor workers."""
+    """The workers may import infra and schemas; those two import neither each other nor workers."""
     home = path.relative_to(ROOT).parts[0]
     foreign = {"schemas", "infra", "workers", "tests"} - MAY_IMPORT[home]
 

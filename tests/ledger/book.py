@@ -18,11 +18,11 @@ from schemas.envelope import Event
 from schemas.sends import SendRequested
 from schemas.ticks import ExpiryTick
 from workers.billing import BillingJob
+from workers.events import tick_messages
 from workers.job import Batch, Message
 from workers.ledger.model import Request
 from workers.ledger.movements import expire, tick_movements
 from workers.ledger.plans import Catalogue, load_catalogue
-from workers.events import tick_messages
 from workers.send import SendJob
 
 NEW_YEAR = datetime(2030, 1, 1, tzinfo=UTC)

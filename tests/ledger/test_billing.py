@@ -4,9 +4,9 @@ from datetime import timedelta
 from uuid import uuid4
 
 import pytest
-from tests.ledger.book import DAY, Book, at, pick
 
 from infra.postgres import Connection
+from tests.ledger.book import DAY, Book, at, pick
 
 
 @pytest.fixture

@@ -1,9 +1,14 @@
 """What a send costs, and what it is told."""
 
+from typing import Any
+
 import pytest
-from tests.ledger.book import DAY, Book, at, pick
 
 from infra.postgres import Connection
+from tests.ledger.book import DAY, Book, at, body, pick
+from workers.job import Batch
+from workers.ledger.model import Request
+from workers.send import SendJob
 
 
 @pytest.fixture
@@ -113,12 +118,7 @@ async def test_a_batch_in_which_a_lot_ends_charges_each_send_by_its_own_instant(
     assert ["charged", "charged", "insufficient_credits"] == codes
 
 
-async def _decide_requests(book: Book, requests: list) -> list[str]:
-    from tests.ledger.book import body
-
-    from workers.job import Batch
-    from workers.send import SendJob
-
+async def _decide_requests(book: Book, requests: list[Request[Any]]) -> list[str]:
     job = SendJob(book.catalogue)
     async with book.connection.transaction():
         return [body(m)["code"] for m in await job.decide(book.connection, Batch(job.topic, 0, requests))]

@@ -5,10 +5,10 @@ import re
 from pathlib import Path
 
 import asyncpg
-from tests.ledger.book import Book
 
 from infra.postgres import Connection, connect_database
 from infra.settings import Settings
+from tests.ledger.book import Book
 
 OPEN_ACCOUNTS = Path(__file__).parents[2] / "workers" / "ledger" / "sql" / "open_accounts.sql"
 CONNECTIONS = 6
@@ -33,7 +33,8 @@ async def _race(settings: Settings, database: Connection, *, credits_: int) -> l
         # A broken form ends in the net: a CHECK, a unique key, a deadlock.
         problems += [type(result).__name__ for result in results if isinstance(result, asyncpg.PostgresError)]
         charged = await database.fetchval(
-            "select count(*) from journal join accounts using (account) where code = 'charged' and account_id = any($1)",
+            "select count(*) from journal join accounts using (account)"
+            " where code = 'charged' and account_id = any($1)",
             names,
         )
         if charged != credits_ * len(names):

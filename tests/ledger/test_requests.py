@@ -3,9 +3,9 @@
 from uuid import uuid4
 
 import pytest
-from tests.ledger.book import DAY, Book, pick
 
 from infra.postgres import Connection
+from tests.ledger.book import DAY, Book, pick
 
 
 @pytest.fixture

@@ -89,7 +89,7 @@ def test_a_published_event_cannot_disappear(rendered: tuple[Path, Path]) -> None
 Edit = Callable[[dict[str, Any]], object]
 
 
-def data(schema: dict[str, Any]) -> Any:  # noqa: ANN401 - JSON
+def data(schema: dict[str, Any]) -> Any:
     """Return the part of a schema that is about `data`."""
     return schema["$defs"][schema["properties"]["data"]["$ref"].removeprefix("#/$defs/")]
 

@@ -135,10 +135,7 @@ async def _play_block(settings: Settings, block: list[Line], watcher: Watcher, w
     if published.failures:
         raise DemoError(f"lines could not be published: {published.failures}")
     ours = {line.request_id for line in block}
-    if block[0].outgoing.to_every_partition:
-        answers = len(block) * _PARTITIONS
-    else:
-        answers = len(block)
+    answers = len(block) * (_PARTITIONS if block[0].outgoing.to_every_partition else 1)
 
     def mine() -> list[Result]:
         return [r for r in watcher.results[seen:] if r.data.get("request_id") in ours or "reason" in r.data]

@@ -213,7 +213,7 @@ async def _publish_line(
                 outgoing.key,
                 partition=partition,
                 timestamp_ms=outgoing.timestamp,
-                headers=outgoing.headers,
+                headers=list(outgoing.headers),
             )
             delivery.add_done_callback(lambda done: _delivered(done, published, number, outgoing.topic))
     except UnpublishableError as error:

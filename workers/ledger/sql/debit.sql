@@ -30,18 +30,13 @@ declare
 
     lot_accounts bigint[];        -- the lots of all of them, by account and burn-down order
     lot_numbers integer[];
-    lot_remaining integer[];
-    lot_remaining_before integer[];
-    lot_from timestamptz[];
-    lot_until timestamptz[];
+    lot_remaining integer[]; lot_remaining_before integer[];
+    lot_from timestamptz[]; lot_until timestamptz[];
     first_lot integer := 1;       -- the current account's lots: [first_lot, end_lot)
     end_lot integer := 1;
     pick integer;
 
-    as_of timestamptz;
-    balance integer;
-    code text;
-    next_at timestamptz;
+    as_of timestamptz; balance integer; code text; next_at timestamptz;
     o_sequences bigint[]; o_codes text[]; o_lots integer[]; o_lot_until timestamptz[]; o_balances integer[];
     o_next_allotments timestamptz[];
 begin
