@@ -62,6 +62,11 @@ SINGLE_NODE = {
 }
 
 
+def cluster_id() -> str:
+    """Return a new id for a cluster, written as Kafka writes them."""
+    return urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
+
+
 @dataclass(frozen=True, slots=True)
 class KafkaServer:
     """Where one broker lives and how it is started."""
@@ -95,8 +100,8 @@ class KafkaServer:
         (self.config / "log4j2.properties").write_text(LOGGING, encoding="utf-8")
         self._properties.write_text("".join(f"{k}={v}\n" for k, v in self._settings().items()), encoding="utf-8")
         if not (self.data / "meta.properties").exists():
-            cluster = urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
-            arguments = ("format", "--cluster-id", cluster, "--config", str(self._properties))
+            # With "=": one id in 64 begins with "-" and would be taken for an option.
+            arguments = ("format", f"--cluster-id={cluster_id()}", "--config", str(self._properties))
             command = self._java("kafka.tools.StorageTool", *arguments)
             run_once(leash, replace(self._program(command), name="Formatting Kafka's storage"), START_SECONDS)
 

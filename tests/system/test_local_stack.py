@@ -18,7 +18,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from infra.local import artifacts, directories, postgres_server
+from infra.local import artifacts, directories, kafka_server, postgres_server
 from infra.local.artifacts import Jar, Lock, install, sha256_of
 from infra.local.errors import (
     ArtifactError,
@@ -300,6 +300,14 @@ async def test_a_broker_that_does_not_come_up_tells_why(monkeypatch: pytest.Monk
 
     with pytest.raises(ServerError, match=r"(?s)Formatting Kafka's storage failed.*NoSuchOption"):
         stack.start()
+
+
+async def test_a_broker_starts_whatever_its_clusters_id_begins_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An id may begin with a dash, which the formatting tool must not take for an option."""
+    monkeypatch.setattr(kafka_server, "cluster_id", lambda: "-Zyx1sXvQqOZ8Zz4dG3tGg")
+
+    with LocalStack(postgres=False) as stack:
+        assert stack.kafka_pid
 
 
 async def test_killed_servers_start_again_on_their_data_and_ports() -> None:

@@ -1,0 +1,137 @@
+"""The books and the load that the benches share: accounts with credits, and requests of theirs."""
+
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import asyncpg
+
+from infra.kafka import partition_of
+from infra.local.stack import LocalStack
+from infra.migrate import migrate
+from infra.postgres import connect_database
+from infra.settings import Settings, load_settings
+from schemas.billing import PromotionGranted
+from schemas.catalogue import fingerprint
+from schemas.envelope import AccountEvent
+from schemas.sends import SendRequested
+from workers.billing import BillingJob
+from workers.job import Batch
+from workers.ledger.model import Request
+from workers.ledger.plans import load_catalogue
+from workers.ledger.store import FUNCTIONS
+
+__all__ = ["ACCOUNTS", "PARTITIONS", "Databases", "sends", "stack_settings"]
+
+PARTITIONS = 4
+ACCOUNTS = 10_000
+GRANTED = datetime.now(UTC) - timedelta(days=1)
+
+_LOTS = 3  # of each account, as a monthly plan has
+_CREDITS = 100  # of each lot
+_TEMPLATE = "bench_template"
+
+
+def stack_settings(stack: LocalStack, database: str) -> Settings:
+    """Return the settings for one of a stack's databases. All else is as a user would have it."""
+    base, _, _ = stack.database_url.rpartition("/")
+    return load_settings(
+        kafka_bootstrap_servers=stack.kafka_bootstrap_servers,
+        database_url=f"{base}/{database}",
+        topic_partitions=PARTITIONS,
+        log_format="json",
+    )
+
+
+def account(number: int) -> str:
+    """Return the id of one of the accounts."""
+    return f"member-{number:06}"
+
+
+def sends(count: int, seed: int) -> list[SendRequested]:
+    """Return requests of random accounts; one in ten goes to a connection. Seeded."""
+    dice = random.Random(seed)  # noqa: S311 - a workload
+    now = datetime.now(UTC)
+    return [
+        SendRequested.create(
+            id=UUID(int=dice.getrandbits(128), version=4),
+            source="/bench",
+            subject=account(dice.randrange(ACCOUNTS)),
+            time=now,
+            data={
+                "recipient_id": f"member-{dice.randrange(10**6):06}",
+                "relationship": "connection" if dice.random() < 0.1 else "none",
+            },
+        )
+        for _ in range(count)
+    ]
+
+
+def requests_of(events: Sequence[AccountEvent], as_of: datetime, first_offset: int = 0) -> list[Request[AccountEvent]]:
+    """Return events as a lane would hand them to the ledger."""
+    return [
+        Request(event, event.subject, event.id, fingerprint(event), as_of, offset)
+        for offset, event in enumerate(events, first_offset)
+    ]
+
+
+class Databases:
+    """Databases with the same books, as many as are wanted: each a copy of one whose accounts hold credits."""
+
+    def __init__(self, stack: LocalStack) -> None:
+        self._stack = stack
+        self._count = 0
+
+    async def prepare(self) -> None:
+        """Make the one that is copied."""
+        await self._admin(f"create database {_TEMPLATE}")
+        settings = stack_settings(self._stack, _TEMPLATE)
+        connection = await connect_database(settings)
+        await migrate(connection, [FUNCTIONS])
+        job = BillingJob(load_catalogue())
+        offset = 0
+        for _ in range(_LOTS):
+            by_partition: dict[int, list[PromotionGranted]] = {}
+            for number in range(ACCOUNTS):
+                gift = PromotionGranted.create(
+                    id=UUID(int=random.getrandbits(128), version=4),
+                    source="/bench",
+                    subject=account(number),
+                    time=GRANTED,
+                    data={"promotion_id": "bench", "credits": _CREDITS},
+                )
+                by_partition.setdefault(partition_of(gift.subject.encode(), PARTITIONS), []).append(gift)
+            for partition, gifts in by_partition.items():
+                for at in range(0, len(gifts), 1_000):
+                    batch = Batch(job.topic, partition, requests_of(gifts[at : at + 1_000], GRANTED, offset))
+                    offset += 1_000
+                    async with connection.transaction():
+                        await job.decide(connection, batch)
+        # As if the billing lanes had read these grants.
+        await connection.execute(
+            "insert into lanes (consumer_group, topic, partition, epoch, next_offset, as_of)"
+            " select $1, $2, source_partition, 1, max(source_offset) + 1, max(as_of) from journal group by 3",
+            job.group,
+            job.topic,
+        )
+        await connection.execute("vacuum analyze")
+        await connection.close()
+
+    @asynccontextmanager
+    async def one(self) -> AsyncIterator[Settings]:
+        """Open a copy, and drop it afterwards. Dirty pages of what came before are written first."""
+        self._count += 1
+        name = f"bench_{self._count}"
+        await self._admin(f"create database {name} template {_TEMPLATE}")
+        await self._admin("checkpoint")
+        try:
+            yield stack_settings(self._stack, name)
+        finally:
+            await self._admin(f"drop database {name} with (force)")
+
+    async def _admin(self, statement: str) -> None:
+        connection = await asyncpg.connect(self._stack.database_url)
+        await connection.execute(statement)
+        await connection.close()
