@@ -83,7 +83,8 @@ class Settings(BaseSettings):
     session_seconds: Annotated[float, Field(ge=6, le=300, description="of the consumer group")] = 30
     transaction_seconds: Annotated[float, Field(ge=1, le=120, description="below session_seconds")] = 15
     tick_seconds: Annotated[float, Field(gt=0, le=86_400, description="between two expiry ticks")] = 15
-    tick_lots: Annotated[int, Field(ge=1, le=100_000, description="booked by one tick at most")] = 5_000
+    tick_step_lots: Annotated[int, Field(ge=1, le=10_000, description="booked in one transaction at most")] = 500
+    tick_steps: Annotated[int, Field(ge=1, le=10_000, description="of one tick at most")] = 20
 
     plans_file: str | None = Field(None, description="plan catalogue to use instead of the shipped one")
     log_format: LogFormat = LogFormat.AUTO

@@ -1,15 +1,27 @@
-"""What billing says: periods that give credits, cancels, and gifts."""
+"""What billing says: periods that give credits, cancels, gifts and purchases, and what is set right afterwards."""
 
-from typing import Literal, Self
+from calendar import monthrange
+from typing import Annotated, Literal, Self
+from uuid import UUID
 
-from pydantic import model_validator
+from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from schemas.envelope import AccountEvent, Credits, Data, Instant, OpaqueId
+from schemas.envelope import AccountEvent, Credits, Data, Instant, OpaqueId, Reason
 
 __all__ = [
+    "AccountErased",
+    "AccountErasedData",
+    "CancellationTakenBack",
+    "CancellationTakenBackData",
+    "CreditsAdjusted",
+    "CreditsAdjustedData",
     "CreditsGift",
     "CreditsGiftData",
+    "CreditsPurchased",
+    "CreditsPurchasedData",
+    "GrantVoided",
+    "GrantVoidedData",
     "PromotionGranted",
     "PromotionGrantedData",
     "SubscriptionActivated",
@@ -17,6 +29,7 @@ __all__ = [
     "SubscriptionCancelledData",
     "SubscriptionPeriod",
     "SubscriptionPeriodData",
+    "SubscriptionPlanChanged",
     "SubscriptionRenewed",
     "SurveyGranted",
     "SurveyGrantedData",
@@ -30,11 +43,35 @@ class SubscriptionPeriodData(Data):
     plan: OpaqueId
     period_start: Instant
     period_end: Instant
+    term: Annotated[
+        Literal["monthly", "annual"],
+        Field(
+            description="How long is paid for at once. An annual term gives its twelve months their credits each.",
+            exclude_if=lambda term: term == "monthly",
+        ),
+    ] = "monthly"
+    anchor_day: Annotated[
+        Annotated[int, Field(ge=1, le=31)] | None,
+        Field(
+            description="Day of the month, in UTC, on which periods start; in a shorter month, its last day.",
+            exclude_if=lambda anchor_day: anchor_day is None,
+        ),
+    ] = None
 
     @model_validator(mode="after")
-    def _starts_before_it_ends(self) -> Self:
-        if self.period_end <= self.period_start:
+    def _starts_on_its_day_and_before_it_ends(self) -> Self:
+        start = self.period_start
+        if self.period_end <= start:
             raise PydanticCustomError("period", "expected period_end to be after period_start")
+        if self.anchor_day is not None:
+            day = min(self.anchor_day, monthrange(start.year, start.month)[1])
+            if start.day != day:
+                raise PydanticCustomError(
+                    "anchor_day",
+                    "expected period_start on day {day} of its month in UTC, where anchor_day {anchor_day} falls,"
+                    " got day {got}",
+                    {"day": day, "anchor_day": self.anchor_day, "got": start.day},
+                )
         return self
 
 
@@ -56,6 +93,12 @@ class SubscriptionRenewed(SubscriptionPeriod):
     type: Literal["inmail.subscription.renewed.v1"]
 
 
+class SubscriptionPlanChanged(SubscriptionPeriod):
+    """A subscription changed to another plan, with a period of that plan."""
+
+    type: Literal["inmail.subscription.plan-changed.v1"]
+
+
 class SubscriptionCancelledData(Data):
     """Which subscription ends, and when: a period that starts at `effective_at` is not granted any more."""
 
@@ -68,6 +111,19 @@ class SubscriptionCancelled(AccountEvent):
 
     type: Literal["inmail.subscription.cancelled.v1"]
     data: SubscriptionCancelledData
+
+
+class CancellationTakenBackData(Data):
+    """Which subscription goes on after all."""
+
+    subscription_id: OpaqueId
+
+
+class CancellationTakenBack(AccountEvent):
+    """A subscription that was to end does not."""
+
+    type: Literal["inmail.subscription.cancellation-taken-back.v1"]
+    data: CancellationTakenBackData
 
 
 class CreditsGiftData(Data):
@@ -106,3 +162,65 @@ class SurveyGranted(CreditsGift):
 
     type: Literal["inmail.survey.granted.v1"]
     data: SurveyGrantedData
+
+
+class CreditsPurchasedData(Data):
+    """How many credits were bought, and in which purchase."""
+
+    credits: Credits
+    purchase_id: OpaqueId
+
+
+class CreditsPurchased(AccountEvent):
+    """Credits were bought on their own, which only some plans allow."""
+
+    type: Literal["inmail.credits.purchased.v1"]
+    data: CreditsPurchasedData
+
+
+class GrantVoidedData(Data):
+    """Which grant is withdrawn, and why."""
+
+    grant_id: Annotated[UUID, Field(description="The id of the event that granted.")]
+    reason: Reason
+
+
+class GrantVoided(AccountEvent):
+    """Billing withdraws what is left of a grant, as after a refund."""
+
+    type: Literal["inmail.grant.voided.v1"]
+    data: GrantVoidedData
+
+
+def _not_zero(change: int) -> int:
+    if change == 0:
+        raise PydanticCustomError("no_credits", "expected an integer other than 0")
+    return change
+
+
+class CreditsAdjustedData(Data):
+    """By how many credits the balance is set right, up or down; by whom, and why."""
+
+    credits: Annotated[
+        int, Field(ge=-1_000_000, le=1_000_000, json_schema_extra={"not": {"const": 0}}), AfterValidator(_not_zero)
+    ]
+    actor: OpaqueId
+    reason: Reason
+
+
+class CreditsAdjusted(AccountEvent):
+    """Somebody sets a balance right by hand."""
+
+    type: Literal["inmail.credits.adjusted.v1"]
+    data: CreditsAdjustedData
+
+
+class AccountErasedData(Data):
+    """Nothing: the account is the subject."""
+
+
+class AccountErased(AccountEvent):
+    """An account's holder is gone: its credits end, and nothing is decided for it any more."""
+
+    type: Literal["inmail.account.erased.v1"]
+    data: AccountErasedData

@@ -7,23 +7,24 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, Union
 from pydantic import BaseModel, Discriminator, TypeAdapter, ValidationError
 
 from schemas.billing import (
+    AccountErased,
+    CancellationTakenBack,
+    CreditsAdjusted,
+    CreditsPurchased,
+    GrantVoided,
     PromotionGranted,
     SubscriptionActivated,
     SubscriptionCancelled,
+    SubscriptionPlanChanged,
     SubscriptionRenewed,
     SurveyGranted,
 )
-from schemas.envelope import MAX_VALUE_BYTES, Event
-from schemas.results import (
-    BillingDecided,
-    CreditsExpired,
-    CreditsGranted,
-    DeadLettered,
-    DeadLetterReason,
-    SendDecided,
-    TickDecided,
-)
-from schemas.sends import SendRequested
+from schemas.dead_letters import DeadLettered, DeadLetterReason
+from schemas.decisions import BillingDecided, ReportDecided, SendDecided, TickDecided
+from schemas.envelope import MAX_VALUE_BYTES, Data, Event
+from schemas.movements import CreditsExpired, CreditsForfeited, CreditsGranted, CreditsReversed, CreditsVoided
+from schemas.notices import CreditsExhausted, CreditsExpiringSoon, CreditsLow
+from schemas.sends import RecipientResponded, SendRequested, SendUndeliverable
 from schemas.ticks import ExpiryTick
 from schemas.undecodable import Undecodable, excerpt, explain, refuse_repeated_names
 
@@ -72,16 +73,31 @@ _SEND, _BILLING, _EXPIRY = "inmail-send", "inmail-billing", "inmail-expiry"
 # fmt: off
 CATALOGUE: Final = (
     EventType(SendRequested, SEND_REQUESTS, "in", "account", _SEND, "A member asks to send one InMail."),
+    EventType(SendUndeliverable, SEND_REQUESTS, "in", "account", _SEND, "A message could not be delivered."),
+    EventType(RecipientResponded, SEND_REQUESTS, "in", "account", _SEND, "A recipient responded to a message."),
     EventType(SubscriptionActivated, BILLING_EVENTS, "in", "account", _BILLING, "A subscription began."),
     EventType(SubscriptionRenewed, BILLING_EVENTS, "in", "account", _BILLING, "A subscription goes on."),
+    EventType(SubscriptionPlanChanged, BILLING_EVENTS, "in", "account", _BILLING, "A subscription has another plan."),
     EventType(SubscriptionCancelled, BILLING_EVENTS, "in", "account", _BILLING, "A subscription ends."),
+    EventType(CancellationTakenBack, BILLING_EVENTS, "in", "account", _BILLING, "A cancelled subscription goes on."),
     EventType(PromotionGranted, BILLING_EVENTS, "in", "account", _BILLING, "A promotion gives credits."),
     EventType(SurveyGranted, BILLING_EVENTS, "in", "account", _BILLING, "An answered survey gives credits."),
+    EventType(CreditsPurchased, BILLING_EVENTS, "in", "account", _BILLING, "Credits were bought on their own."),
+    EventType(GrantVoided, BILLING_EVENTS, "in", "account", _BILLING, "Billing withdraws a grant."),
+    EventType(CreditsAdjusted, BILLING_EVENTS, "in", "account", _BILLING, "Somebody sets a balance right."),
+    EventType(AccountErased, BILLING_EVENTS, "in", "account", _BILLING, "An account's holder is gone."),
     EventType(ExpiryTick, EXPIRY_TICKS, "in", None, _EXPIRY, "Book what has ended; one to each partition."),
     EventType(SendDecided, SEND_RESULTS, "out", "account", None, "May it be sent, and what did it cost."),
+    EventType(ReportDecided, SEND_RESULTS, "out", "account", None, "Why a report on a send gave no credit back."),
     EventType(CreditsGranted, CREDIT_EVENTS, "out", "account", None, "A billing event opened a lot."),
+    EventType(CreditsReversed, CREDIT_EVENTS, "out", "account", None, "A send's charge was undone."),
+    EventType(CreditsVoided, CREDIT_EVENTS, "out", "account", None, "Credits of a lot were withdrawn."),
+    EventType(CreditsForfeited, CREDIT_EVENTS, "out", "account", None, "A plan change or a cap took credits of a lot."),
     EventType(CreditsExpired, CREDIT_EVENTS, "out", "account", None, "A lot ended with credits left."),
-    EventType(BillingDecided, CREDIT_EVENTS, "out", "account", None, "Why a billing event gave no credits."),
+    EventType(CreditsLow, CREDIT_EVENTS, "out", "account", None, "Few credits are left."),
+    EventType(CreditsExhausted, CREDIT_EVENTS, "out", "account", None, "No credits are left."),
+    EventType(CreditsExpiringSoon, CREDIT_EVENTS, "out", "account", None, "A lot with credits left ends soon."),
+    EventType(BillingDecided, CREDIT_EVENTS, "out", "account", None, "A billing event's answer that moves no credit."),
     EventType(TickDecided, CREDIT_EVENTS, "out", None, None, "What a tick booked in its partition."),
     EventType(DeadLettered, DEAD_LETTERS, "out", "account", None, "A message that can never succeed."),
 )
@@ -100,17 +116,29 @@ class _Reader(NamedTuple):
     models: dict[str, type[BaseModel]]
     keyed: bool
     plain_quotes: dict[str, int]
+    optional: dict[str, frozenset[str]]  # the names of `data` that need not be there, by event type
 
 
 def _count_plain_quotes(model: type[Event]) -> int:
     """Return how many quotation marks an event has that gives each required field once and nothing else.
 
     Two for each name, two more for each value that is a string, as all are but integers and `data` itself. An
-    event with as many cannot have a name twice.
+    event with as many cannot have a name twice, and has no optional field.
     """
     fields = [*model.model_fields.values(), *model.model_fields["data"].annotation.model_fields.values()]  # type: ignore[union-attr]
     required = [field for field in fields if field.is_required()]
     return 4 * len(required) - 2 - 2 * sum(field.annotation is int for field in required)
+
+
+def _count_optional_quotes(data: Data, optional: frozenset[str]) -> int:
+    """Return how many quotation marks the optional fields that were given in `data` have at the least."""
+    given = data.model_fields_set & optional
+    return 2 * len(given) + 2 * sum(isinstance(getattr(data, name), str) for name in given)
+
+
+def _optional(model: type[Event]) -> frozenset[str]:
+    fields = model.model_fields["data"].annotation.model_fields  # type: ignore[union-attr]
+    return frozenset(name for name, field in fields.items() if not field.is_required())
 
 
 def _reader(topic: str) -> _Reader:
@@ -123,6 +151,7 @@ def _reader(topic: str) -> _Reader:
         {row.name: row.model for row in rows},
         rows[0].key is not None,
         {row.name: _count_plain_quotes(row.model) for row in rows},
+        {row.name: _optional(row.model) for row in rows},
     )
 
 
@@ -149,7 +178,8 @@ def decode(topic: str, key: bytes | None, value: bytes | None) -> Event:
     quotes = reader.plain_quotes[event.type]
     if event.datacontenttype is not None and "datacontenttype" in event.model_fields_set:
         quotes += 4
-    if value.count(b'"') != quotes:
+    surplus = value.count(b'"') - quotes
+    if surplus and surplus != _count_optional_quotes(event.data, reader.optional[event.type]):
         refuse_repeated_names(value)  # of which pydantic takes the last; but these may be extensions or escapes
     if reader.keyed:
         if not key:

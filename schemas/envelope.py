@@ -22,6 +22,7 @@ __all__ = [
     "Event",
     "Instant",
     "OpaqueId",
+    "Reason",
     "encode",
 ]
 
@@ -31,6 +32,7 @@ CONTENT_TYPE: Final = "application/json"
 # Ids reach Postgres as text: visible ASCII keeps out NUL, lone surrogates and look-alikes.
 ID_PATTERN = r"^[!-~]{1,128}$"
 SOURCE_PATTERN = r"^[^\x00-\x1f\x7f-\x9f]{1,256}$"
+REASON_PATTERN = r"^[^\x00-\x1f\x7f-\x9f]{1,200}$"
 # Without this, pydantic reads "1700000000" as seconds since the epoch. Digits after microseconds are cut off.
 INSTANT_PATTERN = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)$"
 
@@ -63,6 +65,7 @@ class _InstantSchema:
 
 Instant = Annotated[datetime, _InstantSchema]
 OpaqueId = Annotated[str, Field(pattern=ID_PATTERN)]
+Reason = Annotated[str, Field(pattern=REASON_PATTERN)]
 Credits = Annotated[int, Field(ge=1, le=1_000_000)]
 
 

@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
-from schemas.envelope import ID_PATTERN, INSTANT_PATTERN, SOURCE_PATTERN
-from schemas.results import DeadLetterReason
+from schemas.dead_letters import DeadLetterReason
+from schemas.envelope import ID_PATTERN, INSTANT_PATTERN, REASON_PATTERN, SOURCE_PATTERN
 
 __all__ = ["Undecodable", "excerpt", "explain", "refuse_repeated_names"]
 
@@ -24,6 +24,7 @@ _A_TIME = "a time with a zone from 2000 to 2199, like 2026-01-31T09:30:00Z"
 _PATTERNS = {
     ID_PATTERN: "1 to 128 visible ASCII characters",
     SOURCE_PATTERN: "1 to 256 characters without control characters",
+    REASON_PATTERN: "1 to 200 characters without control characters",
     INSTANT_PATTERN: _A_TIME,
 }
 _EXPECTED = {
@@ -32,6 +33,7 @@ _EXPECTED = {
     "int_parsing_size": "an integer",
     "greater_than_equal": "an integer of at least {ge}",
     "less_than_equal": "an integer of at most {le}",
+    "no_credits": "an integer other than 0",
     "string_type": "a string",
     "bool_type": "true or false",
     "none_required": "nothing",
@@ -138,7 +140,7 @@ def _refuse_type(topic: str, name: str, topics: Mapping[str, str]) -> NoReturn:
 
 def excerpt(value: object) -> str:
     """Return at most 64 visible ASCII characters that show a value from the input."""
-    return _cut(json.dumps(value), _MAX_EXCERPT)
+    return _cut(json.dumps(value).replace("\x7f", "\\u007f"), _MAX_EXCERPT)  # the one that json leaves as it is
 
 
 def _cut(text: str, limit: int) -> str:

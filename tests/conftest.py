@@ -31,8 +31,10 @@ async def template(stack: LocalStack) -> str:
     await admin.close()
     settings = _settings(stack, "template_inmail")
     connection = await connect_database(settings)
-    await migrate(connection, [FUNCTIONS])
-    await connection.close()
+    try:
+        await migrate(connection, [FUNCTIONS])
+    finally:
+        await connection.close()
     return "template_inmail"
 
 

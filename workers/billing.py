@@ -1,14 +1,14 @@
-"""The billing worker: subscriptions' periods and cancels, promotions and surveys become lots and ends of lots."""
+"""The billing worker: what subscriptions, gifts and corrections make of an account's lots."""
 
 from infra.postgres import Connection
 from schemas.billing import SubscriptionPeriod
 from schemas.catalogue import BILLING_EVENTS, Undecodable
 from schemas.envelope import AccountEvent
 from schemas.results import DeadLetterReason
-from workers.events import answer, recall_answers
+from workers.events import messages_of, recall_answers
 from workers.job import Batch, Message
 from workers.ledger.model import Worker
-from workers.ledger.movements import bill
+from workers.ledger.movements import decide
 from workers.ledger.plans import Catalogue
 from workers.ledger.store import answer_all, open_batch
 
@@ -19,6 +19,7 @@ class BillingJob:
     """Decides billing events: the body of `inmail worker billing`."""
 
     group = "inmail-billing"
+    in_steps = False
     topic = BILLING_EVENTS
 
     def __init__(self, catalogue: Catalogue) -> None:
@@ -32,14 +33,15 @@ class BillingJob:
                 f"data.plan: expected one of {', '.join(sorted(self._catalogue.plans))}, got {event.data.plan[:64]!r}",
             )
 
+    async def step(self, connection: Connection, batch: Batch) -> bool:  # noqa: ARG002
+        """All is decided at once."""
+        return False
+
     async def decide(self, connection: Connection, batch: Batch) -> list[Message]:
-        """Grant, clamp or refuse; answer every event."""
-        opened = await open_batch(connection, batch.partition, batch.requests)
-        decided = await bill(connection, opened, batch.partition, self._catalogue)
-        return [
-            answer(request.account_id, entry, batch, request.offset)
-            for request, entry in answer_all(opened, batch.requests, decided)
-        ]
+        """Grant, clamp, correct or refuse; answer every event."""
+        opened = await open_batch(connection, Worker.BILLING, batch.partition, batch.requests)
+        decided = await decide(connection, opened, self._catalogue)
+        return messages_of(answer_all(opened, batch.requests, decided), batch.partition)
 
     async def recall(self, connection: Connection, partition: int, start: int, end: int) -> list[Message]:
         """Return from the books what was decided for the input offsets [start, end)."""

@@ -159,7 +159,7 @@ def worker(
                 await run_worker(BillingJob(catalogue), settings, stop)
             case WorkerName.EXPIRY:
                 async with reader(settings, None, "read_uncommitted") as ends:
-                    await run_worker(ExpiryJob(ends, settings.tick_lots), settings, stop)
+                    await run_worker(ExpiryJob(ends, load_catalogue(settings.plans_file), settings), settings, stop)
             case WorkerName.TICKER:
                 await run_ticker(settings, stop)
 

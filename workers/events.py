@@ -4,8 +4,9 @@ An event is made from the row alone, so it is the same bytes whether it is publi
 from the books long after the input is gone. Only `repeat` looks at the record being answered.
 """
 
+from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from infra.postgres import Connection
@@ -14,23 +15,41 @@ from schemas.ids import answer_id, conflict_id, movement_id, tick_answer_id, tic
 from schemas.results import (
     Source,
     billing_decided,
+    credits_exhausted,
     credits_expired,
+    credits_expiring_soon,
+    credits_forfeited,
     credits_granted,
+    credits_low,
+    credits_reversed,
+    credits_voided,
+    report_decided,
     send_decided,
     tick_decided,
 )
-from workers.job import Batch, Message
+from workers.job import Message
 from workers.ledger.model import ACCEPTED, Code, Entry, Tick, Worker
+from workers.ledger.store import Answer
 
-__all__ = ["answer", "recall_answers", "recall_ticks", "tick_messages"]
+__all__ = ["messages_of", "recall_answers", "recall_ticks", "tick_messages"]
 
-_INPUT = {Worker.SEND: SEND_REQUESTS, Worker.BILLING: BILLING_EVENTS, Worker.EXPIRY: EXPIRY_TICKS}
+_INPUT: Final = {Worker.SEND: SEND_REQUESTS, Worker.BILLING: BILLING_EVENTS, Worker.EXPIRY: EXPIRY_TICKS}
 
 
-def answer(account_id: str, entry: Entry, batch: Batch, offset: int) -> Message:
-    """Return the event that answers the record at `offset`: a repeat, unless it is the one that was decided."""
-    repeat = entry.source_offset != offset or entry.source_partition != batch.partition
-    return event_of(account_id, entry, repeat=repeat)
+def messages_of(answers: Iterable[Answer], partition: int) -> list[Message]:
+    """Return the events of a batch: what each record is answered, and what it moved beside that.
+
+    An answer is a repeat unless it was decided for this very record.
+    """
+    return [
+        event_of(
+            request.account_id,
+            entry,
+            repeat=entry.source_offset != request.offset or entry.source_partition != partition,
+        )
+        for request, entries in answers
+        for entry in entries
+    ]
 
 
 def event_of(account_id: str, entry: Entry, *, repeat: bool = False) -> Message:
@@ -49,28 +68,39 @@ def event_of(account_id: str, entry: Entry, *, repeat: bool = False) -> Message:
         "repeat": repeat,
         "code": entry.code,
     }
-    key = account_id.encode()
-    if entry.worker == Worker.SEND:
-        return Message(SEND_RESULTS, key, _send(account_id, entry, common))
-    if entry.code == Code.GRANTED:
-        return Message(CREDIT_EVENTS, key, _granted(account_id, entry, common))
-    if entry.code == Code.EXPIRED:
-        return Message(CREDIT_EVENTS, key, _expired(account_id, entry, common))
-    return Message(CREDIT_EVENTS, key, _billing(account_id, entry, common))
+    if entry.recipient_id is not None:
+        topic, write, own = SEND_RESULTS, send_decided, _send(entry)
+    else:
+        topic, write, own = _OTHERS.get(entry.code, _decided)(entry)
+    return Message(topic, account_id.encode(), write(_event_id(account_id, entry), account_id, common | own))  # type: ignore[arg-type]
+
+
+def _event_id(account_id: str, entry: Entry) -> UUID:
+    if not entry.is_answer:
+        return movement_id(account_id, entry.request_id, entry.code, entry.lot or 0)
+    if entry.code == Code.KEY_CONFLICT:
+        return conflict_id(account_id, entry.request_id, entry.fingerprint)
+    return answer_id(account_id, entry.request_id)
 
 
 def _outcome(entry: Entry) -> str:
     return "accepted" if entry.code in ACCEPTED else "rejected"
 
 
-def _answer_id(account_id: str, entry: Entry) -> UUID:
-    if entry.code == Code.KEY_CONFLICT:
-        return conflict_id(account_id, entry.request_id, entry.fingerprint)
-    return answer_id(account_id, entry.request_id)
+def _instant(text: str | None) -> datetime | None:
+    """Return an instant kept in a row's details, where JSON has no type for it."""
+    return datetime.fromisoformat(text) if text else None
 
 
-def _send(account_id: str, entry: Entry, common: dict[str, Any]) -> bytes:
-    common |= {
+# -- each kind of row: its topic, its writer, and the members it has beside the common ones ---------------------------
+
+Own = dict[str, Any]
+Kind = tuple[str, Callable[..., bytes], Own]
+
+
+def _send(entry: Entry) -> Own:
+    details = entry.details or {}
+    return {
         "outcome": _outcome(entry),
         "recipient_id": entry.recipient_id,
         "relationship": entry.relationship,
@@ -78,13 +108,15 @@ def _send(account_id: str, entry: Entry, common: dict[str, Any]) -> bytes:
         "lot": entry.lot,
         "lot_expires_at": entry.lot_expires_at,
         "next_allotment_at": entry.next_allotment_at,
+        "sender_id": entry.sender_id,
+        "limit": details.get("limit"),
+        "retry_at": _instant(details.get("retry_at")),
     }
-    return send_decided(_answer_id(account_id, entry), account_id, common)  # type: ignore[arg-type]
 
 
-def _granted(account_id: str, entry: Entry, common: dict[str, Any]) -> bytes:
+def _granted(entry: Entry) -> Kind:
     details = entry.details or {}
-    common |= {
+    own = {
         "credits": entry.amount,
         "lot": entry.lot,
         "granted_at": _instant(details["granted_at"]),
@@ -93,30 +125,80 @@ def _granted(account_id: str, entry: Entry, common: dict[str, Any]) -> bytes:
         "subscription_id": details.get("subscription_id"),
         "plan": details.get("plan"),
         "period_start": _instant(details.get("period_start")),
+        "source_id": details.get("source_id"),
+        "actor": details.get("actor"),
+        "reason": details.get("reason"),
     }
-    return credits_granted(_answer_id(account_id, entry), account_id, common)  # type: ignore[arg-type]
+    return CREDIT_EVENTS, credits_granted, own
 
 
-def _billing(account_id: str, entry: Entry, common: dict[str, Any]) -> bytes:
+def _reversed(entry: Entry) -> Kind:
     details = entry.details or {}
-    common |= {
-        "outcome": _outcome(entry),
+    own = {"send_id": details["send_id"], "cause": details["cause"]}
+    return CREDIT_EVENTS, credits_reversed, _of_lot(entry, entry.amount) | own
+
+
+def _voided(entry: Entry) -> Kind:
+    details = entry.details or {}
+    own = {"grant_id": details.get("grant_id"), "actor": details.get("actor"), "reason": details["reason"]}
+    return CREDIT_EVENTS, credits_voided, _of_lot(entry, -entry.amount) | own
+
+
+def _forfeited(entry: Entry) -> Kind:
+    details = entry.details or {}
+    own = {name: details.get(name) for name in ("subscription_id", "plan", "cap")}
+    return CREDIT_EVENTS, credits_forfeited, _of_lot(entry, -entry.amount) | own
+
+
+def _expired(entry: Entry) -> Kind:
+    return CREDIT_EVENTS, credits_expired, _of_lot(entry, -entry.amount)
+
+
+def _low(entry: Entry) -> Kind:
+    return CREDIT_EVENTS, credits_low, {"threshold": (entry.details or {})["threshold"]}
+
+
+def _exhausted(_: Entry) -> Kind:
+    return CREDIT_EVENTS, credits_exhausted, {}
+
+
+def _expiring_soon(entry: Entry) -> Kind:
+    return CREDIT_EVENTS, credits_expiring_soon, _of_lot(entry, (entry.details or {})["credits"])
+
+
+def _of_lot(entry: Entry, credits_: int) -> Own:
+    return {"credits": credits_, "lot": entry.lot, "expires_at": entry.lot_expires_at}
+
+
+def _decided(entry: Entry) -> Kind:
+    """Return an answer that moved nothing: a report refused, or any other billing event."""
+    details = entry.details or {}
+    own: Own = {"outcome": _outcome(entry)}
+    if entry.worker == Worker.SEND:
+        return SEND_RESULTS, report_decided, own | {"send_id": details["send_id"], "cause": details["cause"]}
+    own |= {
         "subscription_id": details.get("subscription_id"),
         "effective_at": _instant(details.get("effective_at")),
+        "plan": details.get("plan"),
+        "period_start": _instant(details.get("period_start")),
+        "grant_id": details.get("grant_id"),
     }
-    return billing_decided(_answer_id(account_id, entry), account_id, common)  # type: ignore[arg-type]
+    return CREDIT_EVENTS, billing_decided, own
 
 
-def _expired(account_id: str, entry: Entry, common: dict[str, Any]) -> bytes:
-    assert entry.lot is not None  # noqa: S101 - a movement names its lot, as the journal checks
-    common |= {"credits": -entry.amount, "lot": entry.lot, "expires_at": entry.lot_expires_at}
-    event_id = movement_id(account_id, entry.request_id, entry.code, entry.lot)
-    return credits_expired(event_id, account_id, common)  # type: ignore[arg-type]
-
-
-def _instant(text: str | None) -> datetime | None:
-    """Return an instant kept in a row's details, where JSON has no type for it."""
-    return datetime.fromisoformat(text) if text else None
+_OTHERS: Final[dict[str, Callable[[Entry], Kind]]] = {
+    Code.GRANTED: _granted,
+    Code.REVERSED: _reversed,
+    Code.LOT_ENDED: _reversed,
+    Code.VOIDED: _voided,
+    Code.ADJUSTED: _voided,
+    Code.FORFEITED: _forfeited,
+    Code.CAP_FORFEITED: _forfeited,
+    Code.EXPIRED: _expired,
+    Code.LOW: _low,
+    Code.EXHAUSTED: _exhausted,
+    Code.EXPIRING_SOON: _expiring_soon,
+}
 
 
 def tick_messages(tick: Tick, movements: list[tuple[str, Entry]], offset: int) -> list[Message]:

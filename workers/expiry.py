@@ -5,12 +5,14 @@ from datetime import datetime
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from infra.postgres import Connection
+from infra.settings import Settings
 from schemas.catalogue import EXPIRY_TICKS
 from schemas.ticks import ExpiryTick
 from workers.billing import BillingJob
 from workers.events import recall_ticks, tick_messages
 from workers.job import Batch, Message
-from workers.ledger.movements import expire, tick_movements
+from workers.ledger.plans import Catalogue
+from workers.ledger.ticks import booked_ticks, expire_step, tick_movements, tick_terms
 from workers.send import SendJob
 
 __all__ = ["ExpiryJob"]
@@ -27,28 +29,41 @@ class ExpiryJob:
     """
 
     group = "inmail-expiry"
+    in_steps = True
     topic = EXPIRY_TICKS
 
-    def __init__(self, ends: AIOKafkaConsumer, lots_max: int) -> None:
+    def __init__(self, ends: AIOKafkaConsumer, catalogue: Catalogue, settings: Settings) -> None:
         # Asked for the topics' ends. It must read uncommitted, so that an open transaction counts as unread.
         self._ends = ends
-        self._lots_max = lots_max
+        self._terms = tick_terms(catalogue, settings.tick_step_lots, settings.tick_steps)
 
     def screen(self, event: ExpiryTick) -> None:
         """Nothing that decodes is beyond deciding."""
 
+    async def step(self, connection: Connection, batch: Batch) -> bool:
+        """Book one step of the first tick that has one left; tell whether there was one."""
+        stored = await connection.fetch(
+            "select request_id, fingerprint from ticks where partition = $1 and request_id = any($2)"
+            " and code <> 'booking'",
+            batch.partition,
+            [request.request_id for request in batch.requests],
+        )
+        done = {(row["request_id"], row["fingerprint"]) for row in stored}
+        due = [r for r in batch.requests if (r.request_id, r.fingerprint) not in done]
+        if not due:
+            return False
+        read_to = await self._neighbours_read_to(connection, batch.partition, due[0].as_of)
+        horizon = min(due[0].event.data.as_of, due[0].as_of, read_to)
+        await expire_step(connection, batch.partition, due[0], horizon, self._terms)
+        return True
+
     async def decide(self, connection: Connection, batch: Batch) -> list[Message]:
-        """Book what each tick may; answer every tick, after the lines it caused."""
-        if not batch.requests:
-            return []
+        """Answer every tick, after the lines it caused. Its steps are done."""
         messages = []
-        read_to = await self._neighbours_read_to(connection, batch.partition, batch.requests[-1].as_of)
-        for request in batch.requests:
-            horizon = min(request.event.data.as_of, request.as_of, read_to)
-            tick = await expire(connection, batch.partition, request, horizon, self._lots_max)
+        for tick, offset in await booked_ticks(connection, batch.partition, batch.requests):
             # A tick seen before has its lines published; one that is read again after a crash may not have.
-            booked = await tick_movements(connection, tick) if tick.source_offset == request.offset else []
-            messages += tick_messages(tick, booked, request.offset)
+            booked = await tick_movements(connection, tick) if tick.source_offset == offset else []
+            messages += tick_messages(tick, booked, offset)
         return messages
 
     async def recall(self, connection: Connection, partition: int, start: int, end: int) -> list[Message]:

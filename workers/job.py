@@ -25,9 +25,16 @@ class Job(Protocol):
 
     group: str
     topic: str
+    in_steps: bool  # whether `step` has to be called
 
     def screen(self, event: Any) -> None:  # noqa: ANN401 - each job knows its own events
         """Raise Undecodable for an event that is well-formed and can still never succeed."""
+
+    async def step(self, connection: Connection, batch: Batch) -> bool:
+        """Do a bounded part of a batch's work ahead of its decision, in a transaction of its own; tell if any was left.
+
+        Called until it was not. What it books belongs to the batch's records, and is published with their answers.
+        """
 
     async def decide(self, connection: Connection, batch: Batch) -> list[Message]:
         """Decide a batch inside the caller's transaction and return its answers, in order.

@@ -11,6 +11,9 @@ as the last one written. After any doubtful error the lane begins again; decidin
 
 import asyncio
 import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import NamedTuple
 
 import asyncpg
@@ -19,7 +22,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from infra.clock import EPOCH
-from infra.postgres import Pool, is_transient
+from infra.postgres import Connection, Pool, is_transient
 from infra.settings import Settings
 from infra.transactions import Message, TransactionPair
 from workers.inbox import Inbox, Taken
@@ -151,20 +154,31 @@ class Lane:
     async def _decide(self, taken: Taken) -> _Decided:
         """Store the outcomes of a batch, and how far the lane has read, in one transaction."""
         requests, letters, as_of = sort_records(self._job, taken.records, self._as_of)
+        batch = Batch(self._tp.topic, self._tp.partition, requests)
+        left = self._job.in_steps
+        while left:
+            async with self._fenced() as connection:
+                left = await self._job.step(connection, batch)
+        async with self._fenced(taken.next_offset, as_of) as connection:
+            answers = await self._job.decide(connection, batch)
+        self._as_of = as_of
+        return _Decided(answers + letters, taken.next_offset)
+
+    @asynccontextmanager
+    async def _fenced(self, next_offset: int | None = None, as_of: datetime | None = None) -> AsyncIterator[Connection]:
+        """Open a transaction that only the lane's owner can commit, and that notes how far the lane has read."""
         async with self._pool.acquire() as connection, connection.transaction():
             moved = await connection.execute(
                 "update lanes set next_offset = greatest(next_offset, $5), as_of = greatest(as_of, $6)"
                 " where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4",
                 *self._row,
                 self._epoch,
-                taken.next_offset,
+                next_offset,
                 as_of,
             )
             if moved != "UPDATE 1":
                 raise _SucceededError(f"epoch {self._epoch} of {self._tp} is over")
-            answers = await self._job.decide(connection, Batch(self._tp.topic, self._tp.partition, requests))
-        self._as_of = as_of
-        return _Decided(answers + letters, taken.next_offset)
+            yield connection
 
     async def _publish(self, decided: _Decided) -> None:
         """Publish a batch's answers, its dead letters and the offset after it, in one transaction."""

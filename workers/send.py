@@ -1,12 +1,12 @@
-"""The send worker: may this message be sent, and what does it cost."""
+"""The send worker: may this message be sent, what does it cost, and does its credit come back."""
 
 from infra.postgres import Connection
 from schemas.catalogue import SEND_REQUESTS
-from schemas.sends import SendRequested
-from workers.events import answer, recall_answers
+from schemas.envelope import AccountEvent
+from workers.events import messages_of, recall_answers
 from workers.job import Batch, Message
 from workers.ledger.model import Worker
-from workers.ledger.movements import debit
+from workers.ledger.movements import decide
 from workers.ledger.plans import Catalogue
 from workers.ledger.store import answer_all, open_batch
 
@@ -17,22 +17,24 @@ class SendJob:
     """Decides send requests: the body of `inmail worker send`."""
 
     group = "inmail-send"
+    in_steps = False
     topic = SEND_REQUESTS
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
 
-    def screen(self, event: SendRequested) -> None:
+    def screen(self, event: AccountEvent) -> None:
         """Nothing that decodes is beyond deciding."""
 
+    async def step(self, connection: Connection, batch: Batch) -> bool:  # noqa: ARG002
+        """All is decided at once."""
+        return False
+
     async def decide(self, connection: Connection, batch: Batch) -> list[Message]:
-        """Charge one credit for each paid send that finds one; answer every request."""
-        opened = await open_batch(connection, batch.partition, batch.requests)
-        decided = await debit(connection, opened, batch.partition, self._catalogue.free_relationships)
-        return [
-            answer(request.account_id, entry, batch, request.offset)
-            for request, entry in answer_all(opened, batch.requests, decided)
-        ]
+        """Charge each paid send that finds a credit, take back what did not arrive; answer every request."""
+        opened = await open_batch(connection, Worker.SEND, batch.partition, batch.requests)
+        decided = await decide(connection, opened, self._catalogue)
+        return messages_of(answer_all(opened, batch.requests, decided), batch.partition)
 
     async def recall(self, connection: Connection, partition: int, start: int, end: int) -> list[Message]:
         """Return from the books what was decided for the input offsets [start, end)."""

@@ -15,14 +15,15 @@ from schemas.billing import (
 )
 from schemas.catalogue import fingerprint
 from schemas.envelope import Event
-from schemas.sends import SendRequested
+from schemas.ids import answer_id
+from schemas.sends import SendReport, SendRequested
 from schemas.ticks import ExpiryTick
 from workers.billing import BillingJob
 from workers.events import tick_messages
 from workers.job import Batch, Message
 from workers.ledger.model import Request
-from workers.ledger.movements import expire, tick_movements
 from workers.ledger.plans import Catalogue, load_catalogue
+from workers.ledger.ticks import expire_step, tick_movements, tick_terms
 from workers.send import SendJob
 
 NEW_YEAR = datetime(2030, 1, 1, tzinfo=UTC)
@@ -47,7 +48,7 @@ class Book:
 
     def send(self, account: str = "alice", *, id: UUID | None = None, **data: Any) -> Event:  # noqa: A002
         """Return a request to send."""
-        body = {"recipient_id": "bob", "relationship": "none"} | data
+        body = {"recipient_id": "zoe", "relationship": "none"} | data
         return SendRequested.create(**self._envelope(account, id), data=body)
 
     def activated(self, account: str = "alice", *, id: UUID | None = None, **data: Any) -> Event:  # noqa: A002
@@ -91,7 +92,14 @@ class Book:
 
     async def decide(self, *events: Event, connection: Connection | None = None) -> list[dict[str, Any]]:
         """Decide events of one topic as one batch; return the answers' bodies, in order."""
-        job = SendJob(self.catalogue) if isinstance(events[0], SendRequested) else BillingJob(self.catalogue)
+        bodies = await self.decide_all(*events, connection=connection)
+        ours = {str(answer_id(event.subject or "", event.id)) for event in events}
+        return [each for each in bodies if each["id"] in ours or each["code"] == "key_conflict"]
+
+    async def decide_all(self, *events: Event, connection: Connection | None = None) -> list[dict[str, Any]]:
+        """Decide events of one topic as one batch; return all that is published: answers, movements and notices."""
+        sends = (SendRequested, SendReport)
+        job = SendJob(self.catalogue) if isinstance(events[0], sends) else BillingJob(self.catalogue)
         requests = [self._request(event) for event in events]
         connection = connection or self.connection
         async with connection.transaction():
@@ -103,13 +111,23 @@ class Book:
         (answer,) = await self.decide(event)
         return answer
 
-    async def tick(self, horizon: datetime | None = None, *, id: UUID | None = None) -> list[dict[str, Any]]:  # noqa: A002
+    async def tick(
+        self,
+        horizon: datetime | None = None,
+        *,
+        id: UUID | None = None,  # noqa: A002
+        step_lots: int = 1_000,
+        steps: int = 100,
+    ) -> list[dict[str, Any]]:
         """Book expiry up to now, or to what the neighbours have read; return the lines and the tick's answer."""
         event = ExpiryTick.create(id=id or uuid4(), source="/test", time=self.now, data={"as_of": self.now})
         request = self._request(event)
-        async with self.connection.transaction():
-            tick = await expire(self.connection, 0, request, min(self.now, horizon or self.now), 1_000)
-            movements = await tick_movements(self.connection, tick) if tick.source_offset == request.offset else []
+        terms = tick_terms(self.catalogue, step_lots, steps)
+        tick = None
+        while tick is None or tick.code == "booking":
+            async with self.connection.transaction():
+                tick = await expire_step(self.connection, 0, request, min(self.now, horizon or self.now), terms)
+        movements = await tick_movements(self.connection, tick) if tick.source_offset == request.offset else []
         return [body(message) for message in tick_messages(tick, movements, request.offset)]
 
     def _request(self, event: Event) -> Request[Any]:

@@ -174,11 +174,10 @@ async def test_a_tick_books_a_line_for_each_lot_that_ended_with_credits(book: Bo
     await book.decide(book.send(), book.send())  # spends lot 1 to nothing
     book.now = at("2030-04-01")
 
-    *lines, answer = await book.tick()
+    line, notice, answer = await book.tick()
 
-    assert [("expired", 1, 2, 1, 0)] == [
-        pick(line, "code", "credits", "lot", "balance_before", "balance_after") for line in lines
-    ]
+    assert ("expired", 1, 2, 1, 0) == pick(line, "code", "credits", "lot", "balance_before", "balance_after")
+    assert "exhausted" == notice["code"]
     assert ("booked", 2, 1, True) == pick(answer, "code", "lots", "credits", "complete")
     assert [0, 0] == await book.remaining()
 
@@ -190,12 +189,13 @@ async def test_a_tick_that_books_two_lots_of_an_account_tells_running_balances(b
     await book.decide(book.promotion(4))
     book.now = at("2030-04-01")
 
-    first, second, _ = await book.tick()
+    first, second, soon, _ = await book.tick()
 
     assert [(2, 9, 7), (3, 7, 4)] == [
         pick(line, "credits", "balance_before", "balance_after") for line in (first, second)
     ]
-    assert [4, 5] == [line["sequence"] for line in (first, second)]
+    assert [4, 5, 6] == [line["sequence"] for line in (first, second, soon)]
+    assert ("expiring_soon", 4, 3) == pick(soon, "code", "credits", "lot")
 
 
 async def test_a_tick_repeated_late_or_early_changes_nothing(book: Book) -> None:
@@ -209,7 +209,7 @@ async def test_a_tick_repeated_late_or_early_changes_nothing(book: Book) -> None
     again = await book.tick(id=id_)
     another = await book.tick()
 
-    assert [1, 2, 1, 1] == [len(messages) for messages in (early, first, again, another)]
+    assert [1, 3, 1, 1] == [len(messages) for messages in (early, first, again, another)]
     assert first[-1] | {"repeat": True} == again[0]
     assert 0 == another[0]["lots"]
 
@@ -238,10 +238,10 @@ async def test_the_same_tick_id_with_another_body_is_a_conflict(book: Book) -> N
 
 async def test_one_batch_of_mixed_events_is_decided_in_order(book: Book) -> None:
     """Activate, cancel now, renew, gift: each sees what the one before it left."""
-    answers = await book.decide(
+    events = await book.decide_all(
         book.activated(), book.cancelled(effective_at=book.now), book.renewed(period_start=book.now), book.promotion(2)
     )
 
-    assert ["granted", "cancelled", "subscription_ended", "granted"] == [answer["code"] for answer in answers]
-    assert [1, 2, 3, 4] == [answer["sequence"] for answer in answers]
+    assert ["granted", "cancelled", "exhausted", "subscription_ended", "granted"] == [e["code"] for e in events]
+    assert [1, 2, 3, 4, 5] == [event["sequence"] for event in events]
     assert 2 == await book.balance()

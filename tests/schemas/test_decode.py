@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import schemas
+from schemas import catalogue
 from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS, Undecodable, decode
 from schemas.envelope import MAX_VALUE_BYTES
 
@@ -16,7 +17,22 @@ SEND = "inmail.send.requested.v1"
 PERIOD = "inmail.subscription.activated.v1"
 GIFT = "inmail.promotion.granted.v1"
 TICK = "inmail.expiry.tick.v1"
-TOPICS = {SEND: SEND_REQUESTS, PERIOD: BILLING_EVENTS, GIFT: BILLING_EVENTS, TICK: EXPIRY_TICKS}
+REPORT = "inmail.send.undeliverable.v1"
+CHANGE = "inmail.subscription.plan-changed.v1"
+VOID = "inmail.grant.voided.v1"
+ADJUSTMENT = "inmail.credits.adjusted.v1"
+ERASURE = "inmail.account.erased.v1"
+TOPICS = {
+    SEND: SEND_REQUESTS,
+    REPORT: SEND_REQUESTS,
+    PERIOD: BILLING_EVENTS,
+    CHANGE: BILLING_EVENTS,
+    GIFT: BILLING_EVENTS,
+    VOID: BILLING_EVENTS,
+    ADJUSTMENT: BILLING_EVENTS,
+    ERASURE: BILLING_EVENTS,
+    TICK: EXPIRY_TICKS,
+}
 KEY = b"acct-42"
 ABSENT = object()
 
@@ -44,6 +60,7 @@ def refusal(topic: str, value: bytes | None, key: bytes | None = KEY) -> tuple[s
 
 A_TIME = "expected a time with a zone from 2000 to 2199, like 2026-01-31T09:30:00Z, got"
 VISIBLE = "expected 1 to 128 visible ASCII characters, got"
+A_REASON = "expected 1 to 200 characters without control characters, got"
 
 
 @pytest.mark.parametrize(
@@ -94,6 +111,52 @@ VISIBLE = "expected 1 to 128 visible ASCII characters, got"
             "2026-03-01T01:00:00+01:00",
             "data: expected period_end to be after period_start",
         ),
+        (PERIOD, "data.term", "weekly", "data.term: expected 'monthly' or 'annual', got \"weekly\""),
+        (PERIOD, "data.term", None, "data.term: expected 'monthly' or 'annual', got null"),
+        (PERIOD, "data.anchor_day", 0, "data.anchor_day: expected an integer of at least 1, got 0"),
+        (PERIOD, "data.anchor_day", 32, "data.anchor_day: expected an integer of at most 31, got 32"),
+        (PERIOD, "data.anchor_day", "1", 'data.anchor_day: expected an integer, got "1"'),
+        (
+            PERIOD,
+            "data.anchor_day",
+            31,
+            "data: expected period_start on day 31 of its month in UTC, where anchor_day 31 falls, got day 1",
+        ),
+        (
+            CHANGE,
+            "data.period_end",
+            "2026-04-30T00:00:00Z",
+            "data: expected period_end to be after period_start",
+        ),
+        (SEND, "data.sender_id", "a b", f'data.sender_id: {VISIBLE} "a b"'),
+        (SEND, "data.sender_id", 7, "data.sender_id: expected a string, got 7"),
+        (SEND, "data.senderid", "seat-3", "data.senderid: not a field of this event"),
+        (REPORT, "data.send_id", "seven", 'data.send_id: expected a UUID, got "seven"'),
+        (REPORT, "data.send_id", None, "data.send_id: expected a UUID, got null"),
+        (REPORT, "data.send_id", ABSENT, "data.send_id: required, but missing"),
+        (VOID, "data.grant_id", "seven", 'data.grant_id: expected a UUID, got "seven"'),
+        (VOID, "data.reason", "", f'data.reason: {A_REASON} ""'),
+        (VOID, "data.reason", "a" * 201, f'data.reason: {A_REASON} "{"a" * 60}...'),
+        (VOID, "data.reason", "a\nb", f'data.reason: {A_REASON} "a\\nb"'),
+        (VOID, "data.reason", "a\n", f'data.reason: {A_REASON} "a\\n"'),
+        (VOID, "data.reason", "a\x00", f'data.reason: {A_REASON} "a\\u0000"'),
+        (VOID, "data.reason", "\x85", f'data.reason: {A_REASON} "\\u0085"'),
+        (ADJUSTMENT, "data.reason", "\x7f", f'data.reason: {A_REASON} "\\u007f"'),
+        (ADJUSTMENT, "data.reason", ABSENT, "data.reason: required, but missing"),
+        (ADJUSTMENT, "data.actor", "", f'data.actor: {VISIBLE} ""'),
+        (ADJUSTMENT, "data.credits", 0, "data.credits: expected an integer other than 0, got 0"),
+        (
+            ADJUSTMENT,
+            "data.credits",
+            -1_000_001,
+            "data.credits: expected an integer of at least -1000000, got -1000001",
+        ),
+        (ADJUSTMENT, "data.credits", 1_000_001, "data.credits: expected an integer of at most 1000000, got 1000001"),
+        (ADJUSTMENT, "data.credits", 0.0, "data.credits: expected an integer, got 0.0"),
+        (ADJUSTMENT, "data.credits", "-3", 'data.credits: expected an integer, got "-3"'),
+        (ERASURE, "data.reason", "asked for it", "data.reason: not a field of this event"),
+        (ERASURE, "data", None, "data: expected an object, got null"),
+        (ERASURE, "data", ABSENT, "data: required, but missing"),
     ],
 )
 def test_an_invalid_event_is_refused_with_the_field_and_what_was_expected(
@@ -104,6 +167,82 @@ def test_an_invalid_event_is_refused_with_the_field_and_what_was_expected(
         error = "data.relationship: expected 'none', 'connection' or 'open_profile', got \"friend\""
 
     assert ("invalid_event", error) == refusal(TOPICS[name], changed(name, path, value))
+
+
+def period(**fields: object) -> bytes:
+    """Return an activation with fields of its data set."""
+    document: Any = json.loads((EXAMPLES / f"{PERIOD}.json").read_bytes())
+    document["data"] |= fields
+    return json.dumps(document).encode()
+
+
+@pytest.mark.parametrize(
+    ("anchor_day", "period_start"),
+    [
+        (31, "2030-01-31T00:00:00Z"),
+        (31, "2030-02-28T00:00:00Z"),
+        (30, "2030-02-28T23:59:59.999999Z"),
+        (29, "2030-02-28T00:00:00Z"),
+        (28, "2030-02-28T00:00:00Z"),
+        (31, "2032-02-29T00:00:00Z"),
+        (31, "2030-04-30T00:00:00Z"),
+        (1, "2030-03-01T00:00:00Z"),
+        (1, "2030-02-28T23:00:00-01:00"),
+        (27, "2030-02-27T00:00:00Z"),
+    ],
+)
+def test_a_period_may_start_on_its_anchor_day_or_the_last_day_of_a_shorter_month(
+    anchor_day: int, period_start: str
+) -> None:
+    """The day is that of UTC, whatever zone the instant is written in."""
+    value = period(anchor_day=anchor_day, period_start=period_start, period_end="2034-01-01T00:00:00Z")
+
+    assert anchor_day == decode(BILLING_EVENTS, KEY, value).data.anchor_day
+
+
+@pytest.mark.parametrize(
+    ("anchor_day", "period_start", "day", "got"),
+    [
+        (31, "2030-02-27T00:00:00Z", 28, 27),
+        (28, "2032-02-29T00:00:00Z", 28, 29),
+        (31, "2032-02-28T00:00:00Z", 29, 28),
+        (31, "2030-04-29T00:00:00Z", 30, 29),
+        (28, "2030-02-28T23:00:00-01:00", 28, 1),
+        (1, "2030-03-01T00:30:00+01:00", 1, 28),
+    ],
+)
+def test_a_period_that_starts_beside_its_anchor_day_is_refused(
+    anchor_day: int, period_start: str, day: int, got: int
+) -> None:
+    """One of the two is wrong, and a year of allotments would hang on it."""
+    value = period(anchor_day=anchor_day, period_start=period_start, period_end="2034-01-01T00:00:00Z")
+
+    expected = f"data: expected period_start on day {day} of its month in UTC, where anchor_day {anchor_day} falls,"
+
+    assert refusal(BILLING_EVENTS, value) == ("invalid_event", f"{expected} got day {got}")
+
+
+def test_a_period_is_monthly_and_has_no_anchor_day_unless_it_says_so() -> None:
+    """Producers of before go on as they are; an annual term wants nothing else."""
+    plain, annual = decode(BILLING_EVENTS, KEY, period()), decode(BILLING_EVENTS, KEY, period(term="annual"))
+
+    assert (plain.data.term, plain.data.anchor_day) == ("monthly", None)
+    assert (annual.data.term, annual.data.anchor_day) == ("annual", None)
+
+
+def test_what_is_given_by_hand_reads_as_it_was_written() -> None:
+    """The edges of what is allowed: 200 characters of any script, and a million up or down."""
+    for credits_ in (-1_000_000, -1, 1, 1_000_000):
+        value = changed(ADJUSTMENT, "data.credits", credits_)
+        assert credits_ == decode(BILLING_EVENTS, KEY, value).data.credits
+    reason = '\u00e9\u4e2d\U0001f642 "quoted"'.ljust(200, "x")
+
+    assert reason == decode(BILLING_EVENTS, KEY, changed(VOID, "data.reason", reason)).data.reason
+
+
+def test_an_empty_data_is_an_object_all_the_same() -> None:
+    """An erasure says who by its subject, and nothing else."""
+    assert decode(BILLING_EVENTS, KEY, changed(ERASURE, "source", "/accounts")).data.model_dump() == {}
 
 
 @pytest.mark.parametrize(
@@ -184,6 +323,55 @@ def test_a_null_content_type_does_not_hide_a_repeated_number() -> None:
     value = changed(GIFT, "datacontenttype", None).replace(b'"credits": 10', b'"credits": 1, "credits": 10')
 
     assert refusal(BILLING_EVENTS, value) == ("invalid_event", "credits: appears more than once")
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after", "twice"),
+    [
+        (SEND, b'"relationship"', b'"sender_id": "a", "sender_id": "b", "relationship"', "sender_id"),
+        (SEND, b'"relationship"', b'"sender_id": null, "sender_id": "b", "relationship"', "sender_id"),
+        (SEND, b'"relationship"', b'"sender_id": "a", "sender_id": null, "relationship"', "sender_id"),
+        (SEND, b'"relationship"', b'"sender_id": null, "sender_id": null, "relationship"', "sender_id"),
+        (SEND, b'"recipient_id"', b'"sender_id": "a", "recipient_id": "b", "recipient_id"', "recipient_id"),
+        (SEND, b'"type"', b'"type": "inmail.send.undeliverable.v1", "type"', "type"),
+        (PERIOD, b'"plan"', b'"anchor_day": 31, "anchor_day": 1, "plan"', "anchor_day"),
+        (PERIOD, b'"plan"', b'"anchor_day": null, "anchor_day": 1, "plan"', "anchor_day"),
+        (PERIOD, b'"plan"', b'"term": "annual", "term": "monthly", "plan"', "term"),
+        (PERIOD, b'"plan"', b'"anchor_day": 1, "term": "annual", "plan": "basic", "plan"', "plan"),
+        (ADJUSTMENT, b'"credits"', b'"credits": 3, "credits"', "credits"),
+        (ERASURE, b'"data"', b'"data": {}, "data"', "data"),
+        (REPORT, b'"send_id"', b'"send_id": 7, "send_id"', "send_id"),
+    ],
+)
+def test_an_optional_field_does_not_hide_a_repeated_name(name: str, before: bytes, after: bytes, twice: str) -> None:
+    """Whatever is given or left out, integers and nulls included, the count of quotation marks finds it."""
+    value = changed(name, "source", "/elsewhere").replace(before, after, 1)
+
+    assert refusal(TOPICS[name], value) == ("invalid_event", f"{twice}: appears more than once")
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "value"),
+    [
+        (SEND, "source", "/messaging"),
+        (SEND, "datacontenttype", ABSENT),
+        (SEND, "data.sender_id", "seat-3"),
+        (SEND, "data.sender_id", None),
+        (PERIOD, "data.term", "annual"),
+        (PERIOD, "data.anchor_day", 1),
+        (PERIOD, "data.anchor_day", None),
+        (CHANGE, "source", "/billing"),
+        (ADJUSTMENT, "data.credits", 7),
+        (ERASURE, "source", "/accounts"),
+    ],
+)
+def test_an_event_in_plain_words_is_read_only_once(
+    monkeypatch: pytest.MonkeyPatch, name: str, path: str, value: object
+) -> None:
+    """Looking for repeated names takes twice as long as decoding; counting spares it."""
+    monkeypatch.setattr(catalogue, "refuse_repeated_names", pytest.fail)
+
+    assert decode(TOPICS[name], KEY, changed(name, path, value)).type == name
 
 
 def test_the_value_limit_is_exact() -> None:

@@ -19,11 +19,19 @@ MODELS = {row.name: row.model for row in CATALOGUE}
 # key_conflict. Never edit one; if a test fails here, the code is wrong.
 GOLDEN = {
     "inmail.send.requested.v1": -5686152652231492138,
+    "inmail.send.undeliverable.v1": 4980061059488219212,
+    "inmail.recipient.responded.v1": -418430021167381685,
     "inmail.subscription.activated.v1": 4636960664819900357,
     "inmail.subscription.renewed.v1": 5501484544916383416,
+    "inmail.subscription.plan-changed.v1": 228989629002369825,
     "inmail.subscription.cancelled.v1": -1955972520722264872,
+    "inmail.subscription.cancellation-taken-back.v1": 3282259123443000849,
     "inmail.promotion.granted.v1": 2905982920099478588,
     "inmail.survey.granted.v1": -2416780689091676309,
+    "inmail.credits.purchased.v1": 5277814892694828272,
+    "inmail.grant.voided.v1": 1336022940444830870,
+    "inmail.credits.adjusted.v1": 4556603160443132453,
+    "inmail.account.erased.v1": 9068421325480229112,
     "inmail.expiry.tick.v1": -7071913681870936170,
 }
 
@@ -74,7 +82,15 @@ def test_every_field_of_the_data_matters(name: str, field: str) -> None:
     """A request id that comes with another body is a conflict, whichever field differs."""
     written = document(name)
     was = written["data"][field]
-    others = {"relationship": "connection", "credits": 77, "period_end": "2026-07-01T00:00:00Z"}
+    others = {
+        "relationship": "connection",
+        "credits": 77,
+        "period_end": "2026-07-01T00:00:00Z",
+        "term": "monthly",
+        "anchor_day": 30,
+        "send_id": "00000000-0000-4000-8000-00000000ffff",
+        "grant_id": "00000000-0000-4000-8000-00000000ffff",
+    }
     written["data"][field] = others.get(field, was.replace("2026", "2025") if "T00:" in str(was) else f"{was}x")
 
     assert fingerprint_of(name, written) != GOLDEN[name]
@@ -115,6 +131,46 @@ def test_an_optional_field_added_later_changes_no_stored_fingerprint() -> None:
 
     assert fingerprint(old) == GOLDEN[name]
     assert fingerprint(Wider.model_validate_json(json.dumps(new))) != GOLDEN[name]
+
+
+@pytest.mark.parametrize("name", ["inmail.subscription.activated.v1", "inmail.subscription.renewed.v1"])
+@pytest.mark.parametrize(
+    ("more", "same"),
+    [
+        ({"term": "monthly"}, True),
+        ({"anchor_day": None}, True),
+        ({"term": "monthly", "anchor_day": None}, True),
+        ({"term": "annual"}, False),
+        ({"anchor_day": 1}, False),
+    ],
+)
+def test_a_period_that_spells_out_a_default_is_the_same_request(
+    name: str, more: dict[str, object], *, same: bool
+) -> None:
+    """Producers that learn of a new field may send old requests again with it."""
+    written = document(name)
+    written["data"] |= more
+
+    assert (fingerprint_of(name, written) == GOLDEN[name]) is same
+
+
+@pytest.mark.parametrize(("sender_id", "same"), [(None, True), ("seat-3", False)])
+def test_the_seat_that_sends_matters_where_it_is_given(sender_id: str | None, *, same: bool) -> None:
+    """Two seats of one contract that use one request id are in conflict."""
+    name = SendRequested.type_name()
+    written = document(name)
+    written["data"]["sender_id"] = sender_id
+
+    assert (fingerprint_of(name, written) == GOLDEN[name]) is same
+
+
+def test_an_id_in_the_data_is_the_same_however_it_is_spelled() -> None:
+    """A UUID may be written in capitals or without hyphens."""
+    name = "inmail.send.undeliverable.v1"
+    written = document(name)
+    written["data"]["send_id"] = written["data"]["send_id"].replace("-", "").upper()
+
+    assert fingerprint_of(name, written) == GOLDEN[name]
 
 
 def test_fingerprints_fit_a_signed_64_bit_column() -> None:

@@ -62,6 +62,9 @@ def test_ids_of_different_kinds_do_not_meet() -> None:
         ids.tick_conflict_id(3, REQUEST, 1),
         ids.movement_id("acct", REQUEST, "expired", 1),
         ids.movement_id("acct", REQUEST, "expired", 2),
+        ids.movement_id("acct", REQUEST, "low", 0),
+        ids.movement_id("acct", REQUEST, "exhausted", 0),
+        ids.movement_id(account, REQUEST, "low", 0),
         ids.dead_letter_id("inmail.send-requests", 1, 1),
     ]
 

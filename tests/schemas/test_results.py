@@ -39,6 +39,16 @@ SEND: results.SendDecidedData = {
     "lot": 1,
     "lot_expires_at": AT,
     "next_allotment_at": None,
+    "sender_id": None,
+    "limit": None,
+    "retry_at": None,
+}
+REPORT: results.ReportDecidedData = {
+    **COMMON,
+    "code": "no_credit_back",
+    "outcome": "rejected",
+    "send_id": REQUEST_ID,
+    "cause": "responded",
 }
 GRANTED: results.CreditsGrantedData = {
     **COMMON,
@@ -51,6 +61,47 @@ GRANTED: results.CreditsGrantedData = {
     "subscription_id": None,
     "plan": None,
     "period_start": None,
+    "source_id": "spring-2026",
+    "actor": None,
+    "reason": None,
+}
+REVERSED: results.CreditsReversedData = {
+    **COMMON,
+    "code": "reversed",
+    "credits": 1,
+    "lot": 1,
+    "expires_at": AT,
+    "send_id": REQUEST_ID,
+    "cause": "undeliverable",
+}
+VOIDED: results.CreditsVoidedData = {
+    **COMMON,
+    "code": "voided",
+    "credits": 0,
+    "lot": 1,
+    "expires_at": AT,
+    "grant_id": REQUEST_ID,
+    "actor": None,
+    "reason": "given twice",
+}
+FORFEITED: results.CreditsForfeitedData = {
+    **COMMON,
+    "code": "forfeited",
+    "credits": 1,
+    "lot": 1,
+    "expires_at": AT,
+    "subscription_id": "sub-9",
+    "plan": "premium_business",
+    "cap": None,
+}
+LOW: results.CreditsLowData = {**COMMON, "code": "low", "threshold": 2}
+EXHAUSTED: results.CreditsExhaustedData = {**COMMON, "code": "exhausted"}
+EXPIRING_SOON: results.CreditsExpiringSoonData = {
+    **COMMON,
+    "code": "expiring_soon",
+    "credits": 1,
+    "lot": 1,
+    "expires_at": AT,
 }
 EXPIRED: results.CreditsExpiredData = {
     **COMMON,
@@ -65,6 +116,9 @@ BILLING: results.BillingDecidedData = {
     "outcome": "accepted",
     "subscription_id": "sub-9",
     "effective_at": AT,
+    "plan": None,
+    "period_start": None,
+    "grant_id": None,
 }
 TICK: results.TickDecidedData = {
     "request_id": REQUEST_ID,
@@ -89,8 +143,15 @@ DEAD: results.DeadLetteredData = {
 Write = Callable[[], bytes]
 WRITERS: dict[str, Write] = {
     "inmail.send.decided.v1": lambda: results.send_decided(EVENT_ID, "acct-42", SEND),
+    "inmail.report.decided.v1": lambda: results.report_decided(EVENT_ID, "acct-42", REPORT),
     "inmail.credits.granted.v1": lambda: results.credits_granted(EVENT_ID, "acct-42", GRANTED),
+    "inmail.credits.reversed.v1": lambda: results.credits_reversed(EVENT_ID, "acct-42", REVERSED),
+    "inmail.credits.voided.v1": lambda: results.credits_voided(EVENT_ID, "acct-42", VOIDED),
+    "inmail.credits.forfeited.v1": lambda: results.credits_forfeited(EVENT_ID, "acct-42", FORFEITED),
     "inmail.credits.expired.v1": lambda: results.credits_expired(EVENT_ID, "acct-42", EXPIRED),
+    "inmail.credits.low.v1": lambda: results.credits_low(EVENT_ID, "acct-42", LOW),
+    "inmail.credits.exhausted.v1": lambda: results.credits_exhausted(EVENT_ID, "acct-42", EXHAUSTED),
+    "inmail.credits.expiring-soon.v1": lambda: results.credits_expiring_soon(EVENT_ID, "acct-42", EXPIRING_SOON),
     "inmail.billing.decided.v1": lambda: results.billing_decided(EVENT_ID, "acct-42", BILLING),
     "inmail.tick.decided.v1": lambda: results.tick_decided(EVENT_ID, TICK),
     "inmail.message.dead-lettered.v1": lambda: results.dead_lettered(EVENT_ID, "acct-42", DEAD),
@@ -133,10 +194,71 @@ def test_a_send_decision_is_these_bytes() -> None:
         b'"sequence":2,"as_of":"2026-03-01T09:30:00.250000Z","balance_before":15,"balance_after":14,'
         b'"source":{"topic":"inmail.send-requests","partition":3,"offset":1041},"repeat":false,"code":"charged",'
         b'"outcome":"accepted","recipient_id":"member-7","relationship":"none","credits_charged":1,"lot":1,'
-        b'"lot_expires_at":"2026-03-01T09:30:00.250000Z","next_allotment_at":null}}'
+        b'"lot_expires_at":"2026-03-01T09:30:00.250000Z","next_allotment_at":null,"sender_id":null,"limit":null,'
+        b'"retry_at":null}}'
     )
 
     assert WRITERS["inmail.send.decided.v1"]() == expected
+
+
+OTHERS: dict[str, Write] = {
+    "a send over its seat's limit": lambda: results.send_decided(
+        EVENT_ID,
+        "acct-42",
+        {
+            **SEND,
+            "code": "rate_limited",
+            "outcome": "rejected",
+            "credits_charged": 0,
+            "lot": None,
+            "lot_expires_at": None,
+            "sender_id": "seat-3",
+            "limit": "seat",
+            "retry_at": AT,
+        },
+    ),
+    "an adjustment up": lambda: results.credits_granted(
+        EVENT_ID,
+        "acct-42",
+        {**GRANTED, "origin": "adjustment", "source_id": None, "actor": "support-12", "reason": "given twice"},
+    ),
+    "an adjustment down": lambda: results.credits_voided(
+        EVENT_ID, "acct-42", {**VOIDED, "code": "adjusted", "credits": 3, "grant_id": None, "actor": "support-12"}
+    ),
+    "a reversal onto a lot that has ended": lambda: results.credits_reversed(
+        EVENT_ID, "acct-42", {**REVERSED, "code": "lot_ended", "credits": 0}
+    ),
+    "a cap": lambda: results.credits_forfeited(
+        EVENT_ID, "acct-42", {**FORFEITED, "code": "cap_forfeited", "plan": None, "cap": 60}
+    ),
+    "a void of what is unknown": lambda: results.billing_decided(
+        EVENT_ID,
+        "acct-42",
+        {
+            **BILLING,
+            "code": "unknown_grant",
+            "outcome": "rejected",
+            "subscription_id": None,
+            "effective_at": None,
+            "grant_id": REQUEST_ID,
+        },
+    ),
+    "an end that is in the past": lambda: results.billing_decided(
+        EVENT_ID,
+        "acct-42",
+        {**BILLING, "code": "subscription_ended", "outcome": "rejected", "plan": "basic", "period_start": AT},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_what_an_event_says_in_its_other_cases_fits_too(case: str) -> None:
+    """One event type answers several things; each fills other members, and none is left out."""
+    value = OTHERS[case]()
+    model = MODELS[json.loads(value)["type"]]
+    jsonschema.Draft202012Validator(json_schema(model)).validate(json.loads(value))
+
+    assert encode(model.model_validate_json(value)) == value
 
 
 def test_a_result_without_an_account_has_no_subject() -> None:

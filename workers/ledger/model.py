@@ -24,27 +24,83 @@ class Origin(StrEnum):
     SUBSCRIPTION = "subscription"
     PROMOTION = "promotion"
     SURVEY = "survey"
+    PURCHASE = "purchase"
+    ADJUSTMENT = "adjustment"
 
 
 class Code(StrEnum):
-    """What a journal row says happened. Where several could be said of one request, the first one here is."""
+    """What a journal row says happened.
 
+    In order of precedence: where several could be said of one request, the first one here is. Each is described from
+    the side of whoever reads it; the functions in `sql/` decide it.
+    """
+
+    # any request
     KEY_CONFLICT = "key_conflict"  # the request id was used before with another body
+    ACCOUNT_ERASED = "account_erased"  # the account was erased: it gets nothing and spends nothing
 
-    FREE = "free"  # a send that its relationship makes free
-    CHARGED = "charged"  # a send that took one credit
-    INSUFFICIENT_CREDITS = "insufficient_credits"  # a send that found none
+    # a send
+    RECIPIENT_IS_SENDER = "recipient_is_sender"  # a send to oneself
+    FREE = "free"  # its relationship makes it free
+    RATE_LIMITED = "rate_limited"  # over a limit of responsible use
+    CHARGED = "charged"  # it took one credit
+    INSUFFICIENT_CREDITS = "insufficient_credits"  # it found none
 
-    SUBSCRIPTION_ENDED = "subscription_ended"  # a grant for a period that starts at its end or later
-    PERIOD_ALREADY_GRANTED = "period_already_granted"  # a second grant for one period
-    NO_CREDITS_IN_PLAN = "no_credits_in_plan"  # a grant of a plan that gives none
-    GRANTED = "granted"  # a grant that opened a lot
-    CANCELLED = "cancelled"  # a cancel that set its subscription's end
+    # a report about a send: undeliverable, responded
+    UNKNOWN_SEND = "unknown_send"  # the account has no send of that id
+    NOT_CHARGED = "not_charged"  # the send was free or refused
+    ALREADY_REVERSED = "already_reversed"  # it was taken back before
+    NO_CREDIT_BACK = "no_credit_back"  # an answer, and the lot's plan gives nothing back for it
+    RESPONSE_TOO_LATE = "response_too_late"  # an answer 90 days or more after the send
+    REVERSED = "reversed"  # the credit is back on its lot
+    LOT_ENDED = "lot_ended"  # recorded; its lot has ended, and the credit is not revived
 
-    EXPIRED = "expired"  # what was left of a lot when it ended; caused by a tick
+    # a subscription's period: activated, renewed, plan changed
+    SUBSCRIPTION_ENDED = (
+        "subscription_ended"  # the period starts at its end or later; also: too late to take a cancel back
+    )
+    PERIOD_ALREADY_GRANTED = "period_already_granted"  # the period has its lot
+    NO_CREDITS_IN_PLAN = "no_credits_in_plan"  # its plan gives none
+
+    # cancels
+    CANCELLED = "cancelled"  # the subscription has an end
+    NOT_CANCELLED = "not_cancelled"  # there is no cancel to take back
+    CANCELLATION_TAKEN_BACK = "cancellation_taken_back"  # the subscription goes on
+
+    # other billing
+    NOT_SOLD_SEPARATELY = "not_sold_separately"  # no plan of the account's sells credits on their own
+    GRANTED = "granted"  # a lot is open
+    UNKNOWN_GRANT = "unknown_grant"  # no lot was opened by that event
+    GRANT_ENDED = "grant_ended"  # nothing is left of it to void
+    VOIDED = "voided"  # billing, or an erasure, closed a lot
+    EXCEEDS_BALANCE = "exceeds_balance"  # a downward adjustment of more than there is
+    ADJUSTED = "adjusted"  # somebody took credits away
+    ERASED = "erased"  # the account is erased
+
+    # movements that a request or a tick causes, and notices
+    FORFEITED = "forfeited"  # a plan change closed a lot
+    CAP_FORFEITED = "cap_forfeited"  # a subscription held more than its cap
+    EXPIRED = "expired"  # what was left of a lot when it ended
+    LOW = "low"  # the balance fell to the threshold
+    EXHAUSTED = "exhausted"  # the balance fell to nothing
+    EXPIRING_SOON = "expiring_soon"  # a lot with credits ends within days
 
 
-ACCEPTED = frozenset({Code.FREE, Code.CHARGED, Code.GRANTED, Code.NO_CREDITS_IN_PLAN, Code.CANCELLED})
+ACCEPTED = frozenset(
+    {
+        Code.FREE,
+        Code.CHARGED,
+        Code.REVERSED,
+        Code.LOT_ENDED,
+        Code.NO_CREDITS_IN_PLAN,
+        Code.CANCELLED,
+        Code.CANCELLATION_TAKEN_BACK,
+        Code.GRANTED,
+        Code.VOIDED,
+        Code.ADJUSTED,
+        Code.ERASED,
+    }
+)
 
 
 class Request(NamedTuple, Generic[Event]):
@@ -84,6 +140,8 @@ class Entry(NamedTuple):
     relationship: str | None
     next_allotment_at: datetime | None
     details: dict[str, Any] | None
+    sender_id: str | None
+    reverses: int | None
 
 
 class Tick(NamedTuple):
@@ -99,3 +157,4 @@ class Tick(NamedTuple):
     lots: int
     credits: int
     complete: bool
+    steps: int

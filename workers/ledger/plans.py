@@ -1,18 +1,21 @@
 """The plan catalogue: read from a data file, checked once, and asked what a grant gives."""
 
 import tomllib
+from calendar import monthrange
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from workers.ledger.model import Origin
 
-__all__ = ["Catalogue", "CatalogueError", "Grant", "UnknownPlanError", "load_catalogue"]
+__all__ = ["Catalogue", "CatalogueError", "Limits", "Notices", "Plan", "Terms", "UnknownPlanError", "load_catalogue"]
 
 SHIPPED = Path(__file__).parent / "plans.toml"
+MONTHS_OF_A_TERM = 12
 
 
 class CatalogueError(Exception):
@@ -23,13 +26,34 @@ class UnknownPlanError(Exception):
     """An event names a plan that the catalogue does not have."""
 
 
-class Plan(BaseModel):
-    """What one plan gives."""
-
+class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Plan(_Section):
+    """What one plan gives. `plans.toml` says what each field means."""
 
     credits: Annotated[int, Field(ge=0, le=1_000_000)]
     rollover: bool
+    balance_cap: Annotated[int, Field(ge=0, le=100_000_000)] | None = None
+    on_change: Literal["keep", "forfeit"] = "keep"
+    credit_back_on_response: bool = False
+    separate_purchase: bool = False
+
+
+class Limits(_Section):
+    """How many paid sends are responsible use (rule 9). 0: no limit."""
+
+    paid_sends_per_day: Annotated[int, Field(ge=0, le=1_000_000)]
+    seat_sends_per_day: Annotated[int, Field(ge=0, le=1_000_000)]
+    recipient_cooldown_hours: Annotated[int, Field(ge=0, le=24 * 3660)]
+
+
+class Notices(_Section):
+    """When a holder is warned. 0: never."""
+
+    low_balance: Annotated[int, Field(ge=0, le=1_000_000)]
+    expiring_days: Annotated[int, Field(ge=0, le=366)]
 
 
 class _File(BaseModel):
@@ -38,6 +62,9 @@ class _File(BaseModel):
     version: Annotated[int, Field(ge=1, le=1)]
     validity_hours: Annotated[int, Field(ge=1, le=24 * 3660)]
     free_relationships: frozenset[Annotated[str, Field(pattern="^(connection|open_profile)$")]]
+    apply_balance_caps: Annotated[bool, Field(strict=True)]
+    limits: Limits
+    notices: Notices
     origins: dict[Origin, Annotated[int, Field(ge=0, le=1000)]]
     plans: Annotated[dict[Annotated[str, Field(pattern="^[a-z0-9_]{1,64}$")], Plan], Field(min_length=1)]
 
@@ -50,13 +77,16 @@ class _File(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Grant:
-    """What a grant gives: credits, their burn-down priority, and the half-open interval they live in."""
+class Terms:
+    """A lot to open: its credits, their burn-down priority, and the half-open interval they live in."""
 
     credits: int
     priority: int
     granted_at: datetime
     expires_at: datetime
+    on_change: str = "keep"
+    credit_back: bool = False
+    balance_cap: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +97,21 @@ class Catalogue:
     priorities: dict[Origin, int]
     validity: timedelta
     free_relationships: frozenset[str]
+    apply_balance_caps: bool
+    limits: Limits
+    notices: Notices
 
-    def allotment(self, plan: str, period_start: datetime, period_end: datetime) -> Grant:
-        """Return what a plan gives for one period, counted from the period's start however late the event is.
+    @property
+    def selling_plans(self) -> list[str]:
+        """The plans whose holders may buy credits on their own (rule 3)."""
+        return [name for name, plan in self.plans.items() if plan.separate_purchase]
+
+    def allotments(
+        self, plan: str, period_start: datetime, period_end: datetime, *, annual: bool = False, anchor_day: int = 0
+    ) -> list[Terms]:
+        """Return the lots that a plan gives for one period, or for each month of an annual term (rule 11).
+
+        A lot counts from its own date, however late the event is. A plan of 0 credits gives none.
 
         Raises:
             UnknownPlanError: when the catalogue has no such plan.
@@ -79,13 +121,38 @@ class Catalogue:
             terms = self.plans[plan]
         except KeyError:
             raise UnknownPlanError(plan) from None
-        full_life = period_start + self.validity
-        expires_at = full_life if terms.rollover else min(full_life, period_end)
-        return Grant(terms.credits, self.priorities[Origin.SUBSCRIPTION], period_start, expires_at)
+        if terms.credits == 0:
+            return []
+        months = MONTHS_OF_A_TERM if annual else 1
+        starts = [anchored(period_start, anchor_day or period_start.day, month) for month in range(months)]
+        dates = [start for start in starts if start < period_end]
+        return [self._allotment(terms, start, end) for start, end in pairwise([*dates, period_end])]
 
-    def gift(self, origin: Origin, credits_: int, as_of: datetime) -> Grant:
-        """Return what a promotion or survey gives: it starts when it is read and is bound to no subscription."""
-        return Grant(credits_, self.priorities[origin], as_of, as_of + self.validity)
+    def _allotment(self, plan: Plan, start: datetime, end: datetime) -> Terms:
+        full_life = start + self.validity
+        return Terms(
+            plan.credits,
+            self.priorities[Origin.SUBSCRIPTION],
+            start,
+            full_life if plan.rollover else min(full_life, end),
+            plan.on_change,
+            plan.credit_back_on_response,
+            plan.balance_cap if self.apply_balance_caps else None,
+        )
+
+    def gift(self, origin: Origin, credits_: int, as_of: datetime) -> Terms:
+        """Return the lot of a gift, a purchase or an adjustment: it starts when it is read, for no subscription."""
+        return Terms(credits_, self.priorities[origin], as_of, as_of + self.validity)
+
+
+def anchored(start: datetime, day: int, months: int) -> datetime:
+    """Return the date so many months after a start: on the anchor's day or the month's last, at the same time in UTC.
+
+    Derived from the anchor and never from the date before, which would drift: 31 January, 28 February, 31 March.
+    """
+    start = start.astimezone(UTC)
+    year, month = divmod(start.year * 12 + start.month - 1 + months, 12)
+    return start.replace(year=year, month=month + 1, day=min(day, monthrange(year, month + 1)[1]))
 
 
 def load_catalogue(path: str | Path | None = None) -> Catalogue:
@@ -103,4 +170,12 @@ def load_catalogue(path: str | Path | None = None) -> Catalogue:
     except ValidationError as error:
         problems = [f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()]
         raise CatalogueError(f"{path}: " + "; ".join(problems)) from None
-    return Catalogue(file.plans, file.origins, timedelta(hours=file.validity_hours), file.free_relationships)
+    return Catalogue(
+        file.plans,
+        file.origins,
+        timedelta(hours=file.validity_hours),
+        file.free_relationships,
+        file.apply_balance_caps,
+        file.limits,
+        file.notices,
+    )

@@ -10,33 +10,54 @@ from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
 from infra.postgres import Connection
-from workers.ledger.model import Entry, Request
+from workers.ledger.model import Code, Entry, Request, Worker
+from workers.ledger.plans import Catalogue
 
-__all__ = ["FUNCTIONS", "Answer", "Opened", "answer_all", "call", "open_batch"]
+__all__ = ["FUNCTIONS", "Answer", "Call", "Fresh", "Opened", "answer_all", "open_batch"]
 
 FUNCTIONS = Path(__file__).parent / "sql"  # replaced on each `inmail migrate`
 
 Event = TypeVar("Event")
 Key = tuple[str, UUID]
+Fresh = tuple[Request[Any], bool]  # a request to decide; True where its id was used before with another body
 
 
 class Answer(NamedTuple):
-    """The answer to one request."""
+    """What came of one input record: the journal rows to publish for it, in order, one of them the answer."""
 
     request: Request[Any]
-    entry: Entry
+    entries: list[Entry]
 
 
 class Opened(NamedTuple):
     """A batch whose accounts are locked, sorted into what is already answered and what is to decide."""
 
+    worker: Worker
+    partition: int
     accounts: dict[str, int]
     foreign: int  # accounts whose own partition is another one: their producer partitions differently
-    fresh: list[tuple[Request[Any], bool]]  # in input order; True where the id was used with another body
-    answers: dict[tuple[Key, int], Entry]  # by request and fingerprint
+    fresh: list[Fresh]  # in input order
+    answers: dict[tuple[Key, int], list[Entry]]  # by request and fingerprint
+
+    def rows(self, requests: Iterable[Request[Any]]) -> list[tuple[Any, ...]]:
+        """Return requests as the SQL functions take them: the composite type `request`."""
+        return [
+            (
+                self.accounts[request.account_id],
+                request.request_id,
+                request.fingerprint,
+                self.worker.value,
+                request.as_of,
+                self.partition,
+                request.offset,
+            )
+            for request in requests
+        ]
 
 
-async def open_batch(connection: Connection, partition: int, requests: Sequence[Request[Event]]) -> Opened:
+async def open_batch(
+    connection: Connection, worker: Worker, partition: int, requests: Sequence[Request[Event]]
+) -> Opened:
     """Lock the accounts of a batch and find what was answered before, in earlier batches or in this one."""
     rows = await connection.fetch(
         "select account_id, account, partition from open_accounts($1, $2)",
@@ -50,14 +71,16 @@ async def open_batch(connection: Connection, partition: int, requests: Sequence[
         [accounts[request.account_id] for request in requests],
         [request.request_id for request in requests],
     )
-    answers: dict[tuple[Key, int], Entry] = {}
+    answers: dict[tuple[Key, int], list[Entry]] = {}
     first: dict[Key, int] = {}
     for row in stored:
         entry = Entry(*row)
         key = (account_ids[entry.account], entry.request_id)
-        answers[key, entry.fingerprint] = entry
-        if entry.code != "key_conflict":
+        answers[key, entry.fingerprint] = [entry]
+        if entry.code != Code.KEY_CONFLICT:
             first[key] = entry.fingerprint
+    if answers:
+        await _add_movements(connection, worker, partition, requests, answers)
 
     fresh = []
     seen = set(answers)
@@ -66,19 +89,75 @@ async def open_batch(connection: Connection, partition: int, requests: Sequence[
         if (key, request.fingerprint) not in seen:
             seen.add((key, request.fingerprint))
             fresh.append((request, first.setdefault(key, request.fingerprint) != request.fingerprint))
-    return Opened(accounts, sum(row[2] != partition for row in rows), fresh, answers)
+    return Opened(worker, partition, accounts, sum(row[2] != partition for row in rows), fresh, answers)
+
+
+async def _add_movements(
+    connection: Connection,
+    worker: Worker,
+    partition: int,
+    requests: Sequence[Request[Any]],
+    answers: dict[tuple[Key, int], list[Entry]],
+) -> None:
+    """Complete the answers to records that are read again after a crash with what they moved beside the answer.
+
+    A record that repeats an earlier one gets the answer alone: what that one moved was published with it.
+    """
+    keys = {request.offset: ((request.account_id, request.request_id), request.fingerprint) for request in requests}
+    again = [offset for offset, key in keys.items() if key in answers and _is_of(answers[key][0], partition, offset)]
+    if not again:
+        return
+    rows = await connection.fetch(
+        "select * from journal where worker = $1 and source_partition = $2 and source_offset = any($3)"
+        " order by account, sequence",
+        worker.value,
+        partition,
+        again,
+    )
+    for offset in again:
+        answers[keys[offset]] = []
+    for entry in (Entry(*row) for row in rows):
+        answers[keys[entry.source_offset]].append(entry)
+
+
+def _is_of(entry: Entry, partition: int, offset: int) -> bool:
+    return entry.source_offset == offset and entry.source_partition == partition
 
 
 def answer_all(opened: Opened, requests: Iterable[Request[Event]], decided: Iterable[Entry]) -> list[Answer]:
-    """Match every request of the batch with its answer, found or just decided."""
+    """Match every request of the batch with its journal rows, found or just booked."""
     by_account = {account: account_id for account_id, account in opened.accounts.items()}
     answers = opened.answers
     for entry in decided:
-        answers[(by_account[entry.account], entry.request_id), entry.fingerprint] = entry
-    return [Answer(r, answers[(r.account_id, r.request_id), r.fingerprint]) for r in requests]
+        key = (by_account[entry.account], entry.request_id), entry.fingerprint
+        answers.setdefault(key, []).append(entry)
+    return [
+        Answer(
+            request,
+            [
+                entry
+                for entry in answers[(request.account_id, request.request_id), request.fingerprint]
+                if entry.is_answer or _is_of(entry, opened.partition, request.offset)
+            ],
+        )
+        for request in requests
+    ]
 
 
-async def call(connection: Connection, function: str, *arguments: object) -> list[Entry]:
-    """Call one of the ledger's functions and return the journal rows it made."""
-    places = ", ".join(f"${number}" for number in range(1, len(arguments) + 1))
-    return [Entry(*row) for row in await connection.fetch(f"select * from {function}({places})", *arguments)]  # noqa: S608
+class Call(NamedTuple):
+    """What every movement works with: an opened batch, and how to call the ledger's functions."""
+
+    connection: Connection
+    opened: Opened
+    catalogue: Catalogue
+
+    async def of(self, function: str, *arguments: object) -> list[Entry]:
+        """Call one of the functions in `sql/` and return the journal rows it made."""
+        places = ", ".join(f"${number}" for number in range(1, len(arguments) + 1))
+        rows = await self.connection.fetch(f"select * from {function}({places})", *arguments)  # noqa: S608
+        return [Entry(*row) for row in rows]
+
+    @property
+    def low(self) -> int:
+        """The balance at and below which a holder is told that few credits are left."""
+        return self.catalogue.notices.low_balance

@@ -1,19 +1,21 @@
--- Decides a batch of sends: one journal row for each, in the order given.
+-- Decides a batch of sends: one journal row for each, in the order given, and a notice after one that leaves little.
 --
--- The arrays are parallel and ordered by account, then by input order. The accounts are locked (open_accounts) and
--- no request here has a stored answer. What the batch needs is read in two statements, decided in memory one request
--- after another (each sees what the one before it left), and written in three: the work per send does not grow with
--- the books.
+-- The arrays are parallel and ordered by account, then by input order. The accounts are locked (open_accounts) and no
+-- request here has a stored answer. What the batch needs is read first, decided in memory one request after another
+-- (each sees what the one before it left), and written at the end: the work per send does not grow with the books.
 --
 -- Codes, in order of precedence:
 --   key_conflict          the request id was used before with another body
+--   account_erased        the account was erased
+--   recipient_is_sender   a send to oneself
 --   free                  the relationship costs nothing
+--   rate_limited          over a limit of the catalogue: account's, seat's, or to the same recipient (limits.sql)
 --   charged               one credit of the first lot in burn-down order: priority, expires_at, lot
 --   insufficient_credits  no lot can be spent at as_of
 create or replace function debit(
     p_accounts bigint[], p_request_ids uuid[], p_fingerprints bigint[], p_conflicts boolean[],
-    p_free boolean[], p_recipient_ids text[], p_relationships text[], p_as_ofs timestamptz[],
-    p_offsets bigint[], p_partition integer
+    p_to_self boolean[], p_free boolean[], p_recipient_ids text[], p_relationships text[], p_sender_ids text[],
+    p_as_ofs timestamptz[], p_offsets bigint[], p_partition integer, p_limits send_limits, p_low integer
 )
 returns setof journal
 language plpgsql volatile
@@ -26,7 +28,12 @@ as $$
 declare
     accounts_ bigint[];           -- the distinct accounts, in order, each with
     sequences bigint[];           -- its newest journal row
+    levels smallint[];            -- what its holder was last told (settle.sql)
+    erased boolean[];
+    paid integer[];               -- no fewer sends than it paid for in the 24 hours before any of the batch
+    earliest timestamptz := (select min(r.as_of) from unnest(p_as_ofs) as r (as_of));
     a integer := 0;               -- where we are among them
+    first_request integer;        -- of the current account
 
     lot_accounts bigint[];        -- the lots of all of them, by account and burn-down order
     lot_numbers integer[];
@@ -36,12 +43,23 @@ declare
     end_lot integer := 1;
     pick integer;
 
-    as_of timestamptz; balance integer; code text; next_at timestamptz;
+    as_of timestamptz; balance integer; level smallint; code text; hit record;
     o_sequences bigint[]; o_codes text[]; o_lots integer[]; o_lot_until timestamptz[]; o_balances integer[];
-    o_next_allotments timestamptz[];
+    o_next_allotments timestamptz[]; o_details jsonb[];
+    notices integer[]; notice_levels smallint[];  -- the requests that a notice follows
 begin
-    select array_agg(x.account order by x.account), array_agg(x.sequence order by x.account)
-    into accounts_, sequences
+    select
+        array_agg(x.account order by x.account), array_agg(x.sequence order by x.account),
+        array_agg(x.level order by x.account), array_agg(x.erased_at is not null order by x.account),
+        -- Each paid send is a row: a short history is not counted.
+        array_agg(case when x.sequence + cardinality(p_accounts) >= p_limits.daily and p_limits.daily > 0 then (
+            select count(*) from (
+                select from journal as j
+                where j.account = x.account and j.code = 'charged' and j.as_of > earliest - interval '24 hours'
+                limit p_limits.daily
+            ) as recent
+        ) else 0 end order by x.account)
+    into accounts_, sequences, levels, erased, paid
     from accounts as x where x.account = any(p_accounts);
 
     select array_agg(l.account), array_agg(l.lot), array_agg(l.remaining), array_agg(l.granted_at), array_agg(l.expires_at)
@@ -56,6 +74,7 @@ begin
     for i in 1 .. cardinality(p_accounts) loop
         if a = 0 or accounts_[a] <> p_accounts[i] then
             a := a + 1;
+            first_request := i;
             first_lot := end_lot;
             while lot_accounts[end_lot] = p_accounts[i] loop
                 end_lot := end_lot + 1;
@@ -65,7 +84,6 @@ begin
         as_of := p_as_ofs[i];
         balance := 0;
         pick := null;
-        next_at := null;
         for j in first_lot .. end_lot - 1 loop
             if lot_remaining[j] > 0 and lot_from[j] <= as_of and as_of < lot_until[j] then
                 balance := balance + lot_remaining[j];
@@ -73,33 +91,55 @@ begin
             end if;
         end loop;
 
-        if p_conflicts[i] then
-            code := 'key_conflict';
-        elsif p_free[i] then
-            code := 'free';
-        elsif pick is not null then
-            code := 'charged';
-            lot_remaining[pick] := lot_remaining[pick] - 1;
-        else
-            code := 'insufficient_credits';
-            next_at := next_allotment(p_accounts[i], as_of);
+        code := case
+            when p_conflicts[i] then 'key_conflict'
+            when erased[a] then 'account_erased'
+            when p_to_self[i] then 'recipient_is_sender'
+            when p_free[i] then 'free'
+            when pick is not null then 'charged'
+            else 'insufficient_credits'
+        end;
+        if code in ('charged', 'insufficient_credits') then
+            if p_limits.daily > 0 and paid[a] >= p_limits.daily or p_limits.others then
+                select * into hit from limit_hit(
+                    p_limits, p_accounts[i], as_of, p_sender_ids[i], p_recipient_ids[i], o_codes[first_request : i - 1],
+                    p_as_ofs[first_request : i - 1], p_sender_ids[first_request : i - 1],
+                    p_recipient_ids[first_request : i - 1]
+                );
+                if hit.what is not null then
+                    code := 'rate_limited';
+                    o_details[i] := jsonb_build_object('limit', hit.what, 'retry_at', hit.retry_at);
+                end if;
+            end if;
         end if;
 
-        if code <> 'charged' then
-            pick := null;
-        end if;
         sequences[a] := sequences[a] + 1;
         o_sequences[i] := sequences[a];
         o_codes[i] := code;
         o_balances[i] := balance;
-        o_lots[i] := lot_numbers[pick];
-        o_lot_until[i] := lot_until[pick];
-        o_next_allotments[i] := next_at;
+        if code = 'charged' then
+            lot_remaining[pick] := lot_remaining[pick] - 1;
+            paid[a] := paid[a] + 1;
+            o_lots[i] := lot_numbers[pick];
+            o_lot_until[i] := lot_until[pick];
+        elsif code = 'insufficient_credits' then
+            o_next_allotments[i] := next_allotment(p_accounts[i], as_of);
+        end if;
+
+        if code in ('charged', 'insufficient_credits') then
+            level := least(levels[a], balance_level(balance, p_low));
+            levels[a] := balance_level(balance - (code = 'charged')::integer, p_low);
+            if levels[a] > level then
+                notices := notices || i;
+                notice_levels := notice_levels || levels[a];
+                sequences[a] := sequences[a] + 1;
+            end if;
+        end if;
     end loop;
 
     update accounts as x
-    set sequence = d.sequence
-    from unnest(accounts_, sequences) as d (account, sequence)
+    set sequence = d.sequence, level = d.level
+    from unnest(accounts_, sequences, levels) as d (account, sequence, level)
     where x.account = d.account;
 
     update lots as l
@@ -111,20 +151,35 @@ begin
     insert into journal (
         account, sequence, request_id, fingerprint, is_answer, worker, code, amount, lot, lot_expires_at,
         balance_before, balance_after, as_of, source_partition, source_offset,
-        recipient_id, relationship, next_allotment_at
+        recipient_id, relationship, next_allotment_at, details, sender_id
     )
     select
         d.account, d.sequence, d.request_id, d.fingerprint, true, 'send', d.code,
         case when d.lot is null then 0 else -1 end, d.lot, d.lot_until,
         d.balance, case when d.lot is null then d.balance else d.balance - 1 end, d.as_of, p_partition, d.source_offset,
-        d.recipient_id, d.relationship, d.next_allotment_at
+        d.recipient_id, d.relationship, d.next_allotment_at, d.details, d.sender_id
     from unnest(
         p_accounts, o_sequences, p_request_ids, p_fingerprints, o_codes, o_lots, o_lot_until, o_balances, p_as_ofs,
-        p_offsets, p_recipient_ids, p_relationships, o_next_allotments
+        p_offsets, p_recipient_ids, p_relationships, o_next_allotments, o_details, p_sender_ids
     ) as d (
         account, sequence, request_id, fingerprint, code, lot, lot_until, balance, as_of,
-        source_offset, recipient_id, relationship, next_allotment_at
+        source_offset, recipient_id, relationship, next_allotment_at, details, sender_id
     )
+    returning *;
+
+    return query
+    insert into journal (
+        account, sequence, request_id, fingerprint, is_answer, worker, code, amount,
+        balance_before, balance_after, as_of, source_partition, source_offset, details
+    )
+    select
+        p_accounts[d.i], o_sequences[d.i] + 1, p_request_ids[d.i], p_fingerprints[d.i], false, 'send',
+        case d.level when 1 then 'low' else 'exhausted' end, 0, d.balance, d.balance, p_as_ofs[d.i], p_partition,
+        p_offsets[d.i], case d.level when 1 then jsonb_build_object('threshold', p_low) end
+    from (
+        select n.i, n.level, o_balances[n.i] - (o_codes[n.i] = 'charged')::integer as balance
+        from unnest(notices, notice_levels) as n (i, level)
+    ) as d
     returning *;
 end;
 $$;

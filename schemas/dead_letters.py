@@ -1,0 +1,78 @@
+"""Messages that can never succeed: kept as they were read, with the reason."""
+
+from enum import StrEnum
+from typing import Annotated, Literal
+from uuid import UUID
+
+from pydantic import AwareDatetime, Field
+from typing_extensions import TypedDict
+
+from schemas.envelope import Event, OpaqueId
+from schemas.outgoing import Count, write_result
+
+__all__ = [
+    "DeadLetterHeader",
+    "DeadLetterOrigin",
+    "DeadLetterReason",
+    "DeadLettered",
+    "DeadLetteredData",
+    "dead_lettered",
+]
+
+Base64 = Annotated[str, Field(json_schema_extra={"contentEncoding": "base64"})]
+
+
+class DeadLetterReason(StrEnum):
+    """Why a message can never succeed."""
+
+    NO_VALUE = "no_value"
+    TOO_LARGE = "too_large"
+    NOT_JSON = "not_json"
+    UNKNOWN_TYPE = "unknown_type"
+    UNKNOWN_VERSION = "unknown_version"
+    WRONG_TOPIC = "wrong_topic"
+    INVALID_EVENT = "invalid_event"
+    MISSING_KEY = "missing_key"
+    KEY_IS_NOT_SUBJECT = "key_is_not_subject"
+    UNKNOWN_PLAN = "unknown_plan"
+
+
+class DeadLetterOrigin(TypedDict):
+    """Where the message was read, and when the broker took it."""
+
+    topic: str
+    partition: Count
+    offset: Count
+    timestamp: AwareDatetime
+
+
+class DeadLetterHeader(TypedDict):
+    """One of the message's record headers."""
+
+    key: str
+    value_base64: Base64 | None
+
+
+class DeadLetteredData(TypedDict):
+    """The message as it was read, and why it was refused."""
+
+    reason: DeadLetterReason
+    error: Annotated[str, Field(max_length=1000)]
+    origin: DeadLetterOrigin
+    key_base64: Base64 | None
+    value_base64: Base64 | None
+    headers: list[DeadLetterHeader]
+
+
+class DeadLettered(Event):
+    """A message that can never succeed. Its time is its origin's; its subject is its key, if an account id."""
+
+    type: Literal["inmail.message.dead-lettered.v1"]
+    subject: Annotated[OpaqueId | None, Field(default=None, exclude_if=lambda subject: subject is None)]
+    time: AwareDatetime
+    data: DeadLetteredData
+
+
+def dead_lettered(event_id: UUID, account_id: str | None, data: DeadLetteredData) -> bytes:
+    """Return a message that can never succeed as the value of a record."""
+    return write_result("inmail.message.dead-lettered.v1", event_id, account_id, data["origin"]["timestamp"], data)

@@ -1,0 +1,164 @@
+"""Answers that move no credit, or one: what became of sends, of reports on sends, of billing events and of ticks."""
+
+from typing import Annotated, Literal
+from uuid import UUID
+
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from schemas.envelope import AccountEvent, Event, Instant, OpaqueId
+from schemas.outgoing import AccountResultData, Cause, Count, Lot, Outcome, SendId, Source, write_result
+from schemas.sends import Relationship
+
+__all__ = [
+    "BillingDecided",
+    "BillingDecidedData",
+    "ReportDecided",
+    "ReportDecidedData",
+    "SendDecided",
+    "SendDecidedData",
+    "TickDecided",
+    "TickDecidedData",
+    "billing_decided",
+    "report_decided",
+    "send_decided",
+    "tick_decided",
+]
+
+
+class SendDecidedData(AccountResultData):
+    """May the message be sent, and what did it cost."""
+
+    code: Literal[
+        "charged",
+        "free",
+        "insufficient_credits",
+        "rate_limited",
+        "recipient_is_sender",
+        "account_erased",
+        "key_conflict",
+    ]
+    outcome: Outcome
+    recipient_id: OpaqueId
+    relationship: Relationship
+    credits_charged: Literal[0, 1]
+    lot: Annotated[Lot | None, Field(description="The lot that paid.")]
+    lot_expires_at: Instant | None
+    next_allotment_at: Annotated[
+        Instant | None, Field(description="Where credits were insufficient: when the next are due, if known.")
+    ]
+    sender_id: Annotated[OpaqueId | None, Field(description="The seat that asked, if the request named one.")]
+    limit: Annotated[
+        Literal["account", "seat", "recipient"] | None,
+        Field(description="Where rate_limited: whose limit was reached. That of a recipient is the cool-down."),
+    ]
+    retry_at: Annotated[
+        Instant | None, Field(description="Where rate_limited: when this limit alone would let the send pass.")
+    ]
+
+
+class SendDecided(AccountEvent):
+    """The answer to a request to send."""
+
+    type: Literal["inmail.send.decided.v1"]
+    data: SendDecidedData
+
+
+class ReportDecidedData(AccountResultData):
+    """Why a report on a send gave no credit back."""
+
+    code: Literal[
+        "unknown_send",
+        "not_charged",
+        "already_reversed",
+        "no_credit_back",
+        "response_too_late",
+        "key_conflict",
+    ]
+    outcome: Annotated[
+        Outcome, Field(description="Always rejected: an accepted report is answered by inmail.credits.reversed.v1.")
+    ]
+    send_id: SendId
+    cause: Cause
+
+
+class ReportDecided(AccountEvent):
+    """The answer to a report on a send, undeliverable or responded to, that was refused."""
+
+    type: Literal["inmail.report.decided.v1"]
+    data: ReportDecidedData
+
+
+class BillingDecidedData(AccountResultData):
+    """What became of a billing event that moved no credit."""
+
+    code: Literal[
+        "cancelled",
+        "cancellation_taken_back",
+        "erased",
+        "no_credits_in_plan",
+        "period_already_granted",
+        "subscription_ended",
+        "not_cancelled",
+        "not_sold_separately",
+        "unknown_grant",
+        "grant_ended",
+        "exceeds_balance",
+        "account_erased",
+        "key_conflict",
+    ]
+    outcome: Outcome
+    subscription_id: OpaqueId | None
+    effective_at: Annotated[Instant | None, Field(description="Where cancelled: when the subscription ends.")]
+    plan: OpaqueId | None
+    period_start: Instant | None
+    grant_id: Annotated[UUID | None, Field(description="Of a void: the id of the event that granted.")]
+
+
+class BillingDecided(AccountEvent):
+    """The answer to a billing event that moved no credit: a cancel, an empty plan, an erasure, a refusal."""
+
+    type: Literal["inmail.billing.decided.v1"]
+    data: BillingDecidedData
+
+
+class TickDecidedData(TypedDict):
+    """What a tick booked in its partition."""
+
+    request_id: UUID
+    code: Literal["booked", "key_conflict"]
+    as_of: Instant
+    horizon: Annotated[Instant, Field(description="Expiry is booked up to here.")]
+    lots: Count
+    credits: Count
+    complete: Annotated[bool, Field(description="False: more lots have ended by the horizon than one tick books.")]
+    source: Source
+    repeat: bool
+
+
+class TickDecided(Event):
+    """The answer to a tick."""
+
+    type: Literal["inmail.tick.decided.v1"]
+    subject: None = Field(default=None, exclude=True)
+    data: TickDecidedData
+
+
+def send_decided(event_id: UUID, account_id: str, data: SendDecidedData) -> bytes:
+    """Return the answer to a request to send as the value of a record."""
+    return write_result("inmail.send.decided.v1", event_id, account_id, data["as_of"], data)
+
+
+def report_decided(event_id: UUID, account_id: str, data: ReportDecidedData) -> bytes:
+    """Return the answer to a refused report on a send as the value of a record."""
+    return write_result("inmail.report.decided.v1", event_id, account_id, data["as_of"], data)
+
+
+def billing_decided(event_id: UUID, account_id: str, data: BillingDecidedData) -> bytes:
+    """Return the answer to a billing event that moved no credit as the value of a record."""
+    return write_result("inmail.billing.decided.v1", event_id, account_id, data["as_of"], data)
+
+
+def tick_decided(event_id: UUID, data: TickDecidedData) -> bytes:
+    """Return the answer to a tick as the value of a record."""
+    return write_result("inmail.tick.decided.v1", event_id, None, data["as_of"], data)

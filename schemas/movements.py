@@ -1,0 +1,148 @@
+"""Movements of credits other than the charge of a send: lots that open, and what happens to them by and by."""
+
+from typing import Annotated, Literal
+from uuid import UUID
+
+from pydantic import Field
+
+from schemas.envelope import AccountEvent, Instant, OpaqueId, Reason
+from schemas.outgoing import AccountResultData, Cause, Count, Lot, SendId, write_result
+
+__all__ = [
+    "CreditsExpired",
+    "CreditsExpiredData",
+    "CreditsForfeited",
+    "CreditsForfeitedData",
+    "CreditsGranted",
+    "CreditsGrantedData",
+    "CreditsReversed",
+    "CreditsReversedData",
+    "CreditsVoided",
+    "CreditsVoidedData",
+    "credits_expired",
+    "credits_forfeited",
+    "credits_granted",
+    "credits_reversed",
+    "credits_voided",
+]
+
+
+class CreditsGrantedData(AccountResultData):
+    """The lot that a billing event opened."""
+
+    code: Literal["granted"]
+    credits: Annotated[int, Field(ge=1)]
+    lot: Lot
+    granted_at: Annotated[Instant, Field(description="First instant the credits can be spent.")]
+    expires_at: Annotated[Instant, Field(description="First instant they no longer can.")]
+    origin: Literal["subscription", "promotion", "survey", "purchase", "adjustment"]
+    subscription_id: OpaqueId | None
+    plan: OpaqueId | None
+    period_start: Instant | None
+    source_id: Annotated[OpaqueId | None, Field(description="The promotion, survey or purchase that the lot is of.")]
+    actor: Annotated[OpaqueId | None, Field(description="Of an adjustment: who made it.")]
+    reason: Annotated[Reason | None, Field(description="Of an adjustment: why.")]
+
+
+class CreditsGranted(AccountEvent):
+    """A lot opened. The first that a billing event opens is its answer."""
+
+    type: Literal["inmail.credits.granted.v1"]
+    data: CreditsGrantedData
+
+
+class CreditsReversedData(AccountResultData):
+    """The credit that a send had cost, back on its own lot; or none, where the lot has ended meanwhile."""
+
+    code: Literal["reversed", "lot_ended"]
+    credits: Literal[0, 1]
+    lot: Lot
+    expires_at: Instant
+    send_id: SendId
+    cause: Cause
+
+
+class CreditsReversed(AccountEvent):
+    """The answer to an accepted report on a send: its charge is undone, at most once."""
+
+    type: Literal["inmail.credits.reversed.v1"]
+    data: CreditsReversedData
+
+
+class CreditsVoidedData(AccountResultData):
+    """What was taken from a lot: all that was left, or by an adjustment its part of it."""
+
+    code: Literal["voided", "adjusted"]
+    credits: Count
+    lot: Lot
+    expires_at: Instant
+    grant_id: Annotated[UUID | None, Field(description="Of a void: the id of the event that granted.")]
+    actor: Annotated[OpaqueId | None, Field(description="Of an adjustment: who made it.")]
+    reason: Annotated[Reason, Field(description="Why. An erasure's is account_erased.")]
+
+
+class CreditsVoided(AccountEvent):
+    """Credits of a lot were withdrawn: by a void, an erasure or a downward adjustment."""
+
+    type: Literal["inmail.credits.voided.v1"]
+    data: CreditsVoidedData
+
+
+class CreditsForfeitedData(AccountResultData):
+    """What a lot lost to a change of plan, which closes it, or to a cap, which does not."""
+
+    code: Literal["forfeited", "cap_forfeited"]
+    credits: Annotated[int, Field(ge=1)]
+    lot: Lot
+    expires_at: Instant
+    subscription_id: OpaqueId
+    plan: Annotated[OpaqueId | None, Field(description="Where forfeited: the plan that the lot was of.")]
+    cap: Annotated[Count | None, Field(description="Where cap_forfeited: how many credits may be held.")]
+
+
+class CreditsForfeited(AccountEvent):
+    """Credits of a lot were lost to a rule of the plan: on a change of plan, or over its balance cap."""
+
+    type: Literal["inmail.credits.forfeited.v1"]
+    data: CreditsForfeitedData
+
+
+class CreditsExpiredData(AccountResultData):
+    """What was left of a lot when it ended. The request is the tick that booked it."""
+
+    code: Literal["expired"]
+    credits: Annotated[int, Field(ge=1)]
+    lot: Lot
+    expires_at: Instant
+
+
+class CreditsExpired(AccountEvent):
+    """Credits of a lot that ended unspent."""
+
+    type: Literal["inmail.credits.expired.v1"]
+    data: CreditsExpiredData
+
+
+def credits_granted(event_id: UUID, account_id: str, data: CreditsGrantedData) -> bytes:
+    """Return the opening of a lot as the value of a record."""
+    return write_result("inmail.credits.granted.v1", event_id, account_id, data["as_of"], data)
+
+
+def credits_reversed(event_id: UUID, account_id: str, data: CreditsReversedData) -> bytes:
+    """Return the answer to an accepted report on a send as the value of a record."""
+    return write_result("inmail.credits.reversed.v1", event_id, account_id, data["as_of"], data)
+
+
+def credits_voided(event_id: UUID, account_id: str, data: CreditsVoidedData) -> bytes:
+    """Return the withdrawal of a lot's credits as the value of a record."""
+    return write_result("inmail.credits.voided.v1", event_id, account_id, data["as_of"], data)
+
+
+def credits_forfeited(event_id: UUID, account_id: str, data: CreditsForfeitedData) -> bytes:
+    """Return a lot's loss to a rule of the plan as the value of a record."""
+    return write_result("inmail.credits.forfeited.v1", event_id, account_id, data["as_of"], data)
+
+
+def credits_expired(event_id: UUID, account_id: str, data: CreditsExpiredData) -> bytes:
+    """Return the end of a lot as the value of a record."""
+    return write_result("inmail.credits.expired.v1", event_id, account_id, data["as_of"], data)

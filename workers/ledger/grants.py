@@ -1,0 +1,169 @@
+"""The billing lane's movements: periods, gifts, cancels and corrections, as calls of the ledger's functions."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from schemas.billing import (
+    CancellationTakenBack,
+    CreditsAdjusted,
+    CreditsPurchased,
+    GrantVoided,
+    PromotionGranted,
+    SubscriptionCancelled,
+    SubscriptionPeriod,
+    SubscriptionPlanChanged,
+    SurveyGranted,
+)
+from schemas.envelope import AccountEvent
+from workers.ledger.model import Entry, Origin, Request
+from workers.ledger.plans import Catalogue, Terms
+from workers.ledger.store import Call, Fresh
+
+__all__ = ["cancel", "erase", "give", "grant_period", "refuse", "take", "take_back", "void"]
+
+
+async def grant_period(made: Call, fresh: Sequence[Fresh]) -> list[Entry]:
+    """Decide activations, renewals and plan changes."""
+    requests: list[Request[SubscriptionPeriod]] = [request for request, _ in fresh]
+    periods = [request.event.data for request in requests]
+    lots = [
+        (
+            number,
+            _lot(
+                terms,
+                Origin.SUBSCRIPTION,
+                {"subscription_id": period.subscription_id, "plan": period.plan},
+                terms.granted_at,
+            ),
+        )
+        for number, period in enumerate(periods, 1)
+        for terms in made.catalogue.allotments(
+            period.plan,
+            period.period_start,
+            period.period_end,
+            annual=period.term == "annual",
+            anchor_day=period.anchor_day or 0,
+        )
+    ]
+    return await made.of(
+        "grant_period",
+        made.opened.rows(requests),
+        [period.subscription_id for period in periods],
+        [period.plan for period in periods],
+        [period.period_start for period in periods],
+        [period.anchor_day for period in periods],
+        [made.catalogue.plans[period.plan].credits for period in periods],
+        [isinstance(request.event, SubscriptionPlanChanged) for request in requests],
+        [number for number, _ in lots],
+        [lot for _, lot in lots],
+        made.low,
+    )
+
+
+def _lot(
+    terms: Terms, origin: Origin, named: Mapping[str, str], period_start: datetime | None = None
+) -> tuple[Any, ...]:
+    """Return a lot to open as the SQL functions take it: the composite type `lot_terms`."""
+    return (
+        origin.value,
+        named.get("source_id"),
+        named.get("subscription_id"),
+        named.get("plan"),
+        period_start,
+        terms.credits,
+        terms.priority,
+        terms.granted_at,
+        terms.expires_at,
+        terms.on_change,
+        terms.credit_back,
+        terms.balance_cap,
+        named.get("actor"),
+        named.get("reason"),
+    )
+
+
+async def give(made: Call, fresh: Sequence[Fresh]) -> list[Entry]:
+    """Decide promotions, surveys, purchases and upward adjustments: one lot each."""
+    requests = [request for request, _ in fresh]
+    return await made.of(
+        "give",
+        made.opened.rows(requests),
+        [_gift(made.catalogue, request) for request in requests],
+        made.catalogue.selling_plans,
+        made.low,
+    )
+
+
+def _gift(catalogue: Catalogue, request: Request[AccountEvent]) -> tuple[Any, ...]:
+    event = request.event
+    match event:
+        case PromotionGranted():
+            origin, named = Origin.PROMOTION, {"source_id": event.data.promotion_id}
+        case SurveyGranted():
+            origin, named = Origin.SURVEY, {"source_id": event.data.survey_id}
+        case CreditsPurchased():
+            origin, named = Origin.PURCHASE, {"source_id": event.data.purchase_id}
+        case CreditsAdjusted():
+            origin, named = Origin.ADJUSTMENT, {"actor": event.data.actor, "reason": event.data.reason}
+        case _:
+            raise TypeError(f"a gift of no known origin: {type(event).__name__}")
+    return _lot(catalogue.gift(origin, event.data.credits, request.as_of), origin, named)
+
+
+async def take(made: Call, fresh: Sequence[Fresh]) -> list[Entry]:
+    """Decide downward adjustments."""
+    requests: list[Request[CreditsAdjusted]] = [request for request, _ in fresh]
+    return await made.of(
+        "take",
+        made.opened.rows(requests),
+        [-request.event.data.credits for request in requests],
+        [request.event.data.actor for request in requests],
+        [request.event.data.reason for request in requests],
+        made.low,
+    )
+
+
+async def cancel(made: Call, fresh: Sequence[Fresh]) -> list[Entry]:
+    """Decide cancels."""
+    requests: list[Request[SubscriptionCancelled]] = [request for request, _ in fresh]
+    return await made.of(
+        "cancel",
+        made.opened.rows(requests),
+        [request.event.data.subscription_id for request in requests],
+        [request.event.data.effective_at for request in requests],
+        made.low,
+    )
+
+
+async def take_back(made: Call, fresh: Sequence[Fresh]) -> list[Entry]:
+    """Decide cancellations taken back."""
+    requests: list[Request[CancellationTakenBack]] = [request for request, _ in fresh]
+    return await made.of(
+        "take_back",
+        made.opened.rows(requests),
+        [request.event.data.subscription_id for request in requests],
+        made.low,
+    )
+
+
+async def void(made: Call, fresh: Sequence[Fresh]) -> list[Entry]:
+    """Decide voids of what an event granted."""
+    requests: list[Request[GrantVoided]] = [request for request, _ in fresh]
+    return await made.of(
+        "void_grant",
+        made.opened.rows(requests),
+        [request.event.data.grant_id for request in requests],
+        [request.event.data.reason for request in requests],
+        made.low,
+    )
+
+
+async def erase(made: Call, fresh: Sequence[Fresh]) -> list[Entry]:
+    """Decide erasures."""
+    return await made.of("erase", made.opened.rows(request for request, _ in fresh))
+
+
+async def refuse(made: Call, fresh: Sequence[Fresh]) -> list[Entry]:
+    """Answer requests whose id was used before with another body."""
+    return await made.of("refuse", made.opened.rows(request for request, _ in fresh))

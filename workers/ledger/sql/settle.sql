@@ -1,0 +1,31 @@
+-- Compares what an account can spend with what its holder was last told, and books a notice if it has fallen to a
+-- lower level: `low`, or `exhausted`. So there is one notice a crossing, whatever made the balance fall.
+create or replace function settle(p_request request, p_low integer)
+returns setof journal
+language plpgsql volatile
+set plan_cache_mode = force_generic_plan
+as $$
+declare
+    level_now smallint := balance_level(available(p_request.account, p_request.as_of), p_low);
+    level_told smallint;
+begin
+    select a.level into level_told from accounts as a where a.account = p_request.account;
+    if level_now <> level_told then
+        update accounts as a set level = level_now where a.account = p_request.account;
+    end if;
+    if level_now > level_told then
+        return next book(
+            p_request, case level_now when 1 then 'low' else 'exhausted' end, p_is_answer => false,
+            p_details => case level_now when 1 then jsonb_build_object('threshold', p_low) end
+        );
+    end if;
+end;
+$$;
+
+-- 0 enough, 1 low, 2 none.
+create or replace function balance_level(p_balance integer, p_low integer)
+returns smallint
+language sql immutable
+as $$
+    select (case when p_balance = 0 then 2 when p_balance <= p_low then 1 else 0 end)::smallint;
+$$;

@@ -1,0 +1,48 @@
+-- Decides downward adjustments, in the order given: takes credits by burn-down, a row for each lot touched.
+--
+-- Codes, in order of precedence:
+--   account_erased    the account was erased
+--   exceeds_balance   more than the account can spend: nothing is taken
+--   adjusted          taken
+create or replace function take(
+    p_requests request[], p_credits integer[], p_actors text[], p_reasons text[], p_low integer
+)
+returns setof journal
+language plpgsql volatile
+set plan_cache_mode = force_generic_plan
+as $$
+declare
+    r request;
+    told jsonb;
+    code text;
+    due integer;
+    held record;
+begin
+    for i in 1 .. cardinality(p_requests) loop
+        r := p_requests[i];
+        told := jsonb_build_object('actor', p_actors[i], 'reason', p_reasons[i], 'credits', -p_credits[i]);
+        code := case
+            when is_erased(r.account) then 'account_erased'
+            when p_credits[i] > available(r.account, r.as_of) then 'exceeds_balance'
+        end;
+        if code is not null then
+            return next book(r, code, p_details => told);
+            continue;
+        end if;
+
+        due := p_credits[i];
+        for held in
+            select l.lot, l.remaining from lots as l
+            where l.account = r.account and l.remaining > 0 and l.granted_at <= r.as_of and r.as_of < l.expires_at
+            order by l.priority, l.expires_at, l.lot
+        loop
+            exit when due <= 0;
+            return next book(
+                r, 'adjusted', -least(held.remaining, due), held.lot, told, p_is_answer => due = p_credits[i]
+            );
+            due := due - held.remaining;
+        end loop;
+        return query select * from settle(r, p_low);
+    end loop;
+end;
+$$;
