@@ -2,9 +2,10 @@
 
 from datetime import UTC, datetime, timedelta
 
-__all__ = ["EPOCH", "from_milliseconds", "to_milliseconds", "utc_now"]
+__all__ = ["EARLIEST", "EPOCH", "from_milliseconds", "to_milliseconds", "utc_now"]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)  # of all instants that events may carry
 _MILLISECOND = timedelta(milliseconds=1)
 
 

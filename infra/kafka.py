@@ -3,24 +3,30 @@
 aiokafka's defaults favour fresh data over complete data; each argument below that differs says why.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import GroupCoordinatorNotAvailableError
 from aiokafka.partitioner import murmur2
 
+from infra import tolerant
 from infra.settings import Settings
 
 __all__ = [
     "admin_client",
+    "committed_offsets",
     "create_consumer",
     "create_lane_producer",
     "create_producer",
     "partition_of",
+    "partitions_of",
     "reader",
 ]
+
+tolerant.install()
 
 MAX_RECORD_BYTES = 4 * 1024 * 1024  # a dead letter holds a refused record of up to 1 MiB as base64, and its reason
 
@@ -113,6 +119,24 @@ async def reader(
         yield consumer
     finally:
         await consumer.stop()
+
+
+async def committed_offsets(
+    admin: AIOKafkaAdminClient, group: str, places: Sequence[TopicPartition]
+) -> dict[TopicPartition, int | None]:
+    """Return a group's committed offsets; None where it has none.
+
+    A consumer's `committed()` also says None while the group's coordinator is loading or moving: aiokafka does not
+    look at that error. A broker that knows the answer names every partition it was asked for, with -1 for none.
+
+    Raises:
+        KafkaError: when the answer is not to be had now. Asking again later may help.
+
+    """
+    found = await admin.list_consumer_group_offsets(group, partitions=list(places))
+    if missing := [place for place in places if place not in found]:
+        raise GroupCoordinatorNotAvailableError(f"the offsets of group {group} on {missing[0].topic} are not known yet")
+    return {place: found[place].offset if found[place].offset >= 0 else None for place in places}
 
 
 def partitions_of(topic: str, count: int) -> list[TopicPartition]:

@@ -2,14 +2,22 @@
 
 import json
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from infra.settings import Settings
 
-__all__ = ["TRANSIENT_ERRORS", "Connection", "Pool", "connect_database", "create_pool", "is_transient"]
+__all__ = [
+    "TRANSIENT_ERRORS",
+    "WORKER_ROLE",
+    "Connection",
+    "Pool",
+    "connect_database",
+    "create_pool",
+    "is_transient",
+]
 
 if TYPE_CHECKING:
     Connection: TypeAlias = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]
@@ -33,6 +41,12 @@ TRANSIENT_ERRORS: tuple[type[BaseException], ...] = (
     asyncpg.SerializationError,
     asyncpg.LockNotAvailableError,
     asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    # The functions were replaced under an open connection: the next attempt prepares its statements anew.
+    asyncpg.InvalidCachedStatementError,
+    asyncpg.OutdatedSchemaCacheError,
+    # None of several servers is the primary just now.
+    asyncpg.TargetServerAttributeNotMatched,
 )
 
 
@@ -44,12 +58,23 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(error, asyncpg.InterfaceError) and "connection" in str(error)
 
 
+# What the workers take on as they connect; `worker_role.sql` says what it may do. Operators' tools and migrations work
+# as the user they connect as.
+WORKER_ROLE = "inmail_worker"
+
 _SERVER_SETTINGS = {
     "application_name": "inmail",
     "timezone": "UTC",
     # Every statement that matters is a function call whose plan is fixed by its own settings; compiling costs more
     # than these plans run.
     "jit": "off",
+    # A client whose machine vanished must not hold its lane's row and its accounts until TCP gives up, hours later.
+    "idle_in_transaction_session_timeout": "10s",
+    "client_connection_check_interval": "5s",
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "10s",
 }
 
 
@@ -58,16 +83,36 @@ async def _speak_json(connection: Connection) -> None:
 
 
 def create_pool(settings: Settings) -> AbstractAsyncContextManager[Pool]:
-    """Return a pool for one worker process, opened by `async with`."""
+    """Return a pool for one worker process, opened by `async with`: what it may not do, the database refuses.
+
+    Opening it raises InvalidAuthorizationSpecificationError where `inmail migrate` has not made the workers' role, or
+    not for this user.
+    """
     return asyncpg.create_pool(
         settings.database_url.get_secret_value(),
         min_size=1,
         max_size=settings.database_connections,
         command_timeout=settings.database_timeout_seconds,
         timeout=settings.database_timeout_seconds,
-        server_settings=_SERVER_SETTINGS,
+        server_settings=_SERVER_SETTINGS | {"role": WORKER_ROLE},
+        connect=_connect_as_worker,
         init=_speak_json,
     )
+
+
+async def _connect_as_worker(
+    *arguments: Any,  # noqa: ANN401 - as the pool calls asyncpg.connect
+    **options: Any,  # noqa: ANN401
+) -> "asyncpg.Connection[asyncpg.Record]":
+    """Connect, and say what to run where the role is missing."""
+    try:
+        return await asyncpg.connect(*arguments, **options)
+    except (asyncpg.InvalidParameterValueError, asyncpg.InsufficientPrivilegeError) as error:
+        if WORKER_ROLE not in str(error):
+            raise
+        raise asyncpg.InvalidAuthorizationSpecificationError(
+            f"{error}: run `inmail migrate` as the workers' user, or as a superuser `grant {WORKER_ROLE} to` that user"
+        ) from error
 
 
 async def connect_database(settings: Settings) -> "asyncpg.Connection[asyncpg.Record]":

@@ -4,7 +4,9 @@ Every setting has a default that suits one machine; a wrong one ends the process
 Secrets are `SecretStr`, so that no log line, error or `repr` can show one.
 """
 
+import os
 import ssl
+from difflib import get_close_matches
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -12,6 +14,9 @@ from pydantic import Field, PostgresDsn, SecretStr, ValidationError, model_valid
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 __all__ = ["LogFormat", "RecordTime", "SaslMechanism", "SecurityProtocol", "Settings", "SettingsError", "load_settings"]
+
+
+_PREFIX = "INMAIL_"
 
 
 class SettingsError(Exception):
@@ -53,7 +58,7 @@ class SaslMechanism(StrEnum):
 class Settings(BaseSettings):
     """The settings of every `inmail` process; field `x` is read from `INMAIL_X`."""
 
-    model_config = SettingsConfigDict(env_prefix="INMAIL_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="ignore", frozen=True)
 
     kafka_bootstrap_servers: str = Field("localhost:9092", min_length=1, description="host:port, comma separated")
     kafka_security_protocol: SecurityProtocol = SecurityProtocol.PLAINTEXT
@@ -83,6 +88,9 @@ class Settings(BaseSettings):
     session_seconds: Annotated[float, Field(ge=6, le=300, description="of the consumer group")] = 30
     transaction_seconds: Annotated[float, Field(ge=1, le=120, description="below session_seconds")] = 15
     tick_seconds: Annotated[float, Field(gt=0, le=86_400, description="between two expiry ticks")] = 15
+    tick_grace_seconds: Annotated[
+        float, Field(ge=0, le=86_400, description="brokers' clocks may differ: how long after its end a lot is booked")
+    ] = 60
     tick_step_lots: Annotated[int, Field(ge=1, le=10_000, description="booked in one transaction at most")] = 500
     tick_steps: Annotated[int, Field(ge=1, le=10_000, description="of one tick at most")] = 20
 
@@ -135,11 +143,24 @@ def load_settings(**overrides: object) -> Settings:
         SettingsError: naming each wrong variable, what is allowed, and never its value.
 
     """
+    unknown = [_unknown(name) for name in sorted(os.environ) if name.startswith(_PREFIX) and not _is_known(name)]
+    if unknown:
+        raise SettingsError("\n".join(unknown))
     try:
         return Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:
         lines = [
-            f"INMAIL_{str(problem['loc'][0]).upper()}: {problem['msg']}" if problem["loc"] else problem["msg"]
+            f"{_PREFIX}{str(problem['loc'][0]).upper()}: {problem['msg']}" if problem["loc"] else problem["msg"]
             for problem in error.errors(include_input=False, include_url=False)
         ]
         raise SettingsError("\n".join(lines)) from None
+
+
+def _is_known(name: str) -> bool:
+    return name.removeprefix(_PREFIX).lower() in Settings.model_fields
+
+
+def _unknown(name: str) -> str:
+    """Say that there is no such setting: a misspelt one that is passed over is one that does not hold."""
+    near = get_close_matches(name, [_PREFIX + field.upper() for field in Settings.model_fields], 1)
+    return f"{name}: there is no such setting" + (f"; {near[0]} was meant?" if near else "")

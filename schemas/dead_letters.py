@@ -11,6 +11,7 @@ from schemas.envelope import Event, OpaqueId
 from schemas.outgoing import Count, write_result
 
 __all__ = [
+    "DeadLetterCut",
     "DeadLetterHeader",
     "DeadLetterOrigin",
     "DeadLetterReason",
@@ -53,6 +54,14 @@ class DeadLetterHeader(TypedDict):
     value_base64: Base64 | None
 
 
+class DeadLetterCut(TypedDict):
+    """What a message that is too large to be kept was: its beginning is in `value_base64`, the rest at its origin."""
+
+    value_size: Annotated[int, Field(ge=0, description="Bytes of the whole value.")]
+    value_sha256: Annotated[str, Field(description="Of the whole value, in hexadecimal.")]
+    headers: Annotated[int, Field(ge=0, description="How many headers the message had; those that fit are kept.")]
+
+
 class DeadLetteredData(TypedDict):
     """The message as it was read, and why it was refused."""
 
@@ -62,6 +71,9 @@ class DeadLetteredData(TypedDict):
     key_base64: Base64 | None
     value_base64: Base64 | None
     headers: list[DeadLetterHeader]
+    cut: Annotated[
+        DeadLetterCut | None, Field(description="Where the message was too large to be kept whole.")
+    ]
 
 
 class DeadLettered(Event):

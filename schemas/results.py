@@ -1,6 +1,7 @@
 """All that goes out, by one name: answers, movements of credits, notices and dead letters."""
 
 from schemas.dead_letters import (
+    DeadLetterCut,
     DeadLettered,
     DeadLetteredData,
     DeadLetterHeader,
@@ -75,6 +76,7 @@ __all__ = [
     "CreditsReversedData",
     "CreditsVoided",
     "CreditsVoidedData",
+    "DeadLetterCut",
     "DeadLetterHeader",
     "DeadLetterOrigin",
     "DeadLetterReason",

@@ -64,4 +64,5 @@ def _settings(stack: LocalStack, database: str) -> Settings:
         topic_partitions=4,
         session_seconds=10,
         transaction_seconds=5,
+        tick_grace_seconds=0,  # one broker, one clock
     )

@@ -21,6 +21,7 @@ from workers.billing import BillingJob
 from workers.commands import show
 from workers.commands.local import demo, up
 from workers.commands.running import Exit, ask, fail, work
+from workers.commands.simulate import simulate
 from workers.commands.terminal import console, error_console
 from workers.expiry import ExpiryJob
 from workers.ledger.plans import load_catalogue
@@ -64,6 +65,7 @@ dead_letters = typer.Typer(help="Messages that can never succeed.", no_args_is_h
 app.add_typer(topics, name="topics")
 app.add_typer(dead_letters, name="dead-letters")
 app.command()(demo)
+app.command()(simulate)
 app.command()(up)
 
 Json = Annotated[bool, typer.Option("--json", help="Write JSON.")]

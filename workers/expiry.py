@@ -1,16 +1,16 @@
 """The expiry worker: a tick asks that ended lots be booked, and books those that nobody may still spend from."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from infra.clock import EARLIEST
 from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.catalogue import EXPIRY_TICKS
-from schemas.ticks import ExpiryTick
 from workers.billing import BillingJob
 from workers.events import recall_ticks, tick_messages
-from workers.job import Batch, Message
+from workers.job import Batch, Decision, Message
 from workers.ledger.plans import Catalogue
 from workers.ledger.ticks import booked_ticks, expire_step, tick_movements, tick_terms
 from workers.send import SendJob
@@ -35,10 +35,8 @@ class ExpiryJob:
     def __init__(self, ends: AIOKafkaConsumer, catalogue: Catalogue, settings: Settings) -> None:
         # Asked for the topics' ends. It must read uncommitted, so that an open transaction counts as unread.
         self._ends = ends
+        self._grace = timedelta(seconds=settings.tick_grace_seconds)
         self._terms = tick_terms(catalogue, settings.tick_step_lots, settings.tick_steps)
-
-    def screen(self, event: ExpiryTick) -> None:
-        """Nothing that decodes is beyond deciding."""
 
     async def step(self, connection: Connection, batch: Batch) -> bool:
         """Book one step of the first tick that has one left; tell whether there was one."""
@@ -57,14 +55,14 @@ class ExpiryJob:
         await expire_step(connection, batch.partition, due[0], horizon, self._terms)
         return True
 
-    async def decide(self, connection: Connection, batch: Batch) -> list[Message]:
+    async def decide(self, connection: Connection, batch: Batch) -> Decision:
         """Answer every tick, after the lines it caused. Its steps are done."""
         messages = []
         for tick, offset in await booked_ticks(connection, batch.partition, batch.requests):
             # A tick seen before has its lines published; one that is read again after a crash may not have.
             booked = await tick_movements(connection, tick) if tick.source_offset == offset else []
             messages += tick_messages(tick, booked, offset)
-        return messages
+        return Decision(messages, {})
 
     async def recall(self, connection: Connection, partition: int, start: int, end: int) -> list[Message]:
         """Return from the books what was decided for the input offsets [start, end)."""
@@ -77,12 +75,12 @@ class ExpiryJob:
         """Return the instant up to which both neighbours have read all they have.
 
         A neighbour that stands at the end of its partition, asked for after the tick was received, has read up to the
-        tick; another one up to its watermark. The end is asked first: a record that arrives between the two
-        questions is then after the tick too.
+        tick, less a grace: another broker's clock may be behind. One that does not has read up to its watermark. The
+        end is asked first: a record that arrives between the two questions is then after the tick too.
         """
         places = [TopicPartition(topic, partition) for _, topic in _NEIGHBOURS]
         ends = await self._ends.end_offsets(places)
-        read_to = as_of
+        read_to = as_of - self._grace
         for (group, topic), place in zip(_NEIGHBOURS, places, strict=True):
             row = await connection.fetchrow(
                 "select next_offset, as_of from lanes where consumer_group = $1 and topic = $2 and partition = $3",
@@ -92,5 +90,5 @@ class ExpiryJob:
             )
             offset = (row and row["next_offset"]) or 0
             if offset < ends[place]:
-                read_to = min(read_to, (row and row["as_of"]) or datetime.min.replace(tzinfo=as_of.tzinfo))
-        return read_to
+                read_to = min(read_to, (row and row["as_of"]) or EARLIEST)
+        return max(read_to, EARLIEST)

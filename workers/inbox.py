@@ -36,7 +36,8 @@ class Inbox:
     @property
     def hungry(self) -> bool:
         """Whether records should be fetched for this lane."""
-        return self._position is not None and not self._stopped and len(self._chunks) < _CHUNKS
+        waiting = self._position is not None and self._error is None
+        return waiting and not self._stopped and len(self._chunks) < _CHUNKS
 
     def open(self, position: int) -> None:
         """Begin empty at an offset that the consumer has been made to seek."""

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from infra.postgres import Connection
 from infra.transactions import Message
+from schemas.catalogue import Undecodable
 from workers.ledger.model import Request
 
-__all__ = ["Batch", "Job", "Message"]
+__all__ = ["Batch", "Decision", "Job", "Message"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,13 @@ class Batch:
     requests: Sequence[Request[Any]]
 
 
+class Decision(NamedTuple):
+    """What came of a batch: what to publish, and which records, by offset, are well-formed and still cannot succeed."""
+
+    messages: list[Message]
+    refused: dict[int, Undecodable]
+
+
 class Job(Protocol):
     """One worker's part of the work. Everything about offsets, transactions and failures is the lane's."""
 
@@ -27,16 +35,13 @@ class Job(Protocol):
     topic: str
     in_steps: bool  # whether `step` has to be called
 
-    def screen(self, event: Any) -> None:  # noqa: ANN401 - each job knows its own events
-        """Raise Undecodable for an event that is well-formed and can still never succeed."""
-
     async def step(self, connection: Connection, batch: Batch) -> bool:
         """Do a bounded part of a batch's work ahead of its decision, in a transaction of its own; tell if any was left.
 
         Called until it was not. What it books belongs to the batch's records, and is published with their answers.
         """
 
-    async def decide(self, connection: Connection, batch: Batch) -> list[Message]:
+    async def decide(self, connection: Connection, batch: Batch) -> Decision:
         """Decide a batch inside the caller's transaction and return its answers, in order.
 
         Asked again for the same records, it must find what it decided and return the same answers.

@@ -19,17 +19,20 @@ from typing import NamedTuple
 import asyncpg
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from infra.clock import EPOCH
+from infra.kafka import committed_offsets
 from infra.postgres import Connection, Pool, is_transient
 from infra.settings import Settings
 from infra.transactions import Message, TransactionPair
+from workers.dead_letter import dead_letters
 from workers.inbox import Inbox, Taken
 from workers.job import Batch, Job
 from workers.sorting import sort_records
 
-__all__ = ["Lane", "LaneError"]
+__all__ = ["Clients", "Lane", "LaneError"]
 
 _BACKOFF_SECONDS = (0.05, 5.0)
 
@@ -42,6 +45,14 @@ class _SucceededError(Exception):
     """A newer owner has raised the epoch."""
 
 
+class Clients(NamedTuple):
+    """What the lanes of a worker share."""
+
+    consumer: AIOKafkaConsumer
+    admin: AIOKafkaAdminClient
+    pool: Pool
+
+
 class _Decided(NamedTuple):
     """A batch whose outcomes are stored and whose answers are to publish."""
 
@@ -52,15 +63,12 @@ class _Decided(NamedTuple):
 class Lane:
     """One partition's owner, from assignment to revocation: `run` is its task, the inbox its only way in."""
 
-    def __init__(
-        self, job: Job, tp: TopicPartition, consumer: AIOKafkaConsumer, pool: Pool, settings: Settings
-    ) -> None:
+    def __init__(self, job: Job, tp: TopicPartition, clients: Clients, settings: Settings) -> None:
         self.inbox = Inbox()
         self._job = job
         self._tp = tp
         self._row = (job.group, tp.topic, tp.partition)  # key of the lane's row
-        self._consumer = consumer
-        self._pool = pool
+        self._consumer, self._admin, self._pool = clients
         self._settings = settings
         self._log = structlog.get_logger("inmail.lane").bind(topic=tp.topic, partition=tp.partition)
         self._stopping = False
@@ -81,18 +89,21 @@ class Lane:
         """
         while not self._stopping:
             self._producers = TransactionPair(self._settings, ".".join(map(str, self._row)))
+            doubtful: Exception | None = None
             try:
                 await self._open()
                 await self._work()
             except (_SucceededError, KafkaError, OSError) as error:
-                await self._back_off(error)
-            except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                doubtful = error
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
                 if not is_transient(error):
                     raise
-                await self._back_off(error)
+                doubtful = error
             finally:
                 self.inbox.close()
                 await self._producers.discard()
+            if doubtful is not None:
+                await self._back_off(doubtful)
 
     async def _open(self) -> None:
         await self._producers.start()
@@ -104,9 +115,10 @@ class Lane:
         )
         assert row is not None  # noqa: S101 - an upsert returns its row
         self._epoch, stored, self._as_of = row["epoch"], row["next_offset"], row["as_of"] or EPOCH
-        published = await self._consumer.committed(self._tp)
+        published = (await committed_offsets(self._admin, self._job.group, [self._tp]))[self._tp]
         oldest = (await self._consumer.beginning_offsets([self._tp]))[self._tp]
-        self._check_offsets(published, stored, oldest)
+        end = (await self._consumer.end_offsets([self._tp]))[self._tp]
+        published = self._checked(published, stored, oldest, end)
         start = max(published, oldest)
         if published < oldest:
             self._log.warning("publishing_from_books", offset=published, end=oldest)
@@ -117,31 +129,40 @@ class Lane:
         self.inbox.open(start)
         self._log.info("lane_open", epoch=self._epoch, offset=start, stored=stored)
 
-    def _check_offsets(self, published: int | None, stored: int | None, oldest: int) -> None:
-        """Refuse to guess where records were lost or an offset never was."""
+    def _checked(self, published: int | None, stored: int | None, oldest: int, end: int) -> int:
+        """Return how far answers are published; refuse to guess where records were lost or an offset never was."""
         group, topic, partition = self._row
+        place = f"{topic}/{partition}"
         if published is None:
             raise LaneError(
-                f"group {group} has no offset for {topic}/{partition}: run `inmail topics apply`, which starts a new"
-                " group at the oldest record, or set one with kafka-consumer-groups --reset-offsets"
+                f"group {group} has no offset for {place}: run `inmail topics apply`, which starts a group at the"
+                " oldest record, or near the end of the books if there are any"
             )
-        if stored is not None and published > stored:
+        if published > end:
             raise LaneError(
-                f"group {group} has published {topic}/{partition} up to offset {published}, but the books end at"
-                f" {stored}: was the database restored from a backup, or the group moved ahead? To decide the"
-                f" records between, set the group's offset to {stored}"
+                f"the offset of group {group} for {place} is {published}, but the partition ends at {end}: was the"
+                " topic made anew, or records lost? Set the group's offset to where it should go on"
+            )
+        if published > max(stored or 0, oldest):
+            raise LaneError(
+                f"group {group} has published {place} up to offset {published}, but the books end at {stored or 0}: is"
+                " INMAIL_DATABASE_URL the right database, was it restored from a backup, or the group moved ahead? To"
+                f" decide the records between, set the group's offset to {max(stored or 0, oldest)}; to go on without"
+                f" them, set next_offset of the lane's row to {published}"
             )
         if published < oldest and (stored or 0) < oldest:
             raise LaneError(
-                f"retention removed {topic}/{partition} up to offset {oldest}, and group {group} has decided it up"
-                f" to {stored or 0} only: the records between are lost to it. To go on without them, set both the"
-                f" group's offset and next_offset of the lane's row to {oldest}"
+                f"retention removed {place} up to offset {oldest}, and group {group} has decided it up to"
+                f" {stored or 0} only: the records between are lost to it. To go on without them, set both the group's"
+                f" offset and next_offset of the lane's row to {oldest}"
             )
+        return published
 
     async def _work(self) -> None:
         publishing: asyncio.Task[None] | None = None
         try:
-            while (taken := await self.inbox.take(self._settings.batch_records)) is not None:
+            most = 1 if self._job.in_steps else self._settings.batch_records
+            while (taken := await self.inbox.take(most)) is not None:
                 decided = await self._decide(taken)
                 await _finished(publishing)
                 publishing = asyncio.create_task(self._publish(decided))
@@ -153,16 +174,16 @@ class Lane:
 
     async def _decide(self, taken: Taken) -> _Decided:
         """Store the outcomes of a batch, and how far the lane has read, in one transaction."""
-        requests, letters, as_of = sort_records(self._job, taken.records, self._as_of)
+        requests, refused, as_of = sort_records(taken.records, self._as_of)
         batch = Batch(self._tp.topic, self._tp.partition, requests)
         left = self._job.in_steps
         while left:
             async with self._fenced() as connection:
                 left = await self._job.step(connection, batch)
         async with self._fenced(taken.next_offset, as_of) as connection:
-            answers = await self._job.decide(connection, batch)
+            answers, refused_by_job = await self._job.decide(connection, batch)
         self._as_of = as_of
-        return _Decided(answers + letters, taken.next_offset)
+        return _Decided(answers + dead_letters(taken.records, refused | refused_by_job), taken.next_offset)
 
     @asynccontextmanager
     async def _fenced(self, next_offset: int | None = None, as_of: datetime | None = None) -> AsyncIterator[Connection]:

@@ -2,9 +2,8 @@
 
 from infra.postgres import Connection
 from schemas.catalogue import SEND_REQUESTS
-from schemas.envelope import AccountEvent
 from workers.events import messages_of, recall_answers
-from workers.job import Batch, Message
+from workers.job import Batch, Decision, Message
 from workers.ledger.model import Worker
 from workers.ledger.movements import decide
 from workers.ledger.plans import Catalogue
@@ -23,18 +22,15 @@ class SendJob:
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
 
-    def screen(self, event: AccountEvent) -> None:
-        """Nothing that decodes is beyond deciding."""
-
     async def step(self, connection: Connection, batch: Batch) -> bool:  # noqa: ARG002
         """All is decided at once."""
         return False
 
-    async def decide(self, connection: Connection, batch: Batch) -> list[Message]:
+    async def decide(self, connection: Connection, batch: Batch) -> Decision:
         """Charge each paid send that finds a credit, take back what did not arrive; answer every request."""
         opened = await open_batch(connection, Worker.SEND, batch.partition, batch.requests)
         decided = await decide(connection, opened, self._catalogue)
-        return messages_of(answer_all(opened, batch.requests, decided), batch.partition)
+        return Decision(messages_of(answer_all(opened, batch.requests, decided), batch.partition), {})
 
     async def recall(self, connection: Connection, partition: int, start: int, end: int) -> list[Message]:
         """Return from the books what was decided for the input offsets [start, end)."""

@@ -4,15 +4,11 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-import structlog
 from aiokafka.structs import ConsumerRecord
 
 from infra.clock import from_milliseconds
-from infra.transactions import Message
 from schemas.catalogue import Undecodable, decode, fingerprint
 from schemas.results import DeadLetterReason
-from workers.dead_letter import dead_letter
-from workers.job import Job
 from workers.ledger.model import Request
 
 __all__ = ["Sorted", "sort_records"]
@@ -24,32 +20,23 @@ class Sorted(NamedTuple):
     """A batch's records, told apart."""
 
     requests: list[Request[Any]]
-    letters: list[Message]
+    refused: dict[int, Undecodable]  # by offset
     as_of: datetime  # the latest broker timestamp read so far
 
 
-def sort_records(job: Job, records: Sequence[ConsumerRecord], as_of: datetime) -> Sorted:
+def sort_records(records: Sequence[ConsumerRecord], as_of: datetime) -> Sorted:
     """Decode records in order. Time never runs back: a record older than one before it is decided as of that one."""
     requests = []
-    letters = []
+    refused = {}
     for record in records:
         try:
             as_of = max(as_of, _timestamp(record))
             event = decode(record.topic, record.key, record.value)
-            job.screen(event)
         except Undecodable as problem:
-            structlog.get_logger("inmail.lane").warning(
-                "dead_letter",
-                topic=record.topic,
-                partition=record.partition,
-                offset=record.offset,
-                reason=problem.reason,
-                error=problem.error,
-            )
-            letters.append(dead_letter(record, problem))
-            continue
-        requests.append(Request(event, event.subject or "", event.id, fingerprint(event), as_of, record.offset))
-    return Sorted(requests, letters, as_of)
+            refused[record.offset] = problem
+        else:
+            requests.append(Request(event, event.subject or "", event.id, fingerprint(event), as_of, record.offset))
+    return Sorted(requests, refused, as_of)
 
 
 def _timestamp(record: ConsumerRecord) -> datetime:

@@ -5,22 +5,27 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from time import monotonic
 from typing import Any
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
+from aiokafka.structs import ConsumerRecord
 
-from infra.kafka import create_consumer
+from infra.kafka import admin_client, create_consumer
 from infra.postgres import Pool, create_pool
 from infra.settings import Settings
 from workers.job import Job
-from workers.lane import Lane
+from workers.lane import Clients, Lane
 
 __all__ = ["Worker", "WorkerError", "run_worker", "stop_requested", "stop_with_parent"]
 
 _POLL_MILLISECONDS = 20
+
+Fetched = Mapping[TopicPartition, Sequence[ConsumerRecord]]
 
 
 class WorkerError(Exception):
@@ -30,14 +35,16 @@ class WorkerError(Exception):
 class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is untyped
     """Feeds lanes from one consumer and keeps them in step with the group's assignment."""
 
-    def __init__(self, job: Job, settings: Settings, pool: Pool) -> None:
+    def __init__(self, job: Job, settings: Settings, pool: Pool, admin: AIOKafkaAdminClient) -> None:
         self._job = job
+        self._admin = admin
         self._settings = settings
         self._pool = pool
         self._log = structlog.get_logger("inmail.worker").bind(worker=job.group)
         self._consumer: AIOKafkaConsumer = create_consumer(settings, job.group, settings.drain_seconds * 1.5)
         self._lanes: dict[TopicPartition, tuple[Lane, asyncio.Task[None]]] = {}
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._stopping = False
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, then drain.
@@ -49,22 +56,23 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is unt
 
         """
         self._consumer.subscribe([self._job.topic], listener=self)
-        await self._consumer.start()
-        self._log.info("worker_started", topic=self._job.topic)
-        pump = asyncio.create_task(self._pump(stop))
+        starting = asyncio.create_task(self._consumer.start())
+        pump = asyncio.create_task(self._pump(starting, stop))
         stopped = asyncio.create_task(stop.wait())
         try:
             ends: set[asyncio.Future[Any]] = {pump, stopped, self._failed}
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            self._stopping = True
             stop.set()
+            starting.cancel()  # joining a group can take longer than a drain may
             drained = await self._drain(self._lanes)
             await asyncio.wait([pump], timeout=self._settings.drain_seconds)
             await self._consumer.stop()
             self._log.info("worker_stopped", drained=drained)
         if self._failed.done():
             self._failed.result()
-        if pump.done():
+        if pump.done() and not pump.cancelled():
             pump.result()
         if not drained:
             raise WorkerError(
@@ -72,12 +80,15 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is unt
                 " when the partition is assigned next"
             )
 
-    async def _pump(self, stop: asyncio.Event) -> None:
+    async def _pump(self, starting: asyncio.Task[None], stop: asyncio.Event) -> None:
         """Move records from the consumer to the lanes that have room.
 
         One task for all lanes, never cancelled inside the poll, which aiokafka does not survive whole; the lanes
         stay responsive to a revocation while the poll waits for the group.
         """
+        await starting
+        self._log.info("worker_started", topic=self._job.topic)
+        failing_since: float | None = None
         while not stop.is_set():
             hungry = [tp for tp, (lane, _) in self._lanes.items() if lane.inbox.hungry]
             if not hungry:
@@ -87,22 +98,45 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is unt
                 fetched = await self._consumer.getmany(*hungry, timeout_ms=_POLL_MILLISECONDS)
             except KafkaError as error:
                 self._log.warning("poll_failed", error=repr(error))
-                self._restart_lanes(error)
+                failing_since = None if await self._poll_each(hungry) else failing_since or monotonic()
+                if failing_since is not None and monotonic() - failing_since > self._settings.session_seconds:
+                    # aiokafka's tasks end for good at an error they did not expect: only a new consumer helps.
+                    raise WorkerError(f"no poll succeeded for {self._settings.session_seconds} s: {error!r}") from error
                 continue
-            # The lanes may have been replaced while the poll waited: a closed inbox takes nothing, and its lane will
-            # seek; an open one has sought, and the poll went on from there.
-            for tp, records in fetched.items():
-                if tp in self._lanes:
-                    self._lanes[tp][0].inbox.offer(records, records[-1].offset + 1)
-            for tp in hungry:
-                if tp in self._lanes and tp not in fetched and tp in self._consumer.assignment():
-                    position = await self._consumer.position(tp)
-                    self._lanes[tp][0].inbox.offer([], position)
+            failing_since = None
+            await self._offer(hungry, fetched)
 
-    def _restart_lanes(self, error: KafkaError) -> None:
-        """Let the lanes find out for themselves what a failed poll means: opening checks every offset."""
-        for lane, _ in self._lanes.values():
-            lane.inbox.interrupt(error)
+    async def _offer(self, hungry: Iterable[TopicPartition], fetched: Fetched) -> None:
+        """Give the lanes what was fetched for them, or how far the consumer has come without finding anything.
+
+        The lanes may have been replaced while the poll waited: a closed inbox takes nothing, and its lane will seek; an
+        open one has sought, and the poll went on from there.
+        """
+        for tp, records in fetched.items():
+            if tp in self._lanes:
+                self._lanes[tp][0].inbox.offer(records, records[-1].offset + 1)
+        for tp in hungry:
+            if tp not in fetched and tp in self._lanes and self._lanes[tp][0].inbox.hungry:
+                self._lanes[tp][0].inbox.offer([], await self._consumer.position(tp))
+
+    async def _poll_each(self, hungry: Iterable[TopicPartition]) -> bool:
+        """Poll partitions one by one after a poll of all failed, so that only the lanes it concerns begin again.
+
+        Their opening finds out what it means: it checks every offset. Until then they are not polled. Tell whether any
+        poll succeeded.
+        """
+        succeeded = False
+        for tp in hungry:
+            try:
+                fetched = await self._consumer.getmany(tp, timeout_ms=0)
+            except KafkaError as error:
+                if tp in self._lanes:
+                    self._lanes[tp][0].inbox.interrupt(error)
+            else:
+                succeeded = True
+                await self._offer([], fetched)
+        await asyncio.sleep(_POLL_MILLISECONDS / 1000)
+        return succeeded
 
     # -- the group's assignment; aiokafka swallows what these raise, so nothing may ---------------------------------
 
@@ -117,17 +151,18 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is unt
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         """Open a lane for each partition. Opening happens in the lane's own task."""
+        if self._stopping:
+            return
         for tp in sorted(assigned):
-            lane = Lane(self._job, tp, self._consumer, self._pool, self._settings)
+            lane = Lane(self._job, tp, Clients(self._consumer, self._admin, self._pool), self._settings)
             task = asyncio.create_task(lane.run(), name=f"lane {tp.topic}/{tp.partition}")
             task.add_done_callback(self._lane_ended)
             self._lanes[tp] = (lane, task)
         self._log.info("assigned", partitions=sorted(tp.partition for tp in assigned))
 
     def _lane_ended(self, task: asyncio.Task[None]) -> None:
-        if task.cancelled() or self._failed.done():
-            return
-        if (error := task.exception()) is not None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not self._failed.done():
             self._failed.set_exception(error)
 
     async def _drain(self, lanes: dict[TopicPartition, tuple[Lane, asyncio.Task[None]]]) -> bool:
@@ -166,4 +201,5 @@ async def run_worker(job: Job, settings: Settings, stop: asyncio.Event) -> None:
     """Run one worker with a pool of its own until `stop` is set."""
     async with contextlib.AsyncExitStack() as stack:
         pool = await stack.enter_async_context(create_pool(settings))
-        await Worker(job, settings, pool).run(stop)
+        admin = await stack.enter_async_context(admin_client(settings))
+        await Worker(job, settings, pool, admin).run(stop)

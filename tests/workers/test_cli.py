@@ -109,10 +109,18 @@ def test_wrong_usage_ends_with_2(arguments: str) -> None:
 
 def test_a_wrong_setting_is_named_with_what_is_allowed(inmail: Run) -> None:
     """Its name as it is spelt in the environment."""
-    done = inmail("audit", INMAIL_TICK_LOTS="many")
+    done = inmail("audit", INMAIL_TICK_STEPS="many")
 
     assert done.returncode == Exit.WRONG_USAGE
-    assert _told(done).startswith("inmail: INMAIL_TICK_LOTS: ")
+    assert _told(done).startswith("inmail: INMAIL_TICK_STEPS: ")
+
+
+def test_a_setting_that_does_not_exist_is_named_with_the_nearest(inmail: Run) -> None:
+    """A misspelt setting would not hold, and nobody would know."""
+    done = inmail("audit", INMAIL_TICK_STEP="5")
+
+    assert done.returncode == Exit.WRONG_USAGE
+    assert _told(done).startswith("inmail: INMAIL_TICK_STEP: there is no such setting; INMAIL_TICK_STEPS was meant?")
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,11 @@ from uuid import UUID, uuid4
 from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
 
-from infra.kafka import create_producer, partitions_of, reader
+from infra.kafka import admin_client, committed_offsets, create_producer, partitions_of, reader
+from infra.postgres import connect_database
 from infra.settings import Settings
 from schemas.billing import PromotionGranted
+from schemas.catalogue import CATALOGUE, CREDIT_EVENTS, SEND_RESULTS
 from schemas.envelope import Event, encode
 from schemas.sends import SendRequested
 from workers.job import Job
@@ -24,13 +26,23 @@ WAIT_SECONDS = 30
 
 
 async def prepare(settings: Settings) -> None:
-    """Make the topics and start the groups."""
+    """Make the topics, start the groups, and tell these books that others have worked the topics before."""
     await apply_topics(settings, await plan_topics(settings))
+    connection = await connect_database(settings)
+    async with admin_client(settings) as admin:
+        for row in {row.topic: row for row in CATALOGUE if row.group}.values():
+            offsets = await committed_offsets(admin, row.group, partitions_of(row.topic, settings.topic_partitions))
+            await connection.executemany(
+                "insert into lanes (consumer_group, topic, partition, epoch, next_offset) values ($1, $2, $3, 1, $4)"
+                " on conflict do nothing",
+                [(row.group, tp.topic, tp.partition, offset) for tp, offset in offsets.items()],
+            )
+    await connection.close()
 
 
 def send(account: str, id_: UUID | None = None, **data: Any) -> Event:
     """Return a request to send."""
-    body = {"recipient_id": "bob", "relationship": "none"} | data
+    body = {"recipient_id": "zoe", "relationship": "none"} | data
     return SendRequested.create(id=id_ or uuid4(), source="/test", subject=account, time=datetime.now(UTC), data=body)
 
 
@@ -57,6 +69,18 @@ async def ends(settings: Settings, topic: str) -> dict[TopicPartition, int]:
     """Return where a topic ends now: where to read from for what comes after."""
     async with reader(settings) as consumer:
         return dict(await consumer.end_offsets(partitions_of(topic, settings.topic_partitions)))
+
+
+async def settled(settings: Settings) -> None:
+    """Wait until the markers of all transactions have reached the result topics.
+
+    They come a moment after the offset that was committed with them, and a read_committed reader stops before them.
+    """
+    places = [tp for topic in (SEND_RESULTS, CREDIT_EVENTS) for tp in partitions_of(topic, settings.topic_partitions)]
+    async with reader(settings) as stable, reader(settings, isolation_level="read_uncommitted") as all_:
+        async with asyncio.timeout(WAIT_SECONDS):
+            while await stable.end_offsets(places) != await all_.end_offsets(places):
+                pass  # each look takes its time
 
 
 async def read(settings: Settings, start: dict[TopicPartition, int], count: int) -> list[dict[str, Any]]:

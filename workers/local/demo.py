@@ -93,7 +93,7 @@ async def run_demo() -> None:
     try:
         settings = stack_settings(
             stack, topic_partitions=_PARTITIONS, topic_record_time=TopicTime.CREATE, tick_seconds=5, session_seconds=6,
-            transaction_seconds=5, log_format="json",
+            transaction_seconds=5, log_format="json", tick_grace_seconds=0,
         )  # fmt: skip
         for line in await prepare(settings):
             out.print(f"  {line}")

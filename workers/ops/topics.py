@@ -1,19 +1,31 @@
 """Topics as code: what each should be, what differs, and making it so."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
+from time import monotonic
 
+import asyncpg
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import (
+    CoordinatorLoadInProgressError,
+    GroupCoordinatorNotAvailableError,
+    NotCoordinatorForGroupError,
+)
 
-from infra.kafka import MAX_RECORD_BYTES, admin_client, reader
+from infra.kafka import MAX_RECORD_BYTES, admin_client, committed_offsets, partitions_of, reader
+from infra.postgres import connect_database
 from infra.settings import RecordTime, Settings
 from schemas.catalogue import CATALOGUE, DEAD_LETTERS, INPUT_TOPICS, TOPICS
 
 __all__ = ["Change", "TopicsError", "apply_topics", "plan_topics"]
 
 _DAY_MS = 24 * 3600 * 1000
+_OF_TOPIC = 1  # source of a setting
+_COORDINATOR_SECONDS = 30.0
+_UNPUBLISHED_AT_MOST = 2 * 10_000  # records: one batch being decided, one being published, as large as they may be
 
 
 class TopicsError(Exception):
@@ -29,7 +41,7 @@ class Change:
     text: str
     config: Mapping[str, str] | None = None
     group: str | None = None
-    partitions: tuple[int, ...] = ()
+    starts: Mapping[int, int] | None = None  # offset by partition; where that is gone, the oldest
 
 
 def wanted_config(topic: str, settings: Settings) -> dict[str, str]:
@@ -64,8 +76,9 @@ async def plan_topics(settings: Settings) -> list[Change]:
     async with admin_client(settings) as admin:
         existing = {
             row["topic"]: len(row["partitions"])
-            for row in await admin.describe_topics(list(TOPICS))
-            if row["error_code"] == 0
+            # Asked for all: a broker may create a topic that is asked for by name.
+            for row in await admin.describe_topics()
+            if row["error_code"] == 0 and row["topic"] in TOPICS
         }
         changes = []
         for topic in TOPICS:
@@ -80,33 +93,72 @@ async def plan_topics(settings: Settings) -> list[Change]:
                     f" {settings.topic_partitions}: all topics need the same number, and it cannot change while"
                     " accounts are spread by it. Set INMAIL_TOPIC_PARTITIONS to what the topics have"
                 )
-            actual = await _describe(admin, topic)
+            actual, own = await _describe(admin, topic)
             wrong = {name: value for name, value in config.items() if actual.get(name) != value}
             if wrong:
                 text = ", ".join(f"{name}: {actual.get(name)} -> {value}" for name, value in wrong.items())
-                changes.append(Change("set", topic, text, wrong))
-        changes += await _plan_groups(settings, set(existing))
+                # The request replaces all of a topic's own settings: those that nobody asked to change go along.
+                changes.append(Change("set", topic, text, own | config))
+        changes += await _plan_groups(settings, admin, existing)
     return changes
 
 
-async def _describe(admin: AIOKafkaAdminClient, topic: str) -> dict[str, str]:
+async def _describe(admin: AIOKafkaAdminClient, topic: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the settings that hold for a topic, and those of them that were given to the topic itself."""
     responses = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])
-    return {entry[0]: entry[1] for response in responses for resource in response.resources for entry in resource[4]}
+    entries = [entry for response in responses for resource in response.resources for entry in resource[4]]
+    # The fourth field tells the source (1: the topic) or, in the oldest version, whether it is a default.
+    own = [entry for entry in entries if (entry[3] == _OF_TOPIC if len(entry) > 5 else not entry[3])]
+    return {entry[0]: entry[1] for entry in entries}, {entry[0]: entry[1] for entry in own}
 
 
-async def _plan_groups(settings: Settings, existing: set[str]) -> list[Change]:
-    """A group without an offset is started at the oldest record: a worker never picks one by itself."""
+async def _plan_groups(settings: Settings, admin: AIOKafkaAdminClient, existing: Container[str]) -> list[Change]:
+    """A group without an offset is given one: a worker never picks one by itself.
+
+    It starts at the oldest record, or where the books know that it has been further (Kafka forgets the offsets of a
+    group that rested for long) a little before their end: what is answered twice then has the same event ids.
+    """
     changes = []
+    read = await _read_before(settings)
     for topic in INPUT_TOPICS:
-        group = next(row.group for row in CATALOGUE if row.topic == topic)
-        missing: tuple[int, ...] = tuple(range(settings.topic_partitions))
-        if topic in existing:
-            async with reader(settings, group) as consumer:
-                missing = tuple([n for n in missing if await consumer.committed(TopicPartition(topic, n)) is None])
+        group = next(row.group for row in CATALOGUE if row.topic == topic) or ""
+        places = partitions_of(topic, settings.topic_partitions)
+        known = await _committed(admin, group, places) if topic in existing else {}
+        missing = [place for place in places if known.get(place) is None]
+        resumed = {place: max(0, read[place] - _UNPUBLISHED_AT_MOST) for place in missing if place in read}
         if missing:
-            text = f"start group {group} at the oldest record of {len(missing)} partitions"
-            changes.append(Change("start", topic, text, group=group, partitions=missing))
+            text = f"start group {group} at the oldest record of {len(missing) - len(resumed)} partitions"
+            if resumed:
+                text += f", near the end of the books of {len(resumed)}"
+            starts = {place.partition: resumed.get(place, 0) for place in missing}
+            changes.append(Change("start", topic, text, group=group, starts=starts))
     return changes
+
+
+async def _committed(
+    admin: AIOKafkaAdminClient, group: str, places: Sequence[TopicPartition]
+) -> Mapping[TopicPartition, int | None]:
+    """Return a group's offsets, once its coordinator knows them: a new cluster has none until it is asked."""
+    deadline = monotonic() + _COORDINATOR_SECONDS
+    while True:
+        try:
+            return await committed_offsets(admin, group, places)
+        except (GroupCoordinatorNotAvailableError, CoordinatorLoadInProgressError, NotCoordinatorForGroupError):
+            if monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.2)
+
+
+async def _read_before(settings: Settings) -> dict[TopicPartition, int]:
+    """Return how far the books say that each lane has read; nothing where there are no books yet."""
+    connection = await connect_database(settings)
+    try:
+        rows = await connection.fetch("select topic, partition, next_offset from lanes where next_offset is not null")
+    except asyncpg.UndefinedTableError:
+        return {}
+    finally:
+        await connection.close()
+    return {TopicPartition(row["topic"], row["partition"]): row["next_offset"] for row in rows}
 
 
 async def apply_topics(settings: Settings, changes: list[Change]) -> None:
@@ -142,9 +194,9 @@ async def _create(admin: AIOKafkaAdminClient, change: Change, settings: Settings
 
 
 async def _start_group(settings: Settings, change: Change) -> None:
-    """Commit the oldest offset for partitions where the group has none. Refused by the broker while members live."""
-    places = [TopicPartition(change.topic, number) for number in change.partitions]
+    """Commit offsets for partitions where the group has none. Refused by the broker while members live."""
+    starts = {TopicPartition(change.topic, number): offset for number, offset in (change.starts or {}).items()}
     async with reader(settings, change.group) as consumer:
-        oldest = await consumer.beginning_offsets(places)
-        consumer.assign(places)
-        await consumer.commit(oldest)
+        oldest = await consumer.beginning_offsets(list(starts))
+        consumer.assign(list(starts))
+        await consumer.commit({place: max(oldest[place], offset) for place, offset in starts.items()})

@@ -1,10 +1,10 @@
 -- Credits that an account can spend at an instant: the predicate of availability, half-open. (A booked lot holds
 -- none.)
 create or replace function available(p_account bigint, p_as_of timestamptz)
-returns integer
+returns bigint
 language sql stable
 as $$
-    select coalesce(sum(l.remaining), 0)::integer
+    select coalesce(sum(l.remaining), 0)
     from lots as l
     where l.account = p_account and l.granted_at <= p_as_of and p_as_of < l.expires_at;
 $$;

@@ -9,7 +9,7 @@ create or replace function book(
     p_lot integer default null,
     p_details jsonb default null,
     p_is_answer boolean default true,
-    p_before integer default null,
+    p_before bigint default null,
     p_reverses bigint default null
 )
 returns journal
@@ -17,7 +17,7 @@ language plpgsql volatile
 set plan_cache_mode = force_generic_plan
 as $$
 declare
-    before integer := coalesce(p_before, available(p_request.account, p_request.as_of));
+    before bigint := coalesce(p_before, available(p_request.account, p_request.as_of));
     number bigint;
     until timestamptz;
     entry journal;

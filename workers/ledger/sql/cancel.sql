@@ -13,7 +13,7 @@ set plan_cache_mode = force_generic_plan
 as $$
 declare
     r request;
-    before integer;
+    before bigint;
     until timestamptz;
 begin
     for i in 1 .. cardinality(p_requests) loop

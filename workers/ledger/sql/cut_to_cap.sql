@@ -6,7 +6,7 @@ language plpgsql volatile
 set plan_cache_mode = force_generic_plan
 as $$
 declare
-    excess integer;
+    excess bigint;
     held record;
 begin
     select sum(l.remaining) - p_cap into excess
@@ -22,7 +22,7 @@ begin
     loop
         exit when excess <= 0;
         return next book(
-            p_request, 'cap_forfeited', -least(held.remaining, excess), held.lot, p_is_answer => false,
+            p_request, 'cap_forfeited', -least(held.remaining, excess)::integer, held.lot, p_is_answer => false,
             p_details => jsonb_build_object('subscription_id', p_subscription_id, 'cap', p_cap)
         );
         excess := excess - held.remaining;

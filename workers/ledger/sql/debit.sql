@@ -43,8 +43,8 @@ declare
     end_lot integer := 1;
     pick integer;
 
-    as_of timestamptz; balance integer; level smallint; code text; hit record;
-    o_sequences bigint[]; o_codes text[]; o_lots integer[]; o_lot_until timestamptz[]; o_balances integer[];
+    as_of timestamptz; balance bigint; level smallint; code text; hit record;
+    o_sequences bigint[]; o_codes text[]; o_lots integer[]; o_lot_until timestamptz[]; o_balances bigint[];
     o_next_allotments timestamptz[]; o_details jsonb[];
     notices integer[]; notice_levels smallint[];  -- the requests that a notice follows
 begin

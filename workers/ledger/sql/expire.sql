@@ -122,11 +122,11 @@ begin
             l.account, l.lot, l.expires_at, l.remaining,
             row_number() over ordered as step,
             -- What this step takes from the account afterwards still counts in a row's balance.
-            b.spendable + coalesce(sum(l.remaining) over rest, 0)::integer as balance_after
+            b.spendable + coalesce(sum(l.remaining) over rest, 0) as balance_after
         from unnest(still.accounts, still.lots) as d (account, lot)
         inner join lots as l on d.account = l.account and d.lot = l.lot
         cross join lateral (
-            select coalesce(sum(x.remaining), 0)::integer as spendable from lots as x
+            select coalesce(sum(x.remaining), 0) as spendable from lots as x
             where x.account = l.account and x.granted_at <= p_tick.as_of and p_tick.as_of < x.expires_at
         ) as b
         where l.remaining > 0
@@ -213,7 +213,7 @@ as $$
         from (select distinct u.account from unnest(p_accounts) as u (account)) as d
         inner join accounts as a on d.account = a.account
         cross join lateral (
-            select coalesce(sum(x.remaining), 0)::integer as spendable from lots as x
+            select coalesce(sum(x.remaining), 0) as spendable from lots as x
             where x.account = a.account and x.granted_at <= p_tick.as_of and p_tick.as_of < x.expires_at
         ) as b
         where a.level <> balance_level(b.spendable, p_low)
@@ -280,7 +280,7 @@ as $$
     from told as t
     inner join counted as c on t.account = c.account
     cross join lateral (
-        select coalesce(sum(x.remaining), 0)::integer as spendable from lots as x
+        select coalesce(sum(x.remaining), 0) as spendable from lots as x
         where x.account = t.account and x.granted_at <= p_tick.as_of and p_tick.as_of < x.expires_at
     ) as b;
 $$;

@@ -23,7 +23,7 @@ end;
 $$;
 
 -- 0 enough, 1 low, 2 none.
-create or replace function balance_level(p_balance integer, p_low integer)
+create or replace function balance_level(p_balance bigint, p_low integer)
 returns smallint
 language sql immutable
 as $$

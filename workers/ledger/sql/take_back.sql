@@ -14,7 +14,7 @@ as $$
 declare
     r request;
     code text;
-    before integer;
+    before bigint;
 begin
     for i in 1 .. cardinality(p_requests) loop
         r := p_requests[i];
