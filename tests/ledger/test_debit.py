@@ -123,7 +123,7 @@ async def test_a_batch_in_which_a_lot_ends_charges_each_send_by_its_own_instant(
 async def _decide_requests(book: Book, requests: list[Request[Any]]) -> list[str]:
     job = SendJob(book.catalogue)
     async with book.connection.transaction():
-        bodies = [body(m) for m in await job.decide(book.connection, Batch(job.topic, 0, requests))]
+        bodies = [body(m) for m in (await job.decide(book.connection, Batch(job.topic, 0, requests))).messages]
     return [each["code"] for each in bodies if each["type"] == "inmail.send.decided.v1"]
 
 
@@ -143,6 +143,21 @@ async def test_accounts_of_one_batch_do_not_touch_each_other(book: Book) -> None
     ] == [answer["code"] for answer in answers]
     # Carol's first send left nothing, which takes a row of its own
     assert [2, 1, 2, 3, 2, 4] == [answer["sequence"] for answer in answers]
+
+
+async def test_what_only_some_requests_of_a_batch_have_stays_with_them(book: Book) -> None:
+    """A free send first, then the last credit, then none: lot and next allotment belong to their own answers."""
+    await book.decide(book.activated())
+    await book.decide(*[book.send() for _ in range(4)])
+
+    answers = await book.decide(book.send(relationship="connection"), book.send(), book.send(), book.send())
+
+    assert [
+        ("free", None, None),
+        ("charged", 1, None),
+        ("insufficient_credits", None, "2030-02-01T00:00:00Z"),
+        ("insufficient_credits", None, "2030-02-01T00:00:00Z"),
+    ] == [pick(answer, "code", "lot", "next_allotment_at") for answer in answers]
 
 
 async def test_the_two_hundred_requests_of_a_hot_account_are_decided_in_order(book: Book) -> None:

@@ -14,9 +14,11 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from infra.local.directories import keep_logs
 from infra.local.stack import LocalStack
 from infra.settings import RecordTime as TopicTime
 from infra.settings import Settings
+from schemas.results import DeadLettered
 from workers.commands import show
 from workers.commands.terminal import console
 from workers.local.load import Load
@@ -37,6 +39,7 @@ ACCOUNT = "member-alice"
 _ANSWER_SECONDS = 60.0
 _PARTITIONS = 4
 _LOAD_REQUESTS = 5_000
+_BESIDE = frozenset({"expired", "low", "exhausted", "expiring_soon"})  # what comes beside an answer, not as one
 
 
 class DemoError(Exception):
@@ -98,7 +101,10 @@ async def run_demo() -> None:
         for line in await prepare(settings):
             out.print(f"  {line}")
         with tempfile.TemporaryDirectory(prefix="inmail-demo-") as logs:
-            await _play(settings, story, Path(logs), out)
+            try:
+                await _play(settings, story, Path(logs), out)
+            except DemoError as error:
+                raise DemoError(f"{error}. The workers' logs: {keep_logs(Path(logs), Path(logs).name)}") from error
     finally:
         await asyncio.to_thread(stack.stop)
     out.print(Text(f"\nAll as it should be, in {monotonic() - began:.0f} s.", style="bold green"))
@@ -138,10 +144,10 @@ async def _play_block(settings: Settings, block: list[Line], watcher: Watcher, w
     answers = len(block) * (_PARTITIONS if block[0].outgoing.to_every_partition else 1)
 
     def mine() -> list[Result]:
-        return [r for r in watcher.results[seen:] if r.data.get("request_id") in ours or "reason" in r.data]
+        return [r for r in watcher.results[seen:] if r.data.get("request_id") in ours or _is_letter(r)]
 
     def enough() -> bool:
-        return sum(1 for result in mine() if result.data.get("code") != "expired") >= answers
+        return sum(1 for result in mine() if result.data.get("code") not in _BESIDE) >= answers
 
     await watcher.wait(enough, workers.check, f"{answers} answers")
     results = mine()
@@ -154,9 +160,13 @@ async def _play_block(settings: Settings, block: list[Line], watcher: Watcher, w
         raise DemoError(f"expected {dict(expected - actual)}, got {dict(actual - expected)}")
 
 
+def _is_letter(result: Result) -> bool:
+    return bool(result.event["type"] == DeadLettered.type_name())
+
+
 def _position(result: Result) -> tuple[Any, ...]:
     data = result.data
-    origin = data["origin"] if "reason" in data else data["source"]
+    origin = data["origin"] if _is_letter(result) else data["source"]
     return (result.event["time"], origin["partition"], origin["offset"], data.get("sequence", 0), data.get("repeat"))
 
 
@@ -165,11 +175,11 @@ def _outcomes(results: Iterable[Result]) -> Iterable[tuple[str | None, str]]:
     expired: Counter[str] = Counter()
     for result in results:
         data = result.data
-        if "reason" in data:
+        if _is_letter(result):
             yield None, f"dead letter: {data['reason']}"
         elif data["code"] == "booked":
             expired[data["request_id"]] += data["credits"]
-        elif data["code"] != "expired":
+        elif data["code"] not in _BESIDE:
             yield data["request_id"], f"repeat: {data['code']}" if data["repeat"] else data["code"]
     for request_id, credits_ in expired.items():
         yield request_id, f"expired: {credits_}"
@@ -187,7 +197,8 @@ async def _kill_a_worker(settings: Settings, watcher: Watcher, workers: Workers,
     await watcher.wait(lambda: len(watcher.results) >= seen + load.accounts, workers.check, "the load's credits")
 
     def answers() -> list[str]:
-        return [r.data["request_id"] for r in watcher.results[seen:] if r.data.get("request_id") in load.request_ids]
+        answered = (r.data for r in watcher.results[seen:] if r.data.get("code") not in _BESIDE)
+        return [data["request_id"] for data in answered if data.get("request_id") in load.request_ids]
 
     feeding = asyncio.create_task(publish(settings, io.BytesIO(load.requests()), record_time=RecordTime.EVENT))
     await watcher.wait(lambda: len(answers()) >= _LOAD_REQUESTS // 4, workers.check, "a quarter of the answers")

@@ -44,8 +44,13 @@ declare
     pick integer;
 
     as_of timestamptz; balance bigint; level smallint; code text; hit record;
-    o_sequences bigint[]; o_codes text[]; o_lots integer[]; o_lot_until timestamptz[]; o_balances bigint[];
-    o_next_allotments timestamptz[]; o_details jsonb[];
+    o_sequences bigint[]; o_codes text[]; o_balances bigint[];
+    -- Not every request has one of these. They are filled first: an array that begins at its second element would be
+    -- unnested as if that were the first.
+    o_lots integer[] := array_fill(null::integer, array[cardinality(p_accounts)]);
+    o_lot_until timestamptz[] := array_fill(null::timestamptz, array[cardinality(p_accounts)]);
+    o_next_allotments timestamptz[] := o_lot_until;
+    o_details jsonb[] := array_fill(null::jsonb, array[cardinality(p_accounts)]);
     notices integer[]; notice_levels smallint[];  -- the requests that a notice follows
 begin
     select

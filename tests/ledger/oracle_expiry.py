@@ -1,0 +1,83 @@
+"""The oracle's rules of ticks: what they book for each account, and in which order."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import groupby
+
+from tests.ledger.oracle_case import Case
+from tests.ledger.oracle_grants import cut_to_cap
+from tests.ledger.oracle_state import Account, Lot, Request, Row, Terms
+
+__all__ = ["Tick", "tick"]
+
+
+@dataclass
+class Tick:
+    """What a tick answers: how many ended lots it closed, what expired with them, and the rows it booked."""
+
+    code: str = "booked"
+    lots: int = 0
+    credits: int = 0
+    repeat: bool = False
+    rows: list[Row] = field(default_factory=list)
+
+
+def tick(terms: Terms, accounts: list[Account], request: Request, horizon: datetime) -> Tick:
+    """Rule 15: book what has ended up to the horizon. Nothing depends on when this happens but the lines."""
+    answer = Tick()
+    for account in accounts:
+        case = Case(terms, account, request, "expiry")
+        pending = [lot for lot in account.lots if lot.cap_pending and lot.started(horizon)]
+        answer.lots += book_ended(case, horizon)
+        apply_pending_caps(case, pending, horizon)
+        tell_running_balances(case)
+        answer.credits -= sum(row.amount for row in case.rows if row.code == "expired")
+        if case.rows:
+            case.notice_after_all()
+        warn_of_expiry(case, horizon)
+        answer.rows += case.rows
+    return answer
+
+
+def book_ended(case: Case, horizon: datetime) -> int:
+    """Rule 15: a line for each lot that ended with credits left; one that ended empty is closed without a line."""
+    ended = [lot for lot in case.account.lots if lot.open and lot.expires_at <= horizon]
+    for lot in sorted(ended, key=expiry_order):
+        case.close(lot, "expired")
+    return len(ended)
+
+
+def apply_pending_caps(case: Case, pending: list[Lot], horizon: datetime) -> None:
+    """Rule 5: an allotment opened ahead of its date is capped by the first tick past that date, once."""
+    pending.sort(key=lambda lot: (lot.subscription_id or "", lot.granted_at))
+    for _, lots in groupby(pending, key=lambda lot: lot.subscription_id):
+        *_, latest = lots
+        cut_to_cap(case, latest, horizon)
+    for lot in pending:
+        lot.cap_pending = False
+
+
+def tell_running_balances(case: Case) -> None:
+    """A tick's lines go on where the one before ended, down to what can be spent, so that a statement adds up."""
+    balance = case.balance
+    for row in reversed(case.rows):
+        row.balance_after = balance
+        balance -= row.amount
+        row.balance_before = balance
+
+
+def warn_of_expiry(case: Case, horizon: datetime) -> None:
+    """Each lot is looked at once when its end comes near; what is left in it is announced."""
+    if not case.terms.expiring:
+        return
+    near = [lot for lot in case.account.lots if lot.spendable(horizon) and not lot.warned]
+    for lot in sorted(near, key=expiry_order):
+        if lot.expires_at <= horizon + case.terms.expiring:
+            lot.warned = True
+            if lot.remaining:
+                case.book("expiring_soon", 0, lot, details={"credits": lot.remaining})
+
+
+def expiry_order(lot: Lot) -> tuple[datetime, int]:
+    """Return what lots that end are sorted by."""
+    return lot.expires_at, lot.lot

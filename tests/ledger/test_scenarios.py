@@ -1,0 +1,47 @@
+"""Every scenario table holds in Postgres: each row, balance, lot and notice is as the table says."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+import pytest
+
+from infra.local.stack import LocalStack
+from infra.postgres import Connection, connect_database
+from infra.settings import load_settings
+from tests.ledger.scenario import FOLDER, Scenario, read_file
+from tests.ledger.scenario_run import run
+from tests.ledger.scenario_sql import SqlBooks
+
+SCENARIOS = [scenario for path in sorted(FOLDER.glob("*.txt")) for scenario in read_file(path)]
+
+
+@pytest.fixture(scope="module")
+async def shared(stack: LocalStack, template: str) -> AsyncIterator[Connection]:
+    """A migrated database for all tables; each one plays in a transaction that is rolled back."""
+    admin = await asyncpg.connect(stack.database_url)
+    await admin.execute(f"create database scenarios template {template}")
+    await admin.close()
+    base, _, _ = stack.database_url.rpartition("/")
+    settings = load_settings(kafka_bootstrap_servers=stack.kafka_bootstrap_servers, database_url=f"{base}/scenarios")
+    connection = await connect_database(settings)
+    yield connection
+    await connection.close()
+
+
+@asynccontextmanager
+async def rolled_back(connection: Connection) -> AsyncIterator[SqlBooks]:
+    """Empty books whose entries are gone afterwards."""
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        yield SqlBooks(connection)
+    finally:
+        await transaction.rollback()
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
+async def test_the_ledger_in_postgres_does_what_the_table_says(shared: Connection, scenario: Scenario) -> None:
+    """Each line's rows, in order, and the checks behind them; no credit is made or lost in between."""
+    async with rolled_back(shared) as books:
+        await run(scenario, books)

@@ -1,0 +1,173 @@
+"""What billing says of the accounts: subscriptions, and everything that happens to them now and then."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
+from random import Random
+from typing import NamedTuple
+
+from schemas.billing import (
+    CancellationTakenBack,
+    SubscriptionActivated,
+    SubscriptionCancelled,
+    SubscriptionPlanChanged,
+    SubscriptionRenewed,
+)
+from schemas.envelope import Event
+from workers.simulate.accounts import NEVER, Account, day_of, months_after
+from workers.simulate.agenda import Agenda
+from workers.simulate.population import Population
+from workers.simulate.wire import DAY, HOUR, MINUTE, SECOND, Record, event, instant, request_id
+
+__all__ = ["Billing"]
+
+_OPENING = MINUTE  # the established accounts' running periods come within it
+_JOINING = 30 * DAY
+_RESUBSCRIBING = 20 * DAY
+_DELAY = 30 * SECOND
+
+_FROM_NOW, _FROM_NEXT_PERIOD = 0.6, 0.9  # of plan changes; the others name the running period
+
+
+class Held(NamedTuple):
+    """An event that arrives after the one that follows it."""
+
+    model: type[Event]
+    account: Account
+    data: Mapping[str, object]
+
+
+class Billing:
+    """The subscriptions of all accounts."""
+
+    def __init__(self, population: Population, accounts: Sequence[Account], agenda: Agenda, dice: Random) -> None:
+        self._population = population
+        self._agenda = agenda
+        self._dice = dice
+        self._uniform = dice.random
+        self._accounts = accounts
+
+    def begin(self, start: int) -> None:
+        """Note when each account's subscription is first heard of."""
+        for account in self._accounts:
+            if account.due == NEVER:
+                first = start + int(self._uniform() * _JOINING)
+            else:
+                first = start + _OPENING * account.number // len(self._accounts)
+            self._agenda.add(first, self._activate, account)
+
+    # -- periods ------------------------------------------------------------------------------------------------
+
+    def _activate(self, time: int, account: Account) -> Iterable[Record]:
+        if account.erased:
+            return ()
+        account.subscription += 1
+        account.ends = NEVER
+        if account.due != NEVER:
+            return self._period(time, SubscriptionActivated, account, account.due)
+        start = time // SECOND * SECOND
+        if self._uniform() < self._population.late:
+            start -= int(self._uniform() * DAY) // SECOND * SECOND
+        account.anchor = day_of(start)
+        return self._period(time, SubscriptionActivated, account, start)
+
+    def _renew(self, time: int, account: Account) -> Iterable[Record]:
+        if account.erased or account.due == NEVER or account.due > time + HOUR:
+            return ()  # a plan change moved it, or ended what it was about
+        if account.ends <= account.due:
+            account.due = NEVER
+            if self._uniform() < self._population.resubscribing:
+                self._agenda.add(time + HOUR + self._wait(_RESUBSCRIBING), self._activate, account)
+            return ()
+        return self._period(time, SubscriptionRenewed, account, account.due)
+
+    def _period(self, time: int, model: type[Event], account: Account, start: int) -> Iterable[Record]:
+        """Return the events of a period, one for each subscription, and note the next one."""
+        account.due = months_after(start, account.anchor, account.term)
+        self._agenda.add(max(time, self._arrival(account.due)), self._renew, account)
+        bodies = self._bodies(account, start, account.due)
+        if not account.annual and self._uniform() < self._population.out_of_order:
+            held = account.due + HOUR + self._wait(HOUR)
+            for data in bodies:
+                self._agenda.add(held, self._arrive, Held(model, account, data))
+            return ()
+        return [self._granted(time, model, account, data) for data in bodies]
+
+    def _bodies(self, account: Account, start: int, end: int) -> list[dict[str, object]]:
+        data: dict[str, object] = {
+            "plan": account.plan.plan,
+            "period_start": instant(start),
+            "period_end": instant(end),
+        }
+        if account.annual:
+            data["term"] = "annual"
+        if account.annual or account.number % 2:
+            data["anchor_day"] = account.anchor
+        return [{"subscription_id": subscription} | data for subscription in account.subscriptions]
+
+    def _arrival(self, due: int) -> int:
+        """Return when the event of a period arrives: late, early, or as usual."""
+        chance = self._uniform() - self._population.late
+        if chance < 0:
+            return due + int(self._uniform() * DAY)
+        if chance < self._population.early:
+            return due - int(self._uniform() * HOUR)
+        return due + self._wait(_DELAY)
+
+    def _arrive(self, time: int, held: Held) -> Iterable[Record]:
+        return () if held.account.erased else (self._granted(time, *held),)
+
+    # -- changes ------------------------------------------------------------------------------------------------
+
+    def change_plan(self, time: int, account: Account) -> Iterable[Record]:
+        """Give an account another plan of its kind, from now on, from its next period on, or for the running one."""
+        plans = [p for p in self._population.plans if p.pooled == account.plan.pooled and p != account.plan]
+        if not (account.is_subscribed and plans):
+            return ()
+        (account.plan,) = self._dice.choices(plans, cum_weights=list(accumulate(p.weight for p in plans)))
+        chance = self._uniform()
+        if chance < _FROM_NOW:
+            start = time // SECOND * SECOND
+            account.anchor = day_of(start)
+        elif chance < _FROM_NEXT_PERIOD:
+            start = account.due
+        else:
+            running = months_after(account.due, account.anchor, -account.term)
+            bodies = self._bodies(account, running, account.due)
+            return [self._granted(time, SubscriptionPlanChanged, account, data) for data in bodies]
+        return self._period(time, SubscriptionPlanChanged, account, start)
+
+    def cancel(self, time: int, account: Account) -> Iterable[Record]:
+        """End an account's subscription, now or with its period; some take it back."""
+        if not account.is_subscribed:
+            return ()
+        if self._uniform() < self._population.cancels_at_once:
+            late = self._uniform() < self._population.late
+            account.ends = time - (int(self._uniform() * DAY) if late else 0)
+            regret = DAY
+        else:
+            account.ends = account.due
+            regret = account.ends - time
+        if self._uniform() < self._population.taken_back:
+            self._agenda.add(time + 1 + int(self._uniform() * regret), self._take_back, account)
+        bodies = [{"subscription_id": s, "effective_at": instant(account.ends)} for s in account.subscriptions]
+        return [self._event(time, SubscriptionCancelled, account, data) for data in bodies]
+
+    def _take_back(self, time: int, account: Account) -> Iterable[Record]:
+        if account.erased or account.ends == NEVER:
+            return ()
+        if account.ends > time and account.due != NEVER:
+            account.ends = NEVER
+        bodies = [{"subscription_id": subscription} for subscription in account.subscriptions]
+        return [self._event(time, CancellationTakenBack, account, data) for data in bodies]
+
+    # -- events -------------------------------------------------------------------------------------------------
+
+    def _wait(self, mean: int) -> int:
+        return int(self._dice.expovariate(1 / mean))
+
+    def _event(self, time: int, model: type[Event], account: Account, data: Mapping[str, object]) -> Record:
+        return event(time, request_id(time, self._dice), model, account.name, data)
+
+    def _granted(self, time: int, model: type[Event], account: Account, data: Mapping[str, object]) -> Record:
+        account.grant = request_id(time, self._dice)
+        return event(time, account.grant, model, account.name, data)

@@ -1,0 +1,130 @@
+"""Who sends what to whom and when, and what is reported of it afterwards."""
+
+from collections.abc import Iterable, Sequence
+from math import gcd, inf
+from random import Random
+from typing import NamedTuple
+
+from schemas.envelope import Event
+from schemas.sends import RecipientResponded, SendUndeliverable
+from workers.simulate.accounts import Account
+from workers.simulate.agenda import Agenda
+from workers.simulate.population import Population
+from workers.simulate.wire import DAY, HOUR, MINUTE, Record, event, request_id, restamped, send
+
+__all__ = ["Sends"]
+
+# Sends by hour of the day in UTC, relative to each other, and on the days of a week: an office's, with an evening.
+_HOURS = (2, 1, 1, 1, 2, 3, 6, 10, 14, 16, 16, 14, 12, 14, 16, 16, 14, 12, 9, 8, 8, 7, 5, 3)
+_WEEKEND = 0.4
+_WEEKDAY = (7 - 2 * _WEEKEND) / 5
+_SATURDAY = 5
+_FIRST_WEEKDAY = 3  # 1 January 1970 was a Thursday
+
+_ERASED_THAT_GO_ON = 0.01
+_RECIPIENTS_PER_ACCOUNT = 10
+_GOLDEN = 0.618
+_NEARLY = 1e-6  # at the exponent 1, a power is a logarithm's
+
+
+class Report(NamedTuple):
+    """What is to be told of a send."""
+
+    model: type[Event]
+    account: str
+    send_id: str
+
+
+class Sends:
+    """All sends of all accounts, as one Poisson process whose rate follows the hours; each is dealt to an account.
+
+    So memory does not grow with accounts, and a send costs the same however many there are.
+    """
+
+    def __init__(self, population: Population, accounts: Sequence[Account], agenda: Agenda, dice: Random) -> None:
+        self._population = population
+        self._accounts = accounts
+        self._agenda = agenda
+        self._dice = dice
+        self._uniform = dice.random
+        self._mean_rate = population.sends_per_day * len(accounts) / DAY
+        self._time = 0.0
+        self._hour_end = 0
+        self._rate = 0.0
+        self._hot = 0.0 if abs(1 - population.hot) < _NEARLY else 1 - population.hot
+        self._spread = (len(accounts) + 1) ** self._hot - 1
+        self._stride = next(n for n in range(max(1, int(len(accounts) * _GOLDEN)), 2**32) if gcd(n, len(accounts)) == 1)
+        self._recipients = len(accounts) * _RECIPIENTS_PER_ACCOUNT
+
+    def begin(self, start: int) -> float:
+        """Return the time of the first send after an instant."""
+        self._time = start
+        self._enter_hour(start // HOUR)
+        return self.advance()
+
+    def advance(self) -> float:
+        """Return the time of the next send."""
+        if not self._mean_rate:
+            return inf
+        while True:
+            # What is left of a memoryless wait at the end of an hour is as if it began then, at the next hour's rate.
+            time = self._time + self._dice.expovariate(self._rate)
+            if time < self._hour_end:
+                self._time = time
+                return time
+            self._time = self._hour_end
+            self._enter_hour(self._hour_end // HOUR)
+
+    def _enter_hour(self, hour: int) -> None:
+        day = (hour // 24 + _FIRST_WEEKDAY) % 7
+        weight = _HOURS[hour % 24] * len(_HOURS) / sum(_HOURS) * (_WEEKDAY if day < _SATURDAY else _WEEKEND)
+        self._rate = self._mean_rate * weight
+        self._hour_end = (hour + 1) * HOUR
+
+    def _choose_account(self) -> Account:
+        """Return who sends: rank r in proportion to r ** -hot, and the ranks spread over the accounts."""
+        count = len(self._accounts)
+        chance = self._uniform()
+        spread, hot = self._spread, self._hot
+        rank = (1 + chance * spread) ** (1 / hot) if hot else (count + 1) ** chance
+        return self._accounts[int(rank) * self._stride % count]
+
+    def at(self, time: int) -> Record:
+        """Return the send of a time; where it is held up, what is reported of it before it comes."""
+        uniform, population = self._uniform, self._population
+        account = self._choose_account()
+        if account.erased and uniform() > _ERASED_THAT_GO_ON:
+            account = self._choose_account()
+        name = account.name
+        seat = f"{name}-seat-{1 + int(uniform() * account.seats)}" if account.seats else None
+        chance = uniform() - population.connections
+        relationship = "connection" if chance < 0 else "open_profile" if chance < population.open_profiles else "none"
+        recipient = f"member-{int(uniform() * self._recipients)}"
+        if uniform() < population.self_sends:
+            recipient = seat or name
+        id_ = request_id(time, self._dice)
+        record = send(time, id_, name, recipient, relationship, seat)
+        chance = uniform()
+        if chance < population.undeliverable:
+            return self._with_report(record, Report(SendUndeliverable, name, id_), 10 * MINUTE)
+        if chance < population.undeliverable + population.responses:
+            return self._with_report(record, Report(RecipientResponded, name, id_), DAY)
+        return record
+
+    def _with_report(self, record: Record, report: Report, delay: int) -> Record:
+        time = record.time
+        if self._uniform() < self._population.out_of_order:
+            self._agenda.add(time + 1 + int(self._uniform() * MINUTE), self._send_at_last, record)
+            return self._reported(time, report)
+        self._agenda.add(time + 1 + int(self._dice.expovariate(1 / delay)), self._report, report)
+        return record
+
+    def _report(self, time: int, report: Report) -> Iterable[Record]:
+        return (self._reported(time, report),)
+
+    def _reported(self, time: int, report: Report) -> Record:
+        id_ = request_id(time, self._dice)
+        return event(time, id_, report.model, report.account, {"send_id": report.send_id})
+
+    def _send_at_last(self, time: int, record: Record) -> Iterable[Record]:
+        return (restamped(record, time),)
