@@ -3,13 +3,14 @@
 aiokafka's defaults favour fresh data over complete data; each argument below that differs says why.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import GroupCoordinatorNotAvailableError
+from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError
 from aiokafka.partitioner import murmur2
 
 from infra import tolerant
@@ -40,9 +41,43 @@ def partition_of(key: bytes, partitions: int) -> int:
     return int((murmur2(key) & 0x7FFFFFFF) % partitions)
 
 
+class _Consumer(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is untyped
+    """aiokafka's consumer, but for how it ends when the brokers are gone."""
+
+    async def start(self) -> None:
+        """Connect. One that could not is stopped: aiokafka complains of those that are left."""
+        try:
+            await super().start()
+        except KafkaError:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Stop. aiokafka cancels its fetches that wait for a broker, and lets that through as if it were cancelled."""
+        try:
+            await super().stop()
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            await self._client.close()
+
+
+class _Producer(AIOKafkaProducer):  # type: ignore[misc] # aiokafka is untyped
+    """aiokafka's producer, but for how it ends when no broker is there."""
+
+    async def start(self) -> None:
+        """Connect. One that could not is stopped: aiokafka complains of those that are left."""
+        try:
+            await super().start()
+        except KafkaError:
+            await self.stop()
+            raise
+
+
 def create_consumer(settings: Settings, group: str, rebalance_seconds: float) -> AIOKafkaConsumer:
     """Return the consumer of a worker's group. It never commits by itself and never picks an offset by itself."""
-    return AIOKafkaConsumer(
+    return _Consumer(
         **settings.kafka_client(),
         group_id=group,
         client_id=group,
@@ -79,7 +114,7 @@ def create_lane_producer(settings: Settings, transactional_id: str) -> AIOKafkaP
 
 def create_producer(settings: Settings, client_id: str) -> AIOKafkaProducer:
     """Return an ordinary producer: idempotent, acknowledged by all replicas, partitioned by key with murmur2."""
-    return AIOKafkaProducer(
+    return _Producer(
         **settings.kafka_client(),
         client_id=client_id,
         acks="all",
@@ -105,7 +140,7 @@ async def reader(
     settings: Settings, group: str | None = None, isolation_level: str = "read_committed"
 ) -> AsyncIterator[AIOKafkaConsumer]:
     """Open a consumer that looks without joining a group: no subscription, no commit of its own accord."""
-    consumer = AIOKafkaConsumer(
+    consumer = _Consumer(
         **settings.kafka_client(),
         group_id=group,
         client_id="inmail-reader",

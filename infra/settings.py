@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import Field, PostgresDsn, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, Field, PostgresDsn, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 __all__ = ["LogFormat", "RecordTime", "SaslMechanism", "SecurityProtocol", "Settings", "SettingsError", "load_settings"]
@@ -55,12 +55,22 @@ class SaslMechanism(StrEnum):
     SCRAM_SHA_512 = "SCRAM-SHA-512"
 
 
+def _bootstrap(servers: str) -> str:
+    for server in servers.split(","):
+        host, colon, port = server.strip().rpartition(":")
+        if not (host and port.isdecimal() and 0 < int(port) < 65_536) and (colon or not port):
+            raise ValueError("expected host:port, several separated by commas")
+    return servers
+
+
 class Settings(BaseSettings):
     """The settings of every `inmail` process; field `x` is read from `INMAIL_X`."""
 
     model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="ignore", frozen=True)
 
-    kafka_bootstrap_servers: str = Field("localhost:9092", min_length=1, description="host:port, comma separated")
+    kafka_bootstrap_servers: Annotated[str, AfterValidator(_bootstrap)] = Field(
+        "localhost:9092", description="host:port, comma separated"
+    )
     kafka_security_protocol: SecurityProtocol = SecurityProtocol.PLAINTEXT
     kafka_sasl_mechanism: SaslMechanism = SaslMechanism.SCRAM_SHA_512
     kafka_sasl_username: str | None = None
@@ -100,18 +110,46 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _agree(self) -> "Settings":
-        """Refuse combinations that would break a promise later."""
+        """Refuse combinations that would break a promise later, and files that cannot be used."""
         if self.transaction_seconds >= self.session_seconds:
-            raise ValueError("transaction_seconds must be below session_seconds, or a lost lane outlives its owner")
+            raise ValueError(
+                "INMAIL_TRANSACTION_SECONDS must be below INMAIL_SESSION_SECONDS, or a lost lane outlives its owner"
+            )
         if self.kafka_security_protocol.startswith("SASL") and not (
             self.kafka_sasl_username and self.kafka_sasl_password
         ):
-            raise ValueError("kafka_sasl_username and kafka_sasl_password are needed with SASL")
+            raise ValueError("INMAIL_KAFKA_SASL_USERNAME and INMAIL_KAFKA_SASL_PASSWORD are needed with SASL")
         try:
             PostgresDsn(self.database_url.get_secret_value())
         except ValidationError as error:
-            raise ValueError(f"database_url must be a postgresql:// address: {error.errors()[0]['msg']}") from None
+            raise ValueError(
+                f"INMAIL_DATABASE_URL must be a postgresql:// address: {error.errors()[0]['msg']}"
+            ) from None
+        self._tls()
         return self
+
+    def _tls(self) -> ssl.SSLContext | None:
+        """Return how TLS is spoken to the brokers; None where it is not. Raises ValueError for a file of no use."""
+        if self.kafka_security_protocol not in (SecurityProtocol.SSL, SecurityProtocol.SASL_SSL):
+            return None
+        try:
+            context = ssl.create_default_context(cafile=self.kafka_ssl_ca_file)
+        except OSError as error:
+            raise ValueError(
+                f"INMAIL_KAFKA_SSL_CA_FILE: expected a PEM file of certificates: {_said(error)}"
+            ) from error
+        if self.kafka_ssl_cert_file:
+            secret = self.kafka_ssl_key_password
+            password = secret.get_secret_value() if secret else ""
+            try:
+                # Called for a key with a password only; without it, the terminal would be asked.
+                context.load_cert_chain(self.kafka_ssl_cert_file, self.kafka_ssl_key_file, lambda: password)
+            except OSError as error:
+                raise ValueError(
+                    "INMAIL_KAFKA_SSL_CERT_FILE, INMAIL_KAFKA_SSL_KEY_FILE, INMAIL_KAFKA_SSL_KEY_PASSWORD: expected"
+                    f" PEM files of a certificate and its key, and the key's password if it has one: {_said(error)}"
+                ) from error
+        return context
 
     def kafka_client(self) -> dict[str, Any]:
         """Return the connection arguments that every aiokafka client takes."""
@@ -119,15 +157,7 @@ class Settings(BaseSettings):
             "bootstrap_servers": self.kafka_bootstrap_servers,
             "security_protocol": self.kafka_security_protocol.value,
         }
-        if self.kafka_security_protocol in (SecurityProtocol.SSL, SecurityProtocol.SASL_SSL):
-            context = ssl.create_default_context(cafile=self.kafka_ssl_ca_file)
-            if self.kafka_ssl_cert_file:
-                password = self.kafka_ssl_key_password
-                context.load_cert_chain(
-                    self.kafka_ssl_cert_file,
-                    self.kafka_ssl_key_file,
-                    password.get_secret_value() if password else None,
-                )
+        if (context := self._tls()) is not None:
             arguments["ssl_context"] = context
         if self.kafka_security_protocol.startswith("SASL") and self.kafka_sasl_password:
             arguments["sasl_mechanism"] = self.kafka_sasl_mechanism.value
@@ -149,11 +179,17 @@ def load_settings(**overrides: object) -> Settings:
     try:
         return Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:
-        lines = [
-            f"{_PREFIX}{str(problem['loc'][0]).upper()}: {problem['msg']}" if problem["loc"] else problem["msg"]
-            for problem in error.errors(include_input=False, include_url=False)
-        ]
+        lines = []
+        for problem in error.errors(include_input=False, include_url=False):
+            text = problem["msg"].removeprefix("Value error, ")
+            lines.append(f"{_PREFIX}{str(problem['loc'][0]).upper()}: {text}" if problem["loc"] else text)
         raise SettingsError("\n".join(lines)) from None
+
+
+def _said(error: OSError) -> str:
+    """Return why a file cannot be used, in as few words as there are."""
+    reason: str = getattr(error, "reason", None) or error.strerror or str(error)
+    return reason.replace("_", " ").lower()
 
 
 def _is_known(name: str) -> bool:

@@ -13,13 +13,18 @@ import os
 import shutil
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Event, Thread
 
-from infra.local.errors import ArtifactError, explained
+from infra.local.errors import ArtifactError, LocalStackError, StartInterruptedError, explained
+from infra.local.progress import Progress, Report
+from infra.local.wheels import require
 
 __all__ = ["LOCK_FILE", "Jar", "Lock", "cache_directory", "fetch", "install", "read_lock", "sha256_of"]
 
@@ -27,8 +32,8 @@ LOCK_FILE = Path(__file__).with_name("kafka.lock.json")
 DOWNLOADS_AT_ONCE = 8
 TIMEOUT_SECONDS = 60
 ATTEMPTS = 3
+HEED_SECONDS = 0.1  # between two looks at whether the start was called off
 
-Report = Callable[[str], None]
 Fetch = Callable[[str, Path], Path]
 
 
@@ -74,6 +79,7 @@ def fetch(artifact: str, folder: Path) -> Path:
 
     Raises `ArtifactError` when it cannot be had. Its digest is the caller's to check.
     """
+    require("jgo")
     import requests  # noqa: PLC0415 - with jgo half a second that only a download needs to pay
     from jgo.maven import MavenContext  # noqa: PLC0415
 
@@ -91,21 +97,24 @@ def fetch(artifact: str, folder: Path) -> Path:
     raise AssertionError("unreachable")
 
 
-def install(report: Report, fetcher: Fetch = fetch, lock: Lock | None = None) -> list[Path]:
+def install(
+    report: Report, fetcher: Fetch = fetch, lock: Lock | None = None, interrupted: Event | None = None
+) -> list[Path]:
     """Return the class path of Kafka, every jar checked against the lock; fetch what is missing or damaged.
 
     Works offline once everything is there. Several processes may install at once: one fetches, the others wait.
-    Raises `ArtifactError`.
+    Raises `ArtifactError`, and `StartInterruptedError` soon after `interrupted` was set.
     """
     lock = lock or read_lock()
+    interrupted = interrupted or Event()
     folder = cache_directory() / f"kafka-{lock.kafka}"
     with explained("writing the download cache (XDG_CACHE_HOME chooses another place)", folder):
         folder.mkdir(parents=True, exist_ok=True)
         if _unfit(folder, lock.jars):
-            with _locked(folder / ".lock", report):
+            with _locked(folder / ".lock", report, interrupted):
                 for leftover in folder.glob(".fetching-*"):  # of a process that was killed
                     shutil.rmtree(leftover)
-                _fetch_all(folder, _unfit(folder, lock.jars), report, fetcher)
+                _fetch_all(folder, _unfit(folder, lock.jars), report, fetcher, interrupted)
     return [folder / jar.file for jar in lock.jars]
 
 
@@ -121,23 +130,53 @@ def _unfit(folder: Path, jars: Iterable[Jar]) -> list[Jar]:
         return [jar for jar, fit in zip(jars, pool.map(fits, jars), strict=True) if not fit]
 
 
-def _fetch_all(folder: Path, jars: Sequence[Jar], report: Report, fetcher: Fetch) -> None:
+def _fetch_all(folder: Path, jars: Sequence[Jar], report: Report, fetcher: Fetch, interrupted: Event) -> None:
     for jar in jars:
         if (folder / jar.file).exists():
             report(f"{folder / jar.file} is damaged: fetching it again")
-    with (
-        tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder) as staging,
-        ThreadPoolExecutor(
-            DOWNLOADS_AT_ONCE,
-        ) as pool,
-    ):
-        waiting = {pool.submit(fetcher, jar.artifact, Path(staging)): jar for jar in jars}
+    waiting = deque(jars)
+    fetched: SimpleQueue[tuple[Jar, Path | Exception]] = SimpleQueue()
+    # What a download that was left running still writes, the next install removes.
+    with tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder, ignore_cleanup_errors=True) as staging:
         try:
-            for number, done in enumerate(as_completed(waiting), start=1):
-                _accept(folder, waiting[done], done.result())
-                report(f"Downloading Apache Kafka: {number} of {len(jars)} files")
+            for _ in range(min(DOWNLOADS_AT_ONCE, len(jars))):
+                # Not of a pool: nobody waits for a download that hangs when the process is to end.
+                Thread(target=_fetch_each, args=(waiting, fetched, fetcher, Path(staging)), daemon=True).start()
+            for number in range(1, len(jars) + 1):
+                jar, outcome = _next(fetched, interrupted)
+                if isinstance(outcome, Exception):
+                    raise outcome
+                _accept(folder, jar, outcome)
+                report(Progress(f"Downloading Apache Kafka: {number} of {len(jars)} files", number, len(jars)))
         finally:
-            pool.shutdown(cancel_futures=True)
+            waiting.clear()
+
+
+def _fetch_each(
+    waiting: deque[Jar], fetched: "SimpleQueue[tuple[Jar, Path | Exception]]", fetcher: Fetch, staging: Path
+) -> None:
+    """Fetch jars until none is left."""
+    while waiting:
+        try:
+            jar = waiting.popleft()
+        except IndexError:  # another thread was faster
+            return
+        outcome: Path | Exception = ArtifactError(f"{jar.artifact}: the download ended by a mistake in this program.")
+        try:
+            outcome = fetcher(jar.artifact, staging)
+        except (LocalStackError, OSError) as error:
+            outcome = error
+        finally:
+            fetched.put((jar, outcome))
+
+
+def _next(fetched: "SimpleQueue[tuple[Jar, Path | Exception]]", interrupted: Event) -> tuple[Jar, Path | Exception]:
+    while not interrupted.is_set():
+        try:
+            return fetched.get(timeout=HEED_SECONDS)
+        except Empty:
+            continue
+    raise StartInterruptedError("The download was called off; what was fetched so far is kept.")
 
 
 def _accept(folder: Path, jar: Jar, fetched: Path) -> None:
@@ -153,18 +192,26 @@ def _accept(folder: Path, jar: Jar, fetched: Path) -> None:
 
 
 @contextmanager
-def _locked(path: Path, report: Report) -> Iterator[None]:
+def _locked(path: Path, report: Report, interrupted: Event) -> Iterator[None]:
     with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            report("Another process is downloading Apache Kafka: waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
+        told = False
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not told:
+                    report("Another process is downloading Apache Kafka: waiting for it")
+                told = True
+                if interrupted.wait(HEED_SECONDS):
+                    raise StartInterruptedError("The wait for another download was called off.") from None
+            else:
+                break
         yield
 
 
 def relock(kafka: str) -> Lock:
     """Resolve Kafka `kafka` and its log binding anew, download every jar into a fresh folder and return their lock."""
+    require("jgo")
     from jgo.maven import MavenContext  # noqa: PLC0415
 
     scratch = Path(tempfile.mkdtemp(prefix="inmail-relock-"))

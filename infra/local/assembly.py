@@ -1,18 +1,21 @@
 """Putting a stack together: folders, ports and locks claimed, and handed to the keeper that holds them from then on."""
 
+import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from socket import socket
 
 from infra.local.artifacts import read_lock
-from infra.local.directories import claim_data, create_run, reachable
+from infra.local.directories import PORTS, claim_data, create_run, reachable
 from infra.local.kafka_server import KafkaServer
 from infra.local.leash import Leash
-from infra.local.ports import release_where_needed, reserve
+from infra.local.ports import kept_ports, release_where_needed, reserve_again
 from infra.local.postgres_server import PostgresServer, readable_install, server_user
+from infra.local.progress import Report
 from infra.local.wheels import POSTGRES_MAJOR
 
 __all__ = ["Assembly", "Options", "assemble"]
@@ -44,7 +47,7 @@ class Assembly:
     postgres: PostgresServer | None
 
 
-def assemble(options: Options, class_path: Sequence[Path]) -> Assembly:
+def assemble(options: Options, class_path: Sequence[Path], report: Report) -> Assembly:
     """Claim folders and ports, describe the servers and start their keeper. Raises `LocalStackError`, `OSError`."""
     home = None if options.data_dir is None else options.data_dir / "postgres"
     user = server_user(home) if options.postgres else None
@@ -59,8 +62,7 @@ def assemble(options: Options, class_path: Sequence[Path]) -> Assembly:
             inherit.append(data_lock)
         base = options.data_dir or run
         logs = _fresh_logs(base / "logs")
-        asked = {"kafka": options.kafka_port, "controller": None, "postgres": options.postgres_port}
-        reserved = {name: handed_over.enter_context(reserve(port, name)) for name, port in asked.items()}
+        reserved = {name: handed_over.enter_context(each) for name, each in _reserve(options, base, report).items()}
         ports = {name: int(each.getsockname()[1]) for name, each in reserved.items()}
         kafka = _kafka(options, class_path, base, run, ports) if options.kafka else None
         postgres = None
@@ -91,6 +93,27 @@ def assemble(options: Options, class_path: Sequence[Path]) -> Assembly:
         leash = Leash(inherit, hold, run, logs / "keeper.log")
         on_failure.pop_all()
         return Assembly(run, logs, leash, kafka, postgres)
+
+
+def _reserve(options: Options, base: Path, report: Report) -> dict[str, socket]:
+    """Reserve a port for each server. A data directory keeps those of its first run, so that addresses stay."""
+    asked = {"kafka": options.kafka_port, "postgres": options.postgres_port}
+    if options.data_dir is None:
+        before: dict[str, int] = {}
+    else:
+        before = kept_ports(base / PORTS, asked)
+    with ExitStack() as on_failure:
+        reserved: dict[str, socket] = {}
+        for name, port in {**asked, "controller": None}.items():
+            ours = before.get(name)
+            if ours in {each.getsockname()[1] for each in reserved.values()}:  # asked for by the other server now
+                ours = None
+            reserved[name] = on_failure.enter_context(reserve_again(port, ours, name, report))
+        on_failure.pop_all()
+    if options.data_dir is not None:
+        kept = {name: before.get(name, int(reserved[name].getsockname()[1])) for name in asked}
+        (base / PORTS).write_text(json.dumps(kept) + "\n", encoding="utf-8")
+    return reserved
 
 
 def _fresh_logs(logs: Path) -> Path:

@@ -18,10 +18,11 @@ from pathlib import Path
 from infra.local.artifacts import cache_directory
 from infra.local.errors import DataDirectoryError
 
-__all__ = ["claim_data", "create_run", "keep_logs", "reachable", "sweep"]
+__all__ = ["PORTS", "claim_data", "create_run", "keep_logs", "reachable", "sweep"]
 
 LAYOUT = 1  # raise when files move inside a data directory
 MARKER = "inmail-local-stack.json"
+PORTS = "ports.json"
 LOCK = "lock"
 PREFIX = "inmail-stack-"
 UNBORN = "inmail-unborn-"

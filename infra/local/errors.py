@@ -12,6 +12,7 @@ __all__ = [
     "LocalStackError",
     "PortTakenError",
     "ServerError",
+    "StartInterruptedError",
     "explained",
 ]
 
@@ -38,6 +39,10 @@ class PortTakenError(LocalStackError):
 
 class ServerError(LocalStackError):
     """A server did not come up, or ended by itself. The message holds its log's path and last lines."""
+
+
+class StartInterruptedError(LocalStackError):
+    """The start was called off before the servers were up."""
 
 
 @contextmanager

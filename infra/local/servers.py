@@ -45,7 +45,8 @@ def failure(running: Running, what: str) -> ServerError | DiskFullError | PortTa
     said = "\n".join(tail)
     text = f"{what}. Log: {running.program.log}\n  " + "\n  ".join(tail)
     if "No space left on device" in said:
-        return DiskFullError(f"No room left on the disk. Free some space and start again.\n{text}")
+        place = running.program.log.parent.parent  # of the data and the logs
+        return DiskFullError(f"No room left on the disk of {place}. Free some space and start again.\n{text}")
     if "Address already in use" in said:
         return PortTakenError(
             f"Its port was taken by another process. Choose another, or let a free one be taken.\n{text}"

@@ -2,22 +2,24 @@
 
 import signal
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from threading import Event
 from types import TracebackType
 from typing import Self
 
 from infra.local.artifacts import install
 from infra.local.assembly import Assembly, Options, assemble
 from infra.local.directories import keep_logs, sweep
-from infra.local.errors import LocalStackError, explained
+from infra.local.errors import LocalStackError, StartInterruptedError, explained
 from infra.local.kafka_server import KafkaServer
 from infra.local.leash import Running
 from infra.local.ports import LOOPBACK
 from infra.local.postgres_server import DATABASE, SUPERUSER, PostgresServer
+from infra.local.progress import Report
 from infra.local.servers import failure
-from infra.local.wheels import postgres_install
+from infra.local.wheels import java, postgres_install
 
 __all__ = ["LocalStack"]
 
@@ -32,9 +34,10 @@ class LocalStack:
     """One broker and one database server of this process's own.
 
     Without `data_dir` everything is temporary; with it, data stays there between runs, and a second stack or another
-    version is refused. Ports are free ones unless given. `kafka=False` or `postgres=False` leaves one out. `report`
-    is told, in whole sentences, whatever takes longer than a moment. The servers end with `stop`, with this process,
-    however it ends, and never with a terminal's Ctrl-C. Methods and attributes raise `LocalStackError`.
+    version is refused. Ports are free ones unless given; a data directory's are those of its first run, while they are
+    free. `kafka=False` or `postgres=False` leaves one out. `report` is told, in whole sentences, whatever takes longer
+    than a moment. The servers end with `stop`, with this process, however it ends, and never with a terminal's
+    Ctrl-C. Methods and attributes raise `LocalStackError`.
     """
 
     def __init__(  # noqa: PLR0913 - every one has a default that suits
@@ -42,7 +45,7 @@ class LocalStack:
         data_dir: Path | None = None,
         kafka_port: int | None = None,
         postgres_port: int | None = None,
-        report: Callable[[str], None] = _silent,
+        report: Report = _silent,
         *,
         kafka: bool = True,
         postgres: bool = True,
@@ -64,6 +67,7 @@ class LocalStack:
         )
         self._report = report
         self._assembly: Assembly | None = None
+        self._interrupted = Event()
         self._running: dict[str, Running] = {}
 
     def __enter__(self) -> Self:
@@ -77,23 +81,41 @@ class LocalStack:
         """Start the servers and wait until both serve. On failure nothing stays behind but the logs it names."""
         if self._assembly is not None:
             raise LocalStackError("This local stack is already running.")
+        if self._options.kafka:
+            java()
+        if self._options.postgres:
+            postgres_install()
         sweep()
-        class_path = install(self._report) if self._options.kafka else []
+        class_path = install(self._report, interrupted=self._interrupted) if self._options.kafka else []
         place = self._options.data_dir or Path(tempfile.gettempdir())
         with explained("preparing the local stack", place):
-            self._assembly = assembly = assemble(self._options, class_path)
+            self._assembly = assembly = assemble(self._options, class_path, self._report)
         pool = ThreadPoolExecutor(2, "inmail-stack")
         try:
+            self._heed()
             starts = [pool.submit(self._start, each) for each in (assembly.kafka, assembly.postgres) if each]
             for done in as_completed(starts):
                 done.result()
+            self._heed()
         except BaseException as error:
-            logs = self._end(keep=True)
+            logs = self._end(keep=not self._interrupted.is_set())
+            self._heed()
             if isinstance(error, LocalStackError):
                 raise type(error)(str(error).replace(str(assembly.logs), str(logs))) from error
             raise
         finally:
             pool.shutdown()
+
+    def interrupt(self) -> None:
+        """Let a `start` that runs in another thread, or any later one, end soon with `StartInterruptedError`."""
+        self._interrupted.set()
+        assembly = self._assembly
+        if assembly is not None:
+            assembly.leash.let_go()
+
+    def _heed(self) -> None:
+        if self._interrupted.is_set():
+            raise StartInterruptedError("The start of the local stack was called off.")
 
     def stop(self) -> None:
         """Stop the servers, and remove what is temporary. Does nothing when the stack is not running."""

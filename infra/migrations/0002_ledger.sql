@@ -125,12 +125,10 @@ create type lot_terms as (
 );
 
 -- Limits of paid sends: of an account and of a seat in 24 hours, and the time between two to one recipient. 0: none.
--- `others`: any but the account's is on.
 create type send_limits as (
     daily integer,
     seat integer,
-    cooldown interval,
-    others boolean
+    cooldown interval
 );
 
 create table journal (
@@ -192,7 +190,7 @@ comment on column journal.reverses is 'Sequence of the send that this row takes 
 create unique index journal_answers on journal (request_id, account, fingerprint) where is_answer;
 
 -- From an input record to its rows: to publish from the books what retention has taken from the topic.
-create index journal_source on journal (worker, source_partition, source_offset);
+create index journal_source on journal (source_partition, source_offset);
 
 -- What an account paid for within a time: its limits.
 create index journal_paid on journal (account, as_of) where code = 'charged';

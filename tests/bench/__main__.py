@@ -11,11 +11,16 @@ from pathlib import Path
 from rich.console import Console
 
 from infra.local.stack import LocalStack
-from tests.bench import debit_database, drain
+from tests.bench import debit_database, drain, expiry, growth
 from tests.bench.books import Databases
 from tests.bench.figures import Figure, show, write
 
-BENCHES = {"debit_database": debit_database.run, "drain_end_to_end": drain.run}
+BENCHES = {
+    "debit_database": debit_database.run,
+    "debit_growth": growth.run,
+    "expiry": expiry.run,
+    "drain_end_to_end": drain.run,
+}
 FILE = Path(__file__).parents[2] / "build" / "bench.json"
 
 

@@ -3,6 +3,7 @@
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -20,10 +21,10 @@ from schemas.sends import SendRequested
 from workers.billing import BillingJob
 from workers.job import Batch
 from workers.ledger.model import Request
-from workers.ledger.plans import load_catalogue
+from workers.ledger.plans import Catalogue, Limits, load_catalogue
 from workers.ledger.store import FUNCTIONS
 
-__all__ = ["ACCOUNTS", "PARTITIONS", "Databases", "sends", "stack_settings"]
+__all__ = ["ACCOUNTS", "PARTITIONS", "Databases", "every_rule_on", "requests_of", "sends", "stack_settings"]
 
 PARTITIONS = 4
 ACCOUNTS = 10_000
@@ -75,6 +76,19 @@ def requests_of(events: Sequence[AccountEvent], as_of: datetime, first_offset: i
         Request(event, event.subject, event.id, fingerprint(event), as_of, offset)
         for offset, event in enumerate(events, first_offset)
     ]
+
+
+def every_rule_on() -> Catalogue:
+    """Return the shipped catalogue with all that it leaves off switched on, limits that nobody reaches included."""
+    shipped = load_catalogue()
+    plans = {
+        name: plan.model_copy(
+            update={"on_change": "forfeit", "credit_back_on_response": True, "separate_purchase": True}
+        )
+        for name, plan in shipped.plans.items()
+    }
+    limits = Limits(paid_sends_per_day=1_000, seat_sends_per_day=1_000, recipient_cooldown_hours=24)
+    return replace(shipped, plans=plans, apply_balance_caps=True, limits=limits)
 
 
 class Databases:

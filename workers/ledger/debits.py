@@ -41,7 +41,6 @@ async def debit(made: Call, fresh: Sequence[Fresh]) -> list[Entry]:
             limits.paid_sends_per_day,
             limits.seat_sends_per_day,
             timedelta(hours=limits.recipient_cooldown_hours),
-            bool(limits.seat_sends_per_day or limits.recipient_cooldown_hours),
         ),
         made.low,
     )

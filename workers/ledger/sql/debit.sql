@@ -32,6 +32,8 @@ declare
     erased boolean[];
     paid integer[];               -- no fewer sends than it paid for in the 24 hours before any of the batch
     earliest timestamptz := (select min(r.as_of) from unnest(p_as_ofs) as r (as_of));
+    tightest integer := least(nullif(p_limits.daily, 0), nullif(p_limits.seat, 0));
+    suspect boolean[];            -- the requests whose recipient may have had a paid send too lately
     a integer := 0;               -- where we are among them
     first_request integer;        -- of the current account
 
@@ -57,11 +59,11 @@ begin
         array_agg(x.account order by x.account), array_agg(x.sequence order by x.account),
         array_agg(x.level order by x.account), array_agg(x.erased_at is not null order by x.account),
         -- Each paid send is a row: a short history is not counted.
-        array_agg(case when x.sequence + cardinality(p_accounts) >= p_limits.daily and p_limits.daily > 0 then (
+        array_agg(case when x.sequence + cardinality(p_accounts) >= tightest then (
             select count(*) from (
                 select from journal as j
                 where j.account = x.account and j.code = 'charged' and j.as_of > earliest - interval '24 hours'
-                limit p_limits.daily
+                limit tightest
             ) as recent
         ) else 0 end order by x.account)
     into accounts_, sequences, levels, erased, paid
@@ -75,6 +77,10 @@ begin
         order by x.account, x.priority, x.expires_at, x.lot
     ) as l;
     lot_remaining_before := lot_remaining;
+
+    if p_limits.cooldown > interval '0' then
+        suspect := suspects(p_accounts, p_recipient_ids, earliest - p_limits.cooldown);
+    end if;
 
     for i in 1 .. cardinality(p_accounts) loop
         if a = 0 or accounts_[a] <> p_accounts[i] then
@@ -105,7 +111,7 @@ begin
             else 'insufficient_credits'
         end;
         if code in ('charged', 'insufficient_credits') then
-            if p_limits.daily > 0 and paid[a] >= p_limits.daily or p_limits.others then
+            if paid[a] >= tightest or suspect[i] then
                 select * into hit from limit_hit(
                     p_limits, p_accounts[i], as_of, p_sender_ids[i], p_recipient_ids[i], o_codes[first_request : i - 1],
                     p_as_ofs[first_request : i - 1], p_sender_ids[first_request : i - 1],

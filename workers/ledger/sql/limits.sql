@@ -1,6 +1,34 @@
 -- The limits of responsible use (rule 9), over half-open windows: what was paid for exactly 24 hours ago no longer
 -- counts. A send that was taken back counts, a free one never.
 
+-- Tells of each request of a batch whether its account may have paid for a send to the same recipient since an instant,
+-- before the batch or in it: cheap, so that only those are looked at exactly (limit_hit).
+create or replace function suspects(p_accounts bigint[], p_recipient_ids text[], p_since timestamptz)
+returns boolean[]
+language plpgsql stable
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set plan_cache_mode = force_generic_plan
+as $$
+begin
+    return (
+        select array_agg(r.again > 1 or exists (
+            select from journal as j
+            where
+                j.account = r.account and j.code = 'charged' and j.as_of > p_since
+                and j.recipient_id = r.recipient_id
+        ) order by r.position)
+        from (
+            select
+                u.account, u.recipient_id, u.position,
+                row_number() over (partition by u.account, u.recipient_id order by u.position) as again
+            from unnest(p_accounts, p_recipient_ids) with ordinality as u (account, recipient_id, position)
+        ) as r
+    );
+end;
+$$;
+
 -- The first limit that a paid send would break, and the first instant at which that one would let it pass; null if
 -- none. The arrays are the account's requests of the same batch before this one.
 create or replace function limit_hit(
