@@ -71,9 +71,7 @@ class DeadLetteredData(TypedDict):
     key_base64: Base64 | None
     value_base64: Base64 | None
     headers: list[DeadLetterHeader]
-    cut: Annotated[
-        DeadLetterCut | None, Field(description="Where the message was too large to be kept whole.")
-    ]
+    cut: Annotated[DeadLetterCut | None, Field(description="Where the message was too large to be kept whole.")]
 
 
 class DeadLettered(Event):

@@ -6,7 +6,7 @@ from uuid import UUID
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from schemas.envelope import AccountEvent, Event, Instant, OpaqueId
+from schemas.envelope import AccountEvent, AnyInstant, Event, OpaqueId
 from schemas.outgoing import AccountResultData, Cause, Count, Lot, Outcome, SendId, Source, write_result
 from schemas.sends import Relationship
 
@@ -43,9 +43,9 @@ class SendDecidedData(AccountResultData):
     relationship: Relationship
     credits_charged: Literal[0, 1]
     lot: Annotated[Lot | None, Field(description="The lot that paid.")]
-    lot_expires_at: Instant | None
+    lot_expires_at: AnyInstant | None
     next_allotment_at: Annotated[
-        Instant | None, Field(description="Where credits were insufficient: when the next are due, if known.")
+        AnyInstant | None, Field(description="Where credits were insufficient: when the next are due, if known.")
     ]
     sender_id: Annotated[OpaqueId | None, Field(description="The seat that asked, if the request named one.")]
     limit: Annotated[
@@ -53,7 +53,7 @@ class SendDecidedData(AccountResultData):
         Field(description="Where rate_limited: whose limit was reached. That of a recipient is the cool-down."),
     ]
     retry_at: Annotated[
-        Instant | None, Field(description="Where rate_limited: when this limit alone would let the send pass.")
+        AnyInstant | None, Field(description="Where rate_limited: when this limit alone would let the send pass.")
     ]
 
 
@@ -109,9 +109,9 @@ class BillingDecidedData(AccountResultData):
     ]
     outcome: Outcome
     subscription_id: OpaqueId | None
-    effective_at: Annotated[Instant | None, Field(description="Where cancelled: when the subscription ends.")]
+    effective_at: Annotated[AnyInstant | None, Field(description="Where cancelled: when the subscription ends.")]
     plan: OpaqueId | None
-    period_start: Instant | None
+    period_start: AnyInstant | None
     grant_id: Annotated[UUID | None, Field(description="Of a void: the id of the event that granted.")]
 
 
@@ -127,8 +127,8 @@ class TickDecidedData(TypedDict):
 
     request_id: UUID
     code: Literal["booked", "key_conflict"]
-    as_of: Instant
-    horizon: Annotated[Instant, Field(description="Expiry is booked up to here.")]
+    as_of: AnyInstant
+    horizon: Annotated[AnyInstant, Field(description="Expiry is booked up to here.")]
     lots: Count
     credits: Count
     complete: Annotated[bool, Field(description="False: more lots have ended by the horizon than one tick books.")]

@@ -17,6 +17,7 @@ __all__ = [
     "ID_PATTERN",
     "MAX_VALUE_BYTES",
     "AccountEvent",
+    "AnyInstant",
     "Credits",
     "Data",
     "Event",
@@ -47,23 +48,26 @@ def _in_utc(instant: datetime) -> datetime:
 
 
 class _InstantSchema:
-    """Tells pydantic how an instant is read: an ISO 8601 string with a zone, in 2000..2199."""
+    """Tells pydantic how an instant is read: an ISO 8601 string with a zone, within bounds if there are any."""
 
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
-        instant = core_schema.datetime_schema(strict=False, tz_constraint="aware", ge=_EARLIEST, lt=_END)
+    def __init__(self, **bounds: datetime) -> None:
+        self._bounds = bounds
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        instant = core_schema.datetime_schema(strict=False, tz_constraint="aware")
+        instant.update(self._bounds)  # type: ignore[typeddict-item] # its own names: ge, lt
         in_utc = core_schema.no_info_plain_validator_function(_in_utc)
         return core_schema.json_or_python_schema(
             json_schema=core_schema.chain_schema([core_schema.str_schema(pattern=INSTANT_PATTERN), instant, in_utc]),
             python_schema=core_schema.chain_schema([{**instant, "strict": True}, in_utc]),
         )
 
-    @classmethod
-    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         return {"type": "string", "format": "date-time", "pattern": INSTANT_PATTERN}
 
 
-Instant = Annotated[datetime, _InstantSchema]
+Instant = Annotated[datetime, _InstantSchema(ge=_EARLIEST, lt=_END)]  # of what comes in: in 2000..2199
+AnyInstant = Annotated[datetime, _InstantSchema()]  # of what follows from it: a lot outlives the period that gave it
 OpaqueId = Annotated[str, Field(pattern=ID_PATTERN)]
 Reason = Annotated[str, Field(pattern=REASON_PATTERN)]
 Credits = Annotated[int, Field(ge=1, le=1_000_000)]

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from pydantic import Field
 
-from schemas.envelope import AccountEvent, Instant, OpaqueId, Reason
+from schemas.envelope import AccountEvent, AnyInstant, OpaqueId, Reason
 from schemas.outgoing import AccountResultData, Cause, Count, Lot, SendId, write_result
 
 __all__ = [
@@ -33,12 +33,12 @@ class CreditsGrantedData(AccountResultData):
     code: Literal["granted"]
     credits: Annotated[int, Field(ge=1)]
     lot: Lot
-    granted_at: Annotated[Instant, Field(description="First instant the credits can be spent.")]
-    expires_at: Annotated[Instant, Field(description="First instant they no longer can.")]
+    granted_at: Annotated[AnyInstant, Field(description="First instant the credits can be spent.")]
+    expires_at: Annotated[AnyInstant, Field(description="First instant they no longer can.")]
     origin: Literal["subscription", "promotion", "survey", "purchase", "adjustment"]
     subscription_id: OpaqueId | None
     plan: OpaqueId | None
-    period_start: Instant | None
+    period_start: AnyInstant | None
     source_id: Annotated[OpaqueId | None, Field(description="The promotion, survey or purchase that the lot is of.")]
     actor: Annotated[OpaqueId | None, Field(description="Of an adjustment: who made it.")]
     reason: Annotated[Reason | None, Field(description="Of an adjustment: why.")]
@@ -57,7 +57,7 @@ class CreditsReversedData(AccountResultData):
     code: Literal["reversed", "lot_ended"]
     credits: Literal[0, 1]
     lot: Lot
-    expires_at: Instant
+    expires_at: AnyInstant
     send_id: SendId
     cause: Cause
 
@@ -75,7 +75,7 @@ class CreditsVoidedData(AccountResultData):
     code: Literal["voided", "adjusted"]
     credits: Count
     lot: Lot
-    expires_at: Instant
+    expires_at: AnyInstant
     grant_id: Annotated[UUID | None, Field(description="Of a void: the id of the event that granted.")]
     actor: Annotated[OpaqueId | None, Field(description="Of an adjustment: who made it.")]
     reason: Annotated[Reason, Field(description="Why. An erasure's is account_erased.")]
@@ -94,7 +94,7 @@ class CreditsForfeitedData(AccountResultData):
     code: Literal["forfeited", "cap_forfeited"]
     credits: Annotated[int, Field(ge=1)]
     lot: Lot
-    expires_at: Instant
+    expires_at: AnyInstant
     subscription_id: OpaqueId
     plan: Annotated[OpaqueId | None, Field(description="Where forfeited: the plan that the lot was of.")]
     cap: Annotated[Count | None, Field(description="Where cap_forfeited: how many credits may be held.")]
@@ -113,7 +113,7 @@ class CreditsExpiredData(AccountResultData):
     code: Literal["expired"]
     credits: Annotated[int, Field(ge=1)]
     lot: Lot
-    expires_at: Instant
+    expires_at: AnyInstant
 
 
 class CreditsExpired(AccountEvent):

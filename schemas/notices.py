@@ -5,7 +5,7 @@ from uuid import UUID
 
 from pydantic import Field
 
-from schemas.envelope import AccountEvent, Instant
+from schemas.envelope import AccountEvent, AnyInstant
 from schemas.outgoing import AccountResultData, Lot, write_result
 
 __all__ = [
@@ -54,7 +54,7 @@ class CreditsExpiringSoonData(AccountResultData):
     code: Literal["expiring_soon"]
     credits: Annotated[int, Field(ge=1, description="Credits left in the lot; they are not gone yet.")]
     lot: Lot
-    expires_at: Instant
+    expires_at: AnyInstant
 
 
 class CreditsExpiringSoon(AccountEvent):

@@ -15,7 +15,7 @@ from pydantic import Field
 from pydantic_core import to_json
 from typing_extensions import TypedDict  # pydantic refuses that of typing before Python 3.12
 
-from schemas.envelope import CONTENT_TYPE, Instant
+from schemas.envelope import CONTENT_TYPE, AnyInstant
 
 __all__ = [
     "RESULT_SOURCE",
@@ -51,7 +51,7 @@ class AccountResultData(TypedDict):
 
     request_id: Annotated[UUID, Field(description="Id of the event that this answers or that caused this.")]
     sequence: Annotated[int, Field(ge=1, description="Gap-free within the account, over both result topics together.")]
-    as_of: Annotated[Instant, Field(description="The broker's time at which this was decided.")]
+    as_of: Annotated[AnyInstant, Field(description="The broker's time at which this was decided.")]
     balance_before: Annotated[Count, Field(description="Credits the account could spend at as_of, before.")]
     balance_after: Annotated[Count, Field(description="Credits the account can spend at as_of, after.")]
     source: Source

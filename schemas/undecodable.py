@@ -5,7 +5,7 @@ Runs only once decoding has failed, so it may take its time. What it says is bou
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
 from pydantic import BaseModel, ValidationError
@@ -46,6 +46,22 @@ _EXPECTED = {
     "datetime_parsing": _A_TIME,
     "datetime_from_date_parsing": _A_TIME,
 }
+# What the reader of JSON says, by how it begins, and what that means.
+_NOT_JSON = {
+    "EOF while parsing": "it ends in the middle",
+    "expected ident": "expected true, false or null",
+    "expected value": "expected a value",
+    "trailing characters": "something follows its end",
+    "trailing comma": "a comma too many",
+    "key must be a string": "expected the name of a member, in quotation marks",
+    "invalid number": "a number that is none",
+    "invalid escape": "an escape that JSON does not have",
+    "unexpected end of hex escape": "an escape that is cut short",
+    "control character": "a control character inside a string",
+}
+_TOO_DEEP = "nested deeper than 201 levels"
+_HALF_A_PAIR = "a string has half of a surrogate pair, which is no character"
+_NOT_READ = {"recursion limit": _TOO_DEEP, "number out of range": "a number has more than 4,300 digits"}
 
 
 class Undecodable(Exception):  # noqa: N818 - a verdict on a record, not a fault
@@ -73,7 +89,7 @@ def explain(topic: str, value: bytes, models: Mapping[str, type[BaseModel]], top
     try:
         from_json(value, allow_inf_nan=False)  # bounds depth too, so that nothing below runs out of stack
     except ValueError as error:
-        raise Undecodable(DeadLetterReason.NOT_JSON, str(error)) from None
+        raise _unreadable(value, str(error)) from None
     document = refuse_repeated_names(value)
     if not isinstance(document, dict):
         raise Undecodable(DeadLetterReason.INVALID_EVENT, f"expected an object, got {excerpt(document)}")
@@ -100,11 +116,44 @@ def refuse_repeated_names(value: bytes) -> object:
 
     """
     try:
-        return json.loads(
-            value.decode(), object_pairs_hook=_distinct, parse_constant=_refuse_constant, parse_int=_number
-        )
+        return _load(value, _distinct)
     except ValueError as error:
-        raise Undecodable(DeadLetterReason.NOT_JSON, str(error)) from None
+        raise Undecodable(DeadLetterReason.NOT_JSON, f"not JSON: {_plainly(value, str(error))}") from None
+
+
+def _load(value: bytes, of_pairs: Callable[[list[tuple[str, Any]]], dict[str, Any]]) -> object:
+    return json.loads(value.decode(), object_pairs_hook=of_pairs, parse_constant=_refuse_constant, parse_int=_number)
+
+
+def _unreadable(value: bytes, refusal: str) -> Undecodable:
+    """Return what to say of a value that the reader of JSON refused: that it is none, or is more than is read."""
+    told = None
+    try:
+        _load(value, dict)
+    except RecursionError:
+        told = _TOO_DEEP
+    except ValueError:
+        told = _TOO_DEEP if refusal.startswith("recursion limit") else None
+    else:
+        told = next((words for sign, words in _NOT_READ.items() if refusal.startswith(sign)), _HALF_A_PAIR)
+    if told is not None:
+        return Undecodable(DeadLetterReason.INVALID_EVENT, told)
+    return Undecodable(DeadLetterReason.NOT_JSON, f"not JSON: {_plainly(value, refusal)}")
+
+
+def _plainly(value: bytes, refusal: str) -> str:
+    """Return in plain words why a value is not JSON."""
+    if not value:
+        return "the value is empty"
+    if value.startswith(b"\xef\xbb\xbf"):
+        return "it begins with a byte order mark"
+    try:
+        value.decode()
+    except UnicodeDecodeError as error:
+        return f"byte {error.start + 1} is not UTF-8"
+    what, _, place = refusal.partition(" at line ")
+    words = next((words for sign, words in _NOT_JSON.items() if what.startswith(sign)), what)
+    return words + (f" (line {place.replace(' column ', ', column ')})" if place else "")
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -121,7 +170,7 @@ def _number(text: str) -> int | float:
 
 
 def _refuse_constant(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not JSON")
+    raise ValueError(f"{constant} is no value of JSON")
 
 
 def _refuse_type(topic: str, name: str, topics: Mapping[str, str]) -> NoReturn:

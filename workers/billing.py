@@ -1,8 +1,5 @@
 """The billing worker: what subscriptions, gifts and corrections make of an account's lots."""
 
-from typing import Any
-from uuid import UUID
-
 from infra.postgres import Connection
 from schemas.billing import SubscriptionPeriod
 from schemas.catalogue import BILLING_EVENTS, Undecodable
@@ -10,10 +7,11 @@ from schemas.envelope import AccountEvent
 from schemas.results import DeadLetterReason
 from workers.events import messages_of, recall_answers
 from workers.job import Batch, Decision, Message
-from workers.ledger.model import Request, Worker
+from workers.ledger.model import Worker
 from workers.ledger.movements import decide
 from workers.ledger.plans import Catalogue
 from workers.ledger.store import answer_all, open_batch
+from workers.misplaced import Misplaced
 
 __all__ = ["BillingJob"]
 
@@ -27,6 +25,7 @@ class BillingJob:
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
+        self._misplaced = Misplaced(self.topic)
 
     async def step(self, connection: Connection, batch: Batch) -> bool:  # noqa: ARG002
         """All is decided at once."""
@@ -38,11 +37,12 @@ class BillingJob:
         A fresh event of an unknown plan is set aside: once the catalogue is mended, it can be sent again and succeed.
         One that was answered before keeps its answer, whatever became of its plan.
         """
-        opened = await open_batch(connection, Worker.BILLING, batch.partition, batch.requests)
-        unknown = {_identity(r) for r, conflict in opened.fresh if not (conflict or self._knows_plan(r.event))}
-        refused = {r.offset: self._unknown_plan(r.event) for r in batch.requests if _identity(r) in unknown}
-        opened = opened._replace(fresh=[item for item in opened.fresh if _identity(item[0]) not in unknown])
+        opened = await open_batch(
+            connection, Worker.BILLING, batch.partition, batch.requests, lambda request: self._knows_plan(request.event)
+        )
+        self._misplaced.count(batch.partition, opened.foreign)
         decided = await decide(connection, opened, self._catalogue)
+        refused = {request.offset: self._unknown_plan(request.event) for request in opened.set_aside}
         answered = [request for request in batch.requests if request.offset not in refused]
         return Decision(messages_of(answer_all(opened, answered, decided), batch.partition), refused)
 
@@ -58,7 +58,3 @@ class BillingJob:
     async def recall(self, connection: Connection, partition: int, start: int, end: int) -> list[Message]:
         """Return from the books what was decided for the input offsets [start, end)."""
         return await recall_answers(connection, Worker.BILLING, partition, start, end)
-
-
-def _identity(request: Request[Any]) -> tuple[str, UUID, int]:
-    return request.account_id, request.request_id, request.fingerprint

@@ -1,7 +1,6 @@
 """The command `inmail`: every worker, and every question an operator asks. Each command calls one function."""
 
 from contextlib import aclosing
-from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
@@ -19,18 +18,17 @@ from schemas.catalogue import INPUT_TOPICS
 from schemas.results import DeadLetterReason
 from workers.billing import BillingJob
 from workers.commands import show
+from workers.commands.books import audit_command, balance, statement
 from workers.commands.local import demo, up
 from workers.commands.running import Exit, ask, fail, work
 from workers.commands.simulate import simulate
 from workers.commands.terminal import console, error_console
 from workers.expiry import ExpiryJob
 from workers.ledger.plans import load_catalogue
-from workers.ops.audit import audit
 from workers.ops.dead_letters import list_dead_letters, show_dead_letter
 from workers.ops.lag import read_lag
 from workers.ops.publish import Published, RecordTime, publish
 from workers.ops.results import in_order, read_results
-from workers.ops.statement import read_statement
 from workers.ops.topics import Change, apply_topics, plan_topics
 from workers.send import SendJob
 from workers.ticker import run_ticker
@@ -48,11 +46,12 @@ _EXIT_CODES = """Exit codes:
 
  0 done
 
- 1 the answer is no: the audit found something, an account is unknown, a line could not be published
+ 1 the answer is no: the audit found something, an account is unknown, a line could not be published, the demo \
+came out otherwise than told
 
  2 wrong usage or setting
 
- 3 Kafka or Postgres cannot be reached, refused, or is not set up
+ 3 Kafka or Postgres cannot be reached, refused, or is not set up; the local ones could not start, or one ended
 
  70 a broken invariant, or an unexpected end of a worker
 """
@@ -67,6 +66,9 @@ app.add_typer(dead_letters, name="dead-letters")
 app.command()(demo)
 app.command()(simulate)
 app.command()(up)
+app.command()(balance)
+app.command()(statement)
+app.command("audit")(audit_command)
 
 Json = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 
@@ -211,12 +213,13 @@ def results_command(  # noqa: PLR0913 - one parameter an option
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
     from_end: Annotated[bool, typer.Option("--from-end", help="Pass over what is there; follows.")] = False,
     letters: Annotated[bool, typer.Option("--dead-letters", help="Also the dead letters.")] = False,
+    ticks: Annotated[bool, typer.Option("--ticks", help="Also the ticks that booked nothing.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Write each event as it is, one on a line.")] = False,
 ) -> None:
     """Show what the workers answered, as downstream services read it."""
     out = console()
     following = follow or from_end
-    selection: dict[str, Any] = {"account": account, "request": request, "dead_letters": letters}
+    selection: dict[str, Any] = {"account": account, "request": request, "dead_letters": letters, "empty_ticks": ticks}
 
     async def run(settings: Settings) -> None:
         results = read_results(settings, **selection, follow=following, from_end=from_end)
@@ -228,34 +231,10 @@ def results_command(  # noqa: PLR0913 - one parameter an option
 
 
 @app.command()
-def statement(
-    account: Annotated[str, typer.Argument(help="The account's id.")],
-    as_of: Annotated[
-        datetime | None,
-        typer.Option(formats=["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S.%f%z"], help="2026-01-31T09:30:00Z"),
-    ] = None,
-    *,
-    json: Json = False,
-) -> None:
-    """Show what an account can spend, its lots, and every line that led there."""
-    found = ask(lambda settings: read_statement(settings, account, as_of))
-    _write_json(found) if json else show.show_statement(found)
-
-
-@app.command()
 def lag(*, json: Json = False) -> None:
     """Show how far the workers' answers are behind their input, in records and in time."""
     groups = ask(read_lag)
     _write_json([group.summary() for group in groups]) if json else show.show_lag(groups)
-
-
-@app.command("audit")
-def audit_command(*, json: Json = False) -> None:
-    """Check that the books balance: every credit, every row, every answer."""
-    found = ask(audit)
-    _write_json(found.summary()) if json else show.show_audit(found)
-    if not found.passed:
-        raise typer.Exit(Exit.NO)
 
 
 @dead_letters.command("list")

@@ -8,6 +8,7 @@ from workers.ledger.model import Worker
 from workers.ledger.movements import decide
 from workers.ledger.plans import Catalogue
 from workers.ledger.store import answer_all, open_batch
+from workers.misplaced import Misplaced
 
 __all__ = ["SendJob"]
 
@@ -21,6 +22,7 @@ class SendJob:
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
+        self._misplaced = Misplaced(self.topic)
 
     async def step(self, connection: Connection, batch: Batch) -> bool:  # noqa: ARG002
         """All is decided at once."""
@@ -29,6 +31,7 @@ class SendJob:
     async def decide(self, connection: Connection, batch: Batch) -> Decision:
         """Charge each paid send that finds a credit, take back what did not arrive; answer every request."""
         opened = await open_batch(connection, Worker.SEND, batch.partition, batch.requests)
+        self._misplaced.count(batch.partition, opened.foreign)
         decided = await decide(connection, opened, self._catalogue)
         return Decision(messages_of(answer_all(opened, batch.requests, decided), batch.partition), {})
 

@@ -5,6 +5,7 @@ or late changes nothing that matters.
 """
 
 import asyncio
+from typing import NoReturn
 from uuid import uuid4
 
 import structlog
@@ -17,25 +18,50 @@ from infra.settings import Settings
 from schemas.catalogue import EXPIRY_TICKS
 from schemas.envelope import encode
 from schemas.ticks import ExpiryTick, ExpiryTickData
+from workers.ops.records import partition_counts
 
 __all__ = ["run_ticker"]
 
+_STOP_SECONDS = 2.0
+
 
 async def run_ticker(settings: Settings, stop: asyncio.Event) -> None:
-    """Publish a tick to every partition each `tick_seconds` until `stop` is set."""
+    """Publish a tick to every partition each `tick_seconds` until `stop` is set.
+
+    A tick under way when it is has no claim to be finished: without a broker it would wait for one.
+
+    Raises:
+        NotSetUpError: when there is no topic of ticks.
+        KafkaError: when no broker can be reached at the start.
+
+    """
+    ticking = asyncio.create_task(_tick_on(settings))
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait([ticking, stopped], return_when=asyncio.FIRST_COMPLETED)
+    for task in (ticking, stopped):
+        task.cancel()
+    await asyncio.wait([ticking], timeout=2 * _STOP_SECONDS)
+    if ticking.done() and not ticking.cancelled():
+        ticking.result()
+
+
+async def _tick_on(settings: Settings) -> NoReturn:
     log = structlog.get_logger("inmail.ticker")
-    async with create_producer(settings, "inmail-ticker") as producer:
+    await partition_counts(settings, [EXPIRY_TICKS])  # aiokafka would look for it for 40 s
+    producer = create_producer(settings, "inmail-ticker")
+    await producer.start()
+    try:
         log.info("ticker_started", seconds=settings.tick_seconds)
-        while not stop.is_set():
+        while True:
             try:
                 partitions = await _tick(producer)
                 log.debug("ticked", partitions=partitions)
             except KafkaError as error:
                 log.warning("tick_failed", error=repr(error), again_in_seconds=settings.tick_seconds)
-            try:
-                await asyncio.wait_for(stop.wait(), settings.tick_seconds)
-            except TimeoutError:
-                continue
+            await asyncio.sleep(settings.tick_seconds)
+    finally:
+        # It would wait for a broker to take what is on its way.
+        await asyncio.wait([asyncio.create_task(producer.stop())], timeout=_STOP_SECONDS)
 
 
 async def _tick(producer: AIOKafkaProducer) -> int:

@@ -20,10 +20,13 @@ from infra.postgres import Pool, create_pool
 from infra.settings import Settings
 from workers.job import Job
 from workers.lane import Clients, Lane
+from workers.ops.records import count_partitions
 
 __all__ = ["Worker", "WorkerError", "run_worker", "stop_requested", "stop_with_parent"]
 
 _POLL_MILLISECONDS = 20
+_STOP_SECONDS = 5.0  # what an end may take beyond the drain
+_WATCH_SECONDS = 5.0
 
 Fetched = Mapping[TopicPartition, Sequence[ConsumerRecord]]
 
@@ -51,34 +54,66 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is unt
 
         Raises:
             LaneError: when a lane cannot go on.
-            WorkerError: when the drain did not end within its time.
+            WorkerError: when the drain, or the consumer, did not end within its time.
+            NotSetUpError: when the topic is gone.
             KafkaError: when the consumer failed for good.
 
         """
         self._consumer.subscribe([self._job.topic], listener=self)
         starting = asyncio.create_task(self._consumer.start())
         pump = asyncio.create_task(self._pump(starting, stop))
+        watch = asyncio.create_task(self._watch_topic())
         stopped = asyncio.create_task(stop.wait())
         try:
-            ends: set[asyncio.Future[Any]] = {pump, stopped, self._failed}
+            ends: set[asyncio.Future[Any]] = {pump, watch, stopped, self._failed}
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._stopping = True
             stop.set()
             starting.cancel()  # joining a group can take longer than a drain may
-            drained = await self._drain(self._lanes)
-            await asyncio.wait([pump], timeout=self._settings.drain_seconds)
-            await self._consumer.stop()
-            self._log.info("worker_stopped", drained=drained)
-        if self._failed.done():
-            self._failed.result()
-        if pump.done() and not pump.cancelled():
-            pump.result()
+            watch.cancel()
+            late = await self._end(pump)
+        for ended in (self._failed, watch, pump):
+            if ended.done() and not ended.cancelled():
+                ended.result()
+        if late is not None:
+            raise WorkerError(late)
+
+    async def _end(self, pump: asyncio.Task[None]) -> str | None:
+        """Drain, and leave the group, within the time for it; return what did not end, if anything."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + self._settings.drain_seconds
+        drained = await self._drain(self._lanes)
+        await asyncio.wait([pump], timeout=max(_STOP_SECONDS / 2, deadline - clock()))
+        stopping = asyncio.create_task(self._consumer.stop())
+        # Without lanes it may be about to join, which waits for every other member, and gives up nothing by an end.
+        seconds = max(_STOP_SECONDS, deadline - clock()) if self._lanes else _STOP_SECONDS / 2
+        await asyncio.wait([stopping], timeout=seconds)
+        self._log.info("worker_stopped", drained=drained, left_group=stopping.done())
         if not drained:
-            raise WorkerError(
+            return (
                 f"not drained within {self._settings.drain_seconds} s: what was stored and not published goes out"
                 " when the partition is assigned next"
             )
+        if self._lanes and not stopping.done():
+            return (
+                f"drained, but Kafka did not let the worker leave group {self._job.group}: the group goes on without"
+                f" it after {self._settings.session_seconds} s"
+            )
+        if stopping.done() and not stopping.cancelled() and (error := stopping.exception()) is not None:
+            self._log.warning("stop_failed", error=repr(error))
+        return None
+
+    async def _watch_topic(self) -> None:
+        """Raise NotSetUpError once the topic is gone: aiokafka would go on without partitions, and say nothing."""
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            if self._lanes and self._consumer.partitions_for_topic(self._job.topic):
+                continue
+            try:
+                await count_partitions(self._admin, [self._job.topic])
+            except (KafkaError, OSError, TimeoutError) as error:
+                self._log.debug("topic_not_seen", error=repr(error))
 
     async def _pump(self, starting: asyncio.Task[None], stop: asyncio.Event) -> None:
         """Move records from the consumer to the lanes that have room.
@@ -198,8 +233,24 @@ def stop_with_parent(stop: asyncio.Event) -> None:
 
 
 async def run_worker(job: Job, settings: Settings, stop: asyncio.Event) -> None:
-    """Run one worker with a pool of its own until `stop` is set."""
+    """Run one worker with a pool of its own until `stop` is set.
+
+    Raises:
+        NotSetUpError: when its topic does not exist.
+        LaneError, WorkerError, KafkaError: see `Worker.run`.
+
+    """
     async with contextlib.AsyncExitStack() as stack:
-        pool = await stack.enter_async_context(create_pool(settings))
         admin = await stack.enter_async_context(admin_client(settings))
+        await count_partitions(admin, [job.topic])  # aiokafka would look for it for 40 s
+        pool = await stack.enter_async_context(create_pool(settings))
+        stack.push_async_callback(_close_in_time, pool)
         await Worker(job, settings, pool, admin).run(stop)
+
+
+async def _close_in_time(pool: Pool) -> None:
+    """Close a pool politely, or by force where the database does not answer any more."""
+    try:
+        await asyncio.wait_for(pool.close(), _STOP_SECONDS)
+    except TimeoutError:
+        pool.terminate()

@@ -96,7 +96,7 @@ async def _compare_account(found: Differences, account: str, oracle: Books, book
     right, other = await oracle.account(account), await books.account(account)
     if right != other:
         found.problems.append(f"{account}: {right}, not {other}")
-        found.checks.append(f"{account}: level {right['level']}")
+        found.checks += [f"{account}: level {right['level']}", f"{account}: erased {write_value(right['erased'])}"]
     lots = list(zip(await oracle.lots(account), await books.lots(account), strict=False))
     for right, other in lots:
         names = [name for name in right if right[name] != other[name]]
@@ -117,11 +117,10 @@ async def _compare_account(found: Differences, account: str, oracle: Books, book
 def write_table(history: History, found: Differences, count: int) -> str:
     """Return the first entries of a history as a scenario, with what the oracle booked."""
     lines = ["scenario: found by a random history"]
-    now, catalogue = START, BASE_CATALOGUE
+    now = START
     for index, entry in enumerate(history.entries[:count]):
         if entry.catalogue:
-            lines += _catalogue_lines(catalogue, entry.catalogue)
-            catalogue = entry.catalogue
+            lines += _catalogue_lines(entry.catalogue)
             continue
         assert entry.input
         if entry.input.as_of != now:
@@ -132,19 +131,21 @@ def write_table(history: History, found: Differences, count: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _catalogue_lines(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    old, new = dict(_leaves(before)), dict(_leaves(after))
-    return [f"catalogue {path} = {_toml(value)}" for path, value in new.items() if old.get(path) != value]
-
-
-def _leaves(table: dict[str, Any], path: str = "") -> list[tuple[str, Any]]:
-    leaves = []
-    for name, value in table.items():
-        leaves += _leaves(value, f"{path}{name}.") if isinstance(value, dict) else [(path + name, value)]
-    return leaves
+def _catalogue_lines(catalogue: dict[str, Any]) -> list[str]:
+    """Return the lines that lead to a catalogue from the one that every scenario starts with."""
+    lines = ["catalogue reset"]
+    for name, value in catalogue.items():
+        before = BASE_CATALOGUE[name]
+        if isinstance(value, dict):
+            lines += [f"catalogue {name}.{key} = {_toml(v)}" for key, v in value.items() if before.get(key) != v]
+        elif before != value:
+            lines.append(f"catalogue {name} = {_toml(value)}")
+    return lines
 
 
 def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{name} = {_toml(inner)}" for name, inner in value.items()) + " }"
     return str(value).lower() if isinstance(value, bool) else f'"{value}"' if isinstance(value, str) else str(value)
 
 

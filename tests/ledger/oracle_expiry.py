@@ -29,8 +29,8 @@ def tick(terms: Terms, accounts: list[Account], request: Request, horizon: datet
         case = Case(terms, account, request, "expiry")
         pending = [lot for lot in account.lots if lot.cap_pending and lot.started(horizon)]
         answer.lots += book_ended(case, horizon)
-        apply_pending_caps(case, pending, horizon)
         tell_running_balances(case)
+        apply_pending_caps(case, pending, horizon)
         answer.credits -= sum(row.amount for row in case.rows if row.code == "expired")
         if case.rows:
             case.notice_after_all()
@@ -58,7 +58,7 @@ def apply_pending_caps(case: Case, pending: list[Lot], horizon: datetime) -> Non
 
 
 def tell_running_balances(case: Case) -> None:
-    """A tick's lines go on where the one before ended, down to what can be spent, so that a statement adds up."""
+    """Lines of expiry go on where the one before ended, down to what can be spent, so that a statement adds up."""
     balance = case.balance
     for row in reversed(case.rows):
         row.balance_after = balance

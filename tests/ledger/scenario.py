@@ -9,7 +9,7 @@
 A line is a command, then `->` and the rows it books (all of them, in order, separated by `;`), then checks, each after
 a `|`. A row is its code and its amount, unless that is 0, then any of its columns by name. The commands:
 
-    catalogue limits.paid_sends_per_day = 2     change the catalogue, which is catalogue.toml until then
+    catalogue limits.paid_sends_per_day = 2     change the catalogue, which is catalogue.toml until then; or `reset` it
     at 2030-01-31T12:00Z, advance 30d           move the clock; `at` can move it back
     send bob as first                           an event (`scenario_events.SYNTAX`); `as` names its request id
     again first                                 the same event once more: `-> repeat charged -1`
@@ -19,7 +19,8 @@ a `|`. A row is its code and its amount, unless that is 0, then any of its colum
 
 and the checks, at the clock's time:
 
-    balance 5;  lots 3 0 5 (what remains of each);  level 1;  lot 2 open yes until 2030-04-01;  booked lots 2 credits 5
+    balance 5;  lots 3 0 5 (what remains of each);  lot 2 open yes until 2030-04-01;  level 1;  erased no;
+    booked lots 2 credits 5 (what a tick answers)
 """
 
 import re
@@ -137,8 +138,8 @@ class _Reader:
     def read(self, place: str, line: str) -> None:
         """Read one line."""
         if line.startswith("catalogue "):
-            setting = line.removeprefix("catalogue ").partition(" #")[0]
-            self._catalogue = edited(self._catalogue, setting)
+            setting = line.removeprefix("catalogue ").partition(" #")[0].strip()
+            self._catalogue = BASE_CATALOGUE if setting == "reset" else edited(self._catalogue, setting)
             self._scenario.steps.append(Step(place, line, self._now, catalogue=self._catalogue))
             return
         command, rows, checks = _split(line)

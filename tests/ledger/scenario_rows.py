@@ -59,7 +59,7 @@ def value_of(row: dict[str, Any], name: str) -> Any:
     column = ALIASES.get(name, name)
     if column in row:
         return row[column]
-    return (row["details"] or {}).get(column)
+    return (row.get("details") or {}).get(column)
 
 
 def write_value(value: Any) -> str:
@@ -114,8 +114,8 @@ def read_checks(groups: list[list[str]]) -> list[tuple[str | None, list[str]]]:
     checks = []
     for words in groups:
         account = words.pop(0).removesuffix(":") if words and words[0].endswith(":") else None
-        if not words or words[0] not in {"balance", "lots", "lot", "level", "booked"}:
-            raise ValueError(f"expected a check (balance, lots, lot, level or booked), got {' '.join(words)!r}")
+        if not words or words[0] not in {"balance", "lots", "lot", "level", "erased", "booked"}:
+            raise ValueError(f"expected a check (balance, lots, lot, level, erased or booked), got {' '.join(words)!r}")
         checks.append((account, [words[0], *(read_value(word) for word in words[1:])]))
     return checks
 

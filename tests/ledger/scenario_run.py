@@ -61,8 +61,8 @@ async def _look(step: Step, books: Books, account: str, check: list[str], summar
     match what:
         case "balance":
             found = [str(await books.balance(account, step.now))]
-        case "level":
-            found = [str((await books.account(account))["level"])]
+        case "level" | "erased":
+            found = [write_value((await books.account(account))[what])]
         case "lots":
             found = [str(lot["remaining"]) for lot in await books.lots(account)]
         case "lot":

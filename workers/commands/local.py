@@ -1,26 +1,37 @@
 """The commands that bring their own Kafka and Postgres along. What they import only the extra `local` installs."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from workers.commands.running import ask
+from infra.settings import Settings
+from workers.commands.running import Exit, ask, fail
 
 __all__ = ["demo", "up"]
 
 
 def demo() -> None:
     """Play a story through real Kafka, real Postgres and all workers, and check what comes of every line."""
-    from workers.local.demo import run_demo  # noqa: PLC0415
+    from workers.local.demo import DemoError, run_demo  # noqa: PLC0415
 
-    ask(lambda _: run_demo())
+    async def run(_: Settings) -> None:
+        try:
+            await run_demo()
+        except DemoError as error:
+            raise fail(f"the demo did not come out as told: {error}", Exit.NO) from error
+
+    ask(run)
+
+
+def _port(server: str) -> Any:  # noqa: ANN401 - typer's own type is not public
+    return typer.Option(min=1024, max=65535, help=f"Of {server}; unless given, that of the first run or a free one.")
 
 
 def up(
-    data: Annotated[Path, typer.Option(help="Where data and logs are kept.")] = Path(".inmail"),
-    kafka_port: Annotated[int | None, typer.Option(min=1024, max=65535, help="A free one unless given.")] = None,
-    postgres_port: Annotated[int | None, typer.Option(min=1024, max=65535, help="A free one unless given.")] = None,
+    data: Annotated[Path, typer.Option(help="Where data, logs and the ports chosen are kept.")] = Path(".inmail"),
+    kafka_port: Annotated[int | None, _port("Kafka")] = None,
+    postgres_port: Annotated[int | None, _port("Postgres")] = None,
 ) -> None:
     """Run Kafka, Postgres and all workers in the foreground until Ctrl-C."""
     from workers.local.up import run_up  # noqa: PLC0415

@@ -15,6 +15,7 @@ from aiokafka.errors import KafkaConnectionError, KafkaError, NoBrokersAvailable
 from pydantic import PostgresDsn
 from rich.text import Text
 
+from infra.local.errors import LocalStackError
 from infra.log import configure_logging
 from infra.migrate import MigrationError
 from infra.postgres import is_transient
@@ -22,6 +23,7 @@ from infra.settings import Settings, SettingsError, load_settings
 from workers.commands.terminal import error_console
 from workers.lane import LaneError
 from workers.ledger.plans import CatalogueError
+from workers.local.processes import ChildError
 from workers.ops.books import is_unmigrated
 from workers.ops.dead_letters import NoSuchDeadLetterError
 from workers.ops.records import NotSetUpError
@@ -120,11 +122,14 @@ def _explain(error: Exception) -> tuple[Exit, str | None]:
             code, text = Exit.WRONG_USAGE, str(error)
         case asyncpg.ClientConfigurationError():
             code, text = Exit.WRONG_USAGE, f"INMAIL_DATABASE_URL: {error}"
+        case asyncpg.UndefinedObjectError() if "configuration parameter" in str(error):
+            # Postgres takes what stands behind the question mark, and the client does not know, for its settings.
+            code, text = Exit.WRONG_USAGE, f"INMAIL_DATABASE_URL: {error}"
         case OSError() if error.filename is not None:
             code, text = Exit.WRONG_USAGE, f"{error.filename}: {error.strerror}"
-        case NotSetUpError() | MigrationError():
+        case NotSetUpError() | MigrationError() | LocalStackError():
             code, text = Exit.UNREACHABLE, str(error)
-        case LaneError() | WorkerError():
+        case LaneError() | WorkerError() | ChildError():
             text = str(error)
         case KafkaError():
             code, text = Exit.UNREACHABLE, _explain_kafka(error)
@@ -144,6 +149,8 @@ def _explain_postgres(error: Exception) -> str | None:
     """Return what to say of a database that cannot be worked with; None of an error that is not of this kind."""
     if is_unmigrated(error):
         return f"the database is not that of this version ({error}): run `inmail migrate`"
+    if isinstance(error, asyncpg.DiskFullError):
+        return f"Postgres at {_database()} has no room left on its disk: {error}"
     if isinstance(error, _REFUSED):
         return f"Postgres at {_database()} refused: {error}"
     if is_transient(error):

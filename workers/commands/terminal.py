@@ -5,10 +5,14 @@ from datetime import UTC, datetime
 
 from rich import box
 from rich.console import Console
+from rich.control import Control
+from rich.segment import ControlType
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["console", "error_console", "instant", "table"]
+from infra.local.progress import Progress
+
+__all__ = ["Reporter", "console", "error_console", "instant", "table"]
 
 _PIPE_WIDTH = 10_000  # nothing is wrapped or cut for a program
 _NARROW = 125
@@ -24,6 +28,25 @@ def console() -> Console:
 def error_console() -> Console:
     """Return the console of standard error."""
     return Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+
+class Reporter:
+    """Tells what goes on. The steps of a long task share one line on a terminal; elsewhere a few of them are told."""
+
+    def __init__(self, out: Console) -> None:
+        self._out = out
+        self._begun = False  # whether the line above is one of a task's steps
+
+    def __call__(self, line: str) -> None:
+        """Tell a line."""
+        step = isinstance(line, Progress)
+        if self._out.is_terminal:
+            if step and self._begun:
+                self._out.control(Control((ControlType.CURSOR_UP, 1), (ControlType.ERASE_IN_LINE, 2)))
+            self._out.print(Text(line))
+        elif not isinstance(line, Progress) or line.ends_quarter:
+            self._out.print(Text(line))
+        self._begun = step
 
 
 def instant(time: datetime | str | None) -> str:

@@ -4,7 +4,7 @@ The caller owns the transaction. Whatever is decided here is final for its reque
 batch or years later, finds the first answer.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
@@ -37,6 +37,7 @@ class Opened(NamedTuple):
     accounts: dict[str, int]
     foreign: int  # accounts whose own partition is another one: their producer partitions differently
     fresh: list[Fresh]  # in input order
+    set_aside: list[Request[Any]]  # neither answered before nor to be decided
     answers: dict[tuple[Key, int], list[Entry]]  # by request and fingerprint
 
     def rows(self, requests: Iterable[Request[Any]]) -> list[tuple[Any, ...]]:
@@ -56,9 +57,17 @@ class Opened(NamedTuple):
 
 
 async def open_batch(
-    connection: Connection, worker: Worker, partition: int, requests: Sequence[Request[Event]]
+    connection: Connection,
+    worker: Worker,
+    partition: int,
+    requests: Sequence[Request[Event]],
+    is_decidable: Callable[[Request[Event]], bool] = lambda _: True,
 ) -> Opened:
-    """Lock the accounts of a batch and find what was answered before, in earlier batches or in this one."""
+    """Lock the accounts of a batch and find what was answered before, in earlier batches or in this one.
+
+    A request that is not decidable is set aside, unless it was answered before or its id is another one's: it leaves
+    no trace, so that it can be sent again.
+    """
     rows = await connection.fetch(
         "select account_id, account, partition from open_accounts($1, $2)",
         list({request.account_id for request in requests}),
@@ -83,13 +92,18 @@ async def open_batch(
         await _add_movements(connection, worker, partition, requests, answers)
 
     fresh = []
+    set_aside = []
     seen = set(answers)
     for request in requests:
         key = (request.account_id, request.request_id)
-        if (key, request.fingerprint) not in seen:
-            seen.add((key, request.fingerprint))
-            fresh.append((request, first.setdefault(key, request.fingerprint) != request.fingerprint))
-    return Opened(worker, partition, accounts, sum(row[2] != partition for row in rows), fresh, answers)
+        if (key, request.fingerprint) in seen:
+            continue
+        if key not in first and not is_decidable(request):
+            set_aside.append(request)
+            continue
+        seen.add((key, request.fingerprint))
+        fresh.append((request, first.setdefault(key, request.fingerprint) != request.fingerprint))
+    return Opened(worker, partition, accounts, sum(row[2] != partition for row in rows), fresh, set_aside, answers)
 
 
 async def _add_movements(

@@ -20,7 +20,7 @@ from infra.settings import RecordTime as TopicTime
 from infra.settings import Settings
 from schemas.results import DeadLettered
 from workers.commands import show
-from workers.commands.terminal import console
+from workers.commands.terminal import Reporter, console
 from workers.local.load import Load
 from workers.local.processes import Workers
 from workers.local.story import Chapter, Line, load_story
@@ -91,7 +91,7 @@ async def run_demo() -> None:
     out = console()
     began = monotonic()
     story = load_story(EXAMPLES)
-    stack = LocalStack(report=out.print)
+    stack = LocalStack(report=Reporter(out))
     await asyncio.to_thread(stack.start)
     try:
         settings = stack_settings(

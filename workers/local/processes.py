@@ -15,10 +15,11 @@ __all__ = ["WORKERS", "ChildError", "Workers", "environment"]
 WORKERS = ("send", "billing", "expiry", "ticker")
 
 _LAST_LINES = 15
+_BEYOND_DRAIN_SECONDS = 10  # a worker that cannot leave its group, or close its pool, says so and ends
 
 
 class ChildError(Exception):
-    """A worker ended by itself. The message has the last lines of its log and where the rest is."""
+    """A worker ended by itself, or not as it should. The message says where its log is."""
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -87,19 +88,26 @@ class Workers:
                     + "\n  ".join(lines)
                 )
 
-    def stop(self) -> dict[str, int]:
-        """Ask all to drain, wait for them, and return their exit codes. One that does not end in time is killed."""
+    def stop(self, seconds: float | None = None) -> dict[str, int]:
+        """Ask all to drain, wait for them, and return their exit codes. One that does not end in time is killed.
+
+        Args:
+            seconds: the time they have, together; what they need at most unless given.
+
+        """
         for process in self.running.values():
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
-        deadline = time.monotonic() + self._drain_seconds + 10
+        deadline = time.monotonic() + (self._drain_seconds + _BEYOND_DRAIN_SECONDS if seconds is None else seconds)
         codes = {}
         for name, process in self.running.items():
             try:
-                codes[name] = process.wait(max(0.1, deadline - time.monotonic()))
+                code = process.wait(max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 process.kill()
-                codes[name] = process.wait()
+                code = process.wait()
+            # The signal itself ends a worker only before it has begun, or after it has drained.
+            codes[name] = 0 if code == -signal.SIGTERM else code
             if process.stdin is not None:
                 process.stdin.close()
         for file in self._files:

@@ -1,21 +1,35 @@
 """`inmail up`: the stack and the workers in the foreground, their data kept, until Ctrl-C."""
 
 import asyncio
+import contextlib
+import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
+from rich.console import Console
+
+from infra.clock import utc_now
+from infra.local.errors import ServerError, StartInterruptedError
 from infra.local.stack import LocalStack
 from infra.migrate import migrate
 from infra.postgres import connect_database
 from infra.settings import Settings, load_settings
-from workers.commands.terminal import console
+from schemas.catalogue import SEND_REQUESTS
+from schemas.envelope import encode
+from schemas.sends import SendRequested, SendRequestedData
+from workers.commands.terminal import Reporter, console
 from workers.ledger.store import FUNCTIONS
-from workers.local.processes import Workers
+from workers.local.processes import ChildError, Workers
 from workers.ops.topics import apply_topics, plan_topics
 from workers.worker import stop_requested
 
 __all__ = ["prepare", "run_up", "stack_settings"]
 
 _CHECK_SECONDS = 0.5
+_CUT_SHORT_SECONDS = 3.0  # for workers whose Kafka or Postgres is gone: they cannot finish anything
 
 
 def stack_settings(stack: LocalStack, **more: object) -> Settings:
@@ -37,39 +51,119 @@ async def prepare(settings: Settings) -> list[str]:
 
 
 async def run_up(data_dir: Path, kafka_port: int | None, postgres_port: int | None) -> None:
-    """Run until SIGINT or SIGTERM, then drain the workers and stop the stack.
+    """Run until SIGINT or SIGTERM, then drain the workers and stop the stack. Either is obeyed at any time.
 
     Raises:
-        LocalStackError: when the stack cannot be started; the message says what to do.
-        ChildError: when a worker ended by itself.
+        LocalStackError: when the stack cannot be started, or a server ended; the message says what to do.
+        ChildError: when a worker ended by itself, or could not drain.
 
     """
     out = console()
     stop = stop_requested()
-    stack = LocalStack(data_dir, kafka_port, postgres_port, report=out.print)
-    await asyncio.to_thread(stack.start)
+    stack = LocalStack(data_dir, kafka_port, postgres_port, report=Reporter(out))
+    if not await _start(stack, stop):
+        out.print("stopped before it was up")
+        return
     try:
         settings = stack_settings(stack)
-        for line in await prepare(settings):
-            out.print(f"  {line}")
-        workers = Workers(settings, data_dir / "logs")
-        workers.start()
-        try:
-            out.print(f"\nKafka      {stack.kafka_bootstrap_servers}\nPostgres   {stack.database_url}")
-            out.print(f"Logs       {data_dir / 'logs'}\n\nIn another terminal:\n")
-            out.print(f"  export INMAIL_KAFKA_BOOTSTRAP_SERVERS={stack.kafka_bootstrap_servers}")
-            out.print(f"  export INMAIL_DATABASE_URL={stack.database_url}\n")
-            out.print("Ctrl-C drains the workers and stops everything; the data stays.")
-            while not stop.is_set():
-                workers.check()
-                try:
-                    await asyncio.wait_for(stop.wait(), _CHECK_SECONDS)
-                except TimeoutError:
-                    continue
-            out.print("\ndraining the workers ...")
-        finally:
-            codes = await asyncio.to_thread(workers.stop)
-        out.print(", ".join(f"{name} ended with {code}" for name, code in codes.items()))
+        preparing = asyncio.create_task(prepare(settings))
+        if await _watch(stop, stack.check, preparing):
+            for line in preparing.result():
+                out.print(f"  {line}")
+            await _work(stack, settings, data_dir, stop, out)
     finally:
         await asyncio.to_thread(stack.stop)
         out.print("stopped")
+
+
+async def _start(stack: LocalStack, stop: asyncio.Event) -> bool:
+    """Start the stack; tell whether it is up. It is not when `stop` came first."""
+    starting = asyncio.create_task(asyncio.to_thread(stack.start))
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait([starting, stopped], return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if not starting.done():
+        stack.interrupt()
+    with contextlib.suppress(StartInterruptedError):
+        await starting
+        return True
+    return False
+
+
+async def _watch(stop: asyncio.Event, check: Callable[[], None], task: "asyncio.Task[Any] | None" = None) -> bool:
+    """Wait until the task is done, or `stop` set; tell whether the task is. It is cancelled otherwise.
+
+    Raises whatever `check` raises meanwhile.
+    """
+    stopped = asyncio.create_task(stop.wait())
+    tasks = [stopped] if task is None else [stopped, task]
+    try:
+        while not any(each.done() for each in tasks):
+            check()
+            await asyncio.wait(tasks, timeout=_CHECK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        return task is not None and task.done()
+    finally:
+        for each in tasks:
+            each.cancel()
+        await asyncio.wait(tasks, timeout=_CUT_SHORT_SECONDS)
+
+
+async def _work(stack: LocalStack, settings: Settings, data_dir: Path, stop: asyncio.Event, out: Console) -> None:
+    """Run the workers until `stop` is set, and drain them."""
+    workers = Workers(settings, data_dir / "logs")
+
+    def check() -> None:
+        stack.check()  # first: a worker may end because a server did
+        workers.check()
+
+    workers.start()
+    drain_seconds: float | None = None
+    try:
+        out.print(_greeting(stack, data_dir), soft_wrap=True)
+        await _watch(stop, check)
+        out.print("\ndraining the workers ...")
+    except ServerError:
+        drain_seconds = _CUT_SHORT_SECONDS
+        raise
+    finally:
+        codes = await asyncio.to_thread(workers.stop, drain_seconds)
+    if failed := [name for name, code in codes.items() if code]:
+        raise ChildError("\n".join(f"{name} did not drain: see {workers.log(name)}" for name in failed))
+    out.print("all drained")
+
+
+def _greeting(stack: LocalStack, data_dir: Path) -> str:
+    """Return what somebody needs to use the stack from another terminal, ready to be pasted."""
+    servers = stack.kafka_bootstrap_servers
+    inmail = _command()
+    data = SendRequestedData(recipient_id="bob", relationship="none")
+    event = SendRequested.create(id=uuid4(), source="/terminal", subject="alice", time=utc_now(), data=data)
+    return f"""
+Kafka      {servers}
+Postgres   {stack.database_url}
+Logs       {data_dir / "logs"}
+Both ports are kept in {data_dir}: the next start uses them again while they are free.
+
+In another terminal:
+
+  export INMAIL_KAFKA_BOOTSTRAP_SERVERS={servers}
+  export INMAIL_DATABASE_URL={stack.database_url}
+  {inmail} results --follow
+
+A producer, if you have kcat:
+
+  echo 'alice:{encode(event).decode()}' |
+    kcat -P -b {servers} -t {SEND_REQUESTS} -K: -X partitioner=murmur2_random
+
+Ctrl-C drains the workers and stops everything; the data stays."""
+
+
+def _command() -> str:
+    """Return how this program is called from a shell in this folder."""
+    if shutil.which("inmail") is not None:
+        return "inmail"
+    beside = Path(sys.executable).with_name("inmail")
+    if not beside.is_file():
+        return f"{sys.executable} -m workers.cli"
+    here = Path.cwd()
+    return str(beside.relative_to(here) if beside.is_relative_to(here) else beside)

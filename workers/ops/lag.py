@@ -28,10 +28,21 @@ class PartitionLag:
     topic: str
     partition: int
     committed: int | None  # None: the group never committed one here
-    end: int  # of what is committed: an open transaction does not count
+    end: int
     records: int
     seconds: float  # age of the oldest unread record by broker time; 0 when there is none
     lost: int  # unread records that retention has taken
+    held: int  # unread records that nobody can read before an open transaction of their producer's ends
+
+    @property
+    def note(self) -> str:
+        """What is to be said of it besides the numbers, in a few words; empty when nothing is."""
+        notes = ["never committed"] if self.committed is None else []
+        if self.lost:
+            notes.append(f"retention took {self.lost:,}")
+        if self.held:
+            notes.append(f"an open transaction holds {self.held:,} back")
+        return ", ".join(notes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +59,11 @@ class GroupLag:
         return sum(each.records for each in self.partitions)
 
     @property
+    def held(self) -> int:
+        """Unread records that open transactions of producers hold back, in all partitions."""
+        return sum(each.held for each in self.partitions)
+
+    @property
     def seconds(self) -> float:
         """Age of the oldest unread record of all partitions."""
         return max((each.seconds for each in self.partitions), default=0.0)
@@ -59,12 +75,19 @@ class GroupLag:
 
     def summary(self) -> dict[str, object]:
         """Return all of it for JSON, the totals first."""
-        totals = {"records": self.records, "seconds": self.seconds, "never_committed": self.never_committed}
-        return {"group": self.group, "topic": self.topic, **totals, "partitions": self.partitions}
+        return {
+            "group": self.group,
+            "topic": self.topic,
+            "records": self.records,
+            "seconds": self.seconds,
+            "held": self.held,
+            "never_committed": self.never_committed,
+            "partitions": self.partitions,
+        }
 
 
 async def read_lag(settings: Settings) -> list[GroupLag]:
-    """Return the lag of every worker's group.
+    """Return the lag of every worker's group: against the end of all that was written, committed or not.
 
     Raises:
         NotSetUpError: when a topic does not exist.
@@ -77,9 +100,10 @@ async def read_lag(settings: Settings) -> list[GroupLag]:
     # Committed offsets first: the ends asked for afterwards are never below them.
     async with admin_client(settings) as admin:
         committed = {topic: await _committed(admin, groups[topic]) for topic in counts}
-    async with reader(settings) as consumer:
+    async with reader(settings) as stable, reader(settings, isolation_level="read_uncommitted") as consumer:
         consumer.assign(places)
         ends = await consumer.end_offsets(places)
+        readable = await stable.end_offsets(places)  # afterwards: what comes in between is not held back
         oldest = await consumer.beginning_offsets(places)
         starts = {place: max(committed[place.topic].get(place, 0), oldest[place]) for place in places}
         times = await _times(consumer, {place: starts[place] for place in places if starts[place] < ends[place]}, ends)
@@ -89,7 +113,8 @@ async def read_lag(settings: Settings) -> list[GroupLag]:
         partitions = []
         for place in partitions_of(topic, count):
             offset = committed[topic].get(place)
-            unread = max(0, ends[place] - (oldest[place] if offset is None else offset))
+            start = oldest[place] if offset is None else offset
+            unread = max(0, ends[place] - start)
             partitions.append(
                 PartitionLag(
                     groups[topic],
@@ -100,6 +125,7 @@ async def read_lag(settings: Settings) -> list[GroupLag]:
                     unread,
                     max(0.0, (now - times[place]).total_seconds()) if place in times else 0.0,
                     0 if offset is None else max(0, oldest[place] - offset),
+                    min(unread, max(0, ends[place] - readable[place])),
                 )
             )
         lags.append(GroupLag(groups[topic], topic, tuple(partitions)))

@@ -15,6 +15,7 @@ from infra.clock import from_milliseconds
 from infra.kafka import partition_of
 from infra.settings import Settings
 from schemas.catalogue import CREDIT_EVENTS, DEAD_LETTERS, SEND_RESULTS
+from schemas.results import TickDecided
 from workers.ops.records import partition_counts, read_records
 
 __all__ = ["Result", "in_order", "read_results"]
@@ -44,6 +45,11 @@ class Result:
         body: dict[str, Any] = self.event["data"]
         return body
 
+    @property
+    def is_empty_tick(self) -> bool:
+        """Whether it is the answer to a tick that found nothing to book, as most are."""
+        return self.event["type"] == TickDecided.type_name() and self.data["code"] == "booked" and not self.data["lots"]
+
 
 async def read_results(  # noqa: PLR0913 - each is one independent choice of the reader
     settings: Settings,
@@ -51,6 +57,7 @@ async def read_results(  # noqa: PLR0913 - each is one independent choice of the
     account: str | None = None,
     request: UUID | None = None,
     dead_letters: bool = False,
+    empty_ticks: bool = True,
     follow: bool = False,
     from_end: bool = False,
 ) -> AsyncGenerator[Result, None]:
@@ -64,6 +71,7 @@ async def read_results(  # noqa: PLR0913 - each is one independent choice of the
         account: only what is about this account.
         request: only the answers to this request and the movements it caused.
         dead_letters: also the dead letters (of the account, if one is given; they name no request).
+        empty_ticks: also the answers to ticks that booked nothing (that of the request, if one is given, in any case).
         follow: go on for ever.
         from_end: pass over what is there already.
 
@@ -83,7 +91,11 @@ async def read_results(  # noqa: PLR0913 - each is one independent choice of the
             if account is not None and record.key != account.encode():
                 continue
             result = _result(record)
-            if request is None or result.data.get("request_id") == str(request):
+            if request is None:
+                wanted = empty_ticks or not result.is_empty_tick
+            else:
+                wanted = result.data.get("request_id") == str(request)
+            if wanted:
                 yield result
 
 

@@ -10,6 +10,7 @@ from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import (
+    CommitFailedError,
     CoordinatorLoadInProgressError,
     GroupCoordinatorNotAvailableError,
     NotCoordinatorForGroupError,
@@ -24,12 +25,13 @@ __all__ = ["Change", "TopicsError", "apply_topics", "plan_topics"]
 
 _DAY_MS = 24 * 3600 * 1000
 _OF_TOPIC = 1  # source of a setting
+_WORKING = "Stable"  # a group whose members work
 _COORDINATOR_SECONDS = 30.0
 _UNPUBLISHED_AT_MOST = 2 * 10_000  # records: one batch being decided, one being published, as large as they may be
 
 
 class TopicsError(Exception):
-    """A topic differs in a way that cannot be changed without losing the order of accounts."""
+    """The cluster cannot be made as it should be: the order of accounts would be lost, or it refuses a step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,8 @@ async def plan_topics(settings: Settings) -> list[Change]:
         for topic in TOPICS:
             config = wanted_config(topic, settings)
             if topic not in existing:
-                text = f"create with {settings.topic_partitions} partitions, {settings.topic_replication} replicas"
+                partitions = _count(settings.topic_partitions, "partition")
+                text = f"create with {partitions}, {_count(settings.topic_replication, 'replica')}"
                 changes.append(Change("create", topic, text, config))
                 continue
             if existing[topic] != settings.topic_partitions:
@@ -127,7 +130,7 @@ async def _plan_groups(settings: Settings, admin: AIOKafkaAdminClient, existing:
         missing = [place for place in places if known.get(place) is None]
         resumed = {place: max(0, read[place] - _UNPUBLISHED_AT_MOST) for place in missing if place in read}
         if missing:
-            text = f"start group {group} at the oldest record of {len(missing) - len(resumed)} partitions"
+            text = f"start group {group} at the oldest record of {_count(len(missing) - len(resumed), 'partition')}"
             if resumed:
                 text += f", near the end of the books of {len(resumed)}"
             starts = {place.partition: resumed.get(place, 0) for place in missing}
@@ -175,9 +178,9 @@ async def apply_topics(settings: Settings, changes: list[Change]) -> None:
             elif change.kind == "set":
                 resource = ConfigResource(ConfigResourceType.TOPIC, change.topic, configs=dict(change.config or {}))
                 await admin.alter_configs([resource])
-    for change in changes:
-        if change.kind == "start":
-            await _start_group(settings, change)
+        for change in changes:
+            if change.kind == "start":
+                await _start_group(settings, admin, change)
 
 
 async def _create(admin: AIOKafkaAdminClient, change: Change, settings: Settings) -> None:
@@ -193,10 +196,35 @@ async def _create(admin: AIOKafkaAdminClient, change: Change, settings: Settings
             raise TopicsError(f"{change.topic} could not be created: {message or f'error {code}'}")
 
 
-async def _start_group(settings: Settings, change: Change) -> None:
+async def _start_group(settings: Settings, admin: AIOKafkaAdminClient, change: Change) -> None:
     """Commit offsets for partitions where the group has none. Refused by the broker while members live."""
+    group = change.group or ""
     starts = {TopicPartition(change.topic, number): offset for number, offset in (change.starts or {}).items()}
-    async with reader(settings, change.group) as consumer:
+    deadline = monotonic() + _COORDINATOR_SECONDS
+    async with reader(settings, group) as consumer:
         oldest = await consumer.beginning_offsets(list(starts))
         consumer.assign(list(starts))
-        await consumer.commit({place: max(oldest[place], offset) for place, offset in starts.items()})
+        while True:
+            try:
+                await consumer.commit({place: max(oldest[place], offset) for place, offset in starts.items()})
+            except CommitFailedError as error:
+                state, members = await _group_state(admin, group)
+                if state == _WORKING or monotonic() > deadline:
+                    raise TopicsError(
+                        f"group {group} could not be started, it is {state} with {_count(members, 'member')}: stop its"
+                        f" workers first (one that was killed counts for {settings.session_seconds:.0f} s)"
+                    ) from error
+                await asyncio.sleep(0.2)  # members that are gone are being counted out
+            else:
+                return
+
+
+async def _group_state(admin: AIOKafkaAdminClient, group: str) -> tuple[str, int]:
+    """Return what the group's coordinator says that it is doing, and of how many members it knows."""
+    (response,) = await admin.describe_consumer_groups([group])
+    _, _, state, _, _, members = response.groups[0][:6]
+    return state, len(members)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

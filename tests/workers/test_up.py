@@ -1,0 +1,220 @@
+"""The stack and the workers in the foreground: what is said, what is kept, and how all of it ends."""
+
+import asyncio
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from time import monotonic
+
+import psutil
+import pytest
+from rich.console import Console
+
+from infra.kafka import admin_client
+from infra.local.progress import Progress
+from infra.local.stack import LocalStack
+from infra.settings import Settings
+from tests.workers.wire import eventually
+from workers.commands.running import Exit
+from workers.commands.terminal import Reporter
+from workers.local.processes import Workers
+from workers.local.up import prepare, stack_settings
+
+Up = Callable[[], subprocess.Popen[str]]
+
+READY = "Ctrl-C drains"
+SECONDS = 60
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Up]:
+    """Start `inmail up` on the test's own data directory; what a test leaves running is ended."""
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("INMAIL_")}
+    with ExitStack() as running:
+
+        def start() -> subprocess.Popen[str]:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "workers.cli", "up", "--data", str(tmp_path / "data")],
+                env=variables | {"INMAIL_TOPIC_PARTITIONS": "2"},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            running.enter_context(process)
+            running.callback(process.kill)
+            return process
+
+        yield start
+
+
+def _read_to(process: subprocess.Popen[str], start: str) -> str:
+    """Return what a process says, up to and with the line that begins so."""
+    assert process.stdout is not None
+    said = ""
+    for line in process.stdout:
+        said += line
+        if line.startswith(start):
+            return said
+    raise AssertionError(f"it ended without {start!r}:\n{said}")
+
+
+def _end(process: subprocess.Popen[str]) -> tuple[int, str, float]:
+    """Return how a process ends, what it says until then, and how long that takes."""
+    began = monotonic()
+    said, _ = process.communicate(timeout=SECONDS)
+    return process.returncode, said, monotonic() - began
+
+
+def test_it_runs_until_it_is_interrupted_and_says_how_to_use_it(up: Up) -> None:
+    """Addresses to export, a line for kcat, the command as it is called here; and after that the workers drain."""
+    process = up()
+    said = _read_to(process, READY)
+    process.send_signal(signal.SIGINT)
+
+    (servers,) = re.findall(r"export INMAIL_KAFKA_BOOTSTRAP_SERVERS=(\S+)", said)
+    assert re.search(r"export INMAIL_DATABASE_URL=postgresql://\S+/inmail\n", said)
+    assert re.search(r"^  \S*inmail results --follow$|-m workers.cli results --follow$", said, re.MULTILINE)
+    assert f"kcat -P -b {servers} -t inmail.send-requests -K: -X partitioner=murmur2_random\n" in said
+    code, rest, _ = _end(process)
+    assert (Exit.DONE, "\ndraining the workers ...\nall drained\nstopped\n") == (code, rest)
+
+
+def test_its_ports_are_those_of_the_first_run_and_a_dead_broker_ends_it(up: Up) -> None:
+    """What was exported once stays valid; and a server that died is named, with its log, soon."""
+    first = up()
+    exports = re.findall(r"export \S+", _read_to(first, READY))
+    first.terminate()
+    assert Exit.DONE == _end(first)[0]
+    second = up()
+
+    assert exports == re.findall(r"export \S+", _read_to(second, READY))
+    (broker,) = [p for p in psutil.Process(second.pid).children(recursive=True) if "kafka.Kafka" in p.cmdline()]
+    broker.kill()
+    code, said, seconds = _end(second)
+    assert Exit.UNREACHABLE == code
+    assert re.search(r"inmail: Kafka ended with code -9. Log: \S+/kafka.log\n  .*INFO", said)
+    assert "Traceback" not in said
+    assert seconds < 20
+
+
+def test_an_interrupt_while_it_starts_is_obeyed_at_once(up: Up) -> None:
+    """The servers that were being started end too, and the next start finds nothing amiss."""
+    process = up()
+    _read_to(process, "Starting")
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.terminate()
+
+    code, said, seconds = _end(process)
+
+    assert (Exit.DONE, "stopped before it was up") == (code, said.splitlines()[-1])
+    assert seconds < 10
+    assert not any(child.is_running() for child in children)
+
+
+@pytest.fixture
+async def own(tmp_path: Path) -> AsyncIterator[tuple[LocalStack, Settings, Workers]]:
+    """Workers on a stack that the test may break."""
+    with LocalStack() as stack:
+        settings = stack_settings(
+            stack, topic_partitions=2, session_seconds=6, transaction_seconds=5, tick_seconds=1, log_format="json"
+        )
+        await prepare(settings)
+        workers = Workers(settings, tmp_path)
+        workers.start()
+        try:
+            await _begun(workers, "send", "lane_open", 2)
+            await _begun(workers, "ticker", "ticker_started", 1)
+            yield stack, settings, workers
+        finally:
+            await asyncio.to_thread(workers.stop, 5)
+
+
+async def _begun(workers: Workers, name: str, event: str, times: int) -> None:
+    async def said() -> bool:
+        workers.check()
+        return workers.log(name).read_text().count(f'"event": "{event}"') >= times
+
+    await eventually(said, f"{name}: {event}")
+
+
+async def test_workers_whose_broker_is_gone_end_when_told_to(own: tuple[LocalStack, Settings, Workers]) -> None:
+    """In order, soon, and without the clients' own cancellations coming through as an answer."""
+    stack, _, workers = own
+    stack.kill_kafka()
+    began = monotonic()
+
+    codes = await asyncio.to_thread(workers.stop)
+
+    assert monotonic() - began < 15
+    assert {"send": 0, "billing": 0, "expiry": 0, "ticker": 0} == codes
+
+
+async def test_workers_whose_broker_does_not_answer_say_so_and_end_in_time(
+    own: tuple[LocalStack, Settings, Workers],
+) -> None:
+    """A frozen broker takes no leave; the time to drain is all that they give it."""
+    stack, settings, workers = own
+    os.kill(stack.kafka_pid, signal.SIGSTOP)
+    began = monotonic()
+    try:
+        codes = await asyncio.to_thread(workers.stop)
+    finally:
+        os.kill(stack.kafka_pid, signal.SIGCONT)
+
+    assert monotonic() - began < settings.drain_seconds + 10
+    assert (Exit.BROKEN, 0) == (codes["send"], codes["ticker"])
+    said = workers.log("send").read_text()
+    assert "Traceback" not in said
+    assert said.splitlines()[-1].startswith("inmail: drained, but Kafka did not let the worker leave group inmail-send")
+
+
+async def test_a_worker_whose_topic_is_gone_says_what_to_run(own: tuple[LocalStack, Settings, Workers]) -> None:
+    """When it is deleted under a worker, and when one is started without it: neither waits in silence."""
+    _, settings, workers = own
+    async with admin_client(settings) as admin:
+        await admin.delete_topics(["inmail.send-requests"])
+
+    for _ in range(2):
+        assert Exit.UNREACHABLE == await asyncio.to_thread(workers.running["send"].wait, SECONDS)
+        said = workers.log("send").read_text().splitlines()[-1]
+        assert said == "inmail: Kafka has no topic inmail.send-requests: run `inmail topics apply`"
+        workers.log("send").write_text("")
+        workers.replace_killed("send")
+
+
+def test_workers_told_to_end_before_they_have_begun_have_ended_in_order(tmp_path: Path) -> None:
+    """They have nothing to drain: the signal that ends them is no failure."""
+    workers = Workers(Settings(), tmp_path, ("ticker",))
+    workers.start()
+
+    assert {"ticker": 0} == workers.stop()
+
+
+STEPS = [Progress(f"{number} of 46", number, 46) for number in range(1, 47)]
+
+
+def test_a_pipe_is_told_a_few_steps_of_a_long_task() -> None:
+    """A line each, as lines stay; and what is no step is told in any case."""
+    out = io.StringIO()
+    report = Reporter(Console(file=out, width=80))
+    for line in ["begun", *STEPS, "done"]:
+        report(line)
+
+    assert ["begun", "12 of 46", "23 of 46", "35 of 46", "46 of 46", "done"] == out.getvalue().splitlines()
+
+
+def test_on_a_terminal_the_steps_of_a_long_task_share_a_line() -> None:
+    """Each takes the place of the one before it, and of nothing else."""
+    out = io.StringIO()
+    report = Reporter(Console(file=out, width=80, force_terminal=True))
+    for line in ["begun", *STEPS[:3], "done"]:
+        report(line)
+
+    back = "\x1b[1A\x1b[2K"
+    assert f"begun\n1 of 46\n{back}2 of 46\n{back}3 of 46\ndone\n" == out.getvalue()

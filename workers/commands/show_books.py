@@ -1,0 +1,112 @@
+"""How the books look on a terminal: balances, statements, audits."""
+
+from rich.console import Console
+from rich.text import Text
+
+from workers.commands.styles import BAD, DIM, GOOD, NEWS, WARN, count_of
+from workers.commands.terminal import console, instant, table
+from workers.ops.audit import Audit, Totals
+from workers.ops.balance import Balance
+from workers.ops.statement import Line, Statement
+
+__all__ = ["show_audit", "show_balance", "show_statement"]
+
+_LOT_STYLES = {"available": GOOD, "later": NEWS}
+_WHOSE = {"given": "as asked for", "clock": "this machine's time", "last_entry": "the time of its last entry"}
+
+
+def show_balance(balance: Balance) -> None:
+    """Show an account's balance, what of it expires when, and its lots."""
+    out = console()
+    head = Text.assemble((balance.account_id, "bold"), " can spend ")
+    out.print(head.append(count_of(balance.balance, "credit"), style="bold green"), soft_wrap=True)
+    out.print(Text(f"at {instant(balance.as_of)}, {_WHOSE[balance.chosen]}", style=DIM))
+    for number, (expires_at, amount) in enumerate(balance.expiring):
+        out.print(f"  {amount:,}{' more' if number else ''} expire by {instant(expires_at)}")
+    _show_caveats(balance, out)
+    out.print()
+    lots = [
+        (
+            lot.lot,
+            Text(lot.state, style=_LOT_STYLES.get(lot.state, DIM)),
+            f"{lot.remaining} of {lot.granted}",
+            lot.origin,
+            lot.plan or "",
+            instant(lot.granted_at),
+            instant(lot.expires_at),
+        )
+        for lot in balance.lots
+    ]
+    out.print(table(["lot", "state", "left", "origin", "plan", "from", "until"], lots, "lot,left"))
+
+
+def _show_caveats(balance: Balance, out: Console) -> None:
+    """Say what the figures alone would not."""
+    if balance.erased_at is not None:
+        out.print(Text(f"  erased at {instant(balance.erased_at)}: it gets and spends nothing", style=BAD))
+    for lot in balance.lots:
+        if lot.cap_to_come is not None:
+            text = (
+                f"  once lot {lot.lot} begins, subscription {lot.subscription_id} keeps {lot.cap_to_come} at most:"
+                " a tick takes the rest"
+            )
+            out.print(Text(text, style=WARN), soft_wrap=True)
+    if balance.overtaken:
+        text = (
+            f"  {count_of(balance.overtaken, 'line')} of up to then were booked after one of a later time: this balance"
+            " goes by the lines' times, the lines' own balances by the order in which they were booked"
+        )
+        out.print(Text(text, style=WARN), soft_wrap=True)
+
+
+def show_statement(statement: Statement) -> None:
+    """Show an account's statement."""
+    show_balance(statement)
+    out = console()
+    out.print()
+    lines = [_line(line) for line in statement.lines]
+    out.print(
+        table(["#", "time", "what", "amount", "lot", "balance", "request", "why"], lines, "#,amount,lot", "request")
+    )
+
+
+def _line(line: Line) -> tuple[str | int, ...]:
+    return (
+        line.sequence,
+        instant(line.as_of),
+        line.code,
+        f"{line.amount:+d}" if line.amount else "",
+        line.lot or "",
+        f"{line.balance_before} -> {line.balance_after}",
+        str(line.request_id),
+        line.reason,
+    )
+
+
+def show_audit(audit: Audit) -> None:
+    """Show what an audit found."""
+    out = console()
+    totals = audit.totals
+    counts = ((totals.accounts, "account"), (totals.lots, "lot"), (totals.rows, "journal row"))
+    out.print(", ".join(count_of(number, what) for number, what in counts))
+    out.print(_equation(totals), soft_wrap=True)
+    out.print()
+    for finding in audit.findings:
+        mark = (f"{finding.count:,} x ", BAD) if finding.count else ("ok ", GOOD)
+        out.print(Text.assemble(mark, (finding.name, "bold"), f": {finding.promise}"))
+        for example in finding.examples:
+            out.print(Text(f"     {' '.join(filter(None, (example.account, example.place)))}: {example.found}"))
+        if (more := finding.count - len(finding.examples)) > 0:
+            out.print(f"     ... and {more:,} more")
+    verdict = ("The books balance.", "bold green") if audit.passed else ("The books do not balance.", BAD)
+    out.print(Text.assemble("\n", verdict))
+
+
+def _equation(totals: Totals) -> Text:
+    """Return the whole book in one line: where every credit that was granted is now."""
+    sign, style = ("=", GOOD) if totals.balanced else ("is not", BAD)
+    parts = (
+        f"{totals.spent:,} spent - {totals.reversed:,} reversed + {totals.expired:,} expired"
+        f" + {totals.voided:,} voided + {totals.forfeited:,} forfeited + {totals.remaining:,} remaining"
+    )
+    return Text(f"{totals.granted:,} granted {sign} {parts}", style=style)

@@ -1,0 +1,369 @@
+-- What must hold of the journal, and of ticks and lanes beside it. `audit_lots.sql` says how these files are read.
+--
+-- Codes that move nothing are not listed, so that a new refusal needs no line here.
+
+-- sequence_is_gap_free: an account's journal rows are 1 to its sequence; the first that is not as it should be
+with j as (
+    select
+        account,
+        count(*) as n,
+        min(sequence) as low,
+        max(sequence) as high
+    from journal
+    group by account
+)
+
+select
+    x.account,
+    'sequence ' || coalesce(
+        (
+            select min(r.number)
+            from (
+                select
+                    journal.sequence,
+                    row_number() over (order by journal.sequence) as number
+                from journal
+                where journal.account = x.account
+            ) as r
+            where r.sequence <> r.number
+        ), least(x.sequence, coalesce(j.n, 0)) + 1
+    ) as place,
+    coalesce(j.n, 0) || ' rows, ' || coalesce(j.low, 0) || ' to ' || coalesce(j.high, 0) || ', of ' || x.sequence
+        as found
+from accounts as x
+left join j on x.account = j.account
+where coalesce(j.n, 0) <> x.sequence or coalesce(j.high, 0) <> x.sequence or coalesce(j.low, 1) <> 1;
+
+-- row_has_its_account: every journal row belongs to an account
+select
+    x.account,
+    'sequence ' || min(x.sequence) as place,
+    count(*) || ' rows' as found
+from journal as x
+where
+    not exists (
+        select from accounts as a
+        where a.account = x.account
+    )
+group by x.account;
+
+-- row_has_its_lot: every journal row that names a lot or moves credits has a lot that exists
+select
+    x.account,
+    'sequence ' || x.sequence as place,
+    coalesce('lot ' || x.lot, 'no lot') as found
+from journal as x
+where (x.lot is not null or x.amount <> 0) and not exists (
+    select from lots as l
+    where l.account = x.account and l.lot = x.lot
+);
+
+-- charge_takes_one_credit: a charged send took one credit of a lot, and says whom it was for
+select
+    x.account,
+    'sequence ' || x.sequence as place,
+    'amount ' || x.amount || ', ' || coalesce('lot ' || x.lot, 'no lot') || ', '
+    || coalesce('to ' || x.recipient_id, 'to nobody') as found
+from journal as x
+where x.code = 'charged' and (x.lot is null or x.amount <> -1 or x.recipient_id is null);
+
+-- row_moves_as_its_code: no outcome is without its entry, nor an entry without: what gives, takes, names a lot, or not
+select
+    x.account,
+    'sequence ' || x.sequence as place,
+    x.code || ' ' || x.amount || coalesce(' of lot ' || x.lot, '') as found
+from journal as x
+where
+    not case
+        when x.code = 'granted' then x.amount > 0
+        when x.code = 'reversed' then x.amount = 1
+        when x.code in ('charged', 'expired', 'adjusted', 'forfeited', 'cap_forfeited') then x.amount < 0
+        when x.code = 'voided' then x.amount <= 0
+        else x.amount = 0
+    end
+    or (x.lot is not null) <> (
+        x.code in (
+            'granted', 'reversed', 'charged', 'expired', 'adjusted', 'forfeited', 'cap_forfeited', 'voided',
+            'lot_ended', 'expiring_soon'
+        )
+    );
+
+-- row_answers_as_its_code: expiries, forfeits and notices are no answers, ticks book nothing else, all else answers
+select
+    x.account,
+    'sequence ' || x.sequence as place,
+    x.code || ' by ' || x.worker || case when x.is_answer then ' as an answer' else ' as no answer' end as found
+from journal as x
+where
+    case
+        when x.code in ('granted', 'voided', 'adjusted') then false
+        else x.is_answer = (
+            x.code in ('expired', 'forfeited', 'cap_forfeited', 'low', 'exhausted', 'expiring_soon')
+        )
+    end
+    or (x.worker <> 'expiry' and x.code in ('expired', 'expiring_soon'))
+    or (x.worker = 'expiry' and x.code not in ('expired', 'expiring_soon', 'cap_forfeited', 'low', 'exhausted'));
+
+-- row_is_within_its_lot: a lot pays and gets back only while it lives, is closed before its end, and expires after it
+with at as (
+    select
+        j.account,
+        j.sequence,
+        j.code,
+        j.lot,
+        j.lot_expires_at,
+        coalesce(t.horizon, j.as_of) as moment -- what a tick does, it does by its horizon
+    from journal as j
+    left join ticks as t
+        on
+            j.worker = 'expiry' and j.source_partition = t.partition
+            and j.request_id = t.request_id and j.fingerprint = t.fingerprint
+    where j.lot is not null
+)
+
+select
+    x.account,
+    'sequence ' || x.sequence as place,
+    x.code || ' by ' || x.moment || ', lot ' || x.lot || ' from ' || l.granted_at || ' to ' || x.lot_expires_at
+    || ' or at most ' || l.full_expires_at as found
+from at as x
+inner join lots as l on x.account = l.account and x.lot = l.lot
+where
+    x.lot_expires_at < l.granted_at or x.lot_expires_at > l.full_expires_at
+    or case
+        when x.code = 'expired' then x.moment < x.lot_expires_at
+        when x.code in ('charged', 'adjusted', 'cap_forfeited', 'expiring_soon')
+            then x.moment < l.granted_at or x.moment >= x.lot_expires_at
+        when x.code in ('reversed', 'voided', 'forfeited') then x.moment >= x.lot_expires_at
+        when x.code = 'lot_ended' then l.open and x.moment < x.lot_expires_at
+        else false
+    end;
+
+-- balance_adds_up: a row changes the balance by what it moves, if its lot can be spent at that instant
+select
+    x.account,
+    'sequence ' || x.sequence as place,
+    x.code || ' ' || x.amount || ', balance ' || x.balance_before || ' to ' || x.balance_after as found
+from journal as x
+left join lots as l on x.account = l.account and x.lot = l.lot
+where not case x.code
+    when 'expired' then x.balance_after - x.balance_before = x.amount -- told as if it had lived until then
+    when 'cancelled' then x.balance_after <= x.balance_before
+    when 'cancellation_taken_back' then x.balance_after >= x.balance_before
+    else x.balance_after - x.balance_before = case
+        when l.granted_at <= x.as_of and x.as_of < x.lot_expires_at then x.amount
+        else 0
+    end
+end;
+
+-- balance_is_carried: at one instant, a row's balance is the one that the row before it left
+select
+    x.account,
+    'sequence ' || x.sequence as place,
+    'balance ' || x.balance_before || ' after ' || x.carried as found
+from (
+    select
+        account,
+        sequence,
+        code,
+        as_of,
+        balance_before,
+        lag(balance_after) over rows_ as carried,
+        lag(as_of) over rows_ as as_of_before
+    from journal
+    window rows_ as (partition by account order by sequence)
+) as x
+where
+    x.as_of = x.as_of_before
+    -- A line of a tick's step counts what that step takes, which the balance before it no longer did.
+    and case when x.code = 'expired' then x.balance_before < x.carried else x.balance_before <> x.carried end;
+
+-- balance_is_its_lots: the balance that an account's newest row left is what its lots hold for that instant
+select
+    x.account,
+    'sequence ' || x.sequence as place,
+    'balance ' || x.balance_after || ' at ' || x.as_of || ', the lots hold ' || coalesce(sum(l.remaining), 0) as found
+from accounts as a
+inner join journal as x on a.account = x.account and a.sequence = x.sequence
+left join lots as l on a.account = l.account and x.as_of >= l.granted_at and x.as_of < l.expires_at
+group by x.account, x.sequence, x.balance_after, x.as_of
+having x.balance_after <> coalesce(sum(l.remaining), 0);
+
+-- request_has_one_outcome: a request id has one answer that is not a conflict, and no conflict without it
+select
+    x.account,
+    'request ' || x.request_id as place,
+    x.answers || ' answers, the last by sequence ' || x.sequence as found
+from (
+    select
+        account,
+        request_id,
+        count(*) filter (where code <> 'key_conflict') as answers,
+        max(sequence) as sequence
+    from journal
+    where is_answer
+    group by account, request_id
+) as x
+where x.answers <> 1;
+
+-- record_has_one_answer: an input record was answered at most once
+select
+    min(x.account) as one_account,
+    x.worker || ' ' || x.source_partition || '/' || x.source_offset as place,
+    count(*) || ' answers' as found
+from journal as x
+where x.is_answer
+group by x.worker, x.source_partition, x.source_offset
+having count(*) > 1;
+
+-- movement_has_its_cause: a row that is no answer names the answer that caused it, or the tick, read from one record
+select
+    x.account,
+    'sequence ' || x.sequence as place,
+    x.code || ' names request ' || x.request_id || ' of ' || x.worker || ' ' || x.source_partition || '/'
+    || x.source_offset || ', there is '
+    || coalesce(c.code || ' at sequence ' || c.sequence, 'a tick at ' || t.source_offset, 'none') as found
+from journal as x
+left join journal as c
+    on
+        x.worker <> 'expiry' and c.is_answer and x.account = c.account
+        and x.request_id = c.request_id and x.fingerprint = c.fingerprint
+left join ticks as t
+    on
+        x.worker = 'expiry' and x.source_partition = t.partition
+        and x.request_id = t.request_id and x.fingerprint = t.fingerprint
+where not x.is_answer and (
+    (x.source_offset, x.as_of) is distinct from (coalesce(c.source_offset, t.source_offset), coalesce(c.as_of, t.as_of))
+    or (c.worker, c.source_partition) <> (x.worker, x.source_partition)
+    or t.code = 'key_conflict'
+    or not case x.code
+        when 'granted' then c.code = 'granted'
+        when 'adjusted' then c.code = 'adjusted'
+        when 'voided' then c.code in ('voided', 'erased')
+        when 'forfeited' then c.code in ('granted', 'no_credits_in_plan')
+        when 'cap_forfeited' then coalesce(c.code = 'granted', true) -- or a tick
+        else true
+    end
+);
+
+-- reversal_is_of_its_send: a reversal names an earlier charged send of its account, and gives one credit to its lot
+select
+    x.account,
+    'sequence ' || x.sequence as place,
+    x.code || ' ' || x.amount || coalesce(' onto lot ' || x.lot, '') || ' names sequence '
+    || coalesce(x.reverses::text, 'none') || ', there is '
+    || coalesce(s.code || ' of lot ' || coalesce(s.lot::text, 'none') || ', request ' || s.request_id, 'none') as found
+from journal as x
+left join journal as s on x.account = s.account and x.reverses = s.sequence
+where (x.reverses is not null or x.code in ('reversed', 'lot_ended')) and (
+    x.code not in ('reversed', 'lot_ended')
+    or x.amount <> (x.code = 'reversed')::integer
+    or s.code is distinct from 'charged'
+    or s.lot is distinct from x.lot
+    or s.sequence >= x.sequence
+    or to_jsonb(s.request_id) is distinct from x.details -> 'send_id'
+);
+
+-- send_is_reversed_once: a send was taken back at most once, whatever the cause
+select
+    x.account,
+    'sequence ' || x.reverses as place,
+    count(*) || ' reversals, the last by sequence ' || max(x.sequence) as found
+from journal as x
+where x.reverses is not null
+group by x.account, x.reverses
+having count(*) > 1;
+
+-- notice_is_given_once: the coming end of a lot was announced at most once, and the lot knows it
+select
+    x.account,
+    'lot ' || x.lot as place,
+    count(*) || ' announcements, the last by sequence ' || max(x.sequence)
+    || case when bool_and(l.warned) then '' else ', the lot knows of none' end as found
+from journal as x
+inner join lots as l on x.account = l.account and x.lot = l.lot
+where x.code = 'expiring_soon'
+group by x.account, x.lot
+having count(*) > 1 or not bool_and(l.warned);
+
+-- erasure_is_told: an account is erased when and only when one row says so
+with e as (
+    select
+        account,
+        count(*) as n,
+        min(sequence) as sequence,
+        min(as_of) as as_of
+    from journal
+    where code = 'erased'
+    group by account
+)
+
+select
+    coalesce(x.account, e.account) as owner,
+    'sequence ' || coalesce(e.sequence, 0) as place,
+    'erased at ' || coalesce(x.erased_at::text, 'no time') || ', ' || coalesce(e.n, 0) || ' rows say so, of '
+    || coalesce(e.as_of::text, 'no time') as found
+from accounts as x
+full join e on x.account = e.account
+where x.erased_at is distinct from e.as_of or e.n > 1;
+
+-- erased_account_is_still: once erased, an account gets and spends nothing: reports and expiry alone go on
+with e as (
+    select
+        account,
+        request_id,
+        min(sequence) as sequence
+    from journal
+    where code = 'erased'
+    group by account, request_id
+)
+
+select
+    x.account,
+    'sequence ' || x.sequence as place,
+    x.code || ' ' || x.amount || ' after the erasure at sequence ' || e.sequence as found
+from e
+inner join journal as x on e.account = x.account and e.sequence < x.sequence
+where
+    (x.is_answer and (x.worker = 'billing' or x.recipient_id is not null) and x.code not in (
+        'account_erased', 'key_conflict'
+    ))
+    or x.code in ('granted', 'charged', 'adjusted', 'forfeited')
+    or (x.code = 'voided' and x.request_id <> e.request_id);
+
+-- tick_is_its_lines: a tick booked as many credits, of no fewer lots, as its journal rows say
+with j as (
+    select
+        source_partition,
+        source_offset,
+        count(*) as n,
+        -sum(amount) as total
+    from journal
+    where code = 'expired'
+    group by source_partition, source_offset
+)
+
+select
+    null::bigint as no_account,
+    'tick ' || x.partition || '/' || x.source_offset as place,
+    x.credits || ' credits of ' || x.lots || ' lots, the journal says ' || coalesce(j.total, 0) || ' of '
+    || coalesce(j.n, 0) as found
+from ticks as x
+left join j on x.partition = j.source_partition and x.source_offset = j.source_offset
+where x.credits <> coalesce(j.total, 0) or x.lots < coalesce(j.n, 0);
+
+-- row_was_read: no row answers a record that its lane has not read
+select
+    null::bigint as no_account,
+    x.worker || ' ' || x.source_partition as place,
+    'rows up to offset ' || x.newest || ', the lane stands at ' || coalesce(l.next_offset, 0) as found
+from (
+    select
+        worker,
+        source_partition,
+        max(source_offset) as newest
+    from journal
+    group by worker, source_partition
+) as x
+left join lanes as l on l.consumer_group = 'inmail-' || x.worker and x.source_partition = l.partition
+where x.newest >= coalesce(l.next_offset, 0);

@@ -1,0 +1,201 @@
+"""What an account can spend at an instant, past or to come, lot by lot.
+
+What is shown for the past is rebuilt from the journal by the times of its rows, as the broker gave them. The lots of
+now say the rest: they are what the workers decide by.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from infra.clock import utc_now
+from infra.postgres import Connection
+from infra.settings import Settings
+from workers.ops.books import open_books
+
+__all__ = ["Balance", "Lot", "UnknownAccountError", "balance_of", "read_balance"]
+
+_CLOSED_EARLY = ("voided", "forfeited")
+
+
+class UnknownAccountError(Exception):
+    """The books have no such account."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lot:
+    """One lot as it was, is or will be at an instant."""
+
+    lot: int
+    origin: str
+    subscription_id: str | None
+    plan: str | None
+    granted: int
+    remaining: int
+    granted_at: datetime
+    expires_at: (
+        datetime  # of an empty lot of the past: as its last line told it, since it may have been closed silently
+    )
+    state: str  # available, later (its first instant is to come), ended, spent, voided, forfeited
+    cap_to_come: int | None  # once it begins, a tick will cut its subscription's credits to this
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """What an account has at one instant. Of one to come: if nothing happens until then."""
+
+    account_id: str
+    partition: int
+    as_of: datetime
+    chosen: str  # whose instant as_of is: "given", "clock" (this machine's) or "last_entry"
+    erased_at: datetime | None
+    balance: int
+    expiring: tuple[tuple[datetime, int], ...]  # of the balance: how much ends when, soonest first
+    lots: tuple[Lot, ...]  # in burn-down order
+    overtaken: int  # lines up to as_of that were booked after a line of a later time: other lines' balances lack them
+
+
+# Beside each lot: what the journal says of it up to the instant, and what it says later. A lot is there once any of its
+# rows is: a send may have been paid from a lot whose own event the broker got after the send.
+_LOTS = """
+select l.*, j.first_until, j.opened_by, j.last_until, j.closed_by, j.closed_at, j.closed_as,
+    l.remaining - j.later as held
+from lots as l
+join (
+    select r.lot,
+        min(r.lot_expires_at) filter (where r.code = 'granted') as first_until,
+        min(r.sequence) filter (where r.code = 'granted') as opened_by,
+        (array_agg(r.lot_expires_at order by r.sequence desc) filter (where r.as_of <= $2))[1] as last_until,
+        min(r.sequence) filter (where r.code in ('voided', 'forfeited', 'expired')) as closed_by,
+        min(r.as_of) filter (where r.code in ('voided', 'forfeited', 'expired')) as closed_at,
+        min(r.code) filter (where r.code in ('voided', 'forfeited', 'expired')) as closed_as,
+        coalesce(sum(r.amount) filter (where r.as_of > $2 and r.code <> 'granted'), 0) as later
+    from journal as r
+    where r.account = $1 and r.lot is not null
+    group by r.lot
+    having min(r.as_of) <= $2
+) as j using (lot)
+where l.account = $1
+"""
+
+_CANCELS = """
+select sequence, code, details
+from journal
+where account = $1 and as_of <= $2 and code in ('cancelled', 'cancellation_taken_back')
+order by sequence
+"""
+
+_ORDER = """
+select count(*) filter (where as_of > $2) as later,
+    count(*) filter (where as_of <= $2 and overtaken_by > $2) as overtaken
+from (
+    select as_of, max(as_of) over (order by sequence) as overtaken_by from journal where account = $1
+) as j
+"""
+
+
+async def read_balance(settings: Settings, account_id: str, as_of: datetime | None = None) -> Balance:
+    """Return an account's balance from one snapshot of the books.
+
+    Raises:
+        UnknownAccountError: when the books have no such account.
+        NotSetUpError: when the database was never migrated.
+        OSError, asyncpg.PostgresError: when it cannot be reached or refuses.
+
+    """
+    async with open_books(settings) as connection:
+        return await balance_of(connection, account_id, as_of)
+
+
+async def balance_of(connection: Connection, account_id: str, as_of: datetime | None = None) -> Balance:
+    """Return an account's balance.
+
+    Without an instant it is this machine's time, but never before the account's last entry: the broker's clock may
+    be ahead, and a topic may be told its times.
+
+    Raises:
+        UnknownAccountError: when the books have no such account.
+
+    """
+    row = await _account(connection, account_id)
+    chosen = "given"
+    if as_of is None:
+        now, last = utc_now(), row["last"]
+        as_of, chosen = (last, "last_entry") if last is not None and last > now else (now, "clock")
+    order = await connection.fetchrow(_ORDER, row["account"], as_of)
+    assert order is not None  # noqa: S101 - an aggregate returns its row
+    found = [dict(lot) for lot in await connection.fetch(_LOTS, row["account"], as_of)]
+    if order["later"]:
+        cancels = [dict(cancel) for cancel in await connection.fetch(_CANCELS, row["account"], as_of)]
+        for each in found:
+            each["expires_at"] = _end(each, cancels) if each["held"] else each["last_until"]
+    found.sort(key=lambda each: (each["priority"], each["expires_at"], each["lot"]))
+    lots = tuple(_lot(each, as_of) for each in found)
+    available = [lot for lot in lots if lot.state == "available"]
+    expiring: dict[datetime, int] = {}
+    for lot in available:
+        expiring[lot.expires_at] = expiring.get(lot.expires_at, 0) + lot.remaining
+    erased_at = row["erased_at"]
+    return Balance(
+        account_id,
+        row["partition"],
+        as_of,
+        chosen,
+        erased_at if erased_at is not None and erased_at <= as_of else None,
+        sum(lot.remaining for lot in available),
+        tuple(sorted(expiring.items())),
+        lots,
+        order["overtaken"],
+    )
+
+
+async def _account(connection: Connection, account_id: str) -> dict[str, Any]:
+    row = None
+    # A shell may hand over bytes that are no text. They are nobody's id, and Postgres would not take them.
+    if (readable := account_id.encode(errors="backslashreplace").decode()) == account_id and "\0" not in account_id:
+        row = await connection.fetchrow(
+            "select a.*, (select max(j.as_of) from journal as j where j.account = a.account) as last"
+            " from accounts as a where a.account_id = $1",
+            account_id,
+        )
+    if row is None:
+        raise UnknownAccountError(f"the books have no account {readable}")
+    return dict(row)
+
+
+def _end(lot: Mapping[str, Any], cancels: Sequence[Mapping[str, Any]]) -> datetime:
+    """Return when a lot with credits was to end: as its grant said, moved by the cancels while it was open."""
+    until: datetime = lot["first_until"]
+    for row in cancels:
+        of_this = row["details"]["subscription_id"] == lot["subscription_id"]
+        if not of_this or row["sequence"] < lot["opened_by"] or row["sequence"] > (lot["closed_by"] or row["sequence"]):
+            continue
+        if row["code"] == "cancelled":
+            until = max(lot["granted_at"], min(until, datetime.fromisoformat(row["details"]["effective_at"])))
+        else:
+            until = lot["full_expires_at"]
+    return until
+
+
+def _lot(row: Mapping[str, Any], as_of: datetime) -> Lot:
+    if row["closed_as"] in _CLOSED_EARLY and row["closed_at"] <= as_of:
+        state = row["closed_as"]
+    elif as_of >= row["expires_at"]:
+        state = "ended"
+    elif row["held"] == 0:
+        state = "spent"
+    else:
+        state = "available" if row["granted_at"] <= as_of else "later"
+    return Lot(
+        row["lot"],
+        row["origin"],
+        row["subscription_id"],
+        row["plan"],
+        row["granted"],
+        row["held"],
+        row["granted_at"],
+        row["expires_at"],
+        state,
+        row["balance_cap"] if row["cap_pending"] else None,
+    )

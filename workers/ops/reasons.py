@@ -1,0 +1,220 @@
+"""Why a line is in the journal, in a sentence for the account's holder or whoever helps them.
+
+A code that is not here is told as it is: a new one is understood, if not explained.
+"""
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final, Protocol
+
+__all__ = ["Told", "reason_of"]
+
+Details = Mapping[str, Any]
+
+
+class Told(Protocol):
+    """What a journal row tells of itself."""
+
+    @property
+    def code(self) -> str: ...  # noqa: D102
+    @property
+    def as_of(self) -> datetime: ...  # noqa: D102
+    @property
+    def lot(self) -> int | None: ...  # noqa: D102
+    @property
+    def lot_expires_at(self) -> datetime | None: ...  # noqa: D102
+    @property
+    def recipient_id(self) -> str | None: ...  # noqa: D102
+    @property
+    def relationship(self) -> str | None: ...  # noqa: D102
+    @property
+    def sender_id(self) -> str | None: ...  # noqa: D102
+    @property
+    def next_allotment_at(self) -> datetime | None: ...  # noqa: D102
+    @property
+    def reverses(self) -> int | None: ...  # noqa: D102
+    @property
+    def details(self) -> Details | None: ...  # noqa: D102
+
+
+def reason_of(row: Told) -> str:
+    """Return why a row was booked."""
+    tell = _REASONS.get(row.code)
+    return row.code.replace("_", " ") if tell is None else tell(row, row.details or {})
+
+
+def _at(time: datetime | str | None) -> str:
+    if time is None:
+        return "an unknown time"
+    if isinstance(time, str):
+        time = datetime.fromisoformat(time)
+    text = f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}".rstrip("0").rstrip(".")
+    return text.removesuffix(" 00:00:00") if text.endswith(" 00:00:00") else f"{text}Z"
+
+
+# -- sends and reports on them ----------------------------------------------------------------------------------------
+
+
+def _send(row: Told) -> str:
+    seat = f" from seat {row.sender_id}" if row.sender_id else ""
+    return f"send to {row.recipient_id}{seat}"
+
+
+def _free(row: Told, _: Details) -> str:
+    return f"{_send(row)}, free: {(row.relationship or 'none').replace('_', ' ')}"
+
+
+def _rate_limited(row: Told, details: Details) -> str:
+    limits = {
+        "account": "the account's paid sends in 24 hours are used up",
+        "seat": "the seat's paid sends in 24 hours are used up",
+        "recipient": "the last paid one to the same recipient is too recent",
+    }
+    limit = details.get("limit")
+    why = limits.get(str(limit), f"over a limit ({limit})")
+    return f"refused: {_send(row)}: {why}; possible again from {_at(details.get('retry_at'))}"
+
+
+def _insufficient_credits(row: Told, _: Details) -> str:
+    coming = f"; the next are due {_at(row.next_allotment_at)}" if row.next_allotment_at else ""
+    return f"refused: {_send(row)}: no credits{coming}"
+
+
+_CAUSES = {"undeliverable": "could not be delivered", "responded": "was answered by its recipient"}
+
+
+def _cause(details: Details) -> str:
+    cause = str(details.get("cause"))
+    return _CAUSES.get(cause, cause)
+
+
+def _reversed(row: Told, details: Details) -> str:
+    return f"credit back for the send of line {row.reverses}: it {_cause(details)}"
+
+
+def _lot_ended(row: Told, details: Details) -> str:
+    return f"no credit back for the send of line {row.reverses}, which {_cause(details)}: lot {row.lot} has ended"
+
+
+def _report_refused(why: str) -> "Tell":
+    return lambda _, details: (
+        f"refused: no credit back for send {details.get('send_id')}, which {_cause(details)}: {why}"
+    )
+
+
+# -- grants and what ends them ----------------------------------------------------------------------------------------
+
+
+def _period(details: Details) -> str:
+    return f"{details.get('plan')} of subscription {details.get('subscription_id')}"
+
+
+def _granted(row: Told, details: Details) -> str:
+    origin = details.get("origin")
+    if origin == "subscription":
+        why = f"{_period(details)}, period from {_at(details.get('period_start'))}"
+    elif origin == "adjustment":
+        why = f"added by {details.get('actor')}: {details.get('reason')}"
+    else:
+        why = f"{origin} {details.get('source_id')}"
+    starts = details.get("granted_at")
+    later = starts is not None and datetime.fromisoformat(starts) > row.as_of
+    return f"{why}; can be spent from {_at(starts)}" if later else why
+
+
+def _subscription_ended(_: Told, details: Details) -> str:
+    subscription = details.get("subscription_id")
+    if "period_start" not in details:
+        return f"refused: too late to take the cancel of subscription {subscription} back: it has ended"
+    return f"refused: {_period(details)}: it ends before the period from {_at(details['period_start'])}"
+
+
+def _period_already_granted(_: Told, details: Details) -> str:
+    return f"refused: {_period(details)}: the period from {_at(details.get('period_start'))} has its credits"
+
+
+def _no_credits_in_plan(_: Told, details: Details) -> str:
+    return f"{_period(details)}: this plan gives no credits"
+
+
+def _cancelled(_: Told, details: Details) -> str:
+    return f"subscription {details.get('subscription_id')} was cancelled: it ends {_at(details.get('effective_at'))}"
+
+
+def _voided(_: Told, details: Details) -> str:
+    if "grant_id" not in details and details.get("reason") == "account_erased":
+        return "withdrawn: the account was erased"
+    return f"withdrawn with grant {details.get('grant_id')}: {details.get('reason')}"
+
+
+def _exceeds_balance(_: Told, details: Details) -> str:
+    return (
+        f"refused: {details.get('actor')} wanted to take {details.get('credits')}, more than there is:"
+        f" {details.get('reason')}"
+    )
+
+
+def _forfeited(_: Told, details: Details) -> str:
+    return f"lost to a change of plan: what was left of {_period(details)}"
+
+
+def _cap_forfeited(_: Told, details: Details) -> str:
+    return f"over the cap: subscription {details.get('subscription_id')} may hold {details.get('cap')}"
+
+
+def _low(_: Told, details: Details) -> str:
+    return f"notice: {details.get('threshold')} credits or fewer are left"
+
+
+def _expiring_soon(row: Told, details: Details) -> str:
+    return f"notice: {details.get('credits')} credits of lot {row.lot} expire {_at(row.lot_expires_at)}"
+
+
+def _plain(text: str) -> "Tell":
+    """Return a reason that may name members of the row's details."""
+    return lambda _, details: text.format_map(_Members(details))
+
+
+class _Members(dict[str, Any]):
+    def __missing__(self, name: str) -> str:
+        return f"an unknown {name}"
+
+
+Tell = Callable[[Told, Details], str]
+
+_REASONS: Final[dict[str, Tell]] = {
+    "key_conflict": _plain("refused: its request id was used before, for something else"),
+    "account_erased": _plain("refused: the account was erased"),
+    "recipient_is_sender": lambda row, _: f"refused: {_send(row)}: that is the sender",
+    "free": _free,
+    "rate_limited": _rate_limited,
+    "charged": lambda row, _: _send(row),
+    "insufficient_credits": _insufficient_credits,
+    "unknown_send": _report_refused("there is no such send"),
+    "not_charged": _report_refused("it cost nothing"),
+    "already_reversed": _report_refused("it was given back before"),
+    "no_credit_back": _report_refused("its plan gives none back for an answer"),
+    "response_too_late": _report_refused("the answer came too late"),
+    "reversed": _reversed,
+    "lot_ended": _lot_ended,
+    "subscription_ended": _subscription_ended,
+    "period_already_granted": _period_already_granted,
+    "no_credits_in_plan": _no_credits_in_plan,
+    "cancelled": _cancelled,
+    "not_cancelled": _plain("refused: subscription {subscription_id} has no cancel to take back"),
+    "cancellation_taken_back": _plain("the cancel of subscription {subscription_id} was taken back"),
+    "not_sold_separately": _plain("refused: purchase {source_id}: no plan of the account sells credits"),
+    "granted": _granted,
+    "unknown_grant": _plain("refused: no grant {grant_id} to withdraw: {reason}"),
+    "grant_ended": _plain("refused: nothing is left of grant {grant_id} to withdraw: {reason}"),
+    "voided": _voided,
+    "exceeds_balance": _exceeds_balance,
+    "adjusted": _plain("taken by {actor}: {reason}"),
+    "erased": _plain("the account was erased"),
+    "forfeited": _forfeited,
+    "cap_forfeited": _cap_forfeited,
+    "expired": lambda row, _: f"not used before {_at(row.lot_expires_at)}",
+    "low": _low,
+    "exhausted": _plain("notice: no credits are left"),
+    "expiring_soon": _expiring_soon,
+}
