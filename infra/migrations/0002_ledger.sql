@@ -104,7 +104,10 @@ create type request as (
 );
 
 -- Lots by their keys, as two parallel arrays.
-create type lot_keys as (accounts bigint[], lots integer[]);
+create type lot_keys as (
+    accounts bigint [],
+    lots integer []
+);
 
 -- A lot to open, as the catalogue and the event define it.
 create type lot_terms as (

@@ -55,7 +55,8 @@ def test_make_help_lists_every_target() -> None:
     """A target without a comment would be a secret."""
     makefile = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"^\.PHONY: (\S+)", makefile, re.MULTILINE))
-    listed = subprocess.run(["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    command = ["make", "--no-print-directory", "help"]  # which make run by make would print
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
     assert targets == {line.split()[1] for line in listed.splitlines()}
 

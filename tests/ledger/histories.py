@@ -17,7 +17,7 @@ from tests.ledger.scenario import BASE_CATALOGUE, START, edited
 from tests.ledger.scenario_books import OracleBooks
 from tests.ledger.scenario_events import TICK, Input, Names
 
-__all__ = ["CATALOGUES", "Entry", "History", "Move", "batches", "drafts", "play"]
+__all__ = ["ACCOUNTS", "CATALOGUES", "Entry", "History", "Move", "batches", "drafts", "play"]
 
 ACCOUNTS = ("alice", "bob")
 MOMENT = timedelta(microseconds=1)
@@ -115,6 +115,9 @@ class Draft:
         bool  # whether the database plans for any arguments, as it comes to on a connection that has been used
     )
     moves: tuple[Move, ...]
+
+    def __repr__(self) -> str:
+        return f"Draft({self.catalogue}, {self.generic_plans}, {len(self.moves)} moves)"
 
 
 def drafts() -> st.SearchStrategy[Draft]:

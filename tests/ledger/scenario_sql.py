@@ -22,7 +22,7 @@ from workers.send import SendJob
 __all__ = ["SqlBooks", "catalogue_of", "event_of", "fingerprint_of"]
 
 EVENTS = {row.name: row for row in CATALOGUE}
-STEP_LOTS = 1_000_000  # a tick in one step; that steps make no difference is another test's subject
+STEP_LOTS = 1_000_000  # a tick in one step: the oracle knows of no others
 
 
 def event_of(input_: Input) -> Event:

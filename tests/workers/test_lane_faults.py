@@ -47,6 +47,10 @@ from workers.ops.topics import plan_topics
 from workers.send import SendJob
 from workers.worker import Worker, WorkerError, run_worker
 
+POLLS = pytest.mark.xfail(
+    reason="worker._poll_each never sees the error of the poll before it, and what that one had drained is lost",
+    strict=True,
+)
 LOADING = 14  # Kafka's error code of a coordinator that is
 
 
@@ -146,6 +150,7 @@ class _Held(SendJob):
         return await super().decide(connection, batch)
 
 
+@POLLS
 async def test_a_lane_that_retention_overtakes_says_what_is_lost(cluster: Settings) -> None:
     """Records are deleted that the lane has not fetched yet: its poll fails, and it does not try for ever."""
     place = TopicPartition(SEND_REQUESTS, 1)
@@ -176,6 +181,7 @@ async def _holds(worker: Worker, place: TopicPartition, number: int) -> bool:
     return taken if number == 0 else len(inbox._chunks) == min(number, 2) and fetched == (number == 3)
 
 
+@POLLS
 async def test_a_partition_that_cannot_be_read_costs_no_other_one_a_record(
     cluster: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,19 +7,25 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
+from aiokafka import AIOKafkaProducer, TopicPartition
+from structlog.testing import capture_logs
 
-from infra.kafka import partition_of
+from infra.kafka import create_consumer, create_producer, partition_of, reader
 from infra.settings import Settings
 from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS
 from schemas.envelope import Event, encode
 from schemas.results import DeadLetterReason
 from tests.workers.wire import prepare, promotion, send, settled, working
+from workers import misplaced
 from workers.billing import BillingJob
+from workers.expiry import ExpiryJob
 from workers.ledger.plans import load_catalogue
+from workers.misplaced import Misplaced
 from workers.ops.dead_letters import NoSuchDeadLetterError, list_dead_letters, show_dead_letter
 from workers.ops.lag import GroupLag, read_lag
 from workers.ops.publish import Published, publish
 from workers.ops.results import Result, in_order, read_results
+from workers.ops.topics import Change, TopicsError, apply_topics
 from workers.send import SendJob
 
 
@@ -158,6 +164,98 @@ async def test_lag_counts_unread_records_and_their_age(cluster: Settings, accoun
     assert 0 <= behind.seconds < 60
     await _work_off(cluster)
     assert (await _lag(cluster, "inmail-send")).records == 0
+
+
+async def test_lag_counts_what_an_open_transaction_holds_back(cluster: Settings, account: str) -> None:
+    """Its records are unread, and so are those behind them, though no worker could read them yet."""
+    await _work_off(cluster)
+    value = encode(send(account))
+    open_one = AIOKafkaProducer(**cluster.kafka_client(), transactional_id=f"test-{account}")
+    await open_one.start()
+    await open_one.begin_transaction()
+    await open_one.send_and_wait(SEND_REQUESTS, value, account.encode())
+    await publish(cluster, _file(send(account)))
+
+    behind = await _lag(cluster, "inmail-send")
+
+    await open_one.commit_transaction()
+    await open_one.stop()
+    assert (2, 2) == (behind.records, behind.held)
+    assert 0 < behind.seconds < 60
+    partition = behind.partitions[partition_of(account.encode(), cluster.topic_partitions)]
+    assert "an open transaction holds 2 back" == partition.note
+    assert (2, 2) == (behind.summary()["records"], behind.summary()["held"])
+    await _work_off(cluster)
+    assert (0, 0) == ((await _lag(cluster, "inmail-send")).records, (await _lag(cluster, "inmail-send")).held)
+
+
+async def test_the_answers_to_ticks_that_booked_nothing_can_be_left_out(cluster: Settings, account: str) -> None:
+    """All but the one that is asked for by its id."""
+    tick = uuid4()
+    await publish(cluster, _file({"type": "inmail.expiry.tick.v1", "id": str(tick), "data": {}}, promotion(account, 1)))
+    await _work_off(cluster)
+    async with reader(cluster, None, "read_uncommitted") as ends:
+        async with working(cluster, ExpiryJob(ends, load_catalogue(), cluster)):
+            while any(each.records for each in await read_lag(cluster)):
+                pass  # each look takes its time
+    await settled(cluster)
+
+    asked_for = await _results(cluster, request=tick, empty_ticks=False)
+
+    with_them, without = await _results(cluster), await _results(cluster, empty_ticks=False)
+    assert [True] * cluster.topic_partitions == [each.is_empty_tick for each in asked_for]
+    assert tick in {UUID(each.data["request_id"]) for each in with_them}
+    assert [each for each in with_them if not each.is_empty_tick] == without
+    assert account in {each.account_id for each in without}
+
+
+async def test_an_account_on_another_partition_is_decided_and_told_to_the_operator(
+    cluster: Settings, account: str
+) -> None:
+    """Its producer partitions in a way of its own."""
+    await publish(cluster, _file(promotion(account, 1)))
+    await _work_off(cluster)
+    other = (partition_of(account.encode(), cluster.topic_partitions) + 1) % cluster.topic_partitions
+    async with create_producer(cluster, "test") as producer:
+        await producer.send_and_wait(SEND_REQUESTS, encode(send(account)), account.encode(), partition=other)
+
+    with capture_logs() as logs:
+        await _work_off(cluster)
+
+    told = [line for line in logs if line["event"] == "accounts_of_other_partitions"]
+    assert [("warning", SEND_REQUESTS, other, 1)] == [
+        (line["log_level"], line["topic"], line["partition"], line["accounts"]) for line in told
+    ]
+    assert "charged" in {each.data["code"] for each in await _results(cluster, account=account)}
+
+
+def test_accounts_on_other_partitions_are_told_of_once_a_minute_and_lane(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None is lost by it: the next warning counts those that came meanwhile."""
+    now = 0.0
+    monkeypatch.setattr(misplaced, "monotonic", lambda: now)
+    seen = Misplaced(SEND_REQUESTS)
+    with capture_logs() as logs:
+        for now, partition, accounts in [(0, 0, 0), (1, 0, 2), (2, 0, 3), (3, 1, 4), (60, 0, 0), (61, 0, 5)]:  # noqa: B007
+            seen.count(partition, accounts)
+
+    assert [(0, 2), (1, 4), (0, 8)] == [(line["partition"], line["accounts"]) for line in logs]
+
+
+async def test_a_group_whose_workers_run_is_not_started_and_its_operator_told_why(
+    cluster: Settings, account: str
+) -> None:
+    """The broker refuses; once the workers are gone it does not, however recently they left."""
+    start = Change("start", SEND_REQUESTS, "", group=f"group-{account}", starts={0: 0})
+    consumer = create_consumer(cluster, f"group-{account}", 10)
+    consumer.subscribe([SEND_REQUESTS])
+    await consumer.start()
+    with pytest.raises(TopicsError, match=f"group-{account} .* with 1 member: stop its workers first"):
+        await apply_topics(cluster, [start])
+
+    await consumer.stop()
+    await apply_topics(cluster, [start])
+    async with reader(cluster, f"group-{account}") as again:
+        assert 0 == await again.committed(TopicPartition(SEND_REQUESTS, 0))
 
 
 async def test_dead_letters_are_listed_and_shown_in_full(cluster: Settings, account: str, tmp_path: Path) -> None:

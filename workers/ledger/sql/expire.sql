@@ -2,9 +2,10 @@
 -- come to their date, tells holders what has fallen low, and announces lots that end soon. Returns the tick as it
 -- stands: `booking` while a further step is due, `booked` when it is answered.
 --
--- Availability is a predicate, so nothing depends on when this runs: it turns what is already lost into lines. A step is
--- a transaction of its own (the lane sees to that), so that sends of the same accounts wait for one step at most.
--- Locks accounts in the order of their number, as open_accounts does, and reads the lots again once it holds them.
+-- Availability is a predicate, so nothing depends on when this runs: it turns what is already lost into lines. A step
+-- is a transaction of its own (the lane sees to that), so that sends of the same accounts wait for one step at most.
+-- Locks accounts in the order of their number, as open_accounts does, and reads the lots again once it holds them: what
+-- became due while it waited is left to the next tick.
 create or replace function expire_step(
     p_tick request, p_horizon timestamptz, p_lots integer, p_steps integer, p_soon interval, p_low integer
 )

@@ -1,8 +1,8 @@
 -- Decides subscription periods: activations, renewals and plan changes, in the order given.
 --
 -- p_lots are the lots that each request would open, in date order, p_owners the requests' numbers: one for a month,
--- twelve for an annual term, none where the plan gives 0 credits. The accounts are locked (open_accounts) and no request
--- here has a stored answer.
+-- twelve for an annual term, none where the plan gives 0 credits. The accounts are locked (open_accounts) and no
+-- request here has a stored answer.
 --
 -- Codes, in order of precedence:
 --   account_erased          the account was erased

@@ -1,0 +1,100 @@
+"""Topics as code, on a broker of their own that makes any topic it is asked for."""
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+
+from infra.kafka import admin_client, committed_offsets, partitions_of
+from infra.local.stack import LocalStack
+from infra.postgres import Connection
+from infra.settings import Settings
+from schemas.catalogue import DEAD_LETTERS, SEND_REQUESTS, TOPICS
+from tests.workers.wire import eventually, publish
+from workers.ops import topics
+from workers.ops.topics import apply_topics, plan_topics
+from workers.send import SendJob
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[LocalStack]:
+    """A broker as careless as brokers are by default."""
+    with LocalStack(postgres=False, broker_settings={"auto.create.topics.enable": "true"}) as stack:
+        yield stack
+
+
+@pytest.fixture
+def cluster(settings: Settings, broker: LocalStack) -> Settings:
+    """Settings for that broker, with two partitions."""
+    changes = {"kafka_bootstrap_servers": broker.kafka_bootstrap_servers, "topic_partitions": 2}
+    return settings.model_copy(update=changes)
+
+
+@pytest.fixture
+async def admin(cluster: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
+    """An operator's own client."""
+    async with admin_client(cluster) as client:
+        yield client
+
+
+async def _given(admin: AIOKafkaAdminClient, topic: str) -> dict[str, str]:
+    """Return the settings that a topic was given itself."""
+    (answer,) = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])
+    ((*_, entries),) = answer.resources
+    return {name: value for name, value, _, source, *_ in entries if source == 1}
+
+
+async def test_a_plan_creates_nothing(cluster: Settings, admin: AIOKafkaAdminClient) -> None:
+    """Not even on a broker that makes a topic when a client asks after it."""
+    changes = await plan_topics(cluster)
+    planned_again = await plan_topics(cluster)
+
+    assert list(TOPICS) == [change.topic for change in changes if change.kind == "create"]
+    assert changes == planned_again
+    assert set() == set(await admin.list_topics()) & set(TOPICS)
+
+
+async def test_applying_a_plan_leaves_every_other_setting_of_a_topic_alone(
+    cluster: Settings, admin: AIOKafkaAdminClient
+) -> None:
+    """What an operator set stays; so does what is wanted and was right already, when only another setting changes."""
+    await apply_topics(cluster, await plan_topics(cluster))
+    before = {topic: await _given(admin, topic) | {"segment.bytes": "104857600"} for topic in TOPICS}
+    for topic, given in before.items():
+        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, configs=given)])
+    week = cluster.model_copy(update={"topic_retention_days": 7})
+
+    changes = await plan_topics(week)
+    await apply_topics(week, changes)
+
+    assert [("set", topic) for topic in TOPICS] == [(change.kind, change.topic) for change in changes]
+    after = {topic: await _given(admin, topic) for topic in TOPICS}
+    assert {topic: given | {"retention.ms": "604800000"} for topic, given in before.items()} == after
+    assert "LogAppendTime" == after[SEND_REQUESTS]["message.timestamp.type"]
+    assert str(4 * 1024 * 1024) == after[DEAD_LETTERS]["max.message.bytes"]
+    assert [] == await plan_topics(week)
+
+
+async def test_a_group_whose_offsets_are_gone_starts_near_the_end_of_the_books(
+    cluster: Settings, admin: AIOKafkaAdminClient, database: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kafka forgets the offsets of a group that rested. It reads again what it may not have published, not all."""
+    monkeypatch.setattr(topics, "_UNPUBLISHED_AT_MOST", 5)
+    group, places = SendJob.group, partitions_of(SEND_REQUESTS, 2)
+    await apply_topics(cluster, await plan_topics(cluster))
+    await admin.delete_topics([SEND_REQUESTS])  # and with it all offsets in it
+
+    async def gone() -> bool:
+        return {None} == set((await committed_offsets(admin, group, places)).values())
+
+    await eventually(gone, "a group without offsets")
+    await apply_topics(cluster, [change for change in await plan_topics(cluster) if change.kind == "create"])
+    await publish(cluster, SEND_REQUESTS, [(b"%d" % n, b"{}") for n in range(60)])
+    await database.execute("insert into lanes values ($1, $2, 0, 7, 12)", group, SEND_REQUESTS)
+
+    changes = await plan_topics(cluster)
+    await apply_topics(cluster, changes)
+
+    assert [("start", group, {0: 7, 1: 0})] == [(change.kind, change.group, change.starts) for change in changes]
+    assert {places[0]: 7, places[1]: 0} == await committed_offsets(admin, group, places)
