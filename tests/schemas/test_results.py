@@ -138,6 +138,7 @@ DEAD: results.DeadLetteredData = {
     "key_base64": None,
     "value_base64": "",
     "headers": [{"key": "empty", "value_base64": None}],
+    "cut": None,
 }
 
 Write = Callable[[], bytes]
@@ -268,6 +269,16 @@ def test_a_result_without_an_account_has_no_subject() -> None:
     assert "subject" not in json.loads(
         encode(results.DeadLettered.model_validate_json(results.dead_lettered(EVENT_ID, None, DEAD)))
     )
+
+
+@pytest.mark.parametrize("instant", [datetime(1999, 12, 31, tzinfo=UTC), datetime(2201, 3, 15, tzinfo=UTC)])
+def test_what_follows_from_an_input_may_lie_outside_the_years_of_inputs(instant: datetime) -> None:
+    """A lot outlives the period that gave it, and a tick's grace reaches back before it; readers take both."""
+    granted = results.credits_granted(EVENT_ID, "acct-42", {**GRANTED, "granted_at": instant, "expires_at": instant})
+    ticked = results.tick_decided(EVENT_ID, {**TICK, "horizon": instant})
+
+    assert encode(results.CreditsGranted.model_validate_json(granted)) == granted
+    assert encode(results.TickDecided.model_validate_json(ticked)) == ticked
 
 
 def test_readers_ignore_fields_that_they_do_not_know_yet() -> None:

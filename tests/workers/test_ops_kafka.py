@@ -3,6 +3,7 @@
 import io
 import json
 from contextlib import aclosing
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -15,6 +16,7 @@ from infra.settings import Settings
 from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS
 from schemas.envelope import Event, encode
 from schemas.results import DeadLetterReason
+from schemas.ticks import ExpiryTick, ExpiryTickData
 from tests.workers.wire import prepare, promotion, send, settled, working
 from workers import misplaced
 from workers.billing import BillingJob
@@ -191,13 +193,16 @@ async def test_lag_counts_what_an_open_transaction_holds_back(cluster: Settings,
 
 async def test_the_answers_to_ticks_that_booked_nothing_can_be_left_out(cluster: Settings, account: str) -> None:
     """All but the one that is asked for by its id."""
-    tick = uuid4()
-    await publish(cluster, _file({"type": "inmail.expiry.tick.v1", "id": str(tick), "data": {}}, promotion(account, 1)))
+    tick, now = uuid4(), datetime.now(UTC)
+    event = ExpiryTick.create(id=tick, source="/test", time=now, data=ExpiryTickData(as_of=now))
+    await publish(cluster, _file(event, promotion(account, 1)))
     await _work_off(cluster)
-    async with reader(cluster, None, "read_uncommitted") as ends:
-        async with working(cluster, ExpiryJob(ends, load_catalogue(), cluster)):
-            while any(each.records for each in await read_lag(cluster)):
-                pass  # each look takes its time
+    async with (
+        reader(cluster, None, "read_uncommitted") as ends,
+        working(cluster, ExpiryJob(ends, load_catalogue(), cluster)),
+    ):
+        while any(each.records for each in await read_lag(cluster)):
+            pass  # each look takes its time
     await settled(cluster)
 
     asked_for = await _results(cluster, request=tick, empty_ticks=False)

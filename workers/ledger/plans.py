@@ -111,7 +111,8 @@ class Catalogue:
     ) -> list[Terms]:
         """Return the lots that a plan gives for one period, or for each month of an annual term (rule 11).
 
-        A lot counts from its own date, however late the event is. A plan of 0 credits gives none.
+        A lot counts from its own date, however late the event is. Those of a plan of 0 credits are never opened, but
+        tell which periods the event is about.
 
         Raises:
             UnknownPlanError: when the catalogue has no such plan.
@@ -121,8 +122,6 @@ class Catalogue:
             terms = self.plans[plan]
         except KeyError:
             raise UnknownPlanError(plan) from None
-        if terms.credits == 0:
-            return []
         months = MONTHS_OF_A_TERM if annual else 1
         starts = [anchored(period_start, anchor_day or period_start.day, month) for month in range(months)]
         dates = [start for start in starts if start < period_end]

@@ -164,7 +164,7 @@ begin
     from due;
 
     update lots as l
-    set remaining = 0, open = false, cap_pending = false
+    set remaining = 0, open = false
     from unnest(still.accounts, still.lots) as d (account, lot)
     where l.account = d.account and l.lot = d.lot;
 end;

@@ -1,8 +1,8 @@
 -- Decides subscription periods: activations, renewals and plan changes, in the order given.
 --
 -- p_lots are the lots that each request would open, in date order, p_owners the requests' numbers: one for a month,
--- twelve for an annual term, none where the plan gives 0 credits. The accounts are locked (open_accounts) and no
--- request here has a stored answer.
+-- twelve for an annual term; those of a plan of 0 credits only tell its periods. The accounts are locked
+-- (open_accounts) and no request here has a stored answer.
 --
 -- Codes, in order of precedence:
 --   account_erased          the account was erased
@@ -44,11 +44,10 @@ begin
             when a.erased_at is not null then 'account_erased'
             when s.ends_at <= p_period_starts[i] then 'subscription_ended'
             when
-                (p_credits[i] = 0 or p_changes[i])
-                and not period_is_free(r, p_subscription_ids[i], p_period_starts[i], p_changes[i])
+                cardinality(to_open) = 0
+                or p_changes[i] and not period_is_free(r, p_subscription_ids[i], p_period_starts[i], true)
                 then 'period_already_granted'
             when p_credits[i] = 0 then 'no_credits_in_plan'
-            when cardinality(to_open) = 0 then 'period_already_granted'
             else 'granted'
         end
         into code
