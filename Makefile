@@ -56,8 +56,12 @@ render: $(STAMP) ## Render AsyncAPI, JSON Schemas and the README's event table f
 	$(BIN)/python -m schemas.render
 
 .PHONY: bench
-bench: $(STAMP) ## Measure against baselines into build/bench.json (about 4 min; not part of the tests)
+bench: $(STAMP) ## Measure against baselines into build/bench.json (about 12 min; not part of the tests)
 	$(BIN)/python -m tests.bench
+
+.PHONY: histories
+histories: $(STAMP) ## Compare 5,000 random histories of all events with the oracle (about 10 min; make test plays 200)
+	HISTORIES=5000 $(BIN)/python -m pytest tests/ledger/test_histories.py -k random_histories_as --timeout 3600
 
 .PHONY: image-check
 image-check: $(STAMP) ## Run the Dockerfile's steps in a clean folder, where no Docker engine is at hand (1 min)

@@ -1,5 +1,6 @@
 """The expiry worker: a tick asks that ended lots be booked, and books those that nobody may still spend from."""
 
+import asyncio
 from datetime import datetime, timedelta
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -16,6 +17,8 @@ from workers.ledger.ticks import booked_ticks, expire_step, tick_movements, tick
 from workers.send import SendJob
 
 __all__ = ["ExpiryJob"]
+
+_ENDS_SECONDS = 5.0
 
 # Both move credits of the accounts in the partition with the tick's number.
 _NEIGHBOURS = ((SendJob.group, SendJob.topic), (BillingJob.group, BillingJob.topic))
@@ -79,7 +82,8 @@ class ExpiryJob:
         end is asked first: a record that arrives between the two questions is then after the tick too.
         """
         places = [TopicPartition(topic, partition) for _, topic in _NEIGHBOURS]
-        ends = await self._ends.end_offsets(places)
+        async with asyncio.timeout(_ENDS_SECONDS):  # inside a transaction, which must not wait for a broker that is away
+            ends = await self._ends.end_offsets(places)
         read_to = as_of - self._grace
         for (group, topic), place in zip(_NEIGHBOURS, places, strict=True):
             row = await connection.fetchrow(

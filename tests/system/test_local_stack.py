@@ -1,5 +1,6 @@
 """The local stack: real servers that come up by themselves, keep to themselves and never stay behind."""
 
+import fcntl
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
+from threading import Event
 
 import asyncpg
 import psutil
@@ -23,10 +25,14 @@ from infra.local.artifacts import Jar, Lock, install, sha256_of
 from infra.local.errors import (
     ArtifactError,
     DataDirectoryError,
+    DiskFullError,
     LocalStackError,
     PortTakenError,
     ServerError,
+    StartInterruptedError,
 )
+from infra.local.leash import Program, Running
+from infra.local.servers import failure
 from infra.local.stack import LocalStack
 
 ROOT = Path(__file__).parents[2]
@@ -261,6 +267,42 @@ async def test_a_data_directory_serves_one_stack_at_a_time(tmp_path: Path, monke
         assert 1 == await query(stack, "select 1")
 
 
+def test_a_data_directory_keeps_the_ports_of_its_first_run(tmp_path: Path) -> None:
+    """What was told of them stays true, unless another process has one: then it is said, and it is tried again."""
+    told: list[str] = []
+
+    def run() -> str:
+        with LocalStack(data_dir=tmp_path, kafka=False, report=told.append) as stack:
+            return stack.database_url
+
+    first = run()
+    port = int(first.rpartition(":")[2].partition("/")[0])
+    with socket.create_server(("127.0.0.1", port)):
+        other = run()
+    (tmp_path / directories.PORTS).write_text(json.dumps({"postgres": port, "kafka": "junk"}) + "}")
+    damaged = run()
+    (tmp_path / directories.PORTS).write_text(json.dumps({"postgres": port}))
+
+    assert first == run()
+    assert first not in (other, damaged)
+    taken = f"Port {port}, that of postgres before, is taken: another one is used this time"
+    assert [taken] == [line for line in told if not line.startswith("Starting")]
+
+
+def test_a_port_that_is_asked_for_is_kept_too(tmp_path: Path) -> None:
+    """The last that somebody chose is the one to come back to."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with LocalStack(data_dir=tmp_path, kafka=False):
+        pass
+    with LocalStack(data_dir=tmp_path, kafka=False, postgres_port=port) as asked:
+        chosen = asked.database_url
+
+    with LocalStack(data_dir=tmp_path, kafka=False) as stack:
+        assert chosen == stack.database_url
+
+
 @pytest.mark.parametrize("marker", ['{"layout": "1", "kafka": "1.0.0", "postgres": "9"}', "not json"])
 async def test_data_of_another_version_is_refused(tmp_path: Path, marker: str) -> None:
     """Nothing tries to read data of other servers; the message says what to do."""
@@ -290,6 +332,18 @@ async def test_a_server_that_does_not_come_up_tells_why_and_keeps_its_log(cache:
     assert "max_connections" in log.read_text()
     with pytest.raises(LocalStackError, match="not running"):
         _ = stack.database_url
+
+
+def test_a_disk_that_is_full_is_named(tmp_path: Path) -> None:
+    """By the folder of the data and the logs, since the server's own words may name neither."""
+    log = tmp_path / "data" / "logs" / "kafka.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("java.io.IOException: No space left on device\n")
+
+    failed = failure(Running(Program("Kafka", [], {}, log, stop=15, death=9)), "Kafka ended with code 1")
+
+    assert isinstance(failed, DiskFullError)
+    assert str(failed).startswith(f"No room left on the disk of {tmp_path / 'data'}. Free some space and start again.")
 
 
 async def test_a_broker_that_does_not_come_up_tells_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -397,6 +451,63 @@ def test_a_download_that_fails_says_what_to_do(cache: Path, monkeypatch: pytest.
         install(lambda _: None, broken, LOCK)
 
     assert len(LOCK.jars) - 1 == len(list(cache.glob("*.jar")))
+
+
+def test_a_start_that_is_called_off_waits_for_no_download(cache: Path) -> None:
+    """Not even for one that hangs; what came before is kept, and the next install goes on from there."""
+    called_off, hanging = Event(), Event()
+
+    def slow(artifact: str, folder: Path) -> Path:
+        if artifact == LOCK.jars[0].artifact:
+            hanging.wait()
+        return fake(artifact, folder)
+
+    def note(line: str) -> None:
+        if line == "Downloading Apache Kafka: 4 of 5 files":
+            called_off.set()
+
+    with pytest.raises(StartInterruptedError):
+        install(note, slow, LOCK, called_off)
+
+    assert [jar.file for jar in LOCK.jars[1:]] == sorted(path.name for path in cache.glob("*.jar"))
+    hanging.set()
+    assert 5 == len(install(lambda _: None, fake, LOCK))
+
+
+def test_a_start_that_is_called_off_does_not_wait_for_another_process(cache: Path) -> None:
+    """Which downloads what this one needs, and may take long."""
+    cache.mkdir(parents=True)
+    called_off = Event()
+    told: list[str] = []
+
+    def note(line: str) -> None:
+        told.append(line)
+        called_off.set()
+
+    with (cache / ".lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(StartInterruptedError):
+            install(note, fake, LOCK, called_off)
+
+    assert ["Another process is downloading Apache Kafka: waiting for it"] == told
+
+
+def test_a_start_that_is_called_off_ends_the_servers_that_come_up() -> None:
+    """From another thread, at any time; nothing of them stays."""
+    seen: list[list[int]] = []
+
+    def call_off(line: str) -> None:
+        if line.startswith("Starting"):
+            seen.append(family(stack.keeper_pid))
+            stack.interrupt()
+
+    stack = LocalStack(kafka=False, report=call_off)
+
+    with pytest.raises(StartInterruptedError):
+        stack.start()
+    with pytest.raises(LocalStackError, match="not running"):
+        _ = stack.run_dir
+    assert not any(alive(pid) for pid in seen[0])
 
 
 @pytest.mark.usefixtures("cache")

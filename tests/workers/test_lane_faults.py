@@ -143,9 +143,12 @@ async def test_an_offset_beyond_the_end_of_its_partition_is_named(cluster: Setti
 class _Held(SendJob):
     """Decides nothing before it may."""
 
-    may_go_on: asyncio.Event
+    def __init__(self) -> None:
+        super().__init__(load_catalogue())
+        self.asked, self.may_go_on = asyncio.Event(), asyncio.Event()
 
     async def decide(self, connection: Connection, batch: Batch) -> Decision:
+        self.asked.set()
         await self.may_go_on.wait()
         return await super().decide(connection, batch)
 
@@ -154,31 +157,33 @@ class _Held(SendJob):
 async def test_a_lane_that_retention_overtakes_says_what_is_lost(cluster: Settings) -> None:
     """Records are deleted that the lane has not fetched yet: its poll fails, and it does not try for ever."""
     place = TopicPartition(SEND_REQUESTS, 1)
-    job = _Held(load_catalogue())
-    job.may_go_on = asyncio.Event()
+    request = send(_in_partition(cluster, place.partition))
+    job, stop = _Held(), asyncio.Event()
     async with create_pool(cluster) as pool, admin_client(cluster) as admin:
         worker = Worker(job, cluster, pool, admin)
-        task = asyncio.create_task(worker.run(asyncio.Event()))
-        for number in range(4):  # one being decided, two in the inbox, one fetched
-            await publish(cluster, SEND_REQUESTS, [send(_in_partition(cluster, place.partition))])
-            await eventually(lambda held=number: _holds(worker, place, held), f"record {number} where it waits")
-        await publish(cluster, SEND_REQUESTS, [send(_in_partition(cluster, place.partition))])
-        end = (await ends(cluster, SEND_REQUESTS))[place]
-        await admin.delete_records({place: RecordsToDelete(before_offset=end)})
-        job.may_go_on.set()
+        task = asyncio.create_task(worker.run(stop))
+        try:
+            await publish(cluster, SEND_REQUESTS, [request])
+            await asyncio.wait_for(job.asked.wait(), 20)
+            for held in [(1, False), (2, False), (2, True)]:
+                await publish(cluster, SEND_REQUESTS, [request])
+                await eventually(lambda held=held: _holds(worker, place, held), f"records where they wait: {held}")
+            await publish(cluster, SEND_REQUESTS, [request])
+            end = (await ends(cluster, SEND_REQUESTS))[place]
+            await admin.delete_records({place: RecordsToDelete(before_offset=end)})
+            job.may_go_on.set()
 
-        with pytest.raises(LaneError, match=f"retention removed {SEND_REQUESTS}/1 up to offset {end}"):
-            await asyncio.wait_for(task, 10)
+            with pytest.raises(LaneError, match=f"retention removed {SEND_REQUESTS}/1 up to offset {end}"):
+                await asyncio.wait_for(task, 10)
+        finally:
+            job.may_go_on.set()
+            stop.set()
+            await asyncio.wait([task])
 
 
-async def _holds(worker: Worker, place: TopicPartition, number: int) -> bool:
-    """Tell whether a record has come as far as it can while the one before it waits."""
-    if place not in worker._lanes:
-        return False
-    inbox = worker._lanes[place][0].inbox
-    fetched = place in worker._consumer._fetcher._records
-    taken = inbox._position is not None and not inbox._chunks and not fetched
-    return taken if number == 0 else len(inbox._chunks) == min(number, 2) and fetched == (number == 3)
+async def _holds(worker: Worker, place: TopicPartition, held: tuple[int, bool]) -> bool:
+    """Tell whether so many chunks are in a lane's inbox, and one more in the consumer's hands."""
+    return held == (len(worker._lanes[place][0].inbox._chunks), place in worker._consumer._fetcher._records)
 
 
 @POLLS

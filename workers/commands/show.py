@@ -68,7 +68,7 @@ def show_lag(groups: list[GroupLag]) -> None:
 
 
 def _partition(lag: PartitionLag) -> tuple[Text | str | int, ...]:
-    note = "never committed" if lag.committed is None else f"retention took {lag.lost}" if lag.lost else ""
+    note = lag.note
     committed = "" if lag.committed is None else lag.committed
     return lag.partition, committed, lag.end, lag.records, _duration(lag.seconds), Text(note, style=BAD)
 
