@@ -77,7 +77,8 @@ Headers = Sequence[tuple[str, bytes | None]]
 
 def _kept(record: ConsumerRecord) -> tuple[bytes | None, bytes | None, Headers, DeadLetterCut | None]:
     """Return key, value and headers as far as they can be kept, and what was cut off."""
-    size = len(record.key or b"") + len(record.value or b"") + _size(record.headers)
+    # A letter has the key twice: its own key, and in its body.
+    size = 2 * len(record.key or b"") + len(record.value or b"") + _size(record.headers)
     if size <= KEPT_BYTES:
         return record.key, record.value, record.headers, None
     headers: list[tuple[str, bytes | None]] = []
@@ -95,7 +96,8 @@ def _kept(record: ConsumerRecord) -> tuple[bytes | None, bytes | None, Headers, 
 
 
 def _size(headers: Headers) -> int:
-    return sum(len(name) + len(content or b"") + 64 for name, content in headers)  # 64: what JSON adds to each
+    # JSON writes a control character in six, and adds less than 64 to each header.
+    return sum(6 * len(name) + len(content or b"") + 64 for name, content in headers)
 
 
 def _timestamp(milliseconds: int) -> datetime:

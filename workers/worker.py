@@ -25,6 +25,7 @@ from workers.ops.records import count_partitions
 __all__ = ["Worker", "WorkerError", "run_worker", "stop_requested", "stop_with_parent"]
 
 _POLL_MILLISECONDS = 20
+_ALONE_SECONDS = 60.0  # so long after a poll that failed, partitions are polled one by one
 _STOP_SECONDS = 5.0  # what an end may take beyond the drain
 _WATCH_SECONDS = 5.0
 
@@ -123,23 +124,61 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is unt
         """
         await starting
         self._log.info("worker_started", topic=self._job.topic)
+        alone_until = 0.0
         failing_since: float | None = None
         while not stop.is_set():
             hungry = [tp for tp, (lane, _) in self._lanes.items() if lane.inbox.hungry]
             if not hungry:
                 await asyncio.sleep(_POLL_MILLISECONDS / 1000)
                 continue
-            try:
-                fetched = await self._consumer.getmany(*hungry, timeout_ms=_POLL_MILLISECONDS)
-            except KafkaError as error:
-                self._log.warning("poll_failed", error=repr(error))
-                failing_since = None if await self._poll_each(hungry) else failing_since or monotonic()
-                if failing_since is not None and monotonic() - failing_since > self._settings.session_seconds:
-                    # aiokafka's tasks end for good at an error they did not expect: only a new consumer helps.
-                    raise WorkerError(f"no poll succeeded for {self._settings.session_seconds} s: {error!r}") from error
+            failed = await (self._poll_each(hungry) if monotonic() < alone_until else self._poll(hungry))
+            if failed:
+                alone_until = monotonic() + _ALONE_SECONDS
+            if len(failed) < len(hungry):
+                failing_since = None
                 continue
-            failing_since = None
-            await self._offer(hungry, fetched)
+            failing_since = failing_since or monotonic()
+            if monotonic() - failing_since > self._settings.session_seconds:
+                # aiokafka's tasks end for good at an error they did not expect: only a new consumer helps.
+                raise WorkerError(f"no poll succeeded for {self._settings.session_seconds} s: {failed[0]!r}")
+
+    async def _poll(self, hungry: Sequence[TopicPartition]) -> list[KafkaError]:
+        """Poll partitions together, which waits for the first that has something; return what failed.
+
+        What a poll that fails had drained of other partitions is lost with it: the lanes of all begin again from their
+        offsets. From then on, and for a while after the last failure, each is polled alone.
+        """
+        try:
+            fetched = await self._consumer.getmany(*hungry, timeout_ms=_POLL_MILLISECONDS)
+        except KafkaError as error:
+            self._log.warning("poll_failed", error=repr(error))
+            self._interrupt(hungry, error)
+            return [error] * len(hungry)
+        await self._offer(hungry, fetched)
+        return []
+
+    async def _poll_each(self, hungry: Sequence[TopicPartition]) -> list[KafkaError]:
+        """Poll partitions one by one, so that only the lanes of those that fail begin again; return what failed.
+
+        Their opening finds out what it means: it checks every offset. Until then they are not polled.
+        """
+        failed = []
+        for tp in hungry:
+            try:
+                fetched = await self._consumer.getmany(tp, timeout_ms=0)
+            except KafkaError as error:
+                self._log.warning("poll_failed", partition=tp.partition, error=repr(error))
+                self._interrupt([tp], error)
+                failed.append(error)
+            else:
+                await self._offer([tp], fetched)
+        await asyncio.sleep(_POLL_MILLISECONDS / 1000)
+        return failed
+
+    def _interrupt(self, places: Iterable[TopicPartition], error: KafkaError) -> None:
+        for tp in places:
+            if tp in self._lanes:
+                self._lanes[tp][0].inbox.interrupt(error)
 
     async def _offer(self, hungry: Iterable[TopicPartition], fetched: Fetched) -> None:
         """Give the lanes what was fetched for them, or how far the consumer has come without finding anything.
@@ -153,25 +192,6 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is unt
         for tp in hungry:
             if tp not in fetched and tp in self._lanes and self._lanes[tp][0].inbox.hungry:
                 self._lanes[tp][0].inbox.offer([], await self._consumer.position(tp))
-
-    async def _poll_each(self, hungry: Iterable[TopicPartition]) -> bool:
-        """Poll partitions one by one after a poll of all failed, so that only the lanes it concerns begin again.
-
-        Their opening finds out what it means: it checks every offset. Until then they are not polled. Tell whether any
-        poll succeeded.
-        """
-        succeeded = False
-        for tp in hungry:
-            try:
-                fetched = await self._consumer.getmany(tp, timeout_ms=0)
-            except KafkaError as error:
-                if tp in self._lanes:
-                    self._lanes[tp][0].inbox.interrupt(error)
-            else:
-                succeeded = True
-                await self._offer([], fetched)
-        await asyncio.sleep(_POLL_MILLISECONDS / 1000)
-        return succeeded
 
     # -- the group's assignment; aiokafka swallows what these raise, so nothing may ---------------------------------
 

@@ -10,6 +10,9 @@ create table accounts (
     sequence bigint not null default 0 check (sequence >= 0),
     newest_lot integer not null default 0 check (newest_lot >= 0),
     level smallint not null default 2 check (level between 0 and 2),
+    paid_from timestamptz not null default '-infinity',
+    paid integer not null default 0 check (paid >= 0),
+    paid_before integer not null default 0 check (paid_before >= 0),
     erased_at timestamptz
 ) with (fillfactor = 70);
 
@@ -18,6 +21,10 @@ comment on column accounts.sequence is 'Number of the newest journal row. Gap-fr
 comment on column accounts.newest_lot is 'Number of the newest lot; lots count from 1 in the order they open.';
 comment on column accounts.level is
 'What its holder was last told or knows: 0 enough credits, 1 low, 2 none. A notice goes out when it rises.';
+comment on column accounts.paid_from is 'Start of the 24 hours in which `paid` counts sends that were paid for.';
+comment on column accounts.paid_before is
+'The same for the 24 hours before. The two together are never less than what a limit counts, so that only an account
+that may be over its limit has its journal read.';
 comment on column accounts.erased_at is 'When it was erased: from then on it gets no credits and spends none.';
 
 create table subscriptions (

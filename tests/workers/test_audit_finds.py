@@ -158,6 +158,12 @@ CORRUPTIONS = [
     Corruption(_LOT_OF_ALICE.format("partition = 3", 2), "lot_has_its_account", "alice", "lot 2"),
     Corruption("delete from accounts where account = {dave}", "lot_has_its_account", "#{dave}", "lot 1"),
     # an account
+    Corruption(
+        "update accounts set paid = 0, paid_before = 0 where account = {alice}",
+        "paid_sends_are_counted",
+        "alice",
+        "paid from 2030-01-20 00:00:00+00",
+    ),
     Corruption("update accounts set level = 0 where account = {carol}", "level_is_its_balance", "carol", "level 0"),
     Corruption("update accounts set level = 2 where account = {alice}", "level_is_its_balance", "alice", "level 2"),
     Corruption(

@@ -152,13 +152,13 @@ inner join lots as l on x.account = l.account and x.lot = l.lot
 where x.held < 0 or x.held > l.granted
 order by x.account, x.lot, x.sequence;
 
--- closed_lot_is_empty: a lot that is closed holds nothing and waits for no cap
+-- closed_lot_is_empty: a lot that is closed holds nothing, and only one with a cap waits for it
 select
     x.account,
     'lot ' || x.lot as place,
     x.remaining || ' remain' || case when x.cap_pending then ', its cap is to come' else '' end as found
 from lots as x
-where not x.open and (x.remaining <> 0 or x.cap_pending);
+where (not x.open and x.remaining <> 0) or (x.cap_pending and x.balance_cap is null);
 
 -- lot_ends_once: an expiry, a void or a forfeit closes its lot, once, with the end it tells, and nothing moves after it
 with e as (
@@ -309,6 +309,26 @@ left join s on x.account = s.account
 left join journal as j on s.account = j.account and s.sequence = j.sequence
 -- Whether a balance above nothing is low is the catalogue's word, of that day; a notice repeats it.
 where (x.level = 2) <> (coalesce(j.balance_after, 0) = 0) or (j.code = 'low' and x.level <> 1);
+
+-- paid_sends_are_counted: the counts that a limit goes by are no less than what the journal says
+with j as (
+    select
+        x.account,
+        count(*) filter (where j.as_of >= x.paid_from and j.as_of < x.paid_from + interval '24 hours') as paid,
+        count(*) filter (where j.as_of < x.paid_from and j.as_of >= x.paid_from - interval '24 hours') as paid_before
+    from accounts as x
+    inner join journal as j on x.account = j.account
+    where j.code = 'charged' and isfinite(x.paid_from)
+    group by x.account
+)
+
+select
+    x.account,
+    'paid from ' || x.paid_from as place,
+    x.paid || ' and ' || x.paid_before || ' before, the journal says ' || j.paid || ' and ' || j.paid_before as found
+from accounts as x
+inner join j on x.account = j.account
+where x.paid < j.paid or x.paid_before < j.paid_before;
 
 -- erased_account_holds_nothing: an erased account has no lot that could be spent from then on
 select

@@ -30,8 +30,8 @@ declare
     sequences bigint[];           -- its newest journal row
     levels smallint[];            -- what its holder was last told (settle.sql)
     erased boolean[];
-    paid integer[];               -- no fewer sends than it paid for in the 24 hours before any of the batch
-    earliest timestamptz := (select min(r.as_of) from unnest(p_as_ofs) as r (as_of));
+    since timestamptz[];          -- two days' counts of what it paid for: no less than a limit counts
+    today integer[]; yesterday integer[];
     tightest integer := least(nullif(p_limits.daily, 0), nullif(p_limits.seat, 0));
     suspect boolean[];            -- the requests whose recipient may have had a paid send too lately
     a integer := 0;               -- where we are among them
@@ -58,15 +58,9 @@ begin
     select
         array_agg(x.account order by x.account), array_agg(x.sequence order by x.account),
         array_agg(x.level order by x.account), array_agg(x.erased_at is not null order by x.account),
-        -- Each paid send is a row: a short history is not counted.
-        array_agg(case when x.sequence + cardinality(p_accounts) >= tightest then (
-            select count(*) from (
-                select from journal as j
-                where j.account = x.account and j.code = 'charged' and j.as_of > earliest - interval '24 hours'
-                limit tightest
-            ) as recent
-        ) else 0 end order by x.account)
-    into accounts_, sequences, levels, erased, paid
+        array_agg(x.paid_from order by x.account), array_agg(x.paid order by x.account),
+        array_agg(x.paid_before order by x.account)
+    into accounts_, sequences, levels, erased, since, today, yesterday
     from accounts as x where x.account = any(p_accounts);
 
     select array_agg(l.account), array_agg(l.lot), array_agg(l.remaining), array_agg(l.granted_at), array_agg(l.expires_at)
@@ -79,7 +73,7 @@ begin
     lot_remaining_before := lot_remaining;
 
     if p_limits.cooldown > interval '0' then
-        suspect := suspects(p_accounts, p_recipient_ids, earliest - p_limits.cooldown);
+        suspect := suspects(p_accounts, p_recipient_ids, p_as_ofs, p_limits.cooldown);
     end if;
 
     for i in 1 .. cardinality(p_accounts) loop
@@ -111,7 +105,13 @@ begin
             else 'insufficient_credits'
         end;
         if code in ('charged', 'insufficient_credits') then
-            if paid[a] >= tightest or suspect[i] then
+            if as_of >= since[a] + interval '24 hours' then
+                yesterday[a] := case when as_of < since[a] + interval '48 hours' then today[a] else 0 end;
+                since[a] := case yesterday[a] when 0 then as_of else since[a] + interval '24 hours' end;
+                today[a] := 0;
+            end if;
+            -- A lane that is behind another one's time may not go by counts that were made after it.
+            if today[a] + yesterday[a] >= tightest or as_of < since[a] or suspect[i] then
                 select * into hit from limit_hit(
                     p_limits, p_accounts[i], as_of, p_sender_ids[i], p_recipient_ids[i], o_codes[first_request : i - 1],
                     p_as_ofs[first_request : i - 1], p_sender_ids[first_request : i - 1],
@@ -130,7 +130,7 @@ begin
         o_balances[i] := balance;
         if code = 'charged' then
             lot_remaining[pick] := lot_remaining[pick] - 1;
-            paid[a] := paid[a] + 1;
+            today[a] := today[a] + 1;
             o_lots[i] := lot_numbers[pick];
             o_lot_until[i] := lot_until[pick];
         elsif code = 'insufficient_credits' then
@@ -149,8 +149,10 @@ begin
     end loop;
 
     update accounts as x
-    set sequence = d.sequence, level = d.level
-    from unnest(accounts_, sequences, levels) as d (account, sequence, level)
+    set sequence = d.sequence, level = d.level, paid_from = d.paid_from, paid = d.paid, paid_before = d.paid_before
+    from unnest(accounts_, sequences, levels, since, today, yesterday) as d (
+        account, sequence, level, paid_from, paid, paid_before
+    )
     where x.account = d.account;
 
     update lots as l

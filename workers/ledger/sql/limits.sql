@@ -1,9 +1,11 @@
 -- The limits of responsible use (rule 9), over half-open windows: what was paid for exactly 24 hours ago no longer
 -- counts. A send that was taken back counts, a free one never.
 
--- Tells of each request of a batch whether its account may have paid for a send to the same recipient since an instant,
--- before the batch or in it: cheap, so that only those are looked at exactly (limit_hit).
-create or replace function suspects(p_accounts bigint[], p_recipient_ids text[], p_since timestamptz)
+-- Tells of each request of a batch whether its account may have paid for a send to the same recipient within the
+-- cool-down, before the batch or in it: cheap, so that only those are looked at exactly (limit_hit).
+create or replace function suspects(
+    p_accounts bigint[], p_recipient_ids text[], p_as_ofs timestamptz[], p_cooldown interval
+)
 returns boolean[]
 language plpgsql stable
 set enable_seqscan = off
@@ -11,12 +13,14 @@ set enable_hashjoin = off
 set enable_mergejoin = off
 set plan_cache_mode = force_generic_plan
 as $$
+declare
+    since timestamptz := (select min(r.as_of) from unnest(p_as_ofs) as r (as_of)) - p_cooldown;
 begin
     return (
         select array_agg(r.again > 1 or exists (
             select from journal as j
             where
-                j.account = r.account and j.code = 'charged' and j.as_of > p_since
+                j.account = r.account and j.code = 'charged' and j.as_of > since
                 and j.recipient_id = r.recipient_id
         ) order by r.position)
         from (
