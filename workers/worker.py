@@ -261,11 +261,26 @@ async def run_worker(job: Job, settings: Settings, stop: asyncio.Event) -> None:
 
     """
     async with contextlib.AsyncExitStack() as stack:
-        admin = await stack.enter_async_context(admin_client(settings))
-        await count_partitions(admin, [job.topic])  # aiokafka would look for it for 40 s
-        pool = await stack.enter_async_context(create_pool(settings))
-        stack.push_async_callback(_close_in_time, pool)
+        connecting = asyncio.create_task(_connect(job, settings, stack))
+        stopped = asyncio.create_task(stop.wait())
+        await asyncio.wait([connecting, stopped], return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if not connecting.done():  # a broker that is frozen answers to nobody
+            connecting.cancel()
+            await asyncio.wait([connecting], timeout=_STOP_SECONDS)
+            return
+        admin, pool = connecting.result()
         await Worker(job, settings, pool, admin).run(stop)
+
+
+async def _connect(
+    job: Job, settings: Settings, stack: contextlib.AsyncExitStack
+) -> tuple[AIOKafkaAdminClient, Pool]:
+    admin = await stack.enter_async_context(admin_client(settings))
+    await count_partitions(admin, [job.topic])  # aiokafka would look for it for 40 s
+    pool = await stack.enter_async_context(create_pool(settings))
+    stack.push_async_callback(_close_in_time, pool)
+    return admin, pool
 
 
 async def _close_in_time(pool: Pool) -> None:

@@ -47,10 +47,6 @@ from workers.ops.topics import plan_topics
 from workers.send import SendJob
 from workers.worker import Worker, WorkerError, run_worker
 
-POLLS = pytest.mark.xfail(
-    reason="worker._poll_each never sees the error of the poll before it, and what that one had drained is lost",
-    strict=True,
-)
 LOADING = 14  # Kafka's error code of a coordinator that is
 
 
@@ -153,7 +149,6 @@ class _Held(SendJob):
         return await super().decide(connection, batch)
 
 
-@POLLS
 async def test_a_lane_that_retention_overtakes_says_what_is_lost(cluster: Settings) -> None:
     """Records are deleted that the lane has not fetched yet: its poll fails, and it does not try for ever."""
     place = TopicPartition(SEND_REQUESTS, 1)
@@ -186,7 +181,6 @@ async def _holds(worker: Worker, place: TopicPartition, held: tuple[int, bool]) 
     return held == (len(worker._lanes[place][0].inbox._chunks), place in worker._consumer._fetcher._records)
 
 
-@POLLS
 async def test_a_partition_that_cannot_be_read_costs_no_other_one_a_record(
     cluster: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -579,6 +573,26 @@ async def test_a_worker_whose_broker_does_not_answer_ends_in_time(
             os.kill(frozen.kafka_pid, signal.SIGSTOP)
         seconds = await _seconds_to_end(task, stop)
 
+    assert seconds < 5
+
+
+async def test_a_worker_that_cannot_connect_ends_in_time(
+    settings: Settings, frozen: LocalStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker that answers to nobody does not keep a worker that is told to stop before it had begun."""
+    own = settings.model_copy(update={"kafka_bootstrap_servers": frozen.kafka_bootstrap_servers, "drain_seconds": 1})
+
+    async def release() -> None:
+        os.kill(frozen.kafka_pid, signal.SIGCONT)
+
+    stop = asyncio.Event()
+    async with _ending(monkeypatch, release):
+        os.kill(frozen.kafka_pid, signal.SIGSTOP)
+        task = asyncio.create_task(run_worker(SendJob(load_catalogue()), own, stop))
+        done, _ = await asyncio.wait([task], timeout=0.5)
+        seconds = await _seconds_to_end(task, stop)
+
+    assert set() == done
     assert seconds < 5
 
 
