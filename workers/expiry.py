@@ -82,7 +82,7 @@ class ExpiryJob:
         end is asked first: a record that arrives between the two questions is then after the tick too.
         """
         places = [TopicPartition(topic, partition) for _, topic in _NEIGHBOURS]
-        async with asyncio.timeout(_ENDS_SECONDS):  # inside a transaction, which must not wait for a broker that is away
+        async with asyncio.timeout(_ENDS_SECONDS):  # inside a transaction, which must not wait for a lost broker
             ends = await self._ends.end_offsets(places)
         read_to = as_of - self._grace
         for (group, topic), place in zip(_NEIGHBOURS, places, strict=True):
