@@ -56,7 +56,7 @@ def test_modules_and_functions_stay_short(path: Path) -> None:
 
 
 def test_the_newcomers_path_is_short() -> None:
-    """What a newcomer reads first, all of it, in one sitting: 600 lines, and 200 for the codes and events of all rules."""
+    """What a newcomer reads first, in one sitting: 600 lines, and 200 for the codes and events of all rules."""
     path = [
         "README.md",
         "workers/ledger/README.md",
