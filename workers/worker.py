@@ -273,9 +273,7 @@ async def run_worker(job: Job, settings: Settings, stop: asyncio.Event) -> None:
         await Worker(job, settings, pool, admin).run(stop)
 
 
-async def _connect(
-    job: Job, settings: Settings, stack: contextlib.AsyncExitStack
-) -> tuple[AIOKafkaAdminClient, Pool]:
+async def _connect(job: Job, settings: Settings, stack: contextlib.AsyncExitStack) -> tuple[AIOKafkaAdminClient, Pool]:
     admin = await stack.enter_async_context(admin_client(settings))
     await count_partitions(admin, [job.topic])  # aiokafka would look for it for 40 s
     pool = await stack.enter_async_context(create_pool(settings))
