@@ -26,7 +26,7 @@ WAIT_SECONDS = 30
 
 
 async def prepare(settings: Settings) -> None:
-    """Make the topics, start the groups, and tell these books that others have worked the topics before."""
+    """Make the topics, start the groups, tell these books that others have worked the topics, and wait for their last."""
     await apply_topics(settings, await plan_topics(settings))
     connection = await connect_database(settings)
     async with admin_client(settings) as admin:
@@ -38,6 +38,7 @@ async def prepare(settings: Settings) -> None:
                 [(row.group, tp.topic, tp.partition, offset) for tp, offset in offsets.items()],
             )
     await connection.close()
+    await settled(settings)
 
 
 def send(account: str, id_: UUID | None = None, **data: Any) -> Event:
