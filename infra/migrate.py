@@ -44,9 +44,12 @@ async def migrate(connection: Connection, function_folders: Sequence[Path], fold
         for name in missing:
             await connection.execute(files[name])
             await connection.execute("insert into migrations values ($1, $2)", name, _sha256(files[name]))
-        # Functions call one another, whatever the order of their files.
+        # Functions call one another, whatever the order of their files: once they are all there, they are checked.
         await connection.execute("set local check_function_bodies = off")
         functions = [text for place in function_folders for text in _read(place).values()]
+        for function in functions:
+            await connection.execute(function)
+        await connection.execute("set local check_function_bodies = on")
         for function in functions:
             await connection.execute(function)
     return Migrated(tuple(missing), len(functions))

@@ -1,8 +1,8 @@
 """Ids of results, derived from what they answer: the same answer has the same id however often it is written.
 
 All are UUIDv5 under one namespace. No two names can meet: account ids hold no blank, and of the names that
-begin with one, an answer's ends with a UUID, a conflict's with a UUID and a number, that of a movement or
-notice with a code and a number.
+begin with one, an answer's ends with a UUID, a conflict's with a UUID and a number, and that of a movement or
+notice has a blank and a number behind it and nothing else, where a tick's and a dead letter's go on.
 """
 
 from hashlib import sha1
@@ -42,12 +42,12 @@ def conflict_id(account_id: str, request_id: UUID, fingerprint: int) -> UUID:
     return _uuid5(f"{account_id}/{request_id}/{fingerprint}")
 
 
-def movement_id(account_id: str, request_id: UUID, code: str, lot: int) -> UUID:
+def movement_id(account_id: str, sequence: int) -> UUID:
     """Return the id of a movement or notice that is not itself an answer, such as the expiry of a lot.
 
-    A code comes at most once for a lot and a request; a notice that is about no lot has 0 in its place.
+    By its number in the account, since one request or tick may cause several that are alike.
     """
-    return _uuid5(f"{account_id}/{request_id}/{code}/{lot}")
+    return _uuid5(f"{account_id} {sequence}")
 
 
 def tick_answer_id(partition: int, request_id: UUID) -> UUID:

@@ -77,7 +77,7 @@ def event_of(account_id: str, entry: Entry, *, repeat: bool = False) -> Message:
 
 def _event_id(account_id: str, entry: Entry) -> UUID:
     if not entry.is_answer:
-        return movement_id(account_id, entry.request_id, entry.code, entry.lot or 0)
+        return movement_id(account_id, entry.sequence)
     if entry.code == Code.KEY_CONFLICT:
         return conflict_id(account_id, entry.request_id, entry.fingerprint)
     return answer_id(account_id, entry.request_id)

@@ -143,6 +143,12 @@ class Lane:
                 f"the offset of group {group} for {place} is {published}, but the partition ends at {end}: was the"
                 " topic made anew, or records lost? Set the group's offset to where it should go on"
             )
+        if (stored or 0) > end:
+            raise LaneError(
+                f"the books have read {place} up to offset {stored}, but the partition ends at {end}: was the topic"
+                " made anew, or records lost? Set the group's offset and next_offset of the lane's row to where it should"
+                " go on"
+            )
         if published > max(stored or 0, oldest):
             raise LaneError(
                 f"group {group} has published {place} up to offset {published}, but the books end at {stored or 0}: is"
@@ -166,6 +172,7 @@ class Lane:
                 decided = await self._decide(taken)
                 await _finished(publishing)
                 publishing = asyncio.create_task(self._publish(decided))
+                publishing.add_done_callback(self._wake)
             await _finished(publishing)
         finally:
             if publishing is not None:
@@ -203,17 +210,19 @@ class Lane:
 
     async def _publish(self, decided: _Decided) -> None:
         """Publish a batch's answers, its dead letters and the offset after it, in one transaction."""
-        try:
-            await self._producers.publish(decided.messages, {self._tp: decided.next_offset}, self._job.group)
-        except (KafkaError, OSError) as error:
-            self.inbox.interrupt(error)  # the lane may be waiting for records that never come
-            raise
+        await self._producers.publish(decided.messages, {self._tp: decided.next_offset}, self._job.group)
         self._failures = 0
+
+    def _wake(self, publishing: asyncio.Task[None]) -> None:
+        """Let the lane see that publishing failed: it may be waiting for records that never come."""
+        error = None if publishing.cancelled() else publishing.exception()
+        if isinstance(error, Exception):
+            self.inbox.interrupt(error)
 
     async def _back_off(self, error: BaseException) -> None:
         """Wait before the lane begins again, longer after each failure in a row, or until it is stopped."""
         least, most = _BACKOFF_SECONDS
-        seconds = min(most, least * 2**self._failures) * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
+        seconds = min(most, least * 2 ** min(self._failures, 10)) * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
         self._failures += 1
         self._log.warning("lane_begins_again", error=repr(error), seconds=round(seconds, 3), failures=self._failures)
         await self.inbox.stopped(seconds)

@@ -195,9 +195,13 @@ comment on column journal.as_of is 'Broker time of the input record, as its lane
 comment on column journal.details is 'What a row tells beyond the common columns.';
 comment on column journal.reverses is 'Sequence of the send that this row takes back.';
 
--- An outcome is final for its request id. A conflict is kept beside it, under its own fingerprint. The request id
--- comes first: it finds one row, and ids that grow with time (UUIDv7) then fill the index from one side.
-create unique index journal_answers on journal (request_id, account, fingerprint) where is_answer;
+-- An outcome is final for its request id. A conflict is kept beside it, under its own fingerprint, in an index of its
+-- own: an id that a producer uses for everything costs nobody else anything. The request id comes first: it finds one
+-- row, and ids that grow with time (UUIDv7) then fill the index from one side.
+create unique index journal_outcomes on journal (request_id, account)
+where is_answer and code <> 'key_conflict';
+create unique index journal_conflicts on journal (request_id, account, fingerprint)
+where is_answer and code = 'key_conflict';
 
 -- From an input record to its rows: to publish from the books what retention has taken from the topic.
 create index journal_source on journal (source_partition, source_offset);

@@ -41,7 +41,7 @@ async def debit_one(connection: Connection, request: Request[AccountEvent], part
             )
             return await debit_one(connection, request, partition)
         stored = await connection.fetch(
-            "select * from journal where request_id = $1 and account = $2 and is_answer",
+            "select * from journal where request_id = $1 and account = $2 and is_answer and code <> 'key_conflict'",
             request.request_id,
             account["account"],
         )

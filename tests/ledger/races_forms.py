@@ -50,7 +50,7 @@ BROKEN: dict[str, Form] = {
             "begin select array_agg(x.account order by x.account)",
             f"begin {LOCK} select array_agg(x.account order by x.account)",
         ),
-        "drop index journal_answers;",
+        "drop index journal_outcomes;",
     ),
     "ended lots are not read again once they are locked": (
         Edit("expire.sql", "where l.open and l.expires_at <= p_horizon;", ";"),

@@ -106,3 +106,23 @@ async def test_time_and_source_are_not_part_of_the_body(book: Book) -> None:
     again = await book.one(book.send(id=id_).model_copy(update={"source": "/another"}))
 
     assert again["repeat"]
+
+
+async def test_an_id_that_is_used_for_everything_costs_no_more_than_its_records(book: Book) -> None:
+    """A producer's constant id: each body is answered once, and no batch reads the conflicts before it."""
+    id_ = uuid4()
+    for start in range(0, 2_000, 500):
+        sends = [book.send(id=id_, recipient_id=f"r-{number}") for number in range(start, start + 500)]
+        await book.decide_all(*sends)
+
+    found = await book.connection.fetch(
+        "select * from stored_answers(array_fill((select account from accounts), array[500]),"
+        " array_fill($1::uuid, array[500]), array(select generate_series(1, 500)))",
+        id_,
+    )
+    answers = await book.decide_all(*[book.send(id=id_, recipient_id=f"r-{number}") for number in (0, 1, 1_999)])
+
+    assert 1 == len(found)
+    assert [("insufficient_credits", True), ("key_conflict", True), ("key_conflict", True)] == [
+        pick(answer, "code", "repeat") for answer in answers
+    ]

@@ -23,7 +23,7 @@ def test_ids_never_change() -> None:
     found = [
         ids.answer_id("acct-42", REQUEST),
         ids.conflict_id("acct-42", REQUEST, -7),
-        ids.movement_id("acct-42", REQUEST, "expired", 3),
+        ids.movement_id("acct-42", 3),
         ids.tick_answer_id(3, REQUEST),
         ids.tick_conflict_id(3, REQUEST, -7),
         ids.dead_letter_id("inmail.send-requests", 3, 1042),
@@ -60,11 +60,11 @@ def test_ids_of_different_kinds_do_not_meet() -> None:
         ids.conflict_id("acct", REQUEST, 1),
         ids.conflict_id(account, REQUEST, 1),
         ids.tick_conflict_id(3, REQUEST, 1),
-        ids.movement_id("acct", REQUEST, "expired", 1),
-        ids.movement_id("acct", REQUEST, "expired", 2),
-        ids.movement_id("acct", REQUEST, "low", 0),
-        ids.movement_id("acct", REQUEST, "exhausted", 0),
-        ids.movement_id(account, REQUEST, "low", 0),
+        ids.movement_id("acct", 1),
+        ids.movement_id("acct", 2),
+        ids.movement_id("tick", 1),
+        ids.movement_id("dead-letter", 1),
+        ids.movement_id(account, 1),
         ids.dead_letter_id("inmail.send-requests", 1, 1),
     ]
 

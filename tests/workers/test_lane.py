@@ -21,19 +21,6 @@ from workers.ledger.plans import load_catalogue
 from workers.send import SendJob
 
 
-@pytest.fixture
-async def cluster(settings: Settings) -> Settings:
-    """The running stack with its topics made and its groups started."""
-    await prepare(settings)
-    return settings
-
-
-@pytest.fixture
-def account() -> str:
-    """An account of the test's own: topics outlive tests."""
-    return f"a-{uuid4().hex[:12]}"
-
-
 async def _fund(settings: Settings, credits_: int, *accounts: str) -> None:
     start = await ends(settings, CREDIT_EVENTS)
     await publish(settings, BILLING_EVENTS, [promotion(each, credits_) for each in accounts])

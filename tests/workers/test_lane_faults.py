@@ -24,7 +24,6 @@ from infra.local.stack import LocalStack
 from infra.postgres import Connection, connect_database, create_pool
 from infra.settings import Settings
 from schemas.catalogue import (
-    CATALOGUE,
     CREDIT_EVENTS,
     EXPIRY_TICKS,
     SEND_REQUESTS,
@@ -35,7 +34,7 @@ from schemas.envelope import Event, encode
 from schemas.results import TickDecided
 from schemas.ticks import ExpiryTick
 from tests.ledger.book import DAY, Book, pick
-from tests.workers.wire import ends, eventually, prepare, publish, read, send, settled, working
+from tests.workers.wire import ends, eventually, pass_over, prepare, publish, read, send, settled, working
 from workers import expiry
 from workers import worker as worker_module
 from workers.expiry import ExpiryJob
@@ -48,32 +47,6 @@ from workers.send import SendJob
 from workers.worker import Worker, WorkerError, run_worker
 
 LOADING = 14  # Kafka's error code of a coordinator that is
-
-
-@pytest.fixture
-async def cluster(settings: Settings) -> AsyncIterator[Settings]:
-    """The running stack with its groups at the ends of their topics, and there again afterwards, whatever was left."""
-    await prepare(settings)
-    passed = await _pass_over(settings)
-    connection = await connect_database(settings)
-    for tp, end in passed.items():
-        await connection.execute("update lanes set next_offset = $3 where topic = $1 and partition = $2", *tp, end)
-    await connection.close()
-    yield settings
-    await _pass_over(settings)
-
-
-async def _pass_over(settings: Settings) -> dict[TopicPartition, int]:
-    """Move all groups to the ends of their topics; return those."""
-    passed: dict[TopicPartition, int] = {}
-    for group, topic in {(row.group, row.topic) for row in CATALOGUE if row.group}:
-        async with reader(settings, group) as consumer:
-            places = partitions_of(topic, settings.topic_partitions)
-            consumer.assign(places)
-            end = await consumer.end_offsets(places)
-            await consumer.commit(end)
-        passed |= end
-    return passed
 
 
 async def _set_offset(settings: Settings, group: str, place: TopicPartition, offset: int) -> None:
@@ -265,7 +238,7 @@ async def test_a_coordinator_that_is_loading_has_not_said_that_there_is_no_offse
 async def test_empty_books_of_a_group_that_has_published_are_refused(cluster: Settings, database: Connection) -> None:
     """They are the wrong database, or one lost: every account would have lost its credits."""
     await publish(cluster, SEND_REQUESTS, [send(_in_partition(cluster, number)) for number in range(4)])
-    await _pass_over(cluster)
+    await pass_over(cluster)
     await database.execute("delete from lanes")
 
     with pytest.raises(LaneError, match=r"books end at 0: is INMAIL_DATABASE_URL the right.*set next_offset"):

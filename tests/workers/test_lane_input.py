@@ -2,7 +2,6 @@
 
 from base64 import b64decode
 from collections import Counter
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from hashlib import sha256
 from itertools import pairwise
@@ -15,14 +14,13 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 from aiokafka.structs import ConsumerRecord
 
-from infra.kafka import partition_of, partitions_of, reader
-from infra.postgres import Connection, connect_database
+from infra.kafka import partition_of
+from infra.postgres import Connection
 from infra.settings import Settings
 from infra.transactions import Message, TransactionPair
 from schemas.billing import SubscriptionActivated
 from schemas.catalogue import (
     BILLING_EVENTS,
-    CATALOGUE,
     CREDIT_EVENTS,
     DEAD_LETTERS,
     SEND_REQUESTS,
@@ -32,7 +30,7 @@ from schemas.catalogue import (
 from schemas.envelope import Event, encode
 from schemas.results import DeadLetterReason
 from tests.ledger.book import DAY, NEW_YEAR, Book, pick
-from tests.workers.wire import ends, prepare, promotion, publish, read, send, working
+from tests.workers.wire import ends, promotion, publish, read, send, working
 from workers.billing import BillingJob
 from workers.dead_letter import dead_letters
 from workers.ledger.plans import Catalogue, load_catalogue
@@ -40,38 +38,6 @@ from workers.send import SendJob
 
 NONE, GZIP = 0, 1  # codecs, as a batch's header names them
 MILLION = 1_000_000
-
-
-@pytest.fixture
-async def cluster(settings: Settings) -> AsyncIterator[Settings]:
-    """The running stack with its groups at the ends of their topics, and there again afterwards, whatever was left."""
-    await prepare(settings)
-    passed = await _pass_over(settings)
-    connection = await connect_database(settings)
-    for tp, end in passed.items():
-        await connection.execute("update lanes set next_offset = $3 where topic = $1 and partition = $2", *tp, end)
-    await connection.close()
-    yield settings
-    await _pass_over(settings)
-
-
-async def _pass_over(settings: Settings) -> dict[TopicPartition, int]:
-    """Move all groups to the ends of their topics; return those."""
-    passed: dict[TopicPartition, int] = {}
-    for group, topic in {(row.group, row.topic) for row in CATALOGUE if row.group}:
-        async with reader(settings, group) as consumer:
-            places = partitions_of(topic, settings.topic_partitions)
-            consumer.assign(places)
-            end = await consumer.end_offsets(places)
-            await consumer.commit(end)
-        passed |= end
-    return passed
-
-
-@pytest.fixture
-def account() -> str:
-    """An account of the test's own: topics outlive tests."""
-    return f"a-{uuid4().hex[:12]}"
 
 
 async def _send_as(settings: Settings, codec: str, event: Event) -> None:

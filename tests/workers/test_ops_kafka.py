@@ -17,7 +17,7 @@ from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS
 from schemas.envelope import Event, encode
 from schemas.results import DeadLetterReason
 from schemas.ticks import ExpiryTick, ExpiryTickData
-from tests.workers.wire import prepare, promotion, send, settled, working
+from tests.workers.wire import promotion, send, settled, working
 from workers import misplaced
 from workers.billing import BillingJob
 from workers.expiry import ExpiryJob
@@ -29,19 +29,6 @@ from workers.ops.publish import Published, publish
 from workers.ops.results import Result, in_order, read_results
 from workers.ops.topics import Change, TopicsError, apply_topics
 from workers.send import SendJob
-
-
-@pytest.fixture
-async def cluster(settings: Settings) -> Settings:
-    """Return the running stack, its topics made and its groups started."""
-    await prepare(settings)
-    return settings
-
-
-@pytest.fixture
-def account() -> str:
-    """Return an account of the test's own: topics outlive tests."""
-    return f"a-{uuid4().hex[:12]}"
 
 
 def _file(*lines: Event | bytes | dict[str, object]) -> io.BytesIO:

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
 
-from infra.kafka import admin_client, committed_offsets, create_producer, partitions_of, reader
+from infra.kafka import create_producer, partitions_of, reader
 from infra.postgres import connect_database
 from infra.settings import Settings
 from schemas.billing import PromotionGranted
@@ -26,19 +26,31 @@ WAIT_SECONDS = 30
 
 
 async def prepare(settings: Settings) -> None:
-    """Make the topics, start the groups, tell these books that others have worked the topics, and wait for their last."""
+    """Make the topics, start the groups at the ends of their topics, and tell these books that others worked them."""
     await apply_topics(settings, await plan_topics(settings))
+    passed = await pass_over(settings)
     connection = await connect_database(settings)
-    async with admin_client(settings) as admin:
-        for row in {row.topic: row for row in CATALOGUE if row.group}.values():
-            offsets = await committed_offsets(admin, row.group, partitions_of(row.topic, settings.topic_partitions))
-            await connection.executemany(
-                "insert into lanes (consumer_group, topic, partition, epoch, next_offset) values ($1, $2, $3, 1, $4)"
-                " on conflict do nothing",
-                [(row.group, tp.topic, tp.partition, offset) for tp, offset in offsets.items()],
-            )
+    groups = {row.topic: row.group for row in CATALOGUE if row.group}
+    await connection.executemany(
+        "insert into lanes (consumer_group, topic, partition, epoch, next_offset) values ($1, $2, $3, 1, $4)"
+        " on conflict (consumer_group, topic, partition) do update set next_offset = excluded.next_offset",
+        [(groups[tp.topic], tp.topic, tp.partition, offset) for tp, offset in passed.items()],
+    )
     await connection.close()
     await settled(settings)
+
+
+async def pass_over(settings: Settings) -> dict[TopicPartition, int]:
+    """Move all groups to the ends of their topics; return those."""
+    passed: dict[TopicPartition, int] = {}
+    for topic, group in {row.topic: row.group for row in CATALOGUE if row.group}.items():
+        async with reader(settings, group) as consumer:
+            places = partitions_of(topic, settings.topic_partitions)
+            consumer.assign(places)
+            end = await consumer.end_offsets(places)
+            await consumer.commit(end)
+        passed |= end
+    return passed
 
 
 def send(account: str, id_: UUID | None = None, **data: Any) -> Event:

@@ -76,9 +76,10 @@ async def open_batch(
     accounts = {row[0]: row[1] for row in rows}
     account_ids = {row[1]: row[0] for row in rows}
     stored = await connection.fetch(
-        "select * from stored_answers($1, $2)",
+        "select * from stored_answers($1, $2, $3)",
         [accounts[request.account_id] for request in requests],
         [request.request_id for request in requests],
+        [request.fingerprint for request in requests],
     )
     answers: dict[tuple[Key, int], list[Entry]] = {}
     first: dict[Key, int] = {}
@@ -89,7 +90,7 @@ async def open_batch(
         if entry.code != Code.KEY_CONFLICT:
             first[key] = entry.fingerprint
     if answers:
-        await _add_movements(connection, worker, partition, requests, answers)
+        await _add_movements(connection, worker, partition, (requests, accounts), answers)
 
     fresh = []
     set_aside = []
@@ -110,13 +111,14 @@ async def _add_movements(
     connection: Connection,
     worker: Worker,
     partition: int,
-    requests: Sequence[Request[Any]],
+    batch: tuple[Sequence[Request[Any]], dict[str, int]],
     answers: dict[tuple[Key, int], list[Entry]],
 ) -> None:
     """Complete the answers to records that are read again after a crash with what they moved beside the answer.
 
     A record that repeats an earlier one gets the answer alone: what that one moved was published with it.
     """
+    requests, accounts = batch
     keys = {request.offset: ((request.account_id, request.request_id), request.fingerprint) for request in requests}
     again = [offset for offset, key in keys.items() if key in answers and _is_of(answers[key][0], partition, offset)]
     if not again:
@@ -130,8 +132,11 @@ async def _add_movements(
     )
     for offset in again:
         answers[keys[offset]] = []
+    numbers = {account: account_id for account_id, account in accounts.items()}
     for entry in (Entry(*row) for row in rows):
-        answers[keys[entry.source_offset]].append(entry)
+        key = (numbers.get(entry.account), entry.request_id), entry.fingerprint
+        if key == keys[entry.source_offset]:  # another topic's rows, were this one made anew, are others'
+            answers[keys[entry.source_offset]].append(entry)
 
 
 def _is_of(entry: Entry, partition: int, offset: int) -> bool:
@@ -148,14 +153,19 @@ def answer_all(opened: Opened, requests: Iterable[Request[Event]], decided: Iter
     return [
         Answer(
             request,
-            [
-                entry
-                for entry in answers[(request.account_id, request.request_id), request.fingerprint]
-                if entry.is_answer or _is_of(entry, opened.partition, request.offset)
-            ],
+            _rows_for(
+                answers[(request.account_id, request.request_id), request.fingerprint], opened.partition, request
+            ),
         )
         for request in requests
     ]
+
+
+def _rows_for(entries: list[Entry], partition: int, request: Request[Any]) -> list[Entry]:
+    """Return what a record publishes of the rows of its request: all, or the answer alone to a repeat."""
+    if len(entries) == 1:
+        return entries
+    return [entry for entry in entries if entry.is_answer or _is_of(entry, partition, request.offset)]
 
 
 class Call(NamedTuple):

@@ -1,6 +1,6 @@
--- The stored answers to requests, conflicts included. Called after open_accounts, so that what another batch
--- committed while this one waited for its locks is seen.
-create or replace function stored_answers(p_accounts bigint[], p_request_ids uuid[])
+-- The stored answers to requests: the outcome of each request id, and of those that were conflicts their own answer.
+-- Called after open_accounts, so that what another batch committed while this one waited for its locks is seen.
+create or replace function stored_answers(p_accounts bigint[], p_request_ids uuid[], p_fingerprints bigint[])
 returns setof journal
 language plpgsql stable
 set enable_seqscan = off
@@ -11,13 +11,28 @@ as $$
 begin
     return query
     select j.*
-    from unnest(p_accounts, p_request_ids) as r (account, request_id)
+    from (select distinct u.account, u.request_id from unnest(p_accounts, p_request_ids) as u (account, request_id)) as r
     cross join lateral (
         select x.*
         from journal as x
         -- By request id, whatever the planner knows: `+ 0` hides the primary key, which would read a busy account's
         -- whole history, and `offset 0` keeps this a look-up for each request.
-        where x.request_id = r.request_id and x.account + 0 = r.account and x.is_answer
+        where x.request_id = r.request_id and x.account + 0 = r.account and x.is_answer and x.code <> 'key_conflict'
+        offset 0
+    ) as j;
+
+    return query
+    select j.*
+    from (
+        select distinct u.account, u.request_id, u.fingerprint
+        from unnest(p_accounts, p_request_ids, p_fingerprints) as u (account, request_id, fingerprint)
+    ) as r
+    cross join lateral (
+        select x.*
+        from journal as x
+        where
+            x.request_id = r.request_id and x.account + 0 = r.account and x.fingerprint = r.fingerprint
+            and x.is_answer and x.code = 'key_conflict'
         offset 0
     ) as j;
 end;
