@@ -146,8 +146,8 @@ class Lane:
         if (stored or 0) > end:
             raise LaneError(
                 f"the books have read {place} up to offset {stored}, but the partition ends at {end}: was the topic"
-                " made anew, or records lost? Set the group's offset and next_offset of the lane's row to where it should"
-                " go on"
+                " made anew, or records lost? Set the group's offset and next_offset of the lane's row to where it"
+                " should go on"
             )
         if published > max(stored or 0, oldest):
             raise LaneError(

@@ -1,8 +1,8 @@
 """Records on another partition than their account's own: decided all the same, and shown to the operator.
 
 Their producer partitions otherwise than the contract asks (murmur2). What it costs: accounts that two lanes lock in
-turn, records of one account that are decided in no particular order, and lots that a tick may book before such a record,
-should its lane lag, could spend from them: a tick asks the lanes with its own number only.
+turn, records of one account that are decided in no particular order, and lots that a tick may book before such a
+record, should its lane lag, could spend from them: a tick asks the lanes with its own number only.
 """
 
 from dataclasses import dataclass, field
