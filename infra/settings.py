@@ -101,8 +101,8 @@ class Settings(BaseSettings):
     tick_grace_seconds: Annotated[
         float, Field(ge=0, le=86_400, description="brokers' clocks may differ: how long after its end a lot is booked")
     ] = 60
-    tick_step_lots: Annotated[int, Field(ge=1, le=10_000, description="booked in one transaction at most")] = 500
-    tick_steps: Annotated[int, Field(ge=1, le=10_000, description="of one tick at most")] = 20
+    tick_step_lots: Annotated[int, Field(ge=1, le=10_000, description="booked in one transaction at most")] = 200
+    tick_steps: Annotated[int, Field(ge=1, le=10_000, description="of one tick at most")] = 50
 
     plans_file: str | None = Field(None, description="plan catalogue to use instead of the shipped one")
     log_format: LogFormat = LogFormat.AUTO
