@@ -35,6 +35,7 @@ class Opened(NamedTuple):
     worker: Worker
     partition: int
     accounts: dict[str, int]
+    account_ids: dict[int, str]  # the same, the other way round
     foreign: int  # accounts whose own partition is another one: their producer partitions differently
     fresh: list[Fresh]  # in input order
     set_aside: list[Request[Any]]  # neither answered before nor to be decided
@@ -90,7 +91,7 @@ async def open_batch(
         if entry.code != Code.KEY_CONFLICT:
             first[key] = entry.fingerprint
     if answers:
-        await _add_movements(connection, worker, partition, (requests, accounts), answers)
+        await _add_movements(connection, worker, partition, requests, account_ids, answers)
 
     fresh = []
     set_aside = []
@@ -104,21 +105,22 @@ async def open_batch(
             continue
         seen.add((key, request.fingerprint))
         fresh.append((request, first.setdefault(key, request.fingerprint) != request.fingerprint))
-    return Opened(worker, partition, accounts, sum(row[2] != partition for row in rows), fresh, set_aside, answers)
+    foreign = sum(row[2] != partition for row in rows)
+    return Opened(worker, partition, accounts, account_ids, foreign, fresh, set_aside, answers)
 
 
-async def _add_movements(
+async def _add_movements(  # noqa: PLR0913, PLR0917 - what open_batch knows by then
     connection: Connection,
     worker: Worker,
     partition: int,
-    batch: tuple[Sequence[Request[Any]], dict[str, int]],
+    requests: Sequence[Request[Any]],
+    account_ids: dict[int, str],
     answers: dict[tuple[Key, int], list[Entry]],
 ) -> None:
     """Complete the answers to records that are read again after a crash with what they moved beside the answer.
 
     A record that repeats an earlier one gets the answer alone: what that one moved was published with it.
     """
-    requests, accounts = batch
     keys = {request.offset: ((request.account_id, request.request_id), request.fingerprint) for request in requests}
     again = [offset for offset, key in keys.items() if key in answers and _is_of(answers[key][0], partition, offset)]
     if not again:
@@ -132,9 +134,8 @@ async def _add_movements(
     )
     for offset in again:
         answers[keys[offset]] = []
-    numbers = {account: account_id for account_id, account in accounts.items()}
     for entry in (Entry(*row) for row in rows):
-        key = (numbers.get(entry.account), entry.request_id), entry.fingerprint
+        key = (account_ids.get(entry.account), entry.request_id), entry.fingerprint
         if key == keys[entry.source_offset]:  # another topic's rows, were this one made anew, are others'
             answers[keys[entry.source_offset]].append(entry)
 
@@ -145,10 +146,9 @@ def _is_of(entry: Entry, partition: int, offset: int) -> bool:
 
 def answer_all(opened: Opened, requests: Iterable[Request[Event]], decided: Iterable[Entry]) -> list[Answer]:
     """Match every request of the batch with its journal rows, found or just booked."""
-    by_account = {account: account_id for account_id, account in opened.accounts.items()}
     answers = opened.answers
     for entry in decided:
-        key = (by_account[entry.account], entry.request_id), entry.fingerprint
+        key = (opened.account_ids[entry.account], entry.request_id), entry.fingerprint
         answers.setdefault(key, []).append(entry)
     return [
         Answer(
