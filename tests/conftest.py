@@ -41,11 +41,15 @@ async def template(stack: LocalStack) -> str:
 @pytest.fixture
 async def settings(stack: LocalStack, template: str) -> Settings:
     """Settings for the running stack and a database of the test's own, migrated and empty."""
-    name = f"test_{next(_numbers)}"
-    admin = await asyncpg.connect(stack.database_url)
-    await admin.execute(f"create database {name} template {template}")
-    await admin.close()
-    return _settings(stack, name)
+    return await _copy(stack, template)
+
+
+@pytest.fixture(scope="module")
+async def shared(stack: LocalStack, template: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    """A connection to a database that the tests of a module share, migrated and empty at first."""
+    connection = await connect_database(await _copy(stack, template))
+    yield connection
+    await connection.close()
 
 
 @pytest.fixture
@@ -54,6 +58,14 @@ async def database(settings: Settings) -> AsyncIterator["asyncpg.Connection[asyn
     connection = await connect_database(settings)
     yield connection
     await connection.close()
+
+
+async def _copy(stack: LocalStack, template: str) -> Settings:
+    name = f"test_{next(_numbers)}"
+    admin = await asyncpg.connect(stack.database_url)
+    await admin.execute(f"create database {name} template {template}")
+    await admin.close()
+    return _settings(stack, name)
 
 
 def _settings(stack: LocalStack, database: str) -> Settings:

@@ -3,30 +3,14 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import asyncpg
 import pytest
 
-from infra.local.stack import LocalStack
-from infra.postgres import Connection, connect_database
-from infra.settings import load_settings
+from infra.postgres import Connection
 from tests.ledger.scenario import FOLDER, Scenario, read_file
 from tests.ledger.scenario_run import run
 from tests.ledger.scenario_sql import SqlBooks
 
 SCENARIOS = [scenario for path in sorted(FOLDER.glob("*.txt")) for scenario in read_file(path)]
-
-
-@pytest.fixture(scope="module")
-async def shared(stack: LocalStack, template: str) -> AsyncIterator[Connection]:
-    """A migrated database for all tables; each one plays in a transaction that is rolled back."""
-    admin = await asyncpg.connect(stack.database_url)
-    await admin.execute(f"create database scenarios template {template}")
-    await admin.close()
-    base, _, _ = stack.database_url.rpartition("/")
-    settings = load_settings(kafka_bootstrap_servers=stack.kafka_bootstrap_servers, database_url=f"{base}/scenarios")
-    connection = await connect_database(settings)
-    yield connection
-    await connection.close()
 
 
 @asynccontextmanager

@@ -7,33 +7,24 @@ from typing import NamedTuple
 import asyncpg
 import pytest
 
-from infra.local.stack import LocalStack
-from infra.postgres import WORKER_ROLE, Connection, connect_database
-from infra.settings import load_settings
+from infra.postgres import WORKER_ROLE, Connection
 from tests.workers.books_sound import write_story
 from workers.ops.audit import CHECKS, EXAMPLES, audit_books
 
 
 @pytest.fixture(scope="module")
-async def shared(stack: LocalStack, template: str) -> AsyncIterator[Connection]:
+async def story(shared: Connection) -> Connection:
     """A database with the story in its books."""
-    admin = await asyncpg.connect(stack.database_url)
-    await admin.execute(f"create database tampered template {template}")
-    await admin.close()
-    base, _, _ = stack.database_url.rpartition("/")
-    settings = load_settings(kafka_bootstrap_servers=stack.kafka_bootstrap_servers, database_url=f"{base}/tampered")
-    connection = await connect_database(settings)
-    await write_story(connection)
-    yield connection
-    await connection.close()
+    await write_story(shared)
+    return shared
 
 
 @pytest.fixture
-async def books(shared: Connection) -> AsyncIterator[Connection]:
+async def books(story: Connection) -> AsyncIterator[Connection]:
     """The story's books; what a test does to them is undone."""
-    transaction = shared.transaction()
+    transaction = story.transaction()
     await transaction.start()
-    yield shared
+    yield story
     await transaction.rollback()
 
 

@@ -3,19 +3,16 @@
 import asyncio
 import os
 from collections import Counter
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import hypothesis
 import pytest
 from hypothesis import HealthCheck, Phase, given
 
-from infra.local.stack import LocalStack
 from infra.postgres import Connection, connect_database
-from infra.settings import Settings, load_settings
+from infra.settings import Settings
 from tests.ledger.book import DAY, Book
 from tests.ledger.histories import Draft, batches, drafts, play
 from tests.ledger.scenario import FOLDER, TableError, read_file
@@ -27,19 +24,6 @@ from tests.workers.books_sound import all_is_read, books_of_a_worker
 from workers.ops.audit import audit_books
 
 HISTORIES = int(os.environ.get("HISTORIES", "60"))  # of 45 records on average
-
-
-@pytest.fixture(scope="module")
-async def shared(stack: LocalStack, template: str) -> AsyncIterator[Connection]:
-    """A migrated database for all scenarios."""
-    admin = await asyncpg.connect(stack.database_url)
-    await admin.execute(f"create database audited template {template}")
-    await admin.close()
-    base, _, _ = stack.database_url.rpartition("/")
-    settings = load_settings(kafka_bootstrap_servers=stack.kafka_bootstrap_servers, database_url=f"{base}/audited")
-    connection = await connect_database(settings)
-    yield connection
-    await connection.close()
 
 
 async def _alarms(connection: Connection) -> list[tuple[str, Any]]:

@@ -7,14 +7,12 @@ import os
 from collections.abc import AsyncIterator
 from typing import Any
 
-import asyncpg
 import hypothesis
 import pytest
 from hypothesis import HealthCheck, Phase, given
 
-from infra.local.stack import LocalStack
 from infra.postgres import Connection, connect_database
-from infra.settings import Settings, load_settings
+from infra.settings import Settings
 from tests.ledger.book import at
 from tests.ledger.histories import Draft, batches, drafts, play
 from tests.ledger.scenario import FOLDER, TableError, read_file, read_text
@@ -29,19 +27,6 @@ from workers.ops.reasons import reason_of
 from workers.ops.statement import Line, statement_of, write_csv
 
 HISTORIES = int(os.environ.get("HISTORIES", "60"))  # of 45 records on average
-
-
-@pytest.fixture(scope="module")
-async def shared(stack: LocalStack, template: str) -> AsyncIterator[Connection]:
-    """A migrated database for all tests here."""
-    admin = await asyncpg.connect(stack.database_url)
-    await admin.execute(f"create database statements template {template}")
-    await admin.close()
-    base, _, _ = stack.database_url.rpartition("/")
-    settings = load_settings(kafka_bootstrap_servers=stack.kafka_bootstrap_servers, database_url=f"{base}/statements")
-    connection = await connect_database(settings)
-    yield connection
-    await connection.close()
 
 
 @pytest.fixture
