@@ -110,10 +110,18 @@ create type request as (
     source_offset bigint
 );
 
--- Lots by their keys, as two parallel arrays.
-create type lot_keys as (
+-- Lots that a tick has something to do for, by their keys and when it became due, as parallel arrays.
+create type due_lots as (
     accounts bigint [],
-    lots integer []
+    lots integer [],
+    ats timestamptz []
+);
+
+-- Where a lot stands among those that become due, in the order of the indexes above.
+create type lot_place as (
+    at timestamptz,
+    account bigint,
+    lot integer
 );
 
 -- A lot to open, as the catalogue and the event define it.
@@ -224,6 +232,9 @@ create table ticks (
     credits bigint not null check (credits >= 0),
     complete boolean not null,
     steps integer not null check (steps >= 0),
+    ended lot_place not null default ('-infinity', 0, 0),
+    cut lot_place not null default ('-infinity', 0, 0),
+    announced lot_place not null default ('-infinity', 0, 0),
     primary key (partition, request_id, fingerprint)
 );
 
@@ -231,5 +242,6 @@ comment on table ticks is 'The answer to each tick. It has no account, so it is 
 comment on column ticks.code is 'booking: some of its steps are done. It is answered when it is booked.';
 comment on column ticks.horizon is 'Lots that ended up to here were booked.';
 comment on column ticks.complete is 'False when the tick reached its limit of steps and left some lots to the next.';
+comment on column ticks.ended is 'How far its steps have come: the last lot whose end was booked. The two beside it likewise.';
 
 create index ticks_source on ticks (partition, source_offset);

@@ -12,6 +12,7 @@ import jsonschema
 import pytest
 import yaml
 
+from infra.local.postgres_server import TUNING
 from infra.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -75,3 +76,11 @@ def test_workers_have_longer_to_stop_than_they_take(compose: dict[str, Any]) -> 
     grace = int(compose["services"]["send"]["stop_grace_period"].removesuffix("s"))
 
     assert grace > Settings.model_fields["drain_seconds"].default * 1.5
+
+
+def test_postgres_is_tuned_as_on_the_local_stack(compose: dict[str, Any]) -> None:
+    """What the bench measures is what compose runs."""
+    program, *arguments = compose["services"]["postgres"]["command"]
+    assert "postgres" == program
+    assert {"-c"} == set(arguments[::2])
+    assert TUNING == dict(each.split("=") for each in arguments[1::2])

@@ -39,7 +39,9 @@ def take_back(case: Case) -> None:
     else:
         known.ends_at = None
         for lot in open_lots(case):
-            lot.expires_at = lot.full_expires_at
+            if lot.expires_at < lot.full_expires_at:
+                lot.expires_at = lot.full_expires_at
+                lot.warned = False  # what was announced was another end
         case.answer("cancellation_taken_back", balance_before=before, details=details)
         case.notice_after_all()
 

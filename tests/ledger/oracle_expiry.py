@@ -28,11 +28,14 @@ def tick(terms: Terms, accounts: list[Account], request: Request, horizon: datet
     for account in accounts:
         case = Case(terms, account, request, "expiry")
         pending = [lot for lot in account.lots if lot.cap_pending and lot.started(horizon)]
-        answer.lots += book_ended(case, horizon)
-        tell_running_balances(case)
         apply_pending_caps(case, pending, horizon)
-        answer.credits -= sum(row.amount for row in case.rows if row.code == "expired")
         if case.rows:
+            case.notice_after_all()
+        answer.lots += book_ended(case, horizon)
+        expired = [row for row in case.rows if row.code == "expired"]
+        tell_running_balances(case, expired)
+        answer.credits -= sum(row.amount for row in expired)
+        if expired:
             case.notice_after_all()
         warn_of_expiry(case, horizon)
         answer.rows += case.rows
@@ -57,10 +60,10 @@ def apply_pending_caps(case: Case, pending: list[Lot], horizon: datetime) -> Non
         lot.cap_pending = False
 
 
-def tell_running_balances(case: Case) -> None:
+def tell_running_balances(case: Case, expired: list[Row]) -> None:
     """Lines of expiry go on where the one before ended, down to what can be spent, so that a statement adds up."""
     balance = case.balance
-    for row in reversed(case.rows):
+    for row in reversed(expired):
         row.balance_after = balance
         balance -= row.amount
         row.balance_before = balance

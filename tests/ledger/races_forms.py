@@ -53,14 +53,10 @@ BROKEN: dict[str, Form] = {
         "drop index journal_outcomes;",
     ),
     "ended lots are not read again once they are locked": (
-        Edit("expire.sql", "where l.open and l.expires_at <= p_horizon;", ";"),
+        Edit("expire.sql", "where l.open and l.expires_at <= p_horizon )", ")"),
     ),
     "lots to announce are not read again once they are locked": (
-        Edit(
-            "expire.sql",
-            "where l.account = d.account and l.lot = d.lot and l.open and not l.warned",
-            "where l.account = d.account and l.lot = d.lot",
-        ),
+        Edit("expire.sql", "l.open and not l.warned and l.granted_at <= p_horizon", "l.granted_at <= p_horizon"),
     ),
     # What a period writes first excludes others by itself, so this one reads before it.
     "room is made below a cap before anything is written, and nothing is locked": (

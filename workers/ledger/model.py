@@ -158,3 +158,6 @@ class Tick(NamedTuple):
     credits: int
     complete: bool
     steps: int
+    ended: tuple[datetime, int, int]  # how far its steps have come, in each of the things they do
+    cut: tuple[datetime, int, int]
+    announced: tuple[datetime, int, int]

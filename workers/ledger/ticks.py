@@ -41,7 +41,8 @@ async def expire_step(
             return Tick(*row)
     if stored and all(row["fingerprint"] != request.fingerprint for row in stored):
         answer = await connection.fetchrow(
-            "insert into ticks values ($1, $2, $3, 'key_conflict', $4, $5, $6, 0, 0, true, 0) returning *",
+            "insert into ticks (partition, request_id, fingerprint, code, source_offset, as_of, horizon, lots, credits,"
+            " complete, steps) values ($1, $2, $3, 'key_conflict', $4, $5, $6, 0, 0, true, 0) returning *",
             partition,
             request.request_id,
             request.fingerprint,

@@ -274,7 +274,7 @@ where x.reverses is not null
 group by x.account, x.reverses
 having count(*) > 1;
 
--- notice_is_given_once: the coming end of a lot was announced at most once, and the lot knows it
+-- notice_is_given_once: a lot's coming end was announced once, or again after a take-back put it off, and the lot knows
 select
     x.account,
     'lot ' || x.lot as place,
@@ -282,7 +282,14 @@ select
     || case when bool_and(l.warned) then '' else ', the lot knows of none' end as found
 from journal as x
 inner join lots as l on x.account = l.account and x.lot = l.lot
-where x.code = 'expiring_soon'
+where
+    x.code = 'expiring_soon'
+    and not exists (
+        select from journal as b
+        where
+            b.account = x.account and b.sequence > x.sequence and b.code = 'cancellation_taken_back'
+            and b.details ->> 'subscription_id' = l.subscription_id
+    )
 group by x.account, x.lot
 having count(*) > 1 or not bool_and(l.warned);
 

@@ -33,8 +33,11 @@ begin
         if code = 'cancellation_taken_back' then
             update subscriptions as s set ends_at = null
             where s.account = r.account and s.subscription_id = p_subscription_ids[i];
-            update lots as l set expires_at = l.full_expires_at
-            where l.account = r.account and l.subscription_id = p_subscription_ids[i] and l.open;
+            -- What was announced was another end.
+            update lots as l set expires_at = l.full_expires_at, warned = false
+            where
+                l.account = r.account and l.subscription_id = p_subscription_ids[i] and l.open
+                and l.expires_at < l.full_expires_at;
         end if;
         return next book(
             r, code, p_before => before, p_details => jsonb_build_object('subscription_id', p_subscription_ids[i])
