@@ -46,7 +46,8 @@ select jsonb_build_array(
         from lots as l join accounts as a using (account)),
     (select jsonb_agg(to_jsonb(j) - 'account' - 'source_offset' order by a.account_id, j.sequence)
         from journal as j join accounts as a using (account)),
-    (select jsonb_agg(to_jsonb(t) - '{source_offset,ended,cut,announced}'::text[] order by t.request_id, t.fingerprint) from ticks as t)
+    (select jsonb_agg(to_jsonb(t) - '{source_offset,ended,cut,announced}'::text[] order by t.request_id, t.fingerprint)
+        from ticks as t)
 )::text
 """
 
