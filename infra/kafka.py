@@ -112,8 +112,11 @@ def create_lane_producer(settings: Settings, transactional_id: str) -> AIOKafkaP
     )
 
 
-def create_producer(settings: Settings, client_id: str) -> AIOKafkaProducer:
-    """Return an ordinary producer: idempotent, acknowledged by all replicas, partitioned by key with murmur2."""
+def create_producer(settings: Settings, client_id: str, *, large: bool = False) -> AIOKafkaProducer:
+    """Return an ordinary producer: idempotent, acknowledged by all replicas, partitioned by key with murmur2.
+
+    A large one also sends records that came in compressed and are beyond a topic's limit otherwise.
+    """
     return _Producer(
         **settings.kafka_client(),
         client_id=client_id,
@@ -121,6 +124,7 @@ def create_producer(settings: Settings, client_id: str) -> AIOKafkaProducer:
         enable_idempotence=True,
         linger_ms=5,
         max_batch_size=256 * 1024,
+        **({"compression_type": "gzip", "max_request_size": MAX_RECORD_BYTES} if large else {}),
     )
 
 

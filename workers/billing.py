@@ -3,7 +3,7 @@
 from infra.postgres import Connection
 from schemas.billing import SubscriptionPeriod
 from schemas.catalogue import BILLING_EVENTS, Undecodable
-from schemas.envelope import AccountEvent
+from schemas.envelope import Event
 from schemas.results import DeadLetterReason
 from workers.events import messages_of, recall_answers
 from workers.job import Batch, Decision, Message
@@ -13,7 +13,7 @@ from workers.ledger.plans import Catalogue
 from workers.ledger.store import answer_all, open_batch
 from workers.misplaced import Misplaced
 
-__all__ = ["BillingJob"]
+__all__ = ["BillingJob", "unknown_plan"]
 
 
 class BillingJob:
@@ -38,23 +38,29 @@ class BillingJob:
         One that was answered before keeps its answer, whatever became of its plan.
         """
         opened = await open_batch(
-            connection, Worker.BILLING, batch.partition, batch.requests, lambda request: self._knows_plan(request.event)
+            connection,
+            Worker.BILLING,
+            batch.partition,
+            batch.requests,
+            lambda request: unknown_plan(request.event, self._catalogue) is None,
         )
         self._misplaced.count(batch.partition, opened.foreign)
         decided = await decide(connection, opened, self._catalogue)
-        refused = {request.offset: self._unknown_plan(request.event) for request in opened.set_aside}
+        told = {request.offset: unknown_plan(request.event, self._catalogue) for request in opened.set_aside}
+        refused = {offset: problem for offset, problem in told.items() if problem is not None}
         answered = [request for request in batch.requests if request.offset not in refused]
         return Decision(messages_of(answer_all(opened, answered, decided), batch.partition), refused)
-
-    def _knows_plan(self, event: AccountEvent) -> bool:
-        return not isinstance(event, SubscriptionPeriod) or event.data.plan in self._catalogue.plans
-
-    def _unknown_plan(self, event: SubscriptionPeriod) -> Undecodable:
-        return Undecodable(
-            DeadLetterReason.UNKNOWN_PLAN,
-            f"data.plan: expected one of {', '.join(sorted(self._catalogue.plans))}, got {event.data.plan[:64]!r}",
-        )
 
     async def recall(self, connection: Connection, partition: int, start: int, end: int) -> list[Message]:
         """Return from the books what was decided for the input offsets [start, end)."""
         return await recall_answers(connection, Worker.BILLING, partition, start, end)
+
+
+def unknown_plan(event: Event, catalogue: Catalogue) -> Undecodable | None:
+    """Return what to say of an event whose plan the catalogue does not have; None of any other."""
+    if not isinstance(event, SubscriptionPeriod) or event.data.plan in catalogue.plans:
+        return None
+    return Undecodable(
+        DeadLetterReason.UNKNOWN_PLAN,
+        f"data.plan: expected one of {', '.join(sorted(catalogue.plans))}, got {event.data.plan[:64]!r}",
+    )

@@ -7,29 +7,28 @@ from typing import Annotated, Any, BinaryIO
 from uuid import UUID
 
 import typer
-from pydantic_core import to_json
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from infra.kafka import reader
 from infra.migrate import Migrated, migrate
 from infra.postgres import connect_database
 from infra.settings import Settings
-from schemas.catalogue import INPUT_TOPICS
-from schemas.results import DeadLetterReason
 from workers.billing import BillingJob
 from workers.commands import show
 from workers.commands.books import audit_command, balance, statement
+from workers.commands.dead_letters import dead_letters
 from workers.commands.local import demo, up
-from workers.commands.running import Exit, ask, fail, work
+from workers.commands.operations import operations
+from workers.commands.options import Json, Yes, confirm, write_json
+from workers.commands.running import Exit, ask, work
 from workers.commands.simulate import simulate
 from workers.commands.terminal import console, error_console
 from workers.expiry import ExpiryJob
 from workers.ledger.plans import load_catalogue
-from workers.ops.dead_letters import list_dead_letters, show_dead_letter
 from workers.ops.lag import read_lag
 from workers.ops.publish import Published, RecordTime, publish
 from workers.ops.results import in_order, read_results
-from workers.ops.topics import Change, apply_topics, plan_topics
+from workers.ops.topics import apply_topics, plan_topics
 from workers.send import SendJob
 from workers.ticker import run_ticker
 from workers.worker import run_worker, stop_requested, stop_with_parent
@@ -60,17 +59,15 @@ app = typer.Typer(
     help=_HELP, epilog=_EXIT_CODES, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False
 )
 topics = typer.Typer(help="Topics and groups as they should be.", no_args_is_help=True)
-dead_letters = typer.Typer(help="Messages that can never succeed.", no_args_is_help=True)
 app.add_typer(topics, name="topics")
 app.add_typer(dead_letters, name="dead-letters")
+app.add_typer(operations, name="operations")
 app.command()(demo)
 app.command()(simulate)
 app.command()(up)
 app.command()(balance)
 app.command()(statement)
 app.command("audit")(audit_command)
-
-Json = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 
 
 class WorkerName(StrEnum):
@@ -85,10 +82,6 @@ class WorkerName(StrEnum):
 def main() -> None:
     """Run the command line."""
     app()
-
-
-def _write_json(answer: object) -> None:
-    typer.echo(to_json(answer, indent=2, bytes_mode="base64"))
 
 
 @app.command("migrate")
@@ -112,13 +105,13 @@ def migrate_command() -> None:
 def topics_plan(*, json: Json = False) -> None:
     """Say what `apply` would do."""
     changes = ask(plan_topics)
-    _write_json(changes) if json else show.show_changes(changes)
+    write_json(changes) if json else show.show_changes(changes)
 
 
 @topics.command("apply")
 def topics_apply(
     *,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Yes = False,
     json: Json = False,
 ) -> None:
     """Create and set what differs, and start groups that have no offset at the oldest record."""
@@ -126,21 +119,12 @@ def topics_apply(
     if not json:
         show.show_changes(changes)
     if changes:
-        _confirm(changes, yes=yes)
+        confirm(f"Carry out these {len(changes)} steps?", yes=yes)
         ask(lambda settings: apply_topics(settings, changes))
     if json:
-        _write_json(changes)
+        write_json(changes)
     elif changes:
         console().print(f"{len(changes)} steps done")
-
-
-def _confirm(changes: list[Change], *, yes: bool) -> None:
-    if yes:
-        return
-    if not typer.get_text_stream("stdin").isatty():
-        raise fail("nobody to ask: say --yes", Exit.WRONG_USAGE)
-    if not typer.confirm(f"Carry out these {len(changes)} steps?"):
-        raise typer.Exit(Exit.NO)
 
 
 @app.command()
@@ -234,40 +218,7 @@ def results_command(  # noqa: PLR0913 - one parameter an option
 def lag(*, json: Json = False) -> None:
     """Show how far the workers' answers are behind their input, in records and in time."""
     groups = ask(read_lag)
-    _write_json([group.summary() for group in groups]) if json else show.show_lag(groups)
-
-
-@dead_letters.command("list")
-def dead_letters_list(
-    reason: Annotated[DeadLetterReason | None, typer.Option(help="Only those refused for it.")] = None,
-    topic: Annotated[str | None, typer.Option(help="Only those that came from this input topic.")] = None,
-    last: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 50,
-    *,
-    json: Json = False,
-) -> None:
-    """List dead letters, newest first."""
-    if topic is not None and topic not in INPUT_TOPICS:
-        raise typer.BadParameter(f"expected one of {', '.join(INPUT_TOPICS)}", param_hint="--topic")
-    letters = ask(lambda settings: list_dead_letters(settings, reason, topic))
-    _write_json(letters[:last]) if json else show.show_dead_letters(letters[:last], len(letters))
-
-
-@dead_letters.command("show")
-def dead_letters_show(
-    place: Annotated[str, typer.Argument(metavar="PARTITION/OFFSET", help="Where the list says it is.")],
-    *,
-    json: Json = False,
-) -> None:
-    """Show all of one dead letter, with the message as it was read."""
-    partition, _, offset = place.partition("/")
-    if not (partition.isdecimal() and offset.isdecimal()):
-        raise typer.BadParameter("expected PARTITION/OFFSET, like 3/17", param_hint="PARTITION/OFFSET")
-    letter = ask(lambda settings: show_dead_letter(settings, int(partition), int(offset)))
-    _write_json(letter) if json else show.show_dead_letter(letter)
-
-
-if __name__ == "__main__":
-    main()
+    write_json([group.summary() for group in groups]) if json else show.show_lag(groups)
 
 
 if __name__ == "__main__":

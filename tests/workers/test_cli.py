@@ -83,6 +83,9 @@ def test_help_tells_what_the_exit_codes_mean() -> None:
         "audit",
         "dead-letters list",
         "dead-letters show",
+        "dead-letters redrive",
+        "operations list",
+        "operations show",
     ],
 )
 def test_every_command_explains_itself(command: str) -> None:
@@ -105,6 +108,12 @@ def test_every_command_explains_itself(command: str) -> None:
         "dead-letters list --reason because",
         "dead-letters show 3",
         "dead-letters show 3/-1",
+        "dead-letters list --at 3/x",
+        "dead-letters list --after yesterday",
+        "dead-letters redrive",
+        "dead-letters redrive --because= --yes",
+        "dead-letters redrive --because tried --rate 0",
+        "operations show first",
     ],
 )
 def test_wrong_usage_ends_with_2(arguments: str) -> None:
@@ -220,7 +229,7 @@ def test_a_kafka_that_is_away_ends_with_3(inmail: Run, command: str) -> None:
     assert f"Kafka cannot be reached at {NOWHERE}" in _told(done)
 
 
-@pytest.mark.parametrize("command", ["audit", "migrate", "statement alice"])
+@pytest.mark.parametrize("command", ["audit", "migrate", "statement alice", "operations list"])
 def test_a_postgres_that_is_away_ends_with_3(inmail: Run, command: str) -> None:
     """One line that says where it was looked for."""
     done = inmail(*command.split())

@@ -23,7 +23,8 @@ from workers.billing import BillingJob
 from workers.expiry import ExpiryJob
 from workers.ledger.plans import load_catalogue
 from workers.misplaced import Misplaced
-from workers.ops.dead_letters import NoSuchDeadLetterError, list_dead_letters, show_dead_letter
+from workers.ops.dead_letters import NoSuchDeadLetterError, Selection, list_dead_letters
+from workers.ops.fates import Fate, show_dead_letter
 from workers.ops.lag import GroupLag, read_lag
 from workers.ops.publish import Published, publish
 from workers.ops.results import Result, in_order, read_results
@@ -263,14 +264,12 @@ async def test_dead_letters_are_listed_and_shown_in_full(cluster: Settings, acco
     await publish(cluster, _file({"record": {"topic": BILLING_EVENTS, "key": account, "value": None}}))
     await _work_off(cluster)
 
-    mine = [each for each in await list_dead_letters(cluster) if each.account_id == account]
-    assert {"not_json", "no_value"} == {each.reason for each in mine}
-    (letter,) = [
-        each
-        for each in await list_dead_letters(cluster, DeadLetterReason.NOT_JSON, SEND_REQUESTS)
-        if each.account_id == account
-    ]
-    assert letter == await show_dead_letter(cluster, letter.partition, letter.offset)
+    mine = (await list_dead_letters(cluster, Selection(account=account))).letters
+    assert ["no_value", "not_json"] == sorted(each.reason for each in mine)
+    not_json = Selection(DeadLetterReason.NOT_JSON, SEND_REQUESTS, account)
+    (letter,) = (await list_dead_letters(cluster, not_json)).letters
+    ((shown, fate),) = (await show_dead_letter(cluster, letter.partition, letter.offset)).letters
+    assert (letter, Fate()) == (shown, fate)
     assert (b"{oops", account.encode()) == (letter.value, letter.key)
     assert (("trace", b"1"), ("none", None)) == letter.headers
     found = await _results(cluster, account=account, dead_letters=True)

@@ -1,11 +1,11 @@
 """The commands that ask the books: an account's statement and balance, and whether all of it balances."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated
 
 import typer
-from pydantic_core import to_json
 
+from workers.commands.options import INSTANT_FORMATS, Json, aware, write_json
 from workers.commands.running import Exit, ask
 from workers.commands.show_books import show_audit, show_balance, show_statement
 from workers.ops.audit import audit
@@ -18,44 +18,35 @@ _Account = Annotated[str, typer.Argument(help="The account's id. Say -- before o
 _AsOf = Annotated[
     datetime | None,
     typer.Option(
-        formats=["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S.%f%z", "%Y-%m-%d"],
+        formats=INSTANT_FORMATS,
         help="2026-01-31T09:30:00Z, or a day: its first instant in UTC.",
     ),
 ]
-_Json = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 _Csv = Annotated[bool, typer.Option("--csv", help="Write the lines as CSV, one for each row of the journal.")]
 
 
-def statement(account: _Account, as_of: _AsOf = None, *, json: _Json = False, csv: _Csv = False) -> None:
+def statement(account: _Account, as_of: _AsOf = None, *, json: Json = False, csv: _Csv = False) -> None:
     """Show what an account can spend, its lots, and every line that led there."""
     if json and csv:
         raise typer.BadParameter("one of them", param_hint="--json, --csv")
-    found = ask(lambda settings: read_statement(settings, account, _aware(as_of)))
+    found = ask(lambda settings: read_statement(settings, account, aware(as_of)))
     if csv:
         typer.echo(write_csv(found).encode(), nl=False)
     elif json:
-        _write_json(found.summary())
+        write_json(found.summary())
     else:
         show_statement(found)
 
 
-def balance(account: _Account, as_of: _AsOf = None, *, json: _Json = False) -> None:
+def balance(account: _Account, as_of: _AsOf = None, *, json: Json = False) -> None:
     """Show what an account can spend, by lot: now, at an earlier instant, or later if nothing happens until then."""
-    found = ask(lambda settings: read_balance(settings, account, _aware(as_of)))
-    _write_json(found) if json else show_balance(found)
+    found = ask(lambda settings: read_balance(settings, account, aware(as_of)))
+    write_json(found) if json else show_balance(found)
 
 
-def audit_command(*, json: _Json = False) -> None:
+def audit_command(*, json: Json = False) -> None:
     """Check that the books balance: every credit, every row, every answer."""
     found = ask(audit)
-    _write_json(found.summary()) if json else show_audit(found)
+    write_json(found.summary()) if json else show_audit(found)
     if not found.passed:
         raise typer.Exit(Exit.NO)
-
-
-def _aware(time: datetime | None) -> datetime | None:
-    return time.replace(tzinfo=UTC) if time is not None and time.tzinfo is None else time
-
-
-def _write_json(answer: object) -> None:
-    typer.echo(to_json(answer, indent=2, bytes_mode="base64"))

@@ -26,6 +26,7 @@ from workers.ledger.plans import CatalogueError
 from workers.local.processes import ChildError
 from workers.ops.books import is_unmigrated
 from workers.ops.dead_letters import NoSuchDeadLetterError
+from workers.ops.operations import NoSuchOperationError, RefusedError
 from workers.ops.records import NotSetUpError
 from workers.ops.statement import UnknownAccountError
 from workers.ops.topics import TopicsError
@@ -116,7 +117,7 @@ def _explain(error: Exception) -> tuple[Exit, str | None]:
     """Return the exit code of an error and what to say; nothing to say means that it was not foreseen."""
     code, text = Exit.BROKEN, None
     match error:
-        case UnknownAccountError() | NoSuchDeadLetterError():
+        case UnknownAccountError() | NoSuchDeadLetterError() | NoSuchOperationError() | RefusedError():
             code, text = Exit.NO, str(error)
         case SettingsError() | CatalogueError() | TopicsError():
             code, text = Exit.WRONG_USAGE, str(error)

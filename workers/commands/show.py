@@ -8,8 +8,7 @@ from rich.text import Text
 from workers.commands.show_books import show_audit, show_balance, show_statement
 from workers.commands.show_results import show_result
 from workers.commands.styles import BAD, GOOD, WARN, count_of
-from workers.commands.terminal import console, instant, table
-from workers.ops.dead_letters import DeadLetter, readable
+from workers.commands.terminal import console, table
 from workers.ops.lag import GroupLag, PartitionLag
 from workers.ops.publish import Published
 from workers.ops.topics import Change
@@ -18,8 +17,6 @@ __all__ = [
     "show_audit",
     "show_balance",
     "show_changes",
-    "show_dead_letter",
-    "show_dead_letters",
     "show_lag",
     "show_published",
     "show_result",
@@ -75,43 +72,3 @@ def _partition(lag: PartitionLag) -> tuple[Text | str | int, ...]:
 
 def _duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 120 else str(timedelta(seconds=round(seconds)))
-
-
-def show_dead_letters(letters: list[DeadLetter], found: int) -> None:
-    """Show a list of dead letters, `found` being how many there are with those not listed."""
-    rows = [
-        (
-            f"{each.partition}/{each.offset}",
-            Text(each.reason, style=BAD),
-            f"{each.origin_topic} {each.origin_partition}/{each.origin_offset}",
-            instant(each.origin_time),
-            each.error,
-        )
-        for each in letters
-    ]
-    if not rows:
-        console().print(Text("No dead letters.", style=GOOD))
-        return
-    console().print(table(["letter", "reason", "origin", "time", "error"], rows))
-    if found > len(letters):
-        console().print(f"{len(letters)} of {found:,}: see more with --last")
-
-
-def show_dead_letter(letter: DeadLetter) -> None:
-    """Show all of one dead letter."""
-    facts = [
-        ("reason", letter.reason),
-        ("error", letter.error),
-        ("origin", f"{letter.origin_topic} {letter.origin_partition}/{letter.origin_offset}"),
-        ("time", instant(letter.origin_time)),
-        ("set aside", instant(letter.set_aside_at)),
-        ("account", letter.account_id or "none"),
-        ("key", "none" if letter.key is None else readable(letter.key)),
-        *((f"header {readable(k.encode())}", "none" if v is None else readable(v)) for k, v in letter.headers),
-    ]
-    out = console()
-    for name, fact in facts:
-        out.print(Text.assemble((f"{name:<10} ", "bold"), fact), soft_wrap=True)
-    size = "" if letter.value is None else f" ({len(letter.value):,} bytes)"
-    out.print(Text(f"value{size}", style="bold"))
-    out.print(Text("none" if letter.value is None else readable(letter.value)), soft_wrap=True)

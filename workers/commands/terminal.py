@@ -1,18 +1,22 @@
 """The terminal: colours and frames where somebody looks, plain text where a program reads."""
 
-from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from time import monotonic
 
 from rich import box
 from rich.console import Console
 from rich.control import Control
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 from rich.segment import ControlType
 from rich.table import Table
 from rich.text import Text
 
 from infra.local.progress import Progress
 
-__all__ = ["Reporter", "console", "error_console", "instant", "table"]
+__all__ = ["Reporter", "console", "error_console", "instant", "progress_of", "table"]
 
 _PIPE_WIDTH = 10_000  # nothing is wrapped or cut for a program
 _NARROW = 125
@@ -47,6 +51,30 @@ class Reporter:
         elif not isinstance(line, Progress) or line.ends_quarter:
             self._out.print(Text(line))
         self._begun = step
+
+
+@contextmanager
+def progress_of(total: int, what: str, out: Console) -> Iterator[Callable[[int], None]]:
+    """Show how far something is and how long it will take: a bar on a terminal, a line each tenth elsewhere.
+
+    Yields what to call with the number done.
+    """
+    if out.is_terminal:
+        columns = (MofNCompleteColumn(), TextColumn(what), BarColumn(), TimeRemainingColumn())
+        with Bar(*columns, console=out, transient=True) as bar:
+            task = bar.add_task(what, total=total)
+            yield lambda done: bar.update(task, completed=done)
+        return
+    began, told = monotonic(), 0
+
+    def tell(done: int) -> None:
+        nonlocal told
+        if done * 10 // total > told:
+            told = done * 10 // total
+            left = timedelta(seconds=round((monotonic() - began) * (total - done) / done))
+            out.print(f"{done:,} of {total:,} {what}, {left} left")
+
+    yield tell
 
 
 def instant(time: datetime | str | None) -> str:

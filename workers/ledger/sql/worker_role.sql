@@ -49,6 +49,7 @@ $$;
 
 -- Anew each time, so that this file is all there is to know.
 revoke all on accounts, subscriptions, lots, journal, ticks, lanes, migrations from inmail_worker;
+revoke all on operations, redriven from inmail_worker; -- the operators'
 
 grant select, insert on accounts, subscriptions, lots, journal, ticks, lanes to inmail_worker;
 grant update (

@@ -1,0 +1,429 @@
+"""Sending dead letters back: as they were, on record, through the same guard, and never decided twice."""
+
+import asyncio
+import json
+from collections import Counter
+from contextlib import aclosing
+from itertools import count
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaConnectionError
+from aiokafka.structs import ConsumerRecord
+
+from infra.kafka import create_producer, partition_of
+from infra.postgres import WORKER_ROLE, Connection
+from infra.settings import Settings
+from schemas.billing import SubscriptionActivated
+from schemas.catalogue import BILLING_EVENTS, CREDIT_EVENTS, DEAD_LETTERS, SEND_REQUESTS, Undecodable
+from schemas.envelope import Event, encode
+from schemas.results import DeadLetterReason
+from tests.ledger.book import DAY, NEW_YEAR, pick
+from tests.workers.wire import ends, eventually, publish, read, send, settled, working
+from workers.billing import BillingJob
+from workers.dead_letter import dead_letter
+from workers.ledger.plans import SHIPPED, load_catalogue
+from workers.ops.dead_letters import Selection, list_dead_letters
+from workers.ops.fates import Told, tell_dead_letters
+from workers.ops.lag import read_lag
+from workers.ops.operations import Intent, RefusedError, Running, Status, list_operations, recorded, show_operation
+from workers.ops.records import read_records
+from workers.ops.redrive import LETTER_HEADER, OPERATION_HEADER, Who, _Sender, redrive
+from workers.ops.redrive_plan import Options, plan_redrive
+from workers.send import SendJob
+
+ME = Who("ops-1", "the catalogue was mended")
+FAST = Options(rate=5000)
+
+
+@pytest.fixture
+def mended(cluster: Settings, tmp_path: Path) -> Settings:
+    """The same cluster, with a plan catalogue that has the plan `platinum`."""
+    file = tmp_path / "plans.toml"
+    file.write_text(SHIPPED.read_text() + "\n[plans.platinum]\ncredits = 7\nrollover = true\n")
+    return cluster.model_copy(update={"plans_file": str(file)})
+
+
+def platinum(account: str, id_: UUID | None = None) -> Event:
+    """Return the start of a subscription to a plan that the shipped catalogue does not have."""
+    data = {"subscription_id": "s", "plan": "platinum", "period_start": NEW_YEAR, "period_end": NEW_YEAR + 31 * DAY}
+    return SubscriptionActivated.create(id=id_ or uuid4(), source="/test", subject=account, time=NEW_YEAR, data=data)
+
+
+async def work_off(settings: Settings) -> None:
+    """Decide everything that is there."""
+    catalogue = load_catalogue(settings.plans_file)
+    async with working(settings, SendJob(catalogue), BillingJob(catalogue)):
+
+        async def is_read() -> bool:
+            behind = [each for each in await read_lag(settings) if each.group in (SendJob.group, BillingJob.group)]
+            return not any(each.records for each in behind)
+
+        await eventually(is_read, "all is read")
+    await settled(settings)
+
+
+async def set_aside(settings: Settings, topic: str, account: str, values: list[bytes], reason: str) -> None:
+    """Write the dead letters that a lane would write of such records."""
+    key = account.encode()
+    partition = partition_of(key, settings.topic_partitions)
+    problem = Undecodable(DeadLetterReason(reason), "planted")
+    async with create_producer(settings, "test") as producer:
+        for value in values:
+            offset = next(_offsets)
+            record = ConsumerRecord(topic, partition, offset, 1_900_000_000_000, 1, key, value, None, 0, 0, ())
+            letter = dead_letter(record, problem)
+            await producer.send_and_wait(letter.topic, letter.value, letter.key, partition=letter.partition)
+
+
+_offsets = count(10**9)  # no record that another test publishes has one of them
+
+
+async def back(settings: Settings, account: str, options: Options = FAST, **selection: Any) -> Running:
+    """Send an account's letters back."""
+    chosen = Selection(account=account, **selection)
+    plan = await plan_redrive(settings, chosen, options)
+    return await redrive(settings, chosen, options, plan, who=ME, stop=asyncio.Event())
+
+
+async def told(settings: Settings, account: str) -> Told:
+    """Return an account's letters and what became of them."""
+    return await tell_dead_letters(settings, Selection(account=account))
+
+
+async def records_of(settings: Settings, topic: str, account: str) -> list[ConsumerRecord]:
+    """Return an account's records of a topic, which all are in one partition."""
+    place = TopicPartition(topic, partition_of(account.encode(), settings.topic_partitions))
+    async with aclosing(read_records(settings, [place])) as records:
+        return [record async for record in records if record.key == account.encode()]
+
+
+# -- the guard --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_letter_that_is_redriven_twice_moves_credits_once(
+    mended: Settings, cluster: Settings, account: str, database: Connection
+) -> None:
+    """Its plan was unknown, the catalogue was mended. The second time gets the first answer, marked as a repeat."""
+    start = await ends(cluster, CREDIT_EVENTS)
+    event = platinum(account)
+    await publish(cluster, BILLING_EVENTS, [event])
+    await work_off(cluster)
+
+    first = await back(mended, account)
+    await work_off(mended)
+    second = await back(mended, account, Options(rate=5000, again=True))
+    await work_off(mended)
+
+    answers = [each for each in await read(cluster, start, 2) if each["account"] == account]
+    assert [(str(event.id), "granted", 7, False), (str(event.id), "granted", 7, True)] == [
+        pick(answer, "request_id", "code", "credits", "repeat") for answer in answers
+    ]
+    assert 1 == len({answer["id"] for answer in answers})
+    assert (1, 1) == (first.result["sent"], second.result["sent"])
+    assert 7 == await database.fetchval("select sum(amount) from journal")
+
+
+async def test_a_letter_whose_operation_broke_off_as_it_was_sent_is_sent_again_and_decided_once(
+    mended: Settings, cluster: Settings, account: str, database: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sent and not written down: nobody knows, so it is in doubt, and the guard answers the second one as a repeat."""
+    start = await ends(cluster, CREDIT_EVENTS)
+    await publish(cluster, BILLING_EVENTS, [platinum(account)])
+    await work_off(cluster)
+
+    async def dies(*_: object) -> None:
+        raise KafkaConnectionError("planted")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(_Sender, "_record", dies)
+        with pytest.raises(KafkaConnectionError):
+            await back(mended, account)
+    (letter,) = (await told(mended, account)).summary()
+    plan = await plan_redrive(mended, Selection(account=account), FAST)
+    await back(mended, account)
+    await work_off(mended)
+
+    answers = await read(cluster, start, 2)
+    assert [("granted", False), ("granted", True)] == [pick(answer, "code", "repeat") for answer in answers]
+    assert (1, 1) == (plan.count, plan.in_doubt)
+    assert [None] == [sending["offset"] for sending in letter["became"]["redriven"]]
+    assert 7 == await database.fetchval("select sum(amount) from journal")
+    assert [Status.DONE, Status.FAILED] == [each.status for each in await list_operations(mended, 2)]
+
+
+async def test_a_letter_that_is_still_refused_is_another_letter_and_both_tell_of_it(
+    mended: Settings, cluster: Settings, account: str
+) -> None:
+    """The operator's catalogue was mended and the workers' was not: the message comes back, and is found."""
+    await publish(cluster, BILLING_EVENTS, [platinum(account)])
+    await work_off(cluster)
+
+    await back(mended, account)
+    await work_off(cluster)
+
+    newest, oldest = (await told(mended, account)).letters
+    assert newest[0].place == oldest[1].again  # type: ignore[union-attr]
+    assert (OPERATION_HEADER, LETTER_HEADER) == tuple(name for name, _ in newest[0].headers)
+    assert oldest[0].value == newest[0].value
+    assert 1 == (await plan_redrive(mended, Selection(account=account), FAST)).count  # the newest alone
+
+
+# -- what is sent -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_message_goes_back_as_it_was_to_where_it_was(mended: Settings, cluster: Settings, account: str) -> None:
+    """Bytes, key and headers, and the partition that it came from, which its key would not choose."""
+    event = platinum(account)
+    other = (partition_of(account.encode(), cluster.topic_partitions) + 1) % cluster.topic_partitions
+    headers = [("trace", b"1"), ("trace", b"2"), ("none", None)]
+    async with create_producer(cluster, "test") as producer:
+        await producer.send_and_wait(BILLING_EVENTS, encode(event), account.encode(), partition=other, headers=headers)
+    await work_off(cluster)
+
+    done = await back(mended, account)
+
+    (letter, fate) = (await told(mended, account)).letters[0]
+    sending = fate.sendings[0]  # type: ignore[union-attr]
+    async with aclosing(read_records(cluster, [TopicPartition(BILLING_EVENTS, other)])) as records:
+        (record,) = [each async for each in records if each.offset == sending.offset]
+    assert (account.encode(), encode(event)) == (record.key, record.value)
+    added = [(OPERATION_HEADER, str(done.number).encode()), (LETTER_HEADER, letter.place.encode())]
+    assert [*headers, *added] == list(record.headers)
+    assert (BILLING_EVENTS, other, "ops-1") == (sending.topic, sending.partition, sending.actor)
+
+
+async def test_what_would_be_of_no_use_or_unsafe_is_not_sent_and_said_why(
+    mended: Settings, cluster: Settings, account: str
+) -> None:
+    """One of each kind, and a dry run sends none of them."""
+    answered, key = platinum(account), account.encode()
+    await publish(cluster, BILLING_EVENTS, [answered])
+    await work_off(cluster)
+    large = b'{"a":"' + b"x" * 4_000_000 + b'"}'
+    partition = partition_of(key, cluster.topic_partitions)
+    async with create_producer(cluster, "test", large=True) as producer:
+        await producer.send_and_wait(SEND_REQUESTS, large, key, partition=partition)
+    await publish(cluster, BILLING_EVENTS, [answered, platinum(account), (key, b"{"), (None, encode(send(account)))])
+    await work_off(mended)
+    plan = await plan_redrive(mended, Selection(account=account), FAST)
+    counts = (await list_dead_letters(cluster, Selection(account=account))).counts
+
+    kept = {(BILLING_EVENTS, "unknown_plan"): 1, (BILLING_EVENTS, "not_json"): 1}
+    assert kept | {(SEND_REQUESTS, "too_large"): 1} == counts
+    assert {"answered": 1, "refused_again": 1, "cut": 1} == plan.refused
+    assert 0 == plan.count
+    anyway = await plan_redrive(mended, Selection(account=account), Options(again=True, anyway=True))
+    assert {"cut": 1} == anyway.refused
+    assert kept == anyway.letters
+
+
+async def test_a_record_that_is_no_dead_letter_is_shown_and_never_sent(cluster: Settings, account: str) -> None:
+    """Somebody else wrote it: nothing says what its message was."""
+    await publish(cluster, DEAD_LETTERS, [(account.encode(), b'{"not": "ours"}')])
+
+    found = await list_dead_letters(cluster)
+
+    (letter,) = [each for each in found.letters if each.key == account.encode()]
+    plan = await plan_redrive(cluster, Selection(partition=letter.partition, offset=letter.offset), FAST)
+    assert ("unreadable", None, {"unreadable": 1}) == (letter.reason, letter.id, plan.refused)
+
+
+async def test_no_more_is_sent_than_was_agreed_to(mended: Settings, cluster: Settings, account: str) -> None:
+    """What is set aside after the plan was made waits for the next; so does what is over the limit."""
+    events = [encode(platinum(account)) for _ in range(4)]
+    await set_aside(cluster, BILLING_EVENTS, account, events[:3], "unknown_plan")
+    selection, options = Selection(account=account), Options(rate=5000, limit=2)
+    plan = await plan_redrive(mended, selection, options)
+    await set_aside(cluster, BILLING_EVENTS, account, events[3:], "unknown_plan")
+
+    done = await redrive(mended, selection, options, plan, who=ME, stop=asyncio.Event())
+
+    assert {"sent": 2, "not_sent": {}, "left": 0} == done.result
+    assert 2 == (await plan_redrive(mended, selection, FAST)).count
+
+
+# -- how it is sent ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def five(cluster: Settings, account: str) -> list[Event]:
+    """Five letters of an account whose plan was unknown."""
+    events = [platinum(account) for _ in range(5)]
+    await set_aside(cluster, BILLING_EVENTS, account, [encode(event) for event in events], "unknown_plan")
+    return events
+
+
+async def test_messages_go_at_the_rate_asked_for_in_the_order_they_came(
+    mended: Settings, account: str, five: list[Event]
+) -> None:
+    """Five at 20 a second take four times 50 ms."""
+    clock = asyncio.get_running_loop().time
+    seen: list[int] = []
+    selection, options = Selection(account=account), Options(rate=20)
+    plan = await plan_redrive(mended, selection, options)
+    began = clock()
+
+    await redrive(mended, selection, options, plan, who=ME, stop=asyncio.Event(), progress=seen.append)
+
+    assert 0.2 <= clock() - began
+    assert 0.25 == plan.seconds
+    assert [5] == seen
+    sent = [json.loads(each.value)["id"] for each in await records_of(mended, BILLING_EVENTS, account)]
+    assert [str(event.id) for event in five] == sent
+
+
+async def test_a_redrive_that_was_stopped_goes_on_where_it_stopped(
+    mended: Settings, account: str, five: list[Event]
+) -> None:
+    """Each message is sent once, whatever was stopped how often."""
+    selection, options = Selection(account=account), Options(rate=2)
+    plan = await plan_redrive(mended, selection, options)
+    stop = asyncio.Event()
+
+    first = await redrive(mended, selection, options, plan, who=ME, stop=stop, progress=lambda _: stop.set())
+    second = await back(mended, account)
+
+    assert [(2, True), (3, False)] == [(each.result["sent"], each.stopped) for each in (first, second)]
+    assert 3 == first.result["left"]
+    kept = await show_operation(mended, first.number)
+    assert (Status.STOPPED, first.result, "ops-1") == (kept.status, kept.result, kept.actor)
+    records = await records_of(mended, BILLING_EVENTS, account)
+    assert {str(event.id): 1 for event in five} == Counter(json.loads(each.value)["id"] for each in records)
+
+
+async def test_a_redrive_that_is_stopped_between_two_messages_leaves_the_rest_unsent(
+    mended: Settings, account: str, five: list[Event], database: Connection
+) -> None:
+    """Nothing is in doubt: what was about to be sent and was not is no more on record."""
+    assert five
+    selection, options = Selection(account=account), Options(rate=5000)
+    plan = await plan_redrive(mended, selection, options)
+    stop = asyncio.Event()
+    stop.set()
+
+    done = await redrive(mended, selection, options, plan, who=ME, stop=stop)
+
+    assert ({"sent": 0, "not_sent": {}, "left": 5}, True) == (done.result, done.stopped)
+    assert 0 == await database.fetchval("select count(*) from redriven")
+
+
+# -- the record -------------------------------------------------------------------------------------------------------
+
+
+async def test_only_one_redrive_runs_at_a_time(cluster: Settings) -> None:
+    """The second is refused and told whose the first is; after it, it may."""
+    intent = Intent("redrive", "ops-1", "first", {}, {})
+    async with recorded(cluster, intent) as running:
+        with pytest.raises(RefusedError, match=f"operation {running.number} of ops-1"):
+            async with recorded(cluster, intent):
+                pass
+        assert Status.RUNNING == (await show_operation(cluster, running.number)).status
+    async with recorded(cluster, intent) as second:
+        pass
+
+    assert [Status.DONE, Status.DONE] == [each.status for each in await list_operations(cluster, 2)]
+    assert second.number > running.number
+
+
+async def test_an_operation_whose_process_is_gone_is_said_to_be_broken_off(
+    cluster: Settings, database: Connection
+) -> None:
+    """At once by its lock, which no dead process holds; and for good by the next of its verb."""
+    intent = Intent("redrive", "ops-1", "first", {}, {})
+
+    async def is_killed() -> None:
+        async with recorded(cluster, intent) as running:
+            pid = await running.connection.fetchval("select pg_backend_pid()")
+            await database.execute("select pg_terminate_backend($1, 5000)", pid)
+            await running.note()
+
+    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+        await is_killed()
+    (broken,) = await list_operations(cluster, 1)
+    before = broken.status
+    async with recorded(cluster, intent):
+        pass
+
+    assert [Status.BROKEN_OFF] * 2 == [before, (await show_operation(cluster, broken.operation)).status]
+
+
+async def test_what_an_operation_raised_is_on_record(cluster: Settings) -> None:
+    """And is raised again."""
+    with pytest.raises(ValueError, match="planted"):
+        async with recorded(cluster, Intent("redrive", "ops-1", "to see", {"rate": 1}, {"messages": 2})):
+            raise ValueError("planted")
+
+    (kept,) = await list_operations(cluster, 1)
+    assert (Status.FAILED, {"error": "ValueError: planted"}) == (kept.status, kept.result)
+    assert ({"rate": 1}, {"messages": 2}, "to see") == (kept.arguments, kept.plan, kept.reason)
+
+
+@pytest.mark.parametrize("table", ["operations", "redriven"])
+@pytest.mark.parametrize("right", ["select", "insert", "update", "delete"])
+async def test_a_worker_has_no_right_to_what_operators_did(database: Connection, table: str, right: str) -> None:
+    """The record is the operators' own."""
+    assert not await database.fetchval("select has_table_privilege($1, $2, $3)", WORKER_ROLE, table, right)
+
+
+# -- which are meant --------------------------------------------------------------------------------------------------
+
+
+async def test_letters_are_found_by_each_of_their_marks(cluster: Settings, account: str) -> None:
+    """Each filter alone finds the one of two that it is about."""
+    await set_aside(cluster, SEND_REQUESTS, account, [b"{"], "not_json")
+    await set_aside(cluster, BILLING_EVENTS, account, [encode(platinum(account))], "unknown_plan")
+    second, first = (await list_dead_letters(cluster, Selection(account=account))).letters
+
+    wanted = {
+        first: [
+            Selection(reason=DeadLetterReason.NOT_JSON),
+            Selection(topic=SEND_REQUESTS),
+            Selection(before=second.set_aside_at),
+            Selection(partition=first.partition, offset=first.offset),
+        ],
+        second: [
+            Selection(reason=DeadLetterReason.UNKNOWN_PLAN),
+            Selection(topic=BILLING_EVENTS),
+            Selection(event_type="inmail.subscription.activated.v1"),
+            Selection(after=second.set_aside_at),
+            Selection(partition=second.partition, offset=second.offset),
+        ],
+    }
+    for letter, selections in wanted.items():
+        other = second if letter is first else first
+        for selection in selections:
+            assert (True, False) == (selection.wants(letter), selection.wants(other)), selection
+            found = await list_dead_letters(cluster, selection)
+            assert letter in found.letters
+            assert other not in found.letters
+
+
+async def test_the_newest_are_listed_and_all_are_counted(cluster: Settings, account: str) -> None:
+    """However many there are, no more than asked for are kept at hand."""
+    await set_aside(cluster, SEND_REQUESTS, account, [b"%d{" % number for number in range(20)], "not_json")
+
+    found = await list_dead_letters(cluster, Selection(account=account), last=3)
+
+    assert [b"19{", b"18{", b"17{"] == [letter.value for letter in found.letters]
+    assert {(SEND_REQUESTS, "not_json"): 20} == found.counts
+
+
+async def test_a_letter_whose_request_was_answered_otherwise_says_so(
+    cluster: Settings, mended: Settings, account: str
+) -> None:
+    """Its producer sent it again itself."""
+    event = platinum(account)
+    await publish(cluster, BILLING_EVENTS, [event])
+    await work_off(cluster)
+    await publish(cluster, BILLING_EVENTS, [event])
+    await work_off(mended)
+
+    (row,) = (await told(mended, account)).summary()
+
+    assert ([], "granted", 1) == (row["became"]["redriven"], *pick(row["became"]["answer"], "code", "sequence"))
+    assert {"answered": 1} == (await plan_redrive(mended, Selection(account=account), FAST)).refused

@@ -1,0 +1,169 @@
+"""The commands about messages that can never succeed: see them, see what became of them, send them back."""
+
+from datetime import datetime
+from typing import Annotated
+
+import typer
+
+from infra.settings import Settings
+from schemas.catalogue import INPUT_TOPICS
+from schemas.results import DeadLetterReason
+from workers.commands.options import INSTANT_FORMATS, Because, By, Json, Yes, aware, confirm, who, write_json
+from workers.commands.running import Exit, ask
+from workers.commands.show_letters import show_counts, show_dead_letter, show_dead_letters, show_plan, show_redriven
+from workers.commands.terminal import error_console, progress_of
+from workers.ops import fates
+from workers.ops.dead_letters import Selection
+from workers.ops.operations import Running
+from workers.ops.redrive import Who, redrive
+from workers.ops.redrive_plan import Options, Plan, plan_redrive
+from workers.worker import stop_requested
+
+__all__ = ["dead_letters"]
+
+dead_letters = typer.Typer(help="Messages that can never succeed: see them, send them back.", no_args_is_help=True)
+
+_Reason = Annotated[DeadLetterReason | None, typer.Option(help="Only those refused for it.")]
+_Topic = Annotated[str | None, typer.Option(help="Only those that came from this input topic.")]
+_Account = Annotated[str | None, typer.Option(help="Only of this account.")]
+_Type = Annotated[str | None, typer.Option("--type", help="Only those whose message says that it is of this type.")]
+_After = Annotated[
+    datetime | None, typer.Option(formats=INSTANT_FORMATS, help="Only those set aside then or later: a time or a day.")
+]
+_Before = Annotated[
+    datetime | None,
+    typer.Option(formats=INSTANT_FORMATS, help="Only those set aside earlier: a time or a day."),
+]
+_At = Annotated[
+    str | None, typer.Option("--at", metavar="PARTITION[/OFFSET]", help="Only those of a partition, or the one there.")
+]
+
+
+@dead_letters.command("list")
+def list_command(  # noqa: PLR0913, PLR0917 - one parameter an option
+    reason: _Reason = None,
+    topic: _Topic = None,
+    account: _Account = None,
+    type_: _Type = None,
+    after: _After = None,
+    before: _Before = None,
+    at: _At = None,
+    operation: Annotated[int | None, typer.Option(help="Only those that this operation sent back.")] = None,
+    last: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 50,
+    *,
+    count: Annotated[bool, typer.Option("--count", help="Only how many, by topic and reason.")] = False,
+    json: Json = False,
+) -> None:
+    """List dead letters, newest first, and what became of each."""
+    selection = _selection(reason, topic, account, type_, after, before, at)
+    told = ask(lambda settings: fates.tell_dead_letters(settings, selection, last, operation))
+    if count:
+        rows = [(*key, number) for key, number in sorted(told.counts.items())]
+        names = ("topic", "reason", "letters")
+        write_json([dict(zip(names, row, strict=True)) for row in rows]) if json else show_counts(rows)
+    elif json:
+        write_json(told.summary())
+    else:
+        show_dead_letters(told)
+    _complain(told)
+
+
+@dead_letters.command("show")
+def show_command(
+    place: Annotated[str, typer.Argument(metavar="PARTITION/OFFSET", help="Where the list says it is.")],
+    *,
+    json: Json = False,
+) -> None:
+    """Show all of one dead letter: the message as it was read, and what became of it."""
+    partition, offset = _place(place, "PARTITION/OFFSET")
+    if partition is None or offset is None:
+        raise typer.BadParameter("expected PARTITION/OFFSET, like 3/17", param_hint="PARTITION/OFFSET")
+    told = ask(lambda settings: fates.show_dead_letter(settings, partition, offset))
+    write_json(told.summary()[0]) if json else show_dead_letter(*told.letters[0])
+    _complain(told)
+
+
+@dead_letters.command("redrive")
+def redrive_command(  # noqa: PLR0913, PLR0917 - one parameter an option
+    reason: _Reason = None,
+    topic: _Topic = None,
+    account: _Account = None,
+    type_: _Type = None,
+    after: _After = None,
+    before: _Before = None,
+    at: _At = None,
+    rate: Annotated[float, typer.Option(min=0.01, max=5000, help="Messages a second at most.")] = 100,
+    limit: Annotated[int | None, typer.Option(min=1, help="So many messages at most.")] = None,
+    by: By = None,
+    because: Because = None,
+    *,
+    again: Annotated[bool, typer.Option("--again", help="Also what was sent back before, or has its answer.")] = False,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Also what would be set aside again.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
+    yes: Yes = False,
+    json: Json = False,
+) -> None:
+    """Send messages back to where they came from, as they were, to be decided as of now.
+
+    Each passes the guard: a request that was answered gets its first answer again and moves nothing. Ctrl-C stops
+    between two messages; the same command goes on from there.
+    """
+    selection = _selection(reason, topic, account, type_, after, before, at)
+    options = Options(rate, limit, again, anyway)
+    person = None if dry_run else Who(*who(by, because))
+    plan = ask(lambda settings: plan_redrive(settings, selection, options))
+    if not json:
+        show_plan(plan)
+    if person is None or not plan.count:
+        if json:
+            write_json({"plan": plan.summary()})
+        return
+    confirm(f"Send {plan.count:,} messages back?", yes=yes)
+    done = _redrive(selection, options, plan, person)
+    left = plan.count - sum((done.result["sent"], *done.result["not_sent"].values()))
+    if json:
+        write_json({"operation": done.number, "plan": plan.summary(), "result": done.result})
+    else:
+        show_redriven(done, left)
+    if done.stopped:
+        raise typer.Exit(Exit.INTERRUPTED)
+    if done.result["sent"] < plan.count:
+        raise typer.Exit(Exit.NO)
+
+
+def _redrive(selection: Selection, options: Options, plan: Plan, person: Who) -> Running:
+    with progress_of(plan.count, "messages", error_console()) as progress:
+
+        async def run(settings: Settings) -> Running:
+            return await redrive(
+                settings, selection, options, plan, who=person, stop=stop_requested(), progress=progress
+            )
+
+        return ask(run)
+
+
+def _selection(  # noqa: PLR0913, PLR0917 - one parameter an option
+    reason: DeadLetterReason | None,
+    topic: str | None,
+    account: str | None,
+    type_: str | None,
+    after: datetime | None,
+    before: datetime | None,
+    at: str | None,
+) -> Selection:
+    if topic is not None and topic not in INPUT_TOPICS:
+        raise typer.BadParameter(f"expected one of {', '.join(INPUT_TOPICS)}", param_hint="--topic")
+    partition, offset = (None, None) if at is None else _place(at, "--at")
+    return Selection(reason, topic, account, type_, aware(after), aware(before), partition, offset)
+
+
+def _place(text: str, hint: str) -> tuple[int, int | None]:
+    partition, slash, offset = text.partition("/")
+    if not (partition.isdecimal() and (offset.isdecimal() or not slash)):
+        raise typer.BadParameter("expected a partition, or PARTITION/OFFSET, like 3/17", param_hint=hint)
+    return int(partition), int(offset) if slash else None
+
+
+def _complain(told: fates.Told) -> None:
+    if told.silent is not None:
+        error_console().print(f"What became of them is not known, since Postgres cannot be asked: {told.silent}")

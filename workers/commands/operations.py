@@ -1,0 +1,34 @@
+"""The commands that read what operators did: who, why, and what came of it."""
+
+from typing import Annotated
+
+import typer
+
+from workers.commands.options import Json, write_json
+from workers.commands.running import ask
+from workers.commands.show_letters import show_operation, show_operations
+from workers.ops import operations as kept
+
+__all__ = ["operations"]
+
+operations = typer.Typer(help="What operators did, and why.", no_args_is_help=True)
+
+
+@operations.command("list")
+def list_command(
+    last: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 50, *, json: Json = False
+) -> None:
+    """List operations, newest first."""
+    found = ask(lambda settings: kept.list_operations(settings, last))
+    write_json(found) if json else show_operations(found)
+
+
+@operations.command("show")
+def show_command(
+    number: Annotated[int, typer.Argument(metavar="OPERATION", min=1, max=2**63 - 1, help="Its number in the list.")],
+    *,
+    json: Json = False,
+) -> None:
+    """Show all of one operation: what was planned, and what came of it."""
+    found = ask(lambda settings: kept.show_operation(settings, number))
+    write_json(found) if json else show_operation(found)

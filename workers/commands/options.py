@@ -1,0 +1,52 @@
+"""What several commands take and how they write it: JSON, instants, who and why."""
+
+import getpass
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+from pydantic_core import to_json
+
+from workers.commands.running import Exit, fail
+
+__all__ = ["INSTANT_FORMATS", "Because", "By", "Json", "Yes", "aware", "confirm", "who", "write_json"]
+
+INSTANT_FORMATS = ["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S.%f%z", "%Y-%m-%d"]
+
+Json = Annotated[bool, typer.Option("--json", help="Write JSON.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+By = Annotated[str | None, typer.Option(help="Who does it, for the record; the user's name unless given.")]
+Because = Annotated[str | None, typer.Option(help="Why, for the record. Needed unless it is a dry run.")]
+
+
+def write_json(answer: object) -> None:
+    """Write an answer for a program."""
+    typer.echo(to_json(answer, indent=2, bytes_mode="base64"))
+
+
+def aware(time: datetime | None) -> datetime | None:
+    """Return a time of the command line with its zone: a day begins in UTC."""
+    return time.replace(tzinfo=UTC) if time is not None and time.tzinfo is None else time
+
+
+def who(by: str | None, because: str | None) -> tuple[str, str]:
+    """Return who does something and why; both go on record."""
+    if not (because or "").strip():
+        raise typer.BadParameter("say why, for the record", param_hint="--because")
+    try:
+        name = by or getpass.getuser()
+    except (KeyError, OSError):  # a container's user has no name
+        name = ""
+    if not name.strip():
+        raise typer.BadParameter("say who, for the record", param_hint="--by")
+    return name.strip(), (because or "").strip()
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before something is done, unless told not to; end the process where the answer is no."""
+    if yes:
+        return
+    if not typer.get_text_stream("stdin").isatty():
+        raise fail("nobody to ask: say --yes", Exit.WRONG_USAGE)
+    if not typer.confirm(question):
+        raise typer.Exit(Exit.NO)

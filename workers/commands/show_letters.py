@@ -1,0 +1,181 @@
+"""How dead letters, plans to send them back, and operations look on a terminal."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from pydantic_core import to_json
+from rich.text import Text
+
+from workers.commands.styles import BAD, DIM, GOOD, WARN, count_of
+from workers.commands.terminal import console, instant, table
+from workers.ops.dead_letters import DeadLetter, readable
+from workers.ops.fates import Fate, Told
+from workers.ops.operations import Operation, Running, Status
+from workers.ops.redrive_plan import REFUSALS, Plan
+
+__all__ = [
+    "show_counts",
+    "show_dead_letter",
+    "show_dead_letters",
+    "show_operation",
+    "show_operations",
+    "show_plan",
+    "show_redriven",
+]
+
+
+def show_dead_letters(told: Told) -> None:
+    """Show a list of dead letters."""
+    rows = [
+        (
+            each.place,
+            Text(each.reason, style=BAD),
+            f"{each.origin_topic} {each.origin_partition}/{each.origin_offset}",
+            instant(each.origin_time),
+            _became(fate),
+            each.error,
+        )
+        for each, fate in told.letters
+    ]
+    if not rows:
+        console().print(Text("No dead letters.", style=GOOD))
+        return
+    console().print(table(["letter", "reason", "origin", "time", "became", "error"], rows))
+    if (found := told.counts.total()) > len(rows):
+        console().print(f"{len(rows)} of {found:,}: see more with --last, or all by --count")
+
+
+def show_counts(rows: Sequence[tuple[str, str, int]]) -> None:
+    """Show how many dead letters there are, by topic and reason."""
+    if not rows:
+        console().print(Text("No dead letters.", style=GOOD))
+        return
+    console().print(table(["topic", "reason", "letters"], [(*row[:2], f"{row[2]:,}") for row in rows], "letters"))
+
+
+def _became(fate: Fate | None) -> Text:
+    """Return in few words what became of a letter: nothing is said where nothing is known."""
+    if fate is None:
+        return Text("?", style=DIM)
+    if fate.answer is not None:
+        return Text(f"{'redriven' if fate.sendings else 'answered'}: {fate.answer.code}", style=GOOD)
+    if fate.again is not None:
+        return Text(f"again {fate.again}", style=BAD)
+    if fate.sendings:
+        doubtful = fate.sendings[-1].offset is None
+        return Text("in doubt" if doubtful else "redriven, not decided yet", style=WARN)
+    return Text("")
+
+
+def show_dead_letter(letter: DeadLetter, fate: Fate | None) -> None:
+    """Show all of one dead letter."""
+    facts = [
+        ("reason", letter.reason),
+        ("error", letter.error),
+        ("origin", f"{letter.origin_topic} {letter.origin_partition}/{letter.origin_offset}"),
+        ("time", instant(letter.origin_time)),
+        ("set aside", instant(letter.set_aside_at)),
+        ("account", letter.account_id or "none"),
+        ("type", readable((letter.event_type or "none").encode("utf-8", "backslashreplace"))),
+        *(("became", each) for each in _story(fate)),
+        ("key", "none" if letter.key is None else readable(letter.key)),
+        *((f"header {readable(k.encode())}", "none" if v is None else readable(v)) for k, v in letter.headers),
+    ]
+    out = console()
+    for name, fact in facts:
+        out.print(Text.assemble((f"{name:<10} ", "bold"), fact), soft_wrap=True)
+    cut = ", of which only the beginning was kept" if letter.cut else ""
+    size = "" if letter.value is None else f" ({len(letter.value):,} bytes{cut})"
+    out.print(Text(f"value{size}", style="bold"))
+    out.print(Text("none" if letter.value is None else readable(letter.value)), soft_wrap=True)
+
+
+def _story(fate: Fate | None) -> list[str]:
+    if fate is None:
+        return ["not known"]
+    told = []
+    for each in fate.sendings:
+        place = f"{each.topic} {each.partition}/{each.offset}"
+        sent = f"sent to {place}" if each.offset is not None else f"about to be sent to {each.topic}, or sent: in doubt"
+        told.append(f"{sent} at {instant(each.at)} by {each.actor}, operation {each.operation}")
+    if fate.again is not None:
+        told.append(f"set aside again: letter {fate.again}")
+    if fate.answer is not None:
+        line = "" if fate.answer.sequence is None else f", line {fate.answer.sequence} of its account"
+        told.append(f"answered {fate.answer.code} as of {instant(fate.answer.at)}{line}")
+    elif fate.sendings and fate.again is None:
+        told.append("not decided yet: see `inmail lag`")
+    return told or ["nothing yet"]
+
+
+def show_plan(plan: Plan) -> None:
+    """Show what a redrive would do."""
+    out = console()
+    if plan.letters:
+        rows = [(topic, reason, f"{count:,}") for (topic, reason), count in sorted(plan.letters.items())]
+        out.print(table(["to topic", "set aside for", "messages"], rows, "messages"))
+    for why, count in sorted(plan.refused.items()):
+        out.print(Text.assemble((f"{count_of(count, 'message')} not sent: ", WARN), REFUSALS[why]), soft_wrap=True)
+    if plan.in_doubt:
+        text = "sent by an operation that broke off, or not: sent again, which moves nothing twice"
+        out.print(Text.assemble((f"{count_of(plan.in_doubt, 'message')} in doubt: ", WARN), text), soft_wrap=True)
+    if plan.count:
+        time = timedelta(seconds=round(plan.seconds))
+        out.print(f"{count_of(plan.count, 'message')} to send, at {plan.rate:,g} a second: {time}")
+    else:
+        out.print("Nothing to send.")
+
+
+def show_redriven(done: Running, left: int) -> None:
+    """Show what a redrive did."""
+    out = console()
+    out.print(Text(f"{count_of(done.result['sent'], 'message')} sent back: operation {done.number}", style=GOOD))
+    for why, count in sorted(done.result["not_sent"].items()):
+        text = f"{REFUSALS.get(why, why)}"
+        out.print(Text.assemble((f"{count_of(count, 'message')} not sent: ", WARN), text), soft_wrap=True)
+    if left:
+        hint = "the same command goes on" if done.stopped else "retention took them meanwhile"
+        out.print(Text.assemble((f"{count_of(left, 'message')} left: ", WARN), hint))
+    out.print(f"What becomes of them: inmail dead-letters list --operation {done.number}")
+
+
+_STYLES = {Status.DONE: GOOD, Status.RUNNING: WARN, Status.STOPPED: WARN}
+
+
+def show_operations(operations: Sequence[Operation]) -> None:
+    """Show a list of operations."""
+    if not operations:
+        console().print("No operations.")
+        return
+    rows = [
+        (
+            each.operation,
+            each.verb,
+            Text(each.status, style=_STYLES.get(Status(each.status), BAD)),
+            instant(each.started_at),
+            each.actor,
+            each.reason,
+        )
+        for each in operations
+    ]
+    console().print(table(["operation", "verb", "status", "began", "by", "because"], rows, "operation"))
+
+
+def show_operation(operation: Operation) -> None:
+    """Show all of one operation."""
+    facts: list[tuple[str, Any]] = [
+        ("verb", operation.verb),
+        ("status", operation.status),
+        ("by", operation.actor),
+        ("because", operation.reason),
+        ("began", instant(operation.started_at)),
+        ("noted", instant(operation.noted_at)),
+        ("ended", instant(operation.ended_at) or "not yet"),
+        ("arguments", to_json(operation.arguments).decode()),
+        ("plan", to_json(operation.plan).decode()),
+        ("result", to_json(operation.result).decode()),
+    ]
+    out = console()
+    for name, fact in facts:
+        out.print(Text.assemble((f"{name:<10} ", "bold"), fact), soft_wrap=True)

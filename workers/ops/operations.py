@@ -1,0 +1,212 @@
+"""What operators did: every verb that changes something keeps who, why, what was planned and what came of it.
+
+A verb runs inside `recorded`. One of a kind runs at a time: it holds an advisory lock, which ends with its connection
+however the process dies. So an operation that says it is running, and whose lock is free, was broken off.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+import asyncpg
+
+from infra.clock import utc_now
+from infra.postgres import Connection, connect_database
+from infra.settings import Settings
+from workers.ops.books import open_books
+
+__all__ = [
+    "Intent",
+    "NoSuchOperationError",
+    "Operation",
+    "RefusedError",
+    "Running",
+    "Status",
+    "list_operations",
+    "recorded",
+    "show_operation",
+]
+
+# Any constant will do, as long as it is no other's: the second half of the key is the verb's.
+_LOCKS = 0x1E_D6E3
+
+
+class RefusedError(Exception):
+    """A verb will not do as asked, since it would be unsafe. The message says why and what to do instead."""
+
+
+class NoSuchOperationError(Exception):
+    """There is no operation with that number."""
+
+
+class Status(StrEnum):
+    """How an operation stands."""
+
+    RUNNING = "running"
+    DONE = "done"
+    STOPPED = "stopped"  # by its operator; the same verb goes on where it stopped
+    FAILED = "failed"
+    BROKEN_OFF = "broken_off"  # its process was killed, or lost the database
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """Who wants what, and why."""
+
+    verb: str
+    actor: str
+    reason: str
+    arguments: Mapping[str, Any]  # as JSON has them, all that it takes to do it again
+    plan: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One operation as it is kept."""
+
+    operation: int
+    verb: str
+    actor: str
+    reason: str
+    arguments: dict[str, Any]
+    plan: dict[str, Any]
+    started_at: datetime
+    noted_at: datetime
+    ended_at: datetime | None
+    status: str
+    result: dict[str, Any]
+
+
+@dataclass(slots=True)
+class Running:
+    """An operation under way: its number, the connection that holds its lock, and what came of it so far."""
+
+    number: int
+    connection: Connection
+    result: dict[str, Any] = field(default_factory=dict)
+    stopped: bool = False  # whether it was asked to end before it was done
+
+    async def note(self) -> None:
+        """Write down how far it has come."""
+        await self.connection.execute(
+            "update operations set result = $2, noted_at = $3 where operation = $1", self.number, self.result, utc_now()
+        )
+
+    async def end(self, status: Status) -> None:
+        """Write down what came of it."""
+        await self.connection.execute(
+            "update operations set result = $2, noted_at = $3, ended_at = $3, status = $4 where operation = $1",
+            self.number,
+            self.result,
+            utc_now(),
+            status.value,
+        )
+
+
+@asynccontextmanager
+async def recorded(settings: Settings, intent: Intent) -> AsyncIterator[Running]:
+    """Keep a record of what is done inside, from before it begins. Only one operation of a verb runs at a time.
+
+    What is raised inside is noted as its failure and raised again. Where even that cannot be written, the record says
+    that it is running, and its lock that it is not.
+
+    Raises:
+        RefusedError: when one of its verb is under way.
+        OSError, asyncpg.PostgresError: when the database cannot be reached or refuses.
+
+    """
+    connection = await connect_database(settings)
+    try:
+        running = await _begin(connection, intent)
+        try:
+            yield running
+        except BaseException as error:
+            interrupted = isinstance(error, asyncio.CancelledError | KeyboardInterrupt)
+            running.result["error"] = "interrupted" if interrupted else f"{type(error).__name__}: {error}"[:1000]
+            # What is raised says more than that it could not be written down.
+            with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                await running.end(Status.STOPPED if interrupted else Status.FAILED)
+            raise
+        await running.end(Status.STOPPED if running.stopped else Status.DONE)
+    finally:
+        await connection.close()
+
+
+async def _begin(connection: Connection, intent: Intent) -> Running:
+    if not await connection.fetchval("select pg_try_advisory_lock($1, hashtext($2))", _LOCKS, intent.verb):
+        row = await connection.fetchrow(
+            "select operation, actor from operations where verb = $1 and status = 'running' order by 1 desc limit 1",
+            intent.verb,
+        )
+        other = f" (operation {row[0]} of {row[1]})" if row else ""
+        raise RefusedError(f"another {intent.verb} is under way{other}: wait for it, or stop it")
+    now = utc_now()
+    await connection.execute(
+        "update operations set status = 'broken_off', ended_at = $2 where verb = $1 and status = 'running'",
+        intent.verb,
+        now,
+    )
+    number = await connection.fetchval(
+        "insert into operations (verb, actor, reason, arguments, plan, started_at, noted_at, status, result)"
+        " values ($1, $2, $3, $4, $5, $6, $6, 'running', '{}') returning operation",
+        intent.verb,
+        intent.actor,
+        intent.reason,
+        dict(intent.arguments),
+        dict(intent.plan),
+        now,
+    )
+    return Running(number, connection)
+
+
+# An operation that says it is running, and whose verb's lock nobody holds, is not.
+_OPERATIONS = """
+select
+    o.operation, o.verb, o.actor, o.reason, o.arguments, o.plan, o.started_at, o.noted_at, o.ended_at,
+    case
+        when o.status <> 'running' then o.status
+        when exists (
+            select from pg_locks as l
+            where l.locktype = 'advisory' and l.granted and l.objsubid = 2 and l.classid = $1::bigint::oid
+                and l.objid = (hashtext(o.verb)::bigint & 4294967295)::oid
+                and l.database = (select d.oid from pg_database as d where d.datname = current_database())
+        ) then 'running'
+        else 'broken_off'
+    end as status,
+    o.result
+from operations as o
+"""
+
+
+async def list_operations(settings: Settings, last: int) -> list[Operation]:
+    """Return the newest operations, the newest first.
+
+    Raises:
+        NotSetUpError: when the database was never migrated.
+        OSError, asyncpg.PostgresError: when it cannot be reached or refuses.
+
+    """
+    async with open_books(settings) as connection:
+        rows = await connection.fetch(_OPERATIONS + " order by o.operation desc limit $2", _LOCKS, last)
+    return [Operation(*row) for row in rows]
+
+
+async def show_operation(settings: Settings, number: int) -> Operation:
+    """Return one operation.
+
+    Raises:
+        NoSuchOperationError: when there is none with that number.
+        NotSetUpError: when the database was never migrated.
+        OSError, asyncpg.PostgresError: when it cannot be reached or refuses.
+
+    """
+    async with open_books(settings) as connection:
+        row = await connection.fetchrow(_OPERATIONS + " where o.operation = $2", _LOCKS, number)
+    if row is None:
+        raise NoSuchOperationError(f"there is no operation {number}: see `inmail operations list`")
+    return Operation(*row)

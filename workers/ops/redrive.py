@@ -1,0 +1,207 @@
+"""Sending messages back that had been set aside: as they were read, at a steady rate, each of them on record.
+
+A message goes to the partition it came from with its bytes, key and headers, and headers that say that it was sent
+back. It is read there as any other is: the guard in the books decides, and a request that was answered gets its first
+answer again. It is decided as of now, not as of the time when it was read first.
+
+Before a message is sent, the intent is written down, and what the broker said of it after. So nothing that was sent
+is unknown: what an operation broke off over is in doubt, and is sent again by the next.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from typing import Any, NamedTuple
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import BrokerResponseError
+from aiokafka.structs import RecordMetadata
+
+from infra.clock import to_milliseconds, utc_now
+from infra.kafka import create_producer
+from infra.settings import Settings
+from workers.ops.dead_letters import Selection
+from workers.ops.operations import Intent, Running, recorded
+from workers.ops.redrive_plan import Options, Plan, Verdict, verdicts
+
+__all__ = ["LETTER_HEADER", "OPERATION_HEADER", "VERB", "Who", "redrive"]
+
+VERB = "redrive"
+OPERATION_HEADER = "inmail-redrive-operation"
+LETTER_HEADER = "inmail-redrive-letter"
+
+_INTENDED = 100  # messages at most that are in doubt when a process is killed
+_STOP_SECONDS = 5.0
+
+
+class Who(NamedTuple):
+    """Who redrives, and why."""
+
+    actor: str
+    reason: str
+
+
+async def redrive(  # noqa: PLR0913 - what, how and by whom, and how to stop it
+    settings: Settings,
+    selection: Selection,
+    options: Options,
+    plan: Plan,
+    *,
+    who: Who,
+    stop: asyncio.Event,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Running:
+    """Send back what a plan names, unless something became of it meanwhile; return the operation and its result.
+
+    Args:
+        settings: where Kafka and Postgres are.
+        selection: which letters are meant, as the plan was made for.
+        options: how, as the plan was made for.
+        plan: what was agreed to: no other letter is sent.
+        who: who it is, and why.
+        stop: ends it between two messages. The same again goes on from there.
+        progress: called with the number of messages dealt with.
+
+    Raises:
+        RefusedError: when another redrive is under way.
+        NotSetUpError, KafkaError, OSError, asyncpg.PostgresError: when it cannot go on. The same again goes on.
+
+    """
+    arguments = {"selection": selection.summary(), **{name: getattr(options, name) for name in options.__slots__}}
+    async with recorded(settings, Intent(VERB, *who, arguments, plan.summary())) as operation:
+        producer = create_producer(settings, f"inmail-{VERB}", large=True)
+        try:
+            await producer.start()
+            sender = _Sender(producer, operation, options.rate, stop)
+            judged = verdicts(settings, operation.connection, selection, options, plan.places)
+            async with aclosing(judged) as batches:
+                async for batch in batches:
+                    await sender.send_all(batch, progress)
+                    if operation.stopped:
+                        break
+        finally:
+            # Bounded: a producer whose broker is gone waits for it for ever.
+            await asyncio.wait([asyncio.ensure_future(producer.stop())], timeout=_STOP_SECONDS)
+        operation.result["left"] = plan.count - sender.dealt_with
+    return operation
+
+
+class _Sender:
+    """Sends at a rate, and keeps the record."""
+
+    def __init__(self, producer: AIOKafkaProducer, operation: Running, rate: float, stop: asyncio.Event) -> None:
+        self._producer = producer
+        self._operation = operation
+        self._rate = rate
+        self._stop = stop
+        self._clock = asyncio.get_running_loop().time
+        self._next = self._clock()
+        self.dealt_with = 0
+        operation.result |= {"sent": 0, "not_sent": {}}
+
+    async def send_all(self, batch: Sequence[Verdict], progress: Callable[[int], None]) -> None:
+        """Send what is to be sent of a batch, until asked to stop."""
+        for verdict in batch:
+            if verdict.refusal is not None:  # something became of it since the plan was made
+                self._leave(verdict.refusal)
+        sendable = [verdict for verdict in batch if verdict.refusal is None]
+        # A second's worth at most, so that the record is never far behind.
+        size = max(1, min(_INTENDED, round(self._rate)))
+        for start in range(0, len(sendable), size):
+            if self._stop.is_set():
+                break
+            await self._send(sendable[start : start + size])
+            await self._operation.note()
+            progress(self.dealt_with)
+        self._operation.stopped = self._stop.is_set()
+
+    def _leave(self, why: str) -> None:
+        not_sent: dict[str, int] = self._operation.result["not_sent"]
+        not_sent[why] = not_sent.get(why, 0) + 1
+        self.dealt_with += 1
+
+    async def _send(self, chunk: Sequence[Verdict]) -> None:
+        await self._intend(chunk)
+        deliveries: list[tuple[Verdict, asyncio.Future[RecordMetadata]]] = []
+        never: list[Verdict] = []  # known not to have been sent
+        for number, verdict in enumerate(chunk):
+            if await self._paced():
+                never += chunk[number:]
+                break
+            letter = verdict.letter
+            headers = [each for each in letter.headers if each[0] not in (OPERATION_HEADER, LETTER_HEADER)]
+            headers.append((OPERATION_HEADER, str(self._operation.number).encode()))
+            headers.append((LETTER_HEADER, letter.place.encode()))
+            try:
+                delivery = await self._producer.send(
+                    letter.origin_topic,
+                    letter.value,
+                    letter.key,
+                    partition=verdict.partition,
+                    # Where the producer's word is taken for the time, "now" could carry a lane far ahead of its story.
+                    timestamp_ms=max(0, to_milliseconds(letter.origin_time)),
+                    headers=headers,
+                )
+            except BrokerResponseError as error:  # larger than any topic takes
+                delivery = asyncio.get_running_loop().create_future()
+                delivery.set_exception(error)
+            deliveries.append((verdict, delivery))
+        if deliveries:
+            await asyncio.wait([delivery for _, delivery in deliveries])
+        await self._record(deliveries, never)
+
+    async def _paced(self) -> bool:
+        """Wait until it is time for the next message; tell whether it is time to stop instead."""
+        now = self._clock()
+        self._next = max(self._next, now - 1.0)  # what a slow broker cost is not made up for in a burst
+        try:
+            await asyncio.wait_for(self._stop.wait(), max(0.0, self._next - now))
+        except TimeoutError:
+            self._next += 1 / self._rate
+            return False
+        return True
+
+    async def _intend(self, chunk: Sequence[Verdict]) -> None:
+        await self._operation.connection.executemany(
+            "insert into redriven (letter_partition, letter_offset, letter, operation, topic, partition, intended_at)"
+            " values ($1, $2, $3, $4, $5, $6, $7)",
+            [
+                (*_key(each), self._operation.number, each.letter.origin_topic, each.partition, utc_now())
+                for each in chunk
+            ],
+        )
+
+    async def _record(
+        self, deliveries: Sequence[tuple[Verdict, "asyncio.Future[RecordMetadata]"]], never: list[Verdict]
+    ) -> None:
+        """Write down what the broker said of each message; raise what leaves one in doubt."""
+        sent: list[tuple[Any, ...]] = []
+        doubtful: BaseException | None = None
+        for verdict, delivery in deliveries:
+            error = delivery.exception()
+            if error is None:
+                sent.append((*_key(verdict), self._operation.number, delivery.result().offset, utc_now()))
+            elif isinstance(error, BrokerResponseError) and not error.retriable:
+                never.append(verdict)
+                self._leave(f"refused by Kafka: {type(error).__name__}")
+            else:
+                doubtful = doubtful or error
+        async with self._operation.connection.transaction():
+            await self._operation.connection.executemany(
+                "update redriven set sent_offset = $5, sent_at = $6"
+                " where letter_partition = $1 and letter_offset = $2 and letter = $3 and operation = $4",
+                sent,
+            )
+            await self._operation.connection.executemany(
+                "delete from redriven"
+                " where letter_partition = $1 and letter_offset = $2 and letter = $3 and operation = $4",
+                [(*_key(each), self._operation.number) for each in never],
+            )
+        self._operation.result["sent"] += len(sent)
+        self.dealt_with += len(sent)
+        if doubtful is not None:
+            raise doubtful
+
+
+def _key(verdict: Verdict) -> tuple[int, int, Any]:
+    return verdict.letter.partition, verdict.letter.offset, verdict.letter.id
