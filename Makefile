@@ -63,6 +63,10 @@ bench: $(STAMP) ## Measure against baselines into build/bench.json (about 12 min
 histories: $(STAMP) ## Compare 5,000 random histories of all events with the oracle (about 10 min; make test plays 200)
 	HISTORIES=5000 $(BIN)/python -m pytest tests/ledger/test_histories.py -k random_histories_as --timeout 3600
 
+.PHONY: fuzz
+fuzz: $(STAMP) ## Account for 100,000 malformed records from a real broker (about 5 min; make test sends 3,000)
+	$(BIN)/python -m tests.fuzz
+
 .PHONY: image-check
 image-check: $(STAMP) ## Run the Dockerfile's steps in a clean folder, where no Docker engine is at hand (1 min)
 	$(BIN)/python -m tests.house.image_check

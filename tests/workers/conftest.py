@@ -1,12 +1,14 @@
 """What the tests on a cluster share: the running stack, as if others had worked its topics before."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
 from infra.settings import Settings
 from tests.workers.wire import pass_over, prepare
+from workers.ledger.plans import SHIPPED
 
 
 @pytest.fixture
@@ -21,3 +23,11 @@ async def cluster(settings: Settings) -> AsyncIterator[Settings]:
 def account() -> str:
     """An account of the test's own: topics outlive tests."""
     return f"a-{uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def mended(cluster: Settings, tmp_path: Path) -> Settings:
+    """The same cluster, with a plan catalogue that has the plan `platinum`."""
+    file = tmp_path / "plans.toml"
+    file.write_text(SHIPPED.read_text() + "\n[plans.platinum]\ncredits = 7\nrollover = true\n")
+    return cluster.model_copy(update={"plans_file": str(file)})

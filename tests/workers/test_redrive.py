@@ -4,29 +4,24 @@ import asyncio
 import json
 from collections import Counter
 from contextlib import aclosing
-from itertools import count
-from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaConnectionError
-from aiokafka.structs import ConsumerRecord
 
 from infra.kafka import create_producer, partition_of
 from infra.postgres import WORKER_ROLE, Connection
 from infra.settings import Settings
-from schemas.billing import SubscriptionActivated
-from schemas.catalogue import BILLING_EVENTS, CREDIT_EVENTS, DEAD_LETTERS, SEND_REQUESTS, Undecodable
+from schemas.catalogue import BILLING_EVENTS, CREDIT_EVENTS, DEAD_LETTERS, SEND_REQUESTS
 from schemas.envelope import Event, encode
 from schemas.results import DeadLetterReason
-from tests.ledger.book import DAY, NEW_YEAR, pick
+from tests.ledger.book import pick
+from tests.workers.letters import platinum, records_of, set_aside
 from tests.workers.wire import ends, eventually, publish, read, send, settled, working
 from workers.billing import BillingJob
-from workers.dead_letter import dead_letter
-from workers.ledger.plans import SHIPPED, load_catalogue
+from workers.ledger.plans import load_catalogue
 from workers.ops.dead_letters import Selection, list_dead_letters
 from workers.ops.fates import Told, tell_dead_letters
 from workers.ops.lag import read_lag
@@ -38,20 +33,6 @@ from workers.send import SendJob
 
 ME = Who("ops-1", "the catalogue was mended")
 FAST = Options(rate=5000)
-
-
-@pytest.fixture
-def mended(cluster: Settings, tmp_path: Path) -> Settings:
-    """The same cluster, with a plan catalogue that has the plan `platinum`."""
-    file = tmp_path / "plans.toml"
-    file.write_text(SHIPPED.read_text() + "\n[plans.platinum]\ncredits = 7\nrollover = true\n")
-    return cluster.model_copy(update={"plans_file": str(file)})
-
-
-def platinum(account: str, id_: UUID | None = None) -> Event:
-    """Return the start of a subscription to a plan that the shipped catalogue does not have."""
-    data = {"subscription_id": "s", "plan": "platinum", "period_start": NEW_YEAR, "period_end": NEW_YEAR + 31 * DAY}
-    return SubscriptionActivated.create(id=id_ or uuid4(), source="/test", subject=account, time=NEW_YEAR, data=data)
 
 
 async def work_off(settings: Settings) -> None:
@@ -67,22 +48,6 @@ async def work_off(settings: Settings) -> None:
     await settled(settings)
 
 
-async def set_aside(settings: Settings, topic: str, account: str, values: list[bytes], reason: str) -> None:
-    """Write the dead letters that a lane would write of such records."""
-    key = account.encode()
-    partition = partition_of(key, settings.topic_partitions)
-    problem = Undecodable(DeadLetterReason(reason), "planted")
-    async with create_producer(settings, "test") as producer:
-        for value in values:
-            offset = next(_offsets)
-            record = ConsumerRecord(topic, partition, offset, 1_900_000_000_000, 1, key, value, None, 0, 0, ())
-            letter = dead_letter(record, problem)
-            await producer.send_and_wait(letter.topic, letter.value, letter.key, partition=letter.partition)
-
-
-_offsets = count(10**9)  # no record that another test publishes has one of them
-
-
 async def back(settings: Settings, account: str, options: Options = FAST, **selection: Any) -> Running:
     """Send an account's letters back."""
     chosen = Selection(account=account, **selection)
@@ -93,13 +58,6 @@ async def back(settings: Settings, account: str, options: Options = FAST, **sele
 async def told(settings: Settings, account: str) -> Told:
     """Return an account's letters and what became of them."""
     return await tell_dead_letters(settings, Selection(account=account))
-
-
-async def records_of(settings: Settings, topic: str, account: str) -> list[ConsumerRecord]:
-    """Return an account's records of a topic, which all are in one partition."""
-    place = TopicPartition(topic, partition_of(account.encode(), settings.topic_partitions))
-    async with aclosing(read_records(settings, [place])) as records:
-        return [record async for record in records if record.key == account.encode()]
 
 
 # -- the guard --------------------------------------------------------------------------------------------------------
