@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-__all__ = ["EARLIEST", "EPOCH", "from_milliseconds", "to_milliseconds", "utc_now"]
+__all__ = ["EARLIEST", "EPOCH", "from_milliseconds", "nearest_instant", "to_milliseconds", "utc_now"]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)  # of all instants that events may carry
@@ -12,6 +12,14 @@ _MILLISECOND = timedelta(milliseconds=1)
 def from_milliseconds(milliseconds: int) -> datetime:
     """Return the instant of a Kafka timestamp (milliseconds since the epoch)."""
     return EPOCH + timedelta(milliseconds=milliseconds)
+
+
+def nearest_instant(milliseconds: int) -> datetime:
+    """Return the instant of a Kafka timestamp, or the calendar's end where a producer gave one beyond it."""
+    try:
+        return from_milliseconds(milliseconds)
+    except OverflowError:
+        return datetime.max.replace(tzinfo=UTC) if milliseconds > 0 else datetime.min.replace(tzinfo=UTC)
 
 
 def to_milliseconds(instant: datetime) -> int:

@@ -27,7 +27,7 @@ from workers.ledger.store import FUNCTIONS
 from workers.ops.topics import apply_topics, plan_topics
 
 ROUND = 5_000
-TIMES = 2_000  # records whose producer gives them an odd time, on topics that take its word
+TIMES = 500  # records whose producer gives them an odd time, on topics that take its word
 _SHOWN = 10
 
 # Milliseconds: before 1970, no calendar has them, the years 1999, 2200 and 10000, and what fits 64 bits.
@@ -71,7 +71,7 @@ async def run(seed: str, malformed: int, only: list[Record] | None) -> Fuzz:
             if only is not None:
                 await fuzz.round(only)
             while only is None and not fuzz.judged.complaints and fuzz.judged.reasons.total() < malformed:
-                await fuzz.round([make_record(seed, next(numbers)) for _ in range(ROUND)])
+                await fuzz.round([make_record(seed, next(numbers)) for _ in range(min(ROUND, malformed))])
                 _tell(fuzz, malformed, began)
             if only is None and not fuzz.judged.complaints:
                 create = settings.model_copy(update={"topic_record_time": RecordTime.CREATE})

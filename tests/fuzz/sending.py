@@ -62,8 +62,10 @@ def _grouped(records: Iterable[Record]) -> list[list[Record]]:
     for record in records:
         group = open_[record.topic, record.partition]
         full = len(group) >= _BATCH_RECORDS or sum(each.size for each in group) + record.size > _BATCH_BYTES
-        # A batch goes on for a while in the codec of its first record; what is large has to have its own.
-        if group and (full or (record.size > 50_000 and record.codec != group[0].codec)):
+        # A batch goes on in the codec of its first record; what is large has to have its own. Times are written as
+        # distances from the first, and odd ones are too far apart.
+        alone = record.timestamp is not None or (record.size > 50_000 and group and record.codec != group[0].codec)
+        if group and (full or alone):
             done.append(group)
             group = open_[record.topic, record.partition] = []
         group.append(record)

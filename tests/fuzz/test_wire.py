@@ -10,8 +10,8 @@ from tests.fuzz.records import Record
 from tests.fuzz.rounds import fuzzing
 from tests.workers.wire import prepare
 
-RECORDS = 4_000
-ROUND = 2_000
+RECORDS = 3_000
+ROUND = 1_500
 SEED = "a"
 
 # Records that were found to be dropped, or answered twice, or to end a worker: as `make fuzz` printed them.

@@ -4,23 +4,27 @@ import asyncio
 import json
 from collections import Counter
 from contextlib import aclosing
+from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaConnectionError
 
-from infra.kafka import create_producer, partition_of
+from infra.kafka import create_producer, partition_of, reader
 from infra.postgres import WORKER_ROLE, Connection
 from infra.settings import Settings
-from schemas.catalogue import BILLING_EVENTS, CREDIT_EVENTS, DEAD_LETTERS, SEND_REQUESTS
+from schemas.catalogue import BILLING_EVENTS, CREDIT_EVENTS, DEAD_LETTERS, EXPIRY_TICKS, SEND_REQUESTS
 from schemas.envelope import Event, encode
 from schemas.results import DeadLetterReason
+from schemas.ticks import ExpiryTick
 from tests.ledger.book import pick
 from tests.workers.letters import platinum, records_of, set_aside
 from tests.workers.wire import ends, eventually, publish, read, send, settled, working
 from workers.billing import BillingJob
+from workers.expiry import ExpiryJob
 from workers.ledger.plans import load_catalogue
 from workers.ops.dead_letters import Selection, list_dead_letters
 from workers.ops.fates import Told, tell_dead_letters
@@ -129,6 +133,35 @@ async def test_a_letter_that_is_still_refused_is_another_letter_and_both_tell_of
     assert (OPERATION_HEADER, LETTER_HEADER) == tuple(name for name, _ in newest[0].headers)
     assert oldest[0].value == newest[0].value
     assert 1 == (await plan_redrive(mended, Selection(account=account), FAST)).count  # the newest alone
+
+
+async def test_a_tick_goes_back_to_its_partition_and_is_answered_there(cluster: Settings, account: str) -> None:
+    """It has no key and no account: its partition is all that it is about, and the others are not asked again."""
+    now = datetime.now(UTC)
+    tick = ExpiryTick.create(id=uuid4(), source=f"/{account}", time=now, data={"as_of": now})
+    await set_aside(cluster, EXPIRY_TICKS, account, [encode(tick)], "unknown_version")
+    ours = {"event_type": "inmail.expiry.tick.v1", "topic": EXPIRY_TICKS}
+    (letter,) = (await told(cluster, account)).letters[0][:1]
+    start = await ends(cluster, CREDIT_EVENTS)
+
+    async with (
+        reader(cluster, None, "read_uncommitted") as lanes,
+        working(cluster, ExpiryJob(lanes, load_catalogue(), cluster)),
+    ):
+        done = await back(cluster, account, **ours)
+        (answer,) = await read(cluster, start, 1)
+    fate = (await told(cluster, account)).letters[0][1]
+    plan = await plan_redrive(cluster, Selection(account=account), Options(again=False))
+
+    assert 1 == done.result["sent"]
+    assert (str(tick.id), "booked", letter.partition) == (
+        answer["request_id"],
+        answer["code"],
+        answer["source"]["partition"],
+    )
+    assert fate is not None
+    assert ("booked", None) == (fate.answer.code, fate.answer.sequence)  # type: ignore[union-attr]
+    assert {"redriven_before": 1} == plan.refused
 
 
 # -- what is sent -----------------------------------------------------------------------------------------------------

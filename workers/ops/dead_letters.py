@@ -15,7 +15,7 @@ from aiokafka.structs import ConsumerRecord
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from infra.clock import from_milliseconds
+from infra.clock import nearest_instant
 from infra.settings import Settings
 from schemas.catalogue import DEAD_LETTERS
 from schemas.results import DeadLettered, DeadLetterReason
@@ -183,7 +183,7 @@ async def list_dead_letters(
 
 
 def _letter(record: ConsumerRecord) -> DeadLetter:
-    set_aside_at = from_milliseconds(record.timestamp)
+    set_aside_at = nearest_instant(record.timestamp)
     try:
         event = DeadLettered.model_validate_json(record.value or b"")
         data = event.data

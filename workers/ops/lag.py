@@ -9,7 +9,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError
 
-from infra.clock import from_milliseconds, utc_now
+from infra.clock import nearest_instant, utc_now
 from infra.kafka import admin_client, partitions_of, reader
 from infra.settings import Settings
 from schemas.catalogue import CATALOGUE, INPUT_TOPICS
@@ -154,7 +154,7 @@ async def _times(
         fetched: dict[TopicPartition, Sequence[object]] = await consumer.getmany(*unread, timeout_ms=250)
         for place, records in fetched.items():
             if records:
-                times[place] = from_milliseconds(records[0].timestamp)  # type: ignore[attr-defined]
+                times[place] = nearest_instant(records[0].timestamp)  # type: ignore[attr-defined]
         for place in list(unread):
             if place in times or await consumer.position(place) >= ends[place]:
                 unread.discard(place)
