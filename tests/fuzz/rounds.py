@@ -1,7 +1,7 @@
 """Rounds of the fuzz: some records are sent, decided by real workers, and accounted for, before the next are made."""
 
 import asyncio
-from collections.abc import AsyncIterator, MutableSequence, Sequence
+from collections.abc import AsyncIterator, Mapping, MutableSequence, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -14,13 +14,16 @@ from infra.settings import Settings
 from schemas.catalogue import CREDIT_EVENTS, DEAD_LETTERS, SEND_RESULTS
 from tests.fuzz.judging import Judged, judge
 from tests.fuzz.records import Record
-from tests.fuzz.sending import send_records
+from tests.fuzz.sending import Place, send_records
 from tests.workers.wire import working
 from workers.billing import BillingJob
 from workers.expiry import ExpiryJob
 from workers.ledger.plans import load_catalogue
 from workers.ops.audit import audit
+from workers.ops.dead_letters import ALL
+from workers.ops.fates import tell_dead_letters
 from workers.ops.lag import read_lag
+from workers.ops.redrive_plan import Options, plan_redrive
 from workers.send import SendJob
 
 __all__ = ["EVERYTHING_THROUGH", "Fuzz", "fuzzing"]
@@ -49,8 +52,12 @@ class Fuzz:
         if not self._read:
             self._read = await self._ends()
         sent, refused = await send_records(self._settings, records)
-        self.sent += len(sent)
         self.refused += len(refused)
+        await self.account_for(sent)
+
+    async def account_for(self, sent: Mapping[Place, Record]) -> None:
+        """Wait until all is decided, and see what came of each record."""
+        self.sent += len(sent)
         async with asyncio.timeout(_ROUND_SECONDS):
             while any(group.records for group in await read_lag(self._settings)):
                 pass  # each look takes its time
@@ -68,6 +75,11 @@ class Fuzz:
             self.judged.complain(f"the audit: {failure}")
         if not found.totals.balanced:
             self.judged.complain(f"the audit: not balanced: {found.totals}")
+        # And that operators can look at all of it.
+        told = await tell_dead_letters(self._settings, last=1)
+        plan = await plan_redrive(self._settings, ALL, Options())
+        if (letters := plan.count + plan.refused.total()) != told.counts.total():
+            self.judged.complain(f"a plan for {letters} of {told.counts.total()} letters")
 
     def _places(self) -> list[TopicPartition]:
         return [place for topic in _OUTPUT for place in partitions_of(topic, self._settings.topic_partitions)]

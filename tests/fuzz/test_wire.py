@@ -1,17 +1,26 @@
 """A slice of the fuzz, and every record that ever got the better of it. `make fuzz` has the rest."""
 
+import asyncio
+from collections.abc import Mapping
 from itertools import islice
+from typing import Any
 
 import pytest
 
+from infra.clock import utc_now
+from infra.postgres import Connection
 from infra.settings import Settings
 from tests.fuzz.mutations import KINDS, make_record
 from tests.fuzz.records import Record
 from tests.fuzz.rounds import fuzzing
 from tests.workers.wire import prepare
+from workers.ops.dead_letters import DeadLetter, Selection, list_dead_letters
+from workers.ops.redrive import LETTER_HEADER, OPERATION_HEADER, Who, redrive
+from workers.ops.redrive_plan import Options, plan_redrive
 
 RECORDS = 3_000
 ROUND = 1_500
+REDRIVEN = 600
 SEED = "a"
 
 # Records that were found to be dropped, or answered twice, or to end a worker: as `make fuzz` printed them.
@@ -36,6 +45,41 @@ async def test_each_record_has_one_dead_letter_or_one_answer(settings: Settings)
     assert judged.answered > RECORDS / 50
     assert judged.reasons.total() > RECORDS / 2
     assert len(judged.reasons) > 8
+
+
+@pytest.mark.timeout(240)
+async def test_each_dead_letter_that_is_sent_back_is_accounted_for_again(
+    settings: Settings, database: Connection
+) -> None:
+    """As it was, and told where it was: junk stays junk, and nothing is decided that was not."""
+    await prepare(settings)
+    began = utc_now()
+    async with fuzzing(settings) as fuzz:
+        await fuzz.round([make_record("b", number) for number in range(REDRIVEN)])
+        first = fuzz.judged.reasons.copy()
+        ours, options = Selection(after=began), Options(rate=5000, anyway=True)
+        plan = await plan_redrive(settings, ours, options)
+        done = await redrive(settings, ours, options, plan, who=Who("fuzz", "to see"), stop=asyncio.Event())
+        letters = {letter.place: letter for letter in (await list_dead_letters(settings, ours)).letters}
+        rows = await database.fetch("select * from redriven")
+        await fuzz.account_for(
+            {(row["topic"], row["partition"], row["sent_offset"]): _again(row, letters) for row in rows}
+        )
+
+    assert [] == fuzz.judged.complaints
+    assert plan.count == done.result["sent"] == len(rows) == first.total() - plan.refused["cut"]
+    assert plan.count > REDRIVEN / 2
+    assert plan.refused.keys() <= {"cut", "answered"}
+    assert first.total() + plan.count == fuzz.judged.reasons.total()
+
+
+def _again(row: Mapping[str, Any], letters: Mapping[str, DeadLetter]) -> Record:
+    """Return the record that a letter's message has to be when it is sent back."""
+    letter = letters[f"{row['letter_partition']}/{row['letter_offset']}"]
+    added = ((OPERATION_HEADER, str(row["operation"]).encode()), (LETTER_HEADER, letter.place.encode()))
+    headers = tuple((name.encode(), value) for name, value in (*letter.headers, *added))
+    assert (letter.origin_topic, letter.origin_partition) == (row["topic"], row["partition"])
+    return Record(row["topic"], row["partition"], letter.key, letter.value, headers, kind="sent back")
 
 
 def test_a_record_of_the_fuzz_can_be_made_again_and_pasted() -> None:
