@@ -56,7 +56,7 @@ render: $(STAMP) ## Render AsyncAPI, JSON Schemas and the README's event table f
 	$(BIN)/python -m schemas.render
 
 .PHONY: bench
-bench: $(STAMP) ## Measure against baselines into build/bench.json (about 12 min; not part of the tests)
+bench: $(STAMP) ## Measure against baselines into build/bench.json (about 20 min; not part of the tests)
 	$(BIN)/python -m tests.bench
 
 .PHONY: histories

@@ -93,7 +93,7 @@ class Settings(BaseSettings):
     topic_retention_days: Annotated[int, Field(ge=1, le=3650)] = 14
     topic_record_time: RecordTime = RecordTime.APPEND
 
-    batch_records: Annotated[int, Field(ge=1, le=10_000, description="records a lane decides at once")] = 500
+    batch_records: Annotated[int, Field(ge=1, le=10_000, description="records a lane decides at once")] = 1000
     drain_seconds: Annotated[float, Field(gt=0, le=600, description="to finish in on SIGTERM or revoke")] = 20
     session_seconds: Annotated[float, Field(ge=6, le=300, description="of the consumer group")] = 30
     transaction_seconds: Annotated[float, Field(ge=1, le=120, description="below session_seconds")] = 15

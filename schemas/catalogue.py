@@ -193,6 +193,9 @@ def decode(topic: str, key: bytes | None, value: bytes | None) -> Event:
     return event
 
 
+_hashers: Final = {row.name: blake2b(row.name.encode() + b"\n", digest_size=8) for row in CATALOGUE}
+
+
 def fingerprint(event: Event) -> int:
     """Return a signed 64-bit hash of what an event asks for: its type and data.
 
@@ -202,5 +205,6 @@ def fingerprint(event: Event) -> int:
     """
     data = event.data
     body = data.__pydantic_serializer__.to_json(data, exclude_defaults=True)
-    digest = blake2b(event.type.encode() + b"\n" + body, digest_size=8).digest()
-    return int.from_bytes(digest, "big", signed=True)
+    hasher = _hashers[event.type].copy()
+    hasher.update(body)
+    return int.from_bytes(hasher.digest(), "big", signed=True)

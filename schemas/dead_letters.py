@@ -2,7 +2,6 @@
 
 from enum import StrEnum
 from typing import Annotated, Literal
-from uuid import UUID
 
 from pydantic import AwareDatetime, Field
 from typing_extensions import TypedDict
@@ -83,6 +82,6 @@ class DeadLettered(Event):
     data: DeadLetteredData
 
 
-def dead_lettered(event_id: UUID, account_id: str | None, data: DeadLetteredData) -> bytes:
+def dead_lettered(event_id: str, account_id: str | None, data: DeadLetteredData) -> bytes:
     """Return a message that can never succeed as the value of a record."""
     return write_result("inmail.message.dead-lettered.v1", event_id, account_id, data["origin"]["timestamp"], data)

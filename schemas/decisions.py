@@ -144,21 +144,21 @@ class TickDecided(Event):
     data: TickDecidedData
 
 
-def send_decided(event_id: UUID, account_id: str, data: SendDecidedData) -> bytes:
+def send_decided(event_id: str, account_id: str, data: SendDecidedData) -> bytes:
     """Return the answer to a request to send as the value of a record."""
     return write_result("inmail.send.decided.v1", event_id, account_id, data["as_of"], data)
 
 
-def report_decided(event_id: UUID, account_id: str, data: ReportDecidedData) -> bytes:
+def report_decided(event_id: str, account_id: str, data: ReportDecidedData) -> bytes:
     """Return the answer to a refused report on a send as the value of a record."""
     return write_result("inmail.report.decided.v1", event_id, account_id, data["as_of"], data)
 
 
-def billing_decided(event_id: UUID, account_id: str, data: BillingDecidedData) -> bytes:
+def billing_decided(event_id: str, account_id: str, data: BillingDecidedData) -> bytes:
     """Return the answer to a billing event that moved no credit as the value of a record."""
     return write_result("inmail.billing.decided.v1", event_id, account_id, data["as_of"], data)
 
 
-def tick_decided(event_id: UUID, data: TickDecidedData) -> bytes:
+def tick_decided(event_id: str, data: TickDecidedData) -> bytes:
     """Return the answer to a tick as the value of a record."""
     return write_result("inmail.tick.decided.v1", event_id, None, data["as_of"], data)

@@ -50,16 +50,17 @@ def _in_utc(instant: datetime) -> datetime:
 class _InstantSchema:
     """Tells pydantic how an instant is read: an ISO 8601 string with a zone, within bounds if there are any."""
 
-    def __init__(self, **bounds: datetime) -> None:
+    def __init__(self, *, as_written: bool = False, **bounds: datetime) -> None:
+        self._as_written = as_written
         self._bounds = bounds
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         instant = core_schema.datetime_schema(strict=False, tz_constraint="aware")
         instant.update(self._bounds)  # type: ignore[typeddict-item] # its own names: ge, lt
-        in_utc = core_schema.no_info_plain_validator_function(_in_utc)
+        last = [] if self._as_written else [core_schema.no_info_plain_validator_function(_in_utc)]
         return core_schema.json_or_python_schema(
-            json_schema=core_schema.chain_schema([core_schema.str_schema(pattern=INSTANT_PATTERN), instant, in_utc]),
-            python_schema=core_schema.chain_schema([{**instant, "strict": True}, in_utc]),
+            json_schema=core_schema.chain_schema([core_schema.str_schema(pattern=INSTANT_PATTERN), instant, *last]),
+            python_schema=core_schema.chain_schema([{**instant, "strict": True}, *last]),
         )
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -67,6 +68,8 @@ class _InstantSchema:
 
 
 Instant = Annotated[datetime, _InstantSchema(ge=_EARLIEST, lt=_END)]  # of what comes in: in 2000..2199
+# In the zone it was written in, which costs less: nothing is decided or hashed by it.
+SenderInstant = Annotated[datetime, _InstantSchema(as_written=True, ge=_EARLIEST, lt=_END)]
 AnyInstant = Annotated[datetime, _InstantSchema()]  # of what follows from it: a lot outlives the period that gave it
 OpaqueId = Annotated[str, Field(pattern=ID_PATTERN)]
 Reason = Annotated[str, Field(pattern=REASON_PATTERN)]
@@ -89,7 +92,7 @@ class Event(BaseModel):
     source: Annotated[str, Field(pattern=SOURCE_PATTERN)]
     type: str
     subject: str | None
-    time: Instant
+    time: SenderInstant
     datacontenttype: Literal["application/json"] | None = CONTENT_TYPE
     data: Any
 

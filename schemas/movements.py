@@ -123,26 +123,26 @@ class CreditsExpired(AccountEvent):
     data: CreditsExpiredData
 
 
-def credits_granted(event_id: UUID, account_id: str, data: CreditsGrantedData) -> bytes:
+def credits_granted(event_id: str, account_id: str, data: CreditsGrantedData) -> bytes:
     """Return the opening of a lot as the value of a record."""
     return write_result("inmail.credits.granted.v1", event_id, account_id, data["as_of"], data)
 
 
-def credits_reversed(event_id: UUID, account_id: str, data: CreditsReversedData) -> bytes:
+def credits_reversed(event_id: str, account_id: str, data: CreditsReversedData) -> bytes:
     """Return the answer to an accepted report on a send as the value of a record."""
     return write_result("inmail.credits.reversed.v1", event_id, account_id, data["as_of"], data)
 
 
-def credits_voided(event_id: UUID, account_id: str, data: CreditsVoidedData) -> bytes:
+def credits_voided(event_id: str, account_id: str, data: CreditsVoidedData) -> bytes:
     """Return the withdrawal of a lot's credits as the value of a record."""
     return write_result("inmail.credits.voided.v1", event_id, account_id, data["as_of"], data)
 
 
-def credits_forfeited(event_id: UUID, account_id: str, data: CreditsForfeitedData) -> bytes:
+def credits_forfeited(event_id: str, account_id: str, data: CreditsForfeitedData) -> bytes:
     """Return a lot's loss to a rule of the plan as the value of a record."""
     return write_result("inmail.credits.forfeited.v1", event_id, account_id, data["as_of"], data)
 
 
-def credits_expired(event_id: UUID, account_id: str, data: CreditsExpiredData) -> bytes:
+def credits_expired(event_id: str, account_id: str, data: CreditsExpiredData) -> bytes:
     """Return the end of a lot as the value of a record."""
     return write_result("inmail.credits.expired.v1", event_id, account_id, data["as_of"], data)

@@ -1,7 +1,6 @@
 """Notices: what an account's holder will want to know about its balance. They move no credit."""
 
 from typing import Annotated, Literal
-from uuid import UUID
 
 from pydantic import Field
 
@@ -64,16 +63,16 @@ class CreditsExpiringSoon(AccountEvent):
     data: CreditsExpiringSoonData
 
 
-def credits_low(event_id: UUID, account_id: str, data: CreditsLowData) -> bytes:
+def credits_low(event_id: str, account_id: str, data: CreditsLowData) -> bytes:
     """Return the notice that few credits are left as the value of a record."""
     return write_result("inmail.credits.low.v1", event_id, account_id, data["as_of"], data)
 
 
-def credits_exhausted(event_id: UUID, account_id: str, data: CreditsExhaustedData) -> bytes:
+def credits_exhausted(event_id: str, account_id: str, data: CreditsExhaustedData) -> bytes:
     """Return the notice that no credits are left as the value of a record."""
     return write_result("inmail.credits.exhausted.v1", event_id, account_id, data["as_of"], data)
 
 
-def credits_expiring_soon(event_id: UUID, account_id: str, data: CreditsExpiringSoonData) -> bytes:
+def credits_expiring_soon(event_id: str, account_id: str, data: CreditsExpiringSoonData) -> bytes:
     """Return the notice that a lot ends soon as the value of a record."""
     return write_result("inmail.credits.expiring-soon.v1", event_id, account_id, data["as_of"], data)

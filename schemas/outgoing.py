@@ -58,7 +58,7 @@ class AccountResultData(TypedDict):
     repeat: Annotated[bool, Field(description="The request was answered before; this is the same answer again.")]
 
 
-def write_result(name: str, event_id: UUID, subject: str | None, time: datetime, data: Mapping[str, Any]) -> bytes:
+def write_result(name: str, event_id: str, subject: str | None, time: datetime, data: Mapping[str, Any]) -> bytes:
     """Return a result as the value of a record."""
     envelope: dict[str, Any] = {"specversion": "1.0", "id": event_id, "source": RESULT_SOURCE, "type": name}
     if subject is not None:

@@ -28,9 +28,12 @@ def sort_records(records: Sequence[ConsumerRecord], as_of: datetime) -> Sorted:
     """Decode records in order. Time never runs back: a record older than one before it is decided as of that one."""
     requests = []
     refused = {}
+    milliseconds = None
     for record in records:
         try:
-            as_of = max(as_of, _timestamp(record))
+            if record.timestamp != milliseconds:  # what the broker appended at once has one time
+                as_of = max(as_of, _timestamp(record))
+                milliseconds = record.timestamp
             event = decode(record.topic, record.key, record.value)
         except Undecodable as problem:
             refused[record.offset] = problem

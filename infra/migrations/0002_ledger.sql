@@ -242,6 +242,6 @@ comment on table ticks is 'The answer to each tick. It has no account, so it is 
 comment on column ticks.code is 'booking: some of its steps are done. It is answered when it is booked.';
 comment on column ticks.horizon is 'Lots that ended up to here were booked.';
 comment on column ticks.complete is 'False when the tick reached its limit of steps and left some lots to the next.';
-comment on column ticks.ended is 'How far its steps have come: the last lot whose end was booked. Likewise the next two.';
+comment on column ticks.ended is 'How far its steps have come: the last lot whose end was booked. So the next two.';
 
 create index ticks_source on ticks (partition, source_offset);

@@ -23,7 +23,7 @@ __all__ = ["Requests", "decide_batch", "lanes", "run"]
 
 ROUNDS = 3
 DEBITS = 60_000
-BATCH = 500  # as a lane takes them
+BATCH = 1_000  # as a lane takes them
 CONNECTIONS = 2  # as many as there are cores
 SINGLE_DEBITS = 3_000
 MANY_CONNECTIONS = 16  # what suits the other forms better: they wait for the disk

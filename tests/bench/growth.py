@@ -20,7 +20,7 @@ __all__ = ["run"]
 
 ROUNDS = 5
 DEBITS = 20_000  # a round
-BATCH = 500
+BATCH = 1_000
 ROWS = (100_000, 10_000_000)
 
 # So many rows of each account, spread over a year that ended yesterday; the first is a promotion's.

@@ -15,7 +15,7 @@ from schemas.catalogue import CATALOGUE
 from schemas.envelope import encode
 from schemas.render import json_schema
 
-EVENT_ID = UUID("00000000-0000-4000-8000-0000000000aa")
+EVENT_ID = "00000000-0000-4000-8000-0000000000aa"
 REQUEST_ID = pgproto.UUID("00000000-0000-4000-8000-000000000001")  # as request ids come back from Postgres
 AT = datetime(2026, 3, 1, 9, 30, 0, 250_000, tzinfo=UTC)
 SOURCE: results.Source = {"topic": "inmail.send-requests", "partition": 3, "offset": 1041}
@@ -173,7 +173,7 @@ def test_what_is_written_fits_its_model_and_its_schema(name: str) -> None:
     jsonschema.Draft202012Validator(json_schema(MODELS[name])).validate(json.loads(value))
 
     assert event.type == name
-    assert event.id == EVENT_ID
+    assert event.id == UUID(EVENT_ID)
     assert json.loads(value)["data"].keys() == get_type_hints(MODELS[name])["data"].__annotations__.keys()
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from aiokafka import AIOKafkaProducer
 
@@ -200,7 +201,7 @@ class KafkaBooks(SqlBooks):
         data = {name: self._forth_value(name, value) for name, value in input_.data.items()}
         account = self._prefix + input_.account if input_.type != TICK else ""
         # Ticks of all scenarios of a partition share their ids' space.
-        request_id = input_.request_id if account else answer_id(self._prefix.rstrip("-"), input_.request_id)
+        request_id = input_.request_id if account else UUID(answer_id(self._prefix.rstrip("-"), input_.request_id))
         return replace(input_, account=account, request_id=request_id, data=data, as_of=input_.as_of + self._shift)
 
     def _forth_value(self, name: str, value: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
 from infra.postgres import Connection
-from workers.ledger.model import Code, Entry, Request, Worker
+from workers.ledger.model import Entry, Request, Worker
 from workers.ledger.plans import Catalogue
 
 __all__ = ["FUNCTIONS", "Answer", "Call", "Fresh", "Opened", "answer_all", "open_batch"]
@@ -77,20 +77,18 @@ async def open_batch(
     accounts = {row[0]: row[1] for row in rows}
     account_ids = {row[1]: row[0] for row in rows}
     stored = await connection.fetch(
-        "select * from stored_answers($1, $2, $3)",
+        "select * from stored_answers($1, $2)",
         [accounts[request.account_id] for request in requests],
         [request.request_id for request in requests],
-        [request.fingerprint for request in requests],
     )
     answers: dict[tuple[Key, int], list[Entry]] = {}
     first: dict[Key, int] = {}
-    for row in stored:
-        entry = Entry(*row)
+    for entry in (Entry(*row) for row in stored):
         key = (account_ids[entry.account], entry.request_id)
         answers[key, entry.fingerprint] = [entry]
-        if entry.code != Code.KEY_CONFLICT:
-            first[key] = entry.fingerprint
+        first[key] = entry.fingerprint
     if answers:
+        await _add_conflicts(connection, accounts, requests, first, answers)
         await _add_movements(connection, worker, partition, requests, account_ids, answers)
 
     fresh = []
@@ -107,6 +105,29 @@ async def open_batch(
         fresh.append((request, first.setdefault(key, request.fingerprint) != request.fingerprint))
     foreign = sum(row[2] != partition for row in rows)
     return Opened(worker, partition, accounts, account_ids, foreign, fresh, set_aside, answers)
+
+
+async def _add_conflicts(
+    connection: Connection,
+    accounts: dict[str, int],
+    requests: Sequence[Request[Any]],
+    first: dict[Key, int],
+    answers: dict[tuple[Key, int], list[Entry]],
+) -> None:
+    """Find what requests were answered whose id another body had first."""
+    conflicts = {}
+    for request in requests:
+        key = (request.account_id, request.request_id)
+        if first.get(key, request.fingerprint) != request.fingerprint:
+            conflicts[accounts[request.account_id], request.request_id, request.fingerprint] = key
+    if not conflicts:
+        return
+    rows = await connection.fetch(
+        "select * from stored_conflicts($1, $2, $3)", *(list(column) for column in zip(*conflicts, strict=True))
+    )
+    for entry in (Entry(*row) for row in rows):
+        key = conflicts[entry.account, entry.request_id, entry.fingerprint]
+        answers[key, entry.fingerprint] = [entry]
 
 
 async def _add_movements(  # noqa: PLR0913, PLR0917 - what open_batch knows by then

@@ -1,6 +1,6 @@
--- The stored answers to requests: the outcome of each request id, and of those that were conflicts their own answer.
--- Called after open_accounts, so that what another batch committed while this one waited for its locks is seen.
-create or replace function stored_answers(p_accounts bigint[], p_request_ids uuid[], p_fingerprints bigint[])
+-- The stored outcomes of requests, by request id, whatever body they came with. One that is named twice is returned
+-- twice. Called after open_accounts, so that what another batch committed while this one waited for its locks is seen.
+create or replace function stored_answers(p_accounts bigint[], p_request_ids uuid[])
 returns setof journal
 language plpgsql stable
 set enable_seqscan = off
@@ -11,7 +11,7 @@ as $$
 begin
     return query
     select j.*
-    from (select distinct u.account, u.request_id from unnest(p_accounts, p_request_ids) as u (account, request_id)) as r
+    from unnest(p_accounts, p_request_ids) as r (account, request_id)
     cross join lateral (
         select x.*
         from journal as x
@@ -20,13 +20,22 @@ begin
         where x.request_id = r.request_id and x.account + 0 = r.account and x.is_answer and x.code <> 'key_conflict'
         offset 0
     ) as j;
+end;
+$$;
 
+-- The stored answers to conflicts: requests whose id has an outcome that another body got.
+create or replace function stored_conflicts(p_accounts bigint[], p_request_ids uuid[], p_fingerprints bigint[])
+returns setof journal
+language plpgsql stable
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set plan_cache_mode = force_generic_plan
+as $$
+begin
     return query
     select j.*
-    from (
-        select distinct u.account, u.request_id, u.fingerprint
-        from unnest(p_accounts, p_request_ids, p_fingerprints) as u (account, request_id, fingerprint)
-    ) as r
+    from unnest(p_accounts, p_request_ids, p_fingerprints) as r (account, request_id, fingerprint)
     cross join lateral (
         select x.*
         from journal as x

@@ -1,0 +1,107 @@
+"""`latency_at_1000`: from a producer's send to a read_committed reader's receipt, at a steady 1,000 requests a second.
+
+The worker is a process of its own; the producer and the consumer of the results share this one, so that one clock
+measures both ends. The producer waits for all replicas, as it should, and sends each request as it comes.
+"""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import AsyncExitStack, ExitStack
+from statistics import quantiles
+from time import perf_counter
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+
+from infra.kafka import create_producer, partitions_of, reader
+from infra.local.stack import LocalStack
+from infra.settings import Settings
+from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS
+from schemas.envelope import encode
+from schemas.sends import SendRequested
+from tests.bench.books import PARTITIONS, Databases, sends, stack_settings
+from tests.bench.draining import OURS, input_ends, set_offsets
+from tests.bench.figures import Figure
+from workers.local.processes import environment
+from workers.ops.topics import apply_topics, plan_topics
+
+__all__ = ["run"]
+
+A_SECOND = 1_000
+SECONDS = 30
+WARM_SECONDS = 5  # of them, not counted: the worker joins its group, and caches fill
+LATE_SECONDS = 30.0  # after the last request, at most
+
+_OUTPUT = partitions_of(SEND_RESULTS, PARTITIONS)
+
+
+async def run(stack: LocalStack, databases: Databases, report: Callable[[str], None]) -> list[Figure]:
+    """Return the median and the 99th percentile."""
+    settings = stack_settings(stack, "postgres")
+    await apply_topics(settings, await plan_topics(settings))
+    requests = sends(A_SECOND * SECONDS, seed=2_000)
+    async with databases.one() as books:
+        await set_offsets(books, OURS.group, await input_ends(books))
+        report(f"latency_at_1000: {A_SECOND:,} requests a second for {SECONDS} s")
+        waits = await _measure(books, requests)
+    counted = waits[A_SECOND * WARM_SECONDS :]
+    shares = quantiles(counted, n=1000)
+    details = {"requests": len(counted), "p90": round(shares[899], 1), "p99.9": round(shares[998], 1)}
+    return [
+        Figure("latency_at_1000, p50", round(shares[499], 1), "ms", None, None, details),
+        Figure("latency_at_1000, p99", round(shares[989], 1), "ms", None, None, details),
+    ]
+
+
+async def _measure(books: Settings, requests: list[SendRequested]) -> list[float]:
+    """Return how long each request took, in milliseconds and in their order."""
+    sent: dict[str, float] = {}
+    waits: dict[str, float] = {}
+    async with AsyncExitStack() as clients:
+        consumer = await clients.enter_async_context(reader(books))
+        consumer.assign(_OUTPUT)
+        await consumer.seek_to_end(*_OUTPUT)
+        producer = await clients.enter_async_context(create_producer(books, "bench"))
+        with ExitStack() as at_exit:
+            process = subprocess.Popen(  # noqa: ASYNC220 - it returns at once
+                [sys.executable, *OURS.arguments],
+                env=environment(books),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            at_exit.callback(process.kill)
+            sending = asyncio.create_task(_send(producer, requests, sent))
+            async with asyncio.timeout(SECONDS + LATE_SECONDS):
+                await _receive(consumer, sent, waits, len(requests))
+            await sending
+            assert process.stdin is not None
+            process.stdin.close()
+            assert await asyncio.to_thread(process.wait, 60) == 0
+    return [waits[str(request.id)] for request in requests]
+
+
+async def _send(producer: AIOKafkaProducer, requests: list[SendRequested], sent: dict[str, float]) -> None:
+    """Send requests evenly; note when each was due, so that a sender that falls behind hides nothing."""
+    began = perf_counter()
+    for number, request in enumerate(requests):
+        due = began + number / A_SECOND
+        if (ahead := due - perf_counter()) > 0:
+            await asyncio.sleep(ahead)
+        sent[str(request.id)] = due
+        await producer.send(SEND_REQUESTS, encode(request), request.subject.encode())
+    await producer.flush()
+
+
+async def _receive(consumer: AIOKafkaConsumer, sent: dict[str, float], waits: dict[str, float], count: int) -> None:
+    """Receive results until each request has one."""
+    name = b'"request_id":"'
+    while len(waits) < count:
+        fetched = await consumer.getmany(timeout_ms=1000)
+        now = perf_counter()
+        for records in fetched.values():
+            for record in records:
+                at = record.value.index(name) + len(name)
+                request_id = record.value[at : at + 36].decode()
+                waits.setdefault(request_id, (now - sent[request_id]) * 1000)
