@@ -33,7 +33,7 @@ async def set_aside(settings: Settings, topic: str, account: str, values: list[b
     key = account.encode()
     partition = partition_of(key, settings.topic_partitions)
     problem = Undecodable(DeadLetterReason(reason), "planted")
-    async with create_producer(settings, "test") as producer:
+    async with create_producer(settings, "test", large=True) as producer:
         for value in values:
             offset = next(_offsets)
             record = ConsumerRecord(topic, partition, offset, 1_900_000_000_000, 1, key, value, None, 0, 0, ())

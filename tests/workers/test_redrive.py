@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from collections import Counter
 from contextlib import aclosing
 from datetime import UTC, datetime
@@ -236,6 +237,21 @@ async def test_no_more_is_sent_than_was_agreed_to(mended: Settings, cluster: Set
 
     assert {"sent": 2, "not_sent": {}, "left": 0} == done.result
     assert 2 == (await plan_redrive(mended, selection, FAST)).count
+
+
+async def test_a_message_that_the_broker_refuses_is_told_and_stands_in_nobody_s_way(
+    cluster: Settings, account: str, database: Connection
+) -> None:
+    """It came compressed by a better codec than ours, or when its topic took more; its neighbours are sent."""
+    junk = [b"{1", os.urandom(1_400_000), b"{2"]
+    await set_aside(cluster, SEND_REQUESTS, account, junk, "not_json")
+
+    done = await back(cluster, account, Options(rate=5000, anyway=True))
+
+    assert {"sent": 2, "not_sent": {"refused by Kafka: MessageSizeTooLargeError": 1}, "left": 0} == done.result
+    assert [b"{1", b"{2"] == [each.value for each in await records_of(cluster, SEND_REQUESTS, account)]
+    assert 2 == await database.fetchval("select count(*) from redriven where sent_at is not null")
+    assert 2 == await database.fetchval("select count(*) from redriven")
 
 
 # -- how it is sent ---------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from contextlib import aclosing
 from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import BrokerResponseError
+from aiokafka.errors import BrokerResponseError, OutOfOrderSequenceNumber
 from aiokafka.structs import RecordMetadata
 
 from infra.clock import to_milliseconds, utc_now
@@ -32,6 +32,21 @@ LETTER_HEADER = "inmail-redrive-letter"
 
 _INTENDED = 100  # messages at most that are in doubt when a process is killed
 _STOP_SECONDS = 5.0
+
+
+_INTEND = """
+insert into redriven (letter_partition, letter_offset, letter, operation, topic, partition, intended_at)
+values ($1, $2, $3, $4, $5, $6, $7)
+"""
+_CONFIRM = """
+update redriven set sent_offset = $5, sent_at = $6
+where letter_partition = $1 and letter_offset = $2 and letter = $3 and operation = $4
+"""
+_WITHDRAW = """
+delete from redriven where letter_partition = $1 and letter_offset = $2 and letter = $3 and operation = $4
+"""
+
+Handed = tuple[Verdict, "asyncio.Future[RecordMetadata]"]
 
 
 class Who(NamedTuple):
@@ -69,10 +84,9 @@ async def redrive(  # noqa: PLR0913 - what, how and by whom, and how to stop it
     """
     arguments = {"selection": selection.summary(), **{name: getattr(options, name) for name in options.__slots__}}
     async with recorded(settings, Intent(VERB, *who, arguments, plan.summary())) as operation:
-        producer = create_producer(settings, f"inmail-{VERB}", large=True)
+        sender = _Sender(settings, operation, options.rate, stop)
         try:
-            await producer.start()
-            sender = _Sender(producer, operation, options.rate, stop)
+            await sender.renew()
             judged = verdicts(settings, operation.connection, selection, options, plan.places)
             async with aclosing(judged) as batches:
                 async for batch in batches:
@@ -80,8 +94,7 @@ async def redrive(  # noqa: PLR0913 - what, how and by whom, and how to stop it
                     if operation.stopped:
                         break
         finally:
-            # Bounded: a producer whose broker is gone waits for it for ever.
-            await asyncio.wait([asyncio.ensure_future(producer.stop())], timeout=_STOP_SECONDS)
+            await sender.close()
         operation.result["left"] = plan.count - sender.dealt_with
     return operation
 
@@ -89,8 +102,9 @@ async def redrive(  # noqa: PLR0913 - what, how and by whom, and how to stop it
 class _Sender:
     """Sends at a rate, and keeps the record."""
 
-    def __init__(self, producer: AIOKafkaProducer, operation: Running, rate: float, stop: asyncio.Event) -> None:
-        self._producer = producer
+    def __init__(self, settings: Settings, operation: Running, rate: float, stop: asyncio.Event) -> None:
+        self._settings = settings
+        self._producer: AIOKafkaProducer | None = None
         self._operation = operation
         self._rate = rate
         self._stop = stop
@@ -98,6 +112,17 @@ class _Sender:
         self._next = self._clock()
         self.dealt_with = 0
         operation.result |= {"sent": 0, "not_sent": {}}
+
+    async def renew(self) -> None:
+        """Take a producer that is new: aiokafka goes on counting behind a batch that the broker refused."""
+        await self.close()
+        self._producer = create_producer(self._settings, f"inmail-{VERB}", large=True)
+        await self._producer.start()
+
+    async def close(self) -> None:
+        """Stop the producer. Bounded: one whose broker is gone waits for it for ever."""
+        if self._producer is not None:
+            await asyncio.wait([asyncio.ensure_future(self._producer.stop())], timeout=_STOP_SECONDS)
 
     async def send_all(self, batch: Sequence[Verdict], progress: Callable[[int], None]) -> None:
         """Send what is to be sent of a batch, until asked to stop."""
@@ -122,12 +147,22 @@ class _Sender:
 
     async def _send(self, chunk: Sequence[Verdict]) -> None:
         await self._intend(chunk)
-        deliveries: list[tuple[Verdict, asyncio.Future[RecordMetadata]]] = []
-        never: list[Verdict] = []  # known not to have been sent
+        unsent = chunk
+        while unsent:
+            deliveries, never = await self._hand_over(unsent)
+            if deliveries:
+                await asyncio.wait([delivery for _, delivery in deliveries])
+            unsent, refused = await self._record(deliveries, never)
+            if refused:
+                await self.renew()
+
+    async def _hand_over(self, chunk: Sequence[Verdict]) -> tuple[list[Handed], list[Verdict]]:
+        """Give messages to the producer, one after another in time; return also those that there was no time for."""
+        assert self._producer is not None  # noqa: S101 - renewed before anything is sent
+        deliveries: list[Handed] = []
         for number, verdict in enumerate(chunk):
             if await self._paced():
-                never += chunk[number:]
-                break
+                return deliveries, list(chunk[number:])
             letter = verdict.letter
             headers = [each for each in letter.headers if each[0] not in (OPERATION_HEADER, LETTER_HEADER)]
             headers.append((OPERATION_HEADER, str(self._operation.number).encode()))
@@ -146,9 +181,7 @@ class _Sender:
                 delivery = asyncio.get_running_loop().create_future()
                 delivery.set_exception(error)
             deliveries.append((verdict, delivery))
-        if deliveries:
-            await asyncio.wait([delivery for _, delivery in deliveries])
-        await self._record(deliveries, never)
+        return deliveries, []
 
     async def _paced(self) -> bool:
         """Wait until it is time for the next message; tell whether it is time to stop instead."""
@@ -162,46 +195,37 @@ class _Sender:
         return True
 
     async def _intend(self, chunk: Sequence[Verdict]) -> None:
-        await self._operation.connection.executemany(
-            "insert into redriven (letter_partition, letter_offset, letter, operation, topic, partition, intended_at)"
-            " values ($1, $2, $3, $4, $5, $6, $7)",
-            [
-                (*_key(each), self._operation.number, each.letter.origin_topic, each.partition, utc_now())
-                for each in chunk
-            ],
-        )
+        rows = [(*self._key(each), each.letter.origin_topic, each.partition, utc_now()) for each in chunk]
+        await self._operation.connection.executemany(_INTEND, rows)
 
-    async def _record(
-        self, deliveries: Sequence[tuple[Verdict, "asyncio.Future[RecordMetadata]"]], never: list[Verdict]
-    ) -> None:
-        """Write down what the broker said of each message; raise what leaves one in doubt."""
-        sent: list[tuple[Any, ...]] = []
-        doubtful: BaseException | None = None
-        for verdict, delivery in deliveries:
-            error = delivery.exception()
-            if error is None:
-                sent.append((*_key(verdict), self._operation.number, delivery.result().offset, utc_now()))
-            elif isinstance(error, BrokerResponseError) and not error.retriable:
-                never.append(verdict)
-                self._leave(f"refused by Kafka: {type(error).__name__}")
-            else:
-                doubtful = doubtful or error
+    async def _record(self, deliveries: Sequence[Handed], never: list[Verdict]) -> tuple[list[Verdict], bool]:
+        """Write down what the broker said of each message; raise what leaves one in doubt.
+
+        Returns those that stood behind one that was refused, which are to be sent again, and whether one was.
+        """
+        errors = {verdict: delivery.exception() for verdict, delivery in deliveries}
+        behind = [verdict for verdict, error in errors.items() if isinstance(error, OutOfOrderSequenceNumber)]
+        refused = {
+            verdict: error
+            for verdict, error in errors.items()
+            if isinstance(error, BrokerResponseError) and not error.retriable and verdict not in behind
+        }
+        for error in refused.values():
+            self._leave(f"refused by Kafka: {type(error).__name__}")
+        sent = [
+            (*self._key(verdict), delivery.result().offset, utc_now())
+            for verdict, delivery in deliveries
+            if errors[verdict] is None
+        ]
         async with self._operation.connection.transaction():
-            await self._operation.connection.executemany(
-                "update redriven set sent_offset = $5, sent_at = $6"
-                " where letter_partition = $1 and letter_offset = $2 and letter = $3 and operation = $4",
-                sent,
-            )
-            await self._operation.connection.executemany(
-                "delete from redriven"
-                " where letter_partition = $1 and letter_offset = $2 and letter = $3 and operation = $4",
-                [(*_key(each), self._operation.number) for each in never],
-            )
+            await self._operation.connection.executemany(_CONFIRM, sent)
+            await self._operation.connection.executemany(_WITHDRAW, [self._key(each) for each in (*never, *refused)])
         self._operation.result["sent"] += len(sent)
         self.dealt_with += len(sent)
-        if doubtful is not None:
-            raise doubtful
+        for verdict, error in errors.items():
+            if error is not None and verdict not in refused and not (refused and verdict in behind):
+                raise error
+        return behind, bool(refused)
 
-
-def _key(verdict: Verdict) -> tuple[int, int, Any]:
-    return verdict.letter.partition, verdict.letter.offset, verdict.letter.id
+    def _key(self, verdict: Verdict) -> tuple[Any, ...]:
+        return verdict.letter.partition, verdict.letter.offset, verdict.letter.id, self._operation.number
