@@ -4,32 +4,88 @@ aiokafka's defaults favour fresh data over complete data; each argument below th
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError
+from aiokafka.errors import (
+    AuthenticationFailedError,
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    GroupCoordinatorNotAvailableError,
+    IncompatibleBrokerVersion,
+    InvalidSessionTimeoutError,
+    InvalidTransactionTimeout,
+    KafkaError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+    RecordTooLargeError,
+    SaslAuthenticationFailed,
+    TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
+    UnsupportedSaslMechanismError,
+    UnsupportedVersionError,
+)
 from aiokafka.partitioner import murmur2
 
 from infra import tolerant
 from infra.settings import Settings
 
 __all__ = [
+    "NotSetUpError",
     "admin_client",
     "committed_offsets",
+    "count_partitions",
     "create_consumer",
     "create_lane_producer",
     "create_producer",
     "partition_of",
     "partitions_of",
     "reader",
+    "remedy",
 ]
 
 tolerant.install()
 
 MAX_RECORD_BYTES = 4 * 1024 * 1024  # a dead letter holds a refused record of up to 1 MiB as base64, and its reason
+
+
+_LOGIN = "set INMAIL_KAFKA_SECURITY_PROTOCOL and INMAIL_KAFKA_SASL_* as the brokers want them"
+_TOO_LARGE = (
+    "a topic's max.message.bytes is below what it has to take: 1 MiB, and 4 MiB on the dead letters. See the setting of"
+    " the topics and the brokers' message.max.bytes, and run `inmail topics apply`"
+)
+# Errors that trying again does not pass, and what to do. All others may pass: a broker that is away, a partition
+# without a leader, a coordinator that moves, an owner that was fenced and begins again.
+_REMEDIES: dict[type[KafkaError], str] = {
+    TopicAuthorizationFailedError: "grant the workers' user READ on the input topics, and WRITE and DESCRIBE on those"
+    " that they publish to",
+    GroupAuthorizationFailedError: "grant the workers' user READ on the group",
+    TransactionalIdAuthorizationFailed: "grant the workers' user WRITE and DESCRIBE on the transactional ids that begin"
+    " with the group's name",
+    ClusterAuthorizationFailedError: "grant the workers' user IDEMPOTENT_WRITE on the cluster",
+    MessageSizeTooLargeError: _TOO_LARGE,
+    RecordListTooLargeError: _TOO_LARGE,
+    RecordTooLargeError: _TOO_LARGE,
+    InvalidTransactionTimeout: "INMAIL_TRANSACTION_SECONDS is above the brokers' transaction.max.timeout.ms",
+    InvalidSessionTimeoutError: "INMAIL_SESSION_SECONDS is outside of the brokers' group.*.session.timeout.ms",
+    AuthenticationFailedError: _LOGIN,
+    SaslAuthenticationFailed: _LOGIN,
+    UnsupportedSaslMechanismError: _LOGIN,
+    UnsupportedVersionError: "the brokers are too old",
+    IncompatibleBrokerVersion: "the brokers are too old",
+}
+
+
+class NotSetUpError(Exception):
+    """Kafka or Postgres lacks what a command of ours makes. The message names the command."""
+
+
+def remedy(error: KafkaError) -> str | None:
+    """Return what to do about an error that never passes by itself; None of one that may."""
+    return next((words for kind, words in _REMEDIES.items() if isinstance(error, kind)), None)
 
 
 @lru_cache(maxsize=65_536)
@@ -172,6 +228,24 @@ async def committed_offsets(
     if missing := [place for place in places if place not in found]:
         raise GroupCoordinatorNotAvailableError(f"the offsets of group {group} on {missing[0].topic} are not known yet")
     return {place: found[place].offset if found[place].offset >= 0 else None for place in places}
+
+
+async def count_partitions(admin: AIOKafkaAdminClient, topics: Iterable[str]) -> dict[str, int]:
+    """Return the number of partitions of each topic, asked for through a client that is open.
+
+    Raises:
+        NotSetUpError: when one does not exist.
+
+    """
+    # Asked for all: a broker may create a topic that is asked for by name, with whatever partitions it likes.
+    rows = await admin.describe_topics()
+    found = {row["topic"]: len(row["partitions"]) for row in rows if row["error_code"] == 0}
+    missing = [topic for topic in topics if topic not in found]
+    if missing:
+        raise NotSetUpError(
+            f"Kafka has no topic {', '.join(missing)}: run `inmail topics apply`, or let this user see it"
+        )
+    return {topic: found[topic] for topic in topics}
 
 
 def partitions_of(topic: str, count: int) -> list[TopicPartition]:
