@@ -242,9 +242,7 @@ async def count_partitions(admin: AIOKafkaAdminClient, topics: Iterable[str]) ->
     found = {row["topic"]: len(row["partitions"]) for row in rows if row["error_code"] == 0}
     missing = [topic for topic in topics if topic not in found]
     if missing:
-        raise NotSetUpError(
-            f"Kafka has no topic {', '.join(missing)}: run `inmail topics apply`, or let this user see it"
-        )
+        raise NotSetUpError(f"Kafka has no topic {', '.join(missing)}: run `inmail topics apply`")
     return {topic: found[topic] for topic in topics}
 
 
