@@ -4,9 +4,11 @@ aiokafka's defaults favour fresh data over complete data; each argument below th
 """
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
@@ -48,6 +50,8 @@ __all__ = [
 ]
 
 tolerant.install()
+
+_AWAY_SECONDS = 0.5  # between two attempts of a lane's producer to reach a broker
 
 MAX_RECORD_BYTES = 4 * 1024 * 1024  # a dead letter holds a refused record of up to 1 MiB as base64, and its reason
 
@@ -131,6 +135,24 @@ class _Producer(AIOKafkaProducer):  # type: ignore[misc] # aiokafka is untyped
             raise
 
 
+class _LaneProducer(AIOKafkaProducer):  # type: ignore[misc] # aiokafka is untyped
+    """aiokafka's producer, but for its haste: the short back-off of a transaction is not for a broker that is away.
+
+    With one for both, the producers of twelve lanes try to connect 1,200 times a second, and log each.
+    """
+
+    def __init__(self, **arguments: Any) -> None:  # noqa: ANN401 - aiokafka's own
+        super().__init__(**arguments)
+        self.client._retry_backoff = _AWAY_SECONDS  # noqa: SLF001 - of its questions for topics
+        self._connect, self.client._get_conn = self.client._get_conn, self._connect_patiently  # noqa: SLF001
+
+    async def _connect_patiently(self, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - aiokafka's own
+        connection = await self._connect(*arguments, **options)
+        if connection is None:
+            await asyncio.sleep(_AWAY_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
+        return connection
+
+
 def create_consumer(settings: Settings, group: str, rebalance_seconds: float) -> AIOKafkaConsumer:
     """Return the consumer of a worker's group. It never commits by itself and never picks an offset by itself."""
     return _Consumer(
@@ -156,7 +178,7 @@ def create_consumer(settings: Settings, group: str, rebalance_seconds: float) ->
 
 def create_lane_producer(settings: Settings, transactional_id: str) -> AIOKafkaProducer:
     """Return one of a lane's transactional producers. Starting it fences any earlier owner of the id."""
-    return AIOKafkaProducer(
+    return _LaneProducer(
         **settings.kafka_client(),
         client_id=transactional_id,
         transactional_id=transactional_id,

@@ -73,15 +73,38 @@ class TransactionPair:
         done, _ = await asyncio.wait([commit], timeout=self._seconds)
         if not done:
             commit.add_done_callback(_look_at)
+            commit.cancel()  # its producer is of no more use
             raise KafkaError(f"no answer to a commit within {self._seconds} s")
         commit.result()
 
     async def discard(self) -> None:
-        """Stop both producers. Their errors no longer matter: the next owner of the ids fences them in any case."""
+        """Stop both producers. Their errors no longer matter: the next owner of the ids fences them in any case.
+
+        What they have not delivered fails now, and what does not stop is cancelled: aiokafka would go on trying to
+        deliver for as long as the brokers are away.
+        """
+        for producer in self._producers:
+            _fail_undelivered(producer)
         stops = [asyncio.ensure_future(producer.stop()) for producer in self._producers]
         for stop in stops:
             stop.add_done_callback(_look_at)
-        await asyncio.wait(stops, timeout=_STOP_SECONDS)
+        _, late = await asyncio.wait(stops, timeout=_STOP_SECONDS)
+        if late:
+            for stop in late:
+                stop.cancel()
+            await asyncio.wait(late, timeout=_STOP_SECONDS)
+            await asyncio.wait([asyncio.ensure_future(each.client.close()) for each in self._producers])
+
+
+def _fail_undelivered(producer: AIOKafkaProducer) -> None:
+    accumulator = producer._message_accumulator  # noqa: SLF001 - there is no other way
+    batches = [batch for of_one in accumulator._batches.values() for batch in of_one]  # noqa: SLF001
+    batches += accumulator._pending_batches  # noqa: SLF001
+    accumulator.fail_all(KafkaError("discarded"))
+    for batch in batches:
+        for future in (batch.future, batch._drain_waiter):  # noqa: SLF001
+            if future.done():
+                _look_at(future)
 
 
 def _look_at(finished: "asyncio.Future[Any]") -> None:
