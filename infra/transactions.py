@@ -62,6 +62,8 @@ class TransactionPair:
         async with asyncio.timeout(self._seconds):
             await producer.begin_transaction()
             deliveries = await _send(producer, messages)
+            for delivery in deliveries:
+                delivery.add_done_callback(_look_at)  # the next line may be the last one
             await producer.send_offsets_to_transaction(dict(offsets), group)
             # Each delivery is looked at: a commit does not tell that a record in it failed.
             await asyncio.gather(*deliveries)
