@@ -30,7 +30,7 @@ async def probes(settings: Settings, answers: Mapping[str, Answer]) -> AsyncIter
         return
     application = web.Application()
     application.add_routes([web.get(path, _handler(answer)) for path, answer in answers.items()])
-    runner = web.AppRunner(application, access_log=None)
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
         await _listen(runner, settings)
@@ -42,7 +42,7 @@ async def probes(settings: Settings, answers: Mapping[str, Answer]) -> AsyncIter
 async def _listen(runner: web.AppRunner, settings: Settings) -> None:
     place = f"{settings.health_address}:{settings.health_port}"
     try:
-        await web.TCPSite(runner, settings.health_address, settings.health_port, shutdown_timeout=1.0).start()
+        await web.TCPSite(runner, settings.health_address, settings.health_port).start()
     except OSError as error:
         raise SettingsError(
             f"INMAIL_HEALTH_PORT, INMAIL_HEALTH_ADDRESS: cannot listen on {place}: {error.strerror or error}"
