@@ -63,6 +63,10 @@ bench: $(STAMP) ## Measure against baselines into build/bench.json (about 12 min
 histories: $(STAMP) ## Compare 5,000 random histories of all events with the oracle (about 10 min; make test plays 200)
 	HISTORIES=5000 $(BIN)/python -m pytest tests/ledger/test_histories.py -k random_histories_as --timeout 3600
 
+.PHONY: life
+life: $(STAMP) ## Freeze, restart and drain workers under load, and work off a backlog of 1,000,000 in bounded memory (about 10 min)
+	BACKLOG=1000000 $(BIN)/python -m pytest tests/workers/test_life_cycle.py -s
+
 .PHONY: image-check
 image-check: $(STAMP) ## Run the Dockerfile's steps in a clean folder, where no Docker engine is at hand (1 min)
 	$(BIN)/python -m tests.house.image_check

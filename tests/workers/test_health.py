@@ -1,12 +1,8 @@
 """What a worker tells of itself: alive or why not, ready or why not, over HTTP too."""
 
 import asyncio
-import json
 import socket
-import urllib.error
-import urllib.request
 from time import monotonic
-from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -15,6 +11,7 @@ from infra.postgres import Connection, connect_database
 from infra.settings import Settings, SettingsError
 from schemas.catalogue import SEND_REQUESTS
 from tests.workers.life import in_partition, living
+from tests.workers.processes import ask, free_port
 from tests.workers.wire import eventually, publish, send
 from workers.failures import StuckError
 from workers.health import Cause, Health
@@ -162,26 +159,6 @@ def test_the_first_error_that_ends_a_worker_is_the_one_it_names(health: Health) 
 # -- over HTTP --------------------------------------------------------------------------------------------------------
 
 
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-async def _ask(port: int, path: str) -> tuple[int, dict[str, Any]]:
-    def get() -> tuple[int, dict[str, Any]]:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
-                return answer.status, json.load(answer)
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, json.load(error)
-        except OSError:
-            return 0, {}
-
-    return await asyncio.to_thread(get)
-
-
 class _Slow(SendJob):
     """Takes its time with a batch."""
 
@@ -197,20 +174,20 @@ class _Slow(SendJob):
 
 async def test_probes_answer_while_a_lane_works_and_name_the_lane_that_is_stuck(cluster: Settings) -> None:
     """Ready; still alive in the middle of long work; then not alive, and ended with the reason."""
-    own = cluster.model_copy(update={"health_port": _free_port(), "stuck_seconds": 3.0, "drain_seconds": 1.0})
+    own = cluster.model_copy(update={"health_port": free_port(), "stuck_seconds": 3.0, "drain_seconds": 1.0})
     job, stop = _Slow(), asyncio.Event()
     task = asyncio.create_task(run_worker(job, own, stop))
 
     async def answers(path: str, status: int) -> bool:
-        return (await _ask(own.health_port, path))[0] == status
+        return (await ask(own.health_port, path))[0] == status
 
     await eventually(lambda: answers("/readyz", 200), "ready")
     await publish(cluster, SEND_REQUESTS, [send(in_partition(cluster, 2))])
     await asyncio.wait_for(job.asked.wait(), 10)
-    at_work = await _ask(own.health_port, "/livez")
+    at_work = await ask(own.health_port, "/livez")
     began = monotonic()
     await eventually(lambda: answers("/livez", 503), "not alive")
-    status, body = await _ask(own.health_port, "/livez")
+    status, body = await ask(own.health_port, "/livez")
     with pytest.raises(StuckError, match=r"stuck_handler: lane inmail.send-requests/2 has not got on for 3 s"):
         await asyncio.wait_for(task, 15)
 
@@ -232,12 +209,12 @@ async def test_a_port_that_is_taken_is_told_as_a_setting(cluster: Settings) -> N
 
 async def test_the_ticker_is_probed_too(cluster: Settings) -> None:
     """Ready once it ticks."""
-    own = cluster.model_copy(update={"health_port": _free_port()})
+    own = cluster.model_copy(update={"health_port": free_port()})
     stop = asyncio.Event()
     task = asyncio.create_task(run_ticker(own, stop))
 
     async def ready() -> bool:
-        return (await _ask(own.health_port, "/readyz"))[0] == 200
+        return (await ask(own.health_port, "/readyz"))[0] == 200
 
     await eventually(ready, "ready")
     stop.set()

@@ -52,7 +52,7 @@ async def own(own_stack: LocalStack, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
         database_url=own_stack.database_url,
         topic_partitions=2,
         session_seconds=10,
-        transaction_seconds=5,
+        transaction_seconds=2,
     )
     connection = await connect_database(settings)
     await migrate(connection, [FUNCTIONS])
