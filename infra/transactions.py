@@ -85,17 +85,26 @@ class TransactionPair:
         What they have not delivered fails now, and what does not stop is cancelled: aiokafka would go on trying to
         deliver for as long as the brokers are away.
         """
-        for producer in self._producers:
-            _fail_undelivered(producer)
-        stops = [asyncio.ensure_future(producer.stop()) for producer in self._producers]
-        for stop in stops:
-            stop.add_done_callback(_look_at)
-        _, late = await asyncio.wait(stops, timeout=_STOP_SECONDS)
-        if late:
-            for stop in late:
-                stop.cancel()
-            await asyncio.wait(late, timeout=_STOP_SECONDS)
-            await asyncio.wait([asyncio.ensure_future(each.client.close()) for each in self._producers])
+        ends = [asyncio.create_task(_end(producer)) for producer in self._producers]
+        for end in ends:
+            _ending.add(end)
+            end.add_done_callback(_ending.discard)
+            end.add_done_callback(_look_at)
+        await asyncio.wait(ends, timeout=_STOP_SECONDS)
+
+
+_ending: set["asyncio.Task[None]"] = set()  # whoever discards does not wait for long
+
+
+async def _end(producer: AIOKafkaProducer) -> None:
+    _fail_undelivered(producer)
+    stop = asyncio.ensure_future(producer.stop())
+    stop.add_done_callback(_look_at)
+    _, late = await asyncio.wait([stop], timeout=_STOP_SECONDS)
+    if late:
+        stop.cancel()
+        await asyncio.wait([stop], timeout=_STOP_SECONDS)
+        await producer.client.close()
 
 
 def _fail_undelivered(producer: AIOKafkaProducer) -> None:

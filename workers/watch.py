@@ -38,11 +38,12 @@ async def watch_servers(job: Job, clients: Clients) -> NoReturn:
 
     """
     log = structlog.get_logger("inmail.worker").bind(worker=job.group)
+    coordinator = _Coordinator(job, clients)
     gone = ""
     while True:
         await asyncio.sleep(_SERVERS_SECONDS)
         clients.health.serves("Postgres", await _postgres(clients.pool))
-        clients.health.serves("Kafka", await _kafka(job, clients))
+        clients.health.serves("Kafka", await coordinator.trouble())
         if not (lacks_topic := await _lacks_topic(job, clients)):
             gone = ""
         elif lacks_topic == gone:  # a broker that has just started may not know all
@@ -65,14 +66,31 @@ async def _postgres(pool: Pool) -> str | None:
     return None
 
 
-async def _kafka(job: Job, clients: Clients) -> str | None:
-    """Return why the group's coordinator does not answer."""
-    try:
-        async with asyncio.timeout(_SERVERS_SECONDS):
-            await committed_offsets(clients.admin, job.group, [TopicPartition(job.topic, 0)])
-    except (KafkaError, OSError) as error:
-        return repr(error)
-    return None
+class _Coordinator:
+    """A group's coordinator, asked for an offset.
+
+    A question under way is never cancelled: a connection that aiokafka is making then would stay behind, open.
+    """
+
+    def __init__(self, job: Job, clients: Clients) -> None:
+        self._job = job
+        self._clients = clients
+        self._asking: asyncio.Task[object] | None = None
+
+    async def trouble(self) -> str | None:
+        """Return why it does not answer."""
+        if self._asking is None:
+            place = TopicPartition(self._job.topic, 0)
+            self._asking = asyncio.create_task(committed_offsets(self._clients.admin, self._job.group, [place]))
+        done, _ = await asyncio.wait([self._asking], timeout=_SERVERS_SECONDS)
+        if not done:
+            return "no answer"
+        asked, self._asking = self._asking, None
+        try:
+            asked.result()
+        except (KafkaError, OSError) as error:
+            return repr(error)
+        return None
 
 
 async def _lacks_topic(job: Job, clients: Clients) -> str:

@@ -13,13 +13,13 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 
 from infra.kafka import admin_client
 from infra.local.stack import LocalStack
-from infra.postgres import create_pool
+from infra.postgres import Connection, create_pool
 from infra.settings import Settings
-from schemas.catalogue import (
-    SEND_REQUESTS,
-)
-from tests.workers.wire import eventually, prepare
+from schemas.catalogue import SEND_REQUESTS
+from tests.workers.life import in_partition, living
+from tests.workers.wire import eventually, prepare, publish, send
 from workers import worker as worker_module
+from workers.job import Batch, Decision
 from workers.ledger.plans import load_catalogue
 from workers.send import SendJob
 from workers.worker import Worker, WorkerError, run_worker
@@ -185,3 +185,83 @@ async def _seconds_to_end(task: asyncio.Task[None], stop: asyncio.Event) -> floa
     with suppress(WorkerError):
         await task
     return seconds
+
+
+async def test_a_lane_that_is_cancelled_by_nobody_ends_its_worker(cluster: Settings) -> None:
+    """Aiokafka lets cancels of its own through: the partition would have no lane, and nobody would know."""
+    async with living(cluster) as life:
+        await life.ready()
+        _, task = next(iter(life.worker._lanes.values()))
+        task.cancel()
+        error = await life.ended()
+
+    assert isinstance(error, WorkerError)
+    assert str(error).endswith("was cancelled, and nobody had stopped it")
+
+
+class _Endless(SendJob):
+    """Has always one more step to do."""
+
+    in_steps = True
+
+    def __init__(self) -> None:
+        super().__init__(load_catalogue())
+        self.steps = 0
+
+    async def step(self, connection: Connection, batch: Batch) -> bool:  # noqa: ARG002
+        self.steps += 1
+        return True
+
+
+async def test_a_lane_stops_between_the_steps_of_a_batch(cluster: Settings) -> None:
+    """A tick of many steps does not keep a rebalance waiting: its next owner goes on with the next one."""
+    job = _Endless()
+    async with living(cluster, job) as life:
+        await life.ready()
+        await publish(cluster, SEND_REQUESTS, [send(in_partition(cluster, 0))])
+        await eventually(lambda: _reached(job, 5), "some steps")
+        began = monotonic()
+        await life.worker.on_partitions_revoked(list(life.worker._lanes))
+        seconds, steps = monotonic() - began, job.steps
+        await life.worker.on_partitions_assigned([])
+
+    assert seconds < cluster.drain_seconds / 4
+    assert steps == job.steps
+
+
+async def _reached(job: _Endless, steps: int) -> bool:
+    return job.steps >= steps
+
+
+class _Held(SendJob):
+    """Decides nothing before it may."""
+
+    def __init__(self) -> None:
+        super().__init__(load_catalogue())
+        self.asked, self.may_go_on = asyncio.Event(), asyncio.Event()
+        self.decided = 0
+
+    async def decide(self, connection: Connection, batch: Batch) -> Decision:
+        self.asked.set()
+        await self.may_go_on.wait()
+        self.decided += 1
+        return await super().decide(connection, batch)
+
+
+async def test_a_revoked_lane_decides_nothing_any_more(cluster: Settings, database: Connection) -> None:
+    """What it was deciding when its time to drain was over is not stored, and what waited for it is not begun."""
+    job = _Held()
+    own = cluster.model_copy(update={"drain_seconds": 0.5, "batch_records": 1})
+    async with living(own, job) as life:
+        await life.ready()
+        await publish(cluster, SEND_REQUESTS, [send(in_partition(cluster, 0)) for _ in range(5)])
+        await asyncio.wait_for(job.asked.wait(), 10)
+        lanes = [task for _, task in life.worker._lanes.values()]
+        await life.worker.on_partitions_revoked(list(life.worker._lanes))
+        job.may_go_on.set()
+        await asyncio.wait(lanes, timeout=10)
+        stored = await database.fetchval("select count(*) from journal")
+        await life.worker.on_partitions_assigned([])
+
+    assert (0, 0) == (stored, job.decided)
+    assert all(task.done() for task in lanes)

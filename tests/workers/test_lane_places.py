@@ -15,10 +15,7 @@ from structlog.testing import capture_logs
 from infra.kafka import admin_client, committed_offsets, partitions_of, reader
 from infra.postgres import Connection, create_pool
 from infra.settings import Settings
-from schemas.catalogue import (
-    SEND_REQUESTS,
-    SEND_RESULTS,
-)
+from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS
 from schemas.envelope import encode
 from tests.workers.life import at_the_end, in_partition
 from tests.workers.wire import ends, eventually, pass_over, publish, read, send, settled, working
