@@ -67,6 +67,10 @@ histories: $(STAMP) ## Compare 5,000 random histories of all events with the ora
 fuzz: $(STAMP) ## Account for 100,000 malformed records from a real broker (about 5 min; make test sends 3,000)
 	$(BIN)/python -m tests.fuzz
 
+.PHONY: life
+life: $(STAMP) ## Freeze, restart and drain workers under load, and work off a backlog of 1,000,000 in bounded memory (about 10 min)
+	BACKLOG=1000000 $(BIN)/python -m pytest tests/workers/test_life_cycle.py -s
+
 .PHONY: image-check
 image-check: $(STAMP) ## Run the Dockerfile's steps in a clean folder, where no Docker engine is at hand (1 min)
 	$(BIN)/python -m tests.house.image_check

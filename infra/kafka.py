@@ -4,32 +4,92 @@ aiokafka's defaults favour fresh data over complete data; each argument below th
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import random
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError
+from aiokafka.errors import (
+    AuthenticationFailedError,
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    GroupCoordinatorNotAvailableError,
+    IncompatibleBrokerVersion,
+    InvalidSessionTimeoutError,
+    InvalidTransactionTimeout,
+    KafkaError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+    RecordTooLargeError,
+    SaslAuthenticationFailed,
+    TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
+    UnsupportedSaslMechanismError,
+    UnsupportedVersionError,
+)
 from aiokafka.partitioner import murmur2
 
 from infra import tolerant
 from infra.settings import Settings
 
 __all__ = [
+    "NotSetUpError",
     "admin_client",
     "committed_offsets",
+    "count_partitions",
     "create_consumer",
     "create_lane_producer",
     "create_producer",
     "partition_of",
     "partitions_of",
     "reader",
+    "remedy",
 ]
 
 tolerant.install()
 
+_AWAY_SECONDS = 0.5  # between two attempts of a lane's producer to reach a broker
+
 MAX_RECORD_BYTES = 4 * 1024 * 1024  # a dead letter holds a refused record of up to 1 MiB as base64, and its reason
+
+
+_LOGIN = "set INMAIL_KAFKA_SECURITY_PROTOCOL and INMAIL_KAFKA_SASL_* as the brokers want them"
+_TOO_LARGE = (
+    "a topic's max.message.bytes is below what it has to take: 1 MiB, and 4 MiB on the dead letters. See the setting of"
+    " the topics and the brokers' message.max.bytes, and run `inmail topics apply`"
+)
+# Errors that trying again does not pass, and what to do. All others may pass: a broker that is away, a partition
+# without a leader, a coordinator that moves, an owner that was fenced and begins again.
+_REMEDIES: dict[type[KafkaError], str] = {
+    TopicAuthorizationFailedError: "grant the workers' user READ on the input topics, and WRITE and DESCRIBE on those"
+    " that they publish to",
+    GroupAuthorizationFailedError: "grant the workers' user READ on the group",
+    TransactionalIdAuthorizationFailed: "grant the workers' user WRITE and DESCRIBE on the transactional ids that begin"
+    " with the group's name",
+    ClusterAuthorizationFailedError: "grant the workers' user IDEMPOTENT_WRITE on the cluster",
+    MessageSizeTooLargeError: _TOO_LARGE,
+    RecordListTooLargeError: _TOO_LARGE,
+    RecordTooLargeError: _TOO_LARGE,
+    InvalidTransactionTimeout: "INMAIL_TRANSACTION_SECONDS is above the brokers' transaction.max.timeout.ms",
+    InvalidSessionTimeoutError: "INMAIL_SESSION_SECONDS is outside of the brokers' group.*.session.timeout.ms",
+    AuthenticationFailedError: _LOGIN,
+    SaslAuthenticationFailed: _LOGIN,
+    UnsupportedSaslMechanismError: _LOGIN,
+    UnsupportedVersionError: "the brokers are too old",
+    IncompatibleBrokerVersion: "the brokers are too old",
+}
+
+
+class NotSetUpError(Exception):
+    """Kafka or Postgres lacks what a command of ours makes. The message names the command."""
+
+
+def remedy(error: KafkaError) -> str | None:
+    """Return what to do about an error that never passes by itself; None of one that may."""
+    return next((words for kind, words in _REMEDIES.items() if isinstance(error, kind)), None)
 
 
 @lru_cache(maxsize=65_536)
@@ -75,6 +135,24 @@ class _Producer(AIOKafkaProducer):  # type: ignore[misc] # aiokafka is untyped
             raise
 
 
+class _LaneProducer(AIOKafkaProducer):  # type: ignore[misc] # aiokafka is untyped
+    """aiokafka's producer, but for its haste: the short back-off of a transaction is not for a broker that is away.
+
+    With one for both, the producers of twelve lanes try to connect 1,200 times a second, and log each.
+    """
+
+    def __init__(self, **arguments: Any) -> None:  # noqa: ANN401 - aiokafka's own
+        super().__init__(**arguments)
+        self.client._retry_backoff = _AWAY_SECONDS  # noqa: SLF001 - of its questions for topics
+        self._connect, self.client._get_conn = self.client._get_conn, self._connect_patiently  # noqa: SLF001
+
+    async def _connect_patiently(self, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - aiokafka's own
+        connection = await self._connect(*arguments, **options)
+        if connection is None:
+            await asyncio.sleep(_AWAY_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
+        return connection
+
+
 def create_consumer(settings: Settings, group: str, rebalance_seconds: float) -> AIOKafkaConsumer:
     """Return the consumer of a worker's group. It never commits by itself and never picks an offset by itself."""
     return _Consumer(
@@ -100,7 +178,7 @@ def create_consumer(settings: Settings, group: str, rebalance_seconds: float) ->
 
 def create_lane_producer(settings: Settings, transactional_id: str) -> AIOKafkaProducer:
     """Return one of a lane's transactional producers. Starting it fences any earlier owner of the id."""
-    return AIOKafkaProducer(
+    return _LaneProducer(
         **settings.kafka_client(),
         client_id=transactional_id,
         transactional_id=transactional_id,
@@ -176,6 +254,22 @@ async def committed_offsets(
     if missing := [place for place in places if place not in found]:
         raise GroupCoordinatorNotAvailableError(f"the offsets of group {group} on {missing[0].topic} are not known yet")
     return {place: found[place].offset if found[place].offset >= 0 else None for place in places}
+
+
+async def count_partitions(admin: AIOKafkaAdminClient, topics: Iterable[str]) -> dict[str, int]:
+    """Return the number of partitions of each topic, asked for through a client that is open.
+
+    Raises:
+        NotSetUpError: when one does not exist.
+
+    """
+    # Asked for all: a broker may create a topic that is asked for by name, with whatever partitions it likes.
+    rows = await admin.describe_topics()
+    found = {row["topic"]: len(row["partitions"]) for row in rows if row["error_code"] == 0}
+    missing = [topic for topic in topics if topic not in found]
+    if missing:
+        raise NotSetUpError(f"Kafka has no topic {', '.join(missing)}: run `inmail topics apply`")
+    return {topic: found[topic] for topic in topics}
 
 
 def partitions_of(topic: str, count: int) -> list[TopicPartition]:

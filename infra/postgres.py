@@ -16,6 +16,7 @@ __all__ = [
     "Pool",
     "connect_database",
     "create_pool",
+    "is_refusal",
     "is_transient",
 ]
 
@@ -56,6 +57,24 @@ def is_transient(error: BaseException) -> bool:
         return True
     # asyncpg reports a connection that broke in the middle of a call as a misuse of a closed one.
     return isinstance(error, asyncpg.InterfaceError) and "connection" in str(error)
+
+
+# What the database refuses because of the values it was given. Alone, or after a fix, they may be taken; the same again
+# will not be. Everything else that does not pass (a table or a right that is missing, a broken file) is a deployment to
+# mend, and no fault of any request.
+_REFUSALS = (
+    "21",  # cardinality: values that do not go together in one statement
+    "22",  # data: out of range, not in the encoding, not what the type holds
+    "23",  # integrity: a CHECK, a unique or a foreign key
+    "44",  # with check option
+    "54",  # a limit of the server: an index row too large, a statement too complex
+    "P0",  # what a function raised
+)
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Tell whether the database refused the values it was given."""
+    return isinstance(error, asyncpg.PostgresError) and (error.sqlstate or "").startswith(_REFUSALS)
 
 
 # What the workers take on as they connect; `worker_role.sql` says what it may do. Operators' tools and migrations work

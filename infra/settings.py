@@ -104,6 +104,16 @@ class Settings(BaseSettings):
     tick_step_lots: Annotated[int, Field(ge=1, le=10_000, description="booked in one transaction at most")] = 200
     tick_steps: Annotated[int, Field(ge=1, le=10_000, description="of one tick at most")] = 50
 
+    dead_letter_share: Annotated[
+        float, Field(ge=0, le=1, description="of the last records: a worker that refuses more ends; 1 lets all through")
+    ] = 0.5
+    dead_letter_window: Annotated[int, Field(ge=50, le=1_000_000, description="records that make up that share")] = 1000
+    stuck_seconds: Annotated[
+        float, Field(gt=0, le=86_400, description="a worker that has work and does not get on for so long ends")
+    ] = 300
+    health_port: Annotated[int, Field(ge=0, lt=65_536, description="/livez and /readyz over HTTP; 0: off")] = 0
+    health_address: Annotated[str, Field(description="to serve them on")] = "127.0.0.1"
+
     plans_file: str | None = Field(None, description="plan catalogue to use instead of the shipped one")
     log_format: LogFormat = LogFormat.AUTO
     log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"

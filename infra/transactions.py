@@ -62,6 +62,8 @@ class TransactionPair:
         async with asyncio.timeout(self._seconds):
             await producer.begin_transaction()
             deliveries = await _send(producer, messages)
+            for delivery in deliveries:
+                delivery.add_done_callback(_look_at)  # the next line may be the last one
             await producer.send_offsets_to_transaction(dict(offsets), group)
             # Each delivery is looked at: a commit does not tell that a record in it failed.
             await asyncio.gather(*deliveries)
@@ -73,15 +75,47 @@ class TransactionPair:
         done, _ = await asyncio.wait([commit], timeout=self._seconds)
         if not done:
             commit.add_done_callback(_look_at)
+            commit.cancel()  # its producer is of no more use
             raise KafkaError(f"no answer to a commit within {self._seconds} s")
         commit.result()
 
     async def discard(self) -> None:
-        """Stop both producers. Their errors no longer matter: the next owner of the ids fences them in any case."""
-        stops = [asyncio.ensure_future(producer.stop()) for producer in self._producers]
-        for stop in stops:
-            stop.add_done_callback(_look_at)
-        await asyncio.wait(stops, timeout=_STOP_SECONDS)
+        """Stop both producers. Their errors no longer matter: the next owner of the ids fences them in any case.
+
+        What they have not delivered fails now, and what does not stop is cancelled: aiokafka would go on trying to
+        deliver for as long as the brokers are away.
+        """
+        ends = [asyncio.create_task(_end(producer)) for producer in self._producers]
+        for end in ends:
+            _ending.add(end)
+            end.add_done_callback(_ending.discard)
+            end.add_done_callback(_look_at)
+        await asyncio.wait(ends, timeout=_STOP_SECONDS)
+
+
+_ending: set["asyncio.Task[None]"] = set()  # whoever discards does not wait for long
+
+
+async def _end(producer: AIOKafkaProducer) -> None:
+    _fail_undelivered(producer)
+    stop = asyncio.ensure_future(producer.stop())
+    stop.add_done_callback(_look_at)
+    _, late = await asyncio.wait([stop], timeout=_STOP_SECONDS)
+    if late:
+        stop.cancel()
+        await asyncio.wait([stop], timeout=_STOP_SECONDS)
+        await producer.client.close()
+
+
+def _fail_undelivered(producer: AIOKafkaProducer) -> None:
+    accumulator = producer._message_accumulator  # noqa: SLF001 - there is no other way
+    batches = [batch for of_one in accumulator._batches.values() for batch in of_one]  # noqa: SLF001
+    batches += accumulator._pending_batches  # noqa: SLF001
+    accumulator.fail_all(KafkaError("discarded"))
+    for batch in batches:
+        for future in (batch.future, batch._drain_waiter):  # noqa: SLF001
+            if future.done():
+                _look_at(future)
 
 
 def _look_at(finished: "asyncio.Future[Any]") -> None:

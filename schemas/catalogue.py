@@ -35,6 +35,7 @@ __all__ = [
     "DEAD_LETTERS",
     "EXPIRY_TICKS",
     "INPUT_TOPICS",
+    "OUTPUT_TOPICS",
     "SEND_REQUESTS",
     "SEND_RESULTS",
     "TOPICS",
@@ -105,6 +106,7 @@ CATALOGUE: Final = (
 
 TOPICS: Final = tuple(dict.fromkeys(row.topic for row in CATALOGUE))
 INPUT_TOPICS: Final = tuple(dict.fromkeys(row.topic for row in CATALOGUE if row.direction == "in"))
+OUTPUT_TOPICS: Final = tuple(topic for topic in TOPICS if topic not in INPUT_TOPICS)
 
 _TOPIC_BY_NAME: Final = {row.name: row.topic for row in CATALOGUE}
 

@@ -35,6 +35,7 @@ class DeadLetterReason(StrEnum):
     MISSING_KEY = "missing_key"
     KEY_IS_NOT_SUBJECT = "key_is_not_subject"
     UNKNOWN_PLAN = "unknown_plan"
+    REFUSED_BY_DATABASE = "refused_by_database"  # well-formed, and a net below the rules would not take it
 
 
 class DeadLetterOrigin(TypedDict):

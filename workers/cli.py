@@ -30,8 +30,9 @@ from workers.ops.publish import Published, RecordTime, publish
 from workers.ops.results import in_order, read_results
 from workers.ops.topics import apply_topics, plan_topics
 from workers.send import SendJob
+from workers.stops import stop_requested, stop_with_parent
 from workers.ticker import run_ticker
-from workers.worker import run_worker, stop_requested, stop_with_parent
+from workers.worker import run_worker
 
 __all__ = ["app", "main"]
 

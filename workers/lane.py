@@ -7,13 +7,16 @@ are published, the lane's row how far outcomes are stored: what lies between is 
 Then, batch after batch: decide in one Postgres transaction, publish in one Kafka transaction. A batch may be decided
 while the one before it is published, but transactions follow one another: two at once could leave the older offset
 as the last one written. After any doubtful error the lane begins again; deciding twice finds the first answers.
+
+What fails is told apart (`failures.py`): what may pass is tried again with the batch held; a request that the database
+cannot take becomes a dead letter (`apart.py`); where too much of everything would, the breaker ends the worker first.
 """
 
 import asyncio
-import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
+from functools import partial
 from typing import NamedTuple
 
 import asyncpg
@@ -24,21 +27,20 @@ from aiokafka.errors import KafkaError
 
 from infra.clock import EPOCH
 from infra.kafka import committed_offsets
-from infra.postgres import Connection, Pool, is_transient
+from infra.postgres import Connection, Pool, is_refusal
 from infra.settings import Settings
 from infra.transactions import Message, TransactionPair
+from workers.apart import decide_apart
+from workers.breaker import Breaker
 from workers.dead_letter import dead_letters
+from workers.failures import LaneError, back_off_seconds, may_pass
+from workers.health import Health
 from workers.inbox import Inbox, Taken
-from workers.job import Batch, Job
-from workers.sorting import sort_records
+from workers.job import Batch, Decision, Job
+from workers.resume import published_to
+from workers.sorting import Sorted, sort_records
 
 __all__ = ["Clients", "Lane", "LaneError"]
-
-_BACKOFF_SECONDS = (0.05, 5.0)
-
-
-class LaneError(Exception):
-    """The lane cannot go on and trying again would not help. The message says what an operator can do."""
 
 
 class _SucceededError(Exception):
@@ -51,6 +53,8 @@ class Clients(NamedTuple):
     consumer: AIOKafkaConsumer
     admin: AIOKafkaAdminClient
     pool: Pool
+    breaker: Breaker
+    health: Health
 
 
 class _Decided(NamedTuple):
@@ -68,15 +72,16 @@ class Lane:
         self._job = job
         self._tp = tp
         self._row = (job.group, tp.topic, tp.partition)  # key of the lane's row
-        self._consumer, self._admin, self._pool = clients
+        self._consumer, self._admin, self._pool, self._breaker, worker = clients
+        self._counts, self._health = worker.counts, worker.lane(tp)
         self._settings = settings
         self._log = structlog.get_logger("inmail.lane").bind(topic=tp.topic, partition=tp.partition)
-        self._stopping = False
+        self.stopping = False
         self._failures = 0  # in a row
 
     def stop(self) -> None:
         """Finish the batch at hand, publish it, and return from `run`."""
-        self._stopping = True
+        self.stopping = True
         self.inbox.stop()
 
     async def run(self) -> None:
@@ -84,19 +89,25 @@ class Lane:
 
         Raises:
             LaneError: when only an operator can decide how to go on.
-            PostgresError: when the database refuses what it should take: an invariant is broken.
+            KafkaError, PostgresError: when a server refuses what it should take: a deployment to mend, or an invariant.
 
         """
-        while not self._stopping:
+        while not self.stopping:
             self._producers = TransactionPair(self._settings, ".".join(map(str, self._row)))
             doubtful: Exception | None = None
             try:
                 await self._open()
                 await self._work()
-            except (_SucceededError, KafkaError, OSError) as error:
+            except _SucceededError as error:
                 doubtful = error
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-                if not is_transient(error):
+            except (
+                KafkaError,
+                OSError,
+                asyncpg.PostgresError,
+                asyncpg.InterfaceError,
+                asyncpg.InternalClientError,
+            ) as error:
+                if not may_pass(error):
                     raise
                 doubtful = error
             finally:
@@ -106,6 +117,7 @@ class Lane:
                 await self._back_off(doubtful)
 
     async def _open(self) -> None:
+        self._health.opens()
         await self._producers.start()
         row = await self._pool.fetchrow(
             "insert into lanes as l (consumer_group, topic, partition, epoch) values ($1, $2, $3, 1)"
@@ -118,7 +130,7 @@ class Lane:
         published = (await committed_offsets(self._admin, self._job.group, [self._tp]))[self._tp]
         oldest = (await self._consumer.beginning_offsets([self._tp]))[self._tp]
         end = (await self._consumer.end_offsets([self._tp]))[self._tp]
-        published = self._checked(published, stored, oldest, end)
+        published = published_to(self._job.group, self._tp, published, stored, kept=(oldest, end))
         start = max(published, oldest)
         if published < oldest:
             self._log.warning("publishing_from_books", offset=published, end=oldest)
@@ -129,47 +141,16 @@ class Lane:
         self.inbox.open(start)
         self._log.info("lane_open", epoch=self._epoch, offset=start, stored=stored)
 
-    def _checked(self, published: int | None, stored: int | None, oldest: int, end: int) -> int:
-        """Return how far answers are published; refuse to guess where records were lost or an offset never was."""
-        group, topic, partition = self._row
-        place = f"{topic}/{partition}"
-        if published is None:
-            raise LaneError(
-                f"group {group} has no offset for {place}: run `inmail topics apply`, which starts a group at the"
-                " oldest record, or near the end of the books if there are any"
-            )
-        if published > end:
-            raise LaneError(
-                f"the offset of group {group} for {place} is {published}, but the partition ends at {end}: was the"
-                " topic made anew, or records lost? Set the group's offset to where it should go on"
-            )
-        if (stored or 0) > end:
-            raise LaneError(
-                f"the books have read {place} up to offset {stored}, but the partition ends at {end}: was the topic"
-                " made anew, or records lost? Set the group's offset and next_offset of the lane's row to where it"
-                " should go on"
-            )
-        if published > max(stored or 0, oldest):
-            raise LaneError(
-                f"group {group} has published {place} up to offset {published}, but the books end at {stored or 0}: is"
-                " INMAIL_DATABASE_URL the right database, was it restored from a backup, or the group moved ahead? To"
-                f" decide the records between, set the group's offset to {max(stored or 0, oldest)}; to go on without"
-                f" them, set next_offset of the lane's row to {published}"
-            )
-        if published < oldest and (stored or 0) < oldest:
-            raise LaneError(
-                f"retention removed {place} up to offset {oldest}, and group {group} has decided it up to"
-                f" {stored or 0} only: the records between are lost to it. To go on without them, set both the group's"
-                f" offset and next_offset of the lane's row to {oldest}"
-            )
-        return published
-
     async def _work(self) -> None:
         publishing: asyncio.Task[None] | None = None
         try:
             most = 1 if self._job.in_steps else self._settings.batch_records
+            self._health.waits()
             while (taken := await self.inbox.take(most)) is not None:
-                decided = await self._decide(taken)
+                self._health.takes()
+                if (decided := await self._decide(taken)) is None:
+                    break
+                self._health.decided()
                 await _finished(publishing)
                 publishing = asyncio.create_task(self._publish(decided))
                 publishing.add_done_callback(self._wake)
@@ -179,18 +160,37 @@ class Lane:
                 await asyncio.wait([publishing])
                 publishing.exception()  # seen: whatever ended the loop is on its way up already
 
-    async def _decide(self, taken: Taken) -> _Decided:
-        """Store the outcomes of a batch, and how far the lane has read, in one transaction."""
-        requests, refused, as_of = sort_records(taken.records, self._as_of)
-        batch = Batch(self._tp.topic, self._tp.partition, requests)
+    async def _decide(self, taken: Taken) -> _Decided | None:
+        """Store the outcomes of a batch, in parts where the database refuses it whole; None where a stop came first."""
+        found = sort_records(taken.records, self._as_of)
+        batch = Batch(self._tp.topic, self._tp.partition, found.requests)
         left = self._job.in_steps
         while left:
+            if self.stopping:  # the next owner goes on with the next step
+                return None
             async with self._fenced() as connection:
                 left = await self._job.step(connection, batch)
-        async with self._fenced(taken.next_offset, as_of) as connection:
-            answers, refused_by_job = await self._job.decide(connection, batch)
-        self._as_of = as_of
-        return _Decided(answers + dead_letters(taken.records, refused | refused_by_job), taken.next_offset)
+            self._health.steps()
+        try:
+            return await self._store(taken, batch, found, self._job.decide)
+        except asyncpg.PostgresError as error:
+            if self._job.in_steps or not is_refusal(error):  # a tick brings no values: the books would be at fault
+                raise
+            self._counts["batches_decided_apart"] += 1
+            self._log.warning("batch_decided_apart", error=repr(error), records=len(taken.records))
+            return await self._store(taken, batch, found, partial(decide_apart, self._job))
+
+    async def _store(
+        self, taken: Taken, batch: Batch, found: Sorted, decide: Callable[[Connection, Batch], Awaitable[Decision]]
+    ) -> _Decided:
+        """Store the outcomes of a batch, and how far the lane has read, in one transaction; unless too much is bad."""
+        async with self._fenced(taken.next_offset, found.as_of) as connection:
+            answers, refused_by_job = await decide(connection, batch)
+            refused = found.refused | refused_by_job
+            self._breaker.judge(taken.records, refused)
+        self._as_of = found.as_of
+        self._counts.update(each.reason.value for each in refused.values())
+        return _Decided(answers + dead_letters(taken.records, refused), taken.next_offset)
 
     @asynccontextmanager
     async def _fenced(self, next_offset: int | None = None, as_of: datetime | None = None) -> AsyncIterator[Connection]:
@@ -212,6 +212,7 @@ class Lane:
         """Publish a batch's answers, its dead letters and the offset after it, in one transaction."""
         await self._producers.publish(decided.messages, {self._tp: decided.next_offset}, self._job.group)
         self._failures = 0
+        self._health.published()
 
     def _wake(self, publishing: asyncio.Task[None]) -> None:
         """Let the lane see that publishing failed: it may be waiting for records that never come."""
@@ -219,11 +220,12 @@ class Lane:
         if isinstance(error, Exception):
             self.inbox.interrupt(error)
 
-    async def _back_off(self, error: BaseException) -> None:
+    async def _back_off(self, error: Exception) -> None:
         """Wait before the lane begins again, longer after each failure in a row, or until it is stopped."""
-        least, most = _BACKOFF_SECONDS
-        seconds = min(most, least * 2 ** min(self._failures, 10)) * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
+        seconds = back_off_seconds(self._failures)
         self._failures += 1
+        self._counts["lanes_begun_again"] += 1
+        self._health.fails(error)
         self._log.warning("lane_begins_again", error=repr(error), seconds=round(seconds, 3), failures=self._failures)
         await self.inbox.stopped(seconds)
 

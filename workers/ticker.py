@@ -13,12 +13,15 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from infra.clock import utc_now
-from infra.kafka import create_producer
+from infra.kafka import create_producer, remedy
+from infra.probes import probes
 from infra.settings import Settings
 from schemas.catalogue import EXPIRY_TICKS
 from schemas.envelope import encode
 from schemas.ticks import ExpiryTick, ExpiryTickData
+from workers.health import Health
 from workers.ops.records import partition_counts
+from workers.watch import watch_progress
 
 __all__ = ["run_ticker"]
 
@@ -32,32 +35,45 @@ async def run_ticker(settings: Settings, stop: asyncio.Event) -> None:
 
     Raises:
         NotSetUpError: when there is no topic of ticks.
-        KafkaError: when no broker can be reached at the start.
+        SettingsError: when its port for probes cannot be had.
+        StuckError: when it does not come round for too long.
+        KafkaError: when no broker can be reached at the start, or they refuse for good.
 
     """
-    ticking = asyncio.create_task(_tick_on(settings))
-    stopped = asyncio.create_task(stop.wait())
-    await asyncio.wait([ticking, stopped], return_when=asyncio.FIRST_COMPLETED)
-    for task in (ticking, stopped):
-        task.cancel()
-    await asyncio.wait([ticking], timeout=2 * _STOP_SECONDS)
-    if ticking.done() and not ticking.cancelled():
-        ticking.result()
+    health = Health(settings.stuck_seconds + settings.tick_seconds)
+    async with probes(settings, {"/livez": health.livez, "/readyz": health.readyz}):
+        ticking = asyncio.create_task(_tick_on(settings, health))
+        watch = asyncio.create_task(watch_progress(health))
+        stopped = asyncio.create_task(stop.wait())
+        await asyncio.wait([ticking, watch, stopped], return_when=asyncio.FIRST_COMPLETED)
+        ended = [task for task in (ticking, watch) if task.done()]
+        for task in (ticking, watch, stopped):
+            task.cancel()
+        await asyncio.wait([ticking], timeout=2 * _STOP_SECONDS)
+    for task in ended:
+        task.result()
 
 
-async def _tick_on(settings: Settings) -> NoReturn:
+async def _tick_on(settings: Settings, health: Health) -> NoReturn:
     log = structlog.get_logger("inmail.ticker")
     await partition_counts(settings, [EXPIRY_TICKS])  # aiokafka would look for it for 40 s
     producer = create_producer(settings, "inmail-ticker")
     await producer.start()
+    health.joined()
     try:
         log.info("ticker_started", seconds=settings.tick_seconds)
         while True:
+            health.polls()
             try:
                 partitions = await _tick(producer)
-                log.debug("ticked", partitions=partitions)
             except KafkaError as error:
+                if remedy(error) is not None:
+                    raise
+                health.serves("Kafka", repr(error))
                 log.warning("tick_failed", error=repr(error), again_in_seconds=settings.tick_seconds)
+            else:
+                health.serves("Kafka", None)
+                log.debug("ticked", partitions=partitions)
             await asyncio.sleep(settings.tick_seconds)
     finally:
         # It would wait for a broker to take what is on its way.

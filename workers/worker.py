@@ -2,10 +2,8 @@
 
 import asyncio
 import contextlib
-import os
-import signal
-import sys
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -15,37 +13,39 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 
-from infra.kafka import admin_client, create_consumer
+from infra.kafka import admin_client, count_partitions, create_consumer, remedy
 from infra.postgres import Pool, create_pool
+from infra.probes import probes
 from infra.settings import Settings
+from schemas.catalogue import OUTPUT_TOPICS
+from workers.breaker import Breaker
+from workers.failures import WorkerError
+from workers.health import Health
 from workers.job import Job
 from workers.lane import Clients, Lane
-from workers.ops.records import count_partitions
+from workers.watch import watch_progress, watch_servers
 
-__all__ = ["Worker", "WorkerError", "run_worker", "stop_requested", "stop_with_parent"]
+__all__ = ["Worker", "WorkerError", "run_worker"]
 
 _POLL_MILLISECONDS = 20
 _ALONE_SECONDS = 60.0  # so long after a poll that failed, partitions are polled one by one
 _STOP_SECONDS = 5.0  # what an end may take beyond the drain
-_WATCH_SECONDS = 5.0
 
 Fetched = Mapping[TopicPartition, Sequence[ConsumerRecord]]
-
-
-class WorkerError(Exception):
-    """The worker could not end in order. The message says why and what it left."""
 
 
 class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is untyped
     """Feeds lanes from one consumer and keeps them in step with the group's assignment."""
 
-    def __init__(self, job: Job, settings: Settings, pool: Pool, admin: AIOKafkaAdminClient) -> None:
+    def __init__(
+        self, job: Job, settings: Settings, pool: Pool, admin: AIOKafkaAdminClient, health: Health | None = None
+    ) -> None:
         self._job = job
-        self._admin = admin
         self._settings = settings
-        self._pool = pool
+        self._health = health or Health(settings.stuck_seconds)
         self._log = structlog.get_logger("inmail.worker").bind(worker=job.group)
         self._consumer: AIOKafkaConsumer = create_consumer(settings, job.group, settings.drain_seconds * 1.5)
+        self._clients = Clients(self._consumer, admin, pool, Breaker(settings), self._health)
         self._lanes: dict[TopicPartition, tuple[Lane, asyncio.Task[None]]] = {}
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stopping = False
@@ -54,27 +54,32 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is unt
         """Work until `stop` is set, then drain.
 
         Raises:
-            LaneError: when a lane cannot go on.
+            LaneError: when a lane cannot go on; BreakerError: when too much of what is read is bad.
+            StuckError: when the worker does not get on for too long.
             WorkerError: when the drain, or the consumer, did not end within its time.
-            NotSetUpError: when the topic is gone.
-            KafkaError: when the consumer failed for good.
+            NotSetUpError: when a topic is gone.
+            KafkaError, PostgresError: when a server refuses for good.
 
         """
         self._consumer.subscribe([self._job.topic], listener=self)
         starting = asyncio.create_task(self._consumer.start())
         pump = asyncio.create_task(self._pump(starting, stop))
-        watch = asyncio.create_task(self._watch_topic())
+        watches = [
+            asyncio.create_task(watch_servers(self._job, self._clients)),
+            asyncio.create_task(watch_progress(self._health)),
+        ]
         stopped = asyncio.create_task(stop.wait())
+        reasons: list[asyncio.Future[Any]] = [self._failed, *watches, pump]
         try:
-            ends: set[asyncio.Future[Any]] = {pump, watch, stopped, self._failed}
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([*reasons, stopped], return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._stopping = True
+            self._tell_the_end(reasons)
             stop.set()
-            starting.cancel()  # joining a group can take longer than a drain may
-            watch.cancel()
+            for task in (starting, *watches):  # joining a group can take longer than a drain may
+                task.cancel()
             late = await self._end(pump)
-        for ended in (self._failed, watch, pump):
+        for ended in reasons:
             if ended.done() and not ended.cancelled():
                 ended.result()
         if late is not None:
@@ -105,16 +110,11 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is unt
             self._log.warning("stop_failed", error=repr(error))
         return None
 
-    async def _watch_topic(self) -> None:
-        """Raise NotSetUpError once the topic is gone: aiokafka would go on without partitions, and say nothing."""
-        while True:
-            await asyncio.sleep(_WATCH_SECONDS)
-            if self._lanes and self._consumer.partitions_for_topic(self._job.topic):
-                continue
-            try:
-                await count_partitions(self._admin, [self._job.topic])
-            except (KafkaError, OSError, TimeoutError) as error:
-                self._log.debug("topic_not_seen", error=repr(error))
+    def _tell_the_end(self, reasons: Iterable["asyncio.Future[Any]"]) -> None:
+        for ended in reasons:
+            if ended.done() and not ended.cancelled() and (error := ended.exception()) is not None:
+                self._health.ends(error)
+        self._health.drains()
 
     async def _pump(self, starting: asyncio.Task[None], stop: asyncio.Event) -> None:
         """Move records from the consumer to the lanes that have room.
@@ -127,6 +127,7 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is unt
         alone_until = 0.0
         failing_since: float | None = None
         while not stop.is_set():
+            self._health.polls()
             hungry = [tp for tp, (lane, _) in self._lanes.items() if lane.inbox.hungry]
             if not hungry:
                 await asyncio.sleep(_POLL_MILLISECONDS / 1000)
@@ -137,7 +138,9 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is unt
             if len(failed) < len(hungry):
                 failing_since = None
                 continue
-            failing_since = failing_since or monotonic()
+            if (error := next((each for each in failed if remedy(each) is not None), None)) is not None:
+                raise error
+            failing_since = monotonic() if failing_since is None else failing_since
             if monotonic() - failing_since > self._settings.session_seconds:
                 # aiokafka's tasks end for good at an error they did not expect: only a new consumer helps.
                 raise WorkerError(f"no poll succeeded for {self._settings.session_seconds} s: {failed[0]!r}")
@@ -198,9 +201,11 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is unt
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         """Finish and close the lanes of partitions that go elsewhere."""
         leaving = {tp: self._lanes[tp] for tp in revoked if tp in self._lanes}
+        self._health.joins()
         drained = await self._drain(leaving)
         for tp in leaving:
             del self._lanes[tp]
+            self._health.lost(tp)
         if leaving:
             self._log.info("revoked", partitions=sorted(tp.partition for tp in leaving), drained=drained)
 
@@ -209,14 +214,21 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is unt
         if self._stopping:
             return
         for tp in sorted(assigned):
-            lane = Lane(self._job, tp, Clients(self._consumer, self._admin, self._pool), self._settings)
+            lane = Lane(self._job, tp, self._clients, self._settings)
             task = asyncio.create_task(lane.run(), name=f"lane {tp.topic}/{tp.partition}")
-            task.add_done_callback(self._lane_ended)
+            task.add_done_callback(partial(self._lane_ended, lane))
             self._lanes[tp] = (lane, task)
+        self._health.joined()
         self._log.info("assigned", partitions=sorted(tp.partition for tp in assigned))
 
-    def _lane_ended(self, task: asyncio.Task[None]) -> None:
-        error = None if task.cancelled() else task.exception()
+    def _lane_ended(self, lane: Lane, task: asyncio.Task[None]) -> None:
+        """Let the worker end of what a lane ended of. One that was cancelled and not stopped would leave no trace."""
+        if not task.cancelled():
+            error = task.exception()
+        else:
+            error = (
+                None if lane.stopping else WorkerError(f"{task.get_name()} was cancelled, and nobody had stopped it")
+            )
         if error is not None and not self._failed.done():
             self._failed.set_exception(error)
 
@@ -233,49 +245,39 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is unt
         return not late
 
 
-def stop_requested() -> asyncio.Event:
-    """Return an event that SIGTERM and SIGINT set."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    return stop
-
-
-def stop_with_parent(stop: asyncio.Event) -> None:
-    """Also set the event when standard input ends: a parent that died, however it died, closes it."""
-
-    def at_end() -> None:
-        if not os.read(sys.stdin.fileno(), 1024):
-            asyncio.get_running_loop().remove_reader(sys.stdin)
-            stop.set()
-
-    asyncio.get_running_loop().add_reader(sys.stdin, at_end)
-
-
 async def run_worker(job: Job, settings: Settings, stop: asyncio.Event) -> None:
     """Run one worker with a pool of its own until `stop` is set.
 
     Raises:
-        NotSetUpError: when its topic does not exist.
+        NotSetUpError: when a topic does not exist.
+        SettingsError: when its port for probes cannot be had.
         LaneError, WorkerError, KafkaError: see `Worker.run`.
 
     """
+    health = Health(settings.stuck_seconds)
     async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(probes(settings, {"/livez": health.livez, "/readyz": health.readyz}))
         connecting = asyncio.create_task(_connect(job, settings, stack))
         stopped = asyncio.create_task(stop.wait())
-        await asyncio.wait([connecting, stopped], return_when=asyncio.FIRST_COMPLETED)
+        watch = asyncio.create_task(watch_progress(health))
+        await asyncio.wait([connecting, stopped, watch], return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
+        stuck = watch.done()
+        if not stuck:
+            watch.cancel()
         if not connecting.done():  # a broker that is frozen answers to nobody
             connecting.cancel()
             await asyncio.wait([connecting], timeout=_STOP_SECONDS)
+            if stuck:
+                watch.result()
             return
         admin, pool = connecting.result()
-        await Worker(job, settings, pool, admin).run(stop)
+        await Worker(job, settings, pool, admin, health).run(stop)
 
 
 async def _connect(job: Job, settings: Settings, stack: contextlib.AsyncExitStack) -> tuple[AIOKafkaAdminClient, Pool]:
     admin = await stack.enter_async_context(admin_client(settings))
-    await count_partitions(admin, [job.topic])  # aiokafka would look for it for 40 s
+    await count_partitions(admin, [job.topic, *OUTPUT_TOPICS])  # aiokafka would look for them for 40 s
     pool = await stack.enter_async_context(create_pool(settings))
     stack.push_async_callback(_close_in_time, pool)
     return admin, pool

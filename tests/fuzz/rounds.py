@@ -29,7 +29,7 @@ from workers.send import SendJob
 __all__ = ["EVERYTHING_THROUGH", "Fuzz", "fuzzing"]
 
 # Whatever would stop a worker for the share of its input that is malformed: here, nearly all of it is, on purpose.
-EVERYTHING_THROUGH: dict[str, object] = {}
+EVERYTHING_THROUGH: dict[str, object] = {"dead_letter_share": 1.0}
 
 _ROUND_SECONDS = 300.0
 _OUTPUT = (SEND_RESULTS, CREDIT_EVENTS, DEAD_LETTERS)

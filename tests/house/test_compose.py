@@ -54,6 +54,18 @@ def test_workers_wait_for_migrations_and_topics(compose: dict[str, Any], name: s
     assert {"condition": "service_healthy"} == services["migrate"]["depends_on"]["postgres"]
 
 
+@pytest.mark.parametrize("name", WORKERS)
+def test_workers_are_probed_where_they_answer(compose: dict[str, Any], name: str) -> None:
+    """On the port that they are given, and only whether they are alive."""
+    service = compose["services"][name]
+    probe = f"http://127.0.0.1:{service['environment']['INMAIL_HEALTH_PORT']}/livez"
+
+    assert any(probe in word for word in service["healthcheck"]["test"])
+    assert {"migrate", "topics"} == {
+        each for each, other in compose["services"].items() if other.get("healthcheck") == {"disable": True}
+    }
+
+
 @pytest.mark.parametrize("name", ["kafka", "postgres"])
 def test_servers_have_health_checks_and_listen_on_this_machine_only(compose: dict[str, Any], name: str) -> None:
     """A published port without an address would be open to the network."""

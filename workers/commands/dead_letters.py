@@ -17,7 +17,7 @@ from workers.ops.dead_letters import Selection
 from workers.ops.operations import Running
 from workers.ops.redrive import Who, redrive
 from workers.ops.redrive_plan import Options, Plan, plan_redrive
-from workers.worker import stop_requested
+from workers.stops import stop_requested
 
 __all__ = ["dead_letters"]
 

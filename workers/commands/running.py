@@ -16,6 +16,7 @@ from aiokafka.errors import KafkaConnectionError, KafkaError, NoBrokersAvailable
 from pydantic import PostgresDsn
 from rich.text import Text
 
+from infra.kafka import NotSetUpError, remedy
 from infra.local.errors import LocalStackError
 from infra.log import configure_logging
 from infra.migrate import MigrationError
@@ -28,7 +29,6 @@ from workers.local.processes import ChildError
 from workers.ops.books import is_unmigrated
 from workers.ops.dead_letters import NoSuchDeadLetterError
 from workers.ops.operations import NoSuchOperationError, RefusedError
-from workers.ops.records import NotSetUpError
 from workers.ops.statement import UnknownAccountError
 from workers.ops.topics import TopicsError
 from workers.worker import WorkerError
@@ -148,6 +148,8 @@ def _explain_kafka(error: KafkaError) -> str:
     servers = load_settings().kafka_bootstrap_servers
     if isinstance(error, KafkaConnectionError | NoBrokersAvailable):
         return f"Kafka cannot be reached at {servers}: is it running, and is INMAIL_KAFKA_BOOTSTRAP_SERVERS right?"
+    if (words := remedy(error)) is not None:
+        return f"Kafka at {servers} refused ({error}): {words}"
     return f"Kafka at {servers} did not do as asked: {error}"
 
 

@@ -24,7 +24,7 @@ from workers.commands.terminal import Reporter, console
 from workers.ledger.store import FUNCTIONS
 from workers.local.processes import ChildError, Workers
 from workers.ops.topics import apply_topics, plan_topics
-from workers.worker import stop_requested
+from workers.stops import stop_requested
 
 __all__ = ["prepare", "run_up", "stack_settings"]
 

@@ -4,21 +4,16 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterable, Sequence
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaTimeoutError
 from aiokafka.structs import ConsumerRecord
 
-from infra.kafka import admin_client, partitions_of, reader
+from infra.kafka import NotSetUpError, admin_client, count_partitions, partitions_of, reader
 from infra.settings import Settings
 
-__all__ = ["NotSetUpError", "all_partitions", "count_partitions", "partition_counts", "read_records"]
+__all__ = ["NotSetUpError", "all_partitions", "partition_counts", "read_records"]
 
 _POLL_MILLISECONDS = 250
 _STALLED_SECONDS = 30.0
-
-
-class NotSetUpError(Exception):
-    """Kafka or Postgres lacks what a command of ours makes. The message names the command."""
 
 
 async def partition_counts(settings: Settings, topics: Iterable[str]) -> dict[str, int]:
@@ -30,22 +25,6 @@ async def partition_counts(settings: Settings, topics: Iterable[str]) -> dict[st
     """
     async with admin_client(settings) as admin:
         return await count_partitions(admin, topics)
-
-
-async def count_partitions(admin: AIOKafkaAdminClient, topics: Iterable[str]) -> dict[str, int]:
-    """Return the number of partitions of each topic, asked for through a client that is open.
-
-    Raises:
-        NotSetUpError: when one does not exist.
-
-    """
-    # Asked for all: a broker may create a topic that is asked for by name, with whatever partitions it likes.
-    rows = await admin.describe_topics()
-    found = {row["topic"]: len(row["partitions"]) for row in rows if row["error_code"] == 0}
-    missing = [topic for topic in topics if topic not in found]
-    if missing:
-        raise NotSetUpError(f"Kafka has no topic {', '.join(missing)}: run `inmail topics apply`")
-    return {topic: found[topic] for topic in topics}
 
 
 async def all_partitions(settings: Settings, topics: Iterable[str]) -> list[TopicPartition]:

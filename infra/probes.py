@@ -1,0 +1,58 @@
+"""Answers over HTTP for who watches a process: 200 or 503 and a JSON body, from the process's own event loop.
+
+A loop that is blocked answers nobody, which is an answer too.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import structlog
+from aiohttp import web
+
+from infra.settings import Settings, SettingsError
+
+__all__ = ["Answer", "probes"]
+
+Answer = Callable[[], tuple[bool, Mapping[str, Any]]]
+
+
+@asynccontextmanager
+async def probes(settings: Settings, answers: Mapping[str, Answer]) -> AsyncIterator[None]:
+    """Serve answers by path, until left; nothing where no port is set.
+
+    Raises:
+        SettingsError: when the port cannot be had.
+
+    """
+    if not settings.health_port:
+        yield
+        return
+    application = web.Application()
+    application.add_routes([web.get(path, _handler(answer)) for path, answer in answers.items()])
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        await _listen(runner, settings)
+        yield
+    finally:
+        await runner.cleanup()
+
+
+async def _listen(runner: web.AppRunner, settings: Settings) -> None:
+    place = f"{settings.health_address}:{settings.health_port}"
+    try:
+        await web.TCPSite(runner, settings.health_address, settings.health_port).start()
+    except OSError as error:
+        raise SettingsError(
+            f"INMAIL_HEALTH_PORT, INMAIL_HEALTH_ADDRESS: cannot listen on {place}: {error.strerror or error}"
+        ) from error
+    structlog.get_logger("inmail.health").info("health_served", place=place)
+
+
+def _handler(answer: Answer) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def handle(_: web.Request) -> web.Response:
+        good, body = answer()
+        return web.json_response(body, status=200 if good else 503)
+
+    return handle

@@ -1,0 +1,96 @@
+"""A worker in this process, with what it tells of itself, and the questions that tests of its life ask."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from aiokafka import TopicPartition
+
+from infra.kafka import admin_client, partition_of, reader
+from infra.postgres import create_pool
+from infra.settings import Settings
+from schemas.catalogue import SEND_REQUESTS
+from schemas.envelope import Event
+from tests.workers.wire import eventually
+from workers.health import Health
+from workers.job import Job
+from workers.ledger.plans import load_catalogue
+from workers.send import SendJob
+from workers.worker import Worker
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """A worker at work."""
+
+    worker: Worker
+    health: Health
+    task: asyncio.Task[None]
+    stop: asyncio.Event
+
+    async def ready(self) -> None:
+        """Wait until it says that it is."""
+        await eventually(self._is_ready, f"ready, and not {self.health.not_ready()}")
+
+    async def not_ready(self, words: str) -> None:
+        """Wait until it says that it is not, for a reason with these words."""
+
+        async def says() -> bool:
+            if self.task.done():
+                self.task.result()
+            return any(words in reason for reason in self.health.not_ready())
+
+        await eventually(says, f"not ready because of {words!r}")
+
+    async def _is_ready(self) -> bool:
+        if self.task.done():
+            self.task.result()
+        return not self.health.not_ready()
+
+    async def ended(self, seconds: float = 30) -> BaseException | None:
+        """Wait until it has ended by itself; return of what."""
+        done, _ = await asyncio.wait([self.task], timeout=seconds)
+        assert done, f"still there after {seconds} s: {self.health.not_ready()}"
+        return self.task.exception()
+
+
+@asynccontextmanager
+async def living(settings: Settings, job: Job | None = None) -> AsyncIterator[Life]:
+    """Run a worker, the send worker unless told otherwise, and drain it at the end. Its own end is for the test."""
+    health, stop = Health(settings.stuck_seconds), asyncio.Event()
+    async with create_pool(settings) as pool, admin_client(settings) as admin:
+        worker = Worker(job or SendJob(load_catalogue()), settings, pool, admin, health)
+        task = asyncio.create_task(worker.run(stop))
+        try:
+            yield Life(worker, health, task, stop)
+        finally:
+            stop.set()
+            await asyncio.wait([task])
+
+
+def in_partition(settings: Settings, number: int) -> str:
+    """Return a new account of a partition."""
+    while partition_of((account := f"a-{uuid4().hex[:12]}").encode(), settings.topic_partitions) != number:
+        pass
+    return account
+
+
+async def at_the_end(settings: Settings, *numbers: int) -> None:
+    """Wait until the send group has read so many partitions to their ends."""
+    places = [TopicPartition(SEND_REQUESTS, number) for number in numbers]
+    async with reader(settings, SendJob.group) as consumer:
+
+        async def done() -> bool:
+            end = await consumer.end_offsets(places)
+            return all([await consumer.committed(place) == end[place] for place in places])
+
+        await eventually(done, f"the group at the ends of {numbers}")
+
+
+def once_each(requests: Sequence[Event], answers: Sequence[dict[str, Any]]) -> bool:
+    """Tell whether every request has one answer, and nothing else has."""
+    return Counter(str(event.id) for event in requests) == Counter(answer["request_id"] for answer in answers)

@@ -1,0 +1,116 @@
+"""The circuit breaker: what it counts, when it trips, and that what tripped it is held."""
+
+from itertools import count
+
+import pytest
+from aiokafka.structs import ConsumerRecord
+
+from infra.settings import Settings, load_settings
+from schemas.catalogue import DEAD_LETTERS, SEND_REQUESTS, SEND_RESULTS, Undecodable
+from schemas.results import DeadLetterReason
+from tests.workers.life import in_partition, living, once_each
+from tests.workers.wire import Raw, ends, publish, read, send
+from workers import sorting
+from workers.breaker import FEWEST, Breaker, BreakerError
+
+NO_JSON = Undecodable(DeadLetterReason.NOT_JSON, "planted")
+
+
+class _Reader:
+    """Judges batches of one partition, so many records good and bad."""
+
+    def __init__(self, share: float = 0.5, window: int = 100) -> None:
+        self._breaker = Breaker(load_settings(dead_letter_share=share, dead_letter_window=window))
+        self._offsets = count()
+
+    def reads(self, good: int, bad: int) -> list[ConsumerRecord]:
+        records = [
+            ConsumerRecord(SEND_REQUESTS, 0, next(self._offsets), 0, 0, None, None, None, 0, 0, ())
+            for _ in range(good + bad)
+        ]
+        self.again(records, bad)
+        return records
+
+    def again(self, records: list[ConsumerRecord], bad: int) -> None:
+        self._breaker.judge(records, {record.offset: NO_JSON for record in records[:bad]})
+
+
+def test_it_trips_at_more_than_its_share_of_the_last_records() -> None:
+    """The share itself is let through, and what is out of the window counts no more."""
+    reader = _Reader()
+    reader.reads(50, 50)
+    reader.reads(50, 50)
+
+    with pytest.raises(BreakerError, match=r"^51 of the last 101 records cannot be decided \(51 not_json\), more than"):
+        reader.reads(0, 1)
+
+
+def test_few_bad_records_trip_nothing_whatever_share_they_are() -> None:
+    """A quiet topic whose only record today is bad is no reason to stop."""
+    reader = _Reader()
+    reader.reads(0, FEWEST - 1)
+
+    with pytest.raises(BreakerError):
+        reader.reads(0, 1)
+
+
+def test_good_batches_pass_a_share_that_is_still_too_large() -> None:
+    """Only what has bad records is held: the other lanes of the worker go on."""
+    reader = _Reader(window=1_000)
+    with pytest.raises(BreakerError):
+        reader.reads(0, FEWEST)
+
+    assert 10 == len(reader.reads(10, 0))
+
+
+def test_a_batch_that_is_decided_again_counts_once() -> None:
+    """A lane that begins again, however often, makes nothing worse."""
+    reader = _Reader(window=1_000)
+    records = reader.reads(40, FEWEST - 1)
+    for _ in range(10):
+        reader.again(records, FEWEST - 1)
+
+    assert 50 == len(reader.reads(49, 1))
+
+
+def test_a_share_of_one_lets_everything_through() -> None:
+    """As the message of a trip says."""
+    assert 500 == len(_Reader(share=1).reads(0, 500))
+
+
+async def test_what_trips_it_is_held_for_a_version_that_can_read_it(
+    cluster: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker ends and says why; no dead letter is made of the batch; mended, it decides everything."""
+    account = in_partition(cluster, 0)
+    requests = [send(account) for _ in range(FEWEST)]
+    results, letters = await ends(cluster, SEND_RESULTS), await ends(cluster, DEAD_LETTERS)
+    await publish(cluster, SEND_REQUESTS, requests)
+
+    def reads_nothing(*_: object) -> None:
+        raise NO_JSON
+
+    monkeypatch.setattr(sorting, "decode", reads_nothing)
+    async with living(cluster) as life:
+        error = await life.ended()
+    assert isinstance(error, BreakerError)
+    assert "INMAIL_DEAD_LETTER_SHARE=1" in str(error)
+    assert "fatal" == life.health.dead().cause  # type: ignore[union-attr]
+
+    monkeypatch.undo()
+    async with living(cluster):
+        answers = await read(cluster, results, len(requests))
+    assert once_each(requests, answers)
+    assert [] == await read(cluster, letters, 0)
+
+
+async def test_with_a_share_of_one_all_of_it_becomes_dead_letters(cluster: Settings, account: str) -> None:
+    """What the operator has looked at, and wants out of the way."""
+    bad: list[Raw] = [(account.encode(), b"{")] * 2 * FEWEST
+    letters = await ends(cluster, DEAD_LETTERS)
+    await publish(cluster, SEND_REQUESTS, bad)
+
+    async with living(cluster.model_copy(update={"dead_letter_share": 1.0})):
+        found = await read(cluster, letters, len(bad))
+
+    assert ["not_json"] * len(bad) == [letter["reason"] for letter in found]

@@ -1,0 +1,266 @@
+"""What a worker tells of itself: alive or why not, ready or why not, over HTTP too."""
+
+import asyncio
+import socket
+from time import monotonic
+
+import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from infra.postgres import Connection, connect_database
+from infra.settings import Settings, SettingsError
+from schemas.catalogue import SEND_REQUESTS
+from tests.workers.life import in_partition, living
+from tests.workers.processes import ask, free_port
+from tests.workers.wire import eventually, publish, send
+from workers.failures import StuckError
+from workers.health import Cause, Health
+from workers.job import Batch, Decision
+from workers.ledger.plans import load_catalogue
+from workers.send import SendJob
+from workers.ticker import run_ticker
+from workers.worker import run_worker
+
+LANE = TopicPartition(SEND_REQUESTS, 0)
+
+
+class _Clock:
+    """Time that a test lets pass."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> _Clock:
+    """The clock of `health`."""
+    return _Clock()
+
+
+@pytest.fixture
+def health(clock: _Clock) -> Health:
+    """A worker that is in its group and polls; its limit is 300 s."""
+    health = Health(300, clock)
+    health.joined()
+    health.polls()
+    return health
+
+
+def _cause(health: Health) -> Cause | None:
+    dead = health.dead()
+    return dead and dead.cause
+
+
+def test_a_worker_that_waits_for_its_group_too_long_is_stuck(clock: _Clock) -> None:
+    """Also one that had been in it, and whose group began anew."""
+    health = Health(300, clock)
+    assert ["joining"] == health.not_ready()
+    clock.now += 301
+    assert Cause.STUCK_JOIN == _cause(health)
+    health.joined()
+    assert (None, []) == (_cause(health), health.not_ready())
+    health.joins()
+    clock.now += 299
+    health.joins()
+    clock.now += 2
+    assert Cause.STUCK_JOIN == _cause(health)
+
+
+def test_a_consumer_that_does_not_come_back_is_stuck(health: Health, clock: _Clock) -> None:
+    """Whatever it waits for."""
+    clock.now += 299
+    assert _cause(health) is None
+    clock.now += 2
+    assert Cause.STUCK_POLL == _cause(health)
+
+
+def _pass(health: Health, clock: _Clock, seconds: float) -> None:
+    clock.now += seconds
+    health.polls()
+
+
+def test_a_lane_that_has_nothing_to_do_is_never_stuck(health: Health, clock: _Clock) -> None:
+    """Idle is not stuck; neither is one that has just been given something after a week."""
+    lane = health.lane(LANE)
+    lane.waits()
+    _pass(health, clock, 7 * 86_400)
+    assert (None, []) == (_cause(health), health.not_ready())
+    lane.takes()
+    assert _cause(health) is None
+    _pass(health, clock, 301)
+    assert Cause.STUCK_HANDLER == _cause(health)
+
+
+def test_a_lane_that_tries_again_for_too_long_is_stuck_and_names_the_last_error(health: Health, clock: _Clock) -> None:
+    """Opening anew, and taking the same batch again, is no getting on."""
+    lane = health.lane(LANE)
+    lane.waits()
+    lane.takes()
+    for _ in range(61):
+        lane.fails(OSError("planted"))
+        lane.opens()
+        lane.waits()
+        _pass(health, clock, 0.1)
+        lane.takes()
+        _pass(health, clock, 4.9)
+
+    dead = health.dead()
+    assert dead is not None
+    assert Cause.STUCK_HANDLER == dead.cause
+    assert "OSError('planted')" in dead.text
+
+
+def test_a_lane_that_gets_on_slowly_is_not_stuck(health: Health, clock: _Clock) -> None:
+    """Batch after batch, each published late, and a tick of many steps."""
+    lane = health.lane(LANE)
+    lane.waits()
+    lane.takes()
+    for _ in range(10):
+        _pass(health, clock, 200)
+        lane.takes()
+        lane.decided()
+        lane.published()
+        _pass(health, clock, 200)
+        lane.steps()
+
+    assert _cause(health) is None
+
+
+def test_a_lane_is_over_its_error_when_it_got_on_or_found_nothing_to_do(health: Health, clock: _Clock) -> None:
+    """Until then the worker is not ready, and says why."""
+    lane = health.lane(LANE)
+    lane.fails(OSError("planted"))
+    assert [f"lane {SEND_REQUESTS}/0 tries again because of OSError('planted')"] == health.not_ready()
+    lane.opens()
+    lane.waits()
+    assert 1 == len(health.not_ready())
+    _pass(health, clock, 6)
+    assert [] == health.not_ready()
+    lane.fails(OSError("again"))
+    lane.opens()
+    lane.waits()
+    lane.takes()
+    lane.published()
+    assert [] == health.not_ready()
+
+
+def test_the_first_error_that_ends_a_worker_is_the_one_it_names(health: Health) -> None:
+    """What follows is a consequence."""
+    health.ends(ValueError("first"))
+    health.ends(ValueError("second"))
+    health.drains()
+
+    assert (Cause.FATAL, "first") == health.dead()
+
+
+# -- over HTTP --------------------------------------------------------------------------------------------------------
+
+
+class _Slow(SendJob):
+    """Takes its time with a batch."""
+
+    def __init__(self) -> None:
+        super().__init__(load_catalogue())
+        self.asked, self.may_go_on = asyncio.Event(), asyncio.Event()
+
+    async def decide(self, connection: Connection, batch: Batch) -> Decision:
+        self.asked.set()
+        await self.may_go_on.wait()
+        return await super().decide(connection, batch)
+
+
+async def test_probes_answer_while_a_lane_works_and_name_the_lane_that_is_stuck(cluster: Settings) -> None:
+    """Ready; still alive in the middle of long work; then not alive, and ended with the reason."""
+    own = cluster.model_copy(update={"health_port": free_port(), "stuck_seconds": 3.0, "drain_seconds": 1.0})
+    job, stop = _Slow(), asyncio.Event()
+    task = asyncio.create_task(run_worker(job, own, stop))
+
+    async def answers(path: str, status: int) -> bool:
+        return (await ask(own.health_port, path))[0] == status
+
+    await eventually(lambda: answers("/readyz", 200), "ready")
+    await publish(cluster, SEND_REQUESTS, [send(in_partition(cluster, 2))])
+    await asyncio.wait_for(job.asked.wait(), 10)
+    at_work = await ask(own.health_port, "/livez")
+    began = monotonic()
+    await eventually(lambda: answers("/livez", 503), "not alive")
+    status, body = await ask(own.health_port, "/livez")
+    with pytest.raises(StuckError, match=r"stuck_handler: lane inmail.send-requests/2 has not got on for 3 s"):
+        await asyncio.wait_for(task, 15)
+
+    assert (200, {"alive": True}) == at_work
+    assert status in (503, 0)
+    assert body.get("cause") in ("stuck_handler", "fatal", None)
+    assert 1 < monotonic() - began < 12
+
+
+async def test_a_port_that_is_taken_is_told_as_a_setting(cluster: Settings) -> None:
+    """Four workers on one machine need four ports."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        own = cluster.model_copy(update={"health_port": listener.getsockname()[1]})
+        with pytest.raises(SettingsError, match="INMAIL_HEALTH_PORT"):
+            await run_worker(SendJob(load_catalogue()), own, asyncio.Event())
+
+
+async def test_the_ticker_is_probed_too(cluster: Settings) -> None:
+    """Ready once it ticks."""
+    own = cluster.model_copy(update={"health_port": free_port()})
+    stop = asyncio.Event()
+    task = asyncio.create_task(run_ticker(own, stop))
+
+    async def ready() -> bool:
+        return (await ask(own.health_port, "/readyz"))[0] == 200
+
+    await eventually(ready, "ready")
+    stop.set()
+    await asyncio.wait_for(task, 10)
+
+
+# -- stuck, for real --------------------------------------------------------------------------------------------------
+
+
+async def test_a_lane_that_tries_again_in_vain_ends_the_worker_with_the_last_error(cluster: Settings) -> None:
+    """A lock that somebody keeps: each attempt times out, and after the limit another worker may be luckier."""
+    own = cluster.model_copy(update={"stuck_seconds": 4.0, "database_timeout_seconds": 1.0, "drain_seconds": 1.0})
+    holder = await connect_database(cluster)
+    async with living(own) as life:
+        await life.ready()
+        transaction = holder.transaction()
+        await transaction.start()
+        await holder.execute("select from lanes for update")
+        await publish(cluster, SEND_REQUESTS, [send(in_partition(cluster, 1))])
+        error = await life.ended()
+        await transaction.rollback()
+    await holder.close()
+
+    assert isinstance(error, StuckError)
+    assert "stuck_handler: lane inmail.send-requests/1" in str(error)
+    assert "the last error was TimeoutError()" in str(error)
+
+
+async def test_a_worker_whose_group_does_not_let_it_in_ends(cluster: Settings) -> None:
+    """Another member never gives up what it has: the join takes longer than the limit."""
+    member = AIOKafkaConsumer(
+        bootstrap_servers=cluster.kafka_bootstrap_servers,
+        group_id=SendJob.group,
+        rebalance_timeout_ms=60_000,
+        heartbeat_interval_ms=60_000,  # it never hears that it should join anew
+        session_timeout_ms=60_000,
+        enable_auto_commit=False,
+    )
+    member.subscribe([SEND_REQUESTS])
+    await member.start()
+    try:
+        own = cluster.model_copy(update={"stuck_seconds": 2.0, "drain_seconds": 1.0})
+        async with living(own) as life:
+            error = await life.ended()
+    finally:
+        await member.stop()
+
+    assert isinstance(error, StuckError)
+    assert str(error).startswith("stuck_join: not in its group for 2 s")

@@ -1,0 +1,184 @@
+"""What machines may do to where a lane reads: partitions that cannot be read, offsets that are wrong or not known."""
+
+import asyncio
+from collections import Counter
+from time import monotonic
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaProducer, TopicPartition, codec
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka.errors import KafkaError
+from aiokafka.protocol.commit import OffsetFetchRequest, OffsetFetchResponse_v3
+from structlog.testing import capture_logs
+
+from infra.kafka import admin_client, committed_offsets, partitions_of, reader
+from infra.postgres import Connection, create_pool
+from infra.settings import Settings
+from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS
+from schemas.envelope import encode
+from tests.workers.life import at_the_end, in_partition
+from tests.workers.wire import ends, eventually, pass_over, publish, read, send, settled, working
+from workers.job import Batch, Decision
+from workers.lane import LaneError
+from workers.ledger.plans import load_catalogue
+from workers.ops.topics import plan_topics
+from workers.send import SendJob
+from workers.worker import Worker, run_worker
+
+LOADING = 14  # Kafka's error code of a coordinator that is
+
+
+async def _set_offset(settings: Settings, group: str, place: TopicPartition, offset: int) -> None:
+    async with reader(settings, group) as consumer:
+        consumer.assign([place])
+        await consumer.commit({place: offset})
+
+
+def _job() -> SendJob:
+    return SendJob(load_catalogue())
+
+
+async def test_an_offset_beyond_the_end_of_its_partition_is_named(cluster: Settings) -> None:
+    """A topic made anew, or records lost: the lane cannot know where to go on, and says so."""
+    end = (await ends(cluster, SEND_REQUESTS))[TopicPartition(SEND_REQUESTS, 2)]
+    await _set_offset(cluster, SendJob.group, TopicPartition(SEND_REQUESTS, 2), end + 1_000)
+
+    with pytest.raises(LaneError, match=rf"send-requests/2 is {end + 1_000}, but the partition ends at {end}"):
+        await asyncio.wait_for(run_worker(_job(), cluster, asyncio.Event()), 20)
+
+
+class _Held(SendJob):
+    """Decides nothing before it may."""
+
+    def __init__(self) -> None:
+        super().__init__(load_catalogue())
+        self.asked, self.may_go_on = asyncio.Event(), asyncio.Event()
+
+    async def decide(self, connection: Connection, batch: Batch) -> Decision:
+        self.asked.set()
+        await self.may_go_on.wait()
+        return await super().decide(connection, batch)
+
+
+async def test_a_lane_that_retention_overtakes_says_what_is_lost(cluster: Settings) -> None:
+    """Records are deleted that the lane has not fetched yet: its poll fails, and it does not try for ever."""
+    place = TopicPartition(SEND_REQUESTS, 1)
+    request = send(in_partition(cluster, place.partition))
+    job, stop = _Held(), asyncio.Event()
+    async with create_pool(cluster) as pool, admin_client(cluster) as admin:
+        worker = Worker(job, cluster, pool, admin)
+        task = asyncio.create_task(worker.run(stop))
+        try:
+            await publish(cluster, SEND_REQUESTS, [request])
+            await asyncio.wait_for(job.asked.wait(), 20)
+            for held in [(1, False), (2, False), (2, True)]:
+                await publish(cluster, SEND_REQUESTS, [request])
+                await eventually(lambda held=held: _holds(worker, place, held), f"records where they wait: {held}")
+            await publish(cluster, SEND_REQUESTS, [request])
+            end = (await ends(cluster, SEND_REQUESTS))[place]
+            await admin.delete_records({place: RecordsToDelete(before_offset=end)})
+            job.may_go_on.set()
+
+            with pytest.raises(LaneError, match=f"retention removed {SEND_REQUESTS}/1 up to offset {end}"):
+                await asyncio.wait_for(task, 10)
+        finally:
+            job.may_go_on.set()
+            stop.set()
+            await asyncio.wait([task])
+
+
+async def _holds(worker: Worker, place: TopicPartition, held: tuple[int, bool]) -> bool:
+    """Tell whether so many chunks are in a lane's inbox, and one more in the consumer's hands."""
+    return held == (len(worker._lanes[place][0].inbox._chunks), place in worker._consumer._fetcher._records)
+
+
+async def test_a_partition_that_cannot_be_read_costs_no_other_one_a_record(
+    cluster: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lane tries again at leisure; the others answer everything; once it can be read it is answered too."""
+    unreadable = send(in_partition(cluster, 3))
+    requests = [send(in_partition(cluster, n % 3)) for n in range(60)]
+    start = await ends(cluster, SEND_RESULTS)
+    async with AIOKafkaProducer(bootstrap_servers=cluster.kafka_bootstrap_servers, compression_type="zstd") as producer:
+        await producer.send_and_wait(SEND_REQUESTS, encode(unreadable), (unreadable.subject or "").encode())
+    monkeypatch.setattr(codec, "has_zstd", lambda: False)  # as on a machine without the library
+
+    async with working(cluster, _job()):
+        with capture_logs() as logs:
+            await eventually(lambda: _logged(logs, "poll_failed"), "a poll that fails")
+            began = monotonic()
+            for request in requests:
+                await publish(cluster, SEND_REQUESTS, [request])
+            async with asyncio.timeout(10):
+                await at_the_end(cluster, 0, 1, 2)
+            seconds = monotonic() - began
+        await settled(cluster)
+        answers = await read(cluster, start, 0)
+        monkeypatch.undo()
+        await at_the_end(cluster, 3)
+        await settled(cluster)
+        late = await read(cluster, start, 0)
+
+    begun = Counter(log["partition"] for log in logs if log["event"] == "lane_begins_again")
+    assert Counter(str(event.id) for event in requests) == Counter(answer["request_id"] for answer in answers)
+    assert str(unreadable.id) in {answer["request_id"] for answer in late}
+    assert begun[3] > max(begun[number] for number in range(3)) <= 1
+    assert sum(log["event"] == "poll_failed" for log in logs) < 10 + 5 * seconds
+
+
+async def _logged(logs: list[Any], event: str) -> bool:
+    return any(log["event"] == event for log in logs)
+
+
+# -- offsets ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def loading(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many more questions for offsets are answered as by a coordinator that is loading, which then knows none."""
+    send_ = AIOKafkaAdminClient._send_request
+    left = [0]
+
+    async def answers(self: AIOKafkaAdminClient, request: Any, node_id: int | None = None) -> Any:
+        if isinstance(request, OffsetFetchRequest) and left[0]:
+            left[0] -= 1
+            return OffsetFetchResponse_v3(0, [], LOADING)
+        return await send_(self, request, node_id)
+
+    monkeypatch.setattr(AIOKafkaAdminClient, "_send_request", answers)
+    return left
+
+
+async def test_a_coordinator_that_is_loading_has_not_said_that_there_is_no_offset(
+    cluster: Settings, loading: list[int]
+) -> None:
+    """Asking for offsets fails; planning asks again; so does a lane that opens, and then it works."""
+    places = partitions_of(SEND_REQUESTS, cluster.topic_partitions)
+    async with admin_client(cluster) as admin:
+        loading[0] = 1
+        with pytest.raises(KafkaError, match="not known yet"):
+            await committed_offsets(admin, SendJob.group, places)
+        assert None not in (await committed_offsets(admin, SendJob.group, places)).values()
+    loading[0] = 2
+    assert [] == await plan_topics(cluster)
+
+    start = await ends(cluster, SEND_RESULTS)
+    requests = [send(in_partition(cluster, number)) for number in range(4)]
+    await publish(cluster, SEND_REQUESTS, requests)
+    loading[0] = 6
+    async with working(cluster, _job()):
+        answers = await read(cluster, start, len(requests))
+
+    assert 0 == loading[0]
+    assert {str(event.id) for event in requests} == {answer["request_id"] for answer in answers}
+
+
+async def test_empty_books_of_a_group_that_has_published_are_refused(cluster: Settings, database: Connection) -> None:
+    """They are the wrong database, or one lost: every account would have lost its credits."""
+    await publish(cluster, SEND_REQUESTS, [send(in_partition(cluster, number)) for number in range(4)])
+    await pass_over(cluster)
+    await database.execute("delete from lanes")
+
+    with pytest.raises(LaneError, match=r"books end at 0: is INMAIL_DATABASE_URL the right.*set next_offset"):
+        await asyncio.wait_for(run_worker(_job(), cluster, asyncio.Event()), 20)

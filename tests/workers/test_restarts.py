@@ -1,0 +1,176 @@
+"""Servers that end and come back, topics that vanish and rights that are missing, on a stack of their own."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from time import monotonic
+
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import (
+    GroupAuthorizationFailedError,
+    MessageSizeTooLargeError,
+    TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
+)
+from aiokafka.protocol.admin import CreateAclsRequest, DeleteAclsRequest
+
+from infra.kafka import NotSetUpError, admin_client, remedy
+from infra.local.stack import LocalStack
+from infra.migrate import migrate
+from infra.postgres import connect_database
+from infra.settings import Settings, load_settings
+from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS
+from tests.workers.life import living, once_each
+from tests.workers.wire import ends, prepare, publish, read, send
+from workers import watch
+from workers.ledger.store import FUNCTIONS
+from workers.send import SendJob
+
+TOPIC, GROUP, TRANSACTIONAL_ID = 2, 3, 5  # kinds of resources
+READ, WRITE = 3, 4
+DENY, PREFIXED = 2, 4
+
+
+@pytest.fixture(scope="module")
+def own_stack() -> Iterator[LocalStack]:
+    """A stack to break. Its broker asks an authorizer, which allows what nobody has forbidden."""
+    rights = {
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "allow.everyone.if.no.acl.found": "true",
+    }
+    with LocalStack(broker_settings=rights) as running:
+        yield running
+
+
+@pytest.fixture
+async def own(own_stack: LocalStack, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Settings]:
+    """Settings for it, with topics and books made; the servers are looked after often."""
+    monkeypatch.setattr(watch, "_SERVERS_SECONDS", 0.5)
+    settings = load_settings(
+        kafka_bootstrap_servers=own_stack.kafka_bootstrap_servers,
+        database_url=own_stack.database_url,
+        topic_partitions=2,
+        session_seconds=10,
+        transaction_seconds=2,
+    )
+    connection = await connect_database(settings)
+    await migrate(connection, [FUNCTIONS])
+    await connection.close()
+    await prepare(settings)
+    yield settings
+    await prepare(settings)
+
+
+async def test_a_worker_outlives_its_database_s_restart(own: Settings, own_stack: LocalStack, account: str) -> None:
+    """What comes meanwhile is held, and answered once when it is back."""
+    requests = [send(account) for _ in range(20)]
+    start = await ends(own, SEND_RESULTS)
+    async with living(own) as life:
+        await life.ready()
+        await asyncio.to_thread(own_stack.kill_postgres)
+        await life.not_ready("Postgres")
+        await publish(own, SEND_REQUESTS, requests)
+        await life.not_ready("tries again")
+        await asyncio.to_thread(own_stack.start_postgres)
+        answers = await read(own, start, len(requests))
+        await life.ready()
+
+    assert once_each(requests, answers)
+
+
+async def test_a_worker_outlives_its_broker_s_restart(
+    own: Settings, own_stack: LocalStack, account: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also in the middle of its work; and it does not spin meanwhile, with producers that it had or has given up."""
+    requests = [send(account) for _ in range(2_000)]
+    start = await ends(own, SEND_RESULTS)
+    async with living(own) as life:
+        await life.ready()
+        await publish(own, SEND_REQUESTS, requests)
+        await read(own, start, 1)
+        await asyncio.to_thread(own_stack.kill_kafka)
+        await life.not_ready("Kafka")
+        caplog.clear()
+        began = monotonic()
+        await asyncio.to_thread(own_stack.start_kafka)
+        attempts = sum(record.msg.startswith("Unable connect to node") for record in caplog.records)
+        a_second = attempts / (monotonic() - began)
+        answers = await read(own, start, len(requests))
+        await life.ready()
+
+    print(f"{a_second:.0f} attempts a second to reach the broker")
+    assert once_each(requests, answers)
+    assert a_second < 60
+
+
+@pytest.mark.parametrize("topic", [SEND_REQUESTS, SEND_RESULTS])
+async def test_a_worker_whose_topic_is_gone_ends_and_says_what_to_run(own: Settings, account: str, topic: str) -> None:
+    """The one it reads, and the one it publishes to: aiokafka would wait for either."""
+    async with living(own) as life:
+        await life.ready()
+        async with admin_client(own) as admin:
+            await admin.delete_topics([topic])
+        if topic == SEND_RESULTS:
+            await publish(own, SEND_REQUESTS, [send(account)])
+
+        error = await life.ended()
+    assert isinstance(error, NotSetUpError)
+    assert f"Kafka has no topic {topic}: run `inmail topics apply`" == str(error)
+
+
+@asynccontextmanager
+async def _forbidden(settings: Settings, resource: int, name: str, operation: int) -> AsyncIterator[None]:
+    """Forbid everybody something, for names that begin so."""
+    rule = (resource, name, PREFIXED, "User:*", "*", operation, DENY)
+    async with admin_client(settings) as admin:
+        made = await admin._send_request(CreateAclsRequest(*rule))
+        assert [0] == [each[0] for each in made.creation_responses]
+        yield
+        await admin._send_request(DeleteAclsRequest(*rule))
+
+
+RIGHTS = {
+    "to read its topic": (TOPIC, SEND_REQUESTS, READ, TopicAuthorizationFailedError),
+    "to publish": (TOPIC, SEND_RESULTS, WRITE, TopicAuthorizationFailedError),
+    "to be in its group": (GROUP, SendJob.group, READ, GroupAuthorizationFailedError),
+    "to its transactions": (TRANSACTIONAL_ID, SendJob.group, WRITE, TransactionalIdAuthorizationFailed),
+}
+
+
+@pytest.mark.parametrize("what", RIGHTS)
+async def test_a_worker_that_is_not_allowed_ends_and_says_which_right_it_needs(
+    own: Settings, account: str, what: str
+) -> None:
+    """Trying again would not help, and would hide it."""
+    resource, name, operation, kind = RIGHTS[what]
+    await publish(own, SEND_REQUESTS, [send(account)])
+    async with _forbidden(own, resource, name, operation), living(own) as life:
+        error = await life.ended()
+
+    assert isinstance(error, kind)
+    assert (remedy(error) or "").startswith("grant the workers' user ")
+
+
+async def test_a_result_topic_that_takes_no_large_batch_ends_the_worker(own: Settings, account: str) -> None:
+    """It is a setting to mend; the batch is held."""
+    requests = [send(account) for _ in range(50)]
+    start = await ends(own, SEND_RESULTS)
+    async with admin_client(own) as admin:
+        await _set_largest(admin, SEND_RESULTS, 2_000)
+        await publish(own, SEND_REQUESTS, requests)
+        async with living(own) as life:
+            error = await life.ended()
+        await _set_largest(admin, SEND_RESULTS, 1_048_588)
+    async with living(own):
+        answers = await read(own, start, len(requests))
+
+    assert isinstance(error, MessageSizeTooLargeError)
+    assert "max.message.bytes" in (remedy(error) or "")
+    assert once_each(requests, answers)
+
+
+async def _set_largest(admin: AIOKafkaAdminClient, topic: str, size: int) -> None:
+    config = {"max.message.bytes": str(size), "message.timestamp.type": "LogAppendTime"}
+    await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, configs=config)])

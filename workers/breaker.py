@@ -1,0 +1,76 @@
+"""The circuit breaker: when a share of everything is bad, the fault is not the records'.
+
+A producer that writes nonsense, a version that cannot read what it should, a catalogue without a plan: each would turn
+all that comes into dead letters. The worker ends instead, before it stores the batch that tripped it: what it holds is
+decided after the fix, and what went before can be sent again.
+"""
+
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+
+from aiokafka import TopicPartition
+from aiokafka.structs import ConsumerRecord
+
+from infra.settings import Settings
+from schemas.catalogue import Undecodable
+from workers.failures import LaneError
+
+__all__ = ["FEWEST", "Breaker", "BreakerError"]
+
+FEWEST = 50  # dead letters that say nothing yet, whatever share they are
+
+
+class BreakerError(LaneError):
+    """Too large a share of what a worker read cannot be decided."""
+
+
+class Breaker:
+    """Counts the records that a worker read last, over all its lanes."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._share = settings.dead_letter_share
+        self._window = settings.dead_letter_window
+        self._batches: deque[tuple[int, Counter[str]]] = deque()
+        self._read = 0
+        self._reasons: Counter[str] = Counter()
+        self._counted_to: dict[TopicPartition, int] = {}
+
+    def judge(self, records: Sequence[ConsumerRecord], refused: Mapping[int, Undecodable]) -> None:
+        """Count a batch, each record once however often it is decided.
+
+        Raises:
+            BreakerError: when the batch has bad records, and they are too large a share of the last ones.
+
+        """
+        if not records:
+            return
+        place = TopicPartition(records[0].topic, records[0].partition)
+        counted_to = self._counted_to.get(place, 0)
+        new = len(records)
+        if records[0].offset < counted_to:
+            new = sum(record.offset >= counted_to for record in records)
+        reasons = Counter(each.reason.value for offset, each in refused.items() if offset >= counted_to)
+        self._counted_to[place] = max(counted_to, records[-1].offset + 1)
+        self._add(new, reasons)
+        bad = self._reasons.total()
+        if refused and bad >= FEWEST and bad > self._share * self._read:
+            raise BreakerError(self._words(bad))
+
+    def _add(self, read: int, reasons: "Counter[str]") -> None:
+        """Add a batch, and forget the oldest ones while the rest still fills the window."""
+        self._batches.append((read, reasons))
+        self._read += read
+        self._reasons += reasons
+        while self._read - self._batches[0][0] >= self._window:
+            read, reasons = self._batches.popleft()
+            self._read -= read
+            self._reasons -= reasons
+
+    def _words(self, bad: int) -> str:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in self._reasons.most_common())
+        return (
+            f"{bad} of the last {self._read} records cannot be decided ({reasons}), more than the"
+            f" {self._share:.0%} of INMAIL_DEAD_LETTER_SHARE: the last batch is held, not turned into dead letters. See"
+            " `inmail dead-letters list`; mend the producer, the plan catalogue or this version and start again. To let"
+            " them through as dead letters, start with INMAIL_DEAD_LETTER_SHARE=1"
+        )

@@ -1,0 +1,44 @@
+"""Four kinds of failure, never mixed: outcome, dead letter, retry, crash. Which of the last two an error is.
+
+An outcome is a row and no error at all; a dead letter is made where a record is refused. What passes by itself is tried
+again, jittered and bounded, while its batch is held. Everything else ends the process, which says what to do.
+"""
+
+import random
+
+import asyncpg
+from aiokafka.errors import KafkaError
+
+from infra.kafka import remedy
+from infra.postgres import is_transient
+
+__all__ = ["LaneError", "StuckError", "WorkerError", "back_off_seconds", "may_pass"]
+
+_LEAST_SECONDS, _MOST_SECONDS = 0.05, 5.0
+
+
+class LaneError(Exception):
+    """The lane cannot go on and trying again would not help. The message says what an operator can do."""
+
+
+class WorkerError(Exception):
+    """The worker could not end in order. The message says why and what it left."""
+
+
+class StuckError(WorkerError):
+    """The worker did not get on for longer than it may. The message says at what, and the last error."""
+
+
+def may_pass(error: Exception) -> bool:
+    """Tell whether an error of a server may pass by itself, so that trying again can help."""
+    if isinstance(error, KafkaError):
+        return remedy(error) is None
+    return isinstance(
+        error, (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+    ) and (is_transient(error))
+
+
+def back_off_seconds(failures: int) -> float:
+    """Return how long to wait after so many failures in a row: longer each time up to a bound, and never in step."""
+    seconds = min(_MOST_SECONDS, _LEAST_SECONDS * float(2 ** min(failures, 10)))
+    return seconds * random.uniform(0.5, 1.5)  # noqa: S311 - jitter

@@ -1,0 +1,221 @@
+"""What a process is at, told by those who do it, and what follows for who watches it: is it alive, is it ready.
+
+Alive: started again, it would be no better. Ready: it gets on with its work. A worker that is not ready holds what it
+has and tries again; one that is not alive ends by itself, and the probe is for one that cannot even do that.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from time import monotonic
+from typing import Any, NamedTuple
+
+from aiokafka import TopicPartition
+
+__all__ = ["Cause", "Dead", "Doing", "Health", "LaneHealth"]
+
+_SETTLED_SECONDS = 5.0  # a lane that found nothing to do for so long after an error is over it
+
+
+class Cause(StrEnum):
+    """Why a process is not alive."""
+
+    FATAL = "fatal"  # it is ending, of an error
+    STUCK_JOIN = "stuck_join"  # the group, or a server it has to connect to, does not let it in
+    STUCK_POLL = "stuck_poll"  # the consumer was asked and does not come back
+    STUCK_HANDLER = "stuck_handler"  # a lane has work and does not get on
+
+
+class Doing(StrEnum):
+    """What a lane does."""
+
+    OPENING = "opening"
+    WAITING = "waiting"  # for records
+    DECIDING = "deciding"
+    PUBLISHING = "publishing"
+    AGAIN = "waiting to begin again"
+
+
+class Dead(NamedTuple):
+    """Why a process is not alive, for machines and for people."""
+
+    cause: Cause
+    text: str
+
+
+@dataclass(slots=True)
+class LaneHealth:
+    """One lane. A moment of its clock is when it last got on, or was given something after it had nothing to do."""
+
+    clock: Callable[[], float]
+    doing: Doing = Doing.OPENING
+    error: str | None = None  # the last one, until the lane got on again
+    held: int = 0  # batches taken and not published
+    moved_at: float = 0.0
+    _waits_from: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.moved_at = self.clock()
+
+    def opens(self) -> None:
+        """It begins, or begins again: what it held it takes once more."""
+        self.doing, self.held = Doing.OPENING, 0
+
+    def waits(self) -> None:
+        """It looks for records."""
+        if not self.held:
+            self.doing, self._waits_from = Doing.WAITING, self.clock()
+
+    def takes(self) -> None:
+        """It has a batch to decide."""
+        if self._is_over_it():
+            self.error, self.moved_at = None, self.clock()
+        self.held += 1
+        self.doing = Doing.DECIDING
+
+    def decided(self) -> None:
+        """A batch is stored."""
+        self.doing = Doing.PUBLISHING
+
+    def steps(self) -> None:
+        """A part of a batch is stored that takes several transactions."""
+        self.moved_at = self.clock()
+
+    def published(self) -> None:
+        """A batch is done with."""
+        self.held = max(0, self.held - 1)
+        self.error, self.moved_at = None, self.clock()
+        if not self.held:
+            self.waits()
+
+    def fails(self, error: BaseException) -> None:
+        """It waits, and begins again."""
+        self.doing, self.error = Doing.AGAIN, repr(error)
+
+    def _is_over_it(self) -> bool:
+        """Tell whether it got on since its last error, or found that there was nothing to do."""
+        if self.doing is not Doing.WAITING:
+            return False
+        return self.error is None or self.clock() - self._waits_from > _SETTLED_SECONDS
+
+    @property
+    def trouble(self) -> str | None:
+        """Why it does not get on, if it does not."""
+        if self.error is not None and not self._is_over_it():
+            return f"tries again because of {self.error}"
+        return "is opening" if self.doing is Doing.OPENING else None
+
+    @property
+    def busy_seconds(self) -> float:
+        """How long it has had something to do and has not got on."""
+        return 0.0 if self._is_over_it() else self.clock() - self.moved_at
+
+
+@dataclass(slots=True)
+class Health:
+    """A process: where it is in its life, its lanes, and the servers it needs."""
+
+    stuck_seconds: float
+    clock: Callable[[], float] = monotonic
+    lanes: dict[TopicPartition, LaneHealth] = field(default_factory=dict)
+    counts: "Counter[str]" = field(default_factory=Counter)
+    _joining_from: float | None = None  # None: it is in
+    _polled_at: float | None = None  # None: it does not poll
+    _draining: bool = False
+    _fatal: str | None = None
+    _servers: dict[str, str] = field(default_factory=dict)  # those that do not serve, and why
+
+    def __post_init__(self) -> None:
+        self._joining_from = self.clock()
+
+    def joins(self) -> None:
+        """It waits for its group, or for servers to connect to."""
+        if self._joining_from is None:
+            self._joining_from = self.clock()
+
+    def joined(self) -> None:
+        """It has its share of the work, be it none."""
+        self._joining_from = None
+
+    def polls(self) -> None:
+        """The consumer is asked, now."""
+        self._polled_at = self.clock()
+
+    def lane(self, tp: TopicPartition) -> LaneHealth:
+        """Return what a new lane tells of itself."""
+        self.lanes[tp] = LaneHealth(self.clock)
+        return self.lanes[tp]
+
+    def lost(self, tp: TopicPartition) -> None:
+        """Its lane is gone."""
+        self.lanes.pop(tp, None)
+
+    def serves(self, server: str, error: str | None) -> None:
+        """A server answered, or this is why not."""
+        if error is None:
+            self._servers.pop(server, None)
+        else:
+            self._servers[server] = error
+
+    def drains(self) -> None:
+        """It ends, as it was asked to."""
+        self._draining = True
+        self._polled_at = None
+
+    def ends(self, error: BaseException) -> None:
+        """It ends, of an error."""
+        self._fatal = self._fatal or str(error) or repr(error)
+
+    def dead(self) -> Dead | None:
+        """Return why the process is not alive, if it is not."""
+        now = self.clock()
+        if self._fatal is not None:
+            return Dead(Cause.FATAL, self._fatal)
+        if self._draining:
+            return None  # which has a deadline of its own
+        if self._polled_at is not None and now - self._polled_at > self.stuck_seconds:
+            return Dead(Cause.STUCK_POLL, f"the consumer has not come back for {now - self._polled_at:.0f} s")
+        if self._joining_from is not None and now - self._joining_from > self.stuck_seconds:
+            why = "".join(f"; {server}: {error}" for server, error in self._servers.items())
+            return Dead(Cause.STUCK_JOIN, f"not in its group for {now - self._joining_from:.0f} s{why}")
+        for tp, lane in self.lanes.items():
+            if lane.busy_seconds > self.stuck_seconds:
+                why = f"the last error was {lane.error}" if lane.error else "there was no error"
+                return Dead(
+                    Cause.STUCK_HANDLER,
+                    f"lane {tp.topic}/{tp.partition} has not got on for {lane.busy_seconds:.0f} s while it is"
+                    f" {lane.doing}: {why}",
+                )
+        return None
+
+    def not_ready(self) -> list[str]:
+        """Return why the process does not get on with its work; nothing where it does."""
+        return list(self._reasons())
+
+    def _reasons(self) -> Iterator[str]:
+        if (dead := self.dead()) is not None:
+            yield f"{dead.cause}: {dead.text}"
+        if self._draining:
+            yield "draining"
+        if self._joining_from is not None:
+            yield "joining"
+        yield from (f"{server}: {error}" for server, error in self._servers.items())
+        for tp, lane in sorted(self.lanes.items()):
+            if (trouble := lane.trouble) is not None:
+                yield f"lane {tp.topic}/{tp.partition} {trouble}"
+
+    # -- as HTTP answers ----------------------------------------------------------------------------------------------
+
+    def livez(self) -> tuple[bool, dict[str, Any]]:
+        """Answer whether the process is alive."""
+        dead = self.dead()
+        if dead is None:
+            return True, {"alive": True}
+        return False, {"alive": False, "cause": dead.cause, "text": dead.text}
+
+    def readyz(self) -> tuple[bool, dict[str, Any]]:
+        """Answer whether the process is ready."""
+        reasons = self.not_ready()
+        lanes = {f"{tp.topic}/{tp.partition}": lane.doing for tp, lane in sorted(self.lanes.items())}
+        return not reasons, {"ready": not reasons, "reasons": reasons, "lanes": lanes, "counts": dict(self.counts)}

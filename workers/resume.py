@@ -1,0 +1,57 @@
+"""Where a lane begins: how far its answers are published, and what it refuses to guess."""
+
+from aiokafka import TopicPartition
+
+from workers.failures import LaneError
+
+__all__ = ["published_to"]
+
+
+def published_to(
+    group: str, tp: TopicPartition, published: int | None, stored: int | None, *, kept: tuple[int, int]
+) -> int:
+    """Return how far a lane's answers are published; refuse to guess where records were lost or an offset never was.
+
+    Args:
+        group: whose lane it is.
+        tp: its partition.
+        published: the group's committed offset.
+        stored: up to where the books have read.
+        kept: the offsets of the oldest record that retention has left, and of the partition's end.
+
+    Raises:
+        LaneError: saying what an operator has to decide.
+
+    """
+    oldest, end = kept
+    place = f"{tp.topic}/{tp.partition}"
+    if published is None:
+        raise LaneError(
+            f"group {group} has no offset for {place}: run `inmail topics apply`, which starts a group at the"
+            " oldest record, or near the end of the books if there are any"
+        )
+    if published > end:
+        raise LaneError(
+            f"the offset of group {group} for {place} is {published}, but the partition ends at {end}: was the"
+            " topic made anew, or records lost? Set the group's offset to where it should go on"
+        )
+    if (stored or 0) > end:
+        raise LaneError(
+            f"the books have read {place} up to offset {stored}, but the partition ends at {end}: was the topic"
+            " made anew, or records lost? Set the group's offset and next_offset of the lane's row to where it"
+            " should go on"
+        )
+    if published > max(stored or 0, oldest):
+        raise LaneError(
+            f"group {group} has published {place} up to offset {published}, but the books end at {stored or 0}: is"
+            " INMAIL_DATABASE_URL the right database, was it restored from a backup, or the group moved ahead? To"
+            f" decide the records between, set the group's offset to {max(stored or 0, oldest)}; to go on without"
+            f" them, set next_offset of the lane's row to {published}"
+        )
+    if published < oldest and (stored or 0) < oldest:
+        raise LaneError(
+            f"retention removed {place} up to offset {oldest}, and group {group} has decided it up to"
+            f" {stored or 0} only: the records between are lost to it. To go on without them, set both the group's"
+            f" offset and next_offset of the lane's row to {oldest}"
+        )
+    return published

@@ -1,0 +1,108 @@
+"""What a worker looks after beside its work: whether the servers are there, and whether it gets on at all."""
+
+import asyncio
+from typing import NoReturn
+
+import asyncpg
+import structlog
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
+
+from infra.kafka import NotSetUpError, committed_offsets, count_partitions
+from infra.postgres import Pool
+from schemas.catalogue import OUTPUT_TOPICS
+from workers.failures import StuckError
+from workers.health import Health
+from workers.job import Job
+from workers.lane import Clients
+
+__all__ = ["watch_progress", "watch_servers"]
+
+_PROGRESS_SECONDS = 0.5
+_SERVERS_SECONDS = 5.0
+
+
+async def watch_progress(health: Health) -> NoReturn:
+    """Raise StuckError once the process is not alive: it ends with the reason, and another one may do better."""
+    while True:
+        await asyncio.sleep(min(_PROGRESS_SECONDS, health.stuck_seconds / 4))
+        if (dead := health.dead()) is not None:
+            raise StuckError(f"{dead.cause}: {dead.text}")
+
+
+async def watch_servers(job: Job, clients: Clients) -> NoReturn:
+    """Look whether Kafka and Postgres serve, also while there is nothing to do, and whether the topics are there.
+
+    Raises:
+        NotSetUpError: once a topic is gone: aiokafka would go on without it, and say nothing.
+
+    """
+    log = structlog.get_logger("inmail.worker").bind(worker=job.group)
+    coordinator = _Coordinator(job, clients)
+    gone = ""
+    while True:
+        await asyncio.sleep(_SERVERS_SECONDS)
+        clients.health.serves("Postgres", await _postgres(clients.pool))
+        clients.health.serves("Kafka", await coordinator.trouble())
+        if not (lacks_topic := await _lacks_topic(job, clients)):
+            gone = ""
+        elif lacks_topic == gone:  # a broker that has just started may not know all
+            raise NotSetUpError(gone)
+        else:
+            gone = lacks_topic
+            log.warning("topic_not_seen", error=gone)
+
+
+async def _postgres(pool: Pool) -> str | None:
+    """Return why the database does not take what is decided. One whose connections are all at work does."""
+    if not pool.get_idle_size() and pool.get_size() == pool.get_max_size():
+        return None
+    try:
+        async with asyncio.timeout(_SERVERS_SECONDS), pool.acquire() as connection:
+            if await connection.fetchval("show transaction_read_only") == "on":
+                return "it is read-only"
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        return repr(error)
+    return None
+
+
+class _Coordinator:
+    """A group's coordinator, asked for an offset.
+
+    A question under way is never cancelled: a connection that aiokafka is making then would stay behind, open.
+    """
+
+    def __init__(self, job: Job, clients: Clients) -> None:
+        self._job = job
+        self._clients = clients
+        self._asking: asyncio.Task[object] | None = None
+
+    async def trouble(self) -> str | None:
+        """Return why it does not answer."""
+        if self._asking is None:
+            place = TopicPartition(self._job.topic, 0)
+            self._asking = asyncio.create_task(committed_offsets(self._clients.admin, self._job.group, [place]))
+        done, _ = await asyncio.wait([self._asking], timeout=_SERVERS_SECONDS)
+        if not done:
+            return "no answer"
+        asked, self._asking = self._asking, None
+        try:
+            asked.result()
+        except (KafkaError, OSError) as error:
+            return repr(error)
+        return None
+
+
+async def _lacks_topic(job: Job, clients: Clients) -> str:
+    """Return which topic is gone. Asked only where something is wrong: it is a question about the whole cluster."""
+    lanes = list(clients.health.lanes.values())
+    if lanes and clients.consumer.partitions_for_topic(job.topic) and not any(lane.trouble for lane in lanes):
+        return ""
+    try:
+        async with asyncio.timeout(_SERVERS_SECONDS):
+            await count_partitions(clients.admin, [job.topic, *OUTPUT_TOPICS])
+    except NotSetUpError as error:
+        return str(error)
+    except (KafkaError, OSError):
+        return ""
+    return ""
