@@ -53,7 +53,7 @@ came out otherwise than told
 
  3 Kafka or Postgres cannot be reached, refused, or is not set up; the local ones could not start, or one ended
 
- 70 a broken invariant, or an unexpected end of a worker
+ 70 a broken invariant, a worker that did not get on, found too much that it cannot decide, or could not end in order
 """
 
 app = typer.Typer(

@@ -5,6 +5,7 @@ from itertools import count
 import pytest
 from aiokafka.structs import ConsumerRecord
 
+from infra.postgres import Connection
 from infra.settings import Settings, load_settings
 from schemas.catalogue import DEAD_LETTERS, SEND_REQUESTS, SEND_RESULTS, Undecodable
 from schemas.results import DeadLetterReason
@@ -79,13 +80,15 @@ def test_a_share_of_one_lets_everything_through() -> None:
 
 
 async def test_what_trips_it_is_held_for_a_version_that_can_read_it(
-    cluster: Settings, monkeypatch: pytest.MonkeyPatch
+    cluster: Settings, database: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The worker ends and says why; no dead letter is made of the batch; mended, it decides everything."""
+    """The worker ends and says why; neither books nor dead letters know of the batch; mended, it is decided."""
     account = in_partition(cluster, 0)
     requests = [send(account) for _ in range(FEWEST)]
     results, letters = await ends(cluster, SEND_RESULTS), await ends(cluster, DEAD_LETTERS)
     await publish(cluster, SEND_REQUESTS, requests)
+    read_to = "select next_offset from lanes where topic = $1 and partition = 0"
+    before = await database.fetchval(read_to, SEND_REQUESTS)
 
     def reads_nothing(*_: object) -> None:
         raise NO_JSON
@@ -97,6 +100,7 @@ async def test_what_trips_it_is_held_for_a_version_that_can_read_it(
     assert "INMAIL_DEAD_LETTER_SHARE=1" in str(error)
     assert "fatal" == life.health.dead().cause  # type: ignore[union-attr]
 
+    assert before == await database.fetchval(read_to, SEND_REQUESTS)
     monkeypatch.undo()
     async with living(cluster):
         answers = await read(cluster, results, len(requests))
