@@ -63,6 +63,11 @@ bench: $(STAMP) ## Measure against baselines into build/bench.json (about 12 min
 histories: $(STAMP) ## Compare 5,000 random histories of all events with the oracle (about 10 min; make test plays 200)
 	HISTORIES=5000 $(BIN)/python -m pytest tests/ledger/test_histories.py -k random_histories_as --timeout 3600
 
+.PHONY: crash
+crash: $(STAMP) ## Let every fault meet a worker at every await of the lane's protocol: the crash matrix (about 25 min)
+	$(BIN)/python -m tests.crash --faults 1100
+	$(BIN)/python -m tests.crash.table
+
 .PHONY: image-check
 image-check: $(STAMP) ## Run the Dockerfile's steps in a clean folder, where no Docker engine is at hand (1 min)
 	$(BIN)/python -m tests.house.image_check

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import logging
 import sys
 from pathlib import Path
 from time import monotonic
@@ -15,6 +16,7 @@ from tests.crash.points import POINTS, Kind, cells
 from tests.crash.result import show, summary, write
 
 FILE = Path(__file__).parents[2] / "build" / "crash.json"
+LOGS = FILE.parent / "crash-logs"
 
 
 def _arguments() -> argparse.Namespace:
@@ -46,7 +48,7 @@ async def _run(order: Order, out: Console) -> Result:
                 left = seconds / done * (order.faults - done)
                 out.print(f"{seconds:6.0f} s: {done:,} of {order.faults:,} faults, about {left:.0f} s left")
 
-        return await run(stack, crash_settings(stack), order, FILE.parent / "crash-logs", report)
+        return await run(stack, crash_settings(stack), order, LOGS, report)
 
 
 def main() -> None:
@@ -55,6 +57,8 @@ def main() -> None:
     wanted = list(cells(given.points, [Kind(kind) for kind in given.kinds]))
     order = Order(wanted, given.faults or len(wanted), given.seed, given.minutes * 60, given.rate, given.broken)
     out = Console()
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # a killed broker is meant to be missed
+    LOGS.mkdir(parents=True, exist_ok=True)
     result = asyncio.run(_run(order, out))
     write(result, FILE)
     show(result, out)

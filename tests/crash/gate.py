@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import wraps
 from importlib import import_module
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -209,9 +210,9 @@ class Gate:
 
 def _cut(port: int | None) -> None:
     """Cut this process's connections to a server. Both ends see them end."""
-    for number in os.listdir("/proc/self/fd"):
+    for entry in list(Path("/proc/self/fd").iterdir()):
         with contextlib.suppress(OSError):  # not a socket, or not connected, or gone meanwhile
-            connection = socket.socket(fileno=os.dup(int(number)))
+            connection = socket.socket(fileno=os.dup(int(entry.name)))
             with connection:
-                if connection.getpeername()[1] == port:
+                if connection.family == socket.AF_INET and connection.getpeername()[1] == port:
                     connection.shutdown(socket.SHUT_RDWR)

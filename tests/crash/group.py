@@ -11,7 +11,7 @@ from typing import NamedTuple
 from infra.local.stack import LocalStack
 from schemas.catalogue import CATALOGUE
 from tests.crash.books import Books
-from tests.crash.load import Inputs
+from tests.crash.load import Inputs, refuse_results
 from tests.crash.member import Member
 from tests.crash.points import POINTS, Cell, Kind, Phase, Trigger
 from tests.crash.process import SESSION_SECONDS, Start, application
@@ -21,6 +21,8 @@ __all__ = ["Group", "Surroundings"]
 MEMBERS = 2
 _REACH_SECONDS = 8.0
 _LOOK_SECONDS = 0.25
+_BROKEN_AT_MOST = 20
+_REFUSED_SECONDS = 0.7
 _LEAVE_SECONDS = 25.0  # a drain, and what an end may take beyond it
 _TOPICS = {(row.group or "").removeprefix("inmail-"): row.topic for row in CATALOGUE if row.group}
 
@@ -79,6 +81,8 @@ class Group:
                 self.broken.append(f"{self.job}: {member.error}")
         elif not member.leaving:
             self.broken.append(f"{self.job}: a worker ended with code {member.code} and without a word")
+        if len(self.broken) > _BROKEN_AT_MOST:
+            raise RuntimeError(f"nothing is to be learnt from going on: {self.broken}")
 
     async def end(self) -> None:
         """Tell all to drain, and wait for their ends."""
@@ -185,6 +189,11 @@ class Group:
                 await self._freeze(member)
             case Kind.REBALANCE:
                 await self._rebalance(member)
+            case Kind.REFUSED:
+                await refuse_results(self._start.settings, refuse=True)
+                member.go()
+                await asyncio.sleep(_REFUSED_SECONDS)
+                await refuse_results(self._start.settings, refuse=False)
             case _:
                 raise ValueError(kind)
         if not member.gone.is_set():

@@ -7,18 +7,27 @@ from typing import NamedTuple
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import RecordsToDelete
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 
 from infra.kafka import admin_client, committed_offsets, create_producer, partitions_of, reader
 from infra.settings import Settings
-from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, INPUT_TOPICS, SEND_REQUESTS
+from schemas.catalogue import (
+    BILLING_EVENTS,
+    CREDIT_EVENTS,
+    EXPIRY_TICKS,
+    INPUT_TOPICS,
+    SEND_REQUESTS,
+    SEND_RESULTS,
+)
 from tests.crash.books import Books
+from workers.ops.topics import wanted_config
 from workers.simulate.history import simulate_records
 from workers.simulate.population import Population
 from workers.simulate.wire import Record
 
-__all__ = ["Inputs", "Load", "population"]
+__all__ = ["Inputs", "Load", "population", "refuse_results"]
 
 _UNACKNOWLEDGED = 200
 _GARBAGE = (b"", b"not json", b'{"specversion":"1.0"}', b"\xff\xfe", b"[]")
@@ -93,6 +102,14 @@ class Load:
             if self._dice.random() < _GARBAGE_SHARE:
                 topic = self._dice.choice((SEND_REQUESTS, BILLING_EVENTS, EXPIRY_TICKS))
                 yield Record(topic, b"nobody", self._dice.choice(_GARBAGE), record.time)
+
+
+async def refuse_results(settings: Settings, *, refuse: bool) -> None:
+    """Let the broker refuse every result, as too large, or take them again."""
+    async with admin_client(settings) as admin:
+        for topic in (SEND_RESULTS, CREDIT_EVENTS):
+            config = wanted_config(topic, settings) | ({"max.message.bytes": "1"} if refuse else {})
+            await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, configs=config)])
 
 
 class Removed(NamedTuple):

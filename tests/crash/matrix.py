@@ -31,7 +31,6 @@ from workers.ops.topics import apply_topics, plan_topics
 __all__ = ["PARTITIONS", "Order", "Result", "crash_settings", "crash_stack", "run"]
 
 PARTITIONS = 3
-_DRAIN_SECONDS = 120.0
 _GROUPS = {row.topic: row.group or "" for row in CATALOGUE if row.group}
 
 
@@ -44,6 +43,7 @@ class Order:
     seed: int
     seconds: float = 3_600.0  # no fault begins later
     rate: float = 40.0  # records a second
+    drain_seconds: float = 120.0  # for what is left at the end
     broken: str | None = None
 
 
@@ -104,11 +104,13 @@ def crash_settings(stack: LocalStack) -> Settings:
 
 
 async def run(stack: LocalStack, settings: Settings, order: Order, logs: Path, report: Callable[..., Any]) -> Result:
-    """Run the faults of an order, let pristine workers answer what is left, and judge. The topics are new."""
+    """Run the faults of an order, let pristine workers answer what is left, and judge.
+
+    The topics are to be new, the database empty, and the folder for the workers' logs there.
+    """
     result = Result(order)
     began = monotonic()
     preload()
-    logs.mkdir(parents=True, exist_ok=True)
     books = Books(settings)
     await books.prepare()
     await apply_topics(settings, await plan_topics(settings))
@@ -120,11 +122,11 @@ async def run(stack: LocalStack, settings: Settings, order: Order, logs: Path, r
         if any(cell.job == job for cell in order.cells)
     }
     load = Load(settings, order.seed, order.rate)
-    watch = Watch(books)
+    watch = Watch(books, logs / "faults.log")
     async with _beside(inputs.run(), watch.run()):
         async with _beside(load.run(), stop=load.stop):
             await _faults(stack, groups, watch, result, report)
-        result.stuck = await _drain(settings, groups, inputs)
+        result.stuck = await _drain(settings, groups, inputs, order.drain_seconds)
         for group in groups.values():
             await group.end()
             result.ends += group.ends
@@ -188,12 +190,10 @@ async def _fault(group: Group, cell: Cell, watch: Watch, result: Result) -> None
         member = None
     (result.faults if member else result.missed)[cell] += 1
     if member:
-        watch.expect(cell, group.name)
+        watch.expect(cell, group.name, member.pid)
 
 
-async def _kill_server(
-    stack: LocalStack, groups: dict[str, Group], stage: Stage, watch: Watch, result: Result
-) -> None:
+async def _kill_server(stack: LocalStack, groups: dict[str, Group], stage: Stage, watch: Watch, result: Result) -> None:
     """Kill a server while workers stand, let them go on into what is left, and start it again."""
     is_broker = stage.server is Kind.BROKER
     cells = [row[0] for row in stage.cells.values() if row]
@@ -203,15 +203,15 @@ async def _kill_server(
         (result.faults if member else result.missed)[cell] += 1
         if member is not None:
             member.go()
-            watch.expect(cell, groups[cell.job].name)
+            watch.expect(cell, groups[cell.job].name, member.pid)
     result.server_kills[stage.server or ""] += 1
     await asyncio.to_thread(stack.start_kafka if is_broker else stack.start_postgres)
 
 
-async def _drain(settings: Settings, groups: dict[str, Group], inputs: Inputs) -> int:
+async def _drain(settings: Settings, groups: dict[str, Group], inputs: Inputs, seconds: float) -> int:
     """Let workers that nobody touches answer all there is; return how many records they left."""
     places = [place for place in inputs.places if _GROUPS[place.topic] in {group.name for group in groups.values()}]
-    deadline = monotonic() + _DRAIN_SECONDS
+    deadline = monotonic() + seconds
     left = 0
     async with admin_client(settings) as admin, reader(settings) as consumer:
         while monotonic() < deadline:

@@ -27,6 +27,7 @@ class Kind(StrEnum):
     POSTGRES_CUT = "Postgres cut"
     FROZEN = "frozen, a zombie"
     REBALANCE = "rebalance"
+    REFUSED = "results refused"  # by the broker, for a while; only a delivery can meet that
 
 
 SERVERS = (Kind.BROKER, Kind.POSTGRES)  # one kill meets a worker of each job
@@ -108,6 +109,8 @@ def cells(points: Sequence[str] = (), kinds: Sequence[Kind] = ()) -> Iterator[Ce
     for name in points or POINTS:
         for phase in Phase:
             for kind in kinds or Kind:
+                if kind is Kind.REFUSED and name != "delivery":
+                    continue
                 for job in POINTS[name].jobs:
                     yield Cell(job, name, phase, kind)
 

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections import defaultdict
+from datetime import UTC, datetime
+from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
 
@@ -24,10 +26,11 @@ class _Met(NamedTuple):
 
 
 class Watch:
-    """Looks at the lanes' rows many times a second. (The groups' offsets are judged by the broker's log of them.)"""
+    """Looks at the lanes' rows many times a second. The groups' offsets are judged by the broker's log of them."""
 
-    def __init__(self, books: Books) -> None:
+    def __init__(self, books: Books, log: Path) -> None:
         self._books = books
+        self._log = log
         self._stored: dict[tuple[str, int], int] = {}
         self._met: list[_Met] = []
         self._back: list[str] = []
@@ -50,8 +53,10 @@ class Watch:
                     self._met.remove(met)
             await asyncio.sleep(_EVERY_SECONDS)
 
-    def expect(self, cell: Cell, group: str) -> None:
-        """Note that a fault has met a group: how long until each of its lanes has stored something more?"""
+    def expect(self, cell: Cell, group: str, pid: int) -> None:
+        """Note that a fault has met a group, whose lanes have yet to store something more."""
+        with self._log.open("a") as log:
+            log.write(f"{datetime.now(UTC).isoformat()} {pid} {', '.join(cell)}\n")
         self._met.append(_Met(cell, group, monotonic(), dict(self._stored)))
 
     def report(self, verdict: Verdict) -> None:
