@@ -55,7 +55,8 @@ def main() -> None:
     """Run, print, write."""
     given = _arguments()
     wanted = list(cells(given.points, [Kind(kind) for kind in given.kinds]))
-    order = Order(wanted, given.faults or len(wanted), given.seed, given.minutes * 60, given.rate, given.broken)
+    faults = given.faults or len(wanted)
+    order = Order(wanted, faults, given.seed, seconds=given.minutes * 60, rate=given.rate, broken=given.broken)
     out = Console()
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # a killed broker is meant to be missed
     LOGS.mkdir(parents=True, exist_ok=True)
