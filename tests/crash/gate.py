@@ -200,6 +200,8 @@ class Gate:
         match word:
             case "arm":
                 self._armed = rest[0]
+                if self._armed is None:  # it may have come there a moment before it was called off
+                    self._may_go.set()
             case "go":
                 self._may_go.set()
             case "cut":

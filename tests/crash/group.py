@@ -8,6 +8,8 @@ from random import Random
 from time import monotonic
 from typing import NamedTuple
 
+from aiokafka.errors import KafkaError
+
 from infra.local.stack import LocalStack
 from schemas.catalogue import CATALOGUE
 from tests.crash.books import Books
@@ -119,11 +121,7 @@ class Group:
                 if member.is_free:
                     member.arm(armed)
             standing = await self._first(armed, point.trigger)
-            for member in self._members + [each for each, _ in self._leavers]:
-                if member is not standing:
-                    member.arm(None)
-                    if member.stands.is_set():
-                        member.go()
+            self._disarm(standing)
             if standing is not None:
                 return standing
         return None
@@ -160,17 +158,23 @@ class Group:
             if member.is_free:
                 member.arm(armed)
         standing = await self._first(armed, Trigger.WORK)
-        for member in self._members:
-            if member is not standing:
-                member.arm(None)
-                if member.stands.is_set():
-                    member.go()
+        self._disarm(standing)
         if standing is None:
             return False
-        removed = await self._around.inputs.remove_unpublished(self.name, self.topic)
+        try:
+            removed = await self._around.inputs.remove_unpublished(self.name, self.topic)
+        except (KafkaError, TimeoutError):  # a broker that was killed a moment ago may not know yet
+            removed = False
         await standing.kill()
-        self._members.remove(standing)
+        if standing in self._members:
+            self._members.remove(standing)
         return removed
+
+    def _disarm(self, standing: Member | None) -> None:
+        """Let all go on but the one that a fault is to meet."""
+        for member in [*self._members, *(each for each, _ in self._leavers)]:
+            if member is not standing:
+                member.arm(None)
 
     # -- what meets it there ------------------------------------------------------------------------------------------
 

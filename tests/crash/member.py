@@ -32,6 +32,7 @@ class Member:
         self.stands = asyncio.Event()
         self.revoking = asyncio.Event()
         self.gone = asyncio.Event()
+        self._armed = armed
         self.leaving = False
         self.error = ""  # what ended it, in its own words
         self.may_pass = True
@@ -54,7 +55,10 @@ class Member:
         return not (self.gone.is_set() or self.leaving or self.stands.is_set())
 
     def arm(self, armed: Armed | None) -> None:
-        """Let it stand at a point, or nowhere."""
+        """Let it stand at a point; or nowhere, and go on if it stands."""
+        self._armed = armed
+        if armed is None:
+            self.stands.clear()
         self._say("arm", armed)
 
     def go(self) -> None:
@@ -93,7 +97,7 @@ class Member:
             while self._pipe.poll():
                 word, *rest = self._pipe.recv()
                 match word:
-                    case "at":
+                    case "at" if self._armed is not None:
                         self.stands.set()
                     case "revoking":
                         self.revoking.set()
