@@ -92,10 +92,6 @@ _PATCHES = (
 )
 
 
-def _no_stop() -> None:
-    """Stop nothing yet."""
-
-
 class Gate:
     """A worker's end of the pipe. The controller arms it for one point; whoever comes there stands until let go."""
 
@@ -108,7 +104,6 @@ class Gate:
             "kafka": int(settings.kafka_bootstrap_servers.rpartition(":")[2]),
             "postgres": urlsplit(settings.database_url.get_secret_value()).port,
         }
-        self.stop: Callable[[], None] = _no_stop
 
     def install(self) -> None:
         """Wrap the calls of all points."""
@@ -206,8 +201,6 @@ class Gate:
                 self._may_go.set()
             case "cut":
                 _cut(self._ports[rest[0]])
-            case "stop":
-                self.stop()
 
 
 def _cut(port: int | None) -> None:

@@ -191,7 +191,10 @@ async def _offsets(settings: Settings, verdict: Verdict) -> None:
     places = await all_partitions(settings, (_OFFSETS,))
     async with aclosing(read_records(settings, places)) as records:
         async for record in records:
-            if record.value is None or (key := _offset_key(record.key)) is None:
+            if (key := _offset_key(record.key)) is None:
+                continue
+            if record.value is None:  # forgotten, as with a topic that was removed
+                reached.pop(key, None)
                 continue
             (offset,) = struct.unpack_from(">q", record.value, 2)
             verdict.note("backwards", f"{key}: {reached.get(key)} to {offset}", int(offset < reached.get(key, 0)))

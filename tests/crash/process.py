@@ -29,7 +29,7 @@ from workers.expiry import ExpiryJob
 from workers.ledger.plans import load_catalogue
 from workers.ops.records import NotSetUpError
 from workers.send import SendJob
-from workers.worker import WorkerError, run_worker, stop_requested
+from workers.worker import WorkerError, run_worker
 
 __all__ = ["SESSION_SECONDS", "Start", "application", "main"]
 
@@ -56,7 +56,7 @@ def application(pid: int) -> str:
 def main(start: Start, pipe: Connection) -> None:
     """Work until told to stop. What ended it is told to the controller, with whether a supervisor's restart helps."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # also when it is stopped
-    log = os.open(start.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    log = os.open(start.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
     configure_logging(start.settings)
@@ -103,8 +103,8 @@ def _note_claims() -> None:
 async def _run(start: Start, pipe: Connection) -> None:
     gate = Gate(pipe, start.settings, start.armed)
     gate.install()
-    stop = stop_requested()
-    gate.stop = stop.set
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     gate.listen()
     error: Exception | None = None
     try:

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import os
 from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 from random import Random
 
@@ -29,6 +31,8 @@ DIRECTED = {
     "offset first": (Cell("send", "partitions", Phase.BEFORE, Kind.KILLED), {"lost"}),
     "deliveries unawaited": (Cell("send", "delivery", Phase.BEFORE, Kind.REFUSED), {"lost"}),
 }
+# `make crash` runs them all; the tests, those that take a moment.
+FORMS = list(DIRECTED) if os.environ.get("CRASH") else ["no epoch", "offset first"]
 
 
 @pytest.fixture(scope="module")
@@ -67,17 +71,18 @@ async def test_a_seeded_slice_of_the_matrix_breaks_no_promise(
     mortal: LocalStack, fresh: Settings, tmp_path: Path
 ) -> None:
     """The faults that each protection is against, and some by chance. `make crash` makes a thousand."""
-    directed = [cell for cell, _ in DIRECTED.values()]
-    order = Order([*directed, *_by_chance()], 16, SEED, rate=100)
+    directed = [cell._replace(job=job) for (cell, _), job in zip(DIRECTED.values(), cycle(JOBS), strict=False)]
+    wanted = [*directed, *_by_chance()]
+    order = Order(wanted, len(wanted), SEED, rate=100)
 
     result = await _run(mortal, fresh, order, tmp_path)
 
     assert result.passed, json.dumps(as_json(result), indent=1)
-    assert result.faults.total() >= 15, summary(result)
+    assert len(wanted) <= result.faults.total() + 1, as_json(result)["missed_cells"]
 
 
 def _by_chance() -> Iterator[Cell]:
-    """Yield two faults of each worker, and one of each server's that meets all workers."""
+    """Yield two faults of each worker's, and one of each server's that meets all workers."""
     dice = Random(SEED)  # noqa: S311 - a workload
     for job in JOBS:
         mine = [cell for cell in cells() if cell.job == job]
@@ -87,7 +92,7 @@ def _by_chance() -> Iterator[Cell]:
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("form", DIRECTED)
+@pytest.mark.parametrize("form", FORMS)
 async def test_the_matrix_fails_without_a_protection(
     mortal: LocalStack, fresh: Settings, tmp_path: Path, form: str
 ) -> None:
@@ -103,6 +108,17 @@ async def test_the_matrix_fails_without_a_protection(
 def test_every_protection_has_its_broken_form() -> None:
     """None can be added without a fault that shows what it is for."""
     assert set(BROKEN) == set(DIRECTED)
+
+
+def test_a_point_that_nobody_comes_to_fails_the_matrix() -> None:
+    """A call that is renamed takes its point with it; that must not look like a fault survived."""
+    cell = Cell("send", "seek", Phase.BEFORE, Kind.KILLED)
+    result = Result(Order([cell], 1, SEED))
+    assert result.passed
+
+    result.missed[cell] += 1
+
+    assert (["seek"], False) == (result.unreached, result.passed)
 
 
 def test_each_cell_comes_once_before_any_comes_again() -> None:
