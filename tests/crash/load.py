@@ -33,6 +33,7 @@ _UNACKNOWLEDGED = 200
 _GARBAGE = (b"", b"not json", b'{"specversion":"1.0"}', b"\xff\xfe", b"[]")
 _GARBAGE_SHARE = 0.02
 _READ_SECONDS = 30.0
+_MARKER_BYTES = "100"  # a transaction's marker fits, no result does: the broker would never end it else
 _CATCH_UP_SECONDS = 0.5  # a broker that was away is not met with all that was due meanwhile
 
 
@@ -108,7 +109,7 @@ async def refuse_results(settings: Settings, *, refuse: bool) -> None:
     """Let the broker refuse every result, as too large, or take them again."""
     async with admin_client(settings) as admin:
         for topic in (SEND_RESULTS, CREDIT_EVENTS):
-            config = wanted_config(topic, settings) | ({"max.message.bytes": "1"} if refuse else {})
+            config = wanted_config(topic, settings) | ({"max.message.bytes": _MARKER_BYTES} if refuse else {})
             await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, configs=config)])
 
 
