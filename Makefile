@@ -55,6 +55,10 @@ format: $(STAMP) ## Rewrite style where a tool can
 render: $(STAMP) ## Render AsyncAPI, JSON Schemas and the README's event table from the catalogue
 	$(BIN)/python -m schemas.render
 
+.PHONY: crash-render
+crash-render: $(STAMP) ## Render docs/crash-matrix.md from build/crash.json
+	$(BIN)/python -m tests.crash.table
+
 .PHONY: bench
 bench: $(STAMP) ## Measure against baselines into build/bench.json (about 20 min; not part of the tests)
 	$(BIN)/python -m tests.bench
@@ -70,6 +74,11 @@ fuzz: $(STAMP) ## Account for 100,000 malformed records from a real broker (abou
 .PHONY: life
 life: $(STAMP) ## Freeze, restart and drain workers under load, and work off a backlog of 1,000,000 in bounded memory (about 10 min)
 	BACKLOG=1000000 $(BIN)/python -m pytest tests/workers/test_life_cycle.py -s
+
+.PHONY: crash
+crash: $(STAMP) ## Let each fault meet a worker at each await of the lane: 1,200 faults, build/crash.json (about 30 min)
+	CRASH=all $(BIN)/python -m pytest tests/crash -k without_a_protection
+	$(BIN)/python -m tests.crash
 
 .PHONY: image-check
 image-check: $(STAMP) ## Run the Dockerfile's steps in a clean folder, where no Docker engine is at hand (1 min)

@@ -55,7 +55,10 @@ def is_transient(error: BaseException) -> bool:
     """Tell whether a database error may pass by itself."""
     if isinstance(error, TRANSIENT_ERRORS):
         return True
-    # asyncpg reports a connection that broke in the middle of a call as a misuse of a closed one.
+    # asyncpg reports a connection that the server has just ended as being in the middle of another operation,
+    if isinstance(error, asyncpg.InternalClientError):
+        return "another operation" in str(error)
+    # and one that broke in the middle of a call as a misuse of a closed one.
     return isinstance(error, asyncpg.InterfaceError) and "connection" in str(error)
 
 

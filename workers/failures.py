@@ -33,6 +33,8 @@ def may_pass(error: Exception) -> bool:
     """Tell whether an error of a server may pass by itself, so that trying again can help."""
     if isinstance(error, KafkaError):
         return remedy(error) is None
+    if isinstance(error, RuntimeError):  # uvloop, of a write to a connection that has just been lost
+        return "handler is closed" in str(error)
     return isinstance(
         error, (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
     ) and (is_transient(error))

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from infra.kafka import create_producer, reader
-from infra.postgres import Connection, connect_database, create_pool
+from infra.postgres import Connection, connect_database, create_pool, is_transient
 from infra.settings import Settings
 from schemas.catalogue import (
     CREDIT_EVENTS,
@@ -49,6 +49,26 @@ async def test_a_lost_client_keeps_its_locks_for_seconds_and_not_for_hours(clust
 
     assert ["10s", "5s", "5", "2", "3", "10000"] == shown
     assert shown == shown_alone
+
+
+async def test_a_connection_that_the_server_has_just_ended_may_be_tried_again(
+    cluster: Settings, database: Connection
+) -> None:
+    """Whenever a call finds it out: before the end is read, between its two parts, or after."""
+    errors = set()
+    for turns in range(60):
+        async with create_pool(cluster) as pool, pool.acquire() as connection:
+            await database.fetchval("select pg_terminate_backend($1)", connection.get_server_pid())
+            for _ in range(turns % 12):
+                await asyncio.sleep(0)
+            try:
+                async with connection.transaction():
+                    pass
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+                errors.add((type(error).__name__, is_transient(error)))
+
+    assert errors
+    assert {True} == {passes for _, passes in errors}, errors
 
 
 # -- expiry -----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,71 @@
+"""`make crash`: the crash matrix, on a stack of its own. Prints and writes what came of it; exits 1 when it failed."""
+
+import argparse
+import asyncio
+import logging
+import sys
+from pathlib import Path
+from time import monotonic
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from tests.crash.broken import BROKEN
+from tests.crash.matrix import Order, Result, crash_settings, crash_stack, run
+from tests.crash.points import POINTS, Kind, cells
+from tests.crash.result import show, summary, write
+
+FILE = Path(__file__).parents[2] / "build" / "crash.json"
+LOGS = FILE.parent / "crash-logs"
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.crash", description=__doc__)
+    parser.add_argument("--faults", type=int, default=0, help="how many; unless given, each cell once")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--points", nargs="*", default=[], choices=[*POINTS], metavar="POINT")
+    parser.add_argument("--kinds", nargs="*", default=[], choices=[*map(str, Kind)], metavar="KIND")
+    parser.add_argument("--minutes", type=float, default=60.0, help="no fault begins later")
+    parser.add_argument("--rate", type=float, default=40.0, help="records a second")
+    parser.add_argument("--broken", choices=[*BROKEN], help="take a protection out: the matrix then has to fail")
+    return parser.parse_args()
+
+
+async def _run(order: Order, out: Console) -> Result:
+    columns = (TextColumn("{task.completed:,} of {task.total:,} faults"), BarColumn(), TimeElapsedColumn(),
+               TextColumn("left:"), TimeRemainingColumn())  # fmt: skip
+    stack = crash_stack(lambda _: None)
+    began, told = monotonic(), [0]
+    with stack, Progress(*columns, console=out, disable=not out.is_terminal) as bar:
+        task = bar.add_task("faults", total=order.faults)
+
+        def report(result: Result) -> None:
+            done = result.faults.total() + result.missed.total()
+            bar.update(task, completed=done)
+            if not out.is_terminal and done >= told[0] + 20:
+                told[0] = done
+                seconds = monotonic() - began
+                left = seconds / done * (order.faults - done)
+                out.print(f"{seconds:6.0f} s: {done:,} of {order.faults:,} faults, about {left:.0f} s left")
+
+        return await run(stack, crash_settings(stack), order, LOGS, report)
+
+
+def main() -> None:
+    """Run, print, write."""
+    given = _arguments()
+    wanted = list(cells(given.points, [Kind(kind) for kind in given.kinds]))
+    faults = given.faults or len(wanted)
+    order = Order(wanted, faults, given.seed, seconds=given.minutes * 60, rate=given.rate, broken=given.broken)
+    out = Console()
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # a killed broker is meant to be missed
+    LOGS.mkdir(parents=True, exist_ok=True)
+    result = asyncio.run(_run(order, out))
+    write(result, FILE)
+    show(result, out)
+    out.print(summary(result))
+    sys.exit(not result.passed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""The books as the controller sees them from outside: who owns a lane, how far lanes have read, who is connected."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import asyncpg
+
+from infra.migrate import migrate
+from infra.postgres import connect_database, is_transient
+from infra.settings import Settings
+from workers.ledger.store import FUNCTIONS
+
+__all__ = ["Books"]
+
+Answer = TypeVar("Answer")
+
+_WAIT_SECONDS = 30.0
+_CLAIMS = """
+create table crash_claims (consumer_group text, partition integer, claimed bigint, actual bigint);
+grant insert on crash_claims to inmail_worker
+"""
+
+
+class Books:
+    """One connection, made anew whenever the server was killed."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._connection: asyncpg.Connection[Any] | None = None
+        self._lock = asyncio.Lock()
+
+    async def prepare(self) -> None:
+        """Migrate, and make the table in which workers note for which epoch they stored a batch."""
+
+        async def run(connection: Any) -> None:
+            await migrate(connection, [FUNCTIONS])
+            await connection.execute(_CLAIMS)
+
+        await self.ask(run)
+
+    async def ask(self, question: Callable[[Any], Coroutine[Any, Any, Answer]]) -> Answer:
+        """Ask, again while the server is away."""
+        async with self._lock, asyncio.timeout(_WAIT_SECONDS):
+            while True:
+                try:
+                    if self._connection is None or self._connection.is_closed():
+                        self._connection = await connect_database(self._settings)
+                    return await question(self._connection)
+                except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+                    if not is_transient(error):
+                        raise
+                    await asyncio.sleep(0.1)
+
+    async def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            await self._connection.close()
+
+    async def fetch(self, query: str, *arguments: object) -> list[Any]:
+        """Return a query's rows."""
+        return await self.ask(lambda connection: connection.fetch(query, *arguments))
+
+    async def epochs(self, group: str) -> dict[int, int]:
+        """Return the epoch of each of a group's lanes. Does not wait for an owner that holds the row."""
+        rows = await self.fetch("select partition, epoch from lanes where consumer_group = $1", group)
+        return {row["partition"]: row["epoch"] for row in rows}
+
+    async def stored(self) -> dict[tuple[str, int], int]:
+        """Return how far each lane's outcomes are stored."""
+        rows = await self.fetch("select consumer_group, partition, coalesce(next_offset, 0) as at from lanes")
+        return {(row["consumer_group"], row["partition"]): row["at"] for row in rows}
+
+    async def succeed(self, group: str) -> None:
+        """Raise the epochs of a group's lanes, as newer owners would. One whose owner is at work is passed over."""
+        await self.fetch(
+            "update lanes as l set epoch = l.epoch + 1 from"
+            " (select partition from lanes where consumer_group = $1 for update skip locked) as free"
+            " where l.consumer_group = $1 and l.partition = free.partition",
+            group,
+        )
+
+    async def disconnect(self, application: str) -> None:
+        """End a process's connections from the server's side."""
+        await self.fetch(
+            "select pg_terminate_backend(pid) from pg_stat_activity where application_name = $1", application
+        )

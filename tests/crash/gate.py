@@ -1,0 +1,214 @@
+"""Inside a worker: where it can be made to stand, and the controller's word that lets it go on.
+
+Nothing in the code under test knows of it. Each point wraps one call that a worker awaits, from outside, by its name; a
+name that no longer fits leaves a point that is never reached, which the matrix reports.
+"""
+
+import asyncio
+import contextlib
+import inspect
+import os
+import socket
+from collections.abc import Callable
+from functools import wraps
+from importlib import import_module
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from infra.settings import Settings
+from tests.crash.points import Phase
+
+__all__ = ["Gate"]
+
+Call = Callable[[tuple[Any, ...]], bool]
+
+
+class _Patch(NamedTuple):
+    """One call to wrap."""
+
+    point: str
+    owner: str  # module, or module:Class
+    name: str
+    counts: Call = lambda _: True
+
+
+def _of_group(arguments: tuple[Any, ...]) -> bool:
+    """Tell whether a consumer is the worker's own: others look without a group."""
+    return arguments[0]._group_id is not None
+
+
+def _transactional(arguments: tuple[Any, ...]) -> bool:
+    return arguments[0]._txn_manager is not None and arguments[0]._txn_manager.transactional_id is not None
+
+
+def _any(arguments: tuple[Any, ...]) -> bool:
+    """Tell whether a listener is called with partitions, and a drain with lanes."""
+    return bool(arguments[1])
+
+
+def _sql(start: str) -> Call:
+    return lambda arguments: arguments[1].startswith(start)
+
+
+CLAIM = "update lanes set next_offset"
+
+_CONSUMER = "aiokafka.consumer.consumer:AIOKafkaConsumer"
+_PRODUCER = "aiokafka.producer.producer:AIOKafkaProducer"
+_PATCHES = (
+    _Patch("join", _CONSUMER, "start", _of_group),
+    _Patch("assign", "workers.worker:Worker", "on_partitions_assigned", _any),
+    _Patch("fence", "infra.transactions:TransactionPair", "start"),
+    _Patch("epoch", "asyncpg.pool:Pool", "fetchrow", _sql("insert into lanes")),
+    _Patch("catch up", "infra.transactions:TransactionPair", "catch_up"),
+    _Patch("committed", "workers.lane", "committed_offsets"),
+    _Patch("oldest", _CONSUMER, "beginning_offsets", _of_group),
+    _Patch("end", _CONSUMER, "end_offsets", _of_group),
+    _Patch("recall", "workers.send:SendJob", "recall"),
+    _Patch("recall", "workers.billing:BillingJob", "recall"),
+    _Patch("recall", "workers.expiry:ExpiryJob", "recall"),
+    _Patch("seek", _CONSUMER, "seek", _of_group),
+    _Patch("fetch", _CONSUMER, "getmany", _of_group),
+    _Patch("take", "workers.inbox:Inbox", "take"),
+    _Patch("decode", "workers.lane", "sort_records"),
+    _Patch("acquire", "asyncpg.pool:PoolAcquireContext", "__aenter__"),
+    _Patch("begin", "asyncpg.transaction:Transaction", "__aenter__"),
+    _Patch("claim", "asyncpg.connection:Connection", "execute", _sql(CLAIM)),
+    _Patch("step", "workers.expiry:ExpiryJob", "step"),
+    _Patch("call", "workers.send:SendJob", "decide"),
+    _Patch("call", "workers.billing:BillingJob", "decide"),
+    _Patch("call", "workers.expiry:ExpiryJob", "decide"),
+    _Patch("commit", "asyncpg.transaction:Transaction", "_Transaction__commit"),
+    _Patch("publish", _PRODUCER, "begin_transaction"),
+    _Patch("partitions", _PRODUCER, "partitions_for", _transactional),
+    _Patch("delivery", _PRODUCER, "send_batch", _transactional),
+    _Patch("offsets", _PRODUCER, "send_offsets_to_transaction"),
+    _Patch("confirm", _PRODUCER, "commit_transaction"),
+    _Patch("revoke", "workers.worker:Worker", "on_partitions_revoked", _any),
+    _Patch("drain", "workers.worker:Worker", "_drain", _any),
+    _Patch("discard", "infra.transactions:TransactionPair", "discard"),
+    _Patch("rest", "workers.inbox:Inbox", "stopped"),
+    _Patch("leave", _CONSUMER, "stop", _of_group),
+)
+
+
+class Gate:
+    """A worker's end of the pipe. The controller arms it for one point; whoever comes there stands until let go."""
+
+    def __init__(self, pipe: Connection, settings: Settings, armed: tuple[str, Phase, int] | None) -> None:
+        self._pipe = pipe
+        self._armed = armed
+        self._may_go = asyncio.Event()
+        self._recalled: asyncio.Task[Any] | None = None
+        self._ports = {
+            "kafka": int(settings.kafka_bootstrap_servers.rpartition(":")[2]),
+            "postgres": urlsplit(settings.database_url.get_secret_value()).port,
+        }
+
+    def install(self) -> None:
+        """Wrap the calls of all points."""
+        for patch in _PATCHES:
+            self._wrap(patch)
+        self._wrap(_Patch("left", "infra.transactions:TransactionPair", "publish", self._is_left))
+
+    def listen(self) -> None:
+        """Take the controller's words from now on."""
+        asyncio.get_running_loop().add_reader(self._pipe.fileno(), self._read)
+        os.set_blocking(self._pipe.fileno(), True)  # uvloop switches it off; who stands still waits for a word
+
+    def tell(self, *word: object) -> None:
+        """Tell the controller something. Without one, there is nothing to live for."""
+        try:
+            self._pipe.send(word)
+        except OSError:
+            os._exit(1)
+
+    def _is_left(self, _: tuple[Any, ...]) -> bool:
+        """What the lane's own task publishes after a recall is what an earlier owner left."""
+        return self._recalled is not None and asyncio.current_task() is self._recalled
+
+    def _wrap(self, patch: _Patch) -> None:
+        module, _, name = patch.owner.partition(":")
+        owner = getattr(import_module(module), name) if name else import_module(module)
+        original = getattr(owner, patch.name)
+        point, counts = patch.point, patch.counts
+        if not inspect.iscoroutinefunction(original):
+
+            @wraps(original)
+            def call(*arguments: Any, **options: Any) -> Any:
+                if not counts(arguments):
+                    return original(*arguments, **options)
+                self._stand_still(point, Phase.BEFORE)
+                result = original(*arguments, **options)
+                self._stand_still(point, Phase.AFTER)
+                return result
+
+            setattr(owner, patch.name, call)
+            return
+
+        @wraps(original)
+        async def call_async(*arguments: Any, **options: Any) -> Any:
+            if not counts(arguments):
+                return await original(*arguments, **options)
+            if point == "revoke":
+                self.tell("revoking")
+            await self._stand(point, Phase.BEFORE)
+            result = await original(*arguments, **options)
+            if point == "recall":
+                self._recalled = asyncio.current_task()
+            await self._stand(point, Phase.AFTER)
+            return result
+
+        setattr(owner, patch.name, call_async)
+
+    def _comes_to(self, point: str, phase: Phase) -> bool:
+        if self._armed is None or self._armed[:2] != (point, phase):
+            return False
+        left = self._armed[2] - 1
+        self._armed = (point, phase, left) if left else None
+        if left:
+            return False
+        self._may_go.clear()
+        self.tell("at", point, phase)
+        return True
+
+    async def _stand(self, point: str, phase: Phase) -> None:
+        """Let this one coroutine stand; the worker's others go on."""
+        if self._comes_to(point, phase):
+            await self._may_go.wait()
+
+    def _stand_still(self, point: str, phase: Phase) -> None:
+        """Let the whole process stand: the point is no await."""
+        if self._comes_to(point, phase):
+            while not self._may_go.is_set():
+                self._obey()
+
+    def _read(self) -> None:
+        while self._pipe.poll():
+            self._obey()
+
+    def _obey(self) -> None:
+        try:
+            word, *rest = self._pipe.recv()
+        except (EOFError, OSError):
+            os._exit(1)
+        match word:
+            case "arm":
+                self._armed = rest[0]
+                if self._armed is None:  # it may have come there a moment before it was called off
+                    self._may_go.set()
+            case "go":
+                self._may_go.set()
+            case "cut":
+                _cut(self._ports[rest[0]])
+
+
+def _cut(port: int | None) -> None:
+    """Cut this process's connections to a server. Both ends see them end."""
+    for entry in list(Path("/proc/self/fd").iterdir()):
+        with contextlib.suppress(OSError):  # not a socket, or not connected, or gone meanwhile
+            connection = socket.socket(fileno=os.dup(int(entry.name)))
+            with connection:
+                if connection.family == socket.AF_INET and connection.getpeername()[1] == port:
+                    connection.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,213 @@
+"""What must hold at the end, seen from outside: by the audit, and by a stock read_committed reader of every topic."""
+
+import json
+import struct
+from collections import Counter, defaultdict
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from aiokafka.structs import ConsumerRecord
+
+from infra.settings import Settings
+from schemas.catalogue import CREDIT_EVENTS, DEAD_LETTERS, EXPIRY_TICKS, SEND_RESULTS, Undecodable, decode, fingerprint
+from schemas.ids import answer_id, conflict_id, dead_letter_id, movement_id, tick_answer_id, tick_conflict_id
+from tests.crash.books import Books
+from tests.crash.load import Inputs
+from workers.ops.audit import audit
+from workers.ops.records import all_partitions, read_records
+
+__all__ = ["Verdict", "judge"]
+
+_EXAMPLES = 5
+_OFFSETS = "__consumer_offsets"
+_CONFLICT = "key_conflict"
+
+
+@dataclass(slots=True)
+class Verdict:
+    """How often each promise was broken, and the first places."""
+
+    requests: int = 0
+    answers: int = 0
+    beyond_retention: int = 0  # repeats and dead letters whose record was removed before they were published
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.counts.total()
+
+    def note(self, promise: str, place: object, count: int = 1) -> None:
+        """Note a broken promise."""
+        if count > 0:
+            self.counts[promise] += count
+            if len(self.examples[promise]) < _EXAMPLES:
+                self.examples[promise].append(str(place))
+
+
+async def judge(settings: Settings, books: Books, inputs: Inputs) -> Verdict:
+    """Judge a run whose workers have ended and answered all."""
+    verdict = Verdict(requests=len(inputs.records))
+    for finding in (await audit(settings)).failures():
+        verdict.note("unbalanced", f"{finding.name}: {finding.examples[0]}", finding.count)
+    for row in await books.fetch("select * from crash_claims where claimed < actual"):
+        verdict.note("stale", dict(row))
+    visible = await _visible(settings)
+    verdict.answers = sum(len(events) for events in visible.values())
+    expected = await _expected(books, inputs, verdict)
+    _compare(visible, expected, verdict)
+    _sequences(visible, verdict)
+    await _offsets(settings, verdict)
+    return verdict
+
+
+class Seen(NamedTuple):
+    """An event where a reader finds it."""
+
+    event: dict[str, Any]
+    place: str
+    timestamp: int
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it does not say that it repeats an answer."""
+        return not self.event["data"].get("repeat")
+
+
+async def _visible(settings: Settings) -> dict[UUID, list[Seen]]:
+    """Return what a reader of the results and dead letters sees, by event id."""
+    found: dict[UUID, list[Seen]] = defaultdict(list)
+    places = await all_partitions(settings, (SEND_RESULTS, CREDIT_EVENTS, DEAD_LETTERS))
+    async with aclosing(read_records(settings, places)) as records:
+        async for record in records:
+            event = json.loads(record.value)
+            place = f"{record.topic}/{record.partition}/{record.offset}"
+            found[UUID(event["id"])].append(Seen(event, place, record.timestamp))
+    return found
+
+
+class _Expected(Counter[UUID]):
+    """How often each event is to be seen; an answer as often as its record was read, a movement once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: dict[UUID, str] = {}
+        self.excused: set[UUID] = set()  # one more may be there: retention took a repeat of the record
+
+    def want(self, id_: UUID, place: str) -> None:
+        """Expect an event once more."""
+        self[id_] += 1
+        self.places[id_] = place
+
+
+async def _expected(books: Books, inputs: Inputs, verdict: Verdict) -> _Expected:
+    answers = {
+        (row["account_id"], row["request_id"], row["fingerprint"]): row
+        for row in await books.fetch("select a.account_id, j.* from journal as j join accounts as a using (account)"
+                                     " where j.is_answer")
+    }  # fmt: skip
+    ticks = {
+        (row["partition"], row["request_id"], row["fingerprint"]): row
+        for row in await books.fetch("select * from ticks")
+    }
+    expected = _Expected()
+    for row in await books.fetch("select a.account_id, j.sequence from journal as j join accounts as a using (account)"
+                                 " where not j.is_answer"):  # fmt: skip
+        expected.want(movement_id(row["account_id"], row["sequence"]), f"{row['account_id']} {row['sequence']}")
+    for (topic, partition, offset), record in inputs.records.items():
+        place = f"{topic}/{partition}/{offset}"
+        id_, source = _answer(record, answers, ticks)
+        if id_ is None:
+            verdict.note("lost", f"{place} has no outcome")
+        elif source != offset and _is_removed(inputs, record):
+            verdict.beyond_retention += 1
+            expected.places.setdefault(id_, place)
+            expected.excused.add(id_)
+        else:
+            expected.want(id_, place)
+    return expected
+
+
+def _answer(record: ConsumerRecord, answers: dict[Any, Any], ticks: dict[Any, Any]) -> tuple[UUID | None, int | None]:
+    """Return the id of the event that answers a record, and the offset it was decided for; no id without an outcome."""
+    topic, partition = record.topic, record.partition
+    try:
+        event = decode(topic, record.key, record.value)
+    except Undecodable:
+        return dead_letter_id(topic, partition, record.offset), None
+    print_ = fingerprint(event)
+    if topic == EXPIRY_TICKS:
+        row = ticks.get((partition, event.id, print_))
+        if row is None or row["code"] == "booking":
+            return None, None
+        conflict = row["code"] == _CONFLICT
+        id_ = tick_conflict_id(partition, event.id, print_) if conflict else tick_answer_id(partition, event.id)
+        return id_, row["source_offset"]
+    account = event.subject or ""
+    row = answers.get((account, event.id, print_))
+    if row is None:
+        return None, None
+    id_ = conflict_id(account, event.id, print_) if row["code"] == _CONFLICT else answer_id(account, event.id)
+    return id_, row["source_offset"] if row["source_partition"] == partition else None
+
+
+def _is_removed(inputs: Inputs, record: ConsumerRecord) -> bool:
+    return any(
+        each.place == (record.topic, record.partition) and each.start <= record.offset < each.end
+        for each in inputs.removed
+    )
+
+
+def _compare(visible: dict[UUID, list[Seen]], expected: _Expected, verdict: Verdict) -> None:
+    """Each record has one visible answer, each movement one event, and the first answer to a request is given once."""
+    for id_, count in expected.items():
+        found = visible.get(id_, [])
+        place = f"{expected.places[id_]}, seen at {[(each.place, each.timestamp) for each in found]}"
+        verdict.note("lost", place, count - len(found))
+        if id_ not in expected.excused:
+            verdict.note("doubled", place, len(found) - count)
+    for id_, found in visible.items():
+        if id_ not in expected.places:
+            verdict.note("unknown", found[0])
+        verdict.note("repeated", expected.places.get(id_, id_), sum(each.is_first for each in found) - 1)
+
+
+def _sequences(visible: dict[UUID, list[Seen]], verdict: Verdict) -> None:
+    """No account's sequence has a gap over both result topics."""
+    numbers: dict[str, set[int]] = defaultdict(set)
+    for event in (each.event for found in visible.values() for each in found):
+        if (number := event["data"].get("sequence")) is not None:
+            numbers[event["subject"]].add(number)
+    for account, seen in numbers.items():
+        verdict.note("gaps", account, max(seen) - len(seen))
+
+
+async def _offsets(settings: Settings, verdict: Verdict) -> None:
+    """No group's offset ever went back: read from the broker's own log of them, in its order."""
+    reached: dict[tuple[str, str, int], int] = {}
+    places = await all_partitions(settings, (_OFFSETS,))
+    async with aclosing(read_records(settings, places)) as records:
+        async for record in records:
+            if (key := _offset_key(record.key)) is None:
+                continue
+            if record.value is None:  # forgotten, as with a topic that was removed
+                reached.pop(key, None)
+                continue
+            (offset,) = struct.unpack_from(">q", record.value, 2)
+            verdict.note("backwards", f"{key}: {reached.get(key)} to {offset}", int(offset < reached.get(key, 0)))
+            reached[key] = offset
+
+
+def _offset_key(key: bytes) -> tuple[str, str, int] | None:
+    """Return group, topic and partition of an offset's key; None for another kind of record."""
+    version, size = struct.unpack_from(">hh", key)
+    if version > 1:
+        return None
+    group = key[4 : 4 + size].decode()
+    (length,) = struct.unpack_from(">h", key, 4 + size)
+    topic = key[6 + size : 6 + size + length].decode()
+    (partition,) = struct.unpack_from(">i", key, 6 + size + length)
+    return group, topic, partition

@@ -1,0 +1,231 @@
+"""A run of the matrix: faults under load on real engines in real processes, then the verdict."""
+
+import asyncio
+import contextlib
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from time import monotonic
+from typing import Any
+
+from aiokafka.errors import KafkaError
+
+from infra.kafka import admin_client, committed_offsets, reader
+from infra.local.stack import LocalStack
+from infra.settings import RecordTime, Settings, load_settings
+from schemas.catalogue import CATALOGUE
+from tests.crash.books import Books
+from tests.crash.group import Group, Surroundings
+from tests.crash.judge import Verdict, judge
+from tests.crash.load import Inputs, Load
+from tests.crash.member import preload
+from tests.crash.points import JOBS, Cell, Kind, Stage, plan
+from tests.crash.process import Start
+from tests.crash.watch import Watch
+from tests.workers.wire import settled
+from workers.ops.topics import apply_topics, plan_topics
+
+__all__ = ["PARTITIONS", "Order", "Result", "crash_settings", "crash_stack", "run"]
+
+PARTITIONS = 3
+_GROUPS = {row.topic: row.group or "" for row in CATALOGUE if row.group}
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to run."""
+
+    cells: Sequence[Cell]
+    faults: int
+    seed: int
+    seconds: float = 3_600.0  # no fault begins later
+    rate: float = 40.0  # records a second
+    drain_seconds: float = 120.0  # for what is left at the end
+    broken: str | None = None
+
+
+@dataclass(slots=True)
+class Result:
+    """What came of a run."""
+
+    order: Order
+    seconds: float = 0.0
+    faults: Counter[Cell] = field(default_factory=Counter)
+    recovery: dict[Cell, list[float]] = field(default_factory=lambda: defaultdict(list))
+    missed: Counter[Cell] = field(default_factory=Counter)
+    server_kills: Counter[str] = field(default_factory=Counter)
+    ends: Counter[str] = field(default_factory=Counter)  # of workers, by themselves, which a supervisor's restart mends
+    stuck: int = 0
+    verdict: Verdict = field(default_factory=Verdict)
+
+    @property
+    def unreached(self) -> list[str]:
+        """The points that nobody ever came to: their wrapper no longer fits."""
+        reached = {cell.point for cell in self.faults}
+        return sorted({cell.point for cell in self.missed} - reached)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every promise was kept, and the matrix did what it was to do."""
+        return self.verdict.passed and not self.stuck and not self.unreached
+
+
+def crash_stack(report: Callable[[str], None]) -> LocalStack:
+    """Return a stack whose broker notices what is lost in a second or two."""
+    return LocalStack(
+        report=report,
+        broker_settings={
+            "group.min.session.timeout.ms": "500",
+            "transaction.abort.timed.out.transaction.cleanup.interval.ms": "500",
+            "broker.session.timeout.ms": "1500",
+            "broker.heartbeat.interval.ms": "250",
+        },
+    )
+
+
+def crash_settings(stack: LocalStack) -> Settings:
+    """Return the settings of the workers under fault."""
+    return load_settings(
+        kafka_bootstrap_servers=stack.kafka_bootstrap_servers,
+        database_url=stack.database_url,
+        topic_partitions=PARTITIONS,
+        topic_record_time=RecordTime.CREATE,
+        session_seconds=6,
+        transaction_seconds=1.2,
+        drain_seconds=2,
+        batch_records=50,
+        tick_grace_seconds=0,
+        tick_step_lots=5,
+        log_format="json",
+    )
+
+
+async def run(stack: LocalStack, settings: Settings, order: Order, logs: Path, report: Callable[..., Any]) -> Result:
+    """Run the faults of an order, let pristine workers answer what is left, and judge.
+
+    The topics are to be new, the database empty, and the folder for the workers' logs there.
+    """
+    result = Result(order)
+    began = monotonic()
+    preload()
+    books = Books(settings)
+    await books.prepare()
+    await apply_topics(settings, await plan_topics(settings))
+    inputs = Inputs(settings, books)
+    around = Surroundings(stack, books, inputs, Random(order.seed))  # noqa: S311 - a workload
+    groups = {
+        job: Group(Start(job, settings, logs / f"{job}.log", None, order.broken), around)
+        for job in JOBS
+        if any(cell.job == job for cell in order.cells)
+    }
+    load = Load(settings, order.seed, order.rate)
+    watch = Watch(books, logs / "faults.log")
+    async with _beside(inputs.run(), watch.run()):
+        async with _beside(load.run(), stop=load.stop):
+            await _faults(stack, groups, watch, result, report)
+        result.stuck = await _drain(settings, groups, inputs, order.drain_seconds)
+        for group in groups.values():
+            await group.end()
+            result.ends += group.ends
+        await settled(settings)
+    result.verdict = await judge(settings, books, inputs)
+    watch.report(result.verdict)
+    for group in groups.values():
+        for error in group.broken:
+            result.verdict.note("broken", error)
+    result.recovery = watch.recovered
+    await books.close()
+    result.seconds = monotonic() - began
+    return result
+
+
+@asynccontextmanager
+async def _beside(*work: Any, stop: Callable[[], None] | None = None) -> AsyncIterator[None]:
+    """Run something meanwhile: until it is told to stop and has, or cancelled. What it raises is not kept back."""
+    tasks = [asyncio.create_task(each) for each in work]
+    try:
+        yield
+    finally:
+        if stop is None:
+            for task in tasks:
+                task.cancel()
+        else:
+            stop()
+        for task in tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+async def _faults(
+    stack: LocalStack, groups: dict[str, Group], watch: Watch, result: Result, report: Callable[..., Any]
+) -> None:
+    order = result.order
+    deadline = monotonic() + order.seconds
+
+    async def one_after_another(group: Group, row: Sequence[Cell]) -> None:
+        for cell in row:
+            if monotonic() < deadline:
+                await _fault(group, cell, watch, result)
+                report(result)
+
+    for stage in plan(order.cells, order.faults, order.seed):
+        if monotonic() > deadline:
+            return
+        if stage.server is None:
+            await asyncio.gather(*(one_after_another(groups[job], row) for job, row in stage.cells.items() if row))
+        else:
+            await _kill_server(stack, groups, stage, watch, result)
+            report(result)
+
+
+async def _fault(group: Group, cell: Cell, watch: Watch, result: Result) -> None:
+    try:
+        member = await group.reach(cell)
+        if member is not None:
+            await group.meet(cell.kind, member)
+    except (KafkaError, TimeoutError):
+        member = None
+    (result.faults if member else result.missed)[cell] += 1
+    if member:
+        watch.expect(cell, group.name, member.pid)
+
+
+async def _kill_server(stack: LocalStack, groups: dict[str, Group], stage: Stage, watch: Watch, result: Result) -> None:
+    """Kill a server while workers stand, let them go on into what is left, and start it again."""
+    is_broker = stage.server is Kind.BROKER
+    cells = [row[0] for row in stage.cells.values() if row]
+    standing = await asyncio.gather(*(groups[cell.job].reach(cell) for cell in cells))
+    await asyncio.to_thread(stack.kill_kafka if is_broker else stack.kill_postgres)
+    for cell, member in zip(cells, standing, strict=True):
+        (result.faults if member else result.missed)[cell] += 1
+        if member is not None:
+            member.go()
+            watch.expect(cell, groups[cell.job].name, member.pid)
+    result.server_kills[stage.server or ""] += 1
+    await asyncio.to_thread(stack.start_kafka if is_broker else stack.start_postgres)
+
+
+async def _drain(settings: Settings, groups: dict[str, Group], inputs: Inputs, seconds: float) -> int:
+    """Let workers that nobody touches answer all there is; return how many records they left."""
+    places = [place for place in inputs.places if _GROUPS[place.topic] in {group.name for group in groups.values()}]
+    deadline = monotonic() + seconds
+    left = 0
+    async with admin_client(settings) as admin, reader(settings) as consumer:
+        while monotonic() < deadline:
+            for group in groups.values():
+                group.ensure()
+            ends = await consumer.end_offsets(places)
+            left = 0
+            with contextlib.suppress(KafkaError):
+                for group in groups.values():
+                    own = [place for place in places if _GROUPS[place.topic] == group.name]
+                    published = await committed_offsets(admin, group.name, own)
+                    left += sum(ends[place] - (published[place] or 0) for place in own)
+                if not left:
+                    await inputs.read_to(ends)
+                    return 0
+            await asyncio.sleep(0.2)
+    return left

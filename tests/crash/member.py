@@ -1,0 +1,115 @@
+"""The controller's end of a worker process."""
+
+import asyncio
+import multiprocessing
+import os
+import signal
+from dataclasses import replace
+
+from tests.crash.points import Phase
+from tests.crash.process import Start, main
+
+__all__ = ["Member", "preload"]
+
+_FORK = multiprocessing.get_context("forkserver")
+
+Armed = tuple[str, Phase, int]  # a point, before or after it, and the how manyeth time
+
+
+def preload() -> None:
+    """Let the process that workers are forked from import all of it once: a start then costs 0.1 s."""
+    _FORK.set_forkserver_preload(["tests.crash.process"])
+
+
+class Member:
+    """One worker process: armed, met by a fault, let go."""
+
+    def __init__(self, start: Start, armed: Armed | None) -> None:
+        self._pipe, theirs = _FORK.Pipe()
+        self._process = _FORK.Process(target=main, args=(replace(start, armed=armed), theirs), daemon=True)
+        self._process.start()
+        theirs.close()
+        self.stands = asyncio.Event()
+        self.revoking = asyncio.Event()
+        self.gone = asyncio.Event()
+        self._armed = armed
+        self.leaving = False
+        self.error = ""  # what ended it, in its own words
+        self.may_pass = True
+        asyncio.get_running_loop().add_reader(self._pipe.fileno(), self._read)
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid or 0
+
+    @property
+    def code(self) -> int | None:
+        """How it ended."""
+        self._process.join(1)
+        return self._process.exitcode
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it works, and was not told to stop."""
+        return not (self.gone.is_set() or self.leaving or self.stands.is_set())
+
+    def arm(self, armed: Armed | None) -> None:
+        """Let it stand at a point; or nowhere, and go on if it stands."""
+        self._armed = armed
+        if armed is None:
+            self.stands.clear()
+        self._say("arm", armed)
+
+    def go(self) -> None:
+        """Let it go on from where it stands."""
+        self.stands.clear()
+        self._say("go")
+
+    def cut(self, server: str) -> None:
+        """Let it cut its own connections to a server."""
+        self._say("cut", server)
+
+    def leave(self) -> None:
+        """Tell it to drain and end."""
+        self.leaving = True
+        self.signal(signal.SIGTERM)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal, unless it has ended."""
+        if not self.gone.is_set() and self._process.is_alive():
+            os.kill(self.pid, number)
+
+    async def kill(self) -> None:
+        """End it as a crash does."""
+        self.leaving = True
+        self._process.kill()
+        await asyncio.wait_for(self.gone.wait(), 10)
+
+    def _say(self, *word: object) -> None:
+        try:
+            self._pipe.send(word)
+        except OSError:
+            self._close()
+
+    def _read(self) -> None:
+        try:
+            while self._pipe.poll():
+                word, *rest = self._pipe.recv()
+                match word:
+                    case "at" if self._armed is not None:
+                        self.stands.set()
+                    case "revoking":
+                        self.revoking.set()
+                    case "ended":
+                        self.error, self.may_pass = rest
+        except (EOFError, OSError):
+            self._close()
+
+    def _close(self) -> None:
+        """Note that it has ended: the pipe's other end is gone."""
+        if self.gone.is_set():
+            return
+        asyncio.get_running_loop().remove_reader(self._pipe.fileno())
+        self._pipe.close()
+        self.gone.set()

@@ -1,0 +1,77 @@
+"""Renders `docs/crash-matrix.md` from what the last run of the matrix wrote: `python -m tests.crash.table`."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.crash.__main__ import FILE
+from tests.crash.points import POINTS, Kind
+
+__all__ = ["DOCUMENT", "render"]
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "crash-matrix.md"
+
+_HEAD = """# The crash matrix
+
+`make crash` brings a worker to a named point of the lane's protocol, lets it stand there, before the call or after it,
+and lets a fault meet it: under load, on real Kafka and real Postgres, in real processes. Faults follow one another in
+the send, billing and expiry workers at the same time. At the end workers that nobody touches answer what is left, and
+the run is judged from outside: by the audit, and by a stock `read_committed` reader of every topic.
+
+This page is rendered from a run by `python -m tests.crash.table`.
+
+## What the run found
+
+{faults:,} faults in {seconds:,} s, seed {seed}; {requests:,} input records, {answers:,} events read. Servers were
+killed {servers}; a kill of a server that met a worker of each job counts as a fault of each. {ends} workers ended by
+themselves on a fault, as a supervisor's restart mends, and were replaced.
+
+| promise | broken |
+|---|---|
+| each input record has its answer visible: none `lost` | {lost} |
+| and no more than one: none `doubled` | {doubled} |
+| no first answer is given twice under its event id: none `repeated` | {repeated} |
+| every lane gets to the end of its input: none `stuck` | {stuck} |
+| no account's sequence has a gap over both result topics | {gaps} |
+| nothing is visible that no record asked for | {unknown} |
+| the audit's checks, conservation and one outcome a request among them | {unbalanced} |
+| offsets of groups, in the broker's log of them, and of lanes never go back | {backwards} |
+| no batch is stored by an owner after a newer one | {stale} |
+| no worker ends on a broken invariant, and each that is told to end does | {broken} |
+
+{beyond_retention:,} repeats and undecodable records had been removed by retention, planted for the points `recall` and
+`left`, between the two commits of their batch. What the books hold of such a record is published from there; a repeat
+has no row of its own and a dead letter none at all, so these are not asked for.
+
+## Faults made
+
+Each cell: how many faults, and the median seconds until every lane of the group had stored something more. Half of
+them before the call, half after it.
+"""
+
+
+def render(run: Mapping[str, Any]) -> str:
+    """Return the page for a run."""
+    servers = " and ".join(f"{count} times ({kind})" for kind, count in run["server_kills"].items())
+    lines = [
+        _HEAD.format(**run | {"servers": servers or "never", "ends": sum(run["worker_ends"].values())}),
+        "| point | " + " | ".join(Kind) + " |",
+        "|---|" + "---|" * len(Kind),
+    ]
+    for name, row in run["table"].items():
+        lines.append(f"| `{name}` | " + " | ".join(_cell(row[kind]) for kind in Kind) + " |")
+    lines += ["", "## The points", "", "| point | what the worker awaits there |", "|---|---|"]
+    lines += [f"| `{point.name}` | {point.what} |" for point in POINTS.values()]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(cell: Mapping[str, Any]) -> str:
+    if not cell["faults"]:
+        return ""
+    return f"{cell['faults']}" if cell["seconds"] is None else f"{cell['faults']}: {cell['seconds']} s"
+
+
+if __name__ == "__main__":
+    DOCUMENT.parent.mkdir(exist_ok=True)
+    DOCUMENT.write_text(render(json.loads(FILE.read_text())))

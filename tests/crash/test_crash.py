@@ -1,0 +1,141 @@
+"""A short slice of the crash matrix, and that the matrix fails where a protection is taken out."""
+
+import asyncio
+import json
+import os
+from collections.abc import Iterator
+from itertools import cycle
+from pathlib import Path
+from random import Random
+
+import asyncpg
+import pytest
+
+from infra.kafka import admin_client
+from infra.local.stack import LocalStack
+from infra.settings import Settings
+from schemas.catalogue import TOPICS
+from tests.crash.broken import BROKEN
+from tests.crash.matrix import Order, Result, crash_settings, crash_stack, run
+from tests.crash.points import JOBS, POINTS, SERVERS, Cell, Kind, Phase, cells, plan
+from tests.crash.result import as_json, summary
+from tests.crash.table import DOCUMENT
+
+SEED = 1
+_GONE_SECONDS = 20
+
+# What each protection is against. With the protection, nothing may be wrong; without it, this much has to be.
+DIRECTED = {
+    "no fence": (Cell("send", "commit", Phase.AFTER, Kind.FROZEN), {"doubled", "repeated", "backwards"}),
+    "no epoch": (Cell("send", "decode", Phase.BEFORE, Kind.FROZEN), {"stale"}),
+    "offset first": (Cell("send", "partitions", Phase.BEFORE, Kind.KILLED), {"lost"}),
+    "deliveries unawaited": (Cell("send", "delivery", Phase.BEFORE, Kind.REFUSED), {"lost"}),
+}
+# `make crash` runs them all; the tests, those that take a moment.
+FORMS = list(DIRECTED) if os.environ.get("CRASH") else ["no epoch", "offset first"]
+
+
+@pytest.fixture(scope="module")
+def mortal() -> Iterator[LocalStack]:
+    """Servers that may be killed, beside those of the other tests."""
+    with crash_stack(lambda _: None) as stack:
+        yield stack
+
+
+@pytest.fixture
+async def fresh(mortal: LocalStack, request: pytest.FixtureRequest) -> Settings:
+    """Settings for new topics and an empty database on those servers."""
+    name = f"crash_{abs(hash(request.node.name))}"
+    settings = crash_settings(mortal)
+    base, _, _ = mortal.database_url.rpartition("/")
+    connection = await asyncpg.connect(mortal.database_url)
+    await connection.execute(f"create database {name}")
+    await connection.close()
+    settings = settings.model_copy(update={"database_url": type(settings.database_url)(f"{base}/{name}")})
+    await _remove_topics(settings)
+    return settings
+
+
+async def _remove_topics(settings: Settings) -> None:
+    async with admin_client(settings) as admin, asyncio.timeout(_GONE_SECONDS):
+        while left := set(await admin.list_topics()) & set(TOPICS):
+            await admin.delete_topics(sorted(left))
+
+
+async def _run(stack: LocalStack, settings: Settings, order: Order, logs: Path) -> Result:
+    return await run(stack, settings, order, logs, lambda _: None)
+
+
+@pytest.mark.timeout(240)
+async def test_a_seeded_slice_of_the_matrix_breaks_no_promise(
+    mortal: LocalStack, fresh: Settings, tmp_path: Path
+) -> None:
+    """The faults that each protection is against, and some by chance. `make crash` makes a thousand."""
+    directed = [cell._replace(job=job) for (cell, _), job in zip(DIRECTED.values(), cycle(JOBS), strict=False)]
+    wanted = [*directed, *_by_chance()]
+    order = Order(wanted, len(wanted), SEED, rate=100)
+
+    result = await _run(mortal, fresh, order, tmp_path)
+
+    assert result.passed, json.dumps(as_json(result), indent=1)
+    assert len(wanted) <= result.faults.total() + 1, as_json(result)["missed_cells"]
+
+
+def _by_chance() -> Iterator[Cell]:
+    """Yield two faults of each worker's, and one of each server's that meets all workers."""
+    dice = Random(SEED)  # noqa: S311 - a workload
+    for job in JOBS:
+        mine = [cell for cell in cells() if cell.job == job]
+        yield from dice.sample([cell for cell in mine if cell.kind not in SERVERS], 2)
+        for kind in SERVERS:
+            yield dice.choice([cell for cell in mine if cell.kind is kind])
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("form", FORMS)
+async def test_the_matrix_fails_without_a_protection(
+    mortal: LocalStack, fresh: Settings, tmp_path: Path, form: str
+) -> None:
+    """Each form of the lane with a protection taken out is found out by the faults it is against."""
+    cell, promises = DIRECTED[form]
+    order = Order([cell], 3, SEED, rate=100, drain_seconds=10, broken=form)
+
+    result = await _run(mortal, fresh, order, tmp_path)
+
+    assert promises & set(result.verdict.counts), summary(result)
+
+
+def test_every_protection_has_its_broken_form() -> None:
+    """None can be added without a fault that shows what it is for."""
+    assert set(BROKEN) == set(DIRECTED)
+
+
+def test_a_point_that_nobody_comes_to_fails_the_matrix() -> None:
+    """A call that is renamed takes its point with it; that must not look like a fault survived."""
+    cell = Cell("send", "seek", Phase.BEFORE, Kind.KILLED)
+    result = Result(Order([cell], 1, SEED))
+    assert result.passed
+
+    result.missed[cell] += 1
+
+    assert (["seek"], False) == (result.unreached, result.passed)
+
+
+def test_each_cell_comes_once_before_any_comes_again() -> None:
+    """Of as many faults as there are cells, each is another; the same seed draws the same."""
+    wanted = list(cells())
+
+    def drawn(seed: int) -> list[Cell]:
+        stages = plan(wanted, len(wanted), seed)
+        return [cell for stage in stages for job in JOBS for cell in stage.cells.get(job, [])]
+
+    assert sorted(wanted) == sorted(drawn(1))
+    assert drawn(1) == drawn(1) != drawn(2)
+
+
+def test_the_page_names_every_point_and_kind() -> None:
+    """A point that is added is to be seen there: run the matrix and render it."""
+    page = DOCUMENT.read_text()
+
+    assert [] == [name for name in POINTS if page.count(f"\n| `{name}` |") != 2]
+    assert [] == [kind for kind in Kind if f" {kind} |" not in page]
