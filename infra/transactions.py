@@ -54,7 +54,7 @@ class TransactionPair:
         """Let a group's coordinator catch up with its own log, so that what it says next is no older than that.
 
         After a crash of its broker it answers, for a moment, as of a high watermark that lags behind what it had
-        acknowledged: an offset that is too old, or none. (Found by the crash matrix: 36 answers given twice in 58 kills.)
+        acknowledged: an offset that is too old, or none. (The crash matrix saw 36 answers given twice in 58 kills.)
         It acknowledges a write only once the watermark has passed it. This write is taken back.
 
         Raises:

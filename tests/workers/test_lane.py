@@ -15,7 +15,7 @@ from infra.settings import Settings
 from infra.transactions import Message, TransactionPair
 from schemas.catalogue import BILLING_EVENTS, CREDIT_EVENTS, DEAD_LETTERS, SEND_REQUESTS, SEND_RESULTS
 from schemas.envelope import encode
-from tests.workers.wire import ends, prepare, promotion, publish, read, send, working
+from tests.workers.wire import ends, eventually, prepare, promotion, publish, read, send, working
 from workers.billing import BillingJob
 from workers.ledger.plans import load_catalogue
 from workers.send import SendJob
