@@ -2,7 +2,8 @@
 
 To open a lane, in this order: start its two transactional producers, which fences the last owner in Kafka; raise its
 epoch, which fences it in Postgres; have the group's coordinator catch up, read the committed offset and seek. Kafka's
-committed offset says how far answers are published, the lane's row how far outcomes are stored: what lies between is published first.
+committed offset says how far answers are published, the lane's row how far outcomes are stored: what lies between is
+published first.
 
 Then, batch after batch: decide in one Postgres transaction, publish in one Kafka transaction. A batch may be decided
 while the one before it is published, but transactions follow one another: two at once could leave the older offset
