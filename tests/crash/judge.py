@@ -6,7 +6,6 @@ from collections import Counter, defaultdict
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
-from uuid import UUID
 
 from aiokafka.structs import ConsumerRecord
 
@@ -77,27 +76,27 @@ class Seen(NamedTuple):
         return not self.event["data"].get("repeat")
 
 
-async def _visible(settings: Settings) -> dict[UUID, list[Seen]]:
+async def _visible(settings: Settings) -> dict[str, list[Seen]]:
     """Return what a reader of the results and dead letters sees, by event id."""
-    found: dict[UUID, list[Seen]] = defaultdict(list)
+    found: dict[str, list[Seen]] = defaultdict(list)
     places = await all_partitions(settings, (SEND_RESULTS, CREDIT_EVENTS, DEAD_LETTERS))
     async with aclosing(read_records(settings, places)) as records:
         async for record in records:
             event = json.loads(record.value)
             place = f"{record.topic}/{record.partition}/{record.offset}"
-            found[UUID(event["id"])].append(Seen(event, place, record.timestamp))
+            found[event["id"]].append(Seen(event, place, record.timestamp))
     return found
 
 
-class _Expected(Counter[UUID]):
+class _Expected(Counter[str]):
     """How often each event is to be seen; an answer as often as its record was read, a movement once."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.places: dict[UUID, str] = {}
-        self.excused: set[UUID] = set()  # one more may be there: retention took a repeat of the record
+        self.places: dict[str, str] = {}
+        self.excused: set[str] = set()  # one more may be there: retention took a repeat of the record
 
-    def want(self, id_: UUID, place: str) -> None:
+    def want(self, id_: str, place: str) -> None:
         """Expect an event once more."""
         self[id_] += 1
         self.places[id_] = place
@@ -131,7 +130,7 @@ async def _expected(books: Books, inputs: Inputs, verdict: Verdict) -> _Expected
     return expected
 
 
-def _answer(record: ConsumerRecord, answers: dict[Any, Any], ticks: dict[Any, Any]) -> tuple[UUID | None, int | None]:
+def _answer(record: ConsumerRecord, answers: dict[Any, Any], ticks: dict[Any, Any]) -> tuple[str | None, int | None]:
     """Return the id of the event that answers a record, and the offset it was decided for; no id without an outcome."""
     topic, partition = record.topic, record.partition
     try:
@@ -161,7 +160,7 @@ def _is_removed(inputs: Inputs, record: ConsumerRecord) -> bool:
     )
 
 
-def _compare(visible: dict[UUID, list[Seen]], expected: _Expected, verdict: Verdict) -> None:
+def _compare(visible: dict[str, list[Seen]], expected: _Expected, verdict: Verdict) -> None:
     """Each record has one visible answer, each movement one event, and the first answer to a request is given once."""
     for id_, count in expected.items():
         found = visible.get(id_, [])
@@ -175,7 +174,7 @@ def _compare(visible: dict[UUID, list[Seen]], expected: _Expected, verdict: Verd
         verdict.note("repeated", expected.places.get(id_, id_), sum(each.is_first for each in found) - 1)
 
 
-def _sequences(visible: dict[UUID, list[Seen]], verdict: Verdict) -> None:
+def _sequences(visible: dict[str, list[Seen]], verdict: Verdict) -> None:
     """No account's sequence has a gap over both result topics."""
     numbers: dict[str, set[int]] = defaultdict(set)
     for event in (each.event for found in visible.values() for each in found):
