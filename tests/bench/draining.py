@@ -4,8 +4,8 @@ import asyncio
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AsyncExitStack, ExitStack
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from time import perf_counter
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ from workers.local.processes import environment
 from workers.ops.audit import audit
 from workers.send import SendJob
 
-__all__ = ["INPUT", "OURS", "Drained", "Form", "Offsets", "drain", "input_ends", "publish", "set_offsets"]
+__all__ = ["INPUT", "OURS", "Drained", "Form", "Offsets", "drain", "input_ends", "publish", "running", "set_offsets"]
 
 LIMIT_SECONDS = 300.0
 
@@ -81,15 +81,7 @@ async def drain(stack: LocalStack, books: Settings, form: Form, begin: Offsets, 
         stable = await clients.enter_async_context(reader(books))
         ends = await clients.enter_async_context(reader(books, isolation_level="read_uncommitted"))
         results_from = await ends.end_offsets(_OUTPUT)
-        with ExitStack() as at_exit:
-            process = subprocess.Popen(  # noqa: ASYNC220 - it returns at once
-                [sys.executable, *form.arguments],
-                env=environment(books),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-            at_exit.callback(process.kill)
+        async with running(form, books) as process:
             watch = _Watch(admin, form, process, begin)
             done_before = await watch.until(lambda done: done > 0)
             trees = {"worker": process.pid, "postgres": stack.postgres_pid, "kafka": stack.kafka_pid}
@@ -99,11 +91,27 @@ async def drain(stack: LocalStack, books: Settings, form: Form, begin: Offsets, 
             while await ends.end_offsets(_OUTPUT) != await stable.end_offsets(_OUTPUT):  # noqa: ASYNC110 - Kafka's
                 await asyncio.sleep(_POLL_SECONDS)
             seconds, cpu = perf_counter() - began, meter.microseconds_each(done - done_before)
-            assert process.stdin is not None
-            process.stdin.close()
-            assert await asyncio.to_thread(process.wait, 60) == 0
     await _check(books, results_from, count)
     return Drained((done - done_before) / seconds, cpu, watch.megabytes)
+
+
+@asynccontextmanager
+async def running(form: Form, books: Settings) -> "AsyncIterator[subprocess.Popen[bytes]]":
+    """Run a form as a process of its own; it ends in order afterwards, or by force where something is wrong."""
+    process = subprocess.Popen(  # noqa: ASYNC220 - it returns at once
+        [sys.executable, *form.arguments],
+        env=environment(books),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield process
+        assert process.stdin is not None
+        process.stdin.close()
+        assert await asyncio.to_thread(process.wait, 60) == 0
+    finally:
+        process.kill()
 
 
 async def set_offsets(books: Settings, group: str, offsets: Offsets) -> None:

@@ -5,10 +5,8 @@ measures both ends. The producer waits for all replicas, as it should, and sends
 """
 
 import asyncio
-import subprocess
-import sys
 from collections.abc import Callable
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack
 from statistics import quantiles
 from time import perf_counter
 
@@ -21,9 +19,8 @@ from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS
 from schemas.envelope import encode
 from schemas.sends import SendRequested
 from tests.bench.books import PARTITIONS, Databases, sends, stack_settings
-from tests.bench.draining import OURS, input_ends, set_offsets
+from tests.bench.draining import OURS, input_ends, running, set_offsets
 from tests.bench.figures import Figure
-from workers.local.processes import environment
 from workers.ops.topics import apply_topics, plan_topics
 
 __all__ = ["run"]
@@ -63,22 +60,11 @@ async def _measure(books: Settings, requests: list[SendRequested]) -> list[float
         consumer.assign(_OUTPUT)
         await consumer.seek_to_end(*_OUTPUT)
         producer = await clients.enter_async_context(create_producer(books, "bench"))
-        with ExitStack() as at_exit:
-            process = subprocess.Popen(  # noqa: ASYNC220 - it returns at once
-                [sys.executable, *OURS.arguments],
-                env=environment(books),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-            at_exit.callback(process.kill)
+        async with running(OURS, books):
             sending = asyncio.create_task(_send(producer, requests, sent))
             async with asyncio.timeout(SECONDS + LATE_SECONDS):
                 await _receive(consumer, sent, waits, len(requests))
             await sending
-            assert process.stdin is not None
-            process.stdin.close()
-            assert await asyncio.to_thread(process.wait, 60) == 0
     return [waits[str(request.id)] for request in requests]
 
 

@@ -11,13 +11,13 @@ from uuid import uuid4
 from aiokafka import TopicPartition
 
 from infra.kafka import admin_client, partition_of, reader
-from infra.postgres import create_pool
+from infra.postgres import Connection, create_pool
 from infra.settings import Settings
 from schemas.catalogue import SEND_REQUESTS
 from schemas.envelope import Event
 from tests.workers.wire import eventually
 from workers.health import Health
-from workers.job import Job
+from workers.job import Batch, Decision, Job
 from workers.ledger.plans import load_catalogue
 from workers.send import SendJob
 from workers.worker import Worker
@@ -94,3 +94,17 @@ async def at_the_end(settings: Settings, *numbers: int) -> None:
 def once_each(requests: Sequence[Event], answers: Sequence[dict[str, Any]]) -> bool:
     """Tell whether every request has one answer, and nothing else has."""
     return Counter(str(event.id) for event in requests) == Counter(answer["request_id"] for answer in answers)
+
+
+class Held(SendJob):
+    """Decides nothing before it may."""
+
+    def __init__(self) -> None:
+        super().__init__(load_catalogue())
+        self.asked, self.may_go_on = asyncio.Event(), asyncio.Event()
+
+    async def decide(self, connection: Connection, batch: Batch) -> Decision:
+        """Say that a batch has come, and wait."""
+        self.asked.set()
+        await self.may_go_on.wait()
+        return await super().decide(connection, batch)

@@ -7,15 +7,14 @@ from time import monotonic
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from infra.postgres import Connection, connect_database
+from infra.postgres import connect_database
 from infra.settings import Settings, SettingsError
 from schemas.catalogue import SEND_REQUESTS
-from tests.workers.life import in_partition, living
+from tests.workers.life import Held, in_partition, living
 from tests.workers.processes import ask, free_port
 from tests.workers.wire import eventually, publish, send
 from workers.failures import StuckError
 from workers.health import Cause, Health
-from workers.job import Batch, Decision
 from workers.ledger.plans import load_catalogue
 from workers.send import SendJob
 from workers.ticker import run_ticker
@@ -159,23 +158,10 @@ def test_the_first_error_that_ends_a_worker_is_the_one_it_names(health: Health) 
 # -- over HTTP --------------------------------------------------------------------------------------------------------
 
 
-class _Slow(SendJob):
-    """Takes its time with a batch."""
-
-    def __init__(self) -> None:
-        super().__init__(load_catalogue())
-        self.asked, self.may_go_on = asyncio.Event(), asyncio.Event()
-
-    async def decide(self, connection: Connection, batch: Batch) -> Decision:
-        self.asked.set()
-        await self.may_go_on.wait()
-        return await super().decide(connection, batch)
-
-
 async def test_probes_answer_while_a_lane_works_and_name_the_lane_that_is_stuck(cluster: Settings) -> None:
     """Ready; still alive in the middle of long work; then not alive, and ended with the reason."""
     own = cluster.model_copy(update={"health_port": free_port(), "stuck_seconds": 3.0, "drain_seconds": 1.0})
-    job, stop = _Slow(), asyncio.Event()
+    job, stop = Held(), asyncio.Event()
     task = asyncio.create_task(run_worker(job, own, stop))
 
     async def answers(path: str, status: int) -> bool:

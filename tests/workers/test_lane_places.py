@@ -17,9 +17,8 @@ from infra.postgres import Connection, create_pool
 from infra.settings import Settings
 from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS
 from schemas.envelope import encode
-from tests.workers.life import at_the_end, in_partition
+from tests.workers.life import Held, at_the_end, in_partition
 from tests.workers.wire import ends, eventually, pass_over, publish, read, send, settled, working
-from workers.job import Batch, Decision
 from workers.lane import LaneError
 from workers.ledger.plans import load_catalogue
 from workers.ops.topics import plan_topics
@@ -48,24 +47,11 @@ async def test_an_offset_beyond_the_end_of_its_partition_is_named(cluster: Setti
         await asyncio.wait_for(run_worker(_job(), cluster, asyncio.Event()), 20)
 
 
-class _Held(SendJob):
-    """Decides nothing before it may."""
-
-    def __init__(self) -> None:
-        super().__init__(load_catalogue())
-        self.asked, self.may_go_on = asyncio.Event(), asyncio.Event()
-
-    async def decide(self, connection: Connection, batch: Batch) -> Decision:
-        self.asked.set()
-        await self.may_go_on.wait()
-        return await super().decide(connection, batch)
-
-
 async def test_a_lane_that_retention_overtakes_says_what_is_lost(cluster: Settings) -> None:
     """Records are deleted that the lane has not fetched yet: its poll fails, and it does not try for ever."""
     place = TopicPartition(SEND_REQUESTS, 1)
     request = send(in_partition(cluster, place.partition))
-    job, stop = _Held(), asyncio.Event()
+    job, stop = Held(), asyncio.Event()
     async with create_pool(cluster) as pool, admin_client(cluster) as admin:
         worker = Worker(job, cluster, pool, admin)
         task = asyncio.create_task(worker.run(stop))
