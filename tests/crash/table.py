@@ -12,6 +12,8 @@ __all__ = ["DOCUMENT", "render"]
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "crash-matrix.md"
 
+NL = "\n"
+
 _HEAD = """# The crash matrix
 
 `make crash` brings a worker to a named point of the lane's protocol, lets it stand there, before the call or after it,
@@ -44,7 +46,7 @@ themselves on a fault, as a supervisor's restart mends, and were replaced.
 `left`, between the two commits of their batch. What the books hold of such a record is published from there; a repeat
 has no row of its own and a dead letter none at all, so these are not asked for.
 
-## Faults made
+{broken_promises}## Faults made
 
 Each cell: how many faults, and the median seconds until every lane of the group had stored something more. Half of
 them before the call, half after it.
@@ -53,9 +55,22 @@ them before the call, half after it.
 
 def render(run: Mapping[str, Any]) -> str:
     """Return the page for a run."""
+    places = [
+        f"- {promise}: {' '.join(place.split())}"
+        for promise, found in run["examples"].items()
+        for place in dict.fromkeys(found)
+    ]
+    failed = f"## Where promises were broken\n\nThe first places of each.\n\n{NL.join(places)}\n\n" if places else ""
     servers = " and ".join(f"{count} times ({kind})" for kind, count in run["server_kills"].items())
     lines = [
-        _HEAD.format(**run | {"servers": servers or "never", "ends": sum(run["worker_ends"].values())}),
+        _HEAD.format(
+            **run
+            | {
+                "servers": servers or "never",
+                "ends": sum(run["worker_ends"].values()),
+                "broken_promises": failed,
+            }
+        ),
         "| point | " + " | ".join(Kind) + " |",
         "|---|" + "---|" * len(Kind),
     ]
