@@ -19,6 +19,7 @@ from tests.workers.wire import ends, eventually, prepare, promotion, publish, re
 from workers.billing import BillingJob
 from workers.ledger.plans import load_catalogue
 from workers.send import SendJob
+from workers.worker import run_worker
 
 
 async def _fund(settings: Settings, credits_: int, *accounts: str) -> None:
@@ -192,12 +193,7 @@ async def test_a_worker_without_a_starting_offset_says_what_to_do(settings: Sett
     job.group = f"inmail-send-{uuid4().hex[:8]}"  # type: ignore[misc]
 
     with pytest.raises(Exception, match="run `inmail topics apply`"):
-        async with working(settings, job):
-            await asyncio.wait_for(_never(), 20)
-
-
-async def _never() -> None:
-    await asyncio.get_running_loop().create_future()
+        await asyncio.wait_for(run_worker(job, settings, asyncio.Event()), 20)
 
 
 async def test_two_workers_share_the_partitions_and_answer_each_record_once(cluster: Settings) -> None:

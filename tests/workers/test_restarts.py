@@ -95,7 +95,7 @@ async def test_a_worker_outlives_its_broker_s_restart(
         caplog.clear()
         began = monotonic()
         await asyncio.to_thread(own_stack.start_kafka)
-        attempts = sum(record.msg.startswith("Unable connect to node") for record in caplog.records)
+        attempts = sum(record.getMessage().startswith("Unable connect to node") for record in caplog.records)
         a_second = attempts / (monotonic() - began)
         answers = await read(own, start, len(requests))
         await life.ready()
