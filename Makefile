@@ -36,7 +36,7 @@ up: $(STAMP) ## Run the whole system in the foreground; data stays in .inmail/ (
 
 .PHONY: test
 test: lint ## Run what CI runs: lint, types and all tests (under 10 min)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 .PHONY: lint
 lint: $(STAMP) ## Check style, types, SQL, and that rendered files are current
