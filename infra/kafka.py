@@ -12,6 +12,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import (
     AuthenticationFailedError,
     ClusterAuthorizationFailedError,
@@ -101,8 +102,42 @@ def partition_of(key: bytes, partitions: int) -> int:
     return int((murmur2(key) & 0x7FFFFFFF) % partitions)
 
 
+def _bootstrap_whole(client: AIOKafkaClient) -> None:
+    """Let a client's first question end when whoever waits for it is cancelled, and close the client then.
+
+    Cancelled in the middle of it, aiokafka would leave a connection open for good.
+    """
+    bootstrap = client.bootstrap
+
+    async def shielded() -> None:
+        asking = asyncio.ensure_future(bootstrap())
+        try:
+            await asyncio.shield(asking)
+        except asyncio.CancelledError:
+            closing = asyncio.ensure_future(_close_after(asking, client))
+            _closing.add(closing)
+            closing.add_done_callback(_closing.discard)
+            raise
+
+    client.bootstrap = shielded
+
+
+_closing: set["asyncio.Task[None]"] = set()  # nobody waits for them
+
+
+async def _close_after(asking: "asyncio.Future[None]", client: AIOKafkaClient) -> None:
+    await asyncio.wait([asking])
+    if not asking.cancelled():
+        asking.exception()  # seen: nobody needs the answer any more
+    await client.close()
+
+
 class _Consumer(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is untyped
     """aiokafka's consumer, but for how it ends when the brokers are gone."""
+
+    def __init__(self, **arguments: Any) -> None:  # noqa: ANN401 - aiokafka's own
+        super().__init__(**arguments)
+        _bootstrap_whole(self._client)
 
     async def start(self) -> None:
         """Connect. One that could not is stopped: aiokafka complains of those that are left."""
@@ -126,6 +161,10 @@ class _Consumer(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is untyped
 class _Producer(AIOKafkaProducer):  # type: ignore[misc] # aiokafka is untyped
     """aiokafka's producer, but for how it ends when no broker is there."""
 
+    def __init__(self, **arguments: Any) -> None:  # noqa: ANN401 - aiokafka's own
+        super().__init__(**arguments)
+        _bootstrap_whole(self.client)
+
     async def start(self) -> None:
         """Connect. One that could not is stopped: aiokafka complains of those that are left."""
         try:
@@ -143,6 +182,7 @@ class _LaneProducer(AIOKafkaProducer):  # type: ignore[misc] # aiokafka is untyp
 
     def __init__(self, **arguments: Any) -> None:  # noqa: ANN401 - aiokafka's own
         super().__init__(**arguments)
+        _bootstrap_whole(self.client)
         self.client._retry_backoff = _AWAY_SECONDS  # noqa: SLF001 - of its questions for topics
         self._connect, self.client._get_conn = self.client._get_conn, self._connect_patiently  # noqa: SLF001
 
@@ -210,6 +250,7 @@ def create_producer(settings: Settings, client_id: str, *, large: bool = False) 
 async def admin_client(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
     """Open an admin client and close it afterwards."""
     client = AIOKafkaAdminClient(**settings.kafka_client(), client_id="inmail-admin")
+    _bootstrap_whole(client._client)  # noqa: SLF001 - there is no other way
     await client.start()
     try:
         yield client

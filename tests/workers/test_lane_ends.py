@@ -5,13 +5,16 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from time import monotonic
 from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.conn import AIOKafkaConnection
+from aiokafka.protocol.metadata import MetadataRequest
 
-from infra.kafka import admin_client
+from infra.kafka import admin_client, create_consumer, create_lane_producer
 from infra.local.stack import LocalStack
 from infra.postgres import Connection, create_pool
 from infra.settings import Settings
@@ -159,6 +162,46 @@ async def test_a_worker_that_cannot_connect_ends_in_time(
 
     assert set() == done
     assert seconds < 5
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        partial(create_lane_producer, transactional_id="ends"),
+        partial(create_consumer, group="ends", rebalance_seconds=1.0),
+    ],
+)
+async def test_a_client_that_is_cancelled_while_it_connects_leaves_no_connection(
+    cluster: Settings, make: Callable[[Settings], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Aiokafka forgets the connection on which it has asked its first question."""
+    asked, answer = asyncio.Event(), asyncio.Event()
+    connections = []
+    send = AIOKafkaConnection.send
+
+    async def held(self: Any, request: Any, **options: Any) -> Any:
+        if isinstance(request, MetadataRequest):
+            connections.append(self)
+            asked.set()
+            await answer.wait()
+        return await send(self, request, **options)
+
+    client = make(cluster)
+    with monkeypatch.context() as patch:
+        patch.setattr(AIOKafkaConnection, "send", held)
+        starting = asyncio.create_task(client.start())
+        await asyncio.wait_for(asked.wait(), 10)
+        starting.cancel()
+        await asyncio.wait([starting])
+        answer.set()
+        await client.stop()
+        await eventually(lambda: _all_closed(connections), "closed connections")
+
+    assert connections
+
+
+async def _all_closed(connections: list[Any]) -> bool:
+    return not any(each.connected() for each in connections)
 
 
 @asynccontextmanager
