@@ -3,16 +3,12 @@
 aiokafka's defaults favour fresh data over complete data; each argument below that differs says why.
 """
 
-import asyncio
-import random
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache
-from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import (
     AuthenticationFailedError,
     ClusterAuthorizationFailedError,
@@ -34,6 +30,7 @@ from aiokafka.errors import (
 from aiokafka.partitioner import murmur2
 
 from infra import tolerant
+from infra.clients import Consumer, LaneProducer, Producer, bootstrap_whole
 from infra.settings import Settings
 
 __all__ = [
@@ -51,8 +48,6 @@ __all__ = [
 ]
 
 tolerant.install()
-
-_AWAY_SECONDS = 0.5  # between two attempts of a lane's producer to reach a broker
 
 MAX_RECORD_BYTES = 4 * 1024 * 1024  # a dead letter holds a refused record of up to 1 MiB as base64, and its reason
 
@@ -102,100 +97,9 @@ def partition_of(key: bytes, partitions: int) -> int:
     return int((murmur2(key) & 0x7FFFFFFF) % partitions)
 
 
-def _bootstrap_whole(client: AIOKafkaClient) -> None:
-    """Let a client's first question end when whoever waits for it is cancelled, and close the client then.
-
-    Cancelled in the middle of it, aiokafka would leave a connection open for good.
-    """
-    bootstrap = client.bootstrap
-
-    async def shielded() -> None:
-        asking = asyncio.ensure_future(bootstrap())
-        try:
-            await asyncio.shield(asking)
-        except asyncio.CancelledError:
-            closing = asyncio.ensure_future(_close_after(asking, client))
-            _closing.add(closing)
-            closing.add_done_callback(_closing.discard)
-            raise
-
-    client.bootstrap = shielded
-
-
-_closing: set["asyncio.Task[None]"] = set()  # nobody waits for them
-
-
-async def _close_after(asking: "asyncio.Future[None]", client: AIOKafkaClient) -> None:
-    await asyncio.wait([asking])
-    if not asking.cancelled():
-        asking.exception()  # seen: nobody needs the answer any more
-    await client.close()
-
-
-class _Consumer(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is untyped
-    """aiokafka's consumer, but for how it ends when the brokers are gone."""
-
-    def __init__(self, **arguments: Any) -> None:  # noqa: ANN401 - aiokafka's own
-        super().__init__(**arguments)
-        _bootstrap_whole(self._client)
-
-    async def start(self) -> None:
-        """Connect. One that could not is stopped: aiokafka complains of those that are left."""
-        try:
-            await super().start()
-        except KafkaError:
-            await self.stop()
-            raise
-
-    async def stop(self) -> None:
-        """Stop. aiokafka cancels its fetches that wait for a broker, and lets that through as if it were cancelled."""
-        try:
-            await super().stop()
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            await self._client.close()
-
-
-class _Producer(AIOKafkaProducer):  # type: ignore[misc] # aiokafka is untyped
-    """aiokafka's producer, but for how it ends when no broker is there."""
-
-    def __init__(self, **arguments: Any) -> None:  # noqa: ANN401 - aiokafka's own
-        super().__init__(**arguments)
-        _bootstrap_whole(self.client)
-
-    async def start(self) -> None:
-        """Connect. One that could not is stopped: aiokafka complains of those that are left."""
-        try:
-            await super().start()
-        except KafkaError:
-            await self.stop()
-            raise
-
-
-class _LaneProducer(AIOKafkaProducer):  # type: ignore[misc] # aiokafka is untyped
-    """aiokafka's producer, but for its haste: the short back-off of a transaction is not for a broker that is away.
-
-    With one for both, the producers of twelve lanes try to connect 1,200 times a second, and log each.
-    """
-
-    def __init__(self, **arguments: Any) -> None:  # noqa: ANN401 - aiokafka's own
-        super().__init__(**arguments)
-        _bootstrap_whole(self.client)
-        self.client._retry_backoff = _AWAY_SECONDS  # noqa: SLF001 - of its questions for topics
-        self._connect, self.client._get_conn = self.client._get_conn, self._connect_patiently  # noqa: SLF001
-
-    async def _connect_patiently(self, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - aiokafka's own
-        connection = await self._connect(*arguments, **options)
-        if connection is None:
-            await asyncio.sleep(_AWAY_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
-        return connection
-
-
 def create_consumer(settings: Settings, group: str, rebalance_seconds: float) -> AIOKafkaConsumer:
     """Return the consumer of a worker's group. It never commits by itself and never picks an offset by itself."""
-    return _Consumer(
+    return Consumer(
         **settings.kafka_client(),
         group_id=group,
         client_id=group,
@@ -218,7 +122,7 @@ def create_consumer(settings: Settings, group: str, rebalance_seconds: float) ->
 
 def create_lane_producer(settings: Settings, transactional_id: str) -> AIOKafkaProducer:
     """Return one of a lane's transactional producers. Starting it fences any earlier owner of the id."""
-    return _LaneProducer(
+    return LaneProducer(
         **settings.kafka_client(),
         client_id=transactional_id,
         transactional_id=transactional_id,
@@ -235,7 +139,7 @@ def create_producer(settings: Settings, client_id: str, *, large: bool = False) 
 
     A large one also sends records that came in compressed and are beyond a topic's limit otherwise.
     """
-    return _Producer(
+    return Producer(
         **settings.kafka_client(),
         client_id=client_id,
         acks="all",
@@ -250,7 +154,7 @@ def create_producer(settings: Settings, client_id: str, *, large: bool = False) 
 async def admin_client(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
     """Open an admin client and close it afterwards."""
     client = AIOKafkaAdminClient(**settings.kafka_client(), client_id="inmail-admin")
-    _bootstrap_whole(client._client)  # noqa: SLF001 - there is no other way
+    bootstrap_whole(client._client)  # noqa: SLF001 - there is no other way
     await client.start()
     try:
         yield client
@@ -263,7 +167,7 @@ async def reader(
     settings: Settings, group: str | None = None, isolation_level: str = "read_committed"
 ) -> AsyncIterator[AIOKafkaConsumer]:
     """Open a consumer that looks without joining a group: no subscription, no commit of its own accord."""
-    consumer = _Consumer(
+    consumer = Consumer(
         **settings.kafka_client(),
         group_id=group,
         client_id="inmail-reader",

@@ -50,23 +50,6 @@ class TransactionPair:
         for failure in filter(None, started):
             raise failure
 
-    async def catch_up(self, place: TopicPartition, group: str) -> None:
-        """Let a group's coordinator catch up with its own log, so that what it says next is no older than that.
-
-        After a crash of its broker it answers, for a moment, as of a high watermark that lags behind what it had
-        acknowledged: an offset that is too old, or none. (The crash matrix saw 36 answers given twice in 58 kills.)
-        It acknowledges a write only once the watermark has passed it. This write is taken back.
-
-        Raises:
-            KafkaError, TimeoutError: when the brokers cannot be reached or refuse.
-
-        """
-        producer = self._producers[0]  # the other one comes first when something is published
-        async with asyncio.timeout(self._seconds):
-            await producer.begin_transaction()
-            await producer.send_offsets_to_transaction({place: 0}, group)
-            await producer.abort_transaction()
-
     async def publish(self, messages: Sequence[Message], offsets: Mapping[TopicPartition, int], group: str) -> None:
         """Publish messages and a group's offsets: a read_committed reader sees all of it or nothing.
 

@@ -1,9 +1,8 @@
 """The lane: one assigned partition being worked. The only file that knows how offsets and transactions fit together.
 
 To open a lane, in this order: start its two transactional producers, which fences the last owner in Kafka; raise its
-epoch, which fences it in Postgres; have the group's coordinator catch up, read the committed offset and seek. Kafka's
-committed offset says how far answers are published, the lane's row how far outcomes are stored: what lies between is
-published first.
+epoch, which fences it in Postgres; read the committed offset and seek. Kafka's committed offset says how far answers
+are published, the lane's row how far outcomes are stored: what lies between is published first.
 
 Then, batch after batch: decide in one Postgres transaction, publish in one Kafka transaction. A batch may be decided
 while the one before it is published, but transactions follow one another: two at once could leave the older offset
@@ -129,7 +128,6 @@ class Lane:
         )
         assert row is not None  # noqa: S101 - an upsert returns its row
         self._epoch, stored, self._as_of = row["epoch"], row["next_offset"], row["as_of"] or EPOCH
-        await self._producers.catch_up(self._tp, self._job.group)
         published = (await committed_offsets(self._admin, self._job.group, [self._tp]))[self._tp]
         oldest = (await self._consumer.beginning_offsets([self._tp]))[self._tp]
         end = (await self._consumer.end_offsets([self._tp]))[self._tp]

@@ -2,7 +2,7 @@
 
 The lock was resolved once (`python -m infra.local.artifacts --relock`); an install fetches exactly the files it names
 and resolves nothing, so that it cannot come out differently. A jar enters the cache by a rename after its digest was
-checked: what has its final name was whole when it came.
+checked: what has its final name was whole when it came. Why this Kafka and no later one: docs/kafka-versions.md.
 """
 
 import argparse

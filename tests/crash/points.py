@@ -59,7 +59,6 @@ POINTS = {
         Point("assign", Trigger.JOIN, "the group assigns partitions"),
         Point("fence", Trigger.JOIN, "the two transactional producers start, which fences the last owner"),
         Point("epoch", Trigger.JOIN, "the lane's epoch is raised in Postgres"),
-        Point("catch up", Trigger.JOIN, "the group's coordinator takes a write, which is taken back"),
         Point("committed", Trigger.JOIN, "the group's offset is asked for"),
         Point("oldest", Trigger.JOIN, "the partition's oldest offset is asked for"),
         Point("end", Trigger.JOIN, "the partition's end is asked for"),

@@ -12,6 +12,7 @@ import jsonschema
 import pytest
 import yaml
 
+from infra.local.artifacts import read_lock
 from infra.local.postgres_server import TUNING
 from infra.settings import Settings
 
@@ -81,6 +82,14 @@ def test_images_are_pinned_and_no_secret_has_a_default(compose: dict[str, Any]) 
 
     assert all(re.search(r":\d+\.\d+", service["image"]) for service in compose["services"].values())
     assert re.findall(r"\$\{[^}]*PASSWORD[^}]*\}", text) == re.findall(r"\$\{POSTGRES_PASSWORD:\?[^}]+\}", text)
+
+
+def test_kafka_is_the_one_of_the_local_stack(compose: dict[str, Any]) -> None:
+    """Which it is decides whether a promise is kept: docs/kafka-versions.md."""
+    version = read_lock().kafka
+
+    assert f"apache/kafka:{version}" == compose["services"]["kafka"]["image"]
+    assert f"here: {version}" in (ROOT / "docs" / "kafka-versions.md").read_text()
 
 
 def test_workers_have_longer_to_stop_than_they_take(compose: dict[str, Any]) -> None:
