@@ -1,5 +1,6 @@
 """The operator's questions on real Kafka: publishing, reading results, lag and dead letters."""
 
+import asyncio
 import io
 import json
 from contextlib import aclosing
@@ -9,15 +10,17 @@ from uuid import UUID, uuid4
 
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from structlog.testing import capture_logs
 
-from infra.kafka import create_consumer, create_producer, partition_of, reader
+from infra.kafka import admin_client, create_consumer, create_producer, partition_of, reader
 from infra.settings import Settings
 from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS
 from schemas.envelope import Event, encode
 from schemas.results import DeadLetterReason
 from schemas.ticks import ExpiryTick, ExpiryTickData
-from tests.workers.wire import promotion, send, settled, working
+from tests.workers.wire import ends, promotion, read, send, settled, working
 from workers import misplaced
 from workers.billing import BillingJob
 from workers.expiry import ExpiryJob
@@ -123,6 +126,27 @@ async def test_a_record_that_kafka_refuses_fails_alone(cluster: Settings, accoun
     assert {BILLING_EVENTS: 1} == published.records
     ((number, reason),) = published.failures
     assert (1, "refused") == (number, reason.partition(":")[0])
+
+
+async def test_a_record_that_the_broker_refuses_costs_no_other_its_place(cluster: Settings, account: str) -> None:
+    """It refuses a whole batch for one record, and then what follows: a new producer sends the others again."""
+    far = {"record": {"topic": BILLING_EVENTS, "key": account, "timestamp": "2100-01-01T00:00:00Z", "value": "{}"}}
+    events = [promotion(account, 1) for _ in range(200)]
+    start = await ends(cluster, BILLING_EVENTS)
+
+    async with admin_client(cluster) as admin, asyncio.timeout(30):
+        await _set_time(admin, "CreateTime")
+        published = await publish(cluster, _file(events[0], far, *events[1:-1], far, events[-1]))
+        await _set_time(admin, "LogAppendTime")
+
+    assert [(2, "refused: InvalidTimestampError()"), (201, "refused: InvalidTimestampError()")] == published.failures
+    assert {BILLING_EVENTS: len(events)} == published.records
+    assert [str(event.id) for event in events] == [each["id"] for each in await read(cluster, start, len(events))]
+
+
+async def _set_time(admin: AIOKafkaAdminClient, kind: str) -> None:
+    config = {"message.timestamp.type": kind}
+    await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, BILLING_EVENTS, configs=config)])
 
 
 async def test_a_tick_is_published_to_every_partition(cluster: Settings) -> None:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from workers.ops.publish import Outgoing, RecordTime, parse_line
+from workers.ops.publish import RecordTime, parse_line
+from workers.ops.sender import Outgoing
 
 __all__ = ["Chapter", "Line", "load_story"]
 

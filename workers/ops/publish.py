@@ -12,22 +12,17 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, BinaryIO, NamedTuple
-
-from aiokafka import AIOKafkaProducer
-from aiokafka.errors import BrokerResponseError, KafkaTimeoutError
+from typing import BinaryIO
 
 from infra.clock import to_milliseconds
-from infra.kafka import create_producer
 from infra.settings import Settings
 from schemas.catalogue import CATALOGUE, INPUT_TOPICS
 from workers.ops.records import NotSetUpError, partition_counts
+from workers.ops.sender import Outgoing, Sender
 
-__all__ = ["Outgoing", "Published", "RecordTime", "UnpublishableError", "lines_of", "parse_line", "publish"]
+__all__ = ["Published", "RecordTime", "UnpublishableError", "lines_of", "parse_line", "publish"]
 
 _CHUNK_BYTES = 256 * 1024
-_FLUSH_SECONDS = 60.0
-_STOP_SECONDS = 5.0
 _ROWS = {row.name: row for row in CATALOGUE}
 
 
@@ -40,17 +35,6 @@ class RecordTime(StrEnum):
 
 class UnpublishableError(Exception):
     """A line cannot be published. The message says why."""
-
-
-class Outgoing(NamedTuple):
-    """One record to send. Without a key it goes to every partition if it is a tick, to any one otherwise."""
-
-    topic: str
-    key: bytes | None
-    value: bytes | None
-    timestamp: int | None = None  # milliseconds; None: now
-    headers: tuple[tuple[str, bytes | None], ...] = ()
-    to_every_partition: bool = False
 
 
 @dataclass(slots=True)
@@ -177,68 +161,41 @@ async def publish(
     if topic is not None and topic not in counts:
         raise NotSetUpError(f"--topic: expected one of {', '.join(INPUT_TOPICS)}, got {topic}")
     published = Published()
-    producer = create_producer(settings, "inmail-publish")
+
+    def taken(topic: str) -> None:
+        published.records[topic] += 1
+
+    sender = Sender(settings, "inmail-publish", taken, lambda number, why: published.failures.append((number, why)))
     try:
-        await producer.start()
         async for lines in lines_of(file):
             for line in lines:
                 published.lines += 1
                 published.bytes += len(line) + 1
                 if line.strip():
-                    await _publish_line(producer, counts, line, published, (topic, record_time))
+                    await _publish_line(sender, counts, line, published, (topic, record_time))
             if progress is not None:
                 progress(published)
-        await _flush(producer)
+        await sender.settle()
     finally:
-        # Bounded: a producer whose broker is gone waits for it for ever.
-        await asyncio.wait([asyncio.ensure_future(producer.stop())], timeout=_STOP_SECONDS)
+        await sender.close()
     published.failures.sort()
     return published
 
 
 async def _publish_line(
-    producer: AIOKafkaProducer,
+    sender: Sender,
     counts: Mapping[str, int],
     line: bytes,
     published: Published,
     how: tuple[str | None, RecordTime],
 ) -> None:
-    number = published.lines
     try:
         outgoing = parse_line(line, *how)
-        for partition in range(counts[outgoing.topic]) if outgoing.to_every_partition else (None,):
-            delivery = await producer.send(
-                outgoing.topic,
-                outgoing.value,
-                outgoing.key,
-                partition=partition,
-                timestamp_ms=outgoing.timestamp,
-                headers=list(outgoing.headers),
-            )
-            delivery.add_done_callback(lambda done: _delivered(done, published, number, outgoing.topic))
     except UnpublishableError as error:
-        published.failures.append((number, str(error)))
-    except BrokerResponseError as error:
-        if error.retriable:
-            raise
-        published.failures.append((number, f"refused: {error}"))
-
-
-def _delivered(delivery: asyncio.Future[Any], published: Published, number: int, topic: str) -> None:
-    if delivery.cancelled():
+        published.failures.append((published.lines, str(error)))
         return
-    error = delivery.exception()
-    if error is None:
-        published.records[topic] += 1
-    else:
-        published.failures.append((number, f"refused: {error!r}"))
-
-
-async def _flush(producer: AIOKafkaProducer) -> None:
-    try:
-        await asyncio.wait_for(producer.flush(), _FLUSH_SECONDS)
-    except TimeoutError:
-        raise KafkaTimeoutError(f"the last records were not acknowledged within {_FLUSH_SECONDS:.0f} s") from None
+    for partition in range(counts[outgoing.topic]) if outgoing.to_every_partition else (None,):
+        await sender.send(published.lines, outgoing, partition)
 
 
 async def lines_of(file: BinaryIO) -> AsyncIterator[list[bytes]]:
