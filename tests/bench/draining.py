@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from infra.kafka import admin_client, create_producer, partitions_of, reader
 from infra.local.stack import LocalStack
+from infra.postgres import connect_database
 from infra.settings import Settings
 from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS
 from schemas.envelope import encode
@@ -27,6 +29,7 @@ from workers.send import SendJob
 
 __all__ = ["INPUT", "OURS", "Drained", "Form", "Offsets", "drain", "input_ends", "publish", "running", "set_offsets"]
 
+LOG = Path(__file__).parents[2] / "build" / "bench-worker.log"  # of the process that ran last
 LIMIT_SECONDS = 300.0
 
 _POLL_SECONDS = 0.05
@@ -98,13 +101,15 @@ async def drain(stack: LocalStack, books: Settings, form: Form, begin: Offsets, 
 @asynccontextmanager
 async def running(form: Form, books: Settings) -> "AsyncIterator[subprocess.Popen[bytes]]":
     """Run a form as a process of its own; it ends in order afterwards, or by force where something is wrong."""
-    process = subprocess.Popen(  # noqa: ASYNC220 - it returns at once
-        [sys.executable, *form.arguments],
-        env=environment(books),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    LOG.parent.mkdir(exist_ok=True)
+    with LOG.open("wb") as log:
+        process = subprocess.Popen(  # noqa: ASYNC220 - it returns at once
+            [sys.executable, *form.arguments],
+            env=environment(books),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+        )
     try:
         yield process
         assert process.stdin is not None
@@ -115,10 +120,17 @@ async def running(form: Form, books: Settings) -> "AsyncIterator[subprocess.Pope
 
 
 async def set_offsets(books: Settings, group: str, offsets: Offsets) -> None:
-    """Put a group without members at these offsets."""
+    """Put a group without members at these offsets, and books that are new: what is before is not theirs."""
     async with reader(books, group) as consumer:
         consumer.assign(INPUT)
         await consumer.commit(dict(offsets))
+    connection = await connect_database(books)
+    await connection.executemany(
+        "insert into lanes (consumer_group, topic, partition, epoch, next_offset) values ($1, $2, $3, 1, $4)"
+        " on conflict do nothing",
+        [(group, tp.topic, tp.partition, offset) for tp, offset in offsets.items()],
+    )
+    await connection.close()
 
 
 class _Watch:
@@ -142,7 +154,7 @@ class _Watch:
             if enough(done):
                 return done
             if perf_counter() > deadline or not (ended is None or (self._form.ends_by_itself and ended == 0)):
-                raise RuntimeError(f"{done} requests in {LIMIT_SECONDS:.0f} s, exit code {ended}")
+                raise RuntimeError(f"{done} requests in {LIMIT_SECONDS:.0f} s, exit code {ended}: see {LOG}")
             await asyncio.sleep(_POLL_SECONDS)
 
 
