@@ -112,8 +112,11 @@ def create_consumer(settings: Settings, group: str, rebalance_seconds: float) ->
         rebalance_timeout_ms=round(rebalance_seconds * 1000),
         # The lanes watch their own progress; this check stops for good after one failed poll.
         max_poll_interval_ms=24 * 3600 * 1000,
-        # One long poll serves all partitions of a broker: a short one lets a partition just drained ask again soon.
-        fetch_max_wait_ms=50,
+        # One long poll serves all partitions of a broker: a short one lets a partition just drained ask again soon. It
+        # waits for more than one record: each answer wakes lanes, and a transaction costs the broker 4 ms of CPU
+        # whatever it holds. At 1,000 requests a second on 2 cores that is half the median latency, and of the p99.
+        fetch_min_bytes=64 * 1024,
+        fetch_max_wait_ms=25,
         max_partition_fetch_bytes=256 * 1024,
         # CRCs are checked by the broker on arrival and by TCP on the way; checking again costs 3% of a worker.
         check_crcs=False,

@@ -9,7 +9,7 @@ from aiokafka.structs import ConsumerRecord
 
 __all__ = ["Inbox", "Taken"]
 
-_CHUNKS = 2
+_ENOUGH_BYTES = 512 * 1024  # about two fetches of a partition: one to work on, one behind it
 
 
 class Taken(NamedTuple):
@@ -28,6 +28,7 @@ class Inbox:
 
     def __init__(self) -> None:
         self._chunks: deque[Taken] = deque()
+        self._bytes = 0  # of the values in them
         self._position: int | None = None  # after what was offered last; None: the lane has not sought yet
         self._error: Exception | None = None
         self._stopped = False
@@ -37,11 +38,12 @@ class Inbox:
     def hungry(self) -> bool:
         """Whether records should be fetched for this lane."""
         waiting = self._position is not None and self._error is None
-        return waiting and not self._stopped and len(self._chunks) < _CHUNKS
+        return waiting and not self._stopped and self._bytes < _ENOUGH_BYTES
 
     def open(self, position: int) -> None:
         """Begin empty at an offset that the consumer has been made to seek."""
         self._chunks.clear()
+        self._bytes = 0
         self._error = None
         self._position = position
 
@@ -53,6 +55,7 @@ class Inbox:
         """Take what the consumer drained, and where it stands after it."""
         if self._position is not None and (records or position > self._position):
             self._chunks.append(Taken(records, position))
+            self._bytes += _size(records)
             self._position = position
             self._changed.set()
 
@@ -75,11 +78,18 @@ class Inbox:
             return None
         if self._error is not None:
             raise self._error
-        chunk = self._chunks.popleft()
-        if len(chunk.records) <= limit:
-            return chunk
-        self._chunks.appendleft(chunk._replace(records=chunk.records[limit:]))
-        return Taken(chunk.records[:limit], chunk.records[limit].offset)
+        records: list[ConsumerRecord] = []
+        next_offset = 0
+        while self._chunks and len(records) < limit:  # what came while the lane was busy needs no turn of its own
+            chunk = self._chunks.popleft()
+            room = limit - len(records)
+            if room < len(chunk.records):
+                self._chunks.appendleft(chunk._replace(records=chunk.records[room:]))
+                chunk = Taken(chunk.records[:room], chunk.records[room].offset)
+            records += chunk.records
+            next_offset = chunk.next_offset
+        self._bytes -= _size(records)
+        return Taken(records, next_offset)
 
     async def stopped(self, seconds: float) -> None:
         """Wait for `stop`, at most so long."""
@@ -90,3 +100,7 @@ class Inbox:
                     await self._changed.wait()
         except TimeoutError:
             return
+
+
+def _size(records: Sequence[ConsumerRecord]) -> int:
+    return sum(len(record.value or b"") for record in records)
