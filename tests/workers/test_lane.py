@@ -9,13 +9,13 @@ from aiokafka import TopicPartition
 from aiokafka.admin import RecordsToDelete
 from aiokafka.errors import KafkaError
 
-from infra.kafka import admin_client, committed_offsets, reader
+from infra.kafka import admin_client, reader
 from infra.postgres import Connection
 from infra.settings import Settings
 from infra.transactions import Message, TransactionPair
 from schemas.catalogue import BILLING_EVENTS, CREDIT_EVENTS, DEAD_LETTERS, SEND_REQUESTS, SEND_RESULTS
 from schemas.envelope import encode
-from tests.workers.wire import ends, eventually, prepare, promotion, publish, read, send, working
+from tests.workers.wire import ends, prepare, promotion, publish, read, send, working
 from workers.billing import BillingJob
 from workers.ledger.plans import load_catalogue
 from workers.send import SendJob
@@ -228,28 +228,3 @@ async def test_a_transaction_with_a_record_that_fails_is_not_committed(cluster: 
     await pair.discard()
 
     assert [] == await read(cluster, start, 0)
-
-
-async def test_a_coordinator_that_catches_up_forgets_the_write_that_made_it(cluster: Settings) -> None:
-    """Neither a group's offset nor its absence is changed by it, and the pair publishes after it as ever."""
-    group = f"test-{uuid4().hex}"
-    place, other = (TopicPartition(SEND_REQUESTS, number) for number in (0, 1))
-    pair = TransactionPair(cluster, group)
-    try:
-        await pair.start()
-        async with admin_client(cluster) as admin:
-            await pair.catch_up(place, group)
-            before = await committed_offsets(admin, group, [place, other])
-            for offset in (7, 8, 9):
-                await pair.publish([], {place: offset}, group)
-            await pair.catch_up(place, group)
-            await pair.catch_up(other, group)
-
-            async def shown() -> bool:  # a commit's marker reaches the group's log a little after its answer
-                return await committed_offsets(admin, group, [place, other]) == {place: 9, other: None}
-
-            await eventually(shown, "the last offset that was published, and no other")
-    finally:
-        await pair.discard()
-
-    assert {place: None, other: None} == before
