@@ -104,6 +104,10 @@ class Settings(BaseSettings):
     tick_step_lots: Annotated[int, Field(ge=1, le=10_000, description="booked in one transaction at most")] = 200
     tick_steps: Annotated[int, Field(ge=1, le=10_000, description="of one tick at most")] = 50
 
+    order_seconds: Annotated[
+        float, Field(ge=0, le=600, description="a record waits for lanes that have not read up to its time; 0: never")
+    ] = 1.0
+
     dead_letter_share: Annotated[
         float, Field(ge=0, le=1, description="of the last records: a worker that refuses more ends; 1 lets all through")
     ] = 0.5

@@ -59,6 +59,11 @@ class Inbox:
             self._position = position
             self._changed.set()
 
+    def put_back(self, taken: Taken) -> None:
+        """Have records that were taken, and may not be decided yet, taken again."""
+        self._chunks.appendleft(taken)
+        self._bytes += _size(taken.records)
+
     def interrupt(self, error: Exception) -> None:
         """Let the lane's next `take` raise an error of the consumer's."""
         self._error = error

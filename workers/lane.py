@@ -13,9 +13,8 @@ cannot take becomes a dead letter (`apart.py`); where too much of everything wou
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from datetime import datetime
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
@@ -25,7 +24,6 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from infra.clock import EPOCH
 from infra.kafka import committed_offsets
 from infra.postgres import Connection, Pool, is_refusal
 from infra.settings import Settings
@@ -37,14 +35,12 @@ from workers.failures import LaneError, back_off_seconds, may_pass
 from workers.health import Health
 from workers.inbox import Inbox, Taken
 from workers.job import Batch, Decision, Job
+from workers.lane_row import LaneRow, SucceededError
+from workers.order import Ahead, Ends, Order, note_ahead
 from workers.resume import published_to
 from workers.sorting import Sorted, sort_records
 
 __all__ = ["Clients", "Lane", "LaneError"]
-
-
-class _SucceededError(Exception):
-    """A newer owner has raised the epoch."""
 
 
 class Clients(NamedTuple):
@@ -55,6 +51,7 @@ class Clients(NamedTuple):
     pool: Pool
     breaker: Breaker
     health: Health
+    ends: Ends
 
 
 class _Decided(NamedTuple):
@@ -71,10 +68,11 @@ class Lane:
         self.inbox = Inbox()
         self._job = job
         self._tp = tp
-        self._row = (job.group, tp.topic, tp.partition)  # key of the lane's row
-        self._consumer, self._admin, self._pool, self._breaker, worker = clients
+        self._consumer, self._admin, self._pool, self._breaker, worker, ends = clients
+        self._row = LaneRow(self._pool, job.group, tp.topic, tp.partition)
         self._counts, self._health = worker.counts, worker.lane(tp)
         self._settings = settings
+        self._order = Order(self._pool, ends, self._row, settings.order_seconds)
         self._log = structlog.get_logger("inmail.lane").bind(topic=tp.topic, partition=tp.partition)
         self.stopping = False
         self._failures = 0  # in a row
@@ -93,12 +91,12 @@ class Lane:
 
         """
         while not self.stopping:
-            self._producers = TransactionPair(self._settings, ".".join(map(str, self._row)))
+            self._producers = TransactionPair(self._settings, self._row.name)
             doubtful: Exception | None = None
             try:
                 await self._open()
                 await self._work()
-            except _SucceededError as error:
+            except SucceededError as error:
                 doubtful = error
             except (
                 KafkaError,
@@ -116,22 +114,21 @@ class Lane:
                 await self._producers.discard()
             if doubtful is not None:
                 await self._back_off(doubtful)
+        await self._leave()
+
+    async def _leave(self) -> None:
+        """Let the other lanes not wait for this one. Where that cannot be told, they wait in vain once."""
+        with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            await self._row.be_not_awaited()
 
     async def _open(self) -> None:
         self._health.opens()
         await self._producers.start()
-        row = await self._pool.fetchrow(
-            "insert into lanes as l (consumer_group, topic, partition, epoch) values ($1, $2, $3, 1)"
-            " on conflict (consumer_group, topic, partition) do update set epoch = l.epoch + 1"
-            " returning epoch, next_offset, as_of",
-            *self._row,
-        )
-        assert row is not None  # noqa: S101 - an upsert returns its row
-        self._epoch, stored, self._as_of = row["epoch"], row["next_offset"], row["as_of"] or EPOCH
+        stored, self._as_of = await self._row.take()
         published = (await committed_offsets(self._admin, self._job.group, [self._tp]))[self._tp]
         oldest = (await self._consumer.beginning_offsets([self._tp]))[self._tp]
         end = (await self._consumer.end_offsets([self._tp]))[self._tp]
-        async with self._fenced():
+        async with self._row.fenced():
             pass  # were there a newer owner, the group's offset could be beyond what was stored when this one began
         published = published_to(self._job.group, self._tp, published, stored, kept=(oldest, end))
         start = max(published, oldest)
@@ -142,7 +139,7 @@ class Lane:
             await self._publish(_Decided(messages, oldest))
         self._consumer.seek(self._tp, start)
         self.inbox.open(start)
-        self._log.info("lane_open", epoch=self._epoch, offset=start, stored=stored)
+        self._log.info("lane_open", epoch=self._row.epoch, offset=start, stored=stored)
 
     async def _work(self) -> None:
         publishing: asyncio.Task[None] | None = None
@@ -151,7 +148,7 @@ class Lane:
             self._health.waits()
             while (taken := await self.inbox.take(most)) is not None:
                 self._health.takes()
-                if (decided := await self._decide(taken)) is None:
+                if (turn := await self._turn(taken)) is None or (decided := await self._decide(*turn)) is None:
                     break
                 self._health.decided()
                 await _finished(publishing)
@@ -163,7 +160,18 @@ class Lane:
                 await asyncio.wait([publishing])
                 publishing.exception()  # seen: whatever ended the loop is on its way up already
 
-    async def _decide(self, taken: Taken) -> _Decided | None:
+    async def _turn(self, taken: Taken) -> tuple[Taken, Sequence[Ahead]] | None:
+        """Wait until other lanes have come as far; return what may be decided then; None where a stop came first."""
+        count, ahead = await self._order.turn(taken.records, self._as_of, lambda: self.stopping)
+        if count == len(taken.records):
+            return taken, ahead
+        if not count:
+            return None
+        first, rest = taken.records[:count], taken.records[count:]
+        self.inbox.put_back(Taken(rest, taken.next_offset))
+        return Taken(first, rest[0].offset), ahead
+
+    async def _decide(self, taken: Taken, ahead: Sequence[Ahead]) -> _Decided | None:
         """Store the outcomes of a batch, in parts where the database refuses it whole; None where a stop came first."""
         found = sort_records(taken.records, self._as_of)
         batch = Batch(self._tp.topic, self._tp.partition, found.requests)
@@ -171,45 +179,33 @@ class Lane:
         while left:
             if self.stopping:  # the next owner goes on with the next step
                 return None
-            async with self._fenced() as connection:
+            async with self._row.fenced() as connection:
                 left = await self._job.step(connection, batch)
+                if left:  # a tick of many steps runs beside the other lanes: they do not wait for it
+                    await self._row.be_not_awaited(connection)
             self._health.steps()
         try:
-            return await self._store(taken, batch, found, self._job.decide)
+            return await self._store(taken, ahead, found, partial(self._job.decide, batch=batch))
         except asyncpg.PostgresError as error:
             if self._job.in_steps or not is_refusal(error):  # a tick brings no values: the books would be at fault
                 raise
             self._counts["batches_decided_apart"] += 1
             self._log.warning("batch_decided_apart", error=repr(error), records=len(taken.records))
-            return await self._store(taken, batch, found, partial(decide_apart, self._job))
+            return await self._store(taken, ahead, found, partial(decide_apart, self._job, batch=batch))
 
     async def _store(
-        self, taken: Taken, batch: Batch, found: Sorted, decide: Callable[[Connection, Batch], Awaitable[Decision]]
+        self, taken: Taken, ahead: Sequence[Ahead], found: Sorted, decide: Callable[[Connection], Awaitable[Decision]]
     ) -> _Decided:
         """Store the outcomes of a batch, and how far the lane has read, in one transaction; unless too much is bad."""
-        async with self._fenced(taken.next_offset, found.as_of) as connection:
-            answers, refused_by_job = await decide(connection, batch)
+        async with self._row.fenced(taken.next_offset, found.as_of) as connection:
+            answers, refused_by_job = await decide(connection)
             refused = found.refused | refused_by_job
             self._breaker.judge(taken.records, refused)
+            if ahead:
+                await note_ahead(connection, self._row, ahead, taken, found.as_of)
         self._as_of = found.as_of
         self._counts.update(each.reason.value for each in refused.values())
         return _Decided(answers + dead_letters(taken.records, refused), taken.next_offset)
-
-    @asynccontextmanager
-    async def _fenced(self, next_offset: int | None = None, as_of: datetime | None = None) -> AsyncIterator[Connection]:
-        """Open a transaction that only the lane's owner can commit, and that notes how far the lane has read."""
-        async with self._pool.acquire() as connection, connection.transaction():
-            moved = await connection.execute(
-                "update lanes set next_offset = greatest(next_offset, $5), as_of = greatest(as_of, $6)"
-                " where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4",
-                *self._row,
-                self._epoch,
-                next_offset,
-                as_of,
-            )
-            if moved != "UPDATE 1":
-                raise _SucceededError(f"epoch {self._epoch} of {self._tp} is over")
-            yield connection
 
     async def _publish(self, decided: _Decided) -> None:
         """Publish a batch's answers, its dead letters and the offset after it, in one transaction."""

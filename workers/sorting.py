@@ -11,7 +11,7 @@ from schemas.catalogue import Undecodable, decode, fingerprint
 from schemas.results import DeadLetterReason
 from workers.ledger.model import Request
 
-__all__ = ["Sorted", "sort_records"]
+__all__ = ["Sorted", "sort_records", "time_of"]
 
 _TIMESTAMPS = range(946_684_800_000, 7_258_118_400_000)  # milliseconds of the years 2000 to 2199
 
@@ -40,6 +40,11 @@ def sort_records(records: Sequence[ConsumerRecord], as_of: datetime) -> Sorted:
         else:
             requests.append(Request(event, event.subject or "", event.id, fingerprint(event), as_of, record.offset))
     return Sorted(requests, refused, as_of)
+
+
+def time_of(record: ConsumerRecord, floor: int) -> int:
+    """Return a record's time in milliseconds; `floor` where it gives none that counts."""
+    return record.timestamp if record.timestamp in _TIMESTAMPS else floor
 
 
 def _timestamp(record: ConsumerRecord) -> datetime:

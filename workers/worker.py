@@ -23,6 +23,7 @@ from workers.failures import WorkerError
 from workers.health import Health
 from workers.job import Job
 from workers.lane import Clients, Lane
+from workers.order import Ends
 from workers.watch import watch_progress, watch_servers
 
 __all__ = ["Worker", "WorkerError", "run_worker"]
@@ -45,7 +46,7 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is unt
         self._health = health or Health(settings.stuck_seconds)
         self._log = structlog.get_logger("inmail.worker").bind(worker=job.group)
         self._consumer: AIOKafkaConsumer = create_consumer(settings, job.group, settings.drain_seconds * 1.5)
-        self._clients = Clients(self._consumer, admin, pool, Breaker(settings), self._health)
+        self._clients = Clients(self._consumer, admin, pool, Breaker(settings), self._health, Ends(settings))
         self._lanes: dict[TopicPartition, tuple[Lane, asyncio.Task[None]]] = {}
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stopping = False
@@ -79,6 +80,7 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is unt
             for task in (starting, *watches):  # joining a group can take longer than a drain may
                 task.cancel()
             late = await self._end(pump)
+            await self._clients.ends.close()
         for ended in reasons:
             if ended.done() and not ended.cancelled():
                 ended.result()

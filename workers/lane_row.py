@@ -1,0 +1,74 @@
+"""A lane's row in Postgres: who owns it, how far it has stored, and what the other lanes of its number go by."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+
+from infra.clock import EPOCH
+from infra.postgres import Connection, Pool
+
+__all__ = ["LaneRow", "SucceededError"]
+
+_NOTE = (
+    "update lanes set next_offset = greatest(next_offset, $5), as_of = greatest(as_of, $6),"
+    " awaited = awaited or $5 is not null"
+    " where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4"
+)
+_WAIT = "update lanes set head = $5 where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4"
+_LEAVE = "update lanes set awaited = false where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4"
+
+
+class SucceededError(Exception):
+    """A newer owner has raised the epoch."""
+
+
+class LaneRow:
+    """The row of one lane. Whoever takes it fences the last owner: an epoch that is over commits nothing."""
+
+    def __init__(self, pool: Pool, group: str, topic: str, partition: int) -> None:
+        self._pool = pool
+        self.group, self.topic, self.partition = group, topic, partition
+        self.epoch = 0
+
+    async def take(self) -> tuple[int | None, datetime]:
+        """Raise the epoch; return the offset after what is stored, and the broker's time up to which it is."""
+        row = await self._pool.fetchrow(
+            "insert into lanes as l (consumer_group, topic, partition, epoch, awaited) values ($1, $2, $3, 1, true)"
+            " on conflict (consumer_group, topic, partition) do update set epoch = l.epoch + 1, awaited = true"
+            " returning epoch, next_offset, as_of",
+            *self._key,
+        )
+        assert row is not None  # noqa: S101 - an upsert returns its row
+        self.epoch = row["epoch"]
+        return row["next_offset"], row["as_of"] or EPOCH
+
+    @asynccontextmanager
+    async def fenced(self, next_offset: int | None = None, as_of: datetime | None = None) -> AsyncIterator[Connection]:
+        """Open a transaction that only the lane's owner can commit, and that notes how far the lane has read.
+
+        Raises:
+            SucceededError: when there is a newer owner.
+
+        """
+        async with self._pool.acquire() as connection, connection.transaction():
+            moved = await connection.execute(_NOTE, *self._key, self.epoch, next_offset, as_of)
+            if moved != "UPDATE 1":
+                raise SucceededError(f"epoch {self.epoch} of {self.topic}/{self.partition} is over")
+            yield connection
+
+    async def wait_with(self, head: datetime) -> None:
+        """Tell the other lanes with which time this one waits for them."""
+        await self._pool.execute(_WAIT, *self._key, self.epoch, head)
+
+    async def be_not_awaited(self, connection: Connection | None = None) -> None:
+        """Let the other lanes not wait for this one until it stores something."""
+        await (connection or self._pool).execute(_LEAVE, *self._key, self.epoch)
+
+    @property
+    def name(self) -> str:
+        """The lane's name in Kafka: the stem of its transactional ids."""
+        return f"{self.group}.{self.topic}.{self.partition}"
+
+    @property
+    def _key(self) -> tuple[str, str, int]:
+        return self.group, self.topic, self.partition

@@ -1,0 +1,224 @@
+"""In which order the lanes of one partition number decide: by the broker's time, whoever reads faster.
+
+Three workers read three topics at their own pace, and move credits of the same accounts. For the same books to come of
+the same input, however fast each was, a record of the time T is decided once the other lanes of its number have decided
+all they have before it. At one instant billing comes first, then sends, then ticks (rule 16).
+
+Another lane has come so far when its row says so; while it waits itself, the row tells the time of the record it waits
+with. Or when it stands at the end of its partition, asked for after the record was received: what comes later is later.
+Whoever comes first in this order waits for nobody, so that no two lanes wait for each other.
+
+The wait is bounded. Beyond its limit a lane goes on, and at once where the other has ended, is busy with a long tick,
+or has not moved since a wait for it was in vain; what is decided so is noted in `decided_ahead`. The order is the
+brokers': where their clocks differ by more than a record takes to be read, a late record is noted there too.
+"""
+
+import asyncio
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AsyncExitStack
+from datetime import datetime
+from itertools import accumulate
+from time import monotonic
+from typing import Any, NamedTuple
+
+from aiokafka import TopicPartition
+from aiokafka.structs import ConsumerRecord
+
+from infra.clock import EARLIEST, from_milliseconds, to_milliseconds
+from infra.kafka import reader
+from infra.postgres import Connection, Pool
+from infra.settings import Settings
+from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS
+from workers.inbox import Taken
+from workers.lane_row import LaneRow
+from workers.sorting import time_of
+
+__all__ = ["RANKS", "Ahead", "Ends", "Order", "Turn", "note_ahead"]
+
+# Who comes first at one instant: rule 16.
+RANKS = {BILLING_EVENTS: 0, SEND_REQUESTS: 1, EXPIRY_TICKS: 2}
+
+_LOOK_SECONDS = 0.005  # between two looks at the other lanes' rows
+_CLOSE_SECONDS = 2.0
+_FOREVER = to_milliseconds(datetime.max.replace(tzinfo=EARLIEST.tzinfo))
+
+
+class Ahead(NamedTuple):
+    """A lane that records were decided without: its group, and where it stood."""
+
+    neighbour: str
+    offset: int
+
+
+class Turn(NamedTuple):
+    """How many of the records may be decided now, and which lanes they are then ahead of, or late for."""
+
+    records: int
+    ahead: Sequence[Ahead] = ()
+
+
+class Ends:
+    """Where the input topics end, asked for all lanes of a worker at once.
+
+    Reads uncommitted, so that an open transaction counts as unread.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._clients = AsyncExitStack()
+        self._places: set[TopicPartition] = set()
+        self._consumer: Any = None  # made when it is needed first
+        self._asking: asyncio.Task[dict[TopicPartition, int]] | None = None
+        self._next: asyncio.Task[dict[TopicPartition, int]] | None = None
+
+    async def ask(self, places: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        """Return the ends as of a moment after the call. Who calls while others wait shares their answer.
+
+        Raises:
+            KafkaError: when the brokers cannot be asked.
+
+        """
+        self._places.update(places)
+        if self._next is None:
+            self._next = asyncio.create_task(self._ask_after(self._asking))
+        return await asyncio.shield(self._next)
+
+    async def close(self) -> None:
+        """Let the connection go."""
+        if asking := [each for each in (self._asking, self._next) if each is not None]:
+            await asyncio.wait(asking, timeout=_CLOSE_SECONDS)
+        await self._clients.aclose()
+
+    async def _ask_after(self, before: "asyncio.Task[dict[TopicPartition, int]] | None") -> dict[TopicPartition, int]:
+        if before is not None:
+            await asyncio.wait([before])
+        self._asking, self._next = self._next, None
+        consumer = self._consumer
+        if consumer is None:
+            consumer = self._consumer = await self._clients.enter_async_context(
+                reader(self._settings, None, "read_uncommitted")
+            )
+        return dict(await consumer.end_offsets(self._places))
+
+
+class _Row(NamedTuple):
+    """Another lane, as its row has it. Times are in milliseconds."""
+
+    consumer_group: str
+    topic: str
+    offset: int
+    as_of: int
+    head: int | None
+    awaited: bool
+
+    def allows(self, topic: str, ends: dict[TopicPartition, int], partition: int) -> int:
+        """Return the latest time of a topic's record that may be decided."""
+        if self.offset >= ends[TopicPartition(self.topic, partition)]:
+            return _FOREVER
+        reached = self.as_of if self.head is None else max(self.head, self.as_of)
+        return reached - 1 if RANKS[self.topic] < RANKS[topic] else reached
+
+    def passed(self, topic: str) -> int:
+        """Return the latest time at which a topic's record is too late for it: decided before by this lane."""
+        return self.as_of - 1 if RANKS[self.topic] < RANKS[topic] else self.as_of
+
+
+def _row_of(topic: str, row: Any) -> _Row:  # noqa: ANN401 - asyncpg's record, or none
+    """Return a lane's row; of one that never ran, as if it had ended before it read anything."""
+    if row is None:
+        return _Row(f"whoever reads {topic}", topic, 0, to_milliseconds(EARLIEST), None, awaited=False)
+    head = None if row["head"] is None else to_milliseconds(row["head"])
+    as_of = to_milliseconds(row["as_of"] or EARLIEST)
+    return _Row(row["consumer_group"], topic, row["next_offset"] or 0, as_of, head, row["awaited"])
+
+
+_ROWS = """
+select consumer_group, topic, next_offset, as_of, head, awaited
+from lanes
+where topic = any($1) and partition = $2
+"""
+
+
+class Order:
+    """One lane's place among its neighbours."""
+
+    def __init__(self, pool: Pool, ends: Ends, row: LaneRow, limit_seconds: float) -> None:
+        """Take the pool, the topics' ends, the lane's row, and how long a record waits at most; 0: never."""
+        self._pool = pool
+        self._ends = ends
+        self._row = row
+        self._limit = limit_seconds
+        self._neighbours = [TopicPartition(topic, row.partition) for topic in RANKS if topic != row.topic]
+        self._in_vain: dict[str, _Row] = {}  # by group: rows that did not move while they were waited for
+
+    async def turn(self, records: Sequence[ConsumerRecord], as_of: datetime, stopping: Callable[[], bool]) -> Turn:
+        """Wait until records may be decided, the first at least; return how many. None of them where a stop came first.
+
+        Args:
+            records: what the lane has received, in order.
+            as_of: the time up to which it has decided: no record counts as older.
+            stopping: whether it was told to stop.
+
+        """
+        if not self._limit or not records:
+            return Turn(len(records))
+        floor = to_milliseconds(as_of)
+        times = list(accumulate((time_of(record, floor) for record in records), max, initial=floor))[1:]
+        ends = await self._ends.ask(self._neighbours)
+        deadline = monotonic() + self._limit
+        told = False
+        while not stopping():
+            rows = await self._look()
+            allowed, ahead = self._judge(rows, ends, late=monotonic() > deadline)
+            if count := bisect_right(times, allowed):
+                ahead += self._late(rows, times[0])
+                return Turn(count, tuple(dict.fromkeys(ahead)))
+            if not told:
+                await self._row.wait_with(from_milliseconds(times[0]))
+                told = True
+            await asyncio.sleep(_LOOK_SECONDS)
+        return Turn(0)
+
+    def _judge(self, rows: Sequence[_Row], ends: dict[TopicPartition, int], *, late: bool) -> tuple[int, list[Ahead]]:
+        """Return up to which time records may be decided, and which lanes are not waited for."""
+        allowed = _FOREVER
+        ahead = []
+        for row in rows:
+            until = row.allows(self._row.topic, ends, self._row.partition)
+            if until == _FOREVER:
+                continue
+            if late:
+                self._in_vain[row.consumer_group] = row
+            if not row.awaited or self._in_vain.get(row.consumer_group) == row:
+                ahead.append(Ahead(row.consumer_group, row.offset))
+            else:
+                allowed = min(allowed, until)
+        return allowed, ahead
+
+    def _late(self, rows: Sequence[_Row], time: int) -> list[Ahead]:
+        """Return the lanes that have decided what comes after a record of this time."""
+        topic = self._row.topic
+        return [Ahead(row.consumer_group, row.offset) for row in rows if time <= row.passed(topic)]
+
+    async def _look(self) -> list[_Row]:
+        rows = await self._pool.fetch(_ROWS, list(RANKS), self._row.partition)
+        found = {row["topic"]: row for row in rows}
+        return [_row_of(place.topic, found.get(place.topic)) for place in self._neighbours]
+
+
+async def note_ahead(
+    connection: Connection, row: LaneRow, ahead: Sequence[Ahead], taken: Taken, as_of: datetime
+) -> None:
+    """Note, in the transaction that decides them, records that are ahead of other lanes, or late for them."""
+    await connection.executemany(
+        "insert into decided_ahead as d"
+        " (consumer_group, partition, neighbour, neighbour_offset, first_offset, next_offset, as_of)"
+        " values ($1, $2, $3, $4, $5, $6, $7) on conflict (consumer_group, partition, neighbour, neighbour_offset)"
+        " do update set first_offset = least(d.first_offset, excluded.first_offset),"
+        " next_offset = greatest(d.next_offset, excluded.next_offset), as_of = greatest(d.as_of, excluded.as_of)",
+        [
+            (row.group, row.partition, other, at, taken.records[0].offset, taken.records[-1].offset + 1, as_of)
+            for other, at in ahead
+        ],
+    )
