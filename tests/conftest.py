@@ -1,6 +1,7 @@
 """What tests share: one local stack a run, a fresh database a test."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -42,6 +43,12 @@ async def template(stack: LocalStack) -> str:
 async def settings(stack: LocalStack, template: str) -> Settings:
     """Settings for the running stack and a database of the test's own, migrated and empty."""
     return await _copy(stack, template)
+
+
+@pytest.fixture
+def other_books(stack: LocalStack, template: str) -> Callable[[], Awaitable[Settings]]:
+    """Give settings for one more database on the same stack, as often as it is called."""
+    return partial(_copy, stack, template)
 
 
 @pytest.fixture(scope="module")

@@ -43,6 +43,9 @@ from workers.sorting import Sorted, sort_records
 __all__ = ["Clients", "Lane", "LaneError"]
 
 
+_FEW_STEPS = 2
+
+
 class Clients(NamedTuple):
     """What the lanes of a worker share."""
 
@@ -175,13 +178,14 @@ class Lane:
         """Store the outcomes of a batch, in parts where the database refuses it whole; None where a stop came first."""
         found = sort_records(taken.records, self._as_of)
         batch = Batch(self._tp.topic, self._tp.partition, found.requests)
-        left = self._job.in_steps
+        left, steps = self._job.in_steps, 0
         while left:
             if self.stopping:  # the next owner goes on with the next step
                 return None
             async with self._row.fenced() as connection:
                 left = await self._job.step(connection, batch)
-                if left:  # a tick of many steps runs beside the other lanes: they do not wait for it
+                steps += left
+                if left and steps == _FEW_STEPS:  # a longer tick runs beside the other lanes: they do not wait for it
                     await self._row.be_not_awaited(connection)
             self._health.steps()
         try:

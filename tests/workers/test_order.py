@@ -1,0 +1,169 @@
+"""That the books do not depend on how fast each lane read: one history, many interleavings."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from random import Random
+from typing import Any
+
+import pytest
+from aiokafka import TopicPartition
+
+from infra.kafka import create_producer, reader
+from infra.postgres import Connection, connect_database
+from infra.settings import Settings
+from schemas.catalogue import BILLING_EVENTS, CATALOGUE, EXPIRY_TICKS, SEND_REQUESTS
+from schemas.envelope import encode
+from tests.workers.life import in_partition
+from tests.workers.test_lane_ticks import _tick
+from tests.workers.wire import eventually, promotion, send, working
+from workers.billing import BillingJob
+from workers.expiry import ExpiryJob
+from workers.job import Batch, Decision, Job
+from workers.ledger.plans import load_catalogue
+from workers.send import SendJob
+
+RUNS = int(os.environ.get("ORDER_RUNS", "4"))
+TOPICS = (BILLING_EVENTS, SEND_REQUESTS, EXPIRY_TICKS)
+GROUPS = {row.topic: row.group or "" for row in CATALOGUE if row.group}
+PLACES = [TopicPartition(topic, 0) for topic in TOPICS]
+
+Offsets = dict[TopicPartition, int]
+Books = dict[str, list[dict[str, Any]]]
+
+
+class _Slow:
+    """A job that takes a while, another one each time."""
+
+    def __init__(self, job: Job, dice: Random) -> None:
+        self._job, self._dice = job, dice
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._job, name)
+
+    async def decide(self, connection: Connection, batch: Batch) -> Decision:
+        await asyncio.sleep(self._dice.random() * 0.02)
+        return await self._job.decide(connection, batch)
+
+
+async def _ends(settings: Settings) -> Offsets:
+    async with reader(settings) as consumer:
+        return dict(await consumer.end_offsets(PLACES))
+
+
+async def _history(settings: Settings, dice: Random) -> tuple[Offsets, Offsets]:
+    """Publish grants, sends and ticks in turn, each a moment after the last; return where they begin and end."""
+    accounts = [in_partition(settings, 0) for _ in range(3)]
+    begin = await _ends(settings)
+    async with create_producer(settings, "test") as producer:
+        for _ in range(60):
+            account = dice.choice(accounts)
+            topic, event = dice.choice(
+                [
+                    (BILLING_EVENTS, promotion(account, 1)),
+                    *[(SEND_REQUESTS, send(account))] * 2,
+                    (EXPIRY_TICKS, _tick()),
+                ]
+            )
+            key = None if topic == EXPIRY_TICKS else account.encode()
+            await producer.send_and_wait(topic, encode(event), key, partition=0)
+    return begin, await _ends(settings)
+
+
+@asynccontextmanager
+async def _books(settings: Settings, begin: Offsets) -> AsyncIterator[Connection]:
+    """Open new books whose lanes are about to read a history, each waited for."""
+    for place, offset in begin.items():
+        async with reader(settings, GROUPS[place.topic]) as consumer:
+            consumer.assign([place])
+            await consumer.commit({place: offset})
+    connection = await connect_database(settings)
+    await connection.executemany(
+        "insert into lanes (consumer_group, topic, partition, epoch, next_offset, awaited)"
+        " values ($1, $2, $3, 1, $4, true)",
+        [(GROUPS[place.topic], *place, offset) for place, offset in begin.items()],
+    )
+    yield connection
+    await connection.close()
+
+
+async def _read_to(connection: Connection, end: Offsets) -> None:
+    async def there() -> bool:
+        rows = await connection.fetch("select topic, next_offset from lanes where partition = 0")
+        at = {row["topic"]: row["next_offset"] for row in rows}
+        return all(at[place.topic] >= offset for place, offset in end.items())
+
+    await eventually(there, "lanes at the end")
+
+
+async def _together(settings: Settings, dice: Random, begin: Offsets, end: Offsets) -> tuple[Books, int]:
+    """Decide a history in new books with all workers at once; return them, and how often a lane went ahead."""
+    catalogue = load_catalogue()
+    async with _books(settings, begin) as connection, reader(settings, None, "read_uncommitted") as asked:
+        jobs: list[Job] = [SendJob(catalogue), BillingJob(catalogue), ExpiryJob(asked, catalogue, settings)]
+        dice.shuffle(jobs)
+        async with working(settings, *(_Slow(job, dice) for job in jobs)):  # type: ignore[arg-type]
+            await _read_to(connection, end)
+        return await _dump(connection), await connection.fetchval("select count(*) from decided_ahead")
+
+
+async def _dump(connection: Connection) -> Books:
+    """Return the books by account; its number depends on which lane saw it first."""
+    found: Books = {}
+    for table, order in (("journal", "sequence"), ("lots", "lot")):
+        rows = await connection.fetch(
+            f"select a.account_id, to_jsonb(t) - 'account' as line from {table} as t join accounts as a"  # noqa: S608
+            f" using (account) order by a.account_id, t.{order}"
+        )
+        for row in rows:
+            found.setdefault(f"{table} {row['account_id']}", []).append(row["line"])
+    return found
+
+
+@pytest.mark.timeout(240)
+async def test_the_same_history_gives_the_same_books_however_the_lanes_run(
+    cluster: Settings, other_books: Callable[[], Awaitable[Settings]]
+) -> None:
+    """With lanes of random speed and batches, and with each of the workers first. ORDER_RUNS says how often."""
+    dice = Random(7)  # noqa: S311 - a workload
+    begin, end = await _history(cluster, dice)
+
+    found = []
+    for number in range(RUNS):
+        changes = {"batch_records": dice.choice([1, 3, 100]), "order_seconds": 20, "tick_grace_seconds": 0}
+        own = (await other_books()).model_copy(update=changes)
+        found.append(await _together(own, Random(number), begin, end))  # noqa: S311 - a workload
+
+    assert [0] * RUNS == [ahead for _, ahead in found]
+    assert all(books == found[0][0] for books, _ in found)
+
+
+@pytest.mark.parametrize(("seconds", "noted"), [(0.2, True), (0, False)])
+async def test_a_lane_that_nobody_works_is_waited_for_a_while_and_what_is_decided_without_it_is_noted(
+    cluster: Settings, other_books: Callable[[], Awaitable[Settings]], *, seconds: float, noted: bool
+) -> None:
+    """Its process died, so it still counts as at work. All in all the wait is one limit, and none where it is off."""
+    begin, end = await _history(cluster, Random(3))  # noqa: S311 - a workload
+    sends, grants = (TopicPartition(topic, 0) for topic in (SEND_REQUESTS, BILLING_EVENTS))
+    own = (await other_books()).model_copy(update={"batch_records": 1, "order_seconds": seconds})
+    catalogue = load_catalogue()
+
+    async with _books(own, begin) as connection:
+        async with working(own, SendJob(catalogue)):
+            await _read_to(connection, {sends: end[sends]})
+        async with working(own, BillingJob(catalogue)):
+            await _read_to(connection, {sends: end[sends], grants: end[grants]})
+        rows = await connection.fetch(
+            "select neighbour, neighbour_offset, first_offset, next_offset from decided_ahead"
+            " where consumer_group = 'inmail-send' and neighbour = 'inmail-billing'"
+        )
+        late = await connection.fetchval(
+            "select count(*) from decided_ahead where consumer_group = 'inmail-billing' and neighbour = 'inmail-send'"
+        )
+        charged = await connection.fetchval("select count(*) from journal where code = 'charged'")
+
+    assert 0 == charged  # each send was decided before any grant
+    assert noted == bool(late)
+    assert noted == (("inmail-billing", begin[grants]) in [(row[0], row[1]) for row in rows])
+    assert all(begin[sends] <= row[2] < row[3] <= end[sends] for row in rows)
