@@ -20,9 +20,9 @@ create table decided_ahead (
 );
 
 comment on table decided_ahead is
-'Records that were decided although another lane of their partition number had not read up to them, or had passed them.';
+'Records decided although another lane of their partition number had not read up to them, or had passed them.';
 comment on column decided_ahead.neighbour is 'Consumer group of that lane.';
 comment on column decided_ahead.neighbour_offset is 'Where it stood: its next offset.';
-comment on column decided_ahead.first_offset is 'The first of the lane''s records that were decided while it stood there.';
+comment on column decided_ahead.first_offset is 'The first record that was decided while it stood there.';
 comment on column decided_ahead.next_offset is 'Offset after the last of them.';
 comment on column decided_ahead.as_of is 'Broker time of the last of them.';
