@@ -17,7 +17,7 @@ from schemas.catalogue import BILLING_EVENTS, CATALOGUE, EXPIRY_TICKS, SEND_REQU
 from schemas.envelope import encode
 from tests.workers.life import in_partition
 from tests.workers.test_lane_ticks import _tick
-from tests.workers.wire import eventually, promotion, send, working
+from tests.workers.wire import eventually, prepare, promotion, send, working
 from workers.billing import BillingJob
 from workers.expiry import ExpiryJob
 from workers.job import Batch, Decision, Job
@@ -74,15 +74,15 @@ async def _history(settings: Settings, dice: Random) -> tuple[Offsets, Offsets]:
 @asynccontextmanager
 async def _books(settings: Settings, begin: Offsets) -> AsyncIterator[Connection]:
     """Open new books whose lanes are about to read a history, each waited for."""
+    await prepare(settings)
     for place, offset in begin.items():
         async with reader(settings, GROUPS[place.topic]) as consumer:
             consumer.assign([place])
             await consumer.commit({place: offset})
     connection = await connect_database(settings)
     await connection.executemany(
-        "insert into lanes (consumer_group, topic, partition, epoch, next_offset, awaited)"
-        " values ($1, $2, $3, 1, $4, true)",
-        [(GROUPS[place.topic], *place, offset) for place, offset in begin.items()],
+        "update lanes set next_offset = $3, awaited = true where topic = $1 and partition = $2",
+        [(*place, offset) for place, offset in begin.items()],
     )
     yield connection
     await connection.close()
