@@ -68,7 +68,11 @@ def reemit_command(  # noqa: PLR0913, PLR0917 - one parameter an option
             write_json({"plan": plan.summary()})
         return
     confirm(f"Send {plan.count:,} events?", yes=yes)
-    done = _reemit(selection, plan, person)
+    _end(_reemit(selection, plan, person), plan, json=json)
+
+
+def _end(done: Running, plan: Plan, *, json: bool) -> None:
+    """Say what was done, and end with the exit code that says how."""
     if json:
         write_json({"operation": done.number, "plan": plan.summary(), "result": done.result})
     else:

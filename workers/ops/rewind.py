@@ -50,30 +50,34 @@ async def rewind(  # noqa: PLR0913 - what, how and by whom, and how to stop it
         NotSetUpError, KafkaError, OSError, asyncpg.PostgresError: when it cannot go on. The same again goes on.
 
     """
-    group, topic = group_of(plan.worker), topic_of(plan.worker)
+    group = group_of(plan.worker)
     arguments = {
         "worker": plan.worker.value,
         "publish_again": options.publish_again,
         "drain": options.drain,
         **target.summary(),
     }
-    async with (
-        recorded(settings, Intent(VERB, *who, arguments, plan.summary())) as operation,
-        admin_client(settings) as admin,
-    ):
-        if options.drain and not await wait_until_empty(admin, group, drain_seconds, stop, tell):
-            operation.stopped = True
-            return operation
-        final = await plan_rewind(settings, plan.worker, target, options, plan.targets)
-        if final.refusal is not None or (final.members and final.moves):
-            raise RefusedError(final.refusal or "the group has members again")
-        # Written first: whoever undoes a rewind that was killed here finds where the group stood.
-        operation.result |= {"moves": [move.summary() for move in final.moves], "set": False}
-        await operation.note()
-        offsets = {TopicPartition(topic, move.partition): move.goes for move in final.moves}
-        if offsets:
-            await set_offsets(settings, group, offsets)
+    async with recorded(settings, Intent(VERB, *who, arguments, plan.summary())) as operation:
+        if options.drain:
+            async with admin_client(settings) as admin:
+                operation.stopped = not await wait_until_empty(admin, group, drain_seconds, stop, tell)
+        if not operation.stopped:
+            await _set(settings, operation, await plan_rewind(settings, plan.worker, target, options, plan.targets))
+    return operation
+
+
+async def _set(settings: Settings, operation: Running, plan: Plan) -> None:
+    """Set the offsets of a plan that was made once the group had no members."""
+    if plan.refusal is not None or (plan.members and plan.moves):
+        raise RefusedError(plan.refusal or "the group has members again")
+    # Written first: whoever undoes a rewind that was killed here finds where the group stood.
+    operation.result |= {"moves": [move.summary() for move in plan.moves], "set": False}
+    await operation.note()
+    group, topic = group_of(plan.worker), topic_of(plan.worker)
+    offsets = {TopicPartition(topic, move.partition): move.goes for move in plan.moves}
+    if offsets:
+        await set_offsets(settings, group, offsets)
+        async with admin_client(settings) as admin:
             if await committed_offsets(admin, group, list(offsets)) != offsets:
                 raise RefusedError("the group's offsets were set by somebody else meanwhile: look, and try again")
-        operation.result["set"] = True
-    return operation
+    operation.result["set"] = True

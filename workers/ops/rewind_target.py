@@ -13,7 +13,7 @@ from uuid import UUID
 
 from aiokafka import TopicPartition
 
-from infra.clock import EPOCH, nearest_instant
+from infra.clock import EPOCH
 from infra.kafka import admin_client, committed_offsets, count_partitions, partitions_of, reader
 from infra.postgres import Connection
 from infra.settings import Settings
@@ -117,7 +117,7 @@ async def find_targets(
         case Kind.OFFSET:
             return dict.fromkeys(places, int(target.value))  # type: ignore[arg-type] # as the kind says
         case Kind.TIME:
-            return await _at_time(settings, worker, target.value, places)  # type: ignore[arg-type] # as the kind says
+            return await _at_time(settings, connection, worker, target.value, places)  # type: ignore[arg-type] # as the kind says
         case Kind.REQUEST:
             return await _at_request(connection, worker, target.value, places)  # type: ignore[arg-type] # the same
         case Kind.UNDO:
@@ -126,27 +126,39 @@ async def find_targets(
             assert_never(target.kind)
 
 
-async def _at_time(settings: Settings, worker: Worker, time: datetime, places: Mapping[int, Place]) -> dict[int, int]:
+async def _at_time(
+    settings: Settings, connection: Connection, worker: Worker, time: datetime, places: Mapping[int, Place]
+) -> dict[int, int]:
     topic = topic_of(worker)
     asked = -(-(time - EPOCH) // timedelta(milliseconds=1))  # rounded up: no record before it is meant
+    taken = [await _newest_taken(connection, worker, place) for place in places.values()]
+    if (newest := max(filter(None, taken), default=None)) is not None and newest >= time:
+        raise RefusedError(
+            f"retention has taken records of {topic} that are of {time.isoformat()} or later: allowed are times after"
+            f" {newest.isoformat()}. The books keep the answers: `inmail replay reemit`"
+        )
     async with reader(settings, None, "read_uncommitted") as consumer:
         found = await consumer.offsets_for_times({TopicPartition(topic, number): asked for number in places})
-    targets, taken = {}, []
-    for place, first in found.items():
-        if first is None:
-            continue
-        oldest = places[place.partition].oldest
-        if first.offset <= oldest > 0 and first.timestamp > asked:
-            taken.append(f"partition {place.partition} from {nearest_instant(first.timestamp).isoformat()}")
-        targets[place.partition] = first.offset
-    if taken:
-        raise RefusedError(
-            f"retention has taken records of {topic} that may be of {time.isoformat()} or later. Allowed are times at"
-            f" or after the oldest record: {'; '.join(taken)}. The books keep the answers: `inmail replay reemit`"
-        )
+    targets = {place.partition: first.offset for place, first in found.items() if first is not None}
     if not targets:
         raise RefusedError(f"no record of {topic} is of {time.isoformat()} or later")
     return targets
+
+
+async def _newest_taken(connection: Connection, worker: Worker, place: Place) -> datetime | None:
+    """Return the time of the newest record that retention has taken of a partition, as the books know it.
+
+    The oldest record that is left does not tell: a quiet partition may have lost nothing for long.
+    """
+    query = (
+        "select as_of from ticks where 'expiry' = $1 and partition = $2 and source_offset < $3"
+        " order by source_offset desc limit 1"
+        if worker is Worker.EXPIRY
+        else "select as_of from journal where worker = $1 and source_partition = $2 and source_offset < $3"
+        " order by source_offset desc limit 1"
+    )
+    newest: datetime | None = await connection.fetchval(query, worker.value, place.partition, place.oldest)
+    return newest
 
 
 async def _at_request(
