@@ -13,6 +13,7 @@ from aiokafka.admin import NewTopic
 
 from infra.kafka import admin_client, partition_of, partitions_of
 from infra.settings import Settings
+from tests.workers.life import living
 from tests.workers.replaying import Marks, end, fund_and_send, run, start
 from tests.workers.wire import eventually, settled
 from workers.commands.running import Exit
@@ -69,7 +70,7 @@ async def test_what_the_page_on_reemitting_tells_can_be_done(cluster: Settings, 
         cluster, "replay-reemit.md", request | {"alice": account, "crm-backfill": topic, "3": partition}
     )
 
-    assert len(done) == 7
+    assert len(done) == 6
     assert [] == [each for each in done if each[1] != Exit.DONE]
     assert 3 <= len(await everything.read(cluster))
 
@@ -118,6 +119,31 @@ async def test_a_reemission_that_was_stopped_or_killed_goes_on(
     assert (Exit.DONE, list(range(1, max(sent) + 1))) == (again, sorted(set(sent)))
     assert max(sent) == answer["plan"]["sent_before"] + answer["result"]["sent"]
     assert len(sent) - len(set(sent)) <= (0 if stopped else 2)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+async def test_a_rewind_that_was_stopped_or_killed_as_it_waited_has_moved_nothing(
+    cluster: Settings, account: str, number: signal.Signals
+) -> None:
+    """The same command again, once the worker has ended, does it."""
+    (request,) = await fund_and_send(cluster, account, 1)
+    command = ["replay", "rewind", "send", "--to-request", str(request.id), "--publish-again", "--drain", *WHY]
+
+    async def waits() -> bool:
+        return bool(await list_operations(cluster, 1))
+
+    async with living(cluster) as life:
+        await life.ready()
+        process = await start(cluster, *command)
+        await eventually(waits, "a rewind that waits for the worker")
+        process.send_signal(number)
+        code, _, _ = await end(process)
+    stopped, broken_off = number is signal.SIGINT, (await list_operations(cluster, 1))[0]
+    again, out, _ = await run(cluster, *command, "--json")
+
+    assert (Exit.INTERRUPTED if stopped else -signal.SIGKILL) == code
+    assert (Status.STOPPED if stopped else Status.BROKEN_OFF, {}) == (broken_off.status, broken_off.result)
+    assert (Exit.DONE, 1) == (again, json.loads(out)["result"]["moves"][0]["published_again"])
 
 
 @pytest.mark.parametrize(

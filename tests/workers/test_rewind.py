@@ -1,6 +1,7 @@
 """Rewinding: nothing is decided twice, nothing unread is passed over, and nothing is set under a worker's feet."""
 
 import asyncio
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -16,12 +17,13 @@ from infra.clock import from_milliseconds
 from infra.kafka import admin_client, committed_offsets, create_lane_producer, partition_of, partitions_of
 from infra.postgres import Connection
 from infra.settings import Settings
-from schemas.catalogue import EXPIRY_TICKS, SEND_REQUESTS, SEND_RESULTS
+from schemas.catalogue import BILLING_EVENTS, DEAD_LETTERS, EXPIRY_TICKS, SEND_REQUESTS, SEND_RESULTS
 from tests.ledger.book import Book
-from tests.workers.letters import records_of
+from tests.workers.letters import platinum, records_of
 from tests.workers.life import living
 from tests.workers.replaying import ME, fund_and_send, mark, published, seen, whole_history, work_off
-from tests.workers.wire import ends, publish, send
+from tests.workers.wire import ends, promotion, publish, send
+from workers.billing import BillingJob
 from workers.ledger.model import Worker
 from workers.ledger.plans import load_catalogue
 from workers.ops import rewind as rewinding
@@ -144,6 +146,27 @@ async def test_what_restored_books_do_not_know_is_decided_without_asking(
     assert 2 == await database.fetchval("select count(*) from journal where worker = 'send' and is_answer")
 
 
+async def test_what_had_been_set_aside_is_set_aside_again_or_decided_once_it_can_be(
+    mended: Settings, cluster: Settings, database: Connection, account: str
+) -> None:
+    """The one thing that a rewind may decide below the books' end: it has no outcome yet. The letter keeps its id."""
+    begin, number = await ends(cluster, BILLING_EVENTS), home(cluster, account)
+    target = at(number, begin[TopicPartition(BILLING_EVENTS, number)])
+    await publish(cluster, BILLING_EVENTS, [promotion(account, 2), platinum(account)])
+    await work_off(cluster, BillingJob(load_catalogue()))
+
+    plan, _ = await back(cluster, target, worker=Worker.BILLING)
+    await work_off(cluster, BillingJob(load_catalogue()))
+    letters = [json.loads(each.value)["id"] for each in await records_of(cluster, DEAD_LETTERS, account)]
+    before = await database.fetchval("select sum(granted) from lots")
+    await back(cluster, target, worker=Worker.BILLING)
+    await work_off(cluster, BillingJob(load_catalogue(mended.plans_file)))
+
+    assert [(2, 1)] == [(move.again, move.answers) for move in plan.moves]
+    assert (2, 1) == (len(letters), len(set(letters)))
+    assert (2, 2 + 7) == (before, await database.fetchval("select sum(granted) from lots"))
+
+
 # -- where to ---------------------------------------------------------------------------------------------------------
 
 
@@ -192,7 +215,7 @@ async def test_what_is_not_there_or_would_be_passed_over_is_refused_with_what_is
             Target(Kind.TIME, datetime(2026, 1, 1, tzinfo=UTC), (number,)),
             rf"allowed are times after {taken}",
         ),
-        (at(number, stood + 1), rf"1 records would be skipped .*{allowed}"),
+        (at(number, stood + 1), rf"{stood + 1} would pass over .*, 1 in number \({allowed}"),
         (at(number, stood + 9), rf"there is no offset {stood + 9}, it ends at {stood + 2} \({allowed}\)"),
         (at(99, 0), "no partition 99: its partitions are 0 to 3"),
         (Target(Kind.REQUEST, uuid4()), "the books have no outcome of request"),

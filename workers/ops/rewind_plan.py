@@ -3,7 +3,8 @@
 A rewound lane decides nothing again. It reads its records once more, finds their outcomes in the books and publishes
 them: first answers as the bytes they were, repeats as repeats (`lane.py`, `ledger/store.py`). So to read again is to
 publish again, and where outcomes are stored a rewind is refused unless that is what is asked for. What the books do not
-know (they were restored from a backup) is decided, for the first time as far as they know: that needs no asking.
+know (they were restored from a backup) is decided, for the first time as far as they know: that needs no asking. So is,
+among what is published again, a record that had been set aside and that this version can decide.
 """
 
 from collections.abc import Mapping, Sequence
@@ -154,9 +155,10 @@ def _refusal(moves: Sequence[Move], members: Sequence[str], options: Options) ->
     again = sum(move.again for move in moves)
     if again and not options.publish_again:
         return (
-            f"{again:,} records have been decided: to read them again decides nothing anew and moves no credit, it only"
-            " publishes their answers again, with the same event ids. If that is what you want say --publish-again;"
-            " `inmail replay reemit` publishes chosen answers again, also to another topic, and stops no worker"
+            f"{'1 record has' if again == 1 else f'{again:,} records have'} been decided or set aside: to read it again"
+            " moves no credit twice, it publishes the answers again, with the same event ids. If that is what you want,"
+            " say --publish-again; `inmail replay reemit` publishes chosen answers again, also to another topic, and"
+            " stops no worker"
         )
     if members and moves and not options.drain:
         return (

@@ -212,8 +212,8 @@ def problem_of(kind: Kind, place: Place, offset: int) -> str | None:
         return f"{where}there is no offset {offset}, it ends at {place.end} ({allowed})"
     if kind is Kind.OFFSET and offset > place.stands:
         return (
-            f"{where}{offset - place.stands} records would be skipped that the group has not published ({allowed}; its"
-            " worker comes to them by itself)"
+            f"{where}{offset} would pass over what the group has not answered, {offset - place.stands} in number"
+            f" ({allowed}; its worker comes to that by itself)"
         )
     if kind is Kind.UNDO and offset > place.stored:
         return f"{where}the books end at {place.stored}, before {offset}: are they those that the rewind was made with?"
