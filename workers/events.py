@@ -30,7 +30,7 @@ from workers.job import Message
 from workers.ledger.model import ACCEPTED, Code, Entry, Tick, Worker
 from workers.ledger.store import Answer
 
-__all__ = ["messages_of", "recall_answers", "recall_ticks", "tick_messages"]
+__all__ = ["event_of", "messages_of", "recall_answers", "recall_ticks", "tick_messages"]
 
 _INPUT: Final = {Worker.SEND: SEND_REQUESTS, Worker.BILLING: BILLING_EVENTS, Worker.EXPIRY: EXPIRY_TICKS}
 

@@ -22,6 +22,7 @@ from infra.kafka import create_producer
 from infra.settings import Settings
 from workers.ops.dead_letters import Selection
 from workers.ops.operations import Intent, Running, recorded
+from workers.ops.pace import Pace
 from workers.ops.redrive_plan import Options, Plan, Verdict, verdicts
 
 __all__ = ["LETTER_HEADER", "OPERATION_HEADER", "VERB", "Who", "redrive"]
@@ -108,8 +109,7 @@ class _Sender:
         self._operation = operation
         self._rate = rate
         self._stop = stop
-        self._clock = asyncio.get_running_loop().time
-        self._next = self._clock()
+        self._pace = Pace(rate, stop)
         self.dealt_with = 0
         operation.result |= {"sent": 0, "not_sent": {}}
 
@@ -161,7 +161,7 @@ class _Sender:
         assert self._producer is not None  # noqa: S101 - renewed before anything is sent
         deliveries: list[Handed] = []
         for number, verdict in enumerate(chunk):
-            if await self._paced():
+            if await self._pace.stopped():
                 return deliveries, list(chunk[number:])
             letter = verdict.letter
             headers = [each for each in letter.headers if each[0] not in (OPERATION_HEADER, LETTER_HEADER)]
@@ -182,17 +182,6 @@ class _Sender:
                 delivery.set_exception(error)
             deliveries.append((verdict, delivery))
         return deliveries, []
-
-    async def _paced(self) -> bool:
-        """Wait until it is time for the next message; tell whether it is time to stop instead."""
-        now = self._clock()
-        self._next = max(self._next, now - 1.0)  # what a slow broker cost is not made up for in a burst
-        try:
-            await asyncio.wait_for(self._stop.wait(), max(0.0, self._next - now))
-        except TimeoutError:
-            self._next += 1 / self._rate
-            return False
-        return True
 
     async def _intend(self, chunk: Sequence[Verdict]) -> None:
         rows = [(*self._key(each), each.letter.origin_topic, each.partition, utc_now()) for each in chunk]

@@ -20,6 +20,7 @@ from infra.kafka import MAX_RECORD_BYTES, admin_client, committed_offsets, parti
 from infra.postgres import connect_database
 from infra.settings import RecordTime, Settings
 from schemas.catalogue import CATALOGUE, DEAD_LETTERS, INPUT_TOPICS, TOPICS
+from workers.ops.groups import describe_group
 
 __all__ = ["Change", "TopicsError", "apply_topics", "plan_topics"]
 
@@ -208,22 +209,16 @@ async def _start_group(settings: Settings, admin: AIOKafkaAdminClient, change: C
             try:
                 await consumer.commit({place: max(oldest[place], offset) for place, offset in starts.items()})
             except CommitFailedError as error:
-                state, members = await _group_state(admin, group)
+                state, members = await describe_group(admin, group)
                 if state == _WORKING or monotonic() > deadline:
+                    counted = _count(len(members), "member")
                     raise TopicsError(
-                        f"group {group} could not be started, it is {state} with {_count(members, 'member')}: stop its"
+                        f"group {group} could not be started, it is {state} with {counted}: stop its"
                         f" workers first (one that was killed counts for {settings.session_seconds:.0f} s)"
                     ) from error
                 await asyncio.sleep(0.2)  # members that are gone are being counted out
             else:
                 return
-
-
-async def _group_state(admin: AIOKafkaAdminClient, group: str) -> tuple[str, int]:
-    """Return what the group's coordinator says that it is doing, and of how many members it knows."""
-    (response,) = await admin.describe_consumer_groups([group])
-    _, _, state, _, _, members = response.groups[0][:6]
-    return state, len(members)
 
 
 def _count(number: int, what: str) -> str:

@@ -1,0 +1,263 @@
+"""Reemission: the bytes and ids that were published first, in order, to where they were or elsewhere, on record."""
+
+import asyncio
+import json
+from collections import Counter, defaultdict
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaConnectionError
+
+from infra.kafka import admin_client, partitions_of
+from infra.postgres import Connection
+from infra.settings import Settings
+from schemas.catalogue import CREDIT_EVENTS, DEAD_LETTERS, SEND_REQUESTS, SEND_RESULTS
+from tests.ledger.book import Book
+from tests.workers.replaying import ME, Marks, fund_and_send, mark, seen, whole_history
+from workers.ledger.model import Worker
+from workers.ops import reemit_plan
+from workers.ops.balance import UnknownAccountError
+from workers.ops.operations import RefusedError, Running, Status, list_operations
+from workers.ops.reemit import reemit
+from workers.ops.reemit_plan import Plan, Selection, plan_reemit
+from workers.ops.sender import Sender
+
+FAST = 50_000.0
+
+
+async def emit(
+    settings: Settings, selection: Selection, to: str | None = None, rate: float = FAST
+) -> tuple[Plan, Running]:
+    """Reemit; return what was planned and what came of it."""
+    plan = await plan_reemit(settings, selection, to, rate)
+    return plan, await reemit(settings, selection, plan, who=ME, stop=asyncio.Event())
+
+
+async def made(settings: Settings, partitions: int = 4, **config: str) -> tuple[str, Marks]:
+    """Return a new topic, and where it ends."""
+    name = f"downstream-{uuid4().hex[:8]}"
+    async with admin_client(settings) as admin:
+        await _create(admin, name, partitions, config)
+    return name, Marks(dict.fromkeys(partitions_of(name, partitions), 0))
+
+
+async def _create(admin: AIOKafkaAdminClient, name: str, partitions: int, config: dict[str, str]) -> None:
+    await admin.create_topics(
+        [NewTopic(name, partitions, 1, topic_configs={k.replace("_", "."): v for k, v in config.items()})]
+    )
+
+
+def told(value: bytes | None) -> dict[str, Any]:
+    """Return an event."""
+    event: dict[str, Any] = json.loads(value or b"")
+    return event
+
+
+# -- the same bytes ---------------------------------------------------------------------------------------------------
+
+
+async def test_everything_comes_again_byte_for_byte_but_repeats(
+    cluster: Settings, database: Connection, account: str
+) -> None:
+    """Grants, sends, notices, a reversal, a conflict, an expiry, ticks' answers: what was read first, once more."""
+    begin = await mark(cluster)
+    await whole_history(cluster, Book(database), account)
+    first = [seen(each) for each in await begin.read(cluster)]
+    again = await mark(cluster)
+
+    plan, done = await emit(cluster, Selection())
+    second = [seen(each) for each in await again.read(cluster)]
+
+    repeats = [each for each in first if told(each.value)["data"].get("repeat")]
+    assert 1 == len(repeats)
+    assert Counter(first) - Counter(repeats) == Counter(second)
+    assert len(second) == plan.count == done.result["sent"]
+    assert plan.events == {
+        topic: sum(each.topic == topic for each in second) for topic in (SEND_RESULTS, CREDIT_EVENTS)
+    }
+    codes = {told(each.value)["data"]["code"] for each in second}
+    assert {
+        "granted",
+        "charged",
+        "insufficient_credits",
+        "free",
+        "reversed",
+        "key_conflict",
+        "expired",
+        "booked",
+    } <= codes
+    assert {told(each.value)["id"] for each in second} == {told(each.value)["id"] for each in first}
+
+
+async def test_each_account_comes_in_the_order_of_its_sequence(
+    cluster: Settings, database: Connection, account: str
+) -> None:
+    """Gap-free over both kinds of events in a new downstream's one topic, in the partition that its key chooses."""
+    await whole_history(cluster, Book(database), account)
+    await fund_and_send(cluster, f"{account}-2", 3)
+    topic, everything = await made(cluster)
+
+    await emit(cluster, Selection(), topic)
+
+    sequences = defaultdict(list)
+    places = defaultdict(set)
+    for record in await everything.read(cluster):
+        event = told(record.value)
+        if "subject" in event:
+            sequences[event["subject"]].append(event["data"]["sequence"])
+            places[event["subject"]].add(record.partition)
+    assert {account, f"{account}-2"} == sequences.keys()
+    assert all(numbers == list(range(1, len(numbers) + 1)) for numbers in sequences.values())
+    assert {1} == {len(found) for found in places.values()}
+
+
+async def test_a_tick_answer_finds_a_place_in_a_topic_of_fewer_partitions(
+    cluster: Settings, database: Connection, account: str
+) -> None:
+    """It has no key, and its own partition may not be there."""
+    asked = await whole_history(cluster, Book(database), account)
+    topic, everything = await made(cluster, partitions=1)
+
+    await emit(cluster, Selection(request=asked), topic)
+
+    codes = [told(each.value)["data"]["code"] for each in await everything.read(cluster)]
+    assert sorted(["expired", *["booked"] * cluster.topic_partitions]) == sorted(codes)
+
+
+async def test_a_selection_is_all_that_is_sent(cluster: Settings, database: Connection, account: str) -> None:
+    """By account, request, time, and input offsets: each names the rows that the books say."""
+    await fund_and_send(cluster, f"{account}-2", 1)
+    between = await database.fetchval("select max(as_of) from journal") + timedelta(microseconds=1)
+    requests = await fund_and_send(cluster, account, 3)
+    row = await database.fetchrow("select * from journal where request_id = $1 and is_answer", requests[1].id)
+    assert row is not None
+    place = {"worker": Worker.SEND, "partition": row["source_partition"]}
+    offset = row["source_offset"]
+
+    counts = [
+        (await plan_reemit(cluster, selection, None, FAST)).events
+        for selection in (
+            Selection(account=account),
+            Selection(request=requests[1].id),
+            Selection(after=between, before=datetime.now(UTC) + timedelta(days=1)),
+            Selection(before=between),
+            Selection(**place, start=offset, end=offset + 1),
+            Selection(**place, start=offset + 2, end=offset + 9),
+            Selection(worker=Worker.EXPIRY),
+        )
+    ]
+
+    notices = await database.fetch("select account_id, not is_answer from journal join accounts using (account)")
+    ours = sum(each[1] for each in notices if each[0] == account)
+    caused = await database.fetchval("select count(*) from journal where request_id = $1", requests[1].id) - 1
+    of_request = {SEND_RESULTS: 1} | ({CREDIT_EVENTS: caused} if caused else {})
+    assert [{SEND_RESULTS: 3, CREDIT_EVENTS: 1 + ours}, of_request] == counts[:2]
+    assert counts[0] == counts[2]
+    assert 2 + sum(each[1] for each in notices if each[0] != account) == counts[3].total()
+    assert [of_request, {}, {}] == counts[4:]
+
+
+# -- stopped, killed, refused -----------------------------------------------------------------------------------------
+
+
+async def test_it_stops_between_two_events_and_goes_on_behind_them(
+    cluster: Settings, database: Connection, account: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Across pages, and from the journal to the ticks: nothing is left out and nothing comes twice."""
+    monkeypatch.setattr(reemit_plan, "_PAGE", 3)
+    await whole_history(cluster, Book(database), account)
+    topic, everything = await made(cluster)
+    whole = await plan_reemit(cluster, Selection(), topic, FAST)
+    sent, counts = 0, []
+
+    while sent < whole.count:
+        stop, before = asyncio.Event(), sent
+        plan = await plan_reemit(cluster, Selection(), topic, FAST)
+
+        def enough(done: int, stop: asyncio.Event = stop) -> None:
+            if done >= 5:
+                stop.set()
+
+        done = await reemit(cluster, Selection(), plan, who=ME, stop=stop, progress=enough)
+        sent += done.result["sent"]
+        counts.append((plan.count, plan.sent_before, done.stopped))
+        assert sent > before
+
+    ids = [told(each.value)["id"] for each in await everything.read(cluster)]
+    assert whole.count == len(ids) == len(set(ids))
+    assert all(whole.count == left + before for left, before, _ in counts)
+    assert (True, True) == (len(counts) > 2, counts[0][2])
+    assert Status.DONE == (await list_operations(cluster, 1))[0].status
+    assert whole.count == (await plan_reemit(cluster, Selection(), topic, FAST)).count  # it is over: anew
+
+
+async def test_one_that_fails_goes_on_from_what_the_brokers_have(
+    cluster: Settings, database: Connection, account: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was sent and not noted comes twice at most, with the id it had."""
+    await fund_and_send(cluster, account, 4)
+    topic, everything = await made(cluster)
+    settle, calls = Sender.settle, 0
+
+    async def dies(self: Sender) -> None:
+        nonlocal calls
+        await settle(self)
+        calls += 1
+        if calls == 3:
+            raise KafkaConnectionError("planted")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Sender, "settle", dies)
+        broken.setattr("workers.ops.reemit._TOGETHER", 1)
+        with pytest.raises(KafkaConnectionError):
+            await emit(cluster, Selection(account=account), topic)
+    plan, _ = await emit(cluster, Selection(account=account), topic)
+
+    rows = await database.fetchval("select count(*) from journal")
+    ids = [told(each.value)["id"] for each in await everything.read(cluster)]
+    assert (rows, rows + 1) == (len(set(ids)), len(ids))
+    assert rows - 2 == plan.count
+    assert [Status.DONE, Status.FAILED] == [each.status for each in await list_operations(cluster, 2)]
+
+
+async def test_an_event_that_the_broker_refuses_is_named_and_costs_no_other(cluster: Settings, account: str) -> None:
+    """The new downstream's topic takes small records only: a balance between."""
+    await fund_and_send(cluster, account, 3)
+    topic, everything = await made(cluster, max_message_bytes="700")
+
+    plan, done = await emit(cluster, Selection(account=account), topic)
+
+    arrived = len(await everything.read(cluster))
+    assert plan.count == arrived + done.result["refused"]
+    assert min(arrived, done.result["refused"]) > 0
+    assert {account} == {each["account"] for each in done.result["first_refused"]}
+
+
+@pytest.mark.parametrize(
+    ("to", "words"),
+    [
+        (SEND_REQUESTS, "its workers read it"),
+        (SEND_RESULTS, "one kind of event"),
+        (DEAD_LETTERS, "a topic of this system"),
+        ("__consumer_offsets", "Kafka's own"),
+        ("nowhere", r"there is no topic nowhere: create it first, with as many partitions as .*\(4\)"),
+    ],
+)
+async def test_a_topic_that_must_not_be_sent_to_is_refused(cluster: Settings, to: str, words: str) -> None:
+    """Inputs would be decided, results mixed up; a topic that is not there is not made by accident."""
+    with pytest.raises(RefusedError, match=words):
+        await plan_reemit(cluster, Selection(), to, FAST)
+
+    async with admin_client(cluster) as admin:
+        assert "nowhere" not in await admin.list_topics()
+
+
+async def test_what_the_books_do_not_know_is_refused(cluster: Settings, account: str) -> None:
+    """An empty answer would read as: there was nothing."""
+    with pytest.raises(UnknownAccountError, match=account):
+        await plan_reemit(cluster, Selection(account=account), None, FAST)
+    with pytest.raises(RefusedError, match="no row of request"):
+        await plan_reemit(cluster, Selection(request=uuid4()), None, FAST)

@@ -1,0 +1,380 @@
+"""Rewinding: nothing is decided twice, nothing unread is passed over, and nothing is set under a worker's feet."""
+
+import asyncio
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.admin import RecordsToDelete
+from aiokafka.errors import KafkaError
+
+from infra.clock import from_milliseconds
+from infra.kafka import admin_client, committed_offsets, create_lane_producer, partition_of, partitions_of
+from infra.postgres import Connection
+from infra.settings import Settings
+from schemas.catalogue import BILLING_EVENTS, DEAD_LETTERS, EXPIRY_TICKS, SEND_REQUESTS, SEND_RESULTS
+from tests.ledger.book import Book
+from tests.workers.letters import platinum, records_of
+from tests.workers.life import living
+from tests.workers.replaying import ME, fund_and_send, mark, published, seen, whole_history, work_off
+from tests.workers.wire import ends, promotion, publish, send
+from workers.billing import BillingJob
+from workers.ledger.model import Worker
+from workers.ledger.plans import load_catalogue
+from workers.ops import rewind as rewinding
+from workers.ops.operations import RefusedError, Running, Status, list_operations
+from workers.ops.rewind import rewind
+from workers.ops.rewind_plan import Options, Plan, plan_rewind
+from workers.ops.rewind_target import Kind, Target
+from workers.send import SendJob
+
+AGAIN = Options(publish_again=True)
+
+
+async def back(
+    settings: Settings, target: Target, options: Options = AGAIN, worker: Worker = Worker.SEND, wait: float = 20
+) -> tuple[Plan, Running]:
+    """Rewind a group; return what was planned and what came of it."""
+    plan = await plan_rewind(settings, worker, target, options)
+    done = await rewind(settings, target, options, plan, who=ME, stop=asyncio.Event(), drain_seconds=wait)
+    return plan, done
+
+
+async def stands(
+    settings: Settings, topic: str = SEND_REQUESTS, group: str = SendJob.group
+) -> Mapping[int, int | None]:
+    """Return where a group stands."""
+    async with admin_client(settings) as admin:
+        found = await committed_offsets(admin, group, partitions_of(topic, settings.topic_partitions))
+    return {place.partition: offset for place, offset in found.items()}
+
+
+def at(number: int, offset: int) -> Target:
+    """Return an offset of a partition."""
+    return Target(Kind.OFFSET, offset, (number,))
+
+
+def home(settings: Settings, account: str) -> int:
+    """Return the partition of an account."""
+    return partition_of(account.encode(), settings.topic_partitions)
+
+
+async def books(database: Connection) -> list[object]:
+    """Return all that is in the journal."""
+    return [tuple(row) for row in await database.fetch("select * from journal order by account, sequence")]
+
+
+# -- nothing twice ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_rewound_worker_publishes_the_same_bytes_and_books_nothing(
+    cluster: Settings, database: Connection, account: str
+) -> None:
+    """Charges, a refusal, a reversal, notices, a repeat, a conflict: all of it as it was, and not one row more."""
+    number, begin = home(cluster, account), (await ends(cluster, SEND_REQUESTS))
+    start = await mark(cluster)
+    await whole_history(cluster, Book(database), account)
+    first = [seen(each) for each in await start.read(cluster) if b'"inmail.send-requests"' in each.value]
+    before, stood, again = await books(database), await stands(cluster), await mark(cluster)
+
+    plan, done = await back(cluster, at(number, begin[TopicPartition(SEND_REQUESTS, number)]))
+    rewound = await stands(cluster)
+    await work_off(cluster, SendJob(load_catalogue()))
+
+    second = [seen(each) for each in await again.read(cluster)]
+    assert 7 + 1 == len(first)  # an answer each, and that no credits are left
+    assert Counter(first) == Counter(second)
+    assert before == await books(database)
+    (move,) = plan.moves
+    assert (7, 6, 0) == (move.again, move.answers, move.anew)
+    assert {number: move.goes} == {n: o for n, o in rewound.items() if o != stood[n]}
+    assert (True, stood) == (done.result["set"], await stands(cluster))
+
+
+async def test_ticks_are_answered_again_and_expire_nothing_again(
+    cluster: Settings, database: Connection, account: str
+) -> None:
+    """By the tick's request id, which every partition has; the other groups stay where they are."""
+    asked = await whole_history(cluster, Book(database), account)
+    before, sending = await books(database), await stands(cluster)
+
+    plan, _ = await back(cluster, Target(Kind.REQUEST, asked), worker=Worker.EXPIRY)
+
+    left = await stands(cluster, EXPIRY_TICKS, "inmail-expiry")
+    assert [1] * cluster.topic_partitions == [move.answers for move in plan.moves]
+    assert {move.partition: move.stands - 1 for move in plan.moves} == left
+    assert (before, sending) == (await books(database), await stands(cluster))
+
+
+async def test_it_is_refused_unless_publishing_again_is_asked_for(cluster: Settings, account: str) -> None:
+    """It would move no credit, and readers would see everything again: the refusal says so, and what to do instead."""
+    requests = await fund_and_send(cluster, account, 2)
+    before = await stands(cluster)
+    target = Target(Kind.REQUEST, requests[0].id)
+
+    plan = await plan_rewind(cluster, Worker.SEND, target, Options())
+    with pytest.raises(RefusedError, match=r"2 records have been decided.*--publish-again.*inmail replay reemit"):
+        await back(cluster, target, Options())
+
+    assert "2 records have been decided" in (plan.refusal or "")
+    assert before == await stands(cluster)
+    assert (Status.FAILED, "rewind") == ((operation := (await list_operations(cluster, 1))[0]).status, operation.verb)
+
+
+async def test_what_restored_books_do_not_know_is_decided_without_asking(
+    cluster: Settings, database: Connection, account: str
+) -> None:
+    """The lane refuses to guess and names the offset; the rewind takes it there. Nothing stored lies in between."""
+    number = home(cluster, account)
+    await fund_and_send(cluster, account, 2)
+    end = (await stands(cluster))[number] or 0
+    await database.execute("delete from journal where worker = 'send'")  # as in a backup from before
+    await database.execute("update lots set remaining = granted")
+    await database.execute(
+        "update lanes set next_offset = $2 where topic = $1 and partition = $3", SEND_REQUESTS, end - 2, number
+    )
+
+    plan, _ = await back(cluster, at(number, end - 2), Options())
+    await work_off(cluster, SendJob(load_catalogue()))
+
+    assert [(0, 2)] == [(move.again, move.anew) for move in plan.moves]
+    assert 2 == await database.fetchval("select count(*) from journal where worker = 'send' and is_answer")
+
+
+async def test_what_had_been_set_aside_is_set_aside_again_or_decided_once_it_can_be(
+    mended: Settings, cluster: Settings, database: Connection, account: str
+) -> None:
+    """The one thing that a rewind may decide below the books' end: it has no outcome yet. The letter keeps its id."""
+    begin, number = await ends(cluster, BILLING_EVENTS), home(cluster, account)
+    target = at(number, begin[TopicPartition(BILLING_EVENTS, number)])
+    await publish(cluster, BILLING_EVENTS, [promotion(account, 2), platinum(account)])
+    await work_off(cluster, BillingJob(load_catalogue()))
+
+    plan, _ = await back(cluster, target, worker=Worker.BILLING)
+    await work_off(cluster, BillingJob(load_catalogue()))
+    letters = [json.loads(each.value)["id"] for each in await records_of(cluster, DEAD_LETTERS, account)]
+    before = await database.fetchval("select sum(granted) from lots")
+    await back(cluster, target, worker=Worker.BILLING)
+    await work_off(cluster, BillingJob(load_catalogue(mended.plans_file)))
+
+    assert [(2, 1)] == [(move.again, move.answers) for move in plan.moves]
+    assert (2, 1) == (len(letters), len(set(letters)))
+    assert (2, 2 + 7) == (before, await database.fetchval("select sum(granted) from lots"))
+
+
+# -- where to ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_time_means_the_first_record_at_or_after_it(cluster: Settings, account: str) -> None:
+    """By the broker's time, to the millisecond and rounded up; partitions without such records stay where they are."""
+    await fund_and_send(cluster, account, 1)
+    while datetime.now(UTC) <= await _newest(cluster, account) + timedelta(milliseconds=1):
+        pass  # a millisecond
+    await publish(cluster, SEND_REQUESTS, [send(account)])
+    await work_off(cluster, SendJob(load_catalogue()))
+    records = await records_of(cluster, SEND_REQUESTS, account)
+    times = [from_milliseconds(each.timestamp) for each in records]
+
+    goes = []
+    for time in (times[1], times[1] - timedelta(microseconds=1), times[0] + timedelta(microseconds=1), times[0]):
+        plan = await plan_rewind(cluster, Worker.SEND, Target(Kind.TIME, time), AGAIN)
+        goes.append({move.partition: move.goes for move in plan.moves})
+    with pytest.raises(RefusedError, match=r"no record of inmail\.send-requests is of 2100"):
+        await plan_rewind(cluster, Worker.SEND, Target(Kind.TIME, datetime(2100, 1, 1, tzinfo=UTC)), AGAIN)
+
+    (first, second), number = (each.offset for each in records), home(cluster, account)
+    assert [{number: offset} for offset in (second, second, second, first)] == goes
+
+
+async def _newest(settings: Settings, account: str) -> datetime:
+    return from_milliseconds((await records_of(settings, SEND_REQUESTS, account))[-1].timestamp)
+
+
+async def test_what_is_not_there_or_would_be_passed_over_is_refused_with_what_is_allowed(
+    cluster: Settings, database: Connection, account: str
+) -> None:
+    """Beyond retention, beyond the end, over unread records, no such partition, no such request."""
+    number, requests = home(cluster, account), await fund_and_send(cluster, account, 3)
+    stood = (await stands(cluster))[number] or 0
+    await publish(cluster, SEND_REQUESTS, [send(account) for _ in range(2)])
+    place = TopicPartition(SEND_REQUESTS, number)
+    async with admin_client(cluster) as admin:
+        await admin.delete_records({place: RecordsToDelete(before_offset=stood - 1)})
+    last = await database.fetchval("select as_of from journal where source_offset = $1 and worker = 'send'", stood - 2)
+    allowed, taken = rf"allowed is {stood - 1} to {stood}", re.escape(last.isoformat())
+
+    for target, words in [
+        (at(number, stood - 2), rf"retention has taken offset {stood - 2} \({allowed}; `inmail replay reemit`"),
+        (Target(Kind.REQUEST, requests[0].id), rf"retention has taken .*{allowed}"),
+        (
+            Target(Kind.TIME, datetime(2026, 1, 1, tzinfo=UTC), (number,)),
+            rf"allowed are times after {taken}",
+        ),
+        (at(number, stood + 1), rf"{stood + 1} would pass over .*, 1 in number \({allowed}"),
+        (at(number, stood + 9), rf"there is no offset {stood + 9}, it ends at {stood + 2} \({allowed}\)"),
+        (at(99, 0), "no partition 99: its partitions are 0 to 3"),
+        (Target(Kind.REQUEST, uuid4()), "the books have no outcome of request"),
+        (Target(Kind.UNDO, 10**9), "is no rewind of send"),
+    ]:
+        with pytest.raises(RefusedError, match=words):
+            await plan_rewind(cluster, Worker.SEND, target, AGAIN)
+
+    later = Target(Kind.TIME, last + timedelta(microseconds=1), (number,))
+    assert stood - 1 <= (await plan_rewind(cluster, Worker.SEND, later, AGAIN)).targets[number]
+    assert stood == (await stands(cluster))[number]
+
+
+async def test_a_request_of_another_worker_is_told_whose_it_is(
+    cluster: Settings, database: Connection, account: str
+) -> None:
+    """At night, send and billing are soon mixed up."""
+    await fund_and_send(cluster, account, 1)
+    grant: UUID = await database.fetchval("select request_id from journal where worker = 'billing' and is_answer")
+
+    with pytest.raises(RefusedError, match=f"decided by billing, in partition {home(cluster, account)}"):
+        await plan_rewind(cluster, Worker.SEND, Target(Kind.REQUEST, grant), AGAIN)
+
+
+# -- under nobody's feet ----------------------------------------------------------------------------------------------
+
+
+async def test_a_group_with_members_is_refused_and_with_drain_waited_for(cluster: Settings, account: str) -> None:
+    """What its worker publishes while it ends counts: the plan is made anew once it has gone."""
+    requests = await fund_and_send(cluster, account, 1)
+    target, number, told = Target(Kind.REQUEST, requests[0].id), home(cluster, account), []
+    options = Options(publish_again=True, drain=True)
+
+    async with living(cluster) as life:
+        await life.ready()
+        with pytest.raises(RefusedError, match=r"has members \(inmail-send at .*--drain"):
+            await back(cluster, target)
+        plan = await plan_rewind(cluster, Worker.SEND, target, options)
+        await publish(cluster, SEND_REQUESTS, [send(account)])
+        await published(cluster, SendJob(load_catalogue()))
+
+        def tell(line: str) -> None:
+            told.append(line)
+            life.stop.set()
+
+        done = await rewind(cluster, target, options, plan, who=ME, stop=asyncio.Event(), drain_seconds=20, tell=tell)
+
+    (move,) = done.result["moves"]
+    assert (1, 2) == (plan.moves[0].again, move["published_again"])
+    assert "waiting for 1 member (inmail-send at" in told[0]
+    assert move["to"] == (await stands(cluster))[number]
+
+
+async def test_a_worker_that_does_not_end_is_not_waited_for_for_ever(cluster: Settings, account: str) -> None:
+    """Nor is a wait that its operator ends: either way nothing has moved."""
+    requests = await fund_and_send(cluster, account, 1)
+    target, options, stop = (
+        Target(Kind.REQUEST, requests[0].id),
+        Options(publish_again=True, drain=True),
+        asyncio.Event(),
+    )
+    before = await stands(cluster)
+    stop.set()
+
+    async with living(cluster) as life:
+        await life.ready()
+        plan = await plan_rewind(cluster, Worker.SEND, target, options)
+        with pytest.raises(RefusedError, match="still has 1 member"):
+            await rewind(cluster, target, options, plan, who=ME, stop=asyncio.Event(), drain_seconds=0.1)
+        done = await rewind(cluster, target, options, plan, who=ME, stop=stop, drain_seconds=20)
+
+    assert before == await stands(cluster)
+    assert (True, Status.STOPPED) == (done.stopped, (await list_operations(cluster, 1))[0].status)
+
+
+async def test_a_worker_that_comes_in_between_is_refused_by_the_broker(
+    cluster: Settings, account: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the last look and before the offsets are set: the group is not empty, so nothing is."""
+    requests = await fund_and_send(cluster, account, 1)
+    before, set_offsets = await stands(cluster), rewinding.set_offsets
+
+    async def late(settings: Settings, group: str, offsets: Mapping[TopicPartition, int]) -> None:
+        async with living(cluster) as life:
+            await life.ready()
+            await set_offsets(settings, group, offsets)
+
+    monkeypatch.setattr(rewinding, "set_offsets", late)
+    with pytest.raises(RefusedError, match="has members again"):
+        await back(cluster, Target(Kind.REQUEST, requests[0].id))
+
+    assert before == await stands(cluster)
+
+
+async def test_an_offset_that_a_killed_worker_left_in_a_transaction_does_not_come_after(
+    cluster: Settings, account: str
+) -> None:
+    """Its transaction is ended before the offsets are set, and its owner is shut out: it could write them later."""
+    requests, number = await fund_and_send(cluster, account, 2), home(cluster, account)
+    place = TopicPartition(SEND_REQUESTS, number)
+    stood = (await stands(cluster))[number] or 0
+    zombie = create_lane_producer(cluster, f"{SendJob.group}.{SEND_REQUESTS}.{number}.0")
+    await zombie.start()
+    await zombie.begin_transaction()
+    await zombie.send_offsets_to_transaction({place: stood}, SendJob.group)
+
+    try:
+        await back(cluster, Target(Kind.REQUEST, requests[0].id))
+        with pytest.raises(KafkaError, match=r"(?i)fenced|epoch"):
+            await zombie.commit_transaction()
+    finally:
+        await zombie.stop()
+
+    assert stood - 2 == (await stands(cluster))[number]
+
+
+# -- broken off, and taken back ---------------------------------------------------------------------------------------
+
+
+async def test_one_that_was_broken_off_is_done_again_and_then_there_is_nothing_to_do(
+    cluster: Settings, account: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the offsets are set nothing has happened; after it, all has."""
+    requests, number = await fund_and_send(cluster, account, 2), home(cluster, account)
+    target, before = Target(Kind.REQUEST, requests[0].id), await stands(cluster)
+
+    async def dies(*_: object) -> None:
+        raise OSError("planted")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(rewinding, "set_offsets", dies)
+        with pytest.raises(OSError, match="planted"):
+            await back(cluster, target)
+    unmoved = await stands(cluster)
+    with monkeypatch.context() as broken:
+        broken.setattr(rewinding, "committed_offsets", dies)
+        with pytest.raises(OSError, match="planted"):
+            await back(cluster, target)
+    moved = await stands(cluster)
+    plan, done = await back(cluster, target)
+
+    assert (before, (before[number] or 0) - 2) == (unmoved, moved[number])
+    assert ([], [], moved) == (plan.moves, done.result["moves"], await stands(cluster))
+    ended = [each.status for each in await list_operations(cluster, 3)]
+    assert [Status.DONE, Status.FAILED, Status.FAILED] == ended
+
+
+async def test_a_rewind_is_taken_back_to_where_it_found_the_group(cluster: Settings, account: str) -> None:
+    """The only way forward: all before that was published. Readers then see nothing again."""
+    requests = await fund_and_send(cluster, account, 2)
+    before, again = await stands(cluster), await mark(cluster)
+    _, done = await back(cluster, Target(Kind.REQUEST, requests[0].id))
+
+    plan, undone = await back(cluster, Target(Kind.UNDO, done.number), Options())
+    restored = await stands(cluster)
+    await publish(cluster, SEND_REQUESTS, [request := send(account)])
+    await work_off(cluster, SendJob(load_catalogue()))
+
+    assert before == restored
+    assert (0, 1) == (plan.records, len(undone.result["moves"]))
+    answers = [each for each in await again.read(cluster, SEND_RESULTS) if b"send.decided" in each.value]
+    assert [True] == [str(request.id).encode() in each.value for each in answers]

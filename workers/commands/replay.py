@@ -1,0 +1,12 @@
+"""The commands that go over what was decided: each with a plan first, on record, and moving no credit twice."""
+
+import typer
+
+from workers.commands.replay_reemit import reemit_command
+from workers.commands.replay_rewind import rewind_command
+
+__all__ = ["replay"]
+
+replay = typer.Typer(help="Go over what was decided; no credit moves twice.", no_args_is_help=True)
+replay.command("rewind")(rewind_command)
+replay.command("reemit")(reemit_command)

@@ -1,0 +1,109 @@
+"""The command that sends answers from the books once more."""
+
+from datetime import datetime
+from typing import Annotated
+from uuid import UUID
+
+import typer
+
+from infra.settings import Settings
+from workers.commands.options import INSTANT_FORMATS, Because, By, Json, Yes, aware, confirm, who, write_json
+from workers.commands.running import Exit, ask
+from workers.commands.show_replay import show_reemit_plan, show_reemitted
+from workers.commands.terminal import error_console, progress_of
+from workers.ledger.model import Worker
+from workers.ops.operations import Running
+from workers.ops.redrive import Who
+from workers.ops.reemit import reemit
+from workers.ops.reemit_plan import Plan, Selection, plan_reemit
+from workers.stops import stop_requested
+
+__all__ = ["reemit_command"]
+
+
+def reemit_command(  # noqa: PLR0913, PLR0917 - one parameter an option
+    account: Annotated[str | None, typer.Option(help="Only of this account.")] = None,
+    request: Annotated[UUID | None, typer.Option(help="Only what answers this request or was caused by it.")] = None,
+    after: Annotated[
+        datetime | None, typer.Option(formats=INSTANT_FORMATS, help="Only as of then or later: a time or a day.")
+    ] = None,
+    before: Annotated[
+        datetime | None, typer.Option(formats=INSTANT_FORMATS, help="Only as of earlier: a time or a day.")
+    ] = None,
+    worker: Annotated[Worker | None, typer.Option(help="Only what this worker decided.")] = None,
+    partition: Annotated[int | None, typer.Option(min=0, help="Only what came from this input partition.")] = None,
+    offsets: Annotated[
+        str | None, typer.Option(metavar="FIRST:END", help="Only of these input offsets, END not included.")
+    ] = None,
+    to: Annotated[
+        str | None, typer.Option(metavar="TOPIC", help="To this topic, not to those they were published to.")
+    ] = None,
+    rate: Annotated[float, typer.Option(min=0.01, max=50_000, help="Events a second at most.")] = 500,
+    by: By = None,
+    because: Because = None,
+    *,
+    everything: Annotated[bool, typer.Option("--all", help="All that is in the books.")] = False,
+    anew: Annotated[bool, typer.Option("--anew", help="From the first one, also where the same was stopped.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
+    yes: Yes = False,
+    json: Json = False,
+) -> None:
+    """Send answers and movements from the books once more: the same bytes and event ids, account by account in order.
+
+    Whoever drops the ids that it knows sees nothing new. Ctrl-C stops between two events; the same command goes on
+    from there.
+    """
+    if offsets is not None and (worker is None or partition is None):
+        raise typer.BadParameter("needs --worker and --partition", param_hint="--offsets")
+    span = _span(offsets)
+    selection = Selection(account, request, aware(after), aware(before), worker, partition, *span)
+    if everything == bool(selection.summary()):
+        raise typer.BadParameter("say which answers, or --all", param_hint="--all")
+    person = None if dry_run else Who(*who(by, because))
+    plan = ask(lambda settings: plan_reemit(settings, selection, to, rate, anew=anew))
+    if not json:
+        show_reemit_plan(plan)
+    if person is None or not plan.count:
+        if json:
+            write_json({"plan": plan.summary()})
+        return
+    confirm(f"Send {plan.count:,} events?", yes=yes)
+    _end(_reemit(selection, plan, person), plan, json=json)
+
+
+def _end(done: Running, plan: Plan, *, json: bool) -> None:
+    """Say what was done, and end with the exit code that says how."""
+    if json:
+        write_json({"operation": done.number, "plan": plan.summary(), "result": done.result})
+    else:
+        show_reemitted(done, plan)
+    if done.stopped:
+        raise typer.Exit(Exit.INTERRUPTED)
+    if done.result["refused"]:
+        raise typer.Exit(Exit.NO)
+
+
+def _reemit(selection: Selection, plan: Plan, person: Who) -> Running:
+    with progress_of(plan.count, "events", error_console()) as progress:
+
+        async def run(settings: Settings) -> Running:
+            # What is booked meanwhile may come along.
+            return await reemit(
+                settings,
+                selection,
+                plan,
+                who=person,
+                stop=stop_requested(),
+                progress=lambda done: progress(min(done, plan.count)),
+            )
+
+        return ask(run)
+
+
+def _span(offsets: str | None) -> tuple[int | None, int | None]:
+    if offsets is None:
+        return None, None
+    first, _, end = offsets.partition(":")
+    if not (first.isdecimal() and end.isdecimal() and int(first) < int(end)):
+        raise typer.BadParameter("expected FIRST:END, like 100:200", param_hint="--offsets")
+    return int(first), int(end)

@@ -1,0 +1,100 @@
+"""The command that sets a group back."""
+
+from datetime import datetime
+from typing import Annotated
+from uuid import UUID
+
+import typer
+
+from infra.settings import Settings
+from workers.commands.options import INSTANT_FORMATS, Because, By, Json, Yes, aware, confirm, who, write_json
+from workers.commands.running import Exit, ask, fail
+from workers.commands.show_replay import show_rewind_plan, show_rewound
+from workers.commands.terminal import error_console
+from workers.ledger.model import Worker
+from workers.ops.operations import Running
+from workers.ops.redrive import Who
+from workers.ops.rewind import rewind
+from workers.ops.rewind_plan import Options, Plan, plan_rewind
+from workers.ops.rewind_target import Kind, Target
+from workers.stops import stop_requested
+
+__all__ = ["rewind_command"]
+
+
+def rewind_command(  # noqa: PLR0913, PLR0917 - one parameter an option
+    worker: Annotated[Worker, typer.Argument(help="Whose group.")],
+    to_offset: Annotated[int | None, typer.Option(min=0, help="To this offset.")] = None,
+    to_time: Annotated[
+        datetime | None,
+        typer.Option(formats=INSTANT_FORMATS, help="To the first record at or after it: a time with zone, or a day."),
+    ] = None,
+    to_request: Annotated[UUID | None, typer.Option(help="To the record that this request was decided for.")] = None,
+    undo: Annotated[
+        int | None, typer.Option(min=1, metavar="OPERATION", help="Forward to where that rewind found the group.")
+    ] = None,
+    partition: Annotated[list[int] | None, typer.Option(min=0, help="Only this one; may be given again.")] = None,
+    by: By = None,
+    because: Because = None,
+    *,
+    publish_again: Annotated[
+        bool, typer.Option("--publish-again", help="Publish again what has been decided: that is what comes of it.")
+    ] = False,
+    drain: Annotated[bool, typer.Option("--drain", help="Wait until the group's workers have ended.")] = False,
+    drain_seconds: Annotated[float, typer.Option(min=1, max=86_400, help="How long to wait for them.")] = 300,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
+    yes: Yes = False,
+    json: Json = False,
+) -> None:
+    """Set a worker's group back, to read records again.
+
+    It decides nothing twice: stored outcomes are found and published again, with the same event ids, and only if asked.
+    Ctrl-C while it waits leaves everything as it was.
+    """
+    target = _target(to_offset, aware(to_time), to_request, undo, tuple(sorted(set(partition or ()))))
+    options = Options(publish_again, drain)
+    person = None if dry_run else Who(*who(by, because))
+    plan = ask(lambda settings: plan_rewind(settings, worker, target, options))
+    if not json:
+        show_rewind_plan(plan)
+    if plan.refusal is not None or person is None or not plan.moves:
+        if json:
+            write_json({"plan": plan.summary()})
+        if plan.refusal is not None:
+            raise fail(f"refused: {plan.refusal}", Exit.NO)
+        return
+    confirm(f"Set {len(plan.moves)} partitions of the group?", yes=yes)
+    done = _rewind(target, options, plan, person, drain_seconds)
+    if json:
+        write_json({"operation": done.number, "plan": plan.summary(), "result": done.result})
+    else:
+        show_rewound(done, worker)
+    if done.stopped:
+        raise typer.Exit(Exit.INTERRUPTED)
+
+
+def _rewind(target: Target, options: Options, plan: Plan, person: Who, drain_seconds: float) -> Running:
+    async def run(settings: Settings) -> Running:
+        return await rewind(
+            settings,
+            target,
+            options,
+            plan,
+            who=person,
+            stop=stop_requested(),
+            drain_seconds=drain_seconds,
+            tell=error_console().print,
+        )
+
+    return ask(run)
+
+
+def _target(
+    offset: int | None, time: datetime | None, request: UUID | None, undo: int | None, partitions: tuple[int, ...]
+) -> Target:
+    kinds = {Kind.OFFSET: offset, Kind.TIME: time, Kind.REQUEST: request, Kind.UNDO: undo}
+    given = {kind: value for kind, value in kinds.items() if value is not None}
+    if len(given) != 1:
+        raise typer.BadParameter("say one of them", param_hint="--to-offset, --to-time, --to-request, --undo")
+    ((kind, value),) = given.items()
+    return Target(kind, value, partitions)

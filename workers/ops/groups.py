@@ -1,0 +1,138 @@
+"""Consumer groups seen from outside: who their members are, and setting their offsets while they have none."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import (
+    CommitFailedError,
+    CoordinatorLoadInProgressError,
+    GroupCoordinatorNotAvailableError,
+    NotCoordinatorForGroupError,
+)
+
+from infra.kafka import reader
+from infra.settings import Settings
+from infra.transactions import TransactionPair
+from workers.ops.operations import RefusedError
+
+__all__ = ["Group", "describe_group", "set_offsets", "wait_until_empty"]
+
+_LOOK_SECONDS = 0.5
+_FENCED_TOGETHER = 8
+_REST = ("Empty", "Dead")  # no members; Kafka also calls a group dead that it has never seen
+
+
+class Group(NamedTuple):
+    """What the coordinator says of a group."""
+
+    state: str
+    members: tuple[str, ...]  # each as client id and host
+
+    @property
+    def empty(self) -> bool:
+        """Whether nobody is in it."""
+        return self.state in _REST and not self.members
+
+
+async def describe_group(admin: AIOKafkaAdminClient, group: str) -> Group:
+    """Return who is in a group.
+
+    Raises:
+        KafkaError: when its coordinator does not say. One that loads or moves may say it later.
+
+    """
+    (response,) = await admin.describe_consumer_groups([group])
+    error, _, state, _, _, members = response.groups[0][:6]
+    if error:
+        raise GroupCoordinatorNotAvailableError(f"group {group} is not known yet (error {error})")
+    return Group(state, tuple(f"{client} at {host.lstrip('/')}" for _, client, host, *_ in members))
+
+
+async def wait_until_empty(
+    admin: AIOKafkaAdminClient, group: str, seconds: float, stop: asyncio.Event, tell: Callable[[str], None]
+) -> bool:
+    """Wait until a group has no members; tell whether that came before a stop.
+
+    Args:
+        admin: an open client.
+        group: whose members are to go. Nobody here makes them: a worker ends on SIGTERM.
+        seconds: how long to wait at most.
+        stop: ends the wait.
+        tell: called with a line whenever their number has changed.
+
+    Raises:
+        RefusedError: when members are left after that time.
+
+    """
+    clock = asyncio.get_running_loop().time
+    deadline, told = clock() + seconds, -1
+    while not stop.is_set():
+        try:
+            found = await describe_group(admin, group)
+        except (GroupCoordinatorNotAvailableError, CoordinatorLoadInProgressError, NotCoordinatorForGroupError):
+            if clock() > deadline:
+                raise
+        else:
+            if found.empty:
+                return True
+            if clock() > deadline:
+                raise RefusedError(f"after {seconds:g} s, group {group} still has {_named(found)}: stop its workers")
+            if len(found.members) != told:
+                told = len(found.members)
+                tell(f"waiting for {_named(found)} to end, {deadline - clock():.0f} s left")
+        await _rest(stop)
+    return False
+
+
+async def _rest(stop: asyncio.Event) -> None:
+    await asyncio.wait([waiting := asyncio.ensure_future(stop.wait())], timeout=_LOOK_SECONDS)
+    waiting.cancel()
+
+
+def _named(group: Group) -> str:
+    if not group.members:
+        return f"members that are being counted out ({group.state})"
+    return f"{len(group.members)} member{'s'[: len(group.members) != 1]} ({', '.join(sorted(set(group.members)))})"
+
+
+async def _fence_all(settings: Settings, group: str, places: Sequence[TopicPartition]) -> None:
+    """End whatever transactions a group's lanes left open, and shut out a worker that lives on outside of the group.
+
+    Raises:
+        KafkaError: when the brokers cannot be reached or refuse.
+
+    """
+    for first in range(0, len(places), _FENCED_TOGETHER):
+        together = places[first : first + _FENCED_TOGETHER]
+        await asyncio.gather(*(_fence(settings, f"{group}.{place.topic}.{place.partition}") for place in together))
+
+
+async def _fence(settings: Settings, name: str) -> None:
+    producers = TransactionPair(settings, name)  # the lane's own ids
+    try:
+        await producers.start()
+    finally:
+        await producers.discard()
+
+
+async def set_offsets(settings: Settings, group: str, offsets: Mapping[TopicPartition, int]) -> None:
+    """Set a group's offsets, all at once, while it has no members.
+
+    A worker that was killed inside a transaction may have left an offset in it that the broker writes later, over the
+    one set here. So its lanes are fenced first. Should a member come in between, the broker refuses all.
+
+    Raises:
+        RefusedError: when the group has members after all.
+        KafkaError: when the brokers cannot be reached or refuse.
+
+    """
+    await _fence_all(settings, group, list(offsets))
+    async with reader(settings, group) as consumer:
+        consumer.assign(list(offsets))
+        try:
+            await consumer.commit(dict(offsets))
+        except CommitFailedError as error:
+            raise RefusedError(f"group {group} has members again, so its offsets stay as they were") from error

@@ -1,0 +1,274 @@
+"""What a reemission would send: rows of the books as the events they were, in an order that can be gone on with.
+
+The journal's rows come first, account after account, each account's by sequence; then the answers to ticks, which have
+no account. Not here, since the books have no rows of their own for them: repeats (a request's first answer is there
+once) and dead letters.
+"""
+
+from collections import Counter
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+from infra.kafka import admin_client
+from infra.postgres import Connection
+from infra.settings import Settings
+from schemas.catalogue import CREDIT_EVENTS, SEND_RESULTS, TOPICS
+from workers.events import event_of, tick_messages
+from workers.job import Message
+from workers.ledger.model import Entry, Tick, Worker
+from workers.ops.balance import UnknownAccountError
+from workers.ops.books import open_books
+from workers.ops.operations import RefusedError
+
+__all__ = ["VERB", "Plan", "Position", "Selection", "arguments_of", "pages", "plan_reemit"]
+
+VERB = "reemit"
+_PAGE = 500
+_COUNT_SECONDS = 3600.0
+_NO_ID = UUID(int=0)
+
+JOURNAL: Final = "journal"
+TICKS: Final = "ticks"
+
+
+class Position(NamedTuple):
+    """The row that was sent last: its part of the books, and its key there."""
+
+    part: str = JOURNAL
+    first: int = 0  # account, or partition of a tick
+    second: int = 0  # sequence, or offset of a tick
+    third: UUID = _NO_ID  # request id of a tick
+
+    def summary(self) -> list[Any]:
+        """Return it for JSON."""
+        return [self.part, self.first, self.second, str(self.third)]
+
+
+_TICKS_BEGIN: Final = Position(TICKS, -1, -1)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which rows are meant: those that everything given is true of."""
+
+    account: str | None = None
+    request: UUID | None = None  # what answers it, and what it caused
+    after: datetime | None = None  # decided as of then or later
+    before: datetime | None = None  # decided as of an earlier time
+    worker: Worker | None = None
+    partition: int | None = None  # of the input
+    start: int | None = None  # offset of the input
+    end: int | None = None  # the first offset that is not meant
+
+    def summary(self) -> dict[str, Any]:
+        """Return what was given, for JSON."""
+        given = {name: getattr(self, name) for name in self.__slots__}
+        return {n: v if isinstance(v, int) else str(v) for n, v in given.items() if v is not None}
+
+
+@dataclass(slots=True)
+class Plan:
+    """What would be sent."""
+
+    rate: float
+    to: str | None  # None: each to the topic it was published to
+    partitions: Mapping[str, int]  # how many each topic has that is sent to
+    events: Counter[str] = field(default_factory=Counter)  # by topic
+    start: Position = field(default_factory=Position)
+    resumes: int | None = None  # the operation that stopped there
+    sent_before: int = 0  # by the operations that this one goes on with
+
+    @property
+    def count(self) -> int:
+        """How many events would be sent."""
+        return self.events.total()
+
+    @property
+    def seconds(self) -> float:
+        """How long it takes at the rate."""
+        return self.count / self.rate
+
+    def summary(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        return {
+            "events": self.count,
+            "by_topic": dict(sorted(self.events.items())),
+            "to": self.to,
+            "rate": self.rate,
+            "seconds": round(self.seconds, 3),
+            "goes_on_with": self.resumes,
+            "sent_before": self.sent_before,
+        }
+
+
+def arguments_of(selection: Selection, to: str | None) -> dict[str, Any]:
+    """Return what tells one reemission from another, for JSON: the same again goes on with it."""
+    return {"selection": selection.summary(), "to": to}
+
+
+async def plan_reemit(
+    settings: Settings, selection: Selection, to: str | None, rate: float, *, anew: bool = False
+) -> Plan:
+    """Return what a reemission would do, without doing it.
+
+    Args:
+        settings: where Kafka and Postgres are.
+        selection: which rows are meant.
+        to: another topic than those they were published to.
+        rate: events a second.
+        anew: begin at the first row, also where the same was stopped before.
+
+    Raises:
+        RefusedError: when the topic is one of this system's, or does not exist, or the request is unknown.
+        UnknownAccountError: when the books have no such account.
+        NotSetUpError: when the database was never migrated.
+        KafkaError, OSError, asyncpg.PostgresError: when Kafka or Postgres cannot be reached or refuses.
+
+    """
+    plan = Plan(rate, to, await _partitions(settings, to))
+    async with open_books(settings) as connection:
+        if selection.account is not None and not await connection.fetchval(
+            "select exists (select from accounts where account_id = $1)", selection.account
+        ):
+            raise UnknownAccountError(f"the books have no account {selection.account}")
+        if not anew:
+            await _go_on(connection, plan, arguments_of(selection, to))
+        plan.events = await _count(connection, selection, plan.start)
+    if selection.request is not None and not plan.count and plan.resumes is None:
+        raise RefusedError(f"the books have no row of request {selection.request} that is meant")
+    return plan
+
+
+async def _partitions(settings: Settings, to: str | None) -> dict[str, int]:
+    """Return how many partitions the topics have that are sent to; refuse one that must not be sent to."""
+    if to in TOPICS:
+        raise RefusedError(
+            f"{to} is a topic of this system: its workers read it, or its readers expect one kind of event there. Leave"
+            " --to away to send each event to the topic it was published to"
+        )
+    if to is not None and to.startswith("__"):
+        raise RefusedError(f"{to} is Kafka's own")
+    wanted = [to] if to is not None else [SEND_RESULTS, CREDIT_EVENTS]
+    async with admin_client(settings) as admin:
+        # Asked for all: a broker may create a topic that is asked for by name.
+        rows = await admin.describe_topics()
+    found = {row["topic"]: len(row["partitions"]) for row in rows if row["error_code"] == 0}
+    if missing := [topic for topic in wanted if topic not in found]:
+        raise RefusedError(
+            f"there is no topic {missing[0]}: create it first, with as many partitions as {SEND_RESULTS} has"
+            f" ({found.get(SEND_RESULTS, 0)}) to keep accounts where they are"
+        )
+    return {topic: found[topic] for topic in wanted}
+
+
+async def _go_on(connection: Connection, plan: Plan, arguments: Mapping[str, Any]) -> None:
+    """Take up where the same was stopped, failed, or was killed."""
+    row = await connection.fetchrow(
+        "select operation, status, result from operations where verb = $1 and arguments = $2"
+        " order by operation desc limit 1",
+        VERB,
+        dict(arguments),
+    )
+    if row is None or row["status"] == "done" or "position" not in row["result"]:
+        return
+    part, first, second, third = row["result"]["position"]
+    plan.start, plan.resumes = Position(part, first, second, UUID(third)), row["operation"]
+    plan.sent_before = row["result"]["sent"] + row["result"]["sent_before"]
+
+
+def _conditions(selection: Selection, part: str, position: Position) -> tuple[str, list[Any]]:
+    """Return what a row of a part has to satisfy, and the values, the position's first."""
+    ticks = part == TICKS
+    partition = "t.partition" if ticks else "j.source_partition"
+    row = "t" if ticks else "j"
+    given: list[tuple[str, Any]] = [
+        (f"{row}.request_id = ", selection.request),
+        (f"{row}.as_of >= ", selection.after),
+        (f"{row}.as_of < ", selection.before),
+        (f"{partition} = ", selection.partition),
+        (f"{row}.source_offset >= ", selection.start),
+        (f"{row}.source_offset < ", selection.end),
+    ]
+    if ticks:
+        texts = ["(t.partition, t.source_offset, t.request_id) > ($1, $2, $3)", "t.code <> 'booking'"]
+        values: list[Any] = [position.first, position.second, position.third]
+    else:
+        texts, values = ["(j.account, j.sequence) > ($1, $2)"], [position.first, position.second]
+        given += [("j.worker = ", selection.worker and selection.worker.value)]
+        if selection.account is not None:
+            values.append(selection.account)
+            texts.append("j.account = (select a.account from accounts as a where a.account_id = $3)")
+    for text, value in given:
+        if value is not None:
+            values.append(value)
+            texts.append(f"{text}${len(values)}")
+    return " and ".join(texts), values
+
+
+def _has_ticks(selection: Selection) -> bool:
+    return selection.account is None and selection.worker in (None, Worker.EXPIRY)
+
+
+async def _count(connection: Connection, selection: Selection, start: Position) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    if start.part == JOURNAL:
+        where, values = _conditions(selection, JOURNAL, start)
+        rows = await connection.fetch(
+            # The topics that `event_of` writes to: what is a send, or a report that gave nothing back.
+            "select j.recipient_id is not null or (j.worker = 'send' and j.is_answer"  # noqa: S608 - of texts below
+            " and j.code not in ('reversed', 'lot_ended')) as of_send, count(*)"
+            f" from journal as j where {where} group by 1",
+            *values,
+            timeout=_COUNT_SECONDS,
+        )
+        counts.update({SEND_RESULTS if row[0] else CREDIT_EVENTS: row[1] for row in rows})
+    if _has_ticks(selection):
+        where, values = _conditions(selection, TICKS, start if start.part == TICKS else _TICKS_BEGIN)
+        counts[CREDIT_EVENTS] += await connection.fetchval(
+            f"select count(*) from ticks as t where {where}",  # noqa: S608 - the same
+            *values,
+            timeout=_COUNT_SECONDS,
+        )
+    return +counts
+
+
+async def pages(
+    connection: Connection, selection: Selection, start: Position
+) -> AsyncGenerator[Sequence[tuple[Position, Message]], None]:
+    """Yield the events that are meant behind a position, each with its own, some at a time."""
+    position = start
+    while position.part == JOURNAL:
+        where, values = _conditions(selection, JOURNAL, position)
+        rows = await connection.fetch(
+            "select a.account_id, j.* from journal as j join accounts as a using (account)"  # noqa: S608 - the same
+            f" where {where} order by j.account, j.sequence limit {_PAGE}",
+            *values,
+            timeout=_COUNT_SECONDS,
+        )
+        entries = [(row[0], Entry(*row[1:])) for row in map(tuple, rows)]
+        if entries:
+            yield [(Position(JOURNAL, each.account, each.sequence), event_of(of, each)) for of, each in entries]
+            position = Position(JOURNAL, entries[-1][1].account, entries[-1][1].sequence)
+        if len(entries) < _PAGE:
+            position = _TICKS_BEGIN
+    while _has_ticks(selection):
+        where, values = _conditions(selection, TICKS, position)
+        rows = await connection.fetch(
+            "select t.* from ticks as t"  # noqa: S608 - the same
+            f" where {where} order by t.partition, t.source_offset, t.request_id limit {_PAGE}",
+            *values,
+        )
+        ticks = [Tick(*row) for row in rows]
+        if ticks:
+            # Its lines are rows of the journal; the last message is the answer.
+            yield [(_of_tick(each), tick_messages(each, [], each.source_offset)[-1]) for each in ticks]
+            position = _of_tick(ticks[-1])
+        if len(ticks) < _PAGE:
+            return
+
+
+def _of_tick(tick: Tick) -> Position:
+    return Position(TICKS, tick.partition, tick.source_offset, tick.request_id)
