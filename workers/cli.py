@@ -20,6 +20,7 @@ from workers.commands.dead_letters import dead_letters
 from workers.commands.local import demo, up
 from workers.commands.operations import operations
 from workers.commands.options import Json, Yes, confirm, write_json
+from workers.commands.replay import replay
 from workers.commands.running import Exit, ask, work
 from workers.commands.simulate import simulate
 from workers.commands.terminal import console, error_console
@@ -63,6 +64,7 @@ topics = typer.Typer(help="Topics and groups as they should be.", no_args_is_hel
 app.add_typer(topics, name="topics")
 app.add_typer(dead_letters, name="dead-letters")
 app.add_typer(operations, name="operations")
+app.add_typer(replay, name="replay")
 app.command()(demo)
 app.command()(simulate)
 app.command()(up)

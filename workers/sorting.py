@@ -11,7 +11,7 @@ from schemas.catalogue import Undecodable, decode, fingerprint
 from schemas.results import DeadLetterReason
 from workers.ledger.model import Request
 
-__all__ = ["Sorted", "sort_records"]
+__all__ = ["Sorted", "sort_records", "time_of"]
 
 _TIMESTAMPS = range(946_684_800_000, 7_258_118_400_000)  # milliseconds of the years 2000 to 2199
 
@@ -40,6 +40,11 @@ def sort_records(records: Sequence[ConsumerRecord], as_of: datetime) -> Sorted:
         else:
             requests.append(Request(event, event.subject or "", event.id, fingerprint(event), as_of, record.offset))
     return Sorted(requests, refused, as_of)
+
+
+def time_of(record: ConsumerRecord, as_of: datetime) -> datetime:
+    """Return what a record is decided as of, where the one before it was as of `as_of`: as `sort_records` has it."""
+    return max(as_of, from_milliseconds(record.timestamp)) if record.timestamp in _TIMESTAMPS else as_of
 
 
 def _timestamp(record: ConsumerRecord) -> datetime:
