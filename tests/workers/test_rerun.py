@@ -1,13 +1,22 @@
 """Books decided again from the topics: the same line for line, and what differs is found, named and grouped."""
 
 import asyncio
+import json
+import os
+import re
+import shlex
+import signal
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import pytest
 from pydantic import SecretStr
 
@@ -24,7 +33,9 @@ from tests.workers.history_books import (
     publish_history,
     written,
 )
+from tests.workers.wire import eventually
 from workers import order
+from workers.commands.running import Exit
 from workers.ledger.plans import SHIPPED, CatalogueError, load_catalogue
 from workers.local.up import prepare
 from workers.ops.audit import audit
@@ -34,6 +45,7 @@ from workers.ops.operations import RefusedError, Running, Status, list_operation
 from workers.ops.rerun import Who, rerun
 from workers.ops.rerun_plan import Asked, plan_rerun, target_of
 
+ROOT = Path(__file__).parents[2]
 WHO = Who("ops-1", "a trial")
 NO_ROLLOVER = ("plans.*.rollover=false",)
 
@@ -342,3 +354,117 @@ def test_turns_are_by_time_then_billing_sends_ticks() -> None:
 
     assert [(topic, time) for time in (early, late) for topic in order.DECIDED] == turns
     assert ("inmail.billing-events", "inmail.send-requests", "inmail.expiry-ticks") == order.DECIDED
+
+
+# -- by command -------------------------------------------------------------------------------------------------------
+
+
+async def _start(live: Settings, *arguments: str, folder: Path | None = None) -> Process:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("INMAIL_")}
+    ours = {
+        "INMAIL_KAFKA_BOOTSTRAP_SERVERS": live.kafka_bootstrap_servers,
+        "INMAIL_DATABASE_URL": live.database_url.get_secret_value(),
+        "INMAIL_PLANS_FILE": live.plans_file or "",
+        "INMAIL_TICK_GRACE_SECONDS": "0",
+        "PYTHONPATH": str(ROOT),
+    }
+    command = [sys.executable, "-m", "workers.cli", *arguments]
+    return await asyncio.create_subprocess_exec(
+        *command, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, env=clean | ours, cwd=folder
+    )
+
+
+async def _end(process: Process) -> tuple[int | None, str, str]:
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+    return process.returncode, out.decode(), err.decode()
+
+
+def _command(address: str, *options: str) -> list[str]:
+    return ["replay", "rebuild", "--database", address, "--by", "ops-1", "--because", "a trial", *options]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+async def test_a_rebuild_that_was_interrupted_or_killed_goes_on(live: Settings, number: signal.Signals) -> None:
+    """Half-way, in the middle of whatever it was doing; then the same command again gives the same books."""
+    address = await new_database(live)
+    other = live.model_copy(update={"database_url": SecretStr(address)})
+    process = await _start(live, *_command(address, "--yes", "--rate", "300"))
+
+    async def has_read_some() -> bool:
+        connection = await connect_database(other)
+        try:
+            return bool(await connection.fetchval("select sum(next_offset) > 250 from lanes"))
+        except asyncpg.UndefinedTableError:
+            return False
+        finally:
+            await connection.close()
+
+    await eventually(has_read_some, "some records were decided again")
+    process.send_signal(number)
+    ended, *_ = await _end(process)
+    status = (await list_operations(live, 1))[0].status
+    comparison = await compare(live, other)
+    _, again = await _rerun(live, Asked("replay rebuild", SecretStr(address)))
+
+    stopped = number is signal.SIGINT
+    assert (Exit.INTERRUPTED if stopped else -signal.SIGKILL) == ended
+    assert (Status.STOPPED if stopped else Status.BROKEN_OFF) == status
+    assert ({}, False) == (comparison.counts(), comparison.whole)
+    assert {} == _causes(again)
+    assert await _everything(live) == await _everything(other)
+
+
+async def test_a_plan_comes_first_and_a_dry_run_changes_nothing(live: Settings) -> None:
+    """Counts and a time; the other database is left as empty as it was, and no operation is on record."""
+    address = await new_database(live)
+    before = await list_operations(live, 1)
+
+    code, out, err = await _end(await _start(live, "replay", "rebuild", "--database", address, "--dry-run"))
+
+    assert (Exit.DONE, "") == (code, err)
+    assert re.search(r"inmail\.send-requests +\d{3}\n", out)
+    assert re.search(r"[\d,]+ records into .*/other_\w+, about 0:00:0\d; nothing is published", out)
+    assert address.rpartition("/")[0].partition("@")[0] not in out
+    connection = await asyncpg.connect(address)
+    assert 0 == await connection.fetchval("select count(*) from pg_tables where schemaname = 'public'")
+    await connection.close()
+    assert before == await list_operations(live, 1)
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]], ids=["text", "json"])
+async def test_a_difference_is_told_and_ends_with_a_no(live: Settings, form: list[str]) -> None:
+    """For a person and for a program."""
+    asked = await _asked(live)
+    await _rerun(live, asked)
+    await _change(target_of(live, asked), "update lots set warned = true where not warned")
+
+    code, out, _ = await _end(await _start(live, *_command(asked.url.get_secret_value(), "--yes", *form)))
+
+    assert Exit.NO == code
+    if form:
+        found = json.loads(out)["comparison"]
+        assert (False, True) == (found["same"], found["whole"])
+        assert {"lots"} == {group["section"] for group in found["groups"]}
+    else:
+        assert re.search(r"\d+ lots: \w+: differs in warned\n  account_id .+: warned false -> warned true", out)
+
+
+@pytest.mark.parametrize("guide", ["replay-rebuild.md", "replay-shadow.md"])
+async def test_what_the_guide_tells_can_be_done(live: Settings, guide: str, tmp_path: Path) -> None:
+    """Every command of it, in order."""
+    told = re.findall(r"^\$ inmail (.+)$", (ROOT / "docs" / guide).read_text(), re.MULTILINE)
+    address = await new_database(live)
+    here = {"2026-01-01": "2030-02-01", "2026-02-01": "2030-03-01"}
+    done = []
+    for command in told:
+        words = [here.get(word, word) for word in shlex.split(command)]
+        words = [address if word.startswith("postgresql://") else word for word in words]
+        done.append((command, (await _end(await _start(live, *words, folder=tmp_path)))[0]))
+
+    assert len(told) >= 2
+    assert [(command, Exit.DONE) for command in told] == done
+    assert ["</html>"] == [page.read_text().split()[-1][-7:] for page in _pages(tmp_path)]
+
+
+def _pages(folder: Path) -> list[Path]:
+    return list(folder.glob("*.html"))
