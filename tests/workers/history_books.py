@@ -1,7 +1,7 @@
 """Books as a tests' own driver decides them: a simulated history in Kafka, record by record in the one order."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
@@ -30,7 +30,7 @@ from workers.simulate.wire import DAY, Record, event, send
 from workers.sorting import sort_records
 
 POPULATION = Population(
-    accounts=14, days=100, sends_per_day=0.35, turbulence=8, duplicates=0.03, conflicts=0.02, tick_hours=24, annual=0.1
+    accounts=14, days=100, sends_per_day=0.3, turbulence=8, duplicates=0.03, conflicts=0.02, tick_hours=48, annual=0.1
 )
 GROUPS = {row.topic: row.group for row in CATALOGUE if row.group}
 TIED = ("tied-0", UUID(int=2**64 + 1))  # account and send of the two records at one instant
@@ -69,11 +69,11 @@ def history() -> list[Record]:
     return [*records, send(time, str(request_id), account, "zoe", "none", None), promotion]
 
 
-async def publish_history(settings: Settings) -> list[Placed]:
-    """Publish it, each record with its own time; a tick to every partition."""
+async def publish_records(settings: Settings, records: Iterable[Record]) -> list[Placed]:
+    """Publish records, each with its own time; a tick to every partition."""
     placed = []
     async with create_producer(settings, "history") as producer:
-        for record in history():
+        for record in records:
             count = settings.topic_partitions
             places = range(count) if record.key is None else [partition_of(record.key, count)]
             for partition in places:

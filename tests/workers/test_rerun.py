@@ -14,28 +14,37 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
+from aiokafka import TopicPartition
+from aiokafka.admin import RecordsToDelete
 from pydantic import SecretStr
 
 from infra.clock import from_milliseconds
+from infra.kafka import admin_client, reader
 from infra.local.stack import LocalStack
 from infra.postgres import connect_database
 from infra.settings import RecordTime, Settings, load_settings
+from schemas.billing import PromotionGranted
+from schemas.sends import SendUndeliverable
+from schemas.ticks import ExpiryTick
 from tests.workers.history_books import (
     TIED,
+    Placed,
     decide_one_by_one,
     history,
     migrated,
     new_database,
-    publish_history,
+    publish_records,
     written,
 )
-from tests.workers.wire import eventually
+from tests.workers.wire import eventually, working
 from workers import order
+from workers.billing import BillingJob
 from workers.commands.running import Exit
+from workers.expiry import ExpiryJob
 from workers.ledger.plans import SHIPPED, CatalogueError, load_catalogue
 from workers.local.up import prepare
 from workers.ops.audit import audit
@@ -44,6 +53,8 @@ from workers.ops.compare_page import page_of
 from workers.ops.operations import RefusedError, Running, Status, list_operations
 from workers.ops.rerun import Who, rerun
 from workers.ops.rerun_plan import Asked, plan_rerun, target_of
+from workers.send import SendJob
+from workers.simulate.wire import DAY, event, instant, send
 
 ROOT = Path(__file__).parents[2]
 WHO = Who("ops-1", "a trial")
@@ -66,7 +77,7 @@ async def live(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Settin
             plans_file=str(plans),
         )
         await prepare(settings)
-        await decide_one_by_one(settings, await publish_history(settings))
+        await decide_one_by_one(settings, await publish_records(settings, history()))
         yield settings
 
 
@@ -254,12 +265,24 @@ async def test_only_a_range_may_be_read(live: Settings) -> None:
 async def test_what_only_one_of_them_has_read_is_left_out(live: Settings) -> None:
     """The live books go on while others are made: a rebuild that is behind them is not wrong."""
     asked = await _asked(live)
-    await _rerun(live, asked, stop_at=400)
+    await _rerun(live, asked, stop_at=300)
 
     comparison = await compare(live, target_of(live, asked))
 
     assert ({}, False) == (comparison.counts(), comparison.whole)
     assert 0 < comparison.lines["entries"][0] < len((await _everything(live))["journal"])
+
+
+async def test_what_the_database_refuses_stands_in_nobodys_way(live: Settings) -> None:
+    """It is decided apart, as a lane would, and shows as a line that is missing."""
+    other = await migrated(live)
+    await _change(other, "alter table journal add constraint no_zoe check (recipient_id is distinct from 'zoe')")
+
+    operation, comparison = await _rerun(live, Asked("replay rebuild", other.database_url))
+
+    assert {"refused_by_database": 1} == operation.result["dead_letters"]
+    assert 1 == _causes(comparison)["entries: charged: missing"]
+    assert {"entries", "lots", "accounts"} == {cause.partition(":")[0] for cause in _causes(comparison)}
 
 
 async def test_a_page_tells_it_and_reads_nothing_into_what_it_shows(live: Settings) -> None:
@@ -312,12 +335,25 @@ async def test_a_database_that_holds_anything_else_is_refused(live: Settings) ->
     assert "make it first" in await _refusal(live, replace(begun, url=nowhere))
 
 
+async def test_a_plan_that_another_run_has_overtaken_is_refused(live: Settings) -> None:
+    """Nothing is decided twice, nor left out."""
+    asked = await _asked(live)
+    plan = await plan_rerun(live, asked)
+    await _rerun(live, asked, stop_at=1)
+
+    with pytest.raises(RefusedError, match="another run has gone on with inmail"):
+        await rerun(live, asked, plan, who=WHO, stop=asyncio.Event())
+
+    assert Status.FAILED == (await list_operations(live, 1))[0].status
+    assert {} == _causes((await _rerun(live, asked))[1])
+
+
 async def test_an_empty_database_that_is_migrated_will_do(live: Settings) -> None:
     """As `inmail migrate` leaves it."""
     plan = await plan_rerun(live, Asked("replay rebuild", (await migrated(live)).database_url))
 
     assert (False, 0) == (plan.begun, plan.lost)
-    assert plan.records == sum(span.end for span in plan.spans) > 500
+    assert plan.records == sum(span.end for span in plan.spans) > 400
 
 
 @pytest.mark.parametrize(
@@ -393,7 +429,7 @@ async def test_a_rebuild_that_was_interrupted_or_killed_goes_on(live: Settings, 
     async def has_read_some() -> bool:
         connection = await connect_database(other)
         try:
-            return bool(await connection.fetchval("select sum(next_offset) > 250 from lanes"))
+            return bool(await connection.fetchval("select sum(next_offset) > 200 from lanes"))
         except asyncpg.UndefinedTableError:
             return False
         finally:
@@ -468,3 +504,75 @@ async def test_what_the_guide_tells_can_be_done(live: Settings, guide: str, tmp_
 
 def _pages(folder: Path) -> list[Path]:
     return list(folder.glob("*.html"))
+
+
+# -- with workers: these go on with the live books, so they come last -------------------------------------------------
+
+
+async def test_what_the_workers_decided_is_what_a_rebuild_decides(live: Settings) -> None:
+    """Real lanes, that wait for each other by the test's own turns: grants, sends, a dead letter, a report, a tick."""
+    asked = await _asked(live)
+    await _rerun(live, asked)
+    catalogue = load_catalogue(live.plans_file)
+    start = history()[-1].time + DAY
+    ids = [str(uuid4()) for _ in range(3)]
+    gift = {"credits": 2, "promotion_id": "welcome"}
+    turns = [
+        [event(start, str(uuid4()), PromotionGranted, f"w-{n}", gift) for n in range(6)],
+        [send(start, str(uuid4()), f"w-{n % 6}", "zoe", "none", None) for n in range(18)],
+        [send(start + 5, each, "w-0", "zoe", "connection", None) for each in ids],
+        [event(start + 8, str(uuid4()), SendUndeliverable, "w-0", {"send_id": ids[0], "colour": "red"})],
+        [event(start + 9, str(uuid4()), SendUndeliverable, "w-0", {"send_id": ids[0]})],
+        [event(start + 95 * DAY, str(uuid4()), ExpiryTick, None, {"as_of": instant(start + 95 * DAY)})],
+    ]
+
+    async with (
+        reader(live, isolation_level="read_uncommitted") as ends,
+        working(live, SendJob(catalogue), BillingJob(catalogue), ExpiryJob(ends, catalogue, live)),
+    ):
+        for records in turns:
+            await _read_by_all(live, await publish_records(live, records))
+    operation, comparison = await _rerun(live, asked)
+
+    assert {"invalid_event": 1} == operation.result["dead_letters"]
+    assert comparison is not None
+    assert ({}, True) == (comparison.counts(), comparison.whole)
+    assert await _everything(live) == await _everything(target_of(live, asked))
+    connection = await connect_database(live)
+    codes = {row["code"] for row in await connection.fetch(_OF_WORKERS)}
+    await connection.close()
+    assert {"granted", "charged", "insufficient_credits", "free", "exhausted", "not_charged"} <= codes
+
+
+_OF_WORKERS = "select distinct code from journal join accounts using (account) where account_id like 'w-%'"
+
+
+async def _read_by_all(live: Settings, placed: Iterable[Placed]) -> None:
+    connection = await connect_database(live)
+
+    async def are_read() -> bool:
+        rows = await connection.fetch("select topic, partition, next_offset from lanes")
+        read = {(row["topic"], row["partition"]): row["next_offset"] for row in rows}
+        return all(read[each.record.topic, each.partition] > each.offset for each in placed)
+
+    await eventually(are_read, "the lanes have read what was published")
+    await connection.close()
+
+
+async def test_a_topic_whose_beginning_is_gone_is_refused(live: Settings) -> None:
+    """Unless what is left will do: then only that is decided, and compared."""
+    asked = await _asked(live)
+    gone = TopicPartition("inmail.send-requests", 1)
+    async with admin_client(live) as admin:
+        await admin.delete_records({gone: RecordsToDelete(before_offset=40)})
+
+    refusal = await _refusal(live, asked)
+    plan = await plan_rerun(live, replace(asked, partial=True))
+    operation, comparison = await _rerun(live, replace(asked, partial=True))
+
+    assert "retention has taken 40 records, inmail.send-requests/1 up to offset 40" in refusal
+    assert "--partial" in refusal
+    assert (40, plan.records) == (plan.lost, operation.result["read"])
+    assert comparison is not None
+    assert not comparison.whole
+    assert 30 < len((await _everything(live))["journal"]) - comparison.lines["entries"][0] < 100  # some were repeats

@@ -27,7 +27,15 @@ EXAMPLES = 5
 _WORKERS: Final = {SEND_REQUESTS: Worker.SEND, BILLING_EVENTS: Worker.BILLING, EXPIRY_TICKS: Worker.EXPIRY}
 _QUERY_SECONDS = 3600.0  # they read everything there is
 _PREFETCH = 1000
-_ORDER = {"sequence", "reverses"}
+# Whole tables are read: hashed and sorted, and nothing looked up row by row. While one sorts, the other waits.
+_QUERIES = (
+    "set local work_mem = '64MB'; set local enable_nestloop = off; set local idle_in_transaction_session_timeout = 0"
+)
+_ALONE: Final = {  # said of any line of its section, whatever it is
+    ("entries", "balance_before, balance_after"): "only the balance differs",
+    ("entries", "sequence, reverses"): "only the order differs",
+}
+_RANKS: Final = (" -> ", ": missing", ": extra", ": ")  # of causes, by what is in them; then what is said of any line
 
 Lanes = dict[tuple[str, int], int]
 
@@ -57,7 +65,7 @@ class Comparison:
 
     whole: bool  # both have read the same, so states were compared too
     lines: dict[str, tuple[int, int]] = field(default_factory=dict)  # compared, by section: before and after
-    groups: list[Group] = field(default_factory=list)  # the largest first in each section
+    groups: list[Group] = field(default_factory=list)  # by section: other answers first, consequences last
 
     @property
     def same(self) -> bool:
@@ -103,6 +111,8 @@ async def compare(
 
     """
     async with open_books(before) as live, open_books(after) as other:
+        for connection in (live, other):
+            await connection.execute(_QUERIES)
         limits = await _limits(live, other, since, until)
         found = Comparison(limits.whole)
         for section in SECTIONS:
@@ -148,7 +158,7 @@ async def _compare(section: Section, live: Connection, other: Connection, limits
                 if len(group.examples) < EXAMPLES:
                     group.examples.append(example)
     found.lines[section.name] = (lines[0], lines[1])
-    found.groups += sorted(groups.values(), key=lambda group: (-group.count, group.cause))
+    found.groups += sorted(groups.values(), key=_rank)
 
 
 async def _merged(
@@ -169,7 +179,6 @@ async def _merged(
 
 
 async def _lines(section: Section, connection: Connection, limits: _Limits) -> AsyncGenerator[asyncpg.Record, None]:
-    await connection.execute("set local work_mem = '64MB'; set local enable_nestloop = off")
     arguments = limits[: section.arguments]
     async for row in connection.cursor(section.sql, *arguments, prefetch=_PREFETCH, timeout=_QUERY_SECONDS):
         yield row
@@ -181,7 +190,7 @@ def _difference(section: Section, before: asyncpg.Record | None, after: asyncpg.
     assert line is not None  # noqa: S101 - one of them is there
     place = {name: line[name] for name in section.place}
     if before is None or after is None:
-        shown = {name: value for name, value in line.items() if name not in place and value is not None}
+        shown = {name: value for name, value in list(line.items())[section.keys :] if value is not None}
         name = line[section.kind] if section.kind else section.one
         if before is None:
             return f"{name}: extra", Example(place, None, shown)
@@ -192,10 +201,18 @@ def _difference(section: Section, before: asyncpg.Record | None, after: asyncpg.
 
 
 def _cause(section: Section, before: asyncpg.Record, after: asyncpg.Record, names: Sequence[str]) -> str:
+    """Return what to say of lines that differ: by what differs of itself, and not by what follows from that."""
     if section.kind in names:
         return f"{before[section.kind]} -> {after[section.kind]}"
     kind = before[section.kind] if section.kind else section.one
-    if section.name == "entries" and set(names) <= _ORDER:
-        return "only the order differs"
-    named = [name for name in names if section.name != "entries" or name not in _ORDER]
-    return f"{kind}: differs in {', '.join(named)}"
+    follow = {name for tier in section.consequences for name in tier}
+    if own := [name for name in names if name not in follow]:
+        return f"{kind}: differs in {', '.join(own)}"
+    tier = next(tier for tier in section.consequences if not set(tier).isdisjoint(names))
+    alone = _ALONE.get((section.name, ", ".join(tier)))
+    return alone or f"{kind}: differs in {', '.join(name for name in tier if name in names)}"
+
+
+def _rank(group: Group) -> tuple[int, int, str]:
+    kind = next((rank for rank, part in enumerate(_RANKS) if part in group.cause), len(_RANKS))
+    return kind, -group.count, group.cause

@@ -22,6 +22,7 @@ class Section:
     kind: str  # column that tells what it is, by which differences are grouped; may be empty
     only_whole: bool  # compared only where both books have read the same
     arguments: int  # so many of the limits it takes
+    consequences: tuple[tuple[str, ...], ...]  # columns that follow from all others, and then from those before them
     sql: str
 
     def key(self, line: asyncpg.Record | None) -> tuple[Any, ...]:
@@ -100,10 +101,20 @@ inner join accounts as a on s.account = a.account
 order by 1, 2
 """
 
+_OF_ENTRIES = (
+    ("amount",),
+    ("lot_of", "lot_granted_at"),
+    ("lot_expires_at",),
+    ("balance_before", "balance_after"),
+    ("sequence", "reverses"),
+)
+_OF_LOTS = (("expires_at",), ("sum_of_entries", "remaining"), ("open", "freed", "cap_pending", "warned"))
+_OF_ACCOUNTS = (("level",), ("paid_from", "paid", "paid_before"), ("sequence",))
+
 SECTIONS: Final = (
-    Section("entries", "entry", 7, ("account_id", "request_id"), "code", False, 6, _ENTRIES),
-    Section("lots", "lot", 3, ("account_id", "request_id", "granted_at"), "origin", False, 7, _LOTS),
-    Section("ticks", "tick", 3, ("partition", "request_id"), "code", False, 6, _TICKS),
-    Section("subscriptions", "subscription", 2, ("account_id", "subscription_id"), "", True, 0, _SUBSCRIPTIONS),
-    Section("accounts", "account", 1, ("account_id",), "", True, 0, _ACCOUNTS),
+    Section("entries", "entry", 7, ("account_id", "request_id"), "code", False, 6, _OF_ENTRIES, _ENTRIES),
+    Section("lots", "lot", 3, ("account_id", "request_id", "granted_at"), "origin", False, 7, _OF_LOTS, _LOTS),
+    Section("ticks", "tick", 3, ("partition", "request_id"), "code", False, 6, (("lots", "credits"),), _TICKS),
+    Section("subscriptions", "subscription", 2, ("account_id", "subscription_id"), "", True, 0, (), _SUBSCRIPTIONS),
+    Section("accounts", "account", 1, ("account_id",), "", True, 0, _OF_ACCOUNTS, _ACCOUNTS),
 )
