@@ -8,11 +8,13 @@ import shlex
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
+from random import Random
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -20,6 +22,7 @@ import asyncpg
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import RecordsToDelete
+from aiokafka.structs import ConsumerRecord
 from pydantic import SecretStr
 
 from infra.clock import from_milliseconds
@@ -53,6 +56,7 @@ from workers.ops.compare_page import page_of
 from workers.ops.operations import RefusedError, Running, Status, list_operations
 from workers.ops.rerun import Who, rerun
 from workers.ops.rerun_plan import Asked, plan_rerun, target_of
+from workers.ops.runs import Runs
 from workers.send import SendJob
 from workers.simulate.wire import DAY, event, instant, send
 
@@ -379,6 +383,35 @@ def test_changes_hold_for_what_they_name() -> None:
     assert Counter({False: len(changed.plans)}) == Counter(plan.rollover for plan in changed.plans.values())
     assert (2, 5) == (changed.plans["basic"].credits, changed.plans["premium_career"].credits)
     assert (True, False) == (changed.apply_balance_caps, load_catalogue().apply_balance_caps)
+
+
+def test_what_is_decided_together_keeps_each_accounts_order_and_passes_no_tick() -> None:
+    """Runs are long where accounts differ, and each account, each topic and each tick stands in them as it came."""
+    settings, catalogue, dice = load_settings(), load_catalogue(), Random(7)  # noqa: S311 - an order
+    jobs = [SendJob(catalogue), BillingJob(catalogue), ExpiryJob(None, catalogue, settings)]
+    runs = Runs()
+    came = []
+    for offset in range(600):
+        job = dice.choices(jobs, [20, 10, 1])[0]
+        key = None if job.in_steps else b"a%d" % dice.randrange(50)
+        record = ConsumerRecord(job.topic, 0, offset, 0, 0, key, b"", None, 0, 0, ())
+        came.append(record)
+        runs.add(job, record)
+
+    decided = [record for run in runs.runs for record in run.records]
+
+    def lines(records: list[ConsumerRecord]) -> dict[Any, list[int]]:
+        found: dict[Any, list[int]] = defaultdict(list)
+        for record in records:
+            found[record.key].append(record.offset)
+            found[record.topic].append(record.offset)
+        return found
+
+    assert lines(came) == lines(decided)
+    ticks = [number for number, record in enumerate(came) if record.key is None]
+    assert all({r.offset for r in decided[:number]} == set(range(number)) for number in ticks)
+    assert all({run.job.topic} == {record.topic for record in run.records} for run in runs.runs)
+    assert (len(came), True) == (runs.count, len(runs.runs) < sum(a.topic != b.topic for a, b in pairwise(came)) / 2)
 
 
 def test_turns_are_by_time_then_billing_sends_ticks() -> None:

@@ -1,21 +1,19 @@
 """Deciding the topics again into other books, without publishing: by the jobs' own code, in the one order.
 
-A partition's number after another: its three topics are read as one (`merged.py`), and consecutive records of one topic
-are decided together, as a lane would. Each transaction writes into the other books' lanes how far it has come, so a run
-that was stopped or killed goes on where it was. Nothing of the live books is written but the record of the operation.
+A partition's number after another: its three topics are read as one (`merged.py`), and what may be decided together is
+(`runs.py`). Each transaction writes into the other books' lanes how far it has come, so what was stopped or killed goes
+on where it was. Nothing of the live books is written but the record of the operation.
 """
 
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 
 import asyncpg
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.structs import ConsumerRecord
 
 from infra.kafka import reader
 from infra.migrate import migrate
@@ -31,6 +29,7 @@ from workers.ops.compare import Comparison, compare
 from workers.ops.merged import Source, read_merged
 from workers.ops.operations import Intent, RefusedError, Running, recorded
 from workers.ops.rerun_plan import GROUPS, Asked, Plan, target_of
+from workers.ops.runs import Run, Runs
 from workers.send import SendJob
 from workers.sorting import sort_records
 
@@ -114,14 +113,6 @@ def _jobs(catalogue: Catalogue, settings: Settings) -> dict[str, Job]:
     return {job.topic: job for job in jobs}
 
 
-@dataclass(slots=True)
-class _Run:
-    """Consecutive records of one topic, by one catalogue."""
-
-    job: Job
-    records: list[ConsumerRecord] = field(default_factory=list)
-
-
 class _Pace:
     """How fast records may be read, and whether to stop."""
 
@@ -186,33 +177,28 @@ class _Rerun:
         lanes = _Lanes(self._connection, partition, sources)
         await lanes.open()
         most = self._pace.at_once(self._settings.batch_records)
-        runs: list[_Run] = []
-        count = 0
+        runs = Runs()
         async with aclosing(read_merged(consumer, sources)) as records:
             async for record, as_of in records:
-                job = self._job(record.topic, as_of)
-                if not runs or runs[-1].job is not job:
-                    runs.append(_Run(job))
-                runs[-1].records.append(record)
-                count += 1
-                if count >= most:
-                    await self._store(lanes, runs)
-                    passed += count
+                runs.add(self._job(record.topic, as_of), record)
+                if runs.count >= most:
+                    await self._store(lanes, runs.runs)
+                    passed += runs.count
                     progress(passed)
-                    await self._note(count)
-                    if await self._pace.stops(count):
+                    await self._note(runs.count)
+                    if await self._pace.stops(runs.count):
                         return True
-                    runs, count = [], 0
-        await self._store(lanes, runs, {source.place.topic: (source.end, source.as_of) for source in sources})
-        await self._note(count)
-        return await self._pace.stops(count)
+                    runs = Runs()
+        await self._store(lanes, runs.runs, {source.place.topic: (source.end, source.as_of) for source in sources})
+        await self._note(runs.count)
+        return await self._pace.stops(runs.count)
 
     def _job(self, topic: str, as_of: datetime) -> Job:
         since = self._asked.since
         return (self._jobs if since is not None and as_of < since else self._other_jobs)[topic]
 
     async def _store(
-        self, lanes: "_Lanes", runs: Sequence[_Run], ends: dict[str, tuple[int, datetime]] | None = None
+        self, lanes: "_Lanes", runs: Sequence[Run], ends: dict[str, tuple[int, datetime]] | None = None
     ) -> None:
         """Decide in one transaction, in parts where the database refuses it whole."""
         try:
@@ -253,7 +239,7 @@ class _Lanes:
             [(GROUPS[topic], topic, self._partition, *read) for topic, read in self._read.items()],
         )
 
-    async def store(self, runs: Sequence[_Run], decide: Decide, ends: dict[str, tuple[int, datetime]]) -> Counter[str]:
+    async def store(self, runs: Sequence[Run], decide: Decide, ends: dict[str, tuple[int, datetime]]) -> Counter[str]:
         """Decide, and move the lanes behind what was decided, or to their ends; return the dead letters by reason."""
         read = dict(self._read)
         letters: Counter[str] = Counter()
