@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaTimeoutError
 from aiokafka.structs import ConsumerRecord
 
-from workers.order import turn
+from workers.ranks import turn
 from workers.sorting import time_of
 
 __all__ = ["Source", "Timed", "read_merged"]

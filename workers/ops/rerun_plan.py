@@ -28,7 +28,7 @@ from workers.ops.books import open_books
 from workers.ops.merged import Source
 from workers.ops.operations import RefusedError
 from workers.ops.records import partition_counts
-from workers.order import DECIDED
+from workers.ranks import DECIDED
 
 __all__ = ["GROUPS", "Asked", "Plan", "plan_rerun", "target_of"]
 

@@ -9,10 +9,10 @@ from typing import Final
 
 from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS
 
-__all__ = ["DECIDED", "turn"]
+__all__ = ["DECIDED", "RANKS", "turn"]
 
 DECIDED: Final = (BILLING_EVENTS, SEND_REQUESTS, EXPIRY_TICKS)  # at one instant, in this order
-_RANKS: Final = {topic: rank for rank, topic in enumerate(DECIDED)}
+RANKS: Final = {topic: rank for rank, topic in enumerate(DECIDED)}
 
 
 def turn(topic: str, as_of: datetime) -> tuple[datetime, int]:
@@ -20,4 +20,4 @@ def turn(topic: str, as_of: datetime) -> tuple[datetime, int]:
 
     `as_of` is the latest broker time of its topic's partition up to the record, as `sorting.time_of` tells it.
     """
-    return as_of, _RANKS[topic]
+    return as_of, RANKS[topic]
