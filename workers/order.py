@@ -17,7 +17,7 @@ import asyncio
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from itertools import accumulate
 from time import monotonic
 from typing import Any, NamedTuple
@@ -25,23 +25,24 @@ from typing import Any, NamedTuple
 from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
 
-from infra.clock import EARLIEST, from_milliseconds, to_milliseconds
+from infra.clock import EARLIEST
 from infra.kafka import reader
 from infra.postgres import Connection, Pool
 from infra.settings import Settings
-from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS
 from workers.inbox import Taken
 from workers.lane_row import LaneRow
+from workers.ranks import RANKS
 from workers.sorting import time_of
 
-__all__ = ["RANKS", "Ahead", "Ends", "Order", "Turn", "note_ahead"]
-
-# Who comes first at one instant: rule 16.
-RANKS = {BILLING_EVENTS: 0, SEND_REQUESTS: 1, EXPIRY_TICKS: 2}
+__all__ = ["Ahead", "Ends", "Order", "Turn", "note_ahead"]
 
 _LOOK_SECONDS = 0.005  # between two looks at the other lanes' rows
 _CLOSE_SECONDS = 2.0
-_FOREVER = to_milliseconds(datetime.max.replace(tzinfo=EARLIEST.tzinfo))
+_FOREVER = datetime.max.replace(tzinfo=UTC)
+_INSTANT = timedelta(milliseconds=1)  # the broker's clock tells no shorter one
+
+
+Ending = Mapping[TopicPartition, int]
 
 
 class Ahead(NamedTuple):
@@ -103,34 +104,33 @@ class Ends:
 
 
 class _Row(NamedTuple):
-    """Another lane, as its row has it. Times are in milliseconds."""
+    """Another lane, as its row has it."""
 
     consumer_group: str
     topic: str
     offset: int
-    as_of: int
-    head: int | None
+    as_of: datetime
+    head: datetime | None
     awaited: bool
 
-    def allows(self, topic: str, ends: dict[TopicPartition, int], partition: int) -> int:
+    def allows(self, topic: str, ends: dict[TopicPartition, int], partition: int) -> datetime:
         """Return the latest time of a topic's record that may be decided."""
         if self.offset >= ends[TopicPartition(self.topic, partition)]:
             return _FOREVER
         reached = self.as_of if self.head is None else max(self.head, self.as_of)
-        return reached - 1 if RANKS[self.topic] < RANKS[topic] else reached
+        return reached - _INSTANT if RANKS[self.topic] < RANKS[topic] else reached
 
-    def passed(self, topic: str) -> int:
+    def passed(self, topic: str) -> datetime:
         """Return the latest time at which a topic's record is too late for it: decided before by this lane."""
-        return self.as_of - 1 if RANKS[self.topic] < RANKS[topic] else self.as_of
+        return self.as_of - _INSTANT if RANKS[self.topic] < RANKS[topic] else self.as_of
 
 
 def _row_of(topic: str, row: Any) -> _Row:  # noqa: ANN401 - asyncpg's record, or none
     """Return a lane's row; of one that never ran, as if it had ended before it read anything."""
     if row is None:
-        return _Row(f"whoever reads {topic}", topic, 0, to_milliseconds(EARLIEST), None, awaited=False)
-    head = None if row["head"] is None else to_milliseconds(row["head"])
-    as_of = to_milliseconds(row["as_of"] or EARLIEST)
-    return _Row(row["consumer_group"], topic, row["next_offset"] or 0, as_of, head, row["awaited"])
+        return _Row(f"whoever reads {topic}", topic, 0, EARLIEST, None, awaited=False)
+    as_of = row["as_of"] or EARLIEST
+    return _Row(row["consumer_group"], topic, row["next_offset"] or 0, as_of, row["head"], row["awaited"])
 
 
 _ROWS = """
@@ -163,8 +163,7 @@ class Order:
         """
         if not self._limit or not records:
             return Turn(len(records))
-        floor = to_milliseconds(as_of)
-        times = list(accumulate((time_of(record, floor) for record in records), max, initial=floor))[1:]
+        times = list(accumulate(records, lambda time, record: time_of(record, time), initial=as_of))[1:]
         ends = await self._ends.ask(self._neighbours)
         deadline = monotonic() + self._limit
         told = False
@@ -175,12 +174,14 @@ class Order:
                 ahead += self._late(rows, times[0])
                 return Turn(count, tuple(dict.fromkeys(ahead)))
             if not told:
-                await self._row.wait_with(from_milliseconds(times[0]))
+                await self._row.wait_with(times[0])
                 told = True
             await asyncio.sleep(_LOOK_SECONDS)
         return Turn(0)
 
-    def _judge(self, rows: Sequence[_Row], ends: dict[TopicPartition, int], *, late: bool) -> tuple[int, list[Ahead]]:
+    def _judge(
+        self, rows: Sequence[_Row], ends: dict[TopicPartition, int], *, late: bool
+    ) -> tuple[datetime, list[Ahead]]:
         """Return up to which time records may be decided, and which lanes are not waited for."""
         allowed = _FOREVER
         ahead = []
@@ -196,7 +197,7 @@ class Order:
                 allowed = min(allowed, until)
         return allowed, ahead
 
-    def _late(self, rows: Sequence[_Row], time: int) -> list[Ahead]:
+    def _late(self, rows: Sequence[_Row], time: datetime) -> list[Ahead]:
         """Return the lanes that have decided what comes after a record of this time."""
         topic = self._row.topic
         return [Ahead(row.consumer_group, row.offset) for row in rows if time <= row.passed(topic)]

@@ -42,9 +42,9 @@ def sort_records(records: Sequence[ConsumerRecord], as_of: datetime) -> Sorted:
     return Sorted(requests, refused, as_of)
 
 
-def time_of(record: ConsumerRecord, floor: int) -> int:
-    """Return a record's time in milliseconds; `floor` where it gives none that counts."""
-    return record.timestamp if record.timestamp in _TIMESTAMPS else floor
+def time_of(record: ConsumerRecord, as_of: datetime) -> datetime:
+    """Return what a record is decided as of, where the one before it was as of `as_of`: as `sort_records` has it."""
+    return max(as_of, from_milliseconds(record.timestamp)) if record.timestamp in _TIMESTAMPS else as_of
 
 
 def _timestamp(record: ConsumerRecord) -> datetime:

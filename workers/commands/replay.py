@@ -3,6 +3,7 @@
 import typer
 
 from workers.commands.replay_reemit import reemit_command
+from workers.commands.replay_rerun import rebuild_command, shadow_command
 from workers.commands.replay_rewind import rewind_command
 
 __all__ = ["replay"]
@@ -10,3 +11,5 @@ __all__ = ["replay"]
 replay = typer.Typer(help="Go over what was decided; no credit moves twice.", no_args_is_help=True)
 replay.command("rewind")(rewind_command)
 replay.command("reemit")(reemit_command)
+replay.command("rebuild")(rebuild_command)
+replay.command("shadow")(shadow_command)

@@ -2,11 +2,12 @@
 
 import tomllib
 from calendar import monthrange
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -154,16 +155,24 @@ def anchored(start: datetime, day: int, months: int) -> datetime:
     return start.replace(year=year, month=month + 1, day=min(day, monthrange(year, month + 1)[1]))
 
 
-def load_catalogue(path: str | Path | None = None) -> Catalogue:
+def load_catalogue(path: str | Path | None = None, changes: Iterable[str] = ()) -> Catalogue:
     """Read and check a catalogue file, the shipped one by default.
 
+    Args:
+        path: the file.
+        changes: values to take instead of the file's, as `plans.premium_career.rollover=false`: a name of which a part
+            may be `*`, for all there are, and a value as TOML writes it.
+
     Raises:
-        CatalogueError: naming the file and each wrong entry.
+        CatalogueError: naming the file and each wrong entry, or the change that names none.
 
     """
     path = Path(path) if path else SHIPPED
     try:
-        file = _File.model_validate(tomllib.loads(path.read_text()))
+        content = tomllib.loads(path.read_text())
+        for change in changes:
+            _change(content, change)
+        file = _File.model_validate(content)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise CatalogueError(f"{path}: {error}") from error
     except ValidationError as error:
@@ -178,3 +187,23 @@ def load_catalogue(path: str | Path | None = None) -> Catalogue:
         file.limits,
         file.notices,
     )
+
+
+def _change(content: dict[str, Any], change: str) -> None:
+    """Set what `name=value` names. The last part of the name may be new: optional fields are not in every file."""
+    name, equals, text = change.partition("=")
+    *sections, last = name.strip().split(".")
+    found = [content]
+    for part in sections:
+        inner = [value for each in found for key, value in each.items() if part in ("*", key)]
+        found = [value for value in inner if isinstance(value, dict)]
+    if not (equals and last and found):
+        raise CatalogueError(
+            f"{change}: expected a name of the catalogue and its value, like plans.premium_career.rollover=false"
+        )
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError as error:
+        raise CatalogueError(f"{change}: {error}") from None
+    for each in found:
+        each[last] = value

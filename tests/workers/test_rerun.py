@@ -1,0 +1,611 @@
+"""Books decided again from the topics: the same line for line, and what differs is found, named and grouped."""
+
+import asyncio
+import json
+import os
+import re
+import shlex
+import signal
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from random import Random
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.admin import RecordsToDelete
+from aiokafka.structs import ConsumerRecord
+from pydantic import SecretStr
+
+from infra.clock import from_milliseconds
+from infra.kafka import admin_client, reader
+from infra.local.stack import LocalStack
+from infra.postgres import connect_database
+from infra.settings import RecordTime, Settings, load_settings
+from schemas.billing import PromotionGranted
+from schemas.sends import SendUndeliverable
+from schemas.ticks import ExpiryTick
+from tests.workers.history_books import (
+    TIED,
+    Placed,
+    decide_one_by_one,
+    history,
+    migrated,
+    new_database,
+    publish_records,
+    written,
+)
+from tests.workers.wire import eventually, working
+from workers import ranks
+from workers.billing import BillingJob
+from workers.commands.running import Exit
+from workers.expiry import ExpiryJob
+from workers.ledger.plans import SHIPPED, CatalogueError, load_catalogue
+from workers.local.up import prepare
+from workers.ops.audit import audit
+from workers.ops.compare import Comparison, Group, compare
+from workers.ops.compare_page import page_of
+from workers.ops.operations import RefusedError, Running, Status, list_operations
+from workers.ops.rerun import Who, rerun
+from workers.ops.rerun_plan import Asked, plan_rerun, target_of
+from workers.ops.runs import Runs
+from workers.send import SendJob
+from workers.simulate.wire import DAY, event, instant, send
+
+ROOT = Path(__file__).parents[2]
+WHO = Who("ops-1", "a trial")
+NO_ROLLOVER = ("plans.*.rollover=false",)
+
+
+@pytest.fixture(scope="module")
+async def live(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Settings]:
+    """A stack of its own whose topics hold a simulated history, and the books that it makes."""
+    plans = tmp_path_factory.mktemp("plans") / "plans.toml"
+    plans.write_text(SHIPPED.read_text().replace("apply_balance_caps = false", "apply_balance_caps = true"))
+    with LocalStack() as stack:
+        settings = load_settings(
+            kafka_bootstrap_servers=stack.kafka_bootstrap_servers,
+            database_url=stack.database_url,
+            topic_partitions=2,
+            topic_record_time=RecordTime.CREATE,
+            tick_grace_seconds=0,
+            batch_records=60,
+            plans_file=str(plans),
+        )
+        await prepare(settings)
+        await decide_one_by_one(settings, await publish_records(settings, history()))
+        yield settings
+
+
+async def _asked(live: Settings, verb: str = "replay rebuild", **options: Any) -> Asked:
+    return Asked(verb, SecretStr(await new_database(live)), **options)
+
+
+async def _rerun(live: Settings, asked: Asked, stop_at: int | None = None) -> tuple[Running, Comparison | None]:
+    stop = asyncio.Event()
+
+    def progress(done: int) -> None:
+        if stop_at is not None and done >= stop_at:
+            stop.set()
+
+    return await rerun(live, asked, await plan_rerun(live, asked), who=WHO, stop=stop, progress=progress)
+
+
+async def _change(settings: Settings, *statements: str) -> None:
+    connection = await connect_database(settings)
+    for statement in statements:
+        await connection.execute(statement)
+    await connection.close()
+
+
+async def _everything(settings: Settings) -> dict[str, Any]:
+    connection = await connect_database(settings)
+    try:
+        return await written(connection)
+    finally:
+        await connection.close()
+
+
+def _causes(comparison: Comparison | None) -> dict[str, int]:
+    assert comparison is not None
+    return comparison.counts()
+
+
+# -- the same books ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_rebuild_from_the_topics_has_the_same_books_line_for_line(live: Settings) -> None:
+    """Decided in batches and not one by one, and still every row and state is what it was; and nothing is published."""
+    asked = await _asked(live)
+
+    operation, comparison = await _rerun(live, asked)
+
+    other = target_of(live, asked)
+    before, after = await _everything(live), await _everything(other)
+    assert comparison is not None
+    assert ({}, True) == (comparison.counts(), comparison.whole)
+    assert before == after
+    assert {name: (len(rows), len(rows)) for name, rows in before.items() if name not in ("lanes", "journal")} == {
+        name: count for name, count in comparison.lines.items() if name != "entries"
+    }
+    assert (len(before["journal"]),) * 2 == comparison.lines["entries"]
+    assert min(each[0] for each in comparison.lines.values()) > 10
+    assert (Status.DONE, {}) == ((await list_operations(live, 1))[0].status, operation.result["differences"])
+    assert (await audit(other)).passed
+
+
+async def test_the_history_has_a_bit_of_everything(live: Settings) -> None:
+    """Equal books that hold little would prove little."""
+    connection = await connect_database(live)
+    rows = await connection.fetch("select distinct code from journal")
+    await connection.close()
+
+    expected = {"charged", "insufficient_credits", "granted", "reversed", "expired", "voided", "cap_forfeited", "low"}
+    assert expected <= {row["code"] for row in rows}
+
+
+async def test_a_grant_and_a_send_of_one_instant_are_decided_in_the_one_order(
+    live: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Billing comes first. With sends first, the rebuild would find no credit for that send, and it says so."""
+    _, right = await _rerun(live, await _asked(live))
+    monkeypatch.setattr(ranks, "RANKS", {topic: -rank for topic, rank in ranks.RANKS.items()})
+    _, wrong = await _rerun(live, await _asked(live))
+
+    assert {} == _causes(right)
+    assert wrong is not None
+    (group,) = (group for group in wrong.groups if group.cause == "charged -> insufficient_credits")
+    assert [(TIED[0], TIED[1])] == [
+        (example.place["account_id"], UUID(int=example.place["request_id"].int)) for example in group.examples
+    ]
+
+
+async def test_a_run_that_was_stopped_goes_on_and_gives_the_same(live: Settings) -> None:
+    """It stops between two transactions; the lanes of the other books say where to go on."""
+    asked = await _asked(live)
+    total = (await plan_rerun(live, asked)).records
+
+    stopped, nothing = await _rerun(live, asked, stop_at=total // 2)
+    left = await plan_rerun(live, asked)
+    _, comparison = await _rerun(live, asked)
+
+    assert (True, None, True) == (stopped.stopped, nothing, left.begun)
+    assert total // 3 < total - left.records == stopped.result["read"] < total
+    assert {} == _causes(comparison)
+    assert await _everything(live) == await _everything(target_of(live, asked))
+
+
+# -- what differs -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_change_of_the_other_books_is_found_named_and_grouped(live: Settings) -> None:
+    """Another column, a line that is missing, one that is extra, and one that only stands elsewhere."""
+    asked = await _asked(live)
+    await _rerun(live, asked)
+    await _change(
+        target_of(live, asked),
+        "update lots set warned = not warned"
+        " where (account, lot) in (select account, lot from lots order by 1, 2 limit 3)",
+        "update journal set recipient_id = 'else' where ctid = (select max(ctid) from journal where code = 'charged')",
+        "delete from journal where code = 'low' and ctid = (select min(ctid) from journal where code = 'low')",
+        "insert into journal select account, sequence + 1000, gen_random_uuid(), fingerprint, is_answer, worker, code,"
+        " amount, null, null, balance_before, balance_after, as_of, source_partition, source_offset, recipient_id,"
+        " relationship, null, null, null, null from journal where code = 'free' limit 1",
+        "update journal set sequence = sequence + 500"
+        " where ctid = (select max(ctid) from journal where code = 'granted')",
+    )
+
+    _, comparison = await _rerun(live, asked)
+
+    found = _causes(comparison)
+    lots = {cause: count for cause, count in found.items() if cause.startswith("lots: ")}
+    assert 3 == sum(lots.values())
+    assert all(cause.endswith("differs in warned") for cause in lots)
+    assert {
+        "entries: charged: differs in recipient_id": 1,
+        "entries: low: missing": 1,
+        "entries: free: extra": 1,
+        "entries: only the order differs": 1,
+    } == {cause: count for cause, count in found.items() if cause not in lots}
+    assert comparison is not None
+    (group,) = (group for group in comparison.groups if group.cause == "charged: differs in recipient_id")
+    assert {"recipient_id": "else"} == group.examples[0].after
+
+
+async def test_another_catalogue_shows_what_it_would_change(live: Settings) -> None:
+    """Without rollover lots end sooner, and sends that were charged find no credit. The live books stay as they are."""
+    before = await _everything(live)
+
+    _, comparison = await _rerun(live, await _asked(live, "replay shadow", changes=NO_ROLLOVER))
+
+    found = _causes(comparison)
+    assert found["entries: charged -> insufficient_credits"] > 5
+    assert any("full_expires_at" in cause for cause in found if cause.startswith("lots: subscription"))
+    assert before == await _everything(live)
+
+
+async def test_another_catalogue_may_hold_from_a_date_on(live: Settings) -> None:
+    """What was decided before that is the same, and what came after is not."""
+    times = [record.time for record in history()]
+    since = from_milliseconds(times[len(times) // 2])
+    asked = await _asked(live, "replay shadow", changes=NO_ROLLOVER, since=since)
+
+    _, comparison = await _rerun(live, asked)
+    earlier = await compare(live, target_of(live, asked), until=since)
+
+    assert _causes(comparison)
+    assert {} == _causes(earlier)
+    assert earlier.lines["entries"][0] > 100
+
+
+async def test_only_a_range_may_be_read(live: Settings) -> None:
+    """Up to a time: the same so far, without states that came later. From a time: what came before is lacking."""
+    times = [record.time for record in history()]
+    middle = from_milliseconds(times[len(times) // 2])
+    early = await _asked(live, "replay shadow", until=middle)
+    late = await _asked(live, "replay shadow", start=middle)
+
+    _, first = await _rerun(live, early)
+    _, second = await _rerun(live, late)
+
+    entries = (await _everything(target_of(live, early)))["journal"]
+    assert first is not None
+    assert ({}, False) == (first.counts(), first.whole)
+    assert (len(entries), len(entries)) == first.lines["entries"]
+    assert _causes(second)["entries: charged -> insufficient_credits"] > 5
+    connection = await connect_database(target_of(live, late))
+    assert middle <= await connection.fetchval("select min(as_of) from journal")
+    await connection.close()
+
+
+async def test_what_only_one_of_them_has_read_is_left_out(live: Settings) -> None:
+    """The live books go on while others are made: a rebuild that is behind them is not wrong."""
+    asked = await _asked(live)
+    await _rerun(live, asked, stop_at=300)
+
+    comparison = await compare(live, target_of(live, asked))
+
+    assert ({}, False) == (comparison.counts(), comparison.whole)
+    assert 0 < comparison.lines["entries"][0] < len((await _everything(live))["journal"])
+
+
+async def test_what_the_database_refuses_stands_in_nobodys_way(live: Settings) -> None:
+    """It is decided apart, as a lane would, and shows as a line that is missing."""
+    other = await migrated(live)
+    await _change(other, "alter table journal add constraint no_zoe check (recipient_id is distinct from 'zoe')")
+
+    operation, comparison = await _rerun(live, Asked("replay rebuild", other.database_url))
+
+    assert {"refused_by_database": 1} == operation.result["dead_letters"]
+    assert 1 == _causes(comparison)["entries: charged: missing"]
+    assert {"entries", "lots", "accounts"} == {cause.partition(":")[0] for cause in _causes(comparison)}
+
+
+async def test_a_page_tells_it_and_reads_nothing_into_what_it_shows(live: Settings) -> None:
+    """Each cause with its examples; ids are text, whatever is in them."""
+    _, comparison = await _rerun(live, await _asked(live, "replay shadow", changes=NO_ROLLOVER))
+    assert comparison is not None
+    group = comparison.groups[0]
+    odd = replace(group.examples[0], place={"account_id": "<script>alert(1)</script>"})
+    comparison.groups.append(Group("entries", "odd & ends", 1, [odd]))
+
+    page = page_of(comparison, "a trial", {"by": "ops-1"})
+
+    assert "charged -&gt; insufficient_credits" in page
+    assert "odd &amp; ends" in page
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+
+
+# -- refusals ---------------------------------------------------------------------------------------------------------
+
+
+async def _refusal(live: Settings, asked: Asked) -> str:
+    with pytest.raises(RefusedError) as refused:
+        await plan_rerun(live, asked)
+    return str(refused.value)
+
+
+async def test_the_live_database_is_refused_by_whatever_name(live: Settings) -> None:
+    """It is known by a lock, not by its address."""
+    address = live.database_url.get_secret_value()
+
+    other_name = address.replace("127.0.0.1", "localhost")
+
+    assert "is the live database" in await _refusal(live, Asked("replay rebuild", SecretStr(address)))
+    assert "is the live database" in await _refusal(live, Asked("replay rebuild", SecretStr(other_name)))
+
+
+async def test_a_database_that_holds_anything_else_is_refused(live: Settings) -> None:
+    """Foreign tables, foreign books, and an earlier run that was asked for otherwise; one that is not there too."""
+    tables, books = await _asked(live), Asked("replay rebuild", (await migrated(live)).database_url)
+    begun = await _asked(live, "replay shadow", changes=NO_ROLLOVER)
+    await _change(target_of(live, tables), "create table theirs (id integer)")
+    await _change(target_of(live, books), "insert into accounts (account_id, partition) values ('alice', 0)")
+    await _rerun(live, begun, stop_at=1)
+
+    assert "tables that are not of these books" in await _refusal(live, tables)
+    assert "is not empty" in await _refusal(live, books)
+    assert "was not begun by this verb with these options" in await _refusal(live, replace(begun, changes=()))
+    nowhere = SecretStr(begun.url.get_secret_value() + "_not")
+    assert "make it first" in await _refusal(live, replace(begun, url=nowhere))
+
+
+async def test_a_plan_that_another_run_has_overtaken_is_refused(live: Settings) -> None:
+    """Nothing is decided twice, nor left out."""
+    asked = await _asked(live)
+    plan = await plan_rerun(live, asked)
+    await _rerun(live, asked, stop_at=1)
+
+    with pytest.raises(RefusedError, match="another run has gone on with inmail"):
+        await rerun(live, asked, plan, who=WHO, stop=asyncio.Event())
+
+    assert Status.FAILED == (await list_operations(live, 1))[0].status
+    assert {} == _causes((await _rerun(live, asked))[1])
+
+
+async def test_an_empty_database_that_is_migrated_will_do(live: Settings) -> None:
+    """As `inmail migrate` leaves it."""
+    plan = await plan_rerun(live, Asked("replay rebuild", (await migrated(live)).database_url))
+
+    assert (False, 0) == (plan.begun, plan.lost)
+    assert plan.records == sum(span.end for span in plan.spans) > 400
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("plans.platinum.credits=7", "expected a name of the catalogue"),
+        ("rollover", "expected a name of the catalogue"),
+        ("plans.basic.credits=many", "plans.basic.credits=many"),
+        ("plans.basic.colour=1", "colour"),
+        ("limits.paid_sends_per_day=-1", "limits.paid_sends_per_day"),
+    ],
+)
+def test_a_change_that_the_catalogue_cannot_take_is_refused(change: str, told: str) -> None:
+    """By its name; a misspelt change that is passed over would be one that does not hold."""
+    with pytest.raises(CatalogueError, match=told):
+        load_catalogue(changes=[change])
+
+
+def test_changes_hold_for_what_they_name() -> None:
+    """One plan, all plans, or a value outside of them."""
+    changed = load_catalogue(changes=["plans.*.rollover=false", "plans.basic.credits=2", "apply_balance_caps=true"])
+
+    assert Counter({False: len(changed.plans)}) == Counter(plan.rollover for plan in changed.plans.values())
+    assert (2, 5) == (changed.plans["basic"].credits, changed.plans["premium_career"].credits)
+    assert (True, False) == (changed.apply_balance_caps, load_catalogue().apply_balance_caps)
+
+
+def test_what_is_decided_together_keeps_each_accounts_order_and_passes_no_tick() -> None:
+    """Runs are long where accounts differ, and each account, each topic and each tick stands in them as it came."""
+    settings, catalogue, dice = load_settings(), load_catalogue(), Random(7)  # noqa: S311 - an order
+    jobs = [SendJob(catalogue), BillingJob(catalogue), ExpiryJob(None, catalogue, settings)]
+    runs = Runs()
+    came = []
+    for offset in range(600):
+        job = dice.choices(jobs, [20, 10, 1])[0]
+        key = None if job.in_steps else b"a%d" % dice.randrange(50)
+        record = ConsumerRecord(job.topic, 0, offset, 0, 0, key, b"", None, 0, 0, ())
+        came.append(record)
+        runs.add(job, record)
+
+    decided = [record for run in runs.runs for record in run.records]
+
+    def lines(records: list[ConsumerRecord]) -> dict[Any, list[int]]:
+        found: dict[Any, list[int]] = defaultdict(list)
+        for record in records:
+            found[record.key].append(record.offset)
+            found[record.topic].append(record.offset)
+        return found
+
+    assert lines(came) == lines(decided)
+    ticks = [number for number, record in enumerate(came) if record.key is None]
+    assert all({r.offset for r in decided[:number]} == set(range(number)) for number in ticks)
+    assert all({run.job.topic} == {record.topic for record in run.records} for run in runs.runs)
+    assert (len(came), True) == (runs.count, len(runs.runs) < sum(a.topic != b.topic for a, b in pairwise(came)) / 2)
+
+
+def test_turns_are_by_time_then_billing_sends_ticks() -> None:
+    """Rule 16."""
+    early, late = datetime(2030, 1, 1, tzinfo=UTC), datetime(2030, 1, 2, tzinfo=UTC)
+    topics: Iterable[str] = ("inmail.expiry-ticks", "inmail.send-requests", "inmail.billing-events")
+
+    turns = sorted(((topic, time) for time in (late, early) for topic in topics), key=lambda each: ranks.turn(*each))
+
+    assert [(topic, time) for time in (early, late) for topic in ranks.DECIDED] == turns
+    assert ("inmail.billing-events", "inmail.send-requests", "inmail.expiry-ticks") == ranks.DECIDED
+
+
+# -- by command -------------------------------------------------------------------------------------------------------
+
+
+async def _start(live: Settings, *arguments: str, folder: Path | None = None) -> Process:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("INMAIL_")}
+    ours = {
+        "INMAIL_KAFKA_BOOTSTRAP_SERVERS": live.kafka_bootstrap_servers,
+        "INMAIL_DATABASE_URL": live.database_url.get_secret_value(),
+        "INMAIL_PLANS_FILE": live.plans_file or "",
+        "INMAIL_TICK_GRACE_SECONDS": "0",
+        "PYTHONPATH": str(ROOT),
+    }
+    command = [sys.executable, "-m", "workers.cli", *arguments]
+    return await asyncio.create_subprocess_exec(
+        *command, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, env=clean | ours, cwd=folder
+    )
+
+
+async def _end(process: Process) -> tuple[int | None, str, str]:
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+    return process.returncode, out.decode(), err.decode()
+
+
+def _command(address: str, *options: str) -> list[str]:
+    return ["replay", "rebuild", "--database", address, "--by", "ops-1", "--because", "a trial", *options]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+async def test_a_rebuild_that_was_interrupted_or_killed_goes_on(live: Settings, number: signal.Signals) -> None:
+    """Half-way, in the middle of whatever it was doing; then the same command again gives the same books."""
+    address = await new_database(live)
+    other = live.model_copy(update={"database_url": SecretStr(address)})
+    process = await _start(live, *_command(address, "--yes", "--rate", "300"))
+
+    async def has_read_some() -> bool:
+        connection = await connect_database(other)
+        try:
+            return bool(await connection.fetchval("select sum(next_offset) > 200 from lanes"))
+        except asyncpg.UndefinedTableError:
+            return False
+        finally:
+            await connection.close()
+
+    await eventually(has_read_some, "some records were decided again")
+    process.send_signal(number)
+    ended, *_ = await _end(process)
+    status = (await list_operations(live, 1))[0].status
+    comparison = await compare(live, other)
+    _, again = await _rerun(live, Asked("replay rebuild", SecretStr(address)))
+
+    stopped = number is signal.SIGINT
+    assert (Exit.INTERRUPTED if stopped else -signal.SIGKILL) == ended
+    assert (Status.STOPPED if stopped else Status.BROKEN_OFF) == status
+    assert ({}, False) == (comparison.counts(), comparison.whole)
+    assert {} == _causes(again)
+    assert await _everything(live) == await _everything(other)
+
+
+async def test_a_plan_comes_first_and_a_dry_run_changes_nothing(live: Settings) -> None:
+    """Counts and a time; the other database is left as empty as it was, and no operation is on record."""
+    address = await new_database(live)
+    before = await list_operations(live, 1)
+
+    code, out, err = await _end(await _start(live, "replay", "rebuild", "--database", address, "--dry-run"))
+
+    assert (Exit.DONE, "") == (code, err)
+    assert re.search(r"inmail\.send-requests +\d{3}\n", out)
+    assert re.search(r"[\d,]+ records into .*/other_\w+, about 0:00:0\d; nothing is published", out)
+    assert address.rpartition("/")[0].partition("@")[0] not in out
+    connection = await asyncpg.connect(address)
+    assert 0 == await connection.fetchval("select count(*) from pg_tables where schemaname = 'public'")
+    await connection.close()
+    assert before == await list_operations(live, 1)
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]], ids=["text", "json"])
+async def test_a_difference_is_told_and_ends_with_a_no(live: Settings, form: list[str]) -> None:
+    """For a person and for a program."""
+    asked = await _asked(live)
+    await _rerun(live, asked)
+    await _change(target_of(live, asked), "update lots set warned = true where not warned")
+
+    code, out, _ = await _end(await _start(live, *_command(asked.url.get_secret_value(), "--yes", *form)))
+
+    assert Exit.NO == code
+    if form:
+        found = json.loads(out)["comparison"]
+        assert (False, True) == (found["same"], found["whole"])
+        assert {"lots"} == {group["section"] for group in found["groups"]}
+    else:
+        assert re.search(r"\d+ lots: \w+: differs in warned\n  account_id .+: warned false -> warned true", out)
+
+
+@pytest.mark.parametrize("guide", ["replay-rebuild.md", "replay-shadow.md"])
+async def test_what_the_guide_tells_can_be_done(live: Settings, guide: str, tmp_path: Path) -> None:
+    """Every command of it, in order."""
+    told = re.findall(r"^\$ inmail (.+)$", (ROOT / "docs" / guide).read_text(), re.MULTILINE)
+    address = await new_database(live)
+    here = {"2026-01-01": "2030-02-01", "2026-02-01": "2030-03-01"}
+    done = []
+    for command in told:
+        words = [here.get(word, word) for word in shlex.split(command)]
+        words = [address if word.startswith("postgresql://") else word for word in words]
+        done.append((command, (await _end(await _start(live, *words, folder=tmp_path)))[0]))
+
+    assert len(told) >= 2
+    assert [(command, Exit.DONE) for command in told] == done
+    assert ["</html>"] == [page.read_text().split()[-1][-7:] for page in _pages(tmp_path)]
+
+
+def _pages(folder: Path) -> list[Path]:
+    return list(folder.glob("*.html"))
+
+
+# -- with workers: these go on with the live books, so they come last -------------------------------------------------
+
+
+async def test_what_the_workers_decided_is_what_a_rebuild_decides(live: Settings) -> None:
+    """Real lanes, that wait for each other by the test's own turns: grants, sends, a dead letter, a report, a tick."""
+    asked = await _asked(live)
+    await _rerun(live, asked)
+    catalogue = load_catalogue(live.plans_file)
+    start = history()[-1].time + DAY
+    ids = [str(uuid4()) for _ in range(3)]
+    gift = {"credits": 2, "promotion_id": "welcome"}
+    turns = [
+        [event(start, str(uuid4()), PromotionGranted, f"w-{n}", gift) for n in range(6)],
+        [send(start, str(uuid4()), f"w-{n % 6}", "zoe", "none", None) for n in range(18)],
+        [send(start + 5, each, "w-0", "zoe", "connection", None) for each in ids],
+        [event(start + 8, str(uuid4()), SendUndeliverable, "w-0", {"send_id": ids[0], "colour": "red"})],
+        [event(start + 9, str(uuid4()), SendUndeliverable, "w-0", {"send_id": ids[0]})],
+        [event(start + 95 * DAY, str(uuid4()), ExpiryTick, None, {"as_of": instant(start + 95 * DAY)})],
+    ]
+
+    async with (
+        reader(live, isolation_level="read_uncommitted") as ends,
+        working(live, SendJob(catalogue), BillingJob(catalogue), ExpiryJob(ends, catalogue, live)),
+    ):
+        for records in turns:
+            await _read_by_all(live, await publish_records(live, records))
+    operation, comparison = await _rerun(live, asked)
+
+    assert {"invalid_event": 1} == operation.result["dead_letters"]
+    assert comparison is not None
+    assert ({}, True) == (comparison.counts(), comparison.whole)
+    assert await _everything(live) == await _everything(target_of(live, asked))
+    connection = await connect_database(live)
+    codes = {row["code"] for row in await connection.fetch(_OF_WORKERS)}
+    await connection.close()
+    assert {"granted", "charged", "insufficient_credits", "free", "exhausted", "not_charged"} <= codes
+
+
+_OF_WORKERS = "select distinct code from journal join accounts using (account) where account_id like 'w-%'"
+
+
+async def _read_by_all(live: Settings, placed: Iterable[Placed]) -> None:
+    connection = await connect_database(live)
+
+    async def are_read() -> bool:
+        rows = await connection.fetch("select topic, partition, next_offset from lanes")
+        read = {(row["topic"], row["partition"]): row["next_offset"] for row in rows}
+        return all(read[each.record.topic, each.partition] > each.offset for each in placed)
+
+    await eventually(are_read, "the lanes have read what was published")
+    await connection.close()
+
+
+async def test_a_topic_whose_beginning_is_gone_is_refused(live: Settings) -> None:
+    """Unless what is left will do: then only that is decided, and compared."""
+    asked = await _asked(live)
+    gone = TopicPartition("inmail.send-requests", 1)
+    async with admin_client(live) as admin:
+        await admin.delete_records({gone: RecordsToDelete(before_offset=40)})
+
+    refusal = await _refusal(live, asked)
+    plan = await plan_rerun(live, replace(asked, partial=True))
+    operation, comparison = await _rerun(live, replace(asked, partial=True))
+
+    assert "retention has taken 40 records, inmail.send-requests/1 up to offset 40" in refusal
+    assert "--partial" in refusal
+    assert (40, plan.records) == (plan.lost, operation.result["read"])
+    assert comparison is not None
+    assert not comparison.whole
+    assert 30 < len((await _everything(live))["journal"]) - comparison.lines["entries"][0] < 100  # some were repeats

@@ -1,0 +1,81 @@
+"""How a rerun's plan and a comparison of books are shown to a person."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from pydantic_core import to_json
+from rich.text import Text
+
+from workers.commands.styles import BAD, DIM, GOOD, WARN, count_of
+from workers.commands.terminal import console, instant, table
+from workers.ops.compare import Comparison, Example
+from workers.ops.operations import Running
+from workers.ops.rerun_plan import Plan
+
+__all__ = ["show_comparison", "show_plan", "show_rerun"]
+
+_EXAMPLES = 2  # the page and --json have more
+
+
+def show_plan(plan: Plan, rate: float | None) -> None:
+    """Show what would be read, and into what."""
+    out = console()
+    topics = list(dict.fromkeys(span.topic for span in plan.spans))
+    rows = [
+        (topic, f"{sum(span.end - span.start for span in plan.spans if span.topic == topic):,}") for topic in topics
+    ]
+    out.print(table(["read again", "records"], rows, "records"))
+    if plan.lost:
+        text = "retention has taken them, and the other books lack what they did"
+        out.print(Text.assemble((f"{count_of(plan.lost, 'record')} lost: ", WARN), text), soft_wrap=True)
+    how = "goes on in" if plan.begun else "into"
+    out.print(
+        f"{count_of(plan.records, 'record')} {how} {plan.database}, about"
+        f" {timedelta(seconds=round(plan.seconds(rate)))}; nothing is published",
+        soft_wrap=True,
+    )
+
+
+def show_rerun(done: Running) -> None:
+    """Show what a rerun read."""
+    out = console()
+    text = f"{count_of(done.result['read'], 'record')} decided again: operation {done.number}"
+    out.print(Text(text, style=WARN if done.stopped else GOOD))
+    for reason, count in sorted(done.result["dead_letters"].items()):
+        out.print(Text.assemble((f"{count_of(count, 'dead letter')}: ", WARN), reason))
+    if done.stopped:
+        out.print("Stopped; the same command goes on.")
+
+
+def show_comparison(comparison: Comparison) -> None:
+    """Show what was compared and what differs, by cause, with the first examples."""
+    out = console()
+    rows = [(name, f"{before:,}", f"{after:,}") for name, (before, after) in comparison.lines.items()]
+    out.print(table(["compared", "live", "other"], rows, "live,other"))
+    if not comparison.whole:
+        text = "Only what both have read is compared; states that a later record may have changed are not."
+        out.print(Text(text, style=DIM), soft_wrap=True)
+    if comparison.same:
+        out.print(Text("The books are the same, line for line.", style=GOOD))
+        return
+    for group in comparison.groups:
+        out.print(Text.assemble((f"{group.count:,} {group.section}: ", BAD), group.cause), soft_wrap=True)
+        for example in group.examples[:_EXAMPLES]:
+            out.print(Text(f"  {_told(example)}", style=DIM), soft_wrap=True)
+
+
+def _told(example: Example) -> str:
+    return f"{_values(example.place)}: {_values(example.before)} -> {_values(example.after)}"
+
+
+def _values(values: Mapping[str, Any] | None) -> str:
+    if values is None:
+        return "none"
+    return ", ".join(f"{name} {_text(value)}" for name, value in values.items())
+
+
+def _text(value: object) -> str:
+    if isinstance(value, datetime):
+        return instant(value)
+    return value if isinstance(value, str) else to_json(value).decode()

@@ -1,0 +1,218 @@
+"""Two books side by side: every outcome, entry, lot and account, and what differs, grouped by cause.
+
+Account and lot numbers depend on the order of insertion and mean nothing outside: accounts are told by their id, lots
+by the event that granted them and their first instant. Both books are read in one order and merged, so that memory does
+not grow with them. What only one of the two has read yet is left out: then what lots hold is the sum of their entries,
+and states that a later record may have changed are not compared.
+"""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+import asyncpg
+
+from infra.postgres import Connection
+from infra.settings import Settings
+from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS
+from workers.ledger.model import Worker
+from workers.ops.books import open_books
+from workers.ops.compare_sql import SECTIONS, Section
+
+__all__ = ["Comparison", "Example", "Group", "compare"]
+
+EXAMPLES = 5
+_WORKERS: Final = {SEND_REQUESTS: Worker.SEND, BILLING_EVENTS: Worker.BILLING, EXPIRY_TICKS: Worker.EXPIRY}
+_QUERY_SECONDS = 3600.0  # they read everything there is
+_PREFETCH = 1000
+# Whole tables are read: hashed and sorted, and nothing looked up row by row. While one sorts, the other waits.
+_QUERIES = (
+    "set local work_mem = '64MB'; set local enable_nestloop = off; set local idle_in_transaction_session_timeout = 0"
+)
+_ALONE: Final = {  # said of any line of its section, whatever it is
+    ("entries", "balance_before, balance_after"): "only the balance differs",
+    ("entries", "sequence, reverses"): "only the order differs",
+}
+_RANKS: Final = (" -> ", ": missing", ": extra", ": ")  # of causes, by what is in them; then what is said of any line
+
+Lanes = dict[tuple[str, int], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One difference: where, and what each of the books has; nothing where it has no such line."""
+
+    place: Mapping[str, Any]
+    before: Mapping[str, Any] | None
+    after: Mapping[str, Any] | None
+
+
+@dataclass(slots=True)
+class Group:
+    """Differences of one cause."""
+
+    section: str
+    cause: str
+    count: int = 0
+    examples: list[Example] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Comparison:
+    """What came of a comparison: `before` are the live books, `after` the others."""
+
+    whole: bool  # both have read the same, so states were compared too
+    lines: dict[str, tuple[int, int]] = field(default_factory=dict)  # compared, by section: before and after
+    groups: list[Group] = field(default_factory=list)  # by section: other answers first, consequences last
+
+    @property
+    def same(self) -> bool:
+        """Whether nothing differs."""
+        return not self.groups
+
+    def counts(self) -> dict[str, int]:
+        """Return how often each cause is found."""
+        return {f"{group.section}: {group.cause}": group.count for group in self.groups}
+
+    def summary(self) -> dict[str, Any]:
+        """Return all of it for JSON, the verdict first."""
+        lines = {name: {"before": before, "after": after} for name, (before, after) in self.lines.items()}
+        return {"same": self.same, "whole": self.whole, "lines": lines, "groups": self.groups}
+
+
+class _Limits(NamedTuple):
+    """Which lines both books can have: by lane from one offset to another, and by broker time."""
+
+    workers: list[str]
+    partitions: list[int]
+    starts: list[int]
+    ends: list[int]
+    since: datetime | None
+    until: datetime | None
+    whole: bool
+
+
+async def compare(
+    before: Settings, after: Settings, *, since: datetime | None = None, until: datetime | None = None
+) -> Comparison:
+    """Compare two books, each as it is at one instant.
+
+    Args:
+        before: where the live books are.
+        after: where those are that were decided again from the topics.
+        since: only lines of this broker time or later.
+        until: only lines before this one.
+
+    Raises:
+        NotSetUpError: when one of them was never migrated.
+        OSError, asyncpg.PostgresError: when one cannot be reached or refuses.
+
+    """
+    async with open_books(before) as live, open_books(after) as other:
+        for connection in (live, other):
+            await connection.execute(_QUERIES)
+        limits = await _limits(live, other, since, until)
+        found = Comparison(limits.whole)
+        for section in SECTIONS:
+            if limits.whole or not section.only_whole:
+                await _compare(section, live, other, limits, found)
+    return found
+
+
+async def _limits(live: Connection, other: Connection, since: datetime | None, until: datetime | None) -> _Limits:
+    read_live, read_other = await _lanes(live), await _lanes(other)
+    plan = await other.fetchval("select plan from operations order by operation limit 1")
+    starts: Lanes = {(span["topic"], span["partition"]): span["start"] for span in plan["partitions"]} if plan else {}
+    places = sorted(read_live.keys() | read_other.keys())
+    whole = since is None and until is None and not any(starts.values()) and read_live == read_other
+    return _Limits(
+        [_WORKERS[topic].value for topic, _ in places],
+        [partition for _, partition in places],
+        [starts.get(place, 0) for place in places],
+        [min(read_live.get(place, 0), read_other.get(place, 0)) for place in places],
+        since,
+        until,
+        whole,
+    )
+
+
+async def _lanes(connection: Connection) -> Lanes:
+    rows = await connection.fetch("select topic, partition, next_offset from lanes where next_offset > 0")
+    return {(row[0], row[1]): row[2] for row in rows if row[0] in _WORKERS}
+
+
+async def _compare(section: Section, live: Connection, other: Connection, limits: _Limits, found: Comparison) -> None:
+    """Merge one section's lines of both books, and group what differs."""
+    groups: dict[str, Group] = {}
+    lines = [0, 0]
+    async with aclosing(_merged(section, live, other, limits)) as pairs:
+        async for before, after in pairs:
+            lines[0] += before is not None
+            lines[1] += after is not None
+            if before is None or after is None or tuple(before) != tuple(after):
+                cause, example = _difference(section, before, after)
+                group = groups.setdefault(cause, Group(section.name, cause))
+                group.count += 1
+                if len(group.examples) < EXAMPLES:
+                    group.examples.append(example)
+    found.lines[section.name] = (lines[0], lines[1])
+    found.groups += sorted(groups.values(), key=_rank)
+
+
+async def _merged(
+    section: Section, live: Connection, other: Connection, limits: _Limits
+) -> AsyncGenerator[tuple[asyncpg.Record | None, asyncpg.Record | None], None]:
+    """Yield the lines of both in the order of their keys: those of one key together."""
+    async with aclosing(_lines(section, live, limits)) as left, aclosing(_lines(section, other, limits)) as right:
+        before, after = await anext(left, None), await anext(right, None)
+        while before is not None or after is not None:
+            first, second = section.key(before), section.key(after)
+            is_left = after is None or (before is not None and first <= second)
+            is_right = before is None or (after is not None and second <= first)
+            yield before if is_left else None, after if is_right else None
+            if is_left:
+                before = await anext(left, None)
+            if is_right:
+                after = await anext(right, None)
+
+
+async def _lines(section: Section, connection: Connection, limits: _Limits) -> AsyncGenerator[asyncpg.Record, None]:
+    arguments = limits[: section.arguments]
+    async for row in connection.cursor(section.sql, *arguments, prefetch=_PREFETCH, timeout=_QUERY_SECONDS):
+        yield row
+
+
+def _difference(section: Section, before: asyncpg.Record | None, after: asyncpg.Record | None) -> tuple[str, Example]:
+    """Return the cause of a difference, and the difference."""
+    line = before if before is not None else after
+    assert line is not None  # noqa: S101 - one of them is there
+    place = {name: line[name] for name in section.place}
+    if before is None or after is None:
+        shown = {name: value for name, value in list(line.items())[section.keys :] if value is not None}
+        name = line[section.kind] if section.kind else section.one
+        if before is None:
+            return f"{name}: extra", Example(place, None, shown)
+        return f"{name}: missing", Example(place, shown, None)
+    names = [name for name in before.keys() if before[name] != after[name]]  # noqa: SIM118 - a record is no dict
+    example = Example(place, *({name: record[name] for name in names} for record in (before, after)))
+    return _cause(section, before, after, names), example
+
+
+def _cause(section: Section, before: asyncpg.Record, after: asyncpg.Record, names: Sequence[str]) -> str:
+    """Return what to say of lines that differ: by what differs of itself, and not by what follows from that."""
+    if section.kind in names:
+        return f"{before[section.kind]} -> {after[section.kind]}"
+    kind = before[section.kind] if section.kind else section.one
+    follow = {name for tier in section.consequences for name in tier}
+    if own := [name for name in names if name not in follow]:
+        return f"{kind}: differs in {', '.join(own)}"
+    tier = next(tier for tier in section.consequences if not set(tier).isdisjoint(names))
+    alone = _ALONE.get((section.name, ", ".join(tier)))
+    return alone or f"{kind}: differs in {', '.join(name for name in tier if name in names)}"
+
+
+def _rank(group: Group) -> tuple[int, int, str]:
+    kind = next((rank for rank, part in enumerate(_RANKS) if part in group.cause), len(_RANKS))
+    return kind, -group.count, group.cause

@@ -1,0 +1,80 @@
+"""A comparison as a page that stands alone: no script, nothing from elsewhere."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from html import escape
+from typing import Any
+
+from pydantic_core import to_json
+
+from workers.ops.compare import Comparison, Example, Group
+
+__all__ = ["page_of"]
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; color: #1c2330; }
+table { border-collapse: collapse; width: 100%; margin: .5rem 0 1.5rem; }
+th, td { text-align: left; vertical-align: top; padding: .3rem .7rem; border-bottom: 1px solid #d8dde6; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
+code { font-size: 13px; overflow-wrap: anywhere; }
+summary { cursor: pointer; }
+.good { color: #14713a; } .bad { color: #a3241c; }
+@media (prefers-color-scheme: dark) {
+  body { background: #14181f; color: #dfe4ec; } th, td { border-color: #333b48; }
+  .good { color: #6fce93; } .bad { color: #f08b82; }
+}
+"""
+
+
+def page_of(comparison: Comparison, title: str, facts: Mapping[str, str]) -> str:
+    """Return the page: what was compared, then the differences by cause, each with its first examples."""
+    verdict = '<p class="good">The books are the same, line for line.</p>'
+    if not comparison.same:
+        total = sum(group.count for group in comparison.groups)
+        verdict = f'<p class="bad">{total:,} differences of {len(comparison.groups):,} causes.</p>'
+    if not comparison.whole:
+        verdict += "<p>Only what both have read is compared; states that a later record may have changed are not.</p>"
+    told = "".join(f"<tr><th>{escape(name)}</th><td>{escape(fact)}</td></tr>" for name, fact in facts.items())
+    lines = "".join(
+        f'<tr><td>{escape(name)}</td><td class="number">{before:,}</td><td class="number">{after:,}</td></tr>'
+        for name, (before, after) in comparison.lines.items()
+    )
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f"<style>{_STYLE}</style></head>\n<body><h1>{escape(title)}</h1>{verdict}<table>{told}</table>\n"
+        f'<h2>Compared</h2><table><tr><th>lines</th><th class="number">live</th><th class="number">other</th></tr>'
+        f"{lines}</table>\n{_groups(comparison)}</body></html>\n"
+    )
+
+
+def _groups(comparison: Comparison) -> str:
+    if comparison.same:
+        return ""
+    head = '<h2>Differences</h2><table><tr><th>lines</th><th>cause</th><th class="number">count</th></tr>'
+    return head + "".join(map(_group, comparison.groups)) + "</table>\n"
+
+
+def _group(group: Group) -> str:
+    examples = "".join(map(_example, group.examples))
+    table = f"<table><tr><th>where</th><th>live</th><th>other</th></tr>{examples}</table>"
+    return (
+        f"<tr><td>{escape(group.section)}</td><td><details><summary>{escape(group.cause)}</summary>{table}</details></td>"
+        f'<td class="number">{group.count:,}</td></tr>\n'
+    )
+
+
+def _example(example: Example) -> str:
+    cells = "".join(f"<td>{_values(each)}</td>" for each in (example.place, example.before, example.after))
+    return f"<tr>{cells}</tr>"
+
+
+def _values(values: Mapping[str, Any] | None) -> str:
+    if values is None:
+        return "none"
+    return "<br>".join(f"{escape(name)} <code>{escape(_text(value))}</code>" for name, value in values.items())
+
+
+def _text(value: object) -> str:
+    if isinstance(value, datetime):
+        return f"{value.astimezone(UTC).isoformat().replace('+00:00', 'Z')}"
+    return value if isinstance(value, str) else to_json(value).decode()

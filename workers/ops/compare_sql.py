@@ -1,0 +1,120 @@
+"""What a comparison reads of the books: each section's lines in the order of their keys, which no number is part of.
+
+A line's first columns are its key. Texts are ordered as their bytes are, so that both databases and Python agree.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import asyncpg
+
+__all__ = ["SECTIONS", "Section"]
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One kind of line."""
+
+    name: str
+    one: str  # such a line, in a word
+    keys: int  # so many columns are its key
+    place: tuple[str, ...]  # columns that tell a reader where it is
+    kind: str  # column that tells what it is, by which differences are grouped; may be empty
+    only_whole: bool  # compared only where both books have read the same
+    arguments: int  # so many of the limits it takes
+    consequences: tuple[tuple[str, ...], ...]  # columns that follow from all others, and then from those before them
+    sql: str
+
+    def key(self, line: asyncpg.Record | None) -> tuple[Any, ...]:
+        """Return a line's key."""
+        return () if line is None else tuple(line)[: self.keys]
+
+
+# $1 to $4: workers, partitions, and from which offset to which both have read. $5 and $6: broker times, or null.
+_ENTRIES_READ = """
+    select j.*
+    from journal as j
+    inner join unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[]) as u (worker, partition, start, stop)
+        on j.worker = u.worker and j.source_partition = u.partition
+        and j.source_offset >= u.start and j.source_offset < u.stop
+    where ($5::timestamptz is null or j.as_of >= $5) and ($6::timestamptz is null or j.as_of < $6)
+"""
+
+# An answer is known by its request. What a request moved beside it, by what it did to which lot.
+_ENTRIES = f"""
+select
+    a.account_id, j.request_id, j.fingerprint, not j.is_answer as beside,
+    case when j.is_answer then '' else j.code end collate "C" as what,
+    coalesce(case when not j.is_answer then l.request_id end, '00000000-0000-0000-0000-000000000000') as which,
+    coalesce(case when not j.is_answer then l.granted_at end, timestamptz '2000-01-01 00:00Z') as lot_since,
+    j.code, j.amount, l.request_id as lot_of, l.granted_at as lot_granted_at, j.lot_expires_at,
+    j.balance_before, j.balance_after, j.as_of, j.worker, j.source_partition, j.source_offset, j.recipient_id,
+    j.relationship, j.sender_id, j.next_allotment_at, j.details, j.sequence, j.reverses
+from ({_ENTRIES_READ}) as j
+inner join accounts as a on j.account = a.account
+left join lots as l on j.account = l.account and j.lot = l.lot
+order by 1, 2, 3, 4, 5, 6, 7, j.sequence
+"""  # noqa: S608 - a constant
+
+# $7: whether states are compared too.
+_LOTS = f"""
+select
+    a.account_id, l.request_id, l.granted_at,
+    l.origin, l.subscription_id, l.plan, l.period_start, l.priority, l.on_change, l.credit_back, l.balance_cap,
+    l.granted, l.full_expires_at, m.moved as sum_of_entries,
+    case when $7 then l.remaining end as remaining, case when $7 then l.expires_at end as expires_at,
+    case when $7 then l.open end as open, case when $7 then l.freed end as freed,
+    case when $7 then l.cap_pending end as cap_pending, case when $7 then l.warned end as warned
+from (
+    select j.account, j.lot, sum(j.amount)::bigint as moved
+    from ({_ENTRIES_READ}) as j
+    where j.lot is not null
+    group by 1, 2
+    having bool_or(j.code = 'granted')
+) as m
+inner join lots as l on m.account = l.account and m.lot = l.lot
+inner join accounts as a on l.account = a.account
+order by 1, 2, 3
+"""  # noqa: S608 - a constant
+
+_TICKS = """
+select
+    t.partition, t.request_id, t.fingerprint,
+    t.code, t.source_offset, t.as_of, t.horizon, t.lots, t.credits, t.complete
+from ticks as t
+inner join unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[]) as u (worker, partition, start, stop)
+    on u.worker = 'expiry' and t.partition = u.partition and t.source_offset >= u.start and t.source_offset < u.stop
+where ($5::timestamptz is null or t.as_of >= $5) and ($6::timestamptz is null or t.as_of < $6)
+order by 1, 2, 3
+"""
+
+_ACCOUNTS = """
+select a.account_id, a.partition, a.sequence, a.newest_lot, a.level, a.paid_from, a.paid, a.paid_before, a.erased_at
+from accounts as a
+order by 1
+"""
+
+_SUBSCRIPTIONS = """
+select a.account_id, s.subscription_id, s.plan, s.credits, s.period_start, s.anchor_day, s.ends_at
+from subscriptions as s
+inner join accounts as a on s.account = a.account
+order by 1, 2
+"""
+
+_OF_ENTRIES = (
+    ("amount",),
+    ("lot_of", "lot_granted_at"),
+    ("lot_expires_at",),
+    ("balance_before", "balance_after"),
+    ("sequence", "reverses"),
+)
+_OF_LOTS = (("expires_at",), ("sum_of_entries", "remaining"), ("open", "freed", "cap_pending", "warned"))
+_OF_ACCOUNTS = (("level",), ("paid_from", "paid", "paid_before"), ("sequence",))
+
+SECTIONS: Final = (
+    Section("entries", "entry", 7, ("account_id", "request_id"), "code", False, 6, _OF_ENTRIES, _ENTRIES),
+    Section("lots", "lot", 3, ("account_id", "request_id", "granted_at"), "origin", False, 7, _OF_LOTS, _LOTS),
+    Section("ticks", "tick", 3, ("partition", "request_id"), "code", False, 6, (("lots", "credits"),), _TICKS),
+    Section("subscriptions", "subscription", 2, ("account_id", "subscription_id"), "", True, 0, (), _SUBSCRIPTIONS),
+    Section("accounts", "account", 1, ("account_id",), "", True, 0, _OF_ACCOUNTS, _ACCOUNTS),
+)
