@@ -42,9 +42,6 @@ _FOREVER = datetime.max.replace(tzinfo=UTC)
 _INSTANT = timedelta(milliseconds=1)  # the broker's clock tells no shorter one
 
 
-Ending = Mapping[TopicPartition, int]
-
-
 class Ahead(NamedTuple):
     """A lane that records were decided without: its group, and where it stood."""
 
