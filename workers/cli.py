@@ -23,6 +23,7 @@ from workers.commands.options import Json, Yes, confirm, write_json
 from workers.commands.running import Exit, ask, work
 from workers.commands.simulate import simulate
 from workers.commands.terminal import console, error_console
+from workers.commands.trace import trace
 from workers.expiry import ExpiryJob
 from workers.ledger.plans import load_catalogue
 from workers.ops.lag import read_lag
@@ -46,8 +47,8 @@ _EXIT_CODES = """Exit codes:
 
  0 done
 
- 1 the answer is no: the audit found something, an account is unknown, a line could not be published, the demo \
-came out otherwise than told
+ 1 the answer is no: the audit found something, an account or request is unknown, a line could not be published, the \
+demo came out otherwise than told
 
  2 wrong usage or setting
 
@@ -68,6 +69,7 @@ app.command()(simulate)
 app.command()(up)
 app.command()(balance)
 app.command()(statement)
+app.command()(trace)
 app.command("audit")(audit_command)
 
 

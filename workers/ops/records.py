@@ -10,7 +10,7 @@ from aiokafka.structs import ConsumerRecord
 from infra.kafka import NotSetUpError, admin_client, count_partitions, partitions_of, reader
 from infra.settings import Settings
 
-__all__ = ["NotSetUpError", "all_partitions", "partition_counts", "read_records"]
+__all__ = ["NotSetUpError", "all_partitions", "partition_counts", "read_records", "read_to"]
 
 _POLL_MILLISECONDS = 250
 _STALLED_SECONDS = 30.0
@@ -75,14 +75,19 @@ async def read_records(
                     for record in records:
                         yield record
         unread = {place: starts[place] for place in places if starts[place] < ends[place]}
-        async for record in _read_to(consumer, unread, ends):
+        async for record in read_to(consumer, unread, ends):
             yield record
 
 
-async def _read_to(
+async def read_to(
     consumer: AIOKafkaConsumer, unread: dict[TopicPartition, int], ends: dict[TopicPartition, int]
 ) -> AsyncGenerator[ConsumerRecord, None]:
-    """Yield what lies before the ends. `unread` holds the positions so far, and is used up."""
+    """Yield what lies before the ends. `unread` holds the positions so far, and is used up.
+
+    Raises:
+        KafkaError: when the cluster stopped answering before the ends were reached.
+
+    """
     clock = asyncio.get_running_loop().time
     moved_at = clock()
     while unread:
