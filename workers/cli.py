@@ -29,6 +29,7 @@ from workers.ledger.plans import load_catalogue
 from workers.ops.lag import read_lag
 from workers.ops.publish import Published, RecordTime, publish
 from workers.ops.results import in_order, read_results
+from workers.ops.topic_promises import check_topics
 from workers.ops.topics import apply_topics, plan_topics
 from workers.send import SendJob
 from workers.stops import stop_requested, stop_with_parent
@@ -106,9 +107,15 @@ def migrate_command() -> None:
 
 @topics.command("plan")
 def topics_plan(*, json: Json = False) -> None:
-    """Say what `apply` would do."""
+    """Say what `apply` would do, and which settings break a promise."""
+    broken = ask(check_topics)
+    if not json:
+        show.show_broken_promises(broken)
     changes = ask(plan_topics)
-    write_json(changes) if json else show.show_changes(changes)
+    if json:
+        write_json({"changes": changes, "broken_promises": [each._asdict() for each in broken]})
+    else:
+        show.show_changes(changes)
 
 
 @topics.command("apply")
