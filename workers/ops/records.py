@@ -80,9 +80,14 @@ async def read_records(
 
 
 async def read_to(
-    consumer: AIOKafkaConsumer, unread: dict[TopicPartition, int], ends: dict[TopicPartition, int]
+    consumer: AIOKafkaConsumer,
+    unread: dict[TopicPartition, int],
+    ends: dict[TopicPartition, int],
+    poll_ms: int = _POLL_MILLISECONDS,
 ) -> AsyncGenerator[ConsumerRecord, None]:
     """Yield what lies before the ends. `unread` holds the positions so far, and is used up.
+
+    Where nothing but a transaction's marker is left, that is seen after `poll_ms`.
 
     Raises:
         KafkaError: when the cluster stopped answering before the ends were reached.
@@ -91,7 +96,7 @@ async def read_to(
     clock = asyncio.get_running_loop().time
     moved_at = clock()
     while unread:
-        fetched = await consumer.getmany(*unread, timeout_ms=_POLL_MILLISECONDS)
+        fetched = await consumer.getmany(*unread, timeout_ms=poll_ms)
         for place, records in fetched.items():
             for record in records:
                 if record.offset < ends[place]:

@@ -110,7 +110,7 @@ class Search:
                 for place, start in places.items():
                     self._consumer.seek(place, start)
                 stops = {window.place: window.stop for window in each}
-                async with aclosing(read_to(self._consumer, dict(places), stops)) as records:
+                async with aclosing(read_to(self._consumer, dict(places), stops, _WAIT_MS)) as records:
                     async for record in records:
                         yield record
                         place = TopicPartition(record.topic, record.partition)

@@ -140,7 +140,7 @@ async def trace(settings: Settings, question: Question, watch: Watch = unwatched
     try:
         # The books are not held open meanwhile: a search takes its time, and Postgres ends who idles in a transaction.
         async with open_search(settings, question.limit, watch) as search:
-            if not cases and question.id is not None:
+            if not cases and question.id is not None and question.account is None:
                 cases = await _cases_by_event(settings, search, question.id)
             wanted = Wanted(question.id, question.account, cases, copies)
             traces, letters = await follow(search, cases, wanted)
@@ -151,8 +151,9 @@ async def trace(settings: Settings, question: Question, watch: Watch = unwatched
             raise
         return Traced([untold(case) for case in cases], [], [], str(error) or type(error).__name__)
     if not (traces or letters.letters or waiting) and question.id is not None:
+        whose = "" if question.account is None else f" of account {question.account}"
         raise UnknownRequestError(
-            f"neither the books nor the topics know of {question.id}: it is no request that was decided or waits, and"
+            f"neither the books nor the topics know of {question.id}{whose}: it is no request that was decided or waits, and"
             f" no event or dead letter among the newest {question.limit:,} of each partition (--limit)"
         )
     if question.id is None:

@@ -65,10 +65,10 @@ class Trace:
 
 
 class _Where(NamedTuple):
-    """Where an event is looked for."""
+    """Where a case's events are looked for in one partition."""
 
     window: Window
-    lost: bool  # whether retention may have taken it
+    lost: bool  # whether retention may have taken them
 
 
 @dataclass(slots=True)
@@ -88,7 +88,7 @@ async def follow(search: Search, cases: Sequence[Case], wanted: "Wanted") -> tup
 
     """
     records = await _records(search, cases)
-    windows: dict[tuple[Case, Event], _Where] = {}
+    wheres: dict[tuple[Case, TopicPartition], _Where] = {}
     again: list[Window] = []
     for case, record in zip(cases, records, strict=True):
         # A producer's own time says nothing about when the answer came.
@@ -97,12 +97,13 @@ async def follow(search: Search, cases: Sequence[Case], wanted: "Wanted") -> tup
         again += await _where_repeats_are(search, case, since, len(cases))
         for event in case.events:
             place = _place(search, event)
-            window = search.onward(place, await search.since(place, since), len(cases))
-            lost = await search.has_lost(place, None if by_producer else case.as_of)
-            windows[case, event] = _Where(window, lost)
+            if (case, place) not in wheres:  # a tick's many events are in few partitions
+                window = search.onward(place, await search.since(place, since), len(cases))
+                lost = await search.has_lost(place, None if by_producer else case.as_of)
+                wheres[case, place] = _Where(window, lost)
     letters = [search.newest(place) for place in search.places(DEAD_LETTERS)]
-    hits = await _read(search, [*(each.window for each in windows.values()), *again, *letters], wanted)
-    traces = [_trace(search, *found, windows, hits) for found in zip(cases, records, strict=True)]
+    hits = await _read(search, [*(each.window for each in wheres.values()), *again, *letters], wanted)
+    traces = [_trace(search, *found, wheres, hits) for found in zip(cases, records, strict=True)]
     return traces, hits.letters
 
 
@@ -198,7 +199,7 @@ def _trace(
     search: Search,
     case: Case,
     record: ConsumerRecord | None,
-    windows: Mapping[tuple[Case, Event], _Where],
+    wheres: Mapping[tuple[Case, TopicPartition], _Where],
     hits: _Hits,
 ) -> Trace:
     state = "there"
@@ -206,7 +207,9 @@ def _trace(
         state = "gone" if search.is_gone(_source(case), case.offset) else "other"
     elif _id_of(record) != case.request_id:
         record, state = None, "other"
-    published = tuple(_published(search, event, windows[case, event], hits.answers[event.id]) for event in case.events)
+    published = tuple(
+        _published(search, event, wheres[case, _place(search, event)], hits.answers[event.id]) for event in case.events
+    )
     is_tick = case.topic == EXPIRY_TICKS
     repeats = [
         seen
