@@ -38,8 +38,6 @@ def show_traced(traced: Traced) -> None:
     facts = [_case(trace) for trace in traced.traces]
     facts += [_letter(letter, fate) for letter, fate in traced.letters]
     facts += [_waiting(seen) for seen in traced.waiting]
-    if not facts:
-        out.print("Nothing was ever decided for it.")
     for number, group in enumerate(facts):
         if number:
             out.print()

@@ -14,6 +14,7 @@ from aiokafka.errors import KafkaError
 from infra.postgres import Connection
 from infra.settings import Settings
 from workers.ops import trace_books as books
+from workers.ops.balance import UnknownAccountError
 from workers.ops.books import open_books
 from workers.ops.dead_letters import DeadLetter
 from workers.ops.fates import Fate, Told, fates_of, read_sendings
@@ -125,14 +126,18 @@ async def trace(settings: Settings, question: Question, watch: Watch = unwatched
 
     Raises:
         UnknownRequestError: when nobody knows of it.
-        UnknownAccountError: when the books have no such account.
+        UnknownAccountError: when the books have no such account, and the topics no dead letter of it.
         NotSetUpError: when the database was never migrated.
         OSError, asyncpg.PostgresError: when it cannot be reached or refuses.
         KafkaError: when the books do not know of it, and the cluster cannot be reached.
 
     """
+    unknown = None
     async with open_books(settings) as connection:
-        cases = await _cases(connection, question)
+        try:
+            cases = await _cases(connection, question)
+        except UnknownAccountError as error:  # it may have dead letters, or a request that waits
+            cases, unknown = [], error
         sendings = await read_sendings(connection)
         decided = await books.next_offsets(connection)
     copies = {(each.topic, each.partition, each.offset) for sent in sendings.values() for each in sent}
@@ -150,17 +155,23 @@ async def trace(settings: Settings, question: Question, watch: Watch = unwatched
         if not cases:
             raise
         return Traced([untold(case) for case in cases], [], [], str(error) or type(error).__name__)
-    if not (traces or letters.letters or waiting) and question.id is not None:
-        whose = "" if question.account is None else f" of account {question.account}"
-        raise UnknownRequestError(
-            f"neither the books nor the topics know of {question.id}{whose}: it is no request that was decided or waits, and"
-            f" no event or dead letter among the newest {question.limit:,} of each partition (--limit)"
-        )
+    if not (traces or letters.letters or waiting):
+        raise unknown or _unknown(question)
     if question.id is None:
         letters.letters = letters.letters[: question.last]
     async with open_books(settings) as connection:
         fates = await fates_of(connection, letters, sendings)
     return Traced(traces, list(zip(letters.letters, fates, strict=True)), waiting, None)
+
+
+def _unknown(question: Question) -> UnknownRequestError:
+    if question.id is None:
+        return UnknownRequestError(f"nothing was ever decided or set aside for account {question.account}")
+    whose = "" if question.account is None else f" of account {question.account}"
+    return UnknownRequestError(
+        f"neither the books nor the topics know of {question.id}{whose}: it is no request that was decided or waits,"
+        f" and no event or dead letter among the newest {question.limit:,} of each partition (--limit)"
+    )
 
 
 async def _cases(connection: Connection, question: Question) -> list[Case]:
