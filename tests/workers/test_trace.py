@@ -119,9 +119,11 @@ async def test_a_result_that_is_not_there_is_not_said_to_be_taken(
     await database.execute("insert into journal select * from copy")
 
     far = await _trace(cluster, sends[2].id, limit=1)
+    first = await _trace(cluster, sends[0].id, limit=1)
     (never,) = (await _trace(cluster, unpublished)).traces
 
     assert ["beyond"] == [each.state for each in far.traces[0].published]
+    assert [True, False] == [each.traces[0].searched for each in (far, first)]  # for repeats: two sends are behind
     assert ("other", ["absent"]) == (never.state, [each.state for each in never.published])
 
 

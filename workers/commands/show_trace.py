@@ -56,6 +56,8 @@ def _case(trace: Trace) -> Iterator[Fact]:
         yield "record", [f"{place}: ", (_RECORD[trace.state], WARN)]
     for seen in trace.repeats:
         yield "again", [f"{_place(seen)} at {instant(seen.at)}: it gets the first answer"]
+    if not trace.searched:
+        yield "again", [("perhaps behind the records that were searched: more with --limit", DIM)]
     yield "decided", [f"as of {instant(case.as_of)}"]
     if case.tick is not None:
         tick = case.tick

@@ -1,10 +1,11 @@
 """What Kafka still has of a traced request: its record, the records that repeat it, its answers, its dead letters."""
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from itertools import chain
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -62,6 +63,7 @@ class Trace:
     state: str  # of the record: there, gone, other (the topic was made anew since), unknown
     published: tuple[Published, ...]  # as the case's events
     repeats: tuple[Seen, ...]  # records with the same request again
+    searched: bool = True  # whether they were looked for up to the end; False where the limit came first
 
 
 class _Where(NamedTuple):
@@ -89,12 +91,12 @@ async def follow(search: Search, cases: Sequence[Case], wanted: "Wanted") -> tup
     """
     records = await _records(search, cases)
     wheres: dict[tuple[Case, TopicPartition], _Where] = {}
-    again: list[Window] = []
+    again: dict[Case, list[Window]] = {}
     for case, record in zip(cases, records, strict=True):
         # A producer's own time says nothing about when the answer came.
         by_producer = record is not None and record.timestamp_type == _CREATE_TIME
         since = None if by_producer else case.as_of - _CLOCKS_DIFFER
-        again += await _where_repeats_are(search, case, since, len(cases))
+        again[case] = await _where_repeats_are(search, case, since, len(cases))
         for event in case.events:
             place = _place(search, event)
             if (case, place) not in wheres:  # a tick's many events are in few partitions
@@ -102,8 +104,15 @@ async def follow(search: Search, cases: Sequence[Case], wanted: "Wanted") -> tup
                 lost = await search.has_lost(place, None if by_producer else case.as_of)
                 wheres[case, place] = _Where(window, lost)
     letters = [search.newest(place) for place in search.places(DEAD_LETTERS)]
-    hits = await _read(search, [*(each.window for each in wheres.values()), *again, *letters], wanted)
-    traces = [_trace(search, *found, wheres, hits) for found in zip(cases, records, strict=True)]
+    windows = chain((each.window for each in wheres.values()), *again.values(), letters)
+    hits = await _read(search, windows, wanted)
+    traces = [
+        replace(
+            _trace(search, case, record, wheres, hits),
+            searched=all(search.ends_before(window.place, window.stop) for window in again[case]),
+        )
+        for case, record in zip(cases, records, strict=True)
+    ]
     return traces, hits.letters
 
 
@@ -162,7 +171,7 @@ class Wanted:
         return self._id is None or letter.id in self.ids or _id_in(letter.value) in self.ids
 
 
-async def _read(search: Search, windows: Sequence[Window], wanted: Wanted) -> _Hits:
+async def _read(search: Search, windows: Iterable[Window], wanted: Wanted) -> _Hits:
     hits = _Hits()
     async for record in search.read(windows):
         if record.topic == DEAD_LETTERS:
