@@ -167,9 +167,12 @@ async def admin_client(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]
 
 @asynccontextmanager
 async def reader(
-    settings: Settings, group: str | None = None, isolation_level: str = "read_committed"
+    settings: Settings, group: str | None = None, isolation_level: str = "read_committed", *, wait_ms: int = 500
 ) -> AsyncIterator[AIOKafkaConsumer]:
-    """Open a consumer that looks without joining a group: no subscription, no commit of its own accord."""
+    """Open a consumer that looks without joining a group: no subscription, no commit of its own accord.
+
+    A broker that has nothing for it answers after `wait_ms`, and no other question to it is answered before.
+    """
     consumer = Consumer(
         **settings.kafka_client(),
         group_id=group,
@@ -177,6 +180,7 @@ async def reader(
         enable_auto_commit=False,
         auto_offset_reset="earliest",
         isolation_level=isolation_level,
+        fetch_max_wait_ms=wait_ms,
         max_partition_fetch_bytes=MAX_RECORD_BYTES,
     )
     await consumer.start()

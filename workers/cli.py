@@ -24,11 +24,13 @@ from workers.commands.replay import replay
 from workers.commands.running import Exit, ask, work
 from workers.commands.simulate import simulate
 from workers.commands.terminal import console, error_console
+from workers.commands.trace import trace
 from workers.expiry import ExpiryJob
 from workers.ledger.plans import load_catalogue
 from workers.ops.lag import read_lag
 from workers.ops.publish import Published, RecordTime, publish
 from workers.ops.results import in_order, read_results
+from workers.ops.topic_promises import check_topics
 from workers.ops.topics import apply_topics, plan_topics
 from workers.send import SendJob
 from workers.stops import stop_requested, stop_with_parent
@@ -47,8 +49,8 @@ _EXIT_CODES = """Exit codes:
 
  0 done
 
- 1 the answer is no: the audit found something, an account is unknown, a line could not be published, the demo \
-came out otherwise than told
+ 1 the answer is no: the audit found something, an account or request is unknown, a line could not be published, the \
+demo came out otherwise than told
 
  2 wrong usage or setting
 
@@ -70,6 +72,7 @@ app.command()(simulate)
 app.command()(up)
 app.command()(balance)
 app.command()(statement)
+app.command()(trace)
 app.command("audit")(audit_command)
 
 
@@ -106,9 +109,15 @@ def migrate_command() -> None:
 
 @topics.command("plan")
 def topics_plan(*, json: Json = False) -> None:
-    """Say what `apply` would do."""
+    """Say what `apply` would do, and which settings break a promise."""
+    broken = ask(check_topics)
+    if not json:
+        show.show_broken_promises(broken)
     changes = ask(plan_topics)
-    write_json(changes) if json else show.show_changes(changes)
+    if json:
+        write_json({"changes": changes, "broken_promises": [each._asdict() for each in broken]})
+    else:
+        show.show_changes(changes)
 
 
 @topics.command("apply")

@@ -3,16 +3,17 @@
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from infra.kafka import admin_client, committed_offsets, partitions_of
 from infra.local.stack import LocalStack
 from infra.postgres import Connection
 from infra.settings import Settings
-from schemas.catalogue import DEAD_LETTERS, SEND_REQUESTS, TOPICS
+from schemas.catalogue import CREDIT_EVENTS, DEAD_LETTERS, SEND_REQUESTS, SEND_RESULTS, TOPICS
 from tests.workers.wire import eventually, publish
 from workers.ops import topics
+from workers.ops.topic_promises import check_topics
 from workers.ops.topics import apply_topics, plan_topics
 from workers.send import SendJob
 
@@ -102,3 +103,34 @@ async def test_a_group_whose_offsets_are_gone_starts_near_the_end_of_the_books(
 
     assert [("start", group, {0: 7, 1: 0})] == [(change.kind, change.group, change.starts) for change in changes]
     assert {places[0]: 7, places[1]: 0} == await committed_offsets(admin, group, places)
+
+
+async def test_a_plan_warns_of_settings_that_break_a_promise(cluster: Settings, admin: AIOKafkaAdminClient) -> None:
+    """Each is told with its topic; what `apply` sets right is right afterwards, and told no more."""
+    await apply_topics(cluster, await plan_topics(cluster))
+    assert [] == await check_topics(cluster)
+    for topic, own in {
+        SEND_REQUESTS: {"cleanup.policy": "compact", "retention.ms": "86400000"},
+        SEND_RESULTS: {"message.timestamp.type": "CreateTime", "unclean.leader.election.enable": "true"},
+        DEAD_LETTERS: {"retention.bytes": "1000000"},
+    }.items():
+        given = await _given(admin, topic) | own
+        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, configs=given)])
+
+    before = await check_topics(cluster)
+    await apply_topics(cluster, await plan_topics(cluster))
+    after = await check_topics(cluster)
+    await admin.create_partitions({CREDIT_EVENTS: NewPartitions(total_count=3)})
+    grown = await check_topics(cluster)
+
+    assert {
+        (SEND_REQUESTS, "cleanup.policy", "compact"),
+        (SEND_REQUESTS, "retention.ms", "1 days"),
+        (SEND_RESULTS, "message.timestamp.type", "CreateTime"),
+        (SEND_RESULTS, "unclean.leader.election.enable", "true"),
+        (DEAD_LETTERS, "retention.bytes", "1000000"),
+    } == {each[:3] for each in before}
+    assert {(DEAD_LETTERS, "retention.bytes", "1000000")} == {each[:3] for each in after}
+    assert {(CREDIT_EVENTS, "partitions", "3, the others have 2")} == {each[:3] for each in grown} - {
+        each[:3] for each in after
+    }

@@ -31,6 +31,7 @@ from workers.ops.dead_letters import NoSuchDeadLetterError
 from workers.ops.operations import NoSuchOperationError, RefusedError
 from workers.ops.statement import UnknownAccountError
 from workers.ops.topics import TopicsError
+from workers.ops.trace import UnknownRequestError
 from workers.worker import WorkerError
 
 __all__ = ["Exit", "ask", "fail", "work"]
@@ -122,7 +123,13 @@ def _explain(error: Exception) -> tuple[Exit, str | None]:
     """Return the exit code of an error and what to say; nothing to say means that it was not foreseen."""
     code, text = Exit.BROKEN, None
     match error:
-        case UnknownAccountError() | NoSuchDeadLetterError() | NoSuchOperationError() | RefusedError():
+        case (
+            UnknownAccountError()
+            | UnknownRequestError()
+            | NoSuchDeadLetterError()
+            | NoSuchOperationError()
+            | RefusedError()
+        ):
             code, text = Exit.NO, str(error)
         case SettingsError() | CatalogueError() | TopicsError():
             code, text = Exit.WRONG_USAGE, str(error)

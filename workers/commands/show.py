@@ -1,5 +1,6 @@
 """How answers look on a terminal. `show_books.py` has those of the books, `show_results.py` those of the workers."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 from rich.console import Console
@@ -11,11 +12,13 @@ from workers.commands.styles import BAD, GOOD, WARN, count_of
 from workers.commands.terminal import console, table
 from workers.ops.lag import GroupLag, PartitionLag
 from workers.ops.publish import Published
+from workers.ops.topic_promises import BrokenPromise
 from workers.ops.topics import Change
 
 __all__ = [
     "show_audit",
     "show_balance",
+    "show_broken_promises",
     "show_changes",
     "show_lag",
     "show_published",
@@ -32,6 +35,17 @@ def show_changes(changes: list[Change]) -> None:
         console().print(Text("Topics and groups are as they should be.", style=GOOD))
         return
     console().print(table(["step", "topic", "what"], [(c.kind, c.topic, c.text) for c in changes]))
+
+
+def show_broken_promises(broken: Sequence[BrokenPromise]) -> None:
+    """Show which settings of topics break a promise, and what to do; settings that are alike in several topics once."""
+    out = console()
+    topics: dict[tuple[str, ...], list[str]] = {}
+    for each in broken:
+        topics.setdefault(tuple(each)[1:], []).append(each.topic)
+    for (setting, found, promise, remedy), names in topics.items():
+        told = f" is {found} on {', '.join(names)}. The promise: {promise}. To do: {remedy}."
+        out.print(Text.assemble(("warning ", WARN), (setting, "bold"), told), soft_wrap=True)
 
 
 def show_published(published: Published, out: Console) -> None:

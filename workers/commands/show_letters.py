@@ -22,6 +22,7 @@ __all__ = [
     "show_operations",
     "show_plan",
     "show_redriven",
+    "story",
 ]
 
 
@@ -78,7 +79,7 @@ def show_dead_letter(letter: DeadLetter, fate: Fate | None) -> None:
         ("set aside", instant(letter.set_aside_at)),
         ("account", letter.account_id or "none"),
         ("type", readable((letter.event_type or "none").encode("utf-8", "backslashreplace"))),
-        *(("became", each) for each in _story(fate)),
+        *(("became", each) for each in story(fate)),
         ("key", "none" if letter.key is None else readable(letter.key)),
         *((f"header {readable(k.encode())}", "none" if v is None else readable(v)) for k, v in letter.headers),
     ]
@@ -91,7 +92,8 @@ def show_dead_letter(letter: DeadLetter, fate: Fate | None) -> None:
     out.print(Text("none" if letter.value is None else readable(letter.value)), soft_wrap=True)
 
 
-def _story(fate: Fate | None) -> list[str]:
+def story(fate: Fate | None) -> list[str]:
+    """Return in sentences what became of a letter."""
     if fate is None:
         return ["not known"]
     told = []

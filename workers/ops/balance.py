@@ -14,7 +14,7 @@ from infra.postgres import Connection
 from infra.settings import Settings
 from workers.ops.books import open_books
 
-__all__ = ["Balance", "Lot", "UnknownAccountError", "balance_of", "read_balance"]
+__all__ = ["Balance", "Lot", "UnknownAccountError", "account_of", "balance_of", "read_balance"]
 
 _CLOSED_EARLY = ("voided", "forfeited")
 
@@ -118,7 +118,7 @@ async def balance_of(connection: Connection, account_id: str, as_of: datetime | 
         UnknownAccountError: when the books have no such account.
 
     """
-    row = await _account(connection, account_id)
+    row = await account_of(connection, account_id)
     chosen = "given"
     if as_of is None:
         now, last = utc_now(), row["last"]
@@ -150,7 +150,13 @@ async def balance_of(connection: Connection, account_id: str, as_of: datetime | 
     )
 
 
-async def _account(connection: Connection, account_id: str) -> dict[str, Any]:
+async def account_of(connection: Connection, account_id: str) -> dict[str, Any]:
+    """Return an account's row, and with it the time of its last entry as `last`.
+
+    Raises:
+        UnknownAccountError: when the books have no such account.
+
+    """
     row = None
     # A shell may hand over bytes that are no text. They are nobody's id, and Postgres would not take them.
     if (readable := account_id.encode(errors="backslashreplace").decode()) == account_id and "\0" not in account_id:

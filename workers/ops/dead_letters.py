@@ -29,6 +29,7 @@ __all__ = [
     "NoSuchDeadLetterError",
     "Selection",
     "find_dead_letters",
+    "letter_of",
     "list_dead_letters",
     "readable",
 ]
@@ -140,7 +141,7 @@ async def find_dead_letters(
     if places:
         async with aclosing(read_records(settings, places, start=offset)) as records:
             async for record in records:
-                yield _letter(record)
+                yield letter_of(record)
 
 
 async def list_dead_letters(
@@ -182,7 +183,8 @@ async def list_dead_letters(
     return found
 
 
-def _letter(record: ConsumerRecord) -> DeadLetter:
+def letter_of(record: ConsumerRecord) -> DeadLetter:
+    """Return a record of the dead letters as what it is: a letter, or one that is unreadable."""
     set_aside_at = nearest_instant(record.timestamp)
     try:
         event = DeadLettered.model_validate_json(record.value or b"")

@@ -26,6 +26,7 @@ __all__ = [
     "Sending",
     "Told",
     "event_of",
+    "fates_of",
     "place_of",
     "read_answers",
     "read_sendings",
@@ -192,7 +193,7 @@ async def tell_dead_letters(
         found = await list_dead_letters(settings, selection, last, is_meant, copies)
         if connection is None:
             return Told([(letter, None) for letter in found.letters], found.counts, silent)
-        fates = await _fates(connection, found, sendings)
+        fates = await fates_of(connection, found, sendings)
     return Told(list(zip(found.letters, fates, strict=True)), found.counts, None)
 
 
@@ -230,7 +231,8 @@ async def _books(settings: Settings) -> AsyncIterator[tuple[Connection | None, s
         await connection.close()
 
 
-async def _fates(connection: Connection, found: Found, sendings: Mapping[Place, Sequence[Sending]]) -> list[Fate]:
+async def fates_of(connection: Connection, found: Found, sendings: Mapping[Place, Sequence[Sending]]) -> list[Fate]:
+    """Return what became of each of the letters that were found, given all that was ever sent back."""
     decodable = {}
     for letter in found.letters:
         if isinstance(event := event_of(letter), Event):

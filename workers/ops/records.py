@@ -10,7 +10,7 @@ from aiokafka.structs import ConsumerRecord
 from infra.kafka import NotSetUpError, admin_client, count_partitions, partitions_of, reader
 from infra.settings import Settings
 
-__all__ = ["NotSetUpError", "all_partitions", "partition_counts", "read_records"]
+__all__ = ["NotSetUpError", "all_partitions", "partition_counts", "read_records", "read_to"]
 
 _POLL_MILLISECONDS = 250
 _STALLED_SECONDS = 30.0
@@ -75,18 +75,28 @@ async def read_records(
                     for record in records:
                         yield record
         unread = {place: starts[place] for place in places if starts[place] < ends[place]}
-        async for record in _read_to(consumer, unread, ends):
+        async for record in read_to(consumer, unread, ends):
             yield record
 
 
-async def _read_to(
-    consumer: AIOKafkaConsumer, unread: dict[TopicPartition, int], ends: dict[TopicPartition, int]
+async def read_to(
+    consumer: AIOKafkaConsumer,
+    unread: dict[TopicPartition, int],
+    ends: dict[TopicPartition, int],
+    poll_ms: int = _POLL_MILLISECONDS,
 ) -> AsyncGenerator[ConsumerRecord, None]:
-    """Yield what lies before the ends. `unread` holds the positions so far, and is used up."""
+    """Yield what lies before the ends. `unread` holds the positions so far, and is used up.
+
+    Where nothing but a transaction's marker is left, that is seen after `poll_ms`.
+
+    Raises:
+        KafkaError: when the cluster stopped answering before the ends were reached.
+
+    """
     clock = asyncio.get_running_loop().time
     moved_at = clock()
     while unread:
-        fetched = await consumer.getmany(*unread, timeout_ms=_POLL_MILLISECONDS)
+        fetched = await consumer.getmany(*unread, timeout_ms=poll_ms)
         for place, records in fetched.items():
             for record in records:
                 if record.offset < ends[place]:

@@ -22,9 +22,17 @@ from infra.settings import RecordTime, Settings
 from schemas.catalogue import CATALOGUE, DEAD_LETTERS, INPUT_TOPICS, TOPICS
 from workers.ops.groups import describe_group
 
-__all__ = ["Change", "TopicsError", "apply_topics", "plan_topics"]
+__all__ = [
+    "DAY_MS",
+    "Change",
+    "TopicsError",
+    "apply_topics",
+    "describe_topic",
+    "plan_topics",
+    "wanted_config",
+]
 
-_DAY_MS = 24 * 3600 * 1000
+DAY_MS = 24 * 3600 * 1000
 _OF_TOPIC = 1  # source of a setting
 _WORKING = "Stable"  # a group whose members work
 _COORDINATOR_SECONDS = 30.0
@@ -49,7 +57,7 @@ class Change:
 
 def wanted_config(topic: str, settings: Settings) -> dict[str, str]:
     """Return the settings that the promises rest on; the cluster's defaults hold for the rest."""
-    config = {"cleanup.policy": "delete", "retention.ms": str(settings.topic_retention_days * _DAY_MS)}
+    config = {"cleanup.policy": "delete", "retention.ms": str(settings.topic_retention_days * DAY_MS)}
     if settings.topic_replication > 1:
         config |= {"min.insync.replicas": str(settings.topic_replication - 1)}
     config["unclean.leader.election.enable"] = "false"
@@ -97,7 +105,7 @@ async def plan_topics(settings: Settings) -> list[Change]:
                     f" {settings.topic_partitions}: all topics need the same number, and it cannot change while"
                     " accounts are spread by it. Set INMAIL_TOPIC_PARTITIONS to what the topics have"
                 )
-            actual, own = await _describe(admin, topic)
+            actual, own = await describe_topic(admin, topic)
             wrong = {name: value for name, value in config.items() if actual.get(name) != value}
             if wrong:
                 text = ", ".join(f"{name}: {actual.get(name)} -> {value}" for name, value in wrong.items())
@@ -107,7 +115,7 @@ async def plan_topics(settings: Settings) -> list[Change]:
     return changes
 
 
-async def _describe(admin: AIOKafkaAdminClient, topic: str) -> tuple[dict[str, str], dict[str, str]]:
+async def describe_topic(admin: AIOKafkaAdminClient, topic: str) -> tuple[dict[str, str], dict[str, str]]:
     """Return the settings that hold for a topic, and those of them that were given to the topic itself."""
     responses = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])
     entries = [entry for response in responses for resource in response.resources for entry in resource[4]]

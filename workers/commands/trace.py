@@ -1,0 +1,48 @@
+"""The command that follows one request from its record to its published answer."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Annotated
+from uuid import UUID
+
+import typer
+
+from workers.commands.options import Json, write_json
+from workers.commands.running import ask
+from workers.commands.show_trace import show_traced
+from workers.commands.terminal import error_console, progress_of
+from workers.ops.topic_search import unwatched
+from workers.ops.trace import LIMIT, Question
+from workers.ops.trace import trace as trace_
+
+__all__ = ["trace"]
+
+_SOON = 20_000  # records that are read before anybody asks how long it takes
+
+
+def trace(
+    id_: Annotated[
+        UUID | None, typer.Argument(metavar="[REQUEST_OR_EVENT_ID]", help="Of a request, a result or a dead letter.")
+    ] = None,
+    account: Annotated[str | None, typer.Option(help="Only of this account; without an id, its last.")] = None,
+    last: Annotated[int, typer.Option(min=1, max=1000, help="How many of an account, newest first.")] = 10,
+    limit: Annotated[int, typer.Option(min=1, help="Records read of a partition at most.")] = LIMIT,
+    *,
+    json: Json = False,
+) -> None:
+    """Follow a request: its record, what it was decided, the rows, their events, and where they stand.
+
+    The books tell most of it, also what retention has taken from the topics. Events are found there by their id among
+    the newest, or with --account in the books, however old.
+    """
+    if id_ is None and account is None:
+        raise typer.BadParameter("give the id of a request or event, or an account", param_hint="--account")
+    found = ask(lambda settings: trace_(settings, Question(id_, account, last, limit), _watch))
+    write_json(found.summary()) if json else show_traced(found)
+    if found.silent is not None:
+        error_console().print(f"Of the topics nothing is known, since Kafka cannot be asked: {found.silent}")
+
+
+def _watch(total: int, what: str) -> AbstractContextManager[Callable[[int], None]]:
+    err = error_console()
+    return unwatched(total, what) if total < _SOON and not err.is_terminal else progress_of(total, what, err)

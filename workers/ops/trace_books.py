@@ -1,0 +1,246 @@
+"""What the books know of a request: what it was decided, and every row that it made."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+from infra.postgres import Connection
+from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS
+from workers.events import event_of, tick_messages
+from workers.job import Message
+from workers.ledger.model import Entry, Tick, Worker
+from workers.ops.balance import account_of
+
+__all__ = [
+    "Case",
+    "Event",
+    "Lot",
+    "cases_of_account",
+    "cases_of_event",
+    "cases_of_request",
+    "cases_of_row",
+    "next_offsets",
+]
+
+_TOPICS: Final = {Worker.SEND: SEND_REQUESTS, Worker.BILLING: BILLING_EVENTS, Worker.EXPIRY: EXPIRY_TICKS}
+_ROWS_AT_MOST: Final = 100  # of one tick: it may book a hundred thousand
+
+
+class Event(NamedTuple):
+    """The event that is published of a row."""
+
+    id: UUID
+    type: str
+    topic: str
+    account_id: str | None
+    partition: int | None  # None: by its account
+
+
+class Lot(NamedTuple):
+    """A lot as it is now."""
+
+    lot: int
+    origin: str
+    plan: str | None
+    granted: int
+    remaining: int
+    granted_at: datetime
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Case:
+    """One input record that was decided: a request under one body, or a tick in one partition."""
+
+    account_id: str | None  # None: a tick's, of which all rows are meant
+    request_id: UUID
+    fingerprint: int
+    topic: str
+    partition: int
+    offset: int
+    as_of: datetime
+    rows: tuple[tuple[str, Entry], ...]  # account and journal row, as they were booked
+    more: bool  # whether there are more rows than these
+    tick: Tick | None
+    lots: tuple[Lot, ...]
+    events: tuple[Event, ...]  # of its rows, in their order, and then a tick's answer
+
+
+class _Key(NamedTuple):
+    account: int | None
+    account_id: str | None
+    worker: str
+    partition: int
+    offset: int
+    request_id: UUID
+    fingerprint: int
+    as_of: datetime
+
+
+def _event(message: Message) -> Event:
+    event = json.loads(message.value)
+    return Event(UUID(event["id"]), event["type"], message.topic, event.get("subject"), message.partition)
+
+
+def _events(rows: Sequence[tuple[str, Entry]], tick: Tick | None) -> tuple[Event, ...]:
+    events = [_event(event_of(account_id, row)) for account_id, row in rows]
+    if tick is not None and tick.code != "booking":
+        events.append(_event(tick_messages(tick, [], tick.source_offset)[-1]))
+    return tuple(events)
+
+
+# A request id finds its answers in two indexes, each of which has the request first.
+_OF_REQUEST: Final = """
+select j.account, a.account_id, j.worker, j.source_partition, j.source_offset, j.request_id, j.fingerprint, j.as_of
+from (
+    select x.* from journal as x where x.request_id = $1 and x.is_answer and x.code <> 'key_conflict'
+    union all
+    select x.* from journal as x where x.request_id = $1 and x.is_answer and x.code = 'key_conflict'
+) as j
+join accounts as a using (account)
+where a.account_id = coalesce($2, a.account_id)
+order by a.account_id, j.sequence
+"""
+
+_TICKS: Final = """
+select * from ticks
+where request_id = $1 and partition = any(array(select generate_series(0, (select max(partition) from ticks))))
+order by partition, source_offset
+"""
+
+_OF_ACCOUNT: Final = """
+select j.account, a.account_id, j.worker, j.source_partition, j.source_offset, j.request_id, j.fingerprint, j.as_of
+from journal as j
+join accounts as a using (account)
+where j.account = $1
+order by j.sequence desc
+"""
+
+# `+ 0` hides the primary key, which would read a busy account's whole history.
+_ROWS: Final = """
+select a.account_id, j.*
+from journal as j
+join accounts as a using (account)
+where j.worker = $1 and j.source_partition = $2 and j.source_offset = $3 and j.request_id = $4 and j.fingerprint = $5
+    and j.account + 0 = coalesce($6, j.account)
+order by j.account, j.sequence
+limit $7
+"""
+
+_LOTS: Final = """
+select lot, origin, plan, granted, remaining, granted_at, expires_at from lots
+where account = $1 and lot = any($2)
+order by lot
+"""
+
+
+async def cases_of_request(connection: Connection, request_id: UUID, account_id: str | None) -> list[Case]:
+    """Return what was decided under a request id: of one account or, where none is given, of every one that used it.
+
+    Raises:
+        UnknownAccountError: when the books have no such account.
+
+    """
+    if account_id is not None:
+        await account_of(connection, account_id)
+    cases = [
+        await _case(connection, _Key(*row))
+        for row in map(tuple, await connection.fetch(_OF_REQUEST, request_id, account_id))
+    ]
+    if account_id is None:
+        ticks = [Tick(*row) for row in map(tuple, await connection.fetch(_TICKS, request_id))]
+        cases += [await _case(connection, _key_of(tick)) for tick in ticks]
+    return cases
+
+
+async def cases_of_account(connection: Connection, account_id: str, last: int) -> list[Case]:
+    """Return the last that moved something in an account, or was answered to it; the newest first.
+
+    Raises:
+        UnknownAccountError: when the books have no such account.
+
+    """
+    account = (await account_of(connection, account_id))["account"]
+    keys: dict[tuple[Any, ...], _Key] = {}
+    async for row in connection.cursor(_OF_ACCOUNT, account):
+        key = _Key(*tuple(row))
+        keys.setdefault(key[:-1], key)
+        if len(keys) > last:
+            break
+    return [await _case(connection, key) for key in list(keys.values())[:last]]
+
+
+async def cases_of_event(connection: Connection, event_id: UUID, account_id: str) -> list[Case]:
+    """Return what an account's event of a certain id tells of: its id follows from its row, and not the other way.
+
+    Raises:
+        UnknownAccountError: when the books have no such account.
+
+    """
+    account = (await account_of(connection, account_id))["account"]
+    rows = connection.cursor("select * from journal where account = $1 order by sequence desc", account, prefetch=1000)
+    async for row in rows:
+        entry = Entry(*tuple(row))
+        if _event(event_of(account_id, entry)).id == event_id:
+            return [await _case(connection, _key_of_row(account_id, entry))]
+    return []
+
+
+async def cases_of_row(connection: Connection, account_id: str, sequence: int) -> list[Case]:
+    """Return what a journal row belongs to; nothing where there is no such row."""
+    row = await connection.fetchrow(
+        "select j.* from journal as j join accounts as a using (account) where a.account_id = $1 and j.sequence = $2",
+        account_id,
+        sequence,
+    )
+    return [] if row is None else [await _case(connection, _key_of_row(account_id, Entry(*tuple(row))))]
+
+
+async def next_offsets(connection: Connection) -> dict[tuple[str, int], int]:
+    """Return up to where the books have read each input partition, by topic and partition."""
+    rows = await connection.fetch("select topic, partition, next_offset from lanes where next_offset is not null")
+    return {(row["topic"], row["partition"]): row["next_offset"] for row in rows}
+
+
+def _key_of(tick: Tick) -> _Key:
+    told = (tick.partition, tick.source_offset, tick.request_id, tick.fingerprint, tick.as_of)
+    return _Key(None, None, Worker.EXPIRY.value, *told)
+
+
+def _key_of_row(account_id: str, row: Entry) -> _Key:
+    source = (row.worker, row.source_partition, row.source_offset)
+    return _Key(row.account, account_id, *source, row.request_id, row.fingerprint, row.as_of)
+
+
+async def _case(connection: Connection, key: _Key) -> Case:
+    source = (key.worker, key.partition, key.offset, key.request_id, key.fingerprint)
+    found = await connection.fetch(_ROWS, *source, key.account, _ROWS_AT_MOST + 1)
+    rows = tuple((row[0], Entry(*row[1:])) for row in map(tuple, found))
+    lots: Sequence[Any] = ()
+    if key.account is not None:
+        touched = sorted({row.lot for _, row in rows if row.lot is not None})
+        lots = await connection.fetch(_LOTS, key.account, touched)
+    tick = None
+    if key.worker == Worker.EXPIRY:
+        row = await connection.fetchrow(
+            "select * from ticks where partition = $1 and request_id = $2 and fingerprint = $3",
+            *(key.partition, key.request_id, key.fingerprint),
+        )
+        tick = None if row is None else Tick(*tuple(row))
+    return Case(
+        key.account_id,
+        key.request_id,
+        key.fingerprint,
+        _TOPICS[Worker(key.worker)],
+        key.partition,
+        key.offset,
+        key.as_of,
+        rows[:_ROWS_AT_MOST],
+        len(rows) > _ROWS_AT_MOST,
+        tick,
+        tuple(Lot(*row) for row in map(tuple, lots)),
+        _events(rows[:_ROWS_AT_MOST], tick),
+    )

@@ -1,0 +1,291 @@
+"""What Kafka still has of a traced request: its record, the records that repeat it, its answers, its dead letters."""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from itertools import chain
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+from aiokafka import TopicPartition
+from aiokafka.structs import ConsumerRecord
+from pydantic_core import from_json
+
+from infra.clock import nearest_instant
+from schemas.catalogue import (
+    CREDIT_EVENTS,
+    DEAD_LETTERS,
+    EXPIRY_TICKS,
+    INPUT_TOPICS,
+    SEND_RESULTS,
+    Undecodable,
+    decode,
+    fingerprint,
+)
+from workers.ops.dead_letters import DeadLetter, Found, Origin, letter_of
+from workers.ops.topic_search import Search, Window
+from workers.ops.trace_books import Case, Event
+
+__all__ = ["Published", "Seen", "Trace", "Wanted", "find_event", "find_waiting", "follow", "untold"]
+
+# A result has the time of the broker that holds it, and a record that of another: their clocks may differ.
+_CLOCKS_DIFFER: Final = timedelta(minutes=1)
+_CREATE_TIME: Final = 0  # a record's timestamp type: its producer's word
+
+
+class Seen(NamedTuple):
+    """A record in a topic."""
+
+    topic: str
+    partition: int
+    offset: int
+    at: datetime  # by the broker
+    repeat: bool = False  # of a result: whether it answers a later record of the same request
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """An event, and where it stands."""
+
+    event: Event
+    state: str  # found, gone (retention took it), absent, beyond (it may be behind the limit), unknown
+    found: tuple[Seen, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """One input record that was decided, and what is left of it in Kafka."""
+
+    case: Case
+    record: Seen | None
+    state: str  # of the record: there, gone, other (the topic was made anew since), unknown
+    published: tuple[Published, ...]  # as the case's events
+    repeats: tuple[Seen, ...]  # records with the same request again
+    searched: bool = True  # whether they were looked for up to the end; False where the limit came first
+
+
+class _Where(NamedTuple):
+    """Where a case's events are looked for in one partition."""
+
+    window: Window
+    lost: bool  # whether retention may have taken them
+
+
+@dataclass(slots=True)
+class _Hits:
+    """What a search of the topics came upon."""
+
+    answers: dict[UUID, list[Seen]] = field(default_factory=lambda: defaultdict(list))  # by event id
+    requests: dict[tuple[str | None, UUID, int], list[Seen]] = field(default_factory=lambda: defaultdict(list))
+    letters: Found = field(default_factory=Found)
+
+
+async def follow(search: Search, cases: Sequence[Case], wanted: "Wanted") -> tuple[list[Trace], Found]:
+    """Look in the topics for what the books know, and for dead letters; the newest of those first.
+
+    Raises:
+        KafkaError: when the cluster cannot be reached, or stopped answering.
+
+    """
+    records = await _records(search, cases)
+    wheres: dict[tuple[Case, TopicPartition], _Where] = {}
+    again: dict[Case, list[Window]] = {}
+    for case, record in zip(cases, records, strict=True):
+        # A producer's own time says nothing about when the answer came.
+        by_producer = record is not None and record.timestamp_type == _CREATE_TIME
+        since = None if by_producer else case.as_of - _CLOCKS_DIFFER
+        again[case] = await _where_repeats_are(search, case, since, len(cases))
+        for event in case.events:
+            place = _place(search, event)
+            if (case, place) not in wheres:  # a tick's many events are in few partitions
+                window = search.onward(place, await search.since(place, since), len(cases))
+                lost = await search.has_lost(place, None if by_producer else case.as_of)
+                wheres[case, place] = _Where(window, lost)
+    letters = [search.newest(place) for place in search.places(DEAD_LETTERS)]
+    windows = chain((each.window for each in wheres.values()), *again.values(), letters)
+    hits = await _read(search, windows, wanted)
+    traces = [
+        replace(
+            _trace(search, case, record, wheres, hits),
+            searched=all(search.ends_before(window.place, window.stop) for window in again[case]),
+        )
+        for case, record in zip(cases, records, strict=True)
+    ]
+    return traces, hits.letters
+
+
+async def _records(search: Search, cases: Sequence[Case]) -> list[ConsumerRecord | None]:
+    """Return what is there now where each case's record was."""
+    places = [search.only(_source(case), case.offset) for case in cases]
+    found = {(each.topic, each.partition, each.offset): each async for each in search.read(places)}
+    return [found.get((case.topic, case.partition, case.offset)) for case in cases]
+
+
+async def _where_repeats_are(search: Search, case: Case, since: datetime | None, share: int) -> list[Window]:
+    """Return what is behind the record, and where its account's key belongs if it lies elsewhere itself."""
+    here = _source(case)
+    windows = [search.onward(here, case.offset + 1, share)]
+    if case.account_id is not None and case.topic != EXPIRY_TICKS:
+        usual = search.place_of(case.topic, case.account_id)
+        if usual != here:
+            windows.append(search.onward(usual, await search.since(usual, since), share))
+    return windows
+
+
+def _source(case: Case) -> TopicPartition:
+    return TopicPartition(case.topic, case.partition)
+
+
+def _place(search: Search, event: Event) -> TopicPartition:
+    if event.partition is not None:
+        return TopicPartition(event.topic, event.partition)
+    return search.place_of(event.topic, event.account_id or "")
+
+
+class Wanted:
+    """What is looked for in the topics.
+
+    Args:
+        id_: a request's or an event's, None where an account's dead letters are meant.
+        account: of whom; None for whoever.
+        cases: what the books know of it.
+        copies: messages that were sent back, whose letters tell what became of them.
+
+    """
+
+    def __init__(
+        self, id_: UUID | None, account: str | None, cases: Sequence[Case], copies: Collection[Origin]
+    ) -> None:
+        self._id, self._account = id_, account
+        self.ids = {case.request_id for case in cases} | ({id_} if id_ is not None else set())
+        self.events = {event.id for case in cases for event in case.events}
+        self.sources = {(case.topic, case.partition, case.offset) for case in cases}
+        self.copies = copies
+
+    def is_meant(self, letter: DeadLetter) -> bool:
+        """Tell whether a dead letter belongs to it: its message says that it has the id, or it has it itself."""
+        if self._account not in (None, letter.account_id):
+            return False
+        return self._id is None or letter.id in self.ids or _id_in(letter.value) in self.ids
+
+
+async def _read(search: Search, windows: Iterable[Window], wanted: Wanted) -> _Hits:
+    hits = _Hits()
+    async for record in search.read(windows):
+        if record.topic == DEAD_LETTERS:
+            _look_at_letter(record, wanted, hits.letters)
+        elif record.topic in INPUT_TOPICS:
+            if (record.topic, record.partition, record.offset) not in wanted.sources and _id_of(record) in wanted.ids:
+                _note_request(record, hits)
+        elif (id_ := _id_of(record)) is not None and id_ in wanted.events:
+            repeat = bool(from_json(record.value)["data"].get("repeat"))
+            hits.answers[id_].append(_seen(record, repeat=repeat))
+    hits.letters.letters.sort(key=lambda letter: letter.set_aside_at, reverse=True)
+    return hits
+
+
+def _look_at_letter(record: ConsumerRecord, wanted: Wanted, found: Found) -> None:
+    letter = letter_of(record)
+    origin = (letter.origin_topic, letter.origin_partition, letter.origin_offset)
+    if origin in wanted.copies:
+        found.copies[origin] = letter.place
+    if wanted.is_meant(letter):
+        found.letters.append(letter)
+
+
+def _note_request(record: ConsumerRecord, hits: _Hits) -> None:
+    """Note a record that asks for something under an id that is wanted, by what it asks for."""
+    try:
+        event = decode(record.topic, record.key, record.value)
+    except Undecodable:
+        return  # it is among the dead letters
+    hits.requests[event.subject, event.id, fingerprint(event)].append(_seen(record))
+
+
+def _trace(
+    search: Search,
+    case: Case,
+    record: ConsumerRecord | None,
+    wheres: Mapping[tuple[Case, TopicPartition], _Where],
+    hits: _Hits,
+) -> Trace:
+    state = "there"
+    if record is None:
+        state = "gone" if search.is_gone(_source(case), case.offset) else "other"
+    elif _id_of(record) != case.request_id:
+        record, state = None, "other"
+    published = tuple(
+        _published(search, event, wheres[case, _place(search, event)], hits.answers[event.id]) for event in case.events
+    )
+    is_tick = case.topic == EXPIRY_TICKS
+    repeats = [
+        seen
+        for seen in hits.requests[None if is_tick else case.account_id, case.request_id, case.fingerprint]
+        if not is_tick or seen.partition == case.partition  # a tick goes to every partition, and is answered in each
+    ]
+    return Trace(case, None if record is None else _seen(record), state, published, tuple(repeats))
+
+
+def _published(search: Search, event: Event, where: _Where, found: Sequence[Seen]) -> Published:
+    if found:
+        state = "found"
+    elif not search.ends_before(where.window.place, where.window.stop):
+        state = "beyond"
+    elif where.lost:
+        state = "gone"
+    else:
+        state = "absent"
+    return Published(event, state, tuple(found))
+
+
+def untold(case: Case) -> Trace:
+    """Return what the books alone tell."""
+    return Trace(case, None, "unknown", tuple(Published(event, "unknown") for event in case.events), ())
+
+
+async def find_event(search: Search, id_: UUID) -> dict[str, Any] | None:
+    """Return the event of an id among the newest of the result topics, None where it is not there.
+
+    Raises:
+        KafkaError: when the cluster cannot be reached, or stopped answering.
+
+    """
+    name = str(id_).encode()
+    windows = [search.newest(place) for topic in (SEND_RESULTS, CREDIT_EVENTS) for place in search.places(topic)]
+    async with aclosing(search.read(windows, "results")) as records:
+        async for record in records:
+            if name in (record.value or b"") and _id_of(record) == id_:
+                event: dict[str, Any] = from_json(record.value)
+                return event
+    return None
+
+
+async def find_waiting(search: Search, id_: UUID, decided: Mapping[tuple[str, int], int]) -> list[Seen]:
+    """Return the records of a request that no worker has come to, given up to where each partition is decided.
+
+    Raises:
+        KafkaError: when the cluster cannot be reached, or stopped answering.
+
+    """
+    places = [place for topic in INPUT_TOPICS for place in search.places(topic)]
+    windows = [search.onward(place, decided.get((place.topic, place.partition), 0)) for place in places]
+    return [_seen(record) async for record in search.read(windows, "undecided records") if _id_of(record) == id_]
+
+
+def _seen(record: ConsumerRecord, *, repeat: bool = False) -> Seen:
+    return Seen(record.topic, record.partition, record.offset, nearest_instant(record.timestamp), repeat)
+
+
+def _id_of(record: ConsumerRecord) -> UUID | None:
+    return _id_in(record.value)
+
+
+def _id_in(value: bytes | None) -> UUID | None:
+    """Return the id that a message says it has, if it is JSON and says one."""
+    try:
+        document = from_json(value or b"")
+        return UUID(document["id"])
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
