@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -43,6 +44,15 @@ async def _close_after(asking: "asyncio.Future[None]", client: AIOKafkaClient) -
     await client.close()
 
 
+async def _start(client: Any, start: Callable[[], Awaitable[None]]) -> None:  # noqa: ANN401 - aiokafka's
+    """Connect a client. One that could not is stopped: aiokafka complains of those that are left."""
+    try:
+        await start()
+    except KafkaError:
+        await client.stop()
+        raise
+
+
 class Consumer(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is untyped
     """aiokafka's consumer, but for how it ends when the brokers are gone."""
 
@@ -51,12 +61,8 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is untyped
         bootstrap_whole(self._client)
 
     async def start(self) -> None:
-        """Connect. One that could not is stopped: aiokafka complains of those that are left."""
-        try:
-            await super().start()
-        except KafkaError:
-            await self.stop()
-            raise
+        """Connect."""
+        await _start(self, super().start)
 
     async def stop(self) -> None:
         """Stop. aiokafka cancels its fetches that wait for a broker, and lets that through as if it were cancelled."""
@@ -77,12 +83,8 @@ class Producer(AIOKafkaProducer):  # type: ignore[misc] # aiokafka is untyped
         bootstrap_whole(self.client)
 
     async def start(self) -> None:
-        """Connect. One that could not is stopped: aiokafka complains of those that are left."""
-        try:
-            await super().start()
-        except KafkaError:
-            await self.stop()
-            raise
+        """Connect."""
+        await _start(self, super().start)
 
 
 class LaneProducer(AIOKafkaProducer):  # type: ignore[misc] # aiokafka is untyped
