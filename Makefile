@@ -92,7 +92,7 @@ image-check: $(STAMP) ## Run the Dockerfile's steps in a clean folder, where no 
 lock: $(STAMP) ## Resolve the dependencies of pyproject.toml anew into both lock files
 	$(BIN)/python -m pip install --disable-pip-version-check -q uv
 	$(BIN)/uv pip compile pyproject.toml --all-extras $(LOCK_OPTIONS) -o requirements.lock
-	$(BIN)/uv pip compile pyproject.toml $(LOCK_OPTIONS) -o requirements-run.lock
+	$(BIN)/uv pip compile pyproject.toml --extra traces $(LOCK_OPTIONS) -o requirements-run.lock
 
 LOCK_OPTIONS := --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --quiet
 

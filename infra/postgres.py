@@ -1,5 +1,6 @@
 """Connections to Postgres, and which of its errors pass by themselves."""
 
+import asyncio
 import json
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -14,6 +15,7 @@ __all__ = [
     "WORKER_ROLE",
     "Connection",
     "Pool",
+    "close_in_time",
     "connect_database",
     "create_pool",
     "is_refusal",
@@ -152,3 +154,11 @@ async def connect_database(settings: Settings) -> "asyncpg.Connection[asyncpg.Re
     )
     await _speak_json(connection)
     return connection
+
+
+async def close_in_time(pool: Pool, seconds: float) -> None:
+    """Close a pool politely, or by force where the database does not answer any more."""
+    try:
+        await asyncio.wait_for(pool.close(), seconds)
+    except TimeoutError:
+        pool.terminate()

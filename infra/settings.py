@@ -118,6 +118,8 @@ class Settings(BaseSettings):
     health_port: Annotated[int, Field(ge=0, lt=65_536, description="/livez and /readyz over HTTP; 0: off")] = 0
     health_address: Annotated[str, Field(description="to serve them on")] = "127.0.0.1"
 
+    traces: Annotated[bool, Field(description="spans by OpenTelemetry, to OTEL_EXPORTER_OTLP_ENDPOINT")] = False
+
     plans_file: str | None = Field(None, description="plan catalogue to use instead of the shipped one")
     log_format: LogFormat = LogFormat.AUTO
     log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"

@@ -27,6 +27,8 @@ class Message(NamedTuple):
     key: bytes | None
     value: bytes
     partition: int | None = None  # None: by key
+    origin: int | None = None  # the offset of the input record that it answers, where there is one
+    headers: "list[tuple[str, bytes]] | None" = None
 
 
 class TransactionPair:
@@ -139,9 +141,15 @@ async def _send(producer: AIOKafkaProducer, messages: Sequence[Message]) -> "lis
     for (topic, partition), group in by_partition.items():
         batch = producer.create_batch()
         for message in group:
-            if batch.append(timestamp=None, key=message.key, value=message.value) is None:
+            if not _append(batch, message):
                 deliveries.append(await producer.send_batch(batch, topic, partition=partition))
                 batch = producer.create_batch()
-                batch.append(timestamp=None, key=message.key, value=message.value)
+                _append(batch, message)
         deliveries.append(await producer.send_batch(batch, topic, partition=partition))
     return deliveries
+
+
+def _append(batch: Any, message: Message) -> bool:  # noqa: ANN401 - aiokafka is untyped
+    """Append a message; return whether there was room for it."""
+    done = batch.append(timestamp=None, key=message.key, value=message.value, headers=message.headers)
+    return done is not None

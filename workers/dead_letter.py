@@ -69,7 +69,7 @@ def dead_letter(record: ConsumerRecord, problem: Undecodable) -> Message:
             "cut": cut,
         },
     )
-    return Message(DEAD_LETTERS, key if cut is None else None, body, record.partition)
+    return Message(DEAD_LETTERS, key if cut is None else None, body, record.partition, record.offset)
 
 
 Headers = Sequence[tuple[str, bytes | None]]

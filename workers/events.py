@@ -45,14 +45,15 @@ def messages_of(answers: Iterable[Answer], partition: int) -> list[Message]:
             request.account_id,
             entry,
             repeat=entry.source_offset != request.offset or entry.source_partition != partition,
+            origin=request.offset,
         )
         for request, entries in answers
         for entry in entries
     ]
 
 
-def event_of(account_id: str, entry: Entry, *, repeat: bool = False) -> Message:
-    """Return a journal row as the event it is."""
+def event_of(account_id: str, entry: Entry, *, repeat: bool = False, origin: int | None = None) -> Message:
+    """Return a journal row as the event it is, in answer to the record at an offset, if to one."""
     if entry.recipient_id is not None:
         topic, write, own = SEND_RESULTS, send_decided, _send(entry)
     else:
@@ -72,7 +73,8 @@ def event_of(account_id: str, entry: Entry, *, repeat: bool = False) -> Message:
         "code": entry.code,
         **own,
     }
-    return Message(topic, account_id.encode(), write(_event_id(account_id, entry), account_id, data))  # type: ignore[arg-type] # by kind
+    body = write(_event_id(account_id, entry), account_id, data)  # type: ignore[arg-type] # by kind
+    return Message(topic, account_id.encode(), body, None, origin)
 
 
 def _event_id(account_id: str, entry: Entry) -> str:
@@ -221,7 +223,7 @@ def tick_messages(tick: Tick, movements: list[tuple[str, Entry]], offset: int) -
             "repeat": tick.source_offset != offset,
         },
     )
-    return [*messages, Message(CREDIT_EVENTS, None, body, tick.partition)]
+    return [*messages, Message(CREDIT_EVENTS, None, body, tick.partition, offset)]
 
 
 async def recall_answers(connection: Connection, worker: Worker, partition: int, start: int, end: int) -> list[Message]:

@@ -39,6 +39,7 @@ from workers.lane_row import LaneRow, SucceededError
 from workers.order import Ahead, Ends, Order, note_ahead
 from workers.resume import published_to
 from workers.sorting import Sorted, sort_records
+from workers.traces import NO_TRACE, BatchTrace, Traces
 
 __all__ = ["Clients", "Lane", "LaneError"]
 
@@ -55,6 +56,7 @@ class Clients(NamedTuple):
     breaker: Breaker
     health: Health
     ends: Ends
+    traces: Traces
 
 
 class _Decided(NamedTuple):
@@ -62,6 +64,7 @@ class _Decided(NamedTuple):
 
     messages: list[Message]
     next_offset: int
+    trace: BatchTrace = NO_TRACE
 
 
 class Lane:
@@ -71,7 +74,7 @@ class Lane:
         self.inbox = Inbox()
         self._job = job
         self._tp = tp
-        self._consumer, self._admin, self._pool, self._breaker, worker, ends = clients
+        self._consumer, self._admin, self._pool, self._breaker, worker, ends, self._traces = clients
         self._row = LaneRow(self._pool, job.group, tp.topic, tp.partition)
         self._counts, self._health = worker.counts, worker.lane(tp)
         self._settings = settings
@@ -201,19 +204,22 @@ class Lane:
         self, taken: Taken, ahead: Sequence[Ahead], found: Sorted, decide: Callable[[Connection], Awaitable[Decision]]
     ) -> _Decided:
         """Store the outcomes of a batch, and how far the lane has read, in one transaction; unless too much is bad."""
-        async with self._row.fenced(taken.next_offset, found.as_of) as connection:
-            answers, refused_by_job = await decide(connection)
-            refused = found.refused | refused_by_job
-            self._breaker.judge(taken.records, refused)
-            if ahead:
-                await note_ahead(connection, self._row, ahead, taken, found.as_of)
+        with self._traces.deciding(self._tp, taken.records) as trace:
+            async with self._row.fenced(taken.next_offset, found.as_of) as connection:
+                answers, refused_by_job = await decide(connection)
+                refused = found.refused | refused_by_job
+                self._breaker.judge(taken.records, refused)
+                if ahead:
+                    await note_ahead(connection, self._row, ahead, taken, found.as_of)
         self._as_of = found.as_of
         self._counts.update(each.reason.value for each in refused.values())
-        return _Decided(answers + dead_letters(taken.records, refused), taken.next_offset)
+        messages = trace.answered(answers + dead_letters(taken.records, refused))
+        return _Decided(messages, taken.next_offset, trace)
 
     async def _publish(self, decided: _Decided) -> None:
         """Publish a batch's answers, its dead letters and the offset after it, in one transaction."""
-        await self._producers.publish(decided.messages, {self._tp: decided.next_offset}, self._job.group)
+        with decided.trace.publishing(decided.messages):
+            await self._producers.publish(decided.messages, {self._tp: decided.next_offset}, self._job.group)
         self._failures = 0
         self._health.published()
 

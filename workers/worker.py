@@ -14,7 +14,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 
 from infra.kafka import admin_client, count_partitions, create_consumer, remedy
-from infra.postgres import Pool, create_pool
+from infra.postgres import Pool, close_in_time, create_pool
 from infra.probes import probes
 from infra.settings import Settings
 from schemas.catalogue import OUTPUT_TOPICS
@@ -24,6 +24,7 @@ from workers.health import Health
 from workers.job import Job
 from workers.lane import Clients, Lane
 from workers.order import Ends
+from workers.traces import NO_TRACES, Traces, open_traces
 from workers.watch import watch_progress, watch_servers
 
 __all__ = ["Worker", "WorkerError", "run_worker"]
@@ -38,15 +39,21 @@ Fetched = Mapping[TopicPartition, Sequence[ConsumerRecord]]
 class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is untyped
     """Feeds lanes from one consumer and keeps them in step with the group's assignment."""
 
-    def __init__(
-        self, job: Job, settings: Settings, pool: Pool, admin: AIOKafkaAdminClient, health: Health | None = None
+    def __init__(  # noqa: PLR0913, PLR0917 - what a process has opened
+        self,
+        job: Job,
+        settings: Settings,
+        pool: Pool,
+        admin: AIOKafkaAdminClient,
+        health: Health | None = None,
+        traces: Traces = NO_TRACES,
     ) -> None:
         self._job = job
         self._settings = settings
         self._health = health or Health(settings.stuck_seconds)
         self._log = structlog.get_logger("inmail.worker").bind(worker=job.group)
         self._consumer: AIOKafkaConsumer = create_consumer(settings, job.group, settings.drain_seconds * 1.5)
-        self._clients = Clients(self._consumer, admin, pool, Breaker(settings), self._health, Ends(settings))
+        self._clients = Clients(self._consumer, admin, pool, Breaker(settings), self._health, Ends(settings), traces)
         self._lanes: dict[TopicPartition, tuple[Lane, asyncio.Task[None]]] = {}
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stopping = False
@@ -252,12 +259,13 @@ async def run_worker(job: Job, settings: Settings, stop: asyncio.Event) -> None:
 
     Raises:
         NotSetUpError: when a topic does not exist.
-        SettingsError: when its port for probes cannot be had.
+        SettingsError: when its port for probes cannot be had, or what traces need is not installed.
         LaneError, WorkerError, KafkaError: see `Worker.run`.
 
     """
     health = Health(settings.stuck_seconds)
     async with contextlib.AsyncExitStack() as stack:
+        traces = await stack.enter_async_context(open_traces(settings, job.group))
         await stack.enter_async_context(probes(settings, {"/livez": health.livez, "/readyz": health.readyz}))
         connecting = asyncio.create_task(_connect(job, settings, stack))
         stopped = asyncio.create_task(stop.wait())
@@ -274,20 +282,12 @@ async def run_worker(job: Job, settings: Settings, stop: asyncio.Event) -> None:
                 watch.result()
             return
         admin, pool = connecting.result()
-        await Worker(job, settings, pool, admin, health).run(stop)
+        await Worker(job, settings, pool, admin, health, traces).run(stop)
 
 
 async def _connect(job: Job, settings: Settings, stack: contextlib.AsyncExitStack) -> tuple[AIOKafkaAdminClient, Pool]:
     admin = await stack.enter_async_context(admin_client(settings))
     await count_partitions(admin, [job.topic, *OUTPUT_TOPICS])  # aiokafka would look for them for 40 s
     pool = await stack.enter_async_context(create_pool(settings))
-    stack.push_async_callback(_close_in_time, pool)
+    stack.push_async_callback(close_in_time, pool, _STOP_SECONDS)
     return admin, pool
-
-
-async def _close_in_time(pool: Pool) -> None:
-    """Close a pool politely, or by force where the database does not answer any more."""
-    try:
-        await asyncio.wait_for(pool.close(), _STOP_SECONDS)
-    except TimeoutError:
-        pool.terminate()
