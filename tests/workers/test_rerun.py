@@ -28,7 +28,7 @@ from pydantic import SecretStr
 from infra.clock import from_milliseconds
 from infra.kafka import admin_client, reader
 from infra.local.stack import LocalStack
-from infra.postgres import connect_database
+from infra.postgres import Connection, connect_database
 from infra.settings import RecordTime, Settings, load_settings
 from schemas.billing import PromotionGranted
 from schemas.sends import SendUndeliverable
@@ -48,8 +48,10 @@ from workers import ranks
 from workers.billing import BillingJob
 from workers.commands.running import Exit
 from workers.expiry import ExpiryJob
+from workers.job import Batch, Decision, Job
 from workers.ledger.plans import SHIPPED, CatalogueError, load_catalogue
 from workers.local.up import prepare
+from workers.ops import rerun_lanes
 from workers.ops.audit import audit
 from workers.ops.compare import Comparison, Group, compare
 from workers.ops.compare_page import page_of
@@ -181,6 +183,46 @@ async def test_a_run_that_was_stopped_goes_on_and_gives_the_same(live: Settings)
     assert total // 3 < total - left.records == stopped.result["read"] < total
     assert {} == _causes(comparison)
     assert await _everything(live) == await _everything(target_of(live, asked))
+
+
+async def test_partitions_go_side_by_side(live: Settings) -> None:
+    """While one cannot go on, the other is read to its end."""
+    asked = await _asked(live)
+    await _rerun(live, asked, stop_at=1)
+    holder = await connect_database(target_of(live, asked))
+    ends = {tuple(row) for row in await _lanes_of(live) if row[1] == 1}
+
+    async def is_read() -> bool:
+        return ends <= {tuple(row) for row in await _lanes_of(target_of(live, asked))}
+
+    async with holder.transaction():
+        await holder.execute("select from lanes where partition = 0 for update")
+        running = asyncio.create_task(_rerun(live, asked))
+        await eventually(is_read, "partition 1 is read while partition 0 is held")
+        held = running.done()
+    _, comparison = await running
+    await holder.close()
+
+    assert (False, {}) == (held, _causes(comparison))
+
+
+async def _lanes_of(settings: Settings) -> list[Any]:
+    return (await _everything(settings))["lanes"]
+
+
+async def test_two_partitions_that_lock_each_other_try_again(live: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they may where a producer put an account into both: the transaction that Postgres ended is run again."""
+    lots = iter([True])
+
+    async def decide(job: Job, connection: Connection, batch: Batch) -> Decision:
+        if next(lots, False):
+            raise asyncpg.DeadlockDetectedError
+        return await job.decide(connection, batch)
+
+    monkeypatch.setattr(rerun_lanes, "_decide", decide)
+    _, comparison = await _rerun(live, await _asked(live))
+
+    assert {} == _causes(comparison)
 
 
 # -- what differs -----------------------------------------------------------------------------------------------------
@@ -457,12 +499,12 @@ async def test_a_rebuild_that_was_interrupted_or_killed_goes_on(live: Settings, 
     """Half-way, in the middle of whatever it was doing; then the same command again gives the same books."""
     address = await new_database(live)
     other = live.model_copy(update={"database_url": SecretStr(address)})
-    process = await _start(live, *_command(address, "--yes", "--rate", "300"))
+    process = await _start(live, *_command(address, "--yes", "--rate", "60"))
 
     async def has_read_some() -> bool:
         connection = await connect_database(other)
         try:
-            return bool(await connection.fetchval("select sum(next_offset) > 200 from lanes"))
+            return bool(await connection.fetchval("select sum(next_offset) > 100 from lanes"))
         except asyncpg.UndefinedTableError:
             return False
         finally:

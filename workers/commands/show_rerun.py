@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from pydantic_core import to_json
 from rich.text import Text
 
 from workers.commands.styles import BAD, DIM, GOOD, WARN, count_of
 from workers.commands.terminal import console, instant, table
+from workers.ops.ahead import DecidedAhead
 from workers.ops.compare import Comparison, Example
 from workers.ops.operations import Running
 from workers.ops.rerun_plan import Plan
@@ -58,11 +60,26 @@ def show_comparison(comparison: Comparison) -> None:
         out.print(Text(text, style=DIM), soft_wrap=True)
     if comparison.same:
         out.print(Text("The books are the same, line for line.", style=GOOD))
-        return
     for group in comparison.groups:
-        out.print(Text.assemble((f"{group.count:,} {group.section}: ", BAD), group.cause), soft_wrap=True)
+        out.print(Text.assemble((f"{group.count:,} {group.section}: ", BAD), group.told), soft_wrap=True)
         for example in group.examples[:_EXAMPLES]:
             out.print(Text(f"  {_told(example)}", style=DIM), soft_wrap=True)
+    if comparison.ahead.outcomes:
+        _show_ahead(comparison.ahead)
+    if comparison.ahead.different:
+        text = f"{count_of(comparison.unexplained, 'difference')} not of what was decided ahead."
+        out.print(Text(text, style=BAD if comparison.unexplained else GOOD))
+
+
+def _show_ahead(ahead: DecidedAhead) -> None:
+    """Show what the live books decided ahead of another lane: what came out otherwise first."""
+    out = console()
+    text = f": {ahead.different:,} came out otherwise, {ahead.same:,} the same"
+    out.print(Text.assemble((f"{count_of(ahead.different + ahead.same, 'outcome')} decided ahead", WARN), text))
+    for is_same in (False, True):
+        for each in [each for each in ahead.outcomes if (each.difference is None) == is_same][:_EXAMPLES]:
+            told = f"{_values(each.place)}: {each.source}, ahead of {', '.join(each.ahead_of)}"
+            out.print(Text(f"  {told}: {each.difference or 'the same'}", style=DIM), soft_wrap=True)
 
 
 def _told(example: Example) -> str:
@@ -78,4 +95,4 @@ def _values(values: Mapping[str, Any] | None) -> str:
 def _text(value: object) -> str:
     if isinstance(value, datetime):
         return instant(value)
-    return value if isinstance(value, str) else to_json(value).decode()
+    return str(value) if isinstance(value, str | UUID) else to_json(value).decode()

@@ -8,6 +8,9 @@ from typing import Any, Final
 
 import asyncpg
 
+from workers.ledger.model import Worker
+from workers.ops.ahead import Source
+
 __all__ = ["SECTIONS", "Section"]
 
 
@@ -28,6 +31,20 @@ class Section:
     def key(self, line: asyncpg.Record | None) -> tuple[Any, ...]:
         """Return a line's key."""
         return () if line is None else tuple(line)[: self.keys]
+
+    def source(self, line: asyncpg.Record) -> Source | None:
+        """Return the record that a line came of; None of a state, which many records made."""
+        match self.name:
+            case "entries":
+                return Source(line["worker"], line["source_partition"], line["source_offset"])
+            case "ticks":
+                return Source(Worker.EXPIRY.value, line["partition"], line["source_offset"])
+            case _:
+                return None
+
+    def is_outcome(self, line: asyncpg.Record) -> bool:
+        """Tell whether a line answers a request, and was not only moved by one."""
+        return self.name == "ticks" or (self.name == "entries" and not line["beside"])
 
 
 # $1 to $4: workers, partitions, and from which offset to which both have read. $5 and $6: broker times, or null.
