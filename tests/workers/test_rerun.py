@@ -225,6 +225,29 @@ async def test_two_partitions_that_lock_each_other_try_again(live: Settings, mon
     assert {} == _causes(comparison)
 
 
+async def test_a_schema_of_the_live_database_will_do(live: Settings) -> None:
+    """Beside the live books: the same line for line, whatever the live ones hold stays, and neither sees the other."""
+    before = await _everything(live)
+    asked = Asked("replay rebuild", schema="rebuilt")
+
+    stopped, _ = await _rerun(live, asked, stop_at=100)
+    left = await plan_rerun(live, asked)
+    _, comparison = await _rerun(live, asked)
+
+    other = target_of(live, asked)
+    assert (True, True) == (stopped.stopped, left.begun)
+    assert comparison is not None
+    assert ({}, True) == (comparison.counts(), comparison.whole)
+    assert before == await _everything(live) == await _everything(other)
+    assert (await audit(other)).passed
+    assert (await audit(live)).passed
+    assert "was not begun by this verb" in await _refusal(live, replace(asked, changes=NO_ROLLOVER))
+    assert "is that of the live books" in await _refusal(live, replace(asked, schema="public"))
+    assert "no name for a schema" in await _refusal(live, replace(asked, schema='x"; drop schema public'))
+    await _change(live, "drop schema rebuilt cascade")
+    assert before == await _everything(live)
+
+
 # -- what differs -----------------------------------------------------------------------------------------------------
 
 

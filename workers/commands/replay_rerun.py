@@ -22,8 +22,12 @@ from workers.stops import stop_requested
 __all__ = ["rebuild_command", "shadow_command"]
 
 _Database = Annotated[
-    str,
+    str | None,
     typer.Option("--database", metavar="URL", help="postgresql:// address of an empty database for the other books."),
+]
+_Schema = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="An empty schema for them, made if need be; without --database in the live one."),
 ]
 _Rate = Annotated[float | None, typer.Option(min=1, help="Records a second at most; as fast as it goes unless given.")]
 _Page = Annotated[Path | None, typer.Option("--page", metavar="FILE", help="Write the comparison as an HTML page.")]
@@ -31,8 +35,9 @@ _Partial = Annotated[bool, typer.Option("--partial", help="Also where retention 
 _DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
 
 
-def rebuild_command(  # noqa: PLR0913 - one parameter an option
-    database: _Database,
+def rebuild_command(  # noqa: PLR0913, PLR0917 - one parameter an option
+    database: _Database = None,
+    schema: _Schema = None,
     rate: _Rate = None,
     page: _Page = None,
     by: By = None,
@@ -48,14 +53,15 @@ def rebuild_command(  # noqa: PLR0913 - one parameter an option
     Reads as far as the live books have read. Ctrl-C stops between two transactions; the same command goes on from there
     and, where all was read, compares again.
     """
-    asked = Asked("replay rebuild", _address(database), partial=partial)
+    asked = Asked("replay rebuild", *_place(database, schema), partial=partial)
     comparison = _run(asked, rate, None if dry_run else Who(*who(by, because)), page, yes=yes, json=json)
     if comparison is not None and not comparison.same:
         raise typer.Exit(Exit.NO)
 
 
 def shadow_command(  # noqa: PLR0913, PLR0917 - one parameter an option
-    database: _Database,
+    database: _Database = None,
+    schema: _Schema = None,
     catalogue: Annotated[Path | None, typer.Option(help="Plan catalogue to decide by; the live one if none.")] = None,
     changes: Annotated[
         list[str] | None,
@@ -91,7 +97,7 @@ def shadow_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     """
     asked = Asked(
         "replay shadow",
-        _address(database),
+        *_place(database, schema),
         str(catalogue.resolve()) if catalogue else None,
         tuple(changes or ()),
         aware(since),
@@ -102,12 +108,17 @@ def shadow_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     _run(asked, rate, None if dry_run else Who(*who(by, because)), page, yes=yes, json=json)
 
 
-def _address(url: str) -> SecretStr:
+def _place(url: str | None, schema: str | None) -> tuple[SecretStr | None, str | None]:
+    """Return where the other books are to be."""
+    if url is None:
+        if schema is None:
+            raise typer.BadParameter("say where the other books are to be", param_hint="--database or --schema")
+        return None, schema
     try:
         PostgresDsn(url)
     except ValidationError as error:
         raise typer.BadParameter(f"expected a postgresql:// address: {error.errors()[0]['msg']}") from None
-    return SecretStr(url)
+    return SecretStr(url), schema
 
 
 def _run(  # noqa: PLR0913 - what both verbs are asked
@@ -123,7 +134,7 @@ def _run(  # noqa: PLR0913 - what both verbs are asked
     confirm(f"Decide {plan.records:,} records again into {plan.database}?", yes=yes)
     done, comparison = _rerun(asked, plan, person, rate)
     if page is not None and comparison is not None:
-        facts = {"database": asked.database, "by": person.actor, "because": person.reason}
+        facts = {"database": plan.database, "by": person.actor, "because": person.reason}
         page.write_text(page_of(comparison, f"inmail {asked.verb}, operation {done.number}", facts), encoding="utf-8")
     if json:
         answer = {"operation": done.number, "plan": plan.summary(), "result": done.result}

@@ -74,7 +74,7 @@ async def rerun(  # noqa: PLR0913 - what, how and by whom, and how to stop it
     """
     target = target_of(settings, asked)
     intent = Intent(asked.verb, *who, asked.arguments(settings), plan.summary())
-    async with recorded(settings, intent) as operation, _other_books(target, intent):
+    async with recorded(settings, intent) as operation, _other_books(target, asked, intent):
         await _Rerun(settings, asked, operation, _Pace(rate, stop), progress).read(plan)
         operation.stopped = stop.is_set()
         if operation.stopped:
@@ -85,9 +85,11 @@ async def rerun(  # noqa: PLR0913 - what, how and by whom, and how to stop it
 
 
 @asynccontextmanager
-async def _other_books(target: Settings, intent: Intent) -> AsyncIterator[None]:
-    """Bring the other database to this version, and note there what it holds."""
+async def _other_books(target: Settings, asked: Asked, intent: Intent) -> AsyncIterator[None]:
+    """Bring the other books to this version, and note there what they hold."""
     async with _connected(target) as connection:
+        if asked.schema is not None:
+            await connection.execute(f"create schema if not exists {asked.schema}")  # a name that the plan has checked
         await migrate(connection, [FUNCTIONS])
     async with recorded(target, intent):
         yield
