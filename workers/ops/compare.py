@@ -7,7 +7,7 @@ and states that a later record may have changed are not compared. What the live 
 named, and what may come of that is told apart from other differences (ahead.py).
 """
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,26 +17,18 @@ import asyncpg
 
 from infra.postgres import Connection
 from infra.settings import Settings
-from workers.ops.ahead import WORKERS, DecidedAhead, Marks, Origin, Outcome, read_marks
-from workers.ops.books import open_books
+from workers.ops.ahead import DecidedAhead, Marks, Origin, Outcome, read_marks
+from workers.ops.both import Limits, limits_of, merged, open_both
 from workers.ops.compare_sql import SECTIONS, Section
 
 __all__ = ["Comparison", "Example", "Group", "compare"]
 
 EXAMPLES = 5
-_QUERY_SECONDS = 3600.0  # they read everything there is
-_PREFETCH = 1000
-# Whole tables are read: hashed and sorted, and nothing looked up row by row. While one sorts, the other waits.
-_QUERIES = (
-    "set local work_mem = '64MB'; set local enable_nestloop = off; set local idle_in_transaction_session_timeout = 0"
-)
 _ALONE: Final = {  # said of any line of its section, whatever it is
     ("entries", "balance_before, balance_after"): "only the balance differs",
     ("entries", "sequence, reverses"): "only the order differs",
 }
 _RANKS: Final = (" -> ", ": missing", ": extra", ": ")  # of causes, by what is in them; then what is said of any line
-
-Lanes = dict[tuple[str, int], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,18 +92,6 @@ class Comparison:
         }
 
 
-class _Limits(NamedTuple):
-    """Which lines both books can have: by lane from one offset to another, and by broker time."""
-
-    workers: list[str]
-    partitions: list[int]
-    starts: list[int]
-    ends: list[int]
-    since: datetime | None
-    until: datetime | None
-    whole: bool
-
-
 async def compare(
     before: Settings, after: Settings, *, since: datetime | None = None, until: datetime | None = None
 ) -> Comparison:
@@ -128,38 +108,14 @@ async def compare(
         OSError, asyncpg.PostgresError: when one cannot be reached or refuses.
 
     """
-    async with open_books(before) as live, open_books(after) as other:
-        for connection in (live, other):
-            await connection.execute(_QUERIES)
-        limits = await _limits(live, other, since, until)
+    async with open_both(before, after) as (live, other):
+        limits = await limits_of(live, other, since, until)
         marks = await read_marks(live)
         found = Comparison(limits.whole)
         for section in SECTIONS:
             if limits.whole or not section.only_whole:
                 await _Comparing(section, marks, found).compare(live, other, limits)
     return found
-
-
-async def _limits(live: Connection, other: Connection, since: datetime | None, until: datetime | None) -> _Limits:
-    read_live, read_other = await _lanes(live), await _lanes(other)
-    plan = await other.fetchval("select plan from operations order by operation limit 1")
-    starts: Lanes = {(span["topic"], span["partition"]): span["start"] for span in plan["partitions"]} if plan else {}
-    places = sorted(read_live.keys() | read_other.keys())
-    whole = since is None and until is None and not any(starts.values()) and read_live == read_other
-    return _Limits(
-        [WORKERS[topic].value for topic, _ in places],
-        [partition for _, partition in places],
-        [starts.get(place, 0) for place in places],
-        [min(read_live.get(place, 0), read_other.get(place, 0)) for place in places],
-        since,
-        until,
-        whole,
-    )
-
-
-async def _lanes(connection: Connection) -> Lanes:
-    rows = await connection.fetch("select topic, partition, next_offset from lanes where next_offset > 0")
-    return {(row[0], row[1]): row[2] for row in rows if row[0] in WORKERS}
 
 
 class _Difference(NamedTuple):
@@ -182,10 +138,10 @@ class _Comparing:
         self._waiting: list[_Difference] = []  # of one owner: lines come in no order of time
         self._owner: str | int = ""
 
-    async def compare(self, live: Connection, other: Connection, limits: _Limits) -> None:
+    async def compare(self, live: Connection, other: Connection, limits: Limits) -> None:
         """Go through the lines of both."""
         lines = [0, 0]
-        async with aclosing(_merged(self._section, live, other, limits)) as pairs:
+        async with aclosing(merged(self._section, live, other, limits)) as pairs:
             async for before, after in pairs:
                 lines[0] += before is not None
                 lines[1] += after is not None
@@ -227,29 +183,6 @@ class _Comparing:
             if len(group.examples) < EXAMPLES:
                 group.examples.append(example)
         self._waiting.clear()
-
-
-async def _merged(
-    section: Section, live: Connection, other: Connection, limits: _Limits
-) -> AsyncGenerator[tuple[asyncpg.Record | None, asyncpg.Record | None], None]:
-    """Yield the lines of both in the order of their keys: those of one key together."""
-    async with aclosing(_lines(section, live, limits)) as left, aclosing(_lines(section, other, limits)) as right:
-        before, after = await anext(left, None), await anext(right, None)
-        while before is not None or after is not None:
-            first, second = section.key(before), section.key(after)
-            is_left = after is None or (before is not None and first <= second)
-            is_right = before is None or (after is not None and second <= first)
-            yield before if is_left else None, after if is_right else None
-            if is_left:
-                before = await anext(left, None)
-            if is_right:
-                after = await anext(right, None)
-
-
-async def _lines(section: Section, connection: Connection, limits: _Limits) -> AsyncGenerator[asyncpg.Record, None]:
-    arguments = limits[: section.arguments]
-    async for row in connection.cursor(section.sql, *arguments, prefetch=_PREFETCH, timeout=_QUERY_SECONDS):
-        yield row
 
 
 def _difference(section: Section, before: asyncpg.Record | None, after: asyncpg.Record | None) -> tuple[str, Example]:

@@ -1,7 +1,7 @@
 """A comparison as a page that stands alone: no script, nothing from elsewhere."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import MAXYEAR, MINYEAR, UTC, datetime
 from html import escape
 from typing import Any
 from uuid import UUID
@@ -11,7 +11,7 @@ from pydantic_core import to_json
 from workers.ops.ahead import DecidedAhead, Outcome
 from workers.ops.compare import Comparison, Example, Group
 
-__all__ = ["page_of"]
+__all__ = ["page_of", "text_of"]
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; color: #1c2330; }
@@ -92,10 +92,13 @@ def _example(example: Example) -> str:
 def _values(values: Mapping[str, Any] | None) -> str:
     if values is None:
         return "none"
-    return "<br>".join(f"{escape(name)} <code>{escape(_text(value))}</code>" for name, value in values.items())
+    return "<br>".join(f"{escape(name)} <code>{escape(text_of(value))}</code>" for name, value in values.items())
 
 
-def _text(value: object) -> str:
+def text_of(value: object) -> str:
+    """Return a value of the books for a person to read."""
     if isinstance(value, datetime):
+        if value.year in (MINYEAR, MAXYEAR):  # as the driver has what Postgres calls infinity
+            return "never" if value.year == MAXYEAR else "before all"
         return f"{value.astimezone(UTC).isoformat().replace('+00:00', 'Z')}"
     return str(value) if isinstance(value, str | UUID) else to_json(value).decode()
