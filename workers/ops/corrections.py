@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID, uuid5
 
 import asyncpg
@@ -22,7 +22,7 @@ from schemas.ids import NAMESPACE
 from workers.ops.both import Limits, limits_of, merged, open_both
 from workers.ops.compare_sql import ENTRIES_READ, Section
 
-__all__ = ["Corrections", "corrections_of"]
+__all__ = ["Corrections", "LotState", "corrections_of", "owed_for"]
 
 _SOURCE: Final = "/inmail/replay/shadow"
 _LOTS: Final = f"""
@@ -61,6 +61,26 @@ _OF_LOTS: Final = Section("lots owed", "lot", 3, ("account_id",), "", False, 6, 
 _OF_SENDS: Final = Section("sends owed", "send", 2, ("account_id",), "", False, 6, (), _SENDS)
 
 Owed = dict[UUID, tuple[str, int]]  # by the adjustment's id: account and credits
+
+
+class LotState(NamedTuple):
+    """What became of a lot in one of the books."""
+
+    granted: int
+    remaining: int
+    open: bool
+    expires_at: datetime
+    lost: int  # as it expired, or to a plan change
+    cut: int  # to a cap
+    voided: bool
+
+    def lasts(self, as_of: datetime) -> bool:
+        """Tell whether it has not ended."""
+        return self.open and self.expires_at > as_of
+
+    def kept(self, *, whole: bool) -> int:
+        """Return what it was given and did not lose; what was spent of it counts."""
+        return self.granted - self.lost - (self.cut if whole else 0)
 
 
 @dataclass(slots=True)
@@ -133,7 +153,7 @@ async def _owed_for_lots(  # noqa: PLR0913 - both books, and how they are read
     owed: Owed = {}
     async with aclosing(merged(_OF_LOTS, live, other, limits)) as pairs:
         async for mine, theirs in pairs:
-            if not (credits_ := _owed(mine, theirs, as_of, whole=whole)):
+            if not (credits_ := owed_for(_state_of(mine), _state_of(theirs), as_of, whole=whole)):
                 continue
             line = mine if mine is not None else theirs
             assert line is not None  # noqa: S101 - one of them is there
@@ -159,26 +179,19 @@ async def _owed_for_sends(live: Connection, other: Connection, limits: Limits, a
     return owed
 
 
-def _owed(mine: asyncpg.Record | None, theirs: asyncpg.Record | None, as_of: datetime, *, whole: bool) -> int:
-    """Return how many credits the live books owe for a lot; below 0: how many it should not hold."""
-    if mine is not None and mine["voided"]:
+def owed_for(mine: LotState | None, theirs: LotState | None, as_of: datetime, *, whole: bool) -> int:
+    """Return how many credits the live books owe for a lot; below 0: how many it holds and should not."""
+    if mine is not None and mine.voided:
         return 0  # billing took it back: it is owed nothing
-    if theirs is None or not _lasts(theirs, as_of):
-        return -mine["remaining"] if mine is not None and _lasts(mine, as_of) else 0
-    owed: int = _kept(theirs, whole=whole) - _kept(mine, whole=whole)
-    return max(owed, -mine["remaining"]) if mine is not None else owed
+    if theirs is None or not theirs.lasts(as_of):
+        return -mine.remaining if mine is not None and mine.lasts(as_of) else 0
+    if mine is None:
+        return theirs.kept(whole=whole)
+    return max(theirs.kept(whole=whole) - mine.kept(whole=whole), -mine.remaining)
 
 
-def _kept(line: asyncpg.Record | None, *, whole: bool) -> int:
-    """Return what a lot was given and did not lose; what was spent of it counts."""
-    if line is None:
-        return 0
-    kept: int = line["granted"] - line["lost"] - (line["cut"] if whole else 0)
-    return kept
-
-
-def _lasts(line: asyncpg.Record, as_of: datetime) -> bool:
-    return bool(line["open"] and line["expires_at"] > as_of)
+def _state_of(line: asyncpg.Record | None) -> LotState | None:
+    return None if line is None else LotState(*tuple(line)[_OF_LOTS.keys :])
 
 
 async def _answered(live: Connection, ids: Iterable[UUID]) -> dict[UUID, bool]:
