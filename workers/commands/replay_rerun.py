@@ -35,6 +35,18 @@ _Schema = Annotated[
 _Rate = Annotated[float | None, typer.Option(min=1, help="Records a second at most; as fast as it goes unless given.")]
 _Page = Annotated[Path | None, typer.Option("--page", metavar="FILE", help="Write the comparison as an HTML page.")]
 _Partial = Annotated[bool, typer.Option("--partial", help="Also where retention has taken the beginning of a topic.")]
+_Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Another value for the catalogue: 'plans.*.rollover=false'."),
+]
+_Since = Annotated[
+    datetime | None,
+    typer.Option(formats=INSTANT_FORMATS, help="It holds for what was read from then on; before, the live one does."),
+]
+_Corrections = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Write adjustments that would set the live books right, for `publish`."),
+]
 _DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
 
 
@@ -66,16 +78,8 @@ def shadow_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     database: _Database = None,
     schema: _Schema = None,
     catalogue: Annotated[Path | None, typer.Option(help="Plan catalogue to decide by; the live one if none.")] = None,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Another value for the catalogue: 'plans.*.rollover=false'."),
-    ] = None,
-    since: Annotated[
-        datetime | None,
-        typer.Option(
-            formats=INSTANT_FORMATS, help="It holds for what was read from then on; before, the live one does."
-        ),
-    ] = None,
+    changes: _Changes = None,
+    since: _Since = None,
     start: Annotated[
         datetime | None,
         typer.Option("--from", formats=INSTANT_FORMATS, help="Leave out what was read before: lots too."),
@@ -83,10 +87,7 @@ def shadow_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     until: Annotated[
         datetime | None, typer.Option(formats=INSTANT_FORMATS, help="Leave out what was read then or later.")
     ] = None,
-    corrections: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Write adjustments that would set the live books right, for `publish`."),
-    ] = None,
+    corrections: _Corrections = None,
     rate: _Rate = None,
     page: _Page = None,
     by: By = None,
