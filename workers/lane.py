@@ -131,6 +131,7 @@ class Lane:
         self._health.opens()
         await self._producers.start()
         stored, self._as_of = await self._row.take()
+        self._stored = stored or 0
         published = (await committed_offsets(self._admin, self._job.group, [self._tp]))[self._tp]
         oldest = (await self._consumer.beginning_offsets([self._tp]))[self._tp]
         end = (await self._consumer.end_offsets([self._tp]))[self._tp]
@@ -210,7 +211,7 @@ class Lane:
                 refused = found.refused | refused_by_job
                 self._breaker.judge(taken.records, refused)
                 if ahead:
-                    await note_ahead(connection, self._row, ahead, taken, found.as_of)
+                    await note_ahead(connection, self._row, ahead, taken, found.as_of, self._stored)
         self._as_of = found.as_of
         self._counts.update(each.reason.value for each in refused.values())
         messages = trace.answered(answers + dead_letters(taken.records, refused))

@@ -205,18 +205,21 @@ class Order:
         return [_row_of(place.topic, found.get(place.topic)) for place in self._neighbours]
 
 
-async def note_ahead(
-    connection: Connection, row: LaneRow, ahead: Sequence[Ahead], taken: Taken, as_of: datetime
+async def note_ahead(  # noqa: PLR0913, PLR0917 - which records, ahead of which lanes, and how it is noted
+    connection: Connection, row: LaneRow, ahead: Sequence[Ahead], taken: Taken, as_of: datetime, stored: int
 ) -> None:
-    """Note, in the transaction that decides them, records that are ahead of other lanes, or late for them."""
+    """Note, in the transaction that decides them, records that are ahead of other lanes, or late for them.
+
+    Records before `stored` are only published again: what there was to note, was noted when they were decided.
+    """
+    first, end = max(taken.records[0].offset, stored), taken.records[-1].offset + 1
+    if first >= end:
+        return
     await connection.executemany(
         "insert into decided_ahead as d"
         " (consumer_group, partition, neighbour, neighbour_offset, first_offset, next_offset, as_of)"
         " values ($1, $2, $3, $4, $5, $6, $7) on conflict (consumer_group, partition, neighbour, neighbour_offset)"
         " do update set first_offset = least(d.first_offset, excluded.first_offset),"
         " next_offset = greatest(d.next_offset, excluded.next_offset), as_of = greatest(d.as_of, excluded.as_of)",
-        [
-            (row.group, row.partition, other, at, taken.records[0].offset, taken.records[-1].offset + 1, as_of)
-            for other, at in ahead
-        ],
+        [(row.group, row.partition, other, at, first, end, as_of) for other, at in ahead],
     )

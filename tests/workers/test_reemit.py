@@ -22,10 +22,14 @@ from workers.ops import reemit_plan
 from workers.ops.balance import UnknownAccountError
 from workers.ops.operations import RefusedError, Running, Status, list_operations
 from workers.ops.reemit import reemit
-from workers.ops.reemit_plan import Plan, Selection, plan_reemit
+from workers.ops.reemit_plan import Plan, Position, Selection, plan_reemit
 from workers.ops.sender import Sender
 
 FAST = 50_000.0
+
+
+THREE = datetime(2030, 1, 1, 3, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
 
 
 async def emit(
@@ -158,6 +162,41 @@ async def test_a_selection_is_all_that_is_sent(cluster: Settings, database: Conn
     assert counts[0] == counts[2]
     assert 2 + sum(each[1] for each in notices if each[0] != account) == counts[3].total()
     assert [of_request, {}, {}] == counts[4:]
+
+
+_MANY_ROWS = """
+insert into journal (
+    account, sequence, request_id, fingerprint, is_answer, worker, code, amount,
+    balance_before, balance_after, as_of, source_partition, source_offset, recipient_id, relationship
+)
+select
+    n % 500, 1 + n / 500, gen_random_uuid(), n, true, 'send', 'free', 0,
+    1, 1, timestamptz '2030-01-01Z' + n * interval '1 second', n % 8, n / 8, 'zoe', 'connection'
+from generate_series(1, 20000) as n
+"""
+
+
+async def test_a_request_or_a_time_is_found_without_reading_the_journal(database: Connection) -> None:
+    """By its answer, since what it caused stands at the place of the same record; by the summary of the times."""
+    await database.execute(_MANY_ROWS)
+    await database.execute("vacuum analyze journal")
+    plans = []
+
+    class _Explaining:
+        async def fetch(self, sql: str, *values: Any, **_: Any) -> list[Any]:
+            rows = await database.fetch(f"explain {sql}", *values)
+            plans.append("\n".join(row[0] for row in rows))
+            return []
+
+    connection: Any = _Explaining()
+    selections = (Selection(request=uuid4()), Selection(worker=Worker.SEND, after=THREE, before=THREE + MINUTE))
+    for selection in selections:
+        assert [] == [page async for page in reemit_plan.pages(connection, selection, Position())]
+    by_request, by_time = (plan for plan in plans if "journal" in plan)
+
+    assert all(index in by_request for index in ("journal_outcomes", "journal_conflicts", "journal_source"))
+    assert "journal_time" in by_time
+    assert all("Seq Scan on journal" not in plan and "journal_pkey" not in plan for plan in (by_request, by_time))
 
 
 # -- stopped, killed, refused -----------------------------------------------------------------------------------------

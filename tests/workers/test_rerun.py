@@ -10,8 +10,10 @@ import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from random import Random
@@ -28,12 +30,13 @@ from pydantic import SecretStr
 from infra.clock import from_milliseconds
 from infra.kafka import admin_client, reader
 from infra.local.stack import LocalStack
-from infra.postgres import connect_database
+from infra.postgres import Connection, connect_database
 from infra.settings import RecordTime, Settings, load_settings
-from schemas.billing import PromotionGranted
+from schemas.billing import PromotionGranted, SubscriptionActivated
 from schemas.sends import SendUndeliverable
 from schemas.ticks import ExpiryTick
 from tests.workers.history_books import (
+    GROUPS,
     TIED,
     Placed,
     decide_one_by_one,
@@ -48,8 +51,10 @@ from workers import ranks
 from workers.billing import BillingJob
 from workers.commands.running import Exit
 from workers.expiry import ExpiryJob
-from workers.ledger.plans import SHIPPED, CatalogueError, load_catalogue
+from workers.job import Batch, Decision, Job
+from workers.ledger.plans import SHIPPED, Catalogue, CatalogueError, load_catalogue
 from workers.local.up import prepare
+from workers.ops import rerun_lanes
 from workers.ops.audit import audit
 from workers.ops.compare import Comparison, Group, compare
 from workers.ops.compare_page import page_of
@@ -183,6 +188,69 @@ async def test_a_run_that_was_stopped_goes_on_and_gives_the_same(live: Settings)
     assert await _everything(live) == await _everything(target_of(live, asked))
 
 
+async def test_partitions_go_side_by_side(live: Settings) -> None:
+    """While one cannot go on, the other is read to its end."""
+    asked = await _asked(live)
+    await _rerun(live, asked, stop_at=1)
+    holder = await connect_database(target_of(live, asked))
+    ends = {tuple(row) for row in await _lanes_of(live) if row[1] == 1}
+
+    async def is_read() -> bool:
+        return ends <= {tuple(row) for row in await _lanes_of(target_of(live, asked))}
+
+    async with holder.transaction():
+        await holder.execute("select from lanes where partition = 0 for update")
+        running = asyncio.create_task(_rerun(live, asked))
+        await eventually(is_read, "partition 1 is read while partition 0 is held")
+        held = running.done()
+    _, comparison = await running
+    await holder.close()
+
+    assert (False, {}) == (held, _causes(comparison))
+
+
+async def _lanes_of(settings: Settings) -> list[Any]:
+    return (await _everything(settings))["lanes"]
+
+
+async def test_two_partitions_that_lock_each_other_try_again(live: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they may where a producer put an account into both: the transaction that Postgres ended is run again."""
+    lots = iter([True])
+
+    async def decide(job: Job, connection: Connection, batch: Batch) -> Decision:
+        if next(lots, False):
+            raise asyncpg.DeadlockDetectedError
+        return await job.decide(connection, batch)
+
+    monkeypatch.setattr(rerun_lanes, "_decide", decide)
+    _, comparison = await _rerun(live, await _asked(live))
+
+    assert {} == _causes(comparison)
+
+
+async def test_a_schema_of_the_live_database_will_do(live: Settings) -> None:
+    """Beside the live books: the same line for line, whatever the live ones hold stays, and neither sees the other."""
+    before = await _everything(live)
+    asked = Asked("replay rebuild", schema="rebuilt")
+
+    stopped, _ = await _rerun(live, asked, stop_at=100)
+    left = await plan_rerun(live, asked)
+    _, comparison = await _rerun(live, asked)
+
+    other = target_of(live, asked)
+    assert (True, True) == (stopped.stopped, left.begun)
+    assert comparison is not None
+    assert ({}, True) == (comparison.counts(), comparison.whole)
+    assert before == await _everything(live) == await _everything(other)
+    assert (await audit(other)).passed
+    assert (await audit(live)).passed
+    assert "was not begun by this verb" in await _refusal(live, replace(asked, changes=NO_ROLLOVER))
+    assert "is that of the live books" in await _refusal(live, replace(asked, schema="public"))
+    assert "no name for a schema" in await _refusal(live, replace(asked, schema='x"; drop schema public'))
+    await _change(live, "drop schema rebuilt cascade")
+    assert before == await _everything(live)
+
+
 # -- what differs -----------------------------------------------------------------------------------------------------
 
 
@@ -294,13 +362,15 @@ async def test_a_page_tells_it_and_reads_nothing_into_what_it_shows(live: Settin
     _, comparison = await _rerun(live, await _asked(live, "replay shadow", changes=NO_ROLLOVER))
     assert comparison is not None
     group = comparison.groups[0]
-    odd = replace(group.examples[0], place={"account_id": "<script>alert(1)</script>"})
+    before = {"paid_from": datetime.min}  # noqa: DTZ901 - as the driver has -infinity
+    odd = replace(group.examples[0], place={"account_id": "<script>alert(1)</script>"}, before=before)
     comparison.groups.append(Group("entries", "odd & ends", 1, [odd]))
 
     page = page_of(comparison, "a trial", {"by": "ops-1"})
 
     assert "charged -&gt; insufficient_credits" in page
     assert "odd &amp; ends" in page
+    assert "paid_from <code>before all</code>" in page
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
 
@@ -448,21 +518,25 @@ async def _end(process: Process) -> tuple[int | None, str, str]:
     return process.returncode, out.decode(), err.decode()
 
 
-def _command(address: str, *options: str) -> list[str]:
-    return ["replay", "rebuild", "--database", address, "--by", "ops-1", "--because", "a trial", *options]
+def _command(address: str, *options: str, verb: str = "rebuild") -> list[str]:
+    return ["replay", verb, "--database", address, "--by", "ops-1", "--because", "a trial", *options]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-async def test_a_rebuild_that_was_interrupted_or_killed_goes_on(live: Settings, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("verb", "number"), [("rebuild", signal.SIGINT), ("rebuild", signal.SIGKILL), ("shadow", signal.SIGKILL)]
+)
+async def test_a_rerun_that_was_interrupted_or_killed_goes_on(
+    live: Settings, verb: str, number: signal.Signals
+) -> None:
     """Half-way, in the middle of whatever it was doing; then the same command again gives the same books."""
     address = await new_database(live)
     other = live.model_copy(update={"database_url": SecretStr(address)})
-    process = await _start(live, *_command(address, "--yes", "--rate", "300"))
+    process = await _start(live, *_command(address, "--yes", "--rate", "60", verb=verb))
 
     async def has_read_some() -> bool:
         connection = await connect_database(other)
         try:
-            return bool(await connection.fetchval("select sum(next_offset) > 200 from lanes"))
+            return bool(await connection.fetchval("select sum(next_offset) > 100 from lanes"))
         except asyncpg.UndefinedTableError:
             return False
         finally:
@@ -473,7 +547,7 @@ async def test_a_rebuild_that_was_interrupted_or_killed_goes_on(live: Settings, 
     ended, *_ = await _end(process)
     status = (await list_operations(live, 1))[0].status
     comparison = await compare(live, other)
-    _, again = await _rerun(live, Asked("replay rebuild", SecretStr(address)))
+    _, again = await _rerun(live, Asked(f"replay {verb}", SecretStr(address)))
 
     stopped = number is signal.SIGINT
     assert (Exit.INTERRUPTED if stopped else -signal.SIGKILL) == ended
@@ -500,22 +574,22 @@ async def test_a_plan_comes_first_and_a_dry_run_changes_nothing(live: Settings) 
     assert before == await list_operations(live, 1)
 
 
-@pytest.mark.parametrize("form", [[], ["--json"]], ids=["text", "json"])
-async def test_a_difference_is_told_and_ends_with_a_no(live: Settings, form: list[str]) -> None:
+async def test_a_difference_is_told_and_ends_with_a_no(live: Settings) -> None:
     """For a person and for a program."""
     asked = await _asked(live)
     await _rerun(live, asked)
     await _change(target_of(live, asked), "update lots set warned = true where not warned")
+    assert asked.url is not None
+    command = _command(asked.url.get_secret_value(), "--yes")
 
-    code, out, _ = await _end(await _start(live, *_command(asked.url.get_secret_value(), "--yes", *form)))
+    code, text, _ = await _end(await _start(live, *command))
+    code_too, json_text, _ = await _end(await _start(live, *command, "--json"))
 
-    assert Exit.NO == code
-    if form:
-        found = json.loads(out)["comparison"]
-        assert (False, True) == (found["same"], found["whole"])
-        assert {"lots"} == {group["section"] for group in found["groups"]}
-    else:
-        assert re.search(r"\d+ lots: \w+: differs in warned\n  account_id .+: warned false -> warned true", out)
+    found = json.loads(json_text)["comparison"]
+    assert (Exit.NO, Exit.NO) == (code, code_too)
+    assert re.search(r"\d+ lots: \w+: differs in warned\n  account_id .+: warned false -> warned true", text)
+    assert (False, True) == (found["same"], found["whole"])
+    assert {"lots"} == {group["section"] for group in found["groups"]}
 
 
 @pytest.mark.parametrize("guide", ["replay-rebuild.md", "replay-shadow.md"])
@@ -549,6 +623,7 @@ async def test_what_the_workers_decided_is_what_a_rebuild_decides(live: Settings
     catalogue = load_catalogue(live.plans_file)
     start = history()[-1].time + DAY
     ids = [str(uuid4()) for _ in range(3)]
+    stored = [(GROUPS[topic], partition, offset) for topic, partition, offset, _ in await _lanes_of(live)]
     gift = {"credits": 2, "promotion_id": "welcome"}
     turns = [
         [event(start, str(uuid4()), PromotionGranted, f"w-{n}", gift) for n in range(6)],
@@ -559,10 +634,7 @@ async def test_what_the_workers_decided_is_what_a_rebuild_decides(live: Settings
         [event(start + 95 * DAY, str(uuid4()), ExpiryTick, None, {"as_of": instant(start + 95 * DAY)})],
     ]
 
-    async with (
-        reader(live, isolation_level="read_uncommitted") as ends,
-        working(live, SendJob(catalogue), BillingJob(catalogue), ExpiryJob(ends, catalogue, live)),
-    ):
+    async with _workers(live, catalogue):
         for records in turns:
             await _read_by_all(live, await publish_records(live, records))
     operation, comparison = await _rerun(live, asked)
@@ -573,8 +645,23 @@ async def test_what_the_workers_decided_is_what_a_rebuild_decides(live: Settings
     assert await _everything(live) == await _everything(target_of(live, asked))
     connection = await connect_database(live)
     codes = {row["code"] for row in await connection.fetch(_OF_WORKERS)}
+    noted_again = await connection.fetchval(
+        "select count(*) from decided_ahead as d join unnest($1::text[], $2::integer[], $3::bigint[]) as u (g, p, o)"
+        " on d.consumer_group = u.g and d.partition = u.p and d.first_offset < u.o",
+        *zip(*stored, strict=True),
+    )
     await connection.close()
     assert {"granted", "charged", "insufficient_credits", "free", "exhausted", "not_charged"} <= codes
+    assert 0 == noted_again  # they read all of it once more, and what is stored is not decided now
+
+
+@asynccontextmanager
+async def _workers(live: Settings, catalogue: Catalogue) -> AsyncIterator[None]:
+    async with (
+        reader(live, isolation_level="read_uncommitted") as ends,
+        working(live, SendJob(catalogue), BillingJob(catalogue), ExpiryJob(ends, catalogue, live)),
+    ):
+        yield
 
 
 _OF_WORKERS = "select distinct code from journal join accounts using (account) where account_id like 'w-%'"
@@ -590,6 +677,71 @@ async def _read_by_all(live: Settings, placed: Iterable[Placed]) -> None:
 
     await eventually(are_read, "the lanes have read what was published")
     await connection.close()
+
+
+async def test_a_wrong_catalogue_is_found_and_made_good_as_the_page_tells(live: Settings, tmp_path: Path) -> None:
+    """5 credits and not 50, and charges for what is free: in the end alice and bob have what they should."""
+    wrong = tmp_path / "wrong.toml"
+    right = _read(Path(live.plans_file or SHIPPED))
+    text = right.replace("[plans.sales_navigator_core]\ncredits = 50", "[plans.sales_navigator_core]\ncredits = 5")
+    wrong.write_text(text.replace('"connection", "open_profile"', '"connection"'))
+    start = history()[-1].time + 200 * DAY
+    period = {"subscription_id": "s-1", "plan": "sales_navigator_core", "period_start": instant(start)}
+    period["period_end"] = instant(start + 30 * DAY)
+    gift = {"credits": 3, "promotion_id": "welcome"}
+    turns = [
+        [event(start, str(uuid4()), SubscriptionActivated, "alice", period)],
+        [event(start, str(uuid4()), PromotionGranted, name, gift) for name in ("bob", "carol")],
+        [send(start + 1, str(uuid4()), "alice", f"r-{n}", "none", None) for n in range(7)],
+        [send(start + 1, str(uuid4()), name, "zoe", "open_profile", None) for name in ("bob",) * 2],
+        [send(start + 1, str(uuid4()), "carol", "zoe", "none", None)],
+    ]
+    async with _workers(live, load_catalogue(str(wrong))):
+        for records in turns:
+            await _read_by_all(live, await publish_records(live, records))
+    assert {"alice": 0, "bob": 1, "carol": 2} == await _balances(live)
+
+    async with _workers(live, load_catalogue(live.plans_file)):
+        done = []
+        for command in re.findall(r"^\$ inmail (.+)$", (ROOT / "docs/replay-catalogue.md").read_text(), re.MULTILINE):
+            done.append((command, *await _end(await _start(live, *shlex.split(command), folder=tmp_path))))
+            if command.startswith("publish"):
+                await eventually(partial(_are_set_right, live), "the adjustments are decided")
+
+    assert (6, []) == (len(done), [each[:3] for each in done if each[1] != Exit.DONE])
+    found, checked = done[1][2], done[3][2]
+    for told in (
+        "lots: subscription: differs in granted",
+        "entries: insufficient_credits -> charged",
+        "entries: charged",
+    ):
+        assert re.search(f"^[12] {told}", found, re.MULTILINE)
+    assert "3 adjustments for 2 accounts, 47 credits to give, 0 to take: owed.ndjson\n" in found
+    assert "0 adjustments for 0 accounts, 0 credits to give, 0 to take: still-owed.ndjson\n  3 made before\n" in checked
+    owed = [json.loads(line) for line in (tmp_path / "owed.ndjson").read_text().splitlines()]
+    assert [("alice", 45), ("bob", 1), ("bob", 1)] == sorted(
+        (each["subject"], each["data"]["credits"]) for each in owed
+    )
+    assert {"alice": 45, "bob": 3, "carol": 2} == await _balances(live)
+
+
+def _read(file: Path) -> str:
+    return file.read_text()
+
+
+async def _balances(live: Settings) -> dict[str, int]:
+    connection = await connect_database(live)
+    rows = await connection.fetch(
+        "select account_id, sum(remaining)::integer from lots join accounts using (account)"
+        " where account_id = any($1) group by 1",
+        ["alice", "bob", "carol"],
+    )
+    await connection.close()
+    return {row[0]: row[1] for row in rows}
+
+
+async def _are_set_right(live: Settings) -> bool:
+    return (await _balances(live))["alice"] > 0 and (await _balances(live))["bob"] > 2
 
 
 async def test_a_topic_whose_beginning_is_gone_is_refused(live: Settings) -> None:

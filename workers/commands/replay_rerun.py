@@ -2,37 +2,57 @@
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 from pydantic import PostgresDsn, SecretStr, ValidationError
 
 from infra.settings import Settings
+from schemas.billing import CreditsAdjustedData
+from schemas.envelope import encode
 from workers.commands.options import INSTANT_FORMATS, Because, By, Json, Yes, aware, confirm, who, write_json
 from workers.commands.running import Exit, ask
-from workers.commands.show_rerun import show_comparison, show_plan, show_rerun
+from workers.commands.show_rerun import show_comparison, show_corrections, show_plan, show_rerun
 from workers.commands.terminal import error_console, progress_of
 from workers.ops.compare import Comparison
 from workers.ops.compare_page import page_of
+from workers.ops.corrections import Corrections, corrections_of
 from workers.ops.operations import Running
 from workers.ops.rerun import Who, rerun
-from workers.ops.rerun_plan import Asked, Plan, plan_rerun
+from workers.ops.rerun_plan import Asked, Plan, plan_rerun, target_of
 from workers.stops import stop_requested
 
 __all__ = ["rebuild_command", "shadow_command"]
 
 _Database = Annotated[
-    str,
+    str | None,
     typer.Option("--database", metavar="URL", help="postgresql:// address of an empty database for the other books."),
+]
+_Schema = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="An empty schema for them, made if need be; without --database in the live one."),
 ]
 _Rate = Annotated[float | None, typer.Option(min=1, help="Records a second at most; as fast as it goes unless given.")]
 _Page = Annotated[Path | None, typer.Option("--page", metavar="FILE", help="Write the comparison as an HTML page.")]
 _Partial = Annotated[bool, typer.Option("--partial", help="Also where retention has taken the beginning of a topic.")]
+_Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Another value for the catalogue: 'plans.*.rollover=false'."),
+]
+_Since = Annotated[
+    datetime | None,
+    typer.Option(formats=INSTANT_FORMATS, help="It holds for what was read from then on; before, the live one does."),
+]
+_Corrections = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Write adjustments that would set the live books right, for `publish`."),
+]
 _DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
 
 
-def rebuild_command(  # noqa: PLR0913 - one parameter an option
-    database: _Database,
+def rebuild_command(  # noqa: PLR0913, PLR0917 - one parameter an option
+    database: _Database = None,
+    schema: _Schema = None,
     rate: _Rate = None,
     page: _Page = None,
     by: By = None,
@@ -48,25 +68,18 @@ def rebuild_command(  # noqa: PLR0913 - one parameter an option
     Reads as far as the live books have read. Ctrl-C stops between two transactions; the same command goes on from there
     and, where all was read, compares again.
     """
-    asked = Asked("replay rebuild", _address(database), partial=partial)
-    comparison = _run(asked, rate, None if dry_run else Who(*who(by, because)), page, yes=yes, json=json)
+    asked = Asked("replay rebuild", *_place(database, schema), partial=partial)
+    comparison = _run(asked, rate, None if dry_run else Who(*who(by, because)), _Files(page), yes=yes, json=json)
     if comparison is not None and not comparison.same:
         raise typer.Exit(Exit.NO)
 
 
 def shadow_command(  # noqa: PLR0913, PLR0917 - one parameter an option
-    database: _Database,
+    database: _Database = None,
+    schema: _Schema = None,
     catalogue: Annotated[Path | None, typer.Option(help="Plan catalogue to decide by; the live one if none.")] = None,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Another value for the catalogue: 'plans.*.rollover=false'."),
-    ] = None,
-    since: Annotated[
-        datetime | None,
-        typer.Option(
-            formats=INSTANT_FORMATS, help="It holds for what was read from then on; before, the live one does."
-        ),
-    ] = None,
+    changes: _Changes = None,
+    since: _Since = None,
     start: Annotated[
         datetime | None,
         typer.Option("--from", formats=INSTANT_FORMATS, help="Leave out what was read before: lots too."),
@@ -74,6 +87,7 @@ def shadow_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     until: Annotated[
         datetime | None, typer.Option(formats=INSTANT_FORMATS, help="Leave out what was read then or later.")
     ] = None,
+    corrections: _Corrections = None,
     rate: _Rate = None,
     page: _Page = None,
     by: By = None,
@@ -89,9 +103,11 @@ def shadow_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     Nothing is published and the live books stay as they are. Ctrl-C stops between two transactions; the same command
     goes on from there.
     """
+    if corrections is not None and until is not None:
+        raise typer.BadParameter("needs all that came up to now: no --until", param_hint="--corrections")
     asked = Asked(
         "replay shadow",
-        _address(database),
+        *_place(database, schema),
         str(catalogue.resolve()) if catalogue else None,
         tuple(changes or ()),
         aware(since),
@@ -99,19 +115,34 @@ def shadow_command(  # noqa: PLR0913, PLR0917 - one parameter an option
         aware(until),
         partial,
     )
-    _run(asked, rate, None if dry_run else Who(*who(by, because)), page, yes=yes, json=json)
+    person = None if dry_run else Who(*who(by, because))
+    if corrections is not None and person is not None:
+        _check_words(person)
+    _run(asked, rate, person, _Files(page, corrections), yes=yes, json=json)
 
 
-def _address(url: str) -> SecretStr:
+class _Files(NamedTuple):
+    """Where the comparison and what follows from it are to be written."""
+
+    page: Path | None = None
+    corrections: Path | None = None
+
+
+def _place(url: str | None, schema: str | None) -> tuple[SecretStr | None, str | None]:
+    """Return where the other books are to be."""
+    if url is None:
+        if schema is None:
+            raise typer.BadParameter("say where the other books are to be", param_hint="--database or --schema")
+        return None, schema
     try:
         PostgresDsn(url)
     except ValidationError as error:
         raise typer.BadParameter(f"expected a postgresql:// address: {error.errors()[0]['msg']}") from None
-    return SecretStr(url)
+    return SecretStr(url), schema
 
 
 def _run(  # noqa: PLR0913 - what both verbs are asked
-    asked: Asked, rate: float | None, person: Who | None, page: Path | None, *, yes: bool, json: bool
+    asked: Asked, rate: float | None, person: Who | None, files: _Files, *, yes: bool, json: bool
 ) -> Comparison | None:
     plan = ask(lambda settings: plan_rerun(settings, asked))
     if not json:
@@ -122,19 +153,44 @@ def _run(  # noqa: PLR0913 - what both verbs are asked
         return None
     confirm(f"Decide {plan.records:,} records again into {plan.database}?", yes=yes)
     done, comparison = _rerun(asked, plan, person, rate)
-    if page is not None and comparison is not None:
-        facts = {"database": asked.database, "by": person.actor, "because": person.reason}
-        page.write_text(page_of(comparison, f"inmail {asked.verb}, operation {done.number}", facts), encoding="utf-8")
+    if files.page is not None and comparison is not None:
+        facts = {"database": plan.database, "by": person.actor, "because": person.reason}
+        page = page_of(comparison, f"inmail {asked.verb}, operation {done.number}", facts)
+        files.page.write_text(page, encoding="utf-8")
+    corrections = None
+    if files.corrections is not None and comparison is not None:
+        corrections = _correct(asked, person, files.corrections)
     if json:
         answer = {"operation": done.number, "plan": plan.summary(), "result": done.result}
-        write_json(answer | {"comparison": comparison.summary() if comparison else None})
+        answer["comparison"] = comparison.summary() if comparison else None
+        write_json(answer | ({"corrections": corrections.summary()} if corrections else {}))
     else:
         show_rerun(done)
         if comparison is not None:
             show_comparison(comparison)
+        if corrections is not None:
+            show_corrections(corrections, str(files.corrections))
     if done.stopped:
         raise typer.Exit(Exit.INTERRUPTED)
     return comparison
+
+
+def _check_words(person: Who) -> None:
+    """Refuse, before all is read, what an adjustment cannot carry."""
+    try:
+        CreditsAdjustedData(credits=1, actor=person.actor, reason=person.reason)
+    except ValidationError as error:
+        first = error.errors()[0]
+        hint = "--by" if first["loc"] == ("actor",) else "--because"
+        raise typer.BadParameter(f"an adjustment cannot carry it: {first['msg']}", param_hint=hint) from None
+
+
+def _correct(asked: Asked, person: Who, file: Path) -> Corrections:
+    """Write the adjustments to a file."""
+    whole = asked.start is None and not asked.partial
+    found = ask(lambda settings: corrections_of(settings, target_of(settings, asked), *person, whole=whole))
+    file.write_bytes(b"".join(encode(event) + b"\n" for event in found.events))
+    return found
 
 
 def _rerun(asked: Asked, plan: Plan, person: Who, rate: float | None) -> tuple[Running, Comparison | None]:

@@ -1,19 +1,21 @@
 """How a rerun's plan and a comparison of books are shown to a person."""
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
-from pydantic_core import to_json
 from rich.text import Text
 
 from workers.commands.styles import BAD, DIM, GOOD, WARN, count_of
-from workers.commands.terminal import console, instant, table
+from workers.commands.terminal import console, table
+from workers.ops.ahead import DecidedAhead
 from workers.ops.compare import Comparison, Example
+from workers.ops.compare_page import text_of
+from workers.ops.corrections import Corrections
 from workers.ops.operations import Running
 from workers.ops.rerun_plan import Plan
 
-__all__ = ["show_comparison", "show_plan", "show_rerun"]
+__all__ = ["show_comparison", "show_corrections", "show_plan", "show_rerun"]
 
 _EXAMPLES = 2  # the page and --json have more
 
@@ -58,11 +60,45 @@ def show_comparison(comparison: Comparison) -> None:
         out.print(Text(text, style=DIM), soft_wrap=True)
     if comparison.same:
         out.print(Text("The books are the same, line for line.", style=GOOD))
-        return
     for group in comparison.groups:
-        out.print(Text.assemble((f"{group.count:,} {group.section}: ", BAD), group.cause), soft_wrap=True)
+        out.print(Text.assemble((f"{group.count:,} {group.section}: ", BAD), group.told), soft_wrap=True)
         for example in group.examples[:_EXAMPLES]:
             out.print(Text(f"  {_told(example)}", style=DIM), soft_wrap=True)
+    if comparison.ahead.outcomes:
+        _show_ahead(comparison.ahead)
+    if comparison.ahead.different:
+        text = f"{count_of(comparison.unexplained, 'difference')} not of what was decided ahead."
+        out.print(Text(text, style=BAD if comparison.unexplained else GOOD))
+
+
+def show_corrections(corrections: Corrections, file: str) -> None:
+    """Show what adjustments would do, and how to have them done."""
+    out = console()
+    told = corrections.summary()
+    text = f" for {count_of(told['accounts'], 'account')}, {told['credits_to_give']:,} credits to give,"
+    text += f" {told['credits_to_take']:,} to take: {file}"
+    out.print(Text.assemble((count_of(told["adjustments"], "adjustment"), WARN), text), soft_wrap=True)
+    for count, words in (
+        (corrections.made_before, "made before"),
+        (corrections.refused_before, "refused before: more than the account had, or it was erased"),
+        (corrections.in_one_only, "left out: lots of one of the books only, which the missing beginning may explain"),
+        (corrections.begin_later, "not yet: the lot begins later; the same command again, then"),
+    ):
+        if count:
+            out.print(Text(f"  {count:,} {words}", style=DIM), soft_wrap=True)
+    if corrections.events:
+        out.print(f"Read it, then: inmail publish {file}", soft_wrap=True)
+
+
+def _show_ahead(ahead: DecidedAhead) -> None:
+    """Show what the live books decided ahead of another lane: what came out otherwise first."""
+    out = console()
+    text = f": {ahead.different:,} came out otherwise, {ahead.same:,} the same"
+    out.print(Text.assemble((f"{count_of(ahead.different + ahead.same, 'outcome')} decided ahead", WARN), text))
+    for is_same in (False, True):
+        for each in [each for each in ahead.outcomes if (each.difference is None) == is_same][:_EXAMPLES]:
+            told = f"{_values(each.place)}: {each.source}, ahead of {', '.join(each.ahead_of)}"
+            out.print(Text(f"  {told}: {each.difference or 'the same'}", style=DIM), soft_wrap=True)
 
 
 def _told(example: Example) -> str:
@@ -72,10 +108,4 @@ def _told(example: Example) -> str:
 def _values(values: Mapping[str, Any] | None) -> str:
     if values is None:
         return "none"
-    return ", ".join(f"{name} {_text(value)}" for name, value in values.items())
-
-
-def _text(value: object) -> str:
-    if isinstance(value, datetime):
-        return instant(value)
-    return value if isinstance(value, str) else to_json(value).decode()
+    return ", ".join(f"{name} {text_of(value)}" for name, value in values.items())

@@ -3,10 +3,11 @@
 Account and lot numbers depend on the order of insertion and mean nothing outside: accounts are told by their id, lots
 by the event that granted them and their first instant. Both books are read in one order and merged, so that memory does
 not grow with them. What only one of the two has read yet is left out: then what lots hold is the sum of their entries,
-and states that a later record may have changed are not compared.
+and states that a later record may have changed are not compared. What the live books decided ahead of another lane is
+named, and what may come of that is told apart from other differences (ahead.py).
 """
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,28 +17,18 @@ import asyncpg
 
 from infra.postgres import Connection
 from infra.settings import Settings
-from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS
-from workers.ledger.model import Worker
-from workers.ops.books import open_books
+from workers.ops.ahead import DecidedAhead, Marks, Origin, Outcome, read_marks
+from workers.ops.both import Limits, limits_of, merged, open_both
 from workers.ops.compare_sql import SECTIONS, Section
 
 __all__ = ["Comparison", "Example", "Group", "compare"]
 
 EXAMPLES = 5
-_WORKERS: Final = {SEND_REQUESTS: Worker.SEND, BILLING_EVENTS: Worker.BILLING, EXPIRY_TICKS: Worker.EXPIRY}
-_QUERY_SECONDS = 3600.0  # they read everything there is
-_PREFETCH = 1000
-# Whole tables are read: hashed and sorted, and nothing looked up row by row. While one sorts, the other waits.
-_QUERIES = (
-    "set local work_mem = '64MB'; set local enable_nestloop = off; set local idle_in_transaction_session_timeout = 0"
-)
 _ALONE: Final = {  # said of any line of its section, whatever it is
     ("entries", "balance_before, balance_after"): "only the balance differs",
     ("entries", "sequence, reverses"): "only the order differs",
 }
 _RANKS: Final = (" -> ", ": missing", ": extra", ": ")  # of causes, by what is in them; then what is said of any line
-
-Lanes = dict[tuple[str, int], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +48,12 @@ class Group:
     cause: str
     count: int = 0
     examples: list[Example] = field(default_factory=list)
+    origin: Origin = Origin.ELSEWHERE
+
+    @property
+    def told(self) -> str:
+        """What it is, in words."""
+        return f"{self.cause} ({self.origin})" if self.origin else self.cause
 
 
 @dataclass(slots=True)
@@ -66,6 +63,7 @@ class Comparison:
     whole: bool  # both have read the same, so states were compared too
     lines: dict[str, tuple[int, int]] = field(default_factory=dict)  # compared, by section: before and after
     groups: list[Group] = field(default_factory=list)  # by section: other answers first, consequences last
+    ahead: DecidedAhead = field(default_factory=DecidedAhead)
 
     @property
     def same(self) -> bool:
@@ -74,24 +72,24 @@ class Comparison:
 
     def counts(self) -> dict[str, int]:
         """Return how often each cause is found."""
-        return {f"{group.section}: {group.cause}": group.count for group in self.groups}
+        return {f"{group.section}: {group.told}": group.count for group in self.groups}
+
+    @property
+    def unexplained(self) -> int:
+        """How many differences do not come of what was decided ahead."""
+        return sum(group.count for group in self.groups if group.origin is Origin.ELSEWHERE)
 
     def summary(self) -> dict[str, Any]:
         """Return all of it for JSON, the verdict first."""
         lines = {name: {"before": before, "after": after} for name, (before, after) in self.lines.items()}
-        return {"same": self.same, "whole": self.whole, "lines": lines, "groups": self.groups}
-
-
-class _Limits(NamedTuple):
-    """Which lines both books can have: by lane from one offset to another, and by broker time."""
-
-    workers: list[str]
-    partitions: list[int]
-    starts: list[int]
-    ends: list[int]
-    since: datetime | None
-    until: datetime | None
-    whole: bool
+        return {
+            "same": self.same,
+            "whole": self.whole,
+            "lines": lines,
+            "decided_ahead": self.ahead,
+            "not_of_that": self.unexplained,
+            "groups": self.groups,
+        }
 
 
 async def compare(
@@ -110,78 +108,81 @@ async def compare(
         OSError, asyncpg.PostgresError: when one cannot be reached or refuses.
 
     """
-    async with open_books(before) as live, open_books(after) as other:
-        for connection in (live, other):
-            await connection.execute(_QUERIES)
-        limits = await _limits(live, other, since, until)
+    async with open_both(before, after) as (live, other):
+        limits = await limits_of(live, other, since, until)
+        marks = await read_marks(live)
         found = Comparison(limits.whole)
         for section in SECTIONS:
             if limits.whole or not section.only_whole:
-                await _compare(section, live, other, limits, found)
+                await _Comparing(section, marks, found).compare(live, other, limits)
     return found
 
 
-async def _limits(live: Connection, other: Connection, since: datetime | None, until: datetime | None) -> _Limits:
-    read_live, read_other = await _lanes(live), await _lanes(other)
-    plan = await other.fetchval("select plan from operations order by operation limit 1")
-    starts: Lanes = {(span["topic"], span["partition"]): span["start"] for span in plan["partitions"]} if plan else {}
-    places = sorted(read_live.keys() | read_other.keys())
-    whole = since is None and until is None and not any(starts.values()) and read_live == read_other
-    return _Limits(
-        [_WORKERS[topic].value for topic, _ in places],
-        [partition for _, partition in places],
-        [starts.get(place, 0) for place in places],
-        [min(read_live.get(place, 0), read_other.get(place, 0)) for place in places],
-        since,
-        until,
-        whole,
-    )
+class _Difference(NamedTuple):
+    """A difference that waits until all of its account's are known."""
+
+    cause: str
+    example: Example
+    as_of: datetime | None
+    ahead: bool
 
 
-async def _lanes(connection: Connection) -> Lanes:
-    rows = await connection.fetch("select topic, partition, next_offset from lanes where next_offset > 0")
-    return {(row[0], row[1]): row[2] for row in rows if row[0] in _WORKERS}
+class _Comparing:
+    """Merges one section's lines of both books, and groups what differs."""
 
+    def __init__(self, section: Section, marks: Marks, found: Comparison) -> None:
+        self._section = section
+        self._marks = marks
+        self._found = found
+        self._groups: dict[tuple[str, Origin], Group] = {}
+        self._waiting: list[_Difference] = []  # of one owner: lines come in no order of time
+        self._owner: str | int = ""
 
-async def _compare(section: Section, live: Connection, other: Connection, limits: _Limits, found: Comparison) -> None:
-    """Merge one section's lines of both books, and group what differs."""
-    groups: dict[str, Group] = {}
-    lines = [0, 0]
-    async with aclosing(_merged(section, live, other, limits)) as pairs:
-        async for before, after in pairs:
-            lines[0] += before is not None
-            lines[1] += after is not None
-            if before is None or after is None or tuple(before) != tuple(after):
-                cause, example = _difference(section, before, after)
-                group = groups.setdefault(cause, Group(section.name, cause))
-                group.count += 1
-                if len(group.examples) < EXAMPLES:
-                    group.examples.append(example)
-    found.lines[section.name] = (lines[0], lines[1])
-    found.groups += sorted(groups.values(), key=_rank)
+    async def compare(self, live: Connection, other: Connection, limits: Limits) -> None:
+        """Go through the lines of both."""
+        lines = [0, 0]
+        async with aclosing(merged(self._section, live, other, limits)) as pairs:
+            async for before, after in pairs:
+                lines[0] += before is not None
+                lines[1] += after is not None
+                self._take(before, after)
+        self._settle()
+        self._found.lines[self._section.name] = (lines[0], lines[1])
+        self._found.groups += sorted(self._groups.values(), key=_rank)
 
+    def _take(self, before: asyncpg.Record | None, after: asyncpg.Record | None) -> None:
+        """Take two lines of one key, or one that stands alone."""
+        line = before if before is not None else after
+        assert line is not None  # noqa: S101 - one of them is there
+        differs = before is None or after is None or tuple(before) != tuple(after)
+        source = self._section.source(line)
+        ahead_of = self._marks.ahead_of(source) if source is not None else ()
+        if not (differs or ahead_of):
+            return
+        cause, example = _difference(self._section, before, after) if differs else (None, None)
+        if ahead_of and source is not None and self._section.is_outcome(line):
+            place = {name: line[name] for name in self._section.place}
+            told = f"{source.worker} {source.partition}/{source.offset}"
+            self._found.ahead.add(Outcome(place, told, ahead_of, cause))
+        if cause is None or example is None:
+            return
+        if line[0] != self._owner:
+            self._settle()
+            self._owner = line[0]
+        if ahead_of and source is not None:
+            self._marks.touch([self._owner, source.partition], line["as_of"])
+        as_of = line["as_of"] if source is not None else None
+        self._waiting.append(_Difference(cause, example, as_of, bool(ahead_of)))
 
-async def _merged(
-    section: Section, live: Connection, other: Connection, limits: _Limits
-) -> AsyncGenerator[tuple[asyncpg.Record | None, asyncpg.Record | None], None]:
-    """Yield the lines of both in the order of their keys: those of one key together."""
-    async with aclosing(_lines(section, live, limits)) as left, aclosing(_lines(section, other, limits)) as right:
-        before, after = await anext(left, None), await anext(right, None)
-        while before is not None or after is not None:
-            first, second = section.key(before), section.key(after)
-            is_left = after is None or (before is not None and first <= second)
-            is_right = before is None or (after is not None and second <= first)
-            yield before if is_left else None, after if is_right else None
-            if is_left:
-                before = await anext(left, None)
-            if is_right:
-                after = await anext(right, None)
-
-
-async def _lines(section: Section, connection: Connection, limits: _Limits) -> AsyncGenerator[asyncpg.Record, None]:
-    arguments = limits[: section.arguments]
-    async for row in connection.cursor(section.sql, *arguments, prefetch=_PREFETCH, timeout=_QUERY_SECONDS):
-        yield row
+    def _settle(self) -> None:
+        """Group what waited."""
+        for cause, example, as_of, ahead in self._waiting:
+            origin = self._marks.origin(self._owner, as_of, ahead=ahead)
+            group = self._groups.setdefault((cause, origin), Group(self._section.name, cause, origin=origin))
+            group.count += 1
+            if len(group.examples) < EXAMPLES:
+                group.examples.append(example)
+        self._waiting.clear()
 
 
 def _difference(section: Section, before: asyncpg.Record | None, after: asyncpg.Record | None) -> tuple[str, Example]:
@@ -215,4 +216,4 @@ def _cause(section: Section, before: asyncpg.Record, after: asyncpg.Record, name
 
 def _rank(group: Group) -> tuple[int, int, str]:
     kind = next((rank for rank, part in enumerate(_RANKS) if part in group.cause), len(_RANKS))
-    return kind, -group.count, group.cause
+    return kind, -group.count, group.told

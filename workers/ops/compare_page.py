@@ -1,15 +1,17 @@
 """A comparison as a page that stands alone: no script, nothing from elsewhere."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import MAXYEAR, MINYEAR, UTC, datetime
 from html import escape
 from typing import Any
+from uuid import UUID
 
 from pydantic_core import to_json
 
+from workers.ops.ahead import DecidedAhead, Outcome
 from workers.ops.compare import Comparison, Example, Group
 
-__all__ = ["page_of"]
+__all__ = ["page_of", "text_of"]
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; color: #1c2330; }
@@ -32,6 +34,8 @@ def page_of(comparison: Comparison, title: str, facts: Mapping[str, str]) -> str
     if not comparison.same:
         total = sum(group.count for group in comparison.groups)
         verdict = f'<p class="bad">{total:,} differences of {len(comparison.groups):,} causes.</p>'
+        if comparison.ahead.different:
+            verdict += f"<p>{comparison.unexplained:,} of them do not come of what was decided ahead.</p>"
     if not comparison.whole:
         verdict += "<p>Only what both have read is compared; states that a later record may have changed are not.</p>"
     told = "".join(f"<tr><th>{escape(name)}</th><td>{escape(fact)}</td></tr>" for name, fact in facts.items())
@@ -43,7 +47,7 @@ def page_of(comparison: Comparison, title: str, facts: Mapping[str, str]) -> str
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f"<style>{_STYLE}</style></head>\n<body><h1>{escape(title)}</h1>{verdict}<table>{told}</table>\n"
         f'<h2>Compared</h2><table><tr><th>lines</th><th class="number">live</th><th class="number">other</th></tr>'
-        f"{lines}</table>\n{_groups(comparison)}</body></html>\n"
+        f"{lines}</table>\n{_groups(comparison)}{_ahead(comparison.ahead)}</body></html>\n"
     )
 
 
@@ -58,9 +62,26 @@ def _group(group: Group) -> str:
     examples = "".join(map(_example, group.examples))
     table = f"<table><tr><th>where</th><th>live</th><th>other</th></tr>{examples}</table>"
     return (
-        f"<tr><td>{escape(group.section)}</td><td><details><summary>{escape(group.cause)}</summary>{table}</details></td>"
+        f"<tr><td>{escape(group.section)}</td><td><details><summary>{escape(group.told)}</summary>{table}</details></td>"
         f'<td class="number">{group.count:,}</td></tr>\n'
     )
+
+
+def _ahead(ahead: DecidedAhead) -> str:
+    if not ahead.outcomes:
+        return ""
+    rows = "".join(map(_outcome, ahead.outcomes))
+    left_out = ahead.same + ahead.different - len(ahead.outcomes)
+    return (
+        f"<h2>Decided ahead of another lane</h2><p>{ahead.different:,} came out otherwise, {ahead.same:,} the same"
+        f"{f'; {left_out:,} of them are not listed' if left_out else ''}.</p>"
+        f"<table><tr><th>outcome</th><th>record</th><th>ahead of</th><th>other books</th></tr>{rows}</table>\n"
+    )
+
+
+def _outcome(outcome: Outcome) -> str:
+    cells = (outcome.source, ", ".join(outcome.ahead_of), outcome.difference or "the same")
+    return f"<tr><td>{_values(outcome.place)}</td>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
 
 
 def _example(example: Example) -> str:
@@ -71,10 +92,13 @@ def _example(example: Example) -> str:
 def _values(values: Mapping[str, Any] | None) -> str:
     if values is None:
         return "none"
-    return "<br>".join(f"{escape(name)} <code>{escape(_text(value))}</code>" for name, value in values.items())
+    return "<br>".join(f"{escape(name)} <code>{escape(text_of(value))}</code>" for name, value in values.items())
 
 
-def _text(value: object) -> str:
+def text_of(value: object) -> str:
+    """Return a value of the books for a person to read."""
     if isinstance(value, datetime):
+        if value.year in (MINYEAR, MAXYEAR):  # as the driver has what Postgres calls infinity
+            return "never" if value.year == MAXYEAR else "before all"
         return f"{value.astimezone(UTC).isoformat().replace('+00:00', 'Z')}"
-    return value if isinstance(value, str) else to_json(value).decode()
+    return str(value) if isinstance(value, str | UUID) else to_json(value).decode()

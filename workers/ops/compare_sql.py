@@ -8,7 +8,10 @@ from typing import Any, Final
 
 import asyncpg
 
-__all__ = ["SECTIONS", "Section"]
+from workers.ledger.model import Worker
+from workers.ops.ahead import Source
+
+__all__ = ["ENTRIES_READ", "SECTIONS", "Section"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +32,23 @@ class Section:
         """Return a line's key."""
         return () if line is None else tuple(line)[: self.keys]
 
+    def source(self, line: asyncpg.Record) -> Source | None:
+        """Return the record that a line came of; None of a state, which many records made."""
+        match self.name:
+            case "entries":
+                return Source(line["worker"], line["source_partition"], line["source_offset"])
+            case "ticks":
+                return Source(Worker.EXPIRY.value, line["partition"], line["source_offset"])
+            case _:
+                return None
+
+    def is_outcome(self, line: asyncpg.Record) -> bool:
+        """Tell whether a line answers a request, and was not only moved by one."""
+        return self.name == "ticks" or (self.name == "entries" and not line["beside"])
+
 
 # $1 to $4: workers, partitions, and from which offset to which both have read. $5 and $6: broker times, or null.
-_ENTRIES_READ = """
+ENTRIES_READ = """
     select j.*
     from journal as j
     inner join unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[]) as u (worker, partition, start, stop)
@@ -50,7 +67,7 @@ select
     j.code, j.amount, l.request_id as lot_of, l.granted_at as lot_granted_at, j.lot_expires_at,
     j.balance_before, j.balance_after, j.as_of, j.worker, j.source_partition, j.source_offset, j.recipient_id,
     j.relationship, j.sender_id, j.next_allotment_at, j.details, j.sequence, j.reverses
-from ({_ENTRIES_READ}) as j
+from ({ENTRIES_READ}) as j
 inner join accounts as a on j.account = a.account
 left join lots as l on j.account = l.account and j.lot = l.lot
 order by 1, 2, 3, 4, 5, 6, 7, j.sequence
@@ -67,7 +84,7 @@ select
     case when $7 then l.cap_pending end as cap_pending, case when $7 then l.warned end as warned
 from (
     select j.account, j.lot, sum(j.amount)::bigint as moved
-    from ({_ENTRIES_READ}) as j
+    from ({ENTRIES_READ}) as j
     where j.lot is not null
     group by 1, 2
     having bool_or(j.code = 'granted')

@@ -32,7 +32,8 @@ __all__ = [
     "show_operation",
 ]
 
-# Any constant will do, as long as it is no other's: the second half of the key is the verb's.
+# Any constant will do, as long as it is no other's: the second half of the key is the verb's, in the books of its
+# schema.
 _LOCKS = 0x1E_D6E3
 
 
@@ -138,7 +139,9 @@ async def recorded(settings: Settings, intent: Intent) -> AsyncIterator[Running]
 
 
 async def _begin(connection: Connection, intent: Intent) -> Running:
-    if not await connection.fetchval("select pg_try_advisory_lock($1, hashtext($2))", _LOCKS, intent.verb):
+    if not await connection.fetchval(
+        "select pg_try_advisory_lock($1, hashtext(current_schema() || '.' || $2))", _LOCKS, intent.verb
+    ):
         row = await connection.fetchrow(
             "select operation, actor from operations where verb = $1 and status = 'running' order by 1 desc limit 1",
             intent.verb,
@@ -173,7 +176,7 @@ select
         when exists (
             select from pg_locks as l
             where l.locktype = 'advisory' and l.granted and l.objsubid = 2 and l.classid = $1::bigint::oid
-                and l.objid = (hashtext(o.verb)::bigint & 4294967295)::oid
+                and l.objid = (hashtext(concat(current_schema(), '.', o.verb))::bigint & 4294967295)::oid
                 and l.database = (select d.oid from pg_database as d where d.datname = current_database())
         ) then 'running'
         else 'broken_off'

@@ -179,6 +179,20 @@ async def _go_on(connection: Connection, plan: Plan, arguments: Mapping[str, Any
     plan.sent_before = row["result"]["sent"] + row["result"]["sent_before"]
 
 
+# The rows of a request stand at the place of its record, where an index finds them; its answer tells the place.
+_AT_ITS_PLACE = """
+(j.source_partition, j.source_offset) in (
+    select r.source_partition, r.source_offset from journal as r
+    where r.request_id = {0} and r.is_answer and r.code <> 'key_conflict'
+    union all
+    select r.source_partition, r.source_offset from journal as r
+    where r.request_id = {0} and r.is_answer and r.code = 'key_conflict'
+    union all
+    select t.partition, t.source_offset from ticks as t where t.request_id = {0}
+)
+"""
+
+
 def _conditions(selection: Selection, part: str, position: Position) -> tuple[str, list[Any]]:
     """Return what a row of a part has to satisfy, and the values, the position's first."""
     ticks = part == TICKS
@@ -201,6 +215,9 @@ def _conditions(selection: Selection, part: str, position: Position) -> tuple[st
         if selection.account is not None:
             values.append(selection.account)
             texts.append("j.account = (select a.account from accounts as a where a.account_id = $3)")
+        if selection.request is not None:
+            values.append(selection.request)
+            texts.append(_AT_ITS_PLACE.format(f"${len(values)}"))
     for text, value in given:
         if value is not None:
             values.append(value)

@@ -1,10 +1,11 @@
 """What it would take to decide the topics again into other books: from where to where, and whether that is safe.
 
-The other books are a database of their own. It is empty, or it was begun by the same verb asked in the same way: then
-its lanes say where to go on. Everything else is refused, the live books above all.
+The other books are a database or a schema of their own. It is empty, or it was begun by the same verb asked in the same
+way: then its lanes say where to go on. Everything else is refused, the live books above all.
 """
 
 import asyncio
+import re
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -30,9 +31,10 @@ from workers.ops.operations import RefusedError
 from workers.ops.records import partition_counts
 from workers.ranks import DECIDED
 
-__all__ = ["GROUPS", "Asked", "Plan", "plan_rerun", "target_of"]
+__all__ = ["GROUPS", "Asked", "Plan", "database_of", "plan_rerun", "target_of"]
 
 GROUPS: Final = {row.topic: row.group for row in CATALOGUE if row.group is not None}
+_SCHEMA: Final = re.compile("(?!pg_)[a-z_][a-z0-9_]{0,62}")
 USUAL_RATE = 1_500  # records a second, for the first estimate of how long it takes
 
 
@@ -41,20 +43,14 @@ class Asked:
     """What is to be decided again, and by which rules."""
 
     verb: str
-    url: SecretStr  # of the database for the other books
+    url: SecretStr | None = None  # of the database for the other books; None: the live one, in a schema
+    schema: str | None = None  # of that database; None: the user's own, as the server has it
     catalogue: str | None = None  # file; None: the live one
     changes: tuple[str, ...] = ()  # to its values
     since: datetime | None = None  # the other catalogue holds from then on, the live one before
     start: datetime | None = None  # only records from then on
     until: datetime | None = None  # only records before that
     partial: bool = False  # also where retention has taken the beginning
-
-    @property
-    def database(self) -> str:
-        """Where the other books are, without who connects to them and how."""
-        url = PostgresDsn(self.url.get_secret_value())
-        hosts = ",".join(f"{host['host'] or ''}:{host['port'] or 5432}" for host in url.hosts())
-        return f"{hosts}{url.path or ''}"
 
     def catalogues(self, settings: Settings) -> tuple[Catalogue, Catalogue]:
         """Return the catalogue that holds at first, and the one that holds from `since` on.
@@ -70,7 +66,7 @@ class Asked:
         """Return all that the result depends on, as it is kept: books begun with others are not gone on with."""
         files = [Path(self.catalogue or settings.plans_file or SHIPPED), Path(settings.plans_file or SHIPPED)]
         return {
-            "database": self.database,
+            "database": database_of(settings, self),
             "catalogue": self.catalogue,
             "set": list(self.changes),
             "since": self.since and self.since.isoformat(),
@@ -136,7 +132,18 @@ class Plan:
 
 def target_of(settings: Settings, asked: Asked) -> Settings:
     """Return the settings with the other books for the books."""
-    return settings.model_copy(update={"database_url": asked.url})
+    url = (asked.url or settings.database_url).get_secret_value()
+    if asked.schema is not None:
+        # Nothing but this schema is looked into: what it lacks is not found in the live books.
+        url += f"{'&' if '?' in url else '?'}search_path={asked.schema}"
+    return settings.model_copy(update={"database_url": SecretStr(url)})
+
+
+def database_of(settings: Settings, asked: Asked) -> str:
+    """Return where the other books are, without who connects to them and how."""
+    url = PostgresDsn(target_of(settings, asked).database_url.get_secret_value())
+    hosts = ",".join(f"{host['host'] or ''}:{host['port'] or 5432}" for host in url.hosts())
+    return f"{hosts}{url.path or ''}{f' schema {asked.schema}' if asked.schema else ''}"
 
 
 async def plan_rerun(settings: Settings, asked: Asked) -> Plan:
@@ -150,6 +157,8 @@ async def plan_rerun(settings: Settings, asked: Asked) -> Plan:
 
     """
     asked.catalogues(settings)
+    if asked.schema is not None and not _SCHEMA.fullmatch(asked.schema):
+        raise RefusedError(f"{asked.schema} is no name for a schema here: letters a to z, digits and _, not pg_...")
     async with open_books(settings) as live:
         ends = await _lanes(live)
         begun, read = await _inspect(settings, asked, live)
@@ -170,7 +179,7 @@ async def plan_rerun(settings: Settings, asked: Asked) -> Plan:
         first, as_of = read.get(place, (firsts[place], EPOCH))
         start = min(max(first, oldest[place]), end)
         spans.append(Span(place.topic, place.partition, start, end, as_of, max(0, start - first)))
-    plan = Plan(asked.database, tuple(spans), begun)
+    plan = Plan(database_of(settings, asked), tuple(spans), begun)
     if plan.lost and not asked.partial:
         worst = max(spans, key=lambda span: span.lost)
         raise RefusedError(
@@ -209,16 +218,19 @@ async def _inspect(
         RefusedError: when it is the live one, or holds anything else.
 
     """
+    name = database_of(settings, asked)
     async with _connected(settings, asked) as target:
-        await _refuse_live(live, target, asked)
+        await _refuse_live(live, target, asked, name)
         tables = await target.fetchval(
             "select count(*) from pg_class as c join pg_namespace as n on n.oid = c.relnamespace where c.relkind in"
             " ('r', 'p') and n.nspname not like 'pg\\_%' and n.nspname <> 'information_schema'"
+            " and ($1::text is null or n.nspname = $1)",
+            asked.schema,
         )
         if not tables:
             return False, {}
         if await target.fetchval("select to_regclass('lanes') is null or to_regclass('operations') is null"):
-            raise RefusedError(f"{asked.database} holds tables that are not of these books: take an empty database")
+            raise RefusedError(f"{name} holds tables that are not of these books: take an empty database")
         others = await target.fetchval(
             "select count(*) from operations where verb <> $1 or arguments <> $2",
             asked.verb,
@@ -230,14 +242,14 @@ async def _inspect(
             " or exists (select from operations)"
         ):
             raise RefusedError(
-                f"{asked.database} is not empty, and was not begun by this verb with these options and catalogues: take"
+                f"{name} is not empty, and was not begun by this verb with these options and catalogues: take"
                 " an empty database, or say what it was begun with"
             )
         return own, await _lanes(target)
 
 
-async def _refuse_live(live: Connection, target: Connection, asked: Asked) -> None:
-    """Refuse a database that is the live one, by whatever name it was called: a lock taken there is held here."""
+async def _refuse_live(live: Connection, target: Connection, asked: Asked, name: str) -> None:
+    """Refuse the live books, by whatever name they were called: a lock taken in their database is held in it."""
     number = secrets.randbits(62)
     await live.execute("select pg_advisory_lock($1)", number)
     try:
@@ -246,7 +258,10 @@ async def _refuse_live(live: Connection, target: Connection, asked: Asked) -> No
             return
     finally:
         await live.execute("select pg_advisory_unlock($1)", number)
-    raise RefusedError(f"{asked.database} is the live database: take an empty one")
+    if asked.schema is None:
+        raise RefusedError(f"{name} is the live database: take an empty one, or a schema of its own: --schema")
+    if asked.schema == await live.fetchval("select current_schema()"):
+        raise RefusedError(f"{name} is that of the live books: take another one")
 
 
 @asynccontextmanager
@@ -255,7 +270,8 @@ async def _connected(settings: Settings, asked: Asked) -> AsyncIterator[Connecti
         async with asyncio.timeout(settings.database_timeout_seconds):
             connection = await connect_database(target_of(settings, asked))
     except asyncpg.InvalidCatalogNameError as error:
-        raise RefusedError(f"{asked.database}: {error}: make it first, `createdb` does") from error
+        name = database_of(settings, asked)
+        raise RefusedError(f"{name}: {error}: make it first, `createdb` does") from error
     try:
         yield connection
     finally:

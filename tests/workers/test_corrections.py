@@ -1,0 +1,46 @@
+"""What the live books owe where another catalogue gave otherwise, lot by lot."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from workers.ops.corrections import LotState, owed_for
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+LATER = NOW + timedelta(days=1)
+
+
+def _lot(granted: int, remaining: int, **state: Any) -> LotState:
+    usual = {"open": True, "expires_at": LATER, "lost": 0, "cut": 0, "voided": False}
+    return LotState(granted, remaining, **(usual | state))
+
+
+ENDED = {"open": False, "expires_at": NOW}
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "owed"),
+    [
+        pytest.param(_lot(5, 0), _lot(50, 43), 45, id="given too few, whatever was spent"),
+        pytest.param(_lot(50, 48), _lot(5, 3), -45, id="given too many, and it holds them"),
+        pytest.param(_lot(50, 10), _lot(5, 0), -10, id="given too many, and most are spent"),
+        pytest.param(_lot(5, 0, **ENDED, lost=3), _lot(5, 3), 3, id="ended too early"),
+        pytest.param(_lot(5, 4), _lot(5, 0, **ENDED, lost=4), -4, id="should have ended"),
+        pytest.param(_lot(5, 4), _lot(5, 4, expires_at=NOW), -4, id="should have ended, at this instant"),
+        pytest.param(_lot(5, 0, **ENDED), _lot(50, 0, **ENDED, lost=45), 0, id="ended either way"),
+        pytest.param(_lot(5, 0, open=False, voided=True), _lot(50, 50), 0, id="taken back by billing meanwhile"),
+        pytest.param(None, _lot(50, 50), 50, id="not given at all"),
+        pytest.param(_lot(50, 20), None, -20, id="should not have been given"),
+        pytest.param(_lot(5, 2, cut=3), _lot(5, 5), 3, id="cut to a cap that should not be"),
+        pytest.param(_lot(5, 1), _lot(5, 4), 0, id="only the sends differ"),
+    ],
+)
+def test_a_lot_is_owed_what_it_would_hold_now(mine: LotState | None, theirs: LotState | None, owed: int) -> None:
+    """Upward what it was not given or lost; downward no more than it still has; nothing for what has ended anyway."""
+    assert owed == owed_for(mine, theirs, NOW, whole=True)
+
+
+def test_what_a_cap_cut_says_nothing_without_the_lots_before() -> None:
+    """Where the other books lack the beginning, they lack the lots that the cap counted."""
+    assert 0 == owed_for(_lot(5, 2, cut=3), _lot(5, 5), NOW, whole=False)

@@ -1,0 +1,97 @@
+"""What was decided ahead of another lane is named by a comparison, and told apart from what has another cause."""
+
+import asyncio
+from datetime import UTC, datetime
+
+import pytest
+from pydantic import SecretStr
+from pydantic_core import to_json
+
+from infra.postgres import connect_database
+from infra.settings import Settings
+from schemas.catalogue import BILLING_EVENTS, SEND_REQUESTS
+from tests.workers.history_books import new_database
+from tests.workers.life import in_partition
+from tests.workers.replaying import published
+from tests.workers.wire import promotion, publish, send, working
+from workers.billing import BillingJob
+from workers.commands.show_rerun import show_comparison
+from workers.ledger.plans import load_catalogue
+from workers.ops.ahead import Marks, Origin, Source
+from workers.ops.compare import Comparison
+from workers.ops.compare_page import page_of
+from workers.ops.rerun import Who, rerun
+from workers.ops.rerun_plan import Asked, plan_rerun, target_of
+from workers.send import SendJob
+
+
+async def _compared(settings: Settings, asked: Asked) -> Comparison:
+    plan = await plan_rerun(settings, asked)
+    _, comparison = await rerun(settings, asked, plan, who=Who("ops-1", "a trial"), stop=asyncio.Event())
+    assert comparison is not None
+    return comparison
+
+
+async def test_an_outcome_decided_ahead_is_named_with_what_came_of_it(
+    cluster: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A send that was decided before an earlier grant comes out otherwise, a free one the same; the third was not."""
+    since = datetime.now(UTC)
+    poor, other, apart = (in_partition(cluster, number) for number in (0, 0, 1))
+    requests = [send(poor), send(other, relationship="connection"), send(apart, relationship="connection")]
+    sending, billing = SendJob(load_catalogue()), BillingJob(load_catalogue())
+    await publish(cluster, BILLING_EVENTS, [promotion(poor, 5)])
+    await publish(cluster, SEND_REQUESTS, requests)
+    for job in (sending, billing):  # as if the billing worker had ended before
+        async with working(cluster, job):
+            await published(cluster, job)
+    asked = Asked("replay shadow", SecretStr(await new_database(cluster)), start=since)
+
+    first = await _compared(cluster, asked)
+    connection = await connect_database(target_of(cluster, asked))
+    await connection.execute("update journal set recipient_id = 'else' where source_partition = 1")
+    await connection.close()
+    second = await _compared(cluster, asked)
+
+    found = {each.place["request_id"]: (each.ahead_of, each.difference) for each in second.ahead.outcomes}
+    assert (("inmail-billing",), "insufficient_credits -> charged") == found[requests[0].id]
+    assert (("inmail-billing",), None) == found[requests[1].id]
+    assert requests[2].id not in found
+    assert (0, 1) == (first.unexplained, second.unexplained)
+    assert {"entries: free: differs in recipient_id"} == second.counts().keys() - first.counts().keys()
+    assert 1 == first.counts()["entries: insufficient_credits -> charged (decided ahead)"]
+    assert 1 == first.counts()["lots: promotion: differs in sum_of_entries (after one that was decided ahead)"]
+    show_comparison(second)
+    text, page, json = capsys.readouterr().out, page_of(second, "a trial", {}), to_json(second.summary()).decode()
+    assert f"request_id {requests[0].id}: send 0/" in text
+    assert "ahead of inmail-billing: insufficient_credits -> charged\n" in text
+    assert "1 difference not of what was decided ahead." in text
+    assert "insufficient_credits -&gt; charged (decided ahead)" in page
+    assert "<td>the same</td>" in page
+    assert '"not_of_that":1' in json
+    assert '"difference":"insufficient_credits -> charged"' in json
+
+
+def test_ranges_of_records_may_overlap() -> None:
+    """A record is ahead of each lane whose range holds it; the ends of ranges are not in them."""
+    marks = Marks.of([("send", 3, 10, 20, "billing"), ("send", 3, 15, 25, "expiry"), ("send", 3, 20, 22, "billing")])
+
+    found = {at: marks.ahead_of(Source("send", 3, at)) for at in (9, 10, 15, 19, 20, 22, 24, 25)}
+
+    both = ("billing", "expiry")
+    assert {9: (), 10: ("billing",), 15: both, 19: both, 20: both, 22: ("expiry",), 24: ("expiry",), 25: ()} == found
+    assert () == marks.ahead_of(Source("send", 4, 12))
+
+
+def test_what_came_before_has_another_cause() -> None:
+    """Only what an account did at the same time or later may follow from what was decided ahead."""
+    marks = Marks.of([])
+    early, late, later = (datetime(2030, 1, day, tzinfo=UTC) for day in (1, 2, 3))
+    marks.touch(["alice", 0], late)
+    marks.touch(["alice"], later)
+
+    assert [Origin.ELSEWHERE, Origin.FOLLOWS, Origin.FOLLOWS, Origin.FOLLOWS] == [
+        marks.origin("alice", time, ahead=False) for time in (early, late, later, None)
+    ]
+    assert Origin.ELSEWHERE == marks.origin("bob", later, ahead=False)
+    assert Origin.AHEAD == marks.origin("bob", early, ahead=True)

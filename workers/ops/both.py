@@ -1,0 +1,99 @@
+"""Two books read side by side: lines of one key together, and only what both have read."""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from datetime import datetime
+from typing import NamedTuple
+
+import asyncpg
+
+from infra.postgres import Connection
+from infra.settings import Settings
+from workers.ops.ahead import WORKERS
+from workers.ops.books import open_books
+from workers.ops.compare_sql import Section
+
+__all__ = ["Limits", "limits_of", "merged", "open_both"]
+
+_QUERY_SECONDS = 3600.0  # they read everything there is
+_PREFETCH = 1000
+# Whole tables are read: hashed and sorted, and nothing looked up row by row. While one sorts, the other waits.
+_QUERIES = (
+    "set local work_mem = '64MB'; set local enable_nestloop = off; set local idle_in_transaction_session_timeout = 0"
+)
+Lanes = dict[tuple[str, int], int]
+
+
+class Limits(NamedTuple):
+    """Which lines both books can have: by lane from one offset to another, and by broker time."""
+
+    workers: list[str]
+    partitions: list[int]
+    starts: list[int]
+    ends: list[int]
+    since: datetime | None
+    until: datetime | None
+    whole: bool
+
+
+@asynccontextmanager
+async def open_both(before: Settings, after: Settings) -> AsyncIterator[tuple[Connection, Connection]]:
+    """Open two books, each as it is at one instant, for going through whole tables.
+
+    Raises:
+        NotSetUpError: when one of them was never migrated.
+        OSError, asyncpg.PostgresError: when one cannot be reached or refuses.
+
+    """
+    async with open_books(before) as live, open_books(after) as other:
+        for connection in (live, other):
+            await connection.execute(_QUERIES)
+        yield live, other
+
+
+async def limits_of(
+    live: Connection, other: Connection, since: datetime | None = None, until: datetime | None = None
+) -> Limits:
+    """Return what both books have read, of the times that are meant."""
+    read_live, read_other = await _lanes(live), await _lanes(other)
+    plan = await other.fetchval("select plan from operations order by operation limit 1")
+    starts: Lanes = {(span["topic"], span["partition"]): span["start"] for span in plan["partitions"]} if plan else {}
+    places = sorted(read_live.keys() | read_other.keys())
+    whole = since is None and until is None and not any(starts.values()) and read_live == read_other
+    return Limits(
+        [WORKERS[topic].value for topic, _ in places],
+        [partition for _, partition in places],
+        [starts.get(place, 0) for place in places],
+        [min(read_live.get(place, 0), read_other.get(place, 0)) for place in places],
+        since,
+        until,
+        whole,
+    )
+
+
+async def _lanes(connection: Connection) -> Lanes:
+    rows = await connection.fetch("select topic, partition, next_offset from lanes where next_offset > 0")
+    return {(row[0], row[1]): row[2] for row in rows if row[0] in WORKERS}
+
+
+async def merged(
+    section: Section, live: Connection, other: Connection, limits: Limits
+) -> AsyncGenerator[tuple[asyncpg.Record | None, asyncpg.Record | None], None]:
+    """Yield the lines of both in the order of their keys: those of one key together."""
+    async with aclosing(_lines(section, live, limits)) as left, aclosing(_lines(section, other, limits)) as right:
+        before, after = await anext(left, None), await anext(right, None)
+        while before is not None or after is not None:
+            first, second = section.key(before), section.key(after)
+            is_left = after is None or (before is not None and first <= second)
+            is_right = before is None or (after is not None and second <= first)
+            yield before if is_left else None, after if is_right else None
+            if is_left:
+                before = await anext(left, None)
+            if is_right:
+                after = await anext(right, None)
+
+
+async def _lines(section: Section, connection: Connection, limits: Limits) -> AsyncGenerator[asyncpg.Record, None]:
+    arguments = limits[: section.arguments]
+    async for row in connection.cursor(section.sql, *arguments, prefetch=_PREFETCH, timeout=_QUERY_SECONDS):
+        yield row

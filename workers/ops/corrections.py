@@ -1,0 +1,204 @@
+"""What would set the live books right where they had the wrong catalogue: adjustments, for a person to publish.
+
+What was decided is final. But a lot that got too few credits, or lost them too early, can be made up for by an
+adjustment upward, and one that got too many, as far as it still holds them, by one downward; so can a send that was
+charged and should have been free. What has ended by now either way is left alone. The id of each adjustment follows
+from its lot or send: who publishes it twice adjusts once, and what the live books have answered is not asked for again.
+"""
+
+from collections.abc import Iterable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+from uuid import UUID, uuid5
+
+import asyncpg
+
+from infra.postgres import Connection
+from infra.settings import Settings
+from schemas.billing import CreditsAdjusted
+from schemas.ids import NAMESPACE
+from workers.ops.both import Limits, limits_of, merged, open_both
+from workers.ops.compare_sql import ENTRIES_READ, Section
+
+__all__ = ["Corrections", "LotState", "corrections_of", "owed_for"]
+
+_SOURCE: Final = "/inmail/replay/shadow"
+_LOTS: Final = f"""
+select
+    a.account_id, l.request_id, l.granted_at,
+    l.granted, l.remaining, l.open, l.expires_at,
+    coalesce(m.lost, 0) as lost, coalesce(m.cut, 0) as cut, v.lot is not null as voided
+from (
+    select
+        j.account, j.lot,
+        sum(-j.amount) filter (where j.code in ('expired', 'forfeited')) as lost,
+        sum(-j.amount) filter (where j.code = 'cap_forfeited') as cut
+    from ({ENTRIES_READ}) as j
+    where j.lot is not null
+    group by 1, 2
+    having bool_or(j.code = 'granted')
+) as m
+inner join lots as l on m.account = l.account and m.lot = l.lot
+inner join accounts as a on l.account = a.account
+left join (select distinct j.account, j.lot from journal as j where j.code = 'voided') as v
+    on l.account = v.account and l.lot = v.lot
+order by 1, 2, 3
+"""  # noqa: S608 - a constant
+_SENDS: Final = f"""
+select
+    a.account_id, j.request_id,
+    j.code, l.expires_at, r.reverses is not null as reversed
+from ({ENTRIES_READ}) as j
+inner join accounts as a on j.account = a.account
+left join lots as l on j.account = l.account and j.lot = l.lot
+left join journal as r on j.account = r.account and j.sequence = r.reverses and r.code = 'reversed'
+where j.is_answer and j.code in ('charged', 'free')
+order by 1, 2
+"""  # noqa: S608 - a constant
+_OF_LOTS: Final = Section("lots owed", "lot", 3, ("account_id",), "", False, 6, (), _LOTS)
+_OF_SENDS: Final = Section("sends owed", "send", 2, ("account_id",), "", False, 6, (), _SENDS)
+
+Owed = dict[UUID, tuple[str, int]]  # by the adjustment's id: account and credits
+
+
+class LotState(NamedTuple):
+    """What became of a lot in one of the books."""
+
+    granted: int
+    remaining: int
+    open: bool
+    expires_at: datetime
+    lost: int  # as it expired, or to a plan change
+    cut: int  # to a cap
+    voided: bool
+
+    def lasts(self, as_of: datetime) -> bool:
+        """Tell whether it has not ended."""
+        return self.open and self.expires_at > as_of
+
+    def kept(self, *, whole: bool) -> int:
+        """Return what it was given and did not lose; what was spent of it counts."""
+        return self.granted - self.lost - (self.cut if whole else 0)
+
+
+@dataclass(slots=True)
+class Corrections:
+    """Adjustments that would set the live books right."""
+
+    events: list[CreditsAdjusted] = field(default_factory=list)
+    made_before: int = 0  # that the live books have carried out already
+    refused_before: int = 0  # that they have refused: more than the account had, or it was erased
+    in_one_only: int = 0  # lots left out, since the other books lack the beginning
+    begin_later: int = 0  # lots that differ and cannot be spent yet: an adjustment would come too early
+
+    def summary(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        credits_ = [event.data.credits for event in self.events]
+        return {
+            "adjustments": len(self.events),
+            "accounts": len({event.subject for event in self.events}),
+            "credits_to_give": sum(each for each in credits_ if each > 0),
+            "credits_to_take": -sum(each for each in credits_ if each < 0),
+            "made_before": self.made_before,
+            "refused_before": self.refused_before,
+            "in_one_only": self.in_one_only,
+            "begin_later": self.begin_later,
+        }
+
+
+async def corrections_of(before: Settings, after: Settings, actor: str, reason: str, *, whole: bool) -> Corrections:
+    """Return what would set the live books right, as of the time that they have read up to.
+
+    Args:
+        before: where the live books are.
+        after: where those are that the right catalogue made of all that there is.
+        actor: who adjusts.
+        reason: why.
+        whole: the other books hold all from the beginning. Else only lots that both have are set right, and not what a
+            cap cut, which depends on the lots before.
+
+    Raises:
+        NotSetUpError: when one of them was never migrated.
+        OSError, asyncpg.PostgresError: when one cannot be reached or refuses.
+
+    """
+    found = Corrections()
+    async with open_both(before, after) as (live, other):
+        as_of = await live.fetchval("select max(as_of) from lanes")
+        limits = await limits_of(live, other)
+        owed = await _owed_for_lots(live, other, limits, found, as_of, whole=whole)
+        owed |= await _owed_for_sends(live, other, limits, as_of)
+        answered = await _answered(live, owed)
+    found.made_before = sum(answered.values())
+    found.refused_before = len(answered) - found.made_before
+    found.events = [
+        CreditsAdjusted.create(
+            id=id_,
+            source=_SOURCE,
+            subject=account,
+            time=as_of,
+            data={"credits": credits_, "actor": actor, "reason": reason},
+        )
+        for id_, (account, credits_) in owed.items()
+        if id_ not in answered
+    ]
+    return found
+
+
+async def _owed_for_lots(  # noqa: PLR0913 - both books, and how they are read
+    live: Connection, other: Connection, limits: Limits, found: Corrections, as_of: datetime, *, whole: bool
+) -> Owed:
+    owed: Owed = {}
+    async with aclosing(merged(_OF_LOTS, live, other, limits)) as pairs:
+        async for mine, theirs in pairs:
+            if not (credits_ := owed_for(_state_of(mine), _state_of(theirs), as_of, whole=whole)):
+                continue
+            line = mine if mine is not None else theirs
+            assert line is not None  # noqa: S101 - one of them is there
+            if not whole and (mine is None or theirs is None):
+                found.in_one_only += 1
+            elif line["granted_at"] > as_of:
+                found.begin_later += 1
+            else:
+                name = f"{line['account_id']}/{line['request_id']}/{line['granted_at'].isoformat()}"
+                owed[uuid5(NAMESPACE, f"correction {name}")] = (line["account_id"], credits_)
+    return owed
+
+
+async def _owed_for_sends(live: Connection, other: Connection, limits: Limits, as_of: datetime) -> Owed:
+    owed: Owed = {}
+    async with aclosing(merged(_OF_SENDS, live, other, limits)) as pairs:
+        async for mine, theirs in pairs:
+            if mine is None or theirs is None or (mine["code"], theirs["code"]) != ("charged", "free"):
+                continue
+            if mine["expires_at"] > as_of and not mine["reversed"]:
+                name = f"{mine['account_id']}/{mine['request_id']}"
+                owed[uuid5(NAMESPACE, f"correction {name}")] = (mine["account_id"], 1)
+    return owed
+
+
+def owed_for(mine: LotState | None, theirs: LotState | None, as_of: datetime, *, whole: bool) -> int:
+    """Return how many credits the live books owe for a lot; below 0: how many it holds and should not."""
+    if mine is not None and mine.voided:
+        return 0  # billing took it back: it is owed nothing
+    if theirs is None or not theirs.lasts(as_of):
+        return -mine.remaining if mine is not None and mine.lasts(as_of) else 0
+    if mine is None:
+        return theirs.kept(whole=whole)
+    return max(theirs.kept(whole=whole) - mine.kept(whole=whole), -mine.remaining)
+
+
+def _state_of(line: asyncpg.Record | None) -> LotState | None:
+    return None if line is None else LotState(*tuple(line)[_OF_LOTS.keys :])
+
+
+async def _answered(live: Connection, ids: Iterable[UUID]) -> dict[UUID, bool]:
+    """Return those that the live books have answered, each with whether credits moved."""
+    rows = await live.fetch(
+        "select request_id, amount <> 0 from journal"
+        " where request_id = any($1::uuid[]) and is_answer and code <> 'key_conflict'",
+        list(ids),
+    )
+    return {row[0]: row[1] for row in rows}

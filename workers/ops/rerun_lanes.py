@@ -1,0 +1,110 @@
+"""One partition's number decided again into other books: its lanes there, and the transactions that move them."""
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+
+import asyncpg
+
+from infra.postgres import Connection, is_refusal
+from workers.apart import decide_apart
+from workers.job import Batch, Decision, Job
+from workers.ops.merged import Source
+from workers.ops.operations import RefusedError
+from workers.ops.rerun_plan import GROUPS
+from workers.ops.runs import Run
+from workers.sorting import sort_records
+
+__all__ = ["Ends", "OtherLanes"]
+
+_ATTEMPTS = 5
+
+Decide = Callable[[Job, Connection, Batch], Awaitable[Decision]]
+Ends = dict[str, tuple[int, datetime]]  # by topic: offset and time up to which it is read
+
+
+async def _decide(job: Job, connection: Connection, batch: Batch) -> Decision:
+    return await job.decide(connection, batch)
+
+
+class OtherLanes:
+    """The three lanes of a partition's number in the other books."""
+
+    def __init__(self, connection: Connection, partition: int, sources: Sequence[Source]) -> None:
+        self._connection = connection
+        self._partition = partition
+        self._read = {source.place.topic: (source.position, source.as_of) for source in sources}
+
+    async def open(self) -> None:
+        """Make the lanes' rows where there are none."""
+        await self._connection.executemany(
+            "insert into lanes (consumer_group, topic, partition, epoch, next_offset, as_of)"
+            " values ($1, $2, $3, 1, $4, $5) on conflict do nothing",
+            [(GROUPS[topic], topic, self._partition, *read) for topic, read in self._read.items()],
+        )
+
+    async def store(self, runs: Sequence[Run], ends: Ends | None = None) -> Counter[str]:
+        """Decide in one transaction, in parts where the database refuses it whole, and move the lanes behind it.
+
+        Args:
+            runs: what is to be decided.
+            ends: where the lanes stand then, if that is further.
+
+        Returns:
+            the dead letters by reason.
+
+        Raises:
+            RefusedError: when another run has moved the lanes.
+            OSError, asyncpg.PostgresError: when the database cannot be reached or refuses.
+
+        """
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                return await self._store_whole_or_apart(runs, ends or {})
+            except asyncpg.DeadlockDetectedError:
+                # An account that a producer put into two partitions is locked by both.
+                if attempt == _ATTEMPTS:
+                    raise
+        raise AssertionError  # one of the attempts returned or raised
+
+    async def _store_whole_or_apart(self, runs: Sequence[Run], ends: Ends) -> Counter[str]:
+        try:
+            return await self._store(runs, _decide, ends)
+        except asyncpg.PostgresError as error:
+            if not is_refusal(error):
+                raise
+            return await self._store(runs, decide_apart, ends)
+
+    async def _store(self, runs: Sequence[Run], decide: Decide, ends: Ends) -> Counter[str]:
+        read = dict(self._read)
+        letters: Counter[str] = Counter()
+        async with self._connection.transaction():
+            for job, records in ((run.job, run.records) for run in runs):
+                found = sort_records(records, read[job.topic][1])
+                read[job.topic] = (records[-1].offset + 1, found.as_of)
+                batch = Batch(job.topic, self._partition, found.requests)
+                while job.in_steps and await job.step(self._connection, batch):
+                    pass  # nobody waits for these accounts
+                decision = await decide(job, self._connection, batch)
+                letters.update(each.reason.value for each in (found.refused | decision.refused).values())
+            read |= ends
+            for topic, (next_offset, as_of) in read.items():
+                await self._move(topic, next_offset, as_of)
+        self._read = read
+        return letters
+
+    async def _move(self, topic: str, next_offset: int, as_of: datetime) -> None:
+        moved = await self._connection.execute(
+            "update lanes set next_offset = $4, as_of = $5"
+            " where consumer_group = $1 and topic = $2 and partition = $3 and next_offset = $6",
+            GROUPS[topic],
+            topic,
+            self._partition,
+            next_offset,
+            as_of,
+            self._read[topic][0],
+        )
+        if moved != "UPDATE 1":
+            raise RefusedError(
+                f"another run has gone on with {topic}/{self._partition} since the plan was made: say it again"
+            )
