@@ -11,10 +11,11 @@ __all__ = ["LaneRow", "SucceededError"]
 
 _NOTE = (
     "update lanes set next_offset = greatest(next_offset, $5), as_of = greatest(as_of, $6),"
-    " awaited = awaited or $5 is not null"
+    " awaited = awaited or $5 is not null, paused = case when $5 is null then paused end"
     " where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4"
 )
 _WAIT = "update lanes set head = $5 where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4"
+_PAUSE = "update lanes set paused = $5 where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4"
 _LEAVE = "update lanes set awaited = false where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4"
 
 
@@ -59,6 +60,10 @@ class LaneRow:
     async def wait_with(self, head: datetime) -> None:
         """Tell the other lanes with which time this one waits for them."""
         await self._pool.execute(_WAIT, *self._key, self.epoch, head)
+
+    async def pause(self, reason: str) -> None:
+        """Tell who looks from outside that a batch is held, and why, until one is stored."""
+        await self._pool.execute(_PAUSE, *self._key, self.epoch, reason)
 
     async def be_not_awaited(self, connection: Connection | None = None) -> None:
         """Let the other lanes not wait for this one until it stores something."""
