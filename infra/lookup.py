@@ -6,7 +6,7 @@ are gone. Here a partition or a group that nothing can be said of is left out of
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -18,7 +18,8 @@ from aiokafka.errors import (
     GroupCoordinatorNotAvailableError,
     for_code,
 )
-from aiokafka.protocol.admin import DescribeGroupsRequest, ListGroupsRequest
+from aiokafka.protocol.admin import DescribeGroupsRequest_v2, ListGroupsRequest
+from aiokafka.protocol.api import Request
 from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.protocol.coordination import FindCoordinatorRequest
 from aiokafka.protocol.offset import OffsetRequest
@@ -52,6 +53,19 @@ class Described(NamedTuple):
     def settled(self) -> bool:
         """Whether it is known who reads what: not while a group shares its partitions out anew."""
         return self.members is not None and self.state in ("Stable", "Empty", "Dead")
+
+
+class _DescribeGroups(Request[DescribeGroupsRequest_v2]):  # type: ignore[misc] # aiokafka is untyped
+    """aiokafka's own asks in version 3 and reads the answer as of version 2, which fails from the second group on."""
+
+    API_KEY = DescribeGroupsRequest_v2.API_KEY
+
+    def __init__(self, groups: Sequence[str]) -> None:
+        self._groups = list(groups)
+
+    def build(self, request_struct_class: Any) -> Any:  # noqa: ANN401 - aiokafka's
+        """Return the request in the one version there is."""
+        return request_struct_class(self._groups)
 
 
 class Lookup:
@@ -109,7 +123,7 @@ class Lookup:
         parts = [
             (node, names[i : i + _TOGETHER]) for node, names in asked.items() for i in range(0, len(names), _TOGETHER)
         ]
-        answers = await asyncio.gather(*(self.send(node, DescribeGroupsRequest(names)) for node, names in parts))
+        answers = await asyncio.gather(*(self.send(node, _DescribeGroups(names)) for node, names in parts))
         found = {}
         for answer in answers:
             for error, group, state, protocol_type, _, members, *_ in answer.groups:

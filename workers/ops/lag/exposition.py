@@ -30,6 +30,9 @@ class LagCollector(Collector):
             for each in group.partitions:
                 _add_partition(families, each)
                 topics[each.topic, str(each.partition)] = each
+        for name, count in {group.group: group.members for group in self._observer.groups}.items():
+            if count is not None:
+                _gauge(families, "kafka_consumergroup_members", (name,), count)
         for place, each in topics.items():
             _gauge(families, "kafka_topic_partition_current_offset", place, each.end)
             _gauge(families, "kafka_topic_partition_oldest_offset", place, each.oldest)

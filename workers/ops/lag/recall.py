@@ -6,14 +6,15 @@ would not be there when the database is the trouble.
 """
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import NamedTuple
 
 from aiokafka import TopicPartition
 
 from infra.clock import to_milliseconds
-from infra.commits import Commits, read_commits
+from infra.commits import Commit, Commits, read_commits
 from infra.lookup import Lookup
 from workers.ops.lag.model import Limits, Sample
 
@@ -50,15 +51,24 @@ async def recall(lookup: Lookup, now: Mapping[Key, Seen], at: datetime, limits: 
             if key[1] in ends and (committed := _committed_at(key, seen, moment, commits)) is not None:
                 end = seen.sample.end if ends[key[1]] < 0 else ends[key[1]]
                 found[key].append(Sample(moment, committed, end, _records_at(seen, moment, committed, end)))
-    return found
+    return {
+        key: sorted([*samples, *_before_drops(now[key], commits.found.get(key, ()))]) for key, samples in found.items()
+    }
+
+
+def _before_drops(seen: Seen, commits: Sequence[Commit]) -> Iterator[Sample]:
+    """Yield where the group stood before its offset went back, which may have been between two moments."""
+    for before, after in pairwise(commits):
+        if after.offset < before.offset:
+            yield Sample(before.time, before.offset, seen.sample.end, max(0, seen.sample.end - before.offset))
 
 
 def _committed_at(key: Key, seen: Seen, moment: datetime, commits: Commits) -> int | None:
     """Return the offset that stood at a moment; None where it is not known."""
-    known: Sequence[tuple[datetime, int]] = commits.found.get(key, ())
-    index = bisect_right(known, moment, key=lambda commit: commit[0])
+    known = commits.found.get(key, [])
+    index = bisect_right(known, moment, key=lambda commit: commit.time)
     if index:
-        return known[index - 1][1]
+        return known[index - 1].offset
     # None was committed since, if the record goes back so far.
     return seen.sample.committed if not known and key[0] in commits.whole else None
 
