@@ -48,6 +48,7 @@ CASES = {
     ),
     "slow, at a standstill of the lag": ("30:0/10 20:10/20 10:20/30 0:30/40", {}, "SLOW", "it reads 1.0"),
     "moving, with nothing old unread": ("30:0/10 20:10/20 10:20/30 0:30/40", {"seconds": 0.5}, "OK", "10 records"),
+    "behind since it was at the end": ("30:10/10 20:15/20 10:20/40 0:30/60", {}, "OK", "30 records"),
     "up and down": ("30:0/20 20:30/40 10:40/60 0:70/80", {}, "OK", "10 records"),
     "stopped": (STEADY, {"members": 0, "owned": False}, "STOPPED", "nobody is in the group, and 5 records are unread"),
     "stopped, all read": ("30:10/10 0:10/10", {"members": 0, "owned": False}, "OK", "all is read"),
