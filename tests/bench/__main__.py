@@ -24,6 +24,7 @@ BENCHES = {
     "memory": memory.run,
     "lag": lag.run,
 }
+WITHOUT_BOOKS = {"lag"}
 FILE = Path(__file__).parents[2] / "build" / "bench.json"
 
 
@@ -33,8 +34,9 @@ async def _run(names: list[str], out: Console) -> list[Figure]:
 
     with LocalStack(report=report) as stack:
         databases = Databases(stack)
-        report("preparing the books")
-        await databases.prepare()
+        if set(names) - WITHOUT_BOOKS:
+            report("preparing the books")
+            await databases.prepare()
         figures = []
         for name in names:
             figures += await BENCHES[name](stack, databases, report)

@@ -91,7 +91,8 @@ class Sampler:
         if not self._every:
             return self._named
         found = await self._lookup.groups()
-        return found + [name for name in self._named if name not in found]
+        missing = [name for name in self._named if name not in found]
+        return found + [name for name in missing if name not in OUR_TOPICS or self._lookup.partitions(OUR_TOPICS[name])]
 
     def _places(
         self, name: str, described: Mapping[str, Described], committed: Mapping[TopicPartition, int]
