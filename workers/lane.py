@@ -29,7 +29,7 @@ from infra.postgres import Connection, Pool, is_refusal
 from infra.settings import Settings
 from infra.transactions import Message, TransactionPair
 from workers.apart import decide_apart
-from workers.breaker import Breaker, BreakerError
+from workers.breaker import Breaker
 from workers.dead_letter import dead_letters
 from workers.failures import LaneError, back_off_seconds, may_pass
 from workers.health import Health
@@ -101,10 +101,6 @@ class Lane:
                 await self._work()
             except SucceededError as error:
                 doubtful = error
-            except BreakerError as error:
-                with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-                    await self._row.pause(str(error))
-                raise
             except (
                 KafkaError,
                 OSError,

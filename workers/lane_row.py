@@ -1,11 +1,14 @@
 """A lane's row in Postgres: who owns it, how far it has stored, and what the other lanes of its number go by."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
+
+import asyncpg
 
 from infra.clock import EPOCH
 from infra.postgres import Connection, Pool
+from workers.breaker import BreakerError
 
 __all__ = ["LaneRow", "SucceededError"]
 
@@ -49,25 +52,31 @@ class LaneRow:
 
         Raises:
             SucceededError: when there is a newer owner.
+            BreakerError: when the breaker trips inside it, which is noted in the row.
 
         """
-        async with self._pool.acquire() as connection, connection.transaction():
-            moved = await connection.execute(_NOTE, *self._key, self.epoch, next_offset, as_of)
-            if moved != "UPDATE 1":
-                raise SucceededError(f"epoch {self.epoch} of {self.topic}/{self.partition} is over")
-            yield connection
+        try:
+            async with self._pool.acquire() as connection, connection.transaction():
+                moved = await connection.execute(_NOTE, *self._key, self.epoch, next_offset, as_of)
+                if moved != "UPDATE 1":
+                    raise SucceededError(f"epoch {self.epoch} of {self.topic}/{self.partition} is over")
+                yield connection
+        except BreakerError as error:
+            await self._pause(str(error))
+            raise
 
     async def wait_with(self, head: datetime) -> None:
         """Tell the other lanes with which time this one waits for them."""
         await self._pool.execute(_WAIT, *self._key, self.epoch, head)
 
-    async def pause(self, reason: str) -> None:
-        """Tell who looks from outside that a batch is held, and why, until one is stored."""
-        await self._pool.execute(_PAUSE, *self._key, self.epoch, reason)
-
     async def be_not_awaited(self, connection: Connection | None = None) -> None:
         """Let the other lanes not wait for this one until it stores something."""
         await (connection or self._pool).execute(_LEAVE, *self._key, self.epoch)
+
+    async def _pause(self, reason: str) -> None:
+        """Tell who looks from outside that a batch is held, and why, until one is stored. The worker ends anyway."""
+        with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            await self._pool.execute(_PAUSE, *self._key, self.epoch, reason)
 
     @property
     def name(self) -> str:
