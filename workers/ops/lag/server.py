@@ -1,5 +1,6 @@
 """Lag over HTTP: `/lag` as JSON for programs, `/metrics` for Prometheus."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -60,7 +61,11 @@ async def serve_lag(observer: Observer, address: str, period: float) -> AsyncIte
         return stale() or web.Response(body=to_json(body), content_type="application/json")
 
     async def metrics(_: web.Request) -> web.Response:
-        return stale() or web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        if (answer := stale()) is not None:
+            return answer
+        # In a thread: of thousands of partitions it takes most of a second, in which the loop has to look.
+        body = await asyncio.to_thread(generate_latest, registry)
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     application = web.Application()
     application.add_routes([web.get("/lag", lag), web.get("/metrics", metrics)])
