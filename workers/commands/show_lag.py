@@ -61,7 +61,8 @@ def _notable(group: GroupLag) -> list[PartitionLag]:
 def _head(group: GroupLag) -> Text:
     """Return a group's line: its totals, and what is worst."""
     unread = f"{count_of(group.records, 'record')}, {_duration(group.seconds)}" if group.records else "nothing unread"
-    total = unread if group.status is Status.OK else f"{unread}, {group.status}: {group.reason}"
+    where = f" in partition {group.worst.partition}" if group.worst else ""
+    total = unread if group.status is Status.OK else f"{unread}, {group.status}{where}: {group.reason}"
     style = _style(group.status) if group.status is not Status.OK or not group.records else WARN
     on = f" on {group.topic}" if group.topic else ""
     return Text.assemble((group.group, "bold"), f"{on}: ", (total, style))
