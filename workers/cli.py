@@ -17,6 +17,7 @@ from workers.billing import BillingJob
 from workers.commands import show
 from workers.commands.books import audit_command, balance, statement
 from workers.commands.dead_letters import dead_letters
+from workers.commands.lag import lag
 from workers.commands.local import demo, up
 from workers.commands.operations import operations
 from workers.commands.options import Json, Yes, confirm, write_json
@@ -27,7 +28,6 @@ from workers.commands.terminal import console, error_console
 from workers.commands.trace import trace
 from workers.expiry import ExpiryJob
 from workers.ledger.plans import load_catalogue
-from workers.ops.lag import read_lag
 from workers.ops.publish import Published, RecordTime, publish
 from workers.ops.results import in_order, read_results
 from workers.ops.topic_promises import check_topics
@@ -73,6 +73,7 @@ app.command()(up)
 app.command()(balance)
 app.command()(statement)
 app.command()(trace)
+app.command()(lag)
 app.command("audit")(audit_command)
 
 
@@ -224,13 +225,6 @@ def results_command(  # noqa: PLR0913 - one parameter an option
                 typer.echo(result.value) if json else show.show_result(result, out)
 
     ask(run, following=following)
-
-
-@app.command()
-def lag(*, json: Json = False) -> None:
-    """Show how far the workers' answers are behind their input, in records and in time."""
-    groups = ask(read_lag)
-    write_json([group.summary() for group in groups]) if json else show.show_lag(groups)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,24 @@
 """A lane's row in Postgres: who owns it, how far it has stored, and what the other lanes of its number go by."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
+
+import asyncpg
 
 from infra.clock import EPOCH
 from infra.postgres import Connection, Pool
+from workers.breaker import BreakerError
 
 __all__ = ["LaneRow", "SucceededError"]
 
 _NOTE = (
     "update lanes set next_offset = greatest(next_offset, $5), as_of = greatest(as_of, $6),"
-    " awaited = awaited or $5 is not null"
+    " awaited = awaited or $5 is not null, paused = case when $5 is null then paused end"
     " where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4"
 )
 _WAIT = "update lanes set head = $5 where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4"
+_PAUSE = "update lanes set paused = $5 where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4"
 _LEAVE = "update lanes set awaited = false where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4"
 
 
@@ -48,13 +52,18 @@ class LaneRow:
 
         Raises:
             SucceededError: when there is a newer owner.
+            BreakerError: when the breaker trips inside it, which is noted in the row.
 
         """
-        async with self._pool.acquire() as connection, connection.transaction():
-            moved = await connection.execute(_NOTE, *self._key, self.epoch, next_offset, as_of)
-            if moved != "UPDATE 1":
-                raise SucceededError(f"epoch {self.epoch} of {self.topic}/{self.partition} is over")
-            yield connection
+        try:
+            async with self._pool.acquire() as connection, connection.transaction():
+                moved = await connection.execute(_NOTE, *self._key, self.epoch, next_offset, as_of)
+                if moved != "UPDATE 1":
+                    raise SucceededError(f"epoch {self.epoch} of {self.topic}/{self.partition} is over")
+                yield connection
+        except BreakerError as error:
+            await self._pause(str(error))
+            raise
 
     async def wait_with(self, head: datetime) -> None:
         """Tell the other lanes with which time this one waits for them."""
@@ -63,6 +72,11 @@ class LaneRow:
     async def be_not_awaited(self, connection: Connection | None = None) -> None:
         """Let the other lanes not wait for this one until it stores something."""
         await (connection or self._pool).execute(_LEAVE, *self._key, self.epoch)
+
+    async def _pause(self, reason: str) -> None:
+        """Tell who looks from outside that a batch is held, and why, until one is stored. The worker ends anyway."""
+        with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            await self._pool.execute(_PAUSE, *self._key, self.epoch, reason)
 
     @property
     def name(self) -> str:

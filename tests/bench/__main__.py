@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from infra.local.stack import LocalStack
-from tests.bench import debit_database, drain, expiry, growth, latency, memory
+from tests.bench import debit_database, drain, expiry, growth, lag, latency, memory
 from tests.bench.books import Databases
 from tests.bench.figures import Figure, show, write
 
@@ -22,7 +22,9 @@ BENCHES = {
     "drain_end_to_end": drain.run,  # and redelivery
     "latency_at_1000": latency.run,
     "memory": memory.run,
+    "lag": lag.run,
 }
+WITHOUT_BOOKS = {"lag"}
 FILE = Path(__file__).parents[2] / "build" / "bench.json"
 
 
@@ -32,8 +34,9 @@ async def _run(names: list[str], out: Console) -> list[Figure]:
 
     with LocalStack(report=report) as stack:
         databases = Databases(stack)
-        report("preparing the books")
-        await databases.prepare()
+        if set(names) - WITHOUT_BOOKS:
+            report("preparing the books")
+            await databases.prepare()
         figures = []
         for name in names:
             figures += await BENCHES[name](stack, databases, report)

@@ -1,16 +1,15 @@
 """How answers look on a terminal. `show_books.py` has those of the books, `show_results.py` those of the workers."""
 
 from collections.abc import Sequence
-from datetime import timedelta
 
 from rich.console import Console
 from rich.text import Text
 
 from workers.commands.show_books import show_audit, show_balance, show_statement
+from workers.commands.show_lag import show_lag
 from workers.commands.show_results import show_result
-from workers.commands.styles import BAD, GOOD, WARN, count_of
+from workers.commands.styles import BAD, GOOD, WARN
 from workers.commands.terminal import console, table
-from workers.ops.lag import GroupLag, PartitionLag
 from workers.ops.publish import Published
 from workers.ops.topic_promises import BrokenPromise
 from workers.ops.topics import Change
@@ -59,30 +58,3 @@ def show_published(published: Published, out: Console) -> None:
         out.print(Text.assemble((f"line {number}: ", BAD), reason), soft_wrap=True)
     if (more := len(published.failures) - _MANY_FAILURES) > 0:
         out.print(f"... and {more:,} more lines")
-
-
-def show_lag(groups: list[GroupLag]) -> None:
-    """Show the lag of each group, and of its partitions where there is something to see."""
-    out = console()
-    for group in groups:
-        notable = [each for each in group.partitions if each.records or each.committed is None]
-        style = BAD if group.never_committed else WARN if group.records else GOOD
-        total = (
-            f"{count_of(group.records, 'record')}, {_duration(group.seconds)}" if group.records else "nothing unread"
-        )
-        if group.never_committed:
-            total += ": a partition was never started, run `inmail topics apply`"
-        out.print(Text.assemble((group.group, "bold"), f" on {group.topic}: ", (total, style)))
-        if notable:
-            heads = ["partition", "committed", "end", "records", "oldest", "note"]
-            out.print(table(heads, [_partition(each) for each in notable], "partition,committed,end,records,oldest"))
-
-
-def _partition(lag: PartitionLag) -> tuple[Text | str | int, ...]:
-    note = lag.note
-    committed = "" if lag.committed is None else lag.committed
-    return lag.partition, committed, lag.end, lag.records, _duration(lag.seconds), Text(note, style=BAD)
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 120 else str(timedelta(seconds=round(seconds)))

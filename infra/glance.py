@@ -1,0 +1,140 @@
+"""Looking at what partitions hold from given offsets on, many at once, as a reader of committed records would see it.
+
+A consumer would fetch megabytes of each. Here a request asks a broker for a little of every partition; one whose next
+batch is larger is asked for alone, since a broker returns a batch whole where it comes first.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from aiokafka import TopicPartition
+from aiokafka.consumer.fetcher import READ_COMMITTED, READ_UNCOMMITTED, PartitionRecords
+from aiokafka.protocol.fetch import FetchRequest
+from aiokafka.structs import ConsumerRecord
+
+from infra.clock import nearest_instant
+from infra.lookup import Lookup, by_topic
+from infra.tolerant import TolerantRecords
+
+__all__ = ["Glance", "glance", "read_through"]
+
+_LITTLE_BYTES = 16 * 1024
+_MUCH_BYTES = 1024 * 1024
+_TOGETHER = 200  # partitions of one question
+_ROUNDS = 8  # so many batches without a record are passed over before it is left at that
+
+
+class Glance(NamedTuple):
+    """What comes first from an offset on. Without a record, everything before `reached` holds none."""
+
+    reached: int
+    time: datetime | None  # the broker's, of the record at `reached`; None: there is none up to there
+
+
+class _Fetched(NamedTuple):
+    place: TopicPartition
+    start: int
+    end: int  # of what can be read
+    records: Any
+    aborted: Any
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the broker held back a batch that was larger than asked for."""
+        return not self.records.has_next() and self.start < self.end
+
+
+async def glance(
+    lookup: Lookup, starts: Mapping[TopicPartition, int], *, committed: bool
+) -> dict[TopicPartition, Glance]:
+    """Return what comes first from each offset on; nothing of partitions that do not answer.
+
+    Args:
+        lookup: an open one.
+        starts: offsets.
+        committed: pass over what was aborted, and end where an open transaction begins.
+
+    Raises:
+        KafkaError: when a broker does not answer at all.
+
+    """
+    found: dict[TopicPartition, Glance] = {}
+    ahead = dict(starts)
+    for _ in range(_ROUNDS):
+        if not ahead:
+            break
+        fetched = await _fetch(lookup, ahead, _LITTLE_BYTES, _TOGETHER, committed=committed)
+        if cut := {each.place: each.start for each in fetched if each.is_cut}:
+            fetched = [each for each in fetched if not each.is_cut]
+            fetched += await _fetch(lookup, cut, _MUCH_BYTES, 1, committed=committed)
+        ahead = {}
+        for each in fetched:
+            records = _unpack(each, committed=committed)
+            first = next(records, None)
+            if first is not None:
+                found[each.place] = Glance(first.offset, nearest_instant(first.timestamp))
+                continue
+            reached = max(each.start, records.next_fetch_offset)
+            found[each.place] = Glance(reached, None)
+            if each.start < reached < each.end:
+                ahead[each.place] = reached
+    return found
+
+
+async def read_through(lookup: Lookup, place: TopicPartition, start: int, end: int) -> AsyncIterator[ConsumerRecord]:
+    """Yield the committed records of a partition between two offsets, or up to where it does not answer any more.
+
+    Raises:
+        KafkaError: when its broker does not answer at all.
+
+    """
+    while start < end:
+        fetched = await _fetch(lookup, {place: start}, _MUCH_BYTES, 1, committed=True)
+        if not fetched or not fetched[0].records.has_next():
+            return
+        records = _unpack(fetched[0], committed=True)
+        for record in records:
+            if record.offset >= end:
+                return
+            yield record
+        if records.next_fetch_offset <= start:
+            return
+        start = records.next_fetch_offset
+
+
+def _unpack(fetched: _Fetched, *, committed: bool) -> Any:  # noqa: ANN401 - aiokafka is untyped
+    isolation = READ_COMMITTED if committed else READ_UNCOMMITTED
+    place, start, _, records, aborted = fetched
+    return PartitionRecords(place, records, aborted, start, None, None, False, isolation)
+
+
+async def _fetch(
+    lookup: Lookup, starts: Mapping[TopicPartition, int], most: int, together: int, *, committed: bool
+) -> list[_Fetched]:
+    """Ask for so many bytes of each partition; where its turn comes first, for its next batch at least."""
+    isolation = READ_COMMITTED if committed else READ_UNCOMMITTED
+
+    async def ask(node: int, part: Mapping[TopicPartition, int]) -> list[_Fetched]:
+        topics = by_topic((place, (place.partition, start, most)) for place, start in part.items())
+        answer = await lookup.send(node, FetchRequest(0, 0, most * len(part), isolation, topics))
+        return list(_answered(answer, starts, committed=committed))
+
+    asked = [ask(node, part) for node, places in lookup.by_leader(starts).items() for part in _parts(places, together)]
+    return [each for answers in await asyncio.gather(*asked) for each in answers]
+
+
+def _parts(places: Mapping[TopicPartition, int], size: int) -> Iterator[dict[TopicPartition, int]]:
+    items = list(places.items())
+    yield from (dict(items[first : first + size]) for first in range(0, len(items), size))
+
+
+def _answered(answer: Any, starts: Mapping[TopicPartition, int], *, committed: bool) -> Iterator[_Fetched]:  # noqa: ANN401
+    for topic, partitions in answer.topics:
+        for partition, error, high, stable, *more, records in partitions:
+            place = TopicPartition(topic, partition)
+            if not error:
+                aborted = more[-2] if answer.API_VERSION >= 11 else more[-1]  # 11 tells of a nearer replica after it
+                end = stable if committed else high
+                yield _Fetched(place, starts[place], end, TolerantRecords(records or b""), aborted)

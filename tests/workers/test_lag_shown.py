@@ -1,0 +1,177 @@
+"""Lag on a terminal, as JSON and over HTTP."""
+
+import asyncio
+import io
+import json
+import signal
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from rich.console import Console
+
+from infra.settings import Settings, SettingsError
+from tests.workers.lagging import Reading, make_reading
+from workers.commands.show_lag import lag_page, sparkline
+from workers.local.processes import environment
+from workers.metrics.lag_table import LAG_METRICS
+from workers.ops.lag import Limits, Sample, Status
+from workers.ops.lag.server import serve_lag, split_address
+
+
+@pytest.fixture
+async def reading(settings: Settings, account: str) -> Reading:
+    """A topic with 3 records, of which a group without members has read 1."""
+    made = await make_reading(settings, account)
+    await made.write(3)
+    await made.commit(1)
+    return made
+
+
+async def _get(url: str) -> tuple[int, str]:
+    def get() -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - our own
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    return await asyncio.to_thread(get)
+
+
+async def test_it_is_served_as_json_and_as_metrics_under_the_names_of_the_table(reading: Reading) -> None:
+    """Not before the first look: what is not known is not served as if it were none."""
+    async with reading.observed(Limits(behind_seconds=0)) as found, serve_lag(found, "0", 5) as place:
+        assert (503, "the first look is not over yet\n") == await _get(f"{place}/metrics")
+        await found.refresh()
+        _, body = await _get(f"{place}/lag")
+        _, text = await _get(f"{place}/metrics")
+
+    (group,) = json.loads(body)["groups"]
+    assert (reading.group, reading.place.topic, 2, "STOPPED") == tuple(
+        group[key] for key in ("group", "topic", "records", "status")
+    )
+    (partition,) = group["partitions"]
+    assert (1, 3, 0) == (partition["committed"], partition["end"], partition["oldest"])
+    assert "nobody is in the group" in partition["reason"]
+    samples = {
+        (sample.name, sample.labels.get("inmail_lag_status")): (sample.labels, sample.value)
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    labels = {"consumergroup": reading.group, "topic": reading.place.topic, "partition": "0"}
+    assert (labels, 2.0) == samples["kafka_consumergroup_lag", None]
+    assert (labels, 1.0) == samples["kafka_consumergroup_current_offset", None]
+    assert ({"consumergroup": reading.group}, 0.0) == samples["kafka_consumergroup_members", None]
+    assert 3.0 == samples["kafka_topic_partition_current_offset", None][1]
+    assert {"STOPPED"} == {
+        state for (name, state), (_, value) in samples.items() if name == "inmail_lag_status" and value
+    }
+    absent = {"inmail_lag_eta_seconds"}  # at a standstill nothing is ever read up
+    assert {each.name for each in LAG_METRICS} - absent == {name for name, _ in samples}
+    assert all(
+        set(each.labels) == set(samples[each.name, None][0]) for each in LAG_METRICS if (each.name, None) in samples
+    )
+
+
+async def test_numbers_that_grew_old_are_not_served(reading: Reading, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would look like good ones. What was wrong with the last look is said instead."""
+    async with reading.observed() as found, serve_lag(found, "0", 5) as place:
+        await found.refresh()
+        assert 200 == (await _get(f"{place}/lag"))[0]
+        monkeypatch.setattr(found, "refreshed_at", datetime(2026, 1, 1, tzinfo=UTC))
+        monkeypatch.setattr(found, "kafka_trouble", "Kafka cannot be asked: it is away")
+
+        assert (503, "Kafka cannot be asked: it is away\n") == await _get(f"{place}/lag")
+        assert (503, "Kafka cannot be asked: it is away\n") == await _get(f"{place}/metrics")
+
+
+@pytest.mark.parametrize(
+    ("address", "place"),
+    [
+        ("9000", ("127.0.0.1", 9000)),
+        ("10.0.0.1:1", ("10.0.0.1", 1)),
+        ("[::1]:80", ("::1", 80)),
+        (":5", ("127.0.0.1", 5)),
+    ],
+)
+def test_an_address_without_a_host_is_on_the_loopback(address: str, place: tuple[str, int]) -> None:
+    """Who wants others to see it says so."""
+    assert place == split_address(address)
+
+
+@pytest.mark.parametrize("address", ["", "here", "a:b", "127.0.0.1:70000"])
+def test_an_address_that_is_none_is_a_wrong_setting(address: str) -> None:
+    """With what was expected."""
+    with pytest.raises(SettingsError, match="expected HOST:PORT"):
+        split_address(address)
+
+
+async def test_the_page_shows_what_is_unread_why_and_what_changed(reading: Reading) -> None:
+    """Partitions that are read up are left out, their changes are not."""
+    out = Console(record=True, width=200, file=io.StringIO())
+    async with reading.observed(Limits(behind_seconds=0)) as found:
+        await reading.stands(found, Status.STOPPED)
+        out.print(lag_page(found))
+        stopped = out.export_text(clear=True)
+        await reading.commit(3)
+        await reading.stands(found, Status.OK)
+        out.print(lag_page(found))
+    read_up = out.export_text()
+
+    assert f"{reading.group} on {reading.place.topic}: 2 records" in stopped
+    assert "STOPPED in partition 0: nobody is in the group, and 2 records are unread" in stopped
+    assert f"{reading.group} on {reading.place.topic}: nothing unread" in read_up
+    assert f"{reading.place.topic}/0 OK all is read" in read_up
+    assert "last changes" in read_up
+
+
+def test_a_sparkline_is_as_high_as_its_highest_lag() -> None:
+    """A space where all was read, and a bar, however low, where something was not."""
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+
+    assert " ▁▄█" == sparkline([Sample(at, 0, lag, lag) for lag in (0, 1, 500, 1_000)])
+    assert "  " == sparkline([Sample(at, 0, 0, 0)] * 2)
+
+
+@asynccontextmanager
+async def _inmail(settings: Settings, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run `inmail lag` until it is left."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "workers.cli",
+        "lag",
+        *arguments,
+        env=environment(settings),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGINT)
+        await process.communicate()
+
+
+async def test_the_command_serves_and_writes_a_line_a_look_until_interrupted(reading: Reading) -> None:
+    """Both at once, of the group that was asked for; an interrupt is its orderly end."""
+    arguments = ("--group", reading.group, "--serve", "127.0.0.1:0", "--watch", "--json", "--every", "0.5")
+    async with asyncio.timeout(30), _inmail(reading.settings, *arguments) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        told = (await process.stderr.readline()).decode()
+        lines = [json.loads(await process.stdout.readline()) for _ in range(2)]
+        status, text = await _get(told.split()[-1])
+
+    assert told.startswith("lag is served at http://127.0.0.1:")
+    assert [[(reading.group, 2)]] * 2 == [[(each["group"], each["records"]) for each in line] for line in lines]
+    assert (200, True) == (status, "kafka_consumergroup_lag{" in text)
+    assert 0 == process.returncode

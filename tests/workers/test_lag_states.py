@@ -1,0 +1,243 @@
+"""What the observer says of a group while something is wrong with it: each state caused once, on a real cluster."""
+
+import asyncio
+from itertools import count
+
+import pytest
+from aiokafka import TopicPartition
+
+from infra.commits import partition_of_group
+from infra.lookup import lookup
+from infra.postgres import Connection
+from infra.settings import Settings
+from schemas.catalogue import BILLING_EVENTS, SEND_REQUESTS
+from tests.workers.lagging import QUICK, Reading, make_reading, stands
+from tests.workers.life import at_the_end, in_partition, living
+from tests.workers.wire import Raw, promotion, publish, send, working
+from workers.billing import BillingJob
+from workers.breaker import FEWEST, BreakerError
+from workers.ledger.plans import load_catalogue
+from workers.ops.lag import Limits, Status, observer
+from workers.send import SendJob
+
+PATIENT = Limits(window_seconds=60)
+
+
+@pytest.fixture
+async def reading(settings: Settings, account: str) -> Reading:
+    """A topic and a group of the test's own."""
+    return await make_reading(settings, account)
+
+
+async def test_a_group_at_the_end_is_ok_whoever_writes_nothing(reading: Reading) -> None:
+    """An idle producer and a group without members: nothing is unread, so nothing is wrong."""
+    await reading.write(3)
+    await reading.commit(3)
+
+    found = await reading.first_look()
+
+    assert (Status.OK, "all is read", 0, 0.0, 0.0) == (
+        found.status,
+        found.reason,
+        found.records,
+        found.seconds,
+        found.eta_seconds,
+    )
+
+
+async def test_a_group_without_members_is_stopped_and_who_comes_is_its_owner(reading: Reading) -> None:
+    """With records to read; the reader that then comes is named, by client and host."""
+    await reading.write(3)
+    await reading.commit(1)
+    async with reading.observed() as found:
+        stopped = await reading.stands(found, Status.STOPPED)
+        assert "nobody is in the group, and 2 records are unread" in stopped.reason
+        assert stopped.owner is None
+
+        async with reading.member() as consumer:
+            assert len(await consumer.getmany(timeout_ms=5_000)) == 1
+            await consumer.commit()
+            read = await reading.stands(found, Status.OK)
+        changes = found.changes(reading.group, *reading.place)
+
+    assert read.owner is not None
+    assert (reading.group, "127.0.0.1") == (read.owner.client, read.owner.host)
+    assert [Status.STOPPED, Status.OK] == [change.status for change in changes][-2:]
+    assert changes[-1].at == read.since
+
+
+async def test_a_reader_that_stands_still_is_stalled_also_for_an_observer_that_has_just_come(reading: Reading) -> None:
+    """The commits of before are in Kafka. Without them the first look could not tell."""
+    await reading.write(3)
+    await reading.commit(1)
+    async with reading.member(), reading.observed() as found:
+        stalled = await reading.stands(found, Status.STALLED)
+
+        again, forgetful = await reading.first_look(), await reading.first_look(remembers=False)
+
+    assert "its reader is there and has not got on for" in stalled.reason
+    assert (Status.STALLED, 2) == (again.status, again.records)
+    assert Status.OK == forgetful.status
+
+
+async def test_a_reader_that_gets_on_and_falls_behind_is_slow(reading: Reading) -> None:
+    """One record read for three that come; also for an observer that has just come."""
+    await reading.write(6)
+
+    enough = asyncio.Event()
+
+    async def fall_behind() -> None:
+        for offset in count(1):
+            if enough.is_set():
+                break
+            await reading.commit(offset)
+            await reading.write(3)
+
+    async with reading.observed() as found:
+        falling = asyncio.create_task(fall_behind())
+        slow = await reading.stands(found, Status.SLOW)
+        again = await reading.first_look()
+        enough.set()
+        await falling
+
+    assert "records a second, and" in slow.reason
+    assert slow.eta_seconds is None
+    assert Status.SLOW == again.status
+
+
+async def test_an_offset_that_went_back_is_told_until_it_has_come_as_far_again(reading: Reading) -> None:
+    """To an observer that saw it, and to one that came afterwards."""
+    await reading.write(10)
+    async with reading.observed(PATIENT) as found:
+        await reading.commit(8)
+        await found.refresh()
+        await reading.commit(2)
+
+        rewound = await reading.stands(found, Status.REWOUND)
+        again = await reading.first_look(PATIENT)
+        await reading.commit(8)
+        as_far = await reading.stands(found, Status.OK)
+
+    assert "the offset went back from 8 after" in rewound.reason
+    assert "is at 2: 6 to read again" in again.reason
+    assert (2, 8) == (rewound.committed, as_far.committed)
+
+
+async def test_a_group_that_never_committed_is_told_so_and_so_is_one_that_never_ran(reading: Reading) -> None:
+    """Its members' partitions are known from who they were given to; of the other nothing is known at all."""
+    await reading.write(4)
+    async with reading.member(), reading.observed() as found:
+        never = await reading.stands(found, Status.NEVER_COMMITTED)
+    async with observer(reading.settings, [f"none-{reading.group}"], books=False) as found:
+        await found.refresh()
+        (nobody,) = found.groups
+
+    assert (None, 4, True) == (never.committed, never.records, never.owner is not None)
+    assert (Status.NEVER_COMMITTED, "", ()) == (nobody.status, nobody.topic, nobody.partitions)
+
+
+async def test_a_hanging_transaction_holds_a_group_that_has_read_all_it_can(reading: Reading) -> None:
+    """It is not the reader that is at fault. Once the transaction ends, it is again."""
+    await reading.write(2)
+    await reading.commit(2)
+    async with reading.transactions() as producer, reading.member(), reading.observed() as found:
+        await producer.begin_transaction()
+        await producer.send_and_wait(reading.place.topic, b"x")
+        await reading.write(1)
+
+        held = await reading.stands(found, Status.HELD)
+
+        await producer.commit_transaction()
+        stalled = await reading.stands(found, Status.STALLED)
+    assert (2, 2) == (held.records, held.held)
+    assert "an open transaction of a producer holds 2 back" in held.reason
+    assert held.seconds > QUICK.held_seconds
+    assert 0 == stalled.held
+
+
+async def test_markers_and_what_was_aborted_are_no_lag(reading: Reading) -> None:
+    """A group that commits the last record's offset and one more is 1 behind for ever, by offsets; and here 4."""
+    async with reading.transactions() as producer:
+        for ends in (producer.commit_transaction, producer.abort_transaction):
+            await producer.begin_transaction()
+            await producer.send_and_wait(reading.place.topic, b"x")
+            await ends()
+        async with reading.observed(Limits(window_seconds=60, behind_seconds=0)) as found:
+            await reading.commit(1)
+            ok = await reading.stands(found, Status.OK)
+
+            await producer.begin_transaction()
+            await producer.send_and_wait(reading.place.topic, b"x")
+            await producer.commit_transaction()
+            await reading.stands(found, Status.STOPPED)
+
+    assert (1, 0, 0, 0.0) == (ok.committed, ok.records, ok.held, ok.seconds)
+    assert ok.end > 1
+
+
+async def test_all_groups_of_the_cluster_are_told_of_together(reading: Reading, account: str) -> None:
+    """With who is in them, which aiokafka's own client could not read of two at once."""
+    other = await make_reading(reading.settings, f"{account}-2")
+    async with reading.member(), other.member(), lookup(reading.settings) as asked:
+        names = await asked.groups()
+        described = await asked.describe([reading.group, other.group])
+
+    assert {reading.group, other.group} <= set(names)
+    assert [1, 1] == [len(each.members or ()) for each in described.values()]
+
+
+def test_a_group_s_offsets_are_looked_for_where_java_s_hash_puts_them() -> None:
+    """Values of String.hashCode, the lowest integer among them."""
+    found = [partition_of_group(name, 50) for name in ("", "hello", "polygenelubricants", "\U0001f600")]
+
+    assert [0, 99_162_322 % 50, 0, 1_772_899 % 50] == found
+
+
+# -- our own workers ------------------------------------------------------------------------------------------------
+
+
+async def test_what_the_breaker_ended_is_paused_until_a_batch_is_stored(cluster: Settings) -> None:
+    """Told with what the breaker said, from the lane's row: the worker itself is gone."""
+    account, place = in_partition(cluster, 0), TopicPartition(SEND_REQUESTS, 0)
+    bad: list[Raw] = [(account.encode(), b"{")] * FEWEST
+    await publish(cluster, SEND_REQUESTS, bad)
+    async with observer(cluster, limits=QUICK) as found:
+        stopped = await stands(found, SendJob.group, place, Status.STOPPED)
+        async with living(cluster) as life:
+            assert isinstance(await life.ended(), BreakerError)
+        paused = await stands(found, SendJob.group, place, Status.PAUSED)
+        async with living(cluster.model_copy(update={"dead_letter_share": 1.0})):
+            await at_the_end(cluster, 0)
+        await publish(cluster, SEND_REQUESTS, [send(account)])
+        again = await stands(found, SendJob.group, place, Status.STOPPED)
+
+    assert FEWEST == stopped.records
+    assert f"the breaker: {FEWEST} of the last {FEWEST} records cannot be decided" in paused.reason
+    assert 1 == again.records
+
+
+async def test_a_lane_that_waits_for_another_names_it(cluster: Settings, database: Connection) -> None:
+    """Its neighbour was at work and does not get on; once it does, so does the lane."""
+    account, place = in_partition(cluster, 0), TopicPartition(SEND_REQUESTS, 0)
+    # As it is left by a worker whose process died.
+    await database.execute("update lanes set awaited = true where topic = $1 and partition = 0", BILLING_EVENTS)
+    async with observer(cluster, limits=QUICK) as found:
+        await publish(cluster, BILLING_EVENTS, [promotion(account, 1)])
+        await publish(cluster, SEND_REQUESTS, [send(account)])
+        async with living(cluster.model_copy(update={"order_seconds": 60.0})):
+            waiting = await stands(found, SendJob.group, place, Status.WAITING)
+            async with working(cluster, BillingJob(load_catalogue())):
+                done = await stands(found, SendJob.group, place, Status.OK)
+
+    assert f"waits for {BillingJob.group}, which has read {BILLING_EVENTS}/0 up to offset" in waiting.reason
+    assert 0 == done.records
+
+
+async def test_lag_is_told_while_the_books_are_away(cluster: Settings) -> None:
+    """What they would tell is missing, and that is said."""
+    away = cluster.model_copy(update={"database_url": type(cluster.database_url)("postgresql://127.0.0.1:9/none")})
+    async with observer(away) as found:
+        await found.refresh()
+
+    assert {SendJob.group, BillingJob.group} <= {group.group for group in found.groups}
+    assert "the books cannot be read" in (found.trouble or "")

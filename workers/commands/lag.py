@@ -1,0 +1,74 @@
+"""The command that tells how far groups are behind: once, live, or over HTTP."""
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from functools import partial
+from typing import Annotated
+
+import typer
+from pydantic_core import to_json
+from rich.live import Live
+
+from workers.commands.options import Json, write_json
+from workers.commands.running import ask
+from workers.commands.show_lag import lag_page, show_lag
+from workers.commands.terminal import console, error_console
+from workers.ops.lag import GroupLag, Limits, Observer, observer
+from workers.ops.lag.server import serve_lag
+
+__all__ = ["lag"]
+
+
+def lag(  # noqa: PLR0913 - one parameter an option
+    *,
+    group: Annotated[list[str] | None, typer.Option(help="Only this group, of ours or not; several times.")] = None,
+    every_group: Annotated[bool, typer.Option("--all", help="All groups of the cluster.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on until Ctrl-C.")] = False,
+    serve: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Serve /lag and /metrics; a port alone is on the loopback.")
+    ] = None,
+    every: Annotated[float, typer.Option(min=0.5, max=3600, help="Seconds between two looks.")] = 5.0,
+    window: Annotated[
+        float, typer.Option(min=1, max=3600, help="Seconds without a commit until a reader is called stalled.")
+    ] = 30.0,
+    json: Json = False,
+) -> None:
+    """Show how far groups are behind their input, in records and in time, how they stand and why.
+
+    Our workers' groups, unless others are asked for. What was committed in the minutes before is read from Kafka, so
+    that the first look knows as much as the tenth.
+    """
+    watched = partial(observer, groups=group or None, every=every_group, limits=Limits(window_seconds=window))
+    if not watch and serve is None:
+        groups, trouble = ask(lambda settings: _once(watched(settings)))
+        write_json([each.summary() for each in groups]) if json else show_lag(groups)
+        if trouble is not None:
+            error_console().print(trouble, soft_wrap=True)
+        return
+    ask(lambda settings: _go_on(watched(settings), serve, every, json=json, silent=not watch), following=True)
+
+
+async def _once(opening: AbstractAsyncContextManager[Observer]) -> tuple[Sequence[GroupLag], str | None]:
+    async with opening as found:
+        await found.refresh()
+        return found.groups, found.trouble
+
+
+async def _go_on(
+    opening: AbstractAsyncContextManager[Observer], serve: str | None, every: float, *, json: bool, silent: bool
+) -> None:
+    """Look again and again: draw what is seen, write it line by line, or only serve it."""
+    out = console()
+    async with opening as found, AsyncExitStack() as stack:
+        if serve is not None:
+            place = await stack.enter_async_context(serve_lag(found, serve, every))
+            error_console().print(f"lag is served at {place}/lag and {place}/metrics", soft_wrap=True)
+        if silent:
+            await found.run(every)
+        elif json:
+            await found.run(every, lambda: typer.echo(to_json([each.summary() for each in found.groups])))
+        elif out.is_terminal:
+            live = stack.enter_context(Live(console=out, auto_refresh=False, vertical_overflow="crop"))
+            await found.run(every, lambda: live.update(lag_page(found), refresh=True))
+        else:
+            await found.run(every, lambda: out.print(lag_page(found)))

@@ -1,0 +1,172 @@
+"""What lag is told in: a sample, a partition's lag, a group's, and the words for how it stands."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import NamedTuple
+
+__all__ = ["Change", "GroupLag", "Limits", "Owner", "PartitionLag", "Sample", "Status", "Verdict"]
+
+
+class Status(StrEnum):
+    """How a partition stands with a group. `docs/lag.md` tells what to do."""
+
+    OK = "OK"  # all is read, or what is unread gets less
+    WAITING = "WAITING"  # for another lane of its number, by the order of the records
+    SLOW = "SLOW"  # it gets on, and what is unread does not get less
+    REWOUND = "REWOUND"  # its offset went back, and it has not come as far again
+    UNKNOWN = "UNKNOWN"  # no broker says where the partition ends
+    HELD = "HELD"  # an open transaction of a producer keeps what comes next from every reader
+    STALLED = "STALLED"  # its reader is there, and does not get on
+    NEVER_COMMITTED = "NEVER COMMITTED"
+    STOPPED = "STOPPED"  # nobody reads it
+    PAUSED = "PAUSED"  # the breaker ended its worker: too much could not be decided
+
+    @property
+    def severity(self) -> int:
+        """How bad it is, from 0: a group is as bad as its worst partition."""
+        return list(Status).index(self)
+
+
+class Verdict(NamedTuple):
+    """A status, and why, in words with numbers."""
+
+    status: Status
+    reason: str
+
+
+class Change(NamedTuple):
+    """When a partition came to a status, and why."""
+
+    at: datetime
+    status: Status
+    reason: str
+
+
+class Sample(NamedTuple):
+    """One look at a partition. Offsets are those of the next record."""
+
+    at: datetime
+    committed: int | None
+    end: int
+    records: int  # unread: 0 also where nothing but markers of transactions is left
+
+
+class Owner(NamedTuple):
+    """The member of the group that has the partition."""
+
+    id: str
+    client: str
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a status takes, in seconds."""
+
+    window_seconds: float = 30.0  # so long without a commit is stalled, so long without a gain is slow
+    behind_seconds: float = 5.0  # a record that was unread for less is nobody's trouble
+    held_seconds: float = 5.0  # transactions are open for a moment as a rule
+    waiting_seconds: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionLag:
+    """One partition as its group reads it. Offsets are those of the next record."""
+
+    group: str
+    topic: str
+    partition: int
+    committed: int | None  # None: the group never committed one here
+    end: int
+    records: int
+    seconds: float  # age of the oldest unread record by broker time; 0 when there is none
+    lost: int  # unread records that retention has taken
+    held: int  # unread records that nobody can read before an open transaction of their producer's ends
+    oldest: int = 0  # offset of the oldest record that retention has left
+    status: Status = Status.OK
+    reason: str = ""
+    since: datetime | None = None  # when it came to this status, as far as was seen
+    pace: float | None = None  # by how many records a second it gets less; below 0: more. None: not yet known
+    eta_seconds: float | None = None  # until all is read at this pace; None: never, or not yet known
+    owner: Owner | None = None
+
+    @property
+    def note(self) -> str:
+        """What is to be said of it besides the numbers, in a few words; empty when nothing is."""
+        notes = ["never committed"] if self.committed is None else []
+        if self.lost:
+            notes.append(f"retention took {self.lost:,}")
+        if self.held:
+            notes.append(f"an open transaction holds {self.held:,} back")
+        return ", ".join(notes)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupLag:
+    """A group's partitions of one topic, taken together."""
+
+    group: str
+    topic: str  # empty: the group has read none, and has none to read
+    partitions: tuple[PartitionLag, ...]
+    state: str = ""  # as its coordinator calls it: Stable, Empty, ...
+    members: int | None = None  # of the group, over all its topics; None: its coordinator does not tell
+
+    @property
+    def records(self) -> int:
+        """Unread records in all partitions."""
+        return sum(each.records for each in self.partitions)
+
+    @property
+    def held(self) -> int:
+        """Unread records that open transactions of producers hold back, in all partitions."""
+        return sum(each.held for each in self.partitions)
+
+    @property
+    def seconds(self) -> float:
+        """Age of the oldest unread record of all partitions."""
+        return max((each.seconds for each in self.partitions), default=0.0)
+
+    @property
+    def never_committed(self) -> bool:
+        """Whether some partition was never started: no worker can open it."""
+        return any(each.committed is None for each in self.partitions)
+
+    @property
+    def worst(self) -> PartitionLag | None:
+        """The partition that stands worst: by its status, then by the age of what is unread."""
+        return max(self.partitions, key=lambda each: (each.status.severity, each.seconds), default=None)
+
+    @property
+    def status(self) -> Status:
+        """The status of the worst partition; of a group that has none, that it never committed."""
+        return self.worst.status if self.worst else Status.NEVER_COMMITTED
+
+    @property
+    def reason(self) -> str:
+        """Why it stands so."""
+        return self.worst.reason if self.worst else "the group is not known to Kafka, and has committed nothing"
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """When the last of its partitions will have read all; None where one never will, or it is not known."""
+        found: Sequence[float | None] = [each.eta_seconds for each in self.partitions if each.records]
+        return None if None in found else max((each for each in found if each is not None), default=0.0)
+
+    def summary(self) -> dict[str, object]:
+        """Return all of it for JSON, the totals first."""
+        return {
+            "group": self.group,
+            "topic": self.topic,
+            "records": self.records,
+            "seconds": self.seconds,
+            "status": self.status,
+            "reason": self.reason,
+            "eta_seconds": self.eta_seconds,
+            "held": self.held,
+            "never_committed": self.never_committed,
+            "state": self.state,
+            "members": self.members,
+            "partitions": self.partitions,
+        }

@@ -1,0 +1,251 @@
+"""The observer: looks at groups again and again, keeps what it saw, and says how each partition stands."""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from time import monotonic
+
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
+
+from infra.kafka import NotSetUpError
+from infra.lookup import Lookup, lookup
+from infra.settings import Settings
+from workers.ops.lag.lanes import Lane, LaneKey, Lanes, neighbour_of
+from workers.ops.lag.model import Change, GroupLag, Limits, Owner, PartitionLag, Sample, Status
+from workers.ops.lag.recall import Seen, recall
+from workers.ops.lag.sampler import OUR_TOPICS, Look, Sampler, Unread
+from workers.ops.lag.verdict import Facts, judge, pace_of, within
+
+__all__ = ["Observer", "observer", "read_lag"]
+
+_SAMPLES = 240  # of a partition: 20 minutes of one look in 5 s
+_CHANGES = 32
+
+
+class Observer:
+    """The lag of groups, as of the last look."""
+
+    def __init__(
+        self, lookup: Lookup, sampler: Sampler, lanes: Lanes | None, limits: Limits, *, remembers: bool
+    ) -> None:
+        self._lookup = lookup
+        self._sampler = sampler
+        self._lanes = lanes
+        self._limits = limits
+        self._remembers = remembers
+        self._rings: dict[LaneKey, deque[Sample]] = {}
+        self._changes: dict[LaneKey, deque[Change]] = {}
+        self._turn = asyncio.Lock()
+        self.groups: Sequence[GroupLag] = ()
+        self.refreshed_at: datetime | None = None
+        self.look_seconds = 0.0
+        self.kafka_trouble: str | None = None  # why the last look failed, if it did
+
+    async def refresh(self) -> None:
+        """Look once.
+
+        Raises:
+            NotSetUpError: when a topic of ours does not exist.
+            KafkaError: when a broker cannot be reached, or does not say now; what was seen before stays.
+
+        """
+        async with self._turn:
+            began = monotonic()
+            look = await self._sampler.look()
+            rows = await self._lanes.read() if self._lanes is not None else {}
+            await self._keep(look)
+            self.groups = [found for name in look.groups for found in self._judged(name, look, rows)]
+            self.refreshed_at, self.look_seconds = look.at, monotonic() - began
+            self.kafka_trouble = None
+
+    async def run(self, period: float, seen: Callable[[], object] = lambda: None) -> None:
+        """Look every so many seconds, for ever, and call `seen` after each look.
+
+        One that fails is told in `trouble`, what was seen before stays, and the next one comes.
+        """
+        while True:
+            began = monotonic()
+            try:
+                await self.refresh()
+            except (KafkaError, OSError, NotSetUpError) as error:
+                self.kafka_trouble = f"Kafka cannot be asked: {error or type(error).__name__}"
+            seen()
+            await asyncio.sleep(max(0.0, period - (monotonic() - began)))
+
+    @property
+    def books_trouble(self) -> str | None:
+        """Why the books could not be asked in the last look; None where they were, or need not be."""
+        return self._lanes.trouble if self._lanes is not None else None
+
+    @property
+    def trouble(self) -> str | None:
+        """What to say of the last look that went wrong, or of one without the books; None where all is well."""
+        return self.kafka_trouble or self.books_trouble
+
+    def history(self, group: str, topic: str, partition: int) -> Sequence[Sample]:
+        """Return what was seen of a partition, the oldest first; nothing of one that is not watched."""
+        return tuple(self._rings.get((group, TopicPartition(topic, partition)), ()))
+
+    def changes(self, group: str, topic: str, partition: int) -> Sequence[Change]:
+        """Return the last statuses of a partition and since when each held, the oldest first."""
+        return tuple(self._changes.get((group, TopicPartition(topic, partition)), ()))
+
+    async def _keep(self, look: Look) -> None:
+        """Add a sample to each ring; what is new gets a past, where it has one that matters."""
+        now = {}
+        for name, group in look.groups.items():
+            for place, committed in group.committed.items():
+                if place in look.ends:
+                    unread = look.unread.get((name, place), Unread())
+                    sample = Sample(look.at, committed, look.ends[place].end, unread.records)
+                    now[name, place] = Seen(sample, unread.oldest_at)
+        new = {key: seen for key, seen in now.items() if key not in self._rings and seen.sample.records}
+        past = await recall(self._lookup, new, look.at, self._limits) if self._remembers else {}
+        for key, seen in now.items():
+            if key not in self._rings:
+                self._rings[key] = deque(past.get(key, ()), maxlen=_SAMPLES)
+            self._rings[key].append(seen.sample)
+        there = {(name, place) for name, group in look.groups.items() for place in group.committed}
+        for gone in self._rings.keys() - there:
+            del self._rings[gone]
+            self._changes.pop(gone, None)
+
+    def _judged(self, name: str, look: Look, rows: Mapping[LaneKey, Lane]) -> list[GroupLag]:
+        """Return a group's lag, topic by topic."""
+        group = look.groups[name]
+        members = group.described.members
+        count = len(members) if members is not None else 0 if name in OUR_TOPICS else None
+        owners = {
+            place: Owner(member.id, member.client, member.host) for member in members or () for place in member.places
+        }
+        topics: dict[str, list[PartitionLag]] = {topic: [] for topic in sorted({p.topic for p in group.committed})}
+        for place in group.committed:
+            facts = self._facts(name, place, look, rows, owners.get(place))
+            topics[place.topic].append(self._partition((name, place), look, facts, owners.get(place)))
+        state = group.described.state
+        if not topics:
+            return [GroupLag(name, "", (), state, count)]
+        return [GroupLag(name, topic, tuple(found), state, count) for topic, found in topics.items()]
+
+    def _facts(
+        self, name: str, place: TopicPartition, look: Look, rows: Mapping[LaneKey, Lane], owner: Owner | None
+    ) -> Facts:
+        described = look.groups[name].described
+        unread = look.unread.get((name, place), Unread())
+        ours = name in OUR_TOPICS
+        members = len(described.members) if described.members is not None else 0 if ours else None
+        return Facts(
+            now=look.at,
+            seconds=_seconds(look.at, unread),
+            readable=unread.readable,
+            held=unread.held,
+            ours=ours,
+            members=members,
+            settled=described.settled or (ours and described.members is None),
+            owned=owner is not None,
+            unknown=None if place in look.ends else "no broker leads it: its end is not known",
+            paused=_paused((name, place), rows, members) if ours else None,
+            waiting=neighbour_of((name, place), rows, look.ends) if ours else None,
+        )
+
+    def _partition(self, key: LaneKey, look: Look, facts: Facts, owner: Owner | None) -> PartitionLag:
+        name, place = key
+        committed = look.groups[name].committed[place]
+        ends = look.ends.get(place)
+        ring = list(self._rings.get(key, ())) or [Sample(look.at, committed, committed or 0, 0)]
+        last = ring[-1]
+        status, reason = judge(ring, facts, self._limits)
+        pace = pace_of(within(ring, look.at, self._limits.window_seconds))
+        return PartitionLag(
+            name,
+            place.topic,
+            place.partition,
+            committed,
+            last.end,
+            last.records,
+            facts.seconds,
+            max(0, ends.oldest - committed) if ends is not None and committed is not None else 0,
+            facts.held,
+            ends.oldest if ends is not None else 0,
+            status,
+            reason,
+            self._since(key, look.at, status, reason),
+            pace,
+            0.0 if not last.records else last.records / pace if pace is not None and pace > 0 else None,
+            owner,
+        )
+
+    def _since(self, key: LaneKey, at: datetime, status: Status, reason: str) -> datetime:
+        changes = self._changes.setdefault(key, deque(maxlen=_CHANGES))
+        if not changes or changes[-1].status is not status:
+            changes.append(Change(at, status, reason))
+        return changes[-1].at
+
+
+def _seconds(now: datetime, unread: Unread) -> float:
+    """Return the age of the oldest unread record: by the broker's time of it, and this machine's clock."""
+    return 0.0 if unread.oldest_at is None else max(0.0, (now - unread.oldest_at).total_seconds())
+
+
+def _paused(key: LaneKey, rows: Mapping[LaneKey, Lane], members: int | None) -> str | None:
+    """Return what the breaker said of a lane, or of another whose end left the group without a member."""
+    if (own := rows.get(key)) is not None and own.paused is not None:
+        return own.paused
+    if members:
+        return None
+    others = (
+        f"in {other.topic}/{other.partition}: {row.paused}"
+        for (group, other), row in sorted(rows.items())
+        if group == key[0] and row.paused is not None
+    )
+    return next(others, None)
+
+
+@asynccontextmanager
+async def observer(  # noqa: PLR0913 - each a choice of its own
+    settings: Settings,
+    groups: Sequence[str] | None = None,
+    *,
+    every: bool = False,
+    limits: Limits | None = None,
+    remembers: bool = True,
+    books: bool = True,
+) -> AsyncIterator[Observer]:
+    """Open an observer; it has seen nothing before its first refresh.
+
+    Args:
+        settings: where Kafka and the books are.
+        groups: by name; our workers' own where none is named.
+        every: all groups of the cluster, and those.
+        limits: what a status takes.
+        remembers: read what was committed before the first look, so that it knows as much as one that was there.
+        books: ask them which lanes pause and wait. They may be away: the rest is told all the same.
+
+    Raises:
+        KafkaError: when the cluster cannot be reached.
+
+    """
+    lanes = Lanes(settings) if books else None
+    async with lookup(settings) as asked, contextlib.AsyncExitStack() as stack:
+        if lanes is not None:
+            stack.push_async_callback(lanes.close)
+        yield Observer(asked, Sampler(asked, groups, every=every), lanes, limits or Limits(), remembers=remembers)
+
+
+async def read_lag(settings: Settings) -> Sequence[GroupLag]:
+    """Return the lag of every worker's group: against the end of all that was written, committed or not.
+
+    One look, without the past and the books: numbers, and what they tell by themselves.
+
+    Raises:
+        NotSetUpError: when a topic does not exist.
+        KafkaError: when the cluster cannot be reached.
+
+    """
+    async with observer(settings, remembers=False, books=False) as once:
+        await once.refresh()
+        return once.groups

@@ -1,0 +1,175 @@
+"""One look at groups: what they committed, where their partitions end, and which record comes next, for all at once."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from aiokafka import TopicPartition
+
+from infra.clock import utc_now
+from infra.glance import Glance, glance
+from infra.kafka import NotSetUpError
+from infra.lookup import EARLIEST, LATEST, Described, Lookup
+from schemas.catalogue import CATALOGUE
+
+__all__ = ["OUR_TOPICS", "Ends", "GroupLook", "Look", "Sampler", "Unread"]
+
+OUR_TOPICS = {row.group: row.topic for row in CATALOGUE if row.group is not None}
+
+_Looked = tuple[TopicPartition, int, bool]  # from where, and whether as a reader of committed records
+
+
+@dataclass(frozen=True, slots=True)
+class GroupLook:
+    """A group: who is in it, and what it committed of each partition that it reads."""
+
+    described: Described
+    committed: Mapping[TopicPartition, int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """A partition: its oldest record, where it ends, and where what a reader of committed records can read ends."""
+
+    oldest: int
+    end: int
+    stable: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """What a group has not read of a partition."""
+
+    records: int = 0
+    readable: int = 0  # of them, what can be read now
+    held: int = 0  # of them, what an open transaction keeps back
+    oldest_at: datetime | None = None  # broker's time of the first of them
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """All groups at one moment."""
+
+    at: datetime
+    groups: Mapping[str, GroupLook]
+    ends: Mapping[TopicPartition, Ends]  # without partitions that nobody leads
+    unread: Mapping[tuple[str, TopicPartition], Unread]
+
+
+class Sampler:
+    """Looks again and again through one client, and remembers which record it found where."""
+
+    def __init__(self, lookup: Lookup, groups: Sequence[str] | None, *, every: bool) -> None:
+        """Take the groups to look at, by name; our own ones where none is named; every group of the cluster if told."""
+        self._lookup = lookup
+        self._named = list(OUR_TOPICS) if groups is None else list(groups)
+        self._every = every
+        self._seen: dict[_Looked, Glance] = {}
+
+    async def look(self) -> Look:
+        """Look once.
+
+        Raises:
+            NotSetUpError: when a topic of ours does not exist.
+            KafkaError: when a broker cannot be reached, or does not say now.
+
+        """
+        await self._lookup.refresh()
+        names = await self._names()
+        described = await self._lookup.describe(names)
+        # Committed offsets first: the ends asked for afterwards are never below them.
+        committed = await self._lookup.committed(names)
+        groups = {
+            name: GroupLook(described.get(name, Described("", None)), self._places(name, described, found))
+            for name, found in committed.items()
+        }
+        ends = await self._ends({place for group in groups.values() for place in group.committed})
+        at = utc_now()
+        return Look(at, groups, ends, await self._unread(groups, ends))
+
+    async def _names(self) -> list[str]:
+        if not self._every:
+            return self._named
+        found = await self._lookup.groups()
+        missing = [name for name in self._named if name not in found]
+        return found + [name for name in missing if name not in OUR_TOPICS or self._lookup.partitions(OUR_TOPICS[name])]
+
+    def _places(
+        self, name: str, described: Mapping[str, Described], committed: Mapping[TopicPartition, int]
+    ) -> dict[TopicPartition, int | None]:
+        """Return what a group reads: what it committed, what its members have, and of ours the whole topic."""
+        places = set(committed)
+        for member in (described[name].members if name in described else None) or ():
+            places |= member.places
+        if (topic := OUR_TOPICS.get(name)) is not None:
+            ours = self._lookup.partitions(topic)
+            if not ours and not self._every:
+                raise NotSetUpError(f"Kafka has no topic {topic}: run `inmail topics apply`")
+            places |= set(ours)
+        there = {place for topic in {each.topic for each in places} for place in self._lookup.partitions(topic)}
+        return {place: committed.get(place) for place in sorted(places & there)}
+
+    async def _ends(self, places: Iterable[TopicPartition]) -> dict[TopicPartition, Ends]:
+        asked = dict.fromkeys(places, LATEST)
+        ends = await self._lookup.offsets(asked)
+        # Afterwards: what comes in between is not held back.
+        stable = await self._lookup.offsets(asked, committed=True)
+        oldest = await self._lookup.offsets(dict.fromkeys(asked, EARLIEST))
+        return {
+            place: Ends(oldest[place], end, min(end, stable[place]))
+            for place, end in ends.items()
+            if place in stable and place in oldest
+        }
+
+    async def _unread(
+        self, groups: Mapping[str, GroupLook], ends: Mapping[TopicPartition, Ends]
+    ) -> dict[tuple[str, TopicPartition], Unread]:
+        behind = {
+            (name, place): (max(offset or 0, ends[place].oldest), ends[place])
+            for name, group in groups.items()
+            for place, offset in group.committed.items()
+            if place in ends and (offset or 0) < ends[place].end
+        }
+        readable = {(key[1], start, True) for key, (start, end) in behind.items() if start < end.stable}
+        await self._glance(readable, lambda seen, place: seen.time is not None or seen.reached >= ends[place].stable)
+        held: dict[tuple[str, TopicPartition], _Looked] = {}
+        for key, (start, end) in behind.items():
+            seen = self._seen.get((key[1], start, True))
+            if end.stable < end.end and (seen is None or (seen.time is None and seen.reached >= end.stable)):
+                held[key] = (key[1], max(start, end.stable), False)
+        await self._glance(set(held.values()), lambda seen, _: seen.time is not None)
+        found = {
+            key: _unread(
+                end, start, self._seen.get((key[1], start, True)), self._seen.get(held.get(key, (key[1], -1, False)))
+            )
+            for key, (start, end) in behind.items()
+        }
+        kept = readable | set(held.values())
+        self._seen = {looked: seen for looked, seen in self._seen.items() if looked in kept}
+        return found
+
+    async def _glance(self, looked: Iterable[_Looked], enough: Callable[[Glance, TopicPartition], bool]) -> None:
+        """Look at what was not looked at before, or gave no answer that still holds."""
+        for committed in (True, False):
+            asked = [
+                each
+                for each in looked
+                if each[2] is committed and not (each in self._seen and enough(self._seen[each], each[0]))
+            ]
+            # Several groups may stand at different offsets of one partition, which is asked for once in a question.
+            while asked:
+                now = {place: offset for place, offset, _ in asked}
+                for place, seen in (await glance(self._lookup, now, committed=committed)).items():
+                    self._seen[place, now[place], committed] = seen
+                asked = [each for each in asked if now[each[0]] != each[1]]
+
+
+def _unread(end: Ends, start: int, seen: Glance | None, held: Glance | None) -> Unread:
+    """Return what is unread from an offset on, by what was found there and where an open transaction begins."""
+    if seen is not None and (seen.time is not None or seen.reached < end.stable):
+        return Unread(end.end - seen.reached, end.stable - seen.reached, end.end - end.stable, seen.time)
+    if held is not None and held.time is not None:
+        return Unread(end.end - held.reached, 0, end.end - held.reached, held.time)
+    if seen is None and start < end.stable:  # its leader did not answer just now
+        return Unread(end.end - start, end.stable - start, end.end - end.stable)
+    return Unread()  # nothing but what was aborted, and markers of transactions

@@ -1,0 +1,82 @@
+"""Lag over HTTP: `/lag` as JSON for programs, `/metrics` for Prometheus."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from pydantic_core import to_json
+
+from infra.clock import utc_now
+from infra.settings import SettingsError
+from workers.ops.lag.exposition import LagCollector
+from workers.ops.lag.observer import Observer
+
+__all__ = ["serve_lag", "split_address"]
+
+_LEAST_SECONDS = 15.0
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Return host and port of `HOST:PORT`, `[v6]:PORT` or `PORT`, which is on the loopback.
+
+    Raises:
+        SettingsError: when it is none of these.
+
+    """
+    host, _, port = address.rpartition(":")
+    if not port.isdecimal() or not int(port) < 65_536:
+        raise SettingsError(f"expected HOST:PORT to serve on, and not {address!r}")
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
+@asynccontextmanager
+async def serve_lag(observer: Observer, address: str, period: float) -> AsyncIterator[str]:
+    """Serve what an observer saw last, until left; yields where, for port 0 with the one that was free.
+
+    Both answer 503 once the last look is older than three periods: old numbers would look like good ones.
+
+    Raises:
+        SettingsError: when the address cannot be had.
+
+    """
+    host, port = split_address(address)
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(LagCollector(observer))
+    oldest = timedelta(seconds=max(_LEAST_SECONDS, 3 * period))
+
+    def stale() -> web.Response | None:
+        if observer.refreshed_at is not None and utc_now() - observer.refreshed_at <= oldest:
+            return None
+        return web.Response(status=503, text=f"{observer.trouble or 'the first look is not over yet'}\n")
+
+    async def lag(_: web.Request) -> web.Response:
+        body = {
+            "looked_at": observer.refreshed_at,
+            "trouble": observer.trouble,
+            "groups": [group.summary() for group in observer.groups],
+        }
+        return stale() or web.Response(body=to_json(body), content_type="application/json")
+
+    async def metrics(_: web.Request) -> web.Response:
+        if (answer := stale()) is not None:
+            return answer
+        # In a thread: of thousands of partitions it takes most of a second, in which the loop has to look.
+        body = await asyncio.to_thread(generate_latest, registry)
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    application = web.Application()
+    application.add_routes([web.get("/lag", lag), web.get("/metrics", metrics)])
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        try:
+            await web.TCPSite(runner, host, port).start()
+        except OSError as error:
+            raise SettingsError(f"cannot listen on {address}: {error.strerror or error}") from error
+        bound = runner.addresses[0]
+        yield f"http://{bound[0]}:{bound[1]}"
+    finally:
+        await runner.cleanup()

@@ -1,0 +1,218 @@
+"""How a partition stands: from its last samples and what is known of its group, a status and the reason in words.
+
+Burrow's rules, over a window of samples: a lag that was zero once is none; an offset that went back is a rewind; one
+that stands still is a stall; one that moves while the lag never falls is slow. Before them comes what Burrow cannot
+see: who is in the group, what an open transaction hides, and what our own workers say of themselves.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from workers.ops.lag.model import Limits, Sample, Status, Verdict
+
+__all__ = ["Facts", "judge", "lowered_from", "pace_of", "still_since", "within"]
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of a partition beside its samples."""
+
+    now: datetime
+    seconds: float = 0.0  # age of the oldest unread record
+    readable: int = 0  # unread records that a reader of committed ones can read now
+    held: int = 0
+    ours: bool = False  # one of our own workers' groups: they are always members, and cannot begin without an offset
+    members: int | None = None  # of the group; None: not known
+    settled: bool = True  # it is known who reads what
+    owned: bool = True  # a member has the partition
+    unknown: str | None = None  # why it is not known where the partition ends
+    paused: str | None = None  # what the breaker said when it ended the lane's worker
+    waiting: str | None = None  # for whom the lane waits
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    whole: Sequence[Sample]  # all there are; the last one is now
+    samples: Sequence[Sample]  # those of the window, and one before it, if there is one
+    facts: Facts
+    limits: Limits
+
+    @property
+    def last(self) -> Sample:
+        return self.samples[-1]
+
+    @property
+    def covered_seconds(self) -> float:
+        return (self.last.at - self.samples[0].at).total_seconds()
+
+    @property
+    def still_seconds(self) -> float:
+        return (self.facts.now - still_since(self.whole)).total_seconds()
+
+
+def judge(samples: Sequence[Sample], facts: Facts, limits: Limits) -> Verdict:
+    """Return how a partition stands. The last sample, of which there has to be one, is what it is now."""
+    case = _Case(samples, within(samples, facts.now, limits.window_seconds), facts, limits)
+    for rule in _RULES:
+        if (verdict := rule(case)) is not None:
+            return verdict
+    return Verdict(Status.OK, _progress(case))
+
+
+def still_since(samples: Sequence[Sample]) -> datetime:
+    """Return since when, as far as the samples reach, records are unread and the offset has not moved."""
+    since, last = samples[-1].at, samples[-1]
+    for sample in reversed(samples):
+        if sample.committed != last.committed or not sample.records:
+            break
+        since = sample.at
+    return since
+
+
+def lowered_from(samples: Sequence[Sample]) -> Sample | None:
+    """Return the sample from which the offset went back, if it has not come as far again."""
+    highest: Sample | None = None
+    for sample in samples:
+        higher = highest is None or highest.committed is None or (sample.committed or 0) >= highest.committed
+        if higher or not sample.records:  # a topic that was made anew begins at 0, and is read to its end
+            highest = sample
+    return None if highest is None or highest.committed == samples[-1].committed else highest
+
+
+def pace_of(samples: Sequence[Sample]) -> float | None:
+    """Return by how many records a second the lag falls over the samples; None of fewer than two."""
+    if len(samples) < 2 or (seconds := (samples[-1].at - samples[0].at).total_seconds()) <= 0:
+        return None
+    return (samples[0].records - samples[-1].records) / seconds
+
+
+def within(samples: Sequence[Sample], now: datetime, seconds: float) -> Sequence[Sample]:
+    """Return the samples of the last seconds, and one before them, if there is one."""
+    begin = now - timedelta(seconds=seconds)
+    first = next((i for i, sample in enumerate(samples) if sample.at > begin), len(samples) - 1)
+    return samples[max(0, first - 1) :]
+
+
+def _never_committed(case: _Case) -> Verdict | None:
+    if case.last.committed is not None:
+        return None
+    if case.facts.ours:
+        return Verdict(Status.NEVER_COMMITTED, "it was never started: run `inmail topics apply`")
+    if case.last.records:
+        return Verdict(Status.NEVER_COMMITTED, f"no offset was ever committed, and {_records(case)}")
+    return Verdict(Status.OK, "no offset was ever committed, and there is nothing to read")
+
+
+def _unknown(case: _Case) -> Verdict | None:
+    return Verdict(Status.UNKNOWN, case.facts.unknown) if case.facts.unknown is not None else None
+
+
+def _all_read(case: _Case) -> Verdict | None:
+    return None if case.last.records else Verdict(Status.OK, "all is read")
+
+
+def _paused(case: _Case) -> Verdict | None:
+    return Verdict(Status.PAUSED, f"the breaker: {case.facts.paused}") if case.facts.paused is not None else None
+
+
+def _stopped(case: _Case) -> Verdict | None:
+    facts = case.facts
+    if facts.members is None or not facts.settled or facts.owned:
+        return None
+    # Others may commit without being members; a rolling restart of theirs is not to be told within a second either.
+    if not facts.ours and not _stands(case, case.limits.behind_seconds):
+        return None
+    who = "nobody is in the group" if not facts.members else f"none of the group's {facts.members} members has it"
+    back = lowered_from(case.whole)
+    went = f"; its offset went back from {back.committed:,} to {case.last.committed:,}" if back else ""
+    return Verdict(Status.STOPPED, f"{who}, and {_records(case)}{went}")
+
+
+def _rewound(case: _Case) -> Verdict | None:
+    back = lowered_from(case.whole)
+    if back is None or back.committed is None or case.last.committed is None:
+        return None
+    return Verdict(
+        Status.REWOUND,
+        f"the offset went back from {back.committed:,} after {back.at:%H:%M:%S} UTC and is at {case.last.committed:,}:"
+        f" {back.committed - case.last.committed:,} to read again",
+    )
+
+
+def _held(case: _Case) -> Verdict | None:
+    facts = case.facts
+    if facts.readable or not facts.held:
+        return None
+    words = f"an open transaction of a producer holds {facts.held:,} back"
+    if facts.seconds < case.limits.held_seconds:
+        return Verdict(Status.OK, f"all is read that can be: {words} for {facts.seconds:.1f} s")
+    return Verdict(Status.HELD, f"{words} since {facts.seconds:.0f} s: no reader can go on before it ends")
+
+
+def _waiting(case: _Case) -> Verdict | None:
+    facts = case.facts
+    if facts.waiting is None or facts.seconds < case.limits.waiting_seconds:
+        return None
+    return Verdict(Status.WAITING, f"waits for {facts.waiting}")
+
+
+def _stalled(case: _Case) -> Verdict | None:
+    if not _stands(case, case.limits.window_seconds) or case.still_seconds < case.limits.window_seconds:
+        return None
+    rest = "" if case.facts.settled else ", and the group is sharing its partitions out"
+    return Verdict(Status.STALLED, f"its reader is there and has not got on for {case.still_seconds:.0f} s{rest}")
+
+
+def _slow(case: _Case) -> Verdict | None:
+    if case.facts.seconds < case.limits.behind_seconds or case.covered_seconds < case.limits.window_seconds:
+        return None
+    lags = [sample.records for sample in case.samples]
+    if not all(lags) or len({sample.committed for sample in case.samples}) < 2:
+        return None
+    half = len(lags) // 2
+    # Burrow asks that no sample be below the one before it, which a single quick batch undoes. Halves say the same of
+    # what lasts: whatever was unread in the first, no less was in the second.
+    if min(lags[half:]) < max(lags[:half]):
+        return None
+    read = (case.last.committed or 0) - (case.samples[0].committed or 0)
+    came = case.last.end - case.samples[0].end
+    return Verdict(
+        Status.SLOW,
+        f"it reads {read / case.covered_seconds:,.1f} records a second, and {came / case.covered_seconds:,.1f} come",
+    )
+
+
+def _stands(case: _Case, seconds: float) -> bool:
+    """Tell whether the oldest unread record is so old, and no offset was committed in that time as far as was seen."""
+    if case.facts.seconds < seconds:
+        return False
+    since = case.facts.now - timedelta(seconds=seconds)
+    recent = [sample for sample in case.samples if sample.at > since]
+    return all(sample.committed == case.last.committed and sample.records for sample in recent)
+
+
+def _progress(case: _Case) -> str:
+    pace = pace_of(case.samples)
+    if pace is not None and pace > 0:
+        return f"{_records(case)}; {pace:,.1f} a second fewer"
+    return _records(case)
+
+
+def _records(case: _Case) -> str:
+    count = case.last.records
+    return f"{count:,} {'record is' if count == 1 else 'records are'} unread, the oldest for {case.facts.seconds:.1f} s"
+
+
+_RULES: tuple[Callable[[_Case], Verdict | None], ...] = (
+    _unknown,
+    _never_committed,
+    _all_read,
+    _paused,
+    _stopped,
+    _held,
+    _waiting,
+    _stalled,
+    _rewound,
+    _slow,
+)
