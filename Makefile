@@ -45,6 +45,7 @@ lint: $(STAMP) ## Check style, types, SQL, and that rendered files are current
 	$(BIN)/mypy
 	$(BIN)/sqlfluff lint --processes 2 --disable-progress-bar $(SQL)
 	$(BIN)/python -m schemas.render --check
+	$(BIN)/python -m workers.metrics.render --check
 
 .PHONY: format
 format: $(STAMP) ## Rewrite style where a tool can
@@ -52,8 +53,9 @@ format: $(STAMP) ## Rewrite style where a tool can
 	$(BIN)/ruff format .
 
 .PHONY: render
-render: $(STAMP) ## Render AsyncAPI, JSON Schemas and the README's event table from the catalogue
+render: $(STAMP) ## Render what is derived: AsyncAPI, JSON Schemas, the README's event table, docs/metrics.md
 	$(BIN)/python -m schemas.render
+	$(BIN)/python -m workers.metrics.render
 
 .PHONY: crash-render
 crash-render: $(STAMP) ## Render docs/crash-matrix.md from build/crash.json

@@ -18,6 +18,7 @@ from workers.commands import show
 from workers.commands.books import audit_command, balance, statement
 from workers.commands.dead_letters import dead_letters
 from workers.commands.local import demo, up
+from workers.commands.metrics import metrics
 from workers.commands.operations import operations
 from workers.commands.options import Json, Yes, confirm, write_json
 from workers.commands.replay import replay
@@ -74,6 +75,7 @@ app.command()(balance)
 app.command()(statement)
 app.command()(trace)
 app.command("audit")(audit_command)
+app.command()(metrics)
 
 
 class WorkerName(StrEnum):

@@ -4,6 +4,7 @@ An event is made from the row alone, so it is the same bytes whether it is publi
 from the books long after the input is gone. Only `repeat` looks at the record being answered.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any, Final
@@ -29,8 +30,9 @@ from schemas.results import (
 from workers.job import Message
 from workers.ledger.model import ACCEPTED, Code, Entry, Tick, Worker
 from workers.ledger.store import Answer
+from workers.metrics.kept import REPEAT
 
-__all__ = ["event_of", "messages_of", "recall_answers", "recall_ticks", "tick_messages"]
+__all__ = ["codes_of", "event_of", "messages_of", "recall_answers", "recall_ticks", "tick_messages"]
 
 _INPUT: Final = {Worker.SEND: SEND_REQUESTS, Worker.BILLING: BILLING_EVENTS, Worker.EXPIRY: EXPIRY_TICKS}
 
@@ -49,6 +51,15 @@ def messages_of(answers: Iterable[Answer], partition: int) -> list[Message]:
         for request, entries in answers
         for entry in entries
     ]
+
+
+def codes_of(answers: Iterable[Answer]) -> "Counter[str]":
+    """Return how many outcomes of each code a batch has: the rows of its records, and its repeats."""
+    return Counter(
+        entry.code if entry.source_offset == request.offset else REPEAT
+        for request, entries in answers
+        for entry in entries
+    )
 
 
 def event_of(account_id: str, entry: Entry, *, repeat: bool = False) -> Message:
