@@ -5,11 +5,11 @@ has and tries again; one that is not alive ends by itself, and the probe is for 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from aiokafka import TopicPartition
 
@@ -17,6 +17,9 @@ from infra.transactions import Spent
 from workers.metrics.kept import Kept, Stage
 
 __all__ = ["Cause", "Dead", "Doing", "Health", "LaneHealth"]
+
+_Given = ParamSpec("_Given")
+_Decoded = TypeVar("_Decoded")
 
 _SETTLED_SECONDS = 5.0  # a lane that found nothing to do for so long after an error is over it
 
@@ -53,6 +56,7 @@ class LaneHealth:
 
     clock: Callable[[], float]
     kept: Kept
+    counts: "Counter[str]"
     doing: Doing = Doing.OPENING
     error: str | None = None  # the last one, until the lane got on again
     held: int = 0  # batches taken and not published
@@ -80,21 +84,21 @@ class LaneHealth:
         self.doing = Doing.DECIDING
         self._stage_from = self.clock()
 
-    def waited(self) -> None:
-        """The batch may be decided: other lanes have come as far."""
+    def decodes(self, decode: Callable[_Given, _Decoded], *given: _Given.args, **named: _Given.kwargs) -> _Decoded:
+        """The batch may be decided, other lanes have come as far: call what decodes it."""
         self._ends(Stage.WAIT)
-
-    def decoded(self) -> None:
-        """The batch is decoded."""
+        decoded = decode(*given, **named)
         self._ends(Stage.DECODE)
+        return decoded
 
     def decided(self) -> None:
         """A batch is stored."""
         self.doing = Doing.PUBLISHING
         self._ends(Stage.DECIDE)
 
-    def stored(self, records: int, codes: Mapping[str, int], reasons: Iterable[str]) -> None:
+    def stored(self, records: int, codes: Mapping[str, int], reasons: Sequence[str]) -> None:
         """So many records are stored, with outcomes by code, and dead letters for these reasons."""
+        self.counts.update(reasons)
         self.kept.stored(records, codes, reasons)
 
     def steps(self) -> None:
@@ -173,7 +177,7 @@ class Health:
 
     def lane(self, tp: TopicPartition) -> LaneHealth:
         """Return what a new lane tells of itself."""
-        self.lanes[tp] = LaneHealth(self.clock, self.kept)
+        self.lanes[tp] = LaneHealth(self.clock, self.kept, self.counts)
         return self.lanes[tp]
 
     def lost(self, tp: TopicPartition) -> None:

@@ -176,9 +176,7 @@ class Lane:
 
     async def _decide(self, taken: Taken, ahead: Sequence[Ahead]) -> _Decided | None:
         """Store the outcomes of a batch, in parts where the database refuses it whole; None where a stop came first."""
-        self._health.waited()
-        found = sort_records(taken.records, self._as_of)
-        self._health.decoded()
+        found = self._health.decodes(sort_records, taken.records, self._as_of)
         batch = Batch(self._tp.topic, self._tp.partition, found.requests)
         left, steps = self._job.in_steps, 0
         while left:
@@ -210,9 +208,7 @@ class Lane:
             if ahead:
                 await note_ahead(connection, self._row, ahead, taken, found.as_of)
         self._as_of = found.as_of
-        reasons = [each.reason.value for each in refused.values()]
-        self._counts.update(reasons)
-        self._health.stored(len(taken.records), codes, reasons)
+        self._health.stored(len(taken.records), codes, [each.reason.value for each in refused.values()])
         return _Decided(answers + dead_letters(taken.records, refused), taken.next_offset)
 
     async def _publish(self, decided: _Decided) -> None:
