@@ -35,8 +35,12 @@ up: $(STAMP) ## Run the whole system in the foreground; data stays in .inmail/ (
 	$(BIN)/inmail up --data .inmail
 
 .PHONY: test
-test: lint ## Run what CI runs: lint, types and all tests (under 10 min)
+test: tools lint ## Run what CI runs: lint, types and all tests (under 10 min)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+.PHONY: tools
+tools: ## Install the Debian packages that tests use, where they are missing and this is root
+	@infra/local/debian.sh
 
 .PHONY: lint
 lint: $(STAMP) ## Check style, types, SQL, and that rendered files are current

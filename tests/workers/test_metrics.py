@@ -181,6 +181,7 @@ async def test_a_run_is_counted_as_it_was_and_every_metric_of_the_table_is_serve
     """Credits given, messages sent, one too many, one that nobody can read, one asked twice, and a tick."""
     ports = {name: free_port() for name in ("send", "billing", "expiry", "ticker")}
     own = {name: cluster.model_copy(update={"health_port": port}) for name, port in ports.items()}
+    own["ticker"] = own["ticker"].model_copy(update={"tick_seconds": 3600.0})  # one tick a partition, however long it takes
     catalogue, stop = load_catalogue(), asyncio.Event()
     sends = [send(account) for _ in range(3)]
     async with (
