@@ -80,7 +80,7 @@ def test_images_are_pinned_and_no_secret_has_a_default(compose: dict[str, Any]) 
     """An image by its version; a password from outside, or an error that names it."""
     text = (ROOT / "docker-compose.yml").read_text()
 
-    assert all(re.search(r":\d+\.\d+", service["image"]) for service in compose["services"].values())
+    assert all(re.search(r":v?\d+\.\d+", service["image"]) for service in compose["services"].values())
     assert re.findall(r"\$\{[^}]*PASSWORD[^}]*\}", text) == re.findall(r"\$\{POSTGRES_PASSWORD:\?[^}]+\}", text)
 
 

@@ -2,9 +2,21 @@
 
 import asyncio
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 
 from prometheus_client.parser import text_string_to_metric_families
+
+from infra.kafka import reader
+from infra.settings import Settings
+from tests.workers.processes import free_port
+from tests.workers.wire import working
+from workers.billing import BillingJob
+from workers.expiry import ExpiryJob
+from workers.ledger.plans import load_catalogue
+from workers.metrics.observer import Periods, run_observer
+from workers.send import SendJob
+from workers.ticker import run_ticker
 
 
 class Scrape:
@@ -42,3 +54,39 @@ async def scrape(port: int) -> Scrape:
             return str(answer.read().decode())
 
     return Scrape(await asyncio.to_thread(get))
+
+
+@asynccontextmanager
+async def observing(settings: Settings) -> AsyncIterator[int]:
+    """Run the observer of the books; yield its port."""
+    own, stop = settings.model_copy(update={"health_port": free_port()}), asyncio.Event()
+    task = asyncio.create_task(run_observer(own, stop, Periods(0.2, 0.2)))
+    try:
+        yield own.health_port
+    finally:
+        stop.set()
+        await task
+
+
+@asynccontextmanager
+async def everyone(settings: Settings) -> AsyncIterator[dict[str, int]]:
+    """Run all workers, the ticker and the observer; yield their ports by the names they have in compose.
+
+    There is one tick for each partition, however long the test takes.
+    """
+    ports = {name: free_port() for name in ("send", "billing", "expiry", "ticker")}
+    own = {name: settings.model_copy(update={"health_port": port}) for name, port in ports.items()}
+    catalogue, stop = load_catalogue(), asyncio.Event()
+    async with (
+        working(own["send"], SendJob(catalogue)),
+        working(own["billing"], BillingJob(catalogue)),
+        reader(settings, None, "read_uncommitted") as ends,
+        working(own["expiry"], ExpiryJob(ends, catalogue, settings)),
+        observing(settings) as books,
+    ):
+        ticking = asyncio.create_task(run_ticker(own["ticker"].model_copy(update={"tick_seconds": 3600.0}), stop))
+        try:
+            yield {**ports, "metrics": books}
+        finally:
+            stop.set()
+            await ticking

@@ -3,8 +3,6 @@
 import asyncio
 import re
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,27 +11,20 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError, KafkaTimeoutError, NotLeaderForPartitionError
 
-from infra.kafka import reader
 from infra.postgres import connect_database
 from infra.settings import Settings
 from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS
-from tests.workers.processes import free_port
-from tests.workers.scraping import Scrape, scrape
-from tests.workers.wire import eventually, promotion, publish, send, working
-from workers.billing import BillingJob
-from workers.expiry import ExpiryJob
+from tests.workers.scraping import Scrape, everyone, observing, scrape
+from tests.workers.wire import eventually, promotion, publish, send
 from workers.failures import StuckError
 from workers.health import Health
 from workers.lane_row import SucceededError
-from workers.ledger.plans import load_catalogue
 from workers.metrics import observer, render
 from workers.metrics.kept import Kept, Retry, page_of, retry_class
 from workers.metrics.kinds import Kind, Metric
 from workers.metrics.lanes import Lanes, LaneState
-from workers.metrics.observer import Periods, read_once, run_observer
+from workers.metrics.observer import read_once
 from workers.metrics.table import BOOKS_METRICS, TABLE, WORKER_METRICS
-from workers.send import SendJob
-from workers.ticker import run_ticker
 from workers.watch import watch_progress
 
 BASE_UNITS = ("_seconds", "_credits", "_records", "_total", "_connections", "_connections_max", "_lanes", "_ready")
@@ -153,18 +144,6 @@ def test_a_lane_that_never_stored_or_committed_waits_for_nothing() -> None:
 # -- as they are served -----------------------------------------------------------------------------------------------
 
 
-@asynccontextmanager
-async def _observing(settings: Settings) -> AsyncIterator[int]:
-    """Run the observer of the books; yield its port."""
-    own, stop = settings.model_copy(update={"health_port": free_port()}), asyncio.Event()
-    task = asyncio.create_task(run_observer(own, stop, Periods(0.2, 0.2)))
-    try:
-        yield own.health_port
-    finally:
-        stop.set()
-        await task
-
-
 async def _shows(port: int, name: str, value: float, **labels: str) -> None:
     async def does() -> bool:
         try:
@@ -179,19 +158,9 @@ async def test_a_run_is_counted_as_it_was_and_every_metric_of_the_table_is_serve
     cluster: Settings, account: str
 ) -> None:
     """Credits given, messages sent, one too many, one that nobody can read, one asked twice, and a tick."""
-    ports = {name: free_port() for name in ("send", "billing", "expiry", "ticker")}
-    own = {name: cluster.model_copy(update={"health_port": port}) for name, port in ports.items()}
-    own["ticker"] = own["ticker"].model_copy(update={"tick_seconds": 3600.0})  # one tick a partition, however long it takes
-    catalogue, stop = load_catalogue(), asyncio.Event()
     sends = [send(account) for _ in range(3)]
-    async with (
-        working(own["send"], SendJob(catalogue)),
-        working(own["billing"], BillingJob(catalogue)),
-        reader(cluster, None, "read_uncommitted") as ends,
-        working(own["expiry"], ExpiryJob(ends, catalogue, cluster)),
-        _observing(cluster) as books,
-    ):
-        ticking = asyncio.create_task(run_ticker(own["ticker"], stop))
+    async with everyone(cluster) as ports:
+        books = ports["metrics"]
         await publish(cluster, BILLING_EVENTS, [promotion(account, 2)])
         await _shows(ports["billing"], "inmail_outcomes_total", 1, code="granted")
         await publish(cluster, SEND_REQUESTS, [*sends, (account.encode(), b"{")])
@@ -201,9 +170,7 @@ async def test_a_run_is_counted_as_it_was_and_every_metric_of_the_table_is_serve
         await _shows(books, "inmail_credits_total", 2, movement="spent")
         await _shows(books, "inmail_unpublished_records", 0)
         await _shows(ports["expiry"], "inmail_outcomes_total", cluster.topic_partitions, code="booked")
-        seen = {name: await scrape(port) for name, port in {**ports, "books": books}.items()}
-        stop.set()
-        await ticking
+        seen = {name: await scrape(port) for name, port in ports.items()}
 
     def counted(worker: str) -> dict[str, float]:
         codes = ("granted", "charged", "exhausted", "insufficient_credits", "low", "repeat")
@@ -213,7 +180,7 @@ async def test_a_run_is_counted_as_it_was_and_every_metric_of_the_table_is_serve
     workers = seen["send"].names()
     for metric in WORKER_METRICS:
         assert metric.name in workers or f"{metric.name}_bucket" in workers
-    assert {metric.name for metric in BOOKS_METRICS} <= seen["books"].names()
+    assert {metric.name for metric in BOOKS_METRICS} <= seen["metrics"].names()
     assert {"granted": 1} == counted("billing")
     assert {"charged": 2, "insufficient_credits": 1, "repeat": 1} == {
         code: count for code, count in counted("send").items() if code not in ("low", "exhausted")
@@ -223,10 +190,10 @@ async def test_a_run_is_counted_as_it_was_and_every_metric_of_the_table_is_serve
         assert seen["send"].value("inmail_stage_seconds_count", stage=stage) > 0
         assert 0 <= seen["send"].value("inmail_stage_seconds_sum", stage=stage) < 30
     assert {"granted": 2, "spent": 2, "expired": 0} == {
-        each: seen["books"].value("inmail_credits_total", movement=each) for each in ("granted", "spent", "expired")
+        each: seen["metrics"].value("inmail_credits_total", movement=each) for each in ("granted", "spent", "expired")
     }
-    assert 0 == seen["books"]["inmail_credits_remaining"] == seen["books"]["inmail_conservation_difference_credits"]
-    assert [1] * 4 == [seen[name].value("inmail_ready", worker=name) for name in ports]
+    assert 0 == seen["metrics"]["inmail_credits_remaining"] == seen["metrics"]["inmail_conservation_difference_credits"]
+    assert [1] * 4 == [seen[name].value("inmail_ready", worker=name) for name in ports if name != "metrics"]
     assert cluster.topic_partitions == seen["send"].value("inmail_lanes", doing="waiting")
     assert cluster.database_connections == seen["send"]["inmail_pool_connections_max"]
     assert 1 <= seen["send"]["inmail_pool_connections"] <= cluster.database_connections
@@ -258,7 +225,7 @@ async def test_a_reading_that_fails_is_made_again(cluster: Settings, monkeypatch
         return whole(settings)
 
     monkeypatch.setattr(observer, "open_books", opened)
-    async with _observing(cluster) as port:
+    async with observing(cluster) as port:
 
         async def tried_again() -> bool:
             return tried["times"] >= 4

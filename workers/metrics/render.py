@@ -1,6 +1,6 @@
-"""Writes what is derived from the table of metrics: docs/metrics.md.
+"""Writes what is derived from metrics: docs/metrics.md from their table, and the dashboards for Grafana.
 
-python -m workers.metrics.render           write it
+python -m workers.metrics.render           write them
 python -m workers.metrics.render --check   fail when what is written is stale
 """
 
@@ -8,6 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from workers.metrics.dashboards import DASHBOARDS, render_dashboard
 from workers.metrics.kinds import Metric
 from workers.metrics.table import BOOKS_METRICS, WORKER_METRICS
 
@@ -44,7 +45,9 @@ def render_docs() -> str:
 
 def rendered_files() -> dict[Path, str]:
     """Return the text of each rendered file, by path."""
-    return {ROOT / "docs" / "metrics.md": render_docs()}
+    grafana = ROOT / "infra" / "grafana" / "dashboards"
+    boards = {grafana / f"{view.uid}.json": render_dashboard(view) for view in DASHBOARDS}
+    return {ROOT / "docs" / "metrics.md": render_docs(), **boards}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -59,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     if not check:
         for path in stale:
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(rendered_files()[path], encoding="utf-8")
     return 0
 
