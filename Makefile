@@ -35,8 +35,12 @@ up: $(STAMP) ## Run the whole system in the foreground; data stays in .inmail/ (
 	$(BIN)/inmail up --data .inmail
 
 .PHONY: test
-test: lint ## Run what CI runs: lint, types and all tests (under 10 min)
+test: tools lint ## Run what CI runs: lint, types and all tests (under 10 min)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+.PHONY: tools
+tools: ## Install the Debian packages that tests use, where they are missing and this is root
+	@infra/local/debian.sh
 
 .PHONY: lint
 lint: $(STAMP) ## Check style, types, SQL, and that rendered files are current
@@ -45,6 +49,7 @@ lint: $(STAMP) ## Check style, types, SQL, and that rendered files are current
 	$(BIN)/mypy
 	$(BIN)/sqlfluff lint --processes 2 --disable-progress-bar $(SQL)
 	$(BIN)/python -m schemas.render --check
+	$(BIN)/python -m workers.metrics.render --check
 
 .PHONY: format
 format: $(STAMP) ## Rewrite style where a tool can
@@ -52,8 +57,9 @@ format: $(STAMP) ## Rewrite style where a tool can
 	$(BIN)/ruff format .
 
 .PHONY: render
-render: $(STAMP) ## Render AsyncAPI, JSON Schemas and the README's event table from the catalogue
+render: $(STAMP) ## Render what is derived: AsyncAPI, JSON Schemas, the README's event table, docs/metrics.md, dashboards
 	$(BIN)/python -m schemas.render
+	$(BIN)/python -m workers.metrics.render
 
 .PHONY: crash-render
 crash-render: $(STAMP) ## Render docs/crash-matrix.md from build/crash.json

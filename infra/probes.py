@@ -12,14 +12,17 @@ from aiohttp import web
 
 from infra.settings import Settings, SettingsError
 
-__all__ = ["Answer", "probes"]
+__all__ = ["Answer", "Page", "probes"]
 
 Answer = Callable[[], tuple[bool, Mapping[str, Any]]]
+Page = Callable[[], tuple[bytes, str]]  # a body, and its content type
 
 
 @asynccontextmanager
-async def probes(settings: Settings, answers: Mapping[str, Answer]) -> AsyncIterator[None]:
-    """Serve answers by path, until left; nothing where no port is set.
+async def probes(
+    settings: Settings, answers: Mapping[str, Answer], pages: Mapping[str, Page] | None = None
+) -> AsyncIterator[None]:
+    """Serve answers and pages by path, until left; nothing where no port is set.
 
     Raises:
         SettingsError: when the port cannot be had.
@@ -30,6 +33,7 @@ async def probes(settings: Settings, answers: Mapping[str, Answer]) -> AsyncIter
         return
     application = web.Application()
     application.add_routes([web.get(path, _handler(answer)) for path, answer in answers.items()])
+    application.add_routes([web.get(path, _pager(page)) for path, page in (pages or {}).items()])
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
@@ -54,5 +58,13 @@ def _handler(answer: Answer) -> Callable[[web.Request], Awaitable[web.Response]]
     async def handle(_: web.Request) -> web.Response:
         good, body = answer()
         return web.json_response(body, status=200 if good else 503)
+
+    return handle
+
+
+def _pager(page: Page) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def handle(_: web.Request) -> web.Response:
+        body, content_type = page()
+        return web.Response(body=body, headers={"Content-Type": content_type})
 
     return handle

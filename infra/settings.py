@@ -115,7 +115,7 @@ class Settings(BaseSettings):
     stuck_seconds: Annotated[
         float, Field(gt=0, le=86_400, description="a worker that has work and does not get on for so long ends")
     ] = 300
-    health_port: Annotated[int, Field(ge=0, lt=65_536, description="/livez and /readyz over HTTP; 0: off")] = 0
+    health_port: Annotated[int, Field(ge=0, lt=65_536, description="/livez, /readyz, /metrics over HTTP; 0: off")] = 0
     health_address: Annotated[str, Field(description="to serve them on")] = "127.0.0.1"
 
     traces: Annotated[bool, Field(description="spans by OpenTelemetry, to OTEL_EXPORTER_OTLP_ENDPOINT")] = False

@@ -6,6 +6,7 @@ markers of that transaction, and a next one under the same id would wait 20 ms f
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from time import monotonic
 from typing import Any, NamedTuple
 
 import structlog
@@ -15,7 +16,7 @@ from aiokafka.errors import KafkaError
 from infra.kafka import create_lane_producer, partition_of
 from infra.settings import Settings
 
-__all__ = ["Message", "TransactionPair"]
+__all__ = ["Message", "Spent", "TransactionPair"]
 
 _STOP_SECONDS = 2.0
 
@@ -29,6 +30,13 @@ class Message(NamedTuple):
     partition: int | None = None  # None: by key
     origin: int | None = None  # the offset of the input record that it answers, where there is one
     headers: "list[tuple[str, bytes]] | None" = None
+
+
+class Spent(NamedTuple):
+    """What a transaction took, in seconds: up to the last delivery, and to commit it."""
+
+    publish: float
+    commit: float
 
 
 class TransactionPair:
@@ -52,13 +60,14 @@ class TransactionPair:
         for failure in filter(None, started):
             raise failure
 
-    async def publish(self, messages: Sequence[Message], offsets: Mapping[TopicPartition, int], group: str) -> None:
-        """Publish messages and a group's offsets: a read_committed reader sees all of it or nothing.
+    async def publish(self, messages: Sequence[Message], offsets: Mapping[TopicPartition, int], group: str) -> Spent:
+        """Publish messages and a group's offsets: a read_committed reader sees all of it or nothing. Return its times.
 
         Raises:
             KafkaError, TimeoutError: when it is not certain that it was committed.
 
         """
+        began = monotonic()
         self._producers.reverse()
         producer = self._producers[0]
         async with asyncio.timeout(self._seconds):
@@ -69,7 +78,9 @@ class TransactionPair:
             await producer.send_offsets_to_transaction(dict(offsets), group)
             # Each delivery is looked at: a commit does not tell that a record in it failed.
             await asyncio.gather(*deliveries)
+        delivered = monotonic()
         await self._commit(producer)
+        return Spent(delivered - began, monotonic() - delivered)
 
     async def _commit(self, producer: AIOKafkaProducer) -> None:
         """Commit, and wait beside it: cancelled half-way, a commit leaves its producer without a way out."""

@@ -1,5 +1,6 @@
 """Deciding a batch that the database refuses: in parts, so that the request it cannot take stands in nobody's way."""
 
+from collections import Counter
 from dataclasses import replace
 
 import asyncpg
@@ -22,6 +23,7 @@ async def decide_apart(job: Job, connection: Connection, batch: Batch) -> Decisi
     """
     messages: list[Message] = []
     refused: dict[int, Undecodable] = {}
+    codes: Counter[str] = Counter()
     parts = [batch.requests]
     while parts:
         part = parts.pop()
@@ -39,7 +41,8 @@ async def decide_apart(job: Job, connection: Connection, batch: Batch) -> Decisi
         else:
             messages += decision.messages
             refused |= decision.refused
-    return Decision(messages, refused)
+            codes += decision.codes
+    return Decision(messages, refused, codes)
 
 
 def _refusal(request: Request[object], error: asyncpg.PostgresError) -> Undecodable:

@@ -5,7 +5,7 @@ from schemas.billing import SubscriptionPeriod
 from schemas.catalogue import BILLING_EVENTS, Undecodable
 from schemas.envelope import Event
 from schemas.results import DeadLetterReason
-from workers.events import messages_of, recall_answers
+from workers.events import decision_of, recall_answers
 from workers.job import Batch, Decision, Message
 from workers.ledger.model import Worker
 from workers.ledger.movements import decide
@@ -49,7 +49,7 @@ class BillingJob:
         told = {request.offset: unknown_plan(request.event, self._catalogue) for request in opened.set_aside}
         refused = {offset: problem for offset, problem in told.items() if problem is not None}
         answered = [request for request in batch.requests if request.offset not in refused]
-        return Decision(messages_of(answer_all(opened, answered, decided), batch.partition), refused)
+        return decision_of(answer_all(opened, answered, decided), batch.partition, refused)
 
     async def recall(self, connection: Connection, partition: int, start: int, end: int) -> list[Message]:
         """Return from the books what was decided for the input offsets [start, end)."""

@@ -19,6 +19,7 @@ from workers.commands.books import audit_command, balance, statement
 from workers.commands.dead_letters import dead_letters
 from workers.commands.lag import lag
 from workers.commands.local import demo, up
+from workers.commands.metrics import metrics
 from workers.commands.operations import operations
 from workers.commands.options import Json, Yes, confirm, write_json
 from workers.commands.replay import replay
@@ -75,6 +76,7 @@ app.command()(statement)
 app.command()(trace)
 app.command()(lag)
 app.command("audit")(audit_command)
+app.command()(metrics)
 
 
 class WorkerName(StrEnum):

@@ -4,12 +4,13 @@ An event is made from the row alone, so it is the same bytes whether it is publi
 from the books long after the input is gone. Only `repeat` looks at the record being answered.
 """
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
 from infra.postgres import Connection
-from schemas.catalogue import BILLING_EVENTS, CREDIT_EVENTS, EXPIRY_TICKS, SEND_REQUESTS, SEND_RESULTS
+from schemas.catalogue import BILLING_EVENTS, CREDIT_EVENTS, EXPIRY_TICKS, SEND_REQUESTS, SEND_RESULTS, Undecodable
 from schemas.ids import answer_id, conflict_id, movement_id, tick_answer_id, tick_conflict_id
 from schemas.results import (
     Source,
@@ -26,11 +27,12 @@ from schemas.results import (
     send_decided,
     tick_decided,
 )
-from workers.job import Message
+from workers.job import Decision, Message
 from workers.ledger.model import ACCEPTED, Code, Entry, Tick, Worker
 from workers.ledger.store import Answer
+from workers.metrics.kept import REPEAT
 
-__all__ = ["event_of", "messages_of", "recall_answers", "recall_ticks", "tick_messages"]
+__all__ = ["decision_of", "event_of", "messages_of", "recall_answers", "recall_ticks", "tick_messages"]
 
 _INPUT: Final = {Worker.SEND: SEND_REQUESTS, Worker.BILLING: BILLING_EVENTS, Worker.EXPIRY: EXPIRY_TICKS}
 
@@ -50,6 +52,16 @@ def messages_of(answers: Iterable[Answer], partition: int) -> list[Message]:
         for request, entries in answers
         for entry in entries
     ]
+
+
+def decision_of(answers: Sequence[Answer], partition: int, refused: dict[int, Undecodable] | None = None) -> Decision:
+    """Return what came of a batch: its events, and how many outcomes there are of each code, repeats apart."""
+    codes = Counter(
+        entry.code if entry.source_offset == request.offset else REPEAT
+        for request, entries in answers
+        for entry in entries
+    )
+    return Decision(messages_of(answers, partition), refused or {}, codes)
 
 
 def event_of(account_id: str, entry: Entry, *, repeat: bool = False, origin: int | None = None) -> Message:

@@ -1,6 +1,7 @@
 """The expiry worker: a tick asks that ended lots be booked, and books those that nobody may still spend from."""
 
 import asyncio
+from collections import Counter
 from datetime import datetime, timedelta
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -14,6 +15,7 @@ from workers.events import recall_ticks, tick_messages
 from workers.job import Batch, Decision, Message
 from workers.ledger.plans import Catalogue
 from workers.ledger.ticks import booked_ticks, expire_step, tick_movements, tick_terms
+from workers.metrics.kept import REPEAT
 from workers.send import SendJob
 
 __all__ = ["ExpiryJob"]
@@ -61,11 +63,14 @@ class ExpiryJob:
     async def decide(self, connection: Connection, batch: Batch) -> Decision:
         """Answer every tick, after the lines it caused. Its steps are done."""
         messages = []
+        codes: Counter[str] = Counter()
         for tick, offset in await booked_ticks(connection, batch.partition, batch.requests):
             # A tick seen before has its lines published; one that is read again after a crash may not have.
             booked = await tick_movements(connection, tick) if tick.source_offset == offset else []
             messages += tick_messages(tick, booked, offset)
-        return Decision(messages, {})
+            codes.update(entry.code for _, entry in booked)
+            codes[tick.code if tick.source_offset == offset else REPEAT] += 1
+        return Decision(messages, {}, codes)
 
     async def recall(self, connection: Connection, partition: int, start: int, end: int) -> list[Message]:
         """Return from the books what was decided for the input offsets [start, end)."""

@@ -5,15 +5,21 @@ has and tries again; one that is not alive ends by itself, and the probe is for 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from aiokafka import TopicPartition
 
+from infra.transactions import Spent
+from workers.metrics.kept import Kept, Stage
+
 __all__ = ["Cause", "Dead", "Doing", "Health", "LaneHealth"]
+
+_Given = ParamSpec("_Given")
+_Decoded = TypeVar("_Decoded")
 
 _SETTLED_SECONDS = 5.0  # a lane that found nothing to do for so long after an error is over it
 
@@ -49,11 +55,14 @@ class LaneHealth:
     """One lane. A moment of its clock is when it last got on, or was given something after it had nothing to do."""
 
     clock: Callable[[], float]
+    kept: Kept
+    counts: "Counter[str]"
     doing: Doing = Doing.OPENING
     error: str | None = None  # the last one, until the lane got on again
     held: int = 0  # batches taken and not published
     moved_at: float = 0.0
     _waits_from: float = 0.0
+    _stage_from: float = 0.0
 
     def __post_init__(self) -> None:
         self.moved_at = self.clock()
@@ -73,17 +82,33 @@ class LaneHealth:
             self.error, self.moved_at = None, self.clock()
         self.held += 1
         self.doing = Doing.DECIDING
+        self._stage_from = self.clock()
+
+    def decodes(self, decode: Callable[_Given, _Decoded], *given: _Given.args, **named: _Given.kwargs) -> _Decoded:
+        """The batch may be decided, other lanes have come as far: call what decodes it."""
+        self._ends(Stage.WAIT)
+        decoded = decode(*given, **named)
+        self._ends(Stage.DECODE)
+        return decoded
 
     def decided(self) -> None:
         """A batch is stored."""
         self.doing = Doing.PUBLISHING
+        self._ends(Stage.DECIDE)
+
+    def stored(self, records: int, codes: Mapping[str, int], reasons: Sequence[str]) -> None:
+        """So many records are stored, with outcomes by code, and dead letters for these reasons."""
+        self.counts.update(reasons)
+        self.kept.stored(records, codes, reasons)
 
     def steps(self) -> None:
         """A part of a batch is stored that takes several transactions."""
         self.moved_at = self.clock()
 
-    def published(self) -> None:
+    def published(self, spent: Spent) -> None:
         """A batch is done with."""
+        self.kept.spent(Stage.PUBLISH, spent.publish)
+        self.kept.spent(Stage.COMMIT, spent.commit)
         self.held = max(0, self.held - 1)
         self.error, self.moved_at = None, self.clock()
         if not self.held:
@@ -92,6 +117,13 @@ class LaneHealth:
     def fails(self, error: BaseException) -> None:
         """It waits, and begins again."""
         self.doing, self.error = Doing.AGAIN, repr(error)
+        self.kept.retries(error)
+
+    def _ends(self, stage: Stage) -> None:
+        """A stage of the batch at hand is over, and the next one begins."""
+        now = self.clock()
+        self.kept.spent(stage, now - self._stage_from)
+        self._stage_from = now
 
     def _is_over_it(self) -> bool:
         """Tell whether it got on since its last error, or found that there was nothing to do."""
@@ -120,6 +152,7 @@ class Health:
     clock: Callable[[], float] = monotonic
     lanes: dict[TopicPartition, LaneHealth] = field(default_factory=dict)
     counts: "Counter[str]" = field(default_factory=Counter)
+    kept: Kept = field(default_factory=Kept)
     _joining_from: float | None = None  # None: it is in
     _polled_at: float | None = None  # None: it does not poll
     _draining: bool = False
@@ -144,7 +177,7 @@ class Health:
 
     def lane(self, tp: TopicPartition) -> LaneHealth:
         """Return what a new lane tells of itself."""
-        self.lanes[tp] = LaneHealth(self.clock)
+        self.lanes[tp] = LaneHealth(self.clock, self.kept, self.counts)
         return self.lanes[tp]
 
     def lost(self, tp: TopicPartition) -> None:

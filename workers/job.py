@@ -1,5 +1,6 @@
 """What a worker gives to its lanes: a topic to read, what can never succeed, and how a batch is decided."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -22,10 +23,14 @@ class Batch:
 
 
 class Decision(NamedTuple):
-    """What came of a batch: what to publish, and which records, by offset, are well-formed and still cannot succeed."""
+    """What came of a batch: what to publish, and which records, by offset, are well-formed and still cannot succeed.
+
+    And, for who watches, how many outcomes there are of each code.
+    """
 
     messages: list[Message]
     refused: dict[int, Undecodable]
+    codes: "Counter[str]"
 
 
 class Job(Protocol):

@@ -180,7 +180,7 @@ class Lane:
 
     async def _decide(self, taken: Taken, ahead: Sequence[Ahead]) -> _Decided | None:
         """Store the outcomes of a batch, in parts where the database refuses it whole; None where a stop came first."""
-        found = sort_records(taken.records, self._as_of)
+        found = self._health.decodes(sort_records, taken.records, self._as_of)
         batch = Batch(self._tp.topic, self._tp.partition, found.requests)
         left, steps = self._job.in_steps, 0
         while left:
@@ -207,22 +207,22 @@ class Lane:
         """Store the outcomes of a batch, and how far the lane has read, in one transaction; unless too much is bad."""
         with self._traces.deciding(self._tp, taken.records) as trace:
             async with self._row.fenced(taken.next_offset, found.as_of) as connection:
-                answers, refused_by_job = await decide(connection)
+                answers, refused_by_job, codes = await decide(connection)
                 refused = found.refused | refused_by_job
                 self._breaker.judge(taken.records, refused)
                 if ahead:
                     await note_ahead(connection, self._row, ahead, taken, found.as_of, self._stored)
         self._as_of = found.as_of
-        self._counts.update(each.reason.value for each in refused.values())
+        self._health.stored(len(taken.records), codes, [each.reason.value for each in refused.values()])
         messages = trace.answered(answers + dead_letters(taken.records, refused))
         return _Decided(messages, taken.next_offset, trace)
 
     async def _publish(self, decided: _Decided) -> None:
         """Publish a batch's answers, its dead letters and the offset after it, in one transaction."""
         with decided.trace.publishing(decided.messages):
-            await self._producers.publish(decided.messages, {self._tp: decided.next_offset}, self._job.group)
+            spent = await self._producers.publish(decided.messages, {self._tp: decided.next_offset}, self._job.group)
         self._failures = 0
-        self._health.published()
+        self._health.published(spent)
 
     def _wake(self, publishing: asyncio.Task[None]) -> None:
         """Let the lane see that publishing failed: it may be waiting for records that never come."""

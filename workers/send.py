@@ -2,7 +2,7 @@
 
 from infra.postgres import Connection
 from schemas.catalogue import SEND_REQUESTS
-from workers.events import messages_of, recall_answers
+from workers.events import decision_of, recall_answers
 from workers.job import Batch, Decision, Message
 from workers.ledger.model import Worker
 from workers.ledger.movements import decide
@@ -33,7 +33,7 @@ class SendJob:
         opened = await open_batch(connection, Worker.SEND, batch.partition, batch.requests)
         self._misplaced.count(batch.partition, opened.foreign)
         decided = await decide(connection, opened, self._catalogue)
-        return Decision(messages_of(answer_all(opened, batch.requests, decided), batch.partition), {})
+        return decision_of(answer_all(opened, batch.requests, decided), batch.partition)
 
     async def recall(self, connection: Connection, partition: int, start: int, end: int) -> list[Message]:
         """Return from the books what was decided for the input offsets [start, end)."""

@@ -20,6 +20,8 @@ from schemas.catalogue import EXPIRY_TICKS
 from schemas.envelope import encode
 from schemas.ticks import ExpiryTick, ExpiryTickData
 from workers.health import Health
+from workers.metrics.kept import Kept
+from workers.metrics.state import page
 from workers.ops.records import partition_counts
 from workers.watch import watch_progress
 
@@ -40,8 +42,9 @@ async def run_ticker(settings: Settings, stop: asyncio.Event) -> None:
         KafkaError: when no broker can be reached at the start, or they refuse for good.
 
     """
-    health = Health(settings.stuck_seconds + settings.tick_seconds)
-    async with probes(settings, {"/livez": health.livez, "/readyz": health.readyz}):
+    health = Health(settings.stuck_seconds + settings.tick_seconds, kept=Kept("ticker"))
+    answers, pages = {"/livez": health.livez, "/readyz": health.readyz}, {"/metrics": page(health)}
+    async with probes(settings, answers, pages):
         ticking = asyncio.create_task(_tick_on(settings, health))
         watch = asyncio.create_task(watch_progress(health))
         stopped = asyncio.create_task(stop.wait())

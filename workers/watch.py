@@ -1,6 +1,7 @@
 """What a worker looks after beside its work: whether the servers are there, and whether it gets on at all."""
 
 import asyncio
+from time import monotonic
 from typing import NoReturn
 
 import asyncpg
@@ -23,9 +24,14 @@ _SERVERS_SECONDS = 5.0
 
 
 async def watch_progress(health: Health) -> NoReturn:
-    """Raise StuckError once the process is not alive: it ends with the reason, and another one may do better."""
+    """Raise StuckError once the process is not alive: it ends with the reason, and another one may do better.
+
+    As it sleeps, it finds out how late the event loop is.
+    """
     while True:
-        await asyncio.sleep(min(_PROGRESS_SECONDS, health.stuck_seconds / 4))
+        began, seconds = monotonic(), min(_PROGRESS_SECONDS, health.stuck_seconds / 4)
+        await asyncio.sleep(seconds)
+        health.kept.late(monotonic() - began - seconds)
         if (dead := health.dead()) is not None:
             raise StuckError(f"{dead.cause}: {dead.text}")
 

@@ -23,6 +23,8 @@ from workers.failures import WorkerError
 from workers.health import Health
 from workers.job import Job
 from workers.lane import Clients, Lane
+from workers.metrics.kept import Kept
+from workers.metrics.state import page, watch_pool
 from workers.order import Ends
 from workers.traces import NO_TRACES, Traces, open_traces
 from workers.watch import watch_progress, watch_servers
@@ -161,7 +163,7 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is unt
         offsets. From then on, and for a while after the last failure, each is polled alone.
         """
         try:
-            fetched = await self._consumer.getmany(*hungry, timeout_ms=_POLL_MILLISECONDS)
+            fetched = await self._health.kept.fetching(self._consumer.getmany(*hungry, timeout_ms=_POLL_MILLISECONDS))
         except KafkaError as error:
             self._log.warning("poll_failed", error=repr(error))
             self._interrupt(hungry, error)
@@ -177,7 +179,7 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is unt
         failed = []
         for tp in hungry:
             try:
-                fetched = await self._consumer.getmany(tp, timeout_ms=0)
+                fetched = await self._health.kept.fetching(self._consumer.getmany(tp, timeout_ms=0))
             except KafkaError as error:
                 self._log.warning("poll_failed", partition=tp.partition, error=repr(error))
                 self._interrupt([tp], error)
@@ -263,10 +265,11 @@ async def run_worker(job: Job, settings: Settings, stop: asyncio.Event) -> None:
         LaneError, WorkerError, KafkaError: see `Worker.run`.
 
     """
-    health = Health(settings.stuck_seconds)
+    health = Health(settings.stuck_seconds, kept=Kept(job.group.removeprefix("inmail-")))
+    answers, pages = {"/livez": health.livez, "/readyz": health.readyz}, {"/metrics": page(health)}
     async with contextlib.AsyncExitStack() as stack:
         traces = await stack.enter_async_context(open_traces(settings, job.group))
-        await stack.enter_async_context(probes(settings, {"/livez": health.livez, "/readyz": health.readyz}))
+        await stack.enter_async_context(probes(settings, answers, pages))
         connecting = asyncio.create_task(_connect(job, settings, stack))
         stopped = asyncio.create_task(stop.wait())
         watch = asyncio.create_task(watch_progress(health))
@@ -282,6 +285,7 @@ async def run_worker(job: Job, settings: Settings, stop: asyncio.Event) -> None:
                 watch.result()
             return
         admin, pool = connecting.result()
+        watch_pool(health, pool)
         await Worker(job, settings, pool, admin, health, traces).run(stop)
 
 

@@ -11,7 +11,7 @@ from aiokafka import TopicPartition
 
 from infra import transactions
 from infra.settings import Settings
-from infra.transactions import Message, TransactionPair
+from infra.transactions import Message, Spent, TransactionPair
 from tests.crash.gate import CLAIM
 
 __all__ = ["BROKEN"]
@@ -45,9 +45,9 @@ def _offset_first() -> None:
 
     async def twice(
         self: TransactionPair, messages: Sequence[Message], offsets: Mapping[TopicPartition, int], group: str
-    ) -> None:
+    ) -> Spent:
         await publish(self, [], offsets, group)
-        await publish(self, messages, offsets, group)
+        return await publish(self, messages, offsets, group)
 
     TransactionPair.publish = twice  # type: ignore[method-assign]
 

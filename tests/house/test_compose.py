@@ -76,11 +76,19 @@ def test_servers_have_health_checks_and_listen_on_this_machine_only(compose: dic
     assert all(port.startswith("127.0.0.1:") for port in service["ports"])
 
 
+def test_nothing_is_open_to_the_network(compose: dict[str, Any]) -> None:
+    """Neither the servers nor what watches them."""
+    published = {name: service["ports"] for name, service in compose["services"].items() if "ports" in service}
+
+    assert {"kafka", "postgres", "prometheus", "grafana"} == set(published)
+    assert all(port.startswith("127.0.0.1:") for ports in published.values() for port in ports)
+
+
 def test_images_are_pinned_and_no_secret_has_a_default(compose: dict[str, Any]) -> None:
     """An image by its version; a password from outside, or an error that names it."""
     text = (ROOT / "docker-compose.yml").read_text()
 
-    assert all(re.search(r":\d+\.\d+", service["image"]) for service in compose["services"].values())
+    assert all(re.search(r":v?\d+\.\d+", service["image"]) for service in compose["services"].values())
     assert re.findall(r"\$\{[^}]*PASSWORD[^}]*\}", text) == re.findall(r"\$\{POSTGRES_PASSWORD:\?[^}]+\}", text)
 
 

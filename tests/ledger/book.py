@@ -103,7 +103,7 @@ class Book:
         requests = [self._request(event) for event in events]
         connection = connection or self.connection
         async with connection.transaction():
-            messages, _ = await job.decide(connection, Batch(job.topic, 0, requests))
+            messages, _, _ = await job.decide(connection, Batch(job.topic, 0, requests))
         return [body(message) for message in messages]
 
     async def one(self, event: Event) -> dict[str, Any]:

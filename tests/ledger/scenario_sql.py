@@ -71,7 +71,7 @@ class SqlBooks:
         topic = EVENTS[inputs[0].type].topic
         job = {SEND_REQUESTS: SendJob, BILLING_EVENTS: BillingJob}[topic](self.catalogue)
         async with self.connection.transaction():
-            messages, refused = await job.decide(self.connection, Batch(topic, 0, requests))
+            messages, refused, _ = await job.decide(self.connection, Batch(topic, 0, requests))
         booked = await self._booked_at([request.offset for request in requests])
         rows = []
         for request in requests:

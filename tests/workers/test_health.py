@@ -9,6 +9,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from infra.postgres import connect_database
 from infra.settings import Settings, SettingsError
+from infra.transactions import Spent
 from schemas.catalogue import SEND_REQUESTS
 from tests.workers.life import Held, in_partition, living
 from tests.workers.processes import ask, free_port
@@ -121,7 +122,7 @@ def test_a_lane_that_gets_on_slowly_is_not_stuck(health: Health, clock: _Clock) 
         _pass(health, clock, 200)
         lane.takes()
         lane.decided()
-        lane.published()
+        lane.published(Spent(0.0, 0.0))
         _pass(health, clock, 200)
         lane.steps()
 
@@ -142,7 +143,7 @@ def test_a_lane_is_over_its_error_when_it_got_on_or_found_nothing_to_do(health: 
     lane.opens()
     lane.waits()
     lane.takes()
-    lane.published()
+    lane.published(Spent(0.0, 0.0))
     assert [] == health.not_ready()
 
 

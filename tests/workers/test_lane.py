@@ -12,7 +12,7 @@ from aiokafka.errors import KafkaError
 from infra.kafka import admin_client, reader
 from infra.postgres import Connection
 from infra.settings import Settings
-from infra.transactions import Message, TransactionPair
+from infra.transactions import Message, Spent, TransactionPair
 from schemas.catalogue import BILLING_EVENTS, CREDIT_EVENTS, DEAD_LETTERS, SEND_REQUESTS, SEND_RESULTS
 from schemas.envelope import encode
 from tests.workers.wire import ends, prepare, promotion, publish, read, send, working
@@ -118,11 +118,11 @@ async def test_what_was_stored_and_not_published_goes_out_first_and_is_no_repeat
     publish_ = TransactionPair.publish
     failed = []
 
-    async def fails_twice(self: TransactionPair, messages: list[Message], *rest: object) -> None:
+    async def fails_twice(self: TransactionPair, messages: list[Message], *rest: object) -> Spent:
         if messages and len(failed) < 2:
             failed.append(messages)
             raise KafkaError("planted")
-        await publish_(self, messages, *rest)
+        return await publish_(self, messages, *rest)
 
     monkeypatch.setattr(TransactionPair, "publish", fails_twice)
     async with working(cluster, SendJob(load_catalogue())):
@@ -142,11 +142,11 @@ async def test_stored_answers_are_published_from_the_books_when_retention_took_t
     publish_ = TransactionPair.publish
     refused = asyncio.Event()
 
-    async def refuses(self: TransactionPair, messages: list[Message], *rest: object) -> None:
+    async def refuses(self: TransactionPair, messages: list[Message], *rest: object) -> Spent:
         if messages:
             refused.set()
             raise KafkaError("planted")
-        await publish_(self, messages, *rest)
+        return await publish_(self, messages, *rest)
 
     monkeypatch.setattr(TransactionPair, "publish", refuses)
     async with working(cluster, SendJob(load_catalogue())):

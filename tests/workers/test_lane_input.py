@@ -17,7 +17,7 @@ from aiokafka.structs import ConsumerRecord
 from infra.kafka import partition_of
 from infra.postgres import Connection
 from infra.settings import Settings
-from infra.transactions import Message, TransactionPair
+from infra.transactions import Message, Spent, TransactionPair
 from schemas.billing import SubscriptionActivated
 from schemas.catalogue import (
     BILLING_EVENTS,
@@ -208,11 +208,11 @@ async def test_what_was_answered_keeps_its_answer_when_its_plan_is_gone(
     catalogue = load_catalogue()
     job = BillingJob(catalogue)
 
-    async def fails(self: TransactionPair, messages: list[Message], *rest: object) -> None:
+    async def fails(self: TransactionPair, messages: list[Message], *rest: object) -> Spent:
         if messages and job._catalogue is catalogue:
             job._catalogue = _without("premium_career")
             raise KafkaError("planted")
-        await publish_(self, messages, *rest)
+        return await publish_(self, messages, *rest)
 
     monkeypatch.setattr(TransactionPair, "publish", fails)
     async with working(cluster, job):

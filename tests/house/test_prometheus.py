@@ -1,0 +1,129 @@
+"""What Prometheus and Grafana are given: rules that fire and stay quiet, runbooks behind links, dashboards that fit."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.tools import tool
+from workers.metrics.dashboards import DASHBOARDS, SOURCE
+from workers.metrics.table import TABLE
+
+ROOT = Path(__file__).parents[2]
+PROMETHEUS = ROOT / "infra" / "prometheus"
+GRAFANA = ROOT / "infra" / "grafana"
+NOT_OURS = {"up", "inmail_lag_seconds"}  # Prometheus' own; the observer of lag's
+PROCESS = {"process_cpu_seconds_total", "process_resident_memory_bytes"}
+
+
+def _rules(file: str) -> list[dict[str, Any]]:
+    groups = yaml.safe_load((PROMETHEUS / "rules" / file).read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+ALERTS = {rule["alert"]: rule for rule in _rules("alerts.yml")}
+RECORDED = {rule["record"]: rule["expr"] for rule in _rules("recording.yml")}
+EXPRESSIONS = [
+    *(rule["expr"] for rule in ALERTS.values()),
+    *RECORDED.values(),
+    *(query for view in DASHBOARDS for row in view.rows.values() for panel in row for query in panel.queries.values()),
+]
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, cwd=PROMETHEUS, capture_output=True, text=True, check=False)
+    assert 0 == done.returncode, done.stdout + done.stderr
+
+
+def test_prometheus_takes_its_configuration() -> None:
+    """And every rule in it."""
+    _run(tool("promtool"), "check", "config", "prometheus.yml")
+
+
+def test_alerts_fire_and_stay_quiet() -> None:
+    """As their tests say."""
+    _run(tool("promtool"), "test", "rules", "tests/alerts.yml")
+
+
+@pytest.mark.parametrize("name", ALERTS)
+def test_an_alert_that_never_or_always_fired_would_be_noticed(name: str, tmp_path: Path) -> None:
+    """Each has a test that it fires and one that it stays quiet: without its condition one of them fails."""
+    command = [tool("promtool"), "test", "rules", str(tmp_path / "tests" / "alerts.yml")]
+    (tmp_path / "rules").mkdir()
+    (tmp_path / "tests").mkdir()
+    tests = yaml.safe_load((PROMETHEUS / "tests" / "alerts.yml").read_text())
+    tests["tests"] = [each for each in tests["tests"] if each["alert_rule_test"][0]["alertname"] == name]
+    (tmp_path / "tests" / "alerts.yml").write_text(yaml.safe_dump(tests))
+    (tmp_path / "rules" / "recording.yml").write_text((PROMETHEUS / "rules" / "recording.yml").read_text())
+    codes = {}
+    for what, expression in {"as it is": ALERTS[name]["expr"], "never": "vector(1) > 2", "always": "vector(1)"}.items():
+        alert = ALERTS[name] | {"expr": expression}
+        rules = {"groups": [{"name": "one", "rules": [alert]}]}
+        (tmp_path / "rules" / "alerts.yml").write_text(yaml.safe_dump(rules))
+        codes[what] = subprocess.run(command, capture_output=True, check=False).returncode
+
+    assert {f"{name} fires", f"{name} stays quiet"} == {each["name"] for each in tests["tests"]}
+    assert {"as it is": 0, "never": 1, "always": 1} == codes
+
+
+@pytest.mark.parametrize("name", ALERTS)
+def test_an_alert_says_what_is_wrong_and_leads_to_its_section_of_the_runbook(name: str) -> None:
+    """Meaning, where to look, what to do; and how urgent it is."""
+    alert = ALERTS[name]
+    file, _, anchor = alert["annotations"]["runbook_url"].partition("#")
+    sections = re.split(r"^## ", (ROOT / file).read_text(), flags=re.MULTILINE)[1:]
+    found = {section.splitlines()[0].lower(): section for section in sections}
+
+    assert set(ALERTS) == {section.splitlines()[0] for section in sections}
+    assert alert["labels"]["severity"] in ("page", "ticket")
+    assert f"*{alert['labels']['severity']}*" in found[anchor]
+    assert all(f"**{word}.**" in found[anchor] for word in ("Meaning", "Look", "Do"))
+    assert alert["annotations"]["summary"].endswith(".")
+
+
+def test_every_name_that_is_asked_for_is_in_the_table() -> None:
+    """A metric renamed would leave a rule that never fires."""
+    known = {metric.name for metric in TABLE} | set(RECORDED) | NOT_OURS | PROCESS
+    asked = {
+        re.sub("_(bucket|count|sum)$", "", name)
+        for expression in EXPRESSIONS
+        for name in re.findall(
+            r"\b(?:inmail|process)[a-z0-9_:]*(?=[\[{) ]|$)|\bup\b", re.sub('"[^"]*"', '""', expression)
+        )
+    }
+
+    assert len(asked) > 20
+    assert set() == asked - known
+
+
+def test_prometheus_scrapes_every_process_of_compose() -> None:
+    """By the port that it answers on."""
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    (job,) = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())["scrape_configs"]
+    answering = {
+        f"{name}:{service['environment']['INMAIL_HEALTH_PORT']}"
+        for name, service in services.items()
+        if service["image"].startswith("inmail-ledger") and service.get("healthcheck") != {"disable": True}
+    }
+
+    assert answering == set(job["static_configs"][0]["targets"])
+
+
+def test_grafana_finds_the_dashboards_and_what_they_ask() -> None:
+    """The data source by its uid, the files where they are mounted."""
+    (source,) = yaml.safe_load((GRAFANA / "provisioning/datasources/prometheus.yml").read_text())["datasources"]
+    (provider,) = yaml.safe_load((GRAFANA / "provisioning/dashboards/inmail.yml").read_text())["providers"]
+    grafana = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["grafana"]
+    boards = {path.name: json.loads(path.read_text()) for path in (GRAFANA / "dashboards").glob("*.json")}
+    panels = [panel for board in boards.values() for panel in board["panels"] if panel["type"] != "row"]
+
+    assert SOURCE == source["uid"]
+    assert f"./infra/grafana/dashboards:{provider['options']['path']}:ro" in grafana["volumes"]
+    assert {f"{view.uid}.json" for view in DASHBOARDS} == set(boards)
+    assert sum(len(row) for view in DASHBOARDS for row in view.rows.values()) == len(panels)
+    assert {SOURCE} == {panel["datasource"]["uid"] for panel in panels}
+    assert Path(grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]).name in boards

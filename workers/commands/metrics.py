@@ -1,0 +1,41 @@
+"""The command that tells the metrics of the books: once, or to whoever scrapes."""
+
+from typing import Annotated
+
+import typer
+
+from infra.settings import Settings
+from workers.commands.running import ask, work
+from workers.metrics.observer import read_once, run_observer
+from workers.stops import stop_requested, stop_with_parent
+
+__all__ = ["metrics"]
+
+_PORT = 9464  # where OpenTelemetry's Prometheus exporters listen by default
+
+
+def metrics(
+    *,
+    serve: Annotated[
+        bool,
+        typer.Option(
+            "--serve", help=f"Read again and again, and answer GET /metrics on INMAIL_HEALTH_PORT, or {_PORT}."
+        ),
+    ] = False,
+    with_parent: Annotated[bool, typer.Option("--stop-with-parent", hidden=True)] = False,
+) -> None:
+    """Tell the metrics of the whole book: credits, conservation, what is stored and not published.
+
+    One such process is enough. Each worker answers for itself, on its own INMAIL_HEALTH_PORT.
+    """
+    if not serve:
+        typer.echo(ask(read_once), nl=False)
+        return
+
+    async def run(settings: Settings) -> None:
+        stop = stop_requested()
+        if with_parent:
+            stop_with_parent(stop)
+        await run_observer(settings.model_copy(update={"health_port": settings.health_port or _PORT}), stop)
+
+    work(run)

@@ -1,0 +1,249 @@
+"""The dashboards, as code. Only rendering imports this: the builder is a developer's dependency.
+
+A panel is a title, its queries with their legends, a unit, and a sentence for whoever sees it first at 3 a.m.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from grafana_foundation_sdk.builders import prometheus, stat, timeseries
+from grafana_foundation_sdk.builders.common import VizLegendOptions
+from grafana_foundation_sdk.builders.dashboard import Dashboard, Row, ThresholdsConfig
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.common import LegendDisplayMode, LegendPlacement
+from grafana_foundation_sdk.models.dashboard import DataSourceRef, Threshold, ThresholdsMode
+
+__all__ = ["DASHBOARDS", "SOURCE", "Panel", "View", "render_dashboard"]
+
+SOURCE: Final = "inmail-prometheus"  # the data source's uid: infra/grafana/provisioning/datasources
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One panel: queries by their legend. A number is shown where `number` says so, red from `red` on."""
+
+    title: str
+    about: str
+    unit: str
+    queries: dict[str, str]
+    number: bool = False
+    red: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One dashboard: its rows, by title."""
+
+    uid: str
+    title: str
+    rows: dict[str, tuple[Panel, ...]]
+
+
+_OVERVIEW: Final = View(
+    "inmail-overview",
+    "InMail ledger: overview",
+    {
+        "Is it well?": (
+            Panel(
+                "Processes not ready",
+                "Of those that answer. Their /readyz says why.",
+                "none",
+                {"not ready": "count(inmail_ready) - sum(inmail_ready)"},
+                number=True,
+                red=1,
+            ),
+            Panel(
+                "Processes that do not answer",
+                "To Prometheus.",
+                "none",
+                {"down": 'count(up{job="inmail"}) - sum(up{job="inmail"})'},
+                number=True,
+                red=1,
+            ),
+            Panel(
+                "Stored and not published",
+                "For how long the same outcomes have waited, at most. Published within a second or two, mostly.",
+                "s",
+                {"longest": "max(inmail_unpublished_seconds)"},
+                number=True,
+                red=120,
+            ),
+            Panel(
+                "Credits not accounted for",
+                "0, or the books are broken: run `inmail audit`.",
+                "none",
+                {"difference": "inmail_conservation_difference_credits"},
+                number=True,
+                red=1,
+            ),
+            Panel(
+                "Dead letters in ten minutes",
+                "Records that can never succeed: see `inmail dead-letters list`.",
+                "none",
+                {"dead letters": "sum(inmail:dead_letters:increase10m)"},
+                number=True,
+                red=1,
+            ),
+            Panel(
+                "Books read",
+                "How long ago. What is above is as old as this.",
+                "s",
+                {"{{reading}}": "time() - inmail_books_read_timestamp_seconds"},
+                number=True,
+                red=300,
+            ),
+        ),
+        "What is decided": (
+            Panel(
+                "Outcomes by code",
+                "Answers, and what they moved beside them.",
+                "ops",
+                {"{{worker}} {{code}}": "inmail:outcomes:rate1m > 0"},
+            ),
+            Panel(
+                "Records decided",
+                "By worker.",
+                "ops",
+                {"{{worker}}": "sum by (worker) (rate(inmail_batch_records_sum[1m]))"},
+            ),
+            Panel(
+                "Credits moved",
+                "From the journal, each minute.",
+                "none",
+                {"{{movement}}": "increase(inmail_credits_total[1m])"},
+            ),
+            Panel("Credits remaining", "On all lots.", "none", {"remaining": "inmail_credits_remaining"}),
+        ),
+        "What is refused": (
+            Panel(
+                "Dead letters by reason",
+                "In ten minutes.",
+                "none",
+                {"{{worker}} {{reason}}": "inmail:dead_letters:increase10m > 0"},
+            ),
+            Panel(
+                "Retries by class",
+                "Lanes that begin again. Nothing is lost by it.",
+                "ops",
+                {"{{worker}} {{class}}": "inmail:retries:rate5m"},
+            ),
+        ),
+    },
+)
+
+_WORKERS: Final = View(
+    "inmail-workers",
+    "InMail ledger: workers",
+    {
+        "Where the time goes": (
+            Panel("Median by stage", "Of a batch.", "s", {"{{worker}} {{stage}}": "inmail:stage_seconds:p50_5m"}),
+            Panel("99 of 100 by stage", "Of a batch.", "s", {"{{worker}} {{stage}}": "inmail:stage_seconds:p99_5m"}),
+            Panel(
+                "Batch size",
+                "Records decided at once, on average: it grows as a worker falls behind.",
+                "none",
+                {
+                    "{{worker}}": "sum by (worker) (rate(inmail_batch_records_sum[5m]))"
+                    " / sum by (worker) (rate(inmail_batch_records_count[5m]))"
+                },
+            ),
+            Panel(
+                "Event loop late, 99 of 100",
+                "Heartbeats share that loop.",
+                "s",
+                {
+                    "{{worker}}": "histogram_quantile(0.99, sum by (worker, le)"
+                    " (rate(inmail_loop_lag_seconds_bucket[5m])))"
+                },
+            ),
+        ),
+        "Lanes": (
+            Panel("Lanes by what they do", "Of all workers.", "none", {"{{worker}} {{doing}}": "inmail_lanes > 0"}),
+            Panel(
+                "Longest without getting on",
+                "Of the lanes that have something to do.",
+                "s",
+                {"{{worker}} {{instance}}": "inmail_lane_busy_seconds"},
+            ),
+            Panel(
+                "Stored and not published",
+                "Input records, by topic. Some are always on their way.",
+                "none",
+                {"{{topic}}": "sum by (topic) (inmail_unpublished_records)"},
+            ),
+            Panel(
+                "Age of the watermark",
+                "Of the oldest lane of a topic. It grows while nothing comes, too.",
+                "s",
+                {"{{topic}}": "max by (topic) (inmail_watermark_age_seconds)"},
+            ),
+        ),
+        "What they use": (
+            Panel(
+                "Connections to Postgres",
+                "Used, and allowed.",
+                "none",
+                {
+                    "{{worker}} {{instance}} used": 'inmail_pool_connections{state="used"}',
+                    "{{worker}} {{instance}} allowed": "inmail_pool_connections_max",
+                },
+            ),
+            Panel("CPU", "Cores.", "none", {"{{instance}}": 'rate(process_cpu_seconds_total{job="inmail"}[1m])'}),
+            Panel("Memory", "Resident.", "bytes", {"{{instance}}": 'process_resident_memory_bytes{job="inmail"}'}),
+            Panel("Reading the books", "How long it takes.", "s", {"{{reading}}": "inmail_books_read_seconds"}),
+        ),
+    },
+)
+
+DASHBOARDS: Final = (_OVERVIEW, _WORKERS)
+
+_WIDTH = 24  # Grafana's grid
+
+
+def render_dashboard(view: View) -> str:
+    """Return a dashboard as the JSON that Grafana loads."""
+    board = (
+        Dashboard(view.title)
+        .uid(view.uid)
+        .tags(["inmail"])
+        .readonly()
+        .refresh("10s")
+        .time("now-1h", "now")
+        .timezone("browser")
+    )
+    for title, panels in view.rows.items():
+        board = board.with_row(Row(title))
+        for panel in panels:
+            board = board.with_panel(_number(panel) if panel.number else _lines(panel))
+    return JSONEncoder(sort_keys=True, indent=2).encode(board.build()) + "\n"
+
+
+def _lines(panel: Panel) -> timeseries.Panel:
+    built = timeseries.Panel().title(panel.title).description(panel.about).unit(panel.unit).datasource(_source())
+    built = built.span(_WIDTH // 2).height(8).min(0)
+    legend = VizLegendOptions().show_legend(True).display_mode(LegendDisplayMode.LIST)
+    built = built.legend(legend.placement(LegendPlacement.BOTTOM))
+    for query in _queries(panel):
+        built = built.with_target(query)
+    return built
+
+
+def _number(panel: Panel) -> stat.Panel:
+    built = stat.Panel().title(panel.title).description(panel.about).unit(panel.unit).datasource(_source())
+    steps = [Threshold(value=None, color="green"), Threshold(value=panel.red, color="red")]
+    built = built.thresholds(ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(steps))
+    built = built.span(_WIDTH // 6).height(4)
+    for query in _queries(panel):
+        built = built.with_target(query)
+    return built
+
+
+def _queries(panel: Panel) -> list[prometheus.Dataquery]:
+    return [
+        prometheus.Dataquery().expr(expression).legend_format(legend).ref_id(chr(ord("A") + number))
+        for number, (legend, expression) in enumerate(panel.queries.items())
+    ]
+
+
+def _source() -> DataSourceRef:
+    return DataSourceRef(type_val="prometheus", uid=SOURCE)

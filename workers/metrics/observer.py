@@ -1,0 +1,188 @@
+"""The observer of the books: one process that reads what concerns them as a whole, and answers scrapes with it.
+
+The workers do not: each would read the same, and every scrape would ask the database. A reading that fails is tried
+again at its next time; meanwhile the last one is served, and says how old it is.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any, NamedTuple, NoReturn
+
+import asyncpg
+import structlog
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from infra.clock import utc_now
+from infra.kafka import admin_client
+from infra.probes import probes
+from infra.settings import Settings
+from workers.failures import may_pass
+from workers.metrics import table
+from workers.metrics.books import Books, Credits
+from workers.metrics.kept import page_of
+from workers.metrics.lanes import Lanes, LaneState
+from workers.metrics.state import gauge
+from workers.ops.books import open_books
+
+__all__ = ["CREDITS_SECONDS", "LANES_SECONDS", "Periods", "read_once", "run_observer"]
+
+CREDITS_SECONDS = 60.0
+LANES_SECONDS = 10.0
+_LATE_PERIODS = 3  # readings that failed in a row
+
+
+class Periods(NamedTuple):
+    """Seconds from one reading to the next."""
+
+    credits: float = CREDITS_SECONDS
+    lanes: float = LANES_SECONDS
+
+
+class _Read(NamedTuple):
+    at: float  # seconds since 1970
+    seconds: float
+
+
+@dataclass(slots=True, eq=False)  # a registry keeps collectors by identity
+class Observed(Collector):
+    """The last readings, as a scrape shows them."""
+
+    credits: Credits | None = None
+    lanes: list[LaneState] = field(default_factory=list)
+    read: dict[str, _Read] = field(default_factory=dict)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield what was read so far."""
+        if self.credits is not None:
+            yield from _of_credits(self.credits)
+        yield from _of_lanes(self.lanes)
+        read_at, seconds = gauge(table.READ_AT), gauge(table.READ_SECONDS)
+        for reading, last in self.read.items():
+            read_at.add_metric([reading], last.at)
+            seconds.add_metric([reading], last.seconds)
+        yield from (read_at, seconds)
+
+    def livez(self) -> tuple[bool, dict[str, Any]]:
+        """Answer that the process is alive: it ends by itself where it cannot go on."""
+        return True, {"alive": True}
+
+    def readyz(self, periods: Periods) -> tuple[bool, dict[str, Any]]:
+        """Answer whether both readings are fresh."""
+        now = utc_now().timestamp()
+        reasons = [
+            f"{reading}: {'never read' if last is None else f'read {now - last.at:.0f} s ago'}"
+            for reading, period in periods._asdict().items()
+            for last in [self.read.get(reading)]
+            if last is None or now - last.at > _LATE_PERIODS * period
+        ]
+        return not reasons, {"ready": not reasons, "reasons": reasons}
+
+
+def _of_credits(credits_: Credits) -> Iterator[Metric]:
+    moved = CounterMetricFamily(table.CREDITS.name, table.CREDITS.meaning, labels=table.CREDITS.labels)
+    for movement, count in credits_.moved.items():
+        moved.add_metric([movement], count)
+    remaining, difference = gauge(table.REMAINING), gauge(table.CONSERVATION)
+    remaining.add_metric([], credits_.remaining)
+    difference.add_metric([], credits_.difference)
+    yield from (moved, remaining, difference)
+
+
+def _of_lanes(lanes: list[LaneState]) -> Iterator[Metric]:
+    unpublished, seconds, age = gauge(table.UNPUBLISHED), gauge(table.UNPUBLISHED_SECONDS), gauge(table.WATERMARK)
+    for lane in lanes:
+        labels = [lane.topic, str(lane.partition)]
+        unpublished.add_metric(labels, lane.unpublished)
+        seconds.add_metric(labels, lane.unpublished_seconds)
+        if lane.watermark_age is not None:
+            age.add_metric(labels, lane.watermark_age)
+    yield from (unpublished, seconds, age)
+
+
+class _Observer:
+    """What both readings work with."""
+
+    def __init__(self, settings: Settings, admin: AIOKafkaAdminClient) -> None:
+        self.observed = Observed()
+        self.registry = CollectorRegistry()
+        self.registry.register(self.observed)
+        ProcessCollector(registry=self.registry)
+        self._settings = settings
+        self._admin = admin
+        self._books = Books()
+        self._lanes = Lanes()
+
+    async def read_credits(self) -> None:
+        began = monotonic()
+        async with open_books(self._settings) as connection:
+            self.observed.credits = await self._books.read(connection)
+        self._note("credits", began)
+
+    async def read_lanes(self) -> None:
+        began = monotonic()
+        async with open_books(self._settings) as connection:
+            self.observed.lanes = await self._lanes.read(connection, self._admin)
+        self._note("lanes", began)
+
+    def _note(self, reading: str, began: float) -> None:
+        self.observed.read[reading] = _Read(utc_now().timestamp(), monotonic() - began)
+
+
+async def read_once(settings: Settings) -> bytes:
+    """Return the metrics of the books as they are now, in Prometheus' text format.
+
+    Raises:
+        NotSetUpError: when the database was never migrated.
+        OSError, asyncpg.PostgresError, KafkaError: when a server cannot be reached or refuses.
+
+    """
+    async with admin_client(settings) as admin:
+        observer = _Observer(settings, admin)
+        await observer.read_credits()
+        await observer.read_lanes()
+        return page_of(observer.registry)[0]
+
+
+async def run_observer(settings: Settings, stop: asyncio.Event, periods: Periods = Periods()) -> None:  # noqa: B008 - a constant
+    """Read the books again and again, and serve what was read, until `stop` is set.
+
+    Raises:
+        NotSetUpError: when the database was never migrated.
+        SettingsError: when its port cannot be had.
+        KafkaError, PostgresError: when a server refuses what it should grant.
+
+    """
+    async with admin_client(settings) as admin:
+        observer = _Observer(settings, admin)
+        observed = observer.observed
+        answers = {"/livez": observed.livez, "/readyz": lambda: observed.readyz(periods)}
+        async with probes(settings, answers, {"/metrics": lambda: page_of(observer.registry)}):
+            tasks = [
+                asyncio.create_task(_again(observer.read_credits, periods.credits)),
+                asyncio.create_task(_again(observer.read_lanes, periods.lanes)),
+                asyncio.create_task(stop.wait()),
+            ]
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            for task in done:
+                task.result()
+
+
+async def _again(read: Callable[[], Awaitable[None]], period: float) -> NoReturn:
+    log = structlog.get_logger("inmail.metrics")
+    while True:
+        try:
+            await read()
+        except (KafkaError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            if not may_pass(error):
+                raise
+            log.warning("reading_failed", error=repr(error), again_in_seconds=period)
+        await asyncio.sleep(period)

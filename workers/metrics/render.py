@@ -1,0 +1,71 @@
+"""Writes what is derived from metrics: docs/metrics.md from their table, and the dashboards for Grafana.
+
+python -m workers.metrics.render           write them
+python -m workers.metrics.render --check   fail when what is written is stale
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from workers.metrics.dashboards import DASHBOARDS, render_dashboard
+from workers.metrics.kinds import Metric
+from workers.metrics.table import BOOKS_METRICS, WORKER_METRICS
+
+__all__ = ["main", "render_docs", "rendered_files"]
+
+ROOT = Path(__file__).parents[2]
+
+_HEAD = """# Metrics
+
+Rendered from `workers/metrics/table.py` by `make render`. Names, units and labels are a promise: dashboards and alerts
+go by them.
+
+A worker answers `GET /metrics` on `INMAIL_HEALTH_PORT`, beside `/livez` and `/readyz`. It counts once for each batch;
+what can be read when a scrape asks is not kept. What concerns the books as a whole is read by one process, `inmail
+metrics --serve`: the lanes every 10 s, the credits every 60 s. `inmail metrics` prints the same once.
+
+Beside these, each process has `process_cpu_seconds_total`, `process_resident_memory_bytes` and the like.
+"""
+
+
+def _table(metrics: tuple[Metric, ...]) -> list[str]:
+    lines = ["| metric | kind | unit | labels | meaning |", "|---|---|---|---|---|"]
+    for row in metrics:
+        labels = ", ".join(f"`{label}`" for label in row.labels)
+        lines.append(f"| `{row.name}` | {row.kind} | {row.unit} | {labels} | {row.meaning} |")
+    return lines
+
+
+def render_docs() -> str:
+    """Return the text of docs/metrics.md."""
+    parts = [_HEAD, "## Of a worker", "", *_table(WORKER_METRICS), "", "## Of the books", "", *_table(BOOKS_METRICS)]
+    return "\n".join(parts) + "\n"
+
+
+def rendered_files() -> dict[Path, str]:
+    """Return the text of each rendered file, by path."""
+    grafana = ROOT / "infra" / "grafana" / "dashboards"
+    boards = {grafana / f"{view.uid}.json": render_dashboard(view) for view in DASHBOARDS}
+    return {ROOT / "docs" / "metrics.md": render_docs(), **boards}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run from the command line; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m workers.metrics.render", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="change nothing; fail when something is stale")
+    check = parser.parse_args(arguments).check
+    stale = [path for path, text in rendered_files().items() if not path.exists() or path.read_text() != text]
+    if check and stale:
+        names = "\n".join(str(path.relative_to(ROOT)) for path in stale)
+        sys.stderr.write(f"stale; run python -m workers.metrics.render:\n{names}\n")
+        return 1
+    if not check:
+        for path in stale:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(rendered_files()[path], encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
