@@ -15,6 +15,8 @@ from workers.billing import BillingJob
 from workers.expiry import ExpiryJob
 from workers.ledger.plans import load_catalogue
 from workers.metrics.observer import Periods, run_observer
+from workers.ops.lag import observer
+from workers.ops.lag.server import serve_lag
 from workers.send import SendJob
 from workers.ticker import run_ticker
 
@@ -69,6 +71,18 @@ async def observing(settings: Settings) -> AsyncIterator[int]:
 
 
 @asynccontextmanager
+async def _lag(settings: Settings) -> AsyncIterator[int]:
+    """Run the observer of lag; yield its port."""
+    async with observer(settings) as looking, serve_lag(looking, "127.0.0.1:0", 1.0) as place:
+        task = asyncio.create_task(looking.run(0.5))
+        try:
+            yield int(place.rpartition(":")[2])
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+
+@asynccontextmanager
 async def everyone(settings: Settings) -> AsyncIterator[dict[str, int]]:
     """Run all workers, the ticker and the observer; yield their ports by the names they have in compose.
 
@@ -83,10 +97,11 @@ async def everyone(settings: Settings) -> AsyncIterator[dict[str, int]]:
         reader(settings, None, "read_uncommitted") as ends,
         working(own["expiry"], ExpiryJob(ends, catalogue, settings)),
         observing(settings) as books,
+        _lag(settings) as lag,
     ):
         ticking = asyncio.create_task(run_ticker(own["ticker"].model_copy(update={"tick_seconds": 3600.0}), stop))
         try:
-            yield {**ports, "metrics": books}
+            yield {**ports, "metrics": books, "lag": lag}
         finally:
             stop.set()
             await ticking

@@ -84,7 +84,7 @@ async def test_every_panel_shows_something_of_a_run(cluster: Settings, account: 
         with _prometheus(tmp_path, ports) as port:
 
             async def all_are_scraped() -> bool:
-                return [5.0] == await _ask(port, 'sum(up{job="inmail"})') and [4.0] == await _ask(
+                return [6.0] == await _ask(port, 'sum(up{job="inmail"})') and [4.0] == await _ask(
                     port, "sum(inmail_ready)"
                 )
 

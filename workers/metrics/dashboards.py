@@ -195,7 +195,50 @@ _WORKERS: Final = View(
     },
 )
 
-DASHBOARDS: Final = (_OVERVIEW, _WORKERS)
+_LAG: Final = View(
+    "inmail-lag",
+    "InMail ledger: lag",
+    {
+        "How far behind": (
+            Panel(
+                "Oldest unread record",
+                "Its age, by the broker's time: how long somebody has waited for an answer.",
+                "s",
+                {"{{consumergroup}}": "max by (consumergroup) (inmail_lag_seconds)"},
+            ),
+            Panel(
+                "Unread records",
+                "",
+                "none",
+                {"{{consumergroup}}": "sum by (consumergroup) (kafka_consumergroup_lag_sum)"},
+            ),
+            Panel(
+                "Partitions by status",
+                "docs/lag.md says what each means and what to do.",
+                "none",
+                {
+                    "{{consumergroup}} {{inmail_lag_status}}": "sum by (consumergroup, inmail_lag_status)"
+                    " (inmail_lag_status) > 0"
+                },
+            ),
+            Panel(
+                "Read",
+                "Offsets a second; markers of transactions count as well.",
+                "ops",
+                {"{{consumergroup}}": "sum by (consumergroup) (rate(kafka_consumergroup_current_offset[1m]))"},
+            ),
+            Panel("Members", "", "none", {"{{consumergroup}}": "kafka_consumergroup_members"}),
+            Panel(
+                "Written",
+                "Offsets a second, by topic.",
+                "ops",
+                {"{{topic}}": "sum by (topic) (rate(kafka_topic_partition_current_offset[1m]))"},
+            ),
+        ),
+    },
+)
+
+DASHBOARDS: Final = (_OVERVIEW, _WORKERS, _LAG)
 
 _WIDTH = 24  # Grafana's grid
 

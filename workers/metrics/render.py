@@ -10,6 +10,7 @@ from pathlib import Path
 
 from workers.metrics.dashboards import DASHBOARDS, render_dashboard
 from workers.metrics.kinds import Metric
+from workers.metrics.lag_table import LAG_METRICS
 from workers.metrics.table import BOOKS_METRICS, WORKER_METRICS
 
 __all__ = ["main", "render_docs", "rendered_files"]
@@ -18,12 +19,13 @@ ROOT = Path(__file__).parents[2]
 
 _HEAD = """# Metrics
 
-Rendered from `workers/metrics/table.py` by `make render`. Names, units and labels are a promise: dashboards and alerts
-go by them.
+Rendered from `workers/metrics/table.py` and `lag_table.py` by `make render`. Names, units and labels are a promise:
+dashboards and alerts go by them.
 
 A worker answers `GET /metrics` on `INMAIL_HEALTH_PORT`, beside `/livez` and `/readyz`. It counts once for each batch;
 what can be read when a scrape asks is not kept. What concerns the books as a whole is read by one process, `inmail
-metrics --serve`: the lanes every 10 s, the credits every 60 s. `inmail metrics` prints the same once.
+metrics --serve`: the lanes every 10 s, the credits every 60 s. `inmail metrics` prints the same once. The lag of any
+group is told by [`inmail lag --serve`](lag.md).
 
 Beside these, each process has `process_cpu_seconds_total`, `process_resident_memory_bytes` and the like.
 """
@@ -39,8 +41,11 @@ def _table(metrics: tuple[Metric, ...]) -> list[str]:
 
 def render_docs() -> str:
     """Return the text of docs/metrics.md."""
-    parts = [_HEAD, "## Of a worker", "", *_table(WORKER_METRICS), "", "## Of the books", "", *_table(BOOKS_METRICS)]
-    return "\n".join(parts) + "\n"
+    sections = {"a worker": WORKER_METRICS, "the books": BOOKS_METRICS, "lag": LAG_METRICS}
+    parts = [_HEAD]
+    for title, metrics in sections.items():
+        parts += [f"## Of {title}", "", *_table(metrics), ""]
+    return "\n".join(parts)
 
 
 def rendered_files() -> dict[Path, str]:

@@ -7,6 +7,7 @@ no account, no request, no offset.
 from typing import Final
 
 from workers.metrics.kinds import Kind, Metric
+from workers.metrics.lag_table import LAG_METRICS
 
 __all__ = ["BOOKS_METRICS", "TABLE", "WORKER_METRICS"]
 
@@ -164,4 +165,4 @@ BOOKS_METRICS: Final = (
     READ_SECONDS,
 )
 
-TABLE: Final[tuple[Metric, ...]] = (*WORKER_METRICS, *BOOKS_METRICS)
+TABLE: Final[tuple[Metric, ...]] = (*WORKER_METRICS, *BOOKS_METRICS, *LAG_METRICS)

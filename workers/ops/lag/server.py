@@ -6,7 +6,8 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from pydantic_core import to_json
 
 from infra.clock import utc_now
@@ -65,7 +66,7 @@ async def serve_lag(observer: Observer, address: str, period: float) -> AsyncIte
             return answer
         # In a thread: of thousands of partitions it takes most of a second, in which the loop has to look.
         body = await asyncio.to_thread(generate_latest, registry)
-        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
     application = web.Application()
     application.add_routes([web.get("/lag", lag), web.get("/metrics", metrics)])
