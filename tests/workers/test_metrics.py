@@ -193,7 +193,7 @@ async def test_a_run_is_counted_as_it_was_and_every_metric_of_the_table_is_serve
         each: seen["metrics"].value("inmail_credits_total", movement=each) for each in ("granted", "spent", "expired")
     }
     assert 0 == seen["metrics"]["inmail_credits_remaining"] == seen["metrics"]["inmail_conservation_difference_credits"]
-    assert [1] * 4 == [seen[name].value("inmail_ready", worker=name) for name in ports if name not in {"metrics", "lag"}]
+    assert [1] * 4 == [seen[name].value("inmail_ready", worker=name) for name in ports.keys() - {"metrics", "lag"}]
     assert cluster.topic_partitions == seen["send"].value("inmail_lanes", doing="waiting")
     assert cluster.database_connections == seen["send"]["inmail_pool_connections_max"]
     assert 1 <= seen["send"]["inmail_pool_connections"] <= cluster.database_connections

@@ -1,0 +1,168 @@
+"""The manifests: against the schemas of a cluster, and against what the programs are."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import typer.main
+import yaml
+
+from infra.settings import Settings
+from workers.cli import app
+
+FOLDER = Path(__file__).parents[2] / "infra" / "kubernetes"
+CLUSTERS = ("1.29", "1.37")  # the oldest and the newest that the schemas at hand are tried for
+
+_COUNT = {"type": "integer", "minimum": 0}
+_RULES = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "stabilizationWindowSeconds": {"type": "integer", "maximum": 3600},
+        "policies": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["type", "value", "periodSeconds"],
+                "properties": {"type": {"enum": ["Pods", "Percent"]}, "value": _COUNT, "periodSeconds": _COUNT},
+            },
+        },
+    },
+}
+# KEDA's own schema is a file of its release; these are the members that are used here, as its documentation has them:
+# https://keda.sh/docs/latest/reference/scaledobject-spec/ and .../scalers/prometheus/
+SCALED_OBJECT = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["scaleTargetRef", "triggers"],
+    "properties": {
+        "scaleTargetRef": {
+            "type": "object",
+            "required": ["name"],
+            "additionalProperties": False,
+            "properties": {"name": {}},
+        },
+        "minReplicaCount": _COUNT,
+        "maxReplicaCount": _COUNT,
+        "pollingInterval": _COUNT,
+        "cooldownPeriod": _COUNT,
+        "advanced": {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {
+                "horizontalPodAutoscalerConfig": {
+                    "type": "object",
+                    "additionalProperties": False,
+                    "properties": {
+                        "behavior": {
+                            "type": "object",
+                            "additionalProperties": False,
+                            "properties": {"scaleUp": _RULES, "scaleDown": _RULES},
+                        }
+                    },
+                }
+            },
+        },
+        "triggers": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["type", "metadata"],
+                "properties": {
+                    "type": {"const": "prometheus"},
+                    "metricType": {"enum": ["AverageValue", "Value"]},
+                    "metadata": {
+                        "type": "object",
+                        "required": ["serverAddress", "query", "threshold"],
+                        "additionalProperties": {"type": "string"},
+                    },
+                },
+            },
+        },
+    },
+}
+
+
+def _documents() -> Iterator[tuple[str, dict[str, Any]]]:
+    for path in sorted(FOLDER.glob("*.yaml")):
+        for document in yaml.safe_load_all(path.read_text()):
+            yield f"{path.name}: {document['kind']} {document.get('metadata', {}).get('name', '')}", document
+
+
+DOCUMENTS = dict(_documents())
+BY_KIND = {
+    kind: {each["metadata"]["name"]: each for each in DOCUMENTS.values() if each["kind"] == kind}
+    for kind in ("Deployment", "Job", "PodDisruptionBudget", "ScaledObject", "ConfigMap")
+}
+
+
+def _parse(arguments: list[str]) -> None:
+    """Raise what the command line would, at a command or an option that there is not."""
+    command: Any = typer.main.get_command(app)
+    while hasattr(command, "commands"):
+        name, *arguments = arguments
+        command = command.commands[name]
+    command.make_parser(command.context_class(command)).parse_args(arguments)
+
+
+def _containers() -> Iterator[dict[str, Any]]:
+    for each in (*BY_KIND["Deployment"].values(), *BY_KIND["Job"].values()):
+        pod = each["spec"]["template"]["spec"]
+        yield from (*pod.get("initContainers", ()), *pod["containers"])
+
+
+@pytest.mark.parametrize("name", [name for name in DOCUMENTS if "Kustomization" not in name and "Scaled" not in name])
+@pytest.mark.parametrize("cluster", CLUSTERS)
+def test_a_manifest_is_what_a_cluster_takes(name: str, cluster: str) -> None:
+    """Strictly: a member that is misspelt is passed over by a cluster, and found here."""
+    kubernetes_validate.validate(DOCUMENTS[name], cluster, strict=True)
+
+
+def test_a_misspelt_member_is_found() -> None:
+    """The check bites."""
+    broken = yaml.safe_load((FOLDER / "send.yaml").read_text().replace("minReadySeconds", "minReadySecond"))
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(broken, CLUSTERS[0], strict=True)
+
+
+def test_scaling_is_what_keda_takes() -> None:
+    """By the members of its documentation; no replicas beside it, which would fight it at each deployment."""
+    for scaled in BY_KIND["ScaledObject"].values():
+        jsonschema.validate(scaled["spec"], SCALED_OBJECT)
+        target = BY_KIND["Deployment"][scaled["spec"]["scaleTargetRef"]["name"]]
+        assert "replicas" not in target["spec"]
+        partitions = Settings.model_fields["topic_partitions"].default
+        assert scaled["spec"]["maxReplicaCount"] == partitions
+
+
+def test_every_file_is_applied() -> None:
+    """What stands in the folder stands in the list."""
+    listed = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())["resources"]
+    assert sorted(listed) == sorted(path.name for path in FOLDER.glob("*.yaml") if path.name != "kustomization.yaml")
+
+
+def test_settings_and_arguments_are_known() -> None:
+    """A setting or a command that does not exist would end each pod at its start."""
+    known = {f"INMAIL_{name.upper()}" for name in Settings.model_fields}
+    assert set(BY_KIND["ConfigMap"]["inmail-settings"]["data"]) <= known
+    for container in _containers():
+        _parse(container["args"])
+    with pytest.raises(Exception, match="--servee"):
+        _parse(["metrics", "--servee"])
+
+
+def test_a_budget_and_a_probe_for_each_worker() -> None:
+    """They name the pods that there are; a drain has the time that a worker takes for it."""
+    drain = Settings.model_fields["drain_seconds"].default
+    for name in ("inmail-send", "inmail-billing", "inmail-expiry"):
+        labels = BY_KIND["Deployment"][name]["spec"]["template"]["metadata"]["labels"]
+        assert BY_KIND["PodDisruptionBudget"][name]["spec"]["selector"]["matchLabels"].items() <= labels.items()
+        pod = BY_KIND["Deployment"][name]["spec"]["template"]["spec"]
+        assert pod["terminationGracePeriodSeconds"] > drain + 5
+        probes = {pod["containers"][0][probe]["httpGet"]["path"] for probe in ("livenessProbe", "readinessProbe")}
+        assert probes == {"/livez", "/readyz"}
