@@ -1,7 +1,6 @@
 """The console's server: its page, what the page reads and asks to be done, and the one look that all pages share."""
 
 import asyncio
-import contextlib
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -52,8 +51,9 @@ async def serve_console(settings: Settings, listener: socket.socket | None = Non
         yield await _listen(runner, settings, listener)
     finally:
         watching.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await watching
+        await asyncio.wait([watching], timeout=_SHUTDOWN_SECONDS)  # a client whose broker is gone may not close
+        if watching.done() and not watching.cancelled():
+            watching.result()  # it never ends by itself: this raises
         await jobs.close()
         await runner.cleanup()
 

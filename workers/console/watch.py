@@ -1,7 +1,7 @@
 """The one look at the system that all open pages share: taken often while somebody looks, seldom otherwise."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, TypeVar
@@ -9,10 +9,10 @@ from typing import Any, Final, TypeVar
 from infra.clock import utc_now
 from infra.kafka import partitions_of, reader
 from infra.settings import Settings
-from schemas.catalogue import DEAD_LETTERS
+from schemas.catalogue import CATALOGUE, DEAD_LETTERS
 from workers.console import health
 from workers.console.flow import Flow
-from workers.console.lag_source import LagSource
+from workers.console.lag_source import LagSource, Sample
 from workers.console.problems import KNOWN, explain
 from workers.console.reading import Reading
 from workers.ops.books import open_books
@@ -27,6 +27,8 @@ __all__ = ["Watch"]
 WATCHED_SECONDS: Final = 2.0
 ALONE_SECONDS: Final = 15.0
 _OUTCOMES: Final = 500  # records of each lane
+_POINTS: Final = 90
+_GROUPS: Final = tuple(dict.fromkeys(row.group for row in CATALOGUE if row.group is not None))
 
 Seen = TypeVar("Seen")
 
@@ -119,7 +121,7 @@ class Watch:
         self._books.operations = " ".join(f"{each.operation}:{each.status}:{each.noted_at}" for each in newest)
 
     async def _read_groups(self, settings: Settings) -> None:
-        self._kafka.members = await health.read_members(settings, [each.group for each in self.lag.groups])
+        self._kafka.members = await health.read_members(settings, _GROUPS)
         count = (await partition_counts(settings, [DEAD_LETTERS]))[DEAD_LETTERS]
         async with reader(settings) as consumer:
             self._kafka.letters = sum((await consumer.end_offsets(partitions_of(DEAD_LETTERS, count))).values())
@@ -173,10 +175,7 @@ class Watch:
                             "records": each.records,
                             "seconds": each.seconds,
                             "note": each.note,
-                            "history": [
-                                [sample.at, sample.records, round(sample.seconds, 1)]
-                                for sample in self.lag.history(each.group, each.topic, each.partition)
-                            ],
+                            "history": _history(self.lag.history(each.group, each.topic, each.partition)),
                         }
                         for each in group.partitions
                     ],
@@ -184,6 +183,12 @@ class Watch:
                 for group in self.lag.groups
             ],
         }
+
+
+def _history(samples: Sequence[Sample]) -> dict[str, Any]:
+    """Return unread records over time: as many points as a small picture shows, the newest among them."""
+    points = samples[:: -(-len(samples) // _POINTS) * -1][::-1] if samples else ()
+    return {"since": points[0].at if points else None, "records": [each.records for each in points]}
 
 
 def _totals(group: GroupLag) -> dict[str, Any]:

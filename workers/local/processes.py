@@ -38,8 +38,8 @@ def environment(settings: Settings) -> dict[str, str]:
 class Workers:
     """The four workers as processes of their own, each with a log file.
 
-    They watch their standard input: when this process ends, however it ends, they read its end and drain. Those that are
-    given a port serve their probes there.
+    They watch their standard input: when this process ends, however it ends, they read its end and drain. Those
+    that are given a port serve their probes there.
     """
 
     def __init__(
@@ -49,7 +49,9 @@ class Workers:
         names: tuple[str, ...] = WORKERS,
         probes: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
-        self._environment = environment(settings)
+        # The console's tokens are no business of a worker.
+        given = environment(settings).items()
+        self._environment = {name: value for name, value in given if not name.startswith("INMAIL_CONSOLE_")}
         self._probes = probes
         self._drain_seconds = settings.drain_seconds
         self._logs = logs
