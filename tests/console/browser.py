@@ -50,6 +50,15 @@ class Tab:
         if kind in {"error", "warning"} and "Failed to load resource" not in text:
             self.complaints.append(text)
 
+    async def look(self, width: int, scheme: Any = "light") -> None:
+        """Look through a window so wide, light or dark."""
+        await self.page.set_viewport_size({"width": width, "height": 850})
+        await self.page.emulate_media(color_scheme=scheme)
+
+    async def press(self, name: str) -> None:
+        """Press a button of the dialog."""
+        await self.page.locator("dialog").get_by_role("button", name=name).click()
+
     async def go(self, path: str) -> None:
         """Show a view from its beginning."""
         await self.page.goto("about:blank")
@@ -57,7 +66,7 @@ class Tab:
 
     async def see(self, text: str, selector: str = "main") -> None:
         """Wait until a text is to be seen."""
-        await self.page.locator(selector, has_text=text).first.wait_for(timeout=10_000)
+        await self.page.locator(selector, has_text=text).first.wait_for(timeout=20_000)
 
     async def text(self, selector: str = "main") -> str:
         """Return what is to be read."""
@@ -72,7 +81,8 @@ class Tab:
         await self.click("Sign in")
         await self.page.get_by_label("Token").fill(token)
         await self.page.get_by_label("Your name").fill(name)
-        await self.page.locator("dialog").get_by_role("button", name="Sign in").click()
+        await self.press("Sign in")
+        await self.page.locator("dialog").wait_for(state="detached")
 
     async def overflow(self) -> int:
         """Return by how many pixels the page is wider than its window."""

@@ -7,7 +7,7 @@ from playwright.async_api import Browser
 
 from infra.local.stack import LocalStack
 from tests.conftest import _copy
-from tests.console.browser import Tab, a_browser, a_tab
+from tests.console.browser import WIDE, Tab, a_browser, a_tab
 from tests.console.scene import Scene, a_console, a_scene
 
 
@@ -32,9 +32,17 @@ async def address(scene: Scene) -> AsyncIterator[str]:
         yield served
 
 
-@pytest.fixture
-async def tab(browser: Browser, address: str) -> AsyncIterator[Tab]:
-    """A page of the test's own. It must not have complained of anything."""
+@pytest.fixture(scope="session")
+async def _tab(browser: Browser, address: str) -> AsyncIterator[Tab]:
     async with a_tab(browser, address) as opened:
         yield opened
-        assert [] == opened.complaints
+
+
+@pytest.fixture
+async def tab(_tab: Tab) -> AsyncIterator[Tab]:
+    """The one page of all tests, as if it had just been opened. It must not have complained of anything."""
+    await _tab.page.context.clear_cookies()
+    await _tab.look(WIDE)
+    yield _tab
+    complaints, _tab.complaints = _tab.complaints, []
+    assert [] == complaints

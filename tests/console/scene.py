@@ -25,7 +25,7 @@ __all__ = ["EVIL", "OPERATOR", "READER", "Scene", "a_console", "a_scene"]
 
 OPERATOR: Final = "operator-token-of-a-test"
 READER: Final = "reader-token-of-a-test"
-EVIL: Final = "<img src=x onerror=alert(1)>"
+EVIL: Final = "<img/src=x/onerror=alert(1)>"  # an id may hold all of it
 LETTERS: Final = 4  # of the account that asked for a plan that nobody has
 
 

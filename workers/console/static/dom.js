@@ -47,7 +47,7 @@ export function table(label, columns, rows, { empty = "Nothing.", key = null } =
   const heads = columns.map(([heading, , kind]) => h("th", { scope: "col", class: kind }, heading));
   const body = rows.map((row, index) => h("tr", key ? { "data-row": key(row) } : {},
     columns.map(([, cell, kind], column) => h(column ? "td" : "th", { class: kind, ...(column ? {} : { scope: "row" }) }, cell(row, index)))));
-  return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label, "data-key": `table ${label}` },
+  return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `${label}, table`, "data-key": `table ${label}` },
     h("table", {}, h("caption", { class: "hidden" }, label), h("thead", {}, h("tr", {}, heads)), h("tbody", {}, body)));
 }
 

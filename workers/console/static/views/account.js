@@ -42,11 +42,11 @@ function search(id, asOf) {
 function draw(found, lines) {
   return [
     h("div", { class: "tiles" },
-      h("div", { class: "tile" }, h("h3", {}, "Balance"), h("p", { class: "figure" }, count(found.balance, "credit")), h("p", { class: "quiet" }, `as of ${CHOSEN[found.chosen] ?? found.chosen}`)),
-      h("div", { class: "tile" }, h("h3", {}, "Ends next"),
+      h("div", { class: "tile" }, h("p", { class: "name" }, "Balance"), h("p", { class: "figure" }, count(found.balance, "credit")), h("p", { class: "quiet" }, `as of ${CHOSEN[found.chosen] ?? found.chosen}`)),
+      h("div", { class: "tile" }, h("p", { class: "name" }, "Ends next"),
         h("p", { class: "figure" }, found.expiring.length ? count(found.expiring[0][1], "credit") : "none"),
         h("p", { class: "quiet" }, found.expiring.length ? time(found.expiring[0][0]) : "nothing is left to end")),
-      h("div", { class: "tile" }, h("h3", {}, "Sequence"), h("p", { class: "figure" }, found.lines.length ? number(found.lines[0].sequence) : "none"), h("p", { class: "quiet" }, `${count(found.line_count, "line")}, partition ${found.partition}`)),
+      h("div", { class: "tile" }, h("p", { class: "name" }, "Sequence"), h("p", { class: "figure" }, found.lines.length ? number(found.lines[0].sequence) : "none"), h("p", { class: "quiet" }, `${count(found.line_count, "line")}, partition ${found.partition}`)),
     ),
     found.erased_at && h("p", { class: "card" }, status("warning", "erased"), " ", time(found.erased_at)),
     found.overtaken > 0 && h("p", { class: "card" }, status("warning", `${count(found.overtaken, "line")} out of order`), " were booked after a line of a later time: the balances of other lines lack them."),

@@ -51,14 +51,14 @@ function sentence(parts) {
 function flow(seen) {
   const { now, history } = seen.flow;
   const tile = (name, value, hint, values) => h("div", { class: "tile" },
-    h("h3", {}, name), h("p", { class: "figure" }, value), h("p", { class: "quiet" }, hint),
+    h("p", { class: "name" }, name), h("p", { class: "figure" }, value), h("p", { class: "quiet" }, hint),
     values && sparkline(values, `${name}, records a second, the last ${values.length} looks; now ${value}`, { width: 240, height: 36 }));
   const place = seen.oldest;
   return h("section", { "aria-label": "Flow", class: "tiles" },
     tile("Flow in", rate(now?.came_in), "written to the input topics", history.map((each) => each.came_in)),
     tile("Decided", rate(now?.decided), "outcomes stored in the books", history.map((each) => each.decided)),
     tile("Answered", rate(now?.answered), "answers published", history.map((each) => each.answered)),
-    h("div", { class: "tile" }, h("h3", {}, "Oldest unread"),
+    h("div", { class: "tile" }, h("p", { class: "name" }, "Oldest unread"),
       h("p", { class: "figure" }, place ? seconds(place.seconds) : "none"),
       h("p", { class: "quiet" }, place ? `${place.topic} / ${place.partition}` : "every record is read"),
       place && h("p", {}, link("#/lag", "Lag by partition"))));
