@@ -35,8 +35,12 @@ up: $(STAMP) ## Run the whole system in the foreground; data stays in .inmail/ (
 	$(BIN)/inmail up --data .inmail
 
 .PHONY: test
-test: lint ## Run what CI runs: lint, types and all tests (under 10 min)
+test: tools lint ## Run what CI runs: lint, types and all tests (under 10 min)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+.PHONY: tools
+tools: ## Install the Debian packages that tests use, where they are missing and this is root
+	@infra/local/debian.sh
 
 .PHONY: lint
 lint: $(STAMP) ## Check style, types, SQL, and that rendered files are current
@@ -54,6 +58,10 @@ format: $(STAMP) ## Rewrite style where a tool can
 .PHONY: render
 render: $(STAMP) ## Render AsyncAPI, JSON Schemas and the README's event table from the catalogue
 	$(BIN)/python -m schemas.render
+
+.PHONY: console-shots
+console-shots: tools $(STAMP) ## Take the README's pictures of the console, of a run of its own, into docs/images/ (2 min)
+	$(BIN)/python -m tests.console.shots
 
 .PHONY: crash-render
 crash-render: $(STAMP) ## Render docs/crash-matrix.md from build/crash.json

@@ -35,9 +35,7 @@ async def address(nowhere: Settings) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def signed_in(
-    address: str, token: str, name: str = "maria"
-) -> AsyncIterator[tuple[ClientSession, dict[str, str]]]:
+async def signed_in(address: str, token: str) -> AsyncIterator[tuple[ClientSession, dict[str, str]]]:
     """Sign in; give the client with its cookie, and the headers of an action."""
     async with ClientSession(address, cookie_jar=CookieJar(unsafe=True)) as client:  # unsafe: of an address, not a name
         given = {"token": token, "name": "maria"}

@@ -1,0 +1,23 @@
+#!/bin/sh
+# Installs the Debian packages that tests use and that are missing: those of debian-packages.txt. Starts no service.
+# Where that is not possible, tests that need one are skipped and say so; on CI (CI is set) they fail.
+set -u
+cd "$(dirname "$0")" || exit 1
+command -v dpkg-query > /dev/null || { echo "no Debian: install what $PWD/debian-packages.txt names yourself" >&2; exit 0; }
+missing=""
+while read -r package; do
+    dpkg-query --show --showformat '${db:Status-Status}' "$package" 2> /dev/null | grep -qx installed || missing="$missing $package"
+done < debian-packages.txt
+[ -n "$missing" ] || exit 0
+if [ "$(id -u)" != 0 ] || ! command -v apt-get > /dev/null; then
+    echo "missing for some tests:$missing (as root: make tools)" >&2
+    exit 0
+fi
+echo "installing$missing ..."
+# Debian starts the services it installs, unless this says that it may not.
+policy=/usr/sbin/policy-rc.d
+[ -e "$policy" ] || { printf '#!/bin/sh\nexit 101\n' > "$policy"; chmod +x "$policy"; trap 'rm -f "$policy"' EXIT; }
+# shellcheck disable=SC2086 # several words on purpose
+{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing; } \
+    > /dev/null 2>&1 || echo "could not install$missing: tests that need it are skipped, or fail on CI" >&2
+exit 0
