@@ -23,7 +23,7 @@ def views(scene: Scene) -> dict[str, tuple[str, list[str]]]:
     return {
         "overview": ("#/", ["Flow in", "records/s", "send worker", "expiry worker", "nobody is in group", "charged"]),
         "lag": ("#/lag", ["inmail-send", "inmail-expiry", "Next to read", "Unread, records"]),
-        "dead letters": (f"#/letters?account={scene.refused}", [scene.refused, "unknown plan", f"{LETTERS} letters"]),
+        "dead letters": (f"#/letters?account={scene.refused}", [scene.refused, "unknown plan", "messages back"]),
         "dead letter": (f"#/letters/{scene.letter.place}", ["unknown type", EVIL, "<script>alert(2)</script>"]),
         "account": (f"#/account?id={scene.account}", ["2 credits", "promotion", "charged", "free", "Sequence"]),
         "request": (f"#/request?id={scene.request}", [str(scene.request), SEND_REQUESTS, "charged", "published"]),

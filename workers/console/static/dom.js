@@ -35,7 +35,7 @@ export function show(container, ...nodes) {
   const focused = container.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
   const scrolled = [...container.querySelectorAll(".scroll")].map((each) => each.scrollLeft);
   const open = new Set([...container.querySelectorAll("details[open]")].map((each) => each.dataset.key));
-  container.replaceChildren(...nodes.flat(Infinity).filter((node) => node !== null && node !== undefined));
+  container.replaceChildren(...nodes.flat(Infinity).filter((node) => node instanceof Node || typeof node === "string"));
   [...container.querySelectorAll(".scroll")].forEach((each, index) => { each.scrollLeft = scrolled[index] ?? 0; });
   for (const each of container.querySelectorAll("details")) if (open.has(each.dataset.key)) each.open = true;
   if (focused !== undefined) container.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });

@@ -14,7 +14,7 @@ const isUtc = () => new Date().getTimezoneOffset() === 0;
 export const number = (value) => (value === null || value === undefined ? "–" : whole.format(value));
 
 export function count(value, one, many = `${one}s`) {
-  return `${number(value)} ${value === 1 ? one : many}`;
+  return `${number(value)} ${Math.abs(value) === 1 ? one : many}`;
 }
 
 export function rate(value, unit = "records/s") {

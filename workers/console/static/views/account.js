@@ -63,7 +63,7 @@ function open(lots) {
 
 function lots(rows) {
   if (!rows.length) return null;
-  return h("details", { "data-key": "lots" }, h("summary", {}, `All ${count(rows.length, "lot")} as a table`), table("Lots", [
+  return h("details", { "data-key": "lots" }, h("summary", {}, `As a table: ${count(rows.length, "lot")}`), table("Lots", [
     ["Lot", (lot) => number(lot.lot)],
     ["State", (lot) => status(LOT[lot.state] ?? "unknown", lot.state)],
     ["Origin", (lot) => (lot.plan ? `${lot.origin}, ${lot.plan}` : lot.origin)],

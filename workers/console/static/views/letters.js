@@ -66,7 +66,7 @@ function draw(told, asked) {
       ["Set aside", (letter) => time(letter.set_aside_at)],
       ["Reason", (letter) => words(letter.reason)],
       ["Account", (letter) => letter.account_id ?? "–", "cut"],
-      ["Type", (letter) => letter.event_type ?? "–", "cut"],
+      ["Type", (letter) => letter.event_type ?? "–", "type"],
       ["Origin", (letter) => `${letter.origin_topic} ${letter.origin_partition}/${letter.origin_offset}`],
       ["Became", became],
     ], told.letters, { empty: "No dead letter is meant. Every message could be decided, or retention took it.", key: (letter) => letter.place })),

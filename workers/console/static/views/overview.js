@@ -70,7 +70,7 @@ function health(seen) {
   return section("Health", table("Health by part", [
     ["Part", (part) => part.name],
     ["State", (part) => status(part.status, part.status === "ok" ? words(part.cause) : `${NAMES[part.status]}: ${part.cause}`)],
-    ["Why", (part) => part.text, "wide"],
+    ["Why", (part) => part.text, "text"],
     ["Since", (part) => time(part.since), "narrow"],
   ], seen.health, { empty: "Nothing was seen yet." }), h("p", { class: "quiet" }, "Since: as this console first saw it so."));
 }
