@@ -60,8 +60,10 @@ class Tab:
         await self.page.locator("dialog").get_by_role("button", name=name).click()
 
     async def go(self, path: str) -> None:
-        """Show a view from its beginning."""
-        await self.page.goto("about:blank")
+        """Show a view from its beginning: in the page that is open, if it is ours already."""
+        if self.page.url.startswith(self.address):
+            await self.page.evaluate("location.hash = '#/nowhere'")
+            await self.see("There is no such view")
         await self.page.goto(f"{self.address}/{path}")
 
     async def see(self, text: str, selector: str = "main") -> None:

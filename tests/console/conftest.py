@@ -42,6 +42,7 @@ async def _tab(browser: Browser, address: str) -> AsyncIterator[Tab]:
 async def tab(_tab: Tab) -> AsyncIterator[Tab]:
     """The one page of all tests, as if it had just been opened. It must not have complained of anything."""
     await _tab.page.context.clear_cookies()
+    await _tab.page.goto("about:blank")
     await _tab.look(WIDE)
     yield _tab
     complaints, _tab.complaints = _tab.complaints, []

@@ -146,6 +146,7 @@ async def test_an_operation_is_stopped_and_gone_on_with(tab: Tab, scene: Scene) 
     await tab.page.get_by_label("Why").fill("after all")
     assert [] == await tab.barriers()
     await tab.press("Go on")
+    await tab.page.locator("dialog").wait_for(state="detached")
     await eventually(lambda: _begun_after(scene, stopped), "another operation")
 
     newest = (await list_operations(scene.settings, 1))[0]

@@ -1,10 +1,15 @@
 """What the console makes of what it sees: how much flows, and how each part is."""
 
+import asyncio
+import gc
+import socket
+import warnings
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from infra.kafka import admin_client, reader
 from infra.settings import SettingsError, load_settings
 from workers.console.flow import Flow
 from workers.console.health import Part, Probe, probe_addresses, with_since, workers_of
@@ -140,3 +145,17 @@ def test_a_message_is_text_or_a_dump_and_never_too_much(value: bytes | None, sho
     found = letter_json(letter, None)["value"]
 
     assert found == shown if shown is None else found.startswith(shown)
+
+
+@pytest.mark.parametrize("client", [reader, admin_client])
+async def test_a_look_that_is_cut_short_leaves_no_client_behind(client: Any) -> None:
+    """A broker that takes the connection and says nothing costs the time allowed, and no more than that."""
+    with socket.create_server(("127.0.0.1", 0)) as silent, warnings.catch_warnings(record=True) as left:
+        warnings.simplefilter("always")
+        settings = load_settings(kafka_bootstrap_servers=f"127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2), client(settings):
+                pytest.fail("it connected to nobody")
+        gc.collect()
+
+    assert [] == [str(each.message) for each in left]

@@ -106,7 +106,11 @@ function zoneLine() {
 async function start() {
   zoneLine();
   setInterval(zoneLine, 1000);
-  window.addEventListener("hashchange", enter);
+  window.addEventListener("hashchange", () => {
+    // What a dialog asks is about the view that it stands before.
+    for (const each of document.querySelectorAll("dialog[open]")) each.close();
+    enter();
+  });
   for (;;) {
     try {
       await refresh();
