@@ -61,6 +61,10 @@ render: $(STAMP) ## Render what is derived: AsyncAPI, JSON Schemas, the README's
 	$(BIN)/python -m schemas.render
 	$(BIN)/python -m workers.metrics.render
 
+.PHONY: console-shots
+console-shots: tools $(STAMP) ## Take the README's pictures of the console, of a run of its own, into docs/images/ (2 min)
+	$(BIN)/python -m tests.console.shots
+
 .PHONY: crash-render
 crash-render: $(STAMP) ## Render docs/crash-matrix.md from build/crash.json
 	$(BIN)/python -m tests.crash.table

@@ -45,10 +45,10 @@ async def _close_after(asking: "asyncio.Future[None]", client: AIOKafkaClient) -
 
 
 async def _start(client: Any, start: Callable[[], Awaitable[None]]) -> None:  # noqa: ANN401 - aiokafka's
-    """Connect a client. One that could not is stopped: aiokafka complains of those that are left."""
+    """Connect a client. One that could not, or was told to give up, is stopped: aiokafka complains of what is left."""
     try:
         await start()
-    except KafkaError:
+    except (KafkaError, asyncio.CancelledError):
         await client.stop()
         raise
 

@@ -158,8 +158,8 @@ async def admin_client(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]
     """Open an admin client and close it afterwards."""
     client = AIOKafkaAdminClient(**settings.kafka_client(), client_id="inmail-admin")
     bootstrap_whole(client._client)  # noqa: SLF001 - there is no other way
-    await client.start()
     try:
+        await client.start()
         yield client
     finally:
         await client.close()

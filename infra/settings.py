@@ -120,6 +120,24 @@ class Settings(BaseSettings):
 
     traces: Annotated[bool, Field(description="spans by OpenTelemetry, to OTEL_EXPORTER_OTLP_ENDPOINT")] = False
 
+    console_port: Annotated[int, Field(ge=1, lt=65_536, description="of the console's page")] = 8420
+    console_address: Annotated[
+        str, Field(description="to serve it on; elsewhere than on loopback with tokens only")
+    ] = "127.0.0.1"
+    console_hosts: Annotated[
+        str, Field(description="names under which browsers come to it, comma separated, beside localhost and addresses")
+    ] = ""
+    console_reader_token: SecretStr | None = Field(None, description="who has it may look")
+    console_reader_token_file: str | None = Field(None, description="file that holds it")
+    console_operator_token: SecretStr | None = Field(None, description="who has it may also act")
+    console_operator_token_file: str | None = Field(None, description="file that holds it")
+    console_workers: Annotated[
+        str, Field(description="workers whose probes it asks: name=host:port, comma separated")
+    ] = ""
+    console_timeout_seconds: Annotated[
+        float, Field(gt=0, le=120, description="until it says that Kafka or Postgres does not answer")
+    ] = 8
+
     plans_file: str | None = Field(None, description="plan catalogue to use instead of the shipped one")
     log_format: LogFormat = LogFormat.AUTO
     log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"

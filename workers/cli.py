@@ -16,6 +16,7 @@ from infra.settings import Settings
 from workers.billing import BillingJob
 from workers.commands import show
 from workers.commands.books import audit_command, balance, statement
+from workers.commands.console import console as console_command
 from workers.commands.dead_letters import dead_letters
 from workers.commands.lag import lag
 from workers.commands.local import demo, up
@@ -68,6 +69,7 @@ app.add_typer(topics, name="topics")
 app.add_typer(dead_letters, name="dead-letters")
 app.add_typer(operations, name="operations")
 app.add_typer(replay, name="replay")
+app.command("console")(console_command)
 app.command()(demo)
 app.command()(simulate)
 app.command()(up)

@@ -22,6 +22,7 @@ from schemas.results import DeadLettered
 from workers.commands import show
 from workers.commands.terminal import Reporter, console
 from workers.local.load import Load
+from workers.local.page import Page, console_beside
 from workers.local.processes import Workers
 from workers.local.story import Chapter, Line, load_story
 from workers.local.up import prepare, stack_settings
@@ -107,11 +108,19 @@ async def run_demo() -> None:
                 raise DemoError(f"{error}. The workers' logs: {keep_logs(Path(logs), Path(logs).name)}") from error
     finally:
         await asyncio.to_thread(stack.stop)
+    out.print("\nTo look around at leisure: `make up`, and its console.")
     out.print(Text(f"\nAll as it should be, in {monotonic() - began:.0f} s.", style="bold green"))
 
 
 async def _play(settings: Settings, story: list[Chapter], logs: Path, out: Console) -> None:
-    workers = Workers(settings, logs)
+    async with console_beside(settings) as page:
+        out.print(f"  the console, to look on while it goes: {page.greeting}", soft_wrap=True)
+        await _play_beside(page, settings, story, logs, out)
+    await _close_the_books(settings, out)
+
+
+async def _play_beside(page: Page, settings: Settings, story: list[Chapter], logs: Path, out: Console) -> None:
+    workers = Workers(settings, logs, probes=page.probes)
     watcher = Watcher(settings)
     workers.start()
     out.print("  send, billing and expiry workers and the ticker started, each a process of its own")
@@ -129,7 +138,6 @@ async def _play(settings: Settings, story: list[Chapter], logs: Path, out: Conso
         codes = await asyncio.to_thread(workers.stop)
     if any(codes.values()):
         raise DemoError(f"the workers did not all drain in order: {codes}")
-    await _close_the_books(settings, out)
 
 
 async def _play_block(settings: Settings, block: list[Line], watcher: Watcher, workers: Workers, out: Console) -> None:

@@ -5,7 +5,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO
 
 from infra.settings import Settings
@@ -36,11 +38,21 @@ def environment(settings: Settings) -> dict[str, str]:
 class Workers:
     """The four workers as processes of their own, each with a log file.
 
-    They watch their standard input: when this process ends, however it ends, they read its end and drain.
+    They watch their standard input: when this process ends, however it ends, they read its end and drain. Those
+    that are given a port serve their probes there.
     """
 
-    def __init__(self, settings: Settings, logs: Path, names: tuple[str, ...] = WORKERS) -> None:
-        self._environment = environment(settings)
+    def __init__(
+        self,
+        settings: Settings,
+        logs: Path,
+        names: tuple[str, ...] = WORKERS,
+        probes: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
+        # The console's tokens are no business of a worker.
+        given = environment(settings).items()
+        self._environment = {name: value for name, value in given if not name.startswith("INMAIL_CONSOLE_")}
+        self._probes = probes
         self._drain_seconds = settings.drain_seconds
         self._logs = logs
         self._names = names
@@ -61,7 +73,7 @@ class Workers:
             stdin=subprocess.PIPE,
             stdout=file,
             stderr=file,
-            env=self._environment,
+            env=self._environment | ({"INMAIL_HEALTH_PORT": str(self._probes[name])} if name in self._probes else {}),
             start_new_session=True,  # a terminal's Ctrl-C is for the parent, which ends them in order
         )
 

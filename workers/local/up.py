@@ -22,6 +22,7 @@ from schemas.envelope import encode
 from schemas.sends import SendRequested, SendRequestedData
 from workers.commands.terminal import Reporter, console
 from workers.ledger.store import FUNCTIONS
+from workers.local.page import Page, console_beside
 from workers.local.processes import ChildError, Workers
 from workers.ops.topics import apply_topics, plan_topics
 from workers.stops import stop_requested
@@ -109,8 +110,15 @@ async def _watch(stop: asyncio.Event, check: Callable[[], None], task: "asyncio.
 
 
 async def _work(stack: LocalStack, settings: Settings, data_dir: Path, stop: asyncio.Event, out: Console) -> None:
-    """Run the workers until `stop` is set, and drain them."""
-    workers = Workers(settings, data_dir / "logs")
+    """Run the workers and the console until `stop` is set, and drain them."""
+    async with console_beside(settings) as page:
+        await _work_beside(page, stack, settings, data_dir, stop, out)
+
+
+async def _work_beside(  # noqa: PLR0913, PLR0917 - what they run on, where they log, when they end
+    page: Page, stack: LocalStack, settings: Settings, data_dir: Path, stop: asyncio.Event, out: Console
+) -> None:
+    workers = Workers(settings, data_dir / "logs", probes=page.probes)
 
     def check() -> None:
         stack.check()  # first: a worker may end because a server did
@@ -119,7 +127,7 @@ async def _work(stack: LocalStack, settings: Settings, data_dir: Path, stop: asy
     workers.start()
     drain_seconds: float | None = None
     try:
-        out.print(_greeting(stack, data_dir), soft_wrap=True)
+        out.print(_greeting(stack, data_dir, page), soft_wrap=True)
         await _watch(stop, check)
         out.print("\ndraining the workers ...")
     except ServerError:
@@ -132,13 +140,14 @@ async def _work(stack: LocalStack, settings: Settings, data_dir: Path, stop: asy
     out.print("all drained")
 
 
-def _greeting(stack: LocalStack, data_dir: Path) -> str:
+def _greeting(stack: LocalStack, data_dir: Path, page: Page) -> str:
     """Return what somebody needs to use the stack from another terminal, ready to be pasted."""
     servers = stack.kafka_bootstrap_servers
     inmail = _command()
     data = SendRequestedData(recipient_id="bob", relationship="none")
     event = SendRequested.create(id=uuid4(), source="/terminal", subject="alice", time=utc_now(), data=data)
     return f"""
+Console    {page.greeting}
 Kafka      {servers}
 Postgres   {stack.database_url}
 Logs       {data_dir / "logs"}

@@ -1,0 +1,110 @@
+"""The system's Chromium, driven by Playwright; what a page must never do; what axe finds in it."""
+
+import os
+import shutil
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from typing import Any, Final
+
+import pytest
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright
+
+__all__ = ["Tab", "a_browser", "a_tab"]
+
+WIDE: Final = 1280
+NARROW: Final = 390
+
+# Of the accessibility checks: WCAG 2.2 A and AA, and what axe calls best practice.
+_AXE: Final = files("axe_playwright_python").joinpath("axe.min.js").read_text()
+
+
+@asynccontextmanager
+async def a_browser() -> AsyncIterator[Browser]:
+    """Start Chromium; fail, with what to do, where it is not installed."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        pytest.fail("Chromium is missing: run `make tools`, or install Debian's package chromium", pytrace=False)
+    sandbox = [] if os.getuid() else ["--no-sandbox"]  # Chromium refuses its sandbox to root
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=found, args=sandbox)
+        try:
+            yield browser
+        finally:
+            await browser.close()
+
+
+class Tab:
+    """A page that is looked at, and all that it complained of."""
+
+    def __init__(self, page: Page, address: str) -> None:
+        self.page = page
+        self.address = address
+        self.complaints: list[str] = []
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("console", lambda message: self._hear(message.type, message.text))
+        page.on("dialog", lambda dialog: self.complaints.append(f"dialog {dialog.message}"))
+
+    def _hear(self, kind: str, text: str) -> None:
+        # The browser itself notes each answer that is an error; those are asked about by the tests.
+        if kind in {"error", "warning"} and "Failed to load resource" not in text:
+            self.complaints.append(text)
+
+    async def look(self, width: int, scheme: Any = "light") -> None:
+        """Look through a window so wide, light or dark."""
+        await self.page.set_viewport_size({"width": width, "height": 850})
+        await self.page.emulate_media(color_scheme=scheme)
+
+    async def press(self, name: str) -> None:
+        """Press a button of the dialog."""
+        await self.page.locator("dialog").get_by_role("button", name=name).click()
+
+    async def go(self, path: str) -> None:
+        """Show a view from its beginning: in the page that is open, if it is ours already."""
+        if self.page.url.startswith(self.address):
+            await self.page.evaluate("location.hash = '#/nowhere'")
+            await self.see("There is no such view")
+        await self.page.goto(f"{self.address}/{path}")
+
+    async def see(self, text: str, selector: str = "main") -> None:
+        """Wait until a text is to be seen."""
+        await self.page.locator(selector, has_text=text).first.wait_for(timeout=20_000)
+
+    async def text(self, selector: str = "main") -> str:
+        """Return what is to be read."""
+        return await self.page.inner_text(selector)
+
+    async def click(self, name: str, role: Any = "button") -> None:
+        """Press a button, or follow a link, by its name."""
+        await self.page.get_by_role(role, name=name).first.click()
+
+    async def sign_in(self, token: str, name: str = "") -> None:
+        """Sign in as a person does."""
+        await self.click("Sign in")
+        await self.page.get_by_label("Token").fill(token)
+        await self.page.get_by_label("Your name").fill(name)
+        await self.press("Sign in")
+        await self.page.locator("dialog").wait_for(state="detached")
+
+    async def overflow(self) -> int:
+        """Return by how many pixels the page is wider than its window."""
+        return int(
+            await self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        )
+
+    async def barriers(self) -> list[str]:
+        """Return what axe finds that keeps people out."""
+        await self.page.evaluate(_AXE)
+        found: Mapping[str, Any] = await self.page.evaluate("axe.run({resultTypes: ['violations']})")
+        return [f"{each['id']}: {[node['target'] for node in each['nodes']][:3]}" for each in found["violations"]]
+
+
+@asynccontextmanager
+async def a_tab(browser: Browser, address: str, **options: Any) -> AsyncIterator[Tab]:
+    """Open a page of its own cookies and settings, without looking at anything yet."""
+    wanted: dict[str, Any] = {"viewport": {"width": WIDE, "height": 900}, "timezone_id": "Europe/Berlin"} | options
+    context: BrowserContext = await browser.new_context(**wanted)
+    try:
+        yield Tab(await context.new_page(), address)
+    finally:
+        await context.close()

@@ -1,0 +1,97 @@
+"""A cluster with something to see: an account that spends, dead letters, and text that tries to be markup."""
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+from pydantic import SecretStr
+
+from infra.kafka import create_producer
+from infra.local.ports import reserve
+from infra.settings import Settings
+from schemas.catalogue import BILLING_EVENTS, SEND_REQUESTS
+from tests.workers.letters import platinum
+from tests.workers.wire import eventually, pass_over, prepare, promotion, publish, send, working
+from workers.billing import BillingJob
+from workers.console.server import serve_console
+from workers.ledger.plans import load_catalogue
+from workers.ops.dead_letters import DeadLetter, find_dead_letters
+from workers.ops.statement import UnknownAccountError, read_statement
+from workers.send import SendJob
+
+__all__ = ["EVIL", "OPERATOR", "READER", "Scene", "a_console", "a_scene"]
+
+OPERATOR: Final = "operator-token-of-a-test"
+READER: Final = "reader-token-of-a-test"
+EVIL: Final = "<img/src=x/onerror=alert(1)>"  # an id may hold all of it
+LETTERS: Final = 4  # of the account that asked for a plan that nobody has
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What is there to be seen."""
+
+    settings: Settings
+    account: str  # got 5 credits, sent 3 paid and 1 free
+    request: UUID  # one of its paid sends
+    refused: str  # an account of dead letters: its plan is unknown
+    evil: str  # an account whose id tries to be markup, and who sent to one that does
+    letter: DeadLetter  # a message that tries to be markup, in every part
+
+
+@asynccontextmanager
+async def a_scene(settings: Settings) -> AsyncIterator[Scene]:
+    """Let workers decide all of it; they go on until left, without the expiry worker."""
+    await prepare(settings)
+    tail = uuid4().hex[:8]
+    account, refused, evil = f"anna-{tail}", f"otto-{tail}", f"{EVIL}{tail}"
+    paid = [send(account) for _ in range(3)]
+    catalogue = load_catalogue(settings.plans_file)
+    async with working(settings, SendJob(catalogue), BillingJob(catalogue)):
+        await publish(settings, BILLING_EVENTS, [promotion(account, 5), *(platinum(refused) for _ in range(LETTERS))])
+        await _booked(settings, account, 1)
+        await publish(
+            settings, SEND_REQUESTS, [*paid, send(account, relationship="connection"), send(evil, recipient_id=EVIL)]
+        )
+        await _set_aside_evil(settings, tail)
+        await _booked(settings, account, 5)
+        await _booked(settings, evil, 1)
+        found: list[DeadLetter] = []
+
+        async def all_there() -> bool:
+            async with aclosing(find_dead_letters(settings)) as letters:
+                found[:] = [letter async for letter in letters if tail in str((letter.account_id, letter.value))]
+            return len(found) == LETTERS + 1
+
+        await eventually(all_there, "the dead letters")
+        letter = next(each for each in found if each.account_id != refused)
+        yield Scene(settings, account, paid[0].id, refused, evil, letter)
+    await pass_over(settings)
+
+
+async def _set_aside_evil(settings: Settings, tail: str) -> None:
+    value = f'{{"type": "{EVIL}", "note": "{tail} <script>alert(2)</script>"}}'.encode()
+    async with create_producer(settings, "test") as producer:
+        await producer.send_and_wait(SEND_REQUESTS, value, EVIL.encode(), headers=[(f"<b>{EVIL}</b>", EVIL.encode())])
+
+
+async def _booked(settings: Settings, account: str, lines: int) -> None:
+    async def there() -> bool:
+        try:
+            return len((await read_statement(settings, account)).lines) >= lines
+        except UnknownAccountError:
+            return False
+
+    await eventually(there, f"{lines} lines of {account}")
+
+
+@asynccontextmanager
+async def a_console(settings: Settings, port: int | None = None, **changes: Any) -> AsyncIterator[str]:
+    """Serve a console on a port of loopback; an operator may act there."""
+    tokens = {"console_operator_token": SecretStr(OPERATOR)}
+    async with serve_console(
+        settings.model_copy(update=tokens | changes), reserve(port, "a test's console")
+    ) as address:
+        yield address

@@ -1,0 +1,218 @@
+"""Who may come, look and act: what every request passes, with servers that are not there at all."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession, CookieJar
+from pydantic import SecretStr
+
+from infra.local.ports import reserve
+from infra.settings import Settings, SettingsError, load_settings
+from tests.console.scene import OPERATOR, READER, a_console
+from workers.console.access import Access, Role, TooManyAttemptsError, WrongTokenError, access_of
+from workers.console.parameters import BadRequestError, instant, number, options, selection
+
+
+@pytest.fixture(scope="module")
+async def nowhere() -> AsyncIterator[Settings]:
+    """Settings of servers that refuse every connection."""
+    closed = reserve(None, "nobody")
+    place = f"127.0.0.1:{closed.getsockname()[1]}"
+    yield load_settings(
+        kafka_bootstrap_servers=place, database_url=f"postgresql://{place}/inmail", console_timeout_seconds=2
+    )
+    closed.close()
+
+
+@pytest.fixture(scope="module")
+async def address(nowhere: Settings) -> AsyncIterator[str]:
+    """A console with both tokens."""
+    async with a_console(nowhere, console_reader_token=SecretStr(READER)) as served:
+        yield served
+
+
+@asynccontextmanager
+async def signed_in(address: str, token: str) -> AsyncIterator[tuple[ClientSession, dict[str, str]]]:
+    """Sign in; give the client with its cookie, and the headers of an action."""
+    async with ClientSession(address, cookie_jar=CookieJar(unsafe=True)) as client:  # unsafe: of an address, not a name
+        given = {"token": token, "name": "maria"}
+        async with client.post("/api/session", json=given, headers={"Origin": address}) as answer:
+            session = await answer.json()
+            assert 200 == answer.status
+        yield client, {"Origin": address, "X-Csrf-Token": session["csrf"]}
+
+
+async def _post(client: ClientSession, headers: dict[str, str], **given: Any) -> tuple[int, str]:
+    async with client.post("/api/redrives", headers=headers, **({"json": {}} | given)) as answer:
+        return answer.status, (await answer.json())["error"]["code"]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, (400, "bad_request")),  # it passed: only what is to be done is missing
+        ({"Origin": None}, (403, "other_origin")),
+        ({"Origin": "null"}, (403, "other_origin")),
+        ({"Origin": "http://evil.example"}, (403, "other_origin")),
+        ({"Origin": "http://127.0.0.1:1"}, (403, "other_origin")),
+        ({"Sec-Fetch-Site": "cross-site"}, (403, "other_origin")),
+        ({"Sec-Fetch-Site": "same-site"}, (403, "other_origin")),
+        ({"X-Csrf-Token": None}, (403, "no_csrf_token")),
+        ({"X-Csrf-Token": "another"}, (403, "no_csrf_token")),
+        ({"X-Csrf-Token": ""}, (403, "no_csrf_token")),
+        ({"Cookie": "inmail_console=1"}, (401, "sign_in")),
+        ({"Host": "evil.example"}, (421, "not_our_name")),
+        ({"Host": "127.0.0.1.evil.example"}, (421, "not_our_name")),
+        ({"Host": "[::1"}, (421, "not_our_name")),
+    ],
+)
+async def test_an_action_passes_only_from_our_own_page(
+    address: str, change: dict[str, str | None], expected: tuple[int, str]
+) -> None:
+    """One thing that is not right is enough to be refused."""
+    async with signed_in(address, OPERATOR) as (client, right):
+        if "Cookie" in change:
+            client.cookie_jar.clear()
+        headers = {name: value for name, value in (right | change).items() if value is not None}
+
+        assert expected == await _post(client, headers)
+
+
+async def test_an_action_is_no_form_and_needs_the_operator(address: str) -> None:
+    """What a form can send is not taken, and a reader's session may look only."""
+    async with signed_in(address, OPERATOR) as (client, headers):
+        assert (400, "bad_request") == await _post(client, headers, json=None, data={"plan": "x"})
+    async with signed_in(address, READER) as (client, headers):
+        assert (401, "sign_in") == await _post(client, headers)
+
+
+@pytest.mark.parametrize("path", ["/api/overview", "/api/live", "/api/lag", "/api/operations", "/api/account?id=a"])
+async def test_without_a_token_nothing_is_read(address: str, path: str) -> None:
+    """Where there is a reader's token; a script gives it as a bearer, and a wrong one is refused."""
+    async with ClientSession(address) as client:
+        statuses = []
+        for headers in ({}, {"Authorization": "Bearer wrong-token-wrong"}):
+            async with client.get(path, headers=headers) as answer:
+                statuses.append(answer.status)
+
+    assert [401, 401] == statuses
+
+
+async def test_a_bearer_reads_and_does_not_act(address: str) -> None:
+    """Whoever acts has a name on the record."""
+    bearer = {"Authorization": f"Bearer {OPERATOR}", "Origin": address}
+    async with ClientSession(address) as client:
+        async with client.get("/api/overview", headers=bearer) as answer:
+            assert 200 == answer.status
+        assert (401, "sign_in") == await _post(client, bearer)
+
+
+async def test_each_answer_tells_the_browser_what_it_may_do(address: str) -> None:
+    """No script but ours, no frame, no guess of a type, no trace of an address; data is not kept."""
+    async with ClientSession(address) as client:
+        for path in ("/", "/static/app.js", "/api/session", "/api/nothing"):
+            async with client.get(path) as answer:
+                policy = answer.headers["Content-Security-Policy"]
+                assert "default-src 'self'" in policy
+                assert "unsafe" not in policy
+                assert "frame-ancestors 'none'" in policy
+                assert ("nosniff", "no-referrer") == (
+                    answer.headers["X-Content-Type-Options"],
+                    answer.headers["Referrer-Policy"],
+                )
+                assert ("no-store" if path.startswith("/api") else "no-cache") == answer.headers["Cache-Control"]
+
+
+async def test_no_secret_is_in_what_is_served(nowhere: Settings) -> None:
+    """Not the tokens, not the database's password, though nothing can be reached and each answer says why."""
+    secret = nowhere.database_url.get_secret_value().replace("postgresql://", "postgresql://me:pass-word@")
+    async with a_console(nowhere, database_url=SecretStr(secret)) as address, ClientSession(address) as client:
+        texts, statuses = "", []
+        for path in ("/", "/api/session", "/api/operations", "/api/account?id=a", "/api/topics", "/api/dead-letters"):
+            async with client.get(path) as answer:
+                texts += await answer.text()
+                statuses.append(answer.status)
+
+    assert [200, 200, 503, 503] == statuses[:4]
+    assert {503, 504} >= set(statuses[4:])
+    assert not [word for word in (OPERATOR, "pass-word") if word in texts]
+
+
+def test_elsewhere_than_on_loopback_it_is_not_served_without_a_readers_token(nowhere: Settings, tmp_path: Path) -> None:
+    """Nor with one that is guessed at once, or twice the same, or in a file that is not there."""
+
+    def access(**changes: Any) -> Access:
+        return access_of(nowhere.model_copy(update=changes))
+
+    file = tmp_path / "token"
+    file.write_text(f"{READER}\n")
+    assert access().open_to_all
+    assert not access(console_address="0.0.0.0", console_reader_token_file=str(file)).open_to_all  # noqa: S104
+    for wrong in (
+        {"console_address": "0.0.0.0"},  # noqa: S104
+        {"console_address": "::"},
+        {"console_reader_token": SecretStr("short")},
+        {"console_reader_token": SecretStr(READER), "console_operator_token": SecretStr(READER)},
+        {"console_reader_token_file": str(tmp_path / "none")},
+        {"console_reader_token_file": str(file), "console_reader_token": SecretStr(READER)},
+    ):
+        with pytest.raises(SettingsError, match="INMAIL_CONSOLE_"):
+            access(**wrong)
+
+
+def test_tokens_cannot_be_tried_out() -> None:
+    """After ten wrong ones even the right one waits for a minute."""
+    now = [0.0]
+    access = Access(READER, None, open_to_all=False, clock=lambda: now[0])
+    for _ in range(10):
+        with pytest.raises(WrongTokenError):
+            access.role_of("no")
+    with pytest.raises(TooManyAttemptsError):
+        access.role_of(READER)
+    now[0] = 61.0
+
+    assert Role.READER is access.role_of(READER)
+
+
+def test_a_session_ends() -> None:
+    """By itself after half a day, and when its owner says so; no operator's token means that nobody is one."""
+    now = [0.0]
+    access = Access(None, OPERATOR, open_to_all=True, clock=lambda: now[0])
+    key, session = access.sign_in(OPERATOR, "maria")
+    other, _ = access.sign_in(OPERATOR, "otto")
+    assert access.session(key) == session
+    access.sign_out(other)
+    assert Role.READER is access.session(other).role
+    now[0] = 12 * 3600 + 1
+
+    assert Role.READER is access.session(key).role
+    with pytest.raises(WrongTokenError):
+        Access(None, None, open_to_all=True).role_of("")
+
+
+@pytest.mark.parametrize(
+    ("check", "given"),
+    [
+        (selection, {"topic": "another"}),
+        (selection, {"reason": "none"}),
+        (selection, {"after": "yesterday"}),
+        (selection, {"partition": "-1"}),
+        (selection, {"account": ["a"]}),
+        (selection, {"account": "a" * 2000}),
+        (options, {"rate": 0}),
+        (options, {"rate": "fast"}),
+        (options, {"rate": True}),
+        (options, {"again": 1}),
+        (options, {"limit": 0}),
+        (lambda given: number(given, "n"), {"n": 2**60}),
+        (lambda given: number(given, "n"), {"n": 1.5}),
+        (lambda given: instant(given, "t"), {"t": "0001-01-01T00:00:00+23:00"}),
+    ],
+)
+def test_a_wrong_parameter_is_named(check: Any, given: dict[str, Any]) -> None:
+    """And nothing is done."""
+    with pytest.raises(BadRequestError, match=f"^{next(iter(given))}: "):
+        check(given)

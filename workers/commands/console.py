@@ -1,0 +1,43 @@
+"""The command that serves the console."""
+
+import secrets
+from typing import Annotated
+
+import typer
+from pydantic import SecretStr
+
+from infra.settings import Settings
+from workers.commands.running import ask
+from workers.commands.terminal import console as terminal
+from workers.stops import stop_requested
+
+__all__ = ["console"]
+
+_Port = Annotated[int | None, typer.Option(min=1, max=65535, help="Instead of INMAIL_CONSOLE_PORT.")]
+
+
+def console(port: _Port = None) -> None:
+    """Serve a page that shows how the system is, and from which an operator acts, until Ctrl-C.
+
+    On loopback looking is free; elsewhere INMAIL_CONSOLE_READER_TOKEN is needed. Acting needs
+    INMAIL_CONSOLE_OPERATOR_TOKEN: without one, a token is made for this run and printed.
+    """
+    from workers.console.access import is_loopback  # noqa: PLC0415 - no other command needs a web server
+    from workers.console.server import serve_console  # noqa: PLC0415
+
+    async def run(settings: Settings) -> None:
+        stop = stop_requested()
+        chosen = settings if port is None else settings.model_copy(update={"console_port": port})
+        made = None
+        if is_loopback(chosen.console_address) and not (
+            chosen.console_operator_token or chosen.console_operator_token_file
+        ):
+            made = secrets.token_urlsafe(24)
+            chosen = chosen.model_copy(update={"console_operator_token": SecretStr(made)})
+        async with serve_console(chosen) as address:
+            terminal().print(f"The console is at {address}", soft_wrap=True)
+            if made is not None:
+                terminal().print(f"To act, sign in with this token, of this run only: {made}", soft_wrap=True)
+            await stop.wait()
+
+    ask(run)

@@ -1,0 +1,158 @@
+"""What this console was told to do, while it does it: redrives and reemissions, each to be stopped and gone on with.
+
+What they did is on record in the table of operations. Kept here is only what it takes to begin and to stop one.
+"""
+
+import asyncio
+import secrets
+from collections import OrderedDict
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+import structlog
+
+from infra.settings import Settings
+from workers.console.problems import KNOWN
+from workers.console.resuming import redrive_of, reemission_of
+from workers.ops import redrive, reemit, reemit_plan
+from workers.ops.dead_letters import Selection
+from workers.ops.operations import Operation, RefusedError, Running, Status
+from workers.ops.redrive import Who
+from workers.ops.redrive_plan import Options, Plan, plan_redrive
+
+__all__ = ["GOES_ON", "Jobs"]
+
+GOES_ON: Final = {redrive.VERB, reemit_plan.VERB}  # verbs that, told the same again, go on where they stopped
+_PLANS_KEPT: Final = 50
+_BEGIN_SECONDS: Final = 1.0  # what is refused is refused by then; what is not is on record
+
+
+class Planned(NamedTuple):
+    """A redrive that was shown and not begun."""
+
+    selection: Selection
+    options: Options
+    plan: Plan
+
+
+@dataclass(slots=True)
+class _Job:
+    who: Who
+    stop: asyncio.Event
+    task: "asyncio.Task[Running]"
+
+
+@dataclass(slots=True)
+class Jobs:
+    """The plans that were shown, and what runs."""
+
+    settings: Settings
+    _plans: "OrderedDict[str, Planned]" = field(default_factory=OrderedDict)
+    _jobs: dict[str, _Job] = field(default_factory=dict)  # by verb, of which one runs at a time
+
+    async def plan(self, settings: Settings, selection: Selection, options: Options) -> dict[str, Any]:
+        """Return what a redrive would do, for JSON, with the name by which it is begun.
+
+        Raises:
+            NotSetUpError, CatalogueError, KafkaError, OSError, asyncpg.PostgresError: as `plan_redrive` does.
+
+        """
+        plan = await plan_redrive(settings, selection, options)
+        name = secrets.token_urlsafe(16)
+        self._plans[name] = Planned(selection, options, plan)
+        while len(self._plans) > _PLANS_KEPT:
+            self._plans.popitem(last=False)
+        return {"plan": name, **plan.summary()}
+
+    async def redrive(self, name: str, who: Who) -> dict[str, Any]:
+        """Begin what was shown. A plan is begun once.
+
+        Raises:
+            RefusedError: when it is not known any more, is empty, or another redrive is under way.
+
+        """
+        planned = self._plans.pop(name, None)
+        if planned is None:
+            raise RefusedError("that plan was begun already, or is not known any more: plan it again")
+        return await self._redrive(planned, who)
+
+    async def go_on(self, operation: Operation, who: Who) -> dict[str, Any]:
+        """Go on with an operation that was stopped, failed or broke off.
+
+        Raises:
+            RefusedError: when it runs, is done, is of a verb that cannot, or nothing is left of it.
+            KafkaError, OSError, asyncpg.PostgresError: when it cannot be planned.
+
+        """
+        if operation.verb not in GOES_ON:
+            raise RefusedError(f"a {operation.verb} is not gone on with from here: see `inmail replay --help`")
+        if operation.status in {Status.RUNNING, Status.DONE}:
+            raise RefusedError(f"operation {operation.operation} is {operation.status}: there is nothing to go on with")
+        if operation.verb == redrive.VERB:
+            selection, options = redrive_of(operation)
+            return await self._redrive(
+                Planned(selection, options, await plan_redrive(self.settings, selection, options)), who
+            )
+        rows, to, rate = reemission_of(operation)
+        plan = await reemit_plan.plan_reemit(self.settings, rows, to, rate)
+        if not plan.count:
+            raise RefusedError("nothing is left to be sent")
+        stop = asyncio.Event()
+        return await self._begin(
+            reemit_plan.VERB, who, stop, reemit.reemit(self.settings, rows, plan, who=who, stop=stop)
+        )
+
+    async def _redrive(self, planned: Planned, who: Who) -> dict[str, Any]:
+        if not planned.plan.count:
+            raise RefusedError("there is nothing to send")
+        stop = asyncio.Event()
+        running = redrive.redrive(self.settings, *planned, who=who, stop=stop)
+        return await self._begin(redrive.VERB, who, stop, running)
+
+    async def _begin(
+        self, verb: str, who: Who, stop: asyncio.Event, running: Coroutine[Any, Any, Running]
+    ) -> dict[str, Any]:
+        if verb in self._jobs:
+            running.close()
+            raise RefusedError(f"another {verb} is under way here: wait for it, or stop it")
+        task = asyncio.create_task(running)
+        self._jobs[verb] = _Job(who, stop, task)
+        task.add_done_callback(lambda done: self._ended(verb, done))
+        await asyncio.wait([task], timeout=_BEGIN_SECONDS)
+        if not task.done():
+            return {"verb": verb, "operation": None, "running": True}
+        done = task.result()
+        return {"verb": verb, "operation": done.number, "running": False, "result": done.result}
+
+    def _ended(self, verb: str, task: "asyncio.Task[Running]") -> None:
+        del self._jobs[verb]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log = structlog.get_logger("inmail.console")
+            log.warning("operation_failed", verb=verb, error=repr(error), known=isinstance(error, KNOWN))
+
+    def may_stop(self, operation: Operation) -> bool:
+        """Tell whether an operation runs in this process."""
+        job = self._jobs.get(operation.verb)
+        same = job is not None and (job.who.actor, job.who.reason) == (operation.actor, operation.reason)
+        return same and operation.status == Status.RUNNING
+
+    def stop(self, operation: Operation) -> None:
+        """Ask an operation to stop: it ends between two messages.
+
+        Raises:
+            RefusedError: when it does not run, or in another process.
+
+        """
+        if operation.status != Status.RUNNING:
+            raise RefusedError(f"operation {operation.operation} is {operation.status}: there is nothing to stop")
+        if not self.may_stop(operation):
+            raise RefusedError("it runs in another process: stop it there, with Ctrl-C or SIGTERM")
+        self._jobs[operation.verb].stop.set()
+
+    async def close(self) -> None:
+        """Stop what runs, and wait until that is on record."""
+        jobs = list(self._jobs.values())
+        for job in jobs:
+            job.stop.set()
+        await asyncio.gather(*(job.task for job in jobs), return_exceptions=True)

@@ -1,0 +1,53 @@
+"""The live stream: each look at the system, sent to every open page as it is taken (Server-Sent Events)."""
+
+import asyncio
+from typing import Final
+
+from aiohttp import web
+from pydantic_core import to_json
+
+from workers.console.watch import Watch
+
+__all__ = ["Live"]
+
+_STREAMS: Final = 100  # at most; each is a page that somebody left open
+_AGAIN_MS: Final = 2000
+
+
+class Live:
+    """The open streams."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self._closing = asyncio.Event()
+
+    async def stream(self, request: web.Request) -> web.StreamResponse:
+        """Send what was seen last, and then each look, until the page goes or the console ends."""
+        if self._watch.viewers >= _STREAMS:
+            raise web.HTTPServiceUnavailable(reason=f"{_STREAMS} pages are open, and no more can be live")
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
+        await response.prepare(request)
+        self._watch.viewers += 1
+        self._watch.wake()
+        try:
+            await response.write(b"retry: %d\n\n" % _AGAIN_MS)
+            while not self._closing.is_set():
+                await response.write(b"event: overview\ndata: %b\n\n" % to_json(self._watch.overview()))
+                await self._wait()
+        except ConnectionError:
+            pass  # the page went
+        finally:
+            self._watch.viewers -= 1
+        return response
+
+    async def _wait(self) -> None:
+        tasks = [asyncio.ensure_future(each) for each in (self._watch.next(), self._closing.wait())]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def close(self, _: web.Application) -> None:
+        """End all streams: the server would wait for them otherwise."""
+        self._closing.set()

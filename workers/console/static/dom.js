@@ -1,0 +1,81 @@
+// Elements from data. Text becomes text nodes and nothing else: what a message holds can never be markup.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+/** An element. Attributes: `on` holds listeners; true sets one without a value; null and false leave it out. */
+export function h(name, attributes = {}, ...children) {
+  return filled(document.createElement(name), attributes, children);
+}
+
+/** The same for SVG. */
+export function s(name, attributes = {}, ...children) {
+  return filled(document.createElementNS(SVG, name), attributes, children);
+}
+
+function filled(element, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name === "on") {
+      for (const [event, listener] of Object.entries(value)) element.addEventListener(event, listener);
+    } else {
+      element.setAttribute(name, value === true ? "" : String(value));
+    }
+  }
+  for (const child of children.flat(Infinity)) {
+    if (child === null || child === undefined || child === false) continue;
+    element.append(child instanceof Node ? child : document.createTextNode(String(child)));
+  }
+  return element;
+}
+
+/** Shows `nodes` in a container. Keeps the focus and how far tables are scrolled; waits while its text is selected. */
+export function show(container, ...nodes) {
+  const selection = document.getSelection();
+  if (selection && !selection.isCollapsed && container.contains(selection.anchorNode)) return;
+  const focused = container.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
+  const scrolled = [...container.querySelectorAll(".scroll")].map((each) => each.scrollLeft);
+  const open = new Set([...container.querySelectorAll("details[open]")].map((each) => each.dataset.key));
+  container.replaceChildren(...nodes.flat(Infinity).filter((node) => node instanceof Node || typeof node === "string"));
+  [...container.querySelectorAll(".scroll")].forEach((each, index) => { each.scrollLeft = scrolled[index] ?? 0; });
+  for (const each of container.querySelectorAll("details")) if (open.has(each.dataset.key)) each.open = true;
+  if (focused !== undefined) container.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
+}
+
+/** A table that scrolls inside itself where it is too wide. Columns: [heading, cell of a row, class]. */
+export function table(label, columns, rows, { empty = "Nothing.", key = null } = {}) {
+  if (!rows.length) return h("p", { class: "empty" }, empty);
+  const heads = columns.map(([heading, , kind]) => h("th", { scope: "col", class: kind }, heading));
+  const body = rows.map((row, index) => h("tr", key ? { "data-row": key(row) } : {},
+    columns.map(([, cell, kind], column) => h(column ? "td" : "th", { class: kind, ...(column ? {} : { scope: "row" }) }, cell(row, index)))));
+  return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `${label}, table`, "data-key": `table ${label}` },
+    h("table", {}, h("caption", { class: "hidden" }, label), h("thead", {}, h("tr", {}, heads)), h("tbody", {}, body)));
+}
+
+/** A link inside the console. */
+export function link(href, text, attributes = {}) {
+  return h("a", { href, "data-key": `${href} ${text}`, ...attributes }, text);
+}
+
+/** A status: a shape and a word, so that the colour only repeats it. */
+export function status(kind, text) {
+  const shapes = { ok: "●", warning: "▲", failed: "■", unknown: "○", running: "◆" };
+  return h("span", { class: `status ${kind}` }, h("span", { "aria-hidden": "true" }, shapes[kind] ?? "○"), ` ${text}`);
+}
+
+/** A section with its heading. */
+export function section(title, ...children) {
+  const id = `s-${title.toLowerCase().replace(/[^a-z]+/g, "-")}`;
+  return h("section", { "aria-labelledby": id, class: "card" }, h("h2", { id }, title), ...children);
+}
+
+/** Facts, a name and a value each; those without a value are left out. */
+export function facts(...pairs) {
+  return h("dl", { class: "facts" }, pairs.filter(([, value]) => value !== null && value !== undefined && value !== "")
+    .map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+}
+
+/** Says something to who cannot see the page. */
+export function say(text) {
+  const said = document.getElementById("said");
+  if (said.textContent !== text) said.textContent = text;
+}

@@ -1,0 +1,50 @@
+// Numbers with their units, and instants in the viewer's zone and in UTC.
+
+import { h } from "./dom.js";
+
+const whole = new Intl.NumberFormat("en");
+const short = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
+const local = new Intl.DateTimeFormat("en-GB", { day: "2-digit", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const day = new Intl.DateTimeFormat("en-GB", { day: "2-digit", month: "short", year: "numeric" });
+
+export const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
+const isUtc = () => new Date().getTimezoneOffset() === 0;
+
+export const number = (value) => (value === null || value === undefined ? "–" : whole.format(value));
+
+export function count(value, one, many = `${one}s`) {
+  return `${number(value)} ${Math.abs(value) === 1 ? one : many}`;
+}
+
+export function rate(value, unit = "records/s") {
+  if (value === null || value === undefined) return "–";
+  return `${value >= 100 ? whole.format(Math.round(value)) : short.format(value)} ${unit}`;
+}
+
+export function seconds(value) {
+  if (value === null || value === undefined) return "–";
+  if (value < 60) return `${short.format(value)} s`;
+  if (value < 3600) return `${Math.floor(value / 60)} min ${Math.floor(value % 60)} s`;
+  if (value < 86400) return `${Math.floor(value / 3600)} h ${Math.floor((value % 3600) / 60)} min`;
+  return `${Math.floor(value / 86400)} d ${Math.floor((value % 86400) / 3600)} h`;
+}
+
+export const percent = (share) => (share > 0 && share < 0.001 ? "< 0.1 %" : `${short.format(share * 100)} %`);
+
+export const utc = (value) => `${new Date(value).toISOString().slice(0, 19).replace("T", " ")} UTC`;
+
+/** An instant: in the viewer's zone, and behind it in UTC, with its day where that is another. */
+export function time(value) {
+  if (!value) return "–";
+  const at = new Date(value);
+  if (isUtc()) return h("time", { datetime: at.toISOString() }, h("span", {}, `${local.format(at).replace(",", "")} UTC`));
+  const there = at.getDate() === at.getUTCDate() ? utc(at).slice(11) : utc(at);
+  return h("time", { datetime: at.toISOString() }, h("span", {}, local.format(at).replace(",", "")), " ", h("span", { class: "utc" }, there));
+}
+
+export const timeOfDay = (value) => clock.format(new Date(value));
+export const dayOf = (value) => day.format(new Date(value));
+
+/** What a code or a field says, as words. */
+export const words = (text) => (text === null || text === undefined ? "–" : String(text).replaceAll("_", " "));

@@ -1,0 +1,109 @@
+// How it goes: flow, health by cause, what was decided, who is behind.
+
+import { bar, sparkline } from "../chart.js";
+import { h, link, section, show, status, table } from "../dom.js";
+import { count, number, percent, rate, seconds, time, words } from "../format.js";
+import { follow } from "../live.js";
+import { failed, loading } from "../loading.js";
+import { read } from "../api.js";
+
+const LETTERS_EVERY_MS = 30000; // all of the topic is read to count them
+
+export function overview({ body, signal }) {
+  const summary = h("p", { class: "summary", role: "status" }, "");
+  const live = h("div", {}, loading());
+  const letters = h("div", {}, loading());
+  show(body, summary, live, section("Dead letters", letters));
+  let ended = null;
+  let readAt = 0;
+
+  async function count_(end) {
+    if (end === ended || Date.now() - readAt < LETTERS_EVERY_MS) return;
+    [ended, readAt] = [end, Date.now()];
+    try {
+      show(letters, deadLetters(await read("/api/dead-letters", { last: 1 }, signal)));
+    } catch (error) {
+      if (error.name !== "AbortError") show(letters, failed(error, null));
+      ended = null;
+    }
+  }
+
+  const end = follow((seen) => {
+    if (!seen.at) return;
+    const said = sentence(seen.health);
+    if (summary.textContent !== said.text) {
+      summary.textContent = said.text;
+      summary.dataset.kind = said.kind;
+    }
+    show(live, flow(seen), h("div", { class: "columns" }, health(seen), outcomes(seen.outcomes)), groups(seen.lag));
+    count_(seen.changes.dead_letters);
+  });
+  signal.addEventListener("abort", end);
+}
+
+function sentence(parts) {
+  const bad = parts.filter((part) => part.status !== "ok");
+  if (!bad.length) return { kind: "ok", text: "All parts work." };
+  const failedParts = bad.filter((part) => part.status === "failed");
+  return { kind: failedParts.length ? "failed" : "warning", text: `${bad.map((part) => `${part.name}: ${part.cause}`).join(" · ")}` };
+}
+
+function flow(seen) {
+  const { now, history } = seen.flow;
+  const tile = (name, value, hint, values) => h("div", { class: "tile" },
+    h("p", { class: "name" }, name), h("p", { class: "figure" }, value), h("p", { class: "quiet" }, hint),
+    values && sparkline(values, `${name}, records a second, the last ${values.length} looks; now ${value}`, { width: 240, height: 36 }));
+  const place = seen.oldest;
+  return h("section", { "aria-label": "Flow", class: "tiles" },
+    tile("Flow in", rate(now?.came_in), "written to the input topics", history.map((each) => each.came_in)),
+    tile("Decided", rate(now?.decided), "outcomes stored in the books", history.map((each) => each.decided)),
+    tile("Answered", rate(now?.answered), "answers published", history.map((each) => each.answered)),
+    h("div", { class: "tile" }, h("p", { class: "name" }, "Oldest unread"),
+      h("p", { class: "figure" }, place ? seconds(place.seconds) : "none"),
+      h("p", { class: "quiet" }, place ? `${place.topic} / ${place.partition}` : "every record is read"),
+      place && h("p", {}, link("#/lag", "Lag by partition"))));
+}
+
+const NAMES = { ok: "OK", warning: "Warning", failed: "Failed", unknown: "Unknown" };
+
+function health(seen) {
+  return section("Health", table("Health by part", [
+    ["Part", (part) => part.name],
+    ["State", (part) => status(part.status, part.status === "ok" ? words(part.cause) : `${NAMES[part.status]}: ${part.cause}`)],
+    ["Why", (part) => part.text, "text"],
+    ["Since", (part) => time(part.since), "narrow"],
+  ], seen.health, { empty: "Nothing was seen yet." }), h("p", { class: "quiet" }, "Since: as this console first saw it so."));
+}
+
+function outcomes({ rows, records }) {
+  const total = rows.reduce((sum, row) => sum + row.count, 0);
+  const body = table("Outcomes by code", [
+    ["Outcome", (row) => h("code", {}, row.code)],
+    ["Worker", (row) => row.worker],
+    ["Answer", (row) => (row.accepted ? status("ok", "accepted") : status("unknown", "rejected"))],
+    ["Records", (row) => number(row.count), "number"],
+    ["Share", (row) => h("span", { class: "share" }, bar(row.count / total), ` ${percent(row.count / total)}`), "number"],
+  ], [...rows].sort((one, other) => other.count - one.count), { empty: "Nothing was decided yet." });
+  return section("Outcomes", h("p", { class: "quiet" }, total
+    ? `Answers to the last ${number(records)} records of each lane: ${count(total, "answer")}.`
+    : ""), body);
+}
+
+function groups(lag) {
+  return section("Lag by group", table("Lag by group", [
+    ["Group", (group) => link("#/lag", group.group)],
+    ["Topic", (group) => group.topic],
+    ["Unread", (group) => count(group.records, "record"), "number"],
+    ["Oldest unread", (group) => seconds(group.seconds), "number"],
+    ["Held back", (group) => count(group.held, "record"), "number"],
+  ], lag.groups, { empty: "No group was seen yet." }));
+}
+
+function deadLetters(found) {
+  if (!found.total) return h("p", { class: "empty" }, "None: every message could be decided.");
+  return [table("Dead letters by topic and reason", [
+    ["Reason", (row) => link(`#/letters?${new URLSearchParams({ topic: row.topic, reason: row.reason })}`, words(row.reason))],
+    ["Topic", (row) => row.topic],
+    ["Letters", (row) => number(row.letters), "number"],
+  ], found.counts)];
+}
