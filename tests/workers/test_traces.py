@@ -211,12 +211,21 @@ async def test_what_traces_need_is_named_where_it_is_missing(
 
 async def test_a_collector_that_does_not_answer_holds_no_end_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is left of traces is worth two seconds, no more."""
-    server = await asyncio.start_server(lambda _, __: asyncio.sleep(60), "127.0.0.1", 0)
+    gone = asyncio.Event()
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()  # until whoever asks gives up
+        writer.close()
+        gone.set()
+
+    server = await asyncio.start_server(listen, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "3")
     async with exported("inmail-send") as traces:
         with traces.deciding(LANE, [_record(7, ())]):
             pass
         began = monotonic()
     assert monotonic() - began < 4
     server.close()
+    await asyncio.wait_for(gone.wait(), 20)
