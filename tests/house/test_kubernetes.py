@@ -7,11 +7,10 @@ from typing import Any
 import jsonschema
 import kubernetes_validate
 import pytest
-import typer.main
 import yaml
 
 from infra.settings import Settings
-from workers.cli import app
+from tests.house.command_line import parse
 
 FOLDER = Path(__file__).parents[2] / "infra" / "kubernetes"
 CLUSTERS = ("1.29", "1.37")  # the oldest and the newest that the schemas at hand are tried for
@@ -101,15 +100,6 @@ BY_KIND = {
 }
 
 
-def _parse(arguments: list[str]) -> None:
-    """Raise what the command line would, at a command or an option that there is not."""
-    command: Any = typer.main.get_command(app)
-    while hasattr(command, "commands"):
-        name, *arguments = arguments
-        command = command.commands[name]
-    command.make_parser(command.context_class(command)).parse_args(arguments)
-
-
 def _containers() -> Iterator[dict[str, Any]]:
     for each in (*BY_KIND["Deployment"].values(), *BY_KIND["Job"].values()):
         pod = each["spec"]["template"]["spec"]
@@ -151,9 +141,9 @@ def test_settings_and_arguments_are_known() -> None:
     known = {f"INMAIL_{name.upper()}" for name in Settings.model_fields}
     assert set(BY_KIND["ConfigMap"]["inmail-settings"]["data"]) <= known
     for container in _containers():
-        _parse(container["args"])
+        parse(container["args"])
     with pytest.raises(Exception, match="--servee"):
-        _parse(["metrics", "--servee"])
+        parse(["metrics", "--servee"])
 
 
 def test_a_budget_and_a_probe_for_each_worker() -> None:

@@ -1,11 +1,14 @@
 """What the repository says: of itself alone, and true of the files it names."""
 
 import re
+import shlex
 import subprocess
 import tomllib
 from pathlib import Path
 
 import pytest
+
+from tests.house.command_line import parse
 
 ROOT = Path(__file__).parents[2]
 
@@ -66,9 +69,10 @@ def test_lock_files_pin_everything_by_hash(lock: str) -> None:
     """Each requirement has its version and at least one hash, and each direct dependency is there."""
     text = (ROOT / lock).read_text()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = list(project["dependencies"])
-    if lock == "requirements.lock":
-        wanted += [name for extra in project["optional-dependencies"].values() for name in extra]
+    extras = project["optional-dependencies"]
+    in_the_image = {"traces": extras["traces"]}
+    wanted = [*project["dependencies"]]
+    wanted += [name for extra in (extras if lock == "requirements.lock" else in_the_image).values() for name in extra]
     entries = re.split(r"\n(?=\S)", text.strip())
 
     assert [] == [entry for entry in entries if "==" not in entry or "--hash=sha256:" not in entry]
@@ -77,3 +81,27 @@ def test_lock_files_pin_everything_by_hash(lock: str) -> None:
 
 def _normal(requirement: str) -> str:
     return re.split(r"[^A-Za-z0-9._-]", requirement.strip())[0].lower().replace("_", "-")
+
+
+def _commands() -> dict[str, str]:
+    """Return every `$ inmail ...` line of the documents, by where it stands."""
+    pages = [*(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
+    return {
+        f"{page.name}:{number}": line.removeprefix("$ inmail ")
+        for page in pages
+        for number, line in enumerate(page.read_text().splitlines(), 1)
+        if line.startswith("$ inmail ")
+    }
+
+
+@pytest.mark.parametrize("place", _commands())
+def test_commands_in_the_documents_exist(place: str) -> None:
+    """With their options: what a person at night types off a page has to be understood."""
+    parse(shlex.split(_commands()[place].partition("|")[0].partition(">")[0], comments=True))
+
+
+def test_a_command_that_does_not_exist_is_found() -> None:
+    """The check bites."""
+    assert len(_commands()) > 20
+    with pytest.raises(Exception, match="--to-thyme"):
+        parse(["replay", "rewind", "send", "--to-thyme", "now"])
