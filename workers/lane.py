@@ -37,7 +37,7 @@ from workers.inbox import Inbox, Taken
 from workers.job import Batch, Decision, Job
 from workers.lane_row import LaneRow, SucceededError
 from workers.order import Ahead, Ends, Order, note_ahead
-from workers.resume import published_to
+from workers.resume import Denials, published_to
 from workers.sorting import Sorted, sort_records
 from workers.traces import NO_TRACE, BatchTrace, Traces
 
@@ -82,6 +82,7 @@ class Lane:
         self._log = structlog.get_logger("inmail.lane").bind(topic=tp.topic, partition=tp.partition)
         self.stopping = False
         self._failures = 0  # in a row
+        self._denials = Denials()
 
     def stop(self) -> None:
         """Finish the batch at hand, publish it, and return from `run`."""
@@ -133,6 +134,7 @@ class Lane:
         stored, self._as_of = await self._row.take()
         self._stored = stored or 0
         published = (await committed_offsets(self._admin, self._job.group, [self._tp]))[self._tp]
+        self._denials.judge(published, stored)
         oldest = (await self._consumer.beginning_offsets([self._tp]))[self._tp]
         end = (await self._consumer.end_offsets([self._tp]))[self._tp]
         async with self._row.fenced():
