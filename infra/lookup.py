@@ -69,7 +69,7 @@ class _DescribeGroups(Request[DescribeGroupsRequest_v2]):  # type: ignore[misc] 
 
 
 class Lookup:
-    """One client, open. Leaders are those of the last `refresh`; coordinators are remembered until they deny it."""
+    """One client, open. Leaders are those of the last `refresh`; coordinators are remembered until they deny it or do not answer."""
 
     def __init__(self, client: AIOKafkaClient) -> None:
         self._client = client
@@ -203,7 +203,11 @@ class Lookup:
             KafkaError: when it does not answer.
 
         """
-        return await self._client.send(node, request)
+        try:
+            return await self._client.send(node, request)
+        except KafkaError:  # whatever it coordinated may have moved
+            self._coordinators = {group: other for group, other in self._coordinators.items() if other != node}
+            raise
 
     async def _coordinators_of(self, groups: Collection[str]) -> list[int | None]:
         return list(await asyncio.gather(*(self._coordinator(group) for group in groups)))

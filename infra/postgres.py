@@ -139,8 +139,8 @@ async def _connect_as_worker(
         ) from error
 
 
-async def connect_database(settings: Settings) -> "asyncpg.Connection[asyncpg.Record]":
-    """Return one connection; the caller closes it.
+async def connect_database(settings: Settings, *, patient: bool = False) -> "asyncpg.Connection[asyncpg.Record]":
+    """Return one connection; the caller closes it. A patient one waits for a statement as long as it takes.
 
     Raises:
         OSError, asyncpg.PostgresError: when the server cannot be reached or refuses.
@@ -148,7 +148,7 @@ async def connect_database(settings: Settings) -> "asyncpg.Connection[asyncpg.Re
     """
     connection = await asyncpg.connect(
         settings.database_url.get_secret_value(),
-        command_timeout=settings.database_timeout_seconds,
+        command_timeout=None if patient else settings.database_timeout_seconds,
         timeout=settings.database_timeout_seconds,
         server_settings=_SERVER_SETTINGS,
     )

@@ -100,7 +100,7 @@ def migrate_command() -> None:
     """Bring the database to this version: missing migrations, and all functions anew."""
 
     async def run(settings: Settings) -> Migrated:
-        connection = await connect_database(settings)
+        connection = await connect_database(settings, patient=True)  # an index of a large journal takes minutes
         try:
             return await migrate(connection, [FUNCTIONS])
         finally:

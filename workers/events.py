@@ -57,7 +57,7 @@ def messages_of(answers: Iterable[Answer], partition: int) -> list[Message]:
 def decision_of(answers: Sequence[Answer], partition: int, refused: dict[int, Undecodable] | None = None) -> Decision:
     """Return what came of a batch: its events, and how many outcomes there are of each code, repeats apart."""
     codes = Counter(
-        entry.code if entry.source_offset == request.offset else REPEAT
+        entry.code if (entry.source_partition, entry.source_offset) == (partition, request.offset) else REPEAT
         for request, entries in answers
         for entry in entries
     )

@@ -46,7 +46,7 @@ RETRIES: Final = Metric(
 DEAD_LETTERS: Final = Metric(
     "inmail_dead_letters_total",
     Kind.COUNTER,
-    "Records that became dead letters, by reason.",
+    "Records that became dead letters, by reason. One decided again after a retry or a restart is counted again.",
     "records",
     ("worker", "reason"),
 )

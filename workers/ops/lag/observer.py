@@ -108,7 +108,7 @@ class Observer:
         for key, seen in now.items():
             if key not in self._rings:
                 self._rings[key] = deque(past.get(key, ()), maxlen=_SAMPLES)
-            self._rings[key].append(seen.sample)
+            self._keep(self._rings[key], seen.sample)
         there = {(name, place) for name, group in look.groups.items() for place in group.committed}
         for gone in self._rings.keys() - there:
             del self._rings[gone]
@@ -185,6 +185,13 @@ class Observer:
             changes.append(Change(at, status, reason))
         return changes[-1].at
 
+    def _keep(self, ring: deque[Sample], sample: Sample) -> None:
+        """Keep a sample: of a long window not every one, so that the ring spans it however often one looks."""
+        if len(ring) > 1 and (sample.at - ring[-2].at).total_seconds() < self._limits.window_seconds / _SAMPLES * 1.25:
+            ring[-1] = sample
+        else:
+            ring.append(sample)
+
 
 def _seconds(now: datetime, unread: Unread) -> float:
     """Return the age of the oldest unread record: by the broker's time of it, and this machine's clock."""
@@ -192,11 +199,14 @@ def _seconds(now: datetime, unread: Unread) -> float:
 
 
 def _paused(key: LaneKey, rows: Mapping[LaneKey, Lane], members: int | None) -> str | None:
-    """Return what the breaker said of a lane, or of another whose end left the group without a member."""
-    if (own := rows.get(key)) is not None and own.paused is not None:
-        return own.paused
+    """Return what the breaker said of a lane, or of another, where its end left the group without a member.
+
+    Where there are members it is over: a mended worker, or one of a version that does not clear it, has the lane.
+    """
     if members:
         return None
+    if (own := rows.get(key)) is not None and own.paused is not None:
+        return own.paused
     others = (
         f"in {other.topic}/{other.partition}: {row.paused}"
         for (group, other), row in sorted(rows.items())

@@ -158,10 +158,16 @@ class Sampler:
             ]
             # Several groups may stand at different offsets of one partition, which is asked for once in a question.
             while asked:
-                now = {place: offset for place, offset, _ in asked}
-                for place, seen in (await glance(self._lookup, now, committed=committed)).items():
-                    self._seen[place, now[place], committed] = seen
-                asked = [each for each in asked if now[each[0]] != each[1]]
+                now = {each[0]: each for each in asked}
+                starts = {place: self._begin(each) for place, each in now.items()}
+                for place, seen in (await glance(self._lookup, starts, committed=committed)).items():
+                    self._seen[now[place]] = seen
+                asked = [each for each in asked if now[each[0]] != each]
+
+    def _begin(self, looked: _Looked) -> int:
+        """Return where to look on: one look passes over so much of what was aborted, and no more."""
+        seen = self._seen.get(looked)
+        return looked[1] if seen is None or seen.time is not None else max(looked[1], seen.reached)
 
 
 def _unread(end: Ends, start: int, seen: Glance | None, held: Glance | None) -> Unread:
@@ -172,4 +178,6 @@ def _unread(end: Ends, start: int, seen: Glance | None, held: Glance | None) -> 
         return Unread(end.end - held.reached, 0, end.end - held.reached, held.time)
     if seen is None and start < end.stable:  # its leader did not answer just now
         return Unread(end.end - start, end.stable - start, end.end - end.stable)
+    if held is None and end.stable < end.end:  # nor of what an open transaction holds
+        return Unread(end.end - max(start, end.stable), 0, end.end - max(start, end.stable))
     return Unread()  # nothing but what was aborted, and markers of transactions

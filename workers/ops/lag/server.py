@@ -69,7 +69,13 @@ async def serve_lag(observer: Observer, address: str, period: float) -> AsyncIte
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
     application = web.Application()
-    application.add_routes([web.get("/lag", lag), web.get("/metrics", metrics)])
+
+    async def livez(_: web.Request) -> web.Response:
+        return web.json_response(
+            {"alive": True}
+        )  # it answers: what does not is Kafka, and a new process would see no more
+
+    application.add_routes([web.get("/lag", lag), web.get("/metrics", metrics), web.get("/livez", livez)])
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
