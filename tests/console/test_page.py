@@ -11,34 +11,13 @@ from pydantic import SecretStr
 from infra.local.ports import reserve
 from infra.postgres import connect_database
 from schemas.catalogue import SEND_REQUESTS
-from tests.console.browser import NARROW, WIDE, Tab, a_tab
+from tests.console.browser import Tab, a_tab
 from tests.console.scene import EVIL, LETTERS, OPERATOR, READER, Scene, a_console
+from tests.console.views import shortcomings, views
 from tests.workers.wire import eventually, publish, send
 from workers.ops.operations import Operation, list_operations
 
 pytestmark = pytest.mark.timeout(60)
-
-
-def views(scene: Scene) -> dict[str, tuple[str, list[str]]]:
-    """Return each view's path, and what has to be read in it."""
-    expiry = ["STOPPED", "inmail-expiry", "nobody is in the group", "What to do", "Since", "start its reader"]
-    return {
-        "overview": (
-            "#/",
-            ["Flow in", "records/s", "send worker", "→ start `inmail worker expiry`", "charged", *expiry],
-        ),
-        "lag": ("#/lag", ["inmail-send", *expiry, "Next to read", "Unread, records", scene.stranger]),
-        "lag of another": (
-            f"#/lag?group={scene.stranger}",
-            [f"{scene.stranger} on {SEND_REQUESTS}", "nobody", "STOPPED"],
-        ),
-        "dead letters": (f"#/letters?account={scene.refused}", [scene.refused, "unknown plan", "messages back"]),
-        "dead letter": (f"#/letters/{scene.letter.place}", ["unknown type", EVIL, "<script>alert(2)</script>"]),
-        "account": (f"#/account?id={scene.account}", ["2 credits", "promotion", "charged", "free", "Sequence"]),
-        "request": (f"#/request?id={scene.request}", [str(scene.request), SEND_REQUESTS, "charged", "published"]),
-        "operations": ("#/operations", ["What operators did"]),
-        "topics": ("#/topics", ["as they should be", "Promises"]),
-    }
 
 
 @pytest.mark.timeout(120)  # all views, after all that there is to be seen was decided
@@ -53,26 +32,11 @@ async def test_every_view_shows_what_is_there_on_a_wide_and_on_a_narrow_screen(
         async with a_tab(browser, address) as tab:
             while left:
                 name, (path, expected) = left.pop()
-                found[name] = await _shortcomings(tab, path, expected)
+                found[name] = await shortcomings(tab, path, expected)
 
     await asyncio.gather(look(), look())  # one looks while the other waits for its view
 
-    assert dict.fromkeys(views(scene), []) == found
-
-
-async def _shortcomings(tab: Tab, path: str, expected: list[str]) -> list[str]:
-    """Return what is wrong with a view. What is missing in it ends the test."""
-    found: list[str] = []
-    await tab.go(path)
-    for width, scheme in ((WIDE, "light"), (NARROW, "dark")):
-        await tab.look(width, scheme)
-        for text in expected:
-            await tab.see(text)
-        found += await tab.barriers()
-        if (over := await tab.overflow()) != 0:
-            found.append(f"{over} pixels too wide for {width}")
-    complaints, tab.complaints = tab.complaints, []
-    return found + complaints
+    assert {name: [] for name in views(scene)} == found
 
 
 async def test_the_overview_goes_on_without_being_loaded_again(tab: Tab, scene: Scene) -> None:
