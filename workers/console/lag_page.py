@@ -26,7 +26,7 @@ def group_line(group: GroupLag) -> dict[str, Any]:
         "do": advice.do,
         "partition": worst.partition if worst else None,
         "since": worst.since if worst else None,
-        "owner": worst.owner if worst else None,
+        "owner": _owner(worst) if worst else None,
     }
 
 
@@ -81,13 +81,17 @@ def _partition(source: LagSource, each: PartitionLag) -> dict[str, Any]:
         "reason": each.reason,
         "since": each.since,
         "eta_seconds": each.eta_seconds,
-        "owner": each.owner,
+        "owner": _owner(each),
         "note": each.note,
         "changes": [
             change._asdict() | {"kind": ADVICE[change.status].kind} for change in source.changes(*place)[-_CHANGES:]
         ],
         "history": history_of(source.history(*place)),
     }
+
+
+def _owner(each: PartitionLag) -> str | None:
+    return f"{each.owner.client} at {each.owner.host.lstrip('/')}" if each.owner is not None else None
 
 
 def history_of(samples: Sequence[Sample]) -> dict[str, Any]:

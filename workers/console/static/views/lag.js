@@ -81,7 +81,7 @@ function group(found) {
       ["Next to read", (each) => (each.committed === null ? "never" : number(each.committed)), "number"],
       ["End", (each) => number(each.end), "number"],
       ["Unread so far", (each) => trend(found, each)],
-      ["Owner", (each) => (each.owner ? `${each.owner.client} at ${each.owner.host.replace(/^\//, "")}` : "nobody"), "wide"],
+      ["Owner", (each) => each.owner ?? "nobody", "wide"],
       ["Note", (each) => [each.kind === "ok" ? null : each.reason, each.note].filter(Boolean).join("; ") || "–", "text"],
     ], found.partitions, { key: (each) => each.partition, empty: "It has read nothing." }),
     changes(found));

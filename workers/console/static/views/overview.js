@@ -56,7 +56,7 @@ function worst(found) {
     h("h2", { id: "worst" }, stands(found), " ", link(groupPath(found.group), found.group), h("span", { class: "quiet" }, ` on ${found.topic}`)),
     facts(["Why", why(found)], ["Since", time(found.since)], ["What to do", found.do],
       ["Unread", `${count(found.records, "record")}, the oldest ${seconds(found.seconds)} old`], ["To zero", toZero(found)],
-      ["Owner", found.owner ? `${found.owner.client} at ${found.owner.host.replace(/^\//, "")}` : null]));
+      ["Owner", found.owner]));
 }
 
 function flow(seen) {
