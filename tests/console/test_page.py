@@ -1,6 +1,7 @@
 """The console's page in a real browser: every view and every action, as somebody sees and does it."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,14 +9,18 @@ from aiohttp import web
 from playwright.async_api import Browser
 from pydantic import SecretStr
 
+from infra.clock import utc_now
 from infra.local.ports import reserve
 from infra.postgres import connect_database
+from infra.settings import load_settings
 from schemas.catalogue import SEND_REQUESTS
 from tests.console.browser import Tab, a_tab
 from tests.console.scene import EVIL, LETTERS, OPERATOR, READER, Scene, a_console
 from tests.console.views import shortcomings, views
 from tests.workers.wire import eventually, publish, send
-from workers.ops.operations import Operation, list_operations
+from workers.ops.operations import Intent, Operation, list_operations, recorded
+from workers.ops.rerun_plan import Asked
+from workers.ops.rewind_target import Kind, Target
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -34,7 +39,7 @@ async def test_every_view_shows_what_is_there_on_a_wide_and_on_a_narrow_screen(
                 name, (path, expected) = left.pop()
                 found[name] = await shortcomings(tab, path, expected)
 
-    await asyncio.gather(look(), look())  # one looks while the other waits for its view
+    await asyncio.gather(look(), look(), look())  # one looks while others wait for their views
 
     assert {name: [] for name in views(scene)} == found
 
@@ -147,6 +152,45 @@ async def test_an_operation_is_stopped_and_gone_on_with(tab: Tab, scene: Scene) 
 
 async def _begun_after(scene: Scene, before: Operation | None) -> bool:
     return before is not None and (await list_operations(scene.settings, 1))[0].operation > before.operation
+
+
+async def test_replays_are_gone_on_with_or_told_how(tab: Tab, scene: Scene) -> None:
+    """A run into a schema goes on here; a rewind is refused while its group has members; the rest is a command line."""
+    shadow = Asked("replay shadow", schema="beside", start=utc_now())
+    there = load_settings(database_url="postgresql://me:secret@there:5432/other").database_url
+    rewind = {"worker": "send", "publish_again": True, "drain": False, **Target(Kind.OFFSET, 0).summary()}
+    kept = [
+        await _stopped(scene, asked.verb, asked.arguments(scene.settings))
+        for asked in (shadow, replace(shadow, url=there))
+    ]
+    kept.append(await _stopped(scene, "rewind", rewind))
+    await tab.go(f"#/operations/{kept[1]}")
+    await tab.see("inmail replay shadow --database postgresql://...@there:5432/other --schema beside --from")
+    assert 0 == await tab.page.get_by_role("button", name="Go on").count()
+    assert [] == await tab.barriers()
+    await tab.sign_in(OPERATOR, "maria")
+    await tab.go(f"#/operations/{kept[2]}")
+    await tab.click("Go on …")
+    await tab.page.get_by_label("Why").fill("again")
+    await tab.press("Go on")
+    await tab.see("the group has members", "dialog")
+    await tab.press("Cancel")
+    await tab.go(f"#/operations/{kept[0]}")
+    await tab.click("Go on …")
+    await tab.page.get_by_label("Why").fill("to the end")
+    await tab.press("Go on")
+    await eventually(lambda: _newest(scene, "done"), "a shadow run that is done")
+
+    done = (await list_operations(scene.settings, 1))[0]
+    assert ("replay shadow", "maria (console)", "to the end") == (done.verb, done.actor, done.reason)
+    assert {"read", "differences"} <= done.result.keys()
+
+
+async def _stopped(scene: Scene, verb: str, arguments: dict[str, Any]) -> int:
+    """Put an operation on record that was stopped before it did anything."""
+    async with recorded(scene.settings, Intent(verb, "otto", "so", arguments, {"lost_to_retention": 0})) as operation:
+        operation.stopped = True
+    return operation.number
 
 
 async def test_a_page_of_another_origin_can_do_nothing(tab: Tab, scene: Scene, address: str) -> None:

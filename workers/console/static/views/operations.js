@@ -100,13 +100,13 @@ const GOES_ON = {
 /** A record's JSON as facts; what is nested, as JSON. */
 function part(title, record) {
   const entries = Object.entries(record);
-  const plain = (value) => {
+  const plain = (name, value) => {
     if (typeof value === "number") return number(value);
-    if (value !== null && typeof value === "object") return h("pre", { tabindex: 0, role: "region", "aria-label": title }, JSON.stringify(value, null, 2));
+    if (value !== null && typeof value === "object") return h("pre", { tabindex: 0, role: "region", "aria-label": `${title}, ${words(name)}` }, JSON.stringify(value, null, 2));
     return value === null ? "none" : value === true ? "yes" : value === false ? "no" : String(value);
   };
   const empty = (value) => value !== null && typeof value === "object" && !Object.keys(value).length;
-  return section(title, entries.length ? facts(...entries.map(([name, value]) => [words(name), empty(value) ? "none" : plain(value)])) : h("p", { class: "empty" }, "Nothing."));
+  return section(title, entries.length ? facts(...entries.map(([name, value]) => [words(name), empty(value) ? "none" : plain(name, value)])) : h("p", { class: "empty" }, "Nothing."));
 }
 
 async function stop(found, again) {
