@@ -16,6 +16,7 @@ from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 from aiokafka.errors import (
     GroupAuthorizationFailedError,
     GroupCoordinatorNotAvailableError,
+    KafkaError,
     for_code,
 )
 from aiokafka.protocol.admin import DescribeGroupsRequest_v2, ListGroupsRequest
@@ -69,7 +70,7 @@ class _DescribeGroups(Request[DescribeGroupsRequest_v2]):  # type: ignore[misc] 
 
 
 class Lookup:
-    """One client, open. Leaders are those of the last `refresh`; coordinators are remembered until they deny it or do not answer."""
+    """One client, open. Leaders are those of the last `refresh`; a coordinator is asked for again once it fails."""
 
     def __init__(self, client: AIOKafkaClient) -> None:
         self._client = client

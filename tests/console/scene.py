@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID, uuid4
 
+from aiokafka import TopicPartition
 from pydantic import SecretStr
 
-from infra.kafka import create_producer
+from infra.kafka import create_producer, reader
 from infra.local.ports import reserve
 from infra.settings import Settings
-from schemas.catalogue import BILLING_EVENTS, SEND_REQUESTS
+from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS
 from tests.workers.letters import platinum
 from tests.workers.wire import eventually, pass_over, prepare, promotion, publish, send, working
 from workers.billing import BillingJob
@@ -39,14 +40,17 @@ class Scene:
     refused: str  # an account of dead letters: its plan is unknown
     evil: str  # an account whose id tries to be markup, and who sent to one that does
     letter: DeadLetter  # a message that tries to be markup, in every part
+    stranger: str  # a group of somebody else's, which stopped at the first send request
 
 
 @asynccontextmanager
 async def a_scene(settings: Settings) -> AsyncIterator[Scene]:
     """Let workers decide all of it; they go on until left, without the expiry worker."""
     await prepare(settings)
+    await publish(settings, EXPIRY_TICKS, [(b"", b"a tick that nobody is there to read")])
     tail = uuid4().hex[:8]
     account, refused, evil = f"anna-{tail}", f"otto-{tail}", f"{EVIL}{tail}"
+    stranger = f"analytics-{tail}"
     paid = [send(account) for _ in range(3)]
     catalogue = load_catalogue(settings.plans_file)
     async with working(settings, SendJob(catalogue), BillingJob(catalogue)):
@@ -67,7 +71,8 @@ async def a_scene(settings: Settings) -> AsyncIterator[Scene]:
 
         await eventually(all_there, "the dead letters")
         letter = next(each for each in found if each.account_id != refused)
-        yield Scene(settings, account, paid[0].id, refused, evil, letter)
+        await _stop_at_first(settings, stranger)
+        yield Scene(settings, account, paid[0].id, refused, evil, letter, stranger)
     await pass_over(settings)
 
 
@@ -75,6 +80,13 @@ async def _set_aside_evil(settings: Settings, tail: str) -> None:
     value = f'{{"type": "{EVIL}", "note": "{tail} <script>alert(2)</script>"}}'.encode()
     async with create_producer(settings, "test") as producer:
         await producer.send_and_wait(SEND_REQUESTS, value, EVIL.encode(), headers=[(f"<b>{EVIL}</b>", EVIL.encode())])
+
+
+async def _stop_at_first(settings: Settings, group: str) -> None:
+    async with reader(settings, group) as consumer:
+        place = TopicPartition(SEND_REQUESTS, 0)
+        consumer.assign([place])
+        await consumer.commit(await consumer.beginning_offsets([place]))
 
 
 async def _booked(settings: Settings, account: str, lines: int) -> None:

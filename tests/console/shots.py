@@ -97,7 +97,7 @@ async def an_account(settings: Settings) -> str:
                 found = await connection.fetchval(
                     "select a.account_id from accounts as a join lots as l using (account)"
                     " where l.remaining > 0 and l.expires_at > $1 group by 1"
-                    " having count(*) between 5 and 9 and count(distinct l.origin) > 1"
+                    " having count(*) between 3 and 9 and count(distinct l.origin) > 1"
                     " order by count(*) desc, 1 limit 1",
                     utc_now(),
                 )

@@ -163,26 +163,41 @@ def test_elsewhere_than_on_loopback_it_is_not_served_without_a_readers_token(now
             access(**wrong)
 
 
-def test_tokens_cannot_be_tried_out() -> None:
-    """After ten wrong ones even the right one waits for a minute."""
+def test_tokens_cannot_be_tried_out_and_only_who_tries_has_to_wait() -> None:
+    """After ten wrong ones even the right one waits for a minute: from that address, in IPv6 from that network."""
     now = [0.0]
     access = Access(READER, None, open_to_all=False, clock=lambda: now[0])
-    for _ in range(10):
-        with pytest.raises(WrongTokenError):
-            access.role_of("no")
-    with pytest.raises(TooManyAttemptsError):
-        access.role_of(READER)
+    for nth in range(10):
+        for address in ("10.0.0.7", f"2001:db8::{nth:x}"):
+            with pytest.raises(WrongTokenError):
+                access.role_of("no", address)
+    for address in ("10.0.0.7", "::ffff:10.0.0.7", "2001:db8::ffff"):
+        with pytest.raises(TooManyAttemptsError):
+            access.role_of(READER, address)
+    assert Role.READER is access.role_of(READER, "10.0.0.8")
+    assert Role.READER is access.role_of(READER, "2001:db8:0:1::")
     now[0] = 61.0
 
-    assert Role.READER is access.role_of(READER)
+    assert Role.READER is access.role_of(READER, "10.0.0.7")
+
+
+def test_who_tried_tokens_is_not_remembered_without_end() -> None:
+    """A thousand addresses, those that tried last."""
+    access = Access(READER, None, open_to_all=False, clock=lambda: 0.0)
+    for nth in range(1100):
+        with pytest.raises(WrongTokenError):
+            access.role_of("no", f"10.0.{nth // 256}.{nth % 256}")
+
+    assert 1000 == len(access._wrong)
+    assert "10.0.4.75" in access._wrong
 
 
 def test_a_session_ends() -> None:
     """By itself after half a day, and when its owner says so; no operator's token means that nobody is one."""
     now = [0.0]
     access = Access(None, OPERATOR, open_to_all=True, clock=lambda: now[0])
-    key, session = access.sign_in(OPERATOR, "maria")
-    other, _ = access.sign_in(OPERATOR, "otto")
+    key, session = access.sign_in(OPERATOR, "maria", "::1")
+    other, _ = access.sign_in(OPERATOR, "otto", "::1")
     assert access.session(key) == session
     access.sign_out(other)
     assert Role.READER is access.session(other).role
@@ -190,7 +205,7 @@ def test_a_session_ends() -> None:
 
     assert Role.READER is access.session(key).role
     with pytest.raises(WrongTokenError):
-        Access(None, None, open_to_all=True).role_of("")
+        Access(None, None, open_to_all=True).role_of("", "::1")
 
 
 @pytest.mark.parametrize(

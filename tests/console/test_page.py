@@ -1,5 +1,7 @@
 """The console's page in a real browser: every view and every action, as somebody sees and does it."""
 
+import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,48 +9,39 @@ from aiohttp import web
 from playwright.async_api import Browser
 from pydantic import SecretStr
 
+from infra.clock import utc_now
 from infra.local.ports import reserve
 from infra.postgres import connect_database
+from infra.settings import load_settings
 from schemas.catalogue import SEND_REQUESTS
-from tests.console.browser import NARROW, WIDE, Tab, a_tab
+from tests.console.browser import Tab, a_tab
 from tests.console.scene import EVIL, LETTERS, OPERATOR, READER, Scene, a_console
+from tests.console.views import shortcomings, views
 from tests.workers.wire import eventually, publish, send
-from workers.ops.operations import Operation, list_operations
+from workers.ops.operations import Intent, Operation, list_operations, recorded
+from workers.ops.rerun_plan import Asked
+from workers.ops.rewind_target import Kind, Target
 
 pytestmark = pytest.mark.timeout(60)
 
 
-def views(scene: Scene) -> dict[str, tuple[str, list[str]]]:
-    """Return each view's path, and what has to be read in it."""
-    return {
-        "overview": ("#/", ["Flow in", "records/s", "send worker", "expiry worker", "nobody is in group", "charged"]),
-        "lag": ("#/lag", ["inmail-send", "inmail-expiry", "Next to read", "Unread, records"]),
-        "dead letters": (f"#/letters?account={scene.refused}", [scene.refused, "unknown plan", "messages back"]),
-        "dead letter": (f"#/letters/{scene.letter.place}", ["unknown type", EVIL, "<script>alert(2)</script>"]),
-        "account": (f"#/account?id={scene.account}", ["2 credits", "promotion", "charged", "free", "Sequence"]),
-        "request": (f"#/request?id={scene.request}", [str(scene.request), SEND_REQUESTS, "charged", "published"]),
-        "operations": ("#/operations", ["What operators did"]),
-        "topics": ("#/topics", ["as they should be", "Promises"]),
-    }
-
-
-NAMES = ("overview", "lag", "dead letters", "dead letter", "account", "request", "operations", "topics")
-
-
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.timeout(120)  # all views, after all that there is to be seen was decided
 async def test_every_view_shows_what_is_there_on_a_wide_and_on_a_narrow_screen(
-    tab: Tab, scene: Scene, name: str
+    browser: Browser, scene: Scene, address: str
 ) -> None:
     """Nothing is cut off at the side, nothing keeps anybody out, light or dark, and the page complains of nothing."""
-    path, expected = views(scene)[name]
-    await tab.go(path)
-    for width, scheme in ((WIDE, "light"), (NARROW, "dark")):
-        await tab.look(width, scheme)
-        for text in expected:
-            await tab.see(text)
+    left = list(views(scene).items())
+    found: dict[str, list[str]] = {}
 
-        assert 0 == await tab.overflow()
-        assert [] == await tab.barriers()
+    async def look() -> None:
+        async with a_tab(browser, address) as tab:
+            while left:
+                name, (path, expected) = left.pop()
+                found[name] = await shortcomings(tab, path, expected)
+
+    await asyncio.gather(look(), look(), look())  # one looks while others wait for their views
+
+    assert {name: [] for name in views(scene)} == found
 
 
 async def test_the_overview_goes_on_without_being_loaded_again(tab: Tab, scene: Scene) -> None:
@@ -161,6 +154,45 @@ async def _begun_after(scene: Scene, before: Operation | None) -> bool:
     return before is not None and (await list_operations(scene.settings, 1))[0].operation > before.operation
 
 
+async def test_replays_are_gone_on_with_or_told_how(tab: Tab, scene: Scene) -> None:
+    """A run into a schema goes on here; a rewind is refused while its group has members; the rest is a command line."""
+    shadow = Asked("replay shadow", schema="beside", start=utc_now())
+    there = load_settings(database_url="postgresql://me:secret@there:5432/other").database_url
+    rewind = {"worker": "send", "publish_again": True, "drain": False, **Target(Kind.OFFSET, 0).summary()}
+    kept = [
+        await _stopped(scene, asked.verb, asked.arguments(scene.settings))
+        for asked in (shadow, replace(shadow, url=there))
+    ]
+    kept.append(await _stopped(scene, "rewind", rewind))
+    await tab.go(f"#/operations/{kept[1]}")
+    await tab.see("inmail replay shadow --database postgresql://...@there:5432/other --schema beside --from")
+    assert 0 == await tab.page.get_by_role("button", name="Go on").count()
+    assert [] == await tab.barriers()
+    await tab.sign_in(OPERATOR, "maria")
+    await tab.go(f"#/operations/{kept[2]}")
+    await tab.click("Go on …")
+    await tab.page.get_by_label("Why").fill("again")
+    await tab.press("Go on")
+    await tab.see("the group has members", "dialog")
+    await tab.press("Cancel")
+    await tab.go(f"#/operations/{kept[0]}")
+    await tab.click("Go on …")
+    await tab.page.get_by_label("Why").fill("to the end")
+    await tab.press("Go on")
+    await eventually(lambda: _newest(scene, "done"), "a shadow run that is done")
+
+    done = (await list_operations(scene.settings, 1))[0]
+    assert ("replay shadow", "maria (console)", "to the end") == (done.verb, done.actor, done.reason)
+    assert {"read", "differences"} <= done.result.keys()
+
+
+async def _stopped(scene: Scene, verb: str, arguments: dict[str, Any]) -> int:
+    """Put an operation on record that was stopped before it did anything."""
+    async with recorded(scene.settings, Intent(verb, "otto", "so", arguments, {"lost_to_retention": 0})) as operation:
+        operation.stopped = True
+    return operation.number
+
+
 async def test_a_page_of_another_origin_can_do_nothing(tab: Tab, scene: Scene, address: str) -> None:
     """Not even with the cookie of who is signed in, by the one form that a browser sends anywhere without asking."""
     await tab.go("#/")
@@ -265,8 +297,8 @@ async def test_with_a_readers_token_nothing_is_seen_without_it_and_nothing_done_
 async def test_it_is_worked_with_the_keyboard_alone(tab: Tab) -> None:
     """The skip link, the views, a dialog that keeps the focus and gives it back."""
     page = tab.page
-    await tab.go("#/topics")
-    await tab.see("Promises")
+    await tab.go("#/operations")
+    await tab.see("What operators did")
     await page.keyboard.press("Tab")
     assert "Skip to the content" == await page.evaluate("document.activeElement.textContent")
     await page.keyboard.press("Enter")
@@ -286,7 +318,8 @@ async def test_light_and_dark_follow_the_system_until_somebody_chooses(browser: 
     """And the choice is kept."""
     ground = "getComputedStyle(document.body).backgroundColor"
     async with a_tab(browser, address, color_scheme="dark") as tab:
-        await tab.go("#/topics")
+        await tab.go("#/nowhere")
+        await tab.see("There is no such view")
         dark = await tab.page.evaluate(ground)
         await tab.page.get_by_label("Colours").select_option("light")
         light = await tab.page.evaluate(ground)

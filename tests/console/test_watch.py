@@ -2,25 +2,28 @@
 
 import asyncio
 import gc
+import re
 import socket
 import warnings
+from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from infra.kafka import admin_client, reader
 from infra.settings import SettingsError, load_settings
+from workers.console.advice import ADVICE
 from workers.console.flow import Flow
 from workers.console.health import Part, Probe, probe_addresses, with_since, workers_of
+from workers.console.lag_page import history_of, worst_of
 from workers.console.letters import letter_json
-from workers.console.resuming import redrive_of, reemission_of
+from workers.console.reading import Reading
 from workers.ops.dead_letters import DeadLetter
-from workers.ops.groups import Group
-from workers.ops.lag import GroupLag, PartitionLag
-from workers.ops.operations import Operation, RefusedError
+from workers.ops.lag import GroupLag, PartitionLag, Sample, Status
 from workers.ops.outcomes import LaneRow
-from workers.ops.redrive_plan import Options
 
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
 TOPIC = "inmail.send-requests"
@@ -57,37 +60,91 @@ def test_flow_is_not_made_up() -> None:
     assert (0.0, 0.0) == (flow.rates[-1].decided, flow.rates[-1].answered)
 
 
-MEMBER = Group("Stable", ("inmail-send at here",))
 READY, NOT_READY = Probe(ready=True, reasons=()), Probe(ready=False, reasons=("postgres: away",))
 
 
 @pytest.mark.parametrize(
-    ("groups", "group", "probe", "expected"),
+    ("status", "more", "members", "probe", "expected"),
     [
-        (lag(9, 9), MEMBER, READY, ("ok", "works")),
-        (lag(9, 9), MEMBER, None, ("ok", "works")),
-        (lag(9, None), MEMBER, READY, ("failed", "never started")),
-        (lag(9, 5, records=4, seconds=3.0), Group("Empty", ()), None, ("failed", "stopped")),
-        (lag(9, 9), MEMBER, NOT_READY, ("failed", "not ready")),
-        (lag(9, 5, records=4, seconds=3.0, held=4), MEMBER, READY, ("warning", "held back")),
-        (lag(9, 5, records=4, seconds=31.0), MEMBER, READY, ("warning", "behind")),
-        (lag(9, 5, records=4, seconds=29.0), MEMBER, READY, ("ok", "works")),
+        (Status.OK, {}, 1, READY, ("ok", "works")),
+        (Status.OK, {}, 1, None, ("ok", "works")),
+        (Status.NEVER_COMMITTED, {}, 1, READY, ("failed", "never committed")),
+        (Status.OK, {}, 0, None, ("failed", "stopped")),
+        (Status.STOPPED, {"records": 4}, 0, None, ("failed", "stopped")),
+        (Status.PAUSED, {"records": 4}, 0, None, ("failed", "paused")),
+        (Status.STALLED, {"records": 4}, 1, NOT_READY, ("failed", "not ready")),
+        (Status.STALLED, {"records": 4}, 1, READY, ("failed", "stalled")),
+        (Status.HELD, {"records": 4, "held": 4}, 1, READY, ("warning", "held")),
+        (Status.OK, {"records": 4, "seconds": 31.0}, 1, READY, ("warning", "behind")),
+        (Status.OK, {"records": 4, "seconds": 29.0}, 1, READY, ("ok", "works")),
     ],
 )
 def test_a_worker_is_as_its_gravest_trouble(
-    groups: list[GroupLag], group: Group, probe: Probe | None, expected: tuple[str, str]
+    status: Status, more: dict[str, Any], members: int, probe: Probe | None, expected: tuple[str, str]
 ) -> None:
-    """Named by its cause."""
-    (part,) = workers_of(groups, {"inmail-send": group}, {"send": probe} if probe else {})
+    """Named by its cause, with what to do."""
+    found = [replace(group, members=members) for group in lag(9, 5, status=status, reason="so", **more)]
+    part = workers_of(found, {"send": probe} if probe else {})[0]
 
     assert ("send worker", *expected) == (part.name, part.status, part.cause)
+    assert (part.status == "ok") is (not part.do)
 
 
-def test_what_has_no_group_is_told_by_its_probe() -> None:
-    """Such as the ticker."""
-    parts = workers_of(lag(9, 9), {"inmail-send": MEMBER}, {"send": READY, "ticker": NOT_READY})
+def test_what_has_no_group_is_told_by_its_probe_and_what_has_no_topic_is_not_set_up() -> None:
+    """Such as the ticker; and the two workers whose groups were not seen."""
+    parts = workers_of(lag(9, 9), {"send": READY, "ticker": NOT_READY})
 
     assert ("ticker", "failed", "postgres: away") == (parts[-1].name, parts[-1].status, parts[-1].text)
+    assert ["not set up", "not set up"] == [part.cause for part in parts[1:3]]
+
+
+def test_each_status_of_lag_has_advice_in_the_page_and_in_the_document() -> None:
+    """The same ones, none left out."""
+    text = (Path(__file__).parents[2] / "docs" / "lag.md").read_text(encoding="utf-8")
+
+    assert (
+        set(Status) == set(ADVICE) == {Status(found) for found in re.findall(r"^\| `([A-Z ]+)` \|", text, re.MULTILINE)}
+    )
+    assert all(each.means and each.do and each.kind in {"ok", "warning", "failed"} for each in ADVICE.values())
+
+
+def test_the_worst_group_is_told_with_why_since_when_and_what_to_do() -> None:
+    """By status before age; nothing where all is well."""
+    slow = lag(9, 5, records=4, seconds=99.0, status=Status.SLOW, reason="slowly")
+    stopped = lag(9, 5, records=4, seconds=9.0, status=Status.STOPPED, reason="nobody", since=NOW)
+    found = worst_of([*slow, *stopped])
+
+    assert found is not None
+    assert ("STOPPED", "nobody", NOW, 0) == tuple(found[name] for name in ("status", "reason", "since", "partition"))
+    assert "inmail worker" in found["do"]
+    assert worst_of(lag(9, 9)) is None
+
+
+def test_history_has_times_and_no_more_points_than_a_picture_shows() -> None:
+    """Samples of before the start are far apart: the oldest is kept, and each says how long ago it was."""
+    past = [Sample(NOW - timedelta(minutes=10), 0, 70, 70)]
+    found = history_of([*past, *(Sample(NOW + timedelta(seconds=number), 0, 70, number) for number in range(200))])
+
+    assert len(found["records"]) == len(found["seconds_ago"]) <= 92
+    assert (799.0, 70, 0.0, 199) == (
+        found["seconds_ago"][0],
+        found["records"][0],
+        found["seconds_ago"][-1],
+        found["records"][-1],
+    )
+
+
+async def test_the_look_waits_for_no_page() -> None:
+    """However many pages are being answered; one more page waits, and no longer than it may."""
+    reading = Reading(load_settings(console_timeout_seconds=0.3))
+    async with AsyncExitStack() as busy:
+        for _ in range(3):
+            await busy.enter_async_context(reading.turn())
+        async with reading.look() as settings:
+            assert 0.3 == settings.database_timeout_seconds
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1), reading.turn():
+                pytest.fail("four at once")
 
 
 def test_since_is_kept_while_the_cause_is_the_same() -> None:
@@ -107,27 +164,6 @@ def test_probes_are_understood_or_refused() -> None:
     for wrong in ("send", "send=", "send=host", "=host:1", "send=host:port"):
         with pytest.raises(SettingsError, match="INMAIL_CONSOLE_WORKERS"):
             probe_addresses(load_settings(console_workers=wrong))
-
-
-def operation(arguments: dict[str, Any], plan: dict[str, Any]) -> Operation:
-    """Return an operation that was asked for so."""
-    return Operation(7, "redrive", "me", "so", arguments, plan, NOW, NOW, NOW, "stopped", {})
-
-
-def test_what_was_asked_for_is_read_back_from_its_record() -> None:
-    """As it was; what another version wrote is refused."""
-    given = {"selection": {"reason": "unknown_plan", "after": "2026-01-31T00:00:00+00:00"}}
-    chosen, how = redrive_of(operation(given | {"rate": 5.0, "limit": None, "again": True, "anyway": False}, {}))
-    assert ("unknown_plan", NOW) == (chosen.reason, chosen.after)
-    assert Options(5.0, None, again=True) == how
-    rows, to, rate = reemission_of(
-        operation({"selection": {"worker": "send", "partition": 3}, "to": None}, {"rate": 9})
-    )
-    assert ("send", 3, None, 9.0) == (rows.worker, rows.partition, to, rate)
-    for wrong in ({}, {"selection": {"colour": "red"}, "to": None}, {"selection": {"reason": "none"}}):
-        for read in (redrive_of, reemission_of):
-            with pytest.raises(RefusedError, match="operation 7"):
-                read(operation(wrong, {"rate": 1}))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,9 @@ import yaml
 
 from infra.local.artifacts import read_lock
 from infra.local.postgres_server import TUNING
-from infra.settings import Settings
+from infra.settings import Settings, load_settings
+from workers.console.access import access_of
+from workers.console.health import probe_addresses
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = Path(__file__).with_name("compose-spec.schema.json")
@@ -80,7 +82,7 @@ def test_nothing_is_open_to_the_network(compose: dict[str, Any]) -> None:
     """Neither the servers nor what watches them."""
     published = {name: service["ports"] for name, service in compose["services"].items() if "ports" in service}
 
-    assert {"kafka", "postgres", "prometheus", "grafana"} == set(published)
+    assert {"kafka", "postgres", "prometheus", "grafana", "console"} == set(published)
     assert all(port.startswith("127.0.0.1:") for ports in published.values() for port in ports)
 
 
@@ -89,7 +91,26 @@ def test_images_are_pinned_and_no_secret_has_a_default(compose: dict[str, Any]) 
     text = (ROOT / "docker-compose.yml").read_text()
 
     assert all(re.search(r":v?\d+\.\d+", service["image"]) for service in compose["services"].values())
-    assert re.findall(r"\$\{[^}]*PASSWORD[^}]*\}", text) == re.findall(r"\$\{POSTGRES_PASSWORD:\?[^}]+\}", text)
+    secrets = re.findall(r"\$\{[^}]*(?:PASSWORD|TOKEN)[^}]*\}", text)
+    assert {"POSTGRES_PASSWORD", "CONSOLE_READER_TOKEN", "CONSOLE_OPERATOR_TOKEN"} == {
+        re.split("[:}]", each)[0].removeprefix("${") for each in secrets
+    }
+    assert all(re.fullmatch(r"\$\{\w+:\?[^}]+\}", each) for each in secrets)
+
+
+def test_the_console_is_served_with_tokens_and_asks_each_worker(compose: dict[str, Any]) -> None:
+    """It starts with what is set there, beyond loopback, and where the probes of the workers are."""
+    given = compose["services"]["console"]["environment"]
+    names = {name.removeprefix("INMAIL_").lower() for name in given if name.startswith("INMAIL_")}
+    assert names <= set(Settings.model_fields)
+    tokens = {name: f"{name}-of-a-test" for name in given if name.endswith("_TOKEN")}
+    read = {name.removeprefix("INMAIL_").lower(): value for name, value in (given | tokens).items()}
+    settings = load_settings(**{n: v for n, v in read.items() if n.startswith("console_")})
+
+    assert not access_of(settings).open_to_all
+    assert access_of(settings).operator_token is not None
+    assert {name: f"{name}:{given['INMAIL_HEALTH_PORT']}" for name in WORKERS} == probe_addresses(settings)
+    assert compose["services"]["console"]["ports"][0].endswith(f":{settings.console_port}")
 
 
 def test_kafka_is_the_one_of_the_local_stack(compose: dict[str, Any]) -> None:

@@ -96,7 +96,7 @@ def _documents() -> Iterator[tuple[str, dict[str, Any]]]:
 DOCUMENTS = dict(_documents())
 BY_KIND = {
     kind: {each["metadata"]["name"]: each for each in DOCUMENTS.values() if each["kind"] == kind}
-    for kind in ("Deployment", "Job", "PodDisruptionBudget", "ScaledObject", "ConfigMap")
+    for kind in ("Deployment", "Job", "PodDisruptionBudget", "ScaledObject", "ConfigMap", "Service")
 }
 
 
@@ -141,6 +141,7 @@ def test_settings_and_arguments_are_known() -> None:
     known = {f"INMAIL_{name.upper()}" for name in Settings.model_fields}
     assert set(BY_KIND["ConfigMap"]["inmail-settings"]["data"]) <= known
     for container in _containers():
+        assert {each["name"] for each in container.get("env", ())} <= known
         parse(container["args"])
     with pytest.raises(Exception, match="--servee"):
         parse(["metrics", "--servee"])
@@ -156,3 +157,17 @@ def test_a_budget_and_a_probe_for_each_worker() -> None:
         assert pod["terminationGracePeriodSeconds"] > drain + 5
         probes = {pod["containers"][0][probe]["httpGet"]["path"] for probe in ("livenessProbe", "readinessProbe")}
         assert probes == {"/livez", "/readyz"}
+
+
+def test_the_console_is_reached_inside_the_cluster_only_and_has_its_tokens_from_a_secret() -> None:
+    """Its service is that of its pod, on the port that it listens on; no token stands in a file."""
+    service, deployed = BY_KIND["Service"]["console"]["spec"], BY_KIND["Deployment"]["inmail-console"]["spec"]
+    container = deployed["template"]["spec"]["containers"][0]
+    given = {each["name"]: each["value"] for each in container["env"]}
+    assert ("ClusterIP", "Recreate") == (service["type"], deployed["strategy"]["type"])
+    assert service["selector"].items() <= deployed["template"]["metadata"]["labels"].items()
+    assert given["INMAIL_CONSOLE_PORT"] == str(container["ports"][0]["containerPort"])
+    assert {"secretRef": {"name": "inmail-console"}} in container["envFrom"]
+    # For each service the cluster gives every pod variables of its name: none may be one of our settings.
+    assert not [name for name in BY_KIND["Service"] if name.startswith("inmail")]
+    assert not [name for name in (*given, *BY_KIND["ConfigMap"]["inmail-settings"]["data"]) if "TOKEN" in name]

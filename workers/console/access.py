@@ -1,12 +1,12 @@
 """Who may look and who may act: tokens, and the sessions that are signed in with one."""
 
 import secrets
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
 from hmac import compare_digest
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from time import monotonic
 
@@ -16,8 +16,10 @@ __all__ = ["Access", "Role", "Session", "TooManyAttemptsError", "WrongTokenError
 
 _SESSION_SECONDS = 12 * 3600.0
 _SESSIONS_AT_MOST = 1000
-_ATTEMPTS = 10  # with a wrong token, in a minute, from anywhere
+_ATTEMPTS = 10  # with a wrong token, in a minute, from one address
 _ATTEMPTS_SECONDS = 60.0
+_CALLERS_AT_MOST = 1000  # addresses that are remembered for wrong tokens
+_NETWORK_BITS = 64  # of an IPv6 address: what one caller commonly has all to itself
 _TOKEN_CHARACTERS = 16  # at least: it is all that stands between the network and the ledger
 
 
@@ -34,7 +36,7 @@ class WrongTokenError(Exception):
 
 
 class TooManyAttemptsError(Exception):
-    """Too many wrong tokens came in a short time."""
+    """Too many wrong tokens came from one address in a short time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,34 +58,46 @@ class Access:
     open_to_all: bool  # whether looking needs no token
     clock: Callable[[], float] = monotonic
     _sessions: dict[str, Session] = field(default_factory=dict)
-    _wrong: "deque[float]" = field(default_factory=lambda: deque(maxlen=_ATTEMPTS))
+    _wrong: "OrderedDict[str, deque[float]]" = field(default_factory=OrderedDict)  # when, by who came
 
-    def role_of(self, token: str) -> Role:
+    def role_of(self, token: str, address: str) -> Role:
         """Return what a token lets do.
+
+        Args:
+            token: what was given.
+            address: from where it came; behind a proxy that is the proxy's.
 
         Raises:
             WrongTokenError: when it is none of ours.
-            TooManyAttemptsError: when there were too many of those in the last minute.
+            TooManyAttemptsError: when there were too many of those from that address in the last minute.
 
         """
-        now = self.clock()
-        if len(self._wrong) == _ATTEMPTS and now - self._wrong[0] < _ATTEMPTS_SECONDS:
-            raise TooManyAttemptsError("too many wrong tokens: wait a minute")
+        now, caller = self.clock(), _caller(address)
+        wrong = self._wrong.get(caller)
+        if wrong is not None and len(wrong) == _ATTEMPTS and now - wrong[0] < _ATTEMPTS_SECONDS:
+            raise TooManyAttemptsError("too many wrong tokens from your address: wait a minute")
         # Both are compared whatever the first says, each in constant time: neither can be guessed a letter at a time.
         reads, acts = _same(token, self.reader_token), _same(token, self.operator_token)
         if not (reads or acts):
-            self._wrong.append(now)
+            self._note_wrong(caller, now)
             raise WrongTokenError("that is no token of this console")
         return Role.OPERATOR if acts else Role.READER
 
-    def sign_in(self, token: str, actor: str) -> tuple[str, Session]:
+    def _note_wrong(self, caller: str, now: float) -> None:
+        """Remember a wrong token, the callers in the order of their last one: the table cannot grow without end."""
+        self._wrong.setdefault(caller, deque(maxlen=_ATTEMPTS)).append(now)
+        self._wrong.move_to_end(caller)
+        while len(self._wrong) > _CALLERS_AT_MOST:
+            self._wrong.popitem(last=False)
+
+    def sign_in(self, token: str, actor: str, address: str) -> tuple[str, Session]:
         """Begin a session; return its secret id, for the cookie, and what it is.
 
         Raises:
             WrongTokenError, TooManyAttemptsError: as `role_of` does.
 
         """
-        role = self.role_of(token)
+        role = self.role_of(token, address)
         now = self.clock()
         self._sessions = {key: each for key, each in self._sessions.items() if each.ends_at > now}
         if len(self._sessions) >= _SESSIONS_AT_MOST:
@@ -102,6 +116,19 @@ class Access:
         if found is not None and found.ends_at > self.clock():
             return found
         return Session(Role.READER if self.open_to_all else Role.NOBODY)
+
+
+def _caller(address: str) -> str:
+    """Return whom an address stands for: in IPv6 its network, since its owner can take any address of that."""
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return address
+    if not isinstance(found, IPv6Address):
+        return address
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return f"{int(found) >> (128 - _NETWORK_BITS):x}/{_NETWORK_BITS}"
 
 
 def _same(given: str, token: str | None) -> bool:

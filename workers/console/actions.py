@@ -50,13 +50,13 @@ class Actions:
 
     async def sign_in(self, request: web.Request) -> web.Response:
         """Begin a session with a token; who may act says a name, for the record."""
-        given = await _body(request)
+        given, address = await _body(request), request.remote or ""
         token, name = parameters.text(given, "token"), parameters.text(given, "name")
         if token is None:
             raise BadRequestError("token: it is missing")
-        if name is None and self.access.role_of(token) is Role.OPERATOR:
+        if name is None and self.access.role_of(token, address) is Role.OPERATOR:
             raise BadRequestError("name: say who you are, for the record")
-        key, session = self.access.sign_in(token, name or "")
+        key, session = self.access.sign_in(token, name or "", address)
         response = answer(self._told(session))
         secure = is_secure(request)
         response.set_cookie(cookie_name(request), key, httponly=True, samesite="Strict", secure=secure, path="/")
@@ -108,7 +108,8 @@ class Actions:
         """Go on with an operation that was stopped, failed or broke off."""
         who = _who(request, await _body(request))
         found = await self._operation(request)
-        return answer(await self.jobs.go_on(found, who), status=202)
+        async with self.reading.turn(_LONGER) as settings:
+            return answer(await self.jobs.go_on(settings, found, who), status=202)
 
     async def _operation(self, request: web.Request) -> Operation:
         number = parameters.number(request.match_info, "operation", 1)

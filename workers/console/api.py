@@ -10,10 +10,11 @@ from pydantic_core import to_json
 from schemas.catalogue import INPUT_TOPICS
 from schemas.results import DeadLetterReason
 from workers.console import parameters
-from workers.console.jobs import GOES_ON, Jobs
+from workers.console.jobs import Jobs
 from workers.console.letters import letter_json, row_json
 from workers.console.problems import BadRequestError
 from workers.console.reading import Reading
+from workers.console.resuming import command_of
 from workers.console.watch import Watch
 from workers.ops.fates import show_dead_letter, tell_dead_letters
 from workers.ops.operations import Operation, list_operations, show_operation
@@ -64,9 +65,10 @@ class Api:
         """Answer with what was seen last, as the live stream tells it."""
         return answer(self.watch.overview())
 
-    async def lag(self, _: web.Request) -> web.Response:
-        """Answer with lag by group and partition, and how it was."""
-        return answer(self.watch.lags())
+    async def lag(self, request: web.Request) -> web.Response:
+        """Answer with how every group of the cluster stands; with partitions and how they were of one, or of ours."""
+        group = parameters.text(request.query, "group")
+        return answer(self.watch.lags([group] if group is not None else []))
 
     async def account(self, request: web.Request) -> web.Response:
         """Answer with an account's lots and the newest lines of its statement."""
@@ -134,8 +136,9 @@ class Api:
         return answer(self._operation(found))
 
     def _operation(self, found: Operation) -> dict[str, Any]:
-        goes_on = found.verb in GOES_ON and found.status in {"stopped", "failed", "broken_off"}
-        return asdict(found) | {"may_stop": self.jobs.may_stop(found), "may_go_on": goes_on}
+        goes_on = self.jobs.may_go_on(found)
+        command = None if goes_on or found.status in {"done", "running"} else command_of(self.jobs.settings, found)
+        return asdict(found) | {"may_stop": self.jobs.may_stop(found), "may_go_on": goes_on, "command": command}
 
     async def topics(self, _: web.Request) -> web.Response:
         """Answer with what differs from how topics should be, and which settings break a promise."""

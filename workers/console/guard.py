@@ -81,7 +81,7 @@ def guards(access: Access, hosts: frozenset[str]) -> list[Middleware]:
             return await handler(request)
         bearer = request.headers.get("Authorization", "").removeprefix("Bearer ")
         if bearer and _is_safe(request):  # a script that reads; who acts has a session, and a name on the record
-            session = request[SESSION] = Session(access.role_of(bearer))
+            session = request[SESSION] = Session(access.role_of(bearer, request.remote or ""))
         if session.role < (Role.READER if _is_safe(request) else Role.OPERATOR):
             needed = "reader's" if _is_safe(request) else "operator's"
             return _refuse(401, "sign_in", f"this needs the {needed} token: sign in")

@@ -2,17 +2,16 @@
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
 import aiohttp
 
-from infra.kafka import admin_client
 from infra.settings import Settings, SettingsError
 from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS
-from workers.ops.groups import Group, describe_group
-from workers.ops.lag import GroupLag
+from workers.console.advice import ADVICE
+from workers.ops.lag import GroupLag, Status
 
 __all__ = [
     "BEHIND_SECONDS",
@@ -20,7 +19,6 @@ __all__ = [
     "Probe",
     "ask_probes",
     "probe_addresses",
-    "read_members",
     "with_since",
     "workers_of",
 ]
@@ -39,7 +37,8 @@ class Part:
     name: str
     status: str  # ok, warning, failed, unknown
     cause: str  # in a word or two
-    text: str  # in a sentence, with what to do where there is something to do
+    text: str  # in a sentence
+    do: str = ""  # what to do, where there is something to do
     since: datetime | None = None  # when this console first saw it so
 
 
@@ -87,52 +86,64 @@ async def _ask(client: aiohttp.ClientSession, address: str) -> Probe:
     return Probe(bool(body.get("ready")), [str(each) for each in body.get("reasons", ())])
 
 
-async def read_members(settings: Settings, groups: Iterable[str]) -> dict[str, Group]:
-    """Return who is in each group.
+def workers_of(lag: Sequence[GroupLag], probes: Mapping[str, Probe]) -> list[Part]:
+    """Return how the workers are: each group's, and whatever else has a probe, such as the ticker.
 
-    Raises:
-        KafkaError: when a coordinator does not say.
+    Args:
+        lag: of the workers' groups.
+        probes: what they say of themselves, by worker.
 
     """
-    async with admin_client(settings) as admin:
-        return {group: await describe_group(admin, group) for group in groups}
-
-
-def workers_of(lag: Sequence[GroupLag], members: Mapping[str, Group], probes: Mapping[str, Probe]) -> list[Part]:
-    """Return how the workers are: each group's, and whatever else has a probe, such as the ticker."""
-    parts = []
-    for group in lag:
-        name = NAMES.get(group.topic, group.group)
-        parts.append(_worker(name, group, members.get(group.group), probes.get(name.removesuffix(" worker"))))
+    groups = {group.topic: group for group in lag}
+    parts = [
+        _worker(name, topic, groups.get(topic), probes.get(name.removesuffix(" worker")))
+        for topic, name in NAMES.items()
+    ]
     grouped = {part.name.removesuffix(" worker") for part in parts}
     return parts + [_alone(name, probe) for name, probe in probes.items() if name not in grouped]
 
 
 def _alone(name: str, probe: Probe) -> Part:
-    if probe.ready:
-        return Part(name, OK, "works", "ready, by its probe")
-    return Part(name, FAILED, "not ready", "; ".join(probe.reasons) or "it does not say why")
+    return _not_ready(name, probe) or Part(name, OK, "works", "ready, by its probe")
 
 
-def _worker(name: str, lag: GroupLag, group: Group | None, probe: Probe | None) -> Part:
+def _worker(name: str, topic: str, lag: GroupLag | None, probe: Probe | None) -> Part:
     """Return how one worker is, the gravest thing first."""
-    waits = f"{lag.records:,} records wait, the oldest for {lag.seconds:,.0f} s"
-    if lag.never_committed:
-        text = "a partition was never started, so no worker can open it: run `inmail topics apply`"
-        return Part(name, FAILED, "never started", text)
-    if group is not None and group.empty:
-        text = f"nobody is in group {lag.group}: start `inmail worker {name.removesuffix(' worker')}`"
-        return Part(name, FAILED, "stopped", f"{text}; {waits}" if lag.records else text)
-    if probe is not None and not probe.ready:
-        return Part(name, FAILED, "not ready", "; ".join(probe.reasons) or "it does not say why")
-    if lag.held:
-        text = f"an open transaction of a producer holds {lag.held:,} records back: they cannot be read before it ends"
-        return Part(name, WARNING, "held back", text)
-    if lag.seconds > BEHIND_SECONDS:
-        return Part(name, WARNING, "behind", waits)
-    count = len(group.members) if group is not None else 0
-    text = f"{count} in its group" if count else "its group answers"
+    if lag is None:
+        return Part(name, FAILED, "not set up", f"Kafka has no topic {topic}", "run `inmail topics apply`")
+    if (trouble := _stopped(name, lag) or _not_ready(name, probe) or _stands(name, lag)) is not None:
+        return trouble
+    text = f"{lag.members} in its group"
     return Part(name, OK, "works", f"{text}, ready by its probe" if probe is not None else text)
+
+
+def _stopped(name: str, lag: GroupLag) -> Part | None:
+    if lag.status in {Status.PAUSED, Status.NEVER_COMMITTED}:  # these say more
+        return _stands(name, lag)
+    if lag.members:
+        return None
+    text = f"nobody is in group {lag.group}"
+    start = f"start `inmail worker {name.removesuffix(' worker')}`"
+    return Part(name, FAILED, "stopped", f"{text}; {_waits(lag)}" if lag.records else text, start)
+
+
+def _not_ready(name: str, probe: Probe | None) -> Part | None:
+    if probe is None or probe.ready:
+        return None
+    return Part(name, FAILED, "not ready", "; ".join(probe.reasons) or "it does not say why", "look at its log")
+
+
+def _stands(name: str, lag: GroupLag) -> Part | None:
+    if lag.status is not Status.OK:
+        kind, _, do = ADVICE[lag.status]
+        return Part(name, kind, lag.status.lower(), lag.reason, do)
+    if lag.seconds > BEHIND_SECONDS:
+        return Part(name, WARNING, "behind", f"{_waits(lag)}; it gets less", "nothing, or start more workers")
+    return None
+
+
+def _waits(lag: GroupLag) -> str:
+    return f"{lag.records:,} records wait, the oldest for {lag.seconds:,.0f} s"
 
 
 def with_since(parts: Iterable[Part], before: Mapping[str, Part], now: datetime) -> list[Part]:
@@ -142,5 +153,5 @@ def with_since(parts: Iterable[Part], before: Mapping[str, Part], now: datetime)
         last = before.get(part.name)
         same = last is not None and (last.status, last.cause) == (part.status, part.cause)
         since = last.since if same and last is not None else now
-        told.append(Part(part.name, part.status, part.cause, part.text, since))
+        told.append(replace(part, since=since))
     return told

@@ -1,4 +1,4 @@
-"""What this console was told to do, while it does it: redrives and reemissions, each to be stopped and gone on with.
+"""What this console was told to do, while it does it: redrives and replays, each to be stopped and gone on with.
 
 What they did is on record in the table of operations. Kept here is only what it takes to begin and to stop one.
 """
@@ -14,16 +14,22 @@ import structlog
 
 from infra.settings import Settings
 from workers.console.problems import KNOWN
-from workers.console.resuming import redrive_of, reemission_of
-from workers.ops import redrive, reemit, reemit_plan
+from workers.console.resuming import RERUNS, redrive_of, reemission_of, rerun_of, rewind_of
+from workers.ops import redrive, reemit, reemit_plan, rewind_target
 from workers.ops.dead_letters import Selection
 from workers.ops.operations import Operation, RefusedError, Running, Status
 from workers.ops.redrive import Who
 from workers.ops.redrive_plan import Options, Plan, plan_redrive
+from workers.ops.rerun import Who as RerunWho
+from workers.ops.rerun import rerun
+from workers.ops.rerun_plan import Asked, plan_rerun
+from workers.ops.rerun_plan import Plan as RerunPlan
+from workers.ops.rewind import rewind
+from workers.ops.rewind_plan import plan_rewind
 
-__all__ = ["GOES_ON", "Jobs"]
+__all__ = ["Jobs"]
 
-GOES_ON: Final = {redrive.VERB, reemit_plan.VERB}  # verbs that, told the same again, go on where they stopped
+_DRAIN_SECONDS: Final = 300.0  # as the command waits for workers to end
 _PLANS_KEPT: Final = 50
 _BEGIN_SECONDS: Final = 1.0  # what is refused is refused by then; what is not is on record
 
@@ -34,6 +40,9 @@ class Planned(NamedTuple):
     selection: Selection
     options: Options
     plan: Plan
+
+
+_Run = Coroutine[Any, Any, Running]
 
 
 @dataclass(slots=True)
@@ -77,31 +86,57 @@ class Jobs:
             raise RefusedError("that plan was begun already, or is not known any more: plan it again")
         return await self._redrive(planned, who)
 
-    async def go_on(self, operation: Operation, who: Who) -> dict[str, Any]:
-        """Go on with an operation that was stopped, failed or broke off.
+    async def go_on(self, settings: Settings, operation: Operation, who: Who) -> dict[str, Any]:
+        """Go on with an operation that was stopped, failed or broke off: the same is planned again, and begun.
+
+        Args:
+            settings: to plan with.
+            operation: which one.
+            who: who goes on, and why.
 
         Raises:
-            RefusedError: when it runs, is done, is of a verb that cannot, or nothing is left of it.
-            KafkaError, OSError, asyncpg.PostgresError: when it cannot be planned.
+            RefusedError: when it runs, is done, is of a verb that cannot, is not safe now, or nothing is left of it.
+            CatalogueError, NotSetUpError, KafkaError, OSError, asyncpg.PostgresError: when it cannot be planned.
 
         """
-        if operation.verb not in GOES_ON:
-            raise RefusedError(f"a {operation.verb} is not gone on with from here: see `inmail replay --help`")
         if operation.status in {Status.RUNNING, Status.DONE}:
             raise RefusedError(f"operation {operation.operation} is {operation.status}: there is nothing to go on with")
-        if operation.verb == redrive.VERB:
-            selection, options = redrive_of(operation)
-            return await self._redrive(
-                Planned(selection, options, await plan_redrive(self.settings, selection, options)), who
-            )
+        stop = asyncio.Event()
+        match operation.verb:
+            case redrive.VERB:
+                selection, options = redrive_of(operation)
+                plan = await plan_redrive(settings, selection, options)
+                return await self._redrive(Planned(selection, options, plan), who)
+            case reemit_plan.VERB:
+                running = await self._reemission(settings, operation, who, stop)
+            case rewind_target.VERB:
+                running = await self._rewind(settings, operation, who, stop)
+            case verb if verb in RERUNS:
+                asked = rerun_of(settings, operation)
+                running = self._rerun(asked, await plan_rerun(settings, asked), who, stop)
+            case verb:
+                raise RefusedError(f"a {verb} is not gone on with from here: see `inmail replay --help`")
+        return await self._begin(operation.verb, who, stop, running)
+
+    async def _reemission(self, settings: Settings, operation: Operation, who: Who, stop: asyncio.Event) -> _Run:
         rows, to, rate = reemission_of(operation)
-        plan = await reemit_plan.plan_reemit(self.settings, rows, to, rate)
+        plan = await reemit_plan.plan_reemit(settings, rows, to, rate)
         if not plan.count:
             raise RefusedError("nothing is left to be sent")
-        stop = asyncio.Event()
-        return await self._begin(
-            reemit_plan.VERB, who, stop, reemit.reemit(self.settings, rows, plan, who=who, stop=stop)
-        )
+        return reemit.reemit(self.settings, rows, plan, who=who, stop=stop)
+
+    async def _rewind(self, settings: Settings, operation: Operation, who: Who, stop: asyncio.Event) -> _Run:
+        worker, target, options = rewind_of(operation)
+        plan = await plan_rewind(settings, worker, target, options)
+        if plan.refusal is not None:
+            raise RefusedError(plan.refusal)
+        if not plan.moves:
+            raise RefusedError("the group stands there, or before it: there is nothing to set")
+        return rewind(self.settings, target, options, plan, who=who, stop=stop, drain_seconds=_DRAIN_SECONDS)
+
+    async def _rerun(self, asked: Asked, plan: RerunPlan, who: Who, stop: asyncio.Event) -> Running:
+        running, _ = await rerun(self.settings, asked, plan, who=RerunWho(*who), stop=stop)
+        return running
 
     async def _redrive(self, planned: Planned, who: Who) -> dict[str, Any]:
         if not planned.plan.count:
@@ -110,9 +145,7 @@ class Jobs:
         running = redrive.redrive(self.settings, *planned, who=who, stop=stop)
         return await self._begin(redrive.VERB, who, stop, running)
 
-    async def _begin(
-        self, verb: str, who: Who, stop: asyncio.Event, running: Coroutine[Any, Any, Running]
-    ) -> dict[str, Any]:
+    async def _begin(self, verb: str, who: Who, stop: asyncio.Event, running: _Run) -> dict[str, Any]:
         if verb in self._jobs:
             running.close()
             raise RefusedError(f"another {verb} is under way here: wait for it, or stop it")
@@ -130,6 +163,27 @@ class Jobs:
         if not task.cancelled() and (error := task.exception()) is not None:
             log = structlog.get_logger("inmail.console")
             log.warning("operation_failed", verb=verb, error=repr(error), known=isinstance(error, KNOWN))
+
+    def may_go_on(self, operation: Operation) -> bool:
+        """Tell whether the record of an operation says all that it takes to go on with it from here."""
+        if operation.status not in {Status.STOPPED, Status.FAILED, Status.BROKEN_OFF}:
+            return False
+        try:
+            match operation.verb:
+                case redrive.VERB:
+                    redrive_of(operation)
+                case reemit_plan.VERB:
+                    reemission_of(operation)
+                case rewind_target.VERB:
+                    rewind_of(operation)
+                    return not operation.result.get("set")
+                case verb if verb in RERUNS:
+                    rerun_of(self.settings, operation)
+                case _:
+                    return False
+        except (RefusedError, OSError):
+            return False
+        return True
 
     def may_stop(self, operation: Operation) -> bool:
         """Tell whether an operation runs in this process."""

@@ -1,52 +1,90 @@
-"""Where the console has lag from, and how it went: the one place to change when lag is observed in another way."""
+"""Where the console has lag from: one observer of all groups of the cluster, open for as long as the console is."""
 
-from collections import defaultdict, deque
+import asyncio
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Final
 
-from infra.clock import utc_now
+from infra.lookup import LATEST, Lookup, lookup
 from infra.settings import Settings
-from workers.ops.lag import GroupLag, read_lag
+from schemas.catalogue import CATALOGUE, DEAD_LETTERS
+from workers.ops.lag import Change, GroupLag, Observer, Sample, observer
 
-__all__ = ["LagSource", "Sample"]
+__all__ = ["OURS", "LagSource"]
 
-_KEPT: Final = 360  # samples of a partition: 12 minutes at the pace of a page that is looked at
-
-
-class Sample(NamedTuple):
-    """One partition at one moment."""
-
-    at: datetime
-    end: int
-    committed: int | None
-    records: int
-    seconds: float
+OURS: Final = {row.group: row.topic for row in CATALOGUE if row.group is not None}
+_PAST_SHARE: Final = 0.7  # of the time for a look, until it is taken without the past
 
 
 class LagSource:
-    """The lag of the workers' groups as it was read last, and a ring of how it was before."""
+    """Lag as it was seen last, and where the dead letters end."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._rings: dict[tuple[str, str, int], deque[Sample]] = defaultdict(lambda: deque(maxlen=_KEPT))
-        self.groups: Sequence[GroupLag] = ()
-        self.at: datetime | None = None  # when they were read
+        self._observer: Observer | None = None
+        self._lookup: Lookup | None = None
+        self._opened = AsyncExitStack()
+        self.letters = 0  # changes whenever one is added
+
+    @property
+    def groups(self) -> Sequence[GroupLag]:
+        """All groups, by name and topic."""
+        return self._observer.groups if self._observer is not None else ()
+
+    @property
+    def ours(self) -> list[GroupLag]:
+        """Those of the workers, each with the topic that it reads."""
+        return [group for group in self.groups if OURS.get(group.group) == group.topic]
+
+    @property
+    def at(self) -> datetime | None:
+        """When they were seen; None: not yet."""
+        return self._observer.refreshed_at if self._observer is not None else None
 
     async def refresh(self) -> None:
-        """Read it anew.
+        """Look once. What was seen before stays where that fails.
 
         Raises:
-            NotSetUpError: when a topic does not exist.
             KafkaError: when the cluster cannot be reached.
 
         """
-        self.groups, self.at = await read_lag(self._settings), utc_now()
-        for group in self.groups:
-            for each in group.partitions:
-                sample = Sample(self.at, each.end, each.committed, each.records, each.seconds)
-                self._rings[each.group, each.topic, each.partition].append(sample)
+        if self._observer is None:
+            await self._open(remembers=True)
+        try:
+            # The past is read once. Where there is too much of it, the present is told without.
+            async with asyncio.timeout(self._settings.console_timeout_seconds * _PAST_SHARE) as limit:
+                await self._look()
+        except TimeoutError:
+            if self.at is not None or not limit.expired():
+                raise
+            await self.close()
+            await self._open(remembers=False)
+            await self._look()
+
+    async def _look(self) -> None:
+        assert self._observer is not None  # noqa: S101 - opened before
+        assert self._lookup is not None  # noqa: S101 - with it
+        await self._observer.refresh()
+        await self._lookup.refresh()
+        ends = await self._lookup.offsets(dict.fromkeys(self._lookup.partitions(DEAD_LETTERS), LATEST))
+        self.letters = sum(ends.values())
+
+    async def _open(self, *, remembers: bool) -> None:
+        async with AsyncExitStack() as stack:
+            asked = await stack.enter_async_context(lookup(self._settings))
+            watching = await stack.enter_async_context(observer(self._settings, every=True, remembers=remembers))
+            self._observer, self._lookup, self._opened = watching, asked, stack.pop_all()
+
+    async def close(self) -> None:
+        """Let the clients go."""
+        self._observer, self._lookup = None, None
+        await self._opened.aclose()
 
     def history(self, group: str, topic: str, partition: int) -> Sequence[Sample]:
-        """Return how a partition was, the oldest sample first."""
-        return tuple(self._rings.get((group, topic, partition), ()))
+        """Return how a partition was, the oldest sample first: also before the console began."""
+        return self._observer.history(group, topic, partition) if self._observer is not None else ()
+
+    def changes(self, group: str, topic: str, partition: int) -> Sequence[Change]:
+        """Return the last statuses of a partition, the oldest first."""
+        return self._observer.changes(group, topic, partition) if self._observer is not None else ()

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -55,6 +55,9 @@ async def serve_console(settings: Settings, listener: socket.socket | None = Non
         if watching.done() and not watching.cancelled():
             watching.result()  # it never ends by itself: this raises
         await jobs.close()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_SHUTDOWN_SECONDS):
+                await watch.lag.close()
         await runner.cleanup()
 
 

@@ -28,6 +28,7 @@ __all__ = [
     "Running",
     "Status",
     "list_operations",
+    "read_operations",
     "recorded",
     "show_operation",
 ]
@@ -195,7 +196,12 @@ async def list_operations(settings: Settings, last: int) -> list[Operation]:
 
     """
     async with open_books(settings) as connection:
-        rows = await connection.fetch(_OPERATIONS + " order by o.operation desc limit $2", _LOCKS, last)
+        return await read_operations(connection, last)
+
+
+async def read_operations(connection: Connection, last: int) -> list[Operation]:
+    """Return the newest operations as an open connection sees them, the newest first."""
+    rows = await connection.fetch(_OPERATIONS + " order by o.operation desc limit $2", _LOCKS, last)
     return [Operation(*row) for row in rows]
 
 

@@ -3,15 +3,16 @@
 import { h, s } from "./dom.js";
 import { dayOf, number } from "./format.js";
 
-/** A line of how something went. `what` says it in words for who cannot see it. */
-export function sparkline(values, what, { width = 160, height = 32 } = {}) {
+/** A line of how something went. `what` says it in words for who cannot see it; `at`: when each value was, if not evenly. */
+export function sparkline(values, what, { width = 160, height = 32, at = values.map((_, index) => index) } = {}) {
   const known = values.filter((value) => value !== null && value !== undefined);
   if (known.length < 2) return h("span", { class: "quiet" }, "collecting …");
   const top = Math.max(...known, 1e-9);
-  const x = (index) => (index / (values.length - 1)) * (width - 2) + 1;
+  const span = at[at.length - 1] - at[0] || 1;
+  const x = (index) => ((at[index] - at[0]) / span) * (width - 2) + 1;
   const y = (value) => height - 2 - (value / top) * (height - 5);
   const points = values.map((value, index) => [x(index), value]).filter(([, value]) => value !== null && value !== undefined)
-    .map(([at, value]) => `${at.toFixed(1)},${y(value).toFixed(1)}`);
+    .map(([place, value]) => `${place.toFixed(1)},${y(value).toFixed(1)}`);
   const last = points[points.length - 1].split(",");
   return s("svg", { class: "spark", viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": what, preserveAspectRatio: "none" },
     s("line", { x1: 0, x2: width, y1: height - 1.5, y2: height - 1.5, class: "base" }),

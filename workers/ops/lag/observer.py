@@ -108,7 +108,7 @@ class Observer:
         for key, seen in now.items():
             if key not in self._rings:
                 self._rings[key] = deque(past.get(key, ()), maxlen=_SAMPLES)
-            self._keep(self._rings[key], seen.sample)
+            self._append(self._rings[key], seen.sample)
         there = {(name, place) for name, group in look.groups.items() for place in group.committed}
         for gone in self._rings.keys() - there:
             del self._rings[gone]
@@ -185,7 +185,7 @@ class Observer:
             changes.append(Change(at, status, reason))
         return changes[-1].at
 
-    def _keep(self, ring: deque[Sample], sample: Sample) -> None:
+    def _append(self, ring: deque[Sample], sample: Sample) -> None:
         """Keep a sample: of a long window not every one, so that the ring spans it however often one looks."""
         if len(ring) > 1 and (sample.at - ring[-2].at).total_seconds() < self._limits.window_seconds / _SAMPLES * 1.25:
             ring[-1] = sample

@@ -33,6 +33,11 @@ def split_address(address: str) -> tuple[str, int]:
     return host.strip("[]") or "127.0.0.1", int(port)
 
 
+async def _livez(_: web.Request) -> web.Response:
+    """Answer, which is all that it takes: where a look fails it is Kafka, and a new process would see no more."""
+    return web.json_response({"alive": True})
+
+
 @asynccontextmanager
 async def serve_lag(observer: Observer, address: str, period: float) -> AsyncIterator[str]:
     """Serve what an observer saw last, until left; yields where, for port 0 with the one that was free.
@@ -69,13 +74,7 @@ async def serve_lag(observer: Observer, address: str, period: float) -> AsyncIte
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
     application = web.Application()
-
-    async def livez(_: web.Request) -> web.Response:
-        return web.json_response(
-            {"alive": True}
-        )  # it answers: what does not is Kafka, and a new process would see no more
-
-    application.add_routes([web.get("/lag", lag), web.get("/metrics", metrics), web.get("/livez", livez)])
+    application.add_routes([web.get("/lag", lag), web.get("/metrics", metrics), web.get("/livez", _livez)])
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:

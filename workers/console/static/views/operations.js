@@ -68,21 +68,45 @@ function draw(found, again) {
       ["Progress", far && h("span", {}, h("progress", { max: Math.max(far.all, 1), value: far.so_far, "aria-label": "Progress" }), ` ${number(far.so_far)} of ${count(far.all, far.unit)}${share === null ? "" : `, ${percent(share)}`}`)],
       ["Who", found.actor], ["Why", found.reason], ["Began", time(found.started_at)], ["Last noted", time(found.noted_at)], ["Ended", found.ended_at ? time(found.ended_at) : null],
       ["Took", found.ended_at ? seconds((Date.parse(found.ended_at) - Date.parse(found.started_at)) / 1000) : null]),
-    elsewhere && h("p", { class: "quiet" }, "It runs in another process: stop it there, with Ctrl-C.")),
+    elsewhere && h("p", { class: "quiet" }, "It runs in another process: stop it there, with Ctrl-C."),
+    found.command && commandLine(found)),
     part("Result", found.result), part("Plan", found.plan), part("Asked for", found.arguments),
   ];
 }
 
+/** What to type to go on with what cannot be gone on with from here. */
+function commandLine(found) {
+  const said = h("span", { role: "status", class: "quiet" });
+  const copy = async () => {
+    try {
+      await navigator.clipboard.writeText(found.command);
+      said.textContent = "Copied";
+    } catch {
+      document.getSelection().selectAllChildren(text);
+      said.textContent = "Selected: copy it with the keyboard";
+    }
+  };
+  const text = h("pre", { tabindex: 0, role: "region", "aria-label": "Command line" }, found.command);
+  return [h("p", {}, "It is gone on with from a terminal; the command shows its plan and asks first."), text,
+    h("p", {}, h("button", { type: "button", "data-key": "copy", on: { click: copy } }, "Copy"), " ", said)];
+}
+
+const GOES_ON = {
+  rewind: "It is planned anew, and the group's offsets are set back once it has no members. What is read again is published again, with the same event ids; no credit moves twice.",
+  "replay rebuild": "It goes on where its books end, in this console's process, and compares them with the live ones once all is read.",
+  "replay shadow": "It goes on where its books end, in this console's process, and compares them with the live ones once all is read.",
+};
+
 /** A record's JSON as facts; what is nested, as JSON. */
 function part(title, record) {
   const entries = Object.entries(record);
-  const plain = (value) => {
+  const plain = (name, value) => {
     if (typeof value === "number") return number(value);
-    if (value !== null && typeof value === "object") return h("pre", { tabindex: 0, role: "region", "aria-label": title }, JSON.stringify(value, null, 2));
+    if (value !== null && typeof value === "object") return h("pre", { tabindex: 0, role: "region", "aria-label": `${title}, ${words(name)}` }, JSON.stringify(value, null, 2));
     return value === null ? "none" : value === true ? "yes" : value === false ? "no" : String(value);
   };
   const empty = (value) => value !== null && typeof value === "object" && !Object.keys(value).length;
-  return section(title, entries.length ? facts(...entries.map(([name, value]) => [words(name), empty(value) ? "none" : plain(value)])) : h("p", { class: "empty" }, "Nothing."));
+  return section(title, entries.length ? facts(...entries.map(([name, value]) => [words(name), empty(value) ? "none" : plain(name, value)])) : h("p", { class: "empty" }, "Nothing."));
 }
 
 async function stop(found, again) {
@@ -91,6 +115,6 @@ async function stop(found, again) {
 }
 
 async function goOn(found) {
-  const begun = await confirm(`Go on with operation ${found.operation}?`, `A new ${found.verb} does what is left of it. What was done is not done again.`, "Go on", (because) => act(`/api/operations/${found.operation}/go-on`, { because }));
+  const begun = await confirm(`Go on with operation ${found.operation}?`, GOES_ON[found.verb] ?? `A new ${found.verb} does what is left of it. What was done is not done again.`, "Go on", (because) => act(`/api/operations/${found.operation}/go-on`, { because }));
   if (begun) location.hash = begun.operation === null ? "#/operations" : `#/operations/${begun.operation}`;
 }

@@ -1,11 +1,12 @@
 // How it goes: flow, health by cause, what was decided, who is behind.
 
 import { bar, sparkline } from "../chart.js";
-import { h, link, section, show, status, table } from "../dom.js";
+import { facts, h, link, section, show, status, table } from "../dom.js";
 import { count, number, percent, rate, seconds, time, words } from "../format.js";
 import { follow } from "../live.js";
 import { failed, loading } from "../loading.js";
 import { read } from "../api.js";
+import { groupPath, stands, toZero, why } from "./lag.js";
 
 const LETTERS_EVERY_MS = 30000; // all of the topic is read to count them
 
@@ -35,7 +36,7 @@ export function overview({ body, signal }) {
       summary.textContent = said.text;
       summary.dataset.kind = said.kind;
     }
-    show(live, flow(seen), h("div", { class: "columns" }, health(seen), outcomes(seen.outcomes)), groups(seen.lag));
+    show(live, worst(seen.lag.worst), flow(seen), h("div", { class: "columns" }, health(seen), outcomes(seen.outcomes)), groups(seen.lag));
     count_(seen.changes.dead_letters);
   });
   signal.addEventListener("abort", end);
@@ -46,6 +47,16 @@ function sentence(parts) {
   if (!bad.length) return { kind: "ok", text: "All parts work." };
   const failedParts = bad.filter((part) => part.status === "failed");
   return { kind: failedParts.length ? "failed" : "warning", text: `${bad.map((part) => `${part.name}: ${part.cause}`).join(" · ")}` };
+}
+
+/** What is furthest behind: why, since when, and what to do. Nothing where all is well. */
+function worst(found) {
+  if (!found) return null;
+  return h("section", { class: `card worst ${found.kind}`, "aria-labelledby": "worst" },
+    h("h2", { id: "worst" }, stands(found), " ", link(groupPath(found.group), found.group), h("span", { class: "quiet" }, ` on ${found.topic}`)),
+    facts(["Why", why(found)], ["Since", time(found.since)], ["What to do", found.do],
+      ["Unread", `${count(found.records, "record")}, the oldest ${seconds(found.seconds)} old`], ["To zero", toZero(found)],
+      ["Owner", found.owner]));
 }
 
 function flow(seen) {
@@ -70,7 +81,7 @@ function health(seen) {
   return section("Health", table("Health by part", [
     ["Part", (part) => part.name],
     ["State", (part) => status(part.status, part.status === "ok" ? words(part.cause) : `${NAMES[part.status]}: ${part.cause}`)],
-    ["Why", (part) => part.text, "text"],
+    ["Why, and what to do", (part) => [part.text, part.do && h("span", { class: "do" }, `→ ${part.do}`)], "text"],
     ["Since", (part) => time(part.since), "narrow"],
   ], seen.health, { empty: "Nothing was seen yet." }), h("p", { class: "quiet" }, "Since: as this console first saw it so."));
 }
@@ -90,13 +101,17 @@ function outcomes({ rows, records }) {
 }
 
 function groups(lag) {
+  const rest = lag.others - lag.others_bad;
   return section("Lag by group", table("Lag by group", [
-    ["Group", (group) => link("#/lag", group.group)],
+    ["Group", (group) => link(groupPath(group.group), group.group)],
     ["Topic", (group) => group.topic],
+    ["Status", stands],
+    ["Why", why, "text"],
     ["Unread", (group) => count(group.records, "record"), "number"],
     ["Oldest unread", (group) => seconds(group.seconds), "number"],
-    ["Held back", (group) => count(group.held, "record"), "number"],
-  ], lag.groups, { empty: "No group was seen yet." }));
+    ["To zero", toZero, "number"],
+  ], lag.groups, { empty: "No group was seen yet." }),
+  lag.others > 0 && h("p", { class: "quiet" }, `The cluster has ${count(lag.others, "other group")}; ${rest === lag.others ? "all are" : `${number(rest)} of them ${rest === 1 ? "is" : "are"}`} OK. `, link("#/lag", "All groups")));
 }
 
 function deadLetters(found) {

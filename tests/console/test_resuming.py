@@ -1,0 +1,130 @@
+"""What it takes to go on with an operation, read back from its record: from the page, or by a command line."""
+
+import shlex
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import typer.main
+
+from infra.settings import load_settings
+from workers.cli import app
+from workers.console.jobs import Jobs
+from workers.console.resuming import command_of, redrive_of, reemission_of, rerun_of, rewind_of
+from workers.ops.operations import Operation, RefusedError
+from workers.ops.redrive_plan import Options
+from workers.ops.rerun_plan import Asked
+from workers.ops.rewind_plan import Options as RewindOptions
+from workers.ops.rewind_target import Kind, Target
+
+NOW = datetime(2026, 1, 31, tzinfo=UTC)
+SETTINGS = load_settings(database_url="postgresql://me:secret@books:5432/inmail")
+WHOLE = {"lost_to_retention": 0}
+
+
+def operation(arguments: dict[str, Any], plan: dict[str, Any], verb: str = "redrive") -> Operation:
+    """Return an operation that was asked for so."""
+    return Operation(7, verb, "me", "it's so", arguments, plan, NOW, NOW, NOW, "stopped", {})
+
+
+def test_what_was_asked_for_is_read_back_from_its_record() -> None:
+    """As it was; what another version wrote is refused."""
+    given = {"selection": {"reason": "unknown_plan", "after": "2026-01-31T00:00:00+00:00"}}
+    chosen, how = redrive_of(operation(given | {"rate": 5.0, "limit": None, "again": True, "anyway": False}, {}))
+    assert ("unknown_plan", NOW) == (chosen.reason, chosen.after)
+    assert Options(5.0, None, again=True) == how
+    rows, to, rate = reemission_of(
+        operation({"selection": {"worker": "send", "partition": 3}, "to": None}, {"rate": 9})
+    )
+    assert ("send", 3, None, 9.0) == (rows.worker, rows.partition, to, rate)
+    for wrong in ({}, {"selection": {"colour": "red"}, "to": None}, {"selection": {"reason": "none"}}):
+        for read in (redrive_of, reemission_of):
+            with pytest.raises(RefusedError, match="operation 7"):
+                read(operation(wrong, {"rate": 1}))
+
+
+def rerun(asked: Asked, plan: dict[str, Any] = WHOLE) -> Operation:
+    """Return a rebuild or a shadow run as it is kept."""
+    return operation(asked.arguments(SETTINGS), plan, asked.verb)
+
+
+def rewind(target: Target, **options: bool) -> Operation:
+    """Return a rewind as it is kept."""
+    kept = {"worker": "send", "publish_again": False, "drain": False} | options
+    return operation(kept | target.summary(), {}, "rewind")
+
+
+def parsed(command: str | None) -> dict[str, Any]:
+    """Return what the command makes of a line; it raises at what it does not know."""
+    assert command is not None
+    program, *arguments = shlex.split(command)
+    assert "inmail" == program
+    known: Any = typer.main.get_command(app)
+    while hasattr(known, "commands"):
+        name, *arguments = arguments
+        known = known.commands[name]
+    return {name: value for name, value in known.make_context(known.name, arguments).params.items() if value}
+
+
+def test_a_run_whose_books_are_a_schema_goes_on_from_here() -> None:
+    """As it was asked for; the line that does so says the same."""
+    asked = Asked("replay shadow", schema="other", changes=("plans.*.rollover=false",), since=NOW, partial=True)
+    kept = rerun(asked, {"lost_to_retention": 3})
+
+    assert asked == rerun_of(SETTINGS, kept)
+    assert Jobs(SETTINGS).may_go_on(kept)
+    assert not Jobs(SETTINGS).may_go_on(replace(kept, status="done"))
+    given = parsed(command_of(SETTINGS, kept))
+    assert ("other", ["plans.*.rollover=false"], NOW, True) == tuple(
+        given[name] for name in ("schema", "changes", "since", "partial")
+    )
+    assert ("it's so", None) == (given["because"], given.get("database"))
+
+
+def test_a_run_into_another_database_is_gone_on_with_by_its_command() -> None:
+    """Its address was not kept; where it is was. The same of a schema there, and of catalogues that changed since."""
+    there = load_settings(database_url="postgresql://you:secret@there:5432/other").database_url
+    for schema in (None, "mine"):
+        kept = rerun(Asked("replay rebuild", url=there, schema=schema))
+        with pytest.raises(RefusedError, match="another database"):
+            rerun_of(SETTINGS, kept)
+        assert not Jobs(SETTINGS).may_go_on(kept)
+        command = command_of(SETTINGS, kept)
+        assert "secret" not in str(command)
+        given = parsed(command)
+        assert ("postgresql://...@there:5432/other", schema) == (given["database"], given.get("schema"))
+    kept = rerun(Asked("replay rebuild", schema="other"))
+    kept.arguments["catalogues_sha256"] = ["0", "0"]
+    with pytest.raises(RefusedError, match="catalogues have changed"):
+        rerun_of(SETTINGS, kept)
+
+
+@pytest.mark.parametrize(
+    ("target", "option"),
+    [
+        (Target(Kind.OFFSET, 7, (1, 2)), "to_offset"),
+        (Target(Kind.TIME, NOW), "to_time"),
+        (Target(Kind.UNDO, 3), "undo"),
+    ],
+)
+def test_a_rewind_is_read_back_as_it_was_asked_for(target: Target, option: str) -> None:
+    """Where to and how; one that was set has nothing left."""
+    kept = rewind(target, publish_again=True)
+    assert ("send", target, RewindOptions(publish_again=True)) == rewind_of(kept)
+    assert Jobs(SETTINGS).may_go_on(kept)
+    assert not Jobs(SETTINGS).may_go_on(replace(kept, result={"set": True}))
+    given = parsed(command_of(SETTINGS, kept))
+    assert ("send", target.value, list(target.partitions), True) == (
+        given["worker"],
+        given[option],
+        given.get("partition", []),
+        given["publish_again"],
+    )
+
+
+def test_a_record_that_is_not_known_has_no_command_and_is_not_gone_on_with() -> None:
+    """A verb of another version, or its words."""
+    for kept in (operation({}, {}, "mend"), operation({}, {}, "rewind"), operation({}, {}, "replay rebuild")):
+        assert command_of(SETTINGS, kept) is None
+        assert not Jobs(SETTINGS).may_go_on(kept)

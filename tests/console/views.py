@@ -1,0 +1,44 @@
+"""The console's views: where each is, what has to be read in it, and what may be wrong with any of them."""
+
+from schemas.catalogue import SEND_REQUESTS
+from tests.console.browser import NARROW, WIDE, Tab
+from tests.console.scene import EVIL, Scene
+
+__all__ = ["shortcomings", "views"]
+
+
+def views(scene: Scene) -> dict[str, tuple[str, list[str]]]:
+    """Return each view's path, and what has to be read in it."""
+    expiry = ["STOPPED", "inmail-expiry", "nobody is in the group", "What to do", "Since", "start its reader"]
+    return {
+        "overview": (
+            "#/",
+            ["Flow in", "records/s", "send worker", "→ start `inmail worker expiry`", "charged", *expiry],
+        ),
+        "lag": ("#/lag", ["inmail-send", *expiry, "Next to read", "Unread, records", scene.stranger]),
+        "lag of another": (
+            f"#/lag?group={scene.stranger}",
+            [f"{scene.stranger} on {SEND_REQUESTS}", "nobody", "STOPPED"],
+        ),
+        "dead letters": (f"#/letters?account={scene.refused}", [scene.refused, "unknown plan", "messages back"]),
+        "dead letter": (f"#/letters/{scene.letter.place}", ["unknown type", EVIL, "<script>alert(2)</script>"]),
+        "account": (f"#/account?id={scene.account}", ["2 credits", "promotion", "charged", "free", "Sequence"]),
+        "request": (f"#/request?id={scene.request}", [str(scene.request), SEND_REQUESTS, "charged", "published"]),
+        "operations": ("#/operations", ["What operators did"]),
+        "topics": ("#/topics", ["as they should be", "Promises"]),
+    }
+
+
+async def shortcomings(tab: Tab, path: str, expected: list[str]) -> list[str]:
+    """Return what is wrong with a view. What is missing in it ends the test."""
+    found: list[str] = []
+    await tab.go(path)
+    for width, scheme in ((WIDE, "light"), (NARROW, "dark")):
+        await tab.look(width, scheme)
+        for text in expected:
+            await tab.see(text)
+        found += await tab.barriers()
+        if (over := await tab.overflow()) != 0:
+            found.append(f"{over} pixels too wide for {width}")
+    complaints, tab.complaints = tab.complaints, []
+    return found + complaints

@@ -1,0 +1,58 @@
+"""What each status of lag means and what to do about it, for the page: in short what docs/lag.md says."""
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from workers.ops.lag import Status
+
+__all__ = ["ADVICE", "Advice"]
+
+
+class Advice(NamedTuple):
+    """How a status looks, what it means and what to do."""
+
+    kind: str  # ok, warning or failed: its shape and colour
+    means: str
+    do: str
+
+
+ADVICE: Final[Mapping[Status, Advice]] = {
+    Status.OK: Advice("ok", "all is read, or what is unread gets less", "nothing"),
+    Status.WAITING: Advice(
+        "warning",
+        "the lane has a record and lets another lane of its number read up to its time first",
+        "look at the group that the reason names: it is behind, or its worker died without a word",
+    ),
+    Status.SLOW: Advice(
+        "warning",
+        "offsets move, and what is unread does not get less",
+        "start more workers, up to the number of partitions; their logs say what a batch costs",
+    ),
+    Status.REWOUND: Advice(
+        "warning",
+        "the offset went back, and has not come as far again",
+        "nothing if Operations shows a rewind; else find who reset it: our workers decide nothing twice",
+    ),
+    Status.UNKNOWN: Advice("failed", "no broker leads the partition", "bring the broker back"),
+    Status.HELD: Advice(
+        "warning",
+        "all is read that can be: an open transaction of a producer hides what comes next",
+        "end that producer: the broker aborts after transaction.timeout.ms, or `kafka-transactions.sh --abort` does",
+    ),
+    Status.STALLED: Advice(
+        "failed",
+        "its reader is in the group, and its offset does not move while records wait",
+        "look at the owner's /readyz and log: it holds a batch that a server refuses, or hangs",
+    ),
+    Status.NEVER_COMMITTED: Advice(
+        "failed",
+        "the group has no offset here",
+        "of our groups: run `inmail topics apply`; of another: look at who owns it",
+    ),
+    Status.STOPPED: Advice("failed", "nobody reads the partition", "start its reader: `inmail worker` and its name"),
+    Status.PAUSED: Advice(
+        "failed",
+        "the breaker ended the worker, with the batch held",
+        "read the reason and the dead letters; mend the producer, the plans or the version, then start the worker",
+    ),
+}

@@ -1,0 +1,109 @@
+"""Lag for the page: all groups in a line each, and the partitions of those that are looked at."""
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from workers.console.advice import ADVICE
+from workers.console.lag_source import OURS, LagSource
+from workers.ops.lag import GroupLag, PartitionLag, Sample, Status
+
+__all__ = ["group_line", "history_of", "lag_lines", "partitions_of_groups", "worst_of"]
+
+_POINTS: Final = 90  # of a small picture
+_PARTITIONS: Final = 200  # of a group that are shown at most: the worst
+_CHANGES: Final = 5  # of a partition
+_OTHERS: Final = 20  # groups in the overview beside ours
+
+
+def group_line(group: GroupLag) -> dict[str, Any]:
+    """Return how a group stands, and why: as its worst partition does."""
+    worst, advice = group.worst, ADVICE[group.status]
+    totals = {name: value for name, value in group.summary().items() if name != "partitions"}
+    return totals | {
+        "ours": group.group in OURS,
+        "kind": advice.kind,
+        "do": advice.do,
+        "partition": worst.partition if worst else None,
+        "since": worst.since if worst else None,
+        "owner": _owner(worst) if worst else None,
+    }
+
+
+def worst_of(groups: Sequence[GroupLag]) -> dict[str, Any] | None:
+    """Return the group that stands worst; None where all is well."""
+    worst = max(groups, key=lambda group: (group.status.severity, group.seconds), default=None)
+    return None if worst is None or worst.status is Status.OK else group_line(worst)
+
+
+def lag_lines(source: LagSource) -> dict[str, Any]:
+    """Return what the overview shows: our groups and, of the others, those that are not as they should be."""
+    others = [group for group in source.groups if group.group not in OURS]
+    bad = sorted(
+        (group for group in others if group.status is not Status.OK),
+        key=lambda group: (group.status.severity, group.seconds),
+        reverse=True,
+    )
+    shown = [*source.ours, *bad[:_OTHERS]]
+    return {
+        "at": source.at,
+        "groups": [group_line(group) for group in shown],
+        "worst": worst_of(source.ours),
+        "others": len(others),
+        "others_bad": len(bad),
+    }
+
+
+def partitions_of_groups(source: LagSource, chosen: Collection[str]) -> list[dict[str, Any]]:
+    """Return the partitions of some groups, with how each was."""
+    return [
+        group_line(group) | {"partitions": [_partition(source, each) for each in _shown(group)]}
+        for group in source.groups
+        if group.group in chosen
+    ]
+
+
+def _shown(group: GroupLag) -> list[PartitionLag]:
+    by_trouble = sorted(group.partitions, key=lambda each: (each.status.severity, each.records), reverse=True)
+    return sorted(by_trouble[:_PARTITIONS], key=lambda each: each.partition)
+
+
+def _partition(source: LagSource, each: PartitionLag) -> dict[str, Any]:
+    place = (each.group, each.topic, each.partition)
+    return {
+        "partition": each.partition,
+        "committed": each.committed,
+        "end": each.end,
+        "records": each.records,
+        "seconds": each.seconds,
+        "status": each.status,
+        "kind": ADVICE[each.status].kind,
+        "reason": each.reason,
+        "since": each.since,
+        "eta_seconds": each.eta_seconds,
+        "owner": _owner(each),
+        "note": each.note,
+        "changes": [
+            change._asdict() | {"kind": ADVICE[change.status].kind} for change in source.changes(*place)[-_CHANGES:]
+        ],
+        "history": history_of(source.history(*place)),
+    }
+
+
+def _owner(each: PartitionLag) -> str | None:
+    return f"{each.owner.client} at {each.owner.host.lstrip('/')}" if each.owner is not None else None
+
+
+def history_of(samples: Sequence[Sample]) -> dict[str, Any]:
+    """Return unread records over time: as many points as a small picture shows, the first and newest among them."""
+    if not samples:
+        return {"seconds_ago": [], "records": []}
+    step = -(-len(samples) // _POINTS)
+    points = samples[::-step][::-1]
+    if points[0] is not samples[0]:
+        points = (samples[0], *points)
+    now: datetime = points[-1].at
+    return {
+        "seconds_ago": [round((now - each.at).total_seconds(), 1) for each in points],
+        "records": [each.records for each in points],
+    }
