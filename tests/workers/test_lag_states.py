@@ -175,6 +175,20 @@ async def test_markers_and_what_was_aborted_are_no_lag(reading: Reading) -> None
     assert ok.end > 1
 
 
+async def test_what_was_aborted_is_passed_over_look_by_look(reading: Reading) -> None:
+    """More of it than one look passes over: the next goes on from there, and finds the record that nobody reads."""
+    await reading.commit(0)
+    async with reading.transactions() as producer, reading.observed() as found:
+        for _ in range(20):
+            await producer.begin_transaction()
+            await producer.send_and_wait(reading.place.topic, b"x" * 12_000)
+            await producer.abort_transaction()
+        await reading.write(1)
+
+        stopped = await reading.stands(found, Status.STOPPED)
+    assert stopped.seconds > 0
+
+
 async def test_all_groups_of_the_cluster_are_told_of_together(reading: Reading, account: str) -> None:
     """With who is in them, which aiokafka's own client could not read of two at once."""
     other = await make_reading(reading.settings, f"{account}-2")

@@ -1,0 +1,40 @@
+"""Questions to brokers: what is remembered of a broker that is gone."""
+
+from typing import Any, cast
+
+import pytest
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import NodeNotReadyError
+from aiokafka.protocol.admin import DescribeGroupsResponse_v0
+from aiokafka.protocol.coordination import FindCoordinatorResponse_v0
+
+from infra.lookup import Lookup
+
+
+class _Cluster:
+    """A client of a cluster whose group moved to broker 2 as broker 1 went down."""
+
+    def __init__(self) -> None:
+        self.cluster = None
+        self.coordinator = 1
+
+    def get_random_node(self) -> int:
+        return 2
+
+    async def send(self, node: int, request: Any) -> Any:
+        if type(request).__name__.startswith("FindCoordinator"):
+            return FindCoordinatorResponse_v0(0, self.coordinator, "localhost", 9092)
+        if node == 1:
+            raise NodeNotReadyError("gone")
+        return DescribeGroupsResponse_v0([])
+
+
+async def test_a_coordinator_that_does_not_answer_is_looked_for_anew() -> None:
+    """One look fails, as it must; the next asks who it is by now."""
+    client = _Cluster()
+    lookup = Lookup(cast("AIOKafkaClient", client))
+    with pytest.raises(NodeNotReadyError):
+        await lookup.committed(["readers"])
+    client.coordinator = 2
+    nodes = [await lookup._coordinator("readers")]
+    assert nodes == [2]
