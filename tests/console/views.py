@@ -9,11 +9,11 @@ __all__ = ["shortcomings", "views"]
 
 def views(scene: Scene) -> dict[str, tuple[str, list[str]]]:
     """Return each view's path, and what has to be read in it."""
-    expiry = ["STOPPED", "inmail-expiry", "nobody is in the group", "What to do", "Since", "start its reader"]
+    expiry = ["STOPPED", "inmail-expiry", "nobody is in the group", "What to do", "Since", "start inmail worker expiry"]
     return {
         "overview": (
             "#/",
-            ["Flow in", "records/s", "send worker", "→ start `inmail worker expiry`", "charged", *expiry],
+            ["Flow in", "records/s", "send worker", "→ start inmail worker expiry", "charged", *expiry],
         ),
         "lag": ("#/lag", ["inmail-send", *expiry, "Next to read", "Unread, records", scene.stranger]),
         "lag of another": (

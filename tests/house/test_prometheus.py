@@ -101,7 +101,7 @@ def test_every_name_that_is_asked_for_is_in_the_table() -> None:
 
 
 def test_prometheus_scrapes_every_process_of_compose() -> None:
-    """By the port that it answers on."""
+    """By the port that it answers on. The console is a page, and has no metrics."""
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     (job,) = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())["scrape_configs"]
     answering = {

@@ -49,7 +49,9 @@ ADVICE: Final[Mapping[Status, Advice]] = {
         "the group has no offset here",
         "of our groups: run `inmail topics apply`; of another: look at who owns it",
     ),
-    Status.STOPPED: Advice("failed", "nobody reads the partition", "start its reader: `inmail worker` and its name"),
+    Status.STOPPED: Advice(
+        "failed", "nobody reads the partition", "start its reader; of ours that is `inmail worker` and its name"
+    ),
     Status.PAUSED: Advice(
         "failed",
         "the breaker ended the worker, with the batch held",

@@ -19,6 +19,7 @@ __all__ = [
     "Probe",
     "ask_probes",
     "probe_addresses",
+    "start_of",
     "with_since",
     "workers_of",
 ]
@@ -123,8 +124,7 @@ def _stopped(name: str, lag: GroupLag) -> Part | None:
     if lag.members:
         return None
     text = f"nobody is in group {lag.group}"
-    start = f"start `inmail worker {name.removesuffix(' worker')}`"
-    return Part(name, FAILED, "stopped", f"{text}; {_waits(lag)}" if lag.records else text, start)
+    return Part(name, FAILED, "stopped", f"{text}; {_waits(lag)}" if lag.records else text, start_of(lag.topic))
 
 
 def _not_ready(name: str, probe: Probe | None) -> Part | None:
@@ -136,14 +136,21 @@ def _not_ready(name: str, probe: Probe | None) -> Part | None:
 def _stands(name: str, lag: GroupLag) -> Part | None:
     if lag.status is not Status.OK:
         kind, _, do = ADVICE[lag.status]
+        do = start_of(lag.topic) if lag.status is Status.STOPPED else do
         return Part(name, kind, lag.status.lower(), lag.reason, do)
     if lag.seconds > BEHIND_SECONDS:
         return Part(name, WARNING, "behind", f"{_waits(lag)}; it gets less", "nothing, or start more workers")
     return None
 
 
+def start_of(topic: str) -> str:
+    """Return what to do where nobody reads a topic of ours."""
+    return f"start `inmail worker {NAMES[topic].removesuffix(' worker')}`"
+
+
 def _waits(lag: GroupLag) -> str:
-    return f"{lag.records:,} records wait, the oldest for {lag.seconds:,.0f} s"
+    wait = "1 record waits" if lag.records == 1 else f"{lag.records:,} records wait"
+    return f"{wait}, the oldest for {lag.seconds:,.0f} s"
 
 
 def with_since(parts: Iterable[Part], before: Mapping[str, Part], now: datetime) -> list[Part]:

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from workers.console.advice import ADVICE
+from workers.console.health import start_of
 from workers.console.lag_source import OURS, LagSource
 from workers.ops.lag import GroupLag, PartitionLag, Sample, Status
 
@@ -19,11 +20,12 @@ _OTHERS: Final = 20  # groups in the overview beside ours
 def group_line(group: GroupLag) -> dict[str, Any]:
     """Return how a group stands, and why: as its worst partition does."""
     worst, advice = group.worst, ADVICE[group.status]
+    ours = OURS.get(group.group) == group.topic
     totals = {name: value for name, value in group.summary().items() if name != "partitions"}
     return totals | {
-        "ours": group.group in OURS,
+        "ours": ours,
         "kind": advice.kind,
-        "do": advice.do,
+        "do": start_of(group.topic) if ours and group.status is Status.STOPPED else advice.do,
         "partition": worst.partition if worst else None,
         "since": worst.since if worst else None,
         "owner": _owner(worst) if worst else None,

@@ -51,6 +51,11 @@ export function table(label, columns, rows, { empty = "Nothing.", key = null } =
     h("table", {}, h("caption", { class: "hidden" }, label), h("thead", {}, h("tr", {}, heads)), h("tbody", {}, body)));
 }
 
+/** A text of ours in which commands stand between backticks, with these as code. */
+export function coded(text) {
+  return text.split("`").map((part, index) => (index % 2 ? h("code", {}, part) : part));
+}
+
 /** A link inside the console. */
 export function link(href, text, attributes = {}) {
   return h("a", { href, "data-key": `${href} ${text}`, ...attributes }, text);

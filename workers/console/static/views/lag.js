@@ -2,7 +2,7 @@
 
 import { read } from "../api.js";
 import { sparkline } from "../chart.js";
-import { facts, h, link, section, show, status, table } from "../dom.js";
+import { coded, facts, h, link, section, show, status, table } from "../dom.js";
 import { count, number, seconds, time } from "../format.js";
 import { follow } from "../live.js";
 import { failed, loading } from "../loading.js";
@@ -65,13 +65,11 @@ function shown(found, chosen) {
 }
 
 function group(found) {
-  const rest = found.partitions.some((each) => each.owner) ? null : h("p", { class: "quiet" }, "Nobody has a partition of it.");
   return section(found.topic ? `${found.group} on ${found.topic}` : found.group,
-    facts(["Status", stands(found)], ["Why", why(found)], ["What to do", found.kind === "ok" ? null : found.do],
+    facts(["Status", stands(found)], ["Why", why(found)], ["What to do", found.kind === "ok" ? null : coded(found.do)],
       ["Since", found.kind === "ok" ? null : time(found.since)], ["Unread", count(found.records, "record")],
       ["Oldest unread", seconds(found.seconds)], ["To zero", toZero(found)],
       ["Held back by an open transaction", found.held ? count(found.held, "record") : null]),
-    rest,
     table(`Lag of ${found.group} on ${found.topic}`, [
       ["Partition", (each) => number(each.partition)],
       ["Status", stands],
@@ -107,6 +105,6 @@ function changes(found) {
 
 function meanings(statuses) {
   return section("What a status means", h("details", { "data-key": "statuses" }, h("summary", {}, "Each status, and what to do"), table("Statuses", [
-    ["Status", stands], ["It means", (row) => row.means, "text"], ["What to do", (row) => row.do, "text"],
+    ["Status", stands], ["It means", (row) => row.means, "text"], ["What to do", (row) => coded(row.do), "text"],
   ], statuses)));
 }

@@ -1,7 +1,7 @@
 // How it goes: flow, health by cause, what was decided, who is behind.
 
 import { bar, sparkline } from "../chart.js";
-import { facts, h, link, section, show, status, table } from "../dom.js";
+import { coded, facts, h, link, section, show, status, table } from "../dom.js";
 import { count, number, percent, rate, seconds, time, words } from "../format.js";
 import { follow } from "../live.js";
 import { failed, loading } from "../loading.js";
@@ -54,8 +54,8 @@ function worst(found) {
   if (!found) return null;
   return h("section", { class: `card worst ${found.kind}`, "aria-labelledby": "worst" },
     h("h2", { id: "worst" }, stands(found), " ", link(groupPath(found.group), found.group), h("span", { class: "quiet" }, ` on ${found.topic}`)),
-    facts(["Why", why(found)], ["Since", time(found.since)], ["What to do", found.do],
-      ["Unread", `${count(found.records, "record")}, the oldest ${seconds(found.seconds)} old`], ["To zero", toZero(found)],
+    facts(["Why", why(found)], ["Since", time(found.since)], ["What to do", coded(found.do)],
+      ["Unread", `${count(found.records, "record")}, the oldest ${seconds(found.seconds)} old`], ["To zero", found.eta_seconds === null ? null : toZero(found)],
       ["Owner", found.owner]));
 }
 
@@ -81,7 +81,7 @@ function health(seen) {
   return section("Health", table("Health by part", [
     ["Part", (part) => part.name],
     ["State", (part) => status(part.status, part.status === "ok" ? words(part.cause) : `${NAMES[part.status]}: ${part.cause}`)],
-    ["Why, and what to do", (part) => [part.text, part.do && h("span", { class: "do" }, `→ ${part.do}`)], "text"],
+    ["Why, and what to do", (part) => [part.text, part.do && h("span", { class: "do" }, "→ ", coded(part.do))], "text"],
     ["Since", (part) => time(part.since), "narrow"],
   ], seen.health, { empty: "Nothing was seen yet." }), h("p", { class: "quiet" }, "Since: as this console first saw it so."));
 }
