@@ -1,14 +1,14 @@
 """The system's Chromium, driven by Playwright; what a page must never do; what axe finds in it."""
 
 import os
-import shutil
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Any, Final
 
-import pytest
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
+
+from tests.tools import tool
 
 __all__ = ["Tab", "a_browser", "a_tab"]
 
@@ -21,10 +21,8 @@ _AXE: Final = files("axe_playwright_python").joinpath("axe.min.js").read_text()
 
 @asynccontextmanager
 async def a_browser() -> AsyncIterator[Browser]:
-    """Start Chromium; fail, with what to do, where it is not installed."""
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        pytest.fail("Chromium is missing: run `make tools`, or install Debian's package chromium", pytrace=False)
+    """Start Chromium, or a browser that is one."""
+    found = tool("chromium", "chromium-browser", "google-chrome")
     sandbox = [] if os.getuid() else ["--no-sandbox"]  # Chromium refuses its sandbox to root
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=found, args=sandbox)
