@@ -70,5 +70,5 @@ def _redelivered(again: list[Drained], first: list[Drained]) -> list[Figure]:
         of_rounds(
             "redelivery (drain_end_to_end)", "sends/s", *([each.rate for each in form] for form in (again, first)), {}
         ),
-        of_rounds("redelivery (drain_end_to_end), CPU", "us/send", *cpu, {}),
+        of_rounds("redelivery (drain_end_to_end), CPU", "us/send", *cpu, {"cpu_us": [each.cpu for each in again]}),
     ]

@@ -23,7 +23,7 @@ from tests.bench.draining import OURS, input_ends, running, set_offsets
 from tests.bench.figures import Figure
 from workers.ops.topics import apply_topics, plan_topics
 
-__all__ = ["run"]
+__all__ = ["A_SECOND", "measure", "run"]
 
 A_SECOND = 1_000
 SECONDS = 30
@@ -41,7 +41,7 @@ async def run(stack: LocalStack, databases: Databases, report: Callable[[str], N
     async with databases.one() as books:
         await set_offsets(books, OURS.group, await input_ends(books))
         report(f"latency_at_1000: {A_SECOND:,} requests a second for {SECONDS} s")
-        waits = await _measure(books, requests)
+        waits = await measure(books, requests)
     counted = waits[A_SECOND * WARM_SECONDS :]
     shares = quantiles(counted, n=1000)
     details = {"requests": len(counted), "p90": round(shares[899], 1), "p99.9": round(shares[998], 1)}
@@ -51,7 +51,7 @@ async def run(stack: LocalStack, databases: Databases, report: Callable[[str], N
     ]
 
 
-async def _measure(books: Settings, requests: list[SendRequested]) -> list[float]:
+async def measure(books: Settings, requests: list[SendRequested]) -> list[float]:
     """Return how long each request took, in milliseconds and in their order."""
     sent: dict[str, float] = {}
     waits: dict[str, float] = {}
