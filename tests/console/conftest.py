@@ -18,21 +18,21 @@ async def browser() -> AsyncIterator[Browser]:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def scene(stack: LocalStack, template: str) -> AsyncIterator[Scene]:
     """What there is to be seen."""
     async with a_scene(await _copy(stack, template)) as played:
         yield played
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def address(scene: Scene) -> AsyncIterator[str]:
     """Where the console is that shows it."""
     async with a_console(scene.settings) as served:
         yield served
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def _tab(browser: Browser, address: str) -> AsyncIterator[Tab]:
     async with a_tab(browser, address) as opened:
         yield opened
