@@ -5,7 +5,7 @@ from the books long after the input is gone. Only `repeat` looks at the record b
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any, Final
 
@@ -29,39 +29,27 @@ from schemas.results import (
 )
 from workers.job import Decision, Message
 from workers.ledger.model import ACCEPTED, Code, Entry, Tick, Worker
-from workers.ledger.store import Answer
+from workers.ledger.store import Answer, is_of
 from workers.metrics.kept import REPEAT
 
-__all__ = ["decision_of", "event_of", "messages_of", "recall_answers", "recall_ticks", "tick_messages"]
+__all__ = ["decision_of", "event_of", "recall_answers", "recall_ticks", "tick_messages"]
 
 _INPUT: Final = {Worker.SEND: SEND_REQUESTS, Worker.BILLING: BILLING_EVENTS, Worker.EXPIRY: EXPIRY_TICKS}
 
 
-def messages_of(answers: Iterable[Answer], partition: int) -> list[Message]:
-    """Return the events of a batch: what each record is answered, and what it moved beside that.
+def decision_of(answers: Iterable[Answer], partition: int, refused: dict[int, Undecodable] | None = None) -> Decision:
+    """Return what came of a batch: what each record is answered and moved beside that, and outcomes by code.
 
     An answer is a repeat unless it was decided for this very record.
     """
-    return [
-        event_of(
-            request.account_id,
-            entry,
-            repeat=entry.source_offset != request.offset or entry.source_partition != partition,
-            origin=request.offset,
-        )
-        for request, entries in answers
-        for entry in entries
-    ]
-
-
-def decision_of(answers: Sequence[Answer], partition: int, refused: dict[int, Undecodable] | None = None) -> Decision:
-    """Return what came of a batch: its events, and how many outcomes there are of each code, repeats apart."""
-    codes = Counter(
-        entry.code if (entry.source_partition, entry.source_offset) == (partition, request.offset) else REPEAT
-        for request, entries in answers
-        for entry in entries
-    )
-    return Decision(messages_of(answers, partition), refused or {}, codes)
+    messages = []
+    codes = []
+    for request, entries in answers:
+        for entry in entries:
+            repeat = not is_of(entry, partition, request.offset)
+            messages.append(event_of(request.account_id, entry, repeat=repeat, origin=request.offset))
+            codes.append(REPEAT if repeat else entry.code)
+    return Decision(messages, refused or {}, Counter(codes))
 
 
 def event_of(account_id: str, entry: Entry, *, repeat: bool = False, origin: int | None = None) -> Message:

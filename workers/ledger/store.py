@@ -13,7 +13,7 @@ from infra.postgres import Connection
 from workers.ledger.model import Entry, Request, Worker
 from workers.ledger.plans import Catalogue
 
-__all__ = ["FUNCTIONS", "Answer", "Call", "Fresh", "Opened", "answer_all", "open_batch"]
+__all__ = ["FUNCTIONS", "Answer", "Call", "Fresh", "Opened", "answer_all", "is_of", "open_batch"]
 
 FUNCTIONS = Path(__file__).parent / "sql"  # replaced on each `inmail migrate`
 
@@ -143,7 +143,7 @@ async def _add_movements(  # noqa: PLR0913, PLR0917 - what open_batch knows by t
     A record that repeats an earlier one gets the answer alone: what that one moved was published with it.
     """
     keys = {request.offset: ((request.account_id, request.request_id), request.fingerprint) for request in requests}
-    again = [offset for offset, key in keys.items() if key in answers and _is_of(answers[key][0], partition, offset)]
+    again = [offset for offset, key in keys.items() if key in answers and is_of(answers[key][0], partition, offset)]
     if not again:
         return
     rows = await connection.fetch(
@@ -161,7 +161,8 @@ async def _add_movements(  # noqa: PLR0913, PLR0917 - what open_batch knows by t
             answers[keys[entry.source_offset]].append(entry)
 
 
-def _is_of(entry: Entry, partition: int, offset: int) -> bool:
+def is_of(entry: Entry, partition: int, offset: int) -> bool:
+    """Tell whether a row was booked for the record at this place, and not for an earlier one with the same request."""
     return entry.source_offset == offset and entry.source_partition == partition
 
 
@@ -186,7 +187,7 @@ def _rows_for(entries: list[Entry], partition: int, request: Request[Any]) -> li
     """Return what a record publishes of the rows of its request: all, or the answer alone to a repeat."""
     if len(entries) == 1:
         return entries
-    return [entry for entry in entries if entry.is_answer or _is_of(entry, partition, request.offset)]
+    return [entry for entry in entries if entry.is_answer or is_of(entry, partition, request.offset)]
 
 
 class Call(NamedTuple):
