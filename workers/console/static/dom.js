@@ -28,6 +28,17 @@ function filled(element, attributes, children) {
   return element;
 }
 
+/** A form that, once sent, leads to a view with what was filled in as its address. */
+export function leadsTo(view, form) {
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    const values = new URLSearchParams();
+    for (const [name, value] of new FormData(form)) if (value) values.set(name, value.trim());
+    location.hash = `#/${view}?${values}`;
+  });
+  return form;
+}
+
 /** Shows `nodes` in a container. Keeps the focus and how far tables are scrolled; waits while its text is selected. */
 export function show(container, ...nodes) {
   const selection = document.getSelection();

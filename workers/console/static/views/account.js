@@ -1,7 +1,7 @@
 // One account: what it can spend and until when, and every line that led there.
 
 import { lotsAxis } from "../chart.js";
-import { h, link, section, show, status, table } from "../dom.js";
+import { h, leadsTo, link, section, show, status, table } from "../dom.js";
 import { count, number, time } from "../format.js";
 import { every, loader } from "../loading.js";
 
@@ -30,13 +30,7 @@ function search(id, asOf) {
     h("div", { class: "field" }, h("label", { for: "account-id" }, "Account"), h("input", { id: "account-id", name: "id", value: id, required: true, maxlength: 1000, spellcheck: "false", autocomplete: "off" })),
     h("div", { class: "field" }, h("label", { for: "account-as-of" }, "As of (UTC; now unless given)"), h("input", { id: "account-as-of", name: "as_of", type: "datetime-local", step: 1, value: asOf.slice(0, 19) })),
     h("button", { type: "submit", class: "primary" }, "Show"));
-  form.addEventListener("submit", (event) => {
-    event.preventDefault();
-    const values = new URLSearchParams();
-    for (const [name, value] of new FormData(form)) if (value) values.set(name, value.trim());
-    location.hash = `#/account?${values}`;
-  });
-  return form;
+  return leadsTo("account", form);
 }
 
 function draw(found, lines) {

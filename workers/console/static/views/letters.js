@@ -1,7 +1,7 @@
 // Dead letters: those that are asked for, and sending them back.
 
 import { askToRedrive } from "../dialogs.js";
-import { h, link, section, show, status, table } from "../dom.js";
+import { h, leadsTo, link, section, show, status, table } from "../dom.js";
 import { count, number, time, words } from "../format.js";
 import { follow } from "../live.js";
 import { loader } from "../loading.js";
@@ -35,13 +35,7 @@ function form(asked, told) {
     choice("reason", "Reason", told.reasons), choice("topic", "Topic", told.topics), input("account", "Account", "text"), input("event_type", "Type", "text"),
     input("after", "Set aside from (UTC)", "datetime-local", { step: 1 }), input("before", "Before (UTC)", "datetime-local", { step: 1 }),
     h("div", { class: "buttons" }, h("button", { type: "submit", class: "primary" }, "Filter"), h("a", { class: "button", href: "#/letters" }, "All")));
-  made.addEventListener("submit", (event) => {
-    event.preventDefault();
-    const values = new URLSearchParams();
-    for (const [name, value] of new FormData(made)) if (value) values.set(name, value.trim());
-    location.hash = `#/letters?${values}`;
-  });
-  return made;
+  return leadsTo("letters", made);
 }
 
 /** What became of a letter, in a word. */

@@ -1,6 +1,6 @@
 // One request: its record, what it was decided, the lines, their events, and where those stand.
 
-import { facts, h, link, section, show, status, table } from "../dom.js";
+import { facts, h, leadsTo, link, section, show, status, table } from "../dom.js";
 import { count, number, time, words } from "../format.js";
 import { loader } from "../loading.js";
 
@@ -28,13 +28,7 @@ function search(id, account) {
     h("div", { class: "field" }, h("label", { for: "request-id" }, "Request or event id"), h("input", { id: "request-id", name: "id", value: id, maxlength: 100, spellcheck: "false", autocomplete: "off", placeholder: "a UUID" })),
     h("div", { class: "field" }, h("label", { for: "request-account" }, "Account"), h("input", { id: "request-account", name: "account", value: account, maxlength: 1000, spellcheck: "false", autocomplete: "off" })),
     h("button", { type: "submit", class: "primary" }, "Trace"));
-  form.addEventListener("submit", (event) => {
-    event.preventDefault();
-    const values = new URLSearchParams();
-    for (const [name, value] of new FormData(form)) if (value) values.set(name, value.trim());
-    location.hash = `#/request?${values}`;
-  });
-  return form;
+  return leadsTo("request", form);
 }
 
 function draw(found) {
