@@ -6,7 +6,6 @@ from contextlib import AsyncExitStack
 from datetime import datetime
 from typing import Final
 
-from infra.lookup import LATEST, Lookup, lookup
 from infra.settings import Settings
 from schemas.catalogue import CATALOGUE, DEAD_LETTERS
 from workers.ops.lag import Change, GroupLag, Observer, Sample, observer
@@ -23,7 +22,6 @@ class LagSource:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._observer: Observer | None = None
-        self._lookup: Lookup | None = None
         self._opened = AsyncExitStack()
         self.letters = 0  # changes whenever one is added
 
@@ -64,21 +62,16 @@ class LagSource:
 
     async def _look(self) -> None:
         assert self._observer is not None  # noqa: S101 - opened before
-        assert self._lookup is not None  # noqa: S101 - with it
         await self._observer.refresh()
-        await self._lookup.refresh()
-        ends = await self._lookup.offsets(dict.fromkeys(self._lookup.partitions(DEAD_LETTERS), LATEST))
-        self.letters = sum(ends.values())
+        self.letters = await self._observer.written(DEAD_LETTERS)
 
     async def _open(self, *, remembers: bool) -> None:
-        async with AsyncExitStack() as stack:
-            asked = await stack.enter_async_context(lookup(self._settings))
-            watching = await stack.enter_async_context(observer(self._settings, every=True, remembers=remembers))
-            self._observer, self._lookup, self._opened = watching, asked, stack.pop_all()
+        watched = observer(self._settings, every=True, remembers=remembers)
+        self._observer = await self._opened.enter_async_context(watched)
 
     async def close(self) -> None:
         """Let the clients go."""
-        self._observer, self._lookup = None, None
+        self._observer = None
         await self._opened.aclose()
 
     def history(self, group: str, topic: str, partition: int) -> Sequence[Sample]:

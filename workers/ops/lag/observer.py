@@ -12,7 +12,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from infra.kafka import NotSetUpError
-from infra.lookup import Lookup, lookup
+from infra.lookup import LATEST, Lookup, lookup
 from infra.settings import Settings
 from workers.ops.lag.lanes import Lane, LaneKey, Lanes, neighbour_of
 from workers.ops.lag.model import Change, GroupLag, Limits, Owner, PartitionLag, Sample, Status
@@ -61,6 +61,16 @@ class Observer:
             self.groups = [found for name in look.groups for found in self._judged(name, look, rows)]
             self.refreshed_at, self.look_seconds = look.at, monotonic() - began
             self.kafka_trouble = None
+
+    async def written(self, topic: str) -> int:
+        """Return where a topic's partitions end by now, taken together: it grows with each record.
+
+        Raises:
+            KafkaError: when a broker cannot be reached, or does not say now.
+
+        """
+        ends = await self._lookup.offsets(dict.fromkeys(self._lookup.partitions(topic), LATEST))
+        return sum(ends.values())
 
     async def run(self, period: float, seen: Callable[[], object] = lambda: None) -> None:
         """Look every so many seconds, for ever, and call `seen` after each look.
