@@ -16,7 +16,7 @@ from workers.ops import fates
 from workers.ops.dead_letters import Selection
 from workers.ops.operations import Running
 from workers.ops.redrive import Who, redrive
-from workers.ops.redrive_plan import Options, Plan, plan_redrive
+from workers.ops.redrive_plan import RATES, Options, Plan, plan_redrive
 from workers.stops import stop_requested
 
 __all__ = ["dead_letters"]
@@ -92,7 +92,7 @@ def redrive_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     after: _After = None,
     before: _Before = None,
     at: _At = None,
-    rate: Annotated[float, typer.Option(min=0.01, max=5000, help="Messages a second at most.")] = 100,
+    rate: Annotated[float, typer.Option(min=RATES[0], max=RATES[1], help="Messages a second at most.")] = 100,
     limit: Annotated[int | None, typer.Option(min=1, help="So many messages at most.")] = None,
     by: By = None,
     because: Because = None,

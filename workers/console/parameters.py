@@ -9,13 +9,12 @@ from schemas.catalogue import INPUT_TOPICS
 from schemas.results import DeadLetterReason
 from workers.console.problems import BadRequestError
 from workers.ops.dead_letters import Selection
-from workers.ops.redrive_plan import Options
+from workers.ops.redrive_plan import RATES, Options
 
 __all__ = ["instant", "number", "options", "selection", "text", "uuid"]
 
 _LONGEST: Final = 1000
 _MOST: Final = 2**53 - 1  # what a page counts with
-_RATES: Final = (0.01, 5000.0)  # as of the command
 
 Given = Mapping[str, Any]
 
@@ -117,8 +116,8 @@ def options(given: Given) -> Options:
 
     """
     rate = given.get("rate", Options().rate)
-    if isinstance(rate, bool) or not isinstance(rate, int | float) or not _RATES[0] <= rate <= _RATES[1]:
-        raise BadRequestError(f"rate: expected {_RATES[0]:g} to {_RATES[1]:,.0f} messages a second")
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not RATES[0] <= rate <= RATES[1]:
+        raise BadRequestError(f"rate: expected {RATES[0]:g} to {RATES[1]:,.0f} messages a second")
     for name in ("again", "anyway"):
         if not isinstance(given.get(name, False), bool):
             raise BadRequestError(f"{name}: expected true or false")

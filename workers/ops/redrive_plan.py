@@ -22,8 +22,9 @@ from workers.ops.dead_letters import UNREADABLE, DeadLetter, Selection, find_dea
 from workers.ops.fates import Place, Sending, event_of, place_of, read_answers, read_sendings
 from workers.ops.records import partition_counts
 
-__all__ = ["REFUSALS", "Judge", "Options", "Plan", "Verdict", "plan_redrive"]
+__all__ = ["RATES", "REFUSALS", "Judge", "Options", "Plan", "Verdict", "plan_redrive"]
 
+RATES: Final = (0.01, 5000.0)  # messages a second that may be asked for, whoever asks
 _TOGETHER = 500
 
 # Why a message is not sent back, and how that is said. The first three hold whatever is asked for.
