@@ -37,7 +37,7 @@ from workers.inbox import Inbox, Taken
 from workers.job import Batch, Decision, Job
 from workers.lane_row import LaneRow, SucceededError
 from workers.order import Ahead, Ends, Order, note_ahead
-from workers.resume import Denials, published_to
+from workers.resume import Doubts, published_to
 from workers.sorting import Sorted, sort_records
 from workers.traces import NO_TRACE, BatchTrace, Traces
 
@@ -82,7 +82,7 @@ class Lane:
         self._log = structlog.get_logger("inmail.lane").bind(topic=tp.topic, partition=tp.partition)
         self.stopping = False
         self._failures = 0  # in a row
-        self._denials = Denials()
+        self._doubts = Doubts()
 
     def stop(self) -> None:
         """Finish the batch at hand, publish it, and return from `run`."""
@@ -134,13 +134,13 @@ class Lane:
         stored, self._as_of = await self._row.take()
         self._stored = stored or 0
         published = (await committed_offsets(self._admin, self._job.group, [self._tp]))[self._tp]
-        self._denials.judge(published, stored)
+        self._doubts.judge(published, self._row.published)
         oldest = (await self._consumer.beginning_offsets([self._tp]))[self._tp]
         end = (await self._consumer.end_offsets([self._tp]))[self._tp]
         async with self._row.fenced():
             pass  # were there a newer owner, the group's offset could be beyond what was stored when this one began
         published = published_to(self._job.group, self._tp, published, stored, kept=(oldest, end))
-        start = max(published, oldest)
+        self._row.published, start = published, max(published, oldest)
         if published < oldest:
             self._log.warning("publishing_from_books", offset=published, end=oldest)
             async with self._pool.acquire() as connection:
@@ -223,7 +223,7 @@ class Lane:
         """Publish a batch's answers, its dead letters and the offset after it, in one transaction."""
         with decided.trace.publishing(decided.messages):
             spent = await self._producers.publish(decided.messages, {self._tp: decided.next_offset}, self._job.group)
-        self._failures = 0
+        self._row.published, self._failures = decided.next_offset, 0
         self._health.published(spent)
 
     def _wake(self, publishing: asyncio.Task[None]) -> None:

@@ -14,12 +14,15 @@ __all__ = ["LaneRow", "SucceededError"]
 
 _NOTE = (
     "update lanes set next_offset = greatest(next_offset, $5), as_of = greatest(as_of, $6),"
-    " awaited = awaited or $5 is not null, paused = case when $5 is null then paused end"
+    " published = $7, awaited = awaited or $5 is not null, paused = case when $5 is null then paused end"
     " where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4"
 )
 _WAIT = "update lanes set head = $5 where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4"
 _PAUSE = "update lanes set paused = $5 where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4"
-_LEAVE = "update lanes set awaited = false where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4"
+_LEAVE = (
+    "update lanes set awaited = false, published = $5"
+    " where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4"
+)
 
 
 class SucceededError(Exception):
@@ -33,17 +36,19 @@ class LaneRow:
         self._pool = pool
         self.group, self.topic, self.partition = group, topic, partition
         self.epoch = 0
+        self.published: int | None = None  # up to where the owner knows its answers published; noted with its writes
 
     async def take(self) -> tuple[int | None, datetime]:
         """Raise the epoch; return the offset after what is stored, and the broker's time up to which it is."""
         row = await self._pool.fetchrow(
-            "insert into lanes as l (consumer_group, topic, partition, epoch, awaited) values ($1, $2, $3, 1, true)"
-            " on conflict (consumer_group, topic, partition) do update set epoch = l.epoch + 1, awaited = true"
-            " returning epoch, next_offset, as_of",
+            "insert into lanes as l (consumer_group, topic, partition, epoch, awaited, published)"
+            " values ($1, $2, $3, 1, true, $4) on conflict (consumer_group, topic, partition)"
+            " do update set epoch = l.epoch + 1, awaited = true, published = greatest(l.published, $4) returning epoch, next_offset, as_of, l.published",
             *self._key,
+            self.published,
         )
         assert row is not None  # noqa: S101 - an upsert returns its row
-        self.epoch = row["epoch"]
+        self.epoch, self.published = row["epoch"], row["published"]
         return row["next_offset"], row["as_of"] or EPOCH
 
     @asynccontextmanager
@@ -57,7 +62,7 @@ class LaneRow:
         """
         try:
             async with self._pool.acquire() as connection, connection.transaction():
-                moved = await connection.execute(_NOTE, *self._key, self.epoch, next_offset, as_of)
+                moved = await connection.execute(_NOTE, *self._key, self.epoch, next_offset, as_of, self.published)
                 if moved != "UPDATE 1":
                     raise SucceededError(f"epoch {self.epoch} of {self.topic}/{self.partition} is over")
                 yield connection
@@ -71,7 +76,7 @@ class LaneRow:
 
     async def be_not_awaited(self, connection: Connection | None = None) -> None:
         """Let the other lanes not wait for this one until it stores something."""
-        await (connection or self._pool).execute(_LEAVE, *self._key, self.epoch)
+        await (connection or self._pool).execute(_LEAVE, *self._key, self.epoch, self.published)
 
     async def _pause(self, reason: str) -> None:
         """Tell who looks from outside that a batch is held, and why, until one is stored. The worker ends anyway."""

@@ -1,42 +1,49 @@
 """Where a lane begins: how far its answers are published, and what it refuses to guess."""
 
+import structlog
 from aiokafka import TopicPartition
 from aiokafka.errors import GroupCoordinatorNotAvailableError
 
 from workers.failures import LaneError
 
-__all__ = ["Denials", "published_to"]
+__all__ = ["Doubts", "published_to"]
 
-_DENIALS = 8  # in a row: some 15 s of a lane that begins again, longer than a broker takes to load its groups
+_DOUBTS = 8  # in a row: some 15 s of a lane that begins again, longer than a broker takes to load its groups
 
 
-class Denials:
-    """How often in a row the brokers have denied that a lane's group has an offset, against the books.
+class Doubts:
+    """How often in a row the brokers have told of an offset before the one up to which answers are published.
 
-    A broker that has just been started after a crash says so for a moment, of offsets that it has, while it loads its
-    groups: seen with 4.2.1, 8 times in 66 kills of the broker by `make crash` on a busy machine. One that keeps to it
-    is believed: it has forgotten a group that rested for long.
+    A broker that has just been started after a crash may say for a while that a group has no offset, or one of minutes
+    ago: seen with 4.2.1 by `make crash` on a busy machine, 10 times in 132 kills. One that keeps to it is believed:
+    it has forgotten a group that rested for long, or an operator has set it back by other means than `inmail replay`.
     """
 
     def __init__(self) -> None:
         self._count = 0
 
-    def judge(self, published: int | None, stored: int | None) -> None:
+    def judge(self, committed: int | None, noted: int | None) -> None:
         """Take an answer, or refuse it for now.
 
         Args:
-            published: the group's committed offset.
-            stored: up to where the books have read; None: the lane has never stored anything.
+            committed: the group's offset, as the brokers tell it now.
+            noted: up to where the lane's row knows answers to be published; None: it knows nothing.
 
         Raises:
             GroupCoordinatorNotAvailableError: asking again may help.
 
         """
-        if published is not None or stored is None or self._count == _DENIALS:
+        if noted is None or (committed is not None and committed >= noted):
             self._count = 0
             return
+        if self._count == _DOUBTS:
+            self._count = 0
+            structlog.get_logger("inmail.lane").warning("offset_set_back", offset=committed, published=noted)
+            return
         self._count += 1
-        raise GroupCoordinatorNotAvailableError("the group's offset is denied, and the books have read its input")
+        raise GroupCoordinatorNotAvailableError(
+            f"the group's offset is told to be {committed}, but answers up to {noted} are published"
+        )
 
 
 def published_to(

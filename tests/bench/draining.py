@@ -127,7 +127,7 @@ async def set_offsets(books: Settings, group: str, offsets: Offsets) -> None:
     connection = await connect_database(books)
     await connection.executemany(
         "insert into lanes (consumer_group, topic, partition, epoch, next_offset) values ($1, $2, $3, 1, $4)"
-        " on conflict do nothing",
+        " on conflict (consumer_group, topic, partition) do update set published = null",
         [(group, tp.topic, tp.partition, offset) for tp, offset in offsets.items()],
     )
     await connection.close()

@@ -19,7 +19,7 @@ from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS
 from schemas.envelope import encode
 from tests.workers.life import Held, at_the_end, in_partition
 from tests.workers.wire import ends, eventually, pass_over, publish, read, send, settled, working
-from workers import inbox
+from workers import inbox, lane
 from workers.lane import LaneError
 from workers.ledger.plans import load_catalogue
 from workers.ops.topics import plan_topics
@@ -162,6 +162,42 @@ async def test_a_coordinator_that_is_loading_has_not_said_that_there_is_no_offse
 
     assert 0 == loading[0]
     assert {str(event.id) for event in requests} == {answer["request_id"] for answer in answers}
+
+
+async def test_an_offset_older_than_what_a_lane_has_published_is_not_taken(
+    cluster: Settings, database: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker may tell it for a while after a crash: the lane asks again, and no answer appears twice."""
+    place = TopicPartition(SEND_REQUESTS, 0)
+    requests = [send(in_partition(cluster, place.partition)) for _ in range(3)]
+    start = await ends(cluster, SEND_RESULTS)
+    begin = (await ends(cluster, SEND_REQUESTS))[place]
+    for request in requests[:2]:
+        await publish(cluster, SEND_REQUESTS, [request])
+        async with working(cluster, _job()):
+            await at_the_end(cluster, place.partition)
+    await publish(cluster, SEND_REQUESTS, requests[2:])
+    told = iter([None, begin, begin + 1])
+    asked = lane.committed_offsets
+
+    async def loading(admin: AIOKafkaAdminClient, group: str, places: list[TopicPartition]) -> dict[Any, Any]:
+        offsets = await asked(admin, group, places)
+        return offsets | {place: next(told, offsets[place])} if places == [place] else offsets
+
+    monkeypatch.setattr(lane, "committed_offsets", loading)
+    with capture_logs() as logs:
+        async with working(cluster, _job()):
+            await at_the_end(cluster, place.partition)
+    await settled(cluster)
+
+    doubts = [log["error"] for log in logs if log["event"] == "lane_begins_again" and log["partition"] == 0]
+    assert [f"told to be {told}, but answers up to {begin + 2}" for told in (None, begin, begin + 1)] == [
+        doubt.split("offset is ")[1].split(" are published")[0] for doubt in doubts
+    ]
+    answers = await read(cluster, start, 3)
+    assert [str(event.id) for event in requests] == [answer["request_id"] for answer in answers]
+    row = "select published from lanes where consumer_group = $1 and topic = $2 and partition = 0"
+    assert begin + 3 == await database.fetchval(row, SendJob.group, SEND_REQUESTS)
 
 
 async def test_empty_books_of_a_group_that_has_published_are_refused(cluster: Settings, database: Connection) -> None:

@@ -1,31 +1,33 @@
-"""Where a lane begins: what it makes of a broker that denies its group's offset."""
+"""Where a lane begins: what it makes of a broker that tells less of its group's offset than the lane knows."""
 
 import pytest
 from aiokafka.errors import GroupCoordinatorNotAvailableError
 
 from workers.failures import may_pass
-from workers.resume import Denials
+from workers.resume import Doubts
 
 
-def test_an_offset_that_is_denied_against_the_books_is_asked_for_again() -> None:
-    """A broker that loads its groups denies them; one that has forgotten a group goes on doing so, and is believed."""
-    denials = Denials()
+@pytest.mark.parametrize("committed", [None, 6])
+def test_an_offset_before_what_is_published_is_asked_for_again(committed: int | None) -> None:
+    """A broker that loads its groups tells it; one that keeps to it has forgotten, or was told: it is believed."""
+    doubts = Doubts()
     for _ in range(8):
-        with pytest.raises(GroupCoordinatorNotAvailableError) as refused:
-            denials.judge(None, stored=7)
+        with pytest.raises(GroupCoordinatorNotAvailableError, match=rf"told to be {committed}, .* 7 are") as refused:
+            doubts.judge(committed, noted=7)
         assert may_pass(refused.value)
-    denials.judge(None, stored=7)
+    doubts.judge(committed, noted=7)
 
 
 def test_an_answer_in_between_is_the_end_of_a_row() -> None:
     """Only what is said again and again is believed."""
-    denials = Denials()
+    doubts = Doubts()
     for _ in range(20):
         with pytest.raises(GroupCoordinatorNotAvailableError):
-            denials.judge(None, stored=0)
-        denials.judge(5, stored=7)
+            doubts.judge(6, noted=7)
+        doubts.judge(7, noted=7)
 
 
-def test_a_group_that_never_began_is_told_so_at_once() -> None:
-    """Nothing is known of it that could speak against."""
-    Denials().judge(None, stored=None)
+@pytest.mark.parametrize("committed", [None, 0, 9])
+def test_a_lane_that_knows_nothing_takes_any_answer(committed: int | None) -> None:
+    """Nothing speaks against it: a lane's first start, or books that were made anew."""
+    Doubts().judge(committed, noted=None)

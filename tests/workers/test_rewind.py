@@ -12,6 +12,7 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import RecordsToDelete
 from aiokafka.errors import KafkaError
+from structlog.testing import capture_logs
 
 from infra.clock import from_milliseconds
 from infra.kafka import admin_client, committed_offsets, create_lane_producer, partition_of, partitions_of
@@ -84,8 +85,10 @@ async def test_a_rewound_worker_publishes_the_same_bytes_and_books_nothing(
 
     plan, done = await back(cluster, at(number, begin[TopicPartition(SEND_REQUESTS, number)]))
     rewound = await stands(cluster)
-    await work_off(cluster, SendJob(load_catalogue()))
+    with capture_logs() as logs:
+        await work_off(cluster, SendJob(load_catalogue()))
 
+    assert "lane_begins_again" not in {log["event"] for log in logs}  # the lane was told that its offset goes back
     second = [seen(each) for each in await again.read(cluster)]
     assert 7 + 1 == len(first)  # an answer each, and that no credits are left
     assert Counter(first) == Counter(second)

@@ -5,11 +5,12 @@ same plan or nothing left to do.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from aiokafka import TopicPartition
 
 from infra.kafka import admin_client, committed_offsets
+from infra.postgres import connect_database
 from infra.settings import Settings
 from workers.ops.groups import set_offsets, wait_until_empty
 from workers.ops.operations import Intent, RefusedError, Running, recorded
@@ -76,8 +77,25 @@ async def _set(settings: Settings, operation: Running, plan: Plan) -> None:
     group, topic = group_of(plan.worker), topic_of(plan.worker)
     offsets = {TopicPartition(topic, move.partition): move.goes for move in plan.moves}
     if offsets:
+        await _announce(settings, group, offsets)
         await set_offsets(settings, group, offsets)
         async with admin_client(settings) as admin:
             if await committed_offsets(admin, group, list(offsets)) != offsets:
                 raise RefusedError("the group's offsets were set by somebody else meanwhile: look, and try again")
     operation.result["set"] = True
+
+
+async def _announce(settings: Settings, group: str, offsets: Mapping[TopicPartition, int]) -> None:
+    """Let the lanes expect these offsets: unannounced, they would take an older one for a broker's error, for a while.
+
+    Written first: were the offsets not set after it, nothing is amiss, for what lies after what is expected is taken.
+    """
+    connection = await connect_database(settings)
+    try:
+        await connection.executemany(
+            "update lanes set published = least(published, $4)"
+            " where consumer_group = $1 and topic = $2 and partition = $3",
+            [(group, tp.topic, tp.partition, offset) for tp, offset in offsets.items()],
+        )
+    finally:
+        await connection.close()

@@ -37,6 +37,10 @@ _OF_TOPIC = 1  # source of a setting
 _WORKING = "Stable"  # a group whose members work
 _COORDINATOR_SECONDS = 30.0
 _UNPUBLISHED_AT_MOST = 2 * 10_000  # records: one batch being decided, one being published, as large as they may be
+_UNPUBLISHED_FROM = (
+    "select topic, partition, greatest(published, next_offset - $1, 0) as unpublished"
+    " from lanes where next_offset is not null"
+)
 
 
 class TopicsError(Exception):
@@ -131,13 +135,13 @@ async def _plan_groups(settings: Settings, admin: AIOKafkaAdminClient, existing:
     group that rested for long) a little before their end: what is answered twice then has the same event ids.
     """
     changes = []
-    read = await _read_before(settings)
+    read = await _unpublished_by_books(settings)
     for topic in INPUT_TOPICS:
         group = next(row.group for row in CATALOGUE if row.topic == topic) or ""
         places = partitions_of(topic, settings.topic_partitions)
         known = await _committed(admin, group, places) if topic in existing else {}
         missing = [place for place in places if known.get(place) is None]
-        resumed = {place: max(0, read[place] - _UNPUBLISHED_AT_MOST) for place in missing if place in read}
+        resumed = {place: read[place] for place in missing if place in read}
         if missing:
             text = f"start group {group} at the oldest record of {_count(len(missing) - len(resumed), 'partition')}"
             if resumed:
@@ -161,16 +165,16 @@ async def _committed(
             await asyncio.sleep(0.2)
 
 
-async def _read_before(settings: Settings) -> dict[TopicPartition, int]:
-    """Return how far the books say that each lane has read; nothing where there are no books yet."""
+async def _unpublished_by_books(settings: Settings) -> dict[TopicPartition, int]:
+    """Return from where on each lane's answers may be unpublished, by the books; nothing where there are none yet."""
     connection = await connect_database(settings)
     try:
-        rows = await connection.fetch("select topic, partition, next_offset from lanes where next_offset is not null")
+        rows = await connection.fetch(_UNPUBLISHED_FROM, _UNPUBLISHED_AT_MOST)
     except asyncpg.UndefinedTableError:
         return {}
     finally:
         await connection.close()
-    return {TopicPartition(row["topic"], row["partition"]): row["next_offset"] for row in rows}
+    return {TopicPartition(row["topic"], row["partition"]): row["unpublished"] for row in rows}
 
 
 async def apply_topics(settings: Settings, changes: list[Change]) -> None:
