@@ -43,7 +43,8 @@ class LaneRow:
         row = await self._pool.fetchrow(
             "insert into lanes as l (consumer_group, topic, partition, epoch, awaited, published)"
             " values ($1, $2, $3, 1, true, $4) on conflict (consumer_group, topic, partition)"
-            " do update set epoch = l.epoch + 1, awaited = true, published = greatest(l.published, $4) returning epoch, next_offset, as_of, l.published",
+            " do update set epoch = l.epoch + 1, awaited = true, published = greatest(l.published, $4)"
+            " returning epoch, next_offset, as_of, l.published",
             *self._key,
             self.published,
         )

@@ -7,4 +7,4 @@ update lanes set published = 0
 where next_offset is not null;
 
 comment on column lanes.published is
-'Up to where its owner knew its answers published, when it last wrote this row; a committed offset before it is doubted.';
+'Up to where its owner knew the answers published when it last wrote here; a committed offset before it is doubted.';
