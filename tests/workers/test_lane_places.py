@@ -19,7 +19,7 @@ from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS
 from schemas.envelope import encode
 from tests.workers.life import Held, at_the_end, in_partition
 from tests.workers.wire import ends, eventually, pass_over, publish, read, send, settled, working
-from workers import inbox, lane
+from workers import inbox, resume
 from workers.lane import LaneError
 from workers.ledger.plans import load_catalogue
 from workers.ops.topics import plan_topics
@@ -178,13 +178,13 @@ async def test_an_offset_older_than_what_a_lane_has_published_is_not_taken(
             await at_the_end(cluster, place.partition)
     await publish(cluster, SEND_REQUESTS, requests[2:])
     told = iter([None, begin, begin + 1])
-    asked = lane.committed_offsets
+    asked = resume.committed_offsets
 
     async def loading(admin: AIOKafkaAdminClient, group: str, places: list[TopicPartition]) -> dict[Any, Any]:
         offsets = await asked(admin, group, places)
         return offsets | {place: next(told, offsets[place])} if places == [place] else offsets
 
-    monkeypatch.setattr(lane, "committed_offsets", loading)
+    monkeypatch.setattr(resume, "committed_offsets", loading)
     with capture_logs() as logs:
         async with working(cluster, _job()):
             await at_the_end(cluster, place.partition)
