@@ -85,8 +85,8 @@ class TransactionPair:
     async def touch(self, place: TopicPartition, offset: int, group: str) -> None:
         """Let a group's coordinator write an offset that never counts: its transaction is aborted.
 
-        A coordinator answers questions from what it knows to be written for good. One that has just been started after
-        a crash may know less of that than it has read, until it writes again.
+        A coordinator answers from what it knows to be written for good. After a crash it may know less of that than it
+        has read, until it writes again.
 
         Raises:
             KafkaError, TimeoutError: when it is not certain that it was written.

@@ -18,10 +18,10 @@ _DOUBTS = 8  # in a row: some 15 s of a lane that begins again, longer than a br
 class Doubts:
     """How often in a row the brokers have told of an offset before the one up to which answers are published.
 
-    A broker that has just been started after a crash may say for a while that a group has no offset, or one of minutes
-    ago: seen with 4.2.1 by `make crash` on a busy machine, up to three times in 66 kills. Once it has written an offset
-    of the group, it tells the true one. One that keeps to its word is believed: it has forgotten a group that rested
-    for long, or an operator has set the offset back by other means than `inmail replay`.
+    A broker of 4.2.1 that has just been started after a crash may say that a group has no offset, or one of minutes ago,
+    since it serves its groups before it has read them (docs/kafka-versions.md). It may go on so until it writes again.
+    One that keeps to its word is believed: it has forgotten a group that rested for long, or an operator has set the
+    offset back by other means than `inmail replay`.
     """
 
     def __init__(self) -> None:
