@@ -1,4 +1,4 @@
-"""The web server behind `infra.probes`, apart from it because loading one takes a third of a second."""
+"""The web server behind `infra.probes`, apart from it because loading it takes a fifth of a second."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
