@@ -36,7 +36,7 @@ up: $(STAMP) ## Run the whole system in the foreground; data stays in .inmail/ (
 
 .PHONY: test
 test: tools lint ## Run what CI runs: lint, types and all tests (about 12 min on two cores)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: tools
 tools: ## Install the Debian packages that tests use, where they are missing and this is root

@@ -3,14 +3,11 @@
 A loop that is blocked answers nobody, which is an answer too.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-import structlog
-from aiohttp import web
-
-from infra.settings import Settings, SettingsError
+from infra.settings import Settings
 
 __all__ = ["Answer", "Page", "probes"]
 
@@ -31,40 +28,7 @@ async def probes(
     if not settings.health_port:
         yield
         return
-    application = web.Application()
-    application.add_routes([web.get(path, _handler(answer)) for path, answer in answers.items()])
-    application.add_routes([web.get(path, _pager(page)) for path, page in (pages or {}).items()])
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
-    await runner.setup()
-    try:
-        await _listen(runner, settings)
+    from infra.probes_site import serve  # noqa: PLC0415 - most commands serve nothing, and need no web server
+
+    async with serve(settings, answers, pages or {}):
         yield
-    finally:
-        await runner.cleanup()
-
-
-async def _listen(runner: web.AppRunner, settings: Settings) -> None:
-    place = f"{settings.health_address}:{settings.health_port}"
-    try:
-        await web.TCPSite(runner, settings.health_address, settings.health_port).start()
-    except OSError as error:
-        raise SettingsError(
-            f"INMAIL_HEALTH_PORT, INMAIL_HEALTH_ADDRESS: cannot listen on {place}: {error.strerror or error}"
-        ) from error
-    structlog.get_logger("inmail.health").info("health_served", place=place)
-
-
-def _handler(answer: Answer) -> Callable[[web.Request], Awaitable[web.Response]]:
-    async def handle(_: web.Request) -> web.Response:
-        good, body = answer()
-        return web.json_response(body, status=200 if good else 503)
-
-    return handle
-
-
-def _pager(page: Page) -> Callable[[web.Request], Awaitable[web.Response]]:
-    async def handle(_: web.Request) -> web.Response:
-        body, content_type = page()
-        return web.Response(body=body, headers={"Content-Type": content_type})
-
-    return handle

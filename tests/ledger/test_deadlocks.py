@@ -1,6 +1,7 @@
 """No deadlock: batches wait for each other but never in a circle. Forms with another lock order run into one."""
 
 import asyncio
+import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
@@ -16,8 +17,8 @@ from tests.ledger.scenario_events import Input
 from workers.ops.audit import audit_books
 
 LANES = 7
-BATCHES = 10_000
-BATCHES_TO_LOSE = 3_000
+# The broken forms deadlock within 150.
+BATCHES = int(os.environ.get("BATCHES", "3000"))
 STEP_LOTS = 20
 SEED = 4
 ROUNDS = 12
@@ -56,7 +57,10 @@ def _newcomers(turn: int) -> list[list[Input]]:
 
 
 async def test_mixed_batches_never_deadlock(settings: Settings) -> None:
-    """10,000 batches of everything, accounts in any order, on seven lanes: all are decided, and the books balance."""
+    """Batches of everything, accounts in any order, on seven lanes: all are decided, and the books balance.
+
+    BATCHES says how many.
+    """
     mix = Mix(SEED)
     async with open_race(settings, CATALOGUE, lanes=LANES, step_lots=STEP_LOTS) as race:
         ended = await _run(race, [mix.take() for _ in range(BATCHES)])
@@ -75,7 +79,7 @@ async def test_mixed_batches_never_deadlock(settings: Settings) -> None:
 async def test_with_another_lock_order_mixed_batches_deadlock(settings: Settings, form: str) -> None:
     """The run above bites: with locks taken in another order it deadlocks early on."""
     mix = Mix(SEED)
-    batches = [mix.take() for _ in range(BATCHES_TO_LOSE)]
+    batches = [mix.take() for _ in range(BATCHES)]
     async with open_race(settings, CATALOGUE, lanes=LANES, step_lots=STEP_LOTS) as race:
         await race.watcher.execute(sql_of(DEADLOCKING[form]))
         ended = await _run(race, batches, until_deadlock=True)

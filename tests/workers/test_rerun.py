@@ -35,6 +35,7 @@ from infra.settings import RecordTime, Settings, load_settings
 from schemas.billing import PromotionGranted, SubscriptionActivated
 from schemas.sends import SendUndeliverable
 from schemas.ticks import ExpiryTick
+from tests.conftest import HASTY
 from tests.workers.history_books import (
     GROUPS,
     TIED,
@@ -75,7 +76,7 @@ async def live(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Settin
     """A stack of its own whose topics hold a simulated history, and the books that it makes."""
     plans = tmp_path_factory.mktemp("plans") / "plans.toml"
     plans.write_text(SHIPPED.read_text().replace("apply_balance_caps = false", "apply_balance_caps = true"))
-    with LocalStack() as stack:
+    with LocalStack(postgres_settings=HASTY) as stack:
         settings = load_settings(
             kafka_bootstrap_servers=stack.kafka_bootstrap_servers,
             database_url=stack.database_url,

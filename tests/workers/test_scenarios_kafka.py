@@ -16,6 +16,7 @@ from infra.local.stack import LocalStack
 from infra.postgres import connect_database, create_pool
 from infra.settings import RecordTime, Settings, load_settings
 from schemas.catalogue import CREDIT_EVENTS, DEAD_LETTERS, SEND_RESULTS
+from tests.conftest import HASTY
 from tests.ledger.scenario import BASE_CATALOGUE, FOLDER, Scenario, read_file
 from tests.ledger.scenario_events import TICK, Input
 from tests.ledger.scenario_run import run
@@ -38,7 +39,7 @@ FIT = [scenario for scenario in SCENARIOS if why_not(scenario) is None]
 @pytest.fixture(scope="module")
 async def system() -> AsyncIterator[Settings]:
     """A stack of its own, whose topics take the time that a record says."""
-    with LocalStack() as stack:
+    with LocalStack(postgres_settings=HASTY) as stack:
         settings = load_settings(
             kafka_bootstrap_servers=stack.kafka_bootstrap_servers,
             database_url=stack.database_url,

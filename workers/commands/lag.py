@@ -14,7 +14,6 @@ from workers.commands.running import ask
 from workers.commands.show_lag import lag_page, show_lag
 from workers.commands.terminal import console, error_console
 from workers.ops.lag import GroupLag, Limits, Observer, observer
-from workers.ops.lag.server import serve_lag
 
 __all__ = ["lag"]
 
@@ -61,6 +60,8 @@ async def _go_on(
     out = console()
     async with opening as found, AsyncExitStack() as stack:
         if serve is not None:
+            from workers.ops.lag.server import serve_lag  # noqa: PLC0415 - a look needs no web server
+
             place = await stack.enter_async_context(serve_lag(found, serve, every))
             error_console().print(f"lag is served at {place}/lag and {place}/metrics", soft_wrap=True)
         if silent:
