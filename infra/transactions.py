@@ -82,22 +82,6 @@ class TransactionPair:
         await self._commit(producer)
         return Spent(delivered - began, monotonic() - delivered)
 
-    async def touch(self, place: TopicPartition, offset: int, group: str) -> None:
-        """Let a group's coordinator write an offset that never counts: its transaction is aborted.
-
-        A coordinator answers from what it knows to be written for good. After a crash it may know less of that than it
-        has read, until it writes again.
-
-        Raises:
-            KafkaError, TimeoutError: when it is not certain that it was written.
-
-        """
-        producer = self._producers[0]
-        async with asyncio.timeout(self._seconds):
-            await producer.begin_transaction()
-            await producer.send_offsets_to_transaction({place: offset}, group)
-            await producer.abort_transaction()
-
     async def _commit(self, producer: AIOKafkaProducer) -> None:
         """Commit, and wait beside it: cancelled half-way, a commit leaves its producer without a way out."""
         commit = asyncio.ensure_future(producer.commit_transaction())

@@ -24,6 +24,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
+from infra.kafka import committed_offsets
 from infra.postgres import Connection, Pool, is_refusal
 from infra.settings import Settings
 from infra.transactions import Message, TransactionPair
@@ -132,9 +133,10 @@ class Lane:
         await self._producers.start()
         stored, self._as_of = await self._row.take()
         self._stored = stored or 0
-        published = await self._doubts.committed_offset(self._admin, self._producers, self._row, self._tp)
+        published = (await committed_offsets(self._admin, self._job.group, [self._tp]))[self._tp]
         oldest = (await self._consumer.beginning_offsets([self._tp]))[self._tp]
         end = (await self._consumer.end_offsets([self._tp]))[self._tp]
+        published = self._doubts.judge(published, self._row.published, end)
         async with self._row.fenced():
             pass  # were there a newer owner, the group's offset could be beyond what was stored when this one began
         published = published_to(self._job.group, self._tp, published, stored, kept=(oldest, end))

@@ -44,12 +44,14 @@ class LaneRow:
             "insert into lanes as l (consumer_group, topic, partition, epoch, awaited, published)"
             " values ($1, $2, $3, 1, true, $4) on conflict (consumer_group, topic, partition)"
             " do update set epoch = l.epoch + 1, awaited = true, published = greatest(l.published, $4)"
-            " returning epoch, next_offset, as_of, l.published",
+            " returning epoch, next_offset, as_of, least(l.published, next_offset) as published",
             *self._key,
             self.published,
         )
         assert row is not None  # noqa: S101 - an upsert returns its row
-        self.epoch, self.published = row["epoch"], row["published"]
+        self.epoch = row["epoch"]
+        # Whoever sets back how far is stored, as errors tell operators to, need not set this back as well.
+        self.published = row["published"]
         return row["next_offset"], row["as_of"] or EPOCH
 
     @asynccontextmanager

@@ -2,13 +2,9 @@
 
 import structlog
 from aiokafka import TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import GroupCoordinatorNotAvailableError
 
-from infra.kafka import committed_offsets
-from infra.transactions import TransactionPair
 from workers.failures import LaneError
-from workers.lane_row import LaneRow
 
 __all__ = ["Doubts", "published_to"]
 
@@ -18,65 +14,38 @@ _DOUBTS = 8  # in a row: some 15 s of a lane that begins again, longer than a br
 class Doubts:
     """How often in a row the brokers have told of an offset before the one up to which answers are published.
 
-    A broker of 4.2.1 that has just been started after a crash may say that a group has no offset, or one of minutes ago,
-    since it serves its groups before it has read them (docs/kafka-versions.md). It may go on so until it writes again.
-    One that keeps to its word is believed: it has forgotten a group that rested for long, or an operator has set the
-    offset back by other means than `inmail replay`.
+    A broker of 4.2.1 that has just been started after a crash may say that a group has no offset, or one of minutes ago
+    (docs/kafka-versions.md). Mostly it tells the true one a moment later. Where it does not, the lane's row is believed
+    and not the broker: the row is at most two batches behind.
     """
 
     def __init__(self) -> None:
         self._count = 0
 
-    async def committed_offset(
-        self, admin: AIOKafkaAdminClient, producers: TransactionPair, row: LaneRow, tp: TopicPartition
-    ) -> int | None:
-        """Return the offset of a lane's group, as the brokers tell it when it can be right.
-
-        Args:
-            admin: whom to ask.
-            producers: the lane's.
-            row: the lane's, which knows up to where its answers are published.
-            tp: the lane's partition.
-
-        Raises:
-            GroupCoordinatorNotAvailableError: asking again may help.
-            KafkaError, TimeoutError: as the brokers say.
-
-        """
-        committed = (await committed_offsets(admin, row.group, [tp]))[tp]
-        if row.published is not None and _is_before(committed, row.published):
-            await producers.touch(tp, row.published, row.group)
-            committed = (await committed_offsets(admin, row.group, [tp]))[tp]
-        self.judge(committed, row.published)
-        return committed
-
-    def judge(self, committed: int | None, noted: int | None) -> None:
-        """Take an answer, or refuse it for now.
+    def judge(self, committed: int | None, noted: int | None, end: int) -> int | None:
+        """Return the offset to go by, or refuse the brokers' answer for now.
 
         Args:
             committed: the group's offset, as the brokers tell it now.
             noted: up to where the lane's row knows answers to be published; None: it knows nothing.
+            end: of the partition. What is noted beyond it is of records that are lost, or of another topic.
 
         Raises:
             GroupCoordinatorNotAvailableError: asking again may help.
 
         """
-        if noted is None or not _is_before(committed, noted):
+        if noted is None or noted > end or (committed is not None and committed >= noted):
             self._count = 0
-            return
+            return committed
         if self._count == _DOUBTS:
             self._count = 0
-            structlog.get_logger("inmail.lane").warning("offset_set_back", offset=committed, published=noted)
-            return
+            structlog.get_logger("inmail.lane").warning("offset_not_believed", offset=committed, published=noted)
+            return noted
         self._count += 1
         raise GroupCoordinatorNotAvailableError(
-            f"the group's offset is told to be {committed}, but answers up to {noted} are published"
+            f"the group's offset is told to be {committed}, but answers up to {noted} are published (to go back, use"
+            " `inmail replay rewind`)"
         )
-
-
-def _is_before(committed: int | None, noted: int) -> bool:
-    """Tell whether a group's offset lies before what is known to be published."""
-    return committed is None or committed < noted
 
 
 def published_to(

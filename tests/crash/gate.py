@@ -66,7 +66,7 @@ _PATCHES = (
     _Patch("assign", "workers.worker:Worker", "on_partitions_assigned", _any),
     _Patch("fence", "infra.transactions:TransactionPair", "start"),
     _Patch("epoch", "asyncpg.pool:Pool", "fetchrow", _sql("insert into lanes")),
-    _Patch("committed", "workers.resume", "committed_offsets"),
+    _Patch("committed", "workers.lane", "committed_offsets"),
     _Patch("oldest", _CONSUMER, "beginning_offsets", _of_group),
     _Patch("end", _CONSUMER, "end_offsets", _of_group),
     _Patch("recall", "workers.send:SendJob", "recall"),

@@ -86,7 +86,7 @@ async def _set(settings: Settings, operation: Running, plan: Plan) -> None:
 
 
 async def _announce(settings: Settings, group: str, offsets: Mapping[TopicPartition, int]) -> None:
-    """Let the lanes expect these offsets: unannounced, they would take an older one for a broker's error, for a while.
+    """Let the lanes expect these offsets: unannounced, they would take an older one for a broker's error.
 
     Written first: were the offsets not set after it, nothing is amiss, for what lies after what is expected is taken.
     """
