@@ -22,7 +22,13 @@ LOGS: Final = FILE.parent / "states-logs"
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.states", description=__doc__)
     names = [state.name for state in STATES]
-    parser.add_argument("states", nargs="*", default=names, metavar="STATE", help=f"all, or of: {', '.join(names)}")
+    parser.add_argument(
+        "states",
+        nargs="*",
+        default=names,
+        metavar="STATE",
+        help=f"all, or of: {', '.join(names)}, and the file keeps the others",
+    )
     parser.add_argument("--to", type=Path, default=FILE, help="the file to write")
     given = parser.parse_args()
     if unknown := set(given.states) - set(names):
@@ -36,9 +42,8 @@ def _line(name: str, found: dict[str, Any]) -> str:
     return f"{name}: {', '.join(words) or 'nothing to say'}; false: {found['false'] or 'nothing'}"
 
 
-async def _run(states: list[State], to: Path, began: float) -> None:
+async def _run(states: list[State], result: dict[str, Any], to: Path, began: float) -> None:
     LOGS.mkdir(parents=True, exist_ok=True)
-    result: dict[str, Any] = {"began": datetime.now(UTC).isoformat(timespec="seconds"), "states": {}}
 
     def tell(line: str) -> None:
         print(f"{monotonic() - began:5.0f} s: {line}", flush=True)
@@ -49,8 +54,10 @@ async def _run(states: list[State], to: Path, began: float) -> None:
         async with running(LOGS, Path(folder), tell) as run:
             result["surfaces"] = list(run.watched)
             for state in states:
-                result["states"][state.name] = await cause(run, state)
-                result["seconds"] = round(monotonic() - began)
+                at = datetime.now(UTC).isoformat(timespec="minutes")
+                found = await cause(run, state) | {"at": at}
+                known = result["states"] | {state.name: found}
+                result["states"] = {each.name: known[each.name] for each in STATES if each.name in known}
                 await asyncio.to_thread(to.write_text, json.dumps(result, indent=1) + "\n")
                 tell(_line(state.name, result["states"][state.name]))
 
@@ -61,7 +68,10 @@ def main() -> None:
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # either leaves no process behind
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    asyncio.run(_run([state for state in STATES if state.name in given.states], given.to, monotonic()))
+    states = [state for state in STATES if state.name in given.states]
+    kept = len(states) < len(STATES) and given.to.exists()
+    result = json.loads(given.to.read_text()) if kept else {"states": {}}
+    asyncio.run(_run(states, result, given.to, monotonic()))
 
 
 if __name__ == "__main__":

@@ -31,9 +31,9 @@ _HEAD: Final = """# How soon each surface says so
 state after another, and notes what each surface says until all of them say the right thing, and until all are calm
 after its end. Settings are those that ship, but for four partitions a topic.
 
-This page is rendered from a run by `python -m tests.states.table`: of {began}, in {seconds:,} s. The machine has two
-cores, and other work was done on it meanwhile: a load of {load} (its median). Burrow and the other lag exporters were
-not to be had there, so nothing stands beside these figures.
+This page is rendered from a run by `python -m tests.states.table`: of {days}. The machine has two cores, and other
+work was done on it meanwhile: a load of {load} (the median). Burrow and the other lag exporters were not to be had
+there, so nothing stands beside these figures.
 
 `inmail lag --json` is run again and again, each time as an observer that has seen nothing before; its own start is in
 its time. `/lag` and `/metrics` are asked twice a second: the latter of the lag's observer and of the workers. The
@@ -58,7 +58,8 @@ def render(run: Mapping[str, Any]) -> str:
     """Return the page for a run."""
     states = run["states"]
     loads = sorted(state["machine_load"] for state in states.values())
-    lines = [_HEAD.format(**run, load=f"{loads[len(loads) // 2]:.0f}")]
+    days = " and ".join(sorted({state["at"].partition("T")[0] for state in states.values()}))
+    lines = [_HEAD.format(days=days, load=f"{loads[len(loads) // 2]:.0f}")]
     lines += [*_table(states, "told_seconds"), _CALM, *_table(states, "calm_seconds"), ""]
     for name, state in states.items():
         lines += [*_section(name, state), ""]
