@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.states.__main__ import FILE
+from tests.states.picture import LATE_SECONDS, picture
 from tests.states.surfaces import ALERTS, COMMAND, CONSOLE, ENDPOINT, METRICS, READYZ
 
 __all__ = ["DOCUMENT", "render"]
 
 DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "states.md"
-LATE_SECONDS: Final = 60.0
+PICTURE: Final = DOCUMENT.parent / "images" / "states.svg"
 
 _PENDING: Final = f"{ALERTS}, pending"
 _COLUMNS: Final = {
@@ -46,6 +47,10 @@ reason below.
 
 """
 
+_PICTURE: Final = """
+![The same figures on a time axis, a line a state](images/states.svg)
+"""
+
 _CALM: Final = """
 ## From the end of the cause until it is calm again, in seconds
 
@@ -60,7 +65,7 @@ def render(run: Mapping[str, Any]) -> str:
     loads = sorted(state["machine_load"] for state in states.values())
     days = " and ".join(sorted({state["at"].partition("T")[0] for state in states.values()}))
     lines = [_HEAD.format(days=days, load=f"{loads[len(loads) // 2]:.0f}")]
-    lines += [*_table(states, "told_seconds"), _CALM, *_table(states, "calm_seconds"), ""]
+    lines += [*_table(states, "told_seconds"), _PICTURE, _CALM, *_table(states, "calm_seconds"), ""]
     for name, state in states.items():
         lines += [*_section(name, state), ""]
     return "\n".join(lines).replace("\n\n\n", "\n\n").rstrip() + "\n"
@@ -120,4 +125,6 @@ def _plain(text: str) -> str:
 
 
 if __name__ == "__main__":
-    DOCUMENT.write_text(render(json.loads(FILE.read_text())))
+    written = json.loads(FILE.read_text())
+    DOCUMENT.write_text(render(written))
+    PICTURE.write_text(picture(written["states"], _COLUMNS))

@@ -78,7 +78,7 @@ def test_the_page_shows_what_is_late_and_what_was_not_said() -> None:
     """In bold, beside what was in time."""
     heard = {"said": "", "before": [], "beside": [], "calm_seconds": 3.0}
     state = {
-        "how": "a cause", "until": "its end", "lasted_seconds": 100.0, "machine_load": 2.0, "at": "2026-01-31T10:00+00:00",
+        "how": "a cause", "until": "its end", "lasted_seconds": 100.0, "machine_load": 2.0, "at": "2026-01-31T10:00Z",
         "heard": {ENDPOINT: heard | {"told_seconds": 6.4}, CONSOLE: heard | {"told_seconds": 61.0},
                   ALERTS: heard | {"told_seconds": None}},
         "right": {ENDPOINT: ["inmail-send", "HELD|SLOW"]}, "silent": {}, "false": {},
