@@ -5,15 +5,19 @@ import asyncio
 import json
 import logging
 import signal
+import sys
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final
 
+import asyncpg
+from aiokafka.errors import KafkaError
+
 from tests.states.run import cause, running
 from tests.states.states import STATES
-from tests.states.world import State
+from tests.states.world import CauseError, State
 
 FILE: Final = Path(__file__).parents[2] / "build" / "states.json"
 LOGS: Final = FILE.parent / "states-logs"
@@ -42,7 +46,13 @@ def _line(name: str, found: dict[str, Any]) -> str:
     return f"{name}: {', '.join(words) or 'nothing to say'}; false: {found['false'] or 'nothing'}"
 
 
-async def _run(states: list[State], result: dict[str, Any], to: Path, began: float) -> None:
+async def _run(states: list[State], result: dict[str, Any], to: Path, began: float) -> list[str]:
+    """Cause them in turn; return those that could not be caused."""
+    this = asyncio.current_task()
+    assert this is not None
+    for number in (signal.SIGINT, signal.SIGTERM):  # either leaves no process behind
+        asyncio.get_running_loop().add_signal_handler(number, this.cancel)
+    failed: list[str] = []
     LOGS.mkdir(parents=True, exist_ok=True)
 
     def tell(line: str) -> None:
@@ -55,23 +65,27 @@ async def _run(states: list[State], result: dict[str, Any], to: Path, began: flo
             result["surfaces"] = list(run.watched)
             for state in states:
                 at = datetime.now(UTC).isoformat(timespec="minutes")
-                found = await cause(run, state) | {"at": at}
+                try:
+                    found = await cause(run, state) | {"at": at}
+                except (CauseError, TimeoutError, KafkaError, asyncpg.PostgresError) as error:
+                    tell(f"{state.name}: could not be caused: {error!r}")
+                    failed.append(state.name)
+                    continue
                 known = result["states"] | {state.name: found}
                 result["states"] = {each.name: known[each.name] for each in STATES if each.name in known}
                 await asyncio.to_thread(to.write_text, json.dumps(result, indent=1) + "\n")
-                tell(_line(state.name, result["states"][state.name]))
+                tell(_line(state.name, found))
+    return failed
 
 
 def main() -> None:
     """Run, print, write."""
     given = _arguments()
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # either leaves no process behind
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     states = [state for state in STATES if state.name in given.states]
     kept = len(states) < len(STATES) and given.to.exists()
     result = json.loads(given.to.read_text()) if kept else {"states": {}}
-    asyncio.run(_run(states, result, given.to, monotonic()))
+    sys.exit(bool(asyncio.run(_run(states, result, given.to, monotonic()))))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from infra.postgres import connect_database
 from schemas.catalogue import SEND_REQUESTS
 from tests.states.surfaces import ENDPOINT
 from tests.states.timeline import Right
-from tests.states.world import World
+from tests.states.world import CauseError, World
 
 __all__ = [
     "breaker",
@@ -99,6 +99,7 @@ async def locked(world: World) -> AsyncIterator[None]:
     """Hold a lock on the accounts in a session that does nothing else."""
     connection = await connect_database(world.settings)
     try:
+        await connection.execute("set idle_in_transaction_session_timeout = 0")  # ours have one, others need not
         await connection.execute("begin")
         await connection.execute("lock table accounts in access exclusive mode")
         world.caused()
@@ -149,7 +150,7 @@ async def rewound(world: World) -> AsyncIterator[None]:
     )  # fmt: skip
     said, _ = await process.communicate()
     if process.returncode:
-        raise RuntimeError(f"the rewind was refused: {said.decode()[-500:]}")
+        raise CauseError(f"the rewind was refused: {said.decode()[-500:]}")
     world.caused()
     world.members.start("send")
     yield

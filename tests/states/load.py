@@ -1,6 +1,7 @@
 """A steady, modest load: paid and free sends of a few accounts, and now and then credits for one of them."""
 
 import asyncio
+from collections import deque
 from collections.abc import Iterator
 from itertools import count
 from random import Random
@@ -16,6 +17,7 @@ from tests.workers.wire import promotion, send
 __all__ = ["Load"]
 
 _ACCOUNTS = 200
+_UNANSWERED = 100
 _CREDITS_EACH = 20  # requests: so that the billing worker has something to read as well
 
 
@@ -28,7 +30,6 @@ class Load:
         self._dice = Random(7)  # noqa: S311 - a workload
         self._goes_on = asyncio.Event()
         self._goes_on.set()
-        self.published = 0
 
     def rest(self) -> None:
         """Publish nothing for now."""
@@ -43,13 +44,20 @@ class Load:
         async with create_producer(self._settings, "states-load") as producer:
             for account in range(_ACCOUNTS):
                 await _publish(producer, promotion(f"member-{account}", 1_000_000))
-            for number in count():
-                await self._goes_on.wait()
-                await _publish(producer, next(self._requests()))
-                if number % _CREDITS_EACH == 0:
-                    await _publish(producer, promotion(self._account(), 1))
-                self.published += 1
-                await asyncio.sleep(1 / self._rate)
+            await self._steadily(producer)
+
+    async def _steadily(self, producer: AIOKafkaProducer) -> None:
+        requests, clock = self._requests(), asyncio.get_running_loop().time
+        due, sent = clock(), deque[asyncio.Future[object]](maxlen=_UNANSWERED)
+        for number in count():
+            await self._goes_on.wait()
+            if len(sent) == _UNANSWERED:
+                await sent[0]
+            sent.append(await _sent(producer, next(requests)))
+            if number % _CREDITS_EACH == 0:
+                sent.append(await _sent(producer, promotion(self._account(), 1)))
+            due = max(due + 1 / self._rate, clock() - 1)
+            await asyncio.sleep(max(0.0, due - clock()))
 
     async def burst(self, records: int) -> None:
         """Publish so many requests at once."""

@@ -33,6 +33,14 @@ class Run(NamedTuple):
     world: World
     surfaces: Surfaces
     watched: Sequence[str]
+    tasks: Sequence[asyncio.Task[None]]
+
+    def check(self) -> None:
+        """Raise what ended the load or a watcher, if it did: all would look calm then."""
+        for task in self.tasks:
+            if task.done():
+                task.result()
+                raise AssertionError("they go on until cancelled")
 
 
 @asynccontextmanager
@@ -60,7 +68,7 @@ async def running(logs: Path, folder: Path, tell: Callable[[str], None]) -> Asyn
                 tasks = [asyncio.create_task(world.load.run()), asyncio.create_task(surfaces.watch())]
                 try:
                     watched = [name for name in SURFACES if name != ALERTS or port is not None]
-                    run = Run(world, surfaces, watched)
+                    run = Run(world, surfaces, watched, tasks)
                     await _first_calm(run)
                     yield run
                 finally:
@@ -99,8 +107,8 @@ async def cause(run: Run, state: State) -> dict[str, Any]:
         name: asdict(world.timeline.heard(name, right, world.caused_at, world.ended_at, before[name]))
         for name, right in _rights(run, state).items()
     }
-    pending = Right("Inmail.*", "pending|firing")
     if ALERTS in run.watched and ALERTS in state.rights:
+        pending = Right(state.rights[ALERTS].subject, "pending|firing.*")
         said = world.timeline.heard(ALERTS, pending, world.caused_at, world.ended_at, before[ALERTS])
         heard[f"{ALERTS}, pending"] = asdict(said)
     return {
@@ -126,6 +134,7 @@ def _rights(run: Run, state: State) -> dict[str, Right]:
 async def _told(run: Run, state: State) -> None:
     world = run.world
     while (lasted := monotonic() - world.caused_at) < state.most_seconds:
+        run.check()
         missing = [
             name
             for name, right in _rights(run, state).items()
@@ -140,6 +149,7 @@ async def _calm(run: Run, before: dict[str, Words], since: float, seconds: float
     timeline = run.world.timeline
     quiet_from: float | None = None
     while (now := monotonic()) - since < seconds:
+        run.check()
         calm = all(timeline.is_calm(name, before[name]) and timeline.looked_at[name] >= since for name in run.watched)
         quiet_from = (quiet_from or now) if calm else None
         if quiet_from is not None and now - quiet_from >= _STAYS_SECONDS:

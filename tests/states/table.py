@@ -37,7 +37,7 @@ work was done on it meanwhile: a load of {load} (the median). Burrow and the oth
 there, so nothing stands beside these figures.
 
 `inmail lag --json` is run again and again, each time as an observer that has seen nothing before; its own start is in
-its time. `/lag` and `/metrics` are asked twice a second: the latter of the lag's observer and of the workers. The
+its time. `/lag` and `/metrics` are asked each second: the latter of the lag's observer and of the workers. The
 console's words are those of its live stream, which the page shows: it looks every 2 s, `lag --serve` every 5 s.
 
 ## From the cause to the right word, in seconds

@@ -9,6 +9,9 @@ from typing import NamedTuple
 __all__ = ["CALM", "Heard", "Right", "Timeline", "Word"]
 
 CALM = frozenset({"OK", "ready", "ok", "readable", "none", "pending"})  # a pending alert calls nobody
+_LASTING = frozenset(
+    {"some", "firing as a ticket"}
+)  # and these stay for minutes by design: calm is asked of the others
 
 
 class Word(NamedTuple):
@@ -76,7 +79,7 @@ class Timeline:
 
     def is_calm(self, surface: str, before: Words) -> bool:
         """Tell whether a surface says now nothing but calm words, or those it said before the cause."""
-        return surface in self.notes and not _troubles(self.words(surface), before)
+        return surface in self.notes and _is_calm(self.words(surface), before)
 
     def heard(self, surface: str, right: Right, caused_at: float, ended_at: float, before: Words) -> Heard:
         """Read off what a surface said of a state that was caused and ended at these moments.
@@ -120,7 +123,7 @@ class Timeline:
     def _calm_seconds(self, surface: str, ended_at: float, before: Words) -> float | None:
         calm_at: float | None = None
         for note in self._since(surface, ended_at):
-            if _troubles(note.words, before):
+            if not _is_calm(note.words, before):
                 calm_at = None
             elif calm_at is None:
                 calm_at = max(note.at, ended_at)
@@ -143,6 +146,10 @@ def _troubles(words: Words, before: Words) -> dict[str, Word]:
     return {
         subject: word for subject, word in words.items() if word.word not in CALM and known.get(subject) != word.word
     }
+
+
+def _is_calm(words: Words, before: Words) -> bool:
+    return all(word.word in _LASTING for word in _troubles(words, before).values())
 
 
 def _add(found: list[str], text: str, seconds: float) -> None:

@@ -12,7 +12,11 @@ from tests.states.load import Load
 from tests.states.members import Members
 from tests.states.timeline import Right, Timeline
 
-__all__ = ["State", "World"]
+__all__ = ["CauseError", "State", "World"]
+
+
+class CauseError(Exception):
+    """A state could not be caused. The message says why."""
 
 
 @dataclass(slots=True)
@@ -56,5 +60,5 @@ class State:
     rights: dict[str, Right] = field(default_factory=dict)
     silent: dict[str, str] = field(default_factory=dict)  # surfaces that have nothing to say, and why
     least_seconds: float = 0.0  # that it lasts, said or not
-    most_seconds: float = 150.0
-    calm_seconds: float = 120.0  # that calm is waited for
+    most_seconds: float = 120.0
+    calm_seconds: float = 90.0  # that calm is waited for

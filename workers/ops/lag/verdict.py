@@ -175,12 +175,16 @@ def _slow(case: _Case) -> Verdict | None:
     # what lasts: whatever was unread in the first, no less was in the second.
     if min(lags[half:]) < max(lags[:half]):
         return None
+    return Verdict(Status.SLOW, _speeds(case))
+
+
+def _speeds(case: _Case) -> str:
+    """Return how much is read and how much comes; or that nothing is, of a reader that died or hangs for a while."""
+    came = f"{(case.last.end - case.samples[0].end) / case.covered_seconds:,.1f} come"
+    if case.still_seconds > case.limits.window_seconds / 2:
+        return f"it has not got on for {case.still_seconds:.0f} s, and {came} a second"
     read = (case.last.committed or 0) - (case.samples[0].committed or 0)
-    came = case.last.end - case.samples[0].end
-    return Verdict(
-        Status.SLOW,
-        f"it reads {read / case.covered_seconds:,.1f} records a second, and {came / case.covered_seconds:,.1f} come",
-    )
+    return f"it reads {read / case.covered_seconds:,.1f} records a second, and {came}"
 
 
 def _stands(case: _Case, seconds: float) -> bool:
