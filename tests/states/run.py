@@ -120,7 +120,7 @@ async def cause(run: Run, state: State) -> dict[str, Any]:
         "right": {name: [*right] for name, right in state.rights.items()},
         "silent": state.silent,
         "false": {
-            name: world.timeline.troubles(name, world.caused_at, before[name])
+            name: world.timeline.troubles(name, world.caused_at, world.ended_at, before[name])
             for name in state.silent
             if name in run.watched
         },

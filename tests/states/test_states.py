@@ -55,7 +55,9 @@ def test_what_was_said_before_the_cause_is_no_news() -> None:
 
     assert 0.0 == timeline.heard(ENDPOINT, STOPPED, CAUSED, ENDED, before).calm_seconds
     assert 20.0 == timeline.heard(ENDPOINT, STOPPED, CAUSED, ENDED, {}).calm_seconds
-    assert [] == timeline.troubles(ENDPOINT, CAUSED, before)
+    assert [] == timeline.troubles(ENDPOINT, CAUSED, ENDED, before)
+    assert ["InmailDeadLetters send: firing (0 s)"] == timeline.troubles(ENDPOINT, CAUSED, ENDED, {})
+    assert [] == timeline.troubles(ENDPOINT, 171.0, 180.0, {})
 
 
 def test_what_an_observer_said_before_it_was_started_again_does_not_count() -> None:

@@ -112,10 +112,10 @@ class Timeline:
             self._calm_seconds(surface, ended_at, before),
         )
 
-    def troubles(self, surface: str, since: float, before: Words) -> list[str]:
-        """Return every word that was not calm since a moment."""
+    def troubles(self, surface: str, since: float, until: float, before: Words) -> list[str]:
+        """Return every word that was not calm between two moments."""
         found: list[str] = []
-        for note in self._since(surface, since):
+        for note in (each for each in self._since(surface, since) if each.at < until):
             for subject, word in _troubles(note.words, before).items():
                 _add(found, f"{subject}: {word.word}", note.at - since)
         return found
