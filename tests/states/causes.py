@@ -37,6 +37,9 @@ _CATCH_UP_SECONDS = 120.0
 _BURST_OVER = 300  # records in 3 s: the load makes a fifth of them
 
 
+_READ_TO = "select sum(next_offset)::bigint from lanes where topic = $1"
+
+
 @asynccontextmanager
 async def idle(world: World) -> AsyncIterator[None]:
     """Let nothing arrive but ticks."""
@@ -163,7 +166,7 @@ async def _read_up(world: World) -> None:
     try:
         async with asyncio.timeout(_CATCH_UP_SECONDS):
             while True:
-                now = await connection.fetchval("select sum(next_offset) from lanes where topic = $1", SEND_REQUESTS)
+                now = await connection.fetchval(_READ_TO, SEND_REQUESTS)
                 if now - reached < _BURST_OVER:
                     return
                 reached = now

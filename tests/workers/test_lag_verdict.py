@@ -98,6 +98,12 @@ CASES = {
     "paused": (STEADY, {"paused": "51 of the last 101", "members": 0, "owned": False}, "PAUSED", "the breaker: 51 of"),
     "paused, and all read since": ("30:5/10 0:10/10", {"paused": "51 of the last 101"}, "OK", "all is read"),
     "waiting": (STEADY, {"waiting": "inmail-billing"}, "WAITING", "waits for inmail-billing"),
+    "its row says that it waits, for longer than lanes do": (
+        "40:5/10 20:5/10 0:5/10",
+        {"waiting": "inmail-billing"},
+        "STALLED",
+        "its reader is there and has not got on for 40 s",
+    ),
     "waiting for a moment": (STEADY, {"waiting": "inmail-billing", "seconds": 0.3}, "OK", "5 records"),
     "no leader": (STEADY, {"unknown": "no broker leads it"}, "UNKNOWN", "no broker leads it"),
 }

@@ -154,11 +154,14 @@ def _waiting(case: _Case) -> Verdict | None:
     facts = case.facts
     if facts.waiting is None or facts.seconds < case.limits.waiting_seconds:
         return None
+    # No lane waits for so long: it has gone on, and something else holds it. Its row tells so only with its next batch.
+    if _is_still(case, case.limits.window_seconds + case.limits.order_seconds):
+        return None
     return Verdict(Status.WAITING, f"waits for {facts.waiting}")
 
 
 def _stalled(case: _Case) -> Verdict | None:
-    if not _stands(case, case.limits.window_seconds) or case.still_seconds < case.limits.window_seconds:
+    if not _is_still(case, case.limits.window_seconds):
         return None
     rest = "" if case.facts.settled else ", and the group is sharing its partitions out"
     return Verdict(Status.STALLED, f"its reader is there and has not got on for {case.still_seconds:.0f} s{rest}")
@@ -185,6 +188,10 @@ def _speeds(case: _Case) -> str:
         return f"it has not got on for {case.still_seconds:.0f} s, and {came} a second"
     read = (case.last.committed or 0) - (case.samples[0].committed or 0)
     return f"it reads {read / case.covered_seconds:,.1f} records a second, and {came}"
+
+
+def _is_still(case: _Case, seconds: float) -> bool:
+    return _stands(case, seconds) and case.still_seconds >= seconds
 
 
 def _stands(case: _Case, seconds: float) -> bool:
