@@ -41,10 +41,11 @@ def picture(states: Mapping[str, Any], surfaces: Mapping[str, str]) -> str:
 
 
 def _legend(surfaces: Mapping[str, str]) -> Iterator[str]:
-    step = (_LEFT + _WIDTH) // len(surfaces)
-    for number, (title, colour) in enumerate(zip(surfaces.values(), _COLOURS, strict=True)):
-        yield f'<circle cx="{16 + number * step}" cy="18" r="5" fill="{colour}"/>'
-        yield f'<text x="{26 + number * step}" y="22">{escape(title.replace("`", ""))}</text>'
+    x = 16
+    for title, colour in zip((each.replace("`", "") for each in surfaces.values()), _COLOURS, strict=True):
+        yield f'<circle cx="{x}" cy="18" r="5" fill="{colour}"/>'
+        yield f'<text x="{x + 10}" y="22">{escape(title)}</text>'
+        x += 40 + 7 * len(title)
 
 
 def _axis(bottom: int) -> Iterator[str]:

@@ -91,7 +91,9 @@ def _cell(state: Mapping[str, Any], surface: str, figure: str) -> str:
 
 def _section(name: str, state: Mapping[str, Any]) -> Iterator[str]:
     yield f"## {name[0].upper()}{name[1:]}\n"
-    yield f"Cause: {state['how']}. End, after {state['lasted_seconds']:.0f} s: {state['until']}.\n"
+    at = state["at"].replace("T", " ").removesuffix("+00:00")
+    lasted = f"{state['lasted_seconds']:.0f} s"
+    yield f"Cause, at {at} UTC: {state['how']}. End, after {lasted}: {state['until']}.\n"
     for surface, title in _COLUMNS.items():
         if surface in state["heard"]:
             yield from _item(title, surface, state)
@@ -101,14 +103,18 @@ def _section(name: str, state: Mapping[str, Any]) -> Iterator[str]:
     for why, titles in quiet.items():
         yield f"- {', '.join(titles)}: {why}."
     false = [f"{surface}: {_listed(words)}" for surface, words in state["false"].items() if words]
-    yield f"- What these said nevertheless: {'; '.join(false)}." if false else ""
+    yield f"- What these said meanwhile: {'; '.join(false)}." if false else ""
 
 
 def _item(title: str, surface: str, state: Mapping[str, Any]) -> Iterator[str]:
     heard = state["heard"][surface]
     right = state["right"].get(surface)
     said = f"“{_plain(heard['said'])}”" if heard["told_seconds"] is not None else "the right thing was not said"
-    wanted = f" (right: `{right[0]}` says `{right[1].replace('|', '` or `')}`)" if right is not None else ""
+    wanted = (
+        f" (right: `{right[0].replace('|', '` or `')}` says `{right[1].replace('|', '` or `')}`)"
+        if right is not None
+        else ""
+    )
     yield f"- {title}: {said}{wanted}"
     if heard["before"]:
         yield f"  - before: {_listed(heard['before'])}"
