@@ -95,7 +95,7 @@ crash: $(STAMP) ## Let each fault meet a worker at each await of the lane: 1,200
 	$(BIN)/python -m tests.crash
 
 .PHONY: states
-states: tools $(STAMP) ## Cause each state an operator has to see, and time each surface: docs/states.md (about 30 min)
+states: tools $(STAMP) ## Cause each state an operator has to see, and time each surface: docs/states.md (about 15 min)
 	$(BIN)/python -m tests.states
 	$(BIN)/python -m tests.states.table
 

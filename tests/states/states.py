@@ -78,7 +78,7 @@ STATES: Final = (
         silent={READYZ: _NO_LAG, ALERTS: "an operator did it, and it passes"}, most_seconds=40.0,
     ),
     State(
-        "poison", "40 records that are not JSON", "none: they stay dead letters", causes.poison,
+        "poison", "40 records that are not JSON", "nothing ends it, they stay dead letters", causes.poison,
         {METRICS: Right("dead letters", "some"), CONSOLE: Right("dead letters", "some"),
          ALERTS: Right("InmailDeadLetters send", "firing as a ticket")},
         silent={COMMAND: "they are read", ENDPOINT: "they are read", READYZ: "it gets on"}, calm_seconds=5.0,

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Final
 
 from tests.states.__main__ import FILE
@@ -13,6 +14,8 @@ __all__ = ["DOCUMENT", "render"]
 
 DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "states.md"
 PICTURE: Final = DOCUMENT.parent / "images" / "states.svg"
+
+_SAID: Final = 240  # characters of a sentence
 
 _PENDING: Final = f"{ALERTS}, pending"
 _COLUMNS: Final = {
@@ -32,8 +35,9 @@ _HEAD: Final = """# How soon each surface says so
 state after another, and notes what each surface says until all of them say the right thing, and until all are calm
 after its end. Settings are those that ship, but for four partitions a topic.
 
-This page is rendered from a run by `python -m tests.states.table`: of {days}. The machine has two cores, and other
-work was done on it meanwhile: a load of {load} (the median). Burrow and the other lag exporters were not to be had
+This page is rendered by `python -m tests.states.table` from runs of {days}; each state says when it was caused, and
+`python -m tests.states STATE` measures one anew. The machine has two cores, and other work was done on it meanwhile:
+at the beginning of a state its load was {least} to {most}. Burrow and the other lag exporters were not to be had
 there, so nothing stands beside these figures.
 
 `inmail lag --json` is run again and again, each time as an observer that has seen nothing before; its own start is in
@@ -62,9 +66,9 @@ Calm is every word of the surface, and stays. A worker that was started takes it
 def render(run: Mapping[str, Any]) -> str:
     """Return the page for a run."""
     states = run["states"]
-    loads = sorted(state["machine_load"] for state in states.values())
+    loads = [state["machine_load"] for state in states.values()]
     days = " and ".join(sorted({state["at"].partition("T")[0] for state in states.values()}))
-    lines = [_HEAD.format(days=days, load=f"{loads[len(loads) // 2]:.0f}")]
+    lines = [_HEAD.format(days=days, least=f"{min(loads):.0f}", most=f"{max(loads):.0f}")]
     lines += [*_table(states, "told_seconds"), _PICTURE, _CALM, *_table(states, "calm_seconds"), ""]
     for name, state in states.items():
         lines += [*_section(name, state), ""]
@@ -109,7 +113,11 @@ def _section(name: str, state: Mapping[str, Any]) -> Iterator[str]:
 def _item(title: str, surface: str, state: Mapping[str, Any]) -> Iterator[str]:
     heard = state["heard"][surface]
     right = state["right"].get(surface)
-    said = f"“{_plain(heard['said'])}”" if heard["told_seconds"] is not None else "the right thing was not said"
+    said = (
+        f"“{shorten(_plain(heard['said']), _SAID, placeholder=' ...')}”"
+        if heard["told_seconds"] is not None
+        else "the right thing was not said"
+    )
     wanted = (
         f" (right: `{right[0].replace('|', '` or `')}` says `{right[1].replace('|', '` or `')}`)"
         if right is not None
