@@ -94,6 +94,11 @@ crash: $(STAMP) ## Let each fault meet a worker at each await of the lane: 1,200
 	CRASH=all $(BIN)/python -m pytest tests/crash -k without_a_protection
 	$(BIN)/python -m tests.crash
 
+.PHONY: states
+states: tools $(STAMP) ## Cause each state an operator has to see, and time each surface: docs/states.md (about 15 min)
+	$(BIN)/python -m tests.states
+	$(BIN)/python -m tests.states.table
+
 .PHONY: image-check
 image-check: $(STAMP) ## Run the Dockerfile's steps in a clean folder, where no Docker engine is at hand (1 min)
 	$(BIN)/python -m tests.house.image_check

@@ -16,7 +16,7 @@ from workers.metrics.table import TABLE
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "infra" / "prometheus"
 GRAFANA = ROOT / "infra" / "grafana"
-NOT_OURS = {"up", "inmail_lag_seconds"}  # Prometheus' own; the observer of lag's
+NOT_OURS = {"up", "inmail_lag_seconds", "inmail_lag_group_status"}  # Prometheus' own; the observer of lag's
 PROCESS = {"process_cpu_seconds_total", "process_resident_memory_bytes"}
 
 

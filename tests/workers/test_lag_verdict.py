@@ -47,6 +47,12 @@ CASES = {
         "it reads 1.5",
     ),
     "slow, at a standstill of the lag": ("30:0/10 20:10/20 10:20/30 0:30/40", {}, "SLOW", "it reads 1.0"),
+    "slow, and its reader died a while ago": (
+        "30:0/10 22:10/40 12:10/70 0:10/100",
+        {},
+        "SLOW",
+        "it has not got on for 22 s, and 3.0 come a second",
+    ),
     "moving, with nothing old unread": ("30:0/10 20:10/20 10:20/30 0:30/40", {"seconds": 0.5}, "OK", "10 records"),
     "behind since it was at the end": ("30:10/10 20:15/20 10:20/40 0:30/60", {}, "OK", "30 records"),
     "up and down": ("30:0/20 20:30/40 10:40/60 0:70/80", {}, "OK", "10 records"),
@@ -92,6 +98,12 @@ CASES = {
     "paused": (STEADY, {"paused": "51 of the last 101", "members": 0, "owned": False}, "PAUSED", "the breaker: 51 of"),
     "paused, and all read since": ("30:5/10 0:10/10", {"paused": "51 of the last 101"}, "OK", "all is read"),
     "waiting": (STEADY, {"waiting": "inmail-billing"}, "WAITING", "waits for inmail-billing"),
+    "its row says that it waits, for longer than lanes do": (
+        "40:5/10 20:5/10 0:5/10",
+        {"waiting": "inmail-billing"},
+        "STALLED",
+        "its reader is there and has not got on for 40 s",
+    ),
     "waiting for a moment": (STEADY, {"waiting": "inmail-billing", "seconds": 0.3}, "OK", "5 records"),
     "no leader": (STEADY, {"unknown": "no broker leads it"}, "UNKNOWN", "no broker leads it"),
 }

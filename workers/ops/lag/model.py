@@ -69,6 +69,7 @@ class Limits:
     behind_seconds: float = 5.0  # a record that was unread for less is nobody's trouble
     held_seconds: float = 5.0  # transactions are open for a moment as a rule
     waiting_seconds: float = 1.0
+    order_seconds: float = 1.0  # that a lane of ours waits for others at most: INMAIL_ORDER_SECONDS
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import datetime
 from time import monotonic
 
@@ -253,7 +254,8 @@ async def observer(  # noqa: PLR0913 - each a choice of its own
     async with lookup(settings) as asked, contextlib.AsyncExitStack() as stack:
         if lanes is not None:
             stack.push_async_callback(lanes.close)
-        yield Observer(asked, Sampler(asked, groups, every=every), lanes, limits or Limits(), remembers=remembers)
+        known = replace(limits or Limits(), order_seconds=settings.order_seconds)
+        yield Observer(asked, Sampler(asked, groups, every=every), lanes, known, remembers=remembers)
 
 
 async def read_lag(settings: Settings) -> Sequence[GroupLag]:

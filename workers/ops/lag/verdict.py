@@ -154,11 +154,14 @@ def _waiting(case: _Case) -> Verdict | None:
     facts = case.facts
     if facts.waiting is None or facts.seconds < case.limits.waiting_seconds:
         return None
+    # No lane waits for so long: it has gone on, and something else holds it. Its row tells so only with its next batch.
+    if _is_still(case, case.limits.window_seconds + case.limits.order_seconds):
+        return None
     return Verdict(Status.WAITING, f"waits for {facts.waiting}")
 
 
 def _stalled(case: _Case) -> Verdict | None:
-    if not _stands(case, case.limits.window_seconds) or case.still_seconds < case.limits.window_seconds:
+    if not _is_still(case, case.limits.window_seconds):
         return None
     rest = "" if case.facts.settled else ", and the group is sharing its partitions out"
     return Verdict(Status.STALLED, f"its reader is there and has not got on for {case.still_seconds:.0f} s{rest}")
@@ -175,12 +178,20 @@ def _slow(case: _Case) -> Verdict | None:
     # what lasts: whatever was unread in the first, no less was in the second.
     if min(lags[half:]) < max(lags[:half]):
         return None
+    return Verdict(Status.SLOW, _speeds(case))
+
+
+def _speeds(case: _Case) -> str:
+    """Return how much is read and how much comes; or that nothing is, of a reader that died or hangs for a while."""
+    came = f"{(case.last.end - case.samples[0].end) / case.covered_seconds:,.1f} come"
+    if case.still_seconds > case.limits.window_seconds / 2:
+        return f"it has not got on for {case.still_seconds:.0f} s, and {came} a second"
     read = (case.last.committed or 0) - (case.samples[0].committed or 0)
-    came = case.last.end - case.samples[0].end
-    return Verdict(
-        Status.SLOW,
-        f"it reads {read / case.covered_seconds:,.1f} records a second, and {came / case.covered_seconds:,.1f} come",
-    )
+    return f"it reads {read / case.covered_seconds:,.1f} records a second, and {came}"
+
+
+def _is_still(case: _Case, seconds: float) -> bool:
+    return _stands(case, seconds) and case.still_seconds >= seconds
 
 
 def _stands(case: _Case, seconds: float) -> bool:

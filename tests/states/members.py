@@ -1,0 +1,91 @@
+"""The processes that are watched: the workers, the ticker, the observers and the console, each with its own port."""
+
+import asyncio
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+
+from infra.settings import Settings
+from tests.workers.processes import free_port
+from workers.local.processes import environment
+
+__all__ = ["NAMES", "WORKERS", "Members"]
+
+WORKERS: Final = ("send", "billing", "expiry", "ticker")
+NAMES: Final = (*WORKERS, "metrics", "lag", "console")  # as compose names them
+_READY: Final = {"lag": "/lag", "console": "/"}
+_START_SECONDS: Final = 90.0
+
+
+class Members:
+    """One process of each name, started, signalled and started again."""
+
+    def __init__(self, settings: Settings, logs: Path) -> None:
+        self.ports = {name: free_port() for name in NAMES}
+        self.environment = environment(settings)
+        self._logs = logs
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str, **variables: str) -> None:
+        """Start one, with some variables of its own."""
+        port = str(self.ports[name])
+        probes = ",".join(f"{worker}=127.0.0.1:{self.ports[worker]}" for worker in WORKERS)
+        arguments: Mapping[str, tuple[str, ...]] = {
+            "metrics": ("metrics", "--serve"),
+            "lag": ("lag", "--serve", port),
+            "console": ("console", "--port", port),
+        }
+        own = {"console": {"INMAIL_CONSOLE_WORKERS": probes}, "lag": {}}.get(name, {"INMAIL_HEALTH_PORT": port})
+        with (self._logs / f"{name}.log").open("ab") as log:
+            self.running[name] = subprocess.Popen(
+                [sys.executable, "-m", "workers.cli", *arguments.get(name, ("worker", name))],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self.environment | own | variables,
+                start_new_session=True,
+            )
+
+    def signal(self, name: str, number: signal.Signals) -> None:
+        """Send a signal to one."""
+        self.running[name].send_signal(number)
+
+    async def ended(self, name: str, seconds: float = 60.0) -> int:
+        """Wait until one has ended; return its exit code."""
+        return await asyncio.to_thread(self.running[name].wait, seconds)
+
+    async def ready(self, name: str) -> None:
+        """Wait until one answers that it is ready.
+
+        Raises:
+            TimeoutError: when it does not in time.
+
+        """
+        url = f"http://127.0.0.1:{self.ports[name]}{_READY.get(name, '/readyz')}"
+        async with aiohttp.ClientSession() as client, asyncio.timeout(_START_SECONDS):
+            while True:
+                try:
+                    async with client.get(url) as answer:
+                        if answer.status == 200:
+                            return
+                except aiohttp.ClientError:
+                    pass
+                await asyncio.sleep(0.2)
+
+    def stop(self) -> None:
+        """End all of them, the workers in order."""
+        for process in self.running.values():
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.terminate()
+        for process in self.running.values():
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()

@@ -1,0 +1,144 @@
+"""Renders `docs/states.md` from what the last run wrote: `python -m tests.states.table`."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from textwrap import shorten
+from typing import Any, Final
+
+from tests.states.__main__ import FILE
+from tests.states.picture import LATE_SECONDS, picture
+from tests.states.surfaces import ALERTS, COMMAND, CONSOLE, ENDPOINT, METRICS, READYZ
+
+__all__ = ["DOCUMENT", "render"]
+
+DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "states.md"
+PICTURE: Final = DOCUMENT.parent / "images" / "states.svg"
+
+_SAID: Final = 240  # characters of a sentence
+
+_PENDING: Final = f"{ALERTS}, pending"
+_COLUMNS: Final = {
+    COMMAND: "`inmail lag --json`",
+    ENDPOINT: "`/lag`",
+    METRICS: "`/metrics`",
+    READYZ: "`/readyz`",
+    CONSOLE: "console",
+    _PENDING: "alert, pending",
+    ALERTS: "alert, firing",
+}
+
+_HEAD: Final = """# How soon each surface says so
+
+`make states` starts real Kafka and Postgres, the workers, the ticker, `inmail lag --serve`, `inmail metrics --serve`,
+`inmail console` and a Prometheus with our scrape configuration and rules, under 20 requests a second. It causes one
+state after another, and notes what each surface says until all of them say the right thing, and until all are calm
+after its end. Settings are those that ship, but for four partitions a topic.
+
+This page is rendered by `python -m tests.states.table` from runs of {days}; each state says when it was caused, and
+`python -m tests.states STATE` measures one anew. The machine has two cores, and other work was done on it meanwhile:
+at the beginning of a state its load was {least} to {most}. Burrow and the other lag exporters were not to be had
+there, so nothing stands beside these figures.
+
+`inmail lag --json` is run again and again, each time as an observer that has seen nothing before; its own start is in
+its time. `/lag` and `/metrics` are asked each second: the latter of the lag's observer and of the workers. The
+console's words are those of its live stream, which the page shows: it looks every 2 s, `lag --serve` every 5 s.
+
+## From the cause to the right word, in seconds
+
+**Bold** is more than a minute, or not said while the state lasted. A dash: that surface has nothing to say, for the
+reason below.
+
+"""
+
+_PICTURE: Final = """
+![The same figures on a time axis, a line a state](images/states.svg)
+"""
+
+_CALM: Final = """
+## From the end of the cause until it is calm again, in seconds
+
+Calm is every word of the surface, and stays. A worker that was started takes its time in it, and what waited is read.
+
+"""
+
+
+def render(run: Mapping[str, Any]) -> str:
+    """Return the page for a run."""
+    states = run["states"]
+    loads = [state["machine_load"] for state in states.values()]
+    days = " and ".join(sorted({state["at"].partition("T")[0] for state in states.values()}))
+    lines = [_HEAD.format(days=days, least=f"{min(loads):.0f}", most=f"{max(loads):.0f}")]
+    lines += [*_table(states, "told_seconds"), _PICTURE, _CALM, *_table(states, "calm_seconds"), ""]
+    for name, state in states.items():
+        lines += [*_section(name, state), ""]
+    return "\n".join(lines).replace("\n\n\n", "\n\n").rstrip() + "\n"
+
+
+def _table(states: Mapping[str, Any], figure: str) -> Iterator[str]:
+    yield "| state | " + " | ".join(_COLUMNS.values()) + " |"
+    yield "|---|" + "---|" * len(_COLUMNS)
+    for name, state in states.items():
+        if state["heard"]:
+            yield f"| {name} | " + " | ".join(_cell(state, surface, figure) for surface in _COLUMNS) + " |"
+
+
+def _cell(state: Mapping[str, Any], surface: str, figure: str) -> str:
+    heard = state["heard"].get(surface)
+    if heard is None:
+        return "-"
+    seconds = heard[figure]
+    if seconds is None:
+        return "**not said**" if figure == "told_seconds" else "**not in time**"
+    return f"{seconds:.0f}" if seconds <= LATE_SECONDS else f"**{seconds:.0f}**"
+
+
+def _section(name: str, state: Mapping[str, Any]) -> Iterator[str]:
+    yield f"## {name[0].upper()}{name[1:]}\n"
+    at = state["at"].replace("T", " ").removesuffix("+00:00")
+    lasted = f"{state['lasted_seconds']:.0f} s"
+    yield f"Cause, at {at} UTC: {state['how']}. End, after {lasted}: {state['until']}.\n"
+    for surface, title in _COLUMNS.items():
+        if surface in state["heard"]:
+            yield from _item(title, surface, state)
+    quiet: dict[str, list[str]] = {}
+    for surface, why in state["silent"].items():
+        quiet.setdefault(why, []).append(_COLUMNS[surface] if surface != ALERTS else "alerts")
+    for why, titles in quiet.items():
+        yield f"- {', '.join(titles)}: {why}."
+    false = [f"{surface}: {_listed(words)}" for surface, words in state["false"].items() if words]
+    yield f"- What these said meanwhile: {'; '.join(false)}." if false else ""
+
+
+def _item(title: str, surface: str, state: Mapping[str, Any]) -> Iterator[str]:
+    heard = state["heard"][surface]
+    right = state["right"].get(surface)
+    said = (
+        f"“{shorten(_plain(heard['said']), _SAID, placeholder=' ...')}”"
+        if heard["told_seconds"] is not None
+        else "the right thing was not said"
+    )
+    wanted = (
+        f" (right: `{right[0].replace('|', '` or `')}` says `{right[1].replace('|', '` or `')}`)"
+        if right is not None
+        else ""
+    )
+    yield f"- {title}: {said}{wanted}"
+    if heard["before"]:
+        yield f"  - before: {_listed(heard['before'])}"
+    if heard["beside"]:
+        yield f"  - beside: {_listed(heard['beside'])}"
+
+
+def _listed(words: list[str]) -> str:
+    return _plain("; ".join(words))
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
+
+
+if __name__ == "__main__":
+    written = json.loads(FILE.read_text())
+    DOCUMENT.write_text(render(written))
+    PICTURE.write_text(picture(written["states"], _COLUMNS))
