@@ -151,7 +151,9 @@ def _greeting(stack: LocalStack, data_dir: Path, page: Page) -> str:
     gift = PromotionGrantedData(credits=3, promotion_id="welcome")
     grant = PromotionGranted.create(id=uuid4(), source="/terminal", subject="alice", time=now, data=gift)
     data = SendRequestedData(recipient_id="bob", relationship="none")
-    send = SendRequested.create(id=uuid4(), source="/terminal", subject="alice", time=now, data=data)
+    send, other = (
+        SendRequested.create(id=uuid4(), source="/terminal", subject="alice", time=now, data=data) for _ in range(2)
+    )
     metrics = "\n           ".join(f"http://{LOOPBACK}:{port}/metrics ({name})" for name, port in page.probes.items())
     return f"""
 Console    {page.greeting}
@@ -178,7 +180,7 @@ In a third, with the same exports, give alice credits, let her send, and ask wha
 
 A producer of your own sends the account as the key. With kcat:
 
-  echo 'alice:{encode(send).decode()}' |
+  echo 'alice:{encode(other).decode()}' |
     kcat -P -b {servers} -t {SEND_REQUESTS} -K: -X partitioner=murmur2_random
 
 Ctrl-C drains the workers and stops everything; the data stays."""
