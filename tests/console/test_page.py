@@ -294,6 +294,19 @@ async def test_with_a_readers_token_nothing_is_seen_without_it_and_nothing_done_
         await tab.see("Looking at this console needs a token")
 
 
+async def test_an_account_leads_to_what_its_statement_does_not_have(tab: Tab, scene: Scene) -> None:
+    """Dead letters, of which an account may have nothing else; and each line to its request, told by its id's end."""
+    await tab.go(f"#/account?id={scene.refused}")
+    await tab.page.locator("main").get_by_role("link", name="dead letters").click()
+    await tab.see("unknown plan", "main table")
+    await tab.go(f"#/account?id={scene.account}")
+    await tab.page.get_by_role("link", name=f"Request {scene.request}").first.wait_for()
+
+    ends = await tab.page.locator("main td a").all_inner_texts()
+    assert f"…{str(scene.request)[-8:]}" in ends
+    assert 5 == len(set(ends))
+
+
 async def test_it_is_worked_with_the_keyboard_alone(tab: Tab) -> None:
     """The skip link, the views, a dialog that keeps the focus and gives it back."""
     page = tab.page
@@ -333,7 +346,7 @@ async def test_what_is_not_there_is_said(tab: Tab) -> None:
     """In a sentence, where it would have been."""
     for path, text in (
         ("#/account?id=nobody-of-that-name", "the books have no account nobody-of-that-name"),
-        ("#/request?id=no-uuid", "id: expected a UUID"),
+        ("#/request?id=no-uuid", "id: expected a UUID; a message that has none is found by its account"),
         ("#/letters/0/999999999", "there is no dead letter at 0/999999999"),
         ("#/operations/999999", "there is no operation 999999"),
         ("#/letters?account=nobody", "No dead letter is meant"),

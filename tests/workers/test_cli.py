@@ -405,4 +405,5 @@ def test_an_unknown_account_ends_with_1(on_database: Run) -> None:
     done = on_database("statement", "nobody")
 
     assert done.returncode == Exit.NO
-    assert _told(done) == "inmail: the books have no account nobody"
+    told = "inmail: the books have no account nobody: nothing was decided for it. What could not be decided is told by"
+    assert _told(done) == f"{told} `inmail dead-letters list --account`"

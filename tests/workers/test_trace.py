@@ -2,12 +2,13 @@
 
 import json
 from datetime import UTC, datetime
+from itertools import count
 from uuid import UUID, uuid4
 
 import pytest
 from aiokafka.admin import RecordsToDelete
 
-from infra.kafka import admin_client, create_producer, reader
+from infra.kafka import admin_client, create_producer, partition_of, reader
 from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.catalogue import BILLING_EVENTS, CREDIT_EVENTS, DEAD_LETTERS, EXPIRY_TICKS, SEND_REQUESTS, SEND_RESULTS
@@ -198,15 +199,24 @@ async def test_a_dead_letter_is_told_with_what_became_of_it(mended: Settings, ac
 
 
 async def test_a_request_that_no_worker_has_come_to_is_found_waiting(cluster: Settings, account: str) -> None:
-    """It is in the topic, and nothing more is known."""
+    """It is in the topic, and nothing more is known: asked for by its id, or by its account beside what is decided."""
+    lane = partition_of(account.encode(), cluster.topic_partitions)
+    names = (f"{account}-{number}" for number in count())
+    beside = next(name for name in names if partition_of(name.encode(), cluster.topic_partitions) == lane)
     request = send(account)
-    await publish(cluster, SEND_REQUESTS, [request])
+    await publish(cluster, SEND_REQUESTS, [request, send(beside), send(account)])
 
     found = await _trace(cluster, request.id)
+    of_account = await _trace(cluster, account=account)
+    newest = await _trace(cluster, account=account, last=1)
 
-    (record,) = await records_of(cluster, SEND_REQUESTS, account)
-    assert [(record.partition, record.offset)] == [(seen.partition, seen.offset) for seen in found.waiting]
-    assert ([], []) == (found.traces, found.letters)
+    first, second = [(each.partition, each.offset) for each in await records_of(cluster, SEND_REQUESTS, account)]
+    told = [[(seen.partition, seen.offset) for seen in each.waiting] for each in (found, of_account, newest)]
+    assert [[first], [first, second], [second]] == told
+    assert [([], [])] * 3 == [(each.traces, each.letters) for each in (found, of_account, newest)]
+    await _decide(cluster, account, 1)
+    decided = await _trace(cluster, account=account)
+    assert ([], 3) == (decided.waiting, len(decided.traces))
 
 
 async def test_what_nobody_knows_is_said_to_be_unknown(cluster: Settings, account: str) -> None:

@@ -97,16 +97,20 @@ async def test_a_dead_letter_is_told_in_words(cluster: Settings, account: str) -
 
 
 async def test_what_nobody_knows_ends_with_1(cluster: Settings, account: str) -> None:
-    """And neither an id nor an account with 2."""
+    """And neither an id nor an account with 2, and so does what is no id: it may be that of a message set aside."""
     unknown = str(uuid4())
     done = await _run(cluster, "trace", unknown)
     nobody = await _run(cluster, "trace", "--account", account)
     nothing = await _run(cluster, "trace")
+    no_id = await _run(cluster, "trace", "no-id")
 
     assert (Exit.NO, "") == (done.exit_code, done.stdout)
     assert done.stderr.startswith(f"inmail: neither the books nor the topics know of {unknown}")
-    assert (Exit.NO, f"inmail: the books have no account {account}\n") == (nobody.exit_code, nobody.stderr)
-    assert Exit.WRONG_USAGE == nothing.exit_code
+    assert Exit.NO == nobody.exit_code
+    assert nobody.stderr.startswith(f"inmail: the books have no account {account}: nothing was decided for it.")
+    assert Exit.WRONG_USAGE == nothing.exit_code == no_id.exit_code
+    said = " ".join(no_id.stderr.replace("│", "").split())  # in a frame, over several lines
+    assert "expected a UUID, got 'no-id'; a message that has none is found with --account" in said
 
 
 async def test_a_plan_of_topics_shows_its_warnings(cluster: Settings) -> None:

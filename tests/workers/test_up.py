@@ -4,13 +4,15 @@ import asyncio
 import io
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
+from urllib.request import urlopen
 
 import psutil
 import pytest
@@ -20,11 +22,13 @@ from infra.kafka import admin_client
 from infra.local.progress import Progress
 from infra.local.stack import LocalStack
 from infra.settings import Settings
+from schemas.catalogue import BILLING_EVENTS, SEND_REQUESTS
 from tests.workers.wire import eventually
 from workers.commands.running import Exit
 from workers.commands.terminal import Reporter
-from workers.local.processes import Workers
+from workers.local.processes import WORKERS, Workers
 from workers.local.up import prepare, stack_settings
+from workers.ops.publish import parse_line
 
 Up = Callable[[], subprocess.Popen[str]]
 
@@ -71,12 +75,30 @@ def _end(process: subprocess.Popen[str]) -> tuple[int, str, float]:
     return process.returncode, said, monotonic() - began
 
 
+def _scrape(addresses: dict[str, str]) -> dict[str, bool]:
+    """Tell of each worker whether it serves its metrics, once it has had time to begin."""
+
+    def serves(address: str) -> bool:
+        deadline = monotonic() + SECONDS
+        while monotonic() < deadline:
+            with suppress(OSError), urlopen(address, timeout=5) as answer:  # noqa: S310 - on the loopback
+                return b"# TYPE inmail_" in answer.read()
+            sleep(0.1)
+        return False
+
+    return {name: serves(address) for name, address in addresses.items()}
+
+
 def test_it_runs_until_it_is_interrupted_and_says_how_to_use_it(up: Up) -> None:
-    """Addresses to export, a line for kcat, the command as it is called here; and after that the workers drain."""
+    """Addresses to export, lines to publish, the command as it is called here; and after that the workers drain."""
     process = up()
     said = _read_to(process, READY)
+    scraped = _scrape(dict(reversed(each) for each in re.findall(r"(http://127\.0\.0\.1:\d+/metrics) \((\w+)\)", said)))
     process.send_signal(signal.SIGINT)
 
+    assert dict.fromkeys(WORKERS, True) == scraped
+    lines = re.findall(r"^  (echo .*) \| \S.* publish -$", said, re.MULTILINE)
+    assert [BILLING_EVENTS, SEND_REQUESTS] == [parse_line(shlex.split(line)[1].encode()).topic for line in lines]
     (servers,) = re.findall(r"export INMAIL_KAFKA_BOOTSTRAP_SERVERS=(\S+)", said)
     assert re.search(r"export INMAIL_DATABASE_URL=postgresql://\S+/inmail\n", said)
     assert re.search(r"^  \S*inmail results --follow$|-m workers.cli results --follow$", said, re.MULTILINE)

@@ -20,9 +20,18 @@ __all__ = ["trace"]
 _SOON = 20_000  # records that are read before anybody asks how long it takes
 
 
+def _uuid(value: str) -> UUID:
+    try:
+        return UUID(value)
+    except ValueError:
+        said = f"expected a UUID, got {value!r}; a message that has none is found with --account"
+        raise typer.BadParameter(said) from None
+
+
 def trace(
     id_: Annotated[
-        UUID | None, typer.Argument(metavar="[REQUEST_OR_EVENT_ID]", help="Of a request, a result or a dead letter.")
+        UUID | None,
+        typer.Argument(parser=_uuid, metavar="[REQUEST_OR_EVENT_ID]", help="Of a request, a result or a dead letter."),
     ] = None,
     account: Annotated[str | None, typer.Option(help="Only of this account; without an id, its last.")] = None,
     last: Annotated[int, typer.Option(min=1, max=1000, help="How many of an account, newest first.")] = 10,

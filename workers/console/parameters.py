@@ -81,7 +81,7 @@ def uuid(given: Given, name: str) -> UUID | None:
     try:
         return None if value is None else UUID(value)
     except ValueError as error:
-        raise BadRequestError(f"{name}: expected a UUID") from error
+        raise BadRequestError(f"{name}: expected a UUID; a message that has none is found by its account") from error
 
 
 def selection(given: Given) -> Selection:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -13,10 +14,12 @@ from rich.console import Console
 
 from infra.clock import utc_now
 from infra.local.errors import ServerError, StartInterruptedError
+from infra.local.ports import LOOPBACK
 from infra.local.stack import LocalStack
 from infra.migrate import migrate
 from infra.postgres import connect_database
 from infra.settings import Settings, load_settings
+from schemas.billing import PromotionGranted, PromotionGrantedData
 from schemas.catalogue import SEND_REQUESTS
 from schemas.envelope import encode
 from schemas.sends import SendRequested, SendRequestedData
@@ -144,14 +147,21 @@ def _greeting(stack: LocalStack, data_dir: Path, page: Page) -> str:
     """Return what somebody needs to use the stack from another terminal, ready to be pasted."""
     servers = stack.kafka_bootstrap_servers
     inmail = _command()
+    now = utc_now()
+    gift = PromotionGrantedData(credits=3, promotion_id="welcome")
+    grant = PromotionGranted.create(id=uuid4(), source="/terminal", subject="alice", time=now, data=gift)
     data = SendRequestedData(recipient_id="bob", relationship="none")
-    event = SendRequested.create(id=uuid4(), source="/terminal", subject="alice", time=utc_now(), data=data)
+    send, other = (
+        SendRequested.create(id=uuid4(), source="/terminal", subject="alice", time=now, data=data) for _ in range(2)
+    )
+    metrics = "\n           ".join(f"http://{LOOPBACK}:{port}/metrics ({name})" for name, port in page.probes.items())
     return f"""
 Console    {page.greeting}
 Kafka      {servers}
 Postgres   {stack.database_url}
+Metrics    {metrics}
 Logs       {data_dir / "logs"}
-Both ports are kept in {data_dir}: the next start uses them again while they are free.
+The ports of Kafka and Postgres are kept in {data_dir}: the next start uses them again while they are free.
 
 In another terminal:
 
@@ -159,9 +169,18 @@ In another terminal:
   export INMAIL_DATABASE_URL={stack.database_url}
   {inmail} results --follow
 
-A producer, if you have kcat:
+In a third, with the same exports, give alice credits, let her send, and ask what became of it:
 
-  echo 'alice:{encode(event).decode()}' |
+  echo {shlex.quote(encode(grant).decode())} | {inmail} publish -
+  echo {shlex.quote(encode(send).decode())} | {inmail} publish -
+  {inmail} statement alice
+  {inmail} trace --account alice
+  {inmail} lag --watch
+  {inmail} metrics
+
+A producer of your own sends the account as the key. With kcat:
+
+  echo 'alice:{encode(other).decode()}' |
     kcat -P -b {servers} -t {SEND_REQUESTS} -K: -X partitioner=murmur2_random
 
 Ctrl-C drains the workers and stops everything; the data stays."""

@@ -166,7 +166,10 @@ async def account_of(connection: Connection, account_id: str) -> dict[str, Any]:
             account_id,
         )
     if row is None:
-        raise UnknownAccountError(f"the books have no account {readable}")
+        raise UnknownAccountError(
+            f"the books have no account {readable}: nothing was decided for it."
+            " What could not be decided is told by `inmail dead-letters list --account`"
+        )
     return dict(row)
 
 

@@ -59,6 +59,8 @@ def parse_line(line: bytes, topic: str | None = None, record_time: RecordTime = 
         UnpublishableError: when there is no telling where it goes.
 
     """
+    if line.strip() == b"{":
+        raise UnpublishableError("an event has to stand on one line: `jq -c . FILE | inmail publish -` sees to it")
     try:
         document = json.loads(line)
     except (ValueError, RecursionError) as error:

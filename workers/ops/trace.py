@@ -150,8 +150,8 @@ async def trace(settings: Settings, question: Question, watch: Watch = unwatched
                 cases = await _cases_by_event(settings, search, question.id)
             wanted = Wanted(question.id, question.account, cases, copies)
             traces, letters = await follow(search, cases, wanted)
-            if not (cases or letters.letters) and question.id is not None:
-                waiting = await find_waiting(search, question.id, decided)
+            if question.id is None or not (cases or letters.letters):
+                waiting = await find_waiting(search, question.id, question.account, decided)
     except (KafkaError, NotSetUpError) as error:
         if not cases:
             raise
@@ -160,6 +160,7 @@ async def trace(settings: Settings, question: Question, watch: Watch = unwatched
         raise unknown or _unknown(question)
     if question.id is None:
         letters.letters = letters.letters[: question.last]
+        waiting = waiting[-question.last :]
     async with open_books(settings) as connection:
         fates = await fates_of(connection, letters, sendings)
     return Traced(traces, list(zip(letters.letters, fates, strict=True)), waiting, None)

@@ -262,16 +262,25 @@ async def find_event(search: Search, id_: UUID) -> dict[str, Any] | None:
     return None
 
 
-async def find_waiting(search: Search, id_: UUID, decided: Mapping[tuple[str, int], int]) -> list[Seen]:
-    """Return the records of a request that no worker has come to, given up to where each partition is decided.
+async def find_waiting(
+    search: Search, id_: UUID | None, account: str | None, decided: Mapping[tuple[str, int], int]
+) -> list[Seen]:
+    """Return the records that no worker has come to, given up to where each partition is decided.
+
+    They are those of a request, or without an id those of an account, in the partitions that its key belongs to.
 
     Raises:
         KafkaError: when the cluster cannot be reached, or stopped answering.
 
     """
+    key = None
     places = [place for topic in INPUT_TOPICS for place in search.places(topic)]
+    if id_ is None and account is not None:
+        key = account.encode(errors="backslashreplace")  # a shell may hand over bytes that are no text
+        places = [search.place_of(topic, key.decode()) for topic in INPUT_TOPICS]
     windows = [search.onward(place, decided.get((place.topic, place.partition), 0)) for place in places]
-    return [_seen(record) async for record in search.read(windows, "undecided records") if _id_of(record) == id_]
+    undecided = search.read(windows, "undecided records")
+    return [_seen(record) async for record in undecided if (record.key == key if key else _id_of(record) == id_)]
 
 
 def _seen(record: ConsumerRecord, *, repeat: bool = False) -> Seen:

@@ -1,7 +1,7 @@
 // How a view gets its data: loading, then what was found, or why not. What was shown before stays until there is more.
 
 import { read } from "./api.js";
-import { h, say, show } from "./dom.js";
+import { coded, h, say, show } from "./dom.js";
 
 /** Shows what a read says in `body`. Returns a function that reads again, quietly: an error leaves what is there. */
 export function loader(body, signal, path, parameters, draw) {
@@ -41,7 +41,7 @@ export function loading() {
 
 /** An error with a way to try again. */
 export function failed(error, again) {
-  return h("div", { class: "card problem", role: "alert" }, h("p", {}, error.message),
+  return h("div", { class: "card problem", role: "alert" }, h("p", {}, coded(error.message)),
     again && h("button", { type: "button", on: { click: again } }, "Try again"));
 }
 

@@ -14,7 +14,7 @@ export function account({ body, heading, parameters, signal }) {
   const id = parameters.get("id") ?? "";
   const asOf = parameters.get("as_of") ?? "";
   const found = h("div", {});
-  show(body, search(id, asOf), found);
+  show(body, search(id, asOf), id ? elsewhere(id) : "", found);
   if (!id) {
     show(found, h("p", { class: "empty" }, "Whose credits? Accounts are found by the id that producers use."));
     return;
@@ -31,6 +31,13 @@ function search(id, asOf) {
     h("div", { class: "field" }, h("label", { for: "account-as-of" }, "As of (UTC; now unless given)"), h("input", { id: "account-as-of", name: "as_of", type: "datetime-local", step: 1, value: asOf.slice(0, 19) })),
     h("button", { type: "submit", class: "primary" }, "Show"));
   return leadsTo("account", form);
+}
+
+/** Where a message of the account is that no statement has. */
+function elsewhere(id) {
+  const account = new URLSearchParams({ account: id });
+  return h("p", { class: "quiet" }, "A message that could not be decided is in no statement: see the account's ",
+    link(`#/letters?${account}`, "dead letters"), ". From record to answer: its ", link(`#/request?${account}`, "last requests"), ".");
 }
 
 function draw(found, lines) {
@@ -76,6 +83,7 @@ function statement(found, lines) {
   return section("Statement", h("p", { class: "quiet" }, text), place);
 }
 
+// Of an id its end is shown: those of version 7 begin alike when they are of the same minute.
 function rows(found, shown) {
   return table("Statement", [
     ["Sequence", (line) => number(line.sequence), "number"],
@@ -85,6 +93,6 @@ function rows(found, shown) {
     ["Balance", (line) => number(line.balance_after), "number"],
     ["Lot", (line) => (line.lot === null ? "–" : number(line.lot)), "number"],
     ["Why", (line) => line.reason, "wide"],
-    ["Request", (line) => link(`#/request?${new URLSearchParams({ id: line.request_id, account: found.account_id })}`, `${line.request_id.slice(0, 8)}…`, { "aria-label": `Request ${line.request_id}`, title: line.request_id, "data-key": `line ${line.sequence}` })],
+    ["Request", (line) => link(`#/request?${new URLSearchParams({ id: line.request_id, account: found.account_id })}`, `…${line.request_id.slice(-8)}`, { "aria-label": `Request ${line.request_id}`, title: line.request_id, "data-key": `line ${line.sequence}` })],
   ], shown, { empty: "No line was booked up to then." });
 }
