@@ -43,7 +43,6 @@ from workers.traces import NO_TRACE, BatchTrace, Traces
 
 __all__ = ["Clients", "Lane", "LaneError"]
 
-
 _FEW_STEPS = 2
 
 
