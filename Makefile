@@ -35,7 +35,7 @@ up: $(STAMP) ## Run the whole system in the foreground; data stays in .inmail/ (
 	$(BIN)/inmail up --data .inmail
 
 .PHONY: test
-test: tools lint ## Run what CI runs: lint, types and all tests (about 12 min on two cores)
+test: tools lint ## Run what CI runs: lint, types and all tests (about 11 min on two cores)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: tools
