@@ -35,8 +35,6 @@ _SLOW_ROW_SECONDS = 1.0
 _REWOUND_RECORDS = 40_000
 _CATCH_UP_SECONDS = 120.0
 _BURST_OVER = 300  # records in 3 s: the load makes a fifth of them
-
-
 _READ_TO = "select sum(next_offset)::bigint from lanes where topic = $1"
 
 
@@ -51,8 +49,7 @@ async def idle(world: World) -> AsyncIterator[None]:
 @asynccontextmanager
 async def stopped(world: World) -> AsyncIterator[None]:
     """Stop the send worker in order."""
-    world.members.signal("send", signal.SIGTERM)
-    await world.members.ended("send")
+    await world.members.end("send", signal.SIGTERM)
     yield
     world.members.start("send")
 
@@ -60,8 +57,7 @@ async def stopped(world: World) -> AsyncIterator[None]:
 @asynccontextmanager
 async def killed(world: World) -> AsyncIterator[None]:
     """Kill the send worker: it leaves its group only when its session is over."""
-    world.members.signal("send", signal.SIGKILL)
-    await world.members.ended("send")
+    await world.members.end("send", signal.SIGKILL)
     yield
     world.members.start("send")
 
@@ -134,8 +130,7 @@ async def rewound(world: World) -> AsyncIterator[None]:
     await asyncio.sleep(10)  # two looks: the burst has been seen
     await world.hears(ENDPOINT, Right("inmail-send", "OK"), _CATCH_UP_SECONDS)
     await _read_up(world)
-    world.members.signal("send", signal.SIGTERM)
-    await world.members.ended("send")
+    await world.members.end("send", signal.SIGTERM)
     command = [
         "replay",
         "rewind",

@@ -51,6 +51,11 @@ class Members:
                 start_new_session=True,
             )
 
+    async def end(self, name: str, number: signal.Signals) -> None:
+        """Send a signal to one, and wait until it has ended."""
+        self.signal(name, number)
+        await self.ended(name)
+
     def signal(self, name: str, number: signal.Signals) -> None:
         """Send a signal to one."""
         self.running[name].send_signal(number)

@@ -132,16 +132,16 @@ async def _plan_groups(settings: Settings, admin: AIOKafkaAdminClient, existing:
     """A group without an offset is given one: a worker never picks one by itself.
 
     It starts at the oldest record, or where the books know that it has been further (Kafka forgets the offsets of a
-    group that rested for long) a little before their end: what is answered twice then has the same event ids.
+    group that rested for long) from where its answers may be unpublished: one that comes twice has the same event ids.
     """
     changes = []
-    read = await _unpublished_by_books(settings)
+    unpublished = await _unpublished_by_books(settings)
     for topic in INPUT_TOPICS:
         group = next(row.group for row in CATALOGUE if row.topic == topic) or ""
         places = partitions_of(topic, settings.topic_partitions)
         known = await _committed(admin, group, places) if topic in existing else {}
         missing = [place for place in places if known.get(place) is None]
-        resumed = {place: read[place] for place in missing if place in read}
+        resumed = {place: unpublished[place] for place in missing if place in unpublished}
         if missing:
             text = f"start group {group} at the oldest record of {_count(len(missing) - len(resumed), 'partition')}"
             if resumed:
