@@ -57,9 +57,10 @@ def is_transient(error: BaseException) -> bool:
     """Tell whether a database error may pass by itself."""
     if isinstance(error, TRANSIENT_ERRORS):
         return True
-    # asyncpg reports a connection that the server has just ended as being in the middle of another operation,
+    # asyncpg reports a connection that the server has just ended as being in the middle of another operation, one that
+    # was lost while its pool took it back as given back twice,
     if isinstance(error, asyncpg.InternalClientError):
-        return "another operation" in str(error)
+        return "another operation" in str(error) or "free connection holder" in str(error)
     # and one that broke in the middle of a call as a misuse of a closed one.
     return isinstance(error, asyncpg.InterfaceError) and "connection" in str(error)
 

@@ -71,6 +71,18 @@ async def test_a_connection_that_the_server_has_just_ended_may_be_tried_again(
     assert {True} == {passes for _, passes in errors}, errors
 
 
+async def test_a_connection_lost_while_its_pool_takes_it_back_may_be_tried_again(cluster: Settings) -> None:
+    """The loaded crash matrix met it once: asyncpg calls it a connection that was given back already."""
+    async with create_pool(cluster) as pool:
+        connection = await pool.acquire()
+        giving_back = asyncio.create_task(pool.release(connection))
+        connection._con._transport.abort()  # noqa: SLF001 - between the two turns of the loop that giving back takes
+        with pytest.raises(asyncpg.InternalClientError) as caught:
+            await giving_back
+
+    assert is_transient(caught.value)
+
+
 # -- expiry -----------------------------------------------------------------------------------------------------------
 
 
