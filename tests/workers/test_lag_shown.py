@@ -17,11 +17,13 @@ from rich.console import Console
 
 from infra.settings import Settings, SettingsError
 from tests.workers.lagging import Reading, make_reading
-from workers.commands.show_lag import lag_page, sparkline
+from workers.commands.show_lag import lag_page, show_lag, sparkline
 from workers.local.processes import environment
 from workers.metrics.lag_table import LAG_METRICS
-from workers.ops.lag import Limits, Sample, Status
+from workers.ops.lag import GroupLag, Limits, Sample, Status
 from workers.ops.lag.server import serve_lag, split_address
+
+_END_SECONDS = 20
 
 
 @pytest.fixture
@@ -132,6 +134,15 @@ async def test_the_page_shows_what_is_unread_why_and_what_changed(reading: Readi
     assert "last changes" in read_up
 
 
+def test_a_group_that_kafka_does_not_know_is_not_said_to_have_read_all(capsys: pytest.CaptureFixture[str]) -> None:
+    """A name mistyped would look healthy."""
+    show_lag([GroupLag("inmail-sent", "", ())])
+    said = " ".join(capsys.readouterr().out.split())
+
+    assert said.startswith("inmail-sent: NEVER COMMITTED: Kafka knows no group of this name")
+    assert "`inmail lag --all` shows those it knows" in said
+
+
 def test_a_sparkline_is_as_high_as_its_highest_lag() -> None:
     """A space where all was read, and a bar, however low, where something was not."""
     at = datetime(2026, 1, 1, tzinfo=UTC)
@@ -142,9 +153,11 @@ def test_a_sparkline_is_as_high_as_its_highest_lag() -> None:
 
 @asynccontextmanager
 async def _inmail(settings: Settings, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run `inmail lag` until it is left."""
+    """Run `inmail lag` until it is left. One that an interrupt does not end says where it stood."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
+        "-X",
+        "faulthandler",
         "-m",
         "workers.cli",
         "lag",
@@ -158,13 +171,19 @@ async def _inmail(settings: Settings, *arguments: str) -> AsyncIterator[asyncio.
     finally:
         if process.returncode is None:
             process.send_signal(signal.SIGINT)
-        await process.communicate()
+        try:
+            async with asyncio.timeout(_END_SECONDS):
+                await process.communicate()
+        except TimeoutError:
+            process.send_signal(signal.SIGABRT)
+            _, said = await process.communicate()
+            pytest.fail(f"not ended {_END_SECONDS} s after an interrupt:\n{said.decode()}")
 
 
 async def test_the_command_serves_and_writes_a_line_a_look_until_interrupted(reading: Reading) -> None:
     """Both at once, of the group that was asked for; an interrupt is its orderly end."""
     arguments = ("--group", reading.group, "--serve", "127.0.0.1:0", "--watch", "--json", "--every", "0.5")
-    async with asyncio.timeout(30), _inmail(reading.settings, *arguments) as process:
+    async with _inmail(reading.settings, *arguments) as process, asyncio.timeout(30):
         assert process.stdout is not None
         assert process.stderr is not None
         told = (await process.stderr.readline()).decode()

@@ -104,6 +104,9 @@ class PartitionLag:
         return ", ".join(notes)
 
 
+_UNKNOWN_GROUP = "Kafka knows no group of this name that committed anything: `inmail lag --all` shows those it knows"
+
+
 @dataclass(frozen=True, slots=True)
 class GroupLag:
     """A group's partitions of one topic, taken together."""
@@ -147,7 +150,7 @@ class GroupLag:
     @property
     def reason(self) -> str:
         """Why it stands so."""
-        return self.worst.reason if self.worst else "the group is not known to Kafka, and has committed nothing"
+        return self.worst.reason if self.worst else _UNKNOWN_GROUP
 
     @property
     def eta_seconds(self) -> float | None:
