@@ -1,11 +1,12 @@
 """`latency_at_1000`: from a producer's send to a read_committed reader's receipt, at a steady 1,000 requests a second.
 
 The worker is a process of its own; the producer and the consumer of the results share this one, so that one clock
-measures both ends. The producer waits for all replicas, as it should, and sends each request as it comes.
+measures both ends. The producer waits for all replicas, as it should, and sends each request as it comes. The baseline
+is `relay.py`: a transaction a batch and a partition as ours, and nothing decided.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from statistics import quantiles
 from time import perf_counter
@@ -19,17 +20,21 @@ from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS
 from schemas.envelope import encode
 from schemas.sends import SendRequested
 from tests.bench.books import PARTITIONS, Databases, sends, stack_settings
-from tests.bench.draining import OURS, input_ends, running, set_offsets
-from tests.bench.figures import Figure
+from tests.bench.draining import OURS, Form, input_ends, running, set_offsets
+from tests.bench.figures import Figure, of_rounds
+from tests.bench.relay import GROUP as RELAY_GROUP
 from workers.ops.topics import apply_topics, plan_topics
 
 __all__ = ["A_SECOND", "measure", "run"]
 
 A_SECOND = 1_000
-SECONDS = 30
+ROUNDS = 3
+SECONDS = 20  # of a round
 WARM_SECONDS = 5  # of them, not counted: the worker joins its group, and caches fill
 LATE_SECONDS = 30.0  # after the last request, at most
 
+_SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
+_RELAY = Form(RELAY_GROUP, ["-m", "tests.bench.relay"])
 _OUTPUT = partitions_of(SEND_RESULTS, PARTITIONS)
 
 
@@ -37,21 +42,32 @@ async def run(stack: LocalStack, databases: Databases, report: Callable[[str], N
     """Return the median and the 99th percentile."""
     settings = stack_settings(stack, "postgres")
     await apply_topics(settings, await plan_topics(settings))
-    requests = sends(A_SECOND * SECONDS, seed=2_000)
-    async with databases.one() as books:
-        await set_offsets(books, OURS.group, await input_ends(books))
-        report(f"latency_at_1000: {A_SECOND:,} requests a second for {SECONDS} s")
-        waits = await measure(books, requests)
-    counted = waits[A_SECOND * WARM_SECONDS :]
-    shares = quantiles(counted, n=1000)
-    details = {"requests": len(counted), "p90": round(shares[899], 1), "p99.9": round(shares[998], 1)}
+    ours: list[list[float]] = []
+    relayed: list[list[float]] = []
+    for number in range(1, ROUNDS + 1):
+        report(f"latency_at_1000: round {number} of {ROUNDS}, {A_SECOND:,} requests a second for {SECONDS} s, twice")
+        requests = sends(A_SECOND * SECONDS, seed=2_000 + number)
+        for form, waits in ((_RELAY, relayed), (OURS, ours)):
+            async with databases.one() as books:
+                await set_offsets(books, form.group, await input_ends(books))
+                waits.append((await measure(books, form, requests))[A_SECOND * WARM_SECONDS :])
     return [
-        Figure("latency_at_1000, p50", round(shares[499], 1), "ms", None, None, details),
-        Figure("latency_at_1000, p99", round(shares[989], 1), "ms", None, None, details),
+        of_rounds(
+            f"latency_at_1000, {name} (relay)",
+            "ms",
+            [_share(waits, at) for waits in ours],
+            [_share(waits, at) for waits in relayed],
+            {"requests": len(ours[0])},
+        )
+        for name, at in _SHARES.items()
     ]
 
 
-async def measure(books: Settings, requests: list[SendRequested]) -> list[float]:
+def _share(waits: Sequence[float], at: float) -> float:
+    return quantiles(waits, n=1000)[round(at * 1000) - 1]
+
+
+async def measure(books: Settings, form: Form, requests: list[SendRequested]) -> list[float]:
     """Return how long each request took, in milliseconds and in their order."""
     sent: dict[str, float] = {}
     waits: dict[str, float] = {}
@@ -60,7 +76,7 @@ async def measure(books: Settings, requests: list[SendRequested]) -> list[float]
         consumer.assign(_OUTPUT)
         await consumer.seek_to_end(*_OUTPUT)
         producer = await clients.enter_async_context(create_producer(books, "bench"))
-        async with running(OURS, books):
+        async with running(form, books):
             sending = asyncio.create_task(_send(producer, requests, sent))
             async with asyncio.timeout(SECONDS + LATE_SECONDS):
                 await _receive(consumer, sent, waits, len(requests))

@@ -64,5 +64,5 @@ def _ordered(books: Settings, seconds: float) -> Settings:
 async def _waits(books: Settings, number: int) -> list[float]:
     """Return the thousandths of the waits of a short run at a steady pace."""
     await set_offsets(books, OURS.group, await input_ends(books))
-    waits = await measure(books, sends(A_SECOND * SECONDS, seed=4_000 + number))
+    waits = await measure(books, OURS, sends(A_SECOND * SECONDS, seed=4_000 + number))
     return quantiles(waits[A_SECOND * WARM_SECONDS :], n=1000)
