@@ -48,6 +48,11 @@ def _any(arguments: tuple[Any, ...]) -> bool:
     return bool(arguments[1])
 
 
+def _alone(arguments: tuple[Any, ...]) -> bool:
+    """Tell whether a lane is told of as it ends: of one in a long tick the transaction of a step tells."""
+    return len(arguments) == 1
+
+
 def _sql(start: str) -> Call:
     return lambda arguments: arguments[1].startswith(start)
 
@@ -70,6 +75,9 @@ _PATCHES = (
     _Patch("seek", _CONSUMER, "seek", _of_group),
     _Patch("fetch", _CONSUMER, "getmany", _of_group),
     _Patch("take", "workers.inbox:Inbox", "take"),
+    _Patch("ends", "workers.order:Ends", "ask"),
+    _Patch("look", "workers.order:Order", "_look"),
+    _Patch("wait", "workers.lane_row:LaneRow", "wait_with"),
     _Patch("decode", "workers.lane", "sort_records"),
     _Patch("acquire", "asyncpg.pool:PoolAcquireContext", "__aenter__"),
     _Patch("begin", "asyncpg.transaction:Transaction", "__aenter__"),
@@ -87,6 +95,7 @@ _PATCHES = (
     _Patch("revoke", "workers.worker:Worker", "on_partitions_revoked", _any),
     _Patch("drain", "workers.worker:Worker", "_drain", _any),
     _Patch("discard", "infra.transactions:TransactionPair", "discard"),
+    _Patch("unawaited", "workers.lane_row:LaneRow", "be_not_awaited", _alone),
     _Patch("rest", "workers.inbox:Inbox", "stopped"),
     _Patch("leave", _CONSUMER, "stop", _of_group),
 )

@@ -67,6 +67,9 @@ POINTS = {
         Point("seek", Trigger.JOIN, "the consumer seeks"),
         Point("fetch", Trigger.WORK, "the consumer is polled"),
         Point("take", Trigger.WORK, "the lane takes a batch from its inbox"),
+        Point("ends", Trigger.WORK, "the ends of the other lanes' partitions are asked for"),
+        Point("look", Trigger.WORK, "the other lanes' rows are read"),
+        Point("wait", Trigger.WORK, "the lane's row tells the others with which time it waits for them"),
         Point("decode", Trigger.WORK, "the batch is decoded"),
         Point("acquire", Trigger.WORK, "a connection is taken from the pool"),
         Point("begin", Trigger.WORK, "the Postgres transaction begins"),
@@ -82,6 +85,7 @@ POINTS = {
         Point("revoke", Trigger.JOIN, "the group takes partitions away"),
         Point("drain", Trigger.JOIN, "lanes finish what they hold"),
         Point("discard", Trigger.JOIN, "a lane's producers stop"),
+        Point("unawaited", Trigger.JOIN, "the others are told not to wait for a lane that ends"),
         Point("rest", Trigger.SUCCEED, "a lane waits before it begins again"),
         Point("leave", Trigger.LEAVE, "the consumer leaves its group and stops"),
     )
