@@ -76,7 +76,7 @@ async def test_a_connection_lost_while_its_pool_takes_it_back_may_be_tried_again
     async with create_pool(cluster) as pool:
         connection = await pool.acquire()
         giving_back = asyncio.create_task(pool.release(connection))
-        connection._con._transport.abort()  # noqa: SLF001 - between the two turns of the loop that giving back takes
+        connection._con._transport.abort()  # between the two turns of the loop that giving back takes
         with pytest.raises(asyncpg.InternalClientError) as caught:
             await giving_back
 
