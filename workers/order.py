@@ -161,11 +161,11 @@ class Order:
         if not self._limit or not records:
             return Turn(len(records))
         times = list(accumulate(records, lambda time, record: time_of(record, time), initial=as_of))[1:]
-        ends = await self._ends.ask(self._neighbours)
+        # At once, since each batch waits for both: a row older than the ends may only let less through.
+        ends, rows = await asyncio.gather(self._ends.ask(self._neighbours), self._look())
         deadline = monotonic() + self._limit
         told = False
         while not stopping():
-            rows = await self._look()
             allowed, ahead = self._judge(rows, ends, late=monotonic() > deadline)
             if count := bisect_right(times, allowed):
                 ahead += self._late(rows, times[0])
@@ -174,6 +174,7 @@ class Order:
                 await self._row.wait_with(times[0])
                 told = True
             await asyncio.sleep(_LOOK_SECONDS)
+            rows = await self._look()
         return Turn(0)
 
     def _judge(

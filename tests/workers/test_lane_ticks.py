@@ -71,6 +71,23 @@ async def test_a_connection_that_the_server_has_just_ended_may_be_tried_again(
     assert {True} == {passes for _, passes in errors}, errors
 
 
+async def test_a_connection_given_back_within_a_transaction_is_outside_of_any_when_it_is_taken_again(
+    cluster: Settings,
+) -> None:
+    """The pool sends no reset; what was open is rolled back all the same."""
+    async with create_pool(cluster.model_copy(update={"database_connections": 1})) as pool:
+        async with pool.acquire() as connection:
+            before = connection.get_server_pid()
+            await connection.execute("begin")
+            await connection.execute("set local work_mem = '65kB'")
+        async with pool.acquire() as connection:
+            again = (connection.get_server_pid(), connection.is_in_transaction())
+            work_mem = await connection.fetchval("show work_mem")
+
+    assert (before, False) == again
+    assert "65kB" != work_mem
+
+
 async def test_a_connection_lost_while_its_pool_takes_it_back_may_be_tried_again(cluster: Settings) -> None:
     """The loaded crash matrix met it once: asyncpg calls it a connection that was given back already."""
     async with create_pool(cluster) as pool:
