@@ -1,5 +1,6 @@
 """What tests share: one local stack a run, a fresh database a test."""
 
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
 from itertools import count
@@ -20,6 +21,11 @@ HASTY = {"fsync": "off"}
 # Files are dealt to processes in turn, and a long one at the end would leave a core idle: the folders of short ones.
 SHORT = {"house", "schemas"}
 _numbers = count(1)
+
+# A shell without job control (`make test &` in a script) starts its background with SIGINT ignored, which processes
+# inherit: those under test would not be interrupted as a user's are.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
