@@ -62,9 +62,12 @@ def _head(group: GroupLag) -> Text:
     """Return a group's line: its totals, and what is worst."""
     unread = f"{count_of(group.records, 'record')}, {_duration(group.seconds)}" if group.records else "nothing unread"
     where = f" in partition {group.worst.partition}" if group.worst else ""
-    total = unread if group.status is Status.OK else f"{unread}, {group.status}{where}: {group.reason}"
     if not group.topic:  # nothing is known of it: least of all that all is read
         total = f"{group.status}: {group.reason}"
+    elif group.status is Status.OK:
+        total = unread
+    else:
+        total = f"{unread}, {group.status}{where}: {group.reason}"
     style = _style(group.status) if group.status is not Status.OK or not group.records else WARN
     on = f" on {group.topic}" if group.topic else ""
     return Text.assemble((group.group, "bold"), f"{on}: ", (total, style))
