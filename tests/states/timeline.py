@@ -9,9 +9,7 @@ from typing import NamedTuple
 __all__ = ["CALM", "Heard", "Right", "Timeline", "Word"]
 
 CALM = frozenset({"OK", "ready", "ok", "readable", "none", "pending"})  # a pending alert calls nobody
-_LASTING = frozenset(
-    {"some", "firing as a ticket"}
-)  # and these stay for minutes by design: calm is asked of the others
+_LASTING = frozenset({"some", "firing as a ticket"})  # for minutes, by design: calm is asked of the others
 
 
 class Word(NamedTuple):
