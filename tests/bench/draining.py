@@ -91,8 +91,9 @@ async def drain(stack: LocalStack, books: Settings, form: Form, begin: Offsets, 
             began, meter = perf_counter(), CpuMeter(trees)
             done = await watch.until(lambda done: done >= count)
             # The offset came with the results' transaction; its markers may reach their partitions a little later.
-            while await ends.end_offsets(_OUTPUT) != await stable.end_offsets(_OUTPUT):  # noqa: ASYNC110 - Kafka's
-                await asyncio.sleep(_POLL_SECONDS)
+            async with asyncio.timeout(LIMIT_SECONDS):
+                while await ends.end_offsets(_OUTPUT) != await stable.end_offsets(_OUTPUT):  # noqa: ASYNC110 - Kafka's
+                    await asyncio.sleep(_POLL_SECONDS)
             seconds, cpu = perf_counter() - began, meter.microseconds_each(done - done_before)
     await _check(books, results_from, count)
     return Drained((done - done_before) / seconds, cpu, watch.megabytes)

@@ -24,6 +24,7 @@ from workers.ops.lag.exposition import LagCollector
 __all__ = ["run"]
 
 TOPICS, PARTITIONS, RECORDS, LOOKS = 20, 100, 10, 5
+_MADE_SECONDS = 120.0  # that the broker takes at most for 2,000 partitions
 
 Places = list[TopicPartition]
 
@@ -94,7 +95,7 @@ async def _prepare(settings: Settings) -> Places:
     async with admin_client(settings) as admin:
         for topic in range(TOPICS):
             await admin.create_topics([NewTopic(f"bench-lag-{topic}", PARTITIONS, 1)])
-    async with lookup(settings) as asked:
+    async with lookup(settings) as asked, asyncio.timeout(_MADE_SECONDS):
         while len(await asked.offsets(dict.fromkeys(places, LATEST))) < len(places):
             await asyncio.sleep(0.5)  # the broker makes their logs one by one
             await asked.refresh()

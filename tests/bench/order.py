@@ -45,7 +45,7 @@ async def run(stack: LocalStack, databases: Databases, report: Callable[[str], N
         of_rounds(
             "order: drain, CPU",
             "us/send",
-            *([sum(each.cpu.values()) for each in form] for form in drained.values()),
+            *map(_cpu, drained.values()),
             {},
         ),
         of_rounds("order: latency, p50", "ms", [each[499] for each in slow], [each[499] for each in fast], {}),
