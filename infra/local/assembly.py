@@ -16,7 +16,7 @@ from infra.local.leash import Leash
 from infra.local.ports import kept_ports, release_where_needed, reserve_again
 from infra.local.postgres_server import PostgresServer, readable_install, server_user
 from infra.local.progress import Report
-from infra.local.wheels import POSTGRES_MAJOR
+from infra.local.wheels import POSTGRES_MAJOR, java_version
 
 __all__ = ["Assembly", "Options", "assemble"]
 
@@ -136,6 +136,7 @@ def _kafka(
         data=base / "kafka",
         config=run / "config",
         log=base / "logs" / "kafka.log",
+        archive=class_path[0].parent / f"classes-{java_version()}.aot",
         scratch=run / "scratch",
         port=ports["kafka"],
         controller_port=ports["controller"],

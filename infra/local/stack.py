@@ -90,6 +90,8 @@ class LocalStack:
         place = self._options.data_dir or Path(tempfile.gettempdir())
         with explained("preparing the local stack", place):
             self._assembly = assembly = assemble(self._options, class_path, self._report)
+        if assembly.kafka is not None and assembly.kafka.to_archive:
+            self._report("Preparing Kafka's classes for its later starts too: this once, its start takes 10 s longer")
         pool = ThreadPoolExecutor(2, "inmail-stack")
         try:
             self._heed()

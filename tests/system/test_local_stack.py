@@ -60,6 +60,12 @@ def running() -> Iterator[LocalStack]:
         yield stack
 
 
+@pytest.fixture(scope="module")
+def jars() -> list[Path]:
+    """Kafka's jars, fetched."""
+    return install(lambda _: None)
+
+
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty download cache; returns the folder of the jars."""
@@ -362,6 +368,28 @@ async def test_a_broker_starts_whatever_its_clusters_id_begins_with(monkeypatch:
 
     with LocalStack(postgres=False) as stack:
         assert stack.kafka_pid
+
+
+def test_a_broker_maps_the_archive_of_its_classes_and_does_without_a_damaged_one(jars: list[Path], cache: Path) -> None:
+    """The first start on a machine makes the archive; each later one is faster by it, and none depends on it."""
+    ours = cache.with_name(f"kafka-{artifacts.read_lock().kafka}")
+    ours.mkdir(parents=True)
+    for jar in jars:
+        (ours / jar.name).symlink_to(jar)
+    told: list[str] = []
+
+    with LocalStack(postgres=False, report=told.append) as stack:
+        (archive,) = ours.glob("*.aot")
+        assert "its start takes 10 s longer" in told[-2]
+        assert str(archive) in Path(f"/proc/{stack.kafka_pid}/maps").read_text()
+        assert not list(ours.glob(".*aot*"))
+    with archive.open("r+b") as file:
+        file.seek(archive.stat().st_size // 2)
+        file.write(bytes(1_000_000))
+    with LocalStack(postgres=False, report=told.append) as stack:
+        assert "longer" not in told[-2]
+        assert str(archive) not in Path(f"/proc/{stack.kafka_pid}/maps").read_text()
+        assert "Unable to map shared spaces" in stack.kafka_log.read_text()
 
 
 async def test_killed_servers_start_again_on_their_data_and_ports() -> None:
