@@ -5,6 +5,8 @@ again, jittered and bounded, while its batch is held. Everything else ends the p
 """
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import asyncpg
 from aiokafka.errors import KafkaError
@@ -12,7 +14,17 @@ from aiokafka.errors import KafkaError
 from infra.kafka import remedy
 from infra.postgres import is_transient
 
-__all__ = ["LaneError", "StuckError", "WorkerError", "back_off_seconds", "may_pass"]
+__all__ = ["SERVER_ERRORS", "LaneError", "StuckError", "WorkerError", "back_off_seconds", "let_pass", "may_pass"]
+
+# What the clients of Kafka and Postgres raise. `may_pass` tells which of it does.
+SERVER_ERRORS = (
+    KafkaError,
+    OSError,
+    RuntimeError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
 
 _LEAST_SECONDS, _MOST_SECONDS = 0.05, 5.0
 
@@ -35,9 +47,17 @@ def may_pass(error: Exception) -> bool:
         return remedy(error) is None
     if isinstance(error, RuntimeError):  # uvloop, of a write to a connection that has just been lost
         return "handler is closed" in str(error)
-    return isinstance(
-        error, (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-    ) and (is_transient(error))
+    return isinstance(error, SERVER_ERRORS) and is_transient(error)
+
+
+@contextmanager
+def let_pass() -> Iterator[None]:
+    """Go on after an error of a server that may pass: of what is tried once, and done without."""
+    try:
+        yield
+    except SERVER_ERRORS as error:
+        if not may_pass(error):
+            raise
 
 
 def back_off_seconds(failures: int) -> float:

@@ -4,7 +4,6 @@ import asyncio
 from time import monotonic
 from typing import NoReturn
 
-import asyncpg
 import structlog
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
@@ -12,7 +11,7 @@ from aiokafka.errors import KafkaError
 from infra.kafka import NotSetUpError, committed_offsets, count_partitions
 from infra.postgres import Pool
 from schemas.catalogue import OUTPUT_TOPICS
-from workers.failures import StuckError
+from workers.failures import SERVER_ERRORS, StuckError
 from workers.health import Health
 from workers.job import Job
 from workers.lane import Clients
@@ -67,7 +66,7 @@ async def _postgres(pool: Pool) -> str | None:
         async with asyncio.timeout(_SERVERS_SECONDS), pool.acquire() as connection:
             if await connection.fetchval("show transaction_read_only") == "on":
                 return "it is read-only"
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except SERVER_ERRORS as error:
         return repr(error)
     return None
 
