@@ -35,8 +35,14 @@ class Breaker:
         self._reasons: Counter[str] = Counter()
         self._counted_to: dict[TopicPartition, int] = {}
 
-    def judge(self, records: Sequence[ConsumerRecord], refused: Mapping[int, Undecodable]) -> None:
+    def judge(self, records: Sequence[ConsumerRecord], refused: Mapping[int, Undecodable], stored: int = 0) -> None:
         """Count a batch, each record once however often it is decided.
+
+        Args:
+            records: the batch.
+            refused: those that cannot be decided, by offset.
+            stored: the offset before which all was decided when the lane began. Of that only the answers are missing,
+                and the breaker that let it be stored may have known of more records than this one.
 
         Raises:
             BreakerError: when the batch has bad records, and they are too large a share of the last ones.
@@ -53,7 +59,7 @@ class Breaker:
         self._counted_to[place] = max(counted_to, records[-1].offset + 1)
         self._add(new, reasons)
         bad = self._reasons.total()
-        if refused and bad >= FEWEST and bad > self._share * self._read:
+        if any(offset >= stored for offset in refused) and bad >= FEWEST and bad > self._share * self._read:
             raise BreakerError(self._words(bad))
 
     def _add(self, read: int, reasons: "Counter[str]") -> None:

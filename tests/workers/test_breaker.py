@@ -74,6 +74,18 @@ def test_a_batch_that_is_decided_again_counts_once() -> None:
     assert 50 == len(reader.reads(49, 1))
 
 
+def test_a_batch_that_was_stored_before_the_worker_began_is_let_through() -> None:
+    """Another worker's breaker knew of the good records before it: only its answers are missing. It counts, though."""
+    reader = _Reader(window=1_000)
+    records = reader.reads(200, 0)
+    bad = {record.offset: NO_JSON for record in records[:FEWEST]}
+    after_a_kill = Breaker(load_settings(dead_letter_share=0.5, dead_letter_window=1_000))
+
+    after_a_kill.judge(records[:FEWEST], bad, stored=FEWEST)
+    with pytest.raises(BreakerError, match=rf"^{FEWEST + 1} of the last {FEWEST + 1} records"):
+        after_a_kill.judge(records[FEWEST : FEWEST + 1], {FEWEST: NO_JSON}, stored=FEWEST)
+
+
 def test_a_share_of_one_lets_everything_through() -> None:
     """As the message of a trip says."""
     assert 500 == len(_Reader(share=1).reads(0, 500))
