@@ -1,8 +1,9 @@
 """The lane: one assigned partition being worked. The only file that knows how offsets and transactions fit together.
 
-To open a lane, in this order: start its two transactional producers, which fences the last owner in Kafka; raise its
-epoch, which fences it in Postgres; read the committed offset and seek. Kafka's committed offset says how far answers
-are published, the lane's row how far outcomes are stored: what lies between is published first.
+To open a lane, in this order: note its epoch; start its two transactional producers, which fences the last owner in
+Kafka; raise the epoch, if nobody else has, which fences it in Postgres; read the committed offset and seek. Kafka's
+committed offset says how far answers are published, the lane's row how far outcomes are stored: what lies between is
+published first.
 
 Then, batch after batch: decide in one Postgres transaction, publish in one Kafka transaction. A batch may be decided
 while the one before it is published, but transactions follow one another: two at once could leave the older offset
@@ -14,7 +15,6 @@ cannot take becomes a dead letter (`apart.py`); where too much of everything wou
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
@@ -22,7 +22,6 @@ import asyncpg
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
 
 from infra.kafka import committed_offsets
 from infra.postgres import Connection, Pool, is_refusal
@@ -31,7 +30,7 @@ from infra.transactions import Message, TransactionPair
 from workers.apart import decide_apart
 from workers.breaker import Breaker
 from workers.dead_letter import dead_letters
-from workers.failures import LaneError, back_off_seconds, may_pass
+from workers.failures import SERVER_ERRORS, LaneError, back_off_seconds, let_pass, may_pass
 from workers.health import Health
 from workers.inbox import Inbox, Taken
 from workers.job import Batch, Decision, Job
@@ -104,14 +103,7 @@ class Lane:
                 await self._work()
             except SucceededError as error:
                 doubtful = error
-            except (
-                KafkaError,
-                OSError,
-                RuntimeError,
-                asyncpg.PostgresError,
-                asyncpg.InterfaceError,
-                asyncpg.InternalClientError,
-            ) as error:
+            except SERVER_ERRORS as error:
                 if not may_pass(error):
                     raise
                 doubtful = error
@@ -124,11 +116,12 @@ class Lane:
 
     async def _leave(self) -> None:
         """Let the other lanes not wait for this one. Where that cannot be told, they wait in vain once."""
-        with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        with let_pass():
             await self._row.be_not_awaited()
 
     async def _open(self) -> None:
         self._health.opens()
+        await self._row.look()
         await self._producers.start()
         stored, self._as_of = await self._row.take()
         self._stored = stored or 0
@@ -210,7 +203,7 @@ class Lane:
             async with self._row.fenced(taken.next_offset, found.as_of) as connection:
                 answers, refused_by_job, codes = await decide(connection)
                 refused = found.refused | refused_by_job
-                self._breaker.judge(taken.records, refused)
+                self._breaker.judge(taken.records, refused, self._stored)
                 if ahead:
                     await note_ahead(connection, self._row, ahead, taken, found.as_of, self._stored)
         self._as_of = found.as_of

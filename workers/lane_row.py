@@ -1,14 +1,13 @@
 """A lane's row in Postgres: who owns it, how far it has stored, and what the other lanes of its number go by."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import datetime
-
-import asyncpg
 
 from infra.clock import EPOCH
 from infra.postgres import Connection, Pool
 from workers.breaker import BreakerError
+from workers.failures import let_pass
 
 __all__ = ["LaneRow", "SucceededError"]
 
@@ -17,6 +16,7 @@ _NOTE = (
     " published = $7, awaited = awaited or $5 is not null, paused = case when $5 is null then paused end"
     " where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4"
 )
+_EPOCH = "select epoch from lanes where consumer_group = $1 and topic = $2 and partition = $3"
 _WAIT = "update lanes set head = $5 where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4"
 _PAUSE = "update lanes set paused = $5 where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4"
 _LEAVE = (
@@ -38,17 +38,30 @@ class LaneRow:
         self.epoch = 0
         self.published: int | None = None  # up to where the owner knows its answers published; noted with its writes
 
+    async def look(self) -> None:
+        """Note the epoch, for `take` to see whether it is still the same."""
+        epoch = await self._pool.fetchval(_EPOCH, *self._key)
+        self.epoch = epoch or 0
+
     async def take(self) -> tuple[int | None, datetime]:
-        """Raise the epoch; return the offset after what is stored, and the broker's time up to which it is."""
+        """Raise the epoch; return the offset after what is stored, and the broker's time up to which it is.
+
+        Raises:
+            SucceededError: when somebody has raised it since `look`. Two producers do not start at one instant: an
+                owner that started both and took the lane in between could still commit with one of them.
+
+        """
         row = await self._pool.fetchrow(
             "insert into lanes as l (consumer_group, topic, partition, epoch, awaited, published)"
             " values ($1, $2, $3, 1, true, $4) on conflict (consumer_group, topic, partition)"
             " do update set epoch = l.epoch + 1, awaited = true, published = greatest(l.published, $4)"
-            " returning epoch, next_offset, as_of, least(l.published, next_offset) as published",
+            " where l.epoch = $5 returning epoch, next_offset, as_of, least(l.published, next_offset) as published",
             *self._key,
             self.published,
+            self.epoch,
         )
-        assert row is not None  # noqa: S101 - an upsert returns its row
+        if row is None:
+            raise SucceededError(f"epoch {self.epoch} of {self.topic}/{self.partition} ended while producers started")
         self.epoch = row["epoch"]
         # Whoever sets back how far is stored, as errors tell operators to, need not set this back as well.
         self.published = row["published"]
@@ -83,7 +96,7 @@ class LaneRow:
 
     async def _pause(self, reason: str) -> None:
         """Tell who looks from outside that a batch is held, and why, until one is stored. The worker ends anyway."""
-        with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        with let_pass():
             await self._pool.execute(_PAUSE, *self._key, self.epoch, reason)
 
     @property

@@ -64,6 +64,7 @@ _PRODUCER = "aiokafka.producer.producer:AIOKafkaProducer"
 _PATCHES = (
     _Patch("join", _CONSUMER, "start", _of_group),
     _Patch("assign", "workers.worker:Worker", "on_partitions_assigned", _any),
+    _Patch("known", "workers.lane_row:LaneRow", "look"),
     _Patch("fence", "infra.transactions:TransactionPair", "start"),
     _Patch("epoch", "asyncpg.pool:Pool", "fetchrow", _sql("insert into lanes")),
     _Patch("committed", "workers.lane", "committed_offsets"),

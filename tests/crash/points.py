@@ -57,8 +57,9 @@ POINTS = {
     for point in (
         Point("join", Trigger.JOIN, "the consumer starts and joins its group"),
         Point("assign", Trigger.JOIN, "the group assigns partitions"),
+        Point("known", Trigger.JOIN, "the lane's epoch is looked at"),
         Point("fence", Trigger.JOIN, "the two transactional producers start, which fences the last owner"),
-        Point("epoch", Trigger.JOIN, "the lane's epoch is raised in Postgres"),
+        Point("epoch", Trigger.JOIN, "the lane's epoch is raised in Postgres, if it is still the same"),
         Point("committed", Trigger.JOIN, "the group's offset is asked for"),
         Point("oldest", Trigger.JOIN, "the partition's oldest offset is asked for"),
         Point("end", Trigger.JOIN, "the partition's end is asked for"),

@@ -1,0 +1,119 @@
+"""Two owners of one lane at once: a process that was thought dead works on, while its successor begins."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from contextvars import ContextVar
+from uuid import UUID
+
+import pytest
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.structs import ConsumerRecord
+
+from infra.clients import LaneProducer
+from infra.kafka import admin_client, create_consumer, partition_of, reader
+from infra.postgres import create_pool
+from infra.settings import Settings
+from infra.transactions import TransactionPair
+from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS
+from tests.workers.wire import ends, eventually, publish, read, send
+from workers.breaker import Breaker
+from workers.health import Health
+from workers.lane import Clients, Lane
+from workers.ledger.plans import load_catalogue
+from workers.order import Ends
+from workers.send import SendJob
+from workers.traces import NO_TRACES
+
+_owner: ContextVar[str] = ContextVar("owner", default="")
+
+
+@asynccontextmanager
+async def _owning(settings: Settings, place: TopicPartition, name: str) -> AsyncIterator[Lane]:
+    """A lane that runs, with clients of its own as in another process; it is stopped at the end."""
+    async with AsyncExitStack() as stack:
+        consumer = create_consumer(settings, SendJob.group, 10)
+        consumer.assign([place])
+        await stack.enter_async_context(consumer)
+        admin = await stack.enter_async_context(admin_client(settings))
+        pool = await stack.enter_async_context(create_pool(settings))
+        others = Ends(settings)
+        stack.push_async_callback(others.close)
+        clients = Clients(consumer, admin, pool, Breaker(settings), Health(30), others, NO_TRACES)
+        lane = Lane(SendJob(load_catalogue()), place, clients, settings)
+        reset = _owner.set(name)
+        running = asyncio.create_task(lane.run())
+        _owner.reset(reset)
+        try:
+            yield lane
+        finally:
+            lane.stop()
+            await running
+
+
+async def _feed(lane: Lane, records: Sequence[ConsumerRecord]) -> None:
+    """Give a lane, once it is open, what it has not read of these."""
+
+    async def is_open() -> bool:
+        return lane.inbox._position is not None
+
+    await eventually(is_open, "the lane is open")
+    rest = [record for record in records if record.offset >= (lane.inbox._position or 0)]
+    lane.inbox.offer(rest, records[-1].offset + 1)
+
+
+async def _publish(settings: Settings, account: str, count: int) -> tuple[TopicPartition, list[ConsumerRecord]]:
+    """Publish requests of an account; return them as records, and where they are."""
+    place = TopicPartition(SEND_REQUESTS, partition_of(account.encode(), settings.topic_partitions))
+    start = (await ends(settings, SEND_REQUESTS))[place]
+    await publish(settings, SEND_REQUESTS, [send(account, UUID(int=number + 1)) for number in range(count)])
+    async with reader(settings) as consumer:
+        consumer.assign([place])
+        consumer.seek(place, start)
+        return place, [await consumer.getone() for _ in range(count)]
+
+
+async def test_an_owner_that_began_between_the_starts_of_its_successor_s_producers_commits_nothing_more(
+    cluster: Settings, account: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The successor has started one producer when the old owner begins again, and takes the lane with both.
+
+    It stores a batch, and stands at its commit in Kafka with the producer that the successor starts no more: the
+    successor would publish what is stored, and the old owner the same again.
+    """
+    results = await ends(cluster, SEND_RESULTS)
+    place, records = await _publish(cluster, account, 2)
+    half_started, may_start, at_commit, may_commit, succeeded = (asyncio.Event() for _ in range(5))
+    commit = TransactionPair._commit
+
+    async def starts(self: LaneProducer) -> None:
+        if _owner.get() == "new" and self._txn_manager.transactional_id.endswith(".1"):
+            await may_start.wait()
+        await AIOKafkaProducer.start(self)
+        half_started.set()
+
+    async def commits(self: TransactionPair, producer: AIOKafkaProducer) -> None:
+        if _owner.get() == "old" and producer._txn_manager.transactional_id.endswith(".0"):
+            at_commit.set()
+            await may_commit.wait()
+        await commit(self, producer)
+        if _owner.get() == "new":
+            succeeded.set()
+
+    monkeypatch.setattr(LaneProducer, "start", starts)
+    monkeypatch.setattr(TransactionPair, "_commit", commits)
+    async with asyncio.timeout(60), _owning(cluster, place, "new") as new:
+        await half_started.wait()
+        async with _owning(cluster, place, "old") as old:
+            await _feed(old, records[:1])
+            await read(cluster, results, 1)
+            await _feed(old, records[1:])
+            await at_commit.wait()
+            may_start.set()
+            await _feed(new, records)
+            await succeeded.wait()
+            old.stop()
+            may_commit.set()
+
+    answers = await read(cluster, results, 2)
+    assert [UUID(int=1), UUID(int=2)] == [UUID(answer["request_id"]) for answer in answers]
