@@ -5,7 +5,7 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 
@@ -54,7 +54,7 @@ async def _start(client: Any, start: Callable[[], Awaitable[None]]) -> None:  # 
 
 
 class Consumer(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is untyped
-    """aiokafka's consumer, but for how it ends when the brokers are gone."""
+    """aiokafka's consumer, but for how it ends when the brokers are gone, and when it fetches no more."""
 
     def __init__(self, **arguments: Any) -> None:  # noqa: ANN401 - aiokafka's own
         super().__init__(**arguments)
@@ -63,6 +63,21 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is untyped
     async def start(self) -> None:
         """Connect."""
         await _start(self, super().start)
+
+    async def getmany(self, *partitions: TopicPartition, **options: Any) -> Any:  # noqa: ANN401 - aiokafka's own
+        """Return what was fetched.
+
+        Raises:
+            KafkaError: also once its tasks have ended of an error that they did not expect, such as uvloop's of a
+                connection that is just being lost. aiokafka would return nothing for ever, and say nothing.
+
+        """
+        for task in (self._fetcher._fetch_task, self._client._sync_task):  # noqa: SLF001 - there is no other way
+            if task is not None and task.done():
+                raise KafkaError(
+                    f"the consumer fetches no more, only a new one will: {task.get_coro().__qualname__} ended"
+                )
+        return await super().getmany(*partitions, **options)
 
     async def stop(self) -> None:
         """Stop. aiokafka cancels its fetches that wait for a broker, and lets that through as if it were cancelled."""
