@@ -8,9 +8,9 @@ Another lane has come so far when its row says so; while it waits itself, the ro
 with. Or when it stands at the end of its partition, asked for after the record was received: what comes later is later.
 Whoever comes first in this order waits for nobody, so that no two lanes wait for each other.
 
-The wait is bounded. Beyond its limit a lane goes on, and at once where the other has ended, is busy with a long tick,
-or has not moved since a wait for it was in vain; what is decided so is noted in `decided_ahead`. The order is the
-brokers': where their clocks differ by more than a record takes to be read, a late record is noted there too.
+The wait for a lane is bounded. Beyond its limit a lane goes on, and at once where the other has ended, is busy with a
+long tick, or has not moved since a wait for it was in vain; what is decided so is noted in `decided_ahead`. The order
+is the brokers': where their clocks differ by more than a record takes to be read, a late record is noted there too.
 """
 
 import asyncio
@@ -65,7 +65,7 @@ class Ends:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._clients = AsyncExitStack()
-        self._places: set[TopicPartition] = set()
+        self._places: set[TopicPartition] = set()  # to ask for next
         self._consumer: Any = None  # made when it is needed first
         self._asking: asyncio.Task[dict[TopicPartition, int]] | None = None
         self._next: asyncio.Task[dict[TopicPartition, int]] | None = None
@@ -74,7 +74,8 @@ class Ends:
         """Return the ends as of a moment after the call. Who calls while others wait shares their answer.
 
         Raises:
-            KafkaError: when the brokers cannot be asked.
+            KafkaError: when the brokers do not tell, which may take 40 s. To go on without would lose the order at
+                each restart of a broker; so who waits is held until they do, as for any trouble of Kafka's.
 
         """
         self._places.update(places)
@@ -92,12 +93,13 @@ class Ends:
         if before is not None:
             await asyncio.wait([before])
         self._asking, self._next = self._next, None
+        places, self._places = self._places, set()
         consumer = self._consumer
         if consumer is None:
             consumer = self._consumer = await self._clients.enter_async_context(
                 reader(self._settings, None, "read_uncommitted")
             )
-        return dict(await consumer.end_offsets(self._places))
+        return dict(await consumer.end_offsets(places))
 
 
 class _Row(NamedTuple):

@@ -22,6 +22,7 @@ from workers.billing import BillingJob
 from workers.expiry import ExpiryJob
 from workers.job import Batch, Decision, Job
 from workers.ledger.plans import load_catalogue
+from workers.order import Ends
 from workers.send import SendJob
 
 RUNS = int(os.environ.get("ORDER_RUNS", "4"))
@@ -31,6 +32,33 @@ PLACES = [TopicPartition(topic, 0) for topic in TOPICS]
 
 Offsets = dict[TopicPartition, int]
 Books = dict[str, list[dict[str, Any]]]
+
+
+class _Broker:
+    """Notes what it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[set[TopicPartition]] = []
+        self.is_asked = asyncio.Event()
+
+    async def end_offsets(self, places: set[TopicPartition]) -> dict[TopicPartition, int]:
+        self.asked.append(set(places))
+        self.is_asked.set()
+        await asyncio.sleep(0)
+        return dict.fromkeys(places, 7)
+
+
+async def test_ends_are_asked_for_those_who_wait_and_once_for_all_of_them(settings: Settings) -> None:
+    """Whoever comes while a question is under way waits for the next; no other partitions are asked of."""
+    ends, broker = Ends(settings), _Broker()
+    ends._consumer = broker
+    first = asyncio.create_task(ends.ask(PLACES[:1]))
+    await broker.is_asked.wait()
+    found = await asyncio.gather(first, ends.ask(PLACES[1:2]), ends.ask(PLACES[2:]))
+    await ends.close()
+
+    assert [set(PLACES[:1]), set(PLACES[1:])] == broker.asked
+    assert [dict.fromkeys(PLACES[:1], 7), *[dict.fromkeys(PLACES[1:], 7)] * 2] == found
 
 
 class _Slow:
