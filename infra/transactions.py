@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import structlog
 from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, KafkaTimeoutError
 
 from infra.kafka import create_lane_producer, partition_of
 from infra.settings import Settings
@@ -56,7 +56,13 @@ class TransactionPair:
             KafkaError: when the brokers cannot be reached or refuse.
 
         """
-        started = await asyncio.gather(*(each.start() for each in self._producers), return_exceptions=True)
+        try:
+            async with asyncio.timeout(2 * self._seconds):
+                started = await asyncio.gather(*(each.start() for each in self._producers), return_exceptions=True)
+        except TimeoutError:  # aiokafka asks for the coordinator of an id without an end
+            raise KafkaTimeoutError(
+                f"no transactional producer within {2 * self._seconds} s: is __transaction_state available?"
+            ) from None
         for failure in filter(None, started):
             raise failure
 

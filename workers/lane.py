@@ -43,6 +43,7 @@ from workers.traces import NO_TRACE, BatchTrace, Traces
 __all__ = ["Clients", "Lane", "LaneError"]
 
 _FEW_STEPS = 2
+_LEAVE_SECONDS = 2.0
 
 
 class Clients(NamedTuple):
@@ -117,7 +118,8 @@ class Lane:
     async def _leave(self) -> None:
         """Let the other lanes not wait for this one. Where that cannot be told, they wait in vain once."""
         with let_pass():
-            await self._row.be_not_awaited()
+            async with asyncio.timeout(_LEAVE_SECONDS):
+                await self._row.be_not_awaited()
 
     async def _open(self) -> None:
         self._health.opens()

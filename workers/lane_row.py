@@ -35,13 +35,13 @@ class LaneRow:
     def __init__(self, pool: Pool, group: str, topic: str, partition: int) -> None:
         self._pool = pool
         self.group, self.topic, self.partition = group, topic, partition
-        self.epoch = 0
+        self.epoch = 0  # of this owner; 0: it has none
+        self._seen = 0
         self.published: int | None = None  # up to where the owner knows its answers published; noted with its writes
 
     async def look(self) -> None:
-        """Note the epoch, for `take` to see whether it is still the same."""
-        epoch = await self._pool.fetchval(_EPOCH, *self._key)
-        self.epoch = epoch or 0
+        """Note the epoch of the last owner, for `take` to see whether it is still the same."""
+        self._seen = await self._pool.fetchval(_EPOCH, *self._key) or 0
 
     async def take(self) -> tuple[int | None, datetime]:
         """Raise the epoch; return the offset after what is stored, and the broker's time up to which it is.
@@ -58,10 +58,10 @@ class LaneRow:
             " where l.epoch = $5 returning epoch, next_offset, as_of, least(l.published, next_offset) as published",
             *self._key,
             self.published,
-            self.epoch,
+            self._seen,
         )
         if row is None:
-            raise SucceededError(f"epoch {self.epoch} of {self.topic}/{self.partition} ended while producers started")
+            raise SucceededError(f"epoch {self._seen} of {self.topic}/{self.partition} ended while producers started")
         self.epoch = row["epoch"]
         # Whoever sets back how far is stored, as errors tell operators to, need not set this back as well.
         self.published = row["published"]

@@ -8,6 +8,7 @@ from uuid import UUID
 
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaTimeoutError
 from aiokafka.structs import ConsumerRecord
 
 from infra.clients import LaneProducer
@@ -20,6 +21,7 @@ from tests.workers.wire import ends, eventually, publish, read, send
 from workers.breaker import Breaker
 from workers.health import Health
 from workers.lane import Clients, Lane
+from workers.lane_row import LaneRow
 from workers.ledger.plans import load_catalogue
 from workers.order import Ends
 from workers.send import SendJob
@@ -38,7 +40,7 @@ async def _owning(settings: Settings, place: TopicPartition, name: str) -> Async
         admin = await stack.enter_async_context(admin_client(settings))
         pool = await stack.enter_async_context(create_pool(settings))
         others = Ends(settings)
-        stack.push_async_callback(others.close)
+        stack.push_async_callback(others.aclose)
         clients = Clients(consumer, admin, pool, Breaker(settings), Health(30), others, NO_TRACES)
         lane = Lane(SendJob(load_catalogue()), place, clients, settings)
         reset = _owner.set(name)
@@ -117,3 +119,31 @@ async def test_an_owner_that_began_between_the_starts_of_its_successor_s_produce
 
     answers = await read(cluster, results, 2)
     assert [UUID(int=1), UUID(int=2)] == [UUID(answer["request_id"]) for answer in answers]
+
+
+async def test_whoever_only_looks_at_a_lane_changes_nothing_of_it(settings: Settings) -> None:
+    """One that could not start its producers, and leaves, must not speak for the owner."""
+    async with create_pool(settings) as pool:
+        owner, other = (LaneRow(pool, SendJob.group, SEND_REQUESTS, 0) for _ in range(2))
+        owner.published = 5
+        await owner.look()
+        await owner.take()
+        await other.look()
+        await other.be_not_awaited()
+        row = await pool.fetchrow("select awaited, published from lanes where topic = $1", SEND_REQUESTS)
+
+    assert row is not None
+    assert (True, 5) == tuple(row)
+
+
+async def test_a_producer_that_finds_no_coordinator_is_given_up(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Aiokafka asks for it without an end; the lane begins again, and says why."""
+    monkeypatch.setattr(LaneProducer, "start", lambda _: asyncio.Event().wait())
+    pair = TransactionPair(settings, "never")
+    pair._seconds = 0.05
+
+    with pytest.raises(KafkaTimeoutError, match="__transaction_state"):
+        await asyncio.wait_for(pair.start(), 5)
+    await pair.discard()
