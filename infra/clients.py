@@ -9,7 +9,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 
-__all__ = ["Consumer", "LaneProducer", "Producer", "bootstrap_whole"]
+__all__ = ["Consumer", "ConsumerLostError", "LaneProducer", "Producer", "bootstrap_whole"]
 
 _AWAY_SECONDS = 0.5  # between two attempts of a lane's producer to reach a broker
 
@@ -53,6 +53,10 @@ async def _start(client: Any, start: Callable[[], Awaitable[None]]) -> None:  # 
         raise
 
 
+class ConsumerLostError(KafkaError):  # type: ignore[misc] # aiokafka is untyped
+    """A task of aiokafka's consumer has ended of an error that it did not expect, and begins no more."""
+
+
 class Consumer(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is untyped
     """aiokafka's consumer, but for how it ends when the brokers are gone, and when it fetches no more."""
 
@@ -68,16 +72,38 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is untyped
         """Return what was fetched.
 
         Raises:
-            KafkaError: also once its tasks have ended of an error that they did not expect, such as uvloop's of a
-                connection that is just being lost. aiokafka would return nothing for ever, and say nothing.
+            KafkaError: what the brokers answered, or `ConsumerLostError`.
 
         """
-        for task in (self._fetcher._fetch_task, self._client._sync_task):  # noqa: SLF001 - there is no other way
-            if task is not None and task.done():
-                raise KafkaError(
-                    f"the consumer fetches no more, only a new one will: {task.get_coro().__qualname__} ended"
-                )
-        return await super().getmany(*partitions, **options)
+        self._see_tasks()
+        try:
+            return await super().getmany(*partitions, **options)
+        except KafkaError:
+            raise
+        except RuntimeError as error:  # uvloop's, of a write to a connection that has just been lost
+            raise ConsumerLostError(repr(error)) from error
+
+    def check(self) -> None:
+        """Raise what `getmany` would, and count as it does: a member that polls nothing for a day leaves its group.
+
+        Raises:
+            KafkaError: what the group's coordinator answered, or `ConsumerLostError`.
+
+        """
+        self._see_tasks()
+        self._coordinator.check_errors()
+        with self._subscription.fetch_context():
+            pass
+
+    def _see_tasks(self) -> None:
+        """Raise ConsumerLostError where a task has ended: aiokafka would return nothing for ever, and say nothing."""
+        endless = (self._fetcher._fetch_task, self._client._sync_task)  # noqa: SLF001 - there is no other way
+        of_group = (getattr(self._coordinator, name, None) for name in ("_heartbeat_task", "_commit_refresh_task"))
+        failed = (task for task in of_group if task and task.done() and not task.cancelled() and task.exception())
+        for task in (*endless, *failed):
+            if task is not None and task.done() and not self._closed:
+                why = "" if task.cancelled() else f" of {task.exception()!r}"
+                raise ConsumerLostError(f"{task.get_coro().__qualname__} has ended{why}")
 
     async def stop(self) -> None:
         """Stop. aiokafka cancels its fetches that wait for a broker, and lets that through as if it were cancelled."""

@@ -30,7 +30,7 @@ from aiokafka.errors import (
 from aiokafka.partitioner import murmur2
 
 from infra import tolerant
-from infra.clients import Consumer, LaneProducer, Producer, bootstrap_whole
+from infra.clients import Consumer, ConsumerLostError, LaneProducer, Producer, bootstrap_whole
 from infra.settings import Settings
 
 __all__ = [
@@ -76,6 +76,7 @@ _REMEDIES: dict[type[KafkaError], str] = {
     UnsupportedSaslMechanismError: _LOGIN,
     UnsupportedVersionError: "the brokers are too old",
     IncompatibleBrokerVersion: "the brokers are too old",
+    ConsumerLostError: "start it again: only a new consumer goes on",
 }
 
 

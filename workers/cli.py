@@ -9,7 +9,6 @@ from uuid import UUID
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from infra.kafka import reader
 from infra.migrate import Migrated, migrate
 from infra.postgres import connect_database
 from infra.settings import Settings
@@ -34,6 +33,7 @@ from workers.ops.publish import Published, RecordTime, publish
 from workers.ops.results import in_order, read_results
 from workers.ops.topic_promises import check_topics
 from workers.ops.topics import apply_topics, plan_topics
+from workers.order import Ends
 from workers.send import SendJob
 from workers.stops import stop_requested, stop_with_parent
 from workers.ticker import run_ticker
@@ -163,8 +163,8 @@ def worker(
             case WorkerName.BILLING:
                 await run_worker(BillingJob(catalogue), settings, stop)
             case WorkerName.EXPIRY:
-                async with reader(settings, None, "read_uncommitted") as ends:
-                    await run_worker(ExpiryJob(ends, load_catalogue(settings.plans_file), settings), settings, stop)
+                async with aclosing(Ends(settings)) as ends:
+                    await run_worker(ExpiryJob(ends, catalogue, settings), settings, stop)
             case WorkerName.TICKER:
                 await run_ticker(settings, stop)
 

@@ -2,9 +2,11 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import Protocol
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 
 from infra.clock import EARLIEST
 from infra.postgres import Connection
@@ -26,6 +28,12 @@ _ENDS_SECONDS = 5.0
 _NEIGHBOURS = ((SendJob.group, SendJob.topic), (BillingJob.group, BillingJob.topic))
 
 
+class _Ends(Protocol):
+    """Tells where topics end. Reads uncommitted, so that an open transaction counts as unread."""
+
+    async def end_offsets(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]: ...
+
+
 class ExpiryJob:
     """Decides ticks: the body of `inmail worker expiry`.
 
@@ -37,8 +45,7 @@ class ExpiryJob:
     in_steps = True
     topic = EXPIRY_TICKS
 
-    def __init__(self, ends: AIOKafkaConsumer, catalogue: Catalogue, settings: Settings) -> None:
-        # Asked for the topics' ends. It must read uncommitted, so that an open transaction counts as unread.
+    def __init__(self, ends: _Ends, catalogue: Catalogue, settings: Settings) -> None:
         self._ends = ends
         self._grace = timedelta(seconds=settings.tick_grace_seconds)
         self._terms = tick_terms(catalogue, settings.tick_step_lots, settings.tick_steps)

@@ -23,6 +23,7 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 
 from infra.clock import EARLIEST
@@ -38,6 +39,7 @@ __all__ = ["Ahead", "Ends", "Order", "Turn", "note_ahead"]
 
 _LOOK_SECONDS = 0.005  # between two looks at the other lanes' rows
 _CLOSE_SECONDS = 2.0
+_ALONE_SECONDS = 120.0  # an answer that does not come takes aiokafka 40
 _FOREVER = datetime.max.replace(tzinfo=UTC)
 _INSTANT = timedelta(milliseconds=1)  # the broker's clock tells no shorter one
 
@@ -59,7 +61,8 @@ class Turn(NamedTuple):
 class Ends:
     """Where the input topics end, asked for all lanes of a worker at once.
 
-    Reads uncommitted, so that an open transaction counts as unread.
+    Reads uncommitted, so that an open transaction counts as unread. One partition of which the brokers tell nothing
+    keeps the answer for all: from then on, and for a while after the last such failure, each asks for its own.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -69,8 +72,9 @@ class Ends:
         self._consumer: Any = None  # made when it is needed first
         self._asking: asyncio.Task[dict[TopicPartition, int]] | None = None
         self._next: asyncio.Task[dict[TopicPartition, int]] | None = None
+        self._alone_until = 0.0
 
-    async def ask(self, places: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+    async def end_offsets(self, places: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         """Return the ends as of a moment after the call. Who calls while others wait shares their answer.
 
         Raises:
@@ -78,12 +82,14 @@ class Ends:
                 each restart of a broker; so who waits is held until they do, as for any trouble of Kafka's.
 
         """
+        if monotonic() < self._alone_until:
+            return await self._asked(places)
         self._places.update(places)
         if self._next is None:
             self._next = asyncio.create_task(self._ask_after(self._asking))
         return await asyncio.shield(self._next)
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """Let the connection go."""
         if asking := [each for each in (self._asking, self._next) if each is not None]:
             await asyncio.wait(asking, timeout=_CLOSE_SECONDS)
@@ -94,12 +100,19 @@ class Ends:
             await asyncio.wait([before])
         self._asking, self._next = self._next, None
         places, self._places = self._places, set()
+        return await self._asked(places)
+
+    async def _asked(self, places: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         consumer = self._consumer
         if consumer is None:
             consumer = self._consumer = await self._clients.enter_async_context(
                 reader(self._settings, None, "read_uncommitted")
             )
-        return dict(await consumer.end_offsets(places))
+        try:
+            return dict(await consumer.end_offsets(places))
+        except KafkaError:
+            self._alone_until = monotonic() + _ALONE_SECONDS
+            raise
 
 
 class _Row(NamedTuple):
@@ -164,7 +177,7 @@ class Order:
             return Turn(len(records))
         times = list(accumulate(records, lambda time, record: time_of(record, time), initial=as_of))[1:]
         # At once, since each batch waits for both: a row older than the ends may only let less through.
-        ends, rows = await asyncio.gather(self._ends.ask(self._neighbours), self._look())
+        ends, rows = await asyncio.gather(self._ends.end_offsets(self._neighbours), self._look())
         deadline = monotonic() + self._limit
         told = False
         while not stopping():

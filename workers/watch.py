@@ -6,11 +6,10 @@ from typing import NoReturn
 
 import structlog
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError
 
 from infra.kafka import NotSetUpError, committed_offsets, count_partitions
 from infra.postgres import Pool
-from schemas.catalogue import OUTPUT_TOPICS
+from schemas.catalogue import TOPICS
 from workers.failures import SERVER_ERRORS, StuckError
 from workers.health import Health
 from workers.job import Job
@@ -93,7 +92,7 @@ class _Coordinator:
         asked, self._asking = self._asking, None
         try:
             asked.result()
-        except (KafkaError, OSError) as error:
+        except SERVER_ERRORS as error:
             return repr(error)
         return None
 
@@ -105,9 +104,9 @@ async def _lacks_topic(job: Job, clients: Clients) -> str:
         return ""
     try:
         async with asyncio.timeout(_SERVERS_SECONDS):
-            await count_partitions(clients.admin, [job.topic, *OUTPUT_TOPICS])
+            await count_partitions(clients.admin, TOPICS)
     except NotSetUpError as error:
         return str(error)
-    except (KafkaError, OSError):
+    except SERVER_ERRORS:
         return ""
     return ""

@@ -17,9 +17,9 @@ from infra.kafka import admin_client, count_partitions, create_consumer, remedy
 from infra.postgres import Pool, close_in_time, create_pool
 from infra.probes import probes
 from infra.settings import Settings
-from schemas.catalogue import OUTPUT_TOPICS
+from schemas.catalogue import TOPICS
 from workers.breaker import Breaker
-from workers.failures import WorkerError
+from workers.failures import WorkerError, let_pass
 from workers.health import Health
 from workers.job import Job
 from workers.lane import Clients, Lane
@@ -89,7 +89,7 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is unt
             for task in (starting, *watches):  # joining a group can take longer than a drain may
                 task.cancel()
             late = await self._end(pump)
-            await self._clients.ends.close()
+            await self._clients.ends.aclose()
         for ended in reasons:
             if ended.done() and not ended.cancelled():
                 ended.result()
@@ -141,6 +141,8 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is unt
             self._health.polls()
             hungry = [tp for tp, (lane, _) in self._lanes.items() if lane.inbox.hungry]
             if not hungry:
+                with let_pass():  # a worker without partitions polls nothing
+                    self._consumer.check()
                 await asyncio.sleep(_POLL_MILLISECONDS / 1000)
                 continue
             failed = await (self._poll_each(hungry) if monotonic() < alone_until else self._poll(hungry))
@@ -270,7 +272,7 @@ async def run_worker(job: Job, settings: Settings, stop: asyncio.Event) -> None:
     async with contextlib.AsyncExitStack() as stack:
         traces = await stack.enter_async_context(open_traces(settings, job.group))
         await stack.enter_async_context(probes(settings, answers, pages))
-        connecting = asyncio.create_task(_connect(job, settings, stack))
+        connecting = asyncio.create_task(_connect(settings, stack))
         stopped = asyncio.create_task(stop.wait())
         watch = asyncio.create_task(watch_progress(health))
         await asyncio.wait([connecting, stopped, watch], return_when=asyncio.FIRST_COMPLETED)
@@ -289,9 +291,9 @@ async def run_worker(job: Job, settings: Settings, stop: asyncio.Event) -> None:
         await Worker(job, settings, pool, admin, health, traces).run(stop)
 
 
-async def _connect(job: Job, settings: Settings, stack: contextlib.AsyncExitStack) -> tuple[AIOKafkaAdminClient, Pool]:
+async def _connect(settings: Settings, stack: contextlib.AsyncExitStack) -> tuple[AIOKafkaAdminClient, Pool]:
     admin = await stack.enter_async_context(admin_client(settings))
-    await count_partitions(admin, [job.topic, *OUTPUT_TOPICS])  # aiokafka would look for them for 40 s
+    await count_partitions(admin, TOPICS)  # aiokafka would look for them for 40 s
     pool = await stack.enter_async_context(create_pool(settings))
     stack.push_async_callback(close_in_time, pool, _STOP_SECONDS)
     return admin, pool

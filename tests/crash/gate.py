@@ -76,7 +76,7 @@ _PATCHES = (
     _Patch("seek", _CONSUMER, "seek", _of_group),
     _Patch("fetch", _CONSUMER, "getmany", _of_group),
     _Patch("take", "workers.inbox:Inbox", "take"),
-    _Patch("ends", "workers.order:Ends", "ask"),
+    _Patch("ends", "workers.order:Ends", "end_offsets"),
     _Patch("look", "workers.order:Order", "_look"),
     _Patch("wait", "workers.lane_row:LaneRow", "wait_with"),
     _Patch("decode", "workers.lane", "sort_records"),

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections import Counter
-from operator import attrgetter
 from time import monotonic
 from typing import Any
 
@@ -116,19 +115,6 @@ async def test_a_partition_that_cannot_be_read_costs_no_other_one_a_record(
     assert str(unreadable.id) in {answer["request_id"] for answer in late}
     assert begun[3] > max(begun[number] for number in range(3)) <= 1
     assert sum(log["event"] == "poll_failed" for log in logs) < 10 + 5 * seconds
-
-
-@pytest.mark.parametrize("task", ["_fetcher._fetch_task", "_client._sync_task"])
-async def test_a_consumer_whose_tasks_have_ended_says_so(cluster: Settings, task: str) -> None:
-    """Its tasks end for good at an error they did not expect; a poll would return nothing for ever."""
-    async with reader(cluster) as consumer:
-        consumer.assign([TopicPartition(SEND_REQUESTS, 0)])
-        assert {} == await consumer.getmany(timeout_ms=0)
-        attrgetter(task)(consumer).cancel()
-        await asyncio.wait([attrgetter(task)(consumer)])
-
-        with pytest.raises(KafkaError, match="only a new one will"):
-            await consumer.getmany(timeout_ms=0)
 
 
 async def _logged(logs: list[Any], event: str) -> bool:

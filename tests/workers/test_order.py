@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
+from aiokafka.errors import KafkaTimeoutError
 
 from infra.kafka import create_producer, reader
 from infra.postgres import Connection, connect_database
@@ -29,6 +30,7 @@ RUNS = int(os.environ.get("ORDER_RUNS", "4"))
 TOPICS = (BILLING_EVENTS, SEND_REQUESTS, EXPIRY_TICKS)
 GROUPS = {row.topic: row.group or "" for row in CATALOGUE if row.group}
 PLACES = [TopicPartition(topic, 0) for topic in TOPICS]
+AWAY = TopicPartition(EXPIRY_TICKS, 1)
 
 Offsets = dict[TopicPartition, int]
 Books = dict[str, list[dict[str, Any]]]
@@ -45,6 +47,8 @@ class _Broker:
         self.asked.append(set(places))
         self.is_asked.set()
         await asyncio.sleep(0)
+        if AWAY in places:
+            raise KafkaTimeoutError
         return dict.fromkeys(places, 7)
 
 
@@ -52,13 +56,26 @@ async def test_ends_are_asked_for_those_who_wait_and_once_for_all_of_them(settin
     """Whoever comes while a question is under way waits for the next; no other partitions are asked of."""
     ends, broker = Ends(settings), _Broker()
     ends._consumer = broker
-    first = asyncio.create_task(ends.ask(PLACES[:1]))
+    first = asyncio.create_task(ends.end_offsets(PLACES[:1]))
     await broker.is_asked.wait()
-    found = await asyncio.gather(first, ends.ask(PLACES[1:2]), ends.ask(PLACES[2:]))
-    await ends.close()
+    found = await asyncio.gather(first, ends.end_offsets(PLACES[1:2]), ends.end_offsets(PLACES[2:]))
+    await ends.aclose()
 
     assert [set(PLACES[:1]), set(PLACES[1:])] == broker.asked
     assert [dict.fromkeys(PLACES[:1], 7), *[dict.fromkeys(PLACES[1:], 7)] * 2] == found
+
+
+async def test_a_partition_that_tells_no_end_holds_only_those_who_ask_for_it(settings: Settings) -> None:
+    """The first answer is kept from all; after that each asks for itself."""
+    ends, broker = Ends(settings), _Broker()
+    ends._consumer = broker
+    for _ in range(2):
+        results = await asyncio.gather(ends.end_offsets(PLACES[:1]), ends.end_offsets([AWAY]), return_exceptions=True)
+    await ends.aclose()
+
+    assert [{*PLACES[:1], AWAY}, set(PLACES[:1]), {AWAY}] == broker.asked
+    assert dict.fromkeys(PLACES[:1], 7) == results[0]
+    assert isinstance(results[1], KafkaTimeoutError)
 
 
 class _Slow:

@@ -1,0 +1,89 @@
+"""aiokafka's consumer, watched: its tasks may end of an error that they did not expect, and nobody would tell."""
+
+import asyncio
+from operator import attrgetter
+from time import monotonic
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import AsyncMock
+from uuid import uuid4
+
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError, UnknownError
+
+from infra.clients import ConsumerLostError
+from infra.kafka import create_consumer, reader
+from infra.settings import Settings
+from schemas.catalogue import SEND_REQUESTS
+from tests.workers.wire import eventually
+from workers.ledger.plans import load_catalogue
+from workers.send import SendJob
+from workers.worker import Worker
+
+
+@pytest.mark.parametrize("task", ["_fetcher._fetch_task", "_client._sync_task"])
+async def test_a_consumer_whose_tasks_have_ended_says_so(cluster: Settings, task: str) -> None:
+    """A poll would return nothing for ever."""
+    async with reader(cluster) as consumer:
+        consumer.assign([TopicPartition(SEND_REQUESTS, 0)])
+        assert {} == await consumer.getmany(timeout_ms=0)
+        attrgetter(task)(consumer).cancel()
+        await asyncio.wait([attrgetter(task)(consumer)])
+
+        with pytest.raises(ConsumerLostError, match="has ended"):
+            await consumer.getmany(timeout_ms=0)
+
+
+async def test_a_member_whose_heartbeat_has_ended_is_told_so_though_it_polls_nothing(cluster: Settings) -> None:
+    """The group would go on without it. What it has not polled for a day counts from the last check."""
+    consumer = create_consumer(cluster, f"group-{uuid4().hex[:8]}", 10)
+    consumer.subscribe([SEND_REQUESTS])
+    async with consumer:
+
+        async def is_member() -> bool:
+            return consumer._coordinator._heartbeat_task is not None
+
+        await eventually(is_member, "a member")
+        consumer._subscription._last_fetch_ended = monotonic() - 100
+        consumer.check()
+        idle = consumer._subscription.fetcher_idle_time
+        consumer._coordinator._heartbeat_task.cancel()
+        consumer._coordinator._heartbeat_task = asyncio.create_task(_fails(RuntimeError("handler is closed")))
+        await asyncio.wait([consumer._coordinator._heartbeat_task])
+
+        with pytest.raises(ConsumerLostError, match="handler is closed"):
+            consumer.check()
+
+    assert idle < 1
+
+
+async def _fails(error: Exception) -> None:
+    raise error
+
+
+async def test_an_error_of_uvloop_s_is_a_consumer_that_is_lost(cluster: Settings, monkeypatch: Any) -> None:
+    """Of a write to a connection that has just been lost. No error of Kafka's is one, though aiokafka derives it so."""
+    async with reader(cluster) as consumer:
+        consumer.assign([TopicPartition(SEND_REQUESTS, 0)])
+        for error, kind in ((RuntimeError("handler is closed"), ConsumerLostError), (UnknownError(), UnknownError)):
+            monkeypatch.setattr(consumer._fetcher, "fetched_records", AsyncMock(side_effect=error))
+            with pytest.raises(kind):
+                await consumer.getmany(timeout_ms=0)
+
+
+async def test_a_worker_without_partitions_ends_with_its_consumer(settings: Settings) -> None:
+    """And not of an error that may pass: the group is joined again."""
+    looks = iter([UnknownError(), None, ConsumerLostError("the heartbeat has ended")])
+
+    def check() -> None:
+        if (error := next(looks)) is not None:
+            raise error
+
+    worker = Worker(SendJob(load_catalogue()), settings, AsyncMock(), AsyncMock())
+    await worker._consumer.stop()
+    worker._consumer = SimpleNamespace(check=check)
+    started = asyncio.create_task(asyncio.sleep(0))
+
+    with pytest.raises(KafkaError, match="the heartbeat has ended"):
+        await asyncio.wait_for(worker._pump(started, asyncio.Event()), 5)
