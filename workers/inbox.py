@@ -1,8 +1,10 @@
 """A lane's inbox: what the consumer drained for it and it has not taken yet. Bounded, and never waited for."""
 
 import asyncio
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 from aiokafka.structs import ConsumerRecord
@@ -10,6 +12,8 @@ from aiokafka.structs import ConsumerRecord
 __all__ = ["Inbox", "Taken"]
 
 _ENOUGH_BYTES = 512 * 1024  # about two fetches of a partition: one to work on, one behind it
+_MOST_BYTES = 8 * 1024 * 1024  # to work together: a fetch that was compressed well may hold many times more
+_RECORD_BYTES = 100  # of a record beside what it carries
 
 
 class Taken(NamedTuple):
@@ -28,7 +32,7 @@ class Inbox:
 
     def __init__(self) -> None:
         self._chunks: deque[Taken] = deque()
-        self._bytes = 0  # of the values in them
+        self._bytes = 0  # in them
         self._position: int | None = None  # after what was offered last; None: the lane has not sought yet
         self._error: Exception | None = None
         self._stopped = False
@@ -55,14 +59,14 @@ class Inbox:
         """Take what the consumer drained, and where it stands after it."""
         if self._position is not None and (records or position > self._position):
             self._chunks.append(Taken(records, position))
-            self._bytes += _size(records)
+            self._bytes += sum(map(_size, records))
             self._position = position
             self._changed.set()
 
     def put_back(self, taken: Taken) -> None:
         """Have records that were taken, and may not be decided yet, taken again."""
         self._chunks.appendleft(taken)
-        self._bytes += _size(taken.records)
+        self._bytes += sum(map(_size, taken.records))
 
     def interrupt(self, error: Exception) -> None:
         """Let the lane's next `take` raise an error of the consumer's."""
@@ -75,7 +79,7 @@ class Inbox:
         self._changed.set()
 
     async def take(self, limit: int) -> Taken | None:
-        """Return what is there, up to so many records, as soon as anything is; None when asked to stop."""
+        """Return what is there, up to so many records or bytes, as soon as anything is; None when asked to stop."""
         while not (self._chunks or self._error or self._stopped):
             self._changed.clear()
             await self._changed.wait()
@@ -93,7 +97,11 @@ class Inbox:
                 chunk = Taken(chunk.records[:room], chunk.records[room].offset)
             records += chunk.records
             next_offset = chunk.next_offset
-        self._bytes -= _size(records)
+        sizes = list(accumulate(map(_size, records)))
+        if (fits := max(1, bisect_right(sizes, _MOST_BYTES))) < len(records):
+            self._chunks.appendleft(Taken(records[fits:], next_offset))
+            records, next_offset = records[:fits], records[fits].offset
+        self._bytes -= sizes[fits - 1] if records else 0
         return Taken(records, next_offset)
 
     async def stopped(self, seconds: float) -> None:
@@ -107,5 +115,6 @@ class Inbox:
             return
 
 
-def _size(records: Sequence[ConsumerRecord]) -> int:
-    return sum(len(record.value or b"") for record in records)
+def _size(record: ConsumerRecord) -> int:
+    size = _RECORD_BYTES + len(record.key or b"") + len(record.value or b"")
+    return size + sum(len(name) + len(value or b"") for name, value in record.headers)
