@@ -13,6 +13,7 @@ from aiokafka.structs import ConsumerRecord
 
 from infra.settings import Settings
 from schemas.catalogue import Undecodable
+from workers.dead_letter import LETTER_HEADER
 from workers.failures import LaneError
 
 __all__ = ["FEWEST", "Breaker", "BreakerError"]
@@ -55,11 +56,15 @@ class Breaker:
         new = len(records)
         if records[0].offset < counted_to:
             new = sum(record.offset >= counted_to for record in records)
-        reasons = Counter(each.reason.value for offset, each in refused.items() if offset >= counted_to)
+        # A message that an operator has sent back was a dead letter before: that it is one again is no news.
+        bad_ones = {
+            each.offset for each in records if each.offset in refused and LETTER_HEADER not in dict(each.headers)
+        }
+        reasons = Counter(refused[offset].reason.value for offset in bad_ones if offset >= counted_to)
         self._counted_to[place] = max(counted_to, records[-1].offset + 1)
         self._add(new, reasons)
         bad = self._reasons.total()
-        if any(offset >= stored for offset in refused) and bad >= FEWEST and bad > self._share * self._read:
+        if any(offset >= stored for offset in bad_ones) and bad >= FEWEST and bad > self._share * self._read:
             raise BreakerError(self._words(bad))
 
     def _add(self, read: int, reasons: "Counter[str]") -> None:

@@ -16,10 +16,11 @@ from schemas.ids import dead_letter_id
 from schemas.results import DeadLetterCut, DeadLetterHeader, DeadLetterOrigin, dead_lettered
 from workers.job import Message
 
-__all__ = ["dead_letters"]
+__all__ = ["LETTER_HEADER", "dead_letters"]
 
 # A compressed batch of a megabyte can hold a record of a hundred. As base64, what is kept stays below the topic's
 # limit for a record.
+LETTER_HEADER = "inmail-redrive-letter"  # of a message that was sent back: which letter it was
 KEPT_BYTES = 2 * 1024 * 1024  # of key, value and headers together: kept whole up to here
 _KEPT_VALUE_BYTES = 1024 * 1024  # of a larger message: so much of its value,
 _KEPT_OTHER_BYTES = 64 * 1024  # of its key, and of its headers together

@@ -1,5 +1,6 @@
 """The circuit breaker: what it counts, when it trips, and that what tripped it is held."""
 
+from dataclasses import replace
 from itertools import count
 
 import pytest
@@ -13,6 +14,7 @@ from tests.workers.life import in_partition, living, once_each
 from tests.workers.wire import Raw, ends, publish, read, send
 from workers import sorting
 from workers.breaker import FEWEST, Breaker, BreakerError
+from workers.dead_letter import LETTER_HEADER
 
 NO_JSON = Undecodable(DeadLetterReason.NOT_JSON, "planted")
 
@@ -84,6 +86,18 @@ def test_a_batch_that_was_stored_before_the_worker_began_is_let_through() -> Non
     after_a_kill.judge(records[:FEWEST], bad, stored=FEWEST)
     with pytest.raises(BreakerError, match=rf"^{FEWEST + 1} of the last {FEWEST + 1} records"):
         after_a_kill.judge(records[FEWEST : FEWEST + 1], {FEWEST: NO_JSON}, stored=FEWEST)
+
+
+def test_what_an_operator_has_sent_back_trips_nothing() -> None:
+    """It was a dead letter before. A worker that cannot read it yet makes it one again, and goes on."""
+    headers = ((LETTER_HEADER, b"0/7"),)
+    records = [ConsumerRecord(SEND_REQUESTS, 0, n, 0, 0, None, None, None, 0, 0, headers) for n in range(2 * FEWEST)]
+    breaker = Breaker(load_settings(dead_letter_share=0.4, dead_letter_window=1_000))
+    breaker.judge(records, {record.offset: NO_JSON for record in records})
+    new = [replace(record, offset=1_000 + record.offset, headers=()) for record in records]
+
+    with pytest.raises(BreakerError, match=rf"^{2 * FEWEST} of the last {4 * FEWEST + 1} records"):
+        breaker.judge([*new, replace(new[-1], offset=2_000, headers=headers)], {each.offset: NO_JSON for each in new})
 
 
 def test_a_share_of_one_lets_everything_through() -> None:

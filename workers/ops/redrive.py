@@ -20,6 +20,7 @@ from aiokafka.structs import RecordMetadata
 from infra.clock import to_milliseconds, utc_now
 from infra.kafka import create_producer
 from infra.settings import Settings
+from workers.dead_letter import LETTER_HEADER
 from workers.ops.dead_letters import Selection
 from workers.ops.operations import Intent, Running, recorded
 from workers.ops.pace import Pace
@@ -29,7 +30,6 @@ __all__ = ["LETTER_HEADER", "OPERATION_HEADER", "VERB", "Who", "redrive"]
 
 VERB = "redrive"
 OPERATION_HEADER = "inmail-redrive-operation"
-LETTER_HEADER = "inmail-redrive-letter"
 
 _INTENDED = 100  # messages at most that are in doubt when a process is killed
 _STOP_SECONDS = 5.0
