@@ -1,8 +1,20 @@
 """Dead letters on a terminal: what a stranger wrote is shown, and does nothing."""
 
-import pytest
+from collections import Counter
+from typing import Any
+from uuid import uuid4
 
-from workers.ops.dead_letters import readable
+import pytest
+from aiokafka.structs import ConsumerRecord
+from pydantic_core import to_json
+from rich.text import Text
+
+from schemas.catalogue import DEAD_LETTERS
+from tests.ledger.book import NEW_YEAR
+from workers.commands.show_letters import show_counts, show_dead_letter, show_dead_letters
+from workers.commands.show_trace import _letter
+from workers.ops.dead_letters import DeadLetter, letter_of, readable
+from workers.ops.fates import Fate, Told
 
 
 @pytest.mark.parametrize("text", ["", "plain", '{"a": 1}\n\t"b"', "Zoë 日本"])
@@ -31,3 +43,62 @@ def test_a_hex_dump_has_sixteen_bytes_a_row() -> None:
         "00000000  3e 3f 40 41 42 43 44 45 46 47 48 49 4a 4b 4c 4d  >?@ABCDEFGHIJKLM",
         "00000010  4e 4f 00                                         NO.",
     ]
+
+
+# -- what a stranger wrote to their topic -----------------------------------------------------------------------------
+
+
+def _read(error: str = "planted", name: str = "trace", value: str = "e30=", **origin: Any) -> DeadLetter:
+    """Return what is made of a record whose body is nearly that of a dead letter."""
+    where = {"topic": "t", "partition": 0, "offset": 7, "timestamp": "2026-01-31T10:30:00+01:00"} | origin
+    headers = [{"key": name, "value_base64": None}]
+    kept = {"key_base64": None, "value_base64": value, "headers": headers, "cut": None}
+    body = {
+        "specversion": "1.0",
+        "id": uuid4(),
+        "source": "/stranger",
+        "type": "inmail.message.dead-lettered.v1",
+        "time": NEW_YEAR,
+        "data": {"reason": "not_json", "error": error, "origin": where, **kept},
+    }
+    return letter_of(ConsumerRecord(DEAD_LETTERS, 2, 5, 1_900_000_000_000, 0, None, to_json(body), None, 0, 0, ()))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"value": "é"},
+        {"value": "e30"},
+        {"timestamp": "0001-01-01T00:00:00+23:59"},
+        {"timestamp": "9999-12-31T23:59:59-23:59"},
+    ],
+    ids=["not ASCII", "not base64", "before the calendar", "after the calendar"],
+)
+def test_a_record_that_only_looks_like_a_dead_letter_is_unreadable(wrong: dict[str, Any]) -> None:
+    """It costs no other letter its place in the list."""
+    letter = _read(**wrong)
+
+    assert ("unreadable", "2/5", DEAD_LETTERS) == (letter.reason, letter.place, letter.origin_topic)
+    assert letter.error.startswith("not a dead letter: ")
+
+
+def test_the_time_of_a_letter_is_in_utc() -> None:
+    """Whatever zone its writer was in."""
+    assert "2026-01-31T09:30:00+00:00" == _read().origin_time.isoformat()
+
+
+def test_what_a_letter_says_commands_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its error, its topic and its headers' names are text wherever they are shown; JSON has them as they are."""
+    command = "\x1b[2J\u202e\r"
+    letter = _read(error=f"an {command}error", name=f"a {command}header", topic=f"a {command}topic")
+    fate = Fate((), None, None)
+    told = Told([(letter, fate)], Counter({(letter.origin_topic, letter.reason): 1}), None)
+
+    show_dead_letter(letter, fate)
+    show_dead_letters(told)
+    show_counts([(*key, number) for key, number in told.counts.items()])
+    shown = capsys.readouterr().out + "".join(str(Text.assemble(*told)) for _, told in _letter(letter, fate))
+
+    assert all(character.isprintable() or character == "\n" for character in shown)
+    assert [4, 3, 1] == [shown.count("\\x1b[2J\\u202e\\r" + what) for what in ("topic", "error", "header")]
+    assert f"an {command}error" == told.summary()[0]["error"]

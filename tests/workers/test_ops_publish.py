@@ -166,3 +166,11 @@ async def test_a_pipes_lines_are_published_as_they_come() -> None:
         assert [b"second"] == await anext(pieces)
         assert [] == [line async for piece in pieces for line in piece]
         late.join()
+
+
+def test_a_header_whose_name_is_no_text_is_refused_in_words_that_can_be_printed() -> None:
+    """The producer would end over it in the middle of the file."""
+    with pytest.raises(UnpublishableError) as refused:
+        parse_line(_record(headers={"\ud800": None}))
+
+    assert 'record.headers: "\\ud800": not encodable as UTF-8' == str(refused.value)

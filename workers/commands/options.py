@@ -1,15 +1,29 @@
 """What several commands take and how they write it: JSON, instants, who and why."""
 
 import getpass
+import math
 from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 from pydantic_core import to_json
 
+from infra.clock import EPOCH
 from workers.commands.running import Exit, fail
 
-__all__ = ["INSTANT_FORMATS", "Because", "By", "Json", "Yes", "aware", "confirm", "who", "write_json"]
+__all__ = [
+    "INSTANT_FORMATS",
+    "Because",
+    "By",
+    "Json",
+    "Yes",
+    "aware",
+    "confirm",
+    "finite",
+    "since_1970",
+    "who",
+    "write_json",
+]
 
 INSTANT_FORMATS = ["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S.%f%z", "%Y-%m-%d"]
 
@@ -27,6 +41,30 @@ def write_json(answer: object) -> None:
 def aware(time: datetime | None) -> datetime | None:
     """Return a time of the command line with its zone: a day begins in UTC."""
     return time.replace(tzinfo=UTC) if time is not None and time.tzinfo is None else time
+
+
+def finite(number: float | None) -> float | None:
+    """Refuse a number without an end, which passes where a range has none.
+
+    Raises:
+        typer.BadParameter: when it is.
+
+    """
+    if number is not None and not math.isfinite(number):
+        raise typer.BadParameter(f"expected a number above 0, got {number}")
+    return number
+
+
+def since_1970(time: datetime | None) -> datetime | None:
+    """Refuse a time that Kafka cannot say.
+
+    Raises:
+        typer.BadParameter: when it is before 1970.
+
+    """
+    if (instant := aware(time)) is not None and instant < EPOCH:
+        raise typer.BadParameter("expected a time of 1970 or later: Kafka cannot say one before")
+    return time
 
 
 def who(by: str | None, because: str | None) -> tuple[str, str]:

@@ -10,7 +10,19 @@ from pydantic import PostgresDsn, SecretStr, ValidationError
 from infra.settings import Settings
 from schemas.billing import CreditsAdjustedData
 from schemas.envelope import encode
-from workers.commands.options import INSTANT_FORMATS, Because, By, Json, Yes, aware, confirm, who, write_json
+from workers.commands.options import (
+    INSTANT_FORMATS,
+    Because,
+    By,
+    Json,
+    Yes,
+    aware,
+    confirm,
+    finite,
+    since_1970,
+    who,
+    write_json,
+)
 from workers.commands.running import Exit, ask
 from workers.commands.show_rerun import show_comparison, show_corrections, show_plan, show_rerun
 from workers.commands.terminal import error_console, progress_of
@@ -32,7 +44,10 @@ _Schema = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="An empty schema for them, made if need be; without --database in the live one."),
 ]
-_Rate = Annotated[float | None, typer.Option(min=1, help="Records a second at most; as fast as it goes unless given.")]
+_Rate = Annotated[
+    float | None,
+    typer.Option(min=1, callback=finite, help="Records a second at most; as fast as it goes unless given."),
+]
 _Page = Annotated[Path | None, typer.Option("--page", metavar="FILE", help="Write the comparison as an HTML page.")]
 _Partial = Annotated[bool, typer.Option("--partial", help="Also where retention has taken the beginning of a topic.")]
 _Changes = Annotated[
@@ -82,7 +97,9 @@ def shadow_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     since: _Since = None,
     start: Annotated[
         datetime | None,
-        typer.Option("--from", formats=INSTANT_FORMATS, help="Leave out what was read before: lots too."),
+        typer.Option(
+            "--from", formats=INSTANT_FORMATS, callback=since_1970, help="Leave out what was read before: lots too."
+        ),
     ] = None,
     until: Annotated[
         datetime | None, typer.Option(formats=INSTANT_FORMATS, help="Leave out what was read then or later.")

@@ -7,7 +7,18 @@ from uuid import UUID
 import typer
 
 from infra.settings import Settings
-from workers.commands.options import INSTANT_FORMATS, Because, By, Json, Yes, aware, confirm, who, write_json
+from workers.commands.options import (
+    INSTANT_FORMATS,
+    Because,
+    By,
+    Json,
+    Yes,
+    aware,
+    confirm,
+    since_1970,
+    who,
+    write_json,
+)
 from workers.commands.running import Exit, ask, fail
 from workers.commands.show_replay import show_rewind_plan, show_rewound
 from workers.commands.terminal import error_console
@@ -22,13 +33,20 @@ from workers.stops import stop_requested
 __all__ = ["rewind_command"]
 
 
+_Time = Annotated[
+    datetime | None,
+    typer.Option(
+        formats=INSTANT_FORMATS,
+        callback=since_1970,
+        help="To the first record at or after it: a time with zone, or a day.",
+    ),
+]
+
+
 def rewind_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     worker: Annotated[Worker, typer.Argument(help="Whose group.")],
     to_offset: Annotated[int | None, typer.Option(min=0, help="To this offset.")] = None,
-    to_time: Annotated[
-        datetime | None,
-        typer.Option(formats=INSTANT_FORMATS, help="To the first record at or after it: a time with zone, or a day."),
-    ] = None,
+    to_time: _Time = None,
     to_request: Annotated[UUID | None, typer.Option(help="To the record that this request was decided for.")] = None,
     undo: Annotated[
         int | None, typer.Option(min=1, metavar="OPERATION", help="Forward to where that rewind found the group.")

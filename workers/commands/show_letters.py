@@ -9,7 +9,7 @@ from rich.text import Text
 
 from workers.commands.styles import BAD, DIM, GOOD, WARN, count_of
 from workers.commands.terminal import console, instant, table
-from workers.ops.dead_letters import DeadLetter, readable
+from workers.ops.dead_letters import DeadLetter, printable, readable
 from workers.ops.fates import Fate, Told
 from workers.ops.operations import Operation, Running, Status
 from workers.ops.redrive_plan import REFUSALS, Plan
@@ -32,10 +32,10 @@ def show_dead_letters(told: Told) -> None:
         (
             each.place,
             Text(each.reason, style=BAD),
-            f"{each.origin_topic} {each.origin_partition}/{each.origin_offset}",
+            _origin(each),
             instant(each.origin_time),
             _became(fate),
-            each.error,
+            printable(each.error),
         )
         for each, fate in told.letters
     ]
@@ -52,7 +52,13 @@ def show_counts(rows: Sequence[tuple[str, str, int]]) -> None:
     if not rows:
         console().print(Text("No dead letters.", style=GOOD))
         return
-    console().print(table(["topic", "reason", "letters"], [(*row[:2], f"{row[2]:,}") for row in rows], "letters"))
+    console().print(
+        table(["topic", "reason", "letters"], [(printable(row[0]), row[1], f"{row[2]:,}") for row in rows], "letters")
+    )
+
+
+def _origin(letter: DeadLetter) -> str:
+    return f"{printable(letter.origin_topic)} {letter.origin_partition}/{letter.origin_offset}"
 
 
 def _became(fate: Fate | None) -> Text:
@@ -73,15 +79,15 @@ def show_dead_letter(letter: DeadLetter, fate: Fate | None) -> None:
     """Show all of one dead letter."""
     facts = [
         ("reason", letter.reason),
-        ("error", letter.error),
-        ("origin", f"{letter.origin_topic} {letter.origin_partition}/{letter.origin_offset}"),
+        ("error", printable(letter.error)),
+        ("origin", _origin(letter)),
         ("time", instant(letter.origin_time)),
         ("set aside", instant(letter.set_aside_at)),
         ("account", letter.account_id or "none"),
         ("type", readable((letter.event_type or "none").encode("utf-8", "backslashreplace"))),
         *(("became", each) for each in story(fate)),
         ("key", "none" if letter.key is None else readable(letter.key)),
-        *((f"header {readable(k.encode())}", "none" if v is None else readable(v)) for k, v in letter.headers),
+        *((f"header {printable(k)}", "none" if v is None else readable(v)) for k, v in letter.headers),
     ]
     out = console()
     for name, fact in facts:

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from workers.commands.styles import BAD, DIM, GOOD, NEWS, WARN, count_of
 from workers.commands.terminal import instant
+from workers.ops.dead_letters import printable
 from workers.ops.results import Result
 
 __all__ = ["show_result"]
@@ -33,8 +34,8 @@ def show_result(result: Result, out: Console) -> None:
         tail = [f"{lots}, {credits_}, up to {instant(data['horizon'])}"]
     elif name == "message.dead-lettered":
         origin = data["origin"]
-        place = f"{origin['topic']} {origin['partition']}/{origin['offset']}"
-        tail = [(f"{data['reason']:<22} ", BAD), f"{place}: {data['error']}"]
+        place = f"{printable(origin['topic'])} {origin['partition']}/{origin['offset']}"
+        tail = [(f"{data['reason']:<22} ", BAD), f"{place}: {printable(data['error'])}"]
     else:
         tail = _movement(data)
     repeat: list[Part] = [("  repeat", WARN)] if data.get("repeat") else []

@@ -8,7 +8,7 @@ from rich.text import Text
 from workers.commands.show_letters import story
 from workers.commands.styles import BAD, DIM, GOOD, NEWS, WARN, count_of
 from workers.commands.terminal import console, instant
-from workers.ops.dead_letters import DeadLetter
+from workers.ops.dead_letters import DeadLetter, printable
 from workers.ops.fates import Fate
 from workers.ops.reasons import reason_of
 from workers.ops.trace import Traced
@@ -95,8 +95,8 @@ def _published(published: Published) -> Iterator[Fact]:
 
 def _letter(letter: DeadLetter, fate: Fate) -> Iterator[Fact]:
     yield "letter", [(letter.place, "bold"), f", set aside at {instant(letter.set_aside_at)}"]
-    yield "origin", [f"{letter.origin_topic} {letter.origin_partition}/{letter.origin_offset}"]
-    yield "reason", [(letter.reason, BAD), f": {letter.error}"]
+    yield "origin", [f"{printable(letter.origin_topic)} {letter.origin_partition}/{letter.origin_offset}"]
+    yield "reason", [(letter.reason, BAD), f": {printable(letter.error)}"]
     for told in story(fate):
         yield "became", [told]
 

@@ -1,12 +1,11 @@
 """Dead letters as an operator looks at them: those that are asked for, and one in full."""
 
 import base64
-import binascii
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from heapq import heappush, heappushpop
 from typing import Any
 from uuid import UUID
@@ -31,6 +30,7 @@ __all__ = [
     "find_dead_letters",
     "letter_of",
     "list_dead_letters",
+    "printable",
     "readable",
 ]
 
@@ -202,14 +202,14 @@ def letter_of(record: ConsumerRecord) -> DeadLetter:
             origin["topic"],
             origin["partition"],
             origin["offset"],
-            origin["timestamp"],
+            origin["timestamp"].astimezone(UTC),  # the calendar may end before
             set_aside_at,
             _bytes(data["key_base64"]),
             value,
             tuple((header["key"], _bytes(header["value_base64"])) for header in data["headers"]),
             data["cut"] is not None,
         )
-    except (ValidationError, binascii.Error) as error:
+    except (ValueError, OverflowError) as error:  # of the schema, of base64, or of an instant that UTC does not have
         # Not of the workers' making: shown all the same, since it is an operator who looks.
         text = str(error)
         if isinstance(error, ValidationError):
@@ -242,6 +242,11 @@ def readable(data: bytes) -> str:
         return _hex_dump(data)
     # Anything else may command the terminal.
     return text if all(character.isprintable() or character in "\n\t" for character in text) else _hex_dump(data)
+
+
+def printable(text: str) -> str:
+    """Return a text of one line with all that may command the terminal escaped."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def _hex_dump(data: bytes) -> str:

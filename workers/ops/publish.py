@@ -97,6 +97,8 @@ def _raw(record: object) -> Outgoing:
     headers = record.get("headers") or {}
     if not isinstance(headers, dict):
         raise UnpublishableError("record.headers: expected an object")
+    for name in headers:
+        _utf8(name, f"record.headers: {json.dumps(name)}")
     timestamp = record.get("timestamp")
     if record["topic"] not in INPUT_TOPICS:
         raise UnpublishableError(

@@ -14,7 +14,7 @@ from contextlib import aclosing
 from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import BrokerResponseError, OutOfOrderSequenceNumber
+from aiokafka.errors import BrokerResponseError, KafkaTimeoutError, OutOfOrderSequenceNumber
 from aiokafka.structs import RecordMetadata
 
 from infra.clock import to_milliseconds, utc_now
@@ -32,6 +32,7 @@ VERB = "redrive"
 OPERATION_HEADER = "inmail-redrive-operation"
 
 _INTENDED = 100  # messages at most that are in doubt when a process is killed
+_ANSWER_SECONDS = 60.0
 _STOP_SECONDS = 5.0
 
 
@@ -151,10 +152,22 @@ class _Sender:
         while unsent:
             deliveries, never = await self._hand_over(unsent)
             if deliveries:
-                await asyncio.wait([delivery for _, delivery in deliveries])
+                await self._wait_for([delivery for _, delivery in deliveries])
             unsent, refused = await self._record(deliveries, never)
             if refused:
                 await self.renew()
+
+    async def _wait_for(self, deliveries: Sequence["asyncio.Future[RecordMetadata]"]) -> None:
+        """Wait for the brokers' word. Bounded, and shorter after a stop: an idempotent producer waits for ever."""
+        told = asyncio.create_task(asyncio.wait(deliveries))
+        stopped = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait([told, stopped], timeout=_ANSWER_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            if stopped.done():
+                await asyncio.wait([told], timeout=_STOP_SECONDS)
+        finally:
+            told.cancel()
+            stopped.cancel()
 
     async def _hand_over(self, chunk: Sequence[Verdict]) -> tuple[list[Handed], list[Verdict]]:
         """Give messages to the producer, one after another in time; return also those that there was no time for."""
@@ -192,7 +205,7 @@ class _Sender:
 
         Returns those that stood behind one that was refused, which are to be sent again, and whether one was.
         """
-        errors = {verdict: delivery.exception() for verdict, delivery in deliveries}
+        errors = {verdict: delivery.exception() for verdict, delivery in deliveries if delivery.done()}
         behind = [verdict for verdict, error in errors.items() if isinstance(error, OutOfOrderSequenceNumber)]
         refused = {
             verdict: error
@@ -204,7 +217,7 @@ class _Sender:
         sent = [
             (*self._key(verdict), delivery.result().offset, utc_now())
             for verdict, delivery in deliveries
-            if errors[verdict] is None
+            if delivery.done() and errors[verdict] is None
         ]
         async with self._operation.connection.transaction():
             await self._operation.connection.executemany(_CONFIRM, sent)
@@ -214,6 +227,8 @@ class _Sender:
         for verdict, error in errors.items():
             if error is not None and verdict not in refused and not (refused and verdict in behind):
                 raise error
+        if late := len(deliveries) - len(errors):
+            raise KafkaTimeoutError(f"{late} of the messages were not acknowledged in time: the same command goes on")
         return behind, bool(refused)
 
     def _key(self, verdict: Verdict) -> tuple[Any, ...]:

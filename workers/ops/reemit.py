@@ -52,6 +52,7 @@ async def reemit(  # noqa: PLR0913 - what, how and by whom, and how to stop it
     async with recorded(settings, intent) as operation:
         emitter = _Emitter(settings, operation, plan, stop)
         try:
+            await operation.note()  # killed before its first chunk, it is gone on with from where it was to begin
             async with aclosing(pages(operation.connection, selection, plan.start)) as found:
                 async for page in found:
                     await emitter.emit(page, progress)

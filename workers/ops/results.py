@@ -8,10 +8,11 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import structlog
 from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
 
-from infra.clock import from_milliseconds
+from infra.clock import nearest_instant
 from infra.kafka import partition_of
 from infra.settings import Settings
 from schemas.catalogue import CREDIT_EVENTS, DEAD_LETTERS, SEND_RESULTS
@@ -61,7 +62,7 @@ async def read_results(  # noqa: PLR0913 - each is one independent choice of the
     follow: bool = False,
     from_end: bool = False,
 ) -> AsyncGenerator[Result, None]:
-    """Yield results, each partition's in order.
+    """Yield results, each partition's in order. A record that is no event is passed over, with a warning in the log.
 
     Ends once it has read up to where the topics ended at the start, or never when following. Close it with
     `contextlib.aclosing` when leaving early.
@@ -90,7 +91,10 @@ async def read_results(  # noqa: PLR0913 - each is one independent choice of the
         async for record in records:
             if account is not None and record.key != account.encode():
                 continue
-            result = _result(record)
+            if (result := _result(record)) is None:
+                place = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
+                structlog.get_logger("inmail.results").warning("not_an_event", **place)
+                continue
             if request is None:
                 wanted = empty_ticks or not result.is_empty_tick
             else:
@@ -99,16 +103,18 @@ async def read_results(  # noqa: PLR0913 - each is one independent choice of the
                 yield result
 
 
-def _result(record: ConsumerRecord) -> Result:
-    value = record.value or b"{}"
-    return Result(
-        record.topic,
-        record.partition,
-        record.offset,
-        from_milliseconds(record.timestamp),
-        value,
-        json.loads(value),
-    )
+def _result(record: ConsumerRecord) -> Result | None:
+    """Return what a record tells; None where it is no event, and so not of the workers' making."""
+    value = record.value or b""
+    try:
+        event = json.loads(value)
+        datetime.fromisoformat(event["time"])
+        told = isinstance(event["type"], str) and isinstance(event["data"], dict)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    if not told:
+        return None
+    return Result(record.topic, record.partition, record.offset, nearest_instant(record.timestamp), value, event)
 
 
 async def in_order(results: AsyncGenerator[Result, None], held: int = _HELD) -> AsyncGenerator[Result, None]:

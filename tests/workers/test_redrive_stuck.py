@@ -1,0 +1,81 @@
+"""Redriving while the brokers do not answer: it ends in time, and nothing that was sent is unknown."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiokafka.errors import KafkaTimeoutError
+
+from infra.local.stack import LocalStack
+from infra.postgres import Connection
+from infra.settings import Settings
+from schemas.catalogue import BILLING_EVENTS
+from schemas.envelope import encode
+from tests.workers.letters import platinum, set_aside
+from tests.workers.wire import prepare
+from workers.ledger.plans import SHIPPED
+from workers.ops import redrive as module
+from workers.ops.dead_letters import Selection
+from workers.ops.redrive import Who, redrive
+from workers.ops.redrive_plan import Options, plan_redrive
+
+ME = Who("ops-1", "the catalogue was mended")
+
+
+@pytest.fixture
+def frozen() -> Iterator[LocalStack]:
+    """A broker to freeze, beside the one of the other tests."""
+    with LocalStack(postgres=False) as stack:
+        yield stack
+        os.kill(stack.kafka_pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("ends_by", ["stop", "limit"])
+async def test_a_redrive_whose_broker_does_not_answer_ends_in_time(  # noqa: PLR0917 - one parameter a fixture
+    settings: Settings,
+    frozen: LocalStack,
+    account: str,
+    database: Connection,
+    tmp_path: Path,
+    ends_by: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The one that was acknowledged is on record, the one that was not is in doubt, and the next redrive sends it."""
+    plans = tmp_path / "plans.toml"
+    plans.write_text(SHIPPED.read_text() + "\n[plans.platinum]\ncredits = 7\nrollover = true\n")
+    servers = {"kafka_bootstrap_servers": frozen.kafka_bootstrap_servers, "topic_partitions": 2}
+    own = settings.model_copy(update=servers | {"plans_file": str(plans)})
+    await prepare(own)
+    await set_aside(own, BILLING_EVENTS, account, [encode(platinum(account)) for _ in range(3)], "unknown_plan")
+    stop, selection = asyncio.Event(), Selection(account=account)
+    plan = await plan_redrive(own, selection, Options(rate=1))
+    monkeypatch.setattr(module, "_STOP_SECONDS", 0.5)
+    if ends_by == "limit":
+        monkeypatch.setattr(module, "_ANSWER_SECONDS", 2.0)
+    hand_over = module._Sender._hand_over
+
+    async def then_stop(sender: Any, chunk: Any) -> Any:
+        handed = await hand_over(sender, chunk)
+        if sender.dealt_with and ends_by == "stop":
+            stop.set()
+        return handed
+
+    def freeze(_: int) -> None:
+        os.kill(frozen.kafka_pid, signal.SIGSTOP)
+
+    monkeypatch.setattr(module._Sender, "_hand_over", then_stop)
+    with pytest.raises(KafkaTimeoutError, match="1 of the messages were not acknowledged"):
+        async with asyncio.timeout(15):
+            await redrive(own, selection, Options(rate=1), plan, who=ME, stop=stop, progress=freeze)
+    kept = await database.fetch("select sent_at is not null from redriven order by letter_offset")
+    os.kill(frozen.kafka_pid, signal.SIGCONT)
+    rest = await plan_redrive(own, selection, Options())
+    done = await redrive(own, selection, Options(), rest, who=ME, stop=asyncio.Event())
+
+    assert [True, False] == [sent for (sent,) in kept]
+    assert (2, 1) == (rest.count, rest.in_doubt)
+    assert 2 == done.result["sent"]
