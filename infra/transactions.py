@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import structlog
 from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.errors import KafkaError, KafkaTimeoutError
+from aiokafka.errors import IllegalOperation, KafkaError, KafkaTimeoutError
 
 from infra.kafka import create_lane_producer, partition_of
 from infra.settings import Settings
@@ -67,12 +67,18 @@ class TransactionPair:
             raise failure
 
     async def publish(self, messages: Sequence[Message], offsets: Mapping[TopicPartition, int], group: str) -> Spent:
-        """Publish messages and a group's offsets: a read_committed reader sees all of it or nothing. Return its times.
+        """Publish messages and a group's offsets, if any: a read_committed reader sees all or none. Return its times.
 
         Raises:
             KafkaError, TimeoutError: when it is not certain that it was committed.
 
         """
+        try:
+            return await self._publish(messages, offsets, group)
+        except IllegalOperation as error:  # an error that went to a delivery has ended the transaction meanwhile
+            raise KafkaError(f"the transaction ended before its time: {error}") from error
+
+    async def _publish(self, messages: Sequence[Message], offsets: Mapping[TopicPartition, int], group: str) -> Spent:
         began = monotonic()
         self._producers.reverse()
         producer = self._producers[0]
@@ -81,7 +87,8 @@ class TransactionPair:
             deliveries = await _send(producer, messages)
             for delivery in deliveries:
                 delivery.add_done_callback(_look_at)  # the next line may be the last one
-            await producer.send_offsets_to_transaction(dict(offsets), group)
+            if offsets:
+                await producer.send_offsets_to_transaction(dict(offsets), group)
             # Each delivery is looked at: a commit does not tell that a record in it failed.
             await asyncio.gather(*deliveries)
         delivered = monotonic()

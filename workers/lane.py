@@ -39,11 +39,11 @@ from workers.order import Ahead, Ends, Order, note_ahead
 from workers.resume import Doubts, published_to
 from workers.sorting import Sorted, sort_records
 from workers.traces import NO_TRACE, BatchTrace, Traces
+from workers.visible import Visible, find_visible
 
 __all__ = ["Clients", "Lane", "LaneError"]
 
-_FEW_STEPS = 2
-_LEAVE_SECONDS = 2.0
+_FEW_STEPS, _LEAVE_SECONDS = 2, 2.0
 
 
 class Clients(NamedTuple):
@@ -71,17 +71,16 @@ class Lane:
 
     def __init__(self, job: Job, tp: TopicPartition, clients: Clients, settings: Settings) -> None:
         self.inbox = Inbox()
-        self._job = job
-        self._tp = tp
+        self._job, self._tp, self._settings = job, tp, settings
         self._consumer, self._admin, self._pool, self._breaker, worker, ends, self._traces = clients
         self._row = LaneRow(self._pool, job.group, tp.topic, tp.partition)
         self._counts, self._health = worker.counts, worker.lane(tp)
-        self._settings = settings
         self._order = Order(self._pool, ends, self._row, settings.order_seconds)
         self._log = structlog.get_logger("inmail.lane").bind(topic=tp.topic, partition=tp.partition)
         self.stopping = False
-        self._failures = 0  # in a row
-        self._doubts = Doubts()
+        self._failures, self._doubts = 0, Doubts()  # in a row
+        self._visible: Visible | None = None  # while it is in doubt how far answers are published
+        self._find_visible = partial(find_visible, settings, self._pool, job, tp.partition)
 
     def stop(self) -> None:
         """Finish the batch at hand, publish it, and return from `run`."""
@@ -130,11 +129,12 @@ class Lane:
         published = (await committed_offsets(self._admin, self._job.group, [self._tp]))[self._tp]
         oldest = (await self._consumer.beginning_offsets([self._tp]))[self._tp]
         end = (await self._consumer.end_offsets([self._tp]))[self._tp]
-        published = self._doubts.judge(published, self._row.published, end)
+        published, unsure_to = self._doubts.judge(published, self._row.published, end)
         async with self._row.fenced():
             pass  # were there a newer owner, the group's offset could be beyond what was stored when this one began
         published = published_to(self._job.group, self._tp, published, stored, kept=(oldest, end))
-        self._row.published, start = published, max(published, oldest)
+        self._row.published, start = unsure_to or published, max(published, oldest)
+        self._visible = await self._find_visible((published, unsure_to)) if unsure_to else None
         if published < oldest:
             self._log.warning("publishing_from_books", offset=published, end=oldest)
             async with self._pool.acquire() as connection:
@@ -215,9 +215,14 @@ class Lane:
 
     async def _publish(self, decided: _Decided) -> None:
         """Publish a batch's answers, its dead letters and the offset after it, in one transaction."""
-        with decided.trace.publishing(decided.messages):
-            spent = await self._producers.publish(decided.messages, {self._tp: decided.next_offset}, self._job.group)
-        self._row.published, self._failures = decided.next_offset, 0
+        messages, offsets = decided.messages, {self._tp: decided.next_offset}
+        if self._visible is not None:
+            messages, offsets = self._visible.missing(messages, offsets)
+        with decided.trace.publishing(messages):
+            spent = await self._producers.publish(messages, offsets, self._job.group)
+        if offsets:
+            self._row.published, self._visible = decided.next_offset, None
+        self._failures = 0
         self._health.published(spent)
 
     def _wake(self, publishing: asyncio.Task[None]) -> None:

@@ -8,6 +8,7 @@ from workers.failures import LaneError
 
 __all__ = ["Doubts", "published_to"]
 
+_LOOK_BACK = 10_000  # records that a broker may forget, where it has forgotten all
 _DOUBTS = 8  # in a row: some 15 s of a lane that begins again, longer than a broker takes to load its groups
 
 
@@ -15,15 +16,15 @@ class Doubts:
     """How often in a row the brokers have told of an offset before the one up to which answers are published.
 
     A broker of 4.2.1 that has just been started after a crash may say that a group has no offset, or one of minutes ago
-    (docs/kafka-versions.md). Mostly it tells the true one a moment later. Where it does not, the lane's row is believed
-    and not the broker: the row is at most two batches behind.
+    (docs/kafka-versions.md). Mostly it tells the true one a moment later. Where it does not, neither it nor the lane's
+    row is believed: the lane begins where it was told to, and looks for each answer up to the row's offset.
     """
 
     def __init__(self) -> None:
         self._count = 0
 
-    def judge(self, committed: int | None, noted: int | None, end: int) -> int | None:
-        """Return the offset to go by, or refuse the brokers' answer for now.
+    def judge(self, committed: int | None, noted: int | None, end: int) -> tuple[int | None, int]:
+        """Return the offset to go by, and up to where answers may be published all the same; or refuse it for now.
 
         Args:
             committed: the group's offset, as the brokers tell it now.
@@ -36,11 +37,11 @@ class Doubts:
         """
         if noted is None or noted > end or (committed is not None and committed >= noted):
             self._count = 0
-            return committed
+            return committed, 0
         if self._count == _DOUBTS:
             self._count = 0
             structlog.get_logger("inmail.lane").warning("offset_not_believed", offset=committed, published=noted)
-            return noted
+            return max(committed or 0, noted - _LOOK_BACK), noted
         self._count += 1
         raise GroupCoordinatorNotAvailableError(
             f"the group's offset is told to be {committed}, but answers up to {noted} are published (to go back, use"

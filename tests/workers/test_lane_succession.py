@@ -4,11 +4,12 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
+from unittest.mock import AsyncMock
 from uuid import UUID
 
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.errors import KafkaTimeoutError
+from aiokafka.errors import IllegalOperation, KafkaError, KafkaTimeoutError
 from aiokafka.structs import ConsumerRecord
 
 from infra.clients import LaneProducer
@@ -19,6 +20,7 @@ from infra.transactions import TransactionPair
 from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS
 from tests.workers.wire import ends, eventually, publish, read, send
 from workers.breaker import Breaker
+from workers.failures import may_pass
 from workers.health import Health
 from workers.lane import Clients, Lane
 from workers.lane_row import LaneRow
@@ -147,3 +149,18 @@ async def test_a_producer_that_finds_no_coordinator_is_given_up(
     with pytest.raises(KafkaTimeoutError, match="__transaction_state"):
         await asyncio.wait_for(pair.start(), 5)
     await pair.discard()
+
+
+async def test_a_transaction_that_was_ended_under_its_lane_is_a_doubt(
+    cluster: Settings, account: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Aiokafka calls it an illegal operation. A loaded crash matrix met it once, and its worker ended."""
+    illegal = AsyncMock(side_effect=IllegalOperation("Not in the middle of a transaction"))
+    monkeypatch.setattr(AIOKafkaProducer, "send_offsets_to_transaction", illegal)
+    pair = TransactionPair(cluster, f"test-{account}")
+    await pair.start()
+
+    with pytest.raises(KafkaError, match="ended before its time") as caught:
+        await pair.publish([], {TopicPartition(SEND_REQUESTS, 0): 1}, f"group-{account}")
+    await pair.discard()
+    assert may_pass(caught.value)

@@ -1,0 +1,73 @@
+"""What a lane makes of a broker that has lost what it had said to be committed: nothing of it stays unpublished."""
+
+import asyncio
+
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
+
+from infra.postgres import Connection
+from infra.settings import Settings
+from infra.transactions import Message, Spent, TransactionPair
+from schemas.catalogue import DEAD_LETTERS, SEND_REQUESTS, SEND_RESULTS
+from schemas.envelope import Event
+from tests.workers.life import at_the_end, in_partition
+from tests.workers.wire import Raw, ends, publish, read, send, settled, working
+from workers import resume
+from workers.ledger.plans import load_catalogue
+from workers.send import SendJob
+
+PLACE = TopicPartition(SEND_REQUESTS, 0)
+
+
+def _job() -> SendJob:
+    return SendJob(load_catalogue())
+
+
+async def test_answers_that_a_broker_has_lost_are_published_and_those_that_it_has_are_not(
+    cluster: Settings, database: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lane's row says that all are published; the group's offset, that the second batch is not; both may be wrong.
+
+    Here a part of that batch can be read: answers, a dead letter and a repeat are told apart.
+    """
+    account = in_partition(cluster, PLACE.partition)
+    lost, kept = send(account), send(account)
+    bad = (account.encode(), b"no event")
+    start = await ends(cluster, SEND_RESULTS) | await ends(cluster, DEAD_LETTERS)
+    await _work(cluster, [send(account)])
+    stored = asyncio.Event()
+    publish_ = TransactionPair.publish
+
+    async def loses(self: TransactionPair, messages: list[Message], _: object, group: str) -> Spent:
+        if stored.is_set():
+            raise KafkaError("planted")
+        only_kept = [each for each in messages if str(kept.id).encode() in each.value]
+        spent = await publish_(self, only_kept, {}, group)
+        if messages:
+            stored.set()
+            raise KafkaError("planted")
+        return spent
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TransactionPair, "publish", loses)
+        await publish(cluster, SEND_REQUESTS, [kept, lost, bad, lost])
+        async with working(cluster, _job()):
+            await asyncio.wait_for(stored.wait(), 20)
+    await database.execute("update lanes set published = next_offset where topic = $1", SEND_REQUESTS)
+    monkeypatch.setattr(resume, "_DOUBTS", 1)
+
+    await _work(cluster, [send(account)])
+    found = await read(cluster, start, 6)
+
+    answers = [(each["request_id"], each["repeat"]) for each in found if "request_id" in each]
+    assert 5 == len(answers) == len(set(answers))
+    assert {(str(lost.id), False), (str(lost.id), True), (str(kept.id), False)} < set(answers)
+    assert 1 == len(found) - len(answers)
+
+
+async def _work(settings: Settings, events: list[Event | Raw]) -> None:
+    await publish(settings, SEND_REQUESTS, events)
+    async with working(settings, _job()):
+        await at_the_end(settings, PLACE.partition)
+    await settled(settings)

@@ -1,0 +1,99 @@
+"""Which answers can be read: looked up where the brokers' word on how far a lane has published is in doubt.
+
+A broker of 4.2.1 that was started again after a crash may tell of less than was published (docs/kafka-versions.md). It
+may also be right: a transaction that it had said to be committed is then gone, answers and offset. Only the result
+topics tell the one from the other. So the lane goes back to what it was told of, and publishes what cannot be read.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import structlog
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaTimeoutError
+from pydantic_core import from_json
+
+from infra.clock import to_milliseconds, utc_now
+from infra.kafka import partitions_of, reader
+from infra.postgres import Pool
+from infra.settings import Settings
+from infra.transactions import Message
+from schemas.catalogue import OUTPUT_TOPICS
+from workers.job import Job
+
+__all__ = ["Visible", "find_visible"]
+
+_EARLIER = timedelta(seconds=60)  # a result's time may be its worker's
+_POLL_MILLISECONDS = 100
+
+Offsets = dict[TopicPartition, int]
+Kind = tuple[str, bool]  # an event's id, and whether it repeats an answer
+
+
+class Visible:
+    """What a read_committed reader finds, of a lane that is in doubt up to an offset."""
+
+    def __init__(self, found: "Counter[Kind]", end: int) -> None:
+        self._found = found
+        self._end = end
+
+    def missing(self, messages: Sequence[Message], offsets: Offsets) -> tuple[list[Message], Offsets]:
+        """Return of a batch what cannot be read, and its offset where the group cannot be beyond it.
+
+        What can be read is counted off: a repeat has the id of what it repeats.
+        """
+        missing = []
+        for message in messages:
+            kind = _kind(message.value)
+            if self._found[kind]:
+                self._found[kind] -= 1
+            else:
+                missing.append(message)
+        if messages:
+            structlog.get_logger("inmail.lane").warning(
+                "answers_looked_for", found=len(messages) - len(missing), missing=len(missing)
+            )
+        return missing, {place: offset for place, offset in offsets.items() if offset >= self._end}
+
+
+async def find_visible(settings: Settings, pool: Pool, job: Job, partition: int, span: tuple[int, int]) -> Visible:
+    """Return what can be read of the answers to a span of offsets in a job's partition: its first, and that after it.
+
+    Reads the result topics from the time of the oldest of them on, up to where they end now.
+
+    Raises:
+        KafkaTimeoutError: when a transaction that is open keeps the end from being read for longer than one may take.
+        KafkaError: when the brokers cannot be asked.
+
+    """
+    async with pool.acquire() as connection:
+        answers = await job.recall(connection, partition, *span)
+    # Where there is none, all of it was dead letters: those of the last minute.
+    since = min((datetime.fromisoformat(from_json(each.value)["time"]) for each in answers), default=utc_now())
+    places = [place for topic in OUTPUT_TOPICS for place in partitions_of(topic, settings.topic_partitions)]
+    found: Counter[Kind] = Counter()
+    async with reader(settings, None, "read_uncommitted") as all_, reader(settings) as consumer:
+        ends = await all_.end_offsets(places)
+        consumer.assign(places)
+        starts = await consumer.offsets_for_times(dict.fromkeys(places, to_milliseconds(since - _EARLIER)))
+        for place, start in starts.items():
+            consumer.seek(place, ends[place] if start is None else start.offset)
+        try:
+            async with asyncio.timeout(3 * settings.transaction_seconds):
+                while await _short_of(consumer, ends):
+                    for records in (await consumer.getmany(timeout_ms=_POLL_MILLISECONDS)).values():
+                        found.update(_kind(record.value) for record in records if record.value)
+        except TimeoutError:
+            raise KafkaTimeoutError("the results cannot be read to their end: a transaction is open") from None
+    return Visible(found, span[1])
+
+
+async def _short_of(consumer: AIOKafkaConsumer, ends: dict[TopicPartition, int]) -> bool:
+    return any([await consumer.position(place) < end for place, end in ends.items()])
+
+
+def _kind(value: bytes) -> Kind:
+    event = from_json(value)
+    return event["id"], bool(event["data"].get("repeat"))
