@@ -16,7 +16,7 @@ from aiokafka.errors import KafkaTimeoutError
 from pydantic_core import from_json
 
 from infra.clock import to_milliseconds, utc_now
-from infra.kafka import partitions_of, reader
+from infra.kafka import admin_client, count_partitions, partitions_of, reader
 from infra.postgres import Pool
 from infra.settings import Settings
 from infra.transactions import Message
@@ -47,7 +47,7 @@ class Visible:
         missing = []
         for message in messages:
             kind = _kind(message.value)
-            if self._found[kind]:
+            if kind and self._found[kind]:
                 self._found[kind] -= 1
             else:
                 missing.append(message)
@@ -64,15 +64,18 @@ async def find_visible(settings: Settings, pool: Pool, job: Job, partition: int,
     Reads the result topics from the time of the oldest of them on, up to where they end now.
 
     Raises:
-        KafkaTimeoutError: when a transaction that is open keeps the end from being read for longer than one may take.
+        KafkaTimeoutError: when the end is not reached for longer than a transaction may stay open.
         KafkaError: when the brokers cannot be asked.
+        NotSetUpError: when a topic does not exist.
 
     """
     async with pool.acquire() as connection:
         answers = await job.recall(connection, partition, *span)
     # Where there is none, all of it was dead letters: those of the last minute.
     since = min((datetime.fromisoformat(from_json(each.value)["time"]) for each in answers), default=utc_now())
-    places = [place for topic in OUTPUT_TOPICS for place in partitions_of(topic, settings.topic_partitions)]
+    async with admin_client(settings) as admin:
+        counts = await count_partitions(admin, OUTPUT_TOPICS)
+    places = [place for topic, count in counts.items() for place in partitions_of(topic, count)]
     found: Counter[Kind] = Counter()
     async with reader(settings, None, "read_uncommitted") as all_, reader(settings) as consumer:
         ends = await all_.end_offsets(places)
@@ -84,9 +87,11 @@ async def find_visible(settings: Settings, pool: Pool, job: Job, partition: int,
             async with asyncio.timeout(3 * settings.transaction_seconds):
                 while await _short_of(consumer, ends):
                     for records in (await consumer.getmany(timeout_ms=_POLL_MILLISECONDS)).values():
-                        found.update(_kind(record.value) for record in records if record.value)
+                        found.update(kind for record in records if (kind := _kind(record.value)))
         except TimeoutError:
-            raise KafkaTimeoutError("the results cannot be read to their end: a transaction is open") from None
+            raise KafkaTimeoutError(
+                "the result topics could not be read to their end: is a transaction open?"
+            ) from None
     return Visible(found, span[1])
 
 
@@ -94,6 +99,10 @@ async def _short_of(consumer: AIOKafkaConsumer, ends: dict[TopicPartition, int])
     return any([await consumer.position(place) < end for place, end in ends.items()])
 
 
-def _kind(value: bytes) -> Kind:
-    event = from_json(value)
-    return event["id"], bool(event["data"].get("repeat"))
+def _kind(value: bytes | None) -> Kind | None:
+    """Return what an event is known by; None of what is none, as anybody may have written to the topic."""
+    try:
+        event = from_json(value or b"")
+        return event["id"], bool(event["data"].get("repeat"))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None

@@ -13,7 +13,7 @@ from schemas.catalogue import DEAD_LETTERS, SEND_REQUESTS, SEND_RESULTS
 from schemas.envelope import Event
 from tests.workers.life import at_the_end, in_partition
 from tests.workers.wire import Raw, ends, publish, read, send, settled, working
-from workers import resume
+from workers import resume, visible
 from workers.ledger.plans import load_catalogue
 from workers.send import SendJob
 
@@ -71,3 +71,9 @@ async def _work(settings: Settings, events: list[Event | Raw]) -> None:
     async with working(settings, _job()):
         await at_the_end(settings, PLACE.partition)
     await settled(settings)
+
+
+@pytest.mark.parametrize("value", [None, b"no event", b"[1]", b'{"id": "1"}', b'{"id": "1", "data": null}'])
+def test_what_is_no_event_is_passed_over(value: bytes | None) -> None:
+    """Anybody may have written to a result topic: a lane that looks for its answers must not end of it."""
+    assert visible._kind(value) is None
