@@ -35,7 +35,7 @@ up: $(STAMP) ## Run the whole system in the foreground; data stays in .inmail/ (
 	$(BIN)/inmail up --data .inmail
 
 .PHONY: test
-test: tools lint ## Run what CI runs: lint, types and all tests (about 11 min on two cores)
+test: tools lint ## Run what CI runs: lint, types and all tests (about 12 min on two cores)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: tools
@@ -90,7 +90,7 @@ order: $(STAMP) ## Decide one history with lanes of 20 random speeds: the books 
 	ORDER_RUNS=20 $(BIN)/python -m pytest tests/workers/test_order.py
 
 .PHONY: crash
-crash: $(STAMP) ## Let each fault meet a worker at each await of the lane: 1,200 faults, build/crash.json (about 30 min)
+crash: $(STAMP) ## Let each fault meet a worker at each await of the lane: 1,400 faults, build/crash.json (about 20 min)
 	CRASH=all $(BIN)/python -m pytest tests/crash -k without_a_protection
 	$(BIN)/python -m tests.crash
 
