@@ -60,26 +60,39 @@ async def run_ticker(settings: Settings, stop: asyncio.Event) -> None:
 async def _tick_on(settings: Settings, health: Health) -> NoReturn:
     log = structlog.get_logger("inmail.ticker")
     await partition_counts(settings, [EXPIRY_TICKS])  # aiokafka would look for it for 40 s
-    producer = create_producer(settings, "inmail-ticker")
-    await producer.start()
+    producer = await _started(settings)
     health.joined()
     try:
         log.info("ticker_started", seconds=settings.tick_seconds)
         while True:
             health.polls()
             try:
+                producer = producer or await _started(settings)
                 partitions = await _tick(producer)
             except KafkaError as error:
                 if remedy(error) is not None:
                     raise
                 health.serves("Kafka", repr(error))
                 log.warning("tick_failed", error=repr(error), again_in_seconds=settings.tick_seconds)
+                await _stop(producer)
+                producer = None  # aiokafka's may be of no more use for good
             else:
                 health.serves("Kafka", None)
                 log.debug("ticked", partitions=partitions)
             await asyncio.sleep(settings.tick_seconds)
     finally:
-        # It would wait for a broker to take what is on its way.
+        await _stop(producer)
+
+
+async def _started(settings: Settings) -> AIOKafkaProducer:
+    producer = create_producer(settings, "inmail-ticker")
+    await producer.start()
+    return producer
+
+
+async def _stop(producer: AIOKafkaProducer | None) -> None:
+    """Stop. Bounded: it would wait for a broker to take what is on its way."""
+    if producer is not None:
         await asyncio.wait([asyncio.create_task(producer.stop())], timeout=_STOP_SECONDS)
 
 

@@ -3,9 +3,11 @@
 import asyncio
 import socket
 from time import monotonic
+from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
 
 from infra.postgres import connect_database
 from infra.settings import Settings, SettingsError
@@ -14,6 +16,7 @@ from schemas.catalogue import SEND_REQUESTS
 from tests.workers.life import Held, in_partition, living
 from tests.workers.processes import ask, free_port
 from tests.workers.wire import eventually, publish, send
+from workers import ticker
 from workers.failures import StuckError
 from workers.health import Cause, Health
 from workers.ledger.plans import load_catalogue
@@ -206,6 +209,31 @@ async def test_the_ticker_is_probed_too(cluster: Settings) -> None:
     await eventually(ready, "ready")
     stop.set()
     await asyncio.wait_for(task, 10)
+
+
+async def test_the_ticker_takes_a_new_producer_after_a_tick_that_failed(
+    cluster: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of aiokafka's whose sender has ended, or whose sequence is lost, never sends again."""
+    producers: list[Any] = []
+    three, stop = asyncio.Event(), asyncio.Event()
+
+    async def tick(producer: Any) -> int:
+        producers.append(producer)
+        if len(producers) == 3:
+            three.set()
+        if len(producers) == 1:
+            raise KafkaError("planted")
+        return 0
+
+    monkeypatch.setattr(ticker, "_tick", tick)
+    task = asyncio.create_task(run_ticker(cluster.model_copy(update={"tick_seconds": 0.01}), stop))
+    await asyncio.wait_for(three.wait(), 20)
+    stop.set()
+    await asyncio.wait_for(task, 10)
+
+    assert producers[0] is not producers[1] is producers[2]
+    assert producers[0]._closed
 
 
 # -- stuck, for real --------------------------------------------------------------------------------------------------
