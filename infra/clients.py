@@ -80,6 +80,11 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is untyped
             return await super().getmany(*partitions, **options)
         except KafkaError:
             raise
+        except asyncio.CancelledError:  # aiokafka lets through that it has cancelled a task of its own
+            task = asyncio.current_task()
+            if self._closed or task is None or task.cancelling():
+                raise
+            raise ConsumerLostError("a fetch was cancelled, and nobody had stopped it") from None
         except RuntimeError as error:  # uvloop's, of a write to a connection that has just been lost
             raise ConsumerLostError(repr(error)) from error
 

@@ -66,7 +66,11 @@ async def test_an_error_of_uvloop_s_is_a_consumer_that_is_lost(cluster: Settings
     """Of a write to a connection that has just been lost. No error of Kafka's is one, though aiokafka derives it so."""
     async with reader(cluster) as consumer:
         consumer.assign([TopicPartition(SEND_REQUESTS, 0)])
-        for error, kind in ((RuntimeError("handler is closed"), ConsumerLostError), (UnknownError(), UnknownError)):
+        for error, kind in (
+            (RuntimeError("handler is closed"), ConsumerLostError),
+            (asyncio.CancelledError(), ConsumerLostError),  # the poll would end as if the worker were told to stop
+            (UnknownError(), UnknownError),
+        ):
             monkeypatch.setattr(consumer._fetcher, "fetched_records", AsyncMock(side_effect=error))
             with pytest.raises(kind):
                 await consumer.getmany(timeout_ms=0)
