@@ -27,7 +27,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $(STAMP)
 
 .PHONY: demo
-demo: $(STAMP) ## Run the whole system on real Kafka and Postgres and play a story through it (3 min the first time, then 40 s)
+demo: $(STAMP) ## Run the whole system on real Kafka and Postgres and play a story through it (3 min the first time, then 20 s)
 	$(BIN)/inmail demo
 
 .PHONY: up

@@ -1,8 +1,8 @@
 """Which answers can be read: looked up where the brokers' word on how far a lane has published is in doubt.
 
 A broker of 4.2.1 that was started again after a crash may tell of less than was published (docs/kafka-versions.md). It
-may also be right: a transaction that it had said to be committed is then gone, answers and offset. Only the result
-topics tell the one from the other. So the lane goes back to what it was told of, and publishes what cannot be read.
+may also be right, and what the lane has noted as published is gone. Only the result topics tell the one from the other:
+so the lane goes back to what it was told of, and publishes what cannot be read.
 """
 
 import asyncio
