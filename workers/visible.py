@@ -8,20 +8,22 @@ so the lane goes back to what it was told of, and publishes what cannot be read.
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import aclosing
 from datetime import datetime, timedelta
 
 import structlog
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaTimeoutError
 from pydantic_core import from_json
 
 from infra.clock import to_milliseconds, utc_now
-from infra.kafka import admin_client, count_partitions, partitions_of, reader
+from infra.kafka import reader
 from infra.postgres import Pool
 from infra.settings import Settings
 from infra.transactions import Message
 from schemas.catalogue import OUTPUT_TOPICS
 from workers.job import Job
+from workers.ops.records import all_partitions, read_to
 
 __all__ = ["Visible", "find_visible"]
 
@@ -73,30 +75,26 @@ async def find_visible(settings: Settings, pool: Pool, job: Job, partition: int,
         answers = await job.recall(connection, partition, *span)
     # Where there is none, all of it was dead letters: those of the last minute.
     since = min((datetime.fromisoformat(from_json(each.value)["time"]) for each in answers), default=utc_now())
-    async with admin_client(settings) as admin:
-        counts = await count_partitions(admin, OUTPUT_TOPICS)
-    places = [place for topic, count in counts.items() for place in partitions_of(topic, count)]
+    places = await all_partitions(settings, OUTPUT_TOPICS)
     found: Counter[Kind] = Counter()
     async with reader(settings, None, "read_uncommitted") as all_, reader(settings) as consumer:
         ends = await all_.end_offsets(places)
         consumer.assign(places)
         starts = await consumer.offsets_for_times(dict.fromkeys(places, to_milliseconds(since - _EARLIER)))
-        for place, start in starts.items():
-            consumer.seek(place, ends[place] if start is None else start.offset)
+        unread = {place: start.offset for place, start in starts.items() if start and start.offset < ends[place]}
+        for place in places:
+            consumer.seek(place, unread.get(place, ends[place]))
         try:
-            async with asyncio.timeout(3 * settings.transaction_seconds):
-                while await _short_of(consumer, ends):
-                    for records in (await consumer.getmany(timeout_ms=_POLL_MILLISECONDS)).values():
-                        found.update(kind for record in records if (kind := _kind(record.value)))
+            async with (
+                asyncio.timeout(3 * settings.transaction_seconds),
+                aclosing(read_to(consumer, unread, ends, _POLL_MILLISECONDS)) as records,
+            ):
+                found.update([kind async for record in records if (kind := _kind(record.value))])
         except TimeoutError:
             raise KafkaTimeoutError(
                 "the result topics could not be read to their end: is a transaction open?"
             ) from None
     return Visible(found, span[1])
-
-
-async def _short_of(consumer: AIOKafkaConsumer, ends: dict[TopicPartition, int]) -> bool:
-    return any([await consumer.position(place) < end for place, end in ends.items()])
 
 
 def _kind(value: bytes | None) -> Kind | None:
