@@ -15,6 +15,7 @@ from workers.ops.operations import Operation, Running, Status
 from workers.ops.redrive_plan import REFUSALS, Plan
 
 __all__ = [
+    "origin",
     "show_counts",
     "show_dead_letter",
     "show_dead_letters",
@@ -32,7 +33,7 @@ def show_dead_letters(told: Told) -> None:
         (
             each.place,
             Text(each.reason, style=BAD),
-            _origin(each),
+            origin(each),
             instant(each.origin_time),
             _became(fate),
             printable(each.error),
@@ -57,7 +58,8 @@ def show_counts(rows: Sequence[tuple[str, str, int]]) -> None:
     )
 
 
-def _origin(letter: DeadLetter) -> str:
+def origin(letter: DeadLetter) -> str:
+    """Return where a letter's message was read, for a terminal."""
     return f"{printable(letter.origin_topic)} {letter.origin_partition}/{letter.origin_offset}"
 
 
@@ -80,7 +82,7 @@ def show_dead_letter(letter: DeadLetter, fate: Fate | None) -> None:
     facts = [
         ("reason", letter.reason),
         ("error", printable(letter.error)),
-        ("origin", _origin(letter)),
+        ("origin", origin(letter)),
         ("time", instant(letter.origin_time)),
         ("set aside", instant(letter.set_aside_at)),
         ("account", letter.account_id or "none"),

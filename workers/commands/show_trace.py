@@ -5,7 +5,7 @@ from typing import Final
 
 from rich.text import Text
 
-from workers.commands.show_letters import story
+from workers.commands.show_letters import origin, story
 from workers.commands.styles import BAD, DIM, GOOD, NEWS, WARN, count_of
 from workers.commands.terminal import console, instant
 from workers.ops.dead_letters import DeadLetter, printable
@@ -95,7 +95,7 @@ def _published(published: Published) -> Iterator[Fact]:
 
 def _letter(letter: DeadLetter, fate: Fate) -> Iterator[Fact]:
     yield "letter", [(letter.place, "bold"), f", set aside at {instant(letter.set_aside_at)}"]
-    yield "origin", [f"{printable(letter.origin_topic)} {letter.origin_partition}/{letter.origin_offset}"]
+    yield "origin", [origin(letter)]
     yield "reason", [(letter.reason, BAD), f": {printable(letter.error)}"]
     for told in story(fate):
         yield "became", [told]
