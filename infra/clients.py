@@ -2,7 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -76,17 +77,18 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is untyped
 
         """
         self._see_tasks()
-        try:
-            return await super().getmany(*partitions, **options)
-        except KafkaError:
-            raise
-        except asyncio.CancelledError:  # aiokafka lets through that it has cancelled a task of its own
-            task = asyncio.current_task()
-            if self._closed or task is None or task.cancelling():
+        with self._lost_when_cancelled():
+            try:
+                return await super().getmany(*partitions, **options)
+            except KafkaError:  # which aiokafka derives from the next
                 raise
-            raise ConsumerLostError("a fetch was cancelled, and nobody had stopped it") from None
-        except RuntimeError as error:  # uvloop's, of a write to a connection that has just been lost
-            raise ConsumerLostError(repr(error)) from error
+            except RuntimeError as error:  # uvloop's, of a write to a connection that has just been lost
+                raise ConsumerLostError(repr(error)) from error
+
+    async def position(self, partition: TopicPartition) -> Any:  # noqa: ANN401 - aiokafka's own
+        """Return the offset that is fetched next; raises as `getmany` does."""
+        with self._lost_when_cancelled():
+            return await super().position(partition)
 
     def check(self) -> None:
         """Raise what `getmany` would, and count as it does: a member that polls nothing for a day leaves its group.
@@ -96,9 +98,24 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is untyped
 
         """
         self._see_tasks()
-        self._coordinator.check_errors()
+        with self._lost_when_cancelled():
+            self._coordinator.check_errors()
         with self._subscription.fetch_context():
             pass
+
+    @contextmanager
+    def _lost_when_cancelled(self) -> Iterator[None]:
+        """Tell of a task of aiokafka's that it has cancelled itself: it lets that through as if the caller were.
+
+        So ends the task that keeps the member in its group when it stops a heartbeat that has not begun.
+        """
+        try:
+            yield
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._closed or task is None or task.cancelling():
+                raise
+            raise ConsumerLostError("a task of the consumer was cancelled, and nobody had stopped it") from None
 
     def _see_tasks(self) -> None:
         """Raise ConsumerLostError where a task has ended: aiokafka would return nothing for ever, and say nothing."""

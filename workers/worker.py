@@ -84,15 +84,18 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is unt
             await asyncio.wait([*reasons, stopped], return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._stopping = True
-            self._tell_the_end(reasons)
+            errors = [_error_of(each, stopped=False) for each in reasons if each.done()]
+            for error in filter(None, errors):
+                self._health.ends(error)
+            self._health.drains()
             stop.set()
             for task in (starting, *watches):  # joining a group can take longer than a drain may
                 task.cancel()
             late = await self._end(pump)
             await self._clients.ends.aclose()
-        for ended in reasons:
-            if ended.done() and not ended.cancelled():
-                ended.result()
+        errors += [_error_of(each, stopped=True) for each in (self._failed, pump) if each.done()]
+        for error in filter(None, errors):
+            raise error
         if late is not None:
             raise WorkerError(late)
 
@@ -120,12 +123,6 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is unt
         if stopping.done() and not stopping.cancelled() and (error := stopping.exception()) is not None:
             self._log.warning("stop_failed", error=repr(error))
         return None
-
-    def _tell_the_end(self, reasons: Iterable["asyncio.Future[Any]"]) -> None:
-        for ended in reasons:
-            if ended.done() and not ended.cancelled() and (error := ended.exception()) is not None:
-                self._health.ends(error)
-        self._health.drains()
 
     async def _pump(self, starting: asyncio.Task[None], stop: asyncio.Event) -> None:
         """Move records from the consumer to the lanes that have room.
@@ -235,13 +232,8 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is unt
         self._log.info("assigned", partitions=sorted(tp.partition for tp in assigned))
 
     def _lane_ended(self, lane: Lane, task: asyncio.Task[None]) -> None:
-        """Let the worker end of what a lane ended of. One that was cancelled and not stopped would leave no trace."""
-        if not task.cancelled():
-            error = task.exception()
-        else:
-            error = (
-                None if lane.stopping else WorkerError(f"{task.get_name()} was cancelled, and nobody had stopped it")
-            )
+        """Let the worker end of what a lane ended of."""
+        error = _error_of(task, stopped=lane.stopping)
         if error is not None and not self._failed.done():
             self._failed.set_exception(error)
 
@@ -256,6 +248,13 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is unt
         for task in late:
             task.cancel()
         return not late
+
+
+def _error_of(task: "asyncio.Future[Any]", *, stopped: bool) -> BaseException | None:
+    """Return what a task ended of. One that aiokafka cancelled, and nobody had stopped, would leave no trace."""
+    if not task.cancelled():
+        return task.exception()
+    return None if stopped else WorkerError(f"{task!r} was cancelled, and nobody had stopped it")
 
 
 async def run_worker(job: Job, settings: Settings, stop: asyncio.Event) -> None:

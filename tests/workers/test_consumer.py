@@ -5,7 +5,7 @@ from operator import attrgetter
 from time import monotonic
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import AsyncMock
+from unittest.mock import AsyncMock, Mock
 from uuid import uuid4
 
 import pytest
@@ -19,7 +19,7 @@ from schemas.catalogue import SEND_REQUESTS
 from tests.workers.wire import eventually
 from workers.ledger.plans import load_catalogue
 from workers.send import SendJob
-from workers.worker import Worker
+from workers.worker import Worker, WorkerError
 
 
 @pytest.mark.parametrize("task", ["_fetcher._fetch_task", "_client._sync_task"])
@@ -58,6 +58,22 @@ async def test_a_member_whose_heartbeat_has_ended_is_told_so_though_it_polls_not
     assert idle < 1
 
 
+async def test_a_member_whose_task_aiokafka_cancelled_is_lost_and_nobody_is_cancelled(cluster: Settings) -> None:
+    """So ends the one that keeps it in its group; a look at it would end the worker as if it were told to stop."""
+    consumer = create_consumer(cluster, f"group-{uuid4().hex[:8]}", 10)
+    consumer.subscribe([SEND_REQUESTS])
+    async with consumer:
+        place = next(iter(consumer.assignment()))
+        consumer._coordinator._coordination_task.cancel()
+        await asyncio.wait([consumer._coordinator._coordination_task])
+        consumer._subscription.subscription.assignment.state_value(place).await_reset("earliest")
+
+        with pytest.raises(ConsumerLostError, match="nobody had stopped it"):
+            consumer.check()
+        with pytest.raises(ConsumerLostError, match="nobody had stopped it"):
+            await consumer.position(place)
+
+
 async def _fails(error: Exception) -> None:
     raise error
 
@@ -91,3 +107,14 @@ async def test_a_worker_without_partitions_ends_with_its_consumer(settings: Sett
 
     with pytest.raises(KafkaError, match="the heartbeat has ended"):
         await asyncio.wait_for(worker._pump(started, asyncio.Event()), 5)
+
+
+async def test_a_worker_whose_poll_was_cancelled_by_nobody_says_so(settings: Settings, monkeypatch: Any) -> None:
+    """Its end would look like one in order: code 0, and not a word."""
+    worker = Worker(SendJob(load_catalogue()), settings, AsyncMock(), AsyncMock())
+    await worker._consumer.stop()
+    worker._consumer = SimpleNamespace(subscribe=Mock(), start=AsyncMock(), stop=AsyncMock())
+    monkeypatch.setattr(worker, "_pump", AsyncMock(side_effect=asyncio.CancelledError()))
+
+    with pytest.raises(WorkerError, match="nobody had stopped it"):
+        await asyncio.wait_for(worker.run(asyncio.Event()), 5)
