@@ -5,6 +5,7 @@ start maps: 1.2 s instead of 3.3, and half the CPU time. An archive that does no
 says so in the broker's log and goes on as if there were none.
 """
 
+import fcntl
 import os
 import shutil
 import signal
@@ -109,7 +110,9 @@ class KafkaServer:
             folder.mkdir(parents=True, exist_ok=True)
         (self.config / "log4j2.properties").write_text(LOGGING, encoding="utf-8")
         if self.to_archive:
-            self._make_archive(leash)
+            with self.archive.with_suffix(".lock").open("w") as lock, suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._make_archive(leash)  # unless another process does: this one starts without
         self.format(leash)
 
     def start(self, leash: Leash) -> Running:
@@ -135,8 +138,7 @@ class KafkaServer:
     def _make_archive(self, leash: Leash) -> None:
         """Let a broker start and end, for Java to note its classes, and archive them. Raises `ServerError`.
 
-        Several processes may do so at once: the last one's stays. Where Java cannot do it, the trial's log says why,
-        and there is none.
+        Where Java cannot do it, the trial's log says why, and there is none.
         """
         noted, made = self.scratch / "classes.noted", self.scratch / "classes.aot"
         trial = replace(self, data=self.scratch / "trial", log=self.log.with_name("kafka-trial.log"), temporary=False)

@@ -59,8 +59,8 @@ class Fuzz:
         """Wait until all is decided, and see what came of each record."""
         self.sent += len(sent)
         async with asyncio.timeout(_ROUND_SECONDS):
-            while any(group.records for group in await read_lag(self._settings)):
-                pass  # each look takes its time
+            while any(group.records for group in await read_lag(self._settings)):  # noqa: ASYNC110 - of other processes
+                await asyncio.sleep(0.1)
             came = await self._new()
         judge(sent, came, self.judged)
         for line in self._logs:

@@ -1,22 +1,20 @@
 """What the tests on a cluster share: the running stack, as if others had worked its topics before."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
 from infra.settings import Settings
-from tests.workers.wire import pass_over, prepare
+from tests.workers.wire import prepare
 from workers.ledger.plans import SHIPPED
 
 
 @pytest.fixture
-async def cluster(settings: Settings) -> AsyncIterator[Settings]:
-    """The running stack with its groups at the ends of their topics, and there again afterwards, whatever was left."""
+async def cluster(settings: Settings) -> Settings:
+    """The running stack with its groups at the ends of their topics, whatever other tests left."""
     await prepare(settings)
-    yield settings
-    await pass_over(settings)
+    return settings
 
 
 @pytest.fixture

@@ -26,12 +26,18 @@ from workers.ops.redrive_plan import Options, plan_redrive
 ME = Who("ops-1", "the catalogue was mended")
 
 
-@pytest.fixture
-def frozen() -> Iterator[LocalStack]:
-    """A broker to freeze, beside the one of the other tests."""
+@pytest.fixture(scope="module")
+def broker() -> Iterator[LocalStack]:
+    """A broker beside the one of the other tests."""
     with LocalStack(postgres=False) as stack:
         yield stack
-        os.kill(stack.kafka_pid, signal.SIGCONT)
+
+
+@pytest.fixture
+def frozen(broker: LocalStack) -> Iterator[LocalStack]:
+    """A broker to freeze."""
+    yield broker
+    os.kill(broker.kafka_pid, signal.SIGCONT)
 
 
 @pytest.mark.parametrize("ends_by", ["stop", "limit"])

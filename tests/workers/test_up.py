@@ -145,7 +145,7 @@ async def own(tmp_path: Path) -> AsyncIterator[tuple[LocalStack, Settings, Worke
     with LocalStack() as stack:
         settings = stack_settings(
             stack, topic_partitions=2, session_seconds=6, transaction_seconds=5, tick_seconds=1, log_format="json",
-            drain_seconds=8,
+            drain_seconds=5,
         )  # fmt: skip
         await prepare(settings)
         # Without the expiry worker: a tick that it holds may take all the time that a drain has.

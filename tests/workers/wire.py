@@ -27,7 +27,8 @@ WAIT_SECONDS = 30
 
 async def prepare(settings: Settings) -> None:
     """Make the topics, start the groups at the ends of their topics, and tell these books that others worked them."""
-    await apply_topics(settings, await plan_topics(settings))
+    if changes := await plan_topics(settings):
+        await apply_topics(settings, changes)
     passed = await pass_over(settings)
     connection = await connect_database(settings)
     groups = {row.topic: row.group for row in CATALOGUE if row.group}
@@ -42,15 +43,18 @@ async def prepare(settings: Settings) -> None:
 
 async def pass_over(settings: Settings) -> dict[TopicPartition, int]:
     """Move all groups to the ends of their topics; return those."""
-    passed: dict[TopicPartition, int] = {}
-    for topic, group in {row.topic: row.group for row in CATALOGUE if row.group}.items():
-        async with reader(settings, group) as consumer:
-            places = partitions_of(topic, settings.topic_partitions)
-            consumer.assign(places)
-            end = await consumer.end_offsets(places)
-            await consumer.commit(end)
-        passed |= end
-    return passed
+    groups = {row.topic: row.group for row in CATALOGUE if row.group}
+    passed = await asyncio.gather(*(_pass(settings, *each) for each in groups.items()))
+    return {place: offset for each in passed for place, offset in each.items()}
+
+
+async def _pass(settings: Settings, topic: str, group: str) -> dict[TopicPartition, int]:
+    places = partitions_of(topic, settings.topic_partitions)
+    async with reader(settings, group) as consumer:
+        end: dict[TopicPartition, int] = await consumer.end_offsets(places)  # first: a fetch would keep it waiting
+        consumer.assign(places)
+        await consumer.commit(end)
+    return end
 
 
 def send(account: str, id_: UUID | None = None, **data: Any) -> Event:
