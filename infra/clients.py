@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -85,6 +85,11 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is untyped
             except RuntimeError as error:  # uvloop's, of a write to a connection that has just been lost
                 raise ConsumerLostError(repr(error)) from error
 
+    async def end_offsets(self, partitions: Iterable[TopicPartition]) -> Any:  # noqa: ANN401 - aiokafka's own
+        """Return where partitions end; raises as `getmany` does. Who only asks this, polls nothing that would tell."""
+        self._see_tasks()
+        return await super().end_offsets(partitions)
+
     async def position(self, partition: TopicPartition) -> Any:  # noqa: ANN401 - aiokafka's own
         """Return the offset that is fetched next; raises as `getmany` does."""
         with self._lost_when_cancelled():
@@ -98,28 +103,25 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is untyped
 
         """
         self._see_tasks()
-        with self._lost_when_cancelled():
-            self._coordinator.check_errors()
+        self._coordinator.check_errors()
         with self._subscription.fetch_context():
             pass
 
     @contextmanager
     def _lost_when_cancelled(self) -> Iterator[None]:
-        """Tell of a task of aiokafka's that it has cancelled itself: it lets that through as if the caller were.
-
-        So ends the task that keeps the member in its group when it stops a heartbeat that has not begun.
-        """
+        """Tell of a task that aiokafka has cancelled: it lets that through as if the caller were."""
         try:
             yield
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if self._closed or task is None or task.cancelling():
                 raise
-            raise ConsumerLostError("a task of the consumer was cancelled, and nobody had stopped it") from None
+            raise ConsumerLostError("a task of the consumer was cancelled, and nobody had stopped it") from error
 
     def _see_tasks(self) -> None:
         """Raise ConsumerLostError where a task has ended: aiokafka would return nothing for ever, and say nothing."""
-        endless = (self._fetcher._fetch_task, self._client._sync_task)  # noqa: SLF001 - there is no other way
+        endless = (self._fetcher._fetch_task, self._client._sync_task,  # noqa: SLF001 - there is no other way
+                   getattr(self._coordinator, "_coordination_task", None))  # fmt: skip
         of_group = (getattr(self._coordinator, name, None) for name in ("_heartbeat_task", "_commit_refresh_task"))
         failed = (task for task in of_group if task and task.done() and not task.cancelled() and task.exception())
         for task in (*endless, *failed):

@@ -170,5 +170,5 @@ async def close_in_time(pool: Pool, seconds: float) -> None:
     """Close a pool politely, or by force where the database does not answer any more."""
     try:
         await asyncio.wait_for(pool.close(), seconds)
-    except TimeoutError:
+    except (TimeoutError, OSError):  # an error of a connection must not stand in the place of what the process ends of
         pool.terminate()

@@ -64,6 +64,8 @@ class TransactionPair:
                 f"no transactional producer within {2 * self._seconds} s: is __transaction_state available?"
             ) from None
         for failure in filter(None, started):
+            if isinstance(failure, AssertionError):  # aiokafka's, where a broker that has just been started lists none
+                raise KafkaError("the brokers list no broker yet") from failure
             raise failure
 
     async def publish(self, messages: Sequence[Message], offsets: Mapping[TopicPartition, int], group: str) -> Spent:
@@ -75,7 +77,8 @@ class TransactionPair:
         """
         try:
             return await self._publish(messages, offsets, group)
-        except IllegalOperation as error:  # an error that went to a delivery has ended the transaction meanwhile
+        # An error that went to a delivery has ended the transaction meanwhile: aiokafka says so, or asserts it.
+        except (IllegalOperation, AssertionError) as error:
             raise KafkaError(f"the transaction ended before its time: {error}") from error
 
     async def _publish(self, messages: Sequence[Message], offsets: Mapping[TopicPartition, int], group: str) -> Spent:
@@ -130,7 +133,7 @@ async def _end(producer: AIOKafkaProducer) -> None:
     if late:
         stop.cancel()
         await asyncio.wait([stop], timeout=_STOP_SECONDS)
-        await producer.client.close()
+    await producer.client.close()  # which one that could not end its transaction leaves open
 
 
 def _fail_undelivered(producer: AIOKafkaProducer) -> None:

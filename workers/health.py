@@ -116,6 +116,8 @@ class LaneHealth:
 
     def fails(self, error: BaseException) -> None:
         """It waits, and begins again."""
+        if self._is_over_it():
+            self.moved_at = self.clock()
         self.doing, self.error = Doing.AGAIN, repr(error)
         self.kept.retries(error)
 

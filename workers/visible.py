@@ -16,14 +16,14 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaTimeoutError
 from pydantic_core import from_json
 
-from infra.clock import to_milliseconds, utc_now
+from infra.clock import nearest_instant, to_milliseconds, utc_now
 from infra.kafka import reader
 from infra.postgres import Pool
 from infra.settings import Settings
 from infra.transactions import Message
 from schemas.catalogue import OUTPUT_TOPICS
 from workers.job import Job
-from workers.ops.records import all_partitions, read_to
+from workers.ops.records import all_partitions, read_records, read_to
 
 __all__ = ["Visible", "find_visible"]
 
@@ -73,8 +73,10 @@ async def find_visible(settings: Settings, pool: Pool, job: Job, partition: int,
     """
     async with pool.acquire() as connection:
         answers = await job.recall(connection, partition, *span)
-    # Where there is none, all of it was dead letters: those of the last minute.
-    since = min((datetime.fromisoformat(from_json(each.value)["time"]) for each in answers), default=utc_now())
+    times = [datetime.fromisoformat(from_json(each.value)["time"]) for each in answers]
+    # The books hold no dead letters and no repeats: those are later than the records that they answer.
+    times += await _first_time(settings, TopicPartition(job.topic, partition), span)
+    since = min([*times, utc_now()])
     places = await all_partitions(settings, OUTPUT_TOPICS)
     found: Counter[Kind] = Counter()
     async with reader(settings, None, "read_uncommitted") as all_, reader(settings) as consumer:
@@ -95,6 +97,14 @@ async def find_visible(settings: Settings, pool: Pool, job: Job, partition: int,
                 "the result topics could not be read to their end: is a transaction open?"
             ) from None
     return Visible(found, span[1])
+
+
+async def _first_time(settings: Settings, place: TopicPartition, span: tuple[int, int]) -> list[datetime]:
+    """Return the time of the first record of a span that can still be read, if any can."""
+    async with aclosing(read_records(settings, [place], start=span[0])) as records:
+        async for record in records:
+            return [nearest_instant(record.timestamp)] if record.offset < span[1] else []
+    return []
 
 
 def _kind(value: bytes | None) -> Kind | None:

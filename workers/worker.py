@@ -251,10 +251,13 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is unt
 
 
 def _error_of(task: "asyncio.Future[Any]", *, stopped: bool) -> BaseException | None:
-    """Return what a task ended of. One that aiokafka cancelled, and nobody had stopped, would leave no trace."""
-    if not task.cancelled():
+    """Return what a task ended of. One that a library cancelled, and nobody had stopped, would leave no trace."""
+    try:
         return task.exception()
-    return None if stopped else WorkerError(f"{task!r} was cancelled, and nobody had stopped it")
+    except asyncio.CancelledError as cause:
+        error = WorkerError(f"{task!r} was cancelled, and nobody had stopped it")
+        error.__cause__ = cause
+        return None if stopped else error
 
 
 async def run_worker(job: Job, settings: Settings, stop: asyncio.Event) -> None:

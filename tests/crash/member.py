@@ -89,7 +89,8 @@ class Member:
     def _say(self, *word: object) -> None:
         try:
             self._pipe.send(word)
-        except OSError:
+        except OSError:  # it has ended: what it said of that is there to read
+            self._read()
             self._close()
 
     def _read(self) -> None:

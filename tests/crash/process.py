@@ -5,6 +5,7 @@ import ctypes
 import os
 import signal
 import traceback
+from contextlib import aclosing
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -16,7 +17,6 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 
 from infra import postgres
-from infra.kafka import reader
 from infra.log import configure_logging
 from infra.postgres import is_transient
 from infra.settings import Settings
@@ -28,6 +28,7 @@ from workers.billing import BillingJob
 from workers.expiry import ExpiryJob
 from workers.ledger.plans import load_catalogue
 from workers.ops.records import NotSetUpError
+from workers.order import Ends
 from workers.send import SendJob
 from workers.worker import WorkerError, run_worker
 
@@ -123,8 +124,8 @@ async def _work(start: Start, stop: asyncio.Event) -> None:
         case "billing":
             await run_worker(BillingJob(catalogue), settings, stop)
         case _:
-            async with reader(settings, None, "read_uncommitted") as asked:
-                await run_worker(ExpiryJob(asked, catalogue, settings), settings, stop)
+            async with aclosing(Ends(settings)) as ends:
+                await run_worker(ExpiryJob(ends, catalogue, settings), settings, stop)
 
 
 def _may_pass(error: Exception) -> bool:

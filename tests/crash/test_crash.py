@@ -17,7 +17,9 @@ from infra.settings import Settings
 from schemas.catalogue import TOPICS
 from tests.crash.broken import BROKEN
 from tests.crash.matrix import Order, Result, crash_settings, crash_stack, run
+from tests.crash.member import Member
 from tests.crash.points import JOBS, POINTS, SERVERS, Cell, Kind, Phase, cells, plan
+from tests.crash.process import Start
 from tests.crash.result import as_json, summary
 from tests.crash.table import DOCUMENT
 
@@ -64,6 +66,18 @@ async def _remove_topics(settings: Settings) -> None:
 
 async def _run(stack: LocalStack, settings: Settings, order: Order, logs: Path) -> Result:
     return await run(stack, settings, order, logs, lambda _: None)
+
+
+async def test_what_a_worker_ended_of_is_read_though_it_was_spoken_to_meanwhile(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """Else it would seem to have ended in order, unasked."""
+    nowhere = settings.model_copy(update={"kafka_bootstrap_servers": "127.0.0.1:1"})
+    member = Member(Start("send", nowhere, tmp_path / "log", None, None), None)
+    member._process.join(30)  # the loop stands still, and reads nothing
+    member.go()
+
+    assert "KafkaConnectionError" in member.error
 
 
 @pytest.mark.timeout(240)

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from infra.local import wheels
@@ -16,6 +17,7 @@ from infra.local.errors import DiskFullError, ServerError
 from infra.settings import Settings, load_settings
 from workers import cli
 from workers.cli import app
+from workers.commands import running
 from workers.commands.running import Exit
 from workers.local import demo
 from workers.local.processes import ChildError
@@ -407,3 +409,20 @@ def test_an_unknown_account_ends_with_1(on_database: Run) -> None:
     assert done.returncode == Exit.NO
     told = "inmail: the books have no account nobody: nothing was decided for it. What could not be decided is told by"
     assert _told(done) == f"{told} `inmail dead-letters list --account`"
+
+
+def test_a_connection_that_breaks_under_a_worker_is_no_orderly_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It has the error of a pipe whose reader has seen enough, which ends an operator's command well."""
+    monkeypatch.setenv("INMAIL_DATABASE_URL", f"postgresql://inmail@{NOWHERE}/inmail")
+    monkeypatch.setenv("INMAIL_KAFKA_BOOTSTRAP_SERVERS", NOWHERE)
+
+    def breaks() -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    with pytest.raises(typer.Exit) as ended:
+        running._end_well(breaks, Exit.INTERRUPTED)
+
+    assert Exit.UNREACHABLE == ended.value.exit_code
+    assert "Broken pipe" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """aiokafka's consumer, watched: its tasks may end of an error that they did not expect, and nobody would tell."""
 
 import asyncio
+from contextlib import aclosing
 from operator import attrgetter
 from time import monotonic
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from infra.settings import Settings
 from schemas.catalogue import SEND_REQUESTS
 from tests.workers.wire import eventually
 from workers.ledger.plans import load_catalogue
+from workers.order import Ends
 from workers.send import SendJob
 from workers.worker import Worker, WorkerError
 
@@ -58,8 +60,33 @@ async def test_a_member_whose_heartbeat_has_ended_is_told_so_though_it_polls_not
     assert idle < 1
 
 
+async def test_a_member_whose_coordination_failed_is_lost(cluster: Settings) -> None:
+    """Each look would find the same error of Kafka's, which looks as if it may pass: a standby would stand for ever."""
+    consumer = create_consumer(cluster, f"group-{uuid4().hex[:8]}", 10)
+    consumer.subscribe([SEND_REQUESTS])
+    async with consumer:
+        whole, coordinator = consumer._coordinator._coordination_task, consumer._coordinator
+        coordinator._coordination_task = asyncio.create_task(_fails(KafkaError("Unexpected error")))
+        await asyncio.wait([coordinator._coordination_task])
+
+        with pytest.raises(ConsumerLostError, match="Unexpected error"):
+            consumer.check()
+        coordinator._coordination_task = whole
+
+
+async def test_ends_are_not_asked_of_a_client_that_is_lost(cluster: Settings) -> None:
+    """Each question would take 40 s, and fail."""
+    async with aclosing(Ends(cluster)) as ends:
+        await ends.end_offsets([TopicPartition(SEND_REQUESTS, 0)])
+        ends._consumer._client._sync_task.cancel()
+        await asyncio.wait([ends._consumer._client._sync_task])
+
+        with pytest.raises(ConsumerLostError, match="has ended"):
+            await ends.end_offsets([TopicPartition(SEND_REQUESTS, 0)])
+
+
 async def test_a_member_whose_task_aiokafka_cancelled_is_lost_and_nobody_is_cancelled(cluster: Settings) -> None:
-    """So ends the one that keeps it in its group; a look at it would end the worker as if it were told to stop."""
+    """A question that meets the end of such a task would end the worker as if it were told to stop."""
     consumer = create_consumer(cluster, f"group-{uuid4().hex[:8]}", 10)
     consumer.subscribe([SEND_REQUESTS])
     async with consumer:
@@ -68,7 +95,7 @@ async def test_a_member_whose_task_aiokafka_cancelled_is_lost_and_nobody_is_canc
         await asyncio.wait([consumer._coordinator._coordination_task])
         consumer._subscription.subscription.assignment.state_value(place).await_reset("earliest")
 
-        with pytest.raises(ConsumerLostError, match="nobody had stopped it"):
+        with pytest.raises(ConsumerLostError, match="has ended"):
             consumer.check()
         with pytest.raises(ConsumerLostError, match="nobody had stopped it"):
             await consumer.position(place)

@@ -116,6 +116,19 @@ def test_a_lane_that_tries_again_for_too_long_is_stuck_and_names_the_last_error(
     assert "OSError('planted')" in dead.text
 
 
+def test_a_lane_that_fails_after_long_idleness_is_not_stuck_at_once(health: Health, clock: _Clock) -> None:
+    """Its time begins with the failure: before, it had nothing to do."""
+    lane = health.lane(LANE)
+    lane.waits()
+    clock.now += 10_000
+    lane.fails(KafkaError("no leader"))
+    at_first = lane.busy_seconds
+    clock.now += 7
+    lane.opens()
+
+    assert (0, 7) == (at_first, lane.busy_seconds)
+
+
 def test_a_lane_that_gets_on_slowly_is_not_stuck(health: Health, clock: _Clock) -> None:
     """Batch after batch, each published late, and a tick of many steps."""
     lane = health.lane(LANE)

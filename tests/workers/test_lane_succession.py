@@ -9,7 +9,8 @@ from uuid import UUID
 
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.errors import IllegalOperation, KafkaError, KafkaTimeoutError
+from aiokafka.conn import AIOKafkaConnection
+from aiokafka.errors import IllegalOperation, KafkaError, KafkaTimeoutError, ProducerFenced
 from aiokafka.structs import ConsumerRecord
 
 from infra.clients import LaneProducer
@@ -151,11 +152,42 @@ async def test_a_producer_that_finds_no_coordinator_is_given_up(
     await pair.discard()
 
 
-async def test_a_transaction_that_was_ended_under_its_lane_is_a_doubt(
+async def test_a_producer_to_which_the_brokers_list_no_broker_is_a_doubt(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one does that has just been started; aiokafka has an assertion there."""
+    monkeypatch.setattr(LaneProducer, "start", AsyncMock(side_effect=AssertionError("no bootstrap?")))
+    pair = TransactionPair(settings, "nobody")
+
+    with pytest.raises(KafkaError, match="no broker yet") as caught:
+        await pair.start()
+    await pair.discard()
+    assert may_pass(caught.value)
+
+
+async def test_a_producer_that_fails_to_stop_lets_its_connections_go(
     cluster: Settings, account: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It fails where its last question to the coordinator is answered with a fence, and closes nothing then."""
+    pair = TransactionPair(cluster, f"test-{account}")
+    await pair.start()
+    stop = AIOKafkaProducer.stop
+    monkeypatch.setattr(AIOKafkaProducer, "stop", AsyncMock(side_effect=ProducerFenced()))
+    await pair.discard()
+    left = [any(map(AIOKafkaConnection.connected, each.client._conns.values())) for each in pair._producers]
+    monkeypatch.setattr(AIOKafkaProducer, "stop", stop)
+    for each in pair._producers:
+        await each.stop()
+
+    assert [False, False] == left
+
+
+@pytest.mark.parametrize("error", [IllegalOperation("Not in the middle of a transaction"), AssertionError()])
+async def test_a_transaction_that_was_ended_under_its_lane_is_a_doubt(
+    cluster: Settings, account: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Aiokafka calls it an illegal operation. A loaded crash matrix met it once, and its worker ended."""
-    illegal = AsyncMock(side_effect=IllegalOperation("Not in the middle of a transaction"))
+    illegal = AsyncMock(side_effect=error)
     monkeypatch.setattr(AIOKafkaProducer, "send_offsets_to_transaction", illegal)
     pair = TransactionPair(cluster, f"test-{account}")
     await pair.start()

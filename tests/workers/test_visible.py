@@ -1,6 +1,7 @@
 """What a lane makes of a broker that has lost what it had said to be committed: nothing of it stays unpublished."""
 
 import asyncio
+from datetime import timedelta
 
 import pytest
 from aiokafka import TopicPartition
@@ -64,6 +65,40 @@ async def test_answers_that_a_broker_has_lost_are_published_and_those_that_it_ha
     assert 5 == len(answers) == len(set(answers))
     assert {(str(lost.id), False), (str(lost.id), True), (str(kept.id), False)} < set(answers)
     assert 1 == len(found) - len(answers)
+
+
+async def test_letters_and_repeats_of_long_ago_are_found(
+    cluster: Settings, database: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None of them is in the books, which would tell from when on to look: the records that they answer do."""
+    monkeypatch.setattr(visible, "_EARLIER", timedelta(0))
+    account = in_partition(cluster, PLACE.partition)
+    first = send(account)
+    await _work(cluster, [first])
+    start = await ends(cluster, SEND_RESULTS) | await ends(cluster, DEAD_LETTERS)
+    published = asyncio.Event()
+    publish_ = TransactionPair.publish
+
+    async def without_offset(self: TransactionPair, messages: list[Message], _: object, group: str) -> Spent:
+        if published.is_set():
+            raise KafkaError("planted")
+        spent = await publish_(self, messages, {}, group)
+        if messages:
+            published.set()
+            raise KafkaError("planted")
+        return spent
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TransactionPair, "publish", without_offset)
+        await publish(cluster, SEND_REQUESTS, [(account.encode(), b"no event"), first])
+        async with working(cluster, _job()):
+            await asyncio.wait_for(published.wait(), 20)
+    await database.execute("update lanes set published = next_offset where topic = $1", SEND_REQUESTS)
+    monkeypatch.setattr(resume, "_DOUBTS", 1)
+
+    await _work(cluster, [send(account)])
+
+    assert 3 == len(await read(cluster, start, 3))
 
 
 async def _work(settings: Settings, events: list[Event | Raw]) -> None:

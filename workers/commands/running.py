@@ -72,7 +72,12 @@ def ask(question: Callable[[Settings], Coroutine[Any, Any, Answer]], *, followin
         if not following:
             # The client logs each failed attempt; the command says once what came of them.
             logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-        return asyncio.run(question(settings))
+        try:
+            return asyncio.run(question(settings))
+        except BrokenPipeError:
+            # Whoever read the output has seen enough. What is still buffered has nowhere to go.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(Exit.DONE) from None
 
     return _end_well(run, Exit.DONE if following else Exit.INTERRUPTED)
 
@@ -105,10 +110,6 @@ def _end_well(run: Callable[[], Answer], interrupted: Exit) -> Answer:
         return run()
     except KeyboardInterrupt:
         raise typer.Exit(interrupted) from None
-    except BrokenPipeError:
-        # Whoever read the output has seen enough. What is still buffered has nowhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(Exit.DONE) from None
     except typer.Exit:
         raise
     except Exception as error:
