@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 import typer
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 from infra.local import wheels
 from infra.local.errors import DiskFullError, ServerError
+from infra.postgres import close_in_time
 from infra.settings import Settings, load_settings
 from workers import cli
 from workers.cli import app
@@ -426,3 +428,11 @@ def test_a_connection_that_breaks_under_a_worker_is_no_orderly_end(
 
     assert Exit.UNREACHABLE == ended.value.exit_code
     assert "Broken pipe" in capsys.readouterr().err
+
+
+async def test_a_pool_that_breaks_while_it_is_closed_is_ended_by_force() -> None:
+    """Its error would stand in the place of the one that the worker ends of."""
+    pool = Mock(close=AsyncMock(side_effect=BrokenPipeError(32, "Broken pipe")))
+    await close_in_time(pool, 1)
+
+    pool.terminate.assert_called_once_with()

@@ -1,6 +1,7 @@
 """Servers that end and come back, topics that vanish and rights that are missing, on a stack of their own."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from time import monotonic
@@ -93,6 +94,7 @@ async def test_a_worker_outlives_its_broker_s_restart(
         await asyncio.to_thread(own_stack.kill_kafka)
         await life.not_ready("Kafka")
         caplog.clear()
+        caplog.set_level(logging.WARNING, "aiokafka")  # commands that run in this process silence it
         began = monotonic()
         await asyncio.to_thread(own_stack.start_kafka)
         attempts = sum(record.getMessage().startswith("Unable connect to node") for record in caplog.records)
@@ -102,7 +104,7 @@ async def test_a_worker_outlives_its_broker_s_restart(
 
     print(f"{a_second:.0f} attempts a second to reach the broker")
     assert once_each(requests, answers)
-    assert a_second < 60
+    assert 0 < a_second < 60
 
 
 @pytest.mark.parametrize("topic", [SEND_REQUESTS, SEND_RESULTS])
