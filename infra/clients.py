@@ -91,7 +91,12 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is untyped
         return await super().end_offsets(partitions)
 
     async def position(self, partition: TopicPartition) -> Any:  # noqa: ANN401 - aiokafka's own
-        """Return the offset that is fetched next; raises as `getmany` does."""
+        """Return the offset that is fetched next.
+
+        Raises:
+            KafkaError: what the group's coordinator answered, or `ConsumerLostError` of a task that was cancelled.
+
+        """
         with self._lost_when_cancelled():
             return await super().position(partition)
 

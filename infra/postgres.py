@@ -170,5 +170,7 @@ async def close_in_time(pool: Pool, seconds: float) -> None:
     """Close a pool politely, or by force where the database does not answer any more."""
     try:
         await asyncio.wait_for(pool.close(), seconds)
-    except (TimeoutError, OSError):  # an error of a connection must not stand in the place of what the process ends of
+    except (OSError, RuntimeError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        # No answer in time, or a connection that breaks: uvloop has a RuntimeError of that. None of them may stand in
+        # the place of what the process ends of.
         pool.terminate()

@@ -16,7 +16,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaTimeoutError
 from pydantic_core import from_json
 
-from infra.clock import nearest_instant, to_milliseconds, utc_now
+from infra.clock import EARLIEST, nearest_instant, to_milliseconds, utc_now
 from infra.kafka import reader
 from infra.postgres import Pool
 from infra.settings import Settings
@@ -76,7 +76,7 @@ async def find_visible(settings: Settings, pool: Pool, job: Job, partition: int,
     times = [datetime.fromisoformat(from_json(each.value)["time"]) for each in answers]
     # The books hold no dead letters and no repeats: those are later than the records that they answer.
     times += await _first_time(settings, TopicPartition(job.topic, partition), span)
-    since = min([*times, utc_now()])
+    since = max(min([*times, utc_now()]), EARLIEST)  # a record's time may be any, and then it was a dead letter
     places = await all_partitions(settings, OUTPUT_TOPICS)
     found: Counter[Kind] = Counter()
     async with reader(settings, None, "read_uncommitted") as all_, reader(settings) as consumer:

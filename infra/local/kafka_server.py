@@ -12,7 +12,7 @@ import signal
 import uuid
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -110,9 +110,14 @@ class KafkaServer:
             folder.mkdir(parents=True, exist_ok=True)
         (self.config / "log4j2.properties").write_text(LOGGING, encoding="utf-8")
         if self.to_archive:
-            with self.archive.with_suffix(".lock").open("w") as lock, suppress(BlockingIOError):
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self._make_archive(leash)  # unless another process does: this one starts without
+            with ExitStack() as held:
+                try:
+                    lock = held.enter_context(self.archive.with_suffix(".lock").open("w"))
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:
+                    pass  # another process makes it: this one starts without
+                else:
+                    self._make_archive(leash)
         self.format(leash)
 
     def start(self, leash: Leash) -> Running:

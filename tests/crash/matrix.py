@@ -21,7 +21,6 @@ from tests.crash.books import Books
 from tests.crash.group import Group, Surroundings
 from tests.crash.judge import Verdict, judge
 from tests.crash.load import Inputs, Load
-from tests.crash.member import preload
 from tests.crash.points import JOBS, Cell, Kind, Stage, plan
 from tests.crash.process import Start
 from tests.crash.watch import Watch
@@ -110,7 +109,6 @@ async def run(stack: LocalStack, settings: Settings, order: Order, logs: Path, r
     """
     result = Result(order)
     began = monotonic()
-    preload()
     books = Books(settings)
     await books.prepare()
     await apply_topics(settings, await plan_topics(settings))

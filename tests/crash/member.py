@@ -9,16 +9,13 @@ from dataclasses import replace
 from tests.crash.points import Phase
 from tests.crash.process import Start, main
 
-__all__ = ["Member", "preload"]
+__all__ = ["Member"]
 
+# The process that workers are forked from imports all of it once: a start then costs 0.1 s.
 _FORK = multiprocessing.get_context("forkserver")
+_FORK.set_forkserver_preload(["tests.crash.process"])
 
 Armed = tuple[str, Phase, int]  # a point, before or after it, and the how manyeth time
-
-
-def preload() -> None:
-    """Let the process that workers are forked from import all of it once: a start then costs 0.1 s."""
-    _FORK.set_forkserver_preload(["tests.crash.process"])
 
 
 class Member:

@@ -1,5 +1,6 @@
 """The command line as a shell sees it: what it prints, where, and how it ends."""
 
+import asyncio
 import json
 import os
 import socket
@@ -413,21 +414,23 @@ def test_an_unknown_account_ends_with_1(on_database: Run) -> None:
     assert _told(done) == f"{told} `inmail dead-letters list --account`"
 
 
-def test_a_connection_that_breaks_under_a_worker_is_no_orderly_end(
+def test_a_connection_that_breaks_is_no_orderly_end(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It has the error of a pipe whose reader has seen enough, which ends an operator's command well."""
+    """Of no process: it has the error of a pipe whose reader has seen enough, which ends a command well."""
     monkeypatch.setenv("INMAIL_DATABASE_URL", f"postgresql://inmail@{NOWHERE}/inmail")
     monkeypatch.setenv("INMAIL_KAFKA_BOOTSTRAP_SERVERS", NOWHERE)
 
-    def breaks() -> None:
+    async def breaks(_: Settings) -> None:
         raise BrokenPipeError(32, "Broken pipe")
 
-    with pytest.raises(typer.Exit) as ended:
-        running._end_well(breaks, Exit.INTERRUPTED)
+    with pytest.raises(typer.Exit) as work_ended:
+        running._end_well(lambda: asyncio.run(breaks(load_settings())), Exit.INTERRUPTED)
+    with pytest.raises(typer.Exit) as command_ended:
+        running.ask(breaks, following=True)
 
-    assert Exit.UNREACHABLE == ended.value.exit_code
-    assert "Broken pipe" in capsys.readouterr().err
+    assert [Exit.UNREACHABLE] * 2 == [work_ended.value.exit_code, command_ended.value.exit_code]
+    assert 2 == capsys.readouterr().err.count("Broken pipe")
 
 
 async def test_a_pool_that_breaks_while_it_is_closed_is_ended_by_force() -> None:

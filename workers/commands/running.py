@@ -75,6 +75,8 @@ def ask(question: Callable[[Settings], Coroutine[Any, Any, Answer]], *, followin
         try:
             return asyncio.run(question(settings))
         except BrokenPipeError:
+            if _is_read():  # a connection broke
+                raise
             # Whoever read the output has seen enough. What is still buffered has nowhere to go.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(Exit.DONE) from None
@@ -103,6 +105,15 @@ def fail(text: str, code: Exit) -> typer.Exit:
     """Say on standard error why the process ends, and return what to raise."""
     error_console().print(Text.assemble(("inmail: ", "bold red"), text), soft_wrap=True)
     return typer.Exit(code)
+
+
+def _is_read() -> bool:
+    """Tell whether somebody still reads the output: what could not be written before is still buffered."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return False
+    return True
 
 
 def _end_well(run: Callable[[], Answer], interrupted: Exit) -> Answer:
