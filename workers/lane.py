@@ -80,7 +80,6 @@ class Lane:
         self.stopping = False
         self._failures, self._doubts = 0, Doubts()  # in a row
         self._visible: Visible | None = None  # while it is in doubt how far answers are published
-        self._find_visible = partial(find_visible, settings, self._pool, job, tp.partition)
 
     def stop(self) -> None:
         """Finish the batch at hand, publish it, and return from `run`."""
@@ -134,7 +133,7 @@ class Lane:
             pass  # were there a newer owner, the group's offset could be beyond what was stored when this one began
         published = published_to(self._job.group, self._tp, published, stored, kept=(oldest, end))
         self._row.published, start = unsure_to or published, max(published, oldest)
-        self._visible = await self._find_visible((published, unsure_to)) if unsure_to else None
+        self._visible = await find_visible(self._settings, self._tp, (published, unsure_to)) if unsure_to else None
         if published < oldest:
             self._log.warning("publishing_from_books", offset=published, end=oldest)
             async with self._pool.acquire() as connection:

@@ -5,29 +5,24 @@ may also be right, and what the lane has noted as published is gone. Only the re
 so the lane goes back to what it was told of, and publishes what cannot be read.
 """
 
-import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import aclosing
-from datetime import datetime, timedelta
 
 import structlog
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaTimeoutError
 from pydantic_core import from_json
 
-from infra.clock import EARLIEST, nearest_instant, to_milliseconds, utc_now
 from infra.kafka import reader
-from infra.postgres import Pool
 from infra.settings import Settings
 from infra.transactions import Message
 from schemas.catalogue import OUTPUT_TOPICS
-from workers.job import Job
 from workers.ops.records import all_partitions, read_records, read_to
 
 __all__ = ["Visible", "find_visible"]
 
-_EARLIER = timedelta(seconds=60)  # a result's time may be its worker's
+_EARLIER_MILLISECONDS = 60_000  # brokers have a clock each
+_BROKERS_TIME = 1  # LogAppendTime, in a record's words
 _POLL_MILLISECONDS = 100
 
 Offsets = dict[TopicPartition, int]
@@ -60,51 +55,45 @@ class Visible:
         return missing, {place: offset for place, offset in offsets.items() if offset >= self._end}
 
 
-async def find_visible(settings: Settings, pool: Pool, job: Job, partition: int, span: tuple[int, int]) -> Visible:
-    """Return what can be read of the answers to a span of offsets in a job's partition: its first, and that after it.
+async def find_visible(settings: Settings, lane: TopicPartition, span: tuple[int, int]) -> Visible:
+    """Return what can be read of the answers to a span of offsets of an input partition: its first, and that after it.
 
-    Reads the result topics from the time of the oldest of them on, up to where they end now.
+    Reads the result topics up to where they end now: from the time on at which the broker received the first record of
+    the span, as no answer to it is older. Where that cannot be known, since retention has removed the record or its
+    time is its producer's, from their oldest record on.
 
     Raises:
-        KafkaTimeoutError: when the end is not reached for longer than a transaction may stay open.
-        KafkaError: when the brokers cannot be asked.
+        KafkaError: when the brokers cannot be asked, or a transaction stays open before the end.
         NotSetUpError: when a topic does not exist.
 
     """
-    async with pool.acquire() as connection:
-        answers = await job.recall(connection, partition, *span)
-    times = [datetime.fromisoformat(from_json(each.value)["time"]) for each in answers]
-    # The books hold no dead letters and no repeats: those are later than the records that they answer.
-    times += await _first_time(settings, TopicPartition(job.topic, partition), span)
-    since = max(min([*times, utc_now()]), EARLIEST)  # a record's time may be any, and then it was a dead letter
+    since = await _received(settings, lane, span)
     places = await all_partitions(settings, OUTPUT_TOPICS)
     found: Counter[Kind] = Counter()
     async with reader(settings, None, "read_uncommitted") as all_, reader(settings) as consumer:
         ends = await all_.end_offsets(places)
         consumer.assign(places)
-        starts = await consumer.offsets_for_times(dict.fromkeys(places, to_milliseconds(since - _EARLIER)))
-        unread = {place: start.offset for place, start in starts.items() if start and start.offset < ends[place]}
-        for place in places:
-            consumer.seek(place, unread.get(place, ends[place]))
-        try:
-            async with (
-                asyncio.timeout(3 * settings.transaction_seconds),
-                aclosing(read_to(consumer, unread, ends, _POLL_MILLISECONDS)) as records,
-            ):
-                found.update([kind async for record in records if (kind := _kind(record.value))])
-        except TimeoutError:
-            raise KafkaTimeoutError(
-                "the result topics could not be read to their end: is a transaction open?"
-            ) from None
+        starts = await consumer.beginning_offsets(places)
+        if since is not None:
+            first = await consumer.offsets_for_times(dict.fromkeys(places, since - _EARLIER_MILLISECONDS))
+            starts = {place: each.offset if each else ends[place] for place, each in first.items()}
+        for place, start in starts.items():
+            consumer.seek(place, start)
+        unread = {place: start for place, start in starts.items() if start < ends[place]}
+        async with aclosing(read_to(consumer, unread, ends, _POLL_MILLISECONDS)) as records:
+            found.update([kind async for record in records if (kind := _kind(record.value))])
     return Visible(found, span[1])
 
 
-async def _first_time(settings: Settings, place: TopicPartition, span: tuple[int, int]) -> list[datetime]:
-    """Return the time of the first record of a span that can still be read, if any can."""
+async def _received(settings: Settings, place: TopicPartition, span: tuple[int, int]) -> int | None:
+    """Return when the broker received the first record of a span, in milliseconds; None where that is not known."""
+    async with reader(settings) as consumer:
+        if (await consumer.beginning_offsets([place]))[place] > span[0]:
+            return None
     async with aclosing(read_records(settings, [place], start=span[0])) as records:
         async for record in records:
-            return [nearest_instant(record.timestamp)] if record.offset < span[1] else []
-    return []
+            return record.timestamp if record.timestamp_type == _BROKERS_TIME else None
+    return None
 
 
 def _kind(value: bytes | None) -> Kind | None:

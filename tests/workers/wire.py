@@ -72,13 +72,15 @@ def promotion(account: str, credits_: int) -> Event:
 Raw = tuple[bytes | None, bytes | None]
 
 
-async def publish(settings: Settings, topic: str, records: Sequence[Event | Raw]) -> None:
+async def publish(
+    settings: Settings, topic: str, records: Sequence[Event | Raw], timestamp_ms: int | None = None
+) -> None:
     """Publish events, or raw keys and values, as an ordinary producer does."""
     async with create_producer(settings, "test") as producer:
         deliveries = []
         for record in records:
             key, value = (record.subject.encode(), encode(record)) if isinstance(record, Event) else record
-            deliveries.append(await producer.send(topic, value, key))
+            deliveries.append(await producer.send(topic, value, key, timestamp_ms=timestamp_ms))
         await asyncio.gather(*deliveries)
 
 
