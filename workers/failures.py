@@ -4,9 +4,11 @@ An outcome is a row and no error at all; a dead letter is made where a record is
 again, jittered and bounded, while its batch is held. Everything else ends the process, which says what to do.
 """
 
+import asyncio
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import asyncpg
 from aiokafka.errors import KafkaError
@@ -14,7 +16,16 @@ from aiokafka.errors import KafkaError
 from infra.kafka import remedy
 from infra.postgres import is_transient
 
-__all__ = ["SERVER_ERRORS", "LaneError", "StuckError", "WorkerError", "back_off_seconds", "let_pass", "may_pass"]
+__all__ = [
+    "SERVER_ERRORS",
+    "LaneError",
+    "StuckError",
+    "WorkerError",
+    "back_off_seconds",
+    "error_of",
+    "let_pass",
+    "may_pass",
+]
 
 # What the clients of Kafka and Postgres raise. `may_pass` tells which of it does.
 SERVER_ERRORS = (
@@ -58,6 +69,16 @@ def let_pass() -> Iterator[None]:
     except SERVER_ERRORS as error:
         if not may_pass(error):
             raise
+
+
+def error_of(task: "asyncio.Future[Any]", *, stopped: bool) -> BaseException | None:
+    """Return what a task ended of. One that a library cancelled, and nobody had stopped, would leave no trace."""
+    try:
+        return task.exception()
+    except asyncio.CancelledError as cause:
+        error = WorkerError(f"{task!r} was cancelled, and nobody had stopped it")
+        error.__cause__ = cause
+        return None if stopped else error
 
 
 def back_off_seconds(failures: int) -> float:

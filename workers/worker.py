@@ -19,7 +19,7 @@ from infra.probes import probes
 from infra.settings import Settings
 from schemas.catalogue import TOPICS
 from workers.breaker import Breaker
-from workers.failures import WorkerError, let_pass
+from workers.failures import WorkerError, error_of, let_pass
 from workers.health import Health
 from workers.job import Job
 from workers.lane import Clients, Lane
@@ -84,7 +84,7 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is unt
             await asyncio.wait([*reasons, stopped], return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._stopping = True
-            errors = [_error_of(each, stopped=False) for each in reasons if each.done()]
+            errors = [error_of(each, stopped=False) for each in reasons if each.done()]
             for error in filter(None, errors):
                 self._health.ends(error)
             self._health.drains()
@@ -93,7 +93,7 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is unt
                 task.cancel()
             late = await self._end(pump)
             await self._clients.ends.aclose()
-        errors += [_error_of(each, stopped=True) for each in (self._failed, pump) if each.done()]
+        errors += [error_of(each, stopped=True) for each in (self._failed, pump) if each.done()]
         for error in filter(None, errors):
             raise error
         if late is not None:
@@ -233,7 +233,7 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is unt
 
     def _lane_ended(self, lane: Lane, task: asyncio.Task[None]) -> None:
         """Let the worker end of what a lane ended of."""
-        error = _error_of(task, stopped=lane.stopping)
+        error = error_of(task, stopped=lane.stopping)
         if error is not None and not self._failed.done():
             self._failed.set_exception(error)
 
@@ -248,16 +248,6 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is unt
         for task in late:
             task.cancel()
         return not late
-
-
-def _error_of(task: "asyncio.Future[Any]", *, stopped: bool) -> BaseException | None:
-    """Return what a task ended of. One that a library cancelled, and nobody had stopped, would leave no trace."""
-    try:
-        return task.exception()
-    except asyncio.CancelledError as cause:
-        error = WorkerError(f"{task!r} was cancelled, and nobody had stopped it")
-        error.__cause__ = cause
-        return None if stopped else error
 
 
 async def run_worker(job: Job, settings: Settings, stop: asyncio.Event) -> None:
