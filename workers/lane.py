@@ -133,7 +133,8 @@ class Lane:
             pass  # were there a newer owner, the group's offset could be beyond what was stored when this one began
         published = published_to(self._job.group, self._tp, published, stored, kept=(oldest, end))
         self._row.published, start = unsure_to or published, max(published, oldest)
-        self._visible = await find_visible(self._settings, self._tp, (published, unsure_to)) if unsure_to else None
+        span = (published, unsure_to)
+        self._visible = await find_visible(self._settings, self._tp, span, self._health.steps) if unsure_to else None
         if published < oldest:
             self._log.warning("publishing_from_books", offset=published, end=oldest)
             async with self._pool.acquire() as connection:

@@ -6,8 +6,9 @@ so the lane goes back to what it was told of, and publishes what cannot be read.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
+from typing import NamedTuple
 
 import structlog
 from aiokafka import TopicPartition
@@ -29,6 +30,15 @@ Offsets = dict[TopicPartition, int]
 Kind = tuple[str, bool]  # an event's id, and whether it repeats an answer
 
 
+class _Event(NamedTuple):
+    """What an event is known by, and the record that it answers, or that was answered first."""
+
+    id: str
+    is_repeat: bool
+    place: TopicPartition
+    offset: int
+
+
 class Visible:
     """What a read_committed reader finds, of a lane that is in doubt up to an offset."""
 
@@ -43,9 +53,10 @@ class Visible:
         """
         missing = []
         for message in messages:
-            kind = _kind(message.value)
-            if kind and self._found[kind]:
-                self._found[kind] -= 1
+            event = _known(message.value)
+            is_in_doubt = message.origin is None or message.origin < self._end
+            if event and is_in_doubt and self._found[event.id, event.is_repeat]:
+                self._found[event.id, event.is_repeat] -= 1
             else:
                 missing.append(message)
         if messages:
@@ -55,12 +66,14 @@ class Visible:
         return missing, {place: offset for place, offset in offsets.items() if offset >= self._end}
 
 
-async def find_visible(settings: Settings, lane: TopicPartition, span: tuple[int, int]) -> Visible:
+async def find_visible(
+    settings: Settings, lane: TopicPartition, span: tuple[int, int], progress: Callable[[], None]
+) -> Visible:
     """Return what can be read of the answers to a span of offsets of an input partition: its first, and that after it.
 
     Reads the result topics up to where they end now: from the time on at which the broker received the first record of
     the span, as no answer to it is older. Where that cannot be known, since retention has removed the record or its
-    time is its producer's, from their oldest record on.
+    time is its producer's, from their oldest record on: then it may take minutes, and `progress` is called meanwhile.
 
     Raises:
         KafkaError: when the brokers cannot be asked, or a transaction stays open before the end.
@@ -81,7 +94,12 @@ async def find_visible(settings: Settings, lane: TopicPartition, span: tuple[int
             consumer.seek(place, start)
         unread = {place: start for place, start in starts.items() if start < ends[place]}
         async with aclosing(read_to(consumer, unread, ends, _POLL_MILLISECONDS)) as records:
-            found.update([kind async for record in records if (kind := _kind(record.value))])
+            async for record in records:
+                progress()
+                event = _known(record.value)
+                # A repeat tells of the record that was answered first, which may be another lane's.
+                if event and (event.is_repeat or (event.place == lane and span[0] <= event.offset < span[1])):
+                    found[event.id, event.is_repeat] += 1
     return Visible(found, span[1])
 
 
@@ -96,10 +114,13 @@ async def _received(settings: Settings, place: TopicPartition, span: tuple[int, 
     return None
 
 
-def _kind(value: bytes | None) -> Kind | None:
-    """Return what an event is known by; None of what is none, as anybody may have written to the topic."""
+def _known(value: bytes | None) -> _Event | None:
+    """Return an event of ours; None of what is none, as anybody may have written to the topic."""
     try:
         event = from_json(value or b"")
-        return event["id"], bool(event["data"].get("repeat"))
+        data = event["data"]
+        at = data.get("origin") or data["source"]
+        place = TopicPartition(at["topic"], at["partition"])
+        return _Event(str(event["id"]), bool(data.get("repeat")), place, int(at["offset"]))
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
