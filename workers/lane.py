@@ -128,7 +128,7 @@ class Lane:
         published = (await committed_offsets(self._admin, self._job.group, [self._tp]))[self._tp]
         oldest = (await self._consumer.beginning_offsets([self._tp]))[self._tp]
         end = (await self._consumer.end_offsets([self._tp]))[self._tp]
-        published, unsure_to = self._doubts.judge(published, self._row.published, end)
+        published, unsure_to = self._doubts.judge(published, self._row.published, self._stored, end)
         async with self._row.fenced():
             pass  # were there a newer owner, the group's offset could be beyond what was stored when this one began
         published = published_to(self._job.group, self._tp, published, stored, kept=(oldest, end))

@@ -23,12 +23,13 @@ class Doubts:
     def __init__(self) -> None:
         self._count = 0
 
-    def judge(self, committed: int | None, noted: int | None, end: int) -> tuple[int | None, int]:
+    def judge(self, committed: int | None, noted: int | None, stored: int, end: int) -> tuple[int | None, int]:
         """Return the offset to go by, and up to where answers may be published all the same; or refuse it for now.
 
         Args:
             committed: the group's offset, as the brokers tell it now.
             noted: up to where the lane's row knows answers to be published; None: it knows nothing.
+            stored: up to where outcomes are: answers may be published so far, which the row notes with its next batch.
             end: of the partition. What is noted beyond it is of records that are lost, or of another topic.
 
         Raises:
@@ -41,7 +42,7 @@ class Doubts:
         if self._count == _DOUBTS:
             self._count = 0
             structlog.get_logger("inmail.lane").warning("offset_not_believed", offset=committed, published=noted)
-            return max(committed or 0, noted - _LOOK_BACK), noted
+            return max(committed or 0, noted - _LOOK_BACK), max(noted, stored)
         self._count += 1
         raise GroupCoordinatorNotAvailableError(
             f"the group's offset is told to be {committed}, but answers up to {noted} are published (to go back, use"

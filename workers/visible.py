@@ -119,7 +119,7 @@ def _known(value: bytes | None) -> _Event | None:
     try:
         event = from_json(value or b"")
         data = event["data"]
-        at = data.get("origin") or data["source"]
+        at = data["source"] if "source" in data else data["origin"]  # a dead letter's; a grant has another
         place = TopicPartition(at["topic"], at["partition"])
         return _Event(str(event["id"]), bool(data.get("repeat")), place, int(at["offset"]))
     except (ValueError, TypeError, KeyError, AttributeError):

@@ -3,17 +3,19 @@
 import asyncio
 from collections import Counter
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
+import schemas
 from infra.clock import to_milliseconds, utc_now
 from infra.postgres import Connection
 from infra.settings import RecordTime, Settings
 from infra.transactions import Message, Spent, TransactionPair
-from schemas.catalogue import DEAD_LETTERS, SEND_REQUESTS, SEND_RESULTS
+from schemas.catalogue import CATALOGUE, DEAD_LETTERS, SEND_REQUESTS, SEND_RESULTS, EventType
 from schemas.envelope import Event
 from tests.workers.life import at_the_end, in_partition
 from tests.workers.wire import Raw, ends, prepare, publish, read, send, settled, working
@@ -59,7 +61,7 @@ async def test_answers_that_a_broker_has_lost_are_published_and_those_that_it_ha
         await publish(cluster, SEND_REQUESTS, [kept, lost, bad, lost])
         async with working(cluster, _job()):
             await asyncio.wait_for(stored.wait(), 20)
-    await database.execute("update lanes set published = next_offset where topic = $1", SEND_REQUESTS)
+    await database.execute("update lanes set published = next_offset - 1 where (topic, partition) = ($1, $2)", *PLACE)
     monkeypatch.setattr(resume, "_DOUBTS", 1)
 
     await _work(cluster, [send(account)])
@@ -102,7 +104,7 @@ async def test_letters_and_repeats_are_found_however_old_and_whatever_their_reco
         await publish(story, SEND_REQUESTS, [(account.encode(), b"no event"), first, send(account)], tomorrow)
         async with working(story, _job()):
             await asyncio.wait_for(published.wait(), 20)
-    await database.execute("update lanes set published = next_offset where topic = $1", SEND_REQUESTS)
+    await database.execute("update lanes set published = next_offset - 1 where (topic, partition) = ($1, $2)", *PLACE)
     monkeypatch.setattr(resume, "_DOUBTS", 1)
     await publish(story, SEND_REQUESTS, [send(account)], tomorrow)
     await _work(story, [])
@@ -115,6 +117,19 @@ async def _work(settings: Settings, events: list[Event | Raw]) -> None:
     async with working(settings, _job()):
         await at_the_end(settings, PLACE.partition)
     await settled(settings)
+
+
+@pytest.mark.parametrize("row", [row for row in CATALOGUE if row.direction == "out"], ids=lambda row: row.name)
+def test_every_event_tells_which_record_it_answers(row: EventType) -> None:
+    """One that did not would be looked for in vain, and published again."""
+    value = (Path(schemas.__file__).parent / "examples" / f"{row.name}.json").read_bytes()
+    data = from_json(value)["data"]
+    at = data.get("source") or data["origin"]
+
+    event = visible._known(value)
+
+    assert event is not None
+    assert (TopicPartition(at["topic"], at["partition"]), at["offset"]) == (event.place, event.offset)
 
 
 def test_a_repeat_beyond_what_is_in_doubt_is_not_looked_for() -> None:
