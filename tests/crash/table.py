@@ -19,8 +19,8 @@ _HEAD = """# The crash matrix
 `make crash` brings a worker to a named point of the lane's protocol, lets it stand there, before the call or after it,
 and lets a fault meet it: under load, on real Kafka and real Postgres, in real processes. Faults follow one another in
 the send, billing and expiry workers at the same time. At the end workers that nobody touches answer what is left, and
-the run is judged from outside: by the audit, and by a stock `read_committed` reader of every topic. One worker process in
-ten hears, whatever the broker says, of less than it has published ([why](kafka-versions.md)).
+the run is judged from outside: by the audit, and by a stock `read_committed` reader of every topic. One worker process
+in ten hears, whatever the broker says, of less than it has published ([why](kafka-versions.md)).
 
 This page is rendered from a run by `python -m tests.crash.table`.
 
