@@ -29,7 +29,7 @@ __all__ = ["CYCLE", "ByPartition", "KafkaBooks", "why_not"]
 
 CYCLE = timedelta(days=1461)
 WAIT_SECONDS = 60.0
-_POLL_SECONDS = 0.02
+_POLL_SECONDS = 0.005
 
 
 def why_not(scenario: Scenario) -> str | None:
