@@ -68,8 +68,8 @@ console-shots: tools $(STAMP) ## Take the README's pictures of the console, of a
 	$(BIN)/python -m tests.console.shots
 
 .PHONY: crash-render
-crash-render: $(STAMP) ## Render docs/crash-matrix.md from build/crash.json
-	$(BIN)/python -m tests.crash.table
+crash-render: $(STAMP) ## Render docs/crash-matrix.md from build/crash.json (BESIDE="..." says what else ran)
+	$(BIN)/python -m tests.crash.table --beside "$(BESIDE)"
 
 .PHONY: bench
 bench: $(STAMP) ## Measure against baselines into build/bench.json (about 20 min; not part of the tests)

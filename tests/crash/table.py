@@ -1,5 +1,6 @@
 """Renders `docs/crash-matrix.md` from what the last run of the matrix wrote: `python -m tests.crash.table`."""
 
+import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,8 +27,8 @@ This page is rendered from a run by `python -m tests.crash.table`.
 
 ## What the run found
 
-{faults:,} faults in {seconds:,} s, seed {seed}; {requests:,} input records, {answers:,} events read. Servers were
-killed {servers}; a kill of a server that met a worker of each job counts as a fault of each. {ends} workers ended by
+{faults:,} faults in {seconds:,} s, seed {seed}; {requests:,} input records, {answers:,} events read. {beside}Servers
+were killed {servers}; a kill of a server that met a worker of each job counts as a fault of each. {ends} workers ended by
 themselves on a fault, as a supervisor's restart mends, and were replaced.
 
 | promise | broken |
@@ -54,7 +55,7 @@ them before the call, half after it.
 """
 
 
-def render(run: Mapping[str, Any]) -> str:
+def render(run: Mapping[str, Any], beside: str = "") -> str:
     """Return the page for a run."""
     places = [
         f"- {promise}: {' '.join(place.split())}"
@@ -68,6 +69,7 @@ def render(run: Mapping[str, Any]) -> str:
             **run
             | {
                 "servers": servers or "never",
+                "beside": beside and f"{beside} ",
                 "ends": sum(run["worker_ends"].values()),
                 "broken_promises": failed,
             }
@@ -89,5 +91,7 @@ def _cell(cell: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m tests.crash.table")
+    parser.add_argument("--beside", default="", help="what else ran on the machine, as a sentence")
     DOCUMENT.parent.mkdir(exist_ok=True)
-    DOCUMENT.write_text(render(json.loads(FILE.read_text())))
+    DOCUMENT.write_text(render(json.loads(FILE.read_text()), parser.parse_args().beside))
