@@ -1,0 +1,44 @@
+"""aiokafka's clients, where they connect."""
+
+import pytest
+from aiokafka.cluster import ClusterMetadata
+from aiokafka.errors import NoBrokersAvailable
+
+from infra import clients as module
+from infra.kafka import admin_client, reader
+from infra.settings import Settings
+
+
+@pytest.fixture
+def nameless(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many of the next answers name no broker, as those of one that has come back and is not yet heard of."""
+    left = [0]
+    brokers = ClusterMetadata.brokers
+
+    def named(cluster: ClusterMetadata) -> object:
+        left[0] -= 1
+        return set() if left[0] >= 0 else brokers(cluster)
+
+    monkeypatch.setattr(ClusterMetadata, "brokers", named)
+    return left
+
+
+async def test_a_client_asks_nothing_before_the_cluster_has_named_a_broker(
+    cluster: Settings, nameless: list[int]
+) -> None:
+    """Its first question would be one to nobody."""
+    nameless[0] = 5
+    async with admin_client(cluster) as admin:
+        assert nameless[0] < 0
+        assert await admin.describe_topics()
+
+
+async def test_a_cluster_that_names_no_broker_is_not_waited_for_without_end(
+    cluster: Settings, nameless: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is a connection left open."""
+    monkeypatch.setattr(module, "_NAMELESS_SECONDS", 0.3)
+    nameless[0] = 1_000
+    with pytest.raises(NoBrokersAvailable, match="names no broker"):
+        async with reader(cluster):
+            pass
