@@ -9,10 +9,14 @@ from uuid import UUID
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 from asyncpg.pgproto import pgproto
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic_core import to_json
 
 from schemas import results
 from schemas.catalogue import CATALOGUE
-from schemas.envelope import encode
+from schemas.envelope import CONTENT_TYPE, encode
+from schemas.outgoing import RESULT_SOURCE, write_result
 from schemas.render import json_schema
 
 EVENT_ID = "00000000-0000-4000-8000-0000000000aa"
@@ -294,3 +298,39 @@ def test_a_reason_is_written_as_its_word() -> None:
     written = json.loads(results.dead_lettered(EVENT_ID, None, DEAD))["data"]["reason"]
 
     assert written == "not_json"
+
+
+# All that a result may hold. What no UTF-8 has, neither a record nor Postgres can bring.
+INSTANTS = st.datetimes(timezones=st.just(UTC))
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
+VALUES = st.one_of(
+    TEXTS,
+    INSTANTS,
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**63), 2**63 - 1),
+    st.uuids(),
+    st.uuids().map(lambda made: pgproto.UUID(made.bytes)),
+)
+
+
+@given(
+    st.one_of(st.none(), TEXTS),
+    INSTANTS,
+    st.dictionaries(TEXTS, st.one_of(VALUES, st.lists(VALUES), st.dictionaries(TEXTS, VALUES))),
+)
+def test_a_result_is_the_bytes_that_pydantic_writes(
+    subject: str | None, time: datetime, data: dict[str, object]
+) -> None:
+    """Answers published by earlier versions were written by it, and the same answer is the same bytes for ever."""
+    envelope = {"specversion": "1.0", "id": EVENT_ID, "source": RESULT_SOURCE, "type": "a.b.v1"}
+    envelope |= {} if subject is None else {"subject": subject}
+    envelope |= {"time": time, "datacontenttype": CONTENT_TYPE, "data": data}  # type: ignore[dict-item]
+
+    assert to_json(envelope) == write_result("a.b.v1", EVENT_ID, subject, time, data)
+
+
+def test_a_result_with_a_value_that_no_result_has_is_not_written() -> None:
+    """A number of another kind would be other bytes in another version."""
+    with pytest.raises(TypeError, match="not JSON serializable: complex"):
+        write_result("a.b.v1", EVENT_ID, None, AT, {"balance": 1j})
