@@ -18,7 +18,7 @@ __all__ = ["FUNCTIONS", "Answer", "Call", "Fresh", "Opened", "answer_all", "is_o
 FUNCTIONS = Path(__file__).parent / "sql"  # replaced on each `inmail migrate`
 
 Event = TypeVar("Event")
-Key = tuple[str, UUID]
+Key = tuple[int, UUID]  # an account and a request id
 Fresh = tuple[Request[Any], bool]  # a request to decide; True where its id was used before with another body
 
 
@@ -35,11 +35,11 @@ class Opened(NamedTuple):
     worker: Worker
     partition: int
     accounts: dict[str, int]
-    account_ids: dict[int, str]  # the same, the other way round
     foreign: int  # accounts whose own partition is another one: their producer partitions differently
     fresh: list[Fresh]  # in input order
     set_aside: list[Request[Any]]  # neither answered before nor to be decided
-    answers: dict[tuple[Key, int], list[Entry]]  # by request and fingerprint
+    answers: dict[int, list[Entry]]  # what was found, by the record's offset
+    repeats: dict[int, int]  # of records that ask what one before them in the batch does: both offsets
 
     def rows(self, requests: Iterable[Request[Any]]) -> list[tuple[Any, ...]]:
         """Return requests as the SQL functions take them: the composite type `request`."""
@@ -75,75 +75,71 @@ async def open_batch(
         partition,
     )
     accounts = {row[0]: row[1] for row in rows}
-    account_ids = {row[1]: row[0] for row in rows}
-    stored = await connection.fetch(
+    foreign = sum(row[2] != partition for row in rows)
+    found = await connection.fetch(
         "select * from stored_answers($1, $2)",
         [accounts[request.account_id] for request in requests],
         [request.request_id for request in requests],
     )
-    answers: dict[tuple[Key, int], list[Entry]] = {}
-    first: dict[Key, int] = {}
-    for entry in (Entry(*row) for row in stored):
-        key = (account_ids[entry.account], entry.request_id)
-        answers[key, entry.fingerprint] = [entry]
-        first[key] = entry.fingerprint
+    stored = {(entry.account, entry.request_id): entry for entry in map(Entry._make, found)}
+    answers: dict[int, list[Entry]] = {}
+    others = []
+    # Python's own UUIDs are slow to hash and to compare: each request is looked up once, and then goes by its offset.
+    for request in requests:
+        key = accounts[request.account_id], request.request_id
+        entry = stored.get(key)
+        if entry is not None and entry.fingerprint == request.fingerprint:
+            answers[request.offset] = [entry]
+        else:
+            others.append((request, key, entry is not None))
+    await _add_conflicts(connection, [(request, key) for request, key, conflict in others if conflict], answers)
     if answers:
-        await _add_conflicts(connection, accounts, requests, first, answers)
-        await _add_movements(connection, worker, partition, requests, account_ids, answers)
+        await _add_movements(connection, worker, partition, answers)
 
     fresh = []
     set_aside = []
-    seen = set(answers)
-    for request in requests:
-        key = (request.account_id, request.request_id)
-        if (key, request.fingerprint) in seen:
+    repeats = {}
+    asked: dict[Key, dict[int, int]] = {}  # offsets by request and fingerprint
+    for request, key, conflict in others:
+        if request.offset in answers:
             continue
-        if key not in first and not is_decidable(request):
+        bodies = asked.setdefault(key, {})
+        if request.fingerprint in bodies:
+            repeats[request.offset] = bodies[request.fingerprint]
+        elif conflict or bodies or is_decidable(request):
+            fresh.append((request, conflict or bool(bodies)))
+            bodies[request.fingerprint] = request.offset
+        else:
             set_aside.append(request)
-            continue
-        seen.add((key, request.fingerprint))
-        fresh.append((request, first.setdefault(key, request.fingerprint) != request.fingerprint))
-    foreign = sum(row[2] != partition for row in rows)
-    return Opened(worker, partition, accounts, account_ids, foreign, fresh, set_aside, answers)
+    return Opened(worker, partition, accounts, foreign, fresh, set_aside, answers, repeats)
 
 
 async def _add_conflicts(
-    connection: Connection,
-    accounts: dict[str, int],
-    requests: Sequence[Request[Any]],
-    first: dict[Key, int],
-    answers: dict[tuple[Key, int], list[Entry]],
+    connection: Connection, requests: Sequence[tuple[Request[Any], Key]], answers: dict[int, list[Entry]]
 ) -> None:
     """Find what requests were answered whose id another body had first."""
-    conflicts = {}
-    for request in requests:
-        key = (request.account_id, request.request_id)
-        if first.get(key, request.fingerprint) != request.fingerprint:
-            conflicts[accounts[request.account_id], request.request_id, request.fingerprint] = key
-    if not conflicts:
+    if not requests:
         return
     rows = await connection.fetch(
-        "select * from stored_conflicts($1, $2, $3)", *(list(column) for column in zip(*conflicts, strict=True))
+        "select * from stored_conflicts($1, $2, $3)",
+        [account for _, (account, _) in requests],
+        [request.request_id for request, _ in requests],
+        [request.fingerprint for request, _ in requests],
     )
-    for entry in (Entry(*row) for row in rows):
-        key = conflicts[entry.account, entry.request_id, entry.fingerprint]
-        answers[key, entry.fingerprint] = [entry]
+    conflicts = {_asked(entry): entry for entry in map(Entry._make, rows)}
+    for request, key in requests:
+        if (entry := conflicts.get((*key, request.fingerprint))) is not None:
+            answers[request.offset] = [entry]
 
 
-async def _add_movements(  # noqa: PLR0913, PLR0917 - what open_batch knows by then
-    connection: Connection,
-    worker: Worker,
-    partition: int,
-    requests: Sequence[Request[Any]],
-    account_ids: dict[int, str],
-    answers: dict[tuple[Key, int], list[Entry]],
+async def _add_movements(
+    connection: Connection, worker: Worker, partition: int, answers: dict[int, list[Entry]]
 ) -> None:
     """Complete the answers to records that are read again after a crash with what they moved beside the answer.
 
     A record that repeats an earlier one gets the answer alone: what that one moved was published with it.
     """
-    keys = {request.offset: ((request.account_id, request.request_id), request.fingerprint) for request in requests}
-    again = [offset for offset, key in keys.items() if key in answers and is_of(answers[key][0], partition, offset)]
+    again = {offset: entry for offset, (entry,) in answers.items() if is_of(entry, partition, offset)}
     if not again:
         return
     rows = await connection.fetch(
@@ -151,14 +147,16 @@ async def _add_movements(  # noqa: PLR0913, PLR0917 - what open_batch knows by t
         " order by account, sequence",
         worker.value,
         partition,
-        again,
+        list(again),
     )
-    for offset in again:
-        answers[keys[offset]] = []
-    for entry in (Entry(*row) for row in rows):
-        key = (account_ids.get(entry.account), entry.request_id), entry.fingerprint
-        if key == keys[entry.source_offset]:  # another topic's rows, were this one made anew, are others'
-            answers[keys[entry.source_offset]].append(entry)
+    answers |= {offset: [] for offset in again}
+    for entry in map(Entry._make, rows):
+        if _asked(entry) == _asked(again[entry.source_offset]):  # another topic's, were this one made anew, are others'
+            answers[entry.source_offset].append(entry)
+
+
+def _asked(entry: Entry) -> tuple[int, UUID, int]:
+    return entry.account, entry.request_id, entry.fingerprint
 
 
 def is_of(entry: Entry, partition: int, offset: int) -> bool:
@@ -168,17 +166,11 @@ def is_of(entry: Entry, partition: int, offset: int) -> bool:
 
 def answer_all(opened: Opened, requests: Iterable[Request[Event]], decided: Iterable[Entry]) -> list[Answer]:
     """Match every request of the batch with its journal rows, found or just booked."""
-    answers = opened.answers
+    answers, repeats = opened.answers, opened.repeats
     for entry in decided:
-        key = (opened.account_ids[entry.account], entry.request_id), entry.fingerprint
-        answers.setdefault(key, []).append(entry)
+        answers.setdefault(entry.source_offset, []).append(entry)
     return [
-        Answer(
-            request,
-            _rows_for(
-                answers[(request.account_id, request.request_id), request.fingerprint], opened.partition, request
-            ),
-        )
+        Answer(request, _rows_for(answers[repeats.get(request.offset, request.offset)], opened.partition, request))
         for request in requests
     ]
 
@@ -201,7 +193,7 @@ class Call(NamedTuple):
         """Call one of the functions in `sql/` and return the journal rows it made."""
         places = ", ".join(f"${number}" for number in range(1, len(arguments) + 1))
         rows = await self.connection.fetch(f"select * from {function}({places})", *arguments)  # noqa: S608
-        return [Entry(*row) for row in rows]
+        return [Entry._make(row) for row in rows]
 
     @property
     def low(self) -> int:
