@@ -33,7 +33,7 @@ from infra.settings import Settings
 from workers.inbox import Taken
 from workers.lane_row import LaneRow
 from workers.ranks import RANKS
-from workers.sorting import time_of
+from workers.sorting import latest_of, time_of
 
 __all__ = ["Ahead", "Ends", "Order", "Turn", "note_ahead"]
 
@@ -175,18 +175,19 @@ class Order:
         """
         if not self._limit or not records:
             return Turn(len(records))
-        times = list(accumulate(records, lambda time, record: time_of(record, time), initial=as_of))[1:]
+        first, last = time_of(records[0], as_of), latest_of(records, as_of)
         # At once, since each batch waits for both: a row older than the ends may only let less through.
         ends, rows = await asyncio.gather(self._ends.end_offsets(self._neighbours), self._look())
         deadline = monotonic() + self._limit
         told = False
         while not stopping():
             allowed, ahead = self._judge(rows, ends, late=monotonic() > deadline)
-            if count := bisect_right(times, allowed):
-                ahead += self._late(rows, times[0])
+            if first <= allowed:
+                ahead += self._late(rows, first)
+                count = len(records) if last <= allowed else bisect_right(_times(records, as_of), allowed)
                 return Turn(count, tuple(dict.fromkeys(ahead)))
             if not told:
-                await self._row.wait_with(times[0])
+                await self._row.wait_with(first)
                 told = True
             await asyncio.sleep(_LOOK_SECONDS)
             rows = await self._look()
@@ -219,6 +220,10 @@ class Order:
         rows = await self._pool.fetch(_ROWS, list(RANKS), self._row.partition)
         found = {row["topic"]: row for row in rows}
         return [_row_of(place.topic, found.get(place.topic)) for place in self._neighbours]
+
+
+def _times(records: Sequence[ConsumerRecord], as_of: datetime) -> list[datetime]:
+    return list(accumulate(records, lambda time, record: time_of(record, time), initial=as_of))[1:]
 
 
 async def note_ahead(  # noqa: PLR0913, PLR0917 - which records, ahead of which lanes, and how it is noted

@@ -11,7 +11,7 @@ from schemas.catalogue import Undecodable, decode, fingerprint
 from schemas.results import DeadLetterReason
 from workers.ledger.model import Request
 
-__all__ = ["Sorted", "sort_records", "time_of"]
+__all__ = ["Sorted", "latest_of", "sort_records", "time_of"]
 
 _TIMESTAMPS = range(946_684_800_000, 7_258_118_400_000)  # milliseconds of the years 2000 to 2199
 
@@ -45,6 +45,12 @@ def sort_records(records: Sequence[ConsumerRecord], as_of: datetime) -> Sorted:
 def time_of(record: ConsumerRecord, as_of: datetime) -> datetime:
     """Return what a record is decided as of, where the one before it was as of `as_of`: as `sort_records` has it."""
     return max(as_of, from_milliseconds(record.timestamp)) if record.timestamp in _TIMESTAMPS else as_of
+
+
+def latest_of(records: Sequence[ConsumerRecord], as_of: datetime) -> datetime:
+    """Return what the last of some records is decided as of: `time_of` of each after the other, without their times."""
+    timestamps = [record.timestamp for record in records if record.timestamp in _TIMESTAMPS]
+    return max(as_of, from_milliseconds(max(timestamps))) if timestamps else as_of
 
 
 def _timestamp(record: ConsumerRecord) -> datetime:
