@@ -8,35 +8,19 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import KafkaError, NoBrokersAvailable
+from aiokafka.errors import KafkaError
 
 __all__ = ["Consumer", "ConsumerLostError", "LaneProducer", "Producer", "bootstrap_whole"]
 
 _AWAY_SECONDS = 0.5  # between two attempts of a lane's producer to reach a broker
-_NAMELESS_SECONDS = 10.0
-_AGAIN_SECONDS = 0.1
 
 
 def bootstrap_whole(client: AIOKafkaClient) -> None:
     """Let a client's first question end when whoever waits for it is cancelled, and close the client then.
 
-    Cancelled in the middle of it, aiokafka would leave a connection open for good. And its first question is answered
-    when the cluster has named a broker: one that has just come back says that there is none, itself included, until its
-    controller has heard of it, and aiokafka would ask the first thing of "node id None".
-
-    The client's `bootstrap()` then raises `NoBrokersAvailable` of a cluster that has named none for 10 seconds.
+    Cancelled in the middle of it, aiokafka would leave a connection open for good.
     """
     bootstrap = client.bootstrap
-
-    async def whole() -> None:
-        await shielded()
-        try:
-            async with asyncio.timeout(_NAMELESS_SECONDS):
-                while not client.cluster.brokers():
-                    await asyncio.sleep(_AGAIN_SECONDS)
-                    await client.force_metadata_update()
-        except TimeoutError as error:
-            raise NoBrokersAvailable("the cluster names no broker that is up") from error
 
     async def shielded() -> None:
         asking = asyncio.ensure_future(bootstrap())
@@ -48,7 +32,7 @@ def bootstrap_whole(client: AIOKafkaClient) -> None:
             closing.add_done_callback(_closing.discard)
             raise
 
-    client.bootstrap = whole
+    client.bootstrap = shielded
 
 
 _closing: set["asyncio.Task[None]"] = set()  # nobody waits for them

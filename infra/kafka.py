@@ -3,12 +3,14 @@
 aiokafka's defaults favour fresh data over complete data; each argument below that differs says why.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import (
     AuthenticationFailedError,
     ClusterAuthorizationFailedError,
@@ -19,6 +21,7 @@ from aiokafka.errors import (
     InvalidTransactionTimeout,
     KafkaError,
     MessageSizeTooLargeError,
+    NoBrokersAvailable,
     RecordListTooLargeError,
     RecordTooLargeError,
     SaslAuthenticationFailed,
@@ -51,6 +54,7 @@ tolerant.install()
 
 MAX_RECORD_BYTES = 4 * 1024 * 1024  # a dead letter holds a refused record of up to 1 MiB as base64, and its reason
 
+_NAMELESS_SECONDS, _AGAIN_SECONDS = 10.0, 0.5
 
 _LOGIN = "set INMAIL_KAFKA_SECURITY_PROTOCOL and INMAIL_KAFKA_SASL_* as the brokers want them"
 _TOO_LARGE = (
@@ -156,14 +160,33 @@ def create_producer(settings: Settings, client_id: str, *, large: bool = False) 
 
 @asynccontextmanager
 async def admin_client(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
-    """Open an admin client and close it afterwards."""
+    """Open an admin client and close it afterwards.
+
+    A broker that has just come back says that there is none, itself included, until its controller has heard of it.
+    aiokafka's consumers and producers ask again; its admin client would ask the first thing of "node id None".
+
+    Raises:
+        KafkaError: when the cluster cannot be reached, or has named no broker for 10 seconds.
+
+    """
     client = AIOKafkaAdminClient(**settings.kafka_client(), client_id="inmail-admin")
     bootstrap_whole(client._client)  # noqa: SLF001 - there is no other way
     try:
         await client.start()
+        await _named(client._client)  # noqa: SLF001 - there is no other way
         yield client
     finally:
         await client.close()
+
+
+async def _named(client: AIOKafkaClient) -> None:
+    try:
+        async with asyncio.timeout(_NAMELESS_SECONDS):
+            while not client.cluster.brokers():
+                await asyncio.sleep(_AGAIN_SECONDS)
+                await client.force_metadata_update()
+    except TimeoutError as error:
+        raise NoBrokersAvailable("the cluster names no broker that is up") from error
 
 
 @asynccontextmanager

@@ -59,7 +59,7 @@ def event_of(account_id: str, entry: Entry, *, repeat: bool = False, origin: int
     else:
         topic, write, own = _OTHERS.get(entry.code, _decided)(entry)
     data = {
-        "request_id": str(entry.request_id),  # asyncpg's UUIDs cost pydantic a search for what they are
+        "request_id": str(entry.request_id),  # orjson would ask for it by a call
         "sequence": entry.sequence,
         "as_of": entry.as_of,
         "balance_before": entry.balance_before,

@@ -117,4 +117,6 @@ class Inbox:
 
 def _size(record: ConsumerRecord) -> int:
     size = _RECORD_BYTES + len(record.key or b"") + len(record.value or b"")
-    return size + sum(len(name) + len(value or b"") for name, value in record.headers) if record.headers else size
+    if record.headers:
+        size += sum(len(name) + len(value or b"") for name, value in record.headers)
+    return size

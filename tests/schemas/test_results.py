@@ -331,6 +331,6 @@ def test_a_result_is_the_bytes_that_pydantic_writes(
 
 
 def test_a_result_with_a_value_that_no_result_has_is_not_written() -> None:
-    """A number of another kind would be other bytes in another version."""
+    """It would be known by whoever reads it, if at all."""
     with pytest.raises(TypeError, match="not JSON serializable: complex"):
         write_result("a.b.v1", EVENT_ID, None, AT, {"balance": 1j})

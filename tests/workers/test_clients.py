@@ -1,11 +1,11 @@
-"""aiokafka's clients, where they connect."""
+"""The admin client, of a cluster that names no broker yet."""
 
 import pytest
 from aiokafka.cluster import ClusterMetadata
 from aiokafka.errors import NoBrokersAvailable
 
-from infra import clients as module
-from infra.kafka import admin_client, reader
+from infra import kafka as module
+from infra.kafka import admin_client
 from infra.settings import Settings
 
 
@@ -23,10 +23,11 @@ def nameless(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return left
 
 
-async def test_a_client_asks_nothing_before_the_cluster_has_named_a_broker(
-    cluster: Settings, nameless: list[int]
+async def test_nothing_is_asked_before_the_cluster_has_named_a_broker(
+    cluster: Settings, nameless: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its first question would be one to nobody."""
+    monkeypatch.setattr(module, "_AGAIN_SECONDS", 0.05)
     nameless[0] = 5
     async with admin_client(cluster) as admin:
         assert nameless[0] < 0
@@ -40,5 +41,5 @@ async def test_a_cluster_that_names_no_broker_is_not_waited_for_without_end(
     monkeypatch.setattr(module, "_NAMELESS_SECONDS", 0.3)
     nameless[0] = 1_000
     with pytest.raises(NoBrokersAvailable, match="names no broker"):
-        async with reader(cluster):
+        async with admin_client(cluster):
             pass

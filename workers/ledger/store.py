@@ -38,8 +38,8 @@ class Opened(NamedTuple):
     foreign: int  # accounts whose own partition is another one: their producer partitions differently
     fresh: list[Fresh]  # in input order
     set_aside: list[Request[Any]]  # neither answered before nor to be decided
-    answers: dict[int, list[Entry]]  # what was found, by the record's offset
-    repeats: dict[int, int]  # of records that ask what one before them in the batch does: both offsets
+    answers: dict[int, list[Entry]]  # by the record's offset; what was found, and later what is booked
+    same: dict[int, int]  # the offset of a record that asks what a fresh one before it does, and that one's
 
     def rows(self, requests: Iterable[Request[Any]]) -> list[tuple[Any, ...]]:
         """Return requests as the SQL functions take them: the composite type `request`."""
@@ -84,7 +84,7 @@ async def open_batch(
     stored = {(entry.account, entry.request_id): entry for entry in map(Entry._make, found)}
     answers: dict[int, list[Entry]] = {}
     others = []
-    # Python's own UUIDs are slow to hash and to compare: each request is looked up once, and then goes by its offset.
+    # Python's own UUIDs are slow to hash and to compare: what is found is known by its offset from here on.
     for request in requests:
         key = accounts[request.account_id], request.request_id
         entry = stored.get(key)
@@ -98,20 +98,20 @@ async def open_batch(
 
     fresh = []
     set_aside = []
-    repeats = {}
-    asked: dict[Key, dict[int, int]] = {}  # offsets by request and fingerprint
+    same = {}
+    unanswered: dict[Key, dict[int, int]] = {}  # offsets by request and fingerprint
     for request, key, conflict in others:
         if request.offset in answers:
             continue
-        bodies = asked.setdefault(key, {})
+        bodies = unanswered.setdefault(key, {})
         if request.fingerprint in bodies:
-            repeats[request.offset] = bodies[request.fingerprint]
+            same[request.offset] = bodies[request.fingerprint]
         elif conflict or bodies or is_decidable(request):
             fresh.append((request, conflict or bool(bodies)))
             bodies[request.fingerprint] = request.offset
         else:
             set_aside.append(request)
-    return Opened(worker, partition, accounts, foreign, fresh, set_aside, answers, repeats)
+    return Opened(worker, partition, accounts, foreign, fresh, set_aside, answers, same)
 
 
 async def _add_conflicts(
@@ -151,7 +151,8 @@ async def _add_movements(
     )
     answers |= {offset: [] for offset in again}
     for entry in map(Entry._make, rows):
-        if _asked(entry) == _asked(again[entry.source_offset]):  # another topic's, were this one made anew, are others'
+        # Were the topic made anew, its offsets could be those of other requests, too.
+        if _asked(entry) == _asked(again[entry.source_offset]):
             answers[entry.source_offset].append(entry)
 
 
@@ -166,11 +167,11 @@ def is_of(entry: Entry, partition: int, offset: int) -> bool:
 
 def answer_all(opened: Opened, requests: Iterable[Request[Event]], decided: Iterable[Entry]) -> list[Answer]:
     """Match every request of the batch with its journal rows, found or just booked."""
-    answers, repeats = opened.answers, opened.repeats
+    answers, same = opened.answers, opened.same
     for entry in decided:
         answers.setdefault(entry.source_offset, []).append(entry)
     return [
-        Answer(request, _rows_for(answers[repeats.get(request.offset, request.offset)], opened.partition, request))
+        Answer(request, _rows_for(answers[same.get(request.offset, request.offset)], opened.partition, request))
         for request in requests
     ]
 
