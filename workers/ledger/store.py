@@ -38,8 +38,8 @@ class Opened(NamedTuple):
     foreign: int  # accounts whose own partition is another one: their producer partitions differently
     fresh: list[Fresh]  # in input order
     set_aside: list[Request[Any]]  # neither answered before nor to be decided
-    answers: dict[int, list[Entry]]  # by the record's offset; what was found, and later what is booked
     same: dict[int, int]  # the offset of a record that asks what a fresh one before it does, and that one's
+    answers: dict[int, list[Entry]]  # by the record's offset; what was found, and later what is booked
 
     def rows(self, requests: Iterable[Request[Any]]) -> list[tuple[Any, ...]]:
         """Return requests as the SQL functions take them: the composite type `request`."""
@@ -96,14 +96,20 @@ async def open_batch(
     if answers:
         await _add_movements(connection, worker, partition, answers)
 
-    fresh = []
+    rest = [other for other in others if other[0].offset not in answers]
+    return Opened(worker, partition, accounts, foreign, *_sort(rest, is_decidable), answers)
+
+
+def _sort(
+    unanswered: Iterable[tuple[Request[Event], Key, bool]], is_decidable: Callable[[Request[Event]], bool]
+) -> tuple[list[Fresh], list[Request[Event]], dict[int, int]]:
+    """Tell apart what is fresh, what is set aside, and what asks the same as a fresh one before it."""
+    fresh: list[Fresh] = []
     set_aside = []
     same = {}
-    unanswered: dict[Key, dict[int, int]] = {}  # offsets by request and fingerprint
-    for request, key, conflict in others:
-        if request.offset in answers:
-            continue
-        bodies = unanswered.setdefault(key, {})
+    asked: dict[Key, dict[int, int]] = {}  # offsets by request and fingerprint
+    for request, key, conflict in unanswered:
+        bodies = asked.setdefault(key, {})
         if request.fingerprint in bodies:
             same[request.offset] = bodies[request.fingerprint]
         elif conflict or bodies or is_decidable(request):
@@ -111,7 +117,7 @@ async def open_batch(
             bodies[request.fingerprint] = request.offset
         else:
             set_aside.append(request)
-    return Opened(worker, partition, accounts, foreign, fresh, set_aside, answers, same)
+    return fresh, set_aside, same
 
 
 async def _add_conflicts(
@@ -126,7 +132,7 @@ async def _add_conflicts(
         [request.request_id for request, _ in requests],
         [request.fingerprint for request, _ in requests],
     )
-    conflicts = {_asked(entry): entry for entry in map(Entry._make, rows)}
+    conflicts = {_key_of(entry): entry for entry in map(Entry._make, rows)}
     for request, key in requests:
         if (entry := conflicts.get((*key, request.fingerprint))) is not None:
             answers[request.offset] = [entry]
@@ -152,11 +158,11 @@ async def _add_movements(
     answers |= {offset: [] for offset in again}
     for entry in map(Entry._make, rows):
         # Were the topic made anew, its offsets could be those of other requests, too.
-        if _asked(entry) == _asked(again[entry.source_offset]):
+        if _key_of(entry) == _key_of(again[entry.source_offset]):
             answers[entry.source_offset].append(entry)
 
 
-def _asked(entry: Entry) -> tuple[int, UUID, int]:
+def _key_of(entry: Entry) -> tuple[int, UUID, int]:
     return entry.account, entry.request_id, entry.fingerprint
 
 
