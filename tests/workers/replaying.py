@@ -1,9 +1,5 @@
 """A history for the verbs of replay to go over: every kind of row, through workers on Kafka; and what was published."""
 
-import asyncio
-import os
-import sys
-from asyncio.subprocess import DEVNULL, PIPE, Process
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
@@ -29,7 +25,6 @@ from workers.ops.redrive import Who
 from workers.send import SendJob
 
 ME = Who("ops-1", "a downstream lost its state")
-SECONDS = 60
 
 
 class Seen(NamedTuple):
@@ -131,25 +126,3 @@ async def whole_history(settings: Settings, book: Book, account: str) -> UUID:
             await published(settings, expiry)
     await settled(settings)
     return tick.id
-
-
-async def start(settings: Settings, *arguments: str) -> Process:
-    """Start `inmail` with these settings."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("INMAIL_")}
-    ours = {
-        "INMAIL_KAFKA_BOOTSTRAP_SERVERS": settings.kafka_bootstrap_servers,
-        "INMAIL_DATABASE_URL": settings.database_url.get_secret_value(),
-    }
-    command = [sys.executable, "-m", "workers.cli", *arguments]
-    return await asyncio.create_subprocess_exec(*command, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, env=clean | ours)
-
-
-async def end(process: Process) -> tuple[int | None, str, str]:
-    """Wait for a process; return its exit code and what it said."""
-    out, err = await asyncio.wait_for(process.communicate(), SECONDS)
-    return process.returncode, out.decode(), err.decode()
-
-
-async def run(settings: Settings, *arguments: str) -> tuple[int | None, str, str]:
-    """Run `inmail` with these settings; return its exit code and what it said."""
-    return await end(await start(settings, *arguments))

@@ -4,8 +4,6 @@ import asyncio
 import json
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from unittest.mock import AsyncMock, Mock
@@ -18,6 +16,7 @@ from infra.local import wheels
 from infra.local.errors import DiskFullError, ServerError
 from infra.postgres import close_in_time
 from infra.settings import Settings, load_settings
+from tests.workers.command import Said, fork
 from workers import cli
 from workers.cli import app
 from workers.commands import running
@@ -26,7 +25,7 @@ from workers.local import demo
 from workers.local.processes import ChildError
 from workers.ops.results import Result
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
+Run = Callable[..., Said]
 
 PASSWORD = "hunter2-in-the-url"  # noqa: S105 - looked for in what is printed
 NOWHERE = "127.0.0.1:1"
@@ -36,30 +35,22 @@ NOWHERE = "127.0.0.1:1"
 def inmail() -> Run:
     """Run the command as a process of its own, with nothing to reach unless told."""
 
-    def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, **variables: str) -> Said:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("INMAIL_")}
         nothing = {
             "INMAIL_KAFKA_BOOTSTRAP_SERVERS": NOWHERE,
             "INMAIL_DATABASE_URL": f"postgresql://inmail:{PASSWORD}@{NOWHERE}/inmail",
         }
-        return subprocess.run(
-            [sys.executable, "-m", "workers.cli", *arguments],
-            env=clean | nothing | variables,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        return fork(clean | nothing | variables, *arguments)
 
     return run
 
 
-def _told(done: subprocess.CompletedProcess[str]) -> str:
+def _told(done: Said) -> str:
     """Return the one line that a known error prints."""
-    assert done.stdout == ""
-    assert "Traceback" not in done.stderr
-    (line,) = done.stderr.splitlines()
+    assert done.out == ""
+    assert "Traceback" not in done.err
+    (line,) = done.err.splitlines()
     return line
 
 
@@ -133,7 +124,7 @@ def test_a_wrong_setting_is_named_with_what_is_allowed(inmail: Run) -> None:
     """Its name as it is spelt in the environment."""
     done = inmail("audit", INMAIL_TICK_STEPS="many")
 
-    assert done.returncode == Exit.WRONG_USAGE
+    assert done.code == Exit.WRONG_USAGE
     assert _told(done).startswith("inmail: INMAIL_TICK_STEPS: ")
 
 
@@ -141,7 +132,7 @@ def test_a_setting_that_does_not_exist_is_named_with_the_nearest(inmail: Run) ->
     """A misspelt setting would not hold, and nobody would know."""
     done = inmail("audit", INMAIL_TICK_STEP="5")
 
-    assert done.returncode == Exit.WRONG_USAGE
+    assert done.code == Exit.WRONG_USAGE
     assert _told(done).startswith("inmail: INMAIL_TICK_STEP: there is no such setting; INMAIL_TICK_STEPS was meant?")
 
 
@@ -158,15 +149,15 @@ def test_no_error_shows_a_secret(inmail: Run, command: str, url: str) -> None:
     """Neither a wrong address nor one that nobody answers at."""
     done = inmail(command, INMAIL_DATABASE_URL=url)
 
-    assert done.returncode in (Exit.WRONG_USAGE, Exit.UNREACHABLE)
-    assert PASSWORD not in done.stdout + done.stderr
+    assert done.code in (Exit.WRONG_USAGE, Exit.UNREACHABLE)
+    assert PASSWORD not in done.out + done.err
 
 
 def test_a_plan_catalogue_that_is_not_there_is_a_wrong_setting(inmail: Run) -> None:
     """A worker does not start with half of its rules."""
     done = inmail("worker", "send", INMAIL_PLANS_FILE="/no/such/plans.toml")
 
-    assert done.returncode == Exit.WRONG_USAGE
+    assert done.code == Exit.WRONG_USAGE
     assert "/no/such/plans.toml" in _told(done)
 
 
@@ -179,7 +170,7 @@ def test_a_file_of_authorities_that_cannot_be_used_is_named(inmail: Run, tmp_pat
 
     done = inmail("lag", INMAIL_KAFKA_SECURITY_PROTOCOL="SSL", INMAIL_KAFKA_SSL_CA_FILE=str(file))
 
-    assert done.returncode == Exit.WRONG_USAGE
+    assert done.code == Exit.WRONG_USAGE
     assert _told(done).startswith("inmail: INMAIL_KAFKA_SSL_CA_FILE: expected a PEM file of certificates: ")
 
 
@@ -187,7 +178,7 @@ def test_a_certificate_that_cannot_be_used_is_named(inmail: Run) -> None:
     """Which of its three settings is wrong, the reader of keys does not tell."""
     done = inmail("lag", INMAIL_KAFKA_SECURITY_PROTOCOL="SSL", INMAIL_KAFKA_SSL_CERT_FILE="/nope")
 
-    assert done.returncode == Exit.WRONG_USAGE
+    assert done.code == Exit.WRONG_USAGE
     assert _told(done).startswith("inmail: INMAIL_KAFKA_SSL_CERT_FILE, INMAIL_KAFKA_SSL_KEY_FILE, ")
 
 
@@ -196,7 +187,7 @@ def test_an_address_of_kafka_that_is_none_is_a_wrong_setting(inmail: Run, server
     """It is looked at before it is used."""
     done = inmail("lag", INMAIL_KAFKA_BOOTSTRAP_SERVERS=servers)
 
-    assert done.returncode == Exit.WRONG_USAGE
+    assert done.code == Exit.WRONG_USAGE
     assert _told(done).startswith("inmail: INMAIL_KAFKA_BOOTSTRAP_SERVERS: expected host:port")
 
 
@@ -218,7 +209,7 @@ def test_settings_that_do_not_agree_are_named(inmail: Run, names: str, variables
     """As they are spelt in the environment, all that take part."""
     done = inmail("audit", **variables)
 
-    assert done.returncode == Exit.WRONG_USAGE
+    assert done.code == Exit.WRONG_USAGE
     assert _told(done).startswith(f"inmail: {names}")
 
 
@@ -230,7 +221,7 @@ def test_a_kafka_that_is_away_ends_with_3(inmail: Run, command: str) -> None:
     """One line that says where it was looked for."""
     done = inmail(*command.split())
 
-    assert done.returncode == Exit.UNREACHABLE
+    assert done.code == Exit.UNREACHABLE
     assert f"Kafka cannot be reached at {NOWHERE}" in _told(done)
 
 
@@ -239,7 +230,7 @@ def test_a_postgres_that_is_away_ends_with_3(inmail: Run, command: str) -> None:
     """One line that says where it was looked for."""
     done = inmail(*command.split())
 
-    assert done.returncode == Exit.UNREACHABLE
+    assert done.code == Exit.UNREACHABLE
     assert f"Postgres cannot be reached at {NOWHERE}" in _told(done)
 
 
@@ -251,9 +242,9 @@ def test_a_client_that_found_no_kafka_is_not_complained_of(inmail: Run, tmp_path
 
     done = inmail(*command.split(), *([str(file)] if command == "publish" else []))
 
-    assert done.returncode == Exit.UNREACHABLE
-    assert done.stderr.endswith("is INMAIL_KAFKA_BOOTSTRAP_SERVERS right?\n")
-    assert "Unclosed" not in done.stderr
+    assert done.code == Exit.UNREACHABLE
+    assert done.err.endswith("is INMAIL_KAFKA_BOOTSTRAP_SERVERS right?\n")
+    assert "Unclosed" not in done.err
 
 
 # -- the local stack ----------------------------------------------------------------------------------------------
@@ -265,7 +256,7 @@ def test_a_directory_that_up_may_not_use_is_told_in_one_line(inmail: Run, tmp_pa
 
     done = inmail("up", "--data", str(tmp_path))
 
-    assert done.returncode == Exit.UNREACHABLE
+    assert done.code == Exit.UNREACHABLE
     assert _told(done).endswith("holds files that are not of a local stack. Choose an empty or a new directory.")
 
 
@@ -276,7 +267,7 @@ def test_a_port_that_is_taken_is_told_in_one_line(inmail: Run, tmp_path: Path) -
 
         done = inmail("up", "--data", str(tmp_path / "data"), "--kafka-port", str(port))
 
-    assert done.returncode == Exit.UNREACHABLE
+    assert done.code == Exit.UNREACHABLE
     assert _told(done).startswith(f"inmail: Port {port} on 127.0.0.1, wanted for kafka, cannot be used: ")
 
 
@@ -286,7 +277,7 @@ def test_a_download_that_cannot_be_kept_is_told_in_one_line(inmail: Run, tmp_pat
 
     done = inmail("demo", XDG_CACHE_HOME=str(tmp_path / "file"))
 
-    assert done.returncode == Exit.UNREACHABLE
+    assert done.code == Exit.UNREACHABLE
     assert "XDG_CACHE_HOME chooses another place" in _told(done)
 
 
@@ -366,7 +357,7 @@ def test_a_database_that_does_not_exist_ends_with_3(inmail: Run, settings: Setti
 
     done = inmail("audit", INMAIL_DATABASE_URL=f"{base}/not_created")
 
-    assert done.returncode == Exit.UNREACHABLE
+    assert done.code == Exit.UNREACHABLE
     assert 'database "not_created" does not exist' in _told(done)
 
 
@@ -374,7 +365,7 @@ def test_a_parameter_of_the_database_that_does_not_exist_is_a_wrong_setting(inma
     """The server's own words, and where the parameter was given."""
     done = inmail("audit", INMAIL_DATABASE_URL=f"{settings.database_url.get_secret_value()}?foo=bar")
 
-    assert done.returncode == Exit.WRONG_USAGE
+    assert done.code == Exit.WRONG_USAGE
     assert _told(done) == 'inmail: INMAIL_DATABASE_URL: unrecognized configuration parameter "foo"'
 
 
@@ -382,16 +373,16 @@ def test_migrating_again_changes_no_table(on_database: Run) -> None:
     """It is part of every deploy."""
     done = on_database("migrate")
 
-    assert done.returncode == Exit.DONE
-    assert done.stdout.startswith("0 migrations applied, ")
+    assert done.code == Exit.DONE
+    assert done.out.startswith("0 migrations applied, ")
 
 
 def test_an_audit_of_sound_books_ends_with_0(on_database: Run) -> None:
     """Piped, its JSON is nothing but JSON."""
     done = on_database("audit", "--json")
 
-    assert (Exit.DONE, "") == (done.returncode, done.stderr)
-    assert json.loads(done.stdout)["passed"] is True
+    assert (Exit.DONE, "") == (done.code, done.err)
+    assert json.loads(done.out)["passed"] is True
 
 
 async def test_an_audit_of_broken_books_ends_with_1(on_database: Run, database: object) -> None:
@@ -400,16 +391,16 @@ async def test_an_audit_of_broken_books_ends_with_1(on_database: Run, database: 
 
     done = on_database("audit")
 
-    assert done.returncode == Exit.NO
-    assert "1 x sequence_is_gap_free" in done.stdout
-    assert "[red] sequence 1: 0 rows" in done.stdout  # an account's id is text, whatever it looks like
+    assert done.code == Exit.NO
+    assert "1 x sequence_is_gap_free" in done.out
+    assert "[red] sequence 1: 0 rows" in done.out  # an account's id is text, whatever it looks like
 
 
 def test_an_unknown_account_ends_with_1(on_database: Run) -> None:
     """The question was fine; the answer is no."""
     done = on_database("statement", "nobody")
 
-    assert done.returncode == Exit.NO
+    assert done.code == Exit.NO
     told = "inmail: the books have no account nobody: nothing was decided for it. What could not be decided is told by"
     assert _told(done) == f"{told} `inmail dead-letters list --account`"
 

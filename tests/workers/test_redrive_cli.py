@@ -1,13 +1,9 @@
 """Redriving as an operator does it: by command, stopped by Ctrl-C or killed, and as the guide tells it."""
 
-import asyncio
 import json
-import os
 import re
 import shlex
 import signal
-import sys
-from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +14,7 @@ from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.catalogue import BILLING_EVENTS, SEND_REQUESTS
 from schemas.envelope import encode
+from tests.workers.command import end, run, start
 from tests.workers.letters import platinum, records_of, set_aside
 from tests.workers.wire import eventually
 from workers.commands.running import Exit
@@ -25,29 +22,6 @@ from workers.ops.dead_letters import Selection, list_dead_letters
 from workers.ops.operations import Status, list_operations
 
 GUIDE = Path(__file__).parents[2] / "docs" / "dead-letters.md"
-SECONDS = 60
-
-
-async def _start(settings: Settings, *arguments: str, **variables: str) -> Process:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("INMAIL_")}
-    ours = {
-        "INMAIL_KAFKA_BOOTSTRAP_SERVERS": settings.kafka_bootstrap_servers,
-        "INMAIL_DATABASE_URL": settings.database_url.get_secret_value(),
-        **({"INMAIL_PLANS_FILE": settings.plans_file} if settings.plans_file else {}),
-    }
-    command = [sys.executable, "-m", "workers.cli", *arguments]
-    return await asyncio.create_subprocess_exec(
-        *command, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, env=clean | ours | variables
-    )
-
-
-async def _end(process: Process) -> tuple[int | None, str, str]:
-    out, err = await asyncio.wait_for(process.communicate(), SECONDS)
-    return process.returncode, out.decode(), err.decode()
-
-
-async def _run(settings: Settings, *arguments: str, **variables: str) -> tuple[int | None, str, str]:
-    return await _end(await _start(settings, *arguments, **variables))
 
 
 def _redrive(account: str, *options: str) -> list[str]:
@@ -63,8 +37,8 @@ async def test_a_plan_comes_first_and_a_dry_run_ends_with_it(
     await set_aside(mended, SEND_REQUESTS, account, [b"{"], "not_json")
     arguments = ["dead-letters", "redrive", "--account", account, "--rate", "0.25", "--dry-run"]
 
-    code, out, err = await _run(mended, *arguments)
-    _, as_json, _ = await _run(mended, *arguments, "--json")
+    code, out, err = await run(mended, *arguments)
+    _, as_json, _ = await run(mended, *arguments, "--json")
 
     assert (Exit.DONE, "") == (code, err)
     assert re.search(r"inmail\.billing-events +unknown_plan +30\n", out)
@@ -79,7 +53,7 @@ async def test_nobody_to_ask_is_a_no(mended: Settings, account: str) -> None:
     """A script has to say that it means it."""
     await set_aside(mended, BILLING_EVENTS, account, [encode(platinum(account))], "unknown_plan")
 
-    code, _, err = await _run(mended, *_redrive(account))
+    code, _, err = await run(mended, *_redrive(account))
 
     assert (Exit.WRONG_USAGE, "inmail: nobody to ask: say --yes\n") == (code, err)
     assert [] == await records_of(mended, BILLING_EVENTS, account)
@@ -90,14 +64,14 @@ async def test_a_redrive_tells_how_far_it_is_and_what_it_did(mended: Settings, a
     values = [encode(platinum(account)) for _ in range(20)]
     await set_aside(mended, BILLING_EVENTS, account, values, "unknown_plan")
 
-    code, out, err = await _run(mended, *_redrive(account, "--yes", "--rate", "10"))
+    code, out, err = await run(mended, *_redrive(account, "--yes", "--rate", "10"))
 
     (operation,) = await list_operations(mended, 1)
     assert Exit.DONE == code
     assert f"20 messages sent back: operation {operation.operation}" in out
     assert [f"{n} of 20 messages" for n in (10, 20)] == [line.partition(",")[0] for line in err.splitlines()]
     assert (Status.DONE, "ops-1", "a trial") == (operation.status, operation.actor, operation.reason)
-    again, out, _ = await _run(mended, *_redrive(account, "--yes"))
+    again, out, _ = await run(mended, *_redrive(account, "--yes"))
     assert (Exit.DONE, True) == (again, "20 messages not sent: sent back before" in out)
 
 
@@ -108,17 +82,17 @@ async def test_a_redrive_that_was_stopped_or_killed_goes_on(
     """Ctrl-C leaves nothing in doubt; a kill at most what was about to be sent, which is then sent again."""
     events = [platinum(account) for _ in range(30)]
     await set_aside(mended, BILLING_EVENTS, account, [encode(event) for event in events], "unknown_plan")
-    process = await _start(mended, *_redrive(account, "--yes", "--rate", "5"))
+    process = await start(mended, *_redrive(account, "--yes", "--rate", "5"))
 
     async def has_sent_some() -> bool:
         return len(await records_of(mended, BILLING_EVENTS, account)) > 5
 
     await eventually(has_sent_some, "some messages were sent back")
     process.send_signal(number)
-    code, *_ = await _end(process)
+    code, *_ = await end(process)
     stopped, ended = number is signal.SIGINT, (await list_operations(mended, 1))[0].status
-    _, plan, _ = await _run(mended, "dead-letters", "redrive", "--account", account, "--dry-run", "--json")
-    again, *_ = await _run(mended, *_redrive(account, "--yes", "--rate", "5000"))
+    _, plan, _ = await run(mended, "dead-letters", "redrive", "--account", account, "--dry-run", "--json")
+    again, *_ = await run(mended, *_redrive(account, "--yes", "--rate", "5000"))
 
     assert (Exit.INTERRUPTED if stopped else -signal.SIGKILL) == code
     assert (Status.STOPPED if stopped else Status.BROKEN_OFF) == ended
@@ -134,7 +108,7 @@ async def test_dead_letters_are_seen_also_where_postgres_is_away(mended: Setting
     await set_aside(mended, BILLING_EVENTS, account, [encode(platinum(account))], "unknown_plan")
     nowhere = {"INMAIL_DATABASE_URL": "postgresql://inmail@127.0.0.1:1/inmail"}
 
-    code, out, err = await _run(mended, "dead-letters", "list", "--account", account, "--json", **nowhere)
+    code, out, err = await run(mended, "dead-letters", "list", "--account", account, "--json", **nowhere)
 
     assert Exit.DONE == code
     assert ["unknown_plan"] == [each["reason"] for each in json.loads(out)]
@@ -155,7 +129,7 @@ async def test_what_the_guide_tells_can_be_done(mended: Settings, account: str) 
         arguments = [here(word, word) for word in shlex.split(command)]  # type: ignore[call-arg]
         # Other tests' letters are theirs.
         only = ["--account", account] if arguments[1:2] in (["list"], ["redrive"]) else []
-        done.append((command, (await _run(mended, *arguments, *only))[0]))
+        done.append((command, (await run(mended, *arguments, *only))[0]))
 
     assert len(told) > 8
     assert [(command, Exit.DONE) for command in told] == done

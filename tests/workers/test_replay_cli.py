@@ -13,8 +13,9 @@ from aiokafka.admin import NewTopic
 
 from infra.kafka import admin_client, partition_of, partitions_of
 from infra.settings import Settings
+from tests.workers.command import end, run, start
 from tests.workers.life import living
-from tests.workers.replaying import Marks, end, fund_and_send, run, start
+from tests.workers.replaying import Marks, fund_and_send
 from tests.workers.wire import eventually, settled
 from workers.commands.running import Exit
 from workers.ops.operations import Status, list_operations

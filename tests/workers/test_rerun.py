@@ -2,12 +2,9 @@
 
 import asyncio
 import json
-import os
 import re
 import shlex
 import signal
-import sys
-from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -36,6 +33,7 @@ from schemas.billing import PromotionGranted, SubscriptionActivated
 from schemas.sends import SendUndeliverable
 from schemas.ticks import ExpiryTick
 from tests.conftest import HASTY
+from tests.workers.command import end, run, start
 from tests.workers.history_books import (
     GROUPS,
     TIED,
@@ -499,26 +497,6 @@ def test_turns_are_by_time_then_billing_sends_ticks() -> None:
 # -- by command -------------------------------------------------------------------------------------------------------
 
 
-async def _start(live: Settings, *arguments: str, folder: Path | None = None) -> Process:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("INMAIL_")}
-    ours = {
-        "INMAIL_KAFKA_BOOTSTRAP_SERVERS": live.kafka_bootstrap_servers,
-        "INMAIL_DATABASE_URL": live.database_url.get_secret_value(),
-        "INMAIL_PLANS_FILE": live.plans_file or "",
-        "INMAIL_TICK_GRACE_SECONDS": "0",
-        "PYTHONPATH": str(ROOT),
-    }
-    command = [sys.executable, "-m", "workers.cli", *arguments]
-    return await asyncio.create_subprocess_exec(
-        *command, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, env=clean | ours, cwd=folder
-    )
-
-
-async def _end(process: Process) -> tuple[int | None, str, str]:
-    out, err = await asyncio.wait_for(process.communicate(), 60)
-    return process.returncode, out.decode(), err.decode()
-
-
 def _command(address: str, *options: str, verb: str = "rebuild") -> list[str]:
     return ["replay", verb, "--database", address, "--by", "ops-1", "--because", "a trial", *options]
 
@@ -532,7 +510,7 @@ async def test_a_rerun_that_was_interrupted_or_killed_goes_on(
     """Half-way, in the middle of whatever it was doing; then the same command again gives the same books."""
     address = await new_database(live)
     other = live.model_copy(update={"database_url": SecretStr(address)})
-    process = await _start(live, *_command(address, "--yes", "--rate", "60", verb=verb))
+    process = await start(live, *_command(address, "--yes", "--rate", "60", verb=verb))
 
     async def has_read_some() -> bool:
         connection = await connect_database(other)
@@ -545,7 +523,7 @@ async def test_a_rerun_that_was_interrupted_or_killed_goes_on(
 
     await eventually(has_read_some, "some records were decided again")
     process.send_signal(number)
-    ended, *_ = await _end(process)
+    ended, *_ = await end(process)
     status = (await list_operations(live, 1))[0].status
     comparison = await compare(live, other)
     _, again = await _rerun(live, Asked(f"replay {verb}", SecretStr(address)))
@@ -563,7 +541,7 @@ async def test_a_plan_comes_first_and_a_dry_run_changes_nothing(live: Settings) 
     address = await new_database(live)
     before = await list_operations(live, 1)
 
-    code, out, err = await _end(await _start(live, "replay", "rebuild", "--database", address, "--dry-run"))
+    code, out, err = await run(live, "replay", "rebuild", "--database", address, "--dry-run")
 
     assert (Exit.DONE, "") == (code, err)
     assert re.search(r"inmail\.send-requests +\d{3}\n", out)
@@ -583,8 +561,8 @@ async def test_a_difference_is_told_and_ends_with_a_no(live: Settings) -> None:
     assert asked.url is not None
     command = _command(asked.url.get_secret_value(), "--yes")
 
-    code, text, _ = await _end(await _start(live, *command))
-    code_too, json_text, _ = await _end(await _start(live, *command, "--json"))
+    code, text, _ = await run(live, *command)
+    code_too, json_text, _ = await run(live, *command, "--json")
 
     found = json.loads(json_text)["comparison"]
     assert (Exit.NO, Exit.NO) == (code, code_too)
@@ -603,7 +581,7 @@ async def test_what_the_guide_tells_can_be_done(live: Settings, guide: str, tmp_
     for command in told:
         words = [here.get(word, word) for word in shlex.split(command)]
         words = [address if word.startswith("postgresql://") else word for word in words]
-        done.append((command, (await _end(await _start(live, *words, folder=tmp_path)))[0]))
+        done.append((command, (await run(live, *words, folder=tmp_path)))[0])
 
     assert len(told) >= 2
     assert [(command, Exit.DONE) for command in told] == done
@@ -705,7 +683,7 @@ async def test_a_wrong_catalogue_is_found_and_made_good_as_the_page_tells(live: 
     async with _workers(live, load_catalogue(live.plans_file)):
         done = []
         for command in re.findall(r"^\$ inmail (.+)$", (ROOT / "docs/replay-catalogue.md").read_text(), re.MULTILINE):
-            done.append((command, *await _end(await _start(live, *shlex.split(command), folder=tmp_path))))
+            done.append((command, *await run(live, *shlex.split(command), folder=tmp_path)))
             if command.startswith("publish"):
                 await eventually(partial(_are_set_right, live), "the adjustments are decided")
 
