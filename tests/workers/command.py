@@ -76,6 +76,7 @@ def _inmail(variables: dict[str, str], arguments: tuple[str, ...], folder: Path,
         file = os.open(path, os.O_WRONLY | os.O_CREAT)
         os.dup2(file, stream)
         os.close(file)
+    sys.stdin = Path(os.devnull).open()  # noqa: SIM115 - for as long as the process
     os.environ.clear()
     os.environ.update(variables)
     os.chdir(folder)

@@ -129,7 +129,7 @@ async def test_what_the_guide_tells_can_be_done(mended: Settings, account: str) 
         arguments = [here(word, word) for word in shlex.split(command)]  # type: ignore[call-arg]
         # Other tests' letters are theirs.
         only = ["--account", account] if arguments[1:2] in (["list"], ["redrive"]) else []
-        done.append((command, (await run(mended, *arguments, *only))[0]))
+        done.append((command, (await run(mended, *arguments, *only)).code))
 
     assert len(told) > 8
     assert [(command, Exit.DONE) for command in told] == done

@@ -581,7 +581,7 @@ async def test_what_the_guide_tells_can_be_done(live: Settings, guide: str, tmp_
     for command in told:
         words = [here.get(word, word) for word in shlex.split(command)]
         words = [address if word.startswith("postgresql://") else word for word in words]
-        done.append((command, (await run(live, *words, folder=tmp_path)))[0])
+        done.append((command, (await run(live, *words, folder=tmp_path)).code))
 
     assert len(told) >= 2
     assert [(command, Exit.DONE) for command in told] == done
