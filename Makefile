@@ -35,8 +35,8 @@ up: $(STAMP) ## Run the whole system in the foreground; data stays in .inmail/ (
 	$(BIN)/inmail up --data .inmail
 
 .PHONY: test
-test: tools lint ## Run what CI runs: lint, types and all tests (about 12 min on two cores)
-	@# Read even where PYTHONDONTWRITEBYTECODE is set; tests start the command some 200 times.
+test: tools lint ## Run what CI runs: lint, types and all tests (about 10 min on two cores)
+	@# Read even where PYTHONDONTWRITEBYTECODE is set; tests start the command some 50 times.
 	$(BIN)/python -m compileall -q infra schemas workers
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 

@@ -5,7 +5,7 @@ quarter of the time that it took with model objects in between. The event classe
 JSON Schemas come from those. Members are written in the order given, so give them in the order declared: the same
 answer must be the same bytes whenever it is written. Give instants in UTC.
 
-orjson writes them, to the bytes that pydantic would, in a third of its time (2 us, not 5.6).
+orjson writes them, to the bytes that pydantic would, in half of its time (2.6 us, not 5.7).
 """
 
 from collections.abc import Mapping
@@ -68,7 +68,8 @@ def write_result(name: str, event_id: str, subject: str | None, time: datetime, 
     envelope["time"] = time
     envelope["datacontenttype"] = CONTENT_TYPE
     envelope["data"] = data
-    return orjson.dumps(envelope, _plain, orjson.OPT_UTC_Z)
+    # Copied: what orjson gives lies in a block of ten times its size, and a worker at full drain would hold 50 MB more.
+    return bytes(memoryview(orjson.dumps(envelope, _plain, orjson.OPT_UTC_Z)))
 
 
 def _plain(value: object) -> str:

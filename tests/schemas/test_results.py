@@ -7,6 +7,7 @@ from typing import get_type_hints
 from uuid import UUID
 
 import jsonschema  # type: ignore[import-untyped]
+import psutil
 import pytest
 from asyncpg.pgproto import pgproto
 from hypothesis import given
@@ -334,3 +335,12 @@ def test_a_result_with_a_value_that_no_result_has_is_not_written() -> None:
     """It would be known by whoever reads it, if at all."""
     with pytest.raises(TypeError, match="not JSON serializable: complex"):
         write_result("a.b.v1", EVENT_ID, None, AT, {"balance": 1j})
+
+
+def test_results_take_no_more_memory_than_they_are_long() -> None:
+    """A worker holds as many as its batches have."""
+    before = psutil.Process().memory_info().rss
+    results = [write_result("inmail.send.decided.v1", EVENT_ID, "alice", AT, SEND) for _ in range(20_000)]
+    grown = psutil.Process().memory_info().rss - before
+
+    assert grown < 2 * sum(map(len, results))
