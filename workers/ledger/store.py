@@ -93,9 +93,7 @@ async def open_batch(
         else:
             others.append((request, key, entry is not None))
     await _add_conflicts(connection, [(request, key) for request, key, conflict in others if conflict], answers)
-    if answers:
-        await _add_movements(connection, worker, partition, answers)
-
+    await _add_movements(connection, worker, partition, answers)
     rest = [other for other in others if other[0].offset not in answers]
     return Opened(worker, partition, accounts, foreign, *_sort(rest, is_decidable), answers)
 
