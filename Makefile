@@ -36,7 +36,7 @@ up: $(STAMP) ## Run the whole system in the foreground; data stays in .inmail/ (
 
 .PHONY: test
 test: tools lint ## Run what CI runs: lint, types and all tests (about 10 min on two cores)
-	@# Read even where PYTHONDONTWRITEBYTECODE is set; tests start the command some 50 times.
+	@# Read even where PYTHONDONTWRITEBYTECODE is set; tests start the command many times.
 	$(BIN)/python -m compileall -q infra schemas workers
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 

@@ -17,7 +17,6 @@ from workers.local.processes import environment
 __all__ = ["Said", "end", "fork", "run", "start"]
 
 SECONDS = 60
-ROOT = Path(__file__).parents[2]
 
 
 class Said(NamedTuple):
@@ -28,21 +27,20 @@ class Said(NamedTuple):
     err: str
 
 
-# A start takes most of a second of CPU for its imports, and the tests run the command from start to end some 150 times:
-# those are forked from a process that has imported it.
+# A start takes most of a second of CPU for its imports, and many tests run the command from its start to its end: those
+# are forked from a process that has imported it.
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(["workers.cli"])
 
 
-async def start(settings: Settings, *arguments: str, folder: Path | None = None, **variables: str) -> Process:
+async def start(settings: Settings, *arguments: str) -> Process:
     """Start `inmail` with these settings."""
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "workers.cli", *arguments),
         stdin=DEVNULL,
         stdout=PIPE,
         stderr=PIPE,
-        env=environment(settings) | {"PYTHONPATH": str(ROOT)} | variables,
-        cwd=folder,
+        env=environment(settings),
     )
 
 

@@ -26,7 +26,7 @@ from workers.ops.balance import Balance, UnknownAccountError, balance_of
 from workers.ops.reasons import reason_of
 from workers.ops.statement import Line, statement_of, write_csv
 
-HISTORIES = int(os.environ.get("HISTORIES", "40"))  # of 45 records on average
+HISTORIES = int(os.environ.get("HISTORIES", "60"))  # of 45 records on average
 
 
 @pytest.fixture
@@ -126,13 +126,13 @@ async def test_lines_that_were_overtaken_are_counted(books: SqlBooks) -> None:
 async def _check_every_instant(connection: Connection, seen: list[Any]) -> int:
     """Compare balances of the past with rows and with what lots were then; return how many could be."""
     compared = 0
-    journal: dict[str, list[Any]] = {}
+    journal = {
+        name: await connection.fetch(
+            "select j.* from journal as j join accounts using (account) where account_id = $1 order by sequence", name
+        )
+        for name in {name for name, *_ in seen}
+    }
     for name, as_of, lots in seen:
-        if name not in journal:
-            journal[name] = await connection.fetch(
-                "select j.* from journal as j join accounts using (account) where account_id = $1 order by sequence",
-                name,
-            )
         rows = journal[name]
         balance = await balance_of(connection, name, as_of)
         known = [row for row in rows if row["as_of"] <= as_of]
