@@ -13,7 +13,7 @@ from typing import Any
 import asyncpg
 from aiokafka.errors import KafkaError
 
-from infra.kafka import remedy
+from infra.kafka.clients import remedy
 from infra.postgres import is_transient
 
 __all__ = [

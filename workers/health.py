@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from aiokafka import TopicPartition
 
-from infra.transactions import Spent
+from infra.kafka.transactions import Spent
 from workers.metrics.kept import Kept, Stage
 
 __all__ = ["Cause", "Dead", "Doing", "Health", "LaneHealth"]

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from infra.kafka.transactions import Message
 from infra.postgres import Connection
-from infra.transactions import Message
 from schemas.catalogue import Undecodable
 from workers.ledger.model import Request
 

@@ -23,10 +23,10 @@ import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
-from infra.kafka import committed_offsets
+from infra.kafka.clients import committed_offsets
+from infra.kafka.transactions import Message, TransactionPair
 from infra.postgres import Connection, Pool, is_refusal
 from infra.settings import Settings
-from infra.transactions import Message, TransactionPair
 from workers.apart import decide_apart
 from workers.breaker import Breaker
 from workers.dead_letter import dead_letters

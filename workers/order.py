@@ -27,7 +27,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 
 from infra.clock import EARLIEST
-from infra.kafka import reader
+from infra.kafka.clients import reader
 from infra.postgres import Connection, Pool
 from infra.settings import Settings
 from workers.inbox import Taken

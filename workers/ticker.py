@@ -13,7 +13,8 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from infra.clock import utc_now
-from infra.kafka import create_producer, remedy
+from infra.kafka.clients import create_producer, remedy
+from infra.kafka.records import partition_counts
 from infra.probes import probes
 from infra.settings import Settings
 from schemas.catalogue import EXPIRY_TICKS
@@ -22,7 +23,6 @@ from schemas.ticks import ExpiryTick, ExpiryTickData
 from workers.health import Health
 from workers.metrics.kept import Kept
 from workers.metrics.state import page
-from workers.ops.records import partition_counts
 from workers.watch import watch_progress
 
 __all__ = ["run_ticker"]

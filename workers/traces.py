@@ -12,8 +12,8 @@ from typing import Protocol, Self
 from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
 
+from infra.kafka.transactions import Message
 from infra.settings import Settings, SettingsError
-from infra.transactions import Message
 
 __all__ = ["NO_TRACE", "NO_TRACES", "BatchTrace", "Traces", "open_traces"]
 

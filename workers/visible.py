@@ -14,11 +14,11 @@ import structlog
 from aiokafka import TopicPartition
 from pydantic_core import from_json
 
-from infra.kafka import reader
+from infra.kafka.clients import reader
+from infra.kafka.records import all_partitions, read_records, read_to
+from infra.kafka.transactions import Message
 from infra.settings import Settings
-from infra.transactions import Message
 from schemas.catalogue import OUTPUT_TOPICS
-from workers.ops.records import all_partitions, read_records, read_to
 
 __all__ = ["Visible", "find_visible"]
 

@@ -7,7 +7,7 @@ from typing import NoReturn
 import structlog
 from aiokafka import TopicPartition
 
-from infra.kafka import NotSetUpError, committed_offsets, count_partitions
+from infra.kafka.clients import NotSetUpError, committed_offsets, count_partitions
 from infra.postgres import Pool
 from schemas.catalogue import TOPICS
 from workers.failures import SERVER_ERRORS, StuckError

@@ -13,7 +13,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 
-from infra.kafka import admin_client, count_partitions, create_consumer, remedy
+from infra.kafka.clients import admin_client, count_partitions, create_consumer, remedy
 from infra.postgres import Pool, close_in_time, create_pool
 from infra.probes import probes
 from infra.settings import Settings

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import asyncpg
 
-from infra.kafka import partition_of
+from infra.kafka.clients import partition_of
 from infra.local.stack import LocalStack
 from infra.migrate import migrate
 from infra.postgres import connect_database

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from time import perf_counter
 
-from infra.kafka import partition_of
+from infra.kafka.clients import partition_of
 from infra.local.stack import LocalStack
 from infra.postgres import Connection, create_pool
 from infra.settings import Settings

@@ -14,7 +14,7 @@ import psutil
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
-from infra.kafka import admin_client, create_producer, partitions_of, reader
+from infra.kafka.clients import admin_client, create_producer, partitions_of, reader
 from infra.local.stack import LocalStack
 from infra.postgres import connect_database
 from infra.settings import Settings

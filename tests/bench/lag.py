@@ -12,9 +12,9 @@ from aiokafka import TopicPartition
 from aiokafka.admin import NewTopic
 from prometheus_client import CollectorRegistry, generate_latest
 
-from infra.kafka import admin_client, create_producer, partitions_of, reader
+from infra.kafka.clients import admin_client, create_producer, partitions_of, reader
+from infra.kafka.cluster_queries import LATEST, lookup
 from infra.local.stack import LocalStack
-from infra.lookup import LATEST, lookup
 from infra.settings import Settings
 from tests.bench.books import Databases, stack_settings
 from tests.bench.figures import Figure

@@ -13,7 +13,7 @@ from time import perf_counter
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-from infra.kafka import create_producer, partitions_of, reader
+from infra.kafka.clients import create_producer, partitions_of, reader
 from infra.local.stack import LocalStack
 from infra.settings import Settings
 from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS

@@ -12,7 +12,7 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.structs import ConsumerRecord
 
 from infra.clock import from_milliseconds
-from infra.kafka import create_consumer
+from infra.kafka.clients import create_consumer
 from infra.postgres import Connection, connect_database
 from infra.settings import Settings, load_settings
 from schemas.catalogue import SEND_REQUESTS, decode, fingerprint

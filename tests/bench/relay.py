@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
 
-from infra.kafka import create_consumer
+from infra.kafka.clients import create_consumer
+from infra.kafka.transactions import Message, TransactionPair
 from infra.settings import Settings, load_settings
-from infra.transactions import Message, TransactionPair
 from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS
 from workers.stops import stop_requested, stop_with_parent
 

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 from aiokafka import TopicPartition
 from pydantic import SecretStr
 
-from infra.kafka import create_producer, reader
+from infra.kafka.clients import create_producer, reader
 from infra.local.ports import reserve
 from infra.settings import Settings
 from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS

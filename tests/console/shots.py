@@ -13,7 +13,7 @@ from uuid import uuid4
 import asyncpg
 
 from infra.clock import to_milliseconds, utc_now
-from infra.kafka import create_producer
+from infra.kafka.clients import create_producer
 from infra.local.stack import LocalStack
 from infra.postgres import connect_database
 from infra.settings import RecordTime, Settings

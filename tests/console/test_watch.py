@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from infra.kafka import admin_client, reader
+from infra.kafka.clients import admin_client, reader
 from infra.settings import SettingsError, load_settings
 from workers.console.advice import ADVICE
 from workers.console.flow import Flow

@@ -9,9 +9,9 @@ from typing import Any
 import asyncpg
 from aiokafka import TopicPartition
 
-from infra import transactions
+from infra.kafka import transactions
+from infra.kafka.transactions import Message, Spent, TransactionPair
 from infra.settings import Settings
-from infra.transactions import Message, Spent, TransactionPair
 from tests.crash.gate import CLAIM
 
 __all__ = ["BROKEN"]

@@ -65,7 +65,7 @@ _PATCHES = (
     _Patch("join", _CONSUMER, "start", _of_group),
     _Patch("assign", "workers.worker:Worker", "on_partitions_assigned", _any),
     _Patch("known", "workers.lane_row:LaneRow", "look"),
-    _Patch("fence", "infra.transactions:TransactionPair", "start"),
+    _Patch("fence", "infra.kafka.transactions:TransactionPair", "start"),
     _Patch("epoch", "asyncpg.pool:Pool", "fetchrow", _sql("insert into lanes")),
     _Patch("committed", "workers.lane", "committed_offsets"),
     _Patch("oldest", _CONSUMER, "beginning_offsets", _of_group),
@@ -95,7 +95,7 @@ _PATCHES = (
     _Patch("confirm", _PRODUCER, "commit_transaction"),
     _Patch("revoke", "workers.worker:Worker", "on_partitions_revoked", _any),
     _Patch("drain", "workers.worker:Worker", "_drain", _any),
-    _Patch("discard", "infra.transactions:TransactionPair", "discard"),
+    _Patch("discard", "infra.kafka.transactions:TransactionPair", "discard"),
     _Patch("unawaited", "workers.lane_row:LaneRow", "be_not_awaited", _alone),
     _Patch("rest", "workers.inbox:Inbox", "stopped"),
     _Patch("leave", _CONSUMER, "stop", _of_group),
@@ -119,7 +119,7 @@ class Gate:
         """Wrap the calls of all points."""
         for patch in _PATCHES:
             self._wrap(patch)
-        self._wrap(_Patch("left", "infra.transactions:TransactionPair", "publish", self._is_left))
+        self._wrap(_Patch("left", "infra.kafka.transactions:TransactionPair", "publish", self._is_left))
 
     def listen(self) -> None:
         """Take the controller's words from now on."""

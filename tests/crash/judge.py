@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 from aiokafka.structs import ConsumerRecord
 
+from infra.kafka.records import all_partitions, read_records
 from infra.settings import Settings
 from schemas.catalogue import CREDIT_EVENTS, DEAD_LETTERS, EXPIRY_TICKS, SEND_RESULTS, Undecodable, decode, fingerprint
 from schemas.ids import answer_id, conflict_id, dead_letter_id, movement_id, tick_answer_id, tick_conflict_id
 from tests.crash.books import Books
 from tests.crash.load import Inputs
 from workers.ops.audit import audit
-from workers.ops.records import all_partitions, read_records
 
 __all__ = ["Verdict", "judge"]
 

@@ -11,7 +11,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 
-from infra.kafka import admin_client, committed_offsets, create_producer, partitions_of, reader
+from infra.kafka.clients import admin_client, committed_offsets, create_producer, partitions_of, reader
 from infra.settings import Settings
 from schemas.catalogue import (
     BILLING_EVENTS,

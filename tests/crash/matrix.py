@@ -13,7 +13,7 @@ from typing import Any
 
 from aiokafka.errors import KafkaError
 
-from infra.kafka import admin_client, committed_offsets, reader
+from infra.kafka.clients import admin_client, committed_offsets, reader
 from infra.local.stack import LocalStack
 from infra.settings import RecordTime, Settings, load_settings
 from schemas.catalogue import CATALOGUE

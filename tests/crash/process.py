@@ -19,6 +19,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from infra import postgres
+from infra.kafka.records import NotSetUpError
 from infra.log import configure_logging
 from infra.postgres import is_transient
 from infra.settings import Settings
@@ -29,7 +30,6 @@ from workers import lane, resume, worker
 from workers.billing import BillingJob
 from workers.expiry import ExpiryJob
 from workers.ledger.plans import load_catalogue
-from workers.ops.records import NotSetUpError
 from workers.order import Ends
 from workers.send import SendJob
 from workers.worker import WorkerError, run_worker

@@ -11,7 +11,7 @@ from random import Random
 import asyncpg
 import pytest
 
-from infra.kafka import admin_client
+from infra.kafka.clients import admin_client
 from infra.local.stack import LocalStack
 from infra.settings import Settings
 from schemas.catalogue import TOPICS

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from uuid import UUID
 
-from infra.kafka import partition_of
+from infra.kafka.clients import partition_of
 from schemas.catalogue import INPUT_TOPICS
 from tests.fuzz.records import PARTITIONS, Document, Record, dump, members, valid_record
 

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import schemas
-from infra.kafka import partition_of
+from infra.kafka.clients import partition_of
 from schemas.catalogue import BILLING_EVENTS, CATALOGUE, EXPIRY_TICKS, SEND_REQUESTS
 
 __all__ = ["PARTITIONS", "Document", "Record", "dump", "members", "valid_record"]

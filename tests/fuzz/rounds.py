@@ -9,7 +9,7 @@ from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
 from structlog.testing import capture_logs
 
-from infra.kafka import partitions_of, reader
+from infra.kafka.clients import partitions_of, reader
 from infra.settings import Settings
 from schemas.catalogue import CREDIT_EVENTS, DEAD_LETTERS, SEND_RESULTS
 from tests.fuzz.judging import Judged, judge

@@ -8,7 +8,7 @@ from random import Random
 
 from aiokafka import AIOKafkaProducer
 
-from infra.kafka import create_producer
+from infra.kafka.clients import create_producer
 from infra.settings import Settings
 from schemas.catalogue import BILLING_EVENTS, SEND_REQUESTS
 from schemas.envelope import Event, encode

@@ -12,7 +12,7 @@ from aiokafka.structs import ConsumerRecord
 from pydantic import SecretStr
 
 from infra.clock import from_milliseconds
-from infra.kafka import create_producer, partition_of
+from infra.kafka.clients import create_producer, partition_of
 from infra.migrate import migrate
 from infra.postgres import Connection, connect_database
 from infra.settings import Settings

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import NewTopic
 
-from infra.kafka import admin_client, create_consumer, create_producer, reader
+from infra.kafka.clients import admin_client, create_consumer, create_producer, reader
 from infra.settings import Settings
 from tests.workers.wire import eventually
 from workers.ops.lag import Limits, Observer, PartitionLag, Status, observer

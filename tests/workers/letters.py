@@ -7,7 +7,8 @@ from uuid import UUID, uuid4
 from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
 
-from infra.kafka import create_producer, partition_of
+from infra.kafka.clients import create_producer, partition_of
+from infra.kafka.records import read_records
 from infra.settings import Settings
 from schemas.billing import SubscriptionActivated
 from schemas.catalogue import Undecodable
@@ -15,7 +16,6 @@ from schemas.envelope import Event
 from schemas.results import DeadLetterReason
 from tests.ledger.book import DAY, NEW_YEAR
 from workers.dead_letter import dead_letter
-from workers.ops.records import read_records
 
 __all__ = ["platinum", "records_of", "set_aside"]
 

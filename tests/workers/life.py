@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from aiokafka import TopicPartition
 
-from infra.kafka import admin_client, partition_of, reader
+from infra.kafka.clients import admin_client, partition_of, reader
 from infra.postgres import Connection, create_pool
 from infra.settings import Settings
 from schemas.catalogue import SEND_REQUESTS

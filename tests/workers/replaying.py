@@ -8,7 +8,8 @@ from uuid import UUID, uuid4
 from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
 
-from infra.kafka import admin_client, committed_offsets, create_producer, partitions_of, reader
+from infra.kafka.clients import admin_client, committed_offsets, create_producer, partitions_of, reader
+from infra.kafka.records import read_records
 from infra.settings import Settings
 from schemas.catalogue import BILLING_EVENTS, CREDIT_EVENTS, EXPIRY_TICKS, SEND_REQUESTS, SEND_RESULTS
 from schemas.envelope import Event, encode
@@ -20,7 +21,6 @@ from workers.billing import BillingJob
 from workers.expiry import ExpiryJob
 from workers.job import Job
 from workers.ledger.plans import load_catalogue
-from workers.ops.records import read_records
 from workers.ops.redrive import Who
 from workers.send import SendJob
 

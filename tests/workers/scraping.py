@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from infra.kafka import reader
+from infra.kafka.clients import reader
 from infra.settings import Settings
 from tests.workers.processes import free_port
 from tests.workers.wire import working

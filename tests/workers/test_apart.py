@@ -8,7 +8,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from infra.kafka import create_producer, reader
+from infra.kafka.clients import create_producer, reader
 from infra.postgres import Connection, is_refusal, is_transient
 from infra.settings import Settings
 from schemas.catalogue import BILLING_EVENTS, CREDIT_EVENTS, DEAD_LETTERS, EXPIRY_TICKS, SEND_REQUESTS, fingerprint

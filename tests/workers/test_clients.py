@@ -4,8 +4,8 @@ import pytest
 from aiokafka.cluster import ClusterMetadata
 from aiokafka.errors import NoBrokersAvailable
 
-from infra import kafka as module
-from infra.kafka import admin_client
+from infra.kafka import clients as module
+from infra.kafka.clients import admin_client
 from infra.settings import Settings
 
 

@@ -13,8 +13,8 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError, UnknownError
 
-from infra.clients import ConsumerLostError
-from infra.kafka import create_consumer, reader
+from infra.kafka.aiokafka_fixes import ConsumerLostError
+from infra.kafka.clients import create_consumer, reader
 from infra.settings import Settings
 from schemas.catalogue import SEND_REQUESTS
 from tests.workers.wire import eventually

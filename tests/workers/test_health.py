@@ -9,9 +9,9 @@ import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
+from infra.kafka.transactions import Spent
 from infra.postgres import connect_database
 from infra.settings import Settings, SettingsError
-from infra.transactions import Spent
 from schemas.catalogue import SEND_REQUESTS
 from tests.workers.life import Held, in_partition, living
 from tests.workers.processes import ask, free_port

@@ -6,8 +6,8 @@ from itertools import count
 import pytest
 from aiokafka import TopicPartition
 
-from infra.commits import partition_of_group
-from infra.lookup import lookup
+from infra.kafka.cluster_queries import lookup
+from infra.kafka.commit_history import partition_of_group
 from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.catalogue import BILLING_EVENTS, SEND_REQUESTS

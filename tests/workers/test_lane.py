@@ -9,10 +9,10 @@ from aiokafka import TopicPartition
 from aiokafka.admin import RecordsToDelete
 from aiokafka.errors import KafkaError
 
-from infra.kafka import admin_client, reader
+from infra.kafka.clients import admin_client, reader
+from infra.kafka.transactions import Message, Spent, TransactionPair
 from infra.postgres import Connection
 from infra.settings import Settings
-from infra.transactions import Message, Spent, TransactionPair
 from schemas.catalogue import BILLING_EVENTS, CREDIT_EVENTS, DEAD_LETTERS, SEND_REQUESTS, SEND_RESULTS
 from schemas.envelope import encode
 from tests.workers.wire import ends, prepare, promotion, publish, read, send, working

@@ -14,7 +14,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.conn import AIOKafkaConnection
 from aiokafka.protocol.metadata import MetadataRequest
 
-from infra.kafka import admin_client, create_consumer, create_lane_producer
+from infra.kafka.clients import admin_client, create_consumer, create_lane_producer
 from infra.local.stack import LocalStack
 from infra.postgres import Connection, create_pool
 from infra.settings import Settings

@@ -14,10 +14,10 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 from aiokafka.structs import ConsumerRecord
 
-from infra.kafka import partition_of
+from infra.kafka.clients import partition_of
+from infra.kafka.transactions import Message, Spent, TransactionPair
 from infra.postgres import Connection
 from infra.settings import Settings
-from infra.transactions import Message, Spent, TransactionPair
 from schemas.billing import SubscriptionActivated
 from schemas.catalogue import (
     BILLING_EVENTS,

@@ -12,7 +12,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.protocol.commit import OffsetFetchRequest, OffsetFetchResponse_v3
 from structlog.testing import capture_logs
 
-from infra.kafka import admin_client, committed_offsets, partitions_of, reader
+from infra.kafka.clients import admin_client, committed_offsets, partitions_of, reader
 from infra.postgres import Connection, create_pool
 from infra.settings import Settings
 from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS

@@ -13,11 +13,11 @@ from aiokafka.conn import AIOKafkaConnection
 from aiokafka.errors import IllegalOperation, KafkaError, KafkaTimeoutError, ProducerFenced
 from aiokafka.structs import ConsumerRecord
 
-from infra.clients import LaneProducer
-from infra.kafka import admin_client, create_consumer, partition_of, reader
+from infra.kafka.aiokafka_fixes import LaneProducer
+from infra.kafka.clients import admin_client, create_consumer, partition_of, reader
+from infra.kafka.transactions import TransactionPair
 from infra.postgres import create_pool
 from infra.settings import Settings
-from infra.transactions import TransactionPair
 from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS
 from tests.workers.wire import ends, eventually, publish, read, send
 from workers.breaker import Breaker

@@ -9,7 +9,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from infra.kafka import create_producer, reader
+from infra.kafka.clients import create_producer, reader
 from infra.postgres import Connection, connect_database, create_pool, is_transient
 from infra.settings import Settings
 from schemas.catalogue import (

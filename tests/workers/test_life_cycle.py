@@ -14,7 +14,7 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
 
-from infra.kafka import create_producer, partitions_of, reader
+from infra.kafka.clients import create_producer, partitions_of, reader
 from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS

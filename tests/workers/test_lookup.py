@@ -8,7 +8,7 @@ from aiokafka.errors import NodeNotReadyError
 from aiokafka.protocol.admin import DescribeGroupsResponse_v0
 from aiokafka.protocol.coordination import FindCoordinatorResponse_v0
 
-from infra.lookup import Lookup
+from infra.kafka.cluster_queries import Lookup
 
 
 class _Cluster:

@@ -6,11 +6,11 @@ from uuid import uuid4
 import pytest
 
 from infra.clock import utc_now
+from infra.kafka.records import NotSetUpError
 from infra.postgres import Connection, connect_database
 from infra.settings import Settings
 from tests.ledger.book import DAY, Book, at
 from workers.ops.audit import Audit, audit, audit_books
-from workers.ops.records import NotSetUpError
 from workers.ops.statement import UnknownAccountError, read_statement, statement_of
 
 

@@ -14,7 +14,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from structlog.testing import capture_logs
 
-from infra.kafka import admin_client, create_consumer, create_producer, partition_of, reader
+from infra.kafka.clients import admin_client, create_consumer, create_producer, partition_of, reader
 from infra.settings import Settings
 from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS
 from schemas.envelope import Event, encode

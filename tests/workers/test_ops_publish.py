@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from infra.clock import to_milliseconds
+from infra.kafka.sender import Outgoing
 from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS
 from tests.ledger.book import at
 from workers.ops.publish import RecordTime, UnpublishableError, lines_of, parse_line
-from workers.ops.sender import Outgoing
 
 EVENT: dict[str, Any] = {
     "specversion": "1.0",

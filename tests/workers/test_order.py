@@ -11,7 +11,7 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaTimeoutError
 
-from infra.kafka import create_producer, reader
+from infra.kafka.clients import create_producer, reader
 from infra.postgres import Connection, connect_database
 from infra.settings import Settings
 from schemas.catalogue import BILLING_EVENTS, CATALOGUE, EXPIRY_TICKS, SEND_REQUESTS

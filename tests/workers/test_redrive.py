@@ -14,7 +14,8 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaConnectionError
 
-from infra.kafka import create_producer, partition_of, reader
+from infra.kafka.clients import create_producer, partition_of, reader
+from infra.kafka.records import read_records
 from infra.postgres import WORKER_ROLE, Connection
 from infra.settings import Settings
 from schemas.catalogue import BILLING_EVENTS, CREDIT_EVENTS, DEAD_LETTERS, EXPIRY_TICKS, SEND_REQUESTS
@@ -31,7 +32,6 @@ from workers.ops.dead_letters import Selection, list_dead_letters
 from workers.ops.fates import Told, tell_dead_letters
 from workers.ops.lag import read_lag
 from workers.ops.operations import Intent, RefusedError, Running, Status, list_operations, recorded, show_operation
-from workers.ops.records import read_records
 from workers.ops.redrive import LETTER_HEADER, OPERATION_HEADER, Who, _Sender, redrive
 from workers.ops.redrive_plan import Options, plan_redrive
 from workers.send import SendJob

@@ -11,7 +11,8 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaConnectionError
 
-from infra.kafka import admin_client, partitions_of
+from infra.kafka.clients import admin_client, partitions_of
+from infra.kafka.sender import Sender
 from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.catalogue import CREDIT_EVENTS, DEAD_LETTERS, SEND_REQUESTS, SEND_RESULTS
@@ -23,7 +24,6 @@ from workers.ops.balance import UnknownAccountError
 from workers.ops.operations import RefusedError, Running, Status, list_operations
 from workers.ops.reemit import reemit
 from workers.ops.reemit_plan import Plan, Position, Selection, plan_reemit
-from workers.ops.sender import Sender
 
 FAST = 50_000.0
 

@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 from aiokafka.admin import NewTopic
 
-from infra.kafka import admin_client, partition_of, partitions_of
+from infra.kafka.clients import admin_client, partition_of, partitions_of
 from infra.settings import Settings
 from tests.workers.command import end, run, start
 from tests.workers.life import living

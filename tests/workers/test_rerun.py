@@ -25,7 +25,7 @@ from aiokafka.structs import ConsumerRecord
 from pydantic import SecretStr
 
 from infra.clock import from_milliseconds
-from infra.kafka import admin_client, reader
+from infra.kafka.clients import admin_client, reader
 from infra.local.stack import LocalStack
 from infra.postgres import Connection, connect_database
 from infra.settings import RecordTime, Settings, load_settings

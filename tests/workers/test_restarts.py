@@ -17,7 +17,7 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.admin import CreateAclsRequest, DeleteAclsRequest
 
-from infra.kafka import NotSetUpError, admin_client, remedy
+from infra.kafka.clients import NotSetUpError, admin_client, remedy
 from infra.local.stack import LocalStack
 from infra.migrate import migrate
 from infra.postgres import connect_database

@@ -2,7 +2,7 @@
 
 from aiokafka.admin import RecordsToDelete
 
-from infra.kafka import admin_client
+from infra.kafka.clients import admin_client
 from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.catalogue import BILLING_EVENTS, CREDIT_EVENTS, SEND_REQUESTS, SEND_RESULTS

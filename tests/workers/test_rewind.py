@@ -15,7 +15,7 @@ from aiokafka.errors import KafkaError
 from structlog.testing import capture_logs
 
 from infra.clock import from_milliseconds
-from infra.kafka import admin_client, committed_offsets, create_lane_producer, partition_of, partitions_of
+from infra.kafka.clients import admin_client, committed_offsets, create_lane_producer, partition_of, partitions_of
 from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.catalogue import BILLING_EVENTS, DEAD_LETTERS, EXPIRY_TICKS, SEND_REQUESTS, SEND_RESULTS

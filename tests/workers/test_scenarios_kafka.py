@@ -11,7 +11,7 @@ from uuid import UUID
 
 import pytest
 
-from infra.kafka import create_producer, partitions_of, reader
+from infra.kafka.clients import create_producer, partitions_of, reader
 from infra.local.stack import LocalStack
 from infra.postgres import connect_database, create_pool
 from infra.settings import RecordTime, Settings, load_settings

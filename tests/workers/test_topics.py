@@ -6,7 +6,7 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from infra.kafka import admin_client, committed_offsets, partitions_of
+from infra.kafka.clients import admin_client, committed_offsets, partitions_of
 from infra.local.stack import LocalStack
 from infra.postgres import Connection
 from infra.settings import Settings

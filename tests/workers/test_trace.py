@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 from aiokafka.admin import RecordsToDelete
 
-from infra.kafka import admin_client, create_producer, partition_of, reader
+from infra.kafka.clients import admin_client, create_producer, partition_of, reader
 from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.catalogue import BILLING_EVENTS, CREDIT_EVENTS, DEAD_LETTERS, EXPIRY_TICKS, SEND_REQUESTS, SEND_RESULTS

@@ -18,9 +18,9 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from infra.kafka import reader
+from infra.kafka.clients import reader
+from infra.kafka.transactions import Message
 from infra.settings import Settings, SettingsError
-from infra.transactions import Message
 from schemas.catalogue import DEAD_LETTERS, SEND_REQUESTS, SEND_RESULTS
 from schemas.envelope import encode
 from tests.workers.wire import ends, send, working

@@ -18,7 +18,7 @@ import psutil
 import pytest
 from rich.console import Console
 
-from infra.kafka import admin_client
+from infra.kafka.clients import admin_client
 from infra.local.progress import Progress
 from infra.local.stack import LocalStack
 from infra.settings import Settings

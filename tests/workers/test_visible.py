@@ -13,9 +13,9 @@ from pydantic_core import from_json, to_json
 
 import schemas
 from infra.clock import to_milliseconds, utc_now
+from infra.kafka.transactions import Message, Spent, TransactionPair
 from infra.postgres import Connection
 from infra.settings import RecordTime, Settings
-from infra.transactions import Message, Spent, TransactionPair
 from schemas.catalogue import CATALOGUE, DEAD_LETTERS, SEND_REQUESTS, SEND_RESULTS, EventType
 from schemas.envelope import Event
 from tests.workers.life import at_the_end, in_partition

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
 
-from infra.kafka import create_producer, partitions_of, reader
+from infra.kafka.clients import create_producer, partitions_of, reader
 from infra.postgres import connect_database
 from infra.settings import Settings
 from schemas.billing import PromotionGranted

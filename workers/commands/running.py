@@ -16,7 +16,7 @@ from aiokafka.errors import KafkaConnectionError, KafkaError, NoBrokersAvailable
 from pydantic import PostgresDsn
 from rich.text import Text
 
-from infra.kafka import NotSetUpError, remedy
+from infra.kafka.clients import NotSetUpError, remedy
 from infra.local.errors import LocalStackError
 from infra.log import configure_logging
 from infra.migrate import MigrationError

@@ -7,7 +7,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from aiokafka.errors import KafkaConnectionError, KafkaError, NoBrokersAvailable
 
-from infra.kafka import NotSetUpError, remedy
+from infra.kafka.clients import NotSetUpError, remedy
 from infra.postgres import is_transient
 from workers.console.access import TooManyAttemptsError, WrongTokenError
 from workers.ledger.plans import CatalogueError

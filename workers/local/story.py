@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+from infra.kafka.sender import Outgoing
 from workers.ops.publish import RecordTime, parse_line
-from workers.ops.sender import Outgoing
 
 __all__ = ["Chapter", "Line", "load_story"]
 

@@ -9,7 +9,7 @@ from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
 from infra.clock import utc_now
-from infra.kafka import committed_offsets
+from infra.kafka.clients import committed_offsets
 from infra.postgres import Connection
 
 __all__ = ["LaneState", "Lanes"]

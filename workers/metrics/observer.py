@@ -19,7 +19,7 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from infra.clock import utc_now
-from infra.kafka import admin_client
+from infra.kafka.clients import admin_client
 from infra.probes import probes
 from infra.settings import Settings
 from workers.failures import may_pass

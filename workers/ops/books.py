@@ -5,9 +5,9 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 
+from infra.kafka.records import NotSetUpError
 from infra.postgres import Connection, connect_database
 from infra.settings import Settings
-from workers.ops.records import NotSetUpError
 
 __all__ = ["is_unmigrated", "open_books", "snapshot"]
 

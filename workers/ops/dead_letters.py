@@ -15,10 +15,10 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from infra.clock import nearest_instant
+from infra.kafka.records import all_partitions, read_records
 from infra.settings import Settings
 from schemas.catalogue import DEAD_LETTERS
 from schemas.results import DeadLettered, DeadLetterReason
-from workers.ops.records import all_partitions, read_records
 
 __all__ = [
     "ALL",

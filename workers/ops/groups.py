@@ -13,9 +13,9 @@ from aiokafka.errors import (
     NotCoordinatorForGroupError,
 )
 
-from infra.kafka import reader
+from infra.kafka.clients import reader
+from infra.kafka.transactions import TransactionPair
 from infra.settings import Settings
-from infra.transactions import TransactionPair
 from workers.ops.operations import RefusedError
 
 __all__ = ["Group", "describe_group", "set_offsets", "wait_until_empty"]

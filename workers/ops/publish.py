@@ -15,10 +15,10 @@ from enum import StrEnum
 from typing import BinaryIO
 
 from infra.clock import to_milliseconds
+from infra.kafka.records import NotSetUpError, partition_counts
+from infra.kafka.sender import Outgoing, Sender
 from infra.settings import Settings
 from schemas.catalogue import CATALOGUE, INPUT_TOPICS
-from workers.ops.records import NotSetUpError, partition_counts
-from workers.ops.sender import Outgoing, Sender
 
 __all__ = ["Published", "RecordTime", "UnpublishableError", "lines_of", "parse_line", "publish"]
 

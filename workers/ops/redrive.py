@@ -18,7 +18,7 @@ from aiokafka.errors import BrokerResponseError, KafkaTimeoutError, OutOfOrderSe
 from aiokafka.structs import RecordMetadata
 
 from infra.clock import to_milliseconds, utc_now
-from infra.kafka import create_producer
+from infra.kafka.clients import create_producer
 from infra.settings import Settings
 from workers.dead_letter import LETTER_HEADER
 from workers.ops.dead_letters import Selection

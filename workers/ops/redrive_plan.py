@@ -11,7 +11,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from infra.kafka import partition_of
+from infra.kafka.clients import partition_of
+from infra.kafka.records import partition_counts
 from infra.postgres import Connection, connect_database
 from infra.settings import Settings
 from schemas.catalogue import INPUT_TOPICS, Undecodable
@@ -20,7 +21,6 @@ from workers.billing import unknown_plan
 from workers.ledger.plans import Catalogue, load_catalogue
 from workers.ops.dead_letters import UNREADABLE, DeadLetter, Selection, find_dead_letters
 from workers.ops.fates import Place, Sending, event_of, place_of, read_answers, read_sendings
-from workers.ops.records import partition_counts
 
 __all__ = ["RATES", "REFUSALS", "Judge", "Options", "Plan", "Verdict", "plan_redrive"]
 

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from infra.kafka import admin_client
+from infra.kafka.clients import admin_client
 from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.catalogue import CREDIT_EVENTS, SEND_RESULTS, TOPICS

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from infra.kafka import reader
+from infra.kafka.clients import reader
 from infra.migrate import migrate
 from infra.postgres import Connection, connect_database
 from infra.settings import Settings

@@ -20,7 +20,8 @@ from aiokafka import TopicPartition
 from pydantic import PostgresDsn, SecretStr
 
 from infra.clock import EPOCH, to_milliseconds
-from infra.kafka import reader
+from infra.kafka.clients import reader
+from infra.kafka.records import partition_counts
 from infra.postgres import Connection, connect_database
 from infra.settings import Settings
 from schemas.catalogue import CATALOGUE
@@ -28,7 +29,6 @@ from workers.ledger.plans import SHIPPED, Catalogue, load_catalogue
 from workers.ops.books import open_books
 from workers.ops.merged import Source
 from workers.ops.operations import RefusedError
-from workers.ops.records import partition_counts
 from workers.ranks import DECIDED
 
 __all__ = ["GROUPS", "Asked", "Plan", "database_of", "plan_rerun", "target_of"]

@@ -13,11 +13,11 @@ from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
 
 from infra.clock import nearest_instant
-from infra.kafka import partition_of
+from infra.kafka.clients import partition_of
+from infra.kafka.records import partition_counts, read_records
 from infra.settings import Settings
 from schemas.catalogue import CREDIT_EVENTS, DEAD_LETTERS, SEND_RESULTS
 from schemas.results import TickDecided
-from workers.ops.records import partition_counts, read_records
 
 __all__ = ["Result", "in_order", "read_results"]
 

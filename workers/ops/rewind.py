@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 from aiokafka import TopicPartition
 
-from infra.kafka import admin_client, committed_offsets
+from infra.kafka.clients import admin_client, committed_offsets
 from infra.postgres import connect_database
 from infra.settings import Settings
 from workers.ops.groups import set_offsets, wait_until_empty

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from infra.kafka import admin_client
+from infra.kafka.clients import admin_client
 from infra.postgres import Connection
 from infra.settings import Settings
 from workers.ledger.model import Worker

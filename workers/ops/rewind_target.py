@@ -14,7 +14,7 @@ from uuid import UUID
 from aiokafka import TopicPartition
 
 from infra.clock import EPOCH
-from infra.kafka import admin_client, committed_offsets, count_partitions, partitions_of, reader
+from infra.kafka.clients import admin_client, committed_offsets, count_partitions, partitions_of, reader
 from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.catalogue import BILLING_EVENTS, CATALOGUE, EXPIRY_TICKS, SEND_REQUESTS

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from infra.kafka import admin_client
+from infra.kafka.clients import admin_client
 from infra.settings import Settings
 from schemas.catalogue import INPUT_TOPICS, TOPICS
 from workers.ops.topics import DAY_MS, describe_topic, wanted_config

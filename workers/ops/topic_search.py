@@ -11,10 +11,10 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.structs import ConsumerRecord
 
 from infra.clock import to_milliseconds
-from infra.kafka import partition_of, partitions_of, reader
+from infra.kafka.clients import partition_of, partitions_of, reader
+from infra.kafka.records import partition_counts, read_to
 from infra.settings import Settings
 from schemas.catalogue import TOPICS
-from workers.ops.records import partition_counts, read_to
 
 __all__ = ["Search", "Watch", "Window", "open_search", "unwatched"]
 

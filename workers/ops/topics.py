@@ -16,7 +16,7 @@ from aiokafka.errors import (
     NotCoordinatorForGroupError,
 )
 
-from infra.kafka import MAX_RECORD_BYTES, admin_client, committed_offsets, partitions_of, reader
+from infra.kafka.clients import MAX_RECORD_BYTES, admin_client, committed_offsets, partitions_of, reader
 from infra.postgres import connect_database
 from infra.settings import RecordTime, Settings
 from schemas.catalogue import CATALOGUE, DEAD_LETTERS, INPUT_TOPICS, TOPICS

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from aiokafka.errors import KafkaError
 
+from infra.kafka.records import NotSetUpError
 from infra.postgres import Connection
 from infra.settings import Settings
 from workers.ops import trace_books as books
@@ -19,7 +20,6 @@ from workers.ops.books import open_books
 from workers.ops.dead_letters import DeadLetter
 from workers.ops.fates import Fate, Told, fates_of, read_sendings
 from workers.ops.reasons import reason_of
-from workers.ops.records import NotSetUpError
 from workers.ops.topic_search import Search, Watch, open_search, unwatched
 from workers.ops.trace_books import Case
 from workers.ops.trace_topics import Published, Seen, Trace, Wanted, find_event, find_waiting, follow, untold

@@ -12,8 +12,8 @@ from time import monotonic
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from infra.kafka import NotSetUpError
-from infra.lookup import LATEST, Lookup, lookup
+from infra.kafka.clients import NotSetUpError
+from infra.kafka.cluster_queries import LATEST, Lookup, lookup
 from infra.settings import Settings
 from workers.ops.lag.lanes import Lane, LaneKey, Lanes, neighbour_of
 from workers.ops.lag.model import Change, GroupLag, Limits, Owner, PartitionLag, Sample, Status

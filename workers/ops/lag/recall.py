@@ -14,8 +14,8 @@ from typing import NamedTuple
 from aiokafka import TopicPartition
 
 from infra.clock import to_milliseconds
-from infra.commits import Commit, Commits, read_commits
-from infra.lookup import Lookup
+from infra.kafka.cluster_queries import Lookup
+from infra.kafka.commit_history import Commit, Commits, read_commits
 from workers.ops.lag.model import Limits, Sample
 
 __all__ = ["Seen", "recall"]

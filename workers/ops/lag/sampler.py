@@ -7,9 +7,9 @@ from datetime import datetime
 from aiokafka import TopicPartition
 
 from infra.clock import utc_now
-from infra.glance import Glance, glance
-from infra.kafka import NotSetUpError
-from infra.lookup import EARLIEST, LATEST, Described, Lookup
+from infra.kafka.clients import NotSetUpError
+from infra.kafka.cluster_queries import EARLIEST, LATEST, Described, Lookup
+from infra.kafka.peek import Glance, glance
 from schemas.catalogue import CATALOGUE
 
 __all__ = ["OUR_TOPICS", "Ends", "GroupLook", "Look", "Sampler", "Unread"]

@@ -25,7 +25,7 @@ from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.protocol.coordination import FindCoordinatorRequest
 from aiokafka.protocol.offset import OffsetRequest
 
-from infra.clients import bootstrap_whole
+from infra.kafka.aiokafka_fixes import bootstrap_whole
 from infra.settings import Settings
 
 __all__ = ["EARLIEST", "LATEST", "Described", "Lookup", "Member", "by_topic", "lookup"]

@@ -13,7 +13,7 @@ import structlog
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import IllegalOperation, KafkaError, KafkaTimeoutError
 
-from infra.kafka import create_lane_producer, partition_of
+from infra.kafka.clients import create_lane_producer, partition_of
 from infra.settings import Settings
 
 __all__ = ["Message", "Spent", "TransactionPair"]

@@ -7,7 +7,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaTimeoutError
 from aiokafka.structs import ConsumerRecord
 
-from infra.kafka import NotSetUpError, admin_client, count_partitions, partitions_of, reader
+from infra.kafka.clients import NotSetUpError, admin_client, count_partitions, partitions_of, reader
 from infra.settings import Settings
 
 __all__ = ["NotSetUpError", "all_partitions", "partition_counts", "read_records", "read_to"]

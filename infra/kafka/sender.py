@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import BrokerResponseError, KafkaTimeoutError
 
-from infra.kafka import create_producer
+from infra.kafka.clients import create_producer
 from infra.settings import Settings
 
 __all__ = ["Outgoing", "Sender"]

@@ -32,8 +32,8 @@ from aiokafka.errors import (
 )
 from aiokafka.partitioner import murmur2
 
-from infra import tolerant
-from infra.clients import Consumer, ConsumerLostError, LaneProducer, Producer, bootstrap_whole
+from infra.kafka import lenient_headers
+from infra.kafka.aiokafka_fixes import Consumer, ConsumerLostError, LaneProducer, Producer, bootstrap_whole
 from infra.settings import Settings
 
 __all__ = [
@@ -50,7 +50,7 @@ __all__ = [
     "remedy",
 ]
 
-tolerant.install()
+lenient_headers.install()
 
 MAX_RECORD_BYTES = 4 * 1024 * 1024  # a dead letter holds a refused record of up to 1 MiB as base64, and its reason
 

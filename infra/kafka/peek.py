@@ -15,8 +15,8 @@ from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.structs import ConsumerRecord
 
 from infra.clock import nearest_instant
-from infra.lookup import Lookup, by_topic
-from infra.tolerant import TolerantRecords
+from infra.kafka.cluster_queries import Lookup, by_topic
+from infra.kafka.lenient_headers import TolerantRecords
 
 __all__ = ["Glance", "glance", "read_through"]
 

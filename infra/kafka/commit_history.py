@@ -14,8 +14,8 @@ from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
 
 from infra.clock import nearest_instant, to_milliseconds
-from infra.glance import read_through
-from infra.lookup import LATEST, Lookup
+from infra.kafka.cluster_queries import LATEST, Lookup
+from infra.kafka.peek import read_through
 
 __all__ = ["Commit", "Commits", "partition_of_group", "read_commits"]
 
