@@ -12,6 +12,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from infra.migrate import Migrated, migrate
 from infra.postgres import connect_database
 from infra.settings import Settings
+from infra.shutdown import stop_requested, stop_with_parent
+from infra.terminal import console, error_console
 from workers.billing import BillingJob
 from workers.commands import show
 from workers.commands.books import audit_command, balance, statement
@@ -25,7 +27,6 @@ from workers.commands.options import Json, Yes, confirm, write_json
 from workers.commands.replay import replay
 from workers.commands.running import Exit, ask, work
 from workers.commands.simulate import simulate
-from workers.commands.terminal import console, error_console
 from workers.commands.trace import trace
 from workers.expiry import ExpiryJob
 from workers.ledger.plans import load_catalogue
@@ -35,7 +36,6 @@ from workers.ops.topic_promises import check_topics
 from workers.ops.topics import apply_topics, plan_topics
 from workers.order import Ends
 from workers.send import SendJob
-from workers.stops import stop_requested, stop_with_parent
 from workers.ticker import run_ticker
 from workers.worker import run_worker
 

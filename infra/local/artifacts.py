@@ -22,9 +22,9 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
 
+from infra.local.bundled_binaries import require
 from infra.local.errors import ArtifactError, LocalStackError, StartInterruptedError, explained
 from infra.local.progress import Progress, Report
-from infra.local.wheels import require
 
 __all__ = ["LOCK_FILE", "Jar", "Lock", "cache_directory", "fetch", "install", "read_lock", "sha256_of"]
 

@@ -19,9 +19,9 @@ from pathlib import Path
 from infra.local import wheels
 from infra.local.artifacts import read_lock
 from infra.local.errors import ServerError
-from infra.local.leash import Leash, Program, Running
 from infra.local.ports import LOOPBACK
-from infra.local.servers import clean_environment, failure, run_once, wait_ready
+from infra.local.server_process import clean_environment, failure, run_once, wait_ready
+from infra.local.supervisor_client import Leash, Program, Running
 
 __all__ = ["KafkaServer"]
 

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from infra.local.bundled_binaries import POSTGRES_MAJOR, postgres_install, postgres_package
 from infra.local.directories import reachable
 from infra.local.errors import ServerError
-from infra.local.leash import Leash, Program, Running
 from infra.local.ports import LOOPBACK
-from infra.local.servers import clean_environment, run_once, wait_ready
-from infra.local.wheels import POSTGRES_MAJOR, postgres_install, postgres_package
+from infra.local.server_process import clean_environment, run_once, wait_ready
+from infra.local.supervisor_client import Leash, Program, Running
 
 __all__ = ["DATABASE", "SUPERUSER", "TUNING", "PostgresServer", "readable_install", "server_user"]
 

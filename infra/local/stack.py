@@ -10,16 +10,16 @@ from types import TracebackType
 from typing import Self
 
 from infra.local.artifacts import install
-from infra.local.assembly import Assembly, Options, assemble
+from infra.local.bundled_binaries import java, postgres_install
 from infra.local.directories import keep_logs, sweep
 from infra.local.errors import LocalStackError, StartInterruptedError, explained
 from infra.local.kafka_server import KafkaServer
-from infra.local.leash import Running
 from infra.local.ports import LOOPBACK
 from infra.local.postgres_server import DATABASE, SUPERUSER, PostgresServer
 from infra.local.progress import Report
-from infra.local.servers import failure
-from infra.local.wheels import java, postgres_install
+from infra.local.server_process import failure
+from infra.local.stack_setup import Assembly, Options, assemble
+from infra.local.supervisor_client import Running
 
 __all__ = ["LocalStack"]
 

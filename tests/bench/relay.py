@@ -16,8 +16,8 @@ from aiokafka.structs import ConsumerRecord
 from infra.kafka.clients import create_consumer
 from infra.kafka.transactions import Message, TransactionPair
 from infra.settings import Settings, load_settings
+from infra.shutdown import stop_requested, stop_with_parent
 from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS
-from workers.stops import stop_requested, stop_with_parent
 
 __all__ = ["GROUP"]
 

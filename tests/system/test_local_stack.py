@@ -31,9 +31,9 @@ from infra.local.errors import (
     ServerError,
     StartInterruptedError,
 )
-from infra.local.leash import Program, Running
-from infra.local.servers import failure
+from infra.local.server_process import failure
 from infra.local.stack import LocalStack
+from infra.local.supervisor_client import Program, Running
 
 ROOT = Path(__file__).parents[2]
 BYTES = b"a jar"

@@ -22,10 +22,10 @@ from infra.kafka.clients import admin_client
 from infra.local.progress import Progress
 from infra.local.stack import LocalStack
 from infra.settings import Settings
+from infra.terminal import Reporter
 from schemas.catalogue import BILLING_EVENTS, SEND_REQUESTS
 from tests.workers.wire import eventually
 from workers.commands.running import Exit
-from workers.commands.terminal import Reporter
 from workers.local.processes import WORKERS, Workers
 from workers.local.up import prepare, stack_settings
 from workers.ops.publish import parse_line

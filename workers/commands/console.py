@@ -7,9 +7,9 @@ import typer
 from pydantic import SecretStr
 
 from infra.settings import Settings
+from infra.shutdown import stop_requested
+from infra.terminal import console as terminal
 from workers.commands.running import ask
-from workers.commands.terminal import console as terminal
-from workers.stops import stop_requested
 
 __all__ = ["console"]
 

@@ -6,18 +6,18 @@ from typing import Annotated
 import typer
 
 from infra.settings import Settings
+from infra.shutdown import stop_requested
+from infra.terminal import error_console, progress_of
 from schemas.catalogue import INPUT_TOPICS
 from schemas.results import DeadLetterReason
 from workers.commands.options import INSTANT_FORMATS, Because, By, Json, Yes, aware, confirm, who, write_json
 from workers.commands.running import Exit, ask
 from workers.commands.show_letters import show_counts, show_dead_letter, show_dead_letters, show_plan, show_redriven
-from workers.commands.terminal import error_console, progress_of
 from workers.ops import fates
 from workers.ops.dead_letters import Selection
 from workers.ops.operations import Running
 from workers.ops.redrive import Who, redrive
 from workers.ops.redrive_plan import RATES, Options, Plan, plan_redrive
-from workers.stops import stop_requested
 
 __all__ = ["dead_letters"]
 

@@ -9,10 +9,10 @@ import typer
 from pydantic_core import to_json
 from rich.live import Live
 
+from infra.terminal import console, error_console
 from workers.commands.options import Json, write_json
 from workers.commands.running import ask
 from workers.commands.show_lag import lag_page, show_lag
-from workers.commands.terminal import console, error_console
 from workers.ops.lag import GroupLag, Limits, Observer, observer
 
 __all__ = ["lag"]

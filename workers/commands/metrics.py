@@ -5,9 +5,9 @@ from typing import Annotated
 import typer
 
 from infra.settings import Settings
+from infra.shutdown import stop_requested, stop_with_parent
 from workers.commands.running import ask, work
 from workers.metrics.observer import read_once, run_observer
-from workers.stops import stop_requested, stop_with_parent
 
 __all__ = ["metrics"]
 

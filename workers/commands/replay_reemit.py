@@ -7,16 +7,16 @@ from uuid import UUID
 import typer
 
 from infra.settings import Settings
+from infra.shutdown import stop_requested
+from infra.terminal import error_console, progress_of
 from workers.commands.options import INSTANT_FORMATS, Because, By, Json, Yes, aware, confirm, who, write_json
 from workers.commands.running import Exit, ask
 from workers.commands.show_replay import show_reemit_plan, show_reemitted
-from workers.commands.terminal import error_console, progress_of
 from workers.ledger.model import Worker
 from workers.ops.operations import Running
 from workers.ops.redrive import Who
 from workers.ops.reemit import reemit
 from workers.ops.reemit_plan import Plan, Selection, plan_reemit
-from workers.stops import stop_requested
 
 __all__ = ["reemit_command"]
 

@@ -8,6 +8,8 @@ import typer
 from pydantic import PostgresDsn, SecretStr, ValidationError
 
 from infra.settings import Settings
+from infra.shutdown import stop_requested
+from infra.terminal import error_console, progress_of
 from schemas.billing import CreditsAdjustedData
 from schemas.envelope import encode
 from workers.commands.options import (
@@ -25,14 +27,12 @@ from workers.commands.options import (
 )
 from workers.commands.running import Exit, ask
 from workers.commands.show_rerun import show_comparison, show_corrections, show_plan, show_rerun
-from workers.commands.terminal import error_console, progress_of
 from workers.ops.compare import Comparison
 from workers.ops.compare_page import page_of
 from workers.ops.corrections import Corrections, corrections_of
 from workers.ops.operations import Running
 from workers.ops.rerun import Who, rerun
 from workers.ops.rerun_plan import Asked, Plan, plan_rerun, target_of
-from workers.stops import stop_requested
 
 __all__ = ["rebuild_command", "shadow_command"]
 

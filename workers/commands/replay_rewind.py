@@ -7,6 +7,8 @@ from uuid import UUID
 import typer
 
 from infra.settings import Settings
+from infra.shutdown import stop_requested
+from infra.terminal import error_console
 from workers.commands.options import (
     INSTANT_FORMATS,
     Because,
@@ -21,14 +23,12 @@ from workers.commands.options import (
 )
 from workers.commands.running import Exit, ask, fail
 from workers.commands.show_replay import show_rewind_plan, show_rewound
-from workers.commands.terminal import error_console
 from workers.ledger.model import Worker
 from workers.ops.operations import Running
 from workers.ops.redrive import Who
 from workers.ops.rewind import rewind
 from workers.ops.rewind_plan import Options, Plan, plan_rewind
 from workers.ops.rewind_target import Kind, Target
-from workers.stops import stop_requested
 
 __all__ = ["rewind_command"]
 

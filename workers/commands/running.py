@@ -22,7 +22,7 @@ from infra.log import configure_logging
 from infra.migrate import MigrationError
 from infra.postgres import is_transient
 from infra.settings import Settings, SettingsError, load_settings
-from workers.commands.terminal import error_console
+from infra.terminal import error_console
 from workers.lane import LaneError
 from workers.ledger.plans import CatalogueError
 from workers.local.processes import ChildError

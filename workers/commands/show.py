@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
+from infra.terminal import console, table
 from workers.commands.show_books import show_audit, show_balance, show_statement
 from workers.commands.show_lag import show_lag
 from workers.commands.show_results import show_result
 from workers.commands.styles import BAD, GOOD, WARN
-from workers.commands.terminal import console, table
 from workers.ops.publish import Published
 from workers.ops.topic_promises import BrokenPromise
 from workers.ops.topics import Change

@@ -3,8 +3,8 @@
 from rich.console import Console
 from rich.text import Text
 
+from infra.terminal import console, instant, table
 from workers.commands.styles import BAD, DIM, GOOD, NEWS, WARN, count_of
-from workers.commands.terminal import console, instant, table
 from workers.ops.audit import Audit, Totals
 from workers.ops.balance import Balance
 from workers.ops.statement import Line, Statement

@@ -7,8 +7,8 @@ from typing import Any
 from pydantic_core import to_json
 from rich.text import Text
 
+from infra.terminal import console, instant, table
 from workers.commands.styles import BAD, DIM, GOOD, WARN, count_of
-from workers.commands.terminal import console, instant, table
 from workers.ops.dead_letters import DeadLetter, printable, readable
 from workers.ops.fates import Fate, Told
 from workers.ops.operations import Operation, Running, Status

@@ -4,8 +4,8 @@ from datetime import timedelta
 
 from rich.text import Text
 
+from infra.terminal import console, table
 from workers.commands.styles import BAD, GOOD, WARN, count_of
-from workers.commands.terminal import console, table
 from workers.ledger.model import Worker
 from workers.ops import reemit_plan
 from workers.ops.operations import Running

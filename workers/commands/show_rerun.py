@@ -6,8 +6,8 @@ from typing import Any
 
 from rich.text import Text
 
+from infra.terminal import console, table
 from workers.commands.styles import BAD, DIM, GOOD, WARN, count_of
-from workers.commands.terminal import console, table
 from workers.ops.ahead import DecidedAhead
 from workers.ops.compare import Comparison, Example
 from workers.ops.compare_page import text_of

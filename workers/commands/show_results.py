@@ -6,8 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from infra.terminal import instant
 from workers.commands.styles import BAD, DIM, GOOD, NEWS, WARN, count_of
-from workers.commands.terminal import instant
 from workers.ops.dead_letters import printable
 from workers.ops.results import Result
 

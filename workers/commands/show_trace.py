@@ -5,9 +5,9 @@ from typing import Final
 
 from rich.text import Text
 
+from infra.terminal import console, instant
 from workers.commands.show_letters import origin, story
 from workers.commands.styles import BAD, DIM, GOOD, NEWS, WARN, count_of
-from workers.commands.terminal import console, instant
 from workers.ops.dead_letters import DeadLetter, printable
 from workers.ops.fates import Fate
 from workers.ops.reasons import reason_of

@@ -12,9 +12,9 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from infra.settings import Settings
+from infra.terminal import error_console
 from workers.commands import show
 from workers.commands.running import Exit, ask
-from workers.commands.terminal import error_console
 from workers.ops.publish import RecordTime, publish
 from workers.simulate.file import HistoryFile
 from workers.simulate.history import bounds, simulate_records

@@ -7,10 +7,10 @@ from uuid import UUID
 
 import typer
 
+from infra.terminal import error_console, progress_of
 from workers.commands.options import Json, write_json
 from workers.commands.running import ask
 from workers.commands.show_trace import show_traced
-from workers.commands.terminal import error_console, progress_of
 from workers.ops.topic_search import unwatched
 from workers.ops.trace import LIMIT, Question
 from workers.ops.trace import trace as trace_

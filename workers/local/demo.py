@@ -18,9 +18,9 @@ from infra.local.directories import keep_logs
 from infra.local.stack import LocalStack
 from infra.settings import RecordTime as TopicTime
 from infra.settings import Settings
+from infra.terminal import Reporter, console
 from schemas.results import DeadLettered
 from workers.commands import show
-from workers.commands.terminal import Reporter, console
 from workers.local.load import Load
 from workers.local.page import Page, console_beside
 from workers.local.processes import Workers

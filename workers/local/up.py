@@ -19,16 +19,16 @@ from infra.local.stack import LocalStack
 from infra.migrate import migrate
 from infra.postgres import connect_database
 from infra.settings import Settings, load_settings
+from infra.shutdown import stop_requested
+from infra.terminal import Reporter, console
 from schemas.billing import PromotionGranted, PromotionGrantedData
 from schemas.catalogue import SEND_REQUESTS
 from schemas.envelope import encode
 from schemas.sends import SendRequested, SendRequestedData
-from workers.commands.terminal import Reporter, console
 from workers.ledger.store import FUNCTIONS
 from workers.local.page import Page, console_beside
 from workers.local.processes import ChildError, Workers
 from workers.ops.topics import apply_topics, plan_topics
-from workers.stops import stop_requested
 
 __all__ = ["prepare", "run_up", "stack_settings"]
 

@@ -19,11 +19,11 @@ from aiokafka.structs import RecordMetadata
 
 from infra.clock import to_milliseconds, utc_now
 from infra.kafka.clients import create_producer
+from infra.rate_limit import Pace
 from infra.settings import Settings
 from workers.dead_letter import LETTER_HEADER
 from workers.ops.dead_letters import Selection
 from workers.ops.operations import Intent, Running, recorded
-from workers.ops.pace import Pace
 from workers.ops.redrive_plan import Options, Plan, Verdict, verdicts
 
 __all__ = ["LETTER_HEADER", "OPERATION_HEADER", "VERB", "Who", "redrive"]

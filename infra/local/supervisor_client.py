@@ -73,7 +73,7 @@ class Leash:
     """
 
     def __init__(self, inherit: Sequence[int], hold: Sequence[int], remove: Path | None, log: Path) -> None:
-        command = [sys.executable, "-m", "infra.local.keeper", "--keep-open", *map(str, inherit)]
+        command = [sys.executable, "-m", "infra.local.supervisor", "--keep-open", *map(str, inherit)]
         if remove is not None:
             command += ["--remove", str(remove)]
         root = str(Path(__file__).parents[2])

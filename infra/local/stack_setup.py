@@ -10,13 +10,13 @@ from pathlib import Path
 from socket import socket
 
 from infra.local.artifacts import read_lock
+from infra.local.bundled_binaries import POSTGRES_MAJOR, java_version
 from infra.local.directories import PORTS, claim_data, create_run, reachable
 from infra.local.kafka_server import KafkaServer
-from infra.local.leash import Leash
 from infra.local.ports import kept_ports, release_where_needed, reserve_again
 from infra.local.postgres_server import PostgresServer, readable_install, server_user
 from infra.local.progress import Report
-from infra.local.wheels import POSTGRES_MAJOR, java_version
+from infra.local.supervisor_client import Leash
 
 __all__ = ["Assembly", "Options", "assemble"]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from infra.local.errors import DiskFullError, PortTakenError, ServerError
-from infra.local.leash import Leash, Program, Running
+from infra.local.supervisor_client import Leash, Program, Running
 
 __all__ = ["clean_environment", "run_once", "wait_ready"]
 
