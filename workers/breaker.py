@@ -13,8 +13,8 @@ from aiokafka.structs import ConsumerRecord
 
 from infra.settings import Settings
 from schemas.catalogue import Undecodable
-from workers.dead_letter import LETTER_HEADER
 from workers.failures import LaneError
+from workers.jobs.dead_letters import LETTER_HEADER
 
 __all__ = ["FEWEST", "Breaker", "BreakerError"]
 

@@ -14,7 +14,6 @@ from infra.postgres import connect_database
 from infra.settings import Settings
 from infra.shutdown import stop_requested, stop_with_parent
 from infra.terminal import console, error_console
-from workers.billing import BillingJob
 from workers.commands import show
 from workers.commands.books import audit_command, balance, statement
 from workers.commands.console import console as console_command
@@ -28,15 +27,16 @@ from workers.commands.replay import replay
 from workers.commands.running import Exit, ask, work
 from workers.commands.simulate import simulate
 from workers.commands.trace import trace
-from workers.expiry import ExpiryJob
+from workers.jobs.billing import BillingJob
+from workers.jobs.expiry import ExpiryJob
+from workers.jobs.send import SendJob
+from workers.jobs.ticker import run_ticker
 from workers.ledger.plans import load_catalogue
 from workers.ops.publish import Published, RecordTime, publish
 from workers.ops.results import in_order, read_results
 from workers.ops.topic_promises import check_topics
 from workers.ops.topics import apply_topics, plan_topics
 from workers.order import Ends
-from workers.send import SendJob
-from workers.ticker import run_ticker
 from workers.worker import run_worker
 
 __all__ = ["app", "main"]

@@ -27,17 +27,17 @@ from infra.kafka.clients import committed_offsets
 from infra.kafka.transactions import Message, TransactionPair
 from infra.postgres import Connection, Pool, is_refusal
 from infra.settings import Settings
-from workers.apart import decide_apart
 from workers.breaker import Breaker
-from workers.dead_letter import dead_letters
 from workers.failures import SERVER_ERRORS, LaneError, back_off_seconds, let_pass, may_pass
 from workers.health import Health
 from workers.inbox import Inbox, Taken
-from workers.job import Batch, Decision, Job
+from workers.jobs.bisection import decide_apart
+from workers.jobs.dead_letters import dead_letters
+from workers.jobs.decoding import Sorted, sort_records
+from workers.jobs.job import Batch, Decision, Job
 from workers.lane_row import LaneRow, SucceededError
 from workers.order import Ahead, Ends, Order, note_ahead
 from workers.resume import Doubts, published_to
-from workers.sorting import Sorted, sort_records
 from workers.traces import NO_TRACE, BatchTrace, Traces
 from workers.visible import Visible, find_visible
 

@@ -12,7 +12,7 @@ from infra.postgres import Pool
 from schemas.catalogue import TOPICS
 from workers.failures import SERVER_ERRORS, StuckError
 from workers.health import Health
-from workers.job import Job
+from workers.jobs.job import Job
 from workers.lane import Clients
 
 __all__ = ["watch_progress", "watch_servers"]

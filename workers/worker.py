@@ -21,7 +21,7 @@ from schemas.catalogue import TOPICS
 from workers.breaker import Breaker
 from workers.failures import WorkerError, error_of, let_pass
 from workers.health import Health
-from workers.job import Job
+from workers.jobs.job import Job
 from workers.lane import Clients, Lane
 from workers.metrics.kept import Kept
 from workers.metrics.state import page, watch_pool

@@ -16,7 +16,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from infra.local import wheels
+from infra.local import bundled_binaries
 from infra.local.artifacts import read_lock
 from infra.local.errors import ServerError
 from infra.local.ports import LOOPBACK
@@ -201,7 +201,7 @@ class KafkaServer:
     def java(self, *arguments: str) -> list[str]:
         """Return a command: further options of Java, a class and what that takes."""
         return [
-            str(wheels.java()),
+            str(bundled_binaries.java()),
             f"-Xmx{self.heap}",
             *self.jvm_options,
             "-XX:-UsePerfData",  # its file in the temporary folder would outlive a kill

@@ -18,8 +18,8 @@ from schemas.billing import PromotionGranted
 from schemas.catalogue import fingerprint
 from schemas.envelope import AccountEvent
 from schemas.sends import SendRequested
-from workers.billing import BillingJob
-from workers.job import Batch
+from workers.jobs.billing import BillingJob
+from workers.jobs.job import Batch
 from workers.ledger.model import Request
 from workers.ledger.plans import Catalogue, Limits, load_catalogue
 from workers.ledger.store import FUNCTIONS

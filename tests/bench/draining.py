@@ -23,9 +23,9 @@ from schemas.envelope import encode
 from schemas.sends import SendRequested
 from tests.bench.books import PARTITIONS
 from tests.bench.cpu import CpuMeter
+from workers.jobs.send import SendJob
 from workers.local.processes import environment
 from workers.ops.audit import audit
-from workers.send import SendJob
 
 __all__ = ["INPUT", "OURS", "Drained", "Form", "Offsets", "drain", "input_ends", "publish", "running", "set_offsets"]
 

@@ -17,7 +17,7 @@ from infra.postgres import Connection, connect_database
 from infra.settings import Settings, load_settings
 from schemas.catalogue import SEND_REQUESTS, decode, fingerprint
 from schemas.envelope import AccountEvent
-from workers.events import decision_of
+from workers.jobs.result_events import decision_of
 from workers.ledger.model import Entry, Request
 from workers.ledger.plans import load_catalogue
 from workers.ledger.store import Answer

@@ -15,12 +15,12 @@ from infra.settings import Settings
 from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS
 from tests.workers.letters import platinum
 from tests.workers.wire import eventually, pass_over, prepare, promotion, publish, send, working
-from workers.billing import BillingJob
 from workers.console.server import serve_console
+from workers.jobs.billing import BillingJob
+from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
 from workers.ops.dead_letters import DeadLetter, find_dead_letters
 from workers.ops.statement import UnknownAccountError, read_statement
-from workers.send import SendJob
 
 __all__ = ["EVIL", "OPERATOR", "READER", "Scene", "a_console", "a_scene"]
 

@@ -27,11 +27,11 @@ from tests.crash.broken import BROKEN
 from tests.crash.gate import CLAIM, Gate
 from tests.crash.points import Phase
 from workers import lane, resume, worker
-from workers.billing import BillingJob
-from workers.expiry import ExpiryJob
+from workers.jobs.billing import BillingJob
+from workers.jobs.expiry import ExpiryJob
+from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
 from workers.order import Ends
-from workers.send import SendJob
 from workers.worker import WorkerError, run_worker
 
 __all__ = ["SESSION_SECONDS", "Start", "application", "main"]

@@ -16,15 +16,15 @@ from tests.fuzz.judging import Judged, judge
 from tests.fuzz.records import Record
 from tests.fuzz.sending import Place, send_records
 from tests.workers.wire import working
-from workers.billing import BillingJob
-from workers.expiry import ExpiryJob
+from workers.jobs.billing import BillingJob
+from workers.jobs.expiry import ExpiryJob
+from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
 from workers.ops.audit import audit
 from workers.ops.dead_letters import ALL
 from workers.ops.fates import tell_dead_letters
 from workers.ops.lag import read_lag
 from workers.ops.redrive_plan import Options, plan_redrive
-from workers.send import SendJob
 
 __all__ = ["EVERYTHING_THROUGH", "Fuzz", "fuzzing"]
 

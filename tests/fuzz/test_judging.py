@@ -14,7 +14,7 @@ from schemas.results import DeadLetterReason
 from tests.fuzz.judging import Judged, judge
 from tests.fuzz.records import Record
 from tests.fuzz.sending import Place
-from workers.dead_letter import dead_letter
+from workers.jobs.dead_letters import dead_letter
 
 ID = UUID(int=7, version=4)
 REQUEST = Record(SEND_REQUESTS, 0, b"alice", json.dumps({"id": str(ID), "subject": "alice"}).encode(), valid=True)

@@ -73,7 +73,7 @@ def test_the_newcomers_path_is_short() -> None:
         "workers/ledger/README.md",
         "workers/ledger/model.py",
         "workers/ledger/sql/debit.sql",
-        "workers/send.py",
+        "workers/jobs/send.py",
         "workers/lane.py",
     ]
 

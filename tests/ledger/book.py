@@ -18,13 +18,13 @@ from schemas.envelope import Event
 from schemas.ids import answer_id
 from schemas.sends import SendReport, SendRequested
 from schemas.ticks import ExpiryTick
-from workers.billing import BillingJob
-from workers.events import tick_messages
-from workers.job import Batch, Message
+from workers.jobs.billing import BillingJob
+from workers.jobs.job import Batch, Message
+from workers.jobs.result_events import tick_messages
+from workers.jobs.send import SendJob
 from workers.ledger.model import Request
 from workers.ledger.plans import Catalogue, load_catalogue
 from workers.ledger.ticks import expire_step, tick_movements, tick_terms
-from workers.send import SendJob
 
 NEW_YEAR = datetime(2030, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)

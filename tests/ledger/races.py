@@ -20,12 +20,12 @@ from infra.settings import Settings
 from schemas.catalogue import SEND_REQUESTS, fingerprint
 from tests.ledger.scenario_events import TICK, Input, Names, Words, read_event, read_instant
 from tests.ledger.scenario_sql import EVENTS, event_of
-from workers.billing import BillingJob
-from workers.job import Batch
+from workers.jobs.billing import BillingJob
+from workers.jobs.job import Batch
+from workers.jobs.send import SendJob
 from workers.ledger.model import Request
 from workers.ledger.plans import Catalogue
 from workers.ledger.ticks import expire_step, tick_terms
-from workers.send import SendJob
 
 __all__ = ["Batches", "Lane", "Race", "open_race", "read_batch", "wrong_in_books"]
 

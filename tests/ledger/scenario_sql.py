@@ -12,12 +12,12 @@ from schemas.catalogue import BILLING_EVENTS, CATALOGUE, SEND_REQUESTS, fingerpr
 from schemas.envelope import Event
 from tests.ledger.scenario_books import DEAD_LETTER, plain
 from tests.ledger.scenario_events import Input
-from workers.billing import BillingJob
-from workers.job import Batch, Message
+from workers.jobs.billing import BillingJob
+from workers.jobs.job import Batch, Message
+from workers.jobs.send import SendJob
 from workers.ledger.model import Request
 from workers.ledger.plans import Catalogue, load_catalogue
 from workers.ledger.ticks import expire_step, tick_terms
-from workers.send import SendJob
 
 __all__ = ["SqlBooks", "catalogue_of", "event_of", "fingerprint_of"]
 

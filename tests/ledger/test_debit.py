@@ -6,9 +6,9 @@ import pytest
 
 from infra.postgres import Connection
 from tests.ledger.book import DAY, Book, at, body, pick
-from workers.job import Batch
+from workers.jobs.job import Batch
+from workers.jobs.send import SendJob
 from workers.ledger.model import Request
-from workers.send import SendJob
 
 
 @pytest.fixture

@@ -19,15 +19,15 @@ from infra.settings import Settings
 from schemas.billing import PromotionGranted
 from schemas.catalogue import BILLING_EVENTS, CATALOGUE, EXPIRY_TICKS, SEND_REQUESTS
 from tests.conftest import FUNCTIONS
-from workers.billing import BillingJob
-from workers.expiry import ExpiryJob
-from workers.job import Batch, Job
+from workers.jobs.billing import BillingJob
+from workers.jobs.decoding import sort_records
+from workers.jobs.expiry import ExpiryJob
+from workers.jobs.job import Batch, Job
+from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
-from workers.send import SendJob
 from workers.simulate.history import simulate_records
 from workers.simulate.population import Population
 from workers.simulate.wire import DAY, Record, event, send
-from workers.sorting import sort_records
 
 POPULATION = Population(
     accounts=14, days=100, sends_per_day=0.3, turbulence=8, duplicates=0.03, conflicts=0.02, tick_hours=48, annual=0.1

@@ -15,7 +15,7 @@ from schemas.catalogue import Undecodable
 from schemas.envelope import Event
 from schemas.results import DeadLetterReason
 from tests.ledger.book import DAY, NEW_YEAR
-from workers.dead_letter import dead_letter
+from workers.jobs.dead_letters import dead_letter
 
 __all__ = ["platinum", "records_of", "set_aside"]
 

@@ -17,12 +17,12 @@ from schemas.sends import SendUndeliverable
 from schemas.ticks import ExpiryTick
 from tests.ledger.book import Book
 from tests.workers.wire import ends, eventually, promotion, publish, send, settled, working
-from workers.billing import BillingJob
-from workers.expiry import ExpiryJob
-from workers.job import Job
+from workers.jobs.billing import BillingJob
+from workers.jobs.expiry import ExpiryJob
+from workers.jobs.job import Job
+from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
 from workers.ops.redrive import Who
-from workers.send import SendJob
 
 ME = Who("ops-1", "a downstream lost its state")
 

@@ -21,7 +21,7 @@ from tests.ledger.scenario import Scenario
 from tests.ledger.scenario_books import DEAD_LETTER
 from tests.ledger.scenario_events import TICK, Input
 from tests.ledger.scenario_sql import EVENTS, SqlBooks, catalogue_of, event_of
-from workers.job import Batch, Decision, Job
+from workers.jobs.job import Batch, Decision, Job
 from workers.ledger.model import Request
 from workers.ledger.plans import Catalogue
 

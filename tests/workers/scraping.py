@@ -11,14 +11,14 @@ from infra.kafka.clients import reader
 from infra.settings import Settings
 from tests.workers.processes import free_port
 from tests.workers.wire import working
-from workers.billing import BillingJob
-from workers.expiry import ExpiryJob
+from workers.jobs.billing import BillingJob
+from workers.jobs.expiry import ExpiryJob
+from workers.jobs.send import SendJob
+from workers.jobs.ticker import run_ticker
 from workers.ledger.plans import load_catalogue
 from workers.metrics.observer import Periods, run_observer
 from workers.ops.lag import observer
 from workers.ops.lag.server import serve_lag
-from workers.send import SendJob
-from workers.ticker import run_ticker
 
 
 class Scrape:

@@ -17,13 +17,13 @@ from schemas.ticks import ExpiryTick
 from tests.ledger.book import DAY, Book
 from tests.workers.life import living
 from tests.workers.wire import ends, promotion, publish, read, send
-from workers.apart import decide_apart
-from workers.billing import BillingJob
-from workers.expiry import ExpiryJob
-from workers.job import Batch, Job, Message
+from workers.jobs.billing import BillingJob
+from workers.jobs.bisection import decide_apart
+from workers.jobs.expiry import ExpiryJob
+from workers.jobs.job import Batch, Job, Message
+from workers.jobs.send import SendJob
 from workers.ledger.model import Request
 from workers.ledger.plans import load_catalogue
-from workers.send import SendJob
 
 POISON = 13  # credits
 

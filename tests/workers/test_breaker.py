@@ -12,9 +12,9 @@ from schemas.catalogue import DEAD_LETTERS, SEND_REQUESTS, SEND_RESULTS, Undecod
 from schemas.results import DeadLetterReason
 from tests.workers.life import in_partition, living, once_each
 from tests.workers.wire import Raw, ends, publish, read, send
-from workers import sorting
 from workers.breaker import FEWEST, Breaker, BreakerError
-from workers.dead_letter import LETTER_HEADER
+from workers.jobs import decoding
+from workers.jobs.dead_letters import LETTER_HEADER
 
 NO_JSON = Undecodable(DeadLetterReason.NOT_JSON, "planted")
 
@@ -119,7 +119,7 @@ async def test_what_trips_it_is_held_for_a_version_that_can_read_it(
     def reads_nothing(*_: object) -> None:
         raise NO_JSON
 
-    monkeypatch.setattr(sorting, "decode", reads_nothing)
+    monkeypatch.setattr(decoding, "decode", reads_nothing)
     async with living(cluster) as life:
         error = await life.ended()
     assert isinstance(error, BreakerError)

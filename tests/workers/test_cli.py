@@ -12,7 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from infra.local import wheels
+from infra.local import bundled_binaries
 from infra.local.errors import DiskFullError, ServerError
 from infra.postgres import close_in_time
 from infra.settings import Settings, load_settings
@@ -287,7 +287,7 @@ def test_without_the_extra_that_installs_the_stack_its_commands_say_what_to_inst
 ) -> None:
     """The other commands do without it, and so does the start of these."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(wheels, "find_spec", lambda _: None)
+    monkeypatch.setattr(bundled_binaries, "find_spec", lambda _: None)
 
     done = CliRunner().invoke(app, [command])
 

@@ -18,9 +18,9 @@ from infra.kafka.clients import create_consumer, reader
 from infra.settings import Settings
 from schemas.catalogue import SEND_REQUESTS
 from tests.workers.wire import eventually
+from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
 from workers.order import Ends
-from workers.send import SendJob
 from workers.worker import Worker, WorkerError
 
 

@@ -16,9 +16,9 @@ from infra.settings import Settings
 from schemas.catalogue import BILLING_EVENTS, CREDIT_EVENTS, DEAD_LETTERS, SEND_REQUESTS, SEND_RESULTS
 from schemas.envelope import encode
 from tests.workers.wire import ends, prepare, promotion, publish, read, send, working
-from workers.billing import BillingJob
+from workers.jobs.billing import BillingJob
+from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
-from workers.send import SendJob
 from workers.worker import run_worker
 
 

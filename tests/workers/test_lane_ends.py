@@ -22,9 +22,9 @@ from schemas.catalogue import SEND_REQUESTS
 from tests.workers.life import in_partition, living
 from tests.workers.wire import eventually, prepare, publish, send
 from workers import worker as worker_module
-from workers.job import Batch, Decision
+from workers.jobs.job import Batch, Decision
+from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
-from workers.send import SendJob
 from workers.worker import Worker, WorkerError, run_worker
 
 

@@ -31,10 +31,10 @@ from schemas.envelope import Event, encode
 from schemas.results import DeadLetterReason
 from tests.ledger.book import DAY, NEW_YEAR, Book, pick
 from tests.workers.wire import ends, promotion, publish, read, send, working
-from workers.billing import BillingJob
-from workers.dead_letter import dead_letters
+from workers.jobs.billing import BillingJob
+from workers.jobs.dead_letters import dead_letters
+from workers.jobs.send import SendJob
 from workers.ledger.plans import Catalogue, load_catalogue
-from workers.send import SendJob
 
 NONE, GZIP = 0, 1  # codecs, as a batch's header names them
 MILLION = 1_000_000

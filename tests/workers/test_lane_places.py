@@ -20,10 +20,10 @@ from schemas.envelope import encode
 from tests.workers.life import Held, at_the_end, in_partition
 from tests.workers.wire import ends, eventually, pass_over, publish, read, send, settled, working
 from workers import inbox, lane, resume
+from workers.jobs.send import SendJob
 from workers.lane import LaneError
 from workers.ledger.plans import load_catalogue
 from workers.ops.topics import plan_topics
-from workers.send import SendJob
 from workers.worker import Worker, run_worker
 
 LOADING = 14  # Kafka's error code of a coordinator that is

@@ -24,10 +24,10 @@ from schemas.ticks import ExpiryTick
 from tests.ledger.book import DAY, Book, pick
 from tests.workers.life import in_partition
 from tests.workers.wire import ends, eventually, publish, read, send, working
-from workers import expiry
-from workers.expiry import ExpiryJob
 from workers.failures import let_pass
-from workers.job import Batch, Decision
+from workers.jobs import expiry
+from workers.jobs.expiry import ExpiryJob
+from workers.jobs.job import Batch, Decision
 from workers.ledger.model import Request, Tick
 from workers.ledger.plans import load_catalogue
 

@@ -22,7 +22,7 @@ from schemas.envelope import Event, encode
 from tests.workers.life import in_partition
 from tests.workers.processes import processes
 from tests.workers.wire import ends, eventually, publish, send, settled
-from workers.send import SendJob
+from workers.jobs.send import SendJob
 
 BACKLOG = int(os.environ.get("BACKLOG", "0"))
 long = pytest.mark.skipif(not BACKLOG, reason="takes long: make life")

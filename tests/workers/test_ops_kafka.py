@@ -21,18 +21,18 @@ from schemas.envelope import Event, encode
 from schemas.results import DeadLetterReason
 from schemas.ticks import ExpiryTick, ExpiryTickData
 from tests.workers.wire import ends, promotion, read, send, settled, working
-from workers import misplaced
-from workers.billing import BillingJob
-from workers.expiry import ExpiryJob
+from workers.jobs import partitioning_check
+from workers.jobs.billing import BillingJob
+from workers.jobs.expiry import ExpiryJob
+from workers.jobs.partitioning_check import Misplaced
+from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
-from workers.misplaced import Misplaced
 from workers.ops.dead_letters import NoSuchDeadLetterError, Selection, list_dead_letters
 from workers.ops.fates import Fate, show_dead_letter
 from workers.ops.lag import GroupLag, read_lag
 from workers.ops.publish import Published, publish
 from workers.ops.results import Result, in_order, read_results
 from workers.ops.topics import Change, TopicsError, apply_topics
-from workers.send import SendJob
 
 
 def _file(*lines: Event | bytes | dict[str, object]) -> io.BytesIO:
@@ -250,7 +250,7 @@ async def test_an_account_on_another_partition_is_decided_and_told_to_the_operat
 def test_accounts_on_other_partitions_are_told_of_once_a_minute_and_lane(monkeypatch: pytest.MonkeyPatch) -> None:
     """None is lost by it: the next warning counts those that came meanwhile."""
     now = 0.0
-    monkeypatch.setattr(misplaced, "monotonic", lambda: now)
+    monkeypatch.setattr(partitioning_check, "monotonic", lambda: now)
     seen = Misplaced(SEND_REQUESTS)
     with capture_logs() as logs:
         for now, partition, accounts in [(0, 0, 0), (1, 0, 2), (2, 0, 3), (3, 1, 4), (60, 0, 0), (61, 0, 5)]:  # noqa: B007

@@ -19,12 +19,12 @@ from schemas.envelope import encode
 from tests.workers.life import in_partition
 from tests.workers.test_lane_ticks import _tick
 from tests.workers.wire import eventually, prepare, promotion, send, working
-from workers.billing import BillingJob
-from workers.expiry import ExpiryJob
-from workers.job import Batch, Decision, Job
+from workers.jobs.billing import BillingJob
+from workers.jobs.expiry import ExpiryJob
+from workers.jobs.job import Batch, Decision, Job
+from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
 from workers.order import Ends
-from workers.send import SendJob
 
 RUNS = int(os.environ.get("ORDER_RUNS", "4"))
 TOPICS = (BILLING_EVENTS, SEND_REQUESTS, EXPIRY_TICKS)

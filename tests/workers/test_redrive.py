@@ -25,8 +25,9 @@ from schemas.ticks import ExpiryTick
 from tests.ledger.book import pick
 from tests.workers.letters import platinum, records_of, set_aside
 from tests.workers.wire import ends, eventually, publish, read, send, settled, working
-from workers.billing import BillingJob
-from workers.expiry import ExpiryJob
+from workers.jobs.billing import BillingJob
+from workers.jobs.expiry import ExpiryJob
+from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
 from workers.ops.dead_letters import Selection, list_dead_letters
 from workers.ops.fates import Told, tell_dead_letters
@@ -34,7 +35,6 @@ from workers.ops.lag import read_lag
 from workers.ops.operations import Intent, RefusedError, Running, Status, list_operations, recorded, show_operation
 from workers.ops.redrive import LETTER_HEADER, OPERATION_HEADER, Who, _Sender, redrive
 from workers.ops.redrive_plan import Options, plan_redrive
-from workers.send import SendJob
 
 ME = Who("ops-1", "the catalogue was mended")
 FAST = Options(rate=5000)

@@ -47,10 +47,11 @@ from tests.workers.history_books import (
 )
 from tests.workers.wire import eventually, working
 from workers import ranks
-from workers.billing import BillingJob
 from workers.commands.running import Exit
-from workers.expiry import ExpiryJob
-from workers.job import Batch, Decision, Job
+from workers.jobs.billing import BillingJob
+from workers.jobs.expiry import ExpiryJob
+from workers.jobs.job import Batch, Decision, Job
+from workers.jobs.send import SendJob
 from workers.ledger.plans import SHIPPED, Catalogue, CatalogueError, load_catalogue
 from workers.local.up import prepare
 from workers.ops import rerun_lanes
@@ -61,7 +62,6 @@ from workers.ops.operations import RefusedError, Running, Status, list_operation
 from workers.ops.rerun import Who, rerun
 from workers.ops.rerun_plan import Asked, plan_rerun, target_of
 from workers.ops.runs import Runs
-from workers.send import SendJob
 from workers.simulate.wire import DAY, event, instant, send
 
 ROOT = Path(__file__).parents[2]

@@ -14,15 +14,15 @@ from tests.workers.history_books import new_database
 from tests.workers.life import in_partition
 from tests.workers.replaying import published
 from tests.workers.wire import promotion, publish, send, working
-from workers.billing import BillingJob
 from workers.commands.show_rerun import show_comparison
+from workers.jobs.billing import BillingJob
+from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
 from workers.ops.ahead import Marks, Origin, Source
 from workers.ops.compare import Comparison
 from workers.ops.compare_page import page_of
 from workers.ops.rerun import Who, rerun
 from workers.ops.rerun_plan import Asked, plan_rerun, target_of
-from workers.send import SendJob
 
 
 async def _compared(settings: Settings, asked: Asked) -> Comparison:

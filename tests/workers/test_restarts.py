@@ -26,8 +26,8 @@ from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS
 from tests.workers.life import living, once_each
 from tests.workers.wire import ends, prepare, publish, read, send
 from workers import watch
+from workers.jobs.send import SendJob
 from workers.ledger.store import FUNCTIONS
-from workers.send import SendJob
 
 TOPIC, GROUP, TRANSACTIONAL_ID = 2, 3, 5  # kinds of resources
 READ, WRITE = 3, 4

@@ -7,9 +7,9 @@ from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.catalogue import BILLING_EVENTS, CREDIT_EVENTS, SEND_REQUESTS, SEND_RESULTS
 from tests.workers.wire import ends, promotion, publish, read, send, settled, working
-from workers.billing import BillingJob
+from workers.jobs.billing import BillingJob
+from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
-from workers.send import SendJob
 
 
 async def _delete(settings: Settings) -> None:

@@ -24,7 +24,8 @@ from tests.workers.letters import platinum, records_of
 from tests.workers.life import living
 from tests.workers.replaying import ME, fund_and_send, mark, published, seen, whole_history, work_off
 from tests.workers.wire import ends, promotion, publish, send
-from workers.billing import BillingJob
+from workers.jobs.billing import BillingJob
+from workers.jobs.send import SendJob
 from workers.ledger.model import Worker
 from workers.ledger.plans import load_catalogue
 from workers.ops import rewind as rewinding
@@ -32,7 +33,6 @@ from workers.ops.operations import RefusedError, Running, Status, list_operation
 from workers.ops.rewind import rewind
 from workers.ops.rewind_plan import Options, Plan, plan_rewind
 from workers.ops.rewind_target import Kind, Target
-from workers.send import SendJob
 
 AGAIN = Options(publish_again=True)
 

@@ -22,11 +22,11 @@ from tests.ledger.scenario_events import TICK, Input
 from tests.ledger.scenario_run import run
 from tests.workers.scenario_kafka import CYCLE, ByPartition, KafkaBooks, why_not
 from tests.workers.wire import settled, working
-from workers.billing import BillingJob
-from workers.expiry import ExpiryJob
+from workers.jobs.billing import BillingJob
+from workers.jobs.expiry import ExpiryJob
+from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
 from workers.local.up import prepare
-from workers.send import SendJob
 
 PARTITIONS = 16
 START = datetime(2030, 1, 1, tzinfo=UTC)  # of all tables

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from infra.clock import from_milliseconds
 from schemas.catalogue import SEND_REQUESTS
-from workers.sorting import latest_of, sort_records, time_of
+from workers.jobs.decoding import latest_of, sort_records, time_of
 
 TIMESTAMPS = st.one_of(st.integers(1_800_000_000_000, 1_800_000_000_003), st.integers(-(2**63), 2**63 - 1))
 

@@ -12,10 +12,10 @@ from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.catalogue import CREDIT_EVENTS, DEAD_LETTERS, SEND_REQUESTS, SEND_RESULTS, TOPICS
 from tests.workers.wire import eventually, publish
+from workers.jobs.send import SendJob
 from workers.ops import topics
 from workers.ops.topic_promises import check_topics
 from workers.ops.topics import apply_topics, plan_topics
-from workers.send import SendJob
 
 
 @pytest.fixture(scope="module")

@@ -17,13 +17,13 @@ from schemas.ticks import ExpiryTick, ExpiryTickData
 from tests.workers.letters import platinum, records_of, set_aside
 from tests.workers.wire import ends as ends_of
 from tests.workers.wire import promotion, publish, read, send, settled, working
-from workers.billing import BillingJob
-from workers.expiry import ExpiryJob
+from workers.jobs.billing import BillingJob
+from workers.jobs.expiry import ExpiryJob
+from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
 from workers.ops.balance import UnknownAccountError
 from workers.ops.trace import Question, Traced, UnknownRequestError
 from workers.ops.trace import trace as trace_
-from workers.send import SendJob
 
 
 async def _trace(settings: Settings, id_: UUID | None = None, account: str | None = None, **options: int) -> Traced:

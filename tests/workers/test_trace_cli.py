@@ -16,11 +16,11 @@ from schemas.catalogue import BILLING_EVENTS, DEAD_LETTERS, SEND_REQUESTS, SEND_
 from schemas.envelope import encode
 from tests.workers.letters import platinum, records_of, set_aside
 from tests.workers.wire import ends, publish, read, send, settled, working
-from workers.billing import BillingJob
 from workers.cli import app
 from workers.commands.running import Exit
+from workers.jobs.billing import BillingJob
+from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
-from workers.send import SendJob
 
 PAGE = Path(__file__).parents[2] / "docs" / "replay-trace.md"
 REQUEST, EVENT = "0b5d6f0e-6d5c-4b1f-9a51-3f0f4c8f7a11", "5d0c9f3a-0d5e-5b43-9f0e-3b1f6a1c2d10"

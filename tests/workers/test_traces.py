@@ -24,8 +24,8 @@ from infra.settings import Settings, SettingsError
 from schemas.catalogue import DEAD_LETTERS, SEND_REQUESTS, SEND_RESULTS
 from schemas.envelope import encode
 from tests.workers.wire import ends, send, working
+from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
-from workers.send import SendJob
 from workers.traces import open_traces
 from workers.traces_otel import OtelTraces, exported
 

@@ -21,8 +21,8 @@ from schemas.envelope import Event
 from tests.workers.life import at_the_end, in_partition
 from tests.workers.wire import Raw, ends, prepare, publish, read, send, settled, working
 from workers import resume, visible
+from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
-from workers.send import SendJob
 
 PLACE = TopicPartition(SEND_REQUESTS, 0)
 _ODD = b'{"id": [1], "data": {"source": {"topic": [], "partition": {}, "offset": "x"}}}'

@@ -18,7 +18,7 @@ from schemas.billing import PromotionGranted
 from schemas.catalogue import CATALOGUE, CREDIT_EVENTS, SEND_RESULTS
 from schemas.envelope import Event, encode
 from schemas.sends import SendRequested
-from workers.job import Job
+from workers.jobs.job import Job
 from workers.ops.topics import apply_topics, plan_topics
 from workers.worker import run_worker
 

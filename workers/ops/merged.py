@@ -11,8 +11,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaTimeoutError
 from aiokafka.structs import ConsumerRecord
 
+from workers.jobs.decoding import time_of
 from workers.ranks import turn
-from workers.sorting import time_of
 
 __all__ = ["Source", "Timed", "read_merged"]
 

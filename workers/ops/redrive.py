@@ -21,7 +21,7 @@ from infra.clock import to_milliseconds, utc_now
 from infra.kafka.clients import create_producer
 from infra.rate_limit import Pace
 from infra.settings import Settings
-from workers.dead_letter import LETTER_HEADER
+from workers.jobs.dead_letters import LETTER_HEADER
 from workers.ops.dead_letters import Selection
 from workers.ops.operations import Intent, Running, recorded
 from workers.ops.redrive_plan import Options, Plan, Verdict, verdicts

@@ -17,7 +17,7 @@ from infra.postgres import Connection, connect_database
 from infra.settings import Settings
 from schemas.catalogue import INPUT_TOPICS, Undecodable
 from schemas.envelope import Event
-from workers.billing import unknown_plan
+from workers.jobs.billing import unknown_plan
 from workers.ledger.plans import Catalogue, load_catalogue
 from workers.ops.dead_letters import UNREADABLE, DeadLetter, Selection, find_dead_letters
 from workers.ops.fates import Place, Sending, event_of, place_of, read_answers, read_sendings

@@ -11,7 +11,7 @@ from contextlib import aclosing
 from infra.kafka.sender import Outgoing, Sender
 from infra.rate_limit import Pace
 from infra.settings import Settings
-from workers.job import Message
+from workers.jobs.job import Message
 from workers.ops.operations import Intent, Running, recorded
 from workers.ops.redrive import Who
 from workers.ops.reemit_plan import VERB, Plan, Position, Selection, arguments_of, pages

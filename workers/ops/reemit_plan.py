@@ -16,8 +16,8 @@ from infra.kafka.clients import admin_client
 from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.catalogue import CREDIT_EVENTS, SEND_RESULTS, TOPICS
-from workers.events import event_of, tick_messages
-from workers.job import Message
+from workers.jobs.job import Message
+from workers.jobs.result_events import event_of, tick_messages
 from workers.ledger.model import Entry, Tick, Worker
 from workers.ops.balance import UnknownAccountError
 from workers.ops.books import open_books

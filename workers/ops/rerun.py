@@ -20,9 +20,10 @@ from infra.kafka.clients import reader
 from infra.migrate import migrate
 from infra.postgres import Connection, connect_database
 from infra.settings import Settings
-from workers.billing import BillingJob
-from workers.expiry import ExpiryJob
-from workers.job import Job
+from workers.jobs.billing import BillingJob
+from workers.jobs.expiry import ExpiryJob
+from workers.jobs.job import Job
+from workers.jobs.send import SendJob
 from workers.ledger.plans import Catalogue
 from workers.ledger.store import FUNCTIONS
 from workers.ops.compare import Comparison, compare
@@ -31,7 +32,6 @@ from workers.ops.operations import Intent, Running, recorded
 from workers.ops.rerun_lanes import OtherLanes
 from workers.ops.rerun_plan import Asked, Plan, target_of
 from workers.ops.runs import Runs
-from workers.send import SendJob
 
 __all__ = ["Who", "rerun"]
 

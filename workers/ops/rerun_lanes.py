@@ -7,13 +7,13 @@ from datetime import datetime
 import asyncpg
 
 from infra.postgres import Connection, is_refusal
-from workers.apart import decide_apart
-from workers.job import Batch, Decision, Job
+from workers.jobs.bisection import decide_apart
+from workers.jobs.decoding import sort_records
+from workers.jobs.job import Batch, Decision, Job
 from workers.ops.merged import Source
 from workers.ops.operations import RefusedError
 from workers.ops.rerun_plan import GROUPS
 from workers.ops.runs import Run
-from workers.sorting import sort_records
 
 __all__ = ["Ends", "OtherLanes"]
 

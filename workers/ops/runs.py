@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from aiokafka.structs import ConsumerRecord
 
-from workers.job import Job
+from workers.jobs.job import Job
 
 __all__ = ["Run", "Runs"]
 

@@ -9,8 +9,8 @@ from uuid import UUID
 
 from infra.postgres import Connection
 from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS
-from workers.events import event_of, tick_messages
-from workers.job import Message
+from workers.jobs.job import Message
+from workers.jobs.result_events import event_of, tick_messages
 from workers.ledger.model import Entry, Tick, Worker
 from workers.ops.balance import account_of
 

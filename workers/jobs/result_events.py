@@ -27,7 +27,7 @@ from schemas.results import (
     send_decided,
     tick_decided,
 )
-from workers.job import Decision, Message
+from workers.jobs.job import Decision, Message
 from workers.ledger.model import ACCEPTED, Code, Entry, Tick, Worker
 from workers.ledger.store import Answer, is_of
 from workers.metrics.kept import REPEAT

@@ -2,13 +2,13 @@
 
 from infra.postgres import Connection
 from schemas.catalogue import SEND_REQUESTS
-from workers.events import decision_of, recall_answers
-from workers.job import Batch, Decision, Message
+from workers.jobs.job import Batch, Decision, Message
+from workers.jobs.partitioning_check import Misplaced
+from workers.jobs.result_events import decision_of, recall_answers
 from workers.ledger.model import Worker
 from workers.ledger.movements import decide
 from workers.ledger.plans import Catalogue
 from workers.ledger.store import answer_all, open_batch
-from workers.misplaced import Misplaced
 
 __all__ = ["SendJob"]
 

@@ -9,7 +9,7 @@ import structlog
 from infra.postgres import Connection, is_refusal
 from schemas.catalogue import Undecodable
 from schemas.results import DeadLetterReason
-from workers.job import Batch, Decision, Job, Message
+from workers.jobs.job import Batch, Decision, Job, Message
 from workers.ledger.model import Request
 
 __all__ = ["decide_apart"]

@@ -12,13 +12,13 @@ from infra.clock import EARLIEST
 from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.catalogue import EXPIRY_TICKS
-from workers.billing import BillingJob
-from workers.events import recall_ticks, tick_messages
-from workers.job import Batch, Decision, Message
+from workers.jobs.billing import BillingJob
+from workers.jobs.job import Batch, Decision, Message
+from workers.jobs.result_events import recall_ticks, tick_messages
+from workers.jobs.send import SendJob
 from workers.ledger.plans import Catalogue
 from workers.ledger.ticks import booked_ticks, expire_step, tick_movements, tick_terms
 from workers.metrics.kept import REPEAT
-from workers.send import SendJob
 
 __all__ = ["ExpiryJob"]
 

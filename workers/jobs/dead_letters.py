@@ -14,7 +14,7 @@ from schemas.catalogue import DEAD_LETTERS, Undecodable
 from schemas.envelope import ID_PATTERN
 from schemas.ids import dead_letter_id
 from schemas.results import DeadLetterCut, DeadLetterHeader, DeadLetterOrigin, dead_lettered
-from workers.job import Message
+from workers.jobs.job import Message
 
 __all__ = ["LETTER_HEADER", "dead_letters"]
 

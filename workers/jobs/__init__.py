@@ -1,0 +1,1 @@
+"""Records in, outcomes and result events out. Knows no offset and no Kafka transaction."""
