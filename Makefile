@@ -51,7 +51,7 @@ lint: $(STAMP) ## Check style, types, SQL, and that rendered files are current
 	$(BIN)/mypy
 	$(BIN)/sqlfluff lint --processes 2 --disable-progress-bar $(SQL)
 	$(BIN)/python -m schemas.render --check
-	$(BIN)/python -m workers.metrics.render --check
+	$(BIN)/python -m workers.telemetry.render --check
 
 .PHONY: format
 format: $(STAMP) ## Rewrite style where a tool can
@@ -61,7 +61,7 @@ format: $(STAMP) ## Rewrite style where a tool can
 .PHONY: render
 render: $(STAMP) ## Render what is derived: AsyncAPI, JSON Schemas, the README's event table, docs/metrics.md, dashboards
 	$(BIN)/python -m schemas.render
-	$(BIN)/python -m workers.metrics.render
+	$(BIN)/python -m workers.telemetry.render
 
 .PHONY: console-shots
 console-shots: tools $(STAMP) ## Take the README's pictures of the console, of a run of its own, into docs/images/ (2 min)

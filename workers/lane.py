@@ -29,7 +29,6 @@ from infra.postgres import Connection, Pool, is_refusal
 from infra.settings import Settings
 from workers.breaker import Breaker
 from workers.failures import SERVER_ERRORS, LaneError, back_off_seconds, let_pass, may_pass
-from workers.health import Health
 from workers.inbox import Inbox, Taken
 from workers.jobs.bisection import decide_apart
 from workers.jobs.dead_letters import dead_letters
@@ -38,7 +37,8 @@ from workers.jobs.job import Batch, Decision, Job
 from workers.lane_row import LaneRow, SucceededError
 from workers.order import Ahead, Ends, Order, note_ahead
 from workers.resume import Doubts, published_to
-from workers.traces import NO_TRACE, BatchTrace, Traces
+from workers.telemetry.health import Health
+from workers.telemetry.tracing import NO_TRACE, BatchTrace, Traces
 from workers.visible import Visible, find_visible
 
 __all__ = ["Clients", "Lane", "LaneError"]

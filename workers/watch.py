@@ -11,9 +11,9 @@ from infra.kafka.clients import NotSetUpError, committed_offsets, count_partitio
 from infra.postgres import Pool
 from schemas.catalogue import TOPICS
 from workers.failures import SERVER_ERRORS, StuckError
-from workers.health import Health
 from workers.jobs.job import Job
 from workers.lane import Clients
+from workers.telemetry.health import Health
 
 __all__ = ["watch_progress", "watch_servers"]
 

@@ -20,13 +20,13 @@ from infra.settings import Settings
 from schemas.catalogue import TOPICS
 from workers.breaker import Breaker
 from workers.failures import WorkerError, error_of, let_pass
-from workers.health import Health
 from workers.jobs.job import Job
 from workers.lane import Clients, Lane
-from workers.metrics.kept import Kept
-from workers.metrics.state import page, watch_pool
 from workers.order import Ends
-from workers.traces import NO_TRACES, Traces, open_traces
+from workers.telemetry.collectors import page, watch_pool
+from workers.telemetry.health import Health
+from workers.telemetry.tracing import NO_TRACES, Traces, open_traces
+from workers.telemetry.worker_metrics import Kept
 from workers.watch import watch_progress, watch_servers
 
 __all__ = ["Worker", "WorkerError", "run_worker"]

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from tests.tools import tool
-from workers.metrics.dashboards import DASHBOARDS, SOURCE
-from workers.metrics.table import TABLE
+from workers.telemetry.dashboards import DASHBOARDS, SOURCE
+from workers.telemetry.metric_table import TABLE
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "infra" / "prometheus"

@@ -16,10 +16,10 @@ from infra.settings import Settings
 from schemas.catalogue import SEND_REQUESTS
 from schemas.envelope import Event
 from tests.workers.wire import eventually
-from workers.health import Health
 from workers.jobs.job import Batch, Decision, Job
 from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
+from workers.telemetry.health import Health
 from workers.worker import Worker
 
 

@@ -17,11 +17,11 @@ from tests.workers.life import Held, in_partition, living
 from tests.workers.processes import ask, free_port
 from tests.workers.wire import eventually, publish, send
 from workers.failures import StuckError
-from workers.health import Cause, Health
 from workers.jobs import ticker
 from workers.jobs.send import SendJob
 from workers.jobs.ticker import run_ticker
 from workers.ledger.plans import load_catalogue
+from workers.telemetry.health import Cause, Health
 from workers.worker import run_worker
 
 LANE = TopicPartition(SEND_REQUESTS, 0)

@@ -19,9 +19,9 @@ from infra.settings import Settings, SettingsError
 from tests.workers.lagging import Reading, make_reading
 from workers.commands.show_lag import lag_page, show_lag, sparkline
 from workers.local.processes import environment
-from workers.metrics.lag_table import LAG_METRICS
 from workers.ops.lag import GroupLag, Limits, Sample, Status
 from workers.ops.lag.server import serve_lag, split_address
+from workers.telemetry.lag_metric_table import LAG_METRICS
 
 _END_SECONDS = 20
 

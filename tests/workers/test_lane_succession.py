@@ -22,13 +22,13 @@ from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS
 from tests.workers.wire import ends, eventually, publish, read, send
 from workers.breaker import Breaker
 from workers.failures import may_pass
-from workers.health import Health
 from workers.jobs.send import SendJob
 from workers.lane import Clients, Lane
 from workers.lane_row import LaneRow
 from workers.ledger.plans import load_catalogue
 from workers.order import Ends
-from workers.traces import NO_TRACES
+from workers.telemetry.health import Health
+from workers.telemetry.tracing import NO_TRACES
 
 _owner: ContextVar[str] = ContextVar("owner", default="")
 

@@ -26,8 +26,8 @@ from schemas.envelope import encode
 from tests.workers.wire import ends, send, working
 from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
-from workers.traces import open_traces
-from workers.traces_otel import OtelTraces, exported
+from workers.telemetry.tracing import open_traces
+from workers.telemetry.tracing_otel import OtelTraces, exported
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SENT = [("traceparent", f"00-{TRACE}-{PARENT}-01".encode()), ("tracestate", b"shop=42")]
@@ -202,7 +202,7 @@ async def test_what_traces_need_is_named_where_it_is_missing(
     cluster: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A wish that cannot be met ends the start, and says what to install."""
-    monkeypatch.delitem(sys.modules, "workers.traces_otel")
+    monkeypatch.delitem(sys.modules, "workers.telemetry.tracing_otel")
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     with pytest.raises(SettingsError, match=r"pip install 'inmail-ledger\[traces\]'"):
         async with open_traces(cluster.model_copy(update={"traces": True}), "inmail-send"):

@@ -18,7 +18,7 @@ from workers.jobs.result_events import recall_ticks, tick_messages
 from workers.jobs.send import SendJob
 from workers.ledger.plans import Catalogue
 from workers.ledger.ticks import booked_ticks, expire_step, tick_movements, tick_terms
-from workers.metrics.kept import REPEAT
+from workers.telemetry.worker_metrics import REPEAT
 
 __all__ = ["ExpiryJob"]
 

@@ -30,7 +30,7 @@ from schemas.results import (
 from workers.jobs.job import Decision, Message
 from workers.ledger.model import ACCEPTED, Code, Entry, Tick, Worker
 from workers.ledger.store import Answer, is_of
-from workers.metrics.kept import REPEAT
+from workers.telemetry.worker_metrics import REPEAT
 
 __all__ = ["decision_of", "event_of", "recall_answers", "recall_ticks", "tick_messages"]
 

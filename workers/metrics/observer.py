@@ -23,12 +23,12 @@ from infra.kafka.clients import admin_client
 from infra.probes import probes
 from infra.settings import Settings
 from workers.failures import may_pass
-from workers.metrics import table
 from workers.metrics.books import Books, Credits
-from workers.metrics.kept import page_of
 from workers.metrics.lanes import Lanes, LaneState
-from workers.metrics.state import gauge
 from workers.ops.books import open_books
+from workers.telemetry import metric_table
+from workers.telemetry.collectors import gauge
+from workers.telemetry.worker_metrics import page_of
 
 __all__ = ["CREDITS_SECONDS", "LANES_SECONDS", "Periods", "read_once", "run_observer"]
 
@@ -62,7 +62,7 @@ class Observed(Collector):
         if self.credits is not None:
             yield from _of_credits(self.credits)
         yield from _of_lanes(self.lanes)
-        read_at, seconds = gauge(table.READ_AT), gauge(table.READ_SECONDS)
+        read_at, seconds = gauge(metric_table.READ_AT), gauge(metric_table.READ_SECONDS)
         for reading, last in self.read.items():
             read_at.add_metric([reading], last.at)
             seconds.add_metric([reading], last.seconds)
@@ -85,17 +85,23 @@ class Observed(Collector):
 
 
 def _of_credits(credits_: Credits) -> Iterator[Metric]:
-    moved = CounterMetricFamily(table.CREDITS.name, table.CREDITS.meaning, labels=table.CREDITS.labels)
+    moved = CounterMetricFamily(
+        metric_table.CREDITS.name, metric_table.CREDITS.meaning, labels=metric_table.CREDITS.labels
+    )
     for movement, count in credits_.moved.items():
         moved.add_metric([movement], count)
-    remaining, difference = gauge(table.REMAINING), gauge(table.CONSERVATION)
+    remaining, difference = gauge(metric_table.REMAINING), gauge(metric_table.CONSERVATION)
     remaining.add_metric([], credits_.remaining)
     difference.add_metric([], credits_.difference)
     yield from (moved, remaining, difference)
 
 
 def _of_lanes(lanes: list[LaneState]) -> Iterator[Metric]:
-    unpublished, seconds, age = gauge(table.UNPUBLISHED), gauge(table.UNPUBLISHED_SECONDS), gauge(table.WATERMARK)
+    unpublished, seconds, age = (
+        gauge(metric_table.UNPUBLISHED),
+        gauge(metric_table.UNPUBLISHED_SECONDS),
+        gauge(metric_table.WATERMARK),
+    )
     for lane in lanes:
         labels = [lane.topic, str(lane.partition)]
         unpublished.add_metric(labels, lane.unpublished)

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from prometheus_client.core import GaugeMetricFamily, Metric, StateSetMetricFamily
 from prometheus_client.registry import Collector
 
-from workers.metrics.lag_table import LAG_METRICS
 from workers.ops.lag.model import GroupLag, PartitionLag, Status
 from workers.ops.lag.observer import Observer
+from workers.telemetry.lag_metric_table import LAG_METRICS
 
 __all__ = ["LagCollector"]
 

@@ -81,7 +81,7 @@ async def open_traces(settings: Settings, service: str) -> AsyncIterator[Traces]
         yield NO_TRACES
         return
     try:
-        from workers.traces_otel import exported  # noqa: PLC0415 - half a second that only those pay who want traces
+        from workers.telemetry.tracing_otel import exported  # noqa: PLC0415 - half a second that only those pay who want traces
     except ModuleNotFoundError as error:
         raise SettingsError(
             f"INMAIL_TRACES: {error.name} is not installed: pip install 'inmail-ledger[traces]'"

@@ -1,17 +1,17 @@
 """Writes what is derived from metrics: docs/metrics.md from their table, and the dashboards for Grafana.
 
-python -m workers.metrics.render           write them
-python -m workers.metrics.render --check   fail when what is written is stale
+python -m workers.telemetry.render           write them
+python -m workers.telemetry.render --check   fail when what is written is stale
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from workers.metrics.dashboards import DASHBOARDS, render_dashboard
-from workers.metrics.kinds import Metric
-from workers.metrics.lag_table import LAG_METRICS
-from workers.metrics.table import BOOKS_METRICS, WORKER_METRICS
+from workers.telemetry.dashboards import DASHBOARDS, render_dashboard
+from workers.telemetry.lag_metric_table import LAG_METRICS
+from workers.telemetry.metric import Metric
+from workers.telemetry.metric_table import BOOKS_METRICS, WORKER_METRICS
 
 __all__ = ["main", "render_docs", "rendered_files"]
 
@@ -19,8 +19,8 @@ ROOT = Path(__file__).parents[2]
 
 _HEAD = """# Metrics
 
-Rendered from `workers/metrics/table.py` and `lag_table.py` by `make render`. Names, units and labels are a promise:
-dashboards and alerts go by them.
+Rendered from `metric_table.py` and `lag_metric_table.py` in `workers/telemetry` by `make render`. Names, units and labels
+are a promise: dashboards and alerts go by them.
 
 A worker answers `GET /metrics` on `INMAIL_HEALTH_PORT`, beside `/livez` and `/readyz`. It counts once for each batch;
 what can be read when a scrape asks is not kept. What concerns the books as a whole is read by one process, `inmail
@@ -57,13 +57,13 @@ def rendered_files() -> dict[Path, str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run from the command line; return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m workers.metrics.render", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m workers.telemetry.render", description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing; fail when something is stale")
     check = parser.parse_args(arguments).check
     stale = [path for path, text in rendered_files().items() if not path.exists() or path.read_text() != text]
     if check and stale:
         names = "\n".join(str(path.relative_to(ROOT)) for path in stale)
-        sys.stderr.write(f"stale; run python -m workers.metrics.render:\n{names}\n")
+        sys.stderr.write(f"stale; run python -m workers.telemetry.render:\n{names}\n")
         return 1
     if not check:
         for path in stale:

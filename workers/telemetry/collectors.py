@@ -7,10 +7,10 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from workers.health import Doing, Health
-from workers.metrics import table
-from workers.metrics.kept import page_of
-from workers.metrics.kinds import Metric
+from workers.telemetry import metric_table
+from workers.telemetry.health import Doing, Health
+from workers.telemetry.metric import Metric
+from workers.telemetry.worker_metrics import page_of
 
 __all__ = ["Page", "Sized", "gauge", "page", "watch_pool"]
 
@@ -44,12 +44,14 @@ class _OfHealth(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
         worker = self._health.kept.worker
         lanes = list(self._health.lanes.values())
-        ready, busy, doing = gauge(table.READY), gauge(table.BUSY), gauge(table.LANES)
+        ready, busy, doing = gauge(metric_table.READY), gauge(metric_table.BUSY), gauge(metric_table.LANES)
         ready.add_metric([worker], float(not self._health.not_ready()))
         busy.add_metric([worker], max((lane.busy_seconds for lane in lanes), default=0.0))
         for what in Doing:
             doing.add_metric([worker, what.name.lower()], sum(lane.doing is what for lane in lanes))
-        apart = CounterMetricFamily(table.BATCHES_APART.name, table.BATCHES_APART.meaning, labels=["worker"])
+        apart = CounterMetricFamily(
+            metric_table.BATCHES_APART.name, metric_table.BATCHES_APART.meaning, labels=["worker"]
+        )
         apart.add_metric([worker], self._health.counts["batches_decided_apart"])
         yield from (ready, busy, doing, apart)
 
@@ -63,7 +65,7 @@ class _OfPool(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         idle = self._pool.get_idle_size()
-        connections, most = gauge(table.POOL), gauge(table.POOL_MAX)
+        connections, most = gauge(metric_table.POOL), gauge(metric_table.POOL_MAX)
         connections.add_metric([self._worker, "idle"], idle)
         connections.add_metric([self._worker, "used"], self._pool.get_size() - idle)
         most.add_metric([self._worker], self._pool.get_max_size())

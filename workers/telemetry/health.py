@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 from aiokafka import TopicPartition
 
 from infra.kafka.transactions import Spent
-from workers.metrics.kept import Kept, Stage
+from workers.telemetry.worker_metrics import Kept, Stage
 
 __all__ = ["Cause", "Dead", "Doing", "Health", "LaneHealth"]
 

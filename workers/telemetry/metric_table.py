@@ -6,8 +6,8 @@ no account, no request, no offset.
 
 from typing import Final
 
-from workers.metrics.kinds import Kind, Metric
-from workers.metrics.lag_table import LAG_METRICS
+from workers.telemetry.lag_metric_table import LAG_METRICS
+from workers.telemetry.metric import Kind, Metric
 
 __all__ = ["BOOKS_METRICS", "TABLE", "WORKER_METRICS"]
 

@@ -14,8 +14,8 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from schemas.dead_letters import DeadLetterReason
 from workers.lane_row import SucceededError
 from workers.ledger.model import Code
-from workers.metrics import table
-from workers.metrics.kinds import Metric
+from workers.telemetry import metric_table
+from workers.telemetry.metric import Metric
 
 __all__ = ["REPEAT", "Kept", "Retry", "Stage", "page_of", "retry_class"]
 
@@ -79,14 +79,14 @@ class Kept:
         self.worker = worker
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        self._outcomes = self._counter(table.OUTCOMES, [*Code, BOOKED, REPEAT])
-        self._dead_letters = self._counter(table.DEAD_LETTERS, DeadLetterReason)
-        self._retries = self._counter(table.RETRIES, Retry)
-        records = Histogram(*_named(table.BATCH_RECORDS), buckets=_RECORDS, registry=self.registry)
+        self._outcomes = self._counter(metric_table.OUTCOMES, [*Code, BOOKED, REPEAT])
+        self._dead_letters = self._counter(metric_table.DEAD_LETTERS, DeadLetterReason)
+        self._retries = self._counter(metric_table.RETRIES, Retry)
+        records = Histogram(*_named(metric_table.BATCH_RECORDS), buckets=_RECORDS, registry=self.registry)
         self._records = records.labels(worker)
-        lateness = Histogram(*_named(table.LOOP_LAG), buckets=_SECONDS, registry=self.registry)
+        lateness = Histogram(*_named(metric_table.LOOP_LAG), buckets=_SECONDS, registry=self.registry)
         self._late = lateness.labels(worker)
-        stages = Histogram(*_named(table.STAGE_SECONDS), buckets=_SECONDS, registry=self.registry)
+        stages = Histogram(*_named(metric_table.STAGE_SECONDS), buckets=_SECONDS, registry=self.registry)
         self._stages = {stage: stages.labels(worker, stage.value) for stage in Stage}
 
     def _counter(self, metric: Metric, values: Iterable[str]) -> Counter:

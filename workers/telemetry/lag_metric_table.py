@@ -1,6 +1,6 @@
 """The metrics of lag. Those that begin with `kafka_` are kafka_exporter's, so that dashboards made for it work."""
 
-from workers.metrics.kinds import Kind, Metric
+from workers.telemetry.metric import Kind, Metric
 
 __all__ = ["LAG_METRICS"]
 
