@@ -31,13 +31,13 @@ from workers.jobs.billing import BillingJob
 from workers.jobs.expiry import ExpiryJob
 from workers.jobs.send import SendJob
 from workers.jobs.ticker import run_ticker
+from workers.lane.time_order import Ends
+from workers.lane.worker import run_worker
 from workers.ledger.plans import load_catalogue
 from workers.ops.publish import Published, RecordTime, publish
 from workers.ops.results import in_order, read_results
 from workers.ops.topic_promises import check_topics
 from workers.ops.topics import apply_topics, plan_topics
-from workers.order import Ends
-from workers.worker import run_worker
 
 __all__ = ["app", "main"]
 

@@ -26,13 +26,13 @@ from infra.settings import Settings
 from tests.crash.broken import BROKEN
 from tests.crash.gate import CLAIM, Gate
 from tests.crash.points import Phase
-from workers import lane, resume, worker
 from workers.jobs.billing import BillingJob
 from workers.jobs.expiry import ExpiryJob
 from workers.jobs.send import SendJob
+from workers.lane import lane, recovery, worker
+from workers.lane.time_order import Ends
+from workers.lane.worker import WorkerError, run_worker
 from workers.ledger.plans import load_catalogue
-from workers.order import Ends
-from workers.worker import WorkerError, run_worker
 
 __all__ = ["SESSION_SECONDS", "Start", "application", "main"]
 
@@ -112,7 +112,7 @@ def _hear_less(settings: Settings) -> None:
         return offsets
 
     lane.committed_offsets = less
-    resume._DOUBTS = 1
+    recovery._DOUBTS = 1
 
 
 def _note_claims() -> None:

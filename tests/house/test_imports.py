@@ -74,7 +74,7 @@ def test_the_newcomers_path_is_short() -> None:
         "workers/ledger/model.py",
         "workers/ledger/sql/debit.sql",
         "workers/jobs/send.py",
-        "workers/lane.py",
+        "workers/lane/lane.py",
     ]
 
     texts = [

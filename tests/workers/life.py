@@ -18,9 +18,9 @@ from schemas.envelope import Event
 from tests.workers.wire import eventually
 from workers.jobs.job import Batch, Decision, Job
 from workers.jobs.send import SendJob
+from workers.lane.worker import Worker
 from workers.ledger.plans import load_catalogue
 from workers.telemetry.health import Health
-from workers.worker import Worker
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,9 @@ from infra.settings import Settings
 from schemas.catalogue import SEND_REQUESTS
 from tests.workers.wire import eventually
 from workers.jobs.send import SendJob
+from workers.lane.time_order import Ends
+from workers.lane.worker import Worker, WorkerError
 from workers.ledger.plans import load_catalogue
-from workers.order import Ends
-from workers.worker import Worker, WorkerError
 
 
 @pytest.mark.parametrize("task", ["_fetcher._fetch_task", "_client._sync_task"])

@@ -20,9 +20,9 @@ from workers.failures import StuckError
 from workers.jobs import ticker
 from workers.jobs.send import SendJob
 from workers.jobs.ticker import run_ticker
+from workers.lane.worker import run_worker
 from workers.ledger.plans import load_catalogue
 from workers.telemetry.health import Cause, Health
-from workers.worker import run_worker
 
 LANE = TopicPartition(SEND_REQUESTS, 0)
 

@@ -3,7 +3,7 @@
 from aiokafka.structs import ConsumerRecord
 
 from schemas.catalogue import SEND_REQUESTS
-from workers.inbox import _MOST_BYTES, Inbox
+from workers.lane.inbox import _MOST_BYTES, Inbox
 
 Headers = tuple[tuple[str, bytes], ...]
 

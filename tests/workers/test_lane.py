@@ -18,8 +18,8 @@ from schemas.envelope import encode
 from tests.workers.wire import ends, prepare, promotion, publish, read, send, working
 from workers.jobs.billing import BillingJob
 from workers.jobs.send import SendJob
+from workers.lane.worker import run_worker
 from workers.ledger.plans import load_catalogue
-from workers.worker import run_worker
 
 
 async def _fund(settings: Settings, credits_: int, *accounts: str) -> None:

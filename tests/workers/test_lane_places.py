@@ -19,12 +19,12 @@ from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS
 from schemas.envelope import encode
 from tests.workers.life import Held, at_the_end, in_partition
 from tests.workers.wire import ends, eventually, pass_over, publish, read, send, settled, working
-from workers import inbox, lane, resume
 from workers.jobs.send import SendJob
-from workers.lane import LaneError
+from workers.lane import inbox, lane, recovery
+from workers.lane.lane import LaneError
+from workers.lane.worker import Worker, run_worker
 from workers.ledger.plans import load_catalogue
 from workers.ops.topics import plan_topics
-from workers.worker import Worker, run_worker
 
 LOADING = 14  # Kafka's error code of a coordinator that is
 
@@ -178,7 +178,7 @@ async def test_an_offset_older_than_what_a_lane_has_published_is_not_taken(
             await at_the_end(cluster, place.partition)
     await publish(cluster, SEND_REQUESTS, requests[2:])
     told = iter([None, begin, begin + 1])  # and keeps to it, were it asked again: the lane's row is believed then
-    monkeypatch.setattr(resume, "_DOUBTS", 2)
+    monkeypatch.setattr(recovery, "_DOUBTS", 2)
     asked = lane.committed_offsets
 
     async def loading(admin: AIOKafkaAdminClient, group: str, places: list[TopicPartition]) -> dict[Any, Any]:

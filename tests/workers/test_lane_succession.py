@@ -20,13 +20,13 @@ from infra.postgres import create_pool
 from infra.settings import Settings
 from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS
 from tests.workers.wire import ends, eventually, publish, read, send
-from workers.breaker import Breaker
 from workers.failures import may_pass
 from workers.jobs.send import SendJob
-from workers.lane import Clients, Lane
-from workers.lane_row import LaneRow
+from workers.lane.circuit_breaker import Breaker
+from workers.lane.lane import Clients, Lane
+from workers.lane.lane_row import LaneRow
+from workers.lane.time_order import Ends
 from workers.ledger.plans import load_catalogue
-from workers.order import Ends
 from workers.telemetry.health import Health
 from workers.telemetry.tracing import NO_TRACES
 

@@ -17,7 +17,8 @@ from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS
 from tests.workers.scraping import Scrape, everyone, observing, scrape
 from tests.workers.wire import eventually, promotion, publish, send
 from workers.failures import StuckError
-from workers.lane_row import SucceededError
+from workers.lane.lane_row import SucceededError
+from workers.lane.server_checks import watch_progress
 from workers.metrics import observer
 from workers.metrics.lanes import Lanes, LaneState
 from workers.metrics.observer import read_once
@@ -26,7 +27,6 @@ from workers.telemetry.health import Health
 from workers.telemetry.metric import Kind, Metric
 from workers.telemetry.metric_table import BOOKS_METRICS, TABLE, WORKER_METRICS
 from workers.telemetry.worker_metrics import Kept, Retry, page_of, retry_class
-from workers.watch import watch_progress
 
 BASE_UNITS = ("_seconds", "_credits", "_records", "_total", "_connections", "_connections_max", "_lanes", "_ready")
 FEW_VALUED = {

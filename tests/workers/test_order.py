@@ -23,8 +23,8 @@ from workers.jobs.billing import BillingJob
 from workers.jobs.expiry import ExpiryJob
 from workers.jobs.job import Batch, Decision, Job
 from workers.jobs.send import SendJob
+from workers.lane.time_order import Ends
 from workers.ledger.plans import load_catalogue
-from workers.order import Ends
 
 RUNS = int(os.environ.get("ORDER_RUNS", "4"))
 TOPICS = (BILLING_EVENTS, SEND_REQUESTS, EXPIRY_TICKS)

@@ -17,7 +17,7 @@ from infra.settings import Settings
 from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS
 from tests.workers.life import living, once_each
 from tests.workers.wire import ends, publish, read, send
-from workers import watch
+from workers.lane import server_checks
 
 _numbers = count(1)
 
@@ -114,7 +114,7 @@ async def test_an_idle_worker_says_that_its_database_has_become_read_only(
     limited: Settings, database: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A probe learns of it before a request does."""
-    monkeypatch.setattr(watch, "_SERVERS_SECONDS", 0.3)
+    monkeypatch.setattr(server_checks, "_SERVERS_SECONDS", 0.3)
     async with living(limited) as life:
         await life.ready()
         async with _read_only(database):

@@ -46,7 +46,7 @@ from tests.workers.history_books import (
     written,
 )
 from tests.workers.wire import eventually, working
-from workers import ranks
+from workers import topology
 from workers.commands.running import Exit
 from workers.jobs.billing import BillingJob
 from workers.jobs.expiry import ExpiryJob
@@ -161,7 +161,7 @@ async def test_a_grant_and_a_send_of_one_instant_are_decided_in_the_one_order(
 ) -> None:
     """Billing comes first. With sends first, the rebuild would find no credit for that send, and it says so."""
     _, right = await _rerun(live, await _asked(live))
-    monkeypatch.setattr(ranks, "RANKS", {topic: -rank for topic, rank in ranks.RANKS.items()})
+    monkeypatch.setattr(topology, "RANKS", {topic: -rank for topic, rank in topology.RANKS.items()})
     _, wrong = await _rerun(live, await _asked(live))
 
     assert {} == _causes(right)
@@ -488,10 +488,10 @@ def test_turns_are_by_time_then_billing_sends_ticks() -> None:
     early, late = datetime(2030, 1, 1, tzinfo=UTC), datetime(2030, 1, 2, tzinfo=UTC)
     topics: Iterable[str] = ("inmail.expiry-ticks", "inmail.send-requests", "inmail.billing-events")
 
-    turns = sorted(((topic, time) for time in (late, early) for topic in topics), key=lambda each: ranks.turn(*each))
+    turns = sorted(((topic, time) for time in (late, early) for topic in topics), key=lambda each: topology.turn(*each))
 
-    assert [(topic, time) for time in (early, late) for topic in ranks.DECIDED] == turns
-    assert ("inmail.billing-events", "inmail.send-requests", "inmail.expiry-ticks") == ranks.DECIDED
+    assert [(topic, time) for time in (early, late) for topic in topology.DECIDED] == turns
+    assert ("inmail.billing-events", "inmail.send-requests", "inmail.expiry-ticks") == topology.DECIDED
 
 
 # -- by command -------------------------------------------------------------------------------------------------------

@@ -25,8 +25,8 @@ from infra.settings import Settings, load_settings
 from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS
 from tests.workers.life import living, once_each
 from tests.workers.wire import ends, prepare, publish, read, send
-from workers import watch
 from workers.jobs.send import SendJob
+from workers.lane import server_checks
 from workers.ledger.store import FUNCTIONS
 
 TOPIC, GROUP, TRANSACTIONAL_ID = 2, 3, 5  # kinds of resources
@@ -48,7 +48,7 @@ def own_stack() -> Iterator[LocalStack]:
 @pytest.fixture
 async def own(own_stack: LocalStack, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Settings]:
     """Settings for it, with topics and books made; the servers are looked after often."""
-    monkeypatch.setattr(watch, "_SERVERS_SECONDS", 0.5)
+    monkeypatch.setattr(server_checks, "_SERVERS_SECONDS", 0.5)
     settings = load_settings(
         kafka_bootstrap_servers=own_stack.kafka_bootstrap_servers,
         database_url=own_stack.database_url,

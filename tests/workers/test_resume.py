@@ -4,7 +4,7 @@ import pytest
 from aiokafka.errors import GroupCoordinatorNotAvailableError
 
 from workers.failures import may_pass
-from workers.resume import Doubts
+from workers.lane.recovery import Doubts
 
 
 @pytest.mark.parametrize("committed", [None, 6])

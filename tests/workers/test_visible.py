@@ -20,8 +20,8 @@ from schemas.catalogue import CATALOGUE, DEAD_LETTERS, SEND_REQUESTS, SEND_RESUL
 from schemas.envelope import Event
 from tests.workers.life import at_the_end, in_partition
 from tests.workers.wire import Raw, ends, prepare, publish, read, send, settled, working
-from workers import resume, visible
 from workers.jobs.send import SendJob
+from workers.lane import readback, recovery
 from workers.ledger.plans import load_catalogue
 
 PLACE = TopicPartition(SEND_REQUESTS, 0)
@@ -62,7 +62,7 @@ async def test_letters_and_repeats_are_found_however_old_and_whatever_their_reco
     cluster: Settings, database: Connection, time: RecordTime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A loaded crash matrix, whose records have the times of a story, had 2,200 answers published again."""
-    monkeypatch.setattr(visible, "_EARLIER_MILLISECONDS", 0)
+    monkeypatch.setattr(readback, "_EARLIER_MILLISECONDS", 0)
     story = cluster.model_copy(update={"topic_record_time": time})
     await prepare(story)
     tomorrow = to_milliseconds(utc_now() + timedelta(days=1))
@@ -106,7 +106,7 @@ async def _publish_in_doubt(  # noqa: PLR0917 - two servers, and what they are t
         async with working(settings, _job()):
             await asyncio.wait_for(published.wait(), 20)
     await database.execute("update lanes set published = next_offset - 1 where (topic, partition) = ($1, $2)", *PLACE)
-    monkeypatch.setattr(resume, "_DOUBTS", 1)
+    monkeypatch.setattr(recovery, "_DOUBTS", 1)
 
 
 async def _work(settings: Settings, events: list[Event | Raw]) -> None:
@@ -123,7 +123,7 @@ def test_every_event_tells_which_record_it_answers(row: EventType) -> None:
     data = from_json(value)["data"]
     at = data.get("source") or data["origin"]
 
-    event = visible._known(value)
+    event = readback._known(value)
 
     assert event is not None
     assert (TopicPartition(at["topic"], at["partition"]), at["offset"]) == (event.place, event.offset)
@@ -134,7 +134,7 @@ def test_a_repeat_beyond_what_is_in_doubt_is_not_looked_for() -> None:
     answer = {"id": "1", "data": {"repeat": True, "source": {"topic": SEND_REQUESTS, "partition": 0, "offset": 3}}}
     message = Message(SEND_RESULTS, b"a", to_json(answer), None, 9)
     before, beyond = (
-        visible.Visible(Counter({("1", True): 1}), end).missing([message], {PLACE: 10})[0] for end in (10, 9)
+        readback.Visible(Counter({("1", True): 1}), end).missing([message], {PLACE: 10})[0] for end in (10, 9)
     )
 
     assert ([], [message]) == (before, beyond)
@@ -143,4 +143,4 @@ def test_a_repeat_beyond_what_is_in_doubt_is_not_looked_for() -> None:
 @pytest.mark.parametrize("value", [None, b"no event", b"[1]", b'{"id": "1"}', b'{"id": "1", "data": null}', _ODD])
 def test_what_is_no_event_is_passed_over(value: bytes | None) -> None:
     """Anybody may have written to a result topic: a lane that looks for its answers must not end of it."""
-    assert visible._known(value) is None
+    assert readback._known(value) is None

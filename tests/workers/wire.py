@@ -19,8 +19,8 @@ from schemas.catalogue import CATALOGUE, CREDIT_EVENTS, SEND_RESULTS
 from schemas.envelope import Event, encode
 from schemas.sends import SendRequested
 from workers.jobs.job import Job
+from workers.lane.worker import run_worker
 from workers.ops.topics import apply_topics, plan_topics
-from workers.worker import run_worker
 
 WAIT_SECONDS = 30
 

@@ -23,7 +23,8 @@ from infra.migrate import MigrationError
 from infra.postgres import is_transient
 from infra.settings import Settings, SettingsError, load_settings
 from infra.terminal import error_console
-from workers.lane import LaneError
+from workers.lane.lane import LaneError
+from workers.lane.worker import WorkerError
 from workers.ledger.plans import CatalogueError
 from workers.local.processes import ChildError
 from workers.ops.books import is_unmigrated
@@ -32,7 +33,6 @@ from workers.ops.operations import NoSuchOperationError, RefusedError
 from workers.ops.statement import UnknownAccountError
 from workers.ops.topics import TopicsError
 from workers.ops.trace import UnknownRequestError
-from workers.worker import WorkerError
 
 __all__ = ["Exit", "ask", "fail", "work"]
 

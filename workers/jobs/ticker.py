@@ -20,10 +20,10 @@ from infra.settings import Settings
 from schemas.catalogue import EXPIRY_TICKS
 from schemas.envelope import encode
 from schemas.ticks import ExpiryTick, ExpiryTickData
+from workers.lane.server_checks import watch_progress
 from workers.telemetry.collectors import page
 from workers.telemetry.health import Health
 from workers.telemetry.worker_metrics import Kept
-from workers.watch import watch_progress
 
 __all__ = ["run_ticker"]
 

@@ -1,4 +1,4 @@
-"""What the live books decided ahead of another lane (workers/order.py), and which differences that may explain.
+"""What the live books decided ahead of another lane (see workers/lane/time_order.py), and what that may explain.
 
 A lane that could not wait noted its records in `decided_ahead`. In the one order they may come out otherwise, and so
 may what their accounts did later. A difference that neither was noted nor follows from one that was has another cause.

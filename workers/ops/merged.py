@@ -12,7 +12,7 @@ from aiokafka.errors import KafkaTimeoutError
 from aiokafka.structs import ConsumerRecord
 
 from workers.jobs.decoding import time_of
-from workers.ranks import turn
+from workers.topology import turn
 
 __all__ = ["Source", "Timed", "read_merged"]
 

@@ -29,7 +29,7 @@ from workers.ledger.plans import SHIPPED, Catalogue, load_catalogue
 from workers.ops.books import open_books
 from workers.ops.merged import Source
 from workers.ops.operations import RefusedError
-from workers.ranks import DECIDED
+from workers.topology import DECIDED
 
 __all__ = ["GROUPS", "Asked", "Plan", "database_of", "plan_rerun", "target_of"]
 

@@ -19,8 +19,8 @@ ROOT = Path(__file__).parents[2]
 
 _HEAD = """# Metrics
 
-Rendered from `metric_table.py` and `lag_metric_table.py` in `workers/telemetry` by `make render`. Names, units and labels
-are a promise: dashboards and alerts go by them.
+Rendered from `metric_table.py` and `lag_metric_table.py` in `workers/telemetry` by `make render`. Names, units and
+labels are a promise: dashboards and alerts go by them.
 
 A worker answers `GET /metrics` on `INMAIL_HEALTH_PORT`, beside `/livez` and `/readyz`. It counts once for each batch;
 what can be read when a scrape asks is not kept. What concerns the books as a whole is read by one process, `inmail

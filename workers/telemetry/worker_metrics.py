@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessColl
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 from schemas.dead_letters import DeadLetterReason
-from workers.lane_row import SucceededError
+from workers.lane.lane_row import SucceededError
 from workers.ledger.model import Code
 from workers.telemetry import metric_table
 from workers.telemetry.metric import Metric

@@ -12,7 +12,7 @@ from infra.clock import EARLIEST
 from infra.postgres import Connection, connect_database
 from infra.settings import Settings
 from workers.ops.lag.sampler import Ends
-from workers.ranks import RANKS
+from workers.topology import RANKS
 
 __all__ = ["Lane", "LaneKey", "Lanes", "neighbour_of"]
 

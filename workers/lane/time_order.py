@@ -30,10 +30,10 @@ from infra.clock import EARLIEST
 from infra.kafka.clients import reader
 from infra.postgres import Connection, Pool
 from infra.settings import Settings
-from workers.inbox import Taken
 from workers.jobs.decoding import latest_of, time_of
-from workers.lane_row import LaneRow
-from workers.ranks import RANKS
+from workers.lane.inbox import Taken
+from workers.lane.lane_row import LaneRow
+from workers.topology import RANKS
 
 __all__ = ["Ahead", "Ends", "Order", "Turn", "note_ahead"]
 

@@ -10,7 +10,7 @@ while the one before it is published, but transactions follow one another: two a
 as the last one written. After any doubtful error the lane begins again; deciding twice finds the first answers.
 
 What fails is told apart (`failures.py`): what may pass is tried again with the batch held; a request that the database
-cannot take becomes a dead letter (`apart.py`); where too much of everything would, the breaker ends the worker first.
+cannot take becomes a dead letter (`bisection.py`); where too much of everything would, the breaker ends the worker first.
 """
 
 import asyncio
@@ -27,19 +27,19 @@ from infra.kafka.clients import committed_offsets
 from infra.kafka.transactions import Message, TransactionPair
 from infra.postgres import Connection, Pool, is_refusal
 from infra.settings import Settings
-from workers.breaker import Breaker
 from workers.failures import SERVER_ERRORS, LaneError, back_off_seconds, let_pass, may_pass
-from workers.inbox import Inbox, Taken
 from workers.jobs.bisection import decide_apart
 from workers.jobs.dead_letters import dead_letters
 from workers.jobs.decoding import Sorted, sort_records
 from workers.jobs.job import Batch, Decision, Job
-from workers.lane_row import LaneRow, SucceededError
-from workers.order import Ahead, Ends, Order, note_ahead
-from workers.resume import Doubts, published_to
+from workers.lane.circuit_breaker import Breaker
+from workers.lane.inbox import Inbox, Taken
+from workers.lane.lane_row import LaneRow, SucceededError
+from workers.lane.readback import Visible, find_visible
+from workers.lane.recovery import Doubts, published_to
+from workers.lane.time_order import Ahead, Ends, Order, note_ahead
 from workers.telemetry.health import Health
 from workers.telemetry.tracing import NO_TRACE, BatchTrace, Traces
-from workers.visible import Visible, find_visible
 
 __all__ = ["Clients", "Lane", "LaneError"]
 

@@ -12,7 +12,7 @@ from infra.postgres import Pool
 from schemas.catalogue import TOPICS
 from workers.failures import SERVER_ERRORS, StuckError
 from workers.jobs.job import Job
-from workers.lane import Clients
+from workers.lane.lane import Clients
 from workers.telemetry.health import Health
 
 __all__ = ["watch_progress", "watch_servers"]

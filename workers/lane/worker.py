@@ -18,16 +18,16 @@ from infra.postgres import Pool, close_in_time, create_pool
 from infra.probes import probes
 from infra.settings import Settings
 from schemas.catalogue import TOPICS
-from workers.breaker import Breaker
 from workers.failures import WorkerError, error_of, let_pass
 from workers.jobs.job import Job
-from workers.lane import Clients, Lane
-from workers.order import Ends
+from workers.lane.circuit_breaker import Breaker
+from workers.lane.lane import Clients, Lane
+from workers.lane.server_checks import watch_progress, watch_servers
+from workers.lane.time_order import Ends
 from workers.telemetry.collectors import page, watch_pool
 from workers.telemetry.health import Health
 from workers.telemetry.tracing import NO_TRACES, Traces, open_traces
 from workers.telemetry.worker_metrics import Kept
-from workers.watch import watch_progress, watch_servers
 
 __all__ = ["Worker", "WorkerError", "run_worker"]
 

@@ -6,8 +6,8 @@ from datetime import datetime
 
 from infra.clock import EPOCH
 from infra.postgres import Connection, Pool
-from workers.breaker import BreakerError
 from workers.failures import let_pass
+from workers.lane.circuit_breaker import BreakerError
 
 __all__ = ["LaneRow", "SucceededError"]
 

@@ -1,0 +1,1 @@
+"""Delivery, exactly once. Knows no credit."""
