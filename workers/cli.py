@@ -34,10 +34,10 @@ from workers.jobs.ticker import run_ticker
 from workers.lane.time_order import Ends
 from workers.lane.worker import run_worker
 from workers.ledger.plans import load_catalogue
-from workers.ops.publish import Published, RecordTime, publish
-from workers.ops.results import in_order, read_results
-from workers.ops.topic_promises import check_topics
-from workers.ops.topics import apply_topics, plan_topics
+from workers.ops.topics.plan import apply_topics, plan_topics
+from workers.ops.topics.promises import check_topics
+from workers.ops.topics.publish import Published, RecordTime, publish
+from workers.ops.topics.results import in_order, read_results
 
 __all__ = ["app", "main"]
 

@@ -12,7 +12,7 @@ from tests.bench.books import Databases, sends, stack_settings
 from tests.bench.draining import OURS, Drained, Form, drain, input_ends, publish
 from tests.bench.figures import Figure, of_rounds
 from tests.bench.naive import GROUP as NAIVE_GROUP
-from workers.ops.topics import apply_topics, plan_topics
+from workers.ops.topics.plan import apply_topics, plan_topics
 
 __all__ = ["run"]
 

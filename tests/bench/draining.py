@@ -25,7 +25,7 @@ from tests.bench.books import PARTITIONS
 from tests.bench.cpu import CpuMeter
 from workers.jobs.send import SendJob
 from workers.local.processes import environment
-from workers.ops.audit import audit
+from workers.ops.books.audit import audit
 
 __all__ = ["INPUT", "OURS", "Drained", "Form", "Offsets", "drain", "input_ends", "publish", "running", "set_offsets"]
 

@@ -23,7 +23,7 @@ from tests.bench.books import PARTITIONS, Databases, sends, stack_settings
 from tests.bench.draining import OURS, Form, input_ends, running, set_offsets
 from tests.bench.figures import Figure, of_rounds
 from tests.bench.relay import GROUP as RELAY_GROUP
-from workers.ops.topics import apply_topics, plan_topics
+from workers.ops.topics.plan import apply_topics, plan_topics
 
 __all__ = ["A_SECOND", "measure", "run"]
 

@@ -6,7 +6,7 @@ from infra.local.stack import LocalStack
 from tests.bench.books import Databases, sends, stack_settings
 from tests.bench.draining import OURS, drain, input_ends, publish
 from tests.bench.figures import Figure
-from workers.ops.topics import apply_topics, plan_topics
+from workers.ops.topics.plan import apply_topics, plan_topics
 
 __all__ = ["run"]
 

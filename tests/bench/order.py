@@ -13,7 +13,7 @@ from tests.bench.books import Databases, sends, stack_settings
 from tests.bench.draining import OURS, Drained, drain, input_ends, publish, set_offsets
 from tests.bench.figures import Figure, of_rounds
 from tests.bench.latency import A_SECOND, measure
-from workers.ops.topics import apply_topics, plan_topics
+from workers.ops.topics.plan import apply_topics, plan_topics
 
 __all__ = ["run"]
 

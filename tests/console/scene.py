@@ -19,8 +19,8 @@ from workers.console.server import serve_console
 from workers.jobs.billing import BillingJob
 from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
-from workers.ops.dead_letters import DeadLetter, find_dead_letters
-from workers.ops.statement import UnknownAccountError, read_statement
+from workers.ops.books.statement import UnknownAccountError, read_statement
+from workers.ops.dead_letters.letters import DeadLetter, find_dead_letters
 
 __all__ = ["EVIL", "OPERATOR", "READER", "Scene", "a_console", "a_scene"]
 

@@ -19,8 +19,8 @@ from tests.console.scene import EVIL, LETTERS, OPERATOR, READER, Scene, a_consol
 from tests.console.views import shortcomings, views
 from tests.workers.wire import eventually, publish, send
 from workers.ops.operations import Intent, Operation, list_operations, recorded
-from workers.ops.rerun_plan import Asked
-from workers.ops.rewind_target import Kind, Target
+from workers.ops.replay.rebuild_plan import Asked
+from workers.ops.replay.rewind_target import Kind, Target
 
 pytestmark = pytest.mark.timeout(60)
 

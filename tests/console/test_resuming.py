@@ -12,11 +12,11 @@ from infra.settings import load_settings
 from workers.cli import app
 from workers.console.jobs import Jobs
 from workers.console.resuming import command_of, redrive_of, reemission_of, rerun_of, rewind_of
+from workers.ops.dead_letters.redrive_plan import Options
 from workers.ops.operations import Operation, RefusedError
-from workers.ops.redrive_plan import Options
-from workers.ops.rerun_plan import Asked
-from workers.ops.rewind_plan import Options as RewindOptions
-from workers.ops.rewind_target import Kind, Target
+from workers.ops.replay.rebuild_plan import Asked
+from workers.ops.replay.rewind_plan import Options as RewindOptions
+from workers.ops.replay.rewind_target import Kind, Target
 
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
 SETTINGS = load_settings(database_url="postgresql://me:secret@books:5432/inmail")

@@ -21,9 +21,9 @@ from workers.console.health import Part, Probe, probe_addresses, with_since, wor
 from workers.console.lag_page import history_of, worst_of
 from workers.console.letters import letter_json
 from workers.console.reading import Reading
-from workers.ops.dead_letters import DeadLetter
+from workers.ops.books.recent_outcomes import LaneRow
+from workers.ops.dead_letters.letters import DeadLetter
 from workers.ops.lag import GroupLag, PartitionLag, Sample, Status
-from workers.ops.outcomes import LaneRow
 
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
 TOPIC = "inmail.send-requests"

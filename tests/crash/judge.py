@@ -15,7 +15,7 @@ from schemas.catalogue import CREDIT_EVENTS, DEAD_LETTERS, EXPIRY_TICKS, SEND_RE
 from schemas.ids import answer_id, conflict_id, dead_letter_id, movement_id, tick_answer_id, tick_conflict_id
 from tests.crash.books import Books
 from tests.crash.load import Inputs
-from workers.ops.audit import audit
+from workers.ops.books.audit import audit
 
 __all__ = ["Verdict", "judge"]
 

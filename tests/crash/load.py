@@ -22,7 +22,7 @@ from schemas.catalogue import (
     SEND_RESULTS,
 )
 from tests.crash.books import Books
-from workers.ops.topics import wanted_config
+from workers.ops.topics.plan import wanted_config
 from workers.simulate.history import simulate_records
 from workers.simulate.population import Population
 from workers.simulate.wire import Record

@@ -25,7 +25,7 @@ from tests.crash.points import JOBS, Cell, Kind, Stage, plan
 from tests.crash.process import Start
 from tests.crash.watch import Watch
 from tests.workers.wire import settled
-from workers.ops.topics import apply_topics, plan_topics
+from workers.ops.topics.plan import apply_topics, plan_topics
 
 __all__ = ["PARTITIONS", "Order", "Result", "crash_settings", "crash_stack", "run"]
 

@@ -24,7 +24,7 @@ from tests.fuzz.records import PARTITIONS, Record, valid_record
 from tests.fuzz.rounds import Fuzz, fuzzing
 from tests.workers.wire import prepare
 from workers.ledger.store import FUNCTIONS
-from workers.ops.topics import apply_topics, plan_topics
+from workers.ops.topics.plan import apply_topics, plan_topics
 
 ROUND = 5_000
 TIMES = 500  # records whose producer gives them an odd time, on topics that take its word

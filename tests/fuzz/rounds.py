@@ -20,11 +20,11 @@ from workers.jobs.billing import BillingJob
 from workers.jobs.expiry import ExpiryJob
 from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
-from workers.ops.audit import audit
-from workers.ops.dead_letters import ALL
-from workers.ops.fates import tell_dead_letters
+from workers.ops.books.audit import audit
+from workers.ops.dead_letters.history import tell_dead_letters
+from workers.ops.dead_letters.letters import ALL
+from workers.ops.dead_letters.redrive_plan import Options, plan_redrive
 from workers.ops.lag import read_lag
-from workers.ops.redrive_plan import Options, plan_redrive
 
 __all__ = ["EVERYTHING_THROUGH", "Fuzz", "fuzzing"]
 

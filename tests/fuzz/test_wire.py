@@ -14,9 +14,9 @@ from tests.fuzz.mutations import KINDS, make_record
 from tests.fuzz.records import Record
 from tests.fuzz.rounds import fuzzing
 from tests.workers.wire import prepare
-from workers.ops.dead_letters import DeadLetter, Selection, list_dead_letters
-from workers.ops.redrive import LETTER_HEADER, OPERATION_HEADER, Who, redrive
-from workers.ops.redrive_plan import Options, plan_redrive
+from workers.ops.dead_letters.letters import DeadLetter, Selection, list_dead_letters
+from workers.ops.dead_letters.redrive import LETTER_HEADER, OPERATION_HEADER, Who, redrive
+from workers.ops.dead_letters.redrive_plan import Options, plan_redrive
 
 RECORDS = 3_000
 ROUND = 1_500

@@ -14,7 +14,7 @@ from tests.ledger.races import Lane, Race, open_race, read_batch, wrong_in_books
 from tests.ledger.races_forms import DEADLOCKING, NEWCOMERS_DEADLOCK, sql_of
 from tests.ledger.races_mix import CATALOGUE, Mix
 from tests.ledger.scenario_events import Input
-from workers.ops.audit import audit_books
+from workers.ops.books.audit import audit_books
 
 LANES = 7
 BATCHES = int(os.environ.get("BATCHES", "1000"))

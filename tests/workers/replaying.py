@@ -22,7 +22,7 @@ from workers.jobs.expiry import ExpiryJob
 from workers.jobs.job import Job
 from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
-from workers.ops.redrive import Who
+from workers.ops.dead_letters.redrive import Who
 
 ME = Who("ops-1", "a downstream lost its state")
 

@@ -16,7 +16,7 @@ from workers.jobs.expiry import ExpiryJob
 from workers.jobs.send import SendJob
 from workers.jobs.ticker import run_ticker
 from workers.ledger.plans import load_catalogue
-from workers.metrics.observer import Periods, run_observer
+from workers.ops.books.metrics_exporter import Periods, run_observer
 from workers.ops.lag import observer
 from workers.ops.lag.server import serve_lag
 

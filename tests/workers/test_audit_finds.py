@@ -9,7 +9,7 @@ import pytest
 
 from infra.postgres import WORKER_ROLE, Connection
 from tests.workers.books_sound import write_story
-from workers.ops.audit import CHECKS, EXAMPLES, audit_books
+from workers.ops.books.audit import CHECKS, EXAMPLES, audit_books
 
 
 @pytest.fixture(scope="module")

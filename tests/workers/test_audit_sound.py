@@ -21,7 +21,7 @@ from tests.ledger.scenario_events import TICK
 from tests.ledger.scenario_run import run
 from tests.ledger.scenario_sql import SqlBooks, fingerprint_of
 from tests.workers.books_sound import all_is_read, books_of_a_worker
-from workers.ops.audit import audit_books
+from workers.ops.books.audit import audit_books
 
 HISTORIES = int(os.environ.get("HISTORIES", "60"))  # of 45 records on average
 

@@ -23,7 +23,7 @@ from workers.commands import running
 from workers.commands.running import Exit
 from workers.local import demo
 from workers.local.processes import ChildError
-from workers.ops.results import Result
+from workers.ops.topics.results import Result
 
 Run = Callable[..., Said]
 

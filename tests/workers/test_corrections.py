@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from workers.ops.corrections import LotState, owed_for
+from workers.ops.compare.corrections import LotState, owed_for
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 LATER = NOW + timedelta(days=1)

@@ -24,7 +24,7 @@ from workers.lane import inbox, lane, recovery
 from workers.lane.lane import LaneError
 from workers.lane.worker import Worker, run_worker
 from workers.ledger.plans import load_catalogue
-from workers.ops.topics import plan_topics
+from workers.ops.topics.plan import plan_topics
 
 LOADING = 14  # Kafka's error code of a coordinator that is
 

@@ -19,9 +19,9 @@ from tests.workers.wire import eventually, promotion, publish, send
 from workers.failures import StuckError
 from workers.lane.lane_row import SucceededError
 from workers.lane.server_checks import watch_progress
-from workers.metrics import observer
-from workers.metrics.lanes import Lanes, LaneState
-from workers.metrics.observer import read_once
+from workers.ops.books import metrics_exporter
+from workers.ops.books.lane_metrics import Lanes, LaneState
+from workers.ops.books.metrics_exporter import read_once
 from workers.telemetry import render
 from workers.telemetry.health import Health
 from workers.telemetry.metric import Kind, Metric
@@ -216,7 +216,7 @@ async def test_a_reading_that_fails_is_made_again(cluster: Settings, monkeypatch
     """Meanwhile the observer is not ready, and its last reading grows old."""
     fail = asyncio.Event()
     fail.set()
-    whole = observer.open_books
+    whole = metrics_exporter.open_books
     tried: Counter[str] = Counter()
 
     def opened(settings: Settings) -> object:
@@ -225,7 +225,7 @@ async def test_a_reading_that_fails_is_made_again(cluster: Settings, monkeypatch
             raise ConnectionRefusedError
         return whole(settings)
 
-    monkeypatch.setattr(observer, "open_books", opened)
+    monkeypatch.setattr(metrics_exporter, "open_books", opened)
     async with observing(cluster) as port:
 
         async def tried_again() -> bool:

@@ -6,10 +6,10 @@ import pytest
 
 from infra.postgres import Connection
 from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS
-from workers.metrics import books
-from workers.metrics.books import Books, Credits
-from workers.ops.audit import audit_books
-from workers.ops.books import snapshot
+from workers.ops.books import credit_metrics
+from workers.ops.books.audit import audit_books
+from workers.ops.books.credit_metrics import Books, Credits
+from workers.ops.books.snapshot import snapshot
 
 AT = datetime(2026, 3, 1, tzinfo=UTC)
 TOPICS = {"send": SEND_REQUESTS, "billing": BILLING_EVENTS, "expiry": EXPIRY_TICKS}
@@ -89,7 +89,7 @@ async def test_reading_what_is_new_comes_to_the_same_as_reading_all(
         ("billing", "voided", -11, 4),
         ("expiry", "expired", -13, 0),
     ]
-    monkeypatch.setattr(books, "_ALL", "this is not asked again")
+    monkeypatch.setattr(credit_metrics, "_ALL", "this is not asked again")
     found = []
     for worker, code, amount, offset in moves:
         await book.row(worker, code, amount, offset)
@@ -98,10 +98,10 @@ async def test_reading_what_is_new_comes_to_the_same_as_reading_all(
     monkeypatch.undo()
     totals = (await audit_books(database)).totals
 
-    assert Credits(dict.fromkeys(books.MOVEMENTS, 0) | {"granted": 100}, 100, 0) == first
+    assert Credits(dict.fromkeys(credit_metrics.MOVEMENTS, 0) | {"granted": 100}, 100, 0) == first
     assert found[-1] == await _read(Books(), database)
     assert {0} == {each.difference for each in found}
-    assert {name: getattr(totals, name) for name in books.MOVEMENTS} == found[-1].moved
+    assert {name: getattr(totals, name) for name in credit_metrics.MOVEMENTS} == found[-1].moved
     assert {
         "granted": 100,
         "spent": 2,
@@ -120,7 +120,7 @@ async def test_a_tick_that_is_half_done_is_no_difference(
     kept = Books()
     await book.stands("expiry", 4)
     await _read(kept, database)
-    monkeypatch.setattr(books, "_ALL", "this is not asked again")
+    monkeypatch.setattr(credit_metrics, "_ALL", "this is not asked again")
     await database.execute(
         "insert into ticks (partition, request_id, fingerprint, code, source_offset, as_of, horizon, lots, credits,"
         " complete, steps) values (0, gen_random_uuid(), 1, 'booking', 5, $1, $1, 1, 13, false, 1)",
@@ -149,7 +149,7 @@ async def test_a_half_done_tick_at_the_first_reading_is_counted_once(
     await book.row("expiry", "expired", -13, 4)
     kept = Books()
     half = await _read(kept, database)
-    monkeypatch.setattr(books, "_ALL", "this is not asked again")
+    monkeypatch.setattr(credit_metrics, "_ALL", "this is not asked again")
     await book.stands("expiry", 5)
     whole = await _read(kept, database)
 

@@ -10,8 +10,8 @@ from infra.kafka.records import NotSetUpError
 from infra.postgres import Connection, connect_database
 from infra.settings import Settings
 from tests.ledger.book import DAY, Book, at
-from workers.ops.audit import Audit, audit, audit_books
-from workers.ops.statement import UnknownAccountError, read_statement, statement_of
+from workers.ops.books.audit import Audit, audit, audit_books
+from workers.ops.books.statement import UnknownAccountError, read_statement, statement_of
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from schemas.catalogue import DEAD_LETTERS
 from tests.ledger.book import NEW_YEAR
 from workers.commands.show_letters import show_counts, show_dead_letter, show_dead_letters
 from workers.commands.show_trace import _letter
-from workers.ops.dead_letters import DeadLetter, letter_of, readable
-from workers.ops.fates import Fate, Told
+from workers.ops.dead_letters.history import Fate, Told
+from workers.ops.dead_letters.letters import DeadLetter, letter_of, readable
 
 
 @pytest.mark.parametrize("text", ["", "plain", '{"a": 1}\n\t"b"', "Zoë 日本"])

@@ -27,12 +27,12 @@ from workers.jobs.expiry import ExpiryJob
 from workers.jobs.partitioning_check import Misplaced
 from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
-from workers.ops.dead_letters import NoSuchDeadLetterError, Selection, list_dead_letters
-from workers.ops.fates import Fate, show_dead_letter
+from workers.ops.dead_letters.history import Fate, show_dead_letter
+from workers.ops.dead_letters.letters import NoSuchDeadLetterError, Selection, list_dead_letters
 from workers.ops.lag import GroupLag, read_lag
-from workers.ops.publish import Published, publish
-from workers.ops.results import Result, in_order, read_results
-from workers.ops.topics import Change, TopicsError, apply_topics
+from workers.ops.topics.plan import Change, TopicsError, apply_topics
+from workers.ops.topics.publish import Published, publish
+from workers.ops.topics.results import Result, in_order, read_results
 
 
 def _file(*lines: Event | bytes | dict[str, object]) -> io.BytesIO:

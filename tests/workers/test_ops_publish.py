@@ -12,7 +12,7 @@ from infra.clock import to_milliseconds
 from infra.kafka.sender import Outgoing
 from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS
 from tests.ledger.book import at
-from workers.ops.publish import RecordTime, UnpublishableError, lines_of, parse_line
+from workers.ops.topics.publish import RecordTime, UnpublishableError, lines_of, parse_line
 
 EVENT: dict[str, Any] = {
     "specversion": "1.0",

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from schemas.catalogue import SEND_RESULTS
 from workers.cli import app
 from workers.commands.running import Exit
-from workers.ops import results as module
+from workers.ops.topics import results as module
 
 EVENT = {
     "type": "inmail.send.decided.v1",

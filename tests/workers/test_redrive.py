@@ -29,12 +29,12 @@ from workers.jobs.billing import BillingJob
 from workers.jobs.expiry import ExpiryJob
 from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
-from workers.ops.dead_letters import Selection, list_dead_letters
-from workers.ops.fates import Told, tell_dead_letters
+from workers.ops.dead_letters.history import Told, tell_dead_letters
+from workers.ops.dead_letters.letters import Selection, list_dead_letters
+from workers.ops.dead_letters.redrive import LETTER_HEADER, OPERATION_HEADER, Who, _Sender, redrive
+from workers.ops.dead_letters.redrive_plan import Options, plan_redrive
 from workers.ops.lag import read_lag
 from workers.ops.operations import Intent, RefusedError, Running, Status, list_operations, recorded, show_operation
-from workers.ops.redrive import LETTER_HEADER, OPERATION_HEADER, Who, _Sender, redrive
-from workers.ops.redrive_plan import Options, plan_redrive
 
 ME = Who("ops-1", "the catalogue was mended")
 FAST = Options(rate=5000)

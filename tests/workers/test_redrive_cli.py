@@ -18,7 +18,7 @@ from tests.workers.command import end, run, start
 from tests.workers.letters import platinum, records_of, set_aside
 from tests.workers.wire import eventually
 from workers.commands.running import Exit
-from workers.ops.dead_letters import Selection, list_dead_letters
+from workers.ops.dead_letters.letters import Selection, list_dead_letters
 from workers.ops.operations import Status, list_operations
 
 GUIDE = Path(__file__).parents[2] / "docs" / "dead-letters.md"

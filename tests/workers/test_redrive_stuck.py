@@ -18,10 +18,10 @@ from schemas.envelope import encode
 from tests.workers.letters import platinum, set_aside
 from tests.workers.wire import prepare
 from workers.ledger.plans import SHIPPED
-from workers.ops import redrive as module
-from workers.ops.dead_letters import Selection
-from workers.ops.redrive import Who, redrive
-from workers.ops.redrive_plan import Options, plan_redrive
+from workers.ops.dead_letters import redrive as module
+from workers.ops.dead_letters.letters import Selection
+from workers.ops.dead_letters.redrive import Who, redrive
+from workers.ops.dead_letters.redrive_plan import Options, plan_redrive
 
 ME = Who("ops-1", "the catalogue was mended")
 

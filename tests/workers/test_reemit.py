@@ -19,11 +19,11 @@ from schemas.catalogue import CREDIT_EVENTS, DEAD_LETTERS, SEND_REQUESTS, SEND_R
 from tests.ledger.book import Book
 from tests.workers.replaying import ME, Marks, fund_and_send, mark, seen, whole_history
 from workers.ledger.model import Worker
-from workers.ops import reemit_plan
-from workers.ops.balance import UnknownAccountError
+from workers.ops.books.balance import UnknownAccountError
 from workers.ops.operations import RefusedError, Running, Status, list_operations
-from workers.ops.reemit import reemit
-from workers.ops.reemit_plan import Plan, Position, Selection, plan_reemit
+from workers.ops.replay import reemit_plan
+from workers.ops.replay.reemit import reemit
+from workers.ops.replay.reemit_plan import Plan, Position, Selection, plan_reemit
 
 FAST = 50_000.0
 
@@ -250,7 +250,7 @@ async def test_one_that_fails_goes_on_from_what_the_brokers_have(
 
     with monkeypatch.context() as broken:
         broken.setattr(Sender, "settle", dies)
-        broken.setattr("workers.ops.reemit._TOGETHER", 1)
+        broken.setattr("workers.ops.replay.reemit._TOGETHER", 1)
         with pytest.raises(KafkaConnectionError):
             await emit(cluster, Selection(account=account), topic)
     plan, _ = await emit(cluster, Selection(account=account), topic)

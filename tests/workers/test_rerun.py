@@ -54,14 +54,14 @@ from workers.jobs.job import Batch, Decision, Job
 from workers.jobs.send import SendJob
 from workers.ledger.plans import SHIPPED, Catalogue, CatalogueError, load_catalogue
 from workers.local.up import prepare
-from workers.ops import rerun_lanes
-from workers.ops.audit import audit
-from workers.ops.compare import Comparison, Group, compare
-from workers.ops.compare_page import page_of
+from workers.ops.books.audit import audit
+from workers.ops.compare.comparison import Comparison, Group, compare
+from workers.ops.compare.html_report import page_of
 from workers.ops.operations import RefusedError, Running, Status, list_operations
-from workers.ops.rerun import Who, rerun
-from workers.ops.rerun_plan import Asked, plan_rerun, target_of
-from workers.ops.runs import Runs
+from workers.ops.replay import rebuild_lanes
+from workers.ops.replay.parallel_batches import Runs
+from workers.ops.replay.rebuild import Who, rerun
+from workers.ops.replay.rebuild_plan import Asked, plan_rerun, target_of
 from workers.simulate.wire import DAY, event, instant, send
 
 ROOT = Path(__file__).parents[2]
@@ -221,7 +221,7 @@ async def test_two_partitions_that_lock_each_other_try_again(live: Settings, mon
             raise asyncpg.DeadlockDetectedError
         return await job.decide(connection, batch)
 
-    monkeypatch.setattr(rerun_lanes, "_decide", decide)
+    monkeypatch.setattr(rebuild_lanes, "_decide", decide)
     _, comparison = await _rerun(live, await _asked(live))
 
     assert {} == _causes(comparison)

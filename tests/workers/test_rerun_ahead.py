@@ -18,11 +18,11 @@ from workers.commands.show_rerun import show_comparison
 from workers.jobs.billing import BillingJob
 from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
-from workers.ops.ahead import Marks, Origin, Source
-from workers.ops.compare import Comparison
-from workers.ops.compare_page import page_of
-from workers.ops.rerun import Who, rerun
-from workers.ops.rerun_plan import Asked, plan_rerun, target_of
+from workers.ops.compare.comparison import Comparison
+from workers.ops.compare.html_report import page_of
+from workers.ops.compare.out_of_order import Marks, Origin, Source
+from workers.ops.replay.rebuild import Who, rerun
+from workers.ops.replay.rebuild_plan import Asked, plan_rerun, target_of
 
 
 async def _compared(settings: Settings, asked: Asked) -> Comparison:

@@ -28,11 +28,11 @@ from workers.jobs.billing import BillingJob
 from workers.jobs.send import SendJob
 from workers.ledger.model import Worker
 from workers.ledger.plans import load_catalogue
-from workers.ops import rewind as rewinding
 from workers.ops.operations import RefusedError, Running, Status, list_operations
-from workers.ops.rewind import rewind
-from workers.ops.rewind_plan import Options, Plan, plan_rewind
-from workers.ops.rewind_target import Kind, Target
+from workers.ops.replay import rewind as rewinding
+from workers.ops.replay.rewind import rewind
+from workers.ops.replay.rewind_plan import Options, Plan, plan_rewind
+from workers.ops.replay.rewind_target import Kind, Target
 
 AGAIN = Options(publish_again=True)
 

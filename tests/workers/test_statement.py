@@ -22,9 +22,9 @@ from tests.ledger.scenario_run import run
 from tests.ledger.scenario_sql import SqlBooks, fingerprint_of
 from tests.workers.books_sound import books_of_a_worker, write_story
 from workers.ledger.model import Code
-from workers.ops.balance import Balance, UnknownAccountError, balance_of
-from workers.ops.reasons import reason_of
-from workers.ops.statement import Line, statement_of, write_csv
+from workers.ops.books.balance import Balance, UnknownAccountError, balance_of
+from workers.ops.books.reasons import reason_of
+from workers.ops.books.statement import Line, statement_of, write_csv
 
 HISTORIES = int(os.environ.get("HISTORIES", "60"))  # of 45 records on average
 

@@ -19,7 +19,7 @@ from tests.workers.books_sound import write_story
 from workers.cli import app
 from workers.commands.running import Exit
 from workers.commands.show_results import show_result
-from workers.ops.results import Result
+from workers.ops.topics.results import Result
 
 EXAMPLES = Path(__file__).parents[2] / "schemas" / "examples"
 Run = Callable[..., click.testing.Result]

@@ -4,8 +4,8 @@ import pytest
 
 from infra.settings import Settings, load_settings
 from schemas.catalogue import BILLING_EVENTS, SEND_REQUESTS, TOPICS
-from workers.ops.topic_promises import AWAY_DAYS, BrokenPromise, TopicState, broken_promises
-from workers.ops.topics import wanted_config
+from workers.ops.topics.plan import wanted_config
+from workers.ops.topics.promises import AWAY_DAYS, BrokenPromise, TopicState, broken_promises
 
 THREE = load_settings(topic_partitions=4, topic_replication=3)
 

@@ -28,7 +28,7 @@ from tests.workers.wire import eventually
 from workers.commands.running import Exit
 from workers.local.processes import WORKERS, Workers
 from workers.local.up import prepare, stack_settings
-from workers.ops.publish import parse_line
+from workers.ops.topics.publish import parse_line
 
 Up = Callable[[], subprocess.Popen[str]]
 

@@ -20,7 +20,7 @@ from schemas.envelope import Event, encode
 from schemas.sends import SendRequested
 from workers.jobs.job import Job
 from workers.lane.worker import run_worker
-from workers.ops.topics import apply_topics, plan_topics
+from workers.ops.topics.plan import apply_topics, plan_topics
 
 WAIT_SECONDS = 30
 

@@ -8,9 +8,9 @@ import typer
 from workers.commands.options import INSTANT_FORMATS, Json, aware, write_json
 from workers.commands.running import Exit, ask
 from workers.commands.show_books import show_audit, show_balance, show_statement
-from workers.ops.audit import audit
-from workers.ops.balance import read_balance
-from workers.ops.statement import read_statement, write_csv
+from workers.ops.books.audit import audit
+from workers.ops.books.balance import read_balance
+from workers.ops.books.statement import read_statement, write_csv
 
 __all__ = ["audit_command", "balance", "statement"]
 

@@ -13,11 +13,11 @@ from schemas.results import DeadLetterReason
 from workers.commands.options import INSTANT_FORMATS, Because, By, Json, Yes, aware, confirm, who, write_json
 from workers.commands.running import Exit, ask
 from workers.commands.show_letters import show_counts, show_dead_letter, show_dead_letters, show_plan, show_redriven
-from workers.ops import fates
-from workers.ops.dead_letters import Selection
+from workers.ops.dead_letters import history
+from workers.ops.dead_letters.letters import Selection
+from workers.ops.dead_letters.redrive import Who, redrive
+from workers.ops.dead_letters.redrive_plan import RATES, Options, Plan, plan_redrive
 from workers.ops.operations import Running
-from workers.ops.redrive import Who, redrive
-from workers.ops.redrive_plan import RATES, Options, Plan, plan_redrive
 
 __all__ = ["dead_letters"]
 
@@ -56,7 +56,7 @@ def list_command(  # noqa: PLR0913, PLR0917 - one parameter an option
 ) -> None:
     """List dead letters, newest first, and what became of each."""
     selection = _selection(reason, topic, account, type_, after, before, at)
-    told = ask(lambda settings: fates.tell_dead_letters(settings, selection, last, operation))
+    told = ask(lambda settings: history.tell_dead_letters(settings, selection, last, operation))
     if count:
         rows = [(*key, number) for key, number in sorted(told.counts.items())]
         names = ("topic", "reason", "letters")
@@ -78,7 +78,7 @@ def show_command(
     partition, offset = _place(place, "PARTITION/OFFSET")
     if partition is None or offset is None:
         raise typer.BadParameter("expected PARTITION/OFFSET, like 3/17", param_hint="PARTITION/OFFSET")
-    told = ask(lambda settings: fates.show_dead_letter(settings, partition, offset))
+    told = ask(lambda settings: history.show_dead_letter(settings, partition, offset))
     write_json(told.summary()[0]) if json else show_dead_letter(*told.letters[0])
     _complain(told)
 
@@ -164,6 +164,6 @@ def _place(text: str, hint: str) -> tuple[int, int | None]:
     return int(partition), int(offset) if slash else None
 
 
-def _complain(told: fates.Told) -> None:
+def _complain(told: history.Told) -> None:
     if told.silent is not None:
         error_console().print(f"What became of them is not known, since Postgres cannot be asked: {told.silent}")

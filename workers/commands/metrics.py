@@ -7,7 +7,7 @@ import typer
 from infra.settings import Settings
 from infra.shutdown import stop_requested, stop_with_parent
 from workers.commands.running import ask, work
-from workers.metrics.observer import read_once, run_observer
+from workers.ops.books.metrics_exporter import read_once, run_observer
 
 __all__ = ["metrics"]
 

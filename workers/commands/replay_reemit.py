@@ -13,10 +13,10 @@ from workers.commands.options import INSTANT_FORMATS, Because, By, Json, Yes, aw
 from workers.commands.running import Exit, ask
 from workers.commands.show_replay import show_reemit_plan, show_reemitted
 from workers.ledger.model import Worker
+from workers.ops.dead_letters.redrive import Who
 from workers.ops.operations import Running
-from workers.ops.redrive import Who
-from workers.ops.reemit import reemit
-from workers.ops.reemit_plan import Plan, Selection, plan_reemit
+from workers.ops.replay.reemit import reemit
+from workers.ops.replay.reemit_plan import Plan, Selection, plan_reemit
 
 __all__ = ["reemit_command"]
 

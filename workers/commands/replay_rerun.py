@@ -27,12 +27,12 @@ from workers.commands.options import (
 )
 from workers.commands.running import Exit, ask
 from workers.commands.show_rerun import show_comparison, show_corrections, show_plan, show_rerun
-from workers.ops.compare import Comparison
-from workers.ops.compare_page import page_of
-from workers.ops.corrections import Corrections, corrections_of
+from workers.ops.compare.comparison import Comparison
+from workers.ops.compare.corrections import Corrections, corrections_of
+from workers.ops.compare.html_report import page_of
 from workers.ops.operations import Running
-from workers.ops.rerun import Who, rerun
-from workers.ops.rerun_plan import Asked, Plan, plan_rerun, target_of
+from workers.ops.replay.rebuild import Who, rerun
+from workers.ops.replay.rebuild_plan import Asked, Plan, plan_rerun, target_of
 
 __all__ = ["rebuild_command", "shadow_command"]
 

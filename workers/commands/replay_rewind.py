@@ -24,11 +24,11 @@ from workers.commands.options import (
 from workers.commands.running import Exit, ask, fail
 from workers.commands.show_replay import show_rewind_plan, show_rewound
 from workers.ledger.model import Worker
+from workers.ops.dead_letters.redrive import Who
 from workers.ops.operations import Running
-from workers.ops.redrive import Who
-from workers.ops.rewind import rewind
-from workers.ops.rewind_plan import Options, Plan, plan_rewind
-from workers.ops.rewind_target import Kind, Target
+from workers.ops.replay.rewind import rewind
+from workers.ops.replay.rewind_plan import Options, Plan, plan_rewind
+from workers.ops.replay.rewind_target import Kind, Target
 
 __all__ = ["rewind_command"]
 

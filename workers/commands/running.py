@@ -27,12 +27,12 @@ from workers.lane.lane import LaneError
 from workers.lane.worker import WorkerError
 from workers.ledger.plans import CatalogueError
 from workers.local.processes import ChildError
-from workers.ops.books import is_unmigrated
-from workers.ops.dead_letters import NoSuchDeadLetterError
+from workers.ops.books.snapshot import is_unmigrated
+from workers.ops.books.statement import UnknownAccountError
+from workers.ops.dead_letters.letters import NoSuchDeadLetterError
 from workers.ops.operations import NoSuchOperationError, RefusedError
-from workers.ops.statement import UnknownAccountError
-from workers.ops.topics import TopicsError
-from workers.ops.trace import UnknownRequestError
+from workers.ops.topics.plan import TopicsError
+from workers.ops.trace.trace import UnknownRequestError
 
 __all__ = ["Exit", "ask", "fail", "work"]
 

@@ -10,9 +10,9 @@ from workers.commands.show_books import show_audit, show_balance, show_statement
 from workers.commands.show_lag import show_lag
 from workers.commands.show_results import show_result
 from workers.commands.styles import BAD, GOOD, WARN
-from workers.ops.publish import Published
-from workers.ops.topic_promises import BrokenPromise
-from workers.ops.topics import Change
+from workers.ops.topics.plan import Change
+from workers.ops.topics.promises import BrokenPromise
+from workers.ops.topics.publish import Published
 
 __all__ = [
     "show_audit",

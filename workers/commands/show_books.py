@@ -5,9 +5,9 @@ from rich.text import Text
 
 from infra.terminal import console, instant, table
 from workers.commands.styles import BAD, DIM, GOOD, NEWS, WARN, count_of
-from workers.ops.audit import Audit, Totals
-from workers.ops.balance import Balance
-from workers.ops.statement import Line, Statement
+from workers.ops.books.audit import Audit, Totals
+from workers.ops.books.balance import Balance
+from workers.ops.books.statement import Line, Statement
 
 __all__ = ["show_audit", "show_balance", "show_statement"]
 

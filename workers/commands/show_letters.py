@@ -9,10 +9,10 @@ from rich.text import Text
 
 from infra.terminal import console, instant, table
 from workers.commands.styles import BAD, DIM, GOOD, WARN, count_of
-from workers.ops.dead_letters import DeadLetter, printable, readable
-from workers.ops.fates import Fate, Told
+from workers.ops.dead_letters.history import Fate, Told
+from workers.ops.dead_letters.letters import DeadLetter, printable, readable
+from workers.ops.dead_letters.redrive_plan import REFUSALS, Plan
 from workers.ops.operations import Operation, Running, Status
-from workers.ops.redrive_plan import REFUSALS, Plan
 
 __all__ = [
     "origin",

@@ -7,9 +7,9 @@ from rich.text import Text
 from infra.terminal import console, table
 from workers.commands.styles import BAD, GOOD, WARN, count_of
 from workers.ledger.model import Worker
-from workers.ops import reemit_plan
 from workers.ops.operations import Running
-from workers.ops.rewind_plan import Plan
+from workers.ops.replay import reemit_plan
+from workers.ops.replay.rewind_plan import Plan
 
 __all__ = ["show_reemit_plan", "show_reemitted", "show_rewind_plan", "show_rewound"]
 

@@ -8,12 +8,12 @@ from rich.text import Text
 
 from infra.terminal import console, table
 from workers.commands.styles import BAD, DIM, GOOD, WARN, count_of
-from workers.ops.ahead import DecidedAhead
-from workers.ops.compare import Comparison, Example
-from workers.ops.compare_page import text_of
-from workers.ops.corrections import Corrections
+from workers.ops.compare.comparison import Comparison, Example
+from workers.ops.compare.corrections import Corrections
+from workers.ops.compare.html_report import text_of
+from workers.ops.compare.out_of_order import DecidedAhead
 from workers.ops.operations import Running
-from workers.ops.rerun_plan import Plan
+from workers.ops.replay.rebuild_plan import Plan
 
 __all__ = ["show_comparison", "show_corrections", "show_plan", "show_rerun"]
 

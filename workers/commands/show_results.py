@@ -8,8 +8,8 @@ from rich.text import Text
 
 from infra.terminal import instant
 from workers.commands.styles import BAD, DIM, GOOD, NEWS, WARN, count_of
-from workers.ops.dead_letters import printable
-from workers.ops.results import Result
+from workers.ops.dead_letters.letters import printable
+from workers.ops.topics.results import Result
 
 __all__ = ["show_result"]
 

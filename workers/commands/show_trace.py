@@ -8,11 +8,11 @@ from rich.text import Text
 from infra.terminal import console, instant
 from workers.commands.show_letters import origin, story
 from workers.commands.styles import BAD, DIM, GOOD, NEWS, WARN, count_of
-from workers.ops.dead_letters import DeadLetter, printable
-from workers.ops.fates import Fate
-from workers.ops.reasons import reason_of
-from workers.ops.trace import Traced
-from workers.ops.trace_topics import Published, Seen, Trace
+from workers.ops.books.reasons import reason_of
+from workers.ops.dead_letters.history import Fate
+from workers.ops.dead_letters.letters import DeadLetter, printable
+from workers.ops.trace.in_topics import Published, Seen, Trace
+from workers.ops.trace.trace import Traced
 
 __all__ = ["show_traced"]
 

@@ -15,7 +15,7 @@ from infra.settings import Settings
 from infra.terminal import error_console
 from workers.commands import show
 from workers.commands.running import Exit, ask
-from workers.ops.publish import RecordTime, publish
+from workers.ops.topics.publish import RecordTime, publish
 from workers.simulate.file import HistoryFile
 from workers.simulate.history import bounds, simulate_records
 from workers.simulate.population import Population, PopulationError

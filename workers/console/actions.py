@@ -15,8 +15,8 @@ from workers.console.guard import SESSION, cookie_name, is_secure
 from workers.console.jobs import Jobs
 from workers.console.problems import BadRequestError
 from workers.console.reading import Reading
+from workers.ops.dead_letters.redrive import Who
 from workers.ops.operations import Operation, show_operation
-from workers.ops.redrive import Who
 
 __all__ = ["Actions"]
 

@@ -16,12 +16,12 @@ from workers.console.problems import BadRequestError
 from workers.console.reading import Reading
 from workers.console.resuming import command_of
 from workers.console.watch import Watch
-from workers.ops.fates import show_dead_letter, tell_dead_letters
+from workers.ops.books.statement import read_statement
+from workers.ops.dead_letters.history import show_dead_letter, tell_dead_letters
 from workers.ops.operations import Operation, list_operations, show_operation
-from workers.ops.statement import read_statement
-from workers.ops.topic_promises import check_topics
-from workers.ops.topics import TopicsError, plan_topics
-from workers.ops.trace import Question, trace
+from workers.ops.topics.plan import TopicsError, plan_topics
+from workers.ops.topics.promises import check_topics
+from workers.ops.trace.trace import Question, trace
 
 __all__ = ["Api", "answer"]
 

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
+from workers.ops.books.recent_outcomes import LaneRow
 from workers.ops.lag import GroupLag
-from workers.ops.outcomes import LaneRow
 
 __all__ = ["Flow", "Rates"]
 

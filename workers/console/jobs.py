@@ -15,17 +15,18 @@ import structlog
 from infra.settings import Settings
 from workers.console.problems import KNOWN
 from workers.console.resuming import RERUNS, redrive_of, reemission_of, rerun_of, rewind_of
-from workers.ops import redrive, reemit, reemit_plan, rewind_target
-from workers.ops.dead_letters import Selection
+from workers.ops.dead_letters import redrive
+from workers.ops.dead_letters.letters import Selection
+from workers.ops.dead_letters.redrive import Who
+from workers.ops.dead_letters.redrive_plan import Options, Plan, plan_redrive
 from workers.ops.operations import Operation, RefusedError, Running, Status
-from workers.ops.redrive import Who
-from workers.ops.redrive_plan import Options, Plan, plan_redrive
-from workers.ops.rerun import Who as RerunWho
-from workers.ops.rerun import rerun
-from workers.ops.rerun_plan import Asked, plan_rerun
-from workers.ops.rerun_plan import Plan as RerunPlan
-from workers.ops.rewind import rewind
-from workers.ops.rewind_plan import plan_rewind
+from workers.ops.replay import reemit, reemit_plan, rewind_target
+from workers.ops.replay.rebuild import Who as RerunWho
+from workers.ops.replay.rebuild import rerun
+from workers.ops.replay.rebuild_plan import Asked, plan_rerun
+from workers.ops.replay.rebuild_plan import Plan as RerunPlan
+from workers.ops.replay.rewind import rewind
+from workers.ops.replay.rewind_plan import plan_rewind
 
 __all__ = ["Jobs"]
 

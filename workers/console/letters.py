@@ -3,8 +3,8 @@
 from dataclasses import fields
 from typing import Any, Final
 
-from workers.ops.dead_letters import DeadLetter, readable
-from workers.ops.fates import Fate
+from workers.ops.dead_letters.history import Fate
+from workers.ops.dead_letters.letters import DeadLetter, readable
 
 __all__ = ["letter_json", "row_json"]
 

@@ -8,8 +8,8 @@ from uuid import UUID
 from schemas.catalogue import INPUT_TOPICS
 from schemas.results import DeadLetterReason
 from workers.console.problems import BadRequestError
-from workers.ops.dead_letters import Selection
-from workers.ops.redrive_plan import RATES, Options
+from workers.ops.dead_letters.letters import Selection
+from workers.ops.dead_letters.redrive_plan import RATES, Options
 
 __all__ = ["instant", "number", "options", "selection", "text", "uuid"]
 

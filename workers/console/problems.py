@@ -11,12 +11,12 @@ from infra.kafka.clients import NotSetUpError, remedy
 from infra.postgres import is_transient
 from workers.console.access import TooManyAttemptsError, WrongTokenError
 from workers.ledger.plans import CatalogueError
-from workers.ops.balance import UnknownAccountError
-from workers.ops.books import is_unmigrated
-from workers.ops.dead_letters import NoSuchDeadLetterError
+from workers.ops.books.balance import UnknownAccountError
+from workers.ops.books.snapshot import is_unmigrated
+from workers.ops.dead_letters.letters import NoSuchDeadLetterError
 from workers.ops.operations import NoSuchOperationError, RefusedError
-from workers.ops.topics import TopicsError
-from workers.ops.trace import UnknownRequestError
+from workers.ops.topics.plan import TopicsError
+from workers.ops.trace.trace import UnknownRequestError
 
 __all__ = ["KNOWN", "BadRequestError", "explain", "tell_problems"]
 

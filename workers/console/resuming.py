@@ -10,14 +10,14 @@ from uuid import UUID
 from infra.settings import Settings
 from schemas.results import DeadLetterReason
 from workers.ledger.model import Worker
-from workers.ops import reemit_plan
-from workers.ops.dead_letters import Selection
+from workers.ops.dead_letters.letters import Selection
+from workers.ops.dead_letters.redrive_plan import Options
 from workers.ops.operations import Operation, RefusedError
-from workers.ops.redrive_plan import Options
-from workers.ops.rerun_plan import Asked, database_of
-from workers.ops.rewind_plan import Options as RewindOptions
-from workers.ops.rewind_target import VERB as REWIND
-from workers.ops.rewind_target import Kind, Target
+from workers.ops.replay import reemit_plan
+from workers.ops.replay.rebuild_plan import Asked, database_of
+from workers.ops.replay.rewind_plan import Options as RewindOptions
+from workers.ops.replay.rewind_target import VERB as REWIND
+from workers.ops.replay.rewind_target import Kind, Target
 
 __all__ = ["RERUNS", "command_of", "redrive_of", "reemission_of", "rerun_of", "rewind_of"]
 

@@ -15,9 +15,9 @@ from workers.console.lag_page import group_line, lag_lines, partitions_of_groups
 from workers.console.lag_source import OURS, LagSource
 from workers.console.problems import KNOWN, explain
 from workers.console.reading import Reading
-from workers.ops.books import open_books
+from workers.ops.books.recent_outcomes import LaneRow, Outcome, read_lanes, recent_outcomes
+from workers.ops.books.snapshot import open_books
 from workers.ops.operations import read_operations
-from workers.ops.outcomes import LaneRow, Outcome, read_lanes, recent_outcomes
 
 __all__ = ["Watch"]
 

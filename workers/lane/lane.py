@@ -10,7 +10,7 @@ while the one before it is published, but transactions follow one another: two a
 as the last one written. After any doubtful error the lane begins again; deciding twice finds the first answers.
 
 What fails is told apart (`failures.py`): what may pass is tried again with the batch held; a request that the database
-cannot take becomes a dead letter (`bisection.py`); where too much of everything would, the breaker ends the worker first.
+cannot take becomes a dead letter (`bisection.py`); where too much of everything would, the breaker ends the worker.
 """
 
 import asyncio

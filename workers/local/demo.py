@@ -26,11 +26,11 @@ from workers.local.page import Page, console_beside
 from workers.local.processes import Workers
 from workers.local.story import Chapter, Line, load_story
 from workers.local.up import prepare, stack_settings
-from workers.ops.audit import audit
+from workers.ops.books.audit import audit
+from workers.ops.books.statement import read_statement
 from workers.ops.lag import read_lag
-from workers.ops.publish import RecordTime, publish
-from workers.ops.results import Result, read_results
-from workers.ops.statement import read_statement
+from workers.ops.topics.publish import RecordTime, publish
+from workers.ops.topics.results import Result, read_results
 
 __all__ = ["DemoError", "run_demo"]
 

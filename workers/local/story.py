@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 
 from infra.kafka.sender import Outgoing
-from workers.ops.publish import RecordTime, parse_line
+from workers.ops.topics.publish import RecordTime, parse_line
 
 __all__ = ["Chapter", "Line", "load_story"]
 

@@ -28,7 +28,7 @@ from schemas.sends import SendRequested, SendRequestedData
 from workers.ledger.store import FUNCTIONS
 from workers.local.page import Page, console_beside
 from workers.local.processes import ChildError, Workers
-from workers.ops.topics import apply_topics, plan_topics
+from workers.ops.topics.plan import apply_topics, plan_topics
 
 __all__ = ["prepare", "run_up", "stack_settings"]
 

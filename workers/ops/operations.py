@@ -18,7 +18,7 @@ import asyncpg
 from infra.clock import utc_now
 from infra.postgres import Connection, connect_database
 from infra.settings import Settings
-from workers.ops.books import open_books
+from workers.ops.books.snapshot import open_books
 
 __all__ = [
     "Intent",

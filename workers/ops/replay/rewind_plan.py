@@ -15,10 +15,10 @@ from infra.kafka.clients import admin_client
 from infra.postgres import Connection
 from infra.settings import Settings
 from workers.ledger.model import Worker
-from workers.ops.books import open_books
-from workers.ops.groups import describe_group
+from workers.ops.books.snapshot import open_books
+from workers.ops.group_offsets import describe_group
 from workers.ops.operations import RefusedError
-from workers.ops.rewind_target import Kind, Place, Target, find_targets, group_of, problem_of, read_places
+from workers.ops.replay.rewind_target import Kind, Place, Target, find_targets, group_of, problem_of, read_places
 
 __all__ = ["Move", "Options", "Plan", "plan_rewind"]
 

@@ -12,7 +12,7 @@ from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS
 from workers.jobs.job import Message
 from workers.jobs.result_events import event_of, tick_messages
 from workers.ledger.model import Entry, Tick, Worker
-from workers.ops.balance import account_of
+from workers.ops.books.balance import account_of
 
 __all__ = [
     "Case",

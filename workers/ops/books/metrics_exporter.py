@@ -23,9 +23,9 @@ from infra.kafka.clients import admin_client
 from infra.probes import probes
 from infra.settings import Settings
 from workers.failures import may_pass
-from workers.metrics.books import Books, Credits
-from workers.metrics.lanes import Lanes, LaneState
-from workers.ops.books import open_books
+from workers.ops.books.credit_metrics import Books, Credits
+from workers.ops.books.lane_metrics import Lanes, LaneState
+from workers.ops.books.snapshot import open_books
 from workers.telemetry import metric_table
 from workers.telemetry.collectors import gauge
 from workers.telemetry.worker_metrics import page_of

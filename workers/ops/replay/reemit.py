@@ -12,9 +12,9 @@ from infra.kafka.sender import Outgoing, Sender
 from infra.rate_limit import Pace
 from infra.settings import Settings
 from workers.jobs.job import Message
+from workers.ops.dead_letters.redrive import Who
 from workers.ops.operations import Intent, Running, recorded
-from workers.ops.redrive import Who
-from workers.ops.reemit_plan import VERB, Plan, Position, Selection, arguments_of, pages
+from workers.ops.replay.reemit_plan import VERB, Plan, Position, Selection, arguments_of, pages
 
 __all__ = ["reemit"]
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 import asyncpg
 
 from workers.ledger.model import Worker
-from workers.ops.ahead import Source
+from workers.ops.compare.out_of_order import Source
 
 __all__ = ["ENTRIES_READ", "SECTIONS", "Section"]
 

@@ -10,10 +10,10 @@ from infra.postgres import Connection, is_refusal
 from workers.jobs.bisection import decide_apart
 from workers.jobs.decoding import sort_records
 from workers.jobs.job import Batch, Decision, Job
-from workers.ops.merged import Source
 from workers.ops.operations import RefusedError
-from workers.ops.rerun_plan import GROUPS
-from workers.ops.runs import Run
+from workers.ops.replay.merge_topics import Source
+from workers.ops.replay.parallel_batches import Run
+from workers.ops.replay.rebuild_plan import GROUPS
 
 __all__ = ["Ends", "OtherLanes"]
 

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from infra.postgres import Connection
 from infra.settings import Settings
-from workers.ops.books import open_books
+from workers.ops.books.snapshot import open_books
 
 __all__ = ["Audit", "Example", "Finding", "Totals", "audit", "audit_books"]
 

@@ -19,8 +19,8 @@ from schemas.catalogue import INPUT_TOPICS, Undecodable
 from schemas.envelope import Event
 from workers.jobs.billing import unknown_plan
 from workers.ledger.plans import Catalogue, load_catalogue
-from workers.ops.dead_letters import UNREADABLE, DeadLetter, Selection, find_dead_letters
-from workers.ops.fates import Place, Sending, event_of, place_of, read_answers, read_sendings
+from workers.ops.dead_letters.history import Place, Sending, event_of, place_of, read_answers, read_sendings
+from workers.ops.dead_letters.letters import UNREADABLE, DeadLetter, Selection, find_dead_letters
 
 __all__ = ["RATES", "REFUSALS", "Judge", "Options", "Plan", "Verdict", "plan_redrive"]
 

@@ -17,9 +17,9 @@ import asyncpg
 
 from infra.postgres import Connection
 from infra.settings import Settings
-from workers.ops.ahead import DecidedAhead, Marks, Origin, Outcome, read_marks
-from workers.ops.both import Limits, limits_of, merged, open_both
-from workers.ops.compare_sql import SECTIONS, Section
+from workers.ops.compare.merge_join import Limits, limits_of, merged, open_both
+from workers.ops.compare.out_of_order import DecidedAhead, Marks, Origin, Outcome, read_marks
+from workers.ops.compare.queries import SECTIONS, Section
 
 __all__ = ["Comparison", "Example", "Group", "compare"]
 

@@ -8,8 +8,8 @@ from uuid import UUID
 
 from pydantic_core import to_json
 
-from workers.ops.ahead import DecidedAhead, Outcome
-from workers.ops.compare import Comparison, Example, Group
+from workers.ops.compare.comparison import Comparison, Example, Group
+from workers.ops.compare.out_of_order import DecidedAhead, Outcome
 
 __all__ = ["page_of", "text_of"]
 

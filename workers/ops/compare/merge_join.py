@@ -9,9 +9,9 @@ import asyncpg
 
 from infra.postgres import Connection
 from infra.settings import Settings
-from workers.ops.ahead import WORKERS
-from workers.ops.books import open_books
-from workers.ops.compare_sql import Section
+from workers.ops.books.snapshot import open_books
+from workers.ops.compare.out_of_order import WORKERS
+from workers.ops.compare.queries import Section
 
 __all__ = ["Limits", "limits_of", "merged", "open_both"]
 

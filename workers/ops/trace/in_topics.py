@@ -24,9 +24,9 @@ from schemas.catalogue import (
     decode,
     fingerprint,
 )
-from workers.ops.dead_letters import DeadLetter, Found, Origin, letter_of
-from workers.ops.topic_search import Search, Window
-from workers.ops.trace_books import Case, Event
+from workers.ops.dead_letters.letters import DeadLetter, Found, Origin, letter_of
+from workers.ops.trace.in_books import Case, Event
+from workers.ops.trace.topic_search import Search, Window
 
 __all__ = ["Published", "Seen", "Trace", "Wanted", "find_event", "find_waiting", "follow", "untold"]
 

@@ -10,9 +10,9 @@ from uuid import UUID
 
 from infra.postgres import Connection
 from infra.settings import Settings
-from workers.ops.balance import Balance, Lot, UnknownAccountError, balance_of
-from workers.ops.books import open_books
-from workers.ops.reasons import reason_of
+from workers.ops.books.balance import Balance, Lot, UnknownAccountError, balance_of
+from workers.ops.books.reasons import reason_of
+from workers.ops.books.snapshot import open_books
 
 __all__ = ["Line", "Lot", "Statement", "UnknownAccountError", "read_statement", "statement_of", "write_csv"]
 

@@ -20,7 +20,7 @@ from infra.kafka.clients import MAX_RECORD_BYTES, admin_client, committed_offset
 from infra.postgres import connect_database
 from infra.settings import RecordTime, Settings
 from schemas.catalogue import CATALOGUE, DEAD_LETTERS, INPUT_TOPICS, TOPICS
-from workers.ops.groups import describe_group
+from workers.ops.group_offsets import describe_group
 
 __all__ = [
     "DAY_MS",

@@ -12,11 +12,11 @@ from aiokafka import TopicPartition
 from infra.kafka.clients import admin_client, committed_offsets
 from infra.postgres import connect_database
 from infra.settings import Settings
-from workers.ops.groups import set_offsets, wait_until_empty
+from workers.ops.dead_letters.redrive import Who
+from workers.ops.group_offsets import set_offsets, wait_until_empty
 from workers.ops.operations import Intent, RefusedError, Running, recorded
-from workers.ops.redrive import Who
-from workers.ops.rewind_plan import Options, Plan, plan_rewind
-from workers.ops.rewind_target import VERB, Target, group_of, topic_of
+from workers.ops.replay.rewind_plan import Options, Plan, plan_rewind
+from workers.ops.replay.rewind_target import VERB, Target, group_of, topic_of
 
 __all__ = ["rewind"]
 

@@ -19,8 +19,8 @@ from schemas.catalogue import CREDIT_EVENTS, SEND_RESULTS, TOPICS
 from workers.jobs.job import Message
 from workers.jobs.result_events import event_of, tick_messages
 from workers.ledger.model import Entry, Tick, Worker
-from workers.ops.balance import UnknownAccountError
-from workers.ops.books import open_books
+from workers.ops.books.balance import UnknownAccountError
+from workers.ops.books.snapshot import open_books
 from workers.ops.operations import RefusedError
 
 __all__ = ["VERB", "Plan", "Position", "Selection", "arguments_of", "pages", "plan_reemit"]

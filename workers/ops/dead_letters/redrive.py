@@ -22,9 +22,9 @@ from infra.kafka.clients import create_producer
 from infra.rate_limit import Pace
 from infra.settings import Settings
 from workers.jobs.dead_letters import LETTER_HEADER
-from workers.ops.dead_letters import Selection
+from workers.ops.dead_letters.letters import Selection
+from workers.ops.dead_letters.redrive_plan import Options, Plan, Verdict, verdicts
 from workers.ops.operations import Intent, Running, recorded
-from workers.ops.redrive_plan import Options, Plan, Verdict, verdicts
 
 __all__ = ["LETTER_HEADER", "OPERATION_HEADER", "VERB", "Who", "redrive"]
 

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from infra.kafka.clients import admin_client
 from infra.settings import Settings
 from schemas.catalogue import INPUT_TOPICS, TOPICS
-from workers.ops.topics import DAY_MS, describe_topic, wanted_config
+from workers.ops.topics.plan import DAY_MS, describe_topic, wanted_config
 
 __all__ = ["AWAY_DAYS", "BrokenPromise", "TopicState", "broken_promises", "check_topics"]
 

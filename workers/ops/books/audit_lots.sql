@@ -1,5 +1,5 @@
 -- What must hold of accounts, subscriptions and lots: one query each, which returns where it does not. The line above a
--- query gives its name and what it promises; `workers/ops/audit.py` takes the file apart by it. `audit_rows.sql` goes
+-- query gives its name and what it promises; `workers/ops/books/audit.py` takes the file apart by it. `audit_rows.sql` goes
 -- on with the journal.
 --
 -- A query returns an account's number or null, the place, and what was found there. None of them trusts a CHECK or a

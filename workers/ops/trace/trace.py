@@ -14,15 +14,15 @@ from aiokafka.errors import KafkaError
 from infra.kafka.records import NotSetUpError
 from infra.postgres import Connection
 from infra.settings import Settings
-from workers.ops import trace_books as books
-from workers.ops.balance import UnknownAccountError
-from workers.ops.books import open_books
-from workers.ops.dead_letters import DeadLetter
-from workers.ops.fates import Fate, Told, fates_of, read_sendings
-from workers.ops.reasons import reason_of
-from workers.ops.topic_search import Search, Watch, open_search, unwatched
-from workers.ops.trace_books import Case
-from workers.ops.trace_topics import Published, Seen, Trace, Wanted, find_event, find_waiting, follow, untold
+from workers.ops.books.balance import UnknownAccountError
+from workers.ops.books.reasons import reason_of
+from workers.ops.books.snapshot import open_books
+from workers.ops.dead_letters.history import Fate, Told, fates_of, read_sendings
+from workers.ops.dead_letters.letters import DeadLetter
+from workers.ops.trace import in_books as books
+from workers.ops.trace.in_books import Case
+from workers.ops.trace.in_topics import Published, Seen, Trace, Wanted, find_event, find_waiting, follow, untold
+from workers.ops.trace.topic_search import Search, Watch, open_search, unwatched
 
 __all__ = ["LIMIT", "Question", "Traced", "UnknownRequestError", "trace"]
 

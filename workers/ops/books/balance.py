@@ -12,7 +12,7 @@ from typing import Any
 from infra.clock import utc_now
 from infra.postgres import Connection
 from infra.settings import Settings
-from workers.ops.books import open_books
+from workers.ops.books.snapshot import open_books
 
 __all__ = ["Balance", "Lot", "UnknownAccountError", "account_of", "balance_of", "read_balance"]
 

@@ -19,8 +19,8 @@ from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.billing import CreditsAdjusted
 from schemas.ids import NAMESPACE
-from workers.ops.both import Limits, limits_of, merged, open_both
-from workers.ops.compare_sql import ENTRIES_READ, Section
+from workers.ops.compare.merge_join import Limits, limits_of, merged, open_both
+from workers.ops.compare.queries import ENTRIES_READ, Section
 
 __all__ = ["Corrections", "LotState", "corrections_of", "owed_for"]
 

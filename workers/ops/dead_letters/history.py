@@ -17,7 +17,7 @@ from infra.postgres import Connection, connect_database
 from infra.settings import Settings
 from schemas.catalogue import EXPIRY_TICKS, INPUT_TOPICS, Undecodable, decode, fingerprint
 from schemas.envelope import Event
-from workers.ops.dead_letters import ALL, DeadLetter, Found, NoSuchDeadLetterError, Selection, list_dead_letters
+from workers.ops.dead_letters.letters import ALL, DeadLetter, Found, NoSuchDeadLetterError, Selection, list_dead_letters
 
 __all__ = [
     "Answer",

@@ -26,12 +26,12 @@ from workers.jobs.job import Job
 from workers.jobs.send import SendJob
 from workers.ledger.plans import Catalogue
 from workers.ledger.store import FUNCTIONS
-from workers.ops.compare import Comparison, compare
-from workers.ops.merged import Source, read_merged
+from workers.ops.compare.comparison import Comparison, compare
 from workers.ops.operations import Intent, Running, recorded
-from workers.ops.rerun_lanes import OtherLanes
-from workers.ops.rerun_plan import Asked, Plan, target_of
-from workers.ops.runs import Runs
+from workers.ops.replay.merge_topics import Source, read_merged
+from workers.ops.replay.parallel_batches import Runs
+from workers.ops.replay.rebuild_lanes import OtherLanes
+from workers.ops.replay.rebuild_plan import Asked, Plan, target_of
 
 __all__ = ["Who", "rerun"]
 

@@ -26,9 +26,9 @@ from infra.postgres import Connection, connect_database
 from infra.settings import Settings
 from schemas.catalogue import CATALOGUE
 from workers.ledger.plans import SHIPPED, Catalogue, load_catalogue
-from workers.ops.books import open_books
-from workers.ops.merged import Source
+from workers.ops.books.snapshot import open_books
 from workers.ops.operations import RefusedError
+from workers.ops.replay.merge_topics import Source
 from workers.topology import DECIDED
 
 __all__ = ["GROUPS", "Asked", "Plan", "database_of", "plan_rerun", "target_of"]

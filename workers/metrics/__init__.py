@@ -1,1 +1,0 @@
-"""Metrics: their table, and how a worker keeps them."""

@@ -1,0 +1,1 @@
+"""The ledger's database as operators read it: snapshot, balance, statement, audit, metrics."""

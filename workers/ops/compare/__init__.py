@@ -1,0 +1,1 @@
+"""Two ledger databases compared line by line."""

@@ -1,0 +1,1 @@
+"""Dead letters: list them, follow their history, send them back."""

@@ -1,0 +1,1 @@
+"""Replay past decisions without moving credits again: rewind, reemit, rebuild."""

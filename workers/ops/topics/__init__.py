@@ -1,0 +1,1 @@
+"""Topics as operators see them: settings, what they promise, publishing, results."""

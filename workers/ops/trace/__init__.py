@@ -1,0 +1,1 @@
+"""One request followed from its record to its published answer."""
