@@ -14,12 +14,10 @@ from infra.postgres import connect_database
 from infra.settings import Settings
 from infra.shutdown import stop_requested, stop_with_parent
 from infra.terminal import console, error_console
-from workers.commands import show
 from workers.commands.books import audit_command, balance, statement
 from workers.commands.console import console as console_command
 from workers.commands.dead_letters import dead_letters
 from workers.commands.lag import lag
-from workers.commands.local import demo, up
 from workers.commands.metrics import metrics
 from workers.commands.operations import operations
 from workers.commands.options import Json, Yes, confirm, write_json
@@ -27,6 +25,8 @@ from workers.commands.replay import replay
 from workers.commands.running import Exit, ask, work
 from workers.commands.simulate import simulate
 from workers.commands.trace import trace
+from workers.commands.views.results import show_result
+from workers.commands.views.topics import show_broken_promises, show_changes, show_published
 from workers.jobs.billing import BillingJob
 from workers.jobs.expiry import ExpiryJob
 from workers.jobs.send import SendJob
@@ -34,6 +34,7 @@ from workers.jobs.ticker import run_ticker
 from workers.lane.time_order import Ends
 from workers.lane.worker import run_worker
 from workers.ledger.plans import load_catalogue
+from workers.local.command import demo, up
 from workers.ops.topics.plan import apply_topics, plan_topics
 from workers.ops.topics.promises import check_topics
 from workers.ops.topics.publish import Published, RecordTime, publish
@@ -117,12 +118,12 @@ def topics_plan(*, json: Json = False) -> None:
     """Say what `apply` would do, and which settings break a promise."""
     broken = ask(check_topics)
     if not json:
-        show.show_broken_promises(broken)
+        show_broken_promises(broken)
     changes = ask(plan_topics)
     if json:
         write_json({"changes": changes, "broken_promises": [each._asdict() for each in broken]})
     else:
-        show.show_changes(changes)
+        show_changes(changes)
 
 
 @topics.command("apply")
@@ -134,7 +135,7 @@ def topics_apply(
     """Create and set what differs, and start groups that have no offset at the oldest record."""
     changes = ask(plan_topics)
     if not json:
-        show.show_changes(changes)
+        show_changes(changes)
     if changes:
         confirm(f"Carry out these {len(changes)} steps?", yes=yes)
         ask(lambda settings: apply_topics(settings, changes))
@@ -187,7 +188,7 @@ def publish_command(
         published = _publish_with_progress(file, topic, record_time)
         if len(files) > 1:
             console().print(f"{file.name}:")
-        show.show_published(published, error_console())
+        show_published(published, error_console())
         failed = failed or bool(published.failures)
     if failed:
         raise typer.Exit(Exit.NO)
@@ -226,7 +227,7 @@ def results_command(  # noqa: PLR0913 - one parameter an option
         results = read_results(settings, **selection, follow=following, from_end=from_end)
         async with aclosing(results if following or json else in_order(results)) as ordered:
             async for result in ordered:
-                typer.echo(result.value) if json else show.show_result(result, out)
+                typer.echo(result.value) if json else show_result(result, out)
 
     ask(run, following=following)
 

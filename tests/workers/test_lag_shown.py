@@ -17,7 +17,7 @@ from rich.console import Console
 
 from infra.settings import Settings, SettingsError
 from tests.workers.lagging import Reading, make_reading
-from workers.commands.show_lag import lag_page, show_lag, sparkline
+from workers.commands.views.lag import lag_page, show_lag, sparkline
 from workers.local.processes import environment
 from workers.ops.lag import GroupLag, Limits, Sample, Status
 from workers.ops.lag.server import serve_lag, split_address

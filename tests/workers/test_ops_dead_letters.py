@@ -11,8 +11,8 @@ from rich.text import Text
 
 from schemas.catalogue import DEAD_LETTERS
 from tests.ledger.book import NEW_YEAR
-from workers.commands.show_letters import show_counts, show_dead_letter, show_dead_letters
-from workers.commands.show_trace import _letter
+from workers.commands.views.dead_letters import show_counts, show_dead_letter, show_dead_letters
+from workers.commands.views.trace import _letter
 from workers.ops.dead_letters.history import Fate, Told
 from workers.ops.dead_letters.letters import DeadLetter, letter_of, readable
 

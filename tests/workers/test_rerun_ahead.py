@@ -14,7 +14,7 @@ from tests.workers.history_books import new_database
 from tests.workers.life import in_partition
 from tests.workers.replaying import published
 from tests.workers.wire import promotion, publish, send, working
-from workers.commands.show_rerun import show_comparison
+from workers.commands.views.rebuild import show_comparison
 from workers.jobs.billing import BillingJob
 from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue

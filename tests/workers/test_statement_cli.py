@@ -18,7 +18,7 @@ from schemas.catalogue import CATALOGUE
 from tests.workers.books_sound import write_story
 from workers.cli import app
 from workers.commands.running import Exit
-from workers.commands.show_results import show_result
+from workers.commands.views.results import show_result
 from workers.ops.topics.results import Result
 
 EXAMPLES = Path(__file__).parents[2] / "schemas" / "examples"

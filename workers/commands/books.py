@@ -7,7 +7,7 @@ import typer
 
 from workers.commands.options import INSTANT_FORMATS, Json, aware, write_json
 from workers.commands.running import Exit, ask
-from workers.commands.show_books import show_audit, show_balance, show_statement
+from workers.commands.views.books import show_audit, show_balance, show_statement
 from workers.ops.books.audit import audit
 from workers.ops.books.balance import read_balance
 from workers.ops.books.statement import read_statement, write_csv

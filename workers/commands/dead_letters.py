@@ -12,7 +12,13 @@ from schemas.catalogue import INPUT_TOPICS
 from schemas.results import DeadLetterReason
 from workers.commands.options import INSTANT_FORMATS, Because, By, Json, Yes, aware, confirm, who, write_json
 from workers.commands.running import Exit, ask
-from workers.commands.show_letters import show_counts, show_dead_letter, show_dead_letters, show_plan, show_redriven
+from workers.commands.views.dead_letters import (
+    show_counts,
+    show_dead_letter,
+    show_dead_letters,
+    show_plan,
+    show_redriven,
+)
 from workers.ops.dead_letters import history
 from workers.ops.dead_letters.letters import Selection
 from workers.ops.dead_letters.redrive import Who, redrive

@@ -12,7 +12,7 @@ from rich.live import Live
 from infra.terminal import console, error_console
 from workers.commands.options import Json, write_json
 from workers.commands.running import ask
-from workers.commands.show_lag import lag_page, show_lag
+from workers.commands.views.lag import lag_page, show_lag
 from workers.ops.lag import GroupLag, Limits, Observer, observer
 
 __all__ = ["lag"]

@@ -6,7 +6,7 @@ import typer
 
 from workers.commands.options import Json, write_json
 from workers.commands.running import ask
-from workers.commands.show_letters import show_operation, show_operations
+from workers.commands.views.dead_letters import show_operation, show_operations
 from workers.ops import operations as kept
 
 __all__ = ["operations"]

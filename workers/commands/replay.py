@@ -2,8 +2,8 @@
 
 import typer
 
+from workers.commands.replay_rebuild import rebuild_command, shadow_command
 from workers.commands.replay_reemit import reemit_command
-from workers.commands.replay_rerun import rebuild_command, shadow_command
 from workers.commands.replay_rewind import rewind_command
 
 __all__ = ["replay"]

@@ -11,7 +11,7 @@ from infra.shutdown import stop_requested
 from infra.terminal import error_console, progress_of
 from workers.commands.options import INSTANT_FORMATS, Because, By, Json, Yes, aware, confirm, who, write_json
 from workers.commands.running import Exit, ask
-from workers.commands.show_replay import show_reemit_plan, show_reemitted
+from workers.commands.views.replay import show_reemit_plan, show_reemitted
 from workers.ledger.model import Worker
 from workers.ops.dead_letters.redrive import Who
 from workers.ops.operations import Running

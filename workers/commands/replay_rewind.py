@@ -22,7 +22,7 @@ from workers.commands.options import (
     write_json,
 )
 from workers.commands.running import Exit, ask, fail
-from workers.commands.show_replay import show_rewind_plan, show_rewound
+from workers.commands.views.replay import show_rewind_plan, show_rewound
 from workers.ledger.model import Worker
 from workers.ops.dead_letters.redrive import Who
 from workers.ops.operations import Running

@@ -13,8 +13,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from infra.settings import Settings
 from infra.terminal import error_console
-from workers.commands import show
 from workers.commands.running import Exit, ask
+from workers.commands.views.topics import show_published
 from workers.ops.topics.publish import RecordTime, publish
 from workers.simulate.file import HistoryFile
 from workers.simulate.history import bounds, simulate_records
@@ -116,7 +116,7 @@ def _publish(history: HistoryFile, record_time: RecordTime, watch: _Watch) -> bo
     """Publish a history; return whether a part of it could not be."""
     file = BufferedReader(history, _CHUNK_BYTES)
     published = ask(lambda s: publish(s, file, record_time=record_time, progress=lambda _: watch.update()))
-    show.show_published(published, error_console())
+    show_published(published, error_console())
     return bool(published.failures)
 
 

@@ -10,7 +10,7 @@ import typer
 from infra.terminal import error_console, progress_of
 from workers.commands.options import Json, write_json
 from workers.commands.running import ask
-from workers.commands.show_trace import show_traced
+from workers.commands.views.trace import show_traced
 from workers.ops.trace.topic_search import unwatched
 from workers.ops.trace.trace import LIMIT, Question
 from workers.ops.trace.trace import trace as trace_

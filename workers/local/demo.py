@@ -20,7 +20,9 @@ from infra.settings import RecordTime as TopicTime
 from infra.settings import Settings
 from infra.terminal import Reporter, console
 from schemas.results import DeadLettered
-from workers.commands import show
+from workers.commands.views.books import show_audit, show_statement
+from workers.commands.views.lag import show_lag
+from workers.commands.views.results import show_result
 from workers.local.load import Load
 from workers.local.page import Page, console_beside
 from workers.local.processes import Workers
@@ -161,7 +163,7 @@ async def _play_block(settings: Settings, block: list[Line], watcher: Watcher, w
     results = mine()
     for result in sorted(results, key=_position):
         if not (result.data.get("code") == "booked" and not result.data["lots"]):
-            show.show_result(result, out)
+            show_result(result, out)
     expected = Counter((line.request_id if not line.is_dead_letter else None, line.expect) for line in block)
     actual = Counter(_outcomes(results))
     if expected != actual:
@@ -226,13 +228,13 @@ async def _kill_a_worker(settings: Settings, watcher: Watcher, workers: Workers,
 async def _close_the_books(settings: Settings, out: Console) -> None:
     """Show the statement, the lag and the audit; none may show anything wrong."""
     out.print(Text(f"\nThe statement of {ACCOUNT}", style="bold"))
-    show.show_statement(await read_statement(settings, ACCOUNT))
+    show_statement(await read_statement(settings, ACCOUNT))
     out.print(Text("\nLag", style="bold"))
     groups = await read_lag(settings)
-    show.show_lag(groups)
+    show_lag(groups)
     out.print(Text("\nThe audit", style="bold"))
     found = await audit(settings)
-    show.show_audit(found)
+    show_audit(found)
     behind = [json.dumps(group.summary(), default=str) for group in groups if group.records]
     if behind:
         raise DemoError(f"the workers drained and still lag: {behind}")

@@ -7,7 +7,7 @@ from typing import Any
 from rich.text import Text
 
 from infra.terminal import console, table
-from workers.commands.styles import BAD, DIM, GOOD, WARN, count_of
+from workers.commands.views.styles import BAD, DIM, GOOD, WARN, count_of
 from workers.ops.compare.comparison import Comparison, Example
 from workers.ops.compare.corrections import Corrections
 from workers.ops.compare.html_report import text_of

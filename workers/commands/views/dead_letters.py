@@ -8,7 +8,7 @@ from pydantic_core import to_json
 from rich.text import Text
 
 from infra.terminal import console, instant, table
-from workers.commands.styles import BAD, DIM, GOOD, WARN, count_of
+from workers.commands.views.styles import BAD, DIM, GOOD, WARN, count_of
 from workers.ops.dead_letters.history import Fate, Told
 from workers.ops.dead_letters.letters import DeadLetter, printable, readable
 from workers.ops.dead_letters.redrive_plan import REFUSALS, Plan

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.text import Text
 
 from infra.terminal import instant
-from workers.commands.styles import BAD, DIM, GOOD, NEWS, WARN, count_of
+from workers.commands.views.styles import BAD, DIM, GOOD, NEWS, WARN, count_of
 from workers.ops.dead_letters.letters import printable
 from workers.ops.topics.results import Result
 

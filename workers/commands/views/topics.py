@@ -1,4 +1,4 @@
-"""How answers look on a terminal. `show_books.py` has those of the books, `show_results.py` those of the workers."""
+"""How plans of topics, and what was published to them, look on a terminal."""
 
 from collections.abc import Sequence
 
@@ -6,24 +6,12 @@ from rich.console import Console
 from rich.text import Text
 
 from infra.terminal import console, table
-from workers.commands.show_books import show_audit, show_balance, show_statement
-from workers.commands.show_lag import show_lag
-from workers.commands.show_results import show_result
-from workers.commands.styles import BAD, GOOD, WARN
+from workers.commands.views.styles import BAD, GOOD, WARN
 from workers.ops.topics.plan import Change
 from workers.ops.topics.promises import BrokenPromise
 from workers.ops.topics.publish import Published
 
-__all__ = [
-    "show_audit",
-    "show_balance",
-    "show_broken_promises",
-    "show_changes",
-    "show_lag",
-    "show_published",
-    "show_result",
-    "show_statement",
-]
+__all__ = ["show_broken_promises", "show_changes", "show_published"]
 
 _MANY_FAILURES = 20
 

@@ -6,8 +6,8 @@ from typing import Final
 from rich.text import Text
 
 from infra.terminal import console, instant
-from workers.commands.show_letters import origin, story
-from workers.commands.styles import BAD, DIM, GOOD, NEWS, WARN, count_of
+from workers.commands.views.dead_letters import origin, story
+from workers.commands.views.styles import BAD, DIM, GOOD, NEWS, WARN, count_of
 from workers.ops.books.reasons import reason_of
 from workers.ops.dead_letters.history import Fate
 from workers.ops.dead_letters.letters import DeadLetter, printable

@@ -5,7 +5,7 @@ from datetime import timedelta
 from rich.text import Text
 
 from infra.terminal import console, table
-from workers.commands.styles import BAD, GOOD, WARN, count_of
+from workers.commands.views.styles import BAD, GOOD, WARN, count_of
 from workers.ledger.model import Worker
 from workers.ops.operations import Running
 from workers.ops.replay import reemit_plan

@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.text import Text
 
 from infra.terminal import console, instant, table
-from workers.commands.styles import BAD, DIM, GOOD, NEWS, WARN, count_of
+from workers.commands.views.styles import BAD, DIM, GOOD, NEWS, WARN, count_of
 from workers.ops.books.audit import Audit, Totals
 from workers.ops.books.balance import Balance
 from workers.ops.books.statement import Line, Statement

@@ -26,7 +26,7 @@ from workers.commands.options import (
     write_json,
 )
 from workers.commands.running import Exit, ask
-from workers.commands.show_rerun import show_comparison, show_corrections, show_plan, show_rerun
+from workers.commands.views.rebuild import show_comparison, show_corrections, show_plan, show_rerun
 from workers.ops.compare.comparison import Comparison
 from workers.ops.compare.corrections import Corrections, corrections_of
 from workers.ops.compare.html_report import page_of

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from infra.terminal import console, table
-from workers.commands.styles import BAD, DIM, GOOD, WARN, count_of
+from workers.commands.views.styles import BAD, DIM, GOOD, WARN, count_of
 from workers.ops.lag import GroupLag, Observer, PartitionLag, Sample, Status
 
 __all__ = ["lag_page", "show_lag", "sparkline"]

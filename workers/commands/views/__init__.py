@@ -1,0 +1,1 @@
+"""How answers look on a terminal: one file for each room of `workers/ops`."""
