@@ -85,11 +85,11 @@ fuzz: $(STAMP) ## Account for 100,000 malformed records from a real broker (abou
 
 .PHONY: life
 life: $(STAMP) ## Freeze, restart and drain workers under load, and work off a backlog of 1,000,000 in bounded memory (about 10 min)
-	BACKLOG=1000000 $(BIN)/python -m pytest tests/workers/test_life_cycle.py -s
+	BACKLOG=1000000 $(BIN)/python -m pytest tests/workers/lane/test_life_cycle.py -s
 
 .PHONY: order
 order: $(STAMP) ## Decide one history with lanes of 20 random speeds: the books have to be the same (1 min)
-	ORDER_RUNS=20 $(BIN)/python -m pytest tests/workers/test_order.py
+	ORDER_RUNS=20 $(BIN)/python -m pytest tests/workers/lane/test_time_order.py
 
 .PHONY: crash
 crash: $(STAMP) ## Let each fault meet a worker at each await of the lane: 1,400 faults, build/crash.json (about 20 min)

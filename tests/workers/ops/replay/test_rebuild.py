@@ -64,7 +64,7 @@ from workers.ops.replay.rebuild import Who, rerun
 from workers.ops.replay.rebuild_plan import Asked, plan_rerun, target_of
 from workers.simulate.wire import DAY, event, instant, send
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 WHO = Who("ops-1", "a trial")
 NO_ROLLOVER = ("plans.*.rollover=false",)
 

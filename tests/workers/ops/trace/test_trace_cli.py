@@ -22,7 +22,7 @@ from workers.jobs.billing import BillingJob
 from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
 
-PAGE = Path(__file__).parents[2] / "docs" / "replay-trace.md"
+PAGE = Path(__file__).parents[4] / "docs" / "replay-trace.md"
 REQUEST, EVENT = "0b5d6f0e-6d5c-4b1f-9a51-3f0f4c8f7a11", "5d0c9f3a-0d5e-5b43-9f0e-3b1f6a1c2d10"
 
 

@@ -20,7 +20,7 @@ from tests.workers.processes import free_port
 from tests.workers.scraping import everyone
 from tests.workers.wire import eventually, promotion, publish, send
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PROMETHEUS = ROOT / "infra" / "prometheus"
 
 

@@ -21,7 +21,7 @@ from workers.commands.running import Exit
 from workers.commands.views.results import show_result
 from workers.ops.topics.results import Result
 
-EXAMPLES = Path(__file__).parents[2] / "schemas" / "examples"
+EXAMPLES = Path(__file__).parents[4] / "schemas" / "examples"
 Run = Callable[..., click.testing.Result]
 
 

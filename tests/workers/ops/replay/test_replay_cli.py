@@ -20,7 +20,7 @@ from tests.workers.wire import eventually, settled
 from workers.commands.running import Exit
 from workers.ops.operations import Status, list_operations
 
-PAGES = Path(__file__).parents[2] / "docs"
+PAGES = Path(__file__).parents[4] / "docs"
 WHY = ["--by", "ops-1", "--because", "a trial", "--yes"]
 
 

@@ -21,7 +21,7 @@ from workers.commands.running import Exit
 from workers.ops.dead_letters.letters import Selection, list_dead_letters
 from workers.ops.operations import Status, list_operations
 
-GUIDE = Path(__file__).parents[2] / "docs" / "dead-letters.md"
+GUIDE = Path(__file__).parents[4] / "docs" / "dead-letters.md"
 
 
 def _redrive(account: str, *options: str) -> list[str]:

@@ -16,8 +16,8 @@ from infra.postgres import Connection, connect_database
 from infra.settings import Settings
 from schemas.catalogue import BILLING_EVENTS, CATALOGUE, EXPIRY_TICKS, SEND_REQUESTS
 from schemas.envelope import encode
+from tests.workers.lane.test_lane_ticks import _tick
 from tests.workers.life import in_partition
-from tests.workers.test_lane_ticks import _tick
 from tests.workers.wire import eventually, prepare, promotion, send, working
 from workers.jobs.billing import BillingJob
 from workers.jobs.expiry import ExpiryJob
