@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from tests.ledger.oracle_state import Account, Subscription, anchored
+from tests.ledger.oracle_calendar import anchored
+from tests.ledger.oracle_state import Account, Subscription
 from tests.ledger.scenario_events import SYNTAX, TICK, Input, Names
 
 if TYPE_CHECKING:

@@ -24,7 +24,8 @@ from tests.ledger.oracle import Oracle, Tick
 from tests.ledger.oracle_case import Case
 from tests.ledger.oracle_grants import close_old_lots
 from tests.ledger.oracle_sends import charged_since
-from tests.ledger.oracle_state import Lot, Request, Row, anchored
+from tests.ledger.oracle_calendar import anchored
+from tests.ledger.oracle_state import Lot, Request, Row
 from tests.ledger.scenario import TableError, read_text
 from tests.ledger.scenario_books import Books, OracleBooks, check_conservation
 from tests.ledger.scenario_run import run
