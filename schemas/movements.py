@@ -39,6 +39,13 @@ class CreditsGrantedData(AccountResultData):
     subscription_id: OpaqueId | None
     plan: OpaqueId | None
     period_start: AnyInstant | None
+    tops_up: Annotated[
+        Lot | None,
+        Field(
+            description="Of a plan change read late: the lot of the same period, which had started and stays. This lot"
+            " is the difference to the new plan's credits, with the same end."
+        ),
+    ]
     source_id: Annotated[OpaqueId | None, Field(description="The promotion, survey or purchase that the lot is of.")]
     actor: Annotated[OpaqueId | None, Field(description="Of an adjustment: who made it.")]
     reason: Annotated[Reason | None, Field(description="Of an adjustment: why.")]

@@ -135,10 +135,14 @@ def told_of(case: Case) -> dict[str, Any] | None:
     return details or None
 
 
-RULES = oracle_grants.RULES | oracle_changes.RULES | {
-    "inmail.subscription.cancelled.v1": cancel,
-    "inmail.subscription.cancellation-taken-back.v1": take_back,
-    "inmail.grant.voided.v1": void,
-    "inmail.credits.adjusted.v1": adjust,
-    "inmail.account.erased.v1": erase,
-}
+RULES = (
+    oracle_grants.RULES
+    | oracle_changes.RULES
+    | {
+        "inmail.subscription.cancelled.v1": cancel,
+        "inmail.subscription.cancellation-taken-back.v1": take_back,
+        "inmail.grant.voided.v1": void,
+        "inmail.credits.adjusted.v1": adjust,
+        "inmail.account.erased.v1": erase,
+    }
+)

@@ -35,7 +35,7 @@ class Period:
 def anchored(start: datetime, anchor_day: int, months: int) -> datetime:
     """Rule 11: the date `months` after `start`, derived from the anchor day and never from the date before it.
 
-    East of Greenwich, where the anchor is the day that begins at `start`, a day later than UTC's, so it is for the date.
+    East of Greenwich, where the anchor is the day that begins at `start`, it is the day that begins at the date.
     """
     if months == 0:
         return start

@@ -1,4 +1,4 @@
-"""The oracle's rules of what opens lots: allotments, gifts, purchases; and the cap on them. Plan changes are beside it."""
+"""The oracle's rules of what opens lots, plan changes aside: allotments, gifts, purchases; and the cap on them."""
 
 from dataclasses import dataclass
 from datetime import datetime

@@ -16,15 +16,15 @@ from hypothesis import HealthCheck, Phase, given
 
 from infra.postgres import connect_database
 from infra.settings import Settings
-from tests.ledger import oracle_billing, oracle_expiry, oracle_grants, oracle_sends
+from tests.ledger import oracle_billing, oracle_calendar, oracle_changes, oracle_expiry, oracle_grants, oracle_sends
 from tests.ledger.histories import ACCOUNTS, Draft, History, drafts, play
 from tests.ledger.history_judge import judge
 from tests.ledger.history_shrink import shortest
 from tests.ledger.oracle import Oracle, Tick
-from tests.ledger.oracle_case import Case
-from tests.ledger.oracle_grants import close_old_lots
-from tests.ledger.oracle_sends import charged_since
 from tests.ledger.oracle_calendar import anchored
+from tests.ledger.oracle_case import Case
+from tests.ledger.oracle_changes import close_old_lots
+from tests.ledger.oracle_sends import charged_since
 from tests.ledger.oracle_state import Lot, Request, Row
 from tests.ledger.scenario import TableError, read_text
 from tests.ledger.scenario_books import Books, OracleBooks, check_conservation
@@ -228,10 +228,10 @@ MISTAKES = {
     "a reversal is lost": planted(oracle_sends, "give_back", lost_reversal),
     "a report is believed twice": planted(oracle_sends, "FINAL", ()),
     "a limit counts a send of exactly 24 hours ago": planted(oracle_sends, "charged_since", window_closed),
-    "dates drift": planted(oracle_grants, "anchored", drifting),
+    "dates drift": planted(oracle_calendar, "anchored", drifting),
     "a cap is not applied": planted(oracle_grants, "cut_to_cap", nothing),
     "a late grant is not clamped": planted(oracle_grants, "clamp_to_end", nothing),
-    "a plan change forfeits nothing": planted(oracle_grants, "close_old_lots", only_what_has_not_started),
+    "a plan change forfeits nothing": planted(oracle_changes, "close_old_lots", only_what_has_not_started),
     "a cancel clamps a lot to before its start": planted(oracle_billing, "clamp", lambda _, expires_at: expires_at),
     "an erased account goes on": Forgetful,
     "nothing is announced": planted(Case, "_notice_if_worse", nothing),
