@@ -1,6 +1,6 @@
 """Answers that move no credit, or one: what became of sends, of reports on sends, of billing events and of ticks."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NotRequired
 from uuid import UUID
 
 from pydantic import Field
@@ -121,9 +121,11 @@ class BillingDecidedData(AccountResultData):
             " granted."
         ),
     ]
-    kept_lot: Annotated[
-        Lot | None,
-        Field(description="Of a plan change read late: the lot of its period, which had started and stays."),
+    kept_lot: NotRequired[
+        Annotated[
+            Lot | None,
+            Field(description="Of a plan change read late: the lot of its period, which had started and stays."),
+        ]
     ]
 
 

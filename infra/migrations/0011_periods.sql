@@ -1,4 +1,4 @@
--- How long each allotment's period is, which lot a late plan change left where it was, and where the latest change begins.
+-- How long an allotment's period is, which lot a late plan change left where it was, and where the latest one begins.
 --
 -- Lots of before have no end of their period: a month is taken for it. While the index is built nothing is booked.
 alter table lots add column period_end timestamptz;
@@ -8,7 +8,8 @@ alter table lots add constraint lot_tops_up_an_older_one
 check (tops_up is null or (tops_up < lot and subscription_id is not null)) not valid;
 alter table subscriptions add column changed_at timestamptz;
 
-comment on column lots.period_end is 'End of the period that it is the allotment of; of a lot that tops one up, the same.';
+comment on column lots.period_end is
+'End of the period that it is the allotment of; of a lot that tops one up, the same.';
 comment on column lots.tops_up is
 'The lot of the same period that had started when a plan change was read: this one is the difference to the new plan.';
 comment on column subscriptions.changed_at is

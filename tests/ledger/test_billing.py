@@ -140,7 +140,7 @@ async def test_a_late_grant_is_clamped_by_a_cancel_that_came_first(book: Book) -
 async def test_a_grant_for_a_period_from_the_end_on_is_refused(book: Book) -> None:
     """Rule 10: a period that starts at effective_at is a later one."""
     end = book.now + 10 * DAY
-    await book.decide(book.activated(), book.cancelled(effective_at=end))
+    await book.decide(book.activated(period_end=end), book.cancelled(effective_at=end))
 
     at_the_end = await book.one(book.renewed(period_start=end))
     just_before = await book.one(book.renewed(period_start=end - timedelta(microseconds=1)))

@@ -1,8 +1,8 @@
 -- Opens one lot and books its grant.
 --
 -- It opens empty and the journal row fills it, so that what it holds is the sum of its rows from the first on. A
--- subscription that ends during its life clamps it. p_period_end is that of an allotment's period, and p_tops_up the lot
--- of that period which it tops up.
+-- subscription that ends during its life clamps it. p_period_end is the end of an allotment's period, and p_tops_up the
+-- lot of that period which it tops up.
 create or replace function open_lot(
     p_request request, p_terms lot_terms, p_is_answer boolean, p_period_end timestamptz, p_tops_up integer
 )

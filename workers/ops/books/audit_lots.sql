@@ -209,8 +209,7 @@ where
     (x.freed and (x.open or x.subscription_id is null or coalesce(j.code <> 'forfeited', false)))
     or (j.code = 'forfeited' and x.freed <> (j.as_of < x.granted_at));
 
--- period_has_one_lot: a subscription has one lot a period, but for those whose period a plan change freed, and what tops
--- up one
+-- period_has_one_lot: a subscription has one lot a period, but for those that a plan change freed, or tops up
 select
     x.account,
     'lot ' || max(x.lot) as place,
