@@ -23,10 +23,8 @@ from infra.migrate import MigrationError
 from infra.postgres import is_transient
 from infra.settings import Settings, SettingsError, load_settings
 from infra.terminal import error_console
-from workers.lane.lane import LaneError
-from workers.lane.worker import WorkerError
+from workers.errors import ChildError, LaneError, WorkerError
 from workers.ledger.plans import CatalogueError
-from workers.local.processes import ChildError
 from workers.ops.books.snapshot import is_unmigrated
 from workers.ops.books.statement import UnknownAccountError
 from workers.ops.dead_letters.letters import NoSuchDeadLetterError

@@ -20,9 +20,9 @@ from infra.settings import Settings
 from schemas.catalogue import EXPIRY_TICKS
 from schemas.envelope import encode
 from schemas.ticks import ExpiryTick, ExpiryTickData
-from workers.lane.server_checks import watch_progress
 from workers.telemetry.collectors import page
 from workers.telemetry.health import Health
+from workers.telemetry.watchdog import watch_progress
 from workers.telemetry.worker_metrics import Kept
 
 __all__ = ["run_ticker"]

@@ -9,7 +9,7 @@ Then, batch after batch: decide in one Postgres transaction, publish in one Kafk
 while the one before it is published, but transactions follow one another: two at once could leave the older offset
 as the last one written. After any doubtful error the lane begins again; deciding twice finds the first answers.
 
-What fails is told apart (`failures.py`): what may pass is tried again with the batch held; a request that the database
+Failures are told apart: retriable ones (`infra/retry.py`) are retried with the batch held; a request that the database
 cannot take becomes a dead letter (`bisection.py`); where too much of everything would, the breaker ends the worker.
 """
 
@@ -26,22 +26,23 @@ from aiokafka.admin import AIOKafkaAdminClient
 from infra.kafka.clients import committed_offsets
 from infra.kafka.transactions import Message, TransactionPair
 from infra.postgres import Connection, Pool, is_refusal
+from infra.retry import SERVER_ERRORS, back_off_seconds, ignoring_retriable, is_retriable
 from infra.settings import Settings
-from workers.failures import SERVER_ERRORS, LaneError, back_off_seconds, let_pass, may_pass
+from workers.errors import FencedError
 from workers.jobs.bisection import decide_apart
 from workers.jobs.dead_letters import dead_letters
 from workers.jobs.decoding import Sorted, sort_records
 from workers.jobs.job import Batch, Decision, Job
 from workers.lane.circuit_breaker import Breaker
 from workers.lane.inbox import Inbox, Taken
-from workers.lane.lane_row import LaneRow, SucceededError
+from workers.lane.lane_row import LaneRow
 from workers.lane.readback import Visible, find_visible
 from workers.lane.recovery import Doubts, published_to
 from workers.lane.time_order import Ahead, Ends, Order, note_ahead
 from workers.telemetry.health import Health
 from workers.telemetry.tracing import NO_TRACE, BatchTrace, Traces
 
-__all__ = ["Clients", "Lane", "LaneError"]
+__all__ = ["Clients", "Lane"]
 
 _FEW_STEPS, _LEAVE_SECONDS = 2, 2.0
 
@@ -100,10 +101,10 @@ class Lane:
             try:
                 await self._open()
                 await self._work()
-            except SucceededError as error:
+            except FencedError as error:
                 doubtful = error
             except SERVER_ERRORS as error:
-                if not may_pass(error):
+                if not is_retriable(error):
                     raise
                 doubtful = error
             finally:
@@ -115,7 +116,7 @@ class Lane:
 
     async def _leave(self) -> None:
         """Let the other lanes not wait for this one. Where that cannot be told, they wait in vain once."""
-        with let_pass():
+        with ignoring_retriable():
             async with asyncio.timeout(_LEAVE_SECONDS):
                 await self._row.be_not_awaited()
 

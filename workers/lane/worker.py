@@ -16,20 +16,22 @@ from aiokafka.structs import ConsumerRecord
 from infra.kafka.clients import admin_client, count_partitions, create_consumer, remedy
 from infra.postgres import Pool, close_in_time, create_pool
 from infra.probes import probes
+from infra.retry import ignoring_retriable
 from infra.settings import Settings
 from schemas.catalogue import TOPICS
-from workers.failures import WorkerError, error_of, let_pass
+from workers.errors import WorkerError, task_error
 from workers.jobs.job import Job
 from workers.lane.circuit_breaker import Breaker
 from workers.lane.lane import Clients, Lane
-from workers.lane.server_checks import watch_progress, watch_servers
+from workers.lane.server_checks import watch_servers
 from workers.lane.time_order import Ends
 from workers.telemetry.collectors import page, watch_pool
 from workers.telemetry.health import Health
 from workers.telemetry.tracing import NO_TRACES, Traces, open_traces
+from workers.telemetry.watchdog import watch_progress
 from workers.telemetry.worker_metrics import Kept
 
-__all__ = ["Worker", "WorkerError", "run_worker"]
+__all__ = ["Worker", "run_worker"]
 
 _POLL_MILLISECONDS = 20
 _ALONE_SECONDS = 60.0  # so long after a poll that failed, partitions are polled one by one
@@ -84,7 +86,7 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is unt
             await asyncio.wait([*reasons, stopped], return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._stopping = True
-            errors = [error_of(each, stopped=False) for each in reasons if each.done()]
+            errors = [task_error(each, stopped=False) for each in reasons if each.done()]
             for error in filter(None, errors):
                 self._health.ends(error)
             self._health.drains()
@@ -93,7 +95,7 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is unt
                 task.cancel()
             late = await self._end(pump)
             await self._clients.ends.aclose()
-        errors += [error_of(each, stopped=True) for each in (self._failed, pump) if each.done()]
+        errors += [task_error(each, stopped=True) for each in (self._failed, pump) if each.done()]
         for error in filter(None, errors):
             raise error
         if late is not None:
@@ -138,7 +140,7 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is unt
             self._health.polls()
             hungry = [tp for tp, (lane, _) in self._lanes.items() if lane.inbox.hungry]
             if not hungry:
-                with let_pass():  # a worker without partitions polls nothing
+                with ignoring_retriable():  # a worker without partitions polls nothing
                     self._consumer.check()
                 await asyncio.sleep(_POLL_MILLISECONDS / 1000)
                 continue
@@ -233,7 +235,7 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is unt
 
     def _lane_ended(self, lane: Lane, task: asyncio.Task[None]) -> None:
         """Let the worker end of what a lane ended of."""
-        error = error_of(task, stopped=lane.stopping)
+        error = task_error(task, stopped=lane.stopping)
         if error is not None and not self._failed.done():
             self._failed.set_exception(error)
 

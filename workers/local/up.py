@@ -25,9 +25,10 @@ from schemas.billing import PromotionGranted, PromotionGrantedData
 from schemas.catalogue import SEND_REQUESTS
 from schemas.envelope import encode
 from schemas.sends import SendRequested, SendRequestedData
+from workers.errors import ChildError
 from workers.ledger.store import FUNCTIONS
 from workers.local.page import Page, console_beside
-from workers.local.processes import ChildError, Workers
+from workers.local.processes import Workers
 from workers.ops.topics.plan import apply_topics, plan_topics
 
 __all__ = ["prepare", "run_up", "stack_settings"]

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessColl
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 from schemas.dead_letters import DeadLetterReason
-from workers.lane.lane_row import SucceededError
+from workers.errors import FencedError
 from workers.ledger.model import Code
 from workers.telemetry import metric_table
 from workers.telemetry.metric import Metric
@@ -54,7 +54,7 @@ class Retry(StrEnum):
 def retry_class(error: BaseException) -> Retry:
     """Return which of the few classes an error of a lane is."""
     match error:
-        case SucceededError():
+        case FencedError():
             return Retry.SUCCEEDED
         case TimeoutError() | KafkaTimeoutError() | asyncpg.QueryCanceledError():
             return Retry.TIMEOUT

@@ -21,8 +21,8 @@ from workers import cli
 from workers.cli import app
 from workers.commands import running
 from workers.commands.running import Exit
+from workers.errors import ChildError
 from workers.local import demo
-from workers.local.processes import ChildError
 from workers.ops.topics.results import Result
 
 Run = Callable[..., Said]

@@ -16,7 +16,7 @@ from schemas.catalogue import SEND_REQUESTS
 from tests.workers.life import Held, in_partition, living
 from tests.workers.processes import ask, free_port
 from tests.workers.wire import eventually, publish, send
-from workers.failures import StuckError
+from workers.errors import StuckError
 from workers.jobs import ticker
 from workers.jobs.send import SendJob
 from workers.jobs.ticker import run_ticker

@@ -16,9 +16,7 @@ from infra.settings import Settings
 from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS
 from tests.workers.scraping import Scrape, everyone, observing, scrape
 from tests.workers.wire import eventually, promotion, publish, send
-from workers.failures import StuckError
-from workers.lane.lane_row import SucceededError
-from workers.lane.server_checks import watch_progress
+from workers.errors import FencedError, StuckError
 from workers.ops.books import metrics_exporter
 from workers.ops.books.lane_metrics import Lanes, LaneState
 from workers.ops.books.metrics_exporter import read_once
@@ -26,6 +24,7 @@ from workers.telemetry import render
 from workers.telemetry.health import Health
 from workers.telemetry.metric import Kind, Metric
 from workers.telemetry.metric_table import BOOKS_METRICS, TABLE, WORKER_METRICS
+from workers.telemetry.watchdog import watch_progress
 from workers.telemetry.worker_metrics import Kept, Retry, page_of, retry_class
 
 BASE_UNITS = ("_seconds", "_credits", "_records", "_total", "_connections", "_connections_max", "_lanes", "_ready")
@@ -73,7 +72,7 @@ def test_the_document_of_metrics_has_to_be_current(
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (SucceededError(), Retry.SUCCEEDED),
+        (FencedError(), Retry.SUCCEEDED),
         (TimeoutError(), Retry.TIMEOUT),
         (KafkaTimeoutError(), Retry.TIMEOUT),
         (asyncpg.QueryCanceledError(), Retry.TIMEOUT),

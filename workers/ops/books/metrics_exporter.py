@@ -21,8 +21,8 @@ from prometheus_client.registry import Collector
 from infra.clock import utc_now
 from infra.kafka.clients import admin_client
 from infra.probes import probes
+from infra.retry import is_retriable
 from infra.settings import Settings
-from workers.failures import may_pass
 from workers.ops.books.credit_metrics import Books, Credits
 from workers.ops.books.lane_metrics import Lanes, LaneState
 from workers.ops.books.snapshot import open_books
@@ -188,7 +188,7 @@ async def _again(read: Callable[[], Awaitable[None]], period: float) -> NoReturn
         try:
             await read()
         except (KafkaError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            if not may_pass(error):
+            if not is_retriable(error):
                 raise
             log.warning("reading_failed", error=repr(error), again_in_seconds=period)
         await asyncio.sleep(period)

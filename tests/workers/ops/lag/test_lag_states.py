@@ -14,9 +14,10 @@ from schemas.catalogue import BILLING_EVENTS, SEND_REQUESTS
 from tests.workers.lagging import QUICK, Reading, make_reading, stands
 from tests.workers.life import at_the_end, in_partition, living
 from tests.workers.wire import Raw, promotion, publish, send, working
+from workers.errors import BreakerError
 from workers.jobs.billing import BillingJob
 from workers.jobs.send import SendJob
-from workers.lane.circuit_breaker import FEWEST, BreakerError
+from workers.lane.circuit_breaker import FEWEST
 from workers.ledger.plans import load_catalogue
 from workers.ops.lag import Limits, Status, observer
 
