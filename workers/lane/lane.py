@@ -8,9 +8,6 @@ published first.
 Then, batch after batch: decide in one Postgres transaction, publish in one Kafka transaction. A batch may be decided
 while the one before it is published, but transactions follow one another: two at once could leave the older offset
 as the last one written. After any doubtful error the lane begins again; deciding twice finds the first answers.
-
-Failures are told apart: retriable ones (`infra/retry.py`) are retried with the batch held; a request that the database
-cannot take becomes a dead letter (`bisection.py`); where too much of everything would, the breaker ends the worker.
 """
 
 import asyncio
