@@ -82,7 +82,7 @@ app.command("audit")(audit_command)
 app.command()(metrics)
 
 
-class WorkerName(StrEnum):
+class ProcessName(StrEnum):
     """The processes of the system."""
 
     SEND = "send"
@@ -147,7 +147,7 @@ def topics_apply(
 
 @app.command()
 def worker(
-    name: Annotated[WorkerName, typer.Argument(help="Which one.")],
+    name: Annotated[ProcessName, typer.Argument(help="Which one.")],
     *,
     with_parent: Annotated[bool, typer.Option("--stop-with-parent", hidden=True)] = False,
 ) -> None:
@@ -159,14 +159,14 @@ def worker(
             stop_with_parent(stop)
         catalogue = load_catalogue(settings.plans_file)
         match name:
-            case WorkerName.SEND:
+            case ProcessName.SEND:
                 await run_worker(SendJob(catalogue), settings, stop)
-            case WorkerName.BILLING:
+            case ProcessName.BILLING:
                 await run_worker(BillingJob(catalogue), settings, stop)
-            case WorkerName.EXPIRY:
+            case ProcessName.EXPIRY:
                 async with aclosing(Ends(settings)) as ends:
                     await run_worker(ExpiryJob(ends, catalogue, settings), settings, stop)
-            case WorkerName.TICKER:
+            case ProcessName.TICKER:
                 await run_ticker(settings, stop)
 
     work(run)

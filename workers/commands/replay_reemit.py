@@ -12,7 +12,7 @@ from infra.terminal import error_console, progress_of
 from workers.commands.options import INSTANT_FORMATS, Because, By, Json, Yes, aware, confirm, who, write_json
 from workers.commands.running import Exit, ask
 from workers.commands.views.replay import show_reemit_plan, show_reemitted
-from workers.ledger.model import Worker
+from workers.ledger.model import WorkerName
 from workers.ops.dead_letters.redrive import Who
 from workers.ops.operations import Running
 from workers.ops.replay.reemit import reemit
@@ -30,7 +30,7 @@ def reemit_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     before: Annotated[
         datetime | None, typer.Option(formats=INSTANT_FORMATS, help="Only as of earlier: a time or a day.")
     ] = None,
-    worker: Annotated[Worker | None, typer.Option(help="Only what this worker decided.")] = None,
+    worker: Annotated[WorkerName | None, typer.Option(help="Only what this worker decided.")] = None,
     partition: Annotated[int | None, typer.Option(min=0, help="Only what came from this input partition.")] = None,
     offsets: Annotated[
         str | None, typer.Option(metavar="FIRST:END", help="Only of these input offsets, END not included.")

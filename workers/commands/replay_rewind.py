@@ -23,7 +23,7 @@ from workers.commands.options import (
 )
 from workers.commands.running import Exit, ask, fail
 from workers.commands.views.replay import show_rewind_plan, show_rewound
-from workers.ledger.model import Worker
+from workers.ledger.model import WorkerName
 from workers.ops.dead_letters.redrive import Who
 from workers.ops.operations import Running
 from workers.ops.replay.rewind import rewind
@@ -44,7 +44,7 @@ _Time = Annotated[
 
 
 def rewind_command(  # noqa: PLR0913, PLR0917 - one parameter an option
-    worker: Annotated[Worker, typer.Argument(help="Whose group.")],
+    worker: Annotated[WorkerName, typer.Argument(help="Whose group.")],
     to_offset: Annotated[int | None, typer.Option(min=0, help="To this offset.")] = None,
     to_time: _Time = None,
     to_request: Annotated[UUID | None, typer.Option(help="To the record that this request was decided for.")] = None,

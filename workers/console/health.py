@@ -9,9 +9,9 @@ from typing import Any, Final
 import aiohttp
 
 from infra.settings import Settings, SettingsError
-from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS
 from workers.console.advice import ADVICE
 from workers.ops.lag import GroupLag, Status
+from workers.topology import TOPIC_OF, WORKER_OF
 
 __all__ = [
     "BEHIND_SECONDS",
@@ -26,7 +26,7 @@ __all__ = [
 
 BEHIND_SECONDS: Final = 30.0  # of an unread record: a page is answered in less, so somebody waits
 _PROBE_SECONDS: Final = 2.0
-NAMES: Final = {SEND_REQUESTS: "send worker", BILLING_EVENTS: "billing worker", EXPIRY_TICKS: "expiry worker"}
+NAMES: Final = {topic: f"{worker} worker" for worker, topic in TOPIC_OF.items()}
 
 OK, WARNING, FAILED, UNKNOWN = "ok", "warning", "failed", "unknown"
 
@@ -145,7 +145,7 @@ def _stands(name: str, lag: GroupLag) -> Part | None:
 
 def start_of(topic: str) -> str:
     """Return what to do where nobody reads a topic of ours."""
-    return f"start `inmail worker {NAMES[topic].removesuffix(' worker')}`"
+    return f"start `inmail worker {WORKER_OF[topic]}`"
 
 
 def _waits(lag: GroupLag) -> str:

@@ -7,12 +7,12 @@ from datetime import datetime
 from typing import Final
 
 from infra.settings import Settings
-from schemas.catalogue import CATALOGUE, DEAD_LETTERS
+from schemas.catalogue import DEAD_LETTERS
 from workers.ops.lag import Change, GroupLag, Observer, Sample, observer
+from workers.topology import TOPIC_OF_GROUP
 
-__all__ = ["OURS", "LagSource"]
+__all__ = ["LagSource"]
 
-OURS: Final = {row.group: row.topic for row in CATALOGUE if row.group is not None}
 _PAST_SHARE: Final = 0.7  # of the time for a look, until it is taken without the past
 
 
@@ -33,7 +33,7 @@ class LagSource:
     @property
     def ours(self) -> list[GroupLag]:
         """Those of the workers, each with the topic that it reads."""
-        return [group for group in self.groups if OURS.get(group.group) == group.topic]
+        return [group for group in self.groups if TOPIC_OF_GROUP.get(group.group) == group.topic]
 
     @property
     def at(self) -> datetime | None:

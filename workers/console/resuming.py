@@ -9,7 +9,7 @@ from uuid import UUID
 
 from infra.settings import Settings
 from schemas.results import DeadLetterReason
-from workers.ledger.model import Worker
+from workers.ledger.model import WorkerName
 from workers.ops.dead_letters.letters import Selection
 from workers.ops.dead_letters.redrive_plan import Options
 from workers.ops.operations import Operation, RefusedError
@@ -33,7 +33,7 @@ _REWIND_OPTIONS: Final = {Kind.OFFSET: "to-offset", Kind.TIME: "to-time", Kind.R
 
 _READ: Final[Mapping[str, Callable[[str], Any]]] = {
     "reason": DeadLetterReason,
-    "worker": Worker,
+    "worker": WorkerName,
     "request": UUID,
     "after": datetime.fromisoformat,
     "before": datetime.fromisoformat,
@@ -68,7 +68,7 @@ def reemission_of(operation: Operation) -> tuple[reemit_plan.Selection, str | No
         raise _unreadable(operation) from error
 
 
-def rewind_of(operation: Operation) -> tuple[Worker, Target, RewindOptions]:
+def rewind_of(operation: Operation) -> tuple[WorkerName, Target, RewindOptions]:
     """Return whose group a rewind meant, where to, and how.
 
     Raises:
@@ -79,7 +79,7 @@ def rewind_of(operation: Operation) -> tuple[Worker, Target, RewindOptions]:
     try:
         kind = Kind(given["to"])
         target = Target(kind, _VALUES[kind](given["value"]), tuple(given["partitions"]))
-        return Worker(given["worker"]), target, RewindOptions(given["publish_again"], given["drain"])
+        return WorkerName(given["worker"]), target, RewindOptions(given["publish_again"], given["drain"])
     except (KeyError, TypeError, ValueError) as error:
         raise _unreadable(operation) from error
 

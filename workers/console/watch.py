@@ -12,12 +12,13 @@ from workers.console import health
 from workers.console.advice import ADVICE
 from workers.console.flow import Flow
 from workers.console.lag_page import group_line, lag_lines, partitions_of_groups
-from workers.console.lag_source import OURS, LagSource
+from workers.console.lag_source import LagSource
 from workers.console.problems import KNOWN, explain
 from workers.console.reading import Reading
 from workers.ops.books.recent_outcomes import LaneRow, Outcome, read_lanes, recent_outcomes
 from workers.ops.books.snapshot import open_books
 from workers.ops.operations import read_operations
+from workers.topology import TOPIC_OF_GROUP
 
 __all__ = ["Watch"]
 
@@ -143,6 +144,6 @@ class Watch:
             "at": self.lag.at,
             "error": self._errors.get("kafka"),
             "groups": [group_line(group) for group in self.lag.groups],
-            "shown": partitions_of_groups(self.lag, chosen or OURS),
+            "shown": partitions_of_groups(self.lag, chosen or TOPIC_OF_GROUP),
             "statuses": [{"status": status, **advice._asdict()} for status, advice in ADVICE.items()],
         }

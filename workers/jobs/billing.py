@@ -8,10 +8,11 @@ from schemas.results import DeadLetterReason
 from workers.jobs.job import Batch, Decision, Message
 from workers.jobs.partitioning_check import Misplaced
 from workers.jobs.result_events import decision_of, recall_answers
-from workers.ledger.model import Worker
+from workers.ledger.model import WorkerName
 from workers.ledger.movements import decide
 from workers.ledger.plans import Catalogue
 from workers.ledger.store import answer_all, open_batch
+from workers.topology import GROUP_OF
 
 __all__ = ["BillingJob", "unknown_plan"]
 
@@ -19,7 +20,7 @@ __all__ = ["BillingJob", "unknown_plan"]
 class BillingJob:
     """Decides billing events: the body of `inmail worker billing`."""
 
-    group = "inmail-billing"
+    group = GROUP_OF[BILLING_EVENTS]
     in_steps = False
     topic = BILLING_EVENTS
 
@@ -39,7 +40,7 @@ class BillingJob:
         """
         opened = await open_batch(
             connection,
-            Worker.BILLING,
+            WorkerName.BILLING,
             batch.partition,
             batch.requests,
             lambda request: unknown_plan(request.event, self._catalogue) is None,
@@ -53,7 +54,7 @@ class BillingJob:
 
     async def recall(self, connection: Connection, partition: int, start: int, end: int) -> list[Message]:
         """Return from the books what was decided for the input offsets [start, end)."""
-        return await recall_answers(connection, Worker.BILLING, partition, start, end)
+        return await recall_answers(connection, WorkerName.BILLING, partition, start, end)
 
 
 def unknown_plan(event: Event, catalogue: Catalogue) -> Undecodable | None:

@@ -11,21 +11,20 @@ from aiokafka import TopicPartition
 from infra.clock import EARLIEST
 from infra.postgres import Connection
 from infra.settings import Settings
-from schemas.catalogue import EXPIRY_TICKS
-from workers.jobs.billing import BillingJob
+from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS
 from workers.jobs.job import Batch, Decision, Message
 from workers.jobs.result_events import recall_ticks, tick_messages
-from workers.jobs.send import SendJob
 from workers.ledger.plans import Catalogue
 from workers.ledger.ticks import booked_ticks, expire_step, tick_movements, tick_terms
 from workers.telemetry.worker_metrics import REPEAT
+from workers.topology import GROUP_OF
 
 __all__ = ["ExpiryJob"]
 
 _ENDS_SECONDS = 5.0
 
 # Both move credits of the accounts in the partition with the tick's number.
-_NEIGHBOURS = ((SendJob.group, SendJob.topic), (BillingJob.group, BillingJob.topic))
+_NEIGHBOURS = tuple((GROUP_OF[topic], topic) for topic in (SEND_REQUESTS, BILLING_EVENTS))
 
 
 class _Ends(Protocol):
@@ -41,7 +40,7 @@ class ExpiryJob:
     otherwise find a credit gone that its request, by the broker's time, could still spend.
     """
 
-    group = "inmail-expiry"
+    group = GROUP_OF[EXPIRY_TICKS]
     in_steps = True
     topic = EXPIRY_TICKS
 

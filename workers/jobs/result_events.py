@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from infra.postgres import Connection
-from schemas.catalogue import BILLING_EVENTS, CREDIT_EVENTS, EXPIRY_TICKS, SEND_REQUESTS, SEND_RESULTS, Undecodable
+from schemas.catalogue import CREDIT_EVENTS, EXPIRY_TICKS, SEND_RESULTS, Undecodable
 from schemas.ids import answer_id, conflict_id, movement_id, tick_answer_id, tick_conflict_id
 from schemas.results import (
     Source,
@@ -28,13 +28,12 @@ from schemas.results import (
     tick_decided,
 )
 from workers.jobs.job import Decision, Message
-from workers.ledger.model import ACCEPTED, Code, Entry, Tick, Worker
+from workers.ledger.model import ACCEPTED, Code, Entry, Tick, WorkerName
 from workers.ledger.store import Answer, is_of
 from workers.telemetry.worker_metrics import REPEAT
+from workers.topology import TOPIC_OF
 
 __all__ = ["decision_of", "event_of", "recall_answers", "recall_ticks", "tick_messages"]
-
-_INPUT: Final = {Worker.SEND: SEND_REQUESTS, Worker.BILLING: BILLING_EVENTS, Worker.EXPIRY: EXPIRY_TICKS}
 
 
 def decision_of(answers: Iterable[Answer], partition: int, refused: dict[int, Undecodable] | None = None) -> Decision:
@@ -65,7 +64,7 @@ def event_of(account_id: str, entry: Entry, *, repeat: bool = False, origin: int
         "balance_before": entry.balance_before,
         "balance_after": entry.balance_after,
         "source": {
-            "topic": _INPUT[entry.worker],  # type: ignore[index] # a worker's name, as the journal checks
+            "topic": TOPIC_OF[entry.worker],
             "partition": entry.source_partition,
             "offset": entry.source_offset,
         },
@@ -176,7 +175,7 @@ def _decided(entry: Entry) -> Kind:
     """Return an answer that moved nothing: a report refused, or any other billing event."""
     details = entry.details or {}
     own: Own = {"outcome": _outcome(entry)}
-    if entry.worker == Worker.SEND:
+    if entry.worker == WorkerName.SEND:
         return SEND_RESULTS, report_decided, own | {"send_id": details["send_id"], "cause": details["cause"]}
     own |= {
         "subscription_id": details.get("subscription_id"),
@@ -226,7 +225,9 @@ def tick_messages(tick: Tick, movements: list[tuple[str, Entry]], offset: int) -
     return [*messages, Message(CREDIT_EVENTS, None, body, tick.partition, offset)]
 
 
-async def recall_answers(connection: Connection, worker: Worker, partition: int, start: int, end: int) -> list[Message]:
+async def recall_answers(
+    connection: Connection, worker: WorkerName, partition: int, start: int, end: int
+) -> list[Message]:
     """Return from the books what a worker booked for the input offsets [start, end) of a partition."""
     rows = await connection.fetch(
         "select a.account_id, j.* from journal as j join accounts as a using (account)"

@@ -5,10 +5,11 @@ from schemas.catalogue import SEND_REQUESTS
 from workers.jobs.job import Batch, Decision, Message
 from workers.jobs.partitioning_check import Misplaced
 from workers.jobs.result_events import decision_of, recall_answers
-from workers.ledger.model import Worker
+from workers.ledger.model import WorkerName
 from workers.ledger.movements import decide
 from workers.ledger.plans import Catalogue
 from workers.ledger.store import answer_all, open_batch
+from workers.topology import GROUP_OF
 
 __all__ = ["SendJob"]
 
@@ -16,7 +17,7 @@ __all__ = ["SendJob"]
 class SendJob:
     """Decides send requests: the body of `inmail worker send`."""
 
-    group = "inmail-send"
+    group = GROUP_OF[SEND_REQUESTS]
     in_steps = False
     topic = SEND_REQUESTS
 
@@ -30,11 +31,11 @@ class SendJob:
 
     async def decide(self, connection: Connection, batch: Batch) -> Decision:
         """Charge each paid send that finds a credit, take back what did not arrive; answer every request."""
-        opened = await open_batch(connection, Worker.SEND, batch.partition, batch.requests)
+        opened = await open_batch(connection, WorkerName.SEND, batch.partition, batch.requests)
         self._misplaced.count(batch.partition, opened.foreign)
         decided = await decide(connection, opened, self._catalogue)
         return decision_of(answer_all(opened, batch.requests, decided), batch.partition)
 
     async def recall(self, connection: Connection, partition: int, start: int, end: int) -> list[Message]:
         """Return from the books what was decided for the input offsets [start, end)."""
-        return await recall_answers(connection, Worker.SEND, partition, start, end)
+        return await recall_answers(connection, WorkerName.SEND, partition, start, end)

@@ -6,7 +6,7 @@ from rich.text import Text
 
 from infra.terminal import console, table
 from workers.commands.views.styles import BAD, GOOD, WARN, count_of
-from workers.ledger.model import Worker
+from workers.ledger.model import WorkerName
 from workers.ops.operations import Running
 from workers.ops.replay import reemit_plan
 from workers.ops.replay.rewind_plan import Plan
@@ -40,7 +40,7 @@ def show_rewind_plan(plan: Plan) -> None:
         out.print(Text.assemble(("member of the group: ", WARN), member))
 
 
-def show_rewound(done: Running, worker: Worker) -> None:
+def show_rewound(done: Running, worker: WorkerName) -> None:
     """Show what a rewind did."""
     out = console()
     if done.stopped:

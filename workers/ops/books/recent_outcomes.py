@@ -5,12 +5,10 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 from infra.postgres import Connection
-from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS
-from workers.ledger.model import ACCEPTED, Code, Worker
+from workers.ledger.model import ACCEPTED, Code
+from workers.topology import WORKER_OF
 
 __all__ = ["LaneRow", "Outcome", "read_lanes", "recent_outcomes"]
-
-WORKERS: Final = {SEND_REQUESTS: Worker.SEND, BILLING_EVENTS: Worker.BILLING, EXPIRY_TICKS: Worker.EXPIRY}
 
 
 class LaneRow(NamedTuple):
@@ -68,7 +66,7 @@ async def recent_outcomes(connection: Connection, records: int) -> list[Outcome]
         records: how many of each lane.
 
     """
-    rows = await connection.fetch(_RECENT, list(WORKERS), [worker.value for worker in WORKERS.values()], records)
+    rows = await connection.fetch(_RECENT, list(WORKER_OF), [worker.value for worker in WORKER_OF.values()], records)
     return [
         Outcome(row["worker"], row["code"], row["count"], Code(row["code"]) in ACCEPTED, row["since"], row["until"])
         for row in rows

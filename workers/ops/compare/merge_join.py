@@ -10,8 +10,8 @@ import asyncpg
 from infra.postgres import Connection
 from infra.settings import Settings
 from workers.ops.books.snapshot import open_books
-from workers.ops.compare.out_of_order import WORKERS
 from workers.ops.compare.queries import Section
+from workers.topology import WORKER_OF
 
 __all__ = ["Limits", "limits_of", "merged", "open_both"]
 
@@ -61,7 +61,7 @@ async def limits_of(
     places = sorted(read_live.keys() | read_other.keys())
     whole = since is None and until is None and not any(starts.values()) and read_live == read_other
     return Limits(
-        [WORKERS[topic].value for topic, _ in places],
+        [WORKER_OF[topic].value for topic, _ in places],
         [partition for _, partition in places],
         [starts.get(place, 0) for place in places],
         [min(read_live.get(place, 0), read_other.get(place, 0)) for place in places],
@@ -73,7 +73,7 @@ async def limits_of(
 
 async def _lanes(connection: Connection) -> Lanes:
     rows = await connection.fetch("select topic, partition, next_offset from lanes where next_offset > 0")
-    return {(row[0], row[1]): row[2] for row in rows if row[0] in WORKERS}
+    return {(row[0], row[1]): row[2] for row in rows if row[0] in WORKER_OF}
 
 
 async def merged(

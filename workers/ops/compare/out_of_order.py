@@ -15,14 +15,11 @@ from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 from infra.postgres import Connection
-from schemas.catalogue import BILLING_EVENTS, CATALOGUE, EXPIRY_TICKS, SEND_REQUESTS
-from workers.ledger.model import Worker
+from workers.topology import TOPIC_OF_GROUP, WORKER_OF
 
-__all__ = ["NAMED", "WORKERS", "DecidedAhead", "Marks", "Origin", "Outcome", "Source", "read_marks"]
+__all__ = ["NAMED", "DecidedAhead", "Marks", "Origin", "Outcome", "Source", "read_marks"]
 
 NAMED: Final = 1000  # outcomes that are kept by name: of those that came out otherwise, and of the others
-WORKERS: Final = {SEND_REQUESTS: Worker.SEND, BILLING_EVENTS: Worker.BILLING, EXPIRY_TICKS: Worker.EXPIRY}
-_WORKER_OF: Final = {row.group: WORKERS[row.topic] for row in CATALOGUE if row.group is not None}
 
 
 class Origin(StrEnum):
@@ -118,7 +115,9 @@ async def read_marks(connection: Connection) -> Marks:
     rows = await connection.fetch(
         "select consumer_group, partition, first_offset, next_offset, neighbour from decided_ahead"
     )
-    return Marks.of((_WORKER_OF[row[0]].value, *row[1:]) for row in map(tuple, rows) if row[0] in _WORKER_OF)
+    return Marks.of(
+        (WORKER_OF[TOPIC_OF_GROUP[row[0]]].value, *row[1:]) for row in map(tuple, rows) if row[0] in TOPIC_OF_GROUP
+    )
 
 
 def _segments(ranges: Iterable[tuple[int, int, str]]) -> Segments:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import asyncpg
 
-from workers.ledger.model import Worker
+from workers.ledger.model import WorkerName
 from workers.ops.compare.out_of_order import Source
 
 __all__ = ["ENTRIES_READ", "SECTIONS", "Section"]
@@ -38,7 +38,7 @@ class Section:
             case "entries":
                 return Source(line["worker"], line["source_partition"], line["source_offset"])
             case "ticks":
-                return Source(Worker.EXPIRY.value, line["partition"], line["source_offset"])
+                return Source(WorkerName.EXPIRY.value, line["partition"], line["source_offset"])
             case _:
                 return None
 

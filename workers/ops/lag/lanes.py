@@ -12,7 +12,7 @@ from infra.clock import EARLIEST
 from infra.postgres import Connection, connect_database
 from infra.settings import Settings
 from workers.ops.lag.sampler import Ends
-from workers.topology import RANKS
+from workers.topology import TOPIC_RANK
 
 __all__ = ["Lane", "LaneKey", "Lanes", "neighbour_of"]
 
@@ -79,7 +79,7 @@ def neighbour_of(key: LaneKey, lanes: Mapping[LaneKey, Lane], ends: Mapping[Topi
     if lane is None or lane.head is None or not lane.waits:
         return None
     for (group, place), other in lanes.items():
-        if place.partition != key[1].partition or place.topic == key[1].topic or place.topic not in RANKS:
+        if place.partition != key[1].partition or place.topic == key[1].topic or place.topic not in TOPIC_RANK:
             continue
         reached = other.as_of if other.head is None else max(other.head, other.as_of)
         unread = place in ends and other.next_offset < ends[place].end

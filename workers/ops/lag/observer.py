@@ -18,8 +18,9 @@ from infra.settings import Settings
 from workers.ops.lag.lanes import Lane, LaneKey, Lanes, neighbour_of
 from workers.ops.lag.model import Change, GroupLag, Limits, Owner, PartitionLag, Sample, Status
 from workers.ops.lag.recall import Seen, recall
-from workers.ops.lag.sampler import OUR_TOPICS, Look, Sampler, Unread
+from workers.ops.lag.sampler import Look, Sampler, Unread
 from workers.ops.lag.verdict import Facts, judge, pace_of, within
+from workers.topology import TOPIC_OF_GROUP
 
 __all__ = ["Observer", "observer", "read_lag"]
 
@@ -129,7 +130,7 @@ class Observer:
         """Return a group's lag, topic by topic."""
         group = look.groups[name]
         members = group.described.members
-        count = len(members) if members is not None else 0 if name in OUR_TOPICS else None
+        count = len(members) if members is not None else 0 if name in TOPIC_OF_GROUP else None
         owners = {
             place: Owner(member.id, member.client, member.host) for member in members or () for place in member.places
         }
@@ -147,7 +148,7 @@ class Observer:
     ) -> Facts:
         described = look.groups[name].described
         unread = look.unread.get((name, place), Unread())
-        ours = name in OUR_TOPICS
+        ours = name in TOPIC_OF_GROUP
         members = len(described.members) if described.members is not None else 0 if ours else None
         return Facts(
             now=look.at,

@@ -10,11 +10,10 @@ from infra.clock import utc_now
 from infra.kafka.clients import NotSetUpError
 from infra.kafka.cluster_queries import EARLIEST, LATEST, Described, Lookup
 from infra.kafka.peek import Glance, glance
-from schemas.catalogue import CATALOGUE
+from workers.topology import TOPIC_OF_GROUP
 
-__all__ = ["OUR_TOPICS", "Ends", "GroupLook", "Look", "Sampler", "Unread"]
+__all__ = ["Ends", "GroupLook", "Look", "Sampler", "Unread"]
 
-OUR_TOPICS = {row.group: row.topic for row in CATALOGUE if row.group is not None}
 
 _Looked = tuple[TopicPartition, int, bool]  # from where, and whether as a reader of committed records
 
@@ -62,7 +61,7 @@ class Sampler:
     def __init__(self, lookup: Lookup, groups: Sequence[str] | None, *, every: bool) -> None:
         """Take the groups to look at, by name; our own ones where none is named; every group of the cluster if told."""
         self._lookup = lookup
-        self._named = list(OUR_TOPICS) if groups is None else list(groups)
+        self._named = list(TOPIC_OF_GROUP) if groups is None else list(groups)
         self._every = every
         self._seen: dict[_Looked, Glance] = {}
 
@@ -92,7 +91,9 @@ class Sampler:
             return self._named
         found = await self._lookup.groups()
         missing = [name for name in self._named if name not in found]
-        return found + [name for name in missing if name not in OUR_TOPICS or self._lookup.partitions(OUR_TOPICS[name])]
+        return found + [
+            name for name in missing if name not in TOPIC_OF_GROUP or self._lookup.partitions(TOPIC_OF_GROUP[name])
+        ]
 
     def _places(
         self, name: str, described: Mapping[str, Described], committed: Mapping[TopicPartition, int]
@@ -101,7 +102,7 @@ class Sampler:
         places = set(committed)
         for member in (described[name].members if name in described else None) or ():
             places |= member.places
-        if (topic := OUR_TOPICS.get(name)) is not None:
+        if (topic := TOPIC_OF_GROUP.get(name)) is not None:
             ours = self._lookup.partitions(topic)
             if not ours and not self._every:
                 raise NotSetUpError(f"Kafka has no topic {topic}: run `inmail topics apply`")

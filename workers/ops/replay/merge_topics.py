@@ -12,7 +12,7 @@ from aiokafka.errors import KafkaTimeoutError
 from aiokafka.structs import ConsumerRecord
 
 from workers.jobs.decoding import time_of
-from workers.topology import turn
+from workers.topology import sort_key
 
 __all__ = ["Source", "Timed", "read_merged"]
 
@@ -57,7 +57,7 @@ class Source:
 
     def next_turn(self) -> tuple[datetime, int]:
         """Return when it is the turn of the first record that waits."""
-        return turn(self.place.topic, self.waiting[0].as_of)
+        return sort_key(self.place.topic, self.waiting[0].as_of)
 
 
 async def read_merged(consumer: AIOKafkaConsumer, sources: Sequence[Source]) -> AsyncGenerator[Timed, None]:

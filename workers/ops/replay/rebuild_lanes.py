@@ -13,7 +13,7 @@ from workers.jobs.job import Batch, Decision, Job
 from workers.ops.operations import RefusedError
 from workers.ops.replay.merge_topics import Source
 from workers.ops.replay.parallel_batches import Run
-from workers.ops.replay.rebuild_plan import GROUPS
+from workers.topology import GROUP_OF
 
 __all__ = ["Ends", "OtherLanes"]
 
@@ -40,7 +40,7 @@ class OtherLanes:
         await self._connection.executemany(
             "insert into lanes (consumer_group, topic, partition, epoch, next_offset, as_of)"
             " values ($1, $2, $3, 1, $4, $5) on conflict do nothing",
-            [(GROUPS[topic], topic, self._partition, *read) for topic, read in self._read.items()],
+            [(GROUP_OF[topic], topic, self._partition, *read) for topic, read in self._read.items()],
         )
 
     async def store(self, runs: Sequence[Run], ends: Ends | None = None) -> Counter[str]:
@@ -97,7 +97,7 @@ class OtherLanes:
         moved = await self._connection.execute(
             "update lanes set next_offset = $4, as_of = $5"
             " where consumer_group = $1 and topic = $2 and partition = $3 and next_offset = $6",
-            GROUPS[topic],
+            GROUP_OF[topic],
             topic,
             self._partition,
             next_offset,

@@ -24,16 +24,14 @@ from infra.kafka.clients import reader
 from infra.kafka.records import partition_counts
 from infra.postgres import Connection, connect_database
 from infra.settings import Settings
-from schemas.catalogue import CATALOGUE
 from workers.ledger.plans import SHIPPED, Catalogue, load_catalogue
 from workers.ops.books.snapshot import open_books
 from workers.ops.operations import RefusedError
 from workers.ops.replay.merge_topics import Source
-from workers.topology import DECIDED
+from workers.topology import WORKER_OF
 
-__all__ = ["GROUPS", "Asked", "Plan", "database_of", "plan_rerun", "target_of"]
+__all__ = ["Asked", "Plan", "database_of", "plan_rerun", "target_of"]
 
-GROUPS: Final = {row.topic: row.group for row in CATALOGUE if row.group is not None}
 _SCHEMA: Final = re.compile("(?!pg_)[a-z_][a-z0-9_]{0,62}")
 USUAL_RATE = 1_500  # records a second, for the first estimate of how long it takes
 
@@ -162,7 +160,7 @@ async def plan_rerun(settings: Settings, asked: Asked) -> Plan:
     async with open_books(settings) as live:
         ends = await _lanes(live)
         begun, read = await _inspect(settings, asked, live)
-    counts = await partition_counts(settings, DECIDED)
+    counts = await partition_counts(settings, WORKER_OF)
     places = [TopicPartition(topic, number) for topic, count in counts.items() for number in range(count)]
     async with reader(settings) as consumer:
         oldest = await consumer.beginning_offsets(places)

@@ -18,7 +18,7 @@ from infra.settings import Settings
 from schemas.catalogue import CREDIT_EVENTS, SEND_RESULTS, TOPICS
 from workers.jobs.job import Message
 from workers.jobs.result_events import event_of, tick_messages
-from workers.ledger.model import Entry, Tick, Worker
+from workers.ledger.model import Entry, Tick, WorkerName
 from workers.ops.books.balance import UnknownAccountError
 from workers.ops.books.snapshot import open_books
 from workers.ops.operations import RefusedError
@@ -58,7 +58,7 @@ class Selection:
     request: UUID | None = None  # what answers it, and what it caused
     after: datetime | None = None  # decided as of then or later
     before: datetime | None = None  # decided as of an earlier time
-    worker: Worker | None = None
+    worker: WorkerName | None = None
     partition: int | None = None  # of the input
     start: int | None = None  # offset of the input
     end: int | None = None  # the first offset that is not meant
@@ -226,7 +226,7 @@ def _conditions(selection: Selection, part: str, position: Position) -> tuple[st
 
 
 def _has_ticks(selection: Selection) -> bool:
-    return selection.account is None and selection.worker in (None, Worker.EXPIRY)
+    return selection.account is None and selection.worker in (None, WorkerName.EXPIRY)
 
 
 async def _count(connection: Connection, selection: Selection, start: Position) -> Counter[str]:

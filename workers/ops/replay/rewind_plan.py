@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from infra.kafka.clients import admin_client
 from infra.postgres import Connection
 from infra.settings import Settings
-from workers.ledger.model import Worker
+from workers.ledger.model import WorkerName
 from workers.ops.books.snapshot import open_books
 from workers.ops.group_offsets import describe_group
 from workers.ops.operations import RefusedError
@@ -61,7 +61,7 @@ class Move(NamedTuple):
 class Plan:
     """What would be done, or why it is refused."""
 
-    worker: Worker
+    worker: WorkerName
     kind: Kind
     targets: Mapping[int, int]  # by partition, also of those that need not move
     moves: Sequence[Move]
@@ -92,7 +92,7 @@ class Plan:
 
 async def plan_rewind(
     settings: Settings,
-    worker: Worker,
+    worker: WorkerName,
     target: Target,
     options: Options,
     targets: Mapping[int, int] | None = None,
@@ -135,14 +135,14 @@ def _moves(kind: Kind, place: Place, offset: int) -> bool:
     return offset > place.stands if kind is Kind.UNDO else offset < place.stands
 
 
-async def _move(connection: Connection, worker: Worker, place: Place, goes: int) -> Move:
+async def _move(connection: Connection, worker: WorkerName, place: Place, goes: int) -> Move:
     known = min(place.stands, place.stored)
     answers = 0
     if goes < known:
         query = (
             "select count(*) from ticks where 'expiry' = $1 and partition = $2 and source_offset >= $3"
             " and source_offset < $4"
-            if worker is Worker.EXPIRY
+            if worker is WorkerName.EXPIRY
             else "select count(*) from journal where worker = $1 and source_partition = $2 and source_offset >= $3"
             " and source_offset < $4 and is_answer"
         )

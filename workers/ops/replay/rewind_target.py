@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Final, NamedTuple, assert_never
+from typing import Any, NamedTuple, assert_never
 from uuid import UUID
 
 from aiokafka import TopicPartition
@@ -17,15 +17,13 @@ from infra.clock import EPOCH
 from infra.kafka.clients import admin_client, committed_offsets, count_partitions, partitions_of, reader
 from infra.postgres import Connection
 from infra.settings import Settings
-from schemas.catalogue import BILLING_EVENTS, CATALOGUE, EXPIRY_TICKS, SEND_REQUESTS
-from workers.ledger.model import Worker
+from workers.ledger.model import WorkerName
 from workers.ops.operations import RefusedError
+from workers.topology import GROUP_OF, TOPIC_OF
 
 __all__ = ["VERB", "Kind", "Place", "Target", "find_targets", "group_of", "problem_of", "read_places", "topic_of"]
 
 VERB = "rewind"
-_TOPICS: Final = {Worker.SEND: SEND_REQUESTS, Worker.BILLING: BILLING_EVENTS, Worker.EXPIRY: EXPIRY_TICKS}
-_GROUPS: Final = {row.topic: row.group for row in CATALOGUE if row.group is not None}
 
 
 class Kind(StrEnum):
@@ -61,18 +59,18 @@ class Place(NamedTuple):
     stored: int  # up to here the books have outcomes
 
 
-def topic_of(worker: Worker) -> str:
+def topic_of(worker: WorkerName) -> str:
     """Return the input topic of a worker."""
-    return _TOPICS[worker]
+    return TOPIC_OF[worker]
 
 
-def group_of(worker: Worker) -> str:
+def group_of(worker: WorkerName) -> str:
     """Return the consumer group of a worker."""
-    return _GROUPS[_TOPICS[worker]]
+    return GROUP_OF[TOPIC_OF[worker]]
 
 
 async def read_places(
-    settings: Settings, connection: Connection, worker: Worker, partitions: Sequence[int]
+    settings: Settings, connection: Connection, worker: WorkerName, partitions: Sequence[int]
 ) -> dict[int, Place]:
     """Return where a group stands in some partitions, or in all if none are named.
 
@@ -105,7 +103,7 @@ async def read_places(
 
 
 async def find_targets(
-    settings: Settings, connection: Connection, worker: Worker, target: Target, places: Mapping[int, Place]
+    settings: Settings, connection: Connection, worker: WorkerName, target: Target, places: Mapping[int, Place]
 ) -> dict[int, int]:
     """Return the offset that is meant in each partition that is meant.
 
@@ -127,7 +125,7 @@ async def find_targets(
 
 
 async def _at_time(
-    settings: Settings, connection: Connection, worker: Worker, time: datetime, places: Mapping[int, Place]
+    settings: Settings, connection: Connection, worker: WorkerName, time: datetime, places: Mapping[int, Place]
 ) -> dict[int, int]:
     topic = topic_of(worker)
     asked = -(-(time - EPOCH) // timedelta(milliseconds=1))  # rounded up: no record before it is meant
@@ -145,7 +143,7 @@ async def _at_time(
     return targets
 
 
-async def _newest_taken(connection: Connection, worker: Worker, place: Place) -> datetime | None:
+async def _newest_taken(connection: Connection, worker: WorkerName, place: Place) -> datetime | None:
     """Return the time of the newest record that retention has taken of a partition, as the books know it.
 
     The oldest record that is left does not tell: a quiet partition may have lost nothing for long.
@@ -153,7 +151,7 @@ async def _newest_taken(connection: Connection, worker: Worker, place: Place) ->
     query = (
         "select as_of from ticks where 'expiry' = $1 and partition = $2 and source_offset < $3"
         " order by source_offset desc limit 1"
-        if worker is Worker.EXPIRY
+        if worker is WorkerName.EXPIRY
         else "select as_of from journal where worker = $1 and source_partition = $2 and source_offset < $3"
         " order by source_offset desc limit 1"
     )
@@ -162,9 +160,9 @@ async def _newest_taken(connection: Connection, worker: Worker, place: Place) ->
 
 
 async def _at_request(
-    connection: Connection, worker: Worker, request: UUID, places: Mapping[int, Place]
+    connection: Connection, worker: WorkerName, request: UUID, places: Mapping[int, Place]
 ) -> dict[int, int]:
-    if worker is Worker.EXPIRY:
+    if worker is WorkerName.EXPIRY:
         rows = await connection.fetch(
             "select partition, min(source_offset) from ticks where request_id = $1 and partition = any($2)"
             " and code <> 'key_conflict' group by partition",
@@ -188,7 +186,9 @@ async def _at_request(
     return {row[0]: row[1] for row in rows}
 
 
-async def _before(connection: Connection, worker: Worker, number: int, places: Mapping[int, Place]) -> dict[int, int]:
+async def _before(
+    connection: Connection, worker: WorkerName, number: int, places: Mapping[int, Place]
+) -> dict[int, int]:
     row = await connection.fetchrow(
         "select arguments, result from operations where operation = $1 and verb = $2", number, VERB
     )

@@ -8,11 +8,11 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from infra.postgres import Connection
-from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS
 from workers.jobs.job import Message
 from workers.jobs.result_events import event_of, tick_messages
-from workers.ledger.model import Entry, Tick, Worker
+from workers.ledger.model import Entry, Tick, WorkerName
 from workers.ops.books.balance import account_of
+from workers.topology import TOPIC_OF
 
 __all__ = [
     "Case",
@@ -25,7 +25,6 @@ __all__ = [
     "next_offsets",
 ]
 
-_TOPICS: Final = {Worker.SEND: SEND_REQUESTS, Worker.BILLING: BILLING_EVENTS, Worker.EXPIRY: EXPIRY_TICKS}
 _ROWS_AT_MOST: Final = 100  # of one tick: it may book a hundred thousand
 
 
@@ -207,7 +206,7 @@ async def next_offsets(connection: Connection) -> dict[tuple[str, int], int]:
 
 def _key_of(tick: Tick) -> _Key:
     told = (tick.partition, tick.source_offset, tick.request_id, tick.fingerprint, tick.as_of)
-    return _Key(None, None, Worker.EXPIRY.value, *told)
+    return _Key(None, None, WorkerName.EXPIRY.value, *told)
 
 
 def _key_of_row(account_id: str, row: Entry) -> _Key:
@@ -224,7 +223,7 @@ async def _case(connection: Connection, key: _Key) -> Case:
         touched = sorted({row.lot for _, row in rows if row.lot is not None})
         lots = await connection.fetch(_LOTS, key.account, touched)
     tick = None
-    if key.worker == Worker.EXPIRY:
+    if key.worker == WorkerName.EXPIRY:
         row = await connection.fetchrow(
             "select * from ticks where partition = $1 and request_id = $2 and fingerprint = $3",
             *(key.partition, key.request_id, key.fingerprint),
@@ -234,7 +233,7 @@ async def _case(connection: Connection, key: _Key) -> Case:
         key.account_id,
         key.request_id,
         key.fingerprint,
-        _TOPICS[Worker(key.worker)],
+        TOPIC_OF[key.worker],
         key.partition,
         key.offset,
         key.as_of,

@@ -35,7 +35,6 @@ from schemas.ticks import ExpiryTick
 from tests.conftest import HASTY
 from tests.workers.command import end, run, start
 from tests.workers.history_books import (
-    GROUPS,
     TIED,
     Placed,
     decide_one_by_one,
@@ -63,6 +62,7 @@ from workers.ops.replay.parallel_batches import Runs
 from workers.ops.replay.rebuild import Who, rerun
 from workers.ops.replay.rebuild_plan import Asked, plan_rerun, target_of
 from workers.simulate.wire import DAY, event, instant, send
+from workers.topology import GROUP_OF
 
 ROOT = Path(__file__).parents[4]
 WHO = Who("ops-1", "a trial")
@@ -161,7 +161,7 @@ async def test_a_grant_and_a_send_of_one_instant_are_decided_in_the_one_order(
 ) -> None:
     """Billing comes first. With sends first, the rebuild would find no credit for that send, and it says so."""
     _, right = await _rerun(live, await _asked(live))
-    monkeypatch.setattr(topology, "RANKS", {topic: -rank for topic, rank in topology.RANKS.items()})
+    monkeypatch.setattr(topology, "TOPIC_RANK", {topic: -rank for topic, rank in topology.TOPIC_RANK.items()})
     _, wrong = await _rerun(live, await _asked(live))
 
     assert {} == _causes(right)
@@ -488,10 +488,12 @@ def test_turns_are_by_time_then_billing_sends_ticks() -> None:
     early, late = datetime(2030, 1, 1, tzinfo=UTC), datetime(2030, 1, 2, tzinfo=UTC)
     topics: Iterable[str] = ("inmail.expiry-ticks", "inmail.send-requests", "inmail.billing-events")
 
-    turns = sorted(((topic, time) for time in (late, early) for topic in topics), key=lambda each: topology.turn(*each))
+    turns = sorted(
+        ((topic, time) for time in (late, early) for topic in topics), key=lambda each: topology.sort_key(*each)
+    )
 
-    assert [(topic, time) for time in (early, late) for topic in topology.DECIDED] == turns
-    assert ("inmail.billing-events", "inmail.send-requests", "inmail.expiry-ticks") == topology.DECIDED
+    assert [(topic, time) for time in (early, late) for topic in topology.WORKER_OF] == turns
+    assert ("inmail.billing-events", "inmail.send-requests", "inmail.expiry-ticks") == tuple(topology.WORKER_OF)
 
 
 # -- by command -------------------------------------------------------------------------------------------------------
@@ -602,7 +604,7 @@ async def test_what_the_workers_decided_is_what_a_rebuild_decides(live: Settings
     catalogue = load_catalogue(live.plans_file)
     start = history()[-1].time + DAY
     ids = [str(uuid4()) for _ in range(3)]
-    stored = [(GROUPS[topic], partition, offset) for topic, partition, offset, _ in await _lanes_of(live)]
+    stored = [(GROUP_OF[topic], partition, offset) for topic, partition, offset, _ in await _lanes_of(live)]
     gift = {"credits": 2, "promotion_id": "welcome"}
     turns = [
         [event(start, str(uuid4()), PromotionGranted, f"w-{n}", gift) for n in range(6)],

@@ -18,7 +18,7 @@ from infra.settings import Settings
 from schemas.catalogue import CREDIT_EVENTS, DEAD_LETTERS, SEND_REQUESTS, SEND_RESULTS
 from tests.ledger.book import Book
 from tests.workers.replaying import ME, Marks, fund_and_send, mark, seen, whole_history
-from workers.ledger.model import Worker
+from workers.ledger.model import WorkerName
 from workers.ops.books.balance import UnknownAccountError
 from workers.ops.operations import RefusedError, Running, Status, list_operations
 from workers.ops.replay import reemit_plan
@@ -138,7 +138,7 @@ async def test_a_selection_is_all_that_is_sent(cluster: Settings, database: Conn
     requests = await fund_and_send(cluster, account, 3)
     row = await database.fetchrow("select * from journal where request_id = $1 and is_answer", requests[1].id)
     assert row is not None
-    place = {"worker": Worker.SEND, "partition": row["source_partition"]}
+    place = {"worker": WorkerName.SEND, "partition": row["source_partition"]}
     offset = row["source_offset"]
 
     counts = [
@@ -150,7 +150,7 @@ async def test_a_selection_is_all_that_is_sent(cluster: Settings, database: Conn
             Selection(before=between),
             Selection(**place, start=offset, end=offset + 1),
             Selection(**place, start=offset + 2, end=offset + 9),
-            Selection(worker=Worker.EXPIRY),
+            Selection(worker=WorkerName.EXPIRY),
         )
     ]
 
@@ -189,7 +189,7 @@ async def test_a_request_or_a_time_is_found_without_reading_the_journal(database
             return []
 
     connection: Any = _Explaining()
-    selections = (Selection(request=uuid4()), Selection(worker=Worker.SEND, after=THREE, before=THREE + MINUTE))
+    selections = (Selection(request=uuid4()), Selection(worker=WorkerName.SEND, after=THREE, before=THREE + MINUTE))
     for selection in selections:
         assert [] == [page async for page in reemit_plan.pages(connection, selection, Position())]
     by_request, by_time = (plan for plan in plans if "journal" in plan)

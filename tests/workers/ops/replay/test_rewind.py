@@ -26,7 +26,7 @@ from tests.workers.replaying import ME, fund_and_send, mark, published, seen, wh
 from tests.workers.wire import ends, promotion, publish, send
 from workers.jobs.billing import BillingJob
 from workers.jobs.send import SendJob
-from workers.ledger.model import Worker
+from workers.ledger.model import WorkerName
 from workers.ledger.plans import load_catalogue
 from workers.ops.operations import RefusedError, Running, Status, list_operations
 from workers.ops.replay import rewind as rewinding
@@ -38,7 +38,7 @@ AGAIN = Options(publish_again=True)
 
 
 async def back(
-    settings: Settings, target: Target, options: Options = AGAIN, worker: Worker = Worker.SEND, wait: float = 20
+    settings: Settings, target: Target, options: Options = AGAIN, worker: WorkerName = WorkerName.SEND, wait: float = 20
 ) -> tuple[Plan, Running]:
     """Rewind a group; return what was planned and what came of it."""
     plan = await plan_rewind(settings, worker, target, options)
@@ -106,7 +106,7 @@ async def test_ticks_are_answered_again_and_expire_nothing_again(
     asked = await whole_history(cluster, Book(database), account)
     before, sending = await books(database), await stands(cluster)
 
-    plan, _ = await back(cluster, Target(Kind.REQUEST, asked), worker=Worker.EXPIRY)
+    plan, _ = await back(cluster, Target(Kind.REQUEST, asked), worker=WorkerName.EXPIRY)
 
     left = await stands(cluster, EXPIRY_TICKS, "inmail-expiry")
     assert [1] * cluster.topic_partitions == [move.answers for move in plan.moves]
@@ -120,7 +120,7 @@ async def test_it_is_refused_unless_publishing_again_is_asked_for(cluster: Setti
     before = await stands(cluster)
     target = Target(Kind.REQUEST, requests[0].id)
 
-    plan = await plan_rewind(cluster, Worker.SEND, target, Options())
+    plan = await plan_rewind(cluster, WorkerName.SEND, target, Options())
     with pytest.raises(RefusedError, match=r"2 records have been decided.*--publish-again.*inmail replay reemit"):
         await back(cluster, target, Options())
 
@@ -158,11 +158,11 @@ async def test_what_had_been_set_aside_is_set_aside_again_or_decided_once_it_can
     await publish(cluster, BILLING_EVENTS, [promotion(account, 2), platinum(account)])
     await work_off(cluster, BillingJob(load_catalogue()))
 
-    plan, _ = await back(cluster, target, worker=Worker.BILLING)
+    plan, _ = await back(cluster, target, worker=WorkerName.BILLING)
     await work_off(cluster, BillingJob(load_catalogue()))
     letters = [json.loads(each.value)["id"] for each in await records_of(cluster, DEAD_LETTERS, account)]
     before = await database.fetchval("select sum(granted) from lots")
-    await back(cluster, target, worker=Worker.BILLING)
+    await back(cluster, target, worker=WorkerName.BILLING)
     await work_off(cluster, BillingJob(load_catalogue(mended.plans_file)))
 
     assert [(2, 1)] == [(move.again, move.answers) for move in plan.moves]
@@ -185,10 +185,10 @@ async def test_a_time_means_the_first_record_at_or_after_it(cluster: Settings, a
 
     goes = []
     for time in (times[1], times[1] - timedelta(microseconds=1), times[0] + timedelta(microseconds=1), times[0]):
-        plan = await plan_rewind(cluster, Worker.SEND, Target(Kind.TIME, time), AGAIN)
+        plan = await plan_rewind(cluster, WorkerName.SEND, Target(Kind.TIME, time), AGAIN)
         goes.append({move.partition: move.goes for move in plan.moves})
     with pytest.raises(RefusedError, match=r"no record of inmail\.send-requests is of 2100"):
-        await plan_rewind(cluster, Worker.SEND, Target(Kind.TIME, datetime(2100, 1, 1, tzinfo=UTC)), AGAIN)
+        await plan_rewind(cluster, WorkerName.SEND, Target(Kind.TIME, datetime(2100, 1, 1, tzinfo=UTC)), AGAIN)
 
     (first, second), number = (each.offset for each in records), home(cluster, account)
     assert [{number: offset} for offset in (second, second, second, first)] == goes
@@ -225,10 +225,10 @@ async def test_what_is_not_there_or_would_be_passed_over_is_refused_with_what_is
         (Target(Kind.UNDO, 10**9), "is no rewind of send"),
     ]:
         with pytest.raises(RefusedError, match=words):
-            await plan_rewind(cluster, Worker.SEND, target, AGAIN)
+            await plan_rewind(cluster, WorkerName.SEND, target, AGAIN)
 
     later = Target(Kind.TIME, last + timedelta(microseconds=1), (number,))
-    assert stood - 1 <= (await plan_rewind(cluster, Worker.SEND, later, AGAIN)).targets[number]
+    assert stood - 1 <= (await plan_rewind(cluster, WorkerName.SEND, later, AGAIN)).targets[number]
     assert stood == (await stands(cluster))[number]
 
 
@@ -240,7 +240,7 @@ async def test_a_request_of_another_worker_is_told_whose_it_is(
     grant: UUID = await database.fetchval("select request_id from journal where worker = 'billing' and is_answer")
 
     with pytest.raises(RefusedError, match=f"decided by billing, in partition {home(cluster, account)}"):
-        await plan_rewind(cluster, Worker.SEND, Target(Kind.REQUEST, grant), AGAIN)
+        await plan_rewind(cluster, WorkerName.SEND, Target(Kind.REQUEST, grant), AGAIN)
 
 
 # -- under nobody's feet ----------------------------------------------------------------------------------------------
@@ -256,7 +256,7 @@ async def test_a_group_with_members_is_refused_and_with_drain_waited_for(cluster
         await life.ready()
         with pytest.raises(RefusedError, match=r"has members \(inmail-send at .*--drain"):
             await back(cluster, target)
-        plan = await plan_rewind(cluster, Worker.SEND, target, options)
+        plan = await plan_rewind(cluster, WorkerName.SEND, target, options)
         await publish(cluster, SEND_REQUESTS, [send(account)])
         await published(cluster, SendJob(load_catalogue()))
 
@@ -285,7 +285,7 @@ async def test_a_worker_that_does_not_end_is_not_waited_for_for_ever(cluster: Se
 
     async with living(cluster) as life:
         await life.ready()
-        plan = await plan_rewind(cluster, Worker.SEND, target, options)
+        plan = await plan_rewind(cluster, WorkerName.SEND, target, options)
         with pytest.raises(RefusedError, match="still has 1 member"):
             await rewind(cluster, target, options, plan, who=ME, stop=asyncio.Event(), drain_seconds=0.1)
         done = await rewind(cluster, target, options, plan, who=ME, stop=stop, drain_seconds=20)
