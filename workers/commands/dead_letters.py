@@ -20,10 +20,10 @@ from workers.commands.views.dead_letters import (
     show_redriven,
 )
 from workers.ops.dead_letters import history
-from workers.ops.dead_letters.letters import Selection
-from workers.ops.dead_letters.redrive import Who, redrive
-from workers.ops.dead_letters.redrive_plan import RATES, Options, Plan, plan_redrive
-from workers.ops.operations import Running
+from workers.ops.dead_letters.letters import LetterFilter
+from workers.ops.dead_letters.redrive import redrive
+from workers.ops.dead_letters.redrive_plan import RATES, RedriveOptions, RedrivePlan, plan_redrive
+from workers.ops.operations import Operator, Running
 
 __all__ = ["dead_letters"]
 
@@ -62,7 +62,7 @@ def list_command(  # noqa: PLR0913, PLR0917 - one parameter an option
 ) -> None:
     """List dead letters, newest first, and what became of each."""
     selection = _selection(reason, topic, account, type_, after, before, at)
-    told = ask(lambda settings: history.tell_dead_letters(settings, selection, last, operation))
+    told = ask(lambda settings: history.report_dead_letters(settings, selection, last, operation))
     if count:
         rows = [(*key, number) for key, number in sorted(told.counts.items())]
         names = ("topic", "reason", "letters")
@@ -84,7 +84,7 @@ def show_command(
     partition, offset = _place(place, "PARTITION/OFFSET")
     if partition is None or offset is None:
         raise typer.BadParameter("expected PARTITION/OFFSET, like 3/17", param_hint="PARTITION/OFFSET")
-    told = ask(lambda settings: history.show_dead_letter(settings, partition, offset))
+    told = ask(lambda settings: history.report_dead_letter(settings, partition, offset))
     write_json(told.summary()[0]) if json else show_dead_letter(*told.letters[0])
     _complain(told)
 
@@ -115,8 +115,8 @@ def redrive_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     between two messages; the same command goes on from there.
     """
     selection = _selection(reason, topic, account, type_, after, before, at)
-    options = Options(rate, limit, again, anyway)
-    person = None if dry_run else Who(*who(by, because))
+    options = RedriveOptions(rate, limit, again, anyway)
+    person = None if dry_run else Operator(*who(by, because))
     plan = ask(lambda settings: plan_redrive(settings, selection, options))
     if not json:
         show_plan(plan)
@@ -137,7 +137,7 @@ def redrive_command(  # noqa: PLR0913, PLR0917 - one parameter an option
         raise typer.Exit(Exit.NO)
 
 
-def _redrive(selection: Selection, options: Options, plan: Plan, person: Who) -> Running:
+def _redrive(selection: LetterFilter, options: RedriveOptions, plan: RedrivePlan, person: Operator) -> Running:
     with progress_of(plan.count, "messages", error_console()) as progress:
 
         async def run(settings: Settings) -> Running:
@@ -156,11 +156,11 @@ def _selection(  # noqa: PLR0913, PLR0917 - one parameter an option
     after: datetime | None,
     before: datetime | None,
     at: str | None,
-) -> Selection:
+) -> LetterFilter:
     if topic is not None and topic not in INPUT_TOPICS:
         raise typer.BadParameter(f"expected one of {', '.join(INPUT_TOPICS)}", param_hint="--topic")
     partition, offset = (None, None) if at is None else _place(at, "--at")
-    return Selection(reason, topic, account, type_, aware(after), aware(before), partition, offset)
+    return LetterFilter(reason, topic, account, type_, aware(after), aware(before), partition, offset)
 
 
 def _place(text: str, hint: str) -> tuple[int, int | None]:
@@ -170,6 +170,6 @@ def _place(text: str, hint: str) -> tuple[int, int | None]:
     return int(partition), int(offset) if slash else None
 
 
-def _complain(told: history.Told) -> None:
+def _complain(told: history.DeadLetterReport) -> None:
     if told.silent is not None:
         error_console().print(f"What became of them is not known, since Postgres cannot be asked: {told.silent}")

@@ -30,9 +30,9 @@ from workers.commands.views.rebuild import show_comparison, show_corrections, sh
 from workers.ops.compare.comparison import Comparison
 from workers.ops.compare.corrections import Corrections, corrections_of
 from workers.ops.compare.html_report import page_of
-from workers.ops.operations import Running
-from workers.ops.replay.rebuild import Who, rerun
-from workers.ops.replay.rebuild_plan import Asked, Plan, plan_rerun, target_of
+from workers.ops.operations import Operator, Running
+from workers.ops.replay.rebuild import rebuild
+from workers.ops.replay.rebuild_plan import RebuildPlan, RebuildRequest, plan_rebuild, target_settings
 
 __all__ = ["rebuild_command", "shadow_command"]
 
@@ -83,8 +83,8 @@ def rebuild_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     Reads as far as the live books have read. Ctrl-C stops between two transactions; the same command goes on from there
     and, where all was read, compares again.
     """
-    asked = Asked("replay rebuild", *_place(database, schema), partial=partial)
-    comparison = _run(asked, rate, None if dry_run else Who(*who(by, because)), _Files(page), yes=yes, json=json)
+    asked = RebuildRequest("replay rebuild", *_place(database, schema), partial=partial)
+    comparison = _run(asked, rate, None if dry_run else Operator(*who(by, because)), _Files(page), yes=yes, json=json)
     if comparison is not None and not comparison.same:
         raise typer.Exit(Exit.NO)
 
@@ -122,7 +122,7 @@ def shadow_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     """
     if corrections is not None and until is not None:
         raise typer.BadParameter("needs all that came up to now: no --until", param_hint="--corrections")
-    asked = Asked(
+    asked = RebuildRequest(
         "replay shadow",
         *_place(database, schema),
         str(catalogue.resolve()) if catalogue else None,
@@ -132,7 +132,7 @@ def shadow_command(  # noqa: PLR0913, PLR0917 - one parameter an option
         aware(until),
         partial,
     )
-    person = None if dry_run else Who(*who(by, because))
+    person = None if dry_run else Operator(*who(by, because))
     if corrections is not None and person is not None:
         _check_words(person)
     _run(asked, rate, person, _Files(page, corrections), yes=yes, json=json)
@@ -159,9 +159,9 @@ def _place(url: str | None, schema: str | None) -> tuple[SecretStr | None, str |
 
 
 def _run(  # noqa: PLR0913 - what both verbs are asked
-    asked: Asked, rate: float | None, person: Who | None, files: _Files, *, yes: bool, json: bool
+    asked: RebuildRequest, rate: float | None, person: Operator | None, files: _Files, *, yes: bool, json: bool
 ) -> Comparison | None:
-    plan = ask(lambda settings: plan_rerun(settings, asked))
+    plan = ask(lambda settings: plan_rebuild(settings, asked))
     if not json:
         show_plan(plan, rate)
     if person is None:
@@ -192,7 +192,7 @@ def _run(  # noqa: PLR0913 - what both verbs are asked
     return comparison
 
 
-def _check_words(person: Who) -> None:
+def _check_words(person: Operator) -> None:
     """Refuse, before all is read, what an adjustment cannot carry."""
     try:
         CreditsAdjustedData(credits=1, actor=person.actor, reason=person.reason)
@@ -202,18 +202,20 @@ def _check_words(person: Who) -> None:
         raise typer.BadParameter(f"an adjustment cannot carry it: {first['msg']}", param_hint=hint) from None
 
 
-def _correct(asked: Asked, person: Who, file: Path) -> Corrections:
+def _correct(asked: RebuildRequest, person: Operator, file: Path) -> Corrections:
     """Write the adjustments to a file."""
     whole = asked.start is None and not asked.partial
-    found = ask(lambda settings: corrections_of(settings, target_of(settings, asked), *person, whole=whole))
+    found = ask(lambda settings: corrections_of(settings, target_settings(settings, asked), *person, whole=whole))
     file.write_bytes(b"".join(encode(event) + b"\n" for event in found.events))
     return found
 
 
-def _rerun(asked: Asked, plan: Plan, person: Who, rate: float | None) -> tuple[Running, Comparison | None]:
+def _rerun(
+    asked: RebuildRequest, plan: RebuildPlan, person: Operator, rate: float | None
+) -> tuple[Running, Comparison | None]:
     with progress_of(max(1, plan.records), "records", error_console()) as progress:
 
         async def run(settings: Settings) -> tuple[Running, Comparison | None]:
-            return await rerun(settings, asked, plan, who=person, stop=stop_requested(), rate=rate, progress=progress)
+            return await rebuild(settings, asked, plan, who=person, stop=stop_requested(), rate=rate, progress=progress)
 
         return ask(run)

@@ -13,10 +13,9 @@ from workers.commands.options import INSTANT_FORMATS, Because, By, Json, Yes, aw
 from workers.commands.running import Exit, ask
 from workers.commands.views.replay import show_reemit_plan, show_reemitted
 from workers.ledger.model import WorkerName
-from workers.ops.dead_letters.redrive import Who
-from workers.ops.operations import Running
+from workers.ops.operations import Operator, Running
 from workers.ops.replay.reemit import reemit
-from workers.ops.replay.reemit_plan import Plan, Selection, plan_reemit
+from workers.ops.replay.reemit_plan import ReemitPlan, RowFilter, plan_reemit
 
 __all__ = ["reemit_command"]
 
@@ -56,10 +55,10 @@ def reemit_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     if offsets is not None and (worker is None or partition is None):
         raise typer.BadParameter("needs --worker and --partition", param_hint="--offsets")
     span = _span(offsets)
-    selection = Selection(account, request, aware(after), aware(before), worker, partition, *span)
+    selection = RowFilter(account, request, aware(after), aware(before), worker, partition, *span)
     if everything == bool(selection.summary()):
         raise typer.BadParameter("say which answers, or --all", param_hint="--all")
-    person = None if dry_run else Who(*who(by, because))
+    person = None if dry_run else Operator(*who(by, because))
     plan = ask(lambda settings: plan_reemit(settings, selection, to, rate, anew=anew))
     if not json:
         show_reemit_plan(plan)
@@ -71,7 +70,7 @@ def reemit_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     _end(_reemit(selection, plan, person), plan, json=json)
 
 
-def _end(done: Running, plan: Plan, *, json: bool) -> None:
+def _end(done: Running, plan: ReemitPlan, *, json: bool) -> None:
     """Say what was done, and end with the exit code that says how."""
     if json:
         write_json({"operation": done.number, "plan": plan.summary(), "result": done.result})
@@ -83,7 +82,7 @@ def _end(done: Running, plan: Plan, *, json: bool) -> None:
         raise typer.Exit(Exit.NO)
 
 
-def _reemit(selection: Selection, plan: Plan, person: Who) -> Running:
+def _reemit(selection: RowFilter, plan: ReemitPlan, person: Operator) -> Running:
     with progress_of(plan.count, "events", error_console()) as progress:
 
         async def run(settings: Settings) -> Running:

@@ -24,11 +24,10 @@ from workers.commands.options import (
 from workers.commands.running import Exit, ask, fail
 from workers.commands.views.replay import show_rewind_plan, show_rewound
 from workers.ledger.model import WorkerName
-from workers.ops.dead_letters.redrive import Who
-from workers.ops.operations import Running
+from workers.ops.operations import Operator, Running
 from workers.ops.replay.rewind import rewind
-from workers.ops.replay.rewind_plan import Options, Plan, plan_rewind
-from workers.ops.replay.rewind_target import Kind, Target
+from workers.ops.replay.rewind_plan import RewindOptions, RewindPlan, plan_rewind
+from workers.ops.replay.rewind_target import RewindTarget, TargetKind
 
 __all__ = ["rewind_command"]
 
@@ -70,8 +69,8 @@ def rewind_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     Ctrl-C while it waits leaves everything as it was.
     """
     target = _target(to_offset, aware(to_time), to_request, undo, tuple(sorted(set(partition or ()))))
-    options = Options(publish_again, drain)
-    person = None if dry_run else Who(*who(by, because))
+    options = RewindOptions(publish_again, drain)
+    person = None if dry_run else Operator(*who(by, because))
     plan = ask(lambda settings: plan_rewind(settings, worker, target, options))
     if not json:
         show_rewind_plan(plan)
@@ -91,7 +90,9 @@ def rewind_command(  # noqa: PLR0913, PLR0917 - one parameter an option
         raise typer.Exit(Exit.INTERRUPTED)
 
 
-def _rewind(target: Target, options: Options, plan: Plan, person: Who, drain_seconds: float) -> Running:
+def _rewind(
+    target: RewindTarget, options: RewindOptions, plan: RewindPlan, person: Operator, drain_seconds: float
+) -> Running:
     async def run(settings: Settings) -> Running:
         return await rewind(
             settings,
@@ -109,10 +110,10 @@ def _rewind(target: Target, options: Options, plan: Plan, person: Who, drain_sec
 
 def _target(
     offset: int | None, time: datetime | None, request: UUID | None, undo: int | None, partitions: tuple[int, ...]
-) -> Target:
-    kinds = {Kind.OFFSET: offset, Kind.TIME: time, Kind.REQUEST: request, Kind.UNDO: undo}
+) -> RewindTarget:
+    kinds = {TargetKind.OFFSET: offset, TargetKind.TIME: time, TargetKind.REQUEST: request, TargetKind.UNDO: undo}
     given = {kind: value for kind, value in kinds.items() if value is not None}
     if len(given) != 1:
         raise typer.BadParameter("say one of them", param_hint="--to-offset, --to-time, --to-request, --undo")
     ((kind, value),) = given.items()
-    return Target(kind, value, partitions)
+    return RewindTarget(kind, value, partitions)

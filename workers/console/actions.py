@@ -15,8 +15,7 @@ from workers.console.guard import SESSION, cookie_name, is_secure
 from workers.console.jobs import Jobs
 from workers.console.problems import BadRequestError
 from workers.console.reading import Reading
-from workers.ops.dead_letters.redrive import Who
-from workers.ops.operations import Operation, show_operation
+from workers.ops.operations import Operation, Operator, show_operation
 
 __all__ = ["Actions"]
 
@@ -119,12 +118,12 @@ class Actions:
             return await show_operation(settings, number)
 
 
-def _who(request: web.Request, given: dict[str, Any]) -> Who:
+def _who(request: web.Request, given: dict[str, Any]) -> Operator:
     """Return who acts, and why: both go on record."""
     because = parameters.text(given, "because")
     if because is None:
         raise BadRequestError("because: say why, for the record")
-    return Who(f"{request[SESSION].actor} (console)", because)
+    return Operator(f"{request[SESSION].actor} (console)", because)
 
 
 async def _body(request: web.Request) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from workers.console.reading import Reading
 from workers.console.resuming import command_of
 from workers.console.watch import Watch
 from workers.ops.books.statement import read_statement
-from workers.ops.dead_letters.history import show_dead_letter, tell_dead_letters
+from workers.ops.dead_letters.history import report_dead_letter, report_dead_letters
 from workers.ops.operations import Operation, list_operations, show_operation
 from workers.ops.topics.plan import TopicsError, plan_topics
 from workers.ops.topics.promises import check_topics
@@ -100,7 +100,7 @@ class Api:
         last = parameters.number(request.query, "last", 1, _LETTERS) or _LETTERS
         operation = parameters.number(request.query, "operation")
         async with self.reading.turn(_LONGER) as settings:
-            told = await tell_dead_letters(settings, selection, last, operation)
+            told = await report_dead_letters(settings, selection, last, operation)
         counts = [
             {"topic": topic, "reason": reason, "letters": n} for (topic, reason), n in sorted(told.counts.items())
         ]
@@ -119,7 +119,7 @@ class Api:
         """Answer with all of one dead letter."""
         partition, offset = _number(request, "partition"), _number(request, "offset")
         async with self.reading.turn(_LONGER) as settings:
-            told = await show_dead_letter(settings, partition, offset)
+            told = await report_dead_letter(settings, partition, offset)
         return answer(letter_json(*told.letters[0]) | {"silent": told.silent})
 
     async def operations(self, request: web.Request) -> web.Response:

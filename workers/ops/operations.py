@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg
 
@@ -24,6 +24,7 @@ __all__ = [
     "Intent",
     "NoSuchOperationError",
     "Operation",
+    "Operator",
     "RefusedError",
     "Running",
     "Status",
@@ -54,6 +55,13 @@ class Status(StrEnum):
     STOPPED = "stopped"  # by its operator; the same verb goes on where it stopped
     FAILED = "failed"
     BROKEN_OFF = "broken_off"  # its process was killed, or lost the database
+
+
+class Operator(NamedTuple):
+    """Who runs a verb, and why, for the record."""
+
+    actor: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

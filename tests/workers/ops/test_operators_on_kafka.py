@@ -27,8 +27,8 @@ from workers.jobs.expiry import ExpiryJob
 from workers.jobs.partitioning_check import Misplaced
 from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
-from workers.ops.dead_letters.history import Fate, show_dead_letter
-from workers.ops.dead_letters.letters import NoSuchDeadLetterError, Selection, list_dead_letters
+from workers.ops.dead_letters.history import LetterHistory, report_dead_letter
+from workers.ops.dead_letters.letters import LetterFilter, NoSuchDeadLetterError, list_dead_letters
 from workers.ops.lag import GroupLag, read_lag
 from workers.ops.topics.plan import Change, TopicsError, apply_topics
 from workers.ops.topics.publish import Published, publish
@@ -289,12 +289,12 @@ async def test_dead_letters_are_listed_and_shown_in_full(cluster: Settings, acco
     await publish(cluster, _file({"record": {"topic": BILLING_EVENTS, "key": account, "value": None}}))
     await _work_off(cluster)
 
-    mine = (await list_dead_letters(cluster, Selection(account=account))).letters
+    mine = (await list_dead_letters(cluster, LetterFilter(account=account))).letters
     assert ["no_value", "not_json"] == sorted(each.reason for each in mine)
-    not_json = Selection(DeadLetterReason.NOT_JSON, SEND_REQUESTS, account)
+    not_json = LetterFilter(DeadLetterReason.NOT_JSON, SEND_REQUESTS, account)
     (letter,) = (await list_dead_letters(cluster, not_json)).letters
-    ((shown, fate),) = (await show_dead_letter(cluster, letter.partition, letter.offset)).letters
-    assert (letter, Fate()) == (shown, fate)
+    ((shown, fate),) = (await report_dead_letter(cluster, letter.partition, letter.offset)).letters
+    assert (letter, LetterHistory()) == (shown, fate)
     assert (b"{oops", account.encode()) == (letter.value, letter.key)
     assert (("trace", b"1"), ("none", None)) == letter.headers
     found = await _results(cluster, account=account, dead_letters=True)
@@ -307,4 +307,4 @@ async def test_a_dead_letter_that_is_not_there_is_said_to_be_missing(
 ) -> None:
     """At once: no waiting for one to come."""
     with pytest.raises(NoSuchDeadLetterError, match=f"{partition}/{offset}"):
-        await show_dead_letter(cluster, partition, offset)
+        await report_dead_letter(cluster, partition, offset)

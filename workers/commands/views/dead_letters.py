@@ -9,9 +9,9 @@ from rich.text import Text
 
 from infra.terminal import console, instant, table
 from workers.commands.views.styles import BAD, DIM, GOOD, WARN, count_of
-from workers.ops.dead_letters.history import Fate, Told
+from workers.ops.dead_letters.history import DeadLetterReport, LetterHistory
 from workers.ops.dead_letters.letters import DeadLetter, printable, readable
-from workers.ops.dead_letters.redrive_plan import REFUSALS, Plan
+from workers.ops.dead_letters.redrive_plan import REFUSALS, RedrivePlan
 from workers.ops.operations import Operation, Running, Status
 
 __all__ = [
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 
-def show_dead_letters(told: Told) -> None:
+def show_dead_letters(told: DeadLetterReport) -> None:
     """Show a list of dead letters."""
     rows = [
         (
@@ -63,7 +63,7 @@ def origin(letter: DeadLetter) -> str:
     return f"{printable(letter.origin_topic)} {letter.origin_partition}/{letter.origin_offset}"
 
 
-def _became(fate: Fate | None) -> Text:
+def _became(fate: LetterHistory | None) -> Text:
     """Return in few words what became of a letter: nothing is said where nothing is known."""
     if fate is None:
         return Text("?", style=DIM)
@@ -77,7 +77,7 @@ def _became(fate: Fate | None) -> Text:
     return Text("")
 
 
-def show_dead_letter(letter: DeadLetter, fate: Fate | None) -> None:
+def show_dead_letter(letter: DeadLetter, fate: LetterHistory | None) -> None:
     """Show all of one dead letter."""
     facts = [
         ("reason", letter.reason),
@@ -100,7 +100,7 @@ def show_dead_letter(letter: DeadLetter, fate: Fate | None) -> None:
     out.print(Text("none" if letter.value is None else readable(letter.value)), soft_wrap=True)
 
 
-def story(fate: Fate | None) -> list[str]:
+def story(fate: LetterHistory | None) -> list[str]:
     """Return in sentences what became of a letter."""
     if fate is None:
         return ["not known"]
@@ -119,7 +119,7 @@ def story(fate: Fate | None) -> list[str]:
     return told or ["nothing yet"]
 
 
-def show_plan(plan: Plan) -> None:
+def show_plan(plan: RedrivePlan) -> None:
     """Show what a redrive would do."""
     out = console()
     if plan.letters:

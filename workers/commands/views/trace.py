@@ -9,7 +9,7 @@ from infra.terminal import console, instant
 from workers.commands.views.dead_letters import origin, story
 from workers.commands.views.styles import BAD, DIM, GOOD, NEWS, WARN, count_of
 from workers.ops.books.reasons import reason_of
-from workers.ops.dead_letters.history import Fate
+from workers.ops.dead_letters.history import LetterHistory
 from workers.ops.dead_letters.letters import DeadLetter, printable
 from workers.ops.trace.in_topics import Published, Seen, Trace
 from workers.ops.trace.trace import Traced
@@ -93,7 +93,7 @@ def _published(published: Published) -> Iterator[Fact]:
         yield "  result", [f"{event.topic}: ", (_RESULT[published.state], style)]
 
 
-def _letter(letter: DeadLetter, fate: Fate) -> Iterator[Fact]:
+def _letter(letter: DeadLetter, fate: LetterHistory) -> Iterator[Fact]:
     yield "letter", [(letter.place, "bold"), f", set aside at {instant(letter.set_aside_at)}"]
     yield "origin", [origin(letter)]
     yield "reason", [(letter.reason, BAD), f": {printable(letter.error)}"]

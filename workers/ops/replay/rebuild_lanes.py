@@ -11,26 +11,26 @@ from workers.jobs.bisection import decide_apart
 from workers.jobs.decoding import sort_records
 from workers.jobs.job import Batch, Decision, Job
 from workers.ops.operations import RefusedError
-from workers.ops.replay.merge_topics import Source
-from workers.ops.replay.parallel_batches import Run
+from workers.ops.replay.merge_topics import PartitionCursor
+from workers.ops.replay.parallel_batches import CombinedBatch
 from workers.topology import GROUP_OF
 
-__all__ = ["Ends", "OtherLanes"]
+__all__ = ["ReadPositions", "TargetLanes"]
 
 _ATTEMPTS = 5
 
 Decide = Callable[[Job, Connection, Batch], Awaitable[Decision]]
-Ends = dict[str, tuple[int, datetime]]  # by topic: offset and time up to which it is read
+ReadPositions = dict[str, tuple[int, datetime]]  # by topic: offset and time up to which it is read
 
 
 async def _decide(job: Job, connection: Connection, batch: Batch) -> Decision:
     return await job.decide(connection, batch)
 
 
-class OtherLanes:
+class TargetLanes:
     """The three lanes of a partition's number in the other books."""
 
-    def __init__(self, connection: Connection, partition: int, sources: Sequence[Source]) -> None:
+    def __init__(self, connection: Connection, partition: int, sources: Sequence[PartitionCursor]) -> None:
         self._connection = connection
         self._partition = partition
         self._read = {source.place.topic: (source.position, source.as_of) for source in sources}
@@ -43,7 +43,7 @@ class OtherLanes:
             [(GROUP_OF[topic], topic, self._partition, *read) for topic, read in self._read.items()],
         )
 
-    async def store(self, runs: Sequence[Run], ends: Ends | None = None) -> Counter[str]:
+    async def store(self, runs: Sequence[CombinedBatch], ends: ReadPositions | None = None) -> Counter[str]:
         """Decide in one transaction, in parts where the database refuses it whole, and move the lanes behind it.
 
         Args:
@@ -67,7 +67,7 @@ class OtherLanes:
                     raise
         raise AssertionError  # one of the attempts returned or raised
 
-    async def _store_whole_or_apart(self, runs: Sequence[Run], ends: Ends) -> Counter[str]:
+    async def _store_whole_or_apart(self, runs: Sequence[CombinedBatch], ends: ReadPositions) -> Counter[str]:
         try:
             return await self._store(runs, _decide, ends)
         except asyncpg.PostgresError as error:
@@ -75,7 +75,7 @@ class OtherLanes:
                 raise
             return await self._store(runs, decide_apart, ends)
 
-    async def _store(self, runs: Sequence[Run], decide: Decide, ends: Ends) -> Counter[str]:
+    async def _store(self, runs: Sequence[CombinedBatch], decide: Decide, ends: ReadPositions) -> Counter[str]:
         read = dict(self._read)
         letters: Counter[str] = Counter()
         async with self._connection.transaction():

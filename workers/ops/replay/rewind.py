@@ -12,22 +12,21 @@ from aiokafka import TopicPartition
 from infra.kafka.clients import admin_client, committed_offsets
 from infra.postgres import connect_database
 from infra.settings import Settings
-from workers.ops.dead_letters.redrive import Who
 from workers.ops.group_offsets import set_offsets, wait_until_empty
-from workers.ops.operations import Intent, RefusedError, Running, recorded
-from workers.ops.replay.rewind_plan import Options, Plan, plan_rewind
-from workers.ops.replay.rewind_target import VERB, Target, group_of, topic_of
+from workers.ops.operations import Intent, Operator, RefusedError, Running, recorded
+from workers.ops.replay.rewind_plan import RewindOptions, RewindPlan, plan_rewind
+from workers.ops.replay.rewind_target import VERB, RewindTarget, group_of, topic_of
 
 __all__ = ["rewind"]
 
 
 async def rewind(  # noqa: PLR0913 - what, how and by whom, and how to stop it
     settings: Settings,
-    target: Target,
-    options: Options,
-    plan: Plan,
+    target: RewindTarget,
+    options: RewindOptions,
+    plan: RewindPlan,
     *,
-    who: Who,
+    who: Operator,
     stop: asyncio.Event,
     drain_seconds: float,
     tell: Callable[[str], None] = lambda _: None,
@@ -67,7 +66,7 @@ async def rewind(  # noqa: PLR0913 - what, how and by whom, and how to stop it
     return operation
 
 
-async def _set(settings: Settings, operation: Running, plan: Plan) -> None:
+async def _set(settings: Settings, operation: Running, plan: RewindPlan) -> None:
     """Set the offsets of a plan that was made once the group had no members."""
     if plan.refusal is not None or (plan.members and plan.moves):
         raise RefusedError(plan.refusal or "the group has members again")

@@ -24,7 +24,7 @@ from schemas.catalogue import (
     decode,
     fingerprint,
 )
-from workers.ops.dead_letters.letters import DeadLetter, Found, Origin, letter_of
+from workers.ops.dead_letters.letters import DeadLetter, FoundLetters, MessagePosition, letter_of
 from workers.ops.trace.in_books import Case, Event
 from workers.ops.trace.topic_search import Search, Window
 
@@ -79,10 +79,10 @@ class _Hits:
 
     answers: dict[UUID, list[Seen]] = field(default_factory=lambda: defaultdict(list))  # by event id
     requests: dict[tuple[str | None, UUID, int], list[Seen]] = field(default_factory=lambda: defaultdict(list))
-    letters: Found = field(default_factory=Found)
+    letters: FoundLetters = field(default_factory=FoundLetters)
 
 
-async def follow(search: Search, cases: Sequence[Case], wanted: "Wanted") -> tuple[list[Trace], Found]:
+async def follow(search: Search, cases: Sequence[Case], wanted: "Wanted") -> tuple[list[Trace], FoundLetters]:
     """Look in the topics for what the books know, and for dead letters; the newest of those first.
 
     Raises:
@@ -156,7 +156,7 @@ class Wanted:
     """
 
     def __init__(
-        self, id_: UUID | None, account: str | None, cases: Sequence[Case], copies: Collection[Origin]
+        self, id_: UUID | None, account: str | None, cases: Sequence[Case], copies: Collection[MessagePosition]
     ) -> None:
         self._id, self._account = id_, account
         self.ids = {case.request_id for case in cases} | ({id_} if id_ is not None else set())
@@ -186,7 +186,7 @@ async def _read(search: Search, windows: Iterable[Window], wanted: Wanted) -> _H
     return hits
 
 
-def _look_at_letter(record: ConsumerRecord, wanted: Wanted, found: Found) -> None:
+def _look_at_letter(record: ConsumerRecord, wanted: Wanted, found: FoundLetters) -> None:
     letter = letter_of(record)
     origin = (letter.origin_topic, letter.origin_partition, letter.origin_offset)
     if origin in wanted.copies:

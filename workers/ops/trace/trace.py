@@ -17,7 +17,7 @@ from infra.settings import Settings
 from workers.ops.books.balance import UnknownAccountError
 from workers.ops.books.reasons import reason_of
 from workers.ops.books.snapshot import open_books
-from workers.ops.dead_letters.history import Fate, Told, fates_of, read_sendings
+from workers.ops.dead_letters.history import DeadLetterReport, LetterHistory, histories_of, read_redrives
 from workers.ops.dead_letters.letters import DeadLetter
 from workers.ops.trace import in_books as books
 from workers.ops.trace.in_books import Case
@@ -60,13 +60,13 @@ class Traced:
     """All that is known of what was asked for."""
 
     traces: list[Trace]
-    letters: list[tuple[DeadLetter, Fate]]
+    letters: list[tuple[DeadLetter, LetterHistory]]
     waiting: list[Seen]  # records that no worker has decided yet
     silent: str | None  # why the topics could not be asked
 
     def summary(self) -> dict[str, Any]:
         """Return all of it for JSON."""
-        letters = Told(list(self.letters), Counter(), None)
+        letters = DeadLetterReport(list(self.letters), Counter(), None)
         return {
             "traces": [_summary(trace) for trace in self.traces],
             "dead_letters": letters.summary(),
@@ -139,7 +139,7 @@ async def trace(settings: Settings, question: Question, watch: Watch = unwatched
             cases = await _cases(connection, question)
         except UnknownAccountError as error:  # it may have dead letters, or a request that waits
             cases, unknown = [], error
-        sendings = await read_sendings(connection)
+        sendings = await read_redrives(connection)
         decided = await books.next_offsets(connection)
     copies = {(each.topic, each.partition, each.offset) for sent in sendings.values() for each in sent}
     waiting: list[Seen] = []
@@ -162,7 +162,7 @@ async def trace(settings: Settings, question: Question, watch: Watch = unwatched
         letters.letters = letters.letters[: question.last]
         waiting = waiting[-question.last :]
     async with open_books(settings) as connection:
-        fates = await fates_of(connection, letters, sendings)
+        fates = await histories_of(connection, letters, sendings)
     return Traced(traces, list(zip(letters.letters, fates, strict=True)), waiting, None)
 
 

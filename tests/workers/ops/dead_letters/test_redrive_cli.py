@@ -18,7 +18,7 @@ from tests.workers.command import end, run, start
 from tests.workers.letters import platinum, records_of, set_aside
 from tests.workers.wire import eventually
 from workers.commands.running import Exit
-from workers.ops.dead_letters.letters import Selection, list_dead_letters
+from workers.ops.dead_letters.letters import LetterFilter, list_dead_letters
 from workers.ops.operations import Status, list_operations
 
 GUIDE = Path(__file__).parents[4] / "docs" / "dead-letters.md"
@@ -119,7 +119,7 @@ async def test_dead_letters_are_seen_also_where_postgres_is_away(mended: Setting
 async def test_what_the_guide_tells_can_be_done(mended: Settings, account: str) -> None:
     """Every command of it, in order, on a letter that is there."""
     await set_aside(mended, BILLING_EVENTS, account, [encode(platinum(account))], "unknown_plan")
-    (letter,) = (await list_dead_letters(mended, Selection(account=account))).letters
+    (letter,) = (await list_dead_letters(mended, LetterFilter(account=account))).letters
     told = re.findall(r"^\$ inmail (.+)$", GUIDE.read_text(), re.MULTILINE)
     done = []
     for command in told:
