@@ -37,7 +37,7 @@ from workers.ledger.plans import load_catalogue
 from workers.local.command import demo, up
 from workers.ops.topics.plan import apply_topics, plan_topics
 from workers.ops.topics.promises import check_topics
-from workers.ops.topics.publish import Published, RecordTime, publish
+from workers.ops.topics.publish import PublishReport, PublishTime, publish
 from workers.ops.topics.results import in_order, read_results
 
 __all__ = ["app", "main"]
@@ -179,8 +179,8 @@ def publish_command(
     ],
     topic: Annotated[str | None, typer.Option(help="Where events of unknown types go.")] = None,
     record_time: Annotated[
-        RecordTime, typer.Option(help="The record's time: now, or that of the event (on topics with CreateTime).")
-    ] = RecordTime.NOW,
+        PublishTime, typer.Option(help="The record's time: now, or that of the event (on topics with CreateTime).")
+    ] = PublishTime.NOW,
 ) -> None:
     """Publish files: on each line a CloudEvent, or {"record": {topic, key, timestamp, value, headers}}."""
     failed = False
@@ -194,14 +194,14 @@ def publish_command(
         raise typer.Exit(Exit.NO)
 
 
-def _publish_with_progress(file: BinaryIO, topic: str | None, record_time: RecordTime) -> Published:
+def _publish_with_progress(file: BinaryIO, topic: str | None, record_time: PublishTime) -> PublishReport:
     size = Path(file.name).stat().st_size if Path(file.name).is_file() else None
     err = error_console()
     columns = (TextColumn("{task.fields[lines]:,} lines"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task("publish", total=size, lines=0)
 
-        def progress(so_far: Published) -> None:
+        def progress(so_far: PublishReport) -> None:
             bar.update(task, completed=so_far.bytes, lines=so_far.lines)
 
         return ask(lambda s: publish(s, file, topic=topic, record_time=record_time, progress=progress))

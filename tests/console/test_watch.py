@@ -21,7 +21,7 @@ from workers.console.health import Part, Probe, probe_addresses, with_since, wor
 from workers.console.lag_page import history_of, worst_of
 from workers.console.letters import letter_json
 from workers.console.reading import Reading
-from workers.ops.books.recent_outcomes import LaneRow
+from workers.ops.books.recent_outcomes import LaneProgress
 from workers.ops.dead_letters.letters import DeadLetter
 from workers.ops.lag import GroupLag, PartitionLag, Sample, Status
 
@@ -35,9 +35,9 @@ def lag(end: int, committed: int | None, **more: Any) -> list[GroupLag]:
     return [GroupLag("inmail-send", TOPIC, (PartitionLag("inmail-send", TOPIC, 0, committed, end, **facts),))]
 
 
-def lane(next_offset: int) -> list[LaneRow]:
+def lane(next_offset: int) -> list[LaneProgress]:
     """Return how far the books are in that partition."""
-    return [LaneRow("inmail-send", TOPIC, 0, next_offset, NOW)]
+    return [LaneProgress("inmail-send", TOPIC, 0, next_offset, NOW)]
 
 
 def test_flow_is_growth_by_time() -> None:

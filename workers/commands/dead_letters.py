@@ -23,7 +23,7 @@ from workers.ops.dead_letters import history
 from workers.ops.dead_letters.letters import LetterFilter
 from workers.ops.dead_letters.redrive import redrive
 from workers.ops.dead_letters.redrive_plan import RATES, RedriveOptions, RedrivePlan, plan_redrive
-from workers.ops.operations import Operator, Running
+from workers.ops.operations import OngoingOperation, Operator
 
 __all__ = ["dead_letters"]
 
@@ -137,10 +137,10 @@ def redrive_command(  # noqa: PLR0913, PLR0917 - one parameter an option
         raise typer.Exit(Exit.NO)
 
 
-def _redrive(selection: LetterFilter, options: RedriveOptions, plan: RedrivePlan, person: Operator) -> Running:
+def _redrive(selection: LetterFilter, options: RedriveOptions, plan: RedrivePlan, person: Operator) -> OngoingOperation:
     with progress_of(plan.count, "messages", error_console()) as progress:
 
-        async def run(settings: Settings) -> Running:
+        async def run(settings: Settings) -> OngoingOperation:
             return await redrive(
                 settings, selection, options, plan, who=person, stop=stop_requested(), progress=progress
             )

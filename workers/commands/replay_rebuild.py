@@ -30,7 +30,7 @@ from workers.commands.views.rebuild import show_comparison, show_corrections, sh
 from workers.ops.compare.comparison import Comparison
 from workers.ops.compare.corrections import Corrections, corrections_of
 from workers.ops.compare.html_report import page_of
-from workers.ops.operations import Operator, Running
+from workers.ops.operations import OngoingOperation, Operator
 from workers.ops.replay.rebuild import rebuild
 from workers.ops.replay.rebuild_plan import RebuildPlan, RebuildRequest, plan_rebuild, target_settings
 
@@ -212,10 +212,10 @@ def _correct(asked: RebuildRequest, person: Operator, file: Path) -> Corrections
 
 def _rerun(
     asked: RebuildRequest, plan: RebuildPlan, person: Operator, rate: float | None
-) -> tuple[Running, Comparison | None]:
+) -> tuple[OngoingOperation, Comparison | None]:
     with progress_of(max(1, plan.records), "records", error_console()) as progress:
 
-        async def run(settings: Settings) -> tuple[Running, Comparison | None]:
+        async def run(settings: Settings) -> tuple[OngoingOperation, Comparison | None]:
             return await rebuild(settings, asked, plan, who=person, stop=stop_requested(), rate=rate, progress=progress)
 
         return ask(run)

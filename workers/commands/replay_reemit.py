@@ -13,7 +13,7 @@ from workers.commands.options import INSTANT_FORMATS, Because, By, Json, Yes, aw
 from workers.commands.running import Exit, ask
 from workers.commands.views.replay import show_reemit_plan, show_reemitted
 from workers.ledger.model import WorkerName
-from workers.ops.operations import Operator, Running
+from workers.ops.operations import OngoingOperation, Operator
 from workers.ops.replay.reemit import reemit
 from workers.ops.replay.reemit_plan import ReemitPlan, RowFilter, plan_reemit
 
@@ -70,7 +70,7 @@ def reemit_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     _end(_reemit(selection, plan, person), plan, json=json)
 
 
-def _end(done: Running, plan: ReemitPlan, *, json: bool) -> None:
+def _end(done: OngoingOperation, plan: ReemitPlan, *, json: bool) -> None:
     """Say what was done, and end with the exit code that says how."""
     if json:
         write_json({"operation": done.number, "plan": plan.summary(), "result": done.result})
@@ -82,10 +82,10 @@ def _end(done: Running, plan: ReemitPlan, *, json: bool) -> None:
         raise typer.Exit(Exit.NO)
 
 
-def _reemit(selection: RowFilter, plan: ReemitPlan, person: Operator) -> Running:
+def _reemit(selection: RowFilter, plan: ReemitPlan, person: Operator) -> OngoingOperation:
     with progress_of(plan.count, "events", error_console()) as progress:
 
-        async def run(settings: Settings) -> Running:
+        async def run(settings: Settings) -> OngoingOperation:
             # What is booked meanwhile may come along.
             return await reemit(
                 settings,

@@ -24,7 +24,7 @@ from workers.commands.options import (
 from workers.commands.running import Exit, ask, fail
 from workers.commands.views.replay import show_rewind_plan, show_rewound
 from workers.ledger.model import WorkerName
-from workers.ops.operations import Operator, Running
+from workers.ops.operations import OngoingOperation, Operator
 from workers.ops.replay.rewind import rewind
 from workers.ops.replay.rewind_plan import RewindOptions, RewindPlan, plan_rewind
 from workers.ops.replay.rewind_target import RewindTarget, TargetKind
@@ -92,8 +92,8 @@ def rewind_command(  # noqa: PLR0913, PLR0917 - one parameter an option
 
 def _rewind(
     target: RewindTarget, options: RewindOptions, plan: RewindPlan, person: Operator, drain_seconds: float
-) -> Running:
-    async def run(settings: Settings) -> Running:
+) -> OngoingOperation:
+    async def run(settings: Settings) -> OngoingOperation:
         return await rewind(
             settings,
             target,

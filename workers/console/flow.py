@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
-from workers.ops.books.recent_outcomes import LaneRow
+from workers.ops.books.recent_outcomes import LaneProgress
 from workers.ops.lag import GroupLag
 
 __all__ = ["Flow", "Rates"]
@@ -37,7 +37,7 @@ class Flow:
     )
     rates: "deque[Rates]" = field(default_factory=lambda: deque(maxlen=_KEPT))
 
-    def add(self, at: datetime, lag: Sequence[GroupLag], lanes: Sequence[LaneRow] | None) -> None:
+    def add(self, at: datetime, lag: Sequence[GroupLag], lanes: Sequence[LaneProgress] | None) -> None:
         """Take one look.
 
         Args:

@@ -18,7 +18,7 @@ from workers.console.resuming import RERUNS, redrive_of, reemission_of, rerun_of
 from workers.ops.dead_letters import redrive
 from workers.ops.dead_letters.letters import LetterFilter
 from workers.ops.dead_letters.redrive_plan import RedriveOptions, RedrivePlan, plan_redrive
-from workers.ops.operations import Operation, Operator, RefusedError, Running, Status
+from workers.ops.operations import OngoingOperation, Operation, OperationStatus, Operator, RefusedError
 from workers.ops.replay import reemit, reemit_plan, rewind_target
 from workers.ops.replay.rebuild import rebuild
 from workers.ops.replay.rebuild_plan import RebuildPlan, RebuildRequest, plan_rebuild
@@ -40,14 +40,14 @@ class Planned(NamedTuple):
     plan: RedrivePlan
 
 
-_Run = Coroutine[Any, Any, Running]
+_Run = Coroutine[Any, Any, OngoingOperation]
 
 
 @dataclass(slots=True)
 class _Job:
     who: Operator
     stop: asyncio.Event
-    task: "asyncio.Task[Running]"
+    task: "asyncio.Task[OngoingOperation]"
 
 
 @dataclass(slots=True)
@@ -97,7 +97,7 @@ class Jobs:
             CatalogueError, NotSetUpError, KafkaError, OSError, asyncpg.PostgresError: when it cannot be planned.
 
         """
-        if operation.status in {Status.RUNNING, Status.DONE}:
+        if operation.status in {OperationStatus.RUNNING, OperationStatus.DONE}:
             raise RefusedError(f"operation {operation.operation} is {operation.status}: there is nothing to go on with")
         stop = asyncio.Event()
         match operation.verb:
@@ -132,7 +132,9 @@ class Jobs:
             raise RefusedError("the group stands there, or before it: there is nothing to set")
         return rewind(self.settings, target, options, plan, who=who, stop=stop, drain_seconds=_DRAIN_SECONDS)
 
-    async def _rerun(self, asked: RebuildRequest, plan: RebuildPlan, who: Operator, stop: asyncio.Event) -> Running:
+    async def _rerun(
+        self, asked: RebuildRequest, plan: RebuildPlan, who: Operator, stop: asyncio.Event
+    ) -> OngoingOperation:
         running, _ = await rebuild(self.settings, asked, plan, who=who, stop=stop)
         return running
 
@@ -156,7 +158,7 @@ class Jobs:
         done = task.result()
         return {"verb": verb, "operation": done.number, "running": False, "result": done.result}
 
-    def _ended(self, verb: str, task: "asyncio.Task[Running]") -> None:
+    def _ended(self, verb: str, task: "asyncio.Task[OngoingOperation]") -> None:
         del self._jobs[verb]
         if not task.cancelled() and (error := task.exception()) is not None:
             log = structlog.get_logger("inmail.console")
@@ -164,7 +166,7 @@ class Jobs:
 
     def may_go_on(self, operation: Operation) -> bool:
         """Tell whether the record of an operation says all that it takes to go on with it from here."""
-        if operation.status not in {Status.STOPPED, Status.FAILED, Status.BROKEN_OFF}:
+        if operation.status not in {OperationStatus.STOPPED, OperationStatus.FAILED, OperationStatus.BROKEN_OFF}:
             return False
         try:
             match operation.verb:
@@ -187,7 +189,7 @@ class Jobs:
         """Tell whether an operation runs in this process."""
         job = self._jobs.get(operation.verb)
         same = job is not None and (job.who.actor, job.who.reason) == (operation.actor, operation.reason)
-        return same and operation.status == Status.RUNNING
+        return same and operation.status == OperationStatus.RUNNING
 
     def stop(self, operation: Operation) -> None:
         """Ask an operation to stop: it ends between two messages.
@@ -196,7 +198,7 @@ class Jobs:
             RefusedError: when it does not run, or in another process.
 
         """
-        if operation.status != Status.RUNNING:
+        if operation.status != OperationStatus.RUNNING:
             raise RefusedError(f"operation {operation.operation} is {operation.status}: there is nothing to stop")
         if not self.may_stop(operation):
             raise RefusedError("it runs in another process: stop it there, with Ctrl-C or SIGTERM")

@@ -15,7 +15,7 @@ from workers.console.lag_page import group_line, lag_lines, partitions_of_groups
 from workers.console.lag_source import LagSource
 from workers.console.problems import KNOWN, explain
 from workers.console.reading import Reading
-from workers.ops.books.recent_outcomes import LaneRow, Outcome, read_lanes, recent_outcomes
+from workers.ops.books.recent_outcomes import LaneProgress, OutcomeCount, read_lanes, recent_outcomes
 from workers.ops.books.snapshot import open_books
 from workers.ops.operations import read_operations
 from workers.topology import TOPIC_OF_GROUP
@@ -33,8 +33,8 @@ Seen = TypeVar("Seen")
 class _Books:
     """What the books said last."""
 
-    lanes: list[LaneRow] = field(default_factory=list)
-    outcomes: list[Outcome] = field(default_factory=list)
+    lanes: list[LaneProgress] = field(default_factory=list)
+    outcomes: list[OutcomeCount] = field(default_factory=list)
     operations: str = ""  # changes whenever an operation does
 
 

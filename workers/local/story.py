@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 
 from infra.kafka.sender import Outgoing
-from workers.ops.topics.publish import RecordTime, parse_line
+from workers.ops.topics.publish import PublishTime, parse_line
 
 __all__ = ["Chapter", "Line", "load_story"]
 
@@ -62,4 +62,4 @@ def load_story(folder: Path) -> list[Chapter]:
 
 def _line(text: bytes, expect: str) -> Line:
     document = json.loads(text)
-    return Line(parse_line(text, record_time=RecordTime.EVENT), document.get("id"), text.decode(), expect)
+    return Line(parse_line(text, record_time=PublishTime.EVENT), document.get("id"), text.decode(), expect)

@@ -30,8 +30,8 @@ from workers.ledger.plans import load_catalogue
 from workers.ops.dead_letters.history import LetterHistory, report_dead_letter
 from workers.ops.dead_letters.letters import LetterFilter, NoSuchDeadLetterError, list_dead_letters
 from workers.ops.lag import GroupLag, read_lag
-from workers.ops.topics.plan import Change, TopicsError, apply_topics
-from workers.ops.topics.publish import Published, publish
+from workers.ops.topics.plan import TopicChange, TopicsError, apply_topics
+from workers.ops.topics.publish import PublishReport, publish
 from workers.ops.topics.results import Result, in_order, read_results
 
 
@@ -69,7 +69,7 @@ async def test_what_is_published_is_decided_and_read_back_by_account_and_request
     """The way of a file through the system, and the two ways to look for one of its answers."""
     request = uuid4()
     published = await publish(cluster, _file(promotion(account, 2), promotion(f"{account}-2", 1)))
-    assert published == Published(published.records, [], 2, published.bytes)
+    assert published == PublishReport(published.records, [], 2, published.bytes)
     assert published.records == {BILLING_EVENTS: 2}
     await _work_off(cluster)
     await publish(cluster, _file(send(account), send(account, request), send(account), send(account, request)))
@@ -263,7 +263,7 @@ async def test_a_group_whose_workers_run_is_not_started_and_its_operator_told_wh
     cluster: Settings, account: str
 ) -> None:
     """The broker refuses; once the workers are gone it does not, however recently they left."""
-    start = Change("start", SEND_REQUESTS, "", group=f"group-{account}", starts={0: 0})
+    start = TopicChange("start", SEND_REQUESTS, "", group=f"group-{account}", starts={0: 0})
     consumer = create_consumer(cluster, f"group-{account}", 10)
     consumer.subscribe([SEND_REQUESTS])
     await consumer.start()

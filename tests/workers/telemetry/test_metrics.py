@@ -18,7 +18,7 @@ from tests.workers.scraping import Scrape, everyone, observing, scrape
 from tests.workers.wire import eventually, promotion, publish, send
 from workers.errors import FencedError, StuckError
 from workers.ops.books import metrics_exporter
-from workers.ops.books.lane_metrics import Lanes, LaneState
+from workers.ops.books.lane_metrics import LaneReader, LaneState
 from workers.ops.books.metrics_exporter import read_once
 from workers.telemetry import render
 from workers.telemetry.health import Health
@@ -124,7 +124,7 @@ PLACE = TopicPartition(SEND_REQUESTS, 3)
 def test_outcomes_wait_from_when_they_are_first_seen_until_just_they_are_published() -> None:
     """Under load something is always on its way: what counts is whether it is always the same."""
     now = datetime(2026, 3, 1, tzinfo=UTC)
-    lanes = Lanes(lambda: now)
+    lanes = LaneReader(lambda: now)
     seen = []
     for stored, published in [(10, 10), (20, 10), (30, 10), (40, 25), (50, 39), (50, 50), (60, 50)]:
         seen += lanes.judge([(*PLACE, stored, now - timedelta(seconds=7))], {PLACE: published})
@@ -138,7 +138,7 @@ def test_outcomes_wait_from_when_they_are_first_seen_until_just_they_are_publish
 
 def test_a_lane_that_never_stored_or_committed_waits_for_nothing() -> None:
     """It has no watermark either."""
-    assert [LaneState(*PLACE, 0, 0.0, None)] == Lanes().judge([(*PLACE, None, None)], {PLACE: None})
+    assert [LaneState(*PLACE, 0, 0.0, None)] == LaneReader().judge([(*PLACE, None, None)], {PLACE: None})
 
 
 # -- as they are served -----------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from workers.commands.views.styles import BAD, DIM, GOOD, WARN, count_of
 from workers.ops.dead_letters.history import DeadLetterReport, LetterHistory
 from workers.ops.dead_letters.letters import DeadLetter, printable, readable
 from workers.ops.dead_letters.redrive_plan import REFUSALS, RedrivePlan
-from workers.ops.operations import Operation, Running, Status
+from workers.ops.operations import OngoingOperation, Operation, OperationStatus
 
 __all__ = [
     "origin",
@@ -137,7 +137,7 @@ def show_plan(plan: RedrivePlan) -> None:
         out.print("Nothing to send.")
 
 
-def show_redriven(done: Running, left: int) -> None:
+def show_redriven(done: OngoingOperation, left: int) -> None:
     """Show what a redrive did."""
     out = console()
     out.print(Text(f"{count_of(done.result['sent'], 'message')} sent back: operation {done.number}", style=GOOD))
@@ -150,7 +150,7 @@ def show_redriven(done: Running, left: int) -> None:
     out.print(f"What becomes of them: inmail dead-letters list --operation {done.number}")
 
 
-_STYLES = {Status.DONE: GOOD, Status.RUNNING: WARN, Status.STOPPED: WARN}
+_STYLES = {OperationStatus.DONE: GOOD, OperationStatus.RUNNING: WARN, OperationStatus.STOPPED: WARN}
 
 
 def show_operations(operations: Sequence[Operation]) -> None:
@@ -162,7 +162,7 @@ def show_operations(operations: Sequence[Operation]) -> None:
         (
             each.operation,
             each.verb,
-            Text(each.status, style=_STYLES.get(Status(each.status), BAD)),
+            Text(each.status, style=_STYLES.get(OperationStatus(each.status), BAD)),
             instant(each.started_at),
             each.actor,
             each.reason,

@@ -12,7 +12,7 @@ from workers.ops.compare.comparison import Comparison, DifferenceExample
 from workers.ops.compare.corrections import Corrections
 from workers.ops.compare.html_report import text_of
 from workers.ops.compare.out_of_order import DecidedAhead
-from workers.ops.operations import Running
+from workers.ops.operations import OngoingOperation
 from workers.ops.replay.rebuild_plan import RebuildPlan
 
 __all__ = ["show_comparison", "show_corrections", "show_plan", "show_rerun"]
@@ -39,7 +39,7 @@ def show_plan(plan: RebuildPlan, rate: float | None) -> None:
     )
 
 
-def show_rerun(done: Running) -> None:
+def show_rerun(done: OngoingOperation) -> None:
     """Show what a rerun read."""
     out = console()
     text = f"{count_of(done.result['read'], 'record')} decided again: operation {done.number}"

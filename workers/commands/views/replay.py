@@ -7,7 +7,7 @@ from rich.text import Text
 from infra.terminal import console, table
 from workers.commands.views.styles import BAD, GOOD, WARN, count_of
 from workers.ledger.model import WorkerName
-from workers.ops.operations import Running
+from workers.ops.operations import OngoingOperation
 from workers.ops.replay import reemit_plan
 from workers.ops.replay.rewind_plan import RewindPlan
 
@@ -40,7 +40,7 @@ def show_rewind_plan(plan: RewindPlan) -> None:
         out.print(Text.assemble(("member of the group: ", WARN), member))
 
 
-def show_rewound(done: Running, worker: WorkerName) -> None:
+def show_rewound(done: OngoingOperation, worker: WorkerName) -> None:
     """Show what a rewind did."""
     out = console()
     if done.stopped:
@@ -68,7 +68,7 @@ def show_reemit_plan(plan: reemit_plan.ReemitPlan) -> None:
     out.print("Not among them: answers to repeats, and dead letters.")
 
 
-def show_reemitted(done: Running, plan: reemit_plan.ReemitPlan) -> None:
+def show_reemitted(done: OngoingOperation, plan: reemit_plan.ReemitPlan) -> None:
     """Show what a reemission did."""
     out = console()
     result = done.result

@@ -11,7 +11,7 @@ from workers.commands.views.styles import BAD, DIM, GOOD, NEWS, WARN, count_of
 from workers.ops.books.reasons import reason_of
 from workers.ops.dead_letters.history import LetterHistory
 from workers.ops.dead_letters.letters import DeadLetter, printable
-from workers.ops.trace.in_topics import Published, Seen, Trace
+from workers.ops.trace.in_topics import FoundEvent, FoundRecord, Trace
 from workers.ops.trace.trace import Traced
 
 __all__ = ["show_traced"]
@@ -83,7 +83,7 @@ def _case(trace: Trace) -> Iterator[Fact]:
         yield f"lot {each.lot}", [f"{each.origin}{plan}, {left}, {span}"]
 
 
-def _published(published: Published) -> Iterator[Fact]:
+def _published(published: FoundEvent) -> Iterator[Fact]:
     event = published.event
     yield "  event", [f"{event.id} ", (event.type, DIM)]
     for seen in published.found:
@@ -101,9 +101,9 @@ def _letter(letter: DeadLetter, fate: LetterHistory) -> Iterator[Fact]:
         yield "became", [told]
 
 
-def _waiting(seen: Seen) -> Iterator[Fact]:
+def _waiting(seen: FoundRecord) -> Iterator[Fact]:
     yield "record", [f"{_place(seen)} at {instant(seen.at)}: ", ("not decided yet, see `inmail lag`", WARN)]
 
 
-def _place(seen: Seen) -> str:
+def _place(seen: FoundRecord) -> str:
     return f"{seen.topic} {seen.partition}/{seen.offset}"

@@ -8,10 +8,10 @@ from infra.postgres import Connection
 from workers.ledger.model import ACCEPTED, Code
 from workers.topology import WORKER_OF
 
-__all__ = ["LaneRow", "Outcome", "read_lanes", "recent_outcomes"]
+__all__ = ["LaneProgress", "OutcomeCount", "read_lanes", "recent_outcomes"]
 
 
-class LaneRow(NamedTuple):
+class LaneProgress(NamedTuple):
     """How far one lane's decisions are stored."""
 
     group: str
@@ -22,7 +22,7 @@ class LaneRow(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class OutcomeCount:
     """How often a code is among the records decided last."""
 
     worker: str
@@ -33,12 +33,12 @@ class Outcome:
     until: datetime
 
 
-async def read_lanes(connection: Connection) -> list[LaneRow]:
+async def read_lanes(connection: Connection) -> list[LaneProgress]:
     """Return how far every lane is."""
     rows = await connection.fetch(
         "select consumer_group, topic, partition, next_offset, as_of from lanes order by 1, 2, 3"
     )
-    return [LaneRow(*row) for row in rows]
+    return [LaneProgress(*row) for row in rows]
 
 
 # Of each lane the rows of its last offsets, by the index on source: as many at most, however long the books are.
@@ -58,7 +58,7 @@ order by j.worker, count(*) desc, j.code
 """
 
 
-async def recent_outcomes(connection: Connection, records: int) -> list[Outcome]:
+async def recent_outcomes(connection: Connection, records: int) -> list[OutcomeCount]:
     """Return the codes of the answers to the last records of every lane, the most frequent first.
 
     Args:
@@ -68,6 +68,8 @@ async def recent_outcomes(connection: Connection, records: int) -> list[Outcome]
     """
     rows = await connection.fetch(_RECENT, list(WORKER_OF), [worker.value for worker in WORKER_OF.values()], records)
     return [
-        Outcome(row["worker"], row["code"], row["count"], Code(row["code"]) in ACCEPTED, row["since"], row["until"])
+        OutcomeCount(
+            row["worker"], row["code"], row["count"], Code(row["code"]) in ACCEPTED, row["since"], row["until"]
+        )
         for row in rows
     ]

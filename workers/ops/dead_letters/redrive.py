@@ -24,7 +24,7 @@ from infra.settings import Settings
 from workers.jobs.dead_letters import LETTER_HEADER
 from workers.ops.dead_letters.letters import LetterFilter
 from workers.ops.dead_letters.redrive_plan import RedriveDecision, RedriveOptions, RedrivePlan, decide_redrives
-from workers.ops.operations import Intent, Operator, Running, recorded
+from workers.ops.operations import Intent, OngoingOperation, Operator, recorded
 
 __all__ = ["LETTER_HEADER", "OPERATION_HEADER", "VERB", "redrive"]
 
@@ -60,7 +60,7 @@ async def redrive(  # noqa: PLR0913 - what, how and by whom, and how to stop it
     who: Operator,
     stop: asyncio.Event,
     progress: Callable[[int], None] = lambda _: None,
-) -> Running:
+) -> OngoingOperation:
     """Send back what a plan names, unless something became of it meanwhile; return the operation and its result.
 
     Args:
@@ -97,7 +97,7 @@ async def redrive(  # noqa: PLR0913 - what, how and by whom, and how to stop it
 class _RedriveSender:
     """Sends at a rate, and keeps the record."""
 
-    def __init__(self, settings: Settings, operation: Running, rate: float, stop: asyncio.Event) -> None:
+    def __init__(self, settings: Settings, operation: OngoingOperation, rate: float, stop: asyncio.Event) -> None:
         self._settings = settings
         self._producer: AIOKafkaProducer | None = None
         self._operation = operation

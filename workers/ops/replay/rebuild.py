@@ -26,7 +26,7 @@ from workers.jobs.send import SendJob
 from workers.ledger.plans import Catalogue
 from workers.ledger.store import FUNCTIONS
 from workers.ops.compare.comparison import Comparison, compare
-from workers.ops.operations import Intent, Operator, Running, recorded
+from workers.ops.operations import Intent, OngoingOperation, Operator, recorded
 from workers.ops.replay.merge_topics import PartitionCursor, read_in_time_order
 from workers.ops.replay.parallel_batches import BatchCombiner
 from workers.ops.replay.rebuild_lanes import TargetLanes
@@ -47,7 +47,7 @@ async def rebuild(  # noqa: PLR0913 - what, how and by whom, and how to stop it
     stop: asyncio.Event,
     rate: float | None = None,
     progress: Callable[[int], None] = lambda _: None,
-) -> tuple[Running, Comparison | None]:
+) -> tuple[OngoingOperation, Comparison | None]:
     """Decide again what a plan names, and compare the books; return the operation, and what differs if all was read.
 
     Args:
@@ -142,7 +142,7 @@ class _Rebuild:
         self,
         settings: Settings,
         asked: RebuildRequest,
-        operation: Running,
+        operation: OngoingOperation,
         pace: _ReadRate,
         progress: Callable[[int], None],
     ) -> None:

@@ -12,7 +12,7 @@ from infra.kafka.sender import Outgoing, Sender
 from infra.rate_limit import Pace
 from infra.settings import Settings
 from workers.jobs.job import Message
-from workers.ops.operations import Intent, Operator, Running, recorded
+from workers.ops.operations import Intent, OngoingOperation, Operator, recorded
 from workers.ops.replay.reemit_plan import VERB, ReemitPlan, RowFilter, RowPosition, arguments_of, pages
 
 __all__ = ["reemit"]
@@ -29,7 +29,7 @@ async def reemit(  # noqa: PLR0913 - what, how and by whom, and how to stop it
     who: Operator,
     stop: asyncio.Event,
     progress: Callable[[int], None] = lambda _: None,
-) -> Running:
+) -> OngoingOperation:
     """Send what a plan counted; return the operation and its result.
 
     What is booked meanwhile comes along where its account's turn is still to come.
@@ -65,7 +65,7 @@ async def reemit(  # noqa: PLR0913 - what, how and by whom, and how to stop it
 class _Emitter:
     """Sends at a rate, and notes how far it has come."""
 
-    def __init__(self, settings: Settings, operation: Running, plan: ReemitPlan, stop: asyncio.Event) -> None:
+    def __init__(self, settings: Settings, operation: OngoingOperation, plan: ReemitPlan, stop: asyncio.Event) -> None:
         self._sender = Sender(settings, f"inmail-{VERB}", self._count, self._refuse)
         self._operation = operation
         self._plan = plan

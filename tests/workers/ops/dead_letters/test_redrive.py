@@ -36,10 +36,10 @@ from workers.ops.dead_letters.redrive_plan import RedriveOptions, plan_redrive
 from workers.ops.lag import read_lag
 from workers.ops.operations import (
     Intent,
+    OngoingOperation,
+    OperationStatus,
     Operator,
     RefusedError,
-    Running,
-    Status,
     list_operations,
     recorded,
     show_operation,
@@ -62,7 +62,7 @@ async def work_off(settings: Settings) -> None:
     await settled(settings)
 
 
-async def back(settings: Settings, account: str, options: RedriveOptions = FAST, **selection: Any) -> Running:
+async def back(settings: Settings, account: str, options: RedriveOptions = FAST, **selection: Any) -> OngoingOperation:
     """Send an account's letters back."""
     chosen = LetterFilter(account=account, **selection)
     plan = await plan_redrive(settings, chosen, options)
@@ -125,7 +125,7 @@ async def test_a_letter_whose_operation_broke_off_as_it_was_sent_is_sent_again_a
     assert (1, 1) == (plan.count, plan.in_doubt)
     assert [None] == [sending["offset"] for sending in letter["became"]["redriven"]]
     assert 7 == await database.fetchval("select sum(amount) from journal")
-    assert [Status.DONE, Status.FAILED] == [each.status for each in await list_operations(mended, 2)]
+    assert [OperationStatus.DONE, OperationStatus.FAILED] == [each.status for each in await list_operations(mended, 2)]
 
 
 async def test_a_letter_that_is_still_refused_is_another_letter_and_both_tell_of_it(
@@ -307,7 +307,7 @@ async def test_a_redrive_that_was_stopped_goes_on_where_it_stopped(
     assert [(2, True), (3, False)] == [(each.result["sent"], each.stopped) for each in (first, second)]
     assert 3 == first.result["left"]
     kept = await show_operation(mended, first.number)
-    assert (Status.STOPPED, first.result, "ops-1") == (kept.status, kept.result, kept.actor)
+    assert (OperationStatus.STOPPED, first.result, "ops-1") == (kept.status, kept.result, kept.actor)
     records = await records_of(mended, BILLING_EVENTS, account)
     assert {str(event.id): 1 for event in five} == Counter(json.loads(each.value)["id"] for each in records)
 
@@ -338,11 +338,11 @@ async def test_only_one_redrive_runs_at_a_time(cluster: Settings) -> None:
         with pytest.raises(RefusedError, match=f"operation {running.number} of ops-1"):
             async with recorded(cluster, intent):
                 pass
-        assert Status.RUNNING == (await show_operation(cluster, running.number)).status
+        assert OperationStatus.RUNNING == (await show_operation(cluster, running.number)).status
     async with recorded(cluster, intent) as second:
         pass
 
-    assert [Status.DONE, Status.DONE] == [each.status for each in await list_operations(cluster, 2)]
+    assert [OperationStatus.DONE, OperationStatus.DONE] == [each.status for each in await list_operations(cluster, 2)]
     assert second.number > running.number
 
 
@@ -365,7 +365,7 @@ async def test_an_operation_whose_process_is_gone_is_said_to_be_broken_off(
     async with recorded(cluster, intent):
         pass
 
-    assert [Status.BROKEN_OFF] * 2 == [before, (await show_operation(cluster, broken.operation)).status]
+    assert [OperationStatus.BROKEN_OFF] * 2 == [before, (await show_operation(cluster, broken.operation)).status]
 
 
 async def test_what_an_operation_raised_is_on_record(cluster: Settings) -> None:
@@ -375,7 +375,7 @@ async def test_what_an_operation_raised_is_on_record(cluster: Settings) -> None:
             raise ValueError("planted")
 
     (kept,) = await list_operations(cluster, 1)
-    assert (Status.FAILED, {"error": "ValueError: planted"}) == (kept.status, kept.result)
+    assert (OperationStatus.FAILED, {"error": "ValueError: planted"}) == (kept.status, kept.result)
     assert ({"rate": 1}, {"messages": 2}, "to see") == (kept.arguments, kept.plan, kept.reason)
 
 

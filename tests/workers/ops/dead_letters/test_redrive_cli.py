@@ -19,7 +19,7 @@ from tests.workers.letters import platinum, records_of, set_aside
 from tests.workers.wire import eventually
 from workers.commands.running import Exit
 from workers.ops.dead_letters.letters import LetterFilter, list_dead_letters
-from workers.ops.operations import Status, list_operations
+from workers.ops.operations import OperationStatus, list_operations
 
 GUIDE = Path(__file__).parents[4] / "docs" / "dead-letters.md"
 
@@ -70,7 +70,7 @@ async def test_a_redrive_tells_how_far_it_is_and_what_it_did(mended: Settings, a
     assert Exit.DONE == code
     assert f"20 messages sent back: operation {operation.operation}" in out
     assert [f"{n} of 20 messages" for n in (10, 20)] == [line.partition(",")[0] for line in err.splitlines()]
-    assert (Status.DONE, "ops-1", "a trial") == (operation.status, operation.actor, operation.reason)
+    assert (OperationStatus.DONE, "ops-1", "a trial") == (operation.status, operation.actor, operation.reason)
     again, out, _ = await run(mended, *_redrive(account, "--yes"))
     assert (Exit.DONE, True) == (again, "20 messages not sent: sent back before" in out)
 
@@ -95,7 +95,7 @@ async def test_a_redrive_that_was_stopped_or_killed_goes_on(
     again, *_ = await run(mended, *_redrive(account, "--yes", "--rate", "5000"))
 
     assert (Exit.INTERRUPTED if stopped else -signal.SIGKILL) == code
-    assert (Status.STOPPED if stopped else Status.BROKEN_OFF) == ended
+    assert (OperationStatus.STOPPED if stopped else OperationStatus.BROKEN_OFF) == ended
     assert (0 if stopped else 5) >= json.loads(plan)["plan"]["in_doubt"]
     sent = Counter(json.loads(each.value)["id"] for each in await records_of(mended, BILLING_EVENTS, account))
     assert {str(event.id) for event in events} == sent.keys()

@@ -56,7 +56,7 @@ from workers.local.up import prepare
 from workers.ops.books.audit import audit
 from workers.ops.compare.comparison import Comparison, DifferenceGroup, compare
 from workers.ops.compare.html_report import page_of
-from workers.ops.operations import Operator, RefusedError, Running, Status, list_operations
+from workers.ops.operations import OngoingOperation, OperationStatus, Operator, RefusedError, list_operations
 from workers.ops.replay import rebuild_lanes
 from workers.ops.replay.parallel_batches import BatchCombiner
 from workers.ops.replay.rebuild import rebuild
@@ -95,7 +95,7 @@ async def _asked(live: Settings, verb: str = "replay rebuild", **options: Any) -
 
 async def _rerun(
     live: Settings, asked: RebuildRequest, stop_at: int | None = None
-) -> tuple[Running, Comparison | None]:
+) -> tuple[OngoingOperation, Comparison | None]:
     stop = asyncio.Event()
 
     def progress(done: int) -> None:
@@ -144,7 +144,7 @@ async def test_a_rebuild_from_the_topics_has_the_same_books_line_for_line(live: 
     }
     assert (len(before["journal"]),) * 2 == comparison.lines["entries"]
     assert min(each[0] for each in comparison.lines.values()) > 10
-    assert (Status.DONE, {}) == ((await list_operations(live, 1))[0].status, operation.result["differences"])
+    assert (OperationStatus.DONE, {}) == ((await list_operations(live, 1))[0].status, operation.result["differences"])
     assert (await audit(other)).passed
 
 
@@ -419,7 +419,7 @@ async def test_a_plan_that_another_run_has_overtaken_is_refused(live: Settings) 
     with pytest.raises(RefusedError, match="another run has gone on with inmail"):
         await rebuild(live, asked, plan, who=WHO, stop=asyncio.Event())
 
-    assert Status.FAILED == (await list_operations(live, 1))[0].status
+    assert OperationStatus.FAILED == (await list_operations(live, 1))[0].status
     assert {} == _causes((await _rerun(live, asked))[1])
 
 
@@ -534,7 +534,7 @@ async def test_a_rerun_that_was_interrupted_or_killed_goes_on(
 
     stopped = number is signal.SIGINT
     assert (Exit.INTERRUPTED if stopped else -signal.SIGKILL) == ended
-    assert (Status.STOPPED if stopped else Status.BROKEN_OFF) == status
+    assert (OperationStatus.STOPPED if stopped else OperationStatus.BROKEN_OFF) == status
     assert ({}, False) == (comparison.counts(), comparison.whole)
     assert {} == _causes(again)
     assert await _everything(live) == await _everything(other)

@@ -20,7 +20,7 @@ from tests.ledger.book import Book
 from tests.workers.replaying import ME, Marks, fund_and_send, mark, seen, whole_history
 from workers.ledger.model import WorkerName
 from workers.ops.books.balance import UnknownAccountError
-from workers.ops.operations import RefusedError, Running, Status, list_operations
+from workers.ops.operations import OngoingOperation, OperationStatus, RefusedError, list_operations
 from workers.ops.replay import reemit_plan
 from workers.ops.replay.reemit import reemit
 from workers.ops.replay.reemit_plan import ReemitPlan, RowFilter, RowPosition, plan_reemit
@@ -34,7 +34,7 @@ MINUTE = timedelta(minutes=1)
 
 async def emit(
     settings: Settings, selection: RowFilter, to: str | None = None, rate: float = FAST
-) -> tuple[ReemitPlan, Running]:
+) -> tuple[ReemitPlan, OngoingOperation]:
     """Reemit; return what was planned and what came of it."""
     plan = await plan_reemit(settings, selection, to, rate)
     return plan, await reemit(settings, selection, plan, who=ME, stop=asyncio.Event())
@@ -229,7 +229,7 @@ async def test_it_stops_between_two_events_and_goes_on_behind_them(
     assert whole.count == len(ids) == len(set(ids))
     assert all(whole.count == left + before for left, before, _ in counts)
     assert (True, True) == (len(counts) > 2, counts[0][2])
-    assert Status.DONE == (await list_operations(cluster, 1))[0].status
+    assert OperationStatus.DONE == (await list_operations(cluster, 1))[0].status
     assert whole.count == (await plan_reemit(cluster, RowFilter(), topic, FAST)).count  # it is over: anew
 
 
@@ -259,7 +259,7 @@ async def test_one_that_fails_goes_on_from_what_the_brokers_have(
     ids = [told(each.value)["id"] for each in await everything.read(cluster)]
     assert (rows, rows + 1) == (len(set(ids)), len(ids))
     assert rows - 2 == plan.count
-    assert [Status.DONE, Status.FAILED] == [each.status for each in await list_operations(cluster, 2)]
+    assert [OperationStatus.DONE, OperationStatus.FAILED] == [each.status for each in await list_operations(cluster, 2)]
 
 
 async def test_an_event_that_the_broker_refuses_is_named_and_costs_no_other(cluster: Settings, account: str) -> None:

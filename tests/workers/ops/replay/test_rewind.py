@@ -28,7 +28,7 @@ from workers.jobs.billing import BillingJob
 from workers.jobs.send import SendJob
 from workers.ledger.model import WorkerName
 from workers.ledger.plans import load_catalogue
-from workers.ops.operations import RefusedError, Running, Status, list_operations
+from workers.ops.operations import OngoingOperation, OperationStatus, RefusedError, list_operations
 from workers.ops.replay import rewind as rewinding
 from workers.ops.replay.rewind import rewind
 from workers.ops.replay.rewind_plan import RewindOptions, RewindPlan, plan_rewind
@@ -43,7 +43,7 @@ async def back(
     options: RewindOptions = AGAIN,
     worker: WorkerName = WorkerName.SEND,
     wait: float = 20,
-) -> tuple[RewindPlan, Running]:
+) -> tuple[RewindPlan, OngoingOperation]:
     """Rewind a group; return what was planned and what came of it."""
     plan = await plan_rewind(settings, worker, target, options)
     done = await rewind(settings, target, options, plan, who=ME, stop=asyncio.Event(), drain_seconds=wait)
@@ -130,7 +130,10 @@ async def test_it_is_refused_unless_publishing_again_is_asked_for(cluster: Setti
 
     assert "2 records have been decided" in (plan.refusal or "")
     assert before == await stands(cluster)
-    assert (Status.FAILED, "rewind") == ((operation := (await list_operations(cluster, 1))[0]).status, operation.verb)
+    assert (OperationStatus.FAILED, "rewind") == (
+        (operation := (await list_operations(cluster, 1))[0]).status,
+        operation.verb,
+    )
 
 
 async def test_what_restored_books_do_not_know_is_decided_without_asking(
@@ -297,7 +300,7 @@ async def test_a_worker_that_does_not_end_is_not_waited_for_for_ever(cluster: Se
         done = await rewind(cluster, target, options, plan, who=ME, stop=stop, drain_seconds=20)
 
     assert before == await stands(cluster)
-    assert (True, Status.STOPPED) == (done.stopped, (await list_operations(cluster, 1))[0].status)
+    assert (True, OperationStatus.STOPPED) == (done.stopped, (await list_operations(cluster, 1))[0].status)
 
 
 async def test_a_worker_that_comes_in_between_is_refused_by_the_broker(
@@ -369,7 +372,7 @@ async def test_one_that_was_broken_off_is_done_again_and_then_there_is_nothing_t
     assert (before, (before[number] or 0) - 2) == (unmoved, moved[number])
     assert ([], [], moved) == (plan.moves, done.result["moves"], await stands(cluster))
     ended = [each.status for each in await list_operations(cluster, 3)]
-    assert [Status.DONE, Status.FAILED, Status.FAILED] == ended
+    assert [OperationStatus.DONE, OperationStatus.FAILED, OperationStatus.FAILED] == ended
 
 
 async def test_a_rewind_is_taken_back_to_where_it_found_the_group(cluster: Settings, account: str) -> None:
