@@ -15,7 +15,7 @@ from workers.console.letters import letter_json, row_json
 from workers.console.problems import BadRequestError
 from workers.console.reading import Reading
 from workers.console.resuming import command_of
-from workers.console.watch import Watch
+from workers.console.watch import SystemMonitor
 from workers.ops.books.statement import read_statement
 from workers.ops.dead_letters.history import report_dead_letter, report_dead_letters
 from workers.ops.operations import Operation, list_operations, show_operation
@@ -44,7 +44,7 @@ class Api:
     """Answers to what the page reads. What goes wrong is raised, and told by `tell_problems`."""
 
     reading: Reading
-    watch: Watch
+    watch: SystemMonitor
     jobs: Jobs
 
     def routes(self) -> dict[str, Handler]:

@@ -6,7 +6,7 @@ from schemas.catalogue import BILLING_EVENTS, Undecodable
 from schemas.envelope import Event
 from schemas.results import DeadLetterReason
 from workers.jobs.job import Batch, Decision, Message
-from workers.jobs.partitioning_check import Misplaced
+from workers.jobs.partitioning_check import PartitioningCheck
 from workers.jobs.result_events import decision_of, recall_answers
 from workers.ledger.model import WorkerName
 from workers.ledger.movements import decide
@@ -26,7 +26,7 @@ class BillingJob:
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
-        self._misplaced = Misplaced(self.topic)
+        self._misplaced = PartitioningCheck(self.topic)
 
     async def step(self, connection: Connection, batch: Batch) -> bool:  # noqa: ARG002
         """All is decided at once."""

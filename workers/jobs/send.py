@@ -3,7 +3,7 @@
 from infra.postgres import Connection
 from schemas.catalogue import SEND_REQUESTS
 from workers.jobs.job import Batch, Decision, Message
-from workers.jobs.partitioning_check import Misplaced
+from workers.jobs.partitioning_check import PartitioningCheck
 from workers.jobs.result_events import decision_of, recall_answers
 from workers.ledger.model import WorkerName
 from workers.ledger.movements import decide
@@ -23,7 +23,7 @@ class SendJob:
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
-        self._misplaced = Misplaced(self.topic)
+        self._misplaced = PartitioningCheck(self.topic)
 
     async def step(self, connection: Connection, batch: Batch) -> bool:  # noqa: ARG002
         """All is decided at once."""

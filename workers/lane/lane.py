@@ -26,9 +26,9 @@ from infra.postgres import Connection, Pool, is_refusal
 from infra.retry import SERVER_ERRORS, back_off_seconds, ignoring_retriable, is_retriable
 from infra.settings import Settings
 from workers.errors import FencedError
-from workers.jobs.bisection import decide_apart
+from workers.jobs.bisection import decide_bisected
 from workers.jobs.dead_letters import dead_letters
-from workers.jobs.decoding import Sorted, sort_records
+from workers.jobs.decoding import DecodedBatch, decode_records
 from workers.jobs.job import Batch, Decision, Job
 from workers.lane.circuit_breaker import Breaker
 from workers.lane.inbox import Inbox, Taken
@@ -174,7 +174,7 @@ class Lane:
 
     async def _decide(self, taken: Taken, ahead: Sequence[Ahead]) -> _Decided | None:
         """Store the outcomes of a batch, in parts where the database refuses it whole; None where a stop came first."""
-        found = self._health.decodes(sort_records, taken.records, self._as_of)
+        found = self._health.decodes(decode_records, taken.records, self._as_of)
         batch = Batch(self._tp.topic, self._tp.partition, found.requests)
         left, steps = self._job.in_steps, 0
         while left:
@@ -193,10 +193,14 @@ class Lane:
                 raise
             self._counts["batches_decided_apart"] += 1
             self._log.warning("batch_decided_apart", error=repr(error), records=len(taken.records))
-            return await self._store(taken, ahead, found, partial(decide_apart, self._job, batch=batch))
+            return await self._store(taken, ahead, found, partial(decide_bisected, self._job, batch=batch))
 
     async def _store(
-        self, taken: Taken, ahead: Sequence[Ahead], found: Sorted, decide: Callable[[Connection], Awaitable[Decision]]
+        self,
+        taken: Taken,
+        ahead: Sequence[Ahead],
+        found: DecodedBatch,
+        decide: Callable[[Connection], Awaitable[Decision]],
     ) -> _Decided:
         """Store the outcomes of a batch, and how far the lane has read, in one transaction; unless too much is bad."""
         with self._traces.deciding(self._tp, taken.records) as trace:

@@ -8,7 +8,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from workers.telemetry import metric_table
-from workers.telemetry.health import Doing, Health
+from workers.telemetry.health import Health, LaneActivity
 from workers.telemetry.metric import Metric
 from workers.telemetry.worker_metrics import page_of
 
@@ -47,7 +47,7 @@ class _OfHealth(Collector):
         ready, busy, doing = gauge(metric_table.READY), gauge(metric_table.BUSY), gauge(metric_table.LANES)
         ready.add_metric([worker], float(not self._health.not_ready()))
         busy.add_metric([worker], max((lane.busy_seconds for lane in lanes), default=0.0))
-        for what in Doing:
+        for what in LaneActivity:
             doing.add_metric([worker, what.name.lower()], sum(lane.doing is what for lane in lanes))
         apart = CounterMetricFamily(
             metric_table.BATCHES_APART.name, metric_table.BATCHES_APART.meaning, labels=["worker"]
