@@ -10,7 +10,7 @@ from pydantic_core import to_json
 from rich.live import Live
 
 from infra.terminal import console, error_console
-from workers.commands.options import Json, write_json
+from workers.commands.options import JsonOption, write_json
 from workers.commands.running import ask
 from workers.commands.views.lag import lag_page, show_lag
 from workers.ops.lag import GroupLag, LagObserver, StatusLimits, observer
@@ -30,7 +30,7 @@ def lag(  # noqa: PLR0913 - one parameter an option
     window: Annotated[
         float, typer.Option(min=1, max=3600, help="Seconds without a commit until a reader is called stalled.")
     ] = 30.0,
-    json: Json = False,
+    json: JsonOption = False,
 ) -> None:
     """Show how far groups are behind their input, in records and in time, how they stand and why.
 

@@ -48,7 +48,7 @@ def decision_time(record: ConsumerRecord, as_of: datetime) -> datetime:
 
 
 def latest_decision_time(records: Sequence[ConsumerRecord], as_of: datetime) -> datetime:
-    """Return what the last of some records is decided as of: `decision_time` of each after the other, without their times."""
+    """Return the decision time of the last of some records, without computing the times of those before it."""
     timestamps = [record.timestamp for record in records if record.timestamp in _TIMESTAMPS]
     return max(as_of, from_milliseconds(max(timestamps))) if timestamps else as_of
 

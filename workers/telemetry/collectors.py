@@ -1,20 +1,19 @@
 """What a scrape reads of a process as it is: nothing of it is kept while nobody asks."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from infra.probes import Page
 from workers.telemetry import metric_table
 from workers.telemetry.health import Health, LaneActivity
 from workers.telemetry.metric import Metric
 from workers.telemetry.worker_metrics import page_of
 
-__all__ = ["Page", "Sized", "gauge", "page", "watch_pool"]
-
-Page = Callable[[], tuple[bytes, str]]
+__all__ = ["Sized", "gauge", "page", "watch_pool"]
 
 
 class Sized(Protocol):
