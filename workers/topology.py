@@ -1,23 +1,35 @@
-"""The one order in which the records of three topics are decided, where they share a partition's number.
+"""Which worker reads which topic in which consumer group, and the one order in which their records are decided.
 
-Those lanes hold the same accounts. By broker time, which never runs back inside a topic; at one instant billing comes
-first, so that a grant at T can be spent at T and what a cancel ends at T cannot, then sends, then ticks.
+The lanes of one partition number hold the same accounts, whatever their topic. Their records are decided by broker
+time, which never runs back inside a topic; at one instant billing comes first, so that a grant at T can be spent at T
+and what a cancel ends at T cannot, then sends, then ticks.
 """
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Final
 
-from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS
+from schemas.catalogue import BILLING_EVENTS, CATALOGUE, EXPIRY_TICKS, SEND_REQUESTS
+from workers.ledger.model import WorkerName
 
-__all__ = ["DECIDED", "RANKS", "turn"]
+__all__ = ["GROUP_OF", "TOPIC_OF", "TOPIC_OF_GROUP", "TOPIC_RANK", "WORKER_OF", "sort_key"]
 
-DECIDED: Final = (BILLING_EVENTS, SEND_REQUESTS, EXPIRY_TICKS)  # at one instant, in this order
-RANKS: Final = {topic: rank for rank, topic in enumerate(DECIDED)}
+# In the order in which records of one instant are decided.
+WORKER_OF: Final = {
+    BILLING_EVENTS: WorkerName.BILLING,
+    SEND_REQUESTS: WorkerName.SEND,
+    EXPIRY_TICKS: WorkerName.EXPIRY,
+}
+TOPIC_OF: Final[Mapping[str, str]] = {worker: topic for topic, worker in WORKER_OF.items()}
+TOPIC_RANK: Final = {topic: rank for rank, topic in enumerate(WORKER_OF)}
+GROUP_OF: Final = {row.topic: row.group for row in CATALOGUE if row.group is not None}
+TOPIC_OF_GROUP: Final = {group: topic for topic, group in GROUP_OF.items()}
 
 
-def turn(topic: str, as_of: datetime) -> tuple[datetime, int]:
-    """Return when it is a record's turn, to be compared with other topics'; inside a topic the offset decides.
+def sort_key(topic: str, as_of: datetime) -> tuple[datetime, int]:
+    """Return a key that sorts records of several topics into the order in which they are decided.
 
-    `as_of` is the latest broker time of its topic's partition up to the record, as `sorting.time_of` tells it.
+    Inside a topic the offset decides. `as_of` is the latest broker time of the record's partition up to the record, as
+    `workers.jobs.decoding.time_of` computes it.
     """
-    return as_of, RANKS[topic]
+    return as_of, TOPIC_RANK[topic]

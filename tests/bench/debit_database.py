@@ -15,7 +15,7 @@ from schemas.envelope import AccountEvent
 from tests.bench.books import PARTITIONS, Databases, every_rule_on, requests_of, sends
 from tests.bench.figures import Figure, of_rounds
 from tests.bench.naive import debit_one
-from workers.ledger.model import Request, Worker
+from workers.ledger.model import Request, WorkerName
 from workers.ledger.movements import decide
 from workers.ledger.store import answer_all, open_batch
 
@@ -95,7 +95,7 @@ def lanes(events: Sequence[AccountEvent], size: int, as_of: datetime) -> list[tu
 async def decide_batch(connection: Connection, partition: int, requests: Requests) -> None:
     """Decide a batch as the send lane does, with every rule switched on, up to the rows that become events."""
     async with connection.transaction():
-        opened = await open_batch(connection, Worker.SEND, partition, requests)
+        opened = await open_batch(connection, WorkerName.SEND, partition, requests)
         answer_all(opened, requests, await decide(connection, opened, _CATALOGUE))
 
 

@@ -19,8 +19,8 @@ from tests.console.scene import EVIL, LETTERS, OPERATOR, READER, Scene, a_consol
 from tests.console.views import shortcomings, views
 from tests.workers.wire import eventually, publish, send
 from workers.ops.operations import Intent, Operation, list_operations, recorded
-from workers.ops.replay.rebuild_plan import Asked
-from workers.ops.replay.rewind_target import Kind, Target
+from workers.ops.replay.rebuild_plan import RebuildRequest
+from workers.ops.replay.rewind_target import RewindTarget, TargetKind
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -156,9 +156,9 @@ async def _begun_after(scene: Scene, before: Operation | None) -> bool:
 
 async def test_replays_are_gone_on_with_or_told_how(tab: Tab, scene: Scene) -> None:
     """A run into a schema goes on here; a rewind is refused while its group has members; the rest is a command line."""
-    shadow = Asked("replay shadow", schema="beside", start=utc_now())
+    shadow = RebuildRequest("replay shadow", schema="beside", start=utc_now())
     there = load_settings(database_url="postgresql://me:secret@there:5432/other").database_url
-    rewind = {"worker": "send", "publish_again": True, "drain": False, **Target(Kind.OFFSET, 0).summary()}
+    rewind = {"worker": "send", "publish_again": True, "drain": False, **RewindTarget(TargetKind.OFFSET, 0).summary()}
     kept = [
         await _stopped(scene, asked.verb, asked.arguments(scene.settings))
         for asked in (shadow, replace(shadow, url=there))

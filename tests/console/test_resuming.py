@@ -12,11 +12,11 @@ from infra.settings import load_settings
 from workers.cli import app
 from workers.console.jobs import Jobs
 from workers.console.resuming import command_of, redrive_of, reemission_of, rerun_of, rewind_of
-from workers.ops.dead_letters.redrive_plan import Options
+from workers.ops.dead_letters.redrive_plan import RedriveOptions
 from workers.ops.operations import Operation, RefusedError
-from workers.ops.replay.rebuild_plan import Asked
-from workers.ops.replay.rewind_plan import Options as RewindOptions
-from workers.ops.replay.rewind_target import Kind, Target
+from workers.ops.replay.rebuild_plan import RebuildRequest
+from workers.ops.replay.rewind_plan import RewindOptions
+from workers.ops.replay.rewind_target import RewindTarget, TargetKind
 
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
 SETTINGS = load_settings(database_url="postgresql://me:secret@books:5432/inmail")
@@ -33,7 +33,7 @@ def test_what_was_asked_for_is_read_back_from_its_record() -> None:
     given = {"selection": {"reason": "unknown_plan", "after": "2026-01-31T00:00:00+00:00"}}
     chosen, how = redrive_of(operation(given | {"rate": 5.0, "limit": None, "again": True, "anyway": False}, {}))
     assert ("unknown_plan", NOW) == (chosen.reason, chosen.after)
-    assert Options(5.0, None, again=True) == how
+    assert RedriveOptions(5.0, None, again=True) == how
     rows, to, rate = reemission_of(
         operation({"selection": {"worker": "send", "partition": 3}, "to": None}, {"rate": 9})
     )
@@ -44,12 +44,12 @@ def test_what_was_asked_for_is_read_back_from_its_record() -> None:
                 read(operation(wrong, {"rate": 1}))
 
 
-def rerun(asked: Asked, plan: dict[str, Any] = WHOLE) -> Operation:
+def rerun(asked: RebuildRequest, plan: dict[str, Any] = WHOLE) -> Operation:
     """Return a rebuild or a shadow run as it is kept."""
     return operation(asked.arguments(SETTINGS), plan, asked.verb)
 
 
-def rewind(target: Target, **options: bool) -> Operation:
+def rewind(target: RewindTarget, **options: bool) -> Operation:
     """Return a rewind as it is kept."""
     kept = {"worker": "send", "publish_again": False, "drain": False} | options
     return operation(kept | target.summary(), {}, "rewind")
@@ -69,7 +69,9 @@ def parsed(command: str | None) -> dict[str, Any]:
 
 def test_a_run_whose_books_are_a_schema_goes_on_from_here() -> None:
     """As it was asked for; the line that does so says the same."""
-    asked = Asked("replay shadow", schema="other", changes=("plans.*.rollover=false",), since=NOW, partial=True)
+    asked = RebuildRequest(
+        "replay shadow", schema="other", changes=("plans.*.rollover=false",), since=NOW, partial=True
+    )
     kept = rerun(asked, {"lost_to_retention": 3})
 
     assert asked == rerun_of(SETTINGS, kept)
@@ -86,7 +88,7 @@ def test_a_run_into_another_database_is_gone_on_with_by_its_command() -> None:
     """Its address was not kept; where it is was. The same of a schema there, and of catalogues that changed since."""
     there = load_settings(database_url="postgresql://you:secret@there:5432/other").database_url
     for schema in (None, "mine"):
-        kept = rerun(Asked("replay rebuild", url=there, schema=schema))
+        kept = rerun(RebuildRequest("replay rebuild", url=there, schema=schema))
         with pytest.raises(RefusedError, match="another database"):
             rerun_of(SETTINGS, kept)
         assert not Jobs(SETTINGS).may_go_on(kept)
@@ -94,7 +96,7 @@ def test_a_run_into_another_database_is_gone_on_with_by_its_command() -> None:
         assert "secret" not in str(command)
         given = parsed(command)
         assert ("postgresql://...@there:5432/other", schema) == (given["database"], given.get("schema"))
-    kept = rerun(Asked("replay rebuild", schema="other"))
+    kept = rerun(RebuildRequest("replay rebuild", schema="other"))
     kept.arguments["catalogues_sha256"] = ["0", "0"]
     with pytest.raises(RefusedError, match="catalogues have changed"):
         rerun_of(SETTINGS, kept)
@@ -103,12 +105,12 @@ def test_a_run_into_another_database_is_gone_on_with_by_its_command() -> None:
 @pytest.mark.parametrize(
     ("target", "option"),
     [
-        (Target(Kind.OFFSET, 7, (1, 2)), "to_offset"),
-        (Target(Kind.TIME, NOW), "to_time"),
-        (Target(Kind.UNDO, 3), "undo"),
+        (RewindTarget(TargetKind.OFFSET, 7, (1, 2)), "to_offset"),
+        (RewindTarget(TargetKind.TIME, NOW), "to_time"),
+        (RewindTarget(TargetKind.UNDO, 3), "undo"),
     ],
 )
-def test_a_rewind_is_read_back_as_it_was_asked_for(target: Target, option: str) -> None:
+def test_a_rewind_is_read_back_as_it_was_asked_for(target: RewindTarget, option: str) -> None:
     """Where to and how; one that was set has nothing left."""
     kept = rewind(target, publish_again=True)
     assert ("send", target, RewindOptions(publish_again=True)) == rewind_of(kept)

@@ -79,7 +79,7 @@ class Group:
     def _note_end(self, member: Member) -> None:
         if member.error:
             self.ends[member.error[:160]] += 1
-            if not member.may_pass:
+            if not member.is_retriable:
                 self.broken.append(f"{self.job}: {member.error}")
         elif not member.leaving:
             self.broken.append(f"{self.job}: a worker ended with code {member.code} and without a word")

@@ -32,7 +32,7 @@ class Member:
         self._armed = armed
         self.leaving = False
         self.error = ""  # what ended it, in its own words
-        self.may_pass = True
+        self.is_retriable = True
         asyncio.get_running_loop().add_reader(self._pipe.fileno(), self._read)
 
     @property
@@ -100,7 +100,7 @@ class Member:
                     case "revoking":
                         self.revoking.set()
                     case "ended":
-                        self.error, self.may_pass = rest
+                        self.error, self.is_retriable = rest
         except (EOFError, OSError):
             self._close()
 

@@ -26,12 +26,13 @@ from infra.settings import Settings
 from tests.crash.broken import BROKEN
 from tests.crash.gate import CLAIM, Gate
 from tests.crash.points import Phase
+from workers.errors import WorkerError
 from workers.jobs.billing import BillingJob
 from workers.jobs.expiry import ExpiryJob
 from workers.jobs.send import SendJob
 from workers.lane import lane, recovery, worker
 from workers.lane.time_order import Ends
-from workers.lane.worker import WorkerError, run_worker
+from workers.lane.worker import run_worker
 from workers.ledger.plans import load_catalogue
 
 __all__ = ["SESSION_SECONDS", "Start", "application", "main"]

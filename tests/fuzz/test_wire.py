@@ -14,9 +14,10 @@ from tests.fuzz.mutations import KINDS, make_record
 from tests.fuzz.records import Record
 from tests.fuzz.rounds import fuzzing
 from tests.workers.wire import prepare
-from workers.ops.dead_letters.letters import DeadLetter, Selection, list_dead_letters
-from workers.ops.dead_letters.redrive import LETTER_HEADER, OPERATION_HEADER, Who, redrive
-from workers.ops.dead_letters.redrive_plan import Options, plan_redrive
+from workers.ops.dead_letters.letters import DeadLetter, LetterFilter, list_dead_letters
+from workers.ops.dead_letters.redrive import LETTER_HEADER, OPERATION_HEADER, redrive
+from workers.ops.dead_letters.redrive_plan import RedriveOptions, plan_redrive
+from workers.ops.operations import Operator
 
 RECORDS = 3_000
 ROUND = 1_500
@@ -57,9 +58,9 @@ async def test_each_dead_letter_that_is_sent_back_is_accounted_for_again(
     async with fuzzing(settings) as fuzz:
         await fuzz.round([make_record("b", number) for number in range(REDRIVEN)])
         first = fuzz.judged.reasons.copy()
-        ours, options = Selection(after=began), Options(rate=5000, anyway=True)
+        ours, options = LetterFilter(after=began), RedriveOptions(rate=5000, anyway=True)
         plan = await plan_redrive(settings, ours, options)
-        done = await redrive(settings, ours, options, plan, who=Who("fuzz", "to see"), stop=asyncio.Event())
+        done = await redrive(settings, ours, options, plan, who=Operator("fuzz", "to see"), stop=asyncio.Event())
         letters = {letter.place: letter for letter in (await list_dead_letters(settings, ours)).letters}
         rows = await database.fetch("select * from redriven")
         await fuzz.account_for(

@@ -22,9 +22,9 @@ from workers.jobs.expiry import ExpiryJob
 from workers.jobs.job import Job
 from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
-from workers.ops.dead_letters.redrive import Who
+from workers.ops.operations import Operator
 
-ME = Who("ops-1", "a downstream lost its state")
+ME = Operator("ops-1", "a downstream lost its state")
 
 
 class Seen(NamedTuple):

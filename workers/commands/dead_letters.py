@@ -10,7 +10,17 @@ from infra.shutdown import stop_requested
 from infra.terminal import error_console, progress_of
 from schemas.catalogue import INPUT_TOPICS
 from schemas.results import DeadLetterReason
-from workers.commands.options import INSTANT_FORMATS, Because, By, Json, Yes, aware, confirm, who, write_json
+from workers.commands.options import (
+    INSTANT_FORMATS,
+    ActorOption,
+    JsonOption,
+    ReasonOption,
+    YesOption,
+    aware,
+    confirm,
+    who,
+    write_json,
+)
 from workers.commands.running import Exit, ask
 from workers.commands.views.dead_letters import (
     show_counts,
@@ -20,49 +30,51 @@ from workers.commands.views.dead_letters import (
     show_redriven,
 )
 from workers.ops.dead_letters import history
-from workers.ops.dead_letters.letters import Selection
-from workers.ops.dead_letters.redrive import Who, redrive
-from workers.ops.dead_letters.redrive_plan import RATES, Options, Plan, plan_redrive
-from workers.ops.operations import Running
+from workers.ops.dead_letters.letters import LetterFilter
+from workers.ops.dead_letters.redrive import redrive
+from workers.ops.dead_letters.redrive_plan import RATES, RedriveOptions, RedrivePlan, plan_redrive
+from workers.ops.operations import OngoingOperation, Operator
 
 __all__ = ["dead_letters"]
 
-dead_letters = typer.Typer(help="Messages that can never succeed: see them, send them back.", no_args_is_help=True)
+dead_letters = typer.Typer(no_args_is_help=True, add_completion=False)
 
-_Reason = Annotated[DeadLetterReason | None, typer.Option(help="Only those refused for it.")]
-_Topic = Annotated[str | None, typer.Option(help="Only those that came from this input topic.")]
-_Account = Annotated[str | None, typer.Option(help="Only of this account.")]
-_Type = Annotated[str | None, typer.Option("--type", help="Only those whose message says that it is of this type.")]
-_After = Annotated[
+_ReasonFilter = Annotated[DeadLetterReason | None, typer.Option(help="Only those refused for it.")]
+_TopicFilter = Annotated[str | None, typer.Option(help="Only those that came from this input topic.")]
+_AccountFilter = Annotated[str | None, typer.Option(help="Only of this account.")]
+_TypeFilter = Annotated[
+    str | None, typer.Option("--type", help="Only those whose message says that it is of this type.")
+]
+_AfterFilter = Annotated[
     datetime | None, typer.Option(formats=INSTANT_FORMATS, help="Only those set aside then or later: a time or a day.")
 ]
-_Before = Annotated[
+_BeforeFilter = Annotated[
     datetime | None,
     typer.Option(formats=INSTANT_FORMATS, help="Only those set aside earlier: a time or a day."),
 ]
-_At = Annotated[
+_AtFilter = Annotated[
     str | None, typer.Option("--at", metavar="PARTITION[/OFFSET]", help="Only those of a partition, or the one there.")
 ]
 
 
 @dead_letters.command("list")
 def list_command(  # noqa: PLR0913, PLR0917 - one parameter an option
-    reason: _Reason = None,
-    topic: _Topic = None,
-    account: _Account = None,
-    type_: _Type = None,
-    after: _After = None,
-    before: _Before = None,
-    at: _At = None,
+    reason: _ReasonFilter = None,
+    topic: _TopicFilter = None,
+    account: _AccountFilter = None,
+    type_: _TypeFilter = None,
+    after: _AfterFilter = None,
+    before: _BeforeFilter = None,
+    at: _AtFilter = None,
     operation: Annotated[int | None, typer.Option(help="Only those that this operation sent back.")] = None,
     last: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 50,
     *,
     count: Annotated[bool, typer.Option("--count", help="Only how many, by topic and reason.")] = False,
-    json: Json = False,
+    json: JsonOption = False,
 ) -> None:
     """List dead letters, newest first, and what became of each."""
     selection = _selection(reason, topic, account, type_, after, before, at)
-    told = ask(lambda settings: history.tell_dead_letters(settings, selection, last, operation))
+    told = ask(lambda settings: history.report_dead_letters(settings, selection, last, operation))
     if count:
         rows = [(*key, number) for key, number in sorted(told.counts.items())]
         names = ("topic", "reason", "letters")
@@ -78,36 +90,36 @@ def list_command(  # noqa: PLR0913, PLR0917 - one parameter an option
 def show_command(
     place: Annotated[str, typer.Argument(metavar="PARTITION/OFFSET", help="Where the list says it is.")],
     *,
-    json: Json = False,
+    json: JsonOption = False,
 ) -> None:
     """Show all of one dead letter: the message as it was read, and what became of it."""
     partition, offset = _place(place, "PARTITION/OFFSET")
     if partition is None or offset is None:
         raise typer.BadParameter("expected PARTITION/OFFSET, like 3/17", param_hint="PARTITION/OFFSET")
-    told = ask(lambda settings: history.show_dead_letter(settings, partition, offset))
+    told = ask(lambda settings: history.report_dead_letter(settings, partition, offset))
     write_json(told.summary()[0]) if json else show_dead_letter(*told.letters[0])
     _complain(told)
 
 
 @dead_letters.command("redrive")
 def redrive_command(  # noqa: PLR0913, PLR0917 - one parameter an option
-    reason: _Reason = None,
-    topic: _Topic = None,
-    account: _Account = None,
-    type_: _Type = None,
-    after: _After = None,
-    before: _Before = None,
-    at: _At = None,
+    reason: _ReasonFilter = None,
+    topic: _TopicFilter = None,
+    account: _AccountFilter = None,
+    type_: _TypeFilter = None,
+    after: _AfterFilter = None,
+    before: _BeforeFilter = None,
+    at: _AtFilter = None,
     rate: Annotated[float, typer.Option(min=RATES[0], max=RATES[1], help="Messages a second at most.")] = 100,
     limit: Annotated[int | None, typer.Option(min=1, help="So many messages at most.")] = None,
-    by: By = None,
-    because: Because = None,
+    by: ActorOption = None,
+    because: ReasonOption = None,
     *,
     again: Annotated[bool, typer.Option("--again", help="Also what was sent back before, or has its answer.")] = False,
     anyway: Annotated[bool, typer.Option("--anyway", help="Also what would be set aside again.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
-    yes: Yes = False,
-    json: Json = False,
+    yes: YesOption = False,
+    json: JsonOption = False,
 ) -> None:
     """Send messages back to where they came from, as they were, to be decided as of now.
 
@@ -115,8 +127,8 @@ def redrive_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     between two messages; the same command goes on from there.
     """
     selection = _selection(reason, topic, account, type_, after, before, at)
-    options = Options(rate, limit, again, anyway)
-    person = None if dry_run else Who(*who(by, because))
+    options = RedriveOptions(rate, limit, again, anyway)
+    person = None if dry_run else Operator(*who(by, because))
     plan = ask(lambda settings: plan_redrive(settings, selection, options))
     if not json:
         show_plan(plan)
@@ -137,10 +149,10 @@ def redrive_command(  # noqa: PLR0913, PLR0917 - one parameter an option
         raise typer.Exit(Exit.NO)
 
 
-def _redrive(selection: Selection, options: Options, plan: Plan, person: Who) -> Running:
+def _redrive(selection: LetterFilter, options: RedriveOptions, plan: RedrivePlan, person: Operator) -> OngoingOperation:
     with progress_of(plan.count, "messages", error_console()) as progress:
 
-        async def run(settings: Settings) -> Running:
+        async def run(settings: Settings) -> OngoingOperation:
             return await redrive(
                 settings, selection, options, plan, who=person, stop=stop_requested(), progress=progress
             )
@@ -156,11 +168,11 @@ def _selection(  # noqa: PLR0913, PLR0917 - one parameter an option
     after: datetime | None,
     before: datetime | None,
     at: str | None,
-) -> Selection:
+) -> LetterFilter:
     if topic is not None and topic not in INPUT_TOPICS:
         raise typer.BadParameter(f"expected one of {', '.join(INPUT_TOPICS)}", param_hint="--topic")
     partition, offset = (None, None) if at is None else _place(at, "--at")
-    return Selection(reason, topic, account, type_, aware(after), aware(before), partition, offset)
+    return LetterFilter(reason, topic, account, type_, aware(after), aware(before), partition, offset)
 
 
 def _place(text: str, hint: str) -> tuple[int, int | None]:
@@ -170,6 +182,6 @@ def _place(text: str, hint: str) -> tuple[int, int | None]:
     return int(partition), int(offset) if slash else None
 
 
-def _complain(told: history.Told) -> None:
+def _complain(told: history.DeadLetterReport) -> None:
     if told.silent is not None:
         error_console().print(f"What became of them is not known, since Postgres cannot be asked: {told.silent}")

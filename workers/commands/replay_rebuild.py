@@ -14,10 +14,10 @@ from schemas.billing import CreditsAdjustedData
 from schemas.envelope import encode
 from workers.commands.options import (
     INSTANT_FORMATS,
-    Because,
-    By,
-    Json,
-    Yes,
+    ActorOption,
+    JsonOption,
+    ReasonOption,
+    YesOption,
     aware,
     confirm,
     finite,
@@ -30,71 +30,75 @@ from workers.commands.views.rebuild import show_comparison, show_corrections, sh
 from workers.ops.compare.comparison import Comparison
 from workers.ops.compare.corrections import Corrections, corrections_of
 from workers.ops.compare.html_report import page_of
-from workers.ops.operations import Running
-from workers.ops.replay.rebuild import Who, rerun
-from workers.ops.replay.rebuild_plan import Asked, Plan, plan_rerun, target_of
+from workers.ops.operations import OngoingOperation, Operator
+from workers.ops.replay.rebuild import rebuild
+from workers.ops.replay.rebuild_plan import RebuildPlan, RebuildRequest, plan_rebuild, target_settings
 
 __all__ = ["rebuild_command", "shadow_command"]
 
-_Database = Annotated[
+_DatabaseOption = Annotated[
     str | None,
     typer.Option("--database", metavar="URL", help="postgresql:// address of an empty database for the other books."),
 ]
-_Schema = Annotated[
+_SchemaOption = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="An empty schema for them, made if need be; without --database in the live one."),
 ]
-_Rate = Annotated[
+_RateOption = Annotated[
     float | None,
     typer.Option(min=1, callback=finite, help="Records a second at most; as fast as it goes unless given."),
 ]
-_Page = Annotated[Path | None, typer.Option("--page", metavar="FILE", help="Write the comparison as an HTML page.")]
-_Partial = Annotated[bool, typer.Option("--partial", help="Also where retention has taken the beginning of a topic.")]
-_Changes = Annotated[
+_PageOption = Annotated[
+    Path | None, typer.Option("--page", metavar="FILE", help="Write the comparison as an HTML page.")
+]
+_PartialOption = Annotated[
+    bool, typer.Option("--partial", help="Also where retention has taken the beginning of a topic.")
+]
+_ChangesOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Another value for the catalogue: 'plans.*.rollover=false'."),
 ]
-_Since = Annotated[
+_SinceOption = Annotated[
     datetime | None,
     typer.Option(formats=INSTANT_FORMATS, help="It holds for what was read from then on; before, the live one does."),
 ]
-_Corrections = Annotated[
+_CorrectionsOption = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Write adjustments that would set the live books right, for `publish`."),
 ]
-_DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
+_DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
 
 
 def rebuild_command(  # noqa: PLR0913, PLR0917 - one parameter an option
-    database: _Database = None,
-    schema: _Schema = None,
-    rate: _Rate = None,
-    page: _Page = None,
-    by: By = None,
-    because: Because = None,
+    database: _DatabaseOption = None,
+    schema: _SchemaOption = None,
+    rate: _RateOption = None,
+    page: _PageOption = None,
+    by: ActorOption = None,
+    because: ReasonOption = None,
     *,
-    partial: _Partial = False,
-    dry_run: _DryRun = False,
-    yes: Yes = False,
-    json: Json = False,
+    partial: _PartialOption = False,
+    dry_run: _DryRunOption = False,
+    yes: YesOption = False,
+    json: JsonOption = False,
 ) -> None:
     """Decide all topics again into an empty database, publish nothing, and compare: the books must be the same.
 
     Reads as far as the live books have read. Ctrl-C stops between two transactions; the same command goes on from there
     and, where all was read, compares again.
     """
-    asked = Asked("replay rebuild", *_place(database, schema), partial=partial)
-    comparison = _run(asked, rate, None if dry_run else Who(*who(by, because)), _Files(page), yes=yes, json=json)
+    asked = RebuildRequest("replay rebuild", *_place(database, schema), partial=partial)
+    comparison = _run(asked, rate, None if dry_run else Operator(*who(by, because)), _Files(page), yes=yes, json=json)
     if comparison is not None and not comparison.same:
         raise typer.Exit(Exit.NO)
 
 
 def shadow_command(  # noqa: PLR0913, PLR0917 - one parameter an option
-    database: _Database = None,
-    schema: _Schema = None,
+    database: _DatabaseOption = None,
+    schema: _SchemaOption = None,
     catalogue: Annotated[Path | None, typer.Option(help="Plan catalogue to decide by; the live one if none.")] = None,
-    changes: _Changes = None,
-    since: _Since = None,
+    changes: _ChangesOption = None,
+    since: _SinceOption = None,
     start: Annotated[
         datetime | None,
         typer.Option(
@@ -104,16 +108,16 @@ def shadow_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     until: Annotated[
         datetime | None, typer.Option(formats=INSTANT_FORMATS, help="Leave out what was read then or later.")
     ] = None,
-    corrections: _Corrections = None,
-    rate: _Rate = None,
-    page: _Page = None,
-    by: By = None,
-    because: Because = None,
+    corrections: _CorrectionsOption = None,
+    rate: _RateOption = None,
+    page: _PageOption = None,
+    by: ActorOption = None,
+    because: ReasonOption = None,
     *,
-    partial: _Partial = False,
-    dry_run: _DryRun = False,
-    yes: Yes = False,
-    json: Json = False,
+    partial: _PartialOption = False,
+    dry_run: _DryRunOption = False,
+    yes: YesOption = False,
+    json: JsonOption = False,
 ) -> None:
     """Decide the topics again by this version and another catalogue into an empty database, and say what would differ.
 
@@ -122,7 +126,7 @@ def shadow_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     """
     if corrections is not None and until is not None:
         raise typer.BadParameter("needs all that came up to now: no --until", param_hint="--corrections")
-    asked = Asked(
+    asked = RebuildRequest(
         "replay shadow",
         *_place(database, schema),
         str(catalogue.resolve()) if catalogue else None,
@@ -132,7 +136,7 @@ def shadow_command(  # noqa: PLR0913, PLR0917 - one parameter an option
         aware(until),
         partial,
     )
-    person = None if dry_run else Who(*who(by, because))
+    person = None if dry_run else Operator(*who(by, because))
     if corrections is not None and person is not None:
         _check_words(person)
     _run(asked, rate, person, _Files(page, corrections), yes=yes, json=json)
@@ -159,9 +163,9 @@ def _place(url: str | None, schema: str | None) -> tuple[SecretStr | None, str |
 
 
 def _run(  # noqa: PLR0913 - what both verbs are asked
-    asked: Asked, rate: float | None, person: Who | None, files: _Files, *, yes: bool, json: bool
+    asked: RebuildRequest, rate: float | None, person: Operator | None, files: _Files, *, yes: bool, json: bool
 ) -> Comparison | None:
-    plan = ask(lambda settings: plan_rerun(settings, asked))
+    plan = ask(lambda settings: plan_rebuild(settings, asked))
     if not json:
         show_plan(plan, rate)
     if person is None:
@@ -192,7 +196,7 @@ def _run(  # noqa: PLR0913 - what both verbs are asked
     return comparison
 
 
-def _check_words(person: Who) -> None:
+def _check_words(person: Operator) -> None:
     """Refuse, before all is read, what an adjustment cannot carry."""
     try:
         CreditsAdjustedData(credits=1, actor=person.actor, reason=person.reason)
@@ -202,18 +206,20 @@ def _check_words(person: Who) -> None:
         raise typer.BadParameter(f"an adjustment cannot carry it: {first['msg']}", param_hint=hint) from None
 
 
-def _correct(asked: Asked, person: Who, file: Path) -> Corrections:
+def _correct(asked: RebuildRequest, person: Operator, file: Path) -> Corrections:
     """Write the adjustments to a file."""
     whole = asked.start is None and not asked.partial
-    found = ask(lambda settings: corrections_of(settings, target_of(settings, asked), *person, whole=whole))
+    found = ask(lambda settings: corrections_of(settings, target_settings(settings, asked), *person, whole=whole))
     file.write_bytes(b"".join(encode(event) + b"\n" for event in found.events))
     return found
 
 
-def _rerun(asked: Asked, plan: Plan, person: Who, rate: float | None) -> tuple[Running, Comparison | None]:
+def _rerun(
+    asked: RebuildRequest, plan: RebuildPlan, person: Operator, rate: float | None
+) -> tuple[OngoingOperation, Comparison | None]:
     with progress_of(max(1, plan.records), "records", error_console()) as progress:
 
-        async def run(settings: Settings) -> tuple[Running, Comparison | None]:
-            return await rerun(settings, asked, plan, who=person, stop=stop_requested(), rate=rate, progress=progress)
+        async def run(settings: Settings) -> tuple[OngoingOperation, Comparison | None]:
+            return await rebuild(settings, asked, plan, who=person, stop=stop_requested(), rate=rate, progress=progress)
 
         return ask(run)

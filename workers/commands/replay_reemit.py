@@ -9,14 +9,23 @@ import typer
 from infra.settings import Settings
 from infra.shutdown import stop_requested
 from infra.terminal import error_console, progress_of
-from workers.commands.options import INSTANT_FORMATS, Because, By, Json, Yes, aware, confirm, who, write_json
+from workers.commands.options import (
+    INSTANT_FORMATS,
+    ActorOption,
+    JsonOption,
+    ReasonOption,
+    YesOption,
+    aware,
+    confirm,
+    who,
+    write_json,
+)
 from workers.commands.running import Exit, ask
 from workers.commands.views.replay import show_reemit_plan, show_reemitted
-from workers.ledger.model import Worker
-from workers.ops.dead_letters.redrive import Who
-from workers.ops.operations import Running
+from workers.ledger.model import WorkerName
+from workers.ops.operations import OngoingOperation, Operator
 from workers.ops.replay.reemit import reemit
-from workers.ops.replay.reemit_plan import Plan, Selection, plan_reemit
+from workers.ops.replay.reemit_plan import ReemitPlan, RowFilter, plan_reemit
 
 __all__ = ["reemit_command"]
 
@@ -30,7 +39,7 @@ def reemit_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     before: Annotated[
         datetime | None, typer.Option(formats=INSTANT_FORMATS, help="Only as of earlier: a time or a day.")
     ] = None,
-    worker: Annotated[Worker | None, typer.Option(help="Only what this worker decided.")] = None,
+    worker: Annotated[WorkerName | None, typer.Option(help="Only what this worker decided.")] = None,
     partition: Annotated[int | None, typer.Option(min=0, help="Only what came from this input partition.")] = None,
     offsets: Annotated[
         str | None, typer.Option(metavar="FIRST:END", help="Only of these input offsets, END not included.")
@@ -39,14 +48,14 @@ def reemit_command(  # noqa: PLR0913, PLR0917 - one parameter an option
         str | None, typer.Option(metavar="TOPIC", help="To this topic, not to those they were published to.")
     ] = None,
     rate: Annotated[float, typer.Option(min=0.01, max=50_000, help="Events a second at most.")] = 500,
-    by: By = None,
-    because: Because = None,
+    by: ActorOption = None,
+    because: ReasonOption = None,
     *,
     everything: Annotated[bool, typer.Option("--all", help="All that is in the books.")] = False,
     anew: Annotated[bool, typer.Option("--anew", help="From the first one, also where the same was stopped.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
-    yes: Yes = False,
-    json: Json = False,
+    yes: YesOption = False,
+    json: JsonOption = False,
 ) -> None:
     """Send answers and movements from the books once more: the same bytes and event ids, account by account in order.
 
@@ -56,10 +65,10 @@ def reemit_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     if offsets is not None and (worker is None or partition is None):
         raise typer.BadParameter("needs --worker and --partition", param_hint="--offsets")
     span = _span(offsets)
-    selection = Selection(account, request, aware(after), aware(before), worker, partition, *span)
+    selection = RowFilter(account, request, aware(after), aware(before), worker, partition, *span)
     if everything == bool(selection.summary()):
         raise typer.BadParameter("say which answers, or --all", param_hint="--all")
-    person = None if dry_run else Who(*who(by, because))
+    person = None if dry_run else Operator(*who(by, because))
     plan = ask(lambda settings: plan_reemit(settings, selection, to, rate, anew=anew))
     if not json:
         show_reemit_plan(plan)
@@ -71,7 +80,7 @@ def reemit_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     _end(_reemit(selection, plan, person), plan, json=json)
 
 
-def _end(done: Running, plan: Plan, *, json: bool) -> None:
+def _end(done: OngoingOperation, plan: ReemitPlan, *, json: bool) -> None:
     """Say what was done, and end with the exit code that says how."""
     if json:
         write_json({"operation": done.number, "plan": plan.summary(), "result": done.result})
@@ -83,10 +92,10 @@ def _end(done: Running, plan: Plan, *, json: bool) -> None:
         raise typer.Exit(Exit.NO)
 
 
-def _reemit(selection: Selection, plan: Plan, person: Who) -> Running:
+def _reemit(selection: RowFilter, plan: ReemitPlan, person: Operator) -> OngoingOperation:
     with progress_of(plan.count, "events", error_console()) as progress:
 
-        async def run(settings: Settings) -> Running:
+        async def run(settings: Settings) -> OngoingOperation:
             # What is booked meanwhile may come along.
             return await reemit(
                 settings,

@@ -11,10 +11,10 @@ from infra.shutdown import stop_requested
 from infra.terminal import error_console
 from workers.commands.options import (
     INSTANT_FORMATS,
-    Because,
-    By,
-    Json,
-    Yes,
+    ActorOption,
+    JsonOption,
+    ReasonOption,
+    YesOption,
     aware,
     confirm,
     since_1970,
@@ -23,17 +23,16 @@ from workers.commands.options import (
 )
 from workers.commands.running import Exit, ask, fail
 from workers.commands.views.replay import show_rewind_plan, show_rewound
-from workers.ledger.model import Worker
-from workers.ops.dead_letters.redrive import Who
-from workers.ops.operations import Running
+from workers.ledger.model import WorkerName
+from workers.ops.operations import OngoingOperation, Operator
 from workers.ops.replay.rewind import rewind
-from workers.ops.replay.rewind_plan import Options, Plan, plan_rewind
-from workers.ops.replay.rewind_target import Kind, Target
+from workers.ops.replay.rewind_plan import RewindOptions, RewindPlan, plan_rewind
+from workers.ops.replay.rewind_target import RewindTarget, TargetKind
 
 __all__ = ["rewind_command"]
 
 
-_Time = Annotated[
+_TimeOption = Annotated[
     datetime | None,
     typer.Option(
         formats=INSTANT_FORMATS,
@@ -44,16 +43,16 @@ _Time = Annotated[
 
 
 def rewind_command(  # noqa: PLR0913, PLR0917 - one parameter an option
-    worker: Annotated[Worker, typer.Argument(help="Whose group.")],
+    worker: Annotated[WorkerName, typer.Argument(help="Whose group.")],
     to_offset: Annotated[int | None, typer.Option(min=0, help="To this offset.")] = None,
-    to_time: _Time = None,
+    to_time: _TimeOption = None,
     to_request: Annotated[UUID | None, typer.Option(help="To the record that this request was decided for.")] = None,
     undo: Annotated[
         int | None, typer.Option(min=1, metavar="OPERATION", help="Forward to where that rewind found the group.")
     ] = None,
     partition: Annotated[list[int] | None, typer.Option(min=0, help="Only this one; may be given again.")] = None,
-    by: By = None,
-    because: Because = None,
+    by: ActorOption = None,
+    because: ReasonOption = None,
     *,
     publish_again: Annotated[
         bool, typer.Option("--publish-again", help="Publish again what has been decided: that is what comes of it.")
@@ -61,8 +60,8 @@ def rewind_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     drain: Annotated[bool, typer.Option("--drain", help="Wait until the group's workers have ended.")] = False,
     drain_seconds: Annotated[float, typer.Option(min=1, max=86_400, help="How long to wait for them.")] = 300,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
-    yes: Yes = False,
-    json: Json = False,
+    yes: YesOption = False,
+    json: JsonOption = False,
 ) -> None:
     """Set a worker's group back, to read records again.
 
@@ -70,8 +69,8 @@ def rewind_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     Ctrl-C while it waits leaves everything as it was.
     """
     target = _target(to_offset, aware(to_time), to_request, undo, tuple(sorted(set(partition or ()))))
-    options = Options(publish_again, drain)
-    person = None if dry_run else Who(*who(by, because))
+    options = RewindOptions(publish_again, drain)
+    person = None if dry_run else Operator(*who(by, because))
     plan = ask(lambda settings: plan_rewind(settings, worker, target, options))
     if not json:
         show_rewind_plan(plan)
@@ -91,8 +90,10 @@ def rewind_command(  # noqa: PLR0913, PLR0917 - one parameter an option
         raise typer.Exit(Exit.INTERRUPTED)
 
 
-def _rewind(target: Target, options: Options, plan: Plan, person: Who, drain_seconds: float) -> Running:
-    async def run(settings: Settings) -> Running:
+def _rewind(
+    target: RewindTarget, options: RewindOptions, plan: RewindPlan, person: Operator, drain_seconds: float
+) -> OngoingOperation:
+    async def run(settings: Settings) -> OngoingOperation:
         return await rewind(
             settings,
             target,
@@ -109,10 +110,10 @@ def _rewind(target: Target, options: Options, plan: Plan, person: Who, drain_sec
 
 def _target(
     offset: int | None, time: datetime | None, request: UUID | None, undo: int | None, partitions: tuple[int, ...]
-) -> Target:
-    kinds = {Kind.OFFSET: offset, Kind.TIME: time, Kind.REQUEST: request, Kind.UNDO: undo}
+) -> RewindTarget:
+    kinds = {TargetKind.OFFSET: offset, TargetKind.TIME: time, TargetKind.REQUEST: request, TargetKind.UNDO: undo}
     given = {kind: value for kind, value in kinds.items() if value is not None}
     if len(given) != 1:
         raise typer.BadParameter("say one of them", param_hint="--to-offset, --to-time, --to-request, --undo")
     ((kind, value),) = given.items()
-    return Target(kind, value, partitions)
+    return RewindTarget(kind, value, partitions)

@@ -15,7 +15,7 @@ from infra.settings import Settings
 from infra.terminal import error_console
 from workers.commands.running import Exit, ask
 from workers.commands.views.topics import show_published
-from workers.ops.topics.publish import RecordTime, publish
+from workers.ops.topics.publish import PublishTime, publish
 from workers.simulate.file import HistoryFile
 from workers.simulate.history import bounds, simulate_records
 from workers.simulate.population import Population, PopulationError
@@ -56,8 +56,9 @@ def simulate(  # noqa: PLR0913, PLR0917 - one parameter an option
     *,
     to_kafka: Annotated[bool, typer.Option("--publish", help="Publish to Kafka and write nothing.")] = False,
     record_time: Annotated[
-        RecordTime, typer.Option(help="With --publish, the record's time: that of the event on topics with CreateTime.")
-    ] = RecordTime.EVENT,
+        PublishTime,
+        typer.Option(help="With --publish, the record's time: that of the event on topics with CreateTime."),
+    ] = PublishTime.EVENT,
 ) -> None:
     """Make up accounts and all that happens to them, as NDJSON that `inmail publish` takes, or straight into Kafka."""
     if to_kafka and output is not None:
@@ -74,14 +75,14 @@ def simulate(  # noqa: PLR0913, PLR0917 - one parameter an option
     _run(population, output, record_time if to_kafka else None)
 
 
-def _run(population: Population, output: Path | None, record_time: RecordTime | None) -> None:
+def _run(population: Population, output: Path | None, record_time: PublishTime | None) -> None:
     """Publish with a record time, or write without one; tell how fast."""
     began = monotonic()
     history = HistoryFile(simulate_records(population), bounds(population)[0])
     to_terminal = record_time is None and output is None and typer.get_text_stream("stdout").isatty()
     failed = False
     with _progress(hidden=to_terminal) as bar:
-        watch = _Watch(history, population, bar)
+        watch = _HistoryProgress(history, population, bar)
         if record_time is None:
             _write(history, output, watch)
         else:
@@ -98,7 +99,7 @@ def _progress(*, hidden: bool) -> Progress:
     return Progress(*columns, console=err, transient=True, disable=hidden or not err.is_terminal)
 
 
-class _Watch:
+class _HistoryProgress:
     """Shows how far a history has been read, in its own time."""
 
     def __init__(self, history: HistoryFile, population: Population, bar: Progress) -> None:
@@ -112,7 +113,7 @@ class _Watch:
         self._bar.update(self._task, completed=self._history.time - self._start, events=self._history.events)
 
 
-def _publish(history: HistoryFile, record_time: RecordTime, watch: _Watch) -> bool:
+def _publish(history: HistoryFile, record_time: PublishTime, watch: _HistoryProgress) -> bool:
     """Publish a history; return whether a part of it could not be."""
     file = BufferedReader(history, _CHUNK_BYTES)
     published = ask(lambda s: publish(s, file, record_time=record_time, progress=lambda _: watch.update()))
@@ -120,7 +121,7 @@ def _publish(history: HistoryFile, record_time: RecordTime, watch: _Watch) -> bo
     return bool(published.failures)
 
 
-def _write(history: HistoryFile, output: Path | None, watch: _Watch) -> None:
+def _write(history: HistoryFile, output: Path | None, watch: _HistoryProgress) -> None:
     async def run(_: Settings) -> None:
         standard: BinaryIO = typer.get_binary_stream("stdout")
         with output.open("wb") if output else nullcontext(standard) as out:

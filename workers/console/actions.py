@@ -1,7 +1,6 @@
 """What the page may ask to be done: to sign in and out; to send dead letters back; to stop operations and go on."""
 
 import json
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -10,20 +9,17 @@ from aiohttp import web
 
 from workers.console import parameters
 from workers.console.access import Access, Role, Session
-from workers.console.api import answer
+from workers.console.api import RequestHandler, answer
 from workers.console.guard import SESSION, cookie_name, is_secure
 from workers.console.jobs import Jobs
 from workers.console.problems import BadRequestError
 from workers.console.reading import Reading
-from workers.ops.dead_letters.redrive import Who
-from workers.ops.operations import Operation, show_operation
+from workers.ops.operations import Operation, Operator, show_operation
 
 __all__ = ["Actions"]
 
 _BODY_BYTES: Final = 16 * 1024
 _LONGER: Final = 4.0  # times the usual, to read all dead letters for a plan
-
-Handler = Callable[[web.Request], Awaitable[web.Response]]
 
 
 @dataclass(slots=True)
@@ -34,7 +30,7 @@ class Actions:
     reading: Reading
     jobs: Jobs
 
-    def routes(self) -> dict[str, Handler]:
+    def routes(self) -> dict[str, RequestHandler]:
         """Return what answers a POST to each path."""
         return {
             "/api/session": self.sign_in,
@@ -119,12 +115,12 @@ class Actions:
             return await show_operation(settings, number)
 
 
-def _who(request: web.Request, given: dict[str, Any]) -> Who:
+def _who(request: web.Request, given: dict[str, Any]) -> Operator:
     """Return who acts, and why: both go on record."""
     because = parameters.text(given, "because")
     if because is None:
         raise BadRequestError("because: say why, for the record")
-    return Who(f"{request[SESSION].actor} (console)", because)
+    return Operator(f"{request[SESSION].actor} (console)", because)
 
 
 async def _body(request: web.Request) -> dict[str, Any]:

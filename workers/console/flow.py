@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
-from workers.ops.books.recent_outcomes import LaneRow
+from workers.ops.books.recent_outcomes import LaneProgress
 from workers.ops.lag import GroupLag
 
 __all__ = ["Flow", "Rates"]
@@ -25,19 +25,19 @@ class Rates:
     answered: float | None  # their answers are published: their offset is committed in the same transaction
 
 
-Totals = Mapping[tuple[str, int], int]
+OutcomeTotals = Mapping[tuple[str, int], int]
 
 
 @dataclass(slots=True)
 class Flow:
     """The rates of the last looks."""
 
-    _seen: "deque[tuple[datetime, Totals, Totals | None, Totals]]" = field(
+    _seen: "deque[tuple[datetime, OutcomeTotals, OutcomeTotals | None, OutcomeTotals]]" = field(
         default_factory=lambda: deque(maxlen=_WINDOW)
     )
     rates: "deque[Rates]" = field(default_factory=lambda: deque(maxlen=_KEPT))
 
-    def add(self, at: datetime, lag: Sequence[GroupLag], lanes: Sequence[LaneRow] | None) -> None:
+    def add(self, at: datetime, lag: Sequence[GroupLag], lanes: Sequence[LaneProgress] | None) -> None:
         """Take one look.
 
         Args:
@@ -73,7 +73,7 @@ class Flow:
         }
 
 
-def _rate(before: Totals, now: Totals, seconds: float) -> float | None:
+def _rate(before: OutcomeTotals, now: OutcomeTotals, seconds: float) -> float | None:
     """Return the growth a second. A place that went back was rewound or made anew: that is no flow."""
     if seconds <= 0:
         return None

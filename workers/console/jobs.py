@@ -16,15 +16,12 @@ from infra.settings import Settings
 from workers.console.problems import KNOWN
 from workers.console.resuming import RERUNS, redrive_of, reemission_of, rerun_of, rewind_of
 from workers.ops.dead_letters import redrive
-from workers.ops.dead_letters.letters import Selection
-from workers.ops.dead_letters.redrive import Who
-from workers.ops.dead_letters.redrive_plan import Options, Plan, plan_redrive
-from workers.ops.operations import Operation, RefusedError, Running, Status
+from workers.ops.dead_letters.letters import LetterFilter
+from workers.ops.dead_letters.redrive_plan import RedriveOptions, RedrivePlan, plan_redrive
+from workers.ops.operations import OngoingOperation, Operation, OperationStatus, Operator, RefusedError
 from workers.ops.replay import reemit, reemit_plan, rewind_target
-from workers.ops.replay.rebuild import Who as RerunWho
-from workers.ops.replay.rebuild import rerun
-from workers.ops.replay.rebuild_plan import Asked, plan_rerun
-from workers.ops.replay.rebuild_plan import Plan as RerunPlan
+from workers.ops.replay.rebuild import rebuild
+from workers.ops.replay.rebuild_plan import RebuildPlan, RebuildRequest, plan_rebuild
 from workers.ops.replay.rewind import rewind
 from workers.ops.replay.rewind_plan import plan_rewind
 
@@ -38,19 +35,19 @@ _BEGIN_SECONDS: Final = 1.0  # what is refused is refused by then; what is not i
 class Planned(NamedTuple):
     """A redrive that was shown and not begun."""
 
-    selection: Selection
-    options: Options
-    plan: Plan
+    selection: LetterFilter
+    options: RedriveOptions
+    plan: RedrivePlan
 
 
-_Run = Coroutine[Any, Any, Running]
+_VerbRun = Coroutine[Any, Any, OngoingOperation]
 
 
 @dataclass(slots=True)
-class _Job:
-    who: Who
+class _RunningVerb:
+    who: Operator
     stop: asyncio.Event
-    task: "asyncio.Task[Running]"
+    task: "asyncio.Task[OngoingOperation]"
 
 
 @dataclass(slots=True)
@@ -59,9 +56,9 @@ class Jobs:
 
     settings: Settings
     _plans: "OrderedDict[str, Planned]" = field(default_factory=OrderedDict)
-    _jobs: dict[str, _Job] = field(default_factory=dict)  # by verb, of which one runs at a time
+    _jobs: dict[str, _RunningVerb] = field(default_factory=dict)  # by verb, of which one runs at a time
 
-    async def plan(self, settings: Settings, selection: Selection, options: Options) -> dict[str, Any]:
+    async def plan(self, settings: Settings, selection: LetterFilter, options: RedriveOptions) -> dict[str, Any]:
         """Return what a redrive would do, for JSON, with the name by which it is begun.
 
         Raises:
@@ -75,7 +72,7 @@ class Jobs:
             self._plans.popitem(last=False)
         return {"plan": name, **plan.summary()}
 
-    async def redrive(self, name: str, who: Who) -> dict[str, Any]:
+    async def redrive(self, name: str, who: Operator) -> dict[str, Any]:
         """Begin what was shown. A plan is begun once.
 
         Raises:
@@ -87,7 +84,7 @@ class Jobs:
             raise RefusedError("that plan was begun already, or is not known any more: plan it again")
         return await self._redrive(planned, who)
 
-    async def go_on(self, settings: Settings, operation: Operation, who: Who) -> dict[str, Any]:
+    async def go_on(self, settings: Settings, operation: Operation, who: Operator) -> dict[str, Any]:
         """Go on with an operation that was stopped, failed or broke off: the same is planned again, and begun.
 
         Args:
@@ -100,7 +97,7 @@ class Jobs:
             CatalogueError, NotSetUpError, KafkaError, OSError, asyncpg.PostgresError: when it cannot be planned.
 
         """
-        if operation.status in {Status.RUNNING, Status.DONE}:
+        if operation.status in {OperationStatus.RUNNING, OperationStatus.DONE}:
             raise RefusedError(f"operation {operation.operation} is {operation.status}: there is nothing to go on with")
         stop = asyncio.Event()
         match operation.verb:
@@ -114,19 +111,21 @@ class Jobs:
                 running = await self._rewind(settings, operation, who, stop)
             case verb if verb in RERUNS:
                 asked = rerun_of(settings, operation)
-                running = self._rerun(asked, await plan_rerun(settings, asked), who, stop)
+                running = self._rerun(asked, await plan_rebuild(settings, asked), who, stop)
             case verb:
                 raise RefusedError(f"a {verb} is not gone on with from here: see `inmail replay --help`")
         return await self._begin(operation.verb, who, stop, running)
 
-    async def _reemission(self, settings: Settings, operation: Operation, who: Who, stop: asyncio.Event) -> _Run:
+    async def _reemission(
+        self, settings: Settings, operation: Operation, who: Operator, stop: asyncio.Event
+    ) -> _VerbRun:
         rows, to, rate = reemission_of(operation)
         plan = await reemit_plan.plan_reemit(settings, rows, to, rate)
         if not plan.count:
             raise RefusedError("nothing is left to be sent")
         return reemit.reemit(self.settings, rows, plan, who=who, stop=stop)
 
-    async def _rewind(self, settings: Settings, operation: Operation, who: Who, stop: asyncio.Event) -> _Run:
+    async def _rewind(self, settings: Settings, operation: Operation, who: Operator, stop: asyncio.Event) -> _VerbRun:
         worker, target, options = rewind_of(operation)
         plan = await plan_rewind(settings, worker, target, options)
         if plan.refusal is not None:
@@ -135,23 +134,25 @@ class Jobs:
             raise RefusedError("the group stands there, or before it: there is nothing to set")
         return rewind(self.settings, target, options, plan, who=who, stop=stop, drain_seconds=_DRAIN_SECONDS)
 
-    async def _rerun(self, asked: Asked, plan: RerunPlan, who: Who, stop: asyncio.Event) -> Running:
-        running, _ = await rerun(self.settings, asked, plan, who=RerunWho(*who), stop=stop)
+    async def _rerun(
+        self, asked: RebuildRequest, plan: RebuildPlan, who: Operator, stop: asyncio.Event
+    ) -> OngoingOperation:
+        running, _ = await rebuild(self.settings, asked, plan, who=who, stop=stop)
         return running
 
-    async def _redrive(self, planned: Planned, who: Who) -> dict[str, Any]:
+    async def _redrive(self, planned: Planned, who: Operator) -> dict[str, Any]:
         if not planned.plan.count:
             raise RefusedError("there is nothing to send")
         stop = asyncio.Event()
         running = redrive.redrive(self.settings, *planned, who=who, stop=stop)
         return await self._begin(redrive.VERB, who, stop, running)
 
-    async def _begin(self, verb: str, who: Who, stop: asyncio.Event, running: _Run) -> dict[str, Any]:
+    async def _begin(self, verb: str, who: Operator, stop: asyncio.Event, running: _VerbRun) -> dict[str, Any]:
         if verb in self._jobs:
             running.close()
             raise RefusedError(f"another {verb} is under way here: wait for it, or stop it")
         task = asyncio.create_task(running)
-        self._jobs[verb] = _Job(who, stop, task)
+        self._jobs[verb] = _RunningVerb(who, stop, task)
         task.add_done_callback(lambda done: self._ended(verb, done))
         await asyncio.wait([task], timeout=_BEGIN_SECONDS)
         if not task.done():
@@ -159,7 +160,7 @@ class Jobs:
         done = task.result()
         return {"verb": verb, "operation": done.number, "running": False, "result": done.result}
 
-    def _ended(self, verb: str, task: "asyncio.Task[Running]") -> None:
+    def _ended(self, verb: str, task: "asyncio.Task[OngoingOperation]") -> None:
         del self._jobs[verb]
         if not task.cancelled() and (error := task.exception()) is not None:
             log = structlog.get_logger("inmail.console")
@@ -167,7 +168,7 @@ class Jobs:
 
     def may_go_on(self, operation: Operation) -> bool:
         """Tell whether the record of an operation says all that it takes to go on with it from here."""
-        if operation.status not in {Status.STOPPED, Status.FAILED, Status.BROKEN_OFF}:
+        if operation.status not in {OperationStatus.STOPPED, OperationStatus.FAILED, OperationStatus.BROKEN_OFF}:
             return False
         try:
             match operation.verb:
@@ -190,7 +191,7 @@ class Jobs:
         """Tell whether an operation runs in this process."""
         job = self._jobs.get(operation.verb)
         same = job is not None and (job.who.actor, job.who.reason) == (operation.actor, operation.reason)
-        return same and operation.status == Status.RUNNING
+        return same and operation.status == OperationStatus.RUNNING
 
     def stop(self, operation: Operation) -> None:
         """Ask an operation to stop: it ends between two messages.
@@ -199,7 +200,7 @@ class Jobs:
             RefusedError: when it does not run, or in another process.
 
         """
-        if operation.status != Status.RUNNING:
+        if operation.status != OperationStatus.RUNNING:
             raise RefusedError(f"operation {operation.operation} is {operation.status}: there is nothing to stop")
         if not self.may_stop(operation):
             raise RefusedError("it runs in another process: stop it there, with Ctrl-C or SIGTERM")

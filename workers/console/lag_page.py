@@ -6,8 +6,9 @@ from typing import Any, Final
 
 from workers.console.advice import ADVICE
 from workers.console.health import start_of
-from workers.console.lag_source import OURS, LagSource
+from workers.console.lag_source import LagSource
 from workers.ops.lag import GroupLag, PartitionLag, Sample, Status
+from workers.topology import TOPIC_OF_GROUP
 
 __all__ = ["group_line", "history_of", "lag_lines", "partitions_of_groups", "worst_of"]
 
@@ -20,7 +21,7 @@ _OTHERS: Final = 20  # groups in the overview beside ours
 def group_line(group: GroupLag) -> dict[str, Any]:
     """Return how a group stands, and why: as its worst partition does."""
     worst, advice = group.worst, ADVICE[group.status]
-    ours = OURS.get(group.group) == group.topic
+    ours = TOPIC_OF_GROUP.get(group.group) == group.topic
     totals = {name: value for name, value in group.summary().items() if name != "partitions"}
     return totals | {
         "ours": ours,
@@ -40,7 +41,7 @@ def worst_of(groups: Sequence[GroupLag]) -> dict[str, Any] | None:
 
 def lag_lines(source: LagSource) -> dict[str, Any]:
     """Return what the overview shows: our groups and, of the others, those that are not as they should be."""
-    others = [group for group in source.groups if group.group not in OURS]
+    others = [group for group in source.groups if group.group not in TOPIC_OF_GROUP]
     bad = sorted(
         (group for group in others if group.status is not Status.OK),
         key=lambda group: (group.status.severity, group.seconds),

@@ -7,12 +7,12 @@ from datetime import datetime
 from typing import Final
 
 from infra.settings import Settings
-from schemas.catalogue import CATALOGUE, DEAD_LETTERS
-from workers.ops.lag import Change, GroupLag, Observer, Sample, observer
+from schemas.catalogue import DEAD_LETTERS
+from workers.ops.lag import GroupLag, LagObserver, Sample, StatusChange, observer
+from workers.topology import TOPIC_OF_GROUP
 
-__all__ = ["OURS", "LagSource"]
+__all__ = ["LagSource"]
 
-OURS: Final = {row.group: row.topic for row in CATALOGUE if row.group is not None}
 _PAST_SHARE: Final = 0.7  # of the time for a look, until it is taken without the past
 
 
@@ -21,7 +21,7 @@ class LagSource:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._observer: Observer | None = None
+        self._observer: LagObserver | None = None
         self._opened = AsyncExitStack()
         self.letters = 0  # changes whenever one is added
 
@@ -33,7 +33,7 @@ class LagSource:
     @property
     def ours(self) -> list[GroupLag]:
         """Those of the workers, each with the topic that it reads."""
-        return [group for group in self.groups if OURS.get(group.group) == group.topic]
+        return [group for group in self.groups if TOPIC_OF_GROUP.get(group.group) == group.topic]
 
     @property
     def at(self) -> datetime | None:
@@ -78,6 +78,6 @@ class LagSource:
         """Return how a partition was, the oldest sample first: also before the console began."""
         return self._observer.history(group, topic, partition) if self._observer is not None else ()
 
-    def changes(self, group: str, topic: str, partition: int) -> Sequence[Change]:
+    def changes(self, group: str, topic: str, partition: int) -> Sequence[StatusChange]:
         """Return the last statuses of a partition, the oldest first."""
         return self._observer.changes(group, topic, partition) if self._observer is not None else ()

@@ -3,7 +3,7 @@
 from dataclasses import fields
 from typing import Any, Final
 
-from workers.ops.dead_letters.history import Fate
+from workers.ops.dead_letters.history import LetterHistory
 from workers.ops.dead_letters.letters import DeadLetter, readable
 
 __all__ = ["letter_json", "row_json"]
@@ -12,20 +12,20 @@ _SHOWN_BYTES: Final = 64 * 1024  # of a message in the page; `inmail dead-letter
 _BYTES: Final = frozenset({"key", "value", "headers"})
 
 
-def row_json(letter: DeadLetter, fate: Fate | None) -> dict[str, Any]:
+def row_json(letter: DeadLetter, fate: LetterHistory | None) -> dict[str, Any]:
     """Return a letter without its message; what became of it is null where the books could not be asked."""
     row = {each.name: getattr(letter, each.name) for each in fields(letter) if each.name not in _BYTES}
     return row | {"place": letter.place, "became": None if fate is None else _fate(fate)}
 
 
-def letter_json(letter: DeadLetter, fate: Fate | None) -> dict[str, Any]:
+def letter_json(letter: DeadLetter, fate: LetterHistory | None) -> dict[str, Any]:
     """Return a letter with its message as text, or as a hex dump where it is none."""
     headers = [{"name": name, "value": _text(value)} for name, value in letter.headers]
     whole = {"key": _text(letter.key), "value": _text(letter.value), "headers": headers}
     return row_json(letter, fate) | whole | {"bytes": None if letter.value is None else len(letter.value)}
 
 
-def _fate(fate: Fate) -> dict[str, Any]:
+def _fate(fate: LetterHistory) -> dict[str, Any]:
     return {
         "redriven": [each._asdict() for each in fate.sendings],
         "answer": None if fate.answer is None else fate.answer._asdict(),

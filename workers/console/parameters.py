@@ -8,8 +8,8 @@ from uuid import UUID
 from schemas.catalogue import INPUT_TOPICS
 from schemas.results import DeadLetterReason
 from workers.console.problems import BadRequestError
-from workers.ops.dead_letters.letters import Selection
-from workers.ops.dead_letters.redrive_plan import RATES, Options
+from workers.ops.dead_letters.letters import LetterFilter
+from workers.ops.dead_letters.redrive_plan import RATES, RedriveOptions
 
 __all__ = ["instant", "number", "options", "selection", "text", "uuid"]
 
@@ -84,7 +84,7 @@ def uuid(given: Given, name: str) -> UUID | None:
         raise BadRequestError(f"{name}: expected a UUID; a message that has none is found by its account") from error
 
 
-def selection(given: Given) -> Selection:
+def selection(given: Given) -> LetterFilter:
     """Return which dead letters are meant.
 
     Raises:
@@ -96,7 +96,7 @@ def selection(given: Given) -> Selection:
         raise BadRequestError(f"topic: expected one of {', '.join(INPUT_TOPICS)}")
     if reason is not None and reason not in set(DeadLetterReason):
         raise BadRequestError(f"reason: expected one of {', '.join(DeadLetterReason)}")
-    return Selection(
+    return LetterFilter(
         None if reason is None else DeadLetterReason(reason),
         topic,
         text(given, "account"),
@@ -108,18 +108,18 @@ def selection(given: Given) -> Selection:
     )
 
 
-def options(given: Given) -> Options:
+def options(given: Given) -> RedriveOptions:
     """Return how a redrive is to be done.
 
     Raises:
         BadRequestError: when a part of it is wrong.
 
     """
-    rate = given.get("rate", Options().rate)
+    rate = given.get("rate", RedriveOptions().rate)
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not RATES[0] <= rate <= RATES[1]:
         raise BadRequestError(f"rate: expected {RATES[0]:g} to {RATES[1]:,.0f} messages a second")
     for name in ("again", "anyway"):
         if not isinstance(given.get(name, False), bool):
             raise BadRequestError(f"{name}: expected true or false")
     limit = number(given, "limit", 1)
-    return Options(float(rate), limit, bool(given.get("again", False)), bool(given.get("anyway", False)))
+    return RedriveOptions(float(rate), limit, bool(given.get("again", False)), bool(given.get("anyway", False)))

@@ -9,38 +9,43 @@ from uuid import UUID
 
 from infra.settings import Settings
 from schemas.results import DeadLetterReason
-from workers.ledger.model import Worker
-from workers.ops.dead_letters.letters import Selection
-from workers.ops.dead_letters.redrive_plan import Options
+from workers.ledger.model import WorkerName
+from workers.ops.dead_letters.letters import LetterFilter
+from workers.ops.dead_letters.redrive_plan import RedriveOptions
 from workers.ops.operations import Operation, RefusedError
 from workers.ops.replay import reemit_plan
-from workers.ops.replay.rebuild_plan import Asked, database_of
-from workers.ops.replay.rewind_plan import Options as RewindOptions
+from workers.ops.replay.rebuild_plan import RebuildRequest, database_of
+from workers.ops.replay.rewind_plan import RewindOptions
 from workers.ops.replay.rewind_target import VERB as REWIND
-from workers.ops.replay.rewind_target import Kind, Target
+from workers.ops.replay.rewind_target import RewindTarget, TargetKind
 
 __all__ = ["RERUNS", "command_of", "redrive_of", "reemission_of", "rerun_of", "rewind_of"]
 
 RERUNS: Final = frozenset({"replay rebuild", "replay shadow"})
 _IN_A_SCHEMA: Final = re.compile(r" schema (\w+)$")  # as `database_of` names it
-_VALUES: Final[Mapping[Kind, Callable[[Any], Any]]] = {
-    Kind.OFFSET: int,
-    Kind.TIME: datetime.fromisoformat,
-    Kind.REQUEST: UUID,
-    Kind.UNDO: int,
+_VALUES: Final[Mapping[TargetKind, Callable[[Any], Any]]] = {
+    TargetKind.OFFSET: int,
+    TargetKind.TIME: datetime.fromisoformat,
+    TargetKind.REQUEST: UUID,
+    TargetKind.UNDO: int,
 }
-_REWIND_OPTIONS: Final = {Kind.OFFSET: "to-offset", Kind.TIME: "to-time", Kind.REQUEST: "to-request", Kind.UNDO: "undo"}
+_REWIND_OPTIONS: Final = {
+    TargetKind.OFFSET: "to-offset",
+    TargetKind.TIME: "to-time",
+    TargetKind.REQUEST: "to-request",
+    TargetKind.UNDO: "undo",
+}
 
 _READ: Final[Mapping[str, Callable[[str], Any]]] = {
     "reason": DeadLetterReason,
-    "worker": Worker,
+    "worker": WorkerName,
     "request": UUID,
     "after": datetime.fromisoformat,
     "before": datetime.fromisoformat,
 }
 
 
-def redrive_of(operation: Operation) -> tuple[Selection, Options]:
+def redrive_of(operation: Operation) -> tuple[LetterFilter, RedriveOptions]:
     """Return which letters a redrive meant and how it was to be done.
 
     Raises:
@@ -49,12 +54,12 @@ def redrive_of(operation: Operation) -> tuple[Selection, Options]:
     """
     given = dict(operation.arguments)
     try:
-        return Selection(**_read(given.pop("selection"))), Options(**given)
+        return LetterFilter(**_read(given.pop("selection"))), RedriveOptions(**given)
     except (KeyError, TypeError, ValueError) as error:
         raise _unreadable(operation) from error
 
 
-def reemission_of(operation: Operation) -> tuple[reemit_plan.Selection, str | None, float]:
+def reemission_of(operation: Operation) -> tuple[reemit_plan.RowFilter, str | None, float]:
     """Return which rows a reemission meant, where to, and how many events a second.
 
     Raises:
@@ -63,12 +68,12 @@ def reemission_of(operation: Operation) -> tuple[reemit_plan.Selection, str | No
     """
     given = operation.arguments
     try:
-        return reemit_plan.Selection(**_read(given["selection"])), given["to"], float(operation.plan["rate"])
+        return reemit_plan.RowFilter(**_read(given["selection"])), given["to"], float(operation.plan["rate"])
     except (KeyError, TypeError, ValueError) as error:
         raise _unreadable(operation) from error
 
 
-def rewind_of(operation: Operation) -> tuple[Worker, Target, RewindOptions]:
+def rewind_of(operation: Operation) -> tuple[WorkerName, RewindTarget, RewindOptions]:
     """Return whose group a rewind meant, where to, and how.
 
     Raises:
@@ -77,14 +82,14 @@ def rewind_of(operation: Operation) -> tuple[Worker, Target, RewindOptions]:
     """
     given = operation.arguments
     try:
-        kind = Kind(given["to"])
-        target = Target(kind, _VALUES[kind](given["value"]), tuple(given["partitions"]))
-        return Worker(given["worker"]), target, RewindOptions(given["publish_again"], given["drain"])
+        kind = TargetKind(given["to"])
+        target = RewindTarget(kind, _VALUES[kind](given["value"]), tuple(given["partitions"]))
+        return WorkerName(given["worker"]), target, RewindOptions(given["publish_again"], given["drain"])
     except (KeyError, TypeError, ValueError) as error:
         raise _unreadable(operation) from error
 
 
-def rerun_of(settings: Settings, operation: Operation) -> Asked:
+def rerun_of(settings: Settings, operation: Operation) -> RebuildRequest:
     """Return what a rebuild or a shadow run decides again, where its books are a schema of the live database.
 
     Raises:
@@ -98,7 +103,7 @@ def rerun_of(settings: Settings, operation: Operation) -> Asked:
         since, start, until = (
             given[name] and datetime.fromisoformat(given[name]) for name in ("since", "from", "until")
         )
-        asked = Asked(
+        asked = RebuildRequest(
             operation.verb,
             schema=found[1] if found else None,
             catalogue=given["catalogue"],
@@ -138,7 +143,7 @@ def command_of(settings: Settings, operation: Operation) -> str | None:
     return shlex.join(["inmail", *words, "--because", operation.reason])
 
 
-def _value(target: Target) -> str:
+def _value(target: RewindTarget) -> str:
     return target.value.isoformat() if isinstance(target.value, datetime) else str(target.value)
 
 
@@ -146,7 +151,7 @@ def _rerun_words(settings: Settings, operation: Operation) -> Iterator[str]:
     given = operation.arguments
     place = given["database"]
     found = _IN_A_SCHEMA.search(place)
-    if found is None or place != database_of(settings, Asked(operation.verb, schema=found[1])):
+    if found is None or place != database_of(settings, RebuildRequest(operation.verb, schema=found[1])):
         yield from ("--database", f"postgresql://...@{_IN_A_SCHEMA.sub('', place)}")
     if found is not None:
         yield from ("--schema", found[1])

@@ -12,14 +12,15 @@ from workers.console import health
 from workers.console.advice import ADVICE
 from workers.console.flow import Flow
 from workers.console.lag_page import group_line, lag_lines, partitions_of_groups
-from workers.console.lag_source import OURS, LagSource
+from workers.console.lag_source import LagSource
 from workers.console.problems import KNOWN, explain
 from workers.console.reading import Reading
-from workers.ops.books.recent_outcomes import LaneRow, Outcome, read_lanes, recent_outcomes
+from workers.ops.books.recent_outcomes import LaneProgress, OutcomeCount, read_lanes, recent_outcomes
 from workers.ops.books.snapshot import open_books
 from workers.ops.operations import read_operations
+from workers.topology import TOPIC_OF_GROUP
 
-__all__ = ["Watch"]
+__all__ = ["SystemMonitor"]
 
 WATCHED_SECONDS: Final = 2.0
 ALONE_SECONDS: Final = 15.0
@@ -29,15 +30,15 @@ Seen = TypeVar("Seen")
 
 
 @dataclass(slots=True)
-class _Books:
+class _LedgerReading:
     """What the books said last."""
 
-    lanes: list[LaneRow] = field(default_factory=list)
-    outcomes: list[Outcome] = field(default_factory=list)
+    lanes: list[LaneProgress] = field(default_factory=list)
+    outcomes: list[OutcomeCount] = field(default_factory=list)
     operations: str = ""  # changes whenever an operation does
 
 
-class Watch:
+class SystemMonitor:
     """What was seen last, and who waits for the next look."""
 
     def __init__(self, reading: Reading, probes: dict[str, str]) -> None:
@@ -46,9 +47,9 @@ class Watch:
         self.lag = LagSource(reading.settings)
         self.flow = Flow()
         self.viewers = 0
-        self._books = _Books()
+        self._books = _LedgerReading()
         self._errors: dict[str, str] = {}  # by server
-        self._health: dict[str, health.Part] = {}
+        self._health: dict[str, health.SystemPart] = {}
         self._at: datetime | None = None
         self._looked = asyncio.Event()
         self._wanted = asyncio.Event()
@@ -102,20 +103,20 @@ class Watch:
             newest = await read_operations(connection, 5)
         self._books.operations = " ".join(f"{each.operation}:{each.status}:{each.noted_at}" for each in newest)
 
-    def _servers(self) -> list[health.Part]:
+    def _servers(self) -> list[health.SystemPart]:
         parts = []
         for name, key in (("Kafka", "kafka"), ("Postgres", "postgres")):
             if (error := self._errors.get(key)) is not None:
-                parts.append(health.Part(name, health.FAILED, "no answer", error))
+                parts.append(health.SystemPart(name, health.FAILED, "no answer", error))
             else:
-                parts.append(health.Part(name, health.OK, "answers", "reads and answers"))
+                parts.append(health.SystemPart(name, health.OK, "answers", "reads and answers"))
         return parts
 
-    def _workers(self, probes: dict[str, health.Probe]) -> list[health.Part]:
+    def _workers(self, probes: dict[str, health.Probe]) -> list[health.SystemPart]:
         if "kafka" not in self._errors:
             return health.workers_of(self.lag.ours, probes)
         text = "cannot be told while Kafka does not answer"
-        return [health.Part(name, health.UNKNOWN, "not known", text) for name in health.NAMES.values()]
+        return [health.SystemPart(name, health.UNKNOWN, "not known", text) for name in health.NAMES.values()]
 
     def overview(self) -> dict[str, Any]:
         """Return all that a page shows at once, for JSON."""
@@ -143,6 +144,6 @@ class Watch:
             "at": self.lag.at,
             "error": self._errors.get("kafka"),
             "groups": [group_line(group) for group in self.lag.groups],
-            "shown": partitions_of_groups(self.lag, chosen or OURS),
+            "shown": partitions_of_groups(self.lag, chosen or TOPIC_OF_GROUP),
             "statuses": [{"status": status, **advice._asdict()} for status, advice in ADVICE.items()],
         }

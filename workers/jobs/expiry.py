@@ -11,24 +11,23 @@ from aiokafka import TopicPartition
 from infra.clock import EARLIEST
 from infra.postgres import Connection
 from infra.settings import Settings
-from schemas.catalogue import EXPIRY_TICKS
-from workers.jobs.billing import BillingJob
+from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS
 from workers.jobs.job import Batch, Decision, Message
 from workers.jobs.result_events import recall_ticks, tick_messages
-from workers.jobs.send import SendJob
 from workers.ledger.plans import Catalogue
 from workers.ledger.ticks import booked_ticks, expire_step, tick_movements, tick_terms
 from workers.telemetry.worker_metrics import REPEAT
+from workers.topology import GROUP_OF
 
 __all__ = ["ExpiryJob"]
 
 _ENDS_SECONDS = 5.0
 
 # Both move credits of the accounts in the partition with the tick's number.
-_NEIGHBOURS = ((SendJob.group, SendJob.topic), (BillingJob.group, BillingJob.topic))
+_NEIGHBOURS = tuple((GROUP_OF[topic], topic) for topic in (SEND_REQUESTS, BILLING_EVENTS))
 
 
-class _Ends(Protocol):
+class _EndOffsets(Protocol):
     """Tells where topics end. Reads uncommitted, so that an open transaction counts as unread."""
 
     async def end_offsets(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]: ...
@@ -41,11 +40,10 @@ class ExpiryJob:
     otherwise find a credit gone that its request, by the broker's time, could still spend.
     """
 
-    group = "inmail-expiry"
-    in_steps = True
+    group = GROUP_OF[EXPIRY_TICKS]
     topic = EXPIRY_TICKS
 
-    def __init__(self, ends: _Ends, catalogue: Catalogue, settings: Settings) -> None:
+    def __init__(self, ends: _EndOffsets, catalogue: Catalogue, settings: Settings) -> None:
         self._ends = ends
         self._grace = timedelta(seconds=settings.tick_grace_seconds)
         self._terms = tick_terms(catalogue, settings.tick_step_lots, settings.tick_steps)

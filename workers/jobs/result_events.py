@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from infra.postgres import Connection
-from schemas.catalogue import BILLING_EVENTS, CREDIT_EVENTS, EXPIRY_TICKS, SEND_REQUESTS, SEND_RESULTS, Undecodable
+from schemas.catalogue import CREDIT_EVENTS, EXPIRY_TICKS, SEND_RESULTS, Undecodable
 from schemas.ids import answer_id, conflict_id, movement_id, tick_answer_id, tick_conflict_id
 from schemas.results import (
     Source,
@@ -28,13 +28,12 @@ from schemas.results import (
     tick_decided,
 )
 from workers.jobs.job import Decision, Message
-from workers.ledger.model import ACCEPTED, Code, Entry, Tick, Worker
+from workers.ledger.model import ACCEPTED, Code, Entry, Tick, WorkerName
 from workers.ledger.store import Answer, is_of
 from workers.telemetry.worker_metrics import REPEAT
+from workers.topology import TOPIC_OF
 
 __all__ = ["decision_of", "event_of", "recall_answers", "recall_ticks", "tick_messages"]
-
-_INPUT: Final = {Worker.SEND: SEND_REQUESTS, Worker.BILLING: BILLING_EVENTS, Worker.EXPIRY: EXPIRY_TICKS}
 
 
 def decision_of(answers: Iterable[Answer], partition: int, refused: dict[int, Undecodable] | None = None) -> Decision:
@@ -65,7 +64,7 @@ def event_of(account_id: str, entry: Entry, *, repeat: bool = False, origin: int
         "balance_before": entry.balance_before,
         "balance_after": entry.balance_after,
         "source": {
-            "topic": _INPUT[entry.worker],  # type: ignore[index] # a worker's name, as the journal checks
+            "topic": TOPIC_OF[entry.worker],
             "partition": entry.source_partition,
             "offset": entry.source_offset,
         },
@@ -96,11 +95,11 @@ def _instant(text: str | None) -> datetime | None:
 
 # -- each kind of row: its topic, its writer, and the members it has beside the common ones ---------------------------
 
-Own = dict[str, Any]
-Kind = tuple[str, Callable[..., bytes], Own]
+OwnFields = dict[str, Any]
+EventParts = tuple[str, Callable[..., bytes], OwnFields]
 
 
-def _send(entry: Entry) -> Own:
+def _send(entry: Entry) -> OwnFields:
     details = entry.details or {}
     return {
         "outcome": _outcome(entry),
@@ -116,7 +115,7 @@ def _send(entry: Entry) -> Own:
     }
 
 
-def _granted(entry: Entry) -> Kind:
+def _granted(entry: Entry) -> EventParts:
     details = entry.details or {}
     own = {
         "credits": entry.amount,
@@ -135,49 +134,49 @@ def _granted(entry: Entry) -> Kind:
     return CREDIT_EVENTS, credits_granted, own
 
 
-def _reversed(entry: Entry) -> Kind:
+def _reversed(entry: Entry) -> EventParts:
     details = entry.details or {}
     own = {"send_id": details["send_id"], "cause": details["cause"]}
     return CREDIT_EVENTS, credits_reversed, _of_lot(entry, entry.amount) | own
 
 
-def _voided(entry: Entry) -> Kind:
+def _voided(entry: Entry) -> EventParts:
     details = entry.details or {}
     own = {"grant_id": details.get("grant_id"), "actor": details.get("actor"), "reason": details["reason"]}
     return CREDIT_EVENTS, credits_voided, _of_lot(entry, -entry.amount) | own
 
 
-def _forfeited(entry: Entry) -> Kind:
+def _forfeited(entry: Entry) -> EventParts:
     details = entry.details or {}
     own = {name: details.get(name) for name in ("subscription_id", "plan", "cap")}
     return CREDIT_EVENTS, credits_forfeited, _of_lot(entry, -entry.amount) | own
 
 
-def _expired(entry: Entry) -> Kind:
+def _expired(entry: Entry) -> EventParts:
     return CREDIT_EVENTS, credits_expired, _of_lot(entry, -entry.amount)
 
 
-def _low(entry: Entry) -> Kind:
+def _low(entry: Entry) -> EventParts:
     return CREDIT_EVENTS, credits_low, {"threshold": (entry.details or {})["threshold"]}
 
 
-def _exhausted(_: Entry) -> Kind:
+def _exhausted(_: Entry) -> EventParts:
     return CREDIT_EVENTS, credits_exhausted, {}
 
 
-def _expiring_soon(entry: Entry) -> Kind:
+def _expiring_soon(entry: Entry) -> EventParts:
     return CREDIT_EVENTS, credits_expiring_soon, _of_lot(entry, (entry.details or {})["credits"])
 
 
-def _of_lot(entry: Entry, credits_: int) -> Own:
+def _of_lot(entry: Entry, credits_: int) -> OwnFields:
     return {"credits": credits_, "lot": entry.lot, "expires_at": entry.lot_expires_at}
 
 
-def _decided(entry: Entry) -> Kind:
+def _decided(entry: Entry) -> EventParts:
     """Return an answer that moved nothing: a report refused, or any other billing event."""
     details = entry.details or {}
-    own: Own = {"outcome": _outcome(entry)}
-    if entry.worker == Worker.SEND:
+    own: OwnFields = {"outcome": _outcome(entry)}
+    if entry.worker == WorkerName.SEND:
         return SEND_RESULTS, report_decided, own | {"send_id": details["send_id"], "cause": details["cause"]}
     own |= {
         "subscription_id": details.get("subscription_id"),
@@ -190,7 +189,7 @@ def _decided(entry: Entry) -> Kind:
     return CREDIT_EVENTS, billing_decided, own
 
 
-_OTHERS: Final[dict[str, Callable[[Entry], Kind]]] = {
+_OTHERS: Final[dict[str, Callable[[Entry], EventParts]]] = {
     Code.GRANTED: _granted,
     Code.REVERSED: _reversed,
     Code.LOT_ENDED: _reversed,
@@ -228,7 +227,9 @@ def tick_messages(tick: Tick, movements: list[tuple[str, Entry]], offset: int) -
     return [*messages, Message(CREDIT_EVENTS, None, body, tick.partition, offset)]
 
 
-async def recall_answers(connection: Connection, worker: Worker, partition: int, start: int, end: int) -> list[Message]:
+async def recall_answers(
+    connection: Connection, worker: WorkerName, partition: int, start: int, end: int
+) -> list[Message]:
     """Return from the books what a worker booked for the input offsets [start, end) of a partition."""
     rows = await connection.fetch(
         "select a.account_id, j.* from journal as j join accounts as a using (account)"

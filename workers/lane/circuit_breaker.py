@@ -13,16 +13,12 @@ from aiokafka.structs import ConsumerRecord
 
 from infra.settings import Settings
 from schemas.catalogue import Undecodable
-from workers.failures import LaneError
+from workers.errors import BreakerError
 from workers.jobs.dead_letters import LETTER_HEADER
 
-__all__ = ["FEWEST", "Breaker", "BreakerError"]
+__all__ = ["FEWEST", "Breaker"]
 
 FEWEST = 50  # dead letters that say nothing yet, whatever share they are
-
-
-class BreakerError(LaneError):
-    """Too large a share of what a worker read cannot be decided."""
 
 
 class Breaker:

@@ -8,9 +8,6 @@ published first.
 Then, batch after batch: decide in one Postgres transaction, publish in one Kafka transaction. A batch may be decided
 while the one before it is published, but transactions follow one another: two at once could leave the older offset
 as the last one written. After any doubtful error the lane begins again; deciding twice finds the first answers.
-
-What fails is told apart (`failures.py`): what may pass is tried again with the batch held; a request that the database
-cannot take becomes a dead letter (`bisection.py`); where too much of everything would, the breaker ends the worker.
 """
 
 import asyncio
@@ -26,22 +23,23 @@ from aiokafka.admin import AIOKafkaAdminClient
 from infra.kafka.clients import committed_offsets
 from infra.kafka.transactions import Message, TransactionPair
 from infra.postgres import Connection, Pool, is_refusal
+from infra.retry import SERVER_ERRORS, back_off_seconds, ignoring_retriable, is_retriable
 from infra.settings import Settings
-from workers.failures import SERVER_ERRORS, LaneError, back_off_seconds, let_pass, may_pass
-from workers.jobs.bisection import decide_apart
+from workers.errors import FencedError
+from workers.jobs.bisection import decide_bisected
 from workers.jobs.dead_letters import dead_letters
-from workers.jobs.decoding import Sorted, sort_records
+from workers.jobs.decoding import DecodedBatch, decode_records
 from workers.jobs.job import Batch, Decision, Job
 from workers.lane.circuit_breaker import Breaker
 from workers.lane.inbox import Inbox, Taken
-from workers.lane.lane_row import LaneRow, SucceededError
+from workers.lane.lane_row import LaneRow
 from workers.lane.readback import Visible, find_visible
 from workers.lane.recovery import Doubts, published_to
 from workers.lane.time_order import Ahead, Ends, Order, note_ahead
 from workers.telemetry.health import Health
 from workers.telemetry.tracing import NO_TRACE, BatchTrace, Traces
 
-__all__ = ["Clients", "Lane", "LaneError"]
+__all__ = ["Clients", "Lane"]
 
 _FEW_STEPS, _LEAVE_SECONDS = 2, 2.0
 
@@ -100,10 +98,10 @@ class Lane:
             try:
                 await self._open()
                 await self._work()
-            except SucceededError as error:
+            except FencedError as error:
                 doubtful = error
             except SERVER_ERRORS as error:
-                if not may_pass(error):
+                if not is_retriable(error):
                     raise
                 doubtful = error
             finally:
@@ -115,7 +113,7 @@ class Lane:
 
     async def _leave(self) -> None:
         """Let the other lanes not wait for this one. Where that cannot be told, they wait in vain once."""
-        with let_pass():
+        with ignoring_retriable():
             async with asyncio.timeout(_LEAVE_SECONDS):
                 await self._row.be_not_awaited()
 
@@ -147,7 +145,7 @@ class Lane:
     async def _work(self) -> None:
         publishing: asyncio.Task[None] | None = None
         try:
-            most = 1 if self._job.in_steps else self._settings.batch_records
+            most = 1 if self._job.step is not None else self._settings.batch_records
             self._health.waits()
             while (taken := await self.inbox.take(most)) is not None:
                 self._health.takes()
@@ -176,14 +174,15 @@ class Lane:
 
     async def _decide(self, taken: Taken, ahead: Sequence[Ahead]) -> _Decided | None:
         """Store the outcomes of a batch, in parts where the database refuses it whole; None where a stop came first."""
-        found = self._health.decodes(sort_records, taken.records, self._as_of)
+        found = self._health.decodes(decode_records, taken.records, self._as_of)
         batch = Batch(self._tp.topic, self._tp.partition, found.requests)
-        left, steps = self._job.in_steps, 0
-        while left:
+        step = self._job.step
+        left, steps = step is not None, 0
+        while step is not None and left:
             if self.stopping:  # the next owner goes on with the next step
                 return None
             async with self._row.fenced() as connection:
-                left = await self._job.step(connection, batch)
+                left = await step(connection, batch)
                 steps += left
                 if left and steps == _FEW_STEPS:  # a longer tick runs beside the other lanes: they do not wait for it
                     await self._row.be_not_awaited(connection)
@@ -191,14 +190,18 @@ class Lane:
         try:
             return await self._store(taken, ahead, found, partial(self._job.decide, batch=batch))
         except asyncpg.PostgresError as error:
-            if self._job.in_steps or not is_refusal(error):  # a tick brings no values: the books would be at fault
+            if step is not None or not is_refusal(error):  # a tick brings no values: the books would be at fault
                 raise
             self._counts["batches_decided_apart"] += 1
             self._log.warning("batch_decided_apart", error=repr(error), records=len(taken.records))
-            return await self._store(taken, ahead, found, partial(decide_apart, self._job, batch=batch))
+            return await self._store(taken, ahead, found, partial(decide_bisected, self._job, batch=batch))
 
     async def _store(
-        self, taken: Taken, ahead: Sequence[Ahead], found: Sorted, decide: Callable[[Connection], Awaitable[Decision]]
+        self,
+        taken: Taken,
+        ahead: Sequence[Ahead],
+        found: DecodedBatch,
+        decide: Callable[[Connection], Awaitable[Decision]],
     ) -> _Decided:
         """Store the outcomes of a batch, and how far the lane has read, in one transaction; unless too much is bad."""
         with self._traces.deciding(self._tp, taken.records) as trace:

@@ -6,10 +6,10 @@ from datetime import datetime
 
 from infra.clock import EPOCH
 from infra.postgres import Connection, Pool
-from workers.failures import let_pass
-from workers.lane.circuit_breaker import BreakerError
+from infra.retry import ignoring_retriable
+from workers.errors import BreakerError, FencedError
 
-__all__ = ["LaneRow", "SucceededError"]
+__all__ = ["LaneRow"]
 
 _NOTE = (
     "update lanes set next_offset = greatest(next_offset, $5), as_of = greatest(as_of, $6),"
@@ -23,10 +23,6 @@ _LEAVE = (
     "update lanes set awaited = false, published = $5"
     " where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4"
 )
-
-
-class SucceededError(Exception):
-    """A newer owner has raised the epoch."""
 
 
 class LaneRow:
@@ -47,7 +43,7 @@ class LaneRow:
         """Raise the epoch; return the offset after what is stored, and the broker's time up to which it is.
 
         Raises:
-            SucceededError: when somebody has raised it since `look`. Two producers do not start at one instant: an
+            FencedError: when somebody has raised it since `look`. Two producers do not start at one instant: an
                 owner that started both and took the lane in between could still commit with one of them.
 
         """
@@ -61,7 +57,7 @@ class LaneRow:
             self._seen,
         )
         if row is None:
-            raise SucceededError(f"epoch {self._seen} of {self.topic}/{self.partition} ended while producers started")
+            raise FencedError(f"epoch {self._seen} of {self.topic}/{self.partition} ended while producers started")
         self.epoch = row["epoch"]
         # Whoever sets back how far is stored, as errors tell operators to, need not set this back as well.
         self.published = row["published"]
@@ -72,7 +68,7 @@ class LaneRow:
         """Open a transaction that only the lane's owner can commit, and that notes how far the lane has read.
 
         Raises:
-            SucceededError: when there is a newer owner.
+            FencedError: when there is a newer owner.
             BreakerError: when the breaker trips inside it, which is noted in the row.
 
         """
@@ -80,7 +76,7 @@ class LaneRow:
             async with self._pool.acquire() as connection, connection.transaction():
                 moved = await connection.execute(_NOTE, *self._key, self.epoch, next_offset, as_of, self.published)
                 if moved != "UPDATE 1":
-                    raise SucceededError(f"epoch {self.epoch} of {self.topic}/{self.partition} is over")
+                    raise FencedError(f"epoch {self.epoch} of {self.topic}/{self.partition} is over")
                 yield connection
         except BreakerError as error:
             await self._pause(str(error))
@@ -96,7 +92,7 @@ class LaneRow:
 
     async def _pause(self, reason: str) -> None:
         """Tell who looks from outside that a batch is held, and why, until one is stored. The worker ends anyway."""
-        with let_pass():
+        with ignoring_retriable():
             await self._pool.execute(_PAUSE, *self._key, self.epoch, reason)
 
     @property

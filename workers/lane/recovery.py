@@ -4,7 +4,7 @@ import structlog
 from aiokafka import TopicPartition
 from aiokafka.errors import GroupCoordinatorNotAvailableError
 
-from workers.failures import LaneError
+from workers.errors import LaneError
 
 __all__ = ["Doubts", "published_to"]
 

@@ -1,7 +1,6 @@
-"""What a worker looks after beside its work: whether the servers are there, and whether it gets on at all."""
+"""Periodic checks of a worker's servers: whether Kafka and Postgres serve, and whether the topics exist."""
 
 import asyncio
-from time import monotonic
 from typing import NoReturn
 
 import structlog
@@ -9,29 +8,14 @@ from aiokafka import TopicPartition
 
 from infra.kafka.clients import NotSetUpError, committed_offsets, count_partitions
 from infra.postgres import Pool
+from infra.retry import SERVER_ERRORS
 from schemas.catalogue import TOPICS
-from workers.failures import SERVER_ERRORS, StuckError
 from workers.jobs.job import Job
 from workers.lane.lane import Clients
-from workers.telemetry.health import Health
 
-__all__ = ["watch_progress", "watch_servers"]
+__all__ = ["watch_servers"]
 
-_PROGRESS_SECONDS = 0.5
 _SERVERS_SECONDS = 5.0
-
-
-async def watch_progress(health: Health) -> NoReturn:
-    """Raise StuckError once the process is not alive: it ends with the reason, and another one may do better.
-
-    As it sleeps, it finds out how late the event loop is.
-    """
-    while True:
-        began, seconds = monotonic(), min(_PROGRESS_SECONDS, health.stuck_seconds / 4)
-        await asyncio.sleep(seconds)
-        health.kept.late(monotonic() - began - seconds)
-        if (dead := health.dead()) is not None:
-            raise StuckError(f"{dead.cause}: {dead.text}")
 
 
 async def watch_servers(job: Job, clients: Clients) -> NoReturn:

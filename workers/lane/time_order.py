@@ -30,10 +30,10 @@ from infra.clock import EARLIEST
 from infra.kafka.clients import reader
 from infra.postgres import Connection, Pool
 from infra.settings import Settings
-from workers.jobs.decoding import latest_of, time_of
+from workers.jobs.decoding import decision_time, latest_decision_time
 from workers.lane.inbox import Taken
 from workers.lane.lane_row import LaneRow
-from workers.topology import RANKS
+from workers.topology import TOPIC_RANK
 
 __all__ = ["Ahead", "Ends", "Order", "Turn", "note_ahead"]
 
@@ -130,11 +130,11 @@ class _Row(NamedTuple):
         if self.offset >= ends[TopicPartition(self.topic, partition)]:
             return _FOREVER
         reached = self.as_of if self.head is None else max(self.head, self.as_of)
-        return reached - _INSTANT if RANKS[self.topic] < RANKS[topic] else reached
+        return reached - _INSTANT if TOPIC_RANK[self.topic] < TOPIC_RANK[topic] else reached
 
     def passed(self, topic: str) -> datetime:
         """Return the latest time at which a topic's record is too late for it: decided before by this lane."""
-        return self.as_of - _INSTANT if RANKS[self.topic] < RANKS[topic] else self.as_of
+        return self.as_of - _INSTANT if TOPIC_RANK[self.topic] < TOPIC_RANK[topic] else self.as_of
 
 
 def _row_of(topic: str, row: Any) -> _Row:  # noqa: ANN401 - asyncpg's record, or none
@@ -161,7 +161,7 @@ class Order:
         self._ends = ends
         self._row = row
         self._limit = limit_seconds
-        self._neighbours = [TopicPartition(topic, row.partition) for topic in RANKS if topic != row.topic]
+        self._neighbours = [TopicPartition(topic, row.partition) for topic in TOPIC_RANK if topic != row.topic]
         self._in_vain: dict[str, _Row] = {}  # by group: rows that did not move while they were waited for
 
     async def turn(self, records: Sequence[ConsumerRecord], as_of: datetime, stopping: Callable[[], bool]) -> Turn:
@@ -175,7 +175,7 @@ class Order:
         """
         if not self._limit or not records:
             return Turn(len(records))
-        first, last = time_of(records[0], as_of), latest_of(records, as_of)
+        first, last = decision_time(records[0], as_of), latest_decision_time(records, as_of)
         # At once, since each batch waits for both: a row older than the ends may only let less through.
         ends, rows = await asyncio.gather(self._ends.end_offsets(self._neighbours), self._look())
         deadline = monotonic() + self._limit
@@ -217,13 +217,13 @@ class Order:
         return [Ahead(row.consumer_group, row.offset) for row in rows if time <= row.passed(topic)]
 
     async def _look(self) -> list[_Row]:
-        rows = await self._pool.fetch(_ROWS, list(RANKS), self._row.partition)
+        rows = await self._pool.fetch(_ROWS, list(TOPIC_RANK), self._row.partition)
         found = {row["topic"]: row for row in rows}
         return [_row_of(place.topic, found.get(place.topic)) for place in self._neighbours]
 
 
 def _times(records: Sequence[ConsumerRecord], as_of: datetime) -> list[datetime]:
-    return list(accumulate(records, lambda time, record: time_of(record, time), initial=as_of))[1:]
+    return list(accumulate(records, lambda time, record: decision_time(record, time), initial=as_of))[1:]
 
 
 async def note_ahead(  # noqa: PLR0913, PLR0917 - which records, ahead of which lanes, and how it is noted

@@ -5,12 +5,12 @@ from enum import StrEnum
 from typing import Any, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
-__all__ = ["ACCEPTED", "Code", "Entry", "Origin", "Request", "Tick", "Worker"]
+__all__ = ["ACCEPTED", "Code", "Entry", "Origin", "Request", "Tick", "WorkerName"]
 
 Event = TypeVar("Event")
 
 
-class Worker(StrEnum):
+class WorkerName(StrEnum):
     """Who books: names the input topic of a journal row."""
 
     SEND = "send"

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
 from infra.postgres import Connection
-from workers.ledger.model import Entry, Request, Worker
+from workers.ledger.model import Entry, Request, WorkerName
 from workers.ledger.plans import Catalogue
 
 __all__ = ["FUNCTIONS", "Answer", "Call", "Fresh", "Opened", "answer_all", "is_of", "open_batch"]
@@ -32,7 +32,7 @@ class Answer(NamedTuple):
 class Opened(NamedTuple):
     """A batch whose accounts are locked, sorted into what is already answered and what is to decide."""
 
-    worker: Worker
+    worker: WorkerName
     partition: int
     accounts: dict[str, int]
     foreign: int  # accounts whose own partition is another one: their producer partitions differently
@@ -59,7 +59,7 @@ class Opened(NamedTuple):
 
 async def open_batch(
     connection: Connection,
-    worker: Worker,
+    worker: WorkerName,
     partition: int,
     requests: Sequence[Request[Event]],
     is_decidable: Callable[[Request[Event]], bool] = lambda _: True,
@@ -137,7 +137,7 @@ async def _add_conflicts(
 
 
 async def _add_movements(
-    connection: Connection, worker: Worker, partition: int, answers: dict[int, list[Entry]]
+    connection: Connection, worker: WorkerName, partition: int, answers: dict[int, list[Entry]]
 ) -> None:
     """Complete the answers to records that are read again after a crash with what they moved beside the answer.
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from infra.postgres import Connection
 from schemas.ticks import ExpiryTick
-from workers.ledger.model import Entry, Request, Tick, Worker
+from workers.ledger.model import Entry, Request, Tick, WorkerName
 from workers.ledger.plans import Catalogue
 
 __all__ = ["TickTerms", "booked_ticks", "expire_step", "tick_movements", "tick_terms"]
@@ -55,7 +55,7 @@ async def expire_step(
             None,
             request.request_id,
             request.fingerprint,
-            Worker.EXPIRY.value,
+            WorkerName.EXPIRY.value,
             request.as_of,
             partition,
             request.offset,

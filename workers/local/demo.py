@@ -16,22 +16,21 @@ from rich.text import Text
 
 from infra.local.directories import keep_logs
 from infra.local.stack import LocalStack
-from infra.settings import RecordTime as TopicTime
-from infra.settings import Settings
+from infra.settings import RecordTime, Settings
 from infra.terminal import Reporter, console
 from schemas.results import DeadLettered
 from workers.commands.views.books import show_audit, show_statement
 from workers.commands.views.lag import show_lag
 from workers.commands.views.results import show_result
 from workers.local.load import Load
-from workers.local.page import Page, console_beside
+from workers.local.page import ConsolePage, console_beside
 from workers.local.processes import Workers
-from workers.local.story import Chapter, Line, load_story
+from workers.local.story import Chapter, StoryLine, load_story
 from workers.local.up import prepare, stack_settings
 from workers.ops.books.audit import audit
 from workers.ops.books.statement import read_statement
 from workers.ops.lag import read_lag
-from workers.ops.topics.publish import RecordTime, publish
+from workers.ops.topics.publish import PublishTime, publish
 from workers.ops.topics.results import Result, read_results
 
 __all__ = ["DemoError", "run_demo"]
@@ -98,7 +97,7 @@ async def run_demo() -> None:
     await asyncio.to_thread(stack.start)
     try:
         settings = stack_settings(
-            stack, topic_partitions=_PARTITIONS, topic_record_time=TopicTime.CREATE, tick_seconds=5, session_seconds=6,
+            stack, topic_partitions=_PARTITIONS, topic_record_time=RecordTime.CREATE, tick_seconds=5, session_seconds=6,
             transaction_seconds=5, log_format="json", tick_grace_seconds=0,
         )  # fmt: skip
         for line in await prepare(settings):
@@ -121,7 +120,7 @@ async def _play(settings: Settings, story: list[Chapter], logs: Path, out: Conso
     await _close_the_books(settings, out)
 
 
-async def _play_beside(page: Page, settings: Settings, story: list[Chapter], logs: Path, out: Console) -> None:
+async def _play_beside(page: ConsolePage, settings: Settings, story: list[Chapter], logs: Path, out: Console) -> None:
     workers = Workers(settings, logs, probes=page.probes)
     watcher = Watcher(settings)
     workers.start()
@@ -142,11 +141,13 @@ async def _play_beside(page: Page, settings: Settings, story: list[Chapter], log
         raise DemoError(f"the workers did not all drain in order: {codes}")
 
 
-async def _play_block(settings: Settings, block: list[Line], watcher: Watcher, workers: Workers, out: Console) -> None:
+async def _play_block(
+    settings: Settings, block: list[StoryLine], watcher: Watcher, workers: Workers, out: Console
+) -> None:
     """Publish lines of one topic, wait for what comes of each, show it, and compare it with the story."""
     seen = len(watcher.results)
     published = await publish(
-        settings, io.BytesIO("\n".join(line.text for line in block).encode()), record_time=RecordTime.EVENT
+        settings, io.BytesIO("\n".join(line.text for line in block).encode()), record_time=PublishTime.EVENT
     )
     if published.failures:
         raise DemoError(f"lines could not be published: {published.failures}")
@@ -203,14 +204,14 @@ async def _kill_a_worker(settings: Settings, watcher: Watcher, workers: Workers,
     )
     load = Load(_LOAD_REQUESTS)
     seen = len(watcher.results)
-    await publish(settings, io.BytesIO(load.grants()), record_time=RecordTime.EVENT)
+    await publish(settings, io.BytesIO(load.grants()), record_time=PublishTime.EVENT)
     await watcher.wait(lambda: len(watcher.results) >= seen + load.accounts, workers.check, "the load's credits")
 
     def answers() -> list[str]:
         answered = (r.data for r in watcher.results[seen:] if r.data.get("code") not in _BESIDE)
         return [data["request_id"] for data in answered if data.get("request_id") in load.request_ids]
 
-    feeding = asyncio.create_task(publish(settings, io.BytesIO(load.requests()), record_time=RecordTime.EVENT))
+    feeding = asyncio.create_task(publish(settings, io.BytesIO(load.requests()), record_time=PublishTime.EVENT))
     await watcher.wait(lambda: len(answers()) >= _LOAD_REQUESTS // 4, workers.check, "a quarter of the answers")
     workers.replace_killed("send")
     at_kill = len(answers())

@@ -11,17 +11,14 @@ from types import MappingProxyType
 from typing import IO
 
 from infra.settings import Settings
+from workers.errors import ChildError
 
-__all__ = ["WORKERS", "ChildError", "Workers", "environment"]
+__all__ = ["WORKERS", "Workers", "environment"]
 
 WORKERS = ("send", "billing", "expiry", "ticker")
 
 _LAST_LINES = 15
 _BEYOND_DRAIN_SECONDS = 10  # a worker that cannot leave its group, or close its pool, says so and ends
-
-
-class ChildError(Exception):
-    """A worker ended by itself, or not as it should. The message says where its log is."""
 
 
 def environment(settings: Settings) -> dict[str, str]:

@@ -18,14 +18,14 @@ from infra.kafka.transactions import TransactionPair
 from infra.settings import Settings
 from workers.ops.operations import RefusedError
 
-__all__ = ["Group", "describe_group", "set_offsets", "wait_until_empty"]
+__all__ = ["GroupDescription", "describe_group", "set_offsets", "wait_until_empty"]
 
 _LOOK_SECONDS = 0.5
 _FENCED_TOGETHER = 8
 _REST = ("Empty", "Dead")  # no members; Kafka also calls a group dead that it has never seen
 
 
-class Group(NamedTuple):
+class GroupDescription(NamedTuple):
     """What the coordinator says of a group."""
 
     state: str
@@ -37,7 +37,7 @@ class Group(NamedTuple):
         return self.state in _REST and not self.members
 
 
-async def describe_group(admin: AIOKafkaAdminClient, group: str) -> Group:
+async def describe_group(admin: AIOKafkaAdminClient, group: str) -> GroupDescription:
     """Return who is in a group.
 
     Raises:
@@ -48,7 +48,7 @@ async def describe_group(admin: AIOKafkaAdminClient, group: str) -> Group:
     error, _, state, _, _, members = response.groups[0][:6]
     if error:
         raise GroupCoordinatorNotAvailableError(f"group {group} is not known yet (error {error})")
-    return Group(state, tuple(f"{client} at {host.lstrip('/')}" for _, client, host, *_ in members))
+    return GroupDescription(state, tuple(f"{client} at {host.lstrip('/')}" for _, client, host, *_ in members))
 
 
 async def wait_until_empty(
@@ -92,7 +92,7 @@ async def _rest(stop: asyncio.Event) -> None:
     waiting.cancel()
 
 
-def _named(group: Group) -> str:
+def _named(group: GroupDescription) -> str:
     if not group.members:
         return f"members that are being counted out ({group.state})"
     return f"{len(group.members)} member{'s'[: len(group.members) != 1]} ({', '.join(sorted(set(group.members)))})"

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg
 
@@ -23,10 +23,11 @@ from workers.ops.books.snapshot import open_books
 __all__ = [
     "Intent",
     "NoSuchOperationError",
+    "OngoingOperation",
     "Operation",
+    "OperationStatus",
+    "Operator",
     "RefusedError",
-    "Running",
-    "Status",
     "list_operations",
     "read_operations",
     "recorded",
@@ -46,7 +47,7 @@ class NoSuchOperationError(Exception):
     """There is no operation with that number."""
 
 
-class Status(StrEnum):
+class OperationStatus(StrEnum):
     """How an operation stands."""
 
     RUNNING = "running"
@@ -54,6 +55,13 @@ class Status(StrEnum):
     STOPPED = "stopped"  # by its operator; the same verb goes on where it stopped
     FAILED = "failed"
     BROKEN_OFF = "broken_off"  # its process was killed, or lost the database
+
+
+class Operator(NamedTuple):
+    """Who runs a verb, and why, for the record."""
+
+    actor: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +93,7 @@ class Operation:
 
 
 @dataclass(slots=True)
-class Running:
+class OngoingOperation:
     """An operation under way: its number, the connection that holds its lock, and what came of it so far."""
 
     number: int
@@ -99,7 +107,7 @@ class Running:
             "update operations set result = $2, noted_at = $3 where operation = $1", self.number, self.result, utc_now()
         )
 
-    async def end(self, status: Status) -> None:
+    async def end(self, status: OperationStatus) -> None:
         """Write down what came of it."""
         await self.connection.execute(
             "update operations set result = $2, noted_at = $3, ended_at = $3, status = $4 where operation = $1",
@@ -111,7 +119,7 @@ class Running:
 
 
 @asynccontextmanager
-async def recorded(settings: Settings, intent: Intent) -> AsyncIterator[Running]:
+async def recorded(settings: Settings, intent: Intent) -> AsyncIterator[OngoingOperation]:
     """Keep a record of what is done inside, from before it begins. Only one operation of a verb runs at a time.
 
     What is raised inside is noted as its failure and raised again. Where even that cannot be written, the record says
@@ -132,14 +140,14 @@ async def recorded(settings: Settings, intent: Intent) -> AsyncIterator[Running]
             running.result["error"] = "interrupted" if interrupted else f"{type(error).__name__}: {error}"[:1000]
             # What is raised says more than that it could not be written down.
             with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-                await running.end(Status.STOPPED if interrupted else Status.FAILED)
+                await running.end(OperationStatus.STOPPED if interrupted else OperationStatus.FAILED)
             raise
-        await running.end(Status.STOPPED if running.stopped else Status.DONE)
+        await running.end(OperationStatus.STOPPED if running.stopped else OperationStatus.DONE)
     finally:
         await connection.close()
 
 
-async def _begin(connection: Connection, intent: Intent) -> Running:
+async def _begin(connection: Connection, intent: Intent) -> OngoingOperation:
     if not await connection.fetchval(
         "select pg_try_advisory_lock($1, hashtext(current_schema() || '.' || $2))", _LOCKS, intent.verb
     ):
@@ -165,7 +173,7 @@ async def _begin(connection: Connection, intent: Intent) -> Running:
         dict(intent.plan),
         now,
     )
-    return Running(number, connection)
+    return OngoingOperation(number, connection)
 
 
 # An operation that says it is running, and whose verb's lock nobody holds, is not.

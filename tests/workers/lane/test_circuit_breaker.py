@@ -12,9 +12,10 @@ from schemas.catalogue import DEAD_LETTERS, SEND_REQUESTS, SEND_RESULTS, Undecod
 from schemas.results import DeadLetterReason
 from tests.workers.life import in_partition, living, once_each
 from tests.workers.wire import Raw, ends, publish, read, send
+from workers.errors import BreakerError
 from workers.jobs import decoding
 from workers.jobs.dead_letters import LETTER_HEADER
-from workers.lane.circuit_breaker import FEWEST, Breaker, BreakerError
+from workers.lane.circuit_breaker import FEWEST, Breaker
 
 NO_JSON = Undecodable(DeadLetterReason.NOT_JSON, "planted")
 

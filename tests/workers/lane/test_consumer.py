@@ -18,9 +18,10 @@ from infra.kafka.clients import create_consumer, reader
 from infra.settings import Settings
 from schemas.catalogue import SEND_REQUESTS
 from tests.workers.wire import eventually
+from workers.errors import WorkerError
 from workers.jobs.send import SendJob
 from workers.lane.time_order import Ends
-from workers.lane.worker import Worker, WorkerError
+from workers.lane.worker import Worker
 from workers.ledger.plans import load_catalogue
 
 

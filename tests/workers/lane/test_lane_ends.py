@@ -21,10 +21,11 @@ from infra.settings import Settings
 from schemas.catalogue import SEND_REQUESTS
 from tests.workers.life import in_partition, living
 from tests.workers.wire import eventually, prepare, publish, send
+from workers.errors import WorkerError
 from workers.jobs.job import Batch, Decision
 from workers.jobs.send import SendJob
 from workers.lane import worker as worker_module
-from workers.lane.worker import Worker, WorkerError, run_worker
+from workers.lane.worker import Worker, run_worker
 from workers.ledger.plans import load_catalogue
 
 
@@ -244,8 +245,6 @@ async def test_a_lane_that_is_cancelled_by_nobody_ends_its_worker(cluster: Setti
 
 class _Endless(SendJob):
     """Has always one more step to do."""
-
-    in_steps = True
 
     def __init__(self) -> None:
         super().__init__(load_catalogue())

@@ -19,9 +19,9 @@ from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS
 from schemas.envelope import encode
 from tests.workers.life import Held, at_the_end, in_partition
 from tests.workers.wire import ends, eventually, pass_over, publish, read, send, settled, working
+from workers.errors import LaneError
 from workers.jobs.send import SendJob
 from workers.lane import inbox, lane, recovery
-from workers.lane.lane import LaneError
 from workers.lane.worker import Worker, run_worker
 from workers.ledger.plans import load_catalogue
 from workers.ops.topics.plan import plan_topics

@@ -17,10 +17,10 @@ from infra.kafka.aiokafka_fixes import LaneProducer
 from infra.kafka.clients import admin_client, create_consumer, partition_of, reader
 from infra.kafka.transactions import TransactionPair
 from infra.postgres import create_pool
+from infra.retry import is_retriable
 from infra.settings import Settings
 from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS
 from tests.workers.wire import ends, eventually, publish, read, send
-from workers.failures import may_pass
 from workers.jobs.send import SendJob
 from workers.lane.circuit_breaker import Breaker
 from workers.lane.lane import Clients, Lane
@@ -162,7 +162,7 @@ async def test_a_producer_to_which_the_brokers_list_no_broker_is_a_doubt(
     with pytest.raises(KafkaError, match="no broker yet") as caught:
         await pair.start()
     await pair.discard()
-    assert may_pass(caught.value)
+    assert is_retriable(caught.value)
 
 
 async def test_a_producer_that_fails_to_stop_lets_its_connections_go(
@@ -195,4 +195,4 @@ async def test_a_transaction_that_was_ended_under_its_lane_is_a_doubt(
     with pytest.raises(KafkaError, match="ended before its time") as caught:
         await pair.publish([], {TopicPartition(SEND_REQUESTS, 0): 1}, f"group-{account}")
     await pair.discard()
-    assert may_pass(caught.value)
+    assert is_retriable(caught.value)

@@ -11,6 +11,7 @@ import pytest
 
 from infra.kafka.clients import create_producer, reader
 from infra.postgres import Connection, connect_database, create_pool, is_transient
+from infra.retry import ignoring_retriable
 from infra.settings import Settings
 from schemas.catalogue import (
     CREDIT_EVENTS,
@@ -24,7 +25,6 @@ from schemas.ticks import ExpiryTick
 from tests.ledger.book import DAY, Book, pick
 from tests.workers.life import in_partition
 from tests.workers.wire import ends, eventually, publish, read, send, working
-from workers.failures import let_pass
 from workers.jobs import expiry
 from workers.jobs.expiry import ExpiryJob
 from workers.jobs.job import Batch, Decision
@@ -99,7 +99,7 @@ async def test_a_connection_lost_while_its_pool_takes_it_back_may_be_tried_again
             await giving_back
 
     assert is_transient(caught.value)
-    with let_pass():  # as a lane does that leaves: the worker must not end of it
+    with ignoring_retriable():  # as a lane does that leaves: the worker must not end of it
         raise caught.value
 
 

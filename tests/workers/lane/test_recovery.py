@@ -3,7 +3,7 @@
 import pytest
 from aiokafka.errors import GroupCoordinatorNotAvailableError
 
-from workers.failures import may_pass
+from infra.retry import is_retriable
 from workers.lane.recovery import Doubts
 
 
@@ -14,7 +14,7 @@ def test_an_offset_before_what_is_published_is_asked_for_again(committed: int | 
     for _ in range(8):
         with pytest.raises(GroupCoordinatorNotAvailableError, match=rf"told to be {committed}, .* 7 are") as refused:
             doubts.judge(committed, noted=7, stored=8, end=9)
-        assert may_pass(refused.value)
+        assert is_retriable(refused.value)
     assert (committed or 0, 8) == doubts.judge(committed, noted=7, stored=8, end=9)
 
 

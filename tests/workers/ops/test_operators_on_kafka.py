@@ -24,14 +24,14 @@ from tests.workers.wire import ends, promotion, read, send, settled, working
 from workers.jobs import partitioning_check
 from workers.jobs.billing import BillingJob
 from workers.jobs.expiry import ExpiryJob
-from workers.jobs.partitioning_check import Misplaced
+from workers.jobs.partitioning_check import PartitioningCheck
 from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
-from workers.ops.dead_letters.history import Fate, show_dead_letter
-from workers.ops.dead_letters.letters import NoSuchDeadLetterError, Selection, list_dead_letters
+from workers.ops.dead_letters.history import LetterHistory, report_dead_letter
+from workers.ops.dead_letters.letters import LetterFilter, NoSuchDeadLetterError, list_dead_letters
 from workers.ops.lag import GroupLag, read_lag
-from workers.ops.topics.plan import Change, TopicsError, apply_topics
-from workers.ops.topics.publish import Published, publish
+from workers.ops.topics.plan import TopicChange, TopicsError, apply_topics
+from workers.ops.topics.publish import PublishReport, publish
 from workers.ops.topics.results import Result, in_order, read_results
 
 
@@ -69,7 +69,7 @@ async def test_what_is_published_is_decided_and_read_back_by_account_and_request
     """The way of a file through the system, and the two ways to look for one of its answers."""
     request = uuid4()
     published = await publish(cluster, _file(promotion(account, 2), promotion(f"{account}-2", 1)))
-    assert published == Published(published.records, [], 2, published.bytes)
+    assert published == PublishReport(published.records, [], 2, published.bytes)
     assert published.records == {BILLING_EVENTS: 2}
     await _work_off(cluster)
     await publish(cluster, _file(send(account), send(account, request), send(account), send(account, request)))
@@ -251,7 +251,7 @@ def test_accounts_on_other_partitions_are_told_of_once_a_minute_and_lane(monkeyp
     """None is lost by it: the next warning counts those that came meanwhile."""
     now = 0.0
     monkeypatch.setattr(partitioning_check, "monotonic", lambda: now)
-    seen = Misplaced(SEND_REQUESTS)
+    seen = PartitioningCheck(SEND_REQUESTS)
     with capture_logs() as logs:
         for now, partition, accounts in [(0, 0, 0), (1, 0, 2), (2, 0, 3), (3, 1, 4), (60, 0, 0), (61, 0, 5)]:  # noqa: B007
             seen.count(partition, accounts)
@@ -263,7 +263,7 @@ async def test_a_group_whose_workers_run_is_not_started_and_its_operator_told_wh
     cluster: Settings, account: str
 ) -> None:
     """The broker refuses; once the workers are gone it does not, however recently they left."""
-    start = Change("start", SEND_REQUESTS, "", group=f"group-{account}", starts={0: 0})
+    start = TopicChange("start", SEND_REQUESTS, "", group=f"group-{account}", starts={0: 0})
     consumer = create_consumer(cluster, f"group-{account}", 10)
     consumer.subscribe([SEND_REQUESTS])
     await consumer.start()
@@ -289,12 +289,12 @@ async def test_dead_letters_are_listed_and_shown_in_full(cluster: Settings, acco
     await publish(cluster, _file({"record": {"topic": BILLING_EVENTS, "key": account, "value": None}}))
     await _work_off(cluster)
 
-    mine = (await list_dead_letters(cluster, Selection(account=account))).letters
+    mine = (await list_dead_letters(cluster, LetterFilter(account=account))).letters
     assert ["no_value", "not_json"] == sorted(each.reason for each in mine)
-    not_json = Selection(DeadLetterReason.NOT_JSON, SEND_REQUESTS, account)
+    not_json = LetterFilter(DeadLetterReason.NOT_JSON, SEND_REQUESTS, account)
     (letter,) = (await list_dead_letters(cluster, not_json)).letters
-    ((shown, fate),) = (await show_dead_letter(cluster, letter.partition, letter.offset)).letters
-    assert (letter, Fate()) == (shown, fate)
+    ((shown, fate),) = (await report_dead_letter(cluster, letter.partition, letter.offset)).letters
+    assert (letter, LetterHistory()) == (shown, fate)
     assert (b"{oops", account.encode()) == (letter.value, letter.key)
     assert (("trace", b"1"), ("none", None)) == letter.headers
     found = await _results(cluster, account=account, dead_letters=True)
@@ -307,4 +307,4 @@ async def test_a_dead_letter_that_is_not_there_is_said_to_be_missing(
 ) -> None:
     """At once: no waiting for one to come."""
     with pytest.raises(NoSuchDeadLetterError, match=f"{partition}/{offset}"):
-        await show_dead_letter(cluster, partition, offset)
+        await report_dead_letter(cluster, partition, offset)

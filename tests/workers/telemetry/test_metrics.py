@@ -16,17 +16,16 @@ from infra.settings import Settings
 from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS
 from tests.workers.scraping import Scrape, everyone, observing, scrape
 from tests.workers.wire import eventually, promotion, publish, send
-from workers.failures import StuckError
-from workers.lane.lane_row import SucceededError
-from workers.lane.server_checks import watch_progress
+from workers.errors import FencedError, StuckError
 from workers.ops.books import metrics_exporter
-from workers.ops.books.lane_metrics import Lanes, LaneState
+from workers.ops.books.lane_metrics import LaneReader, LaneState
 from workers.ops.books.metrics_exporter import read_once
 from workers.telemetry import render
 from workers.telemetry.health import Health
-from workers.telemetry.metric import Kind, Metric
+from workers.telemetry.metric import Metric, MetricKind
 from workers.telemetry.metric_table import BOOKS_METRICS, TABLE, WORKER_METRICS
-from workers.telemetry.worker_metrics import Kept, Retry, page_of, retry_class
+from workers.telemetry.watchdog import watch_progress
+from workers.telemetry.worker_metrics import Retry, WorkerMetrics, page_of, retry_class
 
 BASE_UNITS = ("_seconds", "_credits", "_records", "_total", "_connections", "_connections_max", "_lanes", "_ready")
 FEW_VALUED = {
@@ -48,7 +47,7 @@ FEW_VALUED = {
 def test_a_metric_is_named_by_its_unit_and_has_few_labels(metric: Metric) -> None:
     """Base units; `_total` for what only grows; no label whose values nobody can list."""
     assert re.fullmatch("inmail_[a-z_]+", metric.name)
-    assert metric.name.endswith("_total") == (metric.kind is Kind.COUNTER)
+    assert metric.name.endswith("_total") == (metric.kind is MetricKind.COUNTER)
     assert metric.name.endswith((*BASE_UNITS, "_remaining"))
     assert set(metric.labels) <= FEW_VALUED
     assert metric.meaning.endswith(".")
@@ -73,7 +72,7 @@ def test_the_document_of_metrics_has_to_be_current(
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (SucceededError(), Retry.SUCCEEDED),
+        (FencedError(), Retry.SUCCEEDED),
         (TimeoutError(), Retry.TIMEOUT),
         (KafkaTimeoutError(), Retry.TIMEOUT),
         (asyncpg.QueryCanceledError(), Retry.TIMEOUT),
@@ -89,7 +88,7 @@ def test_the_document_of_metrics_has_to_be_current(
 )
 def test_a_retry_is_of_one_of_few_classes(error: Exception, told: Retry) -> None:
     """However many errors there are."""
-    kept = Kept("send")
+    kept = WorkerMetrics("send")
     health = Health(300, kept=kept)
     health.lane(TopicPartition(SEND_REQUESTS, 0)).fails(error)
     seen = Scrape(page_of(kept.registry)[0].decode())
@@ -102,7 +101,7 @@ def test_a_retry_is_of_one_of_few_classes(error: Exception, told: Retry) -> None
 
 async def test_a_loop_that_is_blocked_is_late() -> None:
     """By as long as it was blocked, less what the sleeper would still have slept."""
-    kept = Kept("send")
+    kept = WorkerMetrics("send")
     health = Health(0.4, kept=kept)
     watch = asyncio.create_task(watch_progress(health))
     await asyncio.sleep(0)
@@ -125,7 +124,7 @@ PLACE = TopicPartition(SEND_REQUESTS, 3)
 def test_outcomes_wait_from_when_they_are_first_seen_until_just_they_are_published() -> None:
     """Under load something is always on its way: what counts is whether it is always the same."""
     now = datetime(2026, 3, 1, tzinfo=UTC)
-    lanes = Lanes(lambda: now)
+    lanes = LaneReader(lambda: now)
     seen = []
     for stored, published in [(10, 10), (20, 10), (30, 10), (40, 25), (50, 39), (50, 50), (60, 50)]:
         seen += lanes.judge([(*PLACE, stored, now - timedelta(seconds=7))], {PLACE: published})
@@ -139,7 +138,7 @@ def test_outcomes_wait_from_when_they_are_first_seen_until_just_they_are_publish
 
 def test_a_lane_that_never_stored_or_committed_waits_for_nothing() -> None:
     """It has no watermark either."""
-    assert [LaneState(*PLACE, 0, 0.0, None)] == Lanes().judge([(*PLACE, None, None)], {PLACE: None})
+    assert [LaneState(*PLACE, 0, 0.0, None)] == LaneReader().judge([(*PLACE, None, None)], {PLACE: None})
 
 
 # -- as they are served -----------------------------------------------------------------------------------------------

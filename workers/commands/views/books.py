@@ -5,9 +5,9 @@ from rich.text import Text
 
 from infra.terminal import console, instant, table
 from workers.commands.views.styles import BAD, DIM, GOOD, NEWS, WARN, count_of
-from workers.ops.books.audit import Audit, Totals
+from workers.ops.books.audit import Audit, BookTotals
 from workers.ops.books.balance import Balance
-from workers.ops.books.statement import Line, Statement
+from workers.ops.books.statement import Statement, StatementLine
 
 __all__ = ["show_audit", "show_balance", "show_statement"]
 
@@ -70,7 +70,7 @@ def show_statement(statement: Statement) -> None:
     )
 
 
-def _line(line: Line) -> tuple[str | int, ...]:
+def _line(line: StatementLine) -> tuple[str | int, ...]:
     return (
         line.sequence,
         instant(line.as_of),
@@ -102,7 +102,7 @@ def show_audit(audit: Audit) -> None:
     out.print(Text.assemble("\n", verdict))
 
 
-def _equation(totals: Totals) -> Text:
+def _equation(totals: BookTotals) -> Text:
     """Return the whole book in one line: where every credit that was granted is now."""
     sign, style = ("=", GOOD) if totals.balanced else ("is not", BAD)
     parts = (

@@ -9,10 +9,10 @@ from rich.text import Text
 
 from infra.terminal import console, instant, table
 from workers.commands.views.styles import BAD, DIM, GOOD, WARN, count_of
-from workers.ops.dead_letters.history import Fate, Told
+from workers.ops.dead_letters.history import DeadLetterReport, LetterHistory
 from workers.ops.dead_letters.letters import DeadLetter, printable, readable
-from workers.ops.dead_letters.redrive_plan import REFUSALS, Plan
-from workers.ops.operations import Operation, Running, Status
+from workers.ops.dead_letters.redrive_plan import REFUSALS, RedrivePlan
+from workers.ops.operations import OngoingOperation, Operation, OperationStatus
 
 __all__ = [
     "origin",
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 
-def show_dead_letters(told: Told) -> None:
+def show_dead_letters(told: DeadLetterReport) -> None:
     """Show a list of dead letters."""
     rows = [
         (
@@ -63,7 +63,7 @@ def origin(letter: DeadLetter) -> str:
     return f"{printable(letter.origin_topic)} {letter.origin_partition}/{letter.origin_offset}"
 
 
-def _became(fate: Fate | None) -> Text:
+def _became(fate: LetterHistory | None) -> Text:
     """Return in few words what became of a letter: nothing is said where nothing is known."""
     if fate is None:
         return Text("?", style=DIM)
@@ -77,7 +77,7 @@ def _became(fate: Fate | None) -> Text:
     return Text("")
 
 
-def show_dead_letter(letter: DeadLetter, fate: Fate | None) -> None:
+def show_dead_letter(letter: DeadLetter, fate: LetterHistory | None) -> None:
     """Show all of one dead letter."""
     facts = [
         ("reason", letter.reason),
@@ -100,7 +100,7 @@ def show_dead_letter(letter: DeadLetter, fate: Fate | None) -> None:
     out.print(Text("none" if letter.value is None else readable(letter.value)), soft_wrap=True)
 
 
-def story(fate: Fate | None) -> list[str]:
+def story(fate: LetterHistory | None) -> list[str]:
     """Return in sentences what became of a letter."""
     if fate is None:
         return ["not known"]
@@ -119,7 +119,7 @@ def story(fate: Fate | None) -> list[str]:
     return told or ["nothing yet"]
 
 
-def show_plan(plan: Plan) -> None:
+def show_plan(plan: RedrivePlan) -> None:
     """Show what a redrive would do."""
     out = console()
     if plan.letters:
@@ -137,7 +137,7 @@ def show_plan(plan: Plan) -> None:
         out.print("Nothing to send.")
 
 
-def show_redriven(done: Running, left: int) -> None:
+def show_redriven(done: OngoingOperation, left: int) -> None:
     """Show what a redrive did."""
     out = console()
     out.print(Text(f"{count_of(done.result['sent'], 'message')} sent back: operation {done.number}", style=GOOD))
@@ -150,7 +150,7 @@ def show_redriven(done: Running, left: int) -> None:
     out.print(f"What becomes of them: inmail dead-letters list --operation {done.number}")
 
 
-_STYLES = {Status.DONE: GOOD, Status.RUNNING: WARN, Status.STOPPED: WARN}
+_STYLES = {OperationStatus.DONE: GOOD, OperationStatus.RUNNING: WARN, OperationStatus.STOPPED: WARN}
 
 
 def show_operations(operations: Sequence[Operation]) -> None:
@@ -162,7 +162,7 @@ def show_operations(operations: Sequence[Operation]) -> None:
         (
             each.operation,
             each.verb,
-            Text(each.status, style=_STYLES.get(Status(each.status), BAD)),
+            Text(each.status, style=_STYLES.get(OperationStatus(each.status), BAD)),
             instant(each.started_at),
             each.actor,
             each.reason,

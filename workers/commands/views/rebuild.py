@@ -8,19 +8,19 @@ from rich.text import Text
 
 from infra.terminal import console, table
 from workers.commands.views.styles import BAD, DIM, GOOD, WARN, count_of
-from workers.ops.compare.comparison import Comparison, Example
+from workers.ops.compare.comparison import Comparison, DifferenceExample
 from workers.ops.compare.corrections import Corrections
 from workers.ops.compare.html_report import text_of
 from workers.ops.compare.out_of_order import DecidedAhead
-from workers.ops.operations import Running
-from workers.ops.replay.rebuild_plan import Plan
+from workers.ops.operations import OngoingOperation
+from workers.ops.replay.rebuild_plan import RebuildPlan
 
 __all__ = ["show_comparison", "show_corrections", "show_plan", "show_rerun"]
 
 _EXAMPLES = 2  # the page and --json have more
 
 
-def show_plan(plan: Plan, rate: float | None) -> None:
+def show_plan(plan: RebuildPlan, rate: float | None) -> None:
     """Show what would be read, and into what."""
     out = console()
     topics = list(dict.fromkeys(span.topic for span in plan.spans))
@@ -39,7 +39,7 @@ def show_plan(plan: Plan, rate: float | None) -> None:
     )
 
 
-def show_rerun(done: Running) -> None:
+def show_rerun(done: OngoingOperation) -> None:
     """Show what a rerun read."""
     out = console()
     text = f"{count_of(done.result['read'], 'record')} decided again: operation {done.number}"
@@ -101,7 +101,7 @@ def _show_ahead(ahead: DecidedAhead) -> None:
             out.print(Text(f"  {told}: {each.difference or 'the same'}", style=DIM), soft_wrap=True)
 
 
-def _told(example: Example) -> str:
+def _told(example: DifferenceExample) -> str:
     return f"{_values(example.place)}: {_values(example.before)} -> {_values(example.after)}"
 
 

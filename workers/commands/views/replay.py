@@ -6,15 +6,15 @@ from rich.text import Text
 
 from infra.terminal import console, table
 from workers.commands.views.styles import BAD, GOOD, WARN, count_of
-from workers.ledger.model import Worker
-from workers.ops.operations import Running
+from workers.ledger.model import WorkerName
+from workers.ops.operations import OngoingOperation
 from workers.ops.replay import reemit_plan
-from workers.ops.replay.rewind_plan import Plan
+from workers.ops.replay.rewind_plan import RewindPlan
 
 __all__ = ["show_reemit_plan", "show_reemitted", "show_rewind_plan", "show_rewound"]
 
 
-def show_rewind_plan(plan: Plan) -> None:
+def show_rewind_plan(plan: RewindPlan) -> None:
     """Show what a rewind would do."""
     out = console()
     if not plan.moves:
@@ -40,7 +40,7 @@ def show_rewind_plan(plan: Plan) -> None:
         out.print(Text.assemble(("member of the group: ", WARN), member))
 
 
-def show_rewound(done: Running, worker: Worker) -> None:
+def show_rewound(done: OngoingOperation, worker: WorkerName) -> None:
     """Show what a rewind did."""
     out = console()
     if done.stopped:
@@ -52,7 +52,7 @@ def show_rewound(done: Running, worker: Worker) -> None:
     out.print(f"Back, before they have read it again: inmail replay rewind {worker.value} --undo {done.number}")
 
 
-def show_reemit_plan(plan: reemit_plan.Plan) -> None:
+def show_reemit_plan(plan: reemit_plan.ReemitPlan) -> None:
     """Show what a reemission would do."""
     out = console()
     if plan.resumes is not None:
@@ -68,7 +68,7 @@ def show_reemit_plan(plan: reemit_plan.Plan) -> None:
     out.print("Not among them: answers to repeats, and dead letters.")
 
 
-def show_reemitted(done: Running, plan: reemit_plan.Plan) -> None:
+def show_reemitted(done: OngoingOperation, plan: reemit_plan.ReemitPlan) -> None:
     """Show what a reemission did."""
     out = console()
     result = done.result

@@ -7,16 +7,16 @@ from rich.text import Text
 
 from infra.terminal import console, table
 from workers.commands.views.styles import BAD, GOOD, WARN
-from workers.ops.topics.plan import Change
+from workers.ops.topics.plan import TopicChange
 from workers.ops.topics.promises import BrokenPromise
-from workers.ops.topics.publish import Published
+from workers.ops.topics.publish import PublishReport
 
 __all__ = ["show_broken_promises", "show_changes", "show_published"]
 
 _MANY_FAILURES = 20
 
 
-def show_changes(changes: list[Change]) -> None:
+def show_changes(changes: list[TopicChange]) -> None:
     """Show a plan of topics."""
     if not changes:
         console().print(Text("Topics and groups are as they should be.", style=GOOD))
@@ -35,7 +35,7 @@ def show_broken_promises(broken: Sequence[BrokenPromise]) -> None:
         out.print(Text.assemble(("warning ", WARN), (setting, "bold"), told), soft_wrap=True)
 
 
-def show_published(published: Published, out: Console) -> None:
+def show_published(published: PublishReport, out: Console) -> None:
     """Show what came of publishing; the lines that failed go to the given console."""
     rows = sorted(published.records.items())
     if rows:

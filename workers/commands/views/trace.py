@@ -7,17 +7,16 @@ from rich.text import Text
 
 from infra.terminal import console, instant
 from workers.commands.views.dead_letters import origin, story
-from workers.commands.views.styles import BAD, DIM, GOOD, NEWS, WARN, count_of
+from workers.commands.views.styles import BAD, DIM, GOOD, NEWS, WARN, TextPart, count_of
 from workers.ops.books.reasons import reason_of
-from workers.ops.dead_letters.history import Fate
+from workers.ops.dead_letters.history import LetterHistory
 from workers.ops.dead_letters.letters import DeadLetter, printable
-from workers.ops.trace.in_topics import Published, Seen, Trace
+from workers.ops.trace.in_topics import FoundEvent, FoundRecord, Trace
 from workers.ops.trace.trace import Traced
 
 __all__ = ["show_traced"]
 
-Part = str | tuple[str, str]
-Fact = tuple[str, list[Part]]
+Fact = tuple[str, list[TextPart]]
 
 _RECORD: Final = {
     "gone": "retention took the record",
@@ -83,7 +82,7 @@ def _case(trace: Trace) -> Iterator[Fact]:
         yield f"lot {each.lot}", [f"{each.origin}{plan}, {left}, {span}"]
 
 
-def _published(published: Published) -> Iterator[Fact]:
+def _published(published: FoundEvent) -> Iterator[Fact]:
     event = published.event
     yield "  event", [f"{event.id} ", (event.type, DIM)]
     for seen in published.found:
@@ -93,7 +92,7 @@ def _published(published: Published) -> Iterator[Fact]:
         yield "  result", [f"{event.topic}: ", (_RESULT[published.state], style)]
 
 
-def _letter(letter: DeadLetter, fate: Fate) -> Iterator[Fact]:
+def _letter(letter: DeadLetter, fate: LetterHistory) -> Iterator[Fact]:
     yield "letter", [(letter.place, "bold"), f", set aside at {instant(letter.set_aside_at)}"]
     yield "origin", [origin(letter)]
     yield "reason", [(letter.reason, BAD), f": {printable(letter.error)}"]
@@ -101,9 +100,9 @@ def _letter(letter: DeadLetter, fate: Fate) -> Iterator[Fact]:
         yield "became", [told]
 
 
-def _waiting(seen: Seen) -> Iterator[Fact]:
+def _waiting(seen: FoundRecord) -> Iterator[Fact]:
     yield "record", [f"{_place(seen)} at {instant(seen.at)}: ", ("not decided yet, see `inmail lag`", WARN)]
 
 
-def _place(seen: Seen) -> str:
+def _place(seen: FoundRecord) -> str:
     return f"{seen.topic} {seen.partition}/{seen.offset}"

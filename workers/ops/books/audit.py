@@ -10,7 +10,7 @@ from infra.postgres import Connection
 from infra.settings import Settings
 from workers.ops.books.snapshot import open_books
 
-__all__ = ["Audit", "Example", "Finding", "Totals", "audit", "audit_books"]
+__all__ = ["Audit", "AuditExample", "BookTotals", "Finding", "audit", "audit_books"]
 
 EXAMPLES = 20
 _FILES = [Path(__file__).with_name(name) for name in ("audit_lots.sql", "audit_rows.sql")]
@@ -19,7 +19,7 @@ _QUERY_SECONDS = 3600.0  # it reads everything there is
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
+class AuditExample:
     """One place where a check fails."""
 
     account: str
@@ -34,11 +34,11 @@ class Finding:
     name: str
     promise: str
     count: int
-    examples: tuple[Example, ...]
+    examples: tuple[AuditExample, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Totals:
+class BookTotals:
     """The whole book, in credits but for the first three."""
 
     accounts: int
@@ -63,7 +63,7 @@ class Totals:
 class Audit:
     """What an audit found in one snapshot of the books."""
 
-    totals: Totals
+    totals: BookTotals
     findings: tuple[Finding, ...]
 
     @property
@@ -159,6 +159,6 @@ async def audit_books(connection: Connection) -> Audit:
     findings = []
     for check in CHECKS:
         rows = await connection.fetch(_WHERE.format(check.sql.strip().rstrip(";"), EXAMPLES), timeout=_QUERY_SECONDS)
-        examples = tuple(Example(row["account"], row["place"], row["found"]) for row in rows)
+        examples = tuple(AuditExample(row["account"], row["place"], row["found"]) for row in rows)
         findings.append(Finding(check.name, check.promise, rows[0]["count"] if rows else 0, examples))
-    return Audit(Totals(**totals), tuple(findings))
+    return Audit(BookTotals(**totals), tuple(findings))

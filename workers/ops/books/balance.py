@@ -14,7 +14,7 @@ from infra.postgres import Connection
 from infra.settings import Settings
 from workers.ops.books.snapshot import open_books
 
-__all__ = ["Balance", "Lot", "UnknownAccountError", "account_of", "balance_of", "read_balance"]
+__all__ = ["Balance", "LotBalance", "UnknownAccountError", "account_of", "balance_of", "read_balance"]
 
 _CLOSED_EARLY = ("voided", "forfeited")
 
@@ -24,7 +24,7 @@ class UnknownAccountError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Lot:
+class LotBalance:
     """One lot as it was, is or will be at an instant."""
 
     lot: int
@@ -52,7 +52,7 @@ class Balance:
     erased_at: datetime | None
     balance: int
     expiring: tuple[tuple[datetime, int], ...]  # of the balance: how much ends when, soonest first
-    lots: tuple[Lot, ...]  # in burn-down order
+    lots: tuple[LotBalance, ...]  # in burn-down order
     overtaken: int  # lines up to as_of that were booked after a line of a later time: other lines' balances lack them
 
 
@@ -187,7 +187,7 @@ def _end(lot: Mapping[str, Any], cancels: Sequence[Mapping[str, Any]]) -> dateti
     return until
 
 
-def _lot(row: Mapping[str, Any], as_of: datetime) -> Lot:
+def _lot(row: Mapping[str, Any], as_of: datetime) -> LotBalance:
     if row["closed_as"] in _CLOSED_EARLY and row["closed_at"] <= as_of:
         state = row["closed_as"]
     elif as_of >= row["expires_at"]:
@@ -196,7 +196,7 @@ def _lot(row: Mapping[str, Any], as_of: datetime) -> Lot:
         state = "spent"
     else:
         state = "available" if row["granted_at"] <= as_of else "later"
-    return Lot(
+    return LotBalance(
         row["lot"],
         row["origin"],
         row["subscription_id"],

@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 
 from infra.postgres import Connection
 
-__all__ = ["MOVEMENTS", "Books", "Credits"]
+__all__ = ["MOVEMENTS", "CreditReader", "CreditTotals"]
 
 _QUERY_SECONDS = 3600.0  # the first time it reads the whole journal
 
@@ -66,7 +66,7 @@ from lots
 """
 
 
-class Credits(NamedTuple):
+class CreditTotals(NamedTuple):
     """All credits there ever were."""
 
     moved: dict[str, int]  # by movement
@@ -74,14 +74,14 @@ class Credits(NamedTuple):
     difference: int  # what is not accounted for: 0 in sound books
 
 
-class Books:
+class CreditReader:
     """Reads the book's credits again and again, and remembers what it has read."""
 
     def __init__(self) -> None:
         self._sums: Counter[str] | None = None  # by code, of all rows before where each lane stood; None: not yet read
         self._read_to: dict[tuple[str, int], int] = {}
 
-    async def read(self, connection: Connection) -> Credits:
+    async def read(self, connection: Connection) -> CreditTotals:
         """Return the credits in the caller's snapshot.
 
         A difference is only told after the whole journal was read: what was remembered could be at fault, where rows
@@ -117,9 +117,9 @@ async def _sums(connection: Connection, query: str, *arguments: object) -> "Coun
     return Counter({row["code"]: row["credits"] for row in rows})
 
 
-def _credits(sums: "Counter[str]", granted: int, remaining: int) -> Credits:
+def _credits(sums: "Counter[str]", granted: int, remaining: int) -> CreditTotals:
     moved = dict.fromkeys(MOVEMENTS, 0)
     for code, credits_ in sums.items():
         moved[_MOVEMENT_OF[code]] += credits_
     gone = moved["spent"] - moved["reversed"] + moved["expired"] + moved["voided"] + moved["forfeited"]
-    return Credits(moved, remaining, granted - gone - remaining)
+    return CreditTotals(moved, remaining, granted - gone - remaining)

@@ -12,7 +12,7 @@ from infra.clock import utc_now
 from infra.kafka.clients import committed_offsets
 from infra.postgres import Connection
 
-__all__ = ["LaneState", "Lanes"]
+__all__ = ["LaneReader", "LaneState"]
 
 _LANES = "select consumer_group, topic, partition, next_offset, as_of from lanes order by consumer_group, partition"
 
@@ -33,7 +33,7 @@ class _Waiting(NamedTuple):
 
 
 @dataclass(slots=True)
-class Lanes:
+class LaneReader:
     """Reads the lanes again and again, and remembers since when outcomes wait to be published."""
 
     clock: Callable[[], datetime] = utc_now

@@ -21,10 +21,10 @@ from prometheus_client.registry import Collector
 from infra.clock import utc_now
 from infra.kafka.clients import admin_client
 from infra.probes import probes
+from infra.retry import is_retriable
 from infra.settings import Settings
-from workers.failures import may_pass
-from workers.ops.books.credit_metrics import Books, Credits
-from workers.ops.books.lane_metrics import Lanes, LaneState
+from workers.ops.books.credit_metrics import CreditReader, CreditTotals
+from workers.ops.books.lane_metrics import LaneReader, LaneState
 from workers.ops.books.snapshot import open_books
 from workers.telemetry import metric_table
 from workers.telemetry.collectors import gauge
@@ -44,7 +44,7 @@ class Periods(NamedTuple):
     lanes: float = LANES_SECONDS
 
 
-class _Read(NamedTuple):
+class _Reader(NamedTuple):
     at: float  # seconds since 1970
     seconds: float
 
@@ -53,9 +53,9 @@ class _Read(NamedTuple):
 class Observed(Collector):
     """The last readings, as a scrape shows them."""
 
-    credits: Credits | None = None
+    credits: CreditTotals | None = None
     lanes: list[LaneState] = field(default_factory=list)
-    read: dict[str, _Read] = field(default_factory=dict)
+    read: dict[str, _Reader] = field(default_factory=dict)
 
     def collect(self) -> Iterator[Metric]:
         """Yield what was read so far."""
@@ -84,7 +84,7 @@ class Observed(Collector):
         return not reasons, {"ready": not reasons, "reasons": reasons}
 
 
-def _of_credits(credits_: Credits) -> Iterator[Metric]:
+def _of_credits(credits_: CreditTotals) -> Iterator[Metric]:
     moved = CounterMetricFamily(
         metric_table.CREDITS.name, metric_table.CREDITS.meaning, labels=metric_table.CREDITS.labels
     )
@@ -111,7 +111,7 @@ def _of_lanes(lanes: list[LaneState]) -> Iterator[Metric]:
     yield from (unpublished, seconds, age)
 
 
-class _Observer:
+class _ExporterContext:
     """What both readings work with."""
 
     def __init__(self, settings: Settings, admin: AIOKafkaAdminClient) -> None:
@@ -121,8 +121,8 @@ class _Observer:
         ProcessCollector(registry=self.registry)
         self._settings = settings
         self._admin = admin
-        self._books = Books()
-        self._lanes = Lanes()
+        self._books = CreditReader()
+        self._lanes = LaneReader()
 
     async def read_credits(self) -> None:
         began = monotonic()
@@ -137,7 +137,7 @@ class _Observer:
         self._note("lanes", began)
 
     def _note(self, reading: str, began: float) -> None:
-        self.observed.read[reading] = _Read(utc_now().timestamp(), monotonic() - began)
+        self.observed.read[reading] = _Reader(utc_now().timestamp(), monotonic() - began)
 
 
 async def read_once(settings: Settings) -> bytes:
@@ -149,7 +149,7 @@ async def read_once(settings: Settings) -> bytes:
 
     """
     async with admin_client(settings) as admin:
-        observer = _Observer(settings, admin)
+        observer = _ExporterContext(settings, admin)
         await observer.read_credits()
         await observer.read_lanes()
         return page_of(observer.registry)[0]
@@ -165,7 +165,7 @@ async def run_observer(settings: Settings, stop: asyncio.Event, periods: Periods
 
     """
     async with admin_client(settings) as admin:
-        observer = _Observer(settings, admin)
+        observer = _ExporterContext(settings, admin)
         observed = observer.observed
         answers = {"/livez": observed.livez, "/readyz": lambda: observed.readyz(periods)}
         async with probes(settings, answers, {"/metrics": lambda: page_of(observer.registry)}):
@@ -188,7 +188,7 @@ async def _again(read: Callable[[], Awaitable[None]], period: float) -> NoReturn
         try:
             await read()
         except (KafkaError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            if not may_pass(error):
+            if not is_retriable(error):
                 raise
             log.warning("reading_failed", error=repr(error), again_in_seconds=period)
         await asyncio.sleep(period)

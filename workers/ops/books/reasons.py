@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
-__all__ = ["Told", "reason_of"]
+__all__ = ["RowFacts", "reason_of"]
 
-Details = Mapping[str, Any]
+RowDetails = Mapping[str, Any]
 
 
-class Told(Protocol):
+class RowFacts(Protocol):
     """What a journal row tells of itself."""
 
     @property
@@ -34,10 +34,10 @@ class Told(Protocol):
     @property
     def reverses(self) -> int | None: ...  # noqa: D102
     @property
-    def details(self) -> Details | None: ...  # noqa: D102
+    def details(self) -> RowDetails | None: ...  # noqa: D102
 
 
-def reason_of(row: Told) -> str:
+def reason_of(row: RowFacts) -> str:
     """Return why a row was booked."""
     tell = _REASONS.get(row.code)
     return row.code.replace("_", " ") if tell is None else tell(row, row.details or {})
@@ -55,16 +55,16 @@ def _at(time: datetime | str | None) -> str:
 # -- sends and reports on them ----------------------------------------------------------------------------------------
 
 
-def _send(row: Told) -> str:
+def _send(row: RowFacts) -> str:
     seat = f" from seat {row.sender_id}" if row.sender_id else ""
     return f"send to {row.recipient_id}{seat}"
 
 
-def _free(row: Told, _: Details) -> str:
+def _free(row: RowFacts, _: RowDetails) -> str:
     return f"{_send(row)}, free: {(row.relationship or 'none').replace('_', ' ')}"
 
 
-def _rate_limited(row: Told, details: Details) -> str:
+def _rate_limited(row: RowFacts, details: RowDetails) -> str:
     limits = {
         "account": "the account's paid sends in 24 hours are used up",
         "seat": "the seat's paid sends in 24 hours are used up",
@@ -75,7 +75,7 @@ def _rate_limited(row: Told, details: Details) -> str:
     return f"refused: {_send(row)}: {why}; possible again from {_at(details.get('retry_at'))}"
 
 
-def _insufficient_credits(row: Told, _: Details) -> str:
+def _insufficient_credits(row: RowFacts, _: RowDetails) -> str:
     coming = f"; the next are due {_at(row.next_allotment_at)}" if row.next_allotment_at else ""
     return f"refused: {_send(row)}: no credits{coming}"
 
@@ -83,20 +83,20 @@ def _insufficient_credits(row: Told, _: Details) -> str:
 _CAUSES = {"undeliverable": "could not be delivered", "responded": "was answered by its recipient"}
 
 
-def _cause(details: Details) -> str:
+def _cause(details: RowDetails) -> str:
     cause = str(details.get("cause"))
     return _CAUSES.get(cause, cause)
 
 
-def _reversed(row: Told, details: Details) -> str:
+def _reversed(row: RowFacts, details: RowDetails) -> str:
     return f"credit back for the send of line {row.reverses}: it {_cause(details)}"
 
 
-def _lot_ended(row: Told, details: Details) -> str:
+def _lot_ended(row: RowFacts, details: RowDetails) -> str:
     return f"no credit back for the send of line {row.reverses}, which {_cause(details)}: lot {row.lot} has ended"
 
 
-def _report_refused(why: str) -> "Tell":
+def _report_refused(why: str) -> "Phrase":
     return lambda _, details: (
         f"refused: no credit back for send {details.get('send_id')}, which {_cause(details)}: {why}"
     )
@@ -105,11 +105,11 @@ def _report_refused(why: str) -> "Tell":
 # -- grants and what ends them ----------------------------------------------------------------------------------------
 
 
-def _period(details: Details) -> str:
+def _period(details: RowDetails) -> str:
     return f"{details.get('plan')} of subscription {details.get('subscription_id')}"
 
 
-def _granted(row: Told, details: Details) -> str:
+def _granted(row: RowFacts, details: RowDetails) -> str:
     origin = details.get("origin")
     if origin == "subscription":
         why = f"{_period(details)}, period from {_at(details.get('period_start'))}"
@@ -124,61 +124,61 @@ def _granted(row: Told, details: Details) -> str:
     return f"{why}; can be spent from {_at(starts)}" if later else why
 
 
-def _subscription_ended(_: Told, details: Details) -> str:
+def _subscription_ended(_: RowFacts, details: RowDetails) -> str:
     subscription = details.get("subscription_id")
     if "period_start" not in details:
         return f"refused: too late to take the cancel of subscription {subscription} back: it has ended"
     return f"refused: {_period(details)}: it ends before the period from {_at(details['period_start'])}"
 
 
-def _period_already_granted(_: Told, details: Details) -> str:
+def _period_already_granted(_: RowFacts, details: RowDetails) -> str:
     by = f", by grant {details['grant_id']}" if "grant_id" in details else ""
     return f"refused: {_period(details)}: the period from {_at(details.get('period_start'))} has its credits{by}"
 
 
-def _plan_changed(_: Told, details: Details) -> str:
+def _plan_changed(_: RowFacts, details: RowDetails) -> str:
     start = _at(details.get("period_start"))
     return f"changed to {_period(details)} from {start}: lot {details.get('kept_lot')} had started and stays"
 
 
-def _no_credits_in_plan(_: Told, details: Details) -> str:
+def _no_credits_in_plan(_: RowFacts, details: RowDetails) -> str:
     return f"{_period(details)}: this plan gives no credits"
 
 
-def _cancelled(_: Told, details: Details) -> str:
+def _cancelled(_: RowFacts, details: RowDetails) -> str:
     return f"subscription {details.get('subscription_id')} was cancelled: it ends {_at(details.get('effective_at'))}"
 
 
-def _voided(_: Told, details: Details) -> str:
+def _voided(_: RowFacts, details: RowDetails) -> str:
     if "grant_id" not in details and details.get("reason") == "account_erased":
         return "withdrawn: the account was erased"
     return f"withdrawn with grant {details.get('grant_id')}: {details.get('reason')}"
 
 
-def _exceeds_balance(_: Told, details: Details) -> str:
+def _exceeds_balance(_: RowFacts, details: RowDetails) -> str:
     return (
         f"refused: {details.get('actor')} wanted to take {details.get('credits')}, more than there is:"
         f" {details.get('reason')}"
     )
 
 
-def _forfeited(_: Told, details: Details) -> str:
+def _forfeited(_: RowFacts, details: RowDetails) -> str:
     return f"lost to a change of plan: what was left of {_period(details)}"
 
 
-def _cap_forfeited(_: Told, details: Details) -> str:
+def _cap_forfeited(_: RowFacts, details: RowDetails) -> str:
     return f"over the cap: subscription {details.get('subscription_id')} may hold {details.get('cap')}"
 
 
-def _low(_: Told, details: Details) -> str:
+def _low(_: RowFacts, details: RowDetails) -> str:
     return f"notice: {details.get('threshold')} credits or fewer are left"
 
 
-def _expiring_soon(row: Told, details: Details) -> str:
+def _expiring_soon(row: RowFacts, details: RowDetails) -> str:
     return f"notice: {details.get('credits')} credits of lot {row.lot} expire {_at(row.lot_expires_at)}"
 
 
-def _plain(text: str) -> "Tell":
+def _plain(text: str) -> "Phrase":
     """Return a reason that may name members of the row's details."""
     return lambda _, details: text.format_map(_Members(details))
 
@@ -188,9 +188,9 @@ class _Members(dict[str, Any]):
         return f"an unknown {name}"
 
 
-Tell = Callable[[Told, Details], str]
+Phrase = Callable[[RowFacts, RowDetails], str]
 
-_REASONS: Final[dict[str, Tell]] = {
+_REASONS: Final[dict[str, Phrase]] = {
     "key_conflict": _plain("refused: its request id was used before, for something else"),
     "account_erased": _plain("refused: the account was erased"),
     "recipient_is_sender": lambda row, _: f"refused: {_send(row)}: that is the sender",

@@ -5,15 +5,13 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 from infra.postgres import Connection
-from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS
-from workers.ledger.model import ACCEPTED, Code, Worker
+from workers.ledger.model import ACCEPTED, Code
+from workers.topology import WORKER_OF
 
-__all__ = ["LaneRow", "Outcome", "read_lanes", "recent_outcomes"]
-
-WORKERS: Final = {SEND_REQUESTS: Worker.SEND, BILLING_EVENTS: Worker.BILLING, EXPIRY_TICKS: Worker.EXPIRY}
+__all__ = ["LaneProgress", "OutcomeCount", "read_lanes", "recent_outcomes"]
 
 
-class LaneRow(NamedTuple):
+class LaneProgress(NamedTuple):
     """How far one lane's decisions are stored."""
 
     group: str
@@ -24,7 +22,7 @@ class LaneRow(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class OutcomeCount:
     """How often a code is among the records decided last."""
 
     worker: str
@@ -35,12 +33,12 @@ class Outcome:
     until: datetime
 
 
-async def read_lanes(connection: Connection) -> list[LaneRow]:
+async def read_lanes(connection: Connection) -> list[LaneProgress]:
     """Return how far every lane is."""
     rows = await connection.fetch(
         "select consumer_group, topic, partition, next_offset, as_of from lanes order by 1, 2, 3"
     )
-    return [LaneRow(*row) for row in rows]
+    return [LaneProgress(*row) for row in rows]
 
 
 # Of each lane the rows of its last offsets, by the index on source: as many at most, however long the books are.
@@ -60,7 +58,7 @@ order by j.worker, count(*) desc, j.code
 """
 
 
-async def recent_outcomes(connection: Connection, records: int) -> list[Outcome]:
+async def recent_outcomes(connection: Connection, records: int) -> list[OutcomeCount]:
     """Return the codes of the answers to the last records of every lane, the most frequent first.
 
     Args:
@@ -68,8 +66,10 @@ async def recent_outcomes(connection: Connection, records: int) -> list[Outcome]
         records: how many of each lane.
 
     """
-    rows = await connection.fetch(_RECENT, list(WORKERS), [worker.value for worker in WORKERS.values()], records)
+    rows = await connection.fetch(_RECENT, list(WORKER_OF), [worker.value for worker in WORKER_OF.values()], records)
     return [
-        Outcome(row["worker"], row["code"], row["count"], Code(row["code"]) in ACCEPTED, row["since"], row["until"])
+        OutcomeCount(
+            row["worker"], row["code"], row["count"], Code(row["code"]) in ACCEPTED, row["since"], row["until"]
+        )
         for row in rows
     ]

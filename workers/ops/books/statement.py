@@ -10,15 +10,15 @@ from uuid import UUID
 
 from infra.postgres import Connection
 from infra.settings import Settings
-from workers.ops.books.balance import Balance, Lot, UnknownAccountError, balance_of
+from workers.ops.books.balance import Balance, UnknownAccountError, balance_of
 from workers.ops.books.reasons import reason_of
 from workers.ops.books.snapshot import open_books
 
-__all__ = ["Line", "Lot", "Statement", "UnknownAccountError", "read_statement", "statement_of", "write_csv"]
+__all__ = ["Statement", "StatementLine", "UnknownAccountError", "read_statement", "statement_of", "write_csv"]
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class StatementLine:
     """One row of the journal."""
 
     sequence: int
@@ -47,7 +47,7 @@ class Line:
 class Statement(Balance):
     """What an account has at one instant and how it came to have it."""
 
-    lines: tuple[Line, ...]
+    lines: tuple[StatementLine, ...]
 
     def summary(self) -> dict[str, object]:
         """Return all of it for JSON, each line with its reason."""
@@ -105,7 +105,7 @@ async def statement_of(connection: Connection, account_id: str, as_of: datetime 
     """
     balance = await balance_of(connection, account_id, as_of)
     rows = await connection.fetch(_LINES, account_id, balance.as_of)
-    return Statement(**_members(balance), lines=tuple(Line(**row) for row in rows))
+    return Statement(**_members(balance), lines=tuple(StatementLine(**row) for row in rows))
 
 
 def write_csv(statement: Statement) -> str:

@@ -17,11 +17,17 @@ import asyncpg
 
 from infra.postgres import Connection
 from infra.settings import Settings
-from workers.ops.compare.merge_join import Limits, limits_of, merged, open_both
-from workers.ops.compare.out_of_order import DecidedAhead, Marks, Origin, Outcome, read_marks
-from workers.ops.compare.queries import SECTIONS, Section
+from workers.ops.compare.merge_join import CommonRange, common_range, joined_lines, open_both
+from workers.ops.compare.out_of_order import (
+    DecidedAhead,
+    DifferenceCause,
+    OvertakenIndex,
+    OvertakenOutcome,
+    read_overtaken_index,
+)
+from workers.ops.compare.queries import SECTIONS, LineKind
 
-__all__ = ["Comparison", "Example", "Group", "compare"]
+__all__ = ["Comparison", "DifferenceExample", "DifferenceGroup", "compare"]
 
 EXAMPLES = 5
 _ALONE: Final = {  # said of any line of its section, whatever it is
@@ -32,7 +38,7 @@ _RANKS: Final = (" -> ", ": missing", ": extra", ": ")  # of causes, by what is 
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
+class DifferenceExample:
     """One difference: where, and what each of the books has; nothing where it has no such line."""
 
     place: Mapping[str, Any]
@@ -41,14 +47,14 @@ class Example:
 
 
 @dataclass(slots=True)
-class Group:
+class DifferenceGroup:
     """Differences of one cause."""
 
     section: str
     cause: str
     count: int = 0
-    examples: list[Example] = field(default_factory=list)
-    origin: Origin = Origin.ELSEWHERE
+    examples: list[DifferenceExample] = field(default_factory=list)
+    origin: DifferenceCause = DifferenceCause.ELSEWHERE
 
     @property
     def told(self) -> str:
@@ -62,7 +68,7 @@ class Comparison:
 
     whole: bool  # both have read the same, so states were compared too
     lines: dict[str, tuple[int, int]] = field(default_factory=dict)  # compared, by section: before and after
-    groups: list[Group] = field(default_factory=list)  # by section: other answers first, consequences last
+    groups: list[DifferenceGroup] = field(default_factory=list)  # by section: other answers first, consequences last
     ahead: DecidedAhead = field(default_factory=DecidedAhead)
 
     @property
@@ -77,7 +83,7 @@ class Comparison:
     @property
     def unexplained(self) -> int:
         """How many differences do not come of what was decided ahead."""
-        return sum(group.count for group in self.groups if group.origin is Origin.ELSEWHERE)
+        return sum(group.count for group in self.groups if group.origin is DifferenceCause.ELSEWHERE)
 
     def summary(self) -> dict[str, Any]:
         """Return all of it for JSON, the verdict first."""
@@ -109,8 +115,8 @@ async def compare(
 
     """
     async with open_both(before, after) as (live, other):
-        limits = await limits_of(live, other, since, until)
-        marks = await read_marks(live)
+        limits = await common_range(live, other, since, until)
+        marks = await read_overtaken_index(live)
         found = Comparison(limits.whole)
         for section in SECTIONS:
             if limits.whole or not section.only_whole:
@@ -122,7 +128,7 @@ class _Difference(NamedTuple):
     """A difference that waits until all of its account's are known."""
 
     cause: str
-    example: Example
+    example: DifferenceExample
     as_of: datetime | None
     ahead: bool
 
@@ -130,18 +136,18 @@ class _Difference(NamedTuple):
 class _Comparing:
     """Merges one section's lines of both books, and groups what differs."""
 
-    def __init__(self, section: Section, marks: Marks, found: Comparison) -> None:
+    def __init__(self, section: LineKind, marks: OvertakenIndex, found: Comparison) -> None:
         self._section = section
         self._marks = marks
         self._found = found
-        self._groups: dict[tuple[str, Origin], Group] = {}
+        self._groups: dict[tuple[str, DifferenceCause], DifferenceGroup] = {}
         self._waiting: list[_Difference] = []  # of one owner: lines come in no order of time
         self._owner: str | int = ""
 
-    async def compare(self, live: Connection, other: Connection, limits: Limits) -> None:
+    async def compare(self, live: Connection, other: Connection, limits: CommonRange) -> None:
         """Go through the lines of both."""
         lines = [0, 0]
-        async with aclosing(merged(self._section, live, other, limits)) as pairs:
+        async with aclosing(joined_lines(self._section, live, other, limits)) as pairs:
             async for before, after in pairs:
                 lines[0] += before is not None
                 lines[1] += after is not None
@@ -163,7 +169,7 @@ class _Comparing:
         if ahead_of and source is not None and self._section.is_outcome(line):
             place = {name: line[name] for name in self._section.place}
             told = f"{source.worker} {source.partition}/{source.offset}"
-            self._found.ahead.add(Outcome(place, told, ahead_of, cause))
+            self._found.ahead.add(OvertakenOutcome(place, told, ahead_of, cause))
         if cause is None or example is None:
             return
         if line[0] != self._owner:
@@ -178,14 +184,16 @@ class _Comparing:
         """Group what waited."""
         for cause, example, as_of, ahead in self._waiting:
             origin = self._marks.origin(self._owner, as_of, ahead=ahead)
-            group = self._groups.setdefault((cause, origin), Group(self._section.name, cause, origin=origin))
+            group = self._groups.setdefault((cause, origin), DifferenceGroup(self._section.name, cause, origin=origin))
             group.count += 1
             if len(group.examples) < EXAMPLES:
                 group.examples.append(example)
         self._waiting.clear()
 
 
-def _difference(section: Section, before: asyncpg.Record | None, after: asyncpg.Record | None) -> tuple[str, Example]:
+def _difference(
+    section: LineKind, before: asyncpg.Record | None, after: asyncpg.Record | None
+) -> tuple[str, DifferenceExample]:
     """Return the cause of a difference, and the difference."""
     line = before if before is not None else after
     assert line is not None  # noqa: S101 - one of them is there
@@ -194,14 +202,14 @@ def _difference(section: Section, before: asyncpg.Record | None, after: asyncpg.
         shown = {name: value for name, value in list(line.items())[section.keys :] if value is not None}
         name = line[section.kind] if section.kind else section.one
         if before is None:
-            return f"{name}: extra", Example(place, None, shown)
-        return f"{name}: missing", Example(place, shown, None)
+            return f"{name}: extra", DifferenceExample(place, None, shown)
+        return f"{name}: missing", DifferenceExample(place, shown, None)
     names = [name for name in before.keys() if before[name] != after[name]]  # noqa: SIM118 - a record is no dict
-    example = Example(place, *({name: record[name] for name in names} for record in (before, after)))
+    example = DifferenceExample(place, *({name: record[name] for name in names} for record in (before, after)))
     return _cause(section, before, after, names), example
 
 
-def _cause(section: Section, before: asyncpg.Record, after: asyncpg.Record, names: Sequence[str]) -> str:
+def _cause(section: LineKind, before: asyncpg.Record, after: asyncpg.Record, names: Sequence[str]) -> str:
     """Return what to say of lines that differ: by what differs of itself, and not by what follows from that."""
     if section.kind in names:
         return f"{before[section.kind]} -> {after[section.kind]}"
@@ -214,6 +222,6 @@ def _cause(section: Section, before: asyncpg.Record, after: asyncpg.Record, name
     return alone or f"{kind}: differs in {', '.join(name for name in tier if name in names)}"
 
 
-def _rank(group: Group) -> tuple[int, int, str]:
+def _rank(group: DifferenceGroup) -> tuple[int, int, str]:
     kind = next((rank for rank, part in enumerate(_RANKS) if part in group.cause), len(_RANKS))
     return kind, -group.count, group.told

@@ -19,8 +19,8 @@ from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.billing import CreditsAdjusted
 from schemas.ids import NAMESPACE
-from workers.ops.compare.merge_join import Limits, limits_of, merged, open_both
-from workers.ops.compare.queries import ENTRIES_READ, Section
+from workers.ops.compare.merge_join import CommonRange, common_range, joined_lines, open_both
+from workers.ops.compare.queries import ENTRIES_READ, LineKind
 
 __all__ = ["Corrections", "LotState", "corrections_of", "owed_for"]
 
@@ -57,10 +57,10 @@ left join journal as r on j.account = r.account and j.sequence = r.reverses and 
 where j.is_answer and j.code in ('charged', 'free')
 order by 1, 2
 """  # noqa: S608 - a constant
-_OF_LOTS: Final = Section("lots owed", "lot", 3, ("account_id",), "", False, 6, (), _LOTS)
-_OF_SENDS: Final = Section("sends owed", "send", 2, ("account_id",), "", False, 6, (), _SENDS)
+_OF_LOTS: Final = LineKind("lots owed", "lot", 3, ("account_id",), "", False, 6, (), _LOTS)
+_OF_SENDS: Final = LineKind("sends owed", "send", 2, ("account_id",), "", False, 6, (), _SENDS)
 
-Owed = dict[UUID, tuple[str, int]]  # by the adjustment's id: account and credits
+OwedCredits = dict[UUID, tuple[str, int]]  # by the adjustment's id: account and credits
 
 
 class LotState(NamedTuple):
@@ -127,7 +127,7 @@ async def corrections_of(before: Settings, after: Settings, actor: str, reason: 
     found = Corrections()
     async with open_both(before, after) as (live, other):
         as_of = await live.fetchval("select max(as_of) from lanes")
-        limits = await limits_of(live, other)
+        limits = await common_range(live, other)
         owed = await _owed_for_lots(live, other, limits, found, as_of, whole=whole)
         owed |= await _owed_for_sends(live, other, limits, as_of)
         answered = await _answered(live, owed)
@@ -148,10 +148,10 @@ async def corrections_of(before: Settings, after: Settings, actor: str, reason: 
 
 
 async def _owed_for_lots(  # noqa: PLR0913 - both books, and how they are read
-    live: Connection, other: Connection, limits: Limits, found: Corrections, as_of: datetime, *, whole: bool
-) -> Owed:
-    owed: Owed = {}
-    async with aclosing(merged(_OF_LOTS, live, other, limits)) as pairs:
+    live: Connection, other: Connection, limits: CommonRange, found: Corrections, as_of: datetime, *, whole: bool
+) -> OwedCredits:
+    owed: OwedCredits = {}
+    async with aclosing(joined_lines(_OF_LOTS, live, other, limits)) as pairs:
         async for mine, theirs in pairs:
             if not (credits_ := owed_for(_state_of(mine), _state_of(theirs), as_of, whole=whole)):
                 continue
@@ -167,9 +167,9 @@ async def _owed_for_lots(  # noqa: PLR0913 - both books, and how they are read
     return owed
 
 
-async def _owed_for_sends(live: Connection, other: Connection, limits: Limits, as_of: datetime) -> Owed:
-    owed: Owed = {}
-    async with aclosing(merged(_OF_SENDS, live, other, limits)) as pairs:
+async def _owed_for_sends(live: Connection, other: Connection, limits: CommonRange, as_of: datetime) -> OwedCredits:
+    owed: OwedCredits = {}
+    async with aclosing(joined_lines(_OF_SENDS, live, other, limits)) as pairs:
         async for mine, theirs in pairs:
             if mine is None or theirs is None or (mine["code"], theirs["code"]) != ("charged", "free"):
                 continue

@@ -8,8 +8,8 @@ from uuid import UUID
 
 from pydantic_core import to_json
 
-from workers.ops.compare.comparison import Comparison, Example, Group
-from workers.ops.compare.out_of_order import DecidedAhead, Outcome
+from workers.ops.compare.comparison import Comparison, DifferenceExample, DifferenceGroup
+from workers.ops.compare.out_of_order import DecidedAhead, OvertakenOutcome
 
 __all__ = ["page_of", "text_of"]
 
@@ -58,7 +58,7 @@ def _groups(comparison: Comparison) -> str:
     return head + "".join(map(_group, comparison.groups)) + "</table>\n"
 
 
-def _group(group: Group) -> str:
+def _group(group: DifferenceGroup) -> str:
     examples = "".join(map(_example, group.examples))
     table = f"<table><tr><th>where</th><th>live</th><th>other</th></tr>{examples}</table>"
     return (
@@ -79,12 +79,12 @@ def _ahead(ahead: DecidedAhead) -> str:
     )
 
 
-def _outcome(outcome: Outcome) -> str:
+def _outcome(outcome: OvertakenOutcome) -> str:
     cells = (outcome.source, ", ".join(outcome.ahead_of), outcome.difference or "the same")
     return f"<tr><td>{_values(outcome.place)}</td>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
 
 
-def _example(example: Example) -> str:
+def _example(example: DifferenceExample) -> str:
     cells = "".join(f"<td>{_values(each)}</td>" for each in (example.place, example.before, example.after))
     return f"<tr>{cells}</tr>"
 

@@ -10,10 +10,10 @@ import asyncpg
 from infra.postgres import Connection
 from infra.settings import Settings
 from workers.ops.books.snapshot import open_books
-from workers.ops.compare.out_of_order import WORKERS
-from workers.ops.compare.queries import Section
+from workers.ops.compare.queries import LineKind
+from workers.topology import WORKER_OF
 
-__all__ = ["Limits", "limits_of", "merged", "open_both"]
+__all__ = ["CommonRange", "common_range", "joined_lines", "open_both"]
 
 _QUERY_SECONDS = 3600.0  # they read everything there is
 _PREFETCH = 1000
@@ -21,10 +21,10 @@ _PREFETCH = 1000
 _QUERIES = (
     "set local work_mem = '64MB'; set local enable_nestloop = off; set local idle_in_transaction_session_timeout = 0"
 )
-Lanes = dict[tuple[str, int], int]
+LaneOffsets = dict[tuple[str, int], int]
 
 
-class Limits(NamedTuple):
+class CommonRange(NamedTuple):
     """Which lines both books can have: by lane from one offset to another, and by broker time."""
 
     workers: list[str]
@@ -51,17 +51,19 @@ async def open_both(before: Settings, after: Settings) -> AsyncIterator[tuple[Co
         yield live, other
 
 
-async def limits_of(
+async def common_range(
     live: Connection, other: Connection, since: datetime | None = None, until: datetime | None = None
-) -> Limits:
+) -> CommonRange:
     """Return what both books have read, of the times that are meant."""
     read_live, read_other = await _lanes(live), await _lanes(other)
     plan = await other.fetchval("select plan from operations order by operation limit 1")
-    starts: Lanes = {(span["topic"], span["partition"]): span["start"] for span in plan["partitions"]} if plan else {}
+    starts: LaneOffsets = (
+        {(span["topic"], span["partition"]): span["start"] for span in plan["partitions"]} if plan else {}
+    )
     places = sorted(read_live.keys() | read_other.keys())
     whole = since is None and until is None and not any(starts.values()) and read_live == read_other
-    return Limits(
-        [WORKERS[topic].value for topic, _ in places],
+    return CommonRange(
+        [WORKER_OF[topic].value for topic, _ in places],
         [partition for _, partition in places],
         [starts.get(place, 0) for place in places],
         [min(read_live.get(place, 0), read_other.get(place, 0)) for place in places],
@@ -71,13 +73,13 @@ async def limits_of(
     )
 
 
-async def _lanes(connection: Connection) -> Lanes:
+async def _lanes(connection: Connection) -> LaneOffsets:
     rows = await connection.fetch("select topic, partition, next_offset from lanes where next_offset > 0")
-    return {(row[0], row[1]): row[2] for row in rows if row[0] in WORKERS}
+    return {(row[0], row[1]): row[2] for row in rows if row[0] in WORKER_OF}
 
 
-async def merged(
-    section: Section, live: Connection, other: Connection, limits: Limits
+async def joined_lines(
+    section: LineKind, live: Connection, other: Connection, limits: CommonRange
 ) -> AsyncGenerator[tuple[asyncpg.Record | None, asyncpg.Record | None], None]:
     """Yield the lines of both in the order of their keys: those of one key together."""
     async with aclosing(_lines(section, live, limits)) as left, aclosing(_lines(section, other, limits)) as right:
@@ -93,7 +95,9 @@ async def merged(
                 after = await anext(right, None)
 
 
-async def _lines(section: Section, connection: Connection, limits: Limits) -> AsyncGenerator[asyncpg.Record, None]:
+async def _lines(
+    section: LineKind, connection: Connection, limits: CommonRange
+) -> AsyncGenerator[asyncpg.Record, None]:
     arguments = limits[: section.arguments]
     async for row in connection.cursor(section.sql, *arguments, prefetch=_PREFETCH, timeout=_QUERY_SECONDS):
         yield row

@@ -15,17 +15,22 @@ from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 from infra.postgres import Connection
-from schemas.catalogue import BILLING_EVENTS, CATALOGUE, EXPIRY_TICKS, SEND_REQUESTS
-from workers.ledger.model import Worker
+from workers.topology import TOPIC_OF_GROUP, WORKER_OF
 
-__all__ = ["NAMED", "WORKERS", "DecidedAhead", "Marks", "Origin", "Outcome", "Source", "read_marks"]
+__all__ = [
+    "NAMED",
+    "DecidedAhead",
+    "DifferenceCause",
+    "OvertakenIndex",
+    "OvertakenOutcome",
+    "RecordRef",
+    "read_overtaken_index",
+]
 
 NAMED: Final = 1000  # outcomes that are kept by name: of those that came out otherwise, and of the others
-WORKERS: Final = {SEND_REQUESTS: Worker.SEND, BILLING_EVENTS: Worker.BILLING, EXPIRY_TICKS: Worker.EXPIRY}
-_WORKER_OF: Final = {row.group: WORKERS[row.topic] for row in CATALOGUE if row.group is not None}
 
 
-class Origin(StrEnum):
+class DifferenceCause(StrEnum):
     """What a difference may come from, as far as the order of the lanes goes."""
 
     AHEAD = "decided ahead"
@@ -33,7 +38,7 @@ class Origin(StrEnum):
     ELSEWHERE = ""  # from something else
 
 
-class Source(NamedTuple):
+class RecordRef(NamedTuple):
     """The input record that a line came of."""
 
     worker: str
@@ -42,7 +47,7 @@ class Source(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class OvertakenOutcome:
     """An outcome that the live books decided ahead of other lanes."""
 
     place: Mapping[str, Any]
@@ -57,9 +62,9 @@ class DecidedAhead:
 
     same: int = 0
     different: int = 0
-    outcomes: list[Outcome] = field(default_factory=list)
+    outcomes: list[OvertakenOutcome] = field(default_factory=list)
 
-    def add(self, outcome: Outcome) -> None:
+    def add(self, outcome: OvertakenOutcome) -> None:
         """Count an outcome, and keep it unless there are enough of its kind."""
         if outcome.difference is None:
             self.same += 1
@@ -72,7 +77,7 @@ class DecidedAhead:
 Segments = tuple[list[int], list[tuple[str, ...]]]
 
 
-class Marks:
+class OvertakenIndex:
     """Which records were decided ahead, and which accounts that has touched by now."""
 
     def __init__(self, segments: Mapping[tuple[str, int], Segments]) -> None:
@@ -81,14 +86,14 @@ class Marks:
         self._touched: dict[str | int, datetime] = {}  # account or partition: since when
 
     @classmethod
-    def of(cls, ranges: Iterable[tuple[str, int, int, int, str]]) -> "Marks":
+    def of(cls, ranges: Iterable[tuple[str, int, int, int, str]]) -> "OvertakenIndex":
         """Take ranges of records: worker, partition, first and next offset, and the group that they were ahead of."""
         found: dict[tuple[str, int], list[tuple[int, int, str]]] = defaultdict(list)
         for worker, partition, first, end, name in ranges:
             found[worker, partition].append((first, end, name))
         return cls({place: _segments(each) for place, each in found.items()})
 
-    def ahead_of(self, source: Source) -> tuple[str, ...]:
+    def ahead_of(self, source: RecordRef) -> tuple[str, ...]:
         """Return the groups whose lanes a record was decided ahead of."""
         starts, names = self._segments.get((source.worker, source.partition), ([], []))
         number = bisect_right(starts, source.offset) - 1
@@ -99,16 +104,16 @@ class Marks:
         for owner in owners:
             self._touched[owner] = min(time, self._touched.get(owner, time))
 
-    def origin(self, owner: str | int, time: datetime | None, *, ahead: bool) -> Origin:
+    def origin(self, owner: str | int, time: datetime | None, *, ahead: bool) -> DifferenceCause:
         """Return what a difference may come from; of a state, which has no time, whatever came before it."""
         if ahead:
-            return Origin.AHEAD
+            return DifferenceCause.AHEAD
         since = self._touched.get(owner)
         follows = since is not None and (time is None or time >= since)
-        return Origin.FOLLOWS if follows else Origin.ELSEWHERE
+        return DifferenceCause.FOLLOWS if follows else DifferenceCause.ELSEWHERE
 
 
-async def read_marks(connection: Connection) -> Marks:
+async def read_overtaken_index(connection: Connection) -> OvertakenIndex:
     """Return what the books say was decided ahead.
 
     Raises:
@@ -118,7 +123,9 @@ async def read_marks(connection: Connection) -> Marks:
     rows = await connection.fetch(
         "select consumer_group, partition, first_offset, next_offset, neighbour from decided_ahead"
     )
-    return Marks.of((_WORKER_OF[row[0]].value, *row[1:]) for row in map(tuple, rows) if row[0] in _WORKER_OF)
+    return OvertakenIndex.of(
+        (WORKER_OF[TOPIC_OF_GROUP[row[0]]].value, *row[1:]) for row in map(tuple, rows) if row[0] in TOPIC_OF_GROUP
+    )
 
 
 def _segments(ranges: Iterable[tuple[int, int, str]]) -> Segments:

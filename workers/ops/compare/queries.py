@@ -8,14 +8,14 @@ from typing import Any, Final
 
 import asyncpg
 
-from workers.ledger.model import Worker
-from workers.ops.compare.out_of_order import Source
+from workers.ledger.model import WorkerName
+from workers.ops.compare.out_of_order import RecordRef
 
-__all__ = ["ENTRIES_READ", "SECTIONS", "Section"]
+__all__ = ["ENTRIES_READ", "SECTIONS", "LineKind"]
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
+class LineKind:
     """One kind of line."""
 
     name: str
@@ -32,13 +32,13 @@ class Section:
         """Return a line's key."""
         return () if line is None else tuple(line)[: self.keys]
 
-    def source(self, line: asyncpg.Record) -> Source | None:
+    def source(self, line: asyncpg.Record) -> RecordRef | None:
         """Return the record that a line came of; None of a state, which many records made."""
         match self.name:
             case "entries":
-                return Source(line["worker"], line["source_partition"], line["source_offset"])
+                return RecordRef(line["worker"], line["source_partition"], line["source_offset"])
             case "ticks":
-                return Source(Worker.EXPIRY.value, line["partition"], line["source_offset"])
+                return RecordRef(WorkerName.EXPIRY.value, line["partition"], line["source_offset"])
             case _:
                 return None
 
@@ -130,9 +130,9 @@ _OF_LOTS = (("expires_at",), ("sum_of_entries", "remaining"), ("open", "freed", 
 _OF_ACCOUNTS = (("level",), ("paid_from", "paid", "paid_before"), ("sequence",))
 
 SECTIONS: Final = (
-    Section("entries", "entry", 7, ("account_id", "request_id"), "code", False, 6, _OF_ENTRIES, _ENTRIES),
-    Section("lots", "lot", 3, ("account_id", "request_id", "granted_at"), "origin", False, 7, _OF_LOTS, _LOTS),
-    Section("ticks", "tick", 3, ("partition", "request_id"), "code", False, 6, (("lots", "credits"),), _TICKS),
-    Section("subscriptions", "subscription", 2, ("account_id", "subscription_id"), "", True, 0, (), _SUBSCRIPTIONS),
-    Section("accounts", "account", 1, ("account_id",), "", True, 0, _OF_ACCOUNTS, _ACCOUNTS),
+    LineKind("entries", "entry", 7, ("account_id", "request_id"), "code", False, 6, _OF_ENTRIES, _ENTRIES),
+    LineKind("lots", "lot", 3, ("account_id", "request_id", "granted_at"), "origin", False, 7, _OF_LOTS, _LOTS),
+    LineKind("ticks", "tick", 3, ("partition", "request_id"), "code", False, 6, (("lots", "credits"),), _TICKS),
+    LineKind("subscriptions", "subscription", 2, ("account_id", "subscription_id"), "", True, 0, (), _SUBSCRIPTIONS),
+    LineKind("accounts", "account", 1, ("account_id",), "", True, 0, _OF_ACCOUNTS, _ACCOUNTS),
 )

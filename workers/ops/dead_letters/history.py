@@ -17,27 +17,34 @@ from infra.postgres import Connection, connect_database
 from infra.settings import Settings
 from schemas.catalogue import EXPIRY_TICKS, INPUT_TOPICS, Undecodable, decode, fingerprint
 from schemas.envelope import Event
-from workers.ops.dead_letters.letters import ALL, DeadLetter, Found, NoSuchDeadLetterError, Selection, list_dead_letters
+from workers.ops.dead_letters.letters import (
+    ALL,
+    DeadLetter,
+    FoundLetters,
+    LetterFilter,
+    NoSuchDeadLetterError,
+    list_dead_letters,
+)
 
 __all__ = [
-    "Answer",
-    "Fate",
-    "Place",
-    "Sending",
-    "Told",
+    "DeadLetterReport",
+    "LetterHistory",
+    "LetterKey",
+    "Redrive",
+    "StoredAnswer",
     "event_of",
-    "fates_of",
-    "place_of",
+    "histories_of",
+    "key_of",
     "read_answers",
-    "read_sendings",
-    "show_dead_letter",
-    "tell_dead_letters",
+    "read_redrives",
+    "report_dead_letter",
+    "report_dead_letters",
 ]
 
-Place = tuple[int, int, UUID | None]  # partition, offset and id of a letter
+LetterKey = tuple[int, int, UUID | None]  # partition, offset and id of a letter
 
 
-class Sending(NamedTuple):
+class Redrive(NamedTuple):
     """One time that a message was sent back."""
 
     operation: int
@@ -48,7 +55,7 @@ class Sending(NamedTuple):
     at: datetime
 
 
-class Answer(NamedTuple):
+class StoredAnswer(NamedTuple):
     """What the books answered to the request that a letter's message makes."""
 
     code: str
@@ -57,19 +64,19 @@ class Answer(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Fate:
+class LetterHistory:
     """All that became of one letter."""
 
-    sendings: Sequence[Sending] = ()
-    answer: Answer | None = None
+    sendings: Sequence[Redrive] = ()
+    answer: StoredAnswer | None = None
     again: str | None = None  # the letter that its message became when it was sent back last
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class DeadLetterReport:
     """Dead letters and what became of them, the newest first, and how many there are in all."""
 
-    letters: list[tuple[DeadLetter, Fate | None]]
+    letters: list[tuple[DeadLetter, LetterHistory | None]]
     counts: Counter[tuple[str, str]]  # by topic and reason
     silent: str | None  # why the books could not be asked
 
@@ -82,7 +89,7 @@ class Told:
         return rows
 
 
-def _json(fate: Fate) -> dict[str, Any]:
+def _json(fate: LetterHistory) -> dict[str, Any]:
     return {
         "redriven": [each._asdict() for each in fate.sendings],
         "answer": None if fate.answer is None else fate.answer._asdict(),
@@ -90,7 +97,7 @@ def _json(fate: Fate) -> dict[str, Any]:
     }
 
 
-def place_of(letter: DeadLetter) -> Place:
+def key_of(letter: DeadLetter) -> LetterKey:
     """Return what tells a letter from all others, also of a topic that is made anew."""
     return letter.partition, letter.offset, letter.id
 
@@ -108,7 +115,7 @@ def event_of(letter: DeadLetter) -> Event | Undecodable | None:
         return problem
 
 
-async def read_sendings(connection: Connection) -> dict[Place, list[Sending]]:
+async def read_redrives(connection: Connection) -> dict[LetterKey, list[Redrive]]:
     """Return all that was ever sent back, by letter, the oldest first."""
     rows = await connection.fetch(
         "select letter_partition, letter_offset, letter, r.operation, o.actor, r.topic, r.partition, r.sent_offset,"
@@ -117,7 +124,7 @@ async def read_sendings(connection: Connection) -> dict[Place, list[Sending]]:
     )
     sendings = defaultdict(list)
     for partition, offset, letter, *sending in map(tuple, rows):
-        sendings[partition, offset, letter].append(Sending(*sending))
+        sendings[partition, offset, letter].append(Redrive(*sending))
     return dict(sendings)
 
 
@@ -137,21 +144,21 @@ where j.fingerprint = u.fingerprint
 """
 
 
-async def read_answers(connection: Connection, events: Sequence[tuple[str, int, Event]]) -> list[Answer | None]:
+async def read_answers(connection: Connection, events: Sequence[tuple[str, int, Event]]) -> list[StoredAnswer | None]:
     """Return for each (topic, partition, event) what the books answered to this very request, None for not yet.
 
     The same id with another body is another request: it would be answered as a conflict.
     """
     ticks = [event.id for topic, _, event in events if topic == EXPIRY_TICKS]
     requests = [event for topic, _, event in events if topic != EXPIRY_TICKS]
-    found: dict[tuple[str | int, UUID, int], Answer] = {}
+    found: dict[tuple[str | int, UUID, int], StoredAnswer] = {}
     if ticks:
         rows = await connection.fetch(
             "select partition, request_id, fingerprint, code, as_of from ticks"
             " where request_id = any($1) and code <> 'booking'",
             ticks,
         )
-        found |= {(row[0], row[1], row[2]): Answer(row[3], row[4], None) for row in rows}
+        found |= {(row[0], row[1], row[2]): StoredAnswer(row[3], row[4], None) for row in rows}
     if requests:
         rows = await connection.fetch(
             _ANSWERS,
@@ -159,16 +166,16 @@ async def read_answers(connection: Connection, events: Sequence[tuple[str, int, 
             [event.id for event in requests],
             [fingerprint(event) for event in requests],
         )
-        found |= {(row[0], row[1], row[2]): Answer(row[3], row[4], row[5]) for row in rows}
+        found |= {(row[0], row[1], row[2]): StoredAnswer(row[3], row[4], row[5]) for row in rows}
     return [
         found.get((partition if topic == EXPIRY_TICKS else event.subject or "", event.id, fingerprint(event)))
         for topic, partition, event in events
     ]
 
 
-async def tell_dead_letters(
-    settings: Settings, selection: Selection = ALL, last: int | None = None, operation: int | None = None
-) -> Told:
+async def report_dead_letters(
+    settings: Settings, selection: LetterFilter = ALL, last: int | None = None, operation: int | None = None
+) -> DeadLetterReport:
     """Return the newest dead letters that are meant, with what became of each.
 
     Args:
@@ -183,21 +190,21 @@ async def tell_dead_letters(
 
     """
     async with _books(settings) as (connection, silent):
-        sendings = await read_sendings(connection) if connection is not None else {}
+        sendings = await read_redrives(connection) if connection is not None else {}
 
         def is_meant(letter: DeadLetter) -> bool:
-            sent = sendings.get(place_of(letter), ())
+            sent = sendings.get(key_of(letter), ())
             return selection.wants(letter) and (operation is None or operation in {each.operation for each in sent})
 
         copies = {(each.topic, each.partition, each.offset) for sent in sendings.values() for each in sent}
         found = await list_dead_letters(settings, selection, last, is_meant, copies)
         if connection is None:
-            return Told([(letter, None) for letter in found.letters], found.counts, silent)
-        fates = await fates_of(connection, found, sendings)
-    return Told(list(zip(found.letters, fates, strict=True)), found.counts, None)
+            return DeadLetterReport([(letter, None) for letter in found.letters], found.counts, silent)
+        fates = await histories_of(connection, found, sendings)
+    return DeadLetterReport(list(zip(found.letters, fates, strict=True)), found.counts, None)
 
 
-async def show_dead_letter(settings: Settings, partition: int, offset: int) -> Told:
+async def report_dead_letter(settings: Settings, partition: int, offset: int) -> DeadLetterReport:
     """Return the dead letter at a place, with what became of it.
 
     Raises:
@@ -206,7 +213,7 @@ async def show_dead_letter(settings: Settings, partition: int, offset: int) -> T
         KafkaError: when the cluster cannot be reached.
 
     """
-    told = await tell_dead_letters(settings, Selection(partition=partition, offset=offset))
+    told = await report_dead_letters(settings, LetterFilter(partition=partition, offset=offset))
     if not told.letters:
         text = f"there is no dead letter at {partition}/{offset}: see `inmail dead-letters list`"
         raise NoSuchDeadLetterError(text)
@@ -231,16 +238,18 @@ async def _books(settings: Settings) -> AsyncIterator[tuple[Connection | None, s
         await connection.close()
 
 
-async def fates_of(connection: Connection, found: Found, sendings: Mapping[Place, Sequence[Sending]]) -> list[Fate]:
+async def histories_of(
+    connection: Connection, found: FoundLetters, sendings: Mapping[LetterKey, Sequence[Redrive]]
+) -> list[LetterHistory]:
     """Return what became of each of the letters that were found, given all that was ever sent back."""
     decodable = {}
     for letter in found.letters:
         if isinstance(event := event_of(letter), Event):
-            decodable[place_of(letter)] = (letter.origin_topic, letter.origin_partition, event)
+            decodable[key_of(letter)] = (letter.origin_topic, letter.origin_partition, event)
     answers = dict(zip(decodable, await read_answers(connection, list(decodable.values())), strict=True))
     fates = []
     for letter in found.letters:
-        sent = tuple(sendings.get(place_of(letter), ()))
+        sent = tuple(sendings.get(key_of(letter), ()))
         copies = [found.copies.get((each.topic, each.partition, each.offset)) for each in sent]
-        fates.append(Fate(sent, answers.get(place_of(letter)), next(filter(None, reversed(copies)), None)))
+        fates.append(LetterHistory(sent, answers.get(key_of(letter)), next(filter(None, reversed(copies)), None)))
     return fates

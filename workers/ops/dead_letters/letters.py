@@ -24,9 +24,9 @@ __all__ = [
     "ALL",
     "UNREADABLE",
     "DeadLetter",
-    "Found",
+    "FoundLetters",
+    "LetterFilter",
     "NoSuchDeadLetterError",
-    "Selection",
     "find_dead_letters",
     "letter_of",
     "list_dead_letters",
@@ -70,7 +70,7 @@ class DeadLetter:
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class LetterFilter:
     """Which dead letters are meant. What is None is not asked for."""
 
     reason: DeadLetterReason | None = None
@@ -105,19 +105,19 @@ class Selection:
         }
 
 
-ALL = Selection()
+ALL = LetterFilter()
 
 
-Origin = tuple[str, int, int | None]  # topic, partition and offset of a message
+MessagePosition = tuple[str, int, int | None]  # topic, partition and offset of a message
 
 
 @dataclass(slots=True)
-class Found:
+class FoundLetters:
     """Dead letters that were found: the newest, newest first, and how many there are of each topic and reason."""
 
     letters: list[DeadLetter] = field(default_factory=list)
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
-    copies: dict[Origin, str] = field(default_factory=dict)  # where the letters of certain messages are
+    copies: dict[MessagePosition, str] = field(default_factory=dict)  # where the letters of certain messages are
 
 
 async def find_dead_letters(
@@ -146,11 +146,11 @@ async def find_dead_letters(
 
 async def list_dead_letters(
     settings: Settings,
-    selection: Selection = ALL,
+    selection: LetterFilter = ALL,
     last: int | None = None,
     is_meant: Callable[[DeadLetter], bool] | None = None,
-    copies: Collection[Origin] = (),
-) -> Found:
+    copies: Collection[MessagePosition] = (),
+) -> FoundLetters:
     """Return the newest dead letters of those that are meant, and how many there are in all.
 
     Args:
@@ -165,7 +165,7 @@ async def list_dead_letters(
         KafkaError: when the cluster cannot be reached.
 
     """
-    found = Found()
+    found = FoundLetters()
     is_meant = is_meant or selection.wants
     newest: list[tuple[datetime, int, int, DeadLetter]] = []
     async with aclosing(find_dead_letters(settings, selection.partition, selection.offset or 0)) as letters:

@@ -11,7 +11,7 @@ is unknown: what an operation broke off over is in doubt, and is sent again by t
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
-from typing import Any, NamedTuple
+from typing import Any
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import BrokerResponseError, KafkaTimeoutError, OutOfOrderSequenceNumber
@@ -22,11 +22,11 @@ from infra.kafka.clients import create_producer
 from infra.rate_limit import Pace
 from infra.settings import Settings
 from workers.jobs.dead_letters import LETTER_HEADER
-from workers.ops.dead_letters.letters import Selection
-from workers.ops.dead_letters.redrive_plan import Options, Plan, Verdict, verdicts
-from workers.ops.operations import Intent, Running, recorded
+from workers.ops.dead_letters.letters import LetterFilter
+from workers.ops.dead_letters.redrive_plan import RedriveDecision, RedriveOptions, RedrivePlan, decide_redrives
+from workers.ops.operations import Intent, OngoingOperation, Operator, recorded
 
-__all__ = ["LETTER_HEADER", "OPERATION_HEADER", "VERB", "Who", "redrive"]
+__all__ = ["LETTER_HEADER", "OPERATION_HEADER", "VERB", "redrive"]
 
 VERB = "redrive"
 OPERATION_HEADER = "inmail-redrive-operation"
@@ -48,26 +48,19 @@ _WITHDRAW = """
 delete from redriven where letter_partition = $1 and letter_offset = $2 and letter = $3 and operation = $4
 """
 
-Handed = tuple[Verdict, "asyncio.Future[RecordMetadata]"]
-
-
-class Who(NamedTuple):
-    """Who redrives, and why."""
-
-    actor: str
-    reason: str
+SentLetter = tuple[RedriveDecision, "asyncio.Future[RecordMetadata]"]
 
 
 async def redrive(  # noqa: PLR0913 - what, how and by whom, and how to stop it
     settings: Settings,
-    selection: Selection,
-    options: Options,
-    plan: Plan,
+    selection: LetterFilter,
+    options: RedriveOptions,
+    plan: RedrivePlan,
     *,
-    who: Who,
+    who: Operator,
     stop: asyncio.Event,
     progress: Callable[[int], None] = lambda _: None,
-) -> Running:
+) -> OngoingOperation:
     """Send back what a plan names, unless something became of it meanwhile; return the operation and its result.
 
     Args:
@@ -86,10 +79,10 @@ async def redrive(  # noqa: PLR0913 - what, how and by whom, and how to stop it
     """
     arguments = {"selection": selection.summary(), **{name: getattr(options, name) for name in options.__slots__}}
     async with recorded(settings, Intent(VERB, *who, arguments, plan.summary())) as operation:
-        sender = _Sender(settings, operation, options.rate, stop)
+        sender = _RedriveSender(settings, operation, options.rate, stop)
         try:
             await sender.renew()
-            judged = verdicts(settings, operation.connection, selection, options, plan.places)
+            judged = decide_redrives(settings, operation.connection, selection, options, plan.places)
             async with aclosing(judged) as batches:
                 async for batch in batches:
                     await sender.send_all(batch, progress)
@@ -101,10 +94,10 @@ async def redrive(  # noqa: PLR0913 - what, how and by whom, and how to stop it
     return operation
 
 
-class _Sender:
+class _RedriveSender:
     """Sends at a rate, and keeps the record."""
 
-    def __init__(self, settings: Settings, operation: Running, rate: float, stop: asyncio.Event) -> None:
+    def __init__(self, settings: Settings, operation: OngoingOperation, rate: float, stop: asyncio.Event) -> None:
         self._settings = settings
         self._producer: AIOKafkaProducer | None = None
         self._operation = operation
@@ -125,7 +118,7 @@ class _Sender:
         if self._producer is not None:
             await asyncio.wait([asyncio.ensure_future(self._producer.stop())], timeout=_STOP_SECONDS)
 
-    async def send_all(self, batch: Sequence[Verdict], progress: Callable[[int], None]) -> None:
+    async def send_all(self, batch: Sequence[RedriveDecision], progress: Callable[[int], None]) -> None:
         """Send what is to be sent of a batch, until asked to stop."""
         for verdict in batch:
             if verdict.refusal is not None:  # something became of it since the plan was made
@@ -146,7 +139,7 @@ class _Sender:
         not_sent[why] = not_sent.get(why, 0) + 1
         self.dealt_with += 1
 
-    async def _send(self, chunk: Sequence[Verdict]) -> None:
+    async def _send(self, chunk: Sequence[RedriveDecision]) -> None:
         await self._intend(chunk)
         unsent = chunk
         while unsent:
@@ -169,10 +162,10 @@ class _Sender:
             told.cancel()
             stopped.cancel()
 
-    async def _hand_over(self, chunk: Sequence[Verdict]) -> tuple[list[Handed], list[Verdict]]:
+    async def _hand_over(self, chunk: Sequence[RedriveDecision]) -> tuple[list[SentLetter], list[RedriveDecision]]:
         """Give messages to the producer, one after another in time; return also those that there was no time for."""
         assert self._producer is not None  # noqa: S101 - renewed before anything is sent
-        deliveries: list[Handed] = []
+        deliveries: list[SentLetter] = []
         for number, verdict in enumerate(chunk):
             if await self._pace.stopped():
                 return deliveries, list(chunk[number:])
@@ -196,11 +189,13 @@ class _Sender:
             deliveries.append((verdict, delivery))
         return deliveries, []
 
-    async def _intend(self, chunk: Sequence[Verdict]) -> None:
+    async def _intend(self, chunk: Sequence[RedriveDecision]) -> None:
         rows = [(*self._key(each), each.letter.origin_topic, each.partition, utc_now()) for each in chunk]
         await self._operation.connection.executemany(_INTEND, rows)
 
-    async def _record(self, deliveries: Sequence[Handed], never: list[Verdict]) -> tuple[list[Verdict], bool]:
+    async def _record(
+        self, deliveries: Sequence[SentLetter], never: list[RedriveDecision]
+    ) -> tuple[list[RedriveDecision], bool]:
         """Write down what the broker said of each message; raise what leaves one in doubt.
 
         Returns those that stood behind one that was refused, which are to be sent again, and whether one was.
@@ -231,5 +226,5 @@ class _Sender:
             raise KafkaTimeoutError(f"{late} of the messages were not acknowledged in time: the same command goes on")
         return behind, bool(refused)
 
-    def _key(self, verdict: Verdict) -> tuple[Any, ...]:
+    def _key(self, verdict: RedriveDecision) -> tuple[Any, ...]:
         return verdict.letter.partition, verdict.letter.offset, verdict.letter.id, self._operation.number

@@ -19,10 +19,10 @@ from schemas.catalogue import INPUT_TOPICS, Undecodable
 from schemas.envelope import Event
 from workers.jobs.billing import unknown_plan
 from workers.ledger.plans import Catalogue, load_catalogue
-from workers.ops.dead_letters.history import Place, Sending, event_of, place_of, read_answers, read_sendings
-from workers.ops.dead_letters.letters import UNREADABLE, DeadLetter, Selection, find_dead_letters
+from workers.ops.dead_letters.history import LetterKey, Redrive, event_of, key_of, read_answers, read_redrives
+from workers.ops.dead_letters.letters import UNREADABLE, DeadLetter, LetterFilter, find_dead_letters
 
-__all__ = ["RATES", "REFUSALS", "Judge", "Options", "Plan", "Verdict", "plan_redrive"]
+__all__ = ["RATES", "REFUSALS", "RedriveDecision", "RedriveOptions", "RedrivePlan", "RedrivePlanner", "plan_redrive"]
 
 RATES: Final = (0.01, 5000.0)  # messages a second that may be asked for, whoever asks
 _TOGETHER = 500
@@ -46,7 +46,7 @@ REFUSALS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class RedriveOptions:
     """How a redrive is to be done."""
 
     rate: float = 100.0  # messages a second
@@ -55,7 +55,7 @@ class Options:
     anyway: bool = False  # also what would be set aside again
 
 
-class Verdict(NamedTuple):
+class RedriveDecision(NamedTuple):
     """What is to be done with one letter's message."""
 
     letter: DeadLetter
@@ -65,14 +65,14 @@ class Verdict(NamedTuple):
 
 
 @dataclass(slots=True)
-class Plan:
+class RedrivePlan:
     """What would be sent back, and what would not."""
 
     rate: float
     letters: Counter[tuple[str, str]] = field(default_factory=Counter)  # to send, by topic and reason
     refused: Counter[str] = field(default_factory=Counter)  # not to send, by why
     in_doubt: int = 0
-    places: set[Place] = field(default_factory=set)
+    places: set[LetterKey] = field(default_factory=set)
 
     @property
     def count(self) -> int:
@@ -99,32 +99,32 @@ class Plan:
         }
 
 
-class Judge:
+class RedrivePlanner:
     """Says of dead letters what is to be done with them, by what was sent and decided so far."""
 
     def __init__(
         self,
         catalogue: Catalogue,
         counts: Mapping[str, int],
-        sendings: Mapping[Place, Sequence[Sending]],
-        options: Options,
+        sendings: Mapping[LetterKey, Sequence[Redrive]],
+        options: RedriveOptions,
     ) -> None:
         self._catalogue = catalogue
         self._counts = counts
         self._sendings = sendings
         self._options = options
 
-    async def judge(self, connection: Connection, letters: Sequence[DeadLetter]) -> list[Verdict]:
+    async def judge(self, connection: Connection, letters: Sequence[DeadLetter]) -> list[RedriveDecision]:
         """Return a verdict on each letter, in order."""
-        events = {place_of(each): event_of(each) for each in letters}
-        decodable = [each for each in letters if isinstance(events[place_of(each)], Event)]
-        asked = [(each.origin_topic, each.origin_partition, events[place_of(each)]) for each in decodable]
+        events = {key_of(each): event_of(each) for each in letters}
+        decodable = [each for each in letters if isinstance(events[key_of(each)], Event)]
+        asked = [(each.origin_topic, each.origin_partition, events[key_of(each)]) for each in decodable]
         answers = await read_answers(connection, asked)  # type: ignore[arg-type] # those that are events
-        answered = {place_of(each) for each, answer in zip(decodable, answers, strict=True) if answer is not None}
-        return [self._verdict(each, events[place_of(each)], place_of(each) in answered) for each in letters]
+        answered = {key_of(each) for each, answer in zip(decodable, answers, strict=True) if answer is not None}
+        return [self._verdict(each, events[key_of(each)], key_of(each) in answered) for each in letters]
 
-    def _verdict(self, letter: DeadLetter, event: Event | Undecodable | None, answered: bool) -> Verdict:  # noqa: FBT001
-        sent = self._sendings.get(place_of(letter), ())
+    def _verdict(self, letter: DeadLetter, event: Event | Undecodable | None, answered: bool) -> RedriveDecision:  # noqa: FBT001
+        sent = self._sendings.get(key_of(letter), ())
         partition = self._partition(letter)
         in_doubt = bool(sent) and all(each.offset is None for each in sent)
         refusal = None
@@ -140,7 +140,7 @@ class Judge:
             refusal = ANSWERED
         elif not self._options.anyway and self._would_refuse(event):
             refusal = REFUSED_AGAIN
-        return Verdict(letter, -1 if partition is None else partition, refusal, in_doubt)
+        return RedriveDecision(letter, -1 if partition is None else partition, refusal, in_doubt)
 
     def _partition(self, letter: DeadLetter) -> int | None:
         """Return where a message goes: to the partition it was read from, not to the one its key would choose.
@@ -157,7 +157,7 @@ class Judge:
         return not isinstance(event, Event) or unknown_plan(event, self._catalogue) is not None
 
 
-async def plan_redrive(settings: Settings, selection: Selection, options: Options) -> Plan:
+async def plan_redrive(settings: Settings, selection: LetterFilter, options: RedriveOptions) -> RedrivePlan:
     """Return what a redrive would do, without doing it.
 
     Raises:
@@ -166,10 +166,10 @@ async def plan_redrive(settings: Settings, selection: Selection, options: Option
         KafkaError, OSError, asyncpg.PostgresError: when Kafka or Postgres cannot be reached or refuses.
 
     """
-    plan = Plan(options.rate)
+    plan = RedrivePlan(options.rate)
     connection = await connect_database(settings)
     try:
-        async with aclosing(verdicts(settings, connection, selection, options)) as judged:
+        async with aclosing(decide_redrives(settings, connection, selection, options)) as judged:
             async for batch in judged:
                 for verdict in batch:
                     if verdict.refusal is not None:
@@ -177,19 +177,19 @@ async def plan_redrive(settings: Settings, selection: Selection, options: Option
                     elif options.limit is None or plan.count < options.limit:
                         plan.letters[verdict.letter.origin_topic, verdict.letter.reason] += 1
                         plan.in_doubt += verdict.in_doubt
-                        plan.places.add(place_of(verdict.letter))
+                        plan.places.add(key_of(verdict.letter))
     finally:
         await connection.close()
     return plan
 
 
-async def verdicts(
+async def decide_redrives(
     settings: Settings,
     connection: Connection,
-    selection: Selection,
-    options: Options,
-    places: set[Place] | None = None,
-) -> AsyncGenerator[list[Verdict], None]:
+    selection: LetterFilter,
+    options: RedriveOptions,
+    places: set[LetterKey] | None = None,
+) -> AsyncGenerator[list[RedriveDecision], None]:
     """Yield verdicts on the letters that are meant, each partition's in order, some at a time.
 
     Args:
@@ -202,11 +202,11 @@ async def verdicts(
     """
     catalogue = load_catalogue(settings.plans_file)
     counts = await partition_counts(settings, INPUT_TOPICS)
-    judge = Judge(catalogue, counts, await read_sendings(connection), options)
+    judge = RedrivePlanner(catalogue, counts, await read_redrives(connection), options)
     together: list[DeadLetter] = []
     async with aclosing(find_dead_letters(settings, selection.partition, selection.offset or 0)) as letters:
         async for letter in letters:
-            if selection.wants(letter) and (places is None or place_of(letter) in places):
+            if selection.wants(letter) and (places is None or key_of(letter) in places):
                 together.append(letter)
             if len(together) >= _TOGETHER:
                 yield await judge.judge(connection, together)

@@ -11,16 +11,16 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaTimeoutError
 from aiokafka.structs import ConsumerRecord
 
-from workers.jobs.decoding import time_of
-from workers.topology import turn
+from workers.jobs.decoding import decision_time
+from workers.topology import sort_key
 
-__all__ = ["Source", "Timed", "read_merged"]
+__all__ = ["PartitionCursor", "TimedRecord", "read_in_time_order"]
 
 _POLL_MILLISECONDS = 250
 _STALLED_SECONDS = 30.0
 
 
-class Timed(NamedTuple):
+class TimedRecord(NamedTuple):
     """A record, and what it is decided as of."""
 
     record: ConsumerRecord
@@ -28,7 +28,7 @@ class Timed(NamedTuple):
 
 
 @dataclass(slots=True)
-class Source:
+class PartitionCursor:
     """What is to be read of one partition: the offsets [position, end), of times before `until`."""
 
     place: TopicPartition
@@ -36,7 +36,7 @@ class Source:
     end: int
     as_of: datetime  # the latest broker time before the position; then that of the last record fetched
     until: datetime | None = None
-    waiting: deque[Timed] = field(default_factory=deque)  # fetched and not given out yet
+    waiting: deque[TimedRecord] = field(default_factory=deque)  # fetched and not given out yet
 
     @property
     def is_fetched(self) -> bool:
@@ -48,19 +48,21 @@ class Source:
         for record in records:
             if record.offset >= self.end:
                 break
-            self.as_of = time_of(record, self.as_of)
+            self.as_of = decision_time(record, self.as_of)
             if self.until is not None and self.as_of >= self.until:  # time never runs back: nor does any after it
                 position = self.end
                 break
-            self.waiting.append(Timed(record, self.as_of))
+            self.waiting.append(TimedRecord(record, self.as_of))
         self.position = max(self.position, position)
 
     def next_turn(self) -> tuple[datetime, int]:
         """Return when it is the turn of the first record that waits."""
-        return turn(self.place.topic, self.waiting[0].as_of)
+        return sort_key(self.place.topic, self.waiting[0].as_of)
 
 
-async def read_merged(consumer: AIOKafkaConsumer, sources: Sequence[Source]) -> AsyncGenerator[Timed, None]:
+async def read_in_time_order(
+    consumer: AIOKafkaConsumer, sources: Sequence[PartitionCursor]
+) -> AsyncGenerator[TimedRecord, None]:
     """Yield the committed records of some partitions in the one order; a fetch of each is in memory at most.
 
     The consumer is this function's for as long as it runs.
@@ -80,10 +82,10 @@ async def read_merged(consumer: AIOKafkaConsumer, sources: Sequence[Source]) -> 
         reading = [source for source in reading if source.waiting]
         if not reading:
             return
-        yield min(reading, key=Source.next_turn).waiting.popleft()
+        yield min(reading, key=PartitionCursor.next_turn).waiting.popleft()
 
 
-async def _fetch(consumer: AIOKafkaConsumer, sources: Sequence[Source]) -> None:
+async def _fetch(consumer: AIOKafkaConsumer, sources: Sequence[PartitionCursor]) -> None:
     """Fetch until each of them has a record that waits, or is at its end: none can be given out before."""
     clock = asyncio.get_running_loop().time
     moved_at = clock()

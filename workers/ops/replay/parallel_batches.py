@@ -10,22 +10,22 @@ from aiokafka.structs import ConsumerRecord
 
 from workers.jobs.job import Job
 
-__all__ = ["Run", "Runs"]
+__all__ = ["BatchCombiner", "CombinedBatch"]
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class CombinedBatch:
     """Records of one topic to be decided together."""
 
     job: Job
     records: list[ConsumerRecord] = field(default_factory=list)
 
 
-class Runs:
+class BatchCombiner:
     """Deals records, which come in the one order, to runs that give the same when they follow one another."""
 
     def __init__(self) -> None:
-        self.runs: list[Run] = []
+        self.runs: list[CombinedBatch] = []
         self.count = 0  # of records
         self._newest: dict[int, int] = {}  # run of each job that still takes records
         self._last: dict[bytes | None, int] = {}  # run with an account's last record
@@ -37,8 +37,8 @@ class Runs:
         number = self._newest.get(id(job), -1)
         if number < max(self._earliest, self._last.get(record.key, 0)):
             number = self._newest[id(job)] = len(self.runs)
-            self.runs.append(Run(job))
+            self.runs.append(CombinedBatch(job))
         self.runs[number].records.append(record)
         self._last[record.key] = number
-        if job.in_steps:
+        if job.step is not None:
             self._earliest = len(self.runs)

@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
 from math import inf
-from typing import NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
@@ -27,35 +26,28 @@ from workers.jobs.send import SendJob
 from workers.ledger.plans import Catalogue
 from workers.ledger.store import FUNCTIONS
 from workers.ops.compare.comparison import Comparison, compare
-from workers.ops.operations import Intent, Running, recorded
-from workers.ops.replay.merge_topics import Source, read_merged
-from workers.ops.replay.parallel_batches import Runs
-from workers.ops.replay.rebuild_lanes import OtherLanes
-from workers.ops.replay.rebuild_plan import Asked, Plan, target_of
+from workers.ops.operations import Intent, OngoingOperation, Operator, recorded
+from workers.ops.replay.merge_topics import PartitionCursor, read_in_time_order
+from workers.ops.replay.parallel_batches import BatchCombiner
+from workers.ops.replay.rebuild_lanes import TargetLanes
+from workers.ops.replay.rebuild_plan import RebuildPlan, RebuildRequest, target_settings
 
-__all__ = ["Who", "rerun"]
+__all__ = ["Operator", "rebuild"]
 
 SIDE_BY_SIDE = 4  # partitions' numbers: each waits for Kafka and Postgres most of the time
 _NOTE_SECONDS = 1.0
 
 
-class Who(NamedTuple):
-    """Who does it, and why."""
-
-    actor: str
-    reason: str
-
-
-async def rerun(  # noqa: PLR0913 - what, how and by whom, and how to stop it
+async def rebuild(  # noqa: PLR0913 - what, how and by whom, and how to stop it
     settings: Settings,
-    asked: Asked,
-    plan: Plan,
+    asked: RebuildRequest,
+    plan: RebuildPlan,
     *,
-    who: Who,
+    who: Operator,
     stop: asyncio.Event,
     rate: float | None = None,
     progress: Callable[[int], None] = lambda _: None,
-) -> tuple[Running, Comparison | None]:
+) -> tuple[OngoingOperation, Comparison | None]:
     """Decide again what a plan names, and compare the books; return the operation, and what differs if all was read.
 
     Args:
@@ -72,10 +64,10 @@ async def rerun(  # noqa: PLR0913 - what, how and by whom, and how to stop it
         NotSetUpError, KafkaError, OSError, asyncpg.PostgresError: when it cannot go on. The same again goes on.
 
     """
-    target = target_of(settings, asked)
+    target = target_settings(settings, asked)
     intent = Intent(asked.verb, *who, asked.arguments(settings), plan.summary())
     async with recorded(settings, intent) as operation, _other_books(target, asked, intent):
-        await _Rerun(settings, asked, operation, _Pace(rate, stop), progress).read(plan)
+        await _Rebuild(settings, asked, operation, _ReadRate(rate, stop), progress).read(plan)
         operation.stopped = stop.is_set()
         if operation.stopped:
             return operation, None
@@ -85,7 +77,7 @@ async def rerun(  # noqa: PLR0913 - what, how and by whom, and how to stop it
 
 
 @asynccontextmanager
-async def _other_books(target: Settings, asked: Asked, intent: Intent) -> AsyncIterator[None]:
+async def _other_books(target: Settings, asked: RebuildRequest, intent: Intent) -> AsyncIterator[None]:
     """Bring the other books to this version, and note there what they hold."""
     async with _connected(target) as connection:
         if asked.schema is not None:
@@ -119,7 +111,7 @@ def _jobs(catalogue: Catalogue, settings: Settings) -> dict[str, Job]:
     return {job.topic: job for job in jobs}
 
 
-class _Pace:
+class _ReadRate:
     """How fast records may be read, and whether to stop."""
 
     def __init__(self, rate: float | None, stop: asyncio.Event) -> None:
@@ -143,11 +135,16 @@ class _Pace:
         return self._stop.is_set()
 
 
-class _Rerun:
+class _Rebuild:
     """One run: reads, decides, and writes down how far it has come."""
 
     def __init__(
-        self, settings: Settings, asked: Asked, operation: Running, pace: _Pace, progress: Callable[[int], None]
+        self,
+        settings: Settings,
+        asked: RebuildRequest,
+        operation: OngoingOperation,
+        pace: _ReadRate,
+        progress: Callable[[int], None],
     ) -> None:
         first, other = asked.catalogues(settings)
         self._jobs, self._other_jobs = _jobs(first, settings), _jobs(other, settings)
@@ -160,7 +157,7 @@ class _Rerun:
         self._noted_at = 0.0
         operation.result |= {"read": 0, "dead_letters": {}}
 
-    async def read(self, plan: Plan) -> None:
+    async def read(self, plan: RebuildPlan) -> None:
         """Read the partitions' numbers, some side by side, until asked to stop.
 
         They have no account in common; those of a producer that put one into two have no order anyway.
@@ -175,31 +172,34 @@ class _Rerun:
                 task.cancel()
             await asyncio.wait(tasks)
 
-    async def _read_next(self, plan: Plan, left: Iterator[int]) -> None:
+    async def _read_next(self, plan: RebuildPlan, left: Iterator[int]) -> None:
         """Read one number after another of those that nobody has begun."""
-        async with _connected(target_of(self._settings, self._asked)) as connection, reader(self._settings) as consumer:
+        async with (
+            _connected(target_settings(self._settings, self._asked)) as connection,
+            reader(self._settings) as consumer,
+        ):
             for partition in left:
                 sources = plan.sources(partition, self._asked.until)
-                lanes = OtherLanes(connection, partition, sources)
+                lanes = TargetLanes(connection, partition, sources)
                 await lanes.open()
                 if await self._read_partition(consumer, lanes, partition, sources):
                     return
 
     async def _read_partition(
-        self, consumer: AIOKafkaConsumer, lanes: OtherLanes, partition: int, sources: Sequence[Source]
+        self, consumer: AIOKafkaConsumer, lanes: TargetLanes, partition: int, sources: Sequence[PartitionCursor]
     ) -> bool:
         """Decide what is left of a partition's number; tell whether it is time to stop."""
         total = sum(source.end - source.position for source in sources)
         most = self._pace.at_once(self._settings.batch_records)
-        runs = Runs()
-        async with aclosing(read_merged(consumer, sources)) as records:
+        runs = BatchCombiner()
+        async with aclosing(read_in_time_order(consumer, sources)) as records:
             async for record, as_of in records:
                 runs.add(self._job(record.topic, as_of), record)
                 if runs.count >= most:
                     await self._note(partition, runs.count, await lanes.store(runs.runs))
                     if await self._pace.stops(runs.count):
                         return True
-                    runs = Runs()
+                    runs = BatchCombiner()
         ends = {source.place.topic: (source.end, source.as_of) for source in sources}
         await self._note(partition, runs.count, await lanes.store(runs.runs, ends))
         # Markers of transactions count too, and what came too late to be meant.

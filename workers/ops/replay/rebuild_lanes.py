@@ -7,30 +7,30 @@ from datetime import datetime
 import asyncpg
 
 from infra.postgres import Connection, is_refusal
-from workers.jobs.bisection import decide_apart
-from workers.jobs.decoding import sort_records
+from workers.jobs.bisection import decide_bisected
+from workers.jobs.decoding import decode_records
 from workers.jobs.job import Batch, Decision, Job
 from workers.ops.operations import RefusedError
-from workers.ops.replay.merge_topics import Source
-from workers.ops.replay.parallel_batches import Run
-from workers.ops.replay.rebuild_plan import GROUPS
+from workers.ops.replay.merge_topics import PartitionCursor
+from workers.ops.replay.parallel_batches import CombinedBatch
+from workers.topology import GROUP_OF
 
-__all__ = ["Ends", "OtherLanes"]
+__all__ = ["ReadPositions", "TargetLanes"]
 
 _ATTEMPTS = 5
 
 Decide = Callable[[Job, Connection, Batch], Awaitable[Decision]]
-Ends = dict[str, tuple[int, datetime]]  # by topic: offset and time up to which it is read
+ReadPositions = dict[str, tuple[int, datetime]]  # by topic: offset and time up to which it is read
 
 
 async def _decide(job: Job, connection: Connection, batch: Batch) -> Decision:
     return await job.decide(connection, batch)
 
 
-class OtherLanes:
+class TargetLanes:
     """The three lanes of a partition's number in the other books."""
 
-    def __init__(self, connection: Connection, partition: int, sources: Sequence[Source]) -> None:
+    def __init__(self, connection: Connection, partition: int, sources: Sequence[PartitionCursor]) -> None:
         self._connection = connection
         self._partition = partition
         self._read = {source.place.topic: (source.position, source.as_of) for source in sources}
@@ -40,10 +40,10 @@ class OtherLanes:
         await self._connection.executemany(
             "insert into lanes (consumer_group, topic, partition, epoch, next_offset, as_of)"
             " values ($1, $2, $3, 1, $4, $5) on conflict do nothing",
-            [(GROUPS[topic], topic, self._partition, *read) for topic, read in self._read.items()],
+            [(GROUP_OF[topic], topic, self._partition, *read) for topic, read in self._read.items()],
         )
 
-    async def store(self, runs: Sequence[Run], ends: Ends | None = None) -> Counter[str]:
+    async def store(self, runs: Sequence[CombinedBatch], ends: ReadPositions | None = None) -> Counter[str]:
         """Decide in one transaction, in parts where the database refuses it whole, and move the lanes behind it.
 
         Args:
@@ -67,23 +67,23 @@ class OtherLanes:
                     raise
         raise AssertionError  # one of the attempts returned or raised
 
-    async def _store_whole_or_apart(self, runs: Sequence[Run], ends: Ends) -> Counter[str]:
+    async def _store_whole_or_apart(self, runs: Sequence[CombinedBatch], ends: ReadPositions) -> Counter[str]:
         try:
             return await self._store(runs, _decide, ends)
         except asyncpg.PostgresError as error:
             if not is_refusal(error):
                 raise
-            return await self._store(runs, decide_apart, ends)
+            return await self._store(runs, decide_bisected, ends)
 
-    async def _store(self, runs: Sequence[Run], decide: Decide, ends: Ends) -> Counter[str]:
+    async def _store(self, runs: Sequence[CombinedBatch], decide: Decide, ends: ReadPositions) -> Counter[str]:
         read = dict(self._read)
         letters: Counter[str] = Counter()
         async with self._connection.transaction():
             for job, records in ((run.job, run.records) for run in runs):
-                found = sort_records(records, read[job.topic][1])
+                found = decode_records(records, read[job.topic][1])
                 read[job.topic] = (records[-1].offset + 1, found.as_of)
                 batch = Batch(job.topic, self._partition, found.requests)
-                while job.in_steps and await job.step(self._connection, batch):
+                while job.step is not None and await job.step(self._connection, batch):
                     pass  # nobody waits for these accounts
                 decision = await decide(job, self._connection, batch)
                 letters.update(each.reason.value for each in (found.refused | decision.refused).values())
@@ -97,7 +97,7 @@ class OtherLanes:
         moved = await self._connection.execute(
             "update lanes set next_offset = $4, as_of = $5"
             " where consumer_group = $1 and topic = $2 and partition = $3 and next_offset = $6",
-            GROUPS[topic],
+            GROUP_OF[topic],
             topic,
             self._partition,
             next_offset,

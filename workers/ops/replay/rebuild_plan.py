@@ -24,22 +24,20 @@ from infra.kafka.clients import reader
 from infra.kafka.records import partition_counts
 from infra.postgres import Connection, connect_database
 from infra.settings import Settings
-from schemas.catalogue import CATALOGUE
 from workers.ledger.plans import SHIPPED, Catalogue, load_catalogue
 from workers.ops.books.snapshot import open_books
 from workers.ops.operations import RefusedError
-from workers.ops.replay.merge_topics import Source
-from workers.topology import DECIDED
+from workers.ops.replay.merge_topics import PartitionCursor
+from workers.topology import WORKER_OF
 
-__all__ = ["GROUPS", "Asked", "Plan", "database_of", "plan_rerun", "target_of"]
+__all__ = ["RebuildPlan", "RebuildRequest", "database_of", "plan_rebuild", "target_settings"]
 
-GROUPS: Final = {row.topic: row.group for row in CATALOGUE if row.group is not None}
 _SCHEMA: Final = re.compile("(?!pg_)[a-z_][a-z0-9_]{0,62}")
 USUAL_RATE = 1_500  # records a second, for the first estimate of how long it takes
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RebuildRequest:
     """What is to be decided again, and by which rules."""
 
     verb: str
@@ -89,7 +87,7 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class RebuildPlan:
     """What would be read, and into what."""
 
     database: str
@@ -110,10 +108,10 @@ class Plan:
         """How long it takes, about."""
         return self.records / min(rate or USUAL_RATE, USUAL_RATE)
 
-    def sources(self, partition: int, until: datetime | None) -> list[Source]:
+    def sources(self, partition: int, until: datetime | None) -> list[PartitionCursor]:
         """Return what is to be read together."""
         return [
-            Source(TopicPartition(span.topic, partition), span.start, span.end, span.as_of, until)
+            PartitionCursor(TopicPartition(span.topic, partition), span.start, span.end, span.as_of, until)
             for span in self.spans
             if span.partition == partition
         ]
@@ -130,7 +128,7 @@ class Plan:
         }
 
 
-def target_of(settings: Settings, asked: Asked) -> Settings:
+def target_settings(settings: Settings, asked: RebuildRequest) -> Settings:
     """Return the settings with the other books for the books."""
     url = (asked.url or settings.database_url).get_secret_value()
     if asked.schema is not None:
@@ -139,14 +137,14 @@ def target_of(settings: Settings, asked: Asked) -> Settings:
     return settings.model_copy(update={"database_url": SecretStr(url)})
 
 
-def database_of(settings: Settings, asked: Asked) -> str:
+def database_of(settings: Settings, asked: RebuildRequest) -> str:
     """Return where the other books are, without who connects to them and how."""
-    url = PostgresDsn(target_of(settings, asked).database_url.get_secret_value())
+    url = PostgresDsn(target_settings(settings, asked).database_url.get_secret_value())
     hosts = ",".join(f"{host['host'] or ''}:{host['port'] or 5432}" for host in url.hosts())
     return f"{hosts}{url.path or ''}{f' schema {asked.schema}' if asked.schema else ''}"
 
 
-async def plan_rerun(settings: Settings, asked: Asked) -> Plan:
+async def plan_rebuild(settings: Settings, asked: RebuildRequest) -> RebuildPlan:
     """Return what a rerun would do, without doing it: it reads as far as the live books have read.
 
     Raises:
@@ -162,7 +160,7 @@ async def plan_rerun(settings: Settings, asked: Asked) -> Plan:
     async with open_books(settings) as live:
         ends = await _lanes(live)
         begun, read = await _inspect(settings, asked, live)
-    counts = await partition_counts(settings, DECIDED)
+    counts = await partition_counts(settings, WORKER_OF)
     places = [TopicPartition(topic, number) for topic, count in counts.items() for number in range(count)]
     async with reader(settings) as consumer:
         oldest = await consumer.beginning_offsets(places)
@@ -179,7 +177,7 @@ async def plan_rerun(settings: Settings, asked: Asked) -> Plan:
         first, as_of = read.get(place, (firsts[place], EPOCH))
         start = min(max(first, oldest[place]), end)
         spans.append(Span(place.topic, place.partition, start, end, as_of, max(0, start - first)))
-    plan = Plan(database_of(settings, asked), tuple(spans), begun)
+    plan = RebuildPlan(database_of(settings, asked), tuple(spans), begun)
     if plan.lost and not asked.partial:
         worst = max(spans, key=lambda span: span.lost)
         raise RefusedError(
@@ -210,7 +208,7 @@ async def _lanes(connection: Connection) -> dict[TopicPartition, tuple[int, date
 
 
 async def _inspect(
-    settings: Settings, asked: Asked, live: Connection
+    settings: Settings, asked: RebuildRequest, live: Connection
 ) -> tuple[bool, dict[TopicPartition, tuple[int, datetime]]]:
     """Tell whether the other database was begun by the same, and how far its lanes have read.
 
@@ -248,7 +246,7 @@ async def _inspect(
         return own, await _lanes(target)
 
 
-async def _refuse_live(live: Connection, target: Connection, asked: Asked, name: str) -> None:
+async def _refuse_live(live: Connection, target: Connection, asked: RebuildRequest, name: str) -> None:
     """Refuse the live books, by whatever name they were called: a lock taken in their database is held in it."""
     number = secrets.randbits(62)
     await live.execute("select pg_advisory_lock($1)", number)
@@ -265,10 +263,10 @@ async def _refuse_live(live: Connection, target: Connection, asked: Asked, name:
 
 
 @asynccontextmanager
-async def _connected(settings: Settings, asked: Asked) -> AsyncIterator[Connection]:
+async def _connected(settings: Settings, asked: RebuildRequest) -> AsyncIterator[Connection]:
     try:
         async with asyncio.timeout(settings.database_timeout_seconds):
-            connection = await connect_database(target_of(settings, asked))
+            connection = await connect_database(target_settings(settings, asked))
     except asyncpg.InvalidCatalogNameError as error:
         name = database_of(settings, asked)
         raise RefusedError(f"{name}: {error}: make it first, `createdb` does") from error

@@ -12,9 +12,8 @@ from infra.kafka.sender import Outgoing, Sender
 from infra.rate_limit import Pace
 from infra.settings import Settings
 from workers.jobs.job import Message
-from workers.ops.dead_letters.redrive import Who
-from workers.ops.operations import Intent, Running, recorded
-from workers.ops.replay.reemit_plan import VERB, Plan, Position, Selection, arguments_of, pages
+from workers.ops.operations import Intent, OngoingOperation, Operator, recorded
+from workers.ops.replay.reemit_plan import VERB, ReemitPlan, RowFilter, RowPosition, arguments_of, pages
 
 __all__ = ["reemit"]
 
@@ -24,13 +23,13 @@ _NAMED = 20  # of the events that a broker refused
 
 async def reemit(  # noqa: PLR0913 - what, how and by whom, and how to stop it
     settings: Settings,
-    selection: Selection,
-    plan: Plan,
+    selection: RowFilter,
+    plan: ReemitPlan,
     *,
-    who: Who,
+    who: Operator,
     stop: asyncio.Event,
     progress: Callable[[int], None] = lambda _: None,
-) -> Running:
+) -> OngoingOperation:
     """Send what a plan counted; return the operation and its result.
 
     What is booked meanwhile comes along where its account's turn is still to come.
@@ -66,7 +65,7 @@ async def reemit(  # noqa: PLR0913 - what, how and by whom, and how to stop it
 class _Emitter:
     """Sends at a rate, and notes how far it has come."""
 
-    def __init__(self, settings: Settings, operation: Running, plan: Plan, stop: asyncio.Event) -> None:
+    def __init__(self, settings: Settings, operation: OngoingOperation, plan: ReemitPlan, stop: asyncio.Event) -> None:
         self._sender = Sender(settings, f"inmail-{VERB}", self._count, self._refuse)
         self._operation = operation
         self._plan = plan
@@ -86,7 +85,7 @@ class _Emitter:
         """Stop sending."""
         await self._sender.close()
 
-    async def emit(self, page: Sequence[tuple[Position, Message]], progress: Callable[[int], None]) -> None:
+    async def emit(self, page: Sequence[tuple[RowPosition, Message]], progress: Callable[[int], None]) -> None:
         """Send a page, until asked to stop."""
         # A second's worth at most, so that the note is never far behind.
         size = max(1, min(_TOGETHER, round(self._plan.rate)))
@@ -98,7 +97,7 @@ class _Emitter:
             if self._operation.stopped:
                 return
 
-    async def _send(self, chunk: Sequence[tuple[Position, Message]]) -> None:
+    async def _send(self, chunk: Sequence[tuple[RowPosition, Message]]) -> None:
         self._events = [message for _, message in chunk]
         position = self._position
         for number, (place, message) in enumerate(chunk):

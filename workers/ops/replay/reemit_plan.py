@@ -18,12 +18,12 @@ from infra.settings import Settings
 from schemas.catalogue import CREDIT_EVENTS, SEND_RESULTS, TOPICS
 from workers.jobs.job import Message
 from workers.jobs.result_events import event_of, tick_messages
-from workers.ledger.model import Entry, Tick, Worker
+from workers.ledger.model import Entry, Tick, WorkerName
 from workers.ops.books.balance import UnknownAccountError
 from workers.ops.books.snapshot import open_books
 from workers.ops.operations import RefusedError
 
-__all__ = ["VERB", "Plan", "Position", "Selection", "arguments_of", "pages", "plan_reemit"]
+__all__ = ["VERB", "ReemitPlan", "RowFilter", "RowPosition", "arguments_of", "pages", "plan_reemit"]
 
 VERB = "reemit"
 _PAGE = 500
@@ -34,7 +34,7 @@ JOURNAL: Final = "journal"
 TICKS: Final = "ticks"
 
 
-class Position(NamedTuple):
+class RowPosition(NamedTuple):
     """The row that was sent last: its part of the books, and its key there."""
 
     part: str = JOURNAL
@@ -47,18 +47,18 @@ class Position(NamedTuple):
         return [self.part, self.first, self.second, str(self.third)]
 
 
-_TICKS_BEGIN: Final = Position(TICKS, -1, -1)
+_TICKS_BEGIN: Final = RowPosition(TICKS, -1, -1)
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class RowFilter:
     """Which rows are meant: those that everything given is true of."""
 
     account: str | None = None
     request: UUID | None = None  # what answers it, and what it caused
     after: datetime | None = None  # decided as of then or later
     before: datetime | None = None  # decided as of an earlier time
-    worker: Worker | None = None
+    worker: WorkerName | None = None
     partition: int | None = None  # of the input
     start: int | None = None  # offset of the input
     end: int | None = None  # the first offset that is not meant
@@ -70,14 +70,14 @@ class Selection:
 
 
 @dataclass(slots=True)
-class Plan:
+class ReemitPlan:
     """What would be sent."""
 
     rate: float
     to: str | None  # None: each to the topic it was published to
     partitions: Mapping[str, int]  # how many each topic has that is sent to
     events: Counter[str] = field(default_factory=Counter)  # by topic
-    start: Position = field(default_factory=Position)
+    start: RowPosition = field(default_factory=RowPosition)
     resumes: int | None = None  # the operation that stopped there
     sent_before: int = 0  # by the operations that this one goes on with
 
@@ -104,14 +104,14 @@ class Plan:
         }
 
 
-def arguments_of(selection: Selection, to: str | None) -> dict[str, Any]:
+def arguments_of(selection: RowFilter, to: str | None) -> dict[str, Any]:
     """Return what tells one reemission from another, for JSON: the same again goes on with it."""
     return {"selection": selection.summary(), "to": to}
 
 
 async def plan_reemit(
-    settings: Settings, selection: Selection, to: str | None, rate: float, *, anew: bool = False
-) -> Plan:
+    settings: Settings, selection: RowFilter, to: str | None, rate: float, *, anew: bool = False
+) -> ReemitPlan:
     """Return what a reemission would do, without doing it.
 
     Args:
@@ -128,7 +128,7 @@ async def plan_reemit(
         KafkaError, OSError, asyncpg.PostgresError: when Kafka or Postgres cannot be reached or refuses.
 
     """
-    plan = Plan(rate, to, await _partitions(settings, to))
+    plan = ReemitPlan(rate, to, await _partitions(settings, to))
     async with open_books(settings) as connection:
         if selection.account is not None and not await connection.fetchval(
             "select exists (select from accounts where account_id = $1)", selection.account
@@ -164,7 +164,7 @@ async def _partitions(settings: Settings, to: str | None) -> dict[str, int]:
     return {topic: found[topic] for topic in wanted}
 
 
-async def _go_on(connection: Connection, plan: Plan, arguments: Mapping[str, Any]) -> None:
+async def _go_on(connection: Connection, plan: ReemitPlan, arguments: Mapping[str, Any]) -> None:
     """Take up where the same was stopped, failed, or was killed."""
     row = await connection.fetchrow(
         "select operation, status, result from operations where verb = $1 and arguments = $2"
@@ -175,7 +175,7 @@ async def _go_on(connection: Connection, plan: Plan, arguments: Mapping[str, Any
     if row is None or row["status"] == "done" or "position" not in row["result"]:
         return
     part, first, second, third = row["result"]["position"]
-    plan.start, plan.resumes = Position(part, first, second, UUID(third)), row["operation"]
+    plan.start, plan.resumes = RowPosition(part, first, second, UUID(third)), row["operation"]
     plan.sent_before = row["result"]["sent"] + row["result"]["sent_before"]
 
 
@@ -193,7 +193,7 @@ _AT_ITS_PLACE = """
 """
 
 
-def _conditions(selection: Selection, part: str, position: Position) -> tuple[str, list[Any]]:
+def _conditions(selection: RowFilter, part: str, position: RowPosition) -> tuple[str, list[Any]]:
     """Return what a row of a part has to satisfy, and the values, the position's first."""
     ticks = part == TICKS
     partition = "t.partition" if ticks else "j.source_partition"
@@ -225,11 +225,11 @@ def _conditions(selection: Selection, part: str, position: Position) -> tuple[st
     return " and ".join(texts), values
 
 
-def _has_ticks(selection: Selection) -> bool:
-    return selection.account is None and selection.worker in (None, Worker.EXPIRY)
+def _has_ticks(selection: RowFilter) -> bool:
+    return selection.account is None and selection.worker in (None, WorkerName.EXPIRY)
 
 
-async def _count(connection: Connection, selection: Selection, start: Position) -> Counter[str]:
+async def _count(connection: Connection, selection: RowFilter, start: RowPosition) -> Counter[str]:
     counts: Counter[str] = Counter()
     if start.part == JOURNAL:
         where, values = _conditions(selection, JOURNAL, start)
@@ -253,8 +253,8 @@ async def _count(connection: Connection, selection: Selection, start: Position) 
 
 
 async def pages(
-    connection: Connection, selection: Selection, start: Position
-) -> AsyncGenerator[Sequence[tuple[Position, Message]], None]:
+    connection: Connection, selection: RowFilter, start: RowPosition
+) -> AsyncGenerator[Sequence[tuple[RowPosition, Message]], None]:
     """Yield the events that are meant behind a position, each with its own, some at a time."""
     position = start
     while position.part == JOURNAL:
@@ -267,8 +267,8 @@ async def pages(
         )
         entries = [(row[0], Entry(*row[1:])) for row in map(tuple, rows)]
         if entries:
-            yield [(Position(JOURNAL, each.account, each.sequence), event_of(of, each)) for of, each in entries]
-            position = Position(JOURNAL, entries[-1][1].account, entries[-1][1].sequence)
+            yield [(RowPosition(JOURNAL, each.account, each.sequence), event_of(of, each)) for of, each in entries]
+            position = RowPosition(JOURNAL, entries[-1][1].account, entries[-1][1].sequence)
         if len(entries) < _PAGE:
             position = _TICKS_BEGIN
     while _has_ticks(selection):
@@ -287,5 +287,5 @@ async def pages(
             return
 
 
-def _of_tick(tick: Tick) -> Position:
-    return Position(TICKS, tick.partition, tick.source_offset, tick.request_id)
+def _of_tick(tick: Tick) -> RowPosition:
+    return RowPosition(TICKS, tick.partition, tick.source_offset, tick.request_id)

@@ -12,26 +12,25 @@ from aiokafka import TopicPartition
 from infra.kafka.clients import admin_client, committed_offsets
 from infra.postgres import connect_database
 from infra.settings import Settings
-from workers.ops.dead_letters.redrive import Who
 from workers.ops.group_offsets import set_offsets, wait_until_empty
-from workers.ops.operations import Intent, RefusedError, Running, recorded
-from workers.ops.replay.rewind_plan import Options, Plan, plan_rewind
-from workers.ops.replay.rewind_target import VERB, Target, group_of, topic_of
+from workers.ops.operations import Intent, OngoingOperation, Operator, RefusedError, recorded
+from workers.ops.replay.rewind_plan import RewindOptions, RewindPlan, plan_rewind
+from workers.ops.replay.rewind_target import VERB, RewindTarget, group_of, topic_of
 
 __all__ = ["rewind"]
 
 
 async def rewind(  # noqa: PLR0913 - what, how and by whom, and how to stop it
     settings: Settings,
-    target: Target,
-    options: Options,
-    plan: Plan,
+    target: RewindTarget,
+    options: RewindOptions,
+    plan: RewindPlan,
     *,
-    who: Who,
+    who: Operator,
     stop: asyncio.Event,
     drain_seconds: float,
     tell: Callable[[str], None] = lambda _: None,
-) -> Running:
+) -> OngoingOperation:
     """Set a group's offsets as planned, once it has no members; return the operation and its result.
 
     Its workers go on while they drain, so the plan is made anew after that, for the same offsets.
@@ -67,7 +66,7 @@ async def rewind(  # noqa: PLR0913 - what, how and by whom, and how to stop it
     return operation
 
 
-async def _set(settings: Settings, operation: Running, plan: Plan) -> None:
+async def _set(settings: Settings, operation: OngoingOperation, plan: RewindPlan) -> None:
     """Set the offsets of a plan that was made once the group had no members."""
     if plan.refusal is not None or (plan.members and plan.moves):
         raise RefusedError(plan.refusal or "the group has members again")

@@ -14,13 +14,21 @@ from typing import Any, NamedTuple
 from infra.kafka.clients import admin_client
 from infra.postgres import Connection
 from infra.settings import Settings
-from workers.ledger.model import Worker
+from workers.ledger.model import WorkerName
 from workers.ops.books.snapshot import open_books
 from workers.ops.group_offsets import describe_group
 from workers.ops.operations import RefusedError
-from workers.ops.replay.rewind_target import Kind, Place, Target, find_targets, group_of, problem_of, read_places
+from workers.ops.replay.rewind_target import (
+    PartitionState,
+    RewindTarget,
+    TargetKind,
+    find_targets,
+    group_of,
+    problem_of,
+    read_places,
+)
 
-__all__ = ["Move", "Options", "Plan", "plan_rewind"]
+__all__ = ["OffsetMove", "RewindOptions", "RewindPlan", "plan_rewind"]
 
 # Answers that a worker publishes again in a second: somewhat below what it decides from Kafka to Kafka on two cores.
 _RATE = 10_000.0
@@ -28,14 +36,14 @@ _COUNT_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class RewindOptions:
     """What is asked for beside the target."""
 
     publish_again: bool = False
     drain: bool = False
 
 
-class Move(NamedTuple):
+class OffsetMove(NamedTuple):
     """What happens in one partition. Offsets are those of the next record."""
 
     partition: int
@@ -58,13 +66,13 @@ class Move(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class RewindPlan:
     """What would be done, or why it is refused."""
 
-    worker: Worker
-    kind: Kind
+    worker: WorkerName
+    kind: TargetKind
     targets: Mapping[int, int]  # by partition, also of those that need not move
-    moves: Sequence[Move]
+    moves: Sequence[OffsetMove]
     members: Sequence[str]
     refusal: str | None
 
@@ -92,11 +100,11 @@ class Plan:
 
 async def plan_rewind(
     settings: Settings,
-    worker: Worker,
-    target: Target,
-    options: Options,
+    worker: WorkerName,
+    target: RewindTarget,
+    options: RewindOptions,
     targets: Mapping[int, int] | None = None,
-) -> Plan:
+) -> RewindPlan:
     """Return what a rewind would do, without doing it.
 
     Args:
@@ -127,31 +135,31 @@ async def plan_rewind(
             if _moves(target.kind, places[number], offset)
         ]
     members = () if group.empty else group.members or (f"one that is being counted out ({group.state})",)
-    return Plan(worker, target.kind, targets, moves, members, _refusal(moves, members, options))
+    return RewindPlan(worker, target.kind, targets, moves, members, _refusal(moves, members, options))
 
 
-def _moves(kind: Kind, place: Place, offset: int) -> bool:
+def _moves(kind: TargetKind, place: PartitionState, offset: int) -> bool:
     """Tell whether a group has to move at all. One that stands before a time or a request comes to it by itself."""
-    return offset > place.stands if kind is Kind.UNDO else offset < place.stands
+    return offset > place.stands if kind is TargetKind.UNDO else offset < place.stands
 
 
-async def _move(connection: Connection, worker: Worker, place: Place, goes: int) -> Move:
+async def _move(connection: Connection, worker: WorkerName, place: PartitionState, goes: int) -> OffsetMove:
     known = min(place.stands, place.stored)
     answers = 0
     if goes < known:
         query = (
             "select count(*) from ticks where 'expiry' = $1 and partition = $2 and source_offset >= $3"
             " and source_offset < $4"
-            if worker is Worker.EXPIRY
+            if worker is WorkerName.EXPIRY
             else "select count(*) from journal where worker = $1 and source_partition = $2 and source_offset >= $3"
             " and source_offset < $4 and is_answer"
         )
         answers = await connection.fetchval(query, worker.value, place.partition, goes, known, timeout=_COUNT_SECONDS)
     again, anew = max(0, known - goes), max(0, place.stands - max(goes, place.stored))
-    return Move(place.partition, place.stands, goes, again, answers, anew)
+    return OffsetMove(place.partition, place.stands, goes, again, answers, anew)
 
 
-def _refusal(moves: Sequence[Move], members: Sequence[str], options: Options) -> str | None:
+def _refusal(moves: Sequence[OffsetMove], members: Sequence[str], options: RewindOptions) -> str | None:
     again = sum(move.again for move in moves)
     if again and not options.publish_again:
         return (

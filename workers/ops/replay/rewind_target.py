@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Final, NamedTuple, assert_never
+from typing import Any, NamedTuple, assert_never
 from uuid import UUID
 
 from aiokafka import TopicPartition
@@ -17,18 +17,26 @@ from infra.clock import EPOCH
 from infra.kafka.clients import admin_client, committed_offsets, count_partitions, partitions_of, reader
 from infra.postgres import Connection
 from infra.settings import Settings
-from schemas.catalogue import BILLING_EVENTS, CATALOGUE, EXPIRY_TICKS, SEND_REQUESTS
-from workers.ledger.model import Worker
+from workers.ledger.model import WorkerName
 from workers.ops.operations import RefusedError
+from workers.topology import GROUP_OF, TOPIC_OF
 
-__all__ = ["VERB", "Kind", "Place", "Target", "find_targets", "group_of", "problem_of", "read_places", "topic_of"]
+__all__ = [
+    "VERB",
+    "PartitionState",
+    "RewindTarget",
+    "TargetKind",
+    "find_targets",
+    "group_of",
+    "problem_of",
+    "read_places",
+    "topic_of",
+]
 
 VERB = "rewind"
-_TOPICS: Final = {Worker.SEND: SEND_REQUESTS, Worker.BILLING: BILLING_EVENTS, Worker.EXPIRY: EXPIRY_TICKS}
-_GROUPS: Final = {row.topic: row.group for row in CATALOGUE if row.group is not None}
 
 
-class Kind(StrEnum):
+class TargetKind(StrEnum):
     """How a target is named."""
 
     OFFSET = "offset"
@@ -38,10 +46,10 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class RewindTarget:
     """Where to, in which partitions."""
 
-    kind: Kind
+    kind: TargetKind
     value: int | datetime | UUID  # to undo: the number of the rewind's operation
     partitions: tuple[int, ...] = ()  # none: all
 
@@ -51,7 +59,7 @@ class Target:
         return {"to": self.kind.value, "value": value, "partitions": list(self.partitions)}
 
 
-class Place(NamedTuple):
+class PartitionState(NamedTuple):
     """One partition as its group and the books have it, in offsets of the next record."""
 
     partition: int
@@ -61,19 +69,19 @@ class Place(NamedTuple):
     stored: int  # up to here the books have outcomes
 
 
-def topic_of(worker: Worker) -> str:
+def topic_of(worker: WorkerName) -> str:
     """Return the input topic of a worker."""
-    return _TOPICS[worker]
+    return TOPIC_OF[worker]
 
 
-def group_of(worker: Worker) -> str:
+def group_of(worker: WorkerName) -> str:
     """Return the consumer group of a worker."""
-    return _GROUPS[_TOPICS[worker]]
+    return GROUP_OF[TOPIC_OF[worker]]
 
 
 async def read_places(
-    settings: Settings, connection: Connection, worker: Worker, partitions: Sequence[int]
-) -> dict[int, Place]:
+    settings: Settings, connection: Connection, worker: WorkerName, partitions: Sequence[int]
+) -> dict[int, PartitionState]:
     """Return where a group stands in some partitions, or in all if none are named.
 
     Raises:
@@ -100,12 +108,16 @@ async def read_places(
         if (stands := committed[place]) is None:
             raise RefusedError(f"group {group} was never started in {topic}/{place.partition}: `inmail topics apply`")
         number = place.partition
-        found[number] = Place(number, oldest[place], ends[place], stands, stored.get(number, 0))
+        found[number] = PartitionState(number, oldest[place], ends[place], stands, stored.get(number, 0))
     return found
 
 
 async def find_targets(
-    settings: Settings, connection: Connection, worker: Worker, target: Target, places: Mapping[int, Place]
+    settings: Settings,
+    connection: Connection,
+    worker: WorkerName,
+    target: RewindTarget,
+    places: Mapping[int, PartitionState],
 ) -> dict[int, int]:
     """Return the offset that is meant in each partition that is meant.
 
@@ -114,20 +126,20 @@ async def find_targets(
 
     """
     match target.kind:
-        case Kind.OFFSET:
+        case TargetKind.OFFSET:
             return dict.fromkeys(places, int(target.value))  # type: ignore[arg-type] # as the kind says
-        case Kind.TIME:
+        case TargetKind.TIME:
             return await _at_time(settings, connection, worker, target.value, places)  # type: ignore[arg-type] # as the kind says
-        case Kind.REQUEST:
+        case TargetKind.REQUEST:
             return await _at_request(connection, worker, target.value, places)  # type: ignore[arg-type] # the same
-        case Kind.UNDO:
+        case TargetKind.UNDO:
             return await _before(connection, worker, target.value, places)  # type: ignore[arg-type] # the same
         case _:
             assert_never(target.kind)
 
 
 async def _at_time(
-    settings: Settings, connection: Connection, worker: Worker, time: datetime, places: Mapping[int, Place]
+    settings: Settings, connection: Connection, worker: WorkerName, time: datetime, places: Mapping[int, PartitionState]
 ) -> dict[int, int]:
     topic = topic_of(worker)
     asked = -(-(time - EPOCH) // timedelta(milliseconds=1))  # rounded up: no record before it is meant
@@ -145,7 +157,7 @@ async def _at_time(
     return targets
 
 
-async def _newest_taken(connection: Connection, worker: Worker, place: Place) -> datetime | None:
+async def _newest_taken(connection: Connection, worker: WorkerName, place: PartitionState) -> datetime | None:
     """Return the time of the newest record that retention has taken of a partition, as the books know it.
 
     The oldest record that is left does not tell: a quiet partition may have lost nothing for long.
@@ -153,7 +165,7 @@ async def _newest_taken(connection: Connection, worker: Worker, place: Place) ->
     query = (
         "select as_of from ticks where 'expiry' = $1 and partition = $2 and source_offset < $3"
         " order by source_offset desc limit 1"
-        if worker is Worker.EXPIRY
+        if worker is WorkerName.EXPIRY
         else "select as_of from journal where worker = $1 and source_partition = $2 and source_offset < $3"
         " order by source_offset desc limit 1"
     )
@@ -162,9 +174,9 @@ async def _newest_taken(connection: Connection, worker: Worker, place: Place) ->
 
 
 async def _at_request(
-    connection: Connection, worker: Worker, request: UUID, places: Mapping[int, Place]
+    connection: Connection, worker: WorkerName, request: UUID, places: Mapping[int, PartitionState]
 ) -> dict[int, int]:
-    if worker is Worker.EXPIRY:
+    if worker is WorkerName.EXPIRY:
         rows = await connection.fetch(
             "select partition, min(source_offset) from ticks where request_id = $1 and partition = any($2)"
             " and code <> 'key_conflict' group by partition",
@@ -188,7 +200,9 @@ async def _at_request(
     return {row[0]: row[1] for row in rows}
 
 
-async def _before(connection: Connection, worker: Worker, number: int, places: Mapping[int, Place]) -> dict[int, int]:
+async def _before(
+    connection: Connection, worker: WorkerName, number: int, places: Mapping[int, PartitionState]
+) -> dict[int, int]:
     row = await connection.fetchrow(
         "select arguments, result from operations where operation = $1 and verb = $2", number, VERB
     )
@@ -198,7 +212,7 @@ async def _before(connection: Connection, worker: Worker, number: int, places: M
     return {each["partition"]: each["from"] for each in moves if each["partition"] in places}
 
 
-def problem_of(kind: Kind, place: Place, offset: int) -> str | None:
+def problem_of(kind: TargetKind, place: PartitionState, offset: int) -> str | None:
     """Return why a group may not go to an offset of a partition; None if it may.
 
     Forward is allowed up to where a rewind found the group and no further: all before that is published, as its
@@ -210,11 +224,11 @@ def problem_of(kind: Kind, place: Place, offset: int) -> str | None:
         return f"{where}retention has taken offset {offset} ({allowed}; `inmail replay reemit` answers from the books)"
     if offset > place.end:
         return f"{where}there is no offset {offset}, it ends at {place.end} ({allowed})"
-    if kind is Kind.OFFSET and offset > place.stands:
+    if kind is TargetKind.OFFSET and offset > place.stands:
         return (
             f"{where}{offset} would pass over what the group has not answered, {offset - place.stands} in number"
             f" ({allowed}; its worker comes to that by itself)"
         )
-    if kind is Kind.UNDO and offset > place.stored:
+    if kind is TargetKind.UNDO and offset > place.stored:
         return f"{where}the books end at {place.stored}, before {offset}: are they those that the rewind was made with?"
     return None

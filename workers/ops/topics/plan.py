@@ -24,7 +24,7 @@ from workers.ops.group_offsets import describe_group
 
 __all__ = [
     "DAY_MS",
-    "Change",
+    "TopicChange",
     "TopicsError",
     "apply_topics",
     "describe_topic",
@@ -48,7 +48,7 @@ class TopicsError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class TopicChange:
     """One step from how the cluster is to how it should be."""
 
     kind: str  # "create", "set" or "start"
@@ -81,7 +81,7 @@ def wanted_config(topic: str, settings: Settings) -> dict[str, str]:
     return config
 
 
-async def plan_topics(settings: Settings) -> list[Change]:
+async def plan_topics(settings: Settings) -> list[TopicChange]:
     """Return what `apply_topics` would do, without doing it.
 
     Raises:
@@ -101,7 +101,7 @@ async def plan_topics(settings: Settings) -> list[Change]:
             if topic not in existing:
                 partitions = _count(settings.topic_partitions, "partition")
                 text = f"create with {partitions}, {_count(settings.topic_replication, 'replica')}"
-                changes.append(Change("create", topic, text, config))
+                changes.append(TopicChange("create", topic, text, config))
                 continue
             if existing[topic] != settings.topic_partitions:
                 raise TopicsError(
@@ -114,7 +114,7 @@ async def plan_topics(settings: Settings) -> list[Change]:
             if wrong:
                 text = ", ".join(f"{name}: {actual.get(name)} -> {value}" for name, value in wrong.items())
                 # The request replaces all of a topic's own settings: those that nobody asked to change go along.
-                changes.append(Change("set", topic, text, own | config))
+                changes.append(TopicChange("set", topic, text, own | config))
         changes += await _plan_groups(settings, admin, existing)
     return changes
 
@@ -128,7 +128,7 @@ async def describe_topic(admin: AIOKafkaAdminClient, topic: str) -> tuple[dict[s
     return {entry[0]: entry[1] for entry in entries}, {entry[0]: entry[1] for entry in own}
 
 
-async def _plan_groups(settings: Settings, admin: AIOKafkaAdminClient, existing: Container[str]) -> list[Change]:
+async def _plan_groups(settings: Settings, admin: AIOKafkaAdminClient, existing: Container[str]) -> list[TopicChange]:
     """A group without an offset is given one: a worker never picks one by itself.
 
     It starts at the oldest record, or where the books know that it has been further (Kafka forgets the offsets of a
@@ -147,7 +147,7 @@ async def _plan_groups(settings: Settings, admin: AIOKafkaAdminClient, existing:
             if resumed:
                 text += f", near the end of the books of {len(resumed)}"
             starts = {place.partition: resumed.get(place, 0) for place in missing}
-            changes.append(Change("start", topic, text, group=group, starts=starts))
+            changes.append(TopicChange("start", topic, text, group=group, starts=starts))
     return changes
 
 
@@ -177,7 +177,7 @@ async def _unpublished_by_books(settings: Settings) -> dict[TopicPartition, int]
     return {TopicPartition(row["topic"], row["partition"]): row["unpublished"] for row in rows}
 
 
-async def apply_topics(settings: Settings, changes: list[Change]) -> None:
+async def apply_topics(settings: Settings, changes: list[TopicChange]) -> None:
     """Carry out a plan.
 
     Raises:
@@ -196,7 +196,7 @@ async def apply_topics(settings: Settings, changes: list[Change]) -> None:
                 await _start_group(settings, admin, change)
 
 
-async def _create(admin: AIOKafkaAdminClient, change: Change, settings: Settings) -> None:
+async def _create(admin: AIOKafkaAdminClient, change: TopicChange, settings: Settings) -> None:
     topic = NewTopic(
         name=change.topic,
         num_partitions=settings.topic_partitions,
@@ -209,7 +209,7 @@ async def _create(admin: AIOKafkaAdminClient, change: Change, settings: Settings
             raise TopicsError(f"{change.topic} could not be created: {message or f'error {code}'}")
 
 
-async def _start_group(settings: Settings, admin: AIOKafkaAdminClient, change: Change) -> None:
+async def _start_group(settings: Settings, admin: AIOKafkaAdminClient, change: TopicChange) -> None:
     """Commit offsets for partitions where the group has none. Refused by the broker while members live."""
     group = change.group or ""
     starts = {TopicPartition(change.topic, number): offset for number, offset in (change.starts or {}).items()}

@@ -20,13 +20,13 @@ from infra.kafka.sender import Outgoing, Sender
 from infra.settings import Settings
 from schemas.catalogue import CATALOGUE, INPUT_TOPICS
 
-__all__ = ["Published", "RecordTime", "UnpublishableError", "lines_of", "parse_line", "publish"]
+__all__ = ["PublishReport", "PublishTime", "UnpublishableError", "lines_of", "parse_line", "publish"]
 
 _CHUNK_BYTES = 256 * 1024
 _ROWS = {row.name: row for row in CATALOGUE}
 
 
-class RecordTime(StrEnum):
+class PublishTime(StrEnum):
     """Which time a record carries. A topic with LogAppendTime overrules it."""
 
     NOW = "now"
@@ -38,7 +38,7 @@ class UnpublishableError(Exception):
 
 
 @dataclass(slots=True)
-class Published:
+class PublishReport:
     """What came of a file: records by topic, and the lines that could not be published, by number."""
 
     records: Counter[str] = field(default_factory=Counter)
@@ -47,7 +47,7 @@ class Published:
     bytes: int = 0
 
 
-def parse_line(line: bytes, topic: str | None = None, record_time: RecordTime = RecordTime.NOW) -> Outgoing:
+def parse_line(line: bytes, topic: str | None = None, record_time: PublishTime = PublishTime.NOW) -> Outgoing:
     """Return the record that a line asks for.
 
     Args:
@@ -77,7 +77,7 @@ def parse_line(line: bytes, topic: str | None = None, record_time: RecordTime = 
         raise UnpublishableError(f"type {json.dumps(name)} is not known: say where it goes with --topic")
     if row is not None and row.direction == "out":
         raise UnpublishableError(f"{name} is what the workers publish, and nobody else")
-    timestamp = _milliseconds(document.get("time"), "time") if record_time is RecordTime.EVENT else None
+    timestamp = _milliseconds(document.get("time"), "time") if record_time is PublishTime.EVENT else None
     if row is not None and row.key is None:
         return Outgoing(row.topic, None, line, timestamp, to_every_partition=True)
     subject = document.get("subject")
@@ -144,9 +144,9 @@ async def publish(
     file: BinaryIO,
     *,
     topic: str | None = None,
-    record_time: RecordTime = RecordTime.NOW,
-    progress: Callable[[Published], None] | None = None,
-) -> Published:
+    record_time: PublishTime = PublishTime.NOW,
+    progress: Callable[[PublishReport], None] | None = None,
+) -> PublishReport:
     """Publish each line of a file, in order; blank lines are passed over.
 
     Args:
@@ -164,7 +164,7 @@ async def publish(
     counts = await partition_counts(settings, INPUT_TOPICS)
     if topic is not None and topic not in counts:
         raise NotSetUpError(f"--topic: expected one of {', '.join(INPUT_TOPICS)}, got {topic}")
-    published = Published()
+    published = PublishReport()
 
     def taken(topic: str) -> None:
         published.records[topic] += 1
@@ -190,8 +190,8 @@ async def _publish_line(
     sender: Sender,
     counts: Mapping[str, int],
     line: bytes,
-    published: Published,
-    how: tuple[str | None, RecordTime],
+    published: PublishReport,
+    how: tuple[str | None, PublishTime],
 ) -> None:
     try:
         outgoing = parse_line(line, *how)

@@ -8,16 +8,16 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from infra.postgres import Connection
-from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS
 from workers.jobs.job import Message
 from workers.jobs.result_events import event_of, tick_messages
-from workers.ledger.model import Entry, Tick, Worker
+from workers.ledger.model import Entry, Tick, WorkerName
 from workers.ops.books.balance import account_of
+from workers.topology import TOPIC_OF
 
 __all__ = [
-    "Case",
-    "Event",
-    "Lot",
+    "DecidedRecord",
+    "RowEvent",
+    "TracedLot",
     "cases_of_account",
     "cases_of_event",
     "cases_of_request",
@@ -25,11 +25,10 @@ __all__ = [
     "next_offsets",
 ]
 
-_TOPICS: Final = {Worker.SEND: SEND_REQUESTS, Worker.BILLING: BILLING_EVENTS, Worker.EXPIRY: EXPIRY_TICKS}
 _ROWS_AT_MOST: Final = 100  # of one tick: it may book a hundred thousand
 
 
-class Event(NamedTuple):
+class RowEvent(NamedTuple):
     """The event that is published of a row."""
 
     id: UUID
@@ -39,7 +38,7 @@ class Event(NamedTuple):
     partition: int | None  # None: by its account
 
 
-class Lot(NamedTuple):
+class TracedLot(NamedTuple):
     """A lot as it is now."""
 
     lot: int
@@ -52,7 +51,7 @@ class Lot(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Case:
+class DecidedRecord:
     """One input record that was decided: a request under one body, or a tick in one partition."""
 
     account_id: str | None  # None: a tick's, of which all rows are meant
@@ -65,11 +64,11 @@ class Case:
     rows: tuple[tuple[str, Entry], ...]  # account and journal row, as they were booked
     more: bool  # whether there are more rows than these
     tick: Tick | None
-    lots: tuple[Lot, ...]
-    events: tuple[Event, ...]  # of its rows, in their order, and then a tick's answer
+    lots: tuple[TracedLot, ...]
+    events: tuple[RowEvent, ...]  # of its rows, in their order, and then a tick's answer
 
 
-class _Key(NamedTuple):
+class _RequestKey(NamedTuple):
     account: int | None
     account_id: str | None
     worker: str
@@ -80,12 +79,12 @@ class _Key(NamedTuple):
     as_of: datetime
 
 
-def _event(message: Message) -> Event:
+def _event(message: Message) -> RowEvent:
     event = json.loads(message.value)
-    return Event(UUID(event["id"]), event["type"], message.topic, event.get("subject"), message.partition)
+    return RowEvent(UUID(event["id"]), event["type"], message.topic, event.get("subject"), message.partition)
 
 
-def _events(rows: Sequence[tuple[str, Entry]], tick: Tick | None) -> tuple[Event, ...]:
+def _events(rows: Sequence[tuple[str, Entry]], tick: Tick | None) -> tuple[RowEvent, ...]:
     events = [_event(event_of(account_id, row)) for account_id, row in rows]
     if tick is not None and tick.code != "booking":
         events.append(_event(tick_messages(tick, [], tick.source_offset)[-1]))
@@ -137,7 +136,7 @@ order by lot
 """
 
 
-async def cases_of_request(connection: Connection, request_id: UUID, account_id: str | None) -> list[Case]:
+async def cases_of_request(connection: Connection, request_id: UUID, account_id: str | None) -> list[DecidedRecord]:
     """Return what was decided under a request id: of one account or, where none is given, of every one that used it.
 
     Raises:
@@ -147,7 +146,7 @@ async def cases_of_request(connection: Connection, request_id: UUID, account_id:
     if account_id is not None:
         await account_of(connection, account_id)
     cases = [
-        await _case(connection, _Key(*row))
+        await _case(connection, _RequestKey(*row))
         for row in map(tuple, await connection.fetch(_OF_REQUEST, request_id, account_id))
     ]
     if account_id is None:
@@ -156,7 +155,7 @@ async def cases_of_request(connection: Connection, request_id: UUID, account_id:
     return cases
 
 
-async def cases_of_account(connection: Connection, account_id: str, last: int) -> list[Case]:
+async def cases_of_account(connection: Connection, account_id: str, last: int) -> list[DecidedRecord]:
     """Return the last that moved something in an account, or was answered to it; the newest first.
 
     Raises:
@@ -164,16 +163,16 @@ async def cases_of_account(connection: Connection, account_id: str, last: int) -
 
     """
     account = (await account_of(connection, account_id))["account"]
-    keys: dict[tuple[Any, ...], _Key] = {}
+    keys: dict[tuple[Any, ...], _RequestKey] = {}
     async for row in connection.cursor(_OF_ACCOUNT, account):
-        key = _Key(*tuple(row))
+        key = _RequestKey(*tuple(row))
         keys.setdefault(key[:-1], key)
         if len(keys) > last:
             break
     return [await _case(connection, key) for key in list(keys.values())[:last]]
 
 
-async def cases_of_event(connection: Connection, event_id: UUID, account_id: str) -> list[Case]:
+async def cases_of_event(connection: Connection, event_id: UUID, account_id: str) -> list[DecidedRecord]:
     """Return what an account's event of a certain id tells of: its id follows from its row, and not the other way.
 
     Raises:
@@ -189,7 +188,7 @@ async def cases_of_event(connection: Connection, event_id: UUID, account_id: str
     return []
 
 
-async def cases_of_row(connection: Connection, account_id: str, sequence: int) -> list[Case]:
+async def cases_of_row(connection: Connection, account_id: str, sequence: int) -> list[DecidedRecord]:
     """Return what a journal row belongs to; nothing where there is no such row."""
     row = await connection.fetchrow(
         "select j.* from journal as j join accounts as a using (account) where a.account_id = $1 and j.sequence = $2",
@@ -205,17 +204,17 @@ async def next_offsets(connection: Connection) -> dict[tuple[str, int], int]:
     return {(row["topic"], row["partition"]): row["next_offset"] for row in rows}
 
 
-def _key_of(tick: Tick) -> _Key:
+def _key_of(tick: Tick) -> _RequestKey:
     told = (tick.partition, tick.source_offset, tick.request_id, tick.fingerprint, tick.as_of)
-    return _Key(None, None, Worker.EXPIRY.value, *told)
+    return _RequestKey(None, None, WorkerName.EXPIRY.value, *told)
 
 
-def _key_of_row(account_id: str, row: Entry) -> _Key:
+def _key_of_row(account_id: str, row: Entry) -> _RequestKey:
     source = (row.worker, row.source_partition, row.source_offset)
-    return _Key(row.account, account_id, *source, row.request_id, row.fingerprint, row.as_of)
+    return _RequestKey(row.account, account_id, *source, row.request_id, row.fingerprint, row.as_of)
 
 
-async def _case(connection: Connection, key: _Key) -> Case:
+async def _case(connection: Connection, key: _RequestKey) -> DecidedRecord:
     source = (key.worker, key.partition, key.offset, key.request_id, key.fingerprint)
     found = await connection.fetch(_ROWS, *source, key.account, _ROWS_AT_MOST + 1)
     rows = tuple((row[0], Entry(*row[1:])) for row in map(tuple, found))
@@ -224,23 +223,23 @@ async def _case(connection: Connection, key: _Key) -> Case:
         touched = sorted({row.lot for _, row in rows if row.lot is not None})
         lots = await connection.fetch(_LOTS, key.account, touched)
     tick = None
-    if key.worker == Worker.EXPIRY:
+    if key.worker == WorkerName.EXPIRY:
         row = await connection.fetchrow(
             "select * from ticks where partition = $1 and request_id = $2 and fingerprint = $3",
             *(key.partition, key.request_id, key.fingerprint),
         )
         tick = None if row is None else Tick(*tuple(row))
-    return Case(
+    return DecidedRecord(
         key.account_id,
         key.request_id,
         key.fingerprint,
-        _TOPICS[Worker(key.worker)],
+        TOPIC_OF[key.worker],
         key.partition,
         key.offset,
         key.as_of,
         rows[:_ROWS_AT_MOST],
         len(rows) > _ROWS_AT_MOST,
         tick,
-        tuple(Lot(*row) for row in map(tuple, lots)),
+        tuple(TracedLot(*row) for row in map(tuple, lots)),
         _events(rows[:_ROWS_AT_MOST], tick),
     )

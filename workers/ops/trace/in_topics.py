@@ -24,18 +24,18 @@ from schemas.catalogue import (
     decode,
     fingerprint,
 )
-from workers.ops.dead_letters.letters import DeadLetter, Found, Origin, letter_of
-from workers.ops.trace.in_books import Case, Event
+from workers.ops.dead_letters.letters import DeadLetter, FoundLetters, MessagePosition, letter_of
+from workers.ops.trace.in_books import DecidedRecord, RowEvent
 from workers.ops.trace.topic_search import Search, Window
 
-__all__ = ["Published", "Seen", "Trace", "Wanted", "find_event", "find_waiting", "follow", "untold"]
+__all__ = ["FoundEvent", "FoundRecord", "Trace", "Wanted", "find_event", "find_waiting", "follow", "untold"]
 
 # A result has the time of the broker that holds it, and a record that of another: their clocks may differ.
 _CLOCKS_DIFFER: Final = timedelta(minutes=1)
 _CREATE_TIME: Final = 0  # a record's timestamp type: its producer's word
 
 
-class Seen(NamedTuple):
+class FoundRecord(NamedTuple):
     """A record in a topic."""
 
     topic: str
@@ -46,23 +46,23 @@ class Seen(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class FoundEvent:
     """An event, and where it stands."""
 
-    event: Event
+    event: RowEvent
     state: str  # found, gone (retention took it), absent, beyond (it may be behind the limit), unknown
-    found: tuple[Seen, ...] = ()
+    found: tuple[FoundRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
     """One input record that was decided, and what is left of it in Kafka."""
 
-    case: Case
-    record: Seen | None
+    case: DecidedRecord
+    record: FoundRecord | None
     state: str  # of the record: there, gone, other (the topic was made anew since), unknown
-    published: tuple[Published, ...]  # as the case's events
-    repeats: tuple[Seen, ...]  # records with the same request again
+    published: tuple[FoundEvent, ...]  # as the case's events
+    repeats: tuple[FoundRecord, ...]  # records with the same request again
     searched: bool = True  # whether they were looked for up to the end; False where the limit came first
 
 
@@ -77,12 +77,12 @@ class _Where(NamedTuple):
 class _Hits:
     """What a search of the topics came upon."""
 
-    answers: dict[UUID, list[Seen]] = field(default_factory=lambda: defaultdict(list))  # by event id
-    requests: dict[tuple[str | None, UUID, int], list[Seen]] = field(default_factory=lambda: defaultdict(list))
-    letters: Found = field(default_factory=Found)
+    answers: dict[UUID, list[FoundRecord]] = field(default_factory=lambda: defaultdict(list))  # by event id
+    requests: dict[tuple[str | None, UUID, int], list[FoundRecord]] = field(default_factory=lambda: defaultdict(list))
+    letters: FoundLetters = field(default_factory=FoundLetters)
 
 
-async def follow(search: Search, cases: Sequence[Case], wanted: "Wanted") -> tuple[list[Trace], Found]:
+async def follow(search: Search, cases: Sequence[DecidedRecord], wanted: "Wanted") -> tuple[list[Trace], FoundLetters]:
     """Look in the topics for what the books know, and for dead letters; the newest of those first.
 
     Raises:
@@ -90,8 +90,8 @@ async def follow(search: Search, cases: Sequence[Case], wanted: "Wanted") -> tup
 
     """
     records = await _records(search, cases)
-    wheres: dict[tuple[Case, TopicPartition], _Where] = {}
-    again: dict[Case, list[Window]] = {}
+    wheres: dict[tuple[DecidedRecord, TopicPartition], _Where] = {}
+    again: dict[DecidedRecord, list[Window]] = {}
     for case, record in zip(cases, records, strict=True):
         # A producer's own time says nothing about when the answer came.
         by_producer = record is not None and record.timestamp_type == _CREATE_TIME
@@ -116,14 +116,14 @@ async def follow(search: Search, cases: Sequence[Case], wanted: "Wanted") -> tup
     return traces, hits.letters
 
 
-async def _records(search: Search, cases: Sequence[Case]) -> list[ConsumerRecord | None]:
+async def _records(search: Search, cases: Sequence[DecidedRecord]) -> list[ConsumerRecord | None]:
     """Return what is there now where each case's record was."""
     places = [search.only(_source(case), case.offset) for case in cases]
     found = {(each.topic, each.partition, each.offset): each async for each in search.read(places)}
     return [found.get((case.topic, case.partition, case.offset)) for case in cases]
 
 
-async def _where_repeats_are(search: Search, case: Case, since: datetime | None, share: int) -> list[Window]:
+async def _where_repeats_are(search: Search, case: DecidedRecord, since: datetime | None, share: int) -> list[Window]:
     """Return what is behind the record, and where its account's key belongs if it lies elsewhere itself."""
     here = _source(case)
     windows = [search.onward(here, case.offset + 1, share)]
@@ -134,11 +134,11 @@ async def _where_repeats_are(search: Search, case: Case, since: datetime | None,
     return windows
 
 
-def _source(case: Case) -> TopicPartition:
+def _source(case: DecidedRecord) -> TopicPartition:
     return TopicPartition(case.topic, case.partition)
 
 
-def _place(search: Search, event: Event) -> TopicPartition:
+def _place(search: Search, event: RowEvent) -> TopicPartition:
     if event.partition is not None:
         return TopicPartition(event.topic, event.partition)
     return search.place_of(event.topic, event.account_id or "")
@@ -156,7 +156,7 @@ class Wanted:
     """
 
     def __init__(
-        self, id_: UUID | None, account: str | None, cases: Sequence[Case], copies: Collection[Origin]
+        self, id_: UUID | None, account: str | None, cases: Sequence[DecidedRecord], copies: Collection[MessagePosition]
     ) -> None:
         self._id, self._account = id_, account
         self.ids = {case.request_id for case in cases} | ({id_} if id_ is not None else set())
@@ -186,7 +186,7 @@ async def _read(search: Search, windows: Iterable[Window], wanted: Wanted) -> _H
     return hits
 
 
-def _look_at_letter(record: ConsumerRecord, wanted: Wanted, found: Found) -> None:
+def _look_at_letter(record: ConsumerRecord, wanted: Wanted, found: FoundLetters) -> None:
     letter = letter_of(record)
     origin = (letter.origin_topic, letter.origin_partition, letter.origin_offset)
     if origin in wanted.copies:
@@ -206,9 +206,9 @@ def _note_request(record: ConsumerRecord, hits: _Hits) -> None:
 
 def _trace(
     search: Search,
-    case: Case,
+    case: DecidedRecord,
     record: ConsumerRecord | None,
-    wheres: Mapping[tuple[Case, TopicPartition], _Where],
+    wheres: Mapping[tuple[DecidedRecord, TopicPartition], _Where],
     hits: _Hits,
 ) -> Trace:
     state = "there"
@@ -228,7 +228,7 @@ def _trace(
     return Trace(case, None if record is None else _seen(record), state, published, tuple(repeats))
 
 
-def _published(search: Search, event: Event, where: _Where, found: Sequence[Seen]) -> Published:
+def _published(search: Search, event: RowEvent, where: _Where, found: Sequence[FoundRecord]) -> FoundEvent:
     if found:
         state = "found"
     elif not search.ends_before(where.window.place, where.window.stop):
@@ -237,12 +237,12 @@ def _published(search: Search, event: Event, where: _Where, found: Sequence[Seen
         state = "gone"
     else:
         state = "absent"
-    return Published(event, state, tuple(found))
+    return FoundEvent(event, state, tuple(found))
 
 
-def untold(case: Case) -> Trace:
+def untold(case: DecidedRecord) -> Trace:
     """Return what the books alone tell."""
-    return Trace(case, None, "unknown", tuple(Published(event, "unknown") for event in case.events), ())
+    return Trace(case, None, "unknown", tuple(FoundEvent(event, "unknown") for event in case.events), ())
 
 
 async def find_event(search: Search, id_: UUID) -> dict[str, Any] | None:
@@ -264,7 +264,7 @@ async def find_event(search: Search, id_: UUID) -> dict[str, Any] | None:
 
 async def find_waiting(
     search: Search, id_: UUID | None, account: str | None, decided: Mapping[tuple[str, int], int]
-) -> list[Seen]:
+) -> list[FoundRecord]:
     """Return the records that no worker has come to, given up to where each partition is decided.
 
     They are those of a request, or without an id those of an account, in the partitions that its key belongs to.
@@ -283,8 +283,8 @@ async def find_waiting(
     return [_seen(record) async for record in undecided if (record.key == key if key else _id_of(record) == id_)]
 
 
-def _seen(record: ConsumerRecord, *, repeat: bool = False) -> Seen:
-    return Seen(record.topic, record.partition, record.offset, nearest_instant(record.timestamp), repeat)
+def _seen(record: ConsumerRecord, *, repeat: bool = False) -> FoundRecord:
+    return FoundRecord(record.topic, record.partition, record.offset, nearest_instant(record.timestamp), repeat)
 
 
 def _id_of(record: ConsumerRecord) -> UUID | None:

@@ -16,13 +16,13 @@ from infra.kafka.records import partition_counts, read_to
 from infra.settings import Settings
 from schemas.catalogue import TOPICS
 
-__all__ = ["Search", "Watch", "Window", "open_search", "unwatched"]
+__all__ = ["ProgressWatch", "Search", "Window", "open_search", "unwatched"]
 
 _TOLD_EACH = 1000  # records
 _WAIT_MS = 50  # the ends of partitions are read again and again
 
 # Shows a long search: given how many records it may read, and what they are, yields what to call with the number read.
-Watch = Callable[[int, str], AbstractContextManager[Callable[[int], None]]]
+ProgressWatch = Callable[[int, str], AbstractContextManager[Callable[[int], None]]]
 
 
 def unwatched(_: int, __: str) -> AbstractContextManager[Callable[[int], None]]:
@@ -46,7 +46,7 @@ class Search:
         consumer: AIOKafkaConsumer,
         bounds: tuple[dict[TopicPartition, int], dict[TopicPartition, int]],
         limit: int,
-        watch: Watch,
+        watch: ProgressWatch,
     ) -> None:
         self._consumer = consumer
         self._oldest, self._ends = bounds
@@ -129,7 +129,7 @@ class Search:
 
 
 @asynccontextmanager
-async def open_search(settings: Settings, limit: int, watch: Watch) -> AsyncIterator[Search]:
+async def open_search(settings: Settings, limit: int, watch: ProgressWatch) -> AsyncIterator[Search]:
     """Open a search of all topics.
 
     Args:

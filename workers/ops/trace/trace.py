@@ -17,12 +17,12 @@ from infra.settings import Settings
 from workers.ops.books.balance import UnknownAccountError
 from workers.ops.books.reasons import reason_of
 from workers.ops.books.snapshot import open_books
-from workers.ops.dead_letters.history import Fate, Told, fates_of, read_sendings
+from workers.ops.dead_letters.history import DeadLetterReport, LetterHistory, histories_of, read_redrives
 from workers.ops.dead_letters.letters import DeadLetter
 from workers.ops.trace import in_books as books
-from workers.ops.trace.in_books import Case
-from workers.ops.trace.in_topics import Published, Seen, Trace, Wanted, find_event, find_waiting, follow, untold
-from workers.ops.trace.topic_search import Search, Watch, open_search, unwatched
+from workers.ops.trace.in_books import DecidedRecord
+from workers.ops.trace.in_topics import FoundEvent, FoundRecord, Trace, Wanted, find_event, find_waiting, follow, untold
+from workers.ops.trace.topic_search import ProgressWatch, Search, open_search, unwatched
 
 __all__ = ["LIMIT", "Question", "Traced", "UnknownRequestError", "trace"]
 
@@ -60,13 +60,13 @@ class Traced:
     """All that is known of what was asked for."""
 
     traces: list[Trace]
-    letters: list[tuple[DeadLetter, Fate]]
-    waiting: list[Seen]  # records that no worker has decided yet
+    letters: list[tuple[DeadLetter, LetterHistory]]
+    waiting: list[FoundRecord]  # records that no worker has decided yet
     silent: str | None  # why the topics could not be asked
 
     def summary(self) -> dict[str, Any]:
         """Return all of it for JSON."""
-        letters = Told(list(self.letters), Counter(), None)
+        letters = DeadLetterReport(list(self.letters), Counter(), None)
         return {
             "traces": [_summary(trace) for trace in self.traces],
             "dead_letters": letters.summary(),
@@ -107,17 +107,17 @@ def _summary(trace: Trace) -> dict[str, Any]:
     }
 
 
-def _event(published: Published) -> dict[str, Any]:
+def _event(published: FoundEvent) -> dict[str, Any]:
     event = published.event
     told = {"id": event.id, "type": event.type, "topic": event.topic, "state": published.state}
     return told | {"results": [_place(seen) | {"repeat": seen.repeat} for seen in published.found]}
 
 
-def _place(seen: Seen) -> dict[str, Any]:
+def _place(seen: FoundRecord) -> dict[str, Any]:
     return {"topic": seen.topic, "partition": seen.partition, "offset": seen.offset, "time": seen.at}
 
 
-async def trace(settings: Settings, question: Question, watch: Watch = unwatched) -> Traced:
+async def trace(settings: Settings, question: Question, watch: ProgressWatch = unwatched) -> Traced:
     """Return all that is known of a request, an event, or the last requests of an account.
 
     Args:
@@ -139,10 +139,10 @@ async def trace(settings: Settings, question: Question, watch: Watch = unwatched
             cases = await _cases(connection, question)
         except UnknownAccountError as error:  # it may have dead letters, or a request that waits
             cases, unknown = [], error
-        sendings = await read_sendings(connection)
+        sendings = await read_redrives(connection)
         decided = await books.next_offsets(connection)
     copies = {(each.topic, each.partition, each.offset) for sent in sendings.values() for each in sent}
-    waiting: list[Seen] = []
+    waiting: list[FoundRecord] = []
     try:
         # The books are not held open meanwhile: a search takes its time, and Postgres ends who idles in a transaction.
         async with open_search(settings, question.limit, watch) as search:
@@ -162,7 +162,7 @@ async def trace(settings: Settings, question: Question, watch: Watch = unwatched
         letters.letters = letters.letters[: question.last]
         waiting = waiting[-question.last :]
     async with open_books(settings) as connection:
-        fates = await fates_of(connection, letters, sendings)
+        fates = await histories_of(connection, letters, sendings)
     return Traced(traces, list(zip(letters.letters, fates, strict=True)), waiting, None)
 
 
@@ -176,7 +176,7 @@ def _unknown(question: Question) -> UnknownRequestError:
     )
 
 
-async def _cases(connection: Connection, question: Question) -> list[Case]:
+async def _cases(connection: Connection, question: Question) -> list[DecidedRecord]:
     if question.id is None:
         return await books.cases_of_account(connection, question.account or "", question.last)
     cases = await books.cases_of_request(connection, question.id, question.account)
@@ -185,7 +185,7 @@ async def _cases(connection: Connection, question: Question) -> list[Case]:
     return cases
 
 
-async def _cases_by_event(settings: Settings, search: Search, id_: UUID) -> list[Case]:
+async def _cases_by_event(settings: Settings, search: Search, id_: UUID) -> list[DecidedRecord]:
     """Return what an event in a result topic tells of, as far as it is these books' own."""
     event = await find_event(search, id_)
     if event is None:

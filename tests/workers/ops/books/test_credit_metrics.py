@@ -8,7 +8,7 @@ from infra.postgres import Connection
 from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS
 from workers.ops.books import credit_metrics
 from workers.ops.books.audit import audit_books
-from workers.ops.books.credit_metrics import Books, Credits
+from workers.ops.books.credit_metrics import CreditReader, CreditTotals
 from workers.ops.books.snapshot import snapshot
 
 AT = datetime(2026, 3, 1, tzinfo=UTC)
@@ -68,7 +68,7 @@ async def book(database: Connection) -> _Book:
     return written
 
 
-async def _read(reader: Books, connection: Connection) -> Credits:
+async def _read(reader: CreditReader, connection: Connection) -> CreditTotals:
     async with snapshot(connection):
         return await reader.read(connection)
 
@@ -77,7 +77,7 @@ async def test_reading_what_is_new_comes_to_the_same_as_reading_all(
     book: _Book, database: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Movement after movement, offsets of one number in all three topics; all of the journal is read once."""
-    kept = Books()
+    kept = CreditReader()
     first = await _read(kept, database)
     moves = [
         ("send", "charged", -1, 0),
@@ -98,8 +98,8 @@ async def test_reading_what_is_new_comes_to_the_same_as_reading_all(
     monkeypatch.undo()
     totals = (await audit_books(database)).totals
 
-    assert Credits(dict.fromkeys(credit_metrics.MOVEMENTS, 0) | {"granted": 100}, 100, 0) == first
-    assert found[-1] == await _read(Books(), database)
+    assert CreditTotals(dict.fromkeys(credit_metrics.MOVEMENTS, 0) | {"granted": 100}, 100, 0) == first
+    assert found[-1] == await _read(CreditReader(), database)
     assert {0} == {each.difference for each in found}
     assert {name: getattr(totals, name) for name in credit_metrics.MOVEMENTS} == found[-1].moved
     assert {
@@ -117,7 +117,7 @@ async def test_a_tick_that_is_half_done_is_no_difference(
     book: _Book, database: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its steps are booked before its lane moves; they are counted, and counted once."""
-    kept = Books()
+    kept = CreditReader()
     await book.stands("expiry", 4)
     await _read(kept, database)
     monkeypatch.setattr(credit_metrics, "_ALL", "this is not asked again")
@@ -147,7 +147,7 @@ async def test_a_half_done_tick_at_the_first_reading_is_counted_once(
         AT,
     )
     await book.row("expiry", "expired", -13, 4)
-    kept = Books()
+    kept = CreditReader()
     half = await _read(kept, database)
     monkeypatch.setattr(credit_metrics, "_ALL", "this is not asked again")
     await book.stands("expiry", 5)
@@ -163,7 +163,7 @@ async def test_credits_that_are_not_accounted_for_are_told(
     """Lost ones and ones from nowhere."""
     await book.row("send", "charged", -1, 0)
     await database.execute("alter table lots drop constraint lots_check")
-    kept = Books()
+    kept = CreditReader()
     sound = await _read(kept, database)
     await database.execute("update lots set remaining = remaining + $1", change)
 
@@ -173,7 +173,7 @@ async def test_credits_that_are_not_accounted_for_are_told(
 
 async def test_rows_that_came_in_by_another_way_are_no_difference(book: _Book, database: Connection) -> None:
     """A book restored, a lane set back: then the whole journal is read again."""
-    kept = Books()
+    kept = CreditReader()
     await book.stands("send", 50)
     await _read(kept, database)
     await book.row("send", "charged", -1, 7)

@@ -24,7 +24,7 @@ from tests.workers.books_sound import books_of_a_worker, write_story
 from workers.ledger.model import Code
 from workers.ops.books.balance import Balance, UnknownAccountError, balance_of
 from workers.ops.books.reasons import reason_of
-from workers.ops.books.statement import Line, statement_of, write_csv
+from workers.ops.books.statement import StatementLine, statement_of, write_csv
 
 HISTORIES = int(os.environ.get("HISTORIES", "60"))  # of 45 records on average
 
@@ -312,11 +312,11 @@ async def test_no_reason_lacks_a_fact(shared: Connection, file: Any) -> None:
 
 def test_every_code_has_a_sentence_of_its_own() -> None:
     """And one that nobody knows yet is told as it is."""
-    row = Line(1, at("2030-01-01"), "", None, 0, 1, None, 0, 0, "bob", "none", None, None, 1, {})  # type: ignore[arg-type]
+    row = StatementLine(1, at("2030-01-01"), "", None, 0, 1, None, 0, 0, "bob", "none", None, None, 1, {})  # type: ignore[arg-type]
 
     def tell(code: str) -> str:
-        values = {name: getattr(row, name) for name in Line.__slots__} | {"code": code}
-        return reason_of(Line(**values))
+        values = {name: getattr(row, name) for name in StatementLine.__slots__} | {"code": code}
+        return reason_of(StatementLine(**values))
 
     assert [] == [code.value for code in Code if tell(code.value) == code.value.replace("_", " ")]
     assert "sold out" == tell("sold_out")

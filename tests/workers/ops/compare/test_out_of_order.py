@@ -20,14 +20,15 @@ from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
 from workers.ops.compare.comparison import Comparison
 from workers.ops.compare.html_report import page_of
-from workers.ops.compare.out_of_order import Marks, Origin, Source
-from workers.ops.replay.rebuild import Who, rerun
-from workers.ops.replay.rebuild_plan import Asked, plan_rerun, target_of
+from workers.ops.compare.out_of_order import DifferenceCause, OvertakenIndex, RecordRef
+from workers.ops.operations import Operator
+from workers.ops.replay.rebuild import rebuild
+from workers.ops.replay.rebuild_plan import RebuildRequest, plan_rebuild, target_settings
 
 
-async def _compared(settings: Settings, asked: Asked) -> Comparison:
-    plan = await plan_rerun(settings, asked)
-    _, comparison = await rerun(settings, asked, plan, who=Who("ops-1", "a trial"), stop=asyncio.Event())
+async def _compared(settings: Settings, asked: RebuildRequest) -> Comparison:
+    plan = await plan_rebuild(settings, asked)
+    _, comparison = await rebuild(settings, asked, plan, who=Operator("ops-1", "a trial"), stop=asyncio.Event())
     assert comparison is not None
     return comparison
 
@@ -45,10 +46,10 @@ async def test_an_outcome_decided_ahead_is_named_with_what_came_of_it(
     for job in (sending, billing):  # as if the billing worker had ended before
         async with working(cluster, job):
             await published(cluster, job)
-    asked = Asked("replay shadow", SecretStr(await new_database(cluster)), start=since)
+    asked = RebuildRequest("replay shadow", SecretStr(await new_database(cluster)), start=since)
 
     first = await _compared(cluster, asked)
-    connection = await connect_database(target_of(cluster, asked))
+    connection = await connect_database(target_settings(cluster, asked))
     await connection.execute("update journal set recipient_id = 'else' where source_partition = 1")
     await connection.close()
     second = await _compared(cluster, asked)
@@ -74,24 +75,26 @@ async def test_an_outcome_decided_ahead_is_named_with_what_came_of_it(
 
 def test_ranges_of_records_may_overlap() -> None:
     """A record is ahead of each lane whose range holds it; the ends of ranges are not in them."""
-    marks = Marks.of([("send", 3, 10, 20, "billing"), ("send", 3, 15, 25, "expiry"), ("send", 3, 20, 22, "billing")])
+    marks = OvertakenIndex.of(
+        [("send", 3, 10, 20, "billing"), ("send", 3, 15, 25, "expiry"), ("send", 3, 20, 22, "billing")]
+    )
 
-    found = {at: marks.ahead_of(Source("send", 3, at)) for at in (9, 10, 15, 19, 20, 22, 24, 25)}
+    found = {at: marks.ahead_of(RecordRef("send", 3, at)) for at in (9, 10, 15, 19, 20, 22, 24, 25)}
 
     both = ("billing", "expiry")
     assert {9: (), 10: ("billing",), 15: both, 19: both, 20: both, 22: ("expiry",), 24: ("expiry",), 25: ()} == found
-    assert () == marks.ahead_of(Source("send", 4, 12))
+    assert () == marks.ahead_of(RecordRef("send", 4, 12))
 
 
 def test_what_came_before_has_another_cause() -> None:
     """Only what an account did at the same time or later may follow from what was decided ahead."""
-    marks = Marks.of([])
+    marks = OvertakenIndex.of([])
     early, late, later = (datetime(2030, 1, day, tzinfo=UTC) for day in (1, 2, 3))
     marks.touch(["alice", 0], late)
     marks.touch(["alice"], later)
 
-    assert [Origin.ELSEWHERE, Origin.FOLLOWS, Origin.FOLLOWS, Origin.FOLLOWS] == [
+    assert [DifferenceCause.ELSEWHERE, DifferenceCause.FOLLOWS, DifferenceCause.FOLLOWS, DifferenceCause.FOLLOWS] == [
         marks.origin("alice", time, ahead=False) for time in (early, late, later, None)
     ]
-    assert Origin.ELSEWHERE == marks.origin("bob", later, ahead=False)
-    assert Origin.AHEAD == marks.origin("bob", early, ahead=True)
+    assert DifferenceCause.ELSEWHERE == marks.origin("bob", later, ahead=False)
+    assert DifferenceCause.AHEAD == marks.origin("bob", early, ahead=True)

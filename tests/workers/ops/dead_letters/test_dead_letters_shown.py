@@ -13,7 +13,7 @@ from schemas.catalogue import DEAD_LETTERS
 from tests.ledger.book import NEW_YEAR
 from workers.commands.views.dead_letters import show_counts, show_dead_letter, show_dead_letters
 from workers.commands.views.trace import _letter
-from workers.ops.dead_letters.history import Fate, Told
+from workers.ops.dead_letters.history import DeadLetterReport, LetterHistory
 from workers.ops.dead_letters.letters import DeadLetter, letter_of, readable
 
 
@@ -91,8 +91,8 @@ def test_what_a_letter_says_commands_no_terminal(capsys: pytest.CaptureFixture[s
     """Its error, its topic and its headers' names are text wherever they are shown; JSON has them as they are."""
     command = "\x1b[2J\u202e\r"
     letter = _read(error=f"an {command}error", name=f"a {command}header", topic=f"a {command}topic")
-    fate = Fate((), None, None)
-    told = Told([(letter, fate)], Counter({(letter.origin_topic, letter.reason): 1}), None)
+    fate = LetterHistory((), None, None)
+    told = DeadLetterReport([(letter, fate)], Counter({(letter.origin_topic, letter.reason): 1}), None)
 
     show_dead_letter(letter, fate)
     show_dead_letters(told)

@@ -29,15 +29,24 @@ from workers.jobs.billing import BillingJob
 from workers.jobs.expiry import ExpiryJob
 from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
-from workers.ops.dead_letters.history import Told, tell_dead_letters
-from workers.ops.dead_letters.letters import Selection, list_dead_letters
-from workers.ops.dead_letters.redrive import LETTER_HEADER, OPERATION_HEADER, Who, _Sender, redrive
-from workers.ops.dead_letters.redrive_plan import Options, plan_redrive
+from workers.ops.dead_letters.history import DeadLetterReport, report_dead_letters
+from workers.ops.dead_letters.letters import LetterFilter, list_dead_letters
+from workers.ops.dead_letters.redrive import LETTER_HEADER, OPERATION_HEADER, _RedriveSender, redrive
+from workers.ops.dead_letters.redrive_plan import RedriveOptions, plan_redrive
 from workers.ops.lag import read_lag
-from workers.ops.operations import Intent, RefusedError, Running, Status, list_operations, recorded, show_operation
+from workers.ops.operations import (
+    Intent,
+    OngoingOperation,
+    OperationStatus,
+    Operator,
+    RefusedError,
+    list_operations,
+    recorded,
+    show_operation,
+)
 
-ME = Who("ops-1", "the catalogue was mended")
-FAST = Options(rate=5000)
+ME = Operator("ops-1", "the catalogue was mended")
+FAST = RedriveOptions(rate=5000)
 
 
 async def work_off(settings: Settings) -> None:
@@ -53,16 +62,16 @@ async def work_off(settings: Settings) -> None:
     await settled(settings)
 
 
-async def back(settings: Settings, account: str, options: Options = FAST, **selection: Any) -> Running:
+async def back(settings: Settings, account: str, options: RedriveOptions = FAST, **selection: Any) -> OngoingOperation:
     """Send an account's letters back."""
-    chosen = Selection(account=account, **selection)
+    chosen = LetterFilter(account=account, **selection)
     plan = await plan_redrive(settings, chosen, options)
     return await redrive(settings, chosen, options, plan, who=ME, stop=asyncio.Event())
 
 
-async def told(settings: Settings, account: str) -> Told:
+async def told(settings: Settings, account: str) -> DeadLetterReport:
     """Return an account's letters and what became of them."""
-    return await tell_dead_letters(settings, Selection(account=account))
+    return await report_dead_letters(settings, LetterFilter(account=account))
 
 
 # -- the guard --------------------------------------------------------------------------------------------------------
@@ -79,7 +88,7 @@ async def test_a_letter_that_is_redriven_twice_moves_credits_once(
 
     first = await back(mended, account)
     await work_off(mended)
-    second = await back(mended, account, Options(rate=5000, again=True))
+    second = await back(mended, account, RedriveOptions(rate=5000, again=True))
     await work_off(mended)
 
     answers = [each for each in await read(cluster, start, 2) if each["account"] == account]
@@ -103,11 +112,11 @@ async def test_a_letter_whose_operation_broke_off_as_it_was_sent_is_sent_again_a
         raise KafkaConnectionError("planted")
 
     with monkeypatch.context() as broken:
-        broken.setattr(_Sender, "_record", dies)
+        broken.setattr(_RedriveSender, "_record", dies)
         with pytest.raises(KafkaConnectionError):
             await back(mended, account)
     (letter,) = (await told(mended, account)).summary()
-    plan = await plan_redrive(mended, Selection(account=account), FAST)
+    plan = await plan_redrive(mended, LetterFilter(account=account), FAST)
     await back(mended, account)
     await work_off(mended)
 
@@ -116,7 +125,7 @@ async def test_a_letter_whose_operation_broke_off_as_it_was_sent_is_sent_again_a
     assert (1, 1) == (plan.count, plan.in_doubt)
     assert [None] == [sending["offset"] for sending in letter["became"]["redriven"]]
     assert 7 == await database.fetchval("select sum(amount) from journal")
-    assert [Status.DONE, Status.FAILED] == [each.status for each in await list_operations(mended, 2)]
+    assert [OperationStatus.DONE, OperationStatus.FAILED] == [each.status for each in await list_operations(mended, 2)]
 
 
 async def test_a_letter_that_is_still_refused_is_another_letter_and_both_tell_of_it(
@@ -133,7 +142,7 @@ async def test_a_letter_that_is_still_refused_is_another_letter_and_both_tell_of
     assert newest[0].place == oldest[1].again  # type: ignore[union-attr]
     assert (OPERATION_HEADER, LETTER_HEADER) == tuple(name for name, _ in newest[0].headers)
     assert oldest[0].value == newest[0].value
-    assert 1 == (await plan_redrive(mended, Selection(account=account), FAST)).count  # the newest alone
+    assert 1 == (await plan_redrive(mended, LetterFilter(account=account), FAST)).count  # the newest alone
 
 
 async def test_a_tick_goes_back_to_its_partition_and_is_answered_there(cluster: Settings, account: str) -> None:
@@ -152,7 +161,7 @@ async def test_a_tick_goes_back_to_its_partition_and_is_answered_there(cluster: 
         done = await back(cluster, account, **ours)
         (answer,) = await read(cluster, start, 1)
     fate = (await told(cluster, account)).letters[0][1]
-    plan = await plan_redrive(cluster, Selection(account=account), Options(again=False))
+    plan = await plan_redrive(cluster, LetterFilter(account=account), RedriveOptions(again=False))
 
     assert 1 == done.result["sent"]
     assert (str(tick.id), "booked", letter.partition) == (
@@ -202,14 +211,14 @@ async def test_what_would_be_of_no_use_or_unsafe_is_not_sent_and_said_why(
         await producer.send_and_wait(SEND_REQUESTS, large, key, partition=partition)
     await publish(cluster, BILLING_EVENTS, [answered, platinum(account), (key, b"{"), (None, encode(send(account)))])
     await work_off(mended)
-    plan = await plan_redrive(mended, Selection(account=account), FAST)
-    counts = (await list_dead_letters(cluster, Selection(account=account))).counts
+    plan = await plan_redrive(mended, LetterFilter(account=account), FAST)
+    counts = (await list_dead_letters(cluster, LetterFilter(account=account))).counts
 
     kept = {(BILLING_EVENTS, "unknown_plan"): 1, (BILLING_EVENTS, "not_json"): 1}
     assert kept | {(SEND_REQUESTS, "too_large"): 1} == counts
     assert {"answered": 1, "refused_again": 1, "cut": 1} == plan.refused
     assert 0 == plan.count
-    anyway = await plan_redrive(mended, Selection(account=account), Options(again=True, anyway=True))
+    anyway = await plan_redrive(mended, LetterFilter(account=account), RedriveOptions(again=True, anyway=True))
     assert {"cut": 1} == anyway.refused
     assert kept == anyway.letters
 
@@ -221,7 +230,7 @@ async def test_a_record_that_is_no_dead_letter_is_shown_and_never_sent(cluster: 
     found = await list_dead_letters(cluster)
 
     (letter,) = [each for each in found.letters if each.key == account.encode()]
-    plan = await plan_redrive(cluster, Selection(partition=letter.partition, offset=letter.offset), FAST)
+    plan = await plan_redrive(cluster, LetterFilter(partition=letter.partition, offset=letter.offset), FAST)
     assert ("unreadable", None, {"unreadable": 1}) == (letter.reason, letter.id, plan.refused)
 
 
@@ -229,7 +238,7 @@ async def test_no_more_is_sent_than_was_agreed_to(mended: Settings, cluster: Set
     """What is set aside after the plan was made waits for the next; so does what is over the limit."""
     events = [encode(platinum(account)) for _ in range(4)]
     await set_aside(cluster, BILLING_EVENTS, account, events[:3], "unknown_plan")
-    selection, options = Selection(account=account), Options(rate=5000, limit=2)
+    selection, options = LetterFilter(account=account), RedriveOptions(rate=5000, limit=2)
     plan = await plan_redrive(mended, selection, options)
     await set_aside(cluster, BILLING_EVENTS, account, events[3:], "unknown_plan")
 
@@ -246,7 +255,7 @@ async def test_a_message_that_the_broker_refuses_is_told_and_stands_in_nobody_s_
     junk = [b"{1", os.urandom(1_400_000), b"{2"]
     await set_aside(cluster, SEND_REQUESTS, account, junk, "not_json")
 
-    done = await back(cluster, account, Options(rate=5000, anyway=True))
+    done = await back(cluster, account, RedriveOptions(rate=5000, anyway=True))
 
     assert {"sent": 2, "not_sent": {"refused by Kafka: MessageSizeTooLargeError": 1}, "left": 0} == done.result
     assert [b"{1", b"{2"] == [each.value for each in await records_of(cluster, SEND_REQUESTS, account)]
@@ -271,7 +280,7 @@ async def test_messages_go_at_the_rate_asked_for_in_the_order_they_came(
     """Five at 20 a second take four times 50 ms."""
     clock = asyncio.get_running_loop().time
     seen: list[int] = []
-    selection, options = Selection(account=account), Options(rate=20)
+    selection, options = LetterFilter(account=account), RedriveOptions(rate=20)
     plan = await plan_redrive(mended, selection, options)
     began = clock()
 
@@ -288,7 +297,7 @@ async def test_a_redrive_that_was_stopped_goes_on_where_it_stopped(
     mended: Settings, account: str, five: list[Event]
 ) -> None:
     """Each message is sent once, whatever was stopped how often."""
-    selection, options = Selection(account=account), Options(rate=2)
+    selection, options = LetterFilter(account=account), RedriveOptions(rate=2)
     plan = await plan_redrive(mended, selection, options)
     stop = asyncio.Event()
 
@@ -298,7 +307,7 @@ async def test_a_redrive_that_was_stopped_goes_on_where_it_stopped(
     assert [(2, True), (3, False)] == [(each.result["sent"], each.stopped) for each in (first, second)]
     assert 3 == first.result["left"]
     kept = await show_operation(mended, first.number)
-    assert (Status.STOPPED, first.result, "ops-1") == (kept.status, kept.result, kept.actor)
+    assert (OperationStatus.STOPPED, first.result, "ops-1") == (kept.status, kept.result, kept.actor)
     records = await records_of(mended, BILLING_EVENTS, account)
     assert {str(event.id): 1 for event in five} == Counter(json.loads(each.value)["id"] for each in records)
 
@@ -308,7 +317,7 @@ async def test_a_redrive_that_is_stopped_between_two_messages_leaves_the_rest_un
 ) -> None:
     """Nothing is in doubt: what was about to be sent and was not is no more on record."""
     assert five
-    selection, options = Selection(account=account), Options(rate=5000)
+    selection, options = LetterFilter(account=account), RedriveOptions(rate=5000)
     plan = await plan_redrive(mended, selection, options)
     stop = asyncio.Event()
     stop.set()
@@ -329,11 +338,11 @@ async def test_only_one_redrive_runs_at_a_time(cluster: Settings) -> None:
         with pytest.raises(RefusedError, match=f"operation {running.number} of ops-1"):
             async with recorded(cluster, intent):
                 pass
-        assert Status.RUNNING == (await show_operation(cluster, running.number)).status
+        assert OperationStatus.RUNNING == (await show_operation(cluster, running.number)).status
     async with recorded(cluster, intent) as second:
         pass
 
-    assert [Status.DONE, Status.DONE] == [each.status for each in await list_operations(cluster, 2)]
+    assert [OperationStatus.DONE, OperationStatus.DONE] == [each.status for each in await list_operations(cluster, 2)]
     assert second.number > running.number
 
 
@@ -356,7 +365,7 @@ async def test_an_operation_whose_process_is_gone_is_said_to_be_broken_off(
     async with recorded(cluster, intent):
         pass
 
-    assert [Status.BROKEN_OFF] * 2 == [before, (await show_operation(cluster, broken.operation)).status]
+    assert [OperationStatus.BROKEN_OFF] * 2 == [before, (await show_operation(cluster, broken.operation)).status]
 
 
 async def test_what_an_operation_raised_is_on_record(cluster: Settings) -> None:
@@ -366,7 +375,7 @@ async def test_what_an_operation_raised_is_on_record(cluster: Settings) -> None:
             raise ValueError("planted")
 
     (kept,) = await list_operations(cluster, 1)
-    assert (Status.FAILED, {"error": "ValueError: planted"}) == (kept.status, kept.result)
+    assert (OperationStatus.FAILED, {"error": "ValueError: planted"}) == (kept.status, kept.result)
     assert ({"rate": 1}, {"messages": 2}, "to see") == (kept.arguments, kept.plan, kept.reason)
 
 
@@ -384,21 +393,21 @@ async def test_letters_are_found_by_each_of_their_marks(cluster: Settings, accou
     """Each filter alone finds the one of two that it is about."""
     await set_aside(cluster, SEND_REQUESTS, account, [b"{"], "not_json")
     await set_aside(cluster, BILLING_EVENTS, account, [encode(platinum(account))], "unknown_plan")
-    second, first = (await list_dead_letters(cluster, Selection(account=account))).letters
+    second, first = (await list_dead_letters(cluster, LetterFilter(account=account))).letters
 
     wanted = {
         first: [
-            Selection(reason=DeadLetterReason.NOT_JSON),
-            Selection(topic=SEND_REQUESTS),
-            Selection(before=second.set_aside_at),
-            Selection(partition=first.partition, offset=first.offset),
+            LetterFilter(reason=DeadLetterReason.NOT_JSON),
+            LetterFilter(topic=SEND_REQUESTS),
+            LetterFilter(before=second.set_aside_at),
+            LetterFilter(partition=first.partition, offset=first.offset),
         ],
         second: [
-            Selection(reason=DeadLetterReason.UNKNOWN_PLAN),
-            Selection(topic=BILLING_EVENTS),
-            Selection(event_type="inmail.subscription.activated.v1"),
-            Selection(after=second.set_aside_at),
-            Selection(partition=second.partition, offset=second.offset),
+            LetterFilter(reason=DeadLetterReason.UNKNOWN_PLAN),
+            LetterFilter(topic=BILLING_EVENTS),
+            LetterFilter(event_type="inmail.subscription.activated.v1"),
+            LetterFilter(after=second.set_aside_at),
+            LetterFilter(partition=second.partition, offset=second.offset),
         ],
     }
     for letter, selections in wanted.items():
@@ -414,7 +423,7 @@ async def test_the_newest_are_listed_and_all_are_counted(cluster: Settings, acco
     """However many there are, no more than asked for are kept at hand."""
     await set_aside(cluster, SEND_REQUESTS, account, [b"%d{" % number for number in range(20)], "not_json")
 
-    found = await list_dead_letters(cluster, Selection(account=account), last=3)
+    found = await list_dead_letters(cluster, LetterFilter(account=account), last=3)
 
     assert [b"19{", b"18{", b"17{"] == [letter.value for letter in found.letters]
     assert {(SEND_REQUESTS, "not_json"): 20} == found.counts
@@ -433,4 +442,4 @@ async def test_a_letter_whose_request_was_answered_otherwise_says_so(
     (row,) = (await told(mended, account)).summary()
 
     assert ([], "granted", 1) == (row["became"]["redriven"], *pick(row["became"]["answer"], "code", "sequence"))
-    assert {"answered": 1} == (await plan_redrive(mended, Selection(account=account), FAST)).refused
+    assert {"answered": 1} == (await plan_redrive(mended, LetterFilter(account=account), FAST)).refused

@@ -18,8 +18,8 @@ from tests.workers.command import end, run, start
 from tests.workers.letters import platinum, records_of, set_aside
 from tests.workers.wire import eventually
 from workers.commands.running import Exit
-from workers.ops.dead_letters.letters import Selection, list_dead_letters
-from workers.ops.operations import Status, list_operations
+from workers.ops.dead_letters.letters import LetterFilter, list_dead_letters
+from workers.ops.operations import OperationStatus, list_operations
 
 GUIDE = Path(__file__).parents[4] / "docs" / "dead-letters.md"
 
@@ -70,7 +70,7 @@ async def test_a_redrive_tells_how_far_it_is_and_what_it_did(mended: Settings, a
     assert Exit.DONE == code
     assert f"20 messages sent back: operation {operation.operation}" in out
     assert [f"{n} of 20 messages" for n in (10, 20)] == [line.partition(",")[0] for line in err.splitlines()]
-    assert (Status.DONE, "ops-1", "a trial") == (operation.status, operation.actor, operation.reason)
+    assert (OperationStatus.DONE, "ops-1", "a trial") == (operation.status, operation.actor, operation.reason)
     again, out, _ = await run(mended, *_redrive(account, "--yes"))
     assert (Exit.DONE, True) == (again, "20 messages not sent: sent back before" in out)
 
@@ -95,7 +95,7 @@ async def test_a_redrive_that_was_stopped_or_killed_goes_on(
     again, *_ = await run(mended, *_redrive(account, "--yes", "--rate", "5000"))
 
     assert (Exit.INTERRUPTED if stopped else -signal.SIGKILL) == code
-    assert (Status.STOPPED if stopped else Status.BROKEN_OFF) == ended
+    assert (OperationStatus.STOPPED if stopped else OperationStatus.BROKEN_OFF) == ended
     assert (0 if stopped else 5) >= json.loads(plan)["plan"]["in_doubt"]
     sent = Counter(json.loads(each.value)["id"] for each in await records_of(mended, BILLING_EVENTS, account))
     assert {str(event.id) for event in events} == sent.keys()
@@ -119,7 +119,7 @@ async def test_dead_letters_are_seen_also_where_postgres_is_away(mended: Setting
 async def test_what_the_guide_tells_can_be_done(mended: Settings, account: str) -> None:
     """Every command of it, in order, on a letter that is there."""
     await set_aside(mended, BILLING_EVENTS, account, [encode(platinum(account))], "unknown_plan")
-    (letter,) = (await list_dead_letters(mended, Selection(account=account))).letters
+    (letter,) = (await list_dead_letters(mended, LetterFilter(account=account))).letters
     told = re.findall(r"^\$ inmail (.+)$", GUIDE.read_text(), re.MULTILINE)
     done = []
     for command in told:

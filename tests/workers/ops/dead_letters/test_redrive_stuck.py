@@ -19,11 +19,12 @@ from tests.workers.letters import platinum, set_aside
 from tests.workers.wire import prepare
 from workers.ledger.plans import SHIPPED
 from workers.ops.dead_letters import redrive as module
-from workers.ops.dead_letters.letters import Selection
-from workers.ops.dead_letters.redrive import Who, redrive
-from workers.ops.dead_letters.redrive_plan import Options, plan_redrive
+from workers.ops.dead_letters.letters import LetterFilter
+from workers.ops.dead_letters.redrive import redrive
+from workers.ops.dead_letters.redrive_plan import RedriveOptions, plan_redrive
+from workers.ops.operations import Operator
 
-ME = Who("ops-1", "the catalogue was mended")
+ME = Operator("ops-1", "the catalogue was mended")
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +58,12 @@ async def test_a_redrive_whose_broker_does_not_answer_ends_in_time(  # noqa: PLR
     own = settings.model_copy(update=servers | {"plans_file": str(plans)})
     await prepare(own)
     await set_aside(own, BILLING_EVENTS, account, [encode(platinum(account)) for _ in range(3)], "unknown_plan")
-    stop, selection = asyncio.Event(), Selection(account=account)
-    plan = await plan_redrive(own, selection, Options(rate=1))
+    stop, selection = asyncio.Event(), LetterFilter(account=account)
+    plan = await plan_redrive(own, selection, RedriveOptions(rate=1))
     monkeypatch.setattr(module, "_STOP_SECONDS", 0.5)
     if ends_by == "limit":
         monkeypatch.setattr(module, "_ANSWER_SECONDS", 2.0)
-    hand_over = module._Sender._hand_over
+    hand_over = module._RedriveSender._hand_over
 
     async def then_stop(sender: Any, chunk: Any) -> Any:
         handed = await hand_over(sender, chunk)
@@ -73,14 +74,14 @@ async def test_a_redrive_whose_broker_does_not_answer_ends_in_time(  # noqa: PLR
     def freeze(_: int) -> None:
         os.kill(frozen.kafka_pid, signal.SIGSTOP)
 
-    monkeypatch.setattr(module._Sender, "_hand_over", then_stop)
+    monkeypatch.setattr(module._RedriveSender, "_hand_over", then_stop)
     with pytest.raises(KafkaTimeoutError, match="1 of the messages were not acknowledged"):
         async with asyncio.timeout(15):
-            await redrive(own, selection, Options(rate=1), plan, who=ME, stop=stop, progress=freeze)
+            await redrive(own, selection, RedriveOptions(rate=1), plan, who=ME, stop=stop, progress=freeze)
     kept = await database.fetch("select sent_at is not null from redriven order by letter_offset")
     os.kill(frozen.kafka_pid, signal.SIGCONT)
-    rest = await plan_redrive(own, selection, Options())
-    done = await redrive(own, selection, Options(), rest, who=ME, stop=asyncio.Event())
+    rest = await plan_redrive(own, selection, RedriveOptions())
+    done = await redrive(own, selection, RedriveOptions(), rest, who=ME, stop=asyncio.Event())
 
     assert [True, False] == [sent for (sent,) in kept]
     assert (2, 1) == (rest.count, rest.in_doubt)

@@ -35,7 +35,6 @@ from schemas.ticks import ExpiryTick
 from tests.conftest import HASTY
 from tests.workers.command import end, run, start
 from tests.workers.history_books import (
-    GROUPS,
     TIED,
     Placed,
     decide_one_by_one,
@@ -55,17 +54,18 @@ from workers.jobs.send import SendJob
 from workers.ledger.plans import SHIPPED, Catalogue, CatalogueError, load_catalogue
 from workers.local.up import prepare
 from workers.ops.books.audit import audit
-from workers.ops.compare.comparison import Comparison, Group, compare
+from workers.ops.compare.comparison import Comparison, DifferenceGroup, compare
 from workers.ops.compare.html_report import page_of
-from workers.ops.operations import RefusedError, Running, Status, list_operations
+from workers.ops.operations import OngoingOperation, OperationStatus, Operator, RefusedError, list_operations
 from workers.ops.replay import rebuild_lanes
-from workers.ops.replay.parallel_batches import Runs
-from workers.ops.replay.rebuild import Who, rerun
-from workers.ops.replay.rebuild_plan import Asked, plan_rerun, target_of
+from workers.ops.replay.parallel_batches import BatchCombiner
+from workers.ops.replay.rebuild import rebuild
+from workers.ops.replay.rebuild_plan import RebuildRequest, plan_rebuild, target_settings
 from workers.simulate.wire import DAY, event, instant, send
+from workers.topology import GROUP_OF
 
 ROOT = Path(__file__).parents[4]
-WHO = Who("ops-1", "a trial")
+WHO = Operator("ops-1", "a trial")
 NO_ROLLOVER = ("plans.*.rollover=false",)
 
 
@@ -89,18 +89,20 @@ async def live(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Settin
         yield settings
 
 
-async def _asked(live: Settings, verb: str = "replay rebuild", **options: Any) -> Asked:
-    return Asked(verb, SecretStr(await new_database(live)), **options)
+async def _asked(live: Settings, verb: str = "replay rebuild", **options: Any) -> RebuildRequest:
+    return RebuildRequest(verb, SecretStr(await new_database(live)), **options)
 
 
-async def _rerun(live: Settings, asked: Asked, stop_at: int | None = None) -> tuple[Running, Comparison | None]:
+async def _rerun(
+    live: Settings, asked: RebuildRequest, stop_at: int | None = None
+) -> tuple[OngoingOperation, Comparison | None]:
     stop = asyncio.Event()
 
     def progress(done: int) -> None:
         if stop_at is not None and done >= stop_at:
             stop.set()
 
-    return await rerun(live, asked, await plan_rerun(live, asked), who=WHO, stop=stop, progress=progress)
+    return await rebuild(live, asked, await plan_rebuild(live, asked), who=WHO, stop=stop, progress=progress)
 
 
 async def _change(settings: Settings, *statements: str) -> None:
@@ -132,7 +134,7 @@ async def test_a_rebuild_from_the_topics_has_the_same_books_line_for_line(live: 
 
     operation, comparison = await _rerun(live, asked)
 
-    other = target_of(live, asked)
+    other = target_settings(live, asked)
     before, after = await _everything(live), await _everything(other)
     assert comparison is not None
     assert ({}, True) == (comparison.counts(), comparison.whole)
@@ -142,7 +144,7 @@ async def test_a_rebuild_from_the_topics_has_the_same_books_line_for_line(live: 
     }
     assert (len(before["journal"]),) * 2 == comparison.lines["entries"]
     assert min(each[0] for each in comparison.lines.values()) > 10
-    assert (Status.DONE, {}) == ((await list_operations(live, 1))[0].status, operation.result["differences"])
+    assert (OperationStatus.DONE, {}) == ((await list_operations(live, 1))[0].status, operation.result["differences"])
     assert (await audit(other)).passed
 
 
@@ -161,7 +163,7 @@ async def test_a_grant_and_a_send_of_one_instant_are_decided_in_the_one_order(
 ) -> None:
     """Billing comes first. With sends first, the rebuild would find no credit for that send, and it says so."""
     _, right = await _rerun(live, await _asked(live))
-    monkeypatch.setattr(topology, "RANKS", {topic: -rank for topic, rank in topology.RANKS.items()})
+    monkeypatch.setattr(topology, "TOPIC_RANK", {topic: -rank for topic, rank in topology.TOPIC_RANK.items()})
     _, wrong = await _rerun(live, await _asked(live))
 
     assert {} == _causes(right)
@@ -175,27 +177,27 @@ async def test_a_grant_and_a_send_of_one_instant_are_decided_in_the_one_order(
 async def test_a_run_that_was_stopped_goes_on_and_gives_the_same(live: Settings) -> None:
     """It stops between two transactions; the lanes of the other books say where to go on."""
     asked = await _asked(live)
-    total = (await plan_rerun(live, asked)).records
+    total = (await plan_rebuild(live, asked)).records
 
     stopped, nothing = await _rerun(live, asked, stop_at=total // 2)
-    left = await plan_rerun(live, asked)
+    left = await plan_rebuild(live, asked)
     _, comparison = await _rerun(live, asked)
 
     assert (True, None, True) == (stopped.stopped, nothing, left.begun)
     assert total // 3 < total - left.records == stopped.result["read"] < total
     assert {} == _causes(comparison)
-    assert await _everything(live) == await _everything(target_of(live, asked))
+    assert await _everything(live) == await _everything(target_settings(live, asked))
 
 
 async def test_partitions_go_side_by_side(live: Settings) -> None:
     """While one cannot go on, the other is read to its end."""
     asked = await _asked(live)
     await _rerun(live, asked, stop_at=1)
-    holder = await connect_database(target_of(live, asked))
+    holder = await connect_database(target_settings(live, asked))
     ends = {tuple(row) for row in await _lanes_of(live) if row[1] == 1}
 
     async def is_read() -> bool:
-        return ends <= {tuple(row) for row in await _lanes_of(target_of(live, asked))}
+        return ends <= {tuple(row) for row in await _lanes_of(target_settings(live, asked))}
 
     async with holder.transaction():
         await holder.execute("select from lanes where partition = 0 for update")
@@ -230,13 +232,13 @@ async def test_two_partitions_that_lock_each_other_try_again(live: Settings, mon
 async def test_a_schema_of_the_live_database_will_do(live: Settings) -> None:
     """Beside the live books: the same line for line, whatever the live ones hold stays, and neither sees the other."""
     before = await _everything(live)
-    asked = Asked("replay rebuild", schema="rebuilt")
+    asked = RebuildRequest("replay rebuild", schema="rebuilt")
 
     stopped, _ = await _rerun(live, asked, stop_at=100)
-    left = await plan_rerun(live, asked)
+    left = await plan_rebuild(live, asked)
     _, comparison = await _rerun(live, asked)
 
-    other = target_of(live, asked)
+    other = target_settings(live, asked)
     assert (True, True) == (stopped.stopped, left.begun)
     assert comparison is not None
     assert ({}, True) == (comparison.counts(), comparison.whole)
@@ -258,7 +260,7 @@ async def test_a_change_of_the_other_books_is_found_named_and_grouped(live: Sett
     asked = await _asked(live)
     await _rerun(live, asked)
     await _change(
-        target_of(live, asked),
+        target_settings(live, asked),
         "update lots set warned = not warned"
         " where (account, lot) in (select account, lot from lots order by 1, 2 limit 3)",
         "update journal set recipient_id = 'else' where ctid = (select max(ctid) from journal where code = 'charged')",
@@ -306,7 +308,7 @@ async def test_another_catalogue_may_hold_from_a_date_on(live: Settings) -> None
     asked = await _asked(live, "replay shadow", changes=NO_ROLLOVER, since=since)
 
     _, comparison = await _rerun(live, asked)
-    earlier = await compare(live, target_of(live, asked), until=since)
+    earlier = await compare(live, target_settings(live, asked), until=since)
 
     assert _causes(comparison)
     assert {} == _causes(earlier)
@@ -323,12 +325,12 @@ async def test_only_a_range_may_be_read(live: Settings) -> None:
     _, first = await _rerun(live, early)
     _, second = await _rerun(live, late)
 
-    entries = (await _everything(target_of(live, early)))["journal"]
+    entries = (await _everything(target_settings(live, early)))["journal"]
     assert first is not None
     assert ({}, False) == (first.counts(), first.whole)
     assert (len(entries), len(entries)) == first.lines["entries"]
     assert _causes(second)["entries: charged -> insufficient_credits"] > 5
-    connection = await connect_database(target_of(live, late))
+    connection = await connect_database(target_settings(live, late))
     assert middle <= await connection.fetchval("select min(as_of) from journal")
     await connection.close()
 
@@ -338,7 +340,7 @@ async def test_what_only_one_of_them_has_read_is_left_out(live: Settings) -> Non
     asked = await _asked(live)
     await _rerun(live, asked, stop_at=300)
 
-    comparison = await compare(live, target_of(live, asked))
+    comparison = await compare(live, target_settings(live, asked))
 
     assert ({}, False) == (comparison.counts(), comparison.whole)
     assert 0 < comparison.lines["entries"][0] < len((await _everything(live))["journal"])
@@ -349,7 +351,7 @@ async def test_what_the_database_refuses_stands_in_nobodys_way(live: Settings) -
     other = await migrated(live)
     await _change(other, "alter table journal add constraint no_zoe check (recipient_id is distinct from 'zoe')")
 
-    operation, comparison = await _rerun(live, Asked("replay rebuild", other.database_url))
+    operation, comparison = await _rerun(live, RebuildRequest("replay rebuild", other.database_url))
 
     assert {"refused_by_database": 1} == operation.result["dead_letters"]
     assert 1 == _causes(comparison)["entries: charged: missing"]
@@ -363,7 +365,7 @@ async def test_a_page_tells_it_and_reads_nothing_into_what_it_shows(live: Settin
     group = comparison.groups[0]
     before = {"paid_from": datetime.min}  # noqa: DTZ901 - as the driver has -infinity
     odd = replace(group.examples[0], place={"account_id": "<script>alert(1)</script>"}, before=before)
-    comparison.groups.append(Group("entries", "odd & ends", 1, [odd]))
+    comparison.groups.append(DifferenceGroup("entries", "odd & ends", 1, [odd]))
 
     page = page_of(comparison, "a trial", {"by": "ops-1"})
 
@@ -377,9 +379,9 @@ async def test_a_page_tells_it_and_reads_nothing_into_what_it_shows(live: Settin
 # -- refusals ---------------------------------------------------------------------------------------------------------
 
 
-async def _refusal(live: Settings, asked: Asked) -> str:
+async def _refusal(live: Settings, asked: RebuildRequest) -> str:
     with pytest.raises(RefusedError) as refused:
-        await plan_rerun(live, asked)
+        await plan_rebuild(live, asked)
     return str(refused.value)
 
 
@@ -389,16 +391,16 @@ async def test_the_live_database_is_refused_by_whatever_name(live: Settings) -> 
 
     other_name = address.replace("127.0.0.1", "localhost")
 
-    assert "is the live database" in await _refusal(live, Asked("replay rebuild", SecretStr(address)))
-    assert "is the live database" in await _refusal(live, Asked("replay rebuild", SecretStr(other_name)))
+    assert "is the live database" in await _refusal(live, RebuildRequest("replay rebuild", SecretStr(address)))
+    assert "is the live database" in await _refusal(live, RebuildRequest("replay rebuild", SecretStr(other_name)))
 
 
 async def test_a_database_that_holds_anything_else_is_refused(live: Settings) -> None:
     """Foreign tables, foreign books, and an earlier run that was asked for otherwise; one that is not there too."""
-    tables, books = await _asked(live), Asked("replay rebuild", (await migrated(live)).database_url)
+    tables, books = await _asked(live), RebuildRequest("replay rebuild", (await migrated(live)).database_url)
     begun = await _asked(live, "replay shadow", changes=NO_ROLLOVER)
-    await _change(target_of(live, tables), "create table theirs (id integer)")
-    await _change(target_of(live, books), "insert into accounts (account_id, partition) values ('alice', 0)")
+    await _change(target_settings(live, tables), "create table theirs (id integer)")
+    await _change(target_settings(live, books), "insert into accounts (account_id, partition) values ('alice', 0)")
     await _rerun(live, begun, stop_at=1)
 
     assert "tables that are not of these books" in await _refusal(live, tables)
@@ -411,19 +413,19 @@ async def test_a_database_that_holds_anything_else_is_refused(live: Settings) ->
 async def test_a_plan_that_another_run_has_overtaken_is_refused(live: Settings) -> None:
     """Nothing is decided twice, nor left out."""
     asked = await _asked(live)
-    plan = await plan_rerun(live, asked)
+    plan = await plan_rebuild(live, asked)
     await _rerun(live, asked, stop_at=1)
 
     with pytest.raises(RefusedError, match="another run has gone on with inmail"):
-        await rerun(live, asked, plan, who=WHO, stop=asyncio.Event())
+        await rebuild(live, asked, plan, who=WHO, stop=asyncio.Event())
 
-    assert Status.FAILED == (await list_operations(live, 1))[0].status
+    assert OperationStatus.FAILED == (await list_operations(live, 1))[0].status
     assert {} == _causes((await _rerun(live, asked))[1])
 
 
 async def test_an_empty_database_that_is_migrated_will_do(live: Settings) -> None:
     """As `inmail migrate` leaves it."""
-    plan = await plan_rerun(live, Asked("replay rebuild", (await migrated(live)).database_url))
+    plan = await plan_rebuild(live, RebuildRequest("replay rebuild", (await migrated(live)).database_url))
 
     assert (False, 0) == (plan.begun, plan.lost)
     assert plan.records == sum(span.end for span in plan.spans) > 400
@@ -458,11 +460,11 @@ def test_what_is_decided_together_keeps_each_accounts_order_and_passes_no_tick()
     """Runs are long where accounts differ, and each account, each topic and each tick stands in them as it came."""
     settings, catalogue, dice = load_settings(), load_catalogue(), Random(7)  # noqa: S311 - an order
     jobs = [SendJob(catalogue), BillingJob(catalogue), ExpiryJob(None, catalogue, settings)]
-    runs = Runs()
+    runs = BatchCombiner()
     came = []
     for offset in range(600):
         job = dice.choices(jobs, [20, 10, 1])[0]
-        key = None if job.in_steps else b"a%d" % dice.randrange(50)
+        key = None if job.step is not None else b"a%d" % dice.randrange(50)
         record = ConsumerRecord(job.topic, 0, offset, 0, 0, key, b"", None, 0, 0, ())
         came.append(record)
         runs.add(job, record)
@@ -488,10 +490,12 @@ def test_turns_are_by_time_then_billing_sends_ticks() -> None:
     early, late = datetime(2030, 1, 1, tzinfo=UTC), datetime(2030, 1, 2, tzinfo=UTC)
     topics: Iterable[str] = ("inmail.expiry-ticks", "inmail.send-requests", "inmail.billing-events")
 
-    turns = sorted(((topic, time) for time in (late, early) for topic in topics), key=lambda each: topology.turn(*each))
+    turns = sorted(
+        ((topic, time) for time in (late, early) for topic in topics), key=lambda each: topology.sort_key(*each)
+    )
 
-    assert [(topic, time) for time in (early, late) for topic in topology.DECIDED] == turns
-    assert ("inmail.billing-events", "inmail.send-requests", "inmail.expiry-ticks") == topology.DECIDED
+    assert [(topic, time) for time in (early, late) for topic in topology.WORKER_OF] == turns
+    assert ("inmail.billing-events", "inmail.send-requests", "inmail.expiry-ticks") == tuple(topology.WORKER_OF)
 
 
 # -- by command -------------------------------------------------------------------------------------------------------
@@ -526,11 +530,11 @@ async def test_a_rerun_that_was_interrupted_or_killed_goes_on(
     ended, *_ = await end(process)
     status = (await list_operations(live, 1))[0].status
     comparison = await compare(live, other)
-    _, again = await _rerun(live, Asked(f"replay {verb}", SecretStr(address)))
+    _, again = await _rerun(live, RebuildRequest(f"replay {verb}", SecretStr(address)))
 
     stopped = number is signal.SIGINT
     assert (Exit.INTERRUPTED if stopped else -signal.SIGKILL) == ended
-    assert (Status.STOPPED if stopped else Status.BROKEN_OFF) == status
+    assert (OperationStatus.STOPPED if stopped else OperationStatus.BROKEN_OFF) == status
     assert ({}, False) == (comparison.counts(), comparison.whole)
     assert {} == _causes(again)
     assert await _everything(live) == await _everything(other)
@@ -557,7 +561,7 @@ async def test_a_difference_is_told_and_ends_with_a_no(live: Settings) -> None:
     """For a person and for a program."""
     asked = await _asked(live)
     await _rerun(live, asked)
-    await _change(target_of(live, asked), "update lots set warned = true where not warned")
+    await _change(target_settings(live, asked), "update lots set warned = true where not warned")
     assert asked.url is not None
     command = _command(asked.url.get_secret_value(), "--yes")
 
@@ -602,7 +606,7 @@ async def test_what_the_workers_decided_is_what_a_rebuild_decides(live: Settings
     catalogue = load_catalogue(live.plans_file)
     start = history()[-1].time + DAY
     ids = [str(uuid4()) for _ in range(3)]
-    stored = [(GROUPS[topic], partition, offset) for topic, partition, offset, _ in await _lanes_of(live)]
+    stored = [(GROUP_OF[topic], partition, offset) for topic, partition, offset, _ in await _lanes_of(live)]
     gift = {"credits": 2, "promotion_id": "welcome"}
     turns = [
         [event(start, str(uuid4()), PromotionGranted, f"w-{n}", gift) for n in range(6)],
@@ -621,7 +625,7 @@ async def test_what_the_workers_decided_is_what_a_rebuild_decides(live: Settings
     assert {"invalid_event": 1} == operation.result["dead_letters"]
     assert comparison is not None
     assert ({}, True) == (comparison.counts(), comparison.whole)
-    assert await _everything(live) == await _everything(target_of(live, asked))
+    assert await _everything(live) == await _everything(target_settings(live, asked))
     connection = await connect_database(live)
     codes = {row["code"] for row in await connection.fetch(_OF_WORKERS)}
     noted_again = await connection.fetchval(
@@ -731,7 +735,7 @@ async def test_a_topic_whose_beginning_is_gone_is_refused(live: Settings) -> Non
         await admin.delete_records({gone: RecordsToDelete(before_offset=40)})
 
     refusal = await _refusal(live, asked)
-    plan = await plan_rerun(live, replace(asked, partial=True))
+    plan = await plan_rebuild(live, replace(asked, partial=True))
     operation, comparison = await _rerun(live, replace(asked, partial=True))
 
     assert "retention has taken 40 records, inmail.send-requests/1 up to offset 40" in refusal

@@ -18,12 +18,12 @@ from infra.settings import Settings
 from schemas.catalogue import CREDIT_EVENTS, DEAD_LETTERS, SEND_REQUESTS, SEND_RESULTS
 from tests.ledger.book import Book
 from tests.workers.replaying import ME, Marks, fund_and_send, mark, seen, whole_history
-from workers.ledger.model import Worker
+from workers.ledger.model import WorkerName
 from workers.ops.books.balance import UnknownAccountError
-from workers.ops.operations import RefusedError, Running, Status, list_operations
+from workers.ops.operations import OngoingOperation, OperationStatus, RefusedError, list_operations
 from workers.ops.replay import reemit_plan
 from workers.ops.replay.reemit import reemit
-from workers.ops.replay.reemit_plan import Plan, Position, Selection, plan_reemit
+from workers.ops.replay.reemit_plan import ReemitPlan, RowFilter, RowPosition, plan_reemit
 
 FAST = 50_000.0
 
@@ -33,8 +33,8 @@ MINUTE = timedelta(minutes=1)
 
 
 async def emit(
-    settings: Settings, selection: Selection, to: str | None = None, rate: float = FAST
-) -> tuple[Plan, Running]:
+    settings: Settings, selection: RowFilter, to: str | None = None, rate: float = FAST
+) -> tuple[ReemitPlan, OngoingOperation]:
     """Reemit; return what was planned and what came of it."""
     plan = await plan_reemit(settings, selection, to, rate)
     return plan, await reemit(settings, selection, plan, who=ME, stop=asyncio.Event())
@@ -72,7 +72,7 @@ async def test_everything_comes_again_byte_for_byte_but_repeats(
     first = [seen(each) for each in await begin.read(cluster)]
     again = await mark(cluster)
 
-    plan, done = await emit(cluster, Selection())
+    plan, done = await emit(cluster, RowFilter())
     second = [seen(each) for each in await again.read(cluster)]
 
     repeats = [each for each in first if told(each.value)["data"].get("repeat")]
@@ -104,7 +104,7 @@ async def test_each_account_comes_in_the_order_of_its_sequence(
     await fund_and_send(cluster, f"{account}-2", 3)
     topic, everything = await made(cluster)
 
-    await emit(cluster, Selection(), topic)
+    await emit(cluster, RowFilter(), topic)
 
     sequences = defaultdict(list)
     places = defaultdict(set)
@@ -125,7 +125,7 @@ async def test_a_tick_answer_finds_a_place_in_a_topic_of_fewer_partitions(
     asked = await whole_history(cluster, Book(database), account)
     topic, everything = await made(cluster, partitions=1)
 
-    await emit(cluster, Selection(request=asked), topic)
+    await emit(cluster, RowFilter(request=asked), topic)
 
     codes = [told(each.value)["data"]["code"] for each in await everything.read(cluster)]
     assert sorted(["expired", *["booked"] * cluster.topic_partitions]) == sorted(codes)
@@ -138,19 +138,19 @@ async def test_a_selection_is_all_that_is_sent(cluster: Settings, database: Conn
     requests = await fund_and_send(cluster, account, 3)
     row = await database.fetchrow("select * from journal where request_id = $1 and is_answer", requests[1].id)
     assert row is not None
-    place = {"worker": Worker.SEND, "partition": row["source_partition"]}
+    place = {"worker": WorkerName.SEND, "partition": row["source_partition"]}
     offset = row["source_offset"]
 
     counts = [
         (await plan_reemit(cluster, selection, None, FAST)).events
         for selection in (
-            Selection(account=account),
-            Selection(request=requests[1].id),
-            Selection(after=between, before=datetime.now(UTC) + timedelta(days=1)),
-            Selection(before=between),
-            Selection(**place, start=offset, end=offset + 1),
-            Selection(**place, start=offset + 2, end=offset + 9),
-            Selection(worker=Worker.EXPIRY),
+            RowFilter(account=account),
+            RowFilter(request=requests[1].id),
+            RowFilter(after=between, before=datetime.now(UTC) + timedelta(days=1)),
+            RowFilter(before=between),
+            RowFilter(**place, start=offset, end=offset + 1),
+            RowFilter(**place, start=offset + 2, end=offset + 9),
+            RowFilter(worker=WorkerName.EXPIRY),
         )
     ]
 
@@ -189,9 +189,9 @@ async def test_a_request_or_a_time_is_found_without_reading_the_journal(database
             return []
 
     connection: Any = _Explaining()
-    selections = (Selection(request=uuid4()), Selection(worker=Worker.SEND, after=THREE, before=THREE + MINUTE))
+    selections = (RowFilter(request=uuid4()), RowFilter(worker=WorkerName.SEND, after=THREE, before=THREE + MINUTE))
     for selection in selections:
-        assert [] == [page async for page in reemit_plan.pages(connection, selection, Position())]
+        assert [] == [page async for page in reemit_plan.pages(connection, selection, RowPosition())]
     by_request, by_time = (plan for plan in plans if "journal" in plan)
 
     assert all(index in by_request for index in ("journal_outcomes", "journal_conflicts", "journal_source"))
@@ -209,18 +209,18 @@ async def test_it_stops_between_two_events_and_goes_on_behind_them(
     monkeypatch.setattr(reemit_plan, "_PAGE", 3)
     await whole_history(cluster, Book(database), account)
     topic, everything = await made(cluster)
-    whole = await plan_reemit(cluster, Selection(), topic, FAST)
+    whole = await plan_reemit(cluster, RowFilter(), topic, FAST)
     sent, counts = 0, []
 
     while sent < whole.count:
         stop, before = asyncio.Event(), sent
-        plan = await plan_reemit(cluster, Selection(), topic, FAST)
+        plan = await plan_reemit(cluster, RowFilter(), topic, FAST)
 
         def enough(done: int, stop: asyncio.Event = stop) -> None:
             if done >= 5:
                 stop.set()
 
-        done = await reemit(cluster, Selection(), plan, who=ME, stop=stop, progress=enough)
+        done = await reemit(cluster, RowFilter(), plan, who=ME, stop=stop, progress=enough)
         sent += done.result["sent"]
         counts.append((plan.count, plan.sent_before, done.stopped))
         assert sent > before
@@ -229,8 +229,8 @@ async def test_it_stops_between_two_events_and_goes_on_behind_them(
     assert whole.count == len(ids) == len(set(ids))
     assert all(whole.count == left + before for left, before, _ in counts)
     assert (True, True) == (len(counts) > 2, counts[0][2])
-    assert Status.DONE == (await list_operations(cluster, 1))[0].status
-    assert whole.count == (await plan_reemit(cluster, Selection(), topic, FAST)).count  # it is over: anew
+    assert OperationStatus.DONE == (await list_operations(cluster, 1))[0].status
+    assert whole.count == (await plan_reemit(cluster, RowFilter(), topic, FAST)).count  # it is over: anew
 
 
 async def test_one_that_fails_goes_on_from_what_the_brokers_have(
@@ -252,14 +252,14 @@ async def test_one_that_fails_goes_on_from_what_the_brokers_have(
         broken.setattr(Sender, "settle", dies)
         broken.setattr("workers.ops.replay.reemit._TOGETHER", 1)
         with pytest.raises(KafkaConnectionError):
-            await emit(cluster, Selection(account=account), topic)
-    plan, _ = await emit(cluster, Selection(account=account), topic)
+            await emit(cluster, RowFilter(account=account), topic)
+    plan, _ = await emit(cluster, RowFilter(account=account), topic)
 
     rows = await database.fetchval("select count(*) from journal")
     ids = [told(each.value)["id"] for each in await everything.read(cluster)]
     assert (rows, rows + 1) == (len(set(ids)), len(ids))
     assert rows - 2 == plan.count
-    assert [Status.DONE, Status.FAILED] == [each.status for each in await list_operations(cluster, 2)]
+    assert [OperationStatus.DONE, OperationStatus.FAILED] == [each.status for each in await list_operations(cluster, 2)]
 
 
 async def test_an_event_that_the_broker_refuses_is_named_and_costs_no_other(cluster: Settings, account: str) -> None:
@@ -267,7 +267,7 @@ async def test_an_event_that_the_broker_refuses_is_named_and_costs_no_other(clus
     await fund_and_send(cluster, account, 3)
     topic, everything = await made(cluster, max_message_bytes="700")
 
-    plan, done = await emit(cluster, Selection(account=account), topic)
+    plan, done = await emit(cluster, RowFilter(account=account), topic)
 
     arrived = len(await everything.read(cluster))
     assert plan.count == arrived + done.result["refused"]
@@ -288,7 +288,7 @@ async def test_an_event_that_the_broker_refuses_is_named_and_costs_no_other(clus
 async def test_a_topic_that_must_not_be_sent_to_is_refused(cluster: Settings, to: str, words: str) -> None:
     """Inputs would be decided, results mixed up; a topic that is not there is not made by accident."""
     with pytest.raises(RefusedError, match=words):
-        await plan_reemit(cluster, Selection(), to, FAST)
+        await plan_reemit(cluster, RowFilter(), to, FAST)
 
     async with admin_client(cluster) as admin:
         assert "nowhere" not in await admin.list_topics()
@@ -297,6 +297,6 @@ async def test_a_topic_that_must_not_be_sent_to_is_refused(cluster: Settings, to
 async def test_what_the_books_do_not_know_is_refused(cluster: Settings, account: str) -> None:
     """An empty answer would read as: there was nothing."""
     with pytest.raises(UnknownAccountError, match=account):
-        await plan_reemit(cluster, Selection(account=account), None, FAST)
+        await plan_reemit(cluster, RowFilter(account=account), None, FAST)
     with pytest.raises(RefusedError, match="no row of request"):
-        await plan_reemit(cluster, Selection(request=uuid4()), None, FAST)
+        await plan_reemit(cluster, RowFilter(request=uuid4()), None, FAST)

@@ -8,9 +8,9 @@ from aiokafka.errors import KafkaConnectionError
 from infra.kafka.sender import Sender
 from infra.settings import Settings
 from tests.workers.replaying import ME, fund_and_send
-from workers.ops.operations import Running, list_operations
+from workers.ops.operations import OngoingOperation, list_operations
 from workers.ops.replay.reemit import reemit
-from workers.ops.replay.reemit_plan import Selection, plan_reemit
+from workers.ops.replay.reemit_plan import RowFilter, plan_reemit
 
 
 async def test_one_that_is_killed_before_its_first_chunk_is_gone_on_with_from_where_it_was_to_begin(
@@ -18,7 +18,7 @@ async def test_one_that_is_killed_before_its_first_chunk_is_gone_on_with_from_wh
 ) -> None:
     """It had sent nothing, and the one that it went on with is not forgotten."""
     await fund_and_send(cluster, account, 4)
-    selection, stop = Selection(account=account), asyncio.Event()
+    selection, stop = RowFilter(account=account), asyncio.Event()
     whole = await plan_reemit(cluster, selection, None, 1)
     stopped = await reemit(cluster, selection, whole, who=ME, stop=stop, progress=lambda _: stop.set())
     second = await plan_reemit(cluster, selection, None, 1)
@@ -31,7 +31,7 @@ async def test_one_that_is_killed_before_its_first_chunk_is_gone_on_with_from_wh
 
     with monkeypatch.context() as broken:
         broken.setattr(Sender, "send", dies)
-        broken.setattr(Running, "end", writes_nothing)
+        broken.setattr(OngoingOperation, "end", writes_nothing)
         with pytest.raises(KafkaConnectionError):
             await reemit(cluster, selection, second, who=ME, stop=asyncio.Event())
     third = await plan_reemit(cluster, selection, None, 1)

@@ -18,7 +18,7 @@ from tests.workers.life import living
 from tests.workers.replaying import Marks, fund_and_send
 from tests.workers.wire import eventually, settled
 from workers.commands.running import Exit
-from workers.ops.operations import Status, list_operations
+from workers.ops.operations import OperationStatus, list_operations
 
 PAGES = Path(__file__).parents[4] / "docs"
 WHY = ["--by", "ops-1", "--because", "a trial", "--yes"]
@@ -116,7 +116,7 @@ async def test_a_reemission_that_was_stopped_or_killed_goes_on(
     answer = json.loads(out)
     sent = [json.loads(each.value)["data"]["sequence"] for each in await everything.read(cluster)]
     assert (Exit.INTERRUPTED if stopped else -signal.SIGKILL) == code
-    assert (Status.STOPPED if stopped else Status.BROKEN_OFF) == ended
+    assert (OperationStatus.STOPPED if stopped else OperationStatus.BROKEN_OFF) == ended
     assert (Exit.DONE, list(range(1, max(sent) + 1))) == (again, sorted(set(sent)))
     assert max(sent) == answer["plan"]["sent_before"] + answer["result"]["sent"]
     assert len(sent) - len(set(sent)) <= (0 if stopped else 2)
@@ -143,7 +143,10 @@ async def test_a_rewind_that_was_stopped_or_killed_as_it_waited_has_moved_nothin
     again, out, _ = await run(cluster, *command, "--json")
 
     assert (Exit.INTERRUPTED if stopped else -signal.SIGKILL) == code
-    assert (Status.STOPPED if stopped else Status.BROKEN_OFF, {}) == (broken_off.status, broken_off.result)
+    assert (OperationStatus.STOPPED if stopped else OperationStatus.BROKEN_OFF, {}) == (
+        broken_off.status,
+        broken_off.result,
+    )
     assert (Exit.DONE, 1) == (again, json.loads(out)["result"]["moves"][0]["published_again"])
 
 

@@ -26,20 +26,24 @@ from tests.workers.replaying import ME, fund_and_send, mark, published, seen, wh
 from tests.workers.wire import ends, promotion, publish, send
 from workers.jobs.billing import BillingJob
 from workers.jobs.send import SendJob
-from workers.ledger.model import Worker
+from workers.ledger.model import WorkerName
 from workers.ledger.plans import load_catalogue
-from workers.ops.operations import RefusedError, Running, Status, list_operations
+from workers.ops.operations import OngoingOperation, OperationStatus, RefusedError, list_operations
 from workers.ops.replay import rewind as rewinding
 from workers.ops.replay.rewind import rewind
-from workers.ops.replay.rewind_plan import Options, Plan, plan_rewind
-from workers.ops.replay.rewind_target import Kind, Target
+from workers.ops.replay.rewind_plan import RewindOptions, RewindPlan, plan_rewind
+from workers.ops.replay.rewind_target import RewindTarget, TargetKind
 
-AGAIN = Options(publish_again=True)
+AGAIN = RewindOptions(publish_again=True)
 
 
 async def back(
-    settings: Settings, target: Target, options: Options = AGAIN, worker: Worker = Worker.SEND, wait: float = 20
-) -> tuple[Plan, Running]:
+    settings: Settings,
+    target: RewindTarget,
+    options: RewindOptions = AGAIN,
+    worker: WorkerName = WorkerName.SEND,
+    wait: float = 20,
+) -> tuple[RewindPlan, OngoingOperation]:
     """Rewind a group; return what was planned and what came of it."""
     plan = await plan_rewind(settings, worker, target, options)
     done = await rewind(settings, target, options, plan, who=ME, stop=asyncio.Event(), drain_seconds=wait)
@@ -55,9 +59,9 @@ async def stands(
     return {place.partition: offset for place, offset in found.items()}
 
 
-def at(number: int, offset: int) -> Target:
+def at(number: int, offset: int) -> RewindTarget:
     """Return an offset of a partition."""
-    return Target(Kind.OFFSET, offset, (number,))
+    return RewindTarget(TargetKind.OFFSET, offset, (number,))
 
 
 def home(settings: Settings, account: str) -> int:
@@ -106,7 +110,7 @@ async def test_ticks_are_answered_again_and_expire_nothing_again(
     asked = await whole_history(cluster, Book(database), account)
     before, sending = await books(database), await stands(cluster)
 
-    plan, _ = await back(cluster, Target(Kind.REQUEST, asked), worker=Worker.EXPIRY)
+    plan, _ = await back(cluster, RewindTarget(TargetKind.REQUEST, asked), worker=WorkerName.EXPIRY)
 
     left = await stands(cluster, EXPIRY_TICKS, "inmail-expiry")
     assert [1] * cluster.topic_partitions == [move.answers for move in plan.moves]
@@ -118,15 +122,18 @@ async def test_it_is_refused_unless_publishing_again_is_asked_for(cluster: Setti
     """It would move no credit, and readers would see everything again: the refusal says so, and what to do instead."""
     requests = await fund_and_send(cluster, account, 2)
     before = await stands(cluster)
-    target = Target(Kind.REQUEST, requests[0].id)
+    target = RewindTarget(TargetKind.REQUEST, requests[0].id)
 
-    plan = await plan_rewind(cluster, Worker.SEND, target, Options())
+    plan = await plan_rewind(cluster, WorkerName.SEND, target, RewindOptions())
     with pytest.raises(RefusedError, match=r"2 records have been decided.*--publish-again.*inmail replay reemit"):
-        await back(cluster, target, Options())
+        await back(cluster, target, RewindOptions())
 
     assert "2 records have been decided" in (plan.refusal or "")
     assert before == await stands(cluster)
-    assert (Status.FAILED, "rewind") == ((operation := (await list_operations(cluster, 1))[0]).status, operation.verb)
+    assert (OperationStatus.FAILED, "rewind") == (
+        (operation := (await list_operations(cluster, 1))[0]).status,
+        operation.verb,
+    )
 
 
 async def test_what_restored_books_do_not_know_is_decided_without_asking(
@@ -142,7 +149,7 @@ async def test_what_restored_books_do_not_know_is_decided_without_asking(
         "update lanes set next_offset = $2 where topic = $1 and partition = $3", SEND_REQUESTS, end - 2, number
     )
 
-    plan, _ = await back(cluster, at(number, end - 2), Options())
+    plan, _ = await back(cluster, at(number, end - 2), RewindOptions())
     await work_off(cluster, SendJob(load_catalogue()))
 
     assert [(0, 2)] == [(move.again, move.anew) for move in plan.moves]
@@ -158,11 +165,11 @@ async def test_what_had_been_set_aside_is_set_aside_again_or_decided_once_it_can
     await publish(cluster, BILLING_EVENTS, [promotion(account, 2), platinum(account)])
     await work_off(cluster, BillingJob(load_catalogue()))
 
-    plan, _ = await back(cluster, target, worker=Worker.BILLING)
+    plan, _ = await back(cluster, target, worker=WorkerName.BILLING)
     await work_off(cluster, BillingJob(load_catalogue()))
     letters = [json.loads(each.value)["id"] for each in await records_of(cluster, DEAD_LETTERS, account)]
     before = await database.fetchval("select sum(granted) from lots")
-    await back(cluster, target, worker=Worker.BILLING)
+    await back(cluster, target, worker=WorkerName.BILLING)
     await work_off(cluster, BillingJob(load_catalogue(mended.plans_file)))
 
     assert [(2, 1)] == [(move.again, move.answers) for move in plan.moves]
@@ -185,10 +192,12 @@ async def test_a_time_means_the_first_record_at_or_after_it(cluster: Settings, a
 
     goes = []
     for time in (times[1], times[1] - timedelta(microseconds=1), times[0] + timedelta(microseconds=1), times[0]):
-        plan = await plan_rewind(cluster, Worker.SEND, Target(Kind.TIME, time), AGAIN)
+        plan = await plan_rewind(cluster, WorkerName.SEND, RewindTarget(TargetKind.TIME, time), AGAIN)
         goes.append({move.partition: move.goes for move in plan.moves})
     with pytest.raises(RefusedError, match=r"no record of inmail\.send-requests is of 2100"):
-        await plan_rewind(cluster, Worker.SEND, Target(Kind.TIME, datetime(2100, 1, 1, tzinfo=UTC)), AGAIN)
+        await plan_rewind(
+            cluster, WorkerName.SEND, RewindTarget(TargetKind.TIME, datetime(2100, 1, 1, tzinfo=UTC)), AGAIN
+        )
 
     (first, second), number = (each.offset for each in records), home(cluster, account)
     assert [{number: offset} for offset in (second, second, second, first)] == goes
@@ -213,22 +222,22 @@ async def test_what_is_not_there_or_would_be_passed_over_is_refused_with_what_is
 
     for target, words in [
         (at(number, stood - 2), rf"retention has taken offset {stood - 2} \({allowed}; `inmail replay reemit`"),
-        (Target(Kind.REQUEST, requests[0].id), rf"retention has taken .*{allowed}"),
+        (RewindTarget(TargetKind.REQUEST, requests[0].id), rf"retention has taken .*{allowed}"),
         (
-            Target(Kind.TIME, datetime(2026, 1, 1, tzinfo=UTC), (number,)),
+            RewindTarget(TargetKind.TIME, datetime(2026, 1, 1, tzinfo=UTC), (number,)),
             rf"allowed are times after {taken}",
         ),
         (at(number, stood + 1), rf"{stood + 1} would pass over .*, 1 in number \({allowed}"),
         (at(number, stood + 9), rf"there is no offset {stood + 9}, it ends at {stood + 2} \({allowed}\)"),
         (at(99, 0), "no partition 99: its partitions are 0 to 3"),
-        (Target(Kind.REQUEST, uuid4()), "the books have no outcome of request"),
-        (Target(Kind.UNDO, 10**9), "is no rewind of send"),
+        (RewindTarget(TargetKind.REQUEST, uuid4()), "the books have no outcome of request"),
+        (RewindTarget(TargetKind.UNDO, 10**9), "is no rewind of send"),
     ]:
         with pytest.raises(RefusedError, match=words):
-            await plan_rewind(cluster, Worker.SEND, target, AGAIN)
+            await plan_rewind(cluster, WorkerName.SEND, target, AGAIN)
 
-    later = Target(Kind.TIME, last + timedelta(microseconds=1), (number,))
-    assert stood - 1 <= (await plan_rewind(cluster, Worker.SEND, later, AGAIN)).targets[number]
+    later = RewindTarget(TargetKind.TIME, last + timedelta(microseconds=1), (number,))
+    assert stood - 1 <= (await plan_rewind(cluster, WorkerName.SEND, later, AGAIN)).targets[number]
     assert stood == (await stands(cluster))[number]
 
 
@@ -240,7 +249,7 @@ async def test_a_request_of_another_worker_is_told_whose_it_is(
     grant: UUID = await database.fetchval("select request_id from journal where worker = 'billing' and is_answer")
 
     with pytest.raises(RefusedError, match=f"decided by billing, in partition {home(cluster, account)}"):
-        await plan_rewind(cluster, Worker.SEND, Target(Kind.REQUEST, grant), AGAIN)
+        await plan_rewind(cluster, WorkerName.SEND, RewindTarget(TargetKind.REQUEST, grant), AGAIN)
 
 
 # -- under nobody's feet ----------------------------------------------------------------------------------------------
@@ -249,14 +258,14 @@ async def test_a_request_of_another_worker_is_told_whose_it_is(
 async def test_a_group_with_members_is_refused_and_with_drain_waited_for(cluster: Settings, account: str) -> None:
     """What its worker publishes while it ends counts: the plan is made anew once it has gone."""
     requests = await fund_and_send(cluster, account, 1)
-    target, number, told = Target(Kind.REQUEST, requests[0].id), home(cluster, account), []
-    options = Options(publish_again=True, drain=True)
+    target, number, told = RewindTarget(TargetKind.REQUEST, requests[0].id), home(cluster, account), []
+    options = RewindOptions(publish_again=True, drain=True)
 
     async with living(cluster) as life:
         await life.ready()
         with pytest.raises(RefusedError, match=r"has members \(inmail-send at .*--drain"):
             await back(cluster, target)
-        plan = await plan_rewind(cluster, Worker.SEND, target, options)
+        plan = await plan_rewind(cluster, WorkerName.SEND, target, options)
         await publish(cluster, SEND_REQUESTS, [send(account)])
         await published(cluster, SendJob(load_catalogue()))
 
@@ -276,8 +285,8 @@ async def test_a_worker_that_does_not_end_is_not_waited_for_for_ever(cluster: Se
     """Nor is a wait that its operator ends: either way nothing has moved."""
     requests = await fund_and_send(cluster, account, 1)
     target, options, stop = (
-        Target(Kind.REQUEST, requests[0].id),
-        Options(publish_again=True, drain=True),
+        RewindTarget(TargetKind.REQUEST, requests[0].id),
+        RewindOptions(publish_again=True, drain=True),
         asyncio.Event(),
     )
     before = await stands(cluster)
@@ -285,13 +294,13 @@ async def test_a_worker_that_does_not_end_is_not_waited_for_for_ever(cluster: Se
 
     async with living(cluster) as life:
         await life.ready()
-        plan = await plan_rewind(cluster, Worker.SEND, target, options)
+        plan = await plan_rewind(cluster, WorkerName.SEND, target, options)
         with pytest.raises(RefusedError, match="still has 1 member"):
             await rewind(cluster, target, options, plan, who=ME, stop=asyncio.Event(), drain_seconds=0.1)
         done = await rewind(cluster, target, options, plan, who=ME, stop=stop, drain_seconds=20)
 
     assert before == await stands(cluster)
-    assert (True, Status.STOPPED) == (done.stopped, (await list_operations(cluster, 1))[0].status)
+    assert (True, OperationStatus.STOPPED) == (done.stopped, (await list_operations(cluster, 1))[0].status)
 
 
 async def test_a_worker_that_comes_in_between_is_refused_by_the_broker(
@@ -308,7 +317,7 @@ async def test_a_worker_that_comes_in_between_is_refused_by_the_broker(
 
     monkeypatch.setattr(rewinding, "set_offsets", late)
     with pytest.raises(RefusedError, match="has members again"):
-        await back(cluster, Target(Kind.REQUEST, requests[0].id))
+        await back(cluster, RewindTarget(TargetKind.REQUEST, requests[0].id))
 
     assert before == await stands(cluster)
 
@@ -326,7 +335,7 @@ async def test_an_offset_that_a_killed_worker_left_in_a_transaction_does_not_com
     await zombie.send_offsets_to_transaction({place: stood}, SendJob.group)
 
     try:
-        await back(cluster, Target(Kind.REQUEST, requests[0].id))
+        await back(cluster, RewindTarget(TargetKind.REQUEST, requests[0].id))
         with pytest.raises(KafkaError, match=r"(?i)fenced|epoch"):
             await zombie.commit_transaction()
     finally:
@@ -343,7 +352,7 @@ async def test_one_that_was_broken_off_is_done_again_and_then_there_is_nothing_t
 ) -> None:
     """Before the offsets are set nothing has happened; after it, all has."""
     requests, number = await fund_and_send(cluster, account, 2), home(cluster, account)
-    target, before = Target(Kind.REQUEST, requests[0].id), await stands(cluster)
+    target, before = RewindTarget(TargetKind.REQUEST, requests[0].id), await stands(cluster)
 
     async def dies(*_: object) -> None:
         raise OSError("planted")
@@ -363,16 +372,16 @@ async def test_one_that_was_broken_off_is_done_again_and_then_there_is_nothing_t
     assert (before, (before[number] or 0) - 2) == (unmoved, moved[number])
     assert ([], [], moved) == (plan.moves, done.result["moves"], await stands(cluster))
     ended = [each.status for each in await list_operations(cluster, 3)]
-    assert [Status.DONE, Status.FAILED, Status.FAILED] == ended
+    assert [OperationStatus.DONE, OperationStatus.FAILED, OperationStatus.FAILED] == ended
 
 
 async def test_a_rewind_is_taken_back_to_where_it_found_the_group(cluster: Settings, account: str) -> None:
     """The only way forward: all before that was published. Readers then see nothing again."""
     requests = await fund_and_send(cluster, account, 2)
     before, again = await stands(cluster), await mark(cluster)
-    _, done = await back(cluster, Target(Kind.REQUEST, requests[0].id))
+    _, done = await back(cluster, RewindTarget(TargetKind.REQUEST, requests[0].id))
 
-    plan, undone = await back(cluster, Target(Kind.UNDO, done.number), Options())
+    plan, undone = await back(cluster, RewindTarget(TargetKind.UNDO, done.number), RewindOptions())
     restored = await stands(cluster)
     await publish(cluster, SEND_REQUESTS, [request := send(account)])
     await work_off(cluster, SendJob(load_catalogue()))

@@ -12,7 +12,7 @@ from infra.clock import to_milliseconds
 from infra.kafka.sender import Outgoing
 from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS
 from tests.ledger.book import at
-from workers.ops.topics.publish import RecordTime, UnpublishableError, lines_of, parse_line
+from workers.ops.topics.publish import PublishTime, UnpublishableError, lines_of, parse_line
 
 EVENT: dict[str, Any] = {
     "specversion": "1.0",
@@ -71,7 +71,7 @@ def test_nobody_publishes_what_the_workers_answer() -> None:
 
 def test_a_record_can_have_its_events_time() -> None:
     """For stories and backfills, on topics that let a producer say the time."""
-    outgoing = parse_line(_line(), record_time=RecordTime.EVENT)
+    outgoing = parse_line(_line(), record_time=PublishTime.EVENT)
 
     assert to_milliseconds(at("2026-01-31T09:30:00.250")) == outgoing.timestamp
     assert parse_line(_line()).timestamp is None
@@ -132,7 +132,7 @@ def test_a_line_that_cannot_be_published_is_told_why(line: bytes, reason: str) -
 def test_an_event_without_a_usable_time_cannot_lend_it(time: object) -> None:
     """Only asked for where the record is to carry it."""
     with pytest.raises(UnpublishableError, match="time: expected a time with a zone"):
-        parse_line(_line(time=time), record_time=RecordTime.EVENT)
+        parse_line(_line(time=time), record_time=PublishTime.EVENT)
 
 
 # -- files --------------------------------------------------------------------------------------------------------

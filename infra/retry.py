@@ -1,0 +1,50 @@
+"""Which errors of Kafka and Postgres are worth a retry, and how long to wait before it."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import asyncpg
+from aiokafka.errors import KafkaError
+
+from infra.kafka.clients import remedy
+from infra.postgres import is_transient
+
+__all__ = ["SERVER_ERRORS", "back_off_seconds", "ignoring_retriable", "is_retriable"]
+
+# What the clients of Kafka and Postgres raise. `is_retriable` tells which of it does.
+SERVER_ERRORS = (
+    KafkaError,
+    OSError,
+    RuntimeError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
+
+_LEAST_SECONDS, _MOST_SECONDS = 0.05, 5.0
+
+
+def is_retriable(error: Exception) -> bool:
+    """Tell whether an error of a server may pass by itself, so that trying again can help."""
+    if isinstance(error, KafkaError):
+        return remedy(error) is None
+    if isinstance(error, RuntimeError):  # uvloop, of a write to a connection that has just been lost
+        return "handler is closed" in str(error)
+    return isinstance(error, SERVER_ERRORS) and is_transient(error)
+
+
+@contextmanager
+def ignoring_retriable() -> Iterator[None]:
+    """Go on after an error of a server that may pass: of what is tried once, and done without."""
+    try:
+        yield
+    except SERVER_ERRORS as error:
+        if not is_retriable(error):
+            raise
+
+
+def back_off_seconds(failures: int) -> float:
+    """Return how long to wait after so many failures in a row: longer each time up to a bound, and never in step."""
+    seconds = min(_MOST_SECONDS, _LEAST_SECONDS * float(2 ** min(failures, 10)))
+    return seconds * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
