@@ -1,48 +1,48 @@
 -- Which periods an event tells of, and when two periods are one: what the rules say of dates.
 
+-- The last day of a time's month.
+create or replace function last_day(p_time timestamp)
+returns integer
+language sql immutable
+as $$
+    select extract(day from date_trunc('month', p_time) + interval '1 month - 1 day')::integer;
+$$;
+
 -- By how many days the calendar in which a start is on its anchor day is ahead of UTC's: by none, or by one where the
 -- day that begins there, east of Greenwich, is the anchor. Null for a start beside it. No day begins before 10:00 in
 -- UTC of the day before.
 create or replace function anchor_shift(p_start timestamptz, p_day smallint)
 returns integer
-language sql immutable
+language plpgsql immutable
 as $$
-    select case
-        when is_anchored(p_start at time zone 'UTC', p_day) then 0
-        when
-            (p_start at time zone 'UTC')::time >= time '10:00'
-            and is_anchored(p_start at time zone 'UTC' + interval '1 day', p_day)
-            then 1
-    end;
-$$;
-
--- Whether a time is on an anchor's day, or on the last of a month that is too short for it.
-create or replace function is_anchored(p_time timestamp, p_day smallint)
-returns boolean
-language sql immutable
-as $$
-    select
-        extract(day from p_time)
-        = least(p_day, extract(day from date_trunc('month', p_time) + interval '1 month - 1 day'));
+declare
+    start timestamp := p_start at time zone 'UTC';
+    there timestamp := start + interval '1 day';
+begin
+    if extract(day from start) = least(p_day, last_day(start)) then
+        return 0;
+    elsif start::time >= time '10:00' and extract(day from there) = least(p_day, last_day(there)) then
+        return 1;
+    end if;
+    return null;
+end;
 $$;
 
 -- The start of a later period: so many months after a start, on the anchor's day of the month or its last, at the same
 -- time of day in UTC. Derived from the anchor and never from the date before, which would drift.
 create or replace function anchored(p_start timestamptz, p_day smallint, p_months integer)
 returns timestamptz
-language sql immutable
+language plpgsql immutable
 as $$
-    select (
-        first.day + (least(p_day, extract(day from first.day + interval '1 month - 1 day')::integer) - 1)
-        * interval '1 day' + (there.start - date_trunc('day', there.start)) - there.shift
-    ) at time zone 'UTC'
-    from (select coalesce(anchor_shift(p_start, p_day), 0) * interval '1 day' as shift) as ahead
-    cross join lateral (
-        select p_start at time zone 'UTC' + ahead.shift as start, ahead.shift
-    ) as there
-    cross join lateral (
-        select date_trunc('month', there.start) + make_interval(months => p_months) as day
-    ) as first;
+declare
+    shift interval := coalesce(anchor_shift(p_start, p_day), 0) * interval '1 day';
+    there timestamp := p_start at time zone 'UTC' + shift;
+    month timestamp := date_trunc('month', there) + make_interval(months => p_months);
+begin
+    return (
+        month + (least(p_day, last_day(month)) - 1) * interval '1 day' + (there - date_trunc('day', there)) - shift
+    ) at time zone 'UTC';
+end;
 $$;
 
 -- The anchor day of a period: as its event tells it; or the known one, of an earlier event, if the period starts on
@@ -87,37 +87,37 @@ as $$
         and (coalesce(p_changed_at <= p_period.period_start, true) or month.starts < p_changed_at);
 $$;
 
--- Whether events that name these two periods tell of one: they start together, or share more than half of the shorter.
--- A plan change is no twin of what began before it.
-create or replace function is_same_period(p_one period, p_other period)
-returns boolean
-language sql immutable
-as $$
-    select
-        p_one.starts = p_other.starts
-        or 2 * (least(p_one.ends, p_other.ends) - greatest(p_one.starts, p_other.starts))
-        > least(p_one.ends - p_one.starts, p_other.ends - p_other.starts)
-        and not case when p_one.starts > p_other.starts then p_one.begins_change else p_other.begins_change end;
-$$;
-
 -- The allotments of a subscription that are for the same period, voided ones too. Not those that a plan change made
 -- room of, nor what tops one of these up.
+--
+-- Two periods are one if they start together, or share more than half of the shorter. A plan change is no twin of what
+-- began before it.
 create or replace function lots_of_period(p_account bigint, p_subscription_id text, p_period period)
 returns setof lots
 language sql stable
 as $$
     select l.*
     from lots as l
-    inner join subscriptions as s on l.account = s.account and l.subscription_id = s.subscription_id
     where
         l.account = p_account and l.subscription_id = p_subscription_id and not l.freed and l.tops_up is null
-        and is_same_period(
-            p_period,
-            row(l.period_start, end_of_period(l), coalesce(l.period_start = s.changed_at, false))::period
+        and l.period_start < p_period.ends and end_of_period(l) > p_period.starts
+        and (
+            l.period_start = p_period.starts
+            or 2 * (least(p_period.ends, end_of_period(l)) - greatest(p_period.starts, l.period_start))
+            > least(p_period.ends - p_period.starts, end_of_period(l) - l.period_start)
+            and not case
+                when l.period_start < p_period.starts then p_period.begins_change
+                else exists (
+                    select from subscriptions as s
+                    where
+                        s.account = p_account and s.subscription_id = p_subscription_id
+                        and s.changed_at = l.period_start
+                )
+            end
         );
 $$;
 
--- When the period ends that a lot is the allotment of; a month later for a lot of before that was kept.
+-- When the period ends that a lot is the allotment of; a month later for a lot that was opened before that was kept.
 create or replace function end_of_period(p_lot lots)
 returns timestamptz
 language sql immutable
@@ -125,10 +125,10 @@ as $$
     select coalesce(p_lot.period_end, month_from(p_lot.period_start));
 $$;
 
--- The same day of the next month.
+-- The same day of the next month, or its last.
 create or replace function month_from(p_start timestamptz)
 returns timestamptz
 language sql immutable
 as $$
-    select anchored(p_start, extract(day from p_start at time zone 'UTC')::smallint, 1);
+    select (p_start at time zone 'UTC' + interval '1 month') at time zone 'UTC';
 $$;
