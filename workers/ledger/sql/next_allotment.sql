@@ -15,7 +15,7 @@ begin
     -- Lots that wait; not those that a cancel leaves no time to live.
     select min(l.granted_at) into earliest
     from lots as l
-    left join subscriptions as x on l.account = x.account and l.subscription_id = x.subscription_id
+    inner join subscriptions as x on l.account = x.account and l.subscription_id = x.subscription_id
     where
         l.account = p_account and l.open and l.granted_at > p_as_of and l.granted_at < l.expires_at
         and (x.ends_at is null or l.granted_at < x.ends_at);
