@@ -71,13 +71,10 @@ offsets.topic.replication.factor=1
 offsets.topic.num.partitions=4
 transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
-transaction.state.log.num.partitions=4
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 share.coordinator.state.topic.num.partitions=4
 group.initial.rebalance.delay.ms=0
-broker.session.timeout.ms=3000
-broker.heartbeat.interval.ms=500
 log.cleaner.dedupe.buffer.size=16777216
 PROPERTIES
     printf '%s\n' "$@" >>"$WORK/server.properties"
@@ -87,7 +84,7 @@ print(urlsafe_b64encode(b"0123456789abcdef").rstrip(b"=").decode())')" --config 
         >"$WORK/format.log" 2>&1 || { cat "$WORK/format.log"; exit 1; }
 }
 
-# kafka_start: start the node and wait until it serves, for at most 60 s. $BROKER is its process.
+# kafka_start: start the node and wait until it serves, for at most 2 min. $BROKER is its process.
 kafka_start() {
     local log=$WORK/broker.log before=0 tenths
     if [ -e "$log" ]; then before=$(wc -c <"$log"); fi
@@ -96,7 +93,7 @@ kafka_start() {
         kafka.Kafka "$WORK/server.properties" >>"$log" 2>&1 &
     BROKER=$!
     PIDS+=("$BROKER")
-    for ((tenths = 0; tenths < 600; tenths++)); do
+    for ((tenths = 0; tenths < 1200; tenths++)); do
         if tail -c "+$((before + 1))" "$log" | grep -q 'Kafka Server started'; then return; fi
         kill -0 "$BROKER" 2>/dev/null || break
         sleep 0.1

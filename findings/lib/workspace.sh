@@ -44,3 +44,14 @@ expect() {
         exit 1
     fi
 }
+
+# expect_output FILE: compare what a program said with the lines on standard input, and end the finding if they differ.
+expect_output() {
+    if diff "$1" - >"$WORK/difference"; then
+        cat "$1"
+    else
+        echo 'CHANGED (<: now, >: before)'
+        cat "$WORK/difference"
+        exit 1
+    fi
+}
