@@ -7,8 +7,8 @@
 #   encoder and decoder, without a broker.
 # Behaviour: kafkajs delivers the values of headers as Buffers, the SDK calls startsWith on them: a TypeError, in both
 #   modes. Worst is a binary record without content-type: it is an "event" whose id, source and type are Buffers.
-#   In binary mode the SDK leaves `value` the object that the data is, which kafkajs refuses to encode. A header that is
-#   named Content-Type is recognised by isEvent() and refused by toEvent(). What works: headers made strings first, and a
+#   In binary mode the SDK leaves `value` the object that the data is, and gives headers that are undefined: kafkajs
+#   refuses to encode either. A header that is named Content-Type is recognised by isEvent() and refused by toEvent(). What works: headers made strings first, and a
 #   content-type header on each structured record; the Python SDK takes a record without "ce_" headers for structured.
 # Source: dist/message/kafka/index.js: isKafkaEvent, parseBinary, parseStructured (which reads the headers as they came,
 #   not the ones that were put in lower case), toBinaryKafkaMessage. Python: cloudevents/core/bindings/kafka.py, from_kafka.
@@ -58,6 +58,7 @@ say('structured, Content-Type, toEvent', () => Kafka.toEvent(capital).id)
 say('binary, as the SDK makes it', () => deliver(Kafka.binary(event)))
 const headers = { ce_id: 'id-1', ce_source: '/s', ce_type: 't', ce_specversion: '1.0' }
 const binary = { value: JSON.stringify(event.data), headers: { ...headers, 'content-type': 'application/json' } }
+say('binary, its value as text', () => deliver({ ...Kafka.binary(event), value: JSON.stringify(event.data) }))
 say('binary, as delivered', () => Kafka.toEvent(deliver(binary)).id)
 say('binary, headers as strings', () => Kafka.toEvent(asStrings(deliver(binary))).id)
 say('binary, no content-type, the id is a Buffer', () =>
@@ -82,6 +83,7 @@ structured, no content-type: TypeError: No CloudEvent detected
 structured, Content-Type, isEvent: true
 structured, Content-Type, toEvent: TypeError: Unsupported event encoding undefined
 binary, as the SDK makes it: TypeError: The "string" argument must be of type string or an instance of Buffer or ArrayBuffer. Received an instance of Object
+binary, its value as text: TypeError: The "string" argument must be of type string or an instance of Buffer or ArrayBuffer. Received undefined
 binary, as delivered: TypeError: contentType.startsWith is not a function
 binary, headers as strings: id-1
 binary, no content-type, the id is a Buffer: true
