@@ -9,7 +9,14 @@
 #   ">=11,<12", "~=11.6" and "==11.6.0" of nothing. Only "==EPOCH!11.6.0" gives 11.6.
 # Source: the versions that "pip index versions grafana-foundation-sdk" lists; PEP 440, "Version epochs", which says
 #   that versions of different epochs are compared by the epoch alone.
-# Seen: at the end of this file.
+# Seen:
+#   as before: no bound: 10.1.0
+#   as before: >=11.6: 10.1.0
+#   as before: <12: v0.0.21
+#   as before: >=11,<12: nothing
+#   as before: ~=11.6: nothing
+#   as before: ==11.6.0: nothing
+#   as before: ==1769699379!11.6.0: 1769699379!11.6.0
 . "$(dirname "$0")/lib/workspace.sh"
 
 # resolve SPECIFIER: say what pip would install.

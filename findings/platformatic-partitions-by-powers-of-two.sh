@@ -9,7 +9,10 @@
 # Source: dist/clients/producer/partitioners.js, `defaultPartitioner` (">>> 0") and `compatibilityPartitioner`
 #   ("& 0x7fffffff"); producer.js, `#performSend` (the remainder). Its docs/producer.md names the second for
 #   compatibility and does not say that the default agrees for some topics.
-# Seen: at the end of this file.
+# Seen:
+#   as before: of 50 keys elsewhere, by the number of partitions: default 1: 0, 2: 0, 3: 23, 4: 0, 5: 23, 6: 23, 8: 0, 12: 23, 16: 0
+#   as before: the same: compatibilityPartitioner 1: 0, 2: 0, 3: 0, 4: 0, 5: 0, 6: 0, 8: 0, 12: 0, 16: 0
+#   as before: the same: kafkajs 1: 0, 2: 0, 3: 0, 4: 0, 5: 0, 6: 0, 8: 0, 12: 0, 16: 0
 . "$(dirname "$0")/lib/workspace.sh"
 
 python_packages kafka-python==3.0.12 aiokafka==0.14.0
