@@ -1,22 +1,24 @@
 #!/usr/bin/env bash
-# aiokafka commits a transaction of which the broker has refused a record, and says nothing. librdkafka refuses to.
+# aiokafka commits a transaction of which the broker has refused a record, and says nothing. librdkafka and kafka-python
+# refuse to.
 #
-# Version: aiokafka 0.14.0 beside confluent-kafka 2.16.1 (librdkafka), broker Apache Kafka 4.2.1.
+# Version: aiokafka 0.14.0 beside confluent-kafka 2.16.1 (librdkafka) and kafka-python 3.0.12, broker Apache Kafka 4.2.1.
 # Behaviour: two records in one transaction, the second larger than its topic takes. Nobody awaits the futures that
 #   `send()` gave, as with any producer that sends first and commits after. aiokafka's `commit_transaction()` returns,
-#   a read_committed reader sees the first record alone, and only the second's future knows the error. librdkafka
-#   notes that the transaction has to be aborted, and its commit raises. So what "all or nothing" means is the caller's
+#   a read_committed reader sees the first record alone, and only the second's future knows the error. The other
+#   two note that the transaction has to be aborted, and their commit raises. So what "all or nothing" means is the caller's
 #   to see to: await each future before the commit.
 # Source: aiokafka/producer/sender.py lines 861-868: a refused batch fails its futures and does not tell the transaction
 #   manager, whose `error_transaction` is called for the answers on offsets and on added partitions (547, 602, 681).
 # Seen:
 #   as before: aiokafka: committed, the record's future says MessageSizeTooLargeError
 #   as before: librdkafka: refused, MSG_SIZE_TOO_LARGE, to be aborted: True
+#   as before: kafka-python: refused, MessageSizeTooLargeError
 #   as before: read_committed sees of the two topics: ['from aiokafka'] []
 . "$(dirname "$0")/lib/workspace.sh"
 . "$(dirname "$0")/lib/kafka.sh"
 
-kafka_install 4.2.1 aiokafka==0.14.0 confluent-kafka==2.16.1
+kafka_install 4.2.1 aiokafka==0.14.0 confluent-kafka==2.16.1 kafka-python==3.0.12
 kafka_format
 kafka_start
 cat >"$WORK/run.py" <<'PY'
@@ -26,6 +28,8 @@ import sys
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from confluent_kafka import KafkaException, Producer
+from kafka import KafkaProducer
+from kafka.errors import MessageSizeTooLargeError
 
 BROKER = sys.argv[1]
 TOO_LARGE = b"x" * 5_000
@@ -65,6 +69,22 @@ def with_librdkafka():
     return "committed"
 
 
+def with_kafka_python():
+    producer = KafkaProducer(bootstrap_servers=BROKER, transactional_id="kafka-python")
+    producer.init_transactions()
+    producer.begin_transaction()
+    producer.send("ordinary", b"from kafka-python")
+    producer.send("small", TOO_LARGE)
+    try:
+        producer.commit_transaction()
+    except MessageSizeTooLargeError as error:
+        producer.abort_transaction()
+        return f"refused, {type(error).__name__}"
+    finally:
+        producer.close(20)
+    return "committed"
+
+
 async def read(topic):
     consumer = AIOKafkaConsumer(bootstrap_servers=BROKER, isolation_level="read_committed")
     await consumer.start()
@@ -86,9 +106,11 @@ async def read(topic):
 asyncio.run(make_topics())
 print(asyncio.run(with_aiokafka()))
 print(with_librdkafka())
+print(with_kafka_python())
 print(asyncio.run(read("ordinary")), asyncio.run(read("small")))
 PY
 "$PYTHON" "$WORK/run.py" "$BOOTSTRAP" >"$WORK/seen"
 expect aiokafka "committed, the record's future says MessageSizeTooLargeError" "$(sed -n 1p "$WORK/seen")"
 expect librdkafka 'refused, MSG_SIZE_TOO_LARGE, to be aborted: True' "$(sed -n 2p "$WORK/seen")"
-expect 'read_committed sees of the two topics' "['from aiokafka'] []" "$(sed -n 3p "$WORK/seen")"
+expect kafka-python 'refused, MessageSizeTooLargeError' "$(sed -n 3p "$WORK/seen")"
+expect 'read_committed sees of the two topics' "['from aiokafka'] []" "$(sed -n 4p "$WORK/seen")"

@@ -9,7 +9,11 @@
 #   --entity-type groups`, before the first record is read: then it sees the first alone.
 # Source: GroupConfig (org.apache.kafka.coordinator.group): SHARE_ISOLATION_LEVEL_DEFAULT is read_uncommitted;
 #   clients, ShareConsumerConfig, line 51 of the stack: the list of settings that it refuses has isolation.level in it.
-# Seen: at the end of this file.
+# Seen:
+#   as before: a consumer group, read_committed: committed
+#   as before: a share group: committed aborted open
+#   as before: a share group with share.isolation.level=read_committed: committed
+#   as before: a share consumer with isolation.level=read_committed: isolation.level cannot be set when using a share group.
 . "$(dirname "$0")/lib/workspace.sh"
 . "$(dirname "$0")/lib/kafka.sh"
 
@@ -66,6 +70,6 @@ expect 'a share group' 'committed aborted open' \
     "$(read_with ConsoleShareConsumer --group as-it-comes --max-messages 3)"
 expect 'a share group with share.isolation.level=read_committed' 'committed' \
     "$(read_with ConsoleShareConsumer --group committed-only)"
-read_with ConsoleShareConsumer --group as-it-comes --command-property isolation.level=read_committed
+read_with ConsoleShareConsumer --group as-it-comes --command-property isolation.level=read_committed >"$WORK/nothing"
 expect 'a share consumer with isolation.level=read_committed' 'isolation.level cannot be set when using a share group.' \
     "$(sed -n 's/^.*ConfigException: //p' "$WORK/consumer.log" | head -1)"
