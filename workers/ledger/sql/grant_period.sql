@@ -26,6 +26,7 @@ declare
     to_open lot_terms[];
     code text;
     told jsonb;
+    before bigint;
 begin
     for i in 1 .. cardinality(p_requests) loop
         r := p_requests[i];
@@ -60,6 +61,7 @@ begin
             continue;
         end if;
 
+        before := available(r.account, r.as_of);
         perform note_period(r, p_subscription_ids[i], p_plans[i], p_credits[i], p_period_starts[i], p_anchor_days[i]);
         if p_changes[i] then
             return query select * from close_for_change(r, p_subscription_ids[i], p_period_starts[i]);
@@ -69,7 +71,7 @@ begin
         else
             return query select * from open_lots(r, to_open);
         end if;
-        return query select * from settle(r, p_low);
+        return query select * from settle(r, p_low, before);
     end loop;
 end;
 $$;

@@ -56,7 +56,7 @@ grant update (
     sequence, newest_lot, level, erased_at, paid_from, paid, paid_before
 ) on accounts to inmail_worker;
 grant update (plan, credits, period_start, anchor_day, ends_at) on subscriptions to inmail_worker;
-grant update (remaining, expires_at, open, freed, cap_pending, warned) on lots to inmail_worker;
+grant update (remaining, expires_at, open, freed, cap_pending, warned, announced_ends) on lots to inmail_worker;
 grant update (
     code, lots, credits, complete, steps, ended, cut, announced
 ) on ticks to inmail_worker; -- of a tick that takes several steps
