@@ -19,6 +19,7 @@ from infra.settings import Settings
 from tests.ledger import oracle_billing, oracle_expiry, oracle_grants, oracle_sends
 from tests.ledger.histories import ACCOUNTS, Draft, History, drafts, play
 from tests.ledger.history_judge import judge
+from tests.ledger.history_places import PLACES, places_reached
 from tests.ledger.history_shrink import shortest
 from tests.ledger.oracle import Oracle, Tick
 from tests.ledger.oracle_case import Case
@@ -77,9 +78,10 @@ def test_postgres_decides_random_histories_as_the_oracle_does(settings: Settings
     assert played >= HISTORIES
 
 
-def test_random_histories_meet_every_code_and_keep_the_oracles_books_in_balance(run_now: Run) -> None:
-    """Rule 18 holds for the oracle too; and a code that no history meets would be one that nothing compares."""
+def test_random_histories_meet_every_code_and_place_and_keep_the_oracles_books_in_balance(run_now: Run) -> None:
+    """Rule 18 holds for the oracle too; and a code, or a place, that no history meets would be one nothing compares."""
     codes: Counter[str] = Counter()
+    places: Counter[str] = Counter()
 
     @hypothesis.settings(RANDOM, max_examples=400, derandomize=True)
     @given(drafts())
@@ -88,10 +90,13 @@ def test_random_histories_meet_every_code_and_keep_the_oracles_books_in_balance(
         for account in ACCOUNTS:
             run_now(check_conservation(history.books, account))
         codes.update(row["code"] for entry in history.entries for row in entry.rows)
+        for state in history.books.oracle.accounts.values():
+            places.update(places_reached(state))
 
     play_all()
 
     assert set() == {code.value for code in Code} - codes.keys()
+    assert [] == [name for name in PLACES if not places[name]]
 
 
 def compare_all(
