@@ -271,7 +271,11 @@ class _Player:
         """Whether a move stays in the days in which a lot's end is announced: much can happen to what is told there."""
         account = self._books.oracle.accounts.get(ACCOUNTS[move.account])
         soon = now + self._books.oracle.terms.expiring
-        return move.edge > 0 and account is not None and any(lot.spendable(now) and lot.expires_at <= soon for lot in account.lots)
+        return (
+            move.edge > 0
+            and account is not None
+            and any(lot.spendable(now) and lot.expires_at <= soon for lot in account.lots)
+        )
 
     def _edge_after(self, move: Move, now: datetime) -> datetime:
         account = ACCOUNTS[move.account]

@@ -1,4 +1,4 @@
-"""Places that a history can reach, by what its journal and lots tell: a place that none reaches is compared by nobody."""
+"""Places that a history can reach, by its journal and lots: what no history reaches is compared by nobody."""
 
 from collections.abc import Callable, Iterator
 from datetime import timedelta

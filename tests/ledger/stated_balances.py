@@ -37,7 +37,8 @@ def check_stated_balances(lots: Sequence[dict[str, Any]], journal: Sequence[dict
         _apply(row, held, full)
         told, true = (row["balance_before"], row["balance_after"]), (before, _spendable(held, row["as_of"]))
         assert told == true, (
-            f"row {row['sequence']}, {row['code']}, tells a balance of {told[0]} to {told[1]}, it was {true[0]} to {true[1]}"
+            f"row {row['sequence']}, {row['code']}, tells a balance of {told[0]} to {told[1]},"
+            f" it was {true[0]} to {true[1]}"
         )
 
 

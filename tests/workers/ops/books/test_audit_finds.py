@@ -249,9 +249,7 @@ CORRUPTIONS = [
     Corruption(_OF_ALICE.format("reverses = 4", 5), "send_is_reversed_once", "alice", "sequence 4"),
     Corruption(_LOT_OF_ALICE.format("warned = false", 1), "notice_is_given_once", "alice", "lot 1"),
     Corruption(_LOT_OF_ALICE.format("announced_ends = '{}'", 1), "notice_is_given_once", "alice", "lot 1"),
-    Corruption(
-        _LOT_OF_ALICE.format("announced_ends = array[expires_at]", 3), "notice_is_given_once", "alice", "lot 3"
-    ),
+    Corruption(_LOT_OF_ALICE.format("announced_ends = array[expires_at]", 3), "notice_is_given_once", "alice", "lot 3"),
     Corruption(
         _copy("journal", "account = {alice} and sequence = 14", sequence="23"), "notice_is_given_once", "alice", "lot 1"
     ),
