@@ -302,9 +302,9 @@ k as (
     select
         account,
         lot,
-        unnest(announced_ends) as known_end,
         expires_at,
-        warned
+        warned,
+        unnest(announced_ends) as known_end
     from lots
 )
 
@@ -321,7 +321,9 @@ select
     end as found
 from j
 full join k on j.account = k.account and j.lot = k.lot and j.lot_expires_at = k.known_end
-where (j.n > 1 and j.n_now > 0) or j.account is null or k.account is null or (k.known_end = k.expires_at and not k.warned);
+where
+    (j.n > 1 and j.n_now > 0) or j.account is null or k.account is null
+    or (k.known_end = k.expires_at and not k.warned);
 
 -- erasure_is_told: an account is erased when and only when one row says so
 with e as (
