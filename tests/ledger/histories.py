@@ -56,7 +56,7 @@ CATALOGUES = (
     _catalogue(*_NOTICES, *_LIMITS),
     _catalogue(*_NOTICES, *_GENEROUS),
     _catalogue(*_NOTICES, *_CAPS, *_FORFEIT, *_GENEROUS),
-    _catalogue(*_NOTICES, *_CAPS, *_GENEROUS, *_LIMITS),
+    _catalogue(*_NOTICES, *_CAPS, *_GENEROUS, *_LIMITS, "limits.recipient_cooldown_hours = 12"),
     _catalogue(*_NOTICES, *_CAPS, *_FORFEIT, *_GENEROUS, *_LIMITS, *_PRIORITIES),
     _catalogue(*_NOTICES, *_COOLDOWN, "plans.premium_business.credits = 1"),
     _catalogue(*_NOTICES, "plans.gone = { credits = 4, rollover = true }"),
@@ -76,7 +76,7 @@ KINDS = (
 # What happens instead in a lot's last days.
 IN_LAST_DAYS = {
     **dict.fromkeys(("renew", "activate", "responded", "promotion"), "tick"),
-    **dict.fromkeys(("change", "survey", "purchase"), "cancel"),
+    **dict.fromkeys(("survey", "purchase"), "cancel"),
     **dict.fromkeys(("void", "adjust"), "take-back"),
 }
 LOOKED_AT_BY_A_TICK = {SYNTAX[kind][0] for kind in ("cancel", "take-back", "undeliverable")}

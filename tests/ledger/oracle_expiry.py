@@ -8,7 +8,7 @@ from tests.ledger.oracle_case import Case
 from tests.ledger.oracle_grants import cut_to_cap
 from tests.ledger.oracle_state import Account, Lot, Request, Row, Terms
 
-__all__ = ["Tick", "tick"]
+__all__ = ["Tick", "tick", "warn_of_expiry"]
 
 
 @dataclass

@@ -23,6 +23,7 @@ from tests.ledger.history_places import PLACES, places_reached
 from tests.ledger.history_shrink import shortest
 from tests.ledger.oracle import Oracle, Tick
 from tests.ledger.oracle_case import Case
+from tests.ledger.oracle_expiry import warn_of_expiry
 from tests.ledger.oracle_grants import close_old_lots
 from tests.ledger.oracle_sends import charged_since
 from tests.ledger.oracle_state import Lot, Request, Row, anchored
@@ -83,7 +84,7 @@ def test_random_histories_meet_every_code_and_place_and_keep_the_oracles_books_i
     codes: Counter[str] = Counter()
     places: Counter[str] = Counter()
 
-    @hypothesis.settings(RANDOM, max_examples=400, derandomize=True)
+    @hypothesis.settings(RANDOM, max_examples=600, derandomize=True)
     @given(drafts())
     def play_all(draft: Draft) -> None:
         history = play(draft, OracleBooks())
@@ -151,6 +152,9 @@ def compare_all(
 # -- the histories find what is wrong, and say it so that it can be pasted --------------------------------------------
 
 
+notice_after_all = Case.notice_after_all
+
+
 class Planted(Oracle):
     """An oracle with a mistake in it: `target.name` is another function while it decides."""
 
@@ -215,6 +219,31 @@ def nothing(*_: Any) -> None:
     """Do nothing."""
 
 
+def blind_to_dates(case: Case) -> None:
+    """Compare with what was told last alone, as if nothing became available by date."""
+    case.before = 0
+    notice_after_all(case)
+
+
+def once_for_each_lot(case: Case, horizon: datetime) -> None:
+    """Announce no other end of a lot that was announced."""
+    announced = [lot for lot in case.account.lots if lot.announced_ends]
+    ends = [lot.announced_ends for lot in announced]
+    for lot in announced:
+        lot.announced_ends = [*lot.announced_ends, lot.expires_at]
+    warn_of_expiry(case, horizon)
+    for lot, before in zip(announced, ends, strict=True):
+        lot.announced_ends = before
+
+
+def empty_is_announced(case: Case, horizon: datetime) -> None:
+    """Take an empty lot's end for announced."""
+    warn_of_expiry(case, horizon)
+    for lot in case.account.lots:
+        if lot.spendable(horizon) and lot.expires_at <= horizon + case.terms.expiring:
+            lot.announced_ends = list({*lot.announced_ends, lot.expires_at})
+
+
 class Forgetful(Oracle):
     """Forgets that an account was erased."""
 
@@ -240,6 +269,9 @@ MISTAKES = {
     "an erased account goes on": Forgetful,
     "nothing is announced": planted(Case, "_notice_if_worse", nothing),
     "lots that end are not announced": planted(oracle_expiry, "warn_of_expiry", nothing),
+    "what came by date is not seen": planted(Case, "notice_after_all", blind_to_dates),
+    "a lot is announced once, whatever its end": planted(oracle_expiry, "warn_of_expiry", once_for_each_lot),
+    "an empty lot counts as announced": planted(oracle_expiry, "warn_of_expiry", empty_is_announced),
 }
 
 

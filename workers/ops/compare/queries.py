@@ -126,7 +126,11 @@ _OF_ENTRIES = (
     ("balance_before", "balance_after"),
     ("sequence", "reverses"),
 )
-_OF_LOTS = (("expires_at",), ("sum_of_entries", "remaining"), ("open", "freed", "cap_pending", "warned", "announced_ends"))
+_OF_LOTS = (
+    ("expires_at",),
+    ("sum_of_entries", "remaining"),
+    ("open", "freed", "cap_pending", "warned", "announced_ends"),
+)
 _OF_ACCOUNTS = (("level",), ("paid_from", "paid", "paid_before"), ("sequence",))
 
 SECTIONS: Final = (
