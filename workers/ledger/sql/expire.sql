@@ -204,12 +204,18 @@ declare
     latest integer;
     cause request := p_tick;
     before bigint;
+    was_cut boolean := false;
 begin
     for started in
-        select distinct l.account, l.subscription_id
+        select
+            l.account, l.subscription_id,
+            lag(l.account) over rows_ is distinct from l.account as is_first,
+            lead(l.account) over rows_ is distinct from l.account as is_last
         from unnest(p_lots.accounts, p_lots.lots) as d (account, lot)
         inner join lots as l on d.account = l.account and d.lot = l.lot
         where l.cap_pending and l.granted_at <= p_horizon
+        group by l.account, l.subscription_id
+        window rows_ as (order by l.account, l.subscription_id)
         order by l.account, l.subscription_id
     loop
         select l.balance_cap into latest
@@ -221,9 +227,13 @@ begin
         limit 1;
 
         cause.account := started.account;
-        before := available(started.account, p_tick.as_of);
+        if started.is_first then
+            before := available(started.account, p_tick.as_of);
+            was_cut := false;
+        end if;
         perform from cut_to_cap(cause, started.subscription_id, latest, p_horizon);
-        if found then
+        was_cut := was_cut or found;
+        if was_cut and started.is_last then -- once, when all of its subscriptions are cut
             perform from settle(cause, p_low, before);
         end if;
 
