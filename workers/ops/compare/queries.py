@@ -82,7 +82,8 @@ select
     l.balance_cap, l.granted, l.full_expires_at, m.moved as sum_of_entries,
     case when $7 then l.remaining end as remaining, case when $7 then l.expires_at end as expires_at,
     case when $7 then l.open end as open, case when $7 then l.freed end as freed,
-    case when $7 then l.cap_pending end as cap_pending, case when $7 then l.warned end as warned
+    case when $7 then l.cap_pending end as cap_pending, case when $7 then l.warned end as warned,
+    case when $7 then l.announced_ends end as announced_ends
 from (
     select j.account, j.lot, sum(j.amount)::bigint as moved
     from ({ENTRIES_READ}) as j
@@ -126,7 +127,11 @@ _OF_ENTRIES = (
     ("balance_before", "balance_after"),
     ("sequence", "reverses"),
 )
-_OF_LOTS = (("expires_at",), ("sum_of_entries", "remaining"), ("open", "freed", "cap_pending", "warned"))
+_OF_LOTS = (
+    ("expires_at",),
+    ("sum_of_entries", "remaining"),
+    ("open", "freed", "cap_pending", "warned", "announced_ends"),
+)
 _OF_ACCOUNTS = (("level",), ("paid_from", "paid", "paid_before"), ("sequence",))
 
 SECTIONS: Final = (
