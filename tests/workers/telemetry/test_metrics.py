@@ -19,6 +19,7 @@ from tests.workers.wire import eventually, promotion, publish, send
 from workers.errors import FencedError, StuckError
 from workers.ops.books import metrics_exporter
 from workers.ops.books.lane_metrics import LaneReader, LaneState
+from workers.ops.books.lanes import LaneProgress
 from workers.ops.books.metrics_exporter import read_once
 from workers.telemetry import render
 from workers.telemetry.health import Health
@@ -127,7 +128,9 @@ def test_outcomes_wait_from_when_they_are_first_seen_until_just_they_are_publish
     lanes = LaneReader(lambda: now)
     seen = []
     for stored, published in [(10, 10), (20, 10), (30, 10), (40, 25), (50, 39), (50, 50), (60, 50)]:
-        seen += lanes.judge([(*PLACE, stored, now - timedelta(seconds=7))], {PLACE: published})
+        seen += lanes.measure(
+            [LaneProgress("inmail-send", *PLACE, stored, now - timedelta(seconds=7))], {PLACE: published}
+        )
         now += timedelta(seconds=10)
 
     assert [(0, 0), (10, 0), (20, 10), (15, 0), (11, 10), (0, 0), (10, 0)] == [
@@ -138,7 +141,9 @@ def test_outcomes_wait_from_when_they_are_first_seen_until_just_they_are_publish
 
 def test_a_lane_that_never_stored_or_committed_waits_for_nothing() -> None:
     """It has no watermark either."""
-    assert [LaneState(*PLACE, 0, 0.0, None)] == LaneReader().judge([(*PLACE, None, None)], {PLACE: None})
+    lane = LaneProgress("inmail-send", *PLACE, None, None)
+
+    assert [LaneState(*PLACE, 0, 0.0, None)] == LaneReader().measure([lane], {PLACE: None})
 
 
 # -- as they are served -----------------------------------------------------------------------------------------------

@@ -4,6 +4,8 @@ from collections import Counter
 from typing import Final, NamedTuple
 
 from infra.postgres import Connection
+from workers.ops.books.lanes import read_lanes
+from workers.topology import WORKER_OF
 
 __all__ = ["MOVEMENTS", "CreditReader", "CreditTotals"]
 
@@ -21,18 +23,6 @@ _MOVEMENT_OF: Final = {
     "forfeited": "forfeited",
     "cap_forfeited": "forfeited",
 }
-
-_LANES = """
-select
-    case topic
-        when 'inmail.send-requests' then 'send'
-        when 'inmail.billing-events' then 'billing'
-        when 'inmail.expiry-ticks' then 'expiry'
-    end as worker,
-    partition,
-    coalesce(next_offset, 0) as next_offset
-from lanes
-"""
 
 _ALL = "select code, abs(sum(amount))::bigint as credits from journal where amount <> 0 group by code"
 
@@ -90,7 +80,11 @@ class CreditReader:
         under_way = await _sums(connection, _UNDER_WAY)
         lots = await connection.fetchrow(_LOTS, timeout=_QUERY_SECONDS)
         assert lots is not None  # noqa: S101 - an aggregate returns its row
-        stands = {(row["worker"], row["partition"]): row["next_offset"] for row in await connection.fetch(_LANES)}
+        stands = {
+            (WORKER_OF[lane.topic].value, lane.partition): lane.next_offset or 0
+            for lane in await read_lanes(connection)
+            if lane.topic in WORKER_OF
+        }
         if self._sums is not None and all(stands.get(lane, -1) >= offset for lane, offset in self._read_to.items()):
             credits_ = _credits(await self._read_on(connection, stands) + under_way, *lots)
             if not credits_.difference:

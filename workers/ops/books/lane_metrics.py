@@ -1,6 +1,6 @@
 """How far each lane has stored and published, read from the books and from Kafka's committed offsets."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
@@ -11,10 +11,9 @@ from aiokafka.admin import AIOKafkaAdminClient
 from infra.clock import utc_now
 from infra.kafka.clients import committed_offsets
 from infra.postgres import Connection
+from workers.ops.books.lanes import LaneProgress, read_lanes
 
 __all__ = ["LaneReader", "LaneState"]
-
-_LANES = "select consumer_group, topic, partition, next_offset, as_of from lanes order by consumer_group, partition"
 
 
 class LaneState(NamedTuple):
@@ -46,20 +45,18 @@ class LaneReader:
             OSError, asyncpg.PostgresError, KafkaError: when a server does not answer.
 
         """
-        rows = await connection.fetch(_LANES)
+        lanes = await read_lanes(connection)
         committed: dict[TopicPartition, int | None] = {}
-        for group in dict.fromkeys(row["consumer_group"] for row in rows):
-            places = [TopicPartition(r["topic"], r["partition"]) for r in rows if r["consumer_group"] == group]
+        for group in dict.fromkeys(lane.group for lane in lanes):
+            places = [TopicPartition(lane.topic, lane.partition) for lane in lanes if lane.group == group]
             committed |= await committed_offsets(admin, group, places)
-        return self.judge([tuple(row)[1:] for row in rows], committed)
+        return self.measure(lanes, committed)
 
-    def judge(
-        self, rows: Sequence[tuple[str, int, int | None, datetime | None]], committed: dict[TopicPartition, int | None]
-    ) -> list[LaneState]:
-        """Return the lanes, given their rows (topic, partition, next offset, as_of) and the groups' offsets."""
+    def measure(self, lanes: Sequence[LaneProgress], committed: Mapping[TopicPartition, int | None]) -> list[LaneState]:
+        """Return each lane's state, given what the lanes have stored and the groups' committed offsets."""
         now = self.clock()
         states = []
-        for topic, partition, stored, as_of in rows:
+        for _, topic, partition, stored, as_of in lanes:
             place = TopicPartition(topic, partition)
             published = committed[place]
             unpublished = 0 if published is None else max(0, (stored or 0) - published)

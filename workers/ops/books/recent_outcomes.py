@@ -1,24 +1,14 @@
-"""How far the books are, and what was decided last, at a cost that does not grow with the books."""
+"""The codes of the latest answers, at a cost that does not grow with the journal."""
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Final
 
 from infra.postgres import Connection
 from workers.ledger.model import ACCEPTED, Code
 from workers.topology import WORKER_OF
 
-__all__ = ["LaneProgress", "OutcomeCount", "read_lanes", "recent_outcomes"]
-
-
-class LaneProgress(NamedTuple):
-    """How far one lane's decisions are stored."""
-
-    group: str
-    topic: str
-    partition: int
-    next_offset: int | None
-    as_of: datetime | None
+__all__ = ["OutcomeCount", "recent_outcomes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +21,6 @@ class OutcomeCount:
     accepted: bool  # whether it says that what was asked for is done
     since: datetime  # broker time of the oldest and newest of them
     until: datetime
-
-
-async def read_lanes(connection: Connection) -> list[LaneProgress]:
-    """Return how far every lane is."""
-    rows = await connection.fetch(
-        "select consumer_group, topic, partition, next_offset, as_of from lanes order by 1, 2, 3"
-    )
-    return [LaneProgress(*row) for row in rows]
 
 
 # Of each lane the rows of its last offsets, by the index on source: as many at most, however long the books are.

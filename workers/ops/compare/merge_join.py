@@ -6,9 +6,11 @@ from datetime import datetime
 from typing import NamedTuple
 
 import asyncpg
+from aiokafka import TopicPartition
 
 from infra.postgres import Connection
 from infra.settings import Settings
+from workers.ops.books.lanes import next_offsets
 from workers.ops.books.snapshot import open_books
 from workers.ops.compare.queries import LineKind
 from workers.topology import WORKER_OF
@@ -21,7 +23,7 @@ _PREFETCH = 1000
 _QUERIES = (
     "set local work_mem = '64MB'; set local enable_nestloop = off; set local idle_in_transaction_session_timeout = 0"
 )
-LaneOffsets = dict[tuple[str, int], int]
+LaneOffsets = dict[TopicPartition, int]
 
 
 class CommonRange(NamedTuple):
@@ -55,10 +57,10 @@ async def common_range(
     live: Connection, other: Connection, since: datetime | None = None, until: datetime | None = None
 ) -> CommonRange:
     """Return what both books have read, of the times that are meant."""
-    read_live, read_other = await _lanes(live), await _lanes(other)
+    read_live, read_other = await _read_offsets(live), await _read_offsets(other)
     plan = await other.fetchval("select plan from operations order by operation limit 1")
     starts: LaneOffsets = (
-        {(span["topic"], span["partition"]): span["start"] for span in plan["partitions"]} if plan else {}
+        {TopicPartition(span["topic"], span["partition"]): span["start"] for span in plan["partitions"]} if plan else {}
     )
     places = sorted(read_live.keys() | read_other.keys())
     whole = since is None and until is None and not any(starts.values()) and read_live == read_other
@@ -73,9 +75,9 @@ async def common_range(
     )
 
 
-async def _lanes(connection: Connection) -> LaneOffsets:
-    rows = await connection.fetch("select topic, partition, next_offset from lanes where next_offset > 0")
-    return {(row[0], row[1]): row[2] for row in rows if row[0] in WORKER_OF}
+async def _read_offsets(connection: Connection) -> LaneOffsets:
+    offsets = await next_offsets(connection)
+    return {place: offset for place, offset in offsets.items() if offset > 0 and place.topic in WORKER_OF}
 
 
 async def joined_lines(

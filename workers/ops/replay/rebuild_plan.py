@@ -25,6 +25,7 @@ from infra.kafka.records import partition_counts
 from infra.postgres import Connection, connect_database
 from infra.settings import Settings
 from workers.ledger.plans import SHIPPED, Catalogue, load_catalogue
+from workers.ops.books.lanes import read_lanes
 from workers.ops.books.snapshot import open_books
 from workers.ops.operations import RefusedError
 from workers.ops.replay.merge_topics import PartitionCursor
@@ -158,7 +159,7 @@ async def plan_rebuild(settings: Settings, asked: RebuildRequest) -> RebuildPlan
     if asked.schema is not None and not _SCHEMA.fullmatch(asked.schema):
         raise RefusedError(f"{asked.schema} is no name for a schema here: letters a to z, digits and _, not pg_...")
     async with open_books(settings) as live:
-        ends = await _lanes(live)
+        ends = await _read_positions(live)
         begun, read = await _inspect(settings, asked, live)
     counts = await partition_counts(settings, WORKER_OF)
     places = [TopicPartition(topic, number) for topic, count in counts.items() for number in range(count)]
@@ -200,11 +201,12 @@ async def _firsts(
     return {place: newest[place] if found[place] is None else found[place].offset for place in places}
 
 
-async def _lanes(connection: Connection) -> dict[TopicPartition, tuple[int, datetime]]:
-    rows = await connection.fetch(
-        "select topic, partition, next_offset, as_of from lanes where next_offset is not null"
-    )
-    return {TopicPartition(row[0], row[1]): (row[2], row[3] or EPOCH) for row in rows}
+async def _read_positions(connection: Connection) -> dict[TopicPartition, tuple[int, datetime]]:
+    return {
+        TopicPartition(lane.topic, lane.partition): (lane.next_offset, lane.as_of or EPOCH)
+        for lane in await read_lanes(connection)
+        if lane.next_offset is not None
+    }
 
 
 async def _inspect(
@@ -243,7 +245,7 @@ async def _inspect(
                 f"{name} is not empty, and was not begun by this verb with these options and catalogues: take"
                 " an empty database, or say what it was begun with"
             )
-        return own, await _lanes(target)
+        return own, await _read_positions(target)
 
 
 async def _refuse_live(live: Connection, target: Connection, asked: RebuildRequest, name: str) -> None:

@@ -18,6 +18,7 @@ from infra.kafka.clients import admin_client, committed_offsets, count_partition
 from infra.postgres import Connection
 from infra.settings import Settings
 from workers.ledger.model import WorkerName
+from workers.ops.books.lanes import next_offsets
 from workers.ops.operations import RefusedError
 from workers.topology import GROUP_OF, TOPIC_OF
 
@@ -99,16 +100,13 @@ async def read_places(
     async with reader(settings, None, "read_uncommitted") as consumer:
         oldest = await consumer.beginning_offsets(places)
         ends = await consumer.end_offsets(places)
-    rows = await connection.fetch(
-        "select partition, next_offset from lanes where consumer_group = $1 and topic = $2", group, topic
-    )
-    stored = {row["partition"]: row["next_offset"] or 0 for row in rows}
+    stored = await next_offsets(connection)
     found = {}
     for place in places:
         if (stands := committed[place]) is None:
             raise RefusedError(f"group {group} was never started in {topic}/{place.partition}: `inmail topics apply`")
         number = place.partition
-        found[number] = PartitionState(number, oldest[place], ends[place], stands, stored.get(number, 0))
+        found[number] = PartitionState(number, oldest[place], ends[place], stands, stored.get(place, 0))
     return found
 
 

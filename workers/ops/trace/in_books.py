@@ -22,7 +22,6 @@ __all__ = [
     "cases_of_event",
     "cases_of_request",
     "cases_of_row",
-    "next_offsets",
 ]
 
 _ROWS_AT_MOST: Final = 100  # of one tick: it may book a hundred thousand
@@ -196,12 +195,6 @@ async def cases_of_row(connection: Connection, account_id: str, sequence: int) -
         sequence,
     )
     return [] if row is None else [await _case(connection, _key_of_row(account_id, Entry(*tuple(row))))]
-
-
-async def next_offsets(connection: Connection) -> dict[tuple[str, int], int]:
-    """Return up to where the books have read each input partition, by topic and partition."""
-    rows = await connection.fetch("select topic, partition, next_offset from lanes where next_offset is not null")
-    return {(row["topic"], row["partition"]): row["next_offset"] for row in rows}
 
 
 def _key_of(tick: Tick) -> _RequestKey:

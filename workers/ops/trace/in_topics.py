@@ -263,7 +263,7 @@ async def find_event(search: Search, id_: UUID) -> dict[str, Any] | None:
 
 
 async def find_waiting(
-    search: Search, id_: UUID | None, account: str | None, decided: Mapping[tuple[str, int], int]
+    search: Search, id_: UUID | None, account: str | None, decided: Mapping[TopicPartition, int]
 ) -> list[FoundRecord]:
     """Return the records that no worker has come to, given up to where each partition is decided.
 
@@ -278,7 +278,7 @@ async def find_waiting(
     if id_ is None and account is not None:
         key = account.encode(errors="backslashreplace")  # a shell may hand over bytes that are no text
         places = [search.place_of(topic, key.decode()) for topic in INPUT_TOPICS]
-    windows = [search.onward(place, decided.get((place.topic, place.partition), 0)) for place in places]
+    windows = [search.onward(place, decided.get(place, 0)) for place in places]
     undecided = search.read(windows, "undecided records")
     return [_seen(record) async for record in undecided if (record.key == key if key else _id_of(record) == id_)]
 

@@ -15,6 +15,7 @@ from infra.kafka.records import NotSetUpError
 from infra.postgres import Connection
 from infra.settings import Settings
 from workers.ops.books.balance import UnknownAccountError
+from workers.ops.books.lanes import next_offsets
 from workers.ops.books.reasons import reason_of
 from workers.ops.books.snapshot import open_books
 from workers.ops.dead_letters.history import DeadLetterReport, LetterHistory, histories_of, read_redrives
@@ -140,7 +141,7 @@ async def trace(settings: Settings, question: Question, watch: ProgressWatch = u
         except UnknownAccountError as error:  # it may have dead letters, or a request that waits
             cases, unknown = [], error
         sendings = await read_redrives(connection)
-        decided = await books.next_offsets(connection)
+        decided = await next_offsets(connection)
     copies = {(each.topic, each.partition, each.offset) for sent in sendings.values() for each in sent}
     waiting: list[FoundRecord] = []
     try:
