@@ -1,6 +1,5 @@
 """Three topics read as one: the records of a partition's number, in the order in which they are to be decided."""
 
-import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
@@ -8,16 +7,13 @@ from datetime import datetime
 from typing import NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaTimeoutError
 from aiokafka.structs import ConsumerRecord
 
+from infra.kafka.records import PartitionFetcher
 from workers.jobs.decoding import decision_time
 from workers.topology import sort_key
 
 __all__ = ["PartitionCursor", "TimedRecord", "read_in_time_order"]
-
-_POLL_MILLISECONDS = 250
-_STALLED_SECONDS = 30.0
 
 
 class TimedRecord(NamedTuple):
@@ -87,15 +83,8 @@ async def read_in_time_order(
 
 async def _fetch(consumer: AIOKafkaConsumer, sources: Sequence[PartitionCursor]) -> None:
     """Fetch until each of them has a record that waits, or is at its end: none can be given out before."""
-    clock = asyncio.get_running_loop().time
-    moved_at = clock()
+    fetcher = PartitionFetcher(consumer)
     while lacking := [source for source in sources if not (source.waiting or source.is_fetched)]:
-        fetched = await consumer.getmany(*(source.place for source in lacking), timeout_ms=_POLL_MILLISECONDS)
+        fetched = await fetcher.fetch({source.place: source.position for source in lacking})
         for source in lacking:
-            before = source.position
-            # Not the last record's offset: a transaction's marker has one too, and may come last.
-            source.take(fetched.get(source.place, ()), await consumer.position(source.place))
-            if source.position != before:
-                moved_at = clock()
-        if clock() - moved_at > _STALLED_SECONDS:
-            raise KafkaTimeoutError(f"nothing could be read for {_STALLED_SECONDS:.0f} s")
+            source.take(*fetched[source.place])
