@@ -15,7 +15,7 @@ _BYTES: Final = frozenset({"key", "value", "headers"})
 def row_json(letter: DeadLetter, fate: LetterHistory | None) -> dict[str, Any]:
     """Return a letter without its message; what became of it is null where the books could not be asked."""
     row = {each.name: getattr(letter, each.name) for each in fields(letter) if each.name not in _BYTES}
-    return row | {"place": letter.place, "became": None if fate is None else _fate(fate)}
+    return row | {"place": letter.place, "became": None if fate is None else fate.summary()}
 
 
 def letter_json(letter: DeadLetter, fate: LetterHistory | None) -> dict[str, Any]:
@@ -23,14 +23,6 @@ def letter_json(letter: DeadLetter, fate: LetterHistory | None) -> dict[str, Any
     headers = [{"name": name, "value": _text(value)} for name, value in letter.headers]
     whole = {"key": _text(letter.key), "value": _text(letter.value), "headers": headers}
     return row_json(letter, fate) | whole | {"bytes": None if letter.value is None else len(letter.value)}
-
-
-def _fate(fate: LetterHistory) -> dict[str, Any]:
-    return {
-        "redriven": [each._asdict() for each in fate.sendings],
-        "answer": None if fate.answer is None else fate.answer._asdict(),
-        "again": fate.again,
-    }
 
 
 def _text(data: bytes | None) -> str | None:

@@ -69,7 +69,15 @@ class LetterHistory:
 
     sendings: Sequence[Redrive] = ()
     answer: StoredAnswer | None = None
-    again: str | None = None  # the letter that its message became when it was sent back last
+    new_letter: str | None = None  # place of the dead letter that the message became when it was sent back last
+
+    def summary(self) -> dict[str, Any]:
+        """Return the history for JSON."""
+        return {
+            "redriven": [each._asdict() for each in self.sendings],
+            "answer": None if self.answer is None else self.answer._asdict(),
+            "again": self.new_letter,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +93,8 @@ class DeadLetterReport:
         rows = []
         for letter, fate in self.letters:
             row: dict[str, Any] = {each.name: getattr(letter, each.name) for each in fields(letter)}
-            rows.append(row | {"became": None if fate is None else _json(fate)})
+            rows.append(row | {"became": None if fate is None else fate.summary()})
         return rows
-
-
-def _json(fate: LetterHistory) -> dict[str, Any]:
-    return {
-        "redriven": [each._asdict() for each in fate.sendings],
-        "answer": None if fate.answer is None else fate.answer._asdict(),
-        "again": fate.again,
-    }
 
 
 def key_of(letter: DeadLetter) -> LetterKey:
