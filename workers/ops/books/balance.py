@@ -14,7 +14,7 @@ from infra.postgres import Connection
 from infra.settings import Settings
 from workers.ops.books.snapshot import open_books
 
-__all__ = ["Balance", "LotBalance", "UnknownAccountError", "account_of", "balance_of", "read_balance"]
+__all__ = ["Balance", "LotBalance", "UnknownAccountError", "account_of", "balance_of", "read_balance", "readable_account_id"]
 
 _CLOSED_EARLY = ("voided", "forfeited")
 
@@ -158,8 +158,8 @@ async def account_of(connection: Connection, account_id: str) -> dict[str, Any]:
 
     """
     row = None
-    # A shell may hand over bytes that are no text. They are nobody's id, and Postgres would not take them.
-    if (readable := account_id.encode(errors="backslashreplace").decode()) == account_id and "\0" not in account_id:
+    # Postgres takes neither surrogates nor the null character in a text.
+    if (readable := readable_account_id(account_id)) == account_id and "\0" not in account_id:
         row = await connection.fetchrow(
             "select a.*, (select max(j.as_of) from journal as j where j.account = a.account) as last"
             " from accounts as a where a.account_id = $1",
@@ -171,6 +171,11 @@ async def account_of(connection: Connection, account_id: str) -> dict[str, Any]:
             " What could not be decided is told by `inmail dead-letters list --account`"
         )
     return dict(row)
+
+
+def readable_account_id(account_id: str) -> str:
+    """Return an account id with the bytes escaped that are not UTF-8: a shell may hand over such bytes as surrogates."""
+    return account_id.encode(errors="backslashreplace").decode()
 
 
 def _end(lot: Mapping[str, Any], cancels: Sequence[Mapping[str, Any]]) -> datetime:

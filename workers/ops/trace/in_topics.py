@@ -24,6 +24,7 @@ from schemas.catalogue import (
     decode,
     fingerprint,
 )
+from workers.ops.books.balance import readable_account_id
 from workers.ops.dead_letters.letters import DeadLetter, FoundLetters, MessagePosition, letter_of
 from workers.ops.trace.in_books import DecidedRecord, RowEvent
 from workers.ops.trace.topic_search import Search, Window
@@ -276,8 +277,9 @@ async def find_waiting(
     key = None
     places = [place for topic in INPUT_TOPICS for place in search.places(topic)]
     if id_ is None and account is not None:
-        key = account.encode(errors="backslashreplace")  # a shell may hand over bytes that are no text
-        places = [search.place_of(topic, key.decode()) for topic in INPUT_TOPICS]
+        readable = readable_account_id(account)
+        key = readable.encode()
+        places = [search.place_of(topic, readable) for topic in INPUT_TOPICS]
     windows = [search.onward(place, decided.get(place, 0)) for place in places]
     undecided = search.read(windows, "undecided records")
     return [_seen(record) async for record in undecided if (record.key == key if key else _id_of(record) == id_)]
