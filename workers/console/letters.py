@@ -4,7 +4,7 @@ from dataclasses import fields
 from typing import Any, Final
 
 from workers.ops.dead_letters.history import LetterHistory
-from workers.ops.dead_letters.letters import DeadLetter, readable
+from workers.ops.dead_letters.letters import DeadLetter, readable_text
 
 __all__ = ["letter_json", "row_json"]
 
@@ -29,9 +29,9 @@ def _text(data: bytes | None) -> str | None:
     if data is None:
         return None
     if len(data) <= _SHOWN_BYTES:
-        return readable(data)
+        return readable_text(data)
     try:
         head = data.decode()[:_SHOWN_BYTES].encode()  # not in the middle of a character, or it would be no text
     except UnicodeDecodeError:
         head = data[:_SHOWN_BYTES]
-    return f"{readable(head)}\n… (cut here)"
+    return f"{readable_text(head)}\n… (cut here)"

@@ -20,9 +20,9 @@ from workers.ops.operations import RefusedError
 
 __all__ = ["GroupDescription", "describe_group", "set_offsets", "wait_until_empty"]
 
-_LOOK_SECONDS = 0.5
-_FENCED_TOGETHER = 8
-_REST = ("Empty", "Dead")  # no members; Kafka also calls a group dead that it has never seen
+_POLL_SECONDS = 0.5
+_FENCED_AT_ONCE = 8
+_EMPTY_STATES = ("Empty", "Dead")  # no members; Kafka also calls a group dead that it has never seen
 
 
 class GroupDescription(NamedTuple):
@@ -34,7 +34,7 @@ class GroupDescription(NamedTuple):
     @property
     def empty(self) -> bool:
         """Whether nobody is in it."""
-        return self.state in _REST and not self.members
+        return self.state in _EMPTY_STATES and not self.members
 
 
 async def describe_group(admin: AIOKafkaAdminClient, group: str) -> GroupDescription:
@@ -79,20 +79,22 @@ async def wait_until_empty(
             if found.empty:
                 return True
             if clock() > deadline:
-                raise RefusedError(f"after {seconds:g} s, group {group} still has {_named(found)}: stop its workers")
+                raise RefusedError(
+                    f"after {seconds:g} s, group {group} still has {_describe_members(found)}: stop its workers"
+                )
             if len(found.members) != told:
                 told = len(found.members)
-                tell(f"waiting for {_named(found)} to end, {deadline - clock():.0f} s left")
-        await _rest(stop)
+                tell(f"waiting for {_describe_members(found)} to end, {deadline - clock():.0f} s left")
+        await _pause(stop)
     return False
 
 
-async def _rest(stop: asyncio.Event) -> None:
-    await asyncio.wait([waiting := asyncio.ensure_future(stop.wait())], timeout=_LOOK_SECONDS)
+async def _pause(stop: asyncio.Event) -> None:
+    await asyncio.wait([waiting := asyncio.ensure_future(stop.wait())], timeout=_POLL_SECONDS)
     waiting.cancel()
 
 
-def _named(group: GroupDescription) -> str:
+def _describe_members(group: GroupDescription) -> str:
     if not group.members:
         return f"members that are being counted out ({group.state})"
     return f"{len(group.members)} member{'s'[: len(group.members) != 1]} ({', '.join(sorted(set(group.members)))})"
@@ -105,8 +107,8 @@ async def _fence_all(settings: Settings, group: str, places: Sequence[TopicParti
         KafkaError: when the brokers cannot be reached or refuse.
 
     """
-    for first in range(0, len(places), _FENCED_TOGETHER):
-        together = places[first : first + _FENCED_TOGETHER]
+    for first in range(0, len(places), _FENCED_AT_ONCE):
+        together = places[first : first + _FENCED_AT_ONCE]
         await asyncio.gather(*(_fence(settings, f"{group}.{place.topic}.{place.partition}") for place in together))
 
 

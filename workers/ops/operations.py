@@ -1,6 +1,6 @@
 """What operators did: every verb that changes something keeps who, why, what was planned and what came of it.
 
-A verb runs inside `recorded`. One of a kind runs at a time: it holds an advisory lock, which ends with its connection
+A verb runs inside `recorded_operation`. One of a kind runs at a time: it holds an advisory lock, which ends with its connection
 however the process dies. So an operation that says it is running, and whose lock is free, was broken off.
 """
 
@@ -29,9 +29,9 @@ __all__ = [
     "Operator",
     "RefusedError",
     "list_operations",
+    "read_operation",
     "read_operations",
-    "recorded",
-    "show_operation",
+    "recorded_operation",
 ]
 
 # Any constant will do, as long as it is no other's: the second half of the key is the verb's, in the books of its
@@ -101,13 +101,13 @@ class OngoingOperation:
     result: dict[str, Any] = field(default_factory=dict)
     stopped: bool = False  # whether it was asked to end before it was done
 
-    async def note(self) -> None:
+    async def save_progress(self) -> None:
         """Write down how far it has come."""
         await self.connection.execute(
             "update operations set result = $2, noted_at = $3 where operation = $1", self.number, self.result, utc_now()
         )
 
-    async def end(self, status: OperationStatus) -> None:
+    async def save_end(self, status: OperationStatus) -> None:
         """Write down what came of it."""
         await self.connection.execute(
             "update operations set result = $2, noted_at = $3, ended_at = $3, status = $4 where operation = $1",
@@ -119,7 +119,7 @@ class OngoingOperation:
 
 
 @asynccontextmanager
-async def recorded(settings: Settings, intent: Intent) -> AsyncIterator[OngoingOperation]:
+async def recorded_operation(settings: Settings, intent: Intent) -> AsyncIterator[OngoingOperation]:
     """Keep a record of what is done inside, from before it begins. Only one operation of a verb runs at a time.
 
     What is raised inside is noted as its failure and raised again. Where even that cannot be written, the record says
@@ -132,7 +132,7 @@ async def recorded(settings: Settings, intent: Intent) -> AsyncIterator[OngoingO
     """
     connection = await connect_database(settings)
     try:
-        running = await _begin(connection, intent)
+        running = await _begin_operation(connection, intent)
         try:
             yield running
         except BaseException as error:
@@ -140,14 +140,14 @@ async def recorded(settings: Settings, intent: Intent) -> AsyncIterator[OngoingO
             running.result["error"] = "interrupted" if interrupted else f"{type(error).__name__}: {error}"[:1000]
             # What is raised says more than that it could not be written down.
             with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-                await running.end(OperationStatus.STOPPED if interrupted else OperationStatus.FAILED)
+                await running.save_end(OperationStatus.STOPPED if interrupted else OperationStatus.FAILED)
             raise
-        await running.end(OperationStatus.STOPPED if running.stopped else OperationStatus.DONE)
+        await running.save_end(OperationStatus.STOPPED if running.stopped else OperationStatus.DONE)
     finally:
         await connection.close()
 
 
-async def _begin(connection: Connection, intent: Intent) -> OngoingOperation:
+async def _begin_operation(connection: Connection, intent: Intent) -> OngoingOperation:
     if not await connection.fetchval(
         "select pg_try_advisory_lock($1, hashtext(current_schema() || '.' || $2))", _LOCKS, intent.verb
     ):
@@ -213,7 +213,7 @@ async def read_operations(connection: Connection, last: int) -> list[Operation]:
     return [Operation(*row) for row in rows]
 
 
-async def show_operation(settings: Settings, number: int) -> Operation:
+async def read_operation(settings: Settings, number: int) -> Operation:
     """Return one operation.
 
     Raises:

@@ -26,7 +26,7 @@ from workers.telemetry.health import Health
 from workers.telemetry.metric import Metric, MetricKind
 from workers.telemetry.metric_table import BOOKS_METRICS, TABLE, WORKER_METRICS
 from workers.telemetry.watchdog import watch_progress
-from workers.telemetry.worker_metrics import Retry, WorkerMetrics, page_of, retry_class
+from workers.telemetry.worker_metrics import Retry, WorkerMetrics, render_metrics, retry_class
 
 BASE_UNITS = ("_seconds", "_credits", "_records", "_total", "_connections", "_connections_max", "_lanes", "_ready")
 FEW_VALUED = {
@@ -92,7 +92,7 @@ def test_a_retry_is_of_one_of_few_classes(error: Exception, told: Retry) -> None
     kept = WorkerMetrics("send")
     health = Health(300, kept=kept)
     health.lane(TopicPartition(SEND_REQUESTS, 0)).fails(error)
-    seen = Scrape(page_of(kept.registry)[0].decode())
+    seen = Scrape(render_metrics(kept.registry)[0].decode())
 
     assert told == retry_class(error)
     assert {each: float(each is told) for each in Retry} == {
@@ -111,7 +111,7 @@ async def test_a_loop_that_is_blocked_is_late() -> None:
         pass
     with pytest.raises(StuckError):
         await asyncio.wait_for(watch, 5)
-    seen = Scrape(page_of(kept.registry)[0].decode())
+    seen = Scrape(render_metrics(kept.registry)[0].decode())
 
     assert seen.value("inmail_loop_lag_seconds_bucket", le="0.25") < seen["inmail_loop_lag_seconds_count"]
     assert 0.4 < seen["inmail_loop_lag_seconds_sum"] < 5

@@ -14,7 +14,15 @@ from infra.postgres import Connection
 from infra.settings import Settings
 from workers.ops.books.snapshot import open_books
 
-__all__ = ["Balance", "LotBalance", "UnknownAccountError", "account_of", "balance_of", "read_balance", "readable_account_id"]
+__all__ = [
+    "Balance",
+    "LotBalance",
+    "UnknownAccountError",
+    "balance_of",
+    "read_account",
+    "read_balance",
+    "readable_account_id",
+]
 
 _CLOSED_EARLY = ("voided", "forfeited")
 
@@ -118,7 +126,7 @@ async def balance_of(connection: Connection, account_id: str, as_of: datetime | 
         UnknownAccountError: when the books have no such account.
 
     """
-    row = await account_of(connection, account_id)
+    row = await read_account(connection, account_id)
     chosen = "given"
     if as_of is None:
         now, last = utc_now(), row["last"]
@@ -129,9 +137,9 @@ async def balance_of(connection: Connection, account_id: str, as_of: datetime | 
     if order["later"]:
         cancels = [dict(cancel) for cancel in await connection.fetch(_CANCELS, row["account"], as_of)]
         for each in found:
-            each["expires_at"] = _end(each, cancels) if each["held"] else each["last_until"]
+            each["expires_at"] = _lot_end(each, cancels) if each["held"] else each["last_until"]
     found.sort(key=lambda each: (each["priority"], each["expires_at"], each["lot"]))
-    lots = tuple(_lot(each, as_of) for each in found)
+    lots = tuple(_lot_balance(each, as_of) for each in found)
     available = [lot for lot in lots if lot.state == "available"]
     expiring: dict[datetime, int] = {}
     for lot in available:
@@ -150,7 +158,7 @@ async def balance_of(connection: Connection, account_id: str, as_of: datetime | 
     )
 
 
-async def account_of(connection: Connection, account_id: str) -> dict[str, Any]:
+async def read_account(connection: Connection, account_id: str) -> dict[str, Any]:
     """Return an account's row, and with it the time of its last entry as `last`.
 
     Raises:
@@ -178,7 +186,7 @@ def readable_account_id(account_id: str) -> str:
     return account_id.encode(errors="backslashreplace").decode()
 
 
-def _end(lot: Mapping[str, Any], cancels: Sequence[Mapping[str, Any]]) -> datetime:
+def _lot_end(lot: Mapping[str, Any], cancels: Sequence[Mapping[str, Any]]) -> datetime:
     """Return when a lot with credits was to end: as its grant said, moved by the cancels while it was open."""
     until: datetime = lot["first_until"]
     for row in cancels:
@@ -192,7 +200,7 @@ def _end(lot: Mapping[str, Any], cancels: Sequence[Mapping[str, Any]]) -> dateti
     return until
 
 
-def _lot(row: Mapping[str, Any], as_of: datetime) -> LotBalance:
+def _lot_balance(row: Mapping[str, Any], as_of: datetime) -> LotBalance:
     if row["closed_as"] in _CLOSED_EARLY and row["closed_at"] <= as_of:
         state = row["closed_as"]
     elif as_of >= row["expires_at"]:

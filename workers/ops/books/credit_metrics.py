@@ -68,7 +68,9 @@ class CreditReader:
     """Reads the book's credits again and again, and remembers what it has read."""
 
     def __init__(self) -> None:
-        self._sums: Counter[str] | None = None  # by code, of all rows before where each lane stood; None: not yet read
+        self._read_sums: Counter[str] | None = (
+            None  # by code, of all rows before where each lane stood; None: not yet read
+        )
         self._read_to: dict[tuple[str, int], int] = {}
 
     async def read(self, connection: Connection) -> CreditTotals:
@@ -77,41 +79,43 @@ class CreditReader:
         A difference is only told after the whole journal was read: what was remembered could be at fault, where rows
         came in by another way than through a lane.
         """
-        under_way = await _sums(connection, _UNDER_WAY)
+        under_way = await _read_sums(connection, _UNDER_WAY)
         lots = await connection.fetchrow(_LOTS, timeout=_QUERY_SECONDS)
         assert lots is not None  # noqa: S101 - an aggregate returns its row
-        stands = {
+        offsets = {
             (WORKER_OF[lane.topic].value, lane.partition): lane.next_offset or 0
             for lane in await read_lanes(connection)
             if lane.topic in WORKER_OF
         }
-        if self._sums is not None and all(stands.get(lane, -1) >= offset for lane, offset in self._read_to.items()):
-            credits_ = _credits(await self._read_on(connection, stands) + under_way, *lots)
+        if self._read_sums is not None and all(
+            offsets.get(lane, -1) >= offset for lane, offset in self._read_to.items()
+        ):
+            credits_ = _totals(await self._read_new_rows(connection, offsets) + under_way, *lots)
             if not credits_.difference:
                 return credits_
-        whole = await _sums(connection, _ALL)
-        self._sums, self._read_to = whole - under_way, stands
-        return _credits(whole, *lots)
+        whole = await _read_sums(connection, _ALL)
+        self._read_sums, self._read_to = whole - under_way, offsets
+        return _totals(whole, *lots)
 
-    async def _read_on(self, connection: Connection, stands: dict[tuple[str, int], int]) -> "Counter[str]":
+    async def _read_new_rows(self, connection: Connection, offsets: dict[tuple[str, int], int]) -> "Counter[str]":
         new = [
             (*lane, self._read_to.get(lane, 0), stop)
-            for lane, stop in stands.items()
+            for lane, stop in offsets.items()
             if stop > self._read_to.get(lane, 0)
         ]
-        assert self._sums is not None  # noqa: S101 - only called then
+        assert self._read_sums is not None  # noqa: S101 - only called then
         if new:
-            self._sums += await _sums(connection, _NEW, *(list(column) for column in zip(*new, strict=True)))
-        self._read_to = stands
-        return self._sums
+            self._read_sums += await _read_sums(connection, _NEW, *(list(column) for column in zip(*new, strict=True)))
+        self._read_to = offsets
+        return self._read_sums
 
 
-async def _sums(connection: Connection, query: str, *arguments: object) -> "Counter[str]":
+async def _read_sums(connection: Connection, query: str, *arguments: object) -> "Counter[str]":
     rows = await connection.fetch(query, *arguments, timeout=_QUERY_SECONDS)
     return Counter({row["code"]: row["credits"] for row in rows})
 
 
-def _credits(sums: "Counter[str]", granted: int, remaining: int) -> CreditTotals:
+def _totals(sums: "Counter[str]", granted: int, remaining: int) -> CreditTotals:
     moved = dict.fromkeys(MOVEMENTS, 0)
     for code, credits_ in sums.items():
         moved[_MOVEMENT_OF[code]] += credits_

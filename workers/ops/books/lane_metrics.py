@@ -60,14 +60,14 @@ class LaneReader:
             place = TopicPartition(topic, partition)
             published = committed[place]
             unpublished = 0 if published is None else max(0, (stored or 0) - published)
-            seconds = self._waits(place, stored or 0, published or 0, now) if unpublished else 0.0
+            seconds = self._waiting_seconds(place, stored or 0, published or 0, now) if unpublished else 0.0
             if not unpublished:
                 self._waiting.pop(place, None)
             age = None if as_of is None else max(0.0, (now - as_of).total_seconds())
             states.append(LaneState(topic, partition, unpublished, seconds, age))
         return states
 
-    def _waits(self, place: TopicPartition, stored: int, published: int, now: datetime) -> float:
+    def _waiting_seconds(self, place: TopicPartition, stored: int, published: int, now: datetime) -> float:
         waiting = self._waiting.get(place)
         if waiting is None or published >= waiting.offset:
             waiting = self._waiting[place] = _Waiting(stored, now)

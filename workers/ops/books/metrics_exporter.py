@@ -28,7 +28,7 @@ from workers.ops.books.lane_metrics import LaneReader, LaneState
 from workers.ops.books.snapshot import open_books
 from workers.telemetry import metric_table
 from workers.telemetry.collectors import gauge
-from workers.telemetry.worker_metrics import page_of
+from workers.telemetry.worker_metrics import render_metrics
 
 __all__ = ["CREDITS_SECONDS", "LANES_SECONDS", "Periods", "read_once", "run_observer"]
 
@@ -44,24 +44,24 @@ class Periods(NamedTuple):
     lanes: float = LANES_SECONDS
 
 
-class _Reader(NamedTuple):
+class _LastReading(NamedTuple):
     at: float  # seconds since 1970
     seconds: float
 
 
 @dataclass(slots=True, eq=False)  # a registry keeps collectors by identity
-class Observed(Collector):
+class BooksCollector(Collector):
     """The last readings, as a scrape shows them."""
 
     credits: CreditTotals | None = None
     lanes: list[LaneState] = field(default_factory=list)
-    read: dict[str, _Reader] = field(default_factory=dict)
+    read: dict[str, _LastReading] = field(default_factory=dict)
 
     def collect(self) -> Iterator[Metric]:
         """Yield what was read so far."""
         if self.credits is not None:
-            yield from _of_credits(self.credits)
-        yield from _of_lanes(self.lanes)
+            yield from _credit_metrics(self.credits)
+        yield from _lane_metrics(self.lanes)
         read_at, seconds = gauge(metric_table.READ_AT), gauge(metric_table.READ_SECONDS)
         for reading, last in self.read.items():
             read_at.add_metric([reading], last.at)
@@ -84,7 +84,7 @@ class Observed(Collector):
         return not reasons, {"ready": not reasons, "reasons": reasons}
 
 
-def _of_credits(credits_: CreditTotals) -> Iterator[Metric]:
+def _credit_metrics(credits_: CreditTotals) -> Iterator[Metric]:
     moved = CounterMetricFamily(
         metric_table.CREDITS.name, metric_table.CREDITS.meaning, labels=metric_table.CREDITS.labels
     )
@@ -96,7 +96,7 @@ def _of_credits(credits_: CreditTotals) -> Iterator[Metric]:
     yield from (moved, remaining, difference)
 
 
-def _of_lanes(lanes: list[LaneState]) -> Iterator[Metric]:
+def _lane_metrics(lanes: list[LaneState]) -> Iterator[Metric]:
     unpublished, seconds, age = (
         gauge(metric_table.UNPUBLISHED),
         gauge(metric_table.UNPUBLISHED_SECONDS),
@@ -115,7 +115,7 @@ class _ExporterContext:
     """What both readings work with."""
 
     def __init__(self, settings: Settings, admin: AIOKafkaAdminClient) -> None:
-        self.observed = Observed()
+        self.observed = BooksCollector()
         self.registry = CollectorRegistry()
         self.registry.register(self.observed)
         ProcessCollector(registry=self.registry)
@@ -128,16 +128,16 @@ class _ExporterContext:
         began = monotonic()
         async with open_books(self._settings) as connection:
             self.observed.credits = await self._books.read(connection)
-        self._note("credits", began)
+        self._record_reading("credits", began)
 
     async def read_lanes(self) -> None:
         began = monotonic()
         async with open_books(self._settings) as connection:
             self.observed.lanes = await self._lanes.read(connection, self._admin)
-        self._note("lanes", began)
+        self._record_reading("lanes", began)
 
-    def _note(self, reading: str, began: float) -> None:
-        self.observed.read[reading] = _Reader(utc_now().timestamp(), monotonic() - began)
+    def _record_reading(self, reading: str, began: float) -> None:
+        self.observed.read[reading] = _LastReading(utc_now().timestamp(), monotonic() - began)
 
 
 async def read_once(settings: Settings) -> bytes:
@@ -152,7 +152,7 @@ async def read_once(settings: Settings) -> bytes:
         observer = _ExporterContext(settings, admin)
         await observer.read_credits()
         await observer.read_lanes()
-        return page_of(observer.registry)[0]
+        return render_metrics(observer.registry)[0]
 
 
 async def run_observer(settings: Settings, stop: asyncio.Event, periods: Periods = Periods()) -> None:  # noqa: B008 - a constant
@@ -168,10 +168,10 @@ async def run_observer(settings: Settings, stop: asyncio.Event, periods: Periods
         observer = _ExporterContext(settings, admin)
         observed = observer.observed
         answers = {"/livez": observed.livez, "/readyz": lambda: observed.readyz(periods)}
-        async with probes(settings, answers, {"/metrics": lambda: page_of(observer.registry)}):
+        async with probes(settings, answers, {"/metrics": lambda: render_metrics(observer.registry)}):
             tasks = [
-                asyncio.create_task(_again(observer.read_credits, periods.credits)),
-                asyncio.create_task(_again(observer.read_lanes, periods.lanes)),
+                asyncio.create_task(_repeat_reading(observer.read_credits, periods.credits)),
+                asyncio.create_task(_repeat_reading(observer.read_lanes, periods.lanes)),
                 asyncio.create_task(stop.wait()),
             ]
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -182,7 +182,7 @@ async def run_observer(settings: Settings, stop: asyncio.Event, periods: Periods
                 task.result()
 
 
-async def _again(read: Callable[[], Awaitable[None]], period: float) -> NoReturn:
+async def _repeat_reading(read: Callable[[], Awaitable[None]], period: float) -> NoReturn:
     log = structlog.get_logger("inmail.metrics")
     while True:
         try:

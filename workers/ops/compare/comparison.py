@@ -57,7 +57,7 @@ class DifferenceGroup:
     origin: DifferenceCause = DifferenceCause.ELSEWHERE
 
     @property
-    def told(self) -> str:
+    def label(self) -> str:
         """What it is, in words."""
         return f"{self.cause} ({self.origin})" if self.origin else self.cause
 
@@ -78,7 +78,7 @@ class Comparison:
 
     def counts(self) -> dict[str, int]:
         """Return how often each cause is found."""
-        return {f"{group.section}: {group.told}": group.count for group in self.groups}
+        return {f"{group.section}: {group.label}": group.count for group in self.groups}
 
     @property
     def unexplained(self) -> int:
@@ -116,11 +116,11 @@ async def compare(
     """
     async with open_both(before, after) as (live, other):
         limits = await common_range(live, other, since, until)
-        marks = await read_overtaken_index(live)
+        index = await read_overtaken_index(live)
         found = Comparison(limits.whole)
         for section in SECTIONS:
             if limits.whole or not section.only_whole:
-                await _Comparing(section, marks, found).compare(live, other, limits)
+                await _SectionComparison(section, index, found).compare(live, other, limits)
     return found
 
 
@@ -133,12 +133,12 @@ class _Difference(NamedTuple):
     ahead: bool
 
 
-class _Comparing:
+class _SectionComparison:
     """Merges one section's lines of both books, and groups what differs."""
 
-    def __init__(self, section: LineKind, marks: OvertakenIndex, found: Comparison) -> None:
+    def __init__(self, section: LineKind, index: OvertakenIndex, found: Comparison) -> None:
         self._section = section
-        self._marks = marks
+        self._index = index
         self._found = found
         self._groups: dict[tuple[str, DifferenceCause], DifferenceGroup] = {}
         self._waiting: list[_Difference] = []  # of one owner: lines come in no order of time
@@ -151,18 +151,18 @@ class _Comparing:
             async for before, after in pairs:
                 lines[0] += before is not None
                 lines[1] += after is not None
-                self._take(before, after)
-        self._settle()
+                self._compare_lines(before, after)
+        self._group_waiting()
         self._found.lines[self._section.name] = (lines[0], lines[1])
         self._found.groups += sorted(self._groups.values(), key=_rank)
 
-    def _take(self, before: asyncpg.Record | None, after: asyncpg.Record | None) -> None:
+    def _compare_lines(self, before: asyncpg.Record | None, after: asyncpg.Record | None) -> None:
         """Take two lines of one key, or one that stands alone."""
         line = before if before is not None else after
         assert line is not None  # noqa: S101 - one of them is there
         differs = before is None or after is None or tuple(before) != tuple(after)
         source = self._section.source(line)
-        ahead_of = self._marks.ahead_of(source) if source is not None else ()
+        ahead_of = self._index.ahead_of(source) if source is not None else ()
         if not (differs or ahead_of):
             return
         cause, example = _difference(self._section, before, after) if differs else (None, None)
@@ -173,17 +173,17 @@ class _Comparing:
         if cause is None or example is None:
             return
         if line[0] != self._owner:
-            self._settle()
+            self._group_waiting()
             self._owner = line[0]
         if ahead_of and source is not None:
-            self._marks.touch([self._owner, source.partition], line["as_of"])
+            self._index.mark_affected([self._owner, source.partition], line["as_of"])
         as_of = line["as_of"] if source is not None else None
         self._waiting.append(_Difference(cause, example, as_of, bool(ahead_of)))
 
-    def _settle(self) -> None:
+    def _group_waiting(self) -> None:
         """Group what waited."""
         for cause, example, as_of, ahead in self._waiting:
-            origin = self._marks.origin(self._owner, as_of, ahead=ahead)
+            origin = self._index.origin(self._owner, as_of, ahead=ahead)
             group = self._groups.setdefault((cause, origin), DifferenceGroup(self._section.name, cause, origin=origin))
             group.count += 1
             if len(group.examples) < EXAMPLES:
@@ -224,4 +224,4 @@ def _cause(section: LineKind, before: asyncpg.Record, after: asyncpg.Record, nam
 
 def _rank(group: DifferenceGroup) -> tuple[int, int, str]:
     kind = next((rank for rank, part in enumerate(_RANKS) if part in group.cause), len(_RANKS))
-    return kind, -group.count, group.told
+    return kind, -group.count, group.label

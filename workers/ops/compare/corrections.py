@@ -22,7 +22,7 @@ from schemas.ids import NAMESPACE
 from workers.ops.compare.merge_join import CommonRange, common_range, joined_lines, open_both
 from workers.ops.compare.queries import ENTRIES_READ, LineKind
 
-__all__ = ["Corrections", "LotState", "corrections_of", "owed_for"]
+__all__ = ["Corrections", "LotState", "find_corrections", "owed_credits"]
 
 _SOURCE: Final = "/inmail/replay/shadow"
 _LOTS: Final = f"""
@@ -74,11 +74,11 @@ class LotState(NamedTuple):
     cut: int  # to a cap
     voided: bool
 
-    def lasts(self, as_of: datetime) -> bool:
+    def is_live(self, as_of: datetime) -> bool:
         """Tell whether it has not ended."""
         return self.open and self.expires_at > as_of
 
-    def kept(self, *, whole: bool) -> int:
+    def kept_credits(self, *, whole: bool) -> int:
         """Return what it was given and did not lose; what was spent of it counts."""
         return self.granted - self.lost - (self.cut if whole else 0)
 
@@ -108,7 +108,7 @@ class Corrections:
         }
 
 
-async def corrections_of(before: Settings, after: Settings, actor: str, reason: str, *, whole: bool) -> Corrections:
+async def find_corrections(before: Settings, after: Settings, actor: str, reason: str, *, whole: bool) -> Corrections:
     """Return what would set the live books right, as of the time that they have read up to.
 
     Args:
@@ -153,7 +153,7 @@ async def _owed_for_lots(  # noqa: PLR0913 - both books, and how they are read
     owed: OwedCredits = {}
     async with aclosing(joined_lines(_OF_LOTS, live, other, limits)) as pairs:
         async for mine, theirs in pairs:
-            if not (credits_ := owed_for(_state_of(mine), _state_of(theirs), as_of, whole=whole)):
+            if not (credits_ := owed_credits(_state_of(mine), _state_of(theirs), as_of, whole=whole)):
                 continue
             line = mine if mine is not None else theirs
             assert line is not None  # noqa: S101 - one of them is there
@@ -179,15 +179,15 @@ async def _owed_for_sends(live: Connection, other: Connection, limits: CommonRan
     return owed
 
 
-def owed_for(mine: LotState | None, theirs: LotState | None, as_of: datetime, *, whole: bool) -> int:
+def owed_credits(mine: LotState | None, theirs: LotState | None, as_of: datetime, *, whole: bool) -> int:
     """Return how many credits the live books owe for a lot; below 0: how many it holds and should not."""
     if mine is not None and mine.voided:
         return 0  # billing took it back: it is owed nothing
-    if theirs is None or not theirs.lasts(as_of):
-        return -mine.remaining if mine is not None and mine.lasts(as_of) else 0
+    if theirs is None or not theirs.is_live(as_of):
+        return -mine.remaining if mine is not None and mine.is_live(as_of) else 0
     if mine is None:
-        return theirs.kept(whole=whole)
-    return max(theirs.kept(whole=whole) - mine.kept(whole=whole), -mine.remaining)
+        return theirs.kept_credits(whole=whole)
+    return max(theirs.kept_credits(whole=whole) - mine.kept_credits(whole=whole), -mine.remaining)
 
 
 def _state_of(line: asyncpg.Record | None) -> LotState | None:

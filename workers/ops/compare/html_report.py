@@ -11,7 +11,7 @@ from pydantic_core import to_json
 from workers.ops.compare.comparison import Comparison, DifferenceExample, DifferenceGroup
 from workers.ops.compare.out_of_order import DecidedAhead, OvertakenOutcome
 
-__all__ = ["page_of", "text_of"]
+__all__ = ["render_page", "value_text"]
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; color: #1c2330; }
@@ -28,7 +28,7 @@ summary { cursor: pointer; }
 """
 
 
-def page_of(comparison: Comparison, title: str, facts: Mapping[str, str]) -> str:
+def render_page(comparison: Comparison, title: str, facts: Mapping[str, str]) -> str:
     """Return the page: what was compared, then the differences by cause, each with its first examples."""
     verdict = '<p class="good">The books are the same, line for line.</p>'
     if not comparison.same:
@@ -62,7 +62,7 @@ def _group(group: DifferenceGroup) -> str:
     examples = "".join(map(_example, group.examples))
     table = f"<table><tr><th>where</th><th>live</th><th>other</th></tr>{examples}</table>"
     return (
-        f"<tr><td>{escape(group.section)}</td><td><details><summary>{escape(group.told)}</summary>{table}</details></td>"
+        f"<tr><td>{escape(group.section)}</td><td><details><summary>{escape(group.label)}</summary>{table}</details></td>"
         f'<td class="number">{group.count:,}</td></tr>\n'
     )
 
@@ -92,10 +92,10 @@ def _example(example: DifferenceExample) -> str:
 def _values(values: Mapping[str, Any] | None) -> str:
     if values is None:
         return "none"
-    return "<br>".join(f"{escape(name)} <code>{escape(text_of(value))}</code>" for name, value in values.items())
+    return "<br>".join(f"{escape(name)} <code>{escape(value_text(value))}</code>" for name, value in values.items())
 
 
-def text_of(value: object) -> str:
+def value_text(value: object) -> str:
     """Return a value of the books for a person to read."""
     if isinstance(value, datetime):
         if value.year in (MINYEAR, MAXYEAR):  # as the driver has what Postgres calls infinity

@@ -84,7 +84,10 @@ async def joined_lines(
     section: LineKind, live: Connection, other: Connection, limits: CommonRange
 ) -> AsyncGenerator[tuple[asyncpg.Record | None, asyncpg.Record | None], None]:
     """Yield the lines of both in the order of their keys: those of one key together."""
-    async with aclosing(_lines(section, live, limits)) as left, aclosing(_lines(section, other, limits)) as right:
+    async with (
+        aclosing(_read_lines(section, live, limits)) as left,
+        aclosing(_read_lines(section, other, limits)) as right,
+    ):
         before, after = await anext(left, None), await anext(right, None)
         while before is not None or after is not None:
             first, second = section.key(before), section.key(after)
@@ -97,7 +100,7 @@ async def joined_lines(
                 after = await anext(right, None)
 
 
-async def _lines(
+async def _read_lines(
     section: LineKind, connection: Connection, limits: CommonRange
 ) -> AsyncGenerator[asyncpg.Record, None]:
     arguments = limits[: section.arguments]

@@ -83,7 +83,7 @@ class OvertakenIndex:
     def __init__(self, segments: Mapping[tuple[str, int], Segments]) -> None:
         """Take by worker and partition: offsets, and the lanes that the records from each on were ahead of."""
         self._segments = segments
-        self._touched: dict[str | int, datetime] = {}  # account or partition: since when
+        self._affected_since: dict[str | int, datetime] = {}  # account or partition: since when
 
     @classmethod
     def of(cls, ranges: Iterable[tuple[str, int, int, int, str]]) -> "OvertakenIndex":
@@ -99,16 +99,16 @@ class OvertakenIndex:
         number = bisect_right(starts, source.offset) - 1
         return names[number] if number >= 0 else ()
 
-    def touch(self, owners: Iterable[str | int], time: datetime) -> None:
+    def mark_affected(self, owners: Iterable[str | int], time: datetime) -> None:
         """Note that something decided ahead came out otherwise for an account or a partition."""
         for owner in owners:
-            self._touched[owner] = min(time, self._touched.get(owner, time))
+            self._affected_since[owner] = min(time, self._affected_since.get(owner, time))
 
     def origin(self, owner: str | int, time: datetime | None, *, ahead: bool) -> DifferenceCause:
         """Return what a difference may come from; of a state, which has no time, whatever came before it."""
         if ahead:
             return DifferenceCause.AHEAD
-        since = self._touched.get(owner)
+        since = self._affected_since.get(owner)
         follows = since is not None and (time is None or time >= since)
         return DifferenceCause.FOLLOWS if follows else DifferenceCause.ELSEWHERE
 

@@ -32,10 +32,10 @@ __all__ = [
     "LetterKey",
     "Redrive",
     "StoredAnswer",
-    "event_of",
-    "histories_of",
-    "key_of",
+    "decode_message",
+    "letter_key",
     "read_answers",
+    "read_histories",
     "read_redrives",
     "report_dead_letter",
     "report_dead_letters",
@@ -67,14 +67,14 @@ class StoredAnswer(NamedTuple):
 class LetterHistory:
     """All that became of one letter."""
 
-    sendings: Sequence[Redrive] = ()
+    redrives: Sequence[Redrive] = ()
     answer: StoredAnswer | None = None
     new_letter: str | None = None  # place of the dead letter that the message became when it was sent back last
 
     def summary(self) -> dict[str, Any]:
         """Return the history for JSON."""
         return {
-            "redriven": [each._asdict() for each in self.sendings],
+            "redriven": [each._asdict() for each in self.redrives],
             "answer": None if self.answer is None else self.answer._asdict(),
             "again": self.new_letter,
         }
@@ -91,18 +91,18 @@ class DeadLetterReport:
     def summary(self) -> list[dict[str, Any]]:
         """Return the letters for JSON; what became of one is null where the books could not be asked."""
         rows = []
-        for letter, fate in self.letters:
+        for letter, history in self.letters:
             row: dict[str, Any] = {each.name: getattr(letter, each.name) for each in fields(letter)}
-            rows.append(row | {"became": None if fate is None else fate.summary()})
+            rows.append(row | {"became": None if history is None else history.summary()})
         return rows
 
 
-def key_of(letter: DeadLetter) -> LetterKey:
+def letter_key(letter: DeadLetter) -> LetterKey:
     """Return what tells a letter from all others, also of a topic that is made anew."""
     return letter.partition, letter.offset, letter.id
 
 
-def event_of(letter: DeadLetter) -> Event | Undecodable | None:
+def decode_message(letter: DeadLetter) -> Event | Undecodable | None:
     """Return the event that a letter's message is to this version, or why it is none.
 
     None of a letter whose origin is no topic of ours to read, such as one that is not of the workers' making.
@@ -122,10 +122,10 @@ async def read_redrives(connection: Connection) -> dict[LetterKey, list[Redrive]
         " coalesce(r.sent_at, r.intended_at) from redriven as r join operations as o using (operation)"
         " order by r.operation"
     )
-    sendings = defaultdict(list)
+    redrives = defaultdict(list)
     for partition, offset, letter, *sending in map(tuple, rows):
-        sendings[partition, offset, letter].append(Redrive(*sending))
-    return dict(sendings)
+        redrives[partition, offset, letter].append(Redrive(*sending))
+    return dict(redrives)
 
 
 # By request id, which finds one row: `+ 0` hides the primary key, which would read a busy account's whole history.
@@ -189,19 +189,19 @@ async def report_dead_letters(
         KafkaError: when the cluster cannot be reached.
 
     """
-    async with _books(settings) as (connection, silent):
-        sendings = await read_redrives(connection) if connection is not None else {}
+    async with _open_books_if_reachable(settings) as (connection, silent):
+        redrives = await read_redrives(connection) if connection is not None else {}
 
-        def is_meant(letter: DeadLetter) -> bool:
-            sent = sendings.get(key_of(letter), ())
-            return selection.wants(letter) and (operation is None or operation in {each.operation for each in sent})
+        def is_selected(letter: DeadLetter) -> bool:
+            sent = redrives.get(letter_key(letter), ())
+            return selection.matches(letter) and (operation is None or operation in {each.operation for each in sent})
 
-        copies = {(each.topic, each.partition, each.offset) for sent in sendings.values() for each in sent}
-        found = await list_dead_letters(settings, selection, last, is_meant, copies)
+        copies = {(each.topic, each.partition, each.offset) for sent in redrives.values() for each in sent}
+        found = await list_dead_letters(settings, selection, last, is_selected, copies)
         if connection is None:
             return DeadLetterReport([(letter, None) for letter in found.letters], found.counts, silent)
-        fates = await histories_of(connection, found, sendings)
-    return DeadLetterReport(list(zip(found.letters, fates, strict=True)), found.counts, None)
+        histories = await read_histories(connection, found, redrives)
+    return DeadLetterReport(list(zip(found.letters, histories, strict=True)), found.counts, None)
 
 
 async def report_dead_letter(settings: Settings, partition: int, offset: int) -> DeadLetterReport:
@@ -213,15 +213,15 @@ async def report_dead_letter(settings: Settings, partition: int, offset: int) ->
         KafkaError: when the cluster cannot be reached.
 
     """
-    told = await report_dead_letters(settings, LetterFilter(partition=partition, offset=offset))
-    if not told.letters:
+    report = await report_dead_letters(settings, LetterFilter(partition=partition, offset=offset))
+    if not report.letters:
         text = f"there is no dead letter at {partition}/{offset}: see `inmail dead-letters list`"
         raise NoSuchDeadLetterError(text)
-    return told
+    return report
 
 
 @asynccontextmanager
-async def _books(settings: Settings) -> AsyncIterator[tuple[Connection | None, str | None]]:
+async def _open_books_if_reachable(settings: Settings) -> AsyncIterator[tuple[Connection | None, str | None]]:
     """Open the books, or say why they cannot be asked: dead letters are to be seen also without them."""
     try:
         connection = await connect_database(settings)
@@ -238,18 +238,20 @@ async def _books(settings: Settings) -> AsyncIterator[tuple[Connection | None, s
         await connection.close()
 
 
-async def histories_of(
-    connection: Connection, found: FoundLetters, sendings: Mapping[LetterKey, Sequence[Redrive]]
+async def read_histories(
+    connection: Connection, found: FoundLetters, redrives: Mapping[LetterKey, Sequence[Redrive]]
 ) -> list[LetterHistory]:
     """Return what became of each of the letters that were found, given all that was ever sent back."""
     decodable = {}
     for letter in found.letters:
-        if isinstance(event := event_of(letter), Event):
-            decodable[key_of(letter)] = (letter.origin_topic, letter.origin_partition, event)
+        if isinstance(event := decode_message(letter), Event):
+            decodable[letter_key(letter)] = (letter.origin_topic, letter.origin_partition, event)
     answers = dict(zip(decodable, await read_answers(connection, list(decodable.values())), strict=True))
-    fates = []
+    histories = []
     for letter in found.letters:
-        sent = tuple(sendings.get(key_of(letter), ()))
+        sent = tuple(redrives.get(letter_key(letter), ()))
         copies = [found.copies.get((each.topic, each.partition, each.offset)) for each in sent]
-        fates.append(LetterHistory(sent, answers.get(key_of(letter)), next(filter(None, reversed(copies)), None)))
-    return fates
+        histories.append(
+            LetterHistory(sent, answers.get(letter_key(letter)), next(filter(None, reversed(copies)), None))
+        )
+    return histories

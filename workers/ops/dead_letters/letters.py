@@ -27,11 +27,11 @@ __all__ = [
     "FoundLetters",
     "LetterFilter",
     "NoSuchDeadLetterError",
+    "escape_unprintable",
     "find_dead_letters",
-    "letter_of",
     "list_dead_letters",
-    "printable",
-    "readable",
+    "parse_dead_letter",
+    "readable_text",
 ]
 
 UNREADABLE = "unreadable"  # the reason of a record among the dead letters that is none
@@ -82,7 +82,7 @@ class LetterFilter:
     partition: int | None = None
     offset: int | None = None  # in that partition
 
-    def wants(self, letter: DeadLetter) -> bool:
+    def matches(self, letter: DeadLetter) -> bool:
         """Tell whether a letter is meant."""
         return (
             self.reason in (None, letter.reason)
@@ -141,14 +141,14 @@ async def find_dead_letters(
     if places:
         async with aclosing(read_records(settings, places, start=offset)) as records:
             async for record in records:
-                yield letter_of(record)
+                yield parse_dead_letter(record)
 
 
 async def list_dead_letters(
     settings: Settings,
     selection: LetterFilter = ALL,
     last: int | None = None,
-    is_meant: Callable[[DeadLetter], bool] | None = None,
+    is_selected: Callable[[DeadLetter], bool] | None = None,
     copies: Collection[MessagePosition] = (),
 ) -> FoundLetters:
     """Return the newest dead letters of those that are meant, and how many there are in all.
@@ -166,14 +166,14 @@ async def list_dead_letters(
 
     """
     found = FoundLetters()
-    is_meant = is_meant or selection.wants
+    is_selected = is_selected or selection.matches
     newest: list[tuple[datetime, int, int, DeadLetter]] = []
     async with aclosing(find_dead_letters(settings, selection.partition, selection.offset or 0)) as letters:
         async for letter in letters:
             origin = (letter.origin_topic, letter.origin_partition, letter.origin_offset)
             if origin in copies:
                 found.copies[origin] = letter.place
-            if is_meant(letter):
+            if is_selected(letter):
                 found.counts[letter.origin_topic, letter.reason] += 1
                 entry = (letter.set_aside_at, letter.partition, letter.offset, letter)
                 heappushpop(newest, entry) if last is not None and len(newest) >= last else heappush(newest, entry)
@@ -183,7 +183,7 @@ async def list_dead_letters(
     return found
 
 
-def letter_of(record: ConsumerRecord) -> DeadLetter:
+def parse_dead_letter(record: ConsumerRecord) -> DeadLetter:
     """Return a record of the dead letters as what it is: a letter, or one that is unreadable."""
     set_aside_at = nearest_instant(record.timestamp)
     try:
@@ -234,7 +234,7 @@ def _event_type(value: bytes | None) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def readable(data: bytes) -> str:
+def readable_text(data: bytes) -> str:
     """Return bytes as text where a terminal can show them as they are, as a hex dump otherwise."""
     try:
         text = data.decode()
@@ -244,7 +244,7 @@ def readable(data: bytes) -> str:
     return text if all(character.isprintable() or character in "\n\t" for character in text) else _hex_dump(data)
 
 
-def printable(text: str) -> str:
+def escape_unprintable(text: str) -> str:
     """Return a text of one line with all that may command the terminal escaped."""
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 

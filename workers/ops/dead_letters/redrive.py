@@ -24,7 +24,7 @@ from infra.settings import Settings
 from workers.jobs.dead_letters import LETTER_HEADER
 from workers.ops.dead_letters.letters import LetterFilter
 from workers.ops.dead_letters.redrive_plan import RedriveDecision, RedriveOptions, RedrivePlan, decide_redrives
-from workers.ops.operations import Intent, OngoingOperation, Operator, recorded
+from workers.ops.operations import Intent, OngoingOperation, Operator, recorded_operation
 
 __all__ = ["LETTER_HEADER", "OPERATION_HEADER", "VERB", "redrive"]
 
@@ -78,7 +78,7 @@ async def redrive(  # noqa: PLR0913 - what, how and by whom, and how to stop it
 
     """
     arguments = {"selection": selection.summary(), **{name: getattr(options, name) for name in options.__slots__}}
-    async with recorded(settings, Intent(VERB, *who, arguments, plan.summary())) as operation:
+    async with recorded_operation(settings, Intent(VERB, *who, arguments, plan.summary())) as operation:
         sender = _RedriveSender(settings, operation, options.rate, stop)
         try:
             await sender.renew()
@@ -130,7 +130,7 @@ class _RedriveSender:
             if self._stop.is_set():
                 break
             await self._send(sendable[start : start + size])
-            await self._operation.note()
+            await self._operation.save_progress()
             progress(self.dealt_with)
         self._operation.stopped = self._stop.is_set()
 

@@ -19,18 +19,18 @@ from schemas.catalogue import INPUT_TOPICS, Undecodable
 from schemas.envelope import Event
 from workers.jobs.billing import unknown_plan
 from workers.ledger.plans import Catalogue, load_catalogue
-from workers.ops.dead_letters.history import LetterKey, Redrive, event_of, key_of, read_answers, read_redrives
+from workers.ops.dead_letters.history import LetterKey, Redrive, decode_message, letter_key, read_answers, read_redrives
 from workers.ops.dead_letters.letters import UNREADABLE, DeadLetter, LetterFilter, find_dead_letters
 
 __all__ = ["RATES", "REFUSALS", "RedriveDecision", "RedriveOptions", "RedrivePlan", "RedrivePlanner", "plan_redrive"]
 
 RATES: Final = (0.01, 5000.0)  # messages a second that may be asked for, whoever asks
-_TOGETHER = 500
+_BATCH = 500
 
 # Why a message is not sent back, and how that is said. The first three hold whatever is asked for.
 UNREADABLE_LETTER: Final = "unreadable"
 CUT: Final = "cut"
-NOWHERE: Final = "nowhere"
+NO_PARTITION: Final = "nowhere"
 REDRIVEN: Final = "redriven_before"
 ANSWERED: Final = "answered"
 REFUSED_AGAIN: Final = "refused_again"
@@ -38,7 +38,7 @@ REFUSED_AGAIN: Final = "refused_again"
 REFUSALS: Final = {
     UNREADABLE_LETTER: "not a dead letter of the workers', so its message is not known",
     CUT: "its message was too large to be kept whole",
-    NOWHERE: "its partition is gone, and without a key nothing tells where it belongs",
+    NO_PARTITION: "its partition is gone, and without a key nothing tells where it belongs",
     REDRIVEN: "sent back before (--again sends it once more)",
     ANSWERED: "its request has its answer in the books (--again asks for it once more)",
     REFUSED_AGAIN: "this version with this plan catalogue would set it aside again (--anyway sends it)",
@@ -106,25 +106,25 @@ class RedrivePlanner:
         self,
         catalogue: Catalogue,
         counts: Mapping[str, int],
-        sendings: Mapping[LetterKey, Sequence[Redrive]],
+        redrives: Mapping[LetterKey, Sequence[Redrive]],
         options: RedriveOptions,
     ) -> None:
         self._catalogue = catalogue
         self._counts = counts
-        self._sendings = sendings
+        self._sendings = redrives
         self._options = options
 
-    async def judge(self, connection: Connection, letters: Sequence[DeadLetter]) -> list[RedriveDecision]:
+    async def decide(self, connection: Connection, letters: Sequence[DeadLetter]) -> list[RedriveDecision]:
         """Return a verdict on each letter, in order."""
-        events = {key_of(each): event_of(each) for each in letters}
-        decodable = [each for each in letters if isinstance(events[key_of(each)], Event)]
-        asked = [(each.origin_topic, each.origin_partition, events[key_of(each)]) for each in decodable]
+        events = {letter_key(each): decode_message(each) for each in letters}
+        decodable = [each for each in letters if isinstance(events[letter_key(each)], Event)]
+        asked = [(each.origin_topic, each.origin_partition, events[letter_key(each)]) for each in decodable]
         answers = await read_answers(connection, asked)  # type: ignore[arg-type] # those that are events
-        answered = {key_of(each) for each, answer in zip(decodable, answers, strict=True) if answer is not None}
-        return [self._verdict(each, events[key_of(each)], key_of(each) in answered) for each in letters]
+        answered = {letter_key(each) for each, answer in zip(decodable, answers, strict=True) if answer is not None}
+        return [self._decide_one(each, events[letter_key(each)], letter_key(each) in answered) for each in letters]
 
-    def _verdict(self, letter: DeadLetter, event: Event | Undecodable | None, answered: bool) -> RedriveDecision:  # noqa: FBT001
-        sent = self._sendings.get(key_of(letter), ())
+    def _decide_one(self, letter: DeadLetter, event: Event | Undecodable | None, answered: bool) -> RedriveDecision:  # noqa: FBT001
+        sent = self._sendings.get(letter_key(letter), ())
         partition = self._partition(letter)
         in_doubt = bool(sent) and all(each.offset is None for each in sent)
         refusal = None
@@ -133,7 +133,7 @@ class RedrivePlanner:
         elif letter.cut:
             refusal = CUT
         elif partition is None:
-            refusal = NOWHERE
+            refusal = NO_PARTITION
         elif sent and not in_doubt and not self._options.again:
             refusal = REDRIVEN
         elif answered and not self._options.again:
@@ -169,15 +169,15 @@ async def plan_redrive(settings: Settings, selection: LetterFilter, options: Red
     plan = RedrivePlan(options.rate)
     connection = await connect_database(settings)
     try:
-        async with aclosing(decide_redrives(settings, connection, selection, options)) as judged:
-            async for batch in judged:
-                for verdict in batch:
-                    if verdict.refusal is not None:
-                        plan.refused[verdict.refusal] += 1
+        async with aclosing(decide_redrives(settings, connection, selection, options)) as decisions:
+            async for batch in decisions:
+                for decision in batch:
+                    if decision.refusal is not None:
+                        plan.refused[decision.refusal] += 1
                     elif options.limit is None or plan.count < options.limit:
-                        plan.letters[verdict.letter.origin_topic, verdict.letter.reason] += 1
-                        plan.in_doubt += verdict.in_doubt
-                        plan.places.add(key_of(verdict.letter))
+                        plan.letters[decision.letter.origin_topic, decision.letter.reason] += 1
+                        plan.in_doubt += decision.in_doubt
+                        plan.places.add(letter_key(decision.letter))
     finally:
         await connection.close()
     return plan
@@ -203,13 +203,13 @@ async def decide_redrives(
     catalogue = load_catalogue(settings.plans_file)
     counts = await partition_counts(settings, INPUT_TOPICS)
     judge = RedrivePlanner(catalogue, counts, await read_redrives(connection), options)
-    together: list[DeadLetter] = []
+    batch: list[DeadLetter] = []
     async with aclosing(find_dead_letters(settings, selection.partition, selection.offset or 0)) as letters:
         async for letter in letters:
-            if selection.wants(letter) and (places is None or key_of(letter) in places):
-                together.append(letter)
-            if len(together) >= _TOGETHER:
-                yield await judge.judge(connection, together)
-                together = []
-    if together:
-        yield await judge.judge(connection, together)
+            if selection.matches(letter) and (places is None or letter_key(letter) in places):
+                batch.append(letter)
+            if len(batch) >= _BATCH:
+                yield await judge.decide(connection, batch)
+                batch = []
+    if batch:
+        yield await judge.decide(connection, batch)

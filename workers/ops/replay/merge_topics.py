@@ -39,7 +39,7 @@ class PartitionCursor:
         """Whether there is nothing more to fetch."""
         return self.position >= self.end
 
-    def take(self, records: Sequence[ConsumerRecord], position: int) -> None:
+    def add(self, records: Sequence[ConsumerRecord], position: int) -> None:
         """Keep what was fetched, up to the end."""
         for record in records:
             if record.offset >= self.end:
@@ -51,13 +51,13 @@ class PartitionCursor:
             self.waiting.append(TimedRecord(record, self.as_of))
         self.position = max(self.position, position)
 
-    def next_turn(self) -> tuple[datetime, int]:
+    def next_sort_key(self) -> tuple[datetime, int]:
         """Return when it is the turn of the first record that waits."""
         return sort_key(self.place.topic, self.waiting[0].as_of)
 
 
 async def read_in_time_order(
-    consumer: AIOKafkaConsumer, sources: Sequence[PartitionCursor]
+    consumer: AIOKafkaConsumer, cursors: Sequence[PartitionCursor]
 ) -> AsyncGenerator[TimedRecord, None]:
     """Yield the committed records of some partitions in the one order; a fetch of each is in memory at most.
 
@@ -67,24 +67,24 @@ async def read_in_time_order(
         KafkaError: when the cluster cannot be reached, or stopped answering before the end was read.
 
     """
-    reading = [source for source in sources if not source.is_fetched]
+    reading = [cursor for cursor in cursors if not cursor.is_fetched]
     if not reading:
         return
-    consumer.assign([source.place for source in reading])
-    for source in reading:
-        consumer.seek(source.place, source.position)
+    consumer.assign([cursor.place for cursor in reading])
+    for cursor in reading:
+        consumer.seek(cursor.place, cursor.position)
     while True:
-        await _fetch(consumer, [source for source in reading if not source.waiting])
-        reading = [source for source in reading if source.waiting]
+        await _fetch_waiting(consumer, [cursor for cursor in reading if not cursor.waiting])
+        reading = [cursor for cursor in reading if cursor.waiting]
         if not reading:
             return
-        yield min(reading, key=PartitionCursor.next_turn).waiting.popleft()
+        yield min(reading, key=PartitionCursor.next_sort_key).waiting.popleft()
 
 
-async def _fetch(consumer: AIOKafkaConsumer, sources: Sequence[PartitionCursor]) -> None:
+async def _fetch_waiting(consumer: AIOKafkaConsumer, cursors: Sequence[PartitionCursor]) -> None:
     """Fetch until each of them has a record that waits, or is at its end: none can be given out before."""
     fetcher = PartitionFetcher(consumer)
-    while lacking := [source for source in sources if not (source.waiting or source.is_fetched)]:
-        fetched = await fetcher.fetch({source.place: source.position for source in lacking})
-        for source in lacking:
-            source.take(*fetched[source.place])
+    while lacking := [cursor for cursor in cursors if not (cursor.waiting or cursor.is_fetched)]:
+        fetched = await fetcher.fetch({cursor.place: cursor.position for cursor in lacking})
+        for cursor in lacking:
+            cursor.add(*fetched[cursor.place])

@@ -25,7 +25,7 @@ class BatchCombiner:
     """Deals records, which come in the one order, to runs that give the same when they follow one another."""
 
     def __init__(self) -> None:
-        self.runs: list[CombinedBatch] = []
+        self.batches: list[CombinedBatch] = []
         self.count = 0  # of records
         self._newest: dict[int, int] = {}  # run of each job that still takes records
         self._last: dict[bytes | None, int] = {}  # run with an account's last record
@@ -36,9 +36,9 @@ class BatchCombiner:
         self.count += 1
         number = self._newest.get(id(job), -1)
         if number < max(self._earliest, self._last.get(record.key, 0)):
-            number = self._newest[id(job)] = len(self.runs)
-            self.runs.append(CombinedBatch(job))
-        self.runs[number].records.append(record)
+            number = self._newest[id(job)] = len(self.batches)
+            self.batches.append(CombinedBatch(job))
+        self.batches[number].records.append(record)
         self._last[record.key] = number
         if job.step is not None:
-            self._earliest = len(self.runs)
+            self._earliest = len(self.batches)

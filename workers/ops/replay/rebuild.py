@@ -26,7 +26,7 @@ from workers.jobs.send import SendJob
 from workers.ledger.plans import Catalogue
 from workers.ledger.store import FUNCTIONS
 from workers.ops.compare.comparison import Comparison, compare
-from workers.ops.operations import Intent, OngoingOperation, Operator, recorded
+from workers.ops.operations import Intent, OngoingOperation, Operator, recorded_operation
 from workers.ops.replay.merge_topics import PartitionCursor, read_in_time_order
 from workers.ops.replay.parallel_batches import BatchCombiner
 from workers.ops.replay.rebuild_lanes import TargetLanes
@@ -40,7 +40,7 @@ _NOTE_SECONDS = 1.0
 
 async def rebuild(  # noqa: PLR0913 - what, how and by whom, and how to stop it
     settings: Settings,
-    asked: RebuildRequest,
+    request: RebuildRequest,
     plan: RebuildPlan,
     *,
     who: Operator,
@@ -64,31 +64,33 @@ async def rebuild(  # noqa: PLR0913 - what, how and by whom, and how to stop it
         NotSetUpError, KafkaError, OSError, asyncpg.PostgresError: when it cannot go on. The same again goes on.
 
     """
-    target = target_settings(settings, asked)
-    intent = Intent(asked.verb, *who, asked.arguments(settings), plan.summary())
-    async with recorded(settings, intent) as operation, _other_books(target, asked, intent):
-        await _Rebuild(settings, asked, operation, _ReadRate(rate, stop), progress).read(plan)
+    target = target_settings(settings, request)
+    intent = Intent(request.verb, *who, request.arguments(settings), plan.summary())
+    async with recorded_operation(settings, intent) as operation, _open_target(target, request, intent):
+        await _Rebuild(settings, request, operation, _ReadRate(rate, stop), progress).read(plan)
         operation.stopped = stop.is_set()
         if operation.stopped:
             return operation, None
-        comparison = await compare(settings, target, since=asked.start, until=asked.until)
+        comparison = await compare(settings, target, since=request.start, until=request.until)
         operation.result["differences"] = comparison.counts()
     return operation, comparison
 
 
 @asynccontextmanager
-async def _other_books(target: Settings, asked: RebuildRequest, intent: Intent) -> AsyncIterator[None]:
+async def _open_target(target: Settings, request: RebuildRequest, intent: Intent) -> AsyncIterator[None]:
     """Bring the other books to this version, and note there what they hold."""
-    async with _connected(target) as connection:
-        if asked.schema is not None:
-            await connection.execute(f"create schema if not exists {asked.schema}")  # a name that the plan has checked
+    async with _connect_target(target) as connection:
+        if request.schema is not None:
+            await connection.execute(
+                f"create schema if not exists {request.schema}"
+            )  # a name that the plan has checked
         await migrate(connection, [FUNCTIONS])
-    async with recorded(target, intent):
+    async with recorded_operation(target, intent):
         yield
 
 
 @asynccontextmanager
-async def _connected(target: Settings) -> AsyncIterator[Connection]:
+async def _connect_target(target: Settings) -> AsyncIterator[Connection]:
     connection = await connect_database(target)
     try:
         # What a crash of the server takes is read again: its lanes go back with it.
@@ -98,7 +100,7 @@ async def _connected(target: Settings) -> AsyncIterator[Connection]:
         await connection.close()
 
 
-class _Everything:
+class _AllRead:
     """What a tick asks about its neighbours: in the one order they have read all that comes before it."""
 
     async def end_offsets(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
@@ -107,7 +109,7 @@ class _Everything:
 
 
 def _jobs(catalogue: Catalogue, settings: Settings) -> dict[str, Job]:
-    jobs: list[Job] = [BillingJob(catalogue), SendJob(catalogue), ExpiryJob(_Everything(), catalogue, settings)]
+    jobs: list[Job] = [BillingJob(catalogue), SendJob(catalogue), ExpiryJob(_AllRead(), catalogue, settings)]
     return {job.topic: job for job in jobs}
 
 
@@ -141,14 +143,14 @@ class _Rebuild:
     def __init__(
         self,
         settings: Settings,
-        asked: RebuildRequest,
+        request: RebuildRequest,
         operation: OngoingOperation,
         pace: _ReadRate,
         progress: Callable[[int], None],
     ) -> None:
-        first, other = asked.catalogues(settings)
+        first, other = request.catalogues(settings)
         self._jobs, self._other_jobs = _jobs(first, settings), _jobs(other, settings)
-        self._settings, self._asked = settings, asked
+        self._settings, self._request = settings, request
         self._operation = operation
         self._pace = pace
         self._progress = progress
@@ -175,43 +177,43 @@ class _Rebuild:
     async def _read_next(self, plan: RebuildPlan, left: Iterator[int]) -> None:
         """Read one number after another of those that nobody has begun."""
         async with (
-            _connected(target_settings(self._settings, self._asked)) as connection,
+            _connect_target(target_settings(self._settings, self._request)) as connection,
             reader(self._settings) as consumer,
         ):
             for partition in left:
-                sources = plan.sources(partition, self._asked.until)
-                lanes = TargetLanes(connection, partition, sources)
+                cursors = plan.cursors(partition, self._request.until)
+                lanes = TargetLanes(connection, partition, cursors)
                 await lanes.open()
-                if await self._read_partition(consumer, lanes, partition, sources):
+                if await self._read_partition(consumer, lanes, partition, cursors):
                     return
 
     async def _read_partition(
-        self, consumer: AIOKafkaConsumer, lanes: TargetLanes, partition: int, sources: Sequence[PartitionCursor]
+        self, consumer: AIOKafkaConsumer, lanes: TargetLanes, partition: int, cursors: Sequence[PartitionCursor]
     ) -> bool:
         """Decide what is left of a partition's number; tell whether it is time to stop."""
-        total = sum(source.end - source.position for source in sources)
+        total = sum(cursor.end - cursor.position for cursor in cursors)
         most = self._pace.at_once(self._settings.batch_records)
-        runs = BatchCombiner()
-        async with aclosing(read_in_time_order(consumer, sources)) as records:
+        batches = BatchCombiner()
+        async with aclosing(read_in_time_order(consumer, cursors)) as records:
             async for record, as_of in records:
-                runs.add(self._job(record.topic, as_of), record)
-                if runs.count >= most:
-                    await self._note(partition, runs.count, await lanes.store(runs.runs))
-                    if await self._pace.stops(runs.count):
+                batches.add(self._job(record.topic, as_of), record)
+                if batches.count >= most:
+                    await self._record_progress(partition, batches.count, await lanes.store(batches.batches))
+                    if await self._pace.stops(batches.count):
                         return True
-                    runs = BatchCombiner()
-        ends = {source.place.topic: (source.end, source.as_of) for source in sources}
-        await self._note(partition, runs.count, await lanes.store(runs.runs, ends))
+                    batches = BatchCombiner()
+        ends = {cursor.place.topic: (cursor.end, cursor.as_of) for cursor in cursors}
+        await self._record_progress(partition, batches.count, await lanes.store(batches.batches, ends))
         # Markers of transactions count too, and what came too late to be meant.
         self._passed[partition] = total
         self._progress(self._passed.total())
-        return await self._pace.stops(runs.count)
+        return await self._pace.stops(batches.count)
 
     def _job(self, topic: str, as_of: datetime) -> Job:
-        since = self._asked.since
+        since = self._request.since
         return (self._jobs if since is not None and as_of < since else self._other_jobs)[topic]
 
-    async def _note(self, partition: int, count: int, letters: Counter[str]) -> None:
+    async def _record_progress(self, partition: int, count: int, letters: Counter[str]) -> None:
         self._letters += letters
         self._passed[partition] += count
         self._progress(self._passed.total())
@@ -221,5 +223,5 @@ class _Rebuild:
         now = asyncio.get_running_loop().time()
         if now - self._noted_at > _NOTE_SECONDS:
             self._noted_at = inf  # one note at a time
-            await self._operation.note()
+            await self._operation.save_progress()
             self._noted_at = now

@@ -30,10 +30,10 @@ async def _decide(job: Job, connection: Connection, batch: Batch) -> Decision:
 class TargetLanes:
     """The three lanes of a partition's number in the other books."""
 
-    def __init__(self, connection: Connection, partition: int, sources: Sequence[PartitionCursor]) -> None:
+    def __init__(self, connection: Connection, partition: int, cursors: Sequence[PartitionCursor]) -> None:
         self._connection = connection
         self._partition = partition
-        self._read = {source.place.topic: (source.position, source.as_of) for source in sources}
+        self._read = {cursor.place.topic: (cursor.position, cursor.as_of) for cursor in cursors}
 
     async def open(self) -> None:
         """Make the lanes' rows where there are none."""
@@ -43,7 +43,7 @@ class TargetLanes:
             [(GROUP_OF[topic], topic, self._partition, *read) for topic, read in self._read.items()],
         )
 
-    async def store(self, runs: Sequence[CombinedBatch], ends: ReadPositions | None = None) -> Counter[str]:
+    async def store(self, batches: Sequence[CombinedBatch], ends: ReadPositions | None = None) -> Counter[str]:
         """Decide in one transaction, in parts where the database refuses it whole, and move the lanes behind it.
 
         Args:
@@ -60,26 +60,26 @@ class TargetLanes:
         """
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                return await self._store_whole_or_apart(runs, ends or {})
+                return await self._store_whole_or_bisected(batches, ends or {})
             except asyncpg.DeadlockDetectedError:
                 # An account that a producer put into two partitions is locked by both.
                 if attempt == _ATTEMPTS:
                     raise
         raise AssertionError  # one of the attempts returned or raised
 
-    async def _store_whole_or_apart(self, runs: Sequence[CombinedBatch], ends: ReadPositions) -> Counter[str]:
+    async def _store_whole_or_bisected(self, batches: Sequence[CombinedBatch], ends: ReadPositions) -> Counter[str]:
         try:
-            return await self._store(runs, _decide, ends)
+            return await self._store(batches, _decide, ends)
         except asyncpg.PostgresError as error:
             if not is_refusal(error):
                 raise
-            return await self._store(runs, decide_bisected, ends)
+            return await self._store(batches, decide_bisected, ends)
 
-    async def _store(self, runs: Sequence[CombinedBatch], decide: Decide, ends: ReadPositions) -> Counter[str]:
+    async def _store(self, batches: Sequence[CombinedBatch], decide: Decide, ends: ReadPositions) -> Counter[str]:
         read = dict(self._read)
         letters: Counter[str] = Counter()
         async with self._connection.transaction():
-            for job, records in ((run.job, run.records) for run in runs):
+            for job, records in ((combined.job, combined.records) for combined in batches):
                 found = decode_records(records, read[job.topic][1])
                 read[job.topic] = (records[-1].offset + 1, found.as_of)
                 batch = Batch(job.topic, self._partition, found.requests)
@@ -89,11 +89,11 @@ class TargetLanes:
                 letters.update(each.reason.value for each in (found.refused | decision.refused).values())
             read |= ends
             for topic, (next_offset, as_of) in read.items():
-                await self._move(topic, next_offset, as_of)
+                await self._move_lane(topic, next_offset, as_of)
         self._read = read
         return letters
 
-    async def _move(self, topic: str, next_offset: int, as_of: datetime) -> None:
+    async def _move_lane(self, topic: str, next_offset: int, as_of: datetime) -> None:
         moved = await self._connection.execute(
             "update lanes set next_offset = $4, as_of = $5"
             " where consumer_group = $1 and topic = $2 and partition = $3 and next_offset = $6",

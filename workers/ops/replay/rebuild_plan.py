@@ -109,7 +109,7 @@ class RebuildPlan:
         """How long it takes, about."""
         return self.records / min(rate or USUAL_RATE, USUAL_RATE)
 
-    def sources(self, partition: int, until: datetime | None) -> list[PartitionCursor]:
+    def cursors(self, partition: int, until: datetime | None) -> list[PartitionCursor]:
         """Return what is to be read together."""
         return [
             PartitionCursor(TopicPartition(span.topic, partition), span.start, span.end, span.as_of, until)
@@ -129,23 +129,23 @@ class RebuildPlan:
         }
 
 
-def target_settings(settings: Settings, asked: RebuildRequest) -> Settings:
+def target_settings(settings: Settings, request: RebuildRequest) -> Settings:
     """Return the settings with the other books for the books."""
-    url = (asked.url or settings.database_url).get_secret_value()
-    if asked.schema is not None:
+    url = (request.url or settings.database_url).get_secret_value()
+    if request.schema is not None:
         # Nothing but this schema is looked into: what it lacks is not found in the live books.
-        url += f"{'&' if '?' in url else '?'}search_path={asked.schema}"
+        url += f"{'&' if '?' in url else '?'}search_path={request.schema}"
     return settings.model_copy(update={"database_url": SecretStr(url)})
 
 
-def database_of(settings: Settings, asked: RebuildRequest) -> str:
+def database_of(settings: Settings, request: RebuildRequest) -> str:
     """Return where the other books are, without who connects to them and how."""
-    url = PostgresDsn(target_settings(settings, asked).database_url.get_secret_value())
+    url = PostgresDsn(target_settings(settings, request).database_url.get_secret_value())
     hosts = ",".join(f"{host['host'] or ''}:{host['port'] or 5432}" for host in url.hosts())
-    return f"{hosts}{url.path or ''}{f' schema {asked.schema}' if asked.schema else ''}"
+    return f"{hosts}{url.path or ''}{f' schema {request.schema}' if request.schema else ''}"
 
 
-async def plan_rebuild(settings: Settings, asked: RebuildRequest) -> RebuildPlan:
+async def plan_rebuild(settings: Settings, request: RebuildRequest) -> RebuildPlan:
     """Return what a rerun would do, without doing it: it reads as far as the live books have read.
 
     Raises:
@@ -155,18 +155,18 @@ async def plan_rebuild(settings: Settings, asked: RebuildRequest) -> RebuildPlan
         KafkaError, OSError, asyncpg.PostgresError: when Kafka or Postgres cannot be reached or refuses.
 
     """
-    asked.catalogues(settings)
-    if asked.schema is not None and not _SCHEMA.fullmatch(asked.schema):
-        raise RefusedError(f"{asked.schema} is no name for a schema here: letters a to z, digits and _, not pg_...")
+    request.catalogues(settings)
+    if request.schema is not None and not _SCHEMA.fullmatch(request.schema):
+        raise RefusedError(f"{request.schema} is no name for a schema here: letters a to z, digits and _, not pg_...")
     async with open_books(settings) as live:
         ends = await _read_positions(live)
-        begun, read = await _inspect(settings, asked, live)
+        begun, read = await _inspect_target(settings, request, live)
     counts = await partition_counts(settings, WORKER_OF)
     places = [TopicPartition(topic, number) for topic, count in counts.items() for number in range(count)]
     async with reader(settings) as consumer:
         oldest = await consumer.beginning_offsets(places)
         newest = await consumer.end_offsets(places)
-        firsts = dict.fromkeys(places, 0) | (await _firsts(consumer, places, asked.start, newest))
+        firsts = dict.fromkeys(places, 0) | (await _first_offsets(consumer, places, request.start, newest))
     spans = []
     for place in places:
         end = ends.get(place, (0, EPOCH))[0]
@@ -178,8 +178,8 @@ async def plan_rebuild(settings: Settings, asked: RebuildRequest) -> RebuildPlan
         first, as_of = read.get(place, (firsts[place], EPOCH))
         start = min(max(first, oldest[place]), end)
         spans.append(Span(place.topic, place.partition, start, end, as_of, max(0, start - first)))
-    plan = RebuildPlan(database_of(settings, asked), tuple(spans), begun)
-    if plan.lost and not asked.partial:
+    plan = RebuildPlan(database_of(settings, request), tuple(spans), begun)
+    if plan.lost and not request.partial:
         worst = max(spans, key=lambda span: span.lost)
         raise RefusedError(
             f"retention has taken {plan.lost:,} records, {worst.topic}/{worst.partition} up to offset {worst.start}:"
@@ -188,7 +188,7 @@ async def plan_rebuild(settings: Settings, asked: RebuildRequest) -> RebuildPlan
     return plan
 
 
-async def _firsts(
+async def _first_offsets(
     consumer: Any,  # noqa: ANN401 - aiokafka has no types
     places: Sequence[TopicPartition],
     start: datetime | None,
@@ -209,8 +209,8 @@ async def _read_positions(connection: Connection) -> dict[TopicPartition, tuple[
     }
 
 
-async def _inspect(
-    settings: Settings, asked: RebuildRequest, live: Connection
+async def _inspect_target(
+    settings: Settings, request: RebuildRequest, live: Connection
 ) -> tuple[bool, dict[TopicPartition, tuple[int, datetime]]]:
     """Tell whether the other database was begun by the same, and how far its lanes have read.
 
@@ -218,14 +218,14 @@ async def _inspect(
         RefusedError: when it is the live one, or holds anything else.
 
     """
-    name = database_of(settings, asked)
-    async with _connected(settings, asked) as target:
-        await _refuse_live(live, target, asked, name)
+    name = database_of(settings, request)
+    async with _connect_target(settings, request) as target:
+        await _refuse_live(live, target, request, name)
         tables = await target.fetchval(
             "select count(*) from pg_class as c join pg_namespace as n on n.oid = c.relnamespace where c.relkind in"
             " ('r', 'p') and n.nspname not like 'pg\\_%' and n.nspname <> 'information_schema'"
             " and ($1::text is null or n.nspname = $1)",
-            asked.schema,
+            request.schema,
         )
         if not tables:
             return False, {}
@@ -233,8 +233,8 @@ async def _inspect(
             raise RefusedError(f"{name} holds tables that are not of these books: take an empty database")
         others = await target.fetchval(
             "select count(*) from operations where verb <> $1 or arguments <> $2",
-            asked.verb,
-            asked.arguments(settings),
+            request.verb,
+            request.arguments(settings),
         )
         own = await target.fetchval("select count(*) from operations") > 0 and not others
         if not own and await target.fetchval(
@@ -248,7 +248,7 @@ async def _inspect(
         return own, await _read_positions(target)
 
 
-async def _refuse_live(live: Connection, target: Connection, asked: RebuildRequest, name: str) -> None:
+async def _refuse_live(live: Connection, target: Connection, request: RebuildRequest, name: str) -> None:
     """Refuse the live books, by whatever name they were called: a lock taken in their database is held in it."""
     number = secrets.randbits(62)
     await live.execute("select pg_advisory_lock($1)", number)
@@ -258,19 +258,19 @@ async def _refuse_live(live: Connection, target: Connection, asked: RebuildReque
             return
     finally:
         await live.execute("select pg_advisory_unlock($1)", number)
-    if asked.schema is None:
+    if request.schema is None:
         raise RefusedError(f"{name} is the live database: take an empty one, or a schema of its own: --schema")
-    if asked.schema == await live.fetchval("select current_schema()"):
+    if request.schema == await live.fetchval("select current_schema()"):
         raise RefusedError(f"{name} is that of the live books: take another one")
 
 
 @asynccontextmanager
-async def _connected(settings: Settings, asked: RebuildRequest) -> AsyncIterator[Connection]:
+async def _connect_target(settings: Settings, request: RebuildRequest) -> AsyncIterator[Connection]:
     try:
         async with asyncio.timeout(settings.database_timeout_seconds):
-            connection = await connect_database(target_settings(settings, asked))
+            connection = await connect_database(target_settings(settings, request))
     except asyncpg.InvalidCatalogNameError as error:
-        name = database_of(settings, asked)
+        name = database_of(settings, request)
         raise RefusedError(f"{name}: {error}: make it first, `createdb` does") from error
     try:
         yield connection

@@ -12,12 +12,12 @@ from infra.kafka.sender import Outgoing, Sender
 from infra.rate_limit import Pace
 from infra.settings import Settings
 from workers.jobs.job import Message
-from workers.ops.operations import Intent, OngoingOperation, Operator, recorded
-from workers.ops.replay.reemit_plan import VERB, ReemitPlan, RowFilter, RowPosition, arguments_of, pages
+from workers.ops.operations import Intent, OngoingOperation, Operator, recorded_operation
+from workers.ops.replay.reemit_plan import VERB, ReemitPlan, RowFilter, RowPosition, operation_arguments, read_pages
 
 __all__ = ["reemit"]
 
-_TOGETHER = 500  # events at most that may be sent again when a process is killed
+_CHUNK = 500  # events at most that may be sent again when a process is killed
 _NAMED = 20  # of the events that a broker refused
 
 
@@ -47,12 +47,14 @@ async def reemit(  # noqa: PLR0913 - what, how and by whom, and how to stop it
         KafkaError, OSError, asyncpg.PostgresError: when it cannot go on. The same again goes on.
 
     """
-    intent = Intent(VERB, *who, arguments_of(selection, plan.to), plan.summary())
-    async with recorded(settings, intent) as operation:
+    intent = Intent(VERB, *who, operation_arguments(selection, plan.to), plan.summary())
+    async with recorded_operation(settings, intent) as operation:
         emitter = _Emitter(settings, operation, plan, stop)
         try:
-            await operation.note()  # killed before its first chunk, it is gone on with from where it was to begin
-            async with aclosing(pages(operation.connection, selection, plan.start)) as found:
+            await (
+                operation.save_progress()
+            )  # killed before its first chunk, it is gone on with from where it was to begin
+            async with aclosing(read_pages(operation.connection, selection, plan.start)) as found:
                 async for page in found:
                     await emitter.emit(page, progress)
                     if operation.stopped:
@@ -66,7 +68,7 @@ class _Emitter:
     """Sends at a rate, and notes how far it has come."""
 
     def __init__(self, settings: Settings, operation: OngoingOperation, plan: ReemitPlan, stop: asyncio.Event) -> None:
-        self._sender = Sender(settings, f"inmail-{VERB}", self._count, self._refuse)
+        self._sender = Sender(settings, f"inmail-{VERB}", self._count, self._record_refusal)
         self._operation = operation
         self._plan = plan
         self._pace = Pace(plan.rate, stop)
@@ -88,11 +90,11 @@ class _Emitter:
     async def emit(self, page: Sequence[tuple[RowPosition, Message]], progress: Callable[[int], None]) -> None:
         """Send a page, until asked to stop."""
         # A second's worth at most, so that the note is never far behind.
-        size = max(1, min(_TOGETHER, round(self._plan.rate)))
+        size = max(1, min(_CHUNK, round(self._plan.rate)))
         for first in range(0, len(page), size):
             await self._send(page[first : first + size])
             self._operation.result["position"] = self._position.summary()
-            await self._operation.note()
+            await self._operation.save_progress()
             progress(self._dealt_with)
             if self._operation.stopped:
                 return
@@ -117,7 +119,7 @@ class _Emitter:
         self._operation.result["sent"] += 1
         self._dealt_with += 1
 
-    def _refuse(self, number: int, why: str) -> None:
+    def _record_refusal(self, number: int, why: str) -> None:
         """Note an event that the broker takes from nobody: larger than its topic allows, for one."""
         self._dealt_with += 1
         self._operation.result["refused"] += 1

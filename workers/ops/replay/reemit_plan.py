@@ -17,13 +17,13 @@ from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.catalogue import CREDIT_EVENTS, SEND_RESULTS, TOPICS
 from workers.jobs.job import Message
-from workers.jobs.result_events import event_of, tick_messages
+from workers.jobs.result_events import result_event, tick_messages
 from workers.ledger.model import Entry, Tick, WorkerName
 from workers.ops.books.balance import UnknownAccountError
 from workers.ops.books.snapshot import open_books
 from workers.ops.operations import RefusedError
 
-__all__ = ["VERB", "ReemitPlan", "RowFilter", "RowPosition", "arguments_of", "pages", "plan_reemit"]
+__all__ = ["VERB", "ReemitPlan", "RowFilter", "RowPosition", "operation_arguments", "plan_reemit", "read_pages"]
 
 VERB = "reemit"
 _PAGE = 500
@@ -104,13 +104,13 @@ class ReemitPlan:
         }
 
 
-def arguments_of(selection: RowFilter, to: str | None) -> dict[str, Any]:
+def operation_arguments(selection: RowFilter, to: str | None) -> dict[str, Any]:
     """Return what tells one reemission from another, for JSON: the same again goes on with it."""
     return {"selection": selection.summary(), "to": to}
 
 
 async def plan_reemit(
-    settings: Settings, selection: RowFilter, to: str | None, rate: float, *, anew: bool = False
+    settings: Settings, selection: RowFilter, to: str | None, rate: float, *, from_start: bool = False
 ) -> ReemitPlan:
     """Return what a reemission would do, without doing it.
 
@@ -134,9 +134,9 @@ async def plan_reemit(
             "select exists (select from accounts where account_id = $1)", selection.account
         ):
             raise UnknownAccountError(f"the books have no account {selection.account}")
-        if not anew:
-            await _go_on(connection, plan, arguments_of(selection, to))
-        plan.events = await _count(connection, selection, plan.start)
+        if not from_start:
+            await _resume(connection, plan, operation_arguments(selection, to))
+        plan.events = await _count_events(connection, selection, plan.start)
     if selection.request is not None and not plan.count and plan.resumes is None:
         raise RefusedError(f"the books have no row of request {selection.request} that is meant")
     return plan
@@ -164,7 +164,7 @@ async def _partitions(settings: Settings, to: str | None) -> dict[str, int]:
     return {topic: found[topic] for topic in wanted}
 
 
-async def _go_on(connection: Connection, plan: ReemitPlan, arguments: Mapping[str, Any]) -> None:
+async def _resume(connection: Connection, plan: ReemitPlan, arguments: Mapping[str, Any]) -> None:
     """Take up where the same was stopped, failed, or was killed."""
     row = await connection.fetchrow(
         "select operation, status, result from operations where verb = $1 and arguments = $2"
@@ -229,12 +229,12 @@ def _has_ticks(selection: RowFilter) -> bool:
     return selection.account is None and selection.worker in (None, WorkerName.EXPIRY)
 
 
-async def _count(connection: Connection, selection: RowFilter, start: RowPosition) -> Counter[str]:
+async def _count_events(connection: Connection, selection: RowFilter, start: RowPosition) -> Counter[str]:
     counts: Counter[str] = Counter()
     if start.part == JOURNAL:
         where, values = _conditions(selection, JOURNAL, start)
         rows = await connection.fetch(
-            # The topics that `event_of` writes to: what is a send, or a report that gave nothing back.
+            # The topics that `result_event` writes to: what is a send, or a report that gave nothing back.
             "select j.recipient_id is not null or (j.worker = 'send' and j.is_answer"  # noqa: S608 - of texts below
             " and j.code not in ('reversed', 'lot_ended')) as of_send, count(*)"
             f" from journal as j where {where} group by 1",
@@ -252,7 +252,7 @@ async def _count(connection: Connection, selection: RowFilter, start: RowPositio
     return +counts
 
 
-async def pages(
+async def read_pages(
     connection: Connection, selection: RowFilter, start: RowPosition
 ) -> AsyncGenerator[Sequence[tuple[RowPosition, Message]], None]:
     """Yield the events that are meant behind a position, each with its own, some at a time."""
@@ -267,7 +267,7 @@ async def pages(
         )
         entries = [(row[0], Entry(*row[1:])) for row in map(tuple, rows)]
         if entries:
-            yield [(RowPosition(JOURNAL, each.account, each.sequence), event_of(of, each)) for of, each in entries]
+            yield [(RowPosition(JOURNAL, each.account, each.sequence), result_event(of, each)) for of, each in entries]
             position = RowPosition(JOURNAL, entries[-1][1].account, entries[-1][1].sequence)
         if len(entries) < _PAGE:
             position = _TICKS_BEGIN
@@ -281,11 +281,11 @@ async def pages(
         ticks = [Tick(*row) for row in rows]
         if ticks:
             # Its lines are rows of the journal; the last message is the answer.
-            yield [(_of_tick(each), tick_messages(each, [], each.source_offset)[-1]) for each in ticks]
-            position = _of_tick(ticks[-1])
+            yield [(_tick_position(each), tick_messages(each, [], each.source_offset)[-1]) for each in ticks]
+            position = _tick_position(ticks[-1])
         if len(ticks) < _PAGE:
             return
 
 
-def _of_tick(tick: Tick) -> RowPosition:
+def _tick_position(tick: Tick) -> RowPosition:
     return RowPosition(TICKS, tick.partition, tick.source_offset, tick.request_id)

@@ -13,7 +13,7 @@ from infra.kafka.clients import admin_client, committed_offsets
 from infra.postgres import connect_database
 from infra.settings import Settings
 from workers.ops.group_offsets import set_offsets, wait_until_empty
-from workers.ops.operations import Intent, OngoingOperation, Operator, RefusedError, recorded
+from workers.ops.operations import Intent, OngoingOperation, Operator, RefusedError, recorded_operation
 from workers.ops.replay.rewind_plan import RewindOptions, RewindPlan, plan_rewind
 from workers.ops.replay.rewind_target import VERB, RewindTarget, group_of, topic_of
 
@@ -57,26 +57,28 @@ async def rewind(  # noqa: PLR0913 - what, how and by whom, and how to stop it
         "drain": options.drain,
         **target.summary(),
     }
-    async with recorded(settings, Intent(VERB, *who, arguments, plan.summary())) as operation:
+    async with recorded_operation(settings, Intent(VERB, *who, arguments, plan.summary())) as operation:
         if options.drain:
             async with admin_client(settings) as admin:
                 operation.stopped = not await wait_until_empty(admin, group, drain_seconds, stop, tell)
         if not operation.stopped:
-            await _set(settings, operation, await plan_rewind(settings, plan.worker, target, options, plan.targets))
+            await _set_offsets(
+                settings, operation, await plan_rewind(settings, plan.worker, target, options, plan.targets)
+            )
     return operation
 
 
-async def _set(settings: Settings, operation: OngoingOperation, plan: RewindPlan) -> None:
+async def _set_offsets(settings: Settings, operation: OngoingOperation, plan: RewindPlan) -> None:
     """Set the offsets of a plan that was made once the group had no members."""
     if plan.refusal is not None or (plan.members and plan.moves):
         raise RefusedError(plan.refusal or "the group has members again")
     # Written first: whoever undoes a rewind that was killed here finds where the group stood.
     operation.result |= {"moves": [move.summary() for move in plan.moves], "set": False}
-    await operation.note()
+    await operation.save_progress()
     group, topic = group_of(plan.worker), topic_of(plan.worker)
-    offsets = {TopicPartition(topic, move.partition): move.goes for move in plan.moves}
+    offsets = {TopicPartition(topic, move.partition): move.target for move in plan.moves}
     if offsets:
-        await _announce(settings, group, offsets)
+        await _announce_offsets(settings, group, offsets)
         await set_offsets(settings, group, offsets)
         async with admin_client(settings) as admin:
             if await committed_offsets(admin, group, list(offsets)) != offsets:
@@ -84,7 +86,7 @@ async def _set(settings: Settings, operation: OngoingOperation, plan: RewindPlan
     operation.result["set"] = True
 
 
-async def _announce(settings: Settings, group: str, offsets: Mapping[TopicPartition, int]) -> None:
+async def _announce_offsets(settings: Settings, group: str, offsets: Mapping[TopicPartition, int]) -> None:
     """Let the lanes expect these offsets: unannounced, they would take an older one for a broker's error.
 
     Written first: were the offsets not set after it, nothing is amiss, for what lies after what is expected is taken.

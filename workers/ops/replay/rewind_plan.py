@@ -24,8 +24,8 @@ from workers.ops.replay.rewind_target import (
     TargetKind,
     find_targets,
     group_of,
-    problem_of,
-    read_places,
+    move_problem,
+    read_partition_states,
 )
 
 __all__ = ["OffsetMove", "RewindOptions", "RewindPlan", "plan_rewind"]
@@ -47,21 +47,21 @@ class OffsetMove(NamedTuple):
     """What happens in one partition. Offsets are those of the next record."""
 
     partition: int
-    stands: int
-    goes: int
-    again: int  # records whose outcomes are stored, or that were set aside: published again
-    answers: int  # of these, with an outcome that was decided for this very record
-    anew: int  # records that the books do not know: decided
+    current: int
+    target: int
+    republished: int  # records whose outcomes are stored, or that were set aside: published again
+    first_answers: int  # of these, with an outcome that was decided for this very record
+    newly_decided: int  # records that the books do not know: decided
 
     def summary(self) -> dict[str, int]:
         """Return it for JSON."""
         return {
             "partition": self.partition,
-            "from": self.stands,
-            "to": self.goes,
-            "published_again": self.again,
-            "of_which_first_answers": self.answers,
-            "decided": self.anew,
+            "from": self.current,
+            "to": self.target,
+            "published_again": self.republished,
+            "of_which_first_answers": self.first_answers,
+            "decided": self.newly_decided,
         }
 
 
@@ -79,7 +79,7 @@ class RewindPlan:
     @property
     def records(self) -> int:
         """How many records would be read again."""
-        return sum(move.again + move.anew for move in self.moves)
+        return sum(move.republished + move.newly_decided for move in self.moves)
 
     @property
     def seconds(self) -> float:
@@ -123,28 +123,28 @@ async def plan_rewind(
     async with admin_client(settings) as admin:
         group = await describe_group(admin, group_of(worker))
     async with open_books(settings) as connection:
-        places = await read_places(settings, connection, worker, target.partitions)
+        places = await read_partition_states(settings, connection, worker, target.partitions)
         if targets is None:
             targets = await find_targets(settings, connection, worker, target, places)
-        problems = [problem_of(target.kind, places[number], offset) for number, offset in targets.items()]
+        problems = [move_problem(target.kind, places[number], offset) for number, offset in targets.items()]
         if any(problems):
             raise RefusedError("; ".join(filter(None, problems)))
         moves = [
-            await _move(connection, worker, places[number], offset)
+            await _plan_move(connection, worker, places[number], offset)
             for number, offset in sorted(targets.items())
-            if _moves(target.kind, places[number], offset)
+            if _must_move(target.kind, places[number], offset)
         ]
     members = () if group.empty else group.members or (f"one that is being counted out ({group.state})",)
     return RewindPlan(worker, target.kind, targets, moves, members, _refusal(moves, members, options))
 
 
-def _moves(kind: TargetKind, place: PartitionState, offset: int) -> bool:
+def _must_move(kind: TargetKind, place: PartitionState, offset: int) -> bool:
     """Tell whether a group has to move at all. One that stands before a time or a request comes to it by itself."""
-    return offset > place.stands if kind is TargetKind.UNDO else offset < place.stands
+    return offset > place.committed_offset if kind is TargetKind.UNDO else offset < place.committed_offset
 
 
-async def _move(connection: Connection, worker: WorkerName, place: PartitionState, goes: int) -> OffsetMove:
-    known = min(place.stands, place.stored)
+async def _plan_move(connection: Connection, worker: WorkerName, place: PartitionState, goes: int) -> OffsetMove:
+    known = min(place.committed_offset, place.stored)
     answers = 0
     if goes < known:
         query = (
@@ -155,12 +155,12 @@ async def _move(connection: Connection, worker: WorkerName, place: PartitionStat
             " and source_offset < $4 and is_answer"
         )
         answers = await connection.fetchval(query, worker.value, place.partition, goes, known, timeout=_COUNT_SECONDS)
-    again, anew = max(0, known - goes), max(0, place.stands - max(goes, place.stored))
-    return OffsetMove(place.partition, place.stands, goes, again, answers, anew)
+    again, anew = max(0, known - goes), max(0, place.committed_offset - max(goes, place.stored))
+    return OffsetMove(place.partition, place.committed_offset, goes, again, answers, anew)
 
 
 def _refusal(moves: Sequence[OffsetMove], members: Sequence[str], options: RewindOptions) -> str | None:
-    again = sum(move.again for move in moves)
+    again = sum(move.republished for move in moves)
     if again and not options.publish_again:
         return (
             f"{'1 record has' if again == 1 else f'{again:,} records have'} been decided or set aside: to read it again"

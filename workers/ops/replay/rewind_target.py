@@ -29,8 +29,8 @@ __all__ = [
     "TargetKind",
     "find_targets",
     "group_of",
-    "problem_of",
-    "read_places",
+    "move_problem",
+    "read_partition_states",
     "topic_of",
 ]
 
@@ -66,7 +66,7 @@ class PartitionState(NamedTuple):
     partition: int
     oldest: int
     end: int
-    stands: int  # up to here the group has published
+    committed_offset: int  # up to here the group has published
     stored: int  # up to here the books have outcomes
 
 
@@ -80,7 +80,7 @@ def group_of(worker: WorkerName) -> str:
     return GROUP_OF[TOPIC_OF[worker]]
 
 
-async def read_places(
+async def read_partition_states(
     settings: Settings, connection: Connection, worker: WorkerName, partitions: Sequence[int]
 ) -> dict[int, PartitionState]:
     """Return where a group stands in some partitions, or in all if none are named.
@@ -103,10 +103,10 @@ async def read_places(
     stored = await next_offsets(connection)
     found = {}
     for place in places:
-        if (stands := committed[place]) is None:
+        if (committed_offset := committed[place]) is None:
             raise RefusedError(f"group {group} was never started in {topic}/{place.partition}: `inmail topics apply`")
         number = place.partition
-        found[number] = PartitionState(number, oldest[place], ends[place], stands, stored.get(place, 0))
+        found[number] = PartitionState(number, oldest[place], ends[place], committed_offset, stored.get(place, 0))
     return found
 
 
@@ -127,21 +127,21 @@ async def find_targets(
         case TargetKind.OFFSET:
             return dict.fromkeys(places, int(target.value))  # type: ignore[arg-type] # as the kind says
         case TargetKind.TIME:
-            return await _at_time(settings, connection, worker, target.value, places)  # type: ignore[arg-type] # as the kind says
+            return await _find_time(settings, connection, worker, target.value, places)  # type: ignore[arg-type] # as the kind says
         case TargetKind.REQUEST:
-            return await _at_request(connection, worker, target.value, places)  # type: ignore[arg-type] # the same
+            return await _find_request(connection, worker, target.value, places)  # type: ignore[arg-type] # the same
         case TargetKind.UNDO:
-            return await _before(connection, worker, target.value, places)  # type: ignore[arg-type] # the same
+            return await _find_start_of_rewind(connection, worker, target.value, places)  # type: ignore[arg-type] # the same
         case _:
             assert_never(target.kind)
 
 
-async def _at_time(
+async def _find_time(
     settings: Settings, connection: Connection, worker: WorkerName, time: datetime, places: Mapping[int, PartitionState]
 ) -> dict[int, int]:
     topic = topic_of(worker)
     asked = -(-(time - EPOCH) // timedelta(milliseconds=1))  # rounded up: no record before it is meant
-    taken = [await _newest_taken(connection, worker, place) for place in places.values()]
+    taken = [await _newest_deleted(connection, worker, place) for place in places.values()]
     if (newest := max(filter(None, taken), default=None)) is not None and newest >= time:
         raise RefusedError(
             f"retention has taken records of {topic} that are of {time.isoformat()} or later: allowed are times after"
@@ -155,7 +155,7 @@ async def _at_time(
     return targets
 
 
-async def _newest_taken(connection: Connection, worker: WorkerName, place: PartitionState) -> datetime | None:
+async def _newest_deleted(connection: Connection, worker: WorkerName, place: PartitionState) -> datetime | None:
     """Return the time of the newest record that retention has taken of a partition, as the books know it.
 
     The oldest record that is left does not tell: a quiet partition may have lost nothing for long.
@@ -171,7 +171,7 @@ async def _newest_taken(connection: Connection, worker: WorkerName, place: Parti
     return newest
 
 
-async def _at_request(
+async def _find_request(
     connection: Connection, worker: WorkerName, request: UUID, places: Mapping[int, PartitionState]
 ) -> dict[int, int]:
     if worker is WorkerName.EXPIRY:
@@ -198,7 +198,7 @@ async def _at_request(
     return {row[0]: row[1] for row in rows}
 
 
-async def _before(
+async def _find_start_of_rewind(
     connection: Connection, worker: WorkerName, number: int, places: Mapping[int, PartitionState]
 ) -> dict[int, int]:
     row = await connection.fetchrow(
@@ -210,21 +210,25 @@ async def _before(
     return {each["partition"]: each["from"] for each in moves if each["partition"] in places}
 
 
-def problem_of(kind: TargetKind, place: PartitionState, offset: int) -> str | None:
+def move_problem(kind: TargetKind, place: PartitionState, offset: int) -> str | None:
     """Return why a group may not go to an offset of a partition; None if it may.
 
     Forward is allowed up to where a rewind found the group and no further: all before that is published, as its
     committed offset said then. Anything else in front of it is unread, and to skip it would lose its answers.
     """
-    allowed = f"allowed is {place.oldest} to {place.stands}" if place.oldest <= place.stands else "nothing is allowed"
+    allowed = (
+        f"allowed is {place.oldest} to {place.committed_offset}"
+        if place.oldest <= place.committed_offset
+        else "nothing is allowed"
+    )
     where = f"partition {place.partition}: "
     if offset < place.oldest:
         return f"{where}retention has taken offset {offset} ({allowed}; `inmail replay reemit` answers from the books)"
     if offset > place.end:
         return f"{where}there is no offset {offset}, it ends at {place.end} ({allowed})"
-    if kind is TargetKind.OFFSET and offset > place.stands:
+    if kind is TargetKind.OFFSET and offset > place.committed_offset:
         return (
-            f"{where}{offset} would pass over what the group has not answered, {offset - place.stands} in number"
+            f"{where}{offset} would pass over what the group has not answered, {offset - place.committed_offset} in number"
             f" ({allowed}; its worker comes to that by itself)"
         )
     if kind is TargetKind.UNDO and offset > place.stored:

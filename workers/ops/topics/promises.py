@@ -57,16 +57,16 @@ async def check_topics(settings: Settings) -> list[BrokenPromise]:
 
 def broken_promises(states: Mapping[str, TopicState], settings: Settings) -> list[BrokenPromise]:
     """Return what breaks a promise in topics as they are; of one that is not there, in what it would be made with."""
-    found = _counts(states, settings)
+    found = _check_partition_counts(states, settings)
     for topic in TOPICS:
         wanted = wanted_config(topic, settings)
         state = states.get(topic) or TopicState(settings.topic_partitions, settings.topic_replication, wanted)
-        found += _of_topic(topic, state, wanted)
-        found += _of_replicas(topic, state, wanted)
+        found += _check_topic(topic, state, wanted)
+        found += _check_replicas(topic, state, wanted)
     return found
 
 
-def _counts(states: Mapping[str, TopicState], settings: Settings) -> list[BrokenPromise]:
+def _check_partition_counts(states: Mapping[str, TopicState], settings: Settings) -> list[BrokenPromise]:
     """Find topics with another number of partitions than most of the inputs, or all of them with a wrong setting."""
     counts = [state.partitions for topic, state in states.items() if topic in INPUT_TOPICS]
     usual = max(counts, key=counts.count, default=settings.topic_partitions)
@@ -90,7 +90,7 @@ def _counts(states: Mapping[str, TopicState], settings: Settings) -> list[Broken
     return found
 
 
-def _of_topic(topic: str, state: TopicState, wanted: Mapping[str, str]) -> list[BrokenPromise]:
+def _check_topic(topic: str, state: TopicState, wanted: Mapping[str, str]) -> list[BrokenPromise]:
     config = state.config
     found = []
     if "compact" in (policy := config.get("cleanup.policy", "delete")):
@@ -117,7 +117,7 @@ def _of_topic(topic: str, state: TopicState, wanted: Mapping[str, str]) -> list[
     return found
 
 
-def _of_replicas(topic: str, state: TopicState, wanted: Mapping[str, str]) -> list[BrokenPromise]:
+def _check_replicas(topic: str, state: TopicState, wanted: Mapping[str, str]) -> list[BrokenPromise]:
     config, replicas = state.config, state.replicas
     found = []
     if config.get("unclean.leader.election.enable", "false") == "true":

@@ -20,7 +20,7 @@ from infra.kafka.sender import Outgoing, Sender
 from infra.settings import Settings
 from schemas.catalogue import CATALOGUE, INPUT_TOPICS
 
-__all__ = ["PublishReport", "PublishTime", "UnpublishableError", "lines_of", "parse_line", "publish"]
+__all__ = ["PublishReport", "PublishTime", "UnpublishableError", "parse_line", "publish", "read_lines"]
 
 _CHUNK_BYTES = 256 * 1024
 _ROWS = {row.name: row for row in CATALOGUE}
@@ -68,7 +68,7 @@ def parse_line(line: bytes, topic: str | None = None, record_time: PublishTime =
     if not isinstance(document, dict):
         raise UnpublishableError("expected an object")
     if set(document) == {"record"}:
-        return _raw(document["record"])
+        return _parse_raw(document["record"])
     name = document.get("type")
     if not isinstance(name, str):
         raise UnpublishableError("neither an event (it has no type) nor a raw record")
@@ -89,7 +89,7 @@ def parse_line(line: bytes, topic: str | None = None, record_time: PublishTime =
 _RAW_FIELDS = {"topic", "key", "timestamp", "value", "headers"}
 
 
-def _raw(record: object) -> Outgoing:
+def _parse_raw(record: object) -> Outgoing:
     if not isinstance(record, dict) or not isinstance(record.get("topic"), str):
         raise UnpublishableError("record: expected an object with a topic")
     if unknown := sorted(set(record) - _RAW_FIELDS):
@@ -166,12 +166,14 @@ async def publish(
         raise NotSetUpError(f"--topic: expected one of {', '.join(INPUT_TOPICS)}, got {topic}")
     published = PublishReport()
 
-    def taken(topic: str) -> None:
+    def count_record(topic: str) -> None:
         published.records[topic] += 1
 
-    sender = Sender(settings, "inmail-publish", taken, lambda number, why: published.failures.append((number, why)))
+    sender = Sender(
+        settings, "inmail-publish", count_record, lambda number, why: published.failures.append((number, why))
+    )
     try:
-        async for lines in lines_of(file):
+        async for lines in read_lines(file):
             for line in lines:
                 published.lines += 1
                 published.bytes += len(line) + 1
@@ -202,11 +204,11 @@ async def _publish_line(
         await sender.send(published.lines, outgoing, partition)
 
 
-async def lines_of(file: BinaryIO) -> AsyncIterator[list[bytes]]:
+async def read_lines(file: BinaryIO) -> AsyncIterator[list[bytes]]:
     """Yield the lines of a file as they come, without keeping the event loop from sending those before."""
     rest = b""
     while True:
-        chunk = await asyncio.to_thread(_read_some, file)
+        chunk = await asyncio.to_thread(_read_chunk, file)
         if chunk is None:
             continue
         *lines, rest = (rest + chunk).split(b"\n")
@@ -217,7 +219,7 @@ async def lines_of(file: BinaryIO) -> AsyncIterator[list[bytes]]:
         yield [rest.removesuffix(b"\r")]
 
 
-def _read_some(file: BinaryIO) -> bytes | None:
+def _read_chunk(file: BinaryIO) -> bytes | None:
     """Return what a file has, b"" at its end; None where a pipe has nothing yet, so that the wait can be broken off."""
     try:
         ready, _, _ = select.select([file], [], [], 0.2)

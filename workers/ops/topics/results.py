@@ -19,9 +19,9 @@ from infra.settings import Settings
 from schemas.catalogue import CREDIT_EVENTS, DEAD_LETTERS, SEND_RESULTS
 from schemas.results import TickDecided
 
-__all__ = ["Result", "in_order", "read_results"]
+__all__ = ["Result", "read_results", "sort_by_time"]
 
-_HELD = 10_000
+_MAX_HELD = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ async def read_results(  # noqa: PLR0913 - each is one independent choice of the
         async for record in records:
             if account is not None and record.key != account.encode():
                 continue
-            if (result := _result(record)) is None:
+            if (result := _parse_result(record)) is None:
                 place = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
                 structlog.get_logger("inmail.results").warning("not_an_event", **place)
                 continue
@@ -103,7 +103,7 @@ async def read_results(  # noqa: PLR0913 - each is one independent choice of the
                 yield result
 
 
-def _result(record: ConsumerRecord) -> Result | None:
+def _parse_result(record: ConsumerRecord) -> Result | None:
     """Return what a record tells; None where it is no event, and so not of the workers' making."""
     value = record.value or b""
     try:
@@ -117,7 +117,7 @@ def _result(record: ConsumerRecord) -> Result | None:
     return Result(record.topic, record.partition, record.offset, nearest_instant(record.timestamp), value, event)
 
 
-async def in_order(results: AsyncGenerator[Result, None], held: int = _HELD) -> AsyncGenerator[Result, None]:
+async def sort_by_time(results: AsyncGenerator[Result, None], held: int = _MAX_HELD) -> AsyncGenerator[Result, None]:
     """Yield results in the order of time, as long as they are not too many to hold; all others as they come.
 
     Partitions are read side by side: what they hold is in order only within each.

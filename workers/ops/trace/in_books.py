@@ -9,22 +9,22 @@ from uuid import UUID
 
 from infra.postgres import Connection
 from workers.jobs.job import Message
-from workers.jobs.result_events import event_of, tick_messages
+from workers.jobs.result_events import result_event, tick_messages
 from workers.ledger.model import Entry, Tick, WorkerName
-from workers.ops.books.balance import account_of
+from workers.ops.books.balance import read_account
 from workers.topology import TOPIC_OF
 
 __all__ = [
     "DecidedRecord",
     "RowEvent",
     "TracedLot",
-    "cases_of_account",
-    "cases_of_event",
-    "cases_of_request",
-    "cases_of_row",
+    "find_by_account",
+    "find_by_event",
+    "find_by_request",
+    "find_by_row",
 ]
 
-_ROWS_AT_MOST: Final = 100  # of one tick: it may book a hundred thousand
+_MAX_ROWS: Final = 100  # of one tick: it may book a hundred thousand
 
 
 class RowEvent(NamedTuple):
@@ -78,15 +78,15 @@ class _RequestKey(NamedTuple):
     as_of: datetime
 
 
-def _event(message: Message) -> RowEvent:
+def _row_event(message: Message) -> RowEvent:
     event = json.loads(message.value)
     return RowEvent(UUID(event["id"]), event["type"], message.topic, event.get("subject"), message.partition)
 
 
-def _events(rows: Sequence[tuple[str, Entry]], tick: Tick | None) -> tuple[RowEvent, ...]:
-    events = [_event(event_of(account_id, row)) for account_id, row in rows]
+def _row_events(rows: Sequence[tuple[str, Entry]], tick: Tick | None) -> tuple[RowEvent, ...]:
+    events = [_row_event(result_event(account_id, row)) for account_id, row in rows]
     if tick is not None and tick.code != "booking":
-        events.append(_event(tick_messages(tick, [], tick.source_offset)[-1]))
+        events.append(_row_event(tick_messages(tick, [], tick.source_offset)[-1]))
     return tuple(events)
 
 
@@ -135,7 +135,7 @@ order by lot
 """
 
 
-async def cases_of_request(connection: Connection, request_id: UUID, account_id: str | None) -> list[DecidedRecord]:
+async def find_by_request(connection: Connection, request_id: UUID, account_id: str | None) -> list[DecidedRecord]:
     """Return what was decided under a request id: of one account or, where none is given, of every one that used it.
 
     Raises:
@@ -143,73 +143,73 @@ async def cases_of_request(connection: Connection, request_id: UUID, account_id:
 
     """
     if account_id is not None:
-        await account_of(connection, account_id)
+        await read_account(connection, account_id)
     cases = [
-        await _case(connection, _RequestKey(*row))
+        await _read_decided(connection, _RequestKey(*row))
         for row in map(tuple, await connection.fetch(_OF_REQUEST, request_id, account_id))
     ]
     if account_id is None:
         ticks = [Tick(*row) for row in map(tuple, await connection.fetch(_TICKS, request_id))]
-        cases += [await _case(connection, _key_of(tick)) for tick in ticks]
+        cases += [await _read_decided(connection, _tick_key(tick)) for tick in ticks]
     return cases
 
 
-async def cases_of_account(connection: Connection, account_id: str, last: int) -> list[DecidedRecord]:
+async def find_by_account(connection: Connection, account_id: str, last: int) -> list[DecidedRecord]:
     """Return the last that moved something in an account, or was answered to it; the newest first.
 
     Raises:
         UnknownAccountError: when the books have no such account.
 
     """
-    account = (await account_of(connection, account_id))["account"]
+    account = (await read_account(connection, account_id))["account"]
     keys: dict[tuple[Any, ...], _RequestKey] = {}
     async for row in connection.cursor(_OF_ACCOUNT, account):
         key = _RequestKey(*tuple(row))
         keys.setdefault(key[:-1], key)
         if len(keys) > last:
             break
-    return [await _case(connection, key) for key in list(keys.values())[:last]]
+    return [await _read_decided(connection, key) for key in list(keys.values())[:last]]
 
 
-async def cases_of_event(connection: Connection, event_id: UUID, account_id: str) -> list[DecidedRecord]:
+async def find_by_event(connection: Connection, event_id: UUID, account_id: str) -> list[DecidedRecord]:
     """Return what an account's event of a certain id tells of: its id follows from its row, and not the other way.
 
     Raises:
         UnknownAccountError: when the books have no such account.
 
     """
-    account = (await account_of(connection, account_id))["account"]
+    account = (await read_account(connection, account_id))["account"]
     rows = connection.cursor("select * from journal where account = $1 order by sequence desc", account, prefetch=1000)
     async for row in rows:
         entry = Entry(*tuple(row))
-        if _event(event_of(account_id, entry)).id == event_id:
-            return [await _case(connection, _key_of_row(account_id, entry))]
+        if _row_event(result_event(account_id, entry)).id == event_id:
+            return [await _read_decided(connection, _row_key(account_id, entry))]
     return []
 
 
-async def cases_of_row(connection: Connection, account_id: str, sequence: int) -> list[DecidedRecord]:
+async def find_by_row(connection: Connection, account_id: str, sequence: int) -> list[DecidedRecord]:
     """Return what a journal row belongs to; nothing where there is no such row."""
     row = await connection.fetchrow(
         "select j.* from journal as j join accounts as a using (account) where a.account_id = $1 and j.sequence = $2",
         account_id,
         sequence,
     )
-    return [] if row is None else [await _case(connection, _key_of_row(account_id, Entry(*tuple(row))))]
+    return [] if row is None else [await _read_decided(connection, _row_key(account_id, Entry(*tuple(row))))]
 
 
-def _key_of(tick: Tick) -> _RequestKey:
+def _tick_key(tick: Tick) -> _RequestKey:
     told = (tick.partition, tick.source_offset, tick.request_id, tick.fingerprint, tick.as_of)
     return _RequestKey(None, None, WorkerName.EXPIRY.value, *told)
 
 
-def _key_of_row(account_id: str, row: Entry) -> _RequestKey:
+def _row_key(account_id: str, row: Entry) -> _RequestKey:
     source = (row.worker, row.source_partition, row.source_offset)
     return _RequestKey(row.account, account_id, *source, row.request_id, row.fingerprint, row.as_of)
 
 
-async def _case(connection: Connection, key: _RequestKey) -> DecidedRecord:
+async def _read_decided(connection: Connection, key: _RequestKey) -> DecidedRecord:
     source = (key.worker, key.partition, key.offset, key.request_id, key.fingerprint)
-    found = await connection.fetch(_ROWS, *source, key.account, _ROWS_AT_MOST + 1)
+    found = await connection.fetch(_ROWS, *source, key.account, _MAX_ROWS + 1)
     rows = tuple((row[0], Entry(*row[1:])) for row in map(tuple, found))
     lots: Sequence[Any] = ()
     if key.account is not None:
@@ -230,9 +230,9 @@ async def _case(connection: Connection, key: _RequestKey) -> DecidedRecord:
         key.partition,
         key.offset,
         key.as_of,
-        rows[:_ROWS_AT_MOST],
-        len(rows) > _ROWS_AT_MOST,
+        rows[:_MAX_ROWS],
+        len(rows) > _MAX_ROWS,
         tick,
         tuple(TracedLot(*row) for row in map(tuple, lots)),
-        _events(rows[:_ROWS_AT_MOST], tick),
+        _row_events(rows[:_MAX_ROWS], tick),
     )

@@ -25,11 +25,20 @@ from schemas.catalogue import (
     fingerprint,
 )
 from workers.ops.books.balance import readable_account_id
-from workers.ops.dead_letters.letters import DeadLetter, FoundLetters, MessagePosition, letter_of
+from workers.ops.dead_letters.letters import DeadLetter, FoundLetters, MessagePosition, parse_dead_letter
 from workers.ops.trace.in_books import DecidedRecord, RowEvent
 from workers.ops.trace.topic_search import Search, Window
 
-__all__ = ["FoundEvent", "FoundRecord", "Trace", "Wanted", "find_event", "find_waiting", "follow", "untold"]
+__all__ = [
+    "FoundEvent",
+    "FoundRecord",
+    "Trace",
+    "TraceTarget",
+    "find_event",
+    "find_undecided",
+    "trace_in_topics",
+    "trace_without_topics",
+]
 
 # A result has the time of the broker that holds it, and a record that of another: their clocks may differ.
 _CLOCKS_DIFFER: Final = timedelta(minutes=1)
@@ -67,7 +76,7 @@ class Trace:
     searched: bool = True  # whether they were looked for up to the end; False where the limit came first
 
 
-class _Where(NamedTuple):
+class _EventWindow(NamedTuple):
     """Where a case's events are looked for in one partition."""
 
     window: Window
@@ -75,7 +84,7 @@ class _Where(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Hits:
+class _SearchHits:
     """What a search of the topics came upon."""
 
     answers: dict[UUID, list[FoundRecord]] = field(default_factory=lambda: defaultdict(list))  # by event id
@@ -83,33 +92,35 @@ class _Hits:
     letters: FoundLetters = field(default_factory=FoundLetters)
 
 
-async def follow(search: Search, cases: Sequence[DecidedRecord], wanted: "Wanted") -> tuple[list[Trace], FoundLetters]:
+async def trace_in_topics(
+    search: Search, cases: Sequence[DecidedRecord], wanted: "TraceTarget"
+) -> tuple[list[Trace], FoundLetters]:
     """Look in the topics for what the books know, and for dead letters; the newest of those first.
 
     Raises:
         KafkaError: when the cluster cannot be reached, or stopped answering.
 
     """
-    records = await _records(search, cases)
-    wheres: dict[tuple[DecidedRecord, TopicPartition], _Where] = {}
+    records = await _read_records(search, cases)
+    event_windows: dict[tuple[DecidedRecord, TopicPartition], _EventWindow] = {}
     again: dict[DecidedRecord, list[Window]] = {}
     for case, record in zip(cases, records, strict=True):
         # A producer's own time says nothing about when the answer came.
         by_producer = record is not None and record.timestamp_type == _CREATE_TIME
         since = None if by_producer else case.as_of - _CLOCKS_DIFFER
-        again[case] = await _where_repeats_are(search, case, since, len(cases))
+        again[case] = await _repeat_windows(search, case, since, len(cases))
         for event in case.events:
-            place = _place(search, event)
-            if (case, place) not in wheres:  # a tick's many events are in few partitions
-                window = search.onward(place, await search.since(place, since), len(cases))
-                lost = await search.has_lost(place, None if by_producer else case.as_of)
-                wheres[case, place] = _Where(window, lost)
-    letters = [search.newest(place) for place in search.places(DEAD_LETTERS)]
-    windows = chain((each.window for each in wheres.values()), *again.values(), letters)
-    hits = await _read(search, windows, wanted)
+            place = _event_partition(search, event)
+            if (case, place) not in event_windows:  # a tick's many events are in few partitions
+                window = search.window_from(place, await search.offset_at(place, since), len(cases))
+                lost = await search.may_have_lost(place, None if by_producer else case.as_of)
+                event_windows[case, place] = _EventWindow(window, lost)
+    letters = [search.newest_window(place) for place in search.partitions(DEAD_LETTERS)]
+    windows = chain((each.window for each in event_windows.values()), *again.values(), letters)
+    hits = await _search(search, windows, wanted)
     traces = [
         replace(
-            _trace(search, case, record, wheres, hits),
+            _build_trace(search, case, record, event_windows, hits),
             searched=all(search.ends_before(window.place, window.stop) for window in again[case]),
         )
         for case, record in zip(cases, records, strict=True)
@@ -117,35 +128,35 @@ async def follow(search: Search, cases: Sequence[DecidedRecord], wanted: "Wanted
     return traces, hits.letters
 
 
-async def _records(search: Search, cases: Sequence[DecidedRecord]) -> list[ConsumerRecord | None]:
+async def _read_records(search: Search, cases: Sequence[DecidedRecord]) -> list[ConsumerRecord | None]:
     """Return what is there now where each case's record was."""
-    places = [search.only(_source(case), case.offset) for case in cases]
+    places = [search.record_window(_source_partition(case), case.offset) for case in cases]
     found = {(each.topic, each.partition, each.offset): each async for each in search.read(places)}
     return [found.get((case.topic, case.partition, case.offset)) for case in cases]
 
 
-async def _where_repeats_are(search: Search, case: DecidedRecord, since: datetime | None, share: int) -> list[Window]:
+async def _repeat_windows(search: Search, case: DecidedRecord, since: datetime | None, share: int) -> list[Window]:
     """Return what is behind the record, and where its account's key belongs if it lies elsewhere itself."""
-    here = _source(case)
-    windows = [search.onward(here, case.offset + 1, share)]
+    here = _source_partition(case)
+    windows = [search.window_from(here, case.offset + 1, share)]
     if case.account_id is not None and case.topic != EXPIRY_TICKS:
-        usual = search.place_of(case.topic, case.account_id)
+        usual = search.account_partition(case.topic, case.account_id)
         if usual != here:
-            windows.append(search.onward(usual, await search.since(usual, since), share))
+            windows.append(search.window_from(usual, await search.offset_at(usual, since), share))
     return windows
 
 
-def _source(case: DecidedRecord) -> TopicPartition:
+def _source_partition(case: DecidedRecord) -> TopicPartition:
     return TopicPartition(case.topic, case.partition)
 
 
-def _place(search: Search, event: RowEvent) -> TopicPartition:
+def _event_partition(search: Search, event: RowEvent) -> TopicPartition:
     if event.partition is not None:
         return TopicPartition(event.topic, event.partition)
-    return search.place_of(event.topic, event.account_id or "")
+    return search.account_partition(event.topic, event.account_id or "")
 
 
-class Wanted:
+class TraceTarget:
     """What is looked for in the topics.
 
     Args:
@@ -165,60 +176,63 @@ class Wanted:
         self.sources = {(case.topic, case.partition, case.offset) for case in cases}
         self.copies = copies
 
-    def is_meant(self, letter: DeadLetter) -> bool:
+    def is_selected(self, letter: DeadLetter) -> bool:
         """Tell whether a dead letter belongs to it: its message says that it has the id, or it has it itself."""
         if self._account not in (None, letter.account_id):
             return False
-        return self._id is None or letter.id in self.ids or _id_in(letter.value) in self.ids
+        return self._id is None or letter.id in self.ids or _parse_id(letter.value) in self.ids
 
 
-async def _read(search: Search, windows: Iterable[Window], wanted: Wanted) -> _Hits:
-    hits = _Hits()
+async def _search(search: Search, windows: Iterable[Window], wanted: TraceTarget) -> _SearchHits:
+    hits = _SearchHits()
     async for record in search.read(windows):
         if record.topic == DEAD_LETTERS:
-            _look_at_letter(record, wanted, hits.letters)
+            _record_letter(record, wanted, hits.letters)
         elif record.topic in INPUT_TOPICS:
-            if (record.topic, record.partition, record.offset) not in wanted.sources and _id_of(record) in wanted.ids:
-                _note_request(record, hits)
-        elif (id_ := _id_of(record)) is not None and id_ in wanted.events:
+            if (record.topic, record.partition, record.offset) not in wanted.sources and _event_id(
+                record
+            ) in wanted.ids:
+                _record_request(record, hits)
+        elif (id_ := _event_id(record)) is not None and id_ in wanted.events:
             repeat = bool(from_json(record.value)["data"].get("repeat"))
-            hits.answers[id_].append(_seen(record, repeat=repeat))
+            hits.answers[id_].append(_found_record(record, repeat=repeat))
     hits.letters.letters.sort(key=lambda letter: letter.set_aside_at, reverse=True)
     return hits
 
 
-def _look_at_letter(record: ConsumerRecord, wanted: Wanted, found: FoundLetters) -> None:
-    letter = letter_of(record)
+def _record_letter(record: ConsumerRecord, wanted: TraceTarget, found: FoundLetters) -> None:
+    letter = parse_dead_letter(record)
     origin = (letter.origin_topic, letter.origin_partition, letter.origin_offset)
     if origin in wanted.copies:
         found.copies[origin] = letter.place
-    if wanted.is_meant(letter):
+    if wanted.is_selected(letter):
         found.letters.append(letter)
 
 
-def _note_request(record: ConsumerRecord, hits: _Hits) -> None:
+def _record_request(record: ConsumerRecord, hits: _SearchHits) -> None:
     """Note a record that asks for something under an id that is wanted, by what it asks for."""
     try:
         event = decode(record.topic, record.key, record.value)
     except Undecodable:
         return  # it is among the dead letters
-    hits.requests[event.subject, event.id, fingerprint(event)].append(_seen(record))
+    hits.requests[event.subject, event.id, fingerprint(event)].append(_found_record(record))
 
 
-def _trace(
+def _build_trace(
     search: Search,
     case: DecidedRecord,
     record: ConsumerRecord | None,
-    wheres: Mapping[tuple[DecidedRecord, TopicPartition], _Where],
-    hits: _Hits,
+    event_windows: Mapping[tuple[DecidedRecord, TopicPartition], _EventWindow],
+    hits: _SearchHits,
 ) -> Trace:
     state = "there"
     if record is None:
-        state = "gone" if search.is_gone(_source(case), case.offset) else "other"
-    elif _id_of(record) != case.request_id:
+        state = "gone" if search.is_gone(_source_partition(case), case.offset) else "other"
+    elif _event_id(record) != case.request_id:
         record, state = None, "other"
     published = tuple(
-        _published(search, event, wheres[case, _place(search, event)], hits.answers[event.id]) for event in case.events
+        _found_event(search, event, event_windows[case, _event_partition(search, event)], hits.answers[event.id])
+        for event in case.events
     )
     is_tick = case.topic == EXPIRY_TICKS
     repeats = [
@@ -226,10 +240,10 @@ def _trace(
         for seen in hits.requests[None if is_tick else case.account_id, case.request_id, case.fingerprint]
         if not is_tick or seen.partition == case.partition  # a tick goes to every partition, and is answered in each
     ]
-    return Trace(case, None if record is None else _seen(record), state, published, tuple(repeats))
+    return Trace(case, None if record is None else _found_record(record), state, published, tuple(repeats))
 
 
-def _published(search: Search, event: RowEvent, where: _Where, found: Sequence[FoundRecord]) -> FoundEvent:
+def _found_event(search: Search, event: RowEvent, where: _EventWindow, found: Sequence[FoundRecord]) -> FoundEvent:
     if found:
         state = "found"
     elif not search.ends_before(where.window.place, where.window.stop):
@@ -241,7 +255,7 @@ def _published(search: Search, event: RowEvent, where: _Where, found: Sequence[F
     return FoundEvent(event, state, tuple(found))
 
 
-def untold(case: DecidedRecord) -> Trace:
+def trace_without_topics(case: DecidedRecord) -> Trace:
     """Return what the books alone tell."""
     return Trace(case, None, "unknown", tuple(FoundEvent(event, "unknown") for event in case.events), ())
 
@@ -254,16 +268,18 @@ async def find_event(search: Search, id_: UUID) -> dict[str, Any] | None:
 
     """
     name = str(id_).encode()
-    windows = [search.newest(place) for topic in (SEND_RESULTS, CREDIT_EVENTS) for place in search.places(topic)]
+    windows = [
+        search.newest_window(place) for topic in (SEND_RESULTS, CREDIT_EVENTS) for place in search.partitions(topic)
+    ]
     async with aclosing(search.read(windows, "results")) as records:
         async for record in records:
-            if name in (record.value or b"") and _id_of(record) == id_:
+            if name in (record.value or b"") and _event_id(record) == id_:
                 event: dict[str, Any] = from_json(record.value)
                 return event
     return None
 
 
-async def find_waiting(
+async def find_undecided(
     search: Search, id_: UUID | None, account: str | None, decided: Mapping[TopicPartition, int]
 ) -> list[FoundRecord]:
     """Return the records that no worker has come to, given up to where each partition is decided.
@@ -275,25 +291,27 @@ async def find_waiting(
 
     """
     key = None
-    places = [place for topic in INPUT_TOPICS for place in search.places(topic)]
+    places = [place for topic in INPUT_TOPICS for place in search.partitions(topic)]
     if id_ is None and account is not None:
         readable = readable_account_id(account)
         key = readable.encode()
-        places = [search.place_of(topic, readable) for topic in INPUT_TOPICS]
-    windows = [search.onward(place, decided.get(place, 0)) for place in places]
+        places = [search.account_partition(topic, readable) for topic in INPUT_TOPICS]
+    windows = [search.window_from(place, decided.get(place, 0)) for place in places]
     undecided = search.read(windows, "undecided records")
-    return [_seen(record) async for record in undecided if (record.key == key if key else _id_of(record) == id_)]
+    return [
+        _found_record(record) async for record in undecided if (record.key == key if key else _event_id(record) == id_)
+    ]
 
 
-def _seen(record: ConsumerRecord, *, repeat: bool = False) -> FoundRecord:
+def _found_record(record: ConsumerRecord, *, repeat: bool = False) -> FoundRecord:
     return FoundRecord(record.topic, record.partition, record.offset, nearest_instant(record.timestamp), repeat)
 
 
-def _id_of(record: ConsumerRecord) -> UUID | None:
-    return _id_in(record.value)
+def _event_id(record: ConsumerRecord) -> UUID | None:
+    return _parse_id(record.value)
 
 
-def _id_in(value: bytes | None) -> UUID | None:
+def _parse_id(value: bytes | None) -> UUID | None:
     """Return the id that a message says it has, if it is JSON and says one."""
     try:
         document = from_json(value or b"")

@@ -16,16 +16,16 @@ from infra.kafka.records import partition_counts, read_to
 from infra.settings import Settings
 from schemas.catalogue import TOPICS
 
-__all__ = ["ProgressWatch", "Search", "Window", "open_search", "unwatched"]
+__all__ = ["ProgressWatch", "Search", "Window", "no_progress", "open_search"]
 
-_TOLD_EACH = 1000  # records
+_REPORT_EVERY = 1000  # records
 _WAIT_MS = 50  # the ends of partitions are read again and again
 
 # Shows a long search: given how many records it may read, and what they are, yields what to call with the number read.
 ProgressWatch = Callable[[int, str], AbstractContextManager[Callable[[int], None]]]
 
 
-def unwatched(_: int, __: str) -> AbstractContextManager[Callable[[int], None]]:
+def no_progress(_: int, __: str) -> AbstractContextManager[Callable[[int], None]]:
     """Show nothing."""
     return nullcontext(lambda _: None)
 
@@ -53,13 +53,13 @@ class Search:
         self._limit = limit
         self._watch = watch
 
-    def places(self, topic: str) -> list[TopicPartition]:
+    def partitions(self, topic: str) -> list[TopicPartition]:
         """Return a topic's partitions."""
         return [place for place in self._ends if place.topic == topic]
 
-    def place_of(self, topic: str, account_id: str) -> TopicPartition:
+    def account_partition(self, topic: str, account_id: str) -> TopicPartition:
         """Return the partition of an account's key."""
-        return TopicPartition(topic, partition_of(account_id.encode(), len(self.places(topic))))
+        return TopicPartition(topic, partition_of(account_id.encode(), len(self.partitions(topic))))
 
     def is_gone(self, place: TopicPartition, offset: int) -> bool:
         """Tell whether retention took what was there, or whether there is no such partition any more."""
@@ -69,24 +69,24 @@ class Search:
         """Tell whether a partition ends at an offset or before it."""
         return self._ends[place] <= offset
 
-    async def since(self, place: TopicPartition, time: datetime | None) -> int:
+    async def offset_at(self, place: TopicPartition, time: datetime | None) -> int:
         """Return the offset of a partition's first record of a time or later; of the oldest one for no time."""
         if time is None:
             return self._oldest[place]
         found = (await self._consumer.offsets_for_times({place: to_milliseconds(time)}))[place]
         return self._ends[place] if found is None else max(found.offset, self._oldest[place])
 
-    async def has_lost(self, place: TopicPartition, since: datetime | None) -> bool:
+    async def may_have_lost(self, place: TopicPartition, since: datetime | None) -> bool:
         """Tell whether retention may have taken records of a time or later; of any time for None."""
         oldest = self._oldest[place]
-        return oldest > 0 and await self.since(place, since) <= oldest
+        return oldest > 0 and await self.offset_at(place, since) <= oldest
 
-    def onward(self, place: TopicPartition, start: int, share: int = 1) -> Window:
+    def window_from(self, place: TopicPartition, start: int, share: int = 1) -> Window:
         """Return what is from an offset on, as far as the limit lets a search go that is one of so many."""
         start = min(max(start, self._oldest[place]), self._ends[place])
         return Window(place, start, min(self._ends[place], start + max(1, self._limit // share)))
 
-    def newest(self, place: TopicPartition, start: int = 0) -> Window:
+    def newest_window(self, place: TopicPartition, start: int = 0) -> Window:
         """Return the end of a partition, as far back as the limit goes, and no further than an offset."""
         end = self._ends[place]
         return Window(place, min(end, max(self._oldest[place], end - self._limit, start)), end)
@@ -98,11 +98,11 @@ class Search:
             KafkaError: when the cluster cannot be reached, or stopped answering.
 
         """
-        rounds = _rounds(windows)
+        rounds = _merge_windows(windows)
         total = sum(window.stop - window.start for windows in rounds for window in windows)
         if not total:
             return
-        done = told = 0
+        done = reported = 0
         with self._watch(total, what) as progress:
             for each in rounds:
                 places = {window.place: window.start for window in each}
@@ -116,12 +116,12 @@ class Search:
                         place = TopicPartition(record.topic, record.partition)
                         done += record.offset + 1 - places[place]
                         places[place] = record.offset + 1
-                        if done - told >= _TOLD_EACH:
-                            told = done
+                        if done - reported >= _REPORT_EVERY:
+                            reported = done
                             progress(done)
             progress(total)
 
-    def only(self, place: TopicPartition, offset: int) -> Window:
+    def record_window(self, place: TopicPartition, offset: int) -> Window:
         """Return the place of one record; empty where there is none (any more)."""
         if self.is_gone(place, offset) or self.ends_before(place, offset):
             return Window(place, offset, offset)
@@ -149,7 +149,7 @@ async def open_search(settings: Settings, limit: int, watch: ProgressWatch) -> A
         yield Search(consumer, bounds, limit, watch)
 
 
-def _rounds(windows: Iterable[Window]) -> list[list[Window]]:
+def _merge_windows(windows: Iterable[Window]) -> list[list[Window]]:
     """Return windows that cover the same and do not overlap, in rounds that read each partition once."""
     merged: dict[TopicPartition, list[Window]] = defaultdict(list)
     for window in sorted(window for window in windows if window.start < window.stop):

@@ -18,14 +18,23 @@ from workers.ops.books.balance import UnknownAccountError
 from workers.ops.books.lanes import next_offsets
 from workers.ops.books.reasons import reason_of
 from workers.ops.books.snapshot import open_books
-from workers.ops.dead_letters.history import DeadLetterReport, LetterHistory, histories_of, read_redrives
+from workers.ops.dead_letters.history import DeadLetterReport, LetterHistory, read_histories, read_redrives
 from workers.ops.dead_letters.letters import DeadLetter
 from workers.ops.trace import in_books as books
 from workers.ops.trace.in_books import DecidedRecord
-from workers.ops.trace.in_topics import FoundEvent, FoundRecord, Trace, Wanted, find_event, find_waiting, follow, untold
-from workers.ops.trace.topic_search import ProgressWatch, Search, open_search, unwatched
+from workers.ops.trace.in_topics import (
+    FoundEvent,
+    FoundRecord,
+    Trace,
+    TraceTarget,
+    find_event,
+    find_undecided,
+    trace_in_topics,
+    trace_without_topics,
+)
+from workers.ops.trace.topic_search import ProgressWatch, Search, no_progress, open_search
 
-__all__ = ["LIMIT", "Question", "Traced", "UnknownRequestError", "trace"]
+__all__ = ["LIMIT", "Question", "TraceReport", "UnknownRequestError", "trace"]
 
 LIMIT: Final = 100_000  # records
 
@@ -57,7 +66,7 @@ class Question(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Traced:
+class TraceReport:
     """All that is known of what was asked for."""
 
     traces: list[Trace]
@@ -118,7 +127,7 @@ def _place(seen: FoundRecord) -> dict[str, Any]:
     return {"topic": seen.topic, "partition": seen.partition, "offset": seen.offset, "time": seen.at}
 
 
-async def trace(settings: Settings, question: Question, watch: ProgressWatch = unwatched) -> Traced:
+async def trace(settings: Settings, question: Question, watch: ProgressWatch = no_progress) -> TraceReport:
     """Return all that is known of a request, an event, or the last requests of an account.
 
     Args:
@@ -137,37 +146,37 @@ async def trace(settings: Settings, question: Question, watch: ProgressWatch = u
     unknown = None
     async with open_books(settings) as connection:
         try:
-            cases = await _cases(connection, question)
+            cases = await _find_decided(connection, question)
         except UnknownAccountError as error:  # it may have dead letters, or a request that waits
             cases, unknown = [], error
-        sendings = await read_redrives(connection)
+        redrives = await read_redrives(connection)
         decided = await next_offsets(connection)
-    copies = {(each.topic, each.partition, each.offset) for sent in sendings.values() for each in sent}
+    copies = {(each.topic, each.partition, each.offset) for sent in redrives.values() for each in sent}
     waiting: list[FoundRecord] = []
     try:
         # The books are not held open meanwhile: a search takes its time, and Postgres ends who idles in a transaction.
         async with open_search(settings, question.limit, watch) as search:
             if not cases and question.id is not None and question.account is None:
-                cases = await _cases_by_event(settings, search, question.id)
-            wanted = Wanted(question.id, question.account, cases, copies)
-            traces, letters = await follow(search, cases, wanted)
+                cases = await _find_decided_by_event(settings, search, question.id)
+            wanted = TraceTarget(question.id, question.account, cases, copies)
+            traces, letters = await trace_in_topics(search, cases, wanted)
             if question.id is None or not (cases or letters.letters):
-                waiting = await find_waiting(search, question.id, question.account, decided)
+                waiting = await find_undecided(search, question.id, question.account, decided)
     except (KafkaError, NotSetUpError) as error:
         if not cases:
             raise
-        return Traced([untold(case) for case in cases], [], [], str(error) or type(error).__name__)
+        return TraceReport([trace_without_topics(case) for case in cases], [], [], str(error) or type(error).__name__)
     if not (traces or letters.letters or waiting):
-        raise unknown or _unknown(question)
+        raise unknown or _unknown_request(question)
     if question.id is None:
         letters.letters = letters.letters[: question.last]
         waiting = waiting[-question.last :]
     async with open_books(settings) as connection:
-        fates = await histories_of(connection, letters, sendings)
-    return Traced(traces, list(zip(letters.letters, fates, strict=True)), waiting, None)
+        histories = await read_histories(connection, letters, redrives)
+    return TraceReport(traces, list(zip(letters.letters, histories, strict=True)), waiting, None)
 
 
-def _unknown(question: Question) -> UnknownRequestError:
+def _unknown_request(question: Question) -> UnknownRequestError:
     if question.id is None:
         return UnknownRequestError(f"nothing was ever decided or set aside for account {question.account}")
     whose = "" if question.account is None else f" of account {question.account}"
@@ -177,23 +186,23 @@ def _unknown(question: Question) -> UnknownRequestError:
     )
 
 
-async def _cases(connection: Connection, question: Question) -> list[DecidedRecord]:
+async def _find_decided(connection: Connection, question: Question) -> list[DecidedRecord]:
     if question.id is None:
-        return await books.cases_of_account(connection, question.account or "", question.last)
-    cases = await books.cases_of_request(connection, question.id, question.account)
+        return await books.find_by_account(connection, question.account or "", question.last)
+    cases = await books.find_by_request(connection, question.id, question.account)
     if not cases and question.account is not None:
-        cases = await books.cases_of_event(connection, question.id, question.account)
+        cases = await books.find_by_event(connection, question.id, question.account)
     return cases
 
 
-async def _cases_by_event(settings: Settings, search: Search, id_: UUID) -> list[DecidedRecord]:
+async def _find_decided_by_event(settings: Settings, search: Search, id_: UUID) -> list[DecidedRecord]:
     """Return what an event in a result topic tells of, as far as it is these books' own."""
     event = await find_event(search, id_)
     if event is None:
         return []
     async with open_books(settings) as connection:
         if "subject" in event:
-            cases = await books.cases_of_row(connection, event["subject"], event["data"]["sequence"])
+            cases = await books.find_by_row(connection, event["subject"], event["data"]["sequence"])
         else:
-            cases = await books.cases_of_request(connection, UUID(event["data"]["request_id"]), None)
+            cases = await books.find_by_request(connection, UUID(event["data"]["request_id"]), None)
     return [case for case in cases if id_ in {each.id for each in case.events}]

@@ -55,7 +55,7 @@ from workers.ledger.plans import SHIPPED, Catalogue, CatalogueError, load_catalo
 from workers.local.up import prepare
 from workers.ops.books.audit import audit
 from workers.ops.compare.comparison import Comparison, DifferenceGroup, compare
-from workers.ops.compare.html_report import page_of
+from workers.ops.compare.html_report import render_page
 from workers.ops.operations import OngoingOperation, OperationStatus, Operator, RefusedError, list_operations
 from workers.ops.replay import rebuild_lanes
 from workers.ops.replay.parallel_batches import BatchCombiner
@@ -367,7 +367,7 @@ async def test_a_page_tells_it_and_reads_nothing_into_what_it_shows(live: Settin
     odd = replace(group.examples[0], place={"account_id": "<script>alert(1)</script>"}, before=before)
     comparison.groups.append(DifferenceGroup("entries", "odd & ends", 1, [odd]))
 
-    page = page_of(comparison, "a trial", {"by": "ops-1"})
+    page = render_page(comparison, "a trial", {"by": "ops-1"})
 
     assert "charged -&gt; insufficient_credits" in page
     assert "odd &amp; ends" in page
@@ -460,16 +460,16 @@ def test_what_is_decided_together_keeps_each_accounts_order_and_passes_no_tick()
     """Runs are long where accounts differ, and each account, each topic and each tick stands in them as it came."""
     settings, catalogue, dice = load_settings(), load_catalogue(), Random(7)  # noqa: S311 - an order
     jobs = [SendJob(catalogue), BillingJob(catalogue), ExpiryJob(None, catalogue, settings)]
-    runs = BatchCombiner()
+    batches = BatchCombiner()
     came = []
     for offset in range(600):
         job = dice.choices(jobs, [20, 10, 1])[0]
         key = None if job.step is not None else b"a%d" % dice.randrange(50)
         record = ConsumerRecord(job.topic, 0, offset, 0, 0, key, b"", None, 0, 0, ())
         came.append(record)
-        runs.add(job, record)
+        batches.add(job, record)
 
-    decided = [record for run in runs.runs for record in run.records]
+    decided = [record for run in batches.batches for record in run.records]
 
     def lines(records: list[ConsumerRecord]) -> dict[Any, list[int]]:
         found: dict[Any, list[int]] = defaultdict(list)
@@ -481,8 +481,11 @@ def test_what_is_decided_together_keeps_each_accounts_order_and_passes_no_tick()
     assert lines(came) == lines(decided)
     ticks = [number for number, record in enumerate(came) if record.key is None]
     assert all({r.offset for r in decided[:number]} == set(range(number)) for number in ticks)
-    assert all({run.job.topic} == {record.topic for record in run.records} for run in runs.runs)
-    assert (len(came), True) == (runs.count, len(runs.runs) < sum(a.topic != b.topic for a, b in pairwise(came)) / 2)
+    assert all({run.job.topic} == {record.topic for record in run.records} for run in batches.batches)
+    assert (len(came), True) == (
+        batches.count,
+        len(batches.batches) < sum(a.topic != b.topic for a, b in pairwise(came)) / 2,
+    )
 
 
 def test_turns_are_by_time_then_billing_sends_ticks() -> None:

@@ -191,7 +191,7 @@ async def test_a_request_or_a_time_is_found_without_reading_the_journal(database
     connection: Any = _Explaining()
     selections = (RowFilter(request=uuid4()), RowFilter(worker=WorkerName.SEND, after=THREE, before=THREE + MINUTE))
     for selection in selections:
-        assert [] == [page async for page in reemit_plan.pages(connection, selection, RowPosition())]
+        assert [] == [page async for page in reemit_plan.read_pages(connection, selection, RowPosition())]
     by_request, by_time = (plan for plan in plans if "journal" in plan)
 
     assert all(index in by_request for index in ("journal_outcomes", "journal_conflicts", "journal_source"))

@@ -98,8 +98,8 @@ async def test_a_rewound_worker_publishes_the_same_bytes_and_books_nothing(
     assert Counter(first) == Counter(second)
     assert before == await books(database)
     (move,) = plan.moves
-    assert (7, 6, 0) == (move.again, move.answers, move.anew)
-    assert {number: move.goes} == {n: o for n, o in rewound.items() if o != stood[n]}
+    assert (7, 6, 0) == (move.republished, move.first_answers, move.newly_decided)
+    assert {number: move.target} == {n: o for n, o in rewound.items() if o != stood[n]}
     assert (True, stood) == (done.result["set"], await stands(cluster))
 
 
@@ -113,8 +113,8 @@ async def test_ticks_are_answered_again_and_expire_nothing_again(
     plan, _ = await back(cluster, RewindTarget(TargetKind.REQUEST, asked), worker=WorkerName.EXPIRY)
 
     left = await stands(cluster, EXPIRY_TICKS, "inmail-expiry")
-    assert [1] * cluster.topic_partitions == [move.answers for move in plan.moves]
-    assert {move.partition: move.stands - 1 for move in plan.moves} == left
+    assert [1] * cluster.topic_partitions == [move.first_answers for move in plan.moves]
+    assert {move.partition: move.current - 1 for move in plan.moves} == left
     assert (before, sending) == (await books(database), await stands(cluster))
 
 
@@ -152,7 +152,7 @@ async def test_what_restored_books_do_not_know_is_decided_without_asking(
     plan, _ = await back(cluster, at(number, end - 2), RewindOptions())
     await work_off(cluster, SendJob(load_catalogue()))
 
-    assert [(0, 2)] == [(move.again, move.anew) for move in plan.moves]
+    assert [(0, 2)] == [(move.republished, move.newly_decided) for move in plan.moves]
     assert 2 == await database.fetchval("select count(*) from journal where worker = 'send' and is_answer")
 
 
@@ -172,7 +172,7 @@ async def test_what_had_been_set_aside_is_set_aside_again_or_decided_once_it_can
     await back(cluster, target, worker=WorkerName.BILLING)
     await work_off(cluster, BillingJob(load_catalogue(mended.plans_file)))
 
-    assert [(2, 1)] == [(move.again, move.answers) for move in plan.moves]
+    assert [(2, 1)] == [(move.republished, move.first_answers) for move in plan.moves]
     assert (2, 1) == (len(letters), len(set(letters)))
     assert (2, 2 + 7) == (before, await database.fetchval("select sum(granted) from lots"))
 
@@ -193,7 +193,7 @@ async def test_a_time_means_the_first_record_at_or_after_it(cluster: Settings, a
     goes = []
     for time in (times[1], times[1] - timedelta(microseconds=1), times[0] + timedelta(microseconds=1), times[0]):
         plan = await plan_rewind(cluster, WorkerName.SEND, RewindTarget(TargetKind.TIME, time), AGAIN)
-        goes.append({move.partition: move.goes for move in plan.moves})
+        goes.append({move.partition: move.target for move in plan.moves})
     with pytest.raises(RefusedError, match=r"no record of inmail\.send-requests is of 2100"):
         await plan_rewind(
             cluster, WorkerName.SEND, RewindTarget(TargetKind.TIME, datetime(2100, 1, 1, tzinfo=UTC)), AGAIN
@@ -276,7 +276,7 @@ async def test_a_group_with_members_is_refused_and_with_drain_waited_for(cluster
         done = await rewind(cluster, target, options, plan, who=ME, stop=asyncio.Event(), drain_seconds=20, tell=tell)
 
     (move,) = done.result["moves"]
-    assert (1, 2) == (plan.moves[0].again, move["published_again"])
+    assert (1, 2) == (plan.moves[0].republished, move["published_again"])
     assert "waiting for 1 member (inmail-send at" in told[0]
     assert move["to"] == (await stands(cluster))[number]
 

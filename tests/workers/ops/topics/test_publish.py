@@ -12,7 +12,7 @@ from infra.clock import to_milliseconds
 from infra.kafka.sender import Outgoing
 from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS
 from tests.ledger.book import at
-from workers.ops.topics.publish import PublishTime, UnpublishableError, lines_of, parse_line
+from workers.ops.topics.publish import PublishTime, UnpublishableError, parse_line, read_lines
 
 EVENT: dict[str, Any] = {
     "specversion": "1.0",
@@ -150,14 +150,14 @@ def test_an_event_without_a_usable_time_cannot_lend_it(time: object) -> None:
 )
 async def test_a_file_is_taken_apart_at_its_line_ends(text: bytes, lines: list[bytes]) -> None:
     """Whatever the size of the pieces it is read in; with Windows' line ends, and without the last one."""
-    assert lines == [line async for piece in lines_of(io.BytesIO(text)) for line in piece]
+    assert lines == [line async for piece in read_lines(io.BytesIO(text)) for line in piece]
 
 
 async def test_a_pipes_lines_are_published_as_they_come() -> None:
     """A writer that waits for its answer must not wait for the pipe's end."""
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb") as file:
-        pieces = lines_of(file)
+        pieces = read_lines(file)
         os.write(writing, b"first\nsec")
         assert [b"first"] == await anext(pieces)
         late = threading.Timer(0.3, lambda: (os.write(writing, b"ond\n"), os.close(writing)))

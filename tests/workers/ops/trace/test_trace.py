@@ -22,11 +22,13 @@ from workers.jobs.expiry import ExpiryJob
 from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
 from workers.ops.books.balance import UnknownAccountError
-from workers.ops.trace.trace import Question, Traced, UnknownRequestError
+from workers.ops.trace.trace import Question, TraceReport, UnknownRequestError
 from workers.ops.trace.trace import trace as trace_
 
 
-async def _trace(settings: Settings, id_: UUID | None = None, account: str | None = None, **options: int) -> Traced:
+async def _trace(
+    settings: Settings, id_: UUID | None = None, account: str | None = None, **options: int
+) -> TraceReport:
     return await trace_(settings, Question(id_, account, **options))
 
 
