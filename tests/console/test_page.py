@@ -347,7 +347,7 @@ async def test_light_and_dark_follow_the_system_until_somebody_chooses(browser: 
 async def test_what_is_not_there_is_said(tab: Tab) -> None:
     """In a sentence, where it would have been."""
     for path, text in (
-        ("#/account?id=nobody-of-that-name", "the books have no account nobody-of-that-name"),
+        ("#/account?id=nobody-of-that-name", "the ledger has no account nobody-of-that-name"),
         ("#/request?id=no-uuid", "id: expected a UUID; a message that has none is found by its account"),
         ("#/letters/0/999999999", "there is no dead letter at 0/999999999"),
         ("#/operations/999999", "there is no operation 999999"),

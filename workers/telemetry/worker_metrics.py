@@ -72,7 +72,7 @@ def render_metrics(registry: CollectorRegistry) -> tuple[bytes, str]:
 
 
 class WorkerMetrics:
-    """The counters and histograms of one process, in a registry of its own. `collectors.py` reads gauges at a scrape."""
+    """The counters and histograms of one process, in a registry of its own. `collectors.py` reads the gauges."""
 
     def __init__(self, worker: str = "") -> None:
         """Create the metrics of a worker: send, billing, expiry or ticker."""

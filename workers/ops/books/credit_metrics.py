@@ -1,4 +1,4 @@
-"""The credits of the whole book, read anew every minute: of the journal, all of it once, then what is new."""
+"""The credits of the whole ledger: the first reading sums the whole journal, each later reading its new rows."""
 
 from collections import Counter
 from typing import Final, NamedTuple
@@ -9,7 +9,7 @@ from workers.topology import WORKER_OF
 
 __all__ = ["MOVEMENTS", "CreditReader", "CreditTotals"]
 
-_QUERY_SECONDS = 3600.0  # the first time it reads the whole journal
+_QUERY_SECONDS = 3600.0  # the first reading sums the whole journal
 
 MOVEMENTS: Final = ("granted", "spent", "reversed", "expired", "voided", "forfeited")
 
@@ -26,7 +26,7 @@ _MOVEMENT_OF: Final = {
 
 _ALL = "select code, abs(sum(amount))::bigint as credits from journal where amount <> 0 group by code"
 
-# A lane's row moves in the transaction that stores the outcomes: what is new lies between where it stood and stands.
+# A lane's row moves in the transaction that stores the outcomes: new rows are between its last and its current offset.
 _NEW = """
 select j.code, abs(sum(j.amount))::bigint as credits
 from unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[]) as n (worker, partition, start, stop)
@@ -40,7 +40,7 @@ where j.amount <> 0
 group by j.code
 """
 
-# The exception: a tick of several steps, whose lane moves with the last one.
+# The exception: a tick of several steps, whose lane moves with the last step.
 _UNDER_WAY = """
 select j.code, abs(sum(j.amount))::bigint as credits
 from lanes as l
@@ -57,27 +57,27 @@ from lots
 
 
 class CreditTotals(NamedTuple):
-    """All credits there ever were."""
+    """The sums of all credits ever moved, and of those remaining."""
 
     moved: dict[str, int]  # by movement
     remaining: int
-    difference: int  # what is not accounted for: 0 in sound books
+    difference: int  # credits not accounted for: 0 in a sound ledger
 
 
 class CreditReader:
-    """Reads the book's credits again and again, and remembers what it has read."""
+    """Reads the credit totals periodically, and remembers the sums of the rows read before."""
 
     def __init__(self) -> None:
         self._read_sums: Counter[str] | None = (
-            None  # by code, of all rows before where each lane stood; None: not yet read
+            None  # by code, of all rows before `_read_to`; None before the first reading
         )
         self._read_to: dict[tuple[str, int], int] = {}
 
     async def read(self, connection: Connection) -> CreditTotals:
-        """Return the credits in the caller's snapshot.
+        """Return the credit totals in the caller's snapshot.
 
-        A difference is only told after the whole journal was read: what was remembered could be at fault, where rows
-        came in by another way than through a lane.
+        If the totals differ, the whole journal is summed again before a difference is returned: the remembered sums are
+        wrong if rows were inserted other than by a lane.
         """
         under_way = await _read_sums(connection, _UNDER_WAY)
         lots = await connection.fetchrow(_LOTS, timeout=_QUERY_SECONDS)
@@ -103,7 +103,7 @@ class CreditReader:
             for lane, stop in offsets.items()
             if stop > self._read_to.get(lane, 0)
         ]
-        assert self._read_sums is not None  # noqa: S101 - only called then
+        assert self._read_sums is not None  # noqa: S101 - called only after the first reading
         if new:
             self._read_sums += await _read_sums(connection, _NEW, *(list(column) for column in zip(*new, strict=True)))
         self._read_to = offsets

@@ -1,4 +1,4 @@
-"""How far each lane has stored and published, read from the books and from Kafka's committed offsets."""
+"""Each lane's stored and published progress, from the ledger's database and Kafka's committed offsets."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,29 +17,31 @@ __all__ = ["LaneReader", "LaneState"]
 
 
 class LaneState(NamedTuple):
-    """One lane at a reading."""
+    """The state of one lane at a reading."""
 
     topic: str
     partition: int
-    unpublished: int  # input records whose outcomes are stored and whose answers are not published
-    unpublished_seconds: float  # for how long that has been seen of the same ones
-    watermark_age: float | None  # seconds; None where it has stored nothing
+    unpublished: int  # number of input records with a stored outcome and no published answer
+    unpublished_seconds: float  # for how long the same records have been seen unpublished
+    watermark_age: float | None  # seconds; None if the lane has stored nothing
 
 
 class _Waiting(NamedTuple):
-    offset: int  # stored up to here, and not published when it was first seen
+    offset: int  # next offset to decide when unpublished records were first seen
     since: datetime
 
 
 @dataclass(slots=True)
 class LaneReader:
-    """Reads the lanes again and again, and remembers since when outcomes wait to be published."""
+    """Reads the lanes periodically, and remembers since when outcomes have waited for publication."""
 
     clock: Callable[[], datetime] = utc_now
     _waiting: dict[TopicPartition, _Waiting] = field(default_factory=dict)
 
     async def read(self, connection: Connection, admin: AIOKafkaAdminClient) -> list[LaneState]:
-        """Return every lane. What it has stored is read first: what is published meanwhile does not count as waiting.
+        """Return the state of every lane.
+
+        Stored offsets are read before committed ones, so that answers published in between do not count as waiting.
 
         Raises:
             OSError, asyncpg.PostgresError, KafkaError: when a server does not answer.

@@ -1,7 +1,7 @@
-"""The observer of the books: one process that reads what concerns them as a whole, and answers scrapes with it.
+"""The exporter of the ledger's metrics: one process that reads the database periodically and answers scrapes.
 
-The workers do not: each would read the same, and every scrape would ask the database. A reading that fails is tried
-again at its next time; meanwhile the last one is served, and says how old it is.
+Workers do not serve these metrics: each worker would read the same data, and every scrape would query the database. A
+failed reading is repeated after its period; until then, scrapes get the last reading and its age.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ __all__ = ["CREDITS_SECONDS", "LANES_SECONDS", "Periods", "read_once", "run_obse
 
 CREDITS_SECONDS = 60.0
 LANES_SECONDS = 10.0
-_LATE_PERIODS = 3  # readings that failed in a row
+_LATE_PERIODS = 3  # a reading older than this many periods makes the process not ready
 
 
 class Periods(NamedTuple):
@@ -51,14 +51,14 @@ class _LastReading(NamedTuple):
 
 @dataclass(slots=True, eq=False)  # a registry keeps collectors by identity
 class BooksCollector(Collector):
-    """The last readings, as a scrape shows them."""
+    """Collects the last readings of the ledger's database."""
 
     credits: CreditTotals | None = None
     lanes: list[LaneState] = field(default_factory=list)
     read: dict[str, _LastReading] = field(default_factory=dict)
 
     def collect(self) -> Iterator[Metric]:
-        """Yield what was read so far."""
+        """Yield the metrics of the last readings."""
         if self.credits is not None:
             yield from _credit_metrics(self.credits)
         yield from _lane_metrics(self.lanes)
@@ -69,11 +69,11 @@ class BooksCollector(Collector):
         yield from (read_at, seconds)
 
     def livez(self) -> tuple[bool, dict[str, Any]]:
-        """Answer that the process is alive: it ends by itself where it cannot go on."""
+        """Return that the process is alive: a process that cannot continue ends by itself."""
         return True, {"alive": True}
 
     def readyz(self, periods: Periods) -> tuple[bool, dict[str, Any]]:
-        """Answer whether both readings are fresh."""
+        """Return whether both readings are recent, and the reasons if not."""
         now = utc_now().timestamp()
         reasons = [
             f"{reading}: {'never read' if last is None else f'read {now - last.at:.0f} s ago'}"
@@ -112,7 +112,7 @@ def _lane_metrics(lanes: list[LaneState]) -> Iterator[Metric]:
 
 
 class _ExporterContext:
-    """What both readings work with."""
+    """The readers, their collector and its registry."""
 
     def __init__(self, settings: Settings, admin: AIOKafkaAdminClient) -> None:
         self.observed = BooksCollector()
@@ -141,7 +141,7 @@ class _ExporterContext:
 
 
 async def read_once(settings: Settings) -> bytes:
-    """Return the metrics of the books as they are now, in Prometheus' text format.
+    """Return the ledger's metrics at this moment, in Prometheus' text format.
 
     Raises:
         NotSetUpError: when the database was never migrated.
@@ -156,12 +156,12 @@ async def read_once(settings: Settings) -> bytes:
 
 
 async def run_observer(settings: Settings, stop: asyncio.Event, periods: Periods = Periods()) -> None:  # noqa: B008 - a constant
-    """Read the books again and again, and serve what was read, until `stop` is set.
+    """Read the ledger's metrics periodically and serve them, until `stop` is set.
 
     Raises:
         NotSetUpError: when the database was never migrated.
-        SettingsError: when its port cannot be had.
-        KafkaError, PostgresError: when a server refuses what it should grant.
+        SettingsError: when the port is not available.
+        KafkaError, PostgresError: when a server refuses a request for good.
 
     """
     async with admin_client(settings) as admin:

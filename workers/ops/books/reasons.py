@@ -1,6 +1,6 @@
-"""Why a line is in the journal, in a sentence for the account's holder or whoever helps them.
+"""The reason for a journal row, as a sentence for the account's holder or the support staff.
 
-A code that is not here is told as it is: a new one is understood, if not explained.
+A code without a sentence here is shown with spaces for underscores.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ RowDetails = Mapping[str, Any]
 
 
 class RowFacts(Protocol):
-    """What a journal row tells of itself."""
+    """The fields of a journal row that a reason may depend on."""
 
     @property
     def code(self) -> str: ...  # noqa: D102
@@ -38,7 +38,7 @@ class RowFacts(Protocol):
 
 
 def reason_of(row: RowFacts) -> str:
-    """Return why a row was booked."""
+    """Return the reason for a row."""
     phrase = _REASONS.get(row.code)
     return row.code.replace("_", " ") if phrase is None else phrase(row, row.details or {})
 
@@ -102,7 +102,7 @@ def _report_refused(why: str) -> "Phrase":
     )
 
 
-# -- grants and what ends them ----------------------------------------------------------------------------------------
+# -- grants, and the ends of lots ------------------------------------------------------------------------------------
 
 
 def _period(details: RowDetails) -> str:
@@ -138,7 +138,8 @@ def _no_credits_in_plan(_: RowFacts, details: RowDetails) -> str:
 
 
 def _cancelled(_: RowFacts, details: RowDetails) -> str:
-    return f"subscription {details.get('subscription_id')} was cancelled: it ends {_time_text(details.get('effective_at'))}"
+    end = _time_text(details.get("effective_at"))
+    return f"subscription {details.get('subscription_id')} was cancelled: it ends {end}"
 
 
 def _voided(_: RowFacts, details: RowDetails) -> str:
@@ -171,7 +172,7 @@ def _expiring_soon(row: RowFacts, details: RowDetails) -> str:
 
 
 def _template(text: str) -> "Phrase":
-    """Return a reason that may name members of the row's details."""
+    """Return a phrase from a template with members of the row's details."""
     return lambda _, details: text.format_map(_Members(details))
 
 

@@ -1,4 +1,4 @@
-"""A comparison as a page that stands alone: no script, nothing from elsewhere."""
+"""Renders a comparison as a self-contained HTML page without scripts."""
 
 from collections.abc import Mapping
 from datetime import MAXYEAR, MINYEAR, UTC, datetime
@@ -29,15 +29,17 @@ summary { cursor: pointer; }
 
 
 def render_page(comparison: Comparison, title: str, facts: Mapping[str, str]) -> str:
-    """Return the page: what was compared, then the differences by cause, each with its first examples."""
-    verdict = '<p class="good">The books are the same, line for line.</p>'
+    """Return a page with the numbers of compared lines, then the differences by cause with examples."""
+    verdict = '<p class="good">The ledgers are equal, line for line.</p>'
     if not comparison.same:
         total = sum(group.count for group in comparison.groups)
         verdict = f'<p class="bad">{total:,} differences of {len(comparison.groups):,} causes.</p>'
         if comparison.ahead.different:
-            verdict += f"<p>{comparison.unexplained:,} of them do not come of what was decided ahead.</p>"
+            verdict += f"<p>{comparison.unexplained:,} of them do not follow from decisions ahead.</p>"
     if not comparison.whole:
-        verdict += "<p>Only what both have read is compared; states that a later record may have changed are not.</p>"
+        verdict += (
+            "<p>Only records that both have read are compared, without states that a later record may have changed.</p>"
+        )
     told = "".join(f"<tr><th>{escape(name)}</th><td>{escape(fact)}</td></tr>" for name, fact in facts.items())
     lines = "".join(
         f'<tr><td>{escape(name)}</td><td class="number">{before:,}</td><td class="number">{after:,}</td></tr>'
@@ -73,9 +75,9 @@ def _ahead(ahead: DecidedAhead) -> str:
     rows = "".join(map(_outcome, ahead.outcomes))
     left_out = ahead.same + ahead.different - len(ahead.outcomes)
     return (
-        f"<h2>Decided ahead of another lane</h2><p>{ahead.different:,} came out otherwise, {ahead.same:,} the same"
+        f"<h2>Decided ahead of another lane</h2><p>{ahead.different:,} have another outcome, {ahead.same:,} the same"
         f"{f'; {left_out:,} of them are not listed' if left_out else ''}.</p>"
-        f"<table><tr><th>outcome</th><th>record</th><th>ahead of</th><th>other books</th></tr>{rows}</table>\n"
+        f"<table><tr><th>outcome</th><th>record</th><th>ahead of</th><th>other ledger</th></tr>{rows}</table>\n"
     )
 
 
@@ -96,9 +98,9 @@ def _values(values: Mapping[str, Any] | None) -> str:
 
 
 def value_text(value: object) -> str:
-    """Return a value of the books for a person to read."""
+    """Return a value of the database as readable text."""
     if isinstance(value, datetime):
-        if value.year in (MINYEAR, MAXYEAR):  # as the driver has what Postgres calls infinity
+        if value.year in (MINYEAR, MAXYEAR):  # the driver's values for Postgres' infinity
             return "never" if value.year == MAXYEAR else "before all"
         return f"{value.astimezone(UTC).isoformat().replace('+00:00', 'Z')}"
     return str(value) if isinstance(value, str | UUID) else to_json(value).decode()

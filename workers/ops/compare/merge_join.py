@@ -1,4 +1,4 @@
-"""Two books read side by side: lines of one key together, and only what both have read."""
+"""Merges the lines of two ledgers by key, limited to the records that both have read."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
@@ -17,9 +17,9 @@ from workers.topology import WORKER_OF
 
 __all__ = ["CommonRange", "common_range", "joined_lines", "open_both"]
 
-_QUERY_SECONDS = 3600.0  # they read everything there is
+_QUERY_SECONDS = 3600.0  # the queries read whole tables
 _PREFETCH = 1000
-# Whole tables are read: hashed and sorted, and nothing looked up row by row. While one sorts, the other waits.
+# Whole tables are read by hash joins and sorts, without lookups row by row. While one ledger sorts, the other waits.
 _QUERIES = (
     "set local work_mem = '64MB'; set local enable_nestloop = off; set local idle_in_transaction_session_timeout = 0"
 )
@@ -27,7 +27,7 @@ LaneOffsets = dict[TopicPartition, int]
 
 
 class CommonRange(NamedTuple):
-    """Which lines both books can have: by lane from one offset to another, and by broker time."""
+    """The range of records that both ledgers have read: offsets by lane, and broker times."""
 
     workers: list[str]
     partitions: list[int]
@@ -40,11 +40,11 @@ class CommonRange(NamedTuple):
 
 @asynccontextmanager
 async def open_both(before: Settings, after: Settings) -> AsyncIterator[tuple[Connection, Connection]]:
-    """Open two books, each as it is at one instant, for going through whole tables.
+    """Open a snapshot of each ledger, with planner settings for reading whole tables.
 
     Raises:
-        NotSetUpError: when one of them was never migrated.
-        OSError, asyncpg.PostgresError: when one cannot be reached or refuses.
+        NotSetUpError: when one of the databases was never migrated.
+        OSError, asyncpg.PostgresError: when one of the databases cannot be reached or refuses.
 
     """
     async with open_books(before) as live, open_books(after) as other:
@@ -56,7 +56,7 @@ async def open_both(before: Settings, after: Settings) -> AsyncIterator[tuple[Co
 async def common_range(
     live: Connection, other: Connection, since: datetime | None = None, until: datetime | None = None
 ) -> CommonRange:
-    """Return what both books have read, of the times that are meant."""
+    """Return the range that both ledgers have read, within the given broker times."""
     read_live, read_other = await _read_offsets(live), await _read_offsets(other)
     plan = await other.fetchval("select plan from operations order by operation limit 1")
     starts: LaneOffsets = (
@@ -83,7 +83,7 @@ async def _read_offsets(connection: Connection) -> LaneOffsets:
 async def joined_lines(
     section: LineKind, live: Connection, other: Connection, limits: CommonRange
 ) -> AsyncGenerator[tuple[asyncpg.Record | None, asyncpg.Record | None], None]:
-    """Yield the lines of both in the order of their keys: those of one key together."""
+    """Yield pairs of lines in the order of their keys; None where one ledger lacks the line."""
     async with (
         aclosing(_read_lines(section, live, limits)) as left,
         aclosing(_read_lines(section, other, limits)) as right,

@@ -1,8 +1,8 @@
-"""What a redrive would do: each letter judged, before anything is sent and again as it is.
+"""Plans a redrive: decides for each dead letter whether its message is sent back, at the plan and again when sending.
 
-A message is sent back only where that is safe and of use. What was cut, or never came from an input topic, cannot be
-sent. What was sent back before, what has its answer, and what this version would set aside again is left, unless the
-operator says otherwise: the guard would make it harmless, and still somebody would have to read it again.
+A message that was cut, or did not come from an input topic, cannot be sent. A message that was redriven before, has its
+answer, or would become a dead letter again is skipped, unless the operator asks for it: to send it would be harmless
+and of no use.
 """
 
 from collections import Counter
@@ -24,10 +24,10 @@ from workers.ops.dead_letters.letters import UNREADABLE, DeadLetter, LetterFilte
 
 __all__ = ["RATES", "REFUSALS", "RedriveDecision", "RedriveOptions", "RedrivePlan", "RedrivePlanner", "plan_redrive"]
 
-RATES: Final = (0.01, 5000.0)  # messages a second that may be asked for, whoever asks
+RATES: Final = (0.01, 5000.0)  # the allowed range, in messages a second
 _BATCH = 500
 
-# Why a message is not sent back, and how that is said. The first three hold whatever is asked for.
+# The reasons not to send a message back, and their texts. The first three hold whatever the options are.
 UNREADABLE_LETTER: Final = "unreadable"
 CUT: Final = "cut"
 NO_PARTITION: Final = "nowhere"
@@ -36,56 +36,56 @@ ANSWERED: Final = "answered"
 REFUSED_AGAIN: Final = "refused_again"
 
 REFUSALS: Final = {
-    UNREADABLE_LETTER: "not a dead letter of the workers', so its message is not known",
+    UNREADABLE_LETTER: "not a dead letter written by a worker, so its message is not known",
     CUT: "its message was too large to be kept whole",
-    NO_PARTITION: "its partition is gone, and without a key nothing tells where it belongs",
-    REDRIVEN: "sent back before (--again sends it once more)",
-    ANSWERED: "its request has its answer in the books (--again asks for it once more)",
-    REFUSED_AGAIN: "this version with this plan catalogue would set it aside again (--anyway sends it)",
+    NO_PARTITION: "its partition no longer exists, and without a key no other partition can be chosen",
+    REDRIVEN: "redriven before (--again sends it once more)",
+    ANSWERED: "its request was answered (--again sends it once more)",
+    REFUSED_AGAIN: "it would become a dead letter again with this version and plan catalogue (--anyway sends it)",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class RedriveOptions:
-    """How a redrive is to be done."""
+    """The options of a redrive."""
 
     rate: float = 100.0  # messages a second
-    limit: int | None = None  # so many at most
-    again: bool = False  # also what was sent back before, or has its answer
-    anyway: bool = False  # also what would be set aside again
+    limit: int | None = None  # maximum number of messages
+    again: bool = False  # also messages that were redriven before or have their answer
+    anyway: bool = False  # also messages that would become dead letters again
 
 
 class RedriveDecision(NamedTuple):
-    """What is to be done with one letter's message."""
+    """The decision on one dead letter's message."""
 
     letter: DeadLetter
-    partition: int = -1  # where to
+    partition: int = -1  # to send to
     refusal: str | None = None  # a key of REFUSALS; None: send it
-    in_doubt: bool = False  # an operation broke off as it was sending it
+    in_doubt: bool = False  # an operation broke off while sending the message
 
 
 @dataclass(slots=True)
 class RedrivePlan:
-    """What would be sent back, and what would not."""
+    """The numbers of messages to send back and to skip."""
 
     rate: float
     letters: Counter[tuple[str, str]] = field(default_factory=Counter)  # to send, by topic and reason
-    refused: Counter[str] = field(default_factory=Counter)  # not to send, by why
+    refused: Counter[str] = field(default_factory=Counter)  # to skip, by reason
     in_doubt: int = 0
     places: set[LetterKey] = field(default_factory=set)
 
     @property
     def count(self) -> int:
-        """How many messages would be sent."""
+        """The number of messages to send."""
         return len(self.places)
 
     @property
     def seconds(self) -> float:
-        """How long it takes."""
+        """The duration of the redrive."""
         return self.count / self.rate
 
     def summary(self) -> dict[str, Any]:
-        """Return it for JSON."""
+        """Return the plan for JSON."""
         return {
             "messages": self.count,
             "by_topic_and_reason": [
@@ -100,7 +100,7 @@ class RedrivePlan:
 
 
 class RedrivePlanner:
-    """Says of dead letters what is to be done with them, by what was sent and decided so far."""
+    """Decides which messages to send back, by earlier redrives and stored answers."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class RedrivePlanner:
         self._options = options
 
     async def decide(self, connection: Connection, letters: Sequence[DeadLetter]) -> list[RedriveDecision]:
-        """Return a verdict on each letter, in order."""
+        """Return the decision on each dead letter, in order."""
         events = {letter_key(each): decode_message(each) for each in letters}
         decodable = [each for each in letters if isinstance(events[letter_key(each)], Event)]
         asked = [(each.origin_topic, each.origin_partition, events[letter_key(each)]) for each in decodable]
@@ -143,10 +143,10 @@ class RedrivePlanner:
         return RedriveDecision(letter, -1 if partition is None else partition, refusal, in_doubt)
 
     def _partition(self, letter: DeadLetter) -> int | None:
-        """Return where a message goes: to the partition it was read from, not to the one its key would choose.
+        """Return the partition to send a message to: the one it was read from, else the one of its key.
 
-        There it stands behind what its account sent before, and its lane is the one that decides the account: a
-        producer that partitions in a way of its own keeps the order that it had.
+        In its old partition the message comes behind the earlier messages of its account, also for a producer with
+        another partitioner.
         """
         count = self._counts.get(letter.origin_topic, 0)
         if letter.origin_partition < count:
@@ -158,7 +158,7 @@ class RedrivePlanner:
 
 
 async def plan_redrive(settings: Settings, selection: LetterFilter, options: RedriveOptions) -> RedrivePlan:
-    """Return what a redrive would do, without doing it.
+    """Return the plan of a redrive, without sending anything.
 
     Raises:
         NotSetUpError: when the topics or the tables do not exist.
@@ -190,14 +190,14 @@ async def decide_redrives(
     options: RedriveOptions,
     places: set[LetterKey] | None = None,
 ) -> AsyncGenerator[list[RedriveDecision], None]:
-    """Yield verdicts on the letters that are meant, each partition's in order, some at a time.
+    """Yield decisions on the matching dead letters in batches, each partition's in order.
 
     Args:
-        settings: where Kafka is, and which plans there are.
-        connection: to the books.
-        selection: which letters are meant.
-        options: how the redrive is to be done.
-        places: only these, whatever else is meant by now.
+        settings: where Kafka is, and the plan catalogue's file.
+        connection: to the ledger's database.
+        selection: the filter.
+        options: the options of the redrive.
+        places: only dead letters with these keys; None: all that match.
 
     """
     catalogue = load_catalogue(settings.plans_file)

@@ -1,9 +1,9 @@
-"""Deciding the topics again into other books, without publishing: by the jobs' own code, in the one order.
+"""Rebuilds the ledger: decides all input records again, in decision order, into a target database.
 
-The three topics of a partition's number are read as one (`merged.py`), and what may be decided together is (`runs.py`).
-Each transaction writes into the other books' lanes how far it has come, so what was stopped or killed goes on where it
-was (`rerun_lanes.py`). Some numbers go side by side. Nothing of the live books is written but the record of the
-operation.
+The three topics of a partition number are read as one stream (`merge_topics.py`), combined into batches
+(`parallel_batches.py`), and decided by the workers' own code. Each transaction moves the target's lanes, so a stopped or
+killed rebuild can be resumed (`rebuild_lanes.py`). Several partition numbers are decided concurrently. Nothing is
+published, and the live database gets only the record of the operation.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ from workers.ops.replay.rebuild_plan import RebuildPlan, RebuildRequest, target_
 
 __all__ = ["Operator", "rebuild"]
 
-SIDE_BY_SIDE = 4  # partitions' numbers: each waits for Kafka and Postgres most of the time
+SIDE_BY_SIDE = 4  # partition numbers decided concurrently: each mostly waits for Kafka and Postgres
 _NOTE_SECONDS = 1.0
 
 
@@ -48,20 +48,20 @@ async def rebuild(  # noqa: PLR0913 - what, how and by whom, and how to stop it
     rate: float | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> tuple[OngoingOperation, Comparison | None]:
-    """Decide again what a plan names, and compare the books; return the operation, and what differs if all was read.
+    """Decide the records of a plan again and compare the ledgers; return the operation, and the comparison unless stopped.
 
     Args:
-        settings: where Kafka and the live books are.
-        asked: what is to be decided again.
-        plan: what was agreed to.
-        who: who it is, and why.
-        stop: ends it between two transactions. The same again goes on from there.
-        rate: records a second at most.
+        settings: where Kafka and the live database are.
+        request: the records to decide, and the rules.
+        plan: the accepted plan.
+        who: the operator.
+        stop: ends the rebuild between two transactions; the same command resumes it.
+        rate: maximum number of records a second; None: no limit.
         progress: called with the number of records read.
 
     Raises:
-        RefusedError: when another run is under way, or has gone on with these books since the plan was made.
-        NotSetUpError, KafkaError, OSError, asyncpg.PostgresError: when it cannot go on. The same again goes on.
+        RefusedError: when another rebuild is running, or has changed the target since the plan was made.
+        NotSetUpError, KafkaError, OSError, asyncpg.PostgresError: when the rebuild fails; the same command resumes it.
 
     """
     target = target_settings(settings, request)
@@ -78,12 +78,10 @@ async def rebuild(  # noqa: PLR0913 - what, how and by whom, and how to stop it
 
 @asynccontextmanager
 async def _open_target(target: Settings, request: RebuildRequest, intent: Intent) -> AsyncIterator[None]:
-    """Bring the other books to this version, and note there what they hold."""
+    """Migrate the target, and record the operation there too."""
     async with _connect_target(target) as connection:
         if request.schema is not None:
-            await connection.execute(
-                f"create schema if not exists {request.schema}"
-            )  # a name that the plan has checked
+            await connection.execute(f"create schema if not exists {request.schema}")  # the plan has checked the name
         await migrate(connection, [FUNCTIONS])
     async with recorded_operation(target, intent):
         yield
@@ -93,7 +91,7 @@ async def _open_target(target: Settings, request: RebuildRequest, intent: Intent
 async def _connect_target(target: Settings) -> AsyncIterator[Connection]:
     connection = await connect_database(target)
     try:
-        # What a crash of the server takes is read again: its lanes go back with it.
+        # After a crash of the server, lost transactions are decided again: the lanes' rows are lost with them.
         await connection.execute("set synchronous_commit = off")
         yield connection
     finally:
@@ -101,10 +99,10 @@ async def _connect_target(target: Settings) -> AsyncIterator[Connection]:
 
 
 class _AllRead:
-    """What a tick asks about its neighbours: in the one order they have read all that comes before it."""
+    """The answer to a tick's question about other lanes: in decision order they have read all earlier records."""
 
     async def end_offsets(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
-        """Return ends that each neighbour has reached."""
+        """Return ends that every lane has reached."""
         return dict.fromkeys(places, 0)
 
 
@@ -138,7 +136,7 @@ class _ReadRate:
 
 
 class _Rebuild:
-    """One run: reads, decides, and writes down how far it has come."""
+    """One rebuild: reads and decides records, and records its progress."""
 
     def __init__(
         self,
@@ -160,9 +158,9 @@ class _Rebuild:
         operation.result |= {"read": 0, "dead_letters": {}}
 
     async def read(self, plan: RebuildPlan) -> None:
-        """Read the partitions' numbers, some side by side, until asked to stop.
+        """Decide the partition numbers, several concurrently, until a stop is requested.
 
-        They have no account in common; those of a producer that put one into two have no order anyway.
+        Partition numbers share no accounts, except those of a producer with another partitioner, which have no order.
         """
         numbers = sorted({span.partition for span in plan.spans})
         left = iter(numbers)
@@ -175,7 +173,7 @@ class _Rebuild:
             await asyncio.wait(tasks)
 
     async def _read_next(self, plan: RebuildPlan, left: Iterator[int]) -> None:
-        """Read one number after another of those that nobody has begun."""
+        """Decide partition numbers, one after another, while any is left."""
         async with (
             _connect_target(target_settings(self._settings, self._request)) as connection,
             reader(self._settings) as consumer,
@@ -190,7 +188,7 @@ class _Rebuild:
     async def _read_partition(
         self, consumer: AIOKafkaConsumer, lanes: TargetLanes, partition: int, cursors: Sequence[PartitionCursor]
     ) -> bool:
-        """Decide what is left of a partition's number; tell whether it is time to stop."""
+        """Decide the remaining records of a partition number; return whether a stop is requested."""
         total = sum(cursor.end - cursor.position for cursor in cursors)
         most = self._pace.at_once(self._settings.batch_records)
         batches = BatchCombiner()
@@ -204,7 +202,7 @@ class _Rebuild:
                     batches = BatchCombiner()
         ends = {cursor.place.topic: (cursor.end, cursor.as_of) for cursor in cursors}
         await self._record_progress(partition, batches.count, await lanes.store(batches.batches, ends))
-        # Markers of transactions count too, and what came too late to be meant.
+        # Transaction markers and records after `until` count too.
         self._passed[partition] = total
         self._progress(self._passed.total())
         return await self._pace.stops(batches.count)
@@ -222,6 +220,6 @@ class _Rebuild:
         result["dead_letters"] = dict(self._letters)
         now = asyncio.get_running_loop().time()
         if now - self._noted_at > _NOTE_SECONDS:
-            self._noted_at = inf  # one note at a time
+            self._noted_at = inf  # one save at a time
             await self._operation.save_progress()
             self._noted_at = now

@@ -1,4 +1,4 @@
-"""What the books know of a request: what it was decided, and every row that it made."""
+"""Finds a traced request in the ledger's database: its decision and all rows that it caused."""
 
 import json
 from collections.abc import Sequence
@@ -24,21 +24,21 @@ __all__ = [
     "find_by_row",
 ]
 
-_MAX_ROWS: Final = 100  # of one tick: it may book a hundred thousand
+_MAX_ROWS: Final = 100  # of one tick, which may book a hundred thousand
 
 
 class RowEvent(NamedTuple):
-    """The event that is published of a row."""
+    """The event published for a row."""
 
     id: UUID
     type: str
     topic: str
     account_id: str | None
-    partition: int | None  # None: by its account
+    partition: int | None  # None: the partition of the account
 
 
 class TracedLot(NamedTuple):
-    """A lot as it is now."""
+    """A lot in its current state."""
 
     lot: int
     origin: str
@@ -51,20 +51,20 @@ class TracedLot(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DecidedRecord:
-    """One input record that was decided: a request under one body, or a tick in one partition."""
+    """One decided input record: a request with one body, or a tick in one partition."""
 
-    account_id: str | None  # None: a tick's, of which all rows are meant
+    account_id: str | None  # None for a tick, whose rows are of any account
     request_id: UUID
     fingerprint: int
     topic: str
     partition: int
     offset: int
     as_of: datetime
-    rows: tuple[tuple[str, Entry], ...]  # account and journal row, as they were booked
-    more: bool  # whether there are more rows than these
+    rows: tuple[tuple[str, Entry], ...]  # accounts and journal rows, in the order of booking
+    more: bool  # whether rows were left out
     tick: Tick | None
     lots: tuple[TracedLot, ...]
-    events: tuple[RowEvent, ...]  # of its rows, in their order, and then a tick's answer
+    events: tuple[RowEvent, ...]  # of the rows, in their order; last, a tick's answer
 
 
 class _RequestKey(NamedTuple):
@@ -90,7 +90,7 @@ def _row_events(rows: Sequence[tuple[str, Entry]], tick: Tick | None) -> tuple[R
     return tuple(events)
 
 
-# A request id finds its answers in two indexes, each of which has the request first.
+# Two partial indexes begin with the request id, one for conflicts and one for other answers.
 _OF_REQUEST: Final = """
 select j.account, a.account_id, j.worker, j.source_partition, j.source_offset, j.request_id, j.fingerprint, j.as_of
 from (
@@ -136,10 +136,10 @@ order by lot
 
 
 async def find_by_request(connection: Connection, request_id: UUID, account_id: str | None) -> list[DecidedRecord]:
-    """Return what was decided under a request id: of one account or, where none is given, of every one that used it.
+    """Return the decided records with a request id, of one account or, for None, of all accounts and ticks.
 
     Raises:
-        UnknownAccountError: when the books have no such account.
+        UnknownAccountError: when the ledger has no such account.
 
     """
     if account_id is not None:
@@ -155,10 +155,10 @@ async def find_by_request(connection: Connection, request_id: UUID, account_id: 
 
 
 async def find_by_account(connection: Connection, account_id: str, last: int) -> list[DecidedRecord]:
-    """Return the last that moved something in an account, or was answered to it; the newest first.
+    """Return the last decided records with a row of an account, the newest first.
 
     Raises:
-        UnknownAccountError: when the books have no such account.
+        UnknownAccountError: when the ledger has no such account.
 
     """
     account = (await read_account(connection, account_id))["account"]
@@ -172,10 +172,10 @@ async def find_by_account(connection: Connection, account_id: str, last: int) ->
 
 
 async def find_by_event(connection: Connection, event_id: UUID, account_id: str) -> list[DecidedRecord]:
-    """Return what an account's event of a certain id tells of: its id follows from its row, and not the other way.
+    """Return the decided record of an account's event, found by comparing the event id of each of the account's rows.
 
     Raises:
-        UnknownAccountError: when the books have no such account.
+        UnknownAccountError: when the ledger has no such account.
 
     """
     account = (await read_account(connection, account_id))["account"]
@@ -188,7 +188,7 @@ async def find_by_event(connection: Connection, event_id: UUID, account_id: str)
 
 
 async def find_by_row(connection: Connection, account_id: str, sequence: int) -> list[DecidedRecord]:
-    """Return what a journal row belongs to; nothing where there is no such row."""
+    """Return the decided record that a journal row belongs to, an empty list for an unknown row."""
     row = await connection.fetchrow(
         "select j.* from journal as j join accounts as a using (account) where a.account_id = $1 and j.sequence = $2",
         account_id,

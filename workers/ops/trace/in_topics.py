@@ -1,4 +1,4 @@
-"""What Kafka still has of a traced request: its record, the records that repeat it, its answers, its dead letters."""
+"""Finds a traced request in Kafka: its record, records that repeat it, its answers and its dead letters."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -40,52 +40,52 @@ __all__ = [
     "trace_without_topics",
 ]
 
-# A result has the time of the broker that holds it, and a record that of another: their clocks may differ.
+# The record and its result have times of two brokers, whose clocks may differ.
 _CLOCKS_DIFFER: Final = timedelta(minutes=1)
-_CREATE_TIME: Final = 0  # a record's timestamp type: its producer's word
+_CREATE_TIME: Final = 0  # the timestamp type of a record with its producer's time
 
 
 class FoundRecord(NamedTuple):
-    """A record in a topic."""
+    """A record found in a topic."""
 
     topic: str
     partition: int
     offset: int
     at: datetime  # by the broker
-    repeat: bool = False  # of a result: whether it answers a later record of the same request
+    repeat: bool = False  # of a result: whether it answers another record than the decided one
 
 
 @dataclass(frozen=True, slots=True)
 class FoundEvent:
-    """An event, and where it stands."""
+    """An event, and the records found with it."""
 
     event: RowEvent
-    state: str  # found, gone (retention took it), absent, beyond (it may be behind the limit), unknown
+    state: str  # found, gone (deleted by retention), absent, beyond (perhaps after the limit), unknown
     found: tuple[FoundRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """One input record that was decided, and what is left of it in Kafka."""
+    """One decided input record, and what Kafka still has of it."""
 
     case: DecidedRecord
     record: FoundRecord | None
-    state: str  # of the record: there, gone, other (the topic was made anew since), unknown
-    published: tuple[FoundEvent, ...]  # as the case's events
-    repeats: tuple[FoundRecord, ...]  # records with the same request again
-    searched: bool = True  # whether they were looked for up to the end; False where the limit came first
+    state: str  # of the record: there, gone, other (the topic was created again since), unknown
+    published: tuple[FoundEvent, ...]  # the case's events, in their order
+    repeats: tuple[FoundRecord, ...]  # later records with the same request
+    searched: bool = True  # whether repeats were searched up to the end; False if the limit came first
 
 
 class _EventWindow(NamedTuple):
-    """Where a case's events are looked for in one partition."""
+    """The window of one partition in which to search a case's events."""
 
     window: Window
-    lost: bool  # whether retention may have taken them
+    lost: bool  # whether retention may have deleted them
 
 
 @dataclass(slots=True)
 class _SearchHits:
-    """What a search of the topics came upon."""
+    """The records found by a search of the topics."""
 
     answers: dict[UUID, list[FoundRecord]] = field(default_factory=lambda: defaultdict(list))  # by event id
     requests: dict[tuple[str | None, UUID, int], list[FoundRecord]] = field(default_factory=lambda: defaultdict(list))
@@ -95,7 +95,7 @@ class _SearchHits:
 async def trace_in_topics(
     search: Search, cases: Sequence[DecidedRecord], wanted: "TraceTarget"
 ) -> tuple[list[Trace], FoundLetters]:
-    """Look in the topics for what the books know, and for dead letters; the newest of those first.
+    """Find decided records and dead letters in the topics; return the traces, and the dead letters, the newest first.
 
     Raises:
         KafkaError: when the cluster cannot be reached, or stopped answering.
@@ -105,13 +105,13 @@ async def trace_in_topics(
     event_windows: dict[tuple[DecidedRecord, TopicPartition], _EventWindow] = {}
     again: dict[DecidedRecord, list[Window]] = {}
     for case, record in zip(cases, records, strict=True):
-        # A producer's own time says nothing about when the answer came.
+        # A producer's time says nothing about the time of the answer.
         by_producer = record is not None and record.timestamp_type == _CREATE_TIME
         since = None if by_producer else case.as_of - _CLOCKS_DIFFER
         again[case] = await _repeat_windows(search, case, since, len(cases))
         for event in case.events:
             place = _event_partition(search, event)
-            if (case, place) not in event_windows:  # a tick's many events are in few partitions
+            if (case, place) not in event_windows:  # many events of a tick share a partition
                 window = search.window_from(place, await search.offset_at(place, since), len(cases))
                 lost = await search.may_have_lost(place, None if by_producer else case.as_of)
                 event_windows[case, place] = _EventWindow(window, lost)
@@ -129,14 +129,14 @@ async def trace_in_topics(
 
 
 async def _read_records(search: Search, cases: Sequence[DecidedRecord]) -> list[ConsumerRecord | None]:
-    """Return what is there now where each case's record was."""
+    """Return the record now at each case's offset, None if there is none."""
     places = [search.record_window(_source_partition(case), case.offset) for case in cases]
     found = {(each.topic, each.partition, each.offset): each async for each in search.read(places)}
     return [found.get((case.topic, case.partition, case.offset)) for case in cases]
 
 
 async def _repeat_windows(search: Search, case: DecidedRecord, since: datetime | None, share: int) -> list[Window]:
-    """Return what is behind the record, and where its account's key belongs if it lies elsewhere itself."""
+    """Return the windows to search for repeats: after the record, and the partition of the account's key if another."""
     here = _source_partition(case)
     windows = [search.window_from(here, case.offset + 1, share)]
     if case.account_id is not None and case.topic != EXPIRY_TICKS:
@@ -157,13 +157,13 @@ def _event_partition(search: Search, event: RowEvent) -> TopicPartition:
 
 
 class TraceTarget:
-    """What is looked for in the topics.
+    """The target of a search of the topics.
 
     Args:
-        id_: a request's or an event's, None where an account's dead letters are meant.
-        account: of whom; None for whoever.
-        cases: what the books know of it.
-        copies: messages that were sent back, whose letters tell what became of them.
+        id_: a request's or an event's id; None: all dead letters of the account.
+        account: the account; None: any.
+        cases: the decided records from the ledger's database.
+        copies: positions of redriven messages, whose dead letters are found too.
 
     """
 
@@ -177,7 +177,7 @@ class TraceTarget:
         self.copies = copies
 
     def is_selected(self, letter: DeadLetter) -> bool:
-        """Tell whether a dead letter belongs to it: its message says that it has the id, or it has it itself."""
+        """Return whether a dead letter belongs to the target by its own id or the id in its message."""
         if self._account not in (None, letter.account_id):
             return False
         return self._id is None or letter.id in self.ids or _parse_id(letter.value) in self.ids
@@ -210,11 +210,11 @@ def _record_letter(record: ConsumerRecord, wanted: TraceTarget, found: FoundLett
 
 
 def _record_request(record: ConsumerRecord, hits: _SearchHits) -> None:
-    """Note a record that asks for something under an id that is wanted, by what it asks for."""
+    """Record an input record with a wanted id, by the request in it."""
     try:
         event = decode(record.topic, record.key, record.value)
     except Undecodable:
-        return  # it is among the dead letters
+        return  # found among the dead letters
     hits.requests[event.subject, event.id, fingerprint(event)].append(_found_record(record))
 
 
@@ -238,7 +238,7 @@ def _build_trace(
     repeats = [
         seen
         for seen in hits.requests[None if is_tick else case.account_id, case.request_id, case.fingerprint]
-        if not is_tick or seen.partition == case.partition  # a tick goes to every partition, and is answered in each
+        if not is_tick or seen.partition == case.partition  # a tick is sent to every partition and answered in each
     ]
     return Trace(case, None if record is None else _found_record(record), state, published, tuple(repeats))
 
@@ -256,12 +256,12 @@ def _found_event(search: Search, event: RowEvent, where: _EventWindow, found: Se
 
 
 def trace_without_topics(case: DecidedRecord) -> Trace:
-    """Return what the books alone tell."""
+    """Return the trace of a decided record without a search of the topics."""
     return Trace(case, None, "unknown", tuple(FoundEvent(event, "unknown") for event in case.events), ())
 
 
 async def find_event(search: Search, id_: UUID) -> dict[str, Any] | None:
-    """Return the event of an id among the newest of the result topics, None where it is not there.
+    """Return the event with an id among the newest records of the result topics, None if it is not found.
 
     Raises:
         KafkaError: when the cluster cannot be reached, or stopped answering.
@@ -282,9 +282,15 @@ async def find_event(search: Search, id_: UUID) -> dict[str, Any] | None:
 async def find_undecided(
     search: Search, id_: UUID | None, account: str | None, decided: Mapping[TopicPartition, int]
 ) -> list[FoundRecord]:
-    """Return the records that no worker has come to, given up to where each partition is decided.
+    """Return the undecided records of a request or, without an id, of an account.
 
-    They are those of a request, or without an id those of an account, in the partitions that its key belongs to.
+    An account's records are searched in the partitions of its key.
+
+    Args:
+        search: the open search.
+        id_: a request id; None: all records of the account.
+        account: the account id.
+        decided: the next offset to decide of each input partition.
 
     Raises:
         KafkaError: when the cluster cannot be reached, or stopped answering.
@@ -312,7 +318,7 @@ def _event_id(record: ConsumerRecord) -> UUID | None:
 
 
 def _parse_id(value: bytes | None) -> UUID | None:
-    """Return the id that a message says it has, if it is JSON and says one."""
+    """Return the id of the event in a message, None if the message is not JSON or has no UUID as its id."""
     try:
         document = from_json(value or b"")
         return UUID(document["id"])

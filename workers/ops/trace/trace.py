@@ -1,7 +1,6 @@
-"""One request from end to end: its record, what it was decided, the rows, their events, and what stands in the topics.
+"""Traces one request from end to end: its record, decision, journal rows, their events, and the records in the topics.
 
-The books are asked first and are all that a trace needs. Kafka tells what is left there: retention may have taken the
-record, its answer, or both.
+The ledger's database is read first, and is enough for a trace. Kafka adds the records that retention has left.
 """
 
 from collections import Counter
@@ -38,7 +37,7 @@ __all__ = ["LIMIT", "Question", "TraceReport", "UnknownRequestError", "trace"]
 
 LIMIT: Final = 100_000  # records
 
-# Of a row and of a tick for JSON.
+# The members of a row and of a tick for JSON.
 _MEMBERS: Final = (
     "sequence",
     "is_answer",
@@ -53,29 +52,29 @@ _OF_TICK: Final = ("code", "horizon", "lots", "credits", "complete")
 
 
 class UnknownRequestError(Exception):
-    """Neither the books nor the topics, as far as they were searched, know of it."""
+    """The request was found neither in the ledger's database nor in the searched part of the topics."""
 
 
 class Question(NamedTuple):
-    """What is to be traced: a request or event, an account's last, or a request or event of that account."""
+    """What to trace: a request or event by id, an account's last requests, or an id of that account."""
 
     id: UUID | None
     account: str | None
-    last: int = 10  # of an account
-    limit: int = LIMIT  # records read of a partition at most
+    last: int = 10  # number of an account's requests
+    limit: int = LIMIT  # maximum number of records read of a partition
 
 
 @dataclass(frozen=True, slots=True)
 class TraceReport:
-    """All that is known of what was asked for."""
+    """The answer to a question: traces, dead letters and undecided records."""
 
     traces: list[Trace]
     letters: list[tuple[DeadLetter, LetterHistory]]
     waiting: list[FoundRecord]  # records that no worker has decided yet
-    silent: str | None  # why the topics could not be asked
+    silent: str | None  # why the topics could not be searched
 
     def summary(self) -> dict[str, Any]:
-        """Return all of it for JSON."""
+        """Return the report for JSON."""
         letters = DeadLetterReport(list(self.letters), Counter(), None)
         return {
             "traces": [_summary(trace) for trace in self.traces],
@@ -128,33 +127,33 @@ def _place(seen: FoundRecord) -> dict[str, Any]:
 
 
 async def trace(settings: Settings, question: Question, watch: ProgressWatch = no_progress) -> TraceReport:
-    """Return all that is known of a request, an event, or the last requests of an account.
+    """Return the trace of a request, of an event, or of the last requests of an account.
 
     Args:
         settings: where Kafka and Postgres are.
         question: what to trace.
-        watch: shows how far the search of the topics is.
+        watch: shows the progress of the search of the topics.
 
     Raises:
-        UnknownRequestError: when nobody knows of it.
-        UnknownAccountError: when the books have no such account, and the topics no dead letter of it.
+        UnknownRequestError: when the request is found nowhere.
+        UnknownAccountError: when the ledger has no such account, and the topics have no record of the account.
         NotSetUpError: when the database was never migrated.
-        OSError, asyncpg.PostgresError: when it cannot be reached or refuses.
-        KafkaError: when the books do not know of it, and the cluster cannot be reached.
+        OSError, asyncpg.PostgresError: when the database cannot be reached or refuses.
+        KafkaError: when the database does not have the request, and the cluster cannot be reached.
 
     """
     unknown = None
     async with open_books(settings) as connection:
         try:
             cases = await _find_decided(connection, question)
-        except UnknownAccountError as error:  # it may have dead letters, or a request that waits
+        except UnknownAccountError as error:  # the account may have dead letters or undecided records
             cases, unknown = [], error
         redrives = await read_redrives(connection)
         decided = await next_offsets(connection)
     copies = {(each.topic, each.partition, each.offset) for sent in redrives.values() for each in sent}
     waiting: list[FoundRecord] = []
     try:
-        # The books are not held open meanwhile: a search takes its time, and Postgres ends who idles in a transaction.
+        # No transaction is open during the search: Postgres would end an idle one.
         async with open_search(settings, question.limit, watch) as search:
             if not cases and question.id is not None and question.account is None:
                 cases = await _find_decided_by_event(settings, search, question.id)
@@ -178,11 +177,11 @@ async def trace(settings: Settings, question: Question, watch: ProgressWatch = n
 
 def _unknown_request(question: Question) -> UnknownRequestError:
     if question.id is None:
-        return UnknownRequestError(f"nothing was ever decided or set aside for account {question.account}")
+        return UnknownRequestError(f"account {question.account} has neither decisions nor dead letters")
     whose = "" if question.account is None else f" of account {question.account}"
     return UnknownRequestError(
-        f"neither the books nor the topics know of {question.id}{whose}: it is no request that was decided or waits,"
-        f" and no event or dead letter among the newest {question.limit:,} of each partition (--limit)"
+        f"{question.id}{whose} is unknown: neither a decided or waiting request, nor an event or dead letter"
+        f" among the newest {question.limit:,} records of each partition (--limit)"
     )
 
 
@@ -196,7 +195,7 @@ async def _find_decided(connection: Connection, question: Question) -> list[Deci
 
 
 async def _find_decided_by_event(settings: Settings, search: Search, id_: UUID) -> list[DecidedRecord]:
-    """Return what an event in a result topic tells of, as far as it is these books' own."""
+    """Return the decided record of an event in a result topic, an empty list for another ledger's event."""
     event = await find_event(search, id_)
     if event is None:
         return []

@@ -72,7 +72,7 @@ async def test_a_redrive_tells_how_far_it_is_and_what_it_did(mended: Settings, a
     assert [f"{n} of 20 messages" for n in (10, 20)] == [line.partition(",")[0] for line in err.splitlines()]
     assert (OperationStatus.DONE, "ops-1", "a trial") == (operation.status, operation.actor, operation.reason)
     again, out, _ = await run(mended, *_redrive(account, "--yes"))
-    assert (Exit.DONE, True) == (again, "20 messages not sent: sent back before" in out)
+    assert (Exit.DONE, True) == (again, "20 messages not sent: redriven before" in out)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])

@@ -246,7 +246,7 @@ async def test_a_schema_of_the_live_database_will_do(live: Settings) -> None:
     assert (await audit(other)).passed
     assert (await audit(live)).passed
     assert "was not begun by this verb" in await _refusal(live, replace(asked, changes=NO_ROLLOVER))
-    assert "is that of the live books" in await _refusal(live, replace(asked, schema="public"))
+    assert "is the schema of the live ledger" in await _refusal(live, replace(asked, schema="public"))
     assert "no name for a schema" in await _refusal(live, replace(asked, schema='x"; drop schema public'))
     await _change(live, "drop schema rebuilt cascade")
     assert before == await _everything(live)
@@ -407,7 +407,7 @@ async def test_a_database_that_holds_anything_else_is_refused(live: Settings) ->
     assert "is not empty" in await _refusal(live, books)
     assert "was not begun by this verb with these options" in await _refusal(live, replace(begun, changes=()))
     nowhere = SecretStr(begun.url.get_secret_value() + "_not")
-    assert "make it first" in await _refusal(live, replace(begun, url=nowhere))
+    assert "create the database first" in await _refusal(live, replace(begun, url=nowhere))
 
 
 async def test_a_plan_that_another_run_has_overtaken_is_refused(live: Settings) -> None:
@@ -416,7 +416,7 @@ async def test_a_plan_that_another_run_has_overtaken_is_refused(live: Settings) 
     plan = await plan_rebuild(live, asked)
     await _rerun(live, asked, stop_at=1)
 
-    with pytest.raises(RefusedError, match="another run has gone on with inmail"):
+    with pytest.raises(RefusedError, match="another rebuild has moved inmail"):
         await rebuild(live, asked, plan, who=WHO, stop=asyncio.Event())
 
     assert OperationStatus.FAILED == (await list_operations(live, 1))[0].status
@@ -741,7 +741,7 @@ async def test_a_topic_whose_beginning_is_gone_is_refused(live: Settings) -> Non
     plan = await plan_rebuild(live, replace(asked, partial=True))
     operation, comparison = await _rerun(live, replace(asked, partial=True))
 
-    assert "retention has taken 40 records, inmail.send-requests/1 up to offset 40" in refusal
+    assert "retention has deleted 40 records, inmail.send-requests/1 up to offset 40" in refusal
     assert "--partial" in refusal
     assert (40, plan.records) == (plan.lost, operation.result["read"])
     assert comparison is not None

@@ -221,17 +221,17 @@ async def test_what_is_not_there_or_would_be_passed_over_is_refused_with_what_is
     allowed, taken = rf"allowed is {stood - 1} to {stood}", re.escape(last.isoformat())
 
     for target, words in [
-        (at(number, stood - 2), rf"retention has taken offset {stood - 2} \({allowed}; `inmail replay reemit`"),
-        (RewindTarget(TargetKind.REQUEST, requests[0].id), rf"retention has taken .*{allowed}"),
+        (at(number, stood - 2), rf"retention has deleted offset {stood - 2} \({allowed}; `inmail replay reemit`"),
+        (RewindTarget(TargetKind.REQUEST, requests[0].id), rf"retention has deleted .*{allowed}"),
         (
             RewindTarget(TargetKind.TIME, datetime(2026, 1, 1, tzinfo=UTC), (number,)),
             rf"allowed are times after {taken}",
         ),
-        (at(number, stood + 1), rf"{stood + 1} would pass over .*, 1 in number \({allowed}"),
+        (at(number, stood + 1), rf"{stood + 1} would skip 1 unanswered records \({allowed}"),
         (at(number, stood + 9), rf"there is no offset {stood + 9}, it ends at {stood + 2} \({allowed}\)"),
         (at(99, 0), "no partition 99: its partitions are 0 to 3"),
-        (RewindTarget(TargetKind.REQUEST, uuid4()), "the books have no outcome of request"),
-        (RewindTarget(TargetKind.UNDO, 10**9), "is no rewind of send"),
+        (RewindTarget(TargetKind.REQUEST, uuid4()), "send has no stored outcome of request"),
+        (RewindTarget(TargetKind.UNDO, 10**9), "is not a rewind of send"),
     ]:
         with pytest.raises(RefusedError, match=words):
             await plan_rewind(cluster, WorkerName.SEND, target, AGAIN)

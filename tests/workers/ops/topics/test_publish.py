@@ -95,7 +95,7 @@ def test_a_raw_record_is_sent_as_told() -> None:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        (b"{", "has to stand on one line"),
+        (b"{", "must be on one line"),
         (b'{"id"', "not JSON"),
         (b"\xff", "not JSON"),
         (b"[" * 100_000, "not JSON"),
