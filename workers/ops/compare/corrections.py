@@ -2,7 +2,8 @@
 
 Decisions are final. But an adjustment upward makes up for a lot that got too few credits or lost them too early, and
 for a send that was charged and should have been free; an adjustment downward takes credits that a lot should not have
-and still holds. Lots that have ended in both ledgers get none. An adjustment's id follows from its lot or send: publishing
+and still holds. Lots that have ended in both ledgers get none.
+An adjustment's id follows from its lot or send: publishing
 it twice adjusts once, and adjustments that the live ledger has answered are left out.
 """
 

@@ -81,7 +81,7 @@ class OvertakenIndex:
     """An index of the records decided ahead, and of the accounts affected so far."""
 
     def __init__(self, segments: Mapping[tuple[str, int], Segments]) -> None:
-        """Create the index from segments by worker and partition: start offsets, and each segment's overtaken groups."""
+        """Create the index from segments by worker and partition: start offsets and overtaken groups."""
         self._segments = segments
         self._affected_since: dict[str | int, datetime] = {}  # by account or partition: the earliest time
 

@@ -1,8 +1,8 @@
 """Rebuilds the ledger: decides all input records again, in decision order, into a target database.
 
 The three topics of a partition number are read as one stream (`merge_topics.py`), combined into batches
-(`parallel_batches.py`), and decided by the workers' own code. Each transaction moves the target's lanes, so a stopped or
-killed rebuild can be resumed (`rebuild_lanes.py`). Several partition numbers are decided concurrently. Nothing is
+(`parallel_batches.py`), and decided by the workers' own code. Each transaction moves the target's lanes, so a stopped
+or killed rebuild can be resumed (`rebuild_lanes.py`). Several partition numbers are decided concurrently. Nothing is
 published, and the live database gets only the record of the operation.
 """
 
@@ -48,7 +48,7 @@ async def rebuild(  # noqa: PLR0913 - what, how and by whom, and how to stop it
     rate: float | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> tuple[OngoingOperation, Comparison | None]:
-    """Decide the records of a plan again and compare the ledgers; return the operation, and the comparison unless stopped.
+    """Decide the records of a plan again and compare the ledgers; return the operation and, at the end, the comparison.
 
     Args:
         settings: where Kafka and the live database are.

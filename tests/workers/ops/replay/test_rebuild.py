@@ -247,7 +247,7 @@ async def test_a_schema_of_the_live_database_will_do(live: Settings) -> None:
     assert (await audit(live)).passed
     assert "was not begun by this verb" in await _refusal(live, replace(asked, changes=NO_ROLLOVER))
     assert "is the schema of the live ledger" in await _refusal(live, replace(asked, schema="public"))
-    assert "no name for a schema" in await _refusal(live, replace(asked, schema='x"; drop schema public'))
+    assert "is not a valid schema name" in await _refusal(live, replace(asked, schema='x"; drop schema public'))
     await _change(live, "drop schema rebuilt cascade")
     assert before == await _everything(live)
 
@@ -403,7 +403,7 @@ async def test_a_database_that_holds_anything_else_is_refused(live: Settings) ->
     await _change(target_settings(live, books), "insert into accounts (account_id, partition) values ('alice', 0)")
     await _rerun(live, begun, stop_at=1)
 
-    assert "tables that are not of these books" in await _refusal(live, tables)
+    assert "tables of another application" in await _refusal(live, tables)
     assert "is not empty" in await _refusal(live, books)
     assert "was not begun by this verb with these options" in await _refusal(live, replace(begun, changes=()))
     nowhere = SecretStr(begun.url.get_secret_value() + "_not")

@@ -281,7 +281,7 @@ async def test_an_event_that_the_broker_refuses_is_named_and_costs_no_other(clus
         (SEND_REQUESTS, "its workers read it"),
         (SEND_RESULTS, "one kind of event"),
         (DEAD_LETTERS, "a topic of this system"),
-        ("__consumer_offsets", "Kafka's own"),
+        ("__consumer_offsets", "an internal topic of Kafka"),
         ("nowhere", r"there is no topic nowhere: create it first, with as many partitions as .*\(4\)"),
     ],
 )
@@ -298,5 +298,5 @@ async def test_what_the_books_do_not_know_is_refused(cluster: Settings, account:
     """An empty answer would read as: there was nothing."""
     with pytest.raises(UnknownAccountError, match=account):
         await plan_reemit(cluster, RowFilter(account=account), None, FAST)
-    with pytest.raises(RefusedError, match="no row of request"):
+    with pytest.raises(RefusedError, match="no matching row of request"):
         await plan_reemit(cluster, RowFilter(request=uuid4()), None, FAST)

@@ -125,10 +125,10 @@ async def test_it_is_refused_unless_publishing_again_is_asked_for(cluster: Setti
     target = RewindTarget(TargetKind.REQUEST, requests[0].id)
 
     plan = await plan_rewind(cluster, WorkerName.SEND, target, RewindOptions())
-    with pytest.raises(RefusedError, match=r"2 records have been decided.*--publish-again.*inmail replay reemit"):
+    with pytest.raises(RefusedError, match=r"2 records have an outcome.*--publish-again.*inmail replay reemit"):
         await back(cluster, target, RewindOptions())
 
-    assert "2 records have been decided" in (plan.refusal or "")
+    assert "2 records have an outcome" in (plan.refusal or "")
     assert before == await stands(cluster)
     assert (OperationStatus.FAILED, "rewind") == (
         (operation := (await list_operations(cluster, 1))[0]).status,
@@ -194,7 +194,7 @@ async def test_a_time_means_the_first_record_at_or_after_it(cluster: Settings, a
     for time in (times[1], times[1] - timedelta(microseconds=1), times[0] + timedelta(microseconds=1), times[0]):
         plan = await plan_rewind(cluster, WorkerName.SEND, RewindTarget(TargetKind.TIME, time), AGAIN)
         goes.append({move.partition: move.target for move in plan.moves})
-    with pytest.raises(RefusedError, match=r"no record of inmail\.send-requests is of 2100"):
+    with pytest.raises(RefusedError, match=r"inmail\.send-requests has no record from 2100"):
         await plan_rewind(
             cluster, WorkerName.SEND, RewindTarget(TargetKind.TIME, datetime(2100, 1, 1, tzinfo=UTC)), AGAIN
         )
@@ -248,7 +248,7 @@ async def test_a_request_of_another_worker_is_told_whose_it_is(
     await fund_and_send(cluster, account, 1)
     grant: UUID = await database.fetchval("select request_id from journal where worker = 'billing' and is_answer")
 
-    with pytest.raises(RefusedError, match=f"decided by billing, in partition {home(cluster, account)}"):
+    with pytest.raises(RefusedError, match=f"billing decided it in partition {home(cluster, account)}"):
         await plan_rewind(cluster, WorkerName.SEND, RewindTarget(TargetKind.REQUEST, grant), AGAIN)
 
 

@@ -63,7 +63,7 @@ def test_an_unknown_type_needs_a_topic() -> None:
 
 def test_nobody_publishes_what_the_workers_answer() -> None:
     """A forged answer would be believed downstream."""
-    with pytest.raises(UnpublishableError, match="workers publish"):
+    with pytest.raises(UnpublishableError, match="published by the workers"):
         parse_line(_line(type="inmail.send.decided.v1"))
     with pytest.raises(UnpublishableError, match=r"record\.topic"):
         parse_line(_record(topic="inmail.send-results"))
