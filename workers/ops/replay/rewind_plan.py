@@ -161,11 +161,11 @@ async def _plan_move(connection: Connection, worker: WorkerName, place: Partitio
 def _refusal(moves: Sequence[OffsetMove], members: Sequence[str], options: RewindOptions) -> str | None:
     again = sum(move.republished for move in moves)
     if again and not options.publish_again:
+        records, them = ("1 record has", "it") if again == 1 else (f"{again:,} records have", "them")
         return (
-            f"{'1 record has' if again == 1 else f'{again:,} records have'} an outcome or a dead letter: to read"
-            f" {'it' if again == 1 else 'them'} again moves no credits, but publishes the answers again, with the same"
-            " event ids. To do so, give --publish-again; `inmail replay reemit` publishes selected answers again, also to another"
-            " topic, and stops no worker"
+            f"{records} an outcome or a dead letter: to read {them} again moves no credits, but publishes the answers"
+            " again, with the same event ids. To do so, give --publish-again; `inmail replay reemit` publishes selected"
+            " answers again, also to another topic, and stops no worker"
         )
     if members and moves and not options.drain:
         return (
