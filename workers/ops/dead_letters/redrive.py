@@ -61,7 +61,7 @@ async def redrive(  # noqa: PLR0913 - what, how and by whom, and how to stop it
     stop: asyncio.Event,
     progress: Callable[[int], None] = lambda _: None,
 ) -> OngoingOperation:
-    """Send back the messages of a plan, decided once more before each is sent; return the operation and its result.
+    """Send back the messages of a plan, each decided again before sending; return the operation and its result.
 
     Args:
         settings: where Kafka and Postgres are.
