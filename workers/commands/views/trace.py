@@ -11,7 +11,8 @@ from workers.commands.views.styles import BAD, DIM, GOOD, NEWS, WARN, TextPart, 
 from workers.ops.books.reasons import reason_of
 from workers.ops.dead_letters.history import LetterHistory
 from workers.ops.dead_letters.letters import DeadLetter, escape_unprintable
-from workers.ops.trace.in_topics import FoundEvent, FoundRecord, Trace
+from workers.ops.trace.found_records import FoundRecord
+from workers.ops.trace.in_topics import FoundEvent, Trace
 from workers.ops.trace.trace import TraceReport
 
 __all__ = ["show_traced"]

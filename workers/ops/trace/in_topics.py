@@ -2,40 +2,33 @@
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import chain
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
 from pydantic_core import from_json
 
-from infra.clock import nearest_instant
 from schemas.catalogue import (
-    CREDIT_EVENTS,
     DEAD_LETTERS,
     EXPIRY_TICKS,
     INPUT_TOPICS,
-    SEND_RESULTS,
     Undecodable,
     decode,
     fingerprint,
 )
-from workers.ops.books.balance import readable_account_id
 from workers.ops.dead_letters.letters import DeadLetter, FoundLetters, MessagePosition, parse_dead_letter
+from workers.ops.trace.found_records import FoundRecord, event_id_of, found_record, parse_event_id
 from workers.ops.trace.in_books import DecidedRecord, RowEvent
 from workers.ops.trace.topic_search import Search, Window
 
 __all__ = [
     "FoundEvent",
-    "FoundRecord",
     "Trace",
     "TraceTarget",
-    "find_event",
-    "find_undecided",
     "trace_in_topics",
     "trace_without_topics",
 ]
@@ -43,16 +36,6 @@ __all__ = [
 # The record and its result have times of two brokers, whose clocks may differ.
 _CLOCKS_DIFFER: Final = timedelta(minutes=1)
 _CREATE_TIME: Final = 0  # the timestamp type of a record with its producer's time
-
-
-class FoundRecord(NamedTuple):
-    """A record found in a topic."""
-
-    topic: str
-    partition: int
-    offset: int
-    at: datetime  # by the broker
-    repeat: bool = False  # of a result: whether it answers another record than the decided one
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +163,7 @@ class TraceTarget:
         """Return whether a dead letter belongs to the target by its own id or the id in its message."""
         if self._account not in (None, letter.account_id):
             return False
-        return self._id is None or letter.id in self.ids or _parse_id(letter.value) in self.ids
+        return self._id is None or letter.id in self.ids or parse_event_id(letter.value) in self.ids
 
 
 async def _search(search: Search, windows: Iterable[Window], wanted: TraceTarget) -> _SearchHits:
@@ -189,13 +172,13 @@ async def _search(search: Search, windows: Iterable[Window], wanted: TraceTarget
         if record.topic == DEAD_LETTERS:
             _record_letter(record, wanted, hits.letters)
         elif record.topic in INPUT_TOPICS:
-            if (record.topic, record.partition, record.offset) not in wanted.sources and _event_id(
+            if (record.topic, record.partition, record.offset) not in wanted.sources and event_id_of(
                 record
             ) in wanted.ids:
                 _record_request(record, hits)
-        elif (id_ := _event_id(record)) is not None and id_ in wanted.events:
+        elif (id_ := event_id_of(record)) is not None and id_ in wanted.events:
             repeat = bool(from_json(record.value)["data"].get("repeat"))
-            hits.answers[id_].append(_found_record(record, repeat=repeat))
+            hits.answers[id_].append(found_record(record, repeat=repeat))
     hits.letters.letters.sort(key=lambda letter: letter.set_aside_at, reverse=True)
     return hits
 
@@ -215,7 +198,7 @@ def _record_request(record: ConsumerRecord, hits: _SearchHits) -> None:
         event = decode(record.topic, record.key, record.value)
     except Undecodable:
         return  # found among the dead letters
-    hits.requests[event.subject, event.id, fingerprint(event)].append(_found_record(record))
+    hits.requests[event.subject, event.id, fingerprint(event)].append(found_record(record))
 
 
 def _build_trace(
@@ -228,7 +211,7 @@ def _build_trace(
     state = "there"
     if record is None:
         state = "gone" if search.is_gone(_source_partition(case), case.offset) else "other"
-    elif _event_id(record) != case.request_id:
+    elif event_id_of(record) != case.request_id:
         record, state = None, "other"
     published = tuple(
         _found_event(search, event, event_windows[case, _event_partition(search, event)], hits.answers[event.id])
@@ -240,7 +223,7 @@ def _build_trace(
         for seen in hits.requests[None if is_tick else case.account_id, case.request_id, case.fingerprint]
         if not is_tick or seen.partition == case.partition  # a tick is sent to every partition and answered in each
     ]
-    return Trace(case, None if record is None else _found_record(record), state, published, tuple(repeats))
+    return Trace(case, None if record is None else found_record(record), state, published, tuple(repeats))
 
 
 def _found_event(search: Search, event: RowEvent, where: _EventWindow, found: Sequence[FoundRecord]) -> FoundEvent:
@@ -258,69 +241,3 @@ def _found_event(search: Search, event: RowEvent, where: _EventWindow, found: Se
 def trace_without_topics(case: DecidedRecord) -> Trace:
     """Return the trace of a decided record without a search of the topics."""
     return Trace(case, None, "unknown", tuple(FoundEvent(event, "unknown") for event in case.events), ())
-
-
-async def find_event(search: Search, id_: UUID) -> dict[str, Any] | None:
-    """Return the event with an id among the newest records of the result topics, None if it is not found.
-
-    Raises:
-        KafkaError: when the cluster cannot be reached, or stopped answering.
-
-    """
-    name = str(id_).encode()
-    windows = [
-        search.newest_window(place) for topic in (SEND_RESULTS, CREDIT_EVENTS) for place in search.partitions(topic)
-    ]
-    async with aclosing(search.read(windows, "results")) as records:
-        async for record in records:
-            if name in (record.value or b"") and _event_id(record) == id_:
-                event: dict[str, Any] = from_json(record.value)
-                return event
-    return None
-
-
-async def find_undecided(
-    search: Search, id_: UUID | None, account: str | None, decided: Mapping[TopicPartition, int]
-) -> list[FoundRecord]:
-    """Return the undecided records of a request or, without an id, of an account.
-
-    An account's records are searched in the partitions of its key.
-
-    Args:
-        search: the open search.
-        id_: a request id; None: all records of the account.
-        account: the account id.
-        decided: the next offset to decide of each input partition.
-
-    Raises:
-        KafkaError: when the cluster cannot be reached, or stopped answering.
-
-    """
-    key = None
-    places = [place for topic in INPUT_TOPICS for place in search.partitions(topic)]
-    if id_ is None and account is not None:
-        readable = readable_account_id(account)
-        key = readable.encode()
-        places = [search.account_partition(topic, readable) for topic in INPUT_TOPICS]
-    windows = [search.window_from(place, decided.get(place, 0)) for place in places]
-    undecided = search.read(windows, "undecided records")
-    return [
-        _found_record(record) async for record in undecided if (record.key == key if key else _event_id(record) == id_)
-    ]
-
-
-def _found_record(record: ConsumerRecord, *, repeat: bool = False) -> FoundRecord:
-    return FoundRecord(record.topic, record.partition, record.offset, nearest_instant(record.timestamp), repeat)
-
-
-def _event_id(record: ConsumerRecord) -> UUID | None:
-    return _parse_id(record.value)
-
-
-def _parse_id(value: bytes | None) -> UUID | None:
-    """Return the id of the event in a message, None if the message is not JSON or has no UUID as its id."""
-    try:
-        document = from_json(value or b"")
-        return UUID(document["id"])
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return None

@@ -20,14 +20,12 @@ from workers.ops.books.snapshot import open_books
 from workers.ops.dead_letters.history import DeadLetterReport, LetterHistory, read_histories, read_redrives
 from workers.ops.dead_letters.letters import DeadLetter
 from workers.ops.trace import in_books as books
+from workers.ops.trace.found_records import FoundRecord, find_event, find_undecided
 from workers.ops.trace.in_books import DecidedRecord
 from workers.ops.trace.in_topics import (
     FoundEvent,
-    FoundRecord,
     Trace,
     TraceTarget,
-    find_event,
-    find_undecided,
     trace_in_topics,
     trace_without_topics,
 )
