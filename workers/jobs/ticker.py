@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from infra.clock import utc_now
-from infra.kafka.clients import create_producer, remedy
+from infra.kafka.clients import create_producer, remedy, stop_producer
 from infra.kafka.records import partition_counts
 from infra.probes import probes
 from infra.settings import Settings
@@ -74,26 +74,20 @@ async def _tick_on(settings: Settings, health: Health) -> NoReturn:
                     raise
                 health.serves("Kafka", repr(error))
                 log.warning("tick_failed", error=repr(error), again_in_seconds=settings.tick_seconds)
-                await _stop(producer)
+                await stop_producer(producer, _STOP_SECONDS)
                 producer = None  # aiokafka's may be of no more use for good
             else:
                 health.serves("Kafka", None)
                 log.debug("ticked", partitions=partitions)
             await asyncio.sleep(settings.tick_seconds)
     finally:
-        await _stop(producer)
+        await stop_producer(producer, _STOP_SECONDS)
 
 
 async def _started(settings: Settings) -> AIOKafkaProducer:
     producer = create_producer(settings, "inmail-ticker")
     await producer.start()
     return producer
-
-
-async def _stop(producer: AIOKafkaProducer | None) -> None:
-    """Stop. Bounded: it would wait for a broker to take what is on its way."""
-    if producer is not None:
-        await asyncio.wait([asyncio.create_task(producer.stop())], timeout=_STOP_SECONDS)
 
 
 async def _tick(producer: AIOKafkaProducer) -> int:
