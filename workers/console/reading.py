@@ -47,7 +47,7 @@ class QueryLimiter:
 
     @asynccontextmanager
     async def sample_slot(self) -> AsyncIterator[Settings]:
-        """Yield the settings to take the shared sample with. A sample waits for no slot: a busy console is no slow server.
+        """Yield the settings for the shared sample, which waits for no slot: a busy console is no slow server.
 
         Raises:
             TimeoutError: when the sample takes longer than INMAIL_CONSOLE_TIMEOUT_SECONDS.
