@@ -13,6 +13,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from infra.clock import utc_now
+from infra.first_of import run_until_first
 from infra.kafka.clients import create_producer, remedy, stop_producer
 from infra.kafka.records import partition_counts
 from infra.probes import probes
@@ -45,16 +46,9 @@ async def run_ticker(settings: Settings, stop: asyncio.Event) -> None:
     health = Health(settings.stuck_seconds + settings.tick_seconds, kept=WorkerMetrics("ticker"))
     answers, pages = {"/livez": health.livez, "/readyz": health.readyz}, {"/metrics": page(health)}
     async with probes(settings, answers, pages):
-        ticking = asyncio.create_task(_tick_on(settings, health))
-        watch = asyncio.create_task(watch_progress(health))
-        stopped = asyncio.create_task(stop.wait())
-        await asyncio.wait([ticking, watch, stopped], return_when=asyncio.FIRST_COMPLETED)
-        ended = [task for task in (ticking, watch) if task.done()]
-        for task in (ticking, watch, stopped):
-            task.cancel()
-        await asyncio.wait([ticking], timeout=2 * _STOP_SECONDS)
-    for task in ended:
-        task.result()
+        await run_until_first(
+            _tick_on(settings, health), watch_progress(health), stop.wait(), cancel_seconds=2 * _STOP_SECONDS
+        )
 
 
 async def _tick_on(settings: Settings, health: Health) -> NoReturn:
