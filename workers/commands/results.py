@@ -8,7 +8,7 @@ import typer
 
 from infra.settings import Settings
 from infra.terminal import console
-from workers.commands.running import ask
+from workers.commands.running import run_command
 from workers.commands.views.results import show_result
 from workers.ops.topics.results import read_results, sort_by_time
 
@@ -36,4 +36,4 @@ def results_command(  # noqa: PLR0913 - one parameter an option
             async for result in ordered:
                 typer.echo(result.value) if json else show_result(result, out)
 
-    ask(run, following=following)
+    run_command(run, following=following)

@@ -13,7 +13,8 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from infra.clock import utc_now
-from infra.kafka.clients import create_producer, remedy
+from infra.first_of import run_until_first
+from infra.kafka.clients import create_producer, remedy, stop_producer
 from infra.kafka.records import partition_counts
 from infra.probes import probes
 from infra.settings import Settings
@@ -45,16 +46,9 @@ async def run_ticker(settings: Settings, stop: asyncio.Event) -> None:
     health = Health(settings.stuck_seconds + settings.tick_seconds, kept=WorkerMetrics("ticker"))
     answers, pages = {"/livez": health.livez, "/readyz": health.readyz}, {"/metrics": metrics_page(health)}
     async with probes(settings, answers, pages):
-        ticking = asyncio.create_task(_publish_ticks(settings, health))
-        watch = asyncio.create_task(watch_progress(health))
-        stopped = asyncio.create_task(stop.wait())
-        await asyncio.wait([ticking, watch, stopped], return_when=asyncio.FIRST_COMPLETED)
-        ended = [task for task in (ticking, watch) if task.done()]
-        for task in (ticking, watch, stopped):
-            task.cancel()
-        await asyncio.wait([ticking], timeout=2 * _STOP_SECONDS)
-    for task in ended:
-        task.result()
+        await run_until_first(
+            _publish_ticks(settings, health), watch_progress(health), stop.wait(), cancel_seconds=2 * _STOP_SECONDS
+        )
 
 
 async def _publish_ticks(settings: Settings, health: Health) -> NoReturn:
@@ -74,26 +68,20 @@ async def _publish_ticks(settings: Settings, health: Health) -> NoReturn:
                     raise
                 health.serves("Kafka", repr(error))
                 log.warning("tick_failed", error=repr(error), again_in_seconds=settings.tick_seconds)
-                await _stop(producer)
+                await stop_producer(producer, _STOP_SECONDS)
                 producer = None  # an aiokafka producer may be unusable after an error
             else:
                 health.serves("Kafka", None)
                 log.debug("ticked", partitions=partitions)
             await asyncio.sleep(settings.tick_seconds)
     finally:
-        await _stop(producer)
+        await stop_producer(producer, _STOP_SECONDS)
 
 
 async def _start_producer(settings: Settings) -> AIOKafkaProducer:
     producer = create_producer(settings, "inmail-ticker")
     await producer.start()
     return producer
-
-
-async def _stop(producer: AIOKafkaProducer | None) -> None:
-    """Stop a producer within 2 seconds, whether or not a broker takes the records that are being sent."""
-    if producer is not None:
-        await asyncio.wait([asyncio.create_task(producer.stop())], timeout=_STOP_SECONDS)
 
 
 async def _tick(producer: AIOKafkaProducer) -> int:

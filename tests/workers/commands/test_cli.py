@@ -433,7 +433,7 @@ def test_a_connection_that_breaks_is_no_orderly_end(
     with pytest.raises(typer.Exit) as work_ended:
         running._end_well(lambda: asyncio.run(breaks(load_settings())), Exit.INTERRUPTED)
     with pytest.raises(typer.Exit) as command_ended:
-        running.ask(breaks, following=True)
+        running.run_command(breaks, following=True)
 
     assert [Exit.UNREACHABLE] * 2 == [work_ended.value.exit_code, command_ended.value.exit_code]
     assert 2 == capsys.readouterr().err.count("Broken pipe")

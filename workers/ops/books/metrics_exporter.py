@@ -19,6 +19,7 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from infra.clock import utc_now
+from infra.first_of import run_until_first
 from infra.kafka.clients import admin_client
 from infra.probes import probes
 from infra.retry import is_retriable
@@ -169,17 +170,11 @@ async def run_observer(settings: Settings, stop: asyncio.Event, periods: Periods
         observed = observer.observed
         answers = {"/livez": observed.livez, "/readyz": lambda: observed.readyz(periods)}
         async with probes(settings, answers, {"/metrics": lambda: render_metrics(observer.registry)}):
-            tasks = [
-                asyncio.create_task(_repeat_reading(observer.read_credits, periods.credits)),
-                asyncio.create_task(_repeat_reading(observer.read_lanes, periods.lanes)),
-                asyncio.create_task(stop.wait()),
-            ]
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-            for task in done:
-                task.result()
+            await run_until_first(
+                _repeat_reading(observer.read_credits, periods.credits),
+                _repeat_reading(observer.read_lanes, periods.lanes),
+                stop.wait(),
+            )
 
 
 async def _repeat_reading(read: Callable[[], Awaitable[None]], period: float) -> NoReturn:

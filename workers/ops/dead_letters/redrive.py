@@ -18,8 +18,8 @@ from aiokafka.errors import BrokerResponseError, KafkaTimeoutError, OutOfOrderSe
 from aiokafka.structs import RecordMetadata
 
 from infra.clock import to_milliseconds, utc_now
-from infra.kafka.clients import create_producer
-from infra.rate_limit import Pace
+from infra.kafka.clients import create_producer, stop_producer
+from infra.rate_limit import RateLimit
 from infra.settings import Settings
 from workers.jobs.dead_letters import LETTER_HEADER
 from workers.ops.dead_letters.letters import LetterFilter
@@ -103,7 +103,7 @@ class _RedriveSender:
         self._operation = operation
         self._rate = rate
         self._stop = stop
-        self._pace = Pace(rate, stop)
+        self._rate_limit = RateLimit(rate, stop)
         self.dealt_with = 0
         operation.result |= {"sent": 0, "not_sent": {}}
 
@@ -114,9 +114,8 @@ class _RedriveSender:
         await self._producer.start()
 
     async def close(self) -> None:
-        """Stop the producer. Bounded: one whose broker is gone waits for it for ever."""
-        if self._producer is not None:
-            await asyncio.wait([asyncio.ensure_future(self._producer.stop())], timeout=_STOP_SECONDS)
+        """Stop the producer, within 5 s."""
+        await stop_producer(self._producer, _STOP_SECONDS)
 
     async def send_all(self, batch: Sequence[RedriveDecision], progress: Callable[[int], None]) -> None:
         """Send what is to be sent of a batch, until asked to stop."""
@@ -167,7 +166,7 @@ class _RedriveSender:
         assert self._producer is not None  # noqa: S101 - renewed before anything is sent
         deliveries: list[SentLetter] = []
         for number, verdict in enumerate(chunk):
-            if await self._pace.stopped():
+            if await self._rate_limit.before():
                 return deliveries, list(chunk[number:])
             letter = verdict.letter
             headers = [each for each in letter.headers if each[0] not in (OPERATION_HEADER, LETTER_HEADER)]

@@ -18,6 +18,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from infra.kafka.clients import reader
 from infra.migrate import migrate
 from infra.postgres import Connection, connect_database
+from infra.rate_limit import RateLimit
 from infra.settings import Settings
 from workers.jobs.billing import BillingJob
 from workers.jobs.expiry import ExpiryJob
@@ -67,7 +68,7 @@ async def rebuild(  # noqa: PLR0913 - what, how and by whom, and how to stop it
     target = target_settings(settings, request)
     intent = Intent(request.verb, *who, request.arguments(settings), plan.summary())
     async with recorded_operation(settings, intent) as operation, _open_target(target, request, intent):
-        await _Rebuild(settings, request, operation, _ReadRate(rate, stop), progress).read(plan)
+        await _Rebuild(settings, request, operation, RateLimit(rate, stop), progress).read(plan)
         operation.stopped = stop.is_set()
         if operation.stopped:
             return operation, None
@@ -111,30 +112,6 @@ def _jobs(catalogue: Catalogue, settings: Settings) -> dict[str, Job]:
     return {job.topic: job for job in jobs}
 
 
-class _ReadRate:
-    """How fast records may be read, and whether to stop."""
-
-    def __init__(self, rate: float | None, stop: asyncio.Event) -> None:
-        self._rate = rate
-        self._stop = stop
-        self._clock = asyncio.get_running_loop().time
-        self._next = self._clock()
-
-    def at_once(self, most: int) -> int:
-        """Return how many records may go into one transaction: a second's worth, of all that go side by side."""
-        return most if self._rate is None else max(1, min(most, round(self._rate / SIDE_BY_SIDE)))
-
-    async def stops(self, done: int) -> bool:
-        """Wait as long as so many records take; tell whether it is time to stop."""
-        if self._rate is not None:
-            self._next = max(self._next, self._clock() - 1.0) + done / self._rate
-            try:
-                await asyncio.wait_for(self._stop.wait(), max(0.0, self._next - self._clock()))
-            except TimeoutError:
-                return False
-        return self._stop.is_set()
-
-
 class _Rebuild:
     """One rebuild: reads and decides records, and records its progress."""
 
@@ -143,14 +120,14 @@ class _Rebuild:
         settings: Settings,
         request: RebuildRequest,
         operation: OngoingOperation,
-        pace: _ReadRate,
+        limit: RateLimit,
         progress: Callable[[int], None],
     ) -> None:
         first, other = request.catalogues(settings)
         self._jobs, self._other_jobs = _jobs(first, settings), _jobs(other, settings)
         self._settings, self._request = settings, request
         self._operation = operation
-        self._pace = pace
+        self._rate_limit = limit
         self._progress = progress
         self._passed: Counter[int] = Counter()  # records, by partition
         self._letters: Counter[str] = Counter()
@@ -190,14 +167,14 @@ class _Rebuild:
     ) -> bool:
         """Decide the remaining records of a partition number; return whether a stop is requested."""
         total = sum(cursor.end - cursor.position for cursor in cursors)
-        most = self._pace.at_once(self._settings.batch_records)
+        most = self._rate_limit.batch_size(self._settings.batch_records, SIDE_BY_SIDE)
         batches = BatchCombiner()
         async with aclosing(read_in_time_order(consumer, cursors)) as records:
             async for record, as_of in records:
                 batches.add(self._job(record.topic, as_of), record)
                 if batches.count >= most:
                     await self._record_progress(partition, batches.count, await lanes.store(batches.batches))
-                    if await self._pace.stops(batches.count):
+                    if await self._rate_limit.after(batches.count):
                         return True
                     batches = BatchCombiner()
         ends = {cursor.place.topic: (cursor.end, cursor.as_of) for cursor in cursors}
@@ -205,7 +182,7 @@ class _Rebuild:
         # Transaction markers and records after `until` count too.
         self._passed[partition] = total
         self._progress(self._passed.total())
-        return await self._pace.stops(batches.count)
+        return await self._rate_limit.after(batches.count)
 
     def _job(self, topic: str, as_of: datetime) -> Job:
         since = self._request.since

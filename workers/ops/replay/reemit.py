@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import aclosing
 
 from infra.kafka.sender import Outgoing, Sender
-from infra.rate_limit import Pace
+from infra.rate_limit import RateLimit
 from infra.settings import Settings
 from workers.jobs.job import Message
 from workers.ops.operations import Intent, OngoingOperation, Operator, recorded_operation
@@ -69,7 +69,7 @@ class _Emitter:
         self._sender = Sender(settings, f"inmail-{VERB}", self._count, self._record_refusal)
         self._operation = operation
         self._plan = plan
-        self._pace = Pace(plan.rate, stop)
+        self._rate_limit = RateLimit(plan.rate, stop)
         self._events: list[Message] = []  # of the current chunk
         self._position = plan.start
         self._dealt_with = 0
@@ -101,7 +101,7 @@ class _Emitter:
         self._events = [message for _, message in chunk]
         position = self._position
         for number, (place, message) in enumerate(chunk):
-            if await self._pace.stopped():
+            if await self._rate_limit.before():
                 self._operation.stopped = True
                 break
             topic = self._plan.to or message.topic

@@ -7,7 +7,7 @@ from tests.ledger.scenario import read_text
 from tests.ledger.scenario_run import run
 from tests.ledger.scenario_sql import SqlBooks
 from tests.workers.books_sound import all_is_read
-from workers.jobs.result_events import event_of
+from workers.jobs.result_events import result_event
 from workers.ledger.model import Entry
 from workers.ledger.store import FUNCTIONS
 from workers.ops.books.audit import audit_books
@@ -60,7 +60,7 @@ async def _play(books: SqlBooks, table: str) -> None:
 
 async def _published(connection: Connection) -> list[bytes | None]:
     rows = await connection.fetch("select * from journal order by account, sequence")
-    return [event_of("alice", Entry(*row)).value for row in rows]
+    return [result_event("alice", Entry(*row)).value for row in rows]
 
 
 async def _failures(connection: Connection) -> dict[str, list[str]]:
