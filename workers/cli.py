@@ -20,7 +20,7 @@ from workers.commands.dead_letters import dead_letters
 from workers.commands.lag import lag
 from workers.commands.metrics import metrics
 from workers.commands.operations import operations
-from workers.commands.options import Json, Yes, confirm, write_json
+from workers.commands.options import JsonOption, YesOption, confirm, write_json
 from workers.commands.replay import replay
 from workers.commands.running import Exit, ask, work
 from workers.commands.simulate import simulate
@@ -114,7 +114,7 @@ def migrate_command() -> None:
 
 
 @topics.command("plan")
-def topics_plan(*, json: Json = False) -> None:
+def topics_plan(*, json: JsonOption = False) -> None:
     """Say what `apply` would do, and which settings break a promise."""
     broken = ask(check_topics)
     if not json:
@@ -129,8 +129,8 @@ def topics_plan(*, json: Json = False) -> None:
 @topics.command("apply")
 def topics_apply(
     *,
-    yes: Yes = False,
-    json: Json = False,
+    yes: YesOption = False,
+    json: JsonOption = False,
 ) -> None:
     """Create and set what differs, and start groups that have no offset at the oldest record."""
     changes = ask(plan_topics)

@@ -28,7 +28,7 @@ from aiokafka.protocol.offset import OffsetRequest
 from infra.kafka.aiokafka_fixes import bootstrap_whole
 from infra.settings import Settings
 
-__all__ = ["EARLIEST", "LATEST", "Described", "Lookup", "Member", "by_topic", "lookup"]
+__all__ = ["EARLIEST", "LATEST", "ClusterQueries", "Described", "Member", "by_topic", "lookup"]
 
 LATEST, EARLIEST = -1, -2  # Kafka's own words for the end and the beginning, where a time is asked for
 _AT_ONCE = 64  # questions under way
@@ -69,7 +69,7 @@ class _DescribeGroups(Request[DescribeGroupsRequest_v2]):  # type: ignore[misc] 
         return request_struct_class(self._groups)
 
 
-class Lookup:
+class ClusterQueries:
     """One client, open. Leaders are those of the last `refresh`; a coordinator is asked for again once it fails."""
 
     def __init__(self, client: AIOKafkaClient) -> None:
@@ -251,7 +251,7 @@ def _member(row: Any) -> Member:  # noqa: ANN401 - aiokafka's tuple
 
 
 @asynccontextmanager
-async def lookup(settings: Settings) -> AsyncIterator[Lookup]:
+async def lookup(settings: Settings) -> AsyncIterator[ClusterQueries]:
     """Open a client for questions, and close it afterwards.
 
     Raises:
@@ -262,7 +262,7 @@ async def lookup(settings: Settings) -> AsyncIterator[Lookup]:
     bootstrap_whole(client)
     try:
         await client.bootstrap()
-        asked = Lookup(client)
+        asked = ClusterQueries(client)
         await asked.refresh()
         yield asked
     finally:

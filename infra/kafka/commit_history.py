@@ -14,7 +14,7 @@ from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
 
 from infra.clock import nearest_instant, to_milliseconds
-from infra.kafka.cluster_queries import LATEST, Lookup
+from infra.kafka.cluster_queries import LATEST, ClusterQueries
 from infra.kafka.peek import read_through
 
 __all__ = ["Commit", "Commits", "partition_of_group", "read_commits"]
@@ -47,7 +47,7 @@ def partition_of_group(group: str, partitions: int) -> int:
     return (0 if signed == -(1 << 31) else abs(signed)) % partitions
 
 
-async def read_commits(lookup: Lookup, groups: Collection[str], since: datetime) -> Commits:
+async def read_commits(lookup: ClusterQueries, groups: Collection[str], since: datetime) -> Commits:
     """Return what some groups committed since a moment. Where the topic may not be read, no group's are whole.
 
     Raises:

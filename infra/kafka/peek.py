@@ -15,10 +15,10 @@ from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.structs import ConsumerRecord
 
 from infra.clock import nearest_instant
-from infra.kafka.cluster_queries import Lookup, by_topic
+from infra.kafka.cluster_queries import ClusterQueries, by_topic
 from infra.kafka.lenient_headers import TolerantRecords
 
-__all__ = ["Glance", "glance", "read_through"]
+__all__ = ["Peek", "glance", "read_through"]
 
 _LITTLE_BYTES = 16 * 1024
 _MUCH_BYTES = 1024 * 1024
@@ -26,7 +26,7 @@ _TOGETHER = 200  # partitions of one question
 _ROUNDS = 8  # so many batches without a record are passed over before it is left at that
 
 
-class Glance(NamedTuple):
+class Peek(NamedTuple):
     """What comes first from an offset on. Without a record, everything before `reached` holds none."""
 
     reached: int
@@ -47,8 +47,8 @@ class _Fetched(NamedTuple):
 
 
 async def glance(
-    lookup: Lookup, starts: Mapping[TopicPartition, int], *, committed: bool
-) -> dict[TopicPartition, Glance]:
+    lookup: ClusterQueries, starts: Mapping[TopicPartition, int], *, committed: bool
+) -> dict[TopicPartition, Peek]:
     """Return what comes first from each offset on; nothing of partitions that do not answer.
 
     Args:
@@ -60,7 +60,7 @@ async def glance(
         KafkaError: when a broker does not answer at all.
 
     """
-    found: dict[TopicPartition, Glance] = {}
+    found: dict[TopicPartition, Peek] = {}
     ahead = dict(starts)
     for _ in range(_ROUNDS):
         if not ahead:
@@ -74,16 +74,18 @@ async def glance(
             records = _unpack(each, committed=committed)
             first = next(records, None)
             if first is not None:
-                found[each.place] = Glance(first.offset, nearest_instant(first.timestamp))
+                found[each.place] = Peek(first.offset, nearest_instant(first.timestamp))
                 continue
             reached = max(each.start, records.next_fetch_offset)
-            found[each.place] = Glance(reached, None)
+            found[each.place] = Peek(reached, None)
             if each.start < reached < each.end:
                 ahead[each.place] = reached
     return found
 
 
-async def read_through(lookup: Lookup, place: TopicPartition, start: int, end: int) -> AsyncIterator[ConsumerRecord]:
+async def read_through(
+    lookup: ClusterQueries, place: TopicPartition, start: int, end: int
+) -> AsyncIterator[ConsumerRecord]:
     """Yield the committed records of a partition between two offsets, or up to where it does not answer any more.
 
     Raises:
@@ -111,7 +113,7 @@ def _unpack(fetched: _Fetched, *, committed: bool) -> Any:  # noqa: ANN401 - aio
 
 
 async def _fetch(
-    lookup: Lookup, starts: Mapping[TopicPartition, int], most: int, together: int, *, committed: bool
+    lookup: ClusterQueries, starts: Mapping[TopicPartition, int], most: int, together: int, *, committed: bool
 ) -> list[_Fetched]:
     """Ask for so many bytes of each partition; where its turn comes first, for its next batch at least."""
     isolation = READ_COMMITTED if committed else READ_UNCOMMITTED

@@ -16,7 +16,7 @@ from aiokafka.errors import IllegalOperation, KafkaError, KafkaTimeoutError
 from infra.kafka.clients import create_lane_producer, partition_of
 from infra.settings import Settings
 
-__all__ = ["Message", "Spent", "TransactionPair"]
+__all__ = ["Message", "TransactionPair", "TransactionTimes"]
 
 _STOP_SECONDS = 2.0
 
@@ -32,7 +32,7 @@ class Message(NamedTuple):
     headers: "list[tuple[str, bytes]] | None" = None
 
 
-class Spent(NamedTuple):
+class TransactionTimes(NamedTuple):
     """What a transaction took, in seconds: up to the last delivery, and to commit it."""
 
     publish: float
@@ -68,7 +68,9 @@ class TransactionPair:
                 raise KafkaError("the brokers list no broker yet") from failure
             raise failure
 
-    async def publish(self, messages: Sequence[Message], offsets: Mapping[TopicPartition, int], group: str) -> Spent:
+    async def publish(
+        self, messages: Sequence[Message], offsets: Mapping[TopicPartition, int], group: str
+    ) -> TransactionTimes:
         """Publish messages and a group's offsets, if any: a read_committed reader sees all or none. Return its times.
 
         Raises:
@@ -81,7 +83,9 @@ class TransactionPair:
         except (IllegalOperation, AssertionError) as error:
             raise KafkaError(f"the transaction ended before its time: {error}") from error
 
-    async def _publish(self, messages: Sequence[Message], offsets: Mapping[TopicPartition, int], group: str) -> Spent:
+    async def _publish(
+        self, messages: Sequence[Message], offsets: Mapping[TopicPartition, int], group: str
+    ) -> TransactionTimes:
         began = monotonic()
         self._producers.reverse()
         producer = self._producers[0]
@@ -96,7 +100,7 @@ class TransactionPair:
             await asyncio.gather(*deliveries)
         delivered = monotonic()
         await self._commit(producer)
-        return Spent(delivered - began, monotonic() - delivered)
+        return TransactionTimes(delivered - began, monotonic() - delivered)
 
     async def _commit(self, producer: AIOKafkaProducer) -> None:
         """Commit, and wait beside it: cancelled half-way, a commit leaves its producer without a way out."""

@@ -18,7 +18,7 @@ from infra.local.stack import LocalStack
 from infra.settings import Settings
 from tests.bench.books import Databases, stack_settings
 from tests.bench.figures import Figure
-from workers.ops.lag import Observer, observer
+from workers.ops.lag import LagObserver, observer
 from workers.ops.lag.exposition import LagCollector
 
 __all__ = ["run"]
@@ -66,7 +66,7 @@ async def run(stack: LocalStack, _: Databases, report: Callable[[str], None]) ->
     ]
 
 
-async def _looks(found: Observer, before: Callable[[], Awaitable[None]]) -> tuple[float, float]:
+async def _looks(found: LagObserver, before: Callable[[], Awaitable[None]]) -> tuple[float, float]:
     """Return the medians of what looks take, in seconds of the clock and of CPU."""
     clock, cpu = [], []
     for _ in range(LOOKS):
@@ -78,7 +78,7 @@ async def _looks(found: Observer, before: Callable[[], Awaitable[None]]) -> tupl
     return median(clock), median(cpu)
 
 
-def _scrape(found: Observer) -> float:
+def _scrape(found: LagObserver) -> float:
     registry = CollectorRegistry(auto_describe=False)
     registry.register(LagCollector(found))
     used = process_time()

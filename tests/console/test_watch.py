@@ -17,7 +17,7 @@ from infra.kafka.clients import admin_client, reader
 from infra.settings import SettingsError, load_settings
 from workers.console.advice import ADVICE
 from workers.console.flow import Flow
-from workers.console.health import Part, Probe, probe_addresses, with_since, workers_of
+from workers.console.health import Probe, SystemPart, probe_addresses, with_since, workers_of
 from workers.console.lag_page import history_of, worst_of
 from workers.console.letters import letter_json
 from workers.console.reading import Reading
@@ -150,9 +150,9 @@ async def test_the_look_waits_for_no_page() -> None:
 def test_since_is_kept_while_the_cause_is_the_same() -> None:
     """Though its words change."""
     later = NOW + timedelta(minutes=1)
-    (first,) = with_since([Part("p", "failed", "stopped", "1 waits")], {}, NOW)
-    (same,) = with_since([Part("p", "failed", "stopped", "2 wait")], {"p": first}, later)
-    (other,) = with_since([Part("p", "ok", "works", "")], {"p": same}, later)
+    (first,) = with_since([SystemPart("p", "failed", "stopped", "1 waits")], {}, NOW)
+    (same,) = with_since([SystemPart("p", "failed", "stopped", "2 wait")], {"p": first}, later)
+    (other,) = with_since([SystemPart("p", "ok", "works", "")], {"p": same}, later)
 
     assert (NOW, NOW, later) == (first.since, same.since, other.since)
 

@@ -10,7 +10,7 @@ import asyncpg
 from aiokafka import TopicPartition
 
 from infra.kafka import transactions
-from infra.kafka.transactions import Message, Spent, TransactionPair
+from infra.kafka.transactions import Message, TransactionPair, TransactionTimes
 from infra.settings import Settings
 from tests.crash.gate import CLAIM
 
@@ -45,7 +45,7 @@ def _offset_first() -> None:
 
     async def twice(
         self: TransactionPair, messages: Sequence[Message], offsets: Mapping[TopicPartition, int], group: str
-    ) -> Spent:
+    ) -> TransactionTimes:
         await publish(self, [], offsets, group)
         return await publish(self, messages, offsets, group)
 

@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -106,6 +107,18 @@ def test_the_table_of_rooms_has_no_loop() -> None:
     assert set(ROOMS) == {_room(path.relative_to(ROOT / "workers").with_suffix("").parts) for path in WORKERS} - {
         "__init__"
     }
+
+
+def test_a_type_has_a_name_of_its_own() -> None:
+    """Whoever reads a type's name knows which type it is, in whichever room."""
+    homes = defaultdict(set)
+    for path in WORKERS:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef):
+                homes[node.name.lstrip("_")].add(_name(path))
+
+    assert len(homes) > 100
+    assert {} == {name: places for name, places in homes.items() if len(places) > 1}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=_name)

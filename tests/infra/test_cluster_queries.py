@@ -8,7 +8,7 @@ from aiokafka.errors import NodeNotReadyError
 from aiokafka.protocol.admin import DescribeGroupsResponse_v0
 from aiokafka.protocol.coordination import FindCoordinatorResponse_v0
 
-from infra.kafka.cluster_queries import Lookup
+from infra.kafka.cluster_queries import ClusterQueries
 
 
 class _Cluster:
@@ -32,7 +32,7 @@ class _Cluster:
 async def test_a_coordinator_that_does_not_answer_is_looked_for_anew() -> None:
     """One look fails, as it must; the next asks who it is by now."""
     client = _Cluster()
-    lookup = Lookup(cast("AIOKafkaClient", client))
+    lookup = ClusterQueries(cast("AIOKafkaClient", client))
     with pytest.raises(NodeNotReadyError):
         await lookup.committed(["readers"])
     client.coordinator = 2

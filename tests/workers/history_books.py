@@ -20,7 +20,7 @@ from schemas.billing import PromotionGranted
 from schemas.catalogue import BILLING_EVENTS, CATALOGUE, EXPIRY_TICKS, SEND_REQUESTS
 from tests.conftest import FUNCTIONS
 from workers.jobs.billing import BillingJob
-from workers.jobs.decoding import sort_records
+from workers.jobs.decoding import decode_records
 from workers.jobs.expiry import ExpiryJob
 from workers.jobs.job import Batch, Job
 from workers.jobs.send import SendJob
@@ -102,10 +102,10 @@ async def decide_one_by_one(settings: Settings, placed: Sequence[Placed]) -> Non
         record = ConsumerRecord(
             topic, partition, each.offset, each.record.time, 0, each.record.key, each.record.value, None, 0, 0, ()
         )
-        found = sort_records([record], from_milliseconds(each.record.time))
+        found = decode_records([record], from_milliseconds(each.record.time))
         async with connection.transaction():
             batch = Batch(topic, partition, found.requests)
-            while job.in_steps and await job.step(connection, batch):
+            while job.step is not None and await job.step(connection, batch):
                 pass
             await job.decide(connection, batch)
         read[topic, partition] = (each.offset + 1, found.as_of)

@@ -11,9 +11,9 @@ from aiokafka.admin import NewTopic
 from infra.kafka.clients import admin_client, create_consumer, create_producer, reader
 from infra.settings import Settings
 from tests.workers.wire import eventually
-from workers.ops.lag import Limits, Observer, PartitionLag, Status, observer
+from workers.ops.lag import LagObserver, PartitionLag, Status, StatusLimits, observer
 
-QUICK = Limits(window_seconds=1.0, behind_seconds=0.3, held_seconds=0.3, waiting_seconds=0.3)
+QUICK = StatusLimits(window_seconds=1.0, behind_seconds=0.3, held_seconds=0.3, waiting_seconds=0.3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,29 +53,29 @@ class Reading:
         async with AIOKafkaProducer(**self.settings.kafka_client(), transactional_id=self.group) as producer:
             yield producer
 
-    def lag(self, found: Observer) -> PartitionLag:
+    def lag(self, found: LagObserver) -> PartitionLag:
         """Return what an observer saw last."""
         (group,) = [each for each in found.groups if (each.group, each.topic) == (self.group, self.place.topic)]
         return group.partitions[0]
 
     @asynccontextmanager
-    async def observed(self, limits: Limits = QUICK, *, remembers: bool = True) -> AsyncIterator[Observer]:
+    async def observed(self, limits: StatusLimits = QUICK, *, remembers: bool = True) -> AsyncIterator[LagObserver]:
         """Open an observer of this group only."""
         async with observer(self.settings, [self.group], limits=limits, remembers=remembers, books=False) as found:
             yield found
 
-    async def first_look(self, limits: Limits = QUICK, *, remembers: bool = True) -> PartitionLag:
+    async def first_look(self, limits: StatusLimits = QUICK, *, remembers: bool = True) -> PartitionLag:
         """Return what an observer says that has just come."""
         async with self.observed(limits, remembers=remembers) as found:
             await found.refresh()
             return self.lag(found)
 
-    async def stands(self, found: Observer, status: Status) -> PartitionLag:
+    async def stands(self, found: LagObserver, status: Status) -> PartitionLag:
         """Look until a status is told; return what is."""
         return await stands(found, self.group, self.place, status)
 
 
-async def stands(found: Observer, group: str, place: TopicPartition, *statuses: Status) -> PartitionLag:
+async def stands(found: LagObserver, group: str, place: TopicPartition, *statuses: Status) -> PartitionLag:
     """Look until a partition has one of some statuses; return what is told of it."""
     told: list[PartitionLag] = []
 

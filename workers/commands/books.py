@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from workers.commands.options import INSTANT_FORMATS, Json, aware, write_json
+from workers.commands.options import INSTANT_FORMATS, JsonOption, aware, write_json
 from workers.commands.running import Exit, ask
 from workers.commands.views.books import show_audit, show_balance, show_statement
 from workers.ops.books.audit import audit
@@ -14,18 +14,20 @@ from workers.ops.books.statement import read_statement, write_csv
 
 __all__ = ["audit_command", "balance", "statement"]
 
-_Account = Annotated[str, typer.Argument(help="The account's id. Say -- before one that begins with a dash.")]
-_AsOf = Annotated[
+_AccountArgument = Annotated[str, typer.Argument(help="The account's id. Say -- before one that begins with a dash.")]
+_AsOfOption = Annotated[
     datetime | None,
     typer.Option(
         formats=INSTANT_FORMATS,
         help="2026-01-31T09:30:00Z, or a day: its first instant in UTC.",
     ),
 ]
-_Csv = Annotated[bool, typer.Option("--csv", help="Write the lines as CSV, one for each row of the journal.")]
+_CsvOption = Annotated[bool, typer.Option("--csv", help="Write the lines as CSV, one for each row of the journal.")]
 
 
-def statement(account: _Account, as_of: _AsOf = None, *, json: Json = False, csv: _Csv = False) -> None:
+def statement(
+    account: _AccountArgument, as_of: _AsOfOption = None, *, json: JsonOption = False, csv: _CsvOption = False
+) -> None:
     """Show what an account can spend, its lots, and every line that led there."""
     if json and csv:
         raise typer.BadParameter("one of them", param_hint="--json, --csv")
@@ -38,13 +40,13 @@ def statement(account: _Account, as_of: _AsOf = None, *, json: Json = False, csv
         show_statement(found)
 
 
-def balance(account: _Account, as_of: _AsOf = None, *, json: Json = False) -> None:
+def balance(account: _AccountArgument, as_of: _AsOfOption = None, *, json: JsonOption = False) -> None:
     """Show what an account can spend, by lot: now, at an earlier instant, or later if nothing happens until then."""
     found = ask(lambda settings: read_balance(settings, account, aware(as_of)))
     write_json(found) if json else show_balance(found)
 
 
-def audit_command(*, json: Json = False) -> None:
+def audit_command(*, json: JsonOption = False) -> None:
     """Check that the books balance: every credit, every row, every answer."""
     found = ask(audit)
     write_json(found.summary()) if json else show_audit(found)

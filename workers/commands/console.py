@@ -13,10 +13,10 @@ from workers.commands.running import ask
 
 __all__ = ["console"]
 
-_Port = Annotated[int | None, typer.Option(min=1, max=65535, help="Instead of INMAIL_CONSOLE_PORT.")]
+_PortOption = Annotated[int | None, typer.Option(min=1, max=65535, help="Instead of INMAIL_CONSOLE_PORT.")]
 
 
-def console(port: _Port = None) -> None:
+def console(port: _PortOption = None) -> None:
     """Serve a page that shows how the system is, and from which an operator acts, until Ctrl-C.
 
     On loopback looking is free; elsewhere INMAIL_CONSOLE_READER_TOKEN is needed. Acting needs

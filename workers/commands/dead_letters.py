@@ -10,7 +10,17 @@ from infra.shutdown import stop_requested
 from infra.terminal import error_console, progress_of
 from schemas.catalogue import INPUT_TOPICS
 from schemas.results import DeadLetterReason
-from workers.commands.options import INSTANT_FORMATS, Because, By, Json, Yes, aware, confirm, who, write_json
+from workers.commands.options import (
+    INSTANT_FORMATS,
+    ActorOption,
+    JsonOption,
+    ReasonOption,
+    YesOption,
+    aware,
+    confirm,
+    who,
+    write_json,
+)
 from workers.commands.running import Exit, ask
 from workers.commands.views.dead_letters import (
     show_counts,
@@ -29,36 +39,38 @@ __all__ = ["dead_letters"]
 
 dead_letters = typer.Typer(help="Messages that can never succeed: see them, send them back.", no_args_is_help=True)
 
-_Reason = Annotated[DeadLetterReason | None, typer.Option(help="Only those refused for it.")]
-_Topic = Annotated[str | None, typer.Option(help="Only those that came from this input topic.")]
-_Account = Annotated[str | None, typer.Option(help="Only of this account.")]
-_Type = Annotated[str | None, typer.Option("--type", help="Only those whose message says that it is of this type.")]
-_After = Annotated[
+_ReasonFilter = Annotated[DeadLetterReason | None, typer.Option(help="Only those refused for it.")]
+_TopicFilter = Annotated[str | None, typer.Option(help="Only those that came from this input topic.")]
+_AccountFilter = Annotated[str | None, typer.Option(help="Only of this account.")]
+_TypeFilter = Annotated[
+    str | None, typer.Option("--type", help="Only those whose message says that it is of this type.")
+]
+_AfterFilter = Annotated[
     datetime | None, typer.Option(formats=INSTANT_FORMATS, help="Only those set aside then or later: a time or a day.")
 ]
-_Before = Annotated[
+_BeforeFilter = Annotated[
     datetime | None,
     typer.Option(formats=INSTANT_FORMATS, help="Only those set aside earlier: a time or a day."),
 ]
-_At = Annotated[
+_AtFilter = Annotated[
     str | None, typer.Option("--at", metavar="PARTITION[/OFFSET]", help="Only those of a partition, or the one there.")
 ]
 
 
 @dead_letters.command("list")
 def list_command(  # noqa: PLR0913, PLR0917 - one parameter an option
-    reason: _Reason = None,
-    topic: _Topic = None,
-    account: _Account = None,
-    type_: _Type = None,
-    after: _After = None,
-    before: _Before = None,
-    at: _At = None,
+    reason: _ReasonFilter = None,
+    topic: _TopicFilter = None,
+    account: _AccountFilter = None,
+    type_: _TypeFilter = None,
+    after: _AfterFilter = None,
+    before: _BeforeFilter = None,
+    at: _AtFilter = None,
     operation: Annotated[int | None, typer.Option(help="Only those that this operation sent back.")] = None,
     last: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 50,
     *,
     count: Annotated[bool, typer.Option("--count", help="Only how many, by topic and reason.")] = False,
-    json: Json = False,
+    json: JsonOption = False,
 ) -> None:
     """List dead letters, newest first, and what became of each."""
     selection = _selection(reason, topic, account, type_, after, before, at)
@@ -78,7 +90,7 @@ def list_command(  # noqa: PLR0913, PLR0917 - one parameter an option
 def show_command(
     place: Annotated[str, typer.Argument(metavar="PARTITION/OFFSET", help="Where the list says it is.")],
     *,
-    json: Json = False,
+    json: JsonOption = False,
 ) -> None:
     """Show all of one dead letter: the message as it was read, and what became of it."""
     partition, offset = _place(place, "PARTITION/OFFSET")
@@ -91,23 +103,23 @@ def show_command(
 
 @dead_letters.command("redrive")
 def redrive_command(  # noqa: PLR0913, PLR0917 - one parameter an option
-    reason: _Reason = None,
-    topic: _Topic = None,
-    account: _Account = None,
-    type_: _Type = None,
-    after: _After = None,
-    before: _Before = None,
-    at: _At = None,
+    reason: _ReasonFilter = None,
+    topic: _TopicFilter = None,
+    account: _AccountFilter = None,
+    type_: _TypeFilter = None,
+    after: _AfterFilter = None,
+    before: _BeforeFilter = None,
+    at: _AtFilter = None,
     rate: Annotated[float, typer.Option(min=RATES[0], max=RATES[1], help="Messages a second at most.")] = 100,
     limit: Annotated[int | None, typer.Option(min=1, help="So many messages at most.")] = None,
-    by: By = None,
-    because: Because = None,
+    by: ActorOption = None,
+    because: ReasonOption = None,
     *,
     again: Annotated[bool, typer.Option("--again", help="Also what was sent back before, or has its answer.")] = False,
     anyway: Annotated[bool, typer.Option("--anyway", help="Also what would be set aside again.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
-    yes: Yes = False,
-    json: Json = False,
+    yes: YesOption = False,
+    json: JsonOption = False,
 ) -> None:
     """Send messages back to where they came from, as they were, to be decided as of now.
 

@@ -10,10 +10,10 @@ from pydantic_core import to_json
 from rich.live import Live
 
 from infra.terminal import console, error_console
-from workers.commands.options import Json, write_json
+from workers.commands.options import JsonOption, write_json
 from workers.commands.running import ask
 from workers.commands.views.lag import lag_page, show_lag
-from workers.ops.lag import GroupLag, Limits, Observer, observer
+from workers.ops.lag import GroupLag, LagObserver, StatusLimits, observer
 
 __all__ = ["lag"]
 
@@ -30,14 +30,14 @@ def lag(  # noqa: PLR0913 - one parameter an option
     window: Annotated[
         float, typer.Option(min=1, max=3600, help="Seconds without a commit until a reader is called stalled.")
     ] = 30.0,
-    json: Json = False,
+    json: JsonOption = False,
 ) -> None:
     """Show how far groups are behind their input, in records and in time, how they stand and why.
 
     Our workers' groups, unless others are asked for. What was committed in the minutes before is read from Kafka, so
     that the first look knows as much as the tenth.
     """
-    watched = partial(observer, groups=group or None, every=every_group, limits=Limits(window_seconds=window))
+    watched = partial(observer, groups=group or None, every=every_group, limits=StatusLimits(window_seconds=window))
     if not watch and serve is None:
         groups, trouble = ask(lambda settings: _once(watched(settings)))
         write_json([each.summary() for each in groups]) if json else show_lag(groups)
@@ -47,14 +47,14 @@ def lag(  # noqa: PLR0913 - one parameter an option
     ask(lambda settings: _go_on(watched(settings), serve, every, json=json, silent=not watch), following=True)
 
 
-async def _once(opening: AbstractAsyncContextManager[Observer]) -> tuple[Sequence[GroupLag], str | None]:
+async def _once(opening: AbstractAsyncContextManager[LagObserver]) -> tuple[Sequence[GroupLag], str | None]:
     async with opening as found:
         await found.refresh()
         return found.groups, found.trouble
 
 
 async def _go_on(
-    opening: AbstractAsyncContextManager[Observer], serve: str | None, every: float, *, json: bool, silent: bool
+    opening: AbstractAsyncContextManager[LagObserver], serve: str | None, every: float, *, json: bool, silent: bool
 ) -> None:
     """Look again and again: draw what is seen, write it line by line, or only serve it."""
     out = console()

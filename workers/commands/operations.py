@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from workers.commands.options import Json, write_json
+from workers.commands.options import JsonOption, write_json
 from workers.commands.running import ask
 from workers.commands.views.dead_letters import show_operation, show_operations
 from workers.ops import operations as kept
@@ -16,7 +16,7 @@ operations = typer.Typer(help="What operators did, and why.", no_args_is_help=Tr
 
 @operations.command("list")
 def list_command(
-    last: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 50, *, json: Json = False
+    last: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 50, *, json: JsonOption = False
 ) -> None:
     """List operations, newest first."""
     found = ask(lambda settings: kept.list_operations(settings, last))
@@ -27,7 +27,7 @@ def list_command(
 def show_command(
     number: Annotated[int, typer.Argument(metavar="OPERATION", min=1, max=2**63 - 1, help="Its number in the list.")],
     *,
-    json: Json = False,
+    json: JsonOption = False,
 ) -> None:
     """Show all of one operation: what was planned, and what came of it."""
     found = ask(lambda settings: kept.show_operation(settings, number))

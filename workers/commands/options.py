@@ -13,10 +13,10 @@ from workers.commands.running import Exit, fail
 
 __all__ = [
     "INSTANT_FORMATS",
-    "Because",
-    "By",
-    "Json",
-    "Yes",
+    "ActorOption",
+    "JsonOption",
+    "ReasonOption",
+    "YesOption",
     "aware",
     "confirm",
     "finite",
@@ -27,10 +27,10 @@ __all__ = [
 
 INSTANT_FORMATS = ["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S.%f%z", "%Y-%m-%d"]
 
-Json = Annotated[bool, typer.Option("--json", help="Write JSON.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
-By = Annotated[str | None, typer.Option(help="Who does it, for the record; the user's name unless given.")]
-Because = Annotated[str | None, typer.Option(help="Why, for the record. Needed unless it is a dry run.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON.")]
+YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+ActorOption = Annotated[str | None, typer.Option(help="Who does it, for the record; the user's name unless given.")]
+ReasonOption = Annotated[str | None, typer.Option(help="Why, for the record. Needed unless it is a dry run.")]
 
 
 def write_json(answer: object) -> None:

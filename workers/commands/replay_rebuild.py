@@ -14,10 +14,10 @@ from schemas.billing import CreditsAdjustedData
 from schemas.envelope import encode
 from workers.commands.options import (
     INSTANT_FORMATS,
-    Because,
-    By,
-    Json,
-    Yes,
+    ActorOption,
+    JsonOption,
+    ReasonOption,
+    YesOption,
     aware,
     confirm,
     finite,
@@ -36,47 +36,51 @@ from workers.ops.replay.rebuild_plan import RebuildPlan, RebuildRequest, plan_re
 
 __all__ = ["rebuild_command", "shadow_command"]
 
-_Database = Annotated[
+_DatabaseOption = Annotated[
     str | None,
     typer.Option("--database", metavar="URL", help="postgresql:// address of an empty database for the other books."),
 ]
-_Schema = Annotated[
+_SchemaOption = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="An empty schema for them, made if need be; without --database in the live one."),
 ]
-_Rate = Annotated[
+_RateOption = Annotated[
     float | None,
     typer.Option(min=1, callback=finite, help="Records a second at most; as fast as it goes unless given."),
 ]
-_Page = Annotated[Path | None, typer.Option("--page", metavar="FILE", help="Write the comparison as an HTML page.")]
-_Partial = Annotated[bool, typer.Option("--partial", help="Also where retention has taken the beginning of a topic.")]
-_Changes = Annotated[
+_PageOption = Annotated[
+    Path | None, typer.Option("--page", metavar="FILE", help="Write the comparison as an HTML page.")
+]
+_PartialOption = Annotated[
+    bool, typer.Option("--partial", help="Also where retention has taken the beginning of a topic.")
+]
+_ChangesOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Another value for the catalogue: 'plans.*.rollover=false'."),
 ]
-_Since = Annotated[
+_SinceOption = Annotated[
     datetime | None,
     typer.Option(formats=INSTANT_FORMATS, help="It holds for what was read from then on; before, the live one does."),
 ]
-_Corrections = Annotated[
+_CorrectionsOption = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Write adjustments that would set the live books right, for `publish`."),
 ]
-_DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
+_DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
 
 
 def rebuild_command(  # noqa: PLR0913, PLR0917 - one parameter an option
-    database: _Database = None,
-    schema: _Schema = None,
-    rate: _Rate = None,
-    page: _Page = None,
-    by: By = None,
-    because: Because = None,
+    database: _DatabaseOption = None,
+    schema: _SchemaOption = None,
+    rate: _RateOption = None,
+    page: _PageOption = None,
+    by: ActorOption = None,
+    because: ReasonOption = None,
     *,
-    partial: _Partial = False,
-    dry_run: _DryRun = False,
-    yes: Yes = False,
-    json: Json = False,
+    partial: _PartialOption = False,
+    dry_run: _DryRunOption = False,
+    yes: YesOption = False,
+    json: JsonOption = False,
 ) -> None:
     """Decide all topics again into an empty database, publish nothing, and compare: the books must be the same.
 
@@ -90,11 +94,11 @@ def rebuild_command(  # noqa: PLR0913, PLR0917 - one parameter an option
 
 
 def shadow_command(  # noqa: PLR0913, PLR0917 - one parameter an option
-    database: _Database = None,
-    schema: _Schema = None,
+    database: _DatabaseOption = None,
+    schema: _SchemaOption = None,
     catalogue: Annotated[Path | None, typer.Option(help="Plan catalogue to decide by; the live one if none.")] = None,
-    changes: _Changes = None,
-    since: _Since = None,
+    changes: _ChangesOption = None,
+    since: _SinceOption = None,
     start: Annotated[
         datetime | None,
         typer.Option(
@@ -104,16 +108,16 @@ def shadow_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     until: Annotated[
         datetime | None, typer.Option(formats=INSTANT_FORMATS, help="Leave out what was read then or later.")
     ] = None,
-    corrections: _Corrections = None,
-    rate: _Rate = None,
-    page: _Page = None,
-    by: By = None,
-    because: Because = None,
+    corrections: _CorrectionsOption = None,
+    rate: _RateOption = None,
+    page: _PageOption = None,
+    by: ActorOption = None,
+    because: ReasonOption = None,
     *,
-    partial: _Partial = False,
-    dry_run: _DryRun = False,
-    yes: Yes = False,
-    json: Json = False,
+    partial: _PartialOption = False,
+    dry_run: _DryRunOption = False,
+    yes: YesOption = False,
+    json: JsonOption = False,
 ) -> None:
     """Decide the topics again by this version and another catalogue into an empty database, and say what would differ.
 

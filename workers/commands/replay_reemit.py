@@ -9,7 +9,17 @@ import typer
 from infra.settings import Settings
 from infra.shutdown import stop_requested
 from infra.terminal import error_console, progress_of
-from workers.commands.options import INSTANT_FORMATS, Because, By, Json, Yes, aware, confirm, who, write_json
+from workers.commands.options import (
+    INSTANT_FORMATS,
+    ActorOption,
+    JsonOption,
+    ReasonOption,
+    YesOption,
+    aware,
+    confirm,
+    who,
+    write_json,
+)
 from workers.commands.running import Exit, ask
 from workers.commands.views.replay import show_reemit_plan, show_reemitted
 from workers.ledger.model import WorkerName
@@ -38,14 +48,14 @@ def reemit_command(  # noqa: PLR0913, PLR0917 - one parameter an option
         str | None, typer.Option(metavar="TOPIC", help="To this topic, not to those they were published to.")
     ] = None,
     rate: Annotated[float, typer.Option(min=0.01, max=50_000, help="Events a second at most.")] = 500,
-    by: By = None,
-    because: Because = None,
+    by: ActorOption = None,
+    because: ReasonOption = None,
     *,
     everything: Annotated[bool, typer.Option("--all", help="All that is in the books.")] = False,
     anew: Annotated[bool, typer.Option("--anew", help="From the first one, also where the same was stopped.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
-    yes: Yes = False,
-    json: Json = False,
+    yes: YesOption = False,
+    json: JsonOption = False,
 ) -> None:
     """Send answers and movements from the books once more: the same bytes and event ids, account by account in order.
 

@@ -11,10 +11,10 @@ from infra.shutdown import stop_requested
 from infra.terminal import error_console
 from workers.commands.options import (
     INSTANT_FORMATS,
-    Because,
-    By,
-    Json,
-    Yes,
+    ActorOption,
+    JsonOption,
+    ReasonOption,
+    YesOption,
     aware,
     confirm,
     since_1970,
@@ -32,7 +32,7 @@ from workers.ops.replay.rewind_target import RewindTarget, TargetKind
 __all__ = ["rewind_command"]
 
 
-_Time = Annotated[
+_TimeOption = Annotated[
     datetime | None,
     typer.Option(
         formats=INSTANT_FORMATS,
@@ -45,14 +45,14 @@ _Time = Annotated[
 def rewind_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     worker: Annotated[WorkerName, typer.Argument(help="Whose group.")],
     to_offset: Annotated[int | None, typer.Option(min=0, help="To this offset.")] = None,
-    to_time: _Time = None,
+    to_time: _TimeOption = None,
     to_request: Annotated[UUID | None, typer.Option(help="To the record that this request was decided for.")] = None,
     undo: Annotated[
         int | None, typer.Option(min=1, metavar="OPERATION", help="Forward to where that rewind found the group.")
     ] = None,
     partition: Annotated[list[int] | None, typer.Option(min=0, help="Only this one; may be given again.")] = None,
-    by: By = None,
-    because: Because = None,
+    by: ActorOption = None,
+    because: ReasonOption = None,
     *,
     publish_again: Annotated[
         bool, typer.Option("--publish-again", help="Publish again what has been decided: that is what comes of it.")
@@ -60,8 +60,8 @@ def rewind_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     drain: Annotated[bool, typer.Option("--drain", help="Wait until the group's workers have ended.")] = False,
     drain_seconds: Annotated[float, typer.Option(min=1, max=86_400, help="How long to wait for them.")] = 300,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
-    yes: Yes = False,
-    json: Json = False,
+    yes: YesOption = False,
+    json: JsonOption = False,
 ) -> None:
     """Set a worker's group back, to read records again.
 

@@ -34,7 +34,7 @@ from workers.ops.trace.trace import UnknownRequestError
 
 __all__ = ["Exit", "ask", "fail", "work"]
 
-Answer = TypeVar("Answer")
+CommandResult = TypeVar("CommandResult")
 
 
 class Exit(IntEnum):
@@ -55,7 +55,9 @@ _REFUSED = (
 )
 
 
-def ask(question: Callable[[Settings], Coroutine[Any, Any, Answer]], *, following: bool = False) -> Answer:
+def ask(
+    question: Callable[[Settings], Coroutine[Any, Any, CommandResult]], *, following: bool = False
+) -> CommandResult:
     """Run an operator's command and return what it found. Logs warnings only; known errors end the process.
 
     Args:
@@ -64,7 +66,7 @@ def ask(question: Callable[[Settings], Coroutine[Any, Any, Answer]], *, followin
 
     """
 
-    def run() -> Answer:
+    def run() -> CommandResult:
         settings = load_settings()
         configure_logging(settings.model_copy(update={"log_level": "WARNING"}))
         if not following:
@@ -114,7 +116,7 @@ def _is_read() -> bool:
     return True
 
 
-def _end_well(run: Callable[[], Answer], interrupted: Exit) -> Answer:
+def _end_well(run: Callable[[], CommandResult], interrupted: Exit) -> CommandResult:
     try:
         return run()
     except KeyboardInterrupt:

@@ -82,7 +82,7 @@ def _run(population: Population, output: Path | None, record_time: PublishTime |
     to_terminal = record_time is None and output is None and typer.get_text_stream("stdout").isatty()
     failed = False
     with _progress(hidden=to_terminal) as bar:
-        watch = _Watch(history, population, bar)
+        watch = _HistoryProgress(history, population, bar)
         if record_time is None:
             _write(history, output, watch)
         else:
@@ -99,7 +99,7 @@ def _progress(*, hidden: bool) -> Progress:
     return Progress(*columns, console=err, transient=True, disable=hidden or not err.is_terminal)
 
 
-class _Watch:
+class _HistoryProgress:
     """Shows how far a history has been read, in its own time."""
 
     def __init__(self, history: HistoryFile, population: Population, bar: Progress) -> None:
@@ -113,7 +113,7 @@ class _Watch:
         self._bar.update(self._task, completed=self._history.time - self._start, events=self._history.events)
 
 
-def _publish(history: HistoryFile, record_time: PublishTime, watch: _Watch) -> bool:
+def _publish(history: HistoryFile, record_time: PublishTime, watch: _HistoryProgress) -> bool:
     """Publish a history; return whether a part of it could not be."""
     file = BufferedReader(history, _CHUNK_BYTES)
     published = ask(lambda s: publish(s, file, record_time=record_time, progress=lambda _: watch.update()))
@@ -121,7 +121,7 @@ def _publish(history: HistoryFile, record_time: PublishTime, watch: _Watch) -> b
     return bool(published.failures)
 
 
-def _write(history: HistoryFile, output: Path | None, watch: _Watch) -> None:
+def _write(history: HistoryFile, output: Path | None, watch: _HistoryProgress) -> None:
     async def run(_: Settings) -> None:
         standard: BinaryIO = typer.get_binary_stream("stdout")
         with output.open("wb") if output else nullcontext(standard) as out:

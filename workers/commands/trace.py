@@ -8,7 +8,7 @@ from uuid import UUID
 import typer
 
 from infra.terminal import error_console, progress_of
-from workers.commands.options import Json, write_json
+from workers.commands.options import JsonOption, write_json
 from workers.commands.running import ask
 from workers.commands.views.trace import show_traced
 from workers.ops.trace.topic_search import unwatched
@@ -37,7 +37,7 @@ def trace(
     last: Annotated[int, typer.Option(min=1, max=1000, help="How many of an account, newest first.")] = 10,
     limit: Annotated[int, typer.Option(min=1, help="Records read of a partition at most.")] = LIMIT,
     *,
-    json: Json = False,
+    json: JsonOption = False,
 ) -> None:
     """Follow a request: its record, what it was decided, the rows, their events, and where they stand.
 

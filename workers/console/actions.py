@@ -1,7 +1,6 @@
 """What the page may ask to be done: to sign in and out; to send dead letters back; to stop operations and go on."""
 
 import json
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -10,7 +9,7 @@ from aiohttp import web
 
 from workers.console import parameters
 from workers.console.access import Access, Role, Session
-from workers.console.api import answer
+from workers.console.api import RequestHandler, answer
 from workers.console.guard import SESSION, cookie_name, is_secure
 from workers.console.jobs import Jobs
 from workers.console.problems import BadRequestError
@@ -22,8 +21,6 @@ __all__ = ["Actions"]
 _BODY_BYTES: Final = 16 * 1024
 _LONGER: Final = 4.0  # times the usual, to read all dead letters for a plan
 
-Handler = Callable[[web.Request], Awaitable[web.Response]]
-
 
 @dataclass(slots=True)
 class Actions:
@@ -33,7 +30,7 @@ class Actions:
     reading: Reading
     jobs: Jobs
 
-    def routes(self) -> dict[str, Handler]:
+    def routes(self) -> dict[str, RequestHandler]:
         """Return what answers a POST to each path."""
         return {
             "/api/session": self.sign_in,

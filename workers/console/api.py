@@ -15,7 +15,7 @@ from workers.console.letters import letter_json, row_json
 from workers.console.problems import BadRequestError
 from workers.console.reading import Reading
 from workers.console.resuming import command_of
-from workers.console.watch import Watch
+from workers.console.watch import SystemMonitor
 from workers.ops.books.statement import read_statement
 from workers.ops.dead_letters.history import report_dead_letter, report_dead_letters
 from workers.ops.operations import Operation, list_operations, show_operation
@@ -23,7 +23,7 @@ from workers.ops.topics.plan import TopicsError, plan_topics
 from workers.ops.topics.promises import check_topics
 from workers.ops.trace.trace import Question, trace
 
-__all__ = ["Api", "answer"]
+__all__ = ["Api", "RequestHandler", "answer"]
 
 _LETTERS: Final = 200  # that a page shows at most
 _LINES: Final = 500
@@ -31,7 +31,7 @@ _REQUESTS: Final = 20
 _SEARCHED: Final = 20_000  # records of a partition that a trace looks through; the command looks further
 _LONGER: Final = 2.0  # times the usual, for what reads whole topics
 
-Handler = Callable[[web.Request], Awaitable[web.Response]]
+RequestHandler = Callable[[web.Request], Awaitable[web.Response]]
 
 
 def answer(body: object, status: int = 200) -> web.Response:
@@ -44,10 +44,10 @@ class Api:
     """Answers to what the page reads. What goes wrong is raised, and told by `tell_problems`."""
 
     reading: Reading
-    watch: Watch
+    watch: SystemMonitor
     jobs: Jobs
 
-    def routes(self) -> dict[str, Handler]:
+    def routes(self) -> dict[str, RequestHandler]:
         """Return what answers each path."""
         return {
             "/api/overview": self.overview,

@@ -25,14 +25,14 @@ class Rates:
     answered: float | None  # their answers are published: their offset is committed in the same transaction
 
 
-Totals = Mapping[tuple[str, int], int]
+OutcomeTotals = Mapping[tuple[str, int], int]
 
 
 @dataclass(slots=True)
 class Flow:
     """The rates of the last looks."""
 
-    _seen: "deque[tuple[datetime, Totals, Totals | None, Totals]]" = field(
+    _seen: "deque[tuple[datetime, OutcomeTotals, OutcomeTotals | None, OutcomeTotals]]" = field(
         default_factory=lambda: deque(maxlen=_WINDOW)
     )
     rates: "deque[Rates]" = field(default_factory=lambda: deque(maxlen=_KEPT))
@@ -73,7 +73,7 @@ class Flow:
         }
 
 
-def _rate(before: Totals, now: Totals, seconds: float) -> float | None:
+def _rate(before: OutcomeTotals, now: OutcomeTotals, seconds: float) -> float | None:
     """Return the growth a second. A place that went back was rewound or made anew: that is no flow."""
     if seconds <= 0:
         return None

@@ -15,8 +15,8 @@ from workers.topology import TOPIC_OF, WORKER_OF
 
 __all__ = [
     "BEHIND_SECONDS",
-    "Part",
     "Probe",
+    "SystemPart",
     "ask_probes",
     "probe_addresses",
     "start_of",
@@ -32,7 +32,7 @@ OK, WARNING, FAILED, UNKNOWN = "ok", "warning", "failed", "unknown"
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class SystemPart:
     """One part of the system as it is."""
 
     name: str
@@ -87,7 +87,7 @@ async def _ask(client: aiohttp.ClientSession, address: str) -> Probe:
     return Probe(bool(body.get("ready")), [str(each) for each in body.get("reasons", ())])
 
 
-def workers_of(lag: Sequence[GroupLag], probes: Mapping[str, Probe]) -> list[Part]:
+def workers_of(lag: Sequence[GroupLag], probes: Mapping[str, Probe]) -> list[SystemPart]:
     """Return how the workers are: each group's, and whatever else has a probe, such as the ticker.
 
     Args:
@@ -104,42 +104,42 @@ def workers_of(lag: Sequence[GroupLag], probes: Mapping[str, Probe]) -> list[Par
     return parts + [_alone(name, probe) for name, probe in probes.items() if name not in grouped]
 
 
-def _alone(name: str, probe: Probe) -> Part:
-    return _not_ready(name, probe) or Part(name, OK, "works", "ready, by its probe")
+def _alone(name: str, probe: Probe) -> SystemPart:
+    return _not_ready(name, probe) or SystemPart(name, OK, "works", "ready, by its probe")
 
 
-def _worker(name: str, topic: str, lag: GroupLag | None, probe: Probe | None) -> Part:
+def _worker(name: str, topic: str, lag: GroupLag | None, probe: Probe | None) -> SystemPart:
     """Return how one worker is, the gravest thing first."""
     if lag is None:
-        return Part(name, FAILED, "not set up", f"Kafka has no topic {topic}", "run `inmail topics apply`")
+        return SystemPart(name, FAILED, "not set up", f"Kafka has no topic {topic}", "run `inmail topics apply`")
     if (trouble := _stopped(name, lag) or _not_ready(name, probe) or _stands(name, lag)) is not None:
         return trouble
     text = f"{lag.members} in its group"
-    return Part(name, OK, "works", f"{text}, ready by its probe" if probe is not None else text)
+    return SystemPart(name, OK, "works", f"{text}, ready by its probe" if probe is not None else text)
 
 
-def _stopped(name: str, lag: GroupLag) -> Part | None:
+def _stopped(name: str, lag: GroupLag) -> SystemPart | None:
     if lag.status in {Status.PAUSED, Status.NEVER_COMMITTED}:  # these say more
         return _stands(name, lag)
     if lag.members:
         return None
     text = f"nobody is in group {lag.group}"
-    return Part(name, FAILED, "stopped", f"{text}; {_waits(lag)}" if lag.records else text, start_of(lag.topic))
+    return SystemPart(name, FAILED, "stopped", f"{text}; {_waits(lag)}" if lag.records else text, start_of(lag.topic))
 
 
-def _not_ready(name: str, probe: Probe | None) -> Part | None:
+def _not_ready(name: str, probe: Probe | None) -> SystemPart | None:
     if probe is None or probe.ready:
         return None
-    return Part(name, FAILED, "not ready", "; ".join(probe.reasons) or "it does not say why", "look at its log")
+    return SystemPart(name, FAILED, "not ready", "; ".join(probe.reasons) or "it does not say why", "look at its log")
 
 
-def _stands(name: str, lag: GroupLag) -> Part | None:
+def _stands(name: str, lag: GroupLag) -> SystemPart | None:
     if lag.status is not Status.OK:
         kind, _, do = ADVICE[lag.status]
         do = start_of(lag.topic) if lag.status is Status.STOPPED else do
-        return Part(name, kind, lag.status.lower(), lag.reason, do)
+        return SystemPart(name, kind, lag.status.lower(), lag.reason, do)
     if lag.seconds > BEHIND_SECONDS:
-        return Part(name, WARNING, "behind", f"{_waits(lag)}; it gets less", "nothing, or start more workers")
+        return SystemPart(name, WARNING, "behind", f"{_waits(lag)}; it gets less", "nothing, or start more workers")
     return None
 
 
@@ -153,7 +153,7 @@ def _waits(lag: GroupLag) -> str:
     return f"{wait}, the oldest for {lag.seconds:,.0f} s"
 
 
-def with_since(parts: Iterable[Part], before: Mapping[str, Part], now: datetime) -> list[Part]:
+def with_since(parts: Iterable[SystemPart], before: Mapping[str, SystemPart], now: datetime) -> list[SystemPart]:
     """Return parts with when each was first seen as it is."""
     told = []
     for part in parts:

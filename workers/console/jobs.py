@@ -40,11 +40,11 @@ class Planned(NamedTuple):
     plan: RedrivePlan
 
 
-_Run = Coroutine[Any, Any, OngoingOperation]
+_VerbRun = Coroutine[Any, Any, OngoingOperation]
 
 
 @dataclass(slots=True)
-class _Job:
+class _RunningVerb:
     who: Operator
     stop: asyncio.Event
     task: "asyncio.Task[OngoingOperation]"
@@ -56,7 +56,7 @@ class Jobs:
 
     settings: Settings
     _plans: "OrderedDict[str, Planned]" = field(default_factory=OrderedDict)
-    _jobs: dict[str, _Job] = field(default_factory=dict)  # by verb, of which one runs at a time
+    _jobs: dict[str, _RunningVerb] = field(default_factory=dict)  # by verb, of which one runs at a time
 
     async def plan(self, settings: Settings, selection: LetterFilter, options: RedriveOptions) -> dict[str, Any]:
         """Return what a redrive would do, for JSON, with the name by which it is begun.
@@ -116,14 +116,16 @@ class Jobs:
                 raise RefusedError(f"a {verb} is not gone on with from here: see `inmail replay --help`")
         return await self._begin(operation.verb, who, stop, running)
 
-    async def _reemission(self, settings: Settings, operation: Operation, who: Operator, stop: asyncio.Event) -> _Run:
+    async def _reemission(
+        self, settings: Settings, operation: Operation, who: Operator, stop: asyncio.Event
+    ) -> _VerbRun:
         rows, to, rate = reemission_of(operation)
         plan = await reemit_plan.plan_reemit(settings, rows, to, rate)
         if not plan.count:
             raise RefusedError("nothing is left to be sent")
         return reemit.reemit(self.settings, rows, plan, who=who, stop=stop)
 
-    async def _rewind(self, settings: Settings, operation: Operation, who: Operator, stop: asyncio.Event) -> _Run:
+    async def _rewind(self, settings: Settings, operation: Operation, who: Operator, stop: asyncio.Event) -> _VerbRun:
         worker, target, options = rewind_of(operation)
         plan = await plan_rewind(settings, worker, target, options)
         if plan.refusal is not None:
@@ -145,12 +147,12 @@ class Jobs:
         running = redrive.redrive(self.settings, *planned, who=who, stop=stop)
         return await self._begin(redrive.VERB, who, stop, running)
 
-    async def _begin(self, verb: str, who: Operator, stop: asyncio.Event, running: _Run) -> dict[str, Any]:
+    async def _begin(self, verb: str, who: Operator, stop: asyncio.Event, running: _VerbRun) -> dict[str, Any]:
         if verb in self._jobs:
             running.close()
             raise RefusedError(f"another {verb} is under way here: wait for it, or stop it")
         task = asyncio.create_task(running)
-        self._jobs[verb] = _Job(who, stop, task)
+        self._jobs[verb] = _RunningVerb(who, stop, task)
         task.add_done_callback(lambda done: self._ended(verb, done))
         await asyncio.wait([task], timeout=_BEGIN_SECONDS)
         if not task.done():

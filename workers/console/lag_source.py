@@ -8,7 +8,7 @@ from typing import Final
 
 from infra.settings import Settings
 from schemas.catalogue import DEAD_LETTERS
-from workers.ops.lag import Change, GroupLag, Observer, Sample, observer
+from workers.ops.lag import GroupLag, LagObserver, Sample, StatusChange, observer
 from workers.topology import TOPIC_OF_GROUP
 
 __all__ = ["LagSource"]
@@ -21,7 +21,7 @@ class LagSource:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._observer: Observer | None = None
+        self._observer: LagObserver | None = None
         self._opened = AsyncExitStack()
         self.letters = 0  # changes whenever one is added
 
@@ -78,6 +78,6 @@ class LagSource:
         """Return how a partition was, the oldest sample first: also before the console began."""
         return self._observer.history(group, topic, partition) if self._observer is not None else ()
 
-    def changes(self, group: str, topic: str, partition: int) -> Sequence[Change]:
+    def changes(self, group: str, topic: str, partition: int) -> Sequence[StatusChange]:
         """Return the last statuses of a partition, the oldest first."""
         return self._observer.changes(group, topic, partition) if self._observer is not None else ()

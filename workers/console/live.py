@@ -6,7 +6,7 @@ from typing import Final
 from aiohttp import web
 from pydantic_core import to_json
 
-from workers.console.watch import Watch
+from workers.console.watch import SystemMonitor
 
 __all__ = ["Live"]
 
@@ -17,7 +17,7 @@ _AGAIN_MS: Final = 2000
 class Live:
     """The open streams."""
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, watch: SystemMonitor) -> None:
         self._watch = watch
         self._closing = asyncio.Event()
 

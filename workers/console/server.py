@@ -19,7 +19,7 @@ from workers.console.jobs import Jobs
 from workers.console.live import Live
 from workers.console.problems import tell_problems
 from workers.console.reading import Reading
-from workers.console.watch import Watch
+from workers.console.watch import SystemMonitor
 
 __all__ = ["STATIC", "serve_console"]
 
@@ -41,7 +41,7 @@ async def serve_console(settings: Settings, listener: socket.socket | None = Non
     """
     access = access_of(settings)
     reading, jobs = Reading(settings), Jobs(settings)
-    watch = Watch(reading, probe_addresses(settings))
+    watch = SystemMonitor(reading, probe_addresses(settings))
     live = Live(watch)
     application = _application(settings, access, Api(reading, watch, jobs), Actions(access, reading, jobs), live)
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS)

@@ -20,7 +20,7 @@ from workers.ops.books.snapshot import open_books
 from workers.ops.operations import read_operations
 from workers.topology import TOPIC_OF_GROUP
 
-__all__ = ["Watch"]
+__all__ = ["SystemMonitor"]
 
 WATCHED_SECONDS: Final = 2.0
 ALONE_SECONDS: Final = 15.0
@@ -30,7 +30,7 @@ Seen = TypeVar("Seen")
 
 
 @dataclass(slots=True)
-class _Books:
+class _LedgerReading:
     """What the books said last."""
 
     lanes: list[LaneProgress] = field(default_factory=list)
@@ -38,7 +38,7 @@ class _Books:
     operations: str = ""  # changes whenever an operation does
 
 
-class Watch:
+class SystemMonitor:
     """What was seen last, and who waits for the next look."""
 
     def __init__(self, reading: Reading, probes: dict[str, str]) -> None:
@@ -47,9 +47,9 @@ class Watch:
         self.lag = LagSource(reading.settings)
         self.flow = Flow()
         self.viewers = 0
-        self._books = _Books()
+        self._books = _LedgerReading()
         self._errors: dict[str, str] = {}  # by server
-        self._health: dict[str, health.Part] = {}
+        self._health: dict[str, health.SystemPart] = {}
         self._at: datetime | None = None
         self._looked = asyncio.Event()
         self._wanted = asyncio.Event()
@@ -103,20 +103,20 @@ class Watch:
             newest = await read_operations(connection, 5)
         self._books.operations = " ".join(f"{each.operation}:{each.status}:{each.noted_at}" for each in newest)
 
-    def _servers(self) -> list[health.Part]:
+    def _servers(self) -> list[health.SystemPart]:
         parts = []
         for name, key in (("Kafka", "kafka"), ("Postgres", "postgres")):
             if (error := self._errors.get(key)) is not None:
-                parts.append(health.Part(name, health.FAILED, "no answer", error))
+                parts.append(health.SystemPart(name, health.FAILED, "no answer", error))
             else:
-                parts.append(health.Part(name, health.OK, "answers", "reads and answers"))
+                parts.append(health.SystemPart(name, health.OK, "answers", "reads and answers"))
         return parts
 
-    def _workers(self, probes: dict[str, health.Probe]) -> list[health.Part]:
+    def _workers(self, probes: dict[str, health.Probe]) -> list[health.SystemPart]:
         if "kafka" not in self._errors:
             return health.workers_of(self.lag.ours, probes)
         text = "cannot be told while Kafka does not answer"
-        return [health.Part(name, health.UNKNOWN, "not known", text) for name in health.NAMES.values()]
+        return [health.SystemPart(name, health.UNKNOWN, "not known", text) for name in health.NAMES.values()]
 
     def overview(self) -> dict[str, Any]:
         """Return all that a page shows at once, for JSON."""

@@ -12,10 +12,10 @@ from schemas.results import DeadLetterReason
 from workers.jobs.job import Batch, Decision, Job, Message
 from workers.ledger.model import Request
 
-__all__ = ["decide_apart"]
+__all__ = ["decide_bisected"]
 
 
-async def decide_apart(job: Job, connection: Connection, batch: Batch) -> Decision:
+async def decide_bisected(job: Job, connection: Connection, batch: Batch) -> Decision:
     """Decide a batch in the order of its records, each part behind a savepoint; halve a part that is refused.
 
     A single request that is refused has been refused twice, the second time alone: it becomes a dead letter and leaves

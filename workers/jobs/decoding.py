@@ -11,12 +11,12 @@ from schemas.catalogue import Undecodable, decode, fingerprint
 from schemas.results import DeadLetterReason
 from workers.ledger.model import Request
 
-__all__ = ["Sorted", "latest_of", "sort_records", "time_of"]
+__all__ = ["DecodedBatch", "decision_time", "decode_records", "latest_decision_time"]
 
 _TIMESTAMPS = range(946_684_800_000, 7_258_118_400_000)  # milliseconds of the years 2000 to 2199
 
 
-class Sorted(NamedTuple):
+class DecodedBatch(NamedTuple):
     """A batch's records, told apart."""
 
     requests: list[Request[Any]]
@@ -24,7 +24,7 @@ class Sorted(NamedTuple):
     as_of: datetime  # the latest broker timestamp read so far
 
 
-def sort_records(records: Sequence[ConsumerRecord], as_of: datetime) -> Sorted:
+def decode_records(records: Sequence[ConsumerRecord], as_of: datetime) -> DecodedBatch:
     """Decode records in order. Time never runs back: a record older than one before it is decided as of that one."""
     requests = []
     refused = {}
@@ -39,16 +39,16 @@ def sort_records(records: Sequence[ConsumerRecord], as_of: datetime) -> Sorted:
             refused[record.offset] = problem
         else:
             requests.append(Request(event, event.subject or "", event.id, fingerprint(event), as_of, record.offset))
-    return Sorted(requests, refused, as_of)
+    return DecodedBatch(requests, refused, as_of)
 
 
-def time_of(record: ConsumerRecord, as_of: datetime) -> datetime:
-    """Return what a record is decided as of, where the one before it was as of `as_of`: as `sort_records` has it."""
+def decision_time(record: ConsumerRecord, as_of: datetime) -> datetime:
+    """Return what a record is decided as of, where the one before it was as of `as_of`: as `decode_records` has it."""
     return max(as_of, from_milliseconds(record.timestamp)) if record.timestamp in _TIMESTAMPS else as_of
 
 
-def latest_of(records: Sequence[ConsumerRecord], as_of: datetime) -> datetime:
-    """Return what the last of some records is decided as of: `time_of` of each after the other, without their times."""
+def latest_decision_time(records: Sequence[ConsumerRecord], as_of: datetime) -> datetime:
+    """Return the decision time of the last of some records, without computing the times of those before it."""
     timestamps = [record.timestamp for record in records if record.timestamp in _TIMESTAMPS]
     return max(as_of, from_milliseconds(max(timestamps))) if timestamps else as_of
 

@@ -27,7 +27,7 @@ _ENDS_SECONDS = 5.0
 _NEIGHBOURS = tuple((GROUP_OF[topic], topic) for topic in (SEND_REQUESTS, BILLING_EVENTS))
 
 
-class _Ends(Protocol):
+class _EndOffsets(Protocol):
     """Tells where topics end. Reads uncommitted, so that an open transaction counts as unread."""
 
     async def end_offsets(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]: ...
@@ -41,10 +41,9 @@ class ExpiryJob:
     """
 
     group = GROUP_OF[EXPIRY_TICKS]
-    in_steps = True
     topic = EXPIRY_TICKS
 
-    def __init__(self, ends: _Ends, catalogue: Catalogue, settings: Settings) -> None:
+    def __init__(self, ends: _EndOffsets, catalogue: Catalogue, settings: Settings) -> None:
         self._ends = ends
         self._grace = timedelta(seconds=settings.tick_grace_seconds)
         self._terms = tick_terms(catalogue, settings.tick_step_lots, settings.tick_steps)

@@ -10,29 +10,29 @@ from time import monotonic
 
 import structlog
 
-__all__ = ["Misplaced"]
+__all__ = ["PartitioningCheck"]
 
 _EVERY_SECONDS = 60.0
 
 
 @dataclass(slots=True)
-class _Lane:
+class _LaneReport:
     accounts: int = 0
     warned_at: float | None = None
 
 
 @dataclass(slots=True)
-class Misplaced:
+class PartitioningCheck:
     """What a worker has seen of them, by partition; a warning a minute and lane tells it."""
 
     topic: str
-    _lanes: dict[int, _Lane] = field(default_factory=dict)
+    _lanes: dict[int, _LaneReport] = field(default_factory=dict)
 
     def count(self, partition: int, accounts: int) -> None:
         """Count a batch's accounts that belong to another partition, and warn if it is time."""
         if not accounts:
             return
-        lane = self._lanes.setdefault(partition, _Lane())
+        lane = self._lanes.setdefault(partition, _LaneReport())
         lane.accounts += accounts
         now = monotonic()
         if lane.warned_at is None or now - lane.warned_at >= _EVERY_SECONDS:

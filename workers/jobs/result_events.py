@@ -95,11 +95,11 @@ def _instant(text: str | None) -> datetime | None:
 
 # -- each kind of row: its topic, its writer, and the members it has beside the common ones ---------------------------
 
-Own = dict[str, Any]
-Kind = tuple[str, Callable[..., bytes], Own]
+OwnFields = dict[str, Any]
+EventParts = tuple[str, Callable[..., bytes], OwnFields]
 
 
-def _send(entry: Entry) -> Own:
+def _send(entry: Entry) -> OwnFields:
     details = entry.details or {}
     return {
         "outcome": _outcome(entry),
@@ -115,7 +115,7 @@ def _send(entry: Entry) -> Own:
     }
 
 
-def _granted(entry: Entry) -> Kind:
+def _granted(entry: Entry) -> EventParts:
     details = entry.details or {}
     own = {
         "credits": entry.amount,
@@ -133,48 +133,48 @@ def _granted(entry: Entry) -> Kind:
     return CREDIT_EVENTS, credits_granted, own
 
 
-def _reversed(entry: Entry) -> Kind:
+def _reversed(entry: Entry) -> EventParts:
     details = entry.details or {}
     own = {"send_id": details["send_id"], "cause": details["cause"]}
     return CREDIT_EVENTS, credits_reversed, _of_lot(entry, entry.amount) | own
 
 
-def _voided(entry: Entry) -> Kind:
+def _voided(entry: Entry) -> EventParts:
     details = entry.details or {}
     own = {"grant_id": details.get("grant_id"), "actor": details.get("actor"), "reason": details["reason"]}
     return CREDIT_EVENTS, credits_voided, _of_lot(entry, -entry.amount) | own
 
 
-def _forfeited(entry: Entry) -> Kind:
+def _forfeited(entry: Entry) -> EventParts:
     details = entry.details or {}
     own = {name: details.get(name) for name in ("subscription_id", "plan", "cap")}
     return CREDIT_EVENTS, credits_forfeited, _of_lot(entry, -entry.amount) | own
 
 
-def _expired(entry: Entry) -> Kind:
+def _expired(entry: Entry) -> EventParts:
     return CREDIT_EVENTS, credits_expired, _of_lot(entry, -entry.amount)
 
 
-def _low(entry: Entry) -> Kind:
+def _low(entry: Entry) -> EventParts:
     return CREDIT_EVENTS, credits_low, {"threshold": (entry.details or {})["threshold"]}
 
 
-def _exhausted(_: Entry) -> Kind:
+def _exhausted(_: Entry) -> EventParts:
     return CREDIT_EVENTS, credits_exhausted, {}
 
 
-def _expiring_soon(entry: Entry) -> Kind:
+def _expiring_soon(entry: Entry) -> EventParts:
     return CREDIT_EVENTS, credits_expiring_soon, _of_lot(entry, (entry.details or {})["credits"])
 
 
-def _of_lot(entry: Entry, credits_: int) -> Own:
+def _of_lot(entry: Entry, credits_: int) -> OwnFields:
     return {"credits": credits_, "lot": entry.lot, "expires_at": entry.lot_expires_at}
 
 
-def _decided(entry: Entry) -> Kind:
+def _decided(entry: Entry) -> EventParts:
     """Return an answer that moved nothing: a report refused, or any other billing event."""
     details = entry.details or {}
-    own: Own = {"outcome": _outcome(entry)}
+    own: OwnFields = {"outcome": _outcome(entry)}
     if entry.worker == WorkerName.SEND:
         return SEND_RESULTS, report_decided, own | {"send_id": details["send_id"], "cause": details["cause"]}
     own |= {
@@ -187,7 +187,7 @@ def _decided(entry: Entry) -> Kind:
     return CREDIT_EVENTS, billing_decided, own
 
 
-_OTHERS: Final[dict[str, Callable[[Entry], Kind]]] = {
+_OTHERS: Final[dict[str, Callable[[Entry], EventParts]]] = {
     Code.GRANTED: _granted,
     Code.REVERSED: _reversed,
     Code.LOT_ENDED: _reversed,

@@ -23,7 +23,7 @@ from schemas.ticks import ExpiryTick, ExpiryTickData
 from workers.telemetry.collectors import page
 from workers.telemetry.health import Health
 from workers.telemetry.watchdog import watch_progress
-from workers.telemetry.worker_metrics import Kept
+from workers.telemetry.worker_metrics import WorkerMetrics
 
 __all__ = ["run_ticker"]
 
@@ -42,7 +42,7 @@ async def run_ticker(settings: Settings, stop: asyncio.Event) -> None:
         KafkaError: when no broker can be reached at the start, or they refuse for good.
 
     """
-    health = Health(settings.stuck_seconds + settings.tick_seconds, kept=Kept("ticker"))
+    health = Health(settings.stuck_seconds + settings.tick_seconds, kept=WorkerMetrics("ticker"))
     answers, pages = {"/livez": health.livez, "/readyz": health.readyz}, {"/metrics": page(health)}
     async with probes(settings, answers, pages):
         ticking = asyncio.create_task(_tick_on(settings, health))

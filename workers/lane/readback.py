@@ -30,7 +30,7 @@ Offsets = dict[TopicPartition, int]
 Kind = tuple[str, bool]  # an event's id, and whether it repeats an answer
 
 
-class _Event(NamedTuple):
+class _PublishedEvent(NamedTuple):
     """What an event is known by, and the record that it answers, or that was answered first."""
 
     id: str
@@ -114,13 +114,13 @@ async def _received(settings: Settings, place: TopicPartition, span: tuple[int, 
     return None
 
 
-def _known(value: bytes | None) -> _Event | None:
+def _known(value: bytes | None) -> _PublishedEvent | None:
     """Return an event of ours; None of what is none, as anybody may have written to the topic."""
     try:
         event = from_json(value or b"")
         data = event["data"]
         at = data["source"] if "source" in data else data["origin"]  # a dead letter's; a grant has another
         place = TopicPartition(at["topic"], at["partition"])
-        return _Event(str(event["id"]), bool(data.get("repeat")), place, int(at["offset"]))
+        return _PublishedEvent(str(event["id"]), bool(data.get("repeat")), place, int(at["offset"]))
     except (ValueError, TypeError, KeyError, AttributeError):
         return None

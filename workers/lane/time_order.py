@@ -30,7 +30,7 @@ from infra.clock import EARLIEST
 from infra.kafka.clients import reader
 from infra.postgres import Connection, Pool
 from infra.settings import Settings
-from workers.jobs.decoding import latest_of, time_of
+from workers.jobs.decoding import decision_time, latest_decision_time
 from workers.lane.inbox import Taken
 from workers.lane.lane_row import LaneRow
 from workers.topology import TOPIC_RANK
@@ -175,7 +175,7 @@ class Order:
         """
         if not self._limit or not records:
             return Turn(len(records))
-        first, last = time_of(records[0], as_of), latest_of(records, as_of)
+        first, last = decision_time(records[0], as_of), latest_decision_time(records, as_of)
         # At once, since each batch waits for both: a row older than the ends may only let less through.
         ends, rows = await asyncio.gather(self._ends.end_offsets(self._neighbours), self._look())
         deadline = monotonic() + self._limit
@@ -223,7 +223,7 @@ class Order:
 
 
 def _times(records: Sequence[ConsumerRecord], as_of: datetime) -> list[datetime]:
-    return list(accumulate(records, lambda time, record: time_of(record, time), initial=as_of))[1:]
+    return list(accumulate(records, lambda time, record: decision_time(record, time), initial=as_of))[1:]
 
 
 async def note_ahead(  # noqa: PLR0913, PLR0917 - which records, ahead of which lanes, and how it is noted

@@ -29,7 +29,7 @@ from workers.telemetry.collectors import page, watch_pool
 from workers.telemetry.health import Health
 from workers.telemetry.tracing import NO_TRACES, Traces, open_traces
 from workers.telemetry.watchdog import watch_progress
-from workers.telemetry.worker_metrics import Kept
+from workers.telemetry.worker_metrics import WorkerMetrics
 
 __all__ = ["Worker", "run_worker"]
 
@@ -261,7 +261,7 @@ async def run_worker(job: Job, settings: Settings, stop: asyncio.Event) -> None:
         LaneError, WorkerError, KafkaError: see `Worker.run`.
 
     """
-    health = Health(settings.stuck_seconds, kept=Kept(job.group.removeprefix("inmail-")))
+    health = Health(settings.stuck_seconds, kept=WorkerMetrics(job.group.removeprefix("inmail-")))
     answers, pages = {"/livez": health.livez, "/readyz": health.readyz}, {"/metrics": page(health)}
     async with contextlib.AsyncExitStack() as stack:
         traces = await stack.enter_async_context(open_traces(settings, job.group))

@@ -23,9 +23,9 @@ from workers.commands.views.books import show_audit, show_statement
 from workers.commands.views.lag import show_lag
 from workers.commands.views.results import show_result
 from workers.local.load import Load
-from workers.local.page import Page, console_beside
+from workers.local.page import ConsolePage, console_beside
 from workers.local.processes import Workers
-from workers.local.story import Chapter, Line, load_story
+from workers.local.story import Chapter, StoryLine, load_story
 from workers.local.up import prepare, stack_settings
 from workers.ops.books.audit import audit
 from workers.ops.books.statement import read_statement
@@ -120,7 +120,7 @@ async def _play(settings: Settings, story: list[Chapter], logs: Path, out: Conso
     await _close_the_books(settings, out)
 
 
-async def _play_beside(page: Page, settings: Settings, story: list[Chapter], logs: Path, out: Console) -> None:
+async def _play_beside(page: ConsolePage, settings: Settings, story: list[Chapter], logs: Path, out: Console) -> None:
     workers = Workers(settings, logs, probes=page.probes)
     watcher = Watcher(settings)
     workers.start()
@@ -141,7 +141,9 @@ async def _play_beside(page: Page, settings: Settings, story: list[Chapter], log
         raise DemoError(f"the workers did not all drain in order: {codes}")
 
 
-async def _play_block(settings: Settings, block: list[Line], watcher: Watcher, workers: Workers, out: Console) -> None:
+async def _play_block(
+    settings: Settings, block: list[StoryLine], watcher: Watcher, workers: Workers, out: Console
+) -> None:
     """Publish lines of one topic, wait for what comes of each, show it, and compare it with the story."""
     seen = len(watcher.results)
     published = await publish(

@@ -13,12 +13,12 @@ from infra.settings import Settings
 from workers.console.server import serve_console
 from workers.local.processes import WORKERS
 
-__all__ = ["Page", "console_beside"]
+__all__ = ["ConsolePage", "console_beside"]
 
 _CONSOLE: Final = "the console"
 
 
-class Page(NamedTuple):
+class ConsolePage(NamedTuple):
     """A console that is served."""
 
     address: str
@@ -34,7 +34,7 @@ class Page(NamedTuple):
 
 
 @asynccontextmanager
-async def console_beside(settings: Settings) -> AsyncIterator[Page]:
+async def console_beside(settings: Settings) -> AsyncIterator[ConsolePage]:
     """Serve the console until left, on its usual port or, where that is taken, on a free one.
 
     Raises:
@@ -59,4 +59,4 @@ async def console_beside(settings: Settings) -> AsyncIterator[Page]:
         except PortTakenError:
             listener = reserve(None, _CONSOLE)
         async with serve_console(settings.model_copy(update=chosen), listener) as address:
-            yield Page(address, token, probes)
+            yield ConsolePage(address, token, probes)

@@ -9,13 +9,13 @@ from pathlib import Path
 from infra.kafka.sender import Outgoing
 from workers.ops.topics.publish import PublishTime, parse_line
 
-__all__ = ["Chapter", "Line", "load_story"]
+__all__ = ["Chapter", "StoryLine", "load_story"]
 
 _FILE = "story.toml"
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class StoryLine:
     """One line of a chapter: what is published, and what is to come of it."""
 
     outgoing: Outgoing
@@ -35,9 +35,9 @@ class Chapter:
 
     title: str
     text: str
-    lines: tuple[Line, ...]
+    lines: tuple[StoryLine, ...]
 
-    def blocks(self) -> list[list[Line]]:
+    def blocks(self) -> list[list[StoryLine]]:
         """Return the lines in runs of one topic: topics are read side by side, so a story waits between runs."""
         return [list(run) for _, run in groupby(self.lines, key=lambda line: line.outgoing.topic)]
 
@@ -60,6 +60,6 @@ def load_story(folder: Path) -> list[Chapter]:
     return chapters
 
 
-def _line(text: bytes, expect: str) -> Line:
+def _line(text: bytes, expect: str) -> StoryLine:
     document = json.loads(text)
-    return Line(parse_line(text, record_time=PublishTime.EVENT), document.get("id"), text.decode(), expect)
+    return StoryLine(parse_line(text, record_time=PublishTime.EVENT), document.get("id"), text.decode(), expect)

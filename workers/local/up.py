@@ -27,7 +27,7 @@ from schemas.envelope import encode
 from schemas.sends import SendRequested, SendRequestedData
 from workers.errors import ChildError
 from workers.ledger.store import FUNCTIONS
-from workers.local.page import Page, console_beside
+from workers.local.page import ConsolePage, console_beside
 from workers.local.processes import Workers
 from workers.ops.topics.plan import apply_topics, plan_topics
 
@@ -120,7 +120,7 @@ async def _work(stack: LocalStack, settings: Settings, data_dir: Path, stop: asy
 
 
 async def _work_beside(  # noqa: PLR0913, PLR0917 - what they run on, where they log, when they end
-    page: Page, stack: LocalStack, settings: Settings, data_dir: Path, stop: asyncio.Event, out: Console
+    page: ConsolePage, stack: LocalStack, settings: Settings, data_dir: Path, stop: asyncio.Event, out: Console
 ) -> None:
     workers = Workers(settings, data_dir / "logs", probes=page.probes)
 
@@ -144,7 +144,7 @@ async def _work_beside(  # noqa: PLR0913, PLR0917 - what they run on, where they
     out.print("all drained")
 
 
-def _greeting(stack: LocalStack, data_dir: Path, page: Page) -> str:
+def _greeting(stack: LocalStack, data_dir: Path, page: ConsolePage) -> str:
     """Return what somebody needs to use the stack from another terminal, ready to be pasted."""
     servers = stack.kafka_bootstrap_servers
     inmail = _command()

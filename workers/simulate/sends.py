@@ -27,7 +27,7 @@ _GOLDEN = 0.618
 _NEARLY = 1e-6  # at the exponent 1, a power is a logarithm's
 
 
-class Report(NamedTuple):
+class DeliveryReport(NamedTuple):
     """What is to be told of a send."""
 
     model: type[Event]
@@ -106,12 +106,12 @@ class Sends:
         record = send(time, id_, name, recipient, relationship, seat)
         chance = uniform()
         if chance < population.undeliverable:
-            return self._with_report(record, Report(SendUndeliverable, name, id_), 10 * MINUTE)
+            return self._with_report(record, DeliveryReport(SendUndeliverable, name, id_), 10 * MINUTE)
         if chance < population.undeliverable + population.responses:
-            return self._with_report(record, Report(RecipientResponded, name, id_), DAY)
+            return self._with_report(record, DeliveryReport(RecipientResponded, name, id_), DAY)
         return record
 
-    def _with_report(self, record: Record, report: Report, delay: int) -> Record:
+    def _with_report(self, record: Record, report: DeliveryReport, delay: int) -> Record:
         time = record.time
         if self._uniform() < self._population.out_of_order:
             self._agenda.add(time + 1 + int(self._uniform() * MINUTE), self._send_at_last, record)
@@ -119,10 +119,10 @@ class Sends:
         self._agenda.add(time + 1 + int(self._dice.expovariate(1 / delay)), self._report, report)
         return record
 
-    def _report(self, time: int, report: Report) -> Iterable[Record]:
+    def _report(self, time: int, report: DeliveryReport) -> Iterable[Record]:
         return (self._reported(time, report),)
 
-    def _reported(self, time: int, report: Report) -> Record:
+    def _reported(self, time: int, report: DeliveryReport) -> Record:
         id_ = request_id(time, self._dice)
         return event(time, id_, report.model, report.account, {"send_id": report.send_id})
 

@@ -1,20 +1,19 @@
 """What a scrape reads of a process as it is: nothing of it is kept while nobody asks."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from infra.probes import Page
 from workers.telemetry import metric_table
-from workers.telemetry.health import Doing, Health
+from workers.telemetry.health import Health, LaneActivity
 from workers.telemetry.metric import Metric
 from workers.telemetry.worker_metrics import page_of
 
-__all__ = ["Page", "Sized", "gauge", "page", "watch_pool"]
-
-Page = Callable[[], tuple[bytes, str]]
+__all__ = ["Sized", "gauge", "page", "watch_pool"]
 
 
 class Sized(Protocol):
@@ -47,7 +46,7 @@ class _OfHealth(Collector):
         ready, busy, doing = gauge(metric_table.READY), gauge(metric_table.BUSY), gauge(metric_table.LANES)
         ready.add_metric([worker], float(not self._health.not_ready()))
         busy.add_metric([worker], max((lane.busy_seconds for lane in lanes), default=0.0))
-        for what in Doing:
+        for what in LaneActivity:
             doing.add_metric([worker, what.name.lower()], sum(lane.doing is what for lane in lanes))
         apart = CounterMetricFamily(
             metric_table.BATCHES_APART.name, metric_table.BATCHES_APART.meaning, labels=["worker"]

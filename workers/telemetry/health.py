@@ -13,10 +13,10 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from aiokafka import TopicPartition
 
-from infra.kafka.transactions import Spent
-from workers.telemetry.worker_metrics import Kept, Stage
+from infra.kafka.transactions import TransactionTimes
+from workers.telemetry.worker_metrics import Stage, WorkerMetrics
 
-__all__ = ["Cause", "Dead", "Doing", "Health", "LaneHealth"]
+__all__ = ["Cause", "Dead", "Health", "LaneActivity", "LaneHealth"]
 
 _Given = ParamSpec("_Given")
 _Decoded = TypeVar("_Decoded")
@@ -33,7 +33,7 @@ class Cause(StrEnum):
     STUCK_HANDLER = "stuck_handler"  # a lane has work and does not get on
 
 
-class Doing(StrEnum):
+class LaneActivity(StrEnum):
     """What a lane does."""
 
     OPENING = "opening"
@@ -55,9 +55,9 @@ class LaneHealth:
     """One lane. A moment of its clock is when it last got on, or was given something after it had nothing to do."""
 
     clock: Callable[[], float]
-    kept: Kept
+    kept: WorkerMetrics
     counts: "Counter[str]"
-    doing: Doing = Doing.OPENING
+    doing: LaneActivity = LaneActivity.OPENING
     error: str | None = None  # the last one, until the lane got on again
     held: int = 0  # batches taken and not published
     moved_at: float = 0.0
@@ -69,19 +69,19 @@ class LaneHealth:
 
     def opens(self) -> None:
         """It begins, or begins again: what it held it takes once more."""
-        self.doing, self.held = Doing.OPENING, 0
+        self.doing, self.held = LaneActivity.OPENING, 0
 
     def waits(self) -> None:
         """It looks for records."""
         if not self.held:
-            self.doing, self._waits_from = Doing.WAITING, self.clock()
+            self.doing, self._waits_from = LaneActivity.WAITING, self.clock()
 
     def takes(self) -> None:
         """It has a batch to decide."""
         if self._is_over_it():
             self.error, self.moved_at = None, self.clock()
         self.held += 1
-        self.doing = Doing.DECIDING
+        self.doing = LaneActivity.DECIDING
         self._stage_from = self.clock()
 
     def decodes(self, decode: Callable[_Given, _Decoded], *given: _Given.args, **named: _Given.kwargs) -> _Decoded:
@@ -93,7 +93,7 @@ class LaneHealth:
 
     def decided(self) -> None:
         """A batch is stored."""
-        self.doing = Doing.PUBLISHING
+        self.doing = LaneActivity.PUBLISHING
         self._ends(Stage.DECIDE)
 
     def stored(self, records: int, codes: Mapping[str, int], reasons: Sequence[str]) -> None:
@@ -105,7 +105,7 @@ class LaneHealth:
         """A part of a batch is stored that takes several transactions."""
         self.moved_at = self.clock()
 
-    def published(self, spent: Spent) -> None:
+    def published(self, spent: TransactionTimes) -> None:
         """A batch is done with."""
         self.kept.spent(Stage.PUBLISH, spent.publish)
         self.kept.spent(Stage.COMMIT, spent.commit)
@@ -118,7 +118,7 @@ class LaneHealth:
         """It waits, and begins again."""
         if self._is_over_it():
             self.moved_at = self.clock()
-        self.doing, self.error = Doing.AGAIN, repr(error)
+        self.doing, self.error = LaneActivity.AGAIN, repr(error)
         self.kept.retries(error)
 
     def _ends(self, stage: Stage) -> None:
@@ -129,7 +129,7 @@ class LaneHealth:
 
     def _is_over_it(self) -> bool:
         """Tell whether it got on since its last error, or found that there was nothing to do."""
-        if self.doing is not Doing.WAITING:
+        if self.doing is not LaneActivity.WAITING:
             return False
         return self.error is None or self.clock() - self._waits_from > _SETTLED_SECONDS
 
@@ -138,7 +138,7 @@ class LaneHealth:
         """Why it does not get on, if it does not."""
         if self.error is not None and not self._is_over_it():
             return f"tries again because of {self.error}"
-        return "is opening" if self.doing is Doing.OPENING else None
+        return "is opening" if self.doing is LaneActivity.OPENING else None
 
     @property
     def busy_seconds(self) -> float:
@@ -154,7 +154,7 @@ class Health:
     clock: Callable[[], float] = monotonic
     lanes: dict[TopicPartition, LaneHealth] = field(default_factory=dict)
     counts: "Counter[str]" = field(default_factory=Counter)
-    kept: Kept = field(default_factory=Kept)
+    kept: WorkerMetrics = field(default_factory=WorkerMetrics)
     _joining_from: float | None = None  # None: it is in
     _polled_at: float | None = None  # None: it does not poll
     _draining: bool = False

@@ -1,6 +1,6 @@
 """The metrics of lag. Those that begin with `kafka_` are kafka_exporter's, so that dashboards made for it work."""
 
-from workers.telemetry.metric import Kind, Metric
+from workers.telemetry.metric import Metric, MetricKind
 
 __all__ = ["LAG_METRICS"]
 
@@ -12,83 +12,88 @@ _PARTITION = ("topic", "partition")
 LAG_METRICS: tuple[Metric, ...] = (
     Metric(
         "kafka_consumergroup_lag",
-        Kind.GAUGE,
+        MetricKind.GAUGE,
         "Unread records of a partition; 0 also where nothing but markers of transactions is left.",
         "records",
         _PLACE,
     ),
     Metric(
         "kafka_consumergroup_lag_sum",
-        Kind.GAUGE,
+        MetricKind.GAUGE,
         "Unread records of all partitions of a topic.",
         "records",
         _GROUP_TOPIC,
     ),
     Metric(
         "kafka_consumergroup_current_offset",
-        Kind.GAUGE,
+        MetricKind.GAUGE,
         "Offset that the group committed: of the next record. Not there where it never committed.",
         "offset",
         _PLACE,
     ),
-    Metric("kafka_consumergroup_members", Kind.GAUGE, "Members of a group, where Kafka tells.", "members", _GROUP),
+    Metric(
+        "kafka_consumergroup_members", MetricKind.GAUGE, "Members of a group, where Kafka tells.", "members", _GROUP
+    ),
     Metric(
         "kafka_topic_partition_current_offset",
-        Kind.GAUGE,
+        MetricKind.GAUGE,
         "Where a partition ends: the next offset.",
         "offset",
         _PARTITION,
     ),
     Metric(
         "kafka_topic_partition_oldest_offset",
-        Kind.GAUGE,
+        MetricKind.GAUGE,
         "Oldest record that retention has left.",
         "offset",
         _PARTITION,
     ),
-    Metric("inmail_lag_seconds", Kind.GAUGE, "Age of a partition's oldest unread record.", "seconds", _PLACE),
+    Metric("inmail_lag_seconds", MetricKind.GAUGE, "Age of a partition's oldest unread record.", "seconds", _PLACE),
     Metric(
         "inmail_lag_eta_seconds",
-        Kind.GAUGE,
+        MetricKind.GAUGE,
         "Until a partition is read up at the pace of the last half minute. Not there where it never is.",
         "seconds",
         _PLACE,
     ),
     Metric(
         "inmail_lag_held_records",
-        Kind.GAUGE,
+        MetricKind.GAUGE,
         "Unread records of a partition that an open transaction of a producer keeps from every reader.",
         "records",
         _PLACE,
     ),
     Metric(
         "inmail_lag_lost_records",
-        Kind.GAUGE,
+        MetricKind.GAUGE,
         "Records of a partition that retention took before the group had read them.",
         "records",
         _PLACE,
     ),
     Metric(
         "inmail_lag_status",
-        Kind.GAUGE,
+        MetricKind.GAUGE,
         "How a partition stands, as a state set: 1 for its status, 0 for the others. See docs/lag.md.",
         "1",
         (*_PLACE, "inmail_lag_status"),
     ),
     Metric(
         "inmail_lag_group_status",
-        Kind.GAUGE,
+        MetricKind.GAUGE,
         "How a group stands with a topic, which is as its worst partition does: a state set.",
         "1",
         (*_GROUP_TOPIC, "inmail_lag_group_status"),
     ),
-    Metric("inmail_lag_look_seconds", Kind.GAUGE, "How long the observer's last look took.", "seconds"),
+    Metric("inmail_lag_look_seconds", MetricKind.GAUGE, "How long the observer's last look took.", "seconds"),
     Metric(
-        "inmail_lag_looked_timestamp_seconds", Kind.GAUGE, "When the observer looked last.", "seconds since the epoch"
+        "inmail_lag_looked_timestamp_seconds",
+        MetricKind.GAUGE,
+        "When the observer looked last.",
+        "seconds since the epoch",
     ),
     Metric(
         "inmail_lag_books_readable",
-        Kind.GAUGE,
+        MetricKind.GAUGE,
         "1: the books tell which lanes pause or wait. 0: they could not be read.",
         "1",
     ),

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["Kind", "Metric"]
+__all__ = ["Metric", "MetricKind"]
 
 
-class Kind(StrEnum):
+class MetricKind(StrEnum):
     """How a metric moves."""
 
     COUNTER = "counter"
@@ -19,7 +19,7 @@ class Metric:
     """One metric: its full name as Prometheus shows it, what it counts, in which unit, by which labels."""
 
     name: str
-    kind: Kind
+    kind: MetricKind
     meaning: str
     unit: str
     labels: tuple[str, ...] = ()

@@ -7,13 +7,13 @@ no account, no request, no offset.
 from typing import Final
 
 from workers.telemetry.lag_metric_table import LAG_METRICS
-from workers.telemetry.metric import Kind, Metric
+from workers.telemetry.metric import Metric, MetricKind
 
 __all__ = ["BOOKS_METRICS", "TABLE", "WORKER_METRICS"]
 
 OUTCOMES: Final = Metric(
     "inmail_outcomes_total",
-    Kind.COUNTER,
+    MetricKind.COUNTER,
     "Outcomes stored: answers, and what they moved or caused beside them. Code `booked`: a tick; code `repeat`: a"
     " record answered with what an earlier one was answered. What a retry decides again counts again.",
     "outcomes",
@@ -21,14 +21,14 @@ OUTCOMES: Final = Metric(
 )
 BATCH_RECORDS: Final = Metric(
     "inmail_batch_records",
-    Kind.HISTOGRAM,
+    MetricKind.HISTOGRAM,
     "Records that a lane decided in one Postgres transaction.",
     "records",
     ("worker",),
 )
 STAGE_SECONDS: Final = Metric(
     "inmail_stage_seconds",
-    Kind.HISTOGRAM,
+    MetricKind.HISTOGRAM,
     "Time of a batch in each stage: `wait` for its turn among the lanes of its number, `decode`, `decide` (the Postgres"
     " transaction), `publish` (sending the answers and the offset), `commit` (of the Kafka transaction); and `fetch`, a"
     " poll of the consumer that brought records.",
@@ -37,7 +37,7 @@ STAGE_SECONDS: Final = Metric(
 )
 RETRIES: Final = Metric(
     "inmail_retries_total",
-    Kind.COUNTER,
+    MetricKind.COUNTER,
     "Times a lane began again, by what it failed of: `succeeded` (a newer owner), `timeout`, `kafka`, `postgres`,"
     " `connection`.",
     "retries",
@@ -45,99 +45,103 @@ RETRIES: Final = Metric(
 )
 DEAD_LETTERS: Final = Metric(
     "inmail_dead_letters_total",
-    Kind.COUNTER,
+    MetricKind.COUNTER,
     "Records that became dead letters, by reason. One decided again after a retry or a restart is counted again.",
     "records",
     ("worker", "reason"),
 )
 BATCHES_APART: Final = Metric(
     "inmail_batches_apart_total",
-    Kind.COUNTER,
+    MetricKind.COUNTER,
     "Batches that the database refused whole, and that were decided in parts.",
     "batches",
     ("worker",),
 )
 LOOP_LAG: Final = Metric(
     "inmail_loop_lag_seconds",
-    Kind.HISTOGRAM,
+    MetricKind.HISTOGRAM,
     "How much later than asked the event loop woke a task that sleeps: heartbeats share that loop.",
     "seconds",
     ("worker",),
 )
 POOL: Final = Metric(
     "inmail_pool_connections",
-    Kind.GAUGE,
+    MetricKind.GAUGE,
     "Open connections to Postgres, by state: `used`, `idle`.",
     "connections",
     ("worker", "state"),
 )
 POOL_MAX: Final = Metric(
     "inmail_pool_connections_max",
-    Kind.GAUGE,
+    MetricKind.GAUGE,
     "Connections to Postgres that the process may open (INMAIL_DATABASE_CONNECTIONS).",
     "connections",
     ("worker",),
 )
 LANES: Final = Metric(
-    "inmail_lanes", Kind.GAUGE, "Lanes that the process owns, by what they do.", "lanes", ("worker", "doing")
+    "inmail_lanes", MetricKind.GAUGE, "Lanes that the process owns, by what they do.", "lanes", ("worker", "doing")
 )
 BUSY: Final = Metric(
     "inmail_lane_busy_seconds",
-    Kind.GAUGE,
+    MetricKind.GAUGE,
     "The longest time that a lane has had something to do and has not got on; at INMAIL_STUCK_SECONDS the worker ends.",
     "seconds",
     ("worker",),
 )
 READY: Final = Metric(
-    "inmail_ready", Kind.GAUGE, "1 while the process gets on with its work, as /readyz says.", "0 or 1", ("worker",)
+    "inmail_ready",
+    MetricKind.GAUGE,
+    "1 while the process gets on with its work, as /readyz says.",
+    "0 or 1",
+    ("worker",),
 )
 
 CREDITS: Final = Metric(
     "inmail_credits_total",
-    Kind.COUNTER,
+    MetricKind.COUNTER,
     "Credits that the journal has moved, by movement: `granted`, `spent`, `reversed`, `expired`, `voided` (adjusted"
     " downward, too), `forfeited` (to a plan change or a cap).",
     "credits",
     ("movement",),
 )
-REMAINING: Final = Metric("inmail_credits_remaining", Kind.GAUGE, "Credits that remain on all lots.", "credits")
+REMAINING: Final = Metric("inmail_credits_remaining", MetricKind.GAUGE, "Credits that remain on all lots.", "credits")
 CONSERVATION: Final = Metric(
     "inmail_conservation_difference_credits",
-    Kind.GAUGE,
+    MetricKind.GAUGE,
     "Credits that are not accounted for: granted - (spent - reversed + expired + voided + forfeited + remaining). It"
     " is 0, or the books are broken.",
     "credits",
 )
 UNPUBLISHED: Final = Metric(
     "inmail_unpublished_records",
-    Kind.GAUGE,
+    MetricKind.GAUGE,
     "Input records whose outcomes are stored and whose answers are not published.",
     "records",
     ("topic", "partition"),
 )
 UNPUBLISHED_SECONDS: Final = Metric(
     "inmail_unpublished_seconds",
-    Kind.GAUGE,
+    MetricKind.GAUGE,
     "For how long the same stored outcomes have been seen unpublished.",
     "seconds",
     ("topic", "partition"),
 )
 WATERMARK: Final = Metric(
     "inmail_watermark_age_seconds",
-    Kind.GAUGE,
+    MetricKind.GAUGE,
     "Age of the broker's time up to which a lane has stored. It grows while nothing comes, too.",
     "seconds",
     ("topic", "partition"),
 )
 READ_AT: Final = Metric(
     "inmail_books_read_timestamp_seconds",
-    Kind.GAUGE,
+    MetricKind.GAUGE,
     "When the books were read last, by reading: `credits`, `lanes`. The values above are as old as this.",
     "seconds since 1970",
     ("reading",),
 )
 READ_SECONDS: Final = Metric(
-    "inmail_books_read_seconds", Kind.GAUGE, "How long that reading took.", "seconds", ("reading",)
+    "inmail_books_read_seconds", MetricKind.GAUGE, "How long that reading took.", "seconds", ("reading",)
 )
 
 WORKER_METRICS: Final = (

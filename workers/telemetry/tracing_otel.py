@@ -38,7 +38,7 @@ _NOTHING = Context()
 Headers = Sequence[tuple[str, bytes | None]]
 
 
-class _Read(Getter[Headers]):
+class _HeaderGetter(Getter[Headers]):
     """Reads a record's headers. What is no text is no trace's."""
 
     def get(self, carrier: Headers, key: str) -> list[str] | None:
@@ -49,7 +49,7 @@ class _Read(Getter[Headers]):
         return [name for name, _ in carrier]
 
 
-class _Write(Setter["list[tuple[str, bytes]]"]):
+class _HeaderSetter(Setter["list[tuple[str, bytes]]"]):
     """Writes headers of a record."""
 
     def set(self, carrier: "list[tuple[str, bytes]]", key: str, value: str) -> None:
@@ -57,7 +57,7 @@ class _Write(Setter["list[tuple[str, bytes]]"]):
 
 
 _propagator = TraceContextTextMapPropagator()
-_read, _write = _Read(), _Write()
+_read, _write = _HeaderGetter(), _HeaderSetter()
 
 
 @asynccontextmanager
@@ -84,7 +84,7 @@ class OtelTraces:
         self._tracer = tracer
         self._group = group
 
-    def deciding(self, tp: TopicPartition, records: Sequence[ConsumerRecord]) -> "_Batch":
+    def deciding(self, tp: TopicPartition, records: Sequence[ConsumerRecord]) -> "_BatchSpans":
         """Return the trace of a batch that is about to be decided."""
         common = {
             "messaging.system": "kafka",
@@ -92,10 +92,10 @@ class OtelTraces:
             "messaging.destination.name": tp.topic,
             "messaging.destination.partition.id": str(tp.partition),
         }
-        return _Batch(self._tracer, common, records)
+        return _BatchSpans(self._tracer, common, records)
 
 
-class _Batch:
+class _BatchSpans:
     """One batch: its span, those of its records, and that of publishing."""
 
     def __init__(self, tracer: Tracer, common: dict[str, Any], records: Sequence[ConsumerRecord]) -> None:

@@ -17,7 +17,7 @@ from workers.ledger.model import Code
 from workers.telemetry import metric_table
 from workers.telemetry.metric import Metric
 
-__all__ = ["REPEAT", "Kept", "Retry", "Stage", "page_of", "retry_class"]
+__all__ = ["REPEAT", "Retry", "Stage", "WorkerMetrics", "page_of", "retry_class"]
 
 BOOKED: Final = "booked"  # beside the codes: a tick is answered, of which the journal has no row
 REPEAT: Final = "repeat"  # and a record answered with what an earlier one was answered
@@ -71,7 +71,7 @@ def page_of(registry: CollectorRegistry) -> tuple[bytes, str]:
     return generate_latest(registry), CONTENT_TYPE_PLAIN_0_0_4
 
 
-class Kept:
+class WorkerMetrics:
     """The metrics of one process, in a registry of its own. What can be read when somebody asks is not kept here."""
 
     def __init__(self, worker: str = "") -> None:

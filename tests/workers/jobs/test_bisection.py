@@ -18,7 +18,7 @@ from tests.ledger.book import DAY, Book
 from tests.workers.life import living
 from tests.workers.wire import ends, promotion, publish, read, send
 from workers.jobs.billing import BillingJob
-from workers.jobs.bisection import decide_apart
+from workers.jobs.bisection import decide_bisected
 from workers.jobs.expiry import ExpiryJob
 from workers.jobs.job import Batch, Job, Message
 from workers.jobs.send import SendJob
@@ -111,7 +111,7 @@ async def test_a_batch_decided_apart_has_the_answers_of_one_decided_whole(databa
     async with database.transaction():
         for job, batch in found:
             for request in batch.requests:  # as the last halving does
-                apart += (await decide_apart(job, database, replace(batch, requests=[request]))).messages
+                apart += (await decide_bisected(job, database, replace(batch, requests=[request]))).messages
 
     assert [_without_lot(each) for each in whole] == [_without_lot(each) for each in apart]
     assert len(whole) > len(grants) + len(sends)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from infra.clock import from_milliseconds
 from schemas.catalogue import SEND_REQUESTS
-from workers.jobs.decoding import latest_of, sort_records, time_of
+from workers.jobs.decoding import decision_time, decode_records, latest_decision_time
 
 TIMESTAMPS = st.one_of(st.integers(1_800_000_000_000, 1_800_000_000_003), st.integers(-(2**63), 2**63 - 1))
 
@@ -21,6 +21,6 @@ def test_time_is_the_same_however_it_is_asked_for(timestamps: list[int], before:
         for at, time in enumerate(timestamps)
     ]
     as_of = from_milliseconds(before)
-    latest = reduce(lambda time, record: time_of(record, time), records, as_of)
+    latest = reduce(lambda time, record: decision_time(record, time), records, as_of)
 
-    assert (latest, latest) == (latest_of(records, as_of), sort_records(records, as_of).as_of)
+    assert (latest, latest) == (latest_decision_time(records, as_of), decode_records(records, as_of).as_of)

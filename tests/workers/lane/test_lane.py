@@ -10,7 +10,7 @@ from aiokafka.admin import RecordsToDelete
 from aiokafka.errors import KafkaError
 
 from infra.kafka.clients import admin_client, reader
-from infra.kafka.transactions import Message, Spent, TransactionPair
+from infra.kafka.transactions import Message, TransactionPair, TransactionTimes
 from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.catalogue import BILLING_EVENTS, CREDIT_EVENTS, DEAD_LETTERS, SEND_REQUESTS, SEND_RESULTS
@@ -118,7 +118,7 @@ async def test_what_was_stored_and_not_published_goes_out_first_and_is_no_repeat
     publish_ = TransactionPair.publish
     failed = []
 
-    async def fails_twice(self: TransactionPair, messages: list[Message], *rest: object) -> Spent:
+    async def fails_twice(self: TransactionPair, messages: list[Message], *rest: object) -> TransactionTimes:
         if messages and len(failed) < 2:
             failed.append(messages)
             raise KafkaError("planted")
@@ -142,7 +142,7 @@ async def test_stored_answers_are_published_from_the_books_when_retention_took_t
     publish_ = TransactionPair.publish
     refused = asyncio.Event()
 
-    async def refuses(self: TransactionPair, messages: list[Message], *rest: object) -> Spent:
+    async def refuses(self: TransactionPair, messages: list[Message], *rest: object) -> TransactionTimes:
         if messages:
             refused.set()
             raise KafkaError("planted")

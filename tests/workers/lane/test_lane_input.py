@@ -15,7 +15,7 @@ from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 from aiokafka.structs import ConsumerRecord
 
 from infra.kafka.clients import partition_of
-from infra.kafka.transactions import Message, Spent, TransactionPair
+from infra.kafka.transactions import Message, TransactionPair, TransactionTimes
 from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.billing import SubscriptionActivated
@@ -208,7 +208,7 @@ async def test_what_was_answered_keeps_its_answer_when_its_plan_is_gone(
     catalogue = load_catalogue()
     job = BillingJob(catalogue)
 
-    async def fails(self: TransactionPair, messages: list[Message], *rest: object) -> Spent:
+    async def fails(self: TransactionPair, messages: list[Message], *rest: object) -> TransactionTimes:
         if messages and job._catalogue is catalogue:
             job._catalogue = _without("premium_career")
             raise KafkaError("planted")

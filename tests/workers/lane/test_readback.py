@@ -13,7 +13,7 @@ from pydantic_core import from_json, to_json
 
 import schemas
 from infra.clock import to_milliseconds, utc_now
-from infra.kafka.transactions import Message, Spent, TransactionPair
+from infra.kafka.transactions import Message, TransactionPair, TransactionTimes
 from infra.postgres import Connection
 from infra.settings import RecordTime, Settings
 from schemas.catalogue import CATALOGUE, DEAD_LETTERS, SEND_REQUESTS, SEND_RESULTS, EventType
@@ -91,7 +91,7 @@ async def _publish_in_doubt(  # noqa: PLR0917 - two servers, and what they are t
     published = asyncio.Event()
     publish_ = TransactionPair.publish
 
-    async def without_offset(self: TransactionPair, messages: list[Message], _: object, group: str) -> Spent:
+    async def without_offset(self: TransactionPair, messages: list[Message], _: object, group: str) -> TransactionTimes:
         if published.is_set():
             raise KafkaError("planted")
         spent = await publish_(self, [each for each in messages if is_kept(each)], {}, group)

@@ -24,7 +24,7 @@ from tests.workers.wire import ends, promotion, read, send, settled, working
 from workers.jobs import partitioning_check
 from workers.jobs.billing import BillingJob
 from workers.jobs.expiry import ExpiryJob
-from workers.jobs.partitioning_check import Misplaced
+from workers.jobs.partitioning_check import PartitioningCheck
 from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
 from workers.ops.dead_letters.history import LetterHistory, report_dead_letter
@@ -251,7 +251,7 @@ def test_accounts_on_other_partitions_are_told_of_once_a_minute_and_lane(monkeyp
     """None is lost by it: the next warning counts those that came meanwhile."""
     now = 0.0
     monkeypatch.setattr(partitioning_check, "monotonic", lambda: now)
-    seen = Misplaced(SEND_REQUESTS)
+    seen = PartitioningCheck(SEND_REQUESTS)
     with capture_logs() as logs:
         for now, partition, accounts in [(0, 0, 0), (1, 0, 2), (2, 0, 3), (3, 1, 4), (60, 0, 0), (61, 0, 5)]:  # noqa: B007
             seen.count(partition, accounts)

@@ -9,7 +9,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from infra.kafka.transactions import Spent
+from infra.kafka.transactions import TransactionTimes
 from infra.postgres import connect_database
 from infra.settings import Settings, SettingsError
 from schemas.catalogue import SEND_REQUESTS
@@ -138,7 +138,7 @@ def test_a_lane_that_gets_on_slowly_is_not_stuck(health: Health, clock: _Clock) 
         _pass(health, clock, 200)
         lane.takes()
         lane.decided()
-        lane.published(Spent(0.0, 0.0))
+        lane.published(TransactionTimes(0.0, 0.0))
         _pass(health, clock, 200)
         lane.steps()
 
@@ -159,7 +159,7 @@ def test_a_lane_is_over_its_error_when_it_got_on_or_found_nothing_to_do(health: 
     lane.opens()
     lane.waits()
     lane.takes()
-    lane.published(Spent(0.0, 0.0))
+    lane.published(TransactionTimes(0.0, 0.0))
     assert [] == health.not_ready()
 
 

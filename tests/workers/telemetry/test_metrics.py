@@ -22,10 +22,10 @@ from workers.ops.books.lane_metrics import LaneReader, LaneState
 from workers.ops.books.metrics_exporter import read_once
 from workers.telemetry import render
 from workers.telemetry.health import Health
-from workers.telemetry.metric import Kind, Metric
+from workers.telemetry.metric import Metric, MetricKind
 from workers.telemetry.metric_table import BOOKS_METRICS, TABLE, WORKER_METRICS
 from workers.telemetry.watchdog import watch_progress
-from workers.telemetry.worker_metrics import Kept, Retry, page_of, retry_class
+from workers.telemetry.worker_metrics import Retry, WorkerMetrics, page_of, retry_class
 
 BASE_UNITS = ("_seconds", "_credits", "_records", "_total", "_connections", "_connections_max", "_lanes", "_ready")
 FEW_VALUED = {
@@ -47,7 +47,7 @@ FEW_VALUED = {
 def test_a_metric_is_named_by_its_unit_and_has_few_labels(metric: Metric) -> None:
     """Base units; `_total` for what only grows; no label whose values nobody can list."""
     assert re.fullmatch("inmail_[a-z_]+", metric.name)
-    assert metric.name.endswith("_total") == (metric.kind is Kind.COUNTER)
+    assert metric.name.endswith("_total") == (metric.kind is MetricKind.COUNTER)
     assert metric.name.endswith((*BASE_UNITS, "_remaining"))
     assert set(metric.labels) <= FEW_VALUED
     assert metric.meaning.endswith(".")
@@ -88,7 +88,7 @@ def test_the_document_of_metrics_has_to_be_current(
 )
 def test_a_retry_is_of_one_of_few_classes(error: Exception, told: Retry) -> None:
     """However many errors there are."""
-    kept = Kept("send")
+    kept = WorkerMetrics("send")
     health = Health(300, kept=kept)
     health.lane(TopicPartition(SEND_REQUESTS, 0)).fails(error)
     seen = Scrape(page_of(kept.registry)[0].decode())
@@ -101,7 +101,7 @@ def test_a_retry_is_of_one_of_few_classes(error: Exception, told: Retry) -> None
 
 async def test_a_loop_that_is_blocked_is_late() -> None:
     """By as long as it was blocked, less what the sleeper would still have slept."""
-    kept = Kept("send")
+    kept = WorkerMetrics("send")
     health = Health(0.4, kept=kept)
     watch = asyncio.create_task(watch_progress(health))
     await asyncio.sleep(0)

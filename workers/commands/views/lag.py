@@ -8,7 +8,7 @@ from rich.text import Text
 
 from infra.terminal import console, table
 from workers.commands.views.styles import BAD, DIM, GOOD, WARN, count_of
-from workers.ops.lag import GroupLag, Observer, PartitionLag, Sample, Status
+from workers.ops.lag import GroupLag, LagObserver, PartitionLag, Sample, Status
 
 __all__ = ["lag_page", "show_lag", "sparkline"]
 
@@ -29,7 +29,7 @@ def show_lag(groups: Sequence[GroupLag]) -> None:
             out.print(table(heads, [_row(each) for each in notable], _NUMBERS))
 
 
-def lag_page(observer: Observer) -> RenderableType:
+def lag_page(observer: LagObserver) -> RenderableType:
     """Return what an observer saw last, as a page that is drawn anew: groups, partitions with a past, last changes."""
     parts: list[RenderableType] = []
     if observer.trouble is not None:
@@ -81,7 +81,7 @@ def _row(lag: PartitionLag) -> tuple[Text | str | int, ...]:
     return lag.partition, committed, lag.end, lag.records, seconds, _eta(lag), status, owner, _why(lag)
 
 
-def _live_row(observer: Observer, lag: PartitionLag) -> tuple[Text | str | int, ...]:
+def _live_row(observer: LagObserver, lag: PartitionLag) -> tuple[Text | str | int, ...]:
     lately = sparkline(observer.history(lag.group, lag.topic, lag.partition))
     since = "" if lag.since is None or observer.refreshed_at is None else _ago(lag.since, observer.refreshed_at)
     status = Text(lag.status, style=_style(lag.status))
@@ -93,7 +93,7 @@ def _why(lag: PartitionLag) -> str:
     return f"{lag.reason}; retention took {lag.lost:,}" if lag.lost else lag.reason
 
 
-def _changes(observer: Observer) -> Iterator[tuple[datetime, Text]]:
+def _changes(observer: LagObserver) -> Iterator[tuple[datetime, Text]]:
     for group in observer.groups:
         for each in group.partitions:
             for change in observer.changes(each.group, each.topic, each.partition)[1:]:

@@ -7,13 +7,12 @@ from rich.console import Console
 from rich.text import Text
 
 from infra.terminal import instant
-from workers.commands.views.styles import BAD, DIM, GOOD, NEWS, WARN, count_of
+from workers.commands.views.styles import BAD, DIM, GOOD, NEWS, WARN, TextPart, count_of
 from workers.ops.dead_letters.letters import printable
 from workers.ops.topics.results import Result
 
 __all__ = ["show_result"]
 
-Part = str | tuple[str, str]
 
 _TAKEN = frozenset({"expired", "voided", "adjusted", "forfeited", "cap_forfeited"})
 _NOTICES = frozenset({"low", "exhausted", "expiring_soon"})
@@ -23,12 +22,12 @@ def show_result(result: Result, out: Console) -> None:
     """Show one result as one line."""
     data = result.data
     name = result.event["type"].removeprefix("inmail.").removesuffix(".v1")
-    head: list[Part] = [
+    head: list[TextPart] = [
         (instant(result.event["time"]).ljust(25), DIM),
         f"{result.account_id or f'partition {result.partition}':<20} ",
         f"{name:<22} ",
     ]
-    tail: list[Part]
+    tail: list[TextPart]
     if name == "tick.decided":
         lots, credits_ = count_of(data["lots"], "lot"), count_of(data["credits"], "credit")
         tail = [f"{lots}, {credits_}, up to {instant(data['horizon'])}"]
@@ -38,15 +37,15 @@ def show_result(result: Result, out: Console) -> None:
         tail = [(f"{data['reason']:<22} ", BAD), f"{place}: {printable(data['error'])}"]
     else:
         tail = _movement(data)
-    repeat: list[Part] = [("  repeat", WARN)] if data.get("repeat") else []
+    repeat: list[TextPart] = [("  repeat", WARN)] if data.get("repeat") else []
     out.print(Text.assemble(*head, *tail, *repeat), soft_wrap=True)
 
 
-def _movement(data: Mapping[str, Any]) -> list[Part]:
+def _movement(data: Mapping[str, Any]) -> list[TextPart]:
     code = data["code"]
     style = BAD if data.get("outcome") == "rejected" else WARN if code in _NOTICES else GOOD
     amount = _amount(data)
-    parts: list[Part] = [
+    parts: list[TextPart] = [
         (f"{code:<22} ", style),
         f"{amount:+5d}" if amount else "    0",
         f"  balance {data['balance_before']} -> {data['balance_after']}",

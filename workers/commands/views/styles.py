@@ -2,7 +2,9 @@
 
 from typing import Final
 
-__all__ = ["BAD", "DIM", "GOOD", "NEWS", "WARN", "count_of"]
+__all__ = ["BAD", "DIM", "GOOD", "NEWS", "WARN", "TextPart", "count_of"]
+
+TextPart = str | tuple[str, str]  # text, or text and its style
 
 GOOD: Final = "green"
 BAD: Final = "bold red"

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from infra.terminal import console, instant
 from workers.commands.views.dead_letters import origin, story
-from workers.commands.views.styles import BAD, DIM, GOOD, NEWS, WARN, count_of
+from workers.commands.views.styles import BAD, DIM, GOOD, NEWS, WARN, TextPart, count_of
 from workers.ops.books.reasons import reason_of
 from workers.ops.dead_letters.history import LetterHistory
 from workers.ops.dead_letters.letters import DeadLetter, printable
@@ -16,8 +16,7 @@ from workers.ops.trace.trace import Traced
 
 __all__ = ["show_traced"]
 
-Part = str | tuple[str, str]
-Fact = tuple[str, list[Part]]
+Fact = tuple[str, list[TextPart]]
 
 _RECORD: Final = {
     "gone": "retention took the record",

@@ -1,17 +1,17 @@
 """Lag: how far each group is behind its input, in records and in time, how it stands, and why."""
 
-from workers.ops.lag.model import Change, GroupLag, Limits, Owner, PartitionLag, Sample, Status
-from workers.ops.lag.observer import Observer, observer, read_lag
+from workers.ops.lag.model import GroupLag, Owner, PartitionLag, Sample, Status, StatusChange, StatusLimits
+from workers.ops.lag.observer import LagObserver, observer, read_lag
 
 __all__ = [
-    "Change",
     "GroupLag",
-    "Limits",
-    "Observer",
+    "LagObserver",
     "Owner",
     "PartitionLag",
     "Sample",
     "Status",
+    "StatusChange",
+    "StatusLimits",
     "observer",
     "read_lag",
 ]

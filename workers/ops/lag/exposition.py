@@ -6,7 +6,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric, StateSetMetricFami
 from prometheus_client.registry import Collector
 
 from workers.ops.lag.model import GroupLag, PartitionLag, Status
-from workers.ops.lag.observer import Observer
+from workers.ops.lag.observer import LagObserver
 from workers.telemetry.lag_metric_table import LAG_METRICS
 
 __all__ = ["LagCollector"]
@@ -18,7 +18,7 @@ _STATES = ("inmail_lag_status", "inmail_lag_group_status")
 class LagCollector(Collector):
     """Made anew at each scrape, so that what is not watched any more is not told any more."""
 
-    def __init__(self, observer: Observer) -> None:
+    def __init__(self, observer: LagObserver) -> None:
         self._observer = observer
 
     def collect(self) -> Iterator[Metric]:

@@ -11,10 +11,10 @@ from aiokafka import TopicPartition
 from infra.clock import EARLIEST
 from infra.postgres import Connection, connect_database
 from infra.settings import Settings
-from workers.ops.lag.sampler import Ends
+from workers.ops.lag.sampler import PartitionEnds
 from workers.topology import TOPIC_RANK
 
-__all__ = ["Lane", "LaneKey", "Lanes", "neighbour_of"]
+__all__ = ["LaneKey", "LaneWatcher", "NeighbourLane", "neighbour_of"]
 
 _SECONDS = 5.0  # for an answer: lag is told also when the books are what is in trouble
 _ROWS = "select consumer_group, topic, partition, next_offset, as_of, head, awaited, paused from lanes"
@@ -22,7 +22,7 @@ _ROWS = "select consumer_group, topic, partition, next_offset, as_of, head, awai
 LaneKey = tuple[str, TopicPartition]
 
 
-class Lane(NamedTuple):
+class NeighbourLane(NamedTuple):
     """A lane's row."""
 
     next_offset: int
@@ -37,7 +37,7 @@ class Lane(NamedTuple):
         return self.head is not None and self.head > self.as_of
 
 
-class Lanes:
+class LaneWatcher:
     """Reads the rows, over one connection that is made anew when it is lost."""
 
     def __init__(self, settings: Settings) -> None:
@@ -45,7 +45,7 @@ class Lanes:
         self._connection: Connection | None = None
         self.trouble: str | None = None  # why they could not be read the last time
 
-    async def read(self) -> dict[LaneKey, Lane]:
+    async def read(self) -> dict[LaneKey, NeighbourLane]:
         """Return the lanes; none, and the trouble, where the books cannot be read."""
         self.trouble = None
         try:
@@ -60,7 +60,7 @@ class Lanes:
             await self.close()
             return {}
         return {
-            (row["consumer_group"], TopicPartition(row["topic"], row["partition"])): Lane(
+            (row["consumer_group"], TopicPartition(row["topic"], row["partition"])): NeighbourLane(
                 row["next_offset"] or 0, row["as_of"] or EARLIEST, row["head"], row["awaited"], row["paused"]
             )
             for row in rows
@@ -73,7 +73,9 @@ class Lanes:
             connection.terminate()
 
 
-def neighbour_of(key: LaneKey, lanes: Mapping[LaneKey, Lane], ends: Mapping[TopicPartition, Ends]) -> str | None:
+def neighbour_of(
+    key: LaneKey, lanes: Mapping[LaneKey, NeighbourLane], ends: Mapping[TopicPartition, PartitionEnds]
+) -> str | None:
     """Return for whom a lane waits, in words; None of one that does not wait, or for nobody that is still behind it."""
     lane = lanes.get(key)
     if lane is None or lane.head is None or not lane.waits:

@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
-__all__ = ["Change", "GroupLag", "Limits", "Owner", "PartitionLag", "Sample", "Status", "Verdict"]
+__all__ = ["Classification", "GroupLag", "Owner", "PartitionLag", "Sample", "Status", "StatusChange", "StatusLimits"]
 
 
 class Status(StrEnum):
@@ -29,14 +29,14 @@ class Status(StrEnum):
         return list(Status).index(self)
 
 
-class Verdict(NamedTuple):
+class Classification(NamedTuple):
     """A status, and why, in words with numbers."""
 
     status: Status
     reason: str
 
 
-class Change(NamedTuple):
+class StatusChange(NamedTuple):
     """When a partition came to a status, and why."""
 
     at: datetime
@@ -62,7 +62,7 @@ class Owner(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class StatusLimits:
     """What a status takes, in seconds."""
 
     window_seconds: float = 30.0  # so long without a commit is stalled, so long without a gain is slow

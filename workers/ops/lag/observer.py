@@ -13,26 +13,32 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from infra.kafka.clients import NotSetUpError
-from infra.kafka.cluster_queries import LATEST, Lookup, lookup
+from infra.kafka.cluster_queries import LATEST, ClusterQueries, lookup
 from infra.settings import Settings
-from workers.ops.lag.lanes import Lane, LaneKey, Lanes, neighbour_of
-from workers.ops.lag.model import Change, GroupLag, Limits, Owner, PartitionLag, Sample, Status
-from workers.ops.lag.recall import Seen, recall
-from workers.ops.lag.sampler import Look, Sampler, Unread
-from workers.ops.lag.verdict import Facts, judge, pace_of, within
+from workers.ops.lag.lanes import LaneKey, LaneWatcher, NeighbourLane, neighbour_of
+from workers.ops.lag.model import GroupLag, Owner, PartitionLag, Sample, Status, StatusChange, StatusLimits
+from workers.ops.lag.recall import CurrentPartition, backfill_samples
+from workers.ops.lag.sampler import ClusterSample, Sampler, Unread
+from workers.ops.lag.verdict import Facts, classify, pace_of, within
 from workers.topology import TOPIC_OF_GROUP
 
-__all__ = ["Observer", "observer", "read_lag"]
+__all__ = ["LagObserver", "observer", "read_lag"]
 
 _SAMPLES = 240  # of a partition: 20 minutes of one look in 5 s
 _CHANGES = 32
 
 
-class Observer:
-    """The lag of groups, as of the last look."""
+class LagObserver:
+    """The lag of groups, as of the last sample."""
 
     def __init__(
-        self, lookup: Lookup, sampler: Sampler, lanes: Lanes | None, limits: Limits, *, remembers: bool
+        self,
+        lookup: ClusterQueries,
+        sampler: Sampler,
+        lanes: LaneWatcher | None,
+        limits: StatusLimits,
+        *,
+        remembers: bool,
     ) -> None:
         self._lookup = lookup
         self._sampler = sampler
@@ -40,7 +46,7 @@ class Observer:
         self._limits = limits
         self._remembers = remembers
         self._rings: dict[LaneKey, deque[Sample]] = {}
-        self._changes: dict[LaneKey, deque[Change]] = {}
+        self._changes: dict[LaneKey, deque[StatusChange]] = {}
         self._turn = asyncio.Lock()
         self.groups: Sequence[GroupLag] = ()
         self.refreshed_at: datetime | None = None
@@ -57,11 +63,11 @@ class Observer:
         """
         async with self._turn:
             began = monotonic()
-            look = await self._sampler.look()
+            sampled = await self._sampler.sample()
             rows = await self._lanes.read() if self._lanes is not None else {}
-            await self._keep(look)
-            self.groups = [found for name in look.groups for found in self._judged(name, look, rows)]
-            self.refreshed_at, self.look_seconds = look.at, monotonic() - began
+            await self._keep(sampled)
+            self.groups = [found for name in sampled.groups for found in self._judged(name, sampled, rows)]
+            self.refreshed_at, self.look_seconds = sampled.at, monotonic() - began
             self.kafka_trouble = None
 
     async def written(self, topic: str) -> int:
@@ -75,7 +81,7 @@ class Observer:
         return sum(ends.values())
 
     async def run(self, period: float, seen: Callable[[], object] = lambda: None) -> None:
-        """Look every so many seconds, for ever, and call `seen` after each look.
+        """Look every so many seconds, for ever, and call `seen` after each sample.
 
         One that fails is told in `trouble`, what was seen before stays, and the next one comes.
         """
@@ -102,33 +108,33 @@ class Observer:
         """Return what was seen of a partition, the oldest first; nothing of one that is not watched."""
         return tuple(self._rings.get((group, TopicPartition(topic, partition)), ()))
 
-    def changes(self, group: str, topic: str, partition: int) -> Sequence[Change]:
+    def changes(self, group: str, topic: str, partition: int) -> Sequence[StatusChange]:
         """Return the last statuses of a partition and since when each held, the oldest first."""
         return tuple(self._changes.get((group, TopicPartition(topic, partition)), ()))
 
-    async def _keep(self, look: Look) -> None:
+    async def _keep(self, sampled: ClusterSample) -> None:
         """Add a sample to each ring; what is new gets a past, where it has one that matters."""
         now = {}
-        for name, group in look.groups.items():
+        for name, group in sampled.groups.items():
             for place, committed in group.committed.items():
-                if place in look.ends:
-                    unread = look.unread.get((name, place), Unread())
-                    sample = Sample(look.at, committed, look.ends[place].end, unread.records)
-                    now[name, place] = Seen(sample, unread.oldest_at)
+                if place in sampled.ends:
+                    unread = sampled.unread.get((name, place), Unread())
+                    sample = Sample(sampled.at, committed, sampled.ends[place].end, unread.records)
+                    now[name, place] = CurrentPartition(sample, unread.oldest_at)
         new = {key: seen for key, seen in now.items() if key not in self._rings and seen.sample.records}
-        past = await recall(self._lookup, new, look.at, self._limits) if self._remembers else {}
+        past = await backfill_samples(self._lookup, new, sampled.at, self._limits) if self._remembers else {}
         for key, seen in now.items():
             if key not in self._rings:
                 self._rings[key] = deque(past.get(key, ()), maxlen=_SAMPLES)
             self._append(self._rings[key], seen.sample)
-        there = {(name, place) for name, group in look.groups.items() for place in group.committed}
+        there = {(name, place) for name, group in sampled.groups.items() for place in group.committed}
         for gone in self._rings.keys() - there:
             del self._rings[gone]
             self._changes.pop(gone, None)
 
-    def _judged(self, name: str, look: Look, rows: Mapping[LaneKey, Lane]) -> list[GroupLag]:
+    def _judged(self, name: str, sampled: ClusterSample, rows: Mapping[LaneKey, NeighbourLane]) -> list[GroupLag]:
         """Return a group's lag, topic by topic."""
-        group = look.groups[name]
+        group = sampled.groups[name]
         members = group.described.members
         count = len(members) if members is not None else 0 if name in TOPIC_OF_GROUP else None
         owners = {
@@ -136,42 +142,47 @@ class Observer:
         }
         topics: dict[str, list[PartitionLag]] = {topic: [] for topic in sorted({p.topic for p in group.committed})}
         for place in group.committed:
-            facts = self._facts(name, place, look, rows, owners.get(place))
-            topics[place.topic].append(self._partition((name, place), look, facts, owners.get(place)))
+            facts = self._facts(name, place, sampled, rows, owners.get(place))
+            topics[place.topic].append(self._partition((name, place), sampled, facts, owners.get(place)))
         state = group.described.state
         if not topics:
             return [GroupLag(name, "", (), state, count)]
         return [GroupLag(name, topic, tuple(found), state, count) for topic, found in topics.items()]
 
     def _facts(
-        self, name: str, place: TopicPartition, look: Look, rows: Mapping[LaneKey, Lane], owner: Owner | None
+        self,
+        name: str,
+        place: TopicPartition,
+        sampled: ClusterSample,
+        rows: Mapping[LaneKey, NeighbourLane],
+        owner: Owner | None,
     ) -> Facts:
-        described = look.groups[name].described
-        unread = look.unread.get((name, place), Unread())
+        described = sampled.groups[name].described
+        unread = sampled.unread.get((name, place), Unread())
         ours = name in TOPIC_OF_GROUP
         members = len(described.members) if described.members is not None else 0 if ours else None
         return Facts(
-            now=look.at,
-            seconds=_seconds(look.at, unread),
+            now=sampled.at,
+            seconds=_seconds(sampled.at, unread),
             readable=unread.readable,
             held=unread.held,
             ours=ours,
             members=members,
             settled=described.settled or (ours and described.members is None),
             owned=owner is not None,
-            unknown=None if place in look.ends else "no broker leads it: its end is not known",
+            unknown=None if place in sampled.ends else "no broker leads it: its end is not known",
             paused=_paused((name, place), rows, members) if ours else None,
-            waiting=neighbour_of((name, place), rows, look.ends) if ours else None,
+            waiting=neighbour_of((name, place), rows, sampled.ends) if ours else None,
         )
 
-    def _partition(self, key: LaneKey, look: Look, facts: Facts, owner: Owner | None) -> PartitionLag:
+    def _partition(self, key: LaneKey, sampled: ClusterSample, facts: Facts, owner: Owner | None) -> PartitionLag:
         name, place = key
-        committed = look.groups[name].committed[place]
-        ends = look.ends.get(place)
-        ring = list(self._rings.get(key, ())) or [Sample(look.at, committed, committed or 0, 0)]
+        committed = sampled.groups[name].committed[place]
+        ends = sampled.ends.get(place)
+        ring = list(self._rings.get(key, ())) or [Sample(sampled.at, committed, committed or 0, 0)]
         last = ring[-1]
-        status, reason = judge(ring, facts, self._limits)
-        pace = pace_of(within(ring, look.at, self._limits.window_seconds))
+        status, reason = classify(ring, facts, self._limits)
+        pace = pace_of(within(ring, sampled.at, self._limits.window_seconds))
         return PartitionLag(
             name,
             place.topic,
@@ -185,7 +196,7 @@ class Observer:
             ends.oldest if ends is not None else 0,
             status,
             reason,
-            self._since(key, look.at, status, reason),
+            self._since(key, sampled.at, status, reason),
             pace,
             0.0 if not last.records else last.records / pace if pace is not None and pace > 0 else None,
             owner,
@@ -194,7 +205,7 @@ class Observer:
     def _since(self, key: LaneKey, at: datetime, status: Status, reason: str) -> datetime:
         changes = self._changes.setdefault(key, deque(maxlen=_CHANGES))
         if not changes or changes[-1].status is not status:
-            changes.append(Change(at, status, reason))
+            changes.append(StatusChange(at, status, reason))
         return changes[-1].at
 
     def _append(self, ring: deque[Sample], sample: Sample) -> None:
@@ -210,7 +221,7 @@ def _seconds(now: datetime, unread: Unread) -> float:
     return 0.0 if unread.oldest_at is None else max(0.0, (now - unread.oldest_at).total_seconds())
 
 
-def _paused(key: LaneKey, rows: Mapping[LaneKey, Lane], members: int | None) -> str | None:
+def _paused(key: LaneKey, rows: Mapping[LaneKey, NeighbourLane], members: int | None) -> str | None:
     """Return what the breaker said of a lane, or of another, where its end left the group without a member.
 
     Where there are members it is over: a mended worker, or one of a version that does not clear it, has the lane.
@@ -233,10 +244,10 @@ async def observer(  # noqa: PLR0913 - each a choice of its own
     groups: Sequence[str] | None = None,
     *,
     every: bool = False,
-    limits: Limits | None = None,
+    limits: StatusLimits | None = None,
     remembers: bool = True,
     books: bool = True,
-) -> AsyncIterator[Observer]:
+) -> AsyncIterator[LagObserver]:
     """Open an observer; it has seen nothing before its first refresh.
 
     Args:
@@ -251,12 +262,12 @@ async def observer(  # noqa: PLR0913 - each a choice of its own
         KafkaError: when the cluster cannot be reached.
 
     """
-    lanes = Lanes(settings) if books else None
+    lanes = LaneWatcher(settings) if books else None
     async with lookup(settings) as asked, contextlib.AsyncExitStack() as stack:
         if lanes is not None:
             stack.push_async_callback(lanes.close)
-        known = replace(limits or Limits(), order_seconds=settings.order_seconds)
-        yield Observer(asked, Sampler(asked, groups, every=every), lanes, known, remembers=remembers)
+        known = replace(limits or StatusLimits(), order_seconds=settings.order_seconds)
+        yield LagObserver(asked, Sampler(asked, groups, every=every), lanes, known, remembers=remembers)
 
 
 async def read_lag(settings: Settings) -> Sequence[GroupLag]:

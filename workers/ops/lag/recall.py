@@ -14,25 +14,27 @@ from typing import NamedTuple
 from aiokafka import TopicPartition
 
 from infra.clock import to_milliseconds
-from infra.kafka.cluster_queries import Lookup
+from infra.kafka.cluster_queries import ClusterQueries
 from infra.kafka.commit_history import Commit, Commits, read_commits
-from workers.ops.lag.model import Limits, Sample
+from workers.ops.lag.model import Sample, StatusLimits
 
-__all__ = ["Seen", "recall"]
+__all__ = ["CurrentPartition", "backfill_samples"]
 
 _WINDOWS_AGO = (20, 10, 5, 2, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6)
 
-Key = tuple[str, TopicPartition]
+PartitionKey = tuple[str, TopicPartition]
 
 
-class Seen(NamedTuple):
+class CurrentPartition(NamedTuple):
     """A partition of a group as it is now."""
 
     sample: Sample
     oldest_at: datetime | None  # broker's time of its oldest unread record
 
 
-async def recall(lookup: Lookup, now: Mapping[Key, Seen], at: datetime, limits: Limits) -> dict[Key, list[Sample]]:
+async def backfill_samples(
+    lookup: ClusterQueries, now: Mapping[PartitionKey, CurrentPartition], at: datetime, limits: StatusLimits
+) -> dict[PartitionKey, list[Sample]]:
     """Return samples of before for partitions that have unread records, the oldest first.
 
     Raises:
@@ -44,7 +46,7 @@ async def recall(lookup: Lookup, now: Mapping[Key, Seen], at: datetime, limits: 
     moments = [at - timedelta(seconds=limits.window_seconds * windows) for windows in _WINDOWS_AGO]
     commits = await read_commits(lookup, {group for group, _ in now}, moments[0])
     places = {place for _, place in now}
-    found: dict[Key, list[Sample]] = {key: [] for key in now}
+    found: dict[PartitionKey, list[Sample]] = {key: [] for key in now}
     for moment in moments:
         ends = await lookup.offsets(dict.fromkeys(places, to_milliseconds(moment)))
         for key, seen in now.items():
@@ -56,14 +58,14 @@ async def recall(lookup: Lookup, now: Mapping[Key, Seen], at: datetime, limits: 
     }
 
 
-def _before_drops(seen: Seen, commits: Sequence[Commit]) -> Iterator[Sample]:
+def _before_drops(seen: CurrentPartition, commits: Sequence[Commit]) -> Iterator[Sample]:
     """Yield where the group stood before its offset went back, which may have been between two moments."""
     for before, after in pairwise(commits):
         if after.offset < before.offset:
             yield Sample(before.time, before.offset, seen.sample.end, max(0, seen.sample.end - before.offset))
 
 
-def _committed_at(key: Key, seen: Seen, moment: datetime, commits: Commits) -> int | None:
+def _committed_at(key: PartitionKey, seen: CurrentPartition, moment: datetime, commits: Commits) -> int | None:
     """Return the offset that stood at a moment; None where it is not known."""
     known = commits.found.get(key, [])
     index = bisect_right(known, moment, key=lambda commit: commit.time)
@@ -73,7 +75,7 @@ def _committed_at(key: Key, seen: Seen, moment: datetime, commits: Commits) -> i
     return seen.sample.committed if not known and key[0] in commits.whole else None
 
 
-def _records_at(seen: Seen, moment: datetime, committed: int, end: int) -> int:
+def _records_at(seen: CurrentPartition, moment: datetime, committed: int, end: int) -> int:
     """Return how many records were unread at a moment. The oldest one of now was not there before its time."""
     if committed == seen.sample.committed and seen.oldest_at is not None and moment < seen.oldest_at:
         return 0

@@ -8,18 +8,18 @@ from aiokafka import TopicPartition
 
 from infra.clock import utc_now
 from infra.kafka.clients import NotSetUpError
-from infra.kafka.cluster_queries import EARLIEST, LATEST, Described, Lookup
-from infra.kafka.peek import Glance, glance
+from infra.kafka.cluster_queries import EARLIEST, LATEST, ClusterQueries, Described
+from infra.kafka.peek import Peek, glance
 from workers.topology import TOPIC_OF_GROUP
 
-__all__ = ["Ends", "GroupLook", "Look", "Sampler", "Unread"]
+__all__ = ["ClusterSample", "GroupSample", "PartitionEnds", "Sampler", "Unread"]
 
 
 _Looked = tuple[TopicPartition, int, bool]  # from where, and whether as a reader of committed records
 
 
 @dataclass(frozen=True, slots=True)
-class GroupLook:
+class GroupSample:
     """A group: who is in it, and what it committed of each partition that it reads."""
 
     described: Described
@@ -27,7 +27,7 @@ class GroupLook:
 
 
 @dataclass(frozen=True, slots=True)
-class Ends:
+class PartitionEnds:
     """A partition: its oldest record, where it ends, and where what a reader of committed records can read ends."""
 
     oldest: int
@@ -46,26 +46,26 @@ class Unread:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class ClusterSample:
     """All groups at one moment."""
 
     at: datetime
-    groups: Mapping[str, GroupLook]
-    ends: Mapping[TopicPartition, Ends]  # without partitions that nobody leads
+    groups: Mapping[str, GroupSample]
+    ends: Mapping[TopicPartition, PartitionEnds]  # without partitions that nobody leads
     unread: Mapping[tuple[str, TopicPartition], Unread]
 
 
 class Sampler:
     """Looks again and again through one client, and remembers which record it found where."""
 
-    def __init__(self, lookup: Lookup, groups: Sequence[str] | None, *, every: bool) -> None:
+    def __init__(self, lookup: ClusterQueries, groups: Sequence[str] | None, *, every: bool) -> None:
         """Take the groups to look at, by name; our own ones where none is named; every group of the cluster if told."""
         self._lookup = lookup
         self._named = list(TOPIC_OF_GROUP) if groups is None else list(groups)
         self._every = every
-        self._seen: dict[_Looked, Glance] = {}
+        self._seen: dict[_Looked, Peek] = {}
 
-    async def look(self) -> Look:
+    async def sample(self) -> ClusterSample:
         """Look once.
 
         Raises:
@@ -79,12 +79,12 @@ class Sampler:
         # Committed offsets first: the ends asked for afterwards are never below them.
         committed = await self._lookup.committed(names)
         groups = {
-            name: GroupLook(described.get(name, Described("", None)), self._places(name, described, found))
+            name: GroupSample(described.get(name, Described("", None)), self._places(name, described, found))
             for name, found in committed.items()
         }
         ends = await self._ends({place for group in groups.values() for place in group.committed})
         at = utc_now()
-        return Look(at, groups, ends, await self._unread(groups, ends))
+        return ClusterSample(at, groups, ends, await self._unread(groups, ends))
 
     async def _names(self) -> list[str]:
         if not self._every:
@@ -110,20 +110,20 @@ class Sampler:
         there = {place for topic in {each.topic for each in places} for place in self._lookup.partitions(topic)}
         return {place: committed.get(place) for place in sorted(places & there)}
 
-    async def _ends(self, places: Iterable[TopicPartition]) -> dict[TopicPartition, Ends]:
+    async def _ends(self, places: Iterable[TopicPartition]) -> dict[TopicPartition, PartitionEnds]:
         asked = dict.fromkeys(places, LATEST)
         ends = await self._lookup.offsets(asked)
         # Afterwards: what comes in between is not held back.
         stable = await self._lookup.offsets(asked, committed=True)
         oldest = await self._lookup.offsets(dict.fromkeys(asked, EARLIEST))
         return {
-            place: Ends(oldest[place], end, min(end, stable[place]))
+            place: PartitionEnds(oldest[place], end, min(end, stable[place]))
             for place, end in ends.items()
             if place in stable and place in oldest
         }
 
     async def _unread(
-        self, groups: Mapping[str, GroupLook], ends: Mapping[TopicPartition, Ends]
+        self, groups: Mapping[str, GroupSample], ends: Mapping[TopicPartition, PartitionEnds]
     ) -> dict[tuple[str, TopicPartition], Unread]:
         behind = {
             (name, place): (max(offset or 0, ends[place].oldest), ends[place])
@@ -149,7 +149,7 @@ class Sampler:
         self._seen = {looked: seen for looked, seen in self._seen.items() if looked in kept}
         return found
 
-    async def _glance(self, looked: Iterable[_Looked], enough: Callable[[Glance, TopicPartition], bool]) -> None:
+    async def _glance(self, looked: Iterable[_Looked], enough: Callable[[Peek, TopicPartition], bool]) -> None:
         """Look at what was not looked at before, or gave no answer that still holds."""
         for committed in (True, False):
             asked = [
@@ -171,7 +171,7 @@ class Sampler:
         return looked[1] if seen is None or seen.time is not None else max(looked[1], seen.reached)
 
 
-def _unread(end: Ends, start: int, seen: Glance | None, held: Glance | None) -> Unread:
+def _unread(end: PartitionEnds, start: int, seen: Peek | None, held: Peek | None) -> Unread:
     """Return what is unread from an offset on, by what was found there and where an open transaction begins."""
     if seen is not None and (seen.time is not None or seen.reached < end.stable):
         return Unread(end.end - seen.reached, end.stable - seen.reached, end.end - end.stable, seen.time)

@@ -13,7 +13,7 @@ from pydantic_core import to_json
 from infra.clock import utc_now
 from infra.settings import SettingsError
 from workers.ops.lag.exposition import LagCollector
-from workers.ops.lag.observer import Observer
+from workers.ops.lag.observer import LagObserver
 
 __all__ = ["serve_lag", "split_address"]
 
@@ -39,7 +39,7 @@ async def _livez(_: web.Request) -> web.Response:
 
 
 @asynccontextmanager
-async def serve_lag(observer: Observer, address: str, period: float) -> AsyncIterator[str]:
+async def serve_lag(observer: LagObserver, address: str, period: float) -> AsyncIterator[str]:
     """Serve what an observer saw last, until left; yields where, for port 0 with the one that was free.
 
     Both answer 503 once the last look is older than three periods: old numbers would look like good ones.

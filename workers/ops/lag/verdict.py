@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from workers.ops.lag.model import Limits, Sample, Status, Verdict
+from workers.ops.lag.model import Classification, Sample, Status, StatusLimits
 
-__all__ = ["Facts", "judge", "lowered_from", "pace_of", "still_since", "within"]
+__all__ = ["Facts", "classify", "lowered_from", "pace_of", "still_since", "within"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +32,11 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
-class _Case:
+class _Situation:
     whole: Sequence[Sample]  # all there are; the last one is now
     samples: Sequence[Sample]  # those of the window, and one before it, if there is one
     facts: Facts
-    limits: Limits
+    limits: StatusLimits
 
     @property
     def last(self) -> Sample:
@@ -51,13 +51,13 @@ class _Case:
         return (self.facts.now - still_since(self.whole)).total_seconds()
 
 
-def judge(samples: Sequence[Sample], facts: Facts, limits: Limits) -> Verdict:
+def classify(samples: Sequence[Sample], facts: Facts, limits: StatusLimits) -> Classification:
     """Return how a partition stands. The last sample, of which there has to be one, is what it is now."""
-    case = _Case(samples, within(samples, facts.now, limits.window_seconds), facts, limits)
+    case = _Situation(samples, within(samples, facts.now, limits.window_seconds), facts, limits)
     for rule in _RULES:
         if (verdict := rule(case)) is not None:
             return verdict
-    return Verdict(Status.OK, _progress(case))
+    return Classification(Status.OK, _progress(case))
 
 
 def still_since(samples: Sequence[Sample]) -> datetime:
@@ -94,29 +94,29 @@ def within(samples: Sequence[Sample], now: datetime, seconds: float) -> Sequence
     return samples[max(0, first - 1) :]
 
 
-def _never_committed(case: _Case) -> Verdict | None:
+def _never_committed(case: _Situation) -> Classification | None:
     if case.last.committed is not None:
         return None
     if case.facts.ours:
-        return Verdict(Status.NEVER_COMMITTED, "it was never started: run `inmail topics apply`")
+        return Classification(Status.NEVER_COMMITTED, "it was never started: run `inmail topics apply`")
     if case.last.records:
-        return Verdict(Status.NEVER_COMMITTED, f"no offset was ever committed, and {_records(case)}")
-    return Verdict(Status.OK, "no offset was ever committed, and there is nothing to read")
+        return Classification(Status.NEVER_COMMITTED, f"no offset was ever committed, and {_records(case)}")
+    return Classification(Status.OK, "no offset was ever committed, and there is nothing to read")
 
 
-def _unknown(case: _Case) -> Verdict | None:
-    return Verdict(Status.UNKNOWN, case.facts.unknown) if case.facts.unknown is not None else None
+def _unknown(case: _Situation) -> Classification | None:
+    return Classification(Status.UNKNOWN, case.facts.unknown) if case.facts.unknown is not None else None
 
 
-def _all_read(case: _Case) -> Verdict | None:
-    return None if case.last.records else Verdict(Status.OK, "all is read")
+def _all_read(case: _Situation) -> Classification | None:
+    return None if case.last.records else Classification(Status.OK, "all is read")
 
 
-def _paused(case: _Case) -> Verdict | None:
-    return Verdict(Status.PAUSED, f"the breaker: {case.facts.paused}") if case.facts.paused is not None else None
+def _paused(case: _Situation) -> Classification | None:
+    return Classification(Status.PAUSED, f"the breaker: {case.facts.paused}") if case.facts.paused is not None else None
 
 
-def _stopped(case: _Case) -> Verdict | None:
+def _stopped(case: _Situation) -> Classification | None:
     facts = case.facts
     if facts.members is None or not facts.settled or facts.owned:
         return None
@@ -126,48 +126,50 @@ def _stopped(case: _Case) -> Verdict | None:
     who = "nobody is in the group" if not facts.members else f"none of the group's {facts.members} members has it"
     back = lowered_from(case.whole)
     went = f"; its offset went back from {back.committed:,} to {case.last.committed:,}" if back else ""
-    return Verdict(Status.STOPPED, f"{who}, and {_records(case)}{went}")
+    return Classification(Status.STOPPED, f"{who}, and {_records(case)}{went}")
 
 
-def _rewound(case: _Case) -> Verdict | None:
+def _rewound(case: _Situation) -> Classification | None:
     back = lowered_from(case.whole)
     if back is None or back.committed is None or case.last.committed is None:
         return None
-    return Verdict(
+    return Classification(
         Status.REWOUND,
         f"the offset went back from {back.committed:,} after {back.at:%H:%M:%S} UTC and is at {case.last.committed:,}:"
         f" {back.committed - case.last.committed:,} to read again",
     )
 
 
-def _held(case: _Case) -> Verdict | None:
+def _held(case: _Situation) -> Classification | None:
     facts = case.facts
     if facts.readable or not facts.held:
         return None
     words = f"an open transaction of a producer holds {facts.held:,} back"
     if facts.seconds < case.limits.held_seconds:
-        return Verdict(Status.OK, f"all is read that can be: {words} for {facts.seconds:.1f} s")
-    return Verdict(Status.HELD, f"{words} since {facts.seconds:.0f} s: no reader can go on before it ends")
+        return Classification(Status.OK, f"all is read that can be: {words} for {facts.seconds:.1f} s")
+    return Classification(Status.HELD, f"{words} since {facts.seconds:.0f} s: no reader can go on before it ends")
 
 
-def _waiting(case: _Case) -> Verdict | None:
+def _waiting(case: _Situation) -> Classification | None:
     facts = case.facts
     if facts.waiting is None or facts.seconds < case.limits.waiting_seconds:
         return None
     # No lane waits for so long: it has gone on, and something else holds it. Its row tells so only with its next batch.
     if _is_still(case, case.limits.window_seconds + case.limits.order_seconds):
         return None
-    return Verdict(Status.WAITING, f"waits for {facts.waiting}")
+    return Classification(Status.WAITING, f"waits for {facts.waiting}")
 
 
-def _stalled(case: _Case) -> Verdict | None:
+def _stalled(case: _Situation) -> Classification | None:
     if not _is_still(case, case.limits.window_seconds):
         return None
     rest = "" if case.facts.settled else ", and the group is sharing its partitions out"
-    return Verdict(Status.STALLED, f"its reader is there and has not got on for {case.still_seconds:.0f} s{rest}")
+    return Classification(
+        Status.STALLED, f"its reader is there and has not got on for {case.still_seconds:.0f} s{rest}"
+    )
 
 
-def _slow(case: _Case) -> Verdict | None:
+def _slow(case: _Situation) -> Classification | None:
     if case.facts.seconds < case.limits.behind_seconds or case.covered_seconds < case.limits.window_seconds:
         return None
     lags = [sample.records for sample in case.samples]
@@ -178,10 +180,10 @@ def _slow(case: _Case) -> Verdict | None:
     # what lasts: whatever was unread in the first, no less was in the second.
     if min(lags[half:]) < max(lags[:half]):
         return None
-    return Verdict(Status.SLOW, _speeds(case))
+    return Classification(Status.SLOW, _speeds(case))
 
 
-def _speeds(case: _Case) -> str:
+def _speeds(case: _Situation) -> str:
     """Return how much is read and how much comes; or that nothing is, of a reader that died or hangs for a while."""
     came = f"{(case.last.end - case.samples[0].end) / case.covered_seconds:,.1f} come"
     if case.still_seconds > case.limits.window_seconds / 2:
@@ -190,11 +192,11 @@ def _speeds(case: _Case) -> str:
     return f"it reads {read / case.covered_seconds:,.1f} records a second, and {came}"
 
 
-def _is_still(case: _Case, seconds: float) -> bool:
+def _is_still(case: _Situation, seconds: float) -> bool:
     return _stands(case, seconds) and case.still_seconds >= seconds
 
 
-def _stands(case: _Case, seconds: float) -> bool:
+def _stands(case: _Situation, seconds: float) -> bool:
     """Tell whether the oldest unread record is so old, and no offset was committed in that time as far as was seen."""
     if case.facts.seconds < seconds:
         return False
@@ -203,19 +205,19 @@ def _stands(case: _Case, seconds: float) -> bool:
     return all(sample.committed == case.last.committed and sample.records for sample in recent)
 
 
-def _progress(case: _Case) -> str:
-    pace = pace_of(case.samples)
-    if pace is not None and pace > 0:
-        return f"{_records(case)}; {pace:,.1f} a second fewer"
+def _progress(case: _Situation) -> str:
+    drain_rate = pace_of(case.samples)
+    if drain_rate is not None and drain_rate > 0:
+        return f"{_records(case)}; {drain_rate:,.1f} a second fewer"
     return _records(case)
 
 
-def _records(case: _Case) -> str:
+def _records(case: _Situation) -> str:
     count = case.last.records
     return f"{count:,} {'record is' if count == 1 else 'records are'} unread, the oldest for {case.facts.seconds:.1f} s"
 
 
-_RULES: tuple[Callable[[_Case], Verdict | None], ...] = (
+_RULES: tuple[Callable[[_Situation], Classification | None], ...] = (
     _unknown,
     _never_committed,
     _all_read,

@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaTimeoutError
 from aiokafka.structs import ConsumerRecord
 
-from workers.jobs.decoding import time_of
+from workers.jobs.decoding import decision_time
 from workers.topology import sort_key
 
 __all__ = ["PartitionCursor", "TimedRecord", "read_in_time_order"]
@@ -48,7 +48,7 @@ class PartitionCursor:
         for record in records:
             if record.offset >= self.end:
                 break
-            self.as_of = time_of(record, self.as_of)
+            self.as_of = decision_time(record, self.as_of)
             if self.until is not None and self.as_of >= self.until:  # time never runs back: nor does any after it
                 position = self.end
                 break

@@ -7,8 +7,8 @@ from datetime import datetime
 import asyncpg
 
 from infra.postgres import Connection, is_refusal
-from workers.jobs.bisection import decide_apart
-from workers.jobs.decoding import sort_records
+from workers.jobs.bisection import decide_bisected
+from workers.jobs.decoding import decode_records
 from workers.jobs.job import Batch, Decision, Job
 from workers.ops.operations import RefusedError
 from workers.ops.replay.merge_topics import PartitionCursor
@@ -73,17 +73,17 @@ class TargetLanes:
         except asyncpg.PostgresError as error:
             if not is_refusal(error):
                 raise
-            return await self._store(runs, decide_apart, ends)
+            return await self._store(runs, decide_bisected, ends)
 
     async def _store(self, runs: Sequence[CombinedBatch], decide: Decide, ends: ReadPositions) -> Counter[str]:
         read = dict(self._read)
         letters: Counter[str] = Counter()
         async with self._connection.transaction():
             for job, records in ((run.job, run.records) for run in runs):
-                found = sort_records(records, read[job.topic][1])
+                found = decode_records(records, read[job.topic][1])
                 read[job.topic] = (records[-1].offset + 1, found.as_of)
                 batch = Batch(job.topic, self._partition, found.requests)
-                while job.in_steps and await job.step(self._connection, batch):
+                while job.step is not None and await job.step(self._connection, batch):
                     pass  # nobody waits for these accounts
                 decision = await decide(job, self._connection, batch)
                 letters.update(each.reason.value for each in (found.refused | decision.refused).values())

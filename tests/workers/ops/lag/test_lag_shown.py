@@ -19,7 +19,7 @@ from infra.settings import Settings, SettingsError
 from tests.workers.lagging import Reading, make_reading
 from workers.commands.views.lag import lag_page, show_lag, sparkline
 from workers.local.processes import environment
-from workers.ops.lag import GroupLag, Limits, Sample, Status
+from workers.ops.lag import GroupLag, Sample, Status, StatusLimits
 from workers.ops.lag.server import serve_lag, split_address
 from workers.telemetry.lag_metric_table import LAG_METRICS
 
@@ -49,7 +49,7 @@ async def _get(url: str) -> tuple[int, str]:
 
 async def test_it_is_served_as_json_and_as_metrics_under_the_names_of_the_table(reading: Reading) -> None:
     """Not before the first look: what is not known is not served as if it were none."""
-    async with reading.observed(Limits(behind_seconds=0)) as found, serve_lag(found, "0", 5) as place:
+    async with reading.observed(StatusLimits(behind_seconds=0)) as found, serve_lag(found, "0", 5) as place:
         assert (503, "the first look is not over yet\n") == await _get(f"{place}/metrics")
         await found.refresh()
         _, body = await _get(f"{place}/lag")
@@ -118,7 +118,7 @@ def test_an_address_that_is_none_is_a_wrong_setting(address: str) -> None:
 async def test_the_page_shows_what_is_unread_why_and_what_changed(reading: Reading) -> None:
     """Partitions that are read up are left out, their changes are not."""
     out = Console(record=True, width=200, file=io.StringIO())
-    async with reading.observed(Limits(behind_seconds=0)) as found:
+    async with reading.observed(StatusLimits(behind_seconds=0)) as found:
         await reading.stands(found, Status.STOPPED)
         out.print(lag_page(found))
         stopped = out.export_text(clear=True)

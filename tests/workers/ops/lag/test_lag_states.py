@@ -19,9 +19,9 @@ from workers.jobs.billing import BillingJob
 from workers.jobs.send import SendJob
 from workers.lane.circuit_breaker import FEWEST
 from workers.ledger.plans import load_catalogue
-from workers.ops.lag import Limits, Status, observer
+from workers.ops.lag import Status, StatusLimits, observer
 
-PATIENT = Limits(window_seconds=60)
+PATIENT = StatusLimits(window_seconds=60)
 
 
 @pytest.fixture
@@ -163,7 +163,7 @@ async def test_markers_and_what_was_aborted_are_no_lag(reading: Reading) -> None
             await producer.begin_transaction()
             await producer.send_and_wait(reading.place.topic, b"x")
             await ends()
-        async with reading.observed(Limits(window_seconds=60, behind_seconds=0)) as found:
+        async with reading.observed(StatusLimits(window_seconds=60, behind_seconds=0)) as found:
             await reading.commit(1)
             ok = await reading.stands(found, Status.OK)
 

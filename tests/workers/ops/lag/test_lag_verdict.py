@@ -5,11 +5,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from workers.ops.lag.model import GroupLag, Limits, PartitionLag, Sample, Status
-from workers.ops.lag.verdict import Facts, judge, lowered_from, pace_of
+from workers.ops.lag.model import GroupLag, PartitionLag, Sample, Status, StatusLimits
+from workers.ops.lag.verdict import Facts, classify, lowered_from, pace_of
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
-LIMITS = Limits(window_seconds=30, behind_seconds=5, held_seconds=5, waiting_seconds=1)
+LIMITS = StatusLimits(window_seconds=30, behind_seconds=5, held_seconds=5, waiting_seconds=1)
 FACTS = Facts(NOW, seconds=60.0, readable=1, members=1)
 
 # "seconds ago: committed/end", in order; the lag is the difference, but for a "!", where it is 0 (markers only).
@@ -125,7 +125,7 @@ def test_a_timeline_and_what_it_means(timeline: str, known: dict[str, object], s
     """The status, and words of the reason that a person needs to act on."""
     facts = replace(FACTS, **{"owned": True} | known)  # type: ignore[arg-type]
 
-    found = judge(_samples(timeline), facts, LIMITS)
+    found = classify(_samples(timeline), facts, LIMITS)
 
     assert status == found.status
     assert reason in found.reason
