@@ -100,11 +100,11 @@ class _MetadataRequest(Request[_MetadataRequestStruct]):  # type: ignore[misc] #
     API_KEY = _METADATA
 
     def __init__(self, topics: Sequence[str]) -> None:
-        self._topics = [(_NO_ID, topic, {}) for topic in topics]
+        self._topics: list[tuple[UUID, str, dict[int, bytes]]] = [(_NO_ID, topic, {}) for topic in topics]
 
     def build(self, request_struct_class: Any) -> Any:  # noqa: ANN401 - aiokafka's
         """Return the request in the one version there is."""
-        return request_struct_class(self._topics, False, False, {})  # noqa: FBT003 - a row of fields
+        return request_struct_class(self._topics, False, False, {})
 
 
 async def fetch_topic_ids(client: AIOKafkaClient, topics: Sequence[str]) -> dict[str, UUID]:

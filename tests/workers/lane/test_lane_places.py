@@ -12,13 +12,13 @@ from aiokafka.errors import KafkaError
 from aiokafka.protocol.commit import OffsetFetchRequest, OffsetFetchResponse_v3
 from structlog.testing import capture_logs
 
-from infra.kafka.clients import admin_client, committed_offsets, partitions_of, reader
+from infra.kafka.clients import admin_client, committed_offsets, partitions_of
 from infra.postgres import Connection, create_pool
 from infra.settings import Settings
 from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS
 from schemas.envelope import encode
 from tests.workers.life import Held, at_the_end, in_partition
-from tests.workers.wire import ends, eventually, pass_over, publish, read, send, settled, working
+from tests.workers.wire import ends, eventually, pass_over, publish, read, send, set_offset, settled, working
 from workers.errors import LaneError
 from workers.jobs.send import SendJob
 from workers.lane import inbox, lane, recovery
@@ -29,12 +29,6 @@ from workers.ops.topics.plan import plan_topics
 LOADING = 14  # Kafka's error code of a coordinator that is
 
 
-async def _set_offset(settings: Settings, group: str, place: TopicPartition, offset: int) -> None:
-    async with reader(settings, group) as consumer:
-        consumer.assign([place])
-        await consumer.commit({place: offset})
-
-
 def _job() -> SendJob:
     return SendJob(load_catalogue())
 
@@ -42,7 +36,7 @@ def _job() -> SendJob:
 async def test_an_offset_beyond_the_end_of_its_partition_is_named(cluster: Settings) -> None:
     """A topic made anew, or records lost: the lane cannot know where to go on, and says so."""
     end = (await ends(cluster, SEND_REQUESTS))[TopicPartition(SEND_REQUESTS, 2)]
-    await _set_offset(cluster, SendJob.group, TopicPartition(SEND_REQUESTS, 2), end + 1_000)
+    await set_offset(cluster, SendJob.group, TopicPartition(SEND_REQUESTS, 2), end + 1_000)
 
     with pytest.raises(LaneError, match=rf"send-requests/2 is {end + 1_000}, but the partition ends at {end}"):
         await asyncio.wait_for(run_worker(_job(), cluster, asyncio.Event()), 20)
