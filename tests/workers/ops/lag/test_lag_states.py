@@ -299,7 +299,7 @@ async def test_an_offset_that_kafka_has_forgotten_is_not_one_that_never_was(clus
     async with observer(cluster, limits=QUICK) as found:
         expired = await stands(found, SendJob.group, place, Status.EXPIRED, Status.OK)
         await apply_topics(cluster, await plan_topics(cluster))
-        await stands(found, SendJob.group, place, Status.OK)
+        await stands(found, SendJob.group, place, Status.STOPPED)
 
     assert Status.EXPIRED == expired.status
     assert f"the books have read up to {end:,}" in expired.reason
