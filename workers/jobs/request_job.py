@@ -1,7 +1,7 @@
 """What the send and the billing job share: they decide requests of accounts, each batch at once."""
 
 from infra.postgres import Connection
-from workers.jobs.job import Message
+from workers.jobs.job import Message, StoredRange
 from workers.jobs.partitioning_check import PartitioningCheck
 from workers.jobs.result_events import recall_answers
 from workers.ledger.model import WorkerName
@@ -27,6 +27,6 @@ class RequestJob:
         self._catalogue = catalogue
         self._partitioning = PartitioningCheck(self.topic)
 
-    async def recall(self, connection: Connection, partition: int, start: int, end: int) -> list[Message]:
-        """Return from the ledger's database what was decided for the input offsets [start, end)."""
-        return await recall_answers(connection, self.worker, partition, start, end)
+    async def recall(self, connection: Connection, partition: int, stored: StoredRange) -> list[Message]:
+        """Return from the ledger's database what was decided for a range of records."""
+        return await recall_answers(connection, self.worker, partition, stored)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from time import monotonic
 from typing import Any
+from uuid import UUID
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
@@ -66,7 +67,7 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is unt
         """Work until `stop` is set, then drain.
 
         Raises:
-            LaneError: when a lane cannot go on; BreakerError: when too much of what is read is bad.
+            BreakerError: when too much of what is read is bad.
             StuckError: when the worker does not get on for too long.
             WorkerError: when the drain, or the consumer, did not end within its time.
             NotSetUpError: when a topic is gone.
@@ -77,7 +78,7 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is unt
         starting = asyncio.create_task(self._consumer.start())
         pump = asyncio.create_task(self._pump(starting, stop))
         watches = [
-            asyncio.create_task(watch_servers(self._job, self._clients)),
+            asyncio.create_task(watch_servers(self._job, self._clients, self._see_topic)),
             asyncio.create_task(watch_progress(self._health)),
         ]
         stopped = asyncio.create_task(stop.wait())
@@ -233,6 +234,10 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is unt
         self._health.joined()
         self._log.info("assigned", partitions=sorted(tp.partition for tp in assigned))
 
+    def _see_topic(self, topic_id: UUID) -> None:
+        for lane, _ in self._lanes.values():
+            lane.see_topic(topic_id)
+
     def _lane_ended(self, lane: Lane, task: asyncio.Task[None]) -> None:
         """Let the worker end of what a lane ended of."""
         error = task_error(task, stopped=lane.stopping)
@@ -258,7 +263,7 @@ async def run_worker(job: Job, settings: Settings, stop: asyncio.Event) -> None:
     Raises:
         NotSetUpError: when a topic does not exist.
         SettingsError: when its port for probes cannot be had, or what traces need is not installed.
-        LaneError, WorkerError, KafkaError: see `Worker.run`.
+        BreakerError, WorkerError, KafkaError: see `Worker.run`.
 
     """
     health = Health(settings.stuck_seconds, kept=WorkerMetrics(job.group.removeprefix("inmail-")))
