@@ -25,7 +25,7 @@ from infra.kafka.clients import committed_offsets
 from infra.kafka.topic_ids import topic_ids
 from infra.kafka.transactions import Message, TransactionPair
 from infra.postgres import Connection, Pool, is_refusal
-from infra.retry import SERVER_ERRORS, back_off_seconds, ignoring_retriable, is_retriable
+from infra.retry import SERVER_ERRORS, ignoring_retriable, is_retriable
 from infra.settings import Settings
 from workers.errors import BreakerError, FencedError, LaneError
 from workers.jobs.bisection import decide_bisected
@@ -36,6 +36,7 @@ from workers.lane.circuit_breaker import Breaker
 from workers.lane.ended_topics import EndedTopics
 from workers.lane.inbox import Inbox, Taken
 from workers.lane.lane_row import LaneRow
+from workers.lane.pauses import Pauses
 from workers.lane.readback import Visible, find_visible
 from workers.lane.recovery import Doubts, check_topic, published_to
 from workers.lane.time_order import Ahead, Ends, Order, note_ahead
@@ -45,7 +46,6 @@ from workers.telemetry.tracing import NO_TRACE, BatchTrace, Traces
 __all__ = ["Clients", "Lane"]
 
 _FEW_STEPS, _LEAVE_SECONDS = 2, 2.0
-_HALTED_SECONDS = 10.0  # after which a lane that waits for an operator looks again
 
 
 class Clients(NamedTuple):
@@ -81,7 +81,7 @@ class Lane:
         self._order = Order(self._pool, ends, self._row, settings.order_seconds)
         self._log = structlog.get_logger("inmail.lane").bind(topic=tp.topic, partition=tp.partition)
         self.stopping = False
-        self._failures, self._doubts = 0, Doubts()  # in a row
+        self._pauses, self._doubts = Pauses(self._row, self.inbox, self._health, self._counts), Doubts()
         self._visible: Visible | None = None  # while it is in doubt how far answers are published
 
     def stop(self) -> None:
@@ -117,10 +117,8 @@ class Lane:
             finally:
                 self.inbox.close()
                 await self._producers.discard()
-            if isinstance(doubtful, LaneError):
-                await self._halt(doubtful)
-            elif doubtful is not None:
-                await self._back_off(doubtful)
+            if doubtful is not None:
+                await self._pauses.after(doubtful)
         await self._leave()
 
     async def _leave(self) -> None:
@@ -242,7 +240,7 @@ class Lane:
             spent = await self._producers.publish(messages, offsets, self._job.group)
         if offsets:
             self._row.published, self._visible = decided.next_offset, None
-        self._failures = 0
+        self._pauses.failures = 0
         self._health.published(spent)
 
     def _wake(self, publishing: asyncio.Task[None]) -> None:
@@ -255,25 +253,6 @@ class Lane:
         """Take note of the id that the topic has now: another one ends what the lane does with the last one."""
         if self._row.topic_id not in (None, found):
             self.inbox.interrupt(LaneError(f"{self._tp.topic} has another id by now, {found}"))
-
-    async def _halt(self, error: LaneError) -> None:
-        """Say that the lane cannot go on and why, and wait before it looks again, or until it is stopped."""
-        text, self._failures = str(error), 0
-        self._health.halts(text)
-        if text != self._row.halted:
-            self._log.error("lane_halted", error=text)
-        with ignoring_retriable():
-            await self._row.halt(text)
-        await self.inbox.stopped(_HALTED_SECONDS)
-
-    async def _back_off(self, error: Exception) -> None:
-        """Wait before the lane begins again, longer after each failure in a row, or until it is stopped."""
-        seconds = back_off_seconds(self._failures)
-        self._failures += 1
-        self._counts["lanes_begun_again"] += 1
-        self._health.fails(error)
-        self._log.warning("lane_begins_again", error=repr(error), seconds=round(seconds, 3), failures=self._failures)
-        await self.inbox.stopped(seconds)
 
 
 async def _finished(publishing: asyncio.Task[None] | None) -> None:

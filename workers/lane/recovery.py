@@ -106,22 +106,8 @@ def published_to(
             f"the books have read {place} up to offset {stored}, but the partition ends at {end}: records were lost, or"
             " the topic created again. Run `inmail topics apply`, which goes on with what is there now"
         )
-    first = max(stored or 0, oldest)
-    rewind = (
-        f"stop the group's workers and run `inmail replay rewind {WORKER_OF[tp.topic]} --to-offset {first} --partition"
-        f" {tp.partition}`"
-    )
-    if published > end:
-        raise LaneError(
-            f"the offset of group {group} for {place} is {published}, but the partition ends at {end}, and the books at"
-            f" {stored or 0}. To go on behind the books, {rewind}"
-        )
-    if published > first:
-        raise LaneError(
-            f"group {group} has published {place} up to offset {published}, but the books end at {stored or 0}: is"
-            " INMAIL_DATABASE_URL the right database, was it restored from a backup, or the group moved ahead? To"
-            f" decide the records between, {rewind}; to go on without them, {_set_stored(group, tp, published)}"
-        )
+    if published > max(stored or 0, oldest):
+        raise LaneError(_beyond(group, tp, published, stored or 0, kept))
     if published < oldest and (stored or 0) < oldest:
         raise LaneError(
             f"retention removed {place} up to offset {oldest}, and group {group} has decided it up to"
@@ -129,6 +115,26 @@ def published_to(
             f" {_set_stored(group, tp, oldest)}"
         )
     return published
+
+
+def _beyond(group: str, tp: TopicPartition, published: int, stored: int, kept: tuple[int, int]) -> str:
+    """Return what to do about an offset that is beyond what the books have read."""
+    oldest, end = kept
+    rewind = (
+        f"stop the group's workers and run `inmail replay rewind {WORKER_OF[tp.topic]} --to-offset"
+        f" {max(stored, oldest)} --partition {tp.partition}`"
+    )
+    place = f"{tp.topic}/{tp.partition}"
+    if published > end:
+        return (
+            f"the offset of group {group} for {place} is {published}, but the partition ends at {end}, and the books at"
+            f" {stored}. To go on behind the books, {rewind}"
+        )
+    return (
+        f"group {group} has published {place} up to offset {published}, but the books end at {stored}: is"
+        " INMAIL_DATABASE_URL the right database, was it restored from a backup, or the group moved ahead? To"
+        f" decide the records between, {rewind}; to go on without them, {_set_stored(group, tp, published)}"
+    )
 
 
 def _set_stored(group: str, tp: TopicPartition, offset: int) -> str:

@@ -54,8 +54,7 @@ class _OfHealth(Collector):
         apart.add_metric([worker], self._health.counts["batches_decided_apart"])
         halted = gauge(metric_table.HALTED)
         for tp, lane in self._health.lanes.items():
-            if lane.halted is not None:
-                halted.add_metric([worker, tp.topic, str(tp.partition)], 1.0)
+            halted.add_metric([worker, tp.topic, str(tp.partition)], float(lane.halted is not None))
         yield from (ready, busy, doing, halted, apart)
 
 

@@ -82,9 +82,9 @@ LANES: Final = Metric(
     "inmail_lanes", MetricKind.GAUGE, "Lanes that the process owns, by what they do.", "lanes", ("worker", "doing")
 )
 HALTED: Final = Metric(
-    "inmail_lane_halted",
+    "inmail_halted_lanes",
     MetricKind.GAUGE,
-    "1 for each lane that cannot go on before an operator decides; /readyz and `inmail lag` say why.",
+    "1 for a lane that cannot go on before an operator decides, 0 for another; /readyz and `inmail lag` say why.",
     "0 or 1",
     ("worker", "topic", "partition"),
 )
