@@ -193,6 +193,14 @@ _AT_ITS_PLACE = """
 """
 
 
+# Offsets are those of the topic as it is: one that was created again has other records at the same ones.
+_OF_THIS_TOPIC = """
+{0}.as_of > coalesce((
+    select l.topic_since from lanes as l where l.consumer_group = {1} and l.partition = {2}
+), '-infinity')
+"""
+
+
 def _conditions(selection: RowFilter, part: str, position: RowPosition) -> tuple[str, list[Any]]:
     """Return what a row of a part has to satisfy, and the values, the position's first."""
     ticks = part == TICKS
@@ -218,6 +226,8 @@ def _conditions(selection: RowFilter, part: str, position: RowPosition) -> tuple
         if selection.request is not None:
             values.append(selection.request)
             texts.append(_AT_ITS_PLACE.format(f"${len(values)}"))
+    if selection.start is not None or selection.end is not None:
+        texts.append(_OF_THIS_TOPIC.format(row, "'inmail-expiry'" if ticks else "'inmail-' || j.worker", partition))
     for text, value in given:
         if value is not None:
             values.append(value)
