@@ -232,7 +232,7 @@ async def recall_answers(
     rows = await connection.fetch(
         "select a.account_id, j.* from journal as j join accounts as a using (account)"
         " where j.worker = $1 and j.source_partition = $2 and j.source_offset >= $3 and j.source_offset < $4"
-        " and j.as_of > coalesce($5, '-infinity') and j.as_of <= coalesce($6, 'infinity')"
+        " and j.as_of > coalesce($5::timestamptz, '-infinity') and j.as_of <= coalesce($6::timestamptz, 'infinity')"
         " order by j.source_offset, j.account, j.sequence",
         worker.value,
         partition,
@@ -245,7 +245,7 @@ async def recall_ticks(connection: Connection, partition: int, stored: StoredRan
     """Return the stored answers to the ticks of a range of a partition's records."""
     rows = await connection.fetch(
         "select * from ticks where partition = $1 and source_offset >= $2 and source_offset < $3"
-        " and as_of > coalesce($4, '-infinity') and as_of <= coalesce($5, 'infinity')"
+        " and as_of > coalesce($4::timestamptz, '-infinity') and as_of <= coalesce($5::timestamptz, 'infinity')"
         " order by source_offset",
         partition,
         *stored,

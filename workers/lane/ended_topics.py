@@ -37,11 +37,11 @@ select min(as_of)
 from (
     select as_of from journal
     where worker = $1 and source_partition = $2 and source_offset >= $3 and source_offset < $4
-        and as_of > coalesce($5, '-infinity') and as_of <= $6
+        and as_of > coalesce($5::timestamptz, '-infinity') and as_of <= $6
     union all
     select as_of from ticks
     where $1 = 'expiry' and partition = $2 and source_offset >= $3 and source_offset < $4
-        and as_of > coalesce($5, '-infinity') and as_of <= $6
+        and as_of > coalesce($5::timestamptz, '-infinity') and as_of <= $6
 ) as x
 """
 _PUBLISHED = (

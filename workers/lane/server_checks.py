@@ -44,6 +44,8 @@ async def watch_servers(job: Job, clients: Clients, see_topic: Callable[[UUID], 
         clients.health.serves("Kafka", await coordinator.trouble())
         if (topic_id := await _topic_id(job, clients)) is not None:
             see_topic(topic_id)
+            if not clients.consumer.partitions_for_topic(job.topic):
+                clients.consumer.refresh_topics()
         if not (lacks_topic := await _lacks_topic(job, clients)):
             gone = ""
         elif lacks_topic == gone:  # a broker that has just started may not know all

@@ -149,10 +149,10 @@ async def _move(connection: Connection, worker: WorkerName, place: PartitionStat
     if goes < known:
         query = (
             "select count(*) from ticks where 'expiry' = $1 and partition = $2 and source_offset >= $3"
-            " and source_offset < $4 and as_of > coalesce($5, '-infinity')"
+            " and source_offset < $4 and as_of > coalesce($5::timestamptz, '-infinity')"
             if worker is WorkerName.EXPIRY
             else "select count(*) from journal where worker = $1 and source_partition = $2 and source_offset >= $3"
-            " and source_offset < $4 and is_answer and as_of > coalesce($5, '-infinity')"
+            " and source_offset < $4 and is_answer and as_of > coalesce($5::timestamptz, '-infinity')"
         )
         answers = await connection.fetchval(
             query, worker.value, place.partition, goes, known, place.since, timeout=_COUNT_SECONDS

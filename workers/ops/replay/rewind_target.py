@@ -168,10 +168,10 @@ async def _newest_taken(connection: Connection, worker: WorkerName, place: Parti
     """
     query = (
         "select as_of from ticks where 'expiry' = $1 and partition = $2 and source_offset < $3"
-        " and as_of > coalesce($4, '-infinity') order by source_offset desc limit 1"
+        " and as_of > coalesce($4::timestamptz, '-infinity') order by source_offset desc limit 1"
         if worker is WorkerName.EXPIRY
         else "select as_of from journal where worker = $1 and source_partition = $2 and source_offset < $3"
-        " and as_of > coalesce($4, '-infinity') order by source_offset desc limit 1"
+        " and as_of > coalesce($4::timestamptz, '-infinity') order by source_offset desc limit 1"
     )
     newest: datetime | None = await connection.fetchval(query, worker.value, place.partition, place.oldest, place.since)
     return newest
