@@ -16,6 +16,7 @@ from aiokafka.structs import ConsumerRecord
 
 from infra.kafka.clients import admin_client, count_partitions, create_consumer, remedy
 from infra.postgres import Pool, close_in_time, create_pool
+from infra.postgres_session import find_weak_settings
 from infra.probes import probes
 from infra.retry import ignoring_retriable
 from infra.settings import Settings
@@ -295,4 +296,6 @@ async def _connect(settings: Settings, stack: contextlib.AsyncExitStack) -> tupl
     await count_partitions(admin, TOPICS)  # aiokafka would look for them for 40 s
     pool = await stack.enter_async_context(create_pool(settings))
     stack.push_async_callback(close_in_time, pool, _STOP_SECONDS)
+    for weak in await find_weak_settings(pool):
+        structlog.get_logger("inmail.worker").warning("weak_database_setting", error=weak)
     return admin, pool
