@@ -61,7 +61,7 @@ inner join ticks as t
         and t.source_offset >= coalesce(l.next_offset, 0)
         and t.as_of > l.topic_since
 inner join journal as j
-    on t.partition = j.source_partition and t.source_offset = j.source_offset and t.request_id = j.request_id
+    on t.partition = j.source_partition and t.source_offset = j.source_offset and j.as_of > l.topic_since
 where l.topic = 'inmail.expiry-ticks' and j.worker = 'expiry' and j.amount <> 0
 group by j.code
 """
