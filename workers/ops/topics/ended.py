@@ -20,7 +20,7 @@ from infra.postgres import Connection, connect_database
 from infra.settings import RecordTime, Settings
 from schemas.catalogue import INPUT_TOPICS
 
-__all__ = ["UNPUBLISHED_AT_MOST", "EndedTopic", "end_topic", "find_ended"]
+__all__ = ["UNPUBLISHED_AT_MOST", "EndedTopic", "end_topic", "find_ended", "start_lanes"]
 
 UNPUBLISHED_AT_MOST = 2 * 10_000  # records: one batch being decided, one being published, as large as they may be
 _CLOCKS_DIFFER = timedelta(minutes=1)  # of brokers
@@ -78,6 +78,16 @@ where x.consumer_group = l.consumer_group and x.topic = l.topic and x.partition 
 """
 # Their offsets are those of records that nobody can read any more.
 _FORGET = "delete from decided_ahead where consumer_group = $1 and partition = $2"
+
+
+# A lane whose group has no offset begins where its row says that answers are published to.
+_START = """
+insert into lanes as l (consumer_group, topic, partition, epoch, next_offset, published)
+values ($1, $2, $3, 1, $4, $4)
+on conflict (consumer_group, topic, partition)
+do update set published = coalesce(l.published, $4), next_offset = coalesce(l.next_offset, $4)
+"""
+_HAS_LANES = "select exists (select from lanes where consumer_group = $1 and topic = $2)"
 
 
 class EndedTopic(NamedTuple):
@@ -174,3 +184,26 @@ async def end_topic(
         for partition, start in sorted(starts.items()):
             await connection.execute(_END, group, topic, partition, topic_id, start, UNPUBLISHED_AT_MOST, now)
             await connection.execute(_FORGET, group, partition)
+
+
+async def start_lanes(settings: Settings, group: str, topic: str, starts: Mapping[int, int]) -> bool:
+    """Let lanes that wait for a first offset begin while their workers run; tell whether the group has lanes at all.
+
+    Args:
+        settings: where Kafka and the books are.
+        group: whose lanes they are.
+        topic: that they read.
+        starts: offset by partition; where that is gone, the oldest.
+
+    """
+    places = [TopicPartition(topic, number) for number in starts]
+    async with reader(settings) as consumer:
+        oldest = await consumer.beginning_offsets(places)
+    rows = [(group, topic, place.partition, max(oldest[place], starts[place.partition])) for place in places]
+    connection = await connect_database(settings)
+    try:
+        if ours := bool(await connection.fetchval(_HAS_LANES, group, topic)):
+            await connection.executemany(_START, rows)
+    finally:
+        await connection.close()
+    return ours

@@ -22,7 +22,7 @@ from infra.postgres import connect_database
 from infra.settings import RecordTime, Settings
 from schemas.catalogue import CATALOGUE, DEAD_LETTERS, INPUT_TOPICS, TOPICS
 from workers.ops.group_offsets import describe_group
-from workers.ops.topics.ended import UNPUBLISHED_AT_MOST, EndedTopic, end_topic, find_ended
+from workers.ops.topics.ended import UNPUBLISHED_AT_MOST, EndedTopic, end_topic, find_ended, start_lanes
 
 __all__ = [
     "DAY_MS",
@@ -205,7 +205,13 @@ async def apply_topics(settings: Settings, changes: list[TopicChange]) -> None:
             await _renew(settings, admin, renewed)
         for change in changes:
             if change.kind == "start":
-                await _start_group(settings, admin, change)
+                try:
+                    await _start_group(settings, admin, change)
+                except (
+                    TopicsError
+                ):  # its workers run: their lanes wait for an offset, and look for it in the books, too
+                    if not await start_lanes(settings, change.group or "", change.topic, change.starts or {}):
+                        raise
 
 
 async def _renew(settings: Settings, admin: AIOKafkaAdminClient, changes: Sequence[TopicChange]) -> None:

@@ -25,6 +25,7 @@ from workers.ledger.model import WorkerName
 from workers.ops.books.audit import audit_books
 from workers.ops.lag import Status, observer
 from workers.ops.operations import RefusedError
+from workers.ops.replay.reemit_plan import RowFilter, plan_reemit
 from workers.ops.replay.rewind_plan import RewindOptions, plan_rewind
 from workers.ops.replay.rewind_target import RewindTarget, TargetKind
 from workers.ops.topics.plan import apply_topics, plan_topics, wanted_config
@@ -224,10 +225,10 @@ async def test_records_that_a_broker_lost_are_told_and_what_came_since_is_answer
     assert [] == await plan_topics(cluster)
 
 
-async def test_a_rewind_of_a_topic_goes_to_none_of_the_offsets_of_the_one_before(
+async def test_offsets_mean_the_topic_as_it_is_and_not_the_one_before(
     cluster: Settings, admin: AIOKafkaAdminClient
 ) -> None:
-    """By request: one that the topic before had is refused; and what is counted is of the topic as it is."""
+    """A rewind to a request of the one before is refused, and counts none of its rows; a reemission sends none."""
     old, new = _requests(cluster, 12), _requests(cluster, 4)
     await _work_off(cluster, old)
     await _delete(admin)
@@ -239,6 +240,10 @@ async def test_a_rewind_of_a_topic_goes_to_none_of_the_offsets_of_the_one_before
         await plan_rewind(cluster, WorkerName.SEND, RewindTarget(TargetKind.REQUEST, old[0].id), again)
     plan = await plan_rewind(cluster, WorkerName.SEND, RewindTarget(TargetKind.OFFSET, 0), again)
 
+    whole, from_offset = RowFilter(worker=WorkerName.SEND), RowFilter(worker=WorkerName.SEND, partition=0, start=0)
+    counts = [(await plan_reemit(cluster, each, None, 100)).count for each in (whole, from_offset)]
+
+    assert [16, 2] == counts
     assert [(2, 2, 0)] * 2 == [(move.again, move.answers, move.anew) for move in plan.moves]
     async with admin_client(cluster) as client:
         assert {PLACE: 2} == await committed_offsets(client, SendJob.group, [PLACE])
