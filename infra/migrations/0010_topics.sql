@@ -5,7 +5,7 @@ add column topic_id uuid,
 add column topic_since timestamptz not null default '-infinity',
 add column halted text;
 
-comment on column lanes.topic_id is 'Kafka''s id of the topic that the offsets of this row are of; null: not known yet.';
+comment on column lanes.topic_id is 'Kafka''s id of the topic that the offsets of this row are of; null: unknown.';
 comment on column lanes.topic_since is
 'The watermark at which this topic followed another, or what is left of it. Rows of the lane with a later as_of are
 of records of the topic as it is, rows with this one or an earlier one of records that are gone.';

@@ -126,6 +126,7 @@ def _granted(entry: Entry) -> EventParts:
         "subscription_id": details.get("subscription_id"),
         "plan": details.get("plan"),
         "period_start": _instant(details.get("period_start")),
+        "tops_up": details.get("tops_up"),
         "source_id": details.get("source_id"),
         "actor": details.get("actor"),
         "reason": details.get("reason"),
@@ -183,6 +184,7 @@ def _decided(entry: Entry) -> EventParts:
         "plan": details.get("plan"),
         "period_start": _instant(details.get("period_start")),
         "grant_id": details.get("grant_id"),
+        "kept_lot": details.get("kept_lot"),
     }
     return CREDIT_EVENTS, billing_decided, own
 
