@@ -92,8 +92,7 @@ class Lane:
     async def run(self) -> None:
         """Work until stopped.
 
-        Where only an operator can decide how to go on, it says so, and looks again every few seconds: the other lanes
-        of the worker go on meanwhile.
+        Where only an operator can let it go on, it says so and looks again: the worker's other lanes go on meanwhile.
 
         Raises:
             BreakerError: when too much of what is read is bad.
@@ -133,8 +132,8 @@ class Lane:
         await self._producers.start()
         stored, self._as_of = await self._row.take()
         self._stored = stored or 0
-        found = (await topic_ids(self._admin, [self._tp.topic])).get(self._tp.topic)
-        topic_id = check_topic(self._tp, found, self._row.topic_id, stored)
+        found = await topic_ids(self._admin, [self._tp.topic])
+        topic_id = check_topic(self._tp, found.get(self._tp.topic), self._row.topic_id, stored)
         await self._ended.publish(self._producers, self._health.steps)
         published = (await committed_offsets(self._admin, self._job.group, [self._tp]))[self._tp]
         oldest = (await self._consumer.beginning_offsets([self._tp]))[self._tp]
