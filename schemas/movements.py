@@ -117,7 +117,10 @@ class CreditsForfeited(AccountEvent):
 
 
 class CreditsExpiredData(AccountResultData):
-    """What was left of a lot when it ended. The request is the tick that booked it."""
+    """What was left of a lot when it ended. The request is the tick that booked it.
+
+    The lot had ended by as_of, so the balance is the same before and after: what the account can spend without the lot.
+    """
 
     code: Literal["expired"]
     credits: Annotated[int, Field(ge=1)]

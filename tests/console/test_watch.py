@@ -21,7 +21,7 @@ from workers.console.health import Probe, SystemPart, probe_addresses, with_sinc
 from workers.console.lag_page import history_of, worst_of
 from workers.console.letters import letter_json
 from workers.console.reading import Reading
-from workers.ops.books.recent_outcomes import LaneProgress
+from workers.ops.books.lanes import LaneProgress
 from workers.ops.dead_letters.letters import DeadLetter
 from workers.ops.lag import GroupLag, PartitionLag, Sample, Status
 

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from tests.ledger.oracle_calendar import anchored, shift_of
-from tests.ledger.oracle_state import Account, Subscription
+from tests.ledger.oracle_state import Account, Lot, Subscription
 from tests.ledger.scenario_events import SYNTAX, TICK, Input, Names
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ __all__ = ["EventMaker", "lane_of"]
 
 MOMENT = timedelta(microseconds=1)
 DAY = timedelta(days=1)
+HOUR = timedelta(hours=1)
 RECIPIENTS = ("carol", "dave", "bob", "alice")
 SEATS = (None, None, None, "seat-1", "seat-1", "seat-2", "carol", None)
 PLANS = ("premium_career", "premium_business", "recruiter", "premium_career", "premium_business", "basic", "gone")
@@ -108,13 +109,20 @@ class EventMaker:
         return data | ({"sender_id": seat} if seat else {})
 
     def _send_id(self) -> Any:
-        """Return the id of one of the charged sends, sometimes of another request, sometimes of none."""
-        charged = {row.request_id for row in self._state.journal if row.code == "charged"}
+        """Return the id of one of the charged sends, rather one that emptied its lot; sometimes another's, or none."""
+        rows = [row for row in self._state.journal if row.code == "charged"]
+        emptied = [row for row in rows if row.lot and self._is_empty(self._state.lots[row.lot - 1])]
+        charged = {row.request_id for row in (emptied if emptied and self._move.c % 2 else rows)}
         return self._one_of([input_ for input_ in self._inputs if input_.request_id in charged])
 
+    def _is_empty(self, lot: Lot) -> bool:
+        """Whether a credit that comes back would be all that a lot has."""
+        return lot.spendable(self.now) and not lot.remaining
+
     def _grant_id(self) -> Any:
-        """Return the id of one of the events that opened lots, sometimes of another request, sometimes of none."""
-        granting = {lot.request_id for lot in self._state.lots}
+        """Return the id of one of the events that opened lots, rather one that waits; sometimes another's, or none."""
+        waiting = [lot for lot in self._state.lots if lot.open and not lot.started(self.now)]
+        granting = {lot.request_id for lot in (waiting if waiting and self._move.c % 2 else self._state.lots)}
         return self._one_of([input_ for input_ in self._inputs if input_.request_id in granting])
 
     def _one_of(self, inputs: Sequence[Input]) -> Any:
@@ -142,7 +150,20 @@ class EventMaker:
             self.now + 50 * DAY,
             self._edge(move.c),
         )
+        announced = [lot for lot in self._state.lots if lot.subscription_id and self._is_announced(lot)]
+        if announced and move.d % 4:
+            # Before an end that was announced already: another one, or after it one that changes nothing.
+            lot = announced[move.c % len(announced)]
+            steps = (-1, -2, 1, -9)
+            return {
+                "subscription_id": lot.subscription_id,
+                "effective_at": lot.expires_at + steps[move.b % len(steps)] * HOUR,
+            }
         return {"subscription_id": self._subscription_id, "effective_at": options[move.b]}
+
+    def _is_announced(self, lot: Lot) -> bool:
+        """Whether a lot with credits lives that was told to end soon."""
+        return bool(lot.announced_ends and lot.remaining and not lot.ended(self.now))
 
     def _following(self, months: int) -> datetime:
         """Return a date of the subscription so many months after its latest period start."""

@@ -20,7 +20,6 @@ FINAL = ("reversed", "lot_ended")
 
 def send(case: Case) -> None:
     """Rules 1, 7 and 8, in order of precedence: to oneself, free, over a limit, one credit, none left."""
-    before = case.balance
     lots = burn_down(case)
     limit = exceeded_limit(case)
     if case.data("recipient_id") == (case.data("sender_id") or case.account.account):
@@ -31,10 +30,10 @@ def send(case: Case) -> None:
         case.answer("rate_limited", details=limit)
     elif lots:
         case.answer("charged", -1, lots[0])
-        case.notice_after_send(before)
+        case.notice_after_all()
     else:
         case.answer("insufficient_credits", next_allotment_at=next_allotment(case))
-        case.notice_after_send(before)
+        case.notice_after_all()
 
 
 def burn_down(case: Case) -> list[Lot]:

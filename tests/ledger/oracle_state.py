@@ -95,7 +95,7 @@ class Lot:
     open: bool = True
     freed: bool = False
     cap_pending: bool = False
-    warned: bool = False
+    announced_ends: list[datetime] = field(default_factory=list)
 
     def started(self, instant: datetime) -> bool:
         """Whether its first instant has come."""

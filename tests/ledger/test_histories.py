@@ -27,11 +27,13 @@ from tests.ledger import (
 )
 from tests.ledger.histories import ACCOUNTS, Draft, History, drafts, play
 from tests.ledger.history_judge import judge
+from tests.ledger.history_places import PLACES, places_reached
 from tests.ledger.history_shrink import shortest
 from tests.ledger.oracle import Oracle, Tick
 from tests.ledger.oracle_calendar import Period, anchored
 from tests.ledger.oracle_case import Case
 from tests.ledger.oracle_changes import close_old_lots
+from tests.ledger.oracle_expiry import warn_of_expiry
 from tests.ledger.oracle_grants import Opening
 from tests.ledger.oracle_sends import charged_since
 from tests.ledger.oracle_state import Lot, Request, Row
@@ -87,21 +89,25 @@ def test_postgres_decides_random_histories_as_the_oracle_does(settings: Settings
     assert played >= HISTORIES
 
 
-def test_random_histories_meet_every_code_and_keep_the_oracles_books_in_balance(run_now: Run) -> None:
-    """Rule 18 holds for the oracle too; and a code that no history meets would be one that nothing compares."""
+def test_random_histories_meet_every_code_and_place_and_keep_the_oracles_books_in_balance(run_now: Run) -> None:
+    """Rule 18 holds for the oracle too; and a code, or a place, that no history meets would be one nothing compares."""
     codes: Counter[str] = Counter()
+    places: Counter[str] = Counter()
 
-    @hypothesis.settings(RANDOM, max_examples=400, derandomize=True)
+    @hypothesis.settings(RANDOM, max_examples=1_000, derandomize=True)
     @given(drafts())
     def play_all(draft: Draft) -> None:
         history = play(draft, OracleBooks())
         for account in ACCOUNTS:
             run_now(check_conservation(history.books, account))
         codes.update(row["code"] for entry in history.entries for row in entry.rows)
+        for state in history.books.oracle.accounts.values():
+            places.update(places_reached(state))
 
     play_all()
 
     assert set() == {code.value for code in Code} - codes.keys()
+    assert [] == [name for name in PLACES if not places[name]]
 
 
 def compare_all(
@@ -154,6 +160,9 @@ def compare_all(
 
 
 # -- the histories find what is wrong, and say it so that it can be pasted --------------------------------------------
+
+
+notice_after_all = Case.notice_after_all
 
 
 class Planted(Oracle):
@@ -239,6 +248,31 @@ def nothing(*_: Any) -> None:
     """Do nothing."""
 
 
+def blind_to_dates(case: Case) -> None:
+    """Compare with what was told last alone, as if nothing became available by date."""
+    case.before = 0
+    notice_after_all(case)
+
+
+def once_for_each_lot(case: Case, horizon: datetime) -> None:
+    """Announce no other end of a lot that was announced."""
+    announced = [lot for lot in case.account.lots if lot.announced_ends]
+    ends = [lot.announced_ends for lot in announced]
+    for lot in announced:
+        lot.announced_ends = [*lot.announced_ends, lot.expires_at]
+    warn_of_expiry(case, horizon)
+    for lot, before in zip(announced, ends, strict=True):
+        lot.announced_ends = before
+
+
+def empty_is_announced(case: Case, horizon: datetime) -> None:
+    """Take an empty lot's end for announced."""
+    warn_of_expiry(case, horizon)
+    for lot in case.account.lots:
+        if lot.spendable(horizon) and lot.expires_at <= horizon + case.terms.expiring:
+            lot.announced_ends = list({*lot.announced_ends, lot.expires_at})
+
+
 class Forgetful(Oracle):
     """Forgets that an account was erased."""
 
@@ -272,6 +306,9 @@ MISTAKES = {
     "an erased account goes on": Forgetful,
     "nothing is announced": planted(Case, "_notice_if_worse", nothing),
     "lots that end are not announced": planted(oracle_expiry, "warn_of_expiry", nothing),
+    "what came by date is not seen": planted(Case, "notice_after_all", blind_to_dates),
+    "a lot is announced once, whatever its end": planted(oracle_expiry, "warn_of_expiry", once_for_each_lot),
+    "an empty lot counts as announced": planted(oracle_expiry, "warn_of_expiry", empty_is_announced),
 }
 
 

@@ -72,9 +72,9 @@ class ByPartition:
         """Decide a batch by the partition's catalogue."""
         return await self._job(batch.partition).decide(connection, batch)
 
-    async def recall(self, connection: Connection, partition: int, stored: StoredRange) -> Any:
+    async def replay_answers(self, connection: Connection, partition: int, stored: StoredRange) -> Any:
         """Return what was published; the catalogue does not matter."""
-        return await self._default.recall(connection, partition, stored)
+        return await self._default.replay_answers(connection, partition, stored)
 
 
 class KafkaBooks(SqlBooks):

@@ -30,5 +30,5 @@ def show_command(
     json: JsonOption = False,
 ) -> None:
     """Show all of one operation: what was planned, and what came of it."""
-    found = ask(lambda settings: kept.show_operation(settings, number))
+    found = ask(lambda settings: kept.read_operation(settings, number))
     write_json(found) if json else show_operation(found)

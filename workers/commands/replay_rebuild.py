@@ -28,8 +28,8 @@ from workers.commands.options import (
 from workers.commands.running import Exit, ask
 from workers.commands.views.rebuild import show_comparison, show_corrections, show_plan, show_rerun
 from workers.ops.compare.comparison import Comparison
-from workers.ops.compare.corrections import Corrections, corrections_of
-from workers.ops.compare.html_report import page_of
+from workers.ops.compare.corrections import Corrections, find_corrections
+from workers.ops.compare.html_report import render_page
 from workers.ops.operations import OngoingOperation, Operator
 from workers.ops.replay.rebuild import rebuild
 from workers.ops.replay.rebuild_plan import RebuildPlan, RebuildRequest, plan_rebuild, target_settings
@@ -176,7 +176,7 @@ def _run(  # noqa: PLR0913 - what both verbs are asked
     done, comparison = _rerun(asked, plan, person, rate)
     if files.page is not None and comparison is not None:
         facts = {"database": plan.database, "by": person.actor, "because": person.reason}
-        page = page_of(comparison, f"inmail {asked.verb}, operation {done.number}", facts)
+        page = render_page(comparison, f"inmail {asked.verb}, operation {done.number}", facts)
         files.page.write_text(page, encoding="utf-8")
     corrections = None
     if files.corrections is not None and comparison is not None:
@@ -209,7 +209,7 @@ def _check_words(person: Operator) -> None:
 def _correct(asked: RebuildRequest, person: Operator, file: Path) -> Corrections:
     """Write the adjustments to a file."""
     whole = asked.start is None and not asked.partial
-    found = ask(lambda settings: corrections_of(settings, target_settings(settings, asked), *person, whole=whole))
+    found = ask(lambda settings: find_corrections(settings, target_settings(settings, asked), *person, whole=whole))
     file.write_bytes(b"".join(encode(event) + b"\n" for event in found.events))
     return found
 

@@ -69,7 +69,7 @@ def reemit_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     if everything == bool(selection.summary()):
         raise typer.BadParameter("say which answers, or --all", param_hint="--all")
     person = None if dry_run else Operator(*who(by, because))
-    plan = ask(lambda settings: plan_reemit(settings, selection, to, rate, anew=anew))
+    plan = ask(lambda settings: plan_reemit(settings, selection, to, rate, from_start=anew))
     if not json:
         show_reemit_plan(plan)
     if person is None or not plan.count:

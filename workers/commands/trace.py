@@ -11,7 +11,7 @@ from infra.terminal import error_console, progress_of
 from workers.commands.options import JsonOption, write_json
 from workers.commands.running import ask
 from workers.commands.views.trace import show_traced
-from workers.ops.trace.topic_search import unwatched
+from workers.ops.trace.topic_search import no_progress
 from workers.ops.trace.trace import LIMIT, Question
 from workers.ops.trace.trace import trace as trace_
 
@@ -54,4 +54,4 @@ def trace(
 
 def _watch(total: int, what: str) -> AbstractContextManager[Callable[[int], None]]:
     err = error_console()
-    return unwatched(total, what) if total < _SOON and not err.is_terminal else progress_of(total, what, err)
+    return no_progress(total, what) if total < _SOON and not err.is_terminal else progress_of(total, what, err)

@@ -14,7 +14,7 @@ from workers.console.guard import SESSION, cookie_name, is_secure
 from workers.console.jobs import Jobs
 from workers.console.problems import BadRequestError
 from workers.console.reading import Reading
-from workers.ops.operations import Operation, Operator, show_operation
+from workers.ops.operations import Operation, Operator, read_operation
 
 __all__ = ["Actions"]
 
@@ -112,7 +112,7 @@ class Actions:
         if number is None:
             raise BadRequestError("operation: expected a number")
         async with self.reading.turn() as settings:
-            return await show_operation(settings, number)
+            return await read_operation(settings, number)
 
 
 def _who(request: web.Request, given: dict[str, Any]) -> Operator:

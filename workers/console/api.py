@@ -18,7 +18,7 @@ from workers.console.resuming import command_of
 from workers.console.watch import SystemMonitor
 from workers.ops.books.statement import read_statement
 from workers.ops.dead_letters.history import report_dead_letter, report_dead_letters
-from workers.ops.operations import Operation, list_operations, show_operation
+from workers.ops.operations import Operation, list_operations, read_operation
 from workers.ops.topics.plan import TopicsError, plan_topics
 from workers.ops.topics.promises import check_topics
 from workers.ops.trace.trace import Question, trace
@@ -132,7 +132,7 @@ class Api:
     async def operation(self, request: web.Request) -> web.Response:
         """Answer with one operation: its plan and how far it is."""
         async with self.reading.turn() as settings:
-            found = await show_operation(settings, _number(request, "operation"))
+            found = await read_operation(settings, _number(request, "operation"))
         return answer(self._operation(found))
 
     def _operation(self, found: Operation) -> dict[str, Any]:

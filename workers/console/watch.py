@@ -15,7 +15,8 @@ from workers.console.lag_page import group_line, lag_lines, partitions_of_groups
 from workers.console.lag_source import LagSource
 from workers.console.problems import KNOWN, explain
 from workers.console.reading import Reading
-from workers.ops.books.recent_outcomes import LaneProgress, OutcomeCount, read_lanes, recent_outcomes
+from workers.ops.books.lanes import LaneProgress, read_lanes
+from workers.ops.books.recent_outcomes import OutcomeCount, recent_outcomes
 from workers.ops.books.snapshot import open_books
 from workers.ops.operations import read_operations
 from workers.topology import TOPIC_OF_GROUP

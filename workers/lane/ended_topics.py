@@ -71,7 +71,7 @@ class EndedTopics:
         for as_of, since, start, end in await self._pool.fetch(_UNPUBLISHED, *key):
             async with row.fenced() as connection:
                 gone = StoredRange(start, end, since, as_of)
-                messages = await self._job.recall(connection, row.partition, gone)
+                messages = await self._job.replay_answers(connection, row.partition, gone)
                 first = await connection.fetchval(_FIRST, row.group.removeprefix("inmail-"), row.partition, *gone)
             if messages:
                 await self._publish(messages, gone, first, producers, progress)

@@ -29,6 +29,7 @@ declare
     granted_by uuid;
     code text;
     told jsonb;
+    before bigint;
 begin
     for i in 1 .. cardinality(p_requests) loop
         r := p_requests[i];
@@ -65,6 +66,7 @@ begin
             continue;
         end if;
 
+        before := available(r.account, r.as_of);
         perform note_period(r, p, anchor);
         if p.is_change then
             return query select * from change_plan(r, p, periods, p_validity, s.changed_at);
@@ -73,7 +75,7 @@ begin
         else
             return query select * from open_allotments(r, p, to_open, p_validity, true);
         end if;
-        return query select * from settle(r, p_low);
+        return query select * from settle(r, p_low, before);
     end loop;
 end;
 $$;

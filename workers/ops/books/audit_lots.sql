@@ -288,17 +288,20 @@ where x.partition is distinct from a.partition;
 -- level_is_its_balance: what a holder was last told fits the balance that the newest row to look at it left
 with s as (
     select
-        account,
-        max(sequence) as sequence
-    from journal
+        j.account,
+        max(j.sequence) as sequence
+    from journal as j
+    left join earlier_rows as e on j.account = e.account and j.sequence <= e.sequence
     where
-        code in (
+        j.code in (
             'charged', 'insufficient_credits', 'reversed', 'lot_ended', 'granted', 'no_credits_in_plan', 'plan_changed',
             'cancelled',
             'cancellation_taken_back', 'voided', 'adjusted', 'erased', 'forfeited', 'cap_forfeited', 'expired', 'low',
             'exhausted'
         )
-    group by account
+        -- Who is told what a lot holds knows that there is something; earlier ones (migration 0012) noted nothing.
+        or (j.code = 'expiring_soon' and j.balance_after > 0 and e.account is null)
+    group by j.account
 )
 
 select

@@ -1,9 +1,9 @@
-"""Deciding the topics again into other books, without publishing: by the jobs' own code, in the one order.
+"""Rebuilds the ledger: decides all input records again, in decision order, into a target database.
 
-The three topics of a partition's number are read as one (`merged.py`), and what may be decided together is (`runs.py`).
-Each transaction writes into the other books' lanes how far it has come, so what was stopped or killed goes on where it
-was (`rerun_lanes.py`). Some numbers go side by side. Nothing of the live books is written but the record of the
-operation.
+The three topics of a partition number are read as one stream (`merge_topics.py`), combined into batches
+(`parallel_batches.py`), and decided by the workers' own code. Each transaction moves the target's lanes, so a stopped
+or killed rebuild can be resumed (`rebuild_lanes.py`). Several partition numbers are decided concurrently. Nothing is
+published, and the live database gets only the record of the operation.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from workers.jobs.send import SendJob
 from workers.ledger.plans import Catalogue
 from workers.ledger.store import FUNCTIONS
 from workers.ops.compare.comparison import Comparison, compare
-from workers.ops.operations import Intent, OngoingOperation, Operator, recorded
+from workers.ops.operations import Intent, OngoingOperation, Operator, recorded_operation
 from workers.ops.replay.merge_topics import PartitionCursor, read_in_time_order
 from workers.ops.replay.parallel_batches import BatchCombiner
 from workers.ops.replay.rebuild_lanes import TargetLanes
@@ -34,13 +34,13 @@ from workers.ops.replay.rebuild_plan import RebuildPlan, RebuildRequest, target_
 
 __all__ = ["Operator", "rebuild"]
 
-SIDE_BY_SIDE = 4  # partitions' numbers: each waits for Kafka and Postgres most of the time
+SIDE_BY_SIDE = 4  # partition numbers decided concurrently: each mostly waits for Kafka and Postgres
 _NOTE_SECONDS = 1.0
 
 
 async def rebuild(  # noqa: PLR0913 - what, how and by whom, and how to stop it
     settings: Settings,
-    asked: RebuildRequest,
+    request: RebuildRequest,
     plan: RebuildPlan,
     *,
     who: Operator,
@@ -48,66 +48,66 @@ async def rebuild(  # noqa: PLR0913 - what, how and by whom, and how to stop it
     rate: float | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> tuple[OngoingOperation, Comparison | None]:
-    """Decide again what a plan names, and compare the books; return the operation, and what differs if all was read.
+    """Decide the records of a plan again and compare the ledgers; return the operation and, at the end, the comparison.
 
     Args:
-        settings: where Kafka and the live books are.
-        asked: what is to be decided again.
-        plan: what was agreed to.
-        who: who it is, and why.
-        stop: ends it between two transactions. The same again goes on from there.
-        rate: records a second at most.
+        settings: where Kafka and the live database are.
+        request: the records to decide, and the rules.
+        plan: the accepted plan.
+        who: the operator.
+        stop: ends the rebuild between two transactions; the same command resumes it.
+        rate: maximum number of records a second; None: no limit.
         progress: called with the number of records read.
 
     Raises:
-        RefusedError: when another run is under way, or has gone on with these books since the plan was made.
-        NotSetUpError, KafkaError, OSError, asyncpg.PostgresError: when it cannot go on. The same again goes on.
+        RefusedError: when another rebuild is running, or has changed the target since the plan was made.
+        NotSetUpError, KafkaError, OSError, asyncpg.PostgresError: when the rebuild fails; the same command resumes it.
 
     """
-    target = target_settings(settings, asked)
-    intent = Intent(asked.verb, *who, asked.arguments(settings), plan.summary())
-    async with recorded(settings, intent) as operation, _other_books(target, asked, intent):
-        await _Rebuild(settings, asked, operation, _ReadRate(rate, stop), progress).read(plan)
+    target = target_settings(settings, request)
+    intent = Intent(request.verb, *who, request.arguments(settings), plan.summary())
+    async with recorded_operation(settings, intent) as operation, _open_target(target, request, intent):
+        await _Rebuild(settings, request, operation, _ReadRate(rate, stop), progress).read(plan)
         operation.stopped = stop.is_set()
         if operation.stopped:
             return operation, None
-        comparison = await compare(settings, target, since=asked.start, until=asked.until)
+        comparison = await compare(settings, target, since=request.start, until=request.until)
         operation.result["differences"] = comparison.counts()
     return operation, comparison
 
 
 @asynccontextmanager
-async def _other_books(target: Settings, asked: RebuildRequest, intent: Intent) -> AsyncIterator[None]:
-    """Bring the other books to this version, and note there what they hold."""
-    async with _connected(target) as connection:
-        if asked.schema is not None:
-            await connection.execute(f"create schema if not exists {asked.schema}")  # a name that the plan has checked
+async def _open_target(target: Settings, request: RebuildRequest, intent: Intent) -> AsyncIterator[None]:
+    """Migrate the target, and record the operation there too."""
+    async with _connect_target(target) as connection:
+        if request.schema is not None:
+            await connection.execute(f"create schema if not exists {request.schema}")  # the plan has checked the name
         await migrate(connection, [FUNCTIONS])
-    async with recorded(target, intent):
+    async with recorded_operation(target, intent):
         yield
 
 
 @asynccontextmanager
-async def _connected(target: Settings) -> AsyncIterator[Connection]:
+async def _connect_target(target: Settings) -> AsyncIterator[Connection]:
     connection = await connect_database(target)
     try:
-        # What a crash of the server takes is read again: its lanes go back with it.
+        # After a crash of the server, lost transactions are decided again: the lanes' rows are lost with them.
         await connection.execute("set synchronous_commit = off")
         yield connection
     finally:
         await connection.close()
 
 
-class _Everything:
-    """What a tick asks about its neighbours: in the one order they have read all that comes before it."""
+class _AllRead:
+    """The answer to a tick's question about other lanes: in decision order they have read all earlier records."""
 
     async def end_offsets(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
-        """Return ends that each neighbour has reached."""
+        """Return ends that every lane has reached."""
         return dict.fromkeys(places, 0)
 
 
 def _jobs(catalogue: Catalogue, settings: Settings) -> dict[str, Job]:
-    jobs: list[Job] = [BillingJob(catalogue), SendJob(catalogue), ExpiryJob(_Everything(), catalogue, settings)]
+    jobs: list[Job] = [BillingJob(catalogue), SendJob(catalogue), ExpiryJob(_AllRead(), catalogue, settings)]
     return {job.topic: job for job in jobs}
 
 
@@ -136,19 +136,19 @@ class _ReadRate:
 
 
 class _Rebuild:
-    """One run: reads, decides, and writes down how far it has come."""
+    """One rebuild: reads and decides records, and records its progress."""
 
     def __init__(
         self,
         settings: Settings,
-        asked: RebuildRequest,
+        request: RebuildRequest,
         operation: OngoingOperation,
         pace: _ReadRate,
         progress: Callable[[int], None],
     ) -> None:
-        first, other = asked.catalogues(settings)
+        first, other = request.catalogues(settings)
         self._jobs, self._other_jobs = _jobs(first, settings), _jobs(other, settings)
-        self._settings, self._asked = settings, asked
+        self._settings, self._request = settings, request
         self._operation = operation
         self._pace = pace
         self._progress = progress
@@ -158,9 +158,9 @@ class _Rebuild:
         operation.result |= {"read": 0, "dead_letters": {}}
 
     async def read(self, plan: RebuildPlan) -> None:
-        """Read the partitions' numbers, some side by side, until asked to stop.
+        """Decide the partition numbers, several concurrently, until a stop is requested.
 
-        They have no account in common; those of a producer that put one into two have no order anyway.
+        Partition numbers share no accounts, except those of a producer with another partitioner, which have no order.
         """
         numbers = sorted({span.partition for span in plan.spans})
         left = iter(numbers)
@@ -173,45 +173,45 @@ class _Rebuild:
             await asyncio.wait(tasks)
 
     async def _read_next(self, plan: RebuildPlan, left: Iterator[int]) -> None:
-        """Read one number after another of those that nobody has begun."""
+        """Decide partition numbers, one after another, while any is left."""
         async with (
-            _connected(target_settings(self._settings, self._asked)) as connection,
+            _connect_target(target_settings(self._settings, self._request)) as connection,
             reader(self._settings) as consumer,
         ):
             for partition in left:
-                sources = plan.sources(partition, self._asked.until)
-                lanes = TargetLanes(connection, partition, sources)
+                cursors = plan.cursors(partition, self._request.until)
+                lanes = TargetLanes(connection, partition, cursors)
                 await lanes.open()
-                if await self._read_partition(consumer, lanes, partition, sources):
+                if await self._read_partition(consumer, lanes, partition, cursors):
                     return
 
     async def _read_partition(
-        self, consumer: AIOKafkaConsumer, lanes: TargetLanes, partition: int, sources: Sequence[PartitionCursor]
+        self, consumer: AIOKafkaConsumer, lanes: TargetLanes, partition: int, cursors: Sequence[PartitionCursor]
     ) -> bool:
-        """Decide what is left of a partition's number; tell whether it is time to stop."""
-        total = sum(source.end - source.position for source in sources)
+        """Decide the remaining records of a partition number; return whether a stop is requested."""
+        total = sum(cursor.end - cursor.position for cursor in cursors)
         most = self._pace.at_once(self._settings.batch_records)
-        runs = BatchCombiner()
-        async with aclosing(read_in_time_order(consumer, sources)) as records:
+        batches = BatchCombiner()
+        async with aclosing(read_in_time_order(consumer, cursors)) as records:
             async for record, as_of in records:
-                runs.add(self._job(record.topic, as_of), record)
-                if runs.count >= most:
-                    await self._note(partition, runs.count, await lanes.store(runs.runs))
-                    if await self._pace.stops(runs.count):
+                batches.add(self._job(record.topic, as_of), record)
+                if batches.count >= most:
+                    await self._record_progress(partition, batches.count, await lanes.store(batches.batches))
+                    if await self._pace.stops(batches.count):
                         return True
-                    runs = BatchCombiner()
-        ends = {source.place.topic: (source.end, source.as_of) for source in sources}
-        await self._note(partition, runs.count, await lanes.store(runs.runs, ends))
-        # Markers of transactions count too, and what came too late to be meant.
+                    batches = BatchCombiner()
+        ends = {cursor.place.topic: (cursor.end, cursor.as_of) for cursor in cursors}
+        await self._record_progress(partition, batches.count, await lanes.store(batches.batches, ends))
+        # Transaction markers and records after `until` count too.
         self._passed[partition] = total
         self._progress(self._passed.total())
-        return await self._pace.stops(runs.count)
+        return await self._pace.stops(batches.count)
 
     def _job(self, topic: str, as_of: datetime) -> Job:
-        since = self._asked.since
+        since = self._request.since
         return (self._jobs if since is not None and as_of < since else self._other_jobs)[topic]
 
-    async def _note(self, partition: int, count: int, letters: Counter[str]) -> None:
+    async def _record_progress(self, partition: int, count: int, letters: Counter[str]) -> None:
         self._letters += letters
         self._passed[partition] += count
         self._progress(self._passed.total())
@@ -220,6 +220,6 @@ class _Rebuild:
         result["dead_letters"] = dict(self._letters)
         now = asyncio.get_running_loop().time()
         if now - self._noted_at > _NOTE_SECONDS:
-            self._noted_at = inf  # one note at a time
-            await self._operation.note()
+            self._noted_at = inf  # one save at a time
+            await self._operation.save_progress()
             self._noted_at = now

@@ -236,7 +236,7 @@ async def test_offsets_mean_the_topic_as_it_is_and_not_the_one_before(
     await _work_off(cluster, new)
     again = RewindOptions(publish_again=True)
 
-    with pytest.raises(RefusedError, match="decided by send, in partition 0 before the topic was created again"):
+    with pytest.raises(RefusedError, match="send decided it in partition 0 before the topic was created again"):
         await plan_rewind(cluster, WorkerName.SEND, RewindTarget(TargetKind.REQUEST, old[0].id), again)
     plan = await plan_rewind(cluster, WorkerName.SEND, RewindTarget(TargetKind.OFFSET, 0), again)
 
@@ -244,6 +244,6 @@ async def test_offsets_mean_the_topic_as_it_is_and_not_the_one_before(
     counts = [(await plan_reemit(cluster, each, None, 100)).count for each in (whole, from_offset)]
 
     assert [16, 2] == counts
-    assert [(2, 2, 0)] * 2 == [(move.again, move.answers, move.anew) for move in plan.moves]
+    assert [(2, 2, 0)] * 2 == [(move.republished, move.first_answers, move.newly_decided) for move in plan.moves]
     async with admin_client(cluster) as client:
         assert {PLACE: 2} == await committed_offsets(client, SendJob.group, [PLACE])
