@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
+from infra.postgres_session import GIVEN, prepare_session
 from infra.settings import Settings
 
 __all__ = [
@@ -88,8 +89,8 @@ def is_refusal(error: BaseException) -> bool:
 WORKER_ROLE = "inmail_worker"
 
 _SERVER_SETTINGS = {
+    **GIVEN,
     "application_name": "inmail",
-    "timezone": "UTC",
     # Every statement that matters is a function call whose plan is fixed by its own settings; compiling costs more
     # than these plans run.
     "jit": "off",
@@ -103,7 +104,8 @@ _SERVER_SETTINGS = {
 }
 
 
-async def _speak_json(connection: Connection) -> None:
+async def _prepare(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    await prepare_session(connection)
     await connection.set_type_codec("jsonb", schema="pg_catalog", encoder=json.dumps, decoder=json.loads)
 
 
@@ -111,7 +113,7 @@ def create_pool(settings: Settings) -> AbstractAsyncContextManager[Pool]:
     """Return a pool for one worker process, opened by `async with`: what it may not do, the database refuses.
 
     Opening it raises InvalidAuthorizationSpecificationError where `inmail migrate` has not made the workers' role, or
-    not for this user.
+    not for this user; SettingsError where a session lacks what the promises rest on.
     """
     return asyncpg.create_pool(
         settings.database_url.get_secret_value(),
@@ -121,7 +123,7 @@ def create_pool(settings: Settings) -> AbstractAsyncContextManager[Pool]:
         timeout=settings.database_timeout_seconds,
         server_settings=_SERVER_SETTINGS | {"role": WORKER_ROLE},
         connect=_connect_as_worker,
-        init=_speak_json,
+        init=_prepare,
         reset=_keep,
     )
 
@@ -154,6 +156,7 @@ async def connect_database(settings: Settings, *, patient: bool = False) -> "asy
 
     Raises:
         OSError, asyncpg.PostgresError: when the server cannot be reached or refuses.
+        SettingsError: when the session lacks what the promises rest on.
 
     """
     connection = await asyncpg.connect(
@@ -162,7 +165,11 @@ async def connect_database(settings: Settings, *, patient: bool = False) -> "asy
         timeout=settings.database_timeout_seconds,
         server_settings=_SERVER_SETTINGS,
     )
-    await _speak_json(connection)
+    try:
+        await _prepare(connection)
+    except BaseException:
+        connection.terminate()
+        raise
     return connection
 
 

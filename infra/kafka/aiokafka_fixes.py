@@ -100,6 +100,10 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is untyped
         with self._lost_when_cancelled():
             return await super().position(partition)
 
+    def refresh_topics(self) -> None:
+        """Ask for the topics now: one that was away for a moment would be missed for minutes."""
+        self._client.force_metadata_update()
+
     def check(self) -> None:
         """Raise what `getmany` would, and count as it does: a member that polls nothing for a day leaves its group.
 

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
+from uuid import UUID
 
 from aiokafka import TopicPartition
 from aiokafka.client import AIOKafkaClient
@@ -26,6 +27,7 @@ from aiokafka.protocol.coordination import FindCoordinatorRequest
 from aiokafka.protocol.offset import OffsetRequest
 
 from infra.kafka.aiokafka_fixes import bootstrap_whole
+from infra.kafka.topic_ids import fetch_topic_ids
 from infra.settings import Settings
 
 __all__ = ["EARLIEST", "LATEST", "ClusterQueries", "Described", "Member", "by_topic", "lookup"]
@@ -93,6 +95,15 @@ class ClusterQueries:
     def partitions(self, topic: str) -> list[TopicPartition]:
         """Return a topic's partitions; none of a topic that is not there."""
         return [TopicPartition(topic, number) for number in sorted(self._cluster.partitions_for_topic(topic) or ())]
+
+    async def topic_ids(self, topics: Collection[str]) -> dict[str, UUID]:
+        """Return the ids of topics; without topics that do not exist.
+
+        Raises:
+            KafkaError: when no broker tells.
+
+        """
+        return await fetch_topic_ids(self._client, sorted(topics))
 
     async def groups(self) -> list[str]:
         """Return the names of all groups of consumers.

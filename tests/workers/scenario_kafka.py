@@ -21,7 +21,7 @@ from tests.ledger.scenario import Scenario
 from tests.ledger.scenario_books import DEAD_LETTER
 from tests.ledger.scenario_events import TICK, Input
 from tests.ledger.scenario_sql import EVENTS, SqlBooks, catalogue_of, event_of
-from workers.jobs.job import Batch, Decision, Job
+from workers.jobs.job import Batch, Decision, Job, StoredRange
 from workers.ledger.model import Request
 from workers.ledger.plans import Catalogue
 
@@ -72,9 +72,9 @@ class ByPartition:
         """Decide a batch by the partition's catalogue."""
         return await self._job(batch.partition).decide(connection, batch)
 
-    async def replay_answers(self, connection: Connection, partition: int, start: int, end: int) -> Any:
+    async def replay_answers(self, connection: Connection, partition: int, stored: StoredRange) -> Any:
         """Return what was published; the catalogue does not matter."""
-        return await self._default.replay_answers(connection, partition, start, end)
+        return await self._default.replay_answers(connection, partition, stored)
 
 
 class KafkaBooks(SqlBooks):

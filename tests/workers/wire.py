@@ -90,6 +90,13 @@ async def ends(settings: Settings, topic: str) -> dict[TopicPartition, int]:
         return dict(await consumer.end_offsets(partitions_of(topic, settings.topic_partitions)))
 
 
+async def set_offset(settings: Settings, group: str, place: TopicPartition, offset: int) -> None:
+    """Set a group's offset of a partition by Kafka's own means, while it has no members."""
+    async with reader(settings, group) as consumer:
+        consumer.assign([place])
+        await consumer.commit({place: offset})
+
+
 async def settled(settings: Settings) -> None:
     """Wait until the markers of all transactions have reached the result topics.
 

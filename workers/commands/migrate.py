@@ -2,8 +2,9 @@
 
 from infra.migrate import Migrated, migrate
 from infra.postgres import connect_database
+from infra.postgres_session import find_weak_settings
 from infra.settings import Settings
-from infra.terminal import console
+from infra.terminal import console, error_console
 from workers.commands.running import run_command
 from workers.ledger.store import FUNCTIONS
 
@@ -16,6 +17,8 @@ def migrate_command() -> None:
     async def run(settings: Settings) -> Migrated:
         connection = await connect_database(settings, patient=True)  # an index of a large journal takes minutes
         try:
+            for weak in await find_weak_settings(connection):
+                error_console().print(f"warning: {weak}", soft_wrap=True)
             return await migrate(connection, [FUNCTIONS])
         finally:
             await connection.close()

@@ -33,7 +33,7 @@ def topics_apply(
     yes: YesOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Create and set what differs, and start groups that have no offset at the oldest record."""
+    """Create and set what differs, start groups that have no offset, go on with topics that were created again."""
     changes = run_command(plan_topics)
     if not json:
         show_changes(changes)

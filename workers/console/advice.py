@@ -49,6 +49,11 @@ ADVICE: Final[Mapping[Status, Advice]] = {
         "the group has no offset here",
         "of our groups: run `inmail topics apply`; of another: look at who owns it",
     ),
+    Status.EXPIRED: Advice(
+        "failed",
+        "the books have read it, and Kafka has forgotten the group's offset",
+        "run `inmail topics apply`, which starts near the end of the books; then start the workers",
+    ),
     Status.STOPPED: Advice(
         "failed", "nobody reads the partition", "start its reader; of ours that is `inmail worker` and its name"
     ),
@@ -56,5 +61,25 @@ ADVICE: Final[Mapping[Status, Advice]] = {
         "failed",
         "the breaker ended the worker, with the batch held",
         "read the reason and the dead letters; mend the producer, the plans or the version, then start the worker",
+    ),
+    Status.HALTED: Advice(
+        "failed",
+        "a lane cannot go on by itself; the other lanes of its worker do",
+        "do what the reason says: the lane looks again every few seconds, and goes on",
+    ),
+    Status.BEYOND_BOOKS: Advice(
+        "failed",
+        "the group's offset is beyond what the books have read: records were passed over",
+        "look whether INMAIL_DATABASE_URL is the right database; then set the offset back as the reason says",
+    ),
+    Status.BEYOND_END: Advice(
+        "failed",
+        "an offset is beyond the partition's end: records were lost, or the topic was created again",
+        "of our groups: what the reason says; of another: have its owner set the offset",
+    ),
+    Status.RECREATED: Advice(
+        "failed",
+        "the topic was deleted and created again: the books have read another one",
+        "run `inmail topics apply`: it goes on with the new topic from its oldest record",
     ),
 }

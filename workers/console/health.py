@@ -29,6 +29,12 @@ BEHIND_SECONDS: Final = 30.0  # of an unread record: a page is answered in less,
 _PROBE_SECONDS: Final = 2.0
 NAMES: Final = {TOPIC_OF[worker]: f"{worker} worker" for worker in WorkerName}
 
+# Statuses that tell what is wrong also where nobody is in the group.
+_SAYS_MORE: Final = {
+    *(Status.PAUSED, Status.NEVER_COMMITTED, Status.EXPIRED, Status.HALTED),
+    *(Status.BEYOND_BOOKS, Status.BEYOND_END, Status.RECREATED),
+}
+
 OK, WARNING, FAILED, UNKNOWN = "ok", "warning", "failed", "unknown"
 
 
@@ -120,7 +126,7 @@ def _worker(name: str, topic: str, lag: GroupLag | None, probe: Probe | None) ->
 
 
 def _stopped(name: str, lag: GroupLag) -> SystemPart | None:
-    if lag.status in {Status.PAUSED, Status.NEVER_COMMITTED}:  # these say more
+    if lag.status in _SAYS_MORE:
         return _stands(name, lag)
     if lag.members:
         return None

@@ -12,7 +12,7 @@ from infra.clock import EARLIEST
 from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS
-from workers.jobs.job import Batch, Decision, Message
+from workers.jobs.job import Batch, Decision, Message, StoredRange
 from workers.jobs.result_events import read_ticks, tick_messages
 from workers.ledger.plans import Catalogue
 from workers.ledger.ticks import booked_ticks, expire_step, tick_movements, tick_terms
@@ -77,11 +77,12 @@ class ExpiryJob:
             codes[tick.code if tick.source_offset == offset else REPEAT] += 1
         return Decision(messages, {}, codes)
 
-    async def replay_answers(self, connection: Connection, partition: int, start: int, end: int) -> list[Message]:
-        """Return from the books what was decided for the input offsets [start, end)."""
+    async def replay_answers(self, connection: Connection, partition: int, stored: StoredRange) -> list[Message]:
+        """Return from the books what was decided for a range of records."""
         messages = []
-        for tick in await read_ticks(connection, partition, start, end):
-            messages += tick_messages(tick, await tick_movements(connection, tick), tick.source_offset)
+        for tick in await read_ticks(connection, partition, stored):
+            told = tick_messages(tick, await tick_movements(connection, tick), tick.source_offset)
+            messages += told[:-1] if tick.code == "booking" else told  # of an unfinished one the lines, and no answer
         return messages
 
     async def _neighbours_read_to(self, connection: Connection, partition: int, as_of: datetime) -> datetime:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
 from infra.kafka.transactions import Message
@@ -10,7 +11,7 @@ from infra.postgres import Connection
 from schemas.catalogue import Undecodable
 from workers.ledger.model import Request
 
-__all__ = ["Batch", "Decision", "Job", "Message", "Step"]
+__all__ = ["Batch", "Decision", "Job", "Message", "Step", "StoredRange"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,18 @@ class Batch:
     topic: str
     partition: int
     requests: Sequence[Request[Any]]
+
+
+class StoredRange(NamedTuple):
+    """Records of one topic that were decided: from an offset to another, between two watermarks of their lane.
+
+    A topic that was created again has other records at the same offsets. They were decided under a later watermark.
+    """
+
+    start: int
+    end: int
+    after: datetime | None = None  # None: from the beginning
+    up_to: datetime | None = None  # None: up to now
 
 
 class Decision(NamedTuple):
@@ -53,5 +66,5 @@ class Job(Protocol):
         A second call with the same records must return the stored answers of the first.
         """
 
-    async def replay_answers(self, connection: Connection, partition: int, start: int, end: int) -> list[Message]:
-        """Return the stored answers and movements for the input offsets [start, end)."""
+    async def replay_answers(self, connection: Connection, partition: int, stored: StoredRange) -> list[Message]:
+        """Return from the books what was decided for a range of records."""

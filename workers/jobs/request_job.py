@@ -1,7 +1,7 @@
 """The base class of the send and the billing job, which decide requests of accounts batch by batch."""
 
 from infra.postgres import Connection
-from workers.jobs.job import Message
+from workers.jobs.job import Message, StoredRange
 from workers.jobs.partitioning_check import PartitioningCheck
 from workers.jobs.result_events import replay_answers
 from workers.ledger.model import WorkerName
@@ -27,6 +27,6 @@ class RequestJob:
         self._catalogue = catalogue
         self._partitioning = PartitioningCheck(self.topic)
 
-    async def replay_answers(self, connection: Connection, partition: int, start: int, end: int) -> list[Message]:
-        """Return the stored answers and movements for the input offsets [start, end)."""
-        return await replay_answers(connection, self.worker, partition, start, end)
+    async def replay_answers(self, connection: Connection, partition: int, stored: StoredRange) -> list[Message]:
+        """Return from the ledger's database what was decided for a range of records."""
+        return await replay_answers(connection, self.worker, partition, stored)

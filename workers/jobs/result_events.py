@@ -27,7 +27,7 @@ from schemas.results import (
     send_decided,
     tick_decided,
 )
-from workers.jobs.job import Decision, Message
+from workers.jobs.job import Decision, Message, StoredRange
 from workers.ledger.model import ACCEPTED, Code, Entry, Tick, WorkerName
 from workers.ledger.store import Answer, is_of
 from workers.telemetry.worker_metrics import REPEAT
@@ -242,28 +242,28 @@ def tick_messages(tick: Tick, movements: list[tuple[str, Entry]], offset: int) -
 
 
 async def replay_answers(
-    connection: Connection, worker: WorkerName, partition: int, start: int, end: int
+    connection: Connection, worker: WorkerName, partition: int, stored: StoredRange
 ) -> list[Message]:
-    """Return the events of the rows that a worker booked for the input offsets [start, end) of a partition."""
+    """Return from the books what a worker booked for a range of a partition's records."""
     rows = await connection.fetch(
         "select a.account_id, j.* from journal as j join accounts as a using (account)"
         " where j.worker = $1 and j.source_partition = $2 and j.source_offset >= $3 and j.source_offset < $4"
+        " and j.as_of > coalesce($5::timestamptz, '-infinity') and j.as_of <= coalesce($6::timestamptz, 'infinity')"
         " order by j.source_offset, j.account, j.sequence",
         worker.value,
         partition,
-        start,
-        end,
+        *stored,
     )
     return [result_event(row[0], Entry(*row[1:])) for row in map(tuple, rows)]
 
 
-async def read_ticks(connection: Connection, partition: int, start: int, end: int) -> list[Tick]:
-    """Return the stored answers to the ticks at the offsets [start, end) of a partition."""
+async def read_ticks(connection: Connection, partition: int, stored: StoredRange) -> list[Tick]:
+    """Return the stored answers to the ticks of a range of a partition's records."""
     rows = await connection.fetch(
         "select * from ticks where partition = $1 and source_offset >= $2 and source_offset < $3"
+        " and as_of > coalesce($4::timestamptz, '-infinity') and as_of <= coalesce($5::timestamptz, 'infinity')"
         " order by source_offset",
         partition,
-        start,
-        end,
+        *stored,
     )
     return [Tick(*row) for row in rows]

@@ -14,6 +14,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import NamedTuple
+from uuid import UUID
 
 import asyncpg
 import structlog
@@ -21,20 +22,23 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
 from infra.kafka.clients import committed_offsets
+from infra.kafka.topic_ids import topic_ids
 from infra.kafka.transactions import Message, TransactionPair
 from infra.postgres import Connection, Pool, is_refusal
-from infra.retry import SERVER_ERRORS, back_off_seconds, ignoring_retriable, is_retriable
+from infra.retry import SERVER_ERRORS, ignoring_retriable, is_retriable
 from infra.settings import Settings
-from workers.errors import FencedError
+from workers.errors import BreakerError, FencedError, LaneError
 from workers.jobs.bisection import decide_bisected
 from workers.jobs.dead_letters import dead_letters
 from workers.jobs.decoding import DecodedBatch, decode_records
-from workers.jobs.job import Batch, Decision, Job
+from workers.jobs.job import Batch, Decision, Job, StoredRange
 from workers.lane.circuit_breaker import Breaker
+from workers.lane.ended_topics import EndedTopics
 from workers.lane.inbox import Inbox, Taken
 from workers.lane.lane_row import LaneRow
+from workers.lane.pauses import Pauses
 from workers.lane.readback import Visible, find_visible
-from workers.lane.recovery import Doubts, published_to
+from workers.lane.recovery import Doubts, check_topic, published_to
 from workers.lane.time_order import Ahead, Ends, Order, note_ahead
 from workers.telemetry.health import Health
 from workers.telemetry.tracing import NO_TRACE, BatchTrace, Traces
@@ -72,11 +76,12 @@ class Lane:
         self._job, self._tp, self._settings = job, tp, settings
         self._consumer, self._admin, self._pool, self._breaker, worker, ends, self._traces = clients
         self._row = LaneRow(self._pool, job.group, tp.topic, tp.partition)
+        self._ended = EndedTopics(settings, self._pool, job, self._row)
         self._counts, self._health = worker.counts, worker.lane(tp)
         self._order = Order(self._pool, ends, self._row, settings.order_seconds)
         self._log = structlog.get_logger("inmail.lane").bind(topic=tp.topic, partition=tp.partition)
         self.stopping = False
-        self._failures, self._doubts = 0, Doubts()  # in a row
+        self._pauses, self._doubts = Pauses(self._row, self.inbox, self._health, self._counts), Doubts()
         self._visible: Visible | None = None  # while it is in doubt how far answers are published
 
     def stop(self) -> None:
@@ -87,8 +92,10 @@ class Lane:
     async def run(self) -> None:
         """Work until stopped.
 
+        Where only an operator can let it go on, it says so and looks again: the worker's other lanes go on meanwhile.
+
         Raises:
-            LaneError: when only an operator can decide how to go on.
+            BreakerError: when too much of what is read is bad.
             KafkaError, PostgresError: when a server refuses what it should take: a deployment to mend, or an invariant.
 
         """
@@ -98,7 +105,9 @@ class Lane:
             try:
                 await self._open()
                 await self._work()
-            except FencedError as error:
+            except BreakerError:
+                raise
+            except (FencedError, LaneError) as error:
                 doubtful = error
             except SERVER_ERRORS as error:
                 if not is_retriable(error):
@@ -108,7 +117,7 @@ class Lane:
                 self.inbox.close()
                 await self._producers.discard()
             if doubtful is not None:
-                await self._back_off(doubtful)
+                await self._pauses.after(doubtful)
         await self._leave()
 
     async def _leave(self) -> None:
@@ -123,6 +132,9 @@ class Lane:
         await self._producers.start()
         stored, self._as_of = await self._row.take()
         self._stored = stored or 0
+        found = await topic_ids(self._admin, [self._tp.topic])
+        topic_id = check_topic(self._tp, found.get(self._tp.topic), self._row.topic_id, stored)
+        await self._ended.publish(self._producers, self._health.steps)
         published = (await committed_offsets(self._admin, self._job.group, [self._tp]))[self._tp]
         oldest = (await self._consumer.beginning_offsets([self._tp]))[self._tp]
         end = (await self._consumer.end_offsets([self._tp]))[self._tp]
@@ -130,13 +142,15 @@ class Lane:
         async with self._row.fenced():
             pass  # were there a newer owner, the group's offset could be beyond what was stored when this one began
         published = published_to(self._job.group, self._tp, published, stored, kept=(oldest, end))
+        await self._row.go_on(topic_id)
         self._row.published, start = unsure_to or published, max(published, oldest)
         span = (published, unsure_to)
         self._visible = await find_visible(self._settings, self._tp, span, self._health.steps) if unsure_to else None
         if published < oldest:
             self._log.warning("publishing_from_books", offset=published, end=oldest)
             async with self._pool.acquire() as connection:
-                messages = await self._job.replay_answers(connection, self._tp.partition, published, oldest)
+                gone = StoredRange(published, oldest, self._row.topic_since)
+                messages = await self._job.replay_answers(connection, self._tp.partition, gone)
             await self._publish(_Decided(messages, oldest))
         self._consumer.seek(self._tp, start)
         self.inbox.open(start)
@@ -225,7 +239,7 @@ class Lane:
             spent = await self._producers.publish(messages, offsets, self._job.group)
         if offsets:
             self._row.published, self._visible = decided.next_offset, None
-        self._failures = 0
+        self._pauses.failures = 0
         self._health.published(spent)
 
     def _wake(self, publishing: asyncio.Task[None]) -> None:
@@ -234,14 +248,10 @@ class Lane:
         if isinstance(error, Exception):
             self.inbox.interrupt(error)
 
-    async def _back_off(self, error: Exception) -> None:
-        """Wait before the lane begins again, longer after each failure in a row, or until it is stopped."""
-        seconds = back_off_seconds(self._failures)
-        self._failures += 1
-        self._counts["lanes_begun_again"] += 1
-        self._health.fails(error)
-        self._log.warning("lane_begins_again", error=repr(error), seconds=round(seconds, 3), failures=self._failures)
-        await self.inbox.stopped(seconds)
+    def see_topic(self, found: UUID) -> None:
+        """Take note of the id that the topic has now: another one ends what the lane does with the last one."""
+        if self._row.topic_id not in (None, found):
+            self.inbox.interrupt(LaneError(f"{self._tp.topic} has another id by now, {found}"))
 
 
 async def _finished(publishing: asyncio.Task[None] | None) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
+from uuid import UUID
 
 from infra.clock import EPOCH
 from infra.postgres import Connection, Pool
@@ -19,6 +20,11 @@ _NOTE = (
 _EPOCH = "select epoch from lanes where consumer_group = $1 and topic = $2 and partition = $3"
 _WAIT = "update lanes set head = $5 where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4"
 _PAUSE = "update lanes set paused = $5 where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4"
+_HALT = "update lanes set halted = $5 where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4"
+_GO_ON = (
+    "update lanes set halted = null, topic_id = coalesce(topic_id, $5)"
+    " where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4"
+)
 _LEAVE = (
     "update lanes set awaited = false, published = $5"
     " where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4"
@@ -34,6 +40,9 @@ class LaneRow:
         self.epoch = 0  # of this owner; 0: it has none
         self._seen = 0
         self.published: int | None = None  # up to where the owner knows its answers published; noted with its writes
+        self.topic_id: UUID | None = None  # of the topic that was read; None: no lane has noted it yet
+        self.topic_since: datetime | None = None  # watermark at which it followed another one; None: it is the first
+        self.halted: str | None = None  # why the lane could not go on
 
     async def look(self) -> None:
         """Note the epoch of the last owner, for `take` to see whether it is still the same."""
@@ -51,7 +60,8 @@ class LaneRow:
             "insert into lanes as l (consumer_group, topic, partition, epoch, awaited, published)"
             " values ($1, $2, $3, 1, true, $4) on conflict (consumer_group, topic, partition)"
             " do update set epoch = l.epoch + 1, awaited = true, published = greatest(l.published, $4)"
-            " where l.epoch = $5 returning epoch, next_offset, as_of, least(l.published, next_offset) as published",
+            " where l.epoch = $5 returning epoch, next_offset, as_of, least(l.published, next_offset) as published,"
+            " topic_id, nullif(topic_since, '-infinity') as topic_since, halted",
             *self._key,
             self.published,
             self._seen,
@@ -61,7 +71,19 @@ class LaneRow:
         self.epoch = row["epoch"]
         # Whoever sets back how far is stored, as errors tell operators to, need not set this back as well.
         self.published = row["published"]
+        self.topic_id, self.topic_since, self.halted = row["topic_id"], row["topic_since"], row["halted"]
         return row["next_offset"], row["as_of"] or EPOCH
+
+    async def go_on(self, topic_id: UUID) -> None:
+        """Note which topic the lane reads, where no lane has before, and that it is not halted."""
+        if self.topic_id is None or self.halted is not None:
+            await self._pool.execute(_GO_ON, *self._key, self.epoch, topic_id)
+        self.topic_id, self.halted = topic_id, None
+
+    async def halt(self, reason: str) -> None:
+        """Tell who looks from outside why the lane cannot go on."""
+        self.halted = reason
+        await self._pool.execute(_HALT, *self._key, self.epoch, reason)
 
     @asynccontextmanager
     async def fenced(self, next_offset: int | None = None, as_of: datetime | None = None) -> AsyncIterator[Connection]:

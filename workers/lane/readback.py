@@ -67,20 +67,27 @@ class Visible:
 
 
 async def find_visible(
-    settings: Settings, lane: TopicPartition, span: tuple[int, int], progress: Callable[[], None]
+    settings: Settings,
+    lane: TopicPartition,
+    span: tuple[int, int],
+    progress: Callable[[], None],
+    *,
+    since: int | None = None,
 ) -> Visible:
     """Return what can be read of the answers to a span of offsets of an input partition: its first, and that after it.
 
     Reads the result topics up to where they end now: from the time on at which the broker received the first record of
     the span, as no answer to it is older. Where that cannot be known, since retention has removed the record or its
     time is its producer's, from their oldest record on: then it may take minutes, and `progress` is called meanwhile.
+    Where the topic is gone that had them, `since` tells it, in milliseconds.
 
     Raises:
         KafkaError: when the brokers cannot be asked, or a transaction stays open before the end.
         NotSetUpError: when a topic does not exist.
 
     """
-    since = await _received(settings, lane, span)
+    if since is None:
+        since = await _received(settings, lane, span)
     places = await all_partitions(settings, OUTPUT_TOPICS)
     found: Counter[Kind] = Counter()
     async with reader(settings, None, "read_uncommitted") as all_, reader(settings) as consumer:

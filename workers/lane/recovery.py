@@ -1,12 +1,15 @@
-"""Where a lane begins: how far its answers are published, and what it refuses to guess."""
+"""Where a lane begins: of which topic, how far its answers are published, and what it refuses to guess."""
+
+from uuid import UUID
 
 import structlog
 from aiokafka import TopicPartition
-from aiokafka.errors import GroupCoordinatorNotAvailableError
+from aiokafka.errors import GroupCoordinatorNotAvailableError, UnknownTopicOrPartitionError
 
 from workers.errors import LaneError
+from workers.topology import WORKER_OF
 
-__all__ = ["Doubts", "published_to"]
+__all__ = ["Doubts", "check_topic", "published_to"]
 
 _LOOK_BACK = 10_000  # records that a broker may forget, where it has forgotten all
 _DOUBTS = 8  # in a row: some 15 s of a lane that begins again, longer than a broker takes to load its groups
@@ -50,6 +53,31 @@ class Doubts:
         )
 
 
+def check_topic(tp: TopicPartition, found: UUID | None, known: UUID | None, stored: int | None) -> UUID:
+    """Return the id of the topic that a lane is to read; refuse one that is not the one that its row tells of.
+
+    Args:
+        tp: the lane's partition.
+        found: the id that the topic has now; None: it has none.
+        known: the id that the lane's row has; None: none yet.
+        stored: up to where the books have read.
+
+    Raises:
+        UnknownTopicOrPartitionError: when there is no such topic just now.
+        LaneError: when it is another topic.
+
+    """
+    if found is None:
+        raise UnknownTopicOrPartitionError(f"there is no topic {tp.topic}")
+    if known is not None and found != known:
+        raise LaneError(
+            f"{tp.topic} was deleted and created again: it has the id {found}, and the books have read the topic with"
+            f" the id {known}, partition {tp.partition} up to offset {stored or 0}. Run `inmail topics apply`, which"
+            " goes on with the new topic from its oldest record"
+        )
+    return found
+
+
 def published_to(
     group: str, tp: TopicPartition, published: int | None, stored: int | None, *, kept: tuple[int, int]
 ) -> int:
@@ -73,28 +101,45 @@ def published_to(
             f"group {group} has no offset for {place}: run `inmail topics apply`, which starts a group at the"
             " oldest record, or near the end of the books if there are any"
         )
-    if published > end:
-        raise LaneError(
-            f"the offset of group {group} for {place} is {published}, but the partition ends at {end}: was the"
-            " topic made anew, or records lost? Set the group's offset to where it should go on"
-        )
     if (stored or 0) > end:
         raise LaneError(
-            f"the books have read {place} up to offset {stored}, but the partition ends at {end}: was the topic"
-            " made anew, or records lost? Set the group's offset and next_offset of the lane's row to where it"
-            " should go on"
+            f"the books have read {place} up to offset {stored}, but the partition ends at {end}: records were lost, or"
+            " the topic created again. Run `inmail topics apply`, which goes on with what is there now"
         )
     if published > max(stored or 0, oldest):
-        raise LaneError(
-            f"group {group} has published {place} up to offset {published}, but the books end at {stored or 0}: is"
-            " INMAIL_DATABASE_URL the right database, was it restored from a backup, or the group moved ahead? To"
-            f" decide the records between, set the group's offset to {max(stored or 0, oldest)}; to go on without"
-            f" them, set next_offset of the lane's row to {published}"
-        )
+        raise LaneError(_beyond(group, tp, published, stored or 0, kept))
     if published < oldest and (stored or 0) < oldest:
         raise LaneError(
             f"retention removed {place} up to offset {oldest}, and group {group} has decided it up to"
-            f" {stored or 0} only: the records between are lost to it. To go on without them, set both the group's"
-            f" offset and next_offset of the lane's row to {oldest}"
+            f" {stored or 0} only: the records between are lost to it. To go on without them,"
+            f" {_set_stored(group, tp, oldest)}"
         )
     return published
+
+
+def _beyond(group: str, tp: TopicPartition, published: int, stored: int, kept: tuple[int, int]) -> str:
+    """Return what to do about an offset that is beyond what the books have read."""
+    oldest, end = kept
+    rewind = (
+        f"stop the group's workers and run `inmail replay rewind {WORKER_OF[tp.topic]} --to-offset"
+        f" {max(stored, oldest)} --partition {tp.partition}`"
+    )
+    place = f"{tp.topic}/{tp.partition}"
+    if published > end:
+        return (
+            f"the offset of group {group} for {place} is {published}, but the partition ends at {end}, and the books at"
+            f" {stored}. To go on behind the books, {rewind}"
+        )
+    return (
+        f"group {group} has published {place} up to offset {published}, but the books end at {stored}: is"
+        " INMAIL_DATABASE_URL the right database, was it restored from a backup, or the group moved ahead? To"
+        f" decide the records between, {rewind}; to go on without them, {_set_stored(group, tp, published)}"
+    )
+
+
+def _set_stored(group: str, tp: TopicPartition, offset: int) -> str:
+    """Return what moves the books past records that nobody is to decide."""
+    return (
+        f"run in the database: update lanes set next_offset = {offset} where consumer_group = '{group}' and topic ="  # noqa: S608 - words
+        f" '{tp.topic}' and partition = {tp.partition}"
+    )

@@ -1,12 +1,15 @@
 """Periodic checks of a worker's servers: whether Kafka and Postgres serve, and whether the topics exist."""
 
 import asyncio
+from collections.abc import Callable
 from typing import NoReturn
+from uuid import UUID
 
 import structlog
 from aiokafka import TopicPartition
 
 from infra.kafka.clients import NotSetUpError, committed_offsets, count_partitions
+from infra.kafka.topic_ids import topic_ids
 from infra.postgres import Pool
 from infra.retry import SERVER_ERRORS
 from schemas.catalogue import TOPICS
@@ -18,8 +21,15 @@ __all__ = ["watch_servers"]
 _SERVERS_SECONDS = 5.0
 
 
-async def watch_servers(job: Job, clients: Clients) -> NoReturn:
+async def watch_servers(job: Job, clients: Clients, see_topic: Callable[[UUID], None]) -> NoReturn:
     """Look whether Kafka and Postgres serve, also while there is nothing to do, and whether the topics are there.
+
+    A topic may be deleted and created again between two looks: its offsets would be read on as if nothing had happened.
+
+    Args:
+        job: whose topic is read.
+        clients: what the lanes share.
+        see_topic: takes the id that the topic has.
 
     Raises:
         NotSetUpError: once a topic is gone: aiokafka would go on without it, and say nothing.
@@ -32,6 +42,10 @@ async def watch_servers(job: Job, clients: Clients) -> NoReturn:
         await asyncio.sleep(_SERVERS_SECONDS)
         clients.health.serves("Postgres", await _postgres(clients.pool))
         clients.health.serves("Kafka", await coordinator.trouble())
+        if (topic_id := await _topic_id(job, clients)) is not None:
+            see_topic(topic_id)
+            if not clients.consumer.partitions_for_topic(job.topic):
+                clients.consumer.refresh_topics()
         if not (lacks_topic := await _lacks_topic(job, clients)):
             gone = ""
         elif lacks_topic == gone:  # a broker that has just started may not know all
@@ -78,6 +92,15 @@ class _Coordinator:
             asked.result()
         except SERVER_ERRORS as error:
             return repr(error)
+        return None
+
+
+async def _topic_id(job: Job, clients: Clients) -> UUID | None:
+    """Return the id that the topic has now; None where it has none, or nobody says."""
+    try:
+        async with asyncio.timeout(_SERVERS_SECONDS):
+            return (await topic_ids(clients.admin, [job.topic])).get(job.topic)
+    except SERVER_ERRORS:
         return None
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from functools import partial
 from time import monotonic
 from typing import Any
+from uuid import UUID
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
@@ -14,6 +15,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from infra.kafka.clients import admin_client, count_partitions, create_consumer, remedy
 from infra.kafka.poller import POLL_SECONDS, Polled, Poller
 from infra.postgres import Pool, close_in_time, create_pool
+from infra.postgres_session import find_weak_settings
 from infra.probes import probes
 from infra.retry import ignoring_retriable
 from infra.settings import Settings
@@ -62,7 +64,7 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is unt
         """Work until `stop` is set, then drain.
 
         Raises:
-            LaneError: when a lane cannot go on; BreakerError: when too much of what is read is bad.
+            BreakerError: when too much of what is read is bad.
             StuckError: when the worker does not get on for too long.
             WorkerError: when the drain, or the consumer, did not end within its time.
             NotSetUpError: when a topic is gone.
@@ -73,7 +75,7 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is unt
         starting = asyncio.create_task(self._consumer.start())
         pump = asyncio.create_task(self._pump(starting, stop))
         watches = [
-            asyncio.create_task(watch_servers(self._job, self._clients)),
+            asyncio.create_task(watch_servers(self._job, self._clients, self._see_topic)),
             asyncio.create_task(watch_progress(self._health)),
         ]
         stopped = asyncio.create_task(stop.wait())
@@ -196,6 +198,10 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is unt
         self._health.joined()
         self._log.info("assigned", partitions=sorted(tp.partition for tp in assigned))
 
+    def _see_topic(self, topic_id: UUID) -> None:
+        for lane, _ in self._lanes.values():
+            lane.see_topic(topic_id)
+
     def _lane_ended(self, lane: Lane, task: asyncio.Task[None]) -> None:
         """Let the worker end of what a lane ended of."""
         error = task_error(task, stopped=lane.stopping)
@@ -221,7 +227,7 @@ async def run_worker(job: Job, settings: Settings, stop: asyncio.Event) -> None:
     Raises:
         NotSetUpError: when a topic does not exist.
         SettingsError: when its port for probes cannot be had, or what traces need is not installed.
-        LaneError, WorkerError, KafkaError: see `Worker.run`.
+        BreakerError, WorkerError, KafkaError: see `Worker.run`.
 
     """
     health = Health(settings.stuck_seconds, kept=WorkerMetrics(job.group.removeprefix("inmail-")))
@@ -253,4 +259,6 @@ async def _connect(settings: Settings, stack: contextlib.AsyncExitStack) -> tupl
     await count_partitions(admin, TOPICS)  # aiokafka would look for them for 40 s
     pool = await stack.enter_async_context(create_pool(settings))
     stack.push_async_callback(close_in_time, pool, _STOP_SECONDS)
+    for weak in await find_weak_settings(pool):
+        structlog.get_logger("inmail.worker").warning("weak_database_setting", error=weak)
     return admin, pool

@@ -52,7 +52,10 @@ class _HealthCollector(Collector):
             metric_table.BATCHES_APART.name, metric_table.BATCHES_APART.meaning, labels=["worker"]
         )
         apart.add_metric([worker], self._health.counts["batches_decided_apart"])
-        yield from (ready, busy, doing, apart)
+        halted = gauge(metric_table.HALTED)
+        for tp, lane in self._health.lanes.items():
+            halted.add_metric([worker, tp.topic, str(tp.partition)], float(lane.halted is not None))
+        yield from (ready, busy, doing, halted, apart)
 
 
 class _PoolCollector(Collector):

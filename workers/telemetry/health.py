@@ -41,6 +41,7 @@ class LaneActivity(StrEnum):
     DECIDING = "deciding"
     PUBLISHING = "publishing"
     AGAIN = "waiting to begin again"
+    HALTED = "halted"  # it cannot go on before an operator decides
 
 
 class Dead(NamedTuple):
@@ -59,6 +60,7 @@ class LaneHealth:
     counts: "Counter[str]"
     doing: LaneActivity = LaneActivity.OPENING
     error: str | None = None  # the last one, until the lane got on again
+    halted: str | None = None  # why it cannot go on before an operator decides; until it goes on again
     held: int = 0  # batches taken and not published
     moved_at: float = 0.0
     _waits_from: float = 0.0
@@ -69,10 +71,11 @@ class LaneHealth:
 
     def opens(self) -> None:
         """It begins, or begins again: what it held it takes once more."""
-        self.doing, self.held = LaneActivity.OPENING, 0
+        self.doing, self.held = LaneActivity.OPENING if self.halted is None else LaneActivity.HALTED, 0
 
     def waits(self) -> None:
         """It looks for records."""
+        self.halted = None
         if not self.held:
             self.doing, self._waits_from = LaneActivity.WAITING, self.clock()
 
@@ -121,6 +124,11 @@ class LaneHealth:
         self.doing, self.error = LaneActivity.AGAIN, repr(error)
         self.kept.count_restart(error)
 
+    def halts(self, reason: str) -> None:
+        """It waits for an operator, and looks again now and then."""
+        self.doing, self.error, self.halted = LaneActivity.HALTED, None, reason
+        self.moved_at = self.clock()
+
     def _ends(self, stage: Stage) -> None:
         """A stage of the batch at hand is over, and the next one begins."""
         now = self.clock()
@@ -136,6 +144,8 @@ class LaneHealth:
     @property
     def trouble(self) -> str | None:
         """Why it does not get on, if it does not."""
+        if self.halted is not None:
+            return f"is halted: {self.halted}"
         if self.error is not None and not self._is_over_it():
             return f"tries again because of {self.error}"
         return "is opening" if self.doing is LaneActivity.OPENING else None
@@ -143,7 +153,7 @@ class LaneHealth:
     @property
     def busy_seconds(self) -> float:
         """How long it has had something to do and has not got on."""
-        return 0.0 if self._is_over_it() else self.clock() - self.moved_at
+        return 0.0 if self._is_over_it() or self.halted is not None else self.clock() - self.moved_at
 
 
 @dataclass(slots=True)

@@ -81,6 +81,13 @@ POOL_MAX: Final = Metric(
 LANES: Final = Metric(
     "inmail_lanes", MetricKind.GAUGE, "Lanes that the process owns, by what they do.", "lanes", ("worker", "doing")
 )
+HALTED: Final = Metric(
+    "inmail_halted_lanes",
+    MetricKind.GAUGE,
+    "1 for a lane that cannot go on before an operator decides, 0 for another; /readyz and `inmail lag` say why.",
+    "0 or 1",
+    ("worker", "topic", "partition"),
+)
 BUSY: Final = Metric(
     "inmail_lane_busy_seconds",
     MetricKind.GAUGE,
@@ -155,6 +162,7 @@ WORKER_METRICS: Final = (
     POOL,
     POOL_MAX,
     LANES,
+    HALTED,
     BUSY,
     READY,
 )

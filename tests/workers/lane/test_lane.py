@@ -15,11 +15,13 @@ from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.catalogue import BILLING_EVENTS, CREDIT_EVENTS, DEAD_LETTERS, SEND_REQUESTS, SEND_RESULTS
 from schemas.envelope import encode
+from tests.workers.life import living
 from tests.workers.wire import ends, prepare, promotion, publish, read, send, working
 from workers.jobs.billing import BillingJob
 from workers.jobs.send import SendJob
-from workers.lane.worker import run_worker
+from workers.lane import pauses, recovery
 from workers.ledger.plans import load_catalogue
+from workers.ops.topics.plan import TopicChange, apply_topics
 
 
 async def _fund(settings: Settings, credits_: int, *accounts: str) -> None:
@@ -186,14 +188,21 @@ async def test_an_older_owner_cannot_store_what_it_decides(
     assert after >= before + 11
 
 
-async def test_a_worker_without_a_starting_offset_says_what_to_do(settings: Settings) -> None:
+async def test_a_worker_without_a_starting_offset_says_what_to_do_and_goes_on_once_it_is_done(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It picks none by itself: neither skipping what is there nor reading it all again is its decision."""
+    monkeypatch.setattr(pauses, "_HALTED_SECONDS", 0.2)
+    monkeypatch.setattr(recovery, "_DOUBTS", 1)
     await prepare(settings)
     job = SendJob(load_catalogue())
-    job.group = f"inmail-send-{uuid4().hex[:8]}"  # type: ignore[misc]
+    job.group = f"inmail-send-{uuid4().hex[:8]}"
+    starts = {place.partition: end for place, end in (await ends(settings, SEND_REQUESTS)).items()}
 
-    with pytest.raises(Exception, match="run `inmail topics apply`"):
-        await asyncio.wait_for(run_worker(job, settings, asyncio.Event()), 20)
+    async with living(settings, job) as life:
+        await life.not_ready("run `inmail topics apply`")
+        await apply_topics(settings, [TopicChange("start", SEND_REQUESTS, "", group=job.group, starts=starts)])
+        await life.ready()
 
 
 async def test_two_workers_share_the_partitions_and_answer_each_record_once(cluster: Settings) -> None:

@@ -1,6 +1,7 @@
 """What machines may do to where a lane reads: partitions that cannot be read, offsets that are wrong or not known."""
 
 import asyncio
+import re
 from collections import Counter
 from time import monotonic
 from typing import Any
@@ -12,40 +13,77 @@ from aiokafka.errors import KafkaError
 from aiokafka.protocol.commit import OffsetFetchRequest, OffsetFetchResponse_v3
 from structlog.testing import capture_logs
 
-from infra.kafka.clients import admin_client, committed_offsets, partitions_of, reader
+from infra.kafka.clients import admin_client, committed_offsets, partitions_of
 from infra.postgres import Connection, create_pool
 from infra.settings import Settings
 from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS
 from schemas.envelope import encode
-from tests.workers.life import Held, at_the_end, in_partition
-from tests.workers.wire import ends, eventually, pass_over, publish, read, send, settled, working
-from workers.errors import LaneError
+from tests.workers.lagging import QUICK, stands
+from tests.workers.life import Held, at_the_end, in_partition, living
+from tests.workers.wire import ends, eventually, pass_over, publish, read, send, set_offset, settled, working
 from workers.jobs.send import SendJob
-from workers.lane import inbox, lane, recovery
-from workers.lane.worker import Worker, run_worker
+from workers.lane import inbox, lane, pauses, recovery
+from workers.lane.worker import Worker
 from workers.ledger.plans import load_catalogue
+from workers.ops.lag import Status, observer
 from workers.ops.topics.plan import plan_topics
+from workers.telemetry.collectors import metrics_page
 
 LOADING = 14  # Kafka's error code of a coordinator that is
-
-
-async def _set_offset(settings: Settings, group: str, place: TopicPartition, offset: int) -> None:
-    async with reader(settings, group) as consumer:
-        consumer.assign([place])
-        await consumer.commit({place: offset})
 
 
 def _job() -> SendJob:
     return SendJob(load_catalogue())
 
 
-async def test_an_offset_beyond_the_end_of_its_partition_is_named(cluster: Settings) -> None:
-    """A topic made anew, or records lost: the lane cannot know where to go on, and says so."""
-    end = (await ends(cluster, SEND_REQUESTS))[TopicPartition(SEND_REQUESTS, 2)]
-    await _set_offset(cluster, SendJob.group, TopicPartition(SEND_REQUESTS, 2), end + 1_000)
+async def test_a_lane_that_cannot_go_on_is_halted_alone_and_goes_on_once_it_is_mended(
+    cluster: Settings, database: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other lanes of its worker answer; probe, metric, lag and the lane's row say which one stands, and why.
 
-    with pytest.raises(LaneError, match=rf"send-requests/2 is {end + 1_000}, but the partition ends at {end}"):
-        await asyncio.wait_for(run_worker(_job(), cluster, asyncio.Event()), 20)
+    What it names to be done is done as it stands there, and the lane goes on without a restart.
+    """
+    monkeypatch.setattr(pauses, "_HALTED_SECONDS", 0.2)
+    place = TopicPartition(SEND_REQUESTS, 2)
+    await publish(cluster, SEND_REQUESTS, [send(in_partition(cluster, 2)) for _ in range(5)])
+    end, start = (await ends(cluster, SEND_REQUESTS))[place], await ends(cluster, SEND_RESULTS)
+    await set_offset(cluster, SendJob.group, place, end)
+    requests = [send(in_partition(cluster, number)) for number in range(4)]
+    row = f"select halted from lanes where topic = '{SEND_REQUESTS}' and partition = 2"  # noqa: S608
+    async with living(cluster) as life:
+        await life.not_ready(f"lane {SEND_REQUESTS}/2 is halted: group inmail-send has published")
+        await publish(cluster, SEND_REQUESTS, requests)
+        await at_the_end(cluster, 0, 1, 3)
+        await settled(cluster)
+        before = await read(cluster, start, 3)
+        scraped = page(life.health)()[0].decode()
+        async with observer(cluster, limits=QUICK) as found:
+            lag = await stands(found, SendJob.group, place, Status.BEYOND_BOOKS)
+        halted, dead = await database.fetchval(row), life.health.dead()
+        await database.execute(halted[halted.index("update lanes set") :])
+        await life.ready()
+        await at_the_end(cluster, 2)
+        await settled(cluster)
+    after = await read(cluster, start, 4)
+
+    assert {str(requests[number].id) for number in (0, 1, 3)} == {answer["request_id"] for answer in before}
+    assert Counter(str(event.id) for event in requests) == Counter(answer["request_id"] for answer in after)
+    assert f"run `inmail replay rewind send --to-offset {end - 5} --partition 2`; to go on without them, run" in halted
+    assert {"0": "0.0", "1": "0.0", "2": "1.0", "3": "0.0"} == dict(
+        re.findall(r'^inmail_halted_lanes\{partition="(\d)",.*\} (.*)$', scraped, re.MULTILINE)
+    )
+    assert (6, None) == (lag.records, dead)
+    assert await database.fetchval(row) is None
+
+
+async def test_an_offset_beyond_the_end_of_its_partition_is_named(cluster: Settings) -> None:
+    """With the one that the books tell, and how to set it."""
+    end = (await ends(cluster, SEND_REQUESTS))[TopicPartition(SEND_REQUESTS, 2)]
+    await set_offset(cluster, SendJob.group, TopicPartition(SEND_REQUESTS, 2), end + 1_000)
+
+    async with living(cluster) as life:
+        await life.not_ready(f"for {SEND_REQUESTS}/2 is {end + 1_000}, but the partition ends at {end}")
+        await life.not_ready(f"run `inmail replay rewind send --to-offset {end} --partition 2`")
 
 
 async def test_a_lane_that_retention_overtakes_says_what_is_lost(
@@ -70,12 +108,16 @@ async def test_a_lane_that_retention_overtakes_says_what_is_lost(
             await admin.delete_records({place: RecordsToDelete(before_offset=end)})
             job.may_go_on.set()
 
-            with pytest.raises(LaneError, match=f"retention removed {SEND_REQUESTS}/1 up to offset {end}"):
-                await asyncio.wait_for(task, 10)
+            await eventually(lambda: _says(worker, f"retention removed {SEND_REQUESTS}/1 up to offset {end}"), "why")
+            assert not task.done()
         finally:
             job.may_go_on.set()
             stop.set()
             await asyncio.wait([task])
+
+
+async def _says(worker: Worker, words: str) -> bool:
+    return any(words in reason for reason in worker._health.not_ready())
 
 
 async def _holds(worker: Worker, place: TopicPartition, held: tuple[int, bool]) -> bool:
@@ -207,5 +249,8 @@ async def test_empty_books_of_a_group_that_has_published_are_refused(cluster: Se
     await pass_over(cluster)
     await database.execute("delete from lanes")
 
-    with pytest.raises(LaneError, match=r"books end at 0: is INMAIL_DATABASE_URL the right.*set next_offset"):
-        await asyncio.wait_for(run_worker(_job(), cluster, asyncio.Event()), 20)
+    async with living(cluster) as life:
+        await life.not_ready("but the books end at 0: is INMAIL_DATABASE_URL the right database")
+        (reason,) = {each for each in life.health.not_ready() if f"{SEND_REQUESTS}/3 is halted" in each}
+    end = (await ends(cluster, SEND_REQUESTS))[TopicPartition(SEND_REQUESTS, 3)]
+    assert f"set next_offset = {end} where consumer_group = 'inmail-send' and topic = '{SEND_REQUESTS}'" in reason

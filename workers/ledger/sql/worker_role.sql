@@ -49,7 +49,7 @@ $$;
 
 -- Anew each time, so that this file is all there is to know.
 revoke all on accounts, subscriptions, lots, journal, ticks, lanes, migrations, earlier_rows from inmail_worker;
-revoke all on operations, redriven, decided_ahead from inmail_worker; -- the operators'
+revoke all on operations, redriven, decided_ahead, ended_topics from inmail_worker; -- the operators'
 
 grant select, insert on accounts, subscriptions, lots, journal, ticks, lanes to inmail_worker;
 grant select on earlier_rows to inmail_worker; -- as the audit does
@@ -61,5 +61,8 @@ grant update (remaining, expires_at, open, freed, cap_pending, warned, announced
 grant update (
     code, lots, credits, complete, steps, ended, cut, announced
 ) on ticks to inmail_worker; -- of a tick that takes several steps
-grant update (epoch, next_offset, as_of, head, awaited, paused, published) on lanes to inmail_worker;
+grant update (
+    epoch, next_offset, as_of, head, awaited, paused, published, topic_id, halted
+) on lanes to inmail_worker;
 grant select, insert, update on decided_ahead to inmail_worker;
+grant select, update (unpublished_from) on ended_topics to inmail_worker;

@@ -220,9 +220,28 @@ select
     min(x.account) as one_account,
     x.worker || ' ' || x.source_partition || '/' || x.source_offset as place,
     count(*) || ' answers' as found
-from journal as x
-where x.is_answer
-group by x.worker, x.source_partition, x.source_offset
+from (
+    select
+        account,
+        worker,
+        source_partition,
+        source_offset,
+        -- A topic that was created again has other records at the same offsets, decided under a later watermark.
+        case
+            when exists (select from ended_topics)
+                then (
+                    select count(*)
+                    from ended_topics as e
+                    where
+                        e.consumer_group = 'inmail-' || journal.worker and e.partition = journal.source_partition
+                        and e.as_of < journal.as_of
+                )
+            else 0
+        end as topics_before
+    from journal
+    where is_answer
+) as x
+group by x.worker, x.source_partition, x.source_offset, x.topics_before
 having count(*) > 1;
 
 -- movement_has_its_cause: a row that is no answer names the answer that caused it, or the tick, read from one record
@@ -375,11 +394,12 @@ with j as (
     select
         source_partition,
         source_offset,
+        request_id,
         count(*) as n,
         -sum(amount) as total
     from journal
     where code = 'expired'
-    group by source_partition, source_offset
+    group by source_partition, source_offset, request_id
 )
 
 select
@@ -388,7 +408,8 @@ select
     x.credits || ' credits of ' || x.lots || ' lots, the journal says ' || coalesce(j.total, 0) || ' of '
     || coalesce(j.n, 0) as found
 from ticks as x
-left join j on x.partition = j.source_partition and x.source_offset = j.source_offset
+left join j
+    on x.partition = j.source_partition and x.source_offset = j.source_offset and x.request_id = j.request_id
 where x.credits <> coalesce(j.total, 0) or x.lots < coalesce(j.n, 0);
 
 -- row_was_read: no row answers a record that its lane has not read
@@ -398,11 +419,13 @@ select
     'rows up to offset ' || x.newest || ', the lane stands at ' || coalesce(l.next_offset, 0) as found
 from (
     select
-        worker,
-        source_partition,
-        max(source_offset) as newest
-    from journal
-    group by worker, source_partition
+        r.worker,
+        r.source_partition,
+        max(r.source_offset) as newest
+    from journal as r
+    left join lanes as o on o.consumer_group = 'inmail-' || r.worker and r.source_partition = o.partition
+    where r.as_of > coalesce(o.topic_since, '-infinity') -- of the topic as it is
+    group by r.worker, r.source_partition
 ) as x
 left join lanes as l on l.consumer_group = 'inmail-' || x.worker and x.source_partition = l.partition
 where x.newest >= coalesce(l.next_offset, 0);

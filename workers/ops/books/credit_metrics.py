@@ -36,7 +36,8 @@ inner join journal as j
         and n.partition = j.source_partition
         and n.start <= j.source_offset
         and n.stop > j.source_offset
-where j.amount <> 0
+inner join lanes as l on l.consumer_group = 'inmail-' || n.worker and n.partition = l.partition
+where j.amount <> 0 and j.as_of > l.topic_since
 group by j.code
 """
 
@@ -44,8 +45,13 @@ group by j.code
 _UNDER_WAY = """
 select j.code, abs(sum(j.amount))::bigint as credits
 from lanes as l
-inner join ticks as t on l.partition = t.partition and t.source_offset >= coalesce(l.next_offset, 0)
-inner join journal as j on t.partition = j.source_partition and t.source_offset = j.source_offset
+inner join ticks as t
+    on
+        l.partition = t.partition
+        and t.source_offset >= coalesce(l.next_offset, 0)
+        and t.as_of > l.topic_since
+inner join journal as j
+    on t.partition = j.source_partition and t.source_offset = j.source_offset and j.as_of > l.topic_since
 where l.topic = 'inmail.expiry-ticks' and j.worker = 'expiry' and j.amount <> 0
 group by j.code
 """

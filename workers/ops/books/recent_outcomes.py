@@ -32,7 +32,7 @@ cross join lateral (
     select x.worker, x.code, x.as_of
     from journal as x
     where x.source_partition = l.partition and x.source_offset >= l.next_offset - $3 and x.source_offset < l.next_offset
-        and x.worker = w.worker and x.is_answer
+        and x.worker = w.worker and x.is_answer and x.as_of > l.topic_since
     limit $3
 ) as j
 group by j.worker, j.code

@@ -57,7 +57,9 @@ ENTRIES_READ = """
     inner join unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[]) as u (worker, partition, start, stop)
         on j.worker = u.worker and j.source_partition = u.partition
         and j.source_offset >= u.start and j.source_offset < u.stop
-    where ($5::timestamptz is null or j.as_of >= $5) and ($6::timestamptz is null or j.as_of < $6)
+    left join lanes as n on n.consumer_group = 'inmail-' || u.worker and u.partition = n.partition
+    where j.as_of > coalesce(n.topic_since, '-infinity') -- of the topic as it is, which is what both can read
+        and ($5::timestamptz is null or j.as_of >= $5) and ($6::timestamptz is null or j.as_of < $6)
 """
 
 # The key of an answer is its request. The key of another movement adds its code and its lot.
@@ -106,7 +108,9 @@ select
 from ticks as t
 inner join unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[]) as u (worker, partition, start, stop)
     on u.worker = 'expiry' and t.partition = u.partition and t.source_offset >= u.start and t.source_offset < u.stop
-where ($5::timestamptz is null or t.as_of >= $5) and ($6::timestamptz is null or t.as_of < $6)
+left join lanes as n on n.consumer_group = 'inmail-expiry' and t.partition = n.partition
+where t.as_of > coalesce(n.topic_since, '-infinity')
+    and ($5::timestamptz is null or t.as_of >= $5) and ($6::timestamptz is null or t.as_of < $6)
 order by 1, 2, 3
 """
 

@@ -1,9 +1,11 @@
-"""What our own workers say of their lanes in the books: the breaker ended one, or one waits for another."""
+"""What the books say of our own workers' lanes: how far each has read, of which topic, and why one does not go on."""
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
+from uuid import UUID
 
 import asyncpg
 from aiokafka import TopicPartition
@@ -12,12 +14,14 @@ from infra.clock import EARLIEST
 from infra.postgres import Connection, connect_database
 from infra.settings import Settings
 from workers.ops.lag.sampler import PartitionEnds
-from workers.topology import TOPIC_RANK
+from workers.topology import TOPIC_OF_GROUP, TOPIC_RANK
 
-__all__ = ["LaneKey", "LaneWatcher", "NeighbourLane", "neighbour_of"]
+__all__ = ["LaneKey", "LaneWatcher", "LanesSample", "NeighbourLane", "neighbour_of"]
 
 _SECONDS = 5.0  # for an answer: lag is told also when the books are what is in trouble
-_ROWS = "select consumer_group, topic, partition, next_offset, as_of, head, awaited, paused from lanes"
+_ROWS = (
+    "select consumer_group, topic, partition, next_offset, as_of, head, awaited, paused, halted, topic_id from lanes"
+)
 
 LaneKey = tuple[str, TopicPartition]
 
@@ -30,11 +34,38 @@ class NeighbourLane(NamedTuple):
     head: datetime | None
     awaited: bool
     paused: str | None
+    halted: str | None = None
+    topic_id: UUID | None = None  # of the topic that it has read; None: not known yet
 
     @property
     def waits(self) -> bool:
         """Whether it has received a record and not decided it, since others have not read up to its time."""
         return self.head is not None and self.head > self.as_of
+
+
+@dataclass(frozen=True, slots=True)
+class LanesSample:
+    """The rows of all lanes, and the ids that their topics have now."""
+
+    rows: Mapping[LaneKey, NeighbourLane] = field(default_factory=dict)
+    readable: bool = False  # whether the books could be asked
+    topic_ids: Mapping[str, UUID] = field(default_factory=dict)
+
+    def read_to(self, key: LaneKey) -> int | None:
+        """Return the offset up to which the books have read a partition of ours; None where they do not tell."""
+        if not self.readable or TOPIC_OF_GROUP.get(key[0]) != key[1].topic:
+            return None
+        return self.rows[key].next_offset if key in self.rows and self.recreated(key) is None else 0
+
+    def recreated(self, key: LaneKey) -> str | None:
+        """Return which topic the books have read, where it is not the one that is there now; None where it is."""
+        row, now = self.rows.get(key), self.topic_ids.get(key[1].topic)
+        if row is None or row.topic_id is None or now is None or row.topic_id == now:
+            return None
+        return (
+            f"{key[1].topic} was deleted and created again: it has the id {now}, and the books have read the topic with"
+            f" the id {row.topic_id} up to offset {row.next_offset:,}"
+        )
 
 
 class LaneWatcher:
@@ -61,7 +92,13 @@ class LaneWatcher:
             return {}
         return {
             (row["consumer_group"], TopicPartition(row["topic"], row["partition"])): NeighbourLane(
-                row["next_offset"] or 0, row["as_of"] or EARLIEST, row["head"], row["awaited"], row["paused"]
+                row["next_offset"] or 0,
+                row["as_of"] or EARLIEST,
+                row["head"],
+                row["awaited"],
+                row["paused"],
+                row["halted"],
+                row["topic_id"],
             )
             for row in rows
         }

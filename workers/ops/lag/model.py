@@ -6,7 +6,17 @@ from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
-__all__ = ["Classification", "GroupLag", "Owner", "PartitionLag", "Sample", "Status", "StatusChange", "StatusLimits"]
+__all__ = [
+    "Classification",
+    "Facts",
+    "GroupLag",
+    "Owner",
+    "PartitionLag",
+    "Sample",
+    "Status",
+    "StatusChange",
+    "StatusLimits",
+]
 
 
 class Status(StrEnum):
@@ -20,13 +30,40 @@ class Status(StrEnum):
     HELD = "HELD"  # an open transaction of a producer keeps what comes next from every reader
     STALLED = "STALLED"  # its reader is there, and does not get on
     NEVER_COMMITTED = "NEVER COMMITTED"
+    EXPIRED = "EXPIRED"  # the books have read it, and Kafka has forgotten the group's offset
     STOPPED = "STOPPED"  # nobody reads it
     PAUSED = "PAUSED"  # the breaker ended its worker: too much could not be decided
+    HALTED = "HALTED"  # its lane cannot go on before an operator decides
+    BEYOND_BOOKS = "BEYOND BOOKS"  # the group's offset is beyond what the books have read: records were passed over
+    BEYOND_END = "BEYOND END"  # an offset is beyond the partition's end: what is there now may be unread
+    RECREATED = "RECREATED"  # the topic is another one than the books have read
 
     @property
     def severity(self) -> int:
         """How bad it is, from 0: a group is as bad as its worst partition."""
         return list(Status).index(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of a partition beside its samples."""
+
+    now: datetime
+    seconds: float = 0.0  # age of the oldest unread record
+    readable: int = 0  # unread records that a reader of committed ones can read now
+    held: int = 0
+    ours: bool = False  # one of our own workers' groups: they are always members, and cannot begin without an offset
+    members: int | None = None  # of the group; None: not known
+    settled: bool = True  # it is known who reads what
+    owned: bool = True  # a member has the partition
+    unknown: str | None = None  # why it is not known where the partition ends
+    paused: str | None = None  # what the breaker said when it ended the lane's worker
+    waiting: str | None = None  # for whom the lane waits
+    place: tuple[str, int] = ("", 0)  # our worker's name, and the partition
+    oldest: int = 0  # offset of the oldest record that is left
+    stored: int | None = None  # up to which offset our books have read; None: not known
+    recreated: str | None = None  # which topic the books have read, where it is not this one
+    halted: str | None = None  # why our lane cannot go on
 
 
 class Classification(NamedTuple):
@@ -96,7 +133,7 @@ class PartitionLag:
     @property
     def note(self) -> str:
         """What is to be said of it besides the numbers, in a few words; empty when nothing is."""
-        notes = ["never committed"] if self.committed is None else []
+        notes = ["never committed"] if self.committed is None and self.status is not Status.EXPIRED else []
         if self.lost:
             notes.append(f"retention took {self.lost:,}")
         if self.held:

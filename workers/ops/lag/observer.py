@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
 from time import monotonic
+from uuid import UUID
 
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
@@ -15,12 +16,12 @@ from aiokafka.errors import KafkaError
 from infra.kafka.clients import NotSetUpError
 from infra.kafka.cluster_queries import LATEST, ClusterQueries, lookup
 from infra.settings import Settings
-from workers.ops.lag.lanes import LaneKey, LaneWatcher, NeighbourLane, neighbour_of
-from workers.ops.lag.model import GroupLag, Owner, PartitionLag, Sample, Status, StatusChange, StatusLimits
+from workers.ops.lag.lanes import LaneKey, LanesSample, LaneWatcher, NeighbourLane, neighbour_of
+from workers.ops.lag.model import Facts, GroupLag, Owner, PartitionLag, Sample, Status, StatusChange, StatusLimits
 from workers.ops.lag.recall import CurrentPartition, backfill_samples
-from workers.ops.lag.sampler import ClusterSample, Sampler, Unread
-from workers.ops.lag.verdict import Facts, classify, pace_of, within
-from workers.topology import TOPIC_OF_GROUP
+from workers.ops.lag.sampler import ClusterSample, ReadTo, Sampler, Unread
+from workers.ops.lag.verdict import classify, pace_of, within
+from workers.topology import TOPIC_OF_GROUP, WORKER_OF
 
 __all__ = ["LagObserver", "observer", "read_lag"]
 
@@ -45,6 +46,8 @@ class LagObserver:
         self._lanes = lanes
         self._limits = limits
         self._remembers = remembers
+        self._books = LanesSample()
+        self._topic_ids: Mapping[str, UUID] = {}
         self._rings: dict[LaneKey, deque[Sample]] = {}
         self._changes: dict[LaneKey, deque[StatusChange]] = {}
         self._turn = asyncio.Lock()
@@ -63,12 +66,22 @@ class LagObserver:
         """
         async with self._turn:
             began = monotonic()
-            sampled = await self._sampler.sample()
-            rows = await self._lanes.read() if self._lanes is not None else {}
+            self._books = LanesSample()
+            sampled = await self._sampler.sample(self._read_books if self._lanes is not None else None)
             await self._keep(sampled)
-            self.groups = [found for name in sampled.groups for found in self._judged(name, sampled, rows)]
+            self.groups = [found for name in sampled.groups for found in self._judged(name, sampled)]
             self.refreshed_at, self.look_seconds = sampled.at, monotonic() - began
             self.kafka_trouble = None
+
+    async def _read_books(self) -> ReadTo:
+        """Ask the books and, for what they have read, which topics are there now."""
+        assert self._lanes is not None  # noqa: S101 - only called then
+        ids = await self._lookup.topic_ids(TOPIC_OF_GROUP.values())
+        for topic in (topic for topic, id_ in self._topic_ids.items() if ids.get(topic) != id_):
+            self._sampler.forget(topic)
+        self._topic_ids = ids
+        self._books = LanesSample(await self._lanes.read(), self._lanes.trouble is None, ids)
+        return self._books.read_to
 
     async def written(self, topic: str) -> int:
         """Return where a topic's partitions end by now, taken together: it grows with each record.
@@ -132,7 +145,7 @@ class LagObserver:
             del self._rings[gone]
             self._changes.pop(gone, None)
 
-    def _judged(self, name: str, sampled: ClusterSample, rows: Mapping[LaneKey, NeighbourLane]) -> list[GroupLag]:
+    def _judged(self, name: str, sampled: ClusterSample) -> list[GroupLag]:
         """Return a group's lag, topic by topic."""
         group = sampled.groups[name]
         members = group.described.members
@@ -142,24 +155,18 @@ class LagObserver:
         }
         topics: dict[str, list[PartitionLag]] = {topic: [] for topic in sorted({p.topic for p in group.committed})}
         for place in group.committed:
-            facts = self._facts(name, place, sampled, rows, owners.get(place))
+            facts = self._facts(name, place, sampled, owners.get(place))
             topics[place.topic].append(self._partition((name, place), sampled, facts, owners.get(place)))
         state = group.described.state
         if not topics:
             return [GroupLag(name, "", (), state, count)]
         return [GroupLag(name, topic, tuple(found), state, count) for topic, found in topics.items()]
 
-    def _facts(
-        self,
-        name: str,
-        place: TopicPartition,
-        sampled: ClusterSample,
-        rows: Mapping[LaneKey, NeighbourLane],
-        owner: Owner | None,
-    ) -> Facts:
+    def _facts(self, name: str, place: TopicPartition, sampled: ClusterSample, owner: Owner | None) -> Facts:
         described = sampled.groups[name].described
-        unread = sampled.unread.get((name, place), Unread())
-        ours = name in TOPIC_OF_GROUP
+        key, books = (name, place), self._books
+        unread, ends = sampled.unread.get(key, Unread()), sampled.ends.get(place)
+        ours, row = name in TOPIC_OF_GROUP, books.rows.get(key)
         members = len(described.members) if described.members is not None else 0 if ours else None
         return Facts(
             now=sampled.at,
@@ -171,8 +178,13 @@ class LagObserver:
             settled=described.settled or (ours and described.members is None),
             owned=owner is not None,
             unknown=None if place in sampled.ends else "no broker leads it: its end is not known",
-            paused=_paused((name, place), rows, members) if ours else None,
-            waiting=neighbour_of((name, place), rows, sampled.ends) if ours else None,
+            oldest=ends.oldest if ends is not None else 0,
+            stored=books.read_to(key),
+            place=(WORKER_OF.get(place.topic, ""), place.partition),
+            recreated=books.recreated(key) if ours else None,
+            halted=row.halted if ours and row is not None else None,
+            paused=_paused(key, books.rows, members) if ours else None,
+            waiting=neighbour_of(key, books.rows, sampled.ends) if ours else None,
         )
 
     def _partition(self, key: LaneKey, sampled: ClusterSample, facts: Facts, owner: Owner | None) -> PartitionLag:

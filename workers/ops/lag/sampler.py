@@ -1,6 +1,6 @@
 """One look at groups: what they committed, where their partitions end, and which record comes next, for all at once."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -12,8 +12,10 @@ from infra.kafka.cluster_queries import EARLIEST, LATEST, ClusterQueries, Descri
 from infra.kafka.peek import Peek, glance
 from workers.topology import TOPIC_OF_GROUP
 
-__all__ = ["ClusterSample", "GroupSample", "PartitionEnds", "Sampler", "Unread"]
+__all__ = ["ClusterSample", "GroupSample", "PartitionEnds", "ReadTo", "Sampler", "Unread"]
 
+
+ReadTo = Callable[[tuple[str, TopicPartition]], int | None]  # up to which offset the books have read; None: not known
 
 _Looked = tuple[TopicPartition, int, bool]  # from where, and whether as a reader of committed records
 
@@ -65,8 +67,12 @@ class Sampler:
         self._every = every
         self._seen: dict[_Looked, Peek] = {}
 
-    async def sample(self) -> ClusterSample:
+    async def sample(self, read_books: Callable[[], Awaitable[ReadTo]] | None = None) -> ClusterSample:
         """Look once.
+
+        Args:
+            read_books: asks how far our books have read, where that is to count: records that a group's offset has
+                passed over and the books have not read are unread all the same.
 
         Raises:
             NotSetUpError: when a topic of ours does not exist.
@@ -76,15 +82,21 @@ class Sampler:
         await self._lookup.refresh()
         names = await self._names()
         described = await self._lookup.describe(names)
-        # Committed offsets first: the ends asked for afterwards are never below them.
+        # Committed offsets first, and then the books: neither is beyond the ends that are asked for after them, nor an
+        # offset beyond the books, whose outcomes are stored before it is committed.
         committed = await self._lookup.committed(names)
         groups = {
             name: GroupSample(described.get(name, Described("", None)), self._places(name, described, found))
             for name, found in committed.items()
         }
+        read_to = await read_books() if read_books is not None else _not_known
         ends = await self._ends({place for group in groups.values() for place in group.committed})
         at = utc_now()
-        return ClusterSample(at, groups, ends, await self._unread(groups, ends))
+        return ClusterSample(at, groups, ends, await self._unread(groups, ends, read_to))
+
+    def forget(self, topic: str) -> None:
+        """Forget which records were found in a topic: it is another one."""
+        self._seen = {looked: seen for looked, seen in self._seen.items() if looked[0].topic != topic}
 
     async def _names(self) -> list[str]:
         if not self._every:
@@ -123,13 +135,13 @@ class Sampler:
         }
 
     async def _unread(
-        self, groups: Mapping[str, GroupSample], ends: Mapping[TopicPartition, PartitionEnds]
+        self, groups: Mapping[str, GroupSample], ends: Mapping[TopicPartition, PartitionEnds], read_to: ReadTo
     ) -> dict[tuple[str, TopicPartition], Unread]:
         behind = {
-            (name, place): (max(offset or 0, ends[place].oldest), ends[place])
+            (name, place): (start, ends[place])
             for name, group in groups.items()
             for place, offset in group.committed.items()
-            if place in ends and (offset or 0) < ends[place].end
+            if place in ends and (start := _first_unread(offset, read_to((name, place)), ends[place])) < ends[place].end
         }
         readable = {(key[1], start, True) for key, (start, end) in behind.items() if start < end.stable}
         await self._glance(readable, lambda seen, place: seen.time is not None or seen.reached >= ends[place].stable)
@@ -169,6 +181,21 @@ class Sampler:
         """Return where to look on: one look passes over so much of what was aborted, and no more."""
         seen = self._seen.get(looked)
         return looked[1] if seen is None or seen.time is not None else max(looked[1], seen.reached)
+
+
+def _not_known(_: tuple[str, TopicPartition]) -> None:
+    """Tell nothing of the books."""
+
+
+def _first_unread(committed: int | None, stored: int | None, ends: PartitionEnds) -> int:
+    """Return the first offset of which it is not certain that its record was read.
+
+    An offset beyond the end is of another topic, or of records that are lost: what is there now may all be unread.
+    """
+    known = [offset for offset in (committed, stored) if offset is not None]
+    if any(offset > ends.end for offset in known):
+        return ends.oldest
+    return max(min(known, default=0), ends.oldest)
 
 
 def _unread(end: PartitionEnds, start: int, seen: Peek | None, held: Peek | None) -> Unread:

@@ -9,26 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from workers.ops.lag.model import Classification, Sample, Status, StatusLimits
+from workers.ops.lag.model import Classification, Facts, Sample, Status, StatusLimits
+from workers.ops.lag.offsets import classify_offsets
 
 __all__ = ["Facts", "classify", "lowered_from", "pace_of", "still_since", "within"]
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What is known of a partition beside its samples."""
-
-    now: datetime
-    seconds: float = 0.0  # age of the oldest unread record
-    readable: int = 0  # unread records that a reader of committed ones can read now
-    held: int = 0
-    ours: bool = False  # one of our own workers' groups: they are always members, and cannot begin without an offset
-    members: int | None = None  # of the group; None: not known
-    settled: bool = True  # it is known who reads what
-    owned: bool = True  # a member has the partition
-    unknown: str | None = None  # why it is not known where the partition ends
-    paused: str | None = None  # what the breaker said when it ended the lane's worker
-    waiting: str | None = None  # for whom the lane waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +90,10 @@ def _never_committed(case: _Situation) -> Classification | None:
 
 def _unknown(case: _Situation) -> Classification | None:
     return Classification(Status.UNKNOWN, case.facts.unknown) if case.facts.unknown is not None else None
+
+
+def _misplaced(case: _Situation) -> Classification | None:
+    return classify_offsets(case.last, case.facts, _records(case))
 
 
 def _all_read(case: _Situation) -> Classification | None:
@@ -219,6 +207,7 @@ def _records(case: _Situation) -> str:
 
 _RULES: tuple[Callable[[_Situation], Classification | None], ...] = (
     _unknown,
+    _misplaced,
     _never_committed,
     _all_read,
     _paused,

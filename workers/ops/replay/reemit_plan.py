@@ -192,6 +192,11 @@ _AT_ITS_PLACE = """
 """
 
 
+# Offsets are those of the topic as it is: one that was created again has other records at the same ones.
+_OF_THIS_TOPIC = """{0}.as_of > coalesce(
+(select l.topic_since from lanes as l where l.consumer_group = {1} and l.partition = {2}), '-infinity')"""
+
+
 def _conditions(selection: RowFilter, part: str, position: RowPosition) -> tuple[str, list[Any]]:
     """Return the SQL condition on the rows of a table, and its arguments, the position's first."""
     ticks = part == TICKS
@@ -217,6 +222,8 @@ def _conditions(selection: RowFilter, part: str, position: RowPosition) -> tuple
         if selection.request is not None:
             values.append(selection.request)
             texts.append(_AT_ITS_PLACE.format(f"${len(values)}"))
+    if (selection.start, selection.end) != (None, None):
+        texts.append(_OF_THIS_TOPIC.format(row, "'inmail-expiry'" if ticks else "'inmail-' || j.worker", partition))
     for text, value in given:
         if value is not None:
             values.append(value)

@@ -148,12 +148,14 @@ async def _plan_move(connection: Connection, worker: WorkerName, place: Partitio
     if goes < known:
         query = (
             "select count(*) from ticks where 'expiry' = $1 and partition = $2 and source_offset >= $3"
-            " and source_offset < $4"
+            " and source_offset < $4 and as_of > coalesce($5::timestamptz, '-infinity')"
             if worker is WorkerName.EXPIRY
             else "select count(*) from journal where worker = $1 and source_partition = $2 and source_offset >= $3"
-            " and source_offset < $4 and is_answer"
+            " and source_offset < $4 and is_answer and as_of > coalesce($5::timestamptz, '-infinity')"
         )
-        answers = await connection.fetchval(query, worker.value, place.partition, goes, known, timeout=_COUNT_SECONDS)
+        answers = await connection.fetchval(
+            query, worker.value, place.partition, goes, known, place.since, timeout=_COUNT_SECONDS
+        )
     again, anew = max(0, known - goes), max(0, place.committed_offset - max(goes, place.stored))
     return OffsetMove(place.partition, place.committed_offset, goes, again, answers, anew)
 

@@ -17,7 +17,6 @@ from infra.kafka.clients import admin_client, committed_offsets, count_partition
 from infra.postgres import Connection
 from infra.settings import Settings
 from workers.ledger.model import WorkerName
-from workers.ops.books.lanes import next_offsets
 from workers.ops.operations import RefusedError
 from workers.topology import GROUP_OF, TOPIC_OF
 
@@ -67,6 +66,7 @@ class PartitionState(NamedTuple):
     end: int
     committed_offset: int  # of the group: answers are published up to here
     stored: int  # of the lane: outcomes are stored up to here
+    since: datetime | None = None  # its rows of the topic as it is have a later as_of; None: all have
 
 
 def topic_of(worker: WorkerName) -> str:
@@ -99,13 +99,21 @@ async def read_partition_states(
     async with reader(settings, None, "read_uncommitted") as consumer:
         oldest = await consumer.beginning_offsets(places)
         ends = await consumer.end_offsets(places)
-    stored = await next_offsets(connection)
+    rows = await connection.fetch(
+        "select partition, next_offset, nullif(topic_since, '-infinity') as since from lanes"
+        " where consumer_group = $1 and topic = $2",
+        group,
+        topic,
+    )
+    stored = {row["partition"]: (row["next_offset"] or 0, row["since"]) for row in rows}
     found = {}
     for place in places:
         if (committed_offset := committed[place]) is None:
             raise RefusedError(f"group {group} has no offset in {topic}/{place.partition}: run `inmail topics apply`")
         number = place.partition
-        found[number] = PartitionState(number, oldest[place], ends[place], committed_offset, stored.get(place, 0))
+        found[number] = PartitionState(
+            number, oldest[place], ends[place], committed_offset, *stored.get(number, (0, None))
+        )
     return found
 
 
@@ -161,38 +169,41 @@ async def _newest_deleted(connection: Connection, worker: WorkerName, place: Par
     """
     query = (
         "select as_of from ticks where 'expiry' = $1 and partition = $2 and source_offset < $3"
-        " order by source_offset desc limit 1"
+        " and as_of > coalesce($4::timestamptz, '-infinity') order by source_offset desc limit 1"
         if worker is WorkerName.EXPIRY
         else "select as_of from journal where worker = $1 and source_partition = $2 and source_offset < $3"
-        " order by source_offset desc limit 1"
+        " and as_of > coalesce($4::timestamptz, '-infinity') order by source_offset desc limit 1"
     )
-    newest: datetime | None = await connection.fetchval(query, worker.value, place.partition, place.oldest)
+    newest: datetime | None = await connection.fetchval(query, worker.value, place.partition, place.oldest, place.since)
     return newest
 
 
 async def _find_request(
     connection: Connection, worker: WorkerName, request: UUID, places: Mapping[int, PartitionState]
 ) -> dict[int, int]:
-    if worker is WorkerName.EXPIRY:
-        rows = await connection.fetch(
-            "select partition, min(source_offset) from ticks where request_id = $1 and partition = any($2)"
-            " and code <> 'key_conflict' group by partition",
-            request,
-            list(places),
-        )
-    else:
-        rows = await connection.fetch(
-            "select source_partition, min(source_offset) from journal where request_id = $1 and worker = $2"
-            " and source_partition = any($3) and is_answer and code <> 'key_conflict' group by source_partition",
-            request,
-            worker.value,
-            list(places),
-        )
+    query = (
+        "select t.partition, min(t.source_offset) from ticks as t"
+        " join unnest($3::integer[], $4::timestamptz[]) as p (partition, since) on t.partition = p.partition"
+        " where t.request_id = $1 and 'expiry' = $2 and t.code <> 'key_conflict'"
+        " and t.as_of > coalesce(p.since, '-infinity') group by t.partition"
+        if worker is WorkerName.EXPIRY
+        else "select j.source_partition, min(j.source_offset) from journal as j"
+        " join unnest($3::integer[], $4::timestamptz[]) as p (partition, since) on j.source_partition = p.partition"
+        " where j.request_id = $1 and j.worker = $2 and j.is_answer and j.code <> 'key_conflict'"
+        " and j.as_of > coalesce(p.since, '-infinity') group by j.source_partition"
+    )
+    since = [place.since for place in places.values()]
+    rows = await connection.fetch(query, request, worker.value, list(places), since)
     if not rows:
         others = await connection.fetch(
             "select distinct worker, source_partition from journal where request_id = $1 and is_answer", request
         )
-        known = "".join(f"; {row[0]} decided it in partition {row[1]}" for row in others)
+        before = " before the topic was created again"
+        known = "".join(
+            f"; {row[0]} decided it in partition {row[1]}"
+            f"{before if row[0] == worker.value and row[1] in places else ''}"
+            for row in others
+        )
         raise RefusedError(f"{worker.value} has no stored outcome of request {request} in these partitions{known}")
     return {row[0]: row[1] for row in rows}
 
@@ -201,11 +212,21 @@ async def _find_start_of_rewind(
     connection: Connection, worker: WorkerName, number: int, places: Mapping[int, PartitionState]
 ) -> dict[int, int]:
     row = await connection.fetchrow(
-        "select arguments, result from operations where operation = $1 and verb = $2", number, VERB
+        "select arguments, result, started_at from operations where operation = $1 and verb = $2", number, VERB
     )
     if row is None or row["arguments"]["worker"] != worker.value:
         raise RefusedError(f"operation {number} is not a rewind of {worker.value}: see `inmail operations list`")
     moves = row["result"].get("moves", [])
+    ended = await connection.fetch(
+        "select distinct partition from ended_topics where consumer_group = $1 and ended_at > $2",
+        group_of(worker),
+        row["started_at"],
+    )
+    if gone := sorted({each["partition"] for each in ended} & {each["partition"] for each in moves} & set(places)):
+        raise RefusedError(
+            f"operation {number} was of another topic: {topic_of(worker)} was created again since, or lost records, as"
+            f" partition {gone[0]} has it; its offsets are none of the topic as it is"
+        )
     return {each["partition"]: each["from"] for each in moves if each["partition"] in places}
 
 

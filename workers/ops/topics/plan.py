@@ -17,10 +17,12 @@ from aiokafka.errors import (
 )
 
 from infra.kafka.clients import MAX_RECORD_BYTES, admin_client, committed_offsets, partitions_of, reader
+from infra.kafka.topic_ids import topic_ids
 from infra.postgres import connect_database
 from infra.settings import RecordTime, Settings
 from schemas.catalogue import CATALOGUE, DEAD_LETTERS, INPUT_TOPICS, TOPICS
 from workers.ops.group_offsets import describe_group
+from workers.ops.topics.ended import UNPUBLISHED_AT_MOST, EndedTopic, end_topic, find_ended, start_lanes
 
 __all__ = [
     "DAY_MS",
@@ -36,7 +38,7 @@ DAY_MS = 24 * 3600 * 1000
 _OF_TOPIC = 1  # source of a setting
 _WORKING = "Stable"  # a group whose members work
 _COORDINATOR_SECONDS = 30.0
-_UNPUBLISHED_AT_MOST = 2 * 10_000  # records: one batch being decided, one being published, as large as they may be
+_UNPUBLISHED_AT_MOST = UNPUBLISHED_AT_MOST
 _UNPUBLISHED_FROM = (
     "select topic, partition, greatest(published, next_offset - $1, 0) as unpublished"
     " from lanes where next_offset is not null"
@@ -51,7 +53,7 @@ class TopicsError(Exception):
 class TopicChange:
     """One step from how the cluster is to how it should be."""
 
-    kind: str  # "create", "set" or "start"
+    kind: str  # "create", "set", "renew" or "start"
     topic: str
     text: str
     config: Mapping[str, str] | None = None
@@ -115,7 +117,12 @@ async def plan_topics(settings: Settings) -> list[TopicChange]:
                 text = ", ".join(f"{name}: {actual.get(name)} -> {value}" for name, value in wrong.items())
                 # The request replaces all of a topic's own settings: those that nobody asked to change go along.
                 changes.append(TopicChange("set", topic, text, own | config))
-        changes += await _plan_groups(settings, admin, existing)
+        ended = await find_ended(settings, admin, existing)
+        changes += [
+            TopicChange("renew", topic, each.text, group=_group_of(topic), starts=each.starts)
+            for topic, each in ended.items()
+        ]
+        changes += await _plan_groups(settings, admin, existing, ended)
     return changes
 
 
@@ -128,7 +135,9 @@ async def describe_topic(admin: AIOKafkaAdminClient, topic: str) -> tuple[dict[s
     return {entry[0]: entry[1] for entry in entries}, {entry[0]: entry[1] for entry in own}
 
 
-async def _plan_groups(settings: Settings, admin: AIOKafkaAdminClient, existing: Container[str]) -> list[TopicChange]:
+async def _plan_groups(
+    settings: Settings, admin: AIOKafkaAdminClient, existing: Container[str], ended: Mapping[str, EndedTopic]
+) -> list[TopicChange]:
     """A group without an offset is given one: a worker never picks one by itself.
 
     It starts at the oldest record, or where the books know that it has been further (Kafka forgets the offsets of a
@@ -137,10 +146,11 @@ async def _plan_groups(settings: Settings, admin: AIOKafkaAdminClient, existing:
     changes = []
     unpublished = await _unpublished_by_books(settings)
     for topic in INPUT_TOPICS:
-        group = next(row.group for row in CATALOGUE if row.topic == topic) or ""
+        group = _group_of(topic)
         places = partitions_of(topic, settings.topic_partitions)
         known = await _committed(admin, group, places) if topic in existing else {}
-        missing = [place for place in places if known.get(place) is None]
+        renewed = ended[topic].starts if topic in ended else {}
+        missing = [place for place in places if known.get(place) is None and place.partition not in renewed]
         resumed = {place: unpublished[place] for place in missing if place in unpublished}
         if missing:
             text = f"start group {group} at the oldest record of {_count(len(missing) - len(resumed), 'partition')}"
@@ -191,9 +201,39 @@ async def apply_topics(settings: Settings, changes: list[TopicChange]) -> None:
             elif change.kind == "set":
                 resource = ConfigResource(ConfigResourceType.TOPIC, change.topic, configs=dict(change.config or {}))
                 await admin.alter_configs([resource])
+        if renewed := [change for change in changes if change.kind == "renew"]:
+            await _renew(settings, admin, renewed)
         for change in changes:
             if change.kind == "start":
-                await _start_group(settings, admin, change)
+                try:
+                    await _start_group(settings, admin, change)
+                except (
+                    TopicsError
+                ):  # its workers run: their lanes wait for an offset, and look for it in the books, too
+                    if not await start_lanes(settings, change.group or "", change.topic, change.starts or {}):
+                        raise
+
+
+async def _renew(settings: Settings, admin: AIOKafkaAdminClient, changes: Sequence[TopicChange]) -> None:
+    """Let lanes go on with the topics that are there now: in the books first, where their owners see it.
+
+    The broker refuses the group's offsets while workers run. Their lanes begin by the books then, once they have asked
+    for the offset often enough.
+    """
+    ids = await topic_ids(admin, [change.topic for change in changes])
+    connection = await connect_database(settings)
+    try:
+        for change in changes:
+            await end_topic(connection, change.group or "", change.topic, ids.get(change.topic), change.starts or {})
+    finally:
+        await connection.close()
+    for change in changes:
+        places = [TopicPartition(change.topic, number) for number in change.starts or {}]
+        try:
+            await _start_group(settings, admin, change)
+        except TopicsError:
+            if any(each is not None for each in (await _committed(admin, change.group or "", places)).values()):
+                raise
 
 
 async def _create(admin: AIOKafkaAdminClient, change: TopicChange, settings: Settings) -> None:
@@ -231,6 +271,10 @@ async def _start_group(settings: Settings, admin: AIOKafkaAdminClient, change: T
                 await asyncio.sleep(0.2)  # members that are gone are being counted out
             else:
                 return
+
+
+def _group_of(topic: str) -> str:
+    return next(row.group for row in CATALOGUE if row.topic == topic) or ""
 
 
 def _count(number: int, what: str) -> str:

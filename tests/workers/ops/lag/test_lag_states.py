@@ -2,9 +2,11 @@
 
 import asyncio
 from itertools import count
+from uuid import uuid4
 
 import pytest
 from aiokafka import TopicPartition
+from aiokafka.protocol.admin import DeleteGroupsRequest
 
 from infra.kafka.cluster_queries import lookup
 from infra.kafka.commit_history import partition_of_group
@@ -13,13 +15,14 @@ from infra.settings import Settings
 from schemas.catalogue import BILLING_EVENTS, SEND_REQUESTS
 from tests.workers.lagging import QUICK, Reading, make_reading, stands
 from tests.workers.life import at_the_end, in_partition, living
-from tests.workers.wire import Raw, promotion, publish, send, working
+from tests.workers.wire import Raw, ends, prepare, promotion, publish, send, set_offset, working
 from workers.errors import BreakerError
 from workers.jobs.billing import BillingJob
 from workers.jobs.send import SendJob
 from workers.lane.circuit_breaker import FEWEST
 from workers.ledger.plans import load_catalogue
 from workers.ops.lag import Status, StatusLimits, observer
+from workers.ops.topics.plan import apply_topics, plan_topics
 
 PATIENT = StatusLimits(window_seconds=60)
 
@@ -246,6 +249,77 @@ async def test_a_lane_that_waits_for_another_names_it(cluster: Settings, databas
                 await at_the_end(cluster, 0)
 
     assert f"waits for {BillingJob.group}, which has read {BILLING_EVENTS}/0 up to offset" in waiting.reason
+
+
+async def test_an_offset_beyond_what_the_books_have_read_leaves_records_unread(cluster: Settings) -> None:
+    """Other books, or somebody set it: by the group's offset all would be read, and nobody has read it."""
+    account, place = in_partition(cluster, 0), TopicPartition(SEND_REQUESTS, 0)
+    await publish(cluster, SEND_REQUESTS, [send(account) for _ in range(3)])
+    end = (await ends(cluster, SEND_REQUESTS))[place]
+    await set_offset(cluster, SendJob.group, place, end)
+    async with observer(cluster, limits=QUICK) as found:
+        beyond = await stands(found, SendJob.group, place, Status.BEYOND_BOOKS)
+        await set_offset(cluster, SendJob.group, place, end - 3)
+        stopped = await stands(found, SendJob.group, place, Status.STOPPED)
+
+    assert (3, 3) == (beyond.records, stopped.records)
+    assert beyond.seconds > 0
+    assert f"its offset is {end:,}, and the books have read up to {end - 3:,}; 3 records are unread" in beyond.reason
+    assert f"run `inmail replay rewind send --to-offset {end - 3} --partition 0`" in beyond.reason
+
+
+async def test_an_offset_beyond_the_end_of_its_partition_is_not_all_read(cluster: Settings, account: str) -> None:
+    """Of our own group, with what sets it right; of another, with how much may be unread."""
+    place = TopicPartition(SEND_REQUESTS, 0)
+    end = (await ends(cluster, SEND_REQUESTS))[place]
+    await set_offset(cluster, SendJob.group, place, end + 9)
+    other = await make_reading(cluster, account)
+    await other.write(3)
+    await other.commit(7)
+    async with observer(cluster, limits=QUICK) as found:
+        ours = await stands(found, SendJob.group, place, Status.BEYOND_END)
+    theirs = await other.first_look()
+
+    assert f"its offset is {end + 9:,}, and the partition ends at {end:,}" in ours.reason
+    assert f"run `inmail replay rewind send --to-offset {end} --partition 0`" in ours.reason
+    assert (Status.BEYOND_END, 3) == (theirs.status, theirs.records)
+    assert "its offset is 7, and the partition ends at 3" in theirs.reason
+
+
+async def test_an_offset_that_kafka_has_forgotten_is_not_one_that_never_was(cluster: Settings) -> None:
+    """The books know that the group has read, and how far."""
+    place = TopicPartition(SEND_REQUESTS, 1)
+    await publish(cluster, SEND_REQUESTS, [send(in_partition(cluster, 1))])
+    await prepare(cluster)
+    end = (await ends(cluster, SEND_REQUESTS))[place]
+    async with lookup(cluster) as asked:
+        coordinator = await asked._coordinator(SendJob.group)
+        deleted = await asked.send(coordinator or 0, DeleteGroupsRequest([SendJob.group]))
+    assert [(SendJob.group, 0)] == [tuple(each) for each in deleted.results]
+    async with observer(cluster, limits=QUICK) as found:
+        expired = await stands(found, SendJob.group, place, Status.EXPIRED, Status.OK)
+        await apply_topics(cluster, await plan_topics(cluster))
+        await stands(found, SendJob.group, place, Status.STOPPED)
+
+    assert Status.EXPIRED == expired.status
+    assert f"the books have read up to {end:,}" in expired.reason
+    assert "" == expired.note
+
+
+async def test_a_topic_that_the_books_have_not_read_is_told_by_its_id(cluster: Settings, database: Connection) -> None:
+    """Whatever its offsets: all that it holds is unread."""
+    place = TopicPartition(SEND_REQUESTS, 0)
+    await publish(cluster, SEND_REQUESTS, [send(in_partition(cluster, 0))])
+    end = (await ends(cluster, SEND_REQUESTS))[place]
+    await set_offset(cluster, SendJob.group, place, end)
+    await database.execute("update lanes set topic_id = $1, next_offset = $2", another := uuid4(), end)
+    async with observer(cluster, limits=QUICK) as found:
+        recreated = await stands(found, SendJob.group, place, Status.RECREATED)
+        await database.execute("update lanes set topic_id = null")
+        ok = await stands(found, SendJob.group, place, Status.OK)
+
+    assert (end - recreated.oldest, 0) == (recreated.records, ok.records)
+    assert f"the books have read the topic with the id {another} up to offset {end:,}" in recreated.reason
 
 
 async def test_lag_is_told_while_the_books_are_away(cluster: Settings) -> None:

@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from workers.ops.lag.model import GroupLag, PartitionLag, Sample, Status, StatusLimits
-from workers.ops.lag.verdict import Facts, classify, lowered_from, pace_of
+from workers.ops.lag.model import Facts, GroupLag, PartitionLag, Sample, Status, StatusLimits
+from workers.ops.lag.verdict import classify, lowered_from, pace_of
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 LIMITS = StatusLimits(window_seconds=30, behind_seconds=5, held_seconds=5, waiting_seconds=1)
@@ -106,6 +106,55 @@ CASES = {
     ),
     "waiting for a moment": (STEADY, {"waiting": "inmail-billing", "seconds": 0.3}, "OK", "5 records"),
     "no leader": (STEADY, {"unknown": "no broker leads it"}, "UNKNOWN", "no broker leads it"),
+    "an offset beyond the end": (
+        "30:9/9 0:9/5!",
+        {},
+        "BEYOND END",
+        "its offset is 9, and the partition ends at 5: records were lost, or the topic was created again; up to 0",
+    ),
+    "an offset of ours beyond the end": (
+        "0:9/5!",
+        {"ours": True, "stored": 3, "place": ("send", 2)},
+        "BEYOND END",
+        "run `inmail replay rewind send --to-offset 3 --partition 2`",
+    ),
+    "books beyond the end": (
+        "0:-/5",
+        {"ours": True, "stored": 9},
+        "BEYOND END",
+        "the books have read up to 9, and the partition ends at 5: records were lost, or the topic was created again;",
+    ),
+    "an offset beyond the books": (
+        "0:105/105!",
+        {"ours": True, "stored": 0, "place": ("send", 2), "members": 0, "owned": False},
+        "BEYOND BOOKS",
+        "its offset is 105, and the books have read up to 0; 0 records are unread, the oldest for 60.0 s: is INMAIL_",
+    ),
+    "begun at the oldest record, which the books have not read": (
+        "0:5/5!",
+        {"ours": True, "stored": 0, "oldest": 5},
+        "OK",
+        "all is read",
+    ),
+    "stored and not yet published": ("0:5/9", {"ours": True, "stored": 9, "seconds": 0.1}, "OK", "4 records"),
+    "an offset that Kafka has forgotten": (
+        "0:-/9",
+        {"ours": True, "stored": 7, "members": 0, "owned": False},
+        "EXPIRED",
+        "its offset is gone, as of a group that rested for long; the books have read up to 7, and 9 records are unread",
+    ),
+    "a topic that was created again, also where offsets fit": (
+        "0:0/9",
+        {"ours": True, "stored": 0, "recreated": "t was deleted and created again"},
+        "RECREATED",
+        "t was deleted and created again; 9 records are unread, the oldest for 60.0 s: run `inmail topics apply`",
+    ),
+    "a lane that cannot go on, though all is read": (
+        "0:9/9",
+        {"ours": True, "stored": 9, "halted": "retention removed"},
+        "HALTED",
+        "its lane cannot go on: retention removed",
+    ),
 }
 
 

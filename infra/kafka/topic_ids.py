@@ -1,0 +1,131 @@
+"""The ids of topics: a topic that was deleted and created again under its name has another one (KIP-516).
+
+aiokafka speaks versions of the metadata request from before there were ids: the version that has them is written out
+here in aiokafka's own types.
+"""
+
+from collections.abc import Sequence
+from io import BytesIO
+from typing import Any
+from uuid import UUID
+
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import UnknownTopicOrPartitionError, for_code
+from aiokafka.protocol.abstract import AbstractType
+from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.types import Boolean, CompactArray, CompactString, Int16, Int32, Schema, TaggedFields
+
+__all__ = ["fetch_topic_ids", "topic_ids"]
+
+_METADATA, _VERSION = 3, 11
+_NO_ID = UUID(int=0)
+
+
+class _Uuid(AbstractType[UUID]):  # type: ignore[misc] # aiokafka is untyped
+    """Sixteen bytes."""
+
+    @classmethod
+    def encode(cls, value: UUID) -> bytes:
+        """Return the bytes of an id."""
+        return value.bytes
+
+    @classmethod
+    def decode(cls, data: BytesIO) -> UUID:
+        """Read an id."""
+        return UUID(bytes=data.read(16))
+
+
+class _MetadataResponse(Response):  # type: ignore[misc] # aiokafka is untyped
+    API_KEY, API_VERSION = _METADATA, _VERSION
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        (
+            "brokers",
+            CompactArray(
+                ("node_id", Int32),
+                ("host", CompactString("utf-8")),
+                ("port", Int32),
+                ("rack", CompactString("utf-8")),
+                ("tags", TaggedFields),
+            ),
+        ),
+        ("cluster_id", CompactString("utf-8")),
+        ("controller_id", Int32),
+        (
+            "topics",
+            CompactArray(
+                ("error_code", Int16),
+                ("topic", CompactString("utf-8")),
+                ("topic_id", _Uuid),
+                ("is_internal", Boolean),
+                (
+                    "partitions",
+                    CompactArray(
+                        ("error_code", Int16),
+                        ("partition", Int32),
+                        ("leader", Int32),
+                        ("leader_epoch", Int32),
+                        ("replicas", CompactArray(Int32)),
+                        ("isr", CompactArray(Int32)),
+                        ("offline_replicas", CompactArray(Int32)),
+                        ("tags", TaggedFields),
+                    ),
+                ),
+                ("authorized_operations", Int32),
+                ("tags", TaggedFields),
+            ),
+        ),
+        ("tags", TaggedFields),
+    )
+
+
+class _MetadataRequestStruct(RequestStruct):  # type: ignore[misc] # aiokafka is untyped
+    API_KEY, API_VERSION, FLEXIBLE_VERSION = _METADATA, _VERSION, True
+    RESPONSE_TYPE = _MetadataResponse
+    SCHEMA = Schema(
+        (
+            "topics",
+            CompactArray(("topic_id", _Uuid), ("topic", CompactString("utf-8")), ("tags", TaggedFields)),
+        ),
+        ("allow_auto_topic_creation", Boolean),
+        ("include_topic_authorized_operations", Boolean),
+        ("tags", TaggedFields),
+    )
+
+
+class _MetadataRequest(Request[_MetadataRequestStruct]):  # type: ignore[misc] # aiokafka is untyped
+    """Asks for topics by name, and has none made that is not there."""
+
+    API_KEY = _METADATA
+
+    def __init__(self, topics: Sequence[str]) -> None:
+        self._topics: list[tuple[UUID, str, dict[int, bytes]]] = [(_NO_ID, topic, {}) for topic in topics]
+
+    def build(self, request_struct_class: Any) -> Any:  # noqa: ANN401 - aiokafka's
+        """Return the request in the one version there is."""
+        return request_struct_class(self._topics, False, False, {})
+
+
+async def fetch_topic_ids(client: AIOKafkaClient, topics: Sequence[str]) -> dict[str, UUID]:
+    """Return the ids of topics through a client that is open; without topics that do not exist.
+
+    Raises:
+        KafkaError: when a broker does not answer, or does not tell now. Asking again may help.
+
+    """
+    answer = await client.send(client.get_random_node(), _MetadataRequest(topics))
+    found = {}
+    for error, topic, topic_id, *_ in answer.topics:
+        if for_code(error) is UnknownTopicOrPartitionError:
+            continue
+        if error:
+            raise for_code(error)(f"the id of {topic} is not known")
+        if topic_id != _NO_ID:
+            found[topic] = topic_id
+    return found
+
+
+async def topic_ids(admin: AIOKafkaAdminClient, topics: Sequence[str]) -> dict[str, UUID]:
+    """Return the ids of topics through an admin client; see `fetch_topic_ids`."""
+    return await fetch_topic_ids(admin._client, topics)  # noqa: SLF001 - there is no other way

@@ -1,0 +1,96 @@
+"""What a database session has, whatever a database or a role has as its defaults: on the real server."""
+
+import re
+
+import asyncpg
+import pytest
+
+from infra.postgres import Connection, Pool, connect_database, create_pool
+from infra.postgres_session import find_weak_settings
+from infra.settings import Settings, SettingsError
+
+# Each as an operator may have set it, for reasons of other programs, and as it has to be all the same.
+DEFAULTS = {
+    "default_transaction_isolation": ("serializable", "read committed"),
+    "synchronous_commit": ("off", "on"),
+    "standard_conforming_strings": ("off", "on"),
+    "transform_null_equals": ("on", "off"),
+    "TimeZone": ("America/New_York", "UTC"),
+    "DateStyle": ("German", "ISO, MDY"),
+    "IntervalStyle": ("iso_8601", "postgres"),
+    "statement_timeout": ("10ms", "0"),
+    "lock_timeout": ("10ms", "0"),
+    "idle_session_timeout": ("1s", "0"),
+    "transaction_timeout": ("10ms", "0"),
+    "idle_in_transaction_session_timeout": ("0", "10s"),
+}
+
+
+async def _set(settings: Settings, whose: str, name: str, value: str) -> None:
+    """Set a default of the test's own database, or of the user in it."""
+    connection = await asyncpg.connect(settings.database_url.get_secret_value())
+    database = await connection.fetchval("select current_database()")
+    of = f"database {database}" if whose == "database" else f"role current_user in database {database}"
+    await connection.execute(f"alter {of} set {name} = '{value}'")
+    await connection.close()
+
+
+@pytest.mark.parametrize("whose", ["database", "role"])
+async def test_no_default_of_a_database_or_role_reaches_a_session(settings: Settings, whose: str) -> None:
+    """Of a worker's pool and of a tool's connection; also inside a transaction."""
+    for name, (value, _) in DEFAULTS.items():
+        await _set(settings, whose, name, value)
+
+    connection = await connect_database(settings)
+    try:
+        async with create_pool(settings) as pool:
+            found = {name: (await _shown(connection, name), await _shown(pool, name)) for name in DEFAULTS}
+            async with pool.acquire() as taken, taken.transaction():
+                isolation = await taken.fetchval("show transaction_isolation")
+    finally:
+        await connection.close()
+
+    assert {name: (value, value) for name, (_, value) in DEFAULTS.items()} == found
+    assert "read committed" == isolation
+
+
+async def _shown(connection: Connection | Pool, name: str) -> str:
+    return str(await connection.fetchval("select current_setting($1)", name))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("session_replication_role", "replica"), ("plpgsql.variable_conflict", "use_column")]
+)
+async def test_what_only_a_superuser_sets_is_refused_by_name(settings: Settings, name: str, value: str) -> None:
+    """With what to do: a client could not set it right."""
+    await _set(settings, "database", name, value)
+
+    with pytest.raises(SettingsError, match=re.escape(f"{name} = {value}") + ".*alter database ... reset"):
+        await connect_database(settings)
+    with pytest.raises(SettingsError, match=re.escape(name)):
+        async with create_pool(settings):
+            pass
+
+
+async def test_a_session_that_a_pooler_made_another_is_refused(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It dropped what the connection was opened with, and the database's default holds."""
+    await _set(settings, "database", "synchronous_commit", "off")
+    connect = asyncpg.connect
+
+    async def pooled(*arguments: object, server_settings: dict[str, str], **options: object) -> object:
+        kept = {name: value for name, value in server_settings.items() if name != "synchronous_commit"}
+        return await connect(*arguments, server_settings=kept, **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(asyncpg, "connect", pooled)
+
+    with pytest.raises(SettingsError, match=r"synchronous_commit is 'off' and has to be 'on'.*PgBouncer"):
+        await connect_database(settings)
+
+
+async def test_a_server_that_may_lose_what_it_commits_is_warned_of(database: Connection) -> None:
+    """Tests kill servers and no machines, so theirs is one."""
+    (weak,) = await find_weak_settings(database)
+
+    assert weak.startswith("the database server runs with fsync = off: commits are lost when the machine stops")

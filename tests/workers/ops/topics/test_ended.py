@@ -1,0 +1,249 @@
+"""Topics that were deleted and created again under workers and books, on a broker of their own."""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaError
+
+from infra.kafka.clients import admin_client, committed_offsets
+from infra.kafka.topic_ids import topic_ids
+from infra.kafka.transactions import TransactionPair
+from infra.local.stack import LocalStack
+from infra.postgres import Connection
+from infra.settings import Settings
+from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS
+from schemas.envelope import Event
+from tests.workers.lagging import QUICK, stands
+from tests.workers.life import at_the_end, in_partition, living, once_each
+from tests.workers.wire import ends, eventually, publish, read, send, settled
+from workers.jobs.send import SendJob
+from workers.lane import pauses, recovery, server_checks
+from workers.ledger.model import WorkerName
+from workers.ops.books.audit import audit_books
+from workers.ops.lag import Status, observer
+from workers.ops.operations import RefusedError
+from workers.ops.replay.reemit_plan import RowFilter, plan_reemit
+from workers.ops.replay.rewind_plan import RewindOptions, plan_rewind
+from workers.ops.replay.rewind_target import RewindTarget, TargetKind
+from workers.ops.topics.plan import apply_topics, plan_topics, wanted_config
+
+PLACE = TopicPartition(SEND_REQUESTS, 0)
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[LocalStack]:
+    """A broker whose topics may go."""
+    with LocalStack(postgres=False) as stack:
+        yield stack
+
+
+@pytest.fixture
+async def cluster(settings: Settings, broker: LocalStack) -> AsyncIterator[Settings]:
+    """Settings for that broker, with new topics of two partitions."""
+    changes = {"kafka_bootstrap_servers": broker.kafka_bootstrap_servers, "topic_partitions": 2}
+    cluster = settings.model_copy(update=changes)
+    await apply_topics(cluster, await plan_topics(cluster))
+    yield cluster
+    async with admin_client(cluster) as client:
+        await client.delete_topics([topic for topic in await client.list_topics() if topic.startswith("inmail.")])
+        await eventually(lambda: _gone(client, SEND_REQUESTS), "topics that are gone")
+
+
+@pytest.fixture
+async def admin(cluster: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
+    """Another tool's client."""
+    async with admin_client(cluster) as client:
+        yield client
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let lanes and workers look again soon."""
+    monkeypatch.setattr(pauses, "_HALTED_SECONDS", 0.2)
+    monkeypatch.setattr(recovery, "_DOUBTS", 1)
+    monkeypatch.setattr(server_checks, "_SERVERS_SECONDS", 0.3)
+
+
+async def _gone(admin: AIOKafkaAdminClient, topic: str) -> bool:
+    return topic not in await topic_ids(admin, [topic])
+
+
+async def _delete(admin: AIOKafkaAdminClient) -> None:
+    await admin.delete_topics([SEND_REQUESTS])
+    await eventually(lambda: _gone(admin, SEND_REQUESTS), "a topic that is gone")
+
+
+async def _create(settings: Settings, admin: AIOKafkaAdminClient) -> None:
+    """Create the topic as a tool of others would."""
+    await admin.create_topics([NewTopic(SEND_REQUESTS, 2, 1, topic_configs=wanted_config(SEND_REQUESTS, settings))])
+
+    async def there() -> bool:
+        return not await _gone(admin, SEND_REQUESTS)
+
+    await eventually(there, "a topic that is there")
+
+
+def _requests(settings: Settings, count: int) -> list[Event]:
+    return [send(in_partition(settings, number % 2)) for number in range(count)]
+
+
+async def _work_off(settings: Settings, requests: list[Event]) -> None:
+    """Publish requests, one batch each, and let a worker decide them."""
+    await publish(settings, SEND_REQUESTS, requests)
+    async with living(settings):
+        await at_the_end(settings, 0, 1)
+    await settled(settings)
+
+
+async def _sound(connection: Connection) -> list[str]:
+    return [f"{each.name}: {each.examples}" for each in (await audit_books(connection)).failures()]
+
+
+async def test_a_topic_that_was_deleted_is_begun_anew_by_apply(
+    cluster: Settings, admin: AIOKafkaAdminClient, database: Connection
+) -> None:
+    """Everything is answered, lag tells the truth before and after, the audit finds nothing; as often as it happens."""
+    start = await ends(cluster, SEND_RESULTS)
+    asked: list[Event] = []
+    for number, count in enumerate((14, 20, 6)):
+        if number:
+            await _delete(admin)
+            plan = await plan_topics(cluster)
+            await apply_topics(cluster, plan)
+            assert [("create", None), ("renew", {0: 0, 1: 0})] == [(each.kind, each.starts) for each in plan]
+            assert [] == await plan_topics(cluster)
+        new = _requests(cluster, count)
+        asked += new
+        await publish(cluster, SEND_REQUESTS, new)
+        async with observer(cluster, limits=QUICK) as found:
+            unread = await stands(found, SendJob.group, PLACE, Status.STOPPED)
+            async with living(cluster):
+                await at_the_end(cluster, 0, 1)
+            await stands(found, SendJob.group, PLACE, Status.OK)
+        await settled(cluster)
+        assert count / 2 == unread.records
+        assert [] == await _sound(database)
+
+    assert once_each(asked, await read(cluster, start, len(asked)))
+    rows = await database.fetch("select topic_id, next_offset, unpublished_from from ended_topics order by as_of")
+    assert [(7, None), (7, None), (10, None), (10, None)] == [tuple(row)[1:] for row in rows]
+    assert 2 == len({row["topic_id"] for row in rows})
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_a_topic_that_another_tool_created_again_halts_its_lanes_until_apply(
+    cluster: Settings, admin: AIOKafkaAdminClient, database: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under a worker that runs all the while, and that goes on by itself after it."""
+    start = await ends(cluster, SEND_RESULTS)
+    asked = _requests(cluster, 14)
+    async with living(cluster) as life:
+        await publish(cluster, SEND_REQUESTS, asked)
+        await at_the_end(cluster, 0, 1)
+        monkeypatch.setattr(server_checks, "_lacks_topic", _never)  # it is away for less than two looks
+        await _delete(admin)
+        await _create(cluster, admin)
+        new = _requests(cluster, 40)
+        await publish(cluster, SEND_REQUESTS, new)
+        await life.not_ready(f"lane {SEND_REQUESTS}/1 is halted: {SEND_REQUESTS} was deleted and created again")
+        async with observer(cluster, limits=QUICK) as found:
+            recreated = await stands(found, SendJob.group, PLACE, Status.RECREATED)
+        await apply_topics(cluster, await plan_topics(cluster))
+        await at_the_end(cluster, 0, 1)
+        await life.ready()
+    await settled(cluster)
+    answers = await read(cluster, start, len(asked) + len(new))
+
+    assert 20 == recreated.records
+    assert "run `inmail topics apply`" in recreated.reason
+    assert Counter(str(event.id) for event in [*asked, *new]) == Counter(each["request_id"] for each in answers)
+    assert [] == await _sound(database)
+    assert [] == await plan_topics(cluster)
+
+
+async def _never(*_: object) -> str:
+    return ""
+
+
+async def test_what_was_stored_and_not_published_of_a_topic_that_is_gone_is_published_once(
+    cluster: Settings, admin: AIOKafkaAdminClient, database: Connection
+) -> None:
+    """From the books, and no answer that a reader sees already."""
+    start = await ends(cluster, SEND_RESULTS)
+    asked = _requests(cluster, 8)
+    await _work_off(cluster, asked[:4])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TransactionPair, "publish", _fail)
+        async with living(cluster):
+            await publish(cluster, SEND_REQUESTS, asked[4:])
+            await eventually(lambda: _stored(database, len(asked)), "outcomes that are stored")
+    # As a worker leaves it that was killed: of what it has published it had noted less.
+    await database.execute("update lanes set published = 1")
+    await _delete(admin)
+    await apply_topics(cluster, await plan_topics(cluster))
+    new = _requests(cluster, 6)
+    await _work_off(cluster, new)
+
+    assert once_each([*asked, *new], await read(cluster, start, len(asked) + len(new)))
+    assert [] == await _sound(database)
+
+
+async def _fail(*_: object) -> None:
+    raise KafkaError("not now")
+
+
+async def _stored(connection: Connection, count: int) -> bool:
+    return count == await connection.fetchval("select count(*) from journal where is_answer")
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_records_that_a_broker_lost_are_told_and_what_came_since_is_answered(
+    cluster: Settings, database: Connection
+) -> None:
+    """The topic is the same, and ends before what the books have read."""
+    asked = _requests(cluster, 4)
+    await _work_off(cluster, asked)
+    await database.execute("update lanes set next_offset = next_offset + 100, published = published + 100")
+    start = await ends(cluster, SEND_RESULTS)
+    new = _requests(cluster, 6)
+    async with living(cluster) as life:
+        await publish(cluster, SEND_REQUESTS, new)
+        await life.not_ready("the books have read inmail.send-requests/0 up to offset 102, but the partition ends at 5")
+    plan = await plan_topics(cluster)
+    await apply_topics(cluster, plan)
+    async with living(cluster):
+        await at_the_end(cluster, 0, 1)
+    await settled(cluster)
+    answers = await read(cluster, start, len(new))
+
+    assert [("renew", SEND_REQUESTS)] == [(each.kind, each.topic) for each in plan]
+    assert {str(event.id) for event in new} <= {each["request_id"] for each in answers}
+    assert [] == await _sound(database)
+    assert [] == await plan_topics(cluster)
+
+
+async def test_offsets_mean_the_topic_as_it_is_and_not_the_one_before(
+    cluster: Settings, admin: AIOKafkaAdminClient
+) -> None:
+    """A rewind to a request of the one before is refused, and counts none of its rows; a reemission sends none."""
+    old, new = _requests(cluster, 12), _requests(cluster, 4)
+    await _work_off(cluster, old)
+    await _delete(admin)
+    await apply_topics(cluster, await plan_topics(cluster))
+    await _work_off(cluster, new)
+    again = RewindOptions(publish_again=True)
+
+    with pytest.raises(RefusedError, match="send decided it in partition 0 before the topic was created again"):
+        await plan_rewind(cluster, WorkerName.SEND, RewindTarget(TargetKind.REQUEST, old[0].id), again)
+    plan = await plan_rewind(cluster, WorkerName.SEND, RewindTarget(TargetKind.OFFSET, 0), again)
+
+    whole, from_offset = RowFilter(worker=WorkerName.SEND), RowFilter(worker=WorkerName.SEND, partition=0, start=0)
+    counts = [(await plan_reemit(cluster, each, None, 100)).count for each in (whole, from_offset)]
+
+    assert [16, 2] == counts
+    assert [(2, 2, 0)] * 2 == [(move.republished, move.first_answers, move.newly_decided) for move in plan.moves]
+    async with admin_client(cluster) as client:
+        assert {PLACE: 2} == await committed_offsets(client, SendJob.group, [PLACE])

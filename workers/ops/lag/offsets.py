@@ -1,0 +1,47 @@
+"""Offsets that do not fit what is there: beyond the end, beyond the books, forgotten, or of a topic that is gone.
+
+Of such a partition no count of unread records by its group's offset is true, least of all that there are none.
+"""
+
+from workers.ops.lag.model import Classification, Facts, Sample, Status
+
+__all__ = ["classify_offsets"]
+
+_LOST = "records were lost, or the topic was created again"
+
+
+def classify_offsets(last: Sample, facts: Facts, unread: str) -> Classification | None:
+    """Return how a partition stands by its offsets alone, with what to do; None where they fit.
+
+    Args:
+        last: the partition as it is now.
+        facts: what is known beside it.
+        unread: how many records are unread, in words.
+
+    """
+    stored, committed = facts.stored, last.committed
+    apply = "run `inmail topics apply`"
+    if facts.recreated is not None:
+        return Classification(Status.RECREATED, f"{facts.recreated}; {unread}: {apply}")
+    if stored is not None and stored > last.end:
+        words = f"the books have read up to {stored:,}, and the partition ends at {last.end:,}: {_LOST}"
+        return Classification(Status.BEYOND_END, f"{words}; {apply}")
+    if committed is not None and committed > last.end:
+        words = f"its offset is {committed:,}, and the partition ends at {last.end:,}: {_LOST}"
+        to_do = f"; up to {last.records:,} records are unread" if stored is None else f"; {_set_back(facts, stored)}"
+        return Classification(Status.BEYOND_END, f"{words}{to_do}")
+    if committed is None and stored:
+        words = f"its offset is gone, as of a group that rested for long; the books have read up to {stored:,}"
+        return Classification(Status.EXPIRED, f"{words}, and {unread}: {apply}")
+    if committed is not None and stored is not None and committed > max(stored, facts.oldest):
+        words = f"its offset is {committed:,}, and the books have read up to {stored:,}; {unread}"
+        doubt = "is INMAIL_DATABASE_URL the right database? If it was restored from a backup"
+        return Classification(Status.BEYOND_BOOKS, f"{words}: {doubt}, {_set_back(facts, stored)}")
+    return None if facts.halted is None else Classification(Status.HALTED, f"its lane cannot go on: {facts.halted}")
+
+
+def _set_back(facts: Facts, stored: int) -> str:
+    """Return what sets a group's offset back to where the books are."""
+    worker, partition = facts.place
+    command = f"inmail replay rewind {worker} --to-offset {max(stored, facts.oldest)} --partition {partition}"
+    return f"stop the group's workers and run `{command}`"
