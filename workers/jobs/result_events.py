@@ -77,7 +77,7 @@ def event_of(account_id: str, entry: Entry, *, repeat: bool = False, origin: int
 
 
 def _event_id(account_id: str, entry: Entry) -> str:
-    if not entry.is_answer:
+    if not entry.is_answer or entry.code == Code.BALANCE_NOT_CURRENT:  # the answer's own id is the final one's
         return movement_id(account_id, entry.sequence)
     if entry.code == Code.KEY_CONFLICT:
         return conflict_id(account_id, entry.request_id, entry.fingerprint)
@@ -112,6 +112,8 @@ def _send(entry: Entry) -> OwnFields:
         "sender_id": entry.sender_id,
         "limit": details.get("limit"),
         "retry_at": _instant(details.get("retry_at")),
+        "waited_for": details.get("waited_for"),
+        "retry_after_seconds": details.get("retry_after_seconds"),
     }
 
 
@@ -183,6 +185,8 @@ def _decided(entry: Entry) -> EventParts:
         "plan": details.get("plan"),
         "period_start": _instant(details.get("period_start")),
         "grant_id": details.get("grant_id"),
+        "waited_for": details.get("waited_for"),
+        "retry_after_seconds": details.get("retry_after_seconds"),
     }
     return CREDIT_EVENTS, billing_decided, own
 

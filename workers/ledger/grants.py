@@ -20,7 +20,7 @@ from workers.ledger.model import Entry, Origin, Request
 from workers.ledger.plans import Catalogue, Terms
 from workers.ledger.store import Call, Fresh
 
-__all__ = ["cancel", "erase", "give", "grant_period", "refuse", "take", "take_back", "void"]
+__all__ = ["apply_caps", "cancel", "erase", "give", "grant_period", "refuse", "take", "take_back", "void"]
 
 
 async def grant_period(made: Call, fresh: Sequence[Fresh]) -> list[Entry]:
@@ -111,6 +111,11 @@ def _gift(catalogue: Catalogue, request: Request[AccountEvent]) -> tuple[Any, ..
     return _lot(catalogue.gift(origin, event.data.credits, request.as_of), origin, named)
 
 
+async def apply_caps(made: Call, fresh: Sequence[Fresh]) -> list[Entry]:
+    """Apply the caps of lots that have come to their date, ahead of whatever else the requests ask for."""
+    return await made.of("apply_caps", made.opened.rows(request for request, _ in fresh), made.low)
+
+
 async def take(made: Call, fresh: Sequence[Fresh]) -> list[Entry]:
     """Decide downward adjustments."""
     requests: list[Request[CreditsAdjusted]] = [request for request, _ in fresh]
@@ -121,6 +126,7 @@ async def take(made: Call, fresh: Sequence[Fresh]) -> list[Entry]:
         [request.event.data.actor for request in requests],
         [request.event.data.reason for request in requests],
         made.low,
+        made.waited_for,
     )
 
 

@@ -11,11 +11,14 @@
 --   free                  the relationship costs nothing
 --   rate_limited          over a limit of the catalogue: account's, seat's, or to the same recipient (limits.sql)
 --   charged               one credit of the first lot in burn-down order: priority, expires_at, lot
+--   balance_not_current   no lot can be spent at as_of, and p_waited_for, a consumer group, had records unread that come
+--                         before: not final
 --   insufficient_credits  no lot can be spent at as_of
 create or replace function debit(
     p_accounts bigint[], p_request_ids uuid[], p_fingerprints bigint[], p_conflicts boolean[],
     p_to_self boolean[], p_free boolean[], p_recipient_ids text[], p_relationships text[], p_sender_ids text[],
-    p_as_ofs timestamptz[], p_offsets bigint[], p_partition integer, p_limits send_limits, p_low integer
+    p_as_ofs timestamptz[], p_offsets bigint[], p_partition integer, p_limits send_limits, p_low integer,
+    p_waited_for text
 )
 returns setof journal
 language plpgsql volatile
@@ -122,6 +125,10 @@ begin
                     o_details[i] := jsonb_build_object('limit', hit.what, 'retry_at', hit.retry_at);
                 end if;
             end if;
+        end if;
+        if code = 'insufficient_credits' and p_waited_for is not null then
+            code := 'balance_not_current';
+            o_details[i] := not_current(p_waited_for);
         end if;
 
         sequences[a] := sequences[a] + 1;

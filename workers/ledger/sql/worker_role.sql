@@ -60,5 +60,7 @@ grant update (remaining, expires_at, open, freed, cap_pending, warned) on lots t
 grant update (
     code, lots, credits, complete, steps, ended, cut, announced
 ) on ticks to inmail_worker; -- of a tick that takes several steps
-grant update (epoch, next_offset, as_of, head, awaited, paused, published) on lanes to inmail_worker;
+grant update (
+    epoch, next_offset, as_of, head, awaited, paused, published, waits_for, waits_since
+) on lanes to inmail_worker;
 grant select, insert, update on decided_ahead to inmail_worker;

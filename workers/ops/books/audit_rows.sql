@@ -132,7 +132,9 @@ where
     x.lot_expires_at < l.granted_at or x.lot_expires_at > l.full_expires_at
     or case
         when x.code = 'expired' then x.moment < x.lot_expires_at
-        when x.code in ('charged', 'adjusted', 'cap_forfeited', 'expiring_soon')
+        -- A cap is applied as of its own lot's date, when this one lived, by whatever comes first from then on.
+        when x.code = 'cap_forfeited' then x.moment < l.granted_at
+        when x.code in ('charged', 'adjusted', 'expiring_soon')
             then x.moment < l.granted_at or x.moment >= x.lot_expires_at
         when x.code in ('reversed', 'voided', 'forfeited') then x.moment >= x.lot_expires_at
         when x.code = 'lot_ended' then l.open and x.moment < x.lot_expires_at
@@ -189,7 +191,7 @@ left join lots as l on a.account = l.account and x.as_of >= l.granted_at and x.a
 group by x.account, x.sequence, x.balance_after, x.as_of
 having x.balance_after <> coalesce(sum(l.remaining), 0);
 
--- request_has_one_outcome: a request id has one answer that is not a conflict, and no conflict without it
+-- request_has_one_outcome: a request id has one answer that is final and no conflict, and no conflict without it
 select
     x.account,
     'request ' || x.request_id as place,
@@ -198,13 +200,14 @@ from (
     select
         account,
         request_id,
-        count(*) filter (where code <> 'key_conflict') as answers,
+        count(*) filter (where code not in ('key_conflict', 'balance_not_current')) as answers,
+        count(*) filter (where code = 'key_conflict') as conflicts,
         max(sequence) as sequence
     from journal
     where is_answer
     group by account, request_id
 ) as x
-where x.answers <> 1;
+where x.answers > 1 or (x.answers = 0 and x.conflicts > 0);
 
 -- record_has_one_answer: an input record was answered at most once
 select
@@ -227,7 +230,7 @@ from journal as x
 left join journal as c
     on
         x.worker <> 'expiry' and c.is_answer and x.account = c.account
-        and x.request_id = c.request_id and x.fingerprint = c.fingerprint
+        and x.request_id = c.request_id and x.fingerprint = c.fingerprint and x.source_offset = c.source_offset
 left join ticks as t
     on
         x.worker = 'expiry' and x.source_partition = t.partition
@@ -241,7 +244,6 @@ where not x.is_answer and (
         when 'adjusted' then c.code = 'adjusted'
         when 'voided' then c.code in ('voided', 'erased')
         when 'forfeited' then c.code in ('granted', 'no_credits_in_plan')
-        when 'cap_forfeited' then coalesce(c.code = 'granted', true) -- or a tick
         else true
     end
 );
