@@ -1,6 +1,6 @@
 """Answers that move no credit, or one: what became of sends, of reports on sends, of billing events and of ticks."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NotRequired
 from uuid import UUID
 
 from pydantic import Field
@@ -27,14 +27,14 @@ __all__ = [
 
 
 WaitedFor = Annotated[
-    str | None,
+    str,
     Field(
         description="Where balance_not_current: the consumer group that had records unread which come before the"
         " request and may give credits. The answer is not final: the same request id may be sent again."
     ),
 ]
 RetryAfterSeconds = Annotated[
-    int | None, Field(description="Where balance_not_current: how long to wait before the request is sent again.")
+    int, Field(description="Where balance_not_current: how long to wait before the request is sent again.")
 ]
 
 
@@ -68,8 +68,8 @@ class SendDecidedData(AccountResultData):
     retry_at: Annotated[
         AnyInstant | None, Field(description="Where rate_limited: when this limit alone would let the send pass.")
     ]
-    waited_for: WaitedFor
-    retry_after_seconds: RetryAfterSeconds
+    waited_for: NotRequired[WaitedFor]
+    retry_after_seconds: NotRequired[RetryAfterSeconds]
 
 
 class SendDecided(AccountEvent):
@@ -129,8 +129,8 @@ class BillingDecidedData(AccountResultData):
     plan: OpaqueId | None
     period_start: AnyInstant | None
     grant_id: Annotated[UUID | None, Field(description="Of a void: the id of the event that granted.")]
-    waited_for: WaitedFor
-    retry_after_seconds: RetryAfterSeconds
+    waited_for: NotRequired[WaitedFor]
+    retry_after_seconds: NotRequired[RetryAfterSeconds]
 
 
 class BillingDecided(AccountEvent):

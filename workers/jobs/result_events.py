@@ -84,6 +84,14 @@ def _event_id(account_id: str, entry: Entry) -> str:
     return answer_id(account_id, entry.request_id)
 
 
+def _not_final(entry: Entry) -> dict[str, Any]:
+    """Return why an answer is not final and when to ask again; nothing for one that is."""
+    if entry.code != Code.BALANCE_NOT_CURRENT:
+        return {}
+    details = entry.details or {}
+    return {name: details[name] for name in ("waited_for", "retry_after_seconds")}
+
+
 def _outcome(entry: Entry) -> str:
     return "accepted" if entry.code in ACCEPTED else "rejected"
 
@@ -112,8 +120,7 @@ def _send(entry: Entry) -> OwnFields:
         "sender_id": entry.sender_id,
         "limit": details.get("limit"),
         "retry_at": _instant(details.get("retry_at")),
-        "waited_for": details.get("waited_for"),
-        "retry_after_seconds": details.get("retry_after_seconds"),
+        **_not_final(entry),
     }
 
 
@@ -185,8 +192,7 @@ def _decided(entry: Entry) -> EventParts:
         "plan": details.get("plan"),
         "period_start": _instant(details.get("period_start")),
         "grant_id": details.get("grant_id"),
-        "waited_for": details.get("waited_for"),
-        "retry_after_seconds": details.get("retry_after_seconds"),
+        **_not_final(entry),
     }
     return CREDIT_EVENTS, billing_decided, own
 

@@ -87,14 +87,21 @@ async def _caps_due(connection: Connection, opened: Opened) -> dict[str, list[da
 
 
 def _with_caps(opened: Opened, due: dict[str, list[datetime]]) -> Iterator[tuple[Fresh, Movement]]:
-    """Return each fresh request with its movement; before the first one at such a date or later, the caps."""
+    """Return each fresh request with its movement; before the first one at such a date or later, the caps.
+
+    After a period was granted in the batch itself, its lots may come to their dates too.
+    """
+    granted: set[str] = set()
     for item in opened.fresh:
         request, conflict = item
-        dates = due.get(request.account_id)
-        if dates and dates[0] <= request.as_of:
+        dates = due.get(request.account_id, [])
+        if request.account_id in granted or (dates and dates[0] <= request.as_of):
             due[request.account_id] = [date for date in dates if date > request.as_of]
             yield item, apply_caps
-        yield item, _movement(request.event, conflict=conflict)
+        movement = _movement(request.event, conflict=conflict)
+        if movement is grant_period:
+            granted.add(request.account_id)
+        yield item, movement
 
 
 def _turns(fresh: Iterable[tuple[Fresh, Movement]]) -> list[dict[Movement, list[Fresh]]]:

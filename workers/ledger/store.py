@@ -102,20 +102,18 @@ async def open_batch(
         [request.request_id for request in requests],
     )
     stored: dict[Key, Entry] = {}
-    of_record: dict[
-        int, Entry
-    ] = {}  # answers that are not final, by the offset of the record that each was decided for
-    for entry in map(Entry._make, found):
-        if entry.code != Code.BALANCE_NOT_CURRENT:
-            stored[entry.account, entry.request_id] = entry
-        elif entry.worker == worker and entry.source_partition == partition:
-            of_record[entry.source_offset] = entry
+    not_final: dict[int, Entry] = {}  # by the offset of the record that each was decided for
+    for each in map(Entry._make, found):
+        if each.code != Code.BALANCE_NOT_CURRENT:
+            stored[each.account, each.request_id] = each
+        elif each.worker == worker and each.source_partition == partition:
+            not_final[each.source_offset] = each
     answers: dict[int, list[Entry]] = {}
     others = []
     # Python's own UUIDs are slow to hash and to compare: what is found is known by its offset from here on.
     for request in requests:
         key = accounts[request.account_id], request.request_id
-        entry = of_record.get(request.offset)
+        entry = not_final.get(request.offset)
         if entry is None or _key_of(entry) != (*key, request.fingerprint):
             entry = stored.get(key)
         if entry is not None and entry.fingerprint == request.fingerprint:
