@@ -11,7 +11,7 @@ from infra.probes import Page
 from workers.telemetry import metric_table
 from workers.telemetry.health import Health, LaneActivity
 from workers.telemetry.metric import Metric
-from workers.telemetry.worker_metrics import page_of
+from workers.telemetry.worker_metrics import NEIGHBOURS, page_of
 
 __all__ = ["Sized", "gauge", "page", "watch_pool"]
 
@@ -48,11 +48,14 @@ class _OfHealth(Collector):
         busy.add_metric([worker], max((lane.busy_seconds for lane in lanes), default=0.0))
         for what in LaneActivity:
             doing.add_metric([worker, what.name.lower()], sum(lane.doing is what for lane in lanes))
+        waits = gauge(metric_table.LANE_WAIT)
+        for neighbour in NEIGHBOURS.get(worker, ()):
+            waits.add_metric([worker, neighbour], max((lane.wait_seconds(neighbour) for lane in lanes), default=0.0))
         apart = CounterMetricFamily(
             metric_table.BATCHES_APART.name, metric_table.BATCHES_APART.meaning, labels=["worker"]
         )
         apart.add_metric([worker], self._health.counts["batches_decided_apart"])
-        yield from (ready, busy, doing, apart)
+        yield from (ready, busy, doing, waits, apart)
 
 
 class _OfPool(Collector):
