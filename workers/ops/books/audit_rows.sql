@@ -209,6 +209,20 @@ from (
 ) as x
 where x.answers > 1 or (x.answers = 0 and x.conflicts > 0);
 
+-- refusal_knew_its_grants: no send was refused for good for want of credit that an older grant gave, read only after it
+select
+    x.account,
+    'sequence ' || x.sequence as place,
+    'refused as of ' || x.as_of || ', but the grant of sequence ' || min(g.sequence) || ' is as of ' || min(g.as_of)
+        as found
+from journal as x
+inner join journal as g on x.account = g.account and x.sequence < g.sequence and x.as_of > g.as_of
+inner join lots as l on g.account = l.account and g.lot = l.lot
+where
+    x.code = 'insufficient_credits' and g.code = 'granted'
+    and l.granted_at <= x.as_of and x.as_of < g.lot_expires_at
+group by x.account, x.sequence, x.as_of;
+
 -- record_has_one_answer: an input record was answered at most once
 select
     min(x.account) as one_account,

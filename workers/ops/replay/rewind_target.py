@@ -185,8 +185,11 @@ async def _at_request(
         )
     else:
         rows = await connection.fetch(
-            "select source_partition, min(source_offset) from journal where request_id = $1 and worker = $2"
-            " and source_partition = any($3) and is_answer and code <> 'key_conflict' group by source_partition",
+            "select source_partition, min(source_offset) from ("
+            " select * from journal where request_id = $1 and is_answer and code <> 'key_conflict'"
+            " and code <> 'balance_not_current'"
+            " union all select * from journal where request_id = $1 and is_answer and code = 'balance_not_current'"
+            ") as j where worker = $2 and source_partition = any($3) group by source_partition",
             request,
             worker.value,
             list(places),

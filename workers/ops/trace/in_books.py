@@ -91,11 +91,14 @@ def _events(rows: Sequence[tuple[str, Entry]], tick: Tick | None) -> tuple[RowEv
     return tuple(events)
 
 
-# A request id finds its answers in two indexes, each of which has the request first.
+# A request id finds its answers in three indexes, each of which has the request first.
 _OF_REQUEST: Final = """
 select j.account, a.account_id, j.worker, j.source_partition, j.source_offset, j.request_id, j.fingerprint, j.as_of
 from (
-    select x.* from journal as x where x.request_id = $1 and x.is_answer and x.code <> 'key_conflict'
+    select x.* from journal as x
+    where x.request_id = $1 and x.is_answer and x.code <> 'key_conflict' and x.code <> 'balance_not_current'
+    union all
+    select x.* from journal as x where x.request_id = $1 and x.is_answer and x.code = 'balance_not_current'
     union all
     select x.* from journal as x where x.request_id = $1 and x.is_answer and x.code = 'key_conflict'
 ) as j
