@@ -63,8 +63,8 @@ CATALOGUES = (
 # What can happen, as often as it stands here.
 KINDS = (
     *("send",) * 14,
-    *("activate", "renew", "renew", "change", "change"),
-    *("promotion", "survey", "promotion", "purchase", "adjust", "adjust", "void"),
+    *("activate", "renew", "renew", "change", "change", "twin", "twin", "late-change", "late-change"),
+    *("promotion", "survey", "promotion", "purchase", "adjust", "adjust", "void", "void-early"),
     *("cancel", "cancel", "take-back", "take-back"),
     *("undeliverable", "undeliverable", "undeliverable", "responded", "responded"),
     *("tick", "tick", "tick", "again", "catalogue", "erase"),

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from tests.ledger import oracle_grants
+from tests.ledger import oracle_changes, oracle_grants
 from tests.ledger.oracle_case import Case
 from tests.ledger.oracle_sends import burn_down
 from tests.ledger.oracle_state import Lot
@@ -135,10 +135,14 @@ def told_of(case: Case) -> dict[str, Any] | None:
     return details or None
 
 
-RULES = oracle_grants.RULES | {
-    "inmail.subscription.cancelled.v1": cancel,
-    "inmail.subscription.cancellation-taken-back.v1": take_back,
-    "inmail.grant.voided.v1": void,
-    "inmail.credits.adjusted.v1": adjust,
-    "inmail.account.erased.v1": erase,
-}
+RULES = (
+    oracle_grants.RULES
+    | oracle_changes.RULES
+    | {
+        "inmail.subscription.cancelled.v1": cancel,
+        "inmail.subscription.cancellation-taken-back.v1": take_back,
+        "inmail.grant.voided.v1": void,
+        "inmail.credits.adjusted.v1": adjust,
+        "inmail.account.erased.v1": erase,
+    }
+)

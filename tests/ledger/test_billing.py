@@ -48,6 +48,17 @@ async def test_one_period_is_granted_once_whatever_the_event_ids(book: Book) -> 
     assert 5 == await book.balance()
 
 
+async def test_a_lot_of_an_older_version_uses_a_month_of_its_subscription(book: Book) -> None:
+    """Lots that were opened before periods had an end in the books (migration 0011) are taken for a month's."""
+    await book.decide(book.activated())
+    await book.connection.execute("update lots set period_end = null")
+
+    told_again = await book.one(book.renewed(period_start=book.now + timedelta(hours=1)))
+    following = await book.one(book.renewed(period_start=at("2030-02-01")))
+
+    assert ("period_already_granted", "granted") == (told_again["code"], following["code"])
+
+
 async def test_unused_credits_carry_over_into_the_next_periods(book: Book) -> None:
     """Rule 5: a month's leftovers are there next month, until their own ninety days are over."""
     for month in ("2030-01-01", "2030-02-01", "2030-03-01"):
@@ -140,7 +151,7 @@ async def test_a_late_grant_is_clamped_by_a_cancel_that_came_first(book: Book) -
 async def test_a_grant_for_a_period_from_the_end_on_is_refused(book: Book) -> None:
     """Rule 10: a period that starts at effective_at is a later one."""
     end = book.now + 10 * DAY
-    await book.decide(book.activated(), book.cancelled(effective_at=end))
+    await book.decide(book.activated(period_end=end), book.cancelled(effective_at=end))
 
     at_the_end = await book.one(book.renewed(period_start=end))
     just_before = await book.one(book.renewed(period_start=end - timedelta(microseconds=1)))

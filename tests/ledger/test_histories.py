@@ -16,15 +16,25 @@ from hypothesis import HealthCheck, Phase, given
 
 from infra.postgres import connect_database
 from infra.settings import Settings
-from tests.ledger import oracle_billing, oracle_expiry, oracle_grants, oracle_sends
+from tests.ledger import (
+    oracle_billing,
+    oracle_calendar,
+    oracle_changes,
+    oracle_expiry,
+    oracle_grants,
+    oracle_periods,
+    oracle_sends,
+)
 from tests.ledger.histories import ACCOUNTS, Draft, History, drafts, play
 from tests.ledger.history_judge import judge
 from tests.ledger.history_shrink import shortest
 from tests.ledger.oracle import Oracle, Tick
+from tests.ledger.oracle_calendar import Period, anchored
 from tests.ledger.oracle_case import Case
-from tests.ledger.oracle_grants import close_old_lots
+from tests.ledger.oracle_changes import close_old_lots
+from tests.ledger.oracle_grants import Opening
 from tests.ledger.oracle_sends import charged_since
-from tests.ledger.oracle_state import Lot, Request, Row, anchored
+from tests.ledger.oracle_state import Lot, Request, Row
 from tests.ledger.scenario import TableError, read_text
 from tests.ledger.scenario_books import Books, OracleBooks, check_conservation
 from tests.ledger.scenario_run import run
@@ -206,6 +216,25 @@ def only_what_has_not_started(case: Case) -> None:
         lot.on_change = on_change
 
 
+def shares_more_than_half(one: Period, other: Period) -> bool:
+    """Compare periods as if none began a plan change."""
+    shared = min(one.end, other.end) - max(one.start, other.start)
+    return one.start == other.start or 2 * shared > min(one.end - one.start, other.end - other.start)
+
+
+def all_or_nothing(_: Case, period: Period, kept: list[Lot], credits_: int) -> Opening | None:
+    """Leave a period that has a lot as it is."""
+    return Opening(period, credits_) if credits_ and not kept else None
+
+
+def whatever_waits(case: Case) -> None:
+    """Make room of later lots, also where a later change begins."""
+    subscription = case.account.subscription(case.data("subscription_id"))
+    changed_at, subscription.changed_at = subscription.changed_at, None
+    close_old_lots(case)
+    subscription.changed_at = changed_at
+
+
 def nothing(*_: Any) -> None:
     """Do nothing."""
 
@@ -227,10 +256,18 @@ MISTAKES = {
     "a reversal is lost": planted(oracle_sends, "give_back", lost_reversal),
     "a report is believed twice": planted(oracle_sends, "FINAL", ()),
     "a limit counts a send of exactly 24 hours ago": planted(oracle_sends, "charged_since", window_closed),
-    "dates drift": planted(oracle_grants, "anchored", drifting),
+    "dates drift": planted(oracle_calendar, "anchored", drifting),
+    "an anchor that is known is forgotten": planted(
+        oracle_periods, "anchor_of", lambda start, told, _known: told or start.day
+    ),
+    "a renewal told an hour later is another": planted(Period, "tells_of", lambda one, other: one.start == other.start),
+    "a change is a twin of what began before it": planted(Period, "tells_of", shares_more_than_half),
+    "a late change tops nothing up": planted(oracle_changes, "opening_for", all_or_nothing),
+    "an earlier change closes a later one's lots": planted(oracle_changes, "close_old_lots", whatever_waits),
+    "a lot that waits is not named": planted(oracle_sends, "waiting", lambda *_: []),
     "a cap is not applied": planted(oracle_grants, "cut_to_cap", nothing),
     "a late grant is not clamped": planted(oracle_grants, "clamp_to_end", nothing),
-    "a plan change forfeits nothing": planted(oracle_grants, "close_old_lots", only_what_has_not_started),
+    "a plan change forfeits nothing": planted(oracle_changes, "close_old_lots", only_what_has_not_started),
     "a cancel clamps a lot to before its start": planted(oracle_billing, "clamp", lambda _, expires_at: expires_at),
     "an erased account goes on": Forgetful,
     "nothing is announced": planted(Case, "_notice_if_worse", nothing),

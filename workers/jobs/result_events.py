@@ -135,6 +135,7 @@ def _granted(entry: Entry) -> EventParts:
         "subscription_id": details.get("subscription_id"),
         "plan": details.get("plan"),
         "period_start": _instant(details.get("period_start")),
+        "tops_up": details.get("tops_up"),
         "source_id": details.get("source_id"),
         "actor": details.get("actor"),
         "reason": details.get("reason"),
@@ -192,6 +193,7 @@ def _decided(entry: Entry) -> EventParts:
         "plan": details.get("plan"),
         "period_start": _instant(details.get("period_start")),
         "grant_id": details.get("grant_id"),
+        "kept_lot": details.get("kept_lot"),
         **_not_final(entry),
     }
     return CREDIT_EVENTS, billing_decided, own

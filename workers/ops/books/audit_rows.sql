@@ -254,10 +254,10 @@ where not x.is_answer and (
     or (c.worker, c.source_partition) <> (x.worker, x.source_partition)
     or t.code = 'key_conflict'
     or not case x.code
-        when 'granted' then c.code = 'granted'
+        when 'granted' then c.code in ('granted', 'plan_changed')
         when 'adjusted' then c.code = 'adjusted'
         when 'voided' then c.code in ('voided', 'erased')
-        when 'forfeited' then c.code in ('granted', 'no_credits_in_plan')
+        when 'forfeited' then c.code in ('granted', 'no_credits_in_plan', 'plan_changed')
         else true
     end
 );

@@ -125,6 +125,8 @@ def _granted(row: RowFacts, details: RowDetails) -> str:
         why = f"added by {details.get('actor')}: {details.get('reason')}"
     else:
         why = f"{origin} {details.get('source_id')}"
+    if "tops_up" in details:
+        why = f"{why}: what lot {details['tops_up']} lacks to it"
     starts = details.get("granted_at")
     later = starts is not None and datetime.fromisoformat(starts) > row.as_of
     return f"{why}; can be spent from {_at(starts)}" if later else why
@@ -138,7 +140,13 @@ def _subscription_ended(_: RowFacts, details: RowDetails) -> str:
 
 
 def _period_already_granted(_: RowFacts, details: RowDetails) -> str:
-    return f"refused: {_period(details)}: the period from {_at(details.get('period_start'))} has its credits"
+    by = f", by grant {details['grant_id']}" if "grant_id" in details else ""
+    return f"refused: {_period(details)}: the period from {_at(details.get('period_start'))} has its credits{by}"
+
+
+def _plan_changed(_: RowFacts, details: RowDetails) -> str:
+    start = _at(details.get("period_start"))
+    return f"changed to {_period(details)} from {start}: lot {details.get('kept_lot')} had started and stays"
 
 
 def _no_credits_in_plan(_: RowFacts, details: RowDetails) -> str:
@@ -207,7 +215,9 @@ _REASONS: Final[dict[str, Phrase]] = {
     "reversed": _reversed,
     "lot_ended": _lot_ended,
     "subscription_ended": _subscription_ended,
+    "plan_unchanged": _plain("refused: subscription {subscription_id} has the plan {plan} already"),
     "period_already_granted": _period_already_granted,
+    "plan_changed": _plan_changed,
     "no_credits_in_plan": _no_credits_in_plan,
     "cancelled": _cancelled,
     "not_cancelled": _plain("refused: subscription {subscription_id} has no cancel to take back"),

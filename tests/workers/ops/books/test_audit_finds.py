@@ -78,6 +78,9 @@ CORRUPTIONS = [
     Corruption(_LOT_OF_ALICE.format("remaining = remaining + 1", 3), "lot_is_its_journal", "alice", "lot 3"),
     Corruption(_LOT_OF_ALICE.format("remaining = remaining - 1", 3), "lot_conserves", "alice", "lot 3"),
     Corruption(_LOT_OF_ALICE.format("granted = 9", 3), "lot_is_granted_once", "alice", "lot 3"),
+    Corruption(
+        "update lots set tops_up = 1 where account = {carol} and lot = 4", "lot_is_as_granted", "carol", "lot 4"
+    ),
     Corruption(_LOT_OF_ALICE.format("remaining = -2", 3), "lot_in_range", "alice", "lot 3"),
     Corruption(_LOT_OF_ALICE.format("remaining = 3", 3), "lot_in_range", "alice", "lot 3"),
     Corruption("delete from lots where account = {dave}", "account_conserves", "dave", "all 0 lots"),
