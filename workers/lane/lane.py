@@ -163,13 +163,11 @@ class Lane:
                 publishing.exception()  # seen: whatever ended the loop is on its way up already
 
     async def _turn(self, taken: Taken) -> tuple[Taken, Turn] | None:
-        """Wait until other lanes have come as far; return what may be decided then; None where a stop came first.
-
-        What was decided before this lane opened waits for nobody: it is only published.
-        """
-        stored = bisect_left(taken.records, self._stored, key=lambda record: record.offset)
-        turn = Turn(stored)
-        if not stored:
+        """Wait until other lanes have come as far; return what may be decided then; None where a stop came first."""
+        turn = Turn(
+            bisect_left(taken.records, self._stored, key=lambda record: record.offset)
+        )  # decided: only published
+        if not turn.records:
             turn = await self._order.turn(taken.records, self._as_of, lambda: self.stopping)
         if turn.records == len(taken.records):
             return taken, turn

@@ -1,8 +1,8 @@
 -- Applies the caps of lots that were not spendable yet when they opened and have come to their date (rule 5).
 --
 -- Each is applied as of its own date, to what the lots held then: whatever comes first at that date or later, a request
--- of the account or a tick, finds nothing decided in between. So the amounts do not depend on which it is, nor on when a
--- tick runs. A lot that has ended since was spendable then, and may be cut.
+-- of the account or a tick, finds nothing decided in between. So the amounts do not depend on which it is, nor on when
+-- a tick runs. A lot that has ended since was spendable then, and may be cut.
 create or replace function apply_pending_caps(p_cause request, p_until timestamptz, p_low integer)
 returns setof journal
 language plpgsql volatile

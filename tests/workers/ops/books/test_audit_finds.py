@@ -223,7 +223,7 @@ CORRUPTIONS = [
         " where account = {alice} and code = 'granted'",
         "refusal_knew_its_grants",
         "alice",
-        "sequence",
+        "sequence 2",
     ),
     # what rows name
     Corruption(_OF_ALICE.format("code = 'free'", 10), "request_has_one_outcome", "alice", "request {first}"),
