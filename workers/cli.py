@@ -110,6 +110,8 @@ def migrate_command() -> None:
     done = ask(run)
     for name in done.applied:
         console().print(f"applied {name}")
+    for notice in done.notices:
+        console().print(notice)
     console().print(f"{len(done.applied)} migrations applied, {done.functions} function files replaced")
 
 

@@ -48,10 +48,10 @@ end;
 $$;
 
 -- Anew each time, so that this file is all there is to know.
-revoke all on accounts, subscriptions, lots, journal, ticks, lanes, migrations from inmail_worker;
+revoke all on accounts, subscriptions, lots, journal, ticks, lanes, partitioning, migrations from inmail_worker;
 revoke all on operations, redriven, decided_ahead from inmail_worker; -- the operators'
 
-grant select, insert on accounts, subscriptions, lots, journal, ticks, lanes to inmail_worker;
+grant select, insert on accounts, subscriptions, lots, journal, ticks, lanes, partitioning to inmail_worker;
 grant update (
     sequence, newest_lot, level, erased_at, paid_from, paid, paid_before
 ) on accounts to inmail_worker;
