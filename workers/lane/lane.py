@@ -33,6 +33,7 @@ from workers.jobs.job import Batch, Decision, Job
 from workers.lane.circuit_breaker import Breaker
 from workers.lane.inbox import Inbox, Taken
 from workers.lane.lane_row import LaneRow
+from workers.lane.numbering import agree_on_partitions, other_numbers, places_of
 from workers.lane.readback import Visible, find_visible
 from workers.lane.recovery import Doubts, published_to
 from workers.lane.time_order import Ahead, Ends, Order, note_ahead
@@ -119,6 +120,8 @@ class Lane:
 
     async def _open(self) -> None:
         self._health.opens()
+        self._partitions = len(self._consumer.partitions_for_topic(self._tp.topic) or ())
+        await agree_on_partitions(self._pool, self._tp.topic, self._partitions)
         await self._row.look()
         await self._producers.start()
         stored, self._as_of = await self._row.take()
@@ -163,7 +166,8 @@ class Lane:
 
     async def _turn(self, taken: Taken) -> tuple[Taken, Sequence[Ahead]] | None:
         """Wait until other lanes have come as far; return what may be decided then; None where a stop came first."""
-        count, ahead = await self._order.turn(taken.records, self._as_of, lambda: self.stopping)
+        others = places_of(other_numbers(taken.records, self._tp.partition, self._partitions))
+        count, ahead = await self._order.turn(taken.records, self._as_of, lambda: self.stopping, others)
         if count == len(taken.records):
             return taken, ahead
         if not count:

@@ -11,6 +11,10 @@ Whoever comes first in this order waits for nobody, so that no two lanes wait fo
 The wait for a lane is bounded. Beyond its limit a lane goes on, and at once where the other has ended, is busy with a
 long tick, or has not moved since a wait for it was in vain; what is decided so is noted in `decided_ahead`. The order
 is the brokers': where their clocks differ by more than a record takes to be read, a late record is noted there too.
+
+A record of an account with another number than its partition's (its producer does not partition with murmur2) is
+decided in the order of its account's number: its batch waits for the send and billing lanes of that number as well.
+They do not wait for it in turn, since nobody knows where such a producer will have put its next record.
 """
 
 import asyncio
@@ -45,7 +49,7 @@ _INSTANT = timedelta(milliseconds=1)  # the broker's clock tells no shorter one
 
 
 class Ahead(NamedTuple):
-    """A lane that records were decided without: its group, and where it stood."""
+    """A lane that records were decided without: its group, with its partition where that is another; where it stood."""
 
     neighbour: str
     offset: int
@@ -120,14 +124,15 @@ class _Row(NamedTuple):
 
     consumer_group: str
     topic: str
+    partition: int
     offset: int
     as_of: datetime
     head: datetime | None
     awaited: bool
 
-    def allows(self, topic: str, ends: dict[TopicPartition, int], partition: int) -> datetime:
+    def allows(self, topic: str, ends: dict[TopicPartition, int]) -> datetime:
         """Return the latest time of a topic's record that may be decided."""
-        if self.offset >= ends[TopicPartition(self.topic, partition)]:
+        if self.offset >= ends[TopicPartition(self.topic, self.partition)]:
             return _FOREVER
         reached = self.as_of if self.head is None else max(self.head, self.as_of)
         return reached - _INSTANT if TOPIC_RANK[self.topic] < TOPIC_RANK[topic] else reached
@@ -137,18 +142,20 @@ class _Row(NamedTuple):
         return self.as_of - _INSTANT if TOPIC_RANK[self.topic] < TOPIC_RANK[topic] else self.as_of
 
 
-def _row_of(topic: str, row: Any) -> _Row:  # noqa: ANN401 - asyncpg's record, or none
+def _row_of(place: TopicPartition, row: Any) -> _Row:  # noqa: ANN401 - asyncpg's record, or none
     """Return a lane's row; of one that never ran, as if it had ended before it read anything."""
     if row is None:
-        return _Row(f"whoever reads {topic}", topic, 0, EARLIEST, None, awaited=False)
+        return _Row(f"whoever reads {place.topic}", place.topic, place.partition, 0, EARLIEST, None, awaited=False)
     as_of = row["as_of"] or EARLIEST
-    return _Row(row["consumer_group"], topic, row["next_offset"] or 0, as_of, row["head"], row["awaited"])
+    return _Row(
+        row["consumer_group"], place.topic, place.partition, row["next_offset"] or 0, as_of, row["head"], row["awaited"]
+    )
 
 
 _ROWS = """
-select consumer_group, topic, next_offset, as_of, head, awaited
-from lanes
-where topic = any($1) and partition = $2
+select l.consumer_group, l.topic, l.partition, l.next_offset, l.as_of, l.head, l.awaited
+from lanes as l
+inner join unnest($1::text[], $2::integer[]) as u (topic, partition) using (topic, partition)
 """
 
 
@@ -162,22 +169,31 @@ class Order:
         self._row = row
         self._limit = limit_seconds
         self._neighbours = [TopicPartition(topic, row.partition) for topic in TOPIC_RANK if topic != row.topic]
-        self._in_vain: dict[str, _Row] = {}  # by group: rows that did not move while they were waited for
+        # By group and partition: rows that did not move while they were waited for.
+        self._in_vain: dict[tuple[str, int], _Row] = {}
 
-    async def turn(self, records: Sequence[ConsumerRecord], as_of: datetime, stopping: Callable[[], bool]) -> Turn:
+    async def turn(
+        self,
+        records: Sequence[ConsumerRecord],
+        as_of: datetime,
+        stopping: Callable[[], bool],
+        others: Sequence[TopicPartition] = (),
+    ) -> Turn:
         """Wait until records may be decided, the first at least; return how many. None of them where a stop came first.
 
         Args:
             records: what the lane has received, in order.
             as_of: the time up to which it has decided: no record counts as older.
             stopping: whether it was told to stop.
+            others: partitions of other numbers, whose lanes are waited for as well.
 
         """
         if not self._limit or not records:
             return Turn(len(records))
+        places = [*self._neighbours, *others]
         first, last = decision_time(records[0], as_of), latest_decision_time(records, as_of)
         # At once, since each batch waits for both: a row older than the ends may only let less through.
-        ends, rows = await asyncio.gather(self._ends.end_offsets(self._neighbours), self._look())
+        ends, rows = await asyncio.gather(self._ends.end_offsets(places), self._look(places))
         deadline = monotonic() + self._limit
         told = False
         while not stopping():
@@ -190,7 +206,7 @@ class Order:
                 await self._row.wait_with(first)
                 told = True
             await asyncio.sleep(_LOOK_SECONDS)
-            rows = await self._look()
+            rows = await self._look(places)
         return Turn(0)
 
     def _judge(
@@ -200,26 +216,33 @@ class Order:
         allowed = _FOREVER
         ahead = []
         for row in rows:
-            until = row.allows(self._row.topic, ends, self._row.partition)
+            until = row.allows(self._row.topic, ends)
             if until == _FOREVER:
                 continue
             if late:
-                self._in_vain[row.consumer_group] = row
-            if not row.awaited or self._in_vain.get(row.consumer_group) == row:
-                ahead.append(Ahead(row.consumer_group, row.offset))
+                self._in_vain[row.consumer_group, row.partition] = row
+            if not row.awaited or self._in_vain.get((row.consumer_group, row.partition)) == row:
+                ahead.append(self._ahead_of(row))
             else:
                 allowed = min(allowed, until)
         return allowed, ahead
 
     def _late(self, rows: Sequence[_Row], time: datetime) -> list[Ahead]:
-        """Return the lanes that have decided what comes after a record of this time."""
-        topic = self._row.topic
-        return [Ahead(row.consumer_group, row.offset) for row in rows if time <= row.passed(topic)]
+        """Return the lanes of its number that have decided what comes after a record of this time.
 
-    async def _look(self) -> list[_Row]:
-        rows = await self._pool.fetch(_ROWS, list(TOPIC_RANK), self._row.partition)
-        found = {row["topic"]: row for row in rows}
-        return [_row_of(place.topic, found.get(place.topic)) for place in self._neighbours]
+        Those of other numbers have as a rule: they never waited for it.
+        """
+        own = [row for row in rows if row.partition == self._row.partition]
+        return [self._ahead_of(row) for row in own if time <= row.passed(self._row.topic)]
+
+    def _ahead_of(self, row: _Row) -> Ahead:
+        number = "" if row.partition == self._row.partition else f"/{row.partition}"
+        return Ahead(row.consumer_group + number, row.offset)
+
+    async def _look(self, places: Sequence[TopicPartition]) -> list[_Row]:
+        rows = await self._pool.fetch(_ROWS, [place.topic for place in places], [place.partition for place in places])
+        found = {TopicPartition(row["topic"], row["partition"]): row for row in rows}
+        return [_row_of(place, found.get(place)) for place in places]
 
 
 def _times(records: Sequence[ConsumerRecord], as_of: datetime) -> list[datetime]:

@@ -15,10 +15,11 @@ from math import inf
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from infra.kafka.clients import reader
+from infra.kafka.clients import admin_client, count_partitions, reader
 from infra.migrate import migrate
 from infra.postgres import Connection, connect_database
 from infra.settings import Settings
+from schemas.catalogue import SEND_REQUESTS
 from workers.jobs.billing import BillingJob
 from workers.jobs.expiry import ExpiryJob
 from workers.jobs.job import Job
@@ -66,7 +67,9 @@ async def rebuild(  # noqa: PLR0913 - what, how and by whom, and how to stop it
     """
     target = target_settings(settings, asked)
     intent = Intent(asked.verb, *who, asked.arguments(settings), plan.summary())
-    async with recorded(settings, intent) as operation, _other_books(target, asked, intent):
+    async with admin_client(settings) as admin:
+        partitions = (await count_partitions(admin, [SEND_REQUESTS]))[SEND_REQUESTS]
+    async with recorded(settings, intent) as operation, _other_books(target, asked, intent, partitions):
         await _Rebuild(settings, asked, operation, _ReadRate(rate, stop), progress).read(plan)
         operation.stopped = stop.is_set()
         if operation.stopped:
@@ -77,12 +80,14 @@ async def rebuild(  # noqa: PLR0913 - what, how and by whom, and how to stop it
 
 
 @asynccontextmanager
-async def _other_books(target: Settings, asked: RebuildRequest, intent: Intent) -> AsyncIterator[None]:
+async def _other_books(target: Settings, asked: RebuildRequest, intent: Intent, partitions: int) -> AsyncIterator[None]:
     """Bring the other books to this version, and note there what they hold."""
     async with _connected(target) as connection:
         if asked.schema is not None:
             await connection.execute(f"create schema if not exists {asked.schema}")  # a name that the plan has checked
         await migrate(connection, [FUNCTIONS])
+        # No lane opens here, which would otherwise write by how many partitions accounts are numbered.
+        await connection.execute("insert into partitioning (partitions) values ($1) on conflict do nothing", partitions)
     async with recorded(target, intent):
         yield
 

@@ -21,6 +21,7 @@ from infra.postgres import connect_database
 from infra.settings import RecordTime, Settings
 from schemas.catalogue import CATALOGUE, DEAD_LETTERS, INPUT_TOPICS, TOPICS
 from workers.ops.group_offsets import describe_group
+from workers.ops.topics.numbering import number_accounts, plan_numbering
 
 __all__ = [
     "DAY_MS",
@@ -51,7 +52,7 @@ class TopicsError(Exception):
 class TopicChange:
     """One step from how the cluster is to how it should be."""
 
-    kind: str  # "create", "set" or "start"
+    kind: str  # "create", "set", "start" or "number"
     topic: str
     text: str
     config: Mapping[str, str] | None = None
@@ -116,6 +117,8 @@ async def plan_topics(settings: Settings) -> list[TopicChange]:
                 # The request replaces all of a topic's own settings: those that nobody asked to change go along.
                 changes.append(TopicChange("set", topic, text, own | config))
         changes += await _plan_groups(settings, admin, existing)
+    if (numbering := await plan_numbering(settings)) is not None:
+        changes.append(TopicChange("number", "accounts", numbering))
     return changes
 
 
@@ -194,6 +197,8 @@ async def apply_topics(settings: Settings, changes: list[TopicChange]) -> None:
         for change in changes:
             if change.kind == "start":
                 await _start_group(settings, admin, change)
+            elif change.kind == "number":
+                await number_accounts(settings)
 
 
 async def _create(admin: AIOKafkaAdminClient, change: TopicChange, settings: Settings) -> None:
