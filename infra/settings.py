@@ -108,6 +108,11 @@ class Settings(BaseSettings):
         float, Field(ge=0, le=600, description="a record waits for lanes that have not read up to its time; 0: never")
     ] = 1.0
 
+    clock_ahead_minutes: Annotated[
+        float,
+        Field(gt=0, le=525_600, description="a record of a time further ahead of the host's clock is held"),
+    ] = 10
+
     dead_letter_share: Annotated[
         float, Field(ge=0, le=1, description="of the last records: a worker that refuses more ends; 1 lets all through")
     ] = 0.5

@@ -15,6 +15,7 @@ from infra.settings import Settings
 from infra.shutdown import stop_requested, stop_with_parent
 from infra.terminal import console, error_console
 from workers.commands.books import audit_command, balance, statement
+from workers.commands.clock import clock
 from workers.commands.console import console as console_command
 from workers.commands.dead_letters import dead_letters
 from workers.commands.lag import lag
@@ -67,6 +68,7 @@ app = typer.Typer(
 )
 topics = typer.Typer(help="Topics and groups as they should be.", no_args_is_help=True)
 app.add_typer(topics, name="topics")
+app.add_typer(clock, name="clock")
 app.add_typer(dead_letters, name="dead-letters")
 app.add_typer(operations, name="operations")
 app.add_typer(replay, name="replay")

@@ -85,3 +85,32 @@ begin
     end if;
 end;
 $$;
+
+-- A lane that was given a time far ahead of its own host's clock holds the record, and an operator decides.
+alter table lanes
+add column held text,
+add column held_offset bigint check (held_offset >= 0),
+add column held_time timestamptz;
+
+comment on column lanes.held is 'Why it holds a record, in words; null while it holds none.';
+comment on column lanes.held_offset is 'The record that it holds.';
+comment on column lanes.held_time is 'That record''s time, by the broker.';
+
+create table clock_decisions (
+    decision bigint generated always as identity primary key,
+    operation bigint not null references operations,
+    topic text not null,
+    partition integer not null,
+    kind text not null check (kind in ('accept', 'set_aside')),
+    first_offset bigint not null check (first_offset >= 0),
+    next_offset bigint not null check (next_offset > first_offset),
+    time timestamptz not null
+);
+
+comment on table clock_decisions is
+'What operators decided about records of a time far ahead. Kept for good: a record that is read again comes out alike.';
+comment on column clock_decisions.kind is
+'accept: records of the range of a time up to `time` are decided as of it; set_aside: those of one after `time` become
+dead letters and move no clock.';
+
+create index clock_decisions_place on clock_decisions (topic, partition);

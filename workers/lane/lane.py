@@ -30,13 +30,13 @@ from workers.jobs.bisection import decide_bisected
 from workers.jobs.dead_letters import dead_letters
 from workers.jobs.decoding import DecodedBatch, decode_records
 from workers.jobs.job import Batch, Decision, Job
+from workers.lane.admission import Admission
 from workers.lane.circuit_breaker import Breaker
 from workers.lane.inbox import Inbox, Taken
 from workers.lane.lane_row import LaneRow
-from workers.lane.numbering import agree_on_partitions, other_numbers, places_of
 from workers.lane.readback import Visible, find_visible
 from workers.lane.recovery import Doubts, published_to
-from workers.lane.time_order import Ahead, Ends, Order, note_ahead
+from workers.lane.time_order import Ahead, Ends, note_ahead
 from workers.telemetry.health import Health
 from workers.telemetry.tracing import NO_TRACE, BatchTrace, Traces
 
@@ -74,7 +74,7 @@ class Lane:
         self._consumer, self._admin, self._pool, self._breaker, worker, ends, self._traces = clients
         self._row = LaneRow(self._pool, job.group, tp.topic, tp.partition)
         self._counts, self._health = worker.counts, worker.lane(tp)
-        self._order = Order(self._pool, ends, self._row, settings.order_seconds)
+        self._admission = Admission(self._pool, ends, self._row, self.inbox, self._health, settings)
         self._log = structlog.get_logger("inmail.lane").bind(topic=tp.topic, partition=tp.partition)
         self.stopping = False
         self._failures, self._doubts = 0, Doubts()  # in a row
@@ -120,8 +120,7 @@ class Lane:
 
     async def _open(self) -> None:
         self._health.opens()
-        self._partitions = len(self._consumer.partitions_for_topic(self._tp.topic) or ())
-        await agree_on_partitions(self._pool, self._tp.topic, self._partitions)
+        await self._admission.open(len(self._consumer.partitions_for_topic(self._tp.topic) or ()))
         await self._row.look()
         await self._producers.start()
         stored, self._as_of = await self._row.take()
@@ -152,7 +151,8 @@ class Lane:
             self._health.waits()
             while (taken := await self.inbox.take(most)) is not None:
                 self._health.takes()
-                if (turn := await self._turn(taken)) is None or (decided := await self._decide(*turn)) is None:
+                turn = await self._admission.admit(taken, self._as_of, lambda: self.stopping)
+                if turn is None or (decided := await self._decide(*turn)) is None:
                     break
                 self._health.decided()
                 await _finished(publishing)
@@ -164,21 +164,9 @@ class Lane:
                 await asyncio.wait([publishing])
                 publishing.exception()  # seen: whatever ended the loop is on its way up already
 
-    async def _turn(self, taken: Taken) -> tuple[Taken, Sequence[Ahead]] | None:
-        """Wait until other lanes have come as far; return what may be decided then; None where a stop came first."""
-        others = places_of(other_numbers(taken.records, self._tp.partition, self._partitions))
-        count, ahead = await self._order.turn(taken.records, self._as_of, lambda: self.stopping, others)
-        if count == len(taken.records):
-            return taken, ahead
-        if not count:
-            return None
-        first, rest = taken.records[:count], taken.records[count:]
-        self.inbox.put_back(Taken(rest, taken.next_offset))
-        return Taken(first, rest[0].offset), ahead
-
     async def _decide(self, taken: Taken, ahead: Sequence[Ahead]) -> _Decided | None:
         """Store the outcomes of a batch, in parts where the database refuses it whole; None where a stop came first."""
-        found = self._health.decodes(decode_records, taken.records, self._as_of)
+        found = self._health.decodes(decode_records, taken.records, self._as_of, self._admission.times)
         batch = Batch(self._tp.topic, self._tp.partition, found.requests)
         left, steps = self._job.in_steps, 0
         while left:

@@ -35,6 +35,7 @@ from infra.kafka.clients import reader
 from infra.postgres import Connection, Pool
 from infra.settings import Settings
 from workers.jobs.decoding import decision_time, latest_decision_time
+from workers.jobs.record_times import TimePolicy
 from workers.lane.inbox import Taken
 from workers.lane.lane_row import LaneRow
 from workers.topology import TOPIC_RANK
@@ -176,6 +177,7 @@ class Order:
         self,
         records: Sequence[ConsumerRecord],
         as_of: datetime,
+        times: TimePolicy,
         stopping: Callable[[], bool],
         others: Sequence[TopicPartition] = (),
     ) -> Turn:
@@ -184,6 +186,7 @@ class Order:
         Args:
             records: what the lane has received, in order.
             as_of: the time up to which it has decided: no record counts as older.
+            times: whose word for a record's time is taken.
             stopping: whether it was told to stop.
             others: partitions of other numbers, whose lanes are waited for as well.
 
@@ -191,7 +194,7 @@ class Order:
         if not self._limit or not records:
             return Turn(len(records))
         places = [*self._neighbours, *others]
-        first, last = decision_time(records[0], as_of), latest_decision_time(records, as_of)
+        first, last = decision_time(records[0], as_of, times), latest_decision_time(records, as_of, times)
         # At once, since each batch waits for both: a row older than the ends may only let less through.
         ends, rows = await asyncio.gather(self._ends.end_offsets(places), self._look(places))
         deadline = monotonic() + self._limit
@@ -200,7 +203,7 @@ class Order:
             allowed, ahead = self._judge(rows, ends, late=monotonic() > deadline)
             if first <= allowed:
                 ahead += self._late(rows, first)
-                count = len(records) if last <= allowed else bisect_right(_times(records, as_of), allowed)
+                count = len(records) if last <= allowed else bisect_right(_times(records, as_of, times), allowed)
                 return Turn(count, tuple(dict.fromkeys(ahead)))
             if not told:
                 await self._row.wait_with(first)
@@ -245,8 +248,8 @@ class Order:
         return [_row_of(place, found.get(place)) for place in places]
 
 
-def _times(records: Sequence[ConsumerRecord], as_of: datetime) -> list[datetime]:
-    return list(accumulate(records, lambda time, record: decision_time(record, time), initial=as_of))[1:]
+def _times(records: Sequence[ConsumerRecord], as_of: datetime, times: TimePolicy) -> list[datetime]:
+    return list(accumulate(records, lambda time, record: decision_time(record, time, times), initial=as_of))[1:]
 
 
 async def note_ahead(  # noqa: PLR0913, PLR0917 - which records, ahead of which lanes, and how it is noted

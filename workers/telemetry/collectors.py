@@ -48,11 +48,13 @@ class _OfHealth(Collector):
         busy.add_metric([worker], max((lane.busy_seconds for lane in lanes), default=0.0))
         for what in LaneActivity:
             doing.add_metric([worker, what.name.lower()], sum(lane.doing is what for lane in lanes))
+        ahead = gauge(metric_table.CLOCK_AHEAD)
+        ahead.add_metric([worker], max((lane.ahead_seconds for lane in lanes), default=0.0))
         apart = CounterMetricFamily(
             metric_table.BATCHES_APART.name, metric_table.BATCHES_APART.meaning, labels=["worker"]
         )
         apart.add_metric([worker], self._health.counts["batches_decided_apart"])
-        yield from (ready, busy, doing, apart)
+        yield from (ready, busy, doing, ahead, apart)
 
 
 class _OfPool(Collector):

@@ -40,6 +40,7 @@ class LaneActivity(StrEnum):
     WAITING = "waiting"  # for records
     DECIDING = "deciding"
     PUBLISHING = "publishing"
+    HOLDING = "holding a record of a time far ahead"
     AGAIN = "waiting to begin again"
 
 
@@ -61,6 +62,8 @@ class LaneHealth:
     error: str | None = None  # the last one, until the lane got on again
     held: int = 0  # batches taken and not published
     moved_at: float = 0.0
+    hold: str = ""  # why it holds a record, while it does
+    ahead_seconds: float = 0.0  # and how far ahead of this host's clock that record's time is
     _waits_from: float = 0.0
     _stage_from: float = 0.0
 
@@ -69,7 +72,7 @@ class LaneHealth:
 
     def opens(self) -> None:
         """It begins, or begins again: what it held it takes once more."""
-        self.doing, self.held = LaneActivity.OPENING, 0
+        self.doing, self.held, self.hold, self.ahead_seconds = LaneActivity.OPENING, 0, "", 0.0
 
     def waits(self) -> None:
         """It looks for records."""
@@ -114,6 +117,15 @@ class LaneHealth:
         if not self.held:
             self.waits()
 
+    def holds(self, reason: str, ahead_seconds: float) -> None:
+        """It waits for an operator, and started again it would again."""
+        self.doing, self.moved_at = LaneActivity.HOLDING, self.clock()
+        self.hold, self.ahead_seconds = reason, ahead_seconds
+
+    def goes_on(self) -> None:
+        """What it held may be decided."""
+        self.doing, self.hold, self.ahead_seconds, self._stage_from = LaneActivity.DECIDING, "", 0.0, self.clock()
+
     def fails(self, error: BaseException) -> None:
         """It waits, and begins again."""
         if self._is_over_it():
@@ -136,6 +148,8 @@ class LaneHealth:
     @property
     def trouble(self) -> str | None:
         """Why it does not get on, if it does not."""
+        if self.doing is LaneActivity.HOLDING:
+            return f"holds: {self.hold}"
         if self.error is not None and not self._is_over_it():
             return f"tries again because of {self.error}"
         return "is opening" if self.doing is LaneActivity.OPENING else None

@@ -95,6 +95,14 @@ READY: Final = Metric(
     "0 or 1",
     ("worker",),
 )
+CLOCK_AHEAD: Final = Metric(
+    "inmail_clock_ahead_seconds",
+    MetricKind.GAUGE,
+    "How far ahead of the host's clock the broker's time of a record is that a lane holds for an operator to decide; 0"
+    " while none is held.",
+    "seconds",
+    ("worker",),
+)
 
 CREDITS: Final = Metric(
     "inmail_credits_total",
@@ -157,6 +165,7 @@ WORKER_METRICS: Final = (
     LANES,
     BUSY,
     READY,
+    CLOCK_AHEAD,
 )
 BOOKS_METRICS: Final = (
     CREDITS,

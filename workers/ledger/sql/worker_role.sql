@@ -49,7 +49,7 @@ $$;
 
 -- Anew each time, so that this file is all there is to know.
 revoke all on accounts, subscriptions, lots, journal, ticks, lanes, partitioning, migrations from inmail_worker;
-revoke all on operations, redriven, decided_ahead from inmail_worker; -- the operators'
+revoke all on operations, redriven, decided_ahead, clock_decisions from inmail_worker; -- the operators'
 
 grant select, insert on accounts, subscriptions, lots, journal, ticks, lanes, partitioning to inmail_worker;
 grant update (
@@ -60,5 +60,8 @@ grant update (remaining, expires_at, open, freed, cap_pending, warned) on lots t
 grant update (
     code, lots, credits, complete, steps, ended, cut, announced
 ) on ticks to inmail_worker; -- of a tick that takes several steps
-grant update (epoch, next_offset, as_of, head, awaited, paused, published) on lanes to inmail_worker;
+grant update (
+    epoch, next_offset, as_of, head, awaited, paused, published, held, held_offset, held_time
+) on lanes to inmail_worker;
 grant select, insert, update on decided_ahead to inmail_worker;
+grant select on clock_decisions to inmail_worker;

@@ -17,7 +17,7 @@ from workers.topology import TOPIC_RANK
 __all__ = ["LaneKey", "LaneWatcher", "NeighbourLane", "neighbour_of"]
 
 _SECONDS = 5.0  # for an answer: lag is told also when the books are what is in trouble
-_ROWS = "select consumer_group, topic, partition, next_offset, as_of, head, awaited, paused from lanes"
+_ROWS = "select consumer_group, topic, partition, next_offset, as_of, head, awaited, paused, held from lanes"
 
 LaneKey = tuple[str, TopicPartition]
 
@@ -30,6 +30,7 @@ class NeighbourLane(NamedTuple):
     head: datetime | None
     awaited: bool
     paused: str | None
+    held: str | None = None  # why it holds a record for an operator to decide
 
     @property
     def waits(self) -> bool:
@@ -61,7 +62,12 @@ class LaneWatcher:
             return {}
         return {
             (row["consumer_group"], TopicPartition(row["topic"], row["partition"])): NeighbourLane(
-                row["next_offset"] or 0, row["as_of"] or EARLIEST, row["head"], row["awaited"], row["paused"]
+                row["next_offset"] or 0,
+                row["as_of"] or EARLIEST,
+                row["head"],
+                row["awaited"],
+                row["paused"],
+                row["held"],
             )
             for row in rows
         }

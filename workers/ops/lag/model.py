@@ -21,7 +21,7 @@ class Status(StrEnum):
     STALLED = "STALLED"  # its reader is there, and does not get on
     NEVER_COMMITTED = "NEVER COMMITTED"
     STOPPED = "STOPPED"  # nobody reads it
-    PAUSED = "PAUSED"  # the breaker ended its worker: too much could not be decided
+    PAUSED = "PAUSED"  # an operator decides: the breaker ended its worker, or a record's time is far ahead
 
     @property
     def severity(self) -> int:

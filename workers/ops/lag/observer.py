@@ -172,6 +172,7 @@ class LagObserver:
             owned=owner is not None,
             unknown=None if place in sampled.ends else "no broker leads it: its end is not known",
             paused=_paused((name, place), rows, members) if ours else None,
+            holding=rows[name, place].held if ours and (name, place) in rows else None,
             waiting=neighbour_of((name, place), rows, sampled.ends) if ours else None,
         )
 

@@ -28,6 +28,7 @@ class Facts:
     owned: bool = True  # a member has the partition
     unknown: str | None = None  # why it is not known where the partition ends
     paused: str | None = None  # what the breaker said when it ended the lane's worker
+    holding: str | None = None  # why the lane holds a record for an operator to decide
     waiting: str | None = None  # for whom the lane waits
 
 
@@ -129,6 +130,10 @@ def _stopped(case: _Situation) -> Classification | None:
     return Classification(Status.STOPPED, f"{who}, and {_records(case)}{went}")
 
 
+def _holding(case: _Situation) -> Classification | None:
+    return Classification(Status.PAUSED, f"it holds a record: {case.facts.holding}") if case.facts.holding else None
+
+
 def _rewound(case: _Situation) -> Classification | None:
     back = lowered_from(case.whole)
     if back is None or back.committed is None or case.last.committed is None:
@@ -223,6 +228,7 @@ _RULES: tuple[Callable[[_Situation], Classification | None], ...] = (
     _all_read,
     _paused,
     _stopped,
+    _holding,
     _held,
     _waiting,
     _stalled,

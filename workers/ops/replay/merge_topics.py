@@ -12,6 +12,7 @@ from aiokafka.errors import KafkaTimeoutError
 from aiokafka.structs import ConsumerRecord
 
 from workers.jobs.decoding import decision_time
+from workers.jobs.record_times import TimePolicy
 from workers.topology import sort_key
 
 __all__ = ["PartitionCursor", "TimedRecord", "read_in_time_order"]
@@ -35,6 +36,7 @@ class PartitionCursor:
     position: int  # of the next record to be fetched
     end: int
     as_of: datetime  # the latest broker time before the position; then that of the last record fetched
+    times: TimePolicy
     until: datetime | None = None
     waiting: deque[TimedRecord] = field(default_factory=deque)  # fetched and not given out yet
 
@@ -48,7 +50,7 @@ class PartitionCursor:
         for record in records:
             if record.offset >= self.end:
                 break
-            self.as_of = decision_time(record, self.as_of)
+            self.as_of = decision_time(record, self.as_of, self.times)
             if self.until is not None and self.as_of >= self.until:  # time never runs back: nor does any after it
                 position = self.end
                 break

@@ -8,7 +8,7 @@ operation.
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
 from math import inf
@@ -23,6 +23,7 @@ from schemas.catalogue import SEND_REQUESTS
 from workers.jobs.billing import BillingJob
 from workers.jobs.expiry import ExpiryJob
 from workers.jobs.job import Job
+from workers.jobs.record_times import TimePolicy, read_time_policy
 from workers.jobs.send import SendJob
 from workers.ledger.plans import Catalogue
 from workers.ledger.store import FUNCTIONS
@@ -169,7 +170,8 @@ class _Rebuild:
         """
         numbers = sorted({span.partition for span in plan.spans})
         left = iter(numbers)
-        tasks = [asyncio.create_task(self._read_next(plan, left)) for _ in numbers[:SIDE_BY_SIDE]]
+        times = await self._time_policies(plan)
+        tasks = [asyncio.create_task(self._read_next(plan, times, left)) for _ in numbers[:SIDE_BY_SIDE]]
         try:
             await asyncio.gather(*tasks)
         finally:
@@ -177,14 +179,24 @@ class _Rebuild:
                 task.cancel()
             await asyncio.wait(tasks)
 
-    async def _read_next(self, plan: RebuildPlan, left: Iterator[int]) -> None:
+    async def _time_policies(self, plan: RebuildPlan) -> dict[TopicPartition, TimePolicy]:
+        """Return whose word for a time is taken, as the live lanes take it."""
+        async with _connected(self._settings) as live:
+            return {
+                place: await read_time_policy(live, self._settings.topic_record_time, place)
+                for place in (TopicPartition(span.topic, span.partition) for span in plan.spans)
+            }
+
+    async def _read_next(
+        self, plan: RebuildPlan, times: Mapping[TopicPartition, TimePolicy], left: Iterator[int]
+    ) -> None:
         """Read one number after another of those that nobody has begun."""
         async with (
             _connected(target_settings(self._settings, self._asked)) as connection,
             reader(self._settings) as consumer,
         ):
             for partition in left:
-                sources = plan.sources(partition, self._asked.until)
+                sources = plan.sources(partition, times, self._asked.until)
                 lanes = TargetLanes(connection, partition, sources)
                 await lanes.open()
                 if await self._read_partition(consumer, lanes, partition, sources):

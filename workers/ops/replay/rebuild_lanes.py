@@ -33,6 +33,7 @@ class TargetLanes:
     def __init__(self, connection: Connection, partition: int, sources: Sequence[PartitionCursor]) -> None:
         self._connection = connection
         self._partition = partition
+        self._times = {source.place.topic: source.times for source in sources}
         self._read = {source.place.topic: (source.position, source.as_of) for source in sources}
 
     async def open(self) -> None:
@@ -80,7 +81,7 @@ class TargetLanes:
         letters: Counter[str] = Counter()
         async with self._connection.transaction():
             for job, records in ((run.job, run.records) for run in runs):
-                found = decode_records(records, read[job.topic][1])
+                found = decode_records(records, read[job.topic][1], self._times[job.topic])
                 read[job.topic] = (records[-1].offset + 1, found.as_of)
                 batch = Batch(job.topic, self._partition, found.requests)
                 while job.in_steps and await job.step(self._connection, batch):

@@ -24,6 +24,7 @@ from infra.kafka.clients import reader
 from infra.kafka.records import partition_counts
 from infra.postgres import Connection, connect_database
 from infra.settings import Settings
+from workers.jobs.record_times import TimePolicy
 from workers.ledger.plans import SHIPPED, Catalogue, load_catalogue
 from workers.ops.books.snapshot import open_books
 from workers.ops.operations import RefusedError
@@ -108,10 +109,14 @@ class RebuildPlan:
         """How long it takes, about."""
         return self.records / min(rate or USUAL_RATE, USUAL_RATE)
 
-    def sources(self, partition: int, until: datetime | None) -> list[PartitionCursor]:
+    def sources(
+        self, partition: int, times: Mapping[TopicPartition, TimePolicy], until: datetime | None
+    ) -> list[PartitionCursor]:
         """Return what is to be read together."""
         return [
-            PartitionCursor(TopicPartition(span.topic, partition), span.start, span.end, span.as_of, until)
+            PartitionCursor(
+                place := TopicPartition(span.topic, partition), span.start, span.end, span.as_of, times[place], until
+            )
             for span in self.spans
             if span.partition == partition
         ]
