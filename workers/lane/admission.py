@@ -1,4 +1,4 @@
-"""Which of the records that a lane has taken may be decided now: none of a time far ahead, and none before its order."""
+"""Which of the records that a lane has taken may be decided now: not of a time far ahead, and not before its order."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
