@@ -114,3 +114,21 @@ comment on column clock_decisions.kind is
 dead letters and move no clock.';
 
 create index clock_decisions_place on clock_decisions (topic, partition);
+
+-- Who sends records to other partitions than murmur2 of their key gives. A row is written by one lane only.
+create table misplaced_records (
+    topic text not null,
+    partition integer not null,
+    source text not null,
+    records bigint not null check (records > 0),
+    first_at timestamptz not null,
+    last_at timestamptz not null,
+    last_offset bigint not null,
+    primary key (topic, partition, source)
+);
+
+comment on table misplaced_records is
+'Records of accounts with another number than the partition they came in on, by the source their events name. Of each
+partition only so many sources are kept by name; all others are counted together.';
+comment on column misplaced_records.first_at is 'Broker time of the first of them, as it was decided.';
+comment on column misplaced_records.last_offset is 'The last that was counted: one that is read again counts once.';

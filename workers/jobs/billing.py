@@ -45,7 +45,7 @@ class BillingJob:
             batch.requests,
             lambda request: unknown_plan(request.event, self._catalogue) is None,
         )
-        self._misplaced.count(batch.partition, opened.foreign)
+        await self._misplaced.record(connection, batch.partition, batch.requests, opened.foreign)
         decided = await decide(connection, opened, self._catalogue)
         told = {request.offset: unknown_plan(request.event, self._catalogue) for request in opened.set_aside}
         refused = {offset: problem for offset, problem in told.items() if problem is not None}

@@ -32,7 +32,7 @@ class SendJob:
     async def decide(self, connection: Connection, batch: Batch) -> Decision:
         """Charge each paid send that finds a credit, take back what did not arrive; answer every request."""
         opened = await open_batch(connection, WorkerName.SEND, batch.partition, batch.requests)
-        self._misplaced.count(batch.partition, opened.foreign)
+        await self._misplaced.record(connection, batch.partition, batch.requests, opened.foreign)
         decided = await decide(connection, opened, self._catalogue)
         return decision_of(answer_all(opened, batch.requests, decided), batch.partition)
 

@@ -1,7 +1,7 @@
 """Every metric: its name, what it counts, in which unit, by which labels. `docs/metrics.md` is rendered from it.
 
 Names begin with `inmail_`, counters end in `_total`, times are in seconds. A label's values are few and known before:
-no account, no request, no offset.
+no account, no request, no offset. Only `source` is a producer's word; how many there are is bounded where it is kept.
 """
 
 from typing import Final
@@ -141,6 +141,14 @@ WATERMARK: Final = Metric(
     "seconds",
     ("topic", "partition"),
 )
+MISPLACED: Final = Metric(
+    "inmail_misplaced_records_total",
+    MetricKind.COUNTER,
+    "Records on another partition than murmur2 of their key gives, by the source that their events name."
+    " Of each partition 16 sources are kept by name, the others as `(others)`; one that is read again counts once.",
+    "records",
+    ("topic", "source"),
+)
 READ_AT: Final = Metric(
     "inmail_books_read_timestamp_seconds",
     MetricKind.GAUGE,
@@ -174,6 +182,7 @@ BOOKS_METRICS: Final = (
     UNPUBLISHED,
     UNPUBLISHED_SECONDS,
     WATERMARK,
+    MISPLACED,
     READ_AT,
     READ_SECONDS,
 )

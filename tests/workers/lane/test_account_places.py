@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from aiokafka import TopicPartition
 
-from infra.kafka.clients import create_producer
+from infra.kafka.clients import create_producer, reader
 from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS, SEND_RESULTS
@@ -19,10 +19,13 @@ from tests.workers.wire import ends, eventually, promotion, publish, read, send,
 from workers.errors import LaneError
 from workers.jobs.billing import BillingJob
 from workers.jobs.expiry import ExpiryJob
+from workers.jobs.partitioning_check import OTHERS, SOURCES
 from workers.jobs.send import SendJob
 from workers.lane.time_order import Ends
 from workers.lane.worker import run_worker
 from workers.ledger.plans import load_catalogue
+from workers.ops.books.metrics_exporter import read_once
+from workers.ops.lag import observer
 from workers.ops.topics.plan import apply_topics, plan_topics
 
 OTHER, OWN = 0, 1  # where records come in, and their account's number
@@ -187,3 +190,49 @@ async def test_a_lane_holds_where_the_books_number_accounts_otherwise_until_they
     async with working(cluster, SendJob(load_catalogue())):
         (answer,) = await read(cluster, start, 1)
     assert str(request.id) == answer["request_id"]
+
+
+# -- who sends misplaced records --------------------------------------------------------------------------------------
+
+
+async def test_who_sends_misplaced_records_is_kept_and_shown(cluster: Settings, database: Connection) -> None:
+    """By the source of the event: each record once, however often it is read; in lag and among the metrics."""
+    account, first = (
+        in_partition(cluster, OWN),
+        (await ends(cluster, SEND_REQUESTS))[TopicPartition(SEND_REQUESTS, OTHER)],
+    )
+    for source in ("/crm", "/web", "/crm"):
+        await _send_to(cluster, SEND_REQUESTS, OTHER, send(account).model_copy(update={"source": source}))
+    await publish(cluster, SEND_REQUESTS, [send(account)])
+    places = [TopicPartition(SEND_REQUESTS, number) for number in (OTHER, OWN)]
+    for _ in range(2):
+        async with working(cluster, SendJob(load_catalogue())):
+            await _read_to_end(cluster, database, *places)
+        await database.execute("update lanes set published = $3 where topic = $1 and partition = $2", *places[0], first)
+        async with reader(cluster, SendJob.group) as consumer:
+            consumer.assign(places[:1])
+            await consumer.commit({places[0]: first})
+
+    rows = await database.fetch("select topic, partition, source, records from misplaced_records order by source")
+    assert [(*places[0], "/crm", 2), (*places[0], "/web", 1)] == [tuple(row) for row in rows]
+    async with observer(cluster, [SendJob.group], remembers=False) as found:
+        await found.refresh()
+        notes = [each.note for each in found.groups[0].partitions]
+    words = "3 records of other partitions' accounts came from /crm, /web"
+    assert [words] == [note for note in notes if note]
+    page = (await read_once(cluster)).decode()
+    assert 'inmail_misplaced_records_total{source="/crm",topic="inmail.send-requests"} 2.0' in page
+
+
+async def test_of_many_sources_some_are_kept_by_name(cluster: Settings, database: Connection) -> None:
+    """A source is a producer's word: one that writes another each time fills neither the books nor a metric."""
+    account = in_partition(cluster, OWN)
+    book = Book(database)
+    async with database.transaction():
+        for number in range(3):
+            events = [send(account).model_copy(update={"source": f"/{number}/{n}"}) for n in range(SOURCES)]
+            await book.decide(*events)
+
+    rows = await database.fetch("select source, records from misplaced_records order by source <> $1, source", OTHERS)
+    assert SOURCES + 1 == len(rows)
+    assert (OTHERS, 2 * SOURCES) == tuple(rows[0])

@@ -49,7 +49,8 @@ $$;
 
 -- Anew each time, so that this file is all there is to know.
 revoke all on accounts, subscriptions, lots, journal, ticks, lanes, partitioning, migrations from inmail_worker;
-revoke all on operations, redriven, decided_ahead, clock_decisions from inmail_worker; -- the operators'
+revoke all on decided_ahead, misplaced_records from inmail_worker;
+revoke all on operations, redriven, clock_decisions from inmail_worker; -- the operators'
 
 grant select, insert on accounts, subscriptions, lots, journal, ticks, lanes, partitioning to inmail_worker;
 grant update (
@@ -63,5 +64,5 @@ grant update (
 grant update (
     epoch, next_offset, as_of, head, awaited, paused, published, held, held_offset, held_time
 ) on lanes to inmail_worker;
-grant select, insert, update on decided_ahead to inmail_worker;
+grant select, insert, update on decided_ahead, misplaced_records to inmail_worker;
 grant select on clock_decisions to inmail_worker;

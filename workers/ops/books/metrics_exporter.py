@@ -24,7 +24,7 @@ from infra.probes import probes
 from infra.retry import is_retriable
 from infra.settings import Settings
 from workers.ops.books.credit_metrics import CreditReader, CreditTotals
-from workers.ops.books.lane_metrics import LaneReader, LaneState
+from workers.ops.books.lane_metrics import LaneReader, LaneState, MisplacedRecords, read_misplaced
 from workers.ops.books.snapshot import open_books
 from workers.telemetry import metric_table
 from workers.telemetry.collectors import gauge
@@ -55,6 +55,7 @@ class Observed(Collector):
 
     credits: CreditTotals | None = None
     lanes: list[LaneState] = field(default_factory=list)
+    misplaced: list[MisplacedRecords] = field(default_factory=list)
     read: dict[str, _Reader] = field(default_factory=dict)
 
     def collect(self) -> Iterator[Metric]:
@@ -62,6 +63,12 @@ class Observed(Collector):
         if self.credits is not None:
             yield from _of_credits(self.credits)
         yield from _of_lanes(self.lanes)
+        misplaced = CounterMetricFamily(
+            metric_table.MISPLACED.name, metric_table.MISPLACED.meaning, labels=metric_table.MISPLACED.labels
+        )
+        for each in self.misplaced:
+            misplaced.add_metric([each.topic, each.source], each.records)
+        yield misplaced
         read_at, seconds = gauge(metric_table.READ_AT), gauge(metric_table.READ_SECONDS)
         for reading, last in self.read.items():
             read_at.add_metric([reading], last.at)
@@ -134,6 +141,7 @@ class _ExporterContext:
         began = monotonic()
         async with open_books(self._settings) as connection:
             self.observed.lanes = await self._lanes.read(connection, self._admin)
+            self.observed.misplaced = await read_misplaced(connection)
         self._note("lanes", began)
 
     def _note(self, reading: str, began: float) -> None:

@@ -2,13 +2,13 @@
 
 import asyncio
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 import asyncpg
 from aiokafka import TopicPartition
 
-from infra.clock import EARLIEST
+from infra.clock import EARLIEST, utc_now
 from infra.postgres import Connection, connect_database
 from infra.settings import Settings
 from workers.ops.lag.sampler import PartitionEnds
@@ -18,6 +18,15 @@ __all__ = ["LaneKey", "LaneWatcher", "NeighbourLane", "neighbour_of"]
 
 _SECONDS = 5.0  # for an answer: lag is told also when the books are what is in trouble
 _ROWS = "select consumer_group, topic, partition, next_offset, as_of, head, awaited, paused, held from lanes"
+
+_MISPLACED_HOURS = 24  # a producer that was mended is not told of for longer
+_MISPLACED = """
+select
+    topic, partition, sum(records)::bigint as records, string_agg(source, ', ' order by records desc, source) as sources
+from misplaced_records
+where last_at > $1
+group by topic, partition
+"""
 
 LaneKey = tuple[str, TopicPartition]
 
@@ -31,6 +40,7 @@ class NeighbourLane(NamedTuple):
     awaited: bool
     paused: str | None
     held: str | None = None  # why it holds a record for an operator to decide
+    misplaced: str = ""  # which sources sent it records of other partitions' accounts lately, in words
 
     @property
     def waits(self) -> bool:
@@ -54,6 +64,13 @@ class LaneWatcher:
                 if self._connection is None or self._connection.is_closed():
                     self._connection = await connect_database(self._settings)
                 rows = await self._connection.fetch(_ROWS)
+                since = utc_now() - timedelta(hours=_MISPLACED_HOURS)
+                misplaced = {
+                    TopicPartition(row["topic"], row["partition"]): (
+                        f"{row['records']:,} records of other partitions' accounts came from {row['sources']}"
+                    )
+                    for row in await self._connection.fetch(_MISPLACED, since)
+                }
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             self.trouble = (
                 f"the books cannot be read ({error or type(error).__name__}): no lane is told to pause or wait"
@@ -61,15 +78,16 @@ class LaneWatcher:
             await self.close()
             return {}
         return {
-            (row["consumer_group"], TopicPartition(row["topic"], row["partition"])): NeighbourLane(
+            (row["consumer_group"], place): NeighbourLane(
                 row["next_offset"] or 0,
                 row["as_of"] or EARLIEST,
                 row["head"],
                 row["awaited"],
                 row["paused"],
                 row["held"],
+                misplaced.get(place, ""),
             )
-            for row in rows
+            for row, place in ((row, TopicPartition(row["topic"], row["partition"])) for row in rows)
         }
 
     async def close(self) -> None:

@@ -92,6 +92,7 @@ class PartitionLag:
     pace: float | None = None  # by how many records a second it gets less; below 0: more. None: not yet known
     eta_seconds: float | None = None  # until all is read at this pace; None: never, or not yet known
     owner: Owner | None = None
+    misplaced: str = ""  # which sources sent it records of other partitions' accounts lately, in words
 
     @property
     def note(self) -> str:
@@ -101,6 +102,8 @@ class PartitionLag:
             notes.append(f"retention took {self.lost:,}")
         if self.held:
             notes.append(f"an open transaction holds {self.held:,} back")
+        if self.misplaced:
+            notes.append(self.misplaced)
         return ", ".join(notes)
 
 

@@ -143,7 +143,9 @@ class LagObserver:
         topics: dict[str, list[PartitionLag]] = {topic: [] for topic in sorted({p.topic for p in group.committed})}
         for place in group.committed:
             facts = self._facts(name, place, sampled, rows, owners.get(place))
-            topics[place.topic].append(self._partition((name, place), sampled, facts, owners.get(place)))
+            lag = self._partition((name, place), sampled, facts, owners.get(place))
+            row = rows.get((name, place))
+            topics[place.topic].append(replace(lag, misplaced=row.misplaced) if row and row.misplaced else lag)
         state = group.described.state
         if not topics:
             return [GroupLag(name, "", (), state, count)]
