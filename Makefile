@@ -59,7 +59,7 @@ format: $(STAMP) ## Rewrite style where a tool can
 	$(BIN)/ruff format .
 
 .PHONY: render
-render: $(STAMP) ## Render what is derived: AsyncAPI, JSON Schemas, the README's event table, docs/metrics.md, dashboards
+render: $(STAMP) ## Render what is derived: AsyncAPI, JSON Schemas, docs/events.md, docs/metrics.md, dashboards
 	$(BIN)/python -m schemas.render
 	$(BIN)/python -m workers.telemetry.render
 

@@ -1,4 +1,4 @@
-"""Writes what is derived from the catalogue: JSON Schemas, an AsyncAPI document and the README's table of events.
+"""Writes what is derived from the catalogue: JSON Schemas, an AsyncAPI document and the table of events.
 
     python -m schemas.render           write them
     python -m schemas.render --check   fail when what is written is stale
@@ -25,7 +25,7 @@ __all__ = ["StaleError", "check", "json_schema", "main", "render_table", "render
 
 GENERATED = Path(__file__).parent / "generated"
 EXAMPLES = Path(__file__).parent / "examples"
-README = Path(__file__).parent.parent / "README.md"
+EVENTS_PAGE = Path(__file__).parent.parent / "docs" / "events.md"
 BEGIN, END = "<!-- events:begin -->", "<!-- events:end -->"
 
 Json = dict[str, Any]
@@ -114,22 +114,22 @@ def rendered_files() -> dict[str, str]:
 
 
 def render_table() -> str:
-    """Return the README's table of events."""
+    """Return the table of events."""
     lines = ["| event | topic | key | decided by | says |", "|---|---|---|---|---|"]
     lines += [
-        f"| [`{row.name}`](schemas/generated/{row.name}.json) | `{row.topic}` | {row.key or 'none'}"
+        f"| [`{row.name}`](../schemas/generated/{row.name}.json) | `{row.topic}` | {row.key or 'none'}"
         f" | {f'`{row.group}`' if row.group else ''} | {row.summary} |"
         for row in CATALOGUE
     ]
     return "\n".join(lines)
 
 
-def _with_table(readme: str) -> str:
-    """Return the README's text with the table between its markers brought up to date."""
-    before, begin, rest = readme.partition(BEGIN)
+def _with_table(page: str) -> str:
+    """Return the page's text with the table between its markers brought up to date."""
+    before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise StaleError(f"{README.name}: lacks the markers {BEGIN} and {END} for the table of events")
+        raise StaleError(f"{EVENTS_PAGE.name}: lacks the markers {BEGIN} and {END} for the table of events")
     return f"{before}{BEGIN}\n{render_table()}\n{END}{after}"
 
 
@@ -150,22 +150,22 @@ def _refuse_breaking_changes(generated: Path) -> None:
         raise StaleError("\n".join(["these break published events; make a new version beside the old:", *broken]))
 
 
-def write(generated: Path = GENERATED, readme: Path = README) -> None:
-    """Bring the generated files and the README's table up to date.
+def write(generated: Path = GENERATED, page: Path = EVENTS_PAGE) -> None:
+    """Bring the generated files and the page of events up to date.
 
     Raises:
-        StaleError: when that would break a published event, or the README lacks its markers.
+        StaleError: when that would break a published event, or the page lacks its markers.
 
     """
     _refuse_breaking_changes(generated)
     generated.mkdir(exist_ok=True)
     for name, text in rendered_files().items():
         (generated / name).write_text(text, encoding="utf-8")
-    readme.write_text(_with_table(_read(readme)), encoding="utf-8")
+    page.write_text(_with_table(_read(page)), encoding="utf-8")
 
 
-def check(generated: Path = GENERATED, readme: Path = README) -> None:
-    """See that the generated files and the README's table are up to date.
+def check(generated: Path = GENERATED, page: Path = EVENTS_PAGE) -> None:
+    """See that the generated files and the page of events are up to date.
 
     Raises:
         StaleError: when they are not.
@@ -173,9 +173,9 @@ def check(generated: Path = GENERATED, readme: Path = README) -> None:
     """
     _refuse_breaking_changes(generated)
     stale = [name for name, text in rendered_files().items() if _read(generated / name) != text]
-    text = _read(readme)
+    text = _read(page)
     if _with_table(text) != text:
-        stale.append(readme.name)
+        stale.append(page.name)
     if stale:
         raise StaleError("\n".join(["stale; run python -m schemas.render:", *stale]))
 

@@ -1,54 +1,23 @@
-"""The command `inmail`: every worker, and every question an operator asks. Each command calls one function."""
+"""The command `inmail`: a table of its verbs, each loaded when it is asked for.
 
-from contextlib import aclosing
-from enum import StrEnum
-from pathlib import Path
-from typing import Annotated, Any, BinaryIO
-from uuid import UUID
+A verb's module is imported only to run it or to show its own help: `inmail --help` loads none of them.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import Annotated, Any, NamedTuple
 
 import typer
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+import typer.main
+from typer.core import TyperCommand, TyperGroup
 
-from infra.migrate import Migrated, migrate
-from infra.postgres import connect_database
-from infra.settings import Settings
-from infra.shutdown import stop_requested, stop_with_parent
-from infra.terminal import console, error_console
-from workers.commands.books import audit_command, balance, statement
-from workers.commands.clock import clock
-from workers.commands.console import console as console_command
-from workers.commands.dead_letters import dead_letters
-from workers.commands.lag import lag
-from workers.commands.metrics import metrics
-from workers.commands.operations import operations
-from workers.commands.options import JsonOption, YesOption, confirm, write_json
-from workers.commands.replay import replay
-from workers.commands.running import Exit, ask, work
-from workers.commands.simulate import simulate
-from workers.commands.trace import trace
-from workers.commands.views.results import show_result
-from workers.commands.views.topics import show_broken_promises, show_changes, show_published
-from workers.jobs.billing import BillingJob
-from workers.jobs.expiry import ExpiryJob
-from workers.jobs.send import SendJob
-from workers.jobs.ticker import run_ticker
-from workers.lane.time_order import Ends
-from workers.lane.worker import run_worker
-from workers.ledger.plans import load_catalogue
-from workers.local.command import demo, up
-from workers.ops.topics.plan import apply_topics, plan_topics
-from workers.ops.topics.promises import check_topics
-from workers.ops.topics.publish import PublishReport, PublishTime, publish
-from workers.ops.topics.results import in_order, read_results
-
-__all__ = ["app", "main"]
-
-FUNCTIONS = Path(__file__).parent / "ledger" / "sql"
+__all__ = ["VERBS", "Verb", "app", "load_verb", "main"]
 
 _HELP = """Decides, exactly once and provably, whether an InMail may be sent and what it costs.
 
 Settings are read from INMAIL_* variables, first of all INMAIL_KAFKA_BOOTSTRAP_SERVERS and INMAIL_DATABASE_URL.
 """
+
 _EXIT_CODES = """Exit codes:
 
  0 done
@@ -63,177 +32,103 @@ demo came out otherwise than told
  70 a broken invariant, a worker that did not get on, found too much that it cannot decide, or could not end in order
 """
 
+
+class Verb(NamedTuple):
+    """One verb: the section it stands in, where its function or its group of verbs is, and its help in one line."""
+
+    section: str
+    module: str
+    attribute: str
+    help: str
+
+
+_RUN, _USE, _ASK, _REPAIR, _TRY = "Set up and run", "Send and read", "Look", "Repair and replay", "Try it"
+
+VERBS = {
+    "migrate": Verb(_RUN, "commands.migrate", "migrate_command", "Bring the database to this version."),
+    "topics": Verb(_RUN, "commands.topics", "topics", "Compare topics and groups with how they should be."),
+    "worker": Verb(_RUN, "worker_command", "worker_command", "Run the send, billing or expiry worker, or the ticker."),
+    "console": Verb(_RUN, "commands.console", "console", "Serve a page that shows the system, and from which to act."),
+    "metrics": Verb(_RUN, "commands.metrics", "metrics", "Show or serve the metrics of the whole ledger."),
+    "publish": Verb(_USE, "commands.publish", "publish_command", "Publish events from files, as a producer."),
+    "results": Verb(_USE, "commands.results", "results_command", "Read the answers, as a downstream service."),
+    "balance": Verb(_ASK, "commands.books", "balance", "Show what an account can spend, by lot, at an instant."),
+    "statement": Verb(_ASK, "commands.books", "statement", "Show an account's balance and every line that led there."),
+    "trace": Verb(_ASK, "commands.trace", "trace", "Follow a request from its record to its published answer."),
+    "lag": Verb(_ASK, "commands.lag", "lag", "Show how far groups are behind, since when, and why."),
+    "audit": Verb(
+        _ASK, "commands.books", "audit_command", "Check that the ledger balances: every credit, row, answer."
+    ),
+    "dead-letters": Verb(
+        _REPAIR, "commands.dead_letters", "dead_letters", "See messages that can never succeed; send them back."
+    ),
+    "replay": Verb(_REPAIR, "commands.replay", "replay", "Replay past decisions without moving credits again."),
+    "clock": Verb(
+        _REPAIR, "commands.clock", "clock", "Decide about times far ahead; set back a clock that was carried off."
+    ),
+    "operations": Verb(_REPAIR, "commands.operations", "operations", "See what operators did, and why."),
+    "up": Verb(_TRY, "local.command", "up", "Run the whole system on this machine until Ctrl-C."),
+    "demo": Verb(_TRY, "local.command", "demo", "Run the whole system and play a story through it."),
+    "simulate": Verb(_TRY, "commands.simulate", "simulate", "Make up accounts and all that happens to them."),
+}
+
+
+def load_verb(name: str) -> TyperCommand | TyperGroup:
+    """Import a verb and return it as a command. Raises `KeyError` of an unknown name."""
+    verb = VERBS[name]
+    found = getattr(import_module(f"workers.{verb.module}"), verb.attribute)
+    if not isinstance(found, typer.Typer):
+        alone = typer.Typer(add_completion=False)
+        alone.command(name)(found)
+        found = alone
+    command: Any = typer.main.get_command(found)
+    command.name, command.help = name, command.help or verb.help
+    return command  # type: ignore[no-any-return] # typer tells less than it returns
+
+
+class _Verbs(TyperGroup):
+    """Lists the verbs from the table, and loads the one that is run."""
+
+    def __init__(self, **attributes: Any) -> None:  # noqa: ANN401 - whatever typer passes
+        super().__init__(**attributes)
+        for name, verb in VERBS.items():
+            self.add_command(TyperCommand(name, help=verb.help, rich_help_panel=verb.section))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:  # noqa: ANN401
+        """Return the verb that the arguments name, loaded, and the arguments after it."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, load_verb(name) if name in VERBS else command, rest
+
+
 app = typer.Typer(
-    help=_HELP, epilog=_EXIT_CODES, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False
+    cls=_Verbs,
+    help=_HELP,
+    epilog=_EXIT_CODES,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-topics = typer.Typer(help="Topics and groups as they should be.", no_args_is_help=True)
-app.add_typer(topics, name="topics")
-app.add_typer(clock, name="clock")
-app.add_typer(dead_letters, name="dead-letters")
-app.add_typer(operations, name="operations")
-app.add_typer(replay, name="replay")
-app.command("console")(console_command)
-app.command()(demo)
-app.command()(simulate)
-app.command()(up)
-app.command()(balance)
-app.command()(statement)
-app.command()(trace)
-app.command()(lag)
-app.command("audit")(audit_command)
-app.command()(metrics)
 
 
-class ProcessName(StrEnum):
-    """The processes of the system."""
+def _show_version(asked: bool) -> None:  # noqa: FBT001 - typer calls it
+    if asked:
+        typer.echo(f"inmail {version('inmail-ledger')}")
+        raise typer.Exit
 
-    SEND = "send"
-    BILLING = "billing"
-    EXPIRY = "expiry"
-    TICKER = "ticker"
+
+@app.callback()
+def _options(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:
     """Run the command line."""
     app()
-
-
-@app.command("migrate")
-def migrate_command() -> None:
-    """Bring the database to this version: missing migrations, and all functions anew."""
-
-    async def run(settings: Settings) -> Migrated:
-        connection = await connect_database(settings, patient=True)  # an index of a large journal takes minutes
-        try:
-            return await migrate(connection, [FUNCTIONS])
-        finally:
-            await connection.close()
-
-    done = ask(run)
-    for name in done.applied:
-        console().print(f"applied {name}")
-    for notice in done.notices:
-        console().print(notice)
-    console().print(f"{len(done.applied)} migrations applied, {done.functions} function files replaced")
-
-
-@topics.command("plan")
-def topics_plan(*, json: JsonOption = False) -> None:
-    """Say what `apply` would do, and which settings break a promise."""
-    broken = ask(check_topics)
-    if not json:
-        show_broken_promises(broken)
-    changes = ask(plan_topics)
-    if json:
-        write_json({"changes": changes, "broken_promises": [each._asdict() for each in broken]})
-    else:
-        show_changes(changes)
-
-
-@topics.command("apply")
-def topics_apply(
-    *,
-    yes: YesOption = False,
-    json: JsonOption = False,
-) -> None:
-    """Create and set what differs, and start groups that have no offset at the oldest record."""
-    changes = ask(plan_topics)
-    if not json:
-        show_changes(changes)
-    if changes:
-        confirm(f"Carry out these {len(changes)} steps?", yes=yes)
-        ask(lambda settings: apply_topics(settings, changes))
-    if json:
-        write_json(changes)
-    elif changes:
-        console().print(f"{len(changes)} steps done")
-
-
-@app.command()
-def worker(
-    name: Annotated[ProcessName, typer.Argument(help="Which one.")],
-    *,
-    with_parent: Annotated[bool, typer.Option("--stop-with-parent", hidden=True)] = False,
-) -> None:
-    """Run a worker until SIGTERM or Ctrl-C. Any number of each may run; they share the partitions."""
-
-    async def run(settings: Settings) -> None:
-        stop = stop_requested()
-        if with_parent:
-            stop_with_parent(stop)
-        catalogue = load_catalogue(settings.plans_file)
-        match name:
-            case ProcessName.SEND:
-                await run_worker(SendJob(catalogue), settings, stop)
-            case ProcessName.BILLING:
-                await run_worker(BillingJob(catalogue), settings, stop)
-            case ProcessName.EXPIRY:
-                async with aclosing(Ends(settings)) as ends:
-                    await run_worker(ExpiryJob(ends, catalogue, settings), settings, stop)
-            case ProcessName.TICKER:
-                await run_ticker(settings, stop)
-
-    work(run)
-
-
-@app.command("publish")
-def publish_command(
-    files: Annotated[
-        list[typer.FileBinaryRead], typer.Argument(metavar="FILE...", help="NDJSON; - is standard input.")
-    ],
-    topic: Annotated[str | None, typer.Option(help="Where events of unknown types go.")] = None,
-    record_time: Annotated[
-        PublishTime, typer.Option(help="The record's time: now, or that of the event (on topics with CreateTime).")
-    ] = PublishTime.NOW,
-) -> None:
-    """Publish files: on each line a CloudEvent, or {"record": {topic, key, timestamp, value, headers}}."""
-    failed = False
-    for file in files:
-        published = _publish_with_progress(file, topic, record_time)
-        if len(files) > 1:
-            console().print(f"{file.name}:")
-        show_published(published, error_console())
-        failed = failed or bool(published.failures)
-    if failed:
-        raise typer.Exit(Exit.NO)
-
-
-def _publish_with_progress(file: BinaryIO, topic: str | None, record_time: PublishTime) -> PublishReport:
-    size = Path(file.name).stat().st_size if Path(file.name).is_file() else None
-    err = error_console()
-    columns = (TextColumn("{task.fields[lines]:,} lines"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
-        task = bar.add_task("publish", total=size, lines=0)
-
-        def progress(so_far: PublishReport) -> None:
-            bar.update(task, completed=so_far.bytes, lines=so_far.lines)
-
-        return ask(lambda s: publish(s, file, topic=topic, record_time=record_time, progress=progress))
-
-
-@app.command("results")
-def results_command(  # noqa: PLR0913 - one parameter an option
-    *,
-    account: Annotated[str | None, typer.Option(help="Only of this account.")] = None,
-    request: Annotated[UUID | None, typer.Option(help="Only what answers this request or was caused by it.")] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
-    from_end: Annotated[bool, typer.Option("--from-end", help="Pass over what is there; follows.")] = False,
-    letters: Annotated[bool, typer.Option("--dead-letters", help="Also the dead letters.")] = False,
-    ticks: Annotated[bool, typer.Option("--ticks", help="Also the ticks that booked nothing.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Write each event as it is, one on a line.")] = False,
-) -> None:
-    """Show what the workers answered, as downstream services read it."""
-    out = console()
-    following = follow or from_end
-    selection: dict[str, Any] = {"account": account, "request": request, "dead_letters": letters, "empty_ticks": ticks}
-
-    async def run(settings: Settings) -> None:
-        results = read_results(settings, **selection, follow=following, from_end=from_end)
-        async with aclosing(results if following or json else in_order(results)) as ordered:
-            async for result in ordered:
-                typer.echo(result.value) if json else show_result(result, out)
-
-    ask(run, following=following)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,6 @@ def sort_key(topic: str, as_of: datetime) -> tuple[datetime, int]:
     """Return a key that sorts records of several topics into the order in which they are decided.
 
     Inside a topic the offset decides. `as_of` is the latest broker time of the record's partition up to the record, as
-    `workers.jobs.decoding.time_of` computes it.
+    `workers.jobs.decoding.decision_time` computes it.
     """
     return as_of, TOPIC_RANK[topic]

@@ -62,8 +62,7 @@ def parsed(command: str | None) -> dict[str, Any]:
     assert "inmail" == program
     known: Any = typer.main.get_command(app)
     while hasattr(known, "commands"):
-        name, *arguments = arguments
-        known = known.commands[name]
+        _, known, arguments = known.resolve_command(known.context_class(known), arguments)
     return {name: value for name, value in known.make_context(known.name, arguments).params.items() if value}
 
 

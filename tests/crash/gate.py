@@ -79,7 +79,7 @@ _PATCHES = (
     _Patch("ends", "workers.lane.time_order:Ends", "end_offsets"),
     _Patch("look", "workers.lane.time_order:Order", "_look"),
     _Patch("wait", "workers.lane.lane_row:LaneRow", "wait_with"),
-    _Patch("decode", "workers.lane.lane", "sort_records"),
+    _Patch("decode", "workers.lane.lane", "decode_records"),
     _Patch("acquire", "asyncpg.pool:PoolAcquireContext", "__aenter__"),
     _Patch("begin", "asyncpg.transaction:Transaction", "__aenter__"),
     _Patch("claim", "asyncpg.connection:Connection", "execute", _sql(CLAIM)),

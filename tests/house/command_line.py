@@ -13,6 +13,5 @@ def parse(arguments: list[str]) -> None:
     """Raise what the command line would, at a command or an option that there is not."""
     command: Any = typer.main.get_command(app)
     while hasattr(command, "commands"):
-        name, *arguments = arguments
-        command = command.commands[name]
+        _, command, arguments = command.resolve_command(command.context_class(command), arguments)
     command.make_parser(command.context_class(command)).parse_args(arguments)

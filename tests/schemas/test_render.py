@@ -14,16 +14,16 @@ from schemas.compatibility import breaking_changes
 from schemas.results import SendDecided
 from schemas.sends import SendRequested
 
-README = f"# Title\n\n{render.BEGIN}\nold\n{render.END}\n\nThe rest.\n"
+PAGE = f"# Title\n\n{render.BEGIN}\nold\n{render.END}\n\nThe rest.\n"
 
 
 @pytest.fixture
 def rendered(tmp_path: Path) -> tuple[Path, Path]:
-    """Return a generated folder and a README that are up to date."""
-    readme = tmp_path / "README.md"
-    readme.write_text(README)
-    render.write(tmp_path / "generated", readme)
-    return tmp_path / "generated", readme
+    """Return a generated folder and a page that are up to date."""
+    page = tmp_path / "events.md"
+    page.write_text(PAGE)
+    render.write(tmp_path / "generated", page)
+    return tmp_path / "generated", page
 
 
 def test_the_generated_files_are_up_to_date() -> None:
@@ -52,9 +52,9 @@ def test_a_stale_file_fails_the_check_by_name(rendered: tuple[Path, Path]) -> No
 
 
 def test_a_stale_table_fails_the_check(rendered: tuple[Path, Path]) -> None:
-    """The README cannot fall behind the catalogue."""
-    rendered[1].write_text(README)
-    with pytest.raises(render.StaleError, match=r"README.md"):
+    """The page cannot fall behind the catalogue."""
+    rendered[1].write_text(PAGE)
+    with pytest.raises(render.StaleError, match=r"events.md"):
         render.check(*rendered)
 
 

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from infra.settings import Settings
-from workers.cli import main
+from workers.cli import VERBS, main
 from workers.local.processes import environment
 
 __all__ = ["Said", "end", "fork", "run", "start"]
@@ -30,7 +30,7 @@ class Said(NamedTuple):
 # A start takes most of a second of CPU for its imports, and many tests run the command from its start to its end: those
 # are forked from a process that has imported it.
 _forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["workers.cli"])
+_forks.set_forkserver_preload([f"workers.{verb.module}" for verb in VERBS.values()])
 
 
 async def start(settings: Settings, *arguments: str) -> Process:

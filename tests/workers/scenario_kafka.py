@@ -51,21 +51,22 @@ def why_not(scenario: Scenario) -> str | None:
 class ByPartition:
     """A job that decides each partition by a catalogue of its own."""
 
-    in_steps: bool
-
     def __init__(self, make: Callable[[Catalogue], Job], catalogues: dict[int, Catalogue], default: Catalogue) -> None:
         self._make = make
         self._catalogues = catalogues
         self._default = make(default)
-        self.group, self.topic, self.in_steps = self._default.group, self._default.topic, self._default.in_steps
+        self.group, self.topic = self._default.group, self._default.topic
+        self.step = None if self._default.step is None else self._step
 
     def _job(self, partition: int) -> Job:
         catalogue = self._catalogues.get(partition)
         return self._default if catalogue is None else self._make(catalogue)
 
-    async def step(self, connection: Connection, batch: Batch) -> bool:
+    async def _step(self, connection: Connection, batch: Batch) -> bool:
         """Do a step by the partition's catalogue."""
-        return await self._job(batch.partition).step(connection, batch)
+        step = self._job(batch.partition).step
+        assert step is not None
+        return await step(connection, batch)
 
     async def decide(self, connection: Connection, batch: Batch) -> Decision:
         """Decide a batch by the partition's catalogue."""

@@ -37,7 +37,7 @@ from workers.ops.operations import OngoingOperation, Operator
 
 __all__ = ["dead_letters"]
 
-dead_letters = typer.Typer(help="Messages that can never succeed: see them, send them back.", no_args_is_help=True)
+dead_letters = typer.Typer(no_args_is_help=True, add_completion=False)
 
 _ReasonFilter = Annotated[DeadLetterReason | None, typer.Option(help="Only those refused for it.")]
 _TopicFilter = Annotated[str | None, typer.Option(help="Only those that came from this input topic.")]

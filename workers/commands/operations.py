@@ -11,7 +11,7 @@ from workers.ops import operations as kept
 
 __all__ = ["operations"]
 
-operations = typer.Typer(help="What operators did, and why.", no_args_is_help=True)
+operations = typer.Typer(no_args_is_help=True, add_completion=False)
 
 
 @operations.command("list")

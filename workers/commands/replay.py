@@ -8,7 +8,7 @@ from workers.commands.replay_rewind import rewind_command
 
 __all__ = ["replay"]
 
-replay = typer.Typer(help="Go over what was decided; no credit moves twice.", no_args_is_help=True)
+replay = typer.Typer(no_args_is_help=True, add_completion=False)
 replay.command("rewind")(rewind_command)
 replay.command("reemit")(reemit_command)
 replay.command("rebuild")(rebuild_command)

@@ -10,6 +10,7 @@ import aiohttp
 
 from infra.settings import Settings, SettingsError
 from workers.console.advice import ADVICE
+from workers.ledger.model import WorkerName
 from workers.ops.lag import GroupLag, Status
 from workers.topology import TOPIC_OF, WORKER_OF
 
@@ -26,7 +27,7 @@ __all__ = [
 
 BEHIND_SECONDS: Final = 30.0  # of an unread record: a page is answered in less, so somebody waits
 _PROBE_SECONDS: Final = 2.0
-NAMES: Final = {topic: f"{worker} worker" for worker, topic in TOPIC_OF.items()}
+NAMES: Final = {TOPIC_OF[worker]: f"{worker} worker" for worker in WorkerName}
 
 OK, WARNING, FAILED, UNKNOWN = "ok", "warning", "failed", "unknown"
 

@@ -41,7 +41,6 @@ class ExpiryJob:
     """
 
     group = GROUP_OF[EXPIRY_TICKS]
-    in_steps = True
     topic = EXPIRY_TICKS
 
     def __init__(self, ends: _EndOffsets, catalogue: Catalogue, settings: Settings) -> None:

@@ -1,7 +1,7 @@
 """What a worker gives to its lanes: a topic to read, what can never succeed, and how a batch is decided."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -10,7 +10,7 @@ from infra.postgres import Connection
 from schemas.catalogue import Undecodable
 from workers.ledger.model import Request
 
-__all__ = ["Batch", "Decision", "Job", "Message"]
+__all__ = ["Batch", "Decision", "Job", "Message", "Step"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +33,21 @@ class Decision(NamedTuple):
     codes: "Counter[str]"
 
 
+Step = Callable[[Connection, Batch], Awaitable[bool]]
+
+
 class Job(Protocol):
     """One worker's part of the work. Everything about offsets, transactions and failures is the lane's."""
 
     group: str
     topic: str
-    in_steps: bool  # whether `step` has to be called
 
-    async def step(self, connection: Connection, batch: Batch) -> bool:
-        """Do a bounded part of a batch's work ahead of its decision, in a transaction of its own; tell if any was left.
+    @property
+    def step(self) -> Step | None:
+        """Do a bounded part of a batch's work ahead of its decision, in a transaction of its own; None: there is none.
 
-        Called until it was not. What it books belongs to the batch's records, and is published with their answers.
+        Returns whether a part was left; called until none is. What it books belongs to the batch's records, and is
+        published with their answers.
         """
 
     async def decide(self, connection: Connection, batch: Batch) -> Decision:

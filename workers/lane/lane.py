@@ -147,7 +147,7 @@ class Lane:
     async def _work(self) -> None:
         publishing: asyncio.Task[None] | None = None
         try:
-            most = 1 if self._job.in_steps else self._settings.batch_records
+            most = 1 if self._job.step is not None else self._settings.batch_records
             self._health.waits()
             while (taken := await self.inbox.take(most)) is not None:
                 self._health.takes()
@@ -168,12 +168,13 @@ class Lane:
         """Store the outcomes of a batch, in parts where the database refuses it whole; None where a stop came first."""
         found = self._health.decodes(decode_records, taken.records, self._as_of, self._admission.times)
         batch = Batch(self._tp.topic, self._tp.partition, found.requests)
-        left, steps = self._job.in_steps, 0
-        while left:
+        step = self._job.step
+        left, steps = step is not None, 0
+        while step is not None and left:
             if self.stopping:  # the next owner goes on with the next step
                 return None
             async with self._row.fenced() as connection:
-                left = await self._job.step(connection, batch)
+                left = await step(connection, batch)
                 steps += left
                 if left and steps == _FEW_STEPS:  # a longer tick runs beside the other lanes: they do not wait for it
                     await self._row.be_not_awaited(connection)
@@ -181,7 +182,7 @@ class Lane:
         try:
             return await self._store(taken, ahead, found, partial(self._job.decide, batch=batch))
         except asyncpg.PostgresError as error:
-            if self._job.in_steps or not is_refusal(error):  # a tick brings no values: the books would be at fault
+            if step is not None or not is_refusal(error):  # a tick brings no values: the books would be at fault
                 raise
             self._counts["batches_decided_apart"] += 1
             self._log.warning("batch_decided_apart", error=repr(error), records=len(taken.records))

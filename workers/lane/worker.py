@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -10,10 +10,9 @@ from typing import Any
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
-from aiokafka.structs import ConsumerRecord
 
 from infra.kafka.clients import admin_client, count_partitions, create_consumer, remedy
+from infra.kafka.poller import POLL_SECONDS, Polled, Poller
 from infra.postgres import Pool, close_in_time, create_pool
 from infra.probes import probes
 from infra.retry import ignoring_retriable
@@ -33,11 +32,7 @@ from workers.telemetry.worker_metrics import WorkerMetrics
 
 __all__ = ["Worker", "run_worker"]
 
-_POLL_MILLISECONDS = 20
-_ALONE_SECONDS = 60.0  # so long after a poll that failed, partitions are polled one by one
 _STOP_SECONDS = 5.0  # what an end may take beyond the drain
-
-Fetched = Mapping[TopicPartition, Sequence[ConsumerRecord]]
 
 
 class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is untyped
@@ -58,6 +53,7 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is unt
         self._log = structlog.get_logger("inmail.worker").bind(worker=job.group)
         self._consumer: AIOKafkaConsumer = create_consumer(settings, job.group, settings.drain_seconds * 1.5)
         self._clients = Clients(self._consumer, admin, pool, Breaker(settings), self._health, Ends(settings), traces)
+        self._poller = Poller(self._consumer, self._health.kept.fetching)
         self._lanes: dict[TopicPartition, tuple[Lane, asyncio.Task[None]]] = {}
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stopping = False
@@ -134,7 +130,6 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is unt
         """
         await starting
         self._log.info("worker_started", topic=self._job.topic)
-        alone_until = 0.0
         failing_since: float | None = None
         while not stop.is_set():
             self._health.polls()
@@ -142,71 +137,39 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is unt
             if not hungry:
                 with ignoring_retriable():  # a worker without partitions polls nothing
                     self._consumer.check()
-                await asyncio.sleep(_POLL_MILLISECONDS / 1000)
+                await asyncio.sleep(POLL_SECONDS)
                 continue
-            failed = await (self._poll_each(hungry) if monotonic() < alone_until else self._poll(hungry))
-            if failed:
-                alone_until = monotonic() + _ALONE_SECONDS
-            if len(failed) < len(hungry):
+            polled = await self._poller.poll(hungry)
+            await self._deliver(hungry, polled)
+            if len(polled.failed) < len(hungry):
                 failing_since = None
                 continue
-            if (error := next((each for each in failed if remedy(each) is not None), None)) is not None:
+            if (error := next((each for each in polled.failed.values() if remedy(each) is not None), None)) is not None:
                 raise error
             failing_since = monotonic() if failing_since is None else failing_since
             if monotonic() - failing_since > self._settings.session_seconds:
                 # aiokafka's tasks end for good at an error they did not expect: only a new consumer helps.
-                raise WorkerError(f"no poll succeeded for {self._settings.session_seconds} s: {failed[0]!r}")
+                raise WorkerError(
+                    f"no poll succeeded for {self._settings.session_seconds} s: {next(iter(polled.failed.values()))!r}"
+                )
 
-    async def _poll(self, hungry: Sequence[TopicPartition]) -> list[KafkaError]:
-        """Poll partitions together, which waits for the first that has something; return what failed.
-
-        What a poll that fails had drained of other partitions is lost with it: the lanes of all begin again from their
-        offsets. From then on, and for a while after the last failure, each is polled alone.
-        """
-        try:
-            fetched = await self._health.kept.fetching(self._consumer.getmany(*hungry, timeout_ms=_POLL_MILLISECONDS))
-        except KafkaError as error:
-            self._log.warning("poll_failed", error=repr(error))
-            self._interrupt(hungry, error)
-            return [error] * len(hungry)
-        await self._offer(hungry, fetched)
-        return []
-
-    async def _poll_each(self, hungry: Sequence[TopicPartition]) -> list[KafkaError]:
-        """Poll partitions one by one, so that only the lanes of those that fail begin again; return what failed.
-
-        Their opening finds out what it means: it checks every offset. Until then they are not polled.
-        """
-        failed = []
-        for tp in hungry:
-            try:
-                fetched = await self._health.kept.fetching(self._consumer.getmany(tp, timeout_ms=0))
-            except KafkaError as error:
-                self._log.warning("poll_failed", partition=tp.partition, error=repr(error))
-                self._interrupt([tp], error)
-                failed.append(error)
-            else:
-                await self._offer([tp], fetched)
-        await asyncio.sleep(_POLL_MILLISECONDS / 1000)
-        return failed
-
-    def _interrupt(self, places: Iterable[TopicPartition], error: KafkaError) -> None:
-        for tp in places:
-            if tp in self._lanes:
-                self._lanes[tp][0].inbox.interrupt(error)
-
-    async def _offer(self, hungry: Iterable[TopicPartition], fetched: Fetched) -> None:
-        """Give the lanes what was fetched for them, or how far the consumer has come without finding anything.
+    async def _deliver(self, hungry: Iterable[TopicPartition], polled: Polled) -> None:
+        """Give the lanes what was polled for them: records, an error, or how far the consumer has come without either.
 
         The lanes may have been replaced while the poll waited: a closed inbox takes nothing, and its lane will seek; an
-        open one has sought, and the poll went on from there.
+        open one has sought, and the poll went on from there. A lane that is given an error begins again from its
+        offsets: its opening checks them all and finds out what the error means. Until then it is not polled.
         """
-        for tp, records in fetched.items():
-            if tp in self._lanes:
-                self._lanes[tp][0].inbox.offer(records, records[-1].offset + 1)
         for tp in hungry:
-            if tp not in fetched and tp in self._lanes and self._lanes[tp][0].inbox.hungry:
-                self._lanes[tp][0].inbox.offer([], await self._consumer.position(tp))
+            if tp not in self._lanes:
+                continue
+            inbox = self._lanes[tp][0].inbox
+            if tp in polled.failed:
+                inbox.interrupt(polled.failed[tp])
+            elif tp in polled.records:
+                inbox.offer(polled.records[tp], polled.records[tp][-1].offset + 1)
+            elif inbox.hungry:
+                inbox.offer([], await self._consumer.position(tp))
 
     # -- the group's assignment; aiokafka swallows what these raise, so nothing may ---------------------------------
 

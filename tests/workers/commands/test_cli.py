@@ -3,8 +3,10 @@
 import asyncio
 import json
 import os
+import re
 import socket
 from collections.abc import AsyncIterator, Callable
+from importlib.metadata import version
 from pathlib import Path
 from unittest.mock import AsyncMock, Mock
 
@@ -17,9 +19,8 @@ from infra.local.errors import DiskFullError, ServerError
 from infra.postgres import close_in_time
 from infra.settings import Settings, load_settings
 from tests.workers.command import Said, fork
-from workers import cli
-from workers.cli import app
-from workers.commands import running
+from workers.cli import VERBS, app, load_verb
+from workers.commands import results, running
 from workers.commands.running import Exit
 from workers.errors import ChildError
 from workers.local import demo
@@ -65,18 +66,31 @@ def test_help_tells_what_the_exit_codes_mean() -> None:
         assert f"\n {code.value} " in text
 
 
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_help_lists_every_verb_with_what_it_does(option: str) -> None:
+    """A verb that is not listed would be a secret; one that cannot be loaded would be a lie."""
+    text = CliRunner().invoke(app, [option], terminal_width=200).output
+
+    for name, verb in VERBS.items():
+        assert re.search(rf"\b{name} +{re.escape(verb.help)}", text)
+        assert load_verb(name).name == name
+
+
+def test_the_version_is_told() -> None:
+    """A report of a fault begins with it."""
+    assert CliRunner().invoke(app, ["--version"]).output == f"inmail {version('inmail-ledger')}\n"
+
+
 @pytest.mark.parametrize(
     "command",
     [
-        "migrate",
+        *VERBS,
         "topics plan",
         "topics apply",
-        "worker",
-        "publish",
-        "results",
-        "statement",
-        "lag",
-        "audit",
+        "replay rewind",
+        "replay reemit",
+        "replay rebuild",
+        "replay shadow",
         "dead-letters list",
         "dead-letters show",
         "dead-letters redrive",
@@ -335,7 +349,7 @@ def test_ticks_that_booked_nothing_are_shown_when_asked_for(
         for each in ():
             yield each
 
-    monkeypatch.setattr(cli, "read_results", remember)
+    monkeypatch.setattr(results, "read_results", remember)
 
     assert CliRunner().invoke(app, ["results", *options]).exit_code == Exit.DONE
     assert shown == asked["empty_ticks"]

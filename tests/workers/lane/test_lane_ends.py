@@ -246,8 +246,6 @@ async def test_a_lane_that_is_cancelled_by_nobody_ends_its_worker(cluster: Setti
 class _Endless(SendJob):
     """Has always one more step to do."""
 
-    in_steps = True
-
     def __init__(self) -> None:
         super().__init__(load_catalogue())
         self.steps = 0

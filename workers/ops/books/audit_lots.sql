@@ -1,6 +1,6 @@
 -- What must hold of accounts, subscriptions and lots: one query each, which returns where it does not. The line above a
--- query gives its name and what it promises; `workers/ops/books/audit.py` takes the file apart by it. `audit_rows.sql` goes
--- on with the journal.
+-- query gives its name and what it promises; `audit.py` takes the file apart by it. `audit_rows.sql` goes on with the
+-- journal.
 --
 -- A query returns an account's number or null, the place, and what was found there. None of them trusts a CHECK or a
 -- key of the tables: the audit is for the day on which one was missing. Each reads whole tables and joins them, so that

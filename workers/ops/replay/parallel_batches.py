@@ -40,5 +40,5 @@ class BatchCombiner:
             self.runs.append(CombinedBatch(job))
         self.runs[number].records.append(record)
         self._last[record.key] = number
-        if job.in_steps:
+        if job.step is not None:
             self._earliest = len(self.runs)

@@ -84,7 +84,7 @@ class TargetLanes:
                 found = decode_records(records, read[job.topic][1], self._times[job.topic])
                 read[job.topic] = (records[-1].offset + 1, found.as_of)
                 batch = Batch(job.topic, self._partition, found.requests)
-                while job.in_steps and await job.step(self._connection, batch):
+                while job.step is not None and await job.step(self._connection, batch):
                     pass  # nobody waits for these accounts
                 decision = await decide(job, self._connection, batch)
                 letters.update(each.reason.value for each in (found.refused | decision.refused).values())

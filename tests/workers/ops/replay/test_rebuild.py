@@ -464,7 +464,7 @@ def test_what_is_decided_together_keeps_each_accounts_order_and_passes_no_tick()
     came = []
     for offset in range(600):
         job = dice.choices(jobs, [20, 10, 1])[0]
-        key = None if job.in_steps else b"a%d" % dice.randrange(50)
+        key = None if job.step is not None else b"a%d" % dice.randrange(50)
         record = ConsumerRecord(job.topic, 0, offset, 0, 0, key, b"", None, 0, 0, ())
         came.append(record)
         runs.add(job, record)

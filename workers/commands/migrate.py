@@ -1,0 +1,28 @@
+"""The command that brings the database to this version."""
+
+from infra.migrate import Migrated, migrate
+from infra.postgres import connect_database
+from infra.settings import Settings
+from infra.terminal import console
+from workers.commands.running import ask
+from workers.ledger.store import FUNCTIONS
+
+__all__ = ["migrate_command"]
+
+
+def migrate_command() -> None:
+    """Bring the database to this version: missing migrations, and all functions anew."""
+
+    async def run(settings: Settings) -> Migrated:
+        connection = await connect_database(settings, patient=True)  # an index of a large journal takes minutes
+        try:
+            return await migrate(connection, [FUNCTIONS])
+        finally:
+            await connection.close()
+
+    done = ask(run)
+    for name in done.applied:
+        console().print(f"applied {name}")
+    for notice in done.notices:
+        console().print(notice, soft_wrap=True)
+    console().print(f"{len(done.applied)} migrations applied, {done.functions} function files replaced")

@@ -1,0 +1,48 @@
+"""The command that publishes files, as a producer would."""
+
+from pathlib import Path
+from typing import Annotated, BinaryIO
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from infra.terminal import console, error_console
+from workers.commands.running import Exit, ask
+from workers.commands.views.topics import show_published
+from workers.ops.topics.publish import PublishReport, PublishTime, publish
+
+__all__ = ["publish_command"]
+
+
+def publish_command(
+    files: Annotated[
+        list[typer.FileBinaryRead], typer.Argument(metavar="FILE...", help="NDJSON; - is standard input.")
+    ],
+    topic: Annotated[str | None, typer.Option(help="Where events of unknown types go.")] = None,
+    record_time: Annotated[
+        PublishTime, typer.Option(help="The record's time: now, or that of the event (on topics with CreateTime).")
+    ] = PublishTime.NOW,
+) -> None:
+    """Publish files: on each line a CloudEvent, or {"record": {topic, key, timestamp, value, headers}}."""
+    failed = False
+    for file in files:
+        published = _publish_with_progress(file, topic, record_time)
+        if len(files) > 1:
+            console().print(f"{file.name}:")
+        show_published(published, error_console())
+        failed = failed or bool(published.failures)
+    if failed:
+        raise typer.Exit(Exit.NO)
+
+
+def _publish_with_progress(file: BinaryIO, topic: str | None, record_time: PublishTime) -> PublishReport:
+    size = Path(file.name).stat().st_size if Path(file.name).is_file() else None
+    err = error_console()
+    columns = (TextColumn("{task.fields[lines]:,} lines"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+        task = bar.add_task("publish", total=size, lines=0)
+
+        def progress(so_far: PublishReport) -> None:
+            bar.update(task, completed=so_far.bytes, lines=so_far.lines)
+
+        return ask(lambda s: publish(s, file, topic=topic, record_time=record_time, progress=progress))

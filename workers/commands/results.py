@@ -1,0 +1,39 @@
+"""The command that reads results, as a downstream service would."""
+
+from contextlib import aclosing
+from typing import Annotated, Any
+from uuid import UUID
+
+import typer
+
+from infra.settings import Settings
+from infra.terminal import console
+from workers.commands.running import ask
+from workers.commands.views.results import show_result
+from workers.ops.topics.results import in_order, read_results
+
+__all__ = ["results_command"]
+
+
+def results_command(  # noqa: PLR0913 - one parameter an option
+    *,
+    account: Annotated[str | None, typer.Option(help="Only of this account.")] = None,
+    request: Annotated[UUID | None, typer.Option(help="Only what answers this request or was caused by it.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
+    from_end: Annotated[bool, typer.Option("--from-end", help="Pass over what is there; follows.")] = False,
+    letters: Annotated[bool, typer.Option("--dead-letters", help="Also the dead letters.")] = False,
+    ticks: Annotated[bool, typer.Option("--ticks", help="Also the ticks that booked nothing.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Write each event as it is, one on a line.")] = False,
+) -> None:
+    """Show what the workers answered, as downstream services read it."""
+    out = console()
+    following = follow or from_end
+    selection: dict[str, Any] = {"account": account, "request": request, "dead_letters": letters, "empty_ticks": ticks}
+
+    async def run(settings: Settings) -> None:
+        results = read_results(settings, **selection, follow=following, from_end=from_end)
+        async with aclosing(results if following or json else in_order(results)) as ordered:
+            async for result in ordered:
+                typer.echo(result.value) if json else show_result(result, out)
+
+    ask(run, following=following)

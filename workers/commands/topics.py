@@ -1,0 +1,46 @@
+"""The commands that compare topics and groups with how they should be, and make them so."""
+
+import typer
+
+from infra.terminal import console
+from workers.commands.options import JsonOption, YesOption, confirm, write_json
+from workers.commands.running import ask
+from workers.commands.views.topics import show_broken_promises, show_changes
+from workers.ops.topics.plan import apply_topics, plan_topics
+from workers.ops.topics.promises import check_topics
+
+__all__ = ["topics"]
+
+topics = typer.Typer(no_args_is_help=True, add_completion=False)
+
+
+@topics.command("plan")
+def topics_plan(*, json: JsonOption = False) -> None:
+    """Say what `apply` would do, and which settings break a promise."""
+    broken = ask(check_topics)
+    if not json:
+        show_broken_promises(broken)
+    changes = ask(plan_topics)
+    if json:
+        write_json({"changes": changes, "broken_promises": [each._asdict() for each in broken]})
+    else:
+        show_changes(changes)
+
+
+@topics.command("apply")
+def topics_apply(
+    *,
+    yes: YesOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Create and set what differs, and start groups that have no offset at the oldest record."""
+    changes = ask(plan_topics)
+    if not json:
+        show_changes(changes)
+    if changes:
+        confirm(f"Carry out these {len(changes)} steps?", yes=yes)
+        ask(lambda settings: apply_topics(settings, changes))
+    if json:
+        write_json(changes)
+    elif changes:
+        console().print(f"{len(changes)} steps done")

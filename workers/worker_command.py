@@ -1,0 +1,55 @@
+"""The command that runs a worker: puts a job into its lanes."""
+
+from contextlib import aclosing
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from infra.settings import Settings
+from infra.shutdown import stop_requested, stop_with_parent
+from workers.commands.running import work
+from workers.jobs.billing import BillingJob
+from workers.jobs.expiry import ExpiryJob
+from workers.jobs.send import SendJob
+from workers.jobs.ticker import run_ticker
+from workers.lane.time_order import Ends
+from workers.lane.worker import run_worker
+from workers.ledger.plans import load_catalogue
+
+__all__ = ["ProcessName", "worker_command"]
+
+
+class ProcessName(StrEnum):
+    """The processes of the system."""
+
+    SEND = "send"
+    BILLING = "billing"
+    EXPIRY = "expiry"
+    TICKER = "ticker"
+
+
+def worker_command(
+    name: Annotated[ProcessName, typer.Argument(help="Which one.")],
+    *,
+    with_parent: Annotated[bool, typer.Option("--stop-with-parent", hidden=True)] = False,
+) -> None:
+    """Run a worker until SIGTERM or Ctrl-C. Any number of each may run; they share the partitions."""
+
+    async def run(settings: Settings) -> None:
+        stop = stop_requested()
+        if with_parent:
+            stop_with_parent(stop)
+        catalogue = load_catalogue(settings.plans_file)
+        match name:
+            case ProcessName.SEND:
+                await run_worker(SendJob(catalogue), settings, stop)
+            case ProcessName.BILLING:
+                await run_worker(BillingJob(catalogue), settings, stop)
+            case ProcessName.EXPIRY:
+                async with aclosing(Ends(settings)) as ends:
+                    await run_worker(ExpiryJob(ends, catalogue, settings), settings, stop)
+            case ProcessName.TICKER:
+                await run_ticker(settings, stop)
+
+    work(run)
