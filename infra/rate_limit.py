@@ -1,34 +1,52 @@
-"""A steady rate for what is sent, which a stop can interrupt."""
+"""A steady rate for records, which a stop interrupts."""
 
 import asyncio
 
-__all__ = ["Pace"]
+__all__ = ["RateLimit"]
 
 _BURST_SECONDS = 1.0
 
 
-class Pace:
-    """Lets so many through in a second, and tells whether it is time to stop instead."""
+class RateLimit:
+    """Keeps an operation to a number of records a second, and says when it is to stop instead."""
 
-    def __init__(self, rate: float, stop: asyncio.Event) -> None:
-        """Take a rate in records a second, and what ends the wait."""
+    def __init__(self, rate: float | None, stop: asyncio.Event) -> None:
+        """Take a rate in records a second (None: no limit), and the event that ends a wait."""
         self._rate = rate
         self._stop = stop
         self._clock = asyncio.get_running_loop().time
         self._next = self._clock()
 
-    async def stopped(self) -> bool:
-        """Wait until it is time for the next one; tell whether it is time to stop instead."""
-        now = self._clock()
-        self._next = max(self._next, now - _BURST_SECONDS)  # what a slow broker cost is not made up for in a burst
-        if self._stop.is_set():
+    def batch_size(self, most: int, side_by_side: int) -> int:
+        """Return how many records a batch may have: a second's worth, shared by the batches side by side."""
+        return most if self._rate is None else max(1, min(most, round(self._rate / side_by_side)))
+
+    async def before(self) -> bool:
+        """Wait until the next record is due and count it; return whether the operation is to stop instead."""
+        self._forgive_delay()
+        if await self._stopped_before(self._next):
             return True
-        if self._next > now:
-            try:
-                await asyncio.wait_for(self._stop.wait(), self._next - now)
-            except TimeoutError:
-                pass
-            else:
-                return True
-        self._next += 1 / self._rate
+        self._count(1)
         return False
+
+    async def after(self, done: int) -> bool:
+        """Count records that are done and wait until the next is due; return whether the operation is to stop."""
+        self._forgive_delay()
+        self._count(done)
+        return await self._stopped_before(self._next)
+
+    def _forgive_delay(self) -> None:
+        """Leave out what a slow server cost: it is not made up for in a burst."""
+        self._next = max(self._next, self._clock() - _BURST_SECONDS)
+
+    def _count(self, records: int) -> None:
+        if self._rate is not None:
+            self._next += records / self._rate
+
+    async def _stopped_before(self, due: float) -> bool:
+        if not self._stop.is_set() and due > self._clock():
+            try:
+                await asyncio.wait_for(self._stop.wait(), due - self._clock())
+            except TimeoutError:
+                return False
+        return self._stop.is_set()

@@ -1,6 +1,7 @@
 """What billing says: periods that give credits, cancels, gifts and purchases, and what is set right afterwards."""
 
 from calendar import monthrange
+from datetime import datetime, time, timedelta
 from typing import Annotated, Literal, Self
 from uuid import UUID
 
@@ -36,6 +37,9 @@ __all__ = [
 ]
 
 
+_EARLIEST_MIDNIGHT = time(10)  # in UTC, of a day that begins in UTC+14
+
+
 class SubscriptionPeriodData(Data):
     """One paid period [period_start, period_end) of a subscription. Its plan says what that gives."""
 
@@ -46,14 +50,20 @@ class SubscriptionPeriodData(Data):
     term: Annotated[
         Literal["monthly", "annual"],
         Field(
-            description="How long is paid for at once. An annual term gives its twelve months their credits each.",
+            description="How long is paid for at once. An annual term gives its twelve months their credits each, on"
+            " dates derived from anchor_day.",
             exclude_if=lambda term: term == "monthly",
         ),
     ] = "monthly"
     anchor_day: Annotated[
         Annotated[int, Field(ge=1, le=31)] | None,
         Field(
-            description="Day of the month, in UTC, on which periods start; in a shorter month, its last day.",
+            description="Day of the month on which periods start; in a shorter month, its last day. The day is that of"
+            " UTC or, where periods start at a midnight east of Greenwich, the day that begins there: 31 for"
+            " 2026-01-30T23:00:00Z. The lots of an annual term and the dates of next allotments are derived from it, at"
+            " the time of day in UTC of period_start. Without it the anchor day of the subscription's latest period"
+            " counts, if period_start is on that day, or else the day of period_start in UTC. So it is needed where a"
+            " first period starts on the last day of a short month, or on another day there than in UTC.",
             exclude_if=lambda anchor_day: anchor_day is None,
         ),
     ] = None
@@ -65,7 +75,7 @@ class SubscriptionPeriodData(Data):
             raise PydanticCustomError("period", "expected period_end to be after period_start")
         if self.anchor_day is not None:
             day = min(self.anchor_day, monthrange(start.year, start.month)[1])
-            if start.day != day:
+            if start.day != day and not _begins_day_ahead(start, self.anchor_day):
                 raise PydanticCustomError(
                     "anchor_day",
                     "expected period_start on day {day} of its month in UTC, where anchor_day {anchor_day} falls,"
@@ -73,6 +83,12 @@ class SubscriptionPeriodData(Data):
                     {"day": day, "anchor_day": self.anchor_day, "got": start.day},
                 )
         return self
+
+
+def _begins_day_ahead(start: datetime, anchor_day: int) -> bool:
+    """Tell whether an instant is on the anchor where the calendar is a day ahead of UTC's, in UTC+14 at the most."""
+    there = start + timedelta(days=1)
+    return start.time() >= _EARLIEST_MIDNIGHT and there.day == min(anchor_day, monthrange(there.year, there.month)[1])
 
 
 class SubscriptionPeriod(AccountEvent):

@@ -1,6 +1,6 @@
 """Answers that move no credit, or one: what became of sends, of reports on sends, of billing events and of ticks."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NotRequired
 from uuid import UUID
 
 from pydantic import Field
@@ -97,6 +97,8 @@ class BillingDecidedData(AccountResultData):
         "cancellation_taken_back",
         "erased",
         "no_credits_in_plan",
+        "plan_changed",
+        "plan_unchanged",
         "period_already_granted",
         "subscription_ended",
         "not_cancelled",
@@ -112,7 +114,19 @@ class BillingDecidedData(AccountResultData):
     effective_at: Annotated[AnyInstant | None, Field(description="Where cancelled: when the subscription ends.")]
     plan: OpaqueId | None
     period_start: AnyInstant | None
-    grant_id: Annotated[UUID | None, Field(description="Of a void: the id of the event that granted.")]
+    grant_id: Annotated[
+        UUID | None,
+        Field(
+            description="Of a void, and where period_already_granted or plan_unchanged: the id of the event that"
+            " granted."
+        ),
+    ]
+    kept_lot: NotRequired[
+        Annotated[
+            Lot | None,
+            Field(description="Of a plan change read late: the lot of its period, which had started and stays."),
+        ]
+    ]
 
 
 class BillingDecided(AccountEvent):

@@ -1,6 +1,6 @@
 """Movements of credits other than the charge of a send: lots that open, and what happens to them by and by."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NotRequired
 from uuid import UUID
 
 from pydantic import Field
@@ -39,6 +39,15 @@ class CreditsGrantedData(AccountResultData):
     subscription_id: OpaqueId | None
     plan: OpaqueId | None
     period_start: AnyInstant | None
+    tops_up: NotRequired[
+        Annotated[
+            Lot | None,
+            Field(
+                description="Of a plan change read late: the lot of the same period, which had started and stays. This"
+                " lot is the difference to the new plan's credits, with the same end."
+            ),
+        ]
+    ]
     source_id: Annotated[OpaqueId | None, Field(description="The promotion, survey or purchase that the lot is of.")]
     actor: Annotated[OpaqueId | None, Field(description="Of an adjustment: who made it.")]
     reason: Annotated[Reason | None, Field(description="Of an adjustment: why.")]
@@ -108,7 +117,10 @@ class CreditsForfeited(AccountEvent):
 
 
 class CreditsExpiredData(AccountResultData):
-    """What was left of a lot when it ended. The request is the tick that booked it."""
+    """What was left of a lot when it ended. The request is the tick that booked it.
+
+    The lot had ended by as_of, so the balance is the same before and after: what the account can spend without the lot.
+    """
 
     code: Literal["expired"]
     credits: Annotated[int, Field(ge=1)]

@@ -57,7 +57,7 @@ class CreditsExpiringSoonData(AccountResultData):
 
 
 class CreditsExpiringSoon(AccountEvent):
-    """A lot with credits left ends soon. Said once for each lot."""
+    """A lot with credits left ends soon. Said once for each end of a lot: a cancel brings another one forward."""
 
     type: Literal["inmail.credits.expiring-soon.v1"]
     data: CreditsExpiringSoonData

@@ -54,8 +54,8 @@ class AccountResultData(TypedDict):
     request_id: Annotated[UUID, Field(description="Id of the event that this answers or that caused this.")]
     sequence: Annotated[int, Field(ge=1, description="Gap-free within the account, over both result topics together.")]
     as_of: Annotated[AnyInstant, Field(description="The broker's time at which this was decided.")]
-    balance_before: Annotated[Count, Field(description="Credits the account could spend at as_of, before.")]
-    balance_after: Annotated[Count, Field(description="Credits the account can spend at as_of, after.")]
+    balance_before: Annotated[Count, Field(description="Credits the account could spend at as_of, before this.")]
+    balance_after: Annotated[Count, Field(description="Credits the account can spend at as_of, after this.")]
     source: Source
     repeat: Annotated[bool, Field(description="The request was answered before; this is the same answer again.")]
 

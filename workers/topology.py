@@ -1,8 +1,8 @@
-"""Which worker reads which topic in which consumer group, and the one order in which their records are decided.
+"""The table of workers, input topics and consumer groups, and the order in which records are decided.
 
 The lanes of one partition number hold the same accounts, whatever their topic. Their records are decided by broker
-time, which never runs back inside a topic; at one instant billing comes first, so that a grant at T can be spent at T
-and what a cancel ends at T cannot, then sends, then ticks.
+time, which never runs back inside a topic. At one instant billing comes first, then sends, then ticks: a grant at T can
+be spent at T, and a lot that a cancel ends at T cannot.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from workers.ledger.model import WorkerName
 
 __all__ = ["GROUP_OF", "TOPIC_OF", "TOPIC_OF_GROUP", "TOPIC_RANK", "WORKER_OF", "sort_key"]
 
-# In the order in which records of one instant are decided.
+# In the order in which records with the same broker time are decided.
 WORKER_OF: Final = {
     BILLING_EVENTS: WorkerName.BILLING,
     SEND_REQUESTS: WorkerName.SEND,

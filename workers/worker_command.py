@@ -8,7 +8,7 @@ import typer
 
 from infra.settings import Settings
 from infra.shutdown import stop_requested, stop_with_parent
-from workers.commands.running import work
+from workers.commands.running import run_process
 from workers.jobs.billing import BillingJob
 from workers.jobs.expiry import ExpiryJob
 from workers.jobs.send import SendJob
@@ -52,4 +52,4 @@ def worker_command(
             case ProcessName.TICKER:
                 await run_ticker(settings, stop)
 
-    work(run)
+    run_process(run)

@@ -48,6 +48,7 @@ __all__ = [
     "partitions_of",
     "reader",
     "remedy",
+    "stop_producer",
 ]
 
 lenient_headers.install()
@@ -156,6 +157,12 @@ def create_producer(settings: Settings, client_id: str, *, large: bool = False) 
         max_batch_size=256 * 1024,
         **({"compression_type": "gzip", "max_request_size": MAX_RECORD_BYTES} if large else {}),
     )
+
+
+async def stop_producer(producer: AIOKafkaProducer | None, seconds: float) -> None:
+    """Stop a producer, if any, and wait for at most so many seconds: aiokafka waits without end for a lost broker."""
+    if producer is not None:
+        await asyncio.wait([asyncio.ensure_future(producer.stop())], timeout=seconds)
 
 
 @asynccontextmanager

@@ -1,7 +1,7 @@
 """Topics seen from outside the groups: how many partitions they have, where they end, and what is in them."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaTimeoutError
@@ -10,7 +10,7 @@ from aiokafka.structs import ConsumerRecord
 from infra.kafka.clients import NotSetUpError, admin_client, count_partitions, partitions_of, reader
 from infra.settings import Settings
 
-__all__ = ["NotSetUpError", "all_partitions", "partition_counts", "read_records", "read_to"]
+__all__ = ["NotSetUpError", "PartitionFetcher", "all_partitions", "partition_counts", "read_records", "read_to"]
 
 _POLL_MILLISECONDS = 250
 _STALLED_SECONDS = 30.0
@@ -93,21 +93,42 @@ async def read_to(
         KafkaError: when the cluster stopped answering before the ends were reached.
 
     """
-    clock = asyncio.get_running_loop().time
-    moved_at = clock()
+    fetcher = PartitionFetcher(consumer, poll_ms)
     while unread:
-        fetched = await consumer.getmany(*unread, timeout_ms=poll_ms)
-        for place, records in fetched.items():
+        fetched = await fetcher.fetch(unread)
+        for place, (records, _) in fetched.items():
             for record in records:
                 if record.offset < ends[place]:
                     yield record
-        for place, before in list(unread.items()):
-            # Not the last record's offset: a transaction's marker has one too, and may come last.
-            position = await consumer.position(place)
-            if position != before:
-                moved_at = clock()
+        for place, (_, position) in fetched.items():
             unread[place] = position
             if position >= ends[place]:
                 del unread[place]
-        if clock() - moved_at > _STALLED_SECONDS:
+
+
+class PartitionFetcher:
+    """Fetches records of assigned partitions, and gives up once no position has moved for 30 seconds."""
+
+    def __init__(self, consumer: AIOKafkaConsumer, poll_ms: int = _POLL_MILLISECONDS) -> None:
+        self._consumer = consumer
+        self._poll_ms = poll_ms
+        self._clock = asyncio.get_running_loop().time
+        self._moved_at = self._clock()
+
+    async def fetch(
+        self, positions: Mapping[TopicPartition, int]
+    ) -> dict[TopicPartition, tuple[Sequence[ConsumerRecord], int]]:
+        """Return the next records of each partition, perhaps none, and the position behind them.
+
+        Raises:
+            KafkaError: when no position has moved for 30 seconds.
+
+        """
+        records = await self._consumer.getmany(*positions, timeout_ms=self._poll_ms)
+        # Not the last record's offset plus one: a transaction's marker has an offset too, and may come last.
+        reached = {place: await self._consumer.position(place) for place in positions}
+        if reached != dict(positions):
+            self._moved_at = self._clock()
+        elif self._clock() - self._moved_at > _STALLED_SECONDS:
             raise KafkaTimeoutError(f"nothing could be read for {_STALLED_SECONDS:.0f} s")
+        return {place: (records.get(place, ()), position) for place, position in reached.items()}

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import BrokerResponseError, KafkaTimeoutError
 
-from infra.kafka.clients import create_producer
+from infra.kafka.clients import create_producer, stop_producer
 from infra.settings import Settings
 
 __all__ = ["Outgoing", "Sender"]
@@ -101,9 +101,8 @@ class Sender:
         self._failed = False
 
     async def close(self) -> None:
-        """Stop. Bounded: a producer whose broker is gone waits for it for ever."""
-        if self._producer is not None:
-            await asyncio.wait([asyncio.ensure_future(self._producer.stop())], timeout=_STOP_SECONDS)
+        """Stop the producer, within 5 s."""
+        await stop_producer(self._producer, _STOP_SECONDS)
 
     async def _alone(self, handed: _Handed) -> None:
         try:

@@ -21,7 +21,7 @@ from infra.local.artifacts import read_lock
 from infra.local.errors import ServerError
 from infra.local.ports import LOOPBACK
 from infra.local.server_process import clean_environment, failure, run_once, wait_ready
-from infra.local.supervisor_client import Leash, Program, Running
+from infra.local.supervisor_client import Child, Program, SupervisorClient
 
 __all__ = ["KafkaServer"]
 
@@ -104,7 +104,7 @@ class KafkaServer:
         """The server's full name with its version."""
         return f"Apache Kafka {read_lock().kafka}"
 
-    def prepare(self, leash: Leash) -> None:
+    def prepare(self, leash: SupervisorClient) -> None:
         """Write the configuration; archive classes and format data unless that is done. Raises `ServerError`."""
         for folder in (self.config, self.scratch, self.data.parent, self.log.parent):
             folder.mkdir(parents=True, exist_ok=True)
@@ -120,7 +120,7 @@ class KafkaServer:
                     self._make_archive(leash)
         self.format(leash)
 
-    def start(self, leash: Leash) -> Running:
+    def start(self, leash: SupervisorClient) -> Child:
         """Start the broker and wait until it serves. Raises `ServerError`."""
         return self.launch(leash, *self._mapped)
 
@@ -140,7 +140,7 @@ class KafkaServer:
         """Options for Java to map the archive: unless it is damaged, and without words on what it could not link."""
         return [f"-XX:AOTCache={self.archive}", "-XX:+VerifySharedSpaces", "-Xlog:aot*=error"] if self._archived else []
 
-    def _make_archive(self, leash: Leash) -> None:
+    def _make_archive(self, leash: SupervisorClient) -> None:
         """Let a broker start and end, for Java to note its classes, and archive them. Raises `ServerError`.
 
         Where Java cannot do it, the trial's log says why, and there is none.
@@ -163,7 +163,7 @@ class KafkaServer:
         for file in (noted, made):
             file.unlink(missing_ok=True)
 
-    def format(self, leash: Leash) -> None:
+    def format(self, leash: SupervisorClient) -> None:
         """Format the data folder, unless it is. Raises `ServerError`."""
         self._properties.write_text("".join(f"{k}={v}\n" for k, v in self._settings().items()), encoding="utf-8")
         if not (self.data / "meta.properties").exists():
@@ -172,7 +172,7 @@ class KafkaServer:
             command = self.java(*self._mapped, "kafka.tools.StorageTool", *arguments)
             run_once(leash, replace(self.program(command), name="Formatting Kafka's storage"), START_SECONDS)
 
-    def launch(self, leash: Leash, *options: str) -> Running:
+    def launch(self, leash: SupervisorClient, *options: str) -> Child:
         """Start the broker with further options of Java, and wait until it serves. Raises `ServerError`."""
         before = self.log.stat().st_size if self.log.exists() else 0
         running = leash.spawn(self.program(self.java(*options, "kafka.Kafka", str(self._properties))))

@@ -13,7 +13,7 @@ from infra.local.directories import reachable
 from infra.local.errors import ServerError
 from infra.local.ports import LOOPBACK
 from infra.local.server_process import clean_environment, run_once, wait_ready
-from infra.local.supervisor_client import Leash, Program, Running
+from infra.local.supervisor_client import Child, Program, SupervisorClient
 
 __all__ = ["DATABASE", "SUPERUSER", "TUNING", "PostgresServer", "readable_install", "server_user"]
 
@@ -109,7 +109,7 @@ class PostgresServer:
         """The server's full name with its version."""
         return f"PostgreSQL {POSTGRES_MAJOR}"
 
-    def prepare(self, leash: Leash) -> None:
+    def prepare(self, leash: SupervisorClient) -> None:
         """Create the cluster, unless it is there. Raises `ServerError`."""
         cluster, fresh = self.home / "cluster", self.home / "unfinished"
         if cluster.exists():
@@ -135,7 +135,7 @@ class PostgresServer:
         run_once(leash, self._program("Creating the Postgres cluster", command), START_SECONDS)
         fresh.rename(cluster)
 
-    def start(self, leash: Leash) -> Running:
+    def start(self, leash: SupervisorClient) -> Child:
         """Start the server, wait until it answers and see to its database. Raises `ServerError`."""
         command = [str(self.install / "bin" / "postgres"), "-D", str(self.seen / "cluster"), "-p", str(self.port)]
         for name, value in (SETTINGS | dict(self.settings)).items():

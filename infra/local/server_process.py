@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from infra.local.errors import DiskFullError, PortTakenError, ServerError
-from infra.local.supervisor_client import Leash, Program, Running
+from infra.local.supervisor_client import Child, Program, SupervisorClient
 
 __all__ = ["clean_environment", "run_once", "wait_ready"]
 
@@ -20,7 +20,7 @@ def clean_environment(**more: str) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)} | more
 
 
-def run_once(leash: Leash, program: Program, seconds: float) -> None:
+def run_once(leash: SupervisorClient, program: Program, seconds: float) -> None:
     """Run a program that prepares something to its end. Raises `ServerError` when it fails."""
     running = leash.spawn(program)
     if running.wait(seconds) != 0:
@@ -29,7 +29,7 @@ def run_once(leash: Leash, program: Program, seconds: float) -> None:
         )
 
 
-def wait_ready(running: Running, ready: Callable[[], bool], seconds: float) -> None:
+def wait_ready(running: Child, ready: Callable[[], bool], seconds: float) -> None:
     """Wait until `ready` says so. Raises `ServerError` when the server ends first or `seconds` pass."""
     deadline = time.monotonic() + seconds
     while not ready():
@@ -39,7 +39,7 @@ def wait_ready(running: Running, ready: Callable[[], bool], seconds: float) -> N
             raise failure(running, f"{running.program.name} was not ready after {seconds:.0f} s")
 
 
-def failure(running: Running, what: str) -> ServerError | DiskFullError | PortTakenError:
+def failure(running: Child, what: str) -> ServerError | DiskFullError | PortTakenError:
     """Return the error for a program that failed: with its log's last lines, and its kind read from them."""
     tail = last_lines(running.program.log)
     said = "\n".join(tail)

@@ -19,7 +19,7 @@ from infra.local.postgres_server import DATABASE, SUPERUSER, PostgresServer
 from infra.local.progress import Report
 from infra.local.server_process import failure
 from infra.local.stack_setup import Assembly, Options, assemble
-from infra.local.supervisor_client import Running
+from infra.local.supervisor_client import Child
 
 __all__ = ["LocalStack"]
 
@@ -68,7 +68,7 @@ class LocalStack:
         self._report = report
         self._assembly: Assembly | None = None
         self._interrupted = Event()
-        self._running: dict[str, Running] = {}
+        self._running: dict[str, Child] = {}
 
     def __enter__(self) -> Self:
         self.start()

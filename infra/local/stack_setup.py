@@ -16,7 +16,7 @@ from infra.local.kafka_server import KafkaServer
 from infra.local.ports import kept_ports, release_where_needed, reserve_again
 from infra.local.postgres_server import PostgresServer, readable_install, server_user
 from infra.local.progress import Report
-from infra.local.supervisor_client import Leash
+from infra.local.supervisor_client import SupervisorClient
 
 __all__ = ["Assembly", "Options", "assemble"]
 
@@ -42,7 +42,7 @@ class Assembly:
 
     run: Path  # temporary; goes with the keeper
     logs: Path
-    leash: Leash
+    leash: SupervisorClient
     kafka: KafkaServer | None
     postgres: PostgresServer | None
 
@@ -90,7 +90,7 @@ def assemble(options: Options, class_path: Sequence[Path], report: Report) -> As
         for each in reserved.values():
             release_where_needed(each)
         hold = [each.fileno() for each in reserved.values() if each.fileno() >= 0]
-        leash = Leash(inherit, hold, run, logs / "keeper.log")
+        leash = SupervisorClient(inherit, hold, run, logs / "keeper.log")
         on_failure.pop_all()
         return Assembly(run, logs, leash, kafka, postgres)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from infra.local.errors import LocalStackError, ServerError
 
-__all__ = ["Leash", "Program", "Running"]
+__all__ = ["Child", "Program", "SupervisorClient"]
 
 SPAWN_SECONDS = 30
 
@@ -34,7 +34,7 @@ class Program:
 
 
 @dataclass(slots=True)
-class Running:
+class Child:
     """A program that was started; `code` is None while it runs, then as in `subprocess`."""
 
     program: Program
@@ -65,7 +65,7 @@ class Running:
             self._changed.notify_all()
 
 
-class Leash:
+class SupervisorClient:
     """A running keeper. When the last descriptor of the leash is closed, everything it keeps ends.
 
     `inherit` are descriptors that the keeper and all its programs hold for life (locks); `hold` are held by the
@@ -89,7 +89,7 @@ class Leash:
                 env={**os.environ, "PYTHONPATH": path},
                 start_new_session=True,  # a terminal's Ctrl-C is for the parent
             )
-        self._running: dict[str, Running] = {}
+        self._running: dict[str, Child] = {}
         self._sending = threading.Lock()
         self._listener = threading.Thread(target=self._listen, name="inmail-leash", daemon=True)
         self._listener.start()
@@ -100,15 +100,15 @@ class Leash:
         """The keeper's process id."""
         return self._process.pid
 
-    def spawn(self, program: Program) -> Running:
+    def spawn(self, program: Program) -> Child:
         """Start a program. Raises `ServerError`."""
-        running = Running(program)
+        running = Child(program)
         self._running[program.name] = running
         self._send({"do": "spawn", **asdict(program), "log": str(program.log), "env": dict(program.env)})
         running.wait_started()
         return running
 
-    def signal(self, running: Running, number: int) -> None:
+    def signal(self, running: Child, number: int) -> None:
         """Send a signal to a program that was started; nothing happens when it has ended."""
         if running.code is None:
             self._send({"do": "signal", "name": running.program.name, "signal": number})
@@ -168,7 +168,7 @@ class Leash:
                 running.tell(code=-1, error="the keeper is gone")
 
 
-_leashes: "weakref.WeakSet[Leash]" = weakref.WeakSet()
+_leashes: "weakref.WeakSet[SupervisorClient]" = weakref.WeakSet()
 
 
 def _forget_all() -> None:

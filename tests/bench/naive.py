@@ -17,7 +17,7 @@ from infra.postgres import Connection, connect_database
 from infra.settings import Settings, load_settings
 from schemas.catalogue import SEND_REQUESTS, decode, fingerprint
 from schemas.envelope import AccountEvent
-from workers.jobs.result_events import decision_of
+from workers.jobs.result_events import decision_from
 from workers.ledger.model import Entry, Request
 from workers.ledger.plans import load_catalogue
 from workers.ledger.store import Answer
@@ -109,7 +109,7 @@ async def _work(settings: Settings, count: int) -> None:
             record = await consumer.getone()
             request = _request(record)
             entry = await debit_one(connection, request, record.partition)
-            (message,) = decision_of([Answer(request, [entry])], record.partition).messages
+            (message,) = decision_from([Answer(request, [entry])], record.partition).messages
             await producer.send_and_wait(message.topic, message.value, message.key)
             await consumer.commit({TopicPartition(record.topic, record.partition): record.offset + 1})
     await connection.close()

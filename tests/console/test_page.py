@@ -18,7 +18,7 @@ from tests.console.browser import Tab, a_tab
 from tests.console.scene import EVIL, LETTERS, OPERATOR, READER, Scene, a_console
 from tests.console.views import shortcomings, views
 from tests.workers.wire import eventually, publish, send
-from workers.ops.operations import Intent, Operation, list_operations, recorded
+from workers.ops.operations import Intent, Operation, list_operations, recorded_operation
 from workers.ops.replay.rebuild_plan import RebuildRequest
 from workers.ops.replay.rewind_target import RewindTarget, TargetKind
 
@@ -188,7 +188,9 @@ async def test_replays_are_gone_on_with_or_told_how(tab: Tab, scene: Scene) -> N
 
 async def _stopped(scene: Scene, verb: str, arguments: dict[str, Any]) -> int:
     """Put an operation on record that was stopped before it did anything."""
-    async with recorded(scene.settings, Intent(verb, "otto", "so", arguments, {"lost_to_retention": 0})) as operation:
+    async with recorded_operation(
+        scene.settings, Intent(verb, "otto", "so", arguments, {"lost_to_retention": 0})
+    ) as operation:
         operation.stopped = True
     return operation.number
 
@@ -345,7 +347,7 @@ async def test_light_and_dark_follow_the_system_until_somebody_chooses(browser: 
 async def test_what_is_not_there_is_said(tab: Tab) -> None:
     """In a sentence, where it would have been."""
     for path, text in (
-        ("#/account?id=nobody-of-that-name", "the books have no account nobody-of-that-name"),
+        ("#/account?id=nobody-of-that-name", "the ledger has no account nobody-of-that-name"),
         ("#/request?id=no-uuid", "id: expected a UUID; a message that has none is found by its account"),
         ("#/letters/0/999999999", "there is no dead letter at 0/999999999"),
         ("#/operations/999999", "there is no operation 999999"),

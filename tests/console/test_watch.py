@@ -20,8 +20,8 @@ from workers.console.flow import Flow
 from workers.console.health import Probe, SystemPart, probe_addresses, with_since, workers_of
 from workers.console.lag_page import history_of, worst_of
 from workers.console.letters import letter_json
-from workers.console.reading import Reading
-from workers.ops.books.recent_outcomes import LaneProgress
+from workers.console.reading import QueryLimiter
+from workers.ops.books.lanes import LaneProgress
 from workers.ops.dead_letters.letters import DeadLetter
 from workers.ops.lag import GroupLag, PartitionLag, Sample, Status
 
@@ -136,14 +136,14 @@ def test_history_has_times_and_no_more_points_than_a_picture_shows() -> None:
 
 async def test_the_look_waits_for_no_page() -> None:
     """However many pages are being answered; one more page waits, and no longer than it may."""
-    reading = Reading(load_settings(console_timeout_seconds=0.3))
+    reading = QueryLimiter(load_settings(console_timeout_seconds=0.3))
     async with AsyncExitStack() as busy:
         for _ in range(3):
-            await busy.enter_async_context(reading.turn())
-        async with reading.look() as settings:
+            await busy.enter_async_context(reading.slot())
+        async with reading.sample_slot() as settings:
             assert 0.3 == settings.database_timeout_seconds
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.1), reading.turn():
+            async with asyncio.timeout(0.1), reading.slot():
                 pytest.fail("four at once")
 
 

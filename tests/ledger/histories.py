@@ -4,7 +4,7 @@ A move is a few small numbers. What they mean depends on where the oracle stands
 the next instant at which something ends, the request before the last. So edges are met often and not by luck.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Any
@@ -15,7 +15,7 @@ from tests.ledger.history_events import EventMaker, lane_of
 from tests.ledger.oracle_state import Account
 from tests.ledger.scenario import BASE_CATALOGUE, START, edited
 from tests.ledger.scenario_books import OracleBooks
-from tests.ledger.scenario_events import TICK, Input, Names
+from tests.ledger.scenario_events import SYNTAX, TICK, Input, Names
 
 __all__ = ["ACCOUNTS", "CATALOGUES", "Entry", "History", "Move", "batches", "drafts", "play"]
 
@@ -38,6 +38,7 @@ _GENEROUS = (
     "plans.premium_business.separate_purchase = true",
 )
 _LIMITS = ("limits = { paid_sends_per_day = 3, seat_sends_per_day = 1, recipient_cooldown_hours = 36 }",)
+_COOLDOWN = ("limits = { paid_sends_per_day = 0, seat_sends_per_day = 0, recipient_cooldown_hours = 12 }",)
 _PRIORITIES = ("origins.promotion = 1", "origins.subscription = 2", "validity_hours = 480")
 
 
@@ -55,20 +56,30 @@ CATALOGUES = (
     _catalogue(*_NOTICES, *_LIMITS),
     _catalogue(*_NOTICES, *_GENEROUS),
     _catalogue(*_NOTICES, *_CAPS, *_FORFEIT, *_GENEROUS),
-    _catalogue(*_NOTICES, *_CAPS, *_GENEROUS, *_LIMITS),
+    _catalogue(*_NOTICES, *_CAPS, *_GENEROUS, *_LIMITS, "limits.recipient_cooldown_hours = 12"),
     _catalogue(*_NOTICES, *_CAPS, *_FORFEIT, *_GENEROUS, *_LIMITS, *_PRIORITIES),
+    _catalogue(*_NOTICES, *_COOLDOWN, "plans.premium_business.credits = 1"),
     _catalogue(*_NOTICES, "plans.gone = { credits = 4, rollover = true }"),
 )
 
 # What can happen, as often as it stands here.
 KINDS = (
     *("send",) * 14,
-    *("activate", "renew", "renew", "change", "change"),
-    *("promotion", "survey", "promotion", "purchase", "adjust", "adjust", "void"),
+    *("activate", "renew", "renew", "change", "change", "twin", "twin", "late-change", "late-change"),
+    *("promotion", "survey", "promotion", "purchase", "adjust", "adjust", "void", "void-early"),
     *("cancel", "cancel", "take-back", "take-back"),
     *("undeliverable", "undeliverable", "undeliverable", "responded", "responded"),
     *("tick", "tick", "tick", "again", "catalogue", "erase"),
 )
+
+
+# What happens instead in a lot's last days.
+IN_LAST_DAYS = {
+    **dict.fromkeys(("renew", "activate", "responded", "promotion"), "tick"),
+    **dict.fromkeys(("survey", "purchase"), "cancel"),
+    **dict.fromkeys(("void", "adjust"), "take-back"),
+}
+LOOKED_AT_BY_A_TICK = {SYNTAX[kind][0] for kind in ("cancel", "take-back", "undeliverable")}
 
 
 @dataclass(frozen=True)
@@ -202,6 +213,8 @@ class _Player:
             self._decide(move, earlier.at(self._now(move, lane_of(earlier.type))))
 
     def _event(self, move: Move) -> None:
+        if self._lingers(move, max(self._clocks.values())):
+            move = replace(move, kind=self._kind_in_last_days(move.kind))
         account = ACCOUNTS[move.account]
         state = self._books.oracle.accounts.get(account, Account(account))
         edges = self._edges(state)
@@ -212,6 +225,12 @@ class _Player:
         type_, data = maker.make()
         owner = "" if type_ == TICK else account
         self._decide(move, Input(type_, owner, self._request_id(move, owner), data, maker.now), maker.read_to)
+
+    def _kind_in_last_days(self, kind: str) -> str:
+        """Return what happens instead: a tick after what moves an end or fills a lot, more cancels, fewer grants."""
+        inputs = self._history.inputs
+        follows = bool(inputs) and inputs[-1].type in LOOKED_AT_BY_A_TICK
+        return "tick" if follows and kind != "send" else IN_LAST_DAYS.get(kind, kind)
 
     def _request_id(self, move: Move, owner: str) -> Any:
         """Return a new request id, or one that was used."""
@@ -239,12 +258,24 @@ class _Player:
         now = self._clocks[lane] if move.lags else max(self._clocks.values())
         if move.kind == "send" and move.clock <= 3:
             now += move.clock // 2 * STEPS[1]  # sends come in bursts
+        elif self._lingers(move, now):
+            now += move.clock // 4 * STEPS[1]
         elif 1 <= move.clock <= len(STEPS):
             now += STEPS[move.clock - 1]
         elif move.clock > len(STEPS):
             now = self._edge_after(move, now) + (move.clock - len(STEPS) - 1) % 3 * MOMENT - MOMENT
         self._clocks[lane] = max(now, self._clocks[lane])
         return self._clocks[lane]
+
+    def _lingers(self, move: Move, now: datetime) -> bool:
+        """Whether a move stays in the days in which a lot's end is announced: much can happen to what is told there."""
+        account = self._books.oracle.accounts.get(ACCOUNTS[move.account])
+        soon = now + self._books.oracle.terms.expiring
+        return (
+            move.edge > 0
+            and account is not None
+            and any(lot.spendable(now) and lot.expires_at <= soon for lot in account.lots)
+        )
 
     def _edge_after(self, move: Move, now: datetime) -> datetime:
         account = ACCOUNTS[move.account]

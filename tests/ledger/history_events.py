@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from tests.ledger.oracle_state import Account, Subscription, anchored
+from tests.ledger.oracle_calendar import anchored, shift_of
+from tests.ledger.oracle_state import Account, Lot, Subscription
 from tests.ledger.scenario_events import SYNTAX, TICK, Input, Names
 
 if TYPE_CHECKING:
@@ -15,11 +16,17 @@ __all__ = ["EventMaker", "lane_of"]
 
 MOMENT = timedelta(microseconds=1)
 DAY = timedelta(days=1)
+HOUR = timedelta(hours=1)
 RECIPIENTS = ("carol", "dave", "bob", "alice")
 SEATS = (None, None, None, "seat-1", "seat-1", "seat-2", "carol", None)
 PLANS = ("premium_career", "premium_business", "recruiter", "premium_career", "premium_business", "basic", "gone")
 RELATIONSHIPS = ("none", "none", "none", "none", "none", "none", "connection", "open_profile")
 SENDS = ("send", "undeliverable", "responded")
+PERIODS = tuple(SYNTAX[verb][0] for verb in ("activate", "renew", "change"))
+VERBS = {"twin": "renew", "late-change": "change", "void-early": "void"}  # of moves that aim at something in the books
+HOUR = timedelta(hours=1)
+# Between two tellings of one period; half of its length and a moment beside that come besides.
+APART = (timedelta(milliseconds=250), timedelta(seconds=1), HOUR, -HOUR, timedelta(), -timedelta(seconds=1))
 
 
 def lane_of(kind: str) -> str:
@@ -58,6 +65,9 @@ class EventMaker:
             "activate": self._period,
             "renew": self._period,
             "change": self._period,
+            "twin": self._twin,
+            "late-change": self._late_change,
+            "void-early": lambda: {"grant_id": self._early_grant_id(), "reason": "a mistake"},
             "cancel": self._cancel,
             "take-back": lambda: {"subscription_id": self._cancelled_subscription_id()},
             "promotion": lambda: {"credits": 2 + move.a, "promotion_id": f"p-{move.b}"},
@@ -70,7 +80,7 @@ class EventMaker:
             "responded": lambda: {"send_id": self._send_id()},
             "tick": self._tick,
         }[move.kind]
-        return SYNTAX[move.kind][0], body()
+        return SYNTAX[VERBS.get(move.kind, move.kind)][0], body()
 
     @property
     def _subscription_id(self) -> str:
@@ -99,13 +109,20 @@ class EventMaker:
         return data | ({"sender_id": seat} if seat else {})
 
     def _send_id(self) -> Any:
-        """Return the id of one of the charged sends, sometimes of another request, sometimes of none."""
-        charged = {row.request_id for row in self._state.journal if row.code == "charged"}
+        """Return the id of one of the charged sends, rather one that emptied its lot; sometimes another's, or none."""
+        rows = [row for row in self._state.journal if row.code == "charged"]
+        emptied = [row for row in rows if row.lot and self._is_empty(self._state.lots[row.lot - 1])]
+        charged = {row.request_id for row in (emptied if emptied and self._move.c % 2 else rows)}
         return self._one_of([input_ for input_ in self._inputs if input_.request_id in charged])
 
+    def _is_empty(self, lot: Lot) -> bool:
+        """Whether a credit that comes back would be all that a lot has."""
+        return lot.spendable(self.now) and not lot.remaining
+
     def _grant_id(self) -> Any:
-        """Return the id of one of the events that opened lots, sometimes of another request, sometimes of none."""
-        granting = {lot.request_id for lot in self._state.lots}
+        """Return the id of one of the events that opened lots, rather one that waits; sometimes another's, or none."""
+        waiting = [lot for lot in self._state.lots if lot.open and not lot.started(self.now)]
+        granting = {lot.request_id for lot in (waiting if waiting and self._move.c % 2 else self._state.lots)}
         return self._one_of([input_ for input_ in self._inputs if input_.request_id in granting])
 
     def _one_of(self, inputs: Sequence[Input]) -> Any:
@@ -133,7 +150,20 @@ class EventMaker:
             self.now + 50 * DAY,
             self._edge(move.c),
         )
+        announced = [lot for lot in self._state.lots if lot.subscription_id and self._is_announced(lot)]
+        if announced and move.d % 4:
+            # Before an end that was announced already: another one, or after it one that changes nothing.
+            lot = announced[move.c % len(announced)]
+            steps = (-1, -2, 1, -9)
+            return {
+                "subscription_id": lot.subscription_id,
+                "effective_at": lot.expires_at + steps[move.b % len(steps)] * HOUR,
+            }
         return {"subscription_id": self._subscription_id, "effective_at": options[move.b]}
+
+    def _is_announced(self, lot: Lot) -> bool:
+        """Whether a lot with credits lives that was told to end soon."""
+        return bool(lot.announced_ends and lot.remaining and not lot.ended(self.now))
 
     def _following(self, months: int) -> datetime:
         """Return a date of the subscription so many months after its latest period start."""
@@ -151,7 +181,7 @@ class EventMaker:
             self._following(0),
             self._following(-1),
             self._following(2),
-            month_end,
+            month_end - move.d % 2 * HOUR,
             (self._subscription.ends_at or self._edge(move.d)) - move.d % 2 * MOMENT,
             self.now - 85 * DAY,
         )
@@ -161,14 +191,45 @@ class EventMaker:
 
     def _term(self, start: datetime) -> dict[str, Any]:
         """Return how long a period is: mostly a month, or an annual term, in full or cut short."""
-        ends_its_month = start.day == monthrange(start.year, start.month)[1]
-        anchor = {"anchor_day": 31 if ends_its_month else start.day}
+        anchor = {"anchor_day": 31 if shift_of(start, 31) is not None else start.day}
         month = {"period_end": anchored(start, start.day, 1)}
         year = {"period_end": anchored(start, start.day, 12), "term": "annual"}
         short = {"period_end": anchored(start, start.day, 3) + DAY, "term": "annual"}
         return (month, month, month, month | anchor, {"period_end": start + 20 * DAY}, short, short | anchor, year)[
             self._move.d
         ]
+
+    def _twin(self) -> dict[str, Any]:
+        """Return a period that was told before, moved a little or by half of its length; or one that was not."""
+        move = self._move
+        told = [each for each in self._inputs if each.account == self._state.account and each.type in PERIODS]
+        if not told:
+            return self._period()
+        data = dict(told[-1 - move.a % len(told)].data)
+        half = (data["period_end"] - data["period_start"]) / 2
+        apart = (*APART, half, half - MOMENT)[move.b]
+        data |= {name: data[name] + apart for name in ("period_start", "period_end")}
+        if "anchor_day" in data and shift_of(data["period_start"], data["anchor_day"]) is None:
+            del data["anchor_day"]
+        return data if move.c else data | {"plan": PLANS[move.d % len(PLANS)]}
+
+    def _late_change(self) -> dict[str, Any]:
+        """Return a change for a period that has a lot: one that has started, or that waits."""
+        move = self._move
+        lots = self._state.lots_of(self._subscription_id)
+        if not lots:
+            return self._period()
+        near = sorted(lots, key=lambda lot: abs(lot.granted_at - self.now))
+        start = near[move.b % 4 % len(lots)].period_start
+        assert start
+        start -= (timedelta(), HOUR)[move.b // 7]
+        data = {"subscription_id": self._subscription_id, "plan": PLANS[move.c % 6], "period_start": start}
+        return data | self._term(start)
+
+    def _early_grant_id(self) -> Any:
+        """Return the event of a lot that waits, if one does."""
+        early = [lot.request_id for lot in self._state.lots if lot.open and not lot.started(self.now)]
+        return early[-1 - self._move.a % len(early)] if early else self._grant_id()
 
     def _tick(self) -> dict[str, Any]:
         """Ask for now, for an edge, for too much; where the others have read all, or up to an edge, or little."""

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from tests.ledger import oracle_grants
+from tests.ledger import oracle_changes, oracle_grants
 from tests.ledger.oracle_case import Case
 from tests.ledger.oracle_sends import burn_down
 from tests.ledger.oracle_state import Lot
@@ -17,20 +17,18 @@ __all__ = ["RULES"]
 def cancel(case: Case) -> None:
     """Rule 10: the subscription ends at the earliest of its cancels, and its lots with it. No credit moves."""
     subscription = case.account.subscription(case.data("subscription_id"))
-    before = case.balance
     effective_at = case.data("effective_at")
     subscription.ends_at = min(subscription.ends_at or effective_at, effective_at)
     for lot in open_lots(case):
         lot.expires_at = clamp(lot, min(lot.expires_at, subscription.ends_at))
     details = told_of(case) or {}
-    case.answer("cancelled", balance_before=before, details=details | {"effective_at": subscription.ends_at})
+    case.answer("cancelled", balance_before=case.before, details=details | {"effective_at": subscription.ends_at})
     case.notice_after_all()
 
 
 def take_back(case: Case) -> None:
     """Rule 10: before the end, a cancel can be taken back; the lots get the expiry they were opened with."""
     known = case.account.subscriptions.get(case.data("subscription_id"))
-    before = case.balance
     details = told_of(case)
     if known is None or known.ends_at is None:
         case.answer("not_cancelled", details=details)
@@ -39,10 +37,8 @@ def take_back(case: Case) -> None:
     else:
         known.ends_at = None
         for lot in open_lots(case):
-            if lot.expires_at < lot.full_expires_at:
-                lot.expires_at = lot.full_expires_at
-                lot.warned = False  # what was announced was another end
-        case.answer("cancellation_taken_back", balance_before=before, details=details)
+            lot.expires_at = lot.full_expires_at
+        case.answer("cancellation_taken_back", balance_before=case.before, details=details)
         case.notice_after_all()
 
 
@@ -135,10 +131,14 @@ def told_of(case: Case) -> dict[str, Any] | None:
     return details or None
 
 
-RULES = oracle_grants.RULES | {
-    "inmail.subscription.cancelled.v1": cancel,
-    "inmail.subscription.cancellation-taken-back.v1": take_back,
-    "inmail.grant.voided.v1": void,
-    "inmail.credits.adjusted.v1": adjust,
-    "inmail.account.erased.v1": erase,
-}
+RULES = (
+    oracle_grants.RULES
+    | oracle_changes.RULES
+    | {
+        "inmail.subscription.cancelled.v1": cancel,
+        "inmail.subscription.cancellation-taken-back.v1": take_back,
+        "inmail.grant.voided.v1": void,
+        "inmail.credits.adjusted.v1": adjust,
+        "inmail.account.erased.v1": erase,
+    }
+)

@@ -19,6 +19,7 @@ class Case:
         self.request = request
         self.worker = worker
         self.rows: list[Row] = []
+        self.before = self.balance  # what could be spent before this request
 
     @property
     def now(self) -> datetime:
@@ -37,7 +38,7 @@ class Case:
     def book(self, code: str, amount: int = 0, lot: Lot | None = None, **columns: Any) -> Row:
         """Rules 17 and 19: append one row with the account's next sequence, and move its amount on its lot.
 
-        The balances are those before and after the move, unless the caller knows better.
+        The balances are what can be spent now before and after the move, unless the caller knows better.
         """
         before = self.balance
         if lot:
@@ -86,15 +87,17 @@ class Case:
             return 2
         return 1 if balance <= self.terms.low_balance else 0
 
-    def notice_after_send(self, before: int) -> None:
-        """One notice for each crossing: what the balance was before this send is not this send's doing."""
-        self.account.level = min(self.account.level, self.level(before))
-        self._notice_if_worse()
-
     def notice_after_all(self) -> None:
-        """One notice for each crossing, looked at once, when everything of a request is booked."""
-        self._notice_if_worse()
-        self.account.level = self.level(self.balance)
+        """One notice for each crossing, whatever makes it, looked at once, when everything of a request is booked.
+
+        A balance that had risen by date, while nothing ran, counts as seen: who falls from it is told. Of an erased
+        account nobody is left to tell.
+        """
+        self.account.level = min(self.account.level, self.level(self.before))
+        if not self.account.erased_at:
+            self._notice_if_worse()
+        self.before = self.balance
+        self.account.level = self.level(self.before)
 
     def _notice_if_worse(self) -> None:
         level = self.level(self.balance)

@@ -8,7 +8,7 @@ from tests.ledger.oracle_case import Case
 from tests.ledger.oracle_grants import cut_to_cap
 from tests.ledger.oracle_state import Account, Lot, Request, Row, Terms
 
-__all__ = ["Tick", "tick"]
+__all__ = ["Tick", "tick", "warn_of_expiry"]
 
 
 @dataclass
@@ -33,7 +33,6 @@ def tick(terms: Terms, accounts: list[Account], request: Request, horizon: datet
             case.notice_after_all()
         answer.lots += book_ended(case, horizon)
         expired = [row for row in case.rows if row.code == "expired"]
-        tell_running_balances(case, expired)
         answer.credits -= sum(row.amount for row in expired)
         if expired:
             case.notice_after_all()
@@ -60,25 +59,16 @@ def apply_pending_caps(case: Case, pending: list[Lot], horizon: datetime) -> Non
         lot.cap_pending = False
 
 
-def tell_running_balances(case: Case, expired: list[Row]) -> None:
-    """Lines of expiry go on where the one before ended, down to what can be spent, so that a statement adds up."""
-    balance = case.balance
-    for row in reversed(expired):
-        row.balance_after = balance
-        balance -= row.amount
-        row.balance_before = balance
-
-
 def warn_of_expiry(case: Case, horizon: datetime) -> None:
-    """Each lot is looked at once when its end comes near; what is left in it is announced."""
-    if not case.terms.expiring:
+    """What is left in a lot is announced when an end of it comes near: once for each end, never of an empty lot."""
+    if case.account.erased_at:
         return
-    near = [lot for lot in case.account.lots if lot.spendable(horizon) and not lot.warned]
-    for lot in sorted(near, key=expiry_order):
-        if lot.expires_at <= horizon + case.terms.expiring:
-            lot.warned = True
-            if lot.remaining:
-                case.book("expiring_soon", 0, lot, details={"credits": lot.remaining})
+    held = [lot for lot in case.account.lots if lot.spendable(horizon) and lot.remaining]
+    for lot in sorted(held, key=expiry_order):
+        if lot.expires_at <= horizon + case.terms.expiring and lot.expires_at not in lot.announced_ends:
+            lot.announced_ends.append(lot.expires_at)
+            row = case.book("expiring_soon", 0, lot, details={"credits": lot.remaining})
+            case.account.level = min(case.account.level, case.level(row.balance_after))  # what it tells was seen
 
 
 def expiry_order(lot: Lot) -> tuple[datetime, int]:

@@ -1,24 +1,24 @@
-"""The oracle's rules of what opens lots: allotments, plan changes, gifts, purchases; and the cap on them."""
+"""The oracle's rules of what opens lots, plan changes aside: allotments, gifts, purchases; and the cap on them."""
 
-from calendar import monthrange
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from tests.ledger.oracle_calendar import Period
 from tests.ledger.oracle_case import Case
-from tests.ledger.oracle_state import Lot, anchored
+from tests.ledger.oracle_periods import anchor_told_by, lots_that_tell_of, periods_of
+from tests.ledger.oracle_state import Lot
 
-__all__ = ["RULES", "cut_to_cap", "give", "told_of"]
-
-MONTHS = 12
+__all__ = ["RULES", "Opening", "cut_to_cap", "give", "note_subscription", "open_allotments", "told_of"]
 
 
 @dataclass(frozen=True)
-class Period:
-    """One month, or whatever billing calls a period, of a subscription: [start, end)."""
+class Opening:
+    """A lot to open: for a period, or as what a lot that stays lacks to the credits of a new plan."""
 
-    start: datetime
-    end: datetime
+    period: Period
+    credits: int
+    tops_up: Lot | None = None
 
 
 # -- rule 11: allotments ----------------------------------------------------------------------------------------------
@@ -26,71 +26,70 @@ class Period:
 
 def allot(case: Case) -> None:
     """Rules 10 and 11: a period before the subscription's end is granted, once, whatever the event ids say."""
-    if case.account.subscription(case.data("subscription_id")).ended(case.data("period_start")):
+    subscription = case.account.subscription(case.data("subscription_id"))
+    periods = periods_of(case)
+    left = [period for period in periods if not lots_that_tell_of(case, period)]
+    if subscription.ended(case.data("period_start")):
         case.answer("subscription_ended", details=told_of(case))
-    elif not (periods := periods_left(case)):
-        case.answer("period_already_granted", details=told_of(case))
-    else:
-        open_allotments(case, periods)
-
-
-def periods_of(case: Case) -> list[Period]:
-    """Rule 11: a monthly event names one period; an annual one has up to twelve, dated by the anchor day."""
-    start, end = case.data("period_start"), case.data("period_end")
-    if case.data("term") != "annual":
-        return [Period(start, end)]
-    anchor_day = case.data("anchor_day") or start.day
-    dates = [anchored(start, anchor_day, month) for month in range(MONTHS)]
-    starts = [date for date in dates if date < end]
-    return [Period(*pair) for pair in zip(starts, [*starts[1:], end], strict=True)]
-
-
-def periods_left(case: Case) -> list[Period]:
-    """Rule 11: one allotment per subscription and period start. A period that a plan change freed can be had again."""
-    lots = case.account.lots_of(case.data("subscription_id"))
-    used = {lot.period_start for lot in lots if not lot.freed}
-    return [period for period in periods_of(case) if period.start not in used]
-
-
-def open_allotments(case: Case, periods: list[Period]) -> None:
-    """Open a lot for each period, in date order, and apply the cap. A plan of 0 credits is accepted and opens none."""
-    note_subscription(case)
-    plan = case.terms.plans[case.data("plan")]
-    if plan.credits == 0:
+    elif not left:
+        first, *_ = lots_that_tell_of(case, periods[0])
+        case.answer("period_already_granted", details=told_of(case) | {"grant_id": first.request_id})
+    elif case.terms.plans[case.data("plan")].credits == 0:
+        note_subscription(case)
         case.answer("no_credits_in_plan", details=told_of(case))
+        case.notice_after_all()
     else:
-        lots = [open_allotment(case, period, first=period is periods[0]) for period in periods]
-        apply_cap(case, lots)
-    case.notice_after_all()
+        note_subscription(case)
+        credits_ = case.terms.plans[case.data("plan")].credits
+        open_allotments(case, [Opening(period, credits_) for period in left])
+        case.notice_after_all()
 
 
-def open_allotment(case: Case, period: Period, *, first: bool) -> Lot:
-    """Rules 4 and 5: it lives from its period's start, late or early event alike; without rollover, to its end."""
+def open_allotments(case: Case, openings: list[Opening], *, answered: bool = False) -> None:
+    """Open lots in date order, the first as the answer if there is none yet, and apply the cap."""
+    lots = []
+    for index, opening in enumerate(openings):
+        lots.append(allotment(case, opening))
+        details = told_of(case) | {"origin": "subscription"}
+        details |= {"period_start": lots[-1].period_start, "granted_at": lots[-1].granted_at}
+        if opening.tops_up:
+            details["tops_up"] = opening.tops_up.lot
+        open_lot(case, lots[-1], details, is_answer=not answered and index == 0)
+    apply_cap(case, lots)
+
+
+def allotment(case: Case, opening: Opening) -> Lot:
+    """Rules 4 and 5: it lives from its period's start, late or early event alike; without rollover, to its end.
+
+    What tops up a lot begins and ends with that.
+    """
     plan = case.terms.plans[case.data("plan")]
+    period = opening.period
     full = period.start + case.terms.validity
+    expires_at = full if plan.rollover else min(full, period.end)
     lot = Lot(
         lot=len(case.account.lots) + 1,
         origin="subscription",
         request_id=case.request.request_id,
         priority=case.terms.priorities["subscription"],
-        granted=plan.credits,
+        granted=opening.credits,
         granted_at=period.start,
-        expires_at=full if plan.rollover else min(full, period.end),
-        full_expires_at=full if plan.rollover else min(full, period.end),
+        expires_at=expires_at,
+        full_expires_at=expires_at,
         subscription_id=case.data("subscription_id"),
         plan=case.data("plan"),
         period_start=period.start,
+        period_end=period.end,
         on_change=plan.on_change,
         credit_back=plan.credit_back_on_response,
         balance_cap=plan.balance_cap if case.terms.apply_balance_caps else None,
     )
+    if opening.tops_up:
+        lot.tops_up = opening.tops_up.lot
+        lot.period_start, lot.period_end = opening.tops_up.period_start, opening.tops_up.period_end
+        lot.granted_at = opening.tops_up.granted_at
+        lot.expires_at = lot.full_expires_at = opening.tops_up.full_expires_at
     clamp_to_end(case, lot)
-    details = told_of(case) | {
-        "origin": "subscription",
-        "period_start": period.start,
-        "granted_at": lot.granted_at,
-    }
-    open_lot(case, lot, details, is_answer=first)
     return lot
 
 
@@ -109,14 +108,8 @@ def note_subscription(case: Case) -> None:
         return
     subscription.plan = case.data("plan")
     subscription.credits = case.terms.plans[case.data("plan")].credits
-    subscription.anchor_day = case.data("anchor_day") or anchor_day_told_by(start, subscription.anchor_day)
+    subscription.anchor_day = anchor_told_by(case)
     subscription.period_start = start
-
-
-def anchor_day_told_by(start: datetime, known: int) -> int:
-    """Rule 11: the last of a short month stands for the later day that the subscription is anchored to."""
-    is_last = start.day == monthrange(start.year, start.month)[1]
-    return max(known, start.day) if is_last else start.day
 
 
 def told_of(case: Case) -> dict[str, Any]:
@@ -143,8 +136,9 @@ def apply_cap(case: Case, lots: list[Lot]) -> None:
     """Rule 5: the cap counts at the grant; for a lot that starts later, at the first tick past its date."""
     for lot in lots:
         lot.cap_pending = lot.balance_cap is not None and not lot.started(case.now)
-    if lots[0].balance_cap is not None and lots[0].spendable(case.now):
-        cut_to_cap(case, lots[0], case.now)
+    spendable = [lot for lot in lots if lot.spendable(case.now) and lot.balance_cap is not None]
+    if spendable:
+        cut_to_cap(case, spendable[0], case.now)
 
 
 def cut_to_cap(case: Case, allotment: Lot, instant: datetime) -> None:
@@ -159,41 +153,6 @@ def cut_to_cap(case: Case, allotment: Lot, instant: datetime) -> None:
             details = {"subscription_id": allotment.subscription_id, "cap": allotment.balance_cap}
             case.book("cap_forfeited", -share, lot, details=details)
             excess -= share
-
-
-# -- rule 12: plan changes --------------------------------------------------------------------------------------------
-
-
-def change_plan(case: Case) -> None:
-    """Rule 12: what the old plan gave ends as it says, and the new plan grants for the change's own period."""
-    if case.account.subscription(case.data("subscription_id")).ended(case.data("period_start")):
-        case.answer("subscription_ended", details=told_of(case))
-    elif period_has_begun(case):
-        case.answer("period_already_granted", details=told_of(case))
-    else:
-        close_old_lots(case)
-        open_allotments(case, periods_left(case))
-
-
-def period_has_begun(case: Case) -> bool:
-    """Whether the change's period was granted and cannot be given back: its lot has started or is closed."""
-    return any(
-        lot.started(case.now) or not lot.open
-        for lot in case.account.lots_of(case.data("subscription_id"))
-        if lot.period_start == case.data("period_start") and not lot.freed
-    )
-
-
-def close_old_lots(case: Case) -> None:
-    """Rule 12: later lots that have not started make room; of those that have, `on_change: forfeit` closes some."""
-    for lot in case.account.lots_of(case.data("subscription_id")):
-        assert lot.period_start
-        details = {"subscription_id": lot.subscription_id, "plan": lot.plan, "reason": "plan_changed"}
-        if lot.open and not lot.started(case.now) and lot.period_start >= case.data("period_start"):
-            case.close(lot, "forfeited", details)
-            lot.freed = True
-        elif lot.spendable(case.now) and lot.on_change == "forfeit":
-            case.close(lot, "forfeited", details)
 
 
 # -- rules 3 and 6: gifts and purchases -------------------------------------------------------------------------------
@@ -241,7 +200,6 @@ def give(case: Case, origin: str, details: dict[str, Any]) -> None:
 RULES = {
     "inmail.subscription.activated.v1": allot,
     "inmail.subscription.renewed.v1": allot,
-    "inmail.subscription.plan-changed.v1": change_plan,
     "inmail.promotion.granted.v1": promotion,
     "inmail.survey.granted.v1": survey,
     "inmail.credits.purchased.v1": purchase,

@@ -5,8 +5,10 @@ from datetime import datetime, timedelta
 from itertools import count
 from typing import Any
 
+from tests.ledger.oracle_calendar import Period, anchored
 from tests.ledger.oracle_case import Case
-from tests.ledger.oracle_state import Lot, Row, Subscription, anchored
+from tests.ledger.oracle_periods import tell_of
+from tests.ledger.oracle_state import Lot, Row, Subscription
 
 __all__ = ["RULES", "burn_down", "report_details"]
 
@@ -18,7 +20,6 @@ FINAL = ("reversed", "lot_ended")
 
 def send(case: Case) -> None:
     """Rules 1, 7 and 8, in order of precedence: to oneself, free, over a limit, one credit, none left."""
-    before = case.balance
     lots = burn_down(case)
     limit = exceeded_limit(case)
     if case.data("recipient_id") == (case.data("sender_id") or case.account.account):
@@ -29,10 +30,10 @@ def send(case: Case) -> None:
         case.answer("rate_limited", details=limit)
     elif lots:
         case.answer("charged", -1, lots[0])
-        case.notice_after_send(before)
+        case.notice_after_all()
     else:
         case.answer("insufficient_credits", next_allotment_at=next_allotment(case))
-        case.notice_after_send(before)
+        case.notice_after_all()
 
 
 def burn_down(case: Case) -> list[Lot]:
@@ -82,33 +83,54 @@ def over(allowed: int, sends: list[datetime], window: timedelta, name: str) -> d
 
 
 def next_allotment(case: Case) -> datetime | None:
-    """Rule 8: the first date after now on which a subscription will give credits, as far as is known."""
+    """Rule 8: the first date after now on which a subscription will give credits, as far as is known.
+
+    That is the date of a lot that waits, or of a period to come that nothing tells of yet.
+    """
     dates = [
         date
         for subscription_id, subscription in case.account.subscriptions.items()
-        if subscription.credits
-        for date in dates_ahead(case, subscription)
-        if not was_voided(case, subscription_id, date)
+        for date in (*waiting(case, subscription_id), *unread(case, subscription_id, subscription))
+        if not subscription.ended(date)
     ]
     return min(dates, default=None)
 
 
-def dates_ahead(case: Case, subscription: Subscription) -> Iterator[datetime]:
-    """Rule 11: the anchored dates after now, before the subscription's end, for fourteen months."""
-    assert subscription.period_start
+def waiting(case: Case, subscription_id: str) -> list[datetime]:
+    """Return when the lots start that are open and have not started; not those that a cancel leaves no life."""
+    lots = case.account.lots_of(subscription_id)
+    return [lot.granted_at for lot in lots if not lot.started(case.now) and not lot.ended(lot.granted_at)]
+
+
+def unread(case: Case, subscription_id: str, subscription: Subscription) -> list[datetime]:
+    """Return when periods to come start that no allotment is for. One that was withdrawn stays used."""
+    periods = [*renewals_due(case, subscription_id, subscription), *periods_ahead(case, subscription)]
+    return [period.start for period in periods if not tell_of(case.account, subscription_id, period)]
+
+
+def renewals_due(case: Case, subscription_id: str, subscription: Subscription) -> Iterator[Period]:
+    """Rule 8: where the latest period told of is still to come, the running one may end before it."""
+    begun = [lot for lot in case.account.allotments_of(subscription_id) if lot.started(case.now)]
+    if begun and subscription.period_start:
+        *_, running = sorted(begun, key=lambda lot: (lot.granted_at, lot.lot))
+        assert running.period_end
+        if case.now < running.period_end < subscription.period_start:
+            yield Period(running.period_end, anchored(running.period_end, running.period_end.day, 1))
+
+
+def periods_ahead(case: Case, subscription: Subscription) -> Iterator[Period]:
+    """Rule 11: the months of the anchored dates after now, for fourteen months, if the plan gives credits."""
+    if not subscription.credits or not subscription.period_start:
+        return
     horizon = anchored(case.now, case.now.day, MONTHS_AHEAD)
     for months in count():
-        date = anchored(subscription.period_start, subscription.anchor_day, months)
-        if date > horizon or subscription.ended(date):
+        date, following = (
+            anchored(subscription.period_start, subscription.anchor_day, number) for number in (months, months + 1)
+        )
+        if date > horizon:
             return
         if date > case.now:
-            yield date
-
-
-def was_voided(case: Case, subscription_id: str, date: datetime) -> bool:
-    """Whether a period that is still to come was granted and then withdrawn: its period stays used."""
-    lots = [lot for lot in case.account.lots_of(subscription_id) if lot.period_start == date]
-    return any(not lot.open and not lot.freed for lot in lots)
+            yield Period(date, following)
 
 
 # -- rule 13: reports -------------------------------------------------------------------------------------------------

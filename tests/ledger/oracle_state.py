@@ -1,12 +1,11 @@
 """What the oracle remembers: accounts, subscriptions, lots and journal rows in plain dataclasses, and the terms."""
 
-from calendar import monthrange
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-__all__ = ["Account", "Lot", "Plan", "Request", "Row", "Subscription", "Terms", "anchored"]
+__all__ = ["Account", "Lot", "Plan", "Request", "Row", "Subscription", "Terms"]
 
 
 @dataclass(frozen=True)
@@ -87,6 +86,8 @@ class Lot:
     subscription_id: str | None = None
     plan: str | None = None
     period_start: datetime | None = None
+    period_end: datetime | None = None
+    tops_up: int | None = None  # the lot of the same period that it is the difference to
     on_change: str = "keep"
     credit_back: bool = False
     balance_cap: int | None = None
@@ -94,7 +95,7 @@ class Lot:
     open: bool = True
     freed: bool = False
     cap_pending: bool = False
-    warned: bool = False
+    announced_ends: list[datetime] = field(default_factory=list)
 
     def started(self, instant: datetime) -> bool:
         """Whether its first instant has come."""
@@ -122,6 +123,7 @@ class Subscription:
     credits: int = 0
     period_start: datetime | None = None
     anchor_day: int = 0
+    changed_at: datetime | None = None  # start of the latest plan change
     ends_at: datetime | None = None
 
     def ended(self, instant: datetime) -> bool:
@@ -176,14 +178,10 @@ class Account:
         """Return all lots that a subscription ever opened, in opening order."""
         return [lot for lot in self.lots if lot.subscription_id == subscription_id]
 
+    def allotments_of(self, subscription_id: str) -> list[Lot]:
+        """Return the lots by which a subscription's periods are used: not those that a plan change made room of."""
+        return [lot for lot in self.lots_of(subscription_id) if not lot.freed and lot.tops_up is None]
+
     def balance(self, instant: datetime) -> int:
         """Return what can be spent at an instant."""
         return sum(lot.remaining for lot in self.lots if lot.spendable(instant))
-
-
-def anchored(start: datetime, anchor_day: int, months: int) -> datetime:
-    """Rule 11: the date `months` after `start`, derived from the anchor day and never from the date before it."""
-    if months == 0:
-        return start
-    year, month = divmod(start.year * 12 + start.month - 1 + months, 12)
-    return start.replace(year=year, month=month + 1, day=min(anchor_day, monthrange(year, month + 1)[1]))

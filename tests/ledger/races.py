@@ -74,7 +74,7 @@ union all
 select 'period ' || l.period_start || ' of ' || l.subscription_id || ' of ' || a.account_id || ': ' || count(*)
     || ' lots'
 from lots as l join accounts as a using (account)
-where l.subscription_id is not null and not l.freed
+where l.subscription_id is not null and not l.freed and l.tops_up is null
 group by a.account_id, l.subscription_id, l.period_start having count(*) > 1
 union all
 select 'request ' || j.request_id || ' of ' || a.account_id || ': ' || count(*) || ' outcomes'

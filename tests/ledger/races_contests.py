@@ -125,6 +125,18 @@ CONTESTS = (
         ("nothing is locked", "nothing is locked and a period is no key"),
     ),
     Contest(
+        "one renewal that two systems tell an hour apart",
+        FIVE,
+        "2030-02-02 renew s-1 premium_career 2030-02-01..2030-03-01 as here",
+        "2030-02-02 renew s-1 premium_career 2030-02-01T01:00Z..2030-03-01T01:00Z as there",
+    ),
+    Contest(
+        "a late plan change under two ids",
+        FIVE,
+        "2030-01-02 change s-1 premium_business 2030-01-01..2030-02-01 as here",
+        "2030-01-02 change s-1 premium_business 2030-01-01..2030-02-01 as there",
+    ),
+    Contest(
         "a cancel and the renewal that it forbids",
         FIVE,
         "2030-02-02 cancel s-1 at 2030-02-01",
@@ -211,7 +223,7 @@ CROWDS = (
     Crowd(
         "six allotments under one cap",
         FIVE,
-        tuple(f"2030-03-02 renew s-1 premium_career 2030-02-0{n}..2030-03-01" for n in range(1, 7)),
+        tuple(f"2030-03-02 renew s-1 premium_career 2030-02-0{n}..2030-02-0{n + 1}" for n in range(1, 7)),
         {"granted": 30, "cap_forfeited": -28},
         "room is made below a cap before anything is written, and nothing is locked",
     ),

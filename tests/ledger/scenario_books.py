@@ -9,6 +9,7 @@ from uuid import UUID
 from tests.ledger.oracle import Oracle, Request, Terms, UnknownPlanError
 from tests.ledger.oracle_state import Account
 from tests.ledger.scenario_events import Input
+from tests.ledger.stated_balances import check_stated_balances
 
 __all__ = ["DEAD_LETTER", "Books", "OracleBooks", "check_conservation", "plain"]
 
@@ -161,10 +162,10 @@ def _plain(name: str, value: Any) -> Any:
 
 
 async def check_conservation(books: Books, account: str) -> None:
-    """Rules 18 and 19: per lot, granted = remaining + taken - given back; sequences have no gap; rows tell no debt."""
-    journal = await books.journal(account)
+    """Rules 18 and 19: per lot, granted = remaining + taken - given back; no gap in the sequence; true balances."""
+    journal, lots = await books.journal(account), await books.lots(account)
     assert [row["sequence"] for row in journal] == list(range(1, len(journal) + 1)), "a gap in the sequence"
-    for lot in await books.lots(account):
+    for lot in lots:
         amounts = [(row["code"], row["amount"]) for row in journal if row["lot"] == lot["lot"]]
         granted = sum(amount for code, amount in amounts if code == "granted")
         moved = sum(amount for code, amount in amounts if code != "granted")
@@ -177,4 +178,4 @@ async def check_conservation(books: Books, account: str) -> None:
     for row in journal:
         codes = GIVEN if row["amount"] > 0 else TAKEN
         assert not row["amount"] or row["code"] in codes, f"row {row['sequence']}: {row['code']} {row['amount']:+}"
-        assert row["balance_before"] >= 0 <= row["balance_after"], f"row {row['sequence']}: a balance below 0"
+    check_stated_balances(lots, journal)

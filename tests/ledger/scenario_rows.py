@@ -4,8 +4,9 @@ import re
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
-from tests.ledger.scenario_events import read_instant, write_instant
+from tests.ledger.scenario_events import Names, read_instant, write_instant
 
 __all__ = ["ExpectedRow", "read_checks", "read_rows", "value_of", "write_row", "write_value"]
 
@@ -19,6 +20,7 @@ ALIASES = {
     "to": "recipient_id",
     "by": "sender_id",
 }
+REQUESTS = {"grant_id", "send_id"}  # columns that hold a request id, which tables may have by its name
 LOT_ALIASES = {"until": "expires_at", "full": "full_expires_at", "from": "granted_at"}
 INSTANT = re.compile(r"\d{4}-\d\d-\d\d(T.*)?")
 
@@ -81,6 +83,15 @@ def read_value(text: str) -> str:
     return write_value(read_instant(text) if INSTANT.fullmatch(text) else text)
 
 
+def _read_column(name: str, text: str) -> str:
+    if name not in REQUESTS or text == "none":
+        return read_value(text)
+    try:
+        return str(UUID(text))
+    except ValueError:
+        return str(Names().id_of(text))
+
+
 def read_rows(words: list[str]) -> list[ExpectedRow]:
     """Return the rows that a line expects, from the words after its arrow."""
     rows: list[list[str]] = [[]]
@@ -105,7 +116,7 @@ def _read_row(words: list[str]) -> ExpectedRow:
     amount = int(words.pop(0)) if words and re.fullmatch(r"[+-]\d+", words[0]) else 0
     if len(words) % 2:
         raise ValueError(f"expected pairs of a column and its value after {code}, got {' '.join(words)!r}")
-    columns = {name: read_value(value) for name, value in zip(words[::2], words[1::2], strict=True)}
+    columns = {name: _read_column(name, value) for name, value in zip(words[::2], words[1::2], strict=True)}
     return ExpectedRow(code, amount, repeat, account, columns)
 
 

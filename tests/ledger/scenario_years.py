@@ -133,7 +133,7 @@ def expiry(instant: datetime, dates: list[datetime]) -> list[str]:
     """Book what ends at an instant, if anything does."""
     left = balance(instant, dates)
     rows = [
-        f"expired -{CREDITS} lot {number} before {left + CREDITS} after {left}" + ("; exhausted" if left == 0 else "")
+        f"expired -{CREDITS} lot {number} before {left} after {left}" + ("; exhausted" if left == 0 else "")
         for number, date in enumerate(dates[:-1], 1)
         if date + LIFE == instant
     ]

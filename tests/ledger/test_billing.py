@@ -48,6 +48,17 @@ async def test_one_period_is_granted_once_whatever_the_event_ids(book: Book) -> 
     assert 5 == await book.balance()
 
 
+async def test_a_lot_of_an_older_version_uses_a_month_of_its_subscription(book: Book) -> None:
+    """Lots that were opened before periods had an end in the books (migration 0011) are taken for a month's."""
+    await book.decide(book.activated())
+    await book.connection.execute("update lots set period_end = null")
+
+    told_again = await book.one(book.renewed(period_start=book.now + timedelta(hours=1)))
+    following = await book.one(book.renewed(period_start=at("2030-02-01")))
+
+    assert ("period_already_granted", "granted") == (told_again["code"], following["code"])
+
+
 async def test_unused_credits_carry_over_into_the_next_periods(book: Book) -> None:
     """Rule 5: a month's leftovers are there next month, until their own ninety days are over."""
     for month in ("2030-01-01", "2030-02-01", "2030-03-01"):
@@ -140,7 +151,7 @@ async def test_a_late_grant_is_clamped_by_a_cancel_that_came_first(book: Book) -
 async def test_a_grant_for_a_period_from_the_end_on_is_refused(book: Book) -> None:
     """Rule 10: a period that starts at effective_at is a later one."""
     end = book.now + 10 * DAY
-    await book.decide(book.activated(), book.cancelled(effective_at=end))
+    await book.decide(book.activated(period_end=end), book.cancelled(effective_at=end))
 
     at_the_end = await book.one(book.renewed(period_start=end))
     just_before = await book.one(book.renewed(period_start=end - timedelta(microseconds=1)))
@@ -176,14 +187,14 @@ async def test_a_tick_books_a_line_for_each_lot_that_ended_with_credits(book: Bo
 
     line, notice, answer = await book.tick()
 
-    assert ("expired", 1, 2, 1, 0) == pick(line, "code", "credits", "lot", "balance_before", "balance_after")
+    assert ("expired", 1, 2, 0, 0) == pick(line, "code", "credits", "lot", "balance_before", "balance_after")
     assert "exhausted" == notice["code"]
     assert ("booked", 2, 1, True) == pick(answer, "code", "lots", "credits", "complete")
     assert [0, 0] == await book.remaining()
 
 
-async def test_a_tick_that_books_two_lots_of_an_account_tells_running_balances(book: Book) -> None:
-    """Each line goes on where the one before it ended, so that a statement adds up."""
+async def test_a_tick_that_books_two_lots_of_an_account_moves_no_balance(book: Book) -> None:
+    """Both lots had ended: what can be spent is the third lot, before and after each line."""
     await book.decide(book.promotion(2), book.promotion(3))
     book.now += 1 * DAY
     await book.decide(book.promotion(4))
@@ -191,7 +202,7 @@ async def test_a_tick_that_books_two_lots_of_an_account_tells_running_balances(b
 
     first, second, soon, _ = await book.tick()
 
-    assert [(2, 9, 7), (3, 7, 4)] == [
+    assert [(2, 4, 4), (3, 4, 4)] == [
         pick(line, "credits", "balance_before", "balance_after") for line in (first, second)
     ]
     assert [4, 5, 6] == [line["sequence"] for line in (first, second, soon)]

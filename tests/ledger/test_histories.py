@@ -16,15 +16,27 @@ from hypothesis import HealthCheck, Phase, given
 
 from infra.postgres import connect_database
 from infra.settings import Settings
-from tests.ledger import oracle_billing, oracle_expiry, oracle_grants, oracle_sends
+from tests.ledger import (
+    oracle_billing,
+    oracle_calendar,
+    oracle_changes,
+    oracle_expiry,
+    oracle_grants,
+    oracle_periods,
+    oracle_sends,
+)
 from tests.ledger.histories import ACCOUNTS, Draft, History, drafts, play
 from tests.ledger.history_judge import judge
+from tests.ledger.history_places import PLACES, places_reached
 from tests.ledger.history_shrink import shortest
 from tests.ledger.oracle import Oracle, Tick
+from tests.ledger.oracle_calendar import Period, anchored
 from tests.ledger.oracle_case import Case
-from tests.ledger.oracle_grants import close_old_lots
+from tests.ledger.oracle_changes import close_old_lots
+from tests.ledger.oracle_expiry import warn_of_expiry
+from tests.ledger.oracle_grants import Opening
 from tests.ledger.oracle_sends import charged_since
-from tests.ledger.oracle_state import Lot, Request, Row, anchored
+from tests.ledger.oracle_state import Lot, Request, Row
 from tests.ledger.scenario import TableError, read_text
 from tests.ledger.scenario_books import Books, OracleBooks, check_conservation
 from tests.ledger.scenario_run import run
@@ -77,21 +89,25 @@ def test_postgres_decides_random_histories_as_the_oracle_does(settings: Settings
     assert played >= HISTORIES
 
 
-def test_random_histories_meet_every_code_and_keep_the_oracles_books_in_balance(run_now: Run) -> None:
-    """Rule 18 holds for the oracle too; and a code that no history meets would be one that nothing compares."""
+def test_random_histories_meet_every_code_and_place_and_keep_the_oracles_books_in_balance(run_now: Run) -> None:
+    """Rule 18 holds for the oracle too; and a code, or a place, that no history meets would be one nothing compares."""
     codes: Counter[str] = Counter()
+    places: Counter[str] = Counter()
 
-    @hypothesis.settings(RANDOM, max_examples=400, derandomize=True)
+    @hypothesis.settings(RANDOM, max_examples=1_000, derandomize=True)
     @given(drafts())
     def play_all(draft: Draft) -> None:
         history = play(draft, OracleBooks())
         for account in ACCOUNTS:
             run_now(check_conservation(history.books, account))
         codes.update(row["code"] for entry in history.entries for row in entry.rows)
+        for state in history.books.oracle.accounts.values():
+            places.update(places_reached(state))
 
     play_all()
 
     assert set() == {code.value for code in Code} - codes.keys()
+    assert [] == [name for name in PLACES if not places[name]]
 
 
 def compare_all(
@@ -144,6 +160,9 @@ def compare_all(
 
 
 # -- the histories find what is wrong, and say it so that it can be pasted --------------------------------------------
+
+
+notice_after_all = Case.notice_after_all
 
 
 class Planted(Oracle):
@@ -206,8 +225,52 @@ def only_what_has_not_started(case: Case) -> None:
         lot.on_change = on_change
 
 
+def shares_more_than_half(one: Period, other: Period) -> bool:
+    """Compare periods as if none began a plan change."""
+    shared = min(one.end, other.end) - max(one.start, other.start)
+    return one.start == other.start or 2 * shared > min(one.end - one.start, other.end - other.start)
+
+
+def all_or_nothing(_: Case, period: Period, kept: list[Lot], credits_: int) -> Opening | None:
+    """Leave a period that has a lot as it is."""
+    return Opening(period, credits_) if credits_ and not kept else None
+
+
+def whatever_waits(case: Case) -> None:
+    """Make room of later lots, also where a later change begins."""
+    subscription = case.account.subscription(case.data("subscription_id"))
+    changed_at, subscription.changed_at = subscription.changed_at, None
+    close_old_lots(case)
+    subscription.changed_at = changed_at
+
+
 def nothing(*_: Any) -> None:
     """Do nothing."""
+
+
+def blind_to_dates(case: Case) -> None:
+    """Compare with what was told last alone, as if nothing became available by date."""
+    case.before = 0
+    notice_after_all(case)
+
+
+def once_for_each_lot(case: Case, horizon: datetime) -> None:
+    """Announce no other end of a lot that was announced."""
+    announced = [lot for lot in case.account.lots if lot.announced_ends]
+    ends = [lot.announced_ends for lot in announced]
+    for lot in announced:
+        lot.announced_ends = [*lot.announced_ends, lot.expires_at]
+    warn_of_expiry(case, horizon)
+    for lot, before in zip(announced, ends, strict=True):
+        lot.announced_ends = before
+
+
+def empty_is_announced(case: Case, horizon: datetime) -> None:
+    """Take an empty lot's end for announced."""
+    warn_of_expiry(case, horizon)
+    for lot in case.account.lots:
+        if lot.spendable(horizon) and lot.expires_at <= horizon + case.terms.expiring:
+            lot.announced_ends = list({*lot.announced_ends, lot.expires_at})
 
 
 class Forgetful(Oracle):
@@ -227,14 +290,25 @@ MISTAKES = {
     "a reversal is lost": planted(oracle_sends, "give_back", lost_reversal),
     "a report is believed twice": planted(oracle_sends, "FINAL", ()),
     "a limit counts a send of exactly 24 hours ago": planted(oracle_sends, "charged_since", window_closed),
-    "dates drift": planted(oracle_grants, "anchored", drifting),
+    "dates drift": planted(oracle_calendar, "anchored", drifting),
+    "an anchor that is known is forgotten": planted(
+        oracle_periods, "anchor_of", lambda start, told, _known: told or start.day
+    ),
+    "a renewal told an hour later is another": planted(Period, "tells_of", lambda one, other: one.start == other.start),
+    "a change is a twin of what began before it": planted(Period, "tells_of", shares_more_than_half),
+    "a late change tops nothing up": planted(oracle_changes, "opening_for", all_or_nothing),
+    "an earlier change closes a later one's lots": planted(oracle_changes, "close_old_lots", whatever_waits),
+    "a lot that waits is not named": planted(oracle_sends, "waiting", lambda *_: []),
     "a cap is not applied": planted(oracle_grants, "cut_to_cap", nothing),
     "a late grant is not clamped": planted(oracle_grants, "clamp_to_end", nothing),
-    "a plan change forfeits nothing": planted(oracle_grants, "close_old_lots", only_what_has_not_started),
+    "a plan change forfeits nothing": planted(oracle_changes, "close_old_lots", only_what_has_not_started),
     "a cancel clamps a lot to before its start": planted(oracle_billing, "clamp", lambda _, expires_at: expires_at),
     "an erased account goes on": Forgetful,
     "nothing is announced": planted(Case, "_notice_if_worse", nothing),
     "lots that end are not announced": planted(oracle_expiry, "warn_of_expiry", nothing),
+    "what came by date is not seen": planted(Case, "notice_after_all", blind_to_dates),
+    "a lot is announced once, whatever its end": planted(oracle_expiry, "warn_of_expiry", once_for_each_lot),
+    "an empty lot counts as announced": planted(oracle_expiry, "warn_of_expiry", empty_is_announced),
 }
 
 

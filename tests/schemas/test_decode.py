@@ -201,6 +201,26 @@ def test_a_period_may_start_on_its_anchor_day_or_the_last_day_of_a_shorter_month
 
 
 @pytest.mark.parametrize(
+    ("anchor_day", "period_start"),
+    [
+        (1, "2030-03-01T00:30:00+01:00"),
+        (31, "2030-01-31T00:00:00+14:00"),
+        (31, "2030-01-30T23:00:00Z"),
+        (31, "2030-02-27T23:00:00Z"),
+        (30, "2030-02-27T15:00:00Z"),
+        (31, "2032-02-28T15:00:00Z"),
+        (1, "2030-01-31T15:00:00Z"),
+        (15, "2030-01-14T23:00:00Z"),
+    ],
+)
+def test_a_period_may_start_on_the_day_that_is_its_anchor_east_of_greenwich(anchor_day: int, period_start: str) -> None:
+    """A local midnight is the day before in UTC, at 10:00 at the earliest: the anchor is the day that begins there."""
+    value = period(anchor_day=anchor_day, period_start=period_start, period_end="2034-01-01T00:00:00Z")
+
+    assert anchor_day == decode(BILLING_EVENTS, KEY, value).data.anchor_day
+
+
+@pytest.mark.parametrize(
     ("anchor_day", "period_start", "day", "got"),
     [
         (31, "2030-02-27T00:00:00Z", 28, 27),
@@ -208,7 +228,10 @@ def test_a_period_may_start_on_its_anchor_day_or_the_last_day_of_a_shorter_month
         (31, "2032-02-28T00:00:00Z", 29, 28),
         (31, "2030-04-29T00:00:00Z", 30, 29),
         (28, "2030-02-28T23:00:00-01:00", 28, 1),
-        (1, "2030-03-01T00:30:00+01:00", 1, 28),
+        (31, "2030-01-30T09:59:59.999999Z", 31, 30),
+        (31, "2030-01-29T23:00:00Z", 31, 29),
+        (15, "2030-01-16T23:00:00Z", 15, 16),
+        (30, "2030-01-31T23:00:00Z", 30, 31),
     ],
 )
 def test_a_period_that_starts_beside_its_anchor_day_is_refused(

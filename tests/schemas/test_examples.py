@@ -57,6 +57,17 @@ def test_an_example_fits_the_json_schema_that_is_published(row: EventType) -> No
     jsonschema.Draft202012Validator(json_schema(row.model)).validate(json.loads(stored(row)))
 
 
+@each([row for row in CATALOGUE if "credits" in row.name and row.direction == "out"])
+def test_the_balances_of_an_example_are_what_a_worker_writes(row: EventType) -> None:
+    """What could be spent at as_of, before and after: moved by the credits of a lot that can be spent then, or not."""
+    data = json.loads(stored(row))["data"]
+    signs = {"granted": 1, "reversed": 1, "voided": -1, "forfeited": -1}
+    moved = signs.get(data["code"], 0) * data.get("credits", 0)
+
+    assert moved == data["balance_after"] - data["balance_before"]
+    assert ("expires_at" not in data) or (data["expires_at"] <= data["as_of"]) == (data["code"] == "expired")
+
+
 @each(INCOMING)
 def test_an_incoming_example_decodes_from_its_topic(row: EventType) -> None:
     """The way that workers read it finds the class that the catalogue names."""

@@ -66,6 +66,7 @@ GRANTED: results.CreditsGrantedData = {
     "subscription_id": None,
     "plan": None,
     "period_start": None,
+    "tops_up": None,
     "source_id": "spring-2026",
     "actor": None,
     "reason": None,
@@ -124,6 +125,7 @@ BILLING: results.BillingDecidedData = {
     "plan": None,
     "period_start": None,
     "grant_id": None,
+    "kept_lot": None,
 }
 TICK: results.TickDecidedData = {
     "request_id": REQUEST_ID,
@@ -248,6 +250,24 @@ OTHERS: dict[str, Write] = {
             "effective_at": None,
             "grant_id": REQUEST_ID,
         },
+    ),
+    "a plan change that was read late": lambda: results.credits_granted(
+        EVENT_ID,
+        "acct-42",
+        {
+            **GRANTED,
+            "origin": "subscription",
+            "subscription_id": "sub-9",
+            "plan": "premium_business",
+            "period_start": AT,
+            "source_id": None,
+            "tops_up": 1,
+        },
+    ),
+    "a plan change that lacks nothing": lambda: results.billing_decided(
+        EVENT_ID,
+        "acct-42",
+        {**BILLING, "code": "plan_changed", "effective_at": None, "plan": "basic", "period_start": AT, "kept_lot": 1},
     ),
     "an end that is in the past": lambda: results.billing_decided(
         EVENT_ID,

@@ -33,7 +33,7 @@ from infra.local.errors import (
 )
 from infra.local.server_process import failure
 from infra.local.stack import LocalStack
-from infra.local.supervisor_client import Program, Running
+from infra.local.supervisor_client import Child, Program
 
 ROOT = Path(__file__).parents[2]
 BYTES = b"a jar"
@@ -346,7 +346,7 @@ def test_a_disk_that_is_full_is_named(tmp_path: Path) -> None:
     log.parent.mkdir(parents=True)
     log.write_text("java.io.IOException: No space left on device\n")
 
-    failed = failure(Running(Program("Kafka", [], {}, log, stop=15, death=9)), "Kafka ended with code 1")
+    failed = failure(Child(Program("Kafka", [], {}, log, stop=15, death=9)), "Kafka ended with code 1")
 
     assert isinstance(failed, DiskFullError)
     assert str(failed).startswith(f"No room left on the disk of {tmp_path / 'data'}. Free some space and start again.")

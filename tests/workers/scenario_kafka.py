@@ -72,9 +72,9 @@ class ByPartition:
         """Decide a batch by the partition's catalogue."""
         return await self._job(batch.partition).decide(connection, batch)
 
-    async def recall(self, connection: Connection, partition: int, start: int, end: int) -> Any:
+    async def replay_answers(self, connection: Connection, partition: int, start: int, end: int) -> Any:
         """Return what was published; the catalogue does not matter."""
-        return await self._default.recall(connection, partition, start, end)
+        return await self._default.replay_answers(connection, partition, start, end)
 
 
 class KafkaBooks(SqlBooks):

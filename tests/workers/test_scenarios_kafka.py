@@ -28,7 +28,7 @@ from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
 from workers.local.up import prepare
 
-PARTITIONS = 16
+PARTITIONS = 24
 START = datetime(2030, 1, 1, tzinfo=UTC)  # of all tables
 OUTLIVED = timedelta(days=460)  # an annual term's last lot may end so long after a table's last line
 CALENDAR_ENDS = datetime(2099, 1, 1, tzinfo=UTC)  # 2100 is no leap year

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from workers.commands.options import INSTANT_FORMATS, JsonOption, aware, write_json
-from workers.commands.running import Exit, ask
+from workers.commands.options import INSTANT_FORMATS, JsonOption, assume_utc, write_json
+from workers.commands.running import Exit, run_command
 from workers.commands.views.books import show_audit, show_balance, show_statement
 from workers.ops.books.audit import audit
 from workers.ops.books.balance import read_balance
@@ -31,7 +31,7 @@ def statement(
     """Show what an account can spend, its lots, and every line that led there."""
     if json and csv:
         raise typer.BadParameter("one of them", param_hint="--json, --csv")
-    found = ask(lambda settings: read_statement(settings, account, aware(as_of)))
+    found = run_command(lambda settings: read_statement(settings, account, assume_utc(as_of)))
     if csv:
         typer.echo(write_csv(found).encode(), nl=False)
     elif json:
@@ -42,13 +42,13 @@ def statement(
 
 def balance(account: _AccountArgument, as_of: _AsOfOption = None, *, json: JsonOption = False) -> None:
     """Show what an account can spend, by lot: now, at an earlier instant, or later if nothing happens until then."""
-    found = ask(lambda settings: read_balance(settings, account, aware(as_of)))
+    found = run_command(lambda settings: read_balance(settings, account, assume_utc(as_of)))
     write_json(found) if json else show_balance(found)
 
 
 def audit_command(*, json: JsonOption = False) -> None:
     """Check that the books balance: every credit, every row, every answer."""
-    found = ask(audit)
+    found = run_command(audit)
     write_json(found.summary()) if json else show_audit(found)
     if not found.passed:
         raise typer.Exit(Exit.NO)

@@ -11,13 +11,13 @@ from workers.commands.options import (
     JsonOption,
     ReasonOption,
     YesOption,
-    aware,
+    assume_utc,
     confirm,
+    operator,
     since_1970,
-    who,
     write_json,
 )
-from workers.commands.running import ask
+from workers.commands.running import run_command
 from workers.commands.views.clock import show_clock_plan, show_clocks, show_decided, show_set_back, show_set_back_plan
 from workers.ledger.model import WorkerName
 from workers.ops.clock.decide import ClockDecision, ClockPlan, decide_clock, plan_clock
@@ -39,7 +39,7 @@ _DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be don
 @clock.command("show")
 def show_command(*, json: JsonOption = False) -> None:
     """Show the lanes' clocks, and the records that lanes hold since their time is far ahead."""
-    clocks = ask(read_clocks)
+    clocks = run_command(read_clocks)
     write_json([each.summary() for each in clocks]) if json else show_clocks(clocks)
 
 
@@ -63,8 +63,10 @@ def accept_command(  # noqa: PLR0913 - one parameter an option
     json: JsonOption = False,
 ) -> None:
     """Let the time of a held record in: it is decided as of it, and the lane's clock never runs back by itself."""
-    person = None if dry_run else Operator(*who(by, because))
-    plan = ask(lambda settings: plan_clock(settings, worker, partition, ClockDecision.ACCEPT, up_to=aware(up_to)))
+    person = None if dry_run else Operator(*operator(by, because))
+    plan = run_command(
+        lambda settings: plan_clock(settings, worker, partition, ClockDecision.ACCEPT, up_to=assume_utc(up_to))
+    )
     _decide(plan, person, yes=yes, json=json)
 
 
@@ -83,8 +85,10 @@ def set_aside_command(  # noqa: PLR0913 - one parameter an option
     json: JsonOption = False,
 ) -> None:
     """Have a held record become a dead letter that moves no clock; sent back (`dead-letters redrive`) it is decided."""
-    person = None if dry_run else Operator(*who(by, because))
-    plan = ask(lambda settings: plan_clock(settings, worker, partition, ClockDecision.SET_ASIDE, to_offset=to_offset))
+    person = None if dry_run else Operator(*operator(by, because))
+    plan = run_command(
+        lambda settings: plan_clock(settings, worker, partition, ClockDecision.SET_ASIDE, to_offset=to_offset)
+    )
     _decide(plan, person, yes=yes, json=json)
 
 
@@ -96,7 +100,7 @@ def _decide(plan: ClockPlan, person: Operator | None, *, yes: bool, json: bool) 
             write_json({"plan": plan.summary()})
         return
     confirm("Decide so?", yes=yes)
-    done = ask(lambda settings: decide_clock(settings, plan, person))
+    done = run_command(lambda settings: decide_clock(settings, plan, person))
     if json:
         write_json({"operation": done.number, "plan": plan.summary(), "result": done.result})
     else:
@@ -123,8 +127,8 @@ def set_back_command(  # noqa: PLR0913 - one parameter an option
     json: JsonOption = False,
 ) -> None:
     """Set back the clocks of lanes that were carried off, far ahead of now. What was decided meanwhile stays."""
-    person = None if dry_run else Operator(*who(by, because))
-    plan = ask(lambda settings: plan_set_back(settings, aware(to), worker or (), partition or ()))
+    person = None if dry_run else Operator(*operator(by, because))
+    plan = run_command(lambda settings: plan_set_back(settings, assume_utc(to), worker or (), partition or ()))
     if not json:
         show_set_back_plan(plan)
     if person is None or not plan.lanes:
@@ -132,6 +136,6 @@ def set_back_command(  # noqa: PLR0913 - one parameter an option
             write_json({"plan": plan.summary()})
         return
     confirm(f"Set back {len(plan.lanes)} lanes?", yes=yes)
-    done = ask(lambda settings: set_back(settings, plan, person))
+    done = run_command(lambda settings: set_back(settings, plan, person))
     result: dict[str, Any] = {"operation": done.number, "plan": plan.summary(), "result": done.result}
     write_json(result) if json else show_set_back(done)

@@ -9,7 +9,7 @@ from pydantic import SecretStr
 from infra.settings import Settings
 from infra.shutdown import stop_requested
 from infra.terminal import console as terminal
-from workers.commands.running import ask
+from workers.commands.running import run_command
 
 __all__ = ["console"]
 
@@ -40,4 +40,4 @@ def console(port: _PortOption = None) -> None:
                 terminal().print(f"To act, sign in with this token, of this run only: {made}", soft_wrap=True)
             await stop.wait()
 
-    ask(run)
+    run_command(run)

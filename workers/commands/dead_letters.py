@@ -16,12 +16,12 @@ from workers.commands.options import (
     JsonOption,
     ReasonOption,
     YesOption,
-    aware,
+    assume_utc,
     confirm,
-    who,
+    operator,
     write_json,
 )
-from workers.commands.running import Exit, ask
+from workers.commands.running import Exit, run_command
 from workers.commands.views.dead_letters import (
     show_counts,
     show_dead_letter,
@@ -74,7 +74,7 @@ def list_command(  # noqa: PLR0913, PLR0917 - one parameter an option
 ) -> None:
     """List dead letters, newest first, and what became of each."""
     selection = _selection(reason, topic, account, type_, after, before, at)
-    told = ask(lambda settings: history.report_dead_letters(settings, selection, last, operation))
+    told = run_command(lambda settings: history.report_dead_letters(settings, selection, last, operation))
     if count:
         rows = [(*key, number) for key, number in sorted(told.counts.items())]
         names = ("topic", "reason", "letters")
@@ -96,7 +96,7 @@ def show_command(
     partition, offset = _place(place, "PARTITION/OFFSET")
     if partition is None or offset is None:
         raise typer.BadParameter("expected PARTITION/OFFSET, like 3/17", param_hint="PARTITION/OFFSET")
-    told = ask(lambda settings: history.report_dead_letter(settings, partition, offset))
+    told = run_command(lambda settings: history.report_dead_letter(settings, partition, offset))
     write_json(told.summary()[0]) if json else show_dead_letter(*told.letters[0])
     _complain(told)
 
@@ -128,8 +128,8 @@ def redrive_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     """
     selection = _selection(reason, topic, account, type_, after, before, at)
     options = RedriveOptions(rate, limit, again, anyway)
-    person = None if dry_run else Operator(*who(by, because))
-    plan = ask(lambda settings: plan_redrive(settings, selection, options))
+    person = None if dry_run else Operator(*operator(by, because))
+    plan = run_command(lambda settings: plan_redrive(settings, selection, options))
     if not json:
         show_plan(plan)
     if person is None or not plan.count:
@@ -157,7 +157,7 @@ def _redrive(selection: LetterFilter, options: RedriveOptions, plan: RedrivePlan
                 settings, selection, options, plan, who=person, stop=stop_requested(), progress=progress
             )
 
-        return ask(run)
+        return run_command(run)
 
 
 def _selection(  # noqa: PLR0913, PLR0917 - one parameter an option
@@ -172,7 +172,7 @@ def _selection(  # noqa: PLR0913, PLR0917 - one parameter an option
     if topic is not None and topic not in INPUT_TOPICS:
         raise typer.BadParameter(f"expected one of {', '.join(INPUT_TOPICS)}", param_hint="--topic")
     partition, offset = (None, None) if at is None else _place(at, "--at")
-    return LetterFilter(reason, topic, account, type_, aware(after), aware(before), partition, offset)
+    return LetterFilter(reason, topic, account, type_, assume_utc(after), assume_utc(before), partition, offset)
 
 
 def _place(text: str, hint: str) -> tuple[int, int | None]:

@@ -11,7 +11,7 @@ from rich.live import Live
 
 from infra.terminal import console, error_console
 from workers.commands.options import JsonOption, write_json
-from workers.commands.running import ask
+from workers.commands.running import run_command
 from workers.commands.views.lag import lag_page, show_lag
 from workers.ops.lag import GroupLag, LagObserver, StatusLimits, observer
 
@@ -39,12 +39,12 @@ def lag(  # noqa: PLR0913 - one parameter an option
     """
     watched = partial(observer, groups=group or None, every=every_group, limits=StatusLimits(window_seconds=window))
     if not watch and serve is None:
-        groups, trouble = ask(lambda settings: _once(watched(settings)))
+        groups, trouble = run_command(lambda settings: _once(watched(settings)))
         write_json([each.summary() for each in groups]) if json else show_lag(groups)
         if trouble is not None:
             error_console().print(trouble, soft_wrap=True)
         return
-    ask(lambda settings: _go_on(watched(settings), serve, every, json=json, silent=not watch), following=True)
+    run_command(lambda settings: _go_on(watched(settings), serve, every, json=json, silent=not watch), following=True)
 
 
 async def _once(opening: AbstractAsyncContextManager[LagObserver]) -> tuple[Sequence[GroupLag], str | None]:

@@ -6,7 +6,7 @@ import typer
 
 from infra.settings import Settings
 from infra.shutdown import stop_requested, stop_with_parent
-from workers.commands.running import ask, work
+from workers.commands.running import run_command, run_process
 from workers.ops.books.metrics_exporter import read_once, run_observer
 
 __all__ = ["metrics"]
@@ -29,7 +29,7 @@ def metrics(
     One such process is enough. Each worker answers for itself, on its own INMAIL_HEALTH_PORT.
     """
     if not serve:
-        typer.echo(ask(read_once), nl=False)
+        typer.echo(run_command(read_once), nl=False)
         return
 
     async def run(settings: Settings) -> None:
@@ -38,4 +38,4 @@ def metrics(
             stop_with_parent(stop)
         await run_observer(settings.model_copy(update={"health_port": settings.health_port or _PORT}), stop)
 
-    work(run)
+    run_process(run)

@@ -4,7 +4,7 @@ from infra.migrate import Migrated, migrate
 from infra.postgres import connect_database
 from infra.settings import Settings
 from infra.terminal import console
-from workers.commands.running import ask
+from workers.commands.running import run_command
 from workers.ledger.store import FUNCTIONS
 
 __all__ = ["migrate_command"]
@@ -20,7 +20,7 @@ def migrate_command() -> None:
         finally:
             await connection.close()
 
-    done = ask(run)
+    done = run_command(run)
     for name in done.applied:
         console().print(f"applied {name}")
     for notice in done.notices:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from workers.commands.options import JsonOption, write_json
-from workers.commands.running import ask
+from workers.commands.running import run_command
 from workers.commands.views.dead_letters import show_operation, show_operations
 from workers.ops import operations as kept
 
@@ -19,7 +19,7 @@ def list_command(
     last: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 50, *, json: JsonOption = False
 ) -> None:
     """List operations, newest first."""
-    found = ask(lambda settings: kept.list_operations(settings, last))
+    found = run_command(lambda settings: kept.list_operations(settings, last))
     write_json(found) if json else show_operations(found)
 
 
@@ -30,5 +30,5 @@ def show_command(
     json: JsonOption = False,
 ) -> None:
     """Show all of one operation: what was planned, and what came of it."""
-    found = ask(lambda settings: kept.show_operation(settings, number))
+    found = run_command(lambda settings: kept.read_operation(settings, number))
     write_json(found) if json else show_operation(found)

@@ -17,11 +17,11 @@ __all__ = [
     "JsonOption",
     "ReasonOption",
     "YesOption",
-    "aware",
+    "assume_utc",
     "confirm",
     "finite",
+    "operator",
     "since_1970",
-    "who",
     "write_json",
 ]
 
@@ -38,7 +38,7 @@ def write_json(answer: object) -> None:
     typer.echo(to_json(answer, indent=2, bytes_mode="base64"))
 
 
-def aware(time: datetime | None) -> datetime | None:
+def assume_utc(time: datetime | None) -> datetime | None:
     """Return a time of the command line with its zone: a day begins in UTC."""
     return time.replace(tzinfo=UTC) if time is not None and time.tzinfo is None else time
 
@@ -62,12 +62,12 @@ def since_1970(time: datetime | None) -> datetime | None:
         typer.BadParameter: when it is before 1970.
 
     """
-    if (instant := aware(time)) is not None and instant < EPOCH:
+    if (instant := assume_utc(time)) is not None and instant < EPOCH:
         raise typer.BadParameter("expected a time of 1970 or later: Kafka cannot say one before")
     return time
 
 
-def who(by: str | None, because: str | None) -> tuple[str, str]:
+def operator(by: str | None, because: str | None) -> tuple[str, str]:
     """Return who does something and why; both go on record."""
     if not (because or "").strip():
         raise typer.BadParameter("say why, for the record", param_hint="--because")

@@ -7,7 +7,7 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from infra.terminal import console, error_console
-from workers.commands.running import Exit, ask
+from workers.commands.running import Exit, run_command
 from workers.commands.views.topics import show_published
 from workers.ops.topics.publish import PublishReport, PublishTime, publish
 
@@ -45,4 +45,4 @@ def _publish_with_progress(file: BinaryIO, topic: str | None, record_time: Publi
         def progress(so_far: PublishReport) -> None:
             bar.update(task, completed=so_far.bytes, lines=so_far.lines)
 
-        return ask(lambda s: publish(s, file, topic=topic, record_time=record_time, progress=progress))
+        return run_command(lambda s: publish(s, file, topic=topic, record_time=record_time, progress=progress))

@@ -18,18 +18,18 @@ from workers.commands.options import (
     JsonOption,
     ReasonOption,
     YesOption,
-    aware,
+    assume_utc,
     confirm,
     finite,
+    operator,
     since_1970,
-    who,
     write_json,
 )
-from workers.commands.running import Exit, ask
+from workers.commands.running import Exit, run_command
 from workers.commands.views.rebuild import show_comparison, show_corrections, show_plan, show_rerun
 from workers.ops.compare.comparison import Comparison
-from workers.ops.compare.corrections import Corrections, corrections_of
-from workers.ops.compare.html_report import page_of
+from workers.ops.compare.corrections import Corrections, find_corrections
+from workers.ops.compare.html_report import render_page
 from workers.ops.operations import OngoingOperation, Operator
 from workers.ops.replay.rebuild import rebuild
 from workers.ops.replay.rebuild_plan import RebuildPlan, RebuildRequest, plan_rebuild, target_settings
@@ -88,7 +88,9 @@ def rebuild_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     and, where all was read, compares again.
     """
     asked = RebuildRequest("replay rebuild", *_place(database, schema), partial=partial)
-    comparison = _run(asked, rate, None if dry_run else Operator(*who(by, because)), _Files(page), yes=yes, json=json)
+    comparison = _run(
+        asked, rate, None if dry_run else Operator(*operator(by, because)), _Files(page), yes=yes, json=json
+    )
     if comparison is not None and not comparison.same:
         raise typer.Exit(Exit.NO)
 
@@ -131,12 +133,12 @@ def shadow_command(  # noqa: PLR0913, PLR0917 - one parameter an option
         *_place(database, schema),
         str(catalogue.resolve()) if catalogue else None,
         tuple(changes or ()),
-        aware(since),
-        aware(start),
-        aware(until),
+        assume_utc(since),
+        assume_utc(start),
+        assume_utc(until),
         partial,
     )
-    person = None if dry_run else Operator(*who(by, because))
+    person = None if dry_run else Operator(*operator(by, because))
     if corrections is not None and person is not None:
         _check_words(person)
     _run(asked, rate, person, _Files(page, corrections), yes=yes, json=json)
@@ -165,7 +167,7 @@ def _place(url: str | None, schema: str | None) -> tuple[SecretStr | None, str |
 def _run(  # noqa: PLR0913 - what both verbs are asked
     asked: RebuildRequest, rate: float | None, person: Operator | None, files: _Files, *, yes: bool, json: bool
 ) -> Comparison | None:
-    plan = ask(lambda settings: plan_rebuild(settings, asked))
+    plan = run_command(lambda settings: plan_rebuild(settings, asked))
     if not json:
         show_plan(plan, rate)
     if person is None:
@@ -176,7 +178,7 @@ def _run(  # noqa: PLR0913 - what both verbs are asked
     done, comparison = _rerun(asked, plan, person, rate)
     if files.page is not None and comparison is not None:
         facts = {"database": plan.database, "by": person.actor, "because": person.reason}
-        page = page_of(comparison, f"inmail {asked.verb}, operation {done.number}", facts)
+        page = render_page(comparison, f"inmail {asked.verb}, operation {done.number}", facts)
         files.page.write_text(page, encoding="utf-8")
     corrections = None
     if files.corrections is not None and comparison is not None:
@@ -209,7 +211,9 @@ def _check_words(person: Operator) -> None:
 def _correct(asked: RebuildRequest, person: Operator, file: Path) -> Corrections:
     """Write the adjustments to a file."""
     whole = asked.start is None and not asked.partial
-    found = ask(lambda settings: corrections_of(settings, target_settings(settings, asked), *person, whole=whole))
+    found = run_command(
+        lambda settings: find_corrections(settings, target_settings(settings, asked), *person, whole=whole)
+    )
     file.write_bytes(b"".join(encode(event) + b"\n" for event in found.events))
     return found
 
@@ -222,4 +226,4 @@ def _rerun(
         async def run(settings: Settings) -> tuple[OngoingOperation, Comparison | None]:
             return await rebuild(settings, asked, plan, who=person, stop=stop_requested(), rate=rate, progress=progress)
 
-        return ask(run)
+        return run_command(run)

@@ -15,12 +15,12 @@ from workers.commands.options import (
     JsonOption,
     ReasonOption,
     YesOption,
-    aware,
+    assume_utc,
     confirm,
-    who,
+    operator,
     write_json,
 )
-from workers.commands.running import Exit, ask
+from workers.commands.running import Exit, run_command
 from workers.commands.views.replay import show_reemit_plan, show_reemitted
 from workers.ledger.model import WorkerName
 from workers.ops.operations import OngoingOperation, Operator
@@ -65,11 +65,11 @@ def reemit_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     if offsets is not None and (worker is None or partition is None):
         raise typer.BadParameter("needs --worker and --partition", param_hint="--offsets")
     span = _span(offsets)
-    selection = RowFilter(account, request, aware(after), aware(before), worker, partition, *span)
+    selection = RowFilter(account, request, assume_utc(after), assume_utc(before), worker, partition, *span)
     if everything == bool(selection.summary()):
         raise typer.BadParameter("say which answers, or --all", param_hint="--all")
-    person = None if dry_run else Operator(*who(by, because))
-    plan = ask(lambda settings: plan_reemit(settings, selection, to, rate, anew=anew))
+    person = None if dry_run else Operator(*operator(by, because))
+    plan = run_command(lambda settings: plan_reemit(settings, selection, to, rate, from_start=anew))
     if not json:
         show_reemit_plan(plan)
     if person is None or not plan.count:
@@ -106,7 +106,7 @@ def _reemit(selection: RowFilter, plan: ReemitPlan, person: Operator) -> Ongoing
                 progress=lambda done: progress(min(done, plan.count)),
             )
 
-        return ask(run)
+        return run_command(run)
 
 
 def _span(offsets: str | None) -> tuple[int | None, int | None]:

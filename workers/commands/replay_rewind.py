@@ -15,13 +15,13 @@ from workers.commands.options import (
     JsonOption,
     ReasonOption,
     YesOption,
-    aware,
+    assume_utc,
     confirm,
+    operator,
     since_1970,
-    who,
     write_json,
 )
-from workers.commands.running import Exit, ask, fail
+from workers.commands.running import Exit, fail, run_command
 from workers.commands.views.replay import show_rewind_plan, show_rewound
 from workers.ledger.model import WorkerName
 from workers.ops.operations import OngoingOperation, Operator
@@ -68,10 +68,10 @@ def rewind_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     It decides nothing twice: stored outcomes are found and published again, with the same event ids, and only if asked.
     Ctrl-C while it waits leaves everything as it was.
     """
-    target = _target(to_offset, aware(to_time), to_request, undo, tuple(sorted(set(partition or ()))))
+    target = _target(to_offset, assume_utc(to_time), to_request, undo, tuple(sorted(set(partition or ()))))
     options = RewindOptions(publish_again, drain)
-    person = None if dry_run else Operator(*who(by, because))
-    plan = ask(lambda settings: plan_rewind(settings, worker, target, options))
+    person = None if dry_run else Operator(*operator(by, because))
+    plan = run_command(lambda settings: plan_rewind(settings, worker, target, options))
     if not json:
         show_rewind_plan(plan)
     if plan.refusal is not None or person is None or not plan.moves:
@@ -105,7 +105,7 @@ def _rewind(
             tell=error_console().print,
         )
 
-    return ask(run)
+    return run_command(run)
 
 
 def _target(

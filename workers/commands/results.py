@@ -8,9 +8,9 @@ import typer
 
 from infra.settings import Settings
 from infra.terminal import console
-from workers.commands.running import ask
+from workers.commands.running import run_command
 from workers.commands.views.results import show_result
-from workers.ops.topics.results import in_order, read_results
+from workers.ops.topics.results import read_results, sort_by_time
 
 __all__ = ["results_command"]
 
@@ -32,8 +32,8 @@ def results_command(  # noqa: PLR0913 - one parameter an option
 
     async def run(settings: Settings) -> None:
         results = read_results(settings, **selection, follow=following, from_end=from_end)
-        async with aclosing(results if following or json else in_order(results)) as ordered:
+        async with aclosing(results if following or json else sort_by_time(results)) as ordered:
             async for result in ordered:
                 typer.echo(result.value) if json else show_result(result, out)
 
-    ask(run, following=following)
+    run_command(run, following=following)

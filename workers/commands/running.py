@@ -32,7 +32,7 @@ from workers.ops.operations import NoSuchOperationError, RefusedError
 from workers.ops.topics.plan import TopicsError
 from workers.ops.trace.trace import UnknownRequestError
 
-__all__ = ["Exit", "ask", "fail", "work"]
+__all__ = ["Exit", "fail", "run_command", "run_process"]
 
 CommandResult = TypeVar("CommandResult")
 
@@ -55,7 +55,7 @@ _REFUSED = (
 )
 
 
-def ask(
+def run_command(
     question: Callable[[Settings], Coroutine[Any, Any, CommandResult]], *, following: bool = False
 ) -> CommandResult:
     """Run an operator's command and return what it found. Logs warnings only; known errors end the process.
@@ -84,7 +84,7 @@ def ask(
     return _end_well(run, Exit.DONE if following else Exit.INTERRUPTED)
 
 
-def work(worker: Callable[[Settings], Coroutine[Any, Any, None]]) -> None:
+def run_process(worker: Callable[[Settings], Coroutine[Any, Any, None]]) -> None:
     """Run a worker until it is told to stop: on uvloop, with its logs. Known errors end the process."""
     import uvloop  # noqa: PLC0415 - not on Windows, where no worker runs but the operator's commands do
 

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from infra.settings import Settings
 from infra.terminal import error_console
-from workers.commands.running import Exit, ask
+from workers.commands.running import Exit, run_command
 from workers.commands.views.topics import show_published
 from workers.ops.topics.publish import PublishTime, publish
 from workers.simulate.file import HistoryFile
@@ -116,7 +116,7 @@ class _HistoryProgress:
 def _publish(history: HistoryFile, record_time: PublishTime, watch: _HistoryProgress) -> bool:
     """Publish a history; return whether a part of it could not be."""
     file = BufferedReader(history, _CHUNK_BYTES)
-    published = ask(lambda s: publish(s, file, record_time=record_time, progress=lambda _: watch.update()))
+    published = run_command(lambda s: publish(s, file, record_time=record_time, progress=lambda _: watch.update()))
     show_published(published, error_console())
     return bool(published.failures)
 
@@ -131,4 +131,4 @@ def _write(history: HistoryFile, output: Path | None, watch: _HistoryProgress) -
                 await asyncio.sleep(0)  # lets Ctrl-C in
             out.flush()
 
-    ask(run)
+    run_command(run)

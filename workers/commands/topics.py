@@ -4,7 +4,7 @@ import typer
 
 from infra.terminal import console
 from workers.commands.options import JsonOption, YesOption, confirm, write_json
-from workers.commands.running import ask
+from workers.commands.running import run_command
 from workers.commands.views.topics import show_broken_promises, show_changes
 from workers.ops.topics.plan import apply_topics, plan_topics
 from workers.ops.topics.promises import check_topics
@@ -17,10 +17,10 @@ topics = typer.Typer(no_args_is_help=True, add_completion=False)
 @topics.command("plan")
 def topics_plan(*, json: JsonOption = False) -> None:
     """Say what `apply` would do, and which settings break a promise."""
-    broken = ask(check_topics)
+    broken = run_command(check_topics)
     if not json:
         show_broken_promises(broken)
-    changes = ask(plan_topics)
+    changes = run_command(plan_topics)
     if json:
         write_json({"changes": changes, "broken_promises": [each._asdict() for each in broken]})
     else:
@@ -34,12 +34,12 @@ def topics_apply(
     json: JsonOption = False,
 ) -> None:
     """Create and set what differs, and start groups that have no offset at the oldest record."""
-    changes = ask(plan_topics)
+    changes = run_command(plan_topics)
     if not json:
         show_changes(changes)
     if changes:
         confirm(f"Carry out these {len(changes)} steps?", yes=yes)
-        ask(lambda settings: apply_topics(settings, changes))
+        run_command(lambda settings: apply_topics(settings, changes))
     if json:
         write_json(changes)
     elif changes:

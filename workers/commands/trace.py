@@ -9,9 +9,9 @@ import typer
 
 from infra.terminal import error_console, progress_of
 from workers.commands.options import JsonOption, write_json
-from workers.commands.running import ask
+from workers.commands.running import run_command
 from workers.commands.views.trace import show_traced
-from workers.ops.trace.topic_search import unwatched
+from workers.ops.trace.topic_search import no_progress
 from workers.ops.trace.trace import LIMIT, Question
 from workers.ops.trace.trace import trace as trace_
 
@@ -46,7 +46,7 @@ def trace(
     """
     if id_ is None and account is None:
         raise typer.BadParameter("give the id of a request or event, or an account", param_hint="--account")
-    found = ask(lambda settings: trace_(settings, Question(id_, account, last, limit), _watch))
+    found = run_command(lambda settings: trace_(settings, Question(id_, account, last, limit), _watch))
     write_json(found.summary()) if json else show_traced(found)
     if found.silent is not None:
         error_console().print(f"Of the topics nothing is known, since Kafka cannot be asked: {found.silent}")
@@ -54,4 +54,4 @@ def trace(
 
 def _watch(total: int, what: str) -> AbstractContextManager[Callable[[int], None]]:
     err = error_console()
-    return unwatched(total, what) if total < _SOON and not err.is_terminal else progress_of(total, what, err)
+    return no_progress(total, what) if total < _SOON and not err.is_terminal else progress_of(total, what, err)

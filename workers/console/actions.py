@@ -13,8 +13,8 @@ from workers.console.api import RequestHandler, answer
 from workers.console.guard import SESSION, cookie_name, is_secure
 from workers.console.jobs import Jobs
 from workers.console.problems import BadRequestError
-from workers.console.reading import Reading
-from workers.ops.operations import Operation, Operator, show_operation
+from workers.console.reading import QueryLimiter
+from workers.ops.operations import Operation, Operator, read_operation
 
 __all__ = ["Actions"]
 
@@ -27,7 +27,7 @@ class Actions:
     """What changes something. Each has passed the guards: it comes from our own page, of somebody who may."""
 
     access: Access
-    reading: Reading
+    reading: QueryLimiter
     jobs: Jobs
 
     def routes(self) -> dict[str, RequestHandler]:
@@ -37,7 +37,7 @@ class Actions:
             "/api/redrives/plan": self.plan,
             "/api/redrives": self.redrive,
             "/api/operations/{operation}/stop": self.stop,
-            "/api/operations/{operation}/go-on": self.go_on,
+            "/api/operations/{operation}/go-on": self.resume,
         }
 
     async def session(self, request: web.Request) -> web.Response:
@@ -81,7 +81,7 @@ class Actions:
             parameters.selection(_part(given, "selection")),
             parameters.options(_part(given, "options")),
         )
-        async with self.reading.turn(_LONGER) as settings:
+        async with self.reading.slot(_LONGER) as settings:
             return answer(await self.jobs.plan(settings, selection, options))
 
     async def redrive(self, request: web.Request) -> web.Response:
@@ -100,19 +100,19 @@ class Actions:
         log.info("operation_stopped", operation=found.operation, actor=request[SESSION].actor)
         return answer({"operation": found.operation}, status=202)
 
-    async def go_on(self, request: web.Request) -> web.Response:
+    async def resume(self, request: web.Request) -> web.Response:
         """Go on with an operation that was stopped, failed or broke off."""
         who = _who(request, await _body(request))
         found = await self._operation(request)
-        async with self.reading.turn(_LONGER) as settings:
-            return answer(await self.jobs.go_on(settings, found, who), status=202)
+        async with self.reading.slot(_LONGER) as settings:
+            return answer(await self.jobs.resume(settings, found, who), status=202)
 
     async def _operation(self, request: web.Request) -> Operation:
         number = parameters.number(request.match_info, "operation", 1)
         if number is None:
             raise BadRequestError("operation: expected a number")
-        async with self.reading.turn() as settings:
-            return await show_operation(settings, number)
+        async with self.reading.slot() as settings:
+            return await read_operation(settings, number)
 
 
 def _who(request: web.Request, given: dict[str, Any]) -> Operator:

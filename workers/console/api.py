@@ -13,12 +13,12 @@ from workers.console import parameters
 from workers.console.jobs import Jobs
 from workers.console.letters import letter_json, row_json
 from workers.console.problems import BadRequestError
-from workers.console.reading import Reading
-from workers.console.resuming import command_of
+from workers.console.reading import QueryLimiter
+from workers.console.resumption import command_of
 from workers.console.watch import SystemMonitor
 from workers.ops.books.statement import read_statement
 from workers.ops.dead_letters.history import report_dead_letter, report_dead_letters
-from workers.ops.operations import Operation, list_operations, show_operation
+from workers.ops.operations import Operation, list_operations, read_operation
 from workers.ops.topics.plan import TopicsError, plan_topics
 from workers.ops.topics.promises import check_topics
 from workers.ops.trace.trace import Question, trace
@@ -43,7 +43,7 @@ def answer(body: object, status: int = 200) -> web.Response:
 class Api:
     """Answers to what the page reads. What goes wrong is raised, and told by `tell_problems`."""
 
-    reading: Reading
+    reading: QueryLimiter
     watch: SystemMonitor
     jobs: Jobs
 
@@ -75,7 +75,7 @@ class Api:
         account = parameters.text(request.query, "id")
         if account is None:
             raise BadRequestError("id: which account?")
-        async with self.reading.turn() as settings:
+        async with self.reading.slot() as settings:
             statement = await read_statement(settings, account, parameters.instant(request.query, "as_of"))
         facts = statement.summary()
         lines = facts.pop("lines")
@@ -88,7 +88,7 @@ class Api:
         account = parameters.text(request.query, "account")
         if id_ is None and account is None:
             raise BadRequestError("id: which request?")
-        async with self.reading.turn(_LONGER) as settings:
+        async with self.reading.slot(_LONGER) as settings:
             traced = await trace(settings, Question(id_, account, _REQUESTS, _SEARCHED))
         summary = traced.summary()
         summary["dead_letters"] = [letter_json(letter, fate) for letter, fate in traced.letters]
@@ -99,7 +99,7 @@ class Api:
         selection = parameters.selection(request.query)
         last = parameters.number(request.query, "last", 1, _LETTERS) or _LETTERS
         operation = parameters.number(request.query, "operation")
-        async with self.reading.turn(_LONGER) as settings:
+        async with self.reading.slot(_LONGER) as settings:
             told = await report_dead_letters(settings, selection, last, operation)
         counts = [
             {"topic": topic, "reason": reason, "letters": n} for (topic, reason), n in sorted(told.counts.items())
@@ -118,31 +118,31 @@ class Api:
     async def dead_letter(self, request: web.Request) -> web.Response:
         """Answer with all of one dead letter."""
         partition, offset = _number(request, "partition"), _number(request, "offset")
-        async with self.reading.turn(_LONGER) as settings:
+        async with self.reading.slot(_LONGER) as settings:
             told = await report_dead_letter(settings, partition, offset)
         return answer(letter_json(*told.letters[0]) | {"silent": told.silent})
 
     async def operations(self, request: web.Request) -> web.Response:
         """Answer with what operators did, the newest first."""
         last = parameters.number(request.query, "last", 1, 500) or 50
-        async with self.reading.turn() as settings:
+        async with self.reading.slot() as settings:
             found = await list_operations(settings, last)
         return answer({"operations": [self._operation(each) for each in found]})
 
     async def operation(self, request: web.Request) -> web.Response:
         """Answer with one operation: its plan and how far it is."""
-        async with self.reading.turn() as settings:
-            found = await show_operation(settings, _number(request, "operation"))
+        async with self.reading.slot() as settings:
+            found = await read_operation(settings, _number(request, "operation"))
         return answer(self._operation(found))
 
     def _operation(self, found: Operation) -> dict[str, Any]:
-        goes_on = self.jobs.may_go_on(found)
+        goes_on = self.jobs.may_resume(found)
         command = None if goes_on or found.status in {"done", "running"} else command_of(self.jobs.settings, found)
         return asdict(found) | {"may_stop": self.jobs.may_stop(found), "may_go_on": goes_on, "command": command}
 
     async def topics(self, _: web.Request) -> web.Response:
         """Answer with what differs from how topics should be, and which settings break a promise."""
-        async with self.reading.turn(_LONGER) as settings:
+        async with self.reading.slot(_LONGER) as settings:
             broken = await check_topics(settings)
             try:
                 changes, refused = await plan_topics(settings), None

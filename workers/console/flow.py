@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
-from workers.ops.books.recent_outcomes import LaneProgress
+from workers.ops.books.lanes import LaneProgress
 from workers.ops.lag import GroupLag
 
 __all__ = ["Flow", "Rates"]

@@ -14,7 +14,7 @@ import structlog
 
 from infra.settings import Settings
 from workers.console.problems import KNOWN
-from workers.console.resuming import RERUNS, redrive_of, reemission_of, rerun_of, rewind_of
+from workers.console.resumption import RERUNS, redrive_of, reemission_of, rerun_of, rewind_of
 from workers.ops.dead_letters import redrive
 from workers.ops.dead_letters.letters import LetterFilter
 from workers.ops.dead_letters.redrive_plan import RedriveOptions, RedrivePlan, plan_redrive
@@ -84,7 +84,7 @@ class Jobs:
             raise RefusedError("that plan was begun already, or is not known any more: plan it again")
         return await self._redrive(planned, who)
 
-    async def go_on(self, settings: Settings, operation: Operation, who: Operator) -> dict[str, Any]:
+    async def resume(self, settings: Settings, operation: Operation, who: Operator) -> dict[str, Any]:
         """Go on with an operation that was stopped, failed or broke off: the same is planned again, and begun.
 
         Args:
@@ -166,7 +166,7 @@ class Jobs:
             log = structlog.get_logger("inmail.console")
             log.warning("operation_failed", verb=verb, error=repr(error), known=isinstance(error, KNOWN))
 
-    def may_go_on(self, operation: Operation) -> bool:
+    def may_resume(self, operation: Operation) -> bool:
         """Tell whether the record of an operation says all that it takes to go on with it from here."""
         if operation.status not in {OperationStatus.STOPPED, OperationStatus.FAILED, OperationStatus.BROKEN_OFF}:
             return False

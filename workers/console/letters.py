@@ -4,7 +4,7 @@ from dataclasses import fields
 from typing import Any, Final
 
 from workers.ops.dead_letters.history import LetterHistory
-from workers.ops.dead_letters.letters import DeadLetter, readable
+from workers.ops.dead_letters.letters import DeadLetter, readable_text
 
 __all__ = ["letter_json", "row_json"]
 
@@ -15,7 +15,7 @@ _BYTES: Final = frozenset({"key", "value", "headers"})
 def row_json(letter: DeadLetter, fate: LetterHistory | None) -> dict[str, Any]:
     """Return a letter without its message; what became of it is null where the books could not be asked."""
     row = {each.name: getattr(letter, each.name) for each in fields(letter) if each.name not in _BYTES}
-    return row | {"place": letter.place, "became": None if fate is None else _fate(fate)}
+    return row | {"place": letter.place, "became": None if fate is None else fate.summary()}
 
 
 def letter_json(letter: DeadLetter, fate: LetterHistory | None) -> dict[str, Any]:
@@ -25,21 +25,13 @@ def letter_json(letter: DeadLetter, fate: LetterHistory | None) -> dict[str, Any
     return row_json(letter, fate) | whole | {"bytes": None if letter.value is None else len(letter.value)}
 
 
-def _fate(fate: LetterHistory) -> dict[str, Any]:
-    return {
-        "redriven": [each._asdict() for each in fate.sendings],
-        "answer": None if fate.answer is None else fate.answer._asdict(),
-        "again": fate.again,
-    }
-
-
 def _text(data: bytes | None) -> str | None:
     if data is None:
         return None
     if len(data) <= _SHOWN_BYTES:
-        return readable(data)
+        return readable_text(data)
     try:
         head = data.decode()[:_SHOWN_BYTES].encode()  # not in the middle of a character, or it would be no text
     except UnicodeDecodeError:
         head = data[:_SHOWN_BYTES]
-    return f"{readable(head)}\n… (cut here)"
+    return f"{readable_text(head)}\n… (cut here)"

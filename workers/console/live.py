@@ -6,6 +6,7 @@ from typing import Final
 from aiohttp import web
 from pydantic_core import to_json
 
+from infra.first_of import run_until_first
 from workers.console.watch import SystemMonitor
 
 __all__ = ["Live"]
@@ -33,20 +34,12 @@ class Live:
             await response.write(b"retry: %d\n\n" % _AGAIN_MS)
             while not self._closing.is_set():
                 await response.write(b"event: overview\ndata: %b\n\n" % to_json(self._watch.overview()))
-                await self._wait()
+                await run_until_first(self._watch.next(), self._closing.wait())
         except ConnectionError:
             pass  # the page went
         finally:
             self._watch.viewers -= 1
         return response
-
-    async def _wait(self) -> None:
-        tasks = [asyncio.ensure_future(each) for each in (self._watch.next(), self._closing.wait())]
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
 
     async def close(self, _: web.Application) -> None:
         """End all streams: the server would wait for them otherwise."""

@@ -1,4 +1,4 @@
-"""Reading for the console: never for longer than a person waits, and never so much at once that the workers notice."""
+"""Limits on the console's queries: how long each may take, and how many run side by side."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,23 +8,23 @@ from typing import Final
 
 from infra.settings import Settings
 
-__all__ = ["Reading"]
+__all__ = ["QueryLimiter"]
 
-_TOGETHER: Final = 3  # pages that are answered at once, however many are open
+_SIDE_BY_SIDE: Final = 3  # queries that run side by side, however many pages are open
 
 
 @dataclass(slots=True)
-class Reading:
-    """The settings to read with, and the turn of who reads.
+class QueryLimiter:
+    """Limits how many of the console's queries run side by side, and how long each may take.
 
-    A turn opens a connection of its own to the books, and closes it: what it calls are the commands' own functions,
-    each of which reads one snapshot. A pool would spare the few milliseconds of connecting, and would hold connections
-    all night for a page that nobody looks at. The shared look has one, and the observer of lag another that stays open:
-    five in all, beside those of operations under way.
+    A query opens a connection of its own to the database and closes it: it calls the commands' functions, each of which
+    reads one snapshot. A pool would save a few milliseconds of connecting, and would hold connections all night for a
+    page that nobody views. The shared sample has one connection, and the observer of lag another that stays open: five
+    in all, beside those of running operations.
     """
 
     settings: Settings
-    _turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_TOGETHER))
+    _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_SIDE_BY_SIDE))
 
     def __post_init__(self) -> None:
         # Each statement and each attempt to connect ends by then, on the server too: the client cancels it there.
@@ -32,25 +32,25 @@ class Reading:
         self.settings = self.settings.model_copy(update={"database_timeout_seconds": limit})
 
     @asynccontextmanager
-    async def turn(self, times: float = 1.0) -> AsyncIterator[Settings]:
-        """Wait for a turn and give the settings to read with.
+    async def slot(self, times: float = 1.0) -> AsyncIterator[Settings]:
+        """Wait for a free slot and yield the settings to query with.
 
         Args:
-            times: how many times INMAIL_CONSOLE_TIMEOUT_SECONDS the whole may take, the wait included.
+            times: the limit, wait included, in multiples of INMAIL_CONSOLE_TIMEOUT_SECONDS.
 
         Raises:
-            TimeoutError: when it takes longer.
+            TimeoutError: when the limit is reached.
 
         """
-        async with asyncio.timeout(self.settings.console_timeout_seconds * times), self._turns:
+        async with asyncio.timeout(self.settings.console_timeout_seconds * times), self._slots:
             yield self.settings
 
     @asynccontextmanager
-    async def look(self) -> AsyncIterator[Settings]:
-        """Give the settings to take the shared look with. It waits for no page: it would call slow what is only busy.
+    async def sample_slot(self) -> AsyncIterator[Settings]:
+        """Yield the settings for the shared sample, which waits for no slot: a busy console is no slow server.
 
         Raises:
-            TimeoutError: when it takes longer than INMAIL_CONSOLE_TIMEOUT_SECONDS.
+            TimeoutError: when the sample takes longer than INMAIL_CONSOLE_TIMEOUT_SECONDS.
 
         """
         async with asyncio.timeout(self.settings.console_timeout_seconds):

@@ -18,7 +18,7 @@ from workers.console.health import probe_addresses
 from workers.console.jobs import Jobs
 from workers.console.live import Live
 from workers.console.problems import tell_problems
-from workers.console.reading import Reading
+from workers.console.reading import QueryLimiter
 from workers.console.watch import SystemMonitor
 
 __all__ = ["STATIC", "serve_console"]
@@ -40,7 +40,7 @@ async def serve_console(settings: Settings, listener: socket.socket | None = Non
 
     """
     access = access_of(settings)
-    reading, jobs = Reading(settings), Jobs(settings)
+    reading, jobs = QueryLimiter(settings), Jobs(settings)
     watch = SystemMonitor(reading, probe_addresses(settings))
     live = Live(watch)
     application = _application(settings, access, Api(reading, watch, jobs), Actions(access, reading, jobs), live)

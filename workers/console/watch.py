@@ -14,8 +14,9 @@ from workers.console.flow import Flow
 from workers.console.lag_page import group_line, lag_lines, partitions_of_groups
 from workers.console.lag_source import LagSource
 from workers.console.problems import KNOWN, explain
-from workers.console.reading import Reading
-from workers.ops.books.recent_outcomes import LaneProgress, OutcomeCount, read_lanes, recent_outcomes
+from workers.console.reading import QueryLimiter
+from workers.ops.books.lanes import LaneProgress, read_lanes
+from workers.ops.books.recent_outcomes import OutcomeCount, recent_outcomes
 from workers.ops.books.snapshot import open_books
 from workers.ops.operations import read_operations
 from workers.topology import TOPIC_OF_GROUP
@@ -41,7 +42,7 @@ class _LedgerReading:
 class SystemMonitor:
     """What was seen last, and who waits for the next look."""
 
-    def __init__(self, reading: Reading, probes: dict[str, str]) -> None:
+    def __init__(self, reading: QueryLimiter, probes: dict[str, str]) -> None:
         self._reading = reading
         self._probes = probes
         self.lag = LagSource(reading.settings)
@@ -88,7 +89,7 @@ class SystemMonitor:
 
     async def _try(self, server: str, read: Callable[[Settings], Awaitable[None]]) -> bool:
         try:
-            async with self._reading.look() as settings:
+            async with self._reading.sample_slot() as settings:
                 await read(settings)
         except KNOWN as error:
             self._errors[server] = explain(error)[2]

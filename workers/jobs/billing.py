@@ -1,4 +1,4 @@
-"""The billing worker: what subscriptions, gifts and corrections make of an account's lots."""
+"""The billing job: applies subscriptions, gifts and corrections to an account's lots."""
 
 from infra.postgres import Connection
 from schemas.billing import SubscriptionPeriod
@@ -7,7 +7,7 @@ from schemas.envelope import Event
 from schemas.results import DeadLetterReason
 from workers.jobs.job import Batch, Decision
 from workers.jobs.request_job import RequestJob
-from workers.jobs.result_events import decision_of
+from workers.jobs.result_events import decision_from
 from workers.ledger.model import WorkerName
 from workers.ledger.movements import decide
 from workers.ledger.plans import Catalogue
@@ -24,8 +24,8 @@ class BillingJob(RequestJob):
     async def decide(self, connection: Connection, batch: Batch) -> Decision:
         """Grant, clamp, correct or refuse; answer every event.
 
-        A fresh event of an unknown plan is set aside: once the catalogue is mended, it can be sent again and succeed.
-        One that was answered before keeps its answer, whatever became of its plan.
+        A new event with an unknown plan becomes a dead letter: once the catalogue has the plan, a redrive succeeds. An
+        event that was answered before keeps its answer, also if its plan has been removed since.
         """
         opened = await open_batch(
             connection,
@@ -36,14 +36,14 @@ class BillingJob(RequestJob):
         )
         await self._partitioning.record(connection, batch.partition, batch.requests, opened.foreign)
         decided = await decide(connection, opened, self._catalogue)
-        told = {request.offset: unknown_plan(request.event, self._catalogue) for request in opened.set_aside}
-        refused = {offset: problem for offset, problem in told.items() if problem is not None}
+        problems = {request.offset: unknown_plan(request.event, self._catalogue) for request in opened.set_aside}
+        refused = {offset: problem for offset, problem in problems.items() if problem is not None}
         answered = [request for request in batch.requests if request.offset not in refused]
-        return decision_of(answer_all(opened, answered, decided), batch.partition, refused)
+        return decision_from(answer_all(opened, answered, decided), batch.partition, refused)
 
 
 def unknown_plan(event: Event, catalogue: Catalogue) -> Undecodable | None:
-    """Return what to say of an event whose plan the catalogue does not have; None of any other."""
+    """Return the reason for a dead letter if an event names a plan that the catalogue lacks, else None."""
     if not isinstance(event, SubscriptionPeriod) or event.data.plan in catalogue.plans:
         return None
     return Undecodable(

@@ -1,4 +1,4 @@
-"""Deciding a batch that the database refuses: in parts, so that the request it cannot take stands in nobody's way."""
+"""Decides a batch that the database refuses by halving it, so that one bad request does not block the others."""
 
 from collections import Counter
 from dataclasses import replace
@@ -16,10 +16,14 @@ __all__ = ["decide_bisected"]
 
 
 async def decide_bisected(job: Job, connection: Connection, batch: Batch) -> Decision:
-    """Decide a batch in the order of its records, each part behind a savepoint; halve a part that is refused.
+    """Decide a batch in the order of its records, each part behind a savepoint, halving each part that is refused.
 
-    A single request that is refused has been refused twice, the second time alone: it becomes a dead letter and leaves
-    no trace, so that it can be sent again once the cause is mended.
+    A request that is refused alone becomes a dead letter and leaves no trace in the database, so that it can be sent
+    again once the cause is mended.
+
+    Raises:
+        asyncpg.PostgresError: when an error is not the refusal of a request.
+
     """
     messages: list[Message] = []
     refused: dict[int, Undecodable] = {}
@@ -46,11 +50,11 @@ async def decide_bisected(job: Job, connection: Connection, batch: Batch) -> Dec
 
 
 def _refusal(request: Request[object], error: asyncpg.PostgresError) -> Undecodable:
-    """Return what to say of it. The error's own details go to the log: they show rows."""
+    """Return the reason for the dead letter. The error's details show rows, so they go to the log only."""
     structlog.get_logger("inmail.lane").error(
         "refused_by_database", offset=request.offset, sqlstate=error.sqlstate, error=str(error)
     )
     constraint = getattr(error, "constraint_name", None)
-    told = f"the database refuses it (SQLSTATE {error.sqlstate}"
-    told += f", constraint {constraint})" if constraint else ")"
-    return Undecodable(DeadLetterReason.REFUSED_BY_DATABASE, f"{told}: {getattr(error, 'message', error)}")
+    reason = f"the database refuses it (SQLSTATE {error.sqlstate}"
+    reason += f", constraint {constraint})" if constraint else ")"
+    return Undecodable(DeadLetterReason.REFUSED_BY_DATABASE, f"{reason}: {getattr(error, 'message', error)}")

@@ -1,4 +1,4 @@
-"""Dead letters: messages that can never succeed, kept with the reason and where they came from."""
+"""Builds dead letters: records that can never succeed, kept with their bytes, reason and origin."""
 
 import re
 from base64 import b64encode
@@ -18,18 +18,24 @@ from workers.jobs.job import Message
 
 __all__ = ["LETTER_HEADER", "dead_letters"]
 
-# A compressed batch of a megabyte can hold a record of a hundred. As base64, what is kept stays below the topic's
-# limit for a record.
-LETTER_HEADER = "inmail-redrive-letter"  # of a message that was sent back: which letter it was
-KEPT_BYTES = 2 * 1024 * 1024  # of key, value and headers together: kept whole up to here
-_KEPT_VALUE_BYTES = 1024 * 1024  # of a larger message: so much of its value,
-_KEPT_OTHER_BYTES = 64 * 1024  # of its key, and of its headers together
+# A compressed batch of 1 MB can hold a record of 100 MB. As base64, the kept bytes stay below the topic's limit for a
+# record.
+LETTER_HEADER = "inmail-redrive-letter"  # header of a redriven message: the place of its dead letter
+KEPT_BYTES = 2 * 1024 * 1024  # of key, value and headers together: up to this size a record is kept whole
+_KEPT_VALUE_BYTES = 1024 * 1024  # kept of the value of a larger record,
+_KEPT_OTHER_BYTES = 64 * 1024  # of its key, and of all its headers
 
 _ACCOUNT_ID = re.compile(ID_PATTERN.encode())
 
 
 def dead_letters(records: Sequence[ConsumerRecord], refused: Mapping[int, Undecodable]) -> list[Message]:
-    """Return the dead letters of those of a batch's records that were refused, by offset, and log each."""
+    """Return a dead letter for each refused record of a batch, and log it.
+
+    Args:
+        records: the batch.
+        refused: the reason for each refused record, by offset.
+
+    """
     letters = []
     for record in records:
         if (problem := refused.get(record.offset)) is not None:
@@ -46,9 +52,9 @@ def dead_letters(records: Sequence[ConsumerRecord], refused: Mapping[int, Undeco
 
 
 def dead_letter(record: ConsumerRecord, problem: Undecodable) -> Message:
-    """Return the dead letter of a record: its bytes and headers as they were, and why it was refused.
+    """Return the dead letter of a record: its bytes, its headers and the reason.
 
-    It goes to the partition with the record's own number.
+    The dead letter goes to the partition with the same number as the record's.
     """
     account_id = record.key.decode() if record.key and _ACCOUNT_ID.fullmatch(record.key) else None
     key, value, headers, cut = _kept(record)
@@ -77,8 +83,8 @@ Headers = Sequence[tuple[str, bytes | None]]
 
 
 def _kept(record: ConsumerRecord) -> tuple[bytes | None, bytes | None, Headers, DeadLetterCut | None]:
-    """Return key, value and headers as far as they can be kept, and what was cut off."""
-    # A letter has the key twice: its own key, and in its body.
+    """Return the key, value and headers to keep, and a description of any bytes that were cut off."""
+    # A dead letter has the key twice: as its own key and in its body.
     size = 2 * len(record.key or b"") + len(record.value or b"") + _size(record.headers)
     if size <= KEPT_BYTES:
         return record.key, record.value, record.headers, None
@@ -97,12 +103,12 @@ def _kept(record: ConsumerRecord) -> tuple[bytes | None, bytes | None, Headers, 
 
 
 def _size(headers: Headers) -> int:
-    # JSON writes a control character in six, and adds less than 64 to each header.
+    # JSON writes a control character as six bytes, and adds fewer than 64 bytes to each header.
     return sum(6 * len(name) + len(content or b"") + 64 for name, content in headers)
 
 
 def _timestamp(milliseconds: int) -> datetime:
-    """Return the record's timestamp, or the epoch where a producer gave one that no calendar has."""
+    """Return a record's timestamp as an instant, or the epoch if a producer gave a timestamp outside the calendar."""
     try:
         return from_milliseconds(milliseconds)
     except OverflowError:

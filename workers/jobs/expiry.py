@@ -13,7 +13,7 @@ from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS
 from workers.jobs.job import Batch, Decision, Message
-from workers.jobs.result_events import recall_ticks, tick_messages
+from workers.jobs.result_events import read_ticks, tick_messages
 from workers.ledger.plans import Catalogue
 from workers.ledger.ticks import booked_ticks, expire_step, tick_movements, tick_terms
 from workers.telemetry.worker_metrics import REPEAT
@@ -77,10 +77,10 @@ class ExpiryJob:
             codes[tick.code if tick.source_offset == offset else REPEAT] += 1
         return Decision(messages, {}, codes)
 
-    async def recall(self, connection: Connection, partition: int, start: int, end: int) -> list[Message]:
+    async def replay_answers(self, connection: Connection, partition: int, start: int, end: int) -> list[Message]:
         """Return from the books what was decided for the input offsets [start, end)."""
         messages = []
-        for tick in await recall_ticks(connection, partition, start, end):
+        for tick in await read_ticks(connection, partition, start, end):
             messages += tick_messages(tick, await tick_movements(connection, tick), tick.source_offset)
         return messages
 

@@ -1,4 +1,4 @@
-"""What a worker gives to its lanes: a topic to read, what can never succeed, and how a batch is decided."""
+"""The interface between a worker and its lanes: batches in, decisions out."""
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,7 +15,7 @@ __all__ = ["Batch", "Decision", "Job", "Message", "Step"]
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The decodable records that a lane took together from one partition."""
+    """The decoded requests of a batch of records from one partition."""
 
     topic: str
     partition: int
@@ -23,38 +23,35 @@ class Batch:
 
 
 class Decision(NamedTuple):
-    """What came of a batch: what to publish, and which records, by offset, are well-formed and still cannot succeed.
+    """The result of deciding a batch."""
 
-    And, for who watches, how many outcomes there are of each code.
-    """
-
-    messages: list[Message]
-    refused: dict[int, Undecodable]
-    codes: "Counter[str]"
+    messages: list[Message]  # to publish
+    refused: dict[int, Undecodable]  # valid records that can never succeed, by offset: to dead-letter
+    codes: "Counter[str]"  # number of outcomes by code, for the metrics
 
 
 Step = Callable[[Connection, Batch], Awaitable[bool]]
 
 
 class Job(Protocol):
-    """One worker's part of the work. Everything about offsets, transactions and failures is the lane's."""
+    """A worker's decisions. Offsets, transactions and failures are the lane's."""
 
     group: str
     topic: str
 
     @property
     def step(self) -> Step | None:
-        """Do a bounded part of a batch's work ahead of its decision, in a transaction of its own; None: there is none.
+        """A function that does a bounded part of a batch's work before the decision; None if the job has no such work.
 
-        Returns whether a part was left; called until none is. What it books belongs to the batch's records, and is
-        published with their answers.
+        The lane calls the function in a transaction of its own, again and again until it returns False: no work is
+        left. Rows that it books belong to the batch's records and are published with their answers.
         """
 
     async def decide(self, connection: Connection, batch: Batch) -> Decision:
-        """Decide a batch inside the caller's transaction and return its answers, in order.
+        """Decide a batch inside the caller's transaction and return the answers in the order of the records.
 
-        Asked again for the same records, it must find what it decided and return the same answers.
+        A second call with the same records must return the stored answers of the first.
         """
 
-    async def recall(self, connection: Connection, partition: int, start: int, end: int) -> list[Message]:
-        """Return from the books what was decided for the input offsets [start, end)."""
+    async def replay_answers(self, connection: Connection, partition: int, start: int, end: int) -> list[Message]:
+        """Return the stored answers and movements for the input offsets [start, end)."""

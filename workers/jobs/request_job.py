@@ -1,9 +1,9 @@
-"""What the send and the billing job share: they decide requests of accounts, each batch at once."""
+"""The base class of the send and the billing job, which decide requests of accounts batch by batch."""
 
 from infra.postgres import Connection
 from workers.jobs.job import Message
 from workers.jobs.partitioning_check import PartitioningCheck
-from workers.jobs.result_events import recall_answers
+from workers.jobs.result_events import replay_answers
 from workers.ledger.model import WorkerName
 from workers.ledger.plans import Catalogue
 from workers.topology import GROUP_OF, TOPIC_OF
@@ -12,7 +12,7 @@ __all__ = ["RequestJob"]
 
 
 class RequestJob:
-    """A job without steps, whose answers stand in the journal. A subclass names its worker and decides."""
+    """A job without steps, whose answers are journal rows. A subclass names its worker and implements `decide`."""
 
     worker: WorkerName
     group: str
@@ -27,6 +27,6 @@ class RequestJob:
         self._catalogue = catalogue
         self._partitioning = PartitioningCheck(self.topic)
 
-    async def recall(self, connection: Connection, partition: int, start: int, end: int) -> list[Message]:
-        """Return from the ledger's database what was decided for the input offsets [start, end)."""
-        return await recall_answers(connection, self.worker, partition, start, end)
+    async def replay_answers(self, connection: Connection, partition: int, start: int, end: int) -> list[Message]:
+        """Return the stored answers and movements for the input offsets [start, end)."""
+        return await replay_answers(connection, self.worker, partition, start, end)

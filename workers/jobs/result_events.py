@@ -1,7 +1,7 @@
-"""Journal rows as events: what was booked becomes what downstream services read.
+"""Builds the result event of a journal row.
 
-An event is made from the row alone, so it is the same bytes whether it is published at once, again after a crash, or
-from the books long after the input is gone. Only `repeat` looks at the record being answered.
+An event depends on its row alone, so its bytes are the same whether it is published at once, again after a crash, or
+from the ledger's database after retention has deleted the input. Only `repeat` depends on the record being answered.
 """
 
 from collections import Counter
@@ -33,32 +33,46 @@ from workers.ledger.store import Answer, is_of
 from workers.telemetry.worker_metrics import REPEAT
 from workers.topology import TOPIC_OF
 
-__all__ = ["decision_of", "event_of", "recall_answers", "recall_ticks", "tick_messages"]
+__all__ = ["decision_from", "read_ticks", "replay_answers", "result_event", "tick_messages"]
 
 
-def decision_of(answers: Iterable[Answer], partition: int, refused: dict[int, Undecodable] | None = None) -> Decision:
-    """Return what came of a batch: what each record is answered and moved beside that, and outcomes by code.
+def decision_from(answers: Iterable[Answer], partition: int, refused: dict[int, Undecodable] | None = None) -> Decision:
+    """Return the decision of a batch: a message for each answer and movement, and the number of outcomes by code.
 
-    An answer is a repeat unless it was decided for this very record.
+    An answer is a repeat unless it was decided for the record itself.
+
+    Args:
+        answers: each request with its journal rows.
+        partition: the partition of the batch.
+        refused: the records to dead-letter, by offset.
+
     """
     messages = []
     codes = []
     for request, entries in answers:
         for entry in entries:
             repeat = not is_of(entry, partition, request.offset)
-            messages.append(event_of(request.account_id, entry, repeat=repeat, origin=request.offset))
+            messages.append(result_event(request.account_id, entry, repeat=repeat, origin=request.offset))
             codes.append(REPEAT if repeat else entry.code)
     return Decision(messages, refused or {}, Counter(codes))
 
 
-def event_of(account_id: str, entry: Entry, *, repeat: bool = False, origin: int | None = None) -> Message:
-    """Return a journal row as the event it is, in answer to the record at an offset, if to one."""
+def result_event(account_id: str, entry: Entry, *, repeat: bool = False, origin: int | None = None) -> Message:
+    """Return the event of a journal row.
+
+    Args:
+        account_id: the account of the row.
+        entry: the row.
+        repeat: whether the row was decided for another record than the one being answered.
+        origin: the offset of the record being answered; None if the event is published for no record.
+
+    """
     if entry.recipient_id is not None:
         topic, write, own = SEND_RESULTS, send_decided, _send(entry)
     else:
         topic, write, own = _OTHERS.get(entry.code, _decided)(entry)
     data = {
-        "request_id": str(entry.request_id),  # orjson would ask for it by a call
+        "request_id": str(entry.request_id),  # faster than orjson's call of a default function
         "sequence": entry.sequence,
         "as_of": entry.as_of,
         "balance_before": entry.balance_before,
@@ -89,11 +103,11 @@ def _outcome(entry: Entry) -> str:
 
 
 def _instant(text: str | None) -> datetime | None:
-    """Return an instant kept in a row's details, where JSON has no type for it."""
+    """Return an instant from a row's details, where it is kept as ISO 8601 text."""
     return datetime.fromisoformat(text) if text else None
 
 
-# -- each kind of row: its topic, its writer, and the members it has beside the common ones ---------------------------
+# -- for each kind of row: topic, writer, and the members beside the common ones --------------------------------------
 
 OwnFields = dict[str, Any]
 EventParts = tuple[str, Callable[..., bytes], OwnFields]
@@ -126,6 +140,7 @@ def _granted(entry: Entry) -> EventParts:
         "subscription_id": details.get("subscription_id"),
         "plan": details.get("plan"),
         "period_start": _instant(details.get("period_start")),
+        "tops_up": details.get("tops_up"),
         "source_id": details.get("source_id"),
         "actor": details.get("actor"),
         "reason": details.get("reason"),
@@ -172,7 +187,7 @@ def _of_lot(entry: Entry, credits_: int) -> OwnFields:
 
 
 def _decided(entry: Entry) -> EventParts:
-    """Return an answer that moved nothing: a report refused, or any other billing event."""
+    """Return the event of an answer that moved no credits: a refused report or a billing event."""
     details = entry.details or {}
     own: OwnFields = {"outcome": _outcome(entry)}
     if entry.worker == WorkerName.SEND:
@@ -183,6 +198,7 @@ def _decided(entry: Entry) -> EventParts:
         "plan": details.get("plan"),
         "period_start": _instant(details.get("period_start")),
         "grant_id": details.get("grant_id"),
+        "kept_lot": details.get("kept_lot"),
     }
     return CREDIT_EVENTS, billing_decided, own
 
@@ -203,8 +219,8 @@ _OTHERS: Final[dict[str, Callable[[Entry], EventParts]]] = {
 
 
 def tick_messages(tick: Tick, movements: list[tuple[str, Entry]], offset: int) -> list[Message]:
-    """Return the lines that a tick booked, and its answer."""
-    messages = [event_of(account_id, entry) for account_id, entry in movements]
+    """Return the events of the rows that a tick booked, then the tick's answer."""
+    messages = [result_event(account_id, entry) for account_id, entry in movements]
     conflict = tick.code == Code.KEY_CONFLICT
     body = tick_decided(
         tick_conflict_id(tick.partition, tick.request_id, tick.fingerprint)
@@ -225,10 +241,10 @@ def tick_messages(tick: Tick, movements: list[tuple[str, Entry]], offset: int) -
     return [*messages, Message(CREDIT_EVENTS, None, body, tick.partition, offset)]
 
 
-async def recall_answers(
+async def replay_answers(
     connection: Connection, worker: WorkerName, partition: int, start: int, end: int
 ) -> list[Message]:
-    """Return from the books what a worker booked for the input offsets [start, end) of a partition."""
+    """Return the events of the rows that a worker booked for the input offsets [start, end) of a partition."""
     rows = await connection.fetch(
         "select a.account_id, j.* from journal as j join accounts as a using (account)"
         " where j.worker = $1 and j.source_partition = $2 and j.source_offset >= $3 and j.source_offset < $4"
@@ -238,10 +254,10 @@ async def recall_answers(
         start,
         end,
     )
-    return [event_of(row[0], Entry(*row[1:])) for row in map(tuple, rows)]
+    return [result_event(row[0], Entry(*row[1:])) for row in map(tuple, rows)]
 
 
-async def recall_ticks(connection: Connection, partition: int, start: int, end: int) -> list[Tick]:
+async def read_ticks(connection: Connection, partition: int, start: int, end: int) -> list[Tick]:
     """Return the stored answers to the ticks at the offsets [start, end) of a partition."""
     rows = await connection.fetch(
         "select * from ticks where partition = $1 and source_offset >= $2 and source_offset < $3"

@@ -1,9 +1,9 @@
-"""The send worker: may this message be sent, what does it cost, and does its credit come back."""
+"""The send job: decides whether a message may be sent, its cost, and whether its credit comes back."""
 
 from infra.postgres import Connection
 from workers.jobs.job import Batch, Decision
 from workers.jobs.request_job import RequestJob
-from workers.jobs.result_events import decision_of
+from workers.jobs.result_events import decision_from
 from workers.ledger.model import WorkerName
 from workers.ledger.movements import decide
 from workers.ledger.store import answer_all, open_batch
@@ -17,8 +17,8 @@ class SendJob(RequestJob):
     worker = WorkerName.SEND
 
     async def decide(self, connection: Connection, batch: Batch) -> Decision:
-        """Charge each paid send that finds a credit, take back what did not arrive; answer every request."""
+        """Charge paid sends that find a credit, reverse undelivered ones, and answer every request."""
         opened = await open_batch(connection, self.worker, batch.partition, batch.requests)
         await self._partitioning.record(connection, batch.partition, batch.requests, opened.foreign)
         decided = await decide(connection, opened, self._catalogue)
-        return decision_of(answer_all(opened, batch.requests, decided), batch.partition)
+        return decision_from(answer_all(opened, batch.requests, decided), batch.partition)

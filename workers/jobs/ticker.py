@@ -1,7 +1,7 @@
-"""The ticker: asks each partition's expiry lane, every few seconds, to book what has ended.
+"""The ticker: asks each partition's expiry lane, every few seconds, to book lots that have ended.
 
-Nothing depends on it being on time, or on there being one: availability is a predicate, and a tick repeated, missed
-or late changes nothing that matters.
+No decision depends on ticks: a lot is unavailable from its `expires_at` on, whether a tick has booked that or not. A
+repeated, missing or late tick changes only when the expiry is booked.
 """
 
 import asyncio
@@ -13,14 +13,15 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from infra.clock import utc_now
-from infra.kafka.clients import create_producer, remedy
+from infra.first_of import run_until_first
+from infra.kafka.clients import create_producer, remedy, stop_producer
 from infra.kafka.records import partition_counts
 from infra.probes import probes
 from infra.settings import Settings
 from schemas.catalogue import EXPIRY_TICKS
 from schemas.envelope import encode
 from schemas.ticks import ExpiryTick, ExpiryTickData
-from workers.telemetry.collectors import page
+from workers.telemetry.collectors import metrics_page
 from workers.telemetry.health import Health
 from workers.telemetry.watchdog import watch_progress
 from workers.telemetry.worker_metrics import WorkerMetrics
@@ -33,67 +34,54 @@ _STOP_SECONDS = 2.0
 async def run_ticker(settings: Settings, stop: asyncio.Event) -> None:
     """Publish a tick to every partition each `tick_seconds` until `stop` is set.
 
-    A tick under way when it is has no claim to be finished: without a broker it would wait for one.
+    A stop does not wait for the tick being sent, which could wait for a broker without limit.
 
     Raises:
-        NotSetUpError: when there is no topic of ticks.
-        SettingsError: when its port for probes cannot be had.
-        StuckError: when it does not come round for too long.
-        KafkaError: when no broker can be reached at the start, or they refuse for good.
+        NotSetUpError: when the topic of ticks does not exist.
+        SettingsError: when the port for probes is not available.
+        StuckError: when the ticker makes no progress for too long.
+        KafkaError: when no broker can be reached at the start, or the brokers refuse the ticker's requests.
 
     """
     health = Health(settings.stuck_seconds + settings.tick_seconds, kept=WorkerMetrics("ticker"))
-    answers, pages = {"/livez": health.livez, "/readyz": health.readyz}, {"/metrics": page(health)}
+    answers, pages = {"/livez": health.livez, "/readyz": health.readyz}, {"/metrics": metrics_page(health)}
     async with probes(settings, answers, pages):
-        ticking = asyncio.create_task(_tick_on(settings, health))
-        watch = asyncio.create_task(watch_progress(health))
-        stopped = asyncio.create_task(stop.wait())
-        await asyncio.wait([ticking, watch, stopped], return_when=asyncio.FIRST_COMPLETED)
-        ended = [task for task in (ticking, watch) if task.done()]
-        for task in (ticking, watch, stopped):
-            task.cancel()
-        await asyncio.wait([ticking], timeout=2 * _STOP_SECONDS)
-    for task in ended:
-        task.result()
+        await run_until_first(
+            _publish_ticks(settings, health), watch_progress(health), stop.wait(), cancel_seconds=2 * _STOP_SECONDS
+        )
 
 
-async def _tick_on(settings: Settings, health: Health) -> NoReturn:
+async def _publish_ticks(settings: Settings, health: Health) -> NoReturn:
     log = structlog.get_logger("inmail.ticker")
-    await partition_counts(settings, [EXPIRY_TICKS])  # aiokafka would look for it for 40 s
-    producer = await _started(settings)
+    await partition_counts(settings, [EXPIRY_TICKS])  # fails at once where aiokafka would wait for the topic for 40 s
+    producer = await _start_producer(settings)
     health.joined()
     try:
         log.info("ticker_started", seconds=settings.tick_seconds)
         while True:
             health.polls()
             try:
-                producer = producer or await _started(settings)
+                producer = producer or await _start_producer(settings)
                 partitions = await _tick(producer)
             except KafkaError as error:
                 if remedy(error) is not None:
                     raise
                 health.serves("Kafka", repr(error))
                 log.warning("tick_failed", error=repr(error), again_in_seconds=settings.tick_seconds)
-                await _stop(producer)
-                producer = None  # aiokafka's may be of no more use for good
+                await stop_producer(producer, _STOP_SECONDS)
+                producer = None  # an aiokafka producer may be unusable after an error
             else:
                 health.serves("Kafka", None)
                 log.debug("ticked", partitions=partitions)
             await asyncio.sleep(settings.tick_seconds)
     finally:
-        await _stop(producer)
+        await stop_producer(producer, _STOP_SECONDS)
 
 
-async def _started(settings: Settings) -> AIOKafkaProducer:
+async def _start_producer(settings: Settings) -> AIOKafkaProducer:
     producer = create_producer(settings, "inmail-ticker")
     await producer.start()
     return producer
-
-
-async def _stop(producer: AIOKafkaProducer | None) -> None:
-    """Stop. Bounded: it would wait for a broker to take what is on its way."""
-    if producer is not None:
-        await asyncio.wait([asyncio.create_task(producer.stop())], timeout=_STOP_SECONDS)
 
 
 async def _tick(producer: AIOKafkaProducer) -> int:

@@ -138,7 +138,7 @@ class Lane:
         if published < oldest:
             self._log.warning("publishing_from_books", offset=published, end=oldest)
             async with self._pool.acquire() as connection:
-                messages = await self._job.recall(connection, self._tp.partition, published, oldest)
+                messages = await self._job.replay_answers(connection, self._tp.partition, published, oldest)
             await self._publish(_Decided(messages, oldest))
         self._consumer.seek(self._tp, start)
         self.inbox.open(start)
@@ -196,7 +196,7 @@ class Lane:
         decide: Callable[[Connection], Awaitable[Decision]],
     ) -> _Decided:
         """Store the outcomes of a batch, and how far the lane has read, in one transaction; unless too much is bad."""
-        with self._traces.deciding(self._tp, taken.records) as trace:
+        with self._traces.trace_batch(self._tp, taken.records) as trace:
             async with self._row.fenced(taken.next_offset, found.as_of) as connection:
                 answers, refused_by_job, codes = await decide(connection)
                 refused = found.refused | refused_by_job
@@ -205,7 +205,7 @@ class Lane:
                     await note_ahead(connection, self._row, ahead, taken, found.as_of, self._stored)
         self._as_of = found.as_of
         self._health.stored(len(taken.records), codes, [each.reason.value for each in refused.values()])
-        messages = trace.answered(answers + dead_letters(taken.records, refused))
+        messages = trace.add_headers(answers + dead_letters(taken.records, refused))
         return _Decided(messages, taken.next_offset, trace)
 
     async def _publish(self, decided: _Decided) -> None:
@@ -213,7 +213,7 @@ class Lane:
         messages, offsets = decided.messages, {self._tp: decided.next_offset}
         if self._visible is not None:
             messages, offsets = self._visible.missing(messages, offsets)
-        with decided.trace.publishing(messages):
+        with decided.trace.trace_publishing(messages):
             spent = await self._producers.publish(messages, offsets, self._job.group)
         if offsets:
             self._row.published, self._visible = decided.next_offset, None

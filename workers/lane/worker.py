@@ -24,7 +24,7 @@ from workers.lane.circuit_breaker import Breaker
 from workers.lane.lane import Clients, Lane
 from workers.lane.server_checks import watch_servers
 from workers.lane.time_order import Ends
-from workers.telemetry.collectors import page, watch_pool
+from workers.telemetry.collectors import metrics_page, register_pool
 from workers.telemetry.health import Health
 from workers.telemetry.tracing import NO_TRACES, Traces, open_traces
 from workers.telemetry.watchdog import watch_progress
@@ -53,7 +53,7 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is unt
         self._log = structlog.get_logger("inmail.worker").bind(worker=job.group)
         self._consumer: AIOKafkaConsumer = create_consumer(settings, job.group, settings.drain_seconds * 1.5)
         self._clients = Clients(self._consumer, admin, pool, Breaker(settings), self._health, Ends(settings), traces)
-        self._poller = Poller(self._consumer, self._health.kept.fetching)
+        self._poller = Poller(self._consumer, self._health.kept.timed_fetch)
         self._lanes: dict[TopicPartition, tuple[Lane, asyncio.Task[None]]] = {}
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stopping = False
@@ -225,7 +225,7 @@ async def run_worker(job: Job, settings: Settings, stop: asyncio.Event) -> None:
 
     """
     health = Health(settings.stuck_seconds, kept=WorkerMetrics(job.group.removeprefix("inmail-")))
-    answers, pages = {"/livez": health.livez, "/readyz": health.readyz}, {"/metrics": page(health)}
+    answers, pages = {"/livez": health.livez, "/readyz": health.readyz}, {"/metrics": metrics_page(health)}
     async with contextlib.AsyncExitStack() as stack:
         traces = await stack.enter_async_context(open_traces(settings, job.group))
         await stack.enter_async_context(probes(settings, answers, pages))
@@ -244,7 +244,7 @@ async def run_worker(job: Job, settings: Settings, stop: asyncio.Event) -> None:
                 watch.result()
             return
         admin, pool = connecting.result()
-        watch_pool(health, pool)
+        register_pool(health, pool)
         await Worker(job, settings, pool, admin, health, traces).run(stop)
 
 

@@ -1,7 +1,6 @@
 """The billing lane's movements: periods, gifts, cancels and corrections, as calls of the ledger's functions."""
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Sequence
 from typing import Any
 
 from schemas.billing import (
@@ -17,7 +16,7 @@ from schemas.billing import (
 )
 from schemas.envelope import AccountEvent
 from workers.ledger.model import Entry, Origin, Request
-from workers.ledger.plans import Catalogue, Terms
+from workers.ledger.plans import Catalogue
 from workers.ledger.store import Call, Fresh
 
 __all__ = ["cancel", "erase", "give", "grant_period", "refuse", "take", "take_back", "void"]
@@ -26,60 +25,33 @@ __all__ = ["cancel", "erase", "give", "grant_period", "refuse", "take", "take_ba
 async def grant_period(made: Call, fresh: Sequence[Fresh]) -> list[Entry]:
     """Decide activations, renewals and plan changes."""
     requests: list[Request[SubscriptionPeriod]] = [request for request, _ in fresh]
-    periods = [request.event.data for request in requests]
-    lots = [
-        (
-            number,
-            _lot(
-                terms,
-                Origin.SUBSCRIPTION,
-                {"subscription_id": period.subscription_id, "plan": period.plan},
-                terms.granted_at,
-            ),
-        )
-        for number, period in enumerate(periods, 1)
-        for terms in made.catalogue.allotments(
-            period.plan,
-            period.period_start,
-            period.period_end,
-            annual=period.term == "annual",
-            anchor_day=period.anchor_day or 0,
-        )
-    ]
     return await made.of(
         "grant_period",
         made.opened.rows(requests),
-        [period.subscription_id for period in periods],
-        [period.plan for period in periods],
-        [period.period_start for period in periods],
-        [period.anchor_day for period in periods],
-        [made.catalogue.plans[period.plan].credits for period in periods],
-        [isinstance(request.event, SubscriptionPlanChanged) for request in requests],
-        [number for number, _ in lots],
-        [lot for _, lot in lots],
+        [_period(made.catalogue, request.event) for request in requests],
+        made.catalogue.validity,
         made.low,
     )
 
 
-def _lot(
-    terms: Terms, origin: Origin, named: Mapping[str, str], period_start: datetime | None = None
-) -> tuple[Any, ...]:
-    """Return a lot to open as the SQL functions take it: the composite type `lot_terms`."""
+def _period(catalogue: Catalogue, event: SubscriptionPeriod) -> tuple[Any, ...]:
+    """Return a period as the SQL functions take it: the composite type `told_period`."""
+    period = event.data
+    plan = catalogue.plans[period.plan]
     return (
-        origin.value,
-        named.get("source_id"),
-        named.get("subscription_id"),
-        named.get("plan"),
-        period_start,
-        terms.credits,
-        terms.priority,
-        terms.granted_at,
-        terms.expires_at,
-        terms.on_change,
-        terms.credit_back,
-        terms.balance_cap,
-        named.get("actor"),
-        named.get("reason"),
+        period.subscription_id,
+        period.plan,
+        period.period_start,
+        period.period_end,
+        period.term == "annual",
+        period.anchor_day,
+        isinstance(event, SubscriptionPlanChanged),
+        plan.credits,
+        plan.rollover,
+        catalogue.priorities[Origin.SUBSCRIPTION],
+        plan.on_change,
+        plan.credit_back_on_response,
+        plan.balance_cap if catalogue.apply_balance_caps else None,
     )
 
 
@@ -96,6 +68,7 @@ async def give(made: Call, fresh: Sequence[Fresh]) -> list[Entry]:
 
 
 def _gift(catalogue: Catalogue, request: Request[AccountEvent]) -> tuple[Any, ...]:
+    """Return the lot of a gift as the SQL functions take it: the composite type `lot_terms`. It starts when read."""
     event = request.event
     match event:
         case PromotionGranted():
@@ -108,7 +81,22 @@ def _gift(catalogue: Catalogue, request: Request[AccountEvent]) -> tuple[Any, ..
             origin, named = Origin.ADJUSTMENT, {"actor": event.data.actor, "reason": event.data.reason}
         case _:
             raise TypeError(f"a gift of no known origin: {type(event).__name__}")
-    return _lot(catalogue.gift(origin, event.data.credits, request.as_of), origin, named)
+    return (
+        origin.value,
+        named.get("source_id"),
+        None,  # of no subscription, plan or period
+        None,
+        None,
+        event.data.credits,
+        catalogue.priorities[origin],
+        request.as_of,
+        request.as_of + catalogue.validity,
+        "keep",
+        False,  # no plan gives credits back
+        None,
+        named.get("actor"),
+        named.get("reason"),
+    )
 
 
 async def take(made: Call, fresh: Sequence[Fresh]) -> list[Entry]:

@@ -59,8 +59,10 @@ class Code(StrEnum):
     SUBSCRIPTION_ENDED = (
         "subscription_ended"  # the period starts at its end or later; also: too late to take a cancel back
     )
-    PERIOD_ALREADY_GRANTED = "period_already_granted"  # the period has its lot
+    PLAN_UNCHANGED = "plan_unchanged"  # a change to the plan that the subscription has already
+    PERIOD_ALREADY_GRANTED = "period_already_granted"  # the period has its lot, by whatever event
     NO_CREDITS_IN_PLAN = "no_credits_in_plan"  # its plan gives none
+    PLAN_CHANGED = "plan_changed"  # read late: the lot of its period had started, stays, and lacks nothing
 
     # cancels
     CANCELLED = "cancelled"  # the subscription has an end
@@ -93,6 +95,7 @@ ACCEPTED = frozenset(
         Code.REVERSED,
         Code.LOT_ENDED,
         Code.NO_CREDITS_IN_PLAN,
+        Code.PLAN_CHANGED,
         Code.CANCELLED,
         Code.CANCELLATION_TAKEN_BACK,
         Code.GRANTED,

@@ -1,11 +1,9 @@
 """The plan catalogue: read from a data file, checked once, and asked what a grant gives."""
 
 import tomllib
-from calendar import monthrange
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from itertools import pairwise
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,18 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from workers.ledger.model import Origin
 
-__all__ = ["Catalogue", "CatalogueError", "Limits", "Notices", "Plan", "Terms", "UnknownPlanError", "load_catalogue"]
+__all__ = ["Catalogue", "CatalogueError", "Limits", "Notices", "Plan", "load_catalogue"]
 
 SHIPPED = Path(__file__).parent / "plans.toml"
-MONTHS_OF_A_TERM = 12
 
 
 class CatalogueError(Exception):
     """The catalogue file cannot be read or breaks one of its rules. The message names the place."""
-
-
-class UnknownPlanError(Exception):
-    """An event names a plan that the catalogue does not have."""
 
 
 class _Section(BaseModel):
@@ -78,19 +71,6 @@ class _File(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
-    """A lot to open: its credits, their burn-down priority, and the half-open interval they live in."""
-
-    credits: int
-    priority: int
-    granted_at: datetime
-    expires_at: datetime
-    on_change: str = "keep"
-    credit_back: bool = False
-    balance_cap: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Catalogue:
     """The plans, and the rules that are data."""
 
@@ -106,53 +86,6 @@ class Catalogue:
     def selling_plans(self) -> list[str]:
         """The plans whose holders may buy credits on their own (rule 3)."""
         return [name for name, plan in self.plans.items() if plan.separate_purchase]
-
-    def allotments(
-        self, plan: str, period_start: datetime, period_end: datetime, *, annual: bool = False, anchor_day: int = 0
-    ) -> list[Terms]:
-        """Return the lots that a plan gives for one period, or for each month of an annual term (rule 11).
-
-        A lot counts from its own date, however late the event is. Those of a plan of 0 credits are never opened, but
-        tell which periods the event is about.
-
-        Raises:
-            UnknownPlanError: when the catalogue has no such plan.
-
-        """
-        try:
-            terms = self.plans[plan]
-        except KeyError:
-            raise UnknownPlanError(plan) from None
-        months = MONTHS_OF_A_TERM if annual else 1
-        starts = [anchored(period_start, anchor_day or period_start.day, month) for month in range(months)]
-        dates = [start for start in starts if start < period_end]
-        return [self._allotment(terms, start, end) for start, end in pairwise([*dates, period_end])]
-
-    def _allotment(self, plan: Plan, start: datetime, end: datetime) -> Terms:
-        full_life = start + self.validity
-        return Terms(
-            plan.credits,
-            self.priorities[Origin.SUBSCRIPTION],
-            start,
-            full_life if plan.rollover else min(full_life, end),
-            plan.on_change,
-            plan.credit_back_on_response,
-            plan.balance_cap if self.apply_balance_caps else None,
-        )
-
-    def gift(self, origin: Origin, credits_: int, as_of: datetime) -> Terms:
-        """Return the lot of a gift, a purchase or an adjustment: it starts when it is read, for no subscription."""
-        return Terms(credits_, self.priorities[origin], as_of, as_of + self.validity)
-
-
-def anchored(start: datetime, day: int, months: int) -> datetime:
-    """Return the date so many months after a start: on the anchor's day or the month's last, at the same time in UTC.
-
-    Derived from the anchor and never from the date before, which would drift: 31 January, 28 February, 31 March.
-    """
-    start = start.astimezone(UTC)
-    year, month = divmod(start.year * 12 + start.month - 1 + months, 12)
-    return start.replace(year=year, month=month + 1, day=min(day, monthrange(year, month + 1)[1]))
 
 
 def load_catalogue(path: str | Path | None = None, changes: Iterable[str] = ()) -> Catalogue:

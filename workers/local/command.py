@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from infra.settings import Settings
-from workers.commands.running import Exit, ask, fail
+from workers.commands.running import Exit, fail, run_command
 
 __all__ = ["demo", "up"]
 
@@ -21,7 +21,7 @@ def demo() -> None:
         except DemoError as error:
             raise fail(f"the demo did not come out as told: {error}", Exit.NO) from error
 
-    ask(run)
+    run_command(run)
 
 
 def _port(server: str) -> Any:  # noqa: ANN401 - typer's own type is not public
@@ -36,4 +36,4 @@ def up(
     """Run Kafka, Postgres and all workers in the foreground until Ctrl-C."""
     from workers.local.up import run_up  # noqa: PLC0415
 
-    ask(lambda _: run_up(data.resolve(), kafka_port, postgres_port))
+    run_command(lambda _: run_up(data.resolve(), kafka_port, postgres_port))

@@ -1,1 +1,1 @@
-"""What operators ask: how topics should be, how far lanes are, what the books say."""
+"""Operators' questions and operations: topics, lag, balances, dead letters, replays and comparisons."""

@@ -1,4 +1,4 @@
-"""Consumer groups seen from outside: who their members are, and setting their offsets while they have none."""
+"""Consumer groups seen from outside: their members, and setting the offsets of a group without members."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -20,28 +20,28 @@ from workers.ops.operations import RefusedError
 
 __all__ = ["GroupDescription", "describe_group", "set_offsets", "wait_until_empty"]
 
-_LOOK_SECONDS = 0.5
-_FENCED_TOGETHER = 8
-_REST = ("Empty", "Dead")  # no members; Kafka also calls a group dead that it has never seen
+_POLL_SECONDS = 0.5
+_FENCED_AT_ONCE = 8
+_EMPTY_STATES = ("Empty", "Dead")  # Kafka also reports an unknown group as dead
 
 
 class GroupDescription(NamedTuple):
-    """What the coordinator says of a group."""
+    """A consumer group as its coordinator describes it."""
 
     state: str
     members: tuple[str, ...]  # each as client id and host
 
     @property
     def empty(self) -> bool:
-        """Whether nobody is in it."""
-        return self.state in _REST and not self.members
+        """Whether the group has no members."""
+        return self.state in _EMPTY_STATES and not self.members
 
 
 async def describe_group(admin: AIOKafkaAdminClient, group: str) -> GroupDescription:
-    """Return who is in a group.
+    """Return the state and the members of a group.
 
     Raises:
-        KafkaError: when its coordinator does not say. One that loads or moves may say it later.
+        KafkaError: when the coordinator does not answer. A coordinator that is loading or moving may answer later.
 
     """
     (response,) = await admin.describe_consumer_groups([group])
@@ -54,17 +54,19 @@ async def describe_group(admin: AIOKafkaAdminClient, group: str) -> GroupDescrip
 async def wait_until_empty(
     admin: AIOKafkaAdminClient, group: str, seconds: float, stop: asyncio.Event, tell: Callable[[str], None]
 ) -> bool:
-    """Wait until a group has no members; tell whether that came before a stop.
+    """Wait until a group has no members; return False if `stop` is set before.
+
+    The wait stops no worker: the operator has to (SIGTERM).
 
     Args:
         admin: an open client.
-        group: whose members are to go. Nobody here makes them: a worker ends on SIGTERM.
-        seconds: how long to wait at most.
+        group: the consumer group.
+        seconds: the longest wait.
         stop: ends the wait.
-        tell: called with a line whenever their number has changed.
+        tell: called with a line of text whenever the number of members has changed.
 
     Raises:
-        RefusedError: when members are left after that time.
+        RefusedError: when the group still has members after `seconds`.
 
     """
     clock = asyncio.get_running_loop().time
@@ -79,34 +81,36 @@ async def wait_until_empty(
             if found.empty:
                 return True
             if clock() > deadline:
-                raise RefusedError(f"after {seconds:g} s, group {group} still has {_named(found)}: stop its workers")
+                raise RefusedError(
+                    f"after {seconds:g} s, group {group} still has {_describe_members(found)}: stop its workers"
+                )
             if len(found.members) != told:
                 told = len(found.members)
-                tell(f"waiting for {_named(found)} to end, {deadline - clock():.0f} s left")
-        await _rest(stop)
+                tell(f"waiting for {_describe_members(found)} to end, {deadline - clock():.0f} s left")
+        await _pause(stop)
     return False
 
 
-async def _rest(stop: asyncio.Event) -> None:
-    await asyncio.wait([waiting := asyncio.ensure_future(stop.wait())], timeout=_LOOK_SECONDS)
+async def _pause(stop: asyncio.Event) -> None:
+    await asyncio.wait([waiting := asyncio.ensure_future(stop.wait())], timeout=_POLL_SECONDS)
     waiting.cancel()
 
 
-def _named(group: GroupDescription) -> str:
+def _describe_members(group: GroupDescription) -> str:
     if not group.members:
         return f"members that are being counted out ({group.state})"
     return f"{len(group.members)} member{'s'[: len(group.members) != 1]} ({', '.join(sorted(set(group.members)))})"
 
 
 async def _fence_all(settings: Settings, group: str, places: Sequence[TopicPartition]) -> None:
-    """End whatever transactions a group's lanes left open, and shut out a worker that lives on outside of the group.
+    """Fence a group's lanes: abort their open transactions, and reject a worker that still runs outside the group.
 
     Raises:
         KafkaError: when the brokers cannot be reached or refuse.
 
     """
-    for first in range(0, len(places), _FENCED_TOGETHER):
-        together = places[first : first + _FENCED_TOGETHER]
+    for first in range(0, len(places), _FENCED_AT_ONCE):
+        together = places[first : first + _FENCED_AT_ONCE]
         await asyncio.gather(*(_fence(settings, f"{group}.{place.topic}.{place.partition}") for place in together))
 
 
@@ -119,13 +123,13 @@ async def _fence(settings: Settings, name: str) -> None:
 
 
 async def set_offsets(settings: Settings, group: str, offsets: Mapping[TopicPartition, int]) -> None:
-    """Set a group's offsets, all at once, while it has no members.
+    """Set the offsets of a group without members, all at once.
 
-    A worker that was killed inside a transaction may have left an offset in it that the broker writes later, over the
-    one set here. So its lanes are fenced first. Should a member come in between, the broker refuses all.
+    A killed worker may have left an open transaction with an offset that the broker would write later, over the new
+    one. So the group's lanes are fenced first. If a member joins in between, the broker refuses all offsets.
 
     Raises:
-        RefusedError: when the group has members after all.
+        RefusedError: when the group has members.
         KafkaError: when the brokers cannot be reached or refuse.
 
     """

@@ -1,7 +1,8 @@
-"""What operators did: every verb that changes something keeps who, why, what was planned and what came of it.
+"""The record of operations: who ran which verb, why, with which plan and result.
 
-A verb runs inside `recorded`. One of a kind runs at a time: it holds an advisory lock, which ends with its connection
-however the process dies. So an operation that says it is running, and whose lock is free, was broken off.
+Every verb that changes something runs inside `recorded_operation`. One operation of a verb runs at a time: it holds an
+advisory lock, which Postgres frees when the connection ends, however the process dies. So an operation with the status
+`running` and a free lock was broken off.
 """
 
 import asyncio
@@ -29,36 +30,35 @@ __all__ = [
     "Operator",
     "RefusedError",
     "list_operations",
+    "read_operation",
     "read_operations",
-    "recorded",
-    "show_operation",
+    "recorded_operation",
 ]
 
-# Any constant will do, as long as it is no other's: the second half of the key is the verb's, in the books of its
-# schema.
+# The first half of the lock's key: any constant that no other lock uses. The second half is a hash of schema and verb.
 _LOCKS = 0x1E_D6E3
 
 
 class RefusedError(Exception):
-    """A verb will not do as asked, since it would be unsafe. The message says why and what to do instead."""
+    """An operation is refused because it would be unsafe. The message says why, and what to do instead."""
 
 
 class NoSuchOperationError(Exception):
-    """There is no operation with that number."""
+    """No operation has this number."""
 
 
 class OperationStatus(StrEnum):
-    """How an operation stands."""
+    """The status of an operation."""
 
     RUNNING = "running"
     DONE = "done"
-    STOPPED = "stopped"  # by its operator; the same verb goes on where it stopped
+    STOPPED = "stopped"  # by its operator; the same command resumes it
     FAILED = "failed"
-    BROKEN_OFF = "broken_off"  # its process was killed, or lost the database
+    BROKEN_OFF = "broken_off"  # the process was killed, or lost its connection to the database
 
 
 class Operator(NamedTuple):
-    """Who runs a verb, and why, for the record."""
+    """The person who runs a verb, and the reason, for the record."""
 
     actor: str
     reason: str
@@ -66,18 +66,18 @@ class Operator(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """Who wants what, and why."""
+    """An operation to be recorded."""
 
     verb: str
     actor: str
     reason: str
-    arguments: Mapping[str, Any]  # as JSON has them, all that it takes to do it again
+    arguments: Mapping[str, Any]  # for JSON: everything needed to repeat the operation
     plan: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One operation as it is kept."""
+    """One recorded operation."""
 
     operation: int
     verb: str
@@ -94,21 +94,21 @@ class Operation:
 
 @dataclass(slots=True)
 class OngoingOperation:
-    """An operation under way: its number, the connection that holds its lock, and what came of it so far."""
+    """A running operation: its number, the connection that holds its lock, and its result so far."""
 
     number: int
     connection: Connection
     result: dict[str, Any] = field(default_factory=dict)
-    stopped: bool = False  # whether it was asked to end before it was done
+    stopped: bool = False  # whether the operator stopped the operation before its end
 
-    async def note(self) -> None:
-        """Write down how far it has come."""
+    async def save_progress(self) -> None:
+        """Save the result so far."""
         await self.connection.execute(
             "update operations set result = $2, noted_at = $3 where operation = $1", self.number, self.result, utc_now()
         )
 
-    async def end(self, status: OperationStatus) -> None:
-        """Write down what came of it."""
+    async def save_end(self, status: OperationStatus) -> None:
+        """Save the final result and status."""
         await self.connection.execute(
             "update operations set result = $2, noted_at = $3, ended_at = $3, status = $4 where operation = $1",
             self.number,
@@ -119,35 +119,35 @@ class OngoingOperation:
 
 
 @asynccontextmanager
-async def recorded(settings: Settings, intent: Intent) -> AsyncIterator[OngoingOperation]:
-    """Keep a record of what is done inside, from before it begins. Only one operation of a verb runs at a time.
+async def recorded_operation(settings: Settings, intent: Intent) -> AsyncIterator[OngoingOperation]:
+    """Record an operation for the time inside this context manager.
 
-    What is raised inside is noted as its failure and raised again. Where even that cannot be written, the record says
-    that it is running, and its lock that it is not.
+    An error raised inside is recorded as the operation's failure and raised again. If the failure cannot be recorded,
+    the status stays `running` while the lock is free.
 
     Raises:
-        RefusedError: when one of its verb is under way.
+        RefusedError: when another operation of the verb is running.
         OSError, asyncpg.PostgresError: when the database cannot be reached or refuses.
 
     """
     connection = await connect_database(settings)
     try:
-        running = await _begin(connection, intent)
+        running = await _begin_operation(connection, intent)
         try:
             yield running
         except BaseException as error:
             interrupted = isinstance(error, asyncio.CancelledError | KeyboardInterrupt)
             running.result["error"] = "interrupted" if interrupted else f"{type(error).__name__}: {error}"[:1000]
-            # What is raised says more than that it could not be written down.
+            # The error itself matters more than a failure to record it.
             with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-                await running.end(OperationStatus.STOPPED if interrupted else OperationStatus.FAILED)
+                await running.save_end(OperationStatus.STOPPED if interrupted else OperationStatus.FAILED)
             raise
-        await running.end(OperationStatus.STOPPED if running.stopped else OperationStatus.DONE)
+        await running.save_end(OperationStatus.STOPPED if running.stopped else OperationStatus.DONE)
     finally:
         await connection.close()
 
 
-async def _begin(connection: Connection, intent: Intent) -> OngoingOperation:
+async def _begin_operation(connection: Connection, intent: Intent) -> OngoingOperation:
     if not await connection.fetchval(
         "select pg_try_advisory_lock($1, hashtext(current_schema() || '.' || $2))", _LOCKS, intent.verb
     ):
@@ -176,7 +176,7 @@ async def _begin(connection: Connection, intent: Intent) -> OngoingOperation:
     return OngoingOperation(number, connection)
 
 
-# An operation that says it is running, and whose verb's lock nobody holds, is not.
+# An operation with the status `running`, while nobody holds the lock of its verb, was broken off.
 _OPERATIONS = """
 select
     o.operation, o.verb, o.actor, o.reason, o.arguments, o.plan, o.started_at, o.noted_at, o.ended_at,
@@ -200,7 +200,7 @@ async def list_operations(settings: Settings, last: int) -> list[Operation]:
 
     Raises:
         NotSetUpError: when the database was never migrated.
-        OSError, asyncpg.PostgresError: when it cannot be reached or refuses.
+        OSError, asyncpg.PostgresError: when the database cannot be reached or refuses.
 
     """
     async with open_books(settings) as connection:
@@ -208,18 +208,18 @@ async def list_operations(settings: Settings, last: int) -> list[Operation]:
 
 
 async def read_operations(connection: Connection, last: int) -> list[Operation]:
-    """Return the newest operations as an open connection sees them, the newest first."""
+    """Return the newest operations from an open connection, the newest first."""
     rows = await connection.fetch(_OPERATIONS + " order by o.operation desc limit $2", _LOCKS, last)
     return [Operation(*row) for row in rows]
 
 
-async def show_operation(settings: Settings, number: int) -> Operation:
-    """Return one operation.
+async def read_operation(settings: Settings, number: int) -> Operation:
+    """Return one operation by its number.
 
     Raises:
-        NoSuchOperationError: when there is none with that number.
+        NoSuchOperationError: when no operation has the number.
         NotSetUpError: when the database was never migrated.
-        OSError, asyncpg.PostgresError: when it cannot be reached or refuses.
+        OSError, asyncpg.PostgresError: when the database cannot be reached or refuses.
 
     """
     async with open_books(settings) as connection:

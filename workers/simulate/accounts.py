@@ -1,12 +1,12 @@
 """The accounts of a simulated population: what billing knows of each."""
 
+from calendar import monthrange
 from dataclasses import dataclass
-from datetime import UTC
+from datetime import UTC, datetime
 from itertools import accumulate
 from random import Random
 
 from infra.clock import from_milliseconds, to_milliseconds
-from workers.ledger.plans import anchored
 from workers.simulate.population import PlanShare, Population
 from workers.simulate.wire import DAY, SECOND
 
@@ -56,7 +56,17 @@ class Account:
 
 def months_after(start: int, anchor: int, months: int) -> int:
     """Return the date so many months later, or earlier, on the anchor's day or the month's last."""
-    return to_milliseconds(anchored(from_milliseconds(start), anchor, months))
+    return to_milliseconds(_anchored(from_milliseconds(start), anchor, months))
+
+
+def _anchored(start: datetime, day: int, months: int) -> datetime:
+    """Return the date so many months after a start: on the anchor's day or the month's last, at the same time in UTC.
+
+    Derived from the anchor and never from the date before, which would drift: 31 January, 28 February, 31 March.
+    """
+    start = start.astimezone(UTC)
+    year, month = divmod(start.year * 12 + start.month - 1 + months, 12)
+    return start.replace(year=year, month=month + 1, day=min(day, monthrange(year, month + 1)[1]))
 
 
 def day_of(time: int) -> int:

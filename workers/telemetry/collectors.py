@@ -1,4 +1,4 @@
-"""What a scrape reads of a process as it is: nothing of it is kept while nobody asks."""
+"""Collectors that read a process's state at each scrape."""
 
 from collections.abc import Iterator
 from typing import Protocol
@@ -11,31 +11,31 @@ from infra.probes import Page
 from workers.telemetry import metric_table
 from workers.telemetry.health import Health, LaneActivity
 from workers.telemetry.metric import Metric
-from workers.telemetry.worker_metrics import page_of
+from workers.telemetry.worker_metrics import render_metrics
 
-__all__ = ["Sized", "gauge", "page", "watch_pool"]
+__all__ = ["Sized", "gauge", "metrics_page", "register_pool"]
 
 
 class Sized(Protocol):
-    """What is asked of a pool of connections."""
+    """The sizes of a connection pool."""
 
     def get_size(self) -> int:
-        """Return how many are open."""
+        """Return the number of open connections."""
 
     def get_idle_size(self) -> int:
-        """Return how many of them are idle."""
+        """Return the number of idle connections."""
 
     def get_max_size(self) -> int:
-        """Return how many may be open."""
+        """Return the maximum number of connections."""
 
 
 def gauge(metric: Metric) -> GaugeMetricFamily:
-    """Return a metric of the table, without a value yet."""
+    """Return an empty gauge for a row of a table of metrics."""
     return GaugeMetricFamily(metric.name, metric.meaning, labels=metric.labels)
 
 
-class _OfHealth(Collector):
-    """Where a process is in its life, and its lanes."""
+class _HealthCollector(Collector):
+    """Collects the readiness of a process and the activity of its lanes."""
 
     def __init__(self, health: Health) -> None:
         self._health = health
@@ -57,8 +57,8 @@ class _OfHealth(Collector):
         yield from (ready, busy, doing, ahead, apart)
 
 
-class _OfPool(Collector):
-    """Connections to Postgres."""
+class _PoolCollector(Collector):
+    """Collects the sizes of the pool of Postgres connections."""
 
     def __init__(self, worker: str, pool: Sized) -> None:
         self._worker = worker
@@ -73,13 +73,13 @@ class _OfPool(Collector):
         yield from (connections, most)
 
 
-def page(health: Health) -> Page:
-    """Return what answers a scrape of a worker: what it kept, and its state at that moment."""
+def metrics_page(health: Health) -> Page:
+    """Return the handler of a worker's `/metrics`: its counters, and its state at the time of the scrape."""
     registry: CollectorRegistry = health.kept.registry
-    registry.register(_OfHealth(health))
-    return lambda: page_of(registry)
+    registry.register(_HealthCollector(health))
+    return lambda: render_metrics(registry)
 
 
-def watch_pool(health: Health, pool: Sized) -> None:
-    """Have scrapes tell of a pool, too."""
-    health.kept.registry.register(_OfPool(health.kept.worker, pool))
+def register_pool(health: Health, pool: Sized) -> None:
+    """Add the sizes of a connection pool to the metrics of a worker."""
+    health.kept.registry.register(_PoolCollector(health.kept.worker, pool))

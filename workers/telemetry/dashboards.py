@@ -1,7 +1,4 @@
-"""The dashboards, as code. Only rendering imports this: the builder is a developer's dependency.
-
-A panel is a title, its queries with their legends, a unit, and a sentence for whoever sees it first at 3 a.m.
-"""
+"""The Grafana dashboards as code. Only `render.py` imports this module: the builder is a development dependency."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -20,7 +17,7 @@ SOURCE: Final = "inmail-prometheus"  # the data source's uid: infra/grafana/prov
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One panel: queries by their legend. A number is shown where `number` says so, red from `red` on."""
+    """One panel: its queries by legend. `number` shows a single number instead of a graph, red from `red` on."""
 
     title: str
     about: str
@@ -43,10 +40,10 @@ _OVERVIEW: Final = View(
     "inmail-overview",
     "InMail ledger: overview",
     {
-        "Is it well?": (
+        "Health": (
             Panel(
                 "Processes not ready",
-                "Of those that answer. Their /readyz says why.",
+                "Processes that answer but are not ready: their /readyz says why.",
                 "none",
                 {"not ready": "count(inmail_ready) - sum(inmail_ready)"},
                 number=True,
@@ -54,7 +51,7 @@ _OVERVIEW: Final = View(
             ),
             Panel(
                 "Processes that do not answer",
-                "To Prometheus.",
+                "Processes that do not answer Prometheus.",
                 "none",
                 {"down": 'count(up{job="inmail"}) - sum(up{job="inmail"})'},
                 number=True,
@@ -62,7 +59,7 @@ _OVERVIEW: Final = View(
             ),
             Panel(
                 "Stored and not published",
-                "For how long the same outcomes have waited, at most. Published within a second or two, mostly.",
+                "The longest wait of stored outcomes for publication; usually a second or two.",
                 "s",
                 {"longest": "max(inmail_unpublished_seconds)"},
                 number=True,
@@ -70,7 +67,7 @@ _OVERVIEW: Final = View(
             ),
             Panel(
                 "Credits not accounted for",
-                "0, or the books are broken: run `inmail audit`.",
+                "Must be 0. Otherwise run `inmail audit`.",
                 "none",
                 {"difference": "inmail_conservation_difference_credits"},
                 number=True,
@@ -85,18 +82,18 @@ _OVERVIEW: Final = View(
                 red=1,
             ),
             Panel(
-                "Books read",
-                "How long ago. What is above is as old as this.",
+                "Ledger read",
+                "The time since the last reading of the database: the age of the numbers above.",
                 "s",
                 {"{{reading}}": "time() - inmail_books_read_timestamp_seconds"},
                 number=True,
                 red=300,
             ),
         ),
-        "What is decided": (
+        "Decisions": (
             Panel(
                 "Outcomes by code",
-                "Answers, and what they moved beside them.",
+                "Answers and the movements that they caused, by code.",
                 "ops",
                 {"{{worker}} {{code}}": "inmail:outcomes:rate1m > 0"},
             ),
@@ -108,13 +105,15 @@ _OVERVIEW: Final = View(
             ),
             Panel(
                 "Credits moved",
-                "From the journal, each minute.",
+                "Credits moved in a minute, from the journal.",
                 "none",
                 {"{{movement}}": "increase(inmail_credits_total[1m])"},
             ),
-            Panel("Credits remaining", "On all lots.", "none", {"remaining": "inmail_credits_remaining"}),
+            Panel(
+                "Credits remaining", "Credits remaining in all lots.", "none", {"remaining": "inmail_credits_remaining"}
+            ),
         ),
-        "What is refused": (
+        "Refusals and retries": (
             Panel(
                 "Dead letters by reason",
                 "In ten minutes.",
@@ -123,7 +122,7 @@ _OVERVIEW: Final = View(
             ),
             Panel(
                 "Retries by class",
-                "Lanes that begin again. Nothing is lost by it.",
+                "Lanes that begin again after an error. No record is lost.",
                 "ops",
                 {"{{worker}} {{class}}": "inmail:retries:rate5m"},
             ),
@@ -135,12 +134,12 @@ _WORKERS: Final = View(
     "inmail-workers",
     "InMail ledger: workers",
     {
-        "Where the time goes": (
+        "Time by stage": (
             Panel("Median by stage", "Of a batch.", "s", {"{{worker}} {{stage}}": "inmail:stage_seconds:p50_5m"}),
             Panel("99 of 100 by stage", "Of a batch.", "s", {"{{worker}} {{stage}}": "inmail:stage_seconds:p99_5m"}),
             Panel(
                 "Batch size",
-                "Records decided at once, on average: it grows as a worker falls behind.",
+                "Average number of records decided together. Grows as a worker falls behind.",
                 "none",
                 {
                     "{{worker}}": "sum by (worker) (rate(inmail_batch_records_sum[5m]))"
@@ -149,7 +148,7 @@ _WORKERS: Final = View(
             ),
             Panel(
                 "Event loop late, 99 of 100",
-                "Heartbeats share that loop.",
+                "How late the event loop wakes a task. Heartbeats use the same loop.",
                 "s",
                 {
                     "{{worker}}": "histogram_quantile(0.99, sum by (worker, le)"
@@ -158,30 +157,30 @@ _WORKERS: Final = View(
             ),
         ),
         "Lanes": (
-            Panel("Lanes by what they do", "Of all workers.", "none", {"{{worker}} {{doing}}": "inmail_lanes > 0"}),
+            Panel("Lanes by activity", "Of all workers.", "none", {"{{worker}} {{doing}}": "inmail_lanes > 0"}),
             Panel(
-                "Longest without getting on",
-                "Of the lanes that have something to do.",
+                "Longest time without progress",
+                "Among the lanes that have records to process.",
                 "s",
                 {"{{worker}} {{instance}}": "inmail_lane_busy_seconds"},
             ),
             Panel(
                 "Stored and not published",
-                "Input records, by topic. Some are always on their way.",
+                "Input records by topic. A few are always being published.",
                 "none",
                 {"{{topic}}": "sum by (topic) (inmail_unpublished_records)"},
             ),
             Panel(
                 "Age of the watermark",
-                "Of the oldest lane of a topic. It grows while nothing comes, too.",
+                "Of the oldest lane of each topic. Also grows while no records arrive.",
                 "s",
                 {"{{topic}}": "max by (topic) (inmail_watermark_age_seconds)"},
             ),
         ),
-        "What they use": (
+        "Resources": (
             Panel(
                 "Connections to Postgres",
-                "Used, and allowed.",
+                "In use, and allowed.",
                 "none",
                 {
                     "{{worker}} {{instance}} used": 'inmail_pool_connections{state="used"}',
@@ -190,7 +189,12 @@ _WORKERS: Final = View(
             ),
             Panel("CPU", "Cores.", "none", {"{{instance}}": 'rate(process_cpu_seconds_total{job="inmail"}[1m])'}),
             Panel("Memory", "Resident.", "bytes", {"{{instance}}": 'process_resident_memory_bytes{job="inmail"}'}),
-            Panel("Reading the books", "How long it takes.", "s", {"{{reading}}": "inmail_books_read_seconds"}),
+            Panel(
+                "Reading the ledger",
+                "Duration of a reading of the database.",
+                "s",
+                {"{{reading}}": "inmail_books_read_seconds"},
+            ),
         ),
     },
 )
@@ -202,7 +206,7 @@ _LAG: Final = View(
         "How far behind": (
             Panel(
                 "Oldest unread record",
-                "Its age, by the broker's time: how long somebody has waited for an answer.",
+                "The age of the oldest unread record, by the broker's clock: the longest wait for an answer.",
                 "s",
                 {"{{consumergroup}}": "max by (consumergroup) (inmail_lag_seconds)"},
             ),
@@ -214,7 +218,7 @@ _LAG: Final = View(
             ),
             Panel(
                 "Partitions by status",
-                "docs/lag.md says what each means and what to do.",
+                "docs/lag.md explains each status and what to do.",
                 "none",
                 {
                     "{{consumergroup}} {{inmail_lag_status}}": "sum by (consumergroup, inmail_lag_status)"
@@ -223,7 +227,7 @@ _LAG: Final = View(
             ),
             Panel(
                 "Read",
-                "Offsets a second; markers of transactions count as well.",
+                "Offsets read a second, transaction markers included.",
                 "ops",
                 {"{{consumergroup}}": "sum by (consumergroup) (rate(kafka_consumergroup_current_offset[1m]))"},
             ),

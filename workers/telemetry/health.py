@@ -102,7 +102,7 @@ class LaneHealth:
     def stored(self, records: int, codes: Mapping[str, int], reasons: Sequence[str]) -> None:
         """So many records are stored, with outcomes by code, and dead letters for these reasons."""
         self.counts.update(reasons)
-        self.kept.stored(records, codes, reasons)
+        self.kept.count_batch(records, codes, reasons)
 
     def steps(self) -> None:
         """A part of a batch is stored that takes several transactions."""
@@ -110,8 +110,8 @@ class LaneHealth:
 
     def published(self, spent: TransactionTimes) -> None:
         """A batch is done with."""
-        self.kept.spent(Stage.PUBLISH, spent.publish)
-        self.kept.spent(Stage.COMMIT, spent.commit)
+        self.kept.observe_stage(Stage.PUBLISH, spent.publish)
+        self.kept.observe_stage(Stage.COMMIT, spent.commit)
         self.held = max(0, self.held - 1)
         self.error, self.moved_at = None, self.clock()
         if not self.held:
@@ -131,12 +131,12 @@ class LaneHealth:
         if self._is_over_it():
             self.moved_at = self.clock()
         self.doing, self.error = LaneActivity.AGAIN, repr(error)
-        self.kept.retries(error)
+        self.kept.count_restart(error)
 
     def _ends(self, stage: Stage) -> None:
         """A stage of the batch at hand is over, and the next one begins."""
         now = self.clock()
-        self.kept.spent(stage, now - self._stage_from)
+        self.kept.observe_stage(stage, now - self._stage_from)
         self._stage_from = now
 
     def _is_over_it(self) -> bool:

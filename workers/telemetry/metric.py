@@ -1,4 +1,4 @@
-"""What a metric is: a row of the table from which the registry and the documentation are made."""
+"""The type of the rows in the tables of metrics, from which the registry and the documentation are made."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -7,7 +7,7 @@ __all__ = ["Metric", "MetricKind"]
 
 
 class MetricKind(StrEnum):
-    """How a metric moves."""
+    """Prometheus' type of a metric."""
 
     COUNTER = "counter"
     GAUGE = "gauge"
@@ -16,7 +16,7 @@ class MetricKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric: its full name as Prometheus shows it, what it counts, in which unit, by which labels."""
+    """One metric: its full name in Prometheus, type, meaning, unit and labels."""
 
     name: str
     kind: MetricKind

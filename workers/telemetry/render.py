@@ -1,7 +1,7 @@
-"""Writes what is derived from metrics: docs/metrics.md from their table, and the dashboards for Grafana.
+"""Renders docs/metrics.md from the tables of metrics, and the Grafana dashboards.
 
-python -m workers.telemetry.render           write them
-python -m workers.telemetry.render --check   fail when what is written is stale
+python -m workers.telemetry.render           write the files
+python -m workers.telemetry.render --check   fail if a file is stale
 """
 
 import argparse
@@ -20,14 +20,14 @@ ROOT = Path(__file__).parents[2]
 _HEAD = """# Metrics
 
 Rendered from `metric_table.py` and `lag_metric_table.py` in `workers/telemetry` by `make render`. Names, units and
-labels are a promise: dashboards and alerts go by them.
+labels do not change: dashboards and alerts depend on them.
 
-A worker answers `GET /metrics` on `INMAIL_HEALTH_PORT`, beside `/livez` and `/readyz`. It counts once for each batch;
-what can be read when a scrape asks is not kept. What concerns the books as a whole is read by one process, `inmail
-metrics --serve`: the lanes every 10 s, the credits every 60 s. `inmail metrics` prints the same once. The lag of any
-group is told by [`inmail lag --serve`](lag.md).
+A worker answers `GET /metrics` on `INMAIL_HEALTH_PORT`, beside `/livez` and `/readyz`. Counters change once for each
+batch; gauges are read at the scrape. One process, `inmail metrics --serve`, reads the metrics of the whole ledger from
+its database: the lanes every 10 s, the credits every 60 s. `inmail metrics` prints the same metrics once.
+[`inmail lag --serve`](lag.md) serves the lag of any consumer group.
 
-Beside these, each process has `process_cpu_seconds_total`, `process_resident_memory_bytes` and the like.
+Each process also has `process_cpu_seconds_total`, `process_resident_memory_bytes` and similar metrics.
 """
 
 
@@ -41,10 +41,10 @@ def _table(metrics: tuple[Metric, ...]) -> list[str]:
 
 def render_docs() -> str:
     """Return the text of docs/metrics.md."""
-    sections = {"a worker": WORKER_METRICS, "the books": BOOKS_METRICS, "lag": LAG_METRICS}
+    sections = {"Workers": WORKER_METRICS, "The ledger": BOOKS_METRICS, "Lag": LAG_METRICS}
     parts = [_HEAD]
     for title, metrics in sections.items():
-        parts += [f"## Of {title}", "", *_table(metrics), ""]
+        parts += [f"## {title}", "", *_table(metrics), ""]
     return "\n".join(parts)
 
 
@@ -56,9 +56,9 @@ def rendered_files() -> dict[Path, str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run from the command line; return the exit status."""
+    """Run the command line and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m workers.telemetry.render", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; fail when something is stale")
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if a file is stale")
     check = parser.parse_args(arguments).check
     stale = [path for path, text in rendered_files().items() if not path.exists() or path.read_text() != text]
     if check and stale:

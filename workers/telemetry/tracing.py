@@ -1,7 +1,6 @@
-"""Traces of what a lane does: where they are off, nothing, and nothing is imported for it.
+"""The interface through which a lane reports batches for tracing, and an implementation that does nothing.
 
-A lane tells of a batch when it decides it and when it publishes what came of it. What becomes of that is in
-`traces_otel.py`; here is what it tells it to.
+`tracing_otel.py` implements the interface with OpenTelemetry, and is imported only if traces are switched on.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -19,32 +18,32 @@ __all__ = ["NO_TRACE", "NO_TRACES", "BatchTrace", "Traces", "open_traces"]
 
 
 class BatchTrace(Protocol):
-    """One batch. Entered while it is decided; an error that leaves it is what became of the batch."""
+    """The trace of one batch: a context manager around its decision. An error that leaves the context is recorded."""
 
     def __enter__(self) -> Self:
-        """Its decision begins."""
+        """Record that the decision begins."""
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Its decision is stored, or failed."""
+        """Record that the decision is stored, or the error."""
 
-    def answered(self, messages: list[Message]) -> list[Message]:
-        """Return what is to publish, with the headers that carry each request's trace on."""
+    def add_headers(self, messages: list[Message]) -> list[Message]:
+        """Return the messages, with the headers that continue each request's trace."""
 
-    def publishing(self, messages: Sequence[Message]) -> AbstractContextManager[object]:
-        """Return what to enter while its messages are published."""
+    def trace_publishing(self, messages: Sequence[Message]) -> AbstractContextManager[object]:
+        """Return a context manager for the time in which the batch's messages are published."""
 
 
 class Traces(Protocol):
-    """The traces of a worker."""
+    """Creates a worker's traces."""
 
-    def deciding(self, tp: TopicPartition, records: Sequence[ConsumerRecord]) -> BatchTrace:
-        """Return the trace of a batch that is about to be decided."""
+    def trace_batch(self, tp: TopicPartition, records: Sequence[ConsumerRecord]) -> BatchTrace:
+        """Return the trace of a batch before its decision."""
 
 
-class _Nothing:
-    """The trace of a batch, where traces are off."""
+class _NoTraces:
+    """Traces that record nothing, for a worker whose traces are switched off."""
 
     def __enter__(self) -> Self:
         return self
@@ -54,37 +53,37 @@ class _Nothing:
     ) -> None:
         pass
 
-    def answered(self, messages: list[Message]) -> list[Message]:
+    def add_headers(self, messages: list[Message]) -> list[Message]:
         return messages
 
-    def publishing(self, messages: Sequence[Message]) -> "_Nothing":  # noqa: ARG002
+    def trace_publishing(self, messages: Sequence[Message]) -> "_NoTraces":  # noqa: ARG002
         return self
 
-    def deciding(self, tp: TopicPartition, records: Sequence[ConsumerRecord]) -> "_Nothing":  # noqa: ARG002
+    def trace_batch(self, tp: TopicPartition, records: Sequence[ConsumerRecord]) -> "_NoTraces":  # noqa: ARG002
         return self
 
 
-_nothing = _Nothing()
-NO_TRACE: BatchTrace = _nothing
-NO_TRACES: Traces = _nothing
+_no_traces = _NoTraces()
+NO_TRACE: BatchTrace = _no_traces
+NO_TRACES: Traces = _no_traces
 
 
 @asynccontextmanager
 async def open_traces(settings: Settings, service: str) -> AsyncIterator[Traces]:
-    """Give a worker's traces, and send what is left of them at the end.
+    """Provide a worker's traces; at the end, send the traces not yet sent.
 
     Raises:
-        SettingsError: when they are switched on and what they need is not installed.
+        SettingsError: when traces are switched on and a package that they need is not installed.
 
     """
     if not settings.traces:
         yield NO_TRACES
         return
     try:
-        from workers.telemetry.tracing_otel import exported  # noqa: PLC0415 - half a second that only those pay who want traces
+        from workers.telemetry.tracing_otel import export_traces  # noqa: PLC0415 - the import takes half a second
     except ModuleNotFoundError as error:
         raise SettingsError(
             f"INMAIL_TRACES: {error.name} is not installed: pip install 'inmail-ledger[traces]'"
         ) from error
-    async with exported(service) as traces:
+    async with export_traces(service) as traces:
         yield traces

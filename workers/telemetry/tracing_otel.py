@@ -1,11 +1,11 @@
-"""Traces by OpenTelemetry, after its conventions for messaging: https://opentelemetry.io/docs/specs/semconv/messaging/.
+"""Traces with OpenTelemetry, by its conventions for messaging: https://opentelemetry.io/docs/specs/semconv/messaging/.
 
-A batch has a span of its own, linked to the contexts that its records came with (W3C `traceparent` in their headers).
-A record that came with one has a span besides: a child of the sender's, so that one trace goes from whoever asked to
-whoever reads the answer, which carries this span's context in its headers. A record that came with none has none.
+Each batch has a span, linked to the trace contexts of its records (W3C `traceparent` in the headers). A record with a
+trace context also has a span of its own, a child of the producer's. The answer's headers carry the context of this
+span, so that one trace leads from the producer to the reader of the answer.
 
-Where to send and what to sample is told by OpenTelemetry's own variables: OTEL_EXPORTER_OTLP_ENDPOINT,
-OTEL_TRACES_SAMPLER, OTEL_RESOURCE_ATTRIBUTES and the like.
+OpenTelemetry's own variables configure the export and sampling: OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_TRACES_SAMPLER,
+OTEL_RESOURCE_ATTRIBUTES and others.
 """
 
 import asyncio
@@ -30,16 +30,16 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from infra.kafka.transactions import Message
 
-__all__ = ["OtelTraces", "exported"]
+__all__ = ["OtelTraces", "export_traces"]
 
-_STOP_SECONDS = 2.0  # what is left of traces may hold an end up for so long
+_STOP_SECONDS = 2.0  # sending the last traces may delay the end of the process by this much
 _NOTHING = Context()
 
 Headers = Sequence[tuple[str, bytes | None]]
 
 
 class _HeaderGetter(Getter[Headers]):
-    """Reads a record's headers. What is no text is no trace's."""
+    """Reads a record's headers for OpenTelemetry, with bytes that are not ASCII replaced."""
 
     def get(self, carrier: Headers, key: str) -> list[str] | None:
         values = [value.decode("ascii", "replace") for name, value in carrier if name == key and value is not None]
@@ -50,7 +50,7 @@ class _HeaderGetter(Getter[Headers]):
 
 
 class _HeaderSetter(Setter["list[tuple[str, bytes]]"]):
-    """Writes headers of a record."""
+    """Writes a record's headers for OpenTelemetry."""
 
     def set(self, carrier: "list[tuple[str, bytes]]", key: str, value: str) -> None:
         carrier.append((key, value.encode()))
@@ -61,8 +61,8 @@ _read, _write = _HeaderGetter(), _HeaderSetter()
 
 
 @asynccontextmanager
-async def exported(service: str) -> AsyncIterator["OtelTraces"]:
-    """Give traces that are sent by OTLP over HTTP, from a thread of their own; the last of them at the end."""
+async def export_traces(service: str) -> AsyncIterator["OtelTraces"]:
+    """Provide traces that a thread sends by OTLP over HTTP; at the end, send the traces not yet sent."""
     resource = Resource.create()
     if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):
         resource = resource.merge(Resource({SERVICE_NAME: service}))
@@ -78,14 +78,14 @@ async def exported(service: str) -> AsyncIterator["OtelTraces"]:
 
 
 class OtelTraces:
-    """A worker's traces."""
+    """Creates a worker's traces with OpenTelemetry."""
 
     def __init__(self, tracer: Tracer, group: str) -> None:
         self._tracer = tracer
         self._group = group
 
-    def deciding(self, tp: TopicPartition, records: Sequence[ConsumerRecord]) -> "_BatchSpans":
-        """Return the trace of a batch that is about to be decided."""
+    def trace_batch(self, tp: TopicPartition, records: Sequence[ConsumerRecord]) -> "_BatchSpans":
+        """Return the trace of a batch before its decision."""
         common = {
             "messaging.system": "kafka",
             "messaging.consumer.group.name": self._group,
@@ -96,22 +96,22 @@ class OtelTraces:
 
 
 class _BatchSpans:
-    """One batch: its span, those of its records, and that of publishing."""
+    """The spans of one batch: of its decision, its records and its publication."""
 
     def __init__(self, tracer: Tracer, common: dict[str, Any], records: Sequence[ConsumerRecord]) -> None:
         self._tracer = tracer
         self._process = common | {"messaging.operation.name": "process", "messaging.operation.type": "process"}
-        self._came_with = {}
+        self._contexts = {}
         for record in records:
             context = _propagator.extract(record.headers, _NOTHING, _read)
             if get_current_span(context).get_span_context().is_valid:
-                self._came_with[record.offset] = context
+                self._contexts[record.offset] = context
         self._count = len(records)
         self._began = time_ns()
         self._span: Span
 
     def __enter__(self) -> Self:
-        """Begin its span."""
+        """Begin the batch's span."""
         self._began = time_ns()
         self._span = self._tracer.start_span(
             f"process {self._process['messaging.destination.name']}",
@@ -120,7 +120,7 @@ class _BatchSpans:
             self._process | {"messaging.batch.message_count": self._count},
             [
                 Link(get_current_span(context).get_span_context(), {"messaging.kafka.offset": offset})
-                for offset, context in self._came_with.items()
+                for offset, context in self._contexts.items()
             ],
             self._began,
         )
@@ -129,28 +129,28 @@ class _BatchSpans:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End its span, with the error that ended it if one did."""
+        """End the batch's span, with the error if there was one."""
         _end(self._span, error)
 
-    def answered(self, messages: list[Message]) -> list[Message]:
-        """Return the messages; those that answer a record that came with a trace carry it on."""
-        if not self._came_with:
+    def add_headers(self, messages: list[Message]) -> list[Message]:
+        """Return the messages; answers to records with a trace context get headers that continue the trace."""
+        if not self._contexts:
             return messages
         answers: dict[int, list[Message]] = {}
         for message in messages:
-            if message.origin is not None and message.origin in self._came_with:
+            if message.origin is not None and message.origin in self._contexts:
                 answers.setdefault(message.origin, []).append(message)
-        headers = {offset: self._of_record(offset, answers.get(offset, ())) for offset in self._came_with}
+        headers = {offset: self._trace_record(offset, answers.get(offset, ())) for offset in self._contexts}
         return [
             message._replace(headers=headers[message.origin]) if message.origin in headers else message
             for message in messages
         ]
 
-    def _of_record(self, offset: int, answers: Sequence[Message]) -> "list[tuple[str, bytes]]":
-        """Make a record's span; return the headers that carry it on."""
+    def _trace_record(self, offset: int, answers: Sequence[Message]) -> "list[tuple[str, bytes]]":
+        """Record a record's span and return the headers that continue its trace."""
         span = self._tracer.start_span(
             f"process {self._process['messaging.destination.name']}",
-            self._came_with[offset],
+            self._contexts[offset],
             SpanKind.CONSUMER,
             self._process | {"messaging.kafka.offset": offset},
             [Link(self._span.get_span_context())],
@@ -164,8 +164,8 @@ class _BatchSpans:
         return headers
 
     @contextmanager
-    def publishing(self, messages: Sequence[Message]) -> Iterator[None]:
-        """Make the span of the transaction that publishes the messages."""
+    def trace_publishing(self, messages: Sequence[Message]) -> Iterator[None]:
+        """Record the span of the transaction that publishes the messages."""
         topics = {message.topic for message in messages}
         place = {"messaging.destination.name": topics.pop()} if len(topics) == 1 else {}
         span = self._tracer.start_span(
@@ -196,7 +196,7 @@ def _end(span: Span, error: BaseException | None) -> None:
 
 
 def _outcome(answer: Message) -> dict[str, str]:
-    """Return what a person looks for in a trace: which event answered, and what it says."""
+    """Return the attributes of an answer for its span: event id, type, code, request id and reason."""
     event = json.loads(answer.value)
     data = event["data"]
     found = {"messaging.message.id": event["id"], "inmail.event.type": event["type"]}

@@ -1,4 +1,4 @@
-"""The watchdog of a process: ends it once it makes no progress."""
+"""The watchdog of a process: ends a process that makes no progress."""
 
 import asyncio
 from time import monotonic
@@ -13,13 +13,15 @@ _PROGRESS_SECONDS = 0.5
 
 
 async def watch_progress(health: Health) -> NoReturn:
-    """Raise StuckError once the process is not alive: it ends with the reason, and another one may do better.
+    """Check the process's progress until it is stuck; also measure how late the event loop wakes a task.
 
-    As it sleeps, it finds out how late the event loop is.
+    Raises:
+        StuckError: when the process makes no progress. The process should end with this error and be restarted.
+
     """
     while True:
         began, seconds = monotonic(), min(_PROGRESS_SECONDS, health.stuck_seconds / 4)
         await asyncio.sleep(seconds)
-        health.kept.late(monotonic() - began - seconds)
+        health.kept.observe_loop_delay(monotonic() - began - seconds)
         if (dead := health.dead()) is not None:
             raise StuckError(f"{dead.cause}: {dead.text}")

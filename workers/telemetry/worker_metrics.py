@@ -1,4 +1,4 @@
-"""What a worker keeps of its work: a handful of additions for each batch, none for a record."""
+"""A worker's metrics, updated once for each batch and never for a single record."""
 
 from collections import Counter as Counts
 from collections.abc import Awaitable, Iterable, Mapping, Sized
@@ -17,12 +17,12 @@ from workers.ledger.model import Code
 from workers.telemetry import metric_table
 from workers.telemetry.metric import Metric
 
-__all__ = ["REPEAT", "Retry", "Stage", "WorkerMetrics", "page_of", "retry_class"]
+__all__ = ["REPEAT", "Retry", "Stage", "WorkerMetrics", "render_metrics", "retry_class"]
 
-BOOKED: Final = "booked"  # beside the codes: a tick is answered, of which the journal has no row
-REPEAT: Final = "repeat"  # and a record answered with what an earlier one was answered
+BOOKED: Final = "booked"  # the outcome of a tick, which has no journal row and so no code
+REPEAT: Final = "repeat"  # the outcome of a record that was answered with a stored answer
 
-disable_created_metrics()  # type: ignore[no-untyped-call] # a second series for each, and nobody asks when a process began to count
+disable_created_metrics()  # type: ignore[no-untyped-call] # avoids a second series for each counter
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0)
 _RECORDS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
@@ -31,7 +31,7 @@ _Fetched = TypeVar("_Fetched", bound=Sized)
 
 
 class Stage(StrEnum):
-    """Where a batch spends its time, in order."""
+    """The stages of a batch, in order."""
 
     FETCH = "fetch"
     WAIT = "wait"
@@ -42,7 +42,7 @@ class Stage(StrEnum):
 
 
 class Retry(StrEnum):
-    """What a lane failed of that begins again."""
+    """The classes of errors after which a lane begins again."""
 
     SUCCEEDED = "succeeded"
     TIMEOUT = "timeout"
@@ -52,7 +52,7 @@ class Retry(StrEnum):
 
 
 def retry_class(error: BaseException) -> Retry:
-    """Return which of the few classes an error of a lane is."""
+    """Return the class of an error after which a lane begins again."""
     match error:
         case FencedError():
             return Retry.SUCCEEDED
@@ -66,38 +66,38 @@ def retry_class(error: BaseException) -> Retry:
             return Retry.CONNECTION
 
 
-def page_of(registry: CollectorRegistry) -> tuple[bytes, str]:
-    """Return what a scrape is answered: the text, and its content type."""
+def render_metrics(registry: CollectorRegistry) -> tuple[bytes, str]:
+    """Return the metrics of a registry in Prometheus' text format, and the content type."""
     return generate_latest(registry), CONTENT_TYPE_PLAIN_0_0_4
 
 
 class WorkerMetrics:
-    """The metrics of one process, in a registry of its own. What can be read when somebody asks is not kept here."""
+    """The counters and histograms of one process, in a registry of its own. `collectors.py` reads the gauges."""
 
     def __init__(self, worker: str = "") -> None:
-        """Take the worker's name: send, billing, expiry or ticker."""
+        """Create the metrics of a worker: send, billing, expiry or ticker."""
         self.worker = worker
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self._outcomes = self._counter(metric_table.OUTCOMES, [*Code, BOOKED, REPEAT])
         self._dead_letters = self._counter(metric_table.DEAD_LETTERS, DeadLetterReason)
         self._retries = self._counter(metric_table.RETRIES, Retry)
-        records = Histogram(*_named(metric_table.BATCH_RECORDS), buckets=_RECORDS, registry=self.registry)
+        records = Histogram(*_metric_arguments(metric_table.BATCH_RECORDS), buckets=_RECORDS, registry=self.registry)
         self._records = records.labels(worker)
-        lateness = Histogram(*_named(metric_table.LOOP_LAG), buckets=_SECONDS, registry=self.registry)
-        self._late = lateness.labels(worker)
-        stages = Histogram(*_named(metric_table.STAGE_SECONDS), buckets=_SECONDS, registry=self.registry)
+        lateness = Histogram(*_metric_arguments(metric_table.LOOP_LAG), buckets=_SECONDS, registry=self.registry)
+        self._loop_delay = lateness.labels(worker)
+        stages = Histogram(*_metric_arguments(metric_table.STAGE_SECONDS), buckets=_SECONDS, registry=self.registry)
         self._stages = {stage: stages.labels(worker, stage.value) for stage in Stage}
 
     def _counter(self, metric: Metric, values: Iterable[str]) -> Counter:
-        """Return a counter whose values are there at 0: `increase` does not see the step from nothing to 1."""
-        counter = Counter(*_named(metric), registry=self.registry)
+        """Return a counter with a series at 0 for each value: `increase` does not see a step from no series to 1."""
+        counter = Counter(*_metric_arguments(metric), registry=self.registry)
         for value in values:
             counter.labels(self.worker, str(value))
         return counter
 
-    def stored(self, records: int, codes: Mapping[str, int], reasons: Iterable[str]) -> None:
-        """Count a batch that is stored: its size, its outcomes, and what of it becomes dead letters."""
+    def count_batch(self, records: int, codes: Mapping[str, int], reasons: Iterable[str]) -> None:
+        """Count a stored batch: its records, its outcomes by code, and its dead letters by reason."""
         if records:
             self._records.observe(records)
         for code, count in codes.items():
@@ -105,26 +105,26 @@ class WorkerMetrics:
         for reason, count in Counts(reasons).items():
             self._dead_letters.labels(self.worker, reason).inc(count)
 
-    def spent(self, stage: Stage, seconds: float) -> None:
-        """Count the time of a batch in a stage."""
+    def observe_stage(self, stage: Stage, seconds: float) -> None:
+        """Observe the seconds that a batch spent in a stage."""
         self._stages[stage].observe(seconds)
 
-    async def fetching(self, poll: Awaitable[_Fetched]) -> _Fetched:
-        """Wait for a poll of the consumer, and count its time where it brought something."""
+    async def timed_fetch(self, poll: Awaitable[_Fetched]) -> _Fetched:
+        """Wait for a poll of the consumer and return its result; observe its duration if it returned records."""
         began = monotonic()
         fetched = await poll
         if len(fetched):
-            self.spent(Stage.FETCH, monotonic() - began)
+            self.observe_stage(Stage.FETCH, monotonic() - began)
         return fetched
 
-    def retries(self, error: BaseException) -> None:
-        """Count a lane that begins again."""
+    def count_restart(self, error: BaseException) -> None:
+        """Count the restart of a lane after an error, by the error's class."""
         self._retries.labels(self.worker, retry_class(error).value).inc()
 
-    def late(self, seconds: float) -> None:
-        """Count how much later than asked the event loop woke a task."""
-        self._late.observe(max(0.0, seconds))
+    def observe_loop_delay(self, seconds: float) -> None:
+        """Observe how many seconds late the event loop woke a task."""
+        self._loop_delay.observe(max(0.0, seconds))
 
 
-def _named(metric: Metric) -> tuple[str, str, tuple[str, ...]]:
+def _metric_arguments(metric: Metric) -> tuple[str, str, tuple[str, ...]]:
     return metric.name, metric.meaning, metric.labels

@@ -419,8 +419,9 @@ def test_an_unknown_account_ends_with_1(on_database: Run) -> None:
     done = on_database("statement", "nobody")
 
     assert done.code == Exit.NO
-    told = "inmail: the books have no account nobody: nothing was decided for it. What could not be decided is told by"
-    assert _told(done) == f"{told} `inmail dead-letters list --account`"
+    told = "inmail: the ledger has no account nobody: no event was decided for it."
+    hint = "To see events that could not be decided: `inmail dead-letters list --account`"
+    assert _told(done) == f"{told} {hint}"
 
 
 def test_a_connection_that_breaks_is_no_orderly_end(
@@ -436,7 +437,7 @@ def test_a_connection_that_breaks_is_no_orderly_end(
     with pytest.raises(typer.Exit) as work_ended:
         running._end_well(lambda: asyncio.run(breaks(load_settings())), Exit.INTERRUPTED)
     with pytest.raises(typer.Exit) as command_ended:
-        running.ask(breaks, following=True)
+        running.run_command(breaks, following=True)
 
     assert [Exit.UNREACHABLE] * 2 == [work_ended.value.exit_code, command_ended.value.exit_code]
     assert 2 == capsys.readouterr().err.count("Broken pipe")

@@ -33,7 +33,7 @@ from workers.ops.dead_letters.letters import LetterFilter, NoSuchDeadLetterError
 from workers.ops.lag import GroupLag, read_lag
 from workers.ops.topics.plan import TopicChange, TopicsError, apply_topics
 from workers.ops.topics.publish import PublishReport, publish
-from workers.ops.topics.results import Result, in_order, read_results
+from workers.ops.topics.results import Result, read_results, sort_by_time
 
 
 def _file(*lines: Event | bytes | dict[str, object]) -> io.BytesIO:
@@ -60,7 +60,7 @@ async def _work_off(settings: Settings) -> None:
 
 async def _results(settings: Settings, **selection: object) -> list[Result]:
     # All of them in order, however many other tests left here.
-    async with aclosing(in_order(read_results(settings, **selection), held=1_000_000)) as results:  # type: ignore[arg-type]
+    async with aclosing(sort_by_time(read_results(settings, **selection), held=1_000_000)) as results:  # type: ignore[arg-type]
         return [result async for result in results]
 
 

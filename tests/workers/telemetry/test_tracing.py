@@ -27,7 +27,7 @@ from tests.workers.wire import ends, send, working
 from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
 from workers.telemetry.tracing import open_traces
-from workers.telemetry.tracing_otel import OtelTraces, exported
+from workers.telemetry.tracing_otel import OtelTraces, export_traces
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SENT = [("traceparent", f"00-{TRACE}-{PARENT}-01".encode()), ("tracestate", b"shop=42")]
@@ -130,10 +130,10 @@ def _answer(offset: int) -> Message:
 def test_publishing_is_a_span_of_the_batch() -> None:
     """And says where to and how many."""
     traces, exporter = _traces()
-    with traces.deciding(LANE, [_record(7, SENT)]) as batch:
+    with traces.trace_batch(LANE, [_record(7, SENT)]) as batch:
         pass
-    messages = batch.answered([_answer(7), _answer(8)])
-    with batch.publishing(messages):
+    messages = batch.add_headers([_answer(7), _answer(8)])
+    with batch.trace_publishing(messages):
         pass
     (decided, of_record, published) = exporter.get_finished_spans()
     assert [dict(message.headers or ()).keys() for message in messages] == [{"traceparent", "tracestate"}, set()]
@@ -158,9 +158,9 @@ def test_publishing_is_a_span_of_the_batch() -> None:
 def test_headers_that_are_no_trace_are_none(headers: object) -> None:
     """Whatever a producer writes, nobody pays for it."""
     traces, exporter = _traces()
-    with traces.deciding(LANE, [_record(7, headers)]) as batch:
+    with traces.trace_batch(LANE, [_record(7, headers)]) as batch:
         pass
-    assert batch.answered([_answer(7)]) == [_answer(7)]
+    assert batch.add_headers([_answer(7)]) == [_answer(7)]
     (decided,) = exporter.get_finished_spans()
     assert list(decided.links) == []
 
@@ -168,7 +168,7 @@ def test_headers_that_are_no_trace_are_none(headers: object) -> None:
 def test_a_batch_that_fails_says_so() -> None:
     """Its span has the error."""
     traces, exporter = _traces()
-    with pytest.raises(OSError, match="away"), traces.deciding(LANE, [_record(7, SENT)]):
+    with pytest.raises(OSError, match="away"), traces.trace_batch(LANE, [_record(7, SENT)]):
         raise OSError("away")
     (decided,) = exporter.get_finished_spans()
     assert (decided.status.is_ok, decided.status.description) == (False, "away")
@@ -179,9 +179,9 @@ def test_a_batch_that_fails_says_so() -> None:
 def test_a_transaction_that_fails_says_so() -> None:
     """The batch was decided all the same."""
     traces, exporter = _traces()
-    with traces.deciding(LANE, [_record(7, ())]) as batch:
+    with traces.trace_batch(LANE, [_record(7, ())]) as batch:
         pass
-    with pytest.raises(OSError, match="away"), batch.publishing([]):
+    with pytest.raises(OSError, match="away"), batch.trace_publishing([]):
         raise OSError("away")
     decided, published = exporter.get_finished_spans()
     assert [span.status.description for span in (decided, published)] == [None, "away"]
@@ -221,8 +221,8 @@ async def test_a_collector_that_does_not_answer_holds_no_end_up(monkeypatch: pyt
     port = server.sockets[0].getsockname()[1]
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "3")
-    async with exported("inmail-send") as traces:
-        with traces.deciding(LANE, [_record(7, ())]):
+    async with export_traces("inmail-send") as traces:
+        with traces.trace_batch(LANE, [_record(7, ())]):
             pass
         began = monotonic()
     assert monotonic() - began < 4

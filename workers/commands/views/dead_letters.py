@@ -10,7 +10,7 @@ from rich.text import Text
 from infra.terminal import console, instant, table
 from workers.commands.views.styles import BAD, DIM, GOOD, WARN, count_of
 from workers.ops.dead_letters.history import DeadLetterReport, LetterHistory
-from workers.ops.dead_letters.letters import DeadLetter, printable, readable
+from workers.ops.dead_letters.letters import DeadLetter, escape_unprintable, readable_text
 from workers.ops.dead_letters.redrive_plan import REFUSALS, RedrivePlan
 from workers.ops.operations import OngoingOperation, Operation, OperationStatus
 
@@ -36,7 +36,7 @@ def show_dead_letters(told: DeadLetterReport) -> None:
             origin(each),
             instant(each.origin_time),
             _became(fate),
-            printable(each.error),
+            escape_unprintable(each.error),
         )
         for each, fate in told.letters
     ]
@@ -54,13 +54,17 @@ def show_counts(rows: Sequence[tuple[str, str, int]]) -> None:
         console().print(Text("No dead letters.", style=GOOD))
         return
     console().print(
-        table(["topic", "reason", "letters"], [(printable(row[0]), row[1], f"{row[2]:,}") for row in rows], "letters")
+        table(
+            ["topic", "reason", "letters"],
+            [(escape_unprintable(row[0]), row[1], f"{row[2]:,}") for row in rows],
+            "letters",
+        )
     )
 
 
 def origin(letter: DeadLetter) -> str:
     """Return where a letter's message was read, for a terminal."""
-    return f"{printable(letter.origin_topic)} {letter.origin_partition}/{letter.origin_offset}"
+    return f"{escape_unprintable(letter.origin_topic)} {letter.origin_partition}/{letter.origin_offset}"
 
 
 def _became(fate: LetterHistory | None) -> Text:
@@ -68,11 +72,11 @@ def _became(fate: LetterHistory | None) -> Text:
     if fate is None:
         return Text("?", style=DIM)
     if fate.answer is not None:
-        return Text(f"{'redriven' if fate.sendings else 'answered'}: {fate.answer.code}", style=GOOD)
-    if fate.again is not None:
-        return Text(f"again {fate.again}", style=BAD)
-    if fate.sendings:
-        doubtful = fate.sendings[-1].offset is None
+        return Text(f"{'redriven' if fate.redrives else 'answered'}: {fate.answer.code}", style=GOOD)
+    if fate.new_letter is not None:
+        return Text(f"again {fate.new_letter}", style=BAD)
+    if fate.redrives:
+        doubtful = fate.redrives[-1].offset is None
         return Text("in doubt" if doubtful else "redriven, not decided yet", style=WARN)
     return Text("")
 
@@ -81,15 +85,15 @@ def show_dead_letter(letter: DeadLetter, fate: LetterHistory | None) -> None:
     """Show all of one dead letter."""
     facts = [
         ("reason", letter.reason),
-        ("error", printable(letter.error)),
+        ("error", escape_unprintable(letter.error)),
         ("origin", origin(letter)),
         ("time", instant(letter.origin_time)),
         ("set aside", instant(letter.set_aside_at)),
         ("account", letter.account_id or "none"),
-        ("type", readable((letter.event_type or "none").encode("utf-8", "backslashreplace"))),
+        ("type", readable_text((letter.event_type or "none").encode("utf-8", "backslashreplace"))),
         *(("became", each) for each in story(fate)),
-        ("key", "none" if letter.key is None else readable(letter.key)),
-        *((f"header {printable(k)}", "none" if v is None else readable(v)) for k, v in letter.headers),
+        ("key", "none" if letter.key is None else readable_text(letter.key)),
+        *((f"header {escape_unprintable(k)}", "none" if v is None else readable_text(v)) for k, v in letter.headers),
     ]
     out = console()
     for name, fact in facts:
@@ -97,7 +101,7 @@ def show_dead_letter(letter: DeadLetter, fate: LetterHistory | None) -> None:
     cut = ", of which only the beginning was kept" if letter.cut else ""
     size = "" if letter.value is None else f" ({len(letter.value):,} bytes{cut})"
     out.print(Text(f"value{size}", style="bold"))
-    out.print(Text("none" if letter.value is None else readable(letter.value)), soft_wrap=True)
+    out.print(Text("none" if letter.value is None else readable_text(letter.value)), soft_wrap=True)
 
 
 def story(fate: LetterHistory | None) -> list[str]:
@@ -105,16 +109,16 @@ def story(fate: LetterHistory | None) -> list[str]:
     if fate is None:
         return ["not known"]
     told = []
-    for each in fate.sendings:
+    for each in fate.redrives:
         place = f"{each.topic} {each.partition}/{each.offset}"
         sent = f"sent to {place}" if each.offset is not None else f"about to be sent to {each.topic}, or sent: in doubt"
         told.append(f"{sent} at {instant(each.at)} by {each.actor}, operation {each.operation}")
-    if fate.again is not None:
-        told.append(f"set aside again: letter {fate.again}")
+    if fate.new_letter is not None:
+        told.append(f"set aside again: letter {fate.new_letter}")
     if fate.answer is not None:
         line = "" if fate.answer.sequence is None else f", line {fate.answer.sequence} of its account"
         told.append(f"answered {fate.answer.code} as of {instant(fate.answer.at)}{line}")
-    elif fate.sendings and fate.again is None:
+    elif fate.redrives and fate.new_letter is None:
         told.append("not decided yet: see `inmail lag`")
     return told or ["nothing yet"]
 

@@ -10,7 +10,7 @@ from infra.terminal import console, table
 from workers.commands.views.styles import BAD, DIM, GOOD, WARN, count_of
 from workers.ops.compare.comparison import Comparison, DifferenceExample
 from workers.ops.compare.corrections import Corrections
-from workers.ops.compare.html_report import text_of
+from workers.ops.compare.html_report import value_text
 from workers.ops.compare.out_of_order import DecidedAhead
 from workers.ops.operations import OngoingOperation
 from workers.ops.replay.rebuild_plan import RebuildPlan
@@ -61,7 +61,7 @@ def show_comparison(comparison: Comparison) -> None:
     if comparison.same:
         out.print(Text("The books are the same, line for line.", style=GOOD))
     for group in comparison.groups:
-        out.print(Text.assemble((f"{group.count:,} {group.section}: ", BAD), group.told), soft_wrap=True)
+        out.print(Text.assemble((f"{group.count:,} {group.section}: ", BAD), group.label), soft_wrap=True)
         for example in group.examples[:_EXAMPLES]:
             out.print(Text(f"  {_told(example)}", style=DIM), soft_wrap=True)
     if comparison.ahead.outcomes:
@@ -108,4 +108,4 @@ def _told(example: DifferenceExample) -> str:
 def _values(values: Mapping[str, Any] | None) -> str:
     if values is None:
         return "none"
-    return ", ".join(f"{name} {text_of(value)}" for name, value in values.items())
+    return ", ".join(f"{name} {value_text(value)}" for name, value in values.items())

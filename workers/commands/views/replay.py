@@ -23,7 +23,7 @@ def show_rewind_plan(plan: RewindPlan) -> None:
     heads = ["partition", "from", "to", "published again", "first answers", "decided"]
     rows = [(str(each.partition), *(f"{number:,}" for number in each[1:])) for each in plan.moves]
     out.print(table(heads, rows, ",".join(heads)))
-    again, answers = sum(each.again for each in plan.moves), sum(each.answers for each in plan.moves)
+    again, answers = sum(each.republished for each in plan.moves), sum(each.first_answers for each in plan.moves)
     if again:
         text = (
             f"{count_of(answers, 'record')} with a first answer: published again as it was. {again - answers:,} others:"
@@ -31,7 +31,7 @@ def show_rewind_plan(plan: RewindPlan) -> None:
             " transactions' marks"
         )
         out.print(Text(text), soft_wrap=True)
-    if anew := sum(each.anew for each in plan.moves):
+    if anew := sum(each.newly_decided for each in plan.moves):
         text = "not in the books, so decided, for the first time as far as they know"
         out.print(Text.assemble((f"{count_of(anew, 'record')} ", WARN), text), soft_wrap=True)
     if plan.records:

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from infra.terminal import instant
 from workers.commands.views.styles import BAD, DIM, GOOD, NEWS, WARN, TextPart, count_of
-from workers.ops.dead_letters.letters import printable
+from workers.ops.dead_letters.letters import escape_unprintable
 from workers.ops.topics.results import Result
 
 __all__ = ["show_result"]
@@ -33,8 +33,8 @@ def show_result(result: Result, out: Console) -> None:
         tail = [f"{lots}, {credits_}, up to {instant(data['horizon'])}"]
     elif name == "message.dead-lettered":
         origin = data["origin"]
-        place = f"{printable(origin['topic'])} {origin['partition']}/{origin['offset']}"
-        tail = [(f"{data['reason']:<22} ", BAD), f"{place}: {printable(data['error'])}"]
+        place = f"{escape_unprintable(origin['topic'])} {origin['partition']}/{origin['offset']}"
+        tail = [(f"{data['reason']:<22} ", BAD), f"{place}: {escape_unprintable(data['error'])}"]
     else:
         tail = _movement(data)
     repeat: list[TextPart] = [("  repeat", WARN)] if data.get("repeat") else []

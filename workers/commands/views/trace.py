@@ -10,9 +10,10 @@ from workers.commands.views.dead_letters import origin, story
 from workers.commands.views.styles import BAD, DIM, GOOD, NEWS, WARN, TextPart, count_of
 from workers.ops.books.reasons import reason_of
 from workers.ops.dead_letters.history import LetterHistory
-from workers.ops.dead_letters.letters import DeadLetter, printable
-from workers.ops.trace.in_topics import FoundEvent, FoundRecord, Trace
-from workers.ops.trace.trace import Traced
+from workers.ops.dead_letters.letters import DeadLetter, escape_unprintable
+from workers.ops.trace.found_records import FoundRecord
+from workers.ops.trace.in_topics import FoundEvent, Trace
+from workers.ops.trace.trace import TraceReport
 
 __all__ = ["show_traced"]
 
@@ -31,7 +32,7 @@ _RESULT: Final = {
 }
 
 
-def show_traced(traced: Traced) -> None:
+def show_traced(traced: TraceReport) -> None:
     """Show all that is known of a request, an event or an account's last requests."""
     out = console()
     facts = [_case(trace) for trace in traced.traces]
@@ -95,7 +96,7 @@ def _published(published: FoundEvent) -> Iterator[Fact]:
 def _letter(letter: DeadLetter, fate: LetterHistory) -> Iterator[Fact]:
     yield "letter", [(letter.place, "bold"), f", set aside at {instant(letter.set_aside_at)}"]
     yield "origin", [origin(letter)]
-    yield "reason", [(letter.reason, BAD), f": {printable(letter.error)}"]
+    yield "reason", [(letter.reason, BAD), f": {escape_unprintable(letter.error)}"]
     for told in story(fate):
         yield "became", [told]
 

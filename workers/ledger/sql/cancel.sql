@@ -31,13 +31,17 @@ begin
         on conflict (account, subscription_id) do update set ends_at = least(s.ends_at, excluded.ends_at)
         returning s.ends_at into until;
 
-        update lots as l set expires_at = greatest(l.granted_at, least(l.expires_at, until))
+        update lots as l
+        set
+            expires_at = greatest(l.granted_at, least(l.expires_at, until)),
+            -- It is announced too, unless it was before: by a cancel that was taken back.
+            warned = greatest(l.granted_at, least(l.expires_at, until)) = any(l.announced_ends)
         where l.account = r.account and l.subscription_id = p_subscription_ids[i] and l.open and l.expires_at > until;
 
         return next book(r, 'cancelled', p_before => before, p_details => jsonb_build_object(
             'subscription_id', p_subscription_ids[i], 'effective_at', until
         ));
-        return query select * from settle(r, p_low);
+        return query select * from settle(r, p_low, before);
     end loop;
 end;
 $$;

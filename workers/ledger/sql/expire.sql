@@ -83,7 +83,7 @@ begin
 
     perform cut_started(p_tick, to_cut, tick.horizon, p_low);
     booked := book_expired(p_tick, to_book, tick.horizon, p_low);
-    perform announce(p_tick, to_announce, tick.horizon, p_soon);
+    perform announce(p_tick, to_announce, tick.horizon, p_soon, p_low);
 
     update ticks as t
     set
@@ -148,27 +148,20 @@ begin
 
     lost as (
         select
-            d.account, d.lot, d.expires_at, d.remaining, a.sequence, a.level as told, s.credits as spendable,
+            d.account, d.lot, d.expires_at, d.remaining, a.sequence, s.credits as spendable,
             balance_level(s.credits, p_low) as level,
-            row_number() over ordered as step,
-            count(*) over (partition by d.account) as steps,
-            -- What this step takes from the account afterwards still counts in a row's balance.
-            s.credits + coalesce(sum(d.remaining) over rest, 0) as balance_after
+            balance_level(s.credits, p_low) > a.level and a.erased_at is null as fell,
+            row_number() over (partition by d.account order by d.expires_at, d.lot) as step,
+            count(*) over (partition by d.account) as steps
         from due as d
         inner join accounts as a on d.account = a.account
         cross join lateral spendable(d.account, p_tick.as_of) as s
         where d.remaining > 0
-        window
-            ordered as (partition by d.account order by d.expires_at, d.lot),
-            rest as (
-                partition by d.account order by d.expires_at, d.lot
-                rows between 1 following and unbounded following
-            )
     ),
 
     moved as (
         update accounts as a
-        set sequence = a.sequence + l.steps + (l.level > l.told)::integer, level = l.level
+        set sequence = a.sequence + l.steps + l.fell::integer, level = l.level
         from lost as l
         where a.account = l.account and l.step = l.steps
     ),
@@ -180,7 +173,8 @@ begin
         )
         select
             l.account, l.sequence + l.step, p_tick.request_id, p_tick.fingerprint, false, p_tick.worker, 'expired',
-            -l.remaining, l.lot, l.expires_at, l.balance_after + l.remaining, l.balance_after, p_tick.as_of,
+            -- It moves no balance: at as_of the lot had ended already.
+            -l.remaining, l.lot, l.expires_at, l.spendable, l.spendable, p_tick.as_of,
             p_tick.source_partition, p_tick.source_offset, null
         from lost as l
         union all
@@ -191,7 +185,7 @@ begin
             p_tick.source_partition, p_tick.source_offset,
             case l.level when 1 then jsonb_build_object('threshold', p_low) end
         from lost as l
-        where l.step = l.steps and l.level > l.told
+        where l.step = l.steps and l.fell
     )
 
     select count(*), coalesce(sum(due.remaining), 0) into lots, credits from due;
@@ -209,12 +203,19 @@ declare
     started record;
     latest integer;
     cause request := p_tick;
+    before bigint;
+    was_cut boolean := false;
 begin
     for started in
-        select distinct l.account, l.subscription_id
+        select
+            l.account, l.subscription_id,
+            lag(l.account) over rows_ is distinct from l.account as is_first,
+            lead(l.account) over rows_ is distinct from l.account as is_last
         from unnest(p_lots.accounts, p_lots.lots) as d (account, lot)
         inner join lots as l on d.account = l.account and d.lot = l.lot
         where l.cap_pending and l.granted_at <= p_horizon
+        group by l.account, l.subscription_id
+        window rows_ as (order by l.account, l.subscription_id)
         order by l.account, l.subscription_id
     loop
         select l.balance_cap into latest
@@ -226,9 +227,14 @@ begin
         limit 1;
 
         cause.account := started.account;
+        if started.is_first then
+            before := available(started.account, p_tick.as_of);
+            was_cut := false;
+        end if;
         perform from cut_to_cap(cause, started.subscription_id, latest, p_horizon);
-        if found then
-            perform from settle(cause, p_low);
+        was_cut := was_cut or found;
+        if was_cut and started.is_last then -- once, when all of its subscriptions are cut
+            perform from settle(cause, p_low, before);
         end if;
 
         update lots as l set cap_pending = false
@@ -239,8 +245,12 @@ begin
 end;
 $$;
 
--- Announces lots that end soon, once each: a row that moves nothing. An empty lot has nothing to lose and is passed.
-create or replace function announce(p_tick request, p_lots due_lots, p_horizon timestamptz, p_soon interval)
+-- Announces lots that end soon, once for each end that they come to have: a row that moves nothing. An empty lot has
+-- nothing to lose and is passed, until a reversal fills it (reverse.sql); what an erased account lost, nobody is told.
+-- Whoever is told what a lot holds knows of a balance that had risen by date, so that its fall is told too.
+create or replace function announce(
+    p_tick request, p_lots due_lots, p_horizon timestamptz, p_soon interval, p_low integer
+)
 returns void
 language plpgsql volatile
 set enable_seqscan = off
@@ -250,12 +260,13 @@ set plan_cache_mode = force_generic_plan
 as $$
 begin
     with due as (
-        select l.account, l.lot, l.expires_at, l.remaining
+        select l.account, l.lot, l.expires_at, l.remaining, l.remaining > 0 and a.erased_at is null as is_told
         from unnest(p_lots.accounts, p_lots.lots) as d (account, lot)
         cross join lateral (
             select x.* from lots as x where x.account = d.account and x.lot = d.lot
             offset 0 -- by key, as above
         ) as l
+        inner join accounts as a on l.account = a.account
         where
             l.open and not l.warned
             and l.granted_at <= p_horizon and l.expires_at > p_horizon and l.expires_at <= p_horizon + p_soon
@@ -263,7 +274,9 @@ begin
 
     warned as (
         update lots as l
-        set warned = true
+        set
+            warned = true,
+            announced_ends = case when d.is_told then l.announced_ends || d.expires_at else l.announced_ends end
         from due as d
         where l.account = d.account and l.lot = d.lot
     ),
@@ -276,12 +289,12 @@ begin
         from due as d
         inner join accounts as a on d.account = a.account
         cross join lateral spendable(d.account, p_tick.as_of) as s
-        where d.remaining > 0
+        where d.is_told
     ),
 
     counted as (
         update accounts as a
-        set sequence = a.sequence + t.steps
+        set sequence = a.sequence + t.steps, level = least(a.level, balance_level(t.spendable, p_low))
         from told as t
         where a.account = t.account and t.step = t.steps
     )

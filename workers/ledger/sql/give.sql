@@ -15,6 +15,7 @@ as $$
 declare
     r request;
     code text;
+    before bigint;
 begin
     for i in 1 .. cardinality(p_requests) loop
         r := p_requests[i];
@@ -33,8 +34,9 @@ begin
         where a.account = r.account;
 
         if code = 'granted' then
+            before := available(r.account, r.as_of);
             return next open_lot(r, p_lots[i], true);
-            return query select * from settle(r, p_low);
+            return query select * from settle(r, p_low, before);
         else
             return next book(r, code, p_details => jsonb_build_object(
                 'source_id', p_lots[i].source_id, 'actor', p_lots[i].actor, 'reason', p_lots[i].reason

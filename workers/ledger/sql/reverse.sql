@@ -26,6 +26,7 @@ declare
     paid lots;
     code text;
     told jsonb;
+    before bigint;
 begin
     for i in 1 .. cardinality(p_requests) loop
         r := p_requests[i];
@@ -52,11 +53,18 @@ begin
             else 'lot_ended'
         end;
         if code = 'reversed' then
+            before := available(r.account, r.as_of);
             return next book(r, code, 1, sent.lot, told, p_reverses => sent.sequence);
-            return query select * from settle(r, p_low);
+            -- Nobody was told of its end while it was empty. The next tick does: ticks alone know what is soon.
+            update lots as l set warned = false
+            where
+                l.account = r.account and l.lot = sent.lot and l.remaining = 1 and l.warned
+                and l.expires_at <> all(l.announced_ends);
+            return query select * from settle(r, p_low, before);
         elsif code = 'lot_ended' then
+            before := available(r.account, r.as_of);
             return next book(r, code, 0, sent.lot, told, p_reverses => sent.sequence);
-            return query select * from settle(r, p_low);
+            return query select * from settle(r, p_low, before);
         else
             return next book(r, code, p_details => told);
         end if;

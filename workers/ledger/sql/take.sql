@@ -16,14 +16,16 @@ declare
     told jsonb;
     code text;
     due integer;
+    before bigint;
     held record;
 begin
     for i in 1 .. cardinality(p_requests) loop
         r := p_requests[i];
+        before := available(r.account, r.as_of);
         told := jsonb_build_object('actor', p_actors[i], 'reason', p_reasons[i], 'credits', -p_credits[i]);
         code := case
             when is_erased(r.account) then 'account_erased'
-            when p_credits[i] > available(r.account, r.as_of) then 'exceeds_balance'
+            when p_credits[i] > before then 'exceeds_balance'
         end;
         if code is not null then
             return next book(r, code, p_details => told);
@@ -42,7 +44,7 @@ begin
             );
             due := due - held.remaining;
         end loop;
-        return query select * from settle(r, p_low);
+        return query select * from settle(r, p_low, before);
     end loop;
 end;
 $$;

@@ -33,8 +33,8 @@ begin
         if code = 'cancellation_taken_back' then
             update subscriptions as s set ends_at = null
             where s.account = r.account and s.subscription_id = p_subscription_ids[i];
-            -- What was announced was another end.
-            update lots as l set expires_at = l.full_expires_at, warned = false
+            update lots as l
+            set expires_at = l.full_expires_at, warned = l.full_expires_at = any(l.announced_ends)
             where
                 l.account = r.account and l.subscription_id = p_subscription_ids[i] and l.open
                 and l.expires_at < l.full_expires_at;
@@ -43,7 +43,7 @@ begin
             r, code, p_before => before, p_details => jsonb_build_object('subscription_id', p_subscription_ids[i])
         );
         if code = 'cancellation_taken_back' then
-            return query select * from settle(r, p_low);
+            return query select * from settle(r, p_low, before);
         end if;
     end loop;
 end;

@@ -16,6 +16,7 @@ declare
     known integer;
     left_ integer[];
     code text;
+    before bigint;
 begin
     for i in 1 .. cardinality(p_requests) loop
         r := p_requests[i];
@@ -35,10 +36,11 @@ begin
             continue;
         end if;
 
+        before := available(r.account, r.as_of);
         for k in 1 .. cardinality(left_) loop
             return query select * from close_lot(r, left_[k], 'voided', told, k = 1, true);
         end loop;
-        return query select * from settle(r, p_low);
+        return query select * from settle(r, p_low, before);
     end loop;
 end;
 $$;

@@ -48,16 +48,17 @@ end;
 $$;
 
 -- Anew each time, so that this file is all there is to know.
-revoke all on accounts, subscriptions, lots, journal, ticks, lanes, partitioning, migrations from inmail_worker;
-revoke all on decided_ahead, misplaced_records from inmail_worker;
+revoke all on accounts, subscriptions, lots, journal, ticks, lanes, migrations, earlier_rows from inmail_worker;
+revoke all on partitioning, decided_ahead, misplaced_records from inmail_worker;
 revoke all on operations, redriven, clock_decisions from inmail_worker; -- the operators'
 
 grant select, insert on accounts, subscriptions, lots, journal, ticks, lanes, partitioning to inmail_worker;
+grant select on earlier_rows to inmail_worker; -- as the audit does
 grant update (
     sequence, newest_lot, level, erased_at, paid_from, paid, paid_before
 ) on accounts to inmail_worker;
-grant update (plan, credits, period_start, anchor_day, ends_at) on subscriptions to inmail_worker;
-grant update (remaining, expires_at, open, freed, cap_pending, warned) on lots to inmail_worker;
+grant update (plan, credits, period_start, anchor_day, changed_at, ends_at) on subscriptions to inmail_worker;
+grant update (remaining, expires_at, open, freed, cap_pending, warned, announced_ends) on lots to inmail_worker;
 grant update (
     code, lots, credits, complete, steps, ended, cut, announced
 ) on ticks to inmail_worker; -- of a tick that takes several steps

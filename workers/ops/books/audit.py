@@ -1,4 +1,4 @@
-"""The audit: do the books balance, and if not, where."""
+"""The audit: checks that the ledger is consistent, and shows where it is not."""
 
 import re
 from collections.abc import Iterator
@@ -15,12 +15,12 @@ __all__ = ["Audit", "AuditExample", "BookTotals", "Finding", "audit", "audit_boo
 EXAMPLES = 20
 _FILES = [Path(__file__).with_name(name) for name in ("audit_lots.sql", "audit_rows.sql")]
 _HEAD = re.compile(r"^-- (\w+): (.+)\n", re.MULTILINE)
-_QUERY_SECONDS = 3600.0  # it reads everything there is
+_QUERY_SECONDS = 3600.0  # an audit reads whole tables
 
 
 @dataclass(frozen=True, slots=True)
 class AuditExample:
-    """One place where a check fails."""
+    """One row for which a check fails."""
 
     account: str
     place: str
@@ -29,7 +29,7 @@ class AuditExample:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What came of one check: nothing, or how often it fails and the first places."""
+    """The result of one check: the number of failures and the first examples."""
 
     name: str
     promise: str
@@ -39,7 +39,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class BookTotals:
-    """The whole book, in credits but for the first three."""
+    """The totals of the whole ledger: the numbers of accounts, lots and rows, then credits."""
 
     accounts: int
     lots: int
@@ -48,40 +48,40 @@ class BookTotals:
     spent: int
     reversed: int
     expired: int
-    voided: int  # adjusted downward, too
-    forfeited: int  # to a plan change or a cap
+    voided: int  # adjustments downward included
+    forfeited: int  # by a plan change or a cap
     remaining: int
 
     @property
     def balanced(self) -> bool:
-        """Whether every credit that was granted is accounted for."""
+        """Whether every granted credit is accounted for."""
         gone = self.spent - self.reversed + self.expired + self.voided + self.forfeited
         return self.granted == gone + self.remaining
 
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What an audit found in one snapshot of the books."""
+    """The result of an audit of one snapshot of the database."""
 
     totals: BookTotals
     findings: tuple[Finding, ...]
 
     @property
     def passed(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether the totals balance and no check fails."""
         return self.totals.balanced and not any(self.failures())
 
     def summary(self) -> dict[str, object]:
-        """Return all of it for JSON, the verdict first."""
+        """Return the result for JSON, the verdict first."""
         return {"passed": self.passed, "totals": self.totals, "checks": self.findings}
 
     def failures(self) -> Iterator[Finding]:
-        """Yield the checks that fail."""
+        """Yield the failed checks."""
         return (finding for finding in self.findings if finding.count)
 
 
 class Check(NamedTuple):
-    """One thing that must hold, and the query that returns where it does not."""
+    """An invariant, and the query for the rows that break it."""
 
     name: str
     promise: str
@@ -95,7 +95,7 @@ def _read_checks(file: Path) -> Iterator[Check]:
 
 CHECKS: Final = tuple(check for file in _FILES for check in _read_checks(file))
 
-# The whole book: what an accountant asks for first.
+# The totals of the whole ledger.
 _TOTALS = """
 select
     (select count(*) from accounts) as accounts,
@@ -125,11 +125,11 @@ cross join (
 ) as j
 """
 
-# Every check reads whole tables: they are to be hashed in memory, and nothing looked up row by row, also where the
-# tables have grown since their statistics were taken.
+# Every check reads whole tables: hash joins in memory, no lookups row by row, also where the tables have grown since
+# their statistics were collected.
 _PLANS = "set local work_mem = '64MB'; set local enable_nestloop = off"
 
-# A row without account is told by the number it has.
+# A row whose account is missing is shown with the account's number.
 _WHERE = """
 select count(*) over () as count, coalesce(a.account_id, '#' || x.account, '') as account, x.place, x.found
 from ({}) as x (account, place, found)
@@ -140,11 +140,11 @@ limit {}
 
 
 async def audit(settings: Settings) -> Audit:
-    """Check the books as they are at one instant, while the workers go on.
+    """Audit one snapshot of the ledger's database, while the workers continue.
 
     Raises:
         NotSetUpError: when the database was never migrated.
-        OSError, asyncpg.PostgresError: when it cannot be reached or refuses.
+        OSError, asyncpg.PostgresError: when the database cannot be reached or refuses.
 
     """
     async with open_books(settings) as connection:
@@ -152,7 +152,7 @@ async def audit(settings: Settings) -> Audit:
 
 
 async def audit_books(connection: Connection) -> Audit:
-    """Check the books in the caller's transaction."""
+    """Audit the ledger's database in the caller's transaction."""
     await connection.execute(_PLANS)
     totals = await connection.fetchrow(_TOTALS, timeout=_QUERY_SECONDS)
     assert totals is not None  # noqa: S101 - an aggregate returns its row

@@ -54,7 +54,7 @@ with l as (
         request_id,
         jsonb_strip_nulls(jsonb_build_object(
             'origin', origin, 'subscription_id', subscription_id, 'plan', plan, 'period_start', period_start,
-            'granted_at', granted_at
+            'granted_at', granted_at, 'tops_up', tops_up
         )) as facts
     from lots
 )
@@ -209,13 +209,13 @@ where
     (x.freed and (x.open or x.subscription_id is null or coalesce(j.code <> 'forfeited', false)))
     or (j.code = 'forfeited' and x.freed <> (j.as_of < x.granted_at));
 
--- period_has_one_lot: a subscription has one lot a period, but for those whose period a plan change freed
+-- period_has_one_lot: a subscription has one lot a period, but for those that a plan change freed, or tops up
 select
     x.account,
     'lot ' || max(x.lot) as place,
     count(*) || ' lots of subscription ' || x.subscription_id || ' for ' || x.period_start as found
 from lots as x
-where x.subscription_id is not null and not x.freed
+where x.subscription_id is not null and not x.freed and x.tops_up is null
 group by x.account, x.subscription_id, x.period_start
 having count(*) > 1;
 
@@ -297,16 +297,20 @@ where x.partition <> account_number(x.account_id, p.partitions);
 -- level_is_its_balance: what a holder was last told fits the balance that the newest row to look at it left
 with s as (
     select
-        account,
-        max(sequence) as sequence
-    from journal
+        j.account,
+        max(j.sequence) as sequence
+    from journal as j
+    left join earlier_rows as e on j.account = e.account and j.sequence <= e.sequence
     where
-        code in (
-            'charged', 'insufficient_credits', 'reversed', 'lot_ended', 'granted', 'no_credits_in_plan', 'cancelled',
+        j.code in (
+            'charged', 'insufficient_credits', 'reversed', 'lot_ended', 'granted', 'no_credits_in_plan', 'plan_changed',
+            'cancelled',
             'cancellation_taken_back', 'voided', 'adjusted', 'erased', 'forfeited', 'cap_forfeited', 'expired', 'low',
             'exhausted'
         )
-    group by account
+        -- Who is told what a lot holds knows that there is something; earlier ones (migration 0012) noted nothing.
+        or (j.code = 'expiring_soon' and j.balance_after > 0 and e.account is null)
+    group by j.account
 )
 
 select

@@ -1,6 +1,9 @@
 -- What must hold of the journal, and of ticks and lanes beside it. `audit_lots.sql` says how these files are read.
 --
 -- Codes that move nothing are not listed, so that a new refusal needs no line here.
+--
+-- Rows are never edited. What those of an account up to `earlier_rows` say in an earlier meaning is checked in that one
+-- (migration 0012).
 
 -- sequence_is_gap_free: an account's journal rows are 1 to its sequence; the first that is not as it should be
 with j as (
@@ -139,17 +142,19 @@ where
         else false
     end;
 
--- balance_adds_up: a row changes the balance by what it moves, if its lot can be spent at that instant
+-- balance_adds_up: a row changes what can be spent at its instant by what it moves, if its lot can be spent then
 select
     x.account,
     'sequence ' || x.sequence as place,
     x.code || ' ' || x.amount || ', balance ' || x.balance_before || ' to ' || x.balance_after as found
 from journal as x
 left join lots as l on x.account = l.account and x.lot = l.lot
-where not case x.code
-    when 'expired' then x.balance_after - x.balance_before = x.amount -- told as if it had lived until then
-    when 'cancelled' then x.balance_after <= x.balance_before
-    when 'cancellation_taken_back' then x.balance_after >= x.balance_before
+left join earlier_rows as e on x.account = e.account and x.sequence <= e.sequence
+where not case
+    when x.code = 'cancelled' then x.balance_after <= x.balance_before
+    when x.code = 'cancellation_taken_back' then x.balance_after >= x.balance_before
+    when x.code = 'expired' and e.account is not null -- told as if its lot had lived until then
+        then x.balance_after - x.balance_before = x.amount
     else x.balance_after - x.balance_before = case
         when l.granted_at <= x.as_of and x.as_of < x.lot_expires_at then x.amount
         else 0
@@ -173,10 +178,14 @@ from (
     from journal
     window rows_ as (partition by account order by sequence)
 ) as x
+left join earlier_rows as e on x.account = e.account and x.sequence <= e.sequence
 where
     x.as_of = x.as_of_before
-    -- A line of a tick's step counts what that step takes, which the balance before it no longer did.
-    and case when x.code = 'expired' then x.balance_before < x.carried else x.balance_before <> x.carried end;
+    and case
+        -- It counts what its tick's step takes, which the balance before it no longer did.
+        when x.code = 'expired' and e.account is not null then x.balance_before < x.carried
+        else x.balance_before <> x.carried
+    end;
 
 -- balance_is_its_lots: the balance that an account's newest row left is what its lots hold for that instant
 select
@@ -237,11 +246,11 @@ where not x.is_answer and (
     or (c.worker, c.source_partition) <> (x.worker, x.source_partition)
     or t.code = 'key_conflict'
     or not case x.code
-        when 'granted' then c.code = 'granted'
+        when 'granted' then c.code in ('granted', 'plan_changed')
         when 'adjusted' then c.code = 'adjusted'
         when 'voided' then c.code in ('voided', 'erased')
-        when 'forfeited' then c.code in ('granted', 'no_credits_in_plan')
-        when 'cap_forfeited' then coalesce(c.code = 'granted', true) -- or a tick
+        when 'forfeited' then c.code in ('granted', 'no_credits_in_plan', 'plan_changed')
+        when 'cap_forfeited' then coalesce(c.code in ('granted', 'plan_changed'), true) -- or a tick
         else true
     end
 );
@@ -274,24 +283,47 @@ where x.reverses is not null
 group by x.account, x.reverses
 having count(*) > 1;
 
--- notice_is_given_once: a lot's coming end was announced once, or again after a take-back put it off, and the lot knows
+-- notice_is_given_once: each end of a lot was announced once at most, and the lot knows which ends were
+with j as (
+    select
+        x.account,
+        x.lot,
+        x.lot_expires_at,
+        max(x.sequence) as sequence,
+        count(*) as n,
+        count(*) filter (where e.account is null) as n_now
+    from journal as x
+    left join earlier_rows as e on x.account = e.account and x.sequence <= e.sequence
+    where x.code = 'expiring_soon'
+    group by x.account, x.lot, x.lot_expires_at
+),
+
+k as (
+    select
+        account,
+        lot,
+        expires_at,
+        warned,
+        unnest(announced_ends) as known_end
+    from lots
+)
+
 select
-    x.account,
-    'lot ' || x.lot as place,
-    count(*) || ' announcements, the last by sequence ' || max(x.sequence)
-    || case when bool_and(l.warned) then '' else ', the lot knows of none' end as found
-from journal as x
-inner join lots as l on x.account = l.account and x.lot = l.lot
+    coalesce(j.account, k.account) as owner,
+    'lot ' || coalesce(j.lot, k.lot) as place,
+    coalesce(
+        'its end at ' || j.lot_expires_at || ' was announced ' || j.n || ' times, the last by sequence ' || j.sequence,
+        'its end at ' || k.known_end || ' was announced by nobody'
+    ) || case
+        when k.account is null then ', the lot knows of none'
+        when not k.warned then ', the lot awaits another'
+        else ''
+    end as found
+from j
+full join k on j.account = k.account and j.lot = k.lot and j.lot_expires_at = k.known_end
 where
-    x.code = 'expiring_soon'
-    and not exists (
-        select from journal as b
-        where
-            b.account = x.account and b.sequence > x.sequence and b.code = 'cancellation_taken_back'
-            and b.details ->> 'subscription_id' = l.subscription_id
-    )
-group by x.account, x.lot
-having count(*) > 1 or not bool_and(l.warned);
+    (j.n > 1 and j.n_now > 0) or j.account is null or k.account is null
+    or (k.known_end = k.expires_at and not k.warned);
 
 -- erasure_is_told: an account is erased when and only when one row says so
 with e as (

@@ -1,7 +1,6 @@
-"""What an account can spend at an instant, past or to come, lot by lot.
+"""An account's balance at an instant, past or future, lot by lot.
 
-What is shown for the past is rebuilt from the journal by the times of its rows, as the broker gave them. The lots of
-now say the rest: they are what the workers decide by.
+A past balance is computed from the current lots and the broker times of the journal's rows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,18 +13,26 @@ from infra.postgres import Connection
 from infra.settings import Settings
 from workers.ops.books.snapshot import open_books
 
-__all__ = ["Balance", "LotBalance", "UnknownAccountError", "account_of", "balance_of", "read_balance"]
+__all__ = [
+    "Balance",
+    "LotBalance",
+    "UnknownAccountError",
+    "balance_of",
+    "read_account",
+    "read_balance",
+    "readable_account_id",
+]
 
 _CLOSED_EARLY = ("voided", "forfeited")
 
 
 class UnknownAccountError(Exception):
-    """The books have no such account."""
+    """The ledger has no such account."""
 
 
 @dataclass(frozen=True, slots=True)
 class LotBalance:
-    """One lot as it was, is or will be at an instant."""
+    """One lot at an instant."""
 
     lot: int
     origin: str
@@ -34,30 +41,28 @@ class LotBalance:
     granted: int
     remaining: int
     granted_at: datetime
-    expires_at: (
-        datetime  # of an empty lot of the past: as its last line told it, since it may have been closed silently
-    )
-    state: str  # available, later (its first instant is to come), ended, spent, voided, forfeited
-    cap_to_come: int | None  # once it begins, a tick will cut its subscription's credits to this
+    expires_at: datetime  # of an empty lot in the past: as in its last row, since a close may have booked no row
+    state: str  # available, later (not yet started), ended, spent, voided, forfeited
+    cap_to_come: int | None  # once the lot starts, a tick will cut the subscription's credits to this number
 
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """What an account has at one instant. Of one to come: if nothing happens until then."""
+    """An account's balance at one instant; for a future instant, provided that nothing happens until then."""
 
     account_id: str
     partition: int
     as_of: datetime
-    chosen: str  # whose instant as_of is: "given", "clock" (this machine's) or "last_entry"
+    chosen: str  # the source of as_of: "given", "clock" (of this machine) or "last_entry"
     erased_at: datetime | None
     balance: int
-    expiring: tuple[tuple[datetime, int], ...]  # of the balance: how much ends when, soonest first
+    expiring: tuple[tuple[datetime, int], ...]  # the parts of the balance by expiry, soonest first
     lots: tuple[LotBalance, ...]  # in burn-down order
-    overtaken: int  # lines up to as_of that were booked after a line of a later time: other lines' balances lack them
+    overtaken: int  # rows up to as_of booked after a row of a later time: that row's balance lacks them
 
 
-# Beside each lot: what the journal says of it up to the instant, and what it says later. A lot is there once any of its
-# rows is: a send may have been paid from a lot whose own event the broker got after the send.
+# Each lot with its journal rows up to the instant and later. A lot exists from the time of its first row of any kind: a
+# send may have been paid from a lot whose own event reached the broker after the send.
 _LOTS = """
 select l.*, j.first_until, j.opened_by, j.last_until, j.closed_by, j.closed_at, j.closed_as,
     l.remaining - j.later as held
@@ -96,12 +101,12 @@ from (
 
 
 async def read_balance(settings: Settings, account_id: str, as_of: datetime | None = None) -> Balance:
-    """Return an account's balance from one snapshot of the books.
+    """Return an account's balance from one snapshot of the database.
 
     Raises:
-        UnknownAccountError: when the books have no such account.
+        UnknownAccountError: when the ledger has no such account.
         NotSetUpError: when the database was never migrated.
-        OSError, asyncpg.PostgresError: when it cannot be reached or refuses.
+        OSError, asyncpg.PostgresError: when the database cannot be reached or refuses.
 
     """
     async with open_books(settings) as connection:
@@ -111,14 +116,14 @@ async def read_balance(settings: Settings, account_id: str, as_of: datetime | No
 async def balance_of(connection: Connection, account_id: str, as_of: datetime | None = None) -> Balance:
     """Return an account's balance.
 
-    Without an instant it is this machine's time, but never before the account's last entry: the broker's clock may
-    be ahead, and a topic may be told its times.
+    `as_of` is by default this machine's time, or the time of the account's last row if that is later: the broker's
+    clock may be ahead, and on some topics producers set the times.
 
     Raises:
-        UnknownAccountError: when the books have no such account.
+        UnknownAccountError: when the ledger has no such account.
 
     """
-    row = await account_of(connection, account_id)
+    row = await read_account(connection, account_id)
     chosen = "given"
     if as_of is None:
         now, last = utc_now(), row["last"]
@@ -129,9 +134,9 @@ async def balance_of(connection: Connection, account_id: str, as_of: datetime | 
     if order["later"]:
         cancels = [dict(cancel) for cancel in await connection.fetch(_CANCELS, row["account"], as_of)]
         for each in found:
-            each["expires_at"] = _end(each, cancels) if each["held"] else each["last_until"]
+            each["expires_at"] = _lot_end(each, cancels) if each["held"] else each["last_until"]
     found.sort(key=lambda each: (each["priority"], each["expires_at"], each["lot"]))
-    lots = tuple(_lot(each, as_of) for each in found)
+    lots = tuple(_lot_balance(each, as_of) for each in found)
     available = [lot for lot in lots if lot.state == "available"]
     expiring: dict[datetime, int] = {}
     for lot in available:
@@ -150,16 +155,16 @@ async def balance_of(connection: Connection, account_id: str, as_of: datetime | 
     )
 
 
-async def account_of(connection: Connection, account_id: str) -> dict[str, Any]:
-    """Return an account's row, and with it the time of its last entry as `last`.
+async def read_account(connection: Connection, account_id: str) -> dict[str, Any]:
+    """Return an account's row, with the time of the account's last journal row as `last`.
 
     Raises:
-        UnknownAccountError: when the books have no such account.
+        UnknownAccountError: when the ledger has no such account.
 
     """
     row = None
-    # A shell may hand over bytes that are no text. They are nobody's id, and Postgres would not take them.
-    if (readable := account_id.encode(errors="backslashreplace").decode()) == account_id and "\0" not in account_id:
+    # Postgres takes neither surrogates nor the null character in a text.
+    if (readable := readable_account_id(account_id)) == account_id and "\0" not in account_id:
         row = await connection.fetchrow(
             "select a.*, (select max(j.as_of) from journal as j where j.account = a.account) as last"
             " from accounts as a where a.account_id = $1",
@@ -167,14 +172,19 @@ async def account_of(connection: Connection, account_id: str) -> dict[str, Any]:
         )
     if row is None:
         raise UnknownAccountError(
-            f"the books have no account {readable}: nothing was decided for it."
-            " What could not be decided is told by `inmail dead-letters list --account`"
+            f"the ledger has no account {readable}: no event was decided for it."
+            " To see events that could not be decided: `inmail dead-letters list --account`"
         )
     return dict(row)
 
 
-def _end(lot: Mapping[str, Any], cancels: Sequence[Mapping[str, Any]]) -> datetime:
-    """Return when a lot with credits was to end: as its grant said, moved by the cancels while it was open."""
+def readable_account_id(account_id: str) -> str:
+    """Return an account id with its surrogates escaped: a shell passes bytes that are not UTF-8 as surrogates."""
+    return account_id.encode(errors="backslashreplace").decode()
+
+
+def _lot_end(lot: Mapping[str, Any], cancels: Sequence[Mapping[str, Any]]) -> datetime:
+    """Return the end of a lot with credits, as of its grant and of the cancels while the lot was open."""
     until: datetime = lot["first_until"]
     for row in cancels:
         of_this = row["details"]["subscription_id"] == lot["subscription_id"]
@@ -187,7 +197,7 @@ def _end(lot: Mapping[str, Any], cancels: Sequence[Mapping[str, Any]]) -> dateti
     return until
 
 
-def _lot(row: Mapping[str, Any], as_of: datetime) -> LotBalance:
+def _lot_balance(row: Mapping[str, Any], as_of: datetime) -> LotBalance:
     if row["closed_as"] in _CLOSED_EARLY and row["closed_at"] <= as_of:
         state = row["closed_as"]
     elif as_of >= row["expires_at"]:

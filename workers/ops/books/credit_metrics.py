@@ -1,13 +1,15 @@
-"""The credits of the whole book, read anew every minute: of the journal, all of it once, then what is new."""
+"""The credits of the whole ledger: the first reading sums the whole journal, each later reading its new rows."""
 
 from collections import Counter
 from typing import Final, NamedTuple
 
 from infra.postgres import Connection
+from workers.ops.books.lanes import read_lanes
+from workers.topology import WORKER_OF
 
 __all__ = ["MOVEMENTS", "CreditReader", "CreditTotals"]
 
-_QUERY_SECONDS = 3600.0  # the first time it reads the whole journal
+_QUERY_SECONDS = 3600.0  # the first reading sums the whole journal
 
 MOVEMENTS: Final = ("granted", "spent", "reversed", "expired", "voided", "forfeited")
 
@@ -22,21 +24,9 @@ _MOVEMENT_OF: Final = {
     "cap_forfeited": "forfeited",
 }
 
-_LANES = """
-select
-    case topic
-        when 'inmail.send-requests' then 'send'
-        when 'inmail.billing-events' then 'billing'
-        when 'inmail.expiry-ticks' then 'expiry'
-    end as worker,
-    partition,
-    coalesce(next_offset, 0) as next_offset
-from lanes
-"""
-
 _ALL = "select code, abs(sum(amount))::bigint as credits from journal where amount <> 0 group by code"
 
-# A lane's row moves in the transaction that stores the outcomes: what is new lies between where it stood and stands.
+# A lane's row moves in the transaction that stores the outcomes: new rows are between its last and its current offset.
 _NEW = """
 select j.code, abs(sum(j.amount))::bigint as credits
 from unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[]) as n (worker, partition, start, stop)
@@ -50,7 +40,7 @@ where j.amount <> 0
 group by j.code
 """
 
-# The exception: a tick of several steps, whose lane moves with the last one.
+# The exception: a tick of several steps, whose lane moves with the last step.
 _UNDER_WAY = """
 select j.code, abs(sum(j.amount))::bigint as credits
 from lanes as l
@@ -67,57 +57,65 @@ from lots
 
 
 class CreditTotals(NamedTuple):
-    """All credits there ever were."""
+    """The sums of all credits ever moved, and of those remaining."""
 
     moved: dict[str, int]  # by movement
     remaining: int
-    difference: int  # what is not accounted for: 0 in sound books
+    difference: int  # credits not accounted for: 0 in a sound ledger
 
 
 class CreditReader:
-    """Reads the book's credits again and again, and remembers what it has read."""
+    """Reads the credit totals periodically, and remembers the sums of the rows read before."""
 
     def __init__(self) -> None:
-        self._sums: Counter[str] | None = None  # by code, of all rows before where each lane stood; None: not yet read
+        self._read_sums: Counter[str] | None = (
+            None  # by code, of all rows before `_read_to`; None before the first reading
+        )
         self._read_to: dict[tuple[str, int], int] = {}
 
     async def read(self, connection: Connection) -> CreditTotals:
-        """Return the credits in the caller's snapshot.
+        """Return the credit totals in the caller's snapshot.
 
-        A difference is only told after the whole journal was read: what was remembered could be at fault, where rows
-        came in by another way than through a lane.
+        If the totals differ, the whole journal is summed again before a difference is returned: the remembered sums are
+        wrong if rows were inserted other than by a lane.
         """
-        under_way = await _sums(connection, _UNDER_WAY)
+        under_way = await _read_sums(connection, _UNDER_WAY)
         lots = await connection.fetchrow(_LOTS, timeout=_QUERY_SECONDS)
         assert lots is not None  # noqa: S101 - an aggregate returns its row
-        stands = {(row["worker"], row["partition"]): row["next_offset"] for row in await connection.fetch(_LANES)}
-        if self._sums is not None and all(stands.get(lane, -1) >= offset for lane, offset in self._read_to.items()):
-            credits_ = _credits(await self._read_on(connection, stands) + under_way, *lots)
+        offsets = {
+            (WORKER_OF[lane.topic].value, lane.partition): lane.next_offset or 0
+            for lane in await read_lanes(connection)
+            if lane.topic in WORKER_OF
+        }
+        if self._read_sums is not None and all(
+            offsets.get(lane, -1) >= offset for lane, offset in self._read_to.items()
+        ):
+            credits_ = _totals(await self._read_new_rows(connection, offsets) + under_way, *lots)
             if not credits_.difference:
                 return credits_
-        whole = await _sums(connection, _ALL)
-        self._sums, self._read_to = whole - under_way, stands
-        return _credits(whole, *lots)
+        whole = await _read_sums(connection, _ALL)
+        self._read_sums, self._read_to = whole - under_way, offsets
+        return _totals(whole, *lots)
 
-    async def _read_on(self, connection: Connection, stands: dict[tuple[str, int], int]) -> "Counter[str]":
+    async def _read_new_rows(self, connection: Connection, offsets: dict[tuple[str, int], int]) -> "Counter[str]":
         new = [
             (*lane, self._read_to.get(lane, 0), stop)
-            for lane, stop in stands.items()
+            for lane, stop in offsets.items()
             if stop > self._read_to.get(lane, 0)
         ]
-        assert self._sums is not None  # noqa: S101 - only called then
+        assert self._read_sums is not None  # noqa: S101 - called only after the first reading
         if new:
-            self._sums += await _sums(connection, _NEW, *(list(column) for column in zip(*new, strict=True)))
-        self._read_to = stands
-        return self._sums
+            self._read_sums += await _read_sums(connection, _NEW, *(list(column) for column in zip(*new, strict=True)))
+        self._read_to = offsets
+        return self._read_sums
 
 
-async def _sums(connection: Connection, query: str, *arguments: object) -> "Counter[str]":
+async def _read_sums(connection: Connection, query: str, *arguments: object) -> "Counter[str]":
     rows = await connection.fetch(query, *arguments, timeout=_QUERY_SECONDS)
     return Counter({row["code"]: row["credits"] for row in rows})
 
 
-def _credits(sums: "Counter[str]", granted: int, remaining: int) -> CreditTotals:
+def _totals(sums: "Counter[str]", granted: int, remaining: int) -> CreditTotals:
     moved = dict.fromkeys(MOVEMENTS, 0)
     for code, credits_ in sums.items():
         moved[_MOVEMENT_OF[code]] += credits_

@@ -1,7 +1,7 @@
-"""The observer of the books: one process that reads what concerns them as a whole, and answers scrapes with it.
+"""The exporter of the ledger's metrics: one process that reads the database periodically and answers scrapes.
 
-The workers do not: each would read the same, and every scrape would ask the database. A reading that fails is tried
-again at its next time; meanwhile the last one is served, and says how old it is.
+Workers do not serve these metrics: each worker would read the same data, and every scrape would query the database. A
+failed reading is repeated after its period; until then, scrapes get the last reading and its age.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from infra.clock import utc_now
+from infra.first_of import run_until_first
 from infra.kafka.clients import admin_client
 from infra.probes import probes
 from infra.retry import is_retriable
@@ -28,13 +29,13 @@ from workers.ops.books.lane_metrics import LaneReader, LaneState, MisplacedRecor
 from workers.ops.books.snapshot import open_books
 from workers.telemetry import metric_table
 from workers.telemetry.collectors import gauge
-from workers.telemetry.worker_metrics import page_of
+from workers.telemetry.worker_metrics import render_metrics
 
 __all__ = ["CREDITS_SECONDS", "LANES_SECONDS", "Periods", "read_once", "run_observer"]
 
 CREDITS_SECONDS = 60.0
 LANES_SECONDS = 10.0
-_LATE_PERIODS = 3  # readings that failed in a row
+_LATE_PERIODS = 3  # a reading older than this many periods makes the process not ready
 
 
 class Periods(NamedTuple):
@@ -44,25 +45,25 @@ class Periods(NamedTuple):
     lanes: float = LANES_SECONDS
 
 
-class _Reader(NamedTuple):
+class _LastReading(NamedTuple):
     at: float  # seconds since 1970
     seconds: float
 
 
 @dataclass(slots=True, eq=False)  # a registry keeps collectors by identity
-class Observed(Collector):
-    """The last readings, as a scrape shows them."""
+class BooksCollector(Collector):
+    """Collects the last readings of the ledger's database."""
 
     credits: CreditTotals | None = None
     lanes: list[LaneState] = field(default_factory=list)
     misplaced: list[MisplacedRecords] = field(default_factory=list)
-    read: dict[str, _Reader] = field(default_factory=dict)
+    read: dict[str, _LastReading] = field(default_factory=dict)
 
     def collect(self) -> Iterator[Metric]:
-        """Yield what was read so far."""
+        """Yield the metrics of the last readings."""
         if self.credits is not None:
-            yield from _of_credits(self.credits)
-        yield from _of_lanes(self.lanes)
+            yield from _credit_metrics(self.credits)
+        yield from _lane_metrics(self.lanes)
         misplaced = CounterMetricFamily(
             metric_table.MISPLACED.name, metric_table.MISPLACED.meaning, labels=metric_table.MISPLACED.labels
         )
@@ -76,11 +77,11 @@ class Observed(Collector):
         yield from (read_at, seconds)
 
     def livez(self) -> tuple[bool, dict[str, Any]]:
-        """Answer that the process is alive: it ends by itself where it cannot go on."""
+        """Return that the process is alive: a process that cannot continue ends by itself."""
         return True, {"alive": True}
 
     def readyz(self, periods: Periods) -> tuple[bool, dict[str, Any]]:
-        """Answer whether both readings are fresh."""
+        """Return whether both readings are recent, and the reasons if not."""
         now = utc_now().timestamp()
         reasons = [
             f"{reading}: {'never read' if last is None else f'read {now - last.at:.0f} s ago'}"
@@ -91,7 +92,7 @@ class Observed(Collector):
         return not reasons, {"ready": not reasons, "reasons": reasons}
 
 
-def _of_credits(credits_: CreditTotals) -> Iterator[Metric]:
+def _credit_metrics(credits_: CreditTotals) -> Iterator[Metric]:
     moved = CounterMetricFamily(
         metric_table.CREDITS.name, metric_table.CREDITS.meaning, labels=metric_table.CREDITS.labels
     )
@@ -103,7 +104,7 @@ def _of_credits(credits_: CreditTotals) -> Iterator[Metric]:
     yield from (moved, remaining, difference)
 
 
-def _of_lanes(lanes: list[LaneState]) -> Iterator[Metric]:
+def _lane_metrics(lanes: list[LaneState]) -> Iterator[Metric]:
     unpublished, seconds, age = (
         gauge(metric_table.UNPUBLISHED),
         gauge(metric_table.UNPUBLISHED_SECONDS),
@@ -119,10 +120,10 @@ def _of_lanes(lanes: list[LaneState]) -> Iterator[Metric]:
 
 
 class _ExporterContext:
-    """What both readings work with."""
+    """The readers, their collector and its registry."""
 
     def __init__(self, settings: Settings, admin: AIOKafkaAdminClient) -> None:
-        self.observed = Observed()
+        self.observed = BooksCollector()
         self.registry = CollectorRegistry()
         self.registry.register(self.observed)
         ProcessCollector(registry=self.registry)
@@ -135,21 +136,21 @@ class _ExporterContext:
         began = monotonic()
         async with open_books(self._settings) as connection:
             self.observed.credits = await self._books.read(connection)
-        self._note("credits", began)
+        self._record_reading("credits", began)
 
     async def read_lanes(self) -> None:
         began = monotonic()
         async with open_books(self._settings) as connection:
             self.observed.lanes = await self._lanes.read(connection, self._admin)
             self.observed.misplaced = await read_misplaced(connection)
-        self._note("lanes", began)
+        self._record_reading("lanes", began)
 
-    def _note(self, reading: str, began: float) -> None:
-        self.observed.read[reading] = _Reader(utc_now().timestamp(), monotonic() - began)
+    def _record_reading(self, reading: str, began: float) -> None:
+        self.observed.read[reading] = _LastReading(utc_now().timestamp(), monotonic() - began)
 
 
 async def read_once(settings: Settings) -> bytes:
-    """Return the metrics of the books as they are now, in Prometheus' text format.
+    """Return the ledger's metrics at this moment, in Prometheus' text format.
 
     Raises:
         NotSetUpError: when the database was never migrated.
@@ -160,37 +161,31 @@ async def read_once(settings: Settings) -> bytes:
         observer = _ExporterContext(settings, admin)
         await observer.read_credits()
         await observer.read_lanes()
-        return page_of(observer.registry)[0]
+        return render_metrics(observer.registry)[0]
 
 
 async def run_observer(settings: Settings, stop: asyncio.Event, periods: Periods = Periods()) -> None:  # noqa: B008 - a constant
-    """Read the books again and again, and serve what was read, until `stop` is set.
+    """Read the ledger's metrics periodically and serve them, until `stop` is set.
 
     Raises:
         NotSetUpError: when the database was never migrated.
-        SettingsError: when its port cannot be had.
-        KafkaError, PostgresError: when a server refuses what it should grant.
+        SettingsError: when the port is not available.
+        KafkaError, PostgresError: when a server refuses a request for good.
 
     """
     async with admin_client(settings) as admin:
         observer = _ExporterContext(settings, admin)
         observed = observer.observed
         answers = {"/livez": observed.livez, "/readyz": lambda: observed.readyz(periods)}
-        async with probes(settings, answers, {"/metrics": lambda: page_of(observer.registry)}):
-            tasks = [
-                asyncio.create_task(_again(observer.read_credits, periods.credits)),
-                asyncio.create_task(_again(observer.read_lanes, periods.lanes)),
-                asyncio.create_task(stop.wait()),
-            ]
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-            for task in done:
-                task.result()
+        async with probes(settings, answers, {"/metrics": lambda: render_metrics(observer.registry)}):
+            await run_until_first(
+                _repeat_reading(observer.read_credits, periods.credits),
+                _repeat_reading(observer.read_lanes, periods.lanes),
+                stop.wait(),
+            )
 
 
-async def _again(read: Callable[[], Awaitable[None]], period: float) -> NoReturn:
+async def _repeat_reading(read: Callable[[], Awaitable[None]], period: float) -> NoReturn:
     log = structlog.get_logger("inmail.metrics")
     while True:
         try:

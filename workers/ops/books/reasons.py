@@ -1,6 +1,6 @@
-"""Why a line is in the journal, in a sentence for the account's holder or whoever helps them.
+"""The reason for a journal row, as a sentence for the account's holder or the support staff.
 
-A code that is not here is told as it is: a new one is understood, if not explained.
+A code without a sentence here is shown with spaces for underscores.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ RowDetails = Mapping[str, Any]
 
 
 class RowFacts(Protocol):
-    """What a journal row tells of itself."""
+    """The fields of a journal row that a reason may depend on."""
 
     @property
     def code(self) -> str: ...  # noqa: D102
@@ -38,12 +38,12 @@ class RowFacts(Protocol):
 
 
 def reason_of(row: RowFacts) -> str:
-    """Return why a row was booked."""
-    tell = _REASONS.get(row.code)
-    return row.code.replace("_", " ") if tell is None else tell(row, row.details or {})
+    """Return the reason for a row."""
+    phrase = _REASONS.get(row.code)
+    return row.code.replace("_", " ") if phrase is None else phrase(row, row.details or {})
 
 
-def _at(time: datetime | str | None) -> str:
+def _time_text(time: datetime | str | None) -> str:
     if time is None:
         return "an unknown time"
     if isinstance(time, str):
@@ -72,11 +72,11 @@ def _rate_limited(row: RowFacts, details: RowDetails) -> str:
     }
     limit = details.get("limit")
     why = limits.get(str(limit), f"over a limit ({limit})")
-    return f"refused: {_send(row)}: {why}; possible again from {_at(details.get('retry_at'))}"
+    return f"refused: {_send(row)}: {why}; possible again from {_time_text(details.get('retry_at'))}"
 
 
 def _insufficient_credits(row: RowFacts, _: RowDetails) -> str:
-    coming = f"; the next are due {_at(row.next_allotment_at)}" if row.next_allotment_at else ""
+    coming = f"; the next are due {_time_text(row.next_allotment_at)}" if row.next_allotment_at else ""
     return f"refused: {_send(row)}: no credits{coming}"
 
 
@@ -102,7 +102,7 @@ def _report_refused(why: str) -> "Phrase":
     )
 
 
-# -- grants and what ends them ----------------------------------------------------------------------------------------
+# -- grants, and the ends of lots ------------------------------------------------------------------------------------
 
 
 def _period(details: RowDetails) -> str:
@@ -112,25 +112,33 @@ def _period(details: RowDetails) -> str:
 def _granted(row: RowFacts, details: RowDetails) -> str:
     origin = details.get("origin")
     if origin == "subscription":
-        why = f"{_period(details)}, period from {_at(details.get('period_start'))}"
+        why = f"{_period(details)}, period from {_time_text(details.get('period_start'))}"
     elif origin == "adjustment":
         why = f"added by {details.get('actor')}: {details.get('reason')}"
     else:
         why = f"{origin} {details.get('source_id')}"
+    if "tops_up" in details:
+        why = f"{why}: the difference to lot {details['tops_up']}"
     starts = details.get("granted_at")
     later = starts is not None and datetime.fromisoformat(starts) > row.as_of
-    return f"{why}; can be spent from {_at(starts)}" if later else why
+    return f"{why}; can be spent from {_time_text(starts)}" if later else why
 
 
 def _subscription_ended(_: RowFacts, details: RowDetails) -> str:
     subscription = details.get("subscription_id")
     if "period_start" not in details:
         return f"refused: too late to take the cancel of subscription {subscription} back: it has ended"
-    return f"refused: {_period(details)}: it ends before the period from {_at(details['period_start'])}"
+    return f"refused: {_period(details)}: it ends before the period from {_time_text(details['period_start'])}"
 
 
 def _period_already_granted(_: RowFacts, details: RowDetails) -> str:
-    return f"refused: {_period(details)}: the period from {_at(details.get('period_start'))} has its credits"
+    by = f", by grant {details['grant_id']}" if "grant_id" in details else ""
+    return f"refused: {_period(details)}: the period from {_time_text(details.get('period_start'))} has its credits{by}"
+
+
+def _plan_changed(_: RowFacts, details: RowDetails) -> str:
+    start = _time_text(details.get("period_start"))
+    return f"changed to {_period(details)} from {start}: lot {details.get('kept_lot')} had started and stays"
 
 
 def _no_credits_in_plan(_: RowFacts, details: RowDetails) -> str:
@@ -138,7 +146,8 @@ def _no_credits_in_plan(_: RowFacts, details: RowDetails) -> str:
 
 
 def _cancelled(_: RowFacts, details: RowDetails) -> str:
-    return f"subscription {details.get('subscription_id')} was cancelled: it ends {_at(details.get('effective_at'))}"
+    end = _time_text(details.get("effective_at"))
+    return f"subscription {details.get('subscription_id')} was cancelled: it ends {end}"
 
 
 def _voided(_: RowFacts, details: RowDetails) -> str:
@@ -167,11 +176,11 @@ def _low(_: RowFacts, details: RowDetails) -> str:
 
 
 def _expiring_soon(row: RowFacts, details: RowDetails) -> str:
-    return f"notice: {details.get('credits')} credits of lot {row.lot} expire {_at(row.lot_expires_at)}"
+    return f"notice: {details.get('credits')} credits of lot {row.lot} expire {_time_text(row.lot_expires_at)}"
 
 
-def _plain(text: str) -> "Phrase":
-    """Return a reason that may name members of the row's details."""
+def _template(text: str) -> "Phrase":
+    """Return a phrase from a template with members of the row's details."""
     return lambda _, details: text.format_map(_Members(details))
 
 
@@ -183,8 +192,8 @@ class _Members(dict[str, Any]):
 Phrase = Callable[[RowFacts, RowDetails], str]
 
 _REASONS: Final[dict[str, Phrase]] = {
-    "key_conflict": _plain("refused: its request id was used before, for something else"),
-    "account_erased": _plain("refused: the account was erased"),
+    "key_conflict": _template("refused: its request id was used before, for something else"),
+    "account_erased": _template("refused: the account was erased"),
     "recipient_is_sender": lambda row, _: f"refused: {_send(row)}: that is the sender",
     "free": _free,
     "rate_limited": _rate_limited,
@@ -198,23 +207,25 @@ _REASONS: Final[dict[str, Phrase]] = {
     "reversed": _reversed,
     "lot_ended": _lot_ended,
     "subscription_ended": _subscription_ended,
+    "plan_unchanged": _template("refused: subscription {subscription_id} has the plan {plan} already"),
     "period_already_granted": _period_already_granted,
+    "plan_changed": _plan_changed,
     "no_credits_in_plan": _no_credits_in_plan,
     "cancelled": _cancelled,
-    "not_cancelled": _plain("refused: subscription {subscription_id} has no cancel to take back"),
-    "cancellation_taken_back": _plain("the cancel of subscription {subscription_id} was taken back"),
-    "not_sold_separately": _plain("refused: purchase {source_id}: no plan of the account sells credits"),
+    "not_cancelled": _template("refused: subscription {subscription_id} has no cancel to take back"),
+    "cancellation_taken_back": _template("the cancel of subscription {subscription_id} was taken back"),
+    "not_sold_separately": _template("refused: purchase {source_id}: no plan of the account sells credits"),
     "granted": _granted,
-    "unknown_grant": _plain("refused: no grant {grant_id} to withdraw: {reason}"),
-    "grant_ended": _plain("refused: nothing is left of grant {grant_id} to withdraw: {reason}"),
+    "unknown_grant": _template("refused: no grant {grant_id} to withdraw: {reason}"),
+    "grant_ended": _template("refused: nothing is left of grant {grant_id} to withdraw: {reason}"),
     "voided": _voided,
     "exceeds_balance": _exceeds_balance,
-    "adjusted": _plain("taken by {actor}: {reason}"),
-    "erased": _plain("the account was erased"),
+    "adjusted": _template("taken by {actor}: {reason}"),
+    "erased": _template("the account was erased"),
     "forfeited": _forfeited,
     "cap_forfeited": _cap_forfeited,
-    "expired": lambda row, _: f"not used before {_at(row.lot_expires_at)}",
+    "expired": lambda row, _: f"not used before {_time_text(row.lot_expires_at)}",
     "low": _low,
-    "exhausted": _plain("notice: no credits are left"),
+    "exhausted": _template("notice: no credits are left"),
     "expiring_soon": _expiring_soon,
 }

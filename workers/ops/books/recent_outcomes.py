@@ -1,47 +1,29 @@
-"""How far the books are, and what was decided last, at a cost that does not grow with the books."""
+"""The codes of the latest answers, at a cost that does not grow with the journal."""
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Final
 
 from infra.postgres import Connection
 from workers.ledger.model import ACCEPTED, Code
 from workers.topology import WORKER_OF
 
-__all__ = ["LaneProgress", "OutcomeCount", "read_lanes", "recent_outcomes"]
-
-
-class LaneProgress(NamedTuple):
-    """How far one lane's decisions are stored."""
-
-    group: str
-    topic: str
-    partition: int
-    next_offset: int | None
-    as_of: datetime | None
+__all__ = ["OutcomeCount", "recent_outcomes"]
 
 
 @dataclass(frozen=True, slots=True)
 class OutcomeCount:
-    """How often a code is among the records decided last."""
+    """How often a code occurs among the latest answers."""
 
     worker: str
     code: str
     count: int
-    accepted: bool  # whether it says that what was asked for is done
-    since: datetime  # broker time of the oldest and newest of them
+    accepted: bool  # whether the code means that the request was carried out
+    since: datetime  # broker time of the oldest and of the newest of these answers
     until: datetime
 
 
-async def read_lanes(connection: Connection) -> list[LaneProgress]:
-    """Return how far every lane is."""
-    rows = await connection.fetch(
-        "select consumer_group, topic, partition, next_offset, as_of from lanes order by 1, 2, 3"
-    )
-    return [LaneProgress(*row) for row in rows]
-
-
-# Of each lane the rows of its last offsets, by the index on source: as many at most, however long the books are.
+# The rows of each lane's last offsets, by the index on source: at most $3 rows a lane, however long the journal is.
 _RECENT: Final = """
 select j.worker, j.code, count(*) as count, min(j.as_of) as since, max(j.as_of) as until
 from lanes as l
@@ -59,11 +41,11 @@ order by j.worker, count(*) desc, j.code
 
 
 async def recent_outcomes(connection: Connection, records: int) -> list[OutcomeCount]:
-    """Return the codes of the answers to the last records of every lane, the most frequent first.
+    """Return how often each code answered the last records of all lanes, by worker, the most frequent first.
 
     Args:
-        connection: to the books.
-        records: how many of each lane.
+        connection: to the ledger's database.
+        records: the number of records of each lane.
 
     """
     rows = await connection.fetch(_RECENT, list(WORKER_OF), [worker.value for worker in WORKER_OF.values()], records)

@@ -1,4 +1,4 @@
-"""The books as an operator reads them: one snapshot, and nothing can be changed by it."""
+"""Read-only connections to the ledger's database, each with one snapshot."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,11 +14,11 @@ __all__ = ["is_unmigrated", "open_books", "snapshot"]
 
 @asynccontextmanager
 async def open_books(settings: Settings) -> AsyncIterator[Connection]:
-    """Open a connection to the books whose every question is answered from one snapshot.
+    """Open a read-only connection to the ledger's database whose queries all see one snapshot.
 
     Raises:
         NotSetUpError: when the database was never migrated.
-        OSError, asyncpg.PostgresError: when it cannot be reached or refuses.
+        OSError, asyncpg.PostgresError: when the database cannot be reached or refuses.
 
     """
     connection = await connect_database(settings)
@@ -28,20 +28,22 @@ async def open_books(settings: Settings) -> AsyncIterator[Connection]:
     except asyncpg.PostgresError as error:
         if not is_unmigrated(error):
             raise
-        raise NotSetUpError(f"the database is not that of this version ({error}): run `inmail migrate`") from error
+        raise NotSetUpError(
+            f"the database does not have this version's tables ({error}): run `inmail migrate`"
+        ) from error
     finally:
         await connection.close()
 
 
 def is_unmigrated(error: BaseException) -> bool:
-    """Tell whether an error says that the database lacks what this version's migrations make."""
+    """Return whether an error means that the database lacks this version's migrations."""
     if isinstance(error, asyncpg.UndefinedFunctionError):
-        return str(error).startswith("function ")  # the same class tells of operators: a mistake in our own text
+        return str(error).startswith("function ")  # a missing operator raises the same class: a mistake in our own SQL
     return isinstance(error, (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError))
 
 
 @asynccontextmanager
 async def snapshot(connection: Connection) -> AsyncIterator[None]:
-    """Answer every question inside from one snapshot, and refuse every change."""
+    """Open a read-only transaction in which all queries see one snapshot."""
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         yield

@@ -1,4 +1,4 @@
-"""An account's statement: what it can spend, lot by lot, and every line that led there."""
+"""An account's statement: its balance, lot by lot, and every journal row up to it."""
 
 import csv
 import io
@@ -39,18 +39,18 @@ class StatementLine:
 
     @property
     def reason(self) -> str:
-        """Why it is there, in words."""
+        """The reason for the row, in words."""
         return reason_of(self)
 
 
 @dataclass(frozen=True, slots=True)
 class Statement(Balance):
-    """What an account has at one instant and how it came to have it."""
+    """An account's balance at one instant, and the journal rows up to the instant."""
 
     lines: tuple[StatementLine, ...]
 
     def summary(self) -> dict[str, object]:
-        """Return all of it for JSON, each line with its reason."""
+        """Return the statement for JSON, each line with its reason."""
         facts: dict[str, object] = {field.name: getattr(self, field.name) for field in fields(Balance)}
         return facts | {"lines": [_members(line) | {"reason": line.reason} for line in self.lines]}
 
@@ -84,12 +84,12 @@ _COLUMNS = (
 
 
 async def read_statement(settings: Settings, account_id: str, as_of: datetime | None = None) -> Statement:
-    """Return an account's statement from one snapshot of the books.
+    """Return an account's statement from one snapshot of the database.
 
     Raises:
-        UnknownAccountError: when the books have no such account.
+        UnknownAccountError: when the ledger has no such account.
         NotSetUpError: when the database was never migrated.
-        OSError, asyncpg.PostgresError: when it cannot be reached or refuses.
+        OSError, asyncpg.PostgresError: when the database cannot be reached or refuses.
 
     """
     async with open_books(settings) as connection:
@@ -97,10 +97,10 @@ async def read_statement(settings: Settings, account_id: str, as_of: datetime | 
 
 
 async def statement_of(connection: Connection, account_id: str, as_of: datetime | None = None) -> Statement:
-    """Return an account's statement: its balance (`balance_of` says of which instant), and its lines up to there.
+    """Return an account's statement. `balance_of` describes the default of `as_of`.
 
     Raises:
-        UnknownAccountError: when the books have no such account.
+        UnknownAccountError: when the ledger has no such account.
 
     """
     balance = await balance_of(connection, account_id, as_of)
@@ -109,7 +109,7 @@ async def statement_of(connection: Connection, account_id: str, as_of: datetime 
 
 
 def write_csv(statement: Statement) -> str:
-    """Return the lines as CSV (RFC 4180), one for each row of the journal, after a line of names."""
+    """Return the statement's lines as CSV (RFC 4180), after a line of column names."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(_COLUMNS)
@@ -119,7 +119,7 @@ def write_csv(statement: Statement) -> str:
     return text.getvalue()
 
 
-def _members(record: Any) -> dict[str, Any]:  # noqa: ANN401 - of any dataclass, one level deep
+def _members(record: Any) -> dict[str, Any]:  # noqa: ANN401 - any dataclass
     return {field.name: getattr(record, field.name) for field in fields(record)}
 
 

@@ -14,7 +14,7 @@ from infra.settings import Settings
 from workers.ledger.model import WorkerName
 from workers.ops.books.snapshot import open_books
 from workers.ops.clock.state import CreditsBetween, LaneClock, credits_between, read_lane_clocks
-from workers.ops.operations import Intent, OngoingOperation, Operator, RefusedError, recorded
+from workers.ops.operations import Intent, OngoingOperation, Operator, RefusedError, recorded_operation
 from workers.topology import TOPIC_OF
 
 __all__ = ["ClockDecision", "ClockPlan", "decide_clock", "plan_clock"]
@@ -112,7 +112,7 @@ async def decide_clock(settings: Settings, plan: ClockPlan, who: Operator) -> On
     lane = plan.lane
     arguments = {"worker": lane.worker, "partition": lane.partition, "decision": plan.decision.value}
     verb = f"clock {plan.decision.value.replace('_', '-')}"
-    async with recorded(settings, Intent(verb, *who, arguments, plan.summary())) as operation:
+    async with recorded_operation(settings, Intent(verb, *who, arguments, plan.summary())) as operation:
         now = {(each.topic, each.partition): each for each in await read_lane_clocks(operation.connection)}
         if now[lane.topic, lane.partition].held_offset != lane.held_offset:
             raise RefusedError(f"lane {lane.topic}/{lane.partition} does not hold that record any more")

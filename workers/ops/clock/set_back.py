@@ -16,7 +16,7 @@ from infra.settings import RecordTime, Settings
 from workers.ledger.model import WorkerName
 from workers.ops.books.snapshot import open_books
 from workers.ops.clock.state import LaneClock, credits_between, read_lane_clocks
-from workers.ops.operations import Intent, OngoingOperation, Operator, RefusedError, recorded
+from workers.ops.operations import Intent, OngoingOperation, Operator, RefusedError, recorded_operation
 
 __all__ = ["VERB", "SetBackLane", "SetBackPlan", "plan_set_back", "set_back"]
 
@@ -116,7 +116,7 @@ async def set_back(settings: Settings, plan: SetBackPlan, who: Operator) -> Ongo
 
     """
     arguments = {"lanes": [[each.lane.topic, each.lane.partition, each.to.isoformat()] for each in plan.lanes]}
-    async with recorded(settings, Intent(VERB, *who, arguments, plan.summary())) as operation:
+    async with recorded_operation(settings, Intent(VERB, *who, arguments, plan.summary())) as operation:
         async with operation.connection.transaction():
             for each in plan.lanes:
                 await operation.connection.execute(

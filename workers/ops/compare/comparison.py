@@ -1,10 +1,10 @@
-"""Two books side by side: every outcome, entry, lot and account, and what differs, grouped by cause.
+"""Compares two ledgers: every outcome, entry, lot and account, with the differences grouped by cause.
 
-Account and lot numbers depend on the order of insertion and mean nothing outside: accounts are told by their id, lots
-by the event that granted them and their first instant. Both books are read in one order and merged, so that memory does
-not grow with them. What only one of the two has read yet is left out: then what lots hold is the sum of their entries,
-and states that a later record may have changed are not compared. What the live books decided ahead of another lane is
-named, and what may come of that is told apart from other differences (ahead.py).
+Account and lot numbers depend on the order of insertion: accounts are identified by their id, lots by the event that
+granted them and their first instant. Both ledgers are read in the same order and merged, in constant memory. Records
+that only one ledger has read are left out; then states that a later record may have changed are not compared, and a
+lot's credits are the sum of its entries. Outcomes that the live ledger decided ahead of another lane are listed, and
+differences that may follow from them are separate from other differences (`out_of_order.py`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,16 +30,21 @@ from workers.ops.compare.queries import SECTIONS, LineKind
 __all__ = ["Comparison", "DifferenceExample", "DifferenceGroup", "compare"]
 
 EXAMPLES = 5
-_ALONE: Final = {  # said of any line of its section, whatever it is
+_ALONE: Final = {  # causes that hold for any line of a section
     ("entries", "balance_before, balance_after"): "only the balance differs",
     ("entries", "sequence, reverses"): "only the order differs",
 }
-_RANKS: Final = (" -> ", ": missing", ": extra", ": ")  # of causes, by what is in them; then what is said of any line
+_RANKS: Final = (
+    " -> ",
+    ": missing",
+    ": extra",
+    ": ",
+)  # of causes, by a part of their text; causes of any line come last
 
 
 @dataclass(frozen=True, slots=True)
 class DifferenceExample:
-    """One difference: where, and what each of the books has; nothing where it has no such line."""
+    """One difference: its place, and the values in each ledger; None if a ledger lacks the line."""
 
     place: Mapping[str, Any]
     before: Mapping[str, Any] | None
@@ -48,7 +53,7 @@ class DifferenceExample:
 
 @dataclass(slots=True)
 class DifferenceGroup:
-    """Differences of one cause."""
+    """The differences with one cause."""
 
     section: str
     cause: str
@@ -57,36 +62,40 @@ class DifferenceGroup:
     origin: DifferenceCause = DifferenceCause.ELSEWHERE
 
     @property
-    def told(self) -> str:
-        """What it is, in words."""
+    def label(self) -> str:
+        """The cause, with its relation to decisions ahead."""
         return f"{self.cause} ({self.origin})" if self.origin else self.cause
 
 
 @dataclass(slots=True)
 class Comparison:
-    """What came of a comparison: `before` are the live books, `after` the others."""
+    """The result of a comparison: `before` is the live ledger, `after` the other."""
 
-    whole: bool  # both have read the same, so states were compared too
-    lines: dict[str, tuple[int, int]] = field(default_factory=dict)  # compared, by section: before and after
-    groups: list[DifferenceGroup] = field(default_factory=list)  # by section: other answers first, consequences last
+    whole: bool  # both have read the same records, so states were compared too
+    lines: dict[str, tuple[int, int]] = field(
+        default_factory=dict
+    )  # number of compared lines by section: before and after
+    groups: list[DifferenceGroup] = field(
+        default_factory=list
+    )  # by section: different answers first, consequences last
     ahead: DecidedAhead = field(default_factory=DecidedAhead)
 
     @property
     def same(self) -> bool:
-        """Whether nothing differs."""
+        """Whether the ledgers are equal."""
         return not self.groups
 
     def counts(self) -> dict[str, int]:
-        """Return how often each cause is found."""
-        return {f"{group.section}: {group.told}": group.count for group in self.groups}
+        """Return the number of differences by cause."""
+        return {f"{group.section}: {group.label}": group.count for group in self.groups}
 
     @property
     def unexplained(self) -> int:
-        """How many differences do not come of what was decided ahead."""
+        """The number of differences that do not follow from decisions ahead."""
         return sum(group.count for group in self.groups if group.origin is DifferenceCause.ELSEWHERE)
 
     def summary(self) -> dict[str, Any]:
-        """Return all of it for JSON, the verdict first."""
+        """Return the comparison for JSON, the verdict first."""
         lines = {name: {"before": before, "after": after} for name, (before, after) in self.lines.items()}
         return {
             "same": self.same,
@@ -101,31 +110,31 @@ class Comparison:
 async def compare(
     before: Settings, after: Settings, *, since: datetime | None = None, until: datetime | None = None
 ) -> Comparison:
-    """Compare two books, each as it is at one instant.
+    """Compare one snapshot each of two ledgers.
 
     Args:
-        before: where the live books are.
-        after: where those are that were decided again from the topics.
+        before: where the live ledger is.
+        after: where the rebuilt ledger is.
         since: only lines of this broker time or later.
-        until: only lines before this one.
+        until: only lines before this broker time.
 
     Raises:
-        NotSetUpError: when one of them was never migrated.
-        OSError, asyncpg.PostgresError: when one cannot be reached or refuses.
+        NotSetUpError: when one of the databases was never migrated.
+        OSError, asyncpg.PostgresError: when one of the databases cannot be reached or refuses.
 
     """
     async with open_both(before, after) as (live, other):
         limits = await common_range(live, other, since, until)
-        marks = await read_overtaken_index(live)
+        index = await read_overtaken_index(live)
         found = Comparison(limits.whole)
         for section in SECTIONS:
             if limits.whole or not section.only_whole:
-                await _Comparing(section, marks, found).compare(live, other, limits)
+                await _SectionComparison(section, index, found).compare(live, other, limits)
     return found
 
 
 class _Difference(NamedTuple):
-    """A difference that waits until all of its account's are known."""
+    """A difference that waits until all differences of its account are known."""
 
     cause: str
     example: DifferenceExample
@@ -133,36 +142,36 @@ class _Difference(NamedTuple):
     ahead: bool
 
 
-class _Comparing:
-    """Merges one section's lines of both books, and groups what differs."""
+class _SectionComparison:
+    """Merges one section's lines of both ledgers, and groups the differences."""
 
-    def __init__(self, section: LineKind, marks: OvertakenIndex, found: Comparison) -> None:
+    def __init__(self, section: LineKind, index: OvertakenIndex, found: Comparison) -> None:
         self._section = section
-        self._marks = marks
+        self._index = index
         self._found = found
         self._groups: dict[tuple[str, DifferenceCause], DifferenceGroup] = {}
-        self._waiting: list[_Difference] = []  # of one owner: lines come in no order of time
+        self._waiting: list[_Difference] = []  # of one owner, since its lines are not in the order of time
         self._owner: str | int = ""
 
     async def compare(self, live: Connection, other: Connection, limits: CommonRange) -> None:
-        """Go through the lines of both."""
+        """Compare all lines of the section."""
         lines = [0, 0]
         async with aclosing(joined_lines(self._section, live, other, limits)) as pairs:
             async for before, after in pairs:
                 lines[0] += before is not None
                 lines[1] += after is not None
-                self._take(before, after)
-        self._settle()
+                self._compare_lines(before, after)
+        self._group_waiting()
         self._found.lines[self._section.name] = (lines[0], lines[1])
         self._found.groups += sorted(self._groups.values(), key=_rank)
 
-    def _take(self, before: asyncpg.Record | None, after: asyncpg.Record | None) -> None:
-        """Take two lines of one key, or one that stands alone."""
+    def _compare_lines(self, before: asyncpg.Record | None, after: asyncpg.Record | None) -> None:
+        """Compare two lines with one key; None for a missing line."""
         line = before if before is not None else after
-        assert line is not None  # noqa: S101 - one of them is there
+        assert line is not None  # noqa: S101 - at least one line exists
         differs = before is None or after is None or tuple(before) != tuple(after)
         source = self._section.source(line)
-        ahead_of = self._marks.ahead_of(source) if source is not None else ()
+        ahead_of = self._index.ahead_of(source) if source is not None else ()
         if not (differs or ahead_of):
             return
         cause, example = _difference(self._section, before, after) if differs else (None, None)
@@ -173,17 +182,17 @@ class _Comparing:
         if cause is None or example is None:
             return
         if line[0] != self._owner:
-            self._settle()
+            self._group_waiting()
             self._owner = line[0]
         if ahead_of and source is not None:
-            self._marks.touch([self._owner, source.partition], line["as_of"])
+            self._index.mark_affected([self._owner, source.partition], line["as_of"])
         as_of = line["as_of"] if source is not None else None
         self._waiting.append(_Difference(cause, example, as_of, bool(ahead_of)))
 
-    def _settle(self) -> None:
-        """Group what waited."""
+    def _group_waiting(self) -> None:
+        """Group the waiting differences."""
         for cause, example, as_of, ahead in self._waiting:
-            origin = self._marks.origin(self._owner, as_of, ahead=ahead)
+            origin = self._index.origin(self._owner, as_of, ahead=ahead)
             group = self._groups.setdefault((cause, origin), DifferenceGroup(self._section.name, cause, origin=origin))
             group.count += 1
             if len(group.examples) < EXAMPLES:
@@ -194,9 +203,9 @@ class _Comparing:
 def _difference(
     section: LineKind, before: asyncpg.Record | None, after: asyncpg.Record | None
 ) -> tuple[str, DifferenceExample]:
-    """Return the cause of a difference, and the difference."""
+    """Return the cause of a difference, and the difference as an example."""
     line = before if before is not None else after
-    assert line is not None  # noqa: S101 - one of them is there
+    assert line is not None  # noqa: S101 - at least one line exists
     place = {name: line[name] for name in section.place}
     if before is None or after is None:
         shown = {name: value for name, value in list(line.items())[section.keys :] if value is not None}
@@ -204,13 +213,13 @@ def _difference(
         if before is None:
             return f"{name}: extra", DifferenceExample(place, None, shown)
         return f"{name}: missing", DifferenceExample(place, shown, None)
-    names = [name for name in before.keys() if before[name] != after[name]]  # noqa: SIM118 - a record is no dict
+    names = [name for name in before.keys() if before[name] != after[name]]  # noqa: SIM118 - a record is not a dict
     example = DifferenceExample(place, *({name: record[name] for name in names} for record in (before, after)))
     return _cause(section, before, after, names), example
 
 
 def _cause(section: LineKind, before: asyncpg.Record, after: asyncpg.Record, names: Sequence[str]) -> str:
-    """Return what to say of lines that differ: by what differs of itself, and not by what follows from that."""
+    """Return the cause of a difference: the columns that differ, without those that follow from others."""
     if section.kind in names:
         return f"{before[section.kind]} -> {after[section.kind]}"
     kind = before[section.kind] if section.kind else section.one
@@ -224,4 +233,4 @@ def _cause(section: LineKind, before: asyncpg.Record, after: asyncpg.Record, nam
 
 def _rank(group: DifferenceGroup) -> tuple[int, int, str]:
     kind = next((rank for rank, part in enumerate(_RANKS) if part in group.cause), len(_RANKS))
-    return kind, -group.count, group.told
+    return kind, -group.count, group.label

@@ -1,9 +1,10 @@
-"""What would set the live books right where they had the wrong catalogue: adjustments, for a person to publish.
+"""Computes adjustments that correct the live ledger after decisions by a wrong catalogue, for a person to publish.
 
-What was decided is final. But a lot that got too few credits, or lost them too early, can be made up for by an
-adjustment upward, and one that got too many, as far as it still holds them, by one downward; so can a send that was
-charged and should have been free. What has ended by now either way is left alone. The id of each adjustment follows
-from its lot or send: who publishes it twice adjusts once, and what the live books have answered is not asked for again.
+Decisions are final. But an adjustment upward makes up for a lot that got too few credits or lost them too early, and
+for a send that was charged and should have been free; an adjustment downward takes credits that a lot should not have
+and still holds. Lots that have ended in both ledgers get none.
+An adjustment's id follows from its lot or send: publishing
+it twice adjusts once, and adjustments that the live ledger has answered are left out.
 """
 
 from collections.abc import Iterable
@@ -22,7 +23,7 @@ from schemas.ids import NAMESPACE
 from workers.ops.compare.merge_join import CommonRange, common_range, joined_lines, open_both
 from workers.ops.compare.queries import ENTRIES_READ, LineKind
 
-__all__ = ["Corrections", "LotState", "corrections_of", "owed_for"]
+__all__ = ["Corrections", "LotState", "find_corrections", "owed_credits"]
 
 _SOURCE: Final = "/inmail/replay/shadow"
 _LOTS: Final = f"""
@@ -60,41 +61,41 @@ order by 1, 2
 _OF_LOTS: Final = LineKind("lots owed", "lot", 3, ("account_id",), "", False, 6, (), _LOTS)
 _OF_SENDS: Final = LineKind("sends owed", "send", 2, ("account_id",), "", False, 6, (), _SENDS)
 
-OwedCredits = dict[UUID, tuple[str, int]]  # by the adjustment's id: account and credits
+OwedCredits = dict[UUID, tuple[str, int]]  # account and credits by the adjustment's id
 
 
 class LotState(NamedTuple):
-    """What became of a lot in one of the books."""
+    """A lot's state in one of the ledgers."""
 
     granted: int
     remaining: int
     open: bool
     expires_at: datetime
-    lost: int  # as it expired, or to a plan change
-    cut: int  # to a cap
+    lost: int  # by expiry or a plan change
+    cut: int  # by a cap
     voided: bool
 
-    def lasts(self, as_of: datetime) -> bool:
-        """Tell whether it has not ended."""
+    def is_live(self, as_of: datetime) -> bool:
+        """Return whether the lot has not ended."""
         return self.open and self.expires_at > as_of
 
-    def kept(self, *, whole: bool) -> int:
-        """Return what it was given and did not lose; what was spent of it counts."""
+    def kept_credits(self, *, whole: bool) -> int:
+        """Return the credits granted and not lost, spent credits included."""
         return self.granted - self.lost - (self.cut if whole else 0)
 
 
 @dataclass(slots=True)
 class Corrections:
-    """Adjustments that would set the live books right."""
+    """The adjustments, and the numbers of those left out."""
 
     events: list[CreditsAdjusted] = field(default_factory=list)
-    made_before: int = 0  # that the live books have carried out already
-    refused_before: int = 0  # that they have refused: more than the account had, or it was erased
-    in_one_only: int = 0  # lots left out, since the other books lack the beginning
-    begin_later: int = 0  # lots that differ and cannot be spent yet: an adjustment would come too early
+    made_before: int = 0  # adjustments that the live ledger has carried out
+    refused_before: int = 0  # adjustments that it refused: more than the balance, or an erased account
+    in_one_only: int = 0  # lots left out because the rebuilt ledger lacks the beginning
+    begin_later: int = 0  # lots that differ and have not started: an adjustment would come too early
 
     def summary(self) -> dict[str, Any]:
-        """Return it for JSON."""
+        """Return the numbers for JSON."""
         credits_ = [event.data.credits for event in self.events]
         return {
             "adjustments": len(self.events),
@@ -108,20 +109,20 @@ class Corrections:
         }
 
 
-async def corrections_of(before: Settings, after: Settings, actor: str, reason: str, *, whole: bool) -> Corrections:
-    """Return what would set the live books right, as of the time that they have read up to.
+async def find_corrections(before: Settings, after: Settings, actor: str, reason: str, *, whole: bool) -> Corrections:
+    """Return the adjustments that correct the live ledger, as of its latest watermark.
 
     Args:
-        before: where the live books are.
-        after: where those are that the right catalogue made of all that there is.
-        actor: who adjusts.
-        reason: why.
-        whole: the other books hold all from the beginning. Else only lots that both have are set right, and not what a
-            cap cut, which depends on the lots before.
+        before: where the live ledger is.
+        after: where the ledger rebuilt with the right catalogue is.
+        actor: the actor of the adjustments.
+        reason: their reason.
+        whole: whether the rebuilt ledger has all records from the beginning. Otherwise only lots in both ledgers are
+            corrected, and credits cut by a cap, which depend on earlier lots, are not.
 
     Raises:
-        NotSetUpError: when one of them was never migrated.
-        OSError, asyncpg.PostgresError: when one cannot be reached or refuses.
+        NotSetUpError: when one of the databases was never migrated.
+        OSError, asyncpg.PostgresError: when one of the databases cannot be reached or refuses.
 
     """
     found = Corrections()
@@ -147,16 +148,16 @@ async def corrections_of(before: Settings, after: Settings, actor: str, reason: 
     return found
 
 
-async def _owed_for_lots(  # noqa: PLR0913 - both books, and how they are read
+async def _owed_for_lots(  # noqa: PLR0913 - both ledgers, and their common range
     live: Connection, other: Connection, limits: CommonRange, found: Corrections, as_of: datetime, *, whole: bool
 ) -> OwedCredits:
     owed: OwedCredits = {}
     async with aclosing(joined_lines(_OF_LOTS, live, other, limits)) as pairs:
         async for mine, theirs in pairs:
-            if not (credits_ := owed_for(_state_of(mine), _state_of(theirs), as_of, whole=whole)):
+            if not (credits_ := owed_credits(_state_of(mine), _state_of(theirs), as_of, whole=whole)):
                 continue
             line = mine if mine is not None else theirs
-            assert line is not None  # noqa: S101 - one of them is there
+            assert line is not None  # noqa: S101 - at least one line exists
             if not whole and (mine is None or theirs is None):
                 found.in_one_only += 1
             elif line["granted_at"] > as_of:
@@ -179,15 +180,15 @@ async def _owed_for_sends(live: Connection, other: Connection, limits: CommonRan
     return owed
 
 
-def owed_for(mine: LotState | None, theirs: LotState | None, as_of: datetime, *, whole: bool) -> int:
-    """Return how many credits the live books owe for a lot; below 0: how many it holds and should not."""
+def owed_credits(mine: LotState | None, theirs: LotState | None, as_of: datetime, *, whole: bool) -> int:
+    """Return the credits that the live ledger owes for a lot; negative: credits that the lot should not hold."""
     if mine is not None and mine.voided:
-        return 0  # billing took it back: it is owed nothing
-    if theirs is None or not theirs.lasts(as_of):
-        return -mine.remaining if mine is not None and mine.lasts(as_of) else 0
+        return 0  # withdrawn by billing: nothing is owed
+    if theirs is None or not theirs.is_live(as_of):
+        return -mine.remaining if mine is not None and mine.is_live(as_of) else 0
     if mine is None:
-        return theirs.kept(whole=whole)
-    return max(theirs.kept(whole=whole) - mine.kept(whole=whole), -mine.remaining)
+        return theirs.kept_credits(whole=whole)
+    return max(theirs.kept_credits(whole=whole) - mine.kept_credits(whole=whole), -mine.remaining)
 
 
 def _state_of(line: asyncpg.Record | None) -> LotState | None:
@@ -195,7 +196,7 @@ def _state_of(line: asyncpg.Record | None) -> LotState | None:
 
 
 async def _answered(live: Connection, ids: Iterable[UUID]) -> dict[UUID, bool]:
-    """Return those that the live books have answered, each with whether credits moved."""
+    """Return the ids of adjustments that the live ledger has answered, each with whether credits moved."""
     rows = await live.fetch(
         "select request_id, amount <> 0 from journal"
         " where request_id = any($1::uuid[]) and is_answer and code <> 'key_conflict'",

@@ -1,4 +1,4 @@
-"""A comparison as a page that stands alone: no script, nothing from elsewhere."""
+"""Renders a comparison as a self-contained HTML page without scripts."""
 
 from collections.abc import Mapping
 from datetime import MAXYEAR, MINYEAR, UTC, datetime
@@ -11,7 +11,7 @@ from pydantic_core import to_json
 from workers.ops.compare.comparison import Comparison, DifferenceExample, DifferenceGroup
 from workers.ops.compare.out_of_order import DecidedAhead, OvertakenOutcome
 
-__all__ = ["page_of", "text_of"]
+__all__ = ["render_page", "value_text"]
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; color: #1c2330; }
@@ -28,16 +28,18 @@ summary { cursor: pointer; }
 """
 
 
-def page_of(comparison: Comparison, title: str, facts: Mapping[str, str]) -> str:
-    """Return the page: what was compared, then the differences by cause, each with its first examples."""
-    verdict = '<p class="good">The books are the same, line for line.</p>'
+def render_page(comparison: Comparison, title: str, facts: Mapping[str, str]) -> str:
+    """Return a page with the numbers of compared lines, then the differences by cause with examples."""
+    verdict = '<p class="good">The ledgers are equal, line for line.</p>'
     if not comparison.same:
         total = sum(group.count for group in comparison.groups)
         verdict = f'<p class="bad">{total:,} differences of {len(comparison.groups):,} causes.</p>'
         if comparison.ahead.different:
-            verdict += f"<p>{comparison.unexplained:,} of them do not come of what was decided ahead.</p>"
+            verdict += f"<p>{comparison.unexplained:,} of them do not follow from decisions ahead.</p>"
     if not comparison.whole:
-        verdict += "<p>Only what both have read is compared; states that a later record may have changed are not.</p>"
+        verdict += (
+            "<p>Only records that both have read are compared, without states that a later record may have changed.</p>"
+        )
     told = "".join(f"<tr><th>{escape(name)}</th><td>{escape(fact)}</td></tr>" for name, fact in facts.items())
     lines = "".join(
         f'<tr><td>{escape(name)}</td><td class="number">{before:,}</td><td class="number">{after:,}</td></tr>'
@@ -62,7 +64,7 @@ def _group(group: DifferenceGroup) -> str:
     examples = "".join(map(_example, group.examples))
     table = f"<table><tr><th>where</th><th>live</th><th>other</th></tr>{examples}</table>"
     return (
-        f"<tr><td>{escape(group.section)}</td><td><details><summary>{escape(group.told)}</summary>{table}</details></td>"
+        f"<tr><td>{escape(group.section)}</td><td><details><summary>{escape(group.label)}</summary>{table}</details></td>"
         f'<td class="number">{group.count:,}</td></tr>\n'
     )
 
@@ -73,9 +75,9 @@ def _ahead(ahead: DecidedAhead) -> str:
     rows = "".join(map(_outcome, ahead.outcomes))
     left_out = ahead.same + ahead.different - len(ahead.outcomes)
     return (
-        f"<h2>Decided ahead of another lane</h2><p>{ahead.different:,} came out otherwise, {ahead.same:,} the same"
+        f"<h2>Decided ahead of another lane</h2><p>{ahead.different:,} have another outcome, {ahead.same:,} the same"
         f"{f'; {left_out:,} of them are not listed' if left_out else ''}.</p>"
-        f"<table><tr><th>outcome</th><th>record</th><th>ahead of</th><th>other books</th></tr>{rows}</table>\n"
+        f"<table><tr><th>outcome</th><th>record</th><th>ahead of</th><th>other ledger</th></tr>{rows}</table>\n"
     )
 
 
@@ -92,13 +94,13 @@ def _example(example: DifferenceExample) -> str:
 def _values(values: Mapping[str, Any] | None) -> str:
     if values is None:
         return "none"
-    return "<br>".join(f"{escape(name)} <code>{escape(text_of(value))}</code>" for name, value in values.items())
+    return "<br>".join(f"{escape(name)} <code>{escape(value_text(value))}</code>" for name, value in values.items())
 
 
-def text_of(value: object) -> str:
-    """Return a value of the books for a person to read."""
+def value_text(value: object) -> str:
+    """Return a value of the database as readable text."""
     if isinstance(value, datetime):
-        if value.year in (MINYEAR, MAXYEAR):  # as the driver has what Postgres calls infinity
+        if value.year in (MINYEAR, MAXYEAR):  # the driver's values for Postgres' infinity
             return "never" if value.year == MAXYEAR else "before all"
         return f"{value.astimezone(UTC).isoformat().replace('+00:00', 'Z')}"
     return str(value) if isinstance(value, str | UUID) else to_json(value).decode()

@@ -1,4 +1,4 @@
-"""Two books read side by side: lines of one key together, and only what both have read."""
+"""Merges the lines of two ledgers by key, limited to the records that both have read."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
@@ -6,26 +6,28 @@ from datetime import datetime
 from typing import NamedTuple
 
 import asyncpg
+from aiokafka import TopicPartition
 
 from infra.postgres import Connection
 from infra.settings import Settings
+from workers.ops.books.lanes import next_offsets
 from workers.ops.books.snapshot import open_books
 from workers.ops.compare.queries import LineKind
 from workers.topology import WORKER_OF
 
 __all__ = ["CommonRange", "common_range", "joined_lines", "open_both"]
 
-_QUERY_SECONDS = 3600.0  # they read everything there is
+_QUERY_SECONDS = 3600.0  # the queries read whole tables
 _PREFETCH = 1000
-# Whole tables are read: hashed and sorted, and nothing looked up row by row. While one sorts, the other waits.
+# Whole tables are read by hash joins and sorts, without lookups row by row. While one ledger sorts, the other waits.
 _QUERIES = (
     "set local work_mem = '64MB'; set local enable_nestloop = off; set local idle_in_transaction_session_timeout = 0"
 )
-LaneOffsets = dict[tuple[str, int], int]
+LaneOffsets = dict[TopicPartition, int]
 
 
 class CommonRange(NamedTuple):
-    """Which lines both books can have: by lane from one offset to another, and by broker time."""
+    """The range of records that both ledgers have read: offsets by lane, and broker times."""
 
     workers: list[str]
     partitions: list[int]
@@ -38,11 +40,11 @@ class CommonRange(NamedTuple):
 
 @asynccontextmanager
 async def open_both(before: Settings, after: Settings) -> AsyncIterator[tuple[Connection, Connection]]:
-    """Open two books, each as it is at one instant, for going through whole tables.
+    """Open a snapshot of each ledger, with planner settings for reading whole tables.
 
     Raises:
-        NotSetUpError: when one of them was never migrated.
-        OSError, asyncpg.PostgresError: when one cannot be reached or refuses.
+        NotSetUpError: when one of the databases was never migrated.
+        OSError, asyncpg.PostgresError: when one of the databases cannot be reached or refuses.
 
     """
     async with open_books(before) as live, open_books(after) as other:
@@ -54,11 +56,11 @@ async def open_both(before: Settings, after: Settings) -> AsyncIterator[tuple[Co
 async def common_range(
     live: Connection, other: Connection, since: datetime | None = None, until: datetime | None = None
 ) -> CommonRange:
-    """Return what both books have read, of the times that are meant."""
-    read_live, read_other = await _lanes(live), await _lanes(other)
+    """Return the range that both ledgers have read, within the given broker times."""
+    read_live, read_other = await _read_offsets(live), await _read_offsets(other)
     plan = await other.fetchval("select plan from operations order by operation limit 1")
     starts: LaneOffsets = (
-        {(span["topic"], span["partition"]): span["start"] for span in plan["partitions"]} if plan else {}
+        {TopicPartition(span["topic"], span["partition"]): span["start"] for span in plan["partitions"]} if plan else {}
     )
     places = sorted(read_live.keys() | read_other.keys())
     whole = since is None and until is None and not any(starts.values()) and read_live == read_other
@@ -73,16 +75,19 @@ async def common_range(
     )
 
 
-async def _lanes(connection: Connection) -> LaneOffsets:
-    rows = await connection.fetch("select topic, partition, next_offset from lanes where next_offset > 0")
-    return {(row[0], row[1]): row[2] for row in rows if row[0] in WORKER_OF}
+async def _read_offsets(connection: Connection) -> LaneOffsets:
+    offsets = await next_offsets(connection)
+    return {place: offset for place, offset in offsets.items() if offset > 0 and place.topic in WORKER_OF}
 
 
 async def joined_lines(
     section: LineKind, live: Connection, other: Connection, limits: CommonRange
 ) -> AsyncGenerator[tuple[asyncpg.Record | None, asyncpg.Record | None], None]:
-    """Yield the lines of both in the order of their keys: those of one key together."""
-    async with aclosing(_lines(section, live, limits)) as left, aclosing(_lines(section, other, limits)) as right:
+    """Yield pairs of lines in the order of their keys; None where one ledger lacks the line."""
+    async with (
+        aclosing(_read_lines(section, live, limits)) as left,
+        aclosing(_read_lines(section, other, limits)) as right,
+    ):
         before, after = await anext(left, None), await anext(right, None)
         while before is not None or after is not None:
             first, second = section.key(before), section.key(after)
@@ -95,7 +100,7 @@ async def joined_lines(
                 after = await anext(right, None)
 
 
-async def _lines(
+async def _read_lines(
     section: LineKind, connection: Connection, limits: CommonRange
 ) -> AsyncGenerator[asyncpg.Record, None]:
     arguments = limits[: section.arguments]

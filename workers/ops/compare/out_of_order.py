@@ -1,7 +1,7 @@
-"""What the live books decided ahead of another lane (see workers/lane/time_order.py), and what that may explain.
+"""Finds differences that may follow from records decided ahead of another lane (see workers/lane/time_order.py).
 
-A lane that could not wait noted its records in `decided_ahead`. In the one order they may come out otherwise, and so
-may what their accounts did later. A difference that neither was noted nor follows from one that was has another cause.
+A lane that did not wait recorded its records in `decided_ahead`. In decision order their outcomes may differ, and so
+may later outcomes of their accounts. Any other difference has another cause.
 """
 
 from bisect import bisect_right
@@ -27,19 +27,19 @@ __all__ = [
     "read_overtaken_index",
 ]
 
-NAMED: Final = 1000  # outcomes that are kept by name: of those that came out otherwise, and of the others
+NAMED: Final = 1000  # maximum number of listed outcomes, of those that differ and of those that do not
 
 
 class DifferenceCause(StrEnum):
-    """What a difference may come from, as far as the order of the lanes goes."""
+    """Whether a difference may follow from the order of the lanes."""
 
     AHEAD = "decided ahead"
-    FOLLOWS = "after one that was decided ahead"  # in the same account or, of a tick, partition
-    ELSEWHERE = ""  # from something else
+    FOLLOWS = "after one that was decided ahead"  # in the same account or, for a tick, partition
+    ELSEWHERE = ""  # another cause
 
 
 class RecordRef(NamedTuple):
-    """The input record that a line came of."""
+    """The input record of a line."""
 
     worker: str
     partition: int
@@ -48,24 +48,24 @@ class RecordRef(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class OvertakenOutcome:
-    """An outcome that the live books decided ahead of other lanes."""
+    """An outcome that the live ledger decided ahead of other lanes."""
 
     place: Mapping[str, Any]
     source: str  # worker, partition and offset of its record
-    ahead_of: tuple[str, ...]  # groups whose lanes had not read up to it, or had passed it
-    difference: str | None  # None: it came out the same
+    ahead_of: tuple[str, ...]  # groups whose lanes had not read up to the record, or had passed it
+    difference: str | None  # None: the rebuilt ledger has the same outcome
 
 
 @dataclass(slots=True)
 class DecidedAhead:
-    """The outcomes that were decided ahead: how many, and the first of them by name."""
+    """The outcomes that were decided ahead: their numbers, and a list of the first."""
 
     same: int = 0
     different: int = 0
     outcomes: list[OvertakenOutcome] = field(default_factory=list)
 
     def add(self, outcome: OvertakenOutcome) -> None:
-        """Count an outcome, and keep it unless there are enough of its kind."""
+        """Count an outcome, and list it up to the maximum number."""
         if outcome.difference is None:
             self.same += 1
         else:
@@ -78,46 +78,46 @@ Segments = tuple[list[int], list[tuple[str, ...]]]
 
 
 class OvertakenIndex:
-    """Which records were decided ahead, and which accounts that has touched by now."""
+    """An index of the records decided ahead, and of the accounts affected so far."""
 
     def __init__(self, segments: Mapping[tuple[str, int], Segments]) -> None:
-        """Take by worker and partition: offsets, and the lanes that the records from each on were ahead of."""
+        """Create the index from segments by worker and partition: start offsets and overtaken groups."""
         self._segments = segments
-        self._touched: dict[str | int, datetime] = {}  # account or partition: since when
+        self._affected_since: dict[str | int, datetime] = {}  # by account or partition: the earliest time
 
     @classmethod
     def of(cls, ranges: Iterable[tuple[str, int, int, int, str]]) -> "OvertakenIndex":
-        """Take ranges of records: worker, partition, first and next offset, and the group that they were ahead of."""
+        """Create the index from ranges of records: worker, partition, first and next offset, overtaken group."""
         found: dict[tuple[str, int], list[tuple[int, int, str]]] = defaultdict(list)
         for worker, partition, first, end, name in ranges:
             found[worker, partition].append((first, end, name))
         return cls({place: _segments(each) for place, each in found.items()})
 
     def ahead_of(self, source: RecordRef) -> tuple[str, ...]:
-        """Return the groups whose lanes a record was decided ahead of."""
+        """Return the groups of the lanes that a record was decided ahead of."""
         starts, names = self._segments.get((source.worker, source.partition), ([], []))
         number = bisect_right(starts, source.offset) - 1
         return names[number] if number >= 0 else ()
 
-    def touch(self, owners: Iterable[str | int], time: datetime) -> None:
-        """Note that something decided ahead came out otherwise for an account or a partition."""
+    def mark_affected(self, owners: Iterable[str | int], time: datetime) -> None:
+        """Record that an outcome decided ahead at a time differs for accounts or partitions."""
         for owner in owners:
-            self._touched[owner] = min(time, self._touched.get(owner, time))
+            self._affected_since[owner] = min(time, self._affected_since.get(owner, time))
 
     def origin(self, owner: str | int, time: datetime | None, *, ahead: bool) -> DifferenceCause:
-        """Return what a difference may come from; of a state, which has no time, whatever came before it."""
+        """Return the possible cause of a difference; a state has no time, so any earlier one may be its cause."""
         if ahead:
             return DifferenceCause.AHEAD
-        since = self._touched.get(owner)
+        since = self._affected_since.get(owner)
         follows = since is not None and (time is None or time >= since)
         return DifferenceCause.FOLLOWS if follows else DifferenceCause.ELSEWHERE
 
 
 async def read_overtaken_index(connection: Connection) -> OvertakenIndex:
-    """Return what the books say was decided ahead.
+    """Return the index of the records that a ledger decided ahead.
 
     Raises:
-        OSError, asyncpg.PostgresError: when they cannot be read.
+        OSError, asyncpg.PostgresError: when the database cannot be read.
 
     """
     rows = await connection.fetch(
@@ -129,7 +129,7 @@ async def read_overtaken_index(connection: Connection) -> OvertakenIndex:
 
 
 def _segments(ranges: Iterable[tuple[int, int, str]]) -> Segments:
-    """Cut ranges that may overlap into ones that do not."""
+    """Split overlapping ranges into segments without overlaps."""
     steps = sorted(step for first, end, name in ranges for step in ((first, 1, name), (end, -1, name)))
     active: Counter[str] = Counter()
     starts: list[int] = []

@@ -1,6 +1,7 @@
-"""What a comparison reads of the books: each section's lines in the order of their keys, which no number is part of.
+"""The queries of a comparison: each section's lines in the order of their keys.
 
-A line's first columns are its key. Texts are ordered as their bytes are, so that both databases and Python agree.
+A line's first columns are its key, without account or lot numbers. Texts are ordered by their bytes, so that both
+databases and Python agree.
 """
 
 from dataclasses import dataclass
@@ -16,16 +17,18 @@ __all__ = ["ENTRIES_READ", "SECTIONS", "LineKind"]
 
 @dataclass(frozen=True, slots=True)
 class LineKind:
-    """One kind of line."""
+    """One kind of line: a section of the comparison."""
 
     name: str
-    one: str  # such a line, in a word
-    keys: int  # so many columns are its key
-    place: tuple[str, ...]  # columns that tell a reader where it is
-    kind: str  # column that tells what it is, by which differences are grouped; may be empty
-    only_whole: bool  # compared only where both books have read the same
-    arguments: int  # so many of the limits it takes
-    consequences: tuple[tuple[str, ...], ...]  # columns that follow from all others, and then from those before them
+    one: str  # a noun for one line
+    keys: int  # number of key columns
+    place: tuple[str, ...]  # columns that show a reader where the line is
+    kind: str  # column by which differences are grouped; may be empty
+    only_whole: bool  # compared only if both ledgers have read the same records
+    arguments: int  # number of arguments of the query, from CommonRange
+    consequences: tuple[
+        tuple[str, ...], ...
+    ]  # groups of columns that follow from all other columns or an earlier group
     sql: str
 
     def key(self, line: asyncpg.Record | None) -> tuple[Any, ...]:
@@ -33,7 +36,7 @@ class LineKind:
         return () if line is None else tuple(line)[: self.keys]
 
     def source(self, line: asyncpg.Record) -> RecordRef | None:
-        """Return the record that a line came of; None of a state, which many records made."""
+        """Return the input record of a line; None for a state, which depends on many records."""
         match self.name:
             case "entries":
                 return RecordRef(line["worker"], line["source_partition"], line["source_offset"])
@@ -43,11 +46,11 @@ class LineKind:
                 return None
 
     def is_outcome(self, line: asyncpg.Record) -> bool:
-        """Tell whether a line answers a request, and was not only moved by one."""
+        """Return whether a line answers a request, rather than being a movement that a request caused."""
         return self.name == "ticks" or (self.name == "entries" and not line["beside"])
 
 
-# $1 to $4: workers, partitions, and from which offset to which both have read. $5 and $6: broker times, or null.
+# $1 to $4: workers, partitions, and the offsets [start, stop) that both have read. $5 and $6: broker times, or null.
 ENTRIES_READ = """
     select j.*
     from journal as j
@@ -57,7 +60,7 @@ ENTRIES_READ = """
     where ($5::timestamptz is null or j.as_of >= $5) and ($6::timestamptz is null or j.as_of < $6)
 """
 
-# An answer is known by its request. What a request moved beside it, by what it did to which lot.
+# The key of an answer is its request. The key of another movement adds its code and its lot.
 _ENTRIES = f"""
 select
     a.account_id, j.request_id, j.fingerprint, not j.is_answer as beside,
@@ -73,15 +76,17 @@ left join lots as l on j.account = l.account and j.lot = l.lot
 order by 1, 2, 3, 4, 5, 6, 7, j.sequence
 """  # noqa: S608 - a constant
 
-# $7: whether states are compared too.
+# $7: whether to compare states. `period_end`, and `changed_at` of subscriptions, are left out: a ledger written by an
+# older version lacks them, and the decisions that depend on them are compared.
 _LOTS = f"""
 select
     a.account_id, l.request_id, l.granted_at,
-    l.origin, l.subscription_id, l.plan, l.period_start, l.priority, l.on_change, l.credit_back, l.balance_cap,
-    l.granted, l.full_expires_at, m.moved as sum_of_entries,
+    l.origin, l.subscription_id, l.plan, l.period_start, l.tops_up, l.priority, l.on_change, l.credit_back,
+    l.balance_cap, l.granted, l.full_expires_at, m.moved as sum_of_entries,
     case when $7 then l.remaining end as remaining, case when $7 then l.expires_at end as expires_at,
     case when $7 then l.open end as open, case when $7 then l.freed end as freed,
-    case when $7 then l.cap_pending end as cap_pending, case when $7 then l.warned end as warned
+    case when $7 then l.cap_pending end as cap_pending, case when $7 then l.warned end as warned,
+    case when $7 then l.announced_ends end as announced_ends
 from (
     select j.account, j.lot, sum(j.amount)::bigint as moved
     from ({ENTRIES_READ}) as j
@@ -125,7 +130,11 @@ _OF_ENTRIES = (
     ("balance_before", "balance_after"),
     ("sequence", "reverses"),
 )
-_OF_LOTS = (("expires_at",), ("sum_of_entries", "remaining"), ("open", "freed", "cap_pending", "warned"))
+_OF_LOTS = (
+    ("expires_at",),
+    ("sum_of_entries", "remaining"),
+    ("open", "freed", "cap_pending", "warned", "announced_ends"),
+)
 _OF_ACCOUNTS = (("level",), ("paid_from", "paid", "paid_before"), ("sequence",))
 
 SECTIONS: Final = (

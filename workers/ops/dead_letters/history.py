@@ -1,6 +1,6 @@
-"""What became of dead letters: when they were sent back, by whom and where to, and what their requests were answered.
+"""The history of dead letters: their redrives, and the stored answers to their requests.
 
-The books tell all of it: `redriven` what operators sent, the journal what was decided, however the message came there.
+The table `redriven` has the redrives; the journal has the answers, however a request reached its topic.
 """
 
 from collections import Counter, defaultdict
@@ -32,80 +32,80 @@ __all__ = [
     "LetterKey",
     "Redrive",
     "StoredAnswer",
-    "event_of",
-    "histories_of",
-    "key_of",
+    "decode_message",
+    "letter_key",
     "read_answers",
+    "read_histories",
     "read_redrives",
     "report_dead_letter",
     "report_dead_letters",
 ]
 
-LetterKey = tuple[int, int, UUID | None]  # partition, offset and id of a letter
+LetterKey = tuple[int, int, UUID | None]  # partition, offset and id of a dead letter
 
 
 class Redrive(NamedTuple):
-    """One time that a message was sent back."""
+    """One redrive of a dead letter's message."""
 
     operation: int
     actor: str
     topic: str
     partition: int
-    offset: int | None  # None: it was about to be sent when the operation broke off; nobody knows whether it was
+    offset: int | None  # None: in doubt, since the operation broke off while sending the message
     at: datetime
 
 
 class StoredAnswer(NamedTuple):
-    """What the books answered to the request that a letter's message makes."""
+    """The stored answer to the request in a dead letter's message."""
 
     code: str
     at: datetime
-    sequence: int | None  # of its account; a tick has none
+    sequence: int | None  # None for a tick
 
 
 @dataclass(frozen=True, slots=True)
 class LetterHistory:
-    """All that became of one letter."""
+    """The history of one dead letter."""
 
-    sendings: Sequence[Redrive] = ()
+    redrives: Sequence[Redrive] = ()
     answer: StoredAnswer | None = None
-    again: str | None = None  # the letter that its message became when it was sent back last
+    new_letter: str | None = None  # place of the dead letter that resulted from the last redrive
+
+    def summary(self) -> dict[str, Any]:
+        """Return the history for JSON."""
+        return {
+            "redriven": [each._asdict() for each in self.redrives],
+            "answer": None if self.answer is None else self.answer._asdict(),
+            "again": self.new_letter,
+        }
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterReport:
-    """Dead letters and what became of them, the newest first, and how many there are in all."""
+    """Dead letters with their histories, the newest first, and the number of all that match."""
 
     letters: list[tuple[DeadLetter, LetterHistory | None]]
     counts: Counter[tuple[str, str]]  # by topic and reason
-    silent: str | None  # why the books could not be asked
+    silent: str | None  # why the database could not be read
 
     def summary(self) -> list[dict[str, Any]]:
-        """Return the letters for JSON; what became of one is null where the books could not be asked."""
+        """Return the dead letters for JSON; a history is null if the database could not be read."""
         rows = []
-        for letter, fate in self.letters:
+        for letter, history in self.letters:
             row: dict[str, Any] = {each.name: getattr(letter, each.name) for each in fields(letter)}
-            rows.append(row | {"became": None if fate is None else _json(fate)})
+            rows.append(row | {"became": None if history is None else history.summary()})
         return rows
 
 
-def _json(fate: LetterHistory) -> dict[str, Any]:
-    return {
-        "redriven": [each._asdict() for each in fate.sendings],
-        "answer": None if fate.answer is None else fate.answer._asdict(),
-        "again": fate.again,
-    }
-
-
-def key_of(letter: DeadLetter) -> LetterKey:
-    """Return what tells a letter from all others, also of a topic that is made anew."""
+def letter_key(letter: DeadLetter) -> LetterKey:
+    """Return the unique key of a dead letter, unique also after its topic was created again."""
     return letter.partition, letter.offset, letter.id
 
 
-def event_of(letter: DeadLetter) -> Event | Undecodable | None:
-    """Return the event that a letter's message is to this version, or why it is none.
+def decode_message(letter: DeadLetter) -> Event | Undecodable | None:
+    """Return the event in a dead letter's message as this version decodes it, or the reason why it cannot.
 
-    None of a letter whose origin is no topic of ours to read, such as one that is not of the workers' making.
+    Returns None if the dead letter's origin is not an input topic, as for a record that no worker wrote.
     """
     if letter.origin_topic not in INPUT_TOPICS:
         return None
@@ -116,19 +116,19 @@ def event_of(letter: DeadLetter) -> Event | Undecodable | None:
 
 
 async def read_redrives(connection: Connection) -> dict[LetterKey, list[Redrive]]:
-    """Return all that was ever sent back, by letter, the oldest first."""
+    """Return all redrives by dead letter, the oldest first."""
     rows = await connection.fetch(
         "select letter_partition, letter_offset, letter, r.operation, o.actor, r.topic, r.partition, r.sent_offset,"
         " coalesce(r.sent_at, r.intended_at) from redriven as r join operations as o using (operation)"
         " order by r.operation"
     )
-    sendings = defaultdict(list)
+    redrives = defaultdict(list)
     for partition, offset, letter, *sending in map(tuple, rows):
-        sendings[partition, offset, letter].append(Redrive(*sending))
-    return dict(sendings)
+        redrives[partition, offset, letter].append(Redrive(*sending))
+    return dict(redrives)
 
 
-# By request id, which finds one row: `+ 0` hides the primary key, which would read a busy account's whole history.
+# Found by the index on the request id: `+ 0` hides the primary key, which would read a busy account's whole history.
 _ANSWERS: Final = """
 select a.account_id, j.request_id, j.fingerprint, j.code, j.as_of, j.sequence
 from unnest($1::text[], $2::uuid[], $3::bigint[]) as u (account_id, request_id, fingerprint)
@@ -145,9 +145,9 @@ where j.fingerprint = u.fingerprint
 
 
 async def read_answers(connection: Connection, events: Sequence[tuple[str, int, Event]]) -> list[StoredAnswer | None]:
-    """Return for each (topic, partition, event) what the books answered to this very request, None for not yet.
+    """Return the stored answer to each (topic, partition, event), None for an event without an answer.
 
-    The same id with another body is another request: it would be answered as a conflict.
+    An event with the same id and another body is another request, which would be answered with `key_conflict`.
     """
     ticks = [event.id for topic, _, event in events if topic == EXPIRY_TICKS]
     requests = [event for topic, _, event in events if topic != EXPIRY_TICKS]
@@ -176,80 +176,89 @@ async def read_answers(connection: Connection, events: Sequence[tuple[str, int, 
 async def report_dead_letters(
     settings: Settings, selection: LetterFilter = ALL, last: int | None = None, operation: int | None = None
 ) -> DeadLetterReport:
-    """Return the newest dead letters that are meant, with what became of each.
+    """Return the newest matching dead letters with their histories.
 
     Args:
         settings: where Kafka and Postgres are.
-        selection: which are meant.
-        last: so many at most.
-        operation: only those that this one sent back.
+        selection: the filter.
+        last: the maximum number; None: all.
+        operation: only dead letters redriven by the operation with this number.
 
     Raises:
         NotSetUpError: when the topic does not exist.
         KafkaError: when the cluster cannot be reached.
 
     """
-    async with _books(settings) as (connection, silent):
-        sendings = await read_redrives(connection) if connection is not None else {}
+    async with _open_books_if_reachable(settings) as (connection, silent):
+        redrives = await read_redrives(connection) if connection is not None else {}
 
-        def is_meant(letter: DeadLetter) -> bool:
-            sent = sendings.get(key_of(letter), ())
-            return selection.wants(letter) and (operation is None or operation in {each.operation for each in sent})
+        def is_selected(letter: DeadLetter) -> bool:
+            sent = redrives.get(letter_key(letter), ())
+            return selection.matches(letter) and (operation is None or operation in {each.operation for each in sent})
 
-        copies = {(each.topic, each.partition, each.offset) for sent in sendings.values() for each in sent}
-        found = await list_dead_letters(settings, selection, last, is_meant, copies)
+        copies = {(each.topic, each.partition, each.offset) for sent in redrives.values() for each in sent}
+        found = await list_dead_letters(settings, selection, last, is_selected, copies)
         if connection is None:
             return DeadLetterReport([(letter, None) for letter in found.letters], found.counts, silent)
-        fates = await histories_of(connection, found, sendings)
-    return DeadLetterReport(list(zip(found.letters, fates, strict=True)), found.counts, None)
+        histories = await read_histories(connection, found, redrives)
+    return DeadLetterReport(list(zip(found.letters, histories, strict=True)), found.counts, None)
 
 
 async def report_dead_letter(settings: Settings, partition: int, offset: int) -> DeadLetterReport:
-    """Return the dead letter at a place, with what became of it.
+    """Return the dead letter at an offset, with its history.
 
     Raises:
-        NoSuchDeadLetterError: when there is none.
+        NoSuchDeadLetterError: when there is no dead letter at the offset.
         NotSetUpError: when the topic does not exist.
         KafkaError: when the cluster cannot be reached.
 
     """
-    told = await report_dead_letters(settings, LetterFilter(partition=partition, offset=offset))
-    if not told.letters:
+    report = await report_dead_letters(settings, LetterFilter(partition=partition, offset=offset))
+    if not report.letters:
         text = f"there is no dead letter at {partition}/{offset}: see `inmail dead-letters list`"
         raise NoSuchDeadLetterError(text)
-    return told
+    return report
 
 
 @asynccontextmanager
-async def _books(settings: Settings) -> AsyncIterator[tuple[Connection | None, str | None]]:
-    """Open the books, or say why they cannot be asked: dead letters are to be seen also without them."""
+async def _open_books_if_reachable(settings: Settings) -> AsyncIterator[tuple[Connection | None, str | None]]:
+    """Open the database, or return why it cannot be read: dead letters can be listed without their histories."""
     try:
         connection = await connect_database(settings)
     except (OSError, asyncpg.PostgresError) as error:
         yield None, str(error) or type(error).__name__
         return
     try:
-        # A database that was never migrated, or not yet to this version.
+        # The database may lack this version's migrations.
         if await connection.fetchval("select to_regclass('redriven')") is None:
-            yield None, "it is not that of this version: run `inmail migrate`"
+            yield None, "the database does not have this version's tables: run `inmail migrate`"
         else:
             yield connection, None
     finally:
         await connection.close()
 
 
-async def histories_of(
-    connection: Connection, found: FoundLetters, sendings: Mapping[LetterKey, Sequence[Redrive]]
+async def read_histories(
+    connection: Connection, found: FoundLetters, redrives: Mapping[LetterKey, Sequence[Redrive]]
 ) -> list[LetterHistory]:
-    """Return what became of each of the letters that were found, given all that was ever sent back."""
+    """Return the histories of dead letters.
+
+    Args:
+        connection: to the ledger's database.
+        found: the dead letters.
+        redrives: all redrives by dead letter, from `read_redrives`.
+
+    """
     decodable = {}
     for letter in found.letters:
-        if isinstance(event := event_of(letter), Event):
-            decodable[key_of(letter)] = (letter.origin_topic, letter.origin_partition, event)
+        if isinstance(event := decode_message(letter), Event):
+            decodable[letter_key(letter)] = (letter.origin_topic, letter.origin_partition, event)
     answers = dict(zip(decodable, await read_answers(connection, list(decodable.values())), strict=True))
-    fates = []
+    histories = []
     for letter in found.letters:
-        sent = tuple(sendings.get(key_of(letter), ()))
+        sent = tuple(redrives.get(letter_key(letter), ()))
         copies = [found.copies.get((each.topic, each.partition, each.offset)) for each in sent]
-        fates.append(LetterHistory(sent, answers.get(key_of(letter)), next(filter(None, reversed(copies)), None)))
-    return fates
+        histories.append(
+            LetterHistory(sent, answers.get(letter_key(letter)), next(filter(None, reversed(copies)), None))
+        )
+    return histories

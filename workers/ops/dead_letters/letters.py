@@ -1,4 +1,4 @@
-"""Dead letters as an operator looks at them: those that are asked for, and one in full."""
+"""Reads, filters and formats dead letters."""
 
 import base64
 from collections import Counter
@@ -27,32 +27,32 @@ __all__ = [
     "FoundLetters",
     "LetterFilter",
     "NoSuchDeadLetterError",
+    "escape_unprintable",
     "find_dead_letters",
-    "letter_of",
     "list_dead_letters",
-    "printable",
-    "readable",
+    "parse_dead_letter",
+    "readable_text",
 ]
 
-UNREADABLE = "unreadable"  # the reason of a record among the dead letters that is none
+UNREADABLE = "unreadable"  # the reason shown for a record in the topic that is not a dead letter
 _ROW_BYTES = 16
 
 
 class NoSuchDeadLetterError(Exception):
-    """There is no dead letter at that place (any more)."""
+    """There is no dead letter at this offset, or retention has deleted it."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """One dead letter, with the message as it was read."""
+    """One dead letter with its message: the record's key, value and headers."""
 
     partition: int
     offset: int
-    id: UUID | None  # of its event; None where it is no dead letter of the workers'
+    id: UUID | None  # of the dead letter's event; None if no worker wrote the record
     reason: str
     error: str
     account_id: str | None
-    event_type: str | None  # where the message tells one
+    event_type: str | None  # None if the message names no type
     origin_topic: str
     origin_partition: int
     origin_offset: int
@@ -61,29 +61,29 @@ class DeadLetter:
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes | None], ...]
-    cut: bool  # whether only the beginning of the message was kept
+    cut: bool  # whether the message was too large to be kept whole
 
     @property
     def place(self) -> str:
-        """Where it is, as operators write it."""
+        """The dead letter's partition and offset, as operators write them: 3/17."""
         return f"{self.partition}/{self.offset}"
 
 
 @dataclass(frozen=True, slots=True)
 class LetterFilter:
-    """Which dead letters are meant. What is None is not asked for."""
+    """A filter of dead letters: all conditions that are not None must hold."""
 
     reason: DeadLetterReason | None = None
     topic: str | None = None
     account: str | None = None
     event_type: str | None = None
-    after: datetime | None = None  # set aside then or later
-    before: datetime | None = None  # set aside earlier than that
+    after: datetime | None = None  # dead-lettered at this time or later
+    before: datetime | None = None  # dead-lettered before this time
     partition: int | None = None
     offset: int | None = None  # in that partition
 
-    def wants(self, letter: DeadLetter) -> bool:
-        """Tell whether a letter is meant."""
+    def matches(self, letter: DeadLetter) -> bool:
+        """Return whether a dead letter matches the filter."""
         return (
             self.reason in (None, letter.reason)
             and self.topic in (None, letter.origin_topic)
@@ -96,7 +96,7 @@ class LetterFilter:
         )
 
     def summary(self) -> dict[str, Any]:
-        """Return what is asked for, for JSON."""
+        """Return the conditions for JSON."""
         asked = {name: getattr(self, name) for name in self.__slots__}
         return {
             name: value.isoformat() if isinstance(value, datetime) else value
@@ -113,24 +113,26 @@ MessagePosition = tuple[str, int, int | None]  # topic, partition and offset of 
 
 @dataclass(slots=True)
 class FoundLetters:
-    """Dead letters that were found: the newest, newest first, and how many there are of each topic and reason."""
+    """The newest matching dead letters, newest first, and the number of all by topic and reason."""
 
     letters: list[DeadLetter] = field(default_factory=list)
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
-    copies: dict[MessagePosition, str] = field(default_factory=dict)  # where the letters of certain messages are
+    copies: dict[MessagePosition, str] = field(
+        default_factory=dict
+    )  # places of dead letters by the position of their message
 
 
 async def find_dead_letters(
     settings: Settings, partition: int | None = None, offset: int = 0
 ) -> AsyncGenerator[DeadLetter, None]:
-    """Yield the dead letters that retention has left, each partition's in order: that in which their lanes read them.
+    """Yield all dead letters in the topic up to its end at the start, each partition's in order.
 
-    Ends where the topic ended at the start. Close it with `contextlib.aclosing` when leaving early.
+    Close the generator with `contextlib.aclosing` when leaving early.
 
     Args:
         settings: where Kafka is.
-        partition: only of this one.
-        offset: where to begin.
+        partition: only this partition; None: all.
+        offset: the first offset.
 
     Raises:
         NotSetUpError: when the topic does not exist.
@@ -141,24 +143,24 @@ async def find_dead_letters(
     if places:
         async with aclosing(read_records(settings, places, start=offset)) as records:
             async for record in records:
-                yield letter_of(record)
+                yield parse_dead_letter(record)
 
 
 async def list_dead_letters(
     settings: Settings,
     selection: LetterFilter = ALL,
     last: int | None = None,
-    is_meant: Callable[[DeadLetter], bool] | None = None,
+    is_selected: Callable[[DeadLetter], bool] | None = None,
     copies: Collection[MessagePosition] = (),
 ) -> FoundLetters:
-    """Return the newest dead letters of those that are meant, and how many there are in all.
+    """Return the newest matching dead letters, and the number of all by topic and reason.
 
     Args:
         settings: where Kafka is.
-        selection: which are meant.
-        last: so many at most.
-        is_meant: tells it instead of the selection.
-        copies: messages whose letters are looked for too, whether they are meant or not.
+        selection: the filter.
+        last: the maximum number; None: all.
+        is_selected: a predicate to use in place of the filter's own.
+        copies: positions of redriven messages, whose dead letters are found whether they match or not.
 
     Raises:
         NotSetUpError: when the topic does not exist.
@@ -166,25 +168,25 @@ async def list_dead_letters(
 
     """
     found = FoundLetters()
-    is_meant = is_meant or selection.wants
+    is_selected = is_selected or selection.matches
     newest: list[tuple[datetime, int, int, DeadLetter]] = []
     async with aclosing(find_dead_letters(settings, selection.partition, selection.offset or 0)) as letters:
         async for letter in letters:
             origin = (letter.origin_topic, letter.origin_partition, letter.origin_offset)
             if origin in copies:
                 found.copies[origin] = letter.place
-            if is_meant(letter):
+            if is_selected(letter):
                 found.counts[letter.origin_topic, letter.reason] += 1
                 entry = (letter.set_aside_at, letter.partition, letter.offset, letter)
                 heappushpop(newest, entry) if last is not None and len(newest) >= last else heappush(newest, entry)
             if selection.offset is not None and not copies:
-                break  # it was there, or this is the next one
+                break  # this is the record at the offset, or the first one after it
     found.letters = [letter for *_, letter in sorted(newest, key=lambda entry: entry[:3], reverse=True)]
     return found
 
 
-def letter_of(record: ConsumerRecord) -> DeadLetter:
-    """Return a record of the dead letters as what it is: a letter, or one that is unreadable."""
+def parse_dead_letter(record: ConsumerRecord) -> DeadLetter:
+    """Return the dead letter in a record; for any other record, one with the reason `unreadable`."""
     set_aside_at = nearest_instant(record.timestamp)
     try:
         event = DeadLettered.model_validate_json(record.value or b"")
@@ -202,15 +204,15 @@ def letter_of(record: ConsumerRecord) -> DeadLetter:
             origin["topic"],
             origin["partition"],
             origin["offset"],
-            origin["timestamp"].astimezone(UTC),  # the calendar may end before
+            origin["timestamp"].astimezone(UTC),  # fails for an instant outside the calendar
             set_aside_at,
             _bytes(data["key_base64"]),
             value,
             tuple((header["key"], _bytes(header["value_base64"])) for header in data["headers"]),
             data["cut"] is not None,
         )
-    except (ValueError, OverflowError) as error:  # of the schema, of base64, or of an instant that UTC does not have
-        # Not of the workers' making: shown all the same, since it is an operator who looks.
+    except (ValueError, OverflowError) as error:  # from the schema, base64, or an instant outside the calendar
+        # No worker wrote this record. Operators see it all the same.
         text = str(error)
         if isinstance(error, ValidationError):
             text = str(error.errors(include_url=False, include_input=False)[0]["msg"])
@@ -225,7 +227,7 @@ def _bytes(text: str | None) -> bytes | None:
 
 
 def _event_type(value: bytes | None) -> str | None:
-    """Return the type that a message says it has, if it is JSON and says one."""
+    """Return the event type in a message, None if the message is not JSON or names no type."""
     try:
         document = from_json(value or b"")
     except ValueError:
@@ -234,18 +236,18 @@ def _event_type(value: bytes | None) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def readable(data: bytes) -> str:
-    """Return bytes as text where a terminal can show them as they are, as a hex dump otherwise."""
+def readable_text(data: bytes) -> str:
+    """Return bytes as text if they are printable UTF-8, otherwise as a hex dump."""
     try:
         text = data.decode()
     except UnicodeDecodeError:
         return _hex_dump(data)
-    # Anything else may command the terminal.
+    # Other characters may control the terminal.
     return text if all(character.isprintable() or character in "\n\t" for character in text) else _hex_dump(data)
 
 
-def printable(text: str) -> str:
-    """Return a text of one line with all that may command the terminal escaped."""
+def escape_unprintable(text: str) -> str:
+    """Return a line of text with the characters escaped that may control the terminal."""
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 

@@ -1,11 +1,11 @@
-"""Sending messages back that had been set aside: as they were read, at a steady rate, each of them on record.
+"""Sends the messages of dead letters back at a steady rate, each on record.
 
-A message goes to the partition it came from with its bytes, key and headers, and headers that say that it was sent
-back. It is read there as any other is: the guard in the books decides, and a request that was answered gets its first
-answer again. It is decided as of now, not as of the time when it was read first.
+A message goes to the partition it came from, with its bytes, key and headers, and two headers that mark the redrive.
+Its worker decides it like any other record, as of the time of the redrive; a request that was answered before gets its
+stored answer.
 
-Before a message is sent, the intent is written down, and what the broker said of it after. So nothing that was sent
-is unknown: what an operation broke off over is in doubt, and is sent again by the next.
+The intent to send a message is recorded before it is sent, and the broker's answer after. So no sent message is
+unknown: if an operation breaks off, the messages without an answer are in doubt, and the next redrive sends them again.
 """
 
 import asyncio
@@ -18,13 +18,13 @@ from aiokafka.errors import BrokerResponseError, KafkaTimeoutError, OutOfOrderSe
 from aiokafka.structs import RecordMetadata
 
 from infra.clock import to_milliseconds, utc_now
-from infra.kafka.clients import create_producer
-from infra.rate_limit import Pace
+from infra.kafka.clients import create_producer, stop_producer
+from infra.rate_limit import RateLimit
 from infra.settings import Settings
 from workers.jobs.dead_letters import LETTER_HEADER
 from workers.ops.dead_letters.letters import LetterFilter
 from workers.ops.dead_letters.redrive_plan import RedriveDecision, RedriveOptions, RedrivePlan, decide_redrives
-from workers.ops.operations import Intent, OngoingOperation, Operator, recorded
+from workers.ops.operations import Intent, OngoingOperation, Operator, recorded_operation
 
 __all__ = ["LETTER_HEADER", "OPERATION_HEADER", "VERB", "redrive"]
 
@@ -61,24 +61,24 @@ async def redrive(  # noqa: PLR0913 - what, how and by whom, and how to stop it
     stop: asyncio.Event,
     progress: Callable[[int], None] = lambda _: None,
 ) -> OngoingOperation:
-    """Send back what a plan names, unless something became of it meanwhile; return the operation and its result.
+    """Send back the messages of a plan, each decided again before sending; return the operation and its result.
 
     Args:
         settings: where Kafka and Postgres are.
-        selection: which letters are meant, as the plan was made for.
-        options: how, as the plan was made for.
-        plan: what was agreed to: no other letter is sent.
-        who: who it is, and why.
-        stop: ends it between two messages. The same again goes on from there.
-        progress: called with the number of messages dealt with.
+        selection: the filter that the plan was made with.
+        options: the options that the plan was made with.
+        plan: the accepted plan: no other dead letter is sent.
+        who: the operator.
+        stop: ends the redrive between two messages; the same command resumes it.
+        progress: called with the number of messages sent or skipped.
 
     Raises:
-        RefusedError: when another redrive is under way.
-        NotSetUpError, KafkaError, OSError, asyncpg.PostgresError: when it cannot go on. The same again goes on.
+        RefusedError: when another redrive is running.
+        NotSetUpError, KafkaError, OSError, asyncpg.PostgresError: when the redrive fails; the same command resumes it.
 
     """
     arguments = {"selection": selection.summary(), **{name: getattr(options, name) for name in options.__slots__}}
-    async with recorded(settings, Intent(VERB, *who, arguments, plan.summary())) as operation:
+    async with recorded_operation(settings, Intent(VERB, *who, arguments, plan.summary())) as operation:
         sender = _RedriveSender(settings, operation, options.rate, stop)
         try:
             await sender.renew()
@@ -103,7 +103,7 @@ class _RedriveSender:
         self._operation = operation
         self._rate = rate
         self._stop = stop
-        self._pace = Pace(rate, stop)
+        self._rate_limit = RateLimit(rate, stop)
         self.dealt_with = 0
         operation.result |= {"sent": 0, "not_sent": {}}
 
@@ -114,9 +114,8 @@ class _RedriveSender:
         await self._producer.start()
 
     async def close(self) -> None:
-        """Stop the producer. Bounded: one whose broker is gone waits for it for ever."""
-        if self._producer is not None:
-            await asyncio.wait([asyncio.ensure_future(self._producer.stop())], timeout=_STOP_SECONDS)
+        """Stop the producer, within 5 s."""
+        await stop_producer(self._producer, _STOP_SECONDS)
 
     async def send_all(self, batch: Sequence[RedriveDecision], progress: Callable[[int], None]) -> None:
         """Send what is to be sent of a batch, until asked to stop."""
@@ -130,7 +129,7 @@ class _RedriveSender:
             if self._stop.is_set():
                 break
             await self._send(sendable[start : start + size])
-            await self._operation.note()
+            await self._operation.save_progress()
             progress(self.dealt_with)
         self._operation.stopped = self._stop.is_set()
 
@@ -167,7 +166,7 @@ class _RedriveSender:
         assert self._producer is not None  # noqa: S101 - renewed before anything is sent
         deliveries: list[SentLetter] = []
         for number, verdict in enumerate(chunk):
-            if await self._pace.stopped():
+            if await self._rate_limit.before():
                 return deliveries, list(chunk[number:])
             letter = verdict.letter
             headers = [each for each in letter.headers if each[0] not in (OPERATION_HEADER, LETTER_HEADER)]

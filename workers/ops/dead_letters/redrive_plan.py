@@ -1,8 +1,8 @@
-"""What a redrive would do: each letter judged, before anything is sent and again as it is.
+"""Plans a redrive: decides for each dead letter whether its message is sent back, at the plan and again when sending.
 
-A message is sent back only where that is safe and of use. What was cut, or never came from an input topic, cannot be
-sent. What was sent back before, what has its answer, and what this version would set aside again is left, unless the
-operator says otherwise: the guard would make it harmless, and still somebody would have to read it again.
+A message that was cut, or did not come from an input topic, cannot be sent. A message that was redriven before, has its
+answer, or would become a dead letter again is skipped, unless the operator asks for it: to send it would be harmless
+and of no use.
 """
 
 from collections import Counter
@@ -19,73 +19,73 @@ from schemas.catalogue import INPUT_TOPICS, Undecodable
 from schemas.envelope import Event
 from workers.jobs.billing import unknown_plan
 from workers.ledger.plans import Catalogue, load_catalogue
-from workers.ops.dead_letters.history import LetterKey, Redrive, event_of, key_of, read_answers, read_redrives
+from workers.ops.dead_letters.history import LetterKey, Redrive, decode_message, letter_key, read_answers, read_redrives
 from workers.ops.dead_letters.letters import UNREADABLE, DeadLetter, LetterFilter, find_dead_letters
 
 __all__ = ["RATES", "REFUSALS", "RedriveDecision", "RedriveOptions", "RedrivePlan", "RedrivePlanner", "plan_redrive"]
 
-RATES: Final = (0.01, 5000.0)  # messages a second that may be asked for, whoever asks
-_TOGETHER = 500
+RATES: Final = (0.01, 5000.0)  # the allowed range, in messages a second
+_BATCH = 500
 
-# Why a message is not sent back, and how that is said. The first three hold whatever is asked for.
+# The reasons not to send a message back, and their texts. The first three hold whatever the options are.
 UNREADABLE_LETTER: Final = "unreadable"
 CUT: Final = "cut"
-NOWHERE: Final = "nowhere"
+NO_PARTITION: Final = "nowhere"
 REDRIVEN: Final = "redriven_before"
 ANSWERED: Final = "answered"
 REFUSED_AGAIN: Final = "refused_again"
 
 REFUSALS: Final = {
-    UNREADABLE_LETTER: "not a dead letter of the workers', so its message is not known",
+    UNREADABLE_LETTER: "not a dead letter written by a worker, so its message is not known",
     CUT: "its message was too large to be kept whole",
-    NOWHERE: "its partition is gone, and without a key nothing tells where it belongs",
-    REDRIVEN: "sent back before (--again sends it once more)",
-    ANSWERED: "its request has its answer in the books (--again asks for it once more)",
-    REFUSED_AGAIN: "this version with this plan catalogue would set it aside again (--anyway sends it)",
+    NO_PARTITION: "its partition no longer exists, and without a key no other partition can be chosen",
+    REDRIVEN: "redriven before (--again sends it once more)",
+    ANSWERED: "its request was answered (--again sends it once more)",
+    REFUSED_AGAIN: "it would become a dead letter again with this version and plan catalogue (--anyway sends it)",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class RedriveOptions:
-    """How a redrive is to be done."""
+    """The options of a redrive."""
 
     rate: float = 100.0  # messages a second
-    limit: int | None = None  # so many at most
-    again: bool = False  # also what was sent back before, or has its answer
-    anyway: bool = False  # also what would be set aside again
+    limit: int | None = None  # maximum number of messages
+    again: bool = False  # also messages that were redriven before or have their answer
+    anyway: bool = False  # also messages that would become dead letters again
 
 
 class RedriveDecision(NamedTuple):
-    """What is to be done with one letter's message."""
+    """The decision on one dead letter's message."""
 
     letter: DeadLetter
-    partition: int = -1  # where to
+    partition: int = -1  # to send to
     refusal: str | None = None  # a key of REFUSALS; None: send it
-    in_doubt: bool = False  # an operation broke off as it was sending it
+    in_doubt: bool = False  # an operation broke off while sending the message
 
 
 @dataclass(slots=True)
 class RedrivePlan:
-    """What would be sent back, and what would not."""
+    """The numbers of messages to send back and to skip."""
 
     rate: float
     letters: Counter[tuple[str, str]] = field(default_factory=Counter)  # to send, by topic and reason
-    refused: Counter[str] = field(default_factory=Counter)  # not to send, by why
+    refused: Counter[str] = field(default_factory=Counter)  # to skip, by reason
     in_doubt: int = 0
     places: set[LetterKey] = field(default_factory=set)
 
     @property
     def count(self) -> int:
-        """How many messages would be sent."""
+        """The number of messages to send."""
         return len(self.places)
 
     @property
     def seconds(self) -> float:
-        """How long it takes."""
+        """The duration of the redrive."""
         return self.count / self.rate
 
     def summary(self) -> dict[str, Any]:
-        """Return it for JSON."""
+        """Return the plan for JSON."""
         return {
             "messages": self.count,
             "by_topic_and_reason": [
@@ -100,31 +100,31 @@ class RedrivePlan:
 
 
 class RedrivePlanner:
-    """Says of dead letters what is to be done with them, by what was sent and decided so far."""
+    """Decides which messages to send back, by earlier redrives and stored answers."""
 
     def __init__(
         self,
         catalogue: Catalogue,
         counts: Mapping[str, int],
-        sendings: Mapping[LetterKey, Sequence[Redrive]],
+        redrives: Mapping[LetterKey, Sequence[Redrive]],
         options: RedriveOptions,
     ) -> None:
         self._catalogue = catalogue
         self._counts = counts
-        self._sendings = sendings
+        self._sendings = redrives
         self._options = options
 
-    async def judge(self, connection: Connection, letters: Sequence[DeadLetter]) -> list[RedriveDecision]:
-        """Return a verdict on each letter, in order."""
-        events = {key_of(each): event_of(each) for each in letters}
-        decodable = [each for each in letters if isinstance(events[key_of(each)], Event)]
-        asked = [(each.origin_topic, each.origin_partition, events[key_of(each)]) for each in decodable]
+    async def decide(self, connection: Connection, letters: Sequence[DeadLetter]) -> list[RedriveDecision]:
+        """Return the decision on each dead letter, in order."""
+        events = {letter_key(each): decode_message(each) for each in letters}
+        decodable = [each for each in letters if isinstance(events[letter_key(each)], Event)]
+        asked = [(each.origin_topic, each.origin_partition, events[letter_key(each)]) for each in decodable]
         answers = await read_answers(connection, asked)  # type: ignore[arg-type] # those that are events
-        answered = {key_of(each) for each, answer in zip(decodable, answers, strict=True) if answer is not None}
-        return [self._verdict(each, events[key_of(each)], key_of(each) in answered) for each in letters]
+        answered = {letter_key(each) for each, answer in zip(decodable, answers, strict=True) if answer is not None}
+        return [self._decide_one(each, events[letter_key(each)], letter_key(each) in answered) for each in letters]
 
-    def _verdict(self, letter: DeadLetter, event: Event | Undecodable | None, answered: bool) -> RedriveDecision:  # noqa: FBT001
-        sent = self._sendings.get(key_of(letter), ())
+    def _decide_one(self, letter: DeadLetter, event: Event | Undecodable | None, answered: bool) -> RedriveDecision:  # noqa: FBT001
+        sent = self._sendings.get(letter_key(letter), ())
         partition = self._partition(letter)
         in_doubt = bool(sent) and all(each.offset is None for each in sent)
         refusal = None
@@ -133,7 +133,7 @@ class RedrivePlanner:
         elif letter.cut:
             refusal = CUT
         elif partition is None:
-            refusal = NOWHERE
+            refusal = NO_PARTITION
         elif sent and not in_doubt and not self._options.again:
             refusal = REDRIVEN
         elif answered and not self._options.again:
@@ -143,10 +143,10 @@ class RedrivePlanner:
         return RedriveDecision(letter, -1 if partition is None else partition, refusal, in_doubt)
 
     def _partition(self, letter: DeadLetter) -> int | None:
-        """Return where a message goes: to the partition it was read from, not to the one its key would choose.
+        """Return the partition to send a message to: the one it was read from, else the one of its key.
 
-        There it stands behind what its account sent before, and its lane is the one that decides the account: a
-        producer that partitions in a way of its own keeps the order that it had.
+        In its old partition the message comes behind the earlier messages of its account, also for a producer with
+        another partitioner.
         """
         count = self._counts.get(letter.origin_topic, 0)
         if letter.origin_partition < count:
@@ -158,7 +158,7 @@ class RedrivePlanner:
 
 
 async def plan_redrive(settings: Settings, selection: LetterFilter, options: RedriveOptions) -> RedrivePlan:
-    """Return what a redrive would do, without doing it.
+    """Return the plan of a redrive, without sending anything.
 
     Raises:
         NotSetUpError: when the topics or the tables do not exist.
@@ -169,15 +169,15 @@ async def plan_redrive(settings: Settings, selection: LetterFilter, options: Red
     plan = RedrivePlan(options.rate)
     connection = await connect_database(settings)
     try:
-        async with aclosing(decide_redrives(settings, connection, selection, options)) as judged:
-            async for batch in judged:
-                for verdict in batch:
-                    if verdict.refusal is not None:
-                        plan.refused[verdict.refusal] += 1
+        async with aclosing(decide_redrives(settings, connection, selection, options)) as decisions:
+            async for batch in decisions:
+                for decision in batch:
+                    if decision.refusal is not None:
+                        plan.refused[decision.refusal] += 1
                     elif options.limit is None or plan.count < options.limit:
-                        plan.letters[verdict.letter.origin_topic, verdict.letter.reason] += 1
-                        plan.in_doubt += verdict.in_doubt
-                        plan.places.add(key_of(verdict.letter))
+                        plan.letters[decision.letter.origin_topic, decision.letter.reason] += 1
+                        plan.in_doubt += decision.in_doubt
+                        plan.places.add(letter_key(decision.letter))
     finally:
         await connection.close()
     return plan
@@ -190,26 +190,26 @@ async def decide_redrives(
     options: RedriveOptions,
     places: set[LetterKey] | None = None,
 ) -> AsyncGenerator[list[RedriveDecision], None]:
-    """Yield verdicts on the letters that are meant, each partition's in order, some at a time.
+    """Yield decisions on the matching dead letters in batches, each partition's in order.
 
     Args:
-        settings: where Kafka is, and which plans there are.
-        connection: to the books.
-        selection: which letters are meant.
-        options: how the redrive is to be done.
-        places: only these, whatever else is meant by now.
+        settings: where Kafka is, and the plan catalogue's file.
+        connection: to the ledger's database.
+        selection: the filter.
+        options: the options of the redrive.
+        places: only dead letters with these keys; None: all that match.
 
     """
     catalogue = load_catalogue(settings.plans_file)
     counts = await partition_counts(settings, INPUT_TOPICS)
     judge = RedrivePlanner(catalogue, counts, await read_redrives(connection), options)
-    together: list[DeadLetter] = []
+    batch: list[DeadLetter] = []
     async with aclosing(find_dead_letters(settings, selection.partition, selection.offset or 0)) as letters:
         async for letter in letters:
-            if selection.wants(letter) and (places is None or key_of(letter) in places):
-                together.append(letter)
-            if len(together) >= _TOGETHER:
-                yield await judge.judge(connection, together)
-                together = []
-    if together:
-        yield await judge.judge(connection, together)
+            if selection.matches(letter) and (places is None or letter_key(letter) in places):
+                batch.append(letter)
+            if len(batch) >= _BATCH:
+                yield await judge.decide(connection, batch)
+                batch = []
+    if batch:
+        yield await judge.decide(connection, batch)

@@ -1,6 +1,5 @@
-"""Three topics read as one: the records of a partition's number, in the order in which they are to be decided."""
+"""Reads the three input topics of a partition number as one stream, in decision order."""
 
-import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
@@ -8,21 +7,18 @@ from datetime import datetime
 from typing import NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaTimeoutError
 from aiokafka.structs import ConsumerRecord
 
+from infra.kafka.records import PartitionFetcher
 from workers.jobs.decoding import decision_time
 from workers.jobs.record_times import TimePolicy
 from workers.topology import sort_key
 
 __all__ = ["PartitionCursor", "TimedRecord", "read_in_time_order"]
 
-_POLL_MILLISECONDS = 250
-_STALLED_SECONDS = 30.0
-
 
 class TimedRecord(NamedTuple):
-    """A record, and what it is decided as of."""
+    """A record and its decision time."""
 
     record: ConsumerRecord
     as_of: datetime
@@ -30,74 +26,69 @@ class TimedRecord(NamedTuple):
 
 @dataclass(slots=True)
 class PartitionCursor:
-    """What is to be read of one partition: the offsets [position, end), of times before `until`."""
+    """A cursor over one partition: the offsets [position, end), up to the first record at `until` or later."""
 
     place: TopicPartition
-    position: int  # of the next record to be fetched
+    position: int  # of the next record to fetch
     end: int
-    as_of: datetime  # the latest broker time before the position; then that of the last record fetched
+    as_of: datetime  # the latest broker time of the records before the position
     times: TimePolicy
     until: datetime | None = None
-    waiting: deque[TimedRecord] = field(default_factory=deque)  # fetched and not given out yet
+    waiting: deque[TimedRecord] = field(default_factory=deque)  # fetched and not yet yielded
 
     @property
     def is_fetched(self) -> bool:
-        """Whether there is nothing more to fetch."""
+        """Whether no record is left to fetch."""
         return self.position >= self.end
 
-    def take(self, records: Sequence[ConsumerRecord], position: int) -> None:
-        """Keep what was fetched, up to the end."""
+    def add(self, records: Sequence[ConsumerRecord], position: int) -> None:
+        """Add fetched records up to the end, and move to a position."""
         for record in records:
             if record.offset >= self.end:
                 break
             self.as_of = decision_time(record, self.as_of, self.times)
-            if self.until is not None and self.as_of >= self.until:  # time never runs back: nor does any after it
+            if (
+                self.until is not None and self.as_of >= self.until
+            ):  # time never runs back, so no later record counts either
                 position = self.end
                 break
             self.waiting.append(TimedRecord(record, self.as_of))
         self.position = max(self.position, position)
 
-    def next_turn(self) -> tuple[datetime, int]:
-        """Return when it is the turn of the first record that waits."""
+    def next_sort_key(self) -> tuple[datetime, int]:
+        """Return the sort key of the first waiting record."""
         return sort_key(self.place.topic, self.waiting[0].as_of)
 
 
 async def read_in_time_order(
-    consumer: AIOKafkaConsumer, sources: Sequence[PartitionCursor]
+    consumer: AIOKafkaConsumer, cursors: Sequence[PartitionCursor]
 ) -> AsyncGenerator[TimedRecord, None]:
-    """Yield the committed records of some partitions in the one order; a fetch of each is in memory at most.
+    """Yield the committed records of partitions in decision order; memory holds at most one fetch of each partition.
 
-    The consumer is this function's for as long as it runs.
+    The caller must not use the consumer meanwhile.
 
     Raises:
         KafkaError: when the cluster cannot be reached, or stopped answering before the end was read.
 
     """
-    reading = [source for source in sources if not source.is_fetched]
+    reading = [cursor for cursor in cursors if not cursor.is_fetched]
     if not reading:
         return
-    consumer.assign([source.place for source in reading])
-    for source in reading:
-        consumer.seek(source.place, source.position)
+    consumer.assign([cursor.place for cursor in reading])
+    for cursor in reading:
+        consumer.seek(cursor.place, cursor.position)
     while True:
-        await _fetch(consumer, [source for source in reading if not source.waiting])
-        reading = [source for source in reading if source.waiting]
+        await _fetch_waiting(consumer, [cursor for cursor in reading if not cursor.waiting])
+        reading = [cursor for cursor in reading if cursor.waiting]
         if not reading:
             return
-        yield min(reading, key=PartitionCursor.next_turn).waiting.popleft()
+        yield min(reading, key=PartitionCursor.next_sort_key).waiting.popleft()
 
 
-async def _fetch(consumer: AIOKafkaConsumer, sources: Sequence[PartitionCursor]) -> None:
-    """Fetch until each of them has a record that waits, or is at its end: none can be given out before."""
-    clock = asyncio.get_running_loop().time
-    moved_at = clock()
-    while lacking := [source for source in sources if not (source.waiting or source.is_fetched)]:
-        fetched = await consumer.getmany(*(source.place for source in lacking), timeout_ms=_POLL_MILLISECONDS)
-        for source in lacking:
-            before = source.position
-            # Not the last record's offset: a transaction's marker has one too, and may come last.
-            source.take(fetched.get(source.place, ()), await consumer.position(source.place))
-            if source.position != before:
-                moved_at = clock()
-        if clock() - moved_at > _STALLED_SECONDS:
-            raise KafkaTimeoutError(f"nothing could be read for {_STALLED_SECONDS:.0f} s")
+async def _fetch_waiting(consumer: AIOKafkaConsumer, cursors: Sequence[PartitionCursor]) -> None:
+    """Fetch until each cursor has a waiting record or is at its end: only then the first record is known."""
+    fetcher = PartitionFetcher(consumer)
+    while lacking := [cursor for cursor in cursors if not (cursor.waiting or cursor.is_fetched)]:
+        fetched = await fetcher.fetch({cursor.place: cursor.position for cursor in lacking})
+        for cursor in lacking:
+            cursor.add(*fetched[cursor.place])

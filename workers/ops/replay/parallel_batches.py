@@ -1,7 +1,7 @@
-"""Records that may be decided together, though others came between them.
+"""Combines records of several topics into batches whose decisions equal those in decision order.
 
-Decisions about two accounts do not touch each other, so only an account's own records have to keep their order; a tick
-looks at all accounts, and nothing passes it. Inside a topic the order is kept too, since time never runs back there.
+Decisions on two accounts are independent, so only an account's own records must keep their order. A tick reads all
+accounts, so no record may pass a tick. Records of one topic keep their order, since time never runs back in a topic.
 """
 
 from dataclasses import dataclass, field
@@ -15,30 +15,30 @@ __all__ = ["BatchCombiner", "CombinedBatch"]
 
 @dataclass(frozen=True, slots=True)
 class CombinedBatch:
-    """Records of one topic to be decided together."""
+    """Records of one topic to decide together."""
 
     job: Job
     records: list[ConsumerRecord] = field(default_factory=list)
 
 
 class BatchCombiner:
-    """Deals records, which come in the one order, to runs that give the same when they follow one another."""
+    """Adds records, given in decision order, to batches to decide one after another."""
 
     def __init__(self) -> None:
-        self.runs: list[CombinedBatch] = []
+        self.batches: list[CombinedBatch] = []
         self.count = 0  # of records
-        self._newest: dict[int, int] = {}  # run of each job that still takes records
-        self._last: dict[bytes | None, int] = {}  # run with an account's last record
-        self._earliest = 0  # run that still takes records
+        self._newest: dict[int, int] = {}  # last batch of each job
+        self._last: dict[bytes | None, int] = {}  # batch with an account's last record
+        self._earliest = 0  # first batch that still takes records
 
     def add(self, job: Job, record: ConsumerRecord) -> None:
-        """Take the next record. Its key is its account: with another one it would be refused."""
+        """Add the next record. Its key is its account: a record with another key would be a dead letter."""
         self.count += 1
         number = self._newest.get(id(job), -1)
         if number < max(self._earliest, self._last.get(record.key, 0)):
-            number = self._newest[id(job)] = len(self.runs)
-            self.runs.append(CombinedBatch(job))
-        self.runs[number].records.append(record)
+            number = self._newest[id(job)] = len(self.batches)
+            self.batches.append(CombinedBatch(job))
+        self.batches[number].records.append(record)
         self._last[record.key] = number
         if job.step is not None:
-            self._earliest = len(self.runs)
+            self._earliest = len(self.batches)

@@ -1,4 +1,4 @@
-"""One partition's number decided again into other books: its lanes there, and the transactions that move them."""
+"""Decides the batches of one partition number into the target database, and moves its lanes there."""
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -20,7 +20,7 @@ __all__ = ["ReadPositions", "TargetLanes"]
 _ATTEMPTS = 5
 
 Decide = Callable[[Job, Connection, Batch], Awaitable[Decision]]
-ReadPositions = dict[str, tuple[int, datetime]]  # by topic: offset and time up to which it is read
+ReadPositions = dict[str, tuple[int, datetime]]  # by topic: the next offset to decide, and the latest broker time
 
 
 async def _decide(job: Job, connection: Connection, batch: Batch) -> Decision:
@@ -28,73 +28,73 @@ async def _decide(job: Job, connection: Connection, batch: Batch) -> Decision:
 
 
 class TargetLanes:
-    """The three lanes of a partition's number in the other books."""
+    """The three lanes of a partition number in the target database."""
 
-    def __init__(self, connection: Connection, partition: int, sources: Sequence[PartitionCursor]) -> None:
+    def __init__(self, connection: Connection, partition: int, cursors: Sequence[PartitionCursor]) -> None:
         self._connection = connection
         self._partition = partition
-        self._times = {source.place.topic: source.times for source in sources}
-        self._read = {source.place.topic: (source.position, source.as_of) for source in sources}
+        self._times = {cursor.place.topic: cursor.times for cursor in cursors}
+        self._read = {cursor.place.topic: (cursor.position, cursor.as_of) for cursor in cursors}
 
     async def open(self) -> None:
-        """Make the lanes' rows where there are none."""
+        """Insert the lanes' rows unless they exist."""
         await self._connection.executemany(
             "insert into lanes (consumer_group, topic, partition, epoch, next_offset, as_of)"
             " values ($1, $2, $3, 1, $4, $5) on conflict do nothing",
             [(GROUP_OF[topic], topic, self._partition, *read) for topic, read in self._read.items()],
         )
 
-    async def store(self, runs: Sequence[CombinedBatch], ends: ReadPositions | None = None) -> Counter[str]:
-        """Decide in one transaction, in parts where the database refuses it whole, and move the lanes behind it.
+    async def store(self, batches: Sequence[CombinedBatch], ends: ReadPositions | None = None) -> Counter[str]:
+        """Decide batches and move the lanes, in one transaction; bisect batches that the database refuses.
 
         Args:
-            runs: what is to be decided.
-            ends: where the lanes stand then, if that is further.
+            batches: the batches in decision order.
+            ends: the lanes' final positions, if after the batches' last records.
 
         Returns:
-            the dead letters by reason.
+            the number of dead letters by reason.
 
         Raises:
-            RefusedError: when another run has moved the lanes.
+            RefusedError: when another rebuild has moved the lanes.
             OSError, asyncpg.PostgresError: when the database cannot be reached or refuses.
 
         """
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                return await self._store_whole_or_apart(runs, ends or {})
+                return await self._store_whole_or_bisected(batches, ends or {})
             except asyncpg.DeadlockDetectedError:
-                # An account that a producer put into two partitions is locked by both.
+                # Two partition numbers lock the same account if a producer uses another partitioner.
                 if attempt == _ATTEMPTS:
                     raise
-        raise AssertionError  # one of the attempts returned or raised
+        raise AssertionError  # unreachable: an attempt returned or raised
 
-    async def _store_whole_or_apart(self, runs: Sequence[CombinedBatch], ends: ReadPositions) -> Counter[str]:
+    async def _store_whole_or_bisected(self, batches: Sequence[CombinedBatch], ends: ReadPositions) -> Counter[str]:
         try:
-            return await self._store(runs, _decide, ends)
+            return await self._store(batches, _decide, ends)
         except asyncpg.PostgresError as error:
             if not is_refusal(error):
                 raise
-            return await self._store(runs, decide_bisected, ends)
+            return await self._store(batches, decide_bisected, ends)
 
-    async def _store(self, runs: Sequence[CombinedBatch], decide: Decide, ends: ReadPositions) -> Counter[str]:
+    async def _store(self, batches: Sequence[CombinedBatch], decide: Decide, ends: ReadPositions) -> Counter[str]:
         read = dict(self._read)
         letters: Counter[str] = Counter()
         async with self._connection.transaction():
-            for job, records in ((run.job, run.records) for run in runs):
+            for job, records in ((combined.job, combined.records) for combined in batches):
                 found = decode_records(records, read[job.topic][1], self._times[job.topic])
                 read[job.topic] = (records[-1].offset + 1, found.as_of)
                 batch = Batch(job.topic, self._partition, found.requests)
                 while job.step is not None and await job.step(self._connection, batch):
-                    pass  # nobody waits for these accounts
+                    pass  # no other transaction waits for these accounts
                 decision = await decide(job, self._connection, batch)
                 letters.update(each.reason.value for each in (found.refused | decision.refused).values())
             read |= ends
             for topic, (next_offset, as_of) in read.items():
-                await self._move(topic, next_offset, as_of)
+                await self._move_lane(topic, next_offset, as_of)
         self._read = read
         return letters
 
-    async def _move(self, topic: str, next_offset: int, as_of: datetime) -> None:
+    async def _move_lane(self, topic: str, next_offset: int, as_of: datetime) -> None:
         moved = await self._connection.execute(
             "update lanes set next_offset = $4, as_of = $5"
             " where consumer_group = $1 and topic = $2 and partition = $3 and next_offset = $6",
@@ -107,5 +107,5 @@ class TargetLanes:
         )
         if moved != "UPDATE 1":
             raise RefusedError(
-                f"another run has gone on with {topic}/{self._partition} since the plan was made: say it again"
+                f"another rebuild has moved {topic}/{self._partition} since the plan was made: run the command again"
             )

@@ -1,7 +1,7 @@
-"""What it would take to decide the topics again into other books: from where to where, and whether that is safe.
+"""Plans a rebuild: the offsets to decide again into a target database, and whether that is safe.
 
-The other books are a database or a schema of their own. It is empty, or it was begun by the same verb asked in the same
-way: then its lanes say where to go on. Everything else is refused, the live books above all.
+The target is a database or a schema of its own. It must be empty, or begun by the same verb with the same arguments:
+then the rebuild resumes where the target's lanes are. Any other target is refused, above all the live ledger.
 """
 
 import asyncio
@@ -26,6 +26,7 @@ from infra.postgres import Connection, connect_database
 from infra.settings import Settings
 from workers.jobs.record_times import TimePolicy
 from workers.ledger.plans import SHIPPED, Catalogue, load_catalogue
+from workers.ops.books.lanes import read_lanes
 from workers.ops.books.snapshot import open_books
 from workers.ops.operations import RefusedError
 from workers.ops.replay.merge_topics import PartitionCursor
@@ -34,35 +35,35 @@ from workers.topology import WORKER_OF
 __all__ = ["RebuildPlan", "RebuildRequest", "database_of", "plan_rebuild", "target_settings"]
 
 _SCHEMA: Final = re.compile("(?!pg_)[a-z_][a-z0-9_]{0,62}")
-USUAL_RATE = 1_500  # records a second, for the first estimate of how long it takes
+USUAL_RATE = 1_500  # records a second, for the estimate of the duration
 
 
 @dataclass(frozen=True, slots=True)
 class RebuildRequest:
-    """What is to be decided again, and by which rules."""
+    """The records to decide again, and the rules to decide them by."""
 
     verb: str
-    url: SecretStr | None = None  # of the database for the other books; None: the live one, in a schema
-    schema: str | None = None  # of that database; None: the user's own, as the server has it
-    catalogue: str | None = None  # file; None: the live one
-    changes: tuple[str, ...] = ()  # to its values
-    since: datetime | None = None  # the other catalogue holds from then on, the live one before
-    start: datetime | None = None  # only records from then on
-    until: datetime | None = None  # only records before that
-    partial: bool = False  # also where retention has taken the beginning
+    url: SecretStr | None = None  # of the target database; None: the live database, in another schema
+    schema: str | None = None  # of the target database; None: the user's default schema
+    catalogue: str | None = None  # file; None: the live catalogue
+    changes: tuple[str, ...] = ()  # to values of the catalogue
+    since: datetime | None = None  # the other catalogue applies from this time on, the live catalogue before
+    start: datetime | None = None  # only records from this time on
+    until: datetime | None = None  # only records before this time
+    partial: bool = False  # also if retention has deleted the first records
 
     def catalogues(self, settings: Settings) -> tuple[Catalogue, Catalogue]:
-        """Return the catalogue that holds at first, and the one that holds from `since` on.
+        """Return the catalogue before `since`, and the catalogue from `since` on.
 
         Raises:
-            CatalogueError: when a file cannot be read, or a change names nothing in it.
+            CatalogueError: when a file cannot be read, or a change names no value of the catalogue.
 
         """
         other = load_catalogue(self.catalogue or settings.plans_file, self.changes)
         return (other if self.since is None else load_catalogue(settings.plans_file)), other
 
     def arguments(self, settings: Settings) -> dict[str, Any]:
-        """Return all that the result depends on, as it is kept: books begun with others are not gone on with."""
+        """Return all that the result depends on, for the record: a target is resumed only with equal arguments."""
         files = [Path(self.catalogue or settings.plans_file or SHIPPED), Path(settings.plans_file or SHIPPED)]
         return {
             "database": database_of(settings, self),
@@ -77,42 +78,42 @@ class RebuildRequest:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """What is to be read of one input partition: the offsets [start, end)."""
+    """The offsets [start, end) to read of one input partition."""
 
     topic: str
     partition: int
     start: int
     end: int
-    as_of: datetime  # the latest broker time read before
-    lost: int  # records before the start that retention has taken, unread
+    as_of: datetime  # the latest broker time before the start
+    lost: int  # number of unread records before the start that retention has deleted
 
 
 @dataclass(frozen=True, slots=True)
 class RebuildPlan:
-    """What would be read, and into what."""
+    """The records to read, and the target."""
 
     database: str
     spans: tuple[Span, ...]
-    begun: bool  # by an earlier run, which this one goes on with
+    begun: bool  # by an earlier run, which this run resumes
 
     @property
     def records(self) -> int:
-        """How many records are to be read; transactions' markers count too."""
+        """The number of records to read, transaction markers included."""
         return sum(max(0, span.end - span.start) for span in self.spans)
 
     @property
     def lost(self) -> int:
-        """How many records retention has taken."""
+        """The number of records that retention has deleted."""
         return sum(span.lost for span in self.spans)
 
     def seconds(self, rate: float | None) -> float:
-        """How long it takes, about."""
+        """Return the estimated duration in seconds."""
         return self.records / min(rate or USUAL_RATE, USUAL_RATE)
 
-    def sources(
+    def cursors(
         self, partition: int, times: Mapping[TopicPartition, TimePolicy], until: datetime | None
     ) -> list[PartitionCursor]:
-        """Return what is to be read together."""
+        """Return a cursor for each topic of a partition number."""
         return [
             PartitionCursor(
                 place := TopicPartition(span.topic, partition), span.start, span.end, span.as_of, times[place], until
@@ -122,7 +123,7 @@ class RebuildPlan:
         ]
 
     def summary(self) -> dict[str, Any]:
-        """Return it for JSON."""
+        """Return the plan for JSON."""
         spans = [{k: v for k, v in asdict(span).items() if k != "as_of"} for span in self.spans]
         return {
             "database": self.database,
@@ -133,111 +134,112 @@ class RebuildPlan:
         }
 
 
-def target_settings(settings: Settings, asked: RebuildRequest) -> Settings:
-    """Return the settings with the other books for the books."""
-    url = (asked.url or settings.database_url).get_secret_value()
-    if asked.schema is not None:
-        # Nothing but this schema is looked into: what it lacks is not found in the live books.
-        url += f"{'&' if '?' in url else '?'}search_path={asked.schema}"
+def target_settings(settings: Settings, request: RebuildRequest) -> Settings:
+    """Return the settings with the target database as the database."""
+    url = (request.url or settings.database_url).get_secret_value()
+    if request.schema is not None:
+        # The search path has only this schema: a missing table is not found in the live ledger's schema.
+        url += f"{'&' if '?' in url else '?'}search_path={request.schema}"
     return settings.model_copy(update={"database_url": SecretStr(url)})
 
 
-def database_of(settings: Settings, asked: RebuildRequest) -> str:
-    """Return where the other books are, without who connects to them and how."""
-    url = PostgresDsn(target_settings(settings, asked).database_url.get_secret_value())
+def database_of(settings: Settings, request: RebuildRequest) -> str:
+    """Return the target's host, port, database and schema, without user and password."""
+    url = PostgresDsn(target_settings(settings, request).database_url.get_secret_value())
     hosts = ",".join(f"{host['host'] or ''}:{host['port'] or 5432}" for host in url.hosts())
-    return f"{hosts}{url.path or ''}{f' schema {asked.schema}' if asked.schema else ''}"
+    return f"{hosts}{url.path or ''}{f' schema {request.schema}' if request.schema else ''}"
 
 
-async def plan_rebuild(settings: Settings, asked: RebuildRequest) -> RebuildPlan:
-    """Return what a rerun would do, without doing it: it reads as far as the live books have read.
+async def plan_rebuild(settings: Settings, request: RebuildRequest) -> RebuildPlan:
+    """Return the plan of a rebuild, without deciding anything: it reads up to the live lanes' next offsets.
 
     Raises:
-        RefusedError: when the other database cannot be used for it, or the topics no longer hold what it takes.
-        NotSetUpError: when the topics or the live books do not exist.
+        RefusedError: when the target cannot be used, or the topics no longer have the records.
+        NotSetUpError: when the topics or the live ledger's tables do not exist.
         CatalogueError: when a catalogue cannot be read.
         KafkaError, OSError, asyncpg.PostgresError: when Kafka or Postgres cannot be reached or refuses.
 
     """
-    asked.catalogues(settings)
-    if asked.schema is not None and not _SCHEMA.fullmatch(asked.schema):
-        raise RefusedError(f"{asked.schema} is no name for a schema here: letters a to z, digits and _, not pg_...")
+    request.catalogues(settings)
+    if request.schema is not None and not _SCHEMA.fullmatch(request.schema):
+        raise RefusedError(f"{request.schema} is not a valid schema name here: use a to z, digits and _, not pg_...")
     async with open_books(settings) as live:
-        ends = await _lanes(live)
-        begun, read = await _inspect(settings, asked, live)
+        ends = await _read_positions(live)
+        begun, read = await _inspect_target(settings, request, live)
     counts = await partition_counts(settings, WORKER_OF)
     places = [TopicPartition(topic, number) for topic, count in counts.items() for number in range(count)]
     async with reader(settings) as consumer:
         oldest = await consumer.beginning_offsets(places)
         newest = await consumer.end_offsets(places)
-        firsts = dict.fromkeys(places, 0) | (await _firsts(consumer, places, asked.start, newest))
+        firsts = dict.fromkeys(places, 0) | (await _first_offsets(consumer, places, request.start, newest))
     spans = []
     for place in places:
         end = ends.get(place, (0, EPOCH))[0]
         if end > newest[place]:
             raise RefusedError(
-                f"the live books have read {place.topic}/{place.partition} up to offset {end}, but it ends at"
-                f" {newest[place]}: was the topic made anew? What they decided cannot be read again"
+                f"the live ledger has decided {place.topic}/{place.partition} up to offset {end}, but it ends at"
+                f" {newest[place]}: was the topic created again? Its decided records cannot be read any more"
             )
         first, as_of = read.get(place, (firsts[place], EPOCH))
         start = min(max(first, oldest[place]), end)
         spans.append(Span(place.topic, place.partition, start, end, as_of, max(0, start - first)))
-    plan = RebuildPlan(database_of(settings, asked), tuple(spans), begun)
-    if plan.lost and not asked.partial:
+    plan = RebuildPlan(database_of(settings, request), tuple(spans), begun)
+    if plan.lost and not request.partial:
         worst = max(spans, key=lambda span: span.lost)
         raise RefusedError(
-            f"retention has taken {plan.lost:,} records, {worst.topic}/{worst.partition} up to offset {worst.start}:"
-            " the other books would lack what they did. To decide what is left all the same, say --partial"
+            f"retention has deleted {plan.lost:,} records, {worst.topic}/{worst.partition} up to offset {worst.start}:"
+            " the target would lack their effects. To decide the remaining records all the same, give --partial"
         )
     return plan
 
 
-async def _firsts(
+async def _first_offsets(
     consumer: Any,  # noqa: ANN401 - aiokafka has no types
     places: Sequence[TopicPartition],
     start: datetime | None,
     newest: Mapping[TopicPartition, int],
 ) -> dict[TopicPartition, int]:
-    """Return the first offset of a time or later, in each partition; nothing where all is meant."""
+    """Return the first offset at a time or later in each partition; an empty mapping for no time."""
     if start is None:
         return {}
     found = await consumer.offsets_for_times(dict.fromkeys(places, to_milliseconds(start)))
     return {place: newest[place] if found[place] is None else found[place].offset for place in places}
 
 
-async def _lanes(connection: Connection) -> dict[TopicPartition, tuple[int, datetime]]:
-    rows = await connection.fetch(
-        "select topic, partition, next_offset, as_of from lanes where next_offset is not null"
-    )
-    return {TopicPartition(row[0], row[1]): (row[2], row[3] or EPOCH) for row in rows}
+async def _read_positions(connection: Connection) -> dict[TopicPartition, tuple[int, datetime]]:
+    return {
+        TopicPartition(lane.topic, lane.partition): (lane.next_offset, lane.as_of or EPOCH)
+        for lane in await read_lanes(connection)
+        if lane.next_offset is not None
+    }
 
 
-async def _inspect(
-    settings: Settings, asked: RebuildRequest, live: Connection
+async def _inspect_target(
+    settings: Settings, request: RebuildRequest, live: Connection
 ) -> tuple[bool, dict[TopicPartition, tuple[int, datetime]]]:
-    """Tell whether the other database was begun by the same, and how far its lanes have read.
+    """Return whether the target was begun with the same arguments, and the positions of its lanes.
 
     Raises:
-        RefusedError: when it is the live one, or holds anything else.
+        RefusedError: when the target is the live ledger, or holds anything else.
 
     """
-    name = database_of(settings, asked)
-    async with _connected(settings, asked) as target:
-        await _refuse_live(live, target, asked, name)
+    name = database_of(settings, request)
+    async with _connect_target(settings, request) as target:
+        await _refuse_live(live, target, request, name)
         tables = await target.fetchval(
             "select count(*) from pg_class as c join pg_namespace as n on n.oid = c.relnamespace where c.relkind in"
             " ('r', 'p') and n.nspname not like 'pg\\_%' and n.nspname <> 'information_schema'"
             " and ($1::text is null or n.nspname = $1)",
-            asked.schema,
+            request.schema,
         )
         if not tables:
             return False, {}
         if await target.fetchval("select to_regclass('lanes') is null or to_regclass('operations') is null"):
-            raise RefusedError(f"{name} holds tables that are not of these books: take an empty database")
+            raise RefusedError(f"{name} holds tables of another application: use an empty database")
         others = await target.fetchval(
             "select count(*) from operations where verb <> $1 or arguments <> $2",
-            asked.verb,
-            asked.arguments(settings),
+            request.verb,
+            request.arguments(settings),
         )
         own = await target.fetchval("select count(*) from operations") > 0 and not others
         if not own and await target.fetchval(
@@ -245,14 +247,14 @@ async def _inspect(
             " or exists (select from operations)"
         ):
             raise RefusedError(
-                f"{name} is not empty, and was not begun by this verb with these options and catalogues: take"
-                " an empty database, or say what it was begun with"
+                f"{name} is not empty, and was not begun by this verb with these options and catalogues: use"
+                " an empty database, or the options and catalogues it was begun with"
             )
-        return own, await _lanes(target)
+        return own, await _read_positions(target)
 
 
-async def _refuse_live(live: Connection, target: Connection, asked: RebuildRequest, name: str) -> None:
-    """Refuse the live books, by whatever name they were called: a lock taken in their database is held in it."""
+async def _refuse_live(live: Connection, target: Connection, request: RebuildRequest, name: str) -> None:
+    """Refuse the live ledger under any URL: a lock taken in the live database is held in the same database only."""
     number = secrets.randbits(62)
     await live.execute("select pg_advisory_lock($1)", number)
     try:
@@ -261,20 +263,20 @@ async def _refuse_live(live: Connection, target: Connection, asked: RebuildReque
             return
     finally:
         await live.execute("select pg_advisory_unlock($1)", number)
-    if asked.schema is None:
-        raise RefusedError(f"{name} is the live database: take an empty one, or a schema of its own: --schema")
-    if asked.schema == await live.fetchval("select current_schema()"):
-        raise RefusedError(f"{name} is that of the live books: take another one")
+    if request.schema is None:
+        raise RefusedError(f"{name} is the live database: use an empty database, or a schema of its own (--schema)")
+    if request.schema == await live.fetchval("select current_schema()"):
+        raise RefusedError(f"{name} is the schema of the live ledger: use another schema")
 
 
 @asynccontextmanager
-async def _connected(settings: Settings, asked: RebuildRequest) -> AsyncIterator[Connection]:
+async def _connect_target(settings: Settings, request: RebuildRequest) -> AsyncIterator[Connection]:
     try:
         async with asyncio.timeout(settings.database_timeout_seconds):
-            connection = await connect_database(target_settings(settings, asked))
+            connection = await connect_database(target_settings(settings, request))
     except asyncpg.InvalidCatalogNameError as error:
-        name = database_of(settings, asked)
-        raise RefusedError(f"{name}: {error}: make it first, `createdb` does") from error
+        name = database_of(settings, request)
+        raise RefusedError(f"{name}: {error}: create the database first, with `createdb`") from error
     try:
         yield connection
     finally:

@@ -1,8 +1,7 @@
-"""What a reemission would send: rows of the books as the events they were, in an order that can be gone on with.
+"""Plans a reemission: selects stored rows as the events they were published as, in an order that can be resumed.
 
-The journal's rows come first, account after account, each account's by sequence; then the answers to ticks, which have
-no account. Not here, since the books have no rows of their own for them: repeats (a request's first answer is there
-once) and dead letters.
+The journal's rows come first, account by account in the order of sequence, then the answers to ticks. Repeats and dead
+letters are never sent again, since the database has no rows for them.
 """
 
 from collections import Counter
@@ -17,13 +16,13 @@ from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.catalogue import CREDIT_EVENTS, SEND_RESULTS, TOPICS
 from workers.jobs.job import Message
-from workers.jobs.result_events import event_of, tick_messages
+from workers.jobs.result_events import result_event, tick_messages
 from workers.ledger.model import Entry, Tick, WorkerName
 from workers.ops.books.balance import UnknownAccountError
 from workers.ops.books.snapshot import open_books
 from workers.ops.operations import RefusedError
 
-__all__ = ["VERB", "ReemitPlan", "RowFilter", "RowPosition", "arguments_of", "pages", "plan_reemit"]
+__all__ = ["VERB", "ReemitPlan", "RowFilter", "RowPosition", "operation_arguments", "plan_reemit", "read_pages"]
 
 VERB = "reemit"
 _PAGE = 500
@@ -35,7 +34,7 @@ TICKS: Final = "ticks"
 
 
 class RowPosition(NamedTuple):
-    """The row that was sent last: its part of the books, and its key there."""
+    """The position of the row sent last: its table, and its key there."""
 
     part: str = JOURNAL
     first: int = 0  # account, or partition of a tick
@@ -43,7 +42,7 @@ class RowPosition(NamedTuple):
     third: UUID = _NO_ID  # request id of a tick
 
     def summary(self) -> list[Any]:
-        """Return it for JSON."""
+        """Return the position for JSON."""
         return [self.part, self.first, self.second, str(self.third)]
 
 
@@ -52,47 +51,47 @@ _TICKS_BEGIN: Final = RowPosition(TICKS, -1, -1)
 
 @dataclass(frozen=True, slots=True)
 class RowFilter:
-    """Which rows are meant: those that everything given is true of."""
+    """A filter of rows: all conditions that are not None must hold."""
 
     account: str | None = None
-    request: UUID | None = None  # what answers it, and what it caused
-    after: datetime | None = None  # decided as of then or later
-    before: datetime | None = None  # decided as of an earlier time
+    request: UUID | None = None  # its answers, and the movements it caused
+    after: datetime | None = None  # decision time at this time or later
+    before: datetime | None = None  # decision time before this time
     worker: WorkerName | None = None
     partition: int | None = None  # of the input
     start: int | None = None  # offset of the input
-    end: int | None = None  # the first offset that is not meant
+    end: int | None = None  # exclusive
 
     def summary(self) -> dict[str, Any]:
-        """Return what was given, for JSON."""
+        """Return the conditions for JSON."""
         given = {name: getattr(self, name) for name in self.__slots__}
         return {n: v if isinstance(v, int) else str(v) for n, v in given.items() if v is not None}
 
 
 @dataclass(slots=True)
 class ReemitPlan:
-    """What would be sent."""
+    """The events to send."""
 
     rate: float
-    to: str | None  # None: each to the topic it was published to
-    partitions: Mapping[str, int]  # how many each topic has that is sent to
+    to: str | None  # None: each event goes to the topic it was published to
+    partitions: Mapping[str, int]  # number of partitions of each target topic
     events: Counter[str] = field(default_factory=Counter)  # by topic
     start: RowPosition = field(default_factory=RowPosition)
-    resumes: int | None = None  # the operation that stopped there
-    sent_before: int = 0  # by the operations that this one goes on with
+    resumes: int | None = None  # the operation to resume
+    sent_before: int = 0  # by the resumed operations
 
     @property
     def count(self) -> int:
-        """How many events would be sent."""
+        """The number of events to send."""
         return self.events.total()
 
     @property
     def seconds(self) -> float:
-        """How long it takes at the rate."""
+        """The duration at the rate."""
         return self.count / self.rate
 
     def summary(self) -> dict[str, Any]:
-        """Return it for JSON."""
+        """Return the plan for JSON."""
         return {
             "events": self.count,
             "by_topic": dict(sorted(self.events.items())),
@@ -104,26 +103,26 @@ class ReemitPlan:
         }
 
 
-def arguments_of(selection: RowFilter, to: str | None) -> dict[str, Any]:
-    """Return what tells one reemission from another, for JSON: the same again goes on with it."""
+def operation_arguments(selection: RowFilter, to: str | None) -> dict[str, Any]:
+    """Return the arguments of a reemission for JSON: one with the same arguments resumes it."""
     return {"selection": selection.summary(), "to": to}
 
 
 async def plan_reemit(
-    settings: Settings, selection: RowFilter, to: str | None, rate: float, *, anew: bool = False
+    settings: Settings, selection: RowFilter, to: str | None, rate: float, *, from_start: bool = False
 ) -> ReemitPlan:
-    """Return what a reemission would do, without doing it.
+    """Return the plan of a reemission, without sending anything.
 
     Args:
         settings: where Kafka and Postgres are.
-        selection: which rows are meant.
-        to: another topic than those they were published to.
+        selection: the filter.
+        to: a topic for all events; None: each event goes to the topic it was published to.
         rate: events a second.
-        anew: begin at the first row, also where the same was stopped before.
+        from_start: begin at the first row, instead of resuming a reemission with the same arguments.
 
     Raises:
         RefusedError: when the topic is one of this system's, or does not exist, or the request is unknown.
-        UnknownAccountError: when the books have no such account.
+        UnknownAccountError: when the ledger has no such account.
         NotSetUpError: when the database was never migrated.
         KafkaError, OSError, asyncpg.PostgresError: when Kafka or Postgres cannot be reached or refuses.
 
@@ -133,27 +132,27 @@ async def plan_reemit(
         if selection.account is not None and not await connection.fetchval(
             "select exists (select from accounts where account_id = $1)", selection.account
         ):
-            raise UnknownAccountError(f"the books have no account {selection.account}")
-        if not anew:
-            await _go_on(connection, plan, arguments_of(selection, to))
-        plan.events = await _count(connection, selection, plan.start)
+            raise UnknownAccountError(f"the ledger has no account {selection.account}")
+        if not from_start:
+            await _resume(connection, plan, operation_arguments(selection, to))
+        plan.events = await _count_events(connection, selection, plan.start)
     if selection.request is not None and not plan.count and plan.resumes is None:
-        raise RefusedError(f"the books have no row of request {selection.request} that is meant")
+        raise RefusedError(f"the ledger has no matching row of request {selection.request}")
     return plan
 
 
 async def _partitions(settings: Settings, to: str | None) -> dict[str, int]:
-    """Return how many partitions the topics have that are sent to; refuse one that must not be sent to."""
+    """Return the number of partitions of each target topic; refuse a topic that must not be written to."""
     if to in TOPICS:
         raise RefusedError(
-            f"{to} is a topic of this system: its workers read it, or its readers expect one kind of event there. Leave"
-            " --to away to send each event to the topic it was published to"
+            f"{to} is a topic of this system: its workers read it, or its readers expect one kind of event there."
+            " Without --to, each event goes to the topic it was published to"
         )
     if to is not None and to.startswith("__"):
-        raise RefusedError(f"{to} is Kafka's own")
+        raise RefusedError(f"{to} is an internal topic of Kafka")
     wanted = [to] if to is not None else [SEND_RESULTS, CREDIT_EVENTS]
     async with admin_client(settings) as admin:
-        # Asked for all: a broker may create a topic that is asked for by name.
+        # Describes all topics: a broker may create a topic that is described by name.
         rows = await admin.describe_topics()
     found = {row["topic"]: len(row["partitions"]) for row in rows if row["error_code"] == 0}
     if missing := [topic for topic in wanted if topic not in found]:
@@ -164,8 +163,8 @@ async def _partitions(settings: Settings, to: str | None) -> dict[str, int]:
     return {topic: found[topic] for topic in wanted}
 
 
-async def _go_on(connection: Connection, plan: ReemitPlan, arguments: Mapping[str, Any]) -> None:
-    """Take up where the same was stopped, failed, or was killed."""
+async def _resume(connection: Connection, plan: ReemitPlan, arguments: Mapping[str, Any]) -> None:
+    """Set the plan's start to the position of a reemission with the same arguments that did not finish."""
     row = await connection.fetchrow(
         "select operation, status, result from operations where verb = $1 and arguments = $2"
         " order by operation desc limit 1",
@@ -179,7 +178,7 @@ async def _go_on(connection: Connection, plan: ReemitPlan, arguments: Mapping[st
     plan.sent_before = row["result"]["sent"] + row["result"]["sent_before"]
 
 
-# The rows of a request stand at the place of its record, where an index finds them; its answer tells the place.
+# An index finds the rows of a request by the position of its record, which its answer has.
 _AT_ITS_PLACE = """
 (j.source_partition, j.source_offset) in (
     select r.source_partition, r.source_offset from journal as r
@@ -194,7 +193,7 @@ _AT_ITS_PLACE = """
 
 
 def _conditions(selection: RowFilter, part: str, position: RowPosition) -> tuple[str, list[Any]]:
-    """Return what a row of a part has to satisfy, and the values, the position's first."""
+    """Return the SQL condition on the rows of a table, and its arguments, the position's first."""
     ticks = part == TICKS
     partition = "t.partition" if ticks else "j.source_partition"
     row = "t" if ticks else "j"
@@ -229,12 +228,12 @@ def _has_ticks(selection: RowFilter) -> bool:
     return selection.account is None and selection.worker in (None, WorkerName.EXPIRY)
 
 
-async def _count(connection: Connection, selection: RowFilter, start: RowPosition) -> Counter[str]:
+async def _count_events(connection: Connection, selection: RowFilter, start: RowPosition) -> Counter[str]:
     counts: Counter[str] = Counter()
     if start.part == JOURNAL:
         where, values = _conditions(selection, JOURNAL, start)
         rows = await connection.fetch(
-            # The topics that `event_of` writes to: what is a send, or a report that gave nothing back.
+            # By topic, as `result_event` chooses it: sends, and reports that returned no credit.
             "select j.recipient_id is not null or (j.worker = 'send' and j.is_answer"  # noqa: S608 - of texts below
             " and j.code not in ('reversed', 'lot_ended')) as of_send, count(*)"
             f" from journal as j where {where} group by 1",
@@ -252,10 +251,10 @@ async def _count(connection: Connection, selection: RowFilter, start: RowPositio
     return +counts
 
 
-async def pages(
+async def read_pages(
     connection: Connection, selection: RowFilter, start: RowPosition
 ) -> AsyncGenerator[Sequence[tuple[RowPosition, Message]], None]:
-    """Yield the events that are meant behind a position, each with its own, some at a time."""
+    """Yield pages of the selected events after a position, each event with its position."""
     position = start
     while position.part == JOURNAL:
         where, values = _conditions(selection, JOURNAL, position)
@@ -267,7 +266,7 @@ async def pages(
         )
         entries = [(row[0], Entry(*row[1:])) for row in map(tuple, rows)]
         if entries:
-            yield [(RowPosition(JOURNAL, each.account, each.sequence), event_of(of, each)) for of, each in entries]
+            yield [(RowPosition(JOURNAL, each.account, each.sequence), result_event(of, each)) for of, each in entries]
             position = RowPosition(JOURNAL, entries[-1][1].account, entries[-1][1].sequence)
         if len(entries) < _PAGE:
             position = _TICKS_BEGIN
@@ -280,12 +279,12 @@ async def pages(
         )
         ticks = [Tick(*row) for row in rows]
         if ticks:
-            # Its lines are rows of the journal; the last message is the answer.
-            yield [(_of_tick(each), tick_messages(each, [], each.source_offset)[-1]) for each in ticks]
-            position = _of_tick(ticks[-1])
+            # The rows that a tick booked are in the journal; its last message is the answer.
+            yield [(_tick_position(each), tick_messages(each, [], each.source_offset)[-1]) for each in ticks]
+            position = _tick_position(ticks[-1])
         if len(ticks) < _PAGE:
             return
 
 
-def _of_tick(tick: Tick) -> RowPosition:
+def _tick_position(tick: Tick) -> RowPosition:
     return RowPosition(TICKS, tick.partition, tick.source_offset, tick.request_id)

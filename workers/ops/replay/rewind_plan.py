@@ -1,10 +1,9 @@
-"""What a rewind would do: for each partition from where to where, and what its worker would make of that.
+"""Plans a rewind: the current and the target offset of each partition, and the answers that would be published again.
 
-A rewound lane decides nothing again. It reads its records once more, finds their outcomes in the books and publishes
-them: first answers as the bytes they were, repeats as repeats (`lane.py`, `ledger/store.py`). So to read again is to
-publish again, and where outcomes are stored a rewind is refused unless that is what is asked for. What the books do not
-know (they were restored from a backup) is decided, for the first time as far as they know: that needs no asking. So is,
-among what is published again, a record that had been set aside and that this version can decide.
+A rewound lane reads its records again, finds their stored outcomes and publishes these: first answers with the same
+bytes, repeats as repeats (`lane.py`, `ledger/store.py`). So a rewind over stored outcomes is refused unless the
+operator asks to publish again. Records without a stored outcome (the database was restored from a backup) are decided,
+which needs no extra option. So are earlier dead letters that this version can decide.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,70 +23,70 @@ from workers.ops.replay.rewind_target import (
     TargetKind,
     find_targets,
     group_of,
-    problem_of,
-    read_places,
+    move_problem,
+    read_partition_states,
 )
 
 __all__ = ["OffsetMove", "RewindOptions", "RewindPlan", "plan_rewind"]
 
-# Answers that a worker publishes again in a second: somewhat below what it decides from Kafka to Kafka on two cores.
+# Records that a worker reads again in a second: somewhat below its throughput from Kafka to Kafka on two cores.
 _RATE = 10_000.0
 _COUNT_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class RewindOptions:
-    """What is asked for beside the target."""
+    """The options of a rewind."""
 
     publish_again: bool = False
     drain: bool = False
 
 
 class OffsetMove(NamedTuple):
-    """What happens in one partition. Offsets are those of the next record."""
+    """The move of a group in one partition. Each offset is that of the next record."""
 
     partition: int
-    stands: int
-    goes: int
-    again: int  # records whose outcomes are stored, or that were set aside: published again
-    answers: int  # of these, with an outcome that was decided for this very record
-    anew: int  # records that the books do not know: decided
+    current: int
+    target: int
+    republished: int  # number of records with a stored outcome or a dead letter: published again
+    first_answers: int  # of these, the number with an outcome decided for the record itself
+    newly_decided: int  # number of records without a stored outcome: decided
 
     def summary(self) -> dict[str, int]:
-        """Return it for JSON."""
+        """Return the move for JSON."""
         return {
             "partition": self.partition,
-            "from": self.stands,
-            "to": self.goes,
-            "published_again": self.again,
-            "of_which_first_answers": self.answers,
-            "decided": self.anew,
+            "from": self.current,
+            "to": self.target,
+            "published_again": self.republished,
+            "of_which_first_answers": self.first_answers,
+            "decided": self.newly_decided,
         }
 
 
 @dataclass(frozen=True, slots=True)
 class RewindPlan:
-    """What would be done, or why it is refused."""
+    """The moves of a rewind, or the reason for its refusal."""
 
     worker: WorkerName
     kind: TargetKind
-    targets: Mapping[int, int]  # by partition, also of those that need not move
+    targets: Mapping[int, int]  # by partition, also for partitions that need no move
     moves: Sequence[OffsetMove]
     members: Sequence[str]
     refusal: str | None
 
     @property
     def records(self) -> int:
-        """How many records would be read again."""
-        return sum(move.again + move.anew for move in self.moves)
+        """The number of records to read again."""
+        return sum(move.republished + move.newly_decided for move in self.moves)
 
     @property
     def seconds(self) -> float:
-        """About how long the worker takes to be where it was."""
+        """The estimated time until the worker is back at its current offsets."""
         return self.records / _RATE
 
     def summary(self) -> dict[str, Any]:
-        """Return it for JSON."""
+        """Return the plan for JSON."""
         return {
             "group": group_of(self.worker),
             "moves": [move.summary() for move in self.moves],
@@ -105,17 +104,17 @@ async def plan_rewind(
     options: RewindOptions,
     targets: Mapping[int, int] | None = None,
 ) -> RewindPlan:
-    """Return what a rewind would do, without doing it.
+    """Return the plan of a rewind, without setting any offset.
 
     Args:
         settings: where Kafka and Postgres are.
-        worker: whose group it is.
-        target: where to.
-        options: what is asked for beside that.
-        targets: what the target was found to mean before; None: find it.
+        worker: the worker whose group to rewind.
+        target: the target.
+        options: the options of the rewind.
+        targets: the target offsets of an earlier plan; None: find them.
 
     Raises:
-        RefusedError: when the target does not exist, or would pass over records. The message names what is allowed.
+        RefusedError: when the target does not exist, or would skip records. The message names the allowed range.
         NotSetUpError: when the topics or the tables do not exist.
         KafkaError, OSError, asyncpg.PostgresError: when Kafka or Postgres cannot be reached or refuses.
 
@@ -123,28 +122,28 @@ async def plan_rewind(
     async with admin_client(settings) as admin:
         group = await describe_group(admin, group_of(worker))
     async with open_books(settings) as connection:
-        places = await read_places(settings, connection, worker, target.partitions)
+        places = await read_partition_states(settings, connection, worker, target.partitions)
         if targets is None:
             targets = await find_targets(settings, connection, worker, target, places)
-        problems = [problem_of(target.kind, places[number], offset) for number, offset in targets.items()]
+        problems = [move_problem(target.kind, places[number], offset) for number, offset in targets.items()]
         if any(problems):
             raise RefusedError("; ".join(filter(None, problems)))
         moves = [
-            await _move(connection, worker, places[number], offset)
+            await _plan_move(connection, worker, places[number], offset)
             for number, offset in sorted(targets.items())
-            if _moves(target.kind, places[number], offset)
+            if _must_move(target.kind, places[number], offset)
         ]
     members = () if group.empty else group.members or (f"one that is being counted out ({group.state})",)
     return RewindPlan(worker, target.kind, targets, moves, members, _refusal(moves, members, options))
 
 
-def _moves(kind: TargetKind, place: PartitionState, offset: int) -> bool:
-    """Tell whether a group has to move at all. One that stands before a time or a request comes to it by itself."""
-    return offset > place.stands if kind is TargetKind.UNDO else offset < place.stands
+def _must_move(kind: TargetKind, place: PartitionState, offset: int) -> bool:
+    """Return whether a group has to move; a group before a time or a request reads up to it by itself."""
+    return offset > place.committed_offset if kind is TargetKind.UNDO else offset < place.committed_offset
 
 
-async def _move(connection: Connection, worker: WorkerName, place: PartitionState, goes: int) -> OffsetMove:
-    known = min(place.stands, place.stored)
+async def _plan_move(connection: Connection, worker: WorkerName, place: PartitionState, goes: int) -> OffsetMove:
+    known = min(place.committed_offset, place.stored)
     answers = 0
     if goes < known:
         query = (
@@ -155,22 +154,22 @@ async def _move(connection: Connection, worker: WorkerName, place: PartitionStat
             " and source_offset < $4 and is_answer"
         )
         answers = await connection.fetchval(query, worker.value, place.partition, goes, known, timeout=_COUNT_SECONDS)
-    again, anew = max(0, known - goes), max(0, place.stands - max(goes, place.stored))
-    return OffsetMove(place.partition, place.stands, goes, again, answers, anew)
+    again, anew = max(0, known - goes), max(0, place.committed_offset - max(goes, place.stored))
+    return OffsetMove(place.partition, place.committed_offset, goes, again, answers, anew)
 
 
 def _refusal(moves: Sequence[OffsetMove], members: Sequence[str], options: RewindOptions) -> str | None:
-    again = sum(move.again for move in moves)
+    again = sum(move.republished for move in moves)
     if again and not options.publish_again:
+        records, them = ("1 record has", "it") if again == 1 else (f"{again:,} records have", "them")
         return (
-            f"{'1 record has' if again == 1 else f'{again:,} records have'} been decided or set aside: to read it again"
-            " moves no credit twice, it publishes the answers again, with the same event ids. If that is what you want,"
-            " say --publish-again; `inmail replay reemit` publishes chosen answers again, also to another topic, and"
-            " stops no worker"
+            f"{records} an outcome or a dead letter: to read {them} again moves no credits, but publishes the answers"
+            " again, with the same event ids. To do so, give --publish-again; `inmail replay reemit` publishes selected"
+            " answers again, also to another topic, and stops no worker"
         )
     if members and moves and not options.drain:
         return (
-            f"the group has members ({', '.join(members)}): stop its workers first, or say --drain and stop them while"
-            " it waits"
+            f"the group has members ({', '.join(members)}): stop its workers first, or give --drain and stop them"
+            " during the wait"
         )
     return None

@@ -1,7 +1,6 @@
-"""Where a group is to go back to: an offset, a time, a request, or where it stood before a rewind. And where it stands.
+"""Finds the offsets that a rewind sets: those of an offset, a time or a request, or those before an earlier rewind.
 
-Each is an offset in each partition in the end. One that is not there, or that would pass over unread records, is
-refused with the range that is allowed.
+An offset that does not exist, or that would skip unread records, is refused with the allowed range.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from infra.kafka.clients import admin_client, committed_offsets, count_partition
 from infra.postgres import Connection
 from infra.settings import Settings
 from workers.ledger.model import WorkerName
+from workers.ops.books.lanes import next_offsets
 from workers.ops.operations import RefusedError
 from workers.topology import GROUP_OF, TOPIC_OF
 
@@ -28,8 +28,8 @@ __all__ = [
     "TargetKind",
     "find_targets",
     "group_of",
-    "problem_of",
-    "read_places",
+    "move_problem",
+    "read_partition_states",
     "topic_of",
 ]
 
@@ -37,36 +37,36 @@ VERB = "rewind"
 
 
 class TargetKind(StrEnum):
-    """How a target is named."""
+    """The kinds of rewind targets."""
 
     OFFSET = "offset"
-    TIME = "time"  # the first record at or after it
-    REQUEST = "request"  # the record that was decided
-    UNDO = "undo"  # forward to where a rewind found the group
+    TIME = "time"  # the first record at or after a time
+    REQUEST = "request"  # the record of a decided request
+    UNDO = "undo"  # forward to the group's offsets before a rewind
 
 
 @dataclass(frozen=True, slots=True)
 class RewindTarget:
-    """Where to, in which partitions."""
+    """The target of a rewind, in some or all partitions."""
 
     kind: TargetKind
-    value: int | datetime | UUID  # to undo: the number of the rewind's operation
-    partitions: tuple[int, ...] = ()  # none: all
+    value: int | datetime | UUID  # for UNDO: the number of the rewind's operation
+    partitions: tuple[int, ...] = ()  # empty: all
 
     def summary(self) -> dict[str, Any]:
-        """Return it for JSON."""
+        """Return the target for JSON."""
         value = self.value if isinstance(self.value, int) else str(self.value)
         return {"to": self.kind.value, "value": value, "partitions": list(self.partitions)}
 
 
 class PartitionState(NamedTuple):
-    """One partition as its group and the books have it, in offsets of the next record."""
+    """The offsets of one partition; each is that of the next record."""
 
     partition: int
     oldest: int
     end: int
-    stands: int  # up to here the group has published
-    stored: int  # up to here the books have outcomes
+    committed_offset: int  # of the group: answers are published up to here
+    stored: int  # of the lane: outcomes are stored up to here
 
 
 def topic_of(worker: WorkerName) -> str:
@@ -79,13 +79,13 @@ def group_of(worker: WorkerName) -> str:
     return GROUP_OF[TOPIC_OF[worker]]
 
 
-async def read_places(
+async def read_partition_states(
     settings: Settings, connection: Connection, worker: WorkerName, partitions: Sequence[int]
 ) -> dict[int, PartitionState]:
-    """Return where a group stands in some partitions, or in all if none are named.
+    """Return the state of some partitions, or of all if none are named.
 
     Raises:
-        RefusedError: when there is no such partition, or the group was never started in one.
+        RefusedError: when a partition does not exist, or the group has no committed offset in it.
         NotSetUpError: when the topic does not exist.
 
     """
@@ -99,16 +99,13 @@ async def read_places(
     async with reader(settings, None, "read_uncommitted") as consumer:
         oldest = await consumer.beginning_offsets(places)
         ends = await consumer.end_offsets(places)
-    rows = await connection.fetch(
-        "select partition, next_offset from lanes where consumer_group = $1 and topic = $2", group, topic
-    )
-    stored = {row["partition"]: row["next_offset"] or 0 for row in rows}
+    stored = await next_offsets(connection)
     found = {}
     for place in places:
-        if (stands := committed[place]) is None:
-            raise RefusedError(f"group {group} was never started in {topic}/{place.partition}: `inmail topics apply`")
+        if (committed_offset := committed[place]) is None:
+            raise RefusedError(f"group {group} has no offset in {topic}/{place.partition}: run `inmail topics apply`")
         number = place.partition
-        found[number] = PartitionState(number, oldest[place], ends[place], stands, stored.get(number, 0))
+        found[number] = PartitionState(number, oldest[place], ends[place], committed_offset, stored.get(place, 0))
     return found
 
 
@@ -119,48 +116,48 @@ async def find_targets(
     target: RewindTarget,
     places: Mapping[int, PartitionState],
 ) -> dict[int, int]:
-    """Return the offset that is meant in each partition that is meant.
+    """Return the target offset in each partition.
 
     Raises:
-        RefusedError: when there is none.
+        RefusedError: when the target does not exist.
 
     """
     match target.kind:
         case TargetKind.OFFSET:
             return dict.fromkeys(places, int(target.value))  # type: ignore[arg-type] # as the kind says
         case TargetKind.TIME:
-            return await _at_time(settings, connection, worker, target.value, places)  # type: ignore[arg-type] # as the kind says
+            return await _find_time(settings, connection, worker, target.value, places)  # type: ignore[arg-type] # as the kind says
         case TargetKind.REQUEST:
-            return await _at_request(connection, worker, target.value, places)  # type: ignore[arg-type] # the same
+            return await _find_request(connection, worker, target.value, places)  # type: ignore[arg-type] # the same
         case TargetKind.UNDO:
-            return await _before(connection, worker, target.value, places)  # type: ignore[arg-type] # the same
+            return await _find_start_of_rewind(connection, worker, target.value, places)  # type: ignore[arg-type] # the same
         case _:
             assert_never(target.kind)
 
 
-async def _at_time(
+async def _find_time(
     settings: Settings, connection: Connection, worker: WorkerName, time: datetime, places: Mapping[int, PartitionState]
 ) -> dict[int, int]:
     topic = topic_of(worker)
-    asked = -(-(time - EPOCH) // timedelta(milliseconds=1))  # rounded up: no record before it is meant
-    taken = [await _newest_taken(connection, worker, place) for place in places.values()]
+    asked = -(-(time - EPOCH) // timedelta(milliseconds=1))  # rounded up, so that no earlier record is included
+    taken = [await _newest_deleted(connection, worker, place) for place in places.values()]
     if (newest := max(filter(None, taken), default=None)) is not None and newest >= time:
         raise RefusedError(
-            f"retention has taken records of {topic} that are of {time.isoformat()} or later: allowed are times after"
-            f" {newest.isoformat()}. The books keep the answers: `inmail replay reemit`"
+            f"retention has deleted records of {topic} from {time.isoformat()} or later: allowed are times after"
+            f" {newest.isoformat()}. To publish stored answers again: `inmail replay reemit`"
         )
     async with reader(settings, None, "read_uncommitted") as consumer:
         found = await consumer.offsets_for_times({TopicPartition(topic, number): asked for number in places})
     targets = {place.partition: first.offset for place, first in found.items() if first is not None}
     if not targets:
-        raise RefusedError(f"no record of {topic} is of {time.isoformat()} or later")
+        raise RefusedError(f"{topic} has no record from {time.isoformat()} or later")
     return targets
 
 
-async def _newest_taken(connection: Connection, worker: WorkerName, place: PartitionState) -> datetime | None:
-    """Return the time of the newest record that retention has taken of a partition, as the books know it.
+async def _newest_deleted(connection: Connection, worker: WorkerName, place: PartitionState) -> datetime | None:
+    """Return the time of a partition's newest decided record that retention has deleted, None if there is none.
 
-    The oldest record that is left does not tell: a quiet partition may have lost nothing for long.
+    The oldest remaining record does not tell this time: between the two, the partition may have been quiet for long.
     """
     query = (
         "select as_of from ticks where 'expiry' = $1 and partition = $2 and source_offset < $3"
@@ -173,7 +170,7 @@ async def _newest_taken(connection: Connection, worker: WorkerName, place: Parti
     return newest
 
 
-async def _at_request(
+async def _find_request(
     connection: Connection, worker: WorkerName, request: UUID, places: Mapping[int, PartitionState]
 ) -> dict[int, int]:
     if worker is WorkerName.EXPIRY:
@@ -195,40 +192,46 @@ async def _at_request(
         others = await connection.fetch(
             "select distinct worker, source_partition from journal where request_id = $1 and is_answer", request
         )
-        known = "".join(f"; it was decided by {row[0]}, in partition {row[1]}" for row in others)
-        raise RefusedError(f"the books have no outcome of request {request} by {worker.value} there{known}")
+        known = "".join(f"; {row[0]} decided it in partition {row[1]}" for row in others)
+        raise RefusedError(f"{worker.value} has no stored outcome of request {request} in these partitions{known}")
     return {row[0]: row[1] for row in rows}
 
 
-async def _before(
+async def _find_start_of_rewind(
     connection: Connection, worker: WorkerName, number: int, places: Mapping[int, PartitionState]
 ) -> dict[int, int]:
     row = await connection.fetchrow(
         "select arguments, result from operations where operation = $1 and verb = $2", number, VERB
     )
     if row is None or row["arguments"]["worker"] != worker.value:
-        raise RefusedError(f"operation {number} is no rewind of {worker.value}: see `inmail operations list`")
+        raise RefusedError(f"operation {number} is not a rewind of {worker.value}: see `inmail operations list`")
     moves = row["result"].get("moves", [])
     return {each["partition"]: each["from"] for each in moves if each["partition"] in places}
 
 
-def problem_of(kind: TargetKind, place: PartitionState, offset: int) -> str | None:
-    """Return why a group may not go to an offset of a partition; None if it may.
+def move_problem(kind: TargetKind, place: PartitionState, offset: int) -> str | None:
+    """Return why a group's offset may not be set to an offset; None if it may.
 
-    Forward is allowed up to where a rewind found the group and no further: all before that is published, as its
-    committed offset said then. Anything else in front of it is unread, and to skip it would lose its answers.
+    Only UNDO may move forward, up to the group's offset before the rewind: the answers up to there are published. To
+    skip other records would lose their answers.
     """
-    allowed = f"allowed is {place.oldest} to {place.stands}" if place.oldest <= place.stands else "nothing is allowed"
+    allowed = (
+        f"allowed is {place.oldest} to {place.committed_offset}"
+        if place.oldest <= place.committed_offset
+        else "nothing is allowed"
+    )
     where = f"partition {place.partition}: "
     if offset < place.oldest:
-        return f"{where}retention has taken offset {offset} ({allowed}; `inmail replay reemit` answers from the books)"
+        return (
+            f"{where}retention has deleted offset {offset} ({allowed}; `inmail replay reemit` publishes stored answers)"
+        )
     if offset > place.end:
         return f"{where}there is no offset {offset}, it ends at {place.end} ({allowed})"
-    if kind is TargetKind.OFFSET and offset > place.stands:
+    if kind is TargetKind.OFFSET and offset > place.committed_offset:
         return (
-            f"{where}{offset} would pass over what the group has not answered, {offset - place.stands} in number"
-            f" ({allowed}; its worker comes to that by itself)"
+            f"{where}{offset} would skip {offset - place.committed_offset} unanswered records"
+            f" ({allowed}; the worker reads these records by itself)"
         )
     if kind is TargetKind.UNDO and offset > place.stored:
-        return f"{where}the books end at {place.stored}, before {offset}: are they those that the rewind was made with?"
+        return f"{where}outcomes are stored up to {place.stored}, not to {offset}: is this the database of the rewind?"
     return None

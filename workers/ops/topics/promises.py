@@ -1,6 +1,7 @@
-"""What topics promise, and settings of theirs that break it: each with what to do.
+"""Finds topic settings that conflict with the delivery guarantees, with a remedy for each.
 
-`plan_topics` tells what `apply` would do. This tells what is at stake, also where nothing can be applied.
+`plan_topics` returns the changes that `apply` would make. This module reports conflicts, also those that `apply` cannot
+resolve.
 """
 
 from collections.abc import Mapping
@@ -14,12 +15,12 @@ from workers.ops.topics.plan import DAY_MS, describe_topic, wanted_config
 
 __all__ = ["AWAY_DAYS", "BrokenPromise", "TopicState", "broken_promises", "check_topics"]
 
-AWAY_DAYS: Final = 4  # from Friday evening over a long weekend, and a day to mend what stopped the worker
+AWAY_DAYS: Final = 4  # a long weekend from Friday evening, and a day to repair the worker
 _APPLY: Final = "run `inmail topics apply`"
 
 
 class BrokenPromise(NamedTuple):
-    """A setting that breaks a promise, or would when the day comes."""
+    """A topic setting that conflicts with a guarantee."""
 
     topic: str
     setting: str
@@ -30,7 +31,7 @@ class BrokenPromise(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TopicState:
-    """A topic as it is."""
+    """The current settings of a topic."""
 
     partitions: int
     replicas: int
@@ -38,7 +39,7 @@ class TopicState:
 
 
 async def check_topics(settings: Settings) -> list[BrokenPromise]:
-    """Return what breaks a promise in the topics that exist, and in the settings of those to be made.
+    """Return the conflicting settings of existing topics, and of topics still to be created.
 
     Raises:
         KafkaError: when the cluster cannot be reached.
@@ -46,7 +47,7 @@ async def check_topics(settings: Settings) -> list[BrokenPromise]:
     """
     async with admin_client(settings) as admin:
         states = {}
-        # Asked for all: a broker may create a topic that is asked for by name.
+        # Describes all topics: a broker may create a topic that is described by name.
         for row in await admin.describe_topics():
             if row["error_code"] == 0 and row["topic"] in TOPICS:
                 replicas = min(len(partition["replicas"]) for partition in row["partitions"])
@@ -56,29 +57,31 @@ async def check_topics(settings: Settings) -> list[BrokenPromise]:
 
 
 def broken_promises(states: Mapping[str, TopicState], settings: Settings) -> list[BrokenPromise]:
-    """Return what breaks a promise in topics as they are; of one that is not there, in what it would be made with."""
-    found = _counts(states, settings)
+    """Return the conflicting settings of topics; for a missing topic, of the settings it would be created with."""
+    found = _check_partition_counts(states, settings)
     for topic in TOPICS:
         wanted = wanted_config(topic, settings)
         state = states.get(topic) or TopicState(settings.topic_partitions, settings.topic_replication, wanted)
-        found += _of_topic(topic, state, wanted)
-        found += _of_replicas(topic, state, wanted)
+        found += _check_topic(topic, state, wanted)
+        found += _check_replicas(topic, state, wanted)
     return found
 
 
-def _counts(states: Mapping[str, TopicState], settings: Settings) -> list[BrokenPromise]:
-    """Find topics with another number of partitions than most of the inputs, or all of them with a wrong setting."""
+def _check_partition_counts(states: Mapping[str, TopicState], settings: Settings) -> list[BrokenPromise]:
+    """Return topics whose number of partitions differs from most input topics', or from the configured number."""
     counts = [state.partitions for topic, state in states.items() if topic in INPUT_TOPICS]
     usual = max(counts, key=counts.count, default=settings.topic_partitions)
-    promise = "an account is in the partition of one number everywhere, and the lanes of that number read all of it"
+    promise = (
+        "an account has the same partition number in every topic, so the lanes of that number read all its records"
+    )
     found = [
         BrokenPromise(
             topic,
             "partitions",
             f"{state.partitions}, the others have {usual}",
             promise,
-            "stop producers and workers, let the workers read all there is, make this topic anew with as many"
-            " partitions as the others have; never add partitions to one of them",
+            "stop the producers, let the workers read all records, stop the workers, create this topic again with"
+            " the others' number of partitions; never add partitions to a single topic",
         )
         for topic, state in states.items()
         if state.partitions != usual
@@ -90,22 +93,22 @@ def _counts(states: Mapping[str, TopicState], settings: Settings) -> list[Broken
     return found
 
 
-def _of_topic(topic: str, state: TopicState, wanted: Mapping[str, str]) -> list[BrokenPromise]:
+def _check_topic(topic: str, state: TopicState, wanted: Mapping[str, str]) -> list[BrokenPromise]:
     config = state.config
     found = []
     if "compact" in (policy := config.get("cleanup.policy", "delete")):
-        promise = "every record is kept until its time is over; compaction keeps an account's newest one only"
+        promise = "every record is kept for the retention time; compaction keeps only an account's newest record"
         found.append(BrokenPromise(topic, "cleanup.policy", policy, promise, _APPLY))
     kind = config.get("message.timestamp.type", "CreateTime")
     if kind != wanted["message.timestamp.type"]:
         if wanted["message.timestamp.type"] == "CreateTime":
             promise = "with INMAIL_TOPIC_RECORD_TIME=create a record has the time that its producer gives"
         elif topic in INPUT_TOPICS:
-            promise = "a decision is as of the broker's time, never a producer's"
+            promise = "a decision uses the broker's time, never a producer's"
         else:
-            promise = "a record tells when the broker had it, by which it is found"
+            promise = "a record has the time when the broker received it, by which it is found"
         found.append(BrokenPromise(topic, "message.timestamp.type", kind, promise, _APPLY))
-    promise = f"a worker, a reader or an operator may be away for {AWAY_DAYS} days and finds all that came meanwhile"
+    promise = f"a worker or reader that is down for {AWAY_DAYS} days loses no record"
     days = int(config.get("retention.ms", "-1")) / DAY_MS
     if 0 <= days < AWAY_DAYS:
         enough = not 0 <= int(wanted["retention.ms"]) < AWAY_DAYS * DAY_MS
@@ -117,11 +120,11 @@ def _of_topic(topic: str, state: TopicState, wanted: Mapping[str, str]) -> list[
     return found
 
 
-def _of_replicas(topic: str, state: TopicState, wanted: Mapping[str, str]) -> list[BrokenPromise]:
+def _check_replicas(topic: str, state: TopicState, wanted: Mapping[str, str]) -> list[BrokenPromise]:
     config, replicas = state.config, state.replicas
     found = []
     if config.get("unclean.leader.election.enable", "false") == "true":
-        promise = "what the broker acknowledged stays; a leader that lacks records would take them back"
+        promise = "acknowledged records stay; an unclean leader would lose them"
         found.append(BrokenPromise(topic, "unclean.leader.election.enable", "true", promise, _APPLY))
     least = int(config.get("min.insync.replicas", "1"))
     text = f"{least} of {replicas} replicas"
@@ -132,9 +135,9 @@ def _of_replicas(topic: str, state: TopicState, wanted: Mapping[str, str]) -> li
         else f"set INMAIL_TOPIC_REPLICATION to {replicas}, and {_APPLY}"
     )
     if replicas >= 3 and least < 2:
-        promise = "an acknowledged record outlives the loss of a broker: it is on two at least"
+        promise = "an acknowledged record survives the loss of a broker: at least two brokers have it"
         found.append(BrokenPromise(topic, "min.insync.replicas", text, promise, remedy))
     elif replicas >= 2 and least >= replicas:
-        promise = "one broker may be away and the workers go on: here nothing can be written then"
+        promise = "the workers continue while one broker is down; with this setting nothing could be written"
         found.append(BrokenPromise(topic, "min.insync.replicas", text, promise, remedy))
     return found

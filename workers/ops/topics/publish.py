@@ -1,7 +1,7 @@
-"""Publishing from files: one event or raw record on each line, sent as it is.
+"""Publishes a file: one event or raw record on each line, sent unchanged.
 
-Nothing is validated beyond what it takes to find the topic and the key. Whether an event can be decided is for the
-worker to say, so that a file can hold what a producer did wrong.
+Only the topic and the key are checked. Whether an event can be decided is for the worker to say, so that a file can
+hold a producer's mistakes.
 """
 
 import asyncio
@@ -20,26 +20,26 @@ from infra.kafka.sender import Outgoing, Sender
 from infra.settings import Settings
 from schemas.catalogue import CATALOGUE, INPUT_TOPICS
 
-__all__ = ["PublishReport", "PublishTime", "UnpublishableError", "lines_of", "parse_line", "publish"]
+__all__ = ["PublishReport", "PublishTime", "UnpublishableError", "parse_line", "publish", "read_lines"]
 
 _CHUNK_BYTES = 256 * 1024
 _ROWS = {row.name: row for row in CATALOGUE}
 
 
 class PublishTime(StrEnum):
-    """Which time a record carries. A topic with LogAppendTime overrules it."""
+    """The timestamp of published records. A topic with LogAppendTime ignores it."""
 
     NOW = "now"
     EVENT = "event"
 
 
 class UnpublishableError(Exception):
-    """A line cannot be published. The message says why."""
+    """A line cannot be published; the message says why."""
 
 
 @dataclass(slots=True)
 class PublishReport:
-    """What came of a file: records by topic, and the lines that could not be published, by number."""
+    """The result of publishing a file: records by topic, and the line number and reason of each failure."""
 
     records: Counter[str] = field(default_factory=Counter)
     failures: list[tuple[int, str]] = field(default_factory=list)
@@ -48,19 +48,19 @@ class PublishReport:
 
 
 def parse_line(line: bytes, topic: str | None = None, record_time: PublishTime = PublishTime.NOW) -> Outgoing:
-    """Return the record that a line asks for.
+    """Return the record to publish for a line.
 
     Args:
         line: a CloudEvent, or `{"record": {"topic", "key", "timestamp", "value", "headers"}}`.
-        topic: where events go whose type the catalogue does not have.
-        record_time: whether an event's own time becomes the record's.
+        topic: the topic of events whose type is not in the catalogue.
+        record_time: whether an event's own time becomes the record's timestamp.
 
     Raises:
-        UnpublishableError: when there is no telling where it goes.
+        UnpublishableError: when the line is not a valid record, or its topic is unknown.
 
     """
     if line.strip() == b"{":
-        raise UnpublishableError("an event has to stand on one line: `jq -c . FILE | inmail publish -` sees to it")
+        raise UnpublishableError("an event must be on one line: use `jq -c . FILE | inmail publish -`")
     try:
         document = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -68,28 +68,28 @@ def parse_line(line: bytes, topic: str | None = None, record_time: PublishTime =
     if not isinstance(document, dict):
         raise UnpublishableError("expected an object")
     if set(document) == {"record"}:
-        return _raw(document["record"])
+        return _parse_raw(document["record"])
     name = document.get("type")
     if not isinstance(name, str):
         raise UnpublishableError("neither an event (it has no type) nor a raw record")
     row = _ROWS.get(name)
     if row is None and topic is None:
-        raise UnpublishableError(f"type {json.dumps(name)} is not known: say where it goes with --topic")
+        raise UnpublishableError(f"type {json.dumps(name)} is unknown: give its topic with --topic")
     if row is not None and row.direction == "out":
-        raise UnpublishableError(f"{name} is what the workers publish, and nobody else")
+        raise UnpublishableError(f"{name} is published by the workers only")
     timestamp = _milliseconds(document.get("time"), "time") if record_time is PublishTime.EVENT else None
     if row is not None and row.key is None:
         return Outgoing(row.topic, None, line, timestamp, to_every_partition=True)
     subject = document.get("subject")
     if not isinstance(subject, str) or not subject:
-        raise UnpublishableError("no subject to use as the key: if that is meant, write it as a raw record")
+        raise UnpublishableError("no subject to use as the key: to send an event without a key, write a raw record")
     return Outgoing(row.topic if row else topic or "", _utf8(subject, "subject"), line, timestamp)
 
 
 _RAW_FIELDS = {"topic", "key", "timestamp", "value", "headers"}
 
 
-def _raw(record: object) -> Outgoing:
+def _parse_raw(record: object) -> Outgoing:
     if not isinstance(record, dict) or not isinstance(record.get("topic"), str):
         raise UnpublishableError("record: expected an object with a topic")
     if unknown := sorted(set(record) - _RAW_FIELDS):
@@ -132,10 +132,10 @@ def _milliseconds(value: object, name: str) -> int:
     try:
         instant = datetime.fromisoformat(value if isinstance(value, str) else "")
         milliseconds = to_milliseconds(instant)
-    except (ValueError, TypeError):  # the latter of an instant without a zone
+    except (ValueError, TypeError):  # TypeError for an instant without a zone
         raise UnpublishableError(f"{name}: expected a time with a zone, like 2026-01-31T09:30:00Z") from None
     if milliseconds < 0:
-        raise UnpublishableError(f"{name}: before 1970, which Kafka cannot say")
+        raise UnpublishableError(f"{name}: before 1970: Kafka has no such timestamps")
     return milliseconds
 
 
@@ -147,14 +147,14 @@ async def publish(
     record_time: PublishTime = PublishTime.NOW,
     progress: Callable[[PublishReport], None] | None = None,
 ) -> PublishReport:
-    """Publish each line of a file, in order; blank lines are passed over.
+    """Publish each line of a file in order, without blank lines.
 
     Args:
         settings: where Kafka is.
         file: newline-delimited JSON, a pipe included.
-        topic: where events go whose type the catalogue does not have.
-        record_time: whether an event's own time becomes the record's.
-        progress: called after each piece of the file.
+        topic: the topic of events whose type is not in the catalogue.
+        record_time: whether an event's own time becomes the record's timestamp.
+        progress: called after each chunk of the file.
 
     Raises:
         NotSetUpError: when the topics do not exist.
@@ -166,12 +166,14 @@ async def publish(
         raise NotSetUpError(f"--topic: expected one of {', '.join(INPUT_TOPICS)}, got {topic}")
     published = PublishReport()
 
-    def taken(topic: str) -> None:
+    def count_record(topic: str) -> None:
         published.records[topic] += 1
 
-    sender = Sender(settings, "inmail-publish", taken, lambda number, why: published.failures.append((number, why)))
+    sender = Sender(
+        settings, "inmail-publish", count_record, lambda number, why: published.failures.append((number, why))
+    )
     try:
-        async for lines in lines_of(file):
+        async for lines in read_lines(file):
             for line in lines:
                 published.lines += 1
                 published.bytes += len(line) + 1
@@ -202,11 +204,11 @@ async def _publish_line(
         await sender.send(published.lines, outgoing, partition)
 
 
-async def lines_of(file: BinaryIO) -> AsyncIterator[list[bytes]]:
-    """Yield the lines of a file as they come, without keeping the event loop from sending those before."""
+async def read_lines(file: BinaryIO) -> AsyncIterator[list[bytes]]:
+    """Yield the lines of a file in lists as they arrive, without blocking the event loop."""
     rest = b""
     while True:
-        chunk = await asyncio.to_thread(_read_some, file)
+        chunk = await asyncio.to_thread(_read_chunk, file)
         if chunk is None:
             continue
         *lines, rest = (rest + chunk).split(b"\n")
@@ -217,11 +219,11 @@ async def lines_of(file: BinaryIO) -> AsyncIterator[list[bytes]]:
         yield [rest.removesuffix(b"\r")]
 
 
-def _read_some(file: BinaryIO) -> bytes | None:
-    """Return what a file has, b"" at its end; None where a pipe has nothing yet, so that the wait can be broken off."""
+def _read_chunk(file: BinaryIO) -> bytes | None:
+    """Return the next chunk of a file, b"" at its end; None if a pipe has no data yet, so that the wait can end."""
     try:
         ready, _, _ = select.select([file], [], [], 0.2)
-    except (OSError, ValueError):  # not a file of the system's
+    except (OSError, ValueError):  # not a file of the operating system
         ready = [file]
     if not ready:
         return None

@@ -1,4 +1,4 @@
-"""Results as downstream services read them: committed answers and movements, and the dead letters beside them."""
+"""Reads results as downstream services do: committed answers and movements, optionally with the dead letters."""
 
 import json
 from collections.abc import AsyncGenerator
@@ -19,14 +19,14 @@ from infra.settings import Settings
 from schemas.catalogue import CREDIT_EVENTS, DEAD_LETTERS, SEND_RESULTS
 from schemas.results import TickDecided
 
-__all__ = ["Result", "in_order", "read_results"]
+__all__ = ["Result", "read_results", "sort_by_time"]
 
-_HELD = 10_000
+_MAX_HELD = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One record of a result topic: where it is, its bytes, and the event they hold."""
+    """One record of a result topic: its position, bytes and event."""
 
     topic: str
     partition: int
@@ -37,7 +37,7 @@ class Result:
 
     @property
     def account_id(self) -> str | None:
-        """The account it is about; None for an answer to a tick."""
+        """The event's account; None for an answer to a tick."""
         return self.event.get("subject")
 
     @property
@@ -48,11 +48,11 @@ class Result:
 
     @property
     def is_empty_tick(self) -> bool:
-        """Whether it is the answer to a tick that found nothing to book, as most are."""
+        """Whether the result answers a tick that booked nothing, as most ticks do."""
         return self.event["type"] == TickDecided.type_name() and self.data["code"] == "booked" and not self.data["lots"]
 
 
-async def read_results(  # noqa: PLR0913 - each is one independent choice of the reader
+async def read_results(  # noqa: PLR0913 - independent options
     settings: Settings,
     *,
     account: str | None = None,
@@ -62,19 +62,19 @@ async def read_results(  # noqa: PLR0913 - each is one independent choice of the
     follow: bool = False,
     from_end: bool = False,
 ) -> AsyncGenerator[Result, None]:
-    """Yield results, each partition's in order. A record that is no event is passed over, with a warning in the log.
+    """Yield results up to the topics' ends at the start, each partition's in order.
 
-    Ends once it has read up to where the topics ended at the start, or never when following. Close it with
-    `contextlib.aclosing` when leaving early.
+    A record that is not an event is skipped, with a warning in the log. Close the generator with `contextlib.aclosing`
+    when leaving early.
 
     Args:
         settings: where Kafka is.
-        account: only what is about this account.
+        account: only results of this account.
         request: only the answers to this request and the movements it caused.
-        dead_letters: also the dead letters (of the account, if one is given; they name no request).
-        empty_ticks: also the answers to ticks that booked nothing (that of the request, if one is given, in any case).
-        follow: go on for ever.
-        from_end: pass over what is there already.
+        dead_letters: also dead letters (of the account, if given; dead letters name no request).
+        empty_ticks: also the answers to ticks that booked nothing (a given request's answer is always included).
+        follow: continue with new results, without an end.
+        from_end: skip existing results.
 
     Raises:
         NotSetUpError: when the topics do not exist.
@@ -91,7 +91,7 @@ async def read_results(  # noqa: PLR0913 - each is one independent choice of the
         async for record in records:
             if account is not None and record.key != account.encode():
                 continue
-            if (result := _result(record)) is None:
+            if (result := _parse_result(record)) is None:
                 place = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
                 structlog.get_logger("inmail.results").warning("not_an_event", **place)
                 continue
@@ -103,8 +103,8 @@ async def read_results(  # noqa: PLR0913 - each is one independent choice of the
                 yield result
 
 
-def _result(record: ConsumerRecord) -> Result | None:
-    """Return what a record tells; None where it is no event, and so not of the workers' making."""
+def _parse_result(record: ConsumerRecord) -> Result | None:
+    """Return the result in a record; None if the record is not an event, and so not a worker's."""
     value = record.value or b""
     try:
         event = json.loads(value)
@@ -117,10 +117,10 @@ def _result(record: ConsumerRecord) -> Result | None:
     return Result(record.topic, record.partition, record.offset, nearest_instant(record.timestamp), value, event)
 
 
-async def in_order(results: AsyncGenerator[Result, None], held: int = _HELD) -> AsyncGenerator[Result, None]:
-    """Yield results in the order of time, as long as they are not too many to hold; all others as they come.
+async def sort_by_time(results: AsyncGenerator[Result, None], held: int = _MAX_HELD) -> AsyncGenerator[Result, None]:
+    """Yield results in the order of their times: the first `held` sorted, any further ones as they arrive.
 
-    Partitions are read side by side: what they hold is in order only within each.
+    Partitions are read concurrently, so results arrive in order only within a partition.
     """
     kept: list[Result] = []
     async for result in results:

@@ -1,1 +1,1 @@
-"""One request followed from its record to its published answer."""
+"""Traces one request from its record to its published answer."""

@@ -1,4 +1,4 @@
-"""What the books know of a request: what it was decided, and every row that it made."""
+"""Finds a traced request in the ledger's database: its decision and all rows that it caused."""
 
 import json
 from collections.abc import Sequence
@@ -9,37 +9,36 @@ from uuid import UUID
 
 from infra.postgres import Connection
 from workers.jobs.job import Message
-from workers.jobs.result_events import event_of, tick_messages
+from workers.jobs.result_events import result_event, tick_messages
 from workers.ledger.model import Entry, Tick, WorkerName
-from workers.ops.books.balance import account_of
+from workers.ops.books.balance import read_account
 from workers.topology import TOPIC_OF
 
 __all__ = [
     "DecidedRecord",
     "RowEvent",
     "TracedLot",
-    "cases_of_account",
-    "cases_of_event",
-    "cases_of_request",
-    "cases_of_row",
-    "next_offsets",
+    "find_by_account",
+    "find_by_event",
+    "find_by_request",
+    "find_by_row",
 ]
 
-_ROWS_AT_MOST: Final = 100  # of one tick: it may book a hundred thousand
+_MAX_ROWS: Final = 100  # of one tick, which may book a hundred thousand
 
 
 class RowEvent(NamedTuple):
-    """The event that is published of a row."""
+    """The event published for a row."""
 
     id: UUID
     type: str
     topic: str
     account_id: str | None
-    partition: int | None  # None: by its account
+    partition: int | None  # None: the partition of the account
 
 
 class TracedLot(NamedTuple):
-    """A lot as it is now."""
+    """A lot in its current state."""
 
     lot: int
     origin: str
@@ -52,20 +51,20 @@ class TracedLot(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DecidedRecord:
-    """One input record that was decided: a request under one body, or a tick in one partition."""
+    """One decided input record: a request with one body, or a tick in one partition."""
 
-    account_id: str | None  # None: a tick's, of which all rows are meant
+    account_id: str | None  # None for a tick, whose rows are of any account
     request_id: UUID
     fingerprint: int
     topic: str
     partition: int
     offset: int
     as_of: datetime
-    rows: tuple[tuple[str, Entry], ...]  # account and journal row, as they were booked
-    more: bool  # whether there are more rows than these
+    rows: tuple[tuple[str, Entry], ...]  # accounts and journal rows, in the order of booking
+    more: bool  # whether rows were left out
     tick: Tick | None
     lots: tuple[TracedLot, ...]
-    events: tuple[RowEvent, ...]  # of its rows, in their order, and then a tick's answer
+    events: tuple[RowEvent, ...]  # of the rows, in their order; last, a tick's answer
 
 
 class _RequestKey(NamedTuple):
@@ -79,19 +78,19 @@ class _RequestKey(NamedTuple):
     as_of: datetime
 
 
-def _event(message: Message) -> RowEvent:
+def _row_event(message: Message) -> RowEvent:
     event = json.loads(message.value)
     return RowEvent(UUID(event["id"]), event["type"], message.topic, event.get("subject"), message.partition)
 
 
-def _events(rows: Sequence[tuple[str, Entry]], tick: Tick | None) -> tuple[RowEvent, ...]:
-    events = [_event(event_of(account_id, row)) for account_id, row in rows]
+def _row_events(rows: Sequence[tuple[str, Entry]], tick: Tick | None) -> tuple[RowEvent, ...]:
+    events = [_row_event(result_event(account_id, row)) for account_id, row in rows]
     if tick is not None and tick.code != "booking":
-        events.append(_event(tick_messages(tick, [], tick.source_offset)[-1]))
+        events.append(_row_event(tick_messages(tick, [], tick.source_offset)[-1]))
     return tuple(events)
 
 
-# A request id finds its answers in two indexes, each of which has the request first.
+# Two partial indexes begin with the request id, one for conflicts and one for other answers.
 _OF_REQUEST: Final = """
 select j.account, a.account_id, j.worker, j.source_partition, j.source_offset, j.request_id, j.fingerprint, j.as_of
 from (
@@ -136,87 +135,81 @@ order by lot
 """
 
 
-async def cases_of_request(connection: Connection, request_id: UUID, account_id: str | None) -> list[DecidedRecord]:
-    """Return what was decided under a request id: of one account or, where none is given, of every one that used it.
+async def find_by_request(connection: Connection, request_id: UUID, account_id: str | None) -> list[DecidedRecord]:
+    """Return the decided records with a request id, of one account or, for None, of all accounts and ticks.
 
     Raises:
-        UnknownAccountError: when the books have no such account.
+        UnknownAccountError: when the ledger has no such account.
 
     """
     if account_id is not None:
-        await account_of(connection, account_id)
+        await read_account(connection, account_id)
     cases = [
-        await _case(connection, _RequestKey(*row))
+        await _read_decided(connection, _RequestKey(*row))
         for row in map(tuple, await connection.fetch(_OF_REQUEST, request_id, account_id))
     ]
     if account_id is None:
         ticks = [Tick(*row) for row in map(tuple, await connection.fetch(_TICKS, request_id))]
-        cases += [await _case(connection, _key_of(tick)) for tick in ticks]
+        cases += [await _read_decided(connection, _tick_key(tick)) for tick in ticks]
     return cases
 
 
-async def cases_of_account(connection: Connection, account_id: str, last: int) -> list[DecidedRecord]:
-    """Return the last that moved something in an account, or was answered to it; the newest first.
+async def find_by_account(connection: Connection, account_id: str, last: int) -> list[DecidedRecord]:
+    """Return the last decided records with a row of an account, the newest first.
 
     Raises:
-        UnknownAccountError: when the books have no such account.
+        UnknownAccountError: when the ledger has no such account.
 
     """
-    account = (await account_of(connection, account_id))["account"]
+    account = (await read_account(connection, account_id))["account"]
     keys: dict[tuple[Any, ...], _RequestKey] = {}
     async for row in connection.cursor(_OF_ACCOUNT, account):
         key = _RequestKey(*tuple(row))
         keys.setdefault(key[:-1], key)
         if len(keys) > last:
             break
-    return [await _case(connection, key) for key in list(keys.values())[:last]]
+    return [await _read_decided(connection, key) for key in list(keys.values())[:last]]
 
 
-async def cases_of_event(connection: Connection, event_id: UUID, account_id: str) -> list[DecidedRecord]:
-    """Return what an account's event of a certain id tells of: its id follows from its row, and not the other way.
+async def find_by_event(connection: Connection, event_id: UUID, account_id: str) -> list[DecidedRecord]:
+    """Return the decided record of an account's event, found by comparing the event id of each of the account's rows.
 
     Raises:
-        UnknownAccountError: when the books have no such account.
+        UnknownAccountError: when the ledger has no such account.
 
     """
-    account = (await account_of(connection, account_id))["account"]
+    account = (await read_account(connection, account_id))["account"]
     rows = connection.cursor("select * from journal where account = $1 order by sequence desc", account, prefetch=1000)
     async for row in rows:
         entry = Entry(*tuple(row))
-        if _event(event_of(account_id, entry)).id == event_id:
-            return [await _case(connection, _key_of_row(account_id, entry))]
+        if _row_event(result_event(account_id, entry)).id == event_id:
+            return [await _read_decided(connection, _row_key(account_id, entry))]
     return []
 
 
-async def cases_of_row(connection: Connection, account_id: str, sequence: int) -> list[DecidedRecord]:
-    """Return what a journal row belongs to; nothing where there is no such row."""
+async def find_by_row(connection: Connection, account_id: str, sequence: int) -> list[DecidedRecord]:
+    """Return the decided record that a journal row belongs to, an empty list for an unknown row."""
     row = await connection.fetchrow(
         "select j.* from journal as j join accounts as a using (account) where a.account_id = $1 and j.sequence = $2",
         account_id,
         sequence,
     )
-    return [] if row is None else [await _case(connection, _key_of_row(account_id, Entry(*tuple(row))))]
+    return [] if row is None else [await _read_decided(connection, _row_key(account_id, Entry(*tuple(row))))]
 
 
-async def next_offsets(connection: Connection) -> dict[tuple[str, int], int]:
-    """Return up to where the books have read each input partition, by topic and partition."""
-    rows = await connection.fetch("select topic, partition, next_offset from lanes where next_offset is not null")
-    return {(row["topic"], row["partition"]): row["next_offset"] for row in rows}
-
-
-def _key_of(tick: Tick) -> _RequestKey:
+def _tick_key(tick: Tick) -> _RequestKey:
     told = (tick.partition, tick.source_offset, tick.request_id, tick.fingerprint, tick.as_of)
     return _RequestKey(None, None, WorkerName.EXPIRY.value, *told)
 
 
-def _key_of_row(account_id: str, row: Entry) -> _RequestKey:
+def _row_key(account_id: str, row: Entry) -> _RequestKey:
     source = (row.worker, row.source_partition, row.source_offset)
     return _RequestKey(row.account, account_id, *source, row.request_id, row.fingerprint, row.as_of)
 
 
-async def _case(connection: Connection, key: _RequestKey) -> DecidedRecord:
+async def _read_decided(connection: Connection, key: _RequestKey) -> DecidedRecord:
     source = (key.worker, key.partition, key.offset, key.request_id, key.fingerprint)
-    found = await connection.fetch(_ROWS, *source, key.account, _ROWS_AT_MOST + 1)
+    found = await connection.fetch(_ROWS, *source, key.account, _MAX_ROWS + 1)
     rows = tuple((row[0], Entry(*row[1:])) for row in map(tuple, found))
     lots: Sequence[Any] = ()
     if key.account is not None:
@@ -237,9 +230,9 @@ async def _case(connection: Connection, key: _RequestKey) -> DecidedRecord:
         key.partition,
         key.offset,
         key.as_of,
-        rows[:_ROWS_AT_MOST],
-        len(rows) > _ROWS_AT_MOST,
+        rows[:_MAX_ROWS],
+        len(rows) > _MAX_ROWS,
         tick,
         tuple(TracedLot(*row) for row in map(tuple, lots)),
-        _events(rows[:_ROWS_AT_MOST], tick),
+        _row_events(rows[:_MAX_ROWS], tick),
     )

@@ -1,114 +1,109 @@
-"""What Kafka still has of a traced request: its record, the records that repeat it, its answers, its dead letters."""
+"""Finds a traced request in Kafka: its record, records that repeat it, its answers and its dead letters."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import chain
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
 from pydantic_core import from_json
 
-from infra.clock import nearest_instant
 from schemas.catalogue import (
-    CREDIT_EVENTS,
     DEAD_LETTERS,
     EXPIRY_TICKS,
     INPUT_TOPICS,
-    SEND_RESULTS,
     Undecodable,
     decode,
     fingerprint,
 )
-from workers.ops.dead_letters.letters import DeadLetter, FoundLetters, MessagePosition, letter_of
+from workers.ops.dead_letters.letters import DeadLetter, FoundLetters, MessagePosition, parse_dead_letter
+from workers.ops.trace.found_records import FoundRecord, event_id_of, found_record, parse_event_id
 from workers.ops.trace.in_books import DecidedRecord, RowEvent
 from workers.ops.trace.topic_search import Search, Window
 
-__all__ = ["FoundEvent", "FoundRecord", "Trace", "Wanted", "find_event", "find_waiting", "follow", "untold"]
+__all__ = [
+    "FoundEvent",
+    "Trace",
+    "TraceTarget",
+    "trace_in_topics",
+    "trace_without_topics",
+]
 
-# A result has the time of the broker that holds it, and a record that of another: their clocks may differ.
+# The record and its result have times of two brokers, whose clocks may differ.
 _CLOCKS_DIFFER: Final = timedelta(minutes=1)
-_CREATE_TIME: Final = 0  # a record's timestamp type: its producer's word
-
-
-class FoundRecord(NamedTuple):
-    """A record in a topic."""
-
-    topic: str
-    partition: int
-    offset: int
-    at: datetime  # by the broker
-    repeat: bool = False  # of a result: whether it answers a later record of the same request
+_CREATE_TIME: Final = 0  # the timestamp type of a record with its producer's time
 
 
 @dataclass(frozen=True, slots=True)
 class FoundEvent:
-    """An event, and where it stands."""
+    """An event, and the records found with it."""
 
     event: RowEvent
-    state: str  # found, gone (retention took it), absent, beyond (it may be behind the limit), unknown
+    state: str  # found, gone (deleted by retention), absent, beyond (perhaps after the limit), unknown
     found: tuple[FoundRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """One input record that was decided, and what is left of it in Kafka."""
+    """One decided input record, and what Kafka still has of it."""
 
     case: DecidedRecord
     record: FoundRecord | None
-    state: str  # of the record: there, gone, other (the topic was made anew since), unknown
-    published: tuple[FoundEvent, ...]  # as the case's events
-    repeats: tuple[FoundRecord, ...]  # records with the same request again
-    searched: bool = True  # whether they were looked for up to the end; False where the limit came first
+    state: str  # of the record: there, gone, other (the topic was created again since), unknown
+    published: tuple[FoundEvent, ...]  # the case's events, in their order
+    repeats: tuple[FoundRecord, ...]  # later records with the same request
+    searched: bool = True  # whether repeats were searched up to the end; False if the limit came first
 
 
-class _Where(NamedTuple):
-    """Where a case's events are looked for in one partition."""
+class _EventWindow(NamedTuple):
+    """The window of one partition in which to search a case's events."""
 
     window: Window
-    lost: bool  # whether retention may have taken them
+    lost: bool  # whether retention may have deleted them
 
 
 @dataclass(slots=True)
-class _Hits:
-    """What a search of the topics came upon."""
+class _SearchHits:
+    """The records found by a search of the topics."""
 
     answers: dict[UUID, list[FoundRecord]] = field(default_factory=lambda: defaultdict(list))  # by event id
     requests: dict[tuple[str | None, UUID, int], list[FoundRecord]] = field(default_factory=lambda: defaultdict(list))
     letters: FoundLetters = field(default_factory=FoundLetters)
 
 
-async def follow(search: Search, cases: Sequence[DecidedRecord], wanted: "Wanted") -> tuple[list[Trace], FoundLetters]:
-    """Look in the topics for what the books know, and for dead letters; the newest of those first.
+async def trace_in_topics(
+    search: Search, cases: Sequence[DecidedRecord], wanted: "TraceTarget"
+) -> tuple[list[Trace], FoundLetters]:
+    """Find decided records and dead letters in the topics; return the traces, and the dead letters, the newest first.
 
     Raises:
         KafkaError: when the cluster cannot be reached, or stopped answering.
 
     """
-    records = await _records(search, cases)
-    wheres: dict[tuple[DecidedRecord, TopicPartition], _Where] = {}
+    records = await _read_records(search, cases)
+    event_windows: dict[tuple[DecidedRecord, TopicPartition], _EventWindow] = {}
     again: dict[DecidedRecord, list[Window]] = {}
     for case, record in zip(cases, records, strict=True):
-        # A producer's own time says nothing about when the answer came.
+        # A producer's time says nothing about the time of the answer.
         by_producer = record is not None and record.timestamp_type == _CREATE_TIME
         since = None if by_producer else case.as_of - _CLOCKS_DIFFER
-        again[case] = await _where_repeats_are(search, case, since, len(cases))
+        again[case] = await _repeat_windows(search, case, since, len(cases))
         for event in case.events:
-            place = _place(search, event)
-            if (case, place) not in wheres:  # a tick's many events are in few partitions
-                window = search.onward(place, await search.since(place, since), len(cases))
-                lost = await search.has_lost(place, None if by_producer else case.as_of)
-                wheres[case, place] = _Where(window, lost)
-    letters = [search.newest(place) for place in search.places(DEAD_LETTERS)]
-    windows = chain((each.window for each in wheres.values()), *again.values(), letters)
-    hits = await _read(search, windows, wanted)
+            place = _event_partition(search, event)
+            if (case, place) not in event_windows:  # many events of a tick share a partition
+                window = search.window_from(place, await search.offset_at(place, since), len(cases))
+                lost = await search.may_have_lost(place, None if by_producer else case.as_of)
+                event_windows[case, place] = _EventWindow(window, lost)
+    letters = [search.newest_window(place) for place in search.partitions(DEAD_LETTERS)]
+    windows = chain((each.window for each in event_windows.values()), *again.values(), letters)
+    hits = await _search(search, windows, wanted)
     traces = [
         replace(
-            _trace(search, case, record, wheres, hits),
+            _build_trace(search, case, record, event_windows, hits),
             searched=all(search.ends_before(window.place, window.stop) for window in again[case]),
         )
         for case, record in zip(cases, records, strict=True)
@@ -116,42 +111,42 @@ async def follow(search: Search, cases: Sequence[DecidedRecord], wanted: "Wanted
     return traces, hits.letters
 
 
-async def _records(search: Search, cases: Sequence[DecidedRecord]) -> list[ConsumerRecord | None]:
-    """Return what is there now where each case's record was."""
-    places = [search.only(_source(case), case.offset) for case in cases]
+async def _read_records(search: Search, cases: Sequence[DecidedRecord]) -> list[ConsumerRecord | None]:
+    """Return the record now at each case's offset, None if there is none."""
+    places = [search.record_window(_source_partition(case), case.offset) for case in cases]
     found = {(each.topic, each.partition, each.offset): each async for each in search.read(places)}
     return [found.get((case.topic, case.partition, case.offset)) for case in cases]
 
 
-async def _where_repeats_are(search: Search, case: DecidedRecord, since: datetime | None, share: int) -> list[Window]:
-    """Return what is behind the record, and where its account's key belongs if it lies elsewhere itself."""
-    here = _source(case)
-    windows = [search.onward(here, case.offset + 1, share)]
+async def _repeat_windows(search: Search, case: DecidedRecord, since: datetime | None, share: int) -> list[Window]:
+    """Return the windows to search for repeats: after the record, and the partition of the account's key if another."""
+    here = _source_partition(case)
+    windows = [search.window_from(here, case.offset + 1, share)]
     if case.account_id is not None and case.topic != EXPIRY_TICKS:
-        usual = search.place_of(case.topic, case.account_id)
+        usual = search.account_partition(case.topic, case.account_id)
         if usual != here:
-            windows.append(search.onward(usual, await search.since(usual, since), share))
+            windows.append(search.window_from(usual, await search.offset_at(usual, since), share))
     return windows
 
 
-def _source(case: DecidedRecord) -> TopicPartition:
+def _source_partition(case: DecidedRecord) -> TopicPartition:
     return TopicPartition(case.topic, case.partition)
 
 
-def _place(search: Search, event: RowEvent) -> TopicPartition:
+def _event_partition(search: Search, event: RowEvent) -> TopicPartition:
     if event.partition is not None:
         return TopicPartition(event.topic, event.partition)
-    return search.place_of(event.topic, event.account_id or "")
+    return search.account_partition(event.topic, event.account_id or "")
 
 
-class Wanted:
-    """What is looked for in the topics.
+class TraceTarget:
+    """The target of a search of the topics.
 
     Args:
-        id_: a request's or an event's, None where an account's dead letters are meant.
-        account: of whom; None for whoever.
-        cases: what the books know of it.
-        copies: messages that were sent back, whose letters tell what became of them.
+        id_: a request's or an event's id; None: all dead letters of the account.
+        account: the account; None: any.
+        cases: the decided records from the ledger's database.
+        copies: positions of redriven messages, whose dead letters are found too.
 
     """
 
@@ -164,71 +159,74 @@ class Wanted:
         self.sources = {(case.topic, case.partition, case.offset) for case in cases}
         self.copies = copies
 
-    def is_meant(self, letter: DeadLetter) -> bool:
-        """Tell whether a dead letter belongs to it: its message says that it has the id, or it has it itself."""
+    def is_selected(self, letter: DeadLetter) -> bool:
+        """Return whether a dead letter belongs to the target by its own id or the id in its message."""
         if self._account not in (None, letter.account_id):
             return False
-        return self._id is None or letter.id in self.ids or _id_in(letter.value) in self.ids
+        return self._id is None or letter.id in self.ids or parse_event_id(letter.value) in self.ids
 
 
-async def _read(search: Search, windows: Iterable[Window], wanted: Wanted) -> _Hits:
-    hits = _Hits()
+async def _search(search: Search, windows: Iterable[Window], wanted: TraceTarget) -> _SearchHits:
+    hits = _SearchHits()
     async for record in search.read(windows):
         if record.topic == DEAD_LETTERS:
-            _look_at_letter(record, wanted, hits.letters)
+            _record_letter(record, wanted, hits.letters)
         elif record.topic in INPUT_TOPICS:
-            if (record.topic, record.partition, record.offset) not in wanted.sources and _id_of(record) in wanted.ids:
-                _note_request(record, hits)
-        elif (id_ := _id_of(record)) is not None and id_ in wanted.events:
+            if (record.topic, record.partition, record.offset) not in wanted.sources and event_id_of(
+                record
+            ) in wanted.ids:
+                _record_request(record, hits)
+        elif (id_ := event_id_of(record)) is not None and id_ in wanted.events:
             repeat = bool(from_json(record.value)["data"].get("repeat"))
-            hits.answers[id_].append(_seen(record, repeat=repeat))
+            hits.answers[id_].append(found_record(record, repeat=repeat))
     hits.letters.letters.sort(key=lambda letter: letter.set_aside_at, reverse=True)
     return hits
 
 
-def _look_at_letter(record: ConsumerRecord, wanted: Wanted, found: FoundLetters) -> None:
-    letter = letter_of(record)
+def _record_letter(record: ConsumerRecord, wanted: TraceTarget, found: FoundLetters) -> None:
+    letter = parse_dead_letter(record)
     origin = (letter.origin_topic, letter.origin_partition, letter.origin_offset)
     if origin in wanted.copies:
         found.copies[origin] = letter.place
-    if wanted.is_meant(letter):
+    if wanted.is_selected(letter):
         found.letters.append(letter)
 
 
-def _note_request(record: ConsumerRecord, hits: _Hits) -> None:
-    """Note a record that asks for something under an id that is wanted, by what it asks for."""
+def _record_request(record: ConsumerRecord, hits: _SearchHits) -> None:
+    """Record an input record with a wanted id, by the request in it."""
     try:
         event = decode(record.topic, record.key, record.value)
     except Undecodable:
-        return  # it is among the dead letters
-    hits.requests[event.subject, event.id, fingerprint(event)].append(_seen(record))
+        return  # found among the dead letters
+    hits.requests[event.subject, event.id, fingerprint(event)].append(found_record(record))
 
 
-def _trace(
+def _build_trace(
     search: Search,
     case: DecidedRecord,
     record: ConsumerRecord | None,
-    wheres: Mapping[tuple[DecidedRecord, TopicPartition], _Where],
-    hits: _Hits,
+    event_windows: Mapping[tuple[DecidedRecord, TopicPartition], _EventWindow],
+    hits: _SearchHits,
 ) -> Trace:
     state = "there"
     if record is None:
-        state = "gone" if search.is_gone(_source(case), case.offset) else "other"
-    elif _id_of(record) != case.request_id:
+        state = "gone" if search.is_gone(_source_partition(case), case.offset) else "other"
+    elif event_id_of(record) != case.request_id:
         record, state = None, "other"
     published = tuple(
-        _published(search, event, wheres[case, _place(search, event)], hits.answers[event.id]) for event in case.events
+        _found_event(search, event, event_windows[case, _event_partition(search, event)], hits.answers[event.id])
+        for event in case.events
     )
     is_tick = case.topic == EXPIRY_TICKS
     repeats = [
         seen
         for seen in hits.requests[None if is_tick else case.account_id, case.request_id, case.fingerprint]
-        if not is_tick or seen.partition == case.partition  # a tick goes to every partition, and is answered in each
+        if not is_tick or seen.partition == case.partition  # a tick is sent to every partition and answered in each
     ]
-    return Trace(case, None if record is None else _seen(record), state, published, tuple(repeats))
+    return Trace(case, None if record is None else found_record(record), state, published, tuple(repeats))
 
 
-def _published(search: Search, event: RowEvent, where: _Where, found: Sequence[FoundRecord]) -> FoundEvent:
+def _found_event(search: Search, event: RowEvent, where: _EventWindow, found: Sequence[FoundRecord]) -> FoundEvent:
     if found:
         state = "found"
     elif not search.ends_before(where.window.place, where.window.stop):
@@ -240,61 +238,6 @@ def _published(search: Search, event: RowEvent, where: _Where, found: Sequence[F
     return FoundEvent(event, state, tuple(found))
 
 
-def untold(case: DecidedRecord) -> Trace:
-    """Return what the books alone tell."""
+def trace_without_topics(case: DecidedRecord) -> Trace:
+    """Return the trace of a decided record without a search of the topics."""
     return Trace(case, None, "unknown", tuple(FoundEvent(event, "unknown") for event in case.events), ())
-
-
-async def find_event(search: Search, id_: UUID) -> dict[str, Any] | None:
-    """Return the event of an id among the newest of the result topics, None where it is not there.
-
-    Raises:
-        KafkaError: when the cluster cannot be reached, or stopped answering.
-
-    """
-    name = str(id_).encode()
-    windows = [search.newest(place) for topic in (SEND_RESULTS, CREDIT_EVENTS) for place in search.places(topic)]
-    async with aclosing(search.read(windows, "results")) as records:
-        async for record in records:
-            if name in (record.value or b"") and _id_of(record) == id_:
-                event: dict[str, Any] = from_json(record.value)
-                return event
-    return None
-
-
-async def find_waiting(
-    search: Search, id_: UUID | None, account: str | None, decided: Mapping[tuple[str, int], int]
-) -> list[FoundRecord]:
-    """Return the records that no worker has come to, given up to where each partition is decided.
-
-    They are those of a request, or without an id those of an account, in the partitions that its key belongs to.
-
-    Raises:
-        KafkaError: when the cluster cannot be reached, or stopped answering.
-
-    """
-    key = None
-    places = [place for topic in INPUT_TOPICS for place in search.places(topic)]
-    if id_ is None and account is not None:
-        key = account.encode(errors="backslashreplace")  # a shell may hand over bytes that are no text
-        places = [search.place_of(topic, key.decode()) for topic in INPUT_TOPICS]
-    windows = [search.onward(place, decided.get((place.topic, place.partition), 0)) for place in places]
-    undecided = search.read(windows, "undecided records")
-    return [_seen(record) async for record in undecided if (record.key == key if key else _id_of(record) == id_)]
-
-
-def _seen(record: ConsumerRecord, *, repeat: bool = False) -> FoundRecord:
-    return FoundRecord(record.topic, record.partition, record.offset, nearest_instant(record.timestamp), repeat)
-
-
-def _id_of(record: ConsumerRecord) -> UUID | None:
-    return _id_in(record.value)
-
-
-def _id_in(value: bytes | None) -> UUID | None:
-    """Return the id that a message says it has, if it is JSON and says one."""
-    try:
-        document = from_json(value or b"")
-        return UUID(document["id"])
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return None

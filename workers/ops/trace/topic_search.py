@@ -1,4 +1,4 @@
-"""Searching topics for a few records: bounded windows of partitions, read one after the other."""
+"""Searches topics for a few records: reads bounded windows of partitions, one after another."""
 
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
@@ -16,17 +16,18 @@ from infra.kafka.records import partition_counts, read_to
 from infra.settings import Settings
 from schemas.catalogue import TOPICS
 
-__all__ = ["ProgressWatch", "Search", "Window", "open_search", "unwatched"]
+__all__ = ["ProgressWatch", "Search", "Window", "no_progress", "open_search"]
 
-_TOLD_EACH = 1000  # records
-_WAIT_MS = 50  # the ends of partitions are read again and again
+_REPORT_EVERY = 1000  # records
+_WAIT_MS = 50  # short, since every window ends with a poll of a partition's end
 
-# Shows a long search: given how many records it may read, and what they are, yields what to call with the number read.
+# Shows the progress of a search: given the maximum number of records and a word for them, a context manager that yields
+# a function to call with the number of records read.
 ProgressWatch = Callable[[int, str], AbstractContextManager[Callable[[int], None]]]
 
 
-def unwatched(_: int, __: str) -> AbstractContextManager[Callable[[int], None]]:
-    """Show nothing."""
+def no_progress(_: int, __: str) -> AbstractContextManager[Callable[[int], None]]:
+    """Return a progress watch that shows nothing."""
     return nullcontext(lambda _: None)
 
 
@@ -39,7 +40,7 @@ class Window(NamedTuple):
 
 
 class Search:
-    """The topics as they were when the search began: committed records up to there are found, later ones are not."""
+    """A search of all topics: finds committed records up to the topics' ends at the start of the search."""
 
     def __init__(
         self,
@@ -53,56 +54,58 @@ class Search:
         self._limit = limit
         self._watch = watch
 
-    def places(self, topic: str) -> list[TopicPartition]:
+    def partitions(self, topic: str) -> list[TopicPartition]:
         """Return a topic's partitions."""
         return [place for place in self._ends if place.topic == topic]
 
-    def place_of(self, topic: str, account_id: str) -> TopicPartition:
-        """Return the partition of an account's key."""
-        return TopicPartition(topic, partition_of(account_id.encode(), len(self.places(topic))))
+    def account_partition(self, topic: str, account_id: str) -> TopicPartition:
+        """Return the partition of a topic that an account's key belongs to."""
+        return TopicPartition(topic, partition_of(account_id.encode(), len(self.partitions(topic))))
 
     def is_gone(self, place: TopicPartition, offset: int) -> bool:
-        """Tell whether retention took what was there, or whether there is no such partition any more."""
+        """Return whether retention has deleted an offset, or the partition no longer exists."""
         return offset < self._oldest.get(place, offset + 1)
 
     def ends_before(self, place: TopicPartition, offset: int) -> bool:
-        """Tell whether a partition ends at an offset or before it."""
+        """Return whether a partition ends at an offset or before it."""
         return self._ends[place] <= offset
 
-    async def since(self, place: TopicPartition, time: datetime | None) -> int:
-        """Return the offset of a partition's first record of a time or later; of the oldest one for no time."""
+    async def offset_at(self, place: TopicPartition, time: datetime | None) -> int:
+        """Return the offset of a partition's first record at a time or later; for None, of the oldest record."""
         if time is None:
             return self._oldest[place]
         found = (await self._consumer.offsets_for_times({place: to_milliseconds(time)}))[place]
         return self._ends[place] if found is None else max(found.offset, self._oldest[place])
 
-    async def has_lost(self, place: TopicPartition, since: datetime | None) -> bool:
-        """Tell whether retention may have taken records of a time or later; of any time for None."""
+    async def may_have_lost(self, place: TopicPartition, since: datetime | None) -> bool:
+        """Return whether retention may have deleted records of a time or later; for None, of any time."""
         oldest = self._oldest[place]
-        return oldest > 0 and await self.since(place, since) <= oldest
+        return oldest > 0 and await self.offset_at(place, since) <= oldest
 
-    def onward(self, place: TopicPartition, start: int, share: int = 1) -> Window:
-        """Return what is from an offset on, as far as the limit lets a search go that is one of so many."""
+    def window_from(self, place: TopicPartition, start: int, share: int = 1) -> Window:
+        """Return the window from an offset on, as long as the limit divided by `share`, the number of such searches."""
         start = min(max(start, self._oldest[place]), self._ends[place])
         return Window(place, start, min(self._ends[place], start + max(1, self._limit // share)))
 
-    def newest(self, place: TopicPartition, start: int = 0) -> Window:
-        """Return the end of a partition, as far back as the limit goes, and no further than an offset."""
+    def newest_window(self, place: TopicPartition, start: int = 0) -> Window:
+        """Return the window at a partition's end, as long as the limit, and starting no earlier than an offset."""
         end = self._ends[place]
         return Window(place, min(end, max(self._oldest[place], end - self._limit, start)), end)
 
     async def read(self, windows: Iterable[Window], what: str = "records") -> AsyncGenerator[ConsumerRecord, None]:
-        """Yield the records of some windows, each once. Close it with `contextlib.aclosing` when leaving early.
+        """Yield the records of windows, each record once.
+
+        Close the generator with `contextlib.aclosing` when leaving early.
 
         Raises:
             KafkaError: when the cluster cannot be reached, or stopped answering.
 
         """
-        rounds = _rounds(windows)
+        rounds = _merge_windows(windows)
         total = sum(window.stop - window.start for windows in rounds for window in windows)
         if not total:
             return
-        done = told = 0
+        done = reported = 0
         with self._watch(total, what) as progress:
             for each in rounds:
                 places = {window.place: window.start for window in each}
@@ -116,13 +119,13 @@ class Search:
                         place = TopicPartition(record.topic, record.partition)
                         done += record.offset + 1 - places[place]
                         places[place] = record.offset + 1
-                        if done - told >= _TOLD_EACH:
-                            told = done
+                        if done - reported >= _REPORT_EVERY:
+                            reported = done
                             progress(done)
             progress(total)
 
-    def only(self, place: TopicPartition, offset: int) -> Window:
-        """Return the place of one record; empty where there is none (any more)."""
+    def record_window(self, place: TopicPartition, offset: int) -> Window:
+        """Return the window of one record, empty if the record does not exist or was deleted."""
         if self.is_gone(place, offset) or self.ends_before(place, offset):
             return Window(place, offset, offset)
         return Window(place, offset, offset + 1)
@@ -134,8 +137,8 @@ async def open_search(settings: Settings, limit: int, watch: ProgressWatch) -> A
 
     Args:
         settings: where Kafka is.
-        limit: so many records of a partition at most are read for one thing that is looked for.
-        watch: shows how far it is.
+        limit: the maximum number of records read of a partition for one item.
+        watch: shows the progress.
 
     Raises:
         NotSetUpError: when a topic does not exist.
@@ -149,8 +152,8 @@ async def open_search(settings: Settings, limit: int, watch: ProgressWatch) -> A
         yield Search(consumer, bounds, limit, watch)
 
 
-def _rounds(windows: Iterable[Window]) -> list[list[Window]]:
-    """Return windows that cover the same and do not overlap, in rounds that read each partition once."""
+def _merge_windows(windows: Iterable[Window]) -> list[list[Window]]:
+    """Return the union of windows without overlaps, in rounds with at most one window for each partition."""
     merged: dict[TopicPartition, list[Window]] = defaultdict(list)
     for window in sorted(window for window in windows if window.start < window.stop):
         of_place = merged[window.place]

@@ -1,7 +1,6 @@
-"""One request from end to end: its record, what it was decided, the rows, their events, and what stands in the topics.
+"""Traces one request from end to end: its record, decision, journal rows, their events, and the records in the topics.
 
-The books are asked first and are all that a trace needs. Kafka tells what is left there: retention may have taken the
-record, its answer, or both.
+The ledger's database is read first, and is enough for a trace. Kafka adds the records that retention has left.
 """
 
 from collections import Counter
@@ -15,20 +14,28 @@ from infra.kafka.records import NotSetUpError
 from infra.postgres import Connection
 from infra.settings import Settings
 from workers.ops.books.balance import UnknownAccountError
+from workers.ops.books.lanes import next_offsets
 from workers.ops.books.reasons import reason_of
 from workers.ops.books.snapshot import open_books
-from workers.ops.dead_letters.history import DeadLetterReport, LetterHistory, histories_of, read_redrives
+from workers.ops.dead_letters.history import DeadLetterReport, LetterHistory, read_histories, read_redrives
 from workers.ops.dead_letters.letters import DeadLetter
 from workers.ops.trace import in_books as books
+from workers.ops.trace.found_records import FoundRecord, find_event, find_undecided
 from workers.ops.trace.in_books import DecidedRecord
-from workers.ops.trace.in_topics import FoundEvent, FoundRecord, Trace, Wanted, find_event, find_waiting, follow, untold
-from workers.ops.trace.topic_search import ProgressWatch, Search, open_search, unwatched
+from workers.ops.trace.in_topics import (
+    FoundEvent,
+    Trace,
+    TraceTarget,
+    trace_in_topics,
+    trace_without_topics,
+)
+from workers.ops.trace.topic_search import ProgressWatch, Search, no_progress, open_search
 
-__all__ = ["LIMIT", "Question", "Traced", "UnknownRequestError", "trace"]
+__all__ = ["LIMIT", "Question", "TraceReport", "UnknownRequestError", "trace"]
 
 LIMIT: Final = 100_000  # records
 
-# Of a row and of a tick for JSON.
+# The members of a row and of a tick for JSON.
 _MEMBERS: Final = (
     "sequence",
     "is_answer",
@@ -43,29 +50,29 @@ _OF_TICK: Final = ("code", "horizon", "lots", "credits", "complete")
 
 
 class UnknownRequestError(Exception):
-    """Neither the books nor the topics, as far as they were searched, know of it."""
+    """The request was found neither in the ledger's database nor in the searched part of the topics."""
 
 
 class Question(NamedTuple):
-    """What is to be traced: a request or event, an account's last, or a request or event of that account."""
+    """What to trace: a request or event by id, an account's last requests, or an id of that account."""
 
     id: UUID | None
     account: str | None
-    last: int = 10  # of an account
-    limit: int = LIMIT  # records read of a partition at most
+    last: int = 10  # number of an account's requests
+    limit: int = LIMIT  # maximum number of records read of a partition
 
 
 @dataclass(frozen=True, slots=True)
-class Traced:
-    """All that is known of what was asked for."""
+class TraceReport:
+    """The answer to a question: traces, dead letters and undecided records."""
 
     traces: list[Trace]
     letters: list[tuple[DeadLetter, LetterHistory]]
     waiting: list[FoundRecord]  # records that no worker has decided yet
-    silent: str | None  # why the topics could not be asked
+    silent: str | None  # why the topics could not be searched
 
     def summary(self) -> dict[str, Any]:
-        """Return all of it for JSON."""
+        """Return the report for JSON."""
         letters = DeadLetterReport(list(self.letters), Counter(), None)
         return {
             "traces": [_summary(trace) for trace in self.traces],
@@ -117,82 +124,82 @@ def _place(seen: FoundRecord) -> dict[str, Any]:
     return {"topic": seen.topic, "partition": seen.partition, "offset": seen.offset, "time": seen.at}
 
 
-async def trace(settings: Settings, question: Question, watch: ProgressWatch = unwatched) -> Traced:
-    """Return all that is known of a request, an event, or the last requests of an account.
+async def trace(settings: Settings, question: Question, watch: ProgressWatch = no_progress) -> TraceReport:
+    """Return the trace of a request, of an event, or of the last requests of an account.
 
     Args:
         settings: where Kafka and Postgres are.
         question: what to trace.
-        watch: shows how far the search of the topics is.
+        watch: shows the progress of the search of the topics.
 
     Raises:
-        UnknownRequestError: when nobody knows of it.
-        UnknownAccountError: when the books have no such account, and the topics no dead letter of it.
+        UnknownRequestError: when the request is found nowhere.
+        UnknownAccountError: when the ledger has no such account, and the topics have no record of the account.
         NotSetUpError: when the database was never migrated.
-        OSError, asyncpg.PostgresError: when it cannot be reached or refuses.
-        KafkaError: when the books do not know of it, and the cluster cannot be reached.
+        OSError, asyncpg.PostgresError: when the database cannot be reached or refuses.
+        KafkaError: when the database does not have the request, and the cluster cannot be reached.
 
     """
     unknown = None
     async with open_books(settings) as connection:
         try:
-            cases = await _cases(connection, question)
-        except UnknownAccountError as error:  # it may have dead letters, or a request that waits
+            cases = await _find_decided(connection, question)
+        except UnknownAccountError as error:  # the account may have dead letters or undecided records
             cases, unknown = [], error
-        sendings = await read_redrives(connection)
-        decided = await books.next_offsets(connection)
-    copies = {(each.topic, each.partition, each.offset) for sent in sendings.values() for each in sent}
+        redrives = await read_redrives(connection)
+        decided = await next_offsets(connection)
+    copies = {(each.topic, each.partition, each.offset) for sent in redrives.values() for each in sent}
     waiting: list[FoundRecord] = []
     try:
-        # The books are not held open meanwhile: a search takes its time, and Postgres ends who idles in a transaction.
+        # No transaction is open during the search: Postgres would end an idle one.
         async with open_search(settings, question.limit, watch) as search:
             if not cases and question.id is not None and question.account is None:
-                cases = await _cases_by_event(settings, search, question.id)
-            wanted = Wanted(question.id, question.account, cases, copies)
-            traces, letters = await follow(search, cases, wanted)
+                cases = await _find_decided_by_event(settings, search, question.id)
+            wanted = TraceTarget(question.id, question.account, cases, copies)
+            traces, letters = await trace_in_topics(search, cases, wanted)
             if question.id is None or not (cases or letters.letters):
-                waiting = await find_waiting(search, question.id, question.account, decided)
+                waiting = await find_undecided(search, question.id, question.account, decided)
     except (KafkaError, NotSetUpError) as error:
         if not cases:
             raise
-        return Traced([untold(case) for case in cases], [], [], str(error) or type(error).__name__)
+        return TraceReport([trace_without_topics(case) for case in cases], [], [], str(error) or type(error).__name__)
     if not (traces or letters.letters or waiting):
-        raise unknown or _unknown(question)
+        raise unknown or _unknown_request(question)
     if question.id is None:
         letters.letters = letters.letters[: question.last]
         waiting = waiting[-question.last :]
     async with open_books(settings) as connection:
-        fates = await histories_of(connection, letters, sendings)
-    return Traced(traces, list(zip(letters.letters, fates, strict=True)), waiting, None)
+        histories = await read_histories(connection, letters, redrives)
+    return TraceReport(traces, list(zip(letters.letters, histories, strict=True)), waiting, None)
 
 
-def _unknown(question: Question) -> UnknownRequestError:
+def _unknown_request(question: Question) -> UnknownRequestError:
     if question.id is None:
-        return UnknownRequestError(f"nothing was ever decided or set aside for account {question.account}")
+        return UnknownRequestError(f"account {question.account} has neither decisions nor dead letters")
     whose = "" if question.account is None else f" of account {question.account}"
     return UnknownRequestError(
-        f"neither the books nor the topics know of {question.id}{whose}: it is no request that was decided or waits,"
-        f" and no event or dead letter among the newest {question.limit:,} of each partition (--limit)"
+        f"{question.id}{whose} is unknown: neither a decided or waiting request, nor an event or dead letter"
+        f" among the newest {question.limit:,} records of each partition (--limit)"
     )
 
 
-async def _cases(connection: Connection, question: Question) -> list[DecidedRecord]:
+async def _find_decided(connection: Connection, question: Question) -> list[DecidedRecord]:
     if question.id is None:
-        return await books.cases_of_account(connection, question.account or "", question.last)
-    cases = await books.cases_of_request(connection, question.id, question.account)
+        return await books.find_by_account(connection, question.account or "", question.last)
+    cases = await books.find_by_request(connection, question.id, question.account)
     if not cases and question.account is not None:
-        cases = await books.cases_of_event(connection, question.id, question.account)
+        cases = await books.find_by_event(connection, question.id, question.account)
     return cases
 
 
-async def _cases_by_event(settings: Settings, search: Search, id_: UUID) -> list[DecidedRecord]:
-    """Return what an event in a result topic tells of, as far as it is these books' own."""
+async def _find_decided_by_event(settings: Settings, search: Search, id_: UUID) -> list[DecidedRecord]:
+    """Return the decided record of an event in a result topic, an empty list for another ledger's event."""
     event = await find_event(search, id_)
     if event is None:
         return []
     async with open_books(settings) as connection:
         if "subject" in event:
-            cases = await books.cases_of_row(connection, event["subject"], event["data"]["sequence"])
+            cases = await books.find_by_row(connection, event["subject"], event["data"]["sequence"])
         else:
-            cases = await books.cases_of_request(connection, UUID(event["data"]["request_id"]), None)
+            cases = await books.find_by_request(connection, UUID(event["data"]["request_id"]), None)
     return [case for case in cases if id_ in {each.id for each in case.events}]

@@ -78,6 +78,9 @@ CORRUPTIONS = [
     Corruption(_LOT_OF_ALICE.format("remaining = remaining + 1", 3), "lot_is_its_journal", "alice", "lot 3"),
     Corruption(_LOT_OF_ALICE.format("remaining = remaining - 1", 3), "lot_conserves", "alice", "lot 3"),
     Corruption(_LOT_OF_ALICE.format("granted = 9", 3), "lot_is_granted_once", "alice", "lot 3"),
+    Corruption(
+        "update lots set tops_up = 1 where account = {carol} and lot = 4", "lot_is_as_granted", "carol", "lot 4"
+    ),
     Corruption(_LOT_OF_ALICE.format("remaining = -2", 3), "lot_in_range", "alice", "lot 3"),
     Corruption(_LOT_OF_ALICE.format("remaining = 3", 3), "lot_in_range", "alice", "lot 3"),
     Corruption("delete from lots where account = {dave}", "account_conserves", "dave", "all 0 lots"),
@@ -210,6 +213,7 @@ CORRUPTIONS = [
     ),
     Corruption(_OF_ALICE.format("balance_after = balance_after + 1", 3), "balance_adds_up", "alice", "sequence 3"),
     Corruption(_OF_ALICE.format("balance_after = 9", 13), "balance_adds_up", "alice", "sequence 13"),
+    Corruption(_OF_ALICE.format("balance_before = 5", 15), "balance_adds_up", "alice", "sequence 15"),
     Corruption(
         _OF_ALICE.format("balance_before = 9, balance_after = 9", 3), "balance_is_carried", "alice", "sequence 3"
     ),
@@ -253,6 +257,8 @@ CORRUPTIONS = [
     ),
     Corruption(_OF_ALICE.format("reverses = 4", 5), "send_is_reversed_once", "alice", "sequence 4"),
     Corruption(_LOT_OF_ALICE.format("warned = false", 1), "notice_is_given_once", "alice", "lot 1"),
+    Corruption(_LOT_OF_ALICE.format("announced_ends = '{}'", 1), "notice_is_given_once", "alice", "lot 1"),
+    Corruption(_LOT_OF_ALICE.format("announced_ends = array[expires_at]", 3), "notice_is_given_once", "alice", "lot 3"),
     Corruption(
         _copy("journal", "account = {alice} and sequence = 14", sequence="23"), "notice_is_given_once", "alice", "lot 1"
     ),

@@ -353,5 +353,5 @@ async def test_an_account_may_have_any_name(database: Connection, name: str) -> 
 @pytest.mark.parametrize("name", ["nobody", "", "\udcff", "a\0b"])
 async def test_a_name_that_is_nobodys_is_said_to_be(database: Connection, name: str) -> None:
     """Also where it is no text at all."""
-    with pytest.raises(UnknownAccountError, match="the books have no account"):
+    with pytest.raises(UnknownAccountError, match="the ledger has no account"):
         await balance_of(database, name)

@@ -87,7 +87,7 @@ def test_an_unknown_account_ends_with_1(inmail: Run, arguments: str) -> None:
     done = inmail(*arguments.split())
 
     assert (Exit.NO, "") == (done.exit_code, done.stdout)
-    assert "the books have no account nobody" in done.stderr
+    assert "the ledger has no account nobody" in done.stderr
 
 
 @pytest.mark.parametrize("arguments", ["statement alice --json --csv", "balance alice --as-of 2030-13-01"])

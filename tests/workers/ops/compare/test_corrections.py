@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from workers.ops.compare.corrections import LotState, owed_for
+from workers.ops.compare.corrections import LotState, owed_credits
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 LATER = NOW + timedelta(days=1)
@@ -38,9 +38,9 @@ ENDED = {"open": False, "expires_at": NOW}
 )
 def test_a_lot_is_owed_what_it_would_hold_now(mine: LotState | None, theirs: LotState | None, owed: int) -> None:
     """Upward what it was not given or lost; downward no more than it still has; nothing for what has ended anyway."""
-    assert owed == owed_for(mine, theirs, NOW, whole=True)
+    assert owed == owed_credits(mine, theirs, NOW, whole=True)
 
 
 def test_what_a_cap_cut_says_nothing_without_the_lots_before() -> None:
     """Where the other books lack the beginning, they lack the lots that the cap counted."""
-    assert 0 == owed_for(_lot(5, 2, cut=3), _lot(5, 5), NOW, whole=False)
+    assert 0 == owed_credits(_lot(5, 2, cut=3), _lot(5, 5), NOW, whole=False)

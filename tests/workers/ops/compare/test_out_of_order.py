@@ -19,7 +19,7 @@ from workers.jobs.billing import BillingJob
 from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
 from workers.ops.compare.comparison import Comparison
-from workers.ops.compare.html_report import page_of
+from workers.ops.compare.html_report import render_page
 from workers.ops.compare.out_of_order import DifferenceCause, OvertakenIndex, RecordRef
 from workers.ops.operations import Operator
 from workers.ops.replay.rebuild import rebuild
@@ -63,7 +63,7 @@ async def test_an_outcome_decided_ahead_is_named_with_what_came_of_it(
     assert 1 == first.counts()["entries: insufficient_credits -> charged (decided ahead)"]
     assert 1 == first.counts()["lots: promotion: differs in sum_of_entries (after one that was decided ahead)"]
     show_comparison(second)
-    text, page, json = capsys.readouterr().out, page_of(second, "a trial", {}), to_json(second.summary()).decode()
+    text, page, json = capsys.readouterr().out, render_page(second, "a trial", {}), to_json(second.summary()).decode()
     assert f"request_id {requests[0].id}: send 0/" in text
     assert "ahead of inmail-billing: insufficient_credits -> charged\n" in text
     assert "1 difference not of what was decided ahead." in text
@@ -90,8 +90,8 @@ def test_what_came_before_has_another_cause() -> None:
     """Only what an account did at the same time or later may follow from what was decided ahead."""
     marks = OvertakenIndex.of([])
     early, late, later = (datetime(2030, 1, day, tzinfo=UTC) for day in (1, 2, 3))
-    marks.touch(["alice", 0], late)
-    marks.touch(["alice"], later)
+    marks.mark_affected(["alice", 0], late)
+    marks.mark_affected(["alice"], later)
 
     assert [DifferenceCause.ELSEWHERE, DifferenceCause.FOLLOWS, DifferenceCause.FOLLOWS, DifferenceCause.FOLLOWS] == [
         marks.origin("alice", time, ahead=False) for time in (early, late, later, None)

@@ -14,13 +14,13 @@ from tests.ledger.book import NEW_YEAR
 from workers.commands.views.dead_letters import show_counts, show_dead_letter, show_dead_letters
 from workers.commands.views.trace import _letter
 from workers.ops.dead_letters.history import DeadLetterReport, LetterHistory
-from workers.ops.dead_letters.letters import DeadLetter, letter_of, readable
+from workers.ops.dead_letters.letters import DeadLetter, parse_dead_letter, readable_text
 
 
 @pytest.mark.parametrize("text", ["", "plain", '{"a": 1}\n\t"b"', "Zoë 日本"])
 def test_text_is_shown_as_it_is(text: str) -> None:
     """Most refused messages are JSON with a mistake in it."""
-    assert text == readable(text.encode())
+    assert text == readable_text(text.encode())
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_text_is_shown_as_it_is(text: str) -> None:
 )
 def test_what_could_command_the_terminal_is_dumped_in_hex(data: bytes) -> None:
     """Control characters and overrides reach nobody's terminal."""
-    shown = readable(data)
+    shown = readable_text(data)
 
     assert shown.isascii()
     assert shown.startswith("00000000  ")
@@ -39,7 +39,7 @@ def test_what_could_command_the_terminal_is_dumped_in_hex(data: bytes) -> None:
 
 def test_a_hex_dump_has_sixteen_bytes_a_row() -> None:
     """Offset, bytes and text in columns, as in every other dump."""
-    assert readable(bytes(range(0x3E, 0x50)) + b"\x00").splitlines() == [
+    assert readable_text(bytes(range(0x3E, 0x50)) + b"\x00").splitlines() == [
         "00000000  3e 3f 40 41 42 43 44 45 46 47 48 49 4a 4b 4c 4d  >?@ABCDEFGHIJKLM",
         "00000010  4e 4f 00                                         NO.",
     ]
@@ -61,7 +61,9 @@ def _read(error: str = "planted", name: str = "trace", value: str = "e30=", **or
         "time": NEW_YEAR,
         "data": {"reason": "not_json", "error": error, "origin": where, **kept},
     }
-    return letter_of(ConsumerRecord(DEAD_LETTERS, 2, 5, 1_900_000_000_000, 0, None, to_json(body), None, 0, 0, ()))
+    return parse_dead_letter(
+        ConsumerRecord(DEAD_LETTERS, 2, 5, 1_900_000_000_000, 0, None, to_json(body), None, 0, 0, ())
+    )
 
 
 @pytest.mark.parametrize(

@@ -41,8 +41,8 @@ from workers.ops.operations import (
     Operator,
     RefusedError,
     list_operations,
-    recorded,
-    show_operation,
+    read_operation,
+    recorded_operation,
 )
 
 ME = Operator("ops-1", "the catalogue was mended")
@@ -139,7 +139,7 @@ async def test_a_letter_that_is_still_refused_is_another_letter_and_both_tell_of
     await work_off(cluster)
 
     newest, oldest = (await told(mended, account)).letters
-    assert newest[0].place == oldest[1].again  # type: ignore[union-attr]
+    assert newest[0].place == oldest[1].new_letter  # type: ignore[union-attr]
     assert (OPERATION_HEADER, LETTER_HEADER) == tuple(name for name, _ in newest[0].headers)
     assert oldest[0].value == newest[0].value
     assert 1 == (await plan_redrive(mended, LetterFilter(account=account), FAST)).count  # the newest alone
@@ -189,7 +189,7 @@ async def test_a_message_goes_back_as_it_was_to_where_it_was(mended: Settings, c
     done = await back(mended, account)
 
     (letter, fate) = (await told(mended, account)).letters[0]
-    sending = fate.sendings[0]  # type: ignore[union-attr]
+    sending = fate.redrives[0]  # type: ignore[union-attr]
     async with aclosing(read_records(cluster, [TopicPartition(BILLING_EVENTS, other)])) as records:
         (record,) = [each async for each in records if each.offset == sending.offset]
     assert (account.encode(), encode(event)) == (record.key, record.value)
@@ -306,7 +306,7 @@ async def test_a_redrive_that_was_stopped_goes_on_where_it_stopped(
 
     assert [(2, True), (3, False)] == [(each.result["sent"], each.stopped) for each in (first, second)]
     assert 3 == first.result["left"]
-    kept = await show_operation(mended, first.number)
+    kept = await read_operation(mended, first.number)
     assert (OperationStatus.STOPPED, first.result, "ops-1") == (kept.status, kept.result, kept.actor)
     records = await records_of(mended, BILLING_EVENTS, account)
     assert {str(event.id): 1 for event in five} == Counter(json.loads(each.value)["id"] for each in records)
@@ -334,12 +334,12 @@ async def test_a_redrive_that_is_stopped_between_two_messages_leaves_the_rest_un
 async def test_only_one_redrive_runs_at_a_time(cluster: Settings) -> None:
     """The second is refused and told whose the first is; after it, it may."""
     intent = Intent("redrive", "ops-1", "first", {}, {})
-    async with recorded(cluster, intent) as running:
+    async with recorded_operation(cluster, intent) as running:
         with pytest.raises(RefusedError, match=f"operation {running.number} of ops-1"):
-            async with recorded(cluster, intent):
+            async with recorded_operation(cluster, intent):
                 pass
-        assert OperationStatus.RUNNING == (await show_operation(cluster, running.number)).status
-    async with recorded(cluster, intent) as second:
+        assert OperationStatus.RUNNING == (await read_operation(cluster, running.number)).status
+    async with recorded_operation(cluster, intent) as second:
         pass
 
     assert [OperationStatus.DONE, OperationStatus.DONE] == [each.status for each in await list_operations(cluster, 2)]
@@ -353,25 +353,25 @@ async def test_an_operation_whose_process_is_gone_is_said_to_be_broken_off(
     intent = Intent("redrive", "ops-1", "first", {}, {})
 
     async def is_killed() -> None:
-        async with recorded(cluster, intent) as running:
+        async with recorded_operation(cluster, intent) as running:
             pid = await running.connection.fetchval("select pg_backend_pid()")
             await database.execute("select pg_terminate_backend($1, 5000)", pid)
-            await running.note()
+            await running.save_progress()
 
     with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
         await is_killed()
     (broken,) = await list_operations(cluster, 1)
     before = broken.status
-    async with recorded(cluster, intent):
+    async with recorded_operation(cluster, intent):
         pass
 
-    assert [OperationStatus.BROKEN_OFF] * 2 == [before, (await show_operation(cluster, broken.operation)).status]
+    assert [OperationStatus.BROKEN_OFF] * 2 == [before, (await read_operation(cluster, broken.operation)).status]
 
 
 async def test_what_an_operation_raised_is_on_record(cluster: Settings) -> None:
     """And is raised again."""
     with pytest.raises(ValueError, match="planted"):
-        async with recorded(cluster, Intent("redrive", "ops-1", "to see", {"rate": 1}, {"messages": 2})):
+        async with recorded_operation(cluster, Intent("redrive", "ops-1", "to see", {"rate": 1}, {"messages": 2})):
             raise ValueError("planted")
 
     (kept,) = await list_operations(cluster, 1)
@@ -413,7 +413,7 @@ async def test_letters_are_found_by_each_of_their_marks(cluster: Settings, accou
     for letter, selections in wanted.items():
         other = second if letter is first else first
         for selection in selections:
-            assert (True, False) == (selection.wants(letter), selection.wants(other)), selection
+            assert (True, False) == (selection.matches(letter), selection.matches(other)), selection
             found = await list_dead_letters(cluster, selection)
             assert letter in found.letters
             assert other not in found.letters

@@ -42,7 +42,7 @@ async def test_a_plan_comes_first_and_a_dry_run_ends_with_it(
 
     assert (Exit.DONE, "") == (code, err)
     assert re.search(r"inmail\.billing-events +unknown_plan +30\n", out)
-    assert "1 message not sent: this version with this plan catalogue would set it aside again" in out
+    assert "1 message not sent: it would become a dead letter again" in out
     assert "30 messages to send, at 0.25 a second: 0:02:00" in out
     plan = json.loads(as_json)["plan"]
     assert (30, {"refused_again": 1}, 120.0) == (plan["messages"], plan["not_sent"], plan["seconds"])
@@ -72,7 +72,7 @@ async def test_a_redrive_tells_how_far_it_is_and_what_it_did(mended: Settings, a
     assert [f"{n} of 20 messages" for n in (10, 20)] == [line.partition(",")[0] for line in err.splitlines()]
     assert (OperationStatus.DONE, "ops-1", "a trial") == (operation.status, operation.actor, operation.reason)
     again, out, _ = await run(mended, *_redrive(account, "--yes"))
-    assert (Exit.DONE, True) == (again, "20 messages not sent: sent back before" in out)
+    assert (Exit.DONE, True) == (again, "20 messages not sent: redriven before" in out)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])

@@ -55,7 +55,7 @@ from workers.ledger.plans import SHIPPED, Catalogue, CatalogueError, load_catalo
 from workers.local.up import prepare
 from workers.ops.books.audit import audit
 from workers.ops.compare.comparison import Comparison, DifferenceGroup, compare
-from workers.ops.compare.html_report import page_of
+from workers.ops.compare.html_report import render_page
 from workers.ops.operations import OngoingOperation, OperationStatus, Operator, RefusedError, list_operations
 from workers.ops.replay import rebuild_lanes
 from workers.ops.replay.parallel_batches import BatchCombiner
@@ -246,8 +246,8 @@ async def test_a_schema_of_the_live_database_will_do(live: Settings) -> None:
     assert (await audit(other)).passed
     assert (await audit(live)).passed
     assert "was not begun by this verb" in await _refusal(live, replace(asked, changes=NO_ROLLOVER))
-    assert "is that of the live books" in await _refusal(live, replace(asked, schema="public"))
-    assert "no name for a schema" in await _refusal(live, replace(asked, schema='x"; drop schema public'))
+    assert "is the schema of the live ledger" in await _refusal(live, replace(asked, schema="public"))
+    assert "is not a valid schema name" in await _refusal(live, replace(asked, schema='x"; drop schema public'))
     await _change(live, "drop schema rebuilt cascade")
     assert before == await _everything(live)
 
@@ -367,7 +367,7 @@ async def test_a_page_tells_it_and_reads_nothing_into_what_it_shows(live: Settin
     odd = replace(group.examples[0], place={"account_id": "<script>alert(1)</script>"}, before=before)
     comparison.groups.append(DifferenceGroup("entries", "odd & ends", 1, [odd]))
 
-    page = page_of(comparison, "a trial", {"by": "ops-1"})
+    page = render_page(comparison, "a trial", {"by": "ops-1"})
 
     assert "charged -&gt; insufficient_credits" in page
     assert "odd &amp; ends" in page
@@ -403,11 +403,11 @@ async def test_a_database_that_holds_anything_else_is_refused(live: Settings) ->
     await _change(target_settings(live, books), "insert into accounts (account_id, partition) values ('alice', 0)")
     await _rerun(live, begun, stop_at=1)
 
-    assert "tables that are not of these books" in await _refusal(live, tables)
+    assert "tables of another application" in await _refusal(live, tables)
     assert "is not empty" in await _refusal(live, books)
     assert "was not begun by this verb with these options" in await _refusal(live, replace(begun, changes=()))
     nowhere = SecretStr(begun.url.get_secret_value() + "_not")
-    assert "make it first" in await _refusal(live, replace(begun, url=nowhere))
+    assert "create the database first" in await _refusal(live, replace(begun, url=nowhere))
 
 
 async def test_a_plan_that_another_run_has_overtaken_is_refused(live: Settings) -> None:
@@ -416,7 +416,7 @@ async def test_a_plan_that_another_run_has_overtaken_is_refused(live: Settings) 
     plan = await plan_rebuild(live, asked)
     await _rerun(live, asked, stop_at=1)
 
-    with pytest.raises(RefusedError, match="another run has gone on with inmail"):
+    with pytest.raises(RefusedError, match="another rebuild has moved inmail"):
         await rebuild(live, asked, plan, who=WHO, stop=asyncio.Event())
 
     assert OperationStatus.FAILED == (await list_operations(live, 1))[0].status
@@ -460,16 +460,16 @@ def test_what_is_decided_together_keeps_each_accounts_order_and_passes_no_tick()
     """Runs are long where accounts differ, and each account, each topic and each tick stands in them as it came."""
     settings, catalogue, dice = load_settings(), load_catalogue(), Random(7)  # noqa: S311 - an order
     jobs = [SendJob(catalogue), BillingJob(catalogue), ExpiryJob(None, catalogue, settings)]
-    runs = BatchCombiner()
+    batches = BatchCombiner()
     came = []
     for offset in range(600):
         job = dice.choices(jobs, [20, 10, 1])[0]
         key = None if job.step is not None else b"a%d" % dice.randrange(50)
         record = ConsumerRecord(job.topic, 0, offset, 0, 0, key, b"", None, 0, 0, ())
         came.append(record)
-        runs.add(job, record)
+        batches.add(job, record)
 
-    decided = [record for run in runs.runs for record in run.records]
+    decided = [record for run in batches.batches for record in run.records]
 
     def lines(records: list[ConsumerRecord]) -> dict[Any, list[int]]:
         found: dict[Any, list[int]] = defaultdict(list)
@@ -481,8 +481,11 @@ def test_what_is_decided_together_keeps_each_accounts_order_and_passes_no_tick()
     assert lines(came) == lines(decided)
     ticks = [number for number, record in enumerate(came) if record.key is None]
     assert all({r.offset for r in decided[:number]} == set(range(number)) for number in ticks)
-    assert all({run.job.topic} == {record.topic for record in run.records} for run in runs.runs)
-    assert (len(came), True) == (runs.count, len(runs.runs) < sum(a.topic != b.topic for a, b in pairwise(came)) / 2)
+    assert all({run.job.topic} == {record.topic for record in run.records} for run in batches.batches)
+    assert (len(came), True) == (
+        batches.count,
+        len(batches.batches) < sum(a.topic != b.topic for a, b in pairwise(came)) / 2,
+    )
 
 
 def test_turns_are_by_time_then_billing_sends_ticks() -> None:
@@ -738,7 +741,7 @@ async def test_a_topic_whose_beginning_is_gone_is_refused(live: Settings) -> Non
     plan = await plan_rebuild(live, replace(asked, partial=True))
     operation, comparison = await _rerun(live, replace(asked, partial=True))
 
-    assert "retention has taken 40 records, inmail.send-requests/1 up to offset 40" in refusal
+    assert "retention has deleted 40 records, inmail.send-requests/1 up to offset 40" in refusal
     assert "--partial" in refusal
     assert (40, plan.records) == (plan.lost, operation.result["read"])
     assert comparison is not None

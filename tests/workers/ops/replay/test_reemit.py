@@ -191,7 +191,7 @@ async def test_a_request_or_a_time_is_found_without_reading_the_journal(database
     connection: Any = _Explaining()
     selections = (RowFilter(request=uuid4()), RowFilter(worker=WorkerName.SEND, after=THREE, before=THREE + MINUTE))
     for selection in selections:
-        assert [] == [page async for page in reemit_plan.pages(connection, selection, RowPosition())]
+        assert [] == [page async for page in reemit_plan.read_pages(connection, selection, RowPosition())]
     by_request, by_time = (plan for plan in plans if "journal" in plan)
 
     assert all(index in by_request for index in ("journal_outcomes", "journal_conflicts", "journal_source"))
@@ -250,7 +250,7 @@ async def test_one_that_fails_goes_on_from_what_the_brokers_have(
 
     with monkeypatch.context() as broken:
         broken.setattr(Sender, "settle", dies)
-        broken.setattr("workers.ops.replay.reemit._TOGETHER", 1)
+        broken.setattr("workers.ops.replay.reemit._CHUNK", 1)
         with pytest.raises(KafkaConnectionError):
             await emit(cluster, RowFilter(account=account), topic)
     plan, _ = await emit(cluster, RowFilter(account=account), topic)
@@ -281,7 +281,7 @@ async def test_an_event_that_the_broker_refuses_is_named_and_costs_no_other(clus
         (SEND_REQUESTS, "its workers read it"),
         (SEND_RESULTS, "one kind of event"),
         (DEAD_LETTERS, "a topic of this system"),
-        ("__consumer_offsets", "Kafka's own"),
+        ("__consumer_offsets", "an internal topic of Kafka"),
         ("nowhere", r"there is no topic nowhere: create it first, with as many partitions as .*\(4\)"),
     ],
 )
@@ -298,5 +298,5 @@ async def test_what_the_books_do_not_know_is_refused(cluster: Settings, account:
     """An empty answer would read as: there was nothing."""
     with pytest.raises(UnknownAccountError, match=account):
         await plan_reemit(cluster, RowFilter(account=account), None, FAST)
-    with pytest.raises(RefusedError, match="no row of request"):
+    with pytest.raises(RefusedError, match="no matching row of request"):
         await plan_reemit(cluster, RowFilter(request=uuid4()), None, FAST)

@@ -98,8 +98,8 @@ async def test_a_rewound_worker_publishes_the_same_bytes_and_books_nothing(
     assert Counter(first) == Counter(second)
     assert before == await books(database)
     (move,) = plan.moves
-    assert (7, 6, 0) == (move.again, move.answers, move.anew)
-    assert {number: move.goes} == {n: o for n, o in rewound.items() if o != stood[n]}
+    assert (7, 6, 0) == (move.republished, move.first_answers, move.newly_decided)
+    assert {number: move.target} == {n: o for n, o in rewound.items() if o != stood[n]}
     assert (True, stood) == (done.result["set"], await stands(cluster))
 
 
@@ -113,8 +113,8 @@ async def test_ticks_are_answered_again_and_expire_nothing_again(
     plan, _ = await back(cluster, RewindTarget(TargetKind.REQUEST, asked), worker=WorkerName.EXPIRY)
 
     left = await stands(cluster, EXPIRY_TICKS, "inmail-expiry")
-    assert [1] * cluster.topic_partitions == [move.answers for move in plan.moves]
-    assert {move.partition: move.stands - 1 for move in plan.moves} == left
+    assert [1] * cluster.topic_partitions == [move.first_answers for move in plan.moves]
+    assert {move.partition: move.current - 1 for move in plan.moves} == left
     assert (before, sending) == (await books(database), await stands(cluster))
 
 
@@ -125,10 +125,10 @@ async def test_it_is_refused_unless_publishing_again_is_asked_for(cluster: Setti
     target = RewindTarget(TargetKind.REQUEST, requests[0].id)
 
     plan = await plan_rewind(cluster, WorkerName.SEND, target, RewindOptions())
-    with pytest.raises(RefusedError, match=r"2 records have been decided.*--publish-again.*inmail replay reemit"):
+    with pytest.raises(RefusedError, match=r"2 records have an outcome.*--publish-again.*inmail replay reemit"):
         await back(cluster, target, RewindOptions())
 
-    assert "2 records have been decided" in (plan.refusal or "")
+    assert "2 records have an outcome" in (plan.refusal or "")
     assert before == await stands(cluster)
     assert (OperationStatus.FAILED, "rewind") == (
         (operation := (await list_operations(cluster, 1))[0]).status,
@@ -152,7 +152,7 @@ async def test_what_restored_books_do_not_know_is_decided_without_asking(
     plan, _ = await back(cluster, at(number, end - 2), RewindOptions())
     await work_off(cluster, SendJob(load_catalogue()))
 
-    assert [(0, 2)] == [(move.again, move.anew) for move in plan.moves]
+    assert [(0, 2)] == [(move.republished, move.newly_decided) for move in plan.moves]
     assert 2 == await database.fetchval("select count(*) from journal where worker = 'send' and is_answer")
 
 
@@ -172,7 +172,7 @@ async def test_what_had_been_set_aside_is_set_aside_again_or_decided_once_it_can
     await back(cluster, target, worker=WorkerName.BILLING)
     await work_off(cluster, BillingJob(load_catalogue(mended.plans_file)))
 
-    assert [(2, 1)] == [(move.again, move.answers) for move in plan.moves]
+    assert [(2, 1)] == [(move.republished, move.first_answers) for move in plan.moves]
     assert (2, 1) == (len(letters), len(set(letters)))
     assert (2, 2 + 7) == (before, await database.fetchval("select sum(granted) from lots"))
 
@@ -193,8 +193,8 @@ async def test_a_time_means_the_first_record_at_or_after_it(cluster: Settings, a
     goes = []
     for time in (times[1], times[1] - timedelta(microseconds=1), times[0] + timedelta(microseconds=1), times[0]):
         plan = await plan_rewind(cluster, WorkerName.SEND, RewindTarget(TargetKind.TIME, time), AGAIN)
-        goes.append({move.partition: move.goes for move in plan.moves})
-    with pytest.raises(RefusedError, match=r"no record of inmail\.send-requests is of 2100"):
+        goes.append({move.partition: move.target for move in plan.moves})
+    with pytest.raises(RefusedError, match=r"inmail\.send-requests has no record from 2100"):
         await plan_rewind(
             cluster, WorkerName.SEND, RewindTarget(TargetKind.TIME, datetime(2100, 1, 1, tzinfo=UTC)), AGAIN
         )
@@ -221,17 +221,17 @@ async def test_what_is_not_there_or_would_be_passed_over_is_refused_with_what_is
     allowed, taken = rf"allowed is {stood - 1} to {stood}", re.escape(last.isoformat())
 
     for target, words in [
-        (at(number, stood - 2), rf"retention has taken offset {stood - 2} \({allowed}; `inmail replay reemit`"),
-        (RewindTarget(TargetKind.REQUEST, requests[0].id), rf"retention has taken .*{allowed}"),
+        (at(number, stood - 2), rf"retention has deleted offset {stood - 2} \({allowed}; `inmail replay reemit`"),
+        (RewindTarget(TargetKind.REQUEST, requests[0].id), rf"retention has deleted .*{allowed}"),
         (
             RewindTarget(TargetKind.TIME, datetime(2026, 1, 1, tzinfo=UTC), (number,)),
             rf"allowed are times after {taken}",
         ),
-        (at(number, stood + 1), rf"{stood + 1} would pass over .*, 1 in number \({allowed}"),
+        (at(number, stood + 1), rf"{stood + 1} would skip 1 unanswered records \({allowed}"),
         (at(number, stood + 9), rf"there is no offset {stood + 9}, it ends at {stood + 2} \({allowed}\)"),
         (at(99, 0), "no partition 99: its partitions are 0 to 3"),
-        (RewindTarget(TargetKind.REQUEST, uuid4()), "the books have no outcome of request"),
-        (RewindTarget(TargetKind.UNDO, 10**9), "is no rewind of send"),
+        (RewindTarget(TargetKind.REQUEST, uuid4()), "send has no stored outcome of request"),
+        (RewindTarget(TargetKind.UNDO, 10**9), "is not a rewind of send"),
     ]:
         with pytest.raises(RefusedError, match=words):
             await plan_rewind(cluster, WorkerName.SEND, target, AGAIN)
@@ -248,7 +248,7 @@ async def test_a_request_of_another_worker_is_told_whose_it_is(
     await fund_and_send(cluster, account, 1)
     grant: UUID = await database.fetchval("select request_id from journal where worker = 'billing' and is_answer")
 
-    with pytest.raises(RefusedError, match=f"decided by billing, in partition {home(cluster, account)}"):
+    with pytest.raises(RefusedError, match=f"billing decided it in partition {home(cluster, account)}"):
         await plan_rewind(cluster, WorkerName.SEND, RewindTarget(TargetKind.REQUEST, grant), AGAIN)
 
 
@@ -276,7 +276,7 @@ async def test_a_group_with_members_is_refused_and_with_drain_waited_for(cluster
         done = await rewind(cluster, target, options, plan, who=ME, stop=asyncio.Event(), drain_seconds=20, tell=tell)
 
     (move,) = done.result["moves"]
-    assert (1, 2) == (plan.moves[0].again, move["published_again"])
+    assert (1, 2) == (plan.moves[0].republished, move["published_again"])
     assert "waiting for 1 member (inmail-send at" in told[0]
     assert move["to"] == (await stands(cluster))[number]
 

@@ -29,9 +29,9 @@ def test_topics_as_they_should_be_break_nothing() -> None:
 @pytest.mark.parametrize(
     ("replicas", "least", "promise"),
     [
-        (3, "1", "outlives the loss of a broker"),
-        (3, "3", "one broker may be away"),
-        (2, "2", "one broker may be away"),
+        (3, "1", "survives the loss of a broker"),
+        (3, "3", "while one broker is down"),
+        (2, "2", "while one broker is down"),
     ],
 )
 def test_replicas_that_are_too_few_or_all_needed_are_told(replicas: int, least: str, promise: str) -> None:

@@ -12,7 +12,7 @@ from infra.clock import to_milliseconds
 from infra.kafka.sender import Outgoing
 from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS
 from tests.ledger.book import at
-from workers.ops.topics.publish import PublishTime, UnpublishableError, lines_of, parse_line
+from workers.ops.topics.publish import PublishTime, UnpublishableError, parse_line, read_lines
 
 EVENT: dict[str, Any] = {
     "specversion": "1.0",
@@ -63,7 +63,7 @@ def test_an_unknown_type_needs_a_topic() -> None:
 
 def test_nobody_publishes_what_the_workers_answer() -> None:
     """A forged answer would be believed downstream."""
-    with pytest.raises(UnpublishableError, match="workers publish"):
+    with pytest.raises(UnpublishableError, match="published by the workers"):
         parse_line(_line(type="inmail.send.decided.v1"))
     with pytest.raises(UnpublishableError, match=r"record\.topic"):
         parse_line(_record(topic="inmail.send-results"))
@@ -95,7 +95,7 @@ def test_a_raw_record_is_sent_as_told() -> None:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        (b"{", "has to stand on one line"),
+        (b"{", "must be on one line"),
         (b'{"id"', "not JSON"),
         (b"\xff", "not JSON"),
         (b"[" * 100_000, "not JSON"),
@@ -150,14 +150,14 @@ def test_an_event_without_a_usable_time_cannot_lend_it(time: object) -> None:
 )
 async def test_a_file_is_taken_apart_at_its_line_ends(text: bytes, lines: list[bytes]) -> None:
     """Whatever the size of the pieces it is read in; with Windows' line ends, and without the last one."""
-    assert lines == [line async for piece in lines_of(io.BytesIO(text)) for line in piece]
+    assert lines == [line async for piece in read_lines(io.BytesIO(text)) for line in piece]
 
 
 async def test_a_pipes_lines_are_published_as_they_come() -> None:
     """A writer that waits for its answer must not wait for the pipe's end."""
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb") as file:
-        pieces = lines_of(file)
+        pieces = read_lines(file)
         os.write(writing, b"first\nsec")
         assert [b"first"] == await anext(pieces)
         late = threading.Timer(0.3, lambda: (os.write(writing, b"ond\n"), os.close(writing)))

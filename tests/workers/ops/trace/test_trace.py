@@ -22,11 +22,13 @@ from workers.jobs.expiry import ExpiryJob
 from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
 from workers.ops.books.balance import UnknownAccountError
-from workers.ops.trace.trace import Question, Traced, UnknownRequestError
+from workers.ops.trace.trace import Question, TraceReport, UnknownRequestError
 from workers.ops.trace.trace import trace as trace_
 
 
-async def _trace(settings: Settings, id_: UUID | None = None, account: str | None = None, **options: int) -> Traced:
+async def _trace(
+    settings: Settings, id_: UUID | None = None, account: str | None = None, **options: int
+) -> TraceReport:
     return await trace_(settings, Question(id_, account, **options))
 
 
@@ -221,7 +223,7 @@ async def test_a_request_that_no_worker_has_come_to_is_found_waiting(cluster: Se
 
 async def test_what_nobody_knows_is_said_to_be_unknown(cluster: Settings, account: str) -> None:
     """A request, and an account."""
-    with pytest.raises(UnknownRequestError, match="neither the books nor the topics know"):
+    with pytest.raises(UnknownRequestError, match="is unknown: neither a decided or waiting request"):
         await _trace(cluster, uuid4())
     with pytest.raises(UnknownAccountError):
         await _trace(cluster, account=account)

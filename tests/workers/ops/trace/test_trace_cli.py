@@ -105,9 +105,9 @@ async def test_what_nobody_knows_ends_with_1(cluster: Settings, account: str) ->
     no_id = await _run(cluster, "trace", "no-id")
 
     assert (Exit.NO, "") == (done.exit_code, done.stdout)
-    assert done.stderr.startswith(f"inmail: neither the books nor the topics know of {unknown}")
+    assert done.stderr.startswith(f"inmail: {unknown} is unknown: neither a decided or waiting request")
     assert Exit.NO == nobody.exit_code
-    assert nobody.stderr.startswith(f"inmail: the books have no account {account}: nothing was decided for it.")
+    assert nobody.stderr.startswith(f"inmail: the ledger has no account {account}: no event was decided for it.")
     assert Exit.WRONG_USAGE == nothing.exit_code == no_id.exit_code
     said = " ".join(no_id.stderr.replace("│", "").split())  # in a frame, over several lines
     assert "expected a UUID, got 'no-id'; a message that has none is found with --account" in said

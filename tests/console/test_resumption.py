@@ -11,7 +11,7 @@ import typer.main
 from infra.settings import load_settings
 from workers.cli import app
 from workers.console.jobs import Jobs
-from workers.console.resuming import command_of, redrive_of, reemission_of, rerun_of, rewind_of
+from workers.console.resumption import command_of, redrive_of, reemission_of, rerun_of, rewind_of
 from workers.ops.dead_letters.redrive_plan import RedriveOptions
 from workers.ops.operations import Operation, RefusedError
 from workers.ops.replay.rebuild_plan import RebuildRequest
@@ -74,8 +74,8 @@ def test_a_run_whose_books_are_a_schema_goes_on_from_here() -> None:
     kept = rerun(asked, {"lost_to_retention": 3})
 
     assert asked == rerun_of(SETTINGS, kept)
-    assert Jobs(SETTINGS).may_go_on(kept)
-    assert not Jobs(SETTINGS).may_go_on(replace(kept, status="done"))
+    assert Jobs(SETTINGS).may_resume(kept)
+    assert not Jobs(SETTINGS).may_resume(replace(kept, status="done"))
     given = parsed(command_of(SETTINGS, kept))
     assert ("other", ["plans.*.rollover=false"], NOW, True) == tuple(
         given[name] for name in ("schema", "changes", "since", "partial")
@@ -90,7 +90,7 @@ def test_a_run_into_another_database_is_gone_on_with_by_its_command() -> None:
         kept = rerun(RebuildRequest("replay rebuild", url=there, schema=schema))
         with pytest.raises(RefusedError, match="another database"):
             rerun_of(SETTINGS, kept)
-        assert not Jobs(SETTINGS).may_go_on(kept)
+        assert not Jobs(SETTINGS).may_resume(kept)
         command = command_of(SETTINGS, kept)
         assert "secret" not in str(command)
         given = parsed(command)
@@ -113,8 +113,8 @@ def test_a_rewind_is_read_back_as_it_was_asked_for(target: RewindTarget, option:
     """Where to and how; one that was set has nothing left."""
     kept = rewind(target, publish_again=True)
     assert ("send", target, RewindOptions(publish_again=True)) == rewind_of(kept)
-    assert Jobs(SETTINGS).may_go_on(kept)
-    assert not Jobs(SETTINGS).may_go_on(replace(kept, result={"set": True}))
+    assert Jobs(SETTINGS).may_resume(kept)
+    assert not Jobs(SETTINGS).may_resume(replace(kept, result={"set": True}))
     given = parsed(command_of(SETTINGS, kept))
     assert ("send", target.value, list(target.partitions), True) == (
         given["worker"],
@@ -128,4 +128,4 @@ def test_a_record_that_is_not_known_has_no_command_and_is_not_gone_on_with() -> 
     """A verb of another version, or its words."""
     for kept in (operation({}, {}, "mend"), operation({}, {}, "rewind"), operation({}, {}, "replay rebuild")):
         assert command_of(SETTINGS, kept) is None
-        assert not Jobs(SETTINGS).may_go_on(kept)
+        assert not Jobs(SETTINGS).may_resume(kept)

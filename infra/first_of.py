@@ -1,0 +1,27 @@
+"""Tasks of which the first that ends, ends all."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+__all__ = ["run_until_first"]
+
+
+async def run_until_first(*parts: Coroutine[Any, Any, Any], cancel_seconds: float | None = None) -> None:
+    """Run coroutines as tasks until the first of them ends; cancel the others, and raise the error that ended it.
+
+    Args:
+        parts: what to run.
+        cancel_seconds: how long to wait for the cancelled tasks; None: until they have ended.
+
+    """
+    tasks = [asyncio.ensure_future(part) for part in parts]
+    try:
+        ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=cancel_seconds)
+    for task in tasks:
+        if task in ended:
+            task.result()

@@ -1,0 +1,96 @@
+"""The oracle's rule of plan changes: what ends, what stays, and what is granted for the new plan."""
+
+from tests.ledger.oracle_calendar import Period
+from tests.ledger.oracle_case import Case
+from tests.ledger.oracle_grants import Opening, note_subscription, open_allotments, told_of
+from tests.ledger.oracle_periods import PLAN_CHANGED, lots_that_tell_of, periods_of, plan_at
+from tests.ledger.oracle_state import Lot
+
+__all__ = ["RULES"]
+
+
+def change_plan(case: Case) -> None:
+    """Rule 12: what the old plan gave ends as it says, and the new plan grants for the change's own periods."""
+    start = case.data("period_start")
+    periods = periods_of(case)
+    withdrawn = [lot for lot in lots_that_tell_of(case, periods[0]) if not lot.open and case.now < lot.expires_at]
+    if case.account.subscription(case.data("subscription_id")).ended(start):
+        case.answer("subscription_ended", details=told_of(case))
+    elif plan_at(case, start) == case.data("plan"):
+        case.answer("plan_unchanged", details=told_of(case) | who_granted(case))
+    elif withdrawn:
+        case.answer("period_already_granted", details=told_of(case) | {"grant_id": withdrawn[0].request_id})
+    else:
+        close_old_lots(case)
+        grant_new_plan(case, periods)
+        case.notice_after_all()
+
+
+def who_granted(case: Case) -> dict[str, object]:
+    """Return the event that granted for the plan that the subscription has already, if one did."""
+    lots = [lot for lot in case.account.lots_of(case.data("subscription_id")) if not lot.freed]
+    known = [
+        (lot.period_start, lot.lot, lot.request_id)
+        for lot in lots
+        if lot.plan == case.data("plan") and lot.period_start and lot.period_start <= case.data("period_start")
+    ]
+    return {"grant_id": max(known)[2]} if known else {}
+
+
+def close_old_lots(case: Case) -> None:
+    """Rule 12: the old plan's later lots that have not started make room, up to where a later change begins.
+
+    Of what began before the change, `on_change: forfeit` closes some; a lot of its own period stays.
+    """
+    start = case.data("period_start")
+    changed_at = case.account.subscription(case.data("subscription_id")).changed_at
+    for lot in case.account.lots_of(case.data("subscription_id")):
+        assert lot.period_start
+        details = {"subscription_id": lot.subscription_id, "plan": lot.plan, "reason": "plan_changed"}
+        later_change = changed_at and start < changed_at <= lot.period_start
+        is_old = lot.period_start >= start and not later_change and lot.plan != case.data("plan")
+        if lot.open and not lot.started(case.now) and is_old:
+            case.close(lot, "forfeited", details)
+            lot.freed = True
+        elif lot.spendable(case.now) and lot.period_start < start and lot.on_change == "forfeit":
+            case.close(lot, "forfeited", details)
+
+
+def grant_new_plan(case: Case, periods: list[Period]) -> None:
+    """Rule 12: a lot for each period that has none; where one stays, what it lacks to the new plan's credits.
+
+    The answer is the lot of the change's own period, or says which lot stays there.
+    """
+    kept = {period: lots_that_tell_of(case, period) for period in periods}
+    note_change(case)
+    credits_ = case.terms.plans[case.data("plan")].credits
+    openings = [opening for period in periods if (opening := opening_for(case, period, kept[period], credits_))]
+    stays = {"kept_lot": kept[periods[0]][0].lot} if kept[periods[0]] else {}
+    if credits_ == 0:
+        case.answer("no_credits_in_plan", details=told_of(case) | stays)
+    elif openings and openings[0].period is periods[0]:
+        open_allotments(case, openings)
+    else:
+        case.answer("plan_changed", details=told_of(case) | stays)
+        open_allotments(case, openings, answered=True)
+
+
+def opening_for(case: Case, period: Period, kept: list[Lot], credits_: int) -> Opening | None:
+    """Return what a period gets: all credits, or the difference to what it was granted, or nothing."""
+    if not kept:
+        return Opening(period, credits_) if credits_ else None
+    numbers = [lot.lot for lot in kept]
+    granted = sum(lot.granted for lot in case.account.lots if lot.lot in numbers or lot.tops_up in numbers)
+    if credits_ > granted and kept[0].spendable(case.now):
+        return Opening(period, credits_ - granted, kept[0])
+    return None
+
+
+def note_change(case: Case) -> None:
+    """Remember where the latest change begins: earlier events say nothing of what follows."""
+    note_subscription(case)
+    subscription = case.account.subscription(case.data("subscription_id"))
+    subscription.changed_at = max(subscription.changed_at or case.data("period_start"), case.data("period_start"))
+
+
+RULES = {PLAN_CHANGED: change_plan}

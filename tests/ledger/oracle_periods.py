@@ -1,0 +1,66 @@
+"""The oracle's rules of which periods an event is about, which lots tell of them, and which plan a subscription has."""
+
+from datetime import datetime
+
+from tests.ledger.oracle_calendar import Period, anchor_of, months_of_term
+from tests.ledger.oracle_case import Case
+from tests.ledger.oracle_state import Account, Lot
+
+__all__ = ["anchor_told_by", "lots_that_tell_of", "period_of", "periods_of", "plan_at", "tell_of"]
+
+PLAN_CHANGED = "inmail.subscription.plan-changed.v1"
+
+
+def periods_of(case: Case) -> list[Period]:
+    """Rule 11: a monthly event names one period; an annual one has up to twelve, dated by the anchor day.
+
+    What begins when a later plan change has begun is that change's affair.
+    """
+    start, end = case.data("period_start"), case.data("period_end")
+    annual = case.data("term") == "annual"
+    first, *others = months_of_term(start, end, anchor_told_by(case)) if annual else [Period(start, end)]
+    first = Period(first.start, first.end, begins_change=case.request.type == PLAN_CHANGED)
+    changed_at = case.account.subscription(case.data("subscription_id")).changed_at
+    if changed_at and start < changed_at:
+        others = [period for period in others if period.start < changed_at]
+    return [first, *others]
+
+
+def anchor_told_by(case: Case) -> int:
+    """Rule 11: the anchor day of an event, as it says itself or as the subscription's latest period has it."""
+    known = case.account.subscription(case.data("subscription_id"))
+    return anchor_of(
+        case.data("period_start"),
+        case.data("anchor_day"),
+        (known.period_start, known.anchor_day) if known.period_start else None,
+    )
+
+
+def period_of(account: Account, lot: Lot) -> Period:
+    """Return the period that a lot of a subscription is for."""
+    assert lot.subscription_id
+    assert lot.period_start
+    assert lot.period_end
+    changed_at = account.subscription(lot.subscription_id).changed_at
+    return Period(lot.period_start, lot.period_end, begins_change=lot.period_start == changed_at)
+
+
+def tell_of(account: Account, subscription_id: str, period: Period) -> list[Lot]:
+    """Rule 11: the allotments of a subscription that are for the same period, voided ones too, in opening order."""
+    return [lot for lot in account.allotments_of(subscription_id) if period.tells_of(period_of(account, lot))]
+
+
+def lots_that_tell_of(case: Case, period: Period) -> list[Lot]:
+    """Return the same for the event's subscription."""
+    return tell_of(case.account, case.data("subscription_id"), period)
+
+
+def plan_at(case: Case, instant: datetime) -> str | None:
+    """Return the plan of the latest period that began by an instant, as lots and the latest event tell."""
+    subscription_id = case.data("subscription_id")
+    subscription = case.account.subscription(subscription_id)
+    lots = [lot for lot in case.account.lots_of(subscription_id) if not lot.freed and lot.period_start]
+    told = [(lot.period_start, 0, lot.lot, lot.plan) for lot in lots if lot.period_start]
+    if subscription.period_start:
+        told.append((subscription.period_start, 1, 0, subscription.plan))
+    return max((known for known in told if known[0] <= instant), default=(None, 0, 0, None))[3]

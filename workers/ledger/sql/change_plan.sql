@@ -1,0 +1,165 @@
+-- What a plan change does: the old plan's lots that have not started make room, those that have are kept or forfeited,
+-- and the new plan gives its own. Part of grant_period.
+
+-- Why a plan change is refused, and which event granted instead; a code of null where it is not.
+create or replace function change_refused(
+    p_request request, p_period told_period, p_first period, out code text, out granted_by uuid
+)
+language plpgsql stable
+set plan_cache_mode = force_generic_plan
+as $$
+begin
+    if plan_at(p_request.account, p_period.subscription_id, p_period.period_start) = p_period.plan then
+        code := 'plan_unchanged';
+        select l.request_id into granted_by
+        from lots as l
+        where
+            l.account = p_request.account and l.subscription_id = p_period.subscription_id and not l.freed
+            and l.plan = p_period.plan and l.period_start <= p_period.period_start
+        order by l.period_start desc, l.lot desc
+        limit 1;
+        return;
+    end if;
+
+    select l.request_id into granted_by
+    from lots_of_period(p_request.account, p_period.subscription_id, p_first) as l
+    where not l.open and p_request.as_of < l.expires_at
+    order by l.lot
+    limit 1;
+    code := case when granted_by is not null then 'period_already_granted' end;
+end;
+$$;
+
+-- The plan of the latest period that began by an instant, as lots and the latest event tell.
+create or replace function plan_at(p_account bigint, p_subscription_id text, p_at timestamptz)
+returns text
+language sql stable
+as $$
+    select known.plan
+    from (
+        select l.plan, l.period_start, l.lot
+        from lots as l
+        where l.account = p_account and l.subscription_id = p_subscription_id and not l.freed
+        union all
+        select s.plan, s.period_start, 2147483647
+        from subscriptions as s
+        where s.account = p_account and s.subscription_id = p_subscription_id
+    ) as known
+    where known.period_start <= p_at
+    order by known.period_start desc, known.lot desc
+    limit 1;
+$$;
+
+-- Changes the plan: closes what is not kept, then opens a lot for each period that has none. Where a lot stays, what it
+-- lacks to the new plan's credits is a lot of its own with the same end. The answer is the lot of the change's own
+-- period, or a row that says which lot stays there. p_changed_at is where the latest change before this one begins.
+create or replace function change_plan(
+    p_request request, p_period told_period, p_periods period[], p_validity interval, p_changed_at timestamptz
+)
+returns setof journal
+language plpgsql volatile
+set plan_cache_mode = force_generic_plan
+as $$
+declare
+    kept record;
+    kept_first integer;
+    to_open opening[];
+    answers_first boolean;
+    told jsonb;
+begin
+    return query select * from close_old_lots(p_request, p_period, p_changed_at);
+
+    for k in 1 .. cardinality(p_periods) loop
+        select * into kept from lots_kept(p_request, p_period.subscription_id, p_periods[k]);
+        if k = 1 then
+            kept_first := kept.lot;
+        end if;
+        if kept.lot is null then
+            to_open := to_open || row(p_periods[k].starts, p_periods[k].ends, p_period.credits, null)::opening;
+        elsif kept.is_spendable and p_period.credits > kept.granted then
+            to_open := to_open
+                || row(kept.starts, kept.ends, p_period.credits - kept.granted, kept.lot)::opening;
+        end if;
+        if k = 1 then
+            answers_first := to_open is not null;
+        end if;
+    end loop;
+
+    told := told_of(p_period) || jsonb_build_object('kept_lot', kept_first);
+    if p_period.credits = 0 then
+        return next book(p_request, 'no_credits_in_plan', p_details => told);
+        return;
+    end if;
+    if not answers_first then
+        return next book(p_request, 'plan_changed', p_details => told);
+    end if;
+    return query select * from open_allotments(p_request, p_period, to_open, p_validity, answers_first);
+end;
+$$;
+
+-- Closes lots of the old plan: those of the change's own or later periods that have not started, up to where a later
+-- change begins, whose periods are free again; and of what began before, what its plan said to forfeit as it opened.
+create or replace function close_old_lots(p_request request, p_period told_period, p_changed_at timestamptz)
+returns setof journal
+language plpgsql volatile
+set plan_cache_mode = force_generic_plan
+as $$
+declare
+    old record;
+begin
+    for old in
+        select l.lot, l.plan, l.granted_at > p_request.as_of as waiting
+        from lots as l
+        where
+            l.account = p_request.account
+            and l.subscription_id = p_period.subscription_id
+            and l.open
+            and case
+                when l.granted_at > p_request.as_of
+                    then
+                        l.period_start >= p_period.period_start and l.plan <> p_period.plan
+                        and (
+                            coalesce(p_changed_at <= p_period.period_start, true)
+                            or l.period_start < p_changed_at
+                        )
+                else
+                    l.period_start < p_period.period_start and l.on_change = 'forfeit'
+                    and p_request.as_of < l.expires_at
+            end
+        order by l.lot
+    loop
+        return query select * from close_lot(
+            p_request, old.lot, 'forfeited', jsonb_build_object(
+                'subscription_id', p_period.subscription_id, 'plan', old.plan, 'reason', 'plan_changed'
+            ), false, false
+        );
+        if old.waiting then
+            update lots as l set freed = true where l.account = p_request.account and l.lot = old.lot;
+        end if;
+    end loop;
+end;
+$$;
+
+-- The lot that stays for a period, if one does, whether it can be spent, and what was granted for the period in all.
+create or replace function lots_kept(
+    p_request request, p_subscription_id text, p_period period,
+    out lot integer, out starts timestamptz, out ends timestamptz, out is_spendable boolean, out granted bigint
+)
+language sql stable
+as $$
+    with kept as (
+        select l.* from lots_of_period(p_request.account, p_subscription_id, p_period) as l
+    )
+
+    select
+        first.lot, first.period_start, end_of_period(first),
+        first.open and first.granted_at <= p_request.as_of and p_request.as_of < first.expires_at,
+        (
+            select sum(l.granted) from lots as l
+            where
+                l.account = p_request.account
+                and exists (select from kept as k where l.lot = k.lot or l.tops_up = k.lot)
+        )
+    from lots as first
+    where first.account = p_request.account and first.lot = (select min(k.lot) from kept as k);
+$$;

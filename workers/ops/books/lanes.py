@@ -1,0 +1,37 @@
+"""How far each lane has decided its input: the rows of `lanes`, for the operators' questions."""
+
+from datetime import datetime
+from typing import NamedTuple
+
+from aiokafka import TopicPartition
+
+from infra.postgres import Connection
+
+__all__ = ["LaneProgress", "next_offsets", "read_lanes"]
+
+
+class LaneProgress(NamedTuple):
+    """How far one lane's decisions are stored."""
+
+    group: str
+    topic: str
+    partition: int
+    next_offset: int | None  # of the first record without a stored decision; None: nothing is stored
+    as_of: datetime | None  # the lane's watermark
+
+
+async def read_lanes(connection: Connection) -> list[LaneProgress]:
+    """Return the progress of every lane, by group, topic and partition."""
+    rows = await connection.fetch(
+        "select consumer_group, topic, partition, next_offset, as_of from lanes order by 1, 2, 3"
+    )
+    return [LaneProgress(*row) for row in rows]
+
+
+async def next_offsets(connection: Connection) -> dict[TopicPartition, int]:
+    """Return the next offset to decide of each input partition with stored decisions."""
+    return {
+        TopicPartition(lane.topic, lane.partition): lane.next_offset
+        for lane in await read_lanes(connection)
+        if lane.next_offset is not None
+    }
