@@ -15,7 +15,7 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 
 # Any constant will do, as long as every process that migrates takes the same one.
 _ADVISORY_LOCK = 0x1E_D6E2
-_RAISED = "00000"  # the state of a message that a migration raises
+_RAISED = "exec_stmt_raise"  # where in the server a message begins that a migration raises
 
 
 class MigrationError(Exception):
@@ -48,7 +48,7 @@ async def migrate(connection: Connection, function_folders: Sequence[Path], fold
         notices: list[str] = []
 
         def listen(_: object, message: asyncpg.PostgresLogMessage) -> None:
-            if message.sqlstate == _RAISED:  # all others are of the server's own making: "already exists, skipping"
+            if message.server_source_function == _RAISED:  # others are the server's own: "does not exist, skipping"
                 notices.append(message.message)
 
         connection.add_log_listener(listen)
