@@ -98,6 +98,9 @@ async def decide_one_by_one(settings: Settings, placed: Sequence[Placed]) -> Non
     read: dict[tuple[str, int], tuple[int, datetime]] = defaultdict(lambda: (0, datetime.min.replace(tzinfo=UTC)))
     connection = await connect_database(settings)
     await connection.execute("set synchronous_commit = off")
+    await connection.execute(
+        "insert into partitioning (partitions) values ($1) on conflict do nothing", settings.topic_partitions
+    )
     for each in sorted(placed, key=lambda each: (each.record.time, _RANKS.index(each.record.topic))):
         job, topic, partition = by_topic[each.record.topic], each.record.topic, each.partition
         record = ConsumerRecord(
