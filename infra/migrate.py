@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import asyncpg
+
 from infra.postgres import Connection
 
 __all__ = ["Migrated", "MigrationError", "migrate"]
@@ -13,6 +15,7 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 
 # Any constant will do, as long as every process that migrates takes the same one.
 _ADVISORY_LOCK = 0x1E_D6E2
+_RAISED = "exec_stmt_raise"  # where in the server a message begins that a migration raises
 
 
 class MigrationError(Exception):
@@ -25,6 +28,7 @@ class Migrated:
 
     applied: tuple[str, ...]
     functions: int
+    notices: tuple[str, ...] = ()  # what the migrations found and set right, in their own words
 
 
 async def migrate(connection: Connection, function_folders: Sequence[Path], folder: Path = MIGRATIONS) -> Migrated:
@@ -41,6 +45,13 @@ async def migrate(connection: Connection, function_folders: Sequence[Path], fold
         files = _read(folder)
         _check_applied(done, files)
         missing = [name for name in files if name not in done]
+        notices: list[str] = []
+
+        def listen(_: object, message: asyncpg.PostgresLogMessage) -> None:
+            if message.server_source_function == _RAISED:  # others are the server's own: "does not exist, skipping"
+                notices.append(message.message)
+
+        connection.add_log_listener(listen)
         for name in missing:
             await connection.execute(files[name])
             await connection.execute("insert into migrations values ($1, $2)", name, _sha256(files[name]))
@@ -52,7 +63,8 @@ async def migrate(connection: Connection, function_folders: Sequence[Path], fold
         await connection.execute("set local check_function_bodies = on")
         for function in functions:
             await connection.execute(function)
-    return Migrated(tuple(missing), len(functions))
+        connection.remove_log_listener(listen)
+    return Migrated(tuple(missing), len(functions), tuple(notices))
 
 
 def _check_applied(done: dict[str, str], files: dict[str, str]) -> None:

@@ -112,6 +112,11 @@ class Settings(BaseSettings):
         Field(ge=0, le=86_400, description="a record waits for lanes with unread records that come before; 0: never"),
     ] = 300.0
 
+    clock_ahead_minutes: Annotated[
+        float,
+        Field(gt=0, le=525_600, description="a record of a time further ahead of the host's clock is held"),
+    ] = 10
+
     dead_letter_share: Annotated[
         float, Field(ge=0, le=1, description="of the last records: a worker that refuses more ends; 1 lets all through")
     ] = 0.5

@@ -63,6 +63,7 @@ VERBS = {
         _REPAIR, "commands.dead_letters", "dead_letters", "See messages that can never succeed; send them back."
     ),
     "replay": Verb(_REPAIR, "commands.replay", "replay", "Replay past decisions without moving credits again."),
+    "clock": Verb(_REPAIR, "commands.clock", "clock", "Decide on times far ahead; set a clock back."),
     "operations": Verb(_REPAIR, "commands.operations", "operations", "See what operators did, and why."),
     "up": Verb(_TRY, "local.command", "up", "Run the whole system on this machine until Ctrl-C."),
     "demo": Verb(_TRY, "local.command", "demo", "Run the whole system and play a story through it."),

@@ -108,6 +108,7 @@ class Databases:
         settings = stack_settings(self._stack, _TEMPLATE)
         connection = await connect_database(settings)
         await migrate(connection, [FUNCTIONS])
+        await connection.execute("insert into partitioning (partitions) values ($1)", PARTITIONS)
         job = BillingJob(load_catalogue())
         offset = 0
         for _ in range(_LOTS):

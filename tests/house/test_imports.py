@@ -14,7 +14,17 @@ ROOT = Path(__file__).parents[2]
 MAY_IMPORT = {"schemas": {"schemas"}, "infra": {"infra"}, "workers": {"workers", "infra", "schemas"}}
 MODULES = sorted(path for folder in MAY_IMPORT for path in (ROOT / folder).rglob("*.py"))
 
-_OPS = {"ops", "ops/books", "ops/compare", "ops/dead_letters", "ops/lag", "ops/replay", "ops/topics", "ops/trace"}
+_OPS = {
+    "ops",
+    "ops/books",
+    "ops/clock",
+    "ops/compare",
+    "ops/dead_letters",
+    "ops/lag",
+    "ops/replay",
+    "ops/topics",
+    "ops/trace",
+}
 # What each room of `workers` may import of the others. `ops` never imports `lane`: an operator's tool cannot move an
 # offset that is in use. `jobs` never imports `lane`: a rebuild decides by the very code that the workers run.
 ROOMS = {
@@ -29,6 +39,7 @@ ROOMS = {
     "ops/books": {"ledger", "telemetry", "topology"},
     "ops": {"ops/books"},
     "ops/topics": {"ops"},
+    "ops/clock": {"ledger", "ops", "ops/books", "topology"},
     "ops/compare": {"ledger", "ops/books", "topology"},
     "ops/dead_letters": {"jobs", "ledger", "ops"},
     "ops/trace": {"jobs", "ledger", "ops/books", "ops/dead_letters", "topology"},

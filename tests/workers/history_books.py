@@ -15,7 +15,7 @@ from infra.clock import from_milliseconds
 from infra.kafka.clients import create_producer, partition_of
 from infra.migrate import migrate
 from infra.postgres import Connection, connect_database
-from infra.settings import Settings
+from infra.settings import RecordTime, Settings
 from schemas.billing import PromotionGranted
 from schemas.catalogue import BILLING_EVENTS, CATALOGUE, EXPIRY_TICKS, SEND_REQUESTS
 from tests.conftest import FUNCTIONS
@@ -23,6 +23,7 @@ from workers.jobs.billing import BillingJob
 from workers.jobs.decoding import decode_records
 from workers.jobs.expiry import ExpiryJob
 from workers.jobs.job import Batch, Job
+from workers.jobs.record_times import TimePolicy
 from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
 from workers.simulate.history import simulate_records
@@ -97,12 +98,15 @@ async def decide_one_by_one(settings: Settings, placed: Sequence[Placed]) -> Non
     read: dict[tuple[str, int], tuple[int, datetime]] = defaultdict(lambda: (0, datetime.min.replace(tzinfo=UTC)))
     connection = await connect_database(settings)
     await connection.execute("set synchronous_commit = off")
+    await connection.execute(
+        "insert into partitioning (partitions) values ($1) on conflict do nothing", settings.topic_partitions
+    )
     for each in sorted(placed, key=lambda each: (each.record.time, _RANKS.index(each.record.topic))):
         job, topic, partition = by_topic[each.record.topic], each.record.topic, each.partition
         record = ConsumerRecord(
             topic, partition, each.offset, each.record.time, 0, each.record.key, each.record.value, None, 0, 0, ()
         )
-        found = decode_records([record], from_milliseconds(each.record.time))
+        found = decode_records([record], from_milliseconds(each.record.time), TimePolicy(RecordTime.CREATE))
         async with connection.transaction():
             batch = Batch(topic, partition, found.requests)
             while job.step is not None and await job.step(connection, batch):

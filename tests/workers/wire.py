@@ -37,6 +37,9 @@ async def prepare(settings: Settings) -> None:
         " on conflict (consumer_group, topic, partition) do update set next_offset = excluded.next_offset",
         [(groups[tp.topic], tp.topic, tp.partition, offset) for tp, offset in passed.items()],
     )
+    await connection.execute(
+        "insert into partitioning (partitions) values ($1) on conflict do nothing", settings.topic_partitions
+    )
     await connection.close()
     await settled(settings)
 

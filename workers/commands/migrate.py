@@ -26,4 +26,6 @@ def migrate_command() -> None:
     done = run_command(run)
     for name in done.applied:
         console().print(f"applied {name}")
+    for notice in done.notices:
+        console().print(notice, soft_wrap=True)
     console().print(f"{len(done.applied)} migrations applied, {done.functions} function files replaced")

@@ -59,8 +59,9 @@ ADVICE: Final[Mapping[Status, Advice]] = {
     ),
     Status.PAUSED: Advice(
         "failed",
-        "the breaker ended the worker, with the batch held",
-        "read the reason and the dead letters; mend the producer, the plans or the version, then start the worker",
+        "the breaker ended the worker, or the lane holds a record of a time far ahead",
+        "read the reason and the dead letters; mend the producer, the plans or the version, then start the worker; of a"
+        " time far ahead, compare the clocks of broker and host, and use `inmail clock`",
     ),
     Status.HALTED: Advice(
         "failed",

@@ -37,7 +37,7 @@ class BillingJob(RequestJob):
                 requests,
                 lambda request: unknown_plan(request.event, self._catalogue) is None,
             )
-            self._partitioning.count(batch.partition, opened.foreign)
+            await self._partitioning.record(connection, batch.partition, requests, opened.foreign)
             decided = await decide(connection, opened, self._catalogue, batch.waited_for)
             problems = {request.offset: unknown_plan(request.event, self._catalogue) for request in opened.set_aside}
             refused |= {offset: problem for offset, problem in problems.items() if problem is not None}

@@ -8,12 +8,10 @@ from aiokafka.structs import ConsumerRecord
 
 from infra.clock import from_milliseconds
 from schemas.catalogue import Undecodable, decode, fingerprint
-from schemas.results import DeadLetterReason
+from workers.jobs.record_times import TimePolicy
 from workers.ledger.model import Request
 
 __all__ = ["DecodedBatch", "decision_time", "decode_records", "latest_decision_time"]
-
-_TIMESTAMPS = range(946_684_800_000, 7_258_118_400_000)  # milliseconds of the years 2000 to 2199
 
 
 class DecodedBatch(NamedTuple):
@@ -24,45 +22,35 @@ class DecodedBatch(NamedTuple):
     as_of: datetime  # the latest broker timestamp read so far
 
 
-def decode_records(records: Sequence[ConsumerRecord], as_of: datetime) -> DecodedBatch:
-    """Decode records in order. Time never runs back: a record older than one before it is decided as of that one."""
+def decode_records(records: Sequence[ConsumerRecord], as_of: datetime, times: TimePolicy) -> DecodedBatch:
+    """Decode records in order. Time never runs back: a record older than one before it is decided as of that one.
+
+    A record whose time is not taken cannot be decided, and moves no clock.
+    """
     requests = []
     refused = {}
     milliseconds = None
     for record in records:
         try:
+            if (problem := times.refusal(record)) is not None:
+                raise problem
             if record.timestamp != milliseconds:  # what the broker appended at once has one time
-                as_of = max(as_of, _timestamp(record))
+                as_of = max(as_of, from_milliseconds(record.timestamp))
                 milliseconds = record.timestamp
             event = decode(record.topic, record.key, record.value)
-        except Undecodable as problem:
-            refused[record.offset] = problem
+        except Undecodable as error:
+            refused[record.offset] = error
         else:
             requests.append(Request(event, event.subject or "", event.id, fingerprint(event), as_of, record.offset))
     return DecodedBatch(requests, refused, as_of)
 
 
-def decision_time(record: ConsumerRecord, as_of: datetime) -> datetime:
+def decision_time(record: ConsumerRecord, as_of: datetime, times: TimePolicy) -> datetime:
     """Return what a record is decided as of, where the one before it was as of `as_of`: as `decode_records` has it."""
-    return max(as_of, from_milliseconds(record.timestamp)) if record.timestamp in _TIMESTAMPS else as_of
+    return latest_decision_time((record,), as_of, times)
 
 
-def latest_decision_time(records: Sequence[ConsumerRecord], as_of: datetime) -> datetime:
-    """Return the decision time of the last of some records, without computing the times of those before it."""
-    timestamps = [record.timestamp for record in records if record.timestamp in _TIMESTAMPS]
+def latest_decision_time(records: Sequence[ConsumerRecord], as_of: datetime, times: TimePolicy) -> datetime:
+    """Return what the last of some records is decided as of: `decision_time` of each after the other, in one go."""
+    timestamps = times.timestamps(records)
     return max(as_of, from_milliseconds(max(timestamps))) if timestamps else as_of
-
-
-def _timestamp(record: ConsumerRecord) -> datetime:
-    """Return the broker's time of a record.
-
-    Raises:
-        Undecodable: when a producer gave one that results could not carry. (A topic with LogAppendTime takes none.)
-
-    """
-    if record.timestamp not in _TIMESTAMPS:
-        raise Undecodable(
-            DeadLetterReason.INVALID_EVENT,
-            f"record timestamp: expected milliseconds of the years 2000 to 2199, got {record.timestamp}",
-        )
-    return from_milliseconds(record.timestamp)

@@ -21,7 +21,7 @@ class SendJob(RequestJob):
         answers: list[Answer] = []
         for requests in await self._parts(connection, batch):
             opened = await open_batch(connection, self.worker, batch.partition, requests)
-            self._partitioning.count(batch.partition, opened.foreign)
+            await self._partitioning.record(connection, batch.partition, requests, opened.foreign)
             decided = await decide(connection, opened, self._catalogue, batch.waited_for)
             answers += answer_all(opened, requests, decided)
         return decision_from(answers, batch.partition)

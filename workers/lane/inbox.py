@@ -44,6 +44,11 @@ class Inbox:
         waiting = self._position is not None and self._error is None
         return waiting and not self._stopped and self._bytes < _ENOUGH_BYTES
 
+    @property
+    def error(self) -> Exception | None:
+        """The error that the next `take` would raise."""
+        return self._error
+
     def open(self, position: int) -> None:
         """Begin empty at an offset that the consumer has been made to seek."""
         self._chunks.clear()

@@ -11,7 +11,6 @@ as the last one written. After any doubtful error the lane begins again; decidin
 """
 
 import asyncio
-from bisect import bisect_left
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import NamedTuple
@@ -33,6 +32,7 @@ from workers.jobs.bisection import decide_bisected
 from workers.jobs.dead_letters import dead_letters
 from workers.jobs.decoding import DecodedBatch, decode_records
 from workers.jobs.job import Batch, Decision, Job, StoredRange
+from workers.lane.admission import Admission
 from workers.lane.circuit_breaker import Breaker
 from workers.lane.ended_topics import EndedTopics
 from workers.lane.inbox import Inbox, Taken
@@ -40,7 +40,7 @@ from workers.lane.lane_row import LaneRow
 from workers.lane.pauses import Pauses
 from workers.lane.readback import Visible, find_visible
 from workers.lane.recovery import Doubts, check_topic, published_to
-from workers.lane.time_order import Ends, Order, Turn, note_ahead
+from workers.lane.time_order import Ends, Turn, note_ahead
 from workers.telemetry.health import Health
 from workers.telemetry.tracing import NO_TRACE, BatchTrace, Traces
 
@@ -79,7 +79,7 @@ class Lane:
         self._row = LaneRow(self._pool, job.group, tp.topic, tp.partition)
         self._ended = EndedTopics(settings, self._pool, job, self._row)
         self._counts, self._health = worker.counts, worker.lane(tp)
-        self._order = Order(self._pool, ends, self._row, settings.order_seconds, self._health)
+        self._admission = Admission(self._pool, ends, self._row, self.inbox, self._health, settings)
         self._log = structlog.get_logger("inmail.lane").bind(topic=tp.topic, partition=tp.partition)
         self.stopping = False
         self._pauses, self._doubts = Pauses(self._row, self.inbox, self._health, self._counts), Doubts()
@@ -129,6 +129,7 @@ class Lane:
 
     async def _open(self) -> None:
         self._health.opens()
+        await self._admission.open(len(self._consumer.partitions_for_topic(self._tp.topic) or ()))
         await self._row.look()
         await self._producers.start()
         stored, self._as_of = await self._row.take()
@@ -164,7 +165,8 @@ class Lane:
             self._health.waits()
             while (taken := await self.inbox.take(most)) is not None:
                 self._health.takes()
-                if (turn := await self._turn(taken)) is None or (decided := await self._decide(*turn)) is None:
+                turn = await self._admission.admit(taken, self._as_of, self._stored, lambda: self.stopping)
+                if turn is None or (decided := await self._decide(*turn)) is None:
                     break
                 self._health.decided()
                 await _finished(publishing)
@@ -176,24 +178,9 @@ class Lane:
                 await asyncio.wait([publishing])
                 publishing.exception()  # seen: whatever ended the loop is on its way up already
 
-    async def _turn(self, taken: Taken) -> tuple[Taken, Turn] | None:
-        """Wait until other lanes have come as far; return what may be decided then; None where a stop came first."""
-        turn = Turn(
-            bisect_left(taken.records, self._stored, key=lambda record: record.offset)
-        )  # decided: only published
-        if not turn.records:
-            turn = await self._order.turn(taken.records, self._as_of, lambda: self.stopping)
-        if turn.records == len(taken.records):
-            return taken, turn
-        if not turn.records:
-            return None
-        first, rest = taken.records[: turn.records], taken.records[turn.records :]
-        self.inbox.put_back(Taken(rest, taken.next_offset))
-        return Taken(first, rest[0].offset), turn
-
     async def _decide(self, taken: Taken, turn: Turn) -> _Decided | None:
         """Store the outcomes of a batch, in parts where the database refuses it whole; None where a stop came first."""
-        found = self._health.decodes(decode_records, taken.records, self._as_of)
+        found = self._health.decodes(decode_records, taken.records, self._as_of, self._admission.times)
         batch = Batch(self._tp.topic, self._tp.partition, found.requests, turn.waited_for)
         step = self._job.step
         left, steps = step is not None, 0

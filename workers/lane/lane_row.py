@@ -14,12 +14,17 @@ __all__ = ["LaneRow"]
 
 _NOTE = (
     "update lanes set next_offset = greatest(next_offset, $5), as_of = greatest(as_of, $6),"
-    " published = $7, awaited = awaited or $5 is not null, paused = case when $5 is null then paused end"
+    " published = $7, awaited = awaited or $5 is not null, paused = case when $5 is null then paused end,"
+    " held = case when $5 is null then held end"
     " where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4"
 )
 _EPOCH = "select epoch from lanes where consumer_group = $1 and topic = $2 and partition = $3"
 _WAIT = (
     "update lanes set head = $5, waits_for = $6, waits_since = clock_timestamp()"
+    " where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4"
+)
+_HOLD = (
+    "update lanes set held = $5, held_offset = $6, held_time = $7"
     " where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4"
 )
 _PAUSE = "update lanes set paused = $5 where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4"
@@ -62,7 +67,7 @@ class LaneRow:
         row = await self._pool.fetchrow(
             "insert into lanes as l (consumer_group, topic, partition, epoch, awaited, published)"
             " values ($1, $2, $3, 1, true, $4) on conflict (consumer_group, topic, partition)"
-            " do update set epoch = l.epoch + 1, awaited = true, published = greatest(l.published, $4)"
+            " do update set epoch = l.epoch + 1, awaited = true, published = greatest(l.published, $4), held = null"
             " where l.epoch = $5 returning epoch, next_offset, as_of, least(l.published, next_offset) as published,"
             " topic_id, nullif(topic_since, '-infinity') as topic_since, halted",
             *self._key,
@@ -110,6 +115,17 @@ class LaneRow:
     async def wait_with(self, head: datetime, neighbour: str) -> None:
         """Tell the other lanes with which time this one waits for them; and who looks from outside, for which group."""
         await self._pool.execute(_WAIT, *self._key, self.epoch, head, neighbour)
+
+    async def hold(self, reason: str, offset: int, time: datetime) -> None:
+        """Tell operators that a record is held, which one, and why, until a batch is stored.
+
+        Raises:
+            FencedError: when there is a newer owner.
+
+        """
+        moved = await self._pool.execute(_HOLD, *self._key, self.epoch, reason, offset, time)
+        if moved != "UPDATE 1":
+            raise FencedError(f"epoch {self.epoch} of {self.topic}/{self.partition} is over")
 
     async def be_not_awaited(self, connection: Connection | None = None) -> None:
         """Let the other lanes not wait for ticks of this one until it stores something."""

@@ -1,4 +1,4 @@
-"""Another lane of the same partition number, as its row in Postgres has it: how far it has come, and what it gives."""
+"""Another lane that a lane waits for, as its row in Postgres has it: how far it has come, and what it gives."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -16,9 +16,9 @@ __all__ = ["NO_LIMIT", "Neighbour", "read_neighbours"]
 NO_LIMIT: Final = datetime.max.replace(tzinfo=UTC)
 _INSTANT = timedelta(milliseconds=1)  # the broker's clock tells no shorter one
 _ROWS = """
-select topic, consumer_group, next_offset, as_of, head, awaited, epoch
-from lanes
-where topic = any($1) and partition = $2
+select l.topic, l.partition, l.consumer_group, l.next_offset, l.as_of, l.head, l.awaited, l.epoch
+from lanes as l
+inner join unnest($1::text[], $2::integer[]) as u (topic, partition) using (topic, partition)
 """
 
 
@@ -61,10 +61,10 @@ class Neighbour(NamedTuple):
 
 
 async def read_neighbours(pool: Pool, places: Sequence[TopicPartition]) -> list[Neighbour]:
-    """Return the lanes of some places, all of one partition number; one that never ran has read nothing."""
-    rows = await pool.fetch(_ROWS, [place.topic for place in places], places[0].partition)
-    found = {topic: columns for topic, *columns in map(tuple, rows)}
-    return [_neighbour(place, found.get(place.topic)) for place in places]
+    """Return the lanes of some places; one that never ran has read nothing."""
+    rows = await pool.fetch(_ROWS, [place.topic for place in places], [place.partition for place in places])
+    found = {TopicPartition(topic, partition): columns for topic, partition, *columns in map(tuple, rows)}
+    return [_neighbour(place, found.get(place)) for place in places]
 
 
 def _neighbour(place: TopicPartition, columns: Sequence[Any] | None) -> Neighbour:

@@ -18,6 +18,10 @@ more than a record takes to be read, a late record is noted there too.
 
 A tick gives nobody a credit, and what it takes comes out the same without it (`apply_caps.sql`). So the expiry lane is
 waited for only while it runs in time, and a moment at most: its lines then stand in the order of time.
+
+A record of an account with another number than its partition's (its producer does not partition with murmur2) is
+decided in the order of its account's number: its batch waits for the send and billing lanes of that number as well.
+They do not wait for it in turn, since nobody knows where such a producer will have put its next record.
 """
 
 import asyncio
@@ -38,6 +42,7 @@ from infra.kafka.clients import committed_offsets, reader
 from infra.postgres import Connection, Pool
 from infra.settings import Settings
 from workers.jobs.decoding import decision_time, latest_decision_time
+from workers.jobs.record_times import TimePolicy
 from workers.lane.inbox import Taken
 from workers.lane.lane_row import LaneRow
 from workers.lane.neighbour import NO_LIMIT, Neighbour, read_neighbours
@@ -150,25 +155,35 @@ class Order:
         self._row = row
         self._limit = limit_seconds
         self._health = health
-        self._places = [TopicPartition(topic, row.partition) for topic in TOPIC_RANK if topic != row.topic]
-        self._in_vain: dict[str, Neighbour] = {}  # by group: rows that did not move while they were waited for
+        self._own_places = [TopicPartition(topic, row.partition) for topic in TOPIC_RANK if topic != row.topic]
+        self._in_vain: dict[TopicPartition, Neighbour] = {}  # rows that did not move while they were waited for
         self._starts: dict[TopicPartition, int] = {}
         self._starts_until = 0.0
 
-    async def turn(self, records: Sequence[ConsumerRecord], as_of: datetime, stopping: Callable[[], bool]) -> Turn:
+    async def turn(
+        self,
+        records: Sequence[ConsumerRecord],
+        as_of: datetime,
+        times: TimePolicy,
+        stopping: Callable[[], bool],
+        others: Sequence[TopicPartition] = (),
+    ) -> Turn:
         """Wait until records may be decided, the first at least; return how many. None of them where a stop came first.
 
         Args:
             records: what the lane has received, in order.
             as_of: the time up to which it has decided: no record counts as older.
+            times: whose word for a record's time is taken.
             stopping: whether it was told to stop.
+            others: partitions of other numbers, whose lanes are waited for as well.
 
         """
         if not self._limit or not records:
             return Turn(len(records))
-        first, last = decision_time(records[0], as_of), latest_decision_time(records, as_of)
+        places = [*self._own_places, *others]
+        first, last = decision_time(records[0], as_of, times), latest_decision_time(records, as_of, times)
         # At once, since each batch waits for both: a row older than the ends may only let less through.
-        ends, rows = await asyncio.gather(self._ends.end_offsets(self._places), self._look())
+        ends, rows = await asyncio.gather(self._ends.end_offsets(places), self._look(places))
         began = monotonic()
         told: str | None = None
         try:
@@ -181,39 +196,47 @@ class Order:
                 blocking = [row for row in held if not self._is_passed_over(row, waited)]
                 if not blocking:
                     allowed = min((self._allows(row, ends) for row in rows if row not in held), default=NO_LIMIT)
-                    count = len(records) if last <= allowed else bisect_right(_times(records, as_of), allowed)
+                    count = len(records) if last <= allowed else bisect_right(_times(records, as_of, times), allowed)
                     return self._turn(count, first, held, rows)
                 if told != blocking[0].consumer_group:
                     told = blocking[0].consumer_group
                     await self._row.wait_with(first, told)
                 self._health.waits_for(told)
                 await asyncio.sleep(min(max(_LOOK_SECONDS[0], waited / 20), _LOOK_SECONDS[1]))
-                rows = await self._look()
+                rows = await self._look(places)
         finally:
             self._health.waits_for(None)
         return Turn(0)
 
     def _turn(self, count: int, first: datetime, held: Sequence[Neighbour], rows: Sequence[Neighbour]) -> Turn:
-        late = [row for row in rows if first <= row.passed(self._row.topic)]  # they have decided what comes after
-        ahead = [Ahead(row.consumer_group, row.offset or 0) for row in (*held, *late)]
+        # Lanes of other numbers have decided what comes after as a rule: they never waited for it.
+        late = [row for row in rows if self._is_own(row) and first <= row.passed(self._row.topic)]
+        ahead = [self._ahead_of(row) for row in (*held, *late)]
         unread = next((row.consumer_group for row in held if row.gives_credits), None)
         return Turn(count, tuple(dict.fromkeys(ahead)), unread)
+
+    def _is_own(self, row: Neighbour) -> bool:
+        return bool(row.place.partition == self._row.partition)
+
+    def _ahead_of(self, row: Neighbour) -> Ahead:
+        number = "" if self._is_own(row) else f"/{row.place.partition}"
+        return Ahead(row.consumer_group + number, row.offset or 0)
 
     def _allows(self, row: Neighbour, ends: dict[TopicPartition, int]) -> datetime:
         return row.allows(self._row.topic, ends[row.place], self._starts.get(row.place, 0))
 
     def _is_passed_over(self, row: Neighbour, waited: float) -> bool:
         """Tell whether a lane that has records unread is waited for no longer."""
-        if self._in_vain.get(row.consumer_group) == row or not (row.gives_credits or row.awaited):
+        if self._in_vain.get(row.place) == row or not (row.gives_credits or row.awaited):
             return True
         if waited <= (self._limit if row.gives_credits else min(self._limit, _TICK_SECONDS)):
             return False
-        self._in_vain[row.consumer_group] = row
+        self._in_vain[row.place] = row
         return True
 
     def _seems_away(self, row: Neighbour, waited: float) -> bool:
         """Tell whether a lane may never have been started, or been away for longer than retention."""
-        return row.offset is None or waited > _AWAY_SECONDS or row.consumer_group in self._in_vain
+        return row.offset is None or waited > _AWAY_SECONDS or row.place in self._in_vain
 
     async def _ask_starts(self, rows: Sequence[Neighbour]) -> None:
         """Ask where lanes begin that have not read on: those never started, or away for longer than retention."""
@@ -221,12 +244,12 @@ class Order:
             self._starts[row.place] = await self._ends.start(row.consumer_group, row.place, row.offset)
         self._starts_until = monotonic() + _STARTS_SECONDS
 
-    async def _look(self) -> list[Neighbour]:
-        return await read_neighbours(self._pool, self._places)
+    async def _look(self, places: Sequence[TopicPartition]) -> list[Neighbour]:
+        return await read_neighbours(self._pool, places)
 
 
-def _times(records: Sequence[ConsumerRecord], as_of: datetime) -> list[datetime]:
-    return list(accumulate(records, lambda time, record: decision_time(record, time), initial=as_of))[1:]
+def _times(records: Sequence[ConsumerRecord], as_of: datetime, times: TimePolicy) -> list[datetime]:
+    return list(accumulate(records, lambda time, record: decision_time(record, time, times), initial=as_of))[1:]
 
 
 async def note_ahead(  # noqa: PLR0913, PLR0917 - which records, ahead of which lanes, and how it is noted

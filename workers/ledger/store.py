@@ -47,7 +47,7 @@ class Opened(NamedTuple):
     worker: WorkerName
     partition: int
     accounts: dict[str, int]
-    foreign: int  # accounts whose own partition is another one: their producer partitions differently
+    foreign: frozenset[str]  # accounts whose own partition is another one: their producer partitions differently
     fresh: list[Fresh]  # in input order
     set_aside: list[Request[Any]]  # neither answered before nor to be decided
     same: dict[int, int]  # the offset of a record that asks what a fresh one before it does, and that one's
@@ -95,7 +95,7 @@ async def open_batch(
     """
     rows = await lock_accounts(connection, partition, requests)
     accounts = {row[0]: row[1] for row in rows}
-    foreign = sum(row[2] != partition for row in rows)
+    foreign = frozenset(row[0] for row in rows if row[2] != partition)
     found = await connection.fetch(
         "select * from stored_answers($1, $2)",
         [accounts[request.account_id] for request in requests],

@@ -51,6 +51,8 @@ class _HealthCollector(Collector):
         waits = gauge(metric_table.LANE_WAIT)
         for neighbour in NEIGHBOURS.get(worker, ()):
             waits.add_metric([worker, neighbour], max((lane.wait_seconds(neighbour) for lane in lanes), default=0.0))
+        ahead = gauge(metric_table.CLOCK_AHEAD)
+        ahead.add_metric([worker], max((lane.ahead_seconds for lane in lanes), default=0.0))
         apart = CounterMetricFamily(
             metric_table.BATCHES_APART.name, metric_table.BATCHES_APART.meaning, labels=["worker"]
         )
@@ -58,7 +60,7 @@ class _HealthCollector(Collector):
         halted = gauge(metric_table.HALTED)
         for tp, lane in self._health.lanes.items():
             halted.add_metric([worker, tp.topic, str(tp.partition)], float(lane.halted is not None))
-        yield from (ready, busy, doing, waits, halted, apart)
+        yield from (ready, busy, doing, waits, ahead, halted, apart)
 
 
 class _PoolCollector(Collector):

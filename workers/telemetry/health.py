@@ -42,6 +42,7 @@ class LaneActivity(StrEnum):
     WAITING = "waiting"  # for records
     DECIDING = "deciding"
     PUBLISHING = "publishing"
+    HOLDING = "holding a record of a time far ahead"
     AGAIN = "waiting to begin again"
     HALTED = "halted"  # it cannot go on before an operator decides
 
@@ -67,6 +68,8 @@ class LaneHealth:
     waiting_for: str | None = None  # consumer group whose lane of this number has unread what comes before its batch
     waiting_since: datetime | None = None
     moved_at: float = 0.0
+    hold: str = ""  # why it holds a record, while it does
+    ahead_seconds: float = 0.0  # and how far ahead of this host's clock that record's time is
     _waits_from: float = 0.0
     _stage_from: float = 0.0
 
@@ -76,6 +79,7 @@ class LaneHealth:
     def opens(self) -> None:
         """It begins, or begins again: what it held it takes once more."""
         self.doing, self.held = LaneActivity.OPENING if self.halted is None else LaneActivity.HALTED, 0
+        self.hold, self.ahead_seconds = "", 0.0
 
     def waits(self) -> None:
         """It looks for records."""
@@ -139,6 +143,15 @@ class LaneHealth:
         if not self.held:
             self.waits()
 
+    def holds(self, reason: str, ahead_seconds: float) -> None:
+        """It waits for an operator, and started again it would again."""
+        self.doing, self.moved_at = LaneActivity.HOLDING, self.clock()
+        self.hold, self.ahead_seconds = reason, ahead_seconds
+
+    def goes_on(self) -> None:
+        """What it held may be decided."""
+        self.doing, self.hold, self.ahead_seconds, self._stage_from = LaneActivity.DECIDING, "", 0.0, self.clock()
+
     def fails(self, error: BaseException) -> None:
         """It waits, and begins again."""
         if self._is_over_it():
@@ -168,6 +181,8 @@ class LaneHealth:
         """Why it does not get on, if it does not."""
         if self.halted is not None:
             return f"is halted: {self.halted}"
+        if self.doing is LaneActivity.HOLDING:
+            return f"holds: {self.hold}"
         if self.error is not None and not self._is_over_it():
             return f"tries again because of {self.error}"
         return "is opening" if self.doing is LaneActivity.OPENING else None

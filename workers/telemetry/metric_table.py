@@ -1,7 +1,7 @@
 """Every metric: its name, what it counts, in which unit, by which labels. `docs/metrics.md` is rendered from it.
 
 Names begin with `inmail_`, counters end in `_total`, times are in seconds. A label's values are few and known before:
-no account, no request, no offset.
+no account, no request, no offset. Only `source` is a producer's word; how many there are is bounded where it is kept.
 """
 
 from typing import Final
@@ -118,6 +118,14 @@ READY: Final = Metric(
     "0 or 1",
     ("worker",),
 )
+CLOCK_AHEAD: Final = Metric(
+    "inmail_clock_ahead_seconds",
+    MetricKind.GAUGE,
+    "How far ahead of the host's clock the broker's time of a record is that a lane holds for an operator to decide; 0"
+    " while none is held.",
+    "seconds",
+    ("worker",),
+)
 
 CREDITS: Final = Metric(
     "inmail_credits_total",
@@ -156,6 +164,14 @@ WATERMARK: Final = Metric(
     "seconds",
     ("topic", "partition"),
 )
+MISPLACED: Final = Metric(
+    "inmail_misplaced_records_total",
+    MetricKind.COUNTER,
+    "Records on another partition than murmur2 of their key gives, by the source that their events name."
+    " Of each partition 16 sources are kept by name, the others as `(others)`; one that is read again counts once.",
+    "records",
+    ("topic", "source"),
+)
 READ_AT: Final = Metric(
     "inmail_books_read_timestamp_seconds",
     MetricKind.GAUGE,
@@ -183,6 +199,7 @@ WORKER_METRICS: Final = (
     HALTED,
     BUSY,
     READY,
+    CLOCK_AHEAD,
 )
 BOOKS_METRICS: Final = (
     CREDITS,
@@ -191,6 +208,7 @@ BOOKS_METRICS: Final = (
     UNPUBLISHED,
     UNPUBLISHED_SECONDS,
     WATERMARK,
+    MISPLACED,
     READ_AT,
     READ_SECONDS,
 )

@@ -96,6 +96,10 @@ def test_the_version_is_told() -> None:
         "dead-letters redrive",
         "operations list",
         "operations show",
+        "clock show",
+        "clock accept",
+        "clock set-aside",
+        "clock set-back",
     ],
 )
 def test_every_command_explains_itself(command: str) -> None:

@@ -15,7 +15,7 @@ from schemas.catalogue import BILLING_EVENTS, CREDIT_EVENTS, DEAD_LETTERS, EXPIR
 from schemas.envelope import Event, encode
 from schemas.ticks import ExpiryTick
 from tests.ledger.book import DAY, Book
-from tests.workers.life import living
+from tests.workers.life import in_partition, living
 from tests.workers.wire import ends, promotion, publish, read, send
 from workers.jobs.billing import BillingJob
 from workers.jobs.bisection import decide_bisected
@@ -122,13 +122,11 @@ def _without_lot(message: Message) -> Message:
     return message._replace(value=re.sub(rb'"lot":\d+', b"", message.value))
 
 
-async def test_a_tick_that_the_database_refuses_ends_the_worker(
-    cluster: Settings, database: Connection, account: str
-) -> None:
+async def test_a_tick_that_the_database_refuses_ends_the_worker(cluster: Settings, database: Connection) -> None:
     """A tick brings no values of its own: the books are at fault, and what it has booked so far must not get lost."""
     book = Book(database)
     book.now = datetime.now(UTC) - 91 * DAY
-    await book.one(book.promotion(3, account))
+    await book.one(book.promotion(3, in_partition(cluster, 0)))
     await database.execute("alter table journal add constraint no_expiry check (worker <> 'expiry') not valid")
     now = datetime.now(UTC)
     tick = ExpiryTick.create(id=uuid4(), source="/test", time=now, data={"as_of": now})

@@ -106,11 +106,11 @@ async def test_a_connection_lost_while_its_pool_takes_it_back_may_be_tried_again
 # -- expiry -----------------------------------------------------------------------------------------------------------
 
 
-async def _lots(database: Connection, count: int, ended: timedelta) -> None:
+async def _lots(settings: Settings, database: Connection, count: int, ended: timedelta) -> None:
     """Open lots of one credit in partition 0, for an account each, that ended so long ago."""
     book = Book(database)
     book.now = datetime.now(UTC) - 90 * DAY - ended
-    await book.decide(*(book.promotion(1, f"a-{uuid4().hex[:12]}") for _ in range(count)))
+    await book.decide(*(book.promotion(1, in_partition(settings, 0)) for _ in range(count)))
 
 
 def _tick() -> ExpiryTick:
@@ -134,7 +134,7 @@ async def test_a_lot_is_booked_a_grace_after_its_end(
     cluster: Settings, database: Connection, grace: float, booked: int
 ) -> None:
     """Another broker's clock may be behind: a send may yet come that the lot's credit was good for."""
-    await _lots(database, 1, ended=timedelta(seconds=30))
+    await _lots(cluster, database, 1, ended=timedelta(seconds=30))
 
     value = await _book(cluster.model_copy(update={"tick_grace_seconds": grace}), database, _tick())
 
@@ -147,7 +147,7 @@ async def test_the_horizon_of_a_neighbour_that_never_read_is_one_that_an_answer_
     """Nothing is booked, and the answer is one that its readers accept."""
     await publish(cluster, SEND_REQUESTS, [send(in_partition(cluster, 0))])
     await database.execute("delete from lanes where topic = $1", SEND_REQUESTS)
-    await _lots(database, 1, ended=DAY)
+    await _lots(cluster, database, 1, ended=DAY)
 
     event = TickDecided.model_validate_json(await _book(cluster, database, _tick()))
 
@@ -188,7 +188,7 @@ class _Steps:
 
 async def _expire(settings: Settings, database: Connection, *events: Event) -> list[dict[str, Any]]:
     """Book 10 lots, 2 a step, with an expiry worker; return the lines and the answer."""
-    await _lots(database, 10, ended=DAY)
+    await _lots(settings, database, 10, ended=DAY)
     start = await ends(settings, CREDIT_EVENTS)
     settings = settings.model_copy(update={"tick_step_lots": 2})
     async with create_producer(settings, "test") as producer:

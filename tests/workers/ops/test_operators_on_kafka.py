@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+from collections import Counter
 from contextlib import aclosing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -241,8 +242,8 @@ async def test_an_account_on_another_partition_is_decided_and_told_to_the_operat
         await _work_off(cluster)
 
     told = [line for line in logs if line["event"] == "accounts_of_other_partitions"]
-    assert [("warning", SEND_REQUESTS, other, 1)] == [
-        (line["log_level"], line["topic"], line["partition"], line["accounts"]) for line in told
+    assert [("warning", SEND_REQUESTS, other, 1, {"/test": 1})] == [
+        (line["log_level"], line["topic"], line["partition"], line["accounts"], line["sources"]) for line in told
     ]
     assert "charged" in {each.data["code"] for each in await _results(cluster, account=account)}
 
@@ -254,9 +255,10 @@ def test_accounts_on_other_partitions_are_told_of_once_a_minute_and_lane(monkeyp
     seen = PartitioningCheck(SEND_REQUESTS)
     with capture_logs() as logs:
         for now, partition, accounts in [(0, 0, 0), (1, 0, 2), (2, 0, 3), (3, 1, 4), (60, 0, 0), (61, 0, 5)]:  # noqa: B007
-            seen.count(partition, accounts)
+            seen.count(partition, accounts, Counter({f"/{partition}": accounts}))
 
     assert [(0, 2), (1, 4), (0, 8)] == [(line["partition"], line["accounts"]) for line in logs]
+    assert [{"/0": 2}, {"/1": 4}, {"/0": 8}] == [line["sources"] for line in logs]
 
 
 async def test_a_group_whose_workers_run_is_not_started_and_its_operator_told_why(

@@ -89,8 +89,9 @@ def _live_row(observer: LagObserver, lag: PartitionLag) -> tuple[Text | str | in
 
 
 def _why(lag: PartitionLag) -> str:
-    """Return the reason, and what retention has taken, which no status tells."""
-    return f"{lag.reason}; retention took {lag.lost:,}" if lag.lost else lag.reason
+    """Return the reason, and what no status tells: what retention has taken, and who puts records elsewhere."""
+    lost = f"retention took {lag.lost:,}" if lag.lost else ""
+    return "; ".join(filter(None, [lag.reason, lost, lag.misplaced]))
 
 
 def _changes(observer: LagObserver) -> Iterator[tuple[datetime, Text]]:

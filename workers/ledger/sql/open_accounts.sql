@@ -1,4 +1,7 @@
--- Locks the accounts of a batch, opening those never seen, and returns their numbers.
+-- Locks the accounts of a batch, opening those never seen, and returns their keys and their numbers.
+--
+-- An account's number (`partition`) follows from its id, whatever partition its first record came in on (p_partition):
+-- only books that no lane has ever opened, and that so have no count of partitions, go by that.
 --
 -- Every batch calls this first and once. All locks are taken here, in the order of the account's number, and
 -- new accounts are inserted before that in the order of their text: so two batches can wait for each other
@@ -11,7 +14,9 @@ set plan_cache_mode = force_generic_plan
 as $$
 begin
     insert into accounts (account_id, partition)
-    select wanted.account_id, p_partition
+    select
+        wanted.account_id,
+        coalesce(account_number(wanted.account_id, (select p.partitions from partitioning as p)), p_partition)
     from (select distinct u.account_id collate "C" as account_id from unnest(p_account_ids) as u (account_id)) as wanted
     where not exists (select from accounts as a where a.account_id = wanted.account_id)
     order by wanted.account_id

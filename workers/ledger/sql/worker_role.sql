@@ -49,9 +49,10 @@ $$;
 
 -- Anew each time, so that this file is all there is to know.
 revoke all on accounts, subscriptions, lots, journal, ticks, lanes, migrations, earlier_rows from inmail_worker;
-revoke all on operations, redriven, decided_ahead, ended_topics from inmail_worker; -- the operators'
+revoke all on partitioning, decided_ahead, misplaced_records from inmail_worker;
+revoke all on operations, redriven, clock_decisions, ended_topics from inmail_worker; -- the operators'
 
-grant select, insert on accounts, subscriptions, lots, journal, ticks, lanes to inmail_worker;
+grant select, insert on accounts, subscriptions, lots, journal, ticks, lanes, partitioning to inmail_worker;
 grant select on earlier_rows to inmail_worker; -- as the audit does
 grant update (
     sequence, newest_lot, level, erased_at, paid_from, paid, paid_before
@@ -62,7 +63,9 @@ grant update (
     code, lots, credits, complete, steps, ended, cut, announced
 ) on ticks to inmail_worker; -- of a tick that takes several steps
 grant update (
-    epoch, next_offset, as_of, head, awaited, paused, published, waits_for, waits_since, topic_id, halted
+    epoch, next_offset, as_of, head, awaited, paused, published, waits_for, waits_since, topic_id, halted, held,
+    held_offset, held_time
 ) on lanes to inmail_worker;
-grant select, insert, update on decided_ahead to inmail_worker;
+grant select, insert, update on decided_ahead, misplaced_records to inmail_worker;
+grant select on clock_decisions to inmail_worker;
 grant select, update (unpublished_from) on ended_topics to inmail_worker;

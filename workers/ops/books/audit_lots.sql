@@ -285,6 +285,15 @@ from lots as x
 left join accounts as a on x.account = a.account
 where x.partition is distinct from a.partition;
 
+-- account_has_its_number: an account's number follows from its id, whoever sent its first record
+select
+    x.account,
+    'partition ' || x.partition as place,
+    'its number is ' || account_number(x.account_id, p.partitions) as found
+from accounts as x
+cross join partitioning as p
+where x.partition <> account_number(x.account_id, p.partitions);
+
 -- level_is_its_balance: what a holder was last told fits the balance that the newest row to look at it left
 with s as (
     select

@@ -13,7 +13,34 @@ from infra.kafka.clients import committed_offsets
 from infra.postgres import Connection
 from workers.ops.books.lanes import LaneProgress, read_lanes
 
-__all__ = ["LaneReader", "LaneState"]
+__all__ = ["LaneReader", "LaneState", "MisplacedRecords", "read_misplaced"]
+
+
+_MISPLACED = """
+select topic, source, sum(records)::bigint as records, max(last_at) as last_at
+from misplaced_records
+group by topic, source
+order by topic, source
+"""
+
+
+class MisplacedRecords(NamedTuple):
+    """Records of a topic that one source sent to other partitions than their accounts' own."""
+
+    topic: str
+    source: str
+    records: int
+    last_at: datetime
+
+
+async def read_misplaced(connection: Connection) -> list[MisplacedRecords]:
+    """Return them by topic and source.
+
+    Raises:
+        OSError, asyncpg.PostgresError: when the books cannot be read.
+
+    """
+    return [MisplacedRecords(*row) for row in await connection.fetch(_MISPLACED)]
 
 
 class LaneState(NamedTuple):

@@ -25,7 +25,7 @@ from infra.probes import probes
 from infra.retry import is_retriable
 from infra.settings import Settings
 from workers.ops.books.credit_metrics import CreditReader, CreditTotals
-from workers.ops.books.lane_metrics import LaneReader, LaneState
+from workers.ops.books.lane_metrics import LaneReader, LaneState, MisplacedRecords, read_misplaced
 from workers.ops.books.snapshot import open_books
 from workers.telemetry import metric_table
 from workers.telemetry.collectors import gauge
@@ -56,6 +56,7 @@ class BooksCollector(Collector):
 
     credits: CreditTotals | None = None
     lanes: list[LaneState] = field(default_factory=list)
+    misplaced: list[MisplacedRecords] = field(default_factory=list)
     read: dict[str, _LastReading] = field(default_factory=dict)
 
     def collect(self) -> Iterator[Metric]:
@@ -63,6 +64,12 @@ class BooksCollector(Collector):
         if self.credits is not None:
             yield from _credit_metrics(self.credits)
         yield from _lane_metrics(self.lanes)
+        misplaced = CounterMetricFamily(
+            metric_table.MISPLACED.name, metric_table.MISPLACED.meaning, labels=metric_table.MISPLACED.labels
+        )
+        for each in self.misplaced:
+            misplaced.add_metric([each.topic, each.source], each.records)
+        yield misplaced
         read_at, seconds = gauge(metric_table.READ_AT), gauge(metric_table.READ_SECONDS)
         for reading, last in self.read.items():
             read_at.add_metric([reading], last.at)
@@ -135,6 +142,7 @@ class _ExporterContext:
         began = monotonic()
         async with open_books(self._settings) as connection:
             self.observed.lanes = await self._lanes.read(connection, self._admin)
+            self.observed.misplaced = await read_misplaced(connection)
         self._record_reading("lanes", began)
 
     def _record_reading(self, reading: str, began: float) -> None:

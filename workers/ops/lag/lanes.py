@@ -3,14 +3,14 @@
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
 import asyncpg
 from aiokafka import TopicPartition
 
-from infra.clock import EARLIEST
+from infra.clock import EARLIEST, utc_now
 from infra.postgres import Connection, connect_database
 from infra.settings import Settings
 from workers.ops.lag.sampler import PartitionEnds
@@ -21,8 +21,17 @@ __all__ = ["LaneKey", "LaneWatcher", "LanesSample", "NeighbourLane", "neighbour_
 _SECONDS = 5.0  # for an answer: lag is told also when the books are what is in trouble
 _ROWS = (
     "select consumer_group, topic, partition, next_offset, as_of, head, waits_for, waits_since, paused, halted,"
-    " topic_id from lanes"
+    " topic_id, held from lanes"
 )
+
+_MISPLACED_HOURS = 24  # a producer that was mended is not told of for longer
+_MISPLACED = """
+select
+    topic, partition, sum(records)::bigint as records, string_agg(source, ', ' order by records desc, source) as sources
+from misplaced_records
+where last_at > $1
+group by topic, partition
+"""
 
 LaneKey = tuple[str, TopicPartition]
 
@@ -38,6 +47,8 @@ class NeighbourLane(NamedTuple):
     paused: str | None
     halted: str | None = None
     topic_id: UUID | None = None  # of the topic that it has read; None: not known yet
+    held: str | None = None  # why it holds a record for an operator to decide
+    misplaced: str = ""  # which sources sent it records of other partitions' accounts lately, in words
 
     @property
     def waits(self) -> bool:
@@ -86,6 +97,13 @@ class LaneWatcher:
                 if self._connection is None or self._connection.is_closed():
                     self._connection = await connect_database(self._settings)
                 rows = await self._connection.fetch(_ROWS)
+                since = utc_now() - timedelta(hours=_MISPLACED_HOURS)
+                misplaced = {
+                    TopicPartition(row["topic"], row["partition"]): (
+                        f"{row['records']:,} records of other partitions' accounts came from {row['sources']}"
+                    )
+                    for row in await self._connection.fetch(_MISPLACED, since)
+                }
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             self.trouble = (
                 f"the books cannot be read ({error or type(error).__name__}): no lane is told to pause or wait"
@@ -93,7 +111,7 @@ class LaneWatcher:
             await self.close()
             return {}
         return {
-            (row["consumer_group"], TopicPartition(row["topic"], row["partition"])): NeighbourLane(
+            (row["consumer_group"], place): NeighbourLane(
                 row["next_offset"] or 0,
                 row["as_of"] or EARLIEST,
                 row["head"],
@@ -102,8 +120,10 @@ class LaneWatcher:
                 row["paused"],
                 row["halted"],
                 row["topic_id"],
+                row["held"],
+                misplaced.get(place, ""),
             )
-            for row in rows
+            for row, place in ((row, TopicPartition(row["topic"], row["partition"])) for row in rows)
         }
 
     async def close(self) -> None:

@@ -32,7 +32,7 @@ class Status(StrEnum):
     NEVER_COMMITTED = "NEVER COMMITTED"
     EXPIRED = "EXPIRED"  # the books have read it, and Kafka has forgotten the group's offset
     STOPPED = "STOPPED"  # nobody reads it
-    PAUSED = "PAUSED"  # the breaker ended its worker: too much could not be decided
+    PAUSED = "PAUSED"  # an operator decides: the breaker ended its worker, or a record's time is far ahead
     HALTED = "HALTED"  # its lane cannot go on before an operator decides
     BEYOND_BOOKS = "BEYOND BOOKS"  # the group's offset is beyond what the books have read: records were passed over
     BEYOND_END = "BEYOND END"  # an offset is beyond the partition's end: what is there now may be unread
@@ -58,6 +58,7 @@ class Facts:
     owned: bool = True  # a member has the partition
     unknown: str | None = None  # why it is not known where the partition ends
     paused: str | None = None  # what the breaker said when it ended the lane's worker
+    holding: str | None = None  # why the lane holds a record for an operator to decide
     waiting: str | None = None  # for whom the lane waits
     place: tuple[str, int] = ("", 0)  # our worker's name, and the partition
     oldest: int = 0  # offset of the oldest record that is left
@@ -129,6 +130,7 @@ class PartitionLag:
     pace: float | None = None  # by how many records a second it gets less; below 0: more. None: not yet known
     eta_seconds: float | None = None  # until all is read at this pace; None: never, or not yet known
     owner: Owner | None = None
+    misplaced: str = ""  # which sources sent it records of other partitions' accounts lately, in words
 
     @property
     def note(self) -> str:
@@ -138,6 +140,8 @@ class PartitionLag:
             notes.append(f"retention took {self.lost:,}")
         if self.held:
             notes.append(f"an open transaction holds {self.held:,} back")
+        if self.misplaced:
+            notes.append(self.misplaced)
         return ", ".join(notes)
 
 

@@ -156,7 +156,9 @@ class LagObserver:
         topics: dict[str, list[PartitionLag]] = {topic: [] for topic in sorted({p.topic for p in group.committed})}
         for place in group.committed:
             facts = self._facts(name, place, sampled, owners.get(place))
-            topics[place.topic].append(self._partition((name, place), sampled, facts, owners.get(place)))
+            lag = self._partition((name, place), sampled, facts, owners.get(place))
+            row = self._books.rows.get((name, place))
+            topics[place.topic].append(replace(lag, misplaced=row.misplaced) if row and row.misplaced else lag)
         state = group.described.state
         if not topics:
             return [GroupLag(name, "", (), state, count)]
@@ -183,6 +185,7 @@ class LagObserver:
             place=(WORKER_OF.get(place.topic, ""), place.partition),
             recreated=books.recreated(key) if ours else None,
             halted=row.halted if ours and row is not None else None,
+            holding=row.held if ours and row is not None else None,
             paused=_paused(key, books.rows, members) if ours else None,
             waiting=neighbour_of(key, books.rows, sampled.ends) if ours else None,
         )

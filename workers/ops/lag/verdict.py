@@ -117,6 +117,10 @@ def _stopped(case: _Situation) -> Classification | None:
     return Classification(Status.STOPPED, f"{who}, and {_records(case)}{went}")
 
 
+def _holding(case: _Situation) -> Classification | None:
+    return Classification(Status.PAUSED, f"it holds a record: {case.facts.holding}") if case.facts.holding else None
+
+
 def _rewound(case: _Situation) -> Classification | None:
     back = lowered_from(case.whole)
     if back is None or back.committed is None or case.last.committed is None:
@@ -212,6 +216,7 @@ _RULES: tuple[Callable[[_Situation], Classification | None], ...] = (
     _all_read,
     _paused,
     _stopped,
+    _holding,
     _held,
     _waiting,
     _stalled,

@@ -11,6 +11,7 @@ from aiokafka.structs import ConsumerRecord
 
 from infra.kafka.records import PartitionFetcher
 from workers.jobs.decoding import decision_time
+from workers.jobs.record_times import TimePolicy
 from workers.topology import sort_key
 
 __all__ = ["PartitionCursor", "TimedRecord", "read_in_time_order"]
@@ -31,6 +32,7 @@ class PartitionCursor:
     position: int  # of the next record to fetch
     end: int
     as_of: datetime  # the latest broker time of the records before the position
+    times: TimePolicy
     until: datetime | None = None
     waiting: deque[TimedRecord] = field(default_factory=deque)  # fetched and not yet yielded
 
@@ -44,7 +46,7 @@ class PartitionCursor:
         for record in records:
             if record.offset >= self.end:
                 break
-            self.as_of = decision_time(record, self.as_of)
+            self.as_of = decision_time(record, self.as_of, self.times)
             if (
                 self.until is not None and self.as_of >= self.until
             ):  # time never runs back, so no later record counts either

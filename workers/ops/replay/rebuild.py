@@ -8,21 +8,23 @@ published, and the live database gets only the record of the operation.
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
 from math import inf
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from infra.kafka.clients import reader
+from infra.kafka.clients import admin_client, count_partitions, reader
 from infra.migrate import migrate
 from infra.postgres import Connection, connect_database
 from infra.rate_limit import RateLimit
 from infra.settings import Settings
+from schemas.catalogue import SEND_REQUESTS
 from workers.jobs.billing import BillingJob
 from workers.jobs.expiry import ExpiryJob
 from workers.jobs.job import Job
+from workers.jobs.record_times import TimePolicy, read_time_policy
 from workers.jobs.send import SendJob
 from workers.ledger.plans import Catalogue
 from workers.ledger.store import FUNCTIONS
@@ -67,7 +69,9 @@ async def rebuild(  # noqa: PLR0913 - what, how and by whom, and how to stop it
     """
     target = target_settings(settings, request)
     intent = Intent(request.verb, *who, request.arguments(settings), plan.summary())
-    async with recorded_operation(settings, intent) as operation, _open_target(target, request, intent):
+    async with admin_client(settings) as admin:
+        partitions = (await count_partitions(admin, [SEND_REQUESTS]))[SEND_REQUESTS]
+    async with recorded_operation(settings, intent) as operation, _open_target(target, request, intent, partitions):
         await _Rebuild(settings, request, operation, RateLimit(rate, stop), progress).read(plan)
         operation.stopped = stop.is_set()
         if operation.stopped:
@@ -78,12 +82,16 @@ async def rebuild(  # noqa: PLR0913 - what, how and by whom, and how to stop it
 
 
 @asynccontextmanager
-async def _open_target(target: Settings, request: RebuildRequest, intent: Intent) -> AsyncIterator[None]:
+async def _open_target(
+    target: Settings, request: RebuildRequest, intent: Intent, partitions: int
+) -> AsyncIterator[None]:
     """Migrate the target, and record the operation there too."""
     async with _connect_target(target) as connection:
         if request.schema is not None:
             await connection.execute(f"create schema if not exists {request.schema}")  # the plan has checked the name
         await migrate(connection, [FUNCTIONS])
+        # No lane opens here, which would otherwise write by how many partitions accounts are numbered.
+        await connection.execute("insert into partitioning (partitions) values ($1) on conflict do nothing", partitions)
     async with recorded_operation(target, intent):
         yield
 
@@ -141,7 +149,8 @@ class _Rebuild:
         """
         numbers = sorted({span.partition for span in plan.spans})
         left = iter(numbers)
-        tasks = [asyncio.create_task(self._read_next(plan, left)) for _ in numbers[:SIDE_BY_SIDE]]
+        times = await self._time_policies(plan)
+        tasks = [asyncio.create_task(self._read_next(plan, times, left)) for _ in numbers[:SIDE_BY_SIDE]]
         try:
             await asyncio.gather(*tasks)
         finally:
@@ -149,14 +158,24 @@ class _Rebuild:
                 task.cancel()
             await asyncio.wait(tasks)
 
-    async def _read_next(self, plan: RebuildPlan, left: Iterator[int]) -> None:
+    async def _time_policies(self, plan: RebuildPlan) -> dict[TopicPartition, TimePolicy]:
+        """Return whose word for a time is taken, as the live lanes take it."""
+        async with _connect_target(self._settings) as live:
+            return {
+                place: await read_time_policy(live, self._settings.topic_record_time, place)
+                for place in (TopicPartition(span.topic, span.partition) for span in plan.spans)
+            }
+
+    async def _read_next(
+        self, plan: RebuildPlan, times: Mapping[TopicPartition, TimePolicy], left: Iterator[int]
+    ) -> None:
         """Decide partition numbers, one after another, while any is left."""
         async with (
             _connect_target(target_settings(self._settings, self._request)) as connection,
             reader(self._settings) as consumer,
         ):
             for partition in left:
-                cursors = plan.cursors(partition, self._request.until)
+                cursors = plan.cursors(partition, times, self._request.until)
                 lanes = TargetLanes(connection, partition, cursors)
                 await lanes.open()
                 if await self._read_partition(consumer, lanes, partition, cursors):

@@ -33,6 +33,7 @@ class TargetLanes:
     def __init__(self, connection: Connection, partition: int, cursors: Sequence[PartitionCursor]) -> None:
         self._connection = connection
         self._partition = partition
+        self._times = {cursor.place.topic: cursor.times for cursor in cursors}
         self._read = {cursor.place.topic: (cursor.position, cursor.as_of) for cursor in cursors}
 
     async def open(self) -> None:
@@ -80,7 +81,7 @@ class TargetLanes:
         letters: Counter[str] = Counter()
         async with self._connection.transaction():
             for job, records in ((combined.job, combined.records) for combined in batches):
-                found = decode_records(records, read[job.topic][1])
+                found = decode_records(records, read[job.topic][1], self._times[job.topic])
                 read[job.topic] = (records[-1].offset + 1, found.as_of)
                 batch = Batch(job.topic, self._partition, found.requests)
                 while job.step is not None and await job.step(self._connection, batch):

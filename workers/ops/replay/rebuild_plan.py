@@ -24,6 +24,7 @@ from infra.kafka.clients import reader
 from infra.kafka.records import partition_counts
 from infra.postgres import Connection, connect_database
 from infra.settings import Settings
+from workers.jobs.record_times import TimePolicy
 from workers.ledger.plans import SHIPPED, Catalogue, load_catalogue
 from workers.ops.books.lanes import read_lanes
 from workers.ops.books.snapshot import open_books
@@ -109,10 +110,14 @@ class RebuildPlan:
         """Return the estimated duration in seconds."""
         return self.records / min(rate or USUAL_RATE, USUAL_RATE)
 
-    def cursors(self, partition: int, until: datetime | None) -> list[PartitionCursor]:
+    def cursors(
+        self, partition: int, times: Mapping[TopicPartition, TimePolicy], until: datetime | None
+    ) -> list[PartitionCursor]:
         """Return a cursor for each topic of a partition number."""
         return [
-            PartitionCursor(TopicPartition(span.topic, partition), span.start, span.end, span.as_of, until)
+            PartitionCursor(
+                place := TopicPartition(span.topic, partition), span.start, span.end, span.as_of, times[place], until
+            )
             for span in self.spans
             if span.partition == partition
         ]

@@ -23,6 +23,7 @@ from infra.settings import RecordTime, Settings
 from schemas.catalogue import CATALOGUE, DEAD_LETTERS, INPUT_TOPICS, TOPICS
 from workers.ops.group_offsets import describe_group
 from workers.ops.topics.ended import UNPUBLISHED_AT_MOST, EndedTopic, end_topic, find_ended, start_lanes
+from workers.ops.topics.numbering import number_accounts, plan_numbering
 
 __all__ = [
     "DAY_MS",
@@ -53,7 +54,7 @@ class TopicsError(Exception):
 class TopicChange:
     """One step from how the cluster is to how it should be."""
 
-    kind: str  # "create", "set", "renew" or "start"
+    kind: str  # "create", "set", "renew", "start" or "number"
     topic: str
     text: str
     config: Mapping[str, str] | None = None
@@ -123,6 +124,8 @@ async def plan_topics(settings: Settings) -> list[TopicChange]:
             for topic, each in ended.items()
         ]
         changes += await _plan_groups(settings, admin, existing, ended)
+    if (numbering := await plan_numbering(settings)) is not None:
+        changes.append(TopicChange("number", "accounts", numbering))
     return changes
 
 
@@ -212,6 +215,8 @@ async def apply_topics(settings: Settings, changes: list[TopicChange]) -> None:
                 ):  # its workers run: their lanes wait for an offset, and look for it in the books, too
                     if not await start_lanes(settings, change.group or "", change.topic, change.starts or {}):
                         raise
+            elif change.kind == "number":
+                await number_accounts(settings)
 
 
 async def _renew(settings: Settings, admin: AIOKafkaAdminClient, changes: Sequence[TopicChange]) -> None:

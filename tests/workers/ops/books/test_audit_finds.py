@@ -151,6 +151,12 @@ CORRUPTIONS = [
     ),
     Corruption(_LOT_OF_ALICE.format("partition = 3", 2), "lot_has_its_account", "alice", "lot 2"),
     Corruption("delete from accounts where account = {dave}", "lot_has_its_account", "#{dave}", "lot 1"),
+    Corruption(
+        "insert into partitioning (partitions) values (1); update accounts set partition = 3 where account = {dave}",
+        "account_has_its_number",
+        "dave",
+        "partition 3",
+    ),
     # an account
     Corruption(
         "update accounts set paid = 0, paid_before = 0 where account = {alice}",

@@ -1,0 +1,92 @@
+"""`inmail clock` as an operator runs it: what it shows, what it decides, and what goes on record."""
+
+import json
+from datetime import timedelta
+from typing import Any
+
+from infra.clock import utc_now
+from infra.postgres import Connection
+from infra.settings import Settings
+from schemas.catalogue import SEND_REQUESTS
+from tests.workers.command import run
+from workers.commands.running import Exit
+
+OFFSET = 7
+
+
+async def _lane(database: Connection, *, ahead: timedelta, held: timedelta | None = None) -> None:
+    """Put a send lane of partition 1 so far ahead, holding a record so far ahead."""
+    now = utc_now()
+    await database.execute(
+        "insert into lanes (consumer_group, topic, partition, epoch, next_offset, as_of, held, held_offset, held_time)"
+        " values ('inmail-send', $1, 1, 4, $2, $3, $4, $5, $6)",
+        SEND_REQUESTS,
+        OFFSET,
+        now + ahead,
+        None if held is None else "the clock",
+        None if held is None else OFFSET,
+        None if held is None else now + held,
+    )
+
+
+async def _kept(database: Connection) -> list[Any]:
+    return [tuple(row) for row in await database.fetch("select verb, actor, reason, status from operations order by 1")]
+
+
+async def test_a_held_record_is_shown_and_set_aside(settings: Settings, database: Connection) -> None:
+    """A dry run does nothing; without a reason nothing is done; the decision is kept with its operation."""
+    await _lane(database, ahead=timedelta(), held=timedelta(days=400))
+
+    shown = await run(settings, "clock", "show")
+    dry = await run(settings, "clock", "set-aside", "send", "1", "--dry-run")
+    unsaid = await run(settings, "clock", "set-aside", "send", "1", "--yes")
+    nothing = await database.fetchval("select count(*) from clock_decisions")
+    said = await run(settings, "clock", "set-aside", "send", "1", "--by", "ann", "--because", "bad clock", "--yes")
+
+    assert [Exit.DONE, Exit.DONE, Exit.WRONG_USAGE, Exit.DONE] == [each.code for each in (shown, dry, unsaid, said)]
+    assert f" {OFFSET} " in shown.out
+    assert f"holds offset {OFFSET}" in dry.out
+    assert "dead letter" in dry.out
+    assert 0 == nothing
+    row = await database.fetchrow("select kind, topic, partition, first_offset, next_offset from clock_decisions")
+    assert ("set_aside", SEND_REQUESTS, 1, OFFSET, OFFSET + 1) == tuple(row or ())
+    assert [("clock set-aside", "ann", "bad clock", "done")] == await _kept(database)
+
+
+async def test_a_time_is_let_in_up_to_one_that_is_named(settings: Settings, database: Connection) -> None:
+    """One before the record's own is refused, and so is a lane that holds nothing."""
+    await _lane(database, ahead=timedelta(), held=timedelta(days=2))
+    early, late = (f"{utc_now() + timedelta(days=days):%Y-%m-%dT%H:%M:%SZ}" for days in (1, 3))
+    because = ("--by", "ann", "--because", "it is right", "--yes", "--json")
+
+    refused = await run(settings, "clock", "accept", "send", "1", "--up-to", early, *because)
+    none = await run(settings, "clock", "accept", "billing", "1", *because)
+    said = await run(settings, "clock", "accept", "send", "1", "--up-to", late, *because)
+
+    assert [Exit.NO, Exit.NO, Exit.DONE] == [each.code for each in (refused, none, said)]
+    assert "before the time of the record" in refused.err
+    assert "holds no record" in none.err
+    answer = json.loads(said.out)
+    assert ("accept", OFFSET) == (answer["plan"]["decision"], answer["plan"]["first_offset"])
+    (row,) = await database.fetch("select kind, next_offset, time from clock_decisions")
+    assert ("accept", 2**63 - 1) == (row["kind"], row["next_offset"])
+    assert f"{row['time']:%Y-%m-%dT%H:%M:%SZ}" == late
+
+
+async def test_a_clock_that_was_carried_off_is_set_back(settings: Settings, database: Connection) -> None:
+    """Its owner's epoch is over with it; a second time there is nothing to do."""
+    await _lane(database, ahead=timedelta(days=400))
+    because = ("--by", "ann", "--because", "the broker was wrong", "--yes")
+
+    dry = await run(settings, "clock", "set-back", "--dry-run")
+    said = await run(settings, "clock", "set-back", *because)
+    again = await run(settings, "clock", "set-back", *because)
+
+    assert [Exit.DONE] * 3 == [each.code for each in (dry, said, again)]
+    assert "1 lane set back" in said.out
+    assert "Nothing to set" in again.out
+    row = await database.fetchrow("select epoch, as_of from lanes")
+    assert row is not None
+    assert 5 == row["epoch"]
+    assert abs(row["as_of"] - utc_now()) < timedelta(minutes=5)
+    assert [("clock set-back", "ann", "the broker was wrong", "done")] == await _kept(database)

@@ -1,0 +1,141 @@
+"""The commands about lanes' clocks: what is far ahead, what becomes of it, and the way back."""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+
+from workers.commands.options import (
+    INSTANT_FORMATS,
+    ActorOption,
+    JsonOption,
+    ReasonOption,
+    YesOption,
+    assume_utc,
+    confirm,
+    operator,
+    since_1970,
+    write_json,
+)
+from workers.commands.running import run_command
+from workers.commands.views.clock import show_clock_plan, show_clocks, show_decided, show_set_back, show_set_back_plan
+from workers.ledger.model import WorkerName
+from workers.ops.clock.decide import ClockDecision, ClockPlan, decide_clock, plan_clock
+from workers.ops.clock.set_back import plan_set_back, set_back
+from workers.ops.clock.state import read_clocks
+from workers.ops.operations import Operator
+
+__all__ = ["clock"]
+
+clock = typer.Typer(
+    help="Lanes' clocks: records whose broker's time is far ahead, and the way back.", no_args_is_help=True
+)
+
+_Worker = Annotated[WorkerName, typer.Argument(help="Whose lane holds the record.")]
+_Partition = Annotated[int, typer.Argument(min=0, help="The lane's partition.")]
+_DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
+
+
+@clock.command("show")
+def show_command(*, json: JsonOption = False) -> None:
+    """Show the lanes' clocks, and the records that lanes hold since their time is far ahead."""
+    clocks = run_command(read_clocks)
+    write_json([each.summary() for each in clocks]) if json else show_clocks(clocks)
+
+
+@clock.command("accept")
+def accept_command(  # noqa: PLR0913 - one parameter an option
+    worker: _Worker,
+    partition: _Partition,
+    up_to: Annotated[
+        datetime | None,
+        typer.Option(
+            formats=INSTANT_FORMATS,
+            callback=since_1970,
+            help="Let in all times up to this one, of the records behind it as well: a time with zone, or a day.",
+        ),
+    ] = None,
+    by: ActorOption = None,
+    because: ReasonOption = None,
+    *,
+    dry_run: _DryRun = False,
+    yes: YesOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Let the time of a held record in: it is decided as of it, and the lane's clock never runs back by itself."""
+    person = None if dry_run else Operator(*operator(by, because))
+    plan = run_command(
+        lambda settings: plan_clock(settings, worker, partition, ClockDecision.ACCEPT, up_to=assume_utc(up_to))
+    )
+    _decide(plan, person, yes=yes, json=json)
+
+
+@clock.command("set-aside")
+def set_aside_command(  # noqa: PLR0913 - one parameter an option
+    worker: _Worker,
+    partition: _Partition,
+    to_offset: Annotated[
+        int | None, typer.Option(min=1, help="All records before this offset that are far ahead, not this one only.")
+    ] = None,
+    by: ActorOption = None,
+    because: ReasonOption = None,
+    *,
+    dry_run: _DryRun = False,
+    yes: YesOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Have a held record become a dead letter that moves no clock; sent back (`dead-letters redrive`) it is decided."""
+    person = None if dry_run else Operator(*operator(by, because))
+    plan = run_command(
+        lambda settings: plan_clock(settings, worker, partition, ClockDecision.SET_ASIDE, to_offset=to_offset)
+    )
+    _decide(plan, person, yes=yes, json=json)
+
+
+def _decide(plan: ClockPlan, person: Operator | None, *, yes: bool, json: bool) -> None:
+    if not json:
+        show_clock_plan(plan)
+    if person is None:
+        if json:
+            write_json({"plan": plan.summary()})
+        return
+    confirm("Decide so?", yes=yes)
+    done = run_command(lambda settings: decide_clock(settings, plan, person))
+    if json:
+        write_json({"operation": done.number, "plan": plan.summary(), "result": done.result})
+    else:
+        show_decided(done)
+
+
+@clock.command("set-back")
+def set_back_command(  # noqa: PLR0913 - one parameter an option
+    to: Annotated[
+        datetime | None,
+        typer.Option(
+            formats=INSTANT_FORMATS,
+            callback=since_1970,
+            help="Where the clocks are to stand; now unless given: a time with zone, or a day.",
+        ),
+    ] = None,
+    worker: Annotated[list[WorkerName] | None, typer.Option(help="Only this one's; may be given again.")] = None,
+    partition: Annotated[list[int] | None, typer.Option(min=0, help="Only this one; may be given again.")] = None,
+    by: ActorOption = None,
+    because: ReasonOption = None,
+    *,
+    dry_run: _DryRun = False,
+    yes: YesOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Set back the clocks of lanes that were carried off, far ahead of now. What was decided meanwhile stays."""
+    person = None if dry_run else Operator(*operator(by, because))
+    plan = run_command(lambda settings: plan_set_back(settings, assume_utc(to), worker or (), partition or ()))
+    if not json:
+        show_set_back_plan(plan)
+    if person is None or not plan.lanes:
+        if json:
+            write_json({"plan": plan.summary()})
+        return
+    confirm(f"Set back {len(plan.lanes)} lanes?", yes=yes)
+    done = run_command(lambda settings: set_back(settings, plan, person))
+    result: dict[str, Any] = {"operation": done.number, "plan": plan.summary(), "result": done.result}
+    write_json(result) if json else show_set_back(done)

@@ -1,0 +1,49 @@
+"""Accounts numbered by the partitions that the topics have: a step of `inmail topics apply`.
+
+Only a topic can say how many partitions there are, and only the books know by how many they number their accounts. So
+the verb that sees both brings them together: where partitions were added, where books were given other topics, or where
+books have accounts and no lane has ever told them of a topic.
+"""
+
+import asyncpg
+
+from infra.postgres import connect_database
+from infra.settings import Settings
+
+__all__ = ["number_accounts", "plan_numbering"]
+
+_COUNTS = "select (select p.partitions from partitioning as p) as partitions, exists (select from accounts) as accounts"
+
+
+async def plan_numbering(settings: Settings) -> str | None:
+    """Return what numbering the accounts would do, in words; None where there is nothing to do or no books are there.
+
+    Raises:
+        OSError, asyncpg.PostgresError: when the database cannot be reached or refuses.
+
+    """
+    connection = await connect_database(settings)
+    try:
+        row = await connection.fetchrow(_COUNTS)
+    except asyncpg.UndefinedTableError:
+        return None
+    finally:
+        await connection.close()
+    if row is None or row["partitions"] == settings.topic_partitions or not (row["partitions"] or row["accounts"]):
+        return None
+    before = "no count yet" if row["partitions"] is None else f"{row['partitions']}"
+    return f"number accounts by {settings.topic_partitions} partitions (so far: {before}), each with its lots"
+
+
+async def number_accounts(settings: Settings) -> int:
+    """Give every account the number that it has by the topics' partitions; return how many had another.
+
+    Raises:
+        OSError, asyncpg.PostgresError: when the database cannot be reached or refuses.
+
+    """
+    connection = await connect_database(settings, patient=True)  # a large table takes minutes
+    try:
+        return int(await connection.fetchval("select number_accounts($1)", settings.topic_partitions))
+    finally:
+        await connection.close()
