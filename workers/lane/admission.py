@@ -12,7 +12,7 @@ from workers.lane.inbox import Inbox, Taken
 from workers.lane.lane_row import LaneRow
 from workers.lane.numbering import agree_on_partitions, other_numbers, places_of
 from workers.lane.time_order import Ends, Order, Turn
-from workers.telemetry.health import LaneHealth
+from workers.telemetry.lane_health import LaneHealth
 
 __all__ = ["Admission"]
 

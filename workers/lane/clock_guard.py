@@ -23,7 +23,7 @@ from infra.settings import RecordTime, Settings
 from workers.jobs.record_times import TimePolicy, read_time_policy
 from workers.lane.inbox import Inbox
 from workers.lane.lane_row import LaneRow
-from workers.telemetry.health import LaneHealth
+from workers.telemetry.lane_health import LaneHealth
 
 __all__ = ["ClockGuard"]
 

@@ -18,13 +18,12 @@ from uuid import UUID
 
 import asyncpg
 import structlog
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka import TopicPartition
 
 from infra.kafka.clients import committed_offsets
 from infra.kafka.topic_ids import topic_ids
 from infra.kafka.transactions import Message, TransactionPair
-from infra.postgres import Connection, Pool, is_refusal
+from infra.postgres import Connection, is_refusal
 from infra.retry import SERVER_ERRORS, ignoring_retriable, is_retriable
 from infra.settings import Settings
 from workers.errors import BreakerError, FencedError, LaneError
@@ -33,32 +32,20 @@ from workers.jobs.dead_letters import dead_letters
 from workers.jobs.decoding import DecodedBatch, decode_records
 from workers.jobs.job import Batch, Decision, Job, StoredRange
 from workers.lane.admission import Admission
-from workers.lane.circuit_breaker import Breaker
+from workers.lane.clients import Clients
 from workers.lane.ended_topics import EndedTopics
 from workers.lane.inbox import Inbox, Taken
 from workers.lane.lane_row import LaneRow
 from workers.lane.pauses import Pauses
 from workers.lane.readback import Visible, find_visible
 from workers.lane.recovery import Doubts, check_topic, published_to
-from workers.lane.time_order import Ends, Turn, note_ahead
-from workers.telemetry.health import Health
-from workers.telemetry.tracing import NO_TRACE, BatchTrace, Traces
+from workers.lane.steps import finish_steps
+from workers.lane.time_order import Turn, note_ahead
+from workers.telemetry.tracing import NO_TRACE, BatchTrace
 
-__all__ = ["Clients", "Lane"]
+__all__ = ["Lane"]
 
-_FEW_STEPS, _LEAVE_SECONDS = 2, 2.0
-
-
-class Clients(NamedTuple):
-    """What the lanes of a worker share."""
-
-    consumer: AIOKafkaConsumer
-    admin: AIOKafkaAdminClient
-    pool: Pool
-    breaker: Breaker
-    health: Health
-    ends: Ends
-    traces: Traces
+_LEAVE_SECONDS = 2.0
 
 
 class _Decided(NamedTuple):
@@ -183,16 +170,8 @@ class Lane:
         found = self._health.decodes(decode_records, taken.records, self._as_of, self._admission.times)
         batch = Batch(self._tp.topic, self._tp.partition, found.requests, turn.waited_for)
         step = self._job.step
-        left, steps = step is not None, 0
-        while step is not None and left:
-            if self.stopping:  # the next owner goes on with the next step
-                return None
-            async with self._row.fenced() as connection:
-                left = await step(connection, batch)
-                steps += left
-                if left and steps == _FEW_STEPS:  # a longer tick runs beside the other lanes: they do not wait for it
-                    await self._row.be_not_awaited(connection)
-            self._health.steps()
+        if step is not None and not await finish_steps(step, batch, self._row, self._health, lambda: self.stopping):
+            return None
         try:
             return await self._store(taken, turn, found, partial(self._job.decide, batch=batch))
         except asyncpg.PostgresError as error:

@@ -8,7 +8,7 @@ from infra.retry import back_off_seconds, ignoring_retriable
 from workers.errors import LaneError
 from workers.lane.inbox import Inbox
 from workers.lane.lane_row import LaneRow
-from workers.telemetry.health import LaneHealth
+from workers.telemetry.lane_health import LaneHealth
 
 __all__ = ["Pauses"]
 

@@ -14,7 +14,7 @@ from infra.postgres import Pool
 from infra.retry import SERVER_ERRORS
 from schemas.catalogue import TOPICS
 from workers.jobs.job import Job
-from workers.lane.lane import Clients
+from workers.lane.clients import Clients
 
 __all__ = ["watch_servers"]
 

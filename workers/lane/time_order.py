@@ -46,7 +46,7 @@ from workers.jobs.record_times import TimePolicy
 from workers.lane.inbox import Taken
 from workers.lane.lane_row import LaneRow
 from workers.lane.neighbour import NO_LIMIT, Neighbour, read_neighbours
-from workers.telemetry.health import LaneHealth
+from workers.telemetry.lane_health import LaneHealth
 from workers.topology import TOPIC_RANK
 
 __all__ = ["Ahead", "Ends", "Order", "Turn", "note_ahead"]

@@ -23,7 +23,8 @@ from schemas.catalogue import TOPICS
 from workers.errors import WorkerError, task_error
 from workers.jobs.job import Job
 from workers.lane.circuit_breaker import Breaker
-from workers.lane.lane import Clients, Lane
+from workers.lane.clients import Clients
+from workers.lane.lane import Lane
 from workers.lane.server_checks import watch_servers
 from workers.lane.time_order import Ends
 from workers.telemetry.collectors import metrics_page, register_pool

@@ -9,7 +9,8 @@ from prometheus_client.registry import Collector
 
 from infra.probes import Page
 from workers.telemetry import metric_table
-from workers.telemetry.health import Health, LaneActivity
+from workers.telemetry.health import Health
+from workers.telemetry.lane_health import LaneActivity
 from workers.telemetry.metric import Metric
 from workers.telemetry.worker_metrics import NEIGHBOURS, render_metrics
 

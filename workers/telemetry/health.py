@@ -5,25 +5,18 @@ has and tries again; one that is not alive ends by itself, and the probe is for 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
 from enum import StrEnum
 from time import monotonic
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple
 
 from aiokafka import TopicPartition
 
-from infra.clock import utc_now
-from infra.kafka.transactions import TransactionTimes
-from workers.telemetry.worker_metrics import Stage, WorkerMetrics
+from workers.telemetry.lane_health import LaneHealth
+from workers.telemetry.worker_metrics import WorkerMetrics
 
-__all__ = ["Cause", "Dead", "Health", "LaneActivity", "LaneHealth"]
-
-_Given = ParamSpec("_Given")
-_Decoded = TypeVar("_Decoded")
-
-_SETTLED_SECONDS = 5.0  # a lane that found nothing to do for so long after an error is over it
+__all__ = ["Cause", "Dead", "Health"]
 
 
 class Cause(StrEnum):
@@ -35,162 +28,11 @@ class Cause(StrEnum):
     STUCK_HANDLER = "stuck_handler"  # a lane has work and does not get on
 
 
-class LaneActivity(StrEnum):
-    """What a lane does."""
-
-    OPENING = "opening"
-    WAITING = "waiting"  # for records
-    DECIDING = "deciding"
-    PUBLISHING = "publishing"
-    HOLDING = "holding a record of a time far ahead"
-    AGAIN = "waiting to begin again"
-    HALTED = "halted"  # it cannot go on before an operator decides
-
-
 class Dead(NamedTuple):
     """Why a process is not alive, for machines and for people."""
 
     cause: Cause
     text: str
-
-
-@dataclass(slots=True)
-class LaneHealth:
-    """One lane. A moment of its clock is when it last got on, or was given something after it had nothing to do."""
-
-    clock: Callable[[], float]
-    kept: WorkerMetrics
-    counts: "Counter[str]"
-    doing: LaneActivity = LaneActivity.OPENING
-    error: str | None = None  # the last one, until the lane got on again
-    halted: str | None = None  # why it cannot go on before an operator decides; until it goes on again
-    held: int = 0  # batches taken and not published
-    waiting_for: str | None = None  # consumer group whose lane of this number has unread what comes before its batch
-    waiting_since: datetime | None = None
-    moved_at: float = 0.0
-    hold: str = ""  # why it holds a record, while it does
-    ahead_seconds: float = 0.0  # and how far ahead of this host's clock that record's time is
-    _waits_from: float = 0.0
-    _stage_from: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.moved_at = self.clock()
-
-    def opens(self) -> None:
-        """It begins, or begins again: what it held it takes once more."""
-        self.doing, self.held = LaneActivity.OPENING if self.halted is None else LaneActivity.HALTED, 0
-        self.hold, self.ahead_seconds = "", 0.0
-
-    def waits(self) -> None:
-        """It looks for records."""
-        self.halted = None
-        if not self.held:
-            self.doing, self._waits_from = LaneActivity.WAITING, self.clock()
-
-    def takes(self) -> None:
-        """It has a batch to decide."""
-        if self._is_over_it():
-            self.error, self.moved_at = None, self.clock()
-        self.held += 1
-        self.doing = LaneActivity.DECIDING
-        self._stage_from = self.clock()
-
-    def waits_for(self, neighbour: str | None) -> None:
-        """It waits for the lane of a group, which it has looked at now: that is not to be stuck. None: no longer."""
-        if neighbour != self.waiting_for:
-            self.waiting_since = None if neighbour is None else utc_now()
-        if neighbour is not None:
-            self.moved_at = self.clock()
-        self.waiting_for = neighbour
-
-    def wait_seconds(self, neighbour: str) -> float:
-        """Return for how long it has waited for the lane of a group; 0 where it does not."""
-        since = self.waiting_since if self.waiting_for == neighbour else None
-        return 0.0 if since is None else max(0.0, (utc_now() - since).total_seconds())
-
-    def overtakes(self, neighbour: str | None, records: int) -> None:
-        """So many records are stored ahead of a group that has unread what comes before them; None: of nobody."""
-        if neighbour is not None:
-            self.kept.overtakes(neighbour, records)
-
-    def decodes(self, decode: Callable[_Given, _Decoded], *given: _Given.args, **named: _Given.kwargs) -> _Decoded:
-        """The batch may be decided, other lanes have come as far: call what decodes it."""
-        self._ends(Stage.WAIT)
-        decoded = decode(*given, **named)
-        self._ends(Stage.DECODE)
-        return decoded
-
-    def decided(self) -> None:
-        """A batch is stored."""
-        self.doing = LaneActivity.PUBLISHING
-        self._ends(Stage.DECIDE)
-
-    def stored(self, records: int, codes: Mapping[str, int], reasons: Sequence[str]) -> None:
-        """So many records are stored, with outcomes by code, and dead letters for these reasons."""
-        self.counts.update(reasons)
-        self.kept.count_batch(records, codes, reasons)
-
-    def steps(self) -> None:
-        """A part of a batch is stored that takes several transactions."""
-        self.moved_at = self.clock()
-
-    def published(self, spent: TransactionTimes) -> None:
-        """A batch is done with."""
-        self.kept.observe_stage(Stage.PUBLISH, spent.publish)
-        self.kept.observe_stage(Stage.COMMIT, spent.commit)
-        self.held = max(0, self.held - 1)
-        self.error, self.moved_at = None, self.clock()
-        if not self.held:
-            self.waits()
-
-    def holds(self, reason: str, ahead_seconds: float) -> None:
-        """It waits for an operator, and started again it would again."""
-        self.doing, self.moved_at = LaneActivity.HOLDING, self.clock()
-        self.hold, self.ahead_seconds = reason, ahead_seconds
-
-    def goes_on(self) -> None:
-        """What it held may be decided."""
-        self.doing, self.hold, self.ahead_seconds, self._stage_from = LaneActivity.DECIDING, "", 0.0, self.clock()
-
-    def fails(self, error: BaseException) -> None:
-        """It waits, and begins again."""
-        if self._is_over_it():
-            self.moved_at = self.clock()
-        self.doing, self.error = LaneActivity.AGAIN, repr(error)
-        self.kept.count_restart(error)
-
-    def halts(self, reason: str) -> None:
-        """It waits for an operator, and looks again now and then."""
-        self.doing, self.error, self.halted = LaneActivity.HALTED, None, reason
-        self.moved_at = self.clock()
-
-    def _ends(self, stage: Stage) -> None:
-        """A stage of the batch at hand is over, and the next one begins."""
-        now = self.clock()
-        self.kept.observe_stage(stage, now - self._stage_from)
-        self._stage_from = now
-
-    def _is_over_it(self) -> bool:
-        """Tell whether it got on since its last error, or found that there was nothing to do."""
-        if self.doing is not LaneActivity.WAITING:
-            return False
-        return self.error is None or self.clock() - self._waits_from > _SETTLED_SECONDS
-
-    @property
-    def trouble(self) -> str | None:
-        """Why it does not get on, if it does not."""
-        if self.halted is not None:
-            return f"is halted: {self.halted}"
-        if self.doing is LaneActivity.HOLDING:
-            return f"holds: {self.hold}"
-        if self.error is not None and not self._is_over_it():
-            return f"tries again because of {self.error}"
-        return "is opening" if self.doing is LaneActivity.OPENING else None
-
-    @property
-    def busy_seconds(self) -> float:
-        """How long it has had something to do and has not got on."""
-        return 0.0 if self._is_over_it() or self.halted is not None else self.clock() - self.moved_at
 
 
 @dataclass(slots=True)

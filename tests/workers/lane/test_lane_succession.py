@@ -23,7 +23,8 @@ from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS
 from tests.workers.wire import ends, eventually, publish, read, send
 from workers.jobs.send import SendJob
 from workers.lane.circuit_breaker import Breaker
-from workers.lane.lane import Clients, Lane
+from workers.lane.clients import Clients
+from workers.lane.lane import Lane
 from workers.lane.lane_row import LaneRow
 from workers.lane.time_order import Ends
 from workers.ledger.plans import load_catalogue

@@ -1,0 +1,26 @@
+"""The clients, the limits and the reports that the lanes of one worker share."""
+
+from typing import NamedTuple
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.admin import AIOKafkaAdminClient
+
+from infra.postgres import Pool
+from workers.lane.circuit_breaker import Breaker
+from workers.lane.time_order import Ends
+from workers.telemetry.health import Health
+from workers.telemetry.tracing import Traces
+
+__all__ = ["Clients"]
+
+
+class Clients(NamedTuple):
+    """What the lanes of a worker share."""
+
+    consumer: AIOKafkaConsumer
+    admin: AIOKafkaAdminClient
+    pool: Pool
+    breaker: Breaker
+    health: Health
+    ends: Ends
+    traces: Traces
