@@ -88,7 +88,8 @@ life: $(STAMP) ## Freeze, restart and drain workers under load, and work off a b
 	BACKLOG=1000000 $(BIN)/python -m pytest tests/workers/lane/test_life_cycle.py -s
 
 .PHONY: order
-order: $(STAMP) ## Decide one history with lanes of 20 random speeds: the books have to be the same (1 min)
+order: $(STAMP) ## Restart, replace and cut workers under load, ROUNDS times (3): no send refused; lanes of 20 random speeds: the same books (5 min)
+	ORDER_ROUNDS=$(or $(ROUNDS),3) $(BIN)/python -m pytest tests/workers/test_order.py --timeout 3600
 	ORDER_RUNS=20 $(BIN)/python -m pytest tests/workers/lane/test_time_order.py
 
 .PHONY: crash

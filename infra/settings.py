@@ -104,9 +104,13 @@ class Settings(BaseSettings):
     tick_step_lots: Annotated[int, Field(ge=1, le=10_000, description="booked in one transaction at most")] = 200
     tick_steps: Annotated[int, Field(ge=1, le=10_000, description="of one tick at most")] = 50
 
+    # Long enough that a lane comes back meanwhile. A deployment: a drain (20 s), a start (5 s, or an image to pull)
+    # and, where a process was killed, its session (30 s), for each of a few replicas in turn. A failover of Postgres or
+    # of a broker: mostly 30 to 120 s, and the lanes begin again after at most 10 s more. Twice the longer of them.
     order_seconds: Annotated[
-        float, Field(ge=0, le=600, description="a record waits for lanes that have not read up to its time; 0: never")
-    ] = 1.0
+        float,
+        Field(ge=0, le=86_400, description="a record waits for lanes with unread records that come before; 0: never"),
+    ] = 300.0
 
     dead_letter_share: Annotated[
         float, Field(ge=0, le=1, description="of the last records: a worker that refuses more ends; 1 lets all through")

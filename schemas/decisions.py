@@ -26,12 +26,25 @@ __all__ = [
 ]
 
 
+WaitedFor = Annotated[
+    str,
+    Field(
+        description="Where balance_not_current: the consumer group that had records unread which come before the"
+        " request and may give credits. The answer is not final: the same request id may be sent again."
+    ),
+]
+RetryAfterSeconds = Annotated[
+    int, Field(description="Where balance_not_current: how long to wait before the request is sent again.")
+]
+
+
 class SendDecidedData(AccountResultData):
     """May the message be sent, and what did it cost."""
 
     code: Literal[
         "charged",
         "free",
+        "balance_not_current",
         "insufficient_credits",
         "rate_limited",
         "recipient_is_sender",
@@ -55,6 +68,8 @@ class SendDecidedData(AccountResultData):
     retry_at: Annotated[
         AnyInstant | None, Field(description="Where rate_limited: when this limit alone would let the send pass.")
     ]
+    waited_for: NotRequired[WaitedFor]
+    retry_after_seconds: NotRequired[RetryAfterSeconds]
 
 
 class SendDecided(AccountEvent):
@@ -105,6 +120,7 @@ class BillingDecidedData(AccountResultData):
         "not_sold_separately",
         "unknown_grant",
         "grant_ended",
+        "balance_not_current",
         "exceeds_balance",
         "account_erased",
         "key_conflict",
@@ -127,6 +143,8 @@ class BillingDecidedData(AccountResultData):
             Field(description="Of a plan change read late: the lot of its period, which had started and stays."),
         ]
     ]
+    waited_for: NotRequired[WaitedFor]
+    retry_after_seconds: NotRequired[RetryAfterSeconds]
 
 
 class BillingDecided(AccountEvent):

@@ -34,7 +34,7 @@ def _uuid5(name: str) -> str:
 
 
 def answer_id(account_id: str, request_id: UUID) -> str:
-    """Return the id of the first answer to a request of an account."""
+    """Return the id of the first final answer to a request of an account."""
     return _uuid5(f"{account_id}/{request_id}")
 
 
@@ -45,6 +45,8 @@ def conflict_id(account_id: str, request_id: UUID, fingerprint: int) -> str:
 
 def movement_id(account_id: str, sequence: int) -> str:
     """Return the id of a movement or notice that is not itself an answer, such as the expiry of a lot.
+
+    And of an answer that is not final (`balance_not_current`): its request may have several, and a final one.
 
     By its number in the account, since one request or tick may cause several that are alike.
     """

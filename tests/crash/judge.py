@@ -11,7 +11,17 @@ from aiokafka.structs import ConsumerRecord
 
 from infra.kafka.records import all_partitions, read_records
 from infra.settings import Settings
-from schemas.catalogue import CREDIT_EVENTS, DEAD_LETTERS, EXPIRY_TICKS, SEND_RESULTS, Undecodable, decode, fingerprint
+from schemas.catalogue import (
+    BILLING_EVENTS,
+    CREDIT_EVENTS,
+    DEAD_LETTERS,
+    EXPIRY_TICKS,
+    SEND_REQUESTS,
+    SEND_RESULTS,
+    Undecodable,
+    decode,
+    fingerprint,
+)
 from schemas.ids import answer_id, conflict_id, dead_letter_id, movement_id, tick_answer_id, tick_conflict_id
 from tests.crash.books import Books
 from tests.crash.load import Inputs
@@ -106,8 +116,9 @@ async def _expected(books: Books, inputs: Inputs, verdict: Verdict) -> _Expected
     answers = {
         (row["account_id"], row["request_id"], row["fingerprint"]): row
         for row in await books.fetch("select a.account_id, j.* from journal as j join accounts as a using (account)"
-                                     " where j.is_answer")
+                                     " where j.is_answer and j.code <> 'balance_not_current'")
     }  # fmt: skip
+    await _wants(books, inputs, verdict)
     ticks = {
         (row["partition"], row["request_id"], row["fingerprint"]): row
         for row in await books.fetch("select * from ticks")
@@ -128,6 +139,39 @@ async def _expected(books: Books, inputs: Inputs, verdict: Verdict) -> _Expected
         else:
             expected.want(id_, place)
     return expected
+
+
+async def _wants(books: Books, inputs: Inputs, verdict: Verdict) -> None:
+    """No send was refused for want of credit that a grant gave which Kafka held before it; none for want of patience.
+
+    Told by Kafka: by the brokers' time of the record that granted and of the one that was refused.
+    """
+    rows = await books.fetch(
+        "select j.account, j.sequence, j.code, j.as_of, j.source_partition, j.source_offset, l.expires_at, l.granted_at"
+        " from journal as j left join lots as l on j.account = l.account and j.lot = l.lot"
+        " where j.is_answer and j.code in ('granted', 'insufficient_credits', 'balance_not_current')"
+    )
+    grants: dict[int, list[Any]] = defaultdict(list)
+    for row in rows:
+        if row["code"] == "granted":
+            grants[row["account"]].append(row)
+        elif row["code"] == "balance_not_current":
+            verdict.note("overtaken", f"account {row['account']} sequence {row['sequence']}")
+    for row in rows:
+        if row["code"] != "insufficient_credits":
+            continue
+        sent = inputs.records.get((SEND_REQUESTS, row["source_partition"], row["source_offset"]))
+        for grant in grants[row["account"]]:
+            given = inputs.records.get((BILLING_EVENTS, grant["source_partition"], grant["source_offset"]))
+            is_missed = (
+                grant["sequence"] > row["sequence"]
+                and sent is not None
+                and given is not None
+                and given.timestamp < sent.timestamp
+                and grant["granted_at"] <= row["as_of"] < grant["expires_at"]
+            )
+            place = f"account {row['account']}, sequence {row['sequence']}, the grant's {grant['sequence']}"
+            verdict.note("refused", place, int(is_missed))
 
 
 def _answer(record: ConsumerRecord, answers: dict[Any, Any], ticks: dict[Any, Any]) -> tuple[str | None, int | None]:

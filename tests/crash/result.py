@@ -14,7 +14,19 @@ from tests.crash.points import POINTS, Kind
 
 __all__ = ["as_json", "show", "summary", "write"]
 
-_PROMISES = ("lost", "doubled", "repeated", "gaps", "unknown", "unbalanced", "backwards", "stale", "broken")
+_PROMISES = (
+    "lost",
+    "doubled",
+    "repeated",
+    "gaps",
+    "unknown",
+    "unbalanced",
+    "backwards",
+    "stale",
+    "broken",
+    "refused",
+    "overtaken",
+)
 
 
 def summary(result: Result) -> dict[str, Any]:

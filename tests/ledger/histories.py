@@ -91,6 +91,7 @@ class Move:
     clock: int  # 0: stays; then STEPS; then an edge, a moment before it, a moment after it
     edge: int  # which of the coming edges
     lags: bool  # whether the lane keeps its own clock where others are ahead
+    behind: bool  # whether the other topic has records unread that come before it
     joins: bool  # whether it is decided in one batch with the record before it
     reuses_id: int  # 18: the id of an earlier request; 19: of another account's; else a new one
     a: int
@@ -108,6 +109,7 @@ def _moves() -> st.SearchStrategy[Move]:
         clock=st.sampled_from((0, 0, 0, 0, 0, 0, 0, 1, 2, 2, 3, 3, 4, 5, 6, 6, 7, 7, 7, 8)),
         edge=st.integers(0, 5),
         lags=st.sampled_from((False, False, False, True)),
+        behind=st.sampled_from((False, False, False, False, True)),
         joins=st.booleans(),
         reuses_id=st.integers(0, 19),
         a=small,
@@ -243,6 +245,9 @@ class _Player:
     def _decide(self, move: Move, input_: Input, read_to: datetime | None = None) -> None:
         entries = self._history.entries
         before = entries[-1].input
+        joins = bool(move.joins and before and lane_of(before.type) == lane_of(input_.type) and input_.type != TICK)
+        # What is decided in one batch has one answer to that.
+        input_ = input_.at(input_.as_of, behind=before.behind if joins and before else move.behind)
         entry = Entry(input=input_, read_to=read_to)
         if input_.type == TICK:
             entry.rows = self._books.tick_one(input_, read_to)
@@ -250,7 +255,7 @@ class _Player:
             self._clocks = {lane: max(clock, horizon) for lane, clock in self._clocks.items()}
         else:
             entry.rows = self._books.decide_one(input_)
-            entry.joins = bool(move.joins and before and lane_of(before.type) == lane_of(input_.type))
+            entry.joins = joins
         entries.append(entry)
 
     def _now(self, move: Move, lane: str) -> datetime:

@@ -159,7 +159,8 @@ def _line(history: History, entry: Entry, differing: set[str]) -> str:
     rows = entry.rows[:-1] if input_.type == TICK else entry.rows  # not a tick's answer
     written = "; ".join(_row(row, differing, named=input_.type == TICK) for row in rows) or "nothing"
     joins = "+ " if entry.joins else ""
-    return f"{joins}{who}{what}{until} as {history.names.name_of(input_.request_id)} -> {written}"
+    behind = " behind" if input_.behind and not entry.joins else ""
+    return f"{joins}{who}{what}{until} as {history.names.name_of(input_.request_id)}{behind} -> {written}"
 
 
 def _row(row: dict[str, Any], differing: set[str], *, named: bool) -> str:

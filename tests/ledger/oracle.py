@@ -41,10 +41,12 @@ class Oracle:
         if self.answer_to(request):
             return []
         case = Case(self.terms, account, request, "send" if request.type in oracle_sends.RULES else "billing")
-        if any(known.request_id == request.request_id for known, _ in account.answers):
-            self._conflict(case)
-        elif case.data("plan") and case.data("plan") not in self.terms.plans:
+        is_conflict = any(known.request_id == request.request_id for known, _ in account.answers)
+        if not is_conflict and case.data("plan") and case.data("plan") not in self.terms.plans:
             raise UnknownPlanError(case.data("plan"))
+        oracle_expiry.apply_pending_caps(case, case.now)
+        if is_conflict:
+            self._conflict(case)
         elif account.erased_at and request.type not in REPORTS:
             self._erased(case)
         else:

@@ -79,7 +79,7 @@ def adjust(case: Case) -> None:
         return
     wanted = -case.data("credits")
     if wanted > case.balance:
-        case.answer("exceeds_balance", details=details)
+        case.refuse_for_want("exceeds_balance", details=details)
         return
     answer_with_first(case, "adjusted", shares(burn_down(case), wanted), details)
     case.notice_after_all()

@@ -75,6 +75,19 @@ class Case:
         self.account.answers.append((self.request, row))
         return row
 
+    def refuse_for_want(self, code: str, **columns: Any) -> bool:
+        """Rule 21: refuse for want of credit, or not for good where what may give credits was not read.
+
+        Returns whether it was for good: else the request id stays free.
+        """
+        if not self.request.waited_for:
+            self.answer(code, **columns)
+            return True
+        told = {"waited_for": self.request.waited_for, "retry_after_seconds": 60}
+        self.answer("balance_not_current", details=(columns.get("details") or {}) | told)
+        self.account.answers.pop()
+        return False
+
     def close(self, lot: Lot, code: str, details: dict[str, Any] | None = None) -> None:
         """Close a lot, with a row for what was left in it; an empty one has nothing to tell."""
         if lot.remaining:

@@ -27,10 +27,7 @@ def tick(terms: Terms, accounts: list[Account], request: Request, horizon: datet
     answer = Tick()
     for account in accounts:
         case = Case(terms, account, request, "expiry")
-        pending = [lot for lot in account.lots if lot.cap_pending and lot.started(horizon)]
-        apply_pending_caps(case, pending, horizon)
-        if case.rows:
-            case.notice_after_all()
+        apply_pending_caps(case, horizon)
         answer.lots += book_ended(case, horizon)
         expired = [row for row in case.rows if row.code == "expired"]
         answer.credits -= sum(row.amount for row in expired)
@@ -49,14 +46,20 @@ def book_ended(case: Case, horizon: datetime) -> int:
     return len(ended)
 
 
-def apply_pending_caps(case: Case, pending: list[Lot], horizon: datetime) -> None:
-    """Rule 5: an allotment opened ahead of its date is capped by the first tick past that date, once."""
-    pending.sort(key=lambda lot: (lot.subscription_id or "", lot.granted_at))
-    for _, lots in groupby(pending, key=lambda lot: lot.subscription_id):
-        *_, latest = lots
-        cut_to_cap(case, latest, horizon)
+def apply_pending_caps(case: Case, until: datetime) -> None:
+    """Rule 5: an allotment opened ahead of its date is capped at that date, once, by what comes first from then on.
+
+    Each as of its own date, so that it does not matter what comes, nor when.
+    """
+    pending = [lot for lot in case.account.lots if lot.cap_pending and lot.started(until)]
+    pending.sort(key=lambda lot: (lot.granted_at, lot.subscription_id or "", lot.lot))
+    for (date, _), lots in groupby(pending, key=lambda lot: (lot.granted_at, lot.subscription_id)):
+        *_, newest = lots
+        cut_to_cap(case, newest, date)
     for lot in pending:
         lot.cap_pending = False
+    if case.rows:
+        case.notice_after_all()
 
 
 def warn_of_expiry(case: Case, horizon: datetime) -> None:

@@ -133,7 +133,7 @@ def open_lot(case: Case, lot: Lot, details: dict[str, Any], *, is_answer: bool) 
 
 
 def apply_cap(case: Case, lots: list[Lot]) -> None:
-    """Rule 5: the cap counts at the grant; for a lot that starts later, at the first tick past its date."""
+    """Rule 5: the cap counts at the grant; for a lot that starts later, at its date."""
     for lot in lots:
         lot.cap_pending = lot.balance_cap is not None and not lot.started(case.now)
     spendable = [lot for lot in lots if lot.spendable(case.now) and lot.balance_cap is not None]

@@ -31,8 +31,7 @@ def send(case: Case) -> None:
     elif lots:
         case.answer("charged", -1, lots[0])
         case.notice_after_all()
-    else:
-        case.answer("insufficient_credits", next_allotment_at=next_allotment(case))
+    elif case.refuse_for_want("insufficient_credits", next_allotment_at=next_allotment(case)):
         case.notice_after_all()
 
 

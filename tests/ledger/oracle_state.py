@@ -63,6 +63,7 @@ class Request:
     as_of: datetime
     offset: int = 0
     partition: int = 0
+    waited_for: str | None = None  # whose records are unread that come before it and may give credits (rule 21)
     fingerprint: int = 0  # noted in every row and never looked at: type and data are compared themselves
 
     @property

@@ -13,6 +13,7 @@ a `|`. A row is its code and its amount, unless that is 0, then any of its colum
     at 2030-01-31T12:00Z, advance 30d           move the clock; `at` can move it back
     send bob as first                           an event (`scenario_events.SYNTAX`); `as` names its request id
     again first                                 the same event once more: `-> repeat charged -1`
+    send bob as first behind                    a batch (its first line says it) with records of the other topic unread
     tick at 2030-04-01 read-to 2030-03-31       `at`: what it asks for (else now); `read-to`: what the others have read
     + send carol                                a line that is decided in one batch with the line before it
     carol: send bob                             of another account than alice; so do rows of a tick and checks
@@ -184,6 +185,7 @@ class _Reader:
             input_ = self._named[account, name].at(self._now)
         else:
             input_ = self._new(step, account, words)
+        input_ = input_.at(self._now, behind=words.take_if("behind") or bool(step.inputs and step.inputs[0].behind))
         words.end()
         step.inputs.append(input_)
         step.rows.append(read_rows(rows))

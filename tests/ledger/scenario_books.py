@@ -7,11 +7,12 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from tests.ledger.oracle import Oracle, Request, Terms, UnknownPlanError
+from tests.ledger.oracle_sends import RULES as SENDS
 from tests.ledger.oracle_state import Account
 from tests.ledger.scenario_events import Input
 from tests.ledger.stated_balances import check_stated_balances
 
-__all__ = ["DEAD_LETTER", "Books", "OracleBooks", "check_conservation", "plain"]
+__all__ = ["DEAD_LETTER", "Books", "OracleBooks", "check_conservation", "plain", "waited_for"]
 
 INSTANTS = ("period_start", "granted_at", "effective_at", "retry_at")
 TAKEN = {"charged", "expired", "voided", "adjusted", "forfeited", "cap_forfeited"}
@@ -138,8 +139,16 @@ class OracleBooks:
             input_.data,
             input_.as_of,
             offset=self._offset,
+            waited_for=waited_for(input_),
             fingerprint=self._fingerprint(input_),
         )
+
+
+def waited_for(input_: Input) -> str | None:
+    """Rule 21: whom a record that is behind waited for: sends for billing, billing for what sends give back."""
+    if not input_.behind:
+        return None
+    return "inmail-billing" if input_.type in SENDS else "inmail-send"
 
 
 def as_dict(row: Any) -> dict[str, Any]:

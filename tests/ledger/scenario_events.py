@@ -23,10 +23,11 @@ class Input:
     request_id: UUID
     data: dict[str, Any]
     as_of: datetime
+    behind: bool = False  # whether the other topic has records unread that come before it (rule 21)
 
-    def at(self, instant: datetime) -> "Input":
+    def at(self, instant: datetime, *, behind: bool = False) -> "Input":
         """Return the same event, read at another time."""
-        return replace(self, as_of=instant)
+        return replace(self, as_of=instant, behind=behind)
 
 
 class Names:

@@ -10,7 +10,7 @@ from typing import Any
 from infra.postgres import Connection
 from schemas.catalogue import BILLING_EVENTS, CATALOGUE, SEND_REQUESTS, fingerprint
 from schemas.envelope import Event
-from tests.ledger.scenario_books import DEAD_LETTER, plain
+from tests.ledger.scenario_books import DEAD_LETTER, plain, waited_for
 from tests.ledger.scenario_events import Input
 from workers.jobs.billing import BillingJob
 from workers.jobs.job import Batch, Message
@@ -71,7 +71,7 @@ class SqlBooks:
         topic = EVENTS[inputs[0].type].topic
         job = {SEND_REQUESTS: SendJob, BILLING_EVENTS: BillingJob}[topic](self.catalogue)
         async with self.connection.transaction():
-            messages, refused, _ = await job.decide(self.connection, Batch(topic, 0, requests))
+            messages, refused, _ = await job.decide(self.connection, Batch(topic, 0, requests, waited_for(inputs[0])))
         booked = await self._booked_at([request.offset for request in requests])
         rows = []
         for request in requests:
@@ -127,7 +127,10 @@ class SqlBooks:
 
     async def _answer_to(self, request: Request[Any]) -> dict[str, Any]:
         """Return the stored answer to a request that booked nothing: a repeat."""
-        where = "j.is_answer and j.request_id = $1 and j.fingerprint = $2 and a.account_id = $3"
+        where = (
+            "j.is_answer and j.code <> 'balance_not_current'"
+            " and j.request_id = $1 and j.fingerprint = $2 and a.account_id = $3"
+        )
         (row,) = await self._journal(where, request.request_id, request.fingerprint, request.account_id)
         return row | {"repeat": True}
 

@@ -39,6 +39,8 @@ def why_not(scenario: Scenario) -> str | None:
         if step.read_to is not None:
             return "it says what the neighbours have read"
         for input_ in step.inputs:
+            if input_.behind:
+                return "it says that a neighbour has records unread"
             if input_.as_of.microsecond % 1000:
                 return "Kafka's time has no microseconds"
             topic = EVENTS[input_.type].topic

@@ -21,7 +21,7 @@ ADVICE: Final[Mapping[Status, Advice]] = {
     Status.WAITING: Advice(
         "warning",
         "the lane has a record and lets another lane of its number read up to its time first",
-        "look at the group that the reason names: it is behind, or its worker died without a word",
+        "look at the group and partition that the reason names: its worker is away or behind",
     ),
     Status.SLOW: Advice(
         "warning",

@@ -11,7 +11,7 @@ from workers.jobs.result_events import decision_from
 from workers.ledger.model import WorkerName
 from workers.ledger.movements import decide
 from workers.ledger.plans import Catalogue
-from workers.ledger.store import answer_all, open_batch
+from workers.ledger.store import Answer, answer_all, open_batch
 
 __all__ = ["BillingJob", "unknown_plan"]
 
@@ -27,19 +27,22 @@ class BillingJob(RequestJob):
         A new event with an unknown plan becomes a dead letter: once the catalogue has the plan, a redrive succeeds. An
         event that was answered before keeps its answer, also if its plan has been removed since.
         """
-        opened = await open_batch(
-            connection,
-            self.worker,
-            batch.partition,
-            batch.requests,
-            lambda request: unknown_plan(request.event, self._catalogue) is None,
-        )
-        self._partitioning.count(batch.partition, opened.foreign)
-        decided = await decide(connection, opened, self._catalogue)
-        problems = {request.offset: unknown_plan(request.event, self._catalogue) for request in opened.set_aside}
-        refused = {offset: problem for offset, problem in problems.items() if problem is not None}
-        answered = [request for request in batch.requests if request.offset not in refused]
-        return decision_from(answer_all(opened, answered, decided), batch.partition, refused)
+        answers: list[Answer] = []
+        refused: dict[int, Undecodable] = {}
+        for requests in await self._parts(connection, batch):
+            opened = await open_batch(
+                connection,
+                self.worker,
+                batch.partition,
+                requests,
+                lambda request: unknown_plan(request.event, self._catalogue) is None,
+            )
+            self._partitioning.count(batch.partition, opened.foreign)
+            decided = await decide(connection, opened, self._catalogue, batch.waited_for)
+            problems = {request.offset: unknown_plan(request.event, self._catalogue) for request in opened.set_aside}
+            refused |= {offset: problem for offset, problem in problems.items() if problem is not None}
+            answers += answer_all(opened, [each for each in requests if each.offset not in refused], decided)
+        return decision_from(answers, batch.partition, refused)
 
 
 def unknown_plan(event: Event, catalogue: Catalogue) -> Undecodable | None:

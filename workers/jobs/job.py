@@ -21,6 +21,7 @@ class Batch:
     topic: str
     partition: int
     requests: Sequence[Request[Any]]
+    waited_for: str | None = None  # consumer group with records unread that come before these and may give credits
 
 
 class StoredRange(NamedTuple):

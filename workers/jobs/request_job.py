@@ -1,11 +1,15 @@
 """The base class of the send and the billing job, which decide requests of accounts batch by batch."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from infra.postgres import Connection
-from workers.jobs.job import Message, StoredRange
+from workers.jobs.job import Batch, Message, StoredRange
 from workers.jobs.partitioning_check import PartitioningCheck
 from workers.jobs.result_events import replay_answers
-from workers.ledger.model import WorkerName
+from workers.ledger.model import Request, WorkerName
 from workers.ledger.plans import Catalogue
+from workers.ledger.store import lock_accounts, split_at_repeats
 from workers.topology import GROUP_OF, TOPIC_OF
 
 __all__ = ["RequestJob"]
@@ -26,6 +30,18 @@ class RequestJob:
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
         self._partitioning = PartitioningCheck(self.topic)
+
+    async def _parts(self, connection: Connection, batch: Batch) -> list[Sequence[Request[Any]]]:
+        """Return a batch in the parts to decide one after the other, its accounts locked where they are several.
+
+        Mostly one. Where an answer may not be final, the next record with its id is decided after it.
+        """
+        if batch.waited_for is None:
+            return [batch.requests]
+        parts: list[Sequence[Request[Any]]] = list(split_at_repeats(batch.requests))
+        if len(parts) > 1:  # all locks are taken at once, in order
+            await lock_accounts(connection, batch.partition, batch.requests)
+        return parts
 
     async def replay_answers(self, connection: Connection, partition: int, stored: StoredRange) -> list[Message]:
         """Return from the ledger's database what was decided for a range of records."""

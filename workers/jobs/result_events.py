@@ -91,11 +91,19 @@ def result_event(account_id: str, entry: Entry, *, repeat: bool = False, origin:
 
 
 def _event_id(account_id: str, entry: Entry) -> str:
-    if not entry.is_answer:
+    if not entry.is_answer or entry.code == Code.BALANCE_NOT_CURRENT:  # the answer's own id is the final one's
         return movement_id(account_id, entry.sequence)
     if entry.code == Code.KEY_CONFLICT:
         return conflict_id(account_id, entry.request_id, entry.fingerprint)
     return answer_id(account_id, entry.request_id)
+
+
+def _not_final(entry: Entry) -> dict[str, Any]:
+    """Return why an answer is not final and when to ask again; nothing for one that is."""
+    if entry.code != Code.BALANCE_NOT_CURRENT:
+        return {}
+    details = entry.details or {}
+    return {name: details[name] for name in ("waited_for", "retry_after_seconds")}
 
 
 def _outcome(entry: Entry) -> str:
@@ -126,6 +134,7 @@ def _send(entry: Entry) -> OwnFields:
         "sender_id": entry.sender_id,
         "limit": details.get("limit"),
         "retry_at": _instant(details.get("retry_at")),
+        **_not_final(entry),
     }
 
 
@@ -199,6 +208,7 @@ def _decided(entry: Entry) -> EventParts:
         "period_start": _instant(details.get("period_start")),
         "grant_id": details.get("grant_id"),
         "kept_lot": details.get("kept_lot"),
+        **_not_final(entry),
     }
     return CREDIT_EVENTS, billing_decided, own
 

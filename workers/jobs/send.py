@@ -6,7 +6,7 @@ from workers.jobs.request_job import RequestJob
 from workers.jobs.result_events import decision_from
 from workers.ledger.model import WorkerName
 from workers.ledger.movements import decide
-from workers.ledger.store import answer_all, open_batch
+from workers.ledger.store import Answer, answer_all, open_batch
 
 __all__ = ["SendJob"]
 
@@ -18,7 +18,10 @@ class SendJob(RequestJob):
 
     async def decide(self, connection: Connection, batch: Batch) -> Decision:
         """Charge paid sends that find a credit, reverse undelivered ones, and answer every request."""
-        opened = await open_batch(connection, self.worker, batch.partition, batch.requests)
-        self._partitioning.count(batch.partition, opened.foreign)
-        decided = await decide(connection, opened, self._catalogue)
-        return decision_from(answer_all(opened, batch.requests, decided), batch.partition)
+        answers: list[Answer] = []
+        for requests in await self._parts(connection, batch):
+            opened = await open_batch(connection, self.worker, batch.partition, requests)
+            self._partitioning.count(batch.partition, opened.foreign)
+            decided = await decide(connection, opened, self._catalogue, batch.waited_for)
+            answers += answer_all(opened, requests, decided)
+        return decision_from(answers, batch.partition)

@@ -11,7 +11,8 @@ as the last one written. After any doubtful error the lane begins again; decidin
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from bisect import bisect_left
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import NamedTuple
 from uuid import UUID
@@ -39,7 +40,7 @@ from workers.lane.lane_row import LaneRow
 from workers.lane.pauses import Pauses
 from workers.lane.readback import Visible, find_visible
 from workers.lane.recovery import Doubts, check_topic, published_to
-from workers.lane.time_order import Ahead, Ends, Order, note_ahead
+from workers.lane.time_order import Ends, Order, Turn, note_ahead
 from workers.telemetry.health import Health
 from workers.telemetry.tracing import NO_TRACE, BatchTrace, Traces
 
@@ -78,7 +79,7 @@ class Lane:
         self._row = LaneRow(self._pool, job.group, tp.topic, tp.partition)
         self._ended = EndedTopics(settings, self._pool, job, self._row)
         self._counts, self._health = worker.counts, worker.lane(tp)
-        self._order = Order(self._pool, ends, self._row, settings.order_seconds)
+        self._order = Order(self._pool, ends, self._row, settings.order_seconds, self._health)
         self._log = structlog.get_logger("inmail.lane").bind(topic=tp.topic, partition=tp.partition)
         self.stopping = False
         self._pauses, self._doubts = Pauses(self._row, self.inbox, self._health, self._counts), Doubts()
@@ -121,7 +122,7 @@ class Lane:
         await self._leave()
 
     async def _leave(self) -> None:
-        """Let the other lanes not wait for this one. Where that cannot be told, they wait in vain once."""
+        """Let the other lanes not wait for ticks of this one. Where that cannot be told, they wait in vain once."""
         with ignoring_retriable():
             async with asyncio.timeout(_LEAVE_SECONDS):
                 await self._row.be_not_awaited()
@@ -175,21 +176,25 @@ class Lane:
                 await asyncio.wait([publishing])
                 publishing.exception()  # seen: whatever ended the loop is on its way up already
 
-    async def _turn(self, taken: Taken) -> tuple[Taken, Sequence[Ahead]] | None:
+    async def _turn(self, taken: Taken) -> tuple[Taken, Turn] | None:
         """Wait until other lanes have come as far; return what may be decided then; None where a stop came first."""
-        count, ahead = await self._order.turn(taken.records, self._as_of, lambda: self.stopping)
-        if count == len(taken.records):
-            return taken, ahead
-        if not count:
+        turn = Turn(
+            bisect_left(taken.records, self._stored, key=lambda record: record.offset)
+        )  # decided: only published
+        if not turn.records:
+            turn = await self._order.turn(taken.records, self._as_of, lambda: self.stopping)
+        if turn.records == len(taken.records):
+            return taken, turn
+        if not turn.records:
             return None
-        first, rest = taken.records[:count], taken.records[count:]
+        first, rest = taken.records[: turn.records], taken.records[turn.records :]
         self.inbox.put_back(Taken(rest, taken.next_offset))
-        return Taken(first, rest[0].offset), ahead
+        return Taken(first, rest[0].offset), turn
 
-    async def _decide(self, taken: Taken, ahead: Sequence[Ahead]) -> _Decided | None:
+    async def _decide(self, taken: Taken, turn: Turn) -> _Decided | None:
         """Store the outcomes of a batch, in parts where the database refuses it whole; None where a stop came first."""
         found = self._health.decodes(decode_records, taken.records, self._as_of)
-        batch = Batch(self._tp.topic, self._tp.partition, found.requests)
+        batch = Batch(self._tp.topic, self._tp.partition, found.requests, turn.waited_for)
         step = self._job.step
         left, steps = step is not None, 0
         while step is not None and left:
@@ -202,18 +207,18 @@ class Lane:
                     await self._row.be_not_awaited(connection)
             self._health.steps()
         try:
-            return await self._store(taken, ahead, found, partial(self._job.decide, batch=batch))
+            return await self._store(taken, turn, found, partial(self._job.decide, batch=batch))
         except asyncpg.PostgresError as error:
             if step is not None or not is_refusal(error):  # a tick brings no values: the books would be at fault
                 raise
             self._counts["batches_decided_apart"] += 1
             self._log.warning("batch_decided_apart", error=repr(error), records=len(taken.records))
-            return await self._store(taken, ahead, found, partial(decide_bisected, self._job, batch=batch))
+            return await self._store(taken, turn, found, partial(decide_bisected, self._job, batch=batch))
 
     async def _store(
         self,
         taken: Taken,
-        ahead: Sequence[Ahead],
+        turn: Turn,
         found: DecodedBatch,
         decide: Callable[[Connection], Awaitable[Decision]],
     ) -> _Decided:
@@ -223,10 +228,11 @@ class Lane:
                 answers, refused_by_job, codes = await decide(connection)
                 refused = found.refused | refused_by_job
                 self._breaker.judge(taken.records, refused, self._stored)
-                if ahead:
-                    await note_ahead(connection, self._row, ahead, taken, found.as_of, self._stored)
+                if turn.ahead:
+                    await note_ahead(connection, self._row, turn.ahead, taken, found.as_of, self._stored)
         self._as_of = found.as_of
         self._health.stored(len(taken.records), codes, [each.reason.value for each in refused.values()])
+        self._health.overtakes(turn.waited_for, len(taken.records))
         messages = trace.add_headers(answers + dead_letters(taken.records, refused))
         return _Decided(messages, taken.next_offset, trace)
 

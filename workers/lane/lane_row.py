@@ -18,7 +18,10 @@ _NOTE = (
     " where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4"
 )
 _EPOCH = "select epoch from lanes where consumer_group = $1 and topic = $2 and partition = $3"
-_WAIT = "update lanes set head = $5 where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4"
+_WAIT = (
+    "update lanes set head = $5, waits_for = $6, waits_since = clock_timestamp()"
+    " where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4"
+)
 _PAUSE = "update lanes set paused = $5 where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4"
 _HALT = "update lanes set halted = $5 where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4"
 _GO_ON = (
@@ -104,12 +107,12 @@ class LaneRow:
             await self._pause(str(error))
             raise
 
-    async def wait_with(self, head: datetime) -> None:
-        """Tell the other lanes with which time this one waits for them."""
-        await self._pool.execute(_WAIT, *self._key, self.epoch, head)
+    async def wait_with(self, head: datetime, neighbour: str) -> None:
+        """Tell the other lanes with which time this one waits for them; and who looks from outside, for which group."""
+        await self._pool.execute(_WAIT, *self._key, self.epoch, head, neighbour)
 
     async def be_not_awaited(self, connection: Connection | None = None) -> None:
-        """Let the other lanes not wait for this one until it stores something."""
+        """Let the other lanes not wait for ticks of this one until it stores something."""
         await (connection or self._pool).execute(_LEAVE, *self._key, self.epoch, self.published)
 
     async def _pause(self, reason: str) -> None:

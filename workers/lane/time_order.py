@@ -6,42 +6,52 @@ all they have before it. At one instant billing comes first, then sends, then ti
 
 Another lane has come so far when its row says so; while it waits itself, the row tells the time of the record it waits
 with. Or when it stands at the end of its partition, asked for after the record was received: what comes later is later.
-Whoever comes first in this order waits for nobody, so that no two lanes wait for each other.
+Whoever has nothing unread is waited for by nobody; whoever has is waited for, whether its process runs, restarts, was
+killed or was never started (rule 21). Whoever comes first in this order waits for nobody, so that no two lanes wait for
+each other: of the first records of all lanes, the one with the earliest time, and at one instant of the first topic, is
+held up by none that has told its own.
 
-The wait for a lane is bounded. Beyond its limit a lane goes on, and at once where the other has ended, is busy with a
-long tick, or has not moved since a wait for it was in vain; what is decided so is noted in `decided_ahead`. The order
-is the brokers': where their clocks differ by more than a record takes to be read, a late record is noted there too.
+The wait for a lane is bounded (INMAIL_ORDER_SECONDS). Beyond its limit a lane goes on, and at once while the other has
+not moved since a wait for it was in vain. What is decided so is noted in `decided_ahead`, and what would be refused for
+want of credit is not decided for good (`balance_not_current`). The order is the brokers': where their clocks differ by
+more than a record takes to be read, a late record is noted there too.
+
+A tick gives nobody a credit, and what it takes comes out the same without it (`apply_caps.sql`). So the expiry lane is
+waited for only while it runs in time, and a moment at most: its lines then stand in the order of time.
 """
 
 import asyncio
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from itertools import accumulate
 from time import monotonic
 from typing import Any, NamedTuple
 
 from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 
-from infra.clock import EARLIEST
-from infra.kafka.clients import reader
+from infra.kafka.clients import committed_offsets, reader
 from infra.postgres import Connection, Pool
 from infra.settings import Settings
 from workers.jobs.decoding import decision_time, latest_decision_time
 from workers.lane.inbox import Taken
 from workers.lane.lane_row import LaneRow
+from workers.lane.neighbour import NO_LIMIT, Neighbour, read_neighbours
+from workers.telemetry.health import LaneHealth
 from workers.topology import TOPIC_RANK
 
 __all__ = ["Ahead", "Ends", "Order", "Turn", "note_ahead"]
 
-_LOOK_SECONDS = 0.005  # between two looks at the other lanes' rows
+_LOOK_SECONDS = 0.005, 0.25  # between two looks at the other lanes' rows: at first, and at most
+_TICK_SECONDS = 0.25  # for the expiry lane
+_AWAY_SECONDS = 1.0  # a lane that runs has mostly read on by then
+_STARTS_SECONDS = 60.0  # how long it is believed where a lane begins that has not read on
 _CLOSE_SECONDS = 2.0
 _ALONE_SECONDS = 120.0  # an answer that does not come takes aiokafka 40
-_FOREVER = datetime.max.replace(tzinfo=UTC)
-_INSTANT = timedelta(milliseconds=1)  # the broker's clock tells no shorter one
 
 
 class Ahead(NamedTuple):
@@ -56,6 +66,7 @@ class Turn(NamedTuple):
 
     records: int
     ahead: Sequence[Ahead] = ()
+    waited_for: str | None = None  # a group that has records unread that come before them and may give credits
 
 
 class Ends:
@@ -65,8 +76,10 @@ class Ends:
     keeps the answer for all: from then on, and for a while after the last such failure, each asks for its own.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, admin: AIOKafkaAdminClient | None = None) -> None:
+        """Take how to connect, and a client that is asked for groups' offsets: without it none has one."""
         self._settings = settings
+        self._admin = admin
         self._clients = AsyncExitStack()
         self._places: set[TopicPartition] = set()  # to ask for next
         self._consumer: Any = None  # made when it is needed first
@@ -89,6 +102,18 @@ class Ends:
             self._next = asyncio.create_task(self._ask_after(self._asking))
         return await asyncio.shield(self._next)
 
+    async def start(self, group: str, place: TopicPartition, stored: int | None) -> int:
+        """Return where a group begins that has stored so far: its offset where that is nothing, or the oldest record.
+
+        Raises:
+            KafkaError: when the brokers do not tell.
+
+        """
+        oldest = int((await (await self._client()).beginning_offsets([place]))[place])
+        if stored is None and self._admin is not None:
+            stored = (await committed_offsets(self._admin, group, [place]))[place]
+        return max(stored or 0, oldest)
+
     async def aclose(self) -> None:
         """Let the connection go."""
         if asking := [each for each in (self._asking, self._next) if each is not None]:
@@ -103,66 +128,32 @@ class Ends:
         return await self._asked(places)
 
     async def _asked(self, places: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
-        consumer = self._consumer
-        if consumer is None:
-            consumer = self._consumer = await self._clients.enter_async_context(
-                reader(self._settings, None, "read_uncommitted")
-            )
         try:
-            return dict(await consumer.end_offsets(places))
+            return dict(await (await self._client()).end_offsets(places))
         except KafkaError:
             self._alone_until = monotonic() + _ALONE_SECONDS
             raise
 
-
-class _Row(NamedTuple):
-    """Another lane, as its row has it."""
-
-    consumer_group: str
-    topic: str
-    offset: int
-    as_of: datetime
-    head: datetime | None
-    awaited: bool
-
-    def allows(self, topic: str, ends: dict[TopicPartition, int], partition: int) -> datetime:
-        """Return the latest time of a topic's record that may be decided."""
-        if self.offset >= ends[TopicPartition(self.topic, partition)]:
-            return _FOREVER
-        reached = self.as_of if self.head is None else max(self.head, self.as_of)
-        return reached - _INSTANT if TOPIC_RANK[self.topic] < TOPIC_RANK[topic] else reached
-
-    def passed(self, topic: str) -> datetime:
-        """Return the latest time at which a topic's record is too late for it: decided before by this lane."""
-        return self.as_of - _INSTANT if TOPIC_RANK[self.topic] < TOPIC_RANK[topic] else self.as_of
-
-
-def _row_of(topic: str, row: Any) -> _Row:  # noqa: ANN401 - asyncpg's record, or none
-    """Return a lane's row; of one that never ran, as if it had ended before it read anything."""
-    if row is None:
-        return _Row(f"whoever reads {topic}", topic, 0, EARLIEST, None, awaited=False)
-    as_of = row["as_of"] or EARLIEST
-    return _Row(row["consumer_group"], topic, row["next_offset"] or 0, as_of, row["head"], row["awaited"])
-
-
-_ROWS = """
-select consumer_group, topic, next_offset, as_of, head, awaited
-from lanes
-where topic = any($1) and partition = $2
-"""
+    async def _client(self) -> Any:  # noqa: ANN401 - aiokafka is untyped
+        if self._consumer is None:
+            self._consumer = await self._clients.enter_async_context(reader(self._settings, None, "read_uncommitted"))
+        return self._consumer
 
 
 class Order:
     """One lane's place among its neighbours."""
 
-    def __init__(self, pool: Pool, ends: Ends, row: LaneRow, limit_seconds: float) -> None:
-        """Take the pool, the topics' ends, the lane's row, and how long a record waits at most; 0: never."""
+    def __init__(self, pool: Pool, ends: Ends, row: LaneRow, limit_seconds: float, health: LaneHealth) -> None:
+        """Take the pool, the topics' ends, the lane's row and health, and how long it waits at most; 0: never."""
         self._pool = pool
         self._ends = ends
         self._row = row
         self._limit = limit_seconds
-        self._neighbours = [TopicPartition(topic, row.partition) for topic in TOPIC_RANK if topic != row.topic]
-        self._in_vain: dict[str, _Row] = {}  # by group: rows that did not move while they were waited for
+        self._health = health
+        self._places = [TopicPartition(topic, row.partition) for topic in TOPIC_RANK if topic != row.topic]
+        self._in_vain: dict[str, Neighbour] = {}  # by group: rows that did not move while they were waited for
+        self._starts: dict[TopicPartition, int] = {}
+        self._starts_until = 0.0
 
     async def turn(self, records: Sequence[ConsumerRecord], as_of: datetime, stopping: Callable[[], bool]) -> Turn:
         """Wait until records may be decided, the first at least; return how many. None of them where a stop came first.
@@ -177,49 +168,61 @@ class Order:
             return Turn(len(records))
         first, last = decision_time(records[0], as_of), latest_decision_time(records, as_of)
         # At once, since each batch waits for both: a row older than the ends may only let less through.
-        ends, rows = await asyncio.gather(self._ends.end_offsets(self._neighbours), self._look())
-        deadline = monotonic() + self._limit
-        told = False
-        while not stopping():
-            allowed, ahead = self._judge(rows, ends, late=monotonic() > deadline)
-            if first <= allowed:
-                ahead += self._late(rows, first)
-                count = len(records) if last <= allowed else bisect_right(_times(records, as_of), allowed)
-                return Turn(count, tuple(dict.fromkeys(ahead)))
-            if not told:
-                await self._row.wait_with(first)
-                told = True
-            await asyncio.sleep(_LOOK_SECONDS)
-            rows = await self._look()
+        ends, rows = await asyncio.gather(self._ends.end_offsets(self._places), self._look())
+        began = monotonic()
+        told: str | None = None
+        try:
+            while not stopping():
+                held = [row for row in rows if self._allows(row, ends) < first]
+                waited = monotonic() - began
+                if monotonic() > self._starts_until and any(self._seems_away(row, waited) for row in held):
+                    await self._ask_starts(held)
+                    continue
+                blocking = [row for row in held if not self._is_passed_over(row, waited)]
+                if not blocking:
+                    allowed = min((self._allows(row, ends) for row in rows if row not in held), default=NO_LIMIT)
+                    count = len(records) if last <= allowed else bisect_right(_times(records, as_of), allowed)
+                    return self._turn(count, first, held, rows)
+                if told != blocking[0].consumer_group:
+                    told = blocking[0].consumer_group
+                    await self._row.wait_with(first, told)
+                self._health.waits_for(told)
+                await asyncio.sleep(min(max(_LOOK_SECONDS[0], waited / 20), _LOOK_SECONDS[1]))
+                rows = await self._look()
+        finally:
+            self._health.waits_for(None)
         return Turn(0)
 
-    def _judge(
-        self, rows: Sequence[_Row], ends: dict[TopicPartition, int], *, late: bool
-    ) -> tuple[datetime, list[Ahead]]:
-        """Return up to which time records may be decided, and which lanes are not waited for."""
-        allowed = _FOREVER
-        ahead = []
+    def _turn(self, count: int, first: datetime, held: Sequence[Neighbour], rows: Sequence[Neighbour]) -> Turn:
+        late = [row for row in rows if first <= row.passed(self._row.topic)]  # they have decided what comes after
+        ahead = [Ahead(row.consumer_group, row.offset or 0) for row in (*held, *late)]
+        unread = next((row.consumer_group for row in held if row.gives_credits), None)
+        return Turn(count, tuple(dict.fromkeys(ahead)), unread)
+
+    def _allows(self, row: Neighbour, ends: dict[TopicPartition, int]) -> datetime:
+        return row.allows(self._row.topic, ends[row.place], self._starts.get(row.place, 0))
+
+    def _is_passed_over(self, row: Neighbour, waited: float) -> bool:
+        """Tell whether a lane that has records unread is waited for no longer."""
+        if self._in_vain.get(row.consumer_group) == row or not (row.gives_credits or row.awaited):
+            return True
+        if waited <= (self._limit if row.gives_credits else min(self._limit, _TICK_SECONDS)):
+            return False
+        self._in_vain[row.consumer_group] = row
+        return True
+
+    def _seems_away(self, row: Neighbour, waited: float) -> bool:
+        """Tell whether a lane may never have been started, or been away for longer than retention."""
+        return row.offset is None or waited > _AWAY_SECONDS or row.consumer_group in self._in_vain
+
+    async def _ask_starts(self, rows: Sequence[Neighbour]) -> None:
+        """Ask where lanes begin that have not read on: those never started, or away for longer than retention."""
         for row in rows:
-            until = row.allows(self._row.topic, ends, self._row.partition)
-            if until == _FOREVER:
-                continue
-            if late:
-                self._in_vain[row.consumer_group] = row
-            if not row.awaited or self._in_vain.get(row.consumer_group) == row:
-                ahead.append(Ahead(row.consumer_group, row.offset))
-            else:
-                allowed = min(allowed, until)
-        return allowed, ahead
+            self._starts[row.place] = await self._ends.start(row.consumer_group, row.place, row.offset)
+        self._starts_until = monotonic() + _STARTS_SECONDS
 
-    def _late(self, rows: Sequence[_Row], time: datetime) -> list[Ahead]:
-        """Return the lanes that have decided what comes after a record of this time."""
-        topic = self._row.topic
-        return [Ahead(row.consumer_group, row.offset) for row in rows if time <= row.passed(topic)]
-
-    async def _look(self) -> list[_Row]:
-        rows = await self._pool.fetch(_ROWS, list(TOPIC_RANK), self._row.partition)
-        found = {row["topic"]: row for row in rows}
-        return [_row_of(place.topic, found.get(place.topic)) for place in self._neighbours]
+    async def _look(self) -> list[Neighbour]:
+        return await read_neighbours(self._pool, self._places)
 
 
 def _times(records: Sequence[ConsumerRecord], as_of: datetime) -> list[datetime]:

@@ -54,7 +54,8 @@ class Worker(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is unt
         self._health = health or Health(settings.stuck_seconds)
         self._log = structlog.get_logger("inmail.worker").bind(worker=job.group)
         self._consumer: AIOKafkaConsumer = create_consumer(settings, job.group, settings.drain_seconds * 1.5)
-        self._clients = Clients(self._consumer, admin, pool, Breaker(settings), self._health, Ends(settings), traces)
+        ends = Ends(settings, admin)
+        self._clients = Clients(self._consumer, admin, pool, Breaker(settings), self._health, ends, traces)
         self._poller = Poller(self._consumer, self._health.kept.timed_fetch)
         self._lanes: dict[TopicPartition, tuple[Lane, asyncio.Task[None]]] = {}
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -43,6 +43,7 @@ async def debit(made: Call, fresh: Sequence[Fresh]) -> list[Entry]:
             timedelta(hours=limits.recipient_cooldown_hours),
         ),
         made.low,
+        made.waited_for,
     )
 
 

@@ -19,7 +19,7 @@ from workers.ledger.model import Entry, Origin, Request
 from workers.ledger.plans import Catalogue
 from workers.ledger.store import Call, Fresh
 
-__all__ = ["cancel", "erase", "give", "grant_period", "refuse", "take", "take_back", "void"]
+__all__ = ["apply_caps", "cancel", "erase", "give", "grant_period", "refuse", "take", "take_back", "void"]
 
 
 async def grant_period(made: Call, fresh: Sequence[Fresh]) -> list[Entry]:
@@ -99,6 +99,11 @@ def _gift(catalogue: Catalogue, request: Request[AccountEvent]) -> tuple[Any, ..
     )
 
 
+async def apply_caps(made: Call, fresh: Sequence[Fresh]) -> list[Entry]:
+    """Apply the caps of lots that have come to their date, ahead of whatever else the requests ask for."""
+    return await made.of("apply_caps", made.opened.rows(request for request, _ in fresh), made.low)
+
+
 async def take(made: Call, fresh: Sequence[Fresh]) -> list[Entry]:
     """Decide downward adjustments."""
     requests: list[Request[CreditsAdjusted]] = [request for request, _ in fresh]
@@ -109,6 +114,7 @@ async def take(made: Call, fresh: Sequence[Fresh]) -> list[Entry]:
         [request.event.data.actor for request in requests],
         [request.event.data.reason for request in requests],
         made.low,
+        made.waited_for,
     )
 
 

@@ -44,6 +44,7 @@ class Code(StrEnum):
     FREE = "free"  # its relationship makes it free
     RATE_LIMITED = "rate_limited"  # over a limit of responsible use
     CHARGED = "charged"  # it took one credit
+    BALANCE_NOT_CURRENT = "balance_not_current"  # it found none, but what gives credits was not read: not final
     INSUFFICIENT_CREDITS = "insufficient_credits"  # it found none
 
     # a report about a send: undeliverable, responded

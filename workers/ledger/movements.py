@@ -1,6 +1,7 @@
 """Which movement decides which event, and in what order a batch is decided."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from datetime import datetime
 
 from infra.postgres import Connection
 from schemas.billing import (
@@ -19,7 +20,7 @@ from schemas.billing import (
 from schemas.envelope import AccountEvent
 from schemas.sends import RecipientResponded, SendRequested, SendUndeliverable
 from workers.ledger.debits import debit, reverse
-from workers.ledger.grants import cancel, erase, give, grant_period, refuse, take, take_back, void
+from workers.ledger.grants import apply_caps, cancel, erase, give, grant_period, refuse, take, take_back, void
 from workers.ledger.model import Entry
 from workers.ledger.plans import Catalogue
 from workers.ledger.store import Call, Fresh, Opened
@@ -48,27 +49,71 @@ _MOVEMENTS: dict[type[AccountEvent], Movement] = {
 _ANSWER_CONFLICTS = frozenset({debit, reverse})  # their rows tell the send they are about; the others' do not
 
 
-async def decide(connection: Connection, opened: Opened, catalogue: Catalogue) -> list[Entry]:
-    """Decide what is fresh in a batch and return the journal rows; each account's requests in input order."""
-    made = Call(connection, opened, catalogue)
+async def decide(
+    connection: Connection, opened: Opened, catalogue: Catalogue, waited_for: str | None = None
+) -> list[Entry]:
+    """Decide what is fresh in a batch and return the journal rows; each account's requests in input order.
+
+    Args:
+        connection: in the transaction that locked the batch's accounts.
+        opened: the batch.
+        catalogue: of plans.
+        waited_for: the consumer group that has records unread which come before the batch, if any: what would be
+            refused for want of credit is then `balance_not_current`.
+
+    """
+    made = Call(connection, opened, catalogue, waited_for)
     entries = []
-    for turn in _turns(opened.fresh):
+    for turn in _turns(_with_caps(opened, await _caps_due(connection, opened))):
         for movement, requests in turn.items():
             entries += await movement(made, requests)
     return entries
 
 
-def _turns(fresh: Sequence[Fresh]) -> list[dict[Movement, list[Fresh]]]:
+async def _caps_due(connection: Connection, opened: Opened) -> dict[str, list[datetime]]:
+    """Return when lots of the batch's accounts came to their date whose cap was not applied yet: mostly nothing."""
+    if not opened.fresh:
+        return {}
+    rows = await connection.fetch(
+        "select account, granted_at from lots where account = any($1) and cap_pending and granted_at <= $2"
+        " order by granted_at",
+        list(opened.accounts.values()),
+        max(request.as_of for request, _ in opened.fresh),
+    )
+    dates: dict[int, list[datetime]] = {}
+    for account, date in map(tuple, rows):
+        dates.setdefault(account, []).append(date)
+    return {name: dates[account] for name, account in opened.accounts.items() if account in dates} if dates else {}
+
+
+def _with_caps(opened: Opened, due: dict[str, list[datetime]]) -> Iterator[tuple[Fresh, Movement]]:
+    """Return each fresh request with its movement; before the first one at such a date or later, the caps.
+
+    After a period was granted in the batch itself, its lots may come to their dates too.
+    """
+    granted: set[str] = set()
+    for item in opened.fresh:
+        request, conflict = item
+        dates = due.get(request.account_id, [])
+        if request.account_id in granted or (dates and dates[0] <= request.as_of):
+            due[request.account_id] = [date for date in dates if date > request.as_of]
+            yield item, apply_caps
+        movement = _movement(request.event, conflict=conflict)
+        if movement is grant_period:
+            granted.add(request.account_id)
+        yield item, movement
+
+
+def _turns(fresh: Iterable[tuple[Fresh, Movement]]) -> list[dict[Movement, list[Fresh]]]:
     """Split a batch so that in one turn an account has requests for one movement only, and its order is kept."""
     turns: list[dict[Movement, list[Fresh]]] = []
     last: dict[str, tuple[int, Movement]] = {}
-    for item in fresh:
-        request, conflict = item
-        movement = _movement(request.event, conflict=conflict)
-        turn, before = last.get(request.account_id, (0, movement))
+    for item, movement in fresh:
+        account_id = item[0].account_id
+        turn, before = last.get(account_id, (0, movement))
         if movement is not before:
             turn += 1
-        last[request.account_id] = (turn, movement)
+        last[account_id] = (turn, movement)
         if turn == len(turns):
             turns.append({})
         turns[turn].setdefault(movement, []).append(item)

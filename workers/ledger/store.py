@@ -1,19 +1,31 @@
 """The ledger's calls: a batch of requests in, one stored answer for each out, in one database transaction.
 
 The caller owns the transaction. Whatever is decided here is final for its request id: asking again, in the same
-batch or years later, finds the first answer.
+batch or years later, finds the first answer. Only `balance_not_current` is not: it stands for its own record, and the
+next record with the id is decided afresh.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
 from infra.postgres import Connection
-from workers.ledger.model import Entry, Request, WorkerName
+from workers.ledger.model import Code, Entry, Request, WorkerName
 from workers.ledger.plans import Catalogue
 
-__all__ = ["FUNCTIONS", "Answer", "Call", "Fresh", "Opened", "answer_all", "is_of", "open_batch"]
+__all__ = [
+    "FUNCTIONS",
+    "Answer",
+    "Call",
+    "Fresh",
+    "Opened",
+    "answer_all",
+    "is_of",
+    "lock_accounts",
+    "open_batch",
+    "split_at_repeats",
+]
 
 FUNCTIONS = Path(__file__).parent / "sql"  # replaced on each `inmail migrate`
 
@@ -57,6 +69,18 @@ class Opened(NamedTuple):
         ]
 
 
+async def lock_accounts(
+    connection: Connection, partition: int, requests: Iterable[Request[Event]]
+) -> list[tuple[str, int, int]]:
+    """Lock the accounts of a batch; return for each its id, its number and its own partition."""
+    rows = await connection.fetch(
+        "select account_id, account, partition from open_accounts($1, $2)",
+        list({request.account_id for request in requests}),
+        partition,
+    )
+    return [tuple(row) for row in rows]
+
+
 async def open_batch(
     connection: Connection,
     worker: WorkerName,
@@ -69,11 +93,7 @@ async def open_batch(
     A request that is not decidable is set aside, unless it was answered before or its id is another one's: it leaves
     no trace, so that it can be sent again.
     """
-    rows = await connection.fetch(
-        "select account_id, account, partition from open_accounts($1, $2)",
-        list({request.account_id for request in requests}),
-        partition,
-    )
+    rows = await lock_accounts(connection, partition, requests)
     accounts = {row[0]: row[1] for row in rows}
     foreign = sum(row[2] != partition for row in rows)
     found = await connection.fetch(
@@ -81,13 +101,21 @@ async def open_batch(
         [accounts[request.account_id] for request in requests],
         [request.request_id for request in requests],
     )
-    stored = {(entry.account, entry.request_id): entry for entry in map(Entry._make, found)}
+    stored: dict[Key, Entry] = {}
+    not_final: dict[int, Entry] = {}  # by the offset of the record that each was decided for
+    for each in map(Entry._make, found):
+        if each.code != Code.BALANCE_NOT_CURRENT:
+            stored[each.account, each.request_id] = each
+        elif each.worker == worker and each.source_partition == partition:
+            not_final[each.source_offset] = each
     answers: dict[int, list[Entry]] = {}
     others = []
     # Python's own UUIDs are slow to hash and to compare: what is found is known by its offset from here on.
     for request in requests:
         key = accounts[request.account_id], request.request_id
-        entry = stored.get(key)
+        entry = not_final.get(request.offset)
+        if entry is None or _key_of(entry) != (*key, request.fingerprint):
+            entry = stored.get(key)
         if entry is not None and entry.fingerprint == request.fingerprint:
             answers[request.offset] = [entry]
         else:
@@ -187,12 +215,32 @@ def _rows_for(entries: list[Entry], partition: int, request: Request[Any]) -> li
     return [entry for entry in entries if entry.is_answer or is_of(entry, partition, request.offset)]
 
 
+def split_at_repeats(requests: Sequence[Request[Event]]) -> Iterator[list[Request[Event]]]:
+    """Cut a batch into parts in which no account has a request id twice, in order.
+
+    An answer that is not final leaves the id free for the very next record, so that each part has to be decided before
+    the next one is looked up.
+    """
+    part: list[Request[Event]] = []
+    seen: set[tuple[str, UUID]] = set()
+    for request in requests:
+        key = request.account_id, request.request_id
+        if key in seen:
+            yield part
+            part, seen = [], set()
+        part.append(request)
+        seen.add(key)
+    if part:
+        yield part
+
+
 class Call(NamedTuple):
     """What every movement works with: an opened batch, and how to call the ledger's functions."""
 
     connection: Connection
     opened: Opened
     catalogue: Catalogue
+    waited_for: str | None = None  # consumer group that has records unread which come before the batch
 
     async def of(self, function: str, *arguments: object) -> list[Entry]:
         """Call one of the functions in `sql/` and return the journal rows it made."""

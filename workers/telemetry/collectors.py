@@ -11,7 +11,7 @@ from infra.probes import Page
 from workers.telemetry import metric_table
 from workers.telemetry.health import Health, LaneActivity
 from workers.telemetry.metric import Metric
-from workers.telemetry.worker_metrics import render_metrics
+from workers.telemetry.worker_metrics import NEIGHBOURS, render_metrics
 
 __all__ = ["Sized", "gauge", "metrics_page", "register_pool"]
 
@@ -48,6 +48,9 @@ class _HealthCollector(Collector):
         busy.add_metric([worker], max((lane.busy_seconds for lane in lanes), default=0.0))
         for what in LaneActivity:
             doing.add_metric([worker, what.name.lower()], sum(lane.doing is what for lane in lanes))
+        waits = gauge(metric_table.LANE_WAIT)
+        for neighbour in NEIGHBOURS.get(worker, ()):
+            waits.add_metric([worker, neighbour], max((lane.wait_seconds(neighbour) for lane in lanes), default=0.0))
         apart = CounterMetricFamily(
             metric_table.BATCHES_APART.name, metric_table.BATCHES_APART.meaning, labels=["worker"]
         )
@@ -55,7 +58,7 @@ class _HealthCollector(Collector):
         halted = gauge(metric_table.HALTED)
         for tp, lane in self._health.lanes.items():
             halted.add_metric([worker, tp.topic, str(tp.partition)], float(lane.halted is not None))
-        yield from (ready, busy, doing, halted, apart)
+        yield from (ready, busy, doing, waits, halted, apart)
 
 
 class _PoolCollector(Collector):

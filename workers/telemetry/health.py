@@ -7,12 +7,14 @@ has and tries again; one that is not alive ends by itself, and the probe is for 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from time import monotonic
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from aiokafka import TopicPartition
 
+from infra.clock import utc_now
 from infra.kafka.transactions import TransactionTimes
 from workers.telemetry.worker_metrics import Stage, WorkerMetrics
 
@@ -62,6 +64,8 @@ class LaneHealth:
     error: str | None = None  # the last one, until the lane got on again
     halted: str | None = None  # why it cannot go on before an operator decides; until it goes on again
     held: int = 0  # batches taken and not published
+    waiting_for: str | None = None  # consumer group whose lane of this number has unread what comes before its batch
+    waiting_since: datetime | None = None
     moved_at: float = 0.0
     _waits_from: float = 0.0
     _stage_from: float = 0.0
@@ -86,6 +90,24 @@ class LaneHealth:
         self.held += 1
         self.doing = LaneActivity.DECIDING
         self._stage_from = self.clock()
+
+    def waits_for(self, neighbour: str | None) -> None:
+        """It waits for the lane of a group, which it has looked at now: that is not to be stuck. None: no longer."""
+        if neighbour != self.waiting_for:
+            self.waiting_since = None if neighbour is None else utc_now()
+        if neighbour is not None:
+            self.moved_at = self.clock()
+        self.waiting_for = neighbour
+
+    def wait_seconds(self, neighbour: str) -> float:
+        """Return for how long it has waited for the lane of a group; 0 where it does not."""
+        since = self.waiting_since if self.waiting_for == neighbour else None
+        return 0.0 if since is None else max(0.0, (utc_now() - since).total_seconds())
+
+    def overtakes(self, neighbour: str | None, records: int) -> None:
+        """So many records are stored ahead of a group that has unread what comes before them; None: of nobody."""
+        if neighbour is not None:
+            self.kept.overtakes(neighbour, records)
 
     def decodes(self, decode: Callable[_Given, _Decoded], *given: _Given.args, **named: _Given.kwargs) -> _Decoded:
         """The batch may be decided, other lanes have come as far: call what decodes it."""
@@ -263,4 +285,13 @@ class Health:
         """Answer whether the process is ready."""
         reasons = self.not_ready()
         lanes = {f"{tp.topic}/{tp.partition}": lane.doing for tp, lane in sorted(self.lanes.items())}
-        return not reasons, {"ready": not reasons, "reasons": reasons, "lanes": lanes, "counts": dict(self.counts)}
+        # A lane that waits for another one is ready: were it not, a deployment that starts one kind of worker after the
+        # other would wait for a worker that waits for the next.
+        waits = {
+            f"{tp.topic}/{tp.partition}": f"waits for {lane.waiting_for}, partition {tp.partition}, since"
+            f" {lane.waiting_since:%Y-%m-%d %H:%M:%S} UTC"
+            for tp, lane in sorted(self.lanes.items())
+            if lane.waiting_for is not None
+        }
+        told = {"reasons": reasons, "lanes": lanes, "waits": waits, "counts": dict(self.counts)}
+        return not reasons, {"ready": not reasons, **told}

@@ -57,6 +57,22 @@ BATCHES_APART: Final = Metric(
     "batches",
     ("worker",),
 )
+OVERTAKEN: Final = Metric(
+    "inmail_overtaking_records_total",
+    MetricKind.COUNTER,
+    "Records decided although the lane of another group, which may give credits, had not read what comes before them:"
+    " INMAIL_ORDER_SECONDS were over. One decided again after a retry is counted again.",
+    "records",
+    ("worker", "neighbour"),
+)
+LANE_WAIT: Final = Metric(
+    "inmail_lane_wait_seconds",
+    MetricKind.GAUGE,
+    "The longest time that a lane of this process has now waited for another group's lane, which has unread what comes"
+    " before its batch. It is not stuck meanwhile.",
+    "seconds",
+    ("worker", "neighbour"),
+)
 LOOP_LAG: Final = Metric(
     "inmail_loop_lag_seconds",
     MetricKind.HISTOGRAM,
@@ -158,6 +174,8 @@ WORKER_METRICS: Final = (
     RETRIES,
     DEAD_LETTERS,
     BATCHES_APART,
+    OVERTAKEN,
+    LANE_WAIT,
     LOOP_LAG,
     POOL,
     POOL_MAX,

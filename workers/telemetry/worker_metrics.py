@@ -17,10 +17,17 @@ from workers.ledger.model import Code
 from workers.telemetry import metric_table
 from workers.telemetry.metric import Metric
 
-__all__ = ["REPEAT", "Retry", "Stage", "WorkerMetrics", "render_metrics", "retry_class"]
+__all__ = ["NEIGHBOURS", "REPEAT", "Retry", "Stage", "WorkerMetrics", "render_metrics", "retry_class"]
 
 BOOKED: Final = "booked"  # the outcome of a tick, which has no journal row and so no code
 REPEAT: Final = "repeat"  # the outcome of a record that was answered with a stored answer
+
+# By worker: the groups that it may overtake and that may give credits.
+NEIGHBOURS: Final[Mapping[str, tuple[str, ...]]] = {
+    "send": ("inmail-billing",),
+    "billing": ("inmail-send",),
+    "expiry": ("inmail-billing", "inmail-send"),
+}
 
 disable_created_metrics()  # type: ignore[no-untyped-call] # avoids a second series for each counter
 
@@ -82,6 +89,7 @@ class WorkerMetrics:
         self._outcomes = self._counter(metric_table.OUTCOMES, [*Code, BOOKED, REPEAT])
         self._dead_letters = self._counter(metric_table.DEAD_LETTERS, DeadLetterReason)
         self._retries = self._counter(metric_table.RETRIES, Retry)
+        self._overtaken = self._counter(metric_table.OVERTAKEN, NEIGHBOURS.get(worker, ()))
         records = Histogram(*_metric_arguments(metric_table.BATCH_RECORDS), buckets=_RECORDS, registry=self.registry)
         self._records = records.labels(worker)
         lateness = Histogram(*_metric_arguments(metric_table.LOOP_LAG), buckets=_SECONDS, registry=self.registry)
@@ -104,6 +112,10 @@ class WorkerMetrics:
             self._outcomes.labels(self.worker, code).inc(count)
         for reason, count in Counts(reasons).items():
             self._dead_letters.labels(self.worker, reason).inc(count)
+
+    def overtakes(self, neighbour: str, records: int) -> None:
+        """Count records decided ahead of a group that may give credits and has unread what comes before them."""
+        self._overtaken.labels(self.worker, neighbour).inc(records)
 
     def observe_stage(self, stage: Stage, seconds: float) -> None:
         """Observe the seconds that a batch spent in a stage."""

@@ -56,7 +56,7 @@ async def test_a_lane_that_cannot_go_on_is_halted_alone_and_goes_on_once_it_is_m
         await at_the_end(cluster, 0, 1, 3)
         await settled(cluster)
         before = await read(cluster, start, 3)
-        scraped = page(life.health)()[0].decode()
+        scraped = metrics_page(life.health)()[0].decode()
         async with observer(cluster, limits=QUICK) as found:
             lag = await stands(found, SendJob.group, place, Status.BEYOND_BOOKS)
         halted, dead = await database.fetchval(row), life.health.dead()

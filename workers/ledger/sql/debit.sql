@@ -11,11 +11,13 @@
 --   free                  the relationship costs nothing
 --   rate_limited          over a limit of the catalogue: account's, seat's, or to the same recipient (limits.sql)
 --   charged               one credit of the first lot in burn-down order: priority, expires_at, lot
+--   balance_not_current   the same, and p_waited_for, a consumer group, had unread what comes before: not final
 --   insufficient_credits  no lot can be spent at as_of
 create or replace function debit(
     p_accounts bigint[], p_request_ids uuid[], p_fingerprints bigint[], p_conflicts boolean[],
     p_to_self boolean[], p_free boolean[], p_recipient_ids text[], p_relationships text[], p_sender_ids text[],
-    p_as_ofs timestamptz[], p_offsets bigint[], p_partition integer, p_limits send_limits, p_low integer
+    p_as_ofs timestamptz[], p_offsets bigint[], p_partition integer, p_limits send_limits,
+    p_low integer, p_waited_for text
 )
 returns setof journal
 language plpgsql volatile
@@ -34,16 +36,12 @@ declare
     today integer[]; yesterday integer[];
     tightest integer := least(nullif(p_limits.daily, 0), nullif(p_limits.seat, 0));
     suspect boolean[];            -- the requests whose recipient may have had a paid send too lately
-    a integer := 0;               -- where we are among them
-    first_request integer;        -- of the current account
+    a integer := 0; first_request integer;  -- where we are among them, and the current account's first request
 
     lot_accounts bigint[];        -- the lots of all of them, by account and burn-down order
-    lot_numbers integer[];
-    lot_remaining integer[]; lot_remaining_before integer[];
+    lot_numbers integer[]; lot_remaining integer[]; lot_remaining_before integer[];
     lot_from timestamptz[]; lot_until timestamptz[];
-    first_lot integer := 1;       -- the current account's lots: [first_lot, end_lot)
-    end_lot integer := 1;
-    pick integer;
+    first_lot integer := 1; end_lot integer := 1; pick integer;  -- the current account's lots: [first_lot, end_lot)
 
     as_of timestamptz; balance bigint; level smallint; code text; hit record;
     o_sequences bigint[]; o_codes text[]; o_balances bigint[];
@@ -102,9 +100,9 @@ begin
             when p_to_self[i] then 'recipient_is_sender'
             when p_free[i] then 'free'
             when pick is not null then 'charged'
-            else 'insufficient_credits'
+            else case when p_waited_for is null then 'insufficient_credits' else 'balance_not_current' end
         end;
-        if code in ('charged', 'insufficient_credits') then
+        if code in ('charged', 'balance_not_current', 'insufficient_credits') then
             if as_of >= since[a] + interval '24 hours' then
                 yesterday[a] := case when as_of < since[a] + interval '48 hours' then today[a] else 0 end;
                 since[a] := case yesterday[a] when 0 then as_of else since[a] + interval '24 hours' end;
@@ -133,6 +131,8 @@ begin
             today[a] := today[a] + 1;
             o_lots[i] := lot_numbers[pick];
             o_lot_until[i] := lot_until[pick];
+        elsif code = 'balance_not_current' then
+            o_details[i] := not_current(p_waited_for);
         elsif code = 'insufficient_credits' then
             o_next_allotments[i] := next_allotment(p_accounts[i], as_of);
         end if;

@@ -81,7 +81,9 @@ begin
     order by a.account
     for no key update;
 
-    perform cut_started(p_tick, to_cut, tick.horizon, p_low);
+    perform cut_started(
+        p_tick, to_book.accounts || to_cut.accounts || to_announce.accounts, tick.horizon, p_low
+    );
     booked := book_expired(p_tick, to_book, tick.horizon, p_low);
     perform announce(p_tick, to_announce, tick.horizon, p_soon, p_low);
 
@@ -192,55 +194,26 @@ begin
 end;
 $$;
 
--- Applies the cap of each subscription that has lots which were not spendable yet when they opened and are now: once,
--- by the latest of them, those that a further step would come to included.
-create or replace function cut_started(p_tick request, p_lots due_lots, p_horizon timestamptz, p_low integer)
+-- Applies the caps that are due by the horizon, of all accounts that the step has something to do for: before their
+-- lots are closed or announced, those that a further step would come to included.
+create or replace function cut_started(p_tick request, p_accounts bigint[], p_horizon timestamptz, p_low integer)
 returns void
 language plpgsql volatile
+set enable_seqscan = off
 set plan_cache_mode = force_generic_plan
 as $$
 declare
-    started record;
-    latest integer;
+    due bigint;
     cause request := p_tick;
-    before bigint;
-    was_cut boolean := false;
 begin
-    for started in
-        select
-            l.account, l.subscription_id,
-            lag(l.account) over rows_ is distinct from l.account as is_first,
-            lead(l.account) over rows_ is distinct from l.account as is_last
-        from unnest(p_lots.accounts, p_lots.lots) as d (account, lot)
-        inner join lots as l on d.account = l.account and d.lot = l.lot
-        where l.cap_pending and l.granted_at <= p_horizon
-        group by l.account, l.subscription_id
-        window rows_ as (order by l.account, l.subscription_id)
-        order by l.account, l.subscription_id
-    loop
-        select l.balance_cap into latest
+    for due in
+        select distinct l.account
         from lots as l
-        where
-            l.account = started.account and l.subscription_id = started.subscription_id
-            and l.cap_pending and l.granted_at <= p_horizon
-        order by l.granted_at desc, l.lot desc
-        limit 1;
-
-        cause.account := started.account;
-        if started.is_first then
-            before := available(started.account, p_tick.as_of);
-            was_cut := false;
-        end if;
-        perform from cut_to_cap(cause, started.subscription_id, latest, p_horizon);
-        was_cut := was_cut or found;
-        if was_cut and started.is_last then -- once, when all of its subscriptions are cut
-            perform from settle(cause, p_low, before);
-        end if;
-
-        update lots as l set cap_pending = false
-        where
-            l.account = started.account and l.subscription_id = started.subscription_id
-            and l.cap_pending and l.granted_at <= p_horizon;
+        where l.account = any(p_accounts) and l.cap_pending and l.granted_at <= p_horizon
+        order by l.account
+    loop
+        cause.account := due;
+        perform from apply_pending_caps(cause, p_horizon, p_low);
     end loop;
 end;
 $$;

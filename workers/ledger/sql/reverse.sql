@@ -38,7 +38,7 @@ begin
         where
             -- By request id: `+ 0` hides the primary key, which would read the account's whole history.
             j.request_id = p_send_ids[i] and j.account + 0 = r.account and j.is_answer
-            and j.recipient_id is not null and j.code <> 'key_conflict';
+            and j.recipient_id is not null and j.code <> 'key_conflict' and j.code <> 'balance_not_current';
         select l.* into paid from lots as l where l.account = r.account and l.lot = sent.lot;
 
         code := case

@@ -1,5 +1,6 @@
 -- The stored outcomes of requests, by request id, whatever body they came with. One that is named twice is returned
 -- twice. Called after open_accounts, so that what another batch committed while this one waited for its locks is seen.
+-- Behind them, answers of those ids that are not final (balance_not_current): each stands for its own record only.
 create or replace function stored_answers(p_accounts bigint[], p_request_ids uuid[])
 returns setof journal
 language plpgsql stable
@@ -17,9 +18,17 @@ begin
         from journal as x
         -- By request id, whatever the planner knows: `+ 0` hides the primary key, which would read a busy account's
         -- whole history, and `offset 0` keeps this a look-up for each request.
-        where x.request_id = r.request_id and x.account + 0 = r.account and x.is_answer and x.code <> 'key_conflict'
+        where x.request_id = r.request_id and x.account + 0 = r.account and x.is_answer
+            and x.code <> 'key_conflict' and x.code <> 'balance_not_current'
         offset 0
     ) as j;
+
+    return query
+    select x.*
+    from journal as x
+    where
+        x.request_id = any(p_request_ids) and x.account + 0 = any(p_accounts) and x.is_answer
+        and x.code = 'balance_not_current';
 end;
 $$;
 

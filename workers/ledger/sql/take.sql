@@ -1,11 +1,13 @@
 -- Decides downward adjustments, in the order given: takes credits by burn-down, a row for each lot touched.
 --
 -- Codes, in order of precedence:
---   account_erased    the account was erased
---   exceeds_balance   more than the account can spend: nothing is taken
---   adjusted          taken
+--   account_erased       the account was erased
+--   balance_not_current  more than the account can spend, and p_waited_for, a consumer group, had records unread that
+--                        come before, which may give credits back: nothing is taken, and it is not final
+--   exceeds_balance      more than the account can spend: nothing is taken
+--   adjusted             taken
 create or replace function take(
-    p_requests request[], p_credits integer[], p_actors text[], p_reasons text[], p_low integer
+    p_requests request[], p_credits integer[], p_actors text[], p_reasons text[], p_low integer, p_waited_for text
 )
 returns setof journal
 language plpgsql volatile
@@ -27,6 +29,10 @@ begin
             when is_erased(r.account) then 'account_erased'
             when p_credits[i] > before then 'exceeds_balance'
         end;
+        if code = 'exceeds_balance' and p_waited_for is not null then
+            code := 'balance_not_current';
+            told := told || not_current(p_waited_for);
+        end if;
         if code is not null then
             return next book(r, code, p_details => told);
             continue;

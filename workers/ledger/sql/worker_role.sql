@@ -62,7 +62,7 @@ grant update (
     code, lots, credits, complete, steps, ended, cut, announced
 ) on ticks to inmail_worker; -- of a tick that takes several steps
 grant update (
-    epoch, next_offset, as_of, head, awaited, paused, published, topic_id, halted
+    epoch, next_offset, as_of, head, awaited, paused, published, waits_for, waits_since, topic_id, halted
 ) on lanes to inmail_worker;
 grant select, insert, update on decided_ahead to inmail_worker;
 grant select, update (unpublished_from) on ended_topics to inmail_worker;

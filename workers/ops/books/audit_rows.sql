@@ -135,7 +135,9 @@ where
     x.lot_expires_at < l.granted_at or x.lot_expires_at > l.full_expires_at
     or case
         when x.code = 'expired' then x.moment < x.lot_expires_at
-        when x.code in ('charged', 'adjusted', 'cap_forfeited', 'expiring_soon')
+        -- A cap is applied as of its own lot's date, when this one lived, by whatever comes first from then on.
+        when x.code = 'cap_forfeited' then x.moment < l.granted_at
+        when x.code in ('charged', 'adjusted', 'expiring_soon')
             then x.moment < l.granted_at or x.moment >= x.lot_expires_at
         when x.code in ('reversed', 'voided', 'forfeited') then x.moment >= x.lot_expires_at
         when x.code = 'lot_ended' then l.open and x.moment < x.lot_expires_at
@@ -198,7 +200,7 @@ left join lots as l on a.account = l.account and x.as_of >= l.granted_at and x.a
 group by x.account, x.sequence, x.balance_after, x.as_of
 having x.balance_after <> coalesce(sum(l.remaining), 0);
 
--- request_has_one_outcome: a request id has one answer that is not a conflict, and no conflict without it
+-- request_has_one_outcome: a request id has one answer that is final and no conflict, and no conflict without it
 select
     x.account,
     'request ' || x.request_id as place,
@@ -207,13 +209,28 @@ from (
     select
         account,
         request_id,
-        count(*) filter (where code <> 'key_conflict') as answers,
+        count(*) filter (where code not in ('key_conflict', 'balance_not_current')) as answers,
+        count(*) filter (where code = 'key_conflict') as conflicts,
         max(sequence) as sequence
     from journal
     where is_answer
     group by account, request_id
 ) as x
-where x.answers <> 1;
+where x.answers > 1 or (x.answers = 0 and x.conflicts > 0);
+
+-- refusal_knew_its_grants: no send was refused for good for want of credit that an older grant gave, read only after it
+select
+    x.account,
+    'sequence ' || x.sequence as place,
+    'refused as of ' || x.as_of || ', but the grant of sequence ' || min(g.sequence) || ' is as of ' || min(g.as_of)
+        as found
+from journal as x
+inner join journal as g on x.account = g.account and x.sequence < g.sequence and x.as_of > g.as_of
+inner join lots as l on g.account = l.account and g.lot = l.lot
+where
+    x.code = 'insufficient_credits' and g.code = 'granted'
+    and l.granted_at <= x.as_of and x.as_of < g.lot_expires_at
+group by x.account, x.sequence, x.as_of;
 
 -- record_has_one_answer: an input record was answered at most once
 select
@@ -255,7 +272,7 @@ from journal as x
 left join journal as c
     on
         x.worker <> 'expiry' and c.is_answer and x.account = c.account
-        and x.request_id = c.request_id and x.fingerprint = c.fingerprint
+        and x.request_id = c.request_id and x.fingerprint = c.fingerprint and x.source_offset = c.source_offset
 left join ticks as t
     on
         x.worker = 'expiry' and x.source_partition = t.partition
@@ -269,7 +286,6 @@ where not x.is_answer and (
         when 'adjusted' then c.code = 'adjusted'
         when 'voided' then c.code in ('voided', 'erased')
         when 'forfeited' then c.code in ('granted', 'no_credits_in_plan', 'plan_changed')
-        when 'cap_forfeited' then coalesce(c.code in ('granted', 'plan_changed'), true) -- or a tick
         else true
     end
 );

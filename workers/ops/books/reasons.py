@@ -80,6 +80,14 @@ def _insufficient_credits(row: RowFacts, _: RowDetails) -> str:
     return f"refused: {_send(row)}: no credits{coming}"
 
 
+def _balance_not_current(row: RowFacts, details: RowDetails) -> str:
+    what = f"{_send(row)}: no credits" if row.recipient_id else "more than the balance"
+    return (
+        f"refused, not for good: {what}, and {details.get('waited_for')} had not read what came before; may be asked"
+        f" again after {details.get('retry_after_seconds')} s"
+    )
+
+
 _CAUSES = {"undeliverable": "could not be delivered", "responded": "was answered by its recipient"}
 
 
@@ -198,6 +206,7 @@ _REASONS: Final[dict[str, Phrase]] = {
     "free": _free,
     "rate_limited": _rate_limited,
     "charged": lambda row, _: _send(row),
+    "balance_not_current": _balance_not_current,
     "insufficient_credits": _insufficient_credits,
     "unknown_send": _report_refused("there is no such send"),
     "not_charged": _report_refused("it cost nothing"),

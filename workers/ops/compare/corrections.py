@@ -199,7 +199,8 @@ async def _answered(live: Connection, ids: Iterable[UUID]) -> dict[UUID, bool]:
     """Return the ids of adjustments that the live ledger has answered, each with whether credits moved."""
     rows = await live.fetch(
         "select request_id, amount <> 0 from journal"
-        " where request_id = any($1::uuid[]) and is_answer and code <> 'key_conflict'",
+        " where request_id = any($1::uuid[]) and is_answer"
+        " and code <> 'key_conflict' and code <> 'balance_not_current'",
         list(ids),
     )
     return {row[0]: row[1] for row in rows}

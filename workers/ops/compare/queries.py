@@ -62,11 +62,12 @@ ENTRIES_READ = """
         and ($5::timestamptz is null or j.as_of >= $5) and ($6::timestamptz is null or j.as_of < $6)
 """
 
-# The key of an answer is its request. The key of another movement adds its code and its lot.
+# The key of an answer is its request; an answer that is not final stands beside it. The key of another movement adds
+# its code and its lot.
 _ENTRIES = f"""
 select
     a.account_id, j.request_id, j.fingerprint, not j.is_answer as beside,
-    case when j.is_answer then '' else j.code end collate "C" as what,
+    case when j.is_answer and j.code <> 'balance_not_current' then '' else j.code end collate "C" as what,
     coalesce(case when not j.is_answer then l.request_id end, '00000000-0000-0000-0000-000000000000') as which,
     coalesce(case when not j.is_answer then l.granted_at end, timestamptz '2000-01-01 00:00Z') as lot_since,
     j.code, j.amount, l.request_id as lot_of, l.granted_at as lot_granted_at, j.lot_expires_at,

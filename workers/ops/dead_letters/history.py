@@ -135,7 +135,9 @@ from unnest($1::text[], $2::uuid[], $3::bigint[]) as u (account_id, request_id, 
 join accounts as a on a.account_id = u.account_id
 cross join lateral (
     select x.* from journal as x
-    where x.request_id = u.request_id and x.account + 0 = a.account and x.is_answer and x.code <> 'key_conflict'
+    where
+        x.request_id = u.request_id and x.account + 0 = a.account and x.is_answer
+        and x.code <> 'key_conflict' and x.code <> 'balance_not_current'
     union all
     select x.* from journal as x
     where x.request_id = u.request_id and x.account + 0 = a.account and x.is_answer and x.code = 'key_conflict'

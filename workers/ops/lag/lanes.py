@@ -14,13 +14,14 @@ from infra.clock import EARLIEST
 from infra.postgres import Connection, connect_database
 from infra.settings import Settings
 from workers.ops.lag.sampler import PartitionEnds
-from workers.topology import TOPIC_OF_GROUP, TOPIC_RANK
+from workers.topology import TOPIC_OF_GROUP
 
 __all__ = ["LaneKey", "LaneWatcher", "LanesSample", "NeighbourLane", "neighbour_of"]
 
 _SECONDS = 5.0  # for an answer: lag is told also when the books are what is in trouble
 _ROWS = (
-    "select consumer_group, topic, partition, next_offset, as_of, head, awaited, paused, halted, topic_id from lanes"
+    "select consumer_group, topic, partition, next_offset, as_of, head, waits_for, waits_since, paused, halted,"
+    " topic_id from lanes"
 )
 
 LaneKey = tuple[str, TopicPartition]
@@ -32,7 +33,8 @@ class NeighbourLane(NamedTuple):
     next_offset: int
     as_of: datetime
     head: datetime | None
-    awaited: bool
+    waits_for: str | None  # a consumer group, where `waits`
+    waits_since: datetime | None
     paused: str | None
     halted: str | None = None
     topic_id: UUID | None = None  # of the topic that it has read; None: not known yet
@@ -95,7 +97,8 @@ class LaneWatcher:
                 row["next_offset"] or 0,
                 row["as_of"] or EARLIEST,
                 row["head"],
-                row["awaited"],
+                row["waits_for"],
+                row["waits_since"],
                 row["paused"],
                 row["halted"],
                 row["topic_id"],
@@ -113,15 +116,16 @@ class LaneWatcher:
 def neighbour_of(
     key: LaneKey, lanes: Mapping[LaneKey, NeighbourLane], ends: Mapping[TopicPartition, PartitionEnds]
 ) -> str | None:
-    """Return for whom a lane waits, in words; None of one that does not wait, or for nobody that is still behind it."""
+    """Return for whom a lane waits and since when, in words; None of one that does not wait."""
     lane = lanes.get(key)
-    if lane is None or lane.head is None or not lane.waits:
+    if lane is None or not lane.waits:
         return None
-    for (group, place), other in lanes.items():
-        if place.partition != key[1].partition or place.topic == key[1].topic or place.topic not in TOPIC_RANK:
-            continue
-        reached = other.as_of if other.head is None else max(other.head, other.as_of)
-        unread = place in ends and other.next_offset < ends[place].end
-        if other.awaited and reached <= lane.head and unread:
-            return f"{group}, which has read {place.topic}/{place.partition} up to offset {other.next_offset:,}"
-    return "another lane of its number"
+    if lane.waits_for is None or lane.waits_since is None:
+        return "another lane of its number"
+    place = TopicPartition(TOPIC_OF_GROUP.get(lane.waits_for, ""), key[1].partition)
+    told = f"{lane.waits_for}, partition {place.partition}, since {lane.waits_since:%Y-%m-%d %H:%M:%S} UTC"
+    if place not in ends:
+        return told
+    other = lanes.get((lane.waits_for, place))
+    where = f"up to offset {other.next_offset:,}" if other is not None else "nothing"
+    return f"{told}, which has read {where} of {ends[place].end:,}"

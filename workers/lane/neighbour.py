@@ -1,0 +1,74 @@
+"""Another lane of the same partition number, as its row in Postgres has it: how far it has come, and what it gives."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, NamedTuple
+
+from aiokafka import TopicPartition
+
+from infra.clock import EARLIEST
+from infra.postgres import Pool
+from schemas.catalogue import EXPIRY_TICKS
+from workers.topology import GROUP_OF, TOPIC_RANK
+
+__all__ = ["NO_LIMIT", "Neighbour", "read_neighbours"]
+
+NO_LIMIT: Final = datetime.max.replace(tzinfo=UTC)
+_INSTANT = timedelta(milliseconds=1)  # the broker's clock tells no shorter one
+_ROWS = """
+select topic, consumer_group, next_offset, as_of, head, awaited, epoch
+from lanes
+where topic = any($1) and partition = $2
+"""
+
+
+class Neighbour(NamedTuple):
+    """Another lane, as its row has it."""
+
+    place: TopicPartition
+    consumer_group: str
+    offset: int | None  # after the last record whose outcome is stored; None: it has not stored anything yet
+    as_of: datetime
+    head: datetime | None
+    awaited: bool
+    epoch: int
+
+    @property
+    def gives_credits(self) -> bool:
+        """Whether a record of it may give credits: a grant, or a send that is taken back. A tick gives nobody one."""
+        return bool(self.place.topic != EXPIRY_TICKS)
+
+    def allows(self, topic: str, end: int, start: int) -> datetime:
+        """Return the latest time of a topic's record that may be decided.
+
+        Args:
+            topic: the other one, of the lane that asks.
+            end: of this lane's partition.
+            start: where it begins to read where it has stored nothing, or retention has taken what it had not read.
+
+        """
+        if max(self.offset or 0, start) >= end:
+            return NO_LIMIT
+        reached = self.as_of if self.head is None else max(self.head, self.as_of)
+        return reached - _INSTANT if self._comes_before(topic) else reached
+
+    def passed(self, topic: str) -> datetime:
+        """Return the latest time at which a topic's record is too late for it: decided before by this lane."""
+        return self.as_of - _INSTANT if self._comes_before(topic) else self.as_of
+
+    def _comes_before(self, topic: str) -> bool:
+        return TOPIC_RANK[self.place.topic] < TOPIC_RANK[topic]
+
+
+async def read_neighbours(pool: Pool, places: Sequence[TopicPartition]) -> list[Neighbour]:
+    """Return the lanes of some places, all of one partition number; one that never ran has read nothing."""
+    rows = await pool.fetch(_ROWS, [place.topic for place in places], places[0].partition)
+    found = {topic: columns for topic, *columns in map(tuple, rows)}
+    return [_neighbour(place, found.get(place.topic)) for place in places]
+
+
+def _neighbour(place: TopicPartition, columns: Sequence[Any] | None) -> Neighbour:
+    if columns is None:
+        return Neighbour(place, GROUP_OF[place.topic], None, EARLIEST, None, awaited=False, epoch=0)
+    group, offset, as_of, head, awaited, epoch = columns
+    return Neighbour(place, group, offset, as_of or EARLIEST, head, awaited, epoch)
