@@ -124,7 +124,10 @@ async def test_an_operation_is_stopped_and_gone_on_with(tab: Tab, scene: Scene) 
     await tab.sign_in(OPERATOR, "maria")
     await tab.page.get_by_role("button", name="messages back").click()
     await tab.page.get_by_label("Rate").fill("1")
-    for box in ("include messages that would be dead-lettered again", "include messages sent back before or already answered"):
+    for box in (
+        "include messages that would be dead-lettered again",
+        "include messages sent back before or already answered",
+    ):
         await tab.page.get_by_label(box).check()
     await tab.press("Show the plan")
     await tab.page.get_by_label("Why").fill("slowly")

@@ -111,19 +111,13 @@ def redrive_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     after: _AfterFilter = None,
     before: _BeforeFilter = None,
     at: _AtFilter = None,
-    rate: Annotated[
-        float, typer.Option(min=RATES[0], max=RATES[1], help="Maximum rate, in messages per second.")
-    ] = 100,
+    rate: Annotated[float, typer.Option(min=RATES[0], max=RATES[1], help="Messages per second at most.")] = 100,
     limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of messages.")] = None,
     by: ActorOption = None,
     because: ReasonOption = None,
     *,
-    again: Annotated[
-        bool, typer.Option("--again", help="Include messages sent back before or already answered.")
-    ] = False,
-    anyway: Annotated[
-        bool, typer.Option("--anyway", help="Include messages that would be dead-lettered again.")
-    ] = False,
+    again: Annotated[bool, typer.Option("--again", help="Include messages already sent back or answered.")] = False,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Include messages that would fail again.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and change nothing.")] = False,
     yes: YesOption = False,
     json: JsonOption = False,
