@@ -33,7 +33,7 @@ EVERYTHING_THROUGH: dict[str, object] = {"dead_letter_share": 1.0}
 
 _ROUND_SECONDS = 300.0
 _OUTPUT = (SEND_RESULTS, CREDIT_EVENTS, DEAD_LETTERS)
-_USUAL = {"dead_letter", "accounts_of_other_partitions"}
+_USUAL = {"dead_letter", "accounts_of_other_partitions", "weak_database_setting"}
 
 
 class Fuzz:

@@ -5,15 +5,18 @@ one another, each four years later (1461 days, after which the calendar repeats)
 """
 
 import asyncio
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from itertools import count
 from typing import Any
 from uuid import UUID
 
 from aiokafka import AIOKafkaProducer
 
 from infra.clock import to_milliseconds
+from infra.kafka.clients import partition_of
 from infra.postgres import Connection
 from schemas.envelope import encode
 from schemas.ids import answer_id
@@ -88,6 +91,7 @@ class KafkaBooks(SqlBooks):
         producer: AIOKafkaProducer,
         catalogues: dict[int, Catalogue],
         place: tuple[int, int],
+        partitions: int,
     ) -> None:
         super().__init__(connection)
         self.letters = 0  # what has to be on the topics beside an event a row
@@ -98,6 +102,7 @@ class KafkaBooks(SqlBooks):
         self._partition, cycle = place
         self._shift = cycle * CYCLE
         self._prefix = f"p{self._partition}-{cycle}-"
+        self._partitions = partitions
 
     async def use(self, catalogue: dict[str, Any]) -> None:
         """Take a catalogue from now on. Nothing is on its way to the workers."""
@@ -137,19 +142,24 @@ class KafkaBooks(SqlBooks):
 
     async def balance(self, account: str, instant: datetime) -> int:
         """Return what an account can spend at an instant."""
-        return await super().balance(self._prefix + account, instant + self._shift)
+        return await super().balance(self._id_of(account), instant + self._shift)
 
     async def account(self, account: str) -> dict[str, Any]:
         """Return level, sequence and erasure."""
-        return await super().account(self._prefix + account)
+        return await super().account(self._id_of(account))
 
     async def lots(self, account: str) -> list[dict[str, Any]]:
         """Return the lots in opening order."""
-        return [self._back(lot) for lot in await super().lots(self._prefix + account)]
+        return [self._back(lot) for lot in await super().lots(self._id_of(account))]
 
     async def journal(self, account: str) -> list[dict[str, Any]]:
         """Return the rows by sequence."""
-        return await super().journal(self._prefix + account)
+        return await super().journal(self._id_of(account))
+
+    def _id_of(self, name: str) -> str:
+        """Return a member's id in this scenario: one whose number is that of the scenario's partition."""
+        candidates = (f"{self._prefix}{name}.{number}" for number in count())
+        return next(id_ for id_ in candidates if partition_of(id_.encode(), self._partitions) == self._partition)
 
     async def _publish(self, inputs: Sequence[Input]) -> list[Request[Any]]:
         shifted = [self._forth(input_) for input_ in inputs]
@@ -202,7 +212,7 @@ class KafkaBooks(SqlBooks):
 
     def _forth(self, input_: Input) -> Input:
         data = {name: self._forth_value(name, value) for name, value in input_.data.items()}
-        account = self._prefix + input_.account if input_.type != TICK else ""
+        account = self._id_of(input_.account) if input_.type != TICK else ""
         # Ticks of all scenarios of a partition share their ids' space.
         request_id = input_.request_id if account else UUID(answer_id(self._prefix.rstrip("-"), input_.request_id))
         return replace(input_, account=account, request_id=request_id, data=data, as_of=input_.as_of + self._shift)
@@ -210,7 +220,7 @@ class KafkaBooks(SqlBooks):
     def _forth_value(self, name: str, value: Any) -> Any:
         if isinstance(value, datetime):
             return value + self._shift
-        return self._prefix + value if name in ("recipient_id", "sender_id") and value is not None else value
+        return self._id_of(value) if name in ("recipient_id", "sender_id") and value is not None else value
 
     def _back(self, row: dict[str, Any]) -> dict[str, Any]:
         return {name: self._back_value(name, value) for name, value in row.items()}
@@ -221,5 +231,5 @@ class KafkaBooks(SqlBooks):
         if isinstance(value, dict):
             return self._back(value)
         if name in ("account", "recipient_id", "sender_id") and isinstance(value, str):
-            return value.removeprefix(self._prefix)
+            return re.sub(r"\.\d+$", "", value.removeprefix(self._prefix))
         return value

@@ -69,7 +69,7 @@ async def test_the_workers_do_what_the_tables_say_and_publish_each_row_once(syst
         async def play(partition: int, chain: list[tuple[int, Scenario]]) -> None:
             async with pool.acquire() as connection:
                 for cycle, scenario in chain:
-                    books = KafkaBooks(connection, producer, catalogues, (partition, cycle))
+                    books = KafkaBooks(connection, producer, catalogues, (partition, cycle), PARTITIONS)
                     played.append(books)
                     await books.use(BASE_CATALOGUE)
                     await books.tick(_clearing(), None)

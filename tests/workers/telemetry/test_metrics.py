@@ -34,6 +34,7 @@ FEW_VALUED = {
     "code",
     "stage",
     "class",
+    "neighbour",
     "reason",
     "state",
     "doing",

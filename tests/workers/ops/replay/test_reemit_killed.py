@@ -31,7 +31,7 @@ async def test_one_that_is_killed_before_its_first_chunk_is_gone_on_with_from_wh
 
     with monkeypatch.context() as broken:
         broken.setattr(Sender, "send", dies)
-        broken.setattr(OngoingOperation, "end", writes_nothing)
+        broken.setattr(OngoingOperation, "save_end", writes_nothing)
         with pytest.raises(KafkaConnectionError):
             await reemit(cluster, selection, second, who=ME, stop=asyncio.Event())
     third = await plan_reemit(cluster, selection, None, 1)

@@ -88,7 +88,7 @@ async def test_a_plan_comes_first_and_a_dry_run_ends_with_it(cluster: Settings, 
     assert "3 events to send, at 0.25 a second: 0:00:12" in out
     assert Exit.NO == no
     assert "2 records to read again: about 0:00:00" in plan
-    assert "refused: 2 records have been decided" in err
+    assert "refused: 2 records have an outcome or a dead letter" in err
     assert [] == await list_operations(cluster, 1)
 
 
