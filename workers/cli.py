@@ -29,7 +29,7 @@ demo came out otherwise than told
 
  3 Kafka or Postgres cannot be reached, refused, or is not set up; the local ones could not start, or one ended
 
- 70 a broken invariant, a worker that did not get on, found too much that it cannot decide, or could not end in order
+ 70 a broken invariant, a worker that made no progress, found too many undecidable records, or could not stop in order
 """
 
 

@@ -30,11 +30,11 @@ class ProcessName(StrEnum):
 
 
 def worker_command(
-    name: Annotated[ProcessName, typer.Argument(help="Which one.")],
+    name: Annotated[ProcessName, typer.Argument(help="The process to run.")],
     *,
     with_parent: Annotated[bool, typer.Option("--stop-with-parent", hidden=True)] = False,
 ) -> None:
-    """Run a worker until SIGTERM or Ctrl-C. Any number of each may run; they share the partitions."""
+    """Run a worker until SIGTERM or Ctrl-C. Processes of the same name share the partitions."""
 
     async def run(settings: Settings) -> None:
         stop = stop_requested()

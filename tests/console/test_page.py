@@ -97,7 +97,7 @@ async def test_a_message_is_sent_back_once_asked_and_on_record(tab: Tab, scene: 
     await tab.see("Nothing to send", "dialog")  # this catalogue would set them aside again
     await tab.press("Close")
     await tab.click("Send 4 messages back …")
-    await tab.page.get_by_label("also what would be set aside again").check()
+    await tab.page.get_by_label("include messages that would be dead-lettered again").check()
     await tab.press("Show the plan")
     await tab.page.get_by_label("Why").fill("to see what happens")
     assert [] == await tab.barriers()
@@ -110,7 +110,7 @@ async def test_a_message_is_sent_back_once_asked_and_on_record(tab: Tab, scene: 
     assert LETTERS == done.result["sent"]
     await tab.see("4 of 4 messages")
     await tab.go(path)
-    await tab.see("set aside again")
+    await tab.see("dead-lettered again")
 
 
 async def _newest(scene: Scene, status: str) -> Operation | None:
@@ -124,7 +124,10 @@ async def test_an_operation_is_stopped_and_gone_on_with(tab: Tab, scene: Scene) 
     await tab.sign_in(OPERATOR, "maria")
     await tab.page.get_by_role("button", name="messages back").click()
     await tab.page.get_by_label("Rate").fill("1")
-    for box in ("also what would be set aside again", "also what was sent back before"):
+    for box in (
+        "include messages that would be dead-lettered again",
+        "include messages sent back before or already answered",
+    ):
         await tab.page.get_by_label(box).check()
     await tab.press("Show the plan")
     await tab.page.get_by_label("Why").fill("slowly")
@@ -281,7 +284,7 @@ async def test_with_a_readers_token_nothing_is_seen_without_it_and_nothing_done_
     changes = {"console_reader_token": SecretStr(READER)}
     async with a_console(scene.settings, **changes) as address, a_tab(browser, address) as tab:
         await tab.go("#/")
-        await tab.see("Looking at this console needs a token")
+        await tab.see("Reading this console needs a token")
         assert [] == await tab.barriers()
         await tab.sign_in(READER)
         await tab.see("Flow in")
@@ -293,7 +296,7 @@ async def test_with_a_readers_token_nothing_is_seen_without_it_and_nothing_done_
         cookie = next(each for each in await tab.page.context.cookies() if each["name"].startswith("inmail_console"))
         assert (True, "Strict") == (cookie["httpOnly"], cookie["sameSite"])
         await tab.click("Sign out")
-        await tab.see("Looking at this console needs a token")
+        await tab.see("Reading this console needs a token")
 
 
 async def test_an_account_leads_to_what_its_statement_does_not_have(tab: Tab, scene: Scene) -> None:
@@ -351,7 +354,7 @@ async def test_what_is_not_there_is_said(tab: Tab) -> None:
         ("#/request?id=no-uuid", "id: expected a UUID; a message that has none is found by its account"),
         ("#/letters/0/999999999", "there is no dead letter at 0/999999999"),
         ("#/operations/999999", "there is no operation 999999"),
-        ("#/letters?account=nobody", "No dead letter is meant"),
+        ("#/letters?account=nobody", "No dead letter matches"),
         ("#/nowhere", "There is no such view"),
     ):
         await tab.go(path)

@@ -64,10 +64,13 @@ _PRODUCER = "aiokafka.producer.producer:AIOKafkaProducer"
 _PATCHES = (
     _Patch("join", _CONSUMER, "start", _of_group),
     _Patch("assign", "workers.lane.worker:Worker", "on_partitions_assigned", _any),
+    _Patch("number", "workers.lane.admission", "agree_on_partitions"),
     _Patch("known", "workers.lane.lane_row:LaneRow", "look"),
     _Patch("fence", "infra.kafka.transactions:TransactionPair", "start"),
     _Patch("epoch", "asyncpg.pool:Pool", "fetchrow", _sql("insert into lanes")),
+    _Patch("topic", "workers.lane.lane", "topic_ids"),
     _Patch("committed", "workers.lane.lane", "committed_offsets"),
+    _Patch("resume", "workers.lane.lane_row:LaneRow", "go_on"),
     _Patch("oldest", _CONSUMER, "beginning_offsets", _of_group),
     _Patch("end", _CONSUMER, "end_offsets", _of_group),
     _Patch("recall", "workers.jobs.send:SendJob", "replay_answers"),

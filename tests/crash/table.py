@@ -42,6 +42,8 @@ by themselves on a fault, as a supervisor's restart mends, and were replaced.
 | the audit's checks, conservation and one outcome a request among them | {unbalanced} |
 | offsets of groups, in the broker's log of them, and of lanes never go back | {backwards} |
 | no batch is stored by an owner after a newer one | {stale} |
+| no send is `refused` for want of credit that Kafka held before it | {refused} |
+| no send is answered `balance_not_current`: nobody is away for so long | {overtaken} |
 | no worker ends on a broken invariant, and each that is told to end does | {broken} |
 
 {beyond_retention:,} repeats and undecodable records had been removed by retention, planted for the points `recall` and

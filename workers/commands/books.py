@@ -1,4 +1,4 @@
-"""The commands that ask the books: an account's statement and balance, and whether all of it balances."""
+"""The commands `balance`, `statement` and `audit`."""
 
 from datetime import datetime
 from typing import Annotated
@@ -14,21 +14,21 @@ from workers.ops.books.statement import read_statement, write_csv
 
 __all__ = ["audit_command", "balance", "statement"]
 
-_AccountArgument = Annotated[str, typer.Argument(help="The account's id. Say -- before one that begins with a dash.")]
+_AccountArgument = Annotated[str, typer.Argument(help="The account's id. Put -- before an id that begins with a dash.")]
 _AsOfOption = Annotated[
     datetime | None,
     typer.Option(
         formats=INSTANT_FORMATS,
-        help="2026-01-31T09:30:00Z, or a day: its first instant in UTC.",
+        help="A time like 2026-01-31T09:30:00Z, or a day (its first instant in UTC).",
     ),
 ]
-_CsvOption = Annotated[bool, typer.Option("--csv", help="Write the lines as CSV, one for each row of the journal.")]
+_CsvOption = Annotated[bool, typer.Option("--csv", help="Write CSV, one line for each row of the journal.")]
 
 
 def statement(
     account: _AccountArgument, as_of: _AsOfOption = None, *, json: JsonOption = False, csv: _CsvOption = False
 ) -> None:
-    """Show what an account can spend, its lots, and every line that led there."""
+    """Show an account's balance, lots and all statement lines."""
     if json and csv:
         raise typer.BadParameter("one of them", param_hint="--json, --csv")
     found = run_command(lambda settings: read_statement(settings, account, assume_utc(as_of)))
@@ -47,7 +47,7 @@ def balance(account: _AccountArgument, as_of: _AsOfOption = None, *, json: JsonO
 
 
 def audit_command(*, json: JsonOption = False) -> None:
-    """Check that the books balance: every credit, every row, every answer."""
+    """Check that the ledger balances: every credit, every row, every answer."""
     found = run_command(audit)
     write_json(found.summary()) if json else show_audit(found)
     if not found.passed:

@@ -1,4 +1,4 @@
-"""The commands about lanes' clocks: what is far ahead, what becomes of it, and the way back."""
+"""The commands that show lanes' clocks, decide about records far ahead, and set clocks back."""
 
 from datetime import datetime
 from typing import Annotated, Any
@@ -31,14 +31,14 @@ clock = typer.Typer(
     help="Lanes' clocks: records whose broker's time is far ahead, and the way back.", no_args_is_help=True
 )
 
-_Worker = Annotated[WorkerName, typer.Argument(help="Whose lane holds the record.")]
+_Worker = Annotated[WorkerName, typer.Argument(help="The worker whose lane holds the record.")]
 _Partition = Annotated[int, typer.Argument(min=0, help="The lane's partition.")]
-_DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
+_DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and change nothing.")]
 
 
 @clock.command("show")
 def show_command(*, json: JsonOption = False) -> None:
-    """Show the lanes' clocks, and the records that lanes hold since their time is far ahead."""
+    """Show the lanes' clocks, and the records held because their time is far ahead."""
     clocks = run_command(read_clocks)
     write_json([each.summary() for each in clocks]) if json else show_clocks(clocks)
 
@@ -114,11 +114,11 @@ def set_back_command(  # noqa: PLR0913 - one parameter an option
         typer.Option(
             formats=INSTANT_FORMATS,
             callback=since_1970,
-            help="Where the clocks are to stand; now unless given: a time with zone, or a day.",
+            help="The time to set the clocks to, with zone, or a day; default: now.",
         ),
     ] = None,
-    worker: Annotated[list[WorkerName] | None, typer.Option(help="Only this one's; may be given again.")] = None,
-    partition: Annotated[list[int] | None, typer.Option(min=0, help="Only this one; may be given again.")] = None,
+    worker: Annotated[list[WorkerName] | None, typer.Option(help="Only lanes of this worker; repeatable.")] = None,
+    partition: Annotated[list[int] | None, typer.Option(min=0, help="Only this partition; repeatable.")] = None,
     by: ActorOption = None,
     because: ReasonOption = None,
     *,

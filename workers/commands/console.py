@@ -13,13 +13,15 @@ from workers.commands.running import run_command
 
 __all__ = ["console"]
 
-_PortOption = Annotated[int | None, typer.Option(min=1, max=65535, help="Instead of INMAIL_CONSOLE_PORT.")]
+_PortOption = Annotated[
+    int | None, typer.Option(min=1, max=65535, help="The port to listen on, instead of INMAIL_CONSOLE_PORT.")
+]
 
 
 def console(port: _PortOption = None) -> None:
-    """Serve a page that shows how the system is, and from which an operator acts, until Ctrl-C.
+    """Serve the operators' console, a web page that shows the system's state, until Ctrl-C.
 
-    On loopback looking is free; elsewhere INMAIL_CONSOLE_READER_TOKEN is needed. Acting needs
+    On loopback anybody can read; elsewhere INMAIL_CONSOLE_READER_TOKEN is needed. Acting needs
     INMAIL_CONSOLE_OPERATOR_TOKEN: without one, a token is made for this run and printed.
     """
     from workers.console.access import is_loopback  # noqa: PLC0415 - no other command needs a web server

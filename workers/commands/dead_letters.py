@@ -1,4 +1,4 @@
-"""The commands about messages that can never succeed: see them, see what became of them, send them back."""
+"""The commands that list, show and redrive dead letters."""
 
 from datetime import datetime
 from typing import Annotated
@@ -39,21 +39,22 @@ __all__ = ["dead_letters"]
 
 dead_letters = typer.Typer(no_args_is_help=True, add_completion=False)
 
-_ReasonFilter = Annotated[DeadLetterReason | None, typer.Option(help="Only those refused for it.")]
-_TopicFilter = Annotated[str | None, typer.Option(help="Only those that came from this input topic.")]
-_AccountFilter = Annotated[str | None, typer.Option(help="Only of this account.")]
-_TypeFilter = Annotated[
-    str | None, typer.Option("--type", help="Only those whose message says that it is of this type.")
-]
+_ReasonFilter = Annotated[DeadLetterReason | None, typer.Option(help="Only dead letters with this reason.")]
+_TopicFilter = Annotated[str | None, typer.Option(help="Only dead letters from this input topic.")]
+_AccountFilter = Annotated[str | None, typer.Option(help="Only dead letters of this account.")]
+_TypeFilter = Annotated[str | None, typer.Option("--type", help="Only messages that declare this event type.")]
 _AfterFilter = Annotated[
-    datetime | None, typer.Option(formats=INSTANT_FORMATS, help="Only those set aside then or later: a time or a day.")
+    datetime | None, typer.Option(formats=INSTANT_FORMATS, help="Only dead-lettered at or after this time or day.")
 ]
 _BeforeFilter = Annotated[
     datetime | None,
-    typer.Option(formats=INSTANT_FORMATS, help="Only those set aside earlier: a time or a day."),
+    typer.Option(formats=INSTANT_FORMATS, help="Only dead-lettered before this time or day."),
 ]
 _AtFilter = Annotated[
-    str | None, typer.Option("--at", metavar="PARTITION[/OFFSET]", help="Only those of a partition, or the one there.")
+    str | None,
+    typer.Option(
+        "--at", metavar="PARTITION[/OFFSET]", help="Only this input partition, or the message at PARTITION/OFFSET."
+    ),
 ]
 
 
@@ -66,13 +67,13 @@ def list_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     after: _AfterFilter = None,
     before: _BeforeFilter = None,
     at: _AtFilter = None,
-    operation: Annotated[int | None, typer.Option(help="Only those that this operation sent back.")] = None,
-    last: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 50,
+    operation: Annotated[int | None, typer.Option(help="Only messages that this operation sent back.")] = None,
+    last: Annotated[int, typer.Option(min=1, help="How many to show, newest first.")] = 50,
     *,
-    count: Annotated[bool, typer.Option("--count", help="Only how many, by topic and reason.")] = False,
+    count: Annotated[bool, typer.Option("--count", help="Show counts by topic and reason only.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """List dead letters, newest first, and what became of each."""
+    """List dead letters, newest first, with the history of each."""
     selection = _selection(reason, topic, account, type_, after, before, at)
     told = run_command(lambda settings: history.report_dead_letters(settings, selection, last, operation))
     if count:
@@ -92,7 +93,7 @@ def show_command(
     *,
     json: JsonOption = False,
 ) -> None:
-    """Show all of one dead letter: the message as it was read, and what became of it."""
+    """Show one dead letter: the message as it was read, and its history."""
     partition, offset = _place(place, "PARTITION/OFFSET")
     if partition is None or offset is None:
         raise typer.BadParameter("expected PARTITION/OFFSET, like 3/17", param_hint="PARTITION/OFFSET")
@@ -110,14 +111,14 @@ def redrive_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     after: _AfterFilter = None,
     before: _BeforeFilter = None,
     at: _AtFilter = None,
-    rate: Annotated[float, typer.Option(min=RATES[0], max=RATES[1], help="Messages a second at most.")] = 100,
-    limit: Annotated[int | None, typer.Option(min=1, help="So many messages at most.")] = None,
+    rate: Annotated[float, typer.Option(min=RATES[0], max=RATES[1], help="Messages per second at most.")] = 100,
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of messages.")] = None,
     by: ActorOption = None,
     because: ReasonOption = None,
     *,
-    again: Annotated[bool, typer.Option("--again", help="Also what was sent back before, or has its answer.")] = False,
-    anyway: Annotated[bool, typer.Option("--anyway", help="Also what would be set aside again.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Include messages already sent back or answered.")] = False,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Include messages that would fail again.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and change nothing.")] = False,
     yes: YesOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -184,4 +185,6 @@ def _place(text: str, hint: str) -> tuple[int, int | None]:
 
 def _complain(told: history.DeadLetterReport) -> None:
     if told.silent is not None:
-        error_console().print(f"What became of them is not known, since Postgres cannot be asked: {told.silent}")
+        error_console().print(
+            f"The history of the dead letters is unknown, because Postgres cannot be queried: {told.silent}"
+        )

@@ -1,4 +1,4 @@
-"""The command that tells how far groups are behind: once, live, or over HTTP."""
+"""The command `lag`: shows the lag of groups once, live, or over HTTP."""
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -20,22 +20,22 @@ __all__ = ["lag"]
 
 def lag(  # noqa: PLR0913 - one parameter an option
     *,
-    group: Annotated[list[str] | None, typer.Option(help="Only this group, of ours or not; several times.")] = None,
+    group: Annotated[list[str] | None, typer.Option(help="Only this group, a worker's or another; repeatable.")] = None,
     every_group: Annotated[bool, typer.Option("--all", help="All groups of the cluster.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Repeat until Ctrl-C.")] = False,
     serve: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Serve /lag and /metrics; a port alone is on the loopback.")
+        str | None, typer.Option(metavar="HOST:PORT", help="Serve /lag and /metrics; a port alone means loopback.")
     ] = None,
-    every: Annotated[float, typer.Option(min=0.5, max=3600, help="Seconds between two looks.")] = 5.0,
+    every: Annotated[float, typer.Option(min=0.5, max=3600, help="Seconds between two samples.")] = 5.0,
     window: Annotated[
-        float, typer.Option(min=1, max=3600, help="Seconds without a commit until a reader is called stalled.")
+        float, typer.Option(min=1, max=3600, help="Seconds without a commit until a consumer counts as stalled.")
     ] = 30.0,
     json: JsonOption = False,
 ) -> None:
     """Show how far groups are behind their input, in records and in time, how they stand and why.
 
     Our workers' groups, unless others are asked for. What was committed in the minutes before is read from Kafka, so
-    that the first look knows as much as the tenth.
+    that the first sample is as complete as the tenth.
     """
     watched = partial(observer, groups=group or None, every=every_group, limits=StatusLimits(window_seconds=window))
     if not watch and serve is None:
@@ -60,7 +60,7 @@ async def _go_on(
     out = console()
     async with opening as found, AsyncExitStack() as stack:
         if serve is not None:
-            from workers.ops.lag.server import serve_lag  # noqa: PLC0415 - a look needs no web server
+            from workers.ops.lag.server import serve_lag  # noqa: PLC0415 - a single sample needs no web server
 
             place = await stack.enter_async_context(serve_lag(found, serve, every))
             error_console().print(f"lag is served at {place}/lag and {place}/metrics", soft_wrap=True)

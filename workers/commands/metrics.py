@@ -1,4 +1,4 @@
-"""The command that tells the metrics of the books: once, or to whoever scrapes."""
+"""The command `metrics`: prints the ledger's metrics once, or serves them to scrapers."""
 
 from typing import Annotated
 
@@ -18,13 +18,11 @@ def metrics(
     *,
     serve: Annotated[
         bool,
-        typer.Option(
-            "--serve", help=f"Read again and again, and answer GET /metrics on INMAIL_HEALTH_PORT, or {_PORT}."
-        ),
+        typer.Option("--serve", help=f"Refresh repeatedly and answer GET /metrics on INMAIL_HEALTH_PORT, or {_PORT}."),
     ] = False,
     with_parent: Annotated[bool, typer.Option("--stop-with-parent", hidden=True)] = False,
 ) -> None:
-    """Tell the metrics of the whole book: credits, conservation, what is stored and not published.
+    """Show the metrics of the whole ledger: credits, conservation, stored but unpublished outcomes.
 
     One such process is enough. Each worker answers for itself, on its own INMAIL_HEALTH_PORT.
     """

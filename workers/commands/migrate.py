@@ -12,7 +12,7 @@ __all__ = ["migrate_command"]
 
 
 def migrate_command() -> None:
-    """Bring the database to this version: missing migrations, and all functions anew."""
+    """Bring the database to this version: apply missing migrations, replace all functions."""
 
     async def run(settings: Settings) -> Migrated:
         connection = await connect_database(settings, patient=True)  # an index of a large journal takes minutes

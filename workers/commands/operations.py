@@ -1,4 +1,4 @@
-"""The commands that read what operators did: who, why, and what came of it."""
+"""The commands that list and show recorded operations: actor, reason and result."""
 
 from typing import Annotated
 
@@ -16,7 +16,7 @@ operations = typer.Typer(no_args_is_help=True, add_completion=False)
 
 @operations.command("list")
 def list_command(
-    last: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 50, *, json: JsonOption = False
+    last: Annotated[int, typer.Option(min=1, help="How many to show, newest first.")] = 50, *, json: JsonOption = False
 ) -> None:
     """List operations, newest first."""
     found = run_command(lambda settings: kept.list_operations(settings, last))
@@ -25,10 +25,12 @@ def list_command(
 
 @operations.command("show")
 def show_command(
-    number: Annotated[int, typer.Argument(metavar="OPERATION", min=1, max=2**63 - 1, help="Its number in the list.")],
+    number: Annotated[
+        int, typer.Argument(metavar="OPERATION", min=1, max=2**63 - 1, help="The operation's number in the list.")
+    ],
     *,
     json: JsonOption = False,
 ) -> None:
-    """Show all of one operation: what was planned, and what came of it."""
+    """Show one operation: its plan and its result."""
     found = run_command(lambda settings: kept.read_operation(settings, number))
     write_json(found) if json else show_operation(found)

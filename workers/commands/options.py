@@ -1,4 +1,4 @@
-"""What several commands take and how they write it: JSON, instants, who and why."""
+"""Options that several commands share: JSON output, instants, actor and reason."""
 
 import getpass
 import math
@@ -28,9 +28,9 @@ __all__ = [
 INSTANT_FORMATS = ["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S.%f%z", "%Y-%m-%d"]
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON.")]
-YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
-ActorOption = Annotated[str | None, typer.Option(help="Who does it, for the record; the user's name unless given.")]
-ReasonOption = Annotated[str | None, typer.Option(help="Why, for the record. Needed unless it is a dry run.")]
+YesOption = Annotated[bool, typer.Option("--yes", help="Skip the confirmation.")]
+ActorOption = Annotated[str | None, typer.Option(help="Who acts, for the record; default: the user's name.")]
+ReasonOption = Annotated[str | None, typer.Option(help="The reason, for the record. Required except for a dry run.")]
 
 
 def write_json(answer: object) -> None:
@@ -63,7 +63,7 @@ def since_1970(time: datetime | None) -> datetime | None:
 
     """
     if (instant := assume_utc(time)) is not None and instant < EPOCH:
-        raise typer.BadParameter("expected a time of 1970 or later: Kafka cannot say one before")
+        raise typer.BadParameter("expected a time in 1970 or later: Kafka has no earlier times")
     return time
 
 
@@ -85,6 +85,6 @@ def confirm(question: str, *, yes: bool) -> None:
     if yes:
         return
     if not typer.get_text_stream("stdin").isatty():
-        raise fail("nobody to ask: say --yes", Exit.WRONG_USAGE)
+        raise fail("cannot ask for confirmation without a terminal: use --yes", Exit.WRONG_USAGE)
     if not typer.confirm(question):
         raise typer.Exit(Exit.NO)

@@ -1,4 +1,4 @@
-"""The commands that decide the topics again into other books and compare: `replay rebuild` and `replay shadow`."""
+"""The commands that decide the topics again into a target ledger and compare: `replay rebuild` and `replay shadow`."""
 
 from datetime import datetime
 from pathlib import Path
@@ -38,15 +38,18 @@ __all__ = ["rebuild_command", "shadow_command"]
 
 _DatabaseOption = Annotated[
     str | None,
-    typer.Option("--database", metavar="URL", help="postgresql:// address of an empty database for the other books."),
+    typer.Option("--database", metavar="URL", help="postgresql:// address of an empty database for the target ledger."),
 ]
 _SchemaOption = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="An empty schema for them, made if need be; without --database in the live one."),
+    typer.Option(
+        metavar="NAME",
+        help="An empty schema for the target ledger, created if missing; without --database, in the live database.",
+    ),
 ]
 _RateOption = Annotated[
     float | None,
-    typer.Option(min=1, callback=finite, help="Records a second at most; as fast as it goes unless given."),
+    typer.Option(min=1, callback=finite, help="Maximum rate, in records per second; default: unlimited."),
 ]
 _PageOption = Annotated[
     Path | None, typer.Option("--page", metavar="FILE", help="Write the comparison as an HTML page.")
@@ -56,7 +59,7 @@ _PartialOption = Annotated[
 ]
 _ChangesOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="Another value for the catalogue: 'plans.*.rollover=false'."),
+    typer.Option("--set", metavar="NAME=VALUE", help="Change a value of the catalogue: 'plans.*.rollover=false'."),
 ]
 _SinceOption = Annotated[
     datetime | None,
@@ -66,7 +69,7 @@ _CorrectionsOption = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Write adjustments that would set the live books right, for `publish`."),
 ]
-_DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
+_DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show the plan and change nothing.")]
 
 
 def rebuild_command(  # noqa: PLR0913, PLR0917 - one parameter an option
@@ -145,17 +148,17 @@ def shadow_command(  # noqa: PLR0913, PLR0917 - one parameter an option
 
 
 class _Files(NamedTuple):
-    """Where the comparison and what follows from it are to be written."""
+    """The files for the comparison and the adjustments."""
 
     page: Path | None = None
     corrections: Path | None = None
 
 
 def _place(url: str | None, schema: str | None) -> tuple[SecretStr | None, str | None]:
-    """Return where the other books are to be."""
+    """Return the settings of the target ledger."""
     if url is None:
         if schema is None:
-            raise typer.BadParameter("say where the other books are to be", param_hint="--database or --schema")
+            raise typer.BadParameter("give the target ledger's place", param_hint="--database or --schema")
         return None, schema
     try:
         PostgresDsn(url)

@@ -1,4 +1,4 @@
-"""The command that sends answers from the books once more."""
+"""The command `replay reemit`: publishes stored events again."""
 
 from datetime import datetime
 from typing import Annotated
@@ -31,7 +31,7 @@ __all__ = ["reemit_command"]
 
 
 def reemit_command(  # noqa: PLR0913, PLR0917 - one parameter an option
-    account: Annotated[str | None, typer.Option(help="Only of this account.")] = None,
+    account: Annotated[str | None, typer.Option(help="Only events of this account.")] = None,
     request: Annotated[UUID | None, typer.Option(help="Only what answers this request or was caused by it.")] = None,
     after: Annotated[
         datetime | None, typer.Option(formats=INSTANT_FORMATS, help="Only as of then or later: a time or a day.")
@@ -39,25 +39,25 @@ def reemit_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     before: Annotated[
         datetime | None, typer.Option(formats=INSTANT_FORMATS, help="Only as of earlier: a time or a day.")
     ] = None,
-    worker: Annotated[WorkerName | None, typer.Option(help="Only what this worker decided.")] = None,
-    partition: Annotated[int | None, typer.Option(min=0, help="Only what came from this input partition.")] = None,
+    worker: Annotated[WorkerName | None, typer.Option(help="Only events decided by this worker.")] = None,
+    partition: Annotated[int | None, typer.Option(min=0, help="Only events from this input partition.")] = None,
     offsets: Annotated[
         str | None, typer.Option(metavar="FIRST:END", help="Only of these input offsets, END not included.")
     ] = None,
     to: Annotated[
         str | None, typer.Option(metavar="TOPIC", help="To this topic, not to those they were published to.")
     ] = None,
-    rate: Annotated[float, typer.Option(min=0.01, max=50_000, help="Events a second at most.")] = 500,
+    rate: Annotated[float, typer.Option(min=0.01, max=50_000, help="Maximum rate, in events per second.")] = 500,
     by: ActorOption = None,
     because: ReasonOption = None,
     *,
-    everything: Annotated[bool, typer.Option("--all", help="All that is in the books.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="All stored events.")] = False,
     anew: Annotated[bool, typer.Option("--anew", help="From the first one, also where the same was stopped.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and change nothing.")] = False,
     yes: YesOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Send answers and movements from the books once more: the same bytes and event ids, account by account in order.
+    """Publish stored answers and movements again: the same bytes and event ids, account by account in order.
 
     Whoever drops the ids that it knows sees nothing new. Ctrl-C stops between two events; the same command goes on
     from there.

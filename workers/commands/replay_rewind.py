@@ -50,16 +50,16 @@ def rewind_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     undo: Annotated[
         int | None, typer.Option(min=1, metavar="OPERATION", help="Forward to where that rewind found the group.")
     ] = None,
-    partition: Annotated[list[int] | None, typer.Option(min=0, help="Only this one; may be given again.")] = None,
+    partition: Annotated[list[int] | None, typer.Option(min=0, help="Only this partition; repeatable.")] = None,
     by: ActorOption = None,
     because: ReasonOption = None,
     *,
     publish_again: Annotated[
         bool, typer.Option("--publish-again", help="Publish again what has been decided: that is what comes of it.")
     ] = False,
-    drain: Annotated[bool, typer.Option("--drain", help="Wait until the group's workers have ended.")] = False,
-    drain_seconds: Annotated[float, typer.Option(min=1, max=86_400, help="How long to wait for them.")] = 300,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
+    drain: Annotated[bool, typer.Option("--drain", help="Wait until the group's workers have stopped.")] = False,
+    drain_seconds: Annotated[float, typer.Option(min=1, max=86_400, help="How long to wait for the workers.")] = 300,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and change nothing.")] = False,
     yes: YesOption = False,
     json: JsonOption = False,
 ) -> None:

@@ -17,13 +17,13 @@ __all__ = ["results_command"]
 
 def results_command(  # noqa: PLR0913 - one parameter an option
     *,
-    account: Annotated[str | None, typer.Option(help="Only of this account.")] = None,
+    account: Annotated[str | None, typer.Option(help="Only results of this account.")] = None,
     request: Annotated[UUID | None, typer.Option(help="Only what answers this request or was caused by it.")] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
-    from_end: Annotated[bool, typer.Option("--from-end", help="Pass over what is there; follows.")] = False,
-    letters: Annotated[bool, typer.Option("--dead-letters", help="Also the dead letters.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow until Ctrl-C.")] = False,
+    from_end: Annotated[bool, typer.Option("--from-end", help="Skip existing results; implies --follow.")] = False,
+    letters: Annotated[bool, typer.Option("--dead-letters", help="Include dead letters.")] = False,
     ticks: Annotated[bool, typer.Option("--ticks", help="Also the ticks that booked nothing.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Write each event as it is, one on a line.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Write each event unchanged, one per line.")] = False,
 ) -> None:
     """Show what the workers answered, as downstream services read it."""
     out = console()

@@ -38,7 +38,7 @@ CommandResult = TypeVar("CommandResult")
 
 
 class Exit(IntEnum):
-    """What the exit codes mean. `inmail --help` tells them too."""
+    """The exit codes of every command, as `inmail --help` lists them."""
 
     DONE = 0
     NO = 1
@@ -169,13 +169,13 @@ def _explain_kafka(error: KafkaError) -> str:
         return f"Kafka cannot be reached at {servers}: is it running, and is INMAIL_KAFKA_BOOTSTRAP_SERVERS right?"
     if (words := remedy(error)) is not None:
         return f"Kafka at {servers} refused ({error}): {words}"
-    return f"Kafka at {servers} did not do as asked: {error}"
+    return f"Kafka at {servers} did not carry out the request: {error}"
 
 
 def _explain_postgres(error: Exception) -> str | None:
     """Return what to say of a database that cannot be worked with; None of an error that is not of this kind."""
     if is_unmigrated(error):
-        return f"the database is not that of this version ({error}): run `inmail migrate`"
+        return f"the database schema does not match this version ({error}): run `inmail migrate`"
     if isinstance(error, asyncpg.DiskFullError):
         return f"Postgres at {_database()} has no room left on its disk: {error}"
     if isinstance(error, _REFUSED):

@@ -27,7 +27,7 @@ _USUAL = Population()
 
 
 def simulate(  # noqa: PLR0913, PLR0917 - one parameter an option
-    accounts: Annotated[int, typer.Option(help="How many accounts.")] = _USUAL.accounts,
+    accounts: Annotated[int, typer.Option(help="Number of accounts.")] = _USUAL.accounts,
     days: Annotated[float, typer.Option(help="Length of the history.")] = _USUAL.days,
     seed: Annotated[int, typer.Option(help="The same seed and options give the same bytes.")] = _USUAL.seed,
     start: Annotated[
@@ -40,7 +40,7 @@ def simulate(  # noqa: PLR0913, PLR0917 - one parameter an option
     undeliverable: Annotated[float, typer.Option(help="Share of sends.")] = _USUAL.undeliverable,
     responses: Annotated[float, typer.Option(help="Share of sends that are answered.")] = _USUAL.responses,
     annual: Annotated[float, typer.Option(help="Share of accounts with annual terms.")] = _USUAL.annual,
-    duplicates: Annotated[float, typer.Option(help="Share of events that come again.")] = _USUAL.duplicates,
+    duplicates: Annotated[float, typer.Option(help="Share of events that are repeated.")] = _USUAL.duplicates,
     conflicts: Annotated[
         float, typer.Option(help="Share of events whose id comes again with another body.")
     ] = _USUAL.conflicts,
@@ -76,7 +76,7 @@ def simulate(  # noqa: PLR0913, PLR0917 - one parameter an option
 
 
 def _run(population: Population, output: Path | None, record_time: PublishTime | None) -> None:
-    """Publish with a record time, or write without one; tell how fast."""
+    """Publish with a record time, or write without one; report the speed."""
     began = monotonic()
     history = HistoryFile(simulate_records(population), bounds(population)[0])
     to_terminal = record_time is None and output is None and typer.get_text_stream("stdout").isatty()

@@ -41,15 +41,15 @@ def trace(
 ) -> None:
     """Follow a request: its record, what it was decided, the rows, their events, and where they stand.
 
-    The books tell most of it, also what retention has taken from the topics. Events are found there by their id among
-    the newest, or with --account in the books, however old.
+    The ledger holds most of a trace, also when retention has deleted the records. Events are found by their id among
+    the newest records of the topics, or with --account in the ledger, however old.
     """
     if id_ is None and account is None:
         raise typer.BadParameter("give the id of a request or event, or an account", param_hint="--account")
     found = run_command(lambda settings: trace_(settings, Question(id_, account, last, limit), _watch))
     write_json(found.summary()) if json else show_traced(found)
     if found.silent is not None:
-        error_console().print(f"Of the topics nothing is known, since Kafka cannot be asked: {found.silent}")
+        error_console().print(f"The topics were not searched, because Kafka cannot be queried: {found.silent}")
 
 
 def _watch(total: int, what: str) -> AbstractContextManager[Callable[[int], None]]:

@@ -9,7 +9,7 @@ __all__ = ["ADVICE", "Advice"]
 
 
 class Advice(NamedTuple):
-    """How a status looks, what it means and what to do."""
+    """The kind of a status, its meaning, and the advice for it."""
 
     kind: str  # ok, warning or failed: its shape and colour
     means: str
@@ -51,8 +51,8 @@ ADVICE: Final[Mapping[Status, Advice]] = {
     ),
     Status.EXPIRED: Advice(
         "failed",
-        "the books have read it, and Kafka has forgotten the group's offset",
-        "run `inmail topics apply`, which starts near the end of the books; then start the workers",
+        "the ledger has read the partition, and Kafka has lost the group's offset",
+        "run `inmail topics apply`, which starts near the ledger's position; then start the workers",
     ),
     Status.STOPPED: Advice(
         "failed", "nobody reads the partition", "start its reader; of ours that is `inmail worker` and its name"
@@ -65,13 +65,13 @@ ADVICE: Final[Mapping[Status, Advice]] = {
     ),
     Status.HALTED: Advice(
         "failed",
-        "a lane cannot go on by itself; the other lanes of its worker do",
-        "do what the reason says: the lane looks again every few seconds, and goes on",
+        "a lane cannot continue by itself; the worker's other lanes continue",
+        "do what the reason says: the lane checks every few seconds, and then continues",
     ),
     Status.BEYOND_BOOKS: Advice(
         "failed",
-        "the group's offset is beyond what the books have read: records were passed over",
-        "look whether INMAIL_DATABASE_URL is the right database; then set the offset back as the reason says",
+        "the group's offset is beyond the ledger's position: records were skipped",
+        "check that INMAIL_DATABASE_URL is the right database; then set the offset back as the reason says",
     ),
     Status.BEYOND_END: Advice(
         "failed",
@@ -80,7 +80,7 @@ ADVICE: Final[Mapping[Status, Advice]] = {
     ),
     Status.RECREATED: Advice(
         "failed",
-        "the topic was deleted and created again: the books have read another one",
-        "run `inmail topics apply`: it goes on with the new topic from its oldest record",
+        "the topic was deleted and created again: the ledger has read the old topic",
+        "run `inmail topics apply`: the workers then start from the new topic's oldest record",
     ),
 }

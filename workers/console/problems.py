@@ -52,12 +52,12 @@ def explain(error: BaseException) -> tuple[int, str, str]:
     status, code = next((status, code) for kind, status, code in _KINDS if isinstance(error, kind))
     text = str(error) or type(error).__name__
     if is_unmigrated(error):
-        return 503, "not_set_up", "the database is not that of this version: run `inmail migrate`"
+        return 503, "not_set_up", "the database schema does not match this version: run `inmail migrate`"
     match code:
         case "kafka" if isinstance(error, KafkaConnectionError | NoBrokersAvailable):
             text = "Kafka cannot be reached: is it running, and is INMAIL_KAFKA_BOOTSTRAP_SERVERS right?"
         case "kafka" if isinstance(error, KafkaError):
-            text = f"Kafka did not do as asked: {remedy(error) or text}"
+            text = f"Kafka did not carry out the request: {remedy(error) or text}"
         case "no_answer":
             text = "no answer in time: Kafka or Postgres is slow or away, or there is a lot to read"
         case "postgres" if is_transient(error):

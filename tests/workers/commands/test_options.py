@@ -40,4 +40,4 @@ def test_a_time_before_1970_is_wrong_usage(command: list[str]) -> None:
     done = CliRunner().invoke(app, [*command, "1969-12-31"])
 
     assert Exit.WRONG_USAGE == done.exit_code
-    assert "expected a time of 1970 or later" in " ".join(done.stderr.split())
+    assert "expected a time in 1970 or later" in " ".join(done.stderr.split())

@@ -114,7 +114,7 @@ def story(fate: LetterHistory | None) -> list[str]:
         sent = f"sent to {place}" if each.offset is not None else f"about to be sent to {each.topic}, or sent: in doubt"
         told.append(f"{sent} at {instant(each.at)} by {each.actor}, operation {each.operation}")
     if fate.new_letter is not None:
-        told.append(f"set aside again: letter {fate.new_letter}")
+        told.append(f"dead-lettered again: {fate.new_letter}")
     if fate.answer is not None:
         line = "" if fate.answer.sequence is None else f", line {fate.answer.sequence} of its account"
         told.append(f"answered {fate.answer.code} as of {instant(fate.answer.at)}{line}")

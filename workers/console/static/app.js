@@ -45,7 +45,7 @@ function enter() {
   const body = h("div", { class: "view" });
   main.replaceChildren(heading, body);
   if (who().role === "nobody") {
-    show(body, h("div", { class: "card gate" }, h("p", {}, "Looking at this console needs a token."),
+    show(body, h("div", { class: "card gate" }, h("p", {}, "Reading this console needs a token."),
       h("button", { type: "button", class: "primary", on: { click: () => askToSignIn() } }, "Sign in")));
   } else if (found) {
     found[1]({ body, heading, parameters, path: found[0].slice(1), signal: leave.signal });

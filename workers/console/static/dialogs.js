@@ -10,7 +10,7 @@ const REFUSALS = {
   nowhere: "their partition is gone, and they have no key",
   redriven_before: "sent back before",
   answered: "answered already",
-  refused_again: "would be set aside again by this version and plan catalogue",
+  refused_again: "would be dead-lettered again by this version and plan catalogue",
 };
 
 let number_ = 0;
@@ -60,7 +60,7 @@ function onSubmit(form, made, problem, run) {
 export function askToSignIn() {
   const token = h("input", { type: "password", required: true, autocomplete: "current-password", spellcheck: "false" });
   const name = h("input", { type: "text", autocomplete: "username", maxlength: 100 });
-  const note = who().may_act_at_all ? "The operator's token lets you act, the reader's lets you look." : "This console has no operator's token: nobody can act from it.";
+  const note = who().may_act_at_all ? "The operator's token lets you act, the reader's token lets you read." : "This console has no operator's token: nobody can act from it.";
   const form = h("form", {}, h("p", {}, note), field("Token", token),
     field("Your name", name, "Goes on record with what you do. Needed to act."), buttons("Sign in", () => made.close()));
   const { made, problem } = dialog("Sign in", form);
@@ -116,8 +116,8 @@ export async function askToRedrive(selection, what) {
   const anyway = h("input", { type: "checkbox" });
   const form = h("form", {}, h("p", {}, what, " Each goes to the partition it came from, as it was, and is decided as of now; a request that was answered gets its first answer again."),
     field("Rate, messages a second", rate),
-    h("label", { class: "check" }, again, " also what was sent back before, or has its answer"),
-    h("label", { class: "check" }, anyway, " also what would be set aside again"),
+    h("label", { class: "check" }, again, " include messages sent back before or already answered"),
+    h("label", { class: "check" }, anyway, " include messages that would be dead-lettered again"),
     buttons("Show the plan", () => made.close()));
   const { made, problem } = dialog("Send back", form);
   let plan = null;
@@ -133,7 +133,7 @@ async function begin(plan) {
   const left = Object.entries(plan.not_sent).map(([why, n]) => h("li", {}, `${count(n, "message")} not sent: ${REFUSALS[why] ?? words(why)}`));
   const sent = plan.by_topic_and_reason.map((row) => h("li", {}, `${count(row.messages, "message")} to ${row.topic}, set aside as ${words(row.reason)}`));
   if (!plan.messages) {
-    const { made } = dialog("Nothing to send", h("ul", {}, left.length ? left : h("li", {}, "No dead letter is meant.")),
+    const { made } = dialog("Nothing to send", h("ul", {}, left.length ? left : h("li", {}, "No dead letter matches.")),
       h("div", { class: "buttons" }, h("button", { type: "button", class: "primary", on: { click: () => made.close() } }, "Close")));
     return null;
   }

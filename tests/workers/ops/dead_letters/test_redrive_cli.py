@@ -55,7 +55,7 @@ async def test_nobody_to_ask_is_a_no(mended: Settings, account: str) -> None:
 
     code, _, err = await run(mended, *_redrive(account))
 
-    assert (Exit.WRONG_USAGE, "inmail: nobody to ask: say --yes\n") == (code, err)
+    assert (Exit.WRONG_USAGE, "inmail: cannot ask for confirmation without a terminal: use --yes\n") == (code, err)
     assert [] == await records_of(mended, BILLING_EVENTS, account)
 
 
@@ -113,7 +113,7 @@ async def test_dead_letters_are_seen_also_where_postgres_is_away(mended: Setting
     assert Exit.DONE == code
     assert ["unknown_plan"] == [each["reason"] for each in json.loads(out)]
     assert [None] == [each["became"] for each in json.loads(out)]
-    assert "cannot be asked" in err
+    assert "cannot be queried" in err
 
 
 async def test_what_the_guide_tells_can_be_done(mended: Settings, account: str) -> None:

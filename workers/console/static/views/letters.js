@@ -43,7 +43,7 @@ export function became(letter) {
   if (letter.became === null) return status("unknown", "not known");
   const { answer, redriven, again } = letter.became;
   if (answer) return status("ok", `answered: ${words(answer.code)}`);
-  if (again) return status("failed", `set aside again: ${again}`);
+  if (again) return status("failed", `dead-lettered again: ${again}`);
   if (redriven.length) return redriven.at(-1).offset === null ? status("warning", "in doubt") : status("running", "sent back");
   return status("unknown", "nothing yet");
 }
@@ -51,10 +51,10 @@ export function became(letter) {
 function draw(told, asked) {
   const selection = Object.fromEntries(Object.entries(asked).filter(([, value]) => value));
   const all = told.total ? h("div", { class: "actions" },
-    h("p", {}, `${count(told.total, "letter")}${told.total > told.letters.length ? `, the newest ${number(told.letters.length)} shown` : ""}`),
+    h("p", {}, `${count(told.total, "dead letter")}${told.total > told.letters.length ? `, the newest ${number(told.letters.length)} shown` : ""}`),
     h("button", { type: "button", class: "primary", "data-key": "redrive all", on: { click: () => back(selection, told.total) } }, `Send ${count(told.total, "message")} back …`)) : null;
   return [
-    told.silent && h("p", { class: "card" }, status("warning", "Postgres was not asked"), ` What became of them is not known: ${told.silent}`),
+    told.silent && h("p", { class: "card" }, status("warning", "History unavailable"), ` Postgres cannot be queried: ${told.silent}`),
     section("Letters", all, table("Dead letters", [
       ["Place", (letter) => link(`#/letters/${letter.place}`, letter.place)],
       ["Set aside", (letter) => time(letter.set_aside_at)],
@@ -63,7 +63,7 @@ function draw(told, asked) {
       ["Type", (letter) => letter.event_type ?? "–", "type"],
       ["Origin", (letter) => `${letter.origin_topic} ${letter.origin_partition}/${letter.origin_offset}`],
       ["Became", became],
-    ], told.letters, { empty: "No dead letter is meant. Every message could be decided, or retention took it.", key: (letter) => letter.place })),
+    ], told.letters, { empty: "No dead letter matches. Every message could be decided, or retention took it.", key: (letter) => letter.place })),
   ];
 }
 

@@ -19,6 +19,6 @@ export function topics({ body, signal }) {
       ["Found", (each) => each.found],
       ["Promise", (each) => each.promise, "wide"],
       ["What to do", (each) => each.remedy, "wide"],
-    ], found.broken_promises, { empty: "Every setting keeps its promise." })),
+    ], found.broken_promises, { empty: "No topic setting conflicts with the delivery guarantees." })),
   ]);
 }
