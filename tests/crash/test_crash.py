@@ -114,7 +114,8 @@ async def test_the_matrix_fails_without_a_protection(
     cell, promises = DIRECTED[form]
     order = Order([cell], 3, SEED, rate=100, drain_seconds=10, broken=form)
 
-    result = await _run(mortal, fresh, order, tmp_path)
+    # One job alone: the records of the others stay unread, and would be waited for.
+    result = await _run(mortal, fresh.model_copy(update={"order_seconds": 0.5}), order, tmp_path)
 
     assert promises & set(result.verdict.counts), summary(result)
 

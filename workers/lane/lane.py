@@ -116,11 +116,11 @@ class Lane:
 
     async def _open(self) -> None:
         self._health.opens()
-        await self._admission.open(len(self._consumer.partitions_for_topic(self._tp.topic) or ()))
         await self._row.look()
         await self._producers.start()
         stored, self._as_of = await self._row.take()
         self._stored = stored or 0
+        await self._admission.open(len(self._consumer.partitions_for_topic(self._tp.topic) or ()))
         found = await topic_ids(self._admin, [self._tp.topic])
         topic_id = check_topic(self._tp, found.get(self._tp.topic), self._row.topic_id, stored)
         await self._ended.publish(self._producers, self._health.steps)
