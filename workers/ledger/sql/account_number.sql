@@ -1,7 +1,7 @@
 -- murmur2 of some bytes as Java's client computes it (org.apache.kafka.common.utils.Utils), without its sign.
 --
 -- In SQL, so that migrations and all workers number accounts alike, and what exists can be set right where it is. It is
--- slow beside a request (some 10 us): it is called for accounts never seen before.
+-- slow beside a request: it is called for accounts never seen before.
 create or replace function murmur2(p_bytes bytea)
 returns bigint
 language plpgsql immutable strict parallel safe
