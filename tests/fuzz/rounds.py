@@ -29,7 +29,8 @@ from workers.ops.lag import read_lag
 __all__ = ["EVERYTHING_THROUGH", "Fuzz", "fuzzing"]
 
 # Whatever would stop a worker for the share of its input that is malformed: here, nearly all of it is, on purpose.
-EVERYTHING_THROUGH: dict[str, object] = {"dead_letter_share": 1.0}
+# And a lane that has to wait for another one waits: an answer that is not final would be none.
+EVERYTHING_THROUGH: dict[str, object] = {"dead_letter_share": 1.0, "order_seconds": 60.0}
 
 _ROUND_SECONDS = 300.0
 _OUTPUT = (SEND_RESULTS, CREDIT_EVENTS, DEAD_LETTERS)
