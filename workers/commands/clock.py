@@ -8,6 +8,7 @@ import typer
 from workers.commands.options import (
     INSTANT_FORMATS,
     ActorOption,
+    DryRunOption,
     JsonOption,
     ReasonOption,
     YesOption,
@@ -27,13 +28,10 @@ from workers.ops.operations import Operator
 
 __all__ = ["clock"]
 
-clock = typer.Typer(
-    help="Lanes' clocks: records whose broker's time is far ahead, and the way back.", no_args_is_help=True
-)
+clock = typer.Typer(no_args_is_help=True, add_completion=False)
 
 _Worker = Annotated[WorkerName, typer.Argument(help="The worker whose lane holds the record.")]
 _Partition = Annotated[int, typer.Argument(min=0, help="The lane's partition.")]
-_DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and change nothing.")]
 
 
 @clock.command("show")
@@ -58,7 +56,7 @@ def accept_command(  # noqa: PLR0913 - one parameter an option
     by: ActorOption = None,
     because: ReasonOption = None,
     *,
-    dry_run: _DryRun = False,
+    dry_run: DryRunOption = False,
     yes: YesOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -80,7 +78,7 @@ def set_aside_command(  # noqa: PLR0913 - one parameter an option
     by: ActorOption = None,
     because: ReasonOption = None,
     *,
-    dry_run: _DryRun = False,
+    dry_run: DryRunOption = False,
     yes: YesOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -122,7 +120,7 @@ def set_back_command(  # noqa: PLR0913 - one parameter an option
     by: ActorOption = None,
     because: ReasonOption = None,
     *,
-    dry_run: _DryRun = False,
+    dry_run: DryRunOption = False,
     yes: YesOption = False,
     json: JsonOption = False,
 ) -> None:

@@ -13,6 +13,7 @@ from schemas.results import DeadLetterReason
 from workers.commands.options import (
     INSTANT_FORMATS,
     ActorOption,
+    DryRunOption,
     JsonOption,
     ReasonOption,
     YesOption,
@@ -118,7 +119,7 @@ def redrive_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     *,
     again: Annotated[bool, typer.Option("--again", help="Include messages already sent back or answered.")] = False,
     anyway: Annotated[bool, typer.Option("--anyway", help="Include messages that would fail again.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and change nothing.")] = False,
+    dry_run: DryRunOption = False,
     yes: YesOption = False,
     json: JsonOption = False,
 ) -> None:

@@ -14,6 +14,7 @@ from workers.commands.running import Exit, fail
 __all__ = [
     "INSTANT_FORMATS",
     "ActorOption",
+    "DryRunOption",
     "JsonOption",
     "ReasonOption",
     "YesOption",
@@ -28,6 +29,7 @@ __all__ = [
 INSTANT_FORMATS = ["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S.%f%z", "%Y-%m-%d"]
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show the plan and change nothing.")]
 YesOption = Annotated[bool, typer.Option("--yes", help="Skip the confirmation.")]
 ActorOption = Annotated[str | None, typer.Option(help="Who acts, for the record; default: the user's name.")]
 ReasonOption = Annotated[str | None, typer.Option(help="The reason, for the record. Required except for a dry run.")]

@@ -15,6 +15,7 @@ from schemas.envelope import encode
 from workers.commands.options import (
     INSTANT_FORMATS,
     ActorOption,
+    DryRunOption,
     JsonOption,
     ReasonOption,
     YesOption,
@@ -69,7 +70,6 @@ _CorrectionsOption = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Write adjustments that would set the live books right, for `publish`."),
 ]
-_DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show the plan and change nothing.")]
 
 
 def rebuild_command(  # noqa: PLR0913, PLR0917 - one parameter an option
@@ -81,7 +81,7 @@ def rebuild_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     because: ReasonOption = None,
     *,
     partial: _PartialOption = False,
-    dry_run: _DryRunOption = False,
+    dry_run: DryRunOption = False,
     yes: YesOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -120,7 +120,7 @@ def shadow_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     because: ReasonOption = None,
     *,
     partial: _PartialOption = False,
-    dry_run: _DryRunOption = False,
+    dry_run: DryRunOption = False,
     yes: YesOption = False,
     json: JsonOption = False,
 ) -> None:

@@ -12,6 +12,7 @@ from infra.terminal import error_console, progress_of
 from workers.commands.options import (
     INSTANT_FORMATS,
     ActorOption,
+    DryRunOption,
     JsonOption,
     ReasonOption,
     YesOption,
@@ -53,7 +54,7 @@ def reemit_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     *,
     everything: Annotated[bool, typer.Option("--all", help="All stored events.")] = False,
     anew: Annotated[bool, typer.Option("--anew", help="From the first one, also where the same was stopped.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and change nothing.")] = False,
+    dry_run: DryRunOption = False,
     yes: YesOption = False,
     json: JsonOption = False,
 ) -> None:

@@ -12,6 +12,7 @@ from infra.terminal import error_console
 from workers.commands.options import (
     INSTANT_FORMATS,
     ActorOption,
+    DryRunOption,
     JsonOption,
     ReasonOption,
     YesOption,
@@ -59,7 +60,7 @@ def rewind_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     ] = False,
     drain: Annotated[bool, typer.Option("--drain", help="Wait until the group's workers have stopped.")] = False,
     drain_seconds: Annotated[float, typer.Option(min=1, max=86_400, help="How long to wait for the workers.")] = 300,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and change nothing.")] = False,
+    dry_run: DryRunOption = False,
     yes: YesOption = False,
     json: JsonOption = False,
 ) -> None:
