@@ -38,7 +38,7 @@ ROOMS = {
     "ops/lag": {"telemetry", "topology"},
     "ops/books": {"ledger", "telemetry", "topology"},
     "ops": {"ops/books"},
-    "ops/topics": {"ops"},
+    "ops/topics": {"ops", "topology"},
     "ops/clock": {"ledger", "ops", "ops/books", "topology"},
     "ops/compare": {"ledger", "ops/books", "topology"},
     "ops/dead_letters": {"jobs", "ledger", "ops"},

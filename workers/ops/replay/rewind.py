@@ -15,7 +15,8 @@ from infra.settings import Settings
 from workers.ops.group_offsets import set_offsets, wait_until_empty
 from workers.ops.operations import Intent, OngoingOperation, Operator, RefusedError, recorded_operation
 from workers.ops.replay.rewind_plan import RewindOptions, RewindPlan, plan_rewind
-from workers.ops.replay.rewind_target import VERB, RewindTarget, group_of, topic_of
+from workers.ops.replay.rewind_target import VERB, RewindTarget
+from workers.topology import GROUP_OF, TOPIC_OF
 
 __all__ = ["rewind"]
 
@@ -50,7 +51,7 @@ async def rewind(  # noqa: PLR0913 - what, how and by whom, and how to stop it
         NotSetUpError, KafkaError, OSError, asyncpg.PostgresError: when the rewind fails; the same command resumes it.
 
     """
-    group = group_of(plan.worker)
+    group = GROUP_OF[TOPIC_OF[plan.worker]]
     arguments = {
         "worker": plan.worker.value,
         "publish_again": options.publish_again,
@@ -75,7 +76,7 @@ async def _set_offsets(settings: Settings, operation: OngoingOperation, plan: Re
     # Saved first, so that a rewind killed after this line can be undone.
     operation.result |= {"moves": [move.summary() for move in plan.moves], "set": False}
     await operation.save_progress()
-    group, topic = group_of(plan.worker), topic_of(plan.worker)
+    group, topic = GROUP_OF[TOPIC_OF[plan.worker]], TOPIC_OF[plan.worker]
     offsets = {TopicPartition(topic, move.partition): move.target for move in plan.moves}
     if offsets:
         await _announce_offsets(settings, group, offsets)

@@ -22,10 +22,10 @@ from workers.ops.replay.rewind_target import (
     RewindTarget,
     TargetKind,
     find_targets,
-    group_of,
     move_problem,
     read_partition_states,
 )
+from workers.topology import GROUP_OF, TOPIC_OF
 
 __all__ = ["OffsetMove", "RewindOptions", "RewindPlan", "plan_rewind"]
 
@@ -88,7 +88,7 @@ class RewindPlan:
     def summary(self) -> dict[str, Any]:
         """Return the plan for JSON."""
         return {
-            "group": group_of(self.worker),
+            "group": GROUP_OF[TOPIC_OF[self.worker]],
             "moves": [move.summary() for move in self.moves],
             "records": self.records,
             "seconds": round(self.seconds, 1),
@@ -120,7 +120,7 @@ async def plan_rewind(
 
     """
     async with admin_client(settings) as admin:
-        group = await describe_group(admin, group_of(worker))
+        group = await describe_group(admin, GROUP_OF[TOPIC_OF[worker]])
     async with open_books(settings) as connection:
         places = await read_partition_states(settings, connection, worker, target.partitions)
         if targets is None:

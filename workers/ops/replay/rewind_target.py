@@ -26,10 +26,8 @@ __all__ = [
     "RewindTarget",
     "TargetKind",
     "find_targets",
-    "group_of",
     "move_problem",
     "read_partition_states",
-    "topic_of",
 ]
 
 VERB = "rewind"
@@ -69,16 +67,6 @@ class PartitionState(NamedTuple):
     since: datetime | None = None  # its rows of the topic as it is have a later as_of; None: all have
 
 
-def topic_of(worker: WorkerName) -> str:
-    """Return the input topic of a worker."""
-    return TOPIC_OF[worker]
-
-
-def group_of(worker: WorkerName) -> str:
-    """Return the consumer group of a worker."""
-    return GROUP_OF[TOPIC_OF[worker]]
-
-
 async def read_partition_states(
     settings: Settings, connection: Connection, worker: WorkerName, partitions: Sequence[int]
 ) -> dict[int, PartitionState]:
@@ -89,7 +77,7 @@ async def read_partition_states(
         NotSetUpError: when the topic does not exist.
 
     """
-    topic, group = topic_of(worker), group_of(worker)
+    topic, group = TOPIC_OF[worker], GROUP_OF[TOPIC_OF[worker]]
     async with admin_client(settings) as admin:
         count = (await count_partitions(admin, [topic]))[topic]
         if unknown := [number for number in partitions if number >= count]:
@@ -146,7 +134,7 @@ async def find_targets(
 async def _find_time(
     settings: Settings, connection: Connection, worker: WorkerName, time: datetime, places: Mapping[int, PartitionState]
 ) -> dict[int, int]:
-    topic = topic_of(worker)
+    topic = TOPIC_OF[worker]
     asked = -(-(time - EPOCH) // timedelta(milliseconds=1))  # rounded up, so that no earlier record is included
     taken = [await _newest_deleted(connection, worker, place) for place in places.values()]
     if (newest := max(filter(None, taken), default=None)) is not None and newest >= time:
@@ -222,12 +210,12 @@ async def _find_start_of_rewind(
     moves = row["result"].get("moves", [])
     ended = await connection.fetch(
         "select distinct partition from ended_topics where consumer_group = $1 and ended_at > $2",
-        group_of(worker),
+        GROUP_OF[TOPIC_OF[worker]],
         row["started_at"],
     )
     if gone := sorted({each["partition"] for each in ended} & {each["partition"] for each in moves} & set(places)):
         raise RefusedError(
-            f"operation {number} was of another topic: {topic_of(worker)} was created again since, or lost records, as"
+            f"operation {number} was of another topic: {TOPIC_OF[worker]} was created again since, or lost records, as"
             f" partition {gone[0]} has it; its offsets are none of the topic as it is"
         )
     return {each["partition"]: each["from"] for each in moves if each["partition"] in places}

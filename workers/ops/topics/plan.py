@@ -20,10 +20,11 @@ from infra.kafka.clients import MAX_RECORD_BYTES, admin_client, committed_offset
 from infra.kafka.topic_ids import topic_ids
 from infra.postgres import connect_database
 from infra.settings import RecordTime, Settings
-from schemas.catalogue import CATALOGUE, DEAD_LETTERS, INPUT_TOPICS, TOPICS
+from schemas.catalogue import DEAD_LETTERS, INPUT_TOPICS, TOPICS
 from workers.ops.group_offsets import describe_group
 from workers.ops.topics.ended import UNPUBLISHED_AT_MOST, EndedTopic, end_topic, find_ended, start_lanes
 from workers.ops.topics.numbering import number_accounts, plan_numbering
+from workers.topology import GROUP_OF
 
 __all__ = [
     "DAY_MS",
@@ -120,7 +121,7 @@ async def plan_topics(settings: Settings) -> list[TopicChange]:
                 changes.append(TopicChange("set", topic, text, own | config))
         ended = await find_ended(settings, admin, existing)
         changes += [
-            TopicChange("renew", topic, each.text, group=_group_of(topic), starts=each.starts)
+            TopicChange("renew", topic, each.text, group=GROUP_OF[topic], starts=each.starts)
             for topic, each in ended.items()
         ]
         changes += await _plan_groups(settings, admin, existing, ended)
@@ -149,7 +150,7 @@ async def _plan_groups(
     changes = []
     unpublished = await _unpublished_by_books(settings)
     for topic in INPUT_TOPICS:
-        group = _group_of(topic)
+        group = GROUP_OF[topic]
         places = partitions_of(topic, settings.topic_partitions)
         known = await _committed(admin, group, places) if topic in existing else {}
         renewed = ended[topic].starts if topic in ended else {}
@@ -276,10 +277,6 @@ async def _start_group(settings: Settings, admin: AIOKafkaAdminClient, change: T
                 await asyncio.sleep(0.2)  # members that are gone are being counted out
             else:
                 return
-
-
-def _group_of(topic: str) -> str:
-    return next(row.group for row in CATALOGUE if row.topic == topic) or ""
 
 
 def _count(number: int, what: str) -> str:
