@@ -12,8 +12,8 @@ from pydantic import SecretStr
 from infra.local.ports import reserve
 from infra.settings import Settings, SettingsError, load_settings
 from tests.console.scene import OPERATOR, READER, a_console
-from workers.console.access import Access, Role, TooManyAttemptsError, WrongTokenError, access_of
-from workers.console.parameters import BadRequestError, instant, number, options, selection
+from workers.console.access import Access, Role, TooManyAttemptsError, WrongTokenError, load_access
+from workers.console.parameters import BadRequestError, parse_filter, parse_instant, parse_number, parse_options
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +145,7 @@ def test_elsewhere_than_on_loopback_it_is_not_served_without_a_readers_token(now
     """Nor with one that is guessed at once, or twice the same, or in a file that is not there."""
 
     def access(**changes: Any) -> Access:
-        return access_of(nowhere.model_copy(update=changes))
+        return load_access(nowhere.model_copy(update=changes))
 
     file = tmp_path / "token"
     file.write_text(f"{READER}\n")
@@ -188,8 +188,8 @@ def test_who_tried_tokens_is_not_remembered_without_end() -> None:
         with pytest.raises(WrongTokenError):
             access.role_of("no", f"10.0.{nth // 256}.{nth % 256}")
 
-    assert 1000 == len(access._wrong)
-    assert "10.0.4.75" in access._wrong
+    assert 1000 == len(access._wrong_attempts)
+    assert "10.0.4.75" in access._wrong_attempts
 
 
 def test_a_session_ends() -> None:
@@ -198,12 +198,12 @@ def test_a_session_ends() -> None:
     access = Access(None, OPERATOR, open_to_all=True, clock=lambda: now[0])
     key, session = access.sign_in(OPERATOR, "maria", "::1")
     other, _ = access.sign_in(OPERATOR, "otto", "::1")
-    assert access.session(key) == session
+    assert access.find_session(key) == session
     access.sign_out(other)
-    assert Role.READER is access.session(other).role
+    assert Role.READER is access.find_session(other).role
     now[0] = 12 * 3600 + 1
 
-    assert Role.READER is access.session(key).role
+    assert Role.READER is access.find_session(key).role
     with pytest.raises(WrongTokenError):
         Access(None, None, open_to_all=True).role_of("", "::1")
 
@@ -211,20 +211,20 @@ def test_a_session_ends() -> None:
 @pytest.mark.parametrize(
     ("check", "given"),
     [
-        (selection, {"topic": "another"}),
-        (selection, {"reason": "none"}),
-        (selection, {"after": "yesterday"}),
-        (selection, {"partition": "-1"}),
-        (selection, {"account": ["a"]}),
-        (selection, {"account": "a" * 2000}),
-        (options, {"rate": 0}),
-        (options, {"rate": "fast"}),
-        (options, {"rate": True}),
-        (options, {"again": 1}),
-        (options, {"limit": 0}),
-        (lambda given: number(given, "n"), {"n": 2**60}),
-        (lambda given: number(given, "n"), {"n": 1.5}),
-        (lambda given: instant(given, "t"), {"t": "0001-01-01T00:00:00+23:00"}),
+        (parse_filter, {"topic": "another"}),
+        (parse_filter, {"reason": "none"}),
+        (parse_filter, {"after": "yesterday"}),
+        (parse_filter, {"partition": "-1"}),
+        (parse_filter, {"account": ["a"]}),
+        (parse_filter, {"account": "a" * 2000}),
+        (parse_options, {"rate": 0}),
+        (parse_options, {"rate": "fast"}),
+        (parse_options, {"rate": True}),
+        (parse_options, {"again": 1}),
+        (parse_options, {"limit": 0}),
+        (lambda given: parse_number(given, "n"), {"n": 2**60}),
+        (lambda given: parse_number(given, "n"), {"n": 1.5}),
+        (lambda given: parse_instant(given, "t"), {"t": "0001-01-01T00:00:00+23:00"}),
     ],
 )
 def test_a_wrong_parameter_is_named(check: Any, given: dict[str, Any]) -> None:

@@ -269,7 +269,7 @@ async def test_kafka_that_is_away_is_said_beside_what_the_books_know(browser: Br
     ):
         await tab.go("#/")
         await tab.see("Kafka does not answer", "#connection")
-        await tab.see("cannot be told while Kafka does not answer")
+        await tab.see("unknown while Kafka does not answer")
         await tab.go("#/topics")
         await tab.see("Kafka cannot be reached")
         await tab.go(f"#/account?id={scene.account}")

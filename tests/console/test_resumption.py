@@ -10,8 +10,8 @@ import typer.main
 
 from infra.settings import load_settings
 from workers.cli import app
-from workers.console.jobs import Jobs
-from workers.console.resumption import command_of, redrive_of, reemission_of, rerun_of, rewind_of
+from workers.console.operation_runner import OperationRunner
+from workers.console.resumption import parse_rebuild, parse_redrive, parse_reemit, parse_rewind, resume_command
 from workers.ops.dead_letters.redrive_plan import RedriveOptions
 from workers.ops.operations import Operation, RefusedError
 from workers.ops.replay.rebuild_plan import RebuildRequest
@@ -31,15 +31,13 @@ def operation(arguments: dict[str, Any], plan: dict[str, Any], verb: str = "redr
 def test_what_was_asked_for_is_read_back_from_its_record() -> None:
     """As it was; what another version wrote is refused."""
     given = {"selection": {"reason": "unknown_plan", "after": "2026-01-31T00:00:00+00:00"}}
-    chosen, how = redrive_of(operation(given | {"rate": 5.0, "limit": None, "again": True, "anyway": False}, {}))
+    chosen, how = parse_redrive(operation(given | {"rate": 5.0, "limit": None, "again": True, "anyway": False}, {}))
     assert ("unknown_plan", NOW) == (chosen.reason, chosen.after)
     assert RedriveOptions(5.0, None, again=True) == how
-    rows, to, rate = reemission_of(
-        operation({"selection": {"worker": "send", "partition": 3}, "to": None}, {"rate": 9})
-    )
+    rows, to, rate = parse_reemit(operation({"selection": {"worker": "send", "partition": 3}, "to": None}, {"rate": 9}))
     assert ("send", 3, None, 9.0) == (rows.worker, rows.partition, to, rate)
     for wrong in ({}, {"selection": {"colour": "red"}, "to": None}, {"selection": {"reason": "none"}}):
-        for read in (redrive_of, reemission_of):
+        for read in (parse_redrive, parse_reemit):
             with pytest.raises(RefusedError, match="operation 7"):
                 read(operation(wrong, {"rate": 1}))
 
@@ -73,10 +71,10 @@ def test_a_run_whose_books_are_a_schema_goes_on_from_here() -> None:
     )
     kept = rerun(asked, {"lost_to_retention": 3})
 
-    assert asked == rerun_of(SETTINGS, kept)
-    assert Jobs(SETTINGS).may_resume(kept)
-    assert not Jobs(SETTINGS).may_resume(replace(kept, status="done"))
-    given = parsed(command_of(SETTINGS, kept))
+    assert asked == parse_rebuild(SETTINGS, kept)
+    assert OperationRunner(SETTINGS).can_resume(kept)
+    assert not OperationRunner(SETTINGS).can_resume(replace(kept, status="done"))
+    given = parsed(resume_command(SETTINGS, kept))
     assert ("other", ["plans.*.rollover=false"], NOW, True) == tuple(
         given[name] for name in ("schema", "changes", "since", "partial")
     )
@@ -89,16 +87,16 @@ def test_a_run_into_another_database_is_gone_on_with_by_its_command() -> None:
     for schema in (None, "mine"):
         kept = rerun(RebuildRequest("replay rebuild", url=there, schema=schema))
         with pytest.raises(RefusedError, match="another database"):
-            rerun_of(SETTINGS, kept)
-        assert not Jobs(SETTINGS).may_resume(kept)
-        command = command_of(SETTINGS, kept)
+            parse_rebuild(SETTINGS, kept)
+        assert not OperationRunner(SETTINGS).can_resume(kept)
+        command = resume_command(SETTINGS, kept)
         assert "secret" not in str(command)
         given = parsed(command)
         assert ("postgresql://...@there:5432/other", schema) == (given["database"], given.get("schema"))
     kept = rerun(RebuildRequest("replay rebuild", schema="other"))
     kept.arguments["catalogues_sha256"] = ["0", "0"]
     with pytest.raises(RefusedError, match="catalogues have changed"):
-        rerun_of(SETTINGS, kept)
+        parse_rebuild(SETTINGS, kept)
 
 
 @pytest.mark.parametrize(
@@ -112,10 +110,10 @@ def test_a_run_into_another_database_is_gone_on_with_by_its_command() -> None:
 def test_a_rewind_is_read_back_as_it_was_asked_for(target: RewindTarget, option: str) -> None:
     """Where to and how; one that was set has nothing left."""
     kept = rewind(target, publish_again=True)
-    assert ("send", target, RewindOptions(publish_again=True)) == rewind_of(kept)
-    assert Jobs(SETTINGS).may_resume(kept)
-    assert not Jobs(SETTINGS).may_resume(replace(kept, result={"set": True}))
-    given = parsed(command_of(SETTINGS, kept))
+    assert ("send", target, RewindOptions(publish_again=True)) == parse_rewind(kept)
+    assert OperationRunner(SETTINGS).can_resume(kept)
+    assert not OperationRunner(SETTINGS).can_resume(replace(kept, result={"set": True}))
+    given = parsed(resume_command(SETTINGS, kept))
     assert ("send", target.value, list(target.partitions), True) == (
         given["worker"],
         given[option],
@@ -127,5 +125,5 @@ def test_a_rewind_is_read_back_as_it_was_asked_for(target: RewindTarget, option:
 def test_a_record_that_is_not_known_has_no_command_and_is_not_gone_on_with() -> None:
     """A verb of another version, or its words."""
     for kept in (operation({}, {}, "mend"), operation({}, {}, "rewind"), operation({}, {}, "replay rebuild")):
-        assert command_of(SETTINGS, kept) is None
-        assert not Jobs(SETTINGS).may_resume(kept)
+        assert resume_command(SETTINGS, kept) is None
+        assert not OperationRunner(SETTINGS).can_resume(kept)

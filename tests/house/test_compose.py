@@ -15,7 +15,7 @@ import yaml
 from infra.local.artifacts import read_lock
 from infra.local.postgres_server import TUNING
 from infra.settings import Settings, load_settings
-from workers.console.access import access_of
+from workers.console.access import load_access
 from workers.console.health import probe_addresses
 
 ROOT = Path(__file__).parents[2]
@@ -107,8 +107,8 @@ def test_the_console_is_served_with_tokens_and_asks_each_worker(compose: dict[st
     read = {name.removeprefix("INMAIL_").lower(): value for name, value in (given | tokens).items()}
     settings = load_settings(**{n: v for n, v in read.items() if n.startswith("console_")})
 
-    assert not access_of(settings).open_to_all
-    assert access_of(settings).operator_token is not None
+    assert not load_access(settings).open_to_all
+    assert load_access(settings).operator_token is not None
     assert {name: f"{name}:{given['INMAIL_HEALTH_PORT']}" for name in WORKERS} == probe_addresses(settings)
     assert compose["services"]["console"]["ports"][0].endswith(f":{settings.console_port}")
 

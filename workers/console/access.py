@@ -12,15 +12,15 @@ from time import monotonic
 
 from infra.settings import Settings, SettingsError
 
-__all__ = ["Access", "Role", "Session", "TooManyAttemptsError", "WrongTokenError", "access_of", "is_loopback"]
+__all__ = ["Access", "Role", "Session", "TooManyAttemptsError", "WrongTokenError", "is_loopback", "load_access"]
 
 _SESSION_SECONDS = 12 * 3600.0
-_SESSIONS_AT_MOST = 1000
-_ATTEMPTS = 10  # with a wrong token, in a minute, from one address
-_ATTEMPTS_SECONDS = 60.0
-_CALLERS_AT_MOST = 1000  # addresses that are remembered for wrong tokens
+_MAX_SESSIONS = 1000
+_MAX_ATTEMPTS = 10  # with a wrong token, in a minute, from one address
+_ATTEMPT_WINDOW_SECONDS = 60.0
+_MAX_CALLERS = 1000  # addresses that are remembered for wrong tokens
 _NETWORK_BITS = 64  # of an IPv6 address: what one caller commonly has all to itself
-_TOKEN_CHARACTERS = 16  # at least: it is all that stands between the network and the ledger
+_MIN_TOKEN_CHARACTERS = 16  # at least: it is all that stands between the network and the ledger
 
 
 class Role(IntEnum):
@@ -58,7 +58,7 @@ class Access:
     open_to_all: bool  # whether looking needs no token
     clock: Callable[[], float] = monotonic
     _sessions: dict[str, Session] = field(default_factory=dict)
-    _wrong: "OrderedDict[str, deque[float]]" = field(default_factory=OrderedDict)  # when, by who came
+    _wrong_attempts: "OrderedDict[str, deque[float]]" = field(default_factory=OrderedDict)  # when, by who came
 
     def role_of(self, token: str, address: str) -> Role:
         """Return what a token lets do.
@@ -72,23 +72,23 @@ class Access:
             TooManyAttemptsError: when there were too many of those from that address in the last minute.
 
         """
-        now, caller = self.clock(), _caller(address)
-        wrong = self._wrong.get(caller)
-        if wrong is not None and len(wrong) == _ATTEMPTS and now - wrong[0] < _ATTEMPTS_SECONDS:
+        now, caller = self.clock(), _caller_key(address)
+        attempts = self._wrong_attempts.get(caller)
+        if attempts is not None and len(attempts) == _MAX_ATTEMPTS and now - attempts[0] < _ATTEMPT_WINDOW_SECONDS:
             raise TooManyAttemptsError("too many wrong tokens from your address: wait a minute")
         # Both are compared whatever the first says, each in constant time: neither can be guessed a letter at a time.
-        reads, acts = _same(token, self.reader_token), _same(token, self.operator_token)
-        if not (reads or acts):
-            self._note_wrong(caller, now)
+        is_reader, is_operator = _tokens_match(token, self.reader_token), _tokens_match(token, self.operator_token)
+        if not (is_reader or is_operator):
+            self._record_wrong_token(caller, now)
             raise WrongTokenError("that is no token of this console")
-        return Role.OPERATOR if acts else Role.READER
+        return Role.OPERATOR if is_operator else Role.READER
 
-    def _note_wrong(self, caller: str, now: float) -> None:
+    def _record_wrong_token(self, caller: str, now: float) -> None:
         """Remember a wrong token, the callers in the order of their last one: the table cannot grow without end."""
-        self._wrong.setdefault(caller, deque(maxlen=_ATTEMPTS)).append(now)
-        self._wrong.move_to_end(caller)
-        while len(self._wrong) > _CALLERS_AT_MOST:
-            self._wrong.popitem(last=False)
+        self._wrong_attempts.setdefault(caller, deque(maxlen=_MAX_ATTEMPTS)).append(now)
+        self._wrong_attempts.move_to_end(caller)
+        while len(self._wrong_attempts) > _MAX_CALLERS:
+            self._wrong_attempts.popitem(last=False)
 
     def sign_in(self, token: str, actor: str, address: str) -> tuple[str, Session]:
         """Begin a session; return its secret id, for the cookie, and what it is.
@@ -99,8 +99,8 @@ class Access:
         """
         role = self.role_of(token, address)
         now = self.clock()
-        self._sessions = {key: each for key, each in self._sessions.items() if each.ends_at > now}
-        if len(self._sessions) >= _SESSIONS_AT_MOST:
+        self._sessions = {key: session for key, session in self._sessions.items() if session.ends_at > now}
+        if len(self._sessions) >= _MAX_SESSIONS:
             self._sessions.pop(next(iter(self._sessions)))
         key = secrets.token_urlsafe(32)
         self._sessions[key] = Session(role, actor, secrets.token_urlsafe(32), now + _SESSION_SECONDS)
@@ -110,7 +110,7 @@ class Access:
         """End a session."""
         self._sessions.pop(key, None)
 
-    def session(self, key: str | None) -> Session:
+    def find_session(self, key: str | None) -> Session:
         """Return the session of a cookie; without one, what anybody may do."""
         found = self._sessions.get(key or "")
         if found is not None and found.ends_at > self.clock():
@@ -118,7 +118,7 @@ class Access:
         return Session(Role.READER if self.open_to_all else Role.NOBODY)
 
 
-def _caller(address: str) -> str:
+def _caller_key(address: str) -> str:
     """Return whom an address stands for: in IPv6 its network, since its owner can take any address of that."""
     try:
         found = ip_address(address)
@@ -131,8 +131,8 @@ def _caller(address: str) -> str:
     return f"{int(found) >> (128 - _NETWORK_BITS):x}/{_NETWORK_BITS}"
 
 
-def _same(given: str, token: str | None) -> bool:
-    return compare_digest(given.encode(errors="replace"), (token or "").encode()) and bool(token)
+def _tokens_match(candidate: str, token: str | None) -> bool:
+    return compare_digest(candidate.encode(errors="replace"), (token or "").encode()) and bool(token)
 
 
 def is_loopback(address: str) -> bool:
@@ -143,14 +143,14 @@ def is_loopback(address: str) -> bool:
         return address == "localhost"
 
 
-def access_of(settings: Settings) -> Access:
+def load_access(settings: Settings) -> Access:
     """Return the access that the settings give.
 
     Raises:
         SettingsError: when a token is missing where it is needed, too short, given twice, or its file cannot be read.
 
     """
-    reader, operator = _token(settings, "console_reader_token"), _token(settings, "console_operator_token")
+    reader, operator = _load_token(settings, "console_reader_token"), _load_token(settings, "console_operator_token")
     loopback = is_loopback(settings.console_address)
     if not loopback and reader is None:
         raise SettingsError(
@@ -162,7 +162,7 @@ def access_of(settings: Settings) -> Access:
     return Access(reader, operator, open_to_all=loopback and reader is None)
 
 
-def _token(settings: Settings, name: str) -> str | None:
+def _load_token(settings: Settings, name: str) -> str | None:
     secret, file = getattr(settings, name), getattr(settings, f"{name}_file")
     variable = f"INMAIL_{name.upper()}"
     if secret is not None and file is not None:
@@ -176,6 +176,6 @@ def _token(settings: Settings, name: str) -> str | None:
         token = secret.get_secret_value()
     else:
         return None
-    if len(token) < _TOKEN_CHARACTERS:
-        raise SettingsError(f"{variable}: expected at least {_TOKEN_CHARACTERS} characters")
+    if len(token) < _MIN_TOKEN_CHARACTERS:
+        raise SettingsError(f"{variable}: expected at least {_MIN_TOKEN_CHARACTERS} characters")
     return token

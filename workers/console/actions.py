@@ -9,26 +9,26 @@ from aiohttp import web
 
 from workers.console import parameters
 from workers.console.access import Access, Role, Session
-from workers.console.api import RequestHandler, answer
-from workers.console.guard import SESSION, cookie_name, is_secure
-from workers.console.jobs import Jobs
+from workers.console.api import RequestHandler, json_response
+from workers.console.guard import SESSION, is_https, session_cookie_name
+from workers.console.operation_runner import OperationRunner
 from workers.console.problems import BadRequestError
-from workers.console.reading import QueryLimiter
+from workers.console.query_limiter import QueryLimiter
 from workers.ops.operations import Operation, Operator, read_operation
 
 __all__ = ["Actions"]
 
-_BODY_BYTES: Final = 16 * 1024
-_LONGER: Final = 4.0  # times the usual, to read all dead letters for a plan
+_MAX_BODY_BYTES: Final = 16 * 1024
+_PLAN_LIMITS: Final = 4.0  # times the usual, to read all dead letters for a plan
 
 
 @dataclass(slots=True)
 class Actions:
-    """What changes something. Each has passed the guards: it comes from our own page, of somebody who may."""
+    """What changes something. Each has passed the build_guards: it comes from our own page, of somebody who may."""
 
     access: Access
-    reading: QueryLimiter
-    jobs: Jobs
+    limiter: QueryLimiter
+    runner: OperationRunner
 
     def routes(self) -> dict[str, RequestHandler]:
         """Return what answers a POST to each path."""
@@ -42,30 +42,32 @@ class Actions:
 
     async def session(self, request: web.Request) -> web.Response:
         """Answer with who looks and what they may do."""
-        return answer(self._told(request[SESSION]))
+        return json_response(self._session_json(request[SESSION]))
 
     async def sign_in(self, request: web.Request) -> web.Response:
         """Begin a session with a token; who may act says a name, for the record."""
-        given, address = await _body(request), request.remote or ""
-        token, name = parameters.text(given, "token"), parameters.text(given, "name")
+        body, address = await _read_json_object(request), request.remote or ""
+        token, name = parameters.parse_text(body, "token"), parameters.parse_text(body, "name")
         if token is None:
             raise BadRequestError("token: it is missing")
         if name is None and self.access.role_of(token, address) is Role.OPERATOR:
             raise BadRequestError("name: say who you are, for the record")
         key, session = self.access.sign_in(token, name or "", address)
-        response = answer(self._told(session))
-        secure = is_secure(request)
-        response.set_cookie(cookie_name(request), key, httponly=True, samesite="Strict", secure=secure, path="/")
+        response = json_response(self._session_json(session))
+        secure = is_https(request)
+        response.set_cookie(
+            session_cookie_name(request), key, httponly=True, samesite="Strict", secure=secure, path="/"
+        )
         return response
 
     async def sign_out(self, request: web.Request) -> web.Response:
         """End the session."""
-        self.access.sign_out(request.cookies.get(cookie_name(request), ""))
-        response = answer(self._told(self.access.session(None)))
-        response.del_cookie(cookie_name(request), path="/")
+        self.access.sign_out(request.cookies.get(session_cookie_name(request), ""))
+        response = json_response(self._session_json(self.access.find_session(None)))
+        response.del_cookie(session_cookie_name(request), path="/")
         return response
 
-    def _told(self, session: Session) -> dict[str, Any]:
+    def _session_json(self, session: Session) -> dict[str, Any]:
         return {
             "role": session.role.name.lower(),
             "actor": session.actor,
@@ -76,62 +78,62 @@ class Actions:
 
     async def plan(self, request: web.Request) -> web.Response:
         """Answer with what a redrive would do."""
-        given = await _body(request)
-        selection, options = (
-            parameters.selection(_part(given, "selection")),
-            parameters.options(_part(given, "options")),
+        body = await _read_json_object(request)
+        letter_filter, options = (
+            parameters.parse_filter(_object_field(body, "selection")),
+            parameters.parse_options(_object_field(body, "options")),
         )
-        async with self.reading.slot(_LONGER) as settings:
-            return answer(await self.jobs.plan(settings, selection, options))
+        async with self.limiter.slot(_PLAN_LIMITS) as settings:
+            return json_response(await self.runner.plan(settings, letter_filter, options))
 
     async def redrive(self, request: web.Request) -> web.Response:
         """Begin a redrive that was planned."""
-        given = await _body(request)
-        plan = parameters.text(given, "plan")
+        body = await _read_json_object(request)
+        plan = parameters.parse_text(body, "plan")
         if plan is None:
             raise BadRequestError("plan: which one?")
-        return answer(await self.jobs.redrive(plan, _who(request, given)), status=202)
+        return json_response(await self.runner.redrive(plan, _parse_operator(request, body)), status=202)
 
     async def stop(self, request: web.Request) -> web.Response:
         """Ask an operation of this console to stop."""
-        found = await self._operation(request)
-        self.jobs.stop(found)
+        operation = await self._find_operation(request)
+        self.runner.stop(operation)
         log = structlog.get_logger("inmail.console")
-        log.info("operation_stopped", operation=found.operation, actor=request[SESSION].actor)
-        return answer({"operation": found.operation}, status=202)
+        log.info("operation_stopped", operation=operation.operation, actor=request[SESSION].actor)
+        return json_response({"operation": operation.operation}, status=202)
 
     async def resume(self, request: web.Request) -> web.Response:
         """Go on with an operation that was stopped, failed or broke off."""
-        who = _who(request, await _body(request))
-        found = await self._operation(request)
-        async with self.reading.slot(_LONGER) as settings:
-            return answer(await self.jobs.resume(settings, found, who), status=202)
+        operator = _parse_operator(request, await _read_json_object(request))
+        operation = await self._find_operation(request)
+        async with self.limiter.slot(_PLAN_LIMITS) as settings:
+            return json_response(await self.runner.resume(settings, operation, operator), status=202)
 
-    async def _operation(self, request: web.Request) -> Operation:
-        number = parameters.number(request.match_info, "operation", 1)
+    async def _find_operation(self, request: web.Request) -> Operation:
+        number = parameters.parse_number(request.match_info, "operation", 1)
         if number is None:
             raise BadRequestError("operation: expected a number")
-        async with self.reading.slot() as settings:
+        async with self.limiter.slot() as settings:
             return await read_operation(settings, number)
 
 
-def _who(request: web.Request, given: dict[str, Any]) -> Operator:
+def _parse_operator(request: web.Request, body: dict[str, Any]) -> Operator:
     """Return who acts, and why: both go on record."""
-    because = parameters.text(given, "because")
+    because = parameters.parse_text(body, "because")
     if because is None:
         raise BadRequestError("because: say why, for the record")
     return Operator(f"{request[SESSION].actor} (console)", because)
 
 
-async def _body(request: web.Request) -> dict[str, Any]:
+async def _read_json_object(request: web.Request) -> dict[str, Any]:
     """Return a request's JSON. Nothing else is taken: a form can be sent from anywhere."""
     if request.content_type != "application/json":
         raise BadRequestError("expected JSON")
-    data = await request.content.read(_BODY_BYTES + 1)
-    while len(data) <= _BODY_BYTES and (more := await request.content.read(_BODY_BYTES + 1)):
+    data = await request.content.read(_MAX_BODY_BYTES + 1)
+    while len(data) <= _MAX_BODY_BYTES and (more := await request.content.read(_MAX_BODY_BYTES + 1)):
         data += more
-    if len(data) > _BODY_BYTES:
-        raise BadRequestError(f"expected {_BODY_BYTES:,} bytes at most")
+    if len(data) > _MAX_BODY_BYTES:
+        raise BadRequestError(f"expected {_MAX_BODY_BYTES:,} bytes at most")
     try:
         document = json.loads(data or b"{}")
     except ValueError as error:
@@ -141,8 +143,8 @@ async def _body(request: web.Request) -> dict[str, Any]:
     return document
 
 
-def _part(given: dict[str, Any], name: str) -> dict[str, Any]:
-    part = given.get(name, {})
-    if not isinstance(part, dict):
+def _object_field(body: dict[str, Any], name: str) -> dict[str, Any]:
+    field = body.get(name, {})
+    if not isinstance(field, dict):
         raise BadRequestError(f"{name}: expected an object")
-    return part
+    return field

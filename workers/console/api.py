@@ -10,12 +10,12 @@ from pydantic_core import to_json
 from schemas.catalogue import INPUT_TOPICS
 from schemas.results import DeadLetterReason
 from workers.console import parameters
-from workers.console.jobs import Jobs
-from workers.console.letters import letter_json, row_json
+from workers.console.dead_letter_json import letter_json, letter_row_json
+from workers.console.operation_runner import OperationRunner
 from workers.console.problems import BadRequestError
-from workers.console.reading import QueryLimiter
-from workers.console.resumption import command_of
-from workers.console.watch import SystemMonitor
+from workers.console.query_limiter import QueryLimiter
+from workers.console.resumption import resume_command
+from workers.console.system_monitor import SystemMonitor
 from workers.ops.books.statement import read_statement
 from workers.ops.dead_letters.history import report_dead_letter, report_dead_letters
 from workers.ops.operations import Operation, list_operations, read_operation
@@ -23,29 +23,29 @@ from workers.ops.topics.plan import TopicsError, plan_topics
 from workers.ops.topics.promises import check_topics
 from workers.ops.trace.trace import Question, trace
 
-__all__ = ["Api", "RequestHandler", "answer"]
+__all__ = ["Api", "RequestHandler", "json_response"]
 
-_LETTERS: Final = 200  # that a page shows at most
-_LINES: Final = 500
-_REQUESTS: Final = 20
-_SEARCHED: Final = 20_000  # records of a partition that a trace looks through; the command looks further
-_LONGER: Final = 2.0  # times the usual, for what reads whole topics
+_MAX_LETTERS: Final = 200  # that a page shows at most
+_MAX_LINES: Final = 500
+_MAX_REQUESTS: Final = 20
+_SEARCHED_RECORDS: Final = 20_000  # records of a partition that a trace looks through; the command looks further
+_TOPIC_SCAN_LIMITS: Final = 2.0  # times the usual, for what reads whole topics
 
 RequestHandler = Callable[[web.Request], Awaitable[web.Response]]
 
 
-def answer(body: object, status: int = 200) -> web.Response:
+def json_response(body: object, status: int = 200) -> web.Response:
     """Return a body as JSON."""
     return web.Response(body=to_json(body), status=status, content_type="application/json", charset="utf-8")
 
 
 @dataclass(slots=True)
 class Api:
-    """Answers to what the page reads. What goes wrong is raised, and told by `tell_problems`."""
+    """Answers to what the page reads. What goes wrong is raised, and report by `tell_problems`."""
 
-    reading: QueryLimiter
-    watch: SystemMonitor
-    jobs: Jobs
+    limiter: QueryLimiter
+    monitor: SystemMonitor
+    runner: OperationRunner
 
     def routes(self) -> dict[str, RequestHandler]:
         """Return what answers each path."""
@@ -63,53 +63,53 @@ class Api:
 
     async def overview(self, _: web.Request) -> web.Response:
         """Answer with what was seen last, as the live stream tells it."""
-        return answer(self.watch.overview())
+        return json_response(self.monitor.overview_json())
 
     async def lag(self, request: web.Request) -> web.Response:
         """Answer with how every group of the cluster stands; with partitions and how they were of one, or of ours."""
-        group = parameters.text(request.query, "group")
-        return answer(self.watch.lags([group] if group is not None else []))
+        group = parameters.parse_text(request.query, "group")
+        return json_response(self.monitor.lag_json([group] if group is not None else []))
 
     async def account(self, request: web.Request) -> web.Response:
         """Answer with an account's lots and the newest lines of its statement."""
-        account = parameters.text(request.query, "id")
+        account = parameters.parse_text(request.query, "id")
         if account is None:
             raise BadRequestError("id: which account?")
-        async with self.reading.slot() as settings:
-            statement = await read_statement(settings, account, parameters.instant(request.query, "as_of"))
+        async with self.limiter.slot() as settings:
+            statement = await read_statement(settings, account, parameters.parse_instant(request.query, "as_of"))
         facts = statement.summary()
         lines = facts.pop("lines")
         assert isinstance(lines, list)  # noqa: S101 - as a statement's summary has it
-        return answer(facts | {"line_count": len(lines), "lines": lines[: -_LINES - 1 : -1]})
+        return json_response(facts | {"line_count": len(lines), "lines": lines[: -_MAX_LINES - 1 : -1]})
 
     async def request(self, request: web.Request) -> web.Response:
         """Answer with all that is known of a request or event, or of an account's last ones."""
-        id_ = parameters.uuid(request.query, "id")
-        account = parameters.text(request.query, "account")
+        id_ = parameters.parse_uuid(request.query, "id")
+        account = parameters.parse_text(request.query, "account")
         if id_ is None and account is None:
             raise BadRequestError("id: which request?")
-        async with self.reading.slot(_LONGER) as settings:
-            traced = await trace(settings, Question(id_, account, _REQUESTS, _SEARCHED))
+        async with self.limiter.slot(_TOPIC_SCAN_LIMITS) as settings:
+            traced = await trace(settings, Question(id_, account, _MAX_REQUESTS, _SEARCHED_RECORDS))
         summary = traced.summary()
-        summary["dead_letters"] = [letter_json(letter, fate) for letter, fate in traced.letters]
-        return answer(summary | {"searched": _SEARCHED})
+        summary["dead_letters"] = [letter_json(letter, history) for letter, history in traced.letters]
+        return json_response(summary | {"searched": _SEARCHED_RECORDS})
 
     async def dead_letters(self, request: web.Request) -> web.Response:
         """Answer with the newest dead letters that are meant, and how many there are by topic and reason."""
-        selection = parameters.selection(request.query)
-        last = parameters.number(request.query, "last", 1, _LETTERS) or _LETTERS
-        operation = parameters.number(request.query, "operation")
-        async with self.reading.slot(_LONGER) as settings:
-            told = await report_dead_letters(settings, selection, last, operation)
+        letter_filter = parameters.parse_filter(request.query)
+        last = parameters.parse_number(request.query, "last", 1, _MAX_LETTERS) or _MAX_LETTERS
+        operation = parameters.parse_number(request.query, "operation")
+        async with self.limiter.slot(_TOPIC_SCAN_LIMITS) as settings:
+            report = await report_dead_letters(settings, letter_filter, last, operation)
         counts = [
-            {"topic": topic, "reason": reason, "letters": n} for (topic, reason), n in sorted(told.counts.items())
+            {"topic": topic, "reason": reason, "letters": n} for (topic, reason), n in sorted(report.counts.items())
         ]
-        return answer(
+        return json_response(
             {
-                "letters": [row_json(letter, fate) for letter, fate in told.letters],
+                "letters": [letter_row_json(letter, history) for letter, history in report.letters],
                 "counts": counts,
-                "total": told.counts.total(),
-                "silent": told.silent,
+                "total": report.counts.total(),
+                "silent": report.silent,
                 "topics": INPUT_TOPICS,
                 "reasons": list(DeadLetterReason),
             }
@@ -117,44 +117,52 @@ class Api:
 
     async def dead_letter(self, request: web.Request) -> web.Response:
         """Answer with all of one dead letter."""
-        partition, offset = _number(request, "partition"), _number(request, "offset")
-        async with self.reading.slot(_LONGER) as settings:
-            told = await report_dead_letter(settings, partition, offset)
-        return answer(letter_json(*told.letters[0]) | {"silent": told.silent})
+        partition, offset = _require_number(request, "partition"), _require_number(request, "offset")
+        async with self.limiter.slot(_TOPIC_SCAN_LIMITS) as settings:
+            report = await report_dead_letter(settings, partition, offset)
+        return json_response(letter_json(*report.letters[0]) | {"silent": report.silent})
 
     async def operations(self, request: web.Request) -> web.Response:
         """Answer with what operators did, the newest first."""
-        last = parameters.number(request.query, "last", 1, 500) or 50
-        async with self.reading.slot() as settings:
-            found = await list_operations(settings, last)
-        return answer({"operations": [self._operation(each) for each in found]})
+        last = parameters.parse_number(request.query, "last", 1, 500) or 50
+        async with self.limiter.slot() as settings:
+            operations = await list_operations(settings, last)
+        return json_response({"operations": [self._operation_json(each) for each in operations]})
 
     async def operation(self, request: web.Request) -> web.Response:
         """Answer with one operation: its plan and how far it is."""
-        async with self.reading.slot() as settings:
-            found = await read_operation(settings, _number(request, "operation"))
-        return answer(self._operation(found))
+        async with self.limiter.slot() as settings:
+            operation = await read_operation(settings, _require_number(request, "operation"))
+        return json_response(self._operation_json(operation))
 
-    def _operation(self, found: Operation) -> dict[str, Any]:
-        goes_on = self.jobs.may_resume(found)
-        command = None if goes_on or found.status in {"done", "running"} else command_of(self.jobs.settings, found)
-        return asdict(found) | {"may_stop": self.jobs.may_stop(found), "may_go_on": goes_on, "command": command}
+    def _operation_json(self, operation: Operation) -> dict[str, Any]:
+        can_resume = self.runner.can_resume(operation)
+        command = (
+            None
+            if can_resume or operation.status in {"done", "running"}
+            else resume_command(self.runner.settings, operation)
+        )
+        return asdict(operation) | {
+            "may_stop": self.runner.can_stop(operation),
+            "may_go_on": can_resume,
+            "command": command,
+        }
 
     async def topics(self, _: web.Request) -> web.Response:
         """Answer with what differs from how topics should be, and which settings break a promise."""
-        async with self.reading.slot(_LONGER) as settings:
-            broken = await check_topics(settings)
+        async with self.limiter.slot(_TOPIC_SCAN_LIMITS) as settings:
+            broken_promises = await check_topics(settings)
             try:
                 changes, refused = await plan_topics(settings), None
             except TopicsError as error:  # it cannot be planned, and what is broken is to be seen all the same
                 changes, refused = [], str(error)
         wanted = {"partitions": settings.topic_partitions, "replicas": settings.topic_replication}
-        promises = [each._asdict() for each in broken]
-        return answer({"changes": changes, "refused": refused, "broken_promises": promises, "wanted": wanted})
+        conflicts = [each._asdict() for each in broken_promises]
+        return json_response({"changes": changes, "refused": refused, "broken_promises": conflicts, "wanted": wanted})
 
 
-def _number(request: web.Request, name: str) -> int:
-    found = parameters.number(request.match_info, name)
+def _require_number(request: web.Request, name: str) -> int:
+    found = parameters.parse_number(request.match_info, name)
     if found is None:
         raise BadRequestError(f"{name}: expected a number")
     return found

@@ -11,8 +11,8 @@ from workers.ops.lag import GroupLag
 
 __all__ = ["Flow", "Rates"]
 
-_KEPT: Final = 180
-_WINDOW: Final = 5  # looks that the pace of now is taken over: a batch is not a burst
+_MAX_RATES: Final = 180
+_WINDOW_SAMPLES: Final = 5  # looks that the pace of now is taken over: a batch is not a burst
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,19 +25,19 @@ class Rates:
     answered: float | None  # their answers are published: their offset is committed in the same transaction
 
 
-OutcomeTotals = Mapping[tuple[str, int], int]
+OffsetsByPartition = Mapping[tuple[str, int], int]
 
 
 @dataclass(slots=True)
 class Flow:
     """The rates of the last looks."""
 
-    _seen: "deque[tuple[datetime, OutcomeTotals, OutcomeTotals | None, OutcomeTotals]]" = field(
-        default_factory=lambda: deque(maxlen=_WINDOW)
+    _samples: "deque[tuple[datetime, OffsetsByPartition, OffsetsByPartition | None, OffsetsByPartition]]" = field(
+        default_factory=lambda: deque(maxlen=_WINDOW_SAMPLES)
     )
-    rates: "deque[Rates]" = field(default_factory=lambda: deque(maxlen=_KEPT))
+    rates: "deque[Rates]" = field(default_factory=lambda: deque(maxlen=_MAX_RATES))
 
-    def add(self, at: datetime, lag: Sequence[GroupLag], lanes: Sequence[LaneProgress] | None) -> None:
+    def add_sample(self, at: datetime, lag: Sequence[GroupLag], lanes: Sequence[LaneProgress] | None) -> None:
         """Take one look.
 
         Args:
@@ -46,24 +46,24 @@ class Flow:
             lanes: how far the books are; None where they could not be asked.
 
         """
-        places = [each for group in lag for each in group.partitions]
-        ends = {(each.topic, each.partition): each.end for each in places}
-        committed = {(each.topic, each.partition): each.committed for each in places if each.committed is not None}
+        partitions = [each for group in lag for each in group.partitions]
+        ends = {(each.topic, each.partition): each.end for each in partitions}
+        committed = {(each.topic, each.partition): each.committed for each in partitions if each.committed is not None}
         stored = None
         if lanes is not None:
             stored = {(each.topic, each.partition): each.next_offset for each in lanes if each.next_offset is not None}
-        if self._seen:
-            then, ends_then, stored_then, committed_then = self._seen[0]
+        if self._samples:
+            then, ends_then, stored_then, committed_then = self._samples[0]
             seconds = (at - then).total_seconds()
             self.rates.append(
                 Rates(
                     at,
-                    _rate(ends_then, ends, seconds),
-                    None if stored is None or stored_then is None else _rate(stored_then, stored, seconds),
-                    _rate(committed_then, committed, seconds),
+                    _growth_rate(ends_then, ends, seconds),
+                    None if stored is None or stored_then is None else _growth_rate(stored_then, stored, seconds),
+                    _growth_rate(committed_then, committed, seconds),
                 )
             )
-        self._seen.append((at, ends, stored, committed))
+        self._samples.append((at, ends, stored, committed))
 
     def summary(self) -> dict[str, Any]:
         """Return the rates for JSON: those of now, and how they were, the oldest first."""
@@ -73,8 +73,8 @@ class Flow:
         }
 
 
-def _rate(before: OutcomeTotals, now: OutcomeTotals, seconds: float) -> float | None:
-    """Return the growth a second. A place that went back was rewound or made anew: that is no flow."""
+def _growth_rate(before: OffsetsByPartition, now: OffsetsByPartition, seconds: float) -> float | None:
+    """Return the growth a second. A partition that went back was rewound or made anew: that is no flow."""
     if seconds <= 0:
         return None
-    return sum(max(0, offset - before[place]) for place, offset in now.items() if place in before) / seconds
+    return sum(max(0, offset - before[partition]) for partition, offset in now.items() if partition in before) / seconds

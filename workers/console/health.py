@@ -18,19 +18,19 @@ __all__ = [
     "BEHIND_SECONDS",
     "Probe",
     "SystemPart",
-    "ask_probes",
+    "add_since",
     "probe_addresses",
-    "start_of",
-    "with_since",
-    "workers_of",
+    "query_probes",
+    "start_advice",
+    "worker_health",
 ]
 
 BEHIND_SECONDS: Final = 30.0  # of an unread record: a page is answered in less, so somebody waits
 _PROBE_SECONDS: Final = 2.0
-NAMES: Final = {TOPIC_OF[worker]: f"{worker} worker" for worker in WorkerName}
+WORKER_NAMES: Final = {TOPIC_OF[worker]: f"{worker} worker" for worker in WorkerName}
 
 # Statuses that tell what is wrong also where nobody is in the group.
-_SAYS_MORE: Final = {
+_CAUSES_WITHOUT_MEMBERS: Final = {
     *(Status.PAUSED, Status.NEVER_COMMITTED, Status.EXPIRED, Status.HALTED),
     *(Status.BEYOND_BOOKS, Status.BEYOND_END, Status.RECREATED),
 }
@@ -75,17 +75,17 @@ def probe_addresses(settings: Settings) -> dict[str, str]:
     return addresses
 
 
-async def ask_probes(addresses: Mapping[str, str]) -> dict[str, Probe]:
+async def query_probes(addresses: Mapping[str, str]) -> dict[str, Probe]:
     """Return what the workers say of themselves; one that does not answer is not ready, for that reason."""
     if not addresses:
         return {}
     timeout = aiohttp.ClientTimeout(total=_PROBE_SECONDS)
     async with aiohttp.ClientSession(timeout=timeout) as client:
-        probes = await asyncio.gather(*(_ask(client, address) for address in addresses.values()))
+        probes = await asyncio.gather(*(_query_probe(client, address) for address in addresses.values()))
     return dict(zip(addresses, probes, strict=True))
 
 
-async def _ask(client: aiohttp.ClientSession, address: str) -> Probe:
+async def _query_probe(client: aiohttp.ClientSession, address: str) -> Probe:
     try:
         async with client.get(f"http://{address}/readyz") as answer:
             body: dict[str, Any] = await answer.json()
@@ -94,7 +94,7 @@ async def _ask(client: aiohttp.ClientSession, address: str) -> Probe:
     return Probe(bool(body.get("ready")), [str(each) for each in body.get("reasons", ())])
 
 
-def workers_of(lag: Sequence[GroupLag], probes: Mapping[str, Probe]) -> list[SystemPart]:
+def worker_health(lag: Sequence[GroupLag], probes: Mapping[str, Probe]) -> list[SystemPart]:
     """Return how the workers are: each group's, and whatever else has a probe, such as the ticker.
 
     Args:
@@ -104,68 +104,72 @@ def workers_of(lag: Sequence[GroupLag], probes: Mapping[str, Probe]) -> list[Sys
     """
     groups = {group.topic: group for group in lag}
     parts = [
-        _worker(name, topic, groups.get(topic), probes.get(name.removesuffix(" worker")))
-        for topic, name in NAMES.items()
+        _worker_part(name, topic, groups.get(topic), probes.get(name.removesuffix(" worker")))
+        for topic, name in WORKER_NAMES.items()
     ]
     grouped = {part.name.removesuffix(" worker") for part in parts}
-    return parts + [_alone(name, probe) for name, probe in probes.items() if name not in grouped]
+    return parts + [_ungrouped_part(name, probe) for name, probe in probes.items() if name not in grouped]
 
 
-def _alone(name: str, probe: Probe) -> SystemPart:
-    return _not_ready(name, probe) or SystemPart(name, OK, "works", "ready, by its probe")
+def _ungrouped_part(name: str, probe: Probe) -> SystemPart:
+    return _check_probe(name, probe) or SystemPart(name, OK, "works", "ready, by its probe")
 
 
-def _worker(name: str, topic: str, lag: GroupLag | None, probe: Probe | None) -> SystemPart:
+def _worker_part(name: str, topic: str, lag: GroupLag | None, probe: Probe | None) -> SystemPart:
     """Return how one worker is, the gravest thing first."""
     if lag is None:
         return SystemPart(name, FAILED, "not set up", f"Kafka has no topic {topic}", "run `inmail topics apply`")
-    if (trouble := _stopped(name, lag) or _not_ready(name, probe) or _stands(name, lag)) is not None:
-        return trouble
+    if (problem := _check_members(name, lag) or _check_probe(name, probe) or _check_lag(name, lag)) is not None:
+        return problem
     text = f"{lag.members} in its group"
     return SystemPart(name, OK, "works", f"{text}, ready by its probe" if probe is not None else text)
 
 
-def _stopped(name: str, lag: GroupLag) -> SystemPart | None:
-    if lag.status in _SAYS_MORE:
-        return _stands(name, lag)
+def _check_members(name: str, lag: GroupLag) -> SystemPart | None:
+    if lag.status in _CAUSES_WITHOUT_MEMBERS:
+        return _check_lag(name, lag)
     if lag.members:
         return None
     text = f"nobody is in group {lag.group}"
-    return SystemPart(name, FAILED, "stopped", f"{text}; {_waits(lag)}" if lag.records else text, start_of(lag.topic))
+    return SystemPart(
+        name, FAILED, "stopped", f"{text}; {_backlog_text(lag)}" if lag.records else text, start_advice(lag.topic)
+    )
 
 
-def _not_ready(name: str, probe: Probe | None) -> SystemPart | None:
+def _check_probe(name: str, probe: Probe | None) -> SystemPart | None:
     if probe is None or probe.ready:
         return None
     return SystemPart(name, FAILED, "not ready", "; ".join(probe.reasons) or "it does not say why", "look at its log")
 
 
-def _stands(name: str, lag: GroupLag) -> SystemPart | None:
+def _check_lag(name: str, lag: GroupLag) -> SystemPart | None:
     if lag.status is not Status.OK:
         kind, _, do = ADVICE[lag.status]
-        do = start_of(lag.topic) if lag.status is Status.STOPPED else do
+        do = start_advice(lag.topic) if lag.status is Status.STOPPED else do
         return SystemPart(name, kind, lag.status.lower(), lag.reason, do)
     if lag.seconds > BEHIND_SECONDS:
-        return SystemPart(name, WARNING, "behind", f"{_waits(lag)}; it gets less", "nothing, or start more workers")
+        return SystemPart(
+            name, WARNING, "behind", f"{_backlog_text(lag)}; it gets less", "nothing, or start more workers"
+        )
     return None
 
 
-def start_of(topic: str) -> str:
+def start_advice(topic: str) -> str:
     """Return what to do where nobody reads a topic of ours."""
     return f"start `inmail worker {WORKER_OF[topic]}`"
 
 
-def _waits(lag: GroupLag) -> str:
+def _backlog_text(lag: GroupLag) -> str:
     wait = "1 record waits" if lag.records == 1 else f"{lag.records:,} records wait"
     return f"{wait}, the oldest for {lag.seconds:,.0f} s"
 
 
-def with_since(parts: Iterable[SystemPart], before: Mapping[str, SystemPart], now: datetime) -> list[SystemPart]:
+def add_since(parts: Iterable[SystemPart], before: Mapping[str, SystemPart], now: datetime) -> list[SystemPart]:
     """Return parts with when each was first seen as it is."""
-    told = []
+    dated = []
     for part in parts:
         last = before.get(part.name)
         same = last is not None and (last.status, last.cause) == (part.status, part.cause)
         since = last.since if same and last is not None else now
-        told.append(replace(part, since=since))
-    return told
+        dated.append(replace(part, since=since))
+    return dated

@@ -13,7 +13,7 @@ from workers.topology import TOPIC_OF_GROUP
 
 __all__ = ["LagSource"]
 
-_PAST_SHARE: Final = 0.7  # of the time for a look, until it is taken without the past
+_HISTORY_TIME_SHARE: Final = 0.7  # of the time for a look, until it is taken without the past
 
 
 class LagSource:
@@ -22,8 +22,8 @@ class LagSource:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._observer: LagObserver | None = None
-        self._opened = AsyncExitStack()
-        self.letters = 0  # changes whenever one is added
+        self._exit_stack = AsyncExitStack()
+        self.dead_letters_end = 0  # changes whenever one is added
 
     @property
     def groups(self) -> Sequence[GroupLag]:
@@ -31,12 +31,12 @@ class LagSource:
         return self._observer.groups if self._observer is not None else ()
 
     @property
-    def ours(self) -> list[GroupLag]:
+    def worker_groups(self) -> list[GroupLag]:
         """Those of the workers, each with the topic that it reads."""
         return [group for group in self.groups if TOPIC_OF_GROUP.get(group.group) == group.topic]
 
     @property
-    def at(self) -> datetime | None:
+    def refreshed_at(self) -> datetime | None:
         """When they were seen; None: not yet."""
         return self._observer.refreshed_at if self._observer is not None else None
 
@@ -48,31 +48,31 @@ class LagSource:
 
         """
         if self._observer is None:
-            await self._open(remembers=True)
+            await self._open(with_history=True)
         try:
             # The past is read once. Where there is too much of it, the present is told without.
-            async with asyncio.timeout(self._settings.console_timeout_seconds * _PAST_SHARE) as limit:
-                await self._look()
+            async with asyncio.timeout(self._settings.console_timeout_seconds * _HISTORY_TIME_SHARE) as limit:
+                await self._refresh_once()
         except TimeoutError:
-            if self.at is not None or not limit.expired():
+            if self.refreshed_at is not None or not limit.expired():
                 raise
             await self.close()
-            await self._open(remembers=False)
-            await self._look()
+            await self._open(with_history=False)
+            await self._refresh_once()
 
-    async def _look(self) -> None:
+    async def _refresh_once(self) -> None:
         assert self._observer is not None  # noqa: S101 - opened before
         await self._observer.refresh()
-        self.letters = await self._observer.written(DEAD_LETTERS)
+        self.dead_letters_end = await self._observer.written(DEAD_LETTERS)
 
-    async def _open(self, *, remembers: bool) -> None:
-        watched = observer(self._settings, every=True, remembers=remembers)
-        self._observer = await self._opened.enter_async_context(watched)
+    async def _open(self, *, with_history: bool) -> None:
+        watched = observer(self._settings, every=True, remembers=with_history)
+        self._observer = await self._exit_stack.enter_async_context(watched)
 
     async def close(self) -> None:
         """Let the clients go."""
         self._observer = None
-        await self._opened.aclose()
+        await self._exit_stack.aclose()
 
     def history(self, group: str, topic: str, partition: int) -> Sequence[Sample]:
         """Return how a partition was, the oldest sample first: also before the console began."""

@@ -11,56 +11,56 @@ from workers.console.problems import BadRequestError
 from workers.ops.dead_letters.letters import LetterFilter
 from workers.ops.dead_letters.redrive_plan import RATES, RedriveOptions
 
-__all__ = ["instant", "number", "options", "selection", "text", "uuid"]
+__all__ = ["parse_filter", "parse_instant", "parse_number", "parse_options", "parse_text", "parse_uuid"]
 
-_LONGEST: Final = 1000
-_MOST: Final = 2**53 - 1  # what a page counts with
+_MAX_CHARACTERS: Final = 1000
+_MAX_NUMBER: Final = 2**53 - 1  # what a page counts with
 
-Given = Mapping[str, Any]
+Parameters = Mapping[str, Any]
 
 
-def text(given: Given, name: str) -> str | None:
+def parse_text(parameters: Parameters, name: str) -> str | None:
     """Return a text without the space around it; None where there is none.
 
     Raises:
         BadRequestError: when it is no text, or too long.
 
     """
-    value = given.get(name)
+    value = parameters.get(name)
     if value is None:
         return None
-    if not isinstance(value, str) or len(value) > _LONGEST:
-        raise BadRequestError(f"{name}: expected a text of {_LONGEST} characters at most")
+    if not isinstance(value, str) or len(value) > _MAX_CHARACTERS:
+        raise BadRequestError(f"{name}: expected a text of {_MAX_CHARACTERS} characters at most")
     return value.strip() or None
 
 
-def number(given: Given, name: str, least: int = 0, most: int = _MOST) -> int | None:
+def parse_number(parameters: Parameters, name: str, minimum: int = 0, maximum: int = _MAX_NUMBER) -> int | None:
     """Return a whole number; None where there is none.
 
     Raises:
         BadRequestError: when it is none, or out of range.
 
     """
-    value = given.get(name)
+    value = parameters.get(name)
     if value is None or value == "":
         return None
     try:
         found = int(value) if isinstance(value, str | int) and not isinstance(value, bool) else None
     except ValueError:
         found = None
-    if found is None or not least <= found <= most:
-        raise BadRequestError(f"{name}: expected a whole number from {least:,} to {most:,}")
+    if found is None or not minimum <= found <= maximum:
+        raise BadRequestError(f"{name}: expected a whole number from {minimum:,} to {maximum:,}")
     return found
 
 
-def instant(given: Given, name: str) -> datetime | None:
+def parse_instant(parameters: Parameters, name: str) -> datetime | None:
     """Return an instant; one without a zone is of UTC. None where there is none.
 
     Raises:
         BadRequestError: when it is none.
 
     """
-    value = text(given, name)
+    value = parse_text(parameters, name)
     if value is None:
         return None
     try:
@@ -70,28 +70,28 @@ def instant(given: Given, name: str) -> datetime | None:
         raise BadRequestError(f"{name}: expected an instant like 2026-01-31T09:30:00Z") from error
 
 
-def uuid(given: Given, name: str) -> UUID | None:
+def parse_uuid(parameters: Parameters, name: str) -> UUID | None:
     """Return an id; None where there is none.
 
     Raises:
         BadRequestError: when it is none.
 
     """
-    value = text(given, name)
+    value = parse_text(parameters, name)
     try:
         return None if value is None else UUID(value)
     except ValueError as error:
         raise BadRequestError(f"{name}: expected a UUID; a message that has none is found by its account") from error
 
 
-def selection(given: Given) -> LetterFilter:
+def parse_filter(parameters: Parameters) -> LetterFilter:
     """Return which dead letters are meant.
 
     Raises:
         BadRequestError: when a part of it is wrong.
 
     """
-    topic, reason = text(given, "topic"), text(given, "reason")
+    topic, reason = parse_text(parameters, "topic"), parse_text(parameters, "reason")
     if topic is not None and topic not in INPUT_TOPICS:
         raise BadRequestError(f"topic: expected one of {', '.join(INPUT_TOPICS)}")
     if reason is not None and reason not in set(DeadLetterReason):
@@ -99,27 +99,29 @@ def selection(given: Given) -> LetterFilter:
     return LetterFilter(
         None if reason is None else DeadLetterReason(reason),
         topic,
-        text(given, "account"),
-        text(given, "event_type"),
-        instant(given, "after"),
-        instant(given, "before"),
-        number(given, "partition"),
-        number(given, "offset"),
+        parse_text(parameters, "account"),
+        parse_text(parameters, "event_type"),
+        parse_instant(parameters, "after"),
+        parse_instant(parameters, "before"),
+        parse_number(parameters, "partition"),
+        parse_number(parameters, "offset"),
     )
 
 
-def options(given: Given) -> RedriveOptions:
+def parse_options(parameters: Parameters) -> RedriveOptions:
     """Return how a redrive is to be done.
 
     Raises:
         BadRequestError: when a part of it is wrong.
 
     """
-    rate = given.get("rate", RedriveOptions().rate)
+    rate = parameters.get("rate", RedriveOptions().rate)
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not RATES[0] <= rate <= RATES[1]:
         raise BadRequestError(f"rate: expected {RATES[0]:g} to {RATES[1]:,.0f} messages a second")
     for name in ("again", "anyway"):
-        if not isinstance(given.get(name, False), bool):
+        if not isinstance(parameters.get(name, False), bool):
             raise BadRequestError(f"{name}: expected true or false")
-    limit = number(given, "limit", 1)
-    return RedriveOptions(float(rate), limit, bool(given.get("again", False)), bool(given.get("anyway", False)))
+    limit = parse_number(parameters, "limit", 1)
+    return RedriveOptions(
+        float(rate), limit, bool(parameters.get("again", False)), bool(parameters.get("anyway", False))
+    )

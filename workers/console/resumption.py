@@ -19,11 +19,11 @@ from workers.ops.replay.rewind_plan import RewindOptions
 from workers.ops.replay.rewind_target import VERB as REWIND
 from workers.ops.replay.rewind_target import RewindTarget, TargetKind
 
-__all__ = ["RERUNS", "command_of", "redrive_of", "reemission_of", "rerun_of", "rewind_of"]
+__all__ = ["REBUILD_VERBS", "parse_rebuild", "parse_redrive", "parse_reemit", "parse_rewind", "resume_command"]
 
-RERUNS: Final = frozenset({"replay rebuild", "replay shadow"})
+REBUILD_VERBS: Final = frozenset({"replay rebuild", "replay shadow"})
 _IN_A_SCHEMA: Final = re.compile(r" schema (\w+)$")  # as `database_of` names it
-_VALUES: Final[Mapping[TargetKind, Callable[[Any], Any]]] = {
+_TARGET_CONVERTERS: Final[Mapping[TargetKind, Callable[[Any], Any]]] = {
     TargetKind.OFFSET: int,
     TargetKind.TIME: datetime.fromisoformat,
     TargetKind.REQUEST: UUID,
@@ -36,7 +36,7 @@ _REWIND_OPTIONS: Final = {
     TargetKind.UNDO: "undo",
 }
 
-_READ: Final[Mapping[str, Callable[[str], Any]]] = {
+_CONVERTERS: Final[Mapping[str, Callable[[str], Any]]] = {
     "reason": DeadLetterReason,
     "worker": WorkerName,
     "request": UUID,
@@ -45,51 +45,51 @@ _READ: Final[Mapping[str, Callable[[str], Any]]] = {
 }
 
 
-def redrive_of(operation: Operation) -> tuple[LetterFilter, RedriveOptions]:
+def parse_redrive(operation: Operation) -> tuple[LetterFilter, RedriveOptions]:
     """Return which letters a redrive meant and how it was to be done.
 
     Raises:
         RefusedError: when its record is of another version.
 
     """
-    given = dict(operation.arguments)
+    arguments = dict(operation.arguments)
     try:
-        return LetterFilter(**_read(given.pop("selection"))), RedriveOptions(**given)
+        return LetterFilter(**_convert(arguments.pop("selection"))), RedriveOptions(**arguments)
     except (KeyError, TypeError, ValueError) as error:
-        raise _unreadable(operation) from error
+        raise _version_error(operation) from error
 
 
-def reemission_of(operation: Operation) -> tuple[reemit_plan.RowFilter, str | None, float]:
+def parse_reemit(operation: Operation) -> tuple[reemit_plan.RowFilter, str | None, float]:
     """Return which rows a reemission meant, where to, and how many events a second.
 
     Raises:
         RefusedError: when its record is of another version.
 
     """
-    given = operation.arguments
+    arguments = operation.arguments
     try:
-        return reemit_plan.RowFilter(**_read(given["selection"])), given["to"], float(operation.plan["rate"])
+        return reemit_plan.RowFilter(**_convert(arguments["selection"])), arguments["to"], float(operation.plan["rate"])
     except (KeyError, TypeError, ValueError) as error:
-        raise _unreadable(operation) from error
+        raise _version_error(operation) from error
 
 
-def rewind_of(operation: Operation) -> tuple[WorkerName, RewindTarget, RewindOptions]:
+def parse_rewind(operation: Operation) -> tuple[WorkerName, RewindTarget, RewindOptions]:
     """Return whose group a rewind meant, where to, and how.
 
     Raises:
         RefusedError: when its record is of another version.
 
     """
-    given = operation.arguments
+    arguments = operation.arguments
     try:
-        kind = TargetKind(given["to"])
-        target = RewindTarget(kind, _VALUES[kind](given["value"]), tuple(given["partitions"]))
-        return WorkerName(given["worker"]), target, RewindOptions(given["publish_again"], given["drain"])
+        kind = TargetKind(arguments["to"])
+        target = RewindTarget(kind, _TARGET_CONVERTERS[kind](arguments["value"]), tuple(arguments["partitions"]))
+        return WorkerName(arguments["worker"]), target, RewindOptions(arguments["publish_again"], arguments["drain"])
     except (KeyError, TypeError, ValueError) as error:
-        raise _unreadable(operation) from error
+        raise _version_error(operation) from error
 
 
-def rerun_of(settings: Settings, operation: Operation) -> RebuildRequest:
+def parse_rebuild(settings: Settings, operation: Operation) -> RebuildRequest:
     """Return what a rebuild or a shadow run decides again, where its books are a schema of the live database.
 
     Raises:
@@ -97,43 +97,43 @@ def rerun_of(settings: Settings, operation: Operation) -> RebuildRequest:
         OSError: when a catalogue that it was begun with cannot be read.
 
     """
-    given = operation.arguments
+    arguments = operation.arguments
     try:
-        found = _IN_A_SCHEMA.search(given["database"])
+        found = _IN_A_SCHEMA.search(arguments["database"])
         since, start, until = (
-            given[name] and datetime.fromisoformat(given[name]) for name in ("since", "from", "until")
+            arguments[name] and datetime.fromisoformat(arguments[name]) for name in ("since", "from", "until")
         )
-        asked = RebuildRequest(
+        request = RebuildRequest(
             operation.verb,
             schema=found[1] if found else None,
-            catalogue=given["catalogue"],
-            changes=tuple(given["set"]),
+            catalogue=arguments["catalogue"],
+            changes=tuple(arguments["set"]),
             since=since,
             start=start,
             until=until,
             partial=bool(operation.plan["lost_to_retention"]),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise _unreadable(operation) from error
-    if asked.schema is None or asked.arguments(settings) != given:
+        raise _version_error(operation) from error
+    if request.schema is None or request.arguments(settings) != arguments:
         raise RefusedError(
             "its books are another database, whose address is not on record, or its catalogues have changed: go on with"
             " the command that the page shows"
         )
-    return asked
+    return request
 
 
-def command_of(settings: Settings, operation: Operation) -> str | None:
+def resume_command(settings: Settings, operation: Operation) -> str | None:
     """Return the command line that goes on with an operation; None of a verb or a record that is not known here.
 
     An address of another database is never on record: it stands as `postgresql://...`, to be filled in.
     """
     try:
-        if operation.verb in RERUNS:
-            words = [*operation.verb.split(), *_rerun_words(settings, operation)]
+        if operation.verb in REBUILD_VERBS:
+            words = [*operation.verb.split(), *_rebuild_words(settings, operation)]
         elif operation.verb == REWIND:
-            worker, target, options = rewind_of(operation)
-            words = ["replay", REWIND, worker.value, f"--{_REWIND_OPTIONS[target.kind]}", _value(target)]
+            worker, target, options = parse_rewind(operation)
+            words = ["replay", REWIND, worker.value, f"--{_REWIND_OPTIONS[target.kind]}", _target_text(target)]
             words += [f"--partition={number}" for number in target.partitions]
             words += ["--publish-again"] * options.publish_again + ["--drain"] * options.drain
         else:
@@ -143,32 +143,32 @@ def command_of(settings: Settings, operation: Operation) -> str | None:
     return shlex.join(["inmail", *words, "--because", operation.reason])
 
 
-def _value(target: RewindTarget) -> str:
+def _target_text(target: RewindTarget) -> str:
     return target.value.isoformat() if isinstance(target.value, datetime) else str(target.value)
 
 
-def _rerun_words(settings: Settings, operation: Operation) -> Iterator[str]:
-    given = operation.arguments
-    place = given["database"]
-    found = _IN_A_SCHEMA.search(place)
-    if found is None or place != database_of(settings, RebuildRequest(operation.verb, schema=found[1])):
-        yield from ("--database", f"postgresql://...@{_IN_A_SCHEMA.sub('', place)}")
+def _rebuild_words(settings: Settings, operation: Operation) -> Iterator[str]:
+    arguments = operation.arguments
+    database = arguments["database"]
+    found = _IN_A_SCHEMA.search(database)
+    if found is None or database != database_of(settings, RebuildRequest(operation.verb, schema=found[1])):
+        yield from ("--database", f"postgresql://...@{_IN_A_SCHEMA.sub('', database)}")
     if found is not None:
         yield from ("--schema", found[1])
-    if given["catalogue"]:
-        yield from ("--catalogue", given["catalogue"])
-    for change in given["set"]:
+    if arguments["catalogue"]:
+        yield from ("--catalogue", arguments["catalogue"])
+    for change in arguments["set"]:
         yield from ("--set", change)
     for name in ("since", "from", "until"):
-        if given[name]:
-            yield from (f"--{name}", given[name])
+        if arguments[name]:
+            yield from (f"--{name}", arguments[name])
     if operation.plan["lost_to_retention"]:
         yield "--partial"
 
 
-def _read(given: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _READ[name](value) if name in _READ else value for name, value in given.items()}
+def _convert(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _CONVERTERS[name](value) if name in _CONVERTERS else value for name, value in arguments.items()}
 
 
-def _unreadable(operation: Operation) -> RefusedError:
+def _version_error(operation: Operation) -> RefusedError:
     return RefusedError(f"operation {operation.operation} was asked for in another version's words: plan it anew")

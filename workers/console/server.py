@@ -10,16 +10,16 @@ from typing import Final
 from aiohttp import web
 
 from infra.settings import Settings, SettingsError
-from workers.console.access import Access, access_of
+from workers.console.access import Access, load_access
 from workers.console.actions import Actions
 from workers.console.api import Api
-from workers.console.guard import guards, harden
+from workers.console.guard import add_security_headers, build_guards
 from workers.console.health import probe_addresses
-from workers.console.jobs import Jobs
-from workers.console.live import Live
+from workers.console.live_streams import LiveStreams
+from workers.console.operation_runner import OperationRunner
 from workers.console.problems import tell_problems
-from workers.console.reading import QueryLimiter
-from workers.console.watch import SystemMonitor
+from workers.console.query_limiter import QueryLimiter
+from workers.console.system_monitor import SystemMonitor
 
 __all__ = ["STATIC", "serve_console"]
 
@@ -39,32 +39,36 @@ async def serve_console(settings: Settings, listener: socket.socket | None = Non
         SettingsError: when a token is missing or the port cannot be had.
 
     """
-    access = access_of(settings)
-    reading, jobs = QueryLimiter(settings), Jobs(settings)
-    watch = SystemMonitor(reading, probe_addresses(settings))
-    live = Live(watch)
-    application = _application(settings, access, Api(reading, watch, jobs), Actions(access, reading, jobs), live)
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS)
-    await runner.setup()
-    watching = asyncio.create_task(watch.run())
+    access = load_access(settings)
+    limiter, runner = QueryLimiter(settings), OperationRunner(settings)
+    monitor = SystemMonitor(limiter, probe_addresses(settings))
+    live = LiveStreams(monitor)
+    application = _build_application(
+        settings, access, Api(limiter, monitor, runner), Actions(access, limiter, runner), live
+    )
+    web_runner = web.AppRunner(application, access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS)
+    await web_runner.setup()
+    sampling = asyncio.create_task(monitor.run())
     try:
-        yield await _listen(runner, settings, listener)
+        yield await _listen(web_runner, settings, listener)
     finally:
-        watching.cancel()
-        await asyncio.wait([watching], timeout=_SHUTDOWN_SECONDS)  # a client whose broker is gone may not close
-        if watching.done() and not watching.cancelled():
-            watching.result()  # it never ends by itself: this raises
-        await jobs.close()
+        sampling.cancel()
+        await asyncio.wait([sampling], timeout=_SHUTDOWN_SECONDS)  # a client whose broker is gone may not close
+        if sampling.done() and not sampling.cancelled():
+            sampling.result()  # it never ends by itself: this raises
+        await runner.close()
         with suppress(TimeoutError):
             async with asyncio.timeout(_SHUTDOWN_SECONDS):
-                await watch.lag.close()
-        await runner.cleanup()
+                await monitor.lag.close()
+        await web_runner.cleanup()
 
 
-def _application(settings: Settings, access: Access, api: Api, actions: Actions, live: Live) -> web.Application:
+def _build_application(
+    settings: Settings, access: Access, api: Api, actions: Actions, live: LiveStreams
+) -> web.Application:
     names = (name.strip().lower() for name in settings.console_hosts.split(","))
-    application = web.Application(middlewares=[tell_problems, *guards(access, frozenset(filter(None, names)))])
-    application.on_response_prepare.append(harden)
+    application = web.Application(middlewares=[tell_problems, *build_guards(access, frozenset(filter(None, names)))])
+    application.on_response_prepare.append(add_security_headers)
     application.on_shutdown.append(live.close)
     application.add_routes([web.get(path, handler) for path, handler in api.routes().items()])
     application.add_routes([web.post(path, handler) for path, handler in actions.routes().items()])
@@ -73,25 +77,25 @@ def _application(settings: Settings, access: Access, api: Api, actions: Actions,
             web.get("/api/session", actions.session),
             web.delete("/api/session", actions.sign_out),
             web.get("/api/live", live.stream),
-            web.get("/", _page),
+            web.get("/", _serve_page),
             web.static("/static", STATIC),
         ]
     )
     return application
 
 
-async def _page(_: web.Request) -> web.FileResponse:
+async def _serve_page(_: web.Request) -> web.FileResponse:
     return web.FileResponse(STATIC / "index.html")
 
 
-async def _listen(runner: web.AppRunner, settings: Settings, listener: socket.socket | None) -> str:
+async def _listen(web_runner: web.AppRunner, settings: Settings, listener: socket.socket | None) -> str:
     place = f"{settings.console_address}:{settings.console_port}"
     try:
         if listener is not None:
-            await web.SockSite(runner, listener).start()
+            await web.SockSite(web_runner, listener).start()
             host, port = listener.getsockname()[:2]
             return f"http://{host}:{port}"
-        await web.TCPSite(runner, settings.console_address, settings.console_port).start()
+        await web.TCPSite(web_runner, settings.console_address, settings.console_port).start()
     except OSError as error:
         raise SettingsError(
             f"INMAIL_CONSOLE_PORT, INMAIL_CONSOLE_ADDRESS: cannot listen on {place}: {error.strerror or error}"

@@ -5,20 +5,20 @@ from datetime import datetime
 from typing import Any, Final
 
 from workers.console.advice import ADVICE
-from workers.console.health import start_of
+from workers.console.health import start_advice
 from workers.console.lag_source import LagSource
 from workers.ops.lag import GroupLag, PartitionLag, Sample, Status
 from workers.topology import TOPIC_OF_GROUP
 
-__all__ = ["group_line", "history_of", "lag_lines", "partitions_of_groups", "worst_of"]
+__all__ = ["group_json", "history_json", "overview_json", "partitions_json", "worst_group_json"]
 
-_POINTS: Final = 90  # of a small picture
-_PARTITIONS: Final = 200  # of a group that are shown at most: the worst
-_CHANGES: Final = 5  # of a partition
-_OTHERS: Final = 20  # groups in the overview beside ours
+_MAX_POINTS: Final = 90  # of a small picture
+_MAX_PARTITIONS: Final = 200  # of a group that are shown at most: the worst
+_MAX_CHANGES: Final = 5  # of a partition
+_MAX_OTHER_GROUPS: Final = 20  # groups in the overview beside ours
 
 
-def group_line(group: GroupLag) -> dict[str, Any]:
+def group_json(group: GroupLag) -> dict[str, Any]:
     """Return how a group stands, and why: as its worst partition does."""
     worst, advice = group.worst, ADVICE[group.status]
     ours = TOPIC_OF_GROUP.get(group.group) == group.topic
@@ -26,53 +26,53 @@ def group_line(group: GroupLag) -> dict[str, Any]:
     return totals | {
         "ours": ours,
         "kind": advice.kind,
-        "do": start_of(group.topic) if ours and group.status is Status.STOPPED else advice.do,
+        "do": start_advice(group.topic) if ours and group.status is Status.STOPPED else advice.do,
         "partition": worst.partition if worst else None,
         "since": worst.since if worst else None,
-        "owner": _owner(worst) if worst else None,
+        "owner": _owner_text(worst) if worst else None,
     }
 
 
-def worst_of(groups: Sequence[GroupLag]) -> dict[str, Any] | None:
+def worst_group_json(groups: Sequence[GroupLag]) -> dict[str, Any] | None:
     """Return the group that stands worst; None where all is well."""
     worst = max(groups, key=lambda group: (group.status.severity, group.seconds), default=None)
-    return None if worst is None or worst.status is Status.OK else group_line(worst)
+    return None if worst is None or worst.status is Status.OK else group_json(worst)
 
 
-def lag_lines(source: LagSource) -> dict[str, Any]:
+def overview_json(source: LagSource) -> dict[str, Any]:
     """Return what the overview shows: our groups and, of the others, those that are not as they should be."""
     others = [group for group in source.groups if group.group not in TOPIC_OF_GROUP]
-    bad = sorted(
+    abnormal = sorted(
         (group for group in others if group.status is not Status.OK),
         key=lambda group: (group.status.severity, group.seconds),
         reverse=True,
     )
-    shown = [*source.ours, *bad[:_OTHERS]]
+    shown = [*source.worker_groups, *abnormal[:_MAX_OTHER_GROUPS]]
     return {
-        "at": source.at,
-        "groups": [group_line(group) for group in shown],
-        "worst": worst_of(source.ours),
+        "at": source.refreshed_at,
+        "groups": [group_json(group) for group in shown],
+        "worst": worst_group_json(source.worker_groups),
         "others": len(others),
-        "others_bad": len(bad),
+        "others_bad": len(abnormal),
     }
 
 
-def partitions_of_groups(source: LagSource, chosen: Collection[str]) -> list[dict[str, Any]]:
+def partitions_json(source: LagSource, chosen: Collection[str]) -> list[dict[str, Any]]:
     """Return the partitions of some groups, with how each was."""
     return [
-        group_line(group) | {"partitions": [_partition(source, each) for each in _shown(group)]}
+        group_json(group) | {"partitions": [_partition_json(source, each) for each in _worst_partitions(group)]}
         for group in source.groups
         if group.group in chosen
     ]
 
 
-def _shown(group: GroupLag) -> list[PartitionLag]:
-    by_trouble = sorted(group.partitions, key=lambda each: (each.status.severity, each.records), reverse=True)
-    return sorted(by_trouble[:_PARTITIONS], key=lambda each: each.partition)
+def _worst_partitions(group: GroupLag) -> list[PartitionLag]:
+    worst_first = sorted(group.partitions, key=lambda each: (each.status.severity, each.records), reverse=True)
+    return sorted(worst_first[:_MAX_PARTITIONS], key=lambda each: each.partition)
 
 
-def _partition(source: LagSource, each: PartitionLag) -> dict[str, Any]:
-    place = (each.group, each.topic, each.partition)
+def _partition_json(source: LagSource, each: PartitionLag) -> dict[str, Any]:
+    key = (each.group, each.topic, each.partition)
     return {
         "partition": each.partition,
         "committed": each.committed,
@@ -84,24 +84,24 @@ def _partition(source: LagSource, each: PartitionLag) -> dict[str, Any]:
         "reason": each.reason,
         "since": each.since,
         "eta_seconds": each.eta_seconds,
-        "owner": _owner(each),
+        "owner": _owner_text(each),
         "note": each.note,
         "changes": [
-            change._asdict() | {"kind": ADVICE[change.status].kind} for change in source.changes(*place)[-_CHANGES:]
+            change._asdict() | {"kind": ADVICE[change.status].kind} for change in source.changes(*key)[-_MAX_CHANGES:]
         ],
-        "history": history_of(source.history(*place)),
+        "history": history_json(source.history(*key)),
     }
 
 
-def _owner(each: PartitionLag) -> str | None:
+def _owner_text(each: PartitionLag) -> str | None:
     return f"{each.owner.client} at {each.owner.host.lstrip('/')}" if each.owner is not None else None
 
 
-def history_of(samples: Sequence[Sample]) -> dict[str, Any]:
+def history_json(samples: Sequence[Sample]) -> dict[str, Any]:
     """Return unread records over time: as many points as a small picture shows, the first and newest among them."""
     if not samples:
         return {"seconds_ago": [], "records": []}
-    step = -(-len(samples) // _POINTS)
+    step = -(-len(samples) // _MAX_POINTS)
     points = samples[::-step][::-1]
     if points[0] is not samples[0]:
         points = (samples[0], *points)

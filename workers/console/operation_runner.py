@@ -14,7 +14,7 @@ import structlog
 
 from infra.settings import Settings
 from workers.console.problems import KNOWN
-from workers.console.resumption import RERUNS, redrive_of, reemission_of, rerun_of, rewind_of
+from workers.console.resumption import REBUILD_VERBS, parse_rebuild, parse_redrive, parse_reemit, parse_rewind
 from workers.ops.dead_letters import redrive
 from workers.ops.dead_letters.letters import LetterFilter
 from workers.ops.dead_letters.redrive_plan import RedriveOptions, RedrivePlan, plan_redrive
@@ -25,14 +25,14 @@ from workers.ops.replay.rebuild_plan import RebuildPlan, RebuildRequest, plan_re
 from workers.ops.replay.rewind import rewind
 from workers.ops.replay.rewind_plan import plan_rewind
 
-__all__ = ["Jobs"]
+__all__ = ["OperationRunner"]
 
 _DRAIN_SECONDS: Final = 300.0  # as the command waits for workers to end
-_PLANS_KEPT: Final = 50
-_BEGIN_SECONDS: Final = 1.0  # what is refused is refused by then; what is not is on record
+_MAX_PLANS: Final = 50
+_START_SECONDS: Final = 1.0  # what is refused is refused by then; what is not is on record
 
 
-class Planned(NamedTuple):
+class PlannedRedrive(NamedTuple):
     """A redrive that was shown and not begun."""
 
     selection: LetterFilter
@@ -40,23 +40,23 @@ class Planned(NamedTuple):
     plan: RedrivePlan
 
 
-_VerbRun = Coroutine[Any, Any, OngoingOperation]
+_OperationRun = Coroutine[Any, Any, OngoingOperation]
 
 
 @dataclass(slots=True)
-class _RunningVerb:
-    who: Operator
+class _RunningOperation:
+    operator: Operator
     stop: asyncio.Event
     task: "asyncio.Task[OngoingOperation]"
 
 
 @dataclass(slots=True)
-class Jobs:
+class OperationRunner:
     """The plans that were shown, and what runs."""
 
     settings: Settings
-    _plans: "OrderedDict[str, Planned]" = field(default_factory=OrderedDict)
-    _jobs: dict[str, _RunningVerb] = field(default_factory=dict)  # by verb, of which one runs at a time
+    _plans: "OrderedDict[str, PlannedRedrive]" = field(default_factory=OrderedDict)
+    _running: dict[str, _RunningOperation] = field(default_factory=dict)  # by verb, of which one runs at a time
 
     async def plan(self, settings: Settings, selection: LetterFilter, options: RedriveOptions) -> dict[str, Any]:
         """Return what a redrive would do, for JSON, with the name by which it is begun.
@@ -67,12 +67,12 @@ class Jobs:
         """
         plan = await plan_redrive(settings, selection, options)
         name = secrets.token_urlsafe(16)
-        self._plans[name] = Planned(selection, options, plan)
-        while len(self._plans) > _PLANS_KEPT:
+        self._plans[name] = PlannedRedrive(selection, options, plan)
+        while len(self._plans) > _MAX_PLANS:
             self._plans.popitem(last=False)
         return {"plan": name, **plan.summary()}
 
-    async def redrive(self, name: str, who: Operator) -> dict[str, Any]:
+    async def redrive(self, name: str, operator: Operator) -> dict[str, Any]:
         """Begin what was shown. A plan is begun once.
 
         Raises:
@@ -82,15 +82,15 @@ class Jobs:
         planned = self._plans.pop(name, None)
         if planned is None:
             raise RefusedError("that plan was begun already, or is not known any more: plan it again")
-        return await self._redrive(planned, who)
+        return await self._start_redrive(planned, operator)
 
-    async def resume(self, settings: Settings, operation: Operation, who: Operator) -> dict[str, Any]:
+    async def resume(self, settings: Settings, operation: Operation, operator: Operator) -> dict[str, Any]:
         """Go on with an operation that was stopped, failed or broke off: the same is planned again, and begun.
 
         Args:
             settings: to plan with.
             operation: which one.
-            who: who goes on, and why.
+            operator: who goes on, and why.
 
         Raises:
             RefusedError: when it runs, is done, is of a verb that cannot, is not safe now, or nothing is left of it.
@@ -102,95 +102,100 @@ class Jobs:
         stop = asyncio.Event()
         match operation.verb:
             case redrive.VERB:
-                selection, options = redrive_of(operation)
+                selection, options = parse_redrive(operation)
                 plan = await plan_redrive(settings, selection, options)
-                return await self._redrive(Planned(selection, options, plan), who)
+                return await self._start_redrive(PlannedRedrive(selection, options, plan), operator)
             case reemit_plan.VERB:
-                running = await self._reemission(settings, operation, who, stop)
+                run = await self._prepare_reemit(settings, operation, operator, stop)
             case rewind_target.VERB:
-                running = await self._rewind(settings, operation, who, stop)
-            case verb if verb in RERUNS:
-                asked = rerun_of(settings, operation)
-                running = self._rerun(asked, await plan_rebuild(settings, asked), who, stop)
+                run = await self._prepare_rewind(settings, operation, operator, stop)
+            case verb if verb in REBUILD_VERBS:
+                request = parse_rebuild(settings, operation)
+                run = self._run_rebuild(request, await plan_rebuild(settings, request), operator, stop)
             case verb:
                 raise RefusedError(f"a {verb} is not gone on with from here: see `inmail replay --help`")
-        return await self._begin(operation.verb, who, stop, running)
+        return await self._start(operation.verb, operator, stop, run)
 
-    async def _reemission(
-        self, settings: Settings, operation: Operation, who: Operator, stop: asyncio.Event
-    ) -> _VerbRun:
-        rows, to, rate = reemission_of(operation)
+    async def _prepare_reemit(
+        self, settings: Settings, operation: Operation, operator: Operator, stop: asyncio.Event
+    ) -> _OperationRun:
+        rows, to, rate = parse_reemit(operation)
         plan = await reemit_plan.plan_reemit(settings, rows, to, rate)
         if not plan.count:
             raise RefusedError("nothing is left to be sent")
-        return reemit.reemit(self.settings, rows, plan, who=who, stop=stop)
+        return reemit.reemit(self.settings, rows, plan, who=operator, stop=stop)
 
-    async def _rewind(self, settings: Settings, operation: Operation, who: Operator, stop: asyncio.Event) -> _VerbRun:
-        worker, target, options = rewind_of(operation)
+    async def _prepare_rewind(
+        self, settings: Settings, operation: Operation, operator: Operator, stop: asyncio.Event
+    ) -> _OperationRun:
+        worker, target, options = parse_rewind(operation)
         plan = await plan_rewind(settings, worker, target, options)
         if plan.refusal is not None:
             raise RefusedError(plan.refusal)
         if not plan.moves:
             raise RefusedError("the group stands there, or before it: there is nothing to set")
-        return rewind(self.settings, target, options, plan, who=who, stop=stop, drain_seconds=_DRAIN_SECONDS)
+        return rewind(self.settings, target, options, plan, who=operator, stop=stop, drain_seconds=_DRAIN_SECONDS)
 
-    async def _rerun(
-        self, asked: RebuildRequest, plan: RebuildPlan, who: Operator, stop: asyncio.Event
+    async def _run_rebuild(
+        self, request: RebuildRequest, plan: RebuildPlan, operator: Operator, stop: asyncio.Event
     ) -> OngoingOperation:
-        running, _ = await rebuild(self.settings, asked, plan, who=who, stop=stop)
+        running, _ = await rebuild(self.settings, request, plan, who=operator, stop=stop)
         return running
 
-    async def _redrive(self, planned: Planned, who: Operator) -> dict[str, Any]:
+    async def _start_redrive(self, planned: PlannedRedrive, operator: Operator) -> dict[str, Any]:
         if not planned.plan.count:
             raise RefusedError("there is nothing to send")
         stop = asyncio.Event()
-        running = redrive.redrive(self.settings, *planned, who=who, stop=stop)
-        return await self._begin(redrive.VERB, who, stop, running)
+        run = redrive.redrive(self.settings, *planned, who=operator, stop=stop)
+        return await self._start(redrive.VERB, operator, stop, run)
 
-    async def _begin(self, verb: str, who: Operator, stop: asyncio.Event, running: _VerbRun) -> dict[str, Any]:
-        if verb in self._jobs:
-            running.close()
+    async def _start(self, verb: str, operator: Operator, stop: asyncio.Event, run: _OperationRun) -> dict[str, Any]:
+        if verb in self._running:
+            run.close()
             raise RefusedError(f"another {verb} is under way here: wait for it, or stop it")
-        task = asyncio.create_task(running)
-        self._jobs[verb] = _RunningVerb(who, stop, task)
-        task.add_done_callback(lambda done: self._ended(verb, done))
-        await asyncio.wait([task], timeout=_BEGIN_SECONDS)
+        task = asyncio.create_task(run)
+        self._running[verb] = _RunningOperation(operator, stop, task)
+        task.add_done_callback(lambda done: self._finish(verb, done))
+        await asyncio.wait([task], timeout=_START_SECONDS)
         if not task.done():
             return {"verb": verb, "operation": None, "running": True}
         done = task.result()
         return {"verb": verb, "operation": done.number, "running": False, "result": done.result}
 
-    def _ended(self, verb: str, task: "asyncio.Task[OngoingOperation]") -> None:
-        del self._jobs[verb]
+    def _finish(self, verb: str, task: "asyncio.Task[OngoingOperation]") -> None:
+        del self._running[verb]
         if not task.cancelled() and (error := task.exception()) is not None:
             log = structlog.get_logger("inmail.console")
             log.warning("operation_failed", verb=verb, error=repr(error), known=isinstance(error, KNOWN))
 
-    def may_resume(self, operation: Operation) -> bool:
+    def can_resume(self, operation: Operation) -> bool:
         """Tell whether the record of an operation says all that it takes to go on with it from here."""
         if operation.status not in {OperationStatus.STOPPED, OperationStatus.FAILED, OperationStatus.BROKEN_OFF}:
             return False
         try:
             match operation.verb:
                 case redrive.VERB:
-                    redrive_of(operation)
+                    parse_redrive(operation)
                 case reemit_plan.VERB:
-                    reemission_of(operation)
+                    parse_reemit(operation)
                 case rewind_target.VERB:
-                    rewind_of(operation)
+                    parse_rewind(operation)
                     return not operation.result.get("set")
-                case verb if verb in RERUNS:
-                    rerun_of(self.settings, operation)
+                case verb if verb in REBUILD_VERBS:
+                    parse_rebuild(self.settings, operation)
                 case _:
                     return False
         except (RefusedError, OSError):
             return False
         return True
 
-    def may_stop(self, operation: Operation) -> bool:
+    def can_stop(self, operation: Operation) -> bool:
         """Tell whether an operation runs in this process."""
-        job = self._jobs.get(operation.verb)
-        same = job is not None and (job.who.actor, job.who.reason) == (operation.actor, operation.reason)
+        running = self._running.get(operation.verb)
+        same = running is not None and (running.operator.actor, running.operator.reason) == (
+            operation.actor,
+            operation.reason,
+        )
         return same and operation.status == OperationStatus.RUNNING
 
     def stop(self, operation: Operation) -> None:
@@ -202,13 +207,13 @@ class Jobs:
         """
         if operation.status != OperationStatus.RUNNING:
             raise RefusedError(f"operation {operation.operation} is {operation.status}: there is nothing to stop")
-        if not self.may_stop(operation):
+        if not self.can_stop(operation):
             raise RefusedError("it runs in another process: stop it there, with Ctrl-C or SIGTERM")
-        self._jobs[operation.verb].stop.set()
+        self._running[operation.verb].stop.set()
 
     async def close(self) -> None:
         """Stop what runs, and wait until that is on record."""
-        jobs = list(self._jobs.values())
-        for job in jobs:
-            job.stop.set()
-        await asyncio.gather(*(job.task for job in jobs), return_exceptions=True)
+        operations = list(self._running.values())
+        for running in operations:
+            running.stop.set()
+        await asyncio.gather(*(running.task for running in operations), return_exceptions=True)

@@ -16,11 +16,11 @@ import pytest
 from infra.kafka.clients import admin_client, reader
 from infra.settings import SettingsError, load_settings
 from workers.console.advice import ADVICE
+from workers.console.dead_letter_json import letter_json
 from workers.console.flow import Flow
-from workers.console.health import Probe, SystemPart, probe_addresses, with_since, workers_of
-from workers.console.lag_page import history_of, worst_of
-from workers.console.letters import letter_json
-from workers.console.reading import QueryLimiter
+from workers.console.health import Probe, SystemPart, add_since, probe_addresses, worker_health
+from workers.console.lag_json import history_json, worst_group_json
+from workers.console.query_limiter import QueryLimiter
 from workers.ops.books.lanes import LaneProgress
 from workers.ops.dead_letters.letters import DeadLetter
 from workers.ops.lag import GroupLag, PartitionLag, Sample, Status
@@ -43,8 +43,8 @@ def lane(next_offset: int) -> list[LaneProgress]:
 def test_flow_is_growth_by_time() -> None:
     """Of what came in, what was decided and what was answered."""
     flow = Flow()
-    flow.add(NOW, lag(100, 80), lane(90))
-    flow.add(NOW + timedelta(seconds=2), lag(300, 100), lane(150))
+    flow.add_sample(NOW, lag(100, 80), lane(90))
+    flow.add_sample(NOW + timedelta(seconds=2), lag(300, 100), lane(150))
 
     rates = flow.rates[-1]
     assert (100.0, 30.0, 10.0) == (rates.came_in, rates.decided, rates.answered)
@@ -53,10 +53,10 @@ def test_flow_is_growth_by_time() -> None:
 def test_flow_is_not_made_up() -> None:
     """A rewind is no flow, nor is a partition that is new; where the books are away nothing is said of them."""
     flow = Flow()
-    flow.add(NOW, lag(100, None), lane(90))
-    flow.add(NOW + timedelta(seconds=1), lag(100, 100), None)
+    flow.add_sample(NOW, lag(100, None), lane(90))
+    flow.add_sample(NOW + timedelta(seconds=1), lag(100, 100), None)
     assert (0.0, None, 0.0) == (flow.rates[-1].came_in, flow.rates[-1].decided, flow.rates[-1].answered)
-    flow.add(NOW + timedelta(seconds=2), lag(100, 10), lane(20))
+    flow.add_sample(NOW + timedelta(seconds=2), lag(100, 10), lane(20))
     assert (0.0, 0.0) == (flow.rates[-1].decided, flow.rates[-1].answered)
 
 
@@ -87,7 +87,7 @@ def test_a_worker_is_as_its_gravest_trouble(
 ) -> None:
     """Named by its cause, with what to do."""
     found = [replace(group, members=members) for group in lag(9, 5, status=status, reason="so", **more)]
-    part = workers_of(found, {"send": probe} if probe else {})[0]
+    part = worker_health(found, {"send": probe} if probe else {})[0]
 
     assert ("send worker", *expected) == (part.name, part.status, part.cause)
     assert (part.status == "ok") is (not part.do)
@@ -95,7 +95,7 @@ def test_a_worker_is_as_its_gravest_trouble(
 
 def test_what_has_no_group_is_told_by_its_probe_and_what_has_no_topic_is_not_set_up() -> None:
     """Such as the ticker; and the two workers whose groups were not seen."""
-    parts = workers_of(lag(9, 9), {"send": READY, "ticker": NOT_READY})
+    parts = worker_health(lag(9, 9), {"send": READY, "ticker": NOT_READY})
 
     assert ("ticker", "failed", "postgres: away") == (parts[-1].name, parts[-1].status, parts[-1].text)
     assert ["not set up", "not set up"] == [part.cause for part in parts[1:3]]
@@ -115,18 +115,18 @@ def test_the_worst_group_is_told_with_why_since_when_and_what_to_do() -> None:
     """By status before age; nothing where all is well."""
     slow = lag(9, 5, records=4, seconds=99.0, status=Status.SLOW, reason="slowly")
     stopped = lag(9, 5, records=4, seconds=9.0, status=Status.STOPPED, reason="nobody", since=NOW)
-    found = worst_of([*slow, *stopped])
+    found = worst_group_json([*slow, *stopped])
 
     assert found is not None
     assert ("STOPPED", "nobody", NOW, 0) == tuple(found[name] for name in ("status", "reason", "since", "partition"))
     assert "inmail worker" in found["do"]
-    assert worst_of(lag(9, 9)) is None
+    assert worst_group_json(lag(9, 9)) is None
 
 
 def test_history_has_times_and_no_more_points_than_a_picture_shows() -> None:
     """Samples of before the start are far apart: the oldest is kept, and each says how long ago it was."""
     past = [Sample(NOW - timedelta(minutes=10), 0, 70, 70)]
-    found = history_of([*past, *(Sample(NOW + timedelta(seconds=number), 0, 70, number) for number in range(200))])
+    found = history_json([*past, *(Sample(NOW + timedelta(seconds=number), 0, 70, number) for number in range(200))])
 
     assert len(found["records"]) == len(found["seconds_ago"]) <= 92
     assert (799.0, 70, 0.0, 199) == (
@@ -153,9 +153,9 @@ async def test_the_look_waits_for_no_page() -> None:
 def test_since_is_kept_while_the_cause_is_the_same() -> None:
     """Though its words change."""
     later = NOW + timedelta(minutes=1)
-    (first,) = with_since([SystemPart("p", "failed", "stopped", "1 waits")], {}, NOW)
-    (same,) = with_since([SystemPart("p", "failed", "stopped", "2 wait")], {"p": first}, later)
-    (other,) = with_since([SystemPart("p", "ok", "works", "")], {"p": same}, later)
+    (first,) = add_since([SystemPart("p", "failed", "stopped", "1 waits")], {}, NOW)
+    (same,) = add_since([SystemPart("p", "failed", "stopped", "2 wait")], {"p": first}, later)
+    (other,) = add_since([SystemPart("p", "ok", "works", "")], {"p": same}, later)
 
     assert (NOW, NOW, later) == (first.since, same.since, other.since)
 

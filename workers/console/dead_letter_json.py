@@ -1,0 +1,37 @@
+"""Dead letters for the page. Their bytes become text here; that text is never markup is the page's part."""
+
+from dataclasses import fields
+from typing import Any, Final
+
+from workers.ops.dead_letters.history import LetterHistory
+from workers.ops.dead_letters.letters import DeadLetter, readable_text
+
+__all__ = ["letter_json", "letter_row_json"]
+
+_MAX_TEXT_BYTES: Final = 64 * 1024  # of a message in the page; `inmail dead-letters show` shows all
+_BYTES_FIELDS: Final = frozenset({"key", "value", "headers"})
+
+
+def letter_row_json(letter: DeadLetter, history: LetterHistory | None) -> dict[str, Any]:
+    """Return a letter without its message; what became of it is null where the books could not be asked."""
+    row = {field.name: getattr(letter, field.name) for field in fields(letter) if field.name not in _BYTES_FIELDS}
+    return row | {"place": letter.place, "became": None if history is None else history.summary()}
+
+
+def letter_json(letter: DeadLetter, history: LetterHistory | None) -> dict[str, Any]:
+    """Return a letter with its message as text, or as a hex dump where it is none."""
+    headers = [{"name": name, "value": _decode_bytes(value)} for name, value in letter.headers]
+    whole = {"key": _decode_bytes(letter.key), "value": _decode_bytes(letter.value), "headers": headers}
+    return letter_row_json(letter, history) | whole | {"bytes": None if letter.value is None else len(letter.value)}
+
+
+def _decode_bytes(data: bytes | None) -> str | None:
+    if data is None:
+        return None
+    if len(data) <= _MAX_TEXT_BYTES:
+        return readable_text(data)
+    try:
+        head = data.decode()[:_MAX_TEXT_BYTES].encode()  # not in the middle of a character, or it would be no text
+    except UnicodeDecodeError:
+        head = data[:_MAX_TEXT_BYTES]
+    return f"{readable_text(head)}\n… (cut here)"
