@@ -66,8 +66,8 @@ READY, NOT_READY = Probe(ready=True, reasons=()), Probe(ready=False, reasons=("p
 @pytest.mark.parametrize(
     ("status", "more", "members", "probe", "expected"),
     [
-        (Status.OK, {}, 1, READY, ("ok", "works")),
-        (Status.OK, {}, 1, None, ("ok", "works")),
+        (Status.OK, {}, 1, READY, ("ok", "running")),
+        (Status.OK, {}, 1, None, ("ok", "running")),
         (Status.NEVER_COMMITTED, {}, 1, READY, ("failed", "never committed")),
         (Status.OK, {}, 0, None, ("failed", "stopped")),
         (Status.STOPPED, {"records": 4}, 0, None, ("failed", "stopped")),
@@ -79,7 +79,7 @@ READY, NOT_READY = Probe(ready=True, reasons=()), Probe(ready=False, reasons=("p
         (Status.STALLED, {"records": 4}, 1, READY, ("failed", "stalled")),
         (Status.HELD, {"records": 4, "held": 4}, 1, READY, ("warning", "held")),
         (Status.OK, {"records": 4, "seconds": 31.0}, 1, READY, ("warning", "behind")),
-        (Status.OK, {"records": 4, "seconds": 29.0}, 1, READY, ("ok", "works")),
+        (Status.OK, {"records": 4, "seconds": 29.0}, 1, READY, ("ok", "running")),
     ],
 )
 def test_a_worker_is_as_its_gravest_trouble(
@@ -155,7 +155,7 @@ def test_since_is_kept_while_the_cause_is_the_same() -> None:
     later = NOW + timedelta(minutes=1)
     (first,) = add_since([SystemPart("p", "failed", "stopped", "1 waits")], {}, NOW)
     (same,) = add_since([SystemPart("p", "failed", "stopped", "2 wait")], {"p": first}, later)
-    (other,) = add_since([SystemPart("p", "ok", "works", "")], {"p": same}, later)
+    (other,) = add_since([SystemPart("p", "ok", "running", "")], {"p": same}, later)
 
     assert (NOW, NOW, later) == (first.since, same.since, other.since)
 

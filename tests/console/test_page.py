@@ -83,25 +83,25 @@ async def test_a_message_is_sent_back_once_asked_and_on_record(tab: Tab, scene: 
     """Who and why are kept; what became of it is shown."""
     path = f"#/letters?account={scene.refused}"
     await tab.go(path)
-    await tab.click("Send 4 messages back …")
+    await tab.click("Redrive 4 messages …")
     await tab.page.get_by_label("Token").fill("a-wrong-token-altogether")
     await tab.press("Sign in")
-    await tab.see("that is no token of this console", "dialog")
+    await tab.see("this token is not valid for this console", "dialog")
     await tab.page.get_by_label("Token").fill(OPERATOR)
     await tab.press("Sign in")
-    await tab.see("say who you are", "dialog")
+    await tab.see("name: required", "dialog")
     await tab.page.get_by_label("Your name").fill("maria")
     await tab.press("Sign in")
-    await tab.see("would be sent back", "dialog")
+    await tab.see("This redrives the messages of 4 dead letters", "dialog")
     await tab.press("Show the plan")
     await tab.see("Nothing to send", "dialog")  # this catalogue would set them aside again
     await tab.press("Close")
-    await tab.click("Send 4 messages back …")
+    await tab.click("Redrive 4 messages …")
     await tab.page.get_by_label("include messages that would be dead-lettered again").check()
     await tab.press("Show the plan")
-    await tab.page.get_by_label("Why").fill("to see what happens")
+    await tab.page.locator("dialog").get_by_label("Reason").fill("to see what happens")
     assert [] == await tab.barriers()
-    await tab.press("Send 4 messages back")
+    await tab.press("Redrive 4 messages")
 
     await tab.see("to see what happens")
     await eventually(lambda: _newest(scene, "done"), "a redrive that is done")
@@ -122,26 +122,26 @@ async def test_an_operation_is_stopped_and_gone_on_with(tab: Tab, scene: Scene) 
     """A slow one ends between two messages, and another does what is left."""
     await tab.go(f"#/letters?account={scene.refused}")
     await tab.sign_in(OPERATOR, "maria")
-    await tab.page.get_by_role("button", name="messages back").click()
+    await tab.page.get_by_role("button", name="Redrive").click()
     await tab.page.get_by_label("Rate").fill("1")
     for box in (
         "include messages that would be dead-lettered again",
-        "include messages sent back before or already answered",
+        "include messages that were redriven or answered before",
     ):
         await tab.page.get_by_label(box).check()
     await tab.press("Show the plan")
-    await tab.page.get_by_label("Why").fill("slowly")
-    await tab.press("back")
+    await tab.page.locator("dialog").get_by_label("Reason").fill("slowly")
+    await tab.press("Redrive")
     await tab.see("running")
     await tab.page.locator("tbody a").first.click()
     await tab.click("Stop …")
-    await tab.press("Stop it")
+    await tab.press("Stop operation")
     await tab.see("stopped")
     stopped = await _newest(scene, "stopped")
-    await tab.click("Go on …")
-    await tab.page.get_by_label("Why").fill("after all")
+    await tab.click("Continue …")
+    await tab.page.locator("dialog").get_by_label("Reason").fill("after all")
     assert [] == await tab.barriers()
-    await tab.press("Go on")
+    await tab.press("Continue")
     await tab.page.locator("dialog").wait_for(state="detached")
     await eventually(lambda: _begun_after(scene, stopped), "another operation")
 
@@ -149,7 +149,7 @@ async def test_an_operation_is_stopped_and_gone_on_with(tab: Tab, scene: Scene) 
     assert ("redrive", "maria (console)", "after all") == (newest.verb, newest.actor, newest.reason)
     await tab.go(f"#/operations/{newest.operation}")
     await tab.click("Stop …")
-    await tab.press("Stop it")
+    await tab.press("Stop operation")
     await eventually(lambda: _newest(scene, "stopped"), "the end")
 
 
@@ -169,19 +169,19 @@ async def test_replays_are_gone_on_with_or_told_how(tab: Tab, scene: Scene) -> N
     kept.append(await _stopped(scene, "rewind", rewind))
     await tab.go(f"#/operations/{kept[1]}")
     await tab.see("inmail replay shadow --database postgresql://...@there:5432/other --schema beside --from")
-    assert 0 == await tab.page.get_by_role("button", name="Go on").count()
+    assert 0 == await tab.page.get_by_role("button", name="Continue").count()
     assert [] == await tab.barriers()
     await tab.sign_in(OPERATOR, "maria")
     await tab.go(f"#/operations/{kept[2]}")
-    await tab.click("Go on …")
-    await tab.page.get_by_label("Why").fill("again")
-    await tab.press("Go on")
+    await tab.click("Continue …")
+    await tab.page.locator("dialog").get_by_label("Reason").fill("again")
+    await tab.press("Continue")
     await tab.see("the group has members", "dialog")
     await tab.press("Cancel")
     await tab.go(f"#/operations/{kept[0]}")
-    await tab.click("Go on …")
-    await tab.page.get_by_label("Why").fill("to the end")
-    await tab.press("Go on")
+    await tab.click("Continue …")
+    await tab.page.locator("dialog").get_by_label("Reason").fill("to the end")
+    await tab.press("Continue")
     await eventually(lambda: _newest(scene, "done"), "a shadow run that is done")
 
     done = (await list_operations(scene.settings, 1))[0]
@@ -268,7 +268,7 @@ async def test_kafka_that_is_away_is_said_beside_what_the_books_know(browser: Br
         a_tab(browser, address) as tab,
     ):
         await tab.go("#/")
-        await tab.see("Kafka does not answer", "#connection")
+        await tab.see("Kafka does not respond", "#connection")
         await tab.see("unknown while Kafka does not answer")
         await tab.go("#/topics")
         await tab.see("Kafka cannot be reached")
@@ -284,7 +284,7 @@ async def test_with_a_readers_token_nothing_is_seen_without_it_and_nothing_done_
     changes = {"console_reader_token": SecretStr(READER)}
     async with a_console(scene.settings, **changes) as address, a_tab(browser, address) as tab:
         await tab.go("#/")
-        await tab.see("Reading this console needs a token")
+        await tab.see("Sign in with a token to read this console")
         assert [] == await tab.barriers()
         await tab.sign_in(READER)
         await tab.see("Flow in")
@@ -296,7 +296,7 @@ async def test_with_a_readers_token_nothing_is_seen_without_it_and_nothing_done_
         cookie = next(each for each in await tab.page.context.cookies() if each["name"].startswith("inmail_console"))
         assert (True, "Strict") == (cookie["httpOnly"], cookie["sameSite"])
         await tab.click("Sign out")
-        await tab.see("Reading this console needs a token")
+        await tab.see("Sign in with a token to read this console")
 
 
 async def test_an_account_leads_to_what_its_statement_does_not_have(tab: Tab, scene: Scene) -> None:
@@ -316,14 +316,14 @@ async def test_it_is_worked_with_the_keyboard_alone(tab: Tab) -> None:
     """The skip link, the views, a dialog that keeps the focus and gives it back."""
     page = tab.page
     await tab.go("#/operations")
-    await tab.see("What operators did")
+    await tab.see("Recorded operations")
     await page.keyboard.press("Tab")
-    assert "Skip to the content" == await page.evaluate("document.activeElement.textContent")
+    assert "Skip to content" == await page.evaluate("document.activeElement.textContent")
     await page.keyboard.press("Enter")
     assert "main" == await page.evaluate("document.activeElement.id")
     await page.get_by_role("link", name="Account", exact=True).focus()
     await page.keyboard.press("Enter")
-    await tab.see("Whose credits?")
+    await tab.see("Enter an account ID")
     assert "H1" == await page.evaluate("document.activeElement.tagName")
     await page.get_by_role("button", name="Sign in").focus()
     await page.keyboard.press("Enter")
@@ -351,7 +351,7 @@ async def test_what_is_not_there_is_said(tab: Tab) -> None:
     """In a sentence, where it would have been."""
     for path, text in (
         ("#/account?id=nobody-of-that-name", "the ledger has no account nobody-of-that-name"),
-        ("#/request?id=no-uuid", "id: expected a UUID; a message that has none is found by its account"),
+        ("#/request?id=no-uuid", "id: expected a UUID; to find a message without one, search by account"),
         ("#/letters/0/999999999", "there is no dead letter at 0/999999999"),
         ("#/operations/999999", "there is no operation 999999"),
         ("#/letters?account=nobody", "No dead letter matches"),

@@ -15,17 +15,17 @@ def views(scene: Scene) -> dict[str, tuple[str, list[str]]]:
             "#/",
             ["Flow in", "records/s", "send worker", "→ start inmail worker expiry", "charged", *expiry],
         ),
-        "lag": ("#/lag", ["inmail-send", *expiry, "Next to read", "Unread, records", scene.stranger]),
+        "lag": ("#/lag", ["inmail-send", *expiry, "Next offset", "Unread, records", scene.stranger]),
         "lag of another": (
             f"#/lag?group={scene.stranger}",
             [f"{scene.stranger} on {SEND_REQUESTS}", "nobody", "STOPPED"],
         ),
-        "dead letters": (f"#/letters?account={scene.refused}", [scene.refused, "unknown plan", "messages back"]),
+        "dead letters": (f"#/letters?account={scene.refused}", [scene.refused, "unknown plan", "messages …"]),
         "dead letter": (f"#/letters/{scene.letter.place}", ["unknown type", EVIL, "<script>alert(2)</script>"]),
         "account": (f"#/account?id={scene.account}", ["2 credits", "promotion", "charged", "free", "Sequence"]),
         "request": (f"#/request?id={scene.request}", [str(scene.request), SEND_REQUESTS, "charged", "published"]),
-        "operations": ("#/operations", ["What operators did"]),
-        "topics": ("#/topics", ["as they should be", "Promises"]),
+        "operations": ("#/operations", ["Recorded operations"]),
+        "topics": ("#/topics", ["up to date", "Delivery guarantees"]),
     }
 
 

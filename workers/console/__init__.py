@@ -1,1 +1,1 @@
-"""The console: a page that shows how the system is, and does what an operator may do from there."""
+"""The web console: a page that shows the state of the system and takes operators' actions."""

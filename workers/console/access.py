@@ -1,4 +1,4 @@
-"""Who may look and who may act: tokens, and the sessions that are signed in with one."""
+"""Access control: tokens, roles and signed-in sessions."""
 
 import secrets
 from collections import OrderedDict, deque
@@ -16,15 +16,15 @@ __all__ = ["Access", "Role", "Session", "TooManyAttemptsError", "WrongTokenError
 
 _SESSION_SECONDS = 12 * 3600.0
 _MAX_SESSIONS = 1000
-_MAX_ATTEMPTS = 10  # with a wrong token, in a minute, from one address
+_MAX_ATTEMPTS = 10  # wrong tokens from one address within the window
 _ATTEMPT_WINDOW_SECONDS = 60.0
-_MAX_CALLERS = 1000  # addresses that are remembered for wrong tokens
-_NETWORK_BITS = 64  # of an IPv6 address: what one caller commonly has all to itself
-_MIN_TOKEN_CHARACTERS = 16  # at least: it is all that stands between the network and the ledger
+_MAX_CALLERS = 1000  # addresses remembered for wrong tokens
+_NETWORK_BITS = 64  # of an IPv6 address: the network that one caller commonly has alone
+_MIN_TOKEN_CHARACTERS = 16  # the token alone protects the ledger from the network
 
 
 class Role(IntEnum):
-    """What somebody may do. Each may also do what those before it may."""
+    """What a caller may do. Each role includes the roles before it."""
 
     NOBODY = 0
     READER = 1
@@ -32,7 +32,7 @@ class Role(IntEnum):
 
 
 class WrongTokenError(Exception):
-    """No role has that token."""
+    """The token belongs to no role."""
 
 
 class TooManyAttemptsError(Exception):
@@ -41,57 +41,57 @@ class TooManyAttemptsError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Somebody who is signed in, or who looks without being."""
+    """A signed-in session, or the anonymous one."""
 
     role: Role
-    actor: str = ""  # as they named themselves, for the record
-    csrf: str = ""  # what each of their actions has to bring along
-    ends_at: float = 0.0
+    actor: str = ""  # the name given at sign-in, recorded with each action
+    csrf: str = ""  # the token that every action has to carry
+    ends_at: float = 0.0  # on the clock of `Access`, in seconds
 
 
 @dataclass(slots=True)
 class Access:
-    """The tokens, and who is signed in. Sessions live as long as the process."""
+    """The tokens and the open sessions. Sessions end with the process."""
 
     reader_token: str | None
     operator_token: str | None
-    open_to_all: bool  # whether looking needs no token
+    open_to_all: bool  # whether reading needs no token
     clock: Callable[[], float] = monotonic
     _sessions: dict[str, Session] = field(default_factory=dict)
-    _wrong_attempts: "OrderedDict[str, deque[float]]" = field(default_factory=OrderedDict)  # when, by who came
+    _wrong_attempts: "OrderedDict[str, deque[float]]" = field(default_factory=OrderedDict)  # times, by caller
 
     def role_of(self, token: str, address: str) -> Role:
-        """Return what a token lets do.
+        """Return the role of a token.
 
         Args:
-            token: what was given.
-            address: from where it came; behind a proxy that is the proxy's.
+            token: the token to check.
+            address: the caller's address; behind a proxy, the proxy's.
 
         Raises:
-            WrongTokenError: when it is none of ours.
-            TooManyAttemptsError: when there were too many of those from that address in the last minute.
+            WrongTokenError: when no role has the token.
+            TooManyAttemptsError: when the address sent too many wrong tokens in the last minute.
 
         """
         now, caller = self.clock(), _caller_key(address)
         attempts = self._wrong_attempts.get(caller)
         if attempts is not None and len(attempts) == _MAX_ATTEMPTS and now - attempts[0] < _ATTEMPT_WINDOW_SECONDS:
             raise TooManyAttemptsError("too many wrong tokens from your address: wait a minute")
-        # Both are compared whatever the first says, each in constant time: neither can be guessed a letter at a time.
+        # Both comparisons always run, each in constant time: timing reveals no part of a token.
         is_reader, is_operator = _tokens_match(token, self.reader_token), _tokens_match(token, self.operator_token)
         if not (is_reader or is_operator):
             self._record_wrong_token(caller, now)
-            raise WrongTokenError("that is no token of this console")
+            raise WrongTokenError("this token is not valid for this console")
         return Role.OPERATOR if is_operator else Role.READER
 
     def _record_wrong_token(self, caller: str, now: float) -> None:
-        """Remember a wrong token, the callers in the order of their last one: the table cannot grow without end."""
+        """Record a wrong token. Callers stay in the order of their last attempt, at most 1000."""
         self._wrong_attempts.setdefault(caller, deque(maxlen=_MAX_ATTEMPTS)).append(now)
         self._wrong_attempts.move_to_end(caller)
         while len(self._wrong_attempts) > _MAX_CALLERS:
             self._wrong_attempts.popitem(last=False)
 
     def sign_in(self, token: str, actor: str, address: str) -> tuple[str, Session]:
-        """Begin a session; return its secret id, for the cookie, and what it is.
+        """Begin a session; return its secret id, for the cookie, and the session.
 
         Raises:
             WrongTokenError, TooManyAttemptsError: as `role_of` does.
@@ -111,7 +111,7 @@ class Access:
         self._sessions.pop(key, None)
 
     def find_session(self, key: str | None) -> Session:
-        """Return the session of a cookie; without one, what anybody may do."""
+        """Return the session of a cookie, or an anonymous session where the cookie names none."""
         found = self._sessions.get(key or "")
         if found is not None and found.ends_at > self.clock():
             return found
@@ -119,7 +119,7 @@ class Access:
 
 
 def _caller_key(address: str) -> str:
-    """Return whom an address stands for: in IPv6 its network, since its owner can take any address of that."""
+    """Return the key that counts a caller's attempts: in IPv6 the /64, as its owner can use any address in it."""
     try:
         found = ip_address(address)
     except ValueError:
@@ -136,7 +136,7 @@ def _tokens_match(candidate: str, token: str | None) -> bool:
 
 
 def is_loopback(address: str) -> bool:
-    """Tell whether only this machine can connect to an address."""
+    """Return whether only this machine can connect to an address."""
     try:
         return ip_address(address).is_loopback
     except ValueError:
@@ -144,21 +144,21 @@ def is_loopback(address: str) -> bool:
 
 
 def load_access(settings: Settings) -> Access:
-    """Return the access that the settings give.
+    """Return the access control that the settings define.
 
     Raises:
-        SettingsError: when a token is missing where it is needed, too short, given twice, or its file cannot be read.
+        SettingsError: when a required token is missing, or a token is too short, given twice, or in an unreadable file.
 
     """
     reader, operator = _load_token(settings, "console_reader_token"), _load_token(settings, "console_operator_token")
     loopback = is_loopback(settings.console_address)
     if not loopback and reader is None:
         raise SettingsError(
-            f"INMAIL_CONSOLE_READER_TOKEN: needed to serve the console on {settings.console_address}, where others can"
-            " come to it; only on loopback is looking free"
+            f"INMAIL_CONSOLE_READER_TOKEN: required to serve the console on {settings.console_address}, which other"
+            " machines can reach; only a console on loopback can be read without a token"
         )
     if reader is not None and reader == operator:
-        raise SettingsError("INMAIL_CONSOLE_OPERATOR_TOKEN: has to differ from INMAIL_CONSOLE_READER_TOKEN")
+        raise SettingsError("INMAIL_CONSOLE_OPERATOR_TOKEN: must differ from INMAIL_CONSOLE_READER_TOKEN")
     return Access(reader, operator, open_to_all=loopback and reader is None)
 
 

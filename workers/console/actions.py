@@ -1,4 +1,4 @@
-"""What the page may ask to be done: to sign in and out; to send dead letters back; to stop operations and go on."""
+"""The console's actions: signing in and out, redriving dead letters, stopping and continuing operations."""
 
 import json
 from dataclasses import dataclass
@@ -19,19 +19,19 @@ from workers.ops.operations import Operation, Operator, read_operation
 __all__ = ["Actions"]
 
 _MAX_BODY_BYTES: Final = 16 * 1024
-_PLAN_LIMITS: Final = 4.0  # times the usual, to read all dead letters for a plan
+_PLAN_LIMITS: Final = 4.0  # query time limits: a plan reads all dead letters
 
 
 @dataclass(slots=True)
 class Actions:
-    """What changes something. Each has passed the build_guards: it comes from our own page, of somebody who may."""
+    """Handlers of requests that change something, after the guards have checked origin, role and CSRF token."""
 
     access: Access
     limiter: QueryLimiter
     runner: OperationRunner
 
     def routes(self) -> dict[str, RequestHandler]:
-        """Return what answers a POST to each path."""
+        """Return the handler of POST requests for each path."""
         return {
             "/api/session": self.sign_in,
             "/api/redrives/plan": self.plan,
@@ -41,17 +41,17 @@ class Actions:
         }
 
     async def session(self, request: web.Request) -> web.Response:
-        """Answer with who looks and what they may do."""
+        """Answer with the caller's session: role, name and CSRF token."""
         return json_response(self._session_json(request[SESSION]))
 
     async def sign_in(self, request: web.Request) -> web.Response:
-        """Begin a session with a token; who may act says a name, for the record."""
+        """Begin a session with a token. An operator also gives a name, which is recorded with each action."""
         body, address = await _read_json_object(request), request.remote or ""
         token, name = parameters.parse_text(body, "token"), parameters.parse_text(body, "name")
         if token is None:
-            raise BadRequestError("token: it is missing")
+            raise BadRequestError("token: missing")
         if name is None and self.access.role_of(token, address) is Role.OPERATOR:
-            raise BadRequestError("name: say who you are, for the record")
+            raise BadRequestError("name: required, as it is recorded with your actions")
         key, session = self.access.sign_in(token, name or "", address)
         response = json_response(self._session_json(session))
         secure = is_https(request)
@@ -77,7 +77,7 @@ class Actions:
         }
 
     async def plan(self, request: web.Request) -> web.Response:
-        """Answer with what a redrive would do."""
+        """Answer with the plan of a redrive."""
         body = await _read_json_object(request)
         letter_filter, options = (
             parameters.parse_filter(_object_field(body, "selection")),
@@ -87,15 +87,15 @@ class Actions:
             return json_response(await self.runner.plan(settings, letter_filter, options))
 
     async def redrive(self, request: web.Request) -> web.Response:
-        """Begin a redrive that was planned."""
+        """Start a planned redrive."""
         body = await _read_json_object(request)
         plan = parameters.parse_text(body, "plan")
         if plan is None:
-            raise BadRequestError("plan: which one?")
+            raise BadRequestError("plan: missing")
         return json_response(await self.runner.redrive(plan, _parse_operator(request, body)), status=202)
 
     async def stop(self, request: web.Request) -> web.Response:
-        """Ask an operation of this console to stop."""
+        """Stop an operation that runs in this console."""
         operation = await self._find_operation(request)
         self.runner.stop(operation)
         log = structlog.get_logger("inmail.console")
@@ -103,7 +103,7 @@ class Actions:
         return json_response({"operation": operation.operation}, status=202)
 
     async def resume(self, request: web.Request) -> web.Response:
-        """Go on with an operation that was stopped, failed or broke off."""
+        """Continue an operation that was stopped, failed or broke off."""
         operator = _parse_operator(request, await _read_json_object(request))
         operation = await self._find_operation(request)
         async with self.limiter.slot(_PLAN_LIMITS) as settings:
@@ -118,15 +118,15 @@ class Actions:
 
 
 def _parse_operator(request: web.Request, body: dict[str, Any]) -> Operator:
-    """Return who acts, and why: both go on record."""
+    """Return who acts and why, for the record of the operation."""
     because = parameters.parse_text(body, "because")
     if because is None:
-        raise BadRequestError("because: say why, for the record")
+        raise BadRequestError("because: required, as the reason is recorded with the operation")
     return Operator(f"{request[SESSION].actor} (console)", because)
 
 
 async def _read_json_object(request: web.Request) -> dict[str, Any]:
-    """Return a request's JSON. Nothing else is taken: a form can be sent from anywhere."""
+    """Return a request's JSON object. Other content types are refused, because any site can submit a form."""
     if request.content_type != "application/json":
         raise BadRequestError("expected JSON")
     data = await request.content.read(_MAX_BODY_BYTES + 1)

@@ -1,4 +1,4 @@
-"""What each status of lag means and what to do about it, for the page: in short what docs/lag.md says."""
+"""The meaning of each lag status and the advice for it, as the page shows them: a summary of docs/lag.md."""
 
 from collections.abc import Mapping
 from typing import Final, NamedTuple
@@ -9,58 +9,61 @@ __all__ = ["ADVICE", "Advice"]
 
 
 class Advice(NamedTuple):
-    """The kind of a status, its meaning, and the advice for it."""
+    """The kind of a status, its meaning and what to do."""
 
-    kind: str  # ok, warning or failed: its shape and colour
+    kind: str  # ok, warning or failed: selects the shape and colour
     means: str
     do: str
 
 
 ADVICE: Final[Mapping[Status, Advice]] = {
-    Status.OK: Advice("ok", "all is read, or what is unread gets less", "nothing"),
+    Status.OK: Advice("ok", "everything is read, or the lag falls", "nothing"),
     Status.WAITING: Advice(
         "warning",
-        "the lane has a record and lets another lane of its number read up to its time first",
-        "look at the group and partition that the reason names: its worker is away or behind",
+        "the lane waits until another lane of its partition number has read up to the time of its next record",
+        "check the group and partition that the reason names: its worker is absent or behind",
     ),
     Status.SLOW: Advice(
         "warning",
-        "offsets move, and what is unread does not get less",
-        "start more workers, up to the number of partitions; their logs say what a batch costs",
+        "offsets move, but the lag does not fall",
+        "start more workers, up to the number of partitions; the workers' logs show what a batch costs",
     ),
     Status.REWOUND: Advice(
         "warning",
-        "the offset went back, and has not come as far again",
-        "nothing if Operations shows a rewind; else find who reset it: our workers decide nothing twice",
+        "the offset was set back, and has not reached its earlier position again",
+        "nothing if Operations shows a rewind; otherwise find out who reset the offset: workers decide nothing twice",
     ),
-    Status.UNKNOWN: Advice("failed", "no broker leads the partition", "bring the broker back"),
+    Status.UNKNOWN: Advice("failed", "no broker leads the partition", "restart the broker"),
     Status.HELD: Advice(
         "warning",
-        "all is read that can be: an open transaction of a producer hides what comes next",
-        "end that producer: the broker aborts after transaction.timeout.ms, or `kafka-transactions.sh --abort` does",
+        "every visible record is read: a producer's open transaction hides the records after it",
+        "end that producer: the broker aborts its transaction after transaction.timeout.ms, or use"
+        " `kafka-transactions.sh --abort`",
     ),
     Status.STALLED: Advice(
         "failed",
-        "its reader is in the group, and its offset does not move while records wait",
-        "look at the owner's /readyz and log: it holds a batch that a server refuses, or hangs",
+        "the consumer is connected, but the offset does not move while records wait",
+        "check the owner's /readyz and log: it hangs, or a server refuses its batch",
     ),
     Status.NEVER_COMMITTED: Advice(
         "failed",
-        "the group has no offset here",
-        "of our groups: run `inmail topics apply`; of another: look at who owns it",
+        "the group has no committed offset in the partition",
+        "for a group of ours, run `inmail topics apply`; for another group, ask its owner",
     ),
     Status.EXPIRED: Advice(
         "failed",
-        "the ledger has read the partition, and Kafka has lost the group's offset",
-        "run `inmail topics apply`, which starts near the ledger's position; then start the workers",
+        "the ledger has read the partition, but Kafka has lost the group's offset",
+        "run `inmail topics apply`, which sets the offset near the ledger's position; then start the workers",
     ),
     Status.STOPPED: Advice(
-        "failed", "nobody reads the partition", "start its reader; of ours that is `inmail worker` and its name"
+        "failed",
+        "no consumer reads the partition",
+        "start the consumer; for a group of ours, `inmail worker` and its name",
     ),
     Status.PAUSED: Advice(
         "failed",
-        "the breaker ended the worker, or the lane holds a record of a time far ahead",
-        "read the reason and the dead letters; mend the producer, the plans or the version, then start the worker; of a"
+        "the circuit breaker ended the worker, or the lane holds a record whose time is far ahead",
+        "read the reason and the dead letters; fix the producer, the plans or the version, then start the worker; for a"
         " time far ahead, compare the clocks of broker and host, and use `inmail clock`",
     ),
     Status.HALTED: Advice(
@@ -76,7 +79,7 @@ ADVICE: Final[Mapping[Status, Advice]] = {
     Status.BEYOND_END: Advice(
         "failed",
         "an offset is beyond the partition's end: records were lost, or the topic was created again",
-        "of our groups: what the reason says; of another: have its owner set the offset",
+        "for a group of ours, do what the reason says; for another group, ask its owner to set the offset",
     ),
     Status.RECREATED: Advice(
         "failed",

@@ -1,4 +1,4 @@
-"""What the page reads, as JSON: each answer is what a command of the same name says. docs/console.md lists them."""
+"""The console's read API, as JSON: each answer has the data of the command of the same name (see docs/console.md)."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
@@ -25,30 +25,30 @@ from workers.ops.trace.trace import Question, trace
 
 __all__ = ["Api", "RequestHandler", "json_response"]
 
-_MAX_LETTERS: Final = 200  # that a page shows at most
+_MAX_LETTERS: Final = 200
 _MAX_LINES: Final = 500
 _MAX_REQUESTS: Final = 20
-_SEARCHED_RECORDS: Final = 20_000  # records of a partition that a trace looks through; the command looks further
-_TOPIC_SCAN_LIMITS: Final = 2.0  # times the usual, for what reads whole topics
+_SEARCHED_RECORDS: Final = 20_000  # records of each partition; the command can search more
+_TOPIC_SCAN_LIMITS: Final = 2.0  # query time limits: these queries read whole topics
 
 RequestHandler = Callable[[web.Request], Awaitable[web.Response]]
 
 
 def json_response(body: object, status: int = 200) -> web.Response:
-    """Return a body as JSON."""
+    """Return a response with the body as JSON."""
     return web.Response(body=to_json(body), status=status, content_type="application/json", charset="utf-8")
 
 
 @dataclass(slots=True)
 class Api:
-    """Answers to what the page reads. What goes wrong is raised, and report by `tell_problems`."""
+    """Handlers of read requests. They raise errors, which a middleware turns into responses."""
 
     limiter: QueryLimiter
     monitor: SystemMonitor
     runner: OperationRunner
 
     def routes(self) -> dict[str, RequestHandler]:
-        """Return what answers each path."""
+        """Return the handler of GET requests for each path."""
         return {
             "/api/overview": self.overview,
             "/api/lag": self.lag,
@@ -62,11 +62,11 @@ class Api:
         }
 
     async def overview(self, _: web.Request) -> web.Response:
-        """Answer with what was seen last, as the live stream tells it."""
+        """Answer with the last sample, as in the live stream."""
         return json_response(self.monitor.overview_json())
 
     async def lag(self, request: web.Request) -> web.Response:
-        """Answer with how every group of the cluster stands; with partitions and how they were of one, or of ours."""
+        """Answer with the lag of every group; for one group, or ours, also with partitions and their history."""
         group = parameters.parse_text(request.query, "group")
         return json_response(self.monitor.lag_json([group] if group is not None else []))
 
@@ -74,20 +74,20 @@ class Api:
         """Answer with an account's lots and the newest lines of its statement."""
         account = parameters.parse_text(request.query, "id")
         if account is None:
-            raise BadRequestError("id: which account?")
+            raise BadRequestError("id: missing; expected an account")
         async with self.limiter.slot() as settings:
             statement = await read_statement(settings, account, parameters.parse_instant(request.query, "as_of"))
         facts = statement.summary()
         lines = facts.pop("lines")
-        assert isinstance(lines, list)  # noqa: S101 - as a statement's summary has it
+        assert isinstance(lines, list)  # noqa: S101 - a statement's summary has a list
         return json_response(facts | {"line_count": len(lines), "lines": lines[: -_MAX_LINES - 1 : -1]})
 
     async def request(self, request: web.Request) -> web.Response:
-        """Answer with all that is known of a request or event, or of an account's last ones."""
+        """Answer with the trace of a request or event, or of an account's last requests."""
         id_ = parameters.parse_uuid(request.query, "id")
         account = parameters.parse_text(request.query, "account")
         if id_ is None and account is None:
-            raise BadRequestError("id: which request?")
+            raise BadRequestError("id: missing; expected a request, or an account")
         async with self.limiter.slot(_TOPIC_SCAN_LIMITS) as settings:
             traced = await trace(settings, Question(id_, account, _MAX_REQUESTS, _SEARCHED_RECORDS))
         summary = traced.summary()
@@ -95,7 +95,7 @@ class Api:
         return json_response(summary | {"searched": _SEARCHED_RECORDS})
 
     async def dead_letters(self, request: web.Request) -> web.Response:
-        """Answer with the newest dead letters that are meant, and how many there are by topic and reason."""
+        """Answer with the newest dead letters that match the filter, and with counts by topic and reason."""
         letter_filter = parameters.parse_filter(request.query)
         last = parameters.parse_number(request.query, "last", 1, _MAX_LETTERS) or _MAX_LETTERS
         operation = parameters.parse_number(request.query, "operation")
@@ -116,21 +116,21 @@ class Api:
         )
 
     async def dead_letter(self, request: web.Request) -> web.Response:
-        """Answer with all of one dead letter."""
+        """Answer with one dead letter in full."""
         partition, offset = _require_number(request, "partition"), _require_number(request, "offset")
         async with self.limiter.slot(_TOPIC_SCAN_LIMITS) as settings:
             report = await report_dead_letter(settings, partition, offset)
         return json_response(letter_json(*report.letters[0]) | {"silent": report.silent})
 
     async def operations(self, request: web.Request) -> web.Response:
-        """Answer with what operators did, the newest first."""
+        """Answer with the recorded operations, newest first."""
         last = parameters.parse_number(request.query, "last", 1, 500) or 50
         async with self.limiter.slot() as settings:
             operations = await list_operations(settings, last)
         return json_response({"operations": [self._operation_json(each) for each in operations]})
 
     async def operation(self, request: web.Request) -> web.Response:
-        """Answer with one operation: its plan and how far it is."""
+        """Answer with one operation: its plan, progress and result."""
         async with self.limiter.slot() as settings:
             operation = await read_operation(settings, _require_number(request, "operation"))
         return json_response(self._operation_json(operation))
@@ -149,12 +149,12 @@ class Api:
         }
 
     async def topics(self, _: web.Request) -> web.Response:
-        """Answer with what differs from how topics should be, and which settings break a promise."""
+        """Answer with the planned topic changes, and the settings that conflict with a delivery guarantee."""
         async with self.limiter.slot(_TOPIC_SCAN_LIMITS) as settings:
             broken_promises = await check_topics(settings)
             try:
                 changes, refused = await plan_topics(settings), None
-            except TopicsError as error:  # it cannot be planned, and what is broken is to be seen all the same
+            except TopicsError as error:  # conflicting settings are shown even without a plan
                 changes, refused = [], str(error)
         wanted = {"partitions": settings.topic_partitions, "replicas": settings.topic_replication}
         conflicts = [each._asdict() for each in broken_promises]

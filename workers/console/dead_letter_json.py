@@ -1,4 +1,4 @@
-"""Dead letters for the page. Their bytes become text here; that text is never markup is the page's part."""
+"""Dead letters as JSON for the page, with their bytes as text. The page makes sure that text never becomes markup."""
 
 from dataclasses import fields
 from typing import Any, Final
@@ -8,18 +8,18 @@ from workers.ops.dead_letters.letters import DeadLetter, readable_text
 
 __all__ = ["letter_json", "letter_row_json"]
 
-_MAX_TEXT_BYTES: Final = 64 * 1024  # of a message in the page; `inmail dead-letters show` shows all
+_MAX_TEXT_BYTES: Final = 64 * 1024  # of a key, value or header; `inmail dead-letters show` shows all
 _BYTES_FIELDS: Final = frozenset({"key", "value", "headers"})
 
 
 def letter_row_json(letter: DeadLetter, history: LetterHistory | None) -> dict[str, Any]:
-    """Return a letter without its message; what became of it is null where the books could not be asked."""
+    """Return a dead letter without its message; `became` is null where the database did not answer."""
     row = {field.name: getattr(letter, field.name) for field in fields(letter) if field.name not in _BYTES_FIELDS}
     return row | {"place": letter.place, "became": None if history is None else history.summary()}
 
 
 def letter_json(letter: DeadLetter, history: LetterHistory | None) -> dict[str, Any]:
-    """Return a letter with its message as text, or as a hex dump where it is none."""
+    """Return a dead letter with its message as text, or as a hex dump where the bytes are not text."""
     headers = [{"name": name, "value": _decode_bytes(value)} for name, value in letter.headers]
     whole = {"key": _decode_bytes(letter.key), "value": _decode_bytes(letter.value), "headers": headers}
     return letter_row_json(letter, history) | whole | {"bytes": None if letter.value is None else len(letter.value)}
@@ -31,7 +31,7 @@ def _decode_bytes(data: bytes | None) -> str | None:
     if len(data) <= _MAX_TEXT_BYTES:
         return readable_text(data)
     try:
-        head = data.decode()[:_MAX_TEXT_BYTES].encode()  # not in the middle of a character, or it would be no text
+        head = data.decode()[:_MAX_TEXT_BYTES].encode()  # cuts between characters: half a character would not be text
     except UnicodeDecodeError:
         head = data[:_MAX_TEXT_BYTES]
     return f"{readable_text(head)}\n… (cut here)"

@@ -1,4 +1,4 @@
-"""How many records a second come in, are decided, and are answered: what offsets say, from one look to the next."""
+"""Flow rates: records a second that arrive, are decided and are answered, from the offsets of successive samples."""
 
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -12,17 +12,17 @@ from workers.ops.lag import GroupLag
 __all__ = ["Flow", "Rates"]
 
 _MAX_RATES: Final = 180
-_WINDOW_SAMPLES: Final = 5  # looks that the pace of now is taken over: a batch is not a burst
+_WINDOW_SAMPLES: Final = 5  # a rate covers so many samples, so that one batch does not look like a burst
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Records a second between two looks; None where nothing can be said."""
+    """Rates between two samples, in records a second; None where a rate is unknown."""
 
     at: datetime
     came_in: float | None
-    decided: float | None  # their outcomes are stored in the books
-    answered: float | None  # their answers are published: their offset is committed in the same transaction
+    decided: float | None  # outcomes stored in the ledger's database
+    answered: float | None  # answers published: the offset is committed in the same transaction
 
 
 OffsetsByPartition = Mapping[tuple[str, int], int]
@@ -30,7 +30,7 @@ OffsetsByPartition = Mapping[tuple[str, int], int]
 
 @dataclass(slots=True)
 class Flow:
-    """The rates of the last looks."""
+    """The rates of the last samples."""
 
     _samples: "deque[tuple[datetime, OffsetsByPartition, OffsetsByPartition | None, OffsetsByPartition]]" = field(
         default_factory=lambda: deque(maxlen=_WINDOW_SAMPLES)
@@ -38,12 +38,12 @@ class Flow:
     rates: "deque[Rates]" = field(default_factory=lambda: deque(maxlen=_MAX_RATES))
 
     def add_sample(self, at: datetime, lag: Sequence[GroupLag], lanes: Sequence[LaneProgress] | None) -> None:
-        """Take one look.
+        """Add a sample and the rate since the oldest sample of the window.
 
         Args:
-            at: when it was.
-            lag: of the workers' groups.
-            lanes: how far the books are; None where they could not be asked.
+            at: the time of the sample.
+            lag: the lag of the workers' groups.
+            lanes: the lanes' progress in the ledger's database; None where the database did not answer.
 
         """
         partitions = [each for group in lag for each in group.partitions]
@@ -66,7 +66,7 @@ class Flow:
         self._samples.append((at, ends, stored, committed))
 
     def summary(self) -> dict[str, Any]:
-        """Return the rates for JSON: those of now, and how they were, the oldest first."""
+        """Return the current rates and their history, oldest first, for JSON."""
         return {
             "now": asdict(self.rates[-1]) if self.rates else None,
             "history": [asdict(each) for each in self.rates],
@@ -74,7 +74,7 @@ class Flow:
 
 
 def _growth_rate(before: OffsetsByPartition, now: OffsetsByPartition, seconds: float) -> float | None:
-    """Return the growth a second. A partition that went back was rewound or made anew: that is no flow."""
+    """Return the growth a second. An offset that went back counts as none: its partition was rewound or recreated."""
     if seconds <= 0:
         return None
     return sum(max(0, offset - before[partition]) for partition, offset in now.items() if partition in before) / seconds

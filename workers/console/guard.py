@@ -1,8 +1,8 @@
-"""What every request to the console passes before it is answered, and what every answer carries.
+"""Middlewares that check every request to the console, and the security headers of every response.
 
-A browser that somebody looks at another page with also sends requests here, with our cookie or, on loopback, without
-needing one. So nothing is answered under a name that is not ours (DNS rebinding), nothing is done for another origin,
-and nothing without the session's own token in a header, which no foreign page can set.
+A page of another site can make a browser send requests to the console, with the session's cookie or, on loopback,
+without needing one. So the console answers only under its own host names (against DNS rebinding), refuses actions of
+other origins, and requires the session's CSRF token in a header, which a foreign page cannot set.
 """
 
 from hmac import compare_digest
@@ -35,28 +35,28 @@ _SECURITY_HEADERS: Final = {
 
 
 async def add_security_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """Add what keeps a browser from doing with an answer what it should not; called as an answer begins."""
+    """Add security and caching headers to a response; called before its headers are sent."""
     response.headers.update(_SECURITY_HEADERS)
     response.headers["Cache-Control"] = "no-store" if request.path.startswith("/api/") else "no-cache"
     response.headers.pop("Server", None)
 
 
 def session_cookie_name(request: web.Request) -> str:
-    """Return the name of the session's cookie: cookies do not tell ports apart, so that two consoles would share it."""
+    """Return the name of the session's cookie. The name has the port, as a browser sends cookies to every port."""
     return f"inmail_console_{urlsplit(f'//{request.host}').port or 'default'}"
 
 
 def is_https(request: web.Request) -> bool:
-    """Tell whether the browser came over TLS, be it to a proxy before us."""
+    """Return whether the browser used HTTPS, possibly to a proxy in front of the console."""
     return request.headers.get("Origin", "").startswith("https://")
 
 
 def build_guards(access: Access, hosts: frozenset[str]) -> list[Middleware]:
-    """Return the middlewares, outermost first.
+    """Return the middlewares that check host, origin and role, outermost first.
 
     Args:
-        access: who may do what.
-        hosts: names under which browsers may come, beside localhost and plain addresses.
+        access: the tokens and sessions.
+        hosts: host names that browsers may use, in addition to localhost and IP addresses.
 
     """
 
@@ -64,7 +64,7 @@ def build_guards(access: Access, hosts: frozenset[str]) -> list[Middleware]:
     async def check_host(request: web.Request, handler: Handler) -> web.StreamResponse:
         if not _is_known_host(request.host, hosts):
             return _error_response(
-                421, "not_our_name", "this console is not served under that name: see INMAIL_CONSOLE_HOSTS"
+                421, "not_our_name", "the console is not served under this host name: see INMAIL_CONSOLE_HOSTS"
             )
         return await handler(request)
 
@@ -73,7 +73,7 @@ def build_guards(access: Access, hosts: frozenset[str]) -> list[Middleware]:
         site = request.headers.get("Sec-Fetch-Site", "none")
         foreign = site not in {"same-origin", "none"} and request.path.startswith("/api/")
         if foreign or (not _is_safe_method(request) and not _is_same_origin(request)):
-            return _error_response(403, "other_origin", "asked for by a page of another origin")
+            return _error_response(403, "other_origin", "the request comes from a page of another origin")
         return await handler(request)
 
     @web.middleware
@@ -82,11 +82,13 @@ def build_guards(access: Access, hosts: frozenset[str]) -> list[Middleware]:
         if not request.path.startswith("/api/") or request.path == _SIGN_IN_PATH:
             return await handler(request)
         bearer = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        if bearer and _is_safe_method(request):  # a script that reads; who acts has a session, and a name on the record
+        if bearer and _is_safe_method(
+            request
+        ):  # scripts may read; an action needs a session with a name for the record
             session = request[SESSION] = Session(access.role_of(bearer, request.remote or ""))
         if session.role < (Role.READER if _is_safe_method(request) else Role.OPERATOR):
             needed = "reader's" if _is_safe_method(request) else "operator's"
-            return _error_response(401, "sign_in", f"this needs the {needed} token: sign in")
+            return _error_response(401, "sign_in", f"sign in with the {needed} token to do this")
         if not _is_safe_method(request) and not compare_digest(
             request.headers.get(CSRF_HEADER, "").encode(errors="replace"), session.csrf.encode()
         ):
@@ -101,7 +103,7 @@ def _is_safe_method(request: web.Request) -> bool:
 
 
 def _is_known_host(host: str, hosts: frozenset[str]) -> bool:
-    """Tell whether a Host header names us. Any address does: no name that others own can stand for it."""
+    """Return whether a Host header names the console. Any IP address does, as DNS rebinding needs a name."""
     try:
         name = urlsplit(f"//{host}").hostname or ""
     except ValueError:

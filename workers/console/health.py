@@ -1,4 +1,4 @@
-"""How each part is and why: from the workers' own probes where they are known, from their groups and the books else."""
+"""The health of each part of the system and its cause, from the workers' probes and from the lag of their groups."""
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,11 +25,11 @@ __all__ = [
     "worker_health",
 ]
 
-BEHIND_SECONDS: Final = 30.0  # of an unread record: a page is answered in less, so somebody waits
+BEHIND_SECONDS: Final = 30.0  # age of the oldest unread record from which a worker counts as behind
 _PROBE_SECONDS: Final = 2.0
 WORKER_NAMES: Final = {TOPIC_OF[worker]: f"{worker} worker" for worker in WorkerName}
 
-# Statuses that tell what is wrong also where nobody is in the group.
+# Statuses that name the cause even when the group has no members.
 _CAUSES_WITHOUT_MEMBERS: Final = {
     *(Status.PAUSED, Status.NEVER_COMMITTED, Status.EXPIRED, Status.HALTED),
     *(Status.BEYOND_BOOKS, Status.BEYOND_END, Status.RECREATED),
@@ -40,29 +40,29 @@ OK, WARNING, FAILED, UNKNOWN = "ok", "warning", "failed", "unknown"
 
 @dataclass(frozen=True, slots=True)
 class SystemPart:
-    """One part of the system as it is."""
+    """The health of one part of the system."""
 
     name: str
     status: str  # ok, warning, failed, unknown
     cause: str  # in a word or two
     text: str  # in a sentence
-    do: str = ""  # what to do, where there is something to do
-    since: datetime | None = None  # when this console first saw it so
+    do: str = ""  # advice for an operator; empty where nothing is to be done
+    since: datetime | None = None  # when this console first saw the status and cause
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What a worker's `/readyz` says."""
+    """The answer of a worker's `/readyz`."""
 
     ready: bool
     reasons: Sequence[str]
 
 
 def probe_addresses(settings: Settings) -> dict[str, str]:
-    """Return where the workers' probes are, by worker.
+    """Return the addresses of the workers' probes, by worker.
 
     Raises:
-        SettingsError: when the setting cannot be understood.
+        SettingsError: when INMAIL_CONSOLE_WORKERS cannot be parsed.
 
     """
     addresses = {}
@@ -76,7 +76,7 @@ def probe_addresses(settings: Settings) -> dict[str, str]:
 
 
 async def query_probes(addresses: Mapping[str, str]) -> dict[str, Probe]:
-    """Return what the workers say of themselves; one that does not answer is not ready, for that reason."""
+    """Return each worker's probe; a worker that does not answer within 2 s is not ready."""
     if not addresses:
         return {}
     timeout = aiohttp.ClientTimeout(total=_PROBE_SECONDS)
@@ -90,16 +90,16 @@ async def _query_probe(client: aiohttp.ClientSession, address: str) -> Probe:
         async with client.get(f"http://{address}/readyz") as answer:
             body: dict[str, Any] = await answer.json()
     except (aiohttp.ClientError, TimeoutError, ValueError):
-        return Probe(ready=False, reasons=("its probe does not answer",))
+        return Probe(ready=False, reasons=("the probe does not answer",))
     return Probe(bool(body.get("ready")), [str(each) for each in body.get("reasons", ())])
 
 
 def worker_health(lag: Sequence[GroupLag], probes: Mapping[str, Probe]) -> list[SystemPart]:
-    """Return how the workers are: each group's, and whatever else has a probe, such as the ticker.
+    """Return the health of each worker, and of other processes with a probe, such as the ticker.
 
     Args:
-        lag: of the workers' groups.
-        probes: what they say of themselves, by worker.
+        lag: the lag of the workers' groups.
+        probes: the workers' probes, by worker.
 
     """
     groups = {group.topic: group for group in lag}
@@ -112,17 +112,17 @@ def worker_health(lag: Sequence[GroupLag], probes: Mapping[str, Probe]) -> list[
 
 
 def _ungrouped_part(name: str, probe: Probe) -> SystemPart:
-    return _check_probe(name, probe) or SystemPart(name, OK, "works", "ready, by its probe")
+    return _check_probe(name, probe) or SystemPart(name, OK, "running", "the probe reports ready")
 
 
 def _worker_part(name: str, topic: str, lag: GroupLag | None, probe: Probe | None) -> SystemPart:
-    """Return how one worker is, the gravest thing first."""
+    """Return the health of one worker: the most severe problem, or running."""
     if lag is None:
         return SystemPart(name, FAILED, "not set up", f"Kafka has no topic {topic}", "run `inmail topics apply`")
     if (problem := _check_members(name, lag) or _check_probe(name, probe) or _check_lag(name, lag)) is not None:
         return problem
-    text = f"{lag.members} in its group"
-    return SystemPart(name, OK, "works", f"{text}, ready by its probe" if probe is not None else text)
+    text = "1 member in the group" if lag.members == 1 else f"{lag.members} members in the group"
+    return SystemPart(name, OK, "running", f"{text}; the probe reports ready" if probe is not None else text)
 
 
 def _check_members(name: str, lag: GroupLag) -> SystemPart | None:
@@ -130,7 +130,7 @@ def _check_members(name: str, lag: GroupLag) -> SystemPart | None:
         return _check_lag(name, lag)
     if lag.members:
         return None
-    text = f"nobody is in group {lag.group}"
+    text = f"group {lag.group} has no members"
     return SystemPart(
         name, FAILED, "stopped", f"{text}; {_backlog_text(lag)}" if lag.records else text, start_advice(lag.topic)
     )
@@ -139,7 +139,9 @@ def _check_members(name: str, lag: GroupLag) -> SystemPart | None:
 def _check_probe(name: str, probe: Probe | None) -> SystemPart | None:
     if probe is None or probe.ready:
         return None
-    return SystemPart(name, FAILED, "not ready", "; ".join(probe.reasons) or "it does not say why", "look at its log")
+    return SystemPart(
+        name, FAILED, "not ready", "; ".join(probe.reasons) or "the probe gives no reason", "read its log"
+    )
 
 
 def _check_lag(name: str, lag: GroupLag) -> SystemPart | None:
@@ -149,13 +151,13 @@ def _check_lag(name: str, lag: GroupLag) -> SystemPart | None:
         return SystemPart(name, kind, lag.status.lower(), lag.reason, do)
     if lag.seconds > BEHIND_SECONDS:
         return SystemPart(
-            name, WARNING, "behind", f"{_backlog_text(lag)}; it gets less", "nothing, or start more workers"
+            name, WARNING, "behind", f"{_backlog_text(lag)}; the lag falls", "nothing, or start more workers"
         )
     return None
 
 
 def start_advice(topic: str) -> str:
-    """Return what to do where nobody reads a topic of ours."""
+    """Return the advice for an input topic that no worker reads."""
     return f"start `inmail worker {WORKER_OF[topic]}`"
 
 
@@ -165,7 +167,7 @@ def _backlog_text(lag: GroupLag) -> str:
 
 
 def add_since(parts: Iterable[SystemPart], before: Mapping[str, SystemPart], now: datetime) -> list[SystemPart]:
-    """Return parts with when each was first seen as it is."""
+    """Return the parts with the time since which each has had its status and cause."""
     dated = []
     for part in parts:
         last = before.get(part.name)

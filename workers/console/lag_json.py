@@ -1,4 +1,4 @@
-"""Lag for the page: all groups in a line each, and the partitions of those that are looked at."""
+"""Lag as JSON for the page: one row for each group, and the partitions of selected groups."""
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
@@ -12,14 +12,14 @@ from workers.topology import TOPIC_OF_GROUP
 
 __all__ = ["group_json", "history_json", "overview_json", "partitions_json", "worst_group_json"]
 
-_MAX_POINTS: Final = 90  # of a small picture
-_MAX_PARTITIONS: Final = 200  # of a group that are shown at most: the worst
+_MAX_POINTS: Final = 90  # of a sparkline
+_MAX_PARTITIONS: Final = 200  # of a group: the worst are shown
 _MAX_CHANGES: Final = 5  # of a partition
-_MAX_OTHER_GROUPS: Final = 20  # groups in the overview beside ours
+_MAX_OTHER_GROUPS: Final = 20  # in the overview, in addition to ours
 
 
 def group_json(group: GroupLag) -> dict[str, Any]:
-    """Return how a group stands, and why: as its worst partition does."""
+    """Return a group's totals, and the status, reason and advice of its worst partition."""
     worst, advice = group.worst, ADVICE[group.status]
     ours = TOPIC_OF_GROUP.get(group.group) == group.topic
     totals = {name: value for name, value in group.summary().items() if name != "partitions"}
@@ -34,13 +34,13 @@ def group_json(group: GroupLag) -> dict[str, Any]:
 
 
 def worst_group_json(groups: Sequence[GroupLag]) -> dict[str, Any] | None:
-    """Return the group that stands worst; None where all is well."""
+    """Return the group with the most severe status, then the oldest unread record; None where every group is OK."""
     worst = max(groups, key=lambda group: (group.status.severity, group.seconds), default=None)
     return None if worst is None or worst.status is Status.OK else group_json(worst)
 
 
 def overview_json(source: LagSource) -> dict[str, Any]:
-    """Return what the overview shows: our groups and, of the others, those that are not as they should be."""
+    """Return the overview's lag: our groups, and the other groups whose status is not OK."""
     others = [group for group in source.groups if group.group not in TOPIC_OF_GROUP]
     abnormal = sorted(
         (group for group in others if group.status is not Status.OK),
@@ -58,7 +58,7 @@ def overview_json(source: LagSource) -> dict[str, Any]:
 
 
 def partitions_json(source: LagSource, chosen: Collection[str]) -> list[dict[str, Any]]:
-    """Return the partitions of some groups, with how each was."""
+    """Return the chosen groups with their partitions and the partitions' history."""
     return [
         group_json(group) | {"partitions": [_partition_json(source, each) for each in _worst_partitions(group)]}
         for group in source.groups
@@ -98,7 +98,7 @@ def _owner_text(each: PartitionLag) -> str | None:
 
 
 def history_json(samples: Sequence[Sample]) -> dict[str, Any]:
-    """Return unread records over time: as many points as a small picture shows, the first and newest among them."""
+    """Return unread records over time, thinned to about 90 points that include the oldest and the newest sample."""
     if not samples:
         return {"seconds_ago": [], "records": []}
     step = -(-len(samples) // _MAX_POINTS)

@@ -1,4 +1,4 @@
-"""Where the console has lag from: one observer of all groups of the cluster, open for as long as the console is."""
+"""The console's source of lag: one observer of all groups of the cluster, open while the console runs."""
 
 import asyncio
 from collections.abc import Sequence
@@ -13,35 +13,35 @@ from workers.topology import TOPIC_OF_GROUP
 
 __all__ = ["LagSource"]
 
-_HISTORY_TIME_SHARE: Final = 0.7  # of the time for a look, until it is taken without the past
+_HISTORY_TIME_SHARE: Final = 0.7  # of a sample's time limit; after that the sample is taken without history
 
 
 class LagSource:
-    """Lag as it was seen last, and where the dead letters end."""
+    """The lag in the last sample, and the end of the dead-letter topic."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._observer: LagObserver | None = None
         self._exit_stack = AsyncExitStack()
-        self.dead_letters_end = 0  # changes whenever one is added
+        self.dead_letters_end = 0  # grows with each dead letter
 
     @property
     def groups(self) -> Sequence[GroupLag]:
-        """All groups, by name and topic."""
+        """All groups of the cluster, sorted by name and topic."""
         return self._observer.groups if self._observer is not None else ()
 
     @property
     def worker_groups(self) -> list[GroupLag]:
-        """Those of the workers, each with the topic that it reads."""
+        """The workers' groups, each with its input topic."""
         return [group for group in self.groups if TOPIC_OF_GROUP.get(group.group) == group.topic]
 
     @property
     def refreshed_at(self) -> datetime | None:
-        """When they were seen; None: not yet."""
+        """The time of the last sample; None before the first."""
         return self._observer.refreshed_at if self._observer is not None else None
 
     async def refresh(self) -> None:
-        """Look once. What was seen before stays where that fails.
+        """Take one sample. The previous sample stays if this fails.
 
         Raises:
             KafkaError: when the cluster cannot be reached.
@@ -50,7 +50,7 @@ class LagSource:
         if self._observer is None:
             await self._open(with_history=True)
         try:
-            # The past is read once. Where there is too much of it, the present is told without.
+            # History is read once. If that takes too long, the first sample is taken without history.
             async with asyncio.timeout(self._settings.console_timeout_seconds * _HISTORY_TIME_SHARE) as limit:
                 await self._refresh_once()
         except TimeoutError:
@@ -61,7 +61,7 @@ class LagSource:
             await self._refresh_once()
 
     async def _refresh_once(self) -> None:
-        assert self._observer is not None  # noqa: S101 - opened before
+        assert self._observer is not None  # noqa: S101 - `refresh` has opened the observer
         await self._observer.refresh()
         self.dead_letters_end = await self._observer.written(DEAD_LETTERS)
 
@@ -70,14 +70,14 @@ class LagSource:
         self._observer = await self._exit_stack.enter_async_context(watched)
 
     async def close(self) -> None:
-        """Let the clients go."""
+        """Close the observer and its clients."""
         self._observer = None
         await self._exit_stack.aclose()
 
     def history(self, group: str, topic: str, partition: int) -> Sequence[Sample]:
-        """Return how a partition was, the oldest sample first: also before the console began."""
+        """Return a partition's samples, oldest first, including samples from before the console started."""
         return self._observer.history(group, topic, partition) if self._observer is not None else ()
 
     def changes(self, group: str, topic: str, partition: int) -> Sequence[StatusChange]:
-        """Return the last statuses of a partition, the oldest first."""
+        """Return a partition's last status changes, oldest first."""
         return self._observer.changes(group, topic, partition) if self._observer is not None else ()

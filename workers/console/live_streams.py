@@ -1,4 +1,4 @@
-"""The live stream: each look at the system, sent to every open page as it is taken (Server-Sent Events)."""
+"""The live stream: sends each sample to every open page (Server-Sent Events)."""
 
 import asyncio
 from typing import Final
@@ -11,21 +11,26 @@ from workers.console.system_monitor import SystemMonitor
 
 __all__ = ["LiveStreams"]
 
-_MAX_STREAMS: Final = 100  # at most; each is a page that somebody left open
+_MAX_STREAMS: Final = 100  # one for each open page
 _RETRY_MS: Final = 2000
 
 
 class LiveStreams:
-    """The open streams."""
+    """The live streams of open pages."""
 
     def __init__(self, monitor: SystemMonitor) -> None:
         self._monitor = monitor
         self._closing = asyncio.Event()
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
-        """Send what was seen last, and then each look, until the page goes or the console ends."""
+        """Send the last sample and then each new sample, until the page closes or the console ends.
+
+        Raises:
+            HTTPServiceUnavailable: when 100 streams are open.
+
+        """
         if self._monitor.viewers >= _MAX_STREAMS:
-            raise web.HTTPServiceUnavailable(reason=f"{_MAX_STREAMS} pages are open, and no more can be live")
+            raise web.HTTPServiceUnavailable(reason=f"{_MAX_STREAMS} live pages are open, which is the limit")
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
         await response.prepare(request)
         self._monitor.viewers += 1
@@ -36,11 +41,11 @@ class LiveStreams:
                 await response.write(b"event: overview\ndata: %b\n\n" % to_json(self._monitor.overview_json()))
                 await run_until_first(self._monitor.wait_for_sample(), self._closing.wait())
         except ConnectionError:
-            pass  # the page went
+            pass  # the page was closed
         finally:
             self._monitor.viewers -= 1
         return response
 
     async def close(self, _: web.Application) -> None:
-        """End all streams: the server would wait for them otherwise."""
+        """End all streams; otherwise the server would wait for them at shutdown."""
         self._closing.set()

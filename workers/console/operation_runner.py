@@ -1,6 +1,6 @@
-"""What this console was told to do, while it does it: redrives and replays, each to be stopped and gone on with.
+"""Operations that run in the console's process: redrives and replays, which the page can start, stop and continue.
 
-What they did is on record in the table of operations. Kept here is only what it takes to begin and to stop one.
+The table of operations records them. This module keeps only the plans and the tasks.
 """
 
 import asyncio
@@ -27,13 +27,13 @@ from workers.ops.replay.rewind_plan import plan_rewind
 
 __all__ = ["OperationRunner"]
 
-_DRAIN_SECONDS: Final = 300.0  # as the command waits for workers to end
+_DRAIN_SECONDS: Final = 300.0  # the command's own limit for workers to end
 _MAX_PLANS: Final = 50
-_START_SECONDS: Final = 1.0  # what is refused is refused by then; what is not is on record
+_START_SECONDS: Final = 1.0  # by then an operation has been refused, or recorded
 
 
 class PlannedRedrive(NamedTuple):
-    """A redrive that was shown and not begun."""
+    """A planned redrive that has not started."""
 
     selection: LetterFilter
     options: RedriveOptions
@@ -52,14 +52,16 @@ class _RunningOperation:
 
 @dataclass(slots=True)
 class OperationRunner:
-    """The plans that were shown, and what runs."""
+    """The redrive plans that were shown, and the running operations."""
 
     settings: Settings
     _plans: "OrderedDict[str, PlannedRedrive]" = field(default_factory=OrderedDict)
-    _running: dict[str, _RunningOperation] = field(default_factory=dict)  # by verb, of which one runs at a time
+    _running: dict[str, _RunningOperation] = field(
+        default_factory=dict
+    )  # by verb: one operation of a verb runs at a time
 
     async def plan(self, settings: Settings, selection: LetterFilter, options: RedriveOptions) -> dict[str, Any]:
-        """Return what a redrive would do, for JSON, with the name by which it is begun.
+        """Return the plan of a redrive, for JSON, with the name that starts the plan.
 
         Raises:
             NotSetUpError, CatalogueError, KafkaError, OSError, asyncpg.PostgresError: as `plan_redrive` does.
@@ -73,32 +75,33 @@ class OperationRunner:
         return {"plan": name, **plan.summary()}
 
     async def redrive(self, name: str, operator: Operator) -> dict[str, Any]:
-        """Begin what was shown. A plan is begun once.
+        """Start a planned redrive and return its operation, for JSON. A plan starts once.
 
         Raises:
-            RefusedError: when it is not known any more, is empty, or another redrive is under way.
+            RefusedError: when the plan is unknown or empty, or another redrive is running.
 
         """
         planned = self._plans.pop(name, None)
         if planned is None:
-            raise RefusedError("that plan was begun already, or is not known any more: plan it again")
+            raise RefusedError("this plan was started already, or has been discarded: plan again")
         return await self._start_redrive(planned, operator)
 
     async def resume(self, settings: Settings, operation: Operation, operator: Operator) -> dict[str, Any]:
-        """Go on with an operation that was stopped, failed or broke off: the same is planned again, and begun.
+        """Plan an operation that was stopped, failed or broke off again, and start it.
 
         Args:
-            settings: to plan with.
-            operation: which one.
-            operator: who goes on, and why.
+            settings: the settings to plan with.
+            operation: the operation to continue.
+            operator: who continues, and why.
 
         Raises:
-            RefusedError: when it runs, is done, is of a verb that cannot, is not safe now, or nothing is left of it.
-            CatalogueError, NotSetUpError, KafkaError, OSError, asyncpg.PostgresError: when it cannot be planned.
+            RefusedError: when the operation runs, is done, has a verb that cannot continue here, is not safe now, or
+                has nothing left to do.
+            CatalogueError, NotSetUpError, KafkaError, OSError, asyncpg.PostgresError: when planning fails.
 
         """
         if operation.status in {OperationStatus.RUNNING, OperationStatus.DONE}:
-            raise RefusedError(f"operation {operation.operation} is {operation.status}: there is nothing to go on with")
+            raise RefusedError(f"operation {operation.operation} is {operation.status}: there is nothing to continue")
         stop = asyncio.Event()
         match operation.verb:
             case redrive.VERB:
@@ -113,7 +116,7 @@ class OperationRunner:
                 request = parse_rebuild(settings, operation)
                 run = self._run_rebuild(request, await plan_rebuild(settings, request), operator, stop)
             case verb:
-                raise RefusedError(f"a {verb} is not gone on with from here: see `inmail replay --help`")
+                raise RefusedError(f"the console cannot continue a {verb}: see `inmail replay --help`")
         return await self._start(operation.verb, operator, stop, run)
 
     async def _prepare_reemit(
@@ -122,7 +125,7 @@ class OperationRunner:
         rows, to, rate = parse_reemit(operation)
         plan = await reemit_plan.plan_reemit(settings, rows, to, rate)
         if not plan.count:
-            raise RefusedError("nothing is left to be sent")
+            raise RefusedError("nothing is left to send")
         return reemit.reemit(self.settings, rows, plan, who=operator, stop=stop)
 
     async def _prepare_rewind(
@@ -133,7 +136,7 @@ class OperationRunner:
         if plan.refusal is not None:
             raise RefusedError(plan.refusal)
         if not plan.moves:
-            raise RefusedError("the group stands there, or before it: there is nothing to set")
+            raise RefusedError("the group is already at or before the target: there is nothing to set")
         return rewind(self.settings, target, options, plan, who=operator, stop=stop, drain_seconds=_DRAIN_SECONDS)
 
     async def _run_rebuild(
@@ -152,7 +155,7 @@ class OperationRunner:
     async def _start(self, verb: str, operator: Operator, stop: asyncio.Event, run: _OperationRun) -> dict[str, Any]:
         if verb in self._running:
             run.close()
-            raise RefusedError(f"another {verb} is under way here: wait for it, or stop it")
+            raise RefusedError(f"another {verb} is running here: wait for it, or stop it")
         task = asyncio.create_task(run)
         self._running[verb] = _RunningOperation(operator, stop, task)
         task.add_done_callback(lambda done: self._finish(verb, done))
@@ -169,7 +172,7 @@ class OperationRunner:
             log.warning("operation_failed", verb=verb, error=repr(error), known=isinstance(error, KNOWN))
 
     def can_resume(self, operation: Operation) -> bool:
-        """Tell whether the record of an operation says all that it takes to go on with it from here."""
+        """Return whether the console can continue an operation from its record."""
         if operation.status not in {OperationStatus.STOPPED, OperationStatus.FAILED, OperationStatus.BROKEN_OFF}:
             return False
         try:
@@ -190,7 +193,7 @@ class OperationRunner:
         return True
 
     def can_stop(self, operation: Operation) -> bool:
-        """Tell whether an operation runs in this process."""
+        """Return whether an operation runs in this process."""
         running = self._running.get(operation.verb)
         same = running is not None and (running.operator.actor, running.operator.reason) == (
             operation.actor,
@@ -199,20 +202,20 @@ class OperationRunner:
         return same and operation.status == OperationStatus.RUNNING
 
     def stop(self, operation: Operation) -> None:
-        """Ask an operation to stop: it ends between two messages.
+        """Request a stop; the operation ends between two messages.
 
         Raises:
-            RefusedError: when it does not run, or in another process.
+            RefusedError: when the operation is not running, or runs in another process.
 
         """
         if operation.status != OperationStatus.RUNNING:
             raise RefusedError(f"operation {operation.operation} is {operation.status}: there is nothing to stop")
         if not self.can_stop(operation):
-            raise RefusedError("it runs in another process: stop it there, with Ctrl-C or SIGTERM")
+            raise RefusedError("the operation runs in another process: stop it there, with Ctrl-C or SIGTERM")
         self._running[operation.verb].stop.set()
 
     async def close(self) -> None:
-        """Stop what runs, and wait until that is on record."""
+        """Stop all running operations, and wait until they are recorded as stopped."""
         operations = list(self._running.values())
         for running in operations:
             running.stop.set()

@@ -1,4 +1,4 @@
-"""What the page asks with, checked: dates, numbers, selections."""
+"""Parsers for the console's request parameters: texts, numbers, instants, ids, filters and options."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -14,16 +14,16 @@ from workers.ops.dead_letters.redrive_plan import RATES, RedriveOptions
 __all__ = ["parse_filter", "parse_instant", "parse_number", "parse_options", "parse_text", "parse_uuid"]
 
 _MAX_CHARACTERS: Final = 1000
-_MAX_NUMBER: Final = 2**53 - 1  # what a page counts with
+_MAX_NUMBER: Final = 2**53 - 1  # JavaScript's largest safe integer
 
 Parameters = Mapping[str, Any]
 
 
 def parse_text(parameters: Parameters, name: str) -> str | None:
-    """Return a text without the space around it; None where there is none.
+    """Return a text without surrounding whitespace; None where the parameter is absent or empty.
 
     Raises:
-        BadRequestError: when it is no text, or too long.
+        BadRequestError: when the value is not a text, or too long.
 
     """
     value = parameters.get(name)
@@ -35,10 +35,10 @@ def parse_text(parameters: Parameters, name: str) -> str | None:
 
 
 def parse_number(parameters: Parameters, name: str, minimum: int = 0, maximum: int = _MAX_NUMBER) -> int | None:
-    """Return a whole number; None where there is none.
+    """Return a whole number; None where the parameter is absent or empty.
 
     Raises:
-        BadRequestError: when it is none, or out of range.
+        BadRequestError: when the value is not a whole number, or out of range.
 
     """
     value = parameters.get(name)
@@ -54,10 +54,10 @@ def parse_number(parameters: Parameters, name: str, minimum: int = 0, maximum: i
 
 
 def parse_instant(parameters: Parameters, name: str) -> datetime | None:
-    """Return an instant; one without a zone is of UTC. None where there is none.
+    """Return an instant, in UTC where it names no zone; None where the parameter is absent or empty.
 
     Raises:
-        BadRequestError: when it is none.
+        BadRequestError: when the value is not an instant.
 
     """
     value = parse_text(parameters, name)
@@ -71,24 +71,24 @@ def parse_instant(parameters: Parameters, name: str) -> datetime | None:
 
 
 def parse_uuid(parameters: Parameters, name: str) -> UUID | None:
-    """Return an id; None where there is none.
+    """Return a UUID; None where the parameter is absent or empty.
 
     Raises:
-        BadRequestError: when it is none.
+        BadRequestError: when the value is not a UUID.
 
     """
     value = parse_text(parameters, name)
     try:
         return None if value is None else UUID(value)
     except ValueError as error:
-        raise BadRequestError(f"{name}: expected a UUID; a message that has none is found by its account") from error
+        raise BadRequestError(f"{name}: expected a UUID; to find a message without one, search by account") from error
 
 
 def parse_filter(parameters: Parameters) -> LetterFilter:
-    """Return which dead letters are meant.
+    """Return the filter of dead letters.
 
     Raises:
-        BadRequestError: when a part of it is wrong.
+        BadRequestError: when a part of the filter is not valid.
 
     """
     topic, reason = parse_text(parameters, "topic"), parse_text(parameters, "reason")
@@ -109,10 +109,10 @@ def parse_filter(parameters: Parameters) -> LetterFilter:
 
 
 def parse_options(parameters: Parameters) -> RedriveOptions:
-    """Return how a redrive is to be done.
+    """Return the options of a redrive.
 
     Raises:
-        BadRequestError: when a part of it is wrong.
+        BadRequestError: when an option is not valid.
 
     """
     rate = parameters.get("rate", RedriveOptions().rate)

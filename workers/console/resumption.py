@@ -1,4 +1,4 @@
-"""What an operation was asked for, read back from its record: the same again goes on with it."""
+"""The request of an operation, parsed from its record, so that the operation can continue."""
 
 import re
 import shlex
@@ -46,10 +46,10 @@ _CONVERTERS: Final[Mapping[str, Callable[[str], Any]]] = {
 
 
 def parse_redrive(operation: Operation) -> tuple[LetterFilter, RedriveOptions]:
-    """Return which letters a redrive meant and how it was to be done.
+    """Return the filter and the options of a redrive.
 
     Raises:
-        RefusedError: when its record is of another version.
+        RefusedError: when another version wrote the record.
 
     """
     arguments = dict(operation.arguments)
@@ -60,10 +60,10 @@ def parse_redrive(operation: Operation) -> tuple[LetterFilter, RedriveOptions]:
 
 
 def parse_reemit(operation: Operation) -> tuple[reemit_plan.RowFilter, str | None, float]:
-    """Return which rows a reemission meant, where to, and how many events a second.
+    """Return the row filter, the target topic and the rate (events a second) of a reemission.
 
     Raises:
-        RefusedError: when its record is of another version.
+        RefusedError: when another version wrote the record.
 
     """
     arguments = operation.arguments
@@ -74,10 +74,10 @@ def parse_reemit(operation: Operation) -> tuple[reemit_plan.RowFilter, str | Non
 
 
 def parse_rewind(operation: Operation) -> tuple[WorkerName, RewindTarget, RewindOptions]:
-    """Return whose group a rewind meant, where to, and how.
+    """Return the worker, the target and the options of a rewind.
 
     Raises:
-        RefusedError: when its record is of another version.
+        RefusedError: when another version wrote the record.
 
     """
     arguments = operation.arguments
@@ -90,11 +90,12 @@ def parse_rewind(operation: Operation) -> tuple[WorkerName, RewindTarget, Rewind
 
 
 def parse_rebuild(settings: Settings, operation: Operation) -> RebuildRequest:
-    """Return what a rebuild or a shadow run decides again, where its books are a schema of the live database.
+    """Return the request of a rebuild or a shadow run into a schema of the live database.
 
     Raises:
-        RefusedError: when they are elsewhere, whose address is not on record, or its record is of another version.
-        OSError: when a catalogue that it was begun with cannot be read.
+        RefusedError: when the run is in another database, whose address is not recorded, when its catalogues have
+            changed, or when another version wrote the record.
+        OSError: when a catalogue of the run cannot be read.
 
     """
     arguments = operation.arguments
@@ -117,16 +118,16 @@ def parse_rebuild(settings: Settings, operation: Operation) -> RebuildRequest:
         raise _version_error(operation) from error
     if request.schema is None or request.arguments(settings) != arguments:
         raise RefusedError(
-            "its books are another database, whose address is not on record, or its catalogues have changed: go on with"
-            " the command that the page shows"
+            "the run is in another database, whose address is not recorded, or its catalogues have changed: continue"
+            " with the command that the page shows"
         )
     return request
 
 
 def resume_command(settings: Settings, operation: Operation) -> str | None:
-    """Return the command line that goes on with an operation; None of a verb or a record that is not known here.
+    """Return the command line that continues an operation; None for an unknown verb or a record of another version.
 
-    An address of another database is never on record: it stands as `postgresql://...`, to be filled in.
+    The address of another database is never recorded: the command has `postgresql://...`, to be filled in.
     """
     try:
         if operation.verb in REBUILD_VERBS:
@@ -171,4 +172,4 @@ def _convert(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _version_error(operation: Operation) -> RefusedError:
-    return RefusedError(f"operation {operation.operation} was asked for in another version's words: plan it anew")
+    return RefusedError(f"another version recorded operation {operation.operation}: plan it again")

@@ -1,4 +1,4 @@
-"""The console's server: its page, what the page reads and asks to be done, and the one look that all pages share."""
+"""The console's web server: the page, its API, and the sampling that all pages share."""
 
 import asyncio
 import socket
@@ -29,14 +29,14 @@ _SHUTDOWN_SECONDS: Final = 2.0
 
 @asynccontextmanager
 async def serve_console(settings: Settings, listener: socket.socket | None = None) -> AsyncIterator[str]:
-    """Serve the console until left; yield its address. What it runs is stopped then, and put on record.
+    """Serve the console until the context ends, and yield its address. Running operations are stopped and recorded.
 
     Args:
-        settings: where Kafka and Postgres are, who may come, and where to listen.
+        settings: the servers' addresses, the tokens, and the address to listen on.
         listener: a bound socket to listen on instead of the settings' address and port.
 
     Raises:
-        SettingsError: when a token is missing or the port cannot be had.
+        SettingsError: when a token is missing or the port is not available.
 
     """
     access = load_access(settings)
@@ -53,9 +53,11 @@ async def serve_console(settings: Settings, listener: socket.socket | None = Non
         yield await _listen(web_runner, settings, listener)
     finally:
         sampling.cancel()
-        await asyncio.wait([sampling], timeout=_SHUTDOWN_SECONDS)  # a client whose broker is gone may not close
+        await asyncio.wait(
+            [sampling], timeout=_SHUTDOWN_SECONDS
+        )  # a client may hang on closing when its broker is gone
         if sampling.done() and not sampling.cancelled():
-            sampling.result()  # it never ends by itself: this raises
+            sampling.result()  # sampling ends only by an error: raise it
         await runner.close()
         with suppress(TimeoutError):
             async with asyncio.timeout(_SHUTDOWN_SECONDS):

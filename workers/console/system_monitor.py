@@ -1,4 +1,4 @@
-"""The one look at the system that all open pages share: taken often while somebody looks, seldom otherwise."""
+"""The sample of the system that all open pages share: taken every 2 s while a page is open, every 15 s otherwise."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
@@ -32,15 +32,15 @@ Seen = TypeVar("Seen")
 
 @dataclass(slots=True)
 class _LedgerReading:
-    """What the books said last."""
+    """The last reading of the ledger's database."""
 
     lanes: list[LaneProgress] = field(default_factory=list)
     outcomes: list[OutcomeCount] = field(default_factory=list)
-    operations: str = ""  # changes whenever an operation does
+    operations: str = ""  # changes with every change of an operation
 
 
 class SystemMonitor:
-    """What was seen last, and who waits for the next look."""
+    """Samples the system for all open pages, and keeps the last sample."""
 
     def __init__(self, limiter: QueryLimiter, probes: dict[str, str]) -> None:
         self._limiter = limiter
@@ -56,7 +56,7 @@ class SystemMonitor:
         self._requested = asyncio.Event()
 
     async def run(self) -> None:
-        """Look again and again, until cancelled."""
+        """Take samples until cancelled."""
         while True:
             await self.take_sample()
             self._requested.clear()
@@ -65,15 +65,15 @@ class SystemMonitor:
             waiting.cancel()
 
     def request_sample(self) -> None:
-        """Look now: somebody came."""
+        """Take the next sample now, for a page that was just opened."""
         self._requested.set()
 
     async def wait_for_sample(self) -> None:
-        """Wait for the next look."""
+        """Wait until the next sample is taken."""
         await self._sampled.wait()
 
     async def take_sample(self) -> None:
-        """Look once. What a server does not tell is kept as it was, with the reason."""
+        """Take one sample. The data of a server that does not answer stays as it was, with the error."""
         lanes, lag_read, probes = await asyncio.gather(
             self._query("postgres", self._read_ledger),
             self._query("kafka", lambda _: self.lag.refresh()),
@@ -110,7 +110,7 @@ class SystemMonitor:
             if (error := self._errors.get(key)) is not None:
                 parts.append(health.SystemPart(name, health.FAILED, "no answer", error))
             else:
-                parts.append(health.SystemPart(name, health.OK, "answers", "reads and answers"))
+                parts.append(health.SystemPart(name, health.OK, "reachable", "queries succeed"))
         return parts
 
     def _worker_parts(self, probes: dict[str, health.Probe]) -> list[health.SystemPart]:
@@ -120,7 +120,7 @@ class SystemMonitor:
         return [health.SystemPart(name, health.UNKNOWN, "not known", text) for name in health.WORKER_NAMES.values()]
 
     def overview_json(self) -> dict[str, Any]:
-        """Return all that a page shows at once, for JSON."""
+        """Return the last sample as the overview shows it, for JSON."""
         places = (each for group in self.lag.worker_groups for each in group.partitions)
         oldest = max(places, key=lambda each: each.seconds, default=None)
         return {
@@ -135,10 +135,10 @@ class SystemMonitor:
         }
 
     def lag_json(self, chosen: Collection[str] = ()) -> dict[str, Any]:
-        """Return how all groups stand, and the partitions of some with their history, for JSON.
+        """Return the lag of all groups, and of chosen groups the partitions with their history, for JSON.
 
         Args:
-            chosen: names of groups; ours where there is none.
+            chosen: names of groups; where it is empty, our groups.
 
         """
         return {

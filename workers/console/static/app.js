@@ -1,87 +1,87 @@
-// The shell: which view is shown, who is signed in, light or dark.
+// The shell: routes, sign-in state, and the light or dark theme.
 
-import { onSession, refresh, signOut, who } from "./api.js";
-import { h, link, say, show } from "./dom.js";
+import { currentSession, onSession, refreshSession, signOut } from "./api.js";
+import { announce, h, link, show } from "./dom.js";
 import { utc, zone } from "./format.js";
 import { connect, disconnect } from "./live.js";
-import { askToSignIn } from "./dialogs.js";
-import { account } from "./views/account.js";
-import { lag } from "./views/lag.js";
-import { letter } from "./views/letter.js";
-import { letters } from "./views/letters.js";
-import { operation, operations } from "./views/operations.js";
-import { overview } from "./views/overview.js";
-import { request } from "./views/request.js";
-import { topics } from "./views/topics.js";
+import { openSignIn } from "./dialogs.js";
+import { showAccount } from "./views/account.js";
+import { showDeadLetter } from "./views/dead_letter.js";
+import { showDeadLetters } from "./views/dead_letters.js";
+import { showLag } from "./views/lag.js";
+import { showOperation, showOperations } from "./views/operations.js";
+import { showOverview } from "./views/overview.js";
+import { showRequest } from "./views/request.js";
+import { showTopics } from "./views/topics.js";
 
-// Path, its view, and under which name of the navigation it stands.
+// Path pattern, view, and entry of the navigation.
 const ROUTES = [
-  [/^\/?$/, overview, "Overview"],
-  [/^\/lag$/, lag, "Lag"],
-  [/^\/letters$/, letters, "Dead letters"],
-  [/^\/letters\/(\d+)\/(\d+)$/, letter, "Dead letters"],
-  [/^\/account$/, account, "Account"],
-  [/^\/request$/, request, "Request"],
-  [/^\/operations$/, operations, "Operations"],
-  [/^\/operations\/(\d+)$/, operation, "Operations"],
-  [/^\/topics$/, topics, "Topics"],
+  [/^\/?$/, showOverview, "Overview"],
+  [/^\/lag$/, showLag, "Lag"],
+  [/^\/letters$/, showDeadLetters, "Dead letters"],
+  [/^\/letters\/(\d+)\/(\d+)$/, showDeadLetter, "Dead letters"],
+  [/^\/account$/, showAccount, "Account"],
+  [/^\/request$/, showRequest, "Request"],
+  [/^\/operations$/, showOperations, "Operations"],
+  [/^\/operations\/(\d+)$/, showOperation, "Operations"],
+  [/^\/topics$/, showTopics, "Topics"],
 ];
 const VIEWS = [["#/", "Overview"], ["#/lag", "Lag"], ["#/letters", "Dead letters"], ["#/account", "Account"], ["#/request", "Request"], ["#/operations", "Operations"], ["#/topics", "Topics"]];
 
 const main = document.getElementById("main");
-let leave = null;
-let first = true;
+let viewAbort = null;
+let isFirst = true;
 
-function enter() {
-  leave?.abort();
-  leave = new AbortController();
+function showView() {
+  viewAbort?.abort();
+  viewAbort = new AbortController();
   const [path, query] = (location.hash.slice(1) || "/").split("?");
   const parameters = new URLSearchParams(query ?? "");
   const found = ROUTES.map(([pattern, view, name]) => [pattern.exec(path), view, name]).find(([match]) => match);
   const name = found?.[2] ?? "Not found";
-  navigation(name);
+  showNavigation(name);
   document.title = `${name} · InMail console`;
   const heading = h("h1", { tabindex: -1 }, name);
   const body = h("div", { class: "view" });
   main.replaceChildren(heading, body);
-  if (who().role === "nobody") {
-    show(body, h("div", { class: "card gate" }, h("p", {}, "Reading this console needs a token."),
-      h("button", { type: "button", class: "primary", on: { click: () => askToSignIn() } }, "Sign in")));
+  if (currentSession().role === "nobody") {
+    show(body, h("div", { class: "card gate" }, h("p", {}, "Sign in with a token to read this console."),
+      h("button", { type: "button", class: "primary", on: { click: () => openSignIn() } }, "Sign in")));
   } else if (found) {
-    found[1]({ body, heading, parameters, path: found[0].slice(1), signal: leave.signal });
+    found[1]({ body, heading, parameters, path: found[0].slice(1), signal: viewAbort.signal });
   } else {
-    show(body, h("p", {}, "There is no such view. ", link("#/", "To the overview")));
+    show(body, h("p", {}, "There is no such view. ", link("#/", "Go to the overview")));
   }
-  // A reader of the screen is told of the new view; at the first one it begins at the top anyway.
-  if (!first) heading.focus({ preventScroll: true });
-  if (!first) window.scrollTo(0, 0);
-  first = false;
+  // Focus makes a screen reader announce the new view; the first view is read from the top anyway.
+  if (!isFirst) heading.focus({ preventScroll: true });
+  if (!isFirst) window.scrollTo(0, 0);
+  isFirst = false;
 }
 
-function navigation(current) {
+function showNavigation(current) {
   show(document.getElementById("views"), h("ul", {}, VIEWS.map(([href, name]) =>
     h("li", {}, link(href, name, name === current ? { "aria-current": "page" } : {})))));
   document.querySelector("#views [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
 }
 
-function identity(session) {
+function showIdentity(session) {
   const signedIn = session.csrf !== "";
-  const act = signedIn
-    ? h("button", { type: "button", "data-key": "sign-out", on: { click: () => signOut().then(() => say("Signed out")) } }, "Sign out")
-    : h("button", { type: "button", "data-key": "sign-in", on: { click: () => askToSignIn() } }, "Sign in");
-  const named = signedIn ? h("span", { class: "name" }, session.actor || "reader", h("span", { class: "quiet" }, ` · ${session.role}`)) : null;
-  show(document.getElementById("who"), named, act);
+  const button = signedIn
+    ? h("button", { type: "button", "data-key": "sign-out", on: { click: () => signOut().then(() => announce("Signed out")) } }, "Sign out")
+    : h("button", { type: "button", "data-key": "sign-in", on: { click: () => openSignIn() } }, "Sign in");
+  const name = signedIn ? h("span", { class: "name" }, session.actor || "reader", h("span", { class: "quiet" }, ` · ${session.role}`)) : null;
+  show(document.getElementById("identity"), name, button);
 }
 
 let role = null;
 onSession((session) => {
-  identity(session);
+  showIdentity(session);
   if (role === session.role) return;
   const before = role;
   role = session.role;
   if (role === "nobody") disconnect();
   else if (before === null || before === "nobody") connect();
-  enter();
+  showView();
 });
 
 const theme = document.getElementById("theme");
@@ -92,28 +92,28 @@ theme.addEventListener("change", () => {
   localStorage.setItem("inmail-theme", theme.value);
 });
 
-// A fragment names a view here, so the skip link moves the focus by itself.
+// Fragments name views, so the skip link cannot use one: it sets the focus itself.
 document.querySelector(".skip").addEventListener("click", (event) => {
   event.preventDefault();
   main.focus();
 });
 
-function zoneLine() {
-  const where = document.getElementById("zone");
-  where.textContent = `Times in ${zone}${new Date().getTimezoneOffset() === 0 ? "" : ` and UTC · now ${utc(Date.now())}`}`;
+function showZone() {
+  const line = document.getElementById("zone");
+  line.textContent = `Times in ${zone}${new Date().getTimezoneOffset() === 0 ? "" : ` and UTC · now ${utc(Date.now())}`}`;
 }
 
 async function start() {
-  zoneLine();
-  setInterval(zoneLine, 1000);
+  showZone();
+  setInterval(showZone, 1000);
   window.addEventListener("hashchange", () => {
-    // What a dialog asks is about the view that it stands before.
-    for (const each of document.querySelectorAll("dialog[open]")) each.close();
-    enter();
+    // An open dialog belongs to the previous view.
+    for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
+    showView();
   });
   for (;;) {
     try {
-      await refresh();
+      await refreshSession();
       return;
     } catch (error) {
       main.replaceChildren(h("h1", {}, "InMail console"), h("div", { class: "card problem", role: "alert" }, h("p", {}, error.message)));

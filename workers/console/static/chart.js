@@ -1,10 +1,10 @@
-// Small pictures of numbers, as inline SVG. Each says in words what it shows; tables beside them hold the numbers.
+// Small charts as inline SVG. Each has a text alternative; the tables beside them have the numbers.
 
 import { h, s } from "./dom.js";
 import { dayOf, number } from "./format.js";
 
-/** A line of how something went. `what` says it in words for who cannot see it; `at`: when each value was, if not evenly. */
-export function sparkline(values, what, { width = 160, height = 32, at = values.map((_, index) => index) } = {}) {
+/** Returns a line chart. `label` is its text alternative; `at` holds the time of each value if they are not evenly spaced. */
+export function sparkline(values, label, { width = 160, height = 32, at = values.map((_, index) => index) } = {}) {
   const known = values.filter((value) => value !== null && value !== undefined);
   if (known.length < 2) return h("span", { class: "quiet" }, "collecting …");
   const top = Math.max(...known, 1e-9);
@@ -12,21 +12,21 @@ export function sparkline(values, what, { width = 160, height = 32, at = values.
   const x = (index) => ((at[index] - at[0]) / span) * (width - 2) + 1;
   const y = (value) => height - 2 - (value / top) * (height - 5);
   const points = values.map((value, index) => [x(index), value]).filter(([, value]) => value !== null && value !== undefined)
-    .map(([place, value]) => `${place.toFixed(1)},${y(value).toFixed(1)}`);
+    .map(([position, value]) => `${position.toFixed(1)},${y(value).toFixed(1)}`);
   const last = points[points.length - 1].split(",");
-  return s("svg", { class: "spark", viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": what, preserveAspectRatio: "none" },
+  return s("svg", { class: "spark", viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": label, preserveAspectRatio: "none" },
     s("line", { x1: 0, x2: width, y1: height - 1.5, y2: height - 1.5, class: "base" }),
     s("polygon", { points: `${points[0].split(",")[0]},${height - 2} ${points.join(" ")} ${last[0]},${height - 2}`, class: "area" }),
     s("polyline", { points: points.join(" "), class: "line" }));
 }
 
-/** A share of a whole as a bar. Its number stands beside it. */
+/** Returns a share of a whole as a bar; the number is shown beside the bar. */
 export function bar(share, kind = "") {
   return s("svg", { class: `bar ${kind}`, viewBox: "0 0 100 8", width: 100, height: 8, "aria-hidden": "true", preserveAspectRatio: "none" },
     s("rect", { width: 100, height: 8, rx: 2, class: "track" }), s("rect", { width: Math.max(1, share * 100), height: 8, rx: 2, class: "fill" }));
 }
 
-/** Lots on a time axis, from their grant to their expiry; how full a bar is tells what remains. */
+/** Returns lots on a time axis from grant to expiry; the filled part of a bar is what remains. */
 export function lotsAxis(lots, asOf) {
   const rows = lots.slice(0, 40);
   const begin = Math.min(...rows.map((lot) => Date.parse(lot.granted_at)), Date.parse(asOf));
@@ -51,8 +51,8 @@ export function lotsAxis(lots, asOf) {
       h("span", { class: "lane", "aria-hidden": "true", title: text }, track), h("span", { class: "left", "aria-hidden": "true" }, `${number(lot.remaining)} / ${number(lot.granted)}`));
   });
   return h("figure", { class: "lots" },
-    h("figcaption", {}, "From grant to expiry, in the order in which they are spent. The filled part remains; the line is the instant shown."),
+    h("figcaption", {}, "From grant to expiry, in the order of spending. The filled part of a bar remains; the vertical line is the balance's time."),
     h("div", { class: "plot" }, h("div", { class: "over" }, line), h("ol", {}, bars)),
     h("div", { class: "axis", "aria-hidden": "true" }, ticks.map((tick) => h("span", {}, dayOf(tick)))),
-    lots.length > rows.length && h("p", { class: "quiet" }, `The first ${rows.length} of ${lots.length} lots; the table has all.`));
+    lots.length > rows.length && h("p", { class: "quiet" }, `First ${rows.length} of ${lots.length} lots; the table shows all.`));
 }

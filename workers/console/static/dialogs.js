@@ -1,45 +1,45 @@
-// Dialogs: signing in, and asking once before something is done. Native ones: they hold the focus and end with Escape.
+// Dialogs for signing in and for confirming actions. They are native, so they keep the focus and close with Escape.
 
-import { act, mayAct, signIn, who } from "./api.js";
-import { facts, h, say } from "./dom.js";
+import { currentSession, isOperator, post, signIn } from "./api.js";
+import { announce, facts, h } from "./dom.js";
 import { count, number, seconds, words } from "./format.js";
 
 const REFUSALS = {
-  unreadable: "no dead letters of the workers', so their messages are not known",
-  cut: "too large to have been kept whole",
-  nowhere: "their partition is gone, and they have no key",
-  redriven_before: "sent back before",
-  answered: "answered already",
-  refused_again: "would be dead-lettered again by this version and plan catalogue",
+  unreadable: "not written by the workers, so the original message is unknown",
+  cut: "too large to be kept in full",
+  nowhere: "the original partition no longer exists, and there is no key",
+  redriven_before: "already redriven",
+  answered: "already answered",
+  refused_again: "this version and plan catalogue would dead-letter it again",
 };
 
-let number_ = 0;
+let lastId = 0;
 
-function dialog(title, ...children) {
-  const id = `dialog-${(number_ += 1)}`;
+function openDialog(title, ...children) {
+  const id = `dialog-${(lastId += 1)}`;
   const problem = h("p", { class: "problem-line", role: "alert" });
-  const made = h("dialog", { "aria-labelledby": id }, h("h2", { id }, title), ...children, problem);
-  made.addEventListener("close", () => made.remove());
-  document.body.append(made);
-  made.showModal();
-  return { made, problem };
+  const dialog = h("dialog", { "aria-labelledby": id }, h("h2", { id }, title), ...children, problem);
+  dialog.addEventListener("close", () => dialog.remove());
+  document.body.append(dialog);
+  dialog.showModal();
+  return { dialog, problem };
 }
 
-function buttons(text, close, attributes = {}) {
+function buttonRow(text, close, attributes = {}) {
   return h("div", { class: "buttons" },
     h("button", { type: "button", on: { click: close } }, "Cancel"),
     h("button", { type: "submit", class: "primary", ...attributes }, text));
 }
 
-function field(label, input, hint) {
-  const id = `field-${(number_ += 1)}`;
+function labelledField(label, input, hint) {
+  const id = `field-${(lastId += 1)}`;
   input.id = id;
   if (hint) input.setAttribute("aria-describedby", `${id}-hint`);
   return h("div", { class: "field" }, h("label", { for: id }, label), input, hint && h("p", { class: "quiet", id: `${id}-hint` }, hint));
 }
 
-/** Runs what a form asks for; keeps it open with the reason where that was refused. */
-function onSubmit(form, made, problem, run) {
+/** Runs a form's action and closes the dialog; after an error, the dialog stays open and shows the error. */
+function onSubmit(form, dialog, problem, run) {
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     const button = form.querySelector("[type=submit]");
@@ -47,7 +47,7 @@ function onSubmit(form, made, problem, run) {
     problem.textContent = "";
     try {
       await run();
-      made.close();
+      dialog.close();
     } catch (error) {
       problem.textContent = error.message;
     } finally {
@@ -56,98 +56,98 @@ function onSubmit(form, made, problem, run) {
   });
 }
 
-/** Asks for a token. Resolves once somebody is signed in, or null where they would not. */
-export function askToSignIn() {
+/** Opens the sign-in dialog. Resolves to the session, or to null if the dialog was cancelled. */
+export function openSignIn() {
   const token = h("input", { type: "password", required: true, autocomplete: "current-password", spellcheck: "false" });
   const name = h("input", { type: "text", autocomplete: "username", maxlength: 100 });
-  const note = who().may_act_at_all ? "The operator's token lets you act, the reader's token lets you read." : "This console has no operator's token: nobody can act from it.";
-  const form = h("form", {}, h("p", {}, note), field("Token", token),
-    field("Your name", name, "Goes on record with what you do. Needed to act."), buttons("Sign in", () => made.close()));
-  const { made, problem } = dialog("Sign in", form);
+  const note = currentSession().may_act_at_all ? "The operator's token allows actions; the reader's token allows reading." : "This console has no operator's token, so it allows no actions.";
+  const form = h("form", {}, h("p", {}, note), labelledField("Token", token),
+    labelledField("Your name", name, "Recorded with your actions. Required for actions."), buttonRow("Sign in", () => dialog.close()));
+  const { dialog, problem } = openDialog("Sign in", form);
   return new Promise((resolve) => {
     let session = null;
-    onSubmit(form, made, problem, async () => {
+    onSubmit(form, dialog, problem, async () => {
       session = await signIn(token.value, name.value);
-      say(`Signed in as ${session.role}`);
+      announce(`Signed in as ${session.role}`);
     });
-    made.addEventListener("close", () => resolve(session));
+    dialog.addEventListener("close", () => resolve(session));
   });
 }
 
-async function needOperator() {
-  if (!mayAct()) await askToSignIn();
-  return mayAct();
+async function requireOperator() {
+  if (!isOperator()) await openSignIn();
+  return isOperator();
 }
 
-function because() {
+function reasonInput() {
   return h("input", { type: "text", required: true, maxlength: 500 });
 }
 
-/** Asks once, with the reason for the record, and does it. `run` gets the reason. */
+/** Asks for a reason and confirmation, then runs the action with the reason. Resolves to the result, or null. */
+export async function confirmWithReason(title, text, action, run) {
+  if (!(await requireOperator())) return null;
+  const reason = reasonInput();
+  const form = h("form", {}, h("p", {}, text), labelledField("Reason", reason, "Recorded with the operation and your name."), buttonRow(action, () => dialog.close()));
+  const { dialog, problem } = openDialog(title, form);
+  return new Promise((resolve) => {
+    let result = null;
+    onSubmit(form, dialog, problem, async () => { result = await run(reason.value); });
+    dialog.addEventListener("close", () => resolve(result));
+  });
+}
+
+/** Asks for confirmation, then runs the action. Resolves to the result, or null. */
 export async function confirm(title, text, action, run) {
-  if (!(await needOperator())) return null;
-  const why = because();
-  const form = h("form", {}, h("p", {}, text), field("Why", why, "Kept with the operation, and your name."), buttons(action, () => made.close()));
-  const { made, problem } = dialog(title, form);
+  if (!(await requireOperator())) return null;
+  const form = h("form", {}, h("p", {}, text), buttonRow(action, () => dialog.close()));
+  const { dialog, problem } = openDialog(title, form);
   return new Promise((resolve) => {
-    let done = null;
-    onSubmit(form, made, problem, async () => { done = await run(why.value); });
-    made.addEventListener("close", () => resolve(done));
+    let result = null;
+    onSubmit(form, dialog, problem, async () => { result = await run(); });
+    dialog.addEventListener("close", () => resolve(result));
   });
 }
 
-/** The same for what has no reason of its own on record. */
-export async function confirmPlainly(title, text, action, run) {
-  if (!(await needOperator())) return null;
-  const form = h("form", {}, h("p", {}, text), buttons(action, () => made.close()));
-  const { made, problem } = dialog(title, form);
-  return new Promise((resolve) => {
-    let done = null;
-    onSubmit(form, made, problem, async () => { done = await run(); });
-    made.addEventListener("close", () => resolve(done));
-  });
-}
-
-/** Asks how letters are to be sent back, shows what that would do, asks once, and begins. */
-export async function askToRedrive(selection, what) {
-  if (!(await needOperator())) return null;
+/** Asks for the options of a redrive, shows the plan, asks for confirmation, and starts the redrive. */
+export async function redriveDeadLetters(selection, description) {
+  if (!(await requireOperator())) return null;
   const rate = h("input", { type: "number", min: 1, max: 5000, value: 100, required: true });
   const again = h("input", { type: "checkbox" });
   const anyway = h("input", { type: "checkbox" });
-  const form = h("form", {}, h("p", {}, what, " Each goes to the partition it came from, as it was, and is decided as of now; a request that was answered gets its first answer again."),
-    field("Rate, messages a second", rate),
-    h("label", { class: "check" }, again, " include messages sent back before or already answered"),
+  const form = h("form", {}, h("p", {}, description, " Each message returns unchanged to its original partition and is decided as of now; a request with an answer gets its first answer again."),
+    labelledField("Rate, messages a second", rate),
+    h("label", { class: "check" }, again, " include messages that were redriven or answered before"),
     h("label", { class: "check" }, anyway, " include messages that would be dead-lettered again"),
-    buttons("Show the plan", () => made.close()));
-  const { made, problem } = dialog("Send back", form);
+    buttonRow("Show the plan", () => dialog.close()));
+  const { dialog, problem } = openDialog("Redrive", form);
   let plan = null;
-  onSubmit(form, made, problem, async () => {
+  onSubmit(form, dialog, problem, async () => {
     const options = { rate: Number(rate.value), again: again.checked, anyway: anyway.checked };
-    plan = await act("/api/redrives/plan", { selection, options });
+    plan = await post("/api/redrives/plan", { selection, options });
   });
-  await new Promise((resolve) => made.addEventListener("close", resolve));
-  return plan === null ? null : begin(plan);
+  await new Promise((resolve) => dialog.addEventListener("close", resolve));
+  return plan === null ? null : confirmRedrive(plan);
 }
 
-async function begin(plan) {
+async function confirmRedrive(plan) {
   const left = Object.entries(plan.not_sent).map(([why, n]) => h("li", {}, `${count(n, "message")} not sent: ${REFUSALS[why] ?? words(why)}`));
-  const sent = plan.by_topic_and_reason.map((row) => h("li", {}, `${count(row.messages, "message")} to ${row.topic}, set aside as ${words(row.reason)}`));
+  const sent = plan.by_topic_and_reason.map((row) => h("li", {}, `${count(row.messages, "message")} to ${row.topic}, dead-lettered for ${words(row.reason)}`));
   if (!plan.messages) {
-    const { made } = dialog("Nothing to send", h("ul", {}, left.length ? left : h("li", {}, "No dead letter matches.")),
-      h("div", { class: "buttons" }, h("button", { type: "button", class: "primary", on: { click: () => made.close() } }, "Close")));
+    const { dialog } = openDialog("Nothing to send", h("ul", {}, left.length ? left : h("li", {}, "No dead letter matches.")),
+      h("div", { class: "buttons" }, h("button", { type: "button", class: "primary", on: { click: () => dialog.close() } }, "Close")));
     return null;
   }
-  const why = because();
+  const reason = reasonInput();
   const form = h("form", {}, facts(["Messages", number(plan.messages)], ["Takes about", seconds(plan.seconds)], ["In doubt", plan.in_doubt ? number(plan.in_doubt) : null]),
-    h("ul", {}, sent, left), field("Why", why, "Kept with the operation, and your name."),
-    buttons(`Send ${count(plan.messages, "message")} back`, () => made.close()));
-  const { made, problem } = dialog("Send these messages back?", form);
+    h("ul", {}, sent, left), labelledField("Reason", reason, "Recorded with the operation and your name."),
+    buttonRow(`Redrive ${count(plan.messages, "message")}`, () => dialog.close()));
+  const { dialog, problem } = openDialog("Redrive these messages?", form);
   return new Promise((resolve) => {
-    let begun = null;
-    onSubmit(form, made, problem, async () => {
-      begun = await act("/api/redrives", { plan: plan.plan, because: why.value });
-      say("The redrive began");
+    let started = null;
+    onSubmit(form, dialog, problem, async () => {
+      started = await post("/api/redrives", { plan: plan.plan, because: reason.value });
+      announce("The redrive started");
     });
-    made.addEventListener("close", () => resolve(begun));
+    dialog.addEventListener("close", () => resolve(started));
   });
 }

@@ -1,18 +1,18 @@
-// Elements from data. Text becomes text nodes and nothing else: what a message holds can never be markup.
+// Elements from data. Text only ever becomes text nodes, so the content of a message can never become markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** An element. Attributes: `on` holds listeners; true sets one without a value; null and false leave it out. */
+/** Returns an element. Attributes: `on` holds listeners; true sets an empty value; null and false leave the attribute out. */
 export function h(name, attributes = {}, ...children) {
-  return filled(document.createElement(name), attributes, children);
+  return fillElement(document.createElement(name), attributes, children);
 }
 
-/** The same for SVG. */
+/** Returns an SVG element, as `h` does. */
 export function s(name, attributes = {}, ...children) {
-  return filled(document.createElementNS(SVG, name), attributes, children);
+  return fillElement(document.createElementNS(SVG, name), attributes, children);
 }
 
-function filled(element, attributes, children) {
+function fillElement(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (value === null || value === undefined || value === false) continue;
     if (name === "on") {
@@ -28,8 +28,8 @@ function filled(element, attributes, children) {
   return element;
 }
 
-/** A form that, once sent, leads to a view with what was filled in as its address. */
-export function leadsTo(view, form) {
+/** Makes a form open a view with the form's values as parameters, and returns the form. */
+export function openOnSubmit(view, form) {
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     const values = new URLSearchParams();
@@ -39,7 +39,7 @@ export function leadsTo(view, form) {
   return form;
 }
 
-/** Shows `nodes` in a container. Keeps the focus and how far tables are scrolled; waits while its text is selected. */
+/** Shows `nodes` in a container. Keeps focus, table scroll and open details; does nothing while text in it is selected. */
 export function show(container, ...nodes) {
   const selection = document.getSelection();
   if (selection && !selection.isCollapsed && container.contains(selection.anchorNode)) return;
@@ -52,8 +52,8 @@ export function show(container, ...nodes) {
   if (focused !== undefined) container.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
 }
 
-/** A table that scrolls inside itself where it is too wide. Columns: [heading, cell of a row, class]. */
-export function table(label, columns, rows, { empty = "Nothing.", key = null } = {}) {
+/** Returns a table that scrolls sideways where it is too wide. Columns: [heading, function of a row, class]. */
+export function table(label, columns, rows, { empty = "None.", key = null } = {}) {
   if (!rows.length) return h("p", { class: "empty" }, empty);
   const heads = columns.map(([heading, , kind]) => h("th", { scope: "col", class: kind }, heading));
   const body = rows.map((row, index) => h("tr", key ? { "data-row": key(row) } : {},
@@ -62,36 +62,36 @@ export function table(label, columns, rows, { empty = "Nothing.", key = null } =
     h("table", {}, h("caption", { class: "hidden" }, label), h("thead", {}, h("tr", {}, heads)), h("tbody", {}, body)));
 }
 
-/** A text of ours in which commands stand between backticks, with these as code. */
-export function coded(text) {
+/** Returns a text of ours with the parts between backticks as code. */
+export function formatCode(text) {
   return text.split("`").map((part, index) => (index % 2 ? h("code", {}, part) : part));
 }
 
-/** A link inside the console. */
+/** Returns a link inside the console. */
 export function link(href, text, attributes = {}) {
   return h("a", { href, "data-key": `${href} ${text}`, ...attributes }, text);
 }
 
-/** A status: a shape and a word, so that the colour only repeats it. */
+/** Returns a status as a shape and a word, so that no meaning depends on colour. */
 export function status(kind, text) {
   const shapes = { ok: "●", warning: "▲", failed: "■", unknown: "○", running: "◆" };
   return h("span", { class: `status ${kind}` }, h("span", { "aria-hidden": "true" }, shapes[kind] ?? "○"), ` ${text}`);
 }
 
-/** A section with its heading. */
+/** Returns a section with its heading. */
 export function section(title, ...children) {
   const id = `s-${title.toLowerCase().replace(/[^a-z]+/g, "-")}`;
   return h("section", { "aria-labelledby": id, class: "card" }, h("h2", { id }, title), ...children);
 }
 
-/** Facts, a name and a value each; those without a value are left out. */
+/** Returns a list of facts, each a name and a value; facts without a value are left out. */
 export function facts(...pairs) {
   return h("dl", { class: "facts" }, pairs.filter(([, value]) => value !== null && value !== undefined && value !== "")
     .map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
 }
 
-/** Says something to who cannot see the page. */
-export function say(text) {
-  const said = document.getElementById("said");
-  if (said.textContent !== text) said.textContent = text;
+/** Announces a text to screen readers. */
+export function announce(text) {
+  const region = document.getElementById("announcement");
+  if (region.textContent !== text) region.textContent = text;
 }

@@ -34,17 +34,17 @@ export const percent = (share) => (share > 0 && share < 0.001 ? "< 0.1 %" : `${s
 
 export const utc = (value) => `${new Date(value).toISOString().slice(0, 19).replace("T", " ")} UTC`;
 
-/** An instant: in the viewer's zone, and behind it in UTC, with its day where that is another. */
+/** Returns an instant in the viewer's zone, followed by UTC, with the UTC day where it differs. */
 export function time(value) {
   if (!value) return "–";
   const at = new Date(value);
   if (isUtc()) return h("time", { datetime: at.toISOString() }, h("span", {}, `${local.format(at).replace(",", "")} UTC`));
-  const there = at.getDate() === at.getUTCDate() ? utc(at).slice(11) : utc(at);
-  return h("time", { datetime: at.toISOString() }, h("span", {}, local.format(at).replace(",", "")), " ", h("span", { class: "utc" }, there));
+  const inUtc = at.getDate() === at.getUTCDate() ? utc(at).slice(11) : utc(at);
+  return h("time", { datetime: at.toISOString() }, h("span", {}, local.format(at).replace(",", "")), " ", h("span", { class: "utc" }, inUtc));
 }
 
 export const timeOfDay = (value) => clock.format(new Date(value));
 export const dayOf = (value) => day.format(new Date(value));
 
-/** What a code or a field says, as words. */
+/** Returns a code or a field's name as words. */
 export const words = (text) => (text === null || text === undefined ? "–" : String(text).replaceAll("_", " "));

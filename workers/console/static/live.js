@@ -1,20 +1,18 @@
-// The live stream: one for the page. It comes back by itself, and says meanwhile how old the data is.
+// The page's live stream. It reconnects by itself, and shows the age of the data meanwhile.
 
 import { timeOfDay } from "./format.js";
 
 const STALE_MS = 30000;
-const AGAIN_MS = 4000;
+const RECONNECT_MS = 4000;
 
 let source = null;
 let last = null;
-let heardAt = 0;
-let open = false;
+let receivedAt = 0;
+let isOpen = false;
 const listeners = new Set();
 
-export const latest = () => last;
-
-/** Calls back with each look at the system, at once with the last one; returns how to end that. */
-export function follow(listener) {
+/** Calls the listener with the last sample and each new one. Returns a function that ends this. */
+export function subscribe(listener) {
   listeners.add(listener);
   if (last) listener(last);
   return () => listeners.delete(listener);
@@ -23,19 +21,19 @@ export function follow(listener) {
 export function connect() {
   if (source) source.close();
   source = new EventSource("/api/live");
-  source.addEventListener("open", () => { open = true; tell(); });
+  source.addEventListener("open", () => { isOpen = true; showConnection(); });
   source.addEventListener("overview", (event) => {
     last = JSON.parse(event.data);
-    heardAt = Date.now();
-    open = true;
-    tell();
+    receivedAt = Date.now();
+    isOpen = true;
+    showConnection();
     for (const listener of listeners) listener(last);
   });
   source.addEventListener("error", () => {
-    open = false;
-    tell();
-    // A browser gives up where it was refused; the console may be back, or take us, later.
-    if (source.readyState === EventSource.CLOSED) setTimeout(connect, AGAIN_MS);
+    isOpen = false;
+    showConnection();
+    // A browser does not reconnect after a refusal, so the page does: the console may accept the stream later.
+    if (source.readyState === EventSource.CLOSED) setTimeout(connect, RECONNECT_MS);
   });
 }
 
@@ -44,22 +42,22 @@ export function disconnect() {
   source = null;
 }
 
-function told() {
-  const of = last?.at ? ` · data of ${timeOfDay(last.at)}` : "";
-  if (!open) return ["lost", `Connection lost${of}`];
+function describeConnection() {
+  const age = last?.at ? ` · data of ${timeOfDay(last.at)}` : "";
+  if (!isOpen) return ["lost", `Connection lost${age}`];
   if (last && Object.keys(last.errors).length) {
     const server = Object.keys(last.errors)[0].startsWith("kafka") ? "Kafka" : "Postgres";
-    return ["lost", `${server} does not answer · data of ${timeOfDay(server === "Kafka" ? last.lag.at ?? last.at : last.at)}`];
+    return ["lost", `${server} does not respond · data of ${timeOfDay(server === "Kafka" ? last.lag.at ?? last.at : last.at)}`];
   }
-  if (last && Date.now() - heardAt > STALE_MS) return ["lost", `No news${of}`];
+  if (last && Date.now() - receivedAt > STALE_MS) return ["lost", `No new data${age}`];
   return last?.at ? ["live", "Live"] : ["wait", "Connecting …"];
 }
 
-function tell() {
-  const place = document.getElementById("connection");
-  const [kind, text] = told();
-  place.dataset.kind = kind;
-  if (place.textContent !== text) place.textContent = text;
+function showConnection() {
+  const line = document.getElementById("connection");
+  const [kind, text] = describeConnection();
+  line.dataset.kind = kind;
+  if (line.textContent !== text) line.textContent = text;
 }
 
-setInterval(tell, 2000);
+setInterval(showConnection, 2000);

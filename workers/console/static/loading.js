@@ -1,10 +1,10 @@
-// How a view gets its data: loading, then what was found, or why not. What was shown before stays until there is more.
+// Loads a view's data: shows a spinner, then the data or an error. Earlier data stays until new data arrives.
 
-import { read } from "./api.js";
-import { coded, h, say, show } from "./dom.js";
+import { get } from "./api.js";
+import { announce, formatCode, h, show } from "./dom.js";
 
-/** Shows what a read says in `body`. Returns a function that reads again, quietly: an error leaves what is there. */
-export function loader(body, signal, path, parameters, draw) {
+/** Loads a path into `body`. Returns a function that reloads quietly: after an error, earlier data stays. */
+export function startLoader(body, signal, path, parameters, draw) {
   let before = null;
   let busy = false;
   const problem = h("div", { class: "notice" });
@@ -14,17 +14,17 @@ export function loader(body, signal, path, parameters, draw) {
   async function load(quietly = false) {
     if (busy || signal.aborted) return;
     busy = true;
-    if (!quietly) show(content, loading());
+    if (!quietly) show(content, loadingLine());
     try {
-      const found = await read(path, typeof parameters === "function" ? parameters() : parameters, signal);
+      const data = await get(path, typeof parameters === "function" ? parameters() : parameters, signal);
       show(problem);
-      const now = JSON.stringify(found, (name, value) => (name === "as_of" && found.chosen === "clock" && value === found.as_of ? null : value));
-      if (now !== before) show(content, draw(found));
+      const now = JSON.stringify(data, (name, value) => (name === "as_of" && data.chosen === "clock" && value === data.as_of ? null : value));
+      if (now !== before) show(content, draw(data));
       before = now;
-      if (!quietly) say("Loaded");
+      if (!quietly) announce("Loaded");
     } catch (error) {
       if (error.name === "AbortError" || signal.aborted) return;
-      show(problem, failed(error, () => load(before !== null)));
+      show(problem, errorCard(error, () => load(before !== null)));
       if (before === null) show(content);
     } finally {
       busy = false;
@@ -35,18 +35,18 @@ export function loader(body, signal, path, parameters, draw) {
   return () => load(true);
 }
 
-export function loading() {
+export function loadingLine() {
   return h("p", { class: "loading" }, h("span", { class: "spinner", "aria-hidden": "true" }), " Loading …");
 }
 
-/** An error with a way to try again. */
-export function failed(error, again) {
-  return h("div", { class: "card problem", role: "alert" }, h("p", {}, coded(error.message)),
-    again && h("button", { type: "button", on: { click: again } }, "Try again"));
+/** Returns a card with an error and, where `retry` is given, a button that tries again. */
+export function errorCard(error, retry) {
+  return h("div", { class: "card problem", role: "alert" }, h("p", {}, formatCode(error.message)),
+    retry && h("button", { type: "button", on: { click: retry } }, "Try again"));
 }
 
-/** Calls `again` every so many seconds while the view is shown and the page is looked at. */
-export function every(seconds, signal, again) {
-  const timer = setInterval(() => { if (!document.hidden) again(); }, seconds * 1000);
+/** Calls `reload` at an interval while the view is shown and the page is visible. */
+export function reloadEvery(seconds, signal, reload) {
+  const timer = setInterval(() => { if (!document.hidden) reload(); }, seconds * 1000);
   signal.addEventListener("abort", () => clearInterval(timer));
 }

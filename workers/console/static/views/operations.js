@@ -1,120 +1,120 @@
-// What operators did and do: redrives, and replays with their plan and progress.
+// Operations: redrives and replays with their plan, progress and result.
 
-import { act } from "../api.js";
+import { post } from "../api.js";
 import { bar } from "../chart.js";
-import { confirm, confirmPlainly } from "../dialogs.js";
+import { confirm, confirmWithReason } from "../dialogs.js";
 import { facts, h, link, section, show, status, table } from "../dom.js";
 import { count, number, percent, seconds, time, words } from "../format.js";
-import { follow } from "../live.js";
-import { every, loader } from "../loading.js";
+import { subscribe } from "../live.js";
+import { reloadEvery, startLoader } from "../loading.js";
 
-const STATUS = { running: "running", done: "ok", stopped: "warning", failed: "failed", broken_off: "failed" };
+const STATUS_KINDS = { running: "running", done: "ok", stopped: "warning", failed: "failed", broken_off: "failed" };
 
-/** Reads again whenever an operation has changed. */
-function keep(again, signal) {
+/** Calls `reload` whenever an operation has changed. */
+function reloadOnChange(reload, signal) {
   let changes = null;
-  signal.addEventListener("abort", follow((seen) => {
-    if (changes !== null && changes !== seen.changes.operations) again();
-    changes = seen.changes.operations;
+  signal.addEventListener("abort", subscribe((sample) => {
+    if (changes !== null && changes !== sample.changes.operations) reload();
+    changes = sample.changes.operations;
   }));
 }
 
-export function operations({ body, signal }) {
-  keep(loader(body, signal, "/api/operations", {}, (found) => section("What operators did", table("Operations", [
+export function showOperations({ body, signal }) {
+  reloadOnChange(startLoader(body, signal, "/api/operations", {}, (found) => section("Recorded operations", table("Operations", [
     ["Operation", (each) => link(`#/operations/${each.operation}`, number(each.operation))],
     ["Verb", (each) => each.verb],
-    ["Status", (each) => status(STATUS[each.status] ?? "unknown", words(each.status))],
-    ["Progress", progress],
-    ["Who", (each) => each.actor, "cut"],
-    ["Why", (each) => each.reason, "wide"],
-    ["Began", (each) => time(each.started_at)],
-  ], found.operations, { empty: "Nothing yet: no redrive and no replay was ever begun." }))), signal);
+    ["Status", (each) => status(STATUS_KINDS[each.status] ?? "unknown", words(each.status))],
+    ["Progress", progressCell],
+    ["Operator", (each) => each.actor, "cut"],
+    ["Reason", (each) => each.reason, "wide"],
+    ["Started", (each) => time(each.started_at)],
+  ], found.operations, { empty: "No operations yet: no redrive or replay has been started." }))), signal);
 }
 
-export function operation({ body, heading, path, signal }) {
+export function showOperation({ body, heading, path, signal }) {
   heading.textContent = `Operation ${path[0]}`;
-  const again = loader(body, signal, `/api/operations/${path[0]}`, {}, (found) => draw(found, () => again()));
-  keep(again, signal);
-  every(2, signal, again);
+  const reload = startLoader(body, signal, `/api/operations/${path[0]}`, {}, (found) => draw(found, () => reload()));
+  reloadOnChange(reload, signal);
+  reloadEvery(2, signal, reload);
 }
 
-/** How much there was to do and how much is done, in the verb's own unit; null where its record does not tell. */
-function done({ plan, result }) {
+/** Returns the planned and the finished amount with their unit; null where the record has no amounts. */
+function readProgress({ plan, result }) {
   const sum = (counts) => Object.values(counts ?? {}).reduce((total, each) => total + each, 0);
-  if (typeof plan.messages === "number") return { all: plan.messages, so_far: (result.sent ?? 0) + sum(result.not_sent), unit: "message" };
-  if (typeof plan.events === "number") return { all: plan.events, so_far: (result.sent ?? 0) + (result.refused ?? 0), unit: "event" };
-  if (typeof plan.records === "number" && typeof result.read === "number") return { all: plan.records, so_far: result.read, unit: "record" };
+  if (typeof plan.messages === "number") return { total: plan.messages, finished: (result.sent ?? 0) + sum(result.not_sent), unit: "message" };
+  if (typeof plan.events === "number") return { total: plan.events, finished: (result.sent ?? 0) + (result.refused ?? 0), unit: "event" };
+  if (typeof plan.records === "number" && typeof result.read === "number") return { total: plan.records, finished: result.read, unit: "record" };
   return null;
 }
 
-function progress(each) {
-  const far = done(each);
-  if (far === null) return "–";
-  const share = far.all ? Math.min(1, far.so_far / far.all) : 1;
-  return h("span", { class: "share" }, bar(share), ` ${number(far.so_far)} of ${count(far.all, far.unit)}`);
+function progressCell(each) {
+  const progress = readProgress(each);
+  if (progress === null) return "–";
+  const share = progress.total ? Math.min(1, progress.finished / progress.total) : 1;
+  return h("span", { class: "share" }, bar(share), ` ${number(progress.finished)} of ${count(progress.total, progress.unit)}`);
 }
 
-function draw(found, again) {
-  const far = done(found);
-  const share = far && far.all ? Math.min(1, far.so_far / far.all) : null;
+function draw(found, reload) {
+  const progress = readProgress(found);
+  const share = progress && progress.total ? Math.min(1, progress.finished / progress.total) : null;
   const actions = [link("#/operations", "All operations")];
-  if (found.may_stop) actions.push(h("button", { type: "button", "data-key": "stop", on: { click: () => stop(found, again) } }, "Stop …"));
-  if (found.may_go_on) actions.push(h("button", { type: "button", class: "primary", "data-key": "go on", on: { click: () => goOn(found) } }, "Go on …"));
+  if (found.may_stop) actions.push(h("button", { type: "button", "data-key": "stop", on: { click: () => stopOperation(found, reload) } }, "Stop …"));
+  if (found.may_go_on) actions.push(h("button", { type: "button", class: "primary", "data-key": "continue", on: { click: () => continueOperation(found) } }, "Continue …"));
   const elsewhere = found.status === "running" && !found.may_stop;
   return [
     h("p", { class: "actions" }, actions),
     section(found.verb, facts(
-      ["Status", status(STATUS[found.status] ?? "unknown", words(found.status))],
-      ["Progress", far && h("span", {}, h("progress", { max: Math.max(far.all, 1), value: far.so_far, "aria-label": "Progress" }), ` ${number(far.so_far)} of ${count(far.all, far.unit)}${share === null ? "" : `, ${percent(share)}`}`)],
-      ["Who", found.actor], ["Why", found.reason], ["Began", time(found.started_at)], ["Last noted", time(found.noted_at)], ["Ended", found.ended_at ? time(found.ended_at) : null],
-      ["Took", found.ended_at ? seconds((Date.parse(found.ended_at) - Date.parse(found.started_at)) / 1000) : null]),
-    elsewhere && h("p", { class: "quiet" }, "It runs in another process: stop it there, with Ctrl-C."),
+      ["Status", status(STATUS_KINDS[found.status] ?? "unknown", words(found.status))],
+      ["Progress", progress && h("span", {}, h("progress", { max: Math.max(progress.total, 1), value: progress.finished, "aria-label": "Progress" }), ` ${number(progress.finished)} of ${count(progress.total, progress.unit)}${share === null ? "" : `, ${percent(share)}`}`)],
+      ["Operator", found.actor], ["Reason", found.reason], ["Started", time(found.started_at)], ["Last update", time(found.noted_at)], ["Ended", found.ended_at ? time(found.ended_at) : null],
+      ["Duration", found.ended_at ? seconds((Date.parse(found.ended_at) - Date.parse(found.started_at)) / 1000) : null]),
+    elsewhere && h("p", { class: "quiet" }, "This operation runs in another process: stop it there, with Ctrl-C."),
     found.command && commandLine(found)),
-    part("Result", found.result), part("Plan", found.plan), part("Asked for", found.arguments),
+    recordSection("Result", found.result), recordSection("Plan", found.plan), recordSection("Arguments", found.arguments),
   ];
 }
 
-/** What to type to go on with what cannot be gone on with from here. */
+/** Returns the command that continues an operation which the console cannot continue. */
 function commandLine(found) {
-  const said = h("span", { role: "status", class: "quiet" });
+  const notice = h("span", { role: "status", class: "quiet" });
   const copy = async () => {
     try {
       await navigator.clipboard.writeText(found.command);
-      said.textContent = "Copied";
+      notice.textContent = "Copied";
     } catch {
       document.getSelection().selectAllChildren(text);
-      said.textContent = "Selected: copy it with the keyboard";
+      notice.textContent = "Selected: copy with the keyboard";
     }
   };
   const text = h("pre", { tabindex: 0, role: "region", "aria-label": "Command line" }, found.command);
-  return [h("p", {}, "It is gone on with from a terminal; the command shows its plan and asks first."), text,
-    h("p", {}, h("button", { type: "button", "data-key": "copy", on: { click: copy } }, "Copy"), " ", said)];
+  return [h("p", {}, "Continue this operation from a terminal; the command shows its plan and asks for confirmation."), text,
+    h("p", {}, h("button", { type: "button", "data-key": "copy", on: { click: copy } }, "Copy"), " ", notice)];
 }
 
-const GOES_ON = {
-  rewind: "It is planned anew, and the group's offsets are set back once it has no members. What is read again is published again, with the same event ids; no credit moves twice.",
-  "replay rebuild": "It goes on where its books end, in this console's process, and compares them with the live ones once all is read.",
-  "replay shadow": "It goes on where its books end, in this console's process, and compares them with the live ones once all is read.",
+const CONTINUE_TEXTS = {
+  rewind: "The rewind is planned again, and the group's offsets are set back once the group has no members. Records read again are published again with the same event IDs; no credit moves twice.",
+  "replay rebuild": "The rebuild continues from its last record, in this console's process, and compares the databases when everything is read.",
+  "replay shadow": "The shadow run continues from its last record, in this console's process, and compares the databases when everything is read.",
 };
 
-/** A record's JSON as facts; what is nested, as JSON. */
-function part(title, record) {
+/** Returns a section with a record's fields as facts, and nested fields as JSON. */
+function recordSection(title, record) {
   const entries = Object.entries(record);
-  const plain = (name, value) => {
+  const valueCell = (name, value) => {
     if (typeof value === "number") return number(value);
     if (value !== null && typeof value === "object") return h("pre", { tabindex: 0, role: "region", "aria-label": `${title}, ${words(name)}` }, JSON.stringify(value, null, 2));
     return value === null ? "none" : value === true ? "yes" : value === false ? "no" : String(value);
   };
-  const empty = (value) => value !== null && typeof value === "object" && !Object.keys(value).length;
-  return section(title, entries.length ? facts(...entries.map(([name, value]) => [words(name), empty(value) ? "none" : plain(name, value)])) : h("p", { class: "empty" }, "Nothing."));
+  const isEmpty = (value) => value !== null && typeof value === "object" && !Object.keys(value).length;
+  return section(title, entries.length ? facts(...entries.map(([name, value]) => [words(name), isEmpty(value) ? "none" : valueCell(name, value)])) : h("p", { class: "empty" }, "None."));
 }
 
-async function stop(found, again) {
-  await confirmPlainly(`Stop operation ${found.operation}?`, "It ends between two messages, and can be gone on with.", "Stop it", () => act(`/api/operations/${found.operation}/stop`));
-  again();
+async function stopOperation(found, reload) {
+  await confirm(`Stop operation ${found.operation}?`, "The operation ends between two messages, and can be continued later.", "Stop operation", () => post(`/api/operations/${found.operation}/stop`));
+  reload();
 }
 
-async function goOn(found) {
-  const begun = await confirm(`Go on with operation ${found.operation}?`, GOES_ON[found.verb] ?? `A new ${found.verb} does what is left of it. What was done is not done again.`, "Go on", (because) => act(`/api/operations/${found.operation}/go-on`, { because }));
-  if (begun) location.hash = begun.operation === null ? "#/operations" : `#/operations/${begun.operation}`;
+async function continueOperation(found) {
+  const started = await confirmWithReason(`Continue operation ${found.operation}?`, CONTINUE_TEXTS[found.verb] ?? `A new ${found.verb} does the remaining work and repeats nothing.`, "Continue", (because) => post(`/api/operations/${found.operation}/go-on`, { because }));
+  if (started) location.hash = started.operation === null ? "#/operations" : `#/operations/${started.operation}`;
 }

@@ -1,92 +1,92 @@
-// How it goes: flow, health by cause, what was decided, who is behind.
+// Overview: the worst group, flow, health, outcomes, lag by group, and dead letters.
 
 import { bar, sparkline } from "../chart.js";
-import { coded, facts, h, link, section, show, status, table } from "../dom.js";
+import { facts, formatCode, h, link, section, show, status, table } from "../dom.js";
 import { count, number, percent, rate, seconds, time, words } from "../format.js";
-import { follow } from "../live.js";
-import { failed, loading } from "../loading.js";
-import { read } from "../api.js";
-import { groupPath, stands, toZero, why } from "./lag.js";
+import { subscribe } from "../live.js";
+import { errorCard, loadingLine } from "../loading.js";
+import { get } from "../api.js";
+import { groupPath, lagStatus, reasonText, timeToZero } from "./lag.js";
 
-const LETTERS_EVERY_MS = 30000; // all of the topic is read to count them
+const MIN_COUNT_INTERVAL_MS = 30000; // counting dead letters reads the whole topic
 
-export function overview({ body, signal }) {
+export function showOverview({ body, signal }) {
   const summary = h("p", { class: "summary", role: "status" }, "");
-  const live = h("div", {}, loading());
-  const letters = h("div", {}, loading());
+  const live = h("div", {}, loadingLine());
+  const letters = h("div", {}, loadingLine());
   show(body, summary, live, section("Dead letters", letters));
-  let ended = null;
-  let readAt = 0;
+  let countedEnd = null;
+  let countedAt = 0;
 
-  async function count_(end) {
-    if (end === ended || Date.now() - readAt < LETTERS_EVERY_MS) return;
-    [ended, readAt] = [end, Date.now()];
+  async function countDeadLetters(end) {
+    if (end === countedEnd || Date.now() - countedAt < MIN_COUNT_INTERVAL_MS) return;
+    [countedEnd, countedAt] = [end, Date.now()];
     try {
-      show(letters, deadLetters(await read("/api/dead-letters", { last: 1 }, signal)));
+      show(letters, deadLettersTable(await get("/api/dead-letters", { last: 1 }, signal)));
     } catch (error) {
-      if (error.name !== "AbortError") show(letters, failed(error, null));
-      ended = null;
+      if (error.name !== "AbortError") show(letters, errorCard(error, null));
+      countedEnd = null;
     }
   }
 
-  const end = follow((seen) => {
-    if (!seen.at) return;
-    const said = sentence(seen.health);
-    if (summary.textContent !== said.text) {
-      summary.textContent = said.text;
-      summary.dataset.kind = said.kind;
+  const unsubscribe = subscribe((sample) => {
+    if (!sample.at) return;
+    const { kind, text } = summarizeHealth(sample.health);
+    if (summary.textContent !== text) {
+      summary.textContent = text;
+      summary.dataset.kind = kind;
     }
-    show(live, worst(seen.lag.worst), flow(seen), h("div", { class: "columns" }, health(seen), outcomes(seen.outcomes)), groups(seen.lag));
-    count_(seen.changes.dead_letters);
+    show(live, worstGroupCard(sample.lag.worst), flowTiles(sample), h("div", { class: "columns" }, healthSection(sample), outcomesSection(sample.outcomes)), groupsSection(sample.lag));
+    countDeadLetters(sample.changes.dead_letters);
   });
-  signal.addEventListener("abort", end);
+  signal.addEventListener("abort", unsubscribe);
 }
 
-function sentence(parts) {
-  const bad = parts.filter((part) => part.status !== "ok");
-  if (!bad.length) return { kind: "ok", text: "All parts work." };
-  const failedParts = bad.filter((part) => part.status === "failed");
-  return { kind: failedParts.length ? "failed" : "warning", text: `${bad.map((part) => `${part.name}: ${part.cause}`).join(" · ")}` };
+function summarizeHealth(parts) {
+  const impaired = parts.filter((part) => part.status !== "ok");
+  if (!impaired.length) return { kind: "ok", text: "All systems operational." };
+  const failedParts = impaired.filter((part) => part.status === "failed");
+  return { kind: failedParts.length ? "failed" : "warning", text: `${impaired.map((part) => `${part.name}: ${part.cause}`).join(" · ")}` };
 }
 
-/** What is furthest behind: why, since when, and what to do. Nothing where all is well. */
-function worst(found) {
+/** Returns a card with the group that has the most severe status; null where every group is OK. */
+function worstGroupCard(found) {
   if (!found) return null;
   return h("section", { class: `card worst ${found.kind}`, "aria-labelledby": "worst" },
-    h("h2", { id: "worst" }, stands(found), " ", link(groupPath(found.group), found.group), h("span", { class: "quiet" }, ` on ${found.topic}`)),
-    facts(["Why", why(found)], ["Since", time(found.since)], ["What to do", coded(found.do)],
-      ["Unread", `${count(found.records, "record")}, the oldest ${seconds(found.seconds)} old`], ["To zero", found.eta_seconds === null ? null : toZero(found)],
+    h("h2", { id: "worst" }, lagStatus(found), " ", link(groupPath(found.group), found.group), h("span", { class: "quiet" }, ` on ${found.topic}`)),
+    facts(["Reason", reasonText(found)], ["Since", time(found.since)], ["What to do", formatCode(found.do)],
+      ["Unread", `${count(found.records, "record")}, the oldest ${seconds(found.seconds)} old`], ["Time to zero", found.eta_seconds === null ? null : timeToZero(found)],
       ["Owner", found.owner]));
 }
 
-function flow(seen) {
-  const { now, history } = seen.flow;
+function flowTiles(sample) {
+  const { now, history } = sample.flow;
   const tile = (name, value, hint, values) => h("div", { class: "tile" },
     h("p", { class: "name" }, name), h("p", { class: "figure" }, value), h("p", { class: "quiet" }, hint),
-    values && sparkline(values, `${name}, records a second, the last ${values.length} looks; now ${value}`, { width: 240, height: 36 }));
-  const place = seen.oldest;
+    values && sparkline(values, `${name}, records a second, last ${values.length} samples; now ${value}`, { width: 240, height: 36 }));
+  const oldest = sample.oldest;
   return h("section", { "aria-label": "Flow", class: "tiles" },
     tile("Flow in", rate(now?.came_in), "written to the input topics", history.map((each) => each.came_in)),
-    tile("Decided", rate(now?.decided), "outcomes stored in the books", history.map((each) => each.decided)),
+    tile("Decided", rate(now?.decided), "outcomes stored in the database", history.map((each) => each.decided)),
     tile("Answered", rate(now?.answered), "answers published", history.map((each) => each.answered)),
     h("div", { class: "tile" }, h("p", { class: "name" }, "Oldest unread"),
-      h("p", { class: "figure" }, place ? seconds(place.seconds) : "none"),
-      h("p", { class: "quiet" }, place ? `${place.topic} / ${place.partition}` : "every record is read"),
-      place && h("p", {}, link("#/lag", "Lag by partition"))));
+      h("p", { class: "figure" }, oldest ? seconds(oldest.seconds) : "none"),
+      h("p", { class: "quiet" }, oldest ? `${oldest.topic} / ${oldest.partition}` : "no unread records"),
+      oldest && h("p", {}, link("#/lag", "Lag by partition"))));
 }
 
-const NAMES = { ok: "OK", warning: "Warning", failed: "Failed", unknown: "Unknown" };
+const STATUS_NAMES = { ok: "OK", warning: "Warning", failed: "Failed", unknown: "Unknown" };
 
-function health(seen) {
-  return section("Health", table("Health by part", [
-    ["Part", (part) => part.name],
-    ["State", (part) => status(part.status, part.status === "ok" ? words(part.cause) : `${NAMES[part.status]}: ${part.cause}`)],
-    ["Why, and what to do", (part) => [part.text, part.do && h("span", { class: "do" }, "→ ", coded(part.do))], "text"],
+function healthSection(sample) {
+  return section("Health", table("Health by component", [
+    ["Component", (part) => part.name],
+    ["Status", (part) => status(part.status, part.status === "ok" ? words(part.cause) : `${STATUS_NAMES[part.status]}: ${part.cause}`)],
+    ["Reason and what to do", (part) => [part.text, part.do && h("span", { class: "do" }, "→ ", formatCode(part.do))], "text"],
     ["Since", (part) => time(part.since), "narrow"],
-  ], seen.health, { empty: "Nothing was seen yet." }), h("p", { class: "quiet" }, "Since: as this console first saw it so."));
+  ], sample.health, { empty: "No data yet." }), h("p", { class: "quiet" }, "Since: when this console first saw the status."));
 }
 
-function outcomes({ rows, records }) {
+function outcomesSection({ rows, records }) {
   const total = rows.reduce((sum, row) => sum + row.count, 0);
   const body = table("Outcomes by code", [
     ["Outcome", (row) => h("code", {}, row.code)],
@@ -94,31 +94,31 @@ function outcomes({ rows, records }) {
     ["Answer", (row) => (row.accepted ? status("ok", "accepted") : status("unknown", "rejected"))],
     ["Records", (row) => number(row.count), "number"],
     ["Share", (row) => h("span", { class: "share" }, bar(row.count / total), ` ${percent(row.count / total)}`), "number"],
-  ], [...rows].sort((one, other) => other.count - one.count), { empty: "Nothing was decided yet." });
+  ], [...rows].sort((one, other) => other.count - one.count), { empty: "No outcomes yet." });
   return section("Outcomes", h("p", { class: "quiet" }, total
     ? `Answers to the last ${number(records)} records of each lane: ${count(total, "answer")}.`
     : ""), body);
 }
 
-function groups(lag) {
+function groupsSection(lag) {
   const rest = lag.others - lag.others_bad;
   return section("Lag by group", table("Lag by group", [
     ["Group", (group) => link(groupPath(group.group), group.group)],
     ["Topic", (group) => group.topic],
-    ["Status", stands],
-    ["Why", why, "text"],
+    ["Status", lagStatus],
+    ["Reason", reasonText, "text"],
     ["Unread", (group) => count(group.records, "record"), "number"],
     ["Oldest unread", (group) => seconds(group.seconds), "number"],
-    ["To zero", toZero, "number"],
-  ], lag.groups, { empty: "No group was seen yet." }),
+    ["Time to zero", timeToZero, "number"],
+  ], lag.groups, { empty: "No groups yet." }),
   lag.others > 0 && h("p", { class: "quiet" }, `The cluster has ${count(lag.others, "other group")}; ${rest === lag.others ? "all are" : `${number(rest)} of them ${rest === 1 ? "is" : "are"}`} OK. `, link("#/lag", "All groups")));
 }
 
-function deadLetters(found) {
-  if (!found.total) return h("p", { class: "empty" }, "None: every message could be decided.");
+function deadLettersTable(found) {
+  if (!found.total) return h("p", { class: "empty" }, "No dead letters.");
   return [table("Dead letters by topic and reason", [
     ["Reason", (row) => link(`#/letters?${new URLSearchParams({ topic: row.topic, reason: row.reason })}`, words(row.reason))],
     ["Topic", (row) => row.topic],
-    ["Letters", (row) => number(row.letters), "number"],
+    ["Dead letters", (row) => number(row.letters), "number"],
   ], found.counts)];
 }
