@@ -19,7 +19,13 @@ from workers.commands.options import (
     write_json,
 )
 from workers.commands.running import run_command
-from workers.commands.views.clock import show_clock_plan, show_clocks, show_decided, show_set_back, show_set_back_plan
+from workers.commands.views.clock import (
+    show_clock_decision,
+    show_clock_plan,
+    show_clocks,
+    show_set_back_plan,
+    show_set_back_result,
+)
 from workers.ledger.model import WorkerName
 from workers.ops.clock.decide import ClockDecision, ClockPlan, decide_clock, plan_clock
 from workers.ops.clock.set_back import plan_set_back, set_back
@@ -102,7 +108,7 @@ def _decide(plan: ClockPlan, person: Operator | None, *, yes: bool, json: bool) 
     if json:
         write_json({"operation": done.number, "plan": plan.summary(), "result": done.result})
     else:
-        show_decided(done)
+        show_clock_decision(done)
 
 
 @clock.command("set-back")
@@ -136,4 +142,4 @@ def set_back_command(  # noqa: PLR0913 - one parameter an option
     confirm(f"Set back {len(plan.lanes)} lanes?", yes=yes)
     done = run_command(lambda settings: set_back(settings, plan, person))
     result: dict[str, Any] = {"operation": done.number, "plan": plan.summary(), "result": done.result}
-    write_json(result) if json else show_set_back(done)
+    write_json(result) if json else show_set_back_result(done)

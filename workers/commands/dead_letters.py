@@ -24,11 +24,11 @@ from workers.commands.options import (
 )
 from workers.commands.running import Exit, run_command
 from workers.commands.views.dead_letters import (
-    show_counts,
     show_dead_letter,
+    show_dead_letter_counts,
     show_dead_letters,
-    show_plan,
-    show_redriven,
+    show_redrive_plan,
+    show_redrive_result,
 )
 from workers.ops.dead_letters import history
 from workers.ops.dead_letters.letters import LetterFilter
@@ -80,7 +80,7 @@ def list_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     if count:
         rows = [(*key, number) for key, number in sorted(told.counts.items())]
         names = ("topic", "reason", "letters")
-        write_json([dict(zip(names, row, strict=True)) for row in rows]) if json else show_counts(rows)
+        write_json([dict(zip(names, row, strict=True)) for row in rows]) if json else show_dead_letter_counts(rows)
     elif json:
         write_json(told.summary())
     else:
@@ -133,7 +133,7 @@ def redrive_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     person = None if dry_run else Operator(*operator(by, because))
     plan = run_command(lambda settings: plan_redrive(settings, selection, options))
     if not json:
-        show_plan(plan)
+        show_redrive_plan(plan)
     if person is None or not plan.count:
         if json:
             write_json({"plan": plan.summary()})
@@ -144,7 +144,7 @@ def redrive_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     if json:
         write_json({"operation": done.number, "plan": plan.summary(), "result": done.result})
     else:
-        show_redriven(done, left)
+        show_redrive_result(done, left)
     if done.stopped:
         raise typer.Exit(Exit.INTERRUPTED)
     if done.result["sent"] < plan.count:

@@ -12,7 +12,7 @@ from rich.live import Live
 from infra.terminal import console, error_console
 from workers.commands.options import JsonOption, write_json
 from workers.commands.running import run_command
-from workers.commands.views.lag import lag_page, show_lag
+from workers.commands.views.lag import render_lag_page, show_lag
 from workers.ops.lag import GroupLag, LagObserver, StatusLimits, observer
 
 __all__ = ["lag"]
@@ -70,6 +70,6 @@ async def _go_on(
             await found.run(every, lambda: typer.echo(to_json([each.summary() for each in found.groups])))
         elif out.is_terminal:
             live = stack.enter_context(Live(console=out, auto_refresh=False, vertical_overflow="crop"))
-            await found.run(every, lambda: live.update(lag_page(found), refresh=True))
+            await found.run(every, lambda: live.update(render_lag_page(found), refresh=True))
         else:
-            await found.run(every, lambda: out.print(lag_page(found)))
+            await found.run(every, lambda: out.print(render_lag_page(found)))

@@ -8,7 +8,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from infra.terminal import console, error_console
 from workers.commands.running import Exit, run_command
-from workers.commands.views.topics import show_published
+from workers.commands.views.topics import show_publish_report
 from workers.ops.topics.publish import PublishReport, PublishTime, publish
 
 __all__ = ["publish_command"]
@@ -29,7 +29,7 @@ def publish_command(
         published = _publish_with_progress(file, topic, record_time)
         if len(files) > 1:
             console().print(f"{file.name}:")
-        show_published(published, error_console())
+        show_publish_report(published, error_console())
         failed = failed or bool(published.failures)
     if failed:
         raise typer.Exit(Exit.NO)

@@ -27,7 +27,7 @@ from workers.commands.options import (
     write_json,
 )
 from workers.commands.running import Exit, run_command
-from workers.commands.views.rebuild import show_comparison, show_corrections, show_plan, show_rerun
+from workers.commands.views.rebuild import show_comparison, show_corrections, show_rebuild_plan, show_rebuild_result
 from workers.ops.compare.comparison import Comparison
 from workers.ops.compare.corrections import Corrections, find_corrections
 from workers.ops.compare.html_report import render_page
@@ -172,7 +172,7 @@ def _run(  # noqa: PLR0913 - what both verbs are asked
 ) -> Comparison | None:
     plan = run_command(lambda settings: plan_rebuild(settings, asked))
     if not json:
-        show_plan(plan, rate)
+        show_rebuild_plan(plan, rate)
     if person is None:
         if json:
             write_json({"plan": plan.summary()})
@@ -191,7 +191,7 @@ def _run(  # noqa: PLR0913 - what both verbs are asked
         answer["comparison"] = comparison.summary() if comparison else None
         write_json(answer | ({"corrections": corrections.summary()} if corrections else {}))
     else:
-        show_rerun(done)
+        show_rebuild_result(done)
         if comparison is not None:
             show_comparison(comparison)
         if corrections is not None:

@@ -22,7 +22,7 @@ from workers.commands.options import (
     write_json,
 )
 from workers.commands.running import Exit, run_command
-from workers.commands.views.replay import show_reemit_plan, show_reemitted
+from workers.commands.views.replay import show_reemit_plan, show_reemit_result
 from workers.ledger.model import WorkerName
 from workers.ops.operations import OngoingOperation, Operator
 from workers.ops.replay.reemit import reemit
@@ -86,7 +86,7 @@ def _end(done: OngoingOperation, plan: ReemitPlan, *, json: bool) -> None:
     if json:
         write_json({"operation": done.number, "plan": plan.summary(), "result": done.result})
     else:
-        show_reemitted(done, plan)
+        show_reemit_result(done, plan)
     if done.stopped:
         raise typer.Exit(Exit.INTERRUPTED)
     if done.result["refused"]:

@@ -23,7 +23,7 @@ from workers.commands.options import (
     write_json,
 )
 from workers.commands.running import Exit, fail, run_command
-from workers.commands.views.replay import show_rewind_plan, show_rewound
+from workers.commands.views.replay import show_rewind_plan, show_rewind_result
 from workers.ledger.model import WorkerName
 from workers.ops.operations import OngoingOperation, Operator
 from workers.ops.replay.rewind import rewind
@@ -86,7 +86,7 @@ def rewind_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     if json:
         write_json({"operation": done.number, "plan": plan.summary(), "result": done.result})
     else:
-        show_rewound(done, worker)
+        show_rewind_result(done, worker)
     if done.stopped:
         raise typer.Exit(Exit.INTERRUPTED)
 

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from infra.settings import Settings
 from infra.terminal import error_console
 from workers.commands.running import Exit, run_command
-from workers.commands.views.topics import show_published
+from workers.commands.views.topics import show_publish_report
 from workers.ops.topics.publish import PublishTime, publish
 from workers.simulate.file import HistoryFile
 from workers.simulate.history import bounds, simulate_records
@@ -117,7 +117,7 @@ def _publish(history: HistoryFile, record_time: PublishTime, watch: _HistoryProg
     """Publish a history; return whether a part of it could not be."""
     file = BufferedReader(history, _CHUNK_BYTES)
     published = run_command(lambda s: publish(s, file, record_time=record_time, progress=lambda _: watch.update()))
-    show_published(published, error_console())
+    show_publish_report(published, error_console())
     return bool(published.failures)
 
 

@@ -5,7 +5,7 @@ import typer
 from infra.terminal import console
 from workers.commands.options import JsonOption, YesOption, confirm, write_json
 from workers.commands.running import run_command
-from workers.commands.views.topics import show_broken_promises, show_changes
+from workers.commands.views.topics import show_broken_promises, show_topic_changes
 from workers.ops.topics.plan import apply_topics, plan_topics
 from workers.ops.topics.promises import check_topics
 
@@ -24,7 +24,7 @@ def topics_plan(*, json: JsonOption = False) -> None:
     if json:
         write_json({"changes": changes, "broken_promises": [each._asdict() for each in broken]})
     else:
-        show_changes(changes)
+        show_topic_changes(changes)
 
 
 @topics.command("apply")
@@ -36,7 +36,7 @@ def topics_apply(
     """Create and set what differs, start groups that have no offset, go on with topics that were created again."""
     changes = run_command(plan_topics)
     if not json:
-        show_changes(changes)
+        show_topic_changes(changes)
     if changes:
         confirm(f"Carry out these {len(changes)} steps?", yes=yes)
         run_command(lambda settings: apply_topics(settings, changes))

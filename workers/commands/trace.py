@@ -10,7 +10,7 @@ import typer
 from infra.terminal import error_console, progress_of
 from workers.commands.options import JsonOption, write_json
 from workers.commands.running import run_command
-from workers.commands.views.trace import show_traced
+from workers.commands.views.trace import show_trace
 from workers.ops.trace.topic_search import no_progress
 from workers.ops.trace.trace import LIMIT, Question
 from workers.ops.trace.trace import trace as trace_
@@ -47,7 +47,7 @@ def trace(
     if id_ is None and account is None:
         raise typer.BadParameter("give the id of a request or event, or an account", param_hint="--account")
     found = run_command(lambda settings: trace_(settings, Question(id_, account, last, limit), _watch))
-    write_json(found.summary()) if json else show_traced(found)
+    write_json(found.summary()) if json else show_trace(found)
     if found.silent is not None:
         error_console().print(f"The topics were not searched, because Kafka cannot be queried: {found.silent}")
 

@@ -1,26 +1,30 @@
-"""How the books look on a terminal: balances, statements, audits."""
+"""Terminal output of balances, statements and audits."""
 
 from rich.console import Console
 from rich.text import Text
 
 from infra.terminal import console, instant, table
-from workers.commands.views.styles import BAD, DIM, GOOD, NEWS, WARN, count_of
+from workers.commands.views.styles import BAD, DIM, GOOD, INFO, WARN, format_count
 from workers.ops.books.audit import Audit, BookTotals
 from workers.ops.books.balance import Balance
 from workers.ops.books.statement import Statement, StatementLine
 
 __all__ = ["show_audit", "show_balance", "show_statement"]
 
-_LOT_STYLES = {"available": GOOD, "later": NEWS}
-_WHOSE = {"given": "as asked for", "clock": "this machine's time", "last_entry": "the time of its last entry"}
+_LOT_STYLES = {"available": GOOD, "later": INFO}
+_AS_OF_SOURCES = {
+    "given": "the requested time",
+    "clock": "this machine's time",
+    "last_entry": "the time of the last entry",
+}
 
 
 def show_balance(balance: Balance) -> None:
-    """Show an account's balance, what of it expires when, and its lots."""
+    """Show an account's balance, its expiry dates and its lots."""
     out = console()
     head = Text.assemble((balance.account_id, "bold"), " can spend ")
-    out.print(head.append(count_of(balance.balance, "credit"), style="bold green"), soft_wrap=True)
-    out.print(Text(f"at {instant(balance.as_of)}, {_WHOSE[balance.chosen]}", style=DIM))
+    out.print(head.append(format_count(balance.balance, "credit"), style="bold green"), soft_wrap=True)
+    out.print(Text(f"at {instant(balance.as_of)}, {_AS_OF_SOURCES[balance.chosen]}", style=DIM))
     for number, (expires_at, amount) in enumerate(balance.expiring):
         out.print(f"  {amount:,}{' more' if number else ''} expire by {instant(expires_at)}")
     _show_caveats(balance, out)
@@ -41,20 +45,20 @@ def show_balance(balance: Balance) -> None:
 
 
 def _show_caveats(balance: Balance, out: Console) -> None:
-    """Say what the figures alone would not."""
+    """Show what the figures do not show: erasure, coming caps and lines out of order."""
     if balance.erased_at is not None:
-        out.print(Text(f"  erased at {instant(balance.erased_at)}: it gets and spends nothing", style=BAD))
+        out.print(Text(f"  erased at {instant(balance.erased_at)}: the account gets and spends nothing", style=BAD))
     for lot in balance.lots:
         if lot.cap_to_come is not None:
             text = (
-                f"  once lot {lot.lot} begins, subscription {lot.subscription_id} keeps {lot.cap_to_come} at most:"
-                " a tick takes the rest"
+                f"  once lot {lot.lot} begins, subscription {lot.subscription_id} keeps at most {lot.cap_to_come}:"
+                " a tick forfeits the rest"
             )
             out.print(Text(text, style=WARN), soft_wrap=True)
     if balance.overtaken:
         text = (
-            f"  {count_of(balance.overtaken, 'line')} of up to then were booked after one of a later time: this balance"
-            " goes by the lines' times, the lines' own balances by the order in which they were booked"
+            f"  {format_count(balance.overtaken, 'line')} up to that time booked after a line of a later time: this"
+            " balance follows the lines' times, the lines' own balances the order of booking"
         )
         out.print(Text(text, style=WARN), soft_wrap=True)
 
@@ -64,13 +68,13 @@ def show_statement(statement: Statement) -> None:
     show_balance(statement)
     out = console()
     out.print()
-    lines = [_line(line) for line in statement.lines]
+    lines = [_statement_cells(line) for line in statement.lines]
     out.print(
-        table(["#", "time", "what", "amount", "lot", "balance", "request", "why"], lines, "#,amount,lot", "request")
+        table(["#", "time", "code", "amount", "lot", "balance", "request", "reason"], lines, "#,amount,lot", "request")
     )
 
 
-def _line(line: StatementLine) -> tuple[str | int, ...]:
+def _statement_cells(line: StatementLine) -> tuple[str | int, ...]:
     return (
         line.sequence,
         instant(line.as_of),
@@ -84,12 +88,12 @@ def _line(line: StatementLine) -> tuple[str | int, ...]:
 
 
 def show_audit(audit: Audit) -> None:
-    """Show what an audit found."""
+    """Show the totals and findings of an audit."""
     out = console()
     totals = audit.totals
     counts = ((totals.accounts, "account"), (totals.lots, "lot"), (totals.rows, "journal row"))
-    out.print(", ".join(count_of(number, what) for number, what in counts))
-    out.print(_equation(totals), soft_wrap=True)
+    out.print(", ".join(format_count(number, what) for number, what in counts))
+    out.print(_format_equation(totals), soft_wrap=True)
     out.print()
     for finding in audit.findings:
         mark = (f"{finding.count:,} x ", BAD) if finding.count else ("ok ", GOOD)
@@ -98,12 +102,12 @@ def show_audit(audit: Audit) -> None:
             out.print(Text(f"     {' '.join(filter(None, (example.account, example.place)))}: {example.found}"))
         if (more := finding.count - len(finding.examples)) > 0:
             out.print(f"     ... and {more:,} more")
-    verdict = ("The books balance.", "bold green") if audit.passed else ("The books do not balance.", BAD)
-    out.print(Text.assemble("\n", verdict))
+    result = ("The ledger balances.", "bold green") if audit.passed else ("The ledger does not balance.", BAD)
+    out.print(Text.assemble("\n", result))
 
 
-def _equation(totals: BookTotals) -> Text:
-    """Return the whole book in one line: where every credit that was granted is now."""
+def _format_equation(totals: BookTotals) -> Text:
+    """Return the ledger's equation in one line: where every granted credit is now."""
     sign, style = ("=", GOOD) if totals.balanced else ("is not", BAD)
     parts = (
         f"{totals.spent:,} spent - {totals.reversed:,} reversed + {totals.expired:,} expired"

@@ -1,4 +1,4 @@
-"""How lanes' clocks, and what operators do about them, look on a terminal."""
+"""Terminal output of lanes' clocks and of operators' decisions about them."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -6,25 +6,25 @@ from datetime import datetime
 from rich.text import Text
 
 from infra.terminal import console, table
-from workers.commands.views.styles import BAD, GOOD, WARN, count_of
+from workers.commands.views.styles import BAD, GOOD, WARN, format_count
 from workers.ops.clock.decide import ClockDecision, ClockPlan
 from workers.ops.clock.set_back import SetBackPlan
 from workers.ops.clock.state import LaneClock
 from workers.ops.operations import OngoingOperation
 
-__all__ = ["show_clock_plan", "show_clocks", "show_decided", "show_set_back", "show_set_back_plan"]
+__all__ = ["show_clock_decision", "show_clock_plan", "show_clocks", "show_set_back_plan", "show_set_back_result"]
 
 
 def show_clocks(clocks: Sequence[LaneClock]) -> None:
-    """Show each lane's clock, and what it holds."""
-    heads = ["worker", "partition", "decided as of", "holds offset", "of the time"]
+    """Show each lane's clock and the record that the lane holds."""
+    heads = ["worker", "partition", "decided as of", "holds offset", "record time"]
     rows = [
         (
             each.worker,
             str(each.partition),
-            _text(each.as_of),
+            _format_time(each.as_of),
             "" if each.held_offset is None else f"{each.held_offset:,}",
-            Text(_text(each.held_time), style=BAD),
+            Text(_format_time(each.held_time), style=BAD),
         )
         for each in clocks
     ]
@@ -32,60 +32,63 @@ def show_clocks(clocks: Sequence[LaneClock]) -> None:
 
 
 def show_clock_plan(plan: ClockPlan) -> None:
-    """Show what a decision would do."""
+    """Show the effect of a decision about a held record."""
     out, lane = console(), plan.lane
     out.print(
-        f"{lane.topic}/{lane.partition} holds offset {plan.first_offset:,} of {_text(lane.held_time)}; it has decided"
-        f" as of {_text(lane.as_of)}",
+        f"{lane.topic}/{lane.partition} holds offset {plan.first_offset:,} of {_format_time(lane.held_time)}; the lane"
+        f" has decided as of {_format_time(lane.as_of)}",
         soft_wrap=True,
     )
     if plan.decision is ClockDecision.SET_ASIDE:
-        records = "that record" if plan.next_offset == plan.first_offset + 1 else f"records before {plan.next_offset:,}"
-        out.print(f"Becomes a dead letter and moves no clock: {records}, of a time after {_text(plan.time)}")
+        records = (
+            "the held record" if plan.next_offset == plan.first_offset + 1 else f"records before {plan.next_offset:,}"
+        )
+        out.print(f"Becomes a dead letter and moves no clock: {records}, with a time after {_format_time(plan.time)}")
         return
-    out.print(f"Let in: times up to {_text(plan.time)}. The clock goes there, and does not come back by itself.")
+    out.print(
+        f"Accepts times up to {_format_time(plan.time)}. The clock moves there, and does not come back by itself."
+    )
     if plan.ends.lots:
-        text = f"{count_of(plan.ends.lots, 'lot')} with {plan.ends.credits:,} credits end by then"
+        text = f"{format_count(plan.ends.lots, 'lot')} with {plan.ends.credits:,} credits expire by then"
         out.print(Text(text, style=WARN))
 
 
-def show_decided(done: OngoingOperation) -> None:
-    """Show that a decision is kept."""
-    console().print(Text(f"decided: operation {done.number}; the lane goes on within seconds", style=GOOD))
+def show_clock_decision(done: OngoingOperation) -> None:
+    """Show that a decision is recorded."""
+    console().print(Text(f"decided: operation {done.number}; the lane continues within seconds", style=GOOD))
 
 
 def show_set_back_plan(plan: SetBackPlan) -> None:
-    """Show what setting clocks back would do."""
+    """Show the effect of setting clocks back."""
     out = console()
     if not plan.lanes:
-        out.print("Nothing to set: no lane's clock is far ahead.")
+        out.print("Nothing to set back: no lane's clock is far ahead.")
         return
-    heads = ["worker", "partition", "from", "to", "lots that come back", "credits", "rows", "refused", "expired"]
+    heads = ["worker", "partition", "from", "to", "lots restored", "credits", "rows", "refused", "expired"]
     rows = [
         (
             each.lane.worker,
             str(each.lane.partition),
-            _text(each.lane.as_of),
-            _text(each.to),
+            _format_time(each.lane.as_of),
+            _format_time(each.to),
             *(f"{number:,}" for number in each[2:]),
         )
         for each in plan.lanes
     ]
-    out.print(table(heads, rows, "partition,lots that come back,credits,rows,refused,expired"))
+    out.print(table(heads, rows, "partition,lots restored,credits,rows,refused,expired"))
     out.print(
-        "What was decided meanwhile (rows) stays: sends that were refused for want of credits, and credits that were"
-        " booked as expired. Give those back with inmail.credits.adjusted.v1.",
+        "The decisions made meanwhile (rows) stay, including sends refused for lack of credits and credits booked as"
+        " expired. Return such credits with inmail.credits.adjusted.v1.",
         soft_wrap=True,
     )
 
 
-def show_set_back(done: OngoingOperation) -> None:
+def show_set_back_result(done: OngoingOperation) -> None:
     """Show that clocks were set back."""
-    text = (
-        f"{count_of(done.result['lanes'], 'lane')} set back: operation {done.number}; their workers go on by themselves"
-    )
+    lanes = format_count(done.result["lanes"], "lane")
+    text = f"{lanes} set back: operation {done.number}; the workers continue by themselves"
     console().print(Text(text, style=GOOD))
 
 
-def _text(time: datetime | None) -> str:
+def _format_time(time: datetime | None) -> str:
     return "" if time is None else f"{time:%Y-%m-%d %H:%M:%S} UTC"

@@ -1,4 +1,4 @@
-"""How results look on a terminal: one line each."""
+"""Terminal output of results: one line each."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,14 +7,14 @@ from rich.console import Console
 from rich.text import Text
 
 from infra.terminal import instant
-from workers.commands.views.styles import BAD, DIM, GOOD, NEWS, WARN, TextPart, count_of
+from workers.commands.views.styles import BAD, DIM, GOOD, INFO, WARN, TextPart, format_count
 from workers.ops.dead_letters.letters import escape_unprintable
 from workers.ops.topics.results import Result
 
 __all__ = ["show_result"]
 
 
-_TAKEN = frozenset({"expired", "voided", "adjusted", "forfeited", "cap_forfeited"})
+_DECREASES = frozenset({"expired", "voided", "adjusted", "forfeited", "cap_forfeited"})
 _NOTICES = frozenset({"low", "exhausted", "expiring_soon"})
 
 
@@ -29,22 +29,22 @@ def show_result(result: Result, out: Console) -> None:
     ]
     tail: list[TextPart]
     if name == "tick.decided":
-        lots, credits_ = count_of(data["lots"], "lot"), count_of(data["credits"], "credit")
+        lots, credits_ = format_count(data["lots"], "lot"), format_count(data["credits"], "credit")
         tail = [f"{lots}, {credits_}, up to {instant(data['horizon'])}"]
     elif name == "message.dead-lettered":
         origin = data["origin"]
         place = f"{escape_unprintable(origin['topic'])} {origin['partition']}/{origin['offset']}"
         tail = [(f"{data['reason']:<22} ", BAD), f"{place}: {escape_unprintable(data['error'])}"]
     else:
-        tail = _movement(data)
+        tail = _movement_parts(data)
     repeat: list[TextPart] = [("  repeat", WARN)] if data.get("repeat") else []
     out.print(Text.assemble(*head, *tail, *repeat), soft_wrap=True)
 
 
-def _movement(data: Mapping[str, Any]) -> list[TextPart]:
+def _movement_parts(data: Mapping[str, Any]) -> list[TextPart]:
     code = data["code"]
     style = BAD if data.get("outcome") == "rejected" else WARN if code in _NOTICES else GOOD
-    amount = _amount(data)
+    amount = _signed_amount(data)
     parts: list[TextPart] = [
         (f"{code:<22} ", style),
         f"{amount:+5d}" if amount else "    0",
@@ -53,20 +53,20 @@ def _movement(data: Mapping[str, Any]) -> list[TextPart]:
     if data.get("lot"):
         until = f"  lot {data['lot']} until {instant(data.get('lot_expires_at') or data.get('expires_at'))}"
         parts.append(f"  {data['credits']} of{until[1:]}" if code == "expiring_soon" else until)
-    return parts + [(f"  {text}", NEWS) for text in _about(data)]
+    return parts + [(f"  {text}", INFO) for text in _detail_texts(data)]
 
 
-def _amount(data: Mapping[str, Any]) -> int:
-    """Return what moved: up or down. A notice tells credits that stay."""
+def _signed_amount(data: Mapping[str, Any]) -> int:
+    """Return the signed number of credits that moved; 0 for a notice, which moves none."""
     code = data["code"]
     if code in _NOTICES:
         return 0
     amount: int = -data.get("credits_charged", 0) or data.get("credits", 0)
-    return -amount if code in _TAKEN else amount
+    return -amount if code in _DECREASES else amount
 
 
-# What a result may tell beside its code and its balances, and how it is said.
-_WORDS = {
+# Formats of the fields that a result may have in addition to its code and balances.
+_DETAIL_FORMATS = {
     "recipient_id": "to {}",
     "next_allotment_at": "next credits {}",
     "limit": "limit of the {}",
@@ -88,9 +88,9 @@ _WORDS = {
 }
 
 
-def _about(data: Mapping[str, Any]) -> list[str]:
-    told = [(name, data[name]) for name in _WORDS if data.get(name) is not None]
-    return [_WORDS[name].format(instant(value) if _is_instant(name) else value) for name, value in told]
+def _detail_texts(data: Mapping[str, Any]) -> list[str]:
+    told = [(name, data[name]) for name in _DETAIL_FORMATS if data.get(name) is not None]
+    return [_DETAIL_FORMATS[name].format(instant(value) if _is_instant(name) else value) for name, value in told]
 
 
 def _is_instant(name: str) -> bool:

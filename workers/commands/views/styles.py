@@ -1,8 +1,8 @@
-"""The few styles and words that all answers share."""
+"""Styles and text helpers shared by all terminal output."""
 
 from typing import Final
 
-__all__ = ["BAD", "DIM", "GOOD", "NEWS", "WARN", "TextPart", "count_of"]
+__all__ = ["BAD", "DIM", "GOOD", "INFO", "WARN", "TextPart", "format_count"]
 
 TextPart = str | tuple[str, str]  # text, or text and its style
 
@@ -10,9 +10,9 @@ GOOD: Final = "green"
 BAD: Final = "bold red"
 WARN: Final = "yellow"
 DIM: Final = "dim"
-NEWS: Final = "cyan"
+INFO: Final = "cyan"
 
 
-def count_of(number: int, what: str) -> str:
-    """Return a number of things in words: 1 lot, 2,000 lots."""
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+def format_count(number: int, noun: str) -> str:
+    """Return a number with its noun: 1 lot, 2,000 lots."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

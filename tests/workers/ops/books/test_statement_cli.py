@@ -40,7 +40,7 @@ def test_a_statement_is_for_people(inmail: Run) -> None:
 
     assert Exit.DONE == done.exit_code
     lines = done.stdout.splitlines()
-    assert ["alice can spend 1 credit", "at 2030-01-20 00:00:00Z, as asked for"] == lines[:2]
+    assert ["alice can spend 1 credit", "at 2030-01-20 00:00:00Z, the requested time"] == lines[:2]
     assert "  1 expire by 2030-04-01 00:00:00Z" == lines[2]
     assert any("expired" in line and "not used before 2030-01-20" in line for line in lines)
 
@@ -104,7 +104,7 @@ def test_an_audit_tells_where_every_credit_is(inmail: Run) -> None:
     assert Exit.DONE == done.exit_code
     assert "6 accounts, 9 lots, 39 journal rows" in done.stdout
     assert equation in done.stdout
-    assert "The books balance." in done.stdout
+    assert "The ledger balances." in done.stdout
 
 
 @pytest.mark.parametrize(

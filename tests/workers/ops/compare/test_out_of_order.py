@@ -66,7 +66,7 @@ async def test_an_outcome_decided_ahead_is_named_with_what_came_of_it(
     text, page, json = capsys.readouterr().out, render_page(second, "a trial", {}), to_json(second.summary()).decode()
     assert f"request_id {requests[0].id}: send 0/" in text
     assert "ahead of inmail-billing: missing\n" in text or "balance_not_current: missing" in text
-    assert "1 difference not of what was decided ahead." in text
+    assert "1 difference not caused by records decided ahead." in text
     assert "balance_not_current: missing (decided ahead)" in page
     assert "<td>the same</td>" in page
     assert '"not_of_that":1' in json

@@ -11,8 +11,8 @@ from rich.text import Text
 
 from schemas.catalogue import DEAD_LETTERS
 from tests.ledger.book import NEW_YEAR
-from workers.commands.views.dead_letters import show_counts, show_dead_letter, show_dead_letters
-from workers.commands.views.trace import _letter
+from workers.commands.views.dead_letters import show_dead_letter, show_dead_letter_counts, show_dead_letters
+from workers.commands.views.trace import _dead_letter_facts
 from workers.ops.dead_letters.history import DeadLetterReport, LetterHistory
 from workers.ops.dead_letters.letters import DeadLetter, parse_dead_letter, readable_text
 
@@ -98,8 +98,8 @@ def test_what_a_letter_says_commands_no_terminal(capsys: pytest.CaptureFixture[s
 
     show_dead_letter(letter, fate)
     show_dead_letters(told)
-    show_counts([(*key, number) for key, number in told.counts.items()])
-    shown = capsys.readouterr().out + "".join(str(Text.assemble(*told)) for _, told in _letter(letter, fate))
+    show_dead_letter_counts([(*key, number) for key, number in told.counts.items()])
+    shown = capsys.readouterr().out + "".join(str(Text.assemble(*told)) for _, told in _dead_letter_facts(letter, fate))
 
     assert all(character.isprintable() or character == "\n" for character in shown)
     assert [4, 3, 1] == [shown.count("\\x1b[2J\\u202e\\r" + what) for what in ("topic", "error", "header")]

@@ -68,7 +68,7 @@ async def test_a_redrive_tells_how_far_it_is_and_what_it_did(mended: Settings, a
 
     (operation,) = await list_operations(mended, 1)
     assert Exit.DONE == code
-    assert f"20 messages sent back: operation {operation.operation}" in out
+    assert f"20 messages redriven: operation {operation.operation}" in out
     assert [f"{n} of 20 messages" for n in (10, 20)] == [line.partition(",")[0] for line in err.splitlines()]
     assert (OperationStatus.DONE, "ops-1", "a trial") == (operation.status, operation.actor, operation.reason)
     again, out, _ = await run(mended, *_redrive(account, "--yes"))

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from infra.settings import Settings, SettingsError
 from tests.workers.lagging import Reading, make_reading
-from workers.commands.views.lag import lag_page, show_lag, sparkline
+from workers.commands.views.lag import render_lag_page, show_lag, sparkline
 from workers.local.processes import environment
 from workers.ops.lag import GroupLag, Sample, Status, StatusLimits
 from workers.ops.lag.server import serve_lag, split_address
@@ -120,11 +120,11 @@ async def test_the_page_shows_what_is_unread_why_and_what_changed(reading: Readi
     out = Console(record=True, width=200, file=io.StringIO())
     async with reading.observed(StatusLimits(behind_seconds=0)) as found:
         await reading.stands(found, Status.STOPPED)
-        out.print(lag_page(found))
+        out.print(render_lag_page(found))
         stopped = out.export_text(clear=True)
         await reading.commit(3)
         await reading.stands(found, Status.OK)
-        out.print(lag_page(found))
+        out.print(render_lag_page(found))
     read_up = out.export_text()
 
     assert f"{reading.group} on {reading.place.topic}: 2 records" in stopped
