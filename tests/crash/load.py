@@ -25,7 +25,7 @@ from tests.crash.books import Books
 from workers.ops.topics.plan import wanted_config
 from workers.simulate.history import simulate_records
 from workers.simulate.population import Population
-from workers.simulate.wire import Record
+from workers.simulate.records import Record
 
 __all__ = ["Inputs", "Load", "population", "refuse_results"]
 

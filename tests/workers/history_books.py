@@ -28,7 +28,7 @@ from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
 from workers.simulate.history import simulate_records
 from workers.simulate.population import Population
-from workers.simulate.wire import DAY, Record, event, send
+from workers.simulate.records import DAY, Record, encode_event, encode_send
 
 POPULATION = Population(
     accounts=14, days=100, sends_per_day=0.3, turbulence=8, duplicates=0.03, conflicts=0.02, tick_hours=48, annual=0.1
@@ -66,8 +66,8 @@ def history() -> list[Record]:
     records = list(simulate_records(POPULATION))
     time = records[-1].time + DAY
     account, request_id = TIED
-    promotion = event(time, str(uuid4()), PromotionGranted, account, {"credits": 3, "promotion_id": "welcome"})
-    return [*records, send(time, str(request_id), account, "zoe", "none", None), promotion]
+    promotion = encode_event(time, str(uuid4()), PromotionGranted, account, {"credits": 3, "promotion_id": "welcome"})
+    return [*records, encode_send(time, str(request_id), account, "zoe", "none", None), promotion]
 
 
 async def publish_records(settings: Settings, records: Iterable[Record]) -> list[Placed]:

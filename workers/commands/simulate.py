@@ -16,8 +16,8 @@ from infra.terminal import error_console
 from workers.commands.running import Exit, run_command
 from workers.commands.views.topics import show_publish_report
 from workers.ops.topics.publish import PublishTime, publish
-from workers.simulate.file import HistoryFile
-from workers.simulate.history import bounds, simulate_records
+from workers.simulate.history import history_bounds, simulate_records
+from workers.simulate.history_file import HistoryFile
 from workers.simulate.population import Population, PopulationError
 
 __all__ = ["simulate"]
@@ -78,7 +78,7 @@ def simulate(  # noqa: PLR0913, PLR0917 - one parameter an option
 def _run(population: Population, output: Path | None, record_time: PublishTime | None) -> None:
     """Publish with a record time, or write without one; report the speed."""
     began = monotonic()
-    history = HistoryFile(simulate_records(population), bounds(population)[0])
+    history = HistoryFile(simulate_records(population), history_bounds(population)[0])
     to_terminal = record_time is None and output is None and typer.get_text_stream("stdout").isatty()
     failed = False
     with _progress(hidden=to_terminal) as bar:
@@ -105,7 +105,7 @@ class _HistoryProgress:
     def __init__(self, history: HistoryFile, population: Population, bar: Progress) -> None:
         self._history = history
         self._bar = bar
-        self._start, end = bounds(population)
+        self._start, end = history_bounds(population)
         self._task = bar.add_task("simulate", total=end - self._start, events=0)
 
     def update(self) -> None:

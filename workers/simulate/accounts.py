@@ -8,9 +8,9 @@ from random import Random
 
 from infra.clock import from_milliseconds, to_milliseconds
 from workers.simulate.population import PlanShare, Population
-from workers.simulate.wire import DAY, SECOND
+from workers.simulate.records import DAY, SECOND
 
-__all__ = ["NEVER", "Account", "day_of", "months_after", "populate"]
+__all__ = ["NEVER", "Account", "add_months", "create_accounts", "utc_day"]
 
 NEVER = 2**62
 _LAST_DAY = 31
@@ -54,12 +54,12 @@ class Account:
         return self.subscription > 0 and self.due != NEVER and self.ends == NEVER and not self.erased
 
 
-def months_after(start: int, anchor: int, months: int) -> int:
+def add_months(start: int, anchor: int, months: int) -> int:
     """Return the date so many months later, or earlier, on the anchor's day or the month's last."""
-    return to_milliseconds(_anchored(from_milliseconds(start), anchor, months))
+    return to_milliseconds(_add_months_utc(from_milliseconds(start), anchor, months))
 
 
-def _anchored(start: datetime, day: int, months: int) -> datetime:
+def _add_months_utc(start: datetime, day: int, months: int) -> datetime:
     """Return the date so many months after a start: on the anchor's day or the month's last, at the same time in UTC.
 
     Derived from the anchor and never from the date before, which would drift: 31 January, 28 February, 31 March.
@@ -69,12 +69,12 @@ def _anchored(start: datetime, day: int, months: int) -> datetime:
     return start.replace(year=year, month=month + 1, day=min(day, monthrange(year, month + 1)[1]))
 
 
-def day_of(time: int) -> int:
+def utc_day(time: int) -> int:
     """Return the day of the month in UTC."""
     return from_milliseconds(time).day
 
 
-def populate(population: Population, dice: Random) -> list[Account]:
+def create_accounts(population: Population, dice: Random) -> list[Account]:
     """Return the accounts. For those that are established, `due` is when their running period began."""
     start = to_milliseconds(population.start.astimezone(UTC))
     weights = list(accumulate(share.weight for share in population.plans))
@@ -89,18 +89,18 @@ def populate(population: Population, dice: Random) -> list[Account]:
             anchor=1 + int(dice.random() * _LAST_DAY),
         )
         if dice.random() < population.established:
-            account.due = _running_period(account, start, dice)
+            account.due = _find_period_start(account, start, dice)
         accounts.append(account)
     return accounts
 
 
-def _running_period(account: Account, start: int, dice: Random) -> int:
+def _find_period_start(account: Account, start: int, dice: Random) -> int:
     """Return when the period began that runs at the start: at some time of day on the account's anchor."""
     if account.plan.plan.startswith("sales_navigator"):  # credited on the first of the month
         account.anchor, time_of_day = 1, 0
     else:
         time_of_day = int(dice.random() * DAY) // SECOND * SECOND
-    begin = months_after(start // DAY * DAY + time_of_day, account.anchor, 0)
+    begin = add_months(start // DAY * DAY + time_of_day, account.anchor, 0)
     if begin > start:
-        begin = months_after(begin, account.anchor, -1)
-    return months_after(begin, account.anchor, -int(dice.random() * account.term))
+        begin = add_months(begin, account.anchor, -1)
+    return add_months(begin, account.anchor, -int(dice.random() * account.term))

@@ -5,7 +5,7 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import Any
 
-from workers.simulate.wire import Record
+from workers.simulate.records import Record
 
 __all__ = ["Action", "Agenda"]
 

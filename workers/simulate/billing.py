@@ -13,22 +13,22 @@ from schemas.billing import (
     SubscriptionRenewed,
 )
 from schemas.envelope import Event
-from workers.simulate.accounts import NEVER, Account, day_of, months_after
+from workers.simulate.accounts import NEVER, Account, add_months, utc_day
 from workers.simulate.agenda import Agenda
 from workers.simulate.population import Population
-from workers.simulate.wire import DAY, HOUR, MINUTE, SECOND, Record, event, instant, request_id
+from workers.simulate.records import DAY, HOUR, MINUTE, SECOND, Record, create_request_id, encode_event, format_instant
 
-__all__ = ["Billing"]
+__all__ = ["BillingEvents"]
 
-_OPENING = MINUTE  # the established accounts' running periods come within it
-_JOINING = 30 * DAY
-_RESUBSCRIBING = 20 * DAY
-_DELAY = 30 * SECOND
+_OPENING_SPREAD = MINUTE  # the established accounts' running periods come within it
+_JOINING_SPREAD = 30 * DAY
+_RESUBSCRIBING_MEAN = 20 * DAY
+_DELAY_MEAN = 30 * SECOND
 
 _FROM_NOW, _FROM_NEXT_PERIOD = 0.6, 0.9  # of plan changes; the others name the running period
 
 
-class Held(NamedTuple):
+class DelayedEvent(NamedTuple):
     """An event that arrives after the one that follows it."""
 
     model: type[Event]
@@ -36,7 +36,7 @@ class Held(NamedTuple):
     data: Mapping[str, object]
 
 
-class Billing:
+class BillingEvents:
     """The subscriptions of all accounts."""
 
     def __init__(self, population: Population, accounts: Sequence[Account], agenda: Agenda, dice: Random) -> None:
@@ -46,13 +46,13 @@ class Billing:
         self._uniform = dice.random
         self._accounts = accounts
 
-    def begin(self, start: int) -> None:
+    def schedule(self, start: int) -> None:
         """Note when each account's subscription is first heard of."""
         for account in self._accounts:
             if account.due == NEVER:
-                first = start + int(self._uniform() * _JOINING)
+                first = start + int(self._uniform() * _JOINING_SPREAD)
             else:
-                first = start + _OPENING * account.number // len(self._accounts)
+                first = start + _OPENING_SPREAD * account.number // len(self._accounts)
             self._agenda.add(first, self._activate, account)
 
     # -- periods ------------------------------------------------------------------------------------------------
@@ -63,12 +63,12 @@ class Billing:
         account.subscription += 1
         account.ends = NEVER
         if account.due != NEVER:
-            return self._period(time, SubscriptionActivated, account, account.due)
+            return self._start_period(time, SubscriptionActivated, account, account.due)
         start = time // SECOND * SECOND
         if self._uniform() < self._population.late:
             start -= int(self._uniform() * DAY) // SECOND * SECOND
-        account.anchor = day_of(start)
-        return self._period(time, SubscriptionActivated, account, start)
+        account.anchor = utc_day(start)
+        return self._start_period(time, SubscriptionActivated, account, start)
 
     def _renew(self, time: int, account: Account) -> Iterable[Record]:
         if account.erased or account.due == NEVER or account.due > time + HOUR:
@@ -76,27 +76,27 @@ class Billing:
         if account.ends <= account.due:
             account.due = NEVER
             if self._uniform() < self._population.resubscribing:
-                self._agenda.add(time + HOUR + self._wait(_RESUBSCRIBING), self._activate, account)
+                self._agenda.add(time + HOUR + self._random_wait(_RESUBSCRIBING_MEAN), self._activate, account)
             return ()
-        return self._period(time, SubscriptionRenewed, account, account.due)
+        return self._start_period(time, SubscriptionRenewed, account, account.due)
 
-    def _period(self, time: int, model: type[Event], account: Account, start: int) -> Iterable[Record]:
+    def _start_period(self, time: int, model: type[Event], account: Account, start: int) -> Iterable[Record]:
         """Return the events of a period, one for each subscription, and note the next one."""
-        account.due = months_after(start, account.anchor, account.term)
-        self._agenda.add(max(time, self._arrival(account.due)), self._renew, account)
-        bodies = self._bodies(account, start, account.due)
+        account.due = add_months(start, account.anchor, account.term)
+        self._agenda.add(max(time, self._arrival_time(account.due)), self._renew, account)
+        subscription_data = self._subscription_data(account, start, account.due)
         if not account.annual and self._uniform() < self._population.out_of_order:
-            held = account.due + HOUR + self._wait(HOUR)
-            for data in bodies:
-                self._agenda.add(held, self._arrive, Held(model, account, data))
+            arrival = account.due + HOUR + self._random_wait(HOUR)
+            for data in subscription_data:
+                self._agenda.add(arrival, self._publish_delayed, DelayedEvent(model, account, data))
             return ()
-        return [self._granted(time, model, account, data) for data in bodies]
+        return [self._grant_event(time, model, account, data) for data in subscription_data]
 
-    def _bodies(self, account: Account, start: int, end: int) -> list[dict[str, object]]:
+    def _subscription_data(self, account: Account, start: int, end: int) -> list[dict[str, object]]:
         data: dict[str, object] = {
             "plan": account.plan.plan,
-            "period_start": instant(start),
-            "period_end": instant(end),
+            "period_start": format_instant(start),
+            "period_end": format_instant(end),
         }
         if account.annual:
             data["term"] = "annual"
@@ -104,17 +104,17 @@ class Billing:
             data["anchor_day"] = account.anchor
         return [{"subscription_id": subscription} | data for subscription in account.subscriptions]
 
-    def _arrival(self, due: int) -> int:
+    def _arrival_time(self, due: int) -> int:
         """Return when the event of a period arrives: late, early, or as usual."""
         chance = self._uniform() - self._population.late
         if chance < 0:
             return due + int(self._uniform() * DAY)
         if chance < self._population.early:
             return due - int(self._uniform() * HOUR)
-        return due + self._wait(_DELAY)
+        return due + self._random_wait(_DELAY_MEAN)
 
-    def _arrive(self, time: int, held: Held) -> Iterable[Record]:
-        return () if held.account.erased else (self._granted(time, *held),)
+    def _publish_delayed(self, time: int, delayed: DelayedEvent) -> Iterable[Record]:
+        return () if delayed.account.erased else (self._grant_event(time, *delayed),)
 
     # -- changes ------------------------------------------------------------------------------------------------
 
@@ -127,14 +127,14 @@ class Billing:
         chance = self._uniform()
         if chance < _FROM_NOW:
             start = time // SECOND * SECOND
-            account.anchor = day_of(start)
+            account.anchor = utc_day(start)
         elif chance < _FROM_NEXT_PERIOD:
             start = account.due
         else:
-            running = months_after(account.due, account.anchor, -account.term)
-            bodies = self._bodies(account, running, account.due)
-            return [self._granted(time, SubscriptionPlanChanged, account, data) for data in bodies]
-        return self._period(time, SubscriptionPlanChanged, account, start)
+            running = add_months(account.due, account.anchor, -account.term)
+            subscription_data = self._subscription_data(account, running, account.due)
+            return [self._grant_event(time, SubscriptionPlanChanged, account, data) for data in subscription_data]
+        return self._start_period(time, SubscriptionPlanChanged, account, start)
 
     def cancel(self, time: int, account: Account) -> Iterable[Record]:
         """End an account's subscription, now or with its period; some take it back."""
@@ -149,25 +149,27 @@ class Billing:
             regret = account.ends - time
         if self._uniform() < self._population.taken_back:
             self._agenda.add(time + 1 + int(self._uniform() * regret), self._take_back, account)
-        bodies = [{"subscription_id": s, "effective_at": instant(account.ends)} for s in account.subscriptions]
-        return [self._event(time, SubscriptionCancelled, account, data) for data in bodies]
+        subscription_data = [
+            {"subscription_id": s, "effective_at": format_instant(account.ends)} for s in account.subscriptions
+        ]
+        return [self._create_event(time, SubscriptionCancelled, account, data) for data in subscription_data]
 
     def _take_back(self, time: int, account: Account) -> Iterable[Record]:
         if account.erased or account.ends == NEVER:
             return ()
         if account.ends > time and account.due != NEVER:
             account.ends = NEVER
-        bodies = [{"subscription_id": subscription} for subscription in account.subscriptions]
-        return [self._event(time, CancellationTakenBack, account, data) for data in bodies]
+        subscription_data = [{"subscription_id": subscription} for subscription in account.subscriptions]
+        return [self._create_event(time, CancellationTakenBack, account, data) for data in subscription_data]
 
     # -- events -------------------------------------------------------------------------------------------------
 
-    def _wait(self, mean: int) -> int:
+    def _random_wait(self, mean: int) -> int:
         return int(self._dice.expovariate(1 / mean))
 
-    def _event(self, time: int, model: type[Event], account: Account, data: Mapping[str, object]) -> Record:
-        return event(time, request_id(time, self._dice), model, account.name, data)
+    def _create_event(self, time: int, model: type[Event], account: Account, data: Mapping[str, object]) -> Record:
+        return encode_event(time, create_request_id(time, self._dice), model, account.name, data)
 
-    def _granted(self, time: int, model: type[Event], account: Account, data: Mapping[str, object]) -> Record:
-        account.grant = request_id(time, self._dice)
-        return event(time, account.grant, model, account.name, data)
+    def _grant_event(self, time: int, model: type[Event], account: Account, data: Mapping[str, object]) -> Record:
+        account.grant = create_request_id(time, self._dice)
+        return encode_event(time, account.grant, model, account.name, data)

@@ -15,20 +15,29 @@ from infra.clock import to_milliseconds
 from schemas.catalogue import decode
 from schemas.envelope import Event
 from schemas.ticks import ExpiryTick
-from workers.simulate.accounts import populate
+from workers.simulate.account_events import AccountEvents
+from workers.simulate.accounts import create_accounts
 from workers.simulate.agenda import Agenda
-from workers.simulate.billing import Billing
-from workers.simulate.occasions import Occasions
+from workers.simulate.billing import BillingEvents
 from workers.simulate.population import Population
+from workers.simulate.records import (
+    DAY,
+    HOUR,
+    Record,
+    alter_record,
+    create_request_id,
+    encode_event,
+    format_instant,
+    restamp_record,
+)
 from workers.simulate.sends import Sends
-from workers.simulate.wire import DAY, HOUR, Record, altered, event, instant, request_id, restamped
 
-__all__ = ["bounds", "simulate", "simulate_records"]
+__all__ = ["history_bounds", "simulate", "simulate_records"]
 
-_AT_ONCE = 0.5  # of duplicates
+_IMMEDIATE_SHARE = 0.5  # of duplicates
 
 
-def bounds(population: Population) -> tuple[int, int]:
+def history_bounds(population: Population) -> tuple[int, int]:
     """Return when a history begins and ends, half-open, in Kafka's milliseconds."""
     start = to_milliseconds(population.start.astimezone(UTC))
     return start, start + int(population.days * DAY)
@@ -49,29 +58,29 @@ class _History:
     """Sends one by one, everything else by the agenda, and copies of both."""
 
     def __init__(self, population: Population) -> None:
-        self._start, self._end = bounds(population)
+        self._start, self._end = history_bounds(population)
         self._dice = Random(population.seed)  # noqa: S311 - a workload
         self._agenda = Agenda(self._end)
-        accounts = populate(population, self._dice)
+        accounts = create_accounts(population, self._dice)
         self._sends = Sends(population, accounts, self._agenda, self._dice)
-        billing = Billing(population, accounts, self._agenda, self._dice)
-        billing.begin(self._start)
-        Occasions(population, accounts, billing, self._dice).begin(self._start, self._agenda)
-        self._tick_every = int(population.tick_hours * HOUR)
-        if self._tick_every:
-            self._agenda.add(self._start + self._tick_every, self._tick)
-        self._duplicated = population.duplicates
-        self._copied = population.duplicates + population.conflicts
+        billing = BillingEvents(population, accounts, self._agenda, self._dice)
+        billing.schedule(self._start)
+        AccountEvents(population, accounts, billing, self._dice).schedule(self._start, self._agenda)
+        self._tick_interval = int(population.tick_hours * HOUR)
+        if self._tick_interval:
+            self._agenda.add(self._start + self._tick_interval, self._publish_tick)
+        self._duplicated_share = population.duplicates
+        self._copied_share = population.duplicates + population.conflicts
 
     def records(self) -> Iterator[Record]:
-        agenda, end, chance, copied = self._agenda, self._end, self._dice.random, self._copied
-        send_time = self._sends.begin(self._start)
+        agenda, end, chance, copied = self._agenda, self._end, self._dice.random, self._copied_share
+        send_time = self._sends.start(self._start)
         while True:
             next_time = agenda.next_time()
             records: Iterable[Record]
             if send_time < next_time:
-                records = (self._sends.at(int(send_time)),)
-                send_time = self._sends.advance()
+                records = (self._sends.create_send(int(send_time)),)
+                send_time = self._sends.next_time()
             elif next_time < end:
                 records = agenda.run_next()
             else:
@@ -79,22 +88,22 @@ class _History:
             for record in records:
                 yield record
                 if (dice := chance()) < copied:
-                    self._copy(record, duplicate=dice < self._duplicated)
+                    self._schedule_copy(record, duplicate=dice < self._duplicated_share)
 
-    def _copy(self, record: Record, *, duplicate: bool) -> None:
+    def _schedule_copy(self, record: Record, *, duplicate: bool) -> None:
         """Note when an event comes again, as it was or with another body."""
-        if duplicate and self._dice.random() < _AT_ONCE:
-            self._agenda.add(record.time, self._again, record)
+        if duplicate and self._dice.random() < _IMMEDIATE_SHARE:
+            self._agenda.add(record.time, self._publish_copy, record)
             return
         time = record.time + 1 + int(self._dice.random() * DAY)
-        copy = record if duplicate else altered(record)
+        copy = record if duplicate else alter_record(record)
         if copy is not None:
-            self._agenda.add(time, self._again, copy)
+            self._agenda.add(time, self._publish_copy, copy)
 
-    def _again(self, time: int, record: Record) -> Iterable[Record]:
-        return (restamped(record, time),)
+    def _publish_copy(self, time: int, record: Record) -> Iterable[Record]:
+        return (restamp_record(record, time),)
 
-    def _tick(self, time: int, _: object) -> Iterable[Record]:
-        self._agenda.add(time + self._tick_every, self._tick)
-        id_ = request_id(time, self._dice)
-        return (event(time, id_, ExpiryTick, None, {"as_of": instant(time)}),)
+    def _publish_tick(self, time: int, _: object) -> Iterable[Record]:
+        self._agenda.add(time + self._tick_interval, self._publish_tick)
+        id_ = create_request_id(time, self._dice)
+        return (encode_event(time, id_, ExpiryTick, None, {"as_of": format_instant(time)}),)

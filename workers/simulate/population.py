@@ -123,24 +123,24 @@ class Population:
                 raise PopulationError(f"{field.name}: expected {low:,} to {high:,}, got {value}")
         if self.start.tzinfo is None or not _EARLIEST <= self.start < _LATEST:
             raise PopulationError(f"start: expected a time with a zone from 2002 to 2179, got {self.start.isoformat()}")
-        for together in _TOGETHER:
-            if (total := math.fsum(getattr(self, name) for name in together)) > 1:
-                raise PopulationError(f"{' + '.join(together)}: expected at most 1, got {total:g}")
+        for names in _SHARE_SUMS:
+            if (total := math.fsum(getattr(self, name) for name in names)) > 1:
+                raise PopulationError(f"{' + '.join(names)}: expected at most 1, got {total:g}")
         if not self.plans or any(share.weight <= 0 for share in self.plans):
             raise PopulationError("plans: expected at least one, each of a weight above 0")
 
 
-_MOST = 1_000.0
+_MAX_RATE = 1_000.0
 _BOUNDS: dict[str, tuple[float, float]] = {
     "seed": (0, 2**63 - 1),
     "accounts": (1, 10_000_000),
     "days": (0.0, 3_660.0),
     "sends_per_day": (0.0, 100_000.0),
     "hot": (0.0, 2.0),
-    "turbulence": (0.0, _MOST),
+    "turbulence": (0.0, _MAX_RATE),
     "tick_hours": (0.0, 24.0 * 3_660),
-} | {field.name: (0.0, _MOST) for field in fields(Population) if field.name.endswith("_yearly")}
-_TOGETHER = (
+} | {field.name: (0.0, _MAX_RATE) for field in fields(Population) if field.name.endswith("_yearly")}
+_SHARE_SUMS = (
     ("connections", "open_profiles"),
     ("undeliverable", "responses"),
     ("duplicates", "conflicts"),

@@ -10,7 +10,16 @@ from schemas.sends import RecipientResponded, SendUndeliverable
 from workers.simulate.accounts import Account
 from workers.simulate.agenda import Agenda
 from workers.simulate.population import Population
-from workers.simulate.wire import DAY, HOUR, MINUTE, Record, event, request_id, restamped, send
+from workers.simulate.records import (
+    DAY,
+    HOUR,
+    MINUTE,
+    Record,
+    create_request_id,
+    encode_event,
+    encode_send,
+    restamp_record,
+)
 
 __all__ = ["Sends"]
 
@@ -21,10 +30,10 @@ _WEEKDAY = (7 - 2 * _WEEKEND) / 5
 _SATURDAY = 5
 _FIRST_WEEKDAY = 3  # 1 January 1970 was a Thursday
 
-_ERASED_THAT_GO_ON = 0.01
+_ERASED_SEND_SHARE = 0.01
 _RECIPIENTS_PER_ACCOUNT = 10
-_GOLDEN = 0.618
-_NEARLY = 1e-6  # at the exponent 1, a power is a logarithm's
+_GOLDEN_RATIO = 0.618
+_EXPONENT_TOLERANCE = 1e-6  # at the exponent 1, a power is a logarithm's
 
 
 class DeliveryReport(NamedTuple):
@@ -51,18 +60,20 @@ class Sends:
         self._time = 0.0
         self._hour_end = 0
         self._rate = 0.0
-        self._hot = 0.0 if abs(1 - population.hot) < _NEARLY else 1 - population.hot
-        self._spread = (len(accounts) + 1) ** self._hot - 1
-        self._stride = next(n for n in range(max(1, int(len(accounts) * _GOLDEN)), 2**32) if gcd(n, len(accounts)) == 1)
+        self._rank_power = 0.0 if abs(1 - population.hot) < _EXPONENT_TOLERANCE else 1 - population.hot
+        self._rank_span = (len(accounts) + 1) ** self._rank_power - 1
+        self._stride = next(
+            n for n in range(max(1, int(len(accounts) * _GOLDEN_RATIO)), 2**32) if gcd(n, len(accounts)) == 1
+        )
         self._recipients = len(accounts) * _RECIPIENTS_PER_ACCOUNT
 
-    def begin(self, start: int) -> float:
+    def start(self, start: int) -> float:
         """Return the time of the first send after an instant."""
         self._time = start
         self._enter_hour(start // HOUR)
-        return self.advance()
+        return self.next_time()
 
-    def advance(self) -> float:
+    def next_time(self) -> float:
         """Return the time of the next send."""
         if not self._mean_rate:
             return inf
@@ -85,15 +96,15 @@ class Sends:
         """Return who sends: rank r in proportion to r ** -hot, and the ranks spread over the accounts."""
         count = len(self._accounts)
         chance = self._uniform()
-        spread, hot = self._spread, self._hot
-        rank = (1 + chance * spread) ** (1 / hot) if hot else (count + 1) ** chance
+        span, power = self._rank_span, self._rank_power
+        rank = (1 + chance * span) ** (1 / power) if power else (count + 1) ** chance
         return self._accounts[int(rank) * self._stride % count]
 
-    def at(self, time: int) -> Record:
+    def create_send(self, time: int) -> Record:
         """Return the send of a time; where it is held up, what is reported of it before it comes."""
         uniform, population = self._uniform, self._population
         account = self._choose_account()
-        if account.erased and uniform() > _ERASED_THAT_GO_ON:
+        if account.erased and uniform() > _ERASED_SEND_SHARE:
             account = self._choose_account()
         name = account.name
         seat = f"{name}-seat-{1 + int(uniform() * account.seats)}" if account.seats else None
@@ -102,29 +113,29 @@ class Sends:
         recipient = f"member-{int(uniform() * self._recipients)}"
         if uniform() < population.self_sends:
             recipient = seat or name
-        id_ = request_id(time, self._dice)
-        record = send(time, id_, name, recipient, relationship, seat)
+        id_ = create_request_id(time, self._dice)
+        record = encode_send(time, id_, name, recipient, relationship, seat)
         chance = uniform()
         if chance < population.undeliverable:
-            return self._with_report(record, DeliveryReport(SendUndeliverable, name, id_), 10 * MINUTE)
+            return self._schedule_report(record, DeliveryReport(SendUndeliverable, name, id_), 10 * MINUTE)
         if chance < population.undeliverable + population.responses:
-            return self._with_report(record, DeliveryReport(RecipientResponded, name, id_), DAY)
+            return self._schedule_report(record, DeliveryReport(RecipientResponded, name, id_), DAY)
         return record
 
-    def _with_report(self, record: Record, report: DeliveryReport, delay: int) -> Record:
+    def _schedule_report(self, record: Record, report: DeliveryReport, delay: int) -> Record:
         time = record.time
         if self._uniform() < self._population.out_of_order:
-            self._agenda.add(time + 1 + int(self._uniform() * MINUTE), self._send_at_last, record)
-            return self._reported(time, report)
-        self._agenda.add(time + 1 + int(self._dice.expovariate(1 / delay)), self._report, report)
+            self._agenda.add(time + 1 + int(self._uniform() * MINUTE), self._publish_late_send, record)
+            return self._create_report(time, report)
+        self._agenda.add(time + 1 + int(self._dice.expovariate(1 / delay)), self._publish_report, report)
         return record
 
-    def _report(self, time: int, report: DeliveryReport) -> Iterable[Record]:
-        return (self._reported(time, report),)
+    def _publish_report(self, time: int, report: DeliveryReport) -> Iterable[Record]:
+        return (self._create_report(time, report),)
 
-    def _reported(self, time: int, report: DeliveryReport) -> Record:
-        id_ = request_id(time, self._dice)
-        return event(time, id_, report.model, report.account, {"send_id": report.send_id})
+    def _create_report(self, time: int, report: DeliveryReport) -> Record:
+        id_ = create_request_id(time, self._dice)
+        return encode_event(time, id_, report.model, report.account, {"send_id": report.send_id})
 
-    def _send_at_last(self, time: int, record: Record) -> Iterable[Record]:
-        return (restamped(record, time),)
+    def _publish_late_send(self, time: int, record: Record) -> Iterable[Record]:
+        return (restamp_record(record, time),)

@@ -24,10 +24,10 @@ from workers.cli import app
 from workers.commands.running import Exit
 from workers.ledger.plans import load_catalogue
 from workers.ops.topics.publish import parse_line
-from workers.simulate.file import HistoryFile
-from workers.simulate.history import bounds, simulate, simulate_records
+from workers.simulate.history import history_bounds, simulate, simulate_records
+from workers.simulate.history_file import HistoryFile
 from workers.simulate.population import PLANS, PlanShare, Population, PopulationError
-from workers.simulate.wire import DAY, Record
+from workers.simulate.records import DAY, Record
 
 EVERYTHING = Population(
     accounts=400, days=150, turbulence=6, duplicates=0.02, conflicts=0.01, out_of_order=0.02, erasures_yearly=0.05
@@ -92,7 +92,7 @@ def test_every_kind_of_input_occurs(everything: list[Record]) -> None:
 
 def test_events_come_in_the_order_of_their_time(everything: list[Record]) -> None:
     """The order of arrival, inside the history's bounds; the record's time is the event's."""
-    start, end = bounds(EVERYTHING)
+    start, end = history_bounds(EVERYTHING)
     times = [record.time for record in everything]
 
     assert times == sorted(times)
@@ -479,7 +479,7 @@ def test_a_history_reads_as_a_file(size: int) -> None:
     """Line by line the events, whatever the size of the pieces; it knows how far it was read."""
     population = Population(accounts=10, days=3)
     records = list(simulate_records(population))
-    file = HistoryFile(iter(records), bounds(population)[0])
+    file = HistoryFile(iter(records), history_bounds(population)[0])
 
     assert b"".join(record.value + b"\n" for record in records) == b"".join(iter(lambda: file.read(size) or b"", b""))
     assert (len(records), records[-1].time) == (file.events, file.time)

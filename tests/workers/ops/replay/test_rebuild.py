@@ -61,7 +61,7 @@ from workers.ops.replay import rebuild_lanes
 from workers.ops.replay.parallel_batches import BatchCombiner
 from workers.ops.replay.rebuild import rebuild
 from workers.ops.replay.rebuild_plan import RebuildRequest, plan_rebuild, target_settings
-from workers.simulate.wire import DAY, event, instant, send
+from workers.simulate.records import DAY, encode_event, encode_send, format_instant
 from workers.topology import GROUP_OF
 
 ROOT = Path(__file__).parents[4]
@@ -612,12 +612,12 @@ async def test_what_the_workers_decided_is_what_a_rebuild_decides(live: Settings
     stored = [(GROUP_OF[topic], partition, offset) for topic, partition, offset, _ in await _lanes_of(live)]
     gift = {"credits": 2, "promotion_id": "welcome"}
     turns = [
-        [event(start, str(uuid4()), PromotionGranted, f"w-{n}", gift) for n in range(6)],
-        [send(start, str(uuid4()), f"w-{n % 6}", "zoe", "none", None) for n in range(18)],
-        [send(start + 5, each, "w-0", "zoe", "connection", None) for each in ids],
-        [event(start + 8, str(uuid4()), SendUndeliverable, "w-0", {"send_id": ids[0], "colour": "red"})],
-        [event(start + 9, str(uuid4()), SendUndeliverable, "w-0", {"send_id": ids[0]})],
-        [event(start + 95 * DAY, str(uuid4()), ExpiryTick, None, {"as_of": instant(start + 95 * DAY)})],
+        [encode_event(start, str(uuid4()), PromotionGranted, f"w-{n}", gift) for n in range(6)],
+        [encode_send(start, str(uuid4()), f"w-{n % 6}", "zoe", "none", None) for n in range(18)],
+        [encode_send(start + 5, each, "w-0", "zoe", "connection", None) for each in ids],
+        [encode_event(start + 8, str(uuid4()), SendUndeliverable, "w-0", {"send_id": ids[0], "colour": "red"})],
+        [encode_event(start + 9, str(uuid4()), SendUndeliverable, "w-0", {"send_id": ids[0]})],
+        [encode_event(start + 95 * DAY, str(uuid4()), ExpiryTick, None, {"as_of": format_instant(start + 95 * DAY)})],
     ]
 
     async with _workers(live, catalogue):
@@ -672,15 +672,15 @@ async def test_a_wrong_catalogue_is_found_and_made_good_as_the_page_tells(live: 
     text = right.replace("[plans.sales_navigator_core]\ncredits = 50", "[plans.sales_navigator_core]\ncredits = 5")
     wrong.write_text(text.replace('"connection", "open_profile"', '"connection"'))
     start = history()[-1].time + 200 * DAY
-    period = {"subscription_id": "s-1", "plan": "sales_navigator_core", "period_start": instant(start)}
-    period["period_end"] = instant(start + 30 * DAY)
+    period = {"subscription_id": "s-1", "plan": "sales_navigator_core", "period_start": format_instant(start)}
+    period["period_end"] = format_instant(start + 30 * DAY)
     gift = {"credits": 3, "promotion_id": "welcome"}
     turns = [
-        [event(start, str(uuid4()), SubscriptionActivated, "alice", period)],
-        [event(start, str(uuid4()), PromotionGranted, name, gift) for name in ("bob", "carol")],
-        [send(start + 1, str(uuid4()), "alice", f"r-{n}", "none", None) for n in range(7)],
-        [send(start + 1, str(uuid4()), name, "zoe", "open_profile", None) for name in ("bob",) * 2],
-        [send(start + 1, str(uuid4()), "carol", "zoe", "none", None)],
+        [encode_event(start, str(uuid4()), SubscriptionActivated, "alice", period)],
+        [encode_event(start, str(uuid4()), PromotionGranted, name, gift) for name in ("bob", "carol")],
+        [encode_send(start + 1, str(uuid4()), "alice", f"r-{n}", "none", None) for n in range(7)],
+        [encode_send(start + 1, str(uuid4()), name, "zoe", "open_profile", None) for name in ("bob",) * 2],
+        [encode_send(start + 1, str(uuid4()), "carol", "zoe", "none", None)],
     ]
     async with _workers(live, load_catalogue(str(wrong))):
         for records in turns:

@@ -6,7 +6,7 @@ from itertools import islice
 
 from typing_extensions import Buffer, override
 
-from workers.simulate.wire import Record
+from workers.simulate.records import Record
 
 __all__ = ["HistoryFile"]
 

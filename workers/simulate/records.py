@@ -21,12 +21,12 @@ __all__ = [
     "MINUTE",
     "SECOND",
     "Record",
-    "altered",
-    "event",
-    "instant",
-    "request_id",
-    "restamped",
-    "send",
+    "alter_record",
+    "create_request_id",
+    "encode_event",
+    "encode_send",
+    "format_instant",
+    "restamp_record",
 ]
 
 SECOND = 1_000
@@ -54,7 +54,7 @@ def _date(day: int) -> str:
     return f"{from_milliseconds(day * DAY):%Y-%m-%dT}"
 
 
-def instant(milliseconds: int) -> str:
+def format_instant(milliseconds: int) -> str:
     """Return an instant as events spell it."""
     day, rest = divmod(milliseconds, DAY)
     minute, rest = divmod(rest, MINUTE)
@@ -63,7 +63,7 @@ def instant(milliseconds: int) -> str:
     return f"{text}.{fraction:03}000Z" if fraction else f"{text}Z"
 
 
-def request_id(milliseconds: int, dice: Random) -> str:
+def create_request_id(milliseconds: int, dice: Random) -> str:
     """Return a UUIDv7: in order of time, so that an index of ids grows at its end."""
     chance = dice.getrandbits(74)
     number = milliseconds << 80 | 0x7 << 76 | chance >> 62 << 64 | 0x2 << 62 | chance & (1 << 62) - 1
@@ -71,38 +71,38 @@ def request_id(milliseconds: int, dice: Random) -> str:
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
-def send(  # noqa: PLR0913, PLR0917 - one argument a field
+def encode_send(  # noqa: PLR0913, PLR0917 - one argument a field
     time: int, id_: str, account: str, recipient: str, relationship: str, seat: str | None
 ) -> Record:
     """Return a request to send. The ids are plain ASCII without quotation marks."""
     sender = f',"sender_id":"{seat}"' if seat else ""
     value = (
         f'{{"specversion":"1.0","id":"{id_}","source":"/messaging","type":"{_SEND}","subject":"{account}",'
-        f'"time":"{instant(time)}","datacontenttype":"application/json",'
+        f'"time":"{format_instant(time)}","datacontenttype":"application/json",'
         f'"data":{{"recipient_id":"{recipient}","relationship":"{relationship}"{sender}}}}}'
     )
     return Record(SEND_REQUESTS, account.encode(), value.encode(), time)
 
 
-def event(time: int, id_: str, model: type[Event], account: str | None, data: Mapping[str, object]) -> Record:
+def encode_event(time: int, id_: str, model: type[Event], account: str | None, data: Mapping[str, object]) -> Record:
     """Return any event; `data` in the order of the model's fields."""
     topic = _TOPICS[model]
     subject = f'"subject":"{account}",' if account else ""
     value = (
         f'{{"specversion":"1.0","id":"{id_}","source":"{_SOURCES[topic]}","type":"{model.type_name()}",{subject}'
-        f'"time":"{instant(time)}","datacontenttype":"application/json",'
+        f'"time":"{format_instant(time)}","datacontenttype":"application/json",'
         f'"data":{json.dumps(data, separators=(",", ":"))}}}'
     )
     return Record(topic, account.encode() if account else None, value.encode(), time)
 
 
-def restamped(record: Record, time: int) -> Record:
+def restamp_record(record: Record, time: int) -> Record:
     """Return the same event as it is published at another time."""
-    old, new = (f'"time":"{instant(t)}"'.encode() for t in (record.time, time))
+    old, new = (f'"time":"{format_instant(t)}"'.encode() for t in (record.time, time))
     return record._replace(value=record.value.replace(old, new, 1), time=time)
 
 
-def altered(record: Record) -> Record | None:
+def alter_record(record: Record) -> Record | None:
     """Return an event of the same id with another body; None of a kind that has nothing to write differently."""
     value, count = _FREE_TEXT.subn(lambda found: found.group() + b"another-", record.value, count=1)
     return record._replace(value=value) if count else None
