@@ -1,1 +1,1 @@
-"""A made-up population and its history: input events of every kind, seeded, in the order in which they arrive."""
+"""Simulates a population: input events of every kind, reproducible from a seed, in the order of their arrival."""

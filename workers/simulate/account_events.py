@@ -1,4 +1,4 @@
-"""What happens to an account now and then: gifts, purchases, changes of heart, corrections, and its end."""
+"""Occasional events of simulated accounts: gifts, purchases, cancels, plan changes, corrections and erasure."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
@@ -23,13 +23,13 @@ __all__ = ["AccountEvents"]
 
 _YEAR = 365 * DAY
 _MAX_SURVEY_CREDITS = 3
-_PACK_CREDITS = 10  # credits are given away and sold by the ten
+_PACK_CREDITS = 10  # promotions and purchases are multiples of 10 credits
 _MAX_PACKS = 3
 _MAX_ADJUSTMENT = 20
 
 
 class AccountEvents:
-    """All occasions of all accounts, as one Poisson process; each is of a kind by its rate, and any account's."""
+    """Creates the occasional events of all accounts: one Poisson process, with kinds weighted by rate."""
 
     def __init__(
         self, population: Population, accounts: Sequence[Account], billing: BillingEvents, dice: Random
@@ -51,7 +51,7 @@ class AccountEvents:
         self._dice = dice
 
     def schedule(self, start: int, agenda: Agenda) -> None:
-        """Note the first occasion; each notes the next."""
+        """Schedule the next event; each event schedules its successor."""
         if self._rate:
             agenda.add(start + int(self._dice.expovariate(self._rate)), self._publish_next, agenda)
 

@@ -1,4 +1,4 @@
-"""The accounts of a simulated population: what billing knows of each."""
+"""The accounts of a simulated population, with the state of their subscriptions."""
 
 from calendar import monthrange
 from dataclasses import dataclass
@@ -19,50 +19,50 @@ _MONTHS = 12
 
 @dataclass(slots=True, eq=False)
 class Account:
-    """One account; small, as there may be a million."""
+    """One account. Kept small, because a population may have ten million accounts."""
 
     number: int
     plan: PlanShare
     seats: int  # 0: not pooled
     annual: bool
     anchor: int  # day of the month
-    subscription: int = 0  # its number; 0: none so far
-    due: int = NEVER  # start of the next period
-    ends: int = NEVER  # of the running subscription
-    grant: str | None = None  # the event that granted last
+    subscription: int = 0  # number of the current subscription; 0: none so far
+    due: int = NEVER  # start of the next period, in Kafka's milliseconds
+    ends: int = NEVER  # end of the running subscription, in Kafka's milliseconds
+    grant: str | None = None  # id of the last event that granted credits
     erased: bool = False
 
     @property
     def name(self) -> str:
-        """The account's id."""
+        """The account id."""
         return f"contract-{self.number}" if self.seats else f"member-{self.number}"
 
     @property
     def subscriptions(self) -> list[str]:
-        """The ids of what it is subscribed to: one, or one for each seat."""
+        """The subscription ids: one, or one for each seat."""
         stem = f"{self.name}-sub-{self.subscription}"
         return [f"{stem}-seat-{seat}" for seat in range(1, self.seats + 1)] if self.seats else [stem]
 
     @property
     def term(self) -> int:
-        """How many months a period has."""
+        """The length of a period in months."""
         return _MONTHS if self.annual else 1
 
     @property
     def is_subscribed(self) -> bool:
-        """Whether a subscription runs that nothing is to end."""
+        """Whether a subscription runs and has no planned end."""
         return self.subscription > 0 and self.due != NEVER and self.ends == NEVER and not self.erased
 
 
 def add_months(start: int, anchor: int, months: int) -> int:
-    """Return the date so many months later, or earlier, on the anchor's day or the month's last."""
+    """Return a time moved by months (negative: back), on the anchor day or the last day of a shorter month."""
     return to_milliseconds(_add_months_utc(from_milliseconds(start), anchor, months))
 
 
 def _add_months_utc(start: datetime, day: int, months: int) -> datetime:
-    """Return the date so many months after a start: on the anchor's day or the month's last, at the same time in UTC.
+    """Return a date moved by months, on the anchor day or the last day of a shorter month, at the same time in UTC.
 
-    Derived from the anchor and never from the date before, which would drift: 31 January, 28 February, 31 March.
+    The anchor day is given, since days taken from the previous date would drift: 31 January, 28 February, 28 March.
     """
     start = start.astimezone(UTC)
     year, month = divmod(start.year * 12 + start.month - 1 + months, 12)
@@ -75,7 +75,7 @@ def utc_day(time: int) -> int:
 
 
 def create_accounts(population: Population, dice: Random) -> list[Account]:
-    """Return the accounts. For those that are established, `due` is when their running period began."""
+    """Return the accounts of a population. `due` of an established account is the start of its running period."""
     start = to_milliseconds(population.start.astimezone(UTC))
     weights = list(accumulate(share.weight for share in population.plans))
     accounts = []
@@ -95,7 +95,7 @@ def create_accounts(population: Population, dice: Random) -> list[Account]:
 
 
 def _find_period_start(account: Account, start: int, dice: Random) -> int:
-    """Return when the period began that runs at the start: at some time of day on the account's anchor."""
+    """Return the start of the period that runs when the history starts, on the account's anchor day."""
     if account.plan.plan.startswith("sales_navigator"):  # credited on the first of the month
         account.anchor, time_of_day = 1, 0
     else:

@@ -1,4 +1,4 @@
-"""What billing says of the accounts: subscriptions, and everything that happens to them now and then."""
+"""Billing events of simulated accounts: periods, plan changes and cancels of subscriptions."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
@@ -20,16 +20,16 @@ from workers.simulate.records import DAY, HOUR, MINUTE, SECOND, Record, create_r
 
 __all__ = ["BillingEvents"]
 
-_OPENING_SPREAD = MINUTE  # the established accounts' running periods come within it
+_OPENING_SPREAD = MINUTE  # the running periods of established accounts arrive within it
 _JOINING_SPREAD = 30 * DAY
 _RESUBSCRIBING_MEAN = 20 * DAY
 _DELAY_MEAN = 30 * SECOND
 
-_FROM_NOW, _FROM_NEXT_PERIOD = 0.6, 0.9  # of plan changes; the others name the running period
+_FROM_NOW, _FROM_NEXT_PERIOD = 0.6, 0.9  # cumulative shares of plan changes; the others name the running period
 
 
 class DelayedEvent(NamedTuple):
-    """An event that arrives after the one that follows it."""
+    """An event that arrives out of order, after its successor."""
 
     model: type[Event]
     account: Account
@@ -37,7 +37,7 @@ class DelayedEvent(NamedTuple):
 
 
 class BillingEvents:
-    """The subscriptions of all accounts."""
+    """Creates the billing events of all accounts."""
 
     def __init__(self, population: Population, accounts: Sequence[Account], agenda: Agenda, dice: Random) -> None:
         self._population = population
@@ -47,7 +47,7 @@ class BillingEvents:
         self._accounts = accounts
 
     def schedule(self, start: int) -> None:
-        """Note when each account's subscription is first heard of."""
+        """Schedule the first subscription event of each account."""
         for account in self._accounts:
             if account.due == NEVER:
                 first = start + int(self._uniform() * _JOINING_SPREAD)
@@ -72,7 +72,7 @@ class BillingEvents:
 
     def _renew(self, time: int, account: Account) -> Iterable[Record]:
         if account.erased or account.due == NEVER or account.due > time + HOUR:
-            return ()  # a plan change moved it, or ended what it was about
+            return ()  # a plan change has moved or ended the period
         if account.ends <= account.due:
             account.due = NEVER
             if self._uniform() < self._population.resubscribing:
@@ -81,7 +81,7 @@ class BillingEvents:
         return self._start_period(time, SubscriptionRenewed, account, account.due)
 
     def _start_period(self, time: int, model: type[Event], account: Account, start: int) -> Iterable[Record]:
-        """Return the events of a period, one for each subscription, and note the next one."""
+        """Return the events of a period, one for each subscription, and schedule the next period."""
         account.due = add_months(start, account.anchor, account.term)
         self._agenda.add(max(time, self._arrival_time(account.due)), self._renew, account)
         subscription_data = self._subscription_data(account, start, account.due)
@@ -105,7 +105,7 @@ class BillingEvents:
         return [{"subscription_id": subscription} | data for subscription in account.subscriptions]
 
     def _arrival_time(self, due: int) -> int:
-        """Return when the event of a period arrives: late, early, or as usual."""
+        """Return the arrival time of a period's event: up to a day late, up to an hour early, or half a minute late."""
         chance = self._uniform() - self._population.late
         if chance < 0:
             return due + int(self._uniform() * DAY)
@@ -119,7 +119,7 @@ class BillingEvents:
     # -- changes ------------------------------------------------------------------------------------------------
 
     def change_plan(self, time: int, account: Account) -> Iterable[Record]:
-        """Give an account another plan of its kind, from now on, from its next period on, or for the running one."""
+        """Change an account's plan to another of its kind: from now, from the next period, or for the running one."""
         plans = [p for p in self._population.plans if p.pooled == account.plan.pooled and p != account.plan]
         if not (account.is_subscribed and plans):
             return ()
@@ -137,7 +137,7 @@ class BillingEvents:
         return self._start_period(time, SubscriptionPlanChanged, account, start)
 
     def cancel(self, time: int, account: Account) -> Iterable[Record]:
-        """End an account's subscription, now or with its period; some take it back."""
+        """Cancel an account's subscription, at once or at period end; a share of cancels is taken back later."""
         if not account.is_subscribed:
             return ()
         if self._uniform() < self._population.cancels_at_once:

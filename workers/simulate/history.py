@@ -1,10 +1,10 @@
-"""The history of a population: every event of it, in the order in which they arrive.
+"""The history of a population: all its events, in the order of their arrival.
 
     for event in simulate(Population(accounts=100, days=30)): ...           # models, as a worker decodes them
     for topic, key, value, time in simulate_records(Population()): ...      # bytes, several times as fast
 
-Both give the same events, lazily: memory grows with accounts (some 0.5 kB each) and not with events. All chance comes
-from one seeded generator, drawn from in order of time, so that a longer history begins with the shorter one.
+Both yield the same events lazily: memory grows with accounts (about 0.5 kB each), not with events. All randomness comes
+from one seeded generator, used in the order of time, so that a longer history begins with the shorter one.
 """
 
 from collections.abc import Iterable, Iterator
@@ -38,24 +38,24 @@ _IMMEDIATE_SHARE = 0.5  # of duplicates
 
 
 def history_bounds(population: Population) -> tuple[int, int]:
-    """Return when a history begins and ends, half-open, in Kafka's milliseconds."""
+    """Return the start and the end (exclusive) of a history, in Kafka's milliseconds."""
     start = to_milliseconds(population.start.astimezone(UTC))
     return start, start + int(population.days * DAY)
 
 
 def simulate(population: Population) -> Iterator[Event]:
-    """Yield the events of a population in the order of their `time`."""
+    """Yield the events of a population, ordered by `time`."""
     for topic, key, value, _ in simulate_records(population):
         yield decode(topic, key, value)
 
 
 def simulate_records(population: Population) -> Iterator[Record]:
-    """Yield the events of a population as records in the order of their time."""
+    """Yield the events of a population as records, ordered by time."""
     return _History(population).records()
 
 
 class _History:
-    """Sends one by one, everything else by the agenda, and copies of both."""
+    """Merges sends, scheduled actions, and duplicates of both."""
 
     def __init__(self, population: Population) -> None:
         self._start, self._end = history_bounds(population)
@@ -91,7 +91,7 @@ class _History:
                     self._schedule_copy(record, duplicate=dice < self._duplicated_share)
 
     def _schedule_copy(self, record: Record, *, duplicate: bool) -> None:
-        """Note when an event comes again, as it was or with another body."""
+        """Schedule a copy of an event: a duplicate, or a conflict with another body."""
         if duplicate and self._dice.random() < _IMMEDIATE_SHARE:
             self._agenda.add(record.time, self._publish_copy, record)
             return

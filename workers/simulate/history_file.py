@@ -1,4 +1,4 @@
-"""A history as a file of newline-delimited JSON that is written as it is read."""
+"""A history as a readable file of newline-delimited JSON, generated on reading."""
 
 import io
 from collections.abc import Iterable, Iterator
@@ -14,7 +14,7 @@ _BATCH = 1_000
 
 
 class HistoryFile(io.RawIOBase):
-    """Reads as one event on each line. `events` and `time` tell how far it has been read."""
+    """A binary file with one event on each line. `events` and `time` are the number and time of the events read."""
 
     def __init__(self, records: Iterable[Record], start: int) -> None:
         self._records: Iterator[Record] = iter(records)

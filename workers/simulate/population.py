@@ -1,4 +1,4 @@
-"""What a simulated population is like: how many, for how long, and how often each thing happens to them."""
+"""The parameters of a simulated population: its size, duration, plans and rates."""
 
 import math
 from dataclasses import dataclass, fields
@@ -7,20 +7,22 @@ from typing import NamedTuple
 
 __all__ = ["PLANS", "PlanShare", "Population", "PopulationError"]
 
-_EARLIEST = datetime(2002, 1, 1, tzinfo=UTC)  # an annual term may have begun a year before, and events begin in 2000
-_LATEST = datetime(2180, 1, 1, tzinfo=UTC)  # and end in 2199
+_EARLIEST = datetime(
+    2002, 1, 1, tzinfo=UTC
+)  # events may be as early as 2000, and an annual term begins up to a year before
+_LATEST = datetime(2180, 1, 1, tzinfo=UTC)  # events may be as late as 2199
 
 
 class PopulationError(ValueError):
-    """A population cannot be as told. The message names the field, what was expected and what was there."""
+    """A population's parameter is not valid. The message names the field, the expected range and the value."""
 
 
 class PlanShare(NamedTuple):
-    """How many of the accounts have a plan, as a weight among all plans."""
+    """A plan and its weight among all plans."""
 
     plan: str
     weight: float
-    pooled: bool = False  # an account of several seats: each has a subscription, and names itself as the sender
+    pooled: bool = False  # accounts have several seats; each seat has a subscription and is the sender of its requests
 
 
 PLANS = (
@@ -38,32 +40,36 @@ PLANS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Population:
-    """A population and the time it is watched for. The same values give the same bytes.
+    """A population and the length of its history. The same values give the same bytes.
 
-    A share is of the things it is about, from 0 to 1. A `yearly` rate is of each account, in expectation, times
-    `turbulence`. Raises PopulationError for values that make no sense.
+    Shares are from 0 to 1. A `yearly` rate is the expected number of events per account and year, multiplied by
+    `turbulence`.
+
+    Raises:
+        PopulationError: when a value is out of range.
+
     """
 
     seed: int = 1
-    """Where all chance comes from."""
+    """Seed of the random generator."""
     accounts: int = 1_000
-    """How many accounts there are."""
+    """Number of accounts."""
     start: datetime = datetime(2030, 1, 1, tzinfo=UTC)
-    """The first instant of the history."""
+    """Start of the history."""
     days: float = 120.0
     """Length of the history, in days of 24 hours. A longer history begins with the shorter one."""
     plans: tuple[PlanShare, ...] = PLANS
-    """Who has which plan."""
+    """Plans with their weights."""
     established: float = 0.8
-    """Share of accounts whose subscription began before the history: it opens with their running periods, within a
-    minute. The others join in the first 30 days; until then they send without credits."""
+    """Share of accounts with a subscription from before the history, which opens with their running periods within a
+    minute. Other accounts join in the first 30 days; until then they send without credits."""
     annual: float = 0.25
-    """Share of accounts that pay for twelve months at once."""
+    """Share of accounts with annual terms."""
 
     sends_per_day: float = 0.5
-    """Sends of an account and day of 24 hours, on the average of all accounts and of a week."""
+    """Average sends per account and day (24 hours), over all accounts and a week."""
     hot: float = 0.7
-    """Zipf's exponent of who sends: the account of rank r sends in proportion to r ** -hot. 0: all alike."""
+    """Zipf exponent of senders: the account of rank r sends in proportion to r ** -hot. 0: all accounts send alike."""
     connections: float = 0.25
     """Share of sends to connections, which are free."""
     open_profiles: float = 0.05
@@ -73,22 +79,22 @@ class Population:
     undeliverable: float = 0.02
     """Share of sends reported as undeliverable, 10 minutes later on average."""
     responses: float = 0.15
-    """Share of sends that are answered, a day later on average."""
+    """Share of sends with a response, a day later on average."""
 
     duplicates: float = 0.01
-    """Share of events that come again with the same id and body: half of them at once and byte by byte, half within
-    a day and with the time of that."""
+    """Share of events with a duplicate of the same id and body: half of the duplicates are immediate and byte for byte,
+    half arrive within a day with a new time."""
     conflicts: float = 0.0005
-    """Share of events whose id comes again within a day with another body."""
+    """Share of events whose id is used again within a day with another body."""
     late: float = 0.05
-    """Share of billing's periods and immediate cancels that arrive up to a day late. Others take half a minute."""
+    """Share of billing periods and immediate cancels that arrive up to a day late. Others take half a minute."""
     early: float = 0.01
     """Share of renewals that arrive up to an hour early."""
     out_of_order: float = 0.002
-    """Share of monthly periods that arrive after the one that follows, and of reports that come before their send."""
+    """Share of monthly periods that arrive after their successor, and of reports that arrive before their send."""
 
     turbulence: float = 1.0
-    """Factor on all yearly rates: for short histories with a bit of everything."""
+    """Factor on all yearly rates, so that short histories contain events of every kind."""
     promotions_yearly: float = 1.0
     """Promotions."""
     surveys_yearly: float = 0.5
@@ -96,21 +102,21 @@ class Population:
     purchases_yearly: float = 0.1
     """Purchases of credits, which no shipped plan allows."""
     cancels_yearly: float = 0.3
-    """Cancels; those of accounts without a running subscription do not take place."""
+    """Cancels; accounts without a running subscription are skipped."""
     cancels_at_once: float = 0.3
-    """Share of cancels that end a subscription at once. The others end it with its period."""
+    """Share of cancels that end a subscription at once. Other cancels take effect at period end."""
     taken_back: float = 0.2
-    """Share of cancels taken back: at period end before that, at once too late."""
+    """Share of cancels taken back: before the period end, or, for immediate cancels, too late."""
     resubscribing: float = 0.5
-    """Share of ended subscriptions that a new one follows, 20 days later on average."""
+    """Share of ended subscriptions followed by a new subscription, 20 days later on average."""
     plan_changes_yearly: float = 0.3
-    """Plan changes: most for a period from now on, some for the next one, a few for the running one."""
+    """Plan changes: 60 % start a new period at once, 30 % apply from the next period, 10 % to the running period."""
     voids_yearly: float = 0.05
-    """Withdrawals of an account's latest grant; where there is none, of one that nobody knows."""
+    """Voids of an account's latest grant, or of an unknown grant where the account has none."""
     adjustments_yearly: float = 0.1
     """Manual adjustments, half of them upward."""
     erasures_yearly: float = 0.01
-    """Erasures. Of the sends of an erased account, one in a hundred still takes place."""
+    """Erasures. An erased account keeps one in a hundred of its sends."""
 
     tick_hours: float = 6.0
     """Hours between ticks. 0: no ticks."""
@@ -122,12 +128,14 @@ class Population:
             if field.name not in {"start", "plans"} and not low <= value <= high:
                 raise PopulationError(f"{field.name}: expected {low:,} to {high:,}, got {value}")
         if self.start.tzinfo is None or not _EARLIEST <= self.start < _LATEST:
-            raise PopulationError(f"start: expected a time with a zone from 2002 to 2179, got {self.start.isoformat()}")
+            raise PopulationError(
+                f"start: expected a time with a zone from 2002 to 2179, got {self.start.isoformat()}"
+            )
         for names in _SHARE_SUMS:
             if (total := math.fsum(getattr(self, name) for name in names)) > 1:
                 raise PopulationError(f"{' + '.join(names)}: expected at most 1, got {total:g}")
         if not self.plans or any(share.weight <= 0 for share in self.plans):
-            raise PopulationError("plans: expected at least one, each of a weight above 0")
+            raise PopulationError("plans: expected at least one plan, each with a weight above 0")
 
 
 _MAX_RATE = 1_000.0

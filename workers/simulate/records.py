@@ -1,6 +1,6 @@
-"""Events as the bytes that producers put on the wire, written by hand: several times as fast as through the models.
+"""Events encoded as producers encode them, without the models: several times as fast.
 
-A test holds them to what `schemas.envelope.encode` writes, byte by byte.
+A test checks that the bytes equal those of `schemas.envelope.encode`.
 """
 
 import json
@@ -41,10 +41,10 @@ _FREE_TEXT = re.compile(rb'"(?:(?:recipient|subscription|promotion|survey|purcha
 
 
 class Record(NamedTuple):
-    """One record to be: its topic, key and value, and the event's time in Kafka's milliseconds."""
+    """A record to publish: topic, key, value, and the event's time in Kafka's milliseconds."""
 
     topic: str
-    key: bytes | None  # None: a tick, of which each partition gets one
+    key: bytes | None  # None: a tick, published to every partition
     value: bytes
     time: int
 
@@ -55,7 +55,7 @@ def _date(day: int) -> str:
 
 
 def format_instant(milliseconds: int) -> str:
-    """Return an instant as events spell it."""
+    """Return an instant in the format of events: RFC 3339 in UTC."""
     day, rest = divmod(milliseconds, DAY)
     minute, rest = divmod(rest, MINUTE)
     second, fraction = divmod(rest, SECOND)
@@ -64,7 +64,7 @@ def format_instant(milliseconds: int) -> str:
 
 
 def create_request_id(milliseconds: int, dice: Random) -> str:
-    """Return a UUIDv7: in order of time, so that an index of ids grows at its end."""
+    """Return a UUIDv7, ordered by time, so that an index of ids grows at its end."""
     chance = dice.getrandbits(74)
     number = milliseconds << 80 | 0x7 << 76 | chance >> 62 << 64 | 0x2 << 62 | chance & (1 << 62) - 1
     digits = f"{number:032x}"
@@ -74,7 +74,7 @@ def create_request_id(milliseconds: int, dice: Random) -> str:
 def encode_send(  # noqa: PLR0913, PLR0917 - one argument a field
     time: int, id_: str, account: str, recipient: str, relationship: str, seat: str | None
 ) -> Record:
-    """Return a request to send. The ids are plain ASCII without quotation marks."""
+    """Return the record of a send request. The ids must be ASCII without quotation marks."""
     sender = f',"sender_id":"{seat}"' if seat else ""
     value = (
         f'{{"specversion":"1.0","id":"{id_}","source":"/messaging","type":"{_SEND}","subject":"{account}",'
@@ -85,7 +85,7 @@ def encode_send(  # noqa: PLR0913, PLR0917 - one argument a field
 
 
 def encode_event(time: int, id_: str, model: type[Event], account: str | None, data: Mapping[str, object]) -> Record:
-    """Return any event; `data` in the order of the model's fields."""
+    """Return the record of an event; `data` must be in the order of the model's fields."""
     topic = _TOPICS[model]
     subject = f'"subject":"{account}",' if account else ""
     value = (
@@ -97,12 +97,12 @@ def encode_event(time: int, id_: str, model: type[Event], account: str | None, d
 
 
 def restamp_record(record: Record, time: int) -> Record:
-    """Return the same event as it is published at another time."""
+    """Return a record with the same event at another time."""
     old, new = (f'"time":"{format_instant(t)}"'.encode() for t in (record.time, time))
     return record._replace(value=record.value.replace(old, new, 1), time=time)
 
 
 def alter_record(record: Record) -> Record | None:
-    """Return an event of the same id with another body; None of a kind that has nothing to write differently."""
+    """Return a record with the same event id and another body; None for a type without free text to change."""
     value, count = _FREE_TEXT.subn(lambda found: found.group() + b"another-", record.value, count=1)
     return record._replace(value=value) if count else None

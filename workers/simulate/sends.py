@@ -1,4 +1,4 @@
-"""Who sends what to whom and when, and what is reported of it afterwards."""
+"""Send requests of simulated accounts, and the delivery reports that follow them."""
 
 from collections.abc import Iterable, Sequence
 from math import gcd, inf
@@ -23,7 +23,7 @@ from workers.simulate.records import (
 
 __all__ = ["Sends"]
 
-# Sends by hour of the day in UTC, relative to each other, and on the days of a week: an office's, with an evening.
+# Relative send rates by hour of the day in UTC and by day of the week: office hours, with an evening.
 _HOURS = (2, 1, 1, 1, 2, 3, 6, 10, 14, 16, 16, 14, 12, 14, 16, 16, 14, 12, 9, 8, 8, 7, 5, 3)
 _WEEKEND = 0.4
 _WEEKDAY = (7 - 2 * _WEEKEND) / 5
@@ -33,11 +33,11 @@ _FIRST_WEEKDAY = 3  # 1 January 1970 was a Thursday
 _ERASED_SEND_SHARE = 0.01
 _RECIPIENTS_PER_ACCOUNT = 10
 _GOLDEN_RATIO = 0.618
-_EXPONENT_TOLERANCE = 1e-6  # at the exponent 1, a power is a logarithm's
+_EXPONENT_TOLERANCE = 1e-6  # near exponent 1, the power becomes a logarithm
 
 
 class DeliveryReport(NamedTuple):
-    """What is to be told of a send."""
+    """A report about a send, to be published later."""
 
     model: type[Event]
     account: str
@@ -45,9 +45,9 @@ class DeliveryReport(NamedTuple):
 
 
 class Sends:
-    """All sends of all accounts, as one Poisson process whose rate follows the hours; each is dealt to an account.
+    """Creates the sends of all accounts: one Poisson process with an hourly rate, whose sends are dealt to accounts.
 
-    So memory does not grow with accounts, and a send costs the same however many there are.
+    So the process needs no memory per account, and the cost of a send does not depend on the number of accounts.
     """
 
     def __init__(self, population: Population, accounts: Sequence[Account], agenda: Agenda, dice: Random) -> None:
@@ -68,7 +68,7 @@ class Sends:
         self._recipients = len(accounts) * _RECIPIENTS_PER_ACCOUNT
 
     def start(self, start: int) -> float:
-        """Return the time of the first send after an instant."""
+        """Return the time of the first send after the start."""
         self._time = start
         self._enter_hour(start // HOUR)
         return self.next_time()
@@ -78,7 +78,7 @@ class Sends:
         if not self._mean_rate:
             return inf
         while True:
-            # What is left of a memoryless wait at the end of an hour is as if it began then, at the next hour's rate.
+            # A memoryless wait may be drawn again at the end of an hour, at the rate of the next hour.
             time = self._time + self._dice.expovariate(self._rate)
             if time < self._hour_end:
                 self._time = time
@@ -93,7 +93,7 @@ class Sends:
         self._hour_end = (hour + 1) * HOUR
 
     def _choose_account(self) -> Account:
-        """Return who sends: rank r in proportion to r ** -hot, and the ranks spread over the accounts."""
+        """Return a sender: rank r in proportion to r ** -hot, with ranks spread over the accounts."""
         count = len(self._accounts)
         chance = self._uniform()
         span, power = self._rank_span, self._rank_power
@@ -101,7 +101,7 @@ class Sends:
         return self._accounts[int(rank) * self._stride % count]
 
     def create_send(self, time: int) -> Record:
-        """Return the send of a time; where it is held up, what is reported of it before it comes."""
+        """Return a send; where the send is delayed, the report that arrives before it."""
         uniform, population = self._uniform, self._population
         account = self._choose_account()
         if account.erased and uniform() > _ERASED_SEND_SHARE:

@@ -441,7 +441,7 @@ def test_history_is_made_as_it_is_read() -> None:
         ({"start": datetime(2030, 1, 1)}, "start: expected a time with a zone"),  # noqa: DTZ001 - what is refused
         ({"start": datetime(1999, 1, 1, tzinfo=UTC)}, "start: expected a time with a zone from 2002"),
         ({"plans": ()}, "plans: expected at least one"),
-        ({"plans": (PlanShare("basic", 0),)}, "plans: expected at least one, each of a weight above 0"),
+        ({"plans": (PlanShare("basic", 0),)}, "plans: expected at least one plan, each with a weight above 0"),
     ],
 )
 def test_a_population_that_makes_no_sense_is_refused(wrong: dict[str, Any], told: str) -> None:
