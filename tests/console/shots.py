@@ -22,9 +22,9 @@ from schemas.catalogue import BILLING_EVENTS, SEND_REQUESTS
 from schemas.envelope import Event, encode
 from schemas.sends import SendRequested
 from tests.console.browser import WIDE, Tab, a_browser, a_tab
-from workers.local.page import console_beside
-from workers.local.processes import Workers
-from workers.local.up import prepare, stack_settings
+from workers.local.local_console import serve_local_console
+from workers.local.processes import WorkerProcesses
+from workers.local.up import prepare_stack, stack_settings
 from workers.simulate.history import simulate_records
 from workers.simulate.population import Population
 
@@ -127,10 +127,10 @@ async def run() -> None:
     IMAGES.mkdir(parents=True, exist_ok=True)
     with LocalStack() as stack, tempfile.TemporaryDirectory() as logs:
         settings = stack_settings(stack, topic_partitions=4, topic_record_time=RecordTime.CREATE, log_format="json")
-        await prepare(settings)
+        await prepare_stack(settings)
         load = Load(settings)
-        async with console_beside(settings) as served, a_browser() as browser:
-            workers = Workers(settings, Path(logs), probes=served.probes)
+        async with serve_local_console(settings) as served, a_browser() as browser:
+            workers = WorkerProcesses(settings, Path(logs), probes=served.probes)
             workers.start()
             try:
                 await load.past()

@@ -16,7 +16,7 @@ from tests.states.prometheus import prometheus
 from tests.states.surfaces import ALERTS, SURFACES, Surfaces
 from tests.states.timeline import Right, Timeline, Words
 from tests.states.world import State, World
-from workers.local.up import prepare, stack_settings
+from workers.local.up import prepare_stack, stack_settings
 
 __all__ = ["Run", "cause", "running"]
 
@@ -54,7 +54,7 @@ async def running(logs: Path, folder: Path, tell: Callable[[str], None]) -> Asyn
     """
     with LocalStack(report=tell) as stack:
         settings = stack_settings(stack, topic_partitions=_PARTITIONS, log_format="json")
-        await prepare(settings)
+        await prepare_stack(settings)
         members = Members(settings, logs)
         timeline = Timeline()
         world = World(stack, settings, members, Load(settings, _RATE), timeline)

@@ -26,7 +26,7 @@ from workers.jobs.billing import BillingJob
 from workers.jobs.expiry import ExpiryJob
 from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
-from workers.local.up import prepare
+from workers.local.up import prepare_stack
 
 PARTITIONS = 24
 START = datetime(2030, 1, 1, tzinfo=UTC)  # of all tables
@@ -47,7 +47,7 @@ async def system() -> AsyncIterator[Settings]:
             topic_record_time=RecordTime.CREATE,
             tick_grace_seconds=0,
         )
-        await prepare(settings)
+        await prepare_stack(settings)
         yield settings
 
 

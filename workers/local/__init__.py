@@ -1,1 +1,1 @@
-"""The whole system on one machine, without Docker: for a first look, for development and for tests."""
+"""The whole system on one machine without Docker: for a first try, for development and for tests."""

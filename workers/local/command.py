@@ -1,4 +1,4 @@
-"""The commands that bring their own Kafka and Postgres along. What they import only the extra `local` installs."""
+"""The commands that run their own Kafka and Postgres. Their imports need the extra `local`."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,26 +12,28 @@ __all__ = ["demo", "up"]
 
 
 def demo() -> None:
-    """Play a story through real Kafka, real Postgres and all workers, and check what comes of every line."""
+    """Play a story through real Kafka, real Postgres and all workers, and check the outcome of every line."""
     from workers.local.demo import DemoError, run_demo  # noqa: PLC0415
 
     async def run(_: Settings) -> None:
         try:
             await run_demo()
         except DemoError as error:
-            raise fail(f"the demo did not come out as told: {error}", Exit.NO) from error
+            raise fail(f"the demo's results differ from the story: {error}", Exit.NO) from error
 
     run_command(run)
 
 
-def _port(server: str) -> Any:  # noqa: ANN401 - typer's own type is not public
-    return typer.Option(min=1024, max=65535, help=f"Of {server}; unless given, that of the first run or a free one.")
+def _port_option(server: str) -> Any:  # noqa: ANN401 - typer's own type is not public
+    return typer.Option(
+        min=1024, max=65535, help=f"Port of {server}; by default, the port of the first run or a free port."
+    )
 
 
 def up(
-    data: Annotated[Path, typer.Option(help="Where data, logs and the ports chosen are kept.")] = Path(".inmail"),
-    kafka_port: Annotated[int | None, _port("Kafka")] = None,
-    postgres_port: Annotated[int | None, _port("Postgres")] = None,
+    data: Annotated[Path, typer.Option(help="Directory for data, logs and the chosen ports.")] = Path(".inmail"),
+    kafka_port: Annotated[int | None, _port_option("Kafka")] = None,
+    postgres_port: Annotated[int | None, _port_option("Postgres")] = None,
 ) -> None:
     """Run Kafka, Postgres and all workers in the foreground until Ctrl-C."""
     from workers.local.up import run_up  # noqa: PLC0415

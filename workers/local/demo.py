@@ -1,4 +1,4 @@
-"""`inmail demo`: the main job on a real Kafka and a real Postgres, shown as it happens and checked line by line."""
+"""`inmail demo`: a story played on a real Kafka and a real Postgres, with every result shown and checked."""
 
 import asyncio
 import io
@@ -23,10 +23,10 @@ from workers.commands.views.books import show_audit, show_statement
 from workers.commands.views.lag import show_lag
 from workers.commands.views.results import show_result
 from workers.local.load import Load
-from workers.local.page import ConsolePage, console_beside
-from workers.local.processes import Workers
+from workers.local.local_console import LocalConsole, serve_local_console
+from workers.local.processes import WorkerProcesses
 from workers.local.story import Chapter, StoryLine, load_story
-from workers.local.up import prepare, stack_settings
+from workers.local.up import prepare_stack, stack_settings
 from workers.ops.books.audit import audit
 from workers.ops.books.statement import read_statement
 from workers.ops.lag import read_lag
@@ -41,15 +41,15 @@ ACCOUNT = "member-alice"
 _ANSWER_SECONDS = 60.0
 _PARTITIONS = 4
 _LOAD_REQUESTS = 5_000
-_BESIDE = frozenset({"expired", "low", "exhausted", "expiring_soon"})  # what comes beside an answer, not as one
+_ADDITIONAL_CODES = frozenset({"expired", "low", "exhausted", "expiring_soon"})  # of events beside the answer
 
 
 class DemoError(Exception):
-    """Something did not come out as the story says. The message says what."""
+    """A result differs from the story. The message names the difference."""
 
 
-class Watcher:
-    """Reads results as a downstream service does, from the first on, and keeps them."""
+class ResultCollector:
+    """Reads all results from the first on, as a downstream service does, and keeps them."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -63,15 +63,15 @@ class Watcher:
                 self.results.append(result)
                 self._arrived.set()
 
-    async def wait(self, enough: Callable[[], bool], check: Callable[[], None], what: str) -> None:
-        """Wait until enough has arrived.
+    async def wait_until(self, condition: Callable[[], bool], check: Callable[[], None], what: str) -> None:
+        """Wait until the condition holds, calling `check` meanwhile.
 
         Raises:
-            DemoError: when it has not within a minute.
+            DemoError: when the condition does not hold within 60 s.
 
         """
         deadline = monotonic() + _ANSWER_SECONDS
-        while not enough():
+        while not condition():
             check()
             if monotonic() > deadline:
                 raise DemoError(f"{what}: not within {_ANSWER_SECONDS:.0f} s")
@@ -83,10 +83,10 @@ class Watcher:
 
 
 async def run_demo() -> None:
-    """Play the story on a stack of its own, which is gone afterwards.
+    """Play the story on a temporary stack.
 
     Raises:
-        DemoError: when anything is not as it should be.
+        DemoError: when a result differs from the story.
         LocalStackError, ChildError: when the stack or a worker fails.
 
     """
@@ -100,125 +100,133 @@ async def run_demo() -> None:
             stack, topic_partitions=_PARTITIONS, topic_record_time=RecordTime.CREATE, tick_seconds=5, session_seconds=6,
             transaction_seconds=5, log_format="json", tick_grace_seconds=0,
         )  # fmt: skip
-        for line in await prepare(settings):
+        for line in await prepare_stack(settings):
             out.print(f"  {line}")
         with tempfile.TemporaryDirectory(prefix="inmail-demo-") as logs:
             try:
-                await _play(settings, story, Path(logs), out)
+                await _play_story(settings, story, Path(logs), out)
             except DemoError as error:
                 raise DemoError(f"{error}. The workers' logs: {keep_logs(Path(logs), Path(logs).name)}") from error
     finally:
         await asyncio.to_thread(stack.stop)
-    out.print("\nTo look around at leisure: `make up`, and its console.")
-    out.print(Text(f"\nAll as it should be, in {monotonic() - began:.0f} s.", style="bold green"))
+    out.print("\nTo explore the system: `make up`, and its console.")
+    out.print(Text(f"\nAll results match the story, after {monotonic() - began:.0f} s.", style="bold green"))
 
 
-async def _play(settings: Settings, story: list[Chapter], logs: Path, out: Console) -> None:
-    async with console_beside(settings) as page:
-        out.print(f"  the console, to look on while it goes: {page.greeting}", soft_wrap=True)
-        await _play_beside(page, settings, story, logs, out)
-    await _close_the_books(settings, out)
+async def _play_story(settings: Settings, story: list[Chapter], logs: Path, out: Console) -> None:
+    async with serve_local_console(settings) as page:
+        out.print(f"  the console shows the demo live: {page.sign_in_hint}", soft_wrap=True)
+        await _play_chapters(page, settings, story, logs, out)
+    await _show_final_state(settings, out)
 
 
-async def _play_beside(page: ConsolePage, settings: Settings, story: list[Chapter], logs: Path, out: Console) -> None:
-    workers = Workers(settings, logs, probes=page.probes)
-    watcher = Watcher(settings)
+async def _play_chapters(
+    page: LocalConsole, settings: Settings, story: list[Chapter], logs: Path, out: Console
+) -> None:
+    workers = WorkerProcesses(settings, logs, probes=page.probes)
+    collector = ResultCollector(settings)
     workers.start()
-    out.print("  send, billing and expiry workers and the ticker started, each a process of its own")
-    watching = asyncio.create_task(watcher.run())
+    out.print("  started the send, billing and expiry workers and the ticker, each in its own process")
+    collecting = asyncio.create_task(collector.run())
     try:
         for chapter in story:
             out.print(Text(f"\n{chapter.title}", style="bold"))
             out.print(Text(chapter.text, style="italic"))
-            for block in chapter.blocks():
-                await _play_block(settings, block, watcher, workers, out)
-        await _kill_a_worker(settings, watcher, workers, out)
+            for lines in chapter.topic_runs():
+                await _play_run(settings, lines, collector, workers, out)
+        await _play_worker_kill(settings, collector, workers, out)
     finally:
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
+        collecting.cancel()
+        await asyncio.gather(collecting, return_exceptions=True)
         codes = await asyncio.to_thread(workers.stop)
     if any(codes.values()):
-        raise DemoError(f"the workers did not all drain in order: {codes}")
+        raise DemoError(f"not every worker drained: exit codes {codes}")
 
 
-async def _play_block(
-    settings: Settings, block: list[StoryLine], watcher: Watcher, workers: Workers, out: Console
+async def _play_run(
+    settings: Settings, lines: list[StoryLine], collector: ResultCollector, workers: WorkerProcesses, out: Console
 ) -> None:
-    """Publish lines of one topic, wait for what comes of each, show it, and compare it with the story."""
-    seen = len(watcher.results)
+    """Publish lines of one topic, wait for their results, show the results, and compare them with the story."""
+    seen = len(collector.results)
     published = await publish(
-        settings, io.BytesIO("\n".join(line.text for line in block).encode()), record_time=PublishTime.EVENT
+        settings, io.BytesIO("\n".join(line.text for line in lines).encode()), record_time=PublishTime.EVENT
     )
     if published.failures:
         raise DemoError(f"lines could not be published: {published.failures}")
-    ours = {line.request_id for line in block}
-    answers = len(block) * (_PARTITIONS if block[0].outgoing.to_every_partition else 1)
+    ours = {line.request_id for line in lines}
+    answers = len(lines) * (_PARTITIONS if lines[0].outgoing.to_every_partition else 1)
 
-    def mine() -> list[Result]:
-        return [r for r in watcher.results[seen:] if r.data.get("request_id") in ours or _is_letter(r)]
+    def matching_results() -> list[Result]:
+        return [r for r in collector.results[seen:] if r.data.get("request_id") in ours or _is_dead_letter(r)]
 
-    def enough() -> bool:
-        return sum(1 for result in mine() if result.data.get("code") not in _BESIDE) >= answers
+    def is_complete() -> bool:
+        return sum(1 for result in matching_results() if result.data.get("code") not in _ADDITIONAL_CODES) >= answers
 
-    await watcher.wait(enough, workers.check, f"{answers} answers")
-    results = mine()
-    for result in sorted(results, key=_position):
+    await collector.wait_until(is_complete, workers.check, f"{answers} answers")
+    results = matching_results()
+    for result in sorted(results, key=_sort_key):
         if not (result.data.get("code") == "booked" and not result.data["lots"]):
             show_result(result, out)
-    expected = Counter((line.request_id if not line.is_dead_letter else None, line.expect) for line in block)
-    actual = Counter(_outcomes(results))
+    expected = Counter((line.request_id if not line.is_dead_letter else None, line.expected) for line in lines)
+    actual = Counter(_outcome_words(results))
     if expected != actual:
         raise DemoError(f"expected {dict(expected - actual)}, got {dict(actual - expected)}")
 
 
-def _is_letter(result: Result) -> bool:
+def _is_dead_letter(result: Result) -> bool:
     return bool(result.event["type"] == DeadLettered.type_name())
 
 
-def _position(result: Result) -> tuple[Any, ...]:
+def _sort_key(result: Result) -> tuple[Any, ...]:
     data = result.data
-    origin = data["origin"] if _is_letter(result) else data["source"]
+    origin = data["origin"] if _is_dead_letter(result) else data["source"]
     return (result.event["time"], origin["partition"], origin["offset"], data.get("sequence", 0), data.get("repeat"))
 
 
-def _outcomes(results: Iterable[Result]) -> Iterable[tuple[str | None, str]]:
-    """Return what came of each request, in the words of the story. Of a tick: the credits booked, in all."""
+def _outcome_words(results: Iterable[Result]) -> Iterable[tuple[str | None, str]]:
+    """Return each request's outcome in the words of the story; for a tick, the total of expired credits."""
     expired: Counter[str] = Counter()
     for result in results:
         data = result.data
-        if _is_letter(result):
+        if _is_dead_letter(result):
             yield None, f"dead letter: {data['reason']}"
         elif data["code"] == "booked":
             expired[data["request_id"]] += data["credits"]
-        elif data["code"] not in _BESIDE:
+        elif data["code"] not in _ADDITIONAL_CODES:
             yield data["request_id"], f"repeat: {data['code']}" if data["repeat"] else data["code"]
     for request_id, credits_ in expired.items():
         yield request_id, f"expired: {credits_}"
 
 
-async def _kill_a_worker(settings: Settings, watcher: Watcher, workers: Workers, out: Console) -> None:
-    """Kill the send worker with -9 in the middle of a load, start another, and count the answers."""
+async def _play_worker_kill(
+    settings: Settings, collector: ResultCollector, workers: WorkerProcesses, out: Console
+) -> None:
+    """Kill the send worker with SIGKILL during a load, start another, and check that each request has one answer."""
     out.print(Text("\nJuly: a worker is killed", style="bold"))
     out.print(
-        Text(f"{_LOAD_REQUESTS:,} requests; the send worker dies of kill -9 half-way and another takes over.", "italic")
+        Text(f"{_LOAD_REQUESTS:,} requests; kill -9 ends the send worker half-way and another takes over.", "italic")
     )
     load = Load(_LOAD_REQUESTS)
-    seen = len(watcher.results)
-    await publish(settings, io.BytesIO(load.grants()), record_time=PublishTime.EVENT)
-    await watcher.wait(lambda: len(watcher.results) >= seen + load.accounts, workers.check, "the load's credits")
+    seen = len(collector.results)
+    await publish(settings, io.BytesIO(load.encode_grants()), record_time=PublishTime.EVENT)
+    await collector.wait_until(
+        lambda: len(collector.results) >= seen + load.accounts, workers.check, "the load's credits"
+    )
 
     def answers() -> list[str]:
-        answered = (r.data for r in watcher.results[seen:] if r.data.get("code") not in _BESIDE)
+        answered = (r.data for r in collector.results[seen:] if r.data.get("code") not in _ADDITIONAL_CODES)
         return [data["request_id"] for data in answered if data.get("request_id") in load.request_ids]
 
-    feeding = asyncio.create_task(publish(settings, io.BytesIO(load.requests()), record_time=PublishTime.EVENT))
-    await watcher.wait(lambda: len(answers()) >= _LOAD_REQUESTS // 4, workers.check, "a quarter of the answers")
-    workers.replace_killed("send")
+    feeding = asyncio.create_task(publish(settings, io.BytesIO(load.encode_requests()), record_time=PublishTime.EVENT))
+    await collector.wait_until(lambda: len(answers()) >= _LOAD_REQUESTS // 4, workers.check, "a quarter of the answers")
+    workers.kill_and_restart("send")
     at_kill = len(answers())
-    out.print(f"  killed after {at_kill:,} answers; the group waits {settings.session_seconds:.0f} s for the dead one")
+    out.print(
+        f"  killed after {at_kill:,} answers; the group waits {settings.session_seconds:.0f} s for the dead member"
+    )
     await feeding
-    await watcher.wait(lambda: len(set(answers())) >= _LOAD_REQUESTS, workers.check, "all answers")
-    await asyncio.sleep(1)  # for what should not come
+    await collector.wait_until(lambda: len(set(answers())) >= _LOAD_REQUESTS, workers.check, "all answers")
+    await asyncio.sleep(1)  # time for surplus answers to arrive
     counts = Counter(answers())
     repeated = sum(count > 1 for count in counts.values())
     out.print(f"  {len(counts):,} requests answered, {repeated} of them more than once")
@@ -226,8 +234,13 @@ async def _kill_a_worker(settings: Settings, watcher: Watcher, workers: Workers,
         raise DemoError(f"{len(counts)} of {_LOAD_REQUESTS} requests answered, {repeated} more than once")
 
 
-async def _close_the_books(settings: Settings, out: Console) -> None:
-    """Show the statement, the lag and the audit; none may show anything wrong."""
+async def _show_final_state(settings: Settings, out: Console) -> None:
+    """Show the statement, the lag and the audit.
+
+    Raises:
+        DemoError: when a worker lags or the audit fails.
+
+    """
     out.print(Text(f"\nThe statement of {ACCOUNT}", style="bold"))
     show_statement(await read_statement(settings, ACCOUNT))
     out.print(Text("\nLag", style="bold"))
@@ -238,6 +251,6 @@ async def _close_the_books(settings: Settings, out: Console) -> None:
     show_audit(found)
     behind = [json.dumps(group.summary(), default=str) for group in groups if group.records]
     if behind:
-        raise DemoError(f"the workers drained and still lag: {behind}")
+        raise DemoError(f"the workers drained, but still lag: {behind}")
     if not found.passed:
-        raise DemoError("the books do not balance: see above")
+        raise DemoError("the ledger does not balance: see above")

@@ -1,4 +1,4 @@
-"""A load for the demo: accounts with credits, and requests of theirs in random order. Seeded, so always the same."""
+"""A load for the demo: accounts with credits, and their requests in random order, reproducible from a seed."""
 
 import random
 from datetime import UTC, datetime, timedelta
@@ -14,7 +14,7 @@ _BEGIN = datetime(2030, 7, 2, tzinfo=UTC)  # after the story's last tick
 
 
 class Load:
-    """So many requests, as NDJSON."""
+    """A number of send requests, and the grants that pay for most of them, as NDJSON."""
 
     def __init__(self, count: int, accounts: int = 50, seed: int = 1) -> None:
         self.accounts = accounts
@@ -26,16 +26,16 @@ class Load:
     def _uuid(self) -> UUID:
         return UUID(int=self._random.getrandbits(128), version=4)
 
-    def grants(self) -> bytes:
-        """Return a promotion for each account: enough for most of what it will send."""
+    def encode_grants(self) -> bytes:
+        """Return a promotion for each account, with enough credits for most of its requests."""
         body = {"promotion_id": "load", "credits": len(self._ids) // self.accounts}
         return b"\n".join(
             encode(PromotionGranted.create(id=self._uuid(), source="/load", subject=name, time=_BEGIN, data=body))
             for name in self._names
         )
 
-    def requests(self) -> bytes:
-        """Return the requests, a millisecond apart."""
+    def encode_requests(self) -> bytes:
+        """Return the requests, one millisecond apart."""
         lines = []
         for number, id_ in enumerate(self._ids):
             event = SendRequested.create(

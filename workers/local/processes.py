@@ -1,4 +1,4 @@
-"""Workers as child processes: started together, ended in order, and never left behind."""
+"""Workers as child processes, which start together, drain on stop, and never outlive this process."""
 
 import os
 import signal
@@ -13,16 +13,16 @@ from typing import IO
 from infra.settings import Settings
 from workers.errors import ChildError
 
-__all__ = ["WORKERS", "Workers", "environment"]
+__all__ = ["WORKERS", "WorkerProcesses", "environment"]
 
 WORKERS = ("send", "billing", "expiry", "ticker")
 
-_LAST_LINES = 15
-_BEYOND_DRAIN_SECONDS = 10  # a worker that cannot leave its group, or close its pool, says so and ends
+_MAX_LOG_LINES = 15
+_EXTRA_DRAIN_SECONDS = 10  # a worker that cannot leave its group or close its pool logs that and ends
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """Return the environment that gives a child the settings of this process, secrets included."""
+    """Return the environment that passes this process's settings, secrets included, to a child process."""
     variables = {key: value for key, value in os.environ.items() if not key.startswith("INMAIL_")}
     for name in settings.model_fields_set:
         value = getattr(settings, name)
@@ -32,11 +32,11 @@ def environment(settings: Settings) -> dict[str, str]:
     return variables
 
 
-class Workers:
-    """The four workers as processes of their own, each with a log file.
+class WorkerProcesses:
+    """The four workers as child processes, each with a log file.
 
-    They watch their standard input: when this process ends, however it ends, they read its end and drain. Those
-    that are given a port serve their probes there.
+    Each worker watches its standard input and drains when this process ends, however it ends. A worker with a port in
+    `probes` serves its probes there.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Workers:
         names: tuple[str, ...] = WORKERS,
         probes: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
-        # The console's tokens are no business of a worker.
+        # Workers do not need the console's tokens.
         given = environment(settings).items()
         self._environment = {name: value for name, value in given if not name.startswith("INMAIL_CONSOLE_")}
         self._probes = probes
@@ -63,19 +63,19 @@ class Workers:
             self._start(name)
 
     def _start(self, name: str) -> None:
-        file = self.log(name).open("ab")
+        file = self.log_path(name).open("ab")
         self._files.append(file)
-        self.running[name] = subprocess.Popen(  # noqa: S603 - this program itself
+        self.running[name] = subprocess.Popen(  # noqa: S603 - runs this program
             [sys.executable, "-m", "workers.cli", "worker", name, "--stop-with-parent"],
             stdin=subprocess.PIPE,
             stdout=file,
             stderr=file,
             env=self._environment | ({"INMAIL_HEALTH_PORT": str(self._probes[name])} if name in self._probes else {}),
-            start_new_session=True,  # a terminal's Ctrl-C is for the parent, which ends them in order
+            start_new_session=True,  # Ctrl-C reaches only the parent, which drains the workers
         )
 
-    def replace_killed(self, name: str) -> None:
-        """End a worker as a crash does, with SIGKILL, and start another in its place."""
+    def kill_and_restart(self, name: str) -> None:
+        """Kill a worker with SIGKILL, as a crash would, and start another in its place."""
         process = self.running[name]
         process.kill()
         process.wait()
@@ -83,31 +83,36 @@ class Workers:
             process.stdin.close()
         self._start(name)
 
-    def log(self, name: str) -> Path:
-        """Return where a worker writes its log."""
+    def log_path(self, name: str) -> Path:
+        """Return the path of a worker's log."""
         return self._logs / f"{name}.log"
 
     def check(self) -> None:
-        """Raise ChildError if a worker has ended."""
+        """Check that all workers run.
+
+        Raises:
+            ChildError: when a worker has ended; the message has the end of its log.
+
+        """
         for name, process in self.running.items():
             if (code := process.poll()) is not None:
-                lines = self.log(name).read_text(errors="replace").splitlines()[-_LAST_LINES:]
+                lines = self.log_path(name).read_text(errors="replace").splitlines()[-_MAX_LOG_LINES:]
                 raise ChildError(
-                    f"the {name} worker ended with exit code {code}. Its log, {self.log(name)}, ends with:\n  "
+                    f"the {name} worker ended with exit code {code}. Its log, {self.log_path(name)}, ends with:\n  "
                     + "\n  ".join(lines)
                 )
 
     def stop(self, seconds: float | None = None) -> dict[str, int]:
-        """Ask all to drain, wait for them, and return their exit codes. One that does not end in time is killed.
+        """Drain all workers and return their exit codes. A worker that does not end in time is killed.
 
         Args:
-            seconds: the time they have, together; what they need at most unless given.
+            seconds: the time limit for all workers together; by default, the longest time that draining may take.
 
         """
         for process in self.running.values():
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
-        deadline = time.monotonic() + (self._drain_seconds + _BEYOND_DRAIN_SECONDS if seconds is None else seconds)
+        deadline = time.monotonic() + (self._drain_seconds + _EXTRA_DRAIN_SECONDS if seconds is None else seconds)
         codes = {}
         for name, process in self.running.items():
             try:
@@ -115,7 +120,7 @@ class Workers:
             except subprocess.TimeoutExpired:
                 process.kill()
                 code = process.wait()
-            # The signal itself ends a worker only before it has begun, or after it has drained.
+            # SIGTERM itself ends a worker only before it has started, or after it has drained.
             codes[name] = 0 if code == -signal.SIGTERM else code
             if process.stdin is not None:
                 process.stdin.close()

@@ -1,4 +1,4 @@
-"""A story to play: chapters of events, and what must come of each line."""
+"""A story to play: chapters of events, with the expected outcome of each line."""
 
 import json
 import tomllib
@@ -11,55 +11,59 @@ from workers.ops.topics.publish import PublishTime, parse_line
 
 __all__ = ["Chapter", "StoryLine", "load_story"]
 
-_FILE = "story.toml"
+_STORY_FILE = "story.toml"
 
 
 @dataclass(frozen=True, slots=True)
 class StoryLine:
-    """One line of a chapter: what is published, and what is to come of it."""
+    """One line of a chapter: the message to publish and its expected outcome."""
 
     outgoing: Outgoing
     request_id: str | None  # None where the line holds no event
     text: str
-    expect: str
+    expected: str
 
     @property
     def is_dead_letter(self) -> bool:
-        """Whether it must become a dead letter."""
-        return self.expect.startswith("dead letter: ")
+        """Whether the line must become a dead letter."""
+        return self.expected.startswith("dead letter: ")
 
 
 @dataclass(frozen=True, slots=True)
 class Chapter:
-    """A part of the story."""
+    """A chapter of the story."""
 
     title: str
     text: str
     lines: tuple[StoryLine, ...]
 
-    def blocks(self) -> list[list[StoryLine]]:
-        """Return the lines in runs of one topic: topics are read side by side, so a story waits between runs."""
+    def topic_runs(self) -> list[list[StoryLine]]:
+        """Return the lines in runs of one topic. Topics are read concurrently, so a story waits between runs."""
         return [list(run) for _, run in groupby(self.lines, key=lambda line: line.outgoing.topic)]
 
 
 def load_story(folder: Path) -> list[Chapter]:
-    """Read a story: its `story.toml` and the files that names.
+    """Read a story: `story.toml` and the files named in it.
 
     Raises:
         OSError: when a file is missing.
-        ValueError: when the expectations do not match a file's lines, or a line cannot be published.
+        ValueError: when the number of expectations differs from a file's lines, or a line cannot be published.
 
     """
     chapters = []
-    for chapter in tomllib.loads((folder / _FILE).read_text())["chapter"]:
+    for chapter in tomllib.loads((folder / _STORY_FILE).read_text())["chapter"]:
         texts = (folder / chapter["file"]).read_bytes().splitlines()
         if len(texts) != len(chapter["expect"]):
-            raise ValueError(f"{chapter['file']} has {len(texts)} lines, {_FILE} expects {len(chapter['expect'])}")
-        lines = tuple(_line(text, expect) for text, expect in zip(texts, chapter["expect"], strict=True))
+            raise ValueError(
+                f"{chapter['file']} has {len(texts)} lines, {_STORY_FILE} expects {len(chapter['expect'])}"
+            )
+        lines = tuple(
+            _parse_story_line(text, expected) for text, expected in zip(texts, chapter["expect"], strict=True)
+        )
         chapters.append(Chapter(chapter["title"], chapter["text"], lines))
     return chapters
 
 
-def _line(text: bytes, expect: str) -> StoryLine:
+def _parse_story_line(text: bytes, expected: str) -> StoryLine:
     document = json.loads(text)
-    return StoryLine(parse_line(text, record_time=PublishTime.EVENT), document.get("id"), text.decode(), expect)
+    return StoryLine(parse_line(text, record_time=PublishTime.EVENT), document.get("id"), text.decode(), expected)

@@ -1,4 +1,4 @@
-"""`inmail up`: the stack and the workers in the foreground, their data kept, until Ctrl-C."""
+"""`inmail up`: runs the stack and the workers in the foreground until Ctrl-C, and keeps the data."""
 
 import asyncio
 import contextlib
@@ -27,23 +27,23 @@ from schemas.envelope import encode
 from schemas.sends import SendRequested, SendRequestedData
 from workers.errors import ChildError
 from workers.ledger.store import FUNCTIONS
-from workers.local.page import ConsolePage, console_beside
-from workers.local.processes import Workers
+from workers.local.local_console import LocalConsole, serve_local_console
+from workers.local.processes import WorkerProcesses
 from workers.ops.topics.plan import apply_topics, plan_topics
 
-__all__ = ["prepare", "run_up", "stack_settings"]
+__all__ = ["prepare_stack", "run_up", "stack_settings"]
 
 _CHECK_SECONDS = 0.5
-_CUT_SHORT_SECONDS = 3.0  # for workers whose Kafka or Postgres is gone: they cannot finish anything
+_SHORT_DRAIN_SECONDS = 3.0  # for workers without Kafka or Postgres, which cannot finish any work
 
 
 def stack_settings(stack: LocalStack, **more: object) -> Settings:
-    """Return the settings of this environment, with the stack's addresses."""
+    """Return the settings of the environment, with the stack's addresses and further values."""
     return load_settings(kafka_bootstrap_servers=stack.kafka_bootstrap_servers, database_url=stack.database_url, **more)
 
 
-async def prepare(settings: Settings) -> list[str]:
-    """Migrate and make the topics; return what was done, a line each."""
+async def prepare_stack(settings: Settings) -> list[str]:
+    """Migrate the database and create the topics; return a line for each change."""
     connection = await connect_database(settings)
     try:
         migrated = await migrate(connection, [FUNCTIONS])
@@ -56,33 +56,33 @@ async def prepare(settings: Settings) -> list[str]:
 
 
 async def run_up(data_dir: Path, kafka_port: int | None, postgres_port: int | None) -> None:
-    """Run until SIGINT or SIGTERM, then drain the workers and stop the stack. Either is obeyed at any time.
+    """Run until SIGINT or SIGTERM, then drain the workers and stop the stack. Both signals work at any time.
 
     Raises:
-        LocalStackError: when the stack cannot be started, or a server ended; the message says what to do.
-        ChildError: when a worker ended by itself, or could not drain.
+        LocalStackError: when the stack cannot start, or a server ended; the message says what to do.
+        ChildError: when a worker ended by itself, or did not drain.
 
     """
     out = console()
     stop = stop_requested()
     stack = LocalStack(data_dir, kafka_port, postgres_port, report=Reporter(out))
-    if not await _start(stack, stop):
-        out.print("stopped before it was up")
+    if not await _start_stack(stack, stop):
+        out.print("stopped before the stack was up")
         return
     try:
         settings = stack_settings(stack)
-        preparing = asyncio.create_task(prepare(settings))
-        if await _watch(stop, stack.check, preparing):
+        preparing = asyncio.create_task(prepare_stack(settings))
+        if await _wait_for(stop, stack.check, preparing):
             for line in preparing.result():
                 out.print(f"  {line}")
-            await _work(stack, settings, data_dir, stop, out)
+            await _run_with_console(stack, settings, data_dir, stop, out)
     finally:
         await asyncio.to_thread(stack.stop)
         out.print("stopped")
 
 
-async def _start(stack: LocalStack, stop: asyncio.Event) -> bool:
-    """Start the stack; tell whether it is up. It is not when `stop` came first."""
+async def _start_stack(stack: LocalStack, stop: asyncio.Event) -> bool:
+    """Start the stack and return whether it is up: False when `stop` was set first."""
     starting = asyncio.create_task(asyncio.to_thread(stack.start))
     stopped = asyncio.create_task(stop.wait())
     await asyncio.wait([starting, stopped], return_when=asyncio.FIRST_COMPLETED)
@@ -95,10 +95,10 @@ async def _start(stack: LocalStack, stop: asyncio.Event) -> bool:
     return False
 
 
-async def _watch(stop: asyncio.Event, check: Callable[[], None], task: "asyncio.Task[Any] | None" = None) -> bool:
-    """Wait until the task is done, or `stop` set; tell whether the task is. It is cancelled otherwise.
+async def _wait_for(stop: asyncio.Event, check: Callable[[], None], task: "asyncio.Task[Any] | None" = None) -> bool:
+    """Wait until the task is done or `stop` is set, and return whether the task is done; otherwise cancel it.
 
-    Raises whatever `check` raises meanwhile.
+    Raises errors of `check`, which is called every 0.5 s.
     """
     stopped = asyncio.create_task(stop.wait())
     tasks = [stopped] if task is None else [stopped, task]
@@ -110,44 +110,46 @@ async def _watch(stop: asyncio.Event, check: Callable[[], None], task: "asyncio.
     finally:
         for each in tasks:
             each.cancel()
-        await asyncio.wait(tasks, timeout=_CUT_SHORT_SECONDS)
+        await asyncio.wait(tasks, timeout=_SHORT_DRAIN_SECONDS)
 
 
-async def _work(stack: LocalStack, settings: Settings, data_dir: Path, stop: asyncio.Event, out: Console) -> None:
-    """Run the workers and the console until `stop` is set, and drain them."""
-    async with console_beside(settings) as page:
-        await _work_beside(page, stack, settings, data_dir, stop, out)
-
-
-async def _work_beside(  # noqa: PLR0913, PLR0917 - what they run on, where they log, when they end
-    page: ConsolePage, stack: LocalStack, settings: Settings, data_dir: Path, stop: asyncio.Event, out: Console
+async def _run_with_console(
+    stack: LocalStack, settings: Settings, data_dir: Path, stop: asyncio.Event, out: Console
 ) -> None:
-    workers = Workers(settings, data_dir / "logs", probes=page.probes)
+    """Run the workers and the console until `stop` is set, then drain the workers."""
+    async with serve_local_console(settings) as page:
+        await _run_workers(page, stack, settings, data_dir, stop, out)
+
+
+async def _run_workers(  # noqa: PLR0913, PLR0917 - the console, the stack, the logs and the stop signal
+    page: LocalConsole, stack: LocalStack, settings: Settings, data_dir: Path, stop: asyncio.Event, out: Console
+) -> None:
+    workers = WorkerProcesses(settings, data_dir / "logs", probes=page.probes)
 
     def check() -> None:
-        stack.check()  # first: a worker may end because a server did
+        stack.check()  # first, because a worker may end when a server ends
         workers.check()
 
     workers.start()
     drain_seconds: float | None = None
     try:
-        out.print(_greeting(stack, data_dir, page), soft_wrap=True)
-        await _watch(stop, check)
+        out.print(_usage_text(stack, data_dir, page), soft_wrap=True)
+        await _wait_for(stop, check)
         out.print("\ndraining the workers ...")
     except ServerError:
-        drain_seconds = _CUT_SHORT_SECONDS
+        drain_seconds = _SHORT_DRAIN_SECONDS
         raise
     finally:
         codes = await asyncio.to_thread(workers.stop, drain_seconds)
     if failed := [name for name, code in codes.items() if code]:
-        raise ChildError("\n".join(f"{name} did not drain: see {workers.log(name)}" for name in failed))
+        raise ChildError("\n".join(f"{name} did not drain: see {workers.log_path(name)}" for name in failed))
     out.print("all drained")
 
 
-def _greeting(stack: LocalStack, data_dir: Path, page: ConsolePage) -> str:
-    """Return what somebody needs to use the stack from another terminal, ready to be pasted."""
+def _usage_text(stack: LocalStack, data_dir: Path, page: LocalConsole) -> str:
+    """Return the commands to use the stack from another terminal, ready to paste."""
     servers = stack.kafka_bootstrap_servers
-    inmail = _command()
+    inmail = _program_name()
     now = utc_now()
     gift = PromotionGrantedData(credits=3, promotion_id="welcome")
     grant = PromotionGranted.create(id=uuid4(), source="/terminal", subject="alice", time=now, data=gift)
@@ -157,12 +159,12 @@ def _greeting(stack: LocalStack, data_dir: Path, page: ConsolePage) -> str:
     )
     metrics = "\n           ".join(f"http://{LOOPBACK}:{port}/metrics ({name})" for name, port in page.probes.items())
     return f"""
-Console    {page.greeting}
+Console    {page.sign_in_hint}
 Kafka      {servers}
 Postgres   {stack.database_url}
 Metrics    {metrics}
 Logs       {data_dir / "logs"}
-The ports of Kafka and Postgres are kept in {data_dir}: the next start uses them again while they are free.
+The ports of Kafka and Postgres are saved in {data_dir}: the next start uses them again if they are free.
 
 In another terminal:
 
@@ -170,7 +172,7 @@ In another terminal:
   export INMAIL_DATABASE_URL={stack.database_url}
   {inmail} results --follow
 
-In a third, with the same exports, give alice credits, let her send, and ask what became of it:
+In a third, with the same exports, give alice credits, send a message as alice, and see the result:
 
   echo {shlex.quote(encode(grant).decode())} | {inmail} publish -
   echo {shlex.quote(encode(send).decode())} | {inmail} publish -
@@ -179,16 +181,16 @@ In a third, with the same exports, give alice credits, let her send, and ask wha
   {inmail} lag --watch
   {inmail} metrics
 
-A producer of your own sends the account as the key. With kcat:
+Your own producer must use the account as the key. With kcat:
 
   echo 'alice:{encode(other).decode()}' |
     kcat -P -b {servers} -t {SEND_REQUESTS} -K: -X partitioner=murmur2_random
 
-Ctrl-C drains the workers and stops everything; the data stays."""
+Ctrl-C drains the workers and stops everything; the data is kept."""
 
 
-def _command() -> str:
-    """Return how this program is called from a shell in this folder."""
+def _program_name() -> str:
+    """Return the command that runs this program from a shell in this directory."""
     if shutil.which("inmail") is not None:
         return "inmail"
     beside = Path(sys.executable).with_name("inmail")

@@ -128,9 +128,7 @@ class Population:
             if field.name not in {"start", "plans"} and not low <= value <= high:
                 raise PopulationError(f"{field.name}: expected {low:,} to {high:,}, got {value}")
         if self.start.tzinfo is None or not _EARLIEST <= self.start < _LATEST:
-            raise PopulationError(
-                f"start: expected a time with a zone from 2002 to 2179, got {self.start.isoformat()}"
-            )
+            raise PopulationError(f"start: expected a time with a zone from 2002 to 2179, got {self.start.isoformat()}")
         for names in _SHARE_SUMS:
             if (total := math.fsum(getattr(self, name) for name in names)) > 1:
                 raise PopulationError(f"{' + '.join(names)}: expected at most 1, got {total:g}")

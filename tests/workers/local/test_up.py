@@ -26,8 +26,8 @@ from infra.terminal import Reporter
 from schemas.catalogue import BILLING_EVENTS, SEND_REQUESTS
 from tests.workers.wire import eventually
 from workers.commands.running import Exit
-from workers.local.processes import WORKERS, Workers
-from workers.local.up import prepare, stack_settings
+from workers.local.processes import WORKERS, WorkerProcesses
+from workers.local.up import prepare_stack, stack_settings
 from workers.ops.topics.publish import parse_line
 
 Up = Callable[[], subprocess.Popen[str]]
@@ -134,22 +134,22 @@ def test_an_interrupt_while_it_starts_is_obeyed_at_once(up: Up) -> None:
 
     code, said, seconds = _end(process)
 
-    assert (Exit.DONE, "stopped before it was up") == (code, said.splitlines()[-1])
+    assert (Exit.DONE, "stopped before the stack was up") == (code, said.splitlines()[-1])
     assert seconds < 10
     assert not any(child.is_running() for child in children)
 
 
 @pytest.fixture
-async def own(tmp_path: Path) -> AsyncIterator[tuple[LocalStack, Settings, Workers]]:
+async def own(tmp_path: Path) -> AsyncIterator[tuple[LocalStack, Settings, WorkerProcesses]]:
     """Workers on a stack that the test may break."""
     with LocalStack() as stack:
         settings = stack_settings(
             stack, topic_partitions=2, session_seconds=6, transaction_seconds=5, tick_seconds=1, log_format="json",
             drain_seconds=5,
         )  # fmt: skip
-        await prepare(settings)
+        await prepare_stack(settings)
         # Without the expiry worker: a tick that it holds may take all the time that a drain has.
-        workers = Workers(settings, tmp_path, ("send", "billing", "ticker"))
+        workers = WorkerProcesses(settings, tmp_path, ("send", "billing", "ticker"))
         workers.start()
         try:
             for name in ("send", "billing"):
@@ -160,15 +160,15 @@ async def own(tmp_path: Path) -> AsyncIterator[tuple[LocalStack, Settings, Worke
             await asyncio.to_thread(workers.stop, 5)
 
 
-async def _said(workers: Workers, name: str, what: str, times: int = 1) -> None:
+async def _said(workers: WorkerProcesses, name: str, what: str, times: int = 1) -> None:
     async def said() -> bool:
         workers.check()
-        return workers.log(name).read_text().count(what) >= times
+        return workers.log_path(name).read_text().count(what) >= times
 
     await eventually(said, f"{name}: {what}")
 
 
-async def test_workers_whose_broker_is_gone_end_when_told_to(own: tuple[LocalStack, Settings, Workers]) -> None:
+async def test_workers_whose_broker_is_gone_end_when_told_to(own: tuple[LocalStack, Settings, WorkerProcesses]) -> None:
     """In order, soon, and without the clients' own cancellations coming through as an answer."""
     stack, _, workers = own
     stack.kill_kafka()
@@ -182,7 +182,7 @@ async def test_workers_whose_broker_is_gone_end_when_told_to(own: tuple[LocalSta
 
 
 async def test_workers_whose_broker_does_not_answer_say_so_and_end_in_time(
-    own: tuple[LocalStack, Settings, Workers],
+    own: tuple[LocalStack, Settings, WorkerProcesses],
 ) -> None:
     """A frozen broker takes no leave; the time to drain is all that they give it."""
     stack, settings, workers = own
@@ -195,12 +195,12 @@ async def test_workers_whose_broker_does_not_answer_say_so_and_end_in_time(
 
     assert monotonic() - began < settings.drain_seconds + 10
     assert (Exit.BROKEN, 0) == (codes["send"], codes["ticker"])
-    said = workers.log("send").read_text()
+    said = workers.log_path("send").read_text()
     assert "Traceback" not in said
     assert said.splitlines()[-1].startswith("inmail: drained, but Kafka did not let the worker leave group inmail-send")
 
 
-async def test_a_worker_whose_topic_is_gone_says_what_to_run(own: tuple[LocalStack, Settings, Workers]) -> None:
+async def test_a_worker_whose_topic_is_gone_says_what_to_run(own: tuple[LocalStack, Settings, WorkerProcesses]) -> None:
     """When it is deleted under a worker, and when one is started without it: neither waits in silence."""
     _, settings, workers = own
     async with admin_client(settings) as admin:
@@ -208,15 +208,15 @@ async def test_a_worker_whose_topic_is_gone_says_what_to_run(own: tuple[LocalSta
 
     for _ in range(2):
         assert Exit.UNREACHABLE == await asyncio.to_thread(workers.running["send"].wait, SECONDS)
-        said = workers.log("send").read_text().splitlines()[-1]
+        said = workers.log_path("send").read_text().splitlines()[-1]
         assert said == "inmail: Kafka has no topic inmail.send-requests: run `inmail topics apply`"
-        workers.log("send").write_text("")
-        workers.replace_killed("send")
+        workers.log_path("send").write_text("")
+        workers.kill_and_restart("send")
 
 
 def test_workers_told_to_end_before_they_have_begun_have_ended_in_order(tmp_path: Path) -> None:
     """They have nothing to drain: the signal that ends them is no failure."""
-    workers = Workers(Settings(), tmp_path, ("ticker",))
+    workers = WorkerProcesses(Settings(), tmp_path, ("ticker",))
     workers.start()
 
     assert {"ticker": 0} == workers.stop()

@@ -52,7 +52,7 @@ from workers.jobs.expiry import ExpiryJob
 from workers.jobs.job import Batch, Decision, Job
 from workers.jobs.send import SendJob
 from workers.ledger.plans import SHIPPED, Catalogue, CatalogueError, load_catalogue
-from workers.local.up import prepare
+from workers.local.up import prepare_stack
 from workers.ops.books.audit import audit
 from workers.ops.compare.comparison import Comparison, DifferenceGroup, compare
 from workers.ops.compare.html_report import render_page
@@ -84,7 +84,7 @@ async def live(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Settin
             batch_records=60,
             plans_file=str(plans),
         )
-        await prepare(settings)
+        await prepare_stack(settings)
         await decide_one_by_one(settings, await publish_records(settings, history()))
         yield settings
 

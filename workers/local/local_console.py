@@ -1,0 +1,64 @@
+"""The console of a local stack: on loopback, with the workers' probes, and an operator's token for this run."""
+
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, closing
+from typing import Final, NamedTuple
+
+from pydantic import SecretStr
+
+from infra.local.errors import PortTakenError
+from infra.local.ports import LOOPBACK, release_where_needed, reserve
+from infra.settings import Settings
+from workers.console.server import serve_console
+from workers.local.processes import WORKERS
+
+__all__ = ["LocalConsole", "serve_local_console"]
+
+_PURPOSE: Final = "the console"
+
+
+class LocalConsole(NamedTuple):
+    """A running console of a local stack."""
+
+    address: str
+    token: str | None  # the operator's token of this run; None where the settings have one
+    probes: Mapping[str, int]  # the port for each worker's probes
+
+    @property
+    def sign_in_hint(self) -> str:
+        """The address, and the token that allows actions."""
+        if self.token is None:
+            return self.address
+        return f"{self.address} (operator's token of this run: {self.token})"
+
+
+@asynccontextmanager
+async def serve_local_console(settings: Settings) -> AsyncIterator[LocalConsole]:
+    """Serve the console until the context ends, on its usual port or, if that is taken, on a free port.
+
+    Raises:
+        SettingsError: when a token of the settings is not valid.
+
+    """
+    with ExitStack() as stack:
+        reserved = {
+            name: stack.enter_context(closing(reserve(None, f"the {name} worker's probes"))) for name in WORKERS
+        }
+        probes = {name: int(port_socket.getsockname()[1]) for name, port_socket in reserved.items()}
+        for port_socket in reserved.values():
+            release_where_needed(port_socket)
+        token = None
+        changes: dict[str, object] = {
+            "console_address": LOOPBACK,
+            "console_workers": ",".join(f"{name}={LOOPBACK}:{port}" for name, port in probes.items()),
+        }
+        if not (settings.console_operator_token or settings.console_operator_token_file):
+            token = secrets.token_urlsafe(24)
+            changes["console_operator_token"] = SecretStr(token)
+        try:
+            listener = reserve(settings.console_port, _PURPOSE)
+        except PortTakenError:
+            listener = reserve(None, _PURPOSE)
+        async with serve_console(settings.model_copy(update=changes), listener) as address:
+            yield LocalConsole(address, token, probes)
