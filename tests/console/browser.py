@@ -1,4 +1,4 @@
-"""The system's Chromium, driven by Playwright; what a page must never do; what axe finds in it."""
+"""The system's Chromium, driven by Playwright, with checks of page errors and accessibility."""
 
 import os
 from collections.abc import AsyncIterator, Mapping
@@ -10,18 +10,18 @@ from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
 from tests.tools import tool
 
-__all__ = ["Tab", "a_browser", "a_tab"]
+__all__ = ["Tab", "open_browser", "open_tab"]
 
 WIDE: Final = 1280
 NARROW: Final = 390
 
-# Of the accessibility checks: WCAG 2.2 A and AA, and what axe calls best practice.
+# Accessibility checks: WCAG 2.2 A and AA, and axe's best practices.
 _AXE: Final = files("axe_playwright_python").joinpath("axe.min.js").read_text()
 
 
 @asynccontextmanager
-async def a_browser() -> AsyncIterator[Browser]:
-    """Start Chromium, or a browser that is one."""
+async def open_browser() -> AsyncIterator[Browser]:
+    """Start Chromium or a browser based on it."""
     found = tool("chromium", "chromium-browser", "google-chrome")
     sandbox = [] if os.getuid() else ["--no-sandbox"]  # Chromium refuses its sandbox to root
     async with async_playwright() as playwright:
@@ -33,23 +33,23 @@ async def a_browser() -> AsyncIterator[Browser]:
 
 
 class Tab:
-    """A page that is looked at, and all that it complained of."""
+    """A browser page with all errors and warnings that it reported."""
 
     def __init__(self, page: Page, address: str) -> None:
         self.page = page
         self.address = address
-        self.complaints: list[str] = []
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("console", lambda message: self._hear(message.type, message.text))
-        page.on("dialog", lambda dialog: self.complaints.append(f"dialog {dialog.message}"))
+        self.errors: list[str] = []
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("console", lambda message: self._record(message.type, message.text))
+        page.on("dialog", lambda dialog: self.errors.append(f"dialog {dialog.message}"))
 
-    def _hear(self, kind: str, text: str) -> None:
-        # The browser itself notes each answer that is an error; those are asked about by the tests.
+    def _record(self, kind: str, text: str) -> None:
+        # The browser also logs each error response; the tests check responses themselves.
         if kind in {"error", "warning"} and "Failed to load resource" not in text:
-            self.complaints.append(text)
+            self.errors.append(text)
 
-    async def look(self, width: int, scheme: Any = "light") -> None:
-        """Look through a window so wide, light or dark."""
+    async def set_window(self, width: int, scheme: Any = "light") -> None:
+        """Set the window's width and the colour scheme."""
         await self.page.set_viewport_size({"width": width, "height": 850})
         await self.page.emulate_media(color_scheme=scheme)
 
@@ -57,27 +57,27 @@ class Tab:
         """Press a button of the dialog."""
         await self.page.locator("dialog").get_by_role("button", name=name).click()
 
-    async def go(self, path: str) -> None:
-        """Show a view from its beginning: in the page that is open, if it is ours already."""
+    async def open_view(self, path: str) -> None:
+        """Open a view: inside the open page, if that is the console's."""
         if self.page.url.startswith(self.address):
             await self.page.evaluate("location.hash = '#/nowhere'")
-            await self.see("There is no such view")
+            await self.wait_for_text("There is no such view")
         await self.page.goto(f"{self.address}/{path}")
 
-    async def see(self, text: str, selector: str = "main") -> None:
-        """Wait until a text is to be seen."""
+    async def wait_for_text(self, text: str, selector: str = "main") -> None:
+        """Wait until a text is visible."""
         await self.page.locator(selector, has_text=text).first.wait_for(timeout=20_000)
 
-    async def text(self, selector: str = "main") -> str:
-        """Return what is to be read."""
+    async def read_text(self, selector: str = "main") -> str:
+        """Return the visible text."""
         return await self.page.inner_text(selector)
 
     async def click(self, name: str, role: Any = "button") -> None:
-        """Press a button, or follow a link, by its name."""
+        """Click a button or a link by its name."""
         await self.page.get_by_role(role, name=name).first.click()
 
     async def sign_in(self, token: str, name: str = "") -> None:
-        """Sign in as a person does."""
+        """Sign in through the dialog."""
         await self.click("Sign in")
         await self.page.get_by_label("Token").fill(token)
         await self.page.get_by_label("Your name").fill(name)
@@ -90,8 +90,8 @@ class Tab:
             await self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         )
 
-    async def barriers(self) -> list[str]:
-        """Return what axe finds that keeps people out."""
+    async def accessibility_violations(self) -> list[str]:
+        """Return the violations that axe finds."""
         if not await self.page.evaluate("'axe' in window"):  # half a megabyte: once for a page that stays open
             await self.page.evaluate(_AXE)
         found: Mapping[str, Any] = await self.page.evaluate("axe.run({resultTypes: ['violations']})")
@@ -99,8 +99,8 @@ class Tab:
 
 
 @asynccontextmanager
-async def a_tab(browser: Browser, address: str, **options: Any) -> AsyncIterator[Tab]:
-    """Open a page of its own cookies and settings, without looking at anything yet."""
+async def open_tab(browser: Browser, address: str, **options: Any) -> AsyncIterator[Tab]:
+    """Open a tab with its own cookies and settings, without loading a page."""
     wanted: dict[str, Any] = {"viewport": {"width": WIDE, "height": 900}, "timezone_id": "Europe/Berlin"} | options
     context: BrowserContext = await browser.new_context(**wanted)
     try:

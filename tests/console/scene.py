@@ -1,4 +1,4 @@
-"""A cluster with something to see: an account that spends, dead letters, and text that tries to be markup."""
+"""A cluster with data for the console: an account that spends, dead letters, and text that tries to be markup."""
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
@@ -22,7 +22,7 @@ from workers.ledger.plans import load_catalogue
 from workers.ops.books.statement import UnknownAccountError, read_statement
 from workers.ops.dead_letters.letters import DeadLetter, find_dead_letters
 
-__all__ = ["EVIL", "OPERATOR", "READER", "Scene", "a_console", "a_scene"]
+__all__ = ["EVIL", "OPERATOR", "READER", "Scene", "play_scene", "serve_test_console"]
 
 OPERATOR: Final = "operator-token-of-a-test"
 READER: Final = "reader-token-of-a-test"
@@ -32,7 +32,7 @@ LETTERS: Final = 4  # of the account that asked for a plan that nobody has
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What is there to be seen."""
+    """The data that the console shows."""
 
     settings: Settings
     account: str  # got 5 credits, sent 3 paid and 1 free
@@ -44,8 +44,8 @@ class Scene:
 
 
 @asynccontextmanager
-async def a_scene(settings: Settings) -> AsyncIterator[Scene]:
-    """Let workers decide all of it; they go on until left, without the expiry worker."""
+async def play_scene(settings: Settings) -> AsyncIterator[Scene]:
+    """Let workers decide the scene's events; the workers run until the context ends, without the expiry worker."""
     await prepare(settings)
     await publish(settings, EXPIRY_TICKS, [(b"", b"a tick that nobody is there to read")])
     tail = uuid4().hex[:8]
@@ -55,13 +55,13 @@ async def a_scene(settings: Settings) -> AsyncIterator[Scene]:
     catalogue = load_catalogue(settings.plans_file)
     async with working(settings, SendJob(catalogue), BillingJob(catalogue)):
         await publish(settings, BILLING_EVENTS, [promotion(account, 5), *(platinum(refused) for _ in range(LETTERS))])
-        await _booked(settings, account, 1)
+        await _wait_for_lines(settings, account, 1)
         await publish(
             settings, SEND_REQUESTS, [*paid, send(account, relationship="connection"), send(evil, recipient_id=EVIL)]
         )
-        await _set_aside_evil(settings, tail)
-        await _booked(settings, account, 5)
-        await _booked(settings, evil, 1)
+        await _publish_evil(settings, tail)
+        await _wait_for_lines(settings, account, 5)
+        await _wait_for_lines(settings, evil, 1)
         found: list[DeadLetter] = []
 
         async def all_there() -> bool:
@@ -71,25 +71,25 @@ async def a_scene(settings: Settings) -> AsyncIterator[Scene]:
 
         await eventually(all_there, "the dead letters")
         letter = next(each for each in found if each.account_id != refused)
-        await _stop_at_first(settings, stranger)
+        await _commit_first_offset(settings, stranger)
         yield Scene(settings, account, paid[0].id, refused, evil, letter, stranger)
     await pass_over(settings)
 
 
-async def _set_aside_evil(settings: Settings, tail: str) -> None:
+async def _publish_evil(settings: Settings, tail: str) -> None:
     value = f'{{"type": "{EVIL}", "note": "{tail} <script>alert(2)</script>"}}'.encode()
     async with create_producer(settings, "test") as producer:
         await producer.send_and_wait(SEND_REQUESTS, value, EVIL.encode(), headers=[(f"<b>{EVIL}</b>", EVIL.encode())])
 
 
-async def _stop_at_first(settings: Settings, group: str) -> None:
+async def _commit_first_offset(settings: Settings, group: str) -> None:
     async with reader(settings, group) as consumer:
         place = TopicPartition(SEND_REQUESTS, 0)
         consumer.assign([place])
         await consumer.commit(await consumer.beginning_offsets([place]))
 
 
-async def _booked(settings: Settings, account: str, lines: int) -> None:
+async def _wait_for_lines(settings: Settings, account: str, lines: int) -> None:
     async def there() -> bool:
         try:
             return len((await read_statement(settings, account)).lines) >= lines
@@ -100,8 +100,8 @@ async def _booked(settings: Settings, account: str, lines: int) -> None:
 
 
 @asynccontextmanager
-async def a_console(settings: Settings, port: int | None = None, **changes: Any) -> AsyncIterator[str]:
-    """Serve a console on a port of loopback; an operator may act there."""
+async def serve_test_console(settings: Settings, port: int | None = None, **changes: Any) -> AsyncIterator[str]:
+    """Serve a console on loopback with an operator's token."""
     tokens = {"console_operator_token": SecretStr(OPERATOR)}
     async with serve_console(
         settings.model_copy(update=tokens | changes), reserve(port, "a test's console")

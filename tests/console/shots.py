@@ -21,7 +21,7 @@ from schemas.billing import PromotionGranted, SubscriptionActivated
 from schemas.catalogue import BILLING_EVENTS, SEND_REQUESTS
 from schemas.envelope import Event, encode
 from schemas.sends import SendRequested
-from tests.console.browser import WIDE, Tab, a_browser, a_tab
+from tests.console.browser import WIDE, Tab, open_browser, open_tab
 from workers.local.local_console import serve_local_console
 from workers.local.processes import WorkerProcesses
 from workers.local.up import prepare_stack, stack_settings
@@ -111,11 +111,11 @@ async def an_account(settings: Settings) -> str:
 
 async def take(tab: Tab, file: str, path: str, scheme: Any, height: int) -> None:
     """Take one picture, once it shows something."""
-    await tab.look(WIDE, scheme)
+    await tab.set_window(WIDE, scheme)
     await tab.page.set_viewport_size({"width": WIDE, "height": height})
     if path != "#/":
-        await tab.go(path)
-        await tab.see("Statement")
+        await tab.open_view(path)
+        await tab.wait_for_text("Statement")
     picture = await tab.page.screenshot(path=IMAGES / file, scale="css")
     print(f"{file}: {len(picture):,} bytes")
     if len(picture) > MOST_BYTES:
@@ -129,14 +129,14 @@ async def run() -> None:
         settings = stack_settings(stack, topic_partitions=4, topic_record_time=RecordTime.CREATE, log_format="json")
         await prepare_stack(settings)
         load = Load(settings)
-        async with serve_local_console(settings) as served, a_browser() as browser:
+        async with serve_local_console(settings) as served, open_browser() as browser:
             workers = WorkerProcesses(settings, Path(logs), probes=served.probes)
             workers.start()
             try:
                 await load.past()
                 going_on = asyncio.create_task(load.go_on())
-                async with a_tab(browser, served.address) as tab:
-                    await tab.go("#/")
+                async with open_tab(browser, served.address) as tab:
+                    await tab.open_view("#/")
                     await asyncio.sleep(LOOKED_SECONDS)
                     account = await an_account(settings)
                     for file, path, scheme, height in SHOTS:

@@ -1,4 +1,4 @@
-"""Who may come, look and act: what every request passes, with servers that are not there at all."""
+"""Access control of the console: the checks of every request, with servers that cannot be reached."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from infra.local.ports import reserve
 from infra.settings import Settings, SettingsError, load_settings
-from tests.console.scene import OPERATOR, READER, a_console
+from tests.console.scene import OPERATOR, READER, serve_test_console
 from workers.console.access import Access, Role, TooManyAttemptsError, WrongTokenError, load_access
 from workers.console.parameters import BadRequestError, parse_filter, parse_instant, parse_number, parse_options
 
@@ -29,14 +29,14 @@ async def nowhere() -> AsyncIterator[Settings]:
 
 @pytest.fixture(scope="module")
 async def address(nowhere: Settings) -> AsyncIterator[str]:
-    """A console with both tokens."""
-    async with a_console(nowhere, console_reader_token=SecretStr(READER)) as served:
+    """The address of a console with both tokens."""
+    async with serve_test_console(nowhere, console_reader_token=SecretStr(READER)) as served:
         yield served
 
 
 @asynccontextmanager
 async def signed_in(address: str, token: str) -> AsyncIterator[tuple[ClientSession, dict[str, str]]]:
-    """Sign in; give the client with its cookie, and the headers of an action."""
+    """Sign in; yield the client with its cookie, and the headers of an action."""
     async with ClientSession(address, cookie_jar=CookieJar(unsafe=True)) as client:  # unsafe: of an address, not a name
         given = {"token": token, "name": "maria"}
         async with client.post("/api/session", json=given, headers={"Origin": address}) as answer:
@@ -69,10 +69,10 @@ async def _post(client: ClientSession, headers: dict[str, str], **given: Any) ->
         ({"Host": "[::1"}, (421, "not_our_name")),
     ],
 )
-async def test_an_action_passes_only_from_our_own_page(
+async def test_an_action_is_accepted_only_from_the_consoles_own_page(
     address: str, change: dict[str, str | None], expected: tuple[int, str]
 ) -> None:
-    """One thing that is not right is enough to be refused."""
+    """A single wrong header is enough for a refusal."""
     async with signed_in(address, OPERATOR) as (client, right):
         if "Cookie" in change:
             client.cookie_jar.clear()
@@ -81,8 +81,8 @@ async def test_an_action_passes_only_from_our_own_page(
         assert expected == await _post(client, headers)
 
 
-async def test_an_action_is_no_form_and_needs_the_operator(address: str) -> None:
-    """What a form can send is not taken, and a reader's session may look only."""
+async def test_an_action_needs_json_and_the_operator(address: str) -> None:
+    """The console refuses form data, and actions of a reader's session."""
     async with signed_in(address, OPERATOR) as (client, headers):
         assert (400, "bad_request") == await _post(client, headers, json=None, data={"plan": "x"})
     async with signed_in(address, READER) as (client, headers):
@@ -90,8 +90,8 @@ async def test_an_action_is_no_form_and_needs_the_operator(address: str) -> None
 
 
 @pytest.mark.parametrize("path", ["/api/overview", "/api/live", "/api/lag", "/api/operations", "/api/account?id=a"])
-async def test_without_a_token_nothing_is_read(address: str, path: str) -> None:
-    """Where there is a reader's token; a script gives it as a bearer, and a wrong one is refused."""
+async def test_nothing_is_readable_without_a_token(address: str, path: str) -> None:
+    """With a reader's token configured, requests without a token or with a wrong bearer token get 401."""
     async with ClientSession(address) as client:
         statuses = []
         for headers in ({}, {"Authorization": "Bearer wrong-token-wrong"}):
@@ -101,8 +101,8 @@ async def test_without_a_token_nothing_is_read(address: str, path: str) -> None:
     assert [401, 401] == statuses
 
 
-async def test_a_bearer_reads_and_does_not_act(address: str) -> None:
-    """Whoever acts has a name on the record."""
+async def test_a_bearer_token_allows_reading_but_no_action(address: str) -> None:
+    """An action needs a session with a name for the record."""
     bearer = {"Authorization": f"Bearer {OPERATOR}", "Origin": address}
     async with ClientSession(address) as client:
         async with client.get("/api/overview", headers=bearer) as answer:
@@ -110,8 +110,8 @@ async def test_a_bearer_reads_and_does_not_act(address: str) -> None:
         assert (401, "sign_in") == await _post(client, bearer)
 
 
-async def test_each_answer_tells_the_browser_what_it_may_do(address: str) -> None:
-    """No script but ours, no frame, no guess of a type, no trace of an address; data is not kept."""
+async def test_every_response_has_security_headers(address: str) -> None:
+    """The headers allow only own scripts, no frames, no MIME sniffing, no referrer and no stored data."""
     async with ClientSession(address) as client:
         for path in ("/", "/static/app.js", "/api/session", "/api/nothing"):
             async with client.get(path) as answer:
@@ -126,10 +126,10 @@ async def test_each_answer_tells_the_browser_what_it_may_do(address: str) -> Non
                 assert ("no-store" if path.startswith("/api") else "no-cache") == answer.headers["Cache-Control"]
 
 
-async def test_no_secret_is_in_what_is_served(nowhere: Settings) -> None:
-    """Not the tokens, not the database's password, though nothing can be reached and each answer says why."""
+async def test_no_response_contains_a_secret(nowhere: Settings) -> None:
+    """Neither tokens nor the database's password appear, even in errors about unreachable servers."""
     secret = nowhere.database_url.get_secret_value().replace("postgresql://", "postgresql://me:pass-word@")
-    async with a_console(nowhere, database_url=SecretStr(secret)) as address, ClientSession(address) as client:
+    async with serve_test_console(nowhere, database_url=SecretStr(secret)) as address, ClientSession(address) as client:
         texts, statuses = "", []
         for path in ("/", "/api/session", "/api/operations", "/api/account?id=a", "/api/topics", "/api/dead-letters"):
             async with client.get(path) as answer:
@@ -141,8 +141,8 @@ async def test_no_secret_is_in_what_is_served(nowhere: Settings) -> None:
     assert not [word for word in (OPERATOR, "pass-word") if word in texts]
 
 
-def test_elsewhere_than_on_loopback_it_is_not_served_without_a_readers_token(nowhere: Settings, tmp_path: Path) -> None:
-    """Nor with one that is guessed at once, or twice the same, or in a file that is not there."""
+def test_outside_loopback_a_readers_token_is_required(nowhere: Settings, tmp_path: Path) -> None:
+    """Short tokens, equal tokens and unreadable token files are refused too."""
 
     def access(**changes: Any) -> Access:
         return load_access(nowhere.model_copy(update=changes))
@@ -163,8 +163,8 @@ def test_elsewhere_than_on_loopback_it_is_not_served_without_a_readers_token(now
             access(**wrong)
 
 
-def test_tokens_cannot_be_tried_out_and_only_who_tries_has_to_wait() -> None:
-    """After ten wrong ones even the right one waits for a minute: from that address, in IPv6 from that network."""
+def test_guessing_tokens_is_limited_by_address() -> None:
+    """After ten wrong tokens even the right token is refused for a minute: from that address, in IPv6 from its /64."""
     now = [0.0]
     access = Access(READER, None, open_to_all=False, clock=lambda: now[0])
     for nth in range(10):
@@ -181,8 +181,8 @@ def test_tokens_cannot_be_tried_out_and_only_who_tries_has_to_wait() -> None:
     assert Role.READER is access.role_of(READER, "10.0.0.7")
 
 
-def test_who_tried_tokens_is_not_remembered_without_end() -> None:
-    """A thousand addresses, those that tried last."""
+def test_the_table_of_wrong_tokens_is_bounded() -> None:
+    """The table keeps the last thousand addresses."""
     access = Access(READER, None, open_to_all=False, clock=lambda: 0.0)
     for nth in range(1100):
         with pytest.raises(WrongTokenError):
@@ -193,7 +193,7 @@ def test_who_tried_tokens_is_not_remembered_without_end() -> None:
 
 
 def test_a_session_ends() -> None:
-    """By itself after half a day, and when its owner says so; no operator's token means that nobody is one."""
+    """A session ends after twelve hours or at sign-out; without an operator's token nobody becomes an operator."""
     now = [0.0]
     access = Access(None, OPERATOR, open_to_all=True, clock=lambda: now[0])
     key, session = access.sign_in(OPERATOR, "maria", "::1")
@@ -227,7 +227,7 @@ def test_a_session_ends() -> None:
         (lambda given: parse_instant(given, "t"), {"t": "0001-01-01T00:00:00+23:00"}),
     ],
 )
-def test_a_wrong_parameter_is_named(check: Any, given: dict[str, Any]) -> None:
-    """And nothing is done."""
+def test_an_invalid_parameter_is_named(check: Any, given: dict[str, Any]) -> None:
+    """The error begins with the parameter's name."""
     with pytest.raises(BadRequestError, match=f"^{next(iter(given))}: "):
         check(given)

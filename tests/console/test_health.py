@@ -1,4 +1,4 @@
-"""What the console makes of what it sees: how much flows, and how each part is."""
+"""The console's samples: flow rates, health, lag and dead letters as JSON."""
 
 import asyncio
 import gc
@@ -36,12 +36,12 @@ def lag(end: int, committed: int | None, **more: Any) -> list[GroupLag]:
 
 
 def lane(next_offset: int) -> list[LaneProgress]:
-    """Return how far the books are in that partition."""
+    """Return the progress of the partition's lane in the ledger's database."""
     return [LaneProgress("inmail-send", TOPIC, 0, next_offset, NOW)]
 
 
-def test_flow_is_growth_by_time() -> None:
-    """Of what came in, what was decided and what was answered."""
+def test_flow_rates_are_growth_over_time() -> None:
+    """Rates of arrival, decision and answer come from the growth of their offsets."""
     flow = Flow()
     flow.add_sample(NOW, lag(100, 80), lane(90))
     flow.add_sample(NOW + timedelta(seconds=2), lag(300, 100), lane(150))
@@ -50,8 +50,8 @@ def test_flow_is_growth_by_time() -> None:
     assert (100.0, 30.0, 10.0) == (rates.came_in, rates.decided, rates.answered)
 
 
-def test_flow_is_not_made_up() -> None:
-    """A rewind is no flow, nor is a partition that is new; where the books are away nothing is said of them."""
+def test_flow_rates_ignore_rewinds_and_unknown_offsets() -> None:
+    """A rewind or a new partition adds no flow; without the database the decision rate is unknown."""
     flow = Flow()
     flow.add_sample(NOW, lag(100, None), lane(90))
     flow.add_sample(NOW + timedelta(seconds=1), lag(100, 100), None)
@@ -82,10 +82,10 @@ READY, NOT_READY = Probe(ready=True, reasons=()), Probe(ready=False, reasons=("p
         (Status.OK, {"records": 4, "seconds": 29.0}, 1, READY, ("ok", "running")),
     ],
 )
-def test_a_worker_is_as_its_gravest_trouble(
+def test_a_workers_health_is_its_most_severe_problem(
     status: Status, more: dict[str, Any], members: int, probe: Probe | None, expected: tuple[str, str]
 ) -> None:
-    """Named by its cause, with what to do."""
+    """The health has the cause and advice."""
     found = [replace(group, members=members) for group in lag(9, 5, status=status, reason="so", **more)]
     part = worker_health(found, {"send": probe} if probe else {})[0]
 
@@ -93,16 +93,16 @@ def test_a_worker_is_as_its_gravest_trouble(
     assert (part.status == "ok") is (not part.do)
 
 
-def test_what_has_no_group_is_told_by_its_probe_and_what_has_no_topic_is_not_set_up() -> None:
-    """Such as the ticker; and the two workers whose groups were not seen."""
+def test_a_process_without_a_group_has_the_health_of_its_probe() -> None:
+    """The ticker has the state of its probe; workers without a topic are not set up."""
     parts = worker_health(lag(9, 9), {"send": READY, "ticker": NOT_READY})
 
     assert ("ticker", "failed", "postgres: away") == (parts[-1].name, parts[-1].status, parts[-1].text)
     assert ["not set up", "not set up"] == [part.cause for part in parts[1:3]]
 
 
-def test_each_status_of_lag_has_advice_in_the_page_and_in_the_document() -> None:
-    """The same ones, none left out."""
+def test_each_lag_status_has_advice_in_the_page_and_in_the_document() -> None:
+    """The page, the document and the code have the same statuses."""
     text = (Path(__file__).parents[2] / "docs" / "lag.md").read_text(encoding="utf-8")
 
     assert (
@@ -111,8 +111,8 @@ def test_each_status_of_lag_has_advice_in_the_page_and_in_the_document() -> None
     assert all(each.means and each.do and each.kind in {"ok", "warning", "failed"} for each in ADVICE.values())
 
 
-def test_the_worst_group_is_told_with_why_since_when_and_what_to_do() -> None:
-    """By status before age; nothing where all is well."""
+def test_the_worst_group_has_a_reason_a_time_and_advice() -> None:
+    """Groups are compared by status, then by age; the result is None where every group is OK."""
     slow = lag(9, 5, records=4, seconds=99.0, status=Status.SLOW, reason="slowly")
     stopped = lag(9, 5, records=4, seconds=9.0, status=Status.STOPPED, reason="nobody", since=NOW)
     found = worst_group_json([*slow, *stopped])
@@ -123,8 +123,8 @@ def test_the_worst_group_is_told_with_why_since_when_and_what_to_do() -> None:
     assert worst_group_json(lag(9, 9)) is None
 
 
-def test_history_has_times_and_no_more_points_than_a_picture_shows() -> None:
-    """Samples of before the start are far apart: the oldest is kept, and each says how long ago it was."""
+def test_a_history_has_at_most_as_many_points_as_a_sparkline() -> None:
+    """The oldest sample is kept, and each point has its age in seconds."""
     past = [Sample(NOW - timedelta(minutes=10), 0, 70, 70)]
     found = history_json([*past, *(Sample(NOW + timedelta(seconds=number), 0, 70, number) for number in range(200))])
 
@@ -137,8 +137,8 @@ def test_history_has_times_and_no_more_points_than_a_picture_shows() -> None:
     )
 
 
-async def test_the_look_waits_for_no_page() -> None:
-    """However many pages are being answered; one more page waits, and no longer than it may."""
+async def test_the_shared_sample_waits_for_no_query() -> None:
+    """The sample needs no slot while three queries run; a fourth query waits up to its limit."""
     reading = QueryLimiter(load_settings(console_timeout_seconds=0.3))
     async with AsyncExitStack() as busy:
         for _ in range(3):
@@ -151,7 +151,7 @@ async def test_the_look_waits_for_no_page() -> None:
 
 
 def test_since_is_kept_while_the_cause_is_the_same() -> None:
-    """Though its words change."""
+    """A change of the text alone does not change the time."""
     later = NOW + timedelta(minutes=1)
     (first,) = add_since([SystemPart("p", "failed", "stopped", "1 waits")], {}, NOW)
     (same,) = add_since([SystemPart("p", "failed", "stopped", "2 wait")], {"p": first}, later)
@@ -160,8 +160,8 @@ def test_since_is_kept_while_the_cause_is_the_same() -> None:
     assert (NOW, NOW, later) == (first.since, same.since, other.since)
 
 
-def test_probes_are_understood_or_refused() -> None:
-    """With the setting's name."""
+def test_probe_addresses_are_parsed_or_refused() -> None:
+    """An error names the setting."""
     good = load_settings(console_workers="send=127.0.0.1:9101, ticker=[::1]:9102")
     assert {"send": "127.0.0.1:9101", "ticker": "[::1]:9102"} == probe_addresses(good)
     for wrong in ("send", "send=", "send=host", "=host:1", "send=host:port"):
@@ -178,8 +178,8 @@ def test_probes_are_understood_or_refused() -> None:
         (("é" * 70_000).encode(), "é" * 65_536 + "\n… (cut here)"),
     ],
 )
-def test_a_message_is_text_or_a_dump_and_never_too_much(value: bytes | None, shown: str | None) -> None:
-    """A cut is said, and comes between characters."""
+def test_a_message_is_shown_as_text_or_hex_dump_and_cut(value: bytes | None, shown: str | None) -> None:
+    """A cut is marked, and falls between characters."""
     letter = DeadLetter(0, 0, None, "r", "e", None, None, "t", 0, 0, NOW, NOW, None, value, (), cut=False)
     found = letter_json(letter, None)["value"]
 
@@ -187,8 +187,8 @@ def test_a_message_is_text_or_a_dump_and_never_too_much(value: bytes | None, sho
 
 
 @pytest.mark.parametrize("client", [reader, admin_client])
-async def test_a_look_that_is_cut_short_leaves_no_client_behind(client: Any) -> None:
-    """A broker that takes the connection and says nothing costs the time allowed, and no more than that."""
+async def test_a_sample_that_times_out_closes_its_clients(client: Any) -> None:
+    """A broker that accepts the connection and never answers costs only the time limit."""
     with socket.create_server(("127.0.0.1", 0)) as silent, warnings.catch_warnings(record=True) as left:
         warnings.simplefilter("always")
         settings = load_settings(kafka_bootstrap_servers=f"127.0.0.1:{silent.getsockname()[1]}")

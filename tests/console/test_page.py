@@ -1,4 +1,4 @@
-"""The console's page in a real browser: every view and every action, as somebody sees and does it."""
+"""The console's page in a real browser: every view and every action."""
 
 import asyncio
 from dataclasses import replace
@@ -14,9 +14,9 @@ from infra.local.ports import reserve
 from infra.postgres import connect_database
 from infra.settings import load_settings
 from schemas.catalogue import SEND_REQUESTS
-from tests.console.browser import Tab, a_tab
-from tests.console.scene import EVIL, LETTERS, OPERATOR, READER, Scene, a_console
-from tests.console.views import shortcomings, views
+from tests.console.browser import Tab, open_tab
+from tests.console.scene import EVIL, LETTERS, OPERATOR, READER, Scene, serve_test_console
+from tests.console.views import find_shortcomings, views
 from tests.workers.wire import eventually, publish, send
 from workers.ops.operations import Intent, Operation, list_operations, recorded_operation
 from workers.ops.replay.rebuild_plan import RebuildRequest
@@ -26,33 +26,33 @@ pytestmark = pytest.mark.timeout(60)
 
 
 @pytest.mark.timeout(120)  # all views, after all that there is to be seen was decided
-async def test_every_view_shows_what_is_there_on_a_wide_and_on_a_narrow_screen(
+async def test_every_view_shows_its_data_on_wide_and_narrow_screens(
     browser: Browser, scene: Scene, address: str
 ) -> None:
-    """Nothing is cut off at the side, nothing keeps anybody out, light or dark, and the page complains of nothing."""
+    """No view overflows, violates accessibility rules or reports errors, in light and dark."""
     left = list(views(scene).items())
     found: dict[str, list[str]] = {}
 
     async def look() -> None:
-        async with a_tab(browser, address) as tab:
+        async with open_tab(browser, address) as tab:
             while left:
                 name, (path, expected) = left.pop()
-                found[name] = await shortcomings(tab, path, expected)
+                found[name] = await find_shortcomings(tab, path, expected)
 
     await asyncio.gather(look(), look(), look())  # one looks while others wait for their views
 
     assert {name: [] for name in views(scene)} == found
 
 
-async def test_the_overview_goes_on_without_being_loaded_again(tab: Tab, scene: Scene) -> None:
-    """What is decided meanwhile is counted where it stands."""
-    await tab.go("#/")
+async def test_the_overview_updates_without_a_reload(tab: Tab, scene: Scene) -> None:
+    """New outcomes are counted in the open page."""
+    await tab.open_view("#/")
     row = tab.page.locator("tr", has=tab.page.get_by_text("insufficient_credits", exact=True))
     before = int(await row.locator("td.number").first.inner_text()) if await row.count() else 0
     await publish(scene.settings, SEND_REQUESTS, [send(f"{scene.account}-poor") for _ in range(7)])
 
     await eventually(lambda: _counts(row, before + 7), "seven more")
-    assert "Live" == await tab.text("#connection")
+    assert "Live" == await tab.read_text("#connection")
 
 
 async def _counts(row: Any, number: int) -> bool:
@@ -62,7 +62,7 @@ async def _counts(row: Any, number: int) -> bool:
 
 
 async def test_text_of_messages_is_never_markup(tab: Tab, scene: Scene) -> None:
-    """Be it in a message, its key, its headers, an account's id or whom it sent to."""
+    """Text of messages, keys, headers, account ids and recipients stays text."""
     seen = ""
     for path in (
         f"#/letters/{scene.letter.place}",
@@ -71,46 +71,46 @@ async def test_text_of_messages_is_never_markup(tab: Tab, scene: Scene) -> None:
         f"#/request?account={scene.evil}",
         f"#/account?id={EVIL}",
     ):
-        await tab.go(path.replace("<", "%3C").replace(">", "%3E"))
-        await tab.see(EVIL)
-        seen += await tab.text()
+        await tab.open_view(path.replace("<", "%3C").replace(">", "%3E"))
+        await tab.wait_for_text(EVIL)
+        seen += await tab.read_text()
         assert 0 == await tab.page.locator("main img, main script, main b").count()
 
     assert seen.count(EVIL) > 8
 
 
-async def test_a_message_is_sent_back_once_asked_and_on_record(tab: Tab, scene: Scene) -> None:
-    """Who and why are kept; what became of it is shown."""
+async def test_a_redrive_from_the_page_is_confirmed_and_recorded(tab: Tab, scene: Scene) -> None:
+    """The operation has the operator and the reason, and the page shows the outcome."""
     path = f"#/letters?account={scene.refused}"
-    await tab.go(path)
+    await tab.open_view(path)
     await tab.click("Redrive 4 messages …")
     await tab.page.get_by_label("Token").fill("a-wrong-token-altogether")
     await tab.press("Sign in")
-    await tab.see("this token is not valid for this console", "dialog")
+    await tab.wait_for_text("this token is not valid for this console", "dialog")
     await tab.page.get_by_label("Token").fill(OPERATOR)
     await tab.press("Sign in")
-    await tab.see("name: required", "dialog")
+    await tab.wait_for_text("name: required", "dialog")
     await tab.page.get_by_label("Your name").fill("maria")
     await tab.press("Sign in")
-    await tab.see("This redrives the messages of 4 dead letters", "dialog")
+    await tab.wait_for_text("This redrives the messages of 4 dead letters", "dialog")
     await tab.press("Show the plan")
-    await tab.see("Nothing to send", "dialog")  # this catalogue would set them aside again
+    await tab.wait_for_text("Nothing to send", "dialog")  # this catalogue would set them aside again
     await tab.press("Close")
     await tab.click("Redrive 4 messages …")
     await tab.page.get_by_label("include messages that would be dead-lettered again").check()
     await tab.press("Show the plan")
     await tab.page.locator("dialog").get_by_label("Reason").fill("to see what happens")
-    assert [] == await tab.barriers()
+    assert [] == await tab.accessibility_violations()
     await tab.press("Redrive 4 messages")
 
-    await tab.see("to see what happens")
+    await tab.wait_for_text("to see what happens")
     await eventually(lambda: _newest(scene, "done"), "a redrive that is done")
     done = (await list_operations(scene.settings, 1))[0]
     assert ("redrive", "maria (console)", "to see what happens") == (done.verb, done.actor, done.reason)
     assert LETTERS == done.result["sent"]
-    await tab.see("4 of 4 messages")
-    await tab.go(path)
-    await tab.see("dead-lettered again")
+    await tab.wait_for_text("4 of 4 messages")
+    await tab.open_view(path)
+    await tab.wait_for_text("dead-lettered again")
 
 
 async def _newest(scene: Scene, status: str) -> Operation | None:
@@ -118,9 +118,9 @@ async def _newest(scene: Scene, status: str) -> Operation | None:
     return newest if newest.status == status else None
 
 
-async def test_an_operation_is_stopped_and_gone_on_with(tab: Tab, scene: Scene) -> None:
-    """A slow one ends between two messages, and another does what is left."""
-    await tab.go(f"#/letters?account={scene.refused}")
+async def test_an_operation_is_stopped_and_continued(tab: Tab, scene: Scene) -> None:
+    """A slow redrive ends between two messages, and another redrive does the rest."""
+    await tab.open_view(f"#/letters?account={scene.refused}")
     await tab.sign_in(OPERATOR, "maria")
     await tab.page.get_by_role("button", name="Redrive").click()
     await tab.page.get_by_label("Rate").fill("1")
@@ -132,22 +132,22 @@ async def test_an_operation_is_stopped_and_gone_on_with(tab: Tab, scene: Scene) 
     await tab.press("Show the plan")
     await tab.page.locator("dialog").get_by_label("Reason").fill("slowly")
     await tab.press("Redrive")
-    await tab.see("running")
+    await tab.wait_for_text("running")
     await tab.page.locator("tbody a").first.click()
     await tab.click("Stop …")
     await tab.press("Stop operation")
-    await tab.see("stopped")
+    await tab.wait_for_text("stopped")
     stopped = await _newest(scene, "stopped")
     await tab.click("Continue …")
     await tab.page.locator("dialog").get_by_label("Reason").fill("after all")
-    assert [] == await tab.barriers()
+    assert [] == await tab.accessibility_violations()
     await tab.press("Continue")
     await tab.page.locator("dialog").wait_for(state="detached")
     await eventually(lambda: _begun_after(scene, stopped), "another operation")
 
     newest = (await list_operations(scene.settings, 1))[0]
     assert ("redrive", "maria (console)", "after all") == (newest.verb, newest.actor, newest.reason)
-    await tab.go(f"#/operations/{newest.operation}")
+    await tab.open_view(f"#/operations/{newest.operation}")
     await tab.click("Stop …")
     await tab.press("Stop operation")
     await eventually(lambda: _newest(scene, "stopped"), "the end")
@@ -157,28 +157,28 @@ async def _begun_after(scene: Scene, before: Operation | None) -> bool:
     return before is not None and (await list_operations(scene.settings, 1))[0].operation > before.operation
 
 
-async def test_replays_are_gone_on_with_or_told_how(tab: Tab, scene: Scene) -> None:
-    """A run into a schema goes on here; a rewind is refused while its group has members; the rest is a command line."""
+async def test_a_replay_is_continued_or_has_a_command_line(tab: Tab, scene: Scene) -> None:
+    """A run into a schema continues; a rewind is refused while its group has members; other runs show a command."""
     shadow = RebuildRequest("replay shadow", schema="beside", start=utc_now())
     there = load_settings(database_url="postgresql://me:secret@there:5432/other").database_url
     rewind = {"worker": "send", "publish_again": True, "drain": False, **RewindTarget(TargetKind.OFFSET, 0).summary()}
     kept = [
-        await _stopped(scene, asked.verb, asked.arguments(scene.settings))
+        await _record_stopped(scene, asked.verb, asked.arguments(scene.settings))
         for asked in (shadow, replace(shadow, url=there))
     ]
-    kept.append(await _stopped(scene, "rewind", rewind))
-    await tab.go(f"#/operations/{kept[1]}")
-    await tab.see("inmail replay shadow --database postgresql://...@there:5432/other --schema beside --from")
+    kept.append(await _record_stopped(scene, "rewind", rewind))
+    await tab.open_view(f"#/operations/{kept[1]}")
+    await tab.wait_for_text("inmail replay shadow --database postgresql://...@there:5432/other --schema beside --from")
     assert 0 == await tab.page.get_by_role("button", name="Continue").count()
-    assert [] == await tab.barriers()
+    assert [] == await tab.accessibility_violations()
     await tab.sign_in(OPERATOR, "maria")
-    await tab.go(f"#/operations/{kept[2]}")
+    await tab.open_view(f"#/operations/{kept[2]}")
     await tab.click("Continue …")
     await tab.page.locator("dialog").get_by_label("Reason").fill("again")
     await tab.press("Continue")
-    await tab.see("the group has members", "dialog")
+    await tab.wait_for_text("the group has members", "dialog")
     await tab.press("Cancel")
-    await tab.go(f"#/operations/{kept[0]}")
+    await tab.open_view(f"#/operations/{kept[0]}")
     await tab.click("Continue …")
     await tab.page.locator("dialog").get_by_label("Reason").fill("to the end")
     await tab.press("Continue")
@@ -189,8 +189,8 @@ async def test_replays_are_gone_on_with_or_told_how(tab: Tab, scene: Scene) -> N
     assert {"read", "differences"} <= done.result.keys()
 
 
-async def _stopped(scene: Scene, verb: str, arguments: dict[str, Any]) -> int:
-    """Put an operation on record that was stopped before it did anything."""
+async def _record_stopped(scene: Scene, verb: str, arguments: dict[str, Any]) -> int:
+    """Record an operation that was stopped before it did anything."""
     async with recorded_operation(
         scene.settings, Intent(verb, "otto", "so", arguments, {"lost_to_retention": 0})
     ) as operation:
@@ -198,11 +198,11 @@ async def _stopped(scene: Scene, verb: str, arguments: dict[str, Any]) -> int:
     return operation.number
 
 
-async def test_a_page_of_another_origin_can_do_nothing(tab: Tab, scene: Scene, address: str) -> None:
-    """Not even with the cookie of who is signed in, by the one form that a browser sends anywhere without asking."""
-    await tab.go("#/")
+async def test_a_page_of_another_origin_cannot_act(tab: Tab, scene: Scene, address: str) -> None:
+    """A form that browsers send across origins is refused, even with the cookie of a signed-in operator."""
+    await tab.open_view("#/")
     await tab.sign_in(OPERATOR, "maria")
-    await tab.see("maria", "header")
+    await tab.wait_for_text("maria", "header")
     before = await list_operations(scene.settings, 100)
     body = '{"selection": {}, "options": {"anyway": true}, "x": "'
     page = (
@@ -228,66 +228,67 @@ async def test_a_page_of_another_origin_can_do_nothing(tab: Tab, scene: Scene, a
     assert before == await list_operations(scene.settings, 100)
 
 
-async def test_a_lost_connection_is_said_and_comes_back_by_itself(browser: Browser, scene: Scene) -> None:
-    """With the time of what is still shown."""
-    async with a_console(scene.settings) as address:
+async def test_a_lost_connection_is_shown_and_restored(browser: Browser, scene: Scene) -> None:
+    """The page shows the age of its data meanwhile."""
+    async with serve_test_console(scene.settings) as address:
         port = int(address.rpartition(":")[2])
-        opened = a_tab(browser, address)
+        opened = open_tab(browser, address)
         tab = await opened.__aenter__()
-        await tab.go("#/")
-        await tab.see("Live", "#connection")
-        await tab.see("Flow in")
+        await tab.open_view("#/")
+        await tab.wait_for_text("Live", "#connection")
+        await tab.wait_for_text("Flow in")
     try:
-        await tab.see("Connection lost · data of", "#connection")
-        assert "Flow in" in await tab.text()
-        async with a_console(scene.settings, port):
-            await tab.see("Live", "#connection")
+        await tab.wait_for_text("Connection lost · data of", "#connection")
+        assert "Flow in" in await tab.read_text()
+        async with serve_test_console(scene.settings, port):
+            await tab.wait_for_text("Live", "#connection")
     finally:
         await opened.__aexit__(None, None, None)
 
 
-async def test_a_database_that_does_not_answer_is_an_error_with_a_way_on(browser: Browser, scene: Scene) -> None:
-    """Within the console's patience, and once it answers again, so does the page."""
-    async with a_console(scene.settings, console_timeout_seconds=1.5) as address, a_tab(browser, address) as tab:
+async def test_a_database_that_hangs_is_an_error_with_a_retry(browser: Browser, scene: Scene) -> None:
+    """The error appears within the console's time limit, and a retry succeeds once the database answers."""
+    async with (
+        serve_test_console(scene.settings, console_timeout_seconds=1.5) as address,
+        open_tab(browser, address) as tab,
+    ):
         connection = await connect_database(scene.settings)
         async with connection.transaction():
             await connection.execute("lock table accounts in access exclusive mode")
-            await tab.go(f"#/account?id={scene.account}")
-            await tab.see("no answer in time")
+            await tab.open_view(f"#/account?id={scene.account}")
+            await tab.wait_for_text("no answer in time")
         await connection.close()
         await tab.click("Try again")
-        await tab.see("2 credits")
+        await tab.wait_for_text("2 credits")
 
 
-async def test_kafka_that_is_away_is_said_beside_what_the_books_know(browser: Browser, scene: Scene) -> None:
-    """The connection's line, the health and the lag name it; the account is shown all the same."""
+async def test_an_unreachable_kafka_is_shown_beside_the_ledgers_data(browser: Browser, scene: Scene) -> None:
+    """The connection line, health and topics name Kafka; the account is still shown."""
     closed = reserve(None, "nobody")
     nowhere = f"127.0.0.1:{closed.getsockname()[1]}"
     async with (
-        a_console(scene.settings, kafka_bootstrap_servers=nowhere, console_timeout_seconds=2) as address,
-        a_tab(browser, address) as tab,
+        serve_test_console(scene.settings, kafka_bootstrap_servers=nowhere, console_timeout_seconds=2) as address,
+        open_tab(browser, address) as tab,
     ):
-        await tab.go("#/")
-        await tab.see("Kafka does not respond", "#connection")
-        await tab.see("unknown while Kafka does not answer")
-        await tab.go("#/topics")
-        await tab.see("Kafka cannot be reached")
-        await tab.go(f"#/account?id={scene.account}")
-        await tab.see("2 credits")
+        await tab.open_view("#/")
+        await tab.wait_for_text("Kafka does not respond", "#connection")
+        await tab.wait_for_text("unknown while Kafka does not answer")
+        await tab.open_view("#/topics")
+        await tab.wait_for_text("Kafka cannot be reached")
+        await tab.open_view(f"#/account?id={scene.account}")
+        await tab.wait_for_text("2 credits")
     closed.close()
 
 
-async def test_with_a_readers_token_nothing_is_seen_without_it_and_nothing_done_with_it(
-    browser: Browser, scene: Scene
-) -> None:
-    """A gate; then all views; then the operator's token where something is to be done."""
+async def test_a_readers_token_is_required_to_read_and_allows_no_action(browser: Browser, scene: Scene) -> None:
+    """Without the token only the sign-in is shown; with it all views, but an action gets 401."""
     changes = {"console_reader_token": SecretStr(READER)}
-    async with a_console(scene.settings, **changes) as address, a_tab(browser, address) as tab:
-        await tab.go("#/")
-        await tab.see("Sign in with a token to read this console")
-        assert [] == await tab.barriers()
+    async with serve_test_console(scene.settings, **changes) as address, open_tab(browser, address) as tab:
+        await tab.open_view("#/")
+        await tab.wait_for_text("Sign in with a token to read this console")
+        assert [] == await tab.accessibility_violations()
         await tab.sign_in(READER)
-        await tab.see("Flow in")
+        await tab.wait_for_text("Flow in")
         status = await tab.page.evaluate(
             "fetch('/api/session').then(a => a.json()).then(s => fetch('/api/redrives/plan', {method: 'POST',"
             " headers: {'Content-Type': 'application/json', 'X-Csrf-Token': s.csrf}, body: '{}'})).then(a => a.status)"
@@ -296,15 +297,15 @@ async def test_with_a_readers_token_nothing_is_seen_without_it_and_nothing_done_
         cookie = next(each for each in await tab.page.context.cookies() if each["name"].startswith("inmail_console"))
         assert (True, "Strict") == (cookie["httpOnly"], cookie["sameSite"])
         await tab.click("Sign out")
-        await tab.see("Sign in with a token to read this console")
+        await tab.wait_for_text("Sign in with a token to read this console")
 
 
-async def test_an_account_leads_to_what_its_statement_does_not_have(tab: Tab, scene: Scene) -> None:
-    """Dead letters, of which an account may have nothing else; and each line to its request, told by its id's end."""
-    await tab.go(f"#/account?id={scene.refused}")
+async def test_an_account_links_to_its_dead_letters_and_requests(tab: Tab, scene: Scene) -> None:
+    """Each statement line links to its request, shown by the end of its id."""
+    await tab.open_view(f"#/account?id={scene.refused}")
     await tab.page.locator("main").get_by_role("link", name="dead letters").click()
-    await tab.see("unknown plan", "main table")
-    await tab.go(f"#/account?id={scene.account}")
+    await tab.wait_for_text("unknown plan", "main table")
+    await tab.open_view(f"#/account?id={scene.account}")
     await tab.page.get_by_role("link", name=f"Request {scene.request}").first.wait_for()
 
     ends = await tab.page.locator("main td a").all_inner_texts()
@@ -312,18 +313,18 @@ async def test_an_account_leads_to_what_its_statement_does_not_have(tab: Tab, sc
     assert 5 == len(set(ends))
 
 
-async def test_it_is_worked_with_the_keyboard_alone(tab: Tab) -> None:
-    """The skip link, the views, a dialog that keeps the focus and gives it back."""
+async def test_the_page_works_with_the_keyboard_alone(tab: Tab) -> None:
+    """The skip link, the views, and a dialog that keeps the focus and returns it."""
     page = tab.page
-    await tab.go("#/operations")
-    await tab.see("Recorded operations")
+    await tab.open_view("#/operations")
+    await tab.wait_for_text("Recorded operations")
     await page.keyboard.press("Tab")
     assert "Skip to content" == await page.evaluate("document.activeElement.textContent")
     await page.keyboard.press("Enter")
     assert "main" == await page.evaluate("document.activeElement.id")
     await page.get_by_role("link", name="Account", exact=True).focus()
     await page.keyboard.press("Enter")
-    await tab.see("Enter an account ID")
+    await tab.wait_for_text("Enter an account ID")
     assert "H1" == await page.evaluate("document.activeElement.tagName")
     await page.get_by_role("button", name="Sign in").focus()
     await page.keyboard.press("Enter")
@@ -332,12 +333,12 @@ async def test_it_is_worked_with_the_keyboard_alone(tab: Tab) -> None:
     assert "Sign in" == await page.evaluate("document.activeElement.textContent")
 
 
-async def test_light_and_dark_follow_the_system_until_somebody_chooses(browser: Browser, address: str) -> None:
-    """And the choice is kept."""
+async def test_the_theme_follows_the_system_until_chosen(browser: Browser, address: str) -> None:
+    """The choice is kept across reloads."""
     ground = "getComputedStyle(document.body).backgroundColor"
-    async with a_tab(browser, address, color_scheme="dark") as tab:
-        await tab.go("#/nowhere")
-        await tab.see("There is no such view")
+    async with open_tab(browser, address, color_scheme="dark") as tab:
+        await tab.open_view("#/nowhere")
+        await tab.wait_for_text("There is no such view")
         dark = await tab.page.evaluate(ground)
         await tab.page.get_by_label("Colours").select_option("light")
         light = await tab.page.evaluate(ground)
@@ -347,8 +348,8 @@ async def test_light_and_dark_follow_the_system_until_somebody_chooses(browser: 
         assert light == await tab.page.evaluate(ground)
 
 
-async def test_what_is_not_there_is_said(tab: Tab) -> None:
-    """In a sentence, where it would have been."""
+async def test_missing_data_is_named(tab: Tab) -> None:
+    """The view shows a sentence in place of the missing data."""
     for path, text in (
         ("#/account?id=nobody-of-that-name", "the ledger has no account nobody-of-that-name"),
         ("#/request?id=no-uuid", "id: expected a UUID; to find a message without one, search by account"),
@@ -357,6 +358,6 @@ async def test_what_is_not_there_is_said(tab: Tab) -> None:
         ("#/letters?account=nobody", "No dead letter matches"),
         ("#/nowhere", "There is no such view"),
     ):
-        await tab.go(path)
-        await tab.see(text)
+        await tab.open_view(path)
+        await tab.wait_for_text(text)
         assert 1 == await tab.page.locator("h1").count()

@@ -1,4 +1,4 @@
-"""What it takes to go on with an operation, read back from its record: from the page, or by a command line."""
+"""Requests of operations, parsed from their records, to continue in the console or by a command line."""
 
 import shlex
 from dataclasses import replace
@@ -24,12 +24,12 @@ WHOLE = {"lost_to_retention": 0}
 
 
 def operation(arguments: dict[str, Any], plan: dict[str, Any], verb: str = "redrive") -> Operation:
-    """Return an operation that was asked for so."""
+    """Return a stopped operation with these arguments and plan."""
     return Operation(7, verb, "me", "it's so", arguments, plan, NOW, NOW, NOW, "stopped", {})
 
 
-def test_what_was_asked_for_is_read_back_from_its_record() -> None:
-    """As it was; what another version wrote is refused."""
+def test_a_request_is_parsed_from_its_record() -> None:
+    """Filter and options are equal to the recorded ones; a record of another version is refused."""
     given = {"selection": {"reason": "unknown_plan", "after": "2026-01-31T00:00:00+00:00"}}
     chosen, how = parse_redrive(operation(given | {"rate": 5.0, "limit": None, "again": True, "anyway": False}, {}))
     assert ("unknown_plan", NOW) == (chosen.reason, chosen.after)
@@ -42,19 +42,19 @@ def test_what_was_asked_for_is_read_back_from_its_record() -> None:
                 read(operation(wrong, {"rate": 1}))
 
 
-def rerun(asked: RebuildRequest, plan: dict[str, Any] = WHOLE) -> Operation:
-    """Return a rebuild or a shadow run as it is kept."""
+def recorded_rebuild(asked: RebuildRequest, plan: dict[str, Any] = WHOLE) -> Operation:
+    """Return the record of a rebuild or a shadow run."""
     return operation(asked.arguments(SETTINGS), plan, asked.verb)
 
 
-def rewind(target: RewindTarget, **options: bool) -> Operation:
-    """Return a rewind as it is kept."""
+def recorded_rewind(target: RewindTarget, **options: bool) -> Operation:
+    """Return the record of a rewind."""
     kept = {"worker": "send", "publish_again": False, "drain": False} | options
     return operation(kept | target.summary(), {}, "rewind")
 
 
-def parsed(command: str | None) -> dict[str, Any]:
-    """Return what the command makes of a line; it raises at what it does not know."""
+def parse_command(command: str | None) -> dict[str, Any]:
+    """Return the parameters that the command line parses; unknown commands and options raise."""
     assert command is not None
     program, *arguments = shlex.split(command)
     assert "inmail" == program
@@ -64,36 +64,36 @@ def parsed(command: str | None) -> dict[str, Any]:
     return {name: value for name, value in known.make_context(known.name, arguments).params.items() if value}
 
 
-def test_a_run_whose_books_are_a_schema_goes_on_from_here() -> None:
-    """As it was asked for; the line that does so says the same."""
+def test_the_console_continues_a_run_in_a_schema_of_the_live_database() -> None:
+    """The parsed request equals the original one, and the command line has the same parameters."""
     asked = RebuildRequest(
         "replay shadow", schema="other", changes=("plans.*.rollover=false",), since=NOW, partial=True
     )
-    kept = rerun(asked, {"lost_to_retention": 3})
+    kept = recorded_rebuild(asked, {"lost_to_retention": 3})
 
     assert asked == parse_rebuild(SETTINGS, kept)
     assert OperationRunner(SETTINGS).can_resume(kept)
     assert not OperationRunner(SETTINGS).can_resume(replace(kept, status="done"))
-    given = parsed(resume_command(SETTINGS, kept))
+    given = parse_command(resume_command(SETTINGS, kept))
     assert ("other", ["plans.*.rollover=false"], NOW, True) == tuple(
         given[name] for name in ("schema", "changes", "since", "partial")
     )
     assert ("it's so", None) == (given["because"], given.get("database"))
 
 
-def test_a_run_into_another_database_is_gone_on_with_by_its_command() -> None:
-    """Its address was not kept; where it is was. The same of a schema there, and of catalogues that changed since."""
+def test_a_run_in_another_database_continues_by_its_command() -> None:
+    """The record has no address of a database. Runs with changed catalogues cannot continue in the console either."""
     there = load_settings(database_url="postgresql://you:secret@there:5432/other").database_url
     for schema in (None, "mine"):
-        kept = rerun(RebuildRequest("replay rebuild", url=there, schema=schema))
+        kept = recorded_rebuild(RebuildRequest("replay rebuild", url=there, schema=schema))
         with pytest.raises(RefusedError, match="another database"):
             parse_rebuild(SETTINGS, kept)
         assert not OperationRunner(SETTINGS).can_resume(kept)
         command = resume_command(SETTINGS, kept)
         assert "secret" not in str(command)
-        given = parsed(command)
+        given = parse_command(command)
         assert ("postgresql://...@there:5432/other", schema) == (given["database"], given.get("schema"))
-    kept = rerun(RebuildRequest("replay rebuild", schema="other"))
+    kept = recorded_rebuild(RebuildRequest("replay rebuild", schema="other"))
     kept.arguments["catalogues_sha256"] = ["0", "0"]
     with pytest.raises(RefusedError, match="catalogues have changed"):
         parse_rebuild(SETTINGS, kept)
@@ -107,13 +107,13 @@ def test_a_run_into_another_database_is_gone_on_with_by_its_command() -> None:
         (RewindTarget(TargetKind.UNDO, 3), "undo"),
     ],
 )
-def test_a_rewind_is_read_back_as_it_was_asked_for(target: RewindTarget, option: str) -> None:
-    """Where to and how; one that was set has nothing left."""
-    kept = rewind(target, publish_again=True)
+def test_a_rewind_is_parsed_from_its_record(target: RewindTarget, option: str) -> None:
+    """Target and options are equal to the recorded ones; a rewind that was set cannot continue."""
+    kept = recorded_rewind(target, publish_again=True)
     assert ("send", target, RewindOptions(publish_again=True)) == parse_rewind(kept)
     assert OperationRunner(SETTINGS).can_resume(kept)
     assert not OperationRunner(SETTINGS).can_resume(replace(kept, result={"set": True}))
-    given = parsed(resume_command(SETTINGS, kept))
+    given = parse_command(resume_command(SETTINGS, kept))
     assert ("send", target.value, list(target.partitions), True) == (
         given["worker"],
         given[option],
@@ -122,8 +122,8 @@ def test_a_rewind_is_read_back_as_it_was_asked_for(target: RewindTarget, option:
     )
 
 
-def test_a_record_that_is_not_known_has_no_command_and_is_not_gone_on_with() -> None:
-    """A verb of another version, or its words."""
+def test_an_unknown_record_cannot_continue() -> None:
+    """A verb or arguments of another version give no command."""
     for kept in (operation({}, {}, "mend"), operation({}, {}, "rewind"), operation({}, {}, "replay rebuild")):
         assert resume_command(SETTINGS, kept) is None
         assert not OperationRunner(SETTINGS).can_resume(kept)

@@ -1,14 +1,14 @@
-"""The console's views: where each is, what has to be read in it, and what may be wrong with any of them."""
+"""The console's views: their paths, the texts that they must show, and checks of each view."""
 
 from schemas.catalogue import SEND_REQUESTS
 from tests.console.browser import NARROW, WIDE, Tab
 from tests.console.scene import EVIL, Scene
 
-__all__ = ["shortcomings", "views"]
+__all__ = ["find_shortcomings", "views"]
 
 
 def views(scene: Scene) -> dict[str, tuple[str, list[str]]]:
-    """Return each view's path, and what has to be read in it."""
+    """Return each view's path and the texts that the view must show."""
     expiry = ["STOPPED", "inmail-expiry", "nobody is in the group", "What to do", "Since", "start inmail worker expiry"]
     return {
         "overview": (
@@ -29,16 +29,16 @@ def views(scene: Scene) -> dict[str, tuple[str, list[str]]]:
     }
 
 
-async def shortcomings(tab: Tab, path: str, expected: list[str]) -> list[str]:
-    """Return what is wrong with a view. What is missing in it ends the test."""
+async def find_shortcomings(tab: Tab, path: str, expected: list[str]) -> list[str]:
+    """Return the problems of a view: violations, overflow and errors. A missing text fails the test."""
     found: list[str] = []
-    await tab.go(path)
+    await tab.open_view(path)
     for width, scheme in ((WIDE, "light"), (NARROW, "dark")):
-        await tab.look(width, scheme)
+        await tab.set_window(width, scheme)
         for text in expected:
-            await tab.see(text)
-        found += await tab.barriers()
+            await tab.wait_for_text(text)
+        found += await tab.accessibility_violations()
         if (over := await tab.overflow()) != 0:
             found.append(f"{over} pixels too wide for {width}")
-    complaints, tab.complaints = tab.complaints, []
-    return found + complaints
+    errors, tab.errors = tab.errors, []
+    return found + errors

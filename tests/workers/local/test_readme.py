@@ -1,4 +1,4 @@
-"""The README's block for a Kafka and a Postgres of one's own, run as it stands."""
+"""The README's block for an existing Kafka and Postgres, run unchanged."""
 
 import os
 import re
@@ -14,16 +14,16 @@ ROOT = Path(__file__).parents[3]
 SECONDS = 90.0
 
 
-def _block() -> str:
-    """Return the commands, without the two addresses, which are the reader's own."""
+def _read_block() -> str:
+    """Return the README's commands without the two addresses, which the reader replaces."""
     (block,) = re.findall(
         "<!-- a test runs this block -->\n```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
     )
     return "".join(line for line in block.splitlines(keepends=True) if not line.startswith("export INMAIL_"))
 
 
-def _answers(process: "subprocess.Popen[str]") -> list[str]:
-    """Return what is printed up to the answer of the send; of a block that hangs, what there was until then."""
+def _read_answers(process: "subprocess.Popen[str]") -> list[str]:
+    """Return the output up to the answer of the send, or all output if the block hangs."""
     bound = threading.Timer(SECONDS, os.killpg, (process.pid, signal.SIGKILL))
     bound.start()
     lines = []
@@ -37,7 +37,7 @@ def _answers(process: "subprocess.Popen[str]") -> list[str]:
 
 
 def test_the_block_leads_to_the_first_charged_send(tmp_path: Path) -> None:
-    """On an empty Kafka and an empty Postgres, as a newcomer has them: ten credits, one message, nine left."""
+    """On an empty Kafka and an empty Postgres, the block gives ten credits, sends one message and leaves nine."""
     with LocalStack() as stack:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("INMAIL_")}
         environment |= {
@@ -46,7 +46,7 @@ def test_the_block_leads_to_the_first_charged_send(tmp_path: Path) -> None:
             "INMAIL_DATABASE_URL": stack.database_url,
         }
         process = subprocess.Popen(
-            ["bash", "-euo", "pipefail", "-c", _block()],
+            ["bash", "-euo", "pipefail", "-c", _read_block()],
             cwd=tmp_path,
             env=environment,
             stdout=subprocess.PIPE,
@@ -54,7 +54,7 @@ def test_the_block_leads_to_the_first_charged_send(tmp_path: Path) -> None:
             start_new_session=True,
         )
         try:
-            said = _answers(process)
+            said = _read_answers(process)
         finally:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()

@@ -1,4 +1,4 @@
-"""The stack and the workers in the foreground: what is said, what is kept, and how all of it ends."""
+"""`inmail up`: its output, its data, and how it ends."""
 
 import asyncio
 import io
@@ -38,7 +38,7 @@ SECONDS = 60
 
 @pytest.fixture
 def up(tmp_path: Path) -> Iterator[Up]:
-    """Start `inmail up` on the test's own data directory; what a test leaves running is ended."""
+    """Return a function that starts `inmail up` on the test's own data directory."""
     variables = {name: value for name, value in os.environ.items() if not name.startswith("INMAIL_")}
     with ExitStack() as running:
 
@@ -58,7 +58,7 @@ def up(tmp_path: Path) -> Iterator[Up]:
 
 
 def _read_to(process: subprocess.Popen[str], start: str) -> str:
-    """Return what a process says, up to and with the line that begins so."""
+    """Return the output of a process up to and including the line with that start."""
     assert process.stdout is not None
     said = ""
     for line in process.stdout:
@@ -68,15 +68,15 @@ def _read_to(process: subprocess.Popen[str], start: str) -> str:
     raise AssertionError(f"it ended without {start!r}:\n{said}")
 
 
-def _end(process: subprocess.Popen[str]) -> tuple[int, str, float]:
-    """Return how a process ends, what it says until then, and how long that takes."""
+def _wait_for_end(process: subprocess.Popen[str]) -> tuple[int, str, float]:
+    """Return a process's exit code, its remaining output, and the seconds until its end."""
     began = monotonic()
     said, _ = process.communicate(timeout=SECONDS)
     return process.returncode, said, monotonic() - began
 
 
 def _scrape(addresses: dict[str, str]) -> dict[str, bool]:
-    """Tell of each worker whether it serves its metrics, once it has had time to begin."""
+    """Return, for each worker, whether it serves its metrics within a minute."""
 
     def serves(address: str) -> bool:
         deadline = monotonic() + SECONDS
@@ -89,8 +89,8 @@ def _scrape(addresses: dict[str, str]) -> dict[str, bool]:
     return {name: serves(address) for name, address in addresses.items()}
 
 
-def test_it_runs_until_it_is_interrupted_and_says_how_to_use_it(up: Up) -> None:
-    """Addresses to export, lines to publish, the command as it is called here; and after that the workers drain."""
+def test_up_runs_until_interrupted_and_prints_how_to_use_it(up: Up) -> None:
+    """The output has addresses to export, lines to publish and the command to call; after Ctrl-C the workers drain."""
     process = up()
     said = _read_to(process, READY)
     scraped = _scrape(dict(reversed(each) for each in re.findall(r"(http://127\.0\.0\.1:\d+/metrics) \((\w+)\)", said)))
@@ -103,36 +103,36 @@ def test_it_runs_until_it_is_interrupted_and_says_how_to_use_it(up: Up) -> None:
     assert re.search(r"export INMAIL_DATABASE_URL=postgresql://\S+/inmail\n", said)
     assert re.search(r"^  \S*inmail results --follow$|-m workers.cli results --follow$", said, re.MULTILINE)
     assert f"kcat -P -b {servers} -t inmail.send-requests -K: -X partitioner=murmur2_random\n" in said
-    code, rest, _ = _end(process)
+    code, rest, _ = _wait_for_end(process)
     assert (Exit.DONE, "\ndraining the workers ...\nall drained\nstopped\n") == (code, rest)
 
 
-def test_its_ports_are_those_of_the_first_run_and_a_dead_broker_ends_it(up: Up) -> None:
-    """What was exported once stays valid; and a server that died is named, with its log, soon."""
+def test_up_keeps_its_ports_and_ends_when_the_broker_dies(up: Up) -> None:
+    """Exported addresses stay valid, and a server that died is named soon, with its log."""
     first = up()
     exports = re.findall(r"export \S+", _read_to(first, READY))
     first.terminate()
-    assert Exit.DONE == _end(first)[0]
+    assert Exit.DONE == _wait_for_end(first)[0]
     second = up()
 
     assert exports == re.findall(r"export \S+", _read_to(second, READY))
     (broker,) = [p for p in psutil.Process(second.pid).children(recursive=True) if "kafka.Kafka" in p.cmdline()]
     broker.kill()
-    code, said, seconds = _end(second)
+    code, said, seconds = _wait_for_end(second)
     assert Exit.UNREACHABLE == code
     assert re.search(r"inmail: Kafka ended with code -9. Log: \S+/kafka.log\n  .*INFO", said)
     assert "Traceback" not in said
     assert seconds < 20
 
 
-def test_an_interrupt_while_it_starts_is_obeyed_at_once(up: Up) -> None:
-    """The servers that were being started end too, and the next start finds nothing amiss."""
+def test_an_interrupt_during_startup_ends_up_at_once(up: Up) -> None:
+    """Starting servers end too, and the next start succeeds."""
     process = up()
     _read_to(process, "Starting")
     children = psutil.Process(process.pid).children(recursive=True)
     process.terminate()
 
-    code, said, seconds = _end(process)
+    code, said, seconds = _wait_for_end(process)
 
     assert (Exit.DONE, "stopped before the stack was up") == (code, said.splitlines()[-1])
     assert seconds < 10
@@ -140,7 +140,7 @@ def test_an_interrupt_while_it_starts_is_obeyed_at_once(up: Up) -> None:
 
 
 @pytest.fixture
-async def own(tmp_path: Path) -> AsyncIterator[tuple[LocalStack, Settings, WorkerProcesses]]:
+async def own_workers(tmp_path: Path) -> AsyncIterator[tuple[LocalStack, Settings, WorkerProcesses]]:
     """Workers on a stack that the test may break."""
     with LocalStack() as stack:
         settings = stack_settings(
@@ -168,9 +168,11 @@ async def _said(workers: WorkerProcesses, name: str, what: str, times: int = 1) 
     await eventually(said, f"{name}: {what}")
 
 
-async def test_workers_whose_broker_is_gone_end_when_told_to(own: tuple[LocalStack, Settings, WorkerProcesses]) -> None:
-    """In order, soon, and without the clients' own cancellations coming through as an answer."""
-    stack, _, workers = own
+async def test_workers_without_a_broker_drain_on_request(
+    own_workers: tuple[LocalStack, Settings, WorkerProcesses],
+) -> None:
+    """They end soon with code 0, and no cancellation inside a client becomes an error."""
+    stack, _, workers = own_workers
     stack.kill_kafka()
     await _said(workers, "ticker", "Unable connect to node")  # a tick waits for the broker
     began = monotonic()
@@ -181,11 +183,11 @@ async def test_workers_whose_broker_is_gone_end_when_told_to(own: tuple[LocalSta
     assert {"send": 0, "billing": 0, "ticker": 0} == codes
 
 
-async def test_workers_whose_broker_does_not_answer_say_so_and_end_in_time(
-    own: tuple[LocalStack, Settings, WorkerProcesses],
+async def test_workers_whose_broker_hangs_report_it_and_end_in_time(
+    own_workers: tuple[LocalStack, Settings, WorkerProcesses],
 ) -> None:
-    """A frozen broker takes no leave; the time to drain is all that they give it."""
-    stack, settings, workers = own
+    """Workers wait for a frozen broker no longer than the time to drain."""
+    stack, settings, workers = own_workers
     os.kill(stack.kafka_pid, signal.SIGSTOP)
     began = monotonic()
     try:
@@ -200,9 +202,11 @@ async def test_workers_whose_broker_does_not_answer_say_so_and_end_in_time(
     assert said.splitlines()[-1].startswith("inmail: drained, but Kafka did not let the worker leave group inmail-send")
 
 
-async def test_a_worker_whose_topic_is_gone_says_what_to_run(own: tuple[LocalStack, Settings, WorkerProcesses]) -> None:
-    """When it is deleted under a worker, and when one is started without it: neither waits in silence."""
-    _, settings, workers = own
+async def test_a_worker_without_its_topic_names_the_command_to_run(
+    own_workers: tuple[LocalStack, Settings, WorkerProcesses],
+) -> None:
+    """The log names the command whether the topic is deleted under a worker or missing at its start."""
+    _, settings, workers = own_workers
     async with admin_client(settings) as admin:
         await admin.delete_topics(["inmail.send-requests"])
 
@@ -214,8 +218,8 @@ async def test_a_worker_whose_topic_is_gone_says_what_to_run(own: tuple[LocalSta
         workers.kill_and_restart("send")
 
 
-def test_workers_told_to_end_before_they_have_begun_have_ended_in_order(tmp_path: Path) -> None:
-    """They have nothing to drain: the signal that ends them is no failure."""
+def test_workers_stopped_before_they_start_end_with_code_0(tmp_path: Path) -> None:
+    """They have nothing to drain, so the signal that ends them is no failure."""
     workers = WorkerProcesses(Settings(), tmp_path, ("ticker",))
     workers.start()
 
@@ -225,8 +229,8 @@ def test_workers_told_to_end_before_they_have_begun_have_ended_in_order(tmp_path
 STEPS = [Progress(f"{number} of 46", number, 46) for number in range(1, 47)]
 
 
-def test_a_pipe_is_told_a_few_steps_of_a_long_task() -> None:
-    """A line each, as lines stay; and what is no step is told in any case."""
+def test_a_pipe_gets_a_few_progress_lines_of_a_long_task() -> None:
+    """A pipe gets a line for some steps; other messages are always written."""
     out = io.StringIO()
     report = Reporter(Console(file=out, width=80))
     for line in ["begun", *STEPS, "done"]:
@@ -236,7 +240,7 @@ def test_a_pipe_is_told_a_few_steps_of_a_long_task() -> None:
 
 
 def test_on_a_terminal_the_steps_of_a_long_task_share_a_line() -> None:
-    """Each takes the place of the one before it, and of nothing else."""
+    """Each step replaces the line of the previous step, and no other line."""
     out = io.StringIO()
     report = Reporter(Console(file=out, width=80, force_terminal=True))
     for line in ["begun", *STEPS[:3], "done"]:

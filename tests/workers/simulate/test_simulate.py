@@ -1,4 +1,4 @@
-"""A simulated history: valid, seeded, in order, of every kind, with the rates it was asked for, and lazily made."""
+"""A simulated history is valid, reproducible, ordered, complete, true to its rates, and generated lazily."""
 
 import asyncio
 import json
@@ -52,13 +52,13 @@ Document = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def everything() -> list[Record]:
-    """A history in which a lot happens."""
+    """Return a history with events of every kind."""
     return list(simulate_records(EVERYTHING))
 
 
 @pytest.fixture(scope="module")
 def steady() -> dict[str, list[Document]]:
-    """Four usual weeks without copies, by type."""
+    """Return four weeks without copies, by type."""
     return _by_type(simulate_records(STEADY))
 
 
@@ -78,20 +78,20 @@ def _share(documents: Iterable[Document], **data: object) -> float:
 # -- what comes out -----------------------------------------------------------------------------------------------
 
 
-def test_every_event_is_what_its_model_would_write(everything: list[Record]) -> None:
-    """Written by hand for speed, and byte by byte what `encode` writes; under the key that `decode` demands."""
+def test_every_event_equals_the_encoding_of_its_model(everything: list[Record]) -> None:
+    """The fast encoder writes the bytes of `encode`, under the key that `decode` requires."""
     assert [] == [record for record in everything if record.value != encode(decode(*record[:3]))]
 
 
 def test_every_kind_of_input_occurs(everything: list[Record]) -> None:
-    """A load that leaves a rule out would not test it."""
+    """The history covers every input event of the catalogue."""
     expected = {row.name for row in CATALOGUE if row.direction == "in"}
 
     assert expected == set(_by_type(everything))
 
 
-def test_events_come_in_the_order_of_their_time(everything: list[Record]) -> None:
-    """The order of arrival, inside the history's bounds; the record's time is the event's."""
+def test_events_are_ordered_by_time(everything: list[Record]) -> None:
+    """Events arrive in time order within the history's bounds, and a record's time is the event's time."""
     start, end = history_bounds(EVERYTHING)
     times = [record.time for record in everything]
 
@@ -100,8 +100,8 @@ def test_events_come_in_the_order_of_their_time(everything: list[Record]) -> Non
     assert times == [to_milliseconds(decode(*record[:3]).time) for record in everything]
 
 
-def test_publishing_sends_each_line_where_the_history_says(everything: list[Record]) -> None:
-    """One line of the file, one record of the same topic and key."""
+def test_a_published_line_has_the_topic_and_key_of_the_history(everything: list[Record]) -> None:
+    """Each line of the file gives one record with the same topic and key."""
     lines = [parse_line(record.value) for record in everything[:5_000]]
 
     assert [(r.topic, r.key, r.key is None) for r in everything[:5_000]] == [
@@ -110,14 +110,14 @@ def test_publishing_sends_each_line_where_the_history_says(everything: list[Reco
 
 
 def test_models_are_yielded_as_well_as_bytes() -> None:
-    """The convenient form and the fast one tell the same history."""
+    """`simulate` and `simulate_records` yield the same history."""
     population = Population(accounts=20, days=10)
 
     assert [decode(*record[:3]) for record in simulate_records(population)] == list(simulate(population))
 
 
 def test_new_ids_grow_with_time(everything: list[Record]) -> None:
-    """UUIDv7 of the event's time: an index on ids grows at its end."""
+    """Ids are UUIDv7 of the event's time, so that an index on ids grows at its end."""
     first: dict[str, Document] = {}
     for document in map(json.loads, (record.value for record in everything if record.topic != SEND_REQUESTS)):
         first.setdefault(document["id"], document)
@@ -134,19 +134,19 @@ def test_new_ids_grow_with_time(everything: list[Record]) -> None:
 
 
 def test_the_same_population_gives_the_same_bytes(everything: list[Record]) -> None:
-    """A failure that a history shows can be shown again."""
+    """A history is reproducible from its parameters."""
     assert everything == list(simulate_records(EVERYTHING))
 
 
 def test_another_seed_gives_other_bytes() -> None:
-    """From the first event on."""
+    """The first event already differs."""
     one, other = (list(simulate_records(Population(seed=seed, accounts=20, days=5))) for seed in (1, 2))
 
     assert set() == {record.value for record in one} & {record.value for record in other}
 
 
 def test_a_longer_history_begins_with_the_shorter_one() -> None:
-    """So a history can be extended."""
+    """A history can be extended without changing its beginning."""
     shorter, longer = (list(simulate_records(Population(accounts=50, days=days))) for days in (10, 40))
 
     assert shorter == longer[: len(shorter)]
@@ -155,15 +155,15 @@ def test_a_longer_history_begins_with_the_shorter_one() -> None:
 # -- rates --------------------------------------------------------------------------------------------------------
 
 
-def test_accounts_send_as_often_as_told(steady: dict[str, list[Document]]) -> None:
-    """On the average of accounts and of a week."""
+def test_accounts_send_at_the_given_rate(steady: dict[str, list[Document]]) -> None:
+    """The rate holds on average over accounts and a week."""
     expected = STEADY.accounts * STEADY.days * STEADY.sends_per_day
 
     assert pytest.approx(expected, rel=0.02) == len(steady[SEND])
 
 
-def test_sends_and_their_reports_have_the_shares_they_were_given(steady: dict[str, list[Document]]) -> None:
-    """Free ones, undeliverable ones, and answers; some of the last two are still to come at the end."""
+def test_sends_and_their_reports_have_the_given_shares(steady: dict[str, list[Document]]) -> None:
+    """Shares of free sends, undeliverable sends and responses hold; some reports are still due at the end."""
     sends = steady[SEND]
 
     assert pytest.approx(STEADY.connections, rel=0.05) == _share(sends, relationship="connection")
@@ -172,8 +172,8 @@ def test_sends_and_their_reports_have_the_shares_they_were_given(steady: dict[st
     assert pytest.approx(STEADY.responses, rel=0.1) == len(steady[RESPONDED]) / len(sends)
 
 
-def test_some_send_to_themselves() -> None:
-    """Members to their own account, seats of a contract to their own name."""
+def test_some_accounts_send_to_themselves() -> None:
+    """Members send to their own account, seats of a contract to their own name."""
     sends = _by_type(simulate_records(Population(accounts=100, days=10, sends_per_day=20, self_sends=0.05)))[SEND]
     to_self = [s for s in sends if s["data"]["recipient_id"] == s["data"].get("sender_id", s["subject"])]
 
@@ -183,7 +183,7 @@ def test_some_send_to_themselves() -> None:
 
 @pytest.mark.parametrize(("hot", "hottest"), [(0.0, 1 / 200), (0.7, 0.084), (1.0, 0.13), (1.5, 0.45)])
 def test_hot_accounts_send_more(hot: float, hottest: float) -> None:
-    """By Zipf's law; at 0 all send alike."""
+    """Senders follow Zipf's law; with exponent 0 all accounts send alike."""
     population = Population(accounts=200, days=14, sends_per_day=10, hot=hot)
     counts = Counter(send["subject"] for send in _by_type(simulate_records(population))[SEND])
     ((_, most),) = counts.most_common(1)
@@ -191,8 +191,8 @@ def test_hot_accounts_send_more(hot: float, hottest: float) -> None:
     assert pytest.approx(hottest, rel=0.4) == most / counts.total()
 
 
-def test_plans_are_the_shipped_ones_in_their_shares() -> None:
-    """Each account's first plan; a pooled one has a subscription for each seat."""
+def test_plans_have_their_shares() -> None:
+    """Each account's first plan is a shipped plan; a pooled account has a subscription for each seat."""
     population = Population(accounts=3_000, days=0.01, established=1, annual=0.4, sends_per_day=0, out_of_order=0)
     activations = _by_type(simulate_records(population))[ACTIVATED]
     first = {event["subject"]: event for event in activations}
@@ -207,7 +207,7 @@ def test_plans_are_the_shipped_ones_in_their_shares() -> None:
 
 
 def test_seats_of_a_contract_have_subscriptions_and_names() -> None:
-    """A contract's sends name one of the seats that billing knows; a member's name none."""
+    """A contract's sends name a seat with a subscription; a member's sends name no seat."""
     population = Population(accounts=100, days=20, sends_per_day=10, established=1, late=0, early=0, out_of_order=0)
     events = _by_type(simulate_records(population))
     seats = Counter(e["subject"] for e in events[ACTIVATED] if e["subject"].startswith("contract-"))
@@ -222,7 +222,7 @@ def test_seats_of_a_contract_have_subscriptions_and_names() -> None:
 
 
 def test_anchors_fall_on_every_day_of_the_month(everything: list[Record]) -> None:
-    """29 to 31 included, which a short month's last day stands in for."""
+    """Anchor days include 29 to 31, for which a short month uses its last day."""
     events = _by_type(everything)
     periods = [event["data"] for event in events[ACTIVATED] + events[RENEWED]]
     short = [p for p in periods if p.get("anchor_day", 0) > datetime.fromisoformat(p["period_start"]).day]
@@ -232,8 +232,8 @@ def test_anchors_fall_on_every_day_of_the_month(everything: list[Record]) -> Non
     assert short
 
 
-def test_periods_follow_on_each_other() -> None:
-    """Each renewal begins where the period before ends, unless the plan changed, whoever is late."""
+def test_periods_are_contiguous() -> None:
+    """Each renewal starts at the end of the previous period, unless the plan changed, even if an event is late."""
     population = Population(accounts=200, days=200, sends_per_day=0, duplicates=0, conflicts=0, plan_changes_yearly=0)
     periods = defaultdict(set)
     events = _by_type(simulate_records(population))
@@ -248,7 +248,7 @@ def test_periods_follow_on_each_other() -> None:
 
 
 def test_some_periods_are_late_and_some_early() -> None:
-    """Up to a day late, up to an hour early; the others within minutes."""
+    """Events are up to a day late or up to an hour early; the others arrive within minutes."""
     population = Population(
         accounts=1_000, days=90, sends_per_day=0, duplicates=0, conflicts=0, out_of_order=0, late=0.2, early=0.1
     )
@@ -265,8 +265,8 @@ def test_some_periods_are_late_and_some_early() -> None:
     assert timedelta(hours=-1) <= min(delays)
 
 
-def test_some_come_out_of_order(everything: list[Record]) -> None:
-    """A period after the one that follows it, and a report before its send."""
+def test_some_events_are_out_of_order(everything: list[Record]) -> None:
+    """Some periods arrive after their successor, and some reports before their send."""
     newest: dict[tuple[str, str], str] = {}
     periods = reports = 0
     seen = set()
@@ -284,8 +284,8 @@ def test_some_come_out_of_order(everything: list[Record]) -> None:
     assert reports > 10
 
 
-def test_cancels_come_at_once_and_at_period_end_and_some_are_taken_back(everything: list[Record]) -> None:
-    """In time and too late; and some come back under a new subscription."""
+def test_cancels_are_immediate_or_at_period_end_and_some_are_taken_back(everything: list[Record]) -> None:
+    """Some cancels are taken back in time, some too late, and some accounts subscribe again."""
     events = _by_type(everything)
     at_once = Counter(event["data"]["effective_at"] <= event["time"] for event in events[CANCELLED])
     ended = {event["data"]["subscription_id"]: event["data"]["effective_at"] for event in events[CANCELLED]}
@@ -297,8 +297,8 @@ def test_cancels_come_at_once_and_at_period_end_and_some_are_taken_back(everythi
     assert len(later) > 10
 
 
-def test_plan_changes_are_for_now_for_later_and_for_a_period_already_paid(everything: list[Record]) -> None:
-    """So that they are granted, granted ahead, and refused."""
+def test_plan_changes_apply_now_later_or_to_a_paid_period(everything: list[Record]) -> None:
+    """The history contains plan changes that are granted, granted ahead, and refused."""
     kinds: Counter[str] = Counter()
     for event in _by_type(everything)[CHANGED]:
         ahead = datetime.fromisoformat(event["data"]["period_start"]) - datetime.fromisoformat(event["time"])
@@ -307,8 +307,8 @@ def test_plan_changes_are_for_now_for_later_and_for_a_period_already_paid(everyt
     assert min(kinds["now"], kinds["later"], kinds["paid"]) > 10
 
 
-def test_voids_name_a_grant_that_was_given(everything: list[Record]) -> None:
-    """Most of them; one that nobody knows is among them."""
+def test_voids_name_an_existing_grant(everything: list[Record]) -> None:
+    """Most voids name an existing grant; some name an unknown grant."""
     events = _by_type(everything)
     given = {(event.get("subject"), event["id"]) for found in events.values() for event in found}
     known = Counter((e["subject"], e["data"]["grant_id"]) in given for e in events["inmail.grant.voided.v1"])
@@ -317,7 +317,7 @@ def test_voids_name_a_grant_that_was_given(everything: list[Record]) -> None:
 
 
 def test_yearly_rates_hold() -> None:
-    """As many as told of each account and year; turbulence multiplies them."""
+    """Events per account and year match the rates, multiplied by turbulence."""
     population = Population(
         accounts=2_000, days=73, sends_per_day=0, duplicates=0, conflicts=0, erasures_yearly=0, turbulence=2
     )
@@ -331,8 +331,8 @@ def test_yearly_rates_hold() -> None:
     assert min(ups.values()) > 0.3 * ups.total()
 
 
-def test_an_erased_account_falls_nearly_silent(everything: list[Record]) -> None:
-    """A few producers have not heard of it."""
+def test_an_erased_account_sends_almost_nothing(everything: list[Record]) -> None:
+    """Few sends follow an erasure."""
     erased, after = set(), 0
     for document in map(json.loads, (record.value for record in everything)):
         after += document.get("subject") in erased
@@ -344,8 +344,8 @@ def test_an_erased_account_falls_nearly_silent(everything: list[Record]) -> None
 
 
 @pytest.mark.parametrize(("hours", "expected"), [(6, 39), (24, 9), (0, 0)])
-def test_ticks_come_at_equal_distances(hours: float, expected: int) -> None:
-    """Each asks for expiry up to its own time."""
+def test_ticks_have_equal_intervals(hours: float, expected: int) -> None:
+    """Each tick asks for expiry up to its own time."""
     population = Population(accounts=5, days=10, tick_hours=hours, duplicates=0)
     ticks = _by_type(simulate_records(population))[TICK]
 
@@ -359,8 +359,8 @@ def test_ticks_come_at_equal_distances(hours: float, expected: int) -> None:
 # -- copies -------------------------------------------------------------------------------------------------------
 
 
-def test_duplicates_and_conflicts_are_there(everything: list[Record]) -> None:
-    """The same bytes at once, the same event within a day, and the same id with another body."""
+def test_duplicates_and_conflicts_occur(everything: list[Record]) -> None:
+    """The history has identical copies at once, the same event within a day, and the same id with another body."""
     first: dict[tuple[Any, ...], tuple[Record, int]] = {}
     kinds: Counter[str] = Counter()
     for record in everything:
@@ -394,7 +394,7 @@ def _peak(days: float) -> tuple[int, int]:
 
 
 def test_memory_does_not_grow_with_events() -> None:
-    """Four times the events in the same memory."""
+    """Four times the events need the same memory."""
     few, small = _peak(10)
     many, large = _peak(40)
 
@@ -404,7 +404,7 @@ def test_memory_does_not_grow_with_events() -> None:
 
 
 def test_memory_of_an_account_is_small() -> None:
-    """A million accounts fit a laptop."""
+    """A million accounts fit into a laptop's memory."""
     tracemalloc.start()
     try:
         records = simulate_records(Population(accounts=5_000, days=30))
@@ -416,8 +416,8 @@ def test_memory_of_an_account_is_small() -> None:
     assert peak / 5_000 < 800
 
 
-def test_history_is_made_as_it_is_read() -> None:
-    """The first event of ten years is there at once."""
+def test_a_history_is_generated_lazily() -> None:
+    """The first event of ten years is available at once."""
     first = next(simulate_records(Population(accounts=10, days=3_660)))
 
     assert from_milliseconds(first.time) < Population().start + timedelta(minutes=1)
@@ -444,14 +444,14 @@ def test_history_is_made_as_it_is_read() -> None:
         ({"plans": (PlanShare("basic", 0),)}, "plans: expected at least one plan, each with a weight above 0"),
     ],
 )
-def test_a_population_that_makes_no_sense_is_refused(wrong: dict[str, Any], told: str) -> None:
-    """With the field, what was expected, and what was there."""
+def test_an_invalid_population_is_refused(wrong: dict[str, Any], told: str) -> None:
+    """The error names the field, the expected range and the value."""
     with pytest.raises(PopulationError, match=told):
         Population(**wrong)
 
 
-def test_a_population_may_be_extreme() -> None:
-    """One account, nobody who sends, everything late: the history is still in order."""
+def test_an_extreme_population_is_valid() -> None:
+    """One account, no senders, or everything late: the history is still in order."""
     population = Population(
         accounts=1, days=40, sends_per_day=0, established=0, late=1, early=0, out_of_order=1, annual=0,
         plans=(PlanShare("basic", 1),), turbulence=100, duplicates=0.5, conflicts=0.5, tick_hours=1,
@@ -463,7 +463,7 @@ def test_a_population_may_be_extreme() -> None:
 
 
 def test_a_start_in_another_zone_is_the_same_instant() -> None:
-    """Everything is written in UTC."""
+    """All times are written in UTC."""
     east = datetime.fromisoformat("2030-01-01T05:30:00+05:30")
 
     assert list(simulate_records(Population(accounts=5, days=5))) == list(
@@ -476,7 +476,7 @@ def test_a_start_in_another_zone_is_the_same_instant() -> None:
 
 @pytest.mark.parametrize("size", [1, 100, 1_000_000])
 def test_a_history_reads_as_a_file(size: int) -> None:
-    """Line by line the events, whatever the size of the pieces; it knows how far it was read."""
+    """Reads of any size return the events line by line, and the file knows how far it was read."""
     population = Population(accounts=10, days=3)
     records = list(simulate_records(population))
     file = HistoryFile(iter(records), history_bounds(population)[0])
@@ -490,7 +490,7 @@ ASKED = Population(accounts=30, days=20, seed=7, start=datetime(2031, 3, 1, tzin
 
 
 def test_the_command_writes_a_file(tmp_path: Path) -> None:
-    """What the options ask for, to a file or to standard output; how many and how fast goes to standard error."""
+    """The command writes to a file or to standard output; counts and rates go to standard error."""
     expected = b"".join(record.value + b"\n" for record in simulate_records(ASKED))
     target = tmp_path / "history.ndjson"
     to_file = CliRunner().invoke(app, [*ARGUMENTS, "--output", str(target)])
@@ -503,8 +503,8 @@ def test_the_command_writes_a_file(tmp_path: Path) -> None:
     assert expected == target.read_bytes()
 
 
-def test_the_command_explains_itself() -> None:
-    """Every option says what it is."""
+def test_the_help_describes_every_option() -> None:
+    """Every option has a description."""
     done = CliRunner().invoke(app, ["simulate", "--help"], terminal_width=200)
 
     assert Exit.DONE == done.exit_code
@@ -524,14 +524,14 @@ def test_the_command_explains_itself() -> None:
     ],
 )
 def test_wrong_options_end_with_2_and_say_why(arguments: str, told: str) -> None:
-    """Before anything is written or published."""
+    """The command fails before anything is written or published."""
     done = CliRunner().invoke(app, ["simulate", *arguments.split()], env={"COLUMNS": "200"})
 
     assert (Exit.WRONG_USAGE, b"") == (done.exit_code, done.stdout_bytes)
     assert told in done.stderr
 
 
-def test_a_reader_that_has_seen_enough_ends_the_command_in_order() -> None:
+def test_a_closed_pipe_ends_the_command_without_error() -> None:
     """`inmail simulate | head` is no error."""
     command = f"{sys.executable} -m workers.cli simulate --accounts 2000 --days 3000 | head -n 2"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True, timeout=60)
@@ -541,7 +541,7 @@ def test_a_reader_that_has_seen_enough_ends_the_command_in_order() -> None:
 
 
 async def test_the_command_publishes_to_kafka(settings: Settings) -> None:
-    """Through the same code as `inmail publish`: each event once, a tick to each partition."""
+    """Publishing uses the code of `inmail publish`: each event once, a tick to each partition."""
     await prepare(settings)
     before = {topic: sum((await ends(settings, topic)).values()) for topic in INPUT_TOPICS}
     done = await asyncio.to_thread(
