@@ -26,8 +26,8 @@ __all__ = ["EVIL", "OPERATOR", "READER", "Scene", "play_scene", "serve_test_cons
 
 OPERATOR: Final = "operator-token-of-a-test"
 READER: Final = "reader-token-of-a-test"
-EVIL: Final = "<img/src=x/onerror=alert(1)>"  # an id may hold all of it
-LETTERS: Final = 4  # of the account that asked for a plan that nobody has
+EVIL: Final = "<img/src=x/onerror=alert(1)>"  # an id may contain all these characters
+LETTERS: Final = 4  # of the account with an unknown plan
 
 
 @dataclass(frozen=True, slots=True)

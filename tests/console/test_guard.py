@@ -37,7 +37,9 @@ async def address(nowhere: Settings) -> AsyncIterator[str]:
 @asynccontextmanager
 async def signed_in(address: str, token: str) -> AsyncIterator[tuple[ClientSession, dict[str, str]]]:
     """Sign in; yield the client with its cookie, and the headers of an action."""
-    async with ClientSession(address, cookie_jar=CookieJar(unsafe=True)) as client:  # unsafe: of an address, not a name
+    async with ClientSession(
+        address, cookie_jar=CookieJar(unsafe=True)
+    ) as client:  # unsafe: accepts cookies of an IP address
         given = {"token": token, "name": "maria"}
         async with client.post("/api/session", json=given, headers={"Origin": address}) as answer:
             session = await answer.json()
@@ -53,7 +55,7 @@ async def _post(client: ClientSession, headers: dict[str, str], **given: Any) ->
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({}, (400, "bad_request")),  # it passed: only what is to be done is missing
+        ({}, (400, "bad_request")),  # accepted by the guards: only the plan's name is missing
         ({"Origin": None}, (403, "other_origin")),
         ({"Origin": "null"}, (403, "other_origin")),
         ({"Origin": "http://evil.example"}, (403, "other_origin")),

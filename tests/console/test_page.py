@@ -25,7 +25,7 @@ from workers.ops.replay.rewind_target import RewindTarget, TargetKind
 pytestmark = pytest.mark.timeout(60)
 
 
-@pytest.mark.timeout(120)  # all views, after all that there is to be seen was decided
+@pytest.mark.timeout(120)  # all views, after the scene's events are decided
 async def test_every_view_shows_its_data_on_wide_and_narrow_screens(
     browser: Browser, scene: Scene, address: str
 ) -> None:
@@ -39,7 +39,7 @@ async def test_every_view_shows_its_data_on_wide_and_narrow_screens(
                 name, (path, expected) = left.pop()
                 found[name] = await find_shortcomings(tab, path, expected)
 
-    await asyncio.gather(look(), look(), look())  # one looks while others wait for their views
+    await asyncio.gather(look(), look(), look())  # one tab is checked while others load
 
     assert {name: [] for name in views(scene)} == found
 
@@ -94,7 +94,7 @@ async def test_a_redrive_from_the_page_is_confirmed_and_recorded(tab: Tab, scene
     await tab.press("Sign in")
     await tab.wait_for_text("This redrives the messages of 4 dead letters", "dialog")
     await tab.press("Show the plan")
-    await tab.wait_for_text("Nothing to send", "dialog")  # this catalogue would set them aside again
+    await tab.wait_for_text("Nothing to send", "dialog")  # this catalogue would dead-letter them again
     await tab.press("Close")
     await tab.click("Redrive 4 messages …")
     await tab.page.get_by_label("include messages that would be dead-lettered again").check()

@@ -17,10 +17,10 @@ _SIDE_BY_SIDE: Final = 3  # queries that run side by side, however many pages ar
 class QueryLimiter:
     """Limits how many of the console's queries run side by side, and how long each may take.
 
-    A query opens a connection of its own to the database and closes it: it calls the commands' functions, each of which
-    reads one snapshot. A pool would save a few milliseconds of connecting, and would hold connections all night for a
-    page that nobody views. The shared sample has one connection, and the observer of lag another that stays open: five
-    in all, beside those of running operations.
+    A query opens and closes its own database connection, because the commands' functions that it calls each read one
+    snapshot. A pool would save a few milliseconds, and would hold connections all night for a page without viewers.
+    With one connection for the shared sample and another for the lag observer, the console has at most five
+    connections, in addition to those of running operations.
     """
 
     settings: Settings
