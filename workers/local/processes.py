@@ -47,8 +47,8 @@ class WorkerProcesses:
         probes: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         # Workers do not need the console's tokens.
-        given = environment(settings).items()
-        self._environment = {name: value for name, value in given if not name.startswith("INMAIL_CONSOLE_")}
+        variables = environment(settings).items()
+        self._environment = {name: value for name, value in variables if not name.startswith("INMAIL_CONSOLE_")}
         self._probes = probes
         self._drain_seconds = settings.drain_seconds
         self._logs = logs

@@ -89,8 +89,8 @@ _DETAIL_FORMATS = {
 
 
 def _detail_texts(data: Mapping[str, Any]) -> list[str]:
-    told = [(name, data[name]) for name in _DETAIL_FORMATS if data.get(name) is not None]
-    return [_DETAIL_FORMATS[name].format(instant(value) if _is_instant(name) else value) for name, value in told]
+    details = [(name, data[name]) for name in _DETAIL_FORMATS if data.get(name) is not None]
+    return [_DETAIL_FORMATS[name].format(instant(value) if _is_instant(name) else value) for name, value in details]
 
 
 def _is_instant(name: str) -> bool:

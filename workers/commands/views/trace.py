@@ -42,7 +42,7 @@ def show_trace(report: TraceReport) -> None:
         if number:
             out.print()
         for name, parts in group:
-            out.print(Text.assemble((f"{name:<10} ", "bold"), *parts), soft_wrap=True)
+            out.print(Text.assemble((f"{name:<11} ", "bold"), *parts), soft_wrap=True)
 
 
 def _trace_facts(trace: Trace) -> Iterator[Fact]:

@@ -70,9 +70,9 @@ async def test_one_screen_tells_all_of_a_request(cluster: Settings, account: str
     text = (await _run(cluster, "trace", str(request))).stdout
     (found,) = json.loads((await _run(cluster, "trace", str(request), "--json")).stdout)["traces"]
 
-    assert f"request    {request} of {account}\n" in text
-    assert re.search(rf"record     inmail\.send-requests {record.partition}/{record.offset} at 2\d\d\d-", text)
-    assert "line 1     insufficient_credits  balance 0 -> 0: refused: send to zoe: no credits\n" in text
+    assert f"request     {request} of {account}\n" in text
+    assert re.search(rf"record      inmail\.send-requests {record.partition}/{record.offset} at 2\d\d\d-", text)
+    assert "line 1      insufficient_credits  balance 0 -> 0: refused: send to zoe: no credits\n" in text
     assert re.search(rf"  result   inmail\.send-results {answer.partition}/{answer.offset} at 2\d\d\d-", text)
     assert (record.partition, record.offset) == (found["record"]["partition"], found["record"]["offset"])
     (line,) = found["lines"]
@@ -92,8 +92,8 @@ async def test_a_dead_letter_is_told_in_words(cluster: Settings, account: str) -
 
     assert Exit.DONE == done.exit_code
     lines = done.stdout.splitlines()
-    assert lines[0].startswith(f"letter     {letter.partition}/{letter.offset}, set aside at ")
-    assert ["reason     unknown_plan: planted", "became     nothing yet"] == lines[2:]
+    assert lines[0].startswith(f"dead letter {letter.partition}/{letter.offset}, written at ")
+    assert ["reason      unknown_plan: planted", "outcome     none yet"] == lines[2:]
 
 
 async def test_what_nobody_knows_ends_with_1(cluster: Settings, account: str) -> None:
@@ -121,7 +121,5 @@ async def test_a_plan_of_topics_shows_its_warnings(cluster: Settings) -> None:
 
     assert [] == json.loads(right.stdout)["broken_promises"]
     assert Exit.WRONG_USAGE == wrong.exit_code
-    assert (
-        "warning partitions is 4, INMAIL_TOPIC_PARTITIONS is 5 on all topics. The promise: an account" in wrong.stdout
-    )
+    assert "warning partitions is 4, INMAIL_TOPIC_PARTITIONS is 5 on all topics. Guarantee: an account" in wrong.stdout
     assert "set INMAIL_TOPIC_PARTITIONS to 4" in wrong.stdout
