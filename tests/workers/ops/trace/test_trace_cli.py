@@ -73,7 +73,7 @@ async def test_one_screen_tells_all_of_a_request(cluster: Settings, account: str
     assert f"request     {request} of {account}\n" in text
     assert re.search(rf"record      inmail\.send-requests {record.partition}/{record.offset} at 2\d\d\d-", text)
     assert "line 1      insufficient_credits  balance 0 -> 0: refused: send to zoe: no credits\n" in text
-    assert re.search(rf"  result   inmail\.send-results {answer.partition}/{answer.offset} at 2\d\d\d-", text)
+    assert re.search(rf"  result    inmail\.send-results {answer.partition}/{answer.offset} at 2\d\d\d-", text)
     assert (record.partition, record.offset) == (found["record"]["partition"], found["record"]["offset"])
     (line,) = found["lines"]
     assert ("insufficient_credits", 1, 0) == (line["code"], line["sequence"], line["balance_after"])
