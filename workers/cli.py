@@ -29,7 +29,9 @@ demo came out otherwise than told
 
  3 Kafka or Postgres cannot be reached, refused, or is not set up; the local ones could not start, or one ended
 
- 70 a broken invariant, a worker that made no progress, found too many undecidable records, or could not stop in order
+ 65 the circuit breaker ended the worker: too many of the last records cannot be decided
+
+ 70 a broken invariant, a worker that made no progress, or could not stop in order
 """
 
 
@@ -66,6 +68,7 @@ VERBS = {
     "clock": Verb(_REPAIR, "commands.clock", "clock", "Decide on times far ahead; set a clock back."),
     "operations": Verb(_REPAIR, "commands.operations", "operations", "See what operators did, and why."),
     "up": Verb(_TRY, "local.command", "up", "Run the whole system on this machine until Ctrl-C."),
+    "workers": Verb(_TRY, "local.workers_command", "workers", "List, stop and start the workers of `inmail up`."),
     "demo": Verb(_TRY, "local.command", "demo", "Run the whole system and play a story through it."),
     "simulate": Verb(_TRY, "commands.simulate", "simulate", "Make up accounts and all that happens to them."),
 }

@@ -17,6 +17,7 @@ from workers.console.guard import guards, harden
 from workers.console.health import probe_addresses
 from workers.console.jobs import Jobs
 from workers.console.live import Live
+from workers.console.local_workers import WorkerControl
 from workers.console.problems import tell_problems
 from workers.console.reading import QueryLimiter
 from workers.console.watch import SystemMonitor
@@ -28,12 +29,15 @@ _SHUTDOWN_SECONDS: Final = 2.0
 
 
 @asynccontextmanager
-async def serve_console(settings: Settings, listener: socket.socket | None = None) -> AsyncIterator[str]:
+async def serve_console(
+    settings: Settings, listener: socket.socket | None = None, control: WorkerControl | None = None
+) -> AsyncIterator[str]:
     """Serve the console until left; yield its address. What it runs is stopped then, and put on record.
 
     Args:
         settings: where Kafka and Postgres are, who may come, and where to listen.
         listener: a bound socket to listen on instead of the settings' address and port.
+        control: who runs the workers, where it is this program.
 
     Raises:
         SettingsError: when a token is missing or the port cannot be had.
@@ -41,7 +45,7 @@ async def serve_console(settings: Settings, listener: socket.socket | None = Non
     """
     access = access_of(settings)
     reading, jobs = QueryLimiter(settings), Jobs(settings)
-    watch = SystemMonitor(reading, probe_addresses(settings))
+    watch = SystemMonitor(reading, probe_addresses(settings), control)
     live = Live(watch)
     application = _application(settings, access, Api(reading, watch, jobs), Actions(access, reading, jobs), live)
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS)

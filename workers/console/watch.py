@@ -13,6 +13,7 @@ from workers.console.advice import ADVICE
 from workers.console.flow import Flow
 from workers.console.lag_page import group_line, lag_lines, partitions_of_groups
 from workers.console.lag_source import LagSource
+from workers.console.local_workers import WorkerControl, with_processes
 from workers.console.problems import KNOWN, explain
 from workers.console.reading import QueryLimiter
 from workers.ops.books.lanes import LaneProgress, read_lanes
@@ -42,8 +43,9 @@ class _LedgerReading:
 class SystemMonitor:
     """What was seen last, and who waits for the next look."""
 
-    def __init__(self, reading: QueryLimiter, probes: dict[str, str]) -> None:
+    def __init__(self, reading: QueryLimiter, probes: dict[str, str], control: WorkerControl | None = None) -> None:
         self._reading = reading
+        self._control = control
         self._probes = probes
         self.lag = LagSource(reading.settings)
         self.flow = Flow()
@@ -82,7 +84,10 @@ class SystemMonitor:
         self._at = utc_now()
         if lag_read and self.lag.at is not None:
             self.flow.add(self.lag.at, self.lag.ours, self._books.lanes if lanes else None)
-        parts = health.with_since([*self._servers(), *self._workers(probes)], self._health, self._at)
+        workers = self._workers(probes)
+        if self._control is not None:
+            workers = with_processes(workers, self._control.statuses())
+        parts = health.with_since([*self._servers(), *workers], self._health, self._at)
         self._health = {part.name: part for part in parts}
         looked, self._looked = self._looked, asyncio.Event()
         looked.set()

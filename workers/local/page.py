@@ -1,21 +1,23 @@
 """The console beside local workers: on loopback, with the probes of those workers, and a token for this run."""
 
 import secrets
-from collections.abc import AsyncIterator, Mapping
-from contextlib import ExitStack, asynccontextmanager, closing
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from typing import Final, NamedTuple
 
 from pydantic import SecretStr
 
 from infra.local.errors import PortTakenError
-from infra.local.ports import LOOPBACK, release_where_needed, reserve
+from infra.local.ports import LOOPBACK, release_where_needed, reserve, reserve_usual
 from infra.settings import Settings
+from workers.console.local_workers import WorkerControl
 from workers.console.server import serve_console
 from workers.local.processes import WORKERS
 
-__all__ = ["ConsolePage", "console_beside"]
+__all__ = ["ConsolePage", "console_beside", "probe_ports"]
 
 _CONSOLE: Final = "the console"
+_PROBES_FROM: Final = 8431  # the first worker's; the others' follow
 
 
 class ConsolePage(NamedTuple):
@@ -33,19 +35,36 @@ class ConsolePage(NamedTuple):
         return f"{self.address} (to act there, sign in with the token of this run: {self.token})"
 
 
+@contextmanager
+def probe_ports() -> Iterator[Mapping[str, int]]:
+    """Reserve a port for each worker's probes until left: the usual ones, or the next free ones after them."""
+    with ExitStack() as held:
+        reserved = {
+            name: held.enter_context(closing(reserve_usual(_PROBES_FROM + number, f"the {name} worker's probes")))
+            for number, name in enumerate(WORKERS)
+        }
+        for each in reserved.values():
+            release_where_needed(each)
+        yield {name: int(each.getsockname()[1]) for name, each in reserved.items()}
+
+
 @asynccontextmanager
-async def console_beside(settings: Settings) -> AsyncIterator[ConsolePage]:
-    """Serve the console until left, on its usual port or, where that is taken, on a free one.
+async def console_beside(
+    settings: Settings, probes: Mapping[str, int] | None = None, control: WorkerControl | None = None
+) -> AsyncIterator[ConsolePage]:
+    """Serve the console until left, on its usual port or, where that is taken, on the next free one.
+
+    Args:
+        settings: where Kafka and Postgres are.
+        probes: the ports of the workers' probes; reserved here unless given.
+        control: who runs the workers, so that they can be stopped and started from the page.
 
     Raises:
         SettingsError: when a token of the settings is of no use.
 
     """
     with ExitStack() as held:
-        reserved = {name: held.enter_context(closing(reserve(None, f"the {name} worker's probes"))) for name in WORKERS}
-        probes = {name: int(each.getsockname()[1]) for name, each in reserved.items()}
-        for each in reserved.values():
-            release_where_needed(each)
+        probes = held.enter_context(probe_ports()) if probes is None else probes
         token = None
         chosen: dict[str, object] = {
             "console_address": LOOPBACK,
@@ -57,6 +76,6 @@ async def console_beside(settings: Settings) -> AsyncIterator[ConsolePage]:
         try:
             listener = reserve(settings.console_port, _CONSOLE)
         except PortTakenError:
-            listener = reserve(None, _CONSOLE)
-        async with serve_console(settings.model_copy(update=chosen), listener) as address:
+            listener = reserve_usual(settings.console_port + 1, _CONSOLE)
+        async with serve_console(settings.model_copy(update=chosen), listener, control) as address:
             yield ConsolePage(address, token, probes)

@@ -5,10 +5,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO
 
 from infra.settings import Settings
 from workers.errors import ChildError
@@ -54,34 +53,52 @@ class Workers:
         self._logs = logs
         self._names = names
         self.running: dict[str, subprocess.Popen[bytes]] = {}
-        self._files: list[IO[bytes]] = []
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The workers that `start` starts."""
+        return self._names
 
     def start(self) -> None:
         """Start the workers."""
-        self._logs.mkdir(parents=True, exist_ok=True)
         for name in self._names:
-            self._start(name)
+            self.start_one(name)
 
-    def _start(self, name: str) -> None:
-        file = self.log(name).open("ab")
-        self._files.append(file)
-        self.running[name] = subprocess.Popen(  # noqa: S603 - this program itself
-            [sys.executable, "-m", "workers.cli", "worker", name, "--stop-with-parent"],
-            stdin=subprocess.PIPE,
-            stdout=file,
-            stderr=file,
-            env=self._environment | ({"INMAIL_HEALTH_PORT": str(self._probes[name])} if name in self._probes else {}),
-            start_new_session=True,  # a terminal's Ctrl-C is for the parent, which ends them in order
-        )
+    def start_one(self, name: str, more: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Start one worker, which does not run.
+
+        Args:
+            name: the worker.
+            more: variables for this process only.
+
+        Raises:
+            OSError: when the process or its log cannot be had.
+
+        """
+        self._logs.mkdir(parents=True, exist_ok=True)
+        port = {"INMAIL_HEALTH_PORT": str(self._probes[name])} if name in self._probes else {}
+        with self.log(name).open("ab") as file:
+            self.running[name] = subprocess.Popen(  # noqa: S603 - this program itself
+                [sys.executable, "-m", "workers.cli", "worker", name, "--stop-with-parent"],
+                stdin=subprocess.PIPE,
+                stdout=file,
+                stderr=file,
+                env={**self._environment, **port, **more},
+                start_new_session=True,  # a terminal's Ctrl-C is for the parent, which ends them in order
+            )
 
     def replace_killed(self, name: str) -> None:
         """End a worker as a crash does, with SIGKILL, and start another in its place."""
-        process = self.running[name]
-        process.kill()
-        process.wait()
-        if process.stdin is not None:
+        self.running[name].kill()
+        self.running[name].wait()
+        self.forget(name)
+        self.start_one(name)
+
+    def forget(self, name: str) -> None:
+        """Let go of a worker that has ended."""
+        process = self.running.pop(name, None)
+        if process is not None and process.stdin is not None:
             process.stdin.close()
-        self._start(name)
 
     def log(self, name: str) -> Path:
         """Return where a worker writes its log."""
@@ -104,12 +121,23 @@ class Workers:
             seconds: the time they have, together; what they need at most unless given.
 
         """
-        for process in self.running.values():
+        codes = self._stop(list(self.running), seconds)
+        for name in codes:
+            self.forget(name)
+        return codes
+
+    def stop_one(self, name: str) -> int:
+        """Ask one worker to drain, wait for it, and return its exit code. It is killed when it does not end in time."""
+        return self._stop([name], None)[name]
+
+    def _stop(self, names: Sequence[str], seconds: float | None) -> dict[str, int]:
+        processes = {name: self.running[name] for name in names}
+        for process in processes.values():
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + (self._drain_seconds + _BEYOND_DRAIN_SECONDS if seconds is None else seconds)
         codes = {}
-        for name, process in self.running.items():
+        for name, process in processes.items():
             try:
                 code = process.wait(max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
@@ -117,10 +145,4 @@ class Workers:
                 code = process.wait()
             # The signal itself ends a worker only before it has begun, or after it has drained.
             codes[name] = 0 if code == -signal.SIGTERM else code
-            if process.stdin is not None:
-                process.stdin.close()
-        for file in self._files:
-            file.close()
-        self.running = {}
-        self._files = []
         return codes

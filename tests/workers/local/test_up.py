@@ -33,6 +33,7 @@ from workers.ops.topics.publish import parse_line
 Up = Callable[[], subprocess.Popen[str]]
 
 READY = "Ctrl-C drains"
+ADDRESSES = r"^(?:Kafka|Postgres) +\S+$"
 SECONDS = 60
 
 
@@ -90,7 +91,7 @@ def _scrape(addresses: dict[str, str]) -> dict[str, bool]:
 
 
 def test_it_runs_until_it_is_interrupted_and_says_how_to_use_it(up: Up) -> None:
-    """Addresses to export, lines to publish, the command as it is called here; and after that the workers drain."""
+    """A file of addresses, lines to publish, the command as it is called here; and after that the workers drain."""
     process = up()
     said = _read_to(process, READY)
     scraped = _scrape(dict(reversed(each) for each in re.findall(r"(http://127\.0\.0\.1:\d+/metrics) \((\w+)\)", said)))
@@ -99,23 +100,24 @@ def test_it_runs_until_it_is_interrupted_and_says_how_to_use_it(up: Up) -> None:
     assert dict.fromkeys(WORKERS, True) == scraped
     lines = re.findall(r"^  (echo .*) \| \S.* publish -$", said, re.MULTILINE)
     assert [BILLING_EVENTS, SEND_REQUESTS] == [parse_line(shlex.split(line)[1].encode()).topic for line in lines]
-    (servers,) = re.findall(r"export INMAIL_KAFKA_BOOTSTRAP_SERVERS=(\S+)", said)
-    assert re.search(r"export INMAIL_DATABASE_URL=postgresql://\S+/inmail\n", said)
-    assert re.search(r"^  \S*inmail results --follow$|-m workers.cli results --follow$", said, re.MULTILINE)
+    (servers,) = re.findall(r"^Kafka +(\S+)$", said, re.MULTILINE)
+    assert re.search(r"^  source \S+/data/env$", said, re.MULTILINE)
+    assert re.search(r"^  inmail results --account alice$|-m workers.cli results", said, re.MULTILINE)
     assert f"kcat -P -b {servers} -t inmail.send-requests -K: -X partitioner=murmur2_random\n" in said
     code, rest, _ = _end(process)
     assert (Exit.DONE, "\ndraining the workers ...\nall drained\nstopped\n") == (code, rest)
 
 
 def test_its_ports_are_those_of_the_first_run_and_a_dead_broker_ends_it(up: Up) -> None:
-    """What was exported once stays valid; and a server that died is named, with its log, soon."""
+    """What was told once stays valid; and a server that died is named, with its log, soon."""
     first = up()
-    exports = re.findall(r"export \S+", _read_to(first, READY))
+    addresses = re.findall(ADDRESSES, _read_to(first, READY), re.MULTILINE)
     first.terminate()
     assert Exit.DONE == _end(first)[0]
     second = up()
 
-    assert exports == re.findall(r"export \S+", _read_to(second, READY))
+    assert 2 == len(addresses)
+    assert addresses == re.findall(ADDRESSES, _read_to(second, READY), re.MULTILINE)
     (broker,) = [p for p in psutil.Process(second.pid).children(recursive=True) if "kafka.Kafka" in p.cmdline()]
     broker.kill()
     code, said, seconds = _end(second)
