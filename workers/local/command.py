@@ -30,7 +30,7 @@ def _port(server: str) -> Any:  # noqa: ANN401 - typer's own type is not public
     return typer.Option(
         min=1024,
         max=65535,
-        help=f"Of {server}; unless given, that of the first run, else {_USUAL_PORTS[server.lower()]} or the next free one.",
+        help=f"Of {server}; unless given, that of the first run, else {_USUAL_PORTS[server.lower()]} or the next free.",
     )
 
 
