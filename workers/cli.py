@@ -58,6 +58,7 @@ VERBS = {
     "statement": Verb(_ASK, "commands.books", "statement", "Show an account's balance and every line that led there."),
     "trace": Verb(_ASK, "commands.trace", "trace", "Follow a request from its record to its published answer."),
     "lag": Verb(_ASK, "commands.lag", "lag", "Show how far groups are behind, since when, and why."),
+    "doctor": Verb(_ASK, "commands.doctor", "doctor", "Check everything that the guarantees rest on."),
     "audit": Verb(
         _ASK, "commands.books", "audit_command", "Check that the ledger balances: every credit, row, answer."
     ),

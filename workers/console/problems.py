@@ -9,6 +9,7 @@ from aiokafka.errors import KafkaConnectionError, KafkaError, NoBrokersAvailable
 
 from infra.kafka.clients import NotSetUpError, remedy
 from infra.postgres import is_transient
+from infra.settings import SettingsError
 from workers.console.access import TooManyAttemptsError, WrongTokenError
 from workers.ledger.plans import CatalogueError
 from workers.ops.books.balance import UnknownAccountError
@@ -38,6 +39,7 @@ _KINDS: Final[tuple[tuple[type[Exception], int, str], ...]] = (
     (TopicsError, 409, "topics_differ"),
     (CatalogueError, 503, "plan_catalogue"),
     (NotSetUpError, 503, "not_set_up"),
+    (SettingsError, 503, "settings"),  # of a session: a pooler between, or a default that changed meanwhile
     (KafkaError, 503, "kafka"),
     (asyncpg.PostgresError, 503, "postgres"),
     (asyncpg.InterfaceError, 503, "postgres"),
