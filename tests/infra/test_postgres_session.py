@@ -1,23 +1,15 @@
 """What a database session has, whatever a database or a role has as its defaults: on the real server."""
 
-import asyncio
-import os
 import re
-import subprocess
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import asyncpg
 import pytest
-from pydantic import PostgresDsn, SecretStr
 
 from infra.postgres import Connection, Pool, connect_database, create_pool
-from infra.postgres_session import GIVEN, check_search_path, find_weak_settings
+from infra.postgres_session import check_search_path, find_weak_settings
 from infra.settings import Settings, SettingsError
-from tests.tools import tool
-from tests.workers.processes import free_port
-from tests.workers.wire import eventually
+from tests.pooler import OPENED_WITH, pooler
 
 # Each as an operator may have set it, for reasons of other programs, and as it has to be all the same.
 DEFAULTS = {
@@ -34,11 +26,6 @@ DEFAULTS = {
     "transaction_timeout": ("10ms", "0"),
     "idle_in_transaction_session_timeout": ("0", "10s"),
 }
-
-TOLD = [
-    *("idle_in_transaction_session_timeout", "client_connection_check_interval", "tcp_user_timeout"),
-    *("tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count"),
-]  # beside those of `GIVEN`, when a connection is opened
 
 
 async def _set(settings: Settings, whose: str, name: str, value: str) -> None:
@@ -133,46 +120,9 @@ async def test_a_search_path_whose_schemas_exist_is_taken(settings: Settings, pa
         await connection.close()
 
 
-def _start_pooler(url: PostgresDsn, port: int, folder: Path, more: str) -> "subprocess.Popen[bytes]":
-    program = tool("pgbouncer")
-    (host,) = url.hosts()
-    (folder / "users").write_text(f'"{host["username"]}" ""\n')
-    file = folder / "pgbouncer.ini"
-    file.write_text(
-        f"[databases]\n* = host={host['host']} port={host['port']}\n[pgbouncer]\n"
-        f"listen_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
-        f"auth_type = trust\nauth_file = {folder / 'users'}\n{more}\n"
-    )
-    as_user = ["-u", "nobody"] if os.getuid() == 0 else []  # it does not run as root
-    return subprocess.Popen([program, "-q", *as_user, str(file)], stderr=subprocess.DEVNULL)
-
-
-@asynccontextmanager
-async def _pooler(settings: Settings, folder: Path, more: str = "") -> AsyncIterator[Settings]:
-    """Run PgBouncer before the test's database; yield settings that lead to it."""
-    url = PostgresDsn(settings.database_url.get_secret_value())
-    port = free_port()
-    process = _start_pooler(url, port, folder, more)
-
-    async def listens() -> bool:
-        with suppress(OSError):
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.close()
-            return True
-        return False
-
-    try:
-        await eventually(listens, "PgBouncer")
-        address = f"postgresql://{url.hosts()[0]['username']}@127.0.0.1:{port}{url.path}"
-        yield settings.model_copy(update={"database_url": SecretStr(address)})
-    finally:
-        process.kill()
-        process.wait()
-
-
 async def test_a_pooler_between_is_named_where_it_refuses(settings: Settings, tmp_path: Path) -> None:
     """PgBouncer as it comes: to a worker and to a tool, and not as a server that may come back."""
-    async with _pooler(settings, tmp_path) as pooled:
+    async with pooler(settings, tmp_path) as pooled:
         said = r"a pooler such as PgBouncer stands between \(unsupported startup parameter"
         with pytest.raises(SettingsError, match=said):
             await connect_database(pooled)
@@ -183,8 +133,7 @@ async def test_a_pooler_between_is_named_where_it_refuses(settings: Settings, tm
 
 async def test_a_pooler_that_drops_the_workers_role_is_refused(settings: Settings, tmp_path: Path) -> None:
     """Told to pass over what it does not know, it would let a worker in with the rights of the tables' owner."""
-    names = ",".join([*GIVEN, *TOLD, "role", "jit", "extra_float_digits"])
-    async with _pooler(settings, tmp_path, f"ignore_startup_parameters = {names}") as pooled:
+    async with pooler(settings, tmp_path, f"ignore_startup_parameters = {OPENED_WITH}") as pooled:
         with pytest.raises(SettingsError, match="works as postgres, not as inmail_worker: a pooler between"):
             async with create_pool(pooled):
                 pass

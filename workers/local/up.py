@@ -16,6 +16,7 @@ from infra.postgres import connect_database
 from infra.settings import Settings, load_settings
 from infra.shutdown import stop_requested
 from infra.terminal import Reporter, console
+from workers.commands.views.doctor import result_line
 from workers.errors import ChildError
 from workers.ledger.store import FUNCTIONS
 from workers.local.control import serve_control
@@ -24,6 +25,7 @@ from workers.local.greeting import greeting
 from workers.local.page import console_beside, probe_ports
 from workers.local.processes import Workers
 from workers.local.supervision import WorkerSupervisor
+from workers.ops.doctor import CheckResult, Grade, run_checkup
 from workers.ops.topics.plan import apply_topics, plan_topics
 
 __all__ = ["prepare", "run_up", "stack_settings"]
@@ -74,6 +76,10 @@ async def run_up(
         if await _watch(stop, stack.check, preparing):
             for line in preparing.result():
                 out.print(f"  {line}")
+            checking = asyncio.create_task(_check_up(settings, out))
+            if not await _watch(stop, stack.check, checking):
+                return
+            checking.result()
             with _logs_in(settings, data_dir / "logs" / "up.log"):
                 await _work(stack, settings, data_dir, stop, out)
     finally:
@@ -111,6 +117,21 @@ async def _watch(stop: asyncio.Event, check: Callable[[], None], task: "asyncio.
         for each in tasks:
             each.cancel()
         await asyncio.wait(tasks, timeout=_CUT_SHORT_SECONDS)
+
+
+async def _check_up(settings: Settings, out: Console) -> None:
+    """Look at everything that the guarantees rest on, and tell what is not as it has to be.
+
+    The workers start all the same: whether one can work with what is wrong it finds out by itself, and says so.
+    """
+
+    def tell(result: CheckResult) -> None:
+        if result.grade is not Grade.OK:
+            out.print(result_line(result), soft_wrap=True)
+
+    report = await run_checkup(settings, before_start=True, tell=tell, say=lambda line: out.print(f"  {line}"))
+    if report.grade is Grade.OK:
+        out.print(f"  check-up: {len(report.results)} things looked at, all as they have to be")
 
 
 @contextlib.contextmanager

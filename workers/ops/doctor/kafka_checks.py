@@ -33,6 +33,7 @@ __all__ = [
     "check_replicas",
     "check_rights",
     "check_settings",
+    "check_version",
 ]
 
 _TESTED: Final = {"4.0", "4.2"}
@@ -44,10 +45,11 @@ _PAGE: Final = "docs/kafka-versions.md"
 
 async def check_brokers(lookup: ClusterQueries) -> list[CheckResult]:
     """Return what is known of each broker's version."""
-    return [_version(each) for each in await fetch_versions(lookup)]
+    return [check_version(each) for each in await fetch_versions(lookup)]
 
 
-def _version(version: BrokerVersion) -> CheckResult:
+def check_version(version: BrokerVersion) -> CheckResult:
+    """Return what is known of a broker's version."""
     subject = f"version of {version.address}"
     if version.release in _TESTED:
         return ok("Kafka", subject, f"{version.text}, on which every fault was tested")
