@@ -12,6 +12,7 @@ from workers.console.access import Access, Role, Session
 from workers.console.api import RequestHandler, answer
 from workers.console.guard import SESSION, cookie_name, is_secure
 from workers.console.jobs import Jobs
+from workers.console.local_workers import LET_THROUGH, ControlError, WorkerAction, WorkerControl
 from workers.console.problems import BadRequestError
 from workers.console.reading import QueryLimiter
 from workers.ops.operations import Operation, Operator, read_operation
@@ -29,6 +30,7 @@ class Actions:
     access: Access
     reading: QueryLimiter
     jobs: Jobs
+    control: WorkerControl | None = None  # who runs the workers, where it is this program
 
     def routes(self) -> dict[str, RequestHandler]:
         """Return what answers a POST to each path."""
@@ -37,6 +39,7 @@ class Actions:
             "/api/redrives/plan": self.plan,
             "/api/redrives": self.redrive,
             "/api/operations/{operation}/stop": self.stop,
+            "/api/workers/{worker}/{action}": self.act_on_worker,
             "/api/operations/{operation}/go-on": self.resume,
         }
 
@@ -99,6 +102,21 @@ class Actions:
         log = structlog.get_logger("inmail.console")
         log.info("operation_stopped", operation=found.operation, actor=request[SESSION].actor)
         return answer({"operation": found.operation}, status=202)
+
+    async def act_on_worker(self, request: web.Request) -> web.Response:
+        """Start, stop or restart a worker that this program runs."""
+        if self.control is None:
+            raise ControlError("this console does not run the workers: stop and start them where they run")
+        name, asked = request.match_info["worker"], request.match_info["action"]
+        let_through = asked == LET_THROUGH
+        try:
+            action = WorkerAction.START if let_through else WorkerAction(asked)
+        except ValueError:
+            raise BadRequestError(f"action: expected {', '.join(WorkerAction)} or {LET_THROUGH}") from None
+        done = await self.control.act(name, action, let_through=let_through)
+        log = structlog.get_logger("inmail.console")
+        log.warning("worker_told", worker=name, action=asked, actor=request[SESSION].actor)
+        return answer(done.summary())
 
     async def resume(self, request: web.Request) -> web.Response:
         """Go on with an operation that was stopped, failed or broke off."""

@@ -48,6 +48,7 @@ class SystemPart:
     text: str  # in a sentence
     do: str = ""  # what to do, where there is something to do
     since: datetime | None = None  # when this console first saw it so
+    actions: tuple[str, ...] = ()  # what an operator can do with its process from here
 
 
 @dataclass(frozen=True, slots=True)

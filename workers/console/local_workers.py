@@ -1,7 +1,7 @@
 """What the console asks of the processes beside it, where it is served by the program that runs the workers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -9,7 +9,15 @@ from typing import Any, Final, Protocol
 
 from workers.console.health import FAILED, WARNING, SystemPart
 
-__all__ = ["ControlError", "ProcessState", "WorkerAction", "WorkerControl", "WorkerStatus", "with_processes"]
+__all__ = [
+    "LET_THROUGH",
+    "ControlError",
+    "ProcessState",
+    "WorkerAction",
+    "WorkerControl",
+    "WorkerStatus",
+    "with_processes",
+]
 
 
 class ProcessState(StrEnum):
@@ -110,17 +118,32 @@ _CAUSES: Final[Mapping[ProcessState, tuple[str, str]]] = {
     ProcessState.STOPPED: (WARNING, "stopped"),
     ProcessState.TRIPPED: (FAILED, "ended by the breaker"),
 }
+LET_THROUGH: Final = "let-through"  # a start that makes dead letters of all that cannot be decided
+_ACTIONS: Final[Mapping[ProcessState, tuple[str, ...]]] = {
+    ProcessState.RUNNING: (WorkerAction.STOP, WorkerAction.RESTART),
+    ProcessState.STOPPING: (),
+    ProcessState.BACKING_OFF: (WorkerAction.START, WorkerAction.STOP),
+    ProcessState.STOPPED: (WorkerAction.START,),
+    ProcessState.TRIPPED: (WorkerAction.START, LET_THROUGH),
+}
 
 
 def with_processes(parts: Sequence[SystemPart], statuses: Sequence[WorkerStatus]) -> list[SystemPart]:
-    """Return parts of the system, those of workers whose process does not run with why that is."""
-    found = {}
-    for status in statuses:
-        if status.state in _CAUSES:
-            kind, cause = _CAUSES[status.state]
-            do = status.advice or f"look at {status.log} where it ends again and again"
-            found[status.name] = (kind, cause, f"{status.text}; its log: {status.log}", do)
+    """Return parts of the system with what can be done with their processes.
+
+    A part whose process does not run has the reason of that as its cause.
+    """
+    found = {status.name: status for status in statuses}
     return [
-        SystemPart(part.name, *found[name]) if (name := part.name.removesuffix(" worker")) in found else part
+        _with_process(part, found[name]) if (name := part.name.removesuffix(" worker")) in found else part
         for part in parts
     ]
+
+
+def _with_process(part: SystemPart, status: WorkerStatus) -> SystemPart:
+    actions = _ACTIONS[status.state]
+    if status.state not in _CAUSES:
+        return replace(part, actions=actions)
+    kind, cause = _CAUSES[status.state]
+    do = status.advice or f"look at {status.log} where it ends again and again"
+    return SystemPart(part.name, kind, cause, f"{status.text}; its log: {status.log}", do, actions=actions)

@@ -47,7 +47,9 @@ async def serve_console(
     reading, jobs = QueryLimiter(settings), Jobs(settings)
     watch = SystemMonitor(reading, probe_addresses(settings), control)
     live = Live(watch)
-    application = _application(settings, access, Api(reading, watch, jobs), Actions(access, reading, jobs), live)
+    application = _application(
+        settings, access, Api(reading, watch, jobs), Actions(access, reading, jobs, control), live
+    )
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS)
     await runner.setup()
     watching = asyncio.create_task(watch.run())

@@ -5,7 +5,8 @@ import { coded, facts, h, link, section, show, status, table } from "../dom.js";
 import { count, number, percent, rate, seconds, time, words } from "../format.js";
 import { follow } from "../live.js";
 import { failed, loading } from "../loading.js";
-import { read } from "../api.js";
+import { act, read } from "../api.js";
+import { confirmPlainly } from "../dialogs.js";
 import { groupPath, stands, toZero, why } from "./lag.js";
 
 const LETTERS_EVERY_MS = 30000; // all of the topic is read to count them
@@ -81,9 +82,27 @@ function health(seen) {
   return section("Health", table("Health by part", [
     ["Part", (part) => part.name],
     ["State", (part) => status(part.status, part.status === "ok" ? words(part.cause) : `${NAMES[part.status]}: ${part.cause}`)],
-    ["Why, and what to do", (part) => [part.text, part.do && h("span", { class: "do" }, "→ ", coded(part.do))], "text"],
+    ["Why, and what to do", (part) => [part.text, part.do && h("span", { class: "do" }, "→ ", coded(part.do)), processButtons(part)], "text"],
     ["Since", (part) => time(part.since), "narrow"],
   ], seen.health, { empty: "Nothing was seen yet." }), h("p", { class: "quiet" }, "Since: as this console first saw it so."));
+}
+
+// What can be done with a worker that runs beside the console, and what that means.
+const ACTIONS = {
+  stop: ["Stop", "It finishes what it holds. What comes afterwards waits until the worker is started."],
+  start: ["Start", "It goes on where it stopped."],
+  restart: ["Restart", "It finishes what it holds, and is started again."],
+  "let-through": ["Start, let all through", "All that cannot be decided becomes dead letters, however many, until the worker is started again."],
+};
+
+function processButtons(part) {
+  if (!part.actions?.length) return null;
+  const name = part.name.replace(/ worker$/, "");
+  return h("span", { class: "buttons" }, part.actions.map((action) => {
+    const [text, means] = ACTIONS[action];
+    const ask = () => confirmPlainly(`${text}: ${part.name}?`, means, text, () => act(`/api/workers/${name}/${action}`));
+    return h("button", { type: "button", "data-key": `${action} ${name}`, "aria-label": `${text}: ${part.name}`, on: { click: ask } }, text);
+  }));
 }
 
 function outcomes({ rows, records }) {
