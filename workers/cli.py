@@ -22,8 +22,8 @@ _EXIT_CODES = """Exit codes:
 
  0 done
 
- 1 the answer is no: the audit found something, an account or request is unknown, a line could not be published, the \
-demo came out otherwise than told
+ 1 the answer is no: the audit or the doctor found something, an account or request is unknown, a line could not be \
+published, the demo came out otherwise than told
 
  2 wrong usage or setting
 

@@ -46,9 +46,8 @@ async def run_checkup(
         if connection is not None:
             await _ask_postgres(questions, connection, before_start=before_start)
     async with questions.server("Kafka", settings.kafka_bootstrap_servers, lookup(settings)) as cluster:
-        if cluster is not None:
-            await _ask_kafka(questions, cluster, settings)
-    if connection is not None and cluster is not None:
+        complete = cluster is not None and await _ask_kafka(questions, cluster, settings)
+    if connection is not None and complete:
         await questions.ask("topics", "plan", lambda: kafka_checks.check_plan(quick))
         await questions.ask("lanes", "offsets", lambda: lane_checks.check_offsets(quick, before_start=before_start))
     return CheckupReport(questions.results)
@@ -74,14 +73,17 @@ async def _ask_postgres(questions: Questions, connection: ServerConnection, *, b
             await questions.ask("lanes", "rows", lambda: lane_checks.check_lanes(connection, before_start=before_start))
 
 
-async def _ask_kafka(questions: Questions, cluster: ClusterQueries, settings: Settings) -> None:
+async def _ask_kafka(questions: Questions, cluster: ClusterQueries, settings: Settings) -> bool:
+    """Ask Kafka; tell whether all topics can be worked with, so that more can be asked of them."""
     await questions.ask("Kafka", "versions", lambda: kafka_checks.check_brokers(cluster))
     nodes = sorted(cluster.brokers())
     await questions.ask("Kafka", "limits", lambda: kafka_checks.check_broker_limits(settings, nodes))
     await questions.ask("rights", "Kafka", lambda: kafka_checks.check_rights(cluster))
-    await questions.ask("topics", "replicas", lambda: kafka_checks.check_replicas(cluster))
+    if not await questions.ask("topics", "replicas", lambda: kafka_checks.check_replicas(cluster)):
+        return False
     await questions.ask("topics", "settings", lambda: kafka_checks.check_settings(settings))
     await questions.ask("clocks", "Kafka", lambda: kafka_checks.check_clock(cluster, settings))
+    return True
 
 
 class _Database:

@@ -92,10 +92,14 @@ def _right(subject: str, needed: set[Operation], found: "set[Operation] | frozen
 
 
 async def check_replicas(lookup: ClusterQueries) -> list[CheckResult]:
-    """Return how the topics' replicas are."""
+    """Return which topics are missing, or how the replicas of all are."""
     described = await describe_topics(lookup.client, TOPICS)
+    if missing := [topic for topic in TOPICS if topic not in described]:
+        return [wrong("topics", "existence", f"there is no {', '.join(missing)}", "`inmail topics apply`")]
     results = [each for topic in described for each in _replicas(topic, described[topic], len(lookup.brokers()))]
-    return results or [ok("topics", "replicas", "each partition has a leader, and all its replicas are in sync")]
+    return results or [
+        ok("topics", "replicas", "all topics are there, each partition with a leader and all its replicas in sync")
+    ]
 
 
 def _replicas(topic: str, found: DescribedTopic, brokers: int) -> list[CheckResult]:
@@ -123,7 +127,7 @@ async def check_plan(settings: Settings) -> list[CheckResult]:
             "topics",
             each.topic,
             Grade.WARNING if each.kind == "set" else Grade.WRONG,
-            f"{each.kind}: {each.text}",
+            each.text if each.text.startswith(each.kind) else f"{each.kind}: {each.text}",
             "`inmail topics apply`",
         )
         for each in changes

@@ -22,6 +22,7 @@ from infra.settings import Settings, load_settings
 from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS, SEND_RESULTS
 from tests.pooler import OPENED_WITH, pooler
 from tests.workers.command import run
+from tests.workers.wire import eventually
 from workers.commands.running import Exit
 from workers.ledger.store import FUNCTIONS
 from workers.local.up import prepare
@@ -201,6 +202,23 @@ async def test_a_topic_with_its_producers_times_is_wrong(prepared: Settings) -> 
     assert [("topics", BILLING_EVENTS)] == [(each.area, each.subject) for each in found]
     assert found[0].text.startswith("message.timestamp.type is CreateTime; the guarantee: ")
     assert [] == await _wrong(prepared)
+
+
+async def test_topics_that_are_missing_are_one_line(prepared: Settings) -> None:
+    """Not one for each question that cannot be asked without them."""
+    async with admin_client(prepared) as admin:
+        await admin.delete_topics([SEND_RESULTS])
+
+        async def gone() -> bool:
+            return all(row["topic"] != SEND_RESULTS for row in await admin.describe_topics())
+
+        await eventually(gone, "the topic's end")
+    found = await _wrong(prepared)
+    await prepare(prepared)
+
+    assert [("topics", "existence", f"there is no {SEND_RESULTS}")] == [
+        (each.area, each.subject, each.text) for each in found
+    ]
 
 
 async def test_a_search_path_that_leads_nowhere_is_the_one_thing_told(prepared: Settings) -> None:
