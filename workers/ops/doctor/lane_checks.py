@@ -66,5 +66,9 @@ def _group(group: GroupLag, *, before_start: bool) -> Sequence[CheckResult]:
 
 
 def _members(group: GroupLag) -> str:
-    count = group.members or 0
-    return "1 member" if count == 1 else f"{count} members"
+    """Return who owns which partitions."""
+    owned: dict[str, list[int]] = {}
+    for each in group.partitions:
+        owner = f"{each.owner.client} at {each.owner.host}" if each.owner is not None else "nobody"
+        owned.setdefault(owner, []).append(each.partition)
+    return "; ".join(f"{owner} reads {', '.join(map(str, numbers))}" for owner, numbers in owned.items())
