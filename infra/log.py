@@ -1,7 +1,8 @@
-"""Structured logs: JSON lines in production, readable ones on a terminal. Always on standard error."""
+"""Structured logs: JSON lines in production, readable ones on a terminal. On standard error, unless given a file."""
 
 import logging
 import sys
+from typing import TextIO
 
 import structlog
 
@@ -10,11 +11,10 @@ from infra.settings import LogFormat, Settings
 __all__ = ["configure_logging"]
 
 
-def configure_logging(settings: Settings) -> None:
-    """Send structlog and the standard library's loggers through one formatter."""
-    as_json = settings.log_format is LogFormat.JSON or (
-        settings.log_format is LogFormat.AUTO and not sys.stderr.isatty()
-    )
+def configure_logging(settings: Settings, file: TextIO | None = None) -> None:
+    """Send structlog and the standard library's loggers through one formatter, to standard error or to a file."""
+    stream = file or sys.stderr
+    as_json = settings.log_format is LogFormat.JSON or (settings.log_format is LogFormat.AUTO and not stream.isatty())
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -30,7 +30,7 @@ def configure_logging(settings: Settings) -> None:
         renderer = structlog.processors.JSONRenderer()
     else:
         renderer = structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback
         )
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -38,7 +38,7 @@ def configure_logging(settings: Settings) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

@@ -9,7 +9,7 @@ import asyncpg
 
 from infra.postgres import Connection
 
-__all__ = ["Migrated", "MigrationError", "migrate"]
+__all__ = ["Migrated", "MigrationError", "migrate", "missing_migrations"]
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -65,6 +65,21 @@ async def migrate(connection: Connection, function_folders: Sequence[Path], fold
             await connection.execute(function)
         connection.remove_log_listener(listen)
     return Migrated(tuple(missing), len(functions), tuple(notices))
+
+
+async def missing_migrations(connection: Connection, folder: Path = MIGRATIONS) -> list[str]:
+    """Return the migrations that the database lacks, by the names of their files.
+
+    Raises:
+        MigrationError: when an applied file was edited or is unknown to this version.
+
+    """
+    done = {}
+    if await connection.fetchval("select to_regclass('migrations')") is not None:
+        done = {row["name"]: row["sha256"] for row in await connection.fetch("select name, sha256 from migrations")}
+    files = _read(folder)
+    _check_applied(done, files)
+    return [name for name in files if name not in done]
 
 
 def _check_applied(done: dict[str, str], files: dict[str, str]) -> None:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from infra.postgres_session import GIVEN, prepare_session
-from infra.settings import Settings
+from infra.postgres_session import GIVEN, check_search_path, prepare_session
+from infra.settings import Settings, SettingsError
 
 __all__ = [
     "TRANSIENT_ERRORS",
@@ -104,9 +104,25 @@ _SERVER_SETTINGS = {
 }
 
 
+_POOLER_SAYS = "unsupported startup parameter"
+_NO_POOLER = (
+    "Sessions need settings and a role of their own, which it does not pass on: let INMAIL_DATABASE_URL lead to"
+    " Postgres itself. Workers keep a few connections open (INMAIL_DATABASE_CONNECTIONS) and need no pooler"
+)
+
+
 async def _prepare(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
     await prepare_session(connection)
     await connection.set_type_codec("jsonb", schema="pg_catalog", encoder=json.dumps, decoder=json.loads)
+
+
+async def _prepare_worker(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    await _prepare(connection)
+    await check_search_path(connection)
+    if (user := await connection.fetchval("select current_user")) != WORKER_ROLE:
+        raise SettingsError(
+            f"the session works as {user}, not as {WORKER_ROLE}: a pooler between has dropped the role. {_NO_POOLER}"
+        )
 
 
 def create_pool(settings: Settings) -> AbstractAsyncContextManager[Pool]:
@@ -123,7 +139,7 @@ def create_pool(settings: Settings) -> AbstractAsyncContextManager[Pool]:
         timeout=settings.database_timeout_seconds,
         server_settings=_SERVER_SETTINGS | {"role": WORKER_ROLE},
         connect=_connect_as_worker,
-        init=_prepare,
+        init=_prepare_worker,
         reset=_keep,
     )
 
@@ -136,13 +152,23 @@ async def _keep(_: Any) -> None:  # noqa: ANN401 - a connection
     """
 
 
+async def _connect(*arguments: Any, **options: Any) -> "asyncpg.Connection[asyncpg.Record]":  # noqa: ANN401 - asyncpg's
+    """Connect, and say what is wrong where a pooler stands between."""
+    try:
+        return await asyncpg.connect(*arguments, **options)
+    except asyncpg.ProtocolViolationError as error:
+        if _POOLER_SAYS not in str(error):
+            raise
+        raise SettingsError(f"a pooler such as PgBouncer stands between ({error}). {_NO_POOLER}") from error
+
+
 async def _connect_as_worker(
     *arguments: Any,  # noqa: ANN401 - as the pool calls asyncpg.connect
     **options: Any,  # noqa: ANN401
 ) -> "asyncpg.Connection[asyncpg.Record]":
     """Connect, and say what to run where the role is missing."""
     try:
-        return await asyncpg.connect(*arguments, **options)
+        return await _connect(*arguments, **options)
     except (asyncpg.InvalidParameterValueError, asyncpg.InsufficientPrivilegeError) as error:
         if WORKER_ROLE not in str(error):
             raise
@@ -159,7 +185,7 @@ async def connect_database(settings: Settings, *, patient: bool = False) -> "asy
         SettingsError: when the session lacks what the promises rest on.
 
     """
-    connection = await asyncpg.connect(
+    connection = await _connect(
         settings.database_url.get_secret_value(),
         command_timeout=None if patient else settings.database_timeout_seconds,
         timeout=settings.database_timeout_seconds,

@@ -16,7 +16,7 @@ from infra.settings import SettingsError
 if TYPE_CHECKING:
     import asyncpg
 
-__all__ = ["GIVEN", "find_weak_settings", "prepare_session"]
+__all__ = ["GIVEN", "check_search_path", "find_weak_settings", "prepare_session"]
 
 GIVEN: Final[Mapping[str, str]] = {
     # The functions lock accounts first and decide by what they read afterwards, which is what others have committed.
@@ -44,6 +44,17 @@ _OF_SERVER: Final[Mapping[str, str]] = {
     "fsync": "commits are lost when the machine stops, and the database may not start again",
     "full_page_writes": "pages may be torn when the machine stops",
 }
+
+# Postgres passes over a schema that does not exist: tables would be looked for, and made, in the next one of the path.
+_MISSING_SCHEMAS = r"""
+select current_database() as database, current_setting('search_path') as path, current_schema() as first,
+    array(
+        select part
+        from regexp_split_to_table(current_setting('search_path'), '\s*,\s*') as part
+        where part not in ('', '""', '"$user"') and to_regnamespace(part) is null
+    ) as missing
+"""
+_DEFAULT_PATH = '"$user", public'
 
 _READ = "select s.name, current_setting(s.name, true) as value from unnest($1::text[]) as s (name)"
 
@@ -76,6 +87,25 @@ async def prepare_session(connection: "asyncpg.Connection[Any]") -> None:
                 f" `\\drds` and postgresql.conf, and reset it (`alter role ... reset {name}`, `alter database ... reset"
                 f" {name}`)"
             )
+
+
+async def check_search_path(connection: "asyncpg.Connection[Any]") -> None:
+    """Look whether the schemas exist in which the session looks for its tables.
+
+    Raises:
+        SettingsError: naming those that do not, and what to do.
+
+    """
+    row = await connection.fetchrow(_MISSING_SCHEMAS)
+    if row is None or (row["path"] == _DEFAULT_PATH and row["first"] is not None):
+        return  # that of a server whose `public` was dropped for a schema of the user's name
+    if row["missing"] or row["first"] is None:
+        names = ", ".join(row["missing"]) or "any schema that this user may use"
+        raise SettingsError(
+            f"search_path is {row['path']}, and database {row['database']} does not have {names}: mend it where it is"
+            " set (in INMAIL_DATABASE_URL, or by `alter role` or `alter database ... set search_path`), or create the"
+            " schema and run `inmail migrate`"
+        )
 
 
 async def find_weak_settings(connection: "asyncpg.Connection[Any] | asyncpg.Pool[Any]") -> list[str]:

@@ -22,14 +22,16 @@ _EXIT_CODES = """Exit codes:
 
  0 done
 
- 1 the answer is no: the audit found something, an account or request is unknown, a line could not be published, the \
-demo came out otherwise than told
+ 1 the answer is no: the audit or the doctor found something, an account or request is unknown, a line could not be \
+published, the demo came out otherwise than told
 
  2 wrong usage or setting
 
  3 Kafka or Postgres cannot be reached, refused, or is not set up; the local ones could not start, or one ended
 
- 70 a broken invariant, a worker that made no progress, found too many undecidable records, or could not stop in order
+ 65 the circuit breaker ended the worker: too many of the last records cannot be decided
+
+ 70 a broken invariant, a worker that made no progress, or could not stop in order
 """
 
 
@@ -56,6 +58,7 @@ VERBS = {
     "statement": Verb(_ASK, "commands.books", "statement", "Show an account's balance and every line that led there."),
     "trace": Verb(_ASK, "commands.trace", "trace", "Follow a request from its record to its published answer."),
     "lag": Verb(_ASK, "commands.lag", "lag", "Show how far groups are behind, since when, and why."),
+    "doctor": Verb(_ASK, "commands.doctor", "doctor", "Check everything that the guarantees rest on."),
     "audit": Verb(
         _ASK, "commands.books", "audit_command", "Check that the ledger balances: every credit, row, answer."
     ),
@@ -66,6 +69,7 @@ VERBS = {
     "clock": Verb(_REPAIR, "commands.clock", "clock", "Decide on times far ahead; set a clock back."),
     "operations": Verb(_REPAIR, "commands.operations", "operations", "See what operators did, and why."),
     "up": Verb(_TRY, "local.command", "up", "Run the whole system on this machine until Ctrl-C."),
+    "workers": Verb(_TRY, "local.workers_command", "workers", "List, stop and start the workers of `inmail up`."),
     "demo": Verb(_TRY, "local.command", "demo", "Run the whole system and play a story through it."),
     "simulate": Verb(_TRY, "commands.simulate", "simulate", "Make up accounts and all that happens to them."),
 }

@@ -92,6 +92,15 @@ class ClusterQueries:
         if any(broker.nodeId not in known for broker in self._cluster.brokers()):
             await self._client.force_metadata_update()
 
+    @property
+    def client(self) -> AIOKafkaClient:
+        """The client, for questions that are written elsewhere."""
+        return self._client
+
+    def brokers(self) -> dict[int, str]:
+        """Return the brokers' addresses, host:port, by number."""
+        return {broker.nodeId: f"{broker.host}:{broker.port}" for broker in self._cluster.brokers()}
+
     def partitions(self, topic: str) -> list[TopicPartition]:
         """Return a topic's partitions; none of a topic that is not there."""
         return [TopicPartition(topic, number) for number in sorted(self._cluster.partitions_for_topic(topic) or ())]

@@ -1,22 +1,22 @@
-"""The ids of topics: a topic that was deleted and created again under its name has another one (KIP-516).
+"""The ids of topics, and what a user may do with them (KIP-516, KIP-430).
 
-aiokafka speaks versions of the metadata request from before there were ids: the version that has them is written out
-here in aiokafka's own types.
+A topic that was deleted and created again under its name has another id. aiokafka speaks versions of the metadata
+request from before there were ids: the version that has them is written out here in aiokafka's own types.
 """
 
 from collections.abc import Sequence
 from io import BytesIO
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import UnknownTopicOrPartitionError, for_code
+from aiokafka.errors import TopicAuthorizationFailedError, UnknownTopicOrPartitionError, for_code
 from aiokafka.protocol.abstract import AbstractType
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import Boolean, CompactArray, CompactString, Int16, Int32, Schema, TaggedFields
 
-__all__ = ["fetch_topic_ids", "topic_ids"]
+__all__ = ["DescribedTopic", "describe_topics", "fetch_topic_ids", "topic_ids"]
 
 _METADATA, _VERSION = 3, 11
 _NO_ID = UUID(int=0)
@@ -99,12 +99,13 @@ class _MetadataRequest(Request[_MetadataRequestStruct]):  # type: ignore[misc] #
 
     API_KEY = _METADATA
 
-    def __init__(self, topics: Sequence[str]) -> None:
+    def __init__(self, topics: Sequence[str], *, operations: bool = False) -> None:
         self._topics: list[tuple[UUID, str, dict[int, bytes]]] = [(_NO_ID, topic, {}) for topic in topics]
+        self._operations = operations
 
     def build(self, request_struct_class: Any) -> Any:  # noqa: ANN401 - aiokafka's
         """Return the request in the one version there is."""
-        return request_struct_class(self._topics, False, False, {})
+        return request_struct_class(self._topics, False, self._operations, {})
 
 
 async def fetch_topic_ids(client: AIOKafkaClient, topics: Sequence[str]) -> dict[str, UUID]:
@@ -123,6 +124,37 @@ async def fetch_topic_ids(client: AIOKafkaClient, topics: Sequence[str]) -> dict
             raise for_code(error)(f"the id of {topic} is not known")
         if topic_id != _NO_ID:
             found[topic] = topic_id
+    return found
+
+
+class DescribedTopic(NamedTuple):
+    """What the cluster says of a topic."""
+
+    replicas: int  # of the partition with the fewest
+    leaderless: tuple[int, ...]  # partitions that nobody leads
+    lagging: tuple[int, ...]  # partitions of which a replica is not in sync
+    operations: int | None  # that the user may do, as bits; None: the user may not even describe it
+
+
+async def describe_topics(client: AIOKafkaClient, topics: Sequence[str]) -> dict[str, DescribedTopic]:
+    """Return what the cluster says of topics; without topics that do not exist.
+
+    Raises:
+        KafkaError: when a broker does not answer.
+
+    """
+    answer = await client.send(client.get_random_node(), _MetadataRequest(topics, operations=True))
+    found = {}
+    for error, topic, _, _, partitions, operations, _ in answer.topics:
+        if for_code(error) is TopicAuthorizationFailedError:
+            found[topic] = DescribedTopic(0, (), (), None)
+        elif not error:
+            found[topic] = DescribedTopic(
+                min(len(each[4]) for each in partitions),
+                tuple(sorted(each[1] for each in partitions if each[2] < 0)),
+                tuple(sorted(each[1] for each in partitions if len(each[5]) < len(each[4]))),
+                operations,
+            )
     return found
 
 

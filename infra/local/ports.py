@@ -9,9 +9,10 @@ from pathlib import Path
 from infra.local.errors import PortTakenError
 from infra.local.progress import Report
 
-__all__ = ["LOOPBACK", "kept_ports", "release_where_needed", "reserve", "reserve_again"]
+__all__ = ["LOOPBACK", "kept_ports", "release_where_needed", "reserve", "reserve_again", "reserve_usual"]
 
 LOOPBACK = "127.0.0.1"
+_NEXT_PORTS = 10  # that are tried where a usual one is taken
 
 
 def reserve(port: int | None, purpose: str) -> socket.socket:
@@ -37,8 +38,10 @@ def reserve(port: int | None, purpose: str) -> socket.socket:
     return reserved
 
 
-def reserve_again(port: int | None, before: int | None, purpose: str, report: Report) -> socket.socket:
-    """Reserve `port`, or the one of before while it is free, or else any.
+def reserve_again(
+    port: int | None, before: int | None, purpose: str, report: Report, usual: int | None = None
+) -> socket.socket:
+    """Reserve `port`, or the one of before while it is free, or else the usual one or the next free one after it.
 
     Raises `PortTakenError` for a port that was asked for.
     """
@@ -47,7 +50,36 @@ def reserve_again(port: int | None, before: int | None, purpose: str, report: Re
             return reserve(before, purpose)
         except PortTakenError:
             report(f"Port {before}, that of {purpose} before, is taken: another one is used this time")
+    if port is None and usual is not None:
+        return reserve_usual(usual, purpose)
     return reserve(port, purpose)
+
+
+def reserve_usual(usual: int, purpose: str) -> socket.socket:
+    """Return a socket bound to the usual port of a server, or to the next free one of the ten after it, or to any."""
+    for port in range(usual, usual + _NEXT_PORTS + 1):
+        reserved = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            # Without SO_REUSEADDR, which would take a port that another stack has reserved and does not listen on yet.
+            reserved.bind((LOOPBACK, port))
+        except OSError:
+            reserved.close()
+            continue
+        if _is_served_on_ipv6(port):  # where a client that says `localhost` may end up
+            reserved.close()
+            continue
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        return reserved
+    return reserve(None, purpose)
+
+
+def _is_served_on_ipv6(port: int) -> bool:
+    """Tell whether somebody listens on a port of the IPv6 loopback."""
+    if not socket.has_ipv6:
+        return False
+    with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as asking:
+        asking.settimeout(1.0)
+        return asking.connect_ex(("::1", port)) == 0
 
 
 def kept_ports(file: Path, asked: Mapping[str, int | None]) -> dict[str, int]:

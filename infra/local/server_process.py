@@ -12,6 +12,7 @@ from infra.local.supervisor_client import Child, Program, SupervisorClient
 __all__ = ["clean_environment", "run_once", "wait_ready"]
 
 TAIL_LINES = 15
+JAVA_FRAME = "\tat "  # which the log keeps, and nobody at a terminal reads
 FOREIGN = ("PG", "JAVA", "JDK_", "_JAVA", "KAFKA", "CLASSPATH")
 
 
@@ -59,4 +60,5 @@ def last_lines(log: Path) -> list[str]:
     if not log.exists():
         return ["(no log)"]
     with log.open(encoding="utf-8", errors="replace") as file:
-        return [line.rstrip("\n") for line in deque(file, maxlen=TAIL_LINES)]
+        told = (line.rstrip("\n") for line in file if not line.startswith(JAVA_FRAME))
+        return list(deque(told, maxlen=TAIL_LINES))

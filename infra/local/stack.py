@@ -35,9 +35,10 @@ class LocalStack:
 
     Without `data_dir` everything is temporary; with it, data stays there between runs, and a second stack or another
     version is refused. Ports are free ones unless given; a data directory's are those of its first run, while they are
-    free. `kafka=False` or `postgres=False` leaves one out. `report` is told, in whole sentences, whatever takes longer
-    than a moment. The servers end with `stop`, with this process, however it ends, and never with a terminal's
-    Ctrl-C. Methods and attributes raise `LocalStackError`.
+    free. `usual_ports`, of `kafka` and `postgres`, are tried first where no other is given, and then the next free
+    ones after them. `kafka=False` or `postgres=False` leaves one out. `report` is told, in whole sentences, whatever
+    takes longer than a moment. The servers end with `stop`, with this process, however it ends, and never with a
+    terminal's Ctrl-C. Methods and attributes raise `LocalStackError`.
     """
 
     def __init__(  # noqa: PLR0913 - every one has a default that suits
@@ -53,6 +54,7 @@ class LocalStack:
         jvm_options: Sequence[str] = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"),
         broker_settings: Mapping[str, str] | None = None,
         postgres_settings: Mapping[str, str] | None = None,
+        usual_ports: Mapping[str, int] | None = None,
     ) -> None:
         self._options = Options(
             data_dir=None if data_dir is None else Path(data_dir).absolute(),
@@ -60,6 +62,7 @@ class LocalStack:
             postgres=postgres,
             kafka_port=kafka_port,
             postgres_port=postgres_port,
+            usual_ports=dict(usual_ports or {}),
             kafka_heap=kafka_heap,
             jvm_options=tuple(jvm_options),
             broker_settings=dict(broker_settings or {}),

@@ -30,6 +30,7 @@ class Options:
     postgres: bool
     kafka_port: int | None
     postgres_port: int | None
+    usual_ports: Mapping[str, int]
     kafka_heap: str
     jvm_options: Sequence[str]
     broker_settings: Mapping[str, str]
@@ -108,7 +109,9 @@ def _reserve(options: Options, base: Path, report: Report) -> dict[str, socket]:
             ours = before.get(name)
             if ours in {each.getsockname()[1] for each in reserved.values()}:  # asked for by the other server now
                 ours = None
-            reserved[name] = on_failure.enter_context(reserve_again(port, ours, name, report))
+            reserved[name] = on_failure.enter_context(
+                reserve_again(port, ours, name, report, options.usual_ports.get(name))
+            )
         on_failure.pop_all()
     if options.data_dir is not None:
         kept = {name: before.get(name, int(reserved[name].getsockname()[1])) for name in asked}

@@ -20,6 +20,7 @@ _OPS = {
     "ops/clock",
     "ops/compare",
     "ops/dead_letters",
+    "ops/doctor",
     "ops/lag",
     "ops/replay",
     "ops/topics",
@@ -42,11 +43,12 @@ ROOMS = {
     "ops/clock": {"ledger", "ops", "ops/books", "topology"},
     "ops/compare": {"ledger", "ops/books", "topology"},
     "ops/dead_letters": {"jobs", "ledger", "ops"},
+    "ops/doctor": {"ledger", "ops/books", "ops/lag", "ops/topics", "topology"},
     "ops/trace": {"jobs", "ledger", "ops/books", "ops/dead_letters", "topology"},
     "ops/replay": {"jobs", "ledger", "ops", "ops/books", "ops/compare", "ops/dead_letters", "topology"},
     "console": {"ledger", "topology"} | _OPS,
     "commands": {"console", "errors", "ledger", "simulate"} | _OPS,
-    "local": {"commands", "console", "errors", "ledger", "ops/books", "ops/lag", "ops/topics"},
+    "local": {"commands", "console", "errors", "ledger", "ops/books", "ops/doctor", "ops/lag", "ops/topics"},
 }
 ROOMS["worker_command"] = {"commands", "jobs", "lane", "ledger"}  # puts a job into its lanes
 ROOMS["cli"] = {*ROOMS}  # the command puts the rooms together

@@ -1,13 +1,15 @@
 """What a database session has, whatever a database or a role has as its defaults: on the real server."""
 
 import re
+from pathlib import Path
 
 import asyncpg
 import pytest
 
 from infra.postgres import Connection, Pool, connect_database, create_pool
-from infra.postgres_session import find_weak_settings
+from infra.postgres_session import check_search_path, find_weak_settings
 from infra.settings import Settings, SettingsError
+from tests.pooler import OPENED_WITH, pooler
 
 # Each as an operator may have set it, for reasons of other programs, and as it has to be all the same.
 DEFAULTS = {
@@ -94,3 +96,44 @@ async def test_a_server_that_may_lose_what_it_commits_is_warned_of(database: Con
     (weak,) = await find_weak_settings(database)
 
     assert weak.startswith("the database server runs with fsync = off: commits are lost when the machine stops")
+
+
+async def test_a_schema_of_the_search_path_that_does_not_exist_is_refused_by_name(settings: Settings) -> None:
+    """Where a worker starts: its tables would be looked for in the next schema, or nowhere."""
+    await _set(settings, "database", "search_path", "ledgr, public")
+
+    with pytest.raises(
+        SettingsError, match=r"search_path is .*ledgr.*, and database test_\d+ does not have .*ledgr.*:"
+    ):
+        async with create_pool(settings):
+            pass
+
+
+@pytest.mark.parametrize("path", ['"$user", public', "public", 'pg_catalog, "public"'])
+async def test_a_search_path_whose_schemas_exist_is_taken(settings: Settings, path: str) -> None:
+    """Also the default one, whose first schema is the user's and seldom exists."""
+    connection = await asyncpg.connect(settings.database_url.get_secret_value())
+    await connection.execute("select set_config('search_path', $1, false)", path)
+    try:
+        await check_search_path(connection)
+    finally:
+        await connection.close()
+
+
+async def test_a_pooler_between_is_named_where_it_refuses(settings: Settings, tmp_path: Path) -> None:
+    """PgBouncer as it comes: to a worker and to a tool, and not as a server that may come back."""
+    async with pooler(settings, tmp_path) as pooled:
+        said = r"a pooler such as PgBouncer stands between \(unsupported startup parameter"
+        with pytest.raises(SettingsError, match=said):
+            await connect_database(pooled)
+        with pytest.raises(SettingsError, match=said):
+            async with create_pool(pooled):
+                pass
+
+
+async def test_a_pooler_that_drops_the_workers_role_is_refused(settings: Settings, tmp_path: Path) -> None:
+    """Told to pass over what it does not know, it would let a worker in with the rights of the tables' owner."""
+    async with pooler(settings, tmp_path, f"ignore_startup_parameters = {OPENED_WITH}") as pooled:
+        with pytest.raises(SettingsError, match="works as postgres, not as inmail_worker: a pooler between"):
+            async with create_pool(pooled):
+                pass

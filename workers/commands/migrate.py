@@ -2,7 +2,7 @@
 
 from infra.migrate import Migrated, migrate
 from infra.postgres import connect_database
-from infra.postgres_session import find_weak_settings
+from infra.postgres_session import check_search_path, find_weak_settings
 from infra.settings import Settings
 from infra.terminal import console, error_console
 from workers.commands.running import run_command
@@ -17,6 +17,7 @@ def migrate_command() -> None:
     async def run(settings: Settings) -> Migrated:
         connection = await connect_database(settings, patient=True)  # an index of a large journal takes minutes
         try:
+            await check_search_path(connection)
             for weak in await find_weak_settings(connection):
                 error_console().print(f"warning: {weak}", soft_wrap=True)
             return await migrate(connection, [FUNCTIONS])

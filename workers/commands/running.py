@@ -23,7 +23,7 @@ from infra.migrate import MigrationError
 from infra.postgres import is_transient
 from infra.settings import Settings, SettingsError, load_settings
 from infra.terminal import error_console
-from workers.errors import ChildError, LaneError, WorkerError
+from workers.errors import BreakerError, ChildError, LaneError, WorkerError
 from workers.ledger.plans import CatalogueError
 from workers.ops.books.snapshot import is_unmigrated
 from workers.ops.books.statement import UnknownAccountError
@@ -44,6 +44,7 @@ class Exit(IntEnum):
     NO = 1
     WRONG_USAGE = 2
     UNREACHABLE = 3
+    UNDECIDABLE = 65  # sysexits' EX_DATAERR: whoever supervises a worker must not start it again by itself
     BROKEN = 70  # sysexits' EX_SOFTWARE: a supervisor may tell it from a refusal
     INTERRUPTED = 130
 
@@ -155,7 +156,7 @@ def _explain(error: Exception) -> tuple[Exit, str | None]:
         case NotSetUpError() | MigrationError() | LocalStackError():
             code, text = Exit.UNREACHABLE, str(error)
         case LaneError() | WorkerError() | ChildError():
-            text = str(error)
+            code, text = Exit.UNDECIDABLE if isinstance(error, BreakerError) else Exit.BROKEN, str(error)
         case KafkaError():
             code, text = Exit.UNREACHABLE, _explain_kafka(error)
         case _ if (text := _explain_postgres(error)) is not None:

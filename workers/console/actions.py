@@ -11,6 +11,7 @@ from workers.console import parameters
 from workers.console.access import Access, Role, Session
 from workers.console.api import RequestHandler, json_response
 from workers.console.guard import SESSION, is_https, session_cookie_name
+from workers.console.local_workers import LET_THROUGH, ControlError, WorkerAction, WorkerControl
 from workers.console.operation_runner import OperationRunner
 from workers.console.problems import BadRequestError
 from workers.console.query_limiter import QueryLimiter
@@ -29,6 +30,7 @@ class Actions:
     access: Access
     limiter: QueryLimiter
     runner: OperationRunner
+    control: WorkerControl | None = None  # controls the workers, if this program runs them
 
     def routes(self) -> dict[str, RequestHandler]:
         """Return the handler of POST requests for each path."""
@@ -37,6 +39,7 @@ class Actions:
             "/api/redrives/plan": self.plan,
             "/api/redrives": self.redrive,
             "/api/operations/{operation}/stop": self.stop,
+            "/api/workers/{worker}/{action}": self.act_on_worker,
             "/api/operations/{operation}/go-on": self.resume,
         }
 
@@ -101,6 +104,21 @@ class Actions:
         log = structlog.get_logger("inmail.console")
         log.info("operation_stopped", operation=operation.operation, actor=request[SESSION].actor)
         return json_response({"operation": operation.operation}, status=202)
+
+    async def act_on_worker(self, request: web.Request) -> web.Response:
+        """Start, stop or restart a worker that this program runs."""
+        if self.control is None:
+            raise ControlError("this console does not run the workers: stop and start them where they run")
+        name, asked = request.match_info["worker"], request.match_info["action"]
+        let_through = asked == LET_THROUGH
+        try:
+            action = WorkerAction.START if let_through else WorkerAction(asked)
+        except ValueError:
+            raise BadRequestError(f"action: expected {', '.join(WorkerAction)} or {LET_THROUGH}") from None
+        done = await self.control.act(name, action, let_through=let_through)
+        log = structlog.get_logger("inmail.console")
+        log.warning("worker_told", worker=name, action=asked, actor=request[SESSION].actor)
+        return json_response(done.summary())
 
     async def resume(self, request: web.Request) -> web.Response:
         """Continue an operation that was stopped, failed or broke off."""

@@ -48,6 +48,7 @@ class SystemPart:
     text: str  # in a sentence
     do: str = ""  # advice for an operator; empty where nothing is to be done
     since: datetime | None = None  # when this console first saw the status and cause
+    actions: tuple[str, ...] = ()  # what an operator can do with its process in this console
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,9 @@ from aiokafka.errors import KafkaConnectionError, KafkaError, NoBrokersAvailable
 
 from infra.kafka.clients import NotSetUpError, remedy
 from infra.postgres import is_transient
+from infra.settings import SettingsError
 from workers.console.access import TooManyAttemptsError, WrongTokenError
+from workers.console.local_workers import ControlError
 from workers.ledger.plans import CatalogueError
 from workers.ops.books.balance import UnknownAccountError
 from workers.ops.books.snapshot import is_unmigrated
@@ -35,9 +37,11 @@ _KINDS: Final[tuple[tuple[type[Exception], int, str], ...]] = (
     (NoSuchDeadLetterError, 404, "no_such_letter"),
     (NoSuchOperationError, 404, "no_such_operation"),
     (RefusedError, 409, "refused"),
+    (ControlError, 409, "refused"),
     (TopicsError, 409, "topics_differ"),
     (CatalogueError, 503, "plan_catalogue"),
     (NotSetUpError, 503, "not_set_up"),
+    (SettingsError, 503, "settings"),  # of a session: a pooler between, or a default that changed meanwhile
     (KafkaError, 503, "kafka"),
     (asyncpg.PostgresError, 503, "postgres"),
     (asyncpg.InterfaceError, 503, "postgres"),

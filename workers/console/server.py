@@ -16,6 +16,7 @@ from workers.console.api import Api
 from workers.console.guard import add_security_headers, build_guards
 from workers.console.health import probe_addresses
 from workers.console.live_streams import LiveStreams
+from workers.console.local_workers import WorkerControl
 from workers.console.operation_runner import OperationRunner
 from workers.console.problems import tell_problems
 from workers.console.query_limiter import QueryLimiter
@@ -28,12 +29,15 @@ _SHUTDOWN_SECONDS: Final = 2.0
 
 
 @asynccontextmanager
-async def serve_console(settings: Settings, listener: socket.socket | None = None) -> AsyncIterator[str]:
+async def serve_console(
+    settings: Settings, listener: socket.socket | None = None, control: WorkerControl | None = None
+) -> AsyncIterator[str]:
     """Serve the console until the context ends, and yield its address. Running operations are stopped and recorded.
 
     Args:
         settings: the servers' addresses, the tokens, and the address to listen on.
         listener: a bound socket to listen on instead of the settings' address and port.
+        control: controls the workers, if this program runs them.
 
     Raises:
         SettingsError: when a token is missing or the port is not available.
@@ -41,10 +45,10 @@ async def serve_console(settings: Settings, listener: socket.socket | None = Non
     """
     access = load_access(settings)
     limiter, runner = QueryLimiter(settings), OperationRunner(settings)
-    monitor = SystemMonitor(limiter, probe_addresses(settings))
+    monitor = SystemMonitor(limiter, probe_addresses(settings), control)
     live = LiveStreams(monitor)
     application = _build_application(
-        settings, access, Api(limiter, monitor, runner), Actions(access, limiter, runner), live
+        settings, access, Api(limiter, monitor, runner), Actions(access, limiter, runner, control), live
     )
     web_runner = web.AppRunner(application, access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS)
     await web_runner.setup()

@@ -13,6 +13,7 @@ from workers.console.advice import ADVICE
 from workers.console.flow import Flow
 from workers.console.lag_json import group_json, overview_json, partitions_json
 from workers.console.lag_source import LagSource
+from workers.console.local_workers import WorkerControl, with_processes
 from workers.console.problems import KNOWN, explain
 from workers.console.query_limiter import QueryLimiter
 from workers.ops.books.lanes import LaneProgress, read_lanes
@@ -42,8 +43,9 @@ class _LedgerReading:
 class SystemMonitor:
     """Samples the system for all open pages, and keeps the last sample."""
 
-    def __init__(self, limiter: QueryLimiter, probes: dict[str, str]) -> None:
+    def __init__(self, limiter: QueryLimiter, probes: dict[str, str], control: WorkerControl | None = None) -> None:
         self._limiter = limiter
+        self._control = control
         self._probes = probes
         self.lag = LagSource(limiter.settings)
         self.flow = Flow()
@@ -82,7 +84,10 @@ class SystemMonitor:
         self._at = utc_now()
         if lag_read and self.lag.refreshed_at is not None:
             self.flow.add_sample(self.lag.refreshed_at, self.lag.worker_groups, self._ledger.lanes if lanes else None)
-        parts = health.add_since([*self._server_parts(), *self._worker_parts(probes)], self._health, self._at)
+        workers = self._worker_parts(probes)
+        if self._control is not None:
+            workers = with_processes(workers, self._control.statuses())
+        parts = health.add_since([*self._server_parts(), *workers], self._health, self._at)
         self._health = {part.name: part for part in parts}
         sampled, self._sampled = self._sampled, asyncio.Event()
         sampled.set()

@@ -10,6 +10,8 @@ from workers.commands.running import Exit, fail, run_command
 
 __all__ = ["demo", "up"]
 
+_USUAL_PORTS = {"kafka": 9092, "postgres": 5432}
+
 
 def demo() -> None:
     """Play a story through real Kafka, real Postgres and all workers, and check the outcome of every line."""
@@ -26,7 +28,9 @@ def demo() -> None:
 
 def _port_option(server: str) -> Any:  # noqa: ANN401 - typer's own type is not public
     return typer.Option(
-        min=1024, max=65535, help=f"Port of {server}; by default, the port of the first run or a free port."
+        min=1024,
+        max=65535,
+        help=f"Of {server}; unless given, that of the first run, else {_USUAL_PORTS[server.lower()]} or the next free.",
     )
 
 
@@ -35,7 +39,11 @@ def up(
     kafka_port: Annotated[int | None, _port_option("Kafka")] = None,
     postgres_port: Annotated[int | None, _port_option("Postgres")] = None,
 ) -> None:
-    """Run Kafka, Postgres and all workers in the foreground until Ctrl-C."""
+    """Run Kafka, Postgres and all workers in the foreground until Ctrl-C.
+
+    A worker that ends is named, with its last error and its log, and started again; `inmail workers` stops and starts
+    workers. In another terminal, `source .inmail/env` lets every command reach this stack.
+    """
     from workers.local.up import run_up  # noqa: PLC0415
 
-    run_command(lambda _: run_up(data.resolve(), kafka_port, postgres_port))
+    run_command(lambda _: run_up(data.resolve(), kafka_port, postgres_port, _USUAL_PORTS))

@@ -1,14 +1,13 @@
-"""Workers as child processes, which start together, drain on stop, and never outlive this process."""
+"""WorkerProcesses as child processes, which start together, drain on stop, and never outlive this process."""
 
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO
 
 from infra.settings import Settings
 from workers.errors import ChildError
@@ -46,7 +45,7 @@ class WorkerProcesses:
         names: tuple[str, ...] = WORKERS,
         probes: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
-        # Workers do not need the console's tokens.
+        # WorkerProcesses do not need the console's tokens.
         variables = environment(settings).items()
         self._environment = {name: value for name, value in variables if not name.startswith("INMAIL_CONSOLE_")}
         self._probes = probes
@@ -54,34 +53,52 @@ class WorkerProcesses:
         self._logs = logs
         self._names = names
         self.running: dict[str, subprocess.Popen[bytes]] = {}
-        self._files: list[IO[bytes]] = []
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The workers that `start` starts."""
+        return self._names
 
     def start(self) -> None:
         """Start the workers."""
-        self._logs.mkdir(parents=True, exist_ok=True)
         for name in self._names:
-            self._start(name)
+            self.start_one(name)
 
-    def _start(self, name: str) -> None:
-        file = self.log_path(name).open("ab")
-        self._files.append(file)
-        self.running[name] = subprocess.Popen(  # noqa: S603 - runs this program
-            [sys.executable, "-m", "workers.cli", "worker", name, "--stop-with-parent"],
-            stdin=subprocess.PIPE,
-            stdout=file,
-            stderr=file,
-            env=self._environment | ({"INMAIL_HEALTH_PORT": str(self._probes[name])} if name in self._probes else {}),
-            start_new_session=True,  # Ctrl-C reaches only the parent, which drains the workers
-        )
+    def start_one(self, name: str, more: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Start one worker, which does not run.
+
+        Args:
+            name: the worker.
+            more: variables for this process only.
+
+        Raises:
+            OSError: when the process or its log cannot be had.
+
+        """
+        self._logs.mkdir(parents=True, exist_ok=True)
+        port = {"INMAIL_HEALTH_PORT": str(self._probes[name])} if name in self._probes else {}
+        with self.log_path(name).open("ab") as file:
+            self.running[name] = subprocess.Popen(  # noqa: S603 - this program itself
+                [sys.executable, "-m", "workers.cli", "worker", name, "--stop-with-parent"],
+                stdin=subprocess.PIPE,
+                stdout=file,
+                stderr=file,
+                env={**self._environment, **port, **more},
+                start_new_session=True,  # a terminal's Ctrl-C is for the parent, which ends them in order
+            )
 
     def kill_and_restart(self, name: str) -> None:
-        """Kill a worker with SIGKILL, as a crash would, and start another in its place."""
-        process = self.running[name]
-        process.kill()
-        process.wait()
-        if process.stdin is not None:
+        """End a worker as a crash does, with SIGKILL, and start another in its place."""
+        self.running[name].kill()
+        self.running[name].wait()
+        self.forget(name)
+        self.start_one(name)
+
+    def forget(self, name: str) -> None:
+        """Let go of a worker that has ended."""
+        process = self.running.pop(name, None)
+        if process is not None and process.stdin is not None:
             process.stdin.close()
-        self._start(name)
 
     def log_path(self, name: str) -> Path:
         """Return the path of a worker's log."""
@@ -109,12 +126,23 @@ class WorkerProcesses:
             seconds: the time limit for all workers together; by default, the longest time that draining may take.
 
         """
-        for process in self.running.values():
+        codes = self._stop(list(self.running), seconds)
+        for name in codes:
+            self.forget(name)
+        return codes
+
+    def stop_one(self, name: str) -> int:
+        """Ask one worker to drain, wait for it, and return its exit code. It is killed when it does not end in time."""
+        return self._stop([name], None)[name]
+
+    def _stop(self, names: Sequence[str], seconds: float | None) -> dict[str, int]:
+        processes = {name: self.running[name] for name in names}
+        for process in processes.values():
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + (self._drain_seconds + _EXTRA_DRAIN_SECONDS if seconds is None else seconds)
         codes = {}
-        for name, process in self.running.items():
+        for name, process in processes.items():
             try:
                 code = process.wait(max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
@@ -122,10 +150,4 @@ class WorkerProcesses:
                 code = process.wait()
             # SIGTERM itself ends a worker only before it has started, or after it has drained.
             codes[name] = 0 if code == -signal.SIGTERM else code
-            if process.stdin is not None:
-                process.stdin.close()
-        for file in self._files:
-            file.close()
-        self.running = {}
-        self._files = []
         return codes

@@ -2,33 +2,30 @@
 
 import asyncio
 import contextlib
-import shlex
-import shutil
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from rich.console import Console
 
-from infra.clock import utc_now
 from infra.local.errors import ServerError, StartInterruptedError
-from infra.local.ports import LOOPBACK
 from infra.local.stack import LocalStack
+from infra.log import configure_logging
 from infra.migrate import migrate
 from infra.postgres import connect_database
 from infra.settings import Settings, load_settings
 from infra.shutdown import stop_requested
 from infra.terminal import Reporter, console
-from schemas.billing import PromotionGranted, PromotionGrantedData
-from schemas.catalogue import SEND_REQUESTS
-from schemas.envelope import encode
-from schemas.sends import SendRequested, SendRequestedData
+from workers.commands.views.doctor import result_line
 from workers.errors import ChildError
 from workers.ledger.store import FUNCTIONS
-from workers.local.local_console import LocalConsole, serve_local_console
+from workers.local.control import serve_control
+from workers.local.environment_file import environment_file
+from workers.local.greeting import greeting
+from workers.local.local_console import probe_ports, serve_local_console
 from workers.local.processes import WorkerProcesses
+from workers.local.supervision import WorkerSupervisor
+from workers.ops.doctor import CheckResult, Grade, run_checkup
 from workers.ops.topics.plan import apply_topics, plan_topics
 
 __all__ = ["prepare_stack", "run_up", "stack_settings"]
@@ -55,19 +52,23 @@ async def prepare_stack(settings: Settings) -> list[str]:
     return done + [f"{change.topic}: {change.text}" for change in changes]
 
 
-async def run_up(data_dir: Path, kafka_port: int | None, postgres_port: int | None) -> None:
-    """Run until SIGINT or SIGTERM, then drain the workers and stop the stack. Both signals work at any time.
+async def run_up(
+    data_dir: Path, kafka_port: int | None, postgres_port: int | None, usual_ports: Mapping[str, int]
+) -> None:
+    """Run until SIGINT or SIGTERM, then drain the workers and stop the stack. Either is obeyed at any time.
+
+    A worker that ends is started again, and the rest goes on meanwhile.
 
     Raises:
-        LocalStackError: when the stack cannot start, or a server ended; the message says what to do.
-        ChildError: when a worker ended by itself, or did not drain.
+        LocalStackError: when the stack cannot be started, or a server ended; the message says what to do.
+        ChildError: when a worker could not drain.
 
     """
     out = console()
     stop = stop_requested()
-    stack = LocalStack(data_dir, kafka_port, postgres_port, report=Reporter(out))
+    stack = LocalStack(data_dir, kafka_port, postgres_port, Reporter(out), usual_ports=usual_ports)
     if not await _start_stack(stack, stop):
-        out.print("stopped before the stack was up")
+        out.print("stopped before it was up")
         return
     try:
         settings = stack_settings(stack)
@@ -75,7 +76,12 @@ async def run_up(data_dir: Path, kafka_port: int | None, postgres_port: int | No
         if await _wait_for(stop, stack.check, preparing):
             for line in preparing.result():
                 out.print(f"  {line}")
-            await _run_with_console(stack, settings, data_dir, stop, out)
+            checking = asyncio.create_task(_check_up(settings, out))
+            if not await _wait_for(stop, stack.check, checking):
+                return
+            checking.result()
+            with _logs_in(settings, data_dir / "logs" / "up.log"):
+                await _work(stack, settings, data_dir, stop, out)
     finally:
         await asyncio.to_thread(stack.stop)
         out.print("stopped")
@@ -113,88 +119,57 @@ async def _wait_for(stop: asyncio.Event, check: Callable[[], None], task: "async
         await asyncio.wait(tasks, timeout=_SHORT_DRAIN_SECONDS)
 
 
-async def _run_with_console(
-    stack: LocalStack, settings: Settings, data_dir: Path, stop: asyncio.Event, out: Console
-) -> None:
-    """Run the workers and the console until `stop` is set, then drain the workers."""
-    async with serve_local_console(settings) as page:
-        await _run_workers(page, stack, settings, data_dir, stop, out)
+async def _check_up(settings: Settings, out: Console) -> None:
+    """Look at everything that the guarantees rest on, and tell what is not as it has to be.
+
+    The workers start all the same: whether one can work with what is wrong it finds out by itself, and says so.
+    """
+
+    def tell(result: CheckResult) -> None:
+        if result.grade is not Grade.OK:
+            out.print(result_line(result), soft_wrap=True)
+
+    report = await run_checkup(settings, before_start=True, tell=tell, say=lambda line: out.print(f"  {line}"))
+    if report.grade is Grade.OK:
+        out.print(f"  check-up: {len(report.results)} things looked at, all as they have to be")
 
 
-async def _run_workers(  # noqa: PLR0913, PLR0917 - the console, the stack, the logs and the stop signal
-    page: LocalConsole, stack: LocalStack, settings: Settings, data_dir: Path, stop: asyncio.Event, out: Console
-) -> None:
-    workers = WorkerProcesses(settings, data_dir / "logs", probes=page.probes)
+@contextlib.contextmanager
+def _logs_in(settings: Settings, log: Path) -> Iterator[None]:
+    """Write what this process and its libraries log to a file: the terminal is for sentences."""
+    quiet = settings.model_copy(update={"log_level": "WARNING"})
+    with log.open("a", encoding="utf-8") as file:
+        configure_logging(quiet, file)
+        try:
+            yield
+        finally:
+            configure_logging(quiet)
 
-    def check() -> None:
-        stack.check()  # first, because a worker may end when a server ends
-        workers.check()
 
-    workers.start()
-    drain_seconds: float | None = None
-    try:
-        out.print(_usage_text(stack, data_dir, page), soft_wrap=True)
-        await _wait_for(stop, check)
-        out.print("\ndraining the workers ...")
-    except ServerError:
-        drain_seconds = _SHORT_DRAIN_SECONDS
-        raise
-    finally:
-        codes = await asyncio.to_thread(workers.stop, drain_seconds)
+async def _work(stack: LocalStack, settings: Settings, data_dir: Path, stop: asyncio.Event, out: Console) -> None:
+    """Run the workers and the console until `stop` is set, and drain them."""
+    with contextlib.ExitStack() as held:
+        probes = held.enter_context(probe_ports())
+        workers = WorkerProcesses(settings, data_dir / "logs", probes=probes)
+        supervisor = WorkerSupervisor(workers, lambda line: out.print(line, soft_wrap=True))
+
+        def check() -> None:
+            stack.check()  # first: a worker may end because a server did
+            supervisor.look()
+
+        drain_seconds: float | None = None
+        try:
+            async with serve_local_console(settings, probes, supervisor) as page, serve_control(supervisor, data_dir):
+                environment = held.enter_context(environment_file(data_dir, settings))
+                supervisor.start()
+                out.print(greeting(stack, data_dir, environment, page), soft_wrap=True)
+                await _wait_for(stop, check)
+                out.print("\ndraining the workers ...")
+        except ServerError:
+            drain_seconds = _SHORT_DRAIN_SECONDS
+            raise
+        finally:
+            codes = await asyncio.to_thread(workers.stop, drain_seconds)
     if failed := [name for name, code in codes.items() if code]:
         raise ChildError("\n".join(f"{name} did not drain: see {workers.log_path(name)}" for name in failed))
     out.print("all drained")
-
-
-def _usage_text(stack: LocalStack, data_dir: Path, page: LocalConsole) -> str:
-    """Return the commands to use the stack from another terminal, ready to paste."""
-    servers = stack.kafka_bootstrap_servers
-    inmail = _program_name()
-    now = utc_now()
-    gift = PromotionGrantedData(credits=3, promotion_id="welcome")
-    grant = PromotionGranted.create(id=uuid4(), source="/terminal", subject="alice", time=now, data=gift)
-    data = SendRequestedData(recipient_id="bob", relationship="none")
-    send, other = (
-        SendRequested.create(id=uuid4(), source="/terminal", subject="alice", time=now, data=data) for _ in range(2)
-    )
-    metrics = "\n           ".join(f"http://{LOOPBACK}:{port}/metrics ({name})" for name, port in page.probes.items())
-    return f"""
-Console    {page.sign_in_hint}
-Kafka      {servers}
-Postgres   {stack.database_url}
-Metrics    {metrics}
-Logs       {data_dir / "logs"}
-The ports of Kafka and Postgres are saved in {data_dir}: the next start uses them again if they are free.
-
-In another terminal:
-
-  export INMAIL_KAFKA_BOOTSTRAP_SERVERS={servers}
-  export INMAIL_DATABASE_URL={stack.database_url}
-  {inmail} results --follow
-
-In a third, with the same exports, give alice credits, send a message as alice, and see the result:
-
-  echo {shlex.quote(encode(grant).decode())} | {inmail} publish -
-  echo {shlex.quote(encode(send).decode())} | {inmail} publish -
-  {inmail} statement alice
-  {inmail} trace --account alice
-  {inmail} lag --watch
-  {inmail} metrics
-
-Your own producer must use the account as the key. With kcat:
-
-  echo 'alice:{encode(other).decode()}' |
-    kcat -P -b {servers} -t {SEND_REQUESTS} -K: -X partitioner=murmur2_random
-
-Ctrl-C drains the workers and stops everything; the data is kept."""
-
-
-def _program_name() -> str:
-    """Return the command that runs this program from a shell in this directory."""
-    if shutil.which("inmail") is not None:
-        return "inmail"
-    beside = Path(sys.executable).with_name("inmail")
-    if not beside.is_file():
-        return f"{sys.executable} -m workers.cli"
-    here = Path.cwd()
-    return str(beside.relative_to(here) if beside.is_relative_to(here) else beside)

@@ -1,4 +1,4 @@
-"""The README's block for an existing Kafka and Postgres, run unchanged."""
+"""The README's blocks, run as they stand: beside `inmail up`, and on a Kafka and a Postgres of one's own."""
 
 import os
 import re
@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from infra.local.stack import LocalStack
@@ -14,53 +16,82 @@ ROOT = Path(__file__).parents[3]
 SECONDS = 90.0
 
 
-def _read_block() -> str:
-    """Return the README's commands without the two addresses, which the reader replaces."""
+def _block(comment: str) -> str:
     (block,) = re.findall(
-        "<!-- a test runs this block -->\n```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
+        f"<!-- {re.escape(comment)} -->\n```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
     )
-    return "".join(line for line in block.splitlines(keepends=True) if not line.startswith("export INMAIL_"))
+    return str(block)
 
 
-def _read_answers(process: "subprocess.Popen[str]") -> list[str]:
-    """Return the output up to the answer of the send, or all output if the block hangs."""
+BESIDE_UP = _block("a test runs this block beside `inmail up`")
+# Without the two addresses, which are the reader's own; and without the file that only `inmail up` writes.
+OWN = "".join(
+    line
+    for line in (_block("a test runs this block, and then the lines above") + BESIDE_UP).splitlines(keepends=True)
+    if not line.startswith(("export INMAIL_", "source "))
+)
+
+
+@contextmanager
+def _bash(block: str, folder: Path, environment: dict[str, str]) -> "Iterator[subprocess.Popen[str]]":
+    process = subprocess.Popen(
+        ["bash", "-euo", "pipefail", "-c", block],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     bound = threading.Timer(SECONDS, os.killpg, (process.pid, signal.SIGKILL))
     bound.start()
-    lines = []
+    try:
+        yield process
+    finally:
+        bound.cancel()
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+ANSWERS = ("granted +10 balance 0 -> 10", "charged -1 balance 10 -> 9")  # of two topics, so in either order
+
+
+def _read_to(process: "subprocess.Popen[str]", *expected: str) -> str:
+    """Return what is printed until all that is expected has been; of a block that hangs, what there was until then."""
+    said = ""
     assert process.stdout is not None
     for line in process.stdout:
-        lines.append(line)
-        if "send.decided" in line:
+        said += re.sub(" +", " ", line)
+        if all(each in said for each in expected):
             break
-    bound.cancel()
-    return lines
+    return said
+
+
+def _environment() -> dict[str, str]:
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("INMAIL_")}
+    return variables | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+def test_the_block_beside_up_leads_to_the_first_charged_send(tmp_path: Path) -> None:
+    """What a newcomer pastes into a second terminal: ten credits, one message, nine left."""
+    up = f"exec {sys.executable} -m workers.cli up --data .inmail"
+    with _bash(up, tmp_path, _environment() | {"PYTHONPATH": str(ROOT)}) as running:
+        _read_to(running, "Ctrl-C drains")
+        with _bash(BESIDE_UP, tmp_path, _environment()) as process:
+            said = _read_to(process, *ANSWERS)
+
+    assert [] == [each for each in ANSWERS if each not in said], said
 
 
 def test_the_block_leads_to_the_first_charged_send(tmp_path: Path) -> None:
     """On an empty Kafka and an empty Postgres, the block gives ten credits, sends one message and leaves nine."""
     with LocalStack() as stack:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("INMAIL_")}
-        environment |= {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        addresses = {
             "INMAIL_KAFKA_BOOTSTRAP_SERVERS": stack.kafka_bootstrap_servers,
             "INMAIL_DATABASE_URL": stack.database_url,
         }
-        process = subprocess.Popen(
-            ["bash", "-euo", "pipefail", "-c", _read_block()],
-            cwd=tmp_path,
-            env=environment,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        try:
-            said = _read_answers(process)
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            assert process.stdout is not None
-            process.stdout.close()
+        with _bash(OWN, tmp_path, _environment() | addresses) as process:
+            said = _read_to(process, *ANSWERS)
 
-    shown = [re.sub(" +", " ", line) for line in said]
-    assert any("granted +10 balance 0 -> 10" in line for line in shown)
-    assert any("charged -1 balance 10 -> 9" in line for line in shown), "".join(shown)
+    assert [] == [each for each in ANSWERS if each not in said], said

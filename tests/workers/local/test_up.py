@@ -33,6 +33,7 @@ from workers.ops.topics.publish import parse_line
 Up = Callable[[], subprocess.Popen[str]]
 
 READY = "Ctrl-C drains"
+ADDRESSES = r"^(?:Kafka|Postgres) +\S+$"
 SECONDS = 60
 
 
@@ -99,9 +100,9 @@ def test_up_runs_until_interrupted_and_prints_how_to_use_it(up: Up) -> None:
     assert dict.fromkeys(WORKERS, True) == scraped
     lines = re.findall(r"^  (echo .*) \| \S.* publish -$", said, re.MULTILINE)
     assert [BILLING_EVENTS, SEND_REQUESTS] == [parse_line(shlex.split(line)[1].encode()).topic for line in lines]
-    (servers,) = re.findall(r"export INMAIL_KAFKA_BOOTSTRAP_SERVERS=(\S+)", said)
-    assert re.search(r"export INMAIL_DATABASE_URL=postgresql://\S+/inmail\n", said)
-    assert re.search(r"^  \S*inmail results --follow$|-m workers.cli results --follow$", said, re.MULTILINE)
+    (servers,) = re.findall(r"^Kafka +(\S+)$", said, re.MULTILINE)
+    assert re.search(r"^  source \S+/data/env$", said, re.MULTILINE)
+    assert re.search(r"^  inmail results --account alice$|-m workers.cli results", said, re.MULTILINE)
     assert f"kcat -P -b {servers} -t inmail.send-requests -K: -X partitioner=murmur2_random\n" in said
     code, rest, _ = _wait_for_end(process)
     assert (Exit.DONE, "\ndraining the workers ...\nall drained\nstopped\n") == (code, rest)
@@ -110,12 +111,13 @@ def test_up_runs_until_interrupted_and_prints_how_to_use_it(up: Up) -> None:
 def test_up_keeps_its_ports_and_ends_when_the_broker_dies(up: Up) -> None:
     """Exported addresses stay valid, and a server that died is named soon, with its log."""
     first = up()
-    exports = re.findall(r"export \S+", _read_to(first, READY))
+    addresses = re.findall(ADDRESSES, _read_to(first, READY), re.MULTILINE)
     first.terminate()
     assert Exit.DONE == _wait_for_end(first)[0]
     second = up()
 
-    assert exports == re.findall(r"export \S+", _read_to(second, READY))
+    assert 2 == len(addresses)
+    assert addresses == re.findall(ADDRESSES, _read_to(second, READY), re.MULTILINE)
     (broker,) = [p for p in psutil.Process(second.pid).children(recursive=True) if "kafka.Kafka" in p.cmdline()]
     broker.kill()
     code, said, seconds = _wait_for_end(second)

@@ -5,7 +5,8 @@ import { facts, formatCode, h, link, section, show, status, table } from "../dom
 import { count, number, percent, rate, seconds, time, words } from "../format.js";
 import { subscribe } from "../live.js";
 import { errorCard, loadingLine } from "../loading.js";
-import { get } from "../api.js";
+import { get, post } from "../api.js";
+import { confirm } from "../dialogs.js";
 import { groupPath, lagStatus, reasonText, timeToZero } from "./lag.js";
 
 const MIN_COUNT_INTERVAL_MS = 30000; // counting dead letters reads the whole topic
@@ -81,9 +82,27 @@ function healthSection(sample) {
   return section("Health", table("Health by component", [
     ["Component", (part) => part.name],
     ["Status", (part) => status(part.status, part.status === "ok" ? words(part.cause) : `${STATUS_NAMES[part.status]}: ${part.cause}`)],
-    ["Reason and what to do", (part) => [part.text, part.do && h("span", { class: "do" }, "→ ", formatCode(part.do))], "text"],
+    ["Reason and what to do", (part) => [part.text, part.do && h("span", { class: "do" }, "→ ", formatCode(part.do)), processButtons(part)], "text"],
     ["Since", (part) => time(part.since), "narrow"],
   ], sample.health, { empty: "No data yet." }), h("p", { class: "quiet" }, "Since: when this console first saw the status."));
+}
+
+// What can be done with a worker that runs beside the console, and what that means.
+const ACTIONS = {
+  stop: ["Stop", "It finishes what it holds. What comes afterwards waits until the worker is started."],
+  start: ["Start", "It goes on where it stopped."],
+  restart: ["Restart", "It finishes what it holds, and is started again."],
+  "let-through": ["Start, let all through", "All that cannot be decided becomes dead letters, however many, until the worker is started again."],
+};
+
+function processButtons(part) {
+  if (!part.actions?.length) return null;
+  const name = part.name.replace(/ worker$/, "");
+  return h("span", { class: "buttons" }, part.actions.map((action) => {
+    const [text, means] = ACTIONS[action];
+    const ask = () => confirm(`${text}: ${part.name}?`, means, text, () => post(`/api/workers/${name}/${action}`));
+    return h("button", { type: "button", "data-key": `${action} ${name}`, "aria-label": `${text}: ${part.name}`, on: { click: ask } }, text);
+  }));
 }
 
 function outcomesSection({ rows, records }) {

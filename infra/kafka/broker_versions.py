@@ -1,0 +1,94 @@
+"""Which version of Kafka a broker runs, by the newest level of `metadata.version` that it supports.
+
+No broker tells its version. Each tells the levels of its features (KIP-584), and each release adds levels of its own:
+read from `MetadataVersion.LATEST_PRODUCTION` in kafka-server-common 4.0.2, 4.1.1, 4.2.1, 4.3.0, 4.3.1 and 4.4.0.
+"""
+
+from io import BytesIO
+from typing import Any, Final, NamedTuple
+
+from aiokafka.protocol.api import Request, RequestStruct, Response, ResponseHeader_v0
+from aiokafka.protocol.types import CompactArray, CompactString, Int16, Int32, Schema, TaggedFields
+
+from infra.kafka.cluster_queries import ClusterQueries
+
+__all__ = ["BrokerVersion", "fetch_versions"]
+
+_API_VERSIONS, _VERSION = 18, 3
+_FEATURES_TAG = 0
+_FEATURE: Final = "metadata.version"
+_RELEASES: Final = {25: "4.0", 27: "4.1", 29: "4.2", 30: "4.3", 33: "4.4"}
+_SUPPORTED = CompactArray(
+    ("name", CompactString("utf-8")), ("min_level", Int16), ("max_level", Int16), ("tags", TaggedFields)
+)
+
+
+class BrokerVersion(NamedTuple):
+    """A broker, and what it says of its version."""
+
+    address: str
+    level: int | None  # the newest `metadata.version` that it supports; None: it does not tell
+    release: str | None  # as `4.2`; None: of a release that is not known here
+
+    @property
+    def text(self) -> str:
+        """The version in words."""
+        if self.release is not None:
+            return f"Kafka {self.release}"
+        if self.level is None or self.level < min(_RELEASES):
+            return "older than Kafka 4.0"
+        return f"newer than Kafka {_RELEASES[max(_RELEASES)]}" if self.level > max(_RELEASES) else "a release between"
+
+
+class _ApiVersionsResponse(Response):  # type: ignore[misc] # aiokafka is untyped
+    API_KEY, API_VERSION = _API_VERSIONS, _VERSION
+    SCHEMA = Schema(
+        ("error_code", Int16),
+        (
+            "api_keys",
+            CompactArray(("api_key", Int16), ("min_version", Int16), ("max_version", Int16), ("tags", TaggedFields)),
+        ),
+        ("throttle_time_ms", Int32),
+        ("tags", TaggedFields),
+    )
+
+
+class _ApiVersionsRequestStruct(RequestStruct):  # type: ignore[misc] # aiokafka is untyped
+    API_KEY, API_VERSION, FLEXIBLE_VERSION = _API_VERSIONS, _VERSION, True
+    RESPONSE_TYPE = _ApiVersionsResponse
+    SCHEMA = Schema(
+        ("client_software_name", CompactString("utf-8")),
+        ("client_software_version", CompactString("utf-8")),
+        ("tags", TaggedFields),
+    )
+
+    def parse_response_header(self, read_buffer: BytesIO | bytes) -> Any:  # noqa: ANN401 - aiokafka's
+        """Read the header: of this answer alone it is the old one, so that old clients can read it (KIP-511)."""
+        return ResponseHeader_v0.decode(read_buffer)
+
+
+class _ApiVersionsRequest(Request[_ApiVersionsRequestStruct]):  # type: ignore[misc] # aiokafka is untyped
+    """Asks a broker what it speaks and which features it has."""
+
+    API_KEY = _API_VERSIONS
+
+    def build(self, request_struct_class: Any) -> Any:  # noqa: ANN401 - aiokafka's
+        """Return the request in the one version there is."""
+        return request_struct_class("inmail", "1", {})
+
+
+async def fetch_versions(lookup: ClusterQueries) -> list[BrokerVersion]:
+    """Return the version of each broker.
+
+    Raises:
+        KafkaError: when a broker does not answer.
+
+    """
+    found = []
+    for node, address in sorted(lookup.brokers().items()):
+        answer = await lookup.send(node, _ApiVersionsRequest())
+        level = None
+        if (told := answer.tags.get(_FEATURES_TAG)) is not None:
+            level = {row[0]: row[2] for row in _SUPPORTED.decode(BytesIO(told)) or ()}.get(_FEATURE)
+        found.append(BrokerVersion(address, level, _RELEASES.get(level) if level is not None else None))
+    return found

@@ -1,0 +1,295 @@
+"""The check-up on a real Kafka and a real Postgres: fine as they come; what is broken is found."""
+
+import json
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from time import monotonic
+
+import pytest
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.protocol.admin import CreateAclsRequest, DeleteAclsRequest
+from pydantic import SecretStr
+
+from infra.kafka.broker_versions import BrokerVersion
+from infra.kafka.clients import admin_client
+from infra.local.stack import LocalStack
+from infra.migrate import migrate
+from infra.postgres import connect_database
+from infra.settings import Settings, load_settings
+from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS, SEND_RESULTS
+from tests.pooler import OPENED_WITH, pooler
+from tests.workers.command import run
+from tests.workers.wire import eventually
+from workers.commands.running import Exit
+from workers.ledger.store import FUNCTIONS
+from workers.local.up import prepare
+from workers.ops.doctor import CheckResult, CheckupReport, Grade, run_checkup
+from workers.ops.doctor.kafka_checks import check_version
+
+TOPIC, GROUP, TRANSACTIONAL_ID = 2, 3, 5  # kinds of resources
+READ, WRITE, DESCRIBE = 3, 4, 8
+DENY, PREFIXED = 2, 4
+
+NOTHING = "select 1"
+
+
+@pytest.fixture(scope="module")
+def own_stack() -> Iterator[LocalStack]:
+    """A stack to break. Its broker asks an authorizer, which allows what nobody has forbidden."""
+    rights = {
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "allow.everyone.if.no.acl.found": "true",
+    }
+    with LocalStack(broker_settings=rights) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+async def prepared(own_stack: LocalStack) -> Settings:
+    """Settings for it, with topics and tables made."""
+    settings = load_settings(
+        kafka_bootstrap_servers=own_stack.kafka_bootstrap_servers,
+        database_url=own_stack.database_url,
+        topic_partitions=2,
+    )
+    await prepare(settings)
+    return settings
+
+
+@asynccontextmanager
+async def _broken(settings: Settings, sql: str, mend: str = NOTHING) -> AsyncIterator[None]:
+    """Break something in the database, and mend it afterwards."""
+    connection = await connect_database(settings)
+    try:
+        await connection.execute(sql)
+        yield
+        await connection.execute(mend)
+        await migrate(connection, [FUNCTIONS])
+    finally:
+        await connection.close()
+
+
+@asynccontextmanager
+async def _forbidden(settings: Settings, resource: int, name: str, operation: int) -> AsyncIterator[None]:
+    """Forbid everybody something, for names that begin so."""
+    rule = (resource, name, PREFIXED, "User:*", "*", operation, DENY)
+    async with admin_client(settings) as admin:
+        await admin._send_request(CreateAclsRequest(*rule))
+        yield
+        await admin._send_request(DeleteAclsRequest(*rule))
+
+
+async def _wrong(settings: Settings, *, before_start: bool = True) -> list[CheckResult]:
+    return [each for each in await _results(settings, before_start=before_start) if each.grade is Grade.WRONG]
+
+
+async def _results(settings: Settings, *, before_start: bool = True) -> list[CheckResult]:
+    return list((await run_checkup(settings, before_start=before_start)).results)
+
+
+async def test_a_system_that_was_set_up_has_nothing_to_find(prepared: Settings) -> None:
+    """Before its workers start; afterwards it is a warning that none runs. Each right of the workers has its line."""
+    before = await _results(prepared)
+    after = await _results(prepared, before_start=False)
+
+    assert [] == [each for each in before if each.grade is not Grade.OK]
+    assert 40 < len(before)
+    assert ["inmail-billing", "inmail-expiry", "inmail-send"] == sorted(
+        each.subject for each in after if each.grade is Grade.WARNING and each.text.startswith("nobody is in the group")
+    )
+    told = {(each.area, each.subject): each.text for each in before}
+    (version,) = [text for (area, subject), text in told.items() if subject.startswith("version of")]
+    assert "Kafka 4.2, on which every fault was tested" == version
+    assert "inmail_worker has INSERT, SELECT" == told["rights", "table journal"]
+    assert "READ and WRITE and DESCRIBE" == told["rights", f"topic {EXPIRY_TICKS}"]
+
+
+_ALTER = (
+    "do $$ begin execute format('alter database %I {} default_transaction_read_only{}', current_database()); end $$"
+)
+_MURMUR2 = (
+    "create or replace function murmur2(p_bytes bytea) returns bigint language plpgsql immutable strict parallel safe"
+    " as 'begin return 0; end'"
+)
+_HALTED = (
+    "insert into lanes (consumer_group, topic, partition, epoch, halted)"
+    " values ('inmail-send', 'inmail.send-requests', 1, 1, 'the offset is gone')"
+)
+
+_WITHOUT_0012 = (
+    "create table kept as select * from migrations where name like '0012%';"
+    " delete from migrations where name like '0012%'"
+)
+
+# What is done, what mends it where `inmail migrate` does not, and what is found.
+DAMAGE = {
+    "a right that is missing": (
+        "revoke update (remaining) on lots from inmail_worker",
+        NOTHING,
+        ("rights", "table lots", "inmail_worker lacks UPDATE"),
+    ),
+    "a right too many": (
+        "grant delete on journal to inmail_worker",
+        NOTHING,
+        ("rights", "table journal", "inmail_worker has DELETE: a worker could change what is written for good"),
+    ),
+    "a migration that is missing": (
+        _WITHOUT_0012,
+        "insert into migrations select * from kept; drop table kept",
+        ("Postgres", "migrations", "0012_announced_ends.sql missing"),
+    ),
+    "a function of another version": (_MURMUR2, NOTHING, ("Postgres", "functions", "murmur2 are of another version")),
+    "a lane that is halted": (_HALTED, "delete from lanes", ("lanes", "send 1", "halted: the offset is gone")),
+    "no writes": (
+        _ALTER.format("set", " = on"),
+        _ALTER.format("reset", ""),
+        ("Postgres", "writes", "default_transaction_read_only is on: workers decide nothing"),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+async def test_what_is_broken_in_the_database_is_found(prepared: Settings, what: str) -> None:
+    """And nothing else is blamed for it."""
+    sql, mend, expected = DAMAGE[what]
+    async with _broken(prepared, sql, mend):
+        found = await _wrong(prepared, before_start=False)
+
+    assert [expected] == [(each.area, each.subject, each.text) for each in found]
+    assert [] == await _wrong(prepared)
+
+
+async def test_a_lane_that_is_halted_keeps_no_worker_from_being_started(prepared: Settings) -> None:
+    """Before a start it is a warning: starting the worker is part of the remedy."""
+    sql, mend, expected = DAMAGE["a lane that is halted"]
+    async with _broken(prepared, sql, mend):
+        found = await _results(prepared)
+
+    assert [expected] == [(each.area, each.subject, each.text) for each in found if each.grade is Grade.WARNING]
+
+
+FORBIDDEN = {
+    f"topic {SEND_REQUESTS}": (TOPIC, SEND_REQUESTS, READ, "READ and DESCRIBE"),
+    f"topic {SEND_RESULTS}": (TOPIC, SEND_RESULTS, WRITE, "WRITE and DESCRIBE"),
+    "group inmail-send": (GROUP, "inmail-send", READ, "READ"),
+    "transactional ids inmail-send-*": (TRANSACTIONAL_ID, "inmail-send", DESCRIBE, "DESCRIBE"),
+}
+
+
+@pytest.mark.parametrize("subject", FORBIDDEN)
+async def test_a_right_that_kafka_does_not_give_is_named(prepared: Settings, subject: str) -> None:
+    """One by one, without trying what it is for."""
+    resource, name, operation, lacking = FORBIDDEN[subject]
+    async with _forbidden(prepared, resource, name, operation):
+        found = [each for each in await _results(prepared) if each.area == "rights" and each.grade is Grade.WRONG]
+
+    assert [(subject, f"this user lacks {lacking}")] == [(each.subject, each.text) for each in found]
+
+
+async def test_a_topic_with_its_producers_times_is_wrong(prepared: Settings) -> None:
+    """Decisions go by the broker's time."""
+    async with admin_client(prepared) as admin:
+        topic = ConfigResource(
+            ConfigResourceType.TOPIC, BILLING_EVENTS, configs={"message.timestamp.type": "CreateTime"}
+        )
+        await admin.alter_configs([topic])
+        found = await _wrong(prepared)
+    await prepare(prepared)
+
+    assert [("topics", BILLING_EVENTS)] == [(each.area, each.subject) for each in found]
+    assert found[0].text.startswith("message.timestamp.type is CreateTime; the guarantee: ")
+    assert [] == await _wrong(prepared)
+
+
+async def test_topics_that_are_missing_are_one_line(prepared: Settings) -> None:
+    """Not one for each question that cannot be asked without them."""
+    async with admin_client(prepared) as admin:
+        await admin.delete_topics([SEND_RESULTS])
+
+        async def gone() -> bool:
+            return all(row["topic"] != SEND_RESULTS for row in await admin.describe_topics())
+
+        await eventually(gone, "the topic's end")
+    found = await _wrong(prepared)
+    await prepare(prepared)
+
+    assert [("topics", "existence", f"there is no {SEND_RESULTS}")] == [
+        (each.area, each.subject, each.text) for each in found
+    ]
+
+
+async def test_a_search_path_that_leads_nowhere_is_the_one_thing_told(prepared: Settings) -> None:
+    """Not a table after the other that cannot be found for it."""
+    url = f"{prepared.database_url.get_secret_value()}?search_path=ledgr"
+    found = await _wrong(prepared.model_copy(update={"database_url": SecretStr(url)}))
+
+    assert ["search_path"] == [each.subject for each in found if each.area == "Postgres"]
+    assert "does not have ledgr" in found[0].text
+
+
+async def test_a_pooler_between_is_wrong(prepared: Settings, tmp_path: Path) -> None:
+    """Where it refuses sessions, and where it lets them through without what they were opened with."""
+    async with pooler(prepared, tmp_path) as pooled:
+        refused = [each for each in await _wrong(pooled) if each.area == "Postgres"]
+    async with pooler(prepared, tmp_path, f"ignore_startup_parameters = {OPENED_WITH}") as pooled:
+        dropped = [each for each in await _wrong(pooled) if each.area == "Postgres"]
+
+    assert ["a pooler such as PgBouncer stands between"] == [each.text.partition(" (")[0] for each in refused]
+    assert ["pooler"] == [each.subject for each in dropped]
+
+
+async def test_a_server_that_does_not_answer_is_named_soon(prepared: Settings, own_stack: LocalStack) -> None:
+    """After a second it is said for what it waits, after five it waits no longer, and the rest is looked at."""
+    said: list[str] = []
+    began = monotonic()
+    os.kill(own_stack.kafka_pid, signal.SIGSTOP)
+    try:
+        report: CheckupReport = await run_checkup(prepared, before_start=True, say=said.append)
+    finally:
+        os.kill(own_stack.kafka_pid, signal.SIGCONT)
+
+    servers = own_stack.kafka_bootstrap_servers
+    assert monotonic() - began < 12
+    assert [f"waiting for Kafka, at {servers} (for at most 5 s)"] == said
+    assert report.unreachable
+    assert [("Kafka", f"at {servers}", "it does not answer within 5 s")] == [
+        (each.area, each.subject, each.text) for each in report.results if each.grade is Grade.WRONG
+    ]
+
+
+@pytest.mark.parametrize(
+    ("level", "release", "grade"),
+    [
+        (25, "4.0", Grade.OK),
+        (29, "4.2", Grade.OK),
+        (30, "4.3", Grade.WARNING),
+        (33, "4.4", Grade.WARNING),
+        (40, None, Grade.WARNING),
+        (None, None, Grade.WARNING),
+    ],
+)
+def test_a_broker_that_may_leave_out_markers_is_warned_of(level: int | None, release: str | None, grade: Grade) -> None:
+    """By what is known of its release."""
+    found = check_version(BrokerVersion("broker:9092", level, release))
+
+    assert grade is found.grade
+    assert ("markers" in found.text) == (level is not None and level >= 30)
+
+
+async def test_the_command_ends_with_what_it_found(prepared: Settings) -> None:
+    """0 where all is well, 1 where something is wrong, 3 where a server cannot be reached; and as JSON."""
+    fine = await run(prepared, "doctor", "--before-start")
+    async with _broken(prepared, DAMAGE["a right too many"][0]):
+        broken = await run(prepared, "doctor", "--json")
+    away = await run(prepared.model_copy(update={"kafka_bootstrap_servers": "127.0.0.1:1"}), "doctor")
+
+    assert (Exit.DONE, "Everything is as it has to be.") == (fine.code, fine.out.splitlines()[-1].partition(" (")[0])
+    assert (Exit.NO, "wrong") == (broken.code, json.loads(broken.out)["grade"])
+    assert ["table journal"] == [
+        each["subject"] for each in json.loads(broken.out)["checks"] if each["grade"] == "wrong"
+    ]
+    assert Exit.UNREACHABLE == away.code
+    assert "wrong   Kafka: at 127.0.0.1:1: it cannot be reached. To do: start Kafka, or mend" in away.out

@@ -1,0 +1,149 @@
+"""What the console asks of the processes beside it, where it is served by the program that runs the workers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from workers.console.health import FAILED, WARNING, SystemPart
+
+__all__ = [
+    "LET_THROUGH",
+    "ControlError",
+    "ProcessState",
+    "WorkerAction",
+    "WorkerControl",
+    "WorkerStatus",
+    "with_processes",
+]
+
+
+class ProcessState(StrEnum):
+    """How a worker's process stands."""
+
+    RUNNING = "running"
+    STOPPING = "stopping"
+    BACKING_OFF = "backing off"  # it ended by itself, and is started again soon
+    STOPPED = "stopped"  # by an operator, until an operator starts it
+    TRIPPED = "tripped"  # the circuit breaker ended it: starting it again is an operator's decision
+
+
+class WorkerAction(StrEnum):
+    """What can be done with a worker's process."""
+
+    START = "start"
+    STOP = "stop"
+    RESTART = "restart"
+
+
+class ControlError(Exception):
+    """A worker's process cannot be told so. The message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """A worker's process as it stands."""
+
+    name: str
+    state: ProcessState
+    since: datetime
+    log: Path
+    pid: int | None = None
+    error: str = ""  # what it ended of, in a sentence; empty where it never did
+    restarts: int = 0  # in a row, by itself
+    starts_in_seconds: float | None = None  # while it backs off
+
+    @property
+    def advice(self) -> str:
+        """What to do, where somebody has to do something."""
+        if self.state is ProcessState.TRIPPED:
+            return (
+                "see `inmail dead-letters list`, mend the producer or the plan catalogue, then `inmail workers start"
+                f" {self.name}`; to let the records through as dead letters, add `--let-through`"
+            )
+        if self.state is ProcessState.STOPPED:
+            return f"`inmail workers start {self.name}`"
+        return ""
+
+    @property
+    def text(self) -> str:
+        """How it stands, in a sentence."""
+        match self.state:
+            case ProcessState.TRIPPED:
+                return f"its circuit breaker ended it, and it stays ended: {self.error}"
+            case ProcessState.BACKING_OFF:
+                return f"{self.error}; it is started again in {self.starts_in_seconds or 0:.0f} s"
+            case ProcessState.STOPPED:
+                return "an operator stopped it; what comes waits"
+            case ProcessState.STOPPING:
+                return "it drains"
+            case _:
+                return f"it runs as process {self.pid}" + (f"; the one before: {self.error}" if self.error else "")
+
+    def summary(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        return {
+            "name": self.name,
+            "state": self.state,
+            "since": self.since,
+            "pid": self.pid,
+            "error": self.error,
+            "restarts": self.restarts,
+            "starts_in_seconds": self.starts_in_seconds,
+            "log": str(self.log),
+            "do": self.advice,
+        }
+
+
+class WorkerControl(Protocol):
+    """Whoever runs the workers."""
+
+    def statuses(self) -> Sequence[WorkerStatus]:
+        """Return how each worker's process stands."""
+
+    async def act(self, name: str, action: WorkerAction, *, let_through: bool = False) -> WorkerStatus:
+        """Start, stop or restart a worker, and return how it stands then.
+
+        Raises:
+            ControlError: when there is no such worker, or it stands so already.
+
+        """
+
+
+_CAUSES: Final[Mapping[ProcessState, tuple[str, str]]] = {
+    ProcessState.STOPPING: (WARNING, "draining"),
+    ProcessState.BACKING_OFF: (FAILED, "ended"),
+    ProcessState.STOPPED: (WARNING, "stopped"),
+    ProcessState.TRIPPED: (FAILED, "ended by the breaker"),
+}
+LET_THROUGH: Final = "let-through"  # a start that makes dead letters of all that cannot be decided
+_ACTIONS: Final[Mapping[ProcessState, tuple[str, ...]]] = {
+    ProcessState.RUNNING: (WorkerAction.STOP, WorkerAction.RESTART),
+    ProcessState.STOPPING: (),
+    ProcessState.BACKING_OFF: (WorkerAction.START, WorkerAction.STOP),
+    ProcessState.STOPPED: (WorkerAction.START,),
+    ProcessState.TRIPPED: (WorkerAction.START, LET_THROUGH),
+}
+
+
+def with_processes(parts: Sequence[SystemPart], statuses: Sequence[WorkerStatus]) -> list[SystemPart]:
+    """Return parts of the system with what can be done with their processes.
+
+    A part whose process does not run has the reason of that as its cause.
+    """
+    found = {status.name: status for status in statuses}
+    return [
+        _with_process(part, found[name]) if (name := part.name.removesuffix(" worker")) in found else part
+        for part in parts
+    ]
+
+
+def _with_process(part: SystemPart, status: WorkerStatus) -> SystemPart:
+    actions = _ACTIONS[status.state]
+    if status.state not in _CAUSES:
+        return replace(part, actions=actions)
+    kind, cause = _CAUSES[status.state]
+    do = status.advice or f"look at {status.log} where it ends again and again"
+    return SystemPart(part.name, kind, cause, f"{status.text}; its log: {status.log}", do, actions=actions)

@@ -1,0 +1,85 @@
+"""What `inmail up` says once it is up: where everything is, and lines to paste into another terminal."""
+
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from uuid import uuid4
+
+from infra.clock import utc_now
+from infra.local.ports import LOOPBACK
+from infra.local.stack import LocalStack
+from schemas.billing import PromotionGranted, PromotionGrantedData
+from schemas.catalogue import SEND_REQUESTS
+from schemas.envelope import encode
+from schemas.sends import SendRequested, SendRequestedData
+from workers.local.local_console import LocalConsole
+
+__all__ = ["greeting"]
+
+_DATA = Path(".inmail")
+
+
+def greeting(stack: LocalStack, data_dir: Path, environment: Path, page: LocalConsole) -> str:
+    """Return what somebody needs to use the stack from another terminal, ready to be pasted."""
+    servers = stack.kafka_bootstrap_servers
+    inmail = _command()
+    data = "" if data_dir == _DATA.resolve() else f" --data {shlex.quote(_short(data_dir))}"
+    metrics = "\n           ".join(f"http://{LOOPBACK}:{port}/metrics ({name})" for name, port in page.probes.items())
+    grant, send, other = _events()
+    return f"""
+Console    {page.sign_in_hint}
+Kafka      {servers}
+Postgres   {stack.database_url}
+Metrics    {metrics}
+Logs       {_short(data_dir / "logs")}
+The ports of Kafka and Postgres are kept in {_short(data_dir)}: the next start uses them again while they are free.
+
+In another terminal, give alice three credits, let her send a message, and see what came of it:
+
+  source {shlex.quote(_short(environment))}
+  echo {shlex.quote(grant)} | {inmail} publish -
+  echo {shlex.quote(send)} | {inmail} publish -
+  {inmail} results --account alice
+  {inmail} statement alice
+  {inmail} trace --account alice
+  {inmail} lag --watch
+
+Is all as it has to be? Which workers run? Stop one, and start it again:
+
+  {inmail} doctor
+  {inmail} workers list{data}
+  {inmail} workers stop send{data}
+  {inmail} workers start send{data}
+
+A producer of your own sends the account as the key. With kcat:
+
+  echo 'alice:{other}' |
+    kcat -P -b {servers} -t {SEND_REQUESTS} -K: -X partitioner=murmur2_random
+
+Ctrl-C drains the workers and stops everything; the data stays."""
+
+
+def _events() -> tuple[str, str, str]:
+    """Return a grant, a message that it pays for, and another."""
+    now = utc_now()
+    gift = PromotionGrantedData(credits=3, promotion_id="welcome")
+    grant = PromotionGranted.create(id=uuid4(), source="/terminal", subject="alice", time=now, data=gift)
+    data = SendRequestedData(recipient_id="bob", relationship="none")
+    send, other = (
+        SendRequested.create(id=uuid4(), source="/terminal", subject="alice", time=now, data=data) for _ in range(2)
+    )
+    return encode(grant).decode(), encode(send).decode(), encode(other).decode()
+
+
+def _short(path: Path) -> str:
+    """Return a path as it is said in this folder."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def _command() -> str:
+    """Return how this program is called once the environment's file was read."""
+    if shutil.which("inmail") is not None or Path(sys.executable).with_name("inmail").is_file():
+        return "inmail"
+    return f"{sys.executable} -m workers.cli"

@@ -1,0 +1,52 @@
+"""What a process ended of, in one sentence, read from the end of its log: the rest stays there."""
+
+import re
+import signal
+from pathlib import Path
+from typing import Final
+
+__all__ = ["first_sentence", "last_words"]
+
+_TAIL_BYTES: Final = 256 * 1024
+_SAID: Final = "inmail: "  # what `workers.commands.running.fail` begins with
+_UNFORESEEN: Final = "see above"
+_SENTENCE_END: Final = re.compile(r"(?<=[.!?])\s+(?=[A-Z`])")
+
+
+def last_words(log: Path, begun_at: int, code: int) -> str:
+    """Return what a process ended of.
+
+    Args:
+        log: the file that it wrote to.
+        begun_at: where in the file its own lines begin, in bytes.
+        code: its exit code, negative where a signal ended it.
+
+    """
+    if code < 0:
+        try:
+            return f"it was ended by {signal.Signals(-code).name}"
+        except ValueError:
+            return f"it was ended by signal {-code}"
+    lines = _lines(log, begun_at)
+    said = [number for number, line in enumerate(lines) if line.startswith(_SAID)]
+    if not said:
+        return f"it ended with exit code {code} and did not say why"
+    text = lines[said[-1]].removeprefix(_SAID)
+    if text.endswith(_UNFORESEEN) and said[-1] > 0:  # the last line of a traceback: the error itself
+        return f"it ended of a mistake in this program: {first_sentence(lines[said[-1] - 1])}"
+    return first_sentence(text)
+
+
+def first_sentence(text: str) -> str:
+    """Return the first sentence of a text, without its full stop."""
+    return _SENTENCE_END.split(text.strip(), 1)[0].rstrip(".")
+
+
+def _lines(log: Path, begun_at: int) -> list[str]:
+    try:
+        with log.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(begun_at, size - _TAIL_BYTES))
+            return file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return []

@@ -1,0 +1,166 @@
+"""Keeps the workers of `inmail up` running: one that ends is started again, and never takes the rest with it.
+
+The wait before a start doubles with each end in a row. A worker that its circuit breaker ended stays ended: the same
+records would end it again, and whether they may become dead letters is an operator's decision.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from time import monotonic
+from typing import Final
+
+from infra.clock import utc_now
+from workers.commands.running import Exit
+from workers.console.local_workers import ControlError, ProcessState, WorkerAction, WorkerStatus
+from workers.local.last_words import last_words
+from workers.local.processes import WorkerProcesses
+
+__all__ = ["WorkerSupervisor"]
+
+_LEAST_SECONDS: Final = 1.0
+_MOST_SECONDS: Final = 60.0  # between an end and the next start
+_LET_THROUGH: Final = {"INMAIL_DEAD_LETTER_SHARE": "1"}
+_DOWN: Final = (ProcessState.STOPPED, ProcessState.TRIPPED, ProcessState.BACKING_OFF)
+
+
+@dataclass(slots=True)
+class _Supervised:
+    """One worker, and what became of it."""
+
+    status: WorkerStatus
+    more: dict[str, str] = field(default_factory=dict)  # variables beside those of all workers
+    log_from: int = 0  # where in its log the lines of this process begin
+    started_at: float = 0.0
+    start_at: float = 0.0  # while it backs off
+
+
+class WorkerSupervisor:
+    """The workers, watched. `look` has to be called a few times a second; nothing here blocks for longer than a moment.
+
+    Args:
+        workers: the processes.
+        say: is told, in a line, each end and each start after one.
+        least_seconds: the wait after the first end.
+
+    """
+
+    def __init__(
+        self, workers: WorkerProcesses, say: Callable[[str], None], least_seconds: float = _LEAST_SECONDS
+    ) -> None:
+        self._workers = workers
+        self._say = say
+        self._least_seconds = least_seconds
+        self._all: dict[str, _Supervised] = {}
+
+    def start(self) -> None:
+        """Start all workers."""
+        for name in self._workers.names:
+            status = WorkerStatus(name, ProcessState.STOPPED, utc_now(), self._workers.log_path(name))
+            self._all[name] = _Supervised(status)
+            self._start(self._all[name])
+
+    def statuses(self) -> list[WorkerStatus]:
+        """Return how each worker's process stands."""
+        now = monotonic()
+        return [
+            replace(each.status, starts_in_seconds=max(0.0, each.start_at - now))
+            if each.status.state is ProcessState.BACKING_OFF
+            else each.status
+            for each in self._all.values()
+        ]
+
+    def look(self) -> None:
+        """Notice workers that have ended, and start those whose wait is over."""
+        for each in self._all.values():
+            if each.status.state is ProcessState.RUNNING:
+                code = self._workers.running[each.status.name].poll()
+                if code is not None:
+                    self._note_end(each, code)
+            elif each.status.state is ProcessState.BACKING_OFF and monotonic() >= each.start_at and self._start(each):
+                self._say(f"{each.status.name}: started again, as process {each.status.pid}")
+
+    async def act(self, name: str, action: WorkerAction, *, let_through: bool = False) -> WorkerStatus:
+        """Start, stop or restart a worker, and return how it stands then. A stop waits until the worker has drained.
+
+        Args:
+            name: the worker.
+            action: what to do.
+            let_through: whether the process that is started makes dead letters of all that cannot be decided, however
+                many that are. Holds until an operator starts the worker again.
+
+        Raises:
+            ControlError: when there is no such worker, or it stands so already.
+
+        """
+        each = self._all.get(name)
+        if each is None:
+            raise ControlError(f"there is no worker {name}: there are {', '.join(self._all)}")
+        if each.status.state is ProcessState.STOPPING:
+            raise ControlError(f"{name} is draining: wait for its end")
+        if action is WorkerAction.START and each.status.state is ProcessState.RUNNING:
+            raise ControlError(f"{name} runs already, as process {each.status.pid}")
+        if action is WorkerAction.STOP and each.status.state is ProcessState.STOPPED:
+            raise ControlError(f"{name} is stopped already")
+        if action is not WorkerAction.START and each.status.state not in _DOWN:
+            await self._drain(each)
+        if action is WorkerAction.STOP:
+            self._become(each, ProcessState.STOPPED)
+        else:
+            each.more = dict(_LET_THROUGH) if let_through else {}
+            each.status = replace(each.status, restarts=0)
+            self._start(each)
+        return each.status
+
+    async def _drain(self, each: _Supervised) -> None:
+        name = each.status.name
+        self._become(each, ProcessState.STOPPING)
+        code = await asyncio.to_thread(self._workers.stop_one, name)
+        self._workers.forget(name)
+        if code:
+            self._say(f"{name}: did not drain: {self._words(each, code)}. Its log: {each.status.log}")
+
+    def _start(self, each: _Supervised) -> bool:
+        """Start a worker; tell whether it runs."""
+        name = each.status.name
+        each.log_from = each.status.log.stat().st_size if each.status.log.exists() else 0
+        each.started_at = monotonic()
+        try:
+            self._workers.start_one(name, each.more)
+        except OSError as error:  # no memory, no room, no more processes: it may pass
+            self._back_off(each, f"it could not be started: {error.strerror or error}")
+            return False
+        self._become(each, ProcessState.RUNNING, pid=self._workers.running[name].pid)
+        return True
+
+    def _note_end(self, each: _Supervised, code: int) -> None:
+        self._workers.forget(each.status.name)
+        words = self._words(each, code)
+        if code == Exit.UNDECIDABLE:
+            self._become(each, ProcessState.TRIPPED, error=words)
+            status = each.status
+            self._say(f"{status.name}: {status.text}. Its log: {status.log}. To do: {status.advice}")
+            return
+        if monotonic() - each.started_at > _MOST_SECONDS:  # it had come up: this end is not one more of the same
+            each.status = replace(each.status, restarts=0)
+        self._back_off(each, words)
+
+    def _back_off(self, each: _Supervised, error: str) -> None:
+        seconds = min(_MOST_SECONDS, self._least_seconds * 2.0 ** min(each.status.restarts, 10))
+        each.start_at = monotonic() + seconds
+        self._become(each, ProcessState.BACKING_OFF, error=error, restarts=each.status.restarts + 1)
+        self._say(f"{each.status.name}: {error}; it is started again in {seconds:.0f} s. Its log: {each.status.log}")
+
+    def _words(self, each: _Supervised, code: int) -> str:
+        return last_words(each.status.log, each.log_from, code)
+
+    @staticmethod
+    def _become(
+        each: _Supervised, state: ProcessState, *, pid: int | None = None, error: str = "", restarts: int | None = None
+    ) -> None:
+        now: datetime = utc_now()
+        log: Path = each.status.log
+        count = each.status.restarts if restarts is None else restarts
+        each.status = WorkerStatus(each.status.name, state, now, log, pid, error or each.status.error, count)
