@@ -14,7 +14,8 @@ from contextlib import aclosing
 from typing import Any
 
 from infra.clock import to_milliseconds, utc_now
-from infra.kafka.sender import ChunkResult, ChunkSender, Outgoing
+from infra.kafka.chunk_sender import ChunkResult, ChunkSender
+from infra.kafka.sender import Outgoing
 from infra.settings import Settings
 from workers.jobs.dead_letters import LETTER_HEADER
 from workers.ops.dead_letters.letters import LetterFilter

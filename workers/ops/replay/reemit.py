@@ -10,7 +10,8 @@ from contextlib import aclosing
 
 from aiokafka.errors import BrokerResponseError
 
-from infra.kafka.sender import ChunkResult, ChunkSender, Outgoing
+from infra.kafka.chunk_sender import ChunkResult, ChunkSender
+from infra.kafka.sender import Outgoing
 from infra.settings import Settings
 from workers.jobs.job import Message
 from workers.ops.operations import Intent, OngoingOperation, Operator, recorded_operation

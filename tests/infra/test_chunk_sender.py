@@ -7,8 +7,9 @@ from uuid import uuid4
 import pytest
 from aiokafka.admin import NewTopic
 
+from infra.kafka.chunk_sender import ChunkResult, ChunkSender
 from infra.kafka.clients import admin_client
-from infra.kafka.sender import ChunkResult, ChunkSender, Outgoing
+from infra.kafka.sender import Outgoing
 from infra.settings import Settings
 
 LARGE = 5
