@@ -41,7 +41,7 @@ def answer(body: object, status: int = 200) -> web.Response:
 
 @dataclass(slots=True)
 class Api:
-    """Answers to what the page reads. What goes wrong is raised, and told by `tell_problems`."""
+    """Answers to what the page reads. What goes wrong is raised, and told by `error_middleware`."""
 
     reading: QueryLimiter
     watch: SystemMonitor

@@ -17,7 +17,7 @@ from workers.console.guard import guards, harden
 from workers.console.health import probe_addresses
 from workers.console.jobs import Jobs
 from workers.console.live import Live
-from workers.console.problems import tell_problems
+from workers.console.problems import error_middleware
 from workers.console.reading import QueryLimiter
 from workers.console.watch import SystemMonitor
 
@@ -63,7 +63,9 @@ async def serve_console(settings: Settings, listener: socket.socket | None = Non
 
 def _application(settings: Settings, access: Access, api: Api, actions: Actions, live: Live) -> web.Application:
     names = (name.strip().lower() for name in settings.console_hosts.split(","))
-    application = web.Application(middlewares=[tell_problems, *guards(access, frozenset(filter(None, names)))])
+    application = web.Application(
+        middlewares=[error_middleware(settings), *guards(access, frozenset(filter(None, names)))]
+    )
     application.on_response_prepare.append(harden)
     application.on_shutdown.append(live.close)
     application.add_routes([web.get(path, handler) for path, handler in api.routes().items()])
