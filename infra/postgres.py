@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from infra.postgres_session import GIVEN, prepare_session
+from infra.postgres_session import CLIENT_SETTINGS, prepare_session
 from infra.settings import Settings
 
 __all__ = [
@@ -89,7 +89,7 @@ def is_refusal(error: BaseException) -> bool:
 WORKER_ROLE = "inmail_worker"
 
 _SERVER_SETTINGS = {
-    **GIVEN,
+    **CLIENT_SETTINGS,
     "application_name": "inmail",
     # Every statement that matters is a function call whose plan is fixed by its own settings; compiling costs more
     # than these plans run.

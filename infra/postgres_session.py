@@ -16,9 +16,9 @@ from infra.settings import SettingsError
 if TYPE_CHECKING:
     import asyncpg
 
-__all__ = ["GIVEN", "find_weak_settings", "prepare_session"]
+__all__ = ["CLIENT_SETTINGS", "find_weak_settings", "prepare_session"]
 
-GIVEN: Final[Mapping[str, str]] = {
+CLIENT_SETTINGS: Final[Mapping[str, str]] = {
     # The functions lock accounts first and decide by what they read afterwards, which is what others have committed.
     "default_transaction_isolation": "read committed",
     # An answer is published once its outcome is stored: a commit that comes back has to survive the server's end.
@@ -55,14 +55,14 @@ async def prepare_session(connection: "asyncpg.Connection[Any]") -> None:
         SettingsError: when it has not: a pooler between has dropped it, or a superuser has set it. It says what to do.
 
     """
-    names = [*GIVEN, *_GIVEN_AFTERWARDS, *_REQUIRED]
+    names = [*CLIENT_SETTINGS, *_GIVEN_AFTERWARDS, *_REQUIRED]
     found = dict(map(tuple, await connection.fetch(_READ, names)))
     for name, value in _GIVEN_AFTERWARDS.items():
         if found[name] not in (None, value):
             await connection.execute("select set_config($1, $2, false)", name, value)
     if wrong := [
         f"{name} is {found[name]!r} and has to be {value!r}"
-        for name, value in GIVEN.items()
+        for name, value in CLIENT_SETTINGS.items()
         if (found[name] or "").lower() != value.lower()
     ]:
         raise SettingsError(

@@ -10,12 +10,12 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 
-__all__ = ["Consumer", "ConsumerLostError", "LaneProducer", "Producer", "bootstrap_whole"]
+__all__ = ["Consumer", "ConsumerLostError", "LaneProducer", "Producer", "protect_bootstrap"]
 
 _AWAY_SECONDS = 0.5  # between two attempts of a lane's producer to reach a broker
 
 
-def bootstrap_whole(client: AIOKafkaClient) -> None:
+def protect_bootstrap(client: AIOKafkaClient) -> None:
     """Let a client's first question end when whoever waits for it is cancelled, and close the client then.
 
     Cancelled in the middle of it, aiokafka would leave a connection open for good.
@@ -63,7 +63,7 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is untyped
 
     def __init__(self, **arguments: Any) -> None:  # noqa: ANN401 - aiokafka's own
         super().__init__(**arguments)
-        bootstrap_whole(self._client)
+        protect_bootstrap(self._client)
 
     async def start(self) -> None:
         """Connect."""
@@ -154,7 +154,7 @@ class Producer(AIOKafkaProducer):  # type: ignore[misc] # aiokafka is untyped
 
     def __init__(self, **arguments: Any) -> None:  # noqa: ANN401 - aiokafka's own
         super().__init__(**arguments)
-        bootstrap_whole(self.client)
+        protect_bootstrap(self.client)
 
     async def start(self) -> None:
         """Connect."""
@@ -169,7 +169,7 @@ class LaneProducer(AIOKafkaProducer):  # type: ignore[misc] # aiokafka is untype
 
     def __init__(self, **arguments: Any) -> None:  # noqa: ANN401 - aiokafka's own
         super().__init__(**arguments)
-        bootstrap_whole(self.client)
+        protect_bootstrap(self.client)
         self.client._retry_backoff = _AWAY_SECONDS  # noqa: SLF001 - of its questions for topics
         self._connect, self.client._get_conn = self.client._get_conn, self._connect_patiently  # noqa: SLF001
 

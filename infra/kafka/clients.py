@@ -33,7 +33,7 @@ from aiokafka.errors import (
 from aiokafka.partitioner import murmur2
 
 from infra.kafka import lenient_headers
-from infra.kafka.aiokafka_fixes import Consumer, ConsumerLostError, LaneProducer, Producer, bootstrap_whole
+from infra.kafka.aiokafka_fixes import Consumer, ConsumerLostError, LaneProducer, Producer, protect_bootstrap
 from infra.settings import Settings
 
 __all__ = [
@@ -177,7 +177,7 @@ async def admin_client(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]
 
     """
     client = AIOKafkaAdminClient(**settings.kafka_client(), client_id="inmail-admin")
-    bootstrap_whole(client._client)  # noqa: SLF001 - there is no other way
+    protect_bootstrap(client._client)  # noqa: SLF001 - there is no other way
     try:
         await client.start()
         await _named(client._client)  # noqa: SLF001 - there is no other way

@@ -26,11 +26,19 @@ from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.protocol.coordination import FindCoordinatorRequest
 from aiokafka.protocol.offset import OffsetRequest
 
-from infra.kafka.aiokafka_fixes import bootstrap_whole
+from infra.kafka.aiokafka_fixes import protect_bootstrap
 from infra.kafka.topic_ids import fetch_topic_ids
 from infra.settings import Settings
 
-__all__ = ["EARLIEST", "LATEST", "ClusterQueries", "Described", "Member", "by_topic", "lookup"]
+__all__ = [
+    "EARLIEST",
+    "LATEST",
+    "ClusterQueries",
+    "GroupDescription",
+    "Member",
+    "group_by_topic",
+    "open_cluster_queries",
+]
 
 LATEST, EARLIEST = -1, -2  # Kafka's own words for the end and the beginning, where a time is asked for
 _AT_ONCE = 64  # questions under way
@@ -46,7 +54,7 @@ class Member(NamedTuple):
     places: frozenset[TopicPartition]
 
 
-class Described(NamedTuple):
+class GroupDescription(NamedTuple):
     """What a coordinator says of a group."""
 
     state: str
@@ -121,7 +129,7 @@ class ClusterQueries:
             found.update(name for name, protocol in answer.groups if protocol in ("consumer", ""))
         return sorted(found)
 
-    async def describe(self, groups: Collection[str]) -> dict[str, Described]:
+    async def describe(self, groups: Collection[str]) -> dict[str, GroupDescription]:
         """Return who is in some groups.
 
         Raises:
@@ -144,7 +152,7 @@ class ClusterQueries:
                 self._check_coordinator(group, error)
                 # A group of the newer protocol is called dead here, whoever is in it.
                 told = None if state == "Dead" or protocol_type not in ("consumer", "") else members
-                found[group] = Described(state, None if told is None else tuple(map(_member, told)))
+                found[group] = GroupDescription(state, None if told is None else tuple(map(_member, told)))
         return found
 
     async def committed(self, groups: Collection[str]) -> dict[str, dict[TopicPartition, int]]:
@@ -188,7 +196,7 @@ class ClusterQueries:
         """
 
         async def ask(node: int, asked: Mapping[TopicPartition, int]) -> Any:  # noqa: ANN401 - aiokafka's answer
-            topics = by_topic((place, (place.partition, times[place])) for place in asked)
+            topics = group_by_topic((place, (place.partition, times[place])) for place in asked)
             return await self.send(node, OffsetRequest(-1, int(committed), topics))
 
         return {
@@ -240,7 +248,7 @@ class ClusterQueries:
             _check(code, f"group {group} cannot be asked for now")
 
 
-def by_topic(rows: Iterable[tuple[TopicPartition, tuple[int, ...]]]) -> list[tuple[str, list[tuple[int, ...]]]]:
+def group_by_topic(rows: Iterable[tuple[TopicPartition, tuple[int, ...]]]) -> list[tuple[str, list[tuple[int, ...]]]]:
     """Return what is asked of partitions the way Kafka's requests have it: topic by topic."""
     topics: dict[str, list[tuple[int, ...]]] = defaultdict(list)
     for place, row in rows:
@@ -262,7 +270,7 @@ def _member(row: Any) -> Member:  # noqa: ANN401 - aiokafka's tuple
 
 
 @asynccontextmanager
-async def lookup(settings: Settings) -> AsyncIterator[ClusterQueries]:
+async def open_cluster_queries(settings: Settings) -> AsyncIterator[ClusterQueries]:
     """Open a client for questions, and close it afterwards.
 
     Raises:
@@ -270,7 +278,7 @@ async def lookup(settings: Settings) -> AsyncIterator[ClusterQueries]:
 
     """
     client = AIOKafkaClient(**settings.kafka_client(), client_id="inmail-lag")
-    bootstrap_whole(client)
+    protect_bootstrap(client)
     try:
         await client.bootstrap()
         asked = ClusterQueries(client)

@@ -14,15 +14,15 @@ from aiokafka.record.default_records import _DefaultRecordBatchPy, _DefaultRecor
 from aiokafka.record.memory_records import MemoryRecords, _MemoryRecordsPy
 from aiokafka.record.util import decode_varint
 
-__all__ = ["TolerantRecords", "install"]
+__all__ = ["LenientRecords", "install"]
 
 
 def install() -> None:
     """Let all consumers of this process read tolerantly."""
-    fetcher.MemoryRecords = TolerantRecords
+    fetcher.MemoryRecords = LenientRecords
 
 
-class TolerantRecords:
+class LenientRecords:
     """What a broker answered to a fetch, batch by batch."""
 
     def __init__(self, data: bytes) -> None:

@@ -15,10 +15,10 @@ from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.structs import ConsumerRecord
 
 from infra.clock import nearest_instant
-from infra.kafka.cluster_queries import ClusterQueries, by_topic
-from infra.kafka.lenient_headers import TolerantRecords
+from infra.kafka.cluster_queries import ClusterQueries, group_by_topic
+from infra.kafka.lenient_headers import LenientRecords
 
-__all__ = ["Peek", "glance", "read_through"]
+__all__ = ["Peek", "peek", "read_through"]
 
 _LITTLE_BYTES = 16 * 1024
 _MUCH_BYTES = 1024 * 1024
@@ -46,7 +46,7 @@ class _Fetched(NamedTuple):
         return not self.records.has_next() and self.start < self.end
 
 
-async def glance(
+async def peek(
     lookup: ClusterQueries, starts: Mapping[TopicPartition, int], *, committed: bool
 ) -> dict[TopicPartition, Peek]:
     """Return what comes first from each offset on; nothing of partitions that do not answer.
@@ -119,7 +119,7 @@ async def _fetch(
     isolation = READ_COMMITTED if committed else READ_UNCOMMITTED
 
     async def ask(node: int, part: Mapping[TopicPartition, int]) -> list[_Fetched]:
-        topics = by_topic((place, (place.partition, start, most)) for place, start in part.items())
+        topics = group_by_topic((place, (place.partition, start, most)) for place, start in part.items())
         answer = await lookup.send(node, FetchRequest(0, 0, most * len(part), isolation, topics))
         return list(_answered(answer, starts, committed=committed))
 
@@ -139,4 +139,4 @@ def _answered(answer: Any, starts: Mapping[TopicPartition, int], *, committed: b
             if not error:
                 aborted = more[-2] if answer.API_VERSION >= 11 else more[-1]  # 11 tells of a nearer replica after it
                 end = stable if committed else high
-                yield _Fetched(place, starts[place], end, TolerantRecords(records or b""), aborted)
+                yield _Fetched(place, starts[place], end, LenientRecords(records or b""), aborted)

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from pydantic import SecretStr
 
 from infra.local.errors import PortTakenError
-from infra.local.ports import LOOPBACK, release_where_needed, reserve
+from infra.local.ports import LOOPBACK, release_where_needed, reserve_port
 from infra.settings import Settings
 from workers.console.server import serve_console
 from workers.local.processes import WORKERS
@@ -42,7 +42,9 @@ async def console_beside(settings: Settings) -> AsyncIterator[ConsolePage]:
 
     """
     with ExitStack() as held:
-        reserved = {name: held.enter_context(closing(reserve(None, f"the {name} worker's probes"))) for name in WORKERS}
+        reserved = {
+            name: held.enter_context(closing(reserve_port(None, f"the {name} worker's probes"))) for name in WORKERS
+        }
         probes = {name: int(each.getsockname()[1]) for name, each in reserved.items()}
         for each in reserved.values():
             release_where_needed(each)
@@ -55,8 +57,8 @@ async def console_beside(settings: Settings) -> AsyncIterator[ConsolePage]:
             token = secrets.token_urlsafe(24)
             chosen["console_operator_token"] = SecretStr(token)
         try:
-            listener = reserve(settings.console_port, _CONSOLE)
+            listener = reserve_port(settings.console_port, _CONSOLE)
         except PortTakenError:
-            listener = reserve(None, _CONSOLE)
+            listener = reserve_port(None, _CONSOLE)
         async with serve_console(settings.model_copy(update=chosen), listener) as address:
             yield ConsolePage(address, token, probes)
