@@ -209,7 +209,7 @@ async def test_servers_die_with_a_supervisor_killed_by_force_and_the_next_start_
 
     assert until(lambda: not any(alive(pid) for pid in pids))
     assert run_dir.exists()
-    assert until(lambda: directories._is_left(run_dir))  # the last thread of a process outlives its first
+    assert until(lambda: directories._is_leftover(run_dir))  # the last thread of a process outlives its first
     assert until(lambda: _ended(stack))
 
     with LocalStack(kafka=False):
@@ -314,7 +314,7 @@ async def test_data_of_another_version_is_refused(tmp_path: Path, marker: str) -
     """Nothing tries to read data of other servers; the message says what to do."""
     (tmp_path / directories.MARKER).write_text(marker)
 
-    with pytest.raises(DataDirectoryError, match="remove the directory to start afresh"):
+    with pytest.raises(DataDirectoryError, match="remove the directory to start with no data"):
         LocalStack(data_dir=tmp_path, kafka=False).start()
 
 
@@ -380,7 +380,7 @@ def test_a_broker_maps_the_archive_of_its_classes_and_does_without_a_damaged_one
 
     with LocalStack(postgres=False, report=told.append) as stack:
         (archive,) = ours.glob("*.aot")
-        assert "its start takes 10 s longer" in told[-2]
+        assert "this start takes 10 s longer" in told[-2]
         assert str(archive) in Path(f"/proc/{stack.kafka_pid}/maps").read_text()
         assert not list(ours.glob(".*aot*"))
     with archive.open("r+b") as file:
@@ -414,7 +414,7 @@ async def test_postgres_runs_from_a_place_that_its_user_cannot_reach(
 ) -> None:
     """As root the server is another user: it gets a copy of the binaries, and its data through an open folder."""
     unreachable = postgres_server.postgres_package()
-    monkeypatch.setattr(postgres_server, "reachable", lambda path, _: unreachable not in path.parents)
+    monkeypatch.setattr(postgres_server, "is_reachable", lambda path, _: unreachable not in path.parents)
 
     with LocalStack(data_dir=tmp_path / "data", kafka=False) as stack:
         executable = Path(psutil.Process(stack.postgres_pid).exe())
