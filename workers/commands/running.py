@@ -1,4 +1,4 @@
-"""How a command runs and ends: one event loop, one line for each known error, an exit code that can be trusted."""
+"""Runs commands and processes: one event loop, one line for each known error, and a reliable exit code."""
 
 import asyncio
 import gc
@@ -25,11 +25,11 @@ CommandResult = TypeVar("CommandResult")
 def run_command(
     question: Callable[[Settings], Coroutine[Any, Any, CommandResult]], *, following: bool = False
 ) -> CommandResult:
-    """Run an operator's command and return what it found. Logs warnings only; known errors end the process.
+    """Run an operator's command and return its result. Logs only warnings; an error ends the process.
 
     Args:
-        question: what to run, given the settings.
-        following: it goes on until interrupted, which is then an orderly end.
+        question: returns the coroutine to run, given the settings.
+        following: whether the command runs until Ctrl-C, which is a success then.
 
     """
 
@@ -37,45 +37,45 @@ def run_command(
         settings = load_settings()
         configure_logging(settings.model_copy(update={"log_level": "WARNING"}))
         if not following:
-            # The client logs each failed attempt; the command says once what came of them.
+            # The client logs each failed attempt; the command reports only the result.
             logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
         try:
             return asyncio.run(question(settings))
         except BrokenPipeError:
-            if _is_read():  # a connection broke
+            if _has_reader():  # another connection broke
                 raise
-            # Whoever read the output has seen enough. What is still buffered has nowhere to go.
+            # The reader closed the pipe, as `head` does. Discard the buffered output.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(Exit.DONE) from None
 
-    return _end_well(run, Exit.DONE if following else Exit.INTERRUPTED)
+    return _run_to_exit(run, Exit.DONE if following else Exit.INTERRUPTED)
 
 
 def run_process(worker: Callable[[Settings], Coroutine[Any, Any, None]]) -> None:
-    """Run a worker until it is told to stop: on uvloop, with its logs. Known errors end the process."""
-    import uvloop  # noqa: PLC0415 - not on Windows, where no worker runs but the operator's commands do
+    """Run a worker on uvloop, with its logs, until it stops. An error ends the process."""
+    import uvloop  # noqa: PLC0415 - not available on Windows, where only operators' commands run
 
     def run() -> None:
         settings = load_settings()
         configure_logging(settings)
-        # A batch makes some ten thousand objects that all go with it, and in no circles: at Python's own thresholds the
-        # collector looks through them again and again, for a seventh of a worker's time (`make bench`).
+        # A batch creates some ten thousand objects without cycles, all freed with the batch. At Python's default
+        # thresholds the collector scans them repeatedly, which takes a seventh of a worker's time (`make bench`).
         gc.freeze()
         gc.set_threshold(100_000, 20, 100)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(worker(settings))
 
-    _end_well(run, Exit.INTERRUPTED)
+    _run_to_exit(run, Exit.INTERRUPTED)
 
 
 def fail(text: str, code: Exit) -> typer.Exit:
-    """Say on standard error why the process ends, and return what to raise."""
+    """Print on standard error why the process ends, and return the exception to raise."""
     error_console().print(Text.assemble(("inmail: ", "bold red"), text), soft_wrap=True)
     return typer.Exit(code)
 
 
-def _is_read() -> bool:
-    """Tell whether somebody still reads the output: what could not be written before is still buffered."""
+def _has_reader() -> bool:
+    """Return whether standard output still has a reader, by writing what is buffered."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -83,7 +83,7 @@ def _is_read() -> bool:
     return True
 
 
-def _end_well(run: Callable[[], CommandResult], interrupted: Exit) -> CommandResult:
+def _run_to_exit(run: Callable[[], CommandResult], interrupted: Exit) -> CommandResult:
     try:
         return run()
     except KeyboardInterrupt:
@@ -95,5 +95,7 @@ def _end_well(run: Callable[[], CommandResult], interrupted: Exit) -> CommandRes
         if answer is None or answer.unexpected:
             traceback.print_exc()
         if answer is None:
-            raise fail("a broken invariant, or a mistake in this program: see above", Exit.BROKEN) from error
+            raise fail(
+                "a broken invariant or a defect in this program: see the traceback above", Exit.BROKEN
+            ) from error
         raise fail(answer.text, answer.exit) from error
