@@ -22,7 +22,7 @@ _EXIT_CODES = """Exit codes:
 
  0 success
 
- 1 a negative result: the audit or a comparison found a difference, an account or request is unknown, an operation was \
+ 1 a negative result: the audit or a rebuild found a difference, an account or request is unknown, an operation was \
 refused, a line could not be published, the demo had an unexpected result
 
  2 wrong usage, or a wrong setting

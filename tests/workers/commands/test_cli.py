@@ -151,7 +151,7 @@ def test_a_setting_that_does_not_exist_is_named_with_the_nearest(inmail: Run) ->
     done = inmail("audit", INMAIL_TICK_STEP="5")
 
     assert done.code == Exit.WRONG_USAGE
-    assert _told(done).startswith("inmail: INMAIL_TICK_STEP: there is no such setting; INMAIL_TICK_STEPS was meant?")
+    assert _told(done).startswith("inmail: INMAIL_TICK_STEP: there is no such setting; did you mean INMAIL_TICK_STEPS?")
 
 
 @pytest.mark.parametrize(
