@@ -62,6 +62,7 @@ _PageOption = Annotated[
 _PartialOption = Annotated[
     bool, typer.Option("--partial", help="Allow topics whose first records retention has deleted.")
 ]
+_CatalogueOption = Annotated[Path | None, typer.Option(help="The plan catalogue to decide by; default: the live one.")]
 _ChangesOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -74,6 +75,15 @@ _SinceOption = Annotated[
     datetime | None,
     typer.Option(
         formats=INSTANT_FORMATS, help="Use the catalogue for records from this time on, and the live catalogue before."
+    ),
+]
+_FromOption = Annotated[
+    datetime | None,
+    typer.Option(
+        "--from",
+        formats=INSTANT_FORMATS,
+        callback=since_1970,
+        help="Leave out records before this time, and the lots they opened.",
     ),
 ]
 _CorrectionsOption = Annotated[
@@ -113,20 +123,10 @@ def rebuild_command(  # noqa: PLR0913, PLR0917 - one parameter an option
 def shadow_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     database: _DatabaseOption = None,
     schema: _SchemaOption = None,
-    catalogue: Annotated[
-        Path | None, typer.Option(help="The plan catalogue to decide by; default: the live one.")
-    ] = None,
+    catalogue: _CatalogueOption = None,
     changes: _ChangesOption = None,
     since: _SinceOption = None,
-    start: Annotated[
-        datetime | None,
-        typer.Option(
-            "--from",
-            formats=INSTANT_FORMATS,
-            callback=since_1970,
-            help="Leave out records before this time, and the lots they opened.",
-        ),
-    ] = None,
+    start: _FromOption = None,
     until: Annotated[
         datetime | None, typer.Option(formats=INSTANT_FORMATS, help="Leave out records at or after this time.")
     ] = None,

@@ -30,25 +30,30 @@ from workers.ops.replay.reemit_plan import ReemitPlan, RowFilter, plan_reemit
 
 __all__ = ["reemit_command"]
 
+_RequestFilter = Annotated[
+    UUID | None, typer.Option(help="Only the answer to this request and the movements it caused.")
+]
+_AfterFilter = Annotated[
+    datetime | None,
+    typer.Option(formats=INSTANT_FORMATS, help="Only events decided as of this time or later: a time or a day."),
+]
+_BeforeFilter = Annotated[
+    datetime | None,
+    typer.Option(formats=INSTANT_FORMATS, help="Only events decided as of an earlier time: a time or a day."),
+]
+_OffsetsFilter = Annotated[
+    str | None, typer.Option(metavar="FIRST:END", help="Only events from these input offsets, without END.")
+]
+
 
 def reemit_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     account: Annotated[str | None, typer.Option(help="Only events of this account.")] = None,
-    request: Annotated[
-        UUID | None, typer.Option(help="Only the answer to this request and the movements it caused.")
-    ] = None,
-    after: Annotated[
-        datetime | None,
-        typer.Option(formats=INSTANT_FORMATS, help="Only events decided as of this time or later: a time or a day."),
-    ] = None,
-    before: Annotated[
-        datetime | None,
-        typer.Option(formats=INSTANT_FORMATS, help="Only events decided as of an earlier time: a time or a day."),
-    ] = None,
+    request: _RequestFilter = None,
+    after: _AfterFilter = None,
+    before: _BeforeFilter = None,
     worker: Annotated[WorkerName | None, typer.Option(help="Only events decided by this worker.")] = None,
     partition: Annotated[int | None, typer.Option(min=0, help="Only events from this input partition.")] = None,
-    offsets: Annotated[
-        str | None, typer.Option(metavar="FIRST:END", help="Only events from these input offsets, without END.")
-    ] = None,
+    offsets: _OffsetsFilter = None,
     to: Annotated[
         str | None, typer.Option(metavar="TOPIC", help="Publish to this topic instead of the events' own topics.")
     ] = None,

@@ -25,38 +25,32 @@ __all__ = ["simulate"]
 _CHUNK_BYTES = 256 * 1024
 _USUAL = Population()
 
+_StartOption = Annotated[
+    datetime,
+    typer.Option(
+        formats=["%Y-%m-%dT%H:%M:%S%z"],
+        help="The first instant of the history.",
+        show_default="2030-01-01T00:00:00Z",
+    ),
+]
+
 
 def simulate(  # noqa: PLR0913, PLR0917 - one parameter an option
     accounts: Annotated[int, typer.Option(help="Number of accounts.")] = _USUAL.accounts,
     days: Annotated[float, typer.Option(help="Length of the history, in days.")] = _USUAL.days,
     seed: Annotated[int, typer.Option(help="The same seed and options give the same bytes.")] = _USUAL.seed,
-    start: Annotated[
-        datetime,
-        typer.Option(
-            formats=["%Y-%m-%dT%H:%M:%S%z"],
-            help="The first instant of the history.",
-            show_default="2030-01-01T00:00:00Z",
-        ),
-    ] = _USUAL.start,
-    sends_per_day: Annotated[
-        float, typer.Option(help="Average number of sends of an account in a day.")
-    ] = _USUAL.sends_per_day,
-    hot: Annotated[float, typer.Option(help="Zipf exponent of the senders; 0: all accounts send alike.")] = _USUAL.hot,
-    connections: Annotated[
-        float, typer.Option(help="Share of sends that are free, to direct connections.")
-    ] = _USUAL.connections,
-    undeliverable: Annotated[
-        float, typer.Option(help="Share of sends that cannot be delivered.")
-    ] = _USUAL.undeliverable,
+    start: _StartOption = _USUAL.start,
+    sends_per_day: Annotated[float, typer.Option(help="Sends per account, on average.")] = _USUAL.sends_per_day,
+    hot: Annotated[float, typer.Option(help="Zipf exponent of the senders; 0: all send alike.")] = _USUAL.hot,
+    connections: Annotated[float, typer.Option(help="Share of sends that are free.")] = _USUAL.connections,
+    undeliverable: Annotated[float, typer.Option(help="Share of undeliverable sends.")] = _USUAL.undeliverable,
     responses: Annotated[float, typer.Option(help="Share of sends that are answered.")] = _USUAL.responses,
     annual: Annotated[float, typer.Option(help="Share of accounts with annual terms.")] = _USUAL.annual,
     duplicates: Annotated[float, typer.Option(help="Share of events that are repeated.")] = _USUAL.duplicates,
-    conflicts: Annotated[
-        float, typer.Option(help="Share of events whose id is used again with another body.")
-    ] = _USUAL.conflicts,
+    conflicts: Annotated[float, typer.Option(help="Share of ids reused with another body.")] = _USUAL.conflicts,
     late: Annotated[float, typer.Option(help="Share of periods that arrive up to a day late.")] = _USUAL.late,
     out_of_order: Annotated[
-        float, typer.Option(help="Share of periods and reports in the wrong order.")
+        float, typer.Option(help="Share of periods and reports out of order.")
     ] = _USUAL.out_of_order,
     turbulence: Annotated[
         float,

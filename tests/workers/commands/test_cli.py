@@ -275,7 +275,7 @@ def test_a_directory_that_up_may_not_use_is_told_in_one_line(inmail: Run, tmp_pa
     done = inmail("up", "--data", str(tmp_path))
 
     assert done.code == Exit.UNREACHABLE
-    assert _told(done).endswith("holds files that are not of a local stack. Choose an empty or a new directory.")
+    assert _told(done).endswith("holds files that do not belong to a local stack. Choose an empty or a new directory.")
 
 
 def test_a_port_that_is_taken_is_told_in_one_line(inmail: Run, tmp_path: Path) -> None:
@@ -435,7 +435,7 @@ def test_a_connection_that_breaks_is_no_orderly_end(
         raise BrokenPipeError(32, "Broken pipe")
 
     with pytest.raises(typer.Exit) as work_ended:
-        running._end_well(lambda: asyncio.run(breaks(load_settings())), Exit.INTERRUPTED)
+        running._run_to_exit(lambda: asyncio.run(breaks(load_settings())), Exit.INTERRUPTED)
     with pytest.raises(typer.Exit) as command_ended:
         running.run_command(breaks, following=True)
 
