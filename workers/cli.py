@@ -83,7 +83,14 @@ def load_verb(name: str) -> TyperCommand | TyperGroup:
         found = single
     command: Any = typer.main.get_command(found)
     command.name, command.help = name, command.help or verb.help
+    for each in (command, *getattr(command, "commands", {}).values()):
+        each.help = _join_lines(each.help)
     return command  # type: ignore[no-any-return] # typer's return type is too wide
+
+
+def _join_lines(text: str | None) -> str | None:
+    """Return a help text with each paragraph on one line, so that the terminal's width breaks the lines."""
+    return text and "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
 
 
 class _Verbs(TyperGroup):

@@ -36,7 +36,7 @@ class ChunkSender(ABC, Generic[Item]):
     most one chunk in doubt.
     """
 
-    def __init__(  # noqa: PLR0913 - who sends, how fast, and how it ends
+    def __init__(  # noqa: PLR0913 - one parameter a setting
         self,
         settings: Settings,
         client_id: str,

@@ -90,7 +90,7 @@ class _LenientBatch(_DefaultRecordBatchPy):  # type: ignore[misc] # aiokafka is 
             body, position = self._bytes(position)
             headers.append(((name or b"").decode("utf-8", "backslashreplace"), body))
         if position != end:
-            raise CorruptRecordException(f"Invalid record size: {length} bytes told, {position - end} more read")
+            raise CorruptRecordException(f"Invalid record size: {length} bytes announced, {position - end} more read")
         self._pos: int = position
         by_broker = self.timestamp_type == self.LOG_APPEND_TIME
         timestamp = self.max_timestamp if by_broker else self.first_timestamp + ts_delta

@@ -48,7 +48,7 @@ class Sender:
     has been sent again, in order, alone and by a new producer: then only the record at fault is refused.
     """
 
-    def __init__(  # noqa: PLR0913 - who sends, who is told, and how it ends
+    def __init__(  # noqa: PLR0913 - one parameter a setting
         self,
         settings: Settings,
         client_id: str,

@@ -110,6 +110,13 @@ def test_every_command_explains_itself(command: str) -> None:
     assert "Usage:" in done.output
 
 
+def test_a_help_text_has_the_width_of_the_terminal() -> None:
+    """The lines of the source, which are longer than most terminals, do not break the text."""
+    done = CliRunner().invoke(app, ["lag", "--help"], env={"COLUMNS": "80"})
+
+    assert " from Kafka, so the first sample is as complete as the tenth.\n" in re.sub(" +\n", "\n", done.output)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
