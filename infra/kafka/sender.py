@@ -21,19 +21,19 @@ _Delivery = asyncio.Future[RecordMetadata]
 
 
 class Outgoing(NamedTuple):
-    """One record to send. Without a key and a partition it goes to any partition."""
+    """One record to send. Without a key and a partition, the producer chooses any partition."""
 
     topic: str
     key: bytes | None
     value: bytes | None
     timestamp: int | None = None  # milliseconds; None: now
     headers: tuple[tuple[str, bytes | None], ...] = ()
-    to_every_partition: bool = False  # for the caller to heed: send one record to each partition
+    to_every_partition: bool = False  # whether the caller is to send one such record to each partition
     partition: int | None = None  # None: the key chooses
 
 
 class _Pending(NamedTuple):
-    """A record that the producer has and the broker has not answered, as far as this sender has looked."""
+    """A record that was given to the producer and is not yet reported."""
 
     number: int
     outgoing: Outgoing
