@@ -16,7 +16,7 @@ from rich.text import Text
 
 from infra.local.progress import Progress
 
-__all__ = ["Reporter", "console", "error_console", "instant", "progress_of", "table"]
+__all__ = ["Reporter", "console", "error_console", "instant", "show_progress", "table"]
 
 _PIPE_WIDTH = 10_000  # a pipe or file gets whole lines
 _NARROW = 125
@@ -54,7 +54,7 @@ class Reporter:
 
 
 @contextmanager
-def progress_of(total: int, what: str, out: Console) -> Iterator[Callable[[int], None]]:
+def show_progress(total: int, what: str, out: Console) -> Iterator[Callable[[int], None]]:
     """Show the progress and the time left: a bar on a terminal, elsewhere a line after each tenth.
 
     Yields a function to call with the number of items that are done.

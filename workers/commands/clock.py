@@ -13,9 +13,9 @@ from workers.commands.options import (
     ReasonOption,
     YesOption,
     assume_utc,
+    check_since_1970,
     confirm,
-    operator,
-    since_1970,
+    require_operator,
     write_json,
 )
 from workers.commands.running import run_command
@@ -49,7 +49,7 @@ def accept_command(  # noqa: PLR0913 - one parameter an option
         datetime | None,
         typer.Option(
             formats=INSTANT_FORMATS,
-            callback=since_1970,
+            callback=check_since_1970,
             help="Accept all times up to this time, also of later records: a time with zone, or a day.",
         ),
     ] = None,
@@ -61,7 +61,7 @@ def accept_command(  # noqa: PLR0913 - one parameter an option
     json: JsonOption = False,
 ) -> None:
     """Accept the time of a held record: it is decided as of this time, and the lane's clock stays there."""
-    person = None if dry_run else Operator(*operator(by, because))
+    person = None if dry_run else require_operator(by, because)
     plan = run_command(
         lambda settings: plan_clock(settings, worker, partition, ClockDecision.ACCEPT, up_to=assume_utc(up_to))
     )
@@ -84,7 +84,7 @@ def set_aside_command(  # noqa: PLR0913 - one parameter an option
     json: JsonOption = False,
 ) -> None:
     """Make a held record a dead letter, which moves no clock; `dead-letters redrive` sends it back to be decided."""
-    person = None if dry_run else Operator(*operator(by, because))
+    person = None if dry_run else require_operator(by, because)
     plan = run_command(
         lambda settings: plan_clock(settings, worker, partition, ClockDecision.SET_ASIDE, to_offset=to_offset)
     )
@@ -112,7 +112,7 @@ def set_back_command(  # noqa: PLR0913 - one parameter an option
         datetime | None,
         typer.Option(
             formats=INSTANT_FORMATS,
-            callback=since_1970,
+            callback=check_since_1970,
             help="The time to set the clocks to, with zone, or a day; default: now.",
         ),
     ] = None,
@@ -126,7 +126,7 @@ def set_back_command(  # noqa: PLR0913 - one parameter an option
     json: JsonOption = False,
 ) -> None:
     """Set back the clocks of lanes that are far ahead of now. Decisions made since then stay."""
-    person = None if dry_run else Operator(*operator(by, because))
+    person = None if dry_run else require_operator(by, because)
     plan = run_command(lambda settings: plan_set_back(settings, assume_utc(to), worker or (), partition or ()))
     if not json:
         show_set_back_plan(plan)

@@ -7,7 +7,7 @@ import typer
 
 from infra.settings import Settings
 from infra.shutdown import stop_requested
-from infra.terminal import error_console, progress_of
+from infra.terminal import error_console, show_progress
 from schemas.catalogue import INPUT_TOPICS
 from schemas.results import DeadLetterReason
 from workers.commands.options import (
@@ -19,7 +19,7 @@ from workers.commands.options import (
     YesOption,
     assume_utc,
     confirm,
-    operator,
+    require_operator,
     write_json,
 )
 from workers.commands.running import Exit, run_command
@@ -132,7 +132,7 @@ def redrive_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     """
     selection = _selection(reason, topic, account, type_, after, before, at)
     options = RedriveOptions(rate, limit, again, anyway)
-    person = None if dry_run else Operator(*operator(by, because))
+    person = None if dry_run else require_operator(by, because)
     plan = run_command(lambda settings: plan_redrive(settings, selection, options))
     if not json:
         show_plan(plan)
@@ -154,7 +154,7 @@ def redrive_command(  # noqa: PLR0913, PLR0917 - one parameter an option
 
 
 def _redrive(selection: LetterFilter, options: RedriveOptions, plan: RedrivePlan, person: Operator) -> OngoingOperation:
-    with progress_of(plan.count, "messages", error_console()) as progress:
+    with show_progress(plan.count, "messages", error_console()) as progress:
 
         async def run(settings: Settings) -> OngoingOperation:
             return await redrive(

@@ -10,6 +10,7 @@ from pydantic_core import to_json
 
 from infra.clock import EPOCH
 from workers.commands.running import Exit, fail
+from workers.ops.operations import Operator
 
 __all__ = [
     "INSTANT_FORMATS",
@@ -19,10 +20,10 @@ __all__ = [
     "ReasonOption",
     "YesOption",
     "assume_utc",
+    "check_finite",
+    "check_since_1970",
     "confirm",
-    "finite",
-    "operator",
-    "since_1970",
+    "require_operator",
     "write_json",
 ]
 
@@ -45,7 +46,7 @@ def assume_utc(time: datetime | None) -> datetime | None:
     return time.replace(tzinfo=UTC) if time is not None and time.tzinfo is None else time
 
 
-def finite(number: float | None) -> float | None:
+def check_finite(number: float | None) -> float | None:
     """Return the number if it is finite; a range without an upper bound accepts `inf` and `nan`.
 
     Raises:
@@ -57,7 +58,7 @@ def finite(number: float | None) -> float | None:
     return number
 
 
-def since_1970(time: datetime | None) -> datetime | None:
+def check_since_1970(time: datetime | None) -> datetime | None:
     """Return the time if Kafka can represent it.
 
     Raises:
@@ -69,8 +70,8 @@ def since_1970(time: datetime | None) -> datetime | None:
     return time
 
 
-def operator(by: str | None, because: str | None) -> tuple[str, str]:
-    """Return the name of the operator and the reason, both for the record.
+def require_operator(by: str | None, because: str | None) -> Operator:
+    """Return the operator: the name and the reason, both for the record.
 
     Raises:
         typer.BadParameter: when one of the two is missing.
@@ -84,7 +85,7 @@ def operator(by: str | None, because: str | None) -> tuple[str, str]:
         name = ""
     if not name.strip():
         raise typer.BadParameter("give your name, for the record", param_hint="--by")
-    return name.strip(), (because or "").strip()
+    return Operator(name.strip(), (because or "").strip())
 
 
 def confirm(question: str, *, yes: bool) -> None:

@@ -9,7 +9,7 @@ from pydantic import PostgresDsn, SecretStr, ValidationError
 
 from infra.settings import Settings
 from infra.shutdown import stop_requested
-from infra.terminal import error_console, progress_of
+from infra.terminal import error_console, show_progress
 from schemas.billing import CreditsAdjustedData
 from schemas.envelope import encode
 from workers.commands.options import (
@@ -20,10 +20,10 @@ from workers.commands.options import (
     ReasonOption,
     YesOption,
     assume_utc,
+    check_finite,
+    check_since_1970,
     confirm,
-    finite,
-    operator,
-    since_1970,
+    require_operator,
     write_json,
 )
 from workers.commands.running import Exit, run_command
@@ -54,7 +54,7 @@ _SchemaOption = Annotated[
 ]
 _RateOption = Annotated[
     float | None,
-    typer.Option(min=1, callback=finite, help="Maximum rate, in records per second; default: unlimited."),
+    typer.Option(min=1, callback=check_finite, help="Maximum rate, in records per second; default: unlimited."),
 ]
 _PageOption = Annotated[
     Path | None, typer.Option("--page", metavar="FILE", help="Write the comparison as an HTML page.")
@@ -82,7 +82,7 @@ _FromOption = Annotated[
     typer.Option(
         "--from",
         formats=INSTANT_FORMATS,
-        callback=since_1970,
+        callback=check_since_1970,
         help="Leave out records before this time, and the lots they opened.",
     ),
 ]
@@ -114,7 +114,7 @@ def rebuild_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     """
     request = RebuildRequest("replay rebuild", *_target_place(database, schema), partial=partial)
     comparison = _run(
-        request, rate, None if dry_run else Operator(*operator(by, because)), _Files(page), yes=yes, json=json
+        request, rate, None if dry_run else require_operator(by, because), _Files(page), yes=yes, json=json
     )
     if comparison is not None and not comparison.same:
         raise typer.Exit(Exit.NO)
@@ -158,7 +158,7 @@ def shadow_command(  # noqa: PLR0913, PLR0917 - one parameter an option
         assume_utc(until),
         partial,
     )
-    person = None if dry_run else Operator(*operator(by, because))
+    person = None if dry_run else require_operator(by, because)
     if corrections is not None and person is not None:
         _check_adjustment_texts(person)
     _run(request, rate, person, _Files(page, corrections), yes=yes, json=json)
@@ -241,7 +241,7 @@ def _write_corrections(request: RebuildRequest, person: Operator, file: Path) ->
 def _rebuild_with_progress(
     request: RebuildRequest, plan: RebuildPlan, person: Operator, rate: float | None
 ) -> tuple[OngoingOperation, Comparison | None]:
-    with progress_of(max(1, plan.records), "records", error_console()) as progress:
+    with show_progress(max(1, plan.records), "records", error_console()) as progress:
 
         async def run(settings: Settings) -> tuple[OngoingOperation, Comparison | None]:
             return await rebuild(

@@ -8,7 +8,7 @@ import typer
 
 from infra.settings import Settings
 from infra.shutdown import stop_requested
-from infra.terminal import error_console, progress_of
+from infra.terminal import error_console, show_progress
 from workers.commands.options import (
     INSTANT_FORMATS,
     ActorOption,
@@ -18,7 +18,7 @@ from workers.commands.options import (
     YesOption,
     assume_utc,
     confirm,
-    operator,
+    require_operator,
     write_json,
 )
 from workers.commands.running import Exit, run_command
@@ -80,7 +80,7 @@ def reemit_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     selection = RowFilter(account, request, assume_utc(after), assume_utc(before), worker, partition, *span)
     if everything == bool(selection.summary()):
         raise typer.BadParameter("give either a filter or --all", param_hint="--all")
-    person = None if dry_run else Operator(*operator(by, because))
+    person = None if dry_run else require_operator(by, because)
     plan = run_command(lambda settings: plan_reemit(settings, selection, to, rate, from_start=anew))
     if not json:
         show_reemit_plan(plan)
@@ -105,7 +105,7 @@ def _show_result(done: OngoingOperation, plan: ReemitPlan, *, json: bool) -> Non
 
 
 def _reemit(selection: RowFilter, plan: ReemitPlan, person: Operator) -> OngoingOperation:
-    with progress_of(plan.count, "events", error_console()) as progress:
+    with show_progress(plan.count, "events", error_console()) as progress:
 
         async def run(settings: Settings) -> OngoingOperation:
             # Events that are booked meanwhile may be sent too, so the number may exceed the plan's.

@@ -17,9 +17,9 @@ from workers.commands.options import (
     ReasonOption,
     YesOption,
     assume_utc,
+    check_since_1970,
     confirm,
-    operator,
-    since_1970,
+    require_operator,
     write_json,
 )
 from workers.commands.running import Exit, fail, run_command
@@ -37,7 +37,7 @@ _TimeOption = Annotated[
     datetime | None,
     typer.Option(
         formats=INSTANT_FORMATS,
-        callback=since_1970,
+        callback=check_since_1970,
         help="To the first record at or after this time: a time with zone, or a day.",
     ),
 ]
@@ -73,7 +73,7 @@ def rewind_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     """
     target = _target(to_offset, assume_utc(to_time), to_request, undo, tuple(sorted(set(partition or ()))))
     options = RewindOptions(publish_again, drain)
-    person = None if dry_run else Operator(*operator(by, because))
+    person = None if dry_run else require_operator(by, because)
     plan = run_command(lambda settings: plan_rewind(settings, worker, target, options))
     if not json:
         show_rewind_plan(plan)

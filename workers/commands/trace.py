@@ -7,7 +7,7 @@ from uuid import UUID
 
 import typer
 
-from infra.terminal import error_console, progress_of
+from infra.terminal import error_console, show_progress
 from workers.commands.options import JsonOption, write_json
 from workers.commands.running import run_command
 from workers.commands.views.trace import show_traced
@@ -60,4 +60,4 @@ def trace(
 
 def _report_progress(total: int, what: str) -> AbstractContextManager[Callable[[int], None]]:
     err = error_console()
-    return no_progress(total, what) if total < _FEW_RECORDS and not err.is_terminal else progress_of(total, what, err)
+    return no_progress(total, what) if total < _FEW_RECORDS and not err.is_terminal else show_progress(total, what, err)
