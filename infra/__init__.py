@@ -1,1 +1,1 @@
-"""The machines beneath: Kafka, Postgres, clocks, logs. Knows nothing of credits."""
+"""Kafka, Postgres, settings, clocks and logs. No code about credits."""

@@ -1,11 +1,11 @@
-"""Instants: aware, UTC, and converted from Kafka's milliseconds without rounding."""
+"""Instants: aware datetimes in UTC, converted from Kafka's milliseconds without rounding."""
 
 from datetime import UTC, datetime, timedelta
 
 __all__ = ["EARLIEST", "EPOCH", "from_milliseconds", "nearest_instant", "to_milliseconds", "utc_now"]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)  # of all instants that events may carry
+EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)  # events may have no earlier instant
 _MILLISECOND = timedelta(milliseconds=1)
 
 
@@ -15,7 +15,7 @@ def from_milliseconds(milliseconds: int) -> datetime:
 
 
 def nearest_instant(milliseconds: int) -> datetime:
-    """Return the instant of a Kafka timestamp, or the calendar's end where a producer gave one beyond it."""
+    """Return the instant of a Kafka timestamp, or the first or last instant of the calendar for one outside of it."""
     try:
         return from_milliseconds(milliseconds)
     except OverflowError:
@@ -28,5 +28,5 @@ def to_milliseconds(instant: datetime) -> int:
 
 
 def utc_now() -> datetime:
-    """Return this machine's time. Never an input of a decision: those use the broker's."""
+    """Return this machine's time. Decisions never use this time; they use the broker's."""
     return datetime.now(UTC)

@@ -1,4 +1,4 @@
-"""Tasks of which the first that ends, ends all."""
+"""Runs tasks until the first of them ends."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -8,11 +8,11 @@ __all__ = ["run_until_first"]
 
 
 async def run_until_first(*parts: Coroutine[Any, Any, Any], cancel_seconds: float | None = None) -> None:
-    """Run coroutines as tasks until the first of them ends; cancel the others, and raise the error that ended it.
+    """Run coroutines as tasks until the first of them ends; cancel the others, and raise the first task's error.
 
     Args:
-        parts: what to run.
-        cancel_seconds: how long to wait for the cancelled tasks; None: until they have ended.
+        parts: the coroutines.
+        cancel_seconds: how long to wait for cancelled tasks to end; None: without a limit.
 
     """
     tasks = [asyncio.ensure_future(part) for part in parts]

@@ -1,4 +1,4 @@
-"""Structured logs: JSON lines in production, readable ones on a terminal. On standard error, unless given a file."""
+"""Structured logs on standard error or in a file: JSON lines in production, readable lines on a terminal."""
 
 import logging
 import sys
@@ -12,7 +12,7 @@ __all__ = ["configure_logging"]
 
 
 def configure_logging(settings: Settings, file: TextIO | None = None) -> None:
-    """Send structlog and the standard library's loggers through one formatter, to standard error or to a file."""
+    """Configure structlog and the standard library's loggers to use one formatter, on standard error or in a file."""
     stream = file or sys.stderr
     as_json = settings.log_format is LogFormat.JSON or (settings.log_format is LogFormat.AUTO and not stream.isatty())
     shared: list[structlog.typing.Processor] = [
@@ -24,7 +24,7 @@ def configure_logging(settings: Settings, file: TextIO | None = None) -> None:
     ]
     renderer: structlog.typing.Processor
     if as_json:
-        # Without the frames' variables, which hold passwords.
+        # Without the frames' variables, which may contain passwords.
         plain = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
         shared.append(structlog.processors.ExceptionRenderer(plain))
         renderer = structlog.processors.JSONRenderer()
@@ -48,6 +48,6 @@ def configure_logging(settings: Settings, file: TextIO | None = None) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(settings.log_level)
-    # aiokafka tells of every rebalance step, and of each broker's "try again" during a transaction, as if it
-    # were news (the latter as a warning). Its errors are kept.
+    # aiokafka logs every rebalance step, and as a warning each retriable answer during a transaction. Only its errors
+    # are kept.
     logging.getLogger("aiokafka").setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Migrations: tables change by numbered files, each applied once; functions are files replaced on every deploy."""
+"""Migrates the database: numbered files change tables, each once; files of functions are applied on every deploy."""
 
 import hashlib
 from collections.abc import Sequence
@@ -13,26 +13,26 @@ __all__ = ["Migrated", "MigrationError", "migrate", "missing_migrations"]
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
-# Any constant will do, as long as every process that migrates takes the same one.
+# Any constant that every migrating process shares.
 _ADVISORY_LOCK = 0x1E_D6E2
-_RAISED = "exec_stmt_raise"  # where in the server a message begins that a migration raises
+_RAISED = "exec_stmt_raise"  # the server's function that sends the messages raised by a migration
 
 
 class MigrationError(Exception):
-    """The database's migrations are not a prefix of the ones in this version."""
+    """The database's migrations are not a prefix of this version's migrations."""
 
 
 @dataclass(frozen=True, slots=True)
 class Migrated:
-    """What a run of `migrate` did."""
+    """The result of `migrate`."""
 
     applied: tuple[str, ...]
     functions: int
-    notices: tuple[str, ...] = ()  # what the migrations found and set right, in their own words
+    notices: tuple[str, ...] = ()  # messages that the migrations raised
 
 
 async def migrate(connection: Connection, function_folders: Sequence[Path], folder: Path = MIGRATIONS) -> Migrated:
-    """Apply the migrations that are missing, then replace all functions, in one transaction.
+    """Apply the missing migrations, then replace all functions, in one transaction.
 
     Raises:
         MigrationError: when an applied file was edited or is unknown to this version.
@@ -48,14 +48,14 @@ async def migrate(connection: Connection, function_folders: Sequence[Path], fold
         notices: list[str] = []
 
         def listen(_: object, message: asyncpg.PostgresLogMessage) -> None:
-            if message.server_source_function == _RAISED:  # others are the server's own: "does not exist, skipping"
+            if message.server_source_function == _RAISED:  # not the server's notices such as "does not exist, skipping"
                 notices.append(message.message)
 
         connection.add_log_listener(listen)
         for name in missing:
             await connection.execute(files[name])
             await connection.execute("insert into migrations values ($1, $2)", name, _sha256(files[name]))
-        # Functions call one another, whatever the order of their files: once they are all there, they are checked.
+        # Functions call each other, whatever the order of their files: they are checked after all exist.
         await connection.execute("set local check_function_bodies = off")
         functions = [text for place in function_folders for text in _read(place).values()]
         for function in functions:
@@ -85,7 +85,9 @@ async def missing_migrations(connection: Connection, folder: Path = MIGRATIONS) 
 def _check_applied(done: dict[str, str], files: dict[str, str]) -> None:
     for name, sha256 in done.items():
         if name not in files:
-            raise MigrationError(f"the database has migration {name}, which this version does not know: update it")
+            raise MigrationError(
+                f"the database has migration {name}, which this version does not know: install a newer version"
+            )
         if _sha256(files[name]) != sha256:
             raise MigrationError(f"{name} was edited after it was applied: restore it and add a new migration")
 

@@ -1,4 +1,4 @@
-"""Connections to Postgres, and which of its errors pass by themselves."""
+"""Connections to Postgres, and which of their errors are transient."""
 
 import asyncio
 import json
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from infra.postgres_session import GIVEN, check_search_path, prepare_session
+from infra.postgres_session import CLIENT_SETTINGS, check_search_path, prepare_session
 from infra.settings import Settings, SettingsError
 
 __all__ = [
@@ -30,8 +30,8 @@ else:  # only the stubs are generic
     Connection = asyncpg.Connection | PoolConnectionProxy
     Pool = asyncpg.Pool
 
-# Errors that another attempt can survive: the server is away, failing over, full or in a lock cycle. Anything else
-# is a mistake of ours and must be seen.
+# Errors for which another attempt can succeed: the server is unreachable, fails over, is full, or broke a lock cycle.
+# Any other error is a defect and must be visible.
 TRANSIENT_ERRORS: tuple[type[BaseException], ...] = (
     OSError,
     TimeoutError,
@@ -46,55 +46,54 @@ TRANSIENT_ERRORS: tuple[type[BaseException], ...] = (
     asyncpg.LockNotAvailableError,
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.IdleInTransactionSessionTimeoutError,
-    # The functions were replaced under an open connection: the next attempt prepares its statements anew.
+    # The functions were replaced under an open connection: the next attempt prepares its statements again.
     asyncpg.InvalidCachedStatementError,
     asyncpg.OutdatedSchemaCacheError,
-    # None of several servers is the primary just now.
+    # None of several servers is the primary at this moment.
     asyncpg.TargetServerAttributeNotMatched,
 )
 
 
 def is_transient(error: BaseException) -> bool:
-    """Tell whether a database error may pass by itself."""
+    """Return whether a database error may pass by itself."""
     if isinstance(error, TRANSIENT_ERRORS):
         return True
-    # asyncpg reports a connection that the server has just ended as being in the middle of another operation, one that
-    # was lost while its pool took it back as given back twice,
+    # asyncpg reports "another operation" for a connection that the server has just ended, "free connection holder" for
+    # a connection that was lost while it returned to its pool,
     if isinstance(error, asyncpg.InternalClientError):
         return "another operation" in str(error) or "free connection holder" in str(error)
-    # and one that broke in the middle of a call as a misuse of a closed one.
+    # and the use of a closed connection for a connection that broke in the middle of a call.
     return isinstance(error, asyncpg.InterfaceError) and "connection" in str(error)
 
 
-# What the database refuses because of the values it was given. Alone, or after a fix, they may be taken; the same again
-# will not be. Everything else that does not pass (a table or a right that is missing, a broken file) is a deployment to
-# mend, and no fault of any request.
+# Classes of errors by which the database refuses values. Other values, or fewer at once, may be accepted; the same
+# values will not be. Any other permanent error (a missing table or right, a broken file) is a defect of the deployment,
+# not of a request.
 _REFUSALS = (
-    "21",  # cardinality: values that do not go together in one statement
-    "22",  # data: out of range, not in the encoding, not what the type holds
+    "21",  # cardinality: values that conflict within one statement
+    "22",  # data: out of range, or invalid for the encoding or the type
     "23",  # integrity: a CHECK, a unique or a foreign key
     "44",  # with check option
     "54",  # a limit of the server: an index row too large, a statement too complex
-    "P0",  # what a function raised
+    "P0",  # raised by a function
 )
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Tell whether the database refused the values it was given."""
+    """Return whether the database refused the values of a statement."""
     return isinstance(error, asyncpg.PostgresError) and (error.sqlstate or "").startswith(_REFUSALS)
 
 
-# What the workers take on as they connect; `worker_role.sql` says what it may do. Operators' tools and migrations work
-# as the user they connect as.
+# The role of the workers' connections; `worker_role.sql` has its rights. Operators' tools and migrations have the
+# rights of their own user.
 WORKER_ROLE = "inmail_worker"
 
 _SERVER_SETTINGS = {
-    **GIVEN,
+    **CLIENT_SETTINGS,
     "application_name": "inmail",
-    # Every statement that matters is a function call whose plan is fixed by its own settings; compiling costs more
-    # than these plans run.
+    # The statements are calls of functions whose settings fix the plans; compiling takes longer than these plans run.
     "jit": "off",
-    # A client whose machine vanished must not hold its lane's row and its accounts until TCP gives up, hours later.
+    # A client whose machine vanished must not lock its lane's row and accounts until TCP gives up, hours later.
     "idle_in_transaction_session_timeout": "10s",
     "client_connection_check_interval": "5s",
     "tcp_keepalives_idle": "5",
@@ -126,10 +125,10 @@ async def _prepare_worker(connection: "asyncpg.Connection[asyncpg.Record]") -> N
 
 
 def create_pool(settings: Settings) -> AbstractAsyncContextManager[Pool]:
-    """Return a pool for one worker process, opened by `async with`: what it may not do, the database refuses.
+    """Return a pool for one worker process, opened by `async with`; its sessions have the workers' role.
 
-    Opening it raises InvalidAuthorizationSpecificationError where `inmail migrate` has not made the workers' role, or
-    not for this user; SettingsError where a session lacks what the promises rest on.
+    Opening the pool raises InvalidAuthorizationSpecificationError when `inmail migrate` has not created the workers'
+    role or not granted it to this user, and SettingsError when a session lacks a required setting.
     """
     return asyncpg.create_pool(
         settings.database_url.get_secret_value(),
@@ -140,15 +139,15 @@ def create_pool(settings: Settings) -> AbstractAsyncContextManager[Pool]:
         server_settings=_SERVER_SETTINGS | {"role": WORKER_ROLE},
         connect=_connect_as_worker,
         init=_prepare_worker,
-        reset=_keep,
+        reset=_skip_reset,
     )
 
 
-async def _keep(_: Any) -> None:  # noqa: ANN401 - a connection
-    """Give a connection back as it is: all that workers set or lock ends with its transaction.
+async def _skip_reset(_: Any) -> None:  # noqa: ANN401 - a connection
+    """Return a connection to the pool without a reset: the settings and locks of workers end with their transaction.
 
-    asyncpg would send `RESET ALL` and more each time, a question that each batch would wait for twice. What is open it
-    rolls back all the same.
+    asyncpg would send `RESET ALL` and more each time, two more round trips for each batch. asyncpg rolls back an open
+    transaction in any case.
     """
 
 
@@ -166,7 +165,7 @@ async def _connect_as_worker(
     *arguments: Any,  # noqa: ANN401 - as the pool calls asyncpg.connect
     **options: Any,  # noqa: ANN401
 ) -> "asyncpg.Connection[asyncpg.Record]":
-    """Connect, and say what to run where the role is missing."""
+    """Connect; when the role is missing, raise an error that says what to run."""
     try:
         return await _connect(*arguments, **options)
     except (asyncpg.InvalidParameterValueError, asyncpg.InsufficientPrivilegeError) as error:
@@ -178,11 +177,11 @@ async def _connect_as_worker(
 
 
 async def connect_database(settings: Settings, *, patient: bool = False) -> "asyncpg.Connection[asyncpg.Record]":
-    """Return one connection; the caller closes it. A patient one waits for a statement as long as it takes.
+    """Return one connection, which the caller closes. With `patient`, statements have no time limit.
 
     Raises:
         OSError, asyncpg.PostgresError: when the server cannot be reached or refuses.
-        SettingsError: when the session lacks what the promises rest on.
+        SettingsError: when the session lacks a required setting.
 
     """
     connection = await _connect(
@@ -200,10 +199,10 @@ async def connect_database(settings: Settings, *, patient: bool = False) -> "asy
 
 
 async def close_in_time(pool: Pool, seconds: float) -> None:
-    """Close a pool politely, or by force where the database does not answer any more."""
+    """Close a pool, by force when the database does not answer within `seconds`."""
     try:
         await asyncio.wait_for(pool.close(), seconds)
     except (OSError, RuntimeError, asyncpg.PostgresError, asyncpg.InterfaceError):
-        # No answer in time, or a connection that breaks: uvloop has a RuntimeError of that. None of them may stand in
-        # the place of what the process ends of.
+        # No answer in time, or a connection that breaks (uvloop raises a RuntimeError). None of these errors may
+        # replace the error that ends the process.
         pool.terminate()

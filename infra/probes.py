@@ -1,6 +1,6 @@
-"""Answers over HTTP for who watches a process: 200 or 503 and a JSON body, from the process's own event loop.
+"""Health probes over HTTP: 200 or 503 and a JSON body, served by the event loop of the process itself.
 
-A loop that is blocked answers nobody, which is an answer too.
+A blocked event loop gives no answer, so the probe fails then.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -12,23 +12,23 @@ from infra.settings import Settings
 __all__ = ["Answer", "Page", "probes"]
 
 Answer = Callable[[], tuple[bool, Mapping[str, Any]]]
-Page = Callable[[], tuple[bytes, str]]  # a body, and its content type
+Page = Callable[[], tuple[bytes, str]]  # a body and its content type
 
 
 @asynccontextmanager
 async def probes(
     settings: Settings, answers: Mapping[str, Answer], pages: Mapping[str, Page] | None = None
 ) -> AsyncIterator[None]:
-    """Serve answers and pages by path, until left; nothing where no port is set.
+    """Serve answers and pages by path while the block runs; serve nothing if no port is set.
 
     Raises:
-        SettingsError: when the port cannot be had.
+        SettingsError: when the port cannot be opened.
 
     """
     if not settings.health_port:
         yield
         return
-    from infra.probes_site import serve  # noqa: PLC0415 - most commands serve nothing, and need no web server
+    from infra.probes_site import serve  # noqa: PLC0415 - most commands need no web server
 
     async with serve(settings, answers, pages or {}):
         yield

@@ -1,4 +1,4 @@
-"""A steady rate for records, which a stop interrupts."""
+"""Limits records to a steady rate, until a stop interrupts the wait."""
 
 import asyncio
 
@@ -8,21 +8,21 @@ _BURST_SECONDS = 1.0
 
 
 class RateLimit:
-    """Keeps an operation to a number of records a second, and says when it is to stop instead."""
+    """Limits an operation to a number of records a second, and reports a requested stop."""
 
     def __init__(self, rate: float | None, stop: asyncio.Event) -> None:
-        """Take a rate in records a second (None: no limit), and the event that ends a wait."""
+        """Create a limit of `rate` records a second (None: no limit); the event `stop` ends a wait."""
         self._rate = rate
         self._stop = stop
         self._clock = asyncio.get_running_loop().time
         self._next = self._clock()
 
     def batch_size(self, most: int, side_by_side: int) -> int:
-        """Return how many records a batch may have: a second's worth, shared by the batches side by side."""
+        """Return the maximum size of a batch: the records of one second, shared by the batches side by side."""
         return most if self._rate is None else max(1, min(most, round(self._rate / side_by_side)))
 
     async def before(self) -> bool:
-        """Wait until the next record is due and count it; return whether the operation is to stop instead."""
+        """Wait until the next record is due and count the record; return True instead if a stop is requested."""
         self._forgive_delay()
         if await self._stopped_before(self._next):
             return True
@@ -30,13 +30,13 @@ class RateLimit:
         return False
 
     async def after(self, done: int) -> bool:
-        """Count records that are done and wait until the next is due; return whether the operation is to stop."""
+        """Count finished records and wait until the next is due; return True if a stop is requested."""
         self._forgive_delay()
         self._count(done)
         return await self._stopped_before(self._next)
 
     def _forgive_delay(self) -> None:
-        """Leave out what a slow server cost: it is not made up for in a burst."""
+        """Forget a delay of more than one second, so that no burst follows a slow answer of a server."""
         self._next = max(self._next, self._clock() - _BURST_SECONDS)
 
     def _count(self, records: int) -> None:

@@ -1,4 +1,4 @@
-"""Which errors of Kafka and Postgres are worth a retry, and how long to wait before it."""
+"""Which errors of Kafka and Postgres are retriable, and how long to wait before a retry."""
 
 import random
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from infra.postgres import is_transient
 
 __all__ = ["SERVER_ERRORS", "back_off_seconds", "ignoring_retriable", "is_retriable"]
 
-# What the clients of Kafka and Postgres raise. `is_retriable` tells which of it does.
+# The errors that the clients of Kafka and Postgres raise.
 SERVER_ERRORS = (
     KafkaError,
     OSError,
@@ -26,17 +26,17 @@ _LEAST_SECONDS, _MOST_SECONDS = 0.05, 5.0
 
 
 def is_retriable(error: Exception) -> bool:
-    """Tell whether an error of a server may pass by itself, so that trying again can help."""
+    """Return whether an error of a server may pass by itself, so that a retry can succeed."""
     if isinstance(error, KafkaError):
         return remedy(error) is None
-    if isinstance(error, RuntimeError):  # uvloop, of a write to a connection that has just been lost
+    if isinstance(error, RuntimeError):  # from uvloop, when it writes to a connection that was just lost
         return "handler is closed" in str(error)
     return isinstance(error, SERVER_ERRORS) and is_transient(error)
 
 
 @contextmanager
 def ignoring_retriable() -> Iterator[None]:
-    """Go on after an error of a server that may pass: of what is tried once, and done without."""
+    """Suppress retriable errors of servers in a block that is tried once; other errors propagate."""
     try:
         yield
     except SERVER_ERRORS as error:
@@ -45,6 +45,6 @@ def ignoring_retriable() -> Iterator[None]:
 
 
 def back_off_seconds(failures: int) -> float:
-    """Return how long to wait after so many failures in a row: longer each time up to a bound, and never in step."""
+    """Return the seconds to wait after `failures` failures in a row: growing up to a bound, with jitter."""
     seconds = min(_MOST_SECONDS, _LEAST_SECONDS * float(2 ** min(failures, 10)))
     return seconds * random.uniform(0.5, 1.5)  # noqa: S311 - jitter

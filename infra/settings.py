@@ -1,7 +1,7 @@
-"""What can be set from outside: `INMAIL_*` variables, checked once at the start of a process.
+"""The settings of a process: `INMAIL_*` variables of the environment, checked once at its start.
 
-Every setting has a default that suits one machine; a wrong one ends the process with its name and what is allowed.
-Secrets are `SecretStr`, so that no log line, error or `repr` can show one.
+Every setting has a default for one machine. A wrong setting ends the process with its name and the allowed values.
+Secrets are `SecretStr`, so that no log line, error or `repr` shows them.
 """
 
 import os
@@ -20,11 +20,11 @@ _PREFIX = "INMAIL_"
 
 
 class SettingsError(Exception):
-    """A setting is missing or wrong. The message names each one and what is allowed."""
+    """A setting is missing or wrong. The message names each wrong setting and its allowed values."""
 
 
 class LogFormat(StrEnum):
-    """How log lines are written."""
+    """The format of log lines."""
 
     AUTO = "auto"
     JSON = "json"
@@ -32,14 +32,14 @@ class LogFormat(StrEnum):
 
 
 class RecordTime(StrEnum):
-    """Whose clock gives a record of an input topic its time."""
+    """The clock that gives a record of an input topic its time."""
 
-    APPEND = "append"  # the broker's, as it takes the record
-    CREATE = "create"  # the producer's: for stories that span months, and backfills
+    APPEND = "append"  # the broker's, when it stores the record
+    CREATE = "create"  # the producer's: for demos that span months, and backfills
 
 
 class SecurityProtocol(StrEnum):
-    """How brokers are spoken to."""
+    """The security protocol of connections to brokers."""
 
     PLAINTEXT = "PLAINTEXT"
     SSL = "SSL"
@@ -48,7 +48,7 @@ class SecurityProtocol(StrEnum):
 
 
 class SaslMechanism(StrEnum):
-    """How a client proves to a broker who it is."""
+    """The mechanism by which a client authenticates to a broker."""
 
     PLAIN = "PLAIN"
     SCRAM_SHA_256 = "SCRAM-SHA-256"
@@ -59,12 +59,12 @@ def _bootstrap(servers: str) -> str:
     for server in servers.split(","):
         host, colon, port = server.strip().rpartition(":")
         if not (host and port.isdecimal() and 0 < int(port) < 65_536) and (colon or not port):
-            raise ValueError("expected host:port, several separated by commas")
+            raise ValueError("expected host:port, comma separated")
     return servers
 
 
 class Settings(BaseSettings):
-    """The settings of every `inmail` process; field `x` is read from `INMAIL_X`."""
+    """The settings of every `inmail` process; the variable `INMAIL_X` sets the field `x`."""
 
     model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="ignore", frozen=True)
 
@@ -75,7 +75,7 @@ class Settings(BaseSettings):
     kafka_sasl_mechanism: SaslMechanism = SaslMechanism.SCRAM_SHA_512
     kafka_sasl_username: str | None = None
     kafka_sasl_password: SecretStr | None = None
-    kafka_ssl_ca_file: str | None = Field(None, description="PEM file of the authorities to trust")
+    kafka_ssl_ca_file: str | None = Field(None, description="PEM file of the trusted certificate authorities")
     kafka_ssl_cert_file: str | None = Field(None, description="PEM file of the client's certificate")
     kafka_ssl_key_file: str | None = Field(None, description="PEM file of the client's key")
     kafka_ssl_key_password: SecretStr | None = None
@@ -87,76 +87,92 @@ class Settings(BaseSettings):
     database_connections: Annotated[int, Field(ge=1, le=100)] = 4
     database_timeout_seconds: Annotated[float, Field(gt=0, le=600)] = 30
 
-    topic_partitions: Annotated[int, Field(ge=1, le=1024, description="of each topic")] = 12
+    topic_partitions: Annotated[int, Field(ge=1, le=1024, description="number of partitions of each topic")] = 12
     topic_replication: Annotated[int, Field(ge=1, le=9)] = 1
 
     topic_retention_days: Annotated[int, Field(ge=1, le=3650)] = 14
     topic_record_time: RecordTime = RecordTime.APPEND
 
-    batch_records: Annotated[int, Field(ge=1, le=10_000, description="records a lane decides at once")] = 1000
-    drain_seconds: Annotated[float, Field(gt=0, le=600, description="to finish in on SIGTERM or revoke")] = 20
-    session_seconds: Annotated[float, Field(ge=6, le=300, description="of the consumer group")] = 30
-    transaction_seconds: Annotated[float, Field(ge=1, le=120, description="below session_seconds")] = 15
-    tick_seconds: Annotated[float, Field(gt=0, le=86_400, description="between two expiry ticks")] = 15
+    batch_records: Annotated[
+        int, Field(ge=1, le=10_000, description="maximum number of records that a lane decides at once")
+    ] = 1000
+    drain_seconds: Annotated[float, Field(gt=0, le=600, description="time to finish after SIGTERM or a revocation")] = (
+        20
+    )
+    session_seconds: Annotated[float, Field(ge=6, le=300, description="session timeout of the consumer group")] = 30
+    transaction_seconds: Annotated[
+        float, Field(ge=1, le=120, description="transaction timeout; below session_seconds")
+    ] = 15
+    tick_seconds: Annotated[float, Field(gt=0, le=86_400, description="time between two expiry ticks")] = 15
     tick_grace_seconds: Annotated[
-        float, Field(ge=0, le=86_400, description="brokers' clocks may differ: how long after its end a lot is booked")
+        float,
+        Field(ge=0, le=86_400, description="time between a lot's end and its booking, as brokers' clocks may differ"),
     ] = 60
-    tick_step_lots: Annotated[int, Field(ge=1, le=10_000, description="booked in one transaction at most")] = 200
-    tick_steps: Annotated[int, Field(ge=1, le=10_000, description="of one tick at most")] = 50
+    tick_step_lots: Annotated[
+        int, Field(ge=1, le=10_000, description="maximum number of lots booked in one transaction")
+    ] = 200
+    tick_steps: Annotated[int, Field(ge=1, le=10_000, description="maximum number of transactions of one tick")] = 50
 
-    # Long enough that a lane comes back meanwhile. A deployment: a drain (20 s), a start (5 s, or an image to pull)
-    # and, where a process was killed, its session (30 s), for each of a few replicas in turn. A failover of Postgres or
-    # of a broker: mostly 30 to 120 s, and the lanes begin again after at most 10 s more. Twice the longer of them.
+    # Long enough for a lane to return. A deployment takes a drain (20 s), a start (5 s, longer with an image to pull)
+    # and, if a process was killed, its session (30 s), for each of a few replicas in turn. A failover of Postgres or of
+    # a broker mostly takes 30 to 120 s, and the lanes start at most 10 s later. The default is twice the longer time.
     order_seconds: Annotated[
         float,
-        Field(ge=0, le=86_400, description="a record waits for lanes with unread records that come before; 0: never"),
+        Field(
+            ge=0,
+            le=86_400,
+            description="longest wait of a record for lanes that have unread earlier records; 0: no wait",
+        ),
     ] = 300.0
 
     clock_ahead_minutes: Annotated[
         float,
-        Field(gt=0, le=525_600, description="a record of a time further ahead of the host's clock is held"),
+        Field(gt=0, le=525_600, description="a record whose time is further ahead of the host's clock is held"),
     ] = 10
 
     dead_letter_share: Annotated[
-        float, Field(ge=0, le=1, description="of the last records: a worker that refuses more ends; 1 lets all through")
+        float,
+        Field(ge=0, le=1, description="a worker ends when a larger share of its last records is refused; 1: never"),
     ] = 0.5
-    dead_letter_window: Annotated[int, Field(ge=50, le=1_000_000, description="records that make up that share")] = 1000
+    dead_letter_window: Annotated[
+        int, Field(ge=50, le=1_000_000, description="number of records of which the share is taken")
+    ] = 1000
     stuck_seconds: Annotated[
-        float, Field(gt=0, le=86_400, description="a worker that has work and does not get on for so long ends")
+        float, Field(gt=0, le=86_400, description="a worker that has work ends after this time without progress")
     ] = 300
     health_port: Annotated[int, Field(ge=0, lt=65_536, description="/livez, /readyz, /metrics over HTTP; 0: off")] = 0
-    health_address: Annotated[str, Field(description="to serve them on")] = "127.0.0.1"
+    health_address: Annotated[str, Field(description="address to serve these pages on")] = "127.0.0.1"
 
-    traces: Annotated[bool, Field(description="spans by OpenTelemetry, to OTEL_EXPORTER_OTLP_ENDPOINT")] = False
+    traces: Annotated[bool, Field(description="send OpenTelemetry spans to OTEL_EXPORTER_OTLP_ENDPOINT")] = False
 
-    console_port: Annotated[int, Field(ge=1, lt=65_536, description="of the console's page")] = 8420
+    console_port: Annotated[int, Field(ge=1, lt=65_536, description="port of the console")] = 8420
     console_address: Annotated[
-        str, Field(description="to serve it on; elsewhere than on loopback with tokens only")
+        str, Field(description="address of the console; any other than loopback needs tokens")
     ] = "127.0.0.1"
     console_hosts: Annotated[
-        str, Field(description="names under which browsers come to it, comma separated, beside localhost and addresses")
+        str, Field(description="host names of the console, comma separated, beside localhost and IP addresses")
     ] = ""
-    console_reader_token: SecretStr | None = Field(None, description="who has it may look")
-    console_reader_token_file: str | None = Field(None, description="file that holds it")
-    console_operator_token: SecretStr | None = Field(None, description="who has it may also act")
-    console_operator_token_file: str | None = Field(None, description="file that holds it")
+    console_reader_token: SecretStr | None = Field(None, description="token for reading")
+    console_reader_token_file: str | None = Field(None, description="file that contains the token")
+    console_operator_token: SecretStr | None = Field(None, description="token for reading and for operations")
+    console_operator_token_file: str | None = Field(None, description="file that contains the token")
     console_workers: Annotated[
-        str, Field(description="workers whose probes it asks: name=host:port, comma separated")
+        str, Field(description="workers whose probes the console queries: name=host:port, comma separated")
     ] = ""
     console_timeout_seconds: Annotated[
-        float, Field(gt=0, le=120, description="until it says that Kafka or Postgres does not answer")
+        float, Field(gt=0, le=120, description="time after which Kafka or Postgres counts as not answering")
     ] = 8
 
-    plans_file: str | None = Field(None, description="plan catalogue to use instead of the shipped one")
+    plans_file: str | None = Field(None, description="file of the plan catalogue, instead of the shipped one")
     log_format: LogFormat = LogFormat.AUTO
     log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
 
     @model_validator(mode="after")
     def _agree(self) -> "Settings":
-        """Refuse combinations that would break a promise later, and files that cannot be used."""
+        """Refuse combinations that would break a guarantee, and unusable files."""
         if self.transaction_seconds >= self.session_seconds:
             raise ValueError(
-                "INMAIL_TRANSACTION_SECONDS must be below INMAIL_SESSION_SECONDS, or a lost lane outlives its owner"
+                "INMAIL_TRANSACTION_SECONDS must be below INMAIL_SESSION_SECONDS, or a transaction outlives its owner"
             )
         if self.kafka_security_protocol.startswith("SASL") and not (
             self.kafka_sasl_username and self.kafka_sasl_password
@@ -172,30 +188,31 @@ class Settings(BaseSettings):
         return self
 
     def _tls(self) -> ssl.SSLContext | None:
-        """Return how TLS is spoken to the brokers; None where it is not. Raises ValueError for a file of no use."""
+        """Return the TLS context for the brokers; None without TLS. Raises ValueError for an unusable file."""
         if self.kafka_security_protocol not in (SecurityProtocol.SSL, SecurityProtocol.SASL_SSL):
             return None
         try:
             context = ssl.create_default_context(cafile=self.kafka_ssl_ca_file)
         except OSError as error:
             raise ValueError(
-                f"INMAIL_KAFKA_SSL_CA_FILE: expected a PEM file of certificates: {_said(error)}"
+                f"INMAIL_KAFKA_SSL_CA_FILE: expected a PEM file of certificates: {_file_reason(error)}"
             ) from error
         if self.kafka_ssl_cert_file:
             secret = self.kafka_ssl_key_password
             password = secret.get_secret_value() if secret else ""
             try:
-                # Called for a key with a password only; without it, the terminal would be asked.
+                # The function is called only for a key with a password; without it, OpenSSL would ask on the terminal.
                 context.load_cert_chain(self.kafka_ssl_cert_file, self.kafka_ssl_key_file, lambda: password)
             except OSError as error:
                 raise ValueError(
                     "INMAIL_KAFKA_SSL_CERT_FILE, INMAIL_KAFKA_SSL_KEY_FILE, INMAIL_KAFKA_SSL_KEY_PASSWORD: expected"
-                    f" PEM files of a certificate and its key, and the key's password if it has one: {_said(error)}"
+                    " PEM files of a certificate and its key, and the key's password if it has one:"
+                    f" {_file_reason(error)}"
                 ) from error
         return context
 
     def kafka_client(self) -> dict[str, Any]:
-        """Return the connection arguments that every aiokafka client takes."""
+        """Return the connection arguments of every aiokafka client."""
         arguments: dict[str, Any] = {
             "bootstrap_servers": self.kafka_bootstrap_servers,
             "security_protocol": self.kafka_security_protocol.value,
@@ -210,10 +227,10 @@ class Settings(BaseSettings):
 
 
 def load_settings(**overrides: object) -> Settings:
-    """Read the settings from the environment.
+    """Return the settings of the environment.
 
     Raises:
-        SettingsError: naming each wrong variable, what is allowed, and never its value.
+        SettingsError: when a variable is wrong. It names the variable and the allowed values, never the wrong value.
 
     """
     unknown = [_unknown(name) for name in sorted(os.environ) if name.startswith(_PREFIX) and not _is_known(name)]
@@ -229,8 +246,8 @@ def load_settings(**overrides: object) -> Settings:
         raise SettingsError("\n".join(lines)) from None
 
 
-def _said(error: OSError) -> str:
-    """Return why a file cannot be used, in as few words as there are."""
+def _file_reason(error: OSError) -> str:
+    """Return in a few words why a file cannot be used."""
     reason: str = getattr(error, "reason", None) or error.strerror or str(error)
     return reason.replace("_", " ").lower()
 
@@ -240,6 +257,6 @@ def _is_known(name: str) -> bool:
 
 
 def _unknown(name: str) -> str:
-    """Say that there is no such setting: a misspelt one that is passed over is one that does not hold."""
+    """Return the error for an unknown setting: a misspelt setting must not be ignored."""
     near = get_close_matches(name, [_PREFIX + field.upper() for field in Settings.model_fields], 1)
-    return f"{name}: there is no such setting" + (f"; {near[0]} was meant?" if near else "")
+    return f"{name}: there is no such setting" + (f"; did you mean {near[0]}?" if near else "")

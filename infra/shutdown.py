@@ -1,4 +1,4 @@
-"""How a process is told to stop."""
+"""Events that request the stop of a process: signals, and the end of its parent."""
 
 import asyncio
 import os
@@ -17,7 +17,7 @@ def stop_requested() -> asyncio.Event:
 
 
 def stop_with_parent(stop: asyncio.Event) -> None:
-    """Also set the event when standard input ends: a parent that died, however it died, closes it."""
+    """Set the event also when standard input closes, which happens when the parent ends, also by a kill."""
 
     def at_end() -> None:
         if not os.read(sys.stdin.fileno(), 1024):

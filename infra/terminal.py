@@ -1,4 +1,4 @@
-"""The terminal: colours and frames where somebody looks, plain text where a program reads."""
+"""Output of commands: colours and frames on a terminal, plain text in a pipe or file."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,15 +16,15 @@ from rich.text import Text
 
 from infra.local.progress import Progress
 
-__all__ = ["Reporter", "console", "error_console", "instant", "progress_of", "table"]
+__all__ = ["Reporter", "console", "error_console", "instant", "show_progress", "table"]
 
-_PIPE_WIDTH = 10_000  # nothing is wrapped or cut for a program
+_PIPE_WIDTH = 10_000  # a pipe or file gets whole lines
 _NARROW = 125
 _CUT_WIDTH = 9
 
 
 def console() -> Console:
-    """Return the console of standard output. Text from outside goes to it as `Text`, which nothing is read into."""
+    """Return the console of standard output. Print external text as `Text`, so that nothing in it is markup."""
     found = Console(highlight=False, markup=False, emoji=False)
     return found if found.is_terminal else Console(highlight=False, markup=False, emoji=False, width=_PIPE_WIDTH)
 
@@ -35,14 +35,14 @@ def error_console() -> Console:
 
 
 class Reporter:
-    """Tells what goes on. The steps of a long task share one line on a terminal; elsewhere a few of them are told."""
+    """Prints progress. The steps of a long task share one line on a terminal; elsewhere four of them are printed."""
 
     def __init__(self, out: Console) -> None:
         self._out = out
-        self._begun = False  # whether the line above is one of a task's steps
+        self._begun = False  # whether the line above is a step of a task
 
     def __call__(self, line: str) -> None:
-        """Tell a line."""
+        """Print a line."""
         step = isinstance(line, Progress)
         if self._out.is_terminal:
             if step and self._begun:
@@ -54,10 +54,10 @@ class Reporter:
 
 
 @contextmanager
-def progress_of(total: int, what: str, out: Console) -> Iterator[Callable[[int], None]]:
-    """Show how far something is and how long it will take: a bar on a terminal, a line each tenth elsewhere.
+def show_progress(total: int, what: str, out: Console) -> Iterator[Callable[[int], None]]:
+    """Show the progress and the time left: a bar on a terminal, elsewhere a line after each tenth.
 
-    Yields what to call with the number done.
+    Yields a function to call with the number of items that are done.
     """
     if out.is_terminal:
         columns = (MofNCompleteColumn(), TextColumn(what), BarColumn(), TimeRemainingColumn())
@@ -65,20 +65,20 @@ def progress_of(total: int, what: str, out: Console) -> Iterator[Callable[[int],
             task = bar.add_task(what, total=total)
             yield lambda done: bar.update(task, completed=done)
         return
-    began, told = monotonic(), 0
+    began, tenths = monotonic(), 0
 
-    def tell(done: int) -> None:
-        nonlocal told
-        if done * 10 // total > told:
-            told = done * 10 // total
+    def print_tenth(done: int) -> None:
+        nonlocal tenths
+        if done * 10 // total > tenths:
+            tenths = done * 10 // total
             left = timedelta(seconds=round((monotonic() - began) * (total - done) / done))
             out.print(f"{done:,} of {total:,} {what}, {left} left")
 
-    yield tell
+    yield print_tenth
 
 
 def instant(time: datetime | str | None) -> str:
-    """Return an instant in UTC to the millisecond, as a person reads it."""
+    """Return an instant as text for people: in UTC, to the millisecond; an empty text for None."""
     if time is None:
         return ""
     if isinstance(time, str):
@@ -88,9 +88,9 @@ def instant(time: datetime | str | None) -> str:
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[Text | str | int]], right: str = "", cut: str = "") -> Table:
-    """Return a table. `right` names its columns of numbers, separated by commas; `cut` one that may lose its end.
+    """Return a table. `right` names the columns to align right, separated by commas; `cut` names one that may be cut.
 
-    The one to cut makes room for the others on a narrow terminal; a pipe gets it whole.
+    The column is cut to make room for the others on a narrow terminal, and never in a pipe.
     """
     out = console()
     made = Table(box=box.SIMPLE_HEAD if out.is_terminal else None, pad_edge=False, header_style="bold")

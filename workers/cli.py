@@ -1,6 +1,6 @@
-"""The command `inmail`: a table of its verbs, each loaded when it is asked for.
+"""The command `inmail`: a table of its verbs, each imported when it is used.
 
-A verb's module is imported only to run it or to show its own help: `inmail --help` loads none of them.
+A verb's module is imported only to run the verb or to show its help: `inmail --help` imports none of them.
 """
 
 from importlib import import_module
@@ -20,23 +20,25 @@ Settings are read from INMAIL_* variables, first of all INMAIL_KAFKA_BOOTSTRAP_S
 
 _EXIT_CODES = """Exit codes:
 
- 0 done
+ 0 success
 
- 1 the answer is no: the audit or the doctor found something, an account or request is unknown, a line could not be \
-published, the demo came out otherwise than told
+ 1 a negative result: the audit, the doctor or a rebuild found something, an account or request is unknown, \
+an operation was refused, a line could not be published, the demo had an unexpected result
 
- 2 wrong usage or setting
+ 2 wrong usage, or a wrong setting
 
- 3 Kafka or Postgres cannot be reached, refused, or is not set up; the local ones could not start, or one ended
+ 3 Kafka or Postgres is unreachable, refuses access or is not set up, or the local stack failed
 
  65 the circuit breaker ended the worker: too many of the last records cannot be decided
 
- 70 a broken invariant, a worker that made no progress, or could not stop in order
+ 70 a defect: an invariant is broken, or a worker made no progress or could not stop
+
+ 130 interrupted by Ctrl-C or stopped before the end
 """
 
 
 class Verb(NamedTuple):
-    """One verb: the section it stands in, where its function or its group of verbs is, and its help in one line."""
+    """One verb: its section in the help, its function or group of verbs, and its help in one line."""
 
     section: str
     module: str
@@ -44,18 +46,18 @@ class Verb(NamedTuple):
     help: str
 
 
-_RUN, _USE, _ASK, _REPAIR, _TRY = "Set up and run", "Send and read", "Look", "Repair and replay", "Try it"
+_RUN, _USE, _ASK, _REPAIR, _TRY = "Set up and run", "Send and read", "Inspect", "Repair and replay", "Try it"
 
 VERBS = {
-    "migrate": Verb(_RUN, "commands.migrate", "migrate_command", "Bring the database to this version."),
-    "topics": Verb(_RUN, "commands.topics", "topics", "Compare topics and groups with how they should be."),
+    "migrate": Verb(_RUN, "commands.migrate", "migrate_command", "Update the database to this version."),
+    "topics": Verb(_RUN, "commands.topics", "topics", "Compare topics and groups with the settings; apply changes."),
     "worker": Verb(_RUN, "worker_command", "worker_command", "Run the send, billing or expiry worker, or the ticker."),
-    "console": Verb(_RUN, "commands.console", "console", "Serve a page that shows the system, and from which to act."),
+    "console": Verb(_RUN, "commands.console", "console", "Serve a web page that shows the system and runs operations."),
     "metrics": Verb(_RUN, "commands.metrics", "metrics", "Show or serve the metrics of the whole ledger."),
-    "publish": Verb(_USE, "commands.publish", "publish_command", "Publish events from files, as a producer."),
-    "results": Verb(_USE, "commands.results", "results_command", "Read the answers, as a downstream service."),
-    "balance": Verb(_ASK, "commands.books", "balance", "Show what an account can spend, by lot, at an instant."),
-    "statement": Verb(_ASK, "commands.books", "statement", "Show an account's balance and every line that led there."),
+    "publish": Verb(_USE, "commands.publish", "publish_command", "Publish events from files, as a producer does."),
+    "results": Verb(_USE, "commands.results", "results_command", "Read the answers, as a downstream service does."),
+    "balance": Verb(_ASK, "commands.books", "balance", "Show the credits an account can spend, by lot, at a time."),
+    "statement": Verb(_ASK, "commands.books", "statement", "Show an account's balance and every line of its history."),
     "trace": Verb(_ASK, "commands.trace", "trace", "Follow a request from its record to its published answer."),
     "lag": Verb(_ASK, "commands.lag", "lag", "Show how far groups are behind, since when, and why."),
     "doctor": Verb(_ASK, "commands.doctor", "doctor", "Check everything that the guarantees rest on."),
@@ -63,41 +65,48 @@ VERBS = {
         _ASK, "commands.books", "audit_command", "Check that the ledger balances: every credit, row, answer."
     ),
     "dead-letters": Verb(
-        _REPAIR, "commands.dead_letters", "dead_letters", "See messages that can never succeed; send them back."
+        _REPAIR, "commands.dead_letters", "dead_letters", "Show messages that can never succeed; send them back."
     ),
     "replay": Verb(_REPAIR, "commands.replay", "replay", "Replay past decisions without moving credits again."),
-    "clock": Verb(_REPAIR, "commands.clock", "clock", "Decide on times far ahead; set a clock back."),
-    "operations": Verb(_REPAIR, "commands.operations", "operations", "See what operators did, and why."),
+    "clock": Verb(_REPAIR, "commands.clock", "clock", "Decide about records with future times; set a clock back."),
+    "operations": Verb(_REPAIR, "commands.operations", "operations", "Show what operators did, and why."),
     "up": Verb(_TRY, "local.command", "up", "Run the whole system on this machine until Ctrl-C."),
     "workers": Verb(_TRY, "local.workers_command", "workers", "List, stop and start the workers of `inmail up`."),
     "demo": Verb(_TRY, "local.command", "demo", "Run the whole system and play a story through it."),
-    "simulate": Verb(_TRY, "commands.simulate", "simulate", "Make up accounts and all that happens to them."),
+    "simulate": Verb(_TRY, "commands.simulate", "simulate", "Generate accounts and their events."),
 }
 
 
 def load_verb(name: str) -> TyperCommand | TyperGroup:
-    """Import a verb and return it as a command. Raises `KeyError` of an unknown name."""
+    """Import a verb and return its command. Raises `KeyError` for an unknown name."""
     verb = VERBS[name]
     found = getattr(import_module(f"workers.{verb.module}"), verb.attribute)
     if not isinstance(found, typer.Typer):
-        alone = typer.Typer(add_completion=False)
-        alone.command(name)(found)
-        found = alone
+        single = typer.Typer(add_completion=False)
+        single.command(name)(found)
+        found = single
     command: Any = typer.main.get_command(found)
     command.name, command.help = name, command.help or verb.help
-    return command  # type: ignore[no-any-return] # typer tells less than it returns
+    for each in (command, *getattr(command, "commands", {}).values()):
+        each.help = _join_lines(each.help)
+    return command  # type: ignore[no-any-return] # typer's return type is too wide
+
+
+def _join_lines(text: str | None) -> str | None:
+    """Return a help text with each paragraph on one line, so that the terminal's width breaks the lines."""
+    return text and "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
 
 
 class _Verbs(TyperGroup):
-    """Lists the verbs from the table, and loads the one that is run."""
+    """Lists the verbs of the table, and imports the verb that is run."""
 
-    def __init__(self, **attributes: Any) -> None:  # noqa: ANN401 - whatever typer passes
+    def __init__(self, **attributes: Any) -> None:  # noqa: ANN401 - typer's arguments
         super().__init__(**attributes)
         for name, verb in VERBS.items():
             self.add_command(TyperCommand(name, help=verb.help, rich_help_panel=verb.section))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:  # noqa: ANN401
-        """Return the verb that the arguments name, loaded, and the arguments after it."""
+        """Return the verb that the arguments name, its command, and the arguments after it."""
         name, command, rest = super().resolve_command(ctx, args)
         return name, load_verb(name) if name in VERBS else command, rest
 
@@ -112,8 +121,8 @@ app = typer.Typer(
 )
 
 
-def _show_version(asked: bool) -> None:  # noqa: FBT001 - typer calls it
-    if asked:
+def _show_version(requested: bool) -> None:  # noqa: FBT001 - typer calls it
+    if requested:
         typer.echo(f"inmail {version('inmail-ledger')}")
         raise typer.Exit
 

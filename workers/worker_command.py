@@ -1,4 +1,4 @@
-"""The command that runs a worker: puts a job into its lanes."""
+"""The command `worker`: runs a job in its lanes, or the ticker."""
 
 from contextlib import aclosing
 from enum import StrEnum

@@ -1,1 +1,1 @@
-"""Kafka: clients made the one way, transactions, and questions to a cluster. Knows nothing of credits."""
+"""Kafka: clients with this system's settings, transactions, and queries to a cluster. No code about credits."""

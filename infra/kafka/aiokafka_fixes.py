@@ -1,4 +1,4 @@
-"""aiokafka's clients, but for how they connect and how they end when no broker is there."""
+"""aiokafka's clients with fixes: how they connect, and how they end when no broker answers."""
 
 import asyncio
 import random
@@ -10,24 +10,24 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 
-__all__ = ["Consumer", "ConsumerLostError", "LaneProducer", "Producer", "bootstrap_whole"]
+__all__ = ["Consumer", "ConsumerLostError", "LaneProducer", "Producer", "protect_bootstrap"]
 
-_AWAY_SECONDS = 0.5  # between two attempts of a lane's producer to reach a broker
+_RECONNECT_SECONDS = 0.5  # between two attempts of a lane's producer to reach a broker
 
 
-def bootstrap_whole(client: AIOKafkaClient) -> None:
-    """Let a client's first question end when whoever waits for it is cancelled, and close the client then.
+def protect_bootstrap(client: AIOKafkaClient) -> None:
+    """Let a client's bootstrap complete when its caller is cancelled, and close the client afterwards.
 
-    Cancelled in the middle of it, aiokafka would leave a connection open for good.
+    aiokafka would leave a connection open for good when cancelled in the middle of the bootstrap.
     """
     bootstrap = client.bootstrap
 
     async def shielded() -> None:
-        asking = asyncio.ensure_future(bootstrap())
+        bootstrapping = asyncio.ensure_future(bootstrap())
         try:
-            await asyncio.shield(asking)
+            await asyncio.shield(bootstrapping)
         except asyncio.CancelledError:
-            closing = asyncio.ensure_future(_close_after(asking, client))
+            closing = asyncio.ensure_future(_close_after(bootstrapping, client))
             _closing.add(closing)
             closing.add_done_callback(_closing.discard)
             raise
@@ -35,18 +35,18 @@ def bootstrap_whole(client: AIOKafkaClient) -> None:
     client.bootstrap = shielded
 
 
-_closing: set["asyncio.Task[None]"] = set()  # nobody waits for them
+_closing: set["asyncio.Task[None]"] = set()  # keeps the tasks from being collected: nothing awaits them
 
 
-async def _close_after(asking: "asyncio.Future[None]", client: AIOKafkaClient) -> None:
-    await asyncio.wait([asking])
-    if not asking.cancelled():
-        asking.exception()  # seen: nobody needs the answer any more
+async def _close_after(bootstrapping: "asyncio.Future[None]", client: AIOKafkaClient) -> None:
+    await asyncio.wait([bootstrapping])
+    if not bootstrapping.cancelled():
+        bootstrapping.exception()  # retrieved, so that asyncio does not log the error
     await client.close()
 
 
 async def _start(client: Any, start: Callable[[], Awaitable[None]]) -> None:  # noqa: ANN401 - aiokafka's
-    """Connect a client. One that could not, or was told to give up, is stopped: aiokafka complains of what is left."""
+    """Connect a client; stop it when that fails or is cancelled, because aiokafka logs unclosed clients."""
     try:
         await start()
     except (KafkaError, asyncio.CancelledError):
@@ -55,70 +55,70 @@ async def _start(client: Any, start: Callable[[], Awaitable[None]]) -> None:  # 
 
 
 class ConsumerLostError(KafkaError):  # type: ignore[misc] # aiokafka is untyped
-    """A task of aiokafka's consumer has ended of an error that it did not expect, and begins no more."""
+    """A task of aiokafka's consumer has ended by an unexpected error and will not start again."""
 
 
 class Consumer(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is untyped
-    """aiokafka's consumer, but for how it ends when the brokers are gone, and when it fetches no more."""
+    """aiokafka's consumer, which also stops without brokers and raises an error when it can no longer fetch."""
 
     def __init__(self, **arguments: Any) -> None:  # noqa: ANN401 - aiokafka's own
         super().__init__(**arguments)
-        bootstrap_whole(self._client)
+        protect_bootstrap(self._client)
 
     async def start(self) -> None:
-        """Connect."""
+        """Connect to the cluster. Raises `KafkaError` when no broker answers."""
         await _start(self, super().start)
 
     async def getmany(self, *partitions: TopicPartition, **options: Any) -> Any:  # noqa: ANN401 - aiokafka's own
-        """Return what was fetched.
+        """Return the fetched records by partition.
 
         Raises:
-            KafkaError: what the brokers answered, or `ConsumerLostError`.
+            KafkaError: the brokers' error, or `ConsumerLostError`.
 
         """
-        self._see_tasks()
+        self._check_tasks()
         with self._lost_when_cancelled():
             try:
                 return await super().getmany(*partitions, **options)
-            except KafkaError:  # which aiokafka derives from the next
+            except KafkaError:  # a RuntimeError in aiokafka
                 raise
-            except RuntimeError as error:  # uvloop's, of a write to a connection that has just been lost
+            except RuntimeError as error:  # from uvloop, when it writes to a connection that was just lost
                 raise ConsumerLostError(repr(error)) from error
 
     async def end_offsets(self, partitions: Iterable[TopicPartition]) -> Any:  # noqa: ANN401 - aiokafka's own
-        """Return where partitions end; raises as `getmany` does. Who only asks this, polls nothing that would tell."""
-        self._see_tasks()
+        """Return the end offsets of partitions; raises as `getmany` does, for callers that never poll."""
+        self._check_tasks()
         return await super().end_offsets(partitions)
 
     async def position(self, partition: TopicPartition) -> Any:  # noqa: ANN401 - aiokafka's own
-        """Return the offset that is fetched next.
+        """Return the offset of the next record to fetch.
 
         Raises:
-            KafkaError: what the group's coordinator answered, or `ConsumerLostError` of a task that was cancelled.
+            KafkaError: the group coordinator's error, or `ConsumerLostError` for a cancelled task.
 
         """
         with self._lost_when_cancelled():
             return await super().position(partition)
 
     def refresh_topics(self) -> None:
-        """Ask for the topics now: one that was away for a moment would be missed for minutes."""
+        """Refresh the topics now: otherwise a topic that was absent for a moment is missed for minutes."""
         self._client.force_metadata_update()
 
     def check(self) -> None:
-        """Raise what `getmany` would, and count as it does: a member that polls nothing for a day leaves its group.
+        """Raise the errors that `getmany` would raise, and count as a poll: a member that never polls leaves its group.
 
         Raises:
-            KafkaError: what the group's coordinator answered, or `ConsumerLostError`.
+            KafkaError: the group coordinator's error, or `ConsumerLostError`.
 
         """
-        self._see_tasks()
+        self._check_tasks()
         self._coordinator.check_errors()
         with self._subscription.fetch_context():
             pass
 
     @contextmanager
     def _lost_when_cancelled(self) -> Iterator[None]:
-        """Tell of a task that aiokafka has cancelled: it lets that through as if the caller were."""
+        """Raise ConsumerLostError for a cancellation by aiokafka, which reaches the caller as if it were cancelled."""
         try:
             yield
         except asyncio.CancelledError as error:
@@ -127,8 +127,8 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is untyped
                 raise
             raise ConsumerLostError("a task of the consumer was cancelled, and nobody had stopped it") from error
 
-    def _see_tasks(self) -> None:
-        """Raise ConsumerLostError where a task has ended: aiokafka would return nothing for ever, and say nothing."""
+    def _check_tasks(self) -> None:
+        """Raise ConsumerLostError if a task has ended: aiokafka would return nothing for ever, without an error."""
         endless = (self._fetcher._fetch_task, self._client._sync_task,  # noqa: SLF001 - there is no other way
                    getattr(self._coordinator, "_coordination_task", None))  # fmt: skip
         of_group = (getattr(self._coordinator, name, None) for name in ("_heartbeat_task", "_commit_refresh_task"))
@@ -139,7 +139,7 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is untyped
                 raise ConsumerLostError(f"{task.get_coro().__qualname__} has ended{why}")
 
     async def stop(self) -> None:
-        """Stop. aiokafka cancels its fetches that wait for a broker, and lets that through as if it were cancelled."""
+        """Stop the consumer. aiokafka raises the cancellation of its own waiting fetches as the caller's: ignore it."""
         try:
             await super().stop()
         except asyncio.CancelledError:
@@ -150,31 +150,31 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is untyped
 
 
 class Producer(AIOKafkaProducer):  # type: ignore[misc] # aiokafka is untyped
-    """aiokafka's producer, but for how it ends when no broker is there."""
+    """aiokafka's producer, which also stops when no broker answers."""
 
     def __init__(self, **arguments: Any) -> None:  # noqa: ANN401 - aiokafka's own
         super().__init__(**arguments)
-        bootstrap_whole(self.client)
+        protect_bootstrap(self.client)
 
     async def start(self) -> None:
-        """Connect."""
+        """Connect to the cluster. Raises `KafkaError` when no broker answers."""
         await _start(self, super().start)
 
 
 class LaneProducer(AIOKafkaProducer):  # type: ignore[misc] # aiokafka is untyped
-    """aiokafka's producer, but for its haste: the short back-off of a transaction is not for a broker that is away.
+    """aiokafka's producer with a longer back-off for unreachable brokers than for transactions.
 
-    With one for both, the producers of twelve lanes try to connect 1,200 times a second, and log each.
+    With one back-off for both, the producers of twelve lanes try to connect 1,200 times a second, and log each attempt.
     """
 
     def __init__(self, **arguments: Any) -> None:  # noqa: ANN401 - aiokafka's own
         super().__init__(**arguments)
-        bootstrap_whole(self.client)
-        self.client._retry_backoff = _AWAY_SECONDS  # noqa: SLF001 - of its questions for topics
+        protect_bootstrap(self.client)
+        self.client._retry_backoff = _RECONNECT_SECONDS  # noqa: SLF001 - for metadata requests
         self._connect, self.client._get_conn = self.client._get_conn, self._connect_patiently  # noqa: SLF001
 
     async def _connect_patiently(self, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - aiokafka's own
         connection = await self._connect(*arguments, **options)
         if connection is None:
-            await asyncio.sleep(_AWAY_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
+            await asyncio.sleep(_RECONNECT_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
         return connection

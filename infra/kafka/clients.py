@@ -1,6 +1,6 @@
-"""Kafka clients, made the one way that suits this system, and which of their errors pass by themselves.
+"""Creates Kafka clients with the arguments that this system needs, and names the remedy for permanent errors.
 
-aiokafka's defaults favour fresh data over complete data; each argument below that differs says why.
+aiokafka's defaults favour fresh data over complete data; a comment gives the reason for each other argument.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ from aiokafka.errors import (
 from aiokafka.partitioner import murmur2
 
 from infra.kafka import lenient_headers
-from infra.kafka.aiokafka_fixes import Consumer, ConsumerLostError, LaneProducer, Producer, bootstrap_whole
+from infra.kafka.aiokafka_fixes import Consumer, ConsumerLostError, LaneProducer, Producer, protect_bootstrap
 from infra.settings import Settings
 
 __all__ = [
@@ -55,56 +55,56 @@ lenient_headers.install()
 
 MAX_RECORD_BYTES = 4 * 1024 * 1024  # a dead letter holds a refused record of up to 1 MiB as base64, and its reason
 
-_NAMELESS_SECONDS, _AGAIN_SECONDS = 10.0, 0.5
+_NAMELESS_SECONDS, _AGAIN_SECONDS = 10.0, 0.5  # the longest wait for a broker's name, and the time between two requests
 
-_LOGIN = "set INMAIL_KAFKA_SECURITY_PROTOCOL and INMAIL_KAFKA_SASL_* as the brokers want them"
+_LOGIN = "set INMAIL_KAFKA_SECURITY_PROTOCOL and INMAIL_KAFKA_SASL_* as the brokers require"
 _TOO_LARGE = (
-    "a topic's max.message.bytes is below what it has to take: 1 MiB, and 4 MiB on the dead letters. See the setting of"
-    " the topics and the brokers' message.max.bytes, and run `inmail topics apply`"
+    "a topic's max.message.bytes is too low: it must be at least 1 MiB, and 4 MiB for dead letters. Check this setting"
+    " of the topics and the brokers' message.max.bytes, and run `inmail topics apply`"
 )
-# Errors that trying again does not pass, and what to do. All others may pass: a broker that is away, a partition
-# without a leader, a coordinator that moves, an owner that was fenced and begins again.
+# Permanent errors, and what to do. All other errors may pass: an unreachable broker, a partition without a leader, a
+# coordinator that moves, a fenced owner that starts again.
 _REMEDIES: dict[type[KafkaError], str] = {
-    TopicAuthorizationFailedError: "grant the workers' user READ on the input topics, and WRITE and DESCRIBE on those"
-    " that they publish to",
+    TopicAuthorizationFailedError: "grant the workers' user READ on the input topics, and WRITE and DESCRIBE on the"
+    " topics that they publish to",
     GroupAuthorizationFailedError: "grant the workers' user READ on the group",
-    TransactionalIdAuthorizationFailed: "grant the workers' user WRITE and DESCRIBE on the transactional ids that begin"
-    " with the group's name",
+    TransactionalIdAuthorizationFailed: "grant the workers' user WRITE and DESCRIBE on the transactional ids with the"
+    " group's name as prefix",
     ClusterAuthorizationFailedError: "grant the workers' user IDEMPOTENT_WRITE on the cluster",
     MessageSizeTooLargeError: _TOO_LARGE,
     RecordListTooLargeError: _TOO_LARGE,
     RecordTooLargeError: _TOO_LARGE,
     InvalidTransactionTimeout: "INMAIL_TRANSACTION_SECONDS is above the brokers' transaction.max.timeout.ms",
-    InvalidSessionTimeoutError: "INMAIL_SESSION_SECONDS is outside of the brokers' group.*.session.timeout.ms",
+    InvalidSessionTimeoutError: "INMAIL_SESSION_SECONDS is outside the brokers' group.*.session.timeout.ms",
     AuthenticationFailedError: _LOGIN,
     SaslAuthenticationFailed: _LOGIN,
     UnsupportedSaslMechanismError: _LOGIN,
     UnsupportedVersionError: "the brokers are too old",
     IncompatibleBrokerVersion: "the brokers are too old",
-    ConsumerLostError: "start it again: only a new consumer goes on",
+    ConsumerLostError: "start the process again: only a new consumer continues",
 }
 
 
 class NotSetUpError(Exception):
-    """Kafka or Postgres lacks what a command of ours makes. The message names the command."""
+    """Kafka or Postgres lacks something that an `inmail` command creates. The message names the command."""
 
 
 def remedy(error: KafkaError) -> str | None:
-    """Return what to do about an error that never passes by itself; None of one that may."""
+    """Return what to do about a permanent error; None for an error that may pass."""
     return next((words for kind, words in _REMEDIES.items() if isinstance(error, kind)), None)
 
 
 @lru_cache(maxsize=65_536)
 def partition_of(key: bytes, partitions: int) -> int:
-    """Return the partition of a key as Java's and aiokafka's default partitioners choose it (murmur2).
+    """Return the partition of a key by murmur2, as Java's and aiokafka's default partitioners choose it.
 
-    Cached: accounts come again, and murmur2 in Python costs more than the rest of a result.
+    Cached, because accounts recur and murmur2 in Python costs more than the rest of a result.
     """
     return int((murmur2(key) & 0x7FFFFFFF) % partitions)
 
 
 def create_consumer(settings: Settings, group: str, rebalance_seconds: float) -> AIOKafkaConsumer:
-    """Return the consumer of a worker's group. It never commits by itself and never picks an offset by itself."""
+    """Return the consumer of a worker's group, which never commits or resets an offset by itself."""
     return Consumer(
         **settings.kafka_client(),
         group_id=group,
@@ -114,29 +114,29 @@ def create_consumer(settings: Settings, group: str, rebalance_seconds: float) ->
         isolation_level="read_committed",
         session_timeout_ms=round(settings.session_seconds * 1000),
         heartbeat_interval_ms=round(settings.session_seconds * 1000 / 10),
-        # The members that revoke must be able to drain before the group goes on without them.
+        # Members whose partitions are revoked need time to drain before the group continues without them.
         rebalance_timeout_ms=round(rebalance_seconds * 1000),
         # The lanes watch their own progress; this check stops for good after one failed poll.
         max_poll_interval_ms=24 * 3600 * 1000,
-        # One long poll serves all partitions of a broker: a short one lets a partition just drained ask again soon. It
-        # waits for more than one record: each answer wakes lanes, and a transaction costs the broker 4 ms of CPU
-        # whatever it holds. At 1,000 requests a second on 2 cores that is half the median latency, and of the p99.
+        # One fetch serves all partitions of a broker, so a short wait soon fetches a partition again that was drained.
+        # The fetch waits for more than one record: each answer wakes lanes, and a transaction costs the broker 4 ms of
+        # CPU, whatever its size. At 1,000 requests a second on 2 cores this halves the median latency and the p99.
         fetch_min_bytes=64 * 1024,
         fetch_max_wait_ms=25,
         max_partition_fetch_bytes=256 * 1024,
-        # CRCs are checked by the broker on arrival and by TCP on the way; checking again costs 3% of a worker.
+        # The broker checks CRCs on arrival, and TCP protects the transfer; another check costs 3% of a worker.
         check_crcs=False,
     )
 
 
 def create_lane_producer(settings: Settings, transactional_id: str) -> AIOKafkaProducer:
-    """Return one of a lane's transactional producers. Starting it fences any earlier owner of the id."""
+    """Return one of a lane's transactional producers. Its start fences any earlier owner of the id."""
     return LaneProducer(
         **settings.kafka_client(),
         client_id=transactional_id,
         transactional_id=transactional_id,
         transaction_timeout_ms=round(settings.transaction_seconds * 1000),
-        # "Try again" is a broker's usual answer at the start of a transaction; the default sleeps 100 ms on it.
+        # A broker usually answers the start of a transaction with a retriable error; the default back-off is 100 ms.
         retry_backoff_ms=5,
         max_batch_size=1024 * 1024,
         max_request_size=MAX_RECORD_BYTES,
@@ -146,7 +146,7 @@ def create_lane_producer(settings: Settings, transactional_id: str) -> AIOKafkaP
 def create_producer(settings: Settings, client_id: str, *, large: bool = False) -> AIOKafkaProducer:
     """Return an ordinary producer: idempotent, acknowledged by all replicas, partitioned by key with murmur2.
 
-    A large one also sends records that came in compressed and are beyond a topic's limit otherwise.
+    With `large` it compresses, and sends records up to 4 MiB: such a record may have arrived compressed.
     """
     return Producer(
         **settings.kafka_client(),
@@ -160,7 +160,7 @@ def create_producer(settings: Settings, client_id: str, *, large: bool = False) 
 
 
 async def stop_producer(producer: AIOKafkaProducer | None, seconds: float) -> None:
-    """Stop a producer, if any, and wait for at most so many seconds: aiokafka waits without end for a lost broker."""
+    """Stop a producer, if any, and wait at most `seconds`: aiokafka waits without end for a lost broker."""
     if producer is not None:
         await asyncio.wait([asyncio.ensure_future(producer.stop())], timeout=seconds)
 
@@ -169,40 +169,40 @@ async def stop_producer(producer: AIOKafkaProducer | None, seconds: float) -> No
 async def admin_client(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
     """Open an admin client and close it afterwards.
 
-    A broker that has just come back says that there is none, itself included, until its controller has heard of it.
-    aiokafka's consumers and producers ask again; its admin client would ask the first thing of "node id None".
+    A broker that has just restarted names no broker, not even itself, until its controller knows about it. aiokafka's
+    consumers and producers ask again; its admin client would send the first request to "node id None".
 
     Raises:
         KafkaError: when the cluster cannot be reached, or has named no broker for 10 seconds.
 
     """
     client = AIOKafkaAdminClient(**settings.kafka_client(), client_id="inmail-admin")
-    bootstrap_whole(client._client)  # noqa: SLF001 - there is no other way
+    protect_bootstrap(client._client)  # noqa: SLF001 - there is no other way
     try:
         await client.start()
-        await _named(client._client)  # noqa: SLF001 - there is no other way
+        await _wait_for_brokers(client._client)  # noqa: SLF001 - there is no other way
         yield client
     finally:
         await client.close()
 
 
-async def _named(client: AIOKafkaClient) -> None:
+async def _wait_for_brokers(client: AIOKafkaClient) -> None:
     try:
         async with asyncio.timeout(_NAMELESS_SECONDS):
             while not client.cluster.brokers():
                 await asyncio.sleep(_AGAIN_SECONDS)
                 await client.force_metadata_update()
     except TimeoutError as error:
-        raise NoBrokersAvailable("the cluster names no broker that is up") from error
+        raise NoBrokersAvailable("the cluster names no broker that runs") from error
 
 
 @asynccontextmanager
 async def reader(
     settings: Settings, group: str | None = None, isolation_level: str = "read_committed", *, wait_ms: int = 500
 ) -> AsyncIterator[AIOKafkaConsumer]:
-    """Open a consumer that looks without joining a group: no subscription, no commit of its own accord.
+    """Open a consumer that reads without joining a group, and never commits by itself.
 
-    A broker that has nothing for it answers after `wait_ms`, and no other question to it is answered before.
+    A broker without new records answers a fetch after `wait_ms`, and answers no other request of this consumer before.
     """
     consumer = Consumer(
         **settings.kafka_client(),
@@ -224,13 +224,13 @@ async def reader(
 async def committed_offsets(
     admin: AIOKafkaAdminClient, group: str, places: Sequence[TopicPartition]
 ) -> dict[TopicPartition, int | None]:
-    """Return a group's committed offsets; None where it has none.
+    """Return a group's committed offsets; None for a partition without one.
 
-    A consumer's `committed()` also says None while the group's coordinator is loading or moving: aiokafka does not
-    look at that error. A broker that knows the answer names every partition it was asked for, with -1 for none.
+    A consumer's `committed()` also returns None while the group's coordinator loads or moves, because aiokafka ignores
+    that error. A broker that knows the answer names every requested partition, with -1 for none.
 
     Raises:
-        KafkaError: when the answer is not to be had now. Asking again later may help.
+        KafkaError: when the offsets are not known now. They may be known later.
 
     """
     found = await admin.list_consumer_group_offsets(group, partitions=list(places))
@@ -240,13 +240,13 @@ async def committed_offsets(
 
 
 async def count_partitions(admin: AIOKafkaAdminClient, topics: Iterable[str]) -> dict[str, int]:
-    """Return the number of partitions of each topic, asked for through a client that is open.
+    """Return the number of partitions of each topic, through an open client.
 
     Raises:
-        NotSetUpError: when one does not exist.
+        NotSetUpError: when a topic does not exist.
 
     """
-    # Asked for all: a broker may create a topic that is asked for by name, with whatever partitions it likes.
+    # A request for all topics: a broker may create a topic that is requested by name.
     rows = await admin.describe_topics()
     found = {row["topic"]: len(row["partitions"]) for row in rows if row["error_code"] == 0}
     missing = [topic for topic in topics if topic not in found]
@@ -256,5 +256,5 @@ async def count_partitions(admin: AIOKafkaAdminClient, topics: Iterable[str]) ->
 
 
 def partitions_of(topic: str, count: int) -> list[TopicPartition]:
-    """Return a topic's partitions."""
+    """Return the partitions of a topic that has `count` of them."""
     return [TopicPartition(topic, number) for number in range(count)]

@@ -1,7 +1,7 @@
-"""Questions to a cluster about all its groups and partitions at once: a request a broker, however many they are.
+"""Queries about all groups and partitions of a cluster at once, with one request a broker.
 
-aiokafka's own clients ask for one group after the other, fetch what only has to be looked at, and wait for topics that
-are gone. Here a partition or a group that nothing can be said of is left out of the answer, and the rest is told.
+aiokafka's clients query one group after the other, fetch whole records, and wait for topics that do not exist. Here the
+answer leaves out partitions and groups without information, and has all others.
 """
 
 import asyncio
@@ -26,19 +26,27 @@ from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.protocol.coordination import FindCoordinatorRequest
 from aiokafka.protocol.offset import OffsetRequest
 
-from infra.kafka.aiokafka_fixes import bootstrap_whole
+from infra.kafka.aiokafka_fixes import protect_bootstrap
 from infra.kafka.topic_ids import fetch_topic_ids
 from infra.settings import Settings
 
-__all__ = ["EARLIEST", "LATEST", "ClusterQueries", "Described", "Member", "by_topic", "lookup"]
+__all__ = [
+    "EARLIEST",
+    "LATEST",
+    "ClusterQueries",
+    "GroupDescription",
+    "Member",
+    "group_by_topic",
+    "open_cluster_queries",
+]
 
-LATEST, EARLIEST = -1, -2  # Kafka's own words for the end and the beginning, where a time is asked for
-_AT_ONCE = 64  # questions under way
-_TOGETHER = 500  # groups of one question
+LATEST, EARLIEST = -1, -2  # the protocol's timestamps for the end and the beginning of a partition
+_AT_ONCE = 64  # requests under way
+_TOGETHER = 500  # groups in one request
 
 
 class Member(NamedTuple):
-    """Who is in a group, from where, and what it was given to read."""
+    """A member of a group: its id, its client and host, and its assigned partitions."""
 
     id: str
     client: str
@@ -46,20 +54,20 @@ class Member(NamedTuple):
     places: frozenset[TopicPartition]
 
 
-class Described(NamedTuple):
-    """What a coordinator says of a group."""
+class GroupDescription(NamedTuple):
+    """A coordinator's description of a group."""
 
     state: str
-    members: tuple[Member, ...] | None  # None: it does not tell them, as of a group of Kafka's newer protocol
+    members: tuple[Member, ...] | None  # None: not described, as for a group of Kafka's newer protocol
 
     @property
     def settled(self) -> bool:
-        """Whether it is known who reads what: not while a group shares its partitions out anew."""
+        """Whether the assignment is known: not while the group rebalances."""
         return self.members is not None and self.state in ("Stable", "Empty", "Dead")
 
 
 class _DescribeGroups(Request[DescribeGroupsRequest_v2]):  # type: ignore[misc] # aiokafka is untyped
-    """aiokafka's own asks in version 3 and reads the answer as of version 2, which fails from the second group on."""
+    """A request in version 2: aiokafka's request has version 3 but its answer version 2, which fails for two groups."""
 
     API_KEY = DescribeGroupsRequest_v2.API_KEY
 
@@ -67,21 +75,21 @@ class _DescribeGroups(Request[DescribeGroupsRequest_v2]):  # type: ignore[misc] 
         self._groups = list(groups)
 
     def build(self, request_struct_class: Any) -> Any:  # noqa: ANN401 - aiokafka's
-        """Return the request in the one version there is."""
+        """Return the request in its only version."""
         return request_struct_class(self._groups)
 
 
 class ClusterQueries:
-    """One client, open. Leaders are those of the last `refresh`; a coordinator is asked for again once it fails."""
+    """Queries through an open client. Leaders are as of the last `refresh`; a failed coordinator is found again."""
 
     def __init__(self, client: AIOKafkaClient) -> None:
         self._client = client
         self._cluster = client.cluster
         self._coordinators: dict[str, int] = {}
-        self._few = asyncio.Semaphore(_AT_ONCE)
+        self._request_slots = asyncio.Semaphore(_AT_ONCE)
 
     async def refresh(self) -> None:
-        """Learn what topics and leaders there are now.
+        """Update the topics and leaders.
 
         Raises:
             KafkaError: when no broker answers.
@@ -102,23 +110,23 @@ class ClusterQueries:
         return {broker.nodeId: f"{broker.host}:{broker.port}" for broker in self._cluster.brokers()}
 
     def partitions(self, topic: str) -> list[TopicPartition]:
-        """Return a topic's partitions; none of a topic that is not there."""
+        """Return a topic's partitions; an empty list if the topic does not exist."""
         return [TopicPartition(topic, number) for number in sorted(self._cluster.partitions_for_topic(topic) or ())]
 
     async def topic_ids(self, topics: Collection[str]) -> dict[str, UUID]:
-        """Return the ids of topics; without topics that do not exist.
+        """Return the ids of topics, without topics that do not exist.
 
         Raises:
-            KafkaError: when no broker tells.
+            KafkaError: when no broker answers.
 
         """
         return await fetch_topic_ids(self._client, sorted(topics))
 
     async def groups(self) -> list[str]:
-        """Return the names of all groups of consumers.
+        """Return the names of all consumer groups.
 
         Raises:
-            KafkaError: when a broker does not tell.
+            KafkaError: when a broker does not answer.
 
         """
         answers = await asyncio.gather(
@@ -126,15 +134,15 @@ class ClusterQueries:
         )
         found: set[str] = set()
         for answer in answers:
-            _check(answer.error_code, "groups cannot be listed")
+            _raise_for_code(answer.error_code, "groups cannot be listed")
             found.update(name for name, protocol in answer.groups if protocol in ("consumer", ""))
         return sorted(found)
 
-    async def describe(self, groups: Collection[str]) -> dict[str, Described]:
-        """Return who is in some groups.
+    async def describe(self, groups: Collection[str]) -> dict[str, GroupDescription]:
+        """Return the descriptions of groups, without groups that this user may not describe.
 
         Raises:
-            KafkaError: when a coordinator does not say. One that loads or moves may say it later.
+            KafkaError: when a coordinator does not answer. A coordinator that loads or moves may answer later.
 
         """
         asked: dict[int, list[str]] = defaultdict(list)
@@ -151,26 +159,26 @@ class ClusterQueries:
                 if for_code(error) is GroupAuthorizationFailedError:
                     continue
                 self._check_coordinator(group, error)
-                # A group of the newer protocol is called dead here, whoever is in it.
-                told = None if state == "Dead" or protocol_type not in ("consumer", "") else members
-                found[group] = Described(state, None if told is None else tuple(map(_member, told)))
+                # This request reports a group of the newer protocol as dead, whatever members it has.
+                described = None if state == "Dead" or protocol_type not in ("consumer", "") else members
+                found[group] = GroupDescription(state, None if described is None else tuple(map(_member, described)))
         return found
 
     async def committed(self, groups: Collection[str]) -> dict[str, dict[TopicPartition, int]]:
-        """Return the committed offsets of groups. One that may not be asked for is left out.
+        """Return the committed offsets of groups, without groups that this user may not read.
 
         Raises:
-            KafkaError: when a coordinator does not say. One that loads or moves may say it later.
+            KafkaError: when a coordinator does not answer. A coordinator that loads or moves may answer later.
 
         """
         answers = await asyncio.gather(*map(self._committed, groups))
         return {group: found for group, found in zip(groups, answers, strict=True) if found is not None}
 
     async def _committed(self, group: str) -> dict[TopicPartition, int] | None:
-        async with self._few:
+        async with self._request_slots:
             (node,) = await self._coordinators_of([group])
             if node is None:
-                return {}  # a cluster in which no group ever committed has no coordinator yet
+                return {}  # a cluster without any commit has no coordinator yet
             answer = await self.send(node, OffsetFetchRequest(group, None))
         if for_code(answer.error_code) is GroupAuthorizationFailedError:
             return None
@@ -185,11 +193,11 @@ class ClusterQueries:
     async def offsets(
         self, times: Mapping[TopicPartition, int], *, committed: bool = False
     ) -> dict[TopicPartition, int]:
-        """Return the offset of the first record at or after a time in each partition; -1 where there is none.
+        """Return the offset of the first record at or after a time in each partition; -1 if there is no such record.
 
         Args:
             times: in milliseconds, or LATEST or EARLIEST.
-            committed: the end is that of what a reader of committed records can read, the last stable offset.
+            committed: LATEST is the last stable offset, the end for a reader of committed records.
 
         Raises:
             KafkaError: when a broker does not answer at all.
@@ -197,19 +205,19 @@ class ClusterQueries:
         """
 
         async def ask(node: int, asked: Mapping[TopicPartition, int]) -> Any:  # noqa: ANN401 - aiokafka's answer
-            topics = by_topic((place, (place.partition, times[place])) for place in asked)
+            topics = group_by_topic((place, (place.partition, times[place])) for place in asked)
             return await self.send(node, OffsetRequest(-1, int(committed), topics))
 
         return {
             TopicPartition(topic, partition): offset
-            for answer in await asyncio.gather(*(ask(*part) for part in self.by_leader(times).items()))
+            for answer in await asyncio.gather(*(ask(*part) for part in self.group_by_leader(times).items()))
             for topic, partitions in answer.topics
             for partition, error, _, offset in partitions
             if not error
         }
 
-    def by_leader(self, places: Mapping[TopicPartition, int]) -> dict[int, dict[TopicPartition, int]]:
-        """Return what is asked of each partition by the broker that leads it; without those that nobody leads."""
+    def group_by_leader(self, places: Mapping[TopicPartition, int]) -> dict[int, dict[TopicPartition, int]]:
+        """Return the values by the broker that leads their partition, without partitions that have no leader."""
         found: dict[int, dict[TopicPartition, int]] = defaultdict(dict)
         for place, value in places.items():
             node = self._cluster.leader_for_partition(place)
@@ -218,15 +226,15 @@ class ClusterQueries:
         return found
 
     async def send(self, node: int, request: Any) -> Any:  # noqa: ANN401 - aiokafka's
-        """Ask a broker.
+        """Send a request to a broker and return its answer.
 
         Raises:
-            KafkaError: when it does not answer.
+            KafkaError: when the broker does not answer.
 
         """
         try:
             return await self._client.send(node, request)
-        except KafkaError:  # whatever it coordinated may have moved
+        except KafkaError:  # its groups may have moved to another coordinator
             self._coordinators = {group: other for group, other in self._coordinators.items() if other != node}
             raise
 
@@ -239,25 +247,25 @@ class ClusterQueries:
             answer = await self.send(node, FindCoordinatorRequest(group, 0))
             if for_code(answer.error_code) in (GroupCoordinatorNotAvailableError, GroupAuthorizationFailedError):
                 return None
-            _check(answer.error_code, f"the coordinator of group {group} is not known")
+            _raise_for_code(answer.error_code, f"the coordinator of group {group} is not known")
             self._coordinators[group] = answer.coordinator_id
         return self._coordinators[group]
 
     def _check_coordinator(self, group: str, code: int) -> None:
         if code:
-            self._coordinators.pop(group, None)  # it may have moved
-            _check(code, f"group {group} cannot be asked for now")
+            self._coordinators.pop(group, None)  # the group may have another coordinator now
+            _raise_for_code(code, f"group {group} cannot be queried now")
 
 
-def by_topic(rows: Iterable[tuple[TopicPartition, tuple[int, ...]]]) -> list[tuple[str, list[tuple[int, ...]]]]:
-    """Return what is asked of partitions the way Kafka's requests have it: topic by topic."""
+def group_by_topic(rows: Iterable[tuple[TopicPartition, tuple[int, ...]]]) -> list[tuple[str, list[tuple[int, ...]]]]:
+    """Return the rows of partitions grouped by topic, as Kafka's requests have them."""
     topics: dict[str, list[tuple[int, ...]]] = defaultdict(list)
     for place, row in rows:
         topics[place.topic].append(row)
     return list(topics.items())
 
 
-def _check(code: int, words: str) -> None:
+def _raise_for_code(code: int, words: str) -> None:
     if code:
         raise for_code(code)(words)
 
@@ -265,25 +273,25 @@ def _check(code: int, words: str) -> None:
 def _member(row: Any) -> Member:  # noqa: ANN401 - aiokafka's tuple
     id_, client, host, _, assignment = row
     places: frozenset[TopicPartition] = frozenset()
-    if assignment:  # none while the group shares its partitions out
+    if assignment:  # empty while the group rebalances
         places = frozenset(ConsumerProtocolMemberAssignment.decode(assignment).partitions())
     return Member(id_, client, host.lstrip("/"), places)
 
 
 @asynccontextmanager
-async def lookup(settings: Settings) -> AsyncIterator[ClusterQueries]:
-    """Open a client for questions, and close it afterwards.
+async def open_cluster_queries(settings: Settings) -> AsyncIterator[ClusterQueries]:
+    """Open a client for queries, and close it afterwards.
 
     Raises:
         KafkaError: when the cluster cannot be reached.
 
     """
     client = AIOKafkaClient(**settings.kafka_client(), client_id="inmail-lag")
-    bootstrap_whole(client)
+    protect_bootstrap(client)
     try:
         await client.bootstrap()
-        asked = ClusterQueries(client)
-        await asked.refresh()
-        yield asked
+        queries = ClusterQueries(client)
+        await queries.refresh()
+        yield queries
     finally:
         await client.close()

@@ -1,7 +1,7 @@
-"""What groups committed in the last minutes, read from where Kafka itself keeps it: the topic `__consumer_offsets`.
+"""Reads the commits of groups in the last minutes from Kafka's own topic `__consumer_offsets`.
 
-It holds every commit with its time until it is compacted, which takes longer than the minutes asked for here. So who
-looks for the first time knows as much as who has looked all the time, and nobody has to keep a record of his own.
+The topic has every commit with its time until compaction, which takes longer than the minutes that are read here. So a
+process knows past commits at its first sample, and needs no record of its own.
 """
 
 import struct
@@ -20,26 +20,26 @@ from infra.kafka.peek import read_through
 __all__ = ["Commit", "Commits", "partition_of_group", "read_commits"]
 
 TOPIC = "__consumer_offsets"
-_MOST_RECORDS = 50_000  # of a partition of it: the last ones; a second of reading
-_OF_OFFSETS = (0, 1)  # versions of keys; others are of a group's members
+_MOST_RECORDS = 50_000  # read at most from the end of a partition, which takes a second
+_OFFSET_KEY_VERSIONS = (0, 1)  # other versions are keys of a group's members
 
 
 class Commit(NamedTuple):
-    """An offset that a group committed, and when, by its coordinator's clock."""
+    """An offset that a group committed, and the time of the commit by the coordinator's clock."""
 
     time: datetime
     offset: int
 
 
 class Commits(NamedTuple):
-    """The commits of some groups since a moment, the oldest first."""
+    """The commits of groups since a time, oldest first."""
 
     found: dict[tuple[str, TopicPartition], list[Commit]]
-    whole: frozenset[str]  # groups of which it is known that there were no others
+    whole: frozenset[str]  # groups whose commits are complete
 
 
 def partition_of_group(group: str, partitions: int) -> int:
-    """Return the partition of `__consumer_offsets` that holds a group: by Java's hash of its name."""
+    """Return the partition of `__consumer_offsets` with a group's commits, by Java's hash of the group's name."""
     value = 0
     for unit in struct.unpack(f"<{len(group.encode('utf-16-le')) // 2}H", group.encode("utf-16-le")):
         value = (31 * value + unit) & 0xFFFFFFFF
@@ -48,7 +48,7 @@ def partition_of_group(group: str, partitions: int) -> int:
 
 
 async def read_commits(lookup: ClusterQueries, groups: Collection[str], since: datetime) -> Commits:
-    """Return what some groups committed since a moment. Where the topic may not be read, no group's are whole.
+    """Return the commits of groups since a time. Without the right to read the topic, no group's commits are complete.
 
     Raises:
         KafkaError: when a broker does not answer at all.
@@ -76,14 +76,14 @@ async def read_commits(lookup: ClusterQueries, groups: Collection[str], since: d
 
 
 def _decode(record: ConsumerRecord) -> tuple[str, TopicPartition, Commit] | None:
-    """Return the group, the partition and the commit that a record tells of, if it does."""
+    """Return the group, the partition and the commit of a record; None if the record is no commit."""
     key, value = record.key, record.value
-    if value is None or len(key) < 2 or struct.unpack_from(">h", key)[0] not in _OF_OFFSETS:
+    if value is None or len(key) < 2 or struct.unpack_from(">h", key)[0] not in _OFFSET_KEY_VERSIONS:
         return None
     group, position = _text(key, 2)
     topic, position = _text(key, position)
     (partition,) = struct.unpack_from(">i", key, position)
-    _, offset = struct.unpack_from(">hq", value)  # all versions of it begin so
+    _, offset = struct.unpack_from(">hq", value)  # the begin of all versions
     return group, TopicPartition(topic, partition), Commit(nearest_instant(record.timestamp), offset)
 
 

@@ -1,8 +1,8 @@
-"""Reading records whose header names are not UTF-8, which aiokafka refuses while it takes a batch apart.
+"""Reads records whose header names are not UTF-8, which aiokafka cannot decode.
 
-Kafka lets a producer give a header any bytes as its name. aiokafka decodes names strictly inside the fetcher, so one
-such record fails every poll of its partition, for ever. Here the batch is read again, leniently: the record comes
-through with its value whole and the bytes of the name written out.
+Kafka accepts any bytes as a header's name. aiokafka decodes names strictly inside the fetcher, so one such record makes
+every poll of its partition fail. Here the batch is decoded again leniently: the record has its whole value, and its
+header's name has an escape for each invalid byte.
 """
 
 from collections.abc import Iterator
@@ -14,43 +14,43 @@ from aiokafka.record.default_records import _DefaultRecordBatchPy, _DefaultRecor
 from aiokafka.record.memory_records import MemoryRecords, _MemoryRecordsPy
 from aiokafka.record.util import decode_varint
 
-__all__ = ["TolerantRecords", "install"]
+__all__ = ["LenientRecords", "install"]
 
 
 def install() -> None:
-    """Let all consumers of this process read tolerantly."""
-    fetcher.MemoryRecords = TolerantRecords
+    """Make all consumers of this process read leniently."""
+    fetcher.MemoryRecords = LenientRecords
 
 
-class TolerantRecords:
-    """What a broker answered to a fetch, batch by batch."""
+class LenientRecords:
+    """The batches of a broker's answer to a fetch."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
         self._records = MemoryRecords(data)
-        self._taken = 0
+        self._batches_read = 0
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the records have
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - aiokafka's attributes
         return getattr(self._records, name)
 
     def next_batch(self) -> "_Batch":
         """Return the next batch."""
-        self._taken += 1
-        return _Batch(self._records.next_batch(), self._data, self._taken - 1)
+        self._batches_read += 1
+        return _Batch(self._records.next_batch(), self._data, self._batches_read - 1)
 
 
 class _Batch:
-    """A batch that is read again when a header's name in it cannot be decoded."""
+    """A batch that is decoded again when the name of a header is not UTF-8."""
 
     def __init__(self, batch: Any, data: bytes, number: int) -> None:  # noqa: ANN401 - of aiokafka's compiled module
         self._batch = batch
         self._data = data
         self._number = number
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the batch has
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - aiokafka's attributes
         return getattr(self._batch, name)
 
-    def __next__(self) -> Any:  # noqa: ANN401 - of a control batch, whose one record has no headers
+    def __next__(self) -> Any:  # noqa: ANN401 - for a control batch, whose one record has no headers
         return next(self._batch)
 
     def __iter__(self) -> Iterator[Any]:
@@ -60,11 +60,11 @@ class _Batch:
                 yield record
                 passed += 1
         except UnicodeDecodeError:
-            for number, record in enumerate(self._again()):
+            for number, record in enumerate(self._decode_leniently()):
                 if number >= passed:
                     yield record
 
-    def _again(self) -> Iterator[Any]:
+    def _decode_leniently(self) -> Iterator[Any]:
         records = _MemoryRecordsPy(self._data)
         for _ in range(self._number):
             records.next_batch()
@@ -72,7 +72,7 @@ class _Batch:
 
 
 class _LenientBatch(_DefaultRecordBatchPy):  # type: ignore[misc] # aiokafka is untyped
-    """aiokafka's own reader, but for the names of headers."""
+    """aiokafka's reader with lenient names of headers."""
 
     def _read_msg(self) -> Any:  # noqa: ANN401
         position: int = self._pos
@@ -90,7 +90,7 @@ class _LenientBatch(_DefaultRecordBatchPy):  # type: ignore[misc] # aiokafka is 
             body, position = self._bytes(position)
             headers.append(((name or b"").decode("utf-8", "backslashreplace"), body))
         if position != end:
-            raise CorruptRecordException(f"Invalid record size: {length} bytes told, {position - end} more read")
+            raise CorruptRecordException(f"Invalid record size: {length} bytes announced, {position - end} more read")
         self._pos: int = position
         by_broker = self.timestamp_type == self.LOG_APPEND_TIME
         timestamp = self.max_timestamp if by_broker else self.first_timestamp + ts_delta

@@ -1,7 +1,7 @@
-"""Looking at what partitions hold from given offsets on, many at once, as a reader of committed records would see it.
+"""Reads the first record after an offset in many partitions at once, as a reader of committed records would see it.
 
-A consumer would fetch megabytes of each. Here a request asks a broker for a little of every partition; one whose next
-batch is larger is asked for alone, since a broker returns a batch whole where it comes first.
+A consumer would fetch megabytes of each partition. Here one request fetches 16 KiB of each partition of a broker. A
+partition whose next batch is larger gets a request of its own, because a broker returns the first batch whole.
 """
 
 import asyncio
@@ -15,49 +15,49 @@ from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.structs import ConsumerRecord
 
 from infra.clock import nearest_instant
-from infra.kafka.cluster_queries import ClusterQueries, by_topic
-from infra.kafka.lenient_headers import TolerantRecords
+from infra.kafka.cluster_queries import ClusterQueries, group_by_topic
+from infra.kafka.lenient_headers import LenientRecords
 
-__all__ = ["Peek", "glance", "read_through"]
+__all__ = ["Peek", "peek", "read_through"]
 
-_LITTLE_BYTES = 16 * 1024
-_MUCH_BYTES = 1024 * 1024
-_TOGETHER = 200  # partitions of one question
-_ROUNDS = 8  # so many batches without a record are passed over before it is left at that
+_SMALL_BYTES = 16 * 1024
+_LARGE_BYTES = 1024 * 1024
+_TOGETHER = 200  # partitions in one request
+_ROUNDS = 8  # batches without a record that are skipped at most
 
 
 class Peek(NamedTuple):
-    """What comes first from an offset on. Without a record, everything before `reached` holds none."""
+    """The first record after an offset. Without a record (`time` is None), there is none before `reached`."""
 
     reached: int
-    time: datetime | None  # the broker's, of the record at `reached`; None: there is none up to there
+    time: datetime | None  # of the record at `reached`, as the broker reports it
 
 
 class _Fetched(NamedTuple):
     place: TopicPartition
     start: int
-    end: int  # of what can be read
+    end: int  # the first offset that cannot be read
     records: Any
     aborted: Any
 
     @property
     def is_cut(self) -> bool:
-        """Whether the broker held back a batch that was larger than asked for."""
+        """Whether the broker left out a batch that is larger than the request's limit."""
         return not self.records.has_next() and self.start < self.end
 
 
-async def glance(
+async def peek(
     lookup: ClusterQueries, starts: Mapping[TopicPartition, int], *, committed: bool
 ) -> dict[TopicPartition, Peek]:
-    """Return what comes first from each offset on; nothing of partitions that do not answer.
+    """Return the first record after each offset, without partitions that do not answer.
 
     Args:
-        lookup: an open one.
-        starts: offsets.
-        committed: pass over what was aborted, and end where an open transaction begins.
+        lookup: the open client.
+        starts: the offsets to start at.
+        committed: skip aborted records, and end where an open transaction begins.
 
     Raises:
-        KafkaError: when a broker does not answer at all.
+        KafkaError: when a broker does not answer.
 
     """
     found: dict[TopicPartition, Peek] = {}
@@ -65,10 +65,10 @@ async def glance(
     for _ in range(_ROUNDS):
         if not ahead:
             break
-        fetched = await _fetch(lookup, ahead, _LITTLE_BYTES, _TOGETHER, committed=committed)
+        fetched = await _fetch(lookup, ahead, _SMALL_BYTES, _TOGETHER, committed=committed)
         if cut := {each.place: each.start for each in fetched if each.is_cut}:
             fetched = [each for each in fetched if not each.is_cut]
-            fetched += await _fetch(lookup, cut, _MUCH_BYTES, 1, committed=committed)
+            fetched += await _fetch(lookup, cut, _LARGE_BYTES, 1, committed=committed)
         ahead = {}
         for each in fetched:
             records = _unpack(each, committed=committed)
@@ -86,14 +86,14 @@ async def glance(
 async def read_through(
     lookup: ClusterQueries, place: TopicPartition, start: int, end: int
 ) -> AsyncIterator[ConsumerRecord]:
-    """Yield the committed records of a partition between two offsets, or up to where it does not answer any more.
+    """Yield the committed records of a partition from `start` to before `end`; stop early if it returns no more.
 
     Raises:
-        KafkaError: when its broker does not answer at all.
+        KafkaError: when the broker does not answer.
 
     """
     while start < end:
-        fetched = await _fetch(lookup, {place: start}, _MUCH_BYTES, 1, committed=True)
+        fetched = await _fetch(lookup, {place: start}, _LARGE_BYTES, 1, committed=True)
         if not fetched or not fetched[0].records.has_next():
             return
         records = _unpack(fetched[0], committed=True)
@@ -115,15 +115,17 @@ def _unpack(fetched: _Fetched, *, committed: bool) -> Any:  # noqa: ANN401 - aio
 async def _fetch(
     lookup: ClusterQueries, starts: Mapping[TopicPartition, int], most: int, together: int, *, committed: bool
 ) -> list[_Fetched]:
-    """Ask for so many bytes of each partition; where its turn comes first, for its next batch at least."""
+    """Fetch at most `most` bytes of each partition; the first partition of a request returns a whole batch at least."""
     isolation = READ_COMMITTED if committed else READ_UNCOMMITTED
 
     async def ask(node: int, part: Mapping[TopicPartition, int]) -> list[_Fetched]:
-        topics = by_topic((place, (place.partition, start, most)) for place, start in part.items())
+        topics = group_by_topic((place, (place.partition, start, most)) for place, start in part.items())
         answer = await lookup.send(node, FetchRequest(0, 0, most * len(part), isolation, topics))
-        return list(_answered(answer, starts, committed=committed))
+        return list(_parse_answer(answer, starts, committed=committed))
 
-    asked = [ask(node, part) for node, places in lookup.by_leader(starts).items() for part in _parts(places, together)]
+    asked = [
+        ask(node, part) for node, places in lookup.group_by_leader(starts).items() for part in _parts(places, together)
+    ]
     return [each for answers in await asyncio.gather(*asked) for each in answers]
 
 
@@ -132,11 +134,13 @@ def _parts(places: Mapping[TopicPartition, int], size: int) -> Iterator[dict[Top
     yield from (dict(items[first : first + size]) for first in range(0, len(items), size))
 
 
-def _answered(answer: Any, starts: Mapping[TopicPartition, int], *, committed: bool) -> Iterator[_Fetched]:  # noqa: ANN401
+def _parse_answer(answer: Any, starts: Mapping[TopicPartition, int], *, committed: bool) -> Iterator[_Fetched]:  # noqa: ANN401
     for topic, partitions in answer.topics:
         for partition, error, high, stable, *more, records in partitions:
             place = TopicPartition(topic, partition)
             if not error:
-                aborted = more[-2] if answer.API_VERSION >= 11 else more[-1]  # 11 tells of a nearer replica after it
+                aborted = (
+                    more[-2] if answer.API_VERSION >= 11 else more[-1]
+                )  # version 11 has a preferred replica after it
                 end = stable if committed else high
-                yield _Fetched(place, starts[place], end, TolerantRecords(records or b""), aborted)
+                yield _Fetched(place, starts[place], end, LenientRecords(records or b""), aborted)

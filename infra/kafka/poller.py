@@ -1,4 +1,4 @@
-"""Polling the partitions of one consumer so that an error of one of them costs the others nothing."""
+"""Polls the partitions of one consumer, so that an error of one partition does not affect the others."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -13,35 +13,35 @@ from aiokafka.structs import ConsumerRecord
 __all__ = ["POLL_SECONDS", "Fetched", "Polled", "Poller"]
 
 POLL_SECONDS = 0.02
-_ALONE_SECONDS = 60.0  # for so long after a failed poll, partitions are polled one by one
+_ALONE_SECONDS = 60.0  # partitions are polled one by one for this time after a failed poll
 
 Fetched = Mapping[TopicPartition, Sequence[ConsumerRecord]]
 
 
 class Polled(NamedTuple):
-    """The result of a poll: records by partition, none of which has no record, and the partitions that failed."""
+    """The result of a poll: the records of partitions that have any, and the partitions that failed."""
 
     records: Fetched
     failed: Mapping[TopicPartition, KafkaError]
 
 
 class Poller:
-    """Polls partitions together; for a while after a poll that failed, one by one.
+    """Polls partitions together; for 60 s after a failed poll, one by one.
 
-    A poll that fails loses what it had drained of other partitions, so all of them have to seek again. Polled one by
-    one, only the partitions that fail do.
+    A failed poll loses the records that it had fetched from other partitions, so all partitions have to seek again.
+    Polled one by one, only the partitions that fail have to.
     """
 
     def __init__(self, consumer: AIOKafkaConsumer, timed: Callable[[Awaitable[Fetched]], Awaitable[Fetched]]) -> None:
-        """Take the consumer, and what awaits a poll and counts its time."""
+        """Create a poller of a consumer; `timed` awaits each fetch and counts its time."""
         self._consumer = consumer
         self._timed = timed
         self._alone_until = 0.0
 
     async def poll(self, partitions: Sequence[TopicPartition]) -> Polled:
-        """Wait up to `POLL_SECONDS` for records of some partitions.
+        """Wait up to `POLL_SECONDS` for records of partitions.
 
-        Never cancel this: aiokafka's consumer does not survive a cancelled poll whole.
+        Never cancel a poll: aiokafka's consumer may lose records then.
         """
         alone = monotonic() < self._alone_until
         polled = await (self._poll_each(partitions) if alone else self._poll_together(partitions))

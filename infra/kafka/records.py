@@ -1,4 +1,4 @@
-"""Topics seen from outside the groups: how many partitions they have, where they end, and what is in them."""
+"""Reads topics without a group: the number of their partitions, their ends and their records."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
@@ -20,7 +20,7 @@ async def partition_counts(settings: Settings, topics: Iterable[str]) -> dict[st
     """Return the number of partitions of each topic.
 
     Raises:
-        NotSetUpError: when one does not exist.
+        NotSetUpError: when a topic does not exist.
 
     """
     async with admin_client(settings) as admin:
@@ -28,10 +28,10 @@ async def partition_counts(settings: Settings, topics: Iterable[str]) -> dict[st
 
 
 async def all_partitions(settings: Settings, topics: Iterable[str]) -> list[TopicPartition]:
-    """Return all partitions of some topics.
+    """Return all partitions of topics.
 
     Raises:
-        NotSetUpError: when one does not exist.
+        NotSetUpError: when a topic does not exist.
 
     """
     counts = await partition_counts(settings, topics)
@@ -46,20 +46,20 @@ async def read_records(
     follow: bool = False,
     from_end: bool = False,
 ) -> AsyncGenerator[ConsumerRecord, None]:
-    """Yield the committed records of some partitions, each partition's in order.
+    """Yield the committed records of partitions, in the order of each partition.
 
-    Ends once it has read up to where each partition ended at the start (the last stable offset), or never when
-    following. Close it with `contextlib.aclosing` when leaving early.
+    Ends at the last stable offsets as of the call, or never when following. Close the generator with
+    `contextlib.aclosing` when leaving early.
 
     Args:
         settings: where Kafka is.
-        places: what to read.
-        start: offset to begin at, in each of them; the oldest record where it is older.
-        follow: go on for ever.
-        from_end: pass over what is there already.
+        places: the partitions.
+        start: the offset to begin at in each partition; a later oldest record is the first instead.
+        follow: read new records for ever.
+        from_end: skip existing records.
 
     Raises:
-        KafkaError: when the cluster cannot be reached, or stopped answering before the end was read.
+        KafkaError: when the cluster cannot be reached, or stops answering before the end.
 
     """
     async with reader(settings) as consumer:
@@ -85,12 +85,12 @@ async def read_to(
     ends: dict[TopicPartition, int],
     poll_ms: int = _POLL_MILLISECONDS,
 ) -> AsyncGenerator[ConsumerRecord, None]:
-    """Yield what lies before the ends. `unread` holds the positions so far, and is used up.
+    """Yield the records before the ends. `unread` has the positions, and loses each partition that is read.
 
-    Where nothing but a transaction's marker is left, that is seen after `poll_ms`.
+    A partition that has only a transaction's marker left is finished after `poll_ms`.
 
     Raises:
-        KafkaError: when the cluster stopped answering before the ends were reached.
+        KafkaError: when the cluster stops answering before the ends.
 
     """
     fetcher = PartitionFetcher(consumer, poll_ms)
@@ -107,7 +107,7 @@ async def read_to(
 
 
 class PartitionFetcher:
-    """Fetches records of assigned partitions, and gives up once no position has moved for 30 seconds."""
+    """Fetches records of assigned partitions, and raises an error when no position has moved for 30 seconds."""
 
     def __init__(self, consumer: AIOKafkaConsumer, poll_ms: int = _POLL_MILLISECONDS) -> None:
         self._consumer = consumer
@@ -118,14 +118,14 @@ class PartitionFetcher:
     async def fetch(
         self, positions: Mapping[TopicPartition, int]
     ) -> dict[TopicPartition, tuple[Sequence[ConsumerRecord], int]]:
-        """Return the next records of each partition, perhaps none, and the position behind them.
+        """Return the next records of each partition, possibly none, and the position after them.
 
         Raises:
             KafkaError: when no position has moved for 30 seconds.
 
         """
         records = await self._consumer.getmany(*positions, timeout_ms=self._poll_ms)
-        # Not the last record's offset plus one: a transaction's marker has an offset too, and may come last.
+        # Not the last record's offset plus one: a transaction's marker has an offset too, and may be last.
         reached = {place: await self._consumer.position(place) for place in positions}
         if reached != dict(positions):
             self._moved_at = self._clock()

@@ -1,143 +1,206 @@
-"""Sending records in their order, where one that the broker refuses costs no other its place."""
+"""Sends records in their order. A record that the broker refuses does not hold up the records behind it."""
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import BrokerResponseError, KafkaTimeoutError
+from aiokafka.structs import RecordMetadata
 
 from infra.kafka.clients import create_producer, stop_producer
 from infra.settings import Settings
 
 __all__ = ["Outgoing", "Sender"]
 
-_FLUSH_SECONDS = 60.0
+_ANSWER_SECONDS = 60.0
 _STOP_SECONDS = 5.0
+
+_Delivery = asyncio.Future[RecordMetadata]
 
 
 class Outgoing(NamedTuple):
-    """One record to send. Without a key it goes to every partition if it is a tick, to any one otherwise."""
+    """One record to send. Without a key and a partition, the producer chooses any partition."""
 
     topic: str
     key: bytes | None
     value: bytes | None
     timestamp: int | None = None  # milliseconds; None: now
     headers: tuple[tuple[str, bytes | None], ...] = ()
-    to_every_partition: bool = False
+    to_every_partition: bool = False  # whether the caller is to send one such record to each partition
+    partition: int | None = None  # None: the key chooses
 
 
-class _Handed(NamedTuple):
-    """A record that the producer has, until it is settled."""
+class _Pending(NamedTuple):
+    """A record that was given to the producer and is not yet reported."""
 
     number: int
     outgoing: Outgoing
-    partition: int | None
-    delivery: "asyncio.Future[Any]"
+    delivery: _Delivery
 
 
 class Sender:
-    """Sends as fast as the broker takes it; tells of each record, in order, that it was taken, or why not.
+    """Sends as fast as the broker acknowledges, and reports each record as sent or refused.
 
-    The broker refuses a batch for one record in it, and after that whatever comes to the partition, because the
-    producer goes on counting behind the batch. So at a refusal nothing new is sent until what failed has been sent
-    again, in its order, one by one and by a new producer: then only the record that is at fault fails.
+    The broker refuses a batch for one record in it, and then all later batches of the partition, because the producer
+    continues counting behind the refused batch. So after a refusal nothing new is sent until each record that failed
+    has been sent again, in order, alone and by a new producer: then only the record at fault is refused.
     """
 
-    def __init__(
-        self, settings: Settings, client_id: str, taken: Callable[[str], None], refused: Callable[[int, str], None]
+    def __init__(  # noqa: PLR0913 - one parameter a setting
+        self,
+        settings: Settings,
+        client_id: str,
+        on_sent: Callable[[int, Outgoing, RecordMetadata], None],
+        on_refused: Callable[[int, BrokerResponseError], None],
+        *,
+        stop: asyncio.Event | None = None,
+        large: bool = False,
     ) -> None:
-        """Take a client id for the producer, and whom to tell of a topic's record or of a refused record's number."""
+        """Create a sender; the producer starts with the first record.
+
+        Args:
+            settings: where Kafka is.
+            client_id: the producer's.
+            on_sent: called with a record's number, the record and its metadata when the broker has acknowledged it.
+            on_refused: called with a record's number and the error when the broker or the producer has refused it.
+            stop: shortens the wait for acknowledgements to 5 s once it is set.
+            large: allow records beyond the usual limit, as `create_producer` does.
+
+        """
         self._settings = settings
         self._client_id = client_id
-        self._taken = taken
-        self._refused = refused
+        self._on_sent = on_sent
+        self._on_refused = on_refused
+        self._stop = stop
+        self._large = large
         self._producer: AIOKafkaProducer | None = None
-        self._handed: deque[_Handed] = deque()
+        self._pending: deque[_Pending] = deque()
         self._failed = False
 
-    async def send(self, number: int, outgoing: Outgoing, partition: int | None = None) -> None:
-        """Send a record; a number to tell of it by. Returns before it has arrived.
+    async def start(self) -> None:
+        """Start the producer, if there is none.
 
         Raises:
-            KafkaError: when the cluster cannot be reached, or refuses all.
+            KafkaError: when the cluster cannot be reached.
+
+        """
+        if self._producer is None:
+            await self._renew()
+
+    async def send(self, number: int, outgoing: Outgoing) -> None:
+        """Give a record to the producer, under a number for the reports; return before the broker has acknowledged it.
+
+        Raises:
+            KafkaError: when the cluster cannot be reached, or an earlier record is not acknowledged.
 
         """
         if self._failed:
             await self.settle()
         try:
-            delivery = await self._hand_over(outgoing, partition)
-        except BrokerResponseError as error:  # larger than the producer lets out
-            if error.retriable:
+            delivery = await self._hand_over(outgoing)
+        except BrokerResponseError as error:  # larger than the producer allows
+            if not _is_refusal(error):
                 raise
-            self._refused(number, f"refused: {error}")
+            self._on_refused(number, error)
             return
-        delivery.add_done_callback(self._look_at)
-        self._handed.append(_Handed(number, outgoing, partition, delivery))
-        while self._handed and _arrived(self._handed[0].delivery):
-            self._taken(self._handed.popleft().outgoing.topic)
+        delivery.add_done_callback(self._note_failure)
+        self._pending.append(_Pending(number, outgoing, delivery))
+        while self._pending and _is_acknowledged(self._pending[0].delivery):
+            self._report_sent(self._pending.popleft())
 
     async def settle(self) -> None:
-        """Wait until each record was taken, or refused by itself.
+        """Wait until each record was acknowledged, or refused by itself.
+
+        Acknowledged records are reported also when this raises; every other record is in doubt then.
 
         Raises:
-            KafkaError: when that is not to be had in time.
+            KafkaError: when a record is not acknowledged within 60 s (5 s after a stop), or fails without a refusal.
 
         """
-        pending = [each.delivery for each in self._handed if not each.delivery.done()]
-        if pending:
-            _, late = await asyncio.wait(pending, timeout=_FLUSH_SECONDS)
-            if late:
-                raise KafkaTimeoutError(f"the last records were not acknowledged within {_FLUSH_SECONDS:.0f} s")
-        if self._failed:
-            await self._renew()
-        while self._handed:
-            first = self._handed.popleft()
-            if _arrived(first.delivery):
-                self._taken(first.outgoing.topic)
+        unanswered = await self._wait_for_answers([each.delivery for each in self._pending])
+        failed = []
+        while self._pending:
+            pending = self._pending.popleft()
+            if _is_acknowledged(pending.delivery):
+                self._report_sent(pending)
             else:
-                await self._alone(first)
+                failed.append(pending)
+        if unanswered:
+            raise _timeout(unanswered)
+        for pending in failed:
+            error = pending.delivery.exception()
+            if error is not None and not _is_refusal(error):
+                raise error
+        if failed:
+            await self._renew()
+        for pending in failed:
+            await self._send_alone(pending)
         self._failed = False
 
     async def close(self) -> None:
         """Stop the producer, within 5 s."""
         await stop_producer(self._producer, _STOP_SECONDS)
 
-    async def _alone(self, handed: _Handed) -> None:
+    async def _send_alone(self, pending: _Pending) -> None:
         try:
-            delivery = await self._hand_over(handed.outgoing, handed.partition)
-            await asyncio.wait_for(delivery, _FLUSH_SECONDS)
+            delivery = await self._hand_over(pending.outgoing)
+            if await self._wait_for_answers([delivery]):
+                raise _timeout(1)
+            self._report_sent(pending._replace(delivery=delivery))
         except BrokerResponseError as error:
-            if error.retriable:
+            if not _is_refusal(error):
                 raise
-            self._refused(handed.number, f"refused: {error!r}")
+            self._on_refused(pending.number, error)
             await self._renew()
-        else:
-            self._taken(handed.outgoing.topic)
 
-    async def _hand_over(self, outgoing: Outgoing, partition: int | None) -> "asyncio.Future[Any]":
-        if self._producer is None:
-            await self._renew()
-        assert self._producer is not None  # noqa: S101 - renewed
-        delivery: asyncio.Future[Any] = await self._producer.send(
+    async def _hand_over(self, outgoing: Outgoing) -> _Delivery:
+        await self.start()
+        assert self._producer is not None  # noqa: S101 - started
+        delivery: _Delivery = await self._producer.send(
             outgoing.topic,
             outgoing.value,
             outgoing.key,
-            partition=partition,
+            partition=outgoing.partition,
             timestamp_ms=outgoing.timestamp,
             headers=list(outgoing.headers),
         )
         return delivery
 
+    async def _wait_for_answers(self, deliveries: Sequence[_Delivery]) -> int:
+        """Return how many deliveries were not answered in time: an idempotent producer would wait without end."""
+        if any(not each.done() for each in deliveries):
+            answered = asyncio.create_task(asyncio.wait(deliveries))
+            stopped = asyncio.create_task((self._stop or asyncio.Event()).wait())
+            try:
+                await asyncio.wait([answered, stopped], timeout=_ANSWER_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                if stopped.done():
+                    await asyncio.wait([answered], timeout=_STOP_SECONDS)
+            finally:
+                answered.cancel()
+                stopped.cancel()
+        return sum(not each.done() or each.cancelled() for each in deliveries)
+
     async def _renew(self) -> None:
         await self.close()
-        self._producer = create_producer(self._settings, self._client_id)
+        self._producer = create_producer(self._settings, self._client_id, large=self._large)
         await self._producer.start()
 
-    def _look_at(self, delivery: "asyncio.Future[Any]") -> None:
-        self._failed = self._failed or not _arrived(delivery)
+    def _report_sent(self, pending: _Pending) -> None:
+        self._on_sent(pending.number, pending.outgoing, pending.delivery.result())
+
+    def _note_failure(self, delivery: _Delivery) -> None:
+        self._failed = self._failed or not _is_acknowledged(delivery)
 
 
-def _arrived(delivery: "asyncio.Future[Any]") -> bool:
+def _timeout(unanswered: int) -> KafkaTimeoutError:
+    return KafkaTimeoutError(f"{unanswered} of the messages were not acknowledged in time: run the same command again")
+
+
+def _is_acknowledged(delivery: _Delivery) -> bool:
     return delivery.done() and not delivery.cancelled() and delivery.exception() is None
+
+
+def _is_refusal(error: BaseException) -> bool:
+    return isinstance(error, BrokerResponseError) and not error.retriable

@@ -1,7 +1,7 @@
-"""The ids of topics, and what a user may do with them (KIP-516, KIP-430).
+"""Reads the ids of topics, and what a user may do with topics (KIP-516, KIP-430).
 
-A topic that was deleted and created again under its name has another id. aiokafka speaks versions of the metadata
-request from before there were ids: the version that has them is written out here in aiokafka's own types.
+A topic that was deleted and created again under its name has another id. aiokafka has only older versions of the
+metadata request, without ids. This module defines the version with ids in aiokafka's types.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ _NO_ID = UUID(int=0)
 
 
 class _Uuid(AbstractType[UUID]):  # type: ignore[misc] # aiokafka is untyped
-    """Sixteen bytes."""
+    """A UUID of sixteen bytes on the wire."""
 
     @classmethod
     def encode(cls, value: UUID) -> bytes:
@@ -95,7 +95,7 @@ class _MetadataRequestStruct(RequestStruct):  # type: ignore[misc] # aiokafka is
 
 
 class _MetadataRequest(Request[_MetadataRequestStruct]):  # type: ignore[misc] # aiokafka is untyped
-    """Asks for topics by name, and has none made that is not there."""
+    """A request for topics by name, which does not create topics."""
 
     API_KEY = _METADATA
 
@@ -104,15 +104,15 @@ class _MetadataRequest(Request[_MetadataRequestStruct]):  # type: ignore[misc] #
         self._operations = operations
 
     def build(self, request_struct_class: Any) -> Any:  # noqa: ANN401 - aiokafka's
-        """Return the request in the one version there is."""
+        """Return the request in its only version."""
         return request_struct_class(self._topics, False, self._operations, {})
 
 
 async def fetch_topic_ids(client: AIOKafkaClient, topics: Sequence[str]) -> dict[str, UUID]:
-    """Return the ids of topics through a client that is open; without topics that do not exist.
+    """Return the ids of topics through an open client, without topics that do not exist.
 
     Raises:
-        KafkaError: when a broker does not answer, or does not tell now. Asking again may help.
+        KafkaError: when a broker does not answer or does not know an id now. It may know the id later.
 
     """
     answer = await client.send(client.get_random_node(), _MetadataRequest(topics))

@@ -1,1 +1,1 @@
-"""Real Apache Kafka and real PostgreSQL on a machine that has neither: for tests, demos and development."""
+"""Apache Kafka and PostgreSQL on a machine that has neither, for tests, demos and development."""

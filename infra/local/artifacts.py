@@ -1,8 +1,8 @@
-"""Kafka's jars: pinned by SHA-256 in `kafka.lock.json`, fetched once, checked at every start.
+"""Kafka's jars: pinned by SHA-256 in `kafka.lock.json`, downloaded once, checked at every start.
 
-The lock was resolved once (`python -m infra.local.artifacts --relock`); an install fetches exactly the files it names
-and resolves nothing, so that it cannot come out differently. A jar enters the cache by a rename after its digest was
-checked: what has its final name was whole when it came. Why this Kafka and no later one: docs/kafka-versions.md.
+The lock was resolved once (`python -m infra.local.artifacts --relock`); an install downloads exactly the files of the
+lock and resolves nothing, so that every install is the same. A jar is renamed to its final name after its digest was
+checked, so a file with a final name was complete. docs/kafka-versions.md says why this version of Kafka is used.
 """
 
 import argparse
@@ -22,24 +22,24 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
 
-from infra.local.bundled_binaries import require
-from infra.local.errors import ArtifactError, LocalStackError, StartInterruptedError, explained
+from infra.local.bundled_binaries import find_package
+from infra.local.errors import ArtifactError, LocalStackError, StartInterruptedError, as_local_stack_error
 from infra.local.progress import Progress, Report
 
-__all__ = ["LOCK_FILE", "Jar", "Lock", "cache_directory", "fetch", "install", "read_lock", "sha256_of"]
+__all__ = ["LOCK_FILE", "Jar", "Lock", "cache_directory", "download", "install_kafka", "read_lock", "sha256_of"]
 
 LOCK_FILE = Path(__file__).with_name("kafka.lock.json")
 DOWNLOADS_AT_ONCE = 8
 TIMEOUT_SECONDS = 60
 ATTEMPTS = 3
-HEED_SECONDS = 0.1  # between two looks at whether the start was called off
+POLL_SECONDS = 0.1  # between two checks whether the start was cancelled
 
 Fetch = Callable[[str, Path], Path]
 
 
 @dataclass(frozen=True, slots=True)
 class Jar:
-    """One file of Kafka: where it comes from (`group:artifact:version`), its name, its SHA-256 in hex."""
+    """One file of Kafka: its artifact (`group:artifact:version`), its file name, its SHA-256 in hex."""
 
     artifact: str
     file: str
@@ -48,7 +48,7 @@ class Jar:
 
 @dataclass(frozen=True, slots=True)
 class Lock:
-    """The version of Kafka and every jar of its class path."""
+    """The version of Kafka and all jars of its class path."""
 
     kafka: str
     jars: tuple[Jar, ...]
@@ -61,9 +61,9 @@ def read_lock(path: Path = LOCK_FILE) -> Lock:
 
 
 def cache_directory() -> Path:
-    """Return the folder that keeps downloads between runs; it may not exist yet."""
+    """Return the folder of downloads, which is kept between runs and may not exist yet."""
     base = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG rules: a relative path there is to be ignored.
+    # The XDG specification says to ignore a relative path.
     root = Path(base) if Path(base).is_absolute() else Path.home() / ".cache"
     return root / "inmail-ledger"
 
@@ -74,52 +74,52 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fetch(artifact: str, folder: Path) -> Path:
-    """Download one jar (`group:artifact:version`) somewhere below `folder` and return its path.
+def download(artifact: str, folder: Path) -> Path:
+    """Download one jar (`group:artifact:version`) to a place below `folder` and return its path, digest unchecked.
 
-    Raises `ArtifactError` when it cannot be had. Its digest is the caller's to check.
+    Raises `ArtifactError` when the download fails three times.
     """
-    require("jgo")
-    import requests  # noqa: PLC0415 - with jgo half a second that only a download needs to pay
+    find_package("jgo")
+    import requests  # noqa: PLC0415 - takes half a second with jgo, and only downloads need them
     from jgo.maven import MavenContext  # noqa: PLC0415
 
     for attempt in range(1, ATTEMPTS + 1):
-        # A folder of its own: what a broken download left would be taken for the file.
+        # A new folder for each attempt: jgo would take a broken download's remains for the file.
         context = MavenContext(repo_cache=Path(tempfile.mkdtemp(dir=folder)), timeout=TIMEOUT_SECONDS)
         try:
             return Path(context.create_dependency(f"{artifact}!").artifact.resolve())
         except (requests.RequestException, RuntimeError) as error:
             if attempt == ATTEMPTS:
                 raise ArtifactError(
-                    f"Could not download {artifact}: {error}. Is this machine online? A proxy is taken from "
-                    f"HTTPS_PROXY. What was fetched so far is kept; start again to go on.",
+                    f"Could not download {artifact}: {error}. Is this machine online? HTTPS_PROXY sets a proxy. "
+                    f"Files downloaded so far are kept; start again to continue.",
                 ) from error
     raise AssertionError("unreachable")
 
 
-def install(
-    report: Report, fetcher: Fetch = fetch, lock: Lock | None = None, interrupted: Event | None = None
+def install_kafka(
+    report: Report, fetcher: Fetch = download, lock: Lock | None = None, interrupted: Event | None = None
 ) -> list[Path]:
-    """Return the class path of Kafka, every jar checked against the lock; fetch what is missing or damaged.
+    """Return the class path of Kafka, every jar checked against the lock; download missing and damaged jars.
 
-    Works offline once everything is there. Several processes may install at once: one fetches, the others wait.
+    Works offline once all jars are in the cache. Several processes may install at once: one downloads, the others wait.
     Raises `ArtifactError`, and `StartInterruptedError` soon after `interrupted` was set.
     """
     lock = lock or read_lock()
     interrupted = interrupted or Event()
     folder = cache_directory() / f"kafka-{lock.kafka}"
-    with explained("writing the download cache (XDG_CACHE_HOME chooses another place)", folder):
+    with as_local_stack_error("writing the download cache (XDG_CACHE_HOME chooses another place)", folder):
         folder.mkdir(parents=True, exist_ok=True)
-        if _unfit(folder, lock.jars):
+        if _jars_to_fetch(folder, lock.jars):
             with _locked(folder / ".lock", report, interrupted):
-                for leftover in folder.glob(".fetching-*"):  # of a process that was killed
+                for leftover in folder.glob(".fetching-*"):  # left by a killed process
                     shutil.rmtree(leftover)
-                _fetch_all(folder, _unfit(folder, lock.jars), report, fetcher, interrupted)
+                _fetch_all(folder, _jars_to_fetch(folder, lock.jars), report, fetcher, interrupted)
     return [folder / jar.file for jar in lock.jars]
 
 
-def _unfit(folder: Path, jars: Iterable[Jar]) -> list[Jar]:
-    """Return the jars that are absent or not what the lock says."""
+def _jars_to_fetch(folder: Path, jars: Iterable[Jar]) -> list[Jar]:
+    """Return the jars that are absent or differ from the lock."""
 
     def fits(jar: Jar) -> bool:
         path = folder / jar.file
@@ -133,17 +133,17 @@ def _unfit(folder: Path, jars: Iterable[Jar]) -> list[Jar]:
 def _fetch_all(folder: Path, jars: Sequence[Jar], report: Report, fetcher: Fetch, interrupted: Event) -> None:
     for jar in jars:
         if (folder / jar.file).exists():
-            report(f"{folder / jar.file} is damaged: fetching it again")
+            report(f"{folder / jar.file} is damaged: downloading it again")
     waiting = deque(jars)
     fetched: SimpleQueue[tuple[Jar, Path | Exception]] = SimpleQueue()
-    # What a download that was left running still writes, the next install removes.
+    # The next install removes what an abandoned download still writes.
     with tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder, ignore_cleanup_errors=True) as staging:
         try:
             for _ in range(min(DOWNLOADS_AT_ONCE, len(jars))):
-                # Not of a pool: nobody waits for a download that hangs when the process is to end.
+                # Daemon threads instead of a pool: the process can end while a download hangs.
                 Thread(target=_fetch_each, args=(waiting, fetched, fetcher, Path(staging)), daemon=True).start()
             for number in range(1, len(jars) + 1):
-                jar, outcome = _next(fetched, interrupted)
+                jar, outcome = _next_download(fetched, interrupted)
                 if isinstance(outcome, Exception):
                     raise outcome
                 _accept(folder, jar, outcome)
@@ -155,13 +155,13 @@ def _fetch_all(folder: Path, jars: Sequence[Jar], report: Report, fetcher: Fetch
 def _fetch_each(
     waiting: deque[Jar], fetched: "SimpleQueue[tuple[Jar, Path | Exception]]", fetcher: Fetch, staging: Path
 ) -> None:
-    """Fetch jars until none is left."""
+    """Download jars until none is left."""
     while waiting:
         try:
             jar = waiting.popleft()
         except IndexError:  # another thread was faster
             return
-        outcome: Path | Exception = ArtifactError(f"{jar.artifact}: the download ended by a mistake in this program.")
+        outcome: Path | Exception = ArtifactError(f"{jar.artifact}: the download ended by a defect in this program.")
         try:
             outcome = fetcher(jar.artifact, staging)
         except (LocalStackError, OSError) as error:
@@ -170,13 +170,15 @@ def _fetch_each(
             fetched.put((jar, outcome))
 
 
-def _next(fetched: "SimpleQueue[tuple[Jar, Path | Exception]]", interrupted: Event) -> tuple[Jar, Path | Exception]:
+def _next_download(
+    fetched: "SimpleQueue[tuple[Jar, Path | Exception]]", interrupted: Event
+) -> tuple[Jar, Path | Exception]:
     while not interrupted.is_set():
         try:
-            return fetched.get(timeout=HEED_SECONDS)
+            return fetched.get(timeout=POLL_SECONDS)
         except Empty:
             continue
-    raise StartInterruptedError("The download was called off; what was fetched so far is kept.")
+    raise StartInterruptedError("The download was cancelled; files downloaded so far are kept.")
 
 
 def _accept(folder: Path, jar: Jar, fetched: Path) -> None:
@@ -184,7 +186,7 @@ def _accept(folder: Path, jar: Jar, fetched: Path) -> None:
     if digest != jar.sha256:
         raise ArtifactError(
             f"{jar.artifact} was refused: its SHA-256 is {digest}, the lock ({LOCK_FILE.name}) says {jar.sha256}. "
-            f"Something between this machine and the repository changes files, or the download was cut; try again.",
+            f"A proxy changed the file, or the download was incomplete; try again.",
         )
     with fetched.open("rb") as file:
         os.fsync(file.fileno())
@@ -194,24 +196,24 @@ def _accept(folder: Path, jar: Jar, fetched: Path) -> None:
 @contextmanager
 def _locked(path: Path, report: Report, interrupted: Event) -> Iterator[None]:
     with path.open("w") as file:
-        told = False
+        reported = False
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                if not told:
+                if not reported:
                     report("Another process is downloading Apache Kafka: waiting for it")
-                told = True
-                if interrupted.wait(HEED_SECONDS):
-                    raise StartInterruptedError("The wait for another download was called off.") from None
+                reported = True
+                if interrupted.wait(POLL_SECONDS):
+                    raise StartInterruptedError("The wait for another download was cancelled.") from None
             else:
                 break
         yield
 
 
-def relock(kafka: str) -> Lock:
-    """Resolve Kafka `kafka` and its log binding anew, download every jar into a fresh folder and return their lock."""
-    require("jgo")
+def resolve_lock(kafka: str) -> Lock:
+    """Resolve version `kafka` of Kafka and its log binding, download every jar and return the lock."""
+    find_package("jgo")
     from jgo.maven import MavenContext  # noqa: PLC0415
 
     scratch = Path(tempfile.mkdtemp(prefix="inmail-relock-"))
@@ -223,29 +225,29 @@ def relock(kafka: str) -> Lock:
             return {f"{each.groupId}:{each.artifactId}": each.version for each in [*inputs, *rest]}
 
         versions = resolved(f"org.apache.kafka:kafka_2.13:{kafka}")
-        # Kafka brings log4j, and slf4j without a binding: the binding must be of log4j's own version.
+        # Kafka depends on log4j, and on slf4j without a binding: the binding must have log4j's version.
         binding = f"org.apache.logging.log4j:log4j-slf4j-impl:{versions['org.apache.logging.log4j:log4j-core']}"
         names = sorted(f"{name}:{version}" for name, version in (resolved(binding) | versions).items())
         with ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as pool:
-            paths = list(pool.map(lambda name: fetch(name, scratch), names))
+            paths = list(pool.map(lambda name: download(name, scratch), names))
         return Lock(kafka, tuple(Jar(n, p.name, sha256_of(p)) for n, p in zip(names, paths, strict=True)))
     finally:
         shutil.rmtree(scratch)
 
 
 def write_lock(lock: Lock, path: Path = LOCK_FILE) -> None:
-    """Write the lock file, one jar a line group, in a stable order."""
+    """Write the lock file."""
     jars = [{"artifact": jar.artifact, "file": jar.file, "sha256": jar.sha256} for jar in lock.jars]
     path.write_text(json.dumps({"kafka": lock.kafka, "jars": jars}, indent=2) + "\n", encoding="utf-8")
 
 
 def _main() -> None:
-    parser = argparse.ArgumentParser(description="Fetch Kafka's jars into the cache, or pin them anew.")
+    parser = argparse.ArgumentParser(description="Download Kafka's jars to the cache, or write a new lock.")
     parser.add_argument("--relock", metavar="VERSION", nargs="?", const="", help="write the lock for this Kafka")
     arguments = parser.parse_args()
     if arguments.relock is not None:
-        write_lock(relock(arguments.relock or read_lock().kafka))
-    for path in install(lambda line: print(line, file=sys.stderr)):  # noqa: T201
+        write_lock(resolve_lock(arguments.relock or read_lock().kafka))
+    for path in install_kafka(lambda line: print(line, file=sys.stderr)):  # noqa: T201
         print(path)  # noqa: T201
 
 

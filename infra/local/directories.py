@@ -1,8 +1,8 @@
-"""Where a stack keeps its files, and how it is known whether it still lives.
+"""The folders of a stack, and the locks that show whether the stack still runs.
 
-Every stack has a run folder of its own among the temporary files; a stack without a data directory keeps its data there
-too. A lock file in it is held by flock through the keeper and every server, so the lock is free exactly when the last
-of them is gone: then the folder is a leftover, and the next start removes it.
+Every stack has its own run folder among the temporary files; a stack without a data directory keeps its data there too.
+The supervisor and every server hold the folder's lock file by flock, so the lock is free exactly when the last of these
+processes has ended. Then the folder is a leftover, and the next start removes it.
 """
 
 import contextlib
@@ -18,9 +18,9 @@ from pathlib import Path
 from infra.local.artifacts import cache_directory
 from infra.local.errors import DataDirectoryError
 
-__all__ = ["PORTS", "claim_data", "create_run", "keep_logs", "reachable", "sweep"]
+__all__ = ["PORTS", "claim_data", "create_run", "is_reachable", "keep_logs", "remove_leftovers"]
 
-LAYOUT = 1  # raise when files move inside a data directory
+LAYOUT = 1  # increase when files move inside a data directory
 MARKER = "inmail-local-stack.json"
 PORTS = "ports.json"
 LOCK = "lock"
@@ -28,13 +28,13 @@ PREFIX = "inmail-stack-"
 UNBORN = "inmail-unborn-"
 UNBORN_SECONDS = 600
 KEPT_LOGS = 10
-IN_USE_SECONDS = 5.0  # servers of a killed keeper take a moment to go
+IN_USE_SECONDS = 5.0  # servers of a killed supervisor take a moment to end
 
 
-def reachable(path: Path, user: int | None) -> bool:
-    """Whether a user (None: this one) may pass every folder on the way to `path`, and run it when it is a file.
+def is_reachable(path: Path, user: int | None) -> bool:
+    """Return whether a user (None: this user) may enter every folder on the way to `path`, and run `path` if a file.
 
-    Reads the permission bits of owner and others; access lists and groups are not asked.
+    Reads the permission bits of owner and others, and ignores groups and access lists.
     """
     if user is None:
         return True
@@ -48,12 +48,12 @@ def reachable(path: Path, user: int | None) -> bool:
 
 
 def create_run(user: int | None) -> tuple[Path, int]:
-    """Return a new run folder, and the descriptor of its lock, held. `user` may pass through it.
+    """Return a new run folder that `user` may enter, and the descriptor of its lock, which is held.
 
-    It gets the name that `sweep` looks for only once its lock is held.
+    The folder gets the name that `remove_leftovers` searches for after its lock is held.
     """
     places = [Path(tempfile.gettempdir()).resolve(), Path("/tmp"), Path("/var/tmp")]  # noqa: S108 - not predictable names
-    place = next((each for each in places if each.is_dir() and reachable(each, user)), None)
+    place = next((each for each in places if each.is_dir() and is_reachable(each, user)), None)
     if place is None:
         raise DataDirectoryError(f"Postgres does not run as root, and user {user} reaches none of {places}.")
     unborn = Path(tempfile.mkdtemp(prefix=UNBORN, dir=place))
@@ -64,12 +64,12 @@ def create_run(user: int | None) -> tuple[Path, int]:
     return unborn.rename(unborn.with_name(unborn.name.replace(UNBORN, PREFIX))), lock
 
 
-def sweep(folders: set[Path] | None = None) -> list[Path]:
-    """Remove the run folders of this user whose keeper and servers are all gone; return them."""
+def remove_leftovers(folders: set[Path] | None = None) -> list[Path]:
+    """Remove the run folders of this user whose supervisor and servers have all ended; return them."""
     removed = []
     for place in folders or {Path(tempfile.gettempdir()).resolve(), Path("/tmp"), Path("/var/tmp")}:  # noqa: S108
         for folder in [*place.glob(f"{PREFIX}*"), *place.glob(f"{UNBORN}*")]:
-            if _is_ours(folder) and _is_left(folder):
+            if _is_ours(folder) and _is_leftover(folder):
                 shutil.rmtree(folder, ignore_errors=True)
                 removed.append(folder)
     return removed
@@ -83,7 +83,7 @@ def _is_ours(folder: Path) -> bool:
     return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
 
 
-def _is_left(folder: Path) -> bool:
+def _is_leftover(folder: Path) -> bool:
     try:
         if folder.name.startswith(UNBORN):
             return time.time() - folder.stat().st_mtime > UNBORN_SECONDS
@@ -91,15 +91,15 @@ def _is_left(folder: Path) -> bool:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except FileNotFoundError:  # its removal was cut short
+    except FileNotFoundError:  # an earlier removal was interrupted
         return True
     return True
 
 
 def claim_data(folder: Path, versions: dict[str, str]) -> int:
-    """Make `folder` a data directory of this stack, or check that it is one, and return its lock, held.
+    """Make `folder` a data directory of this stack, or check that it is one; return its lock, which is held.
 
-    Raises `DataDirectoryError` when it belongs to a running stack, to other versions, or to something else.
+    Raises `DataDirectoryError` when a running stack or another version owns the folder, or when it holds other files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     marker = folder / MARKER
@@ -107,11 +107,11 @@ def claim_data(folder: Path, versions: dict[str, str]) -> int:
     expected = {"layout": str(LAYOUT)} | versions
     if not marker.exists() and any(each.name not in {LOCK, fresh.name} for each in folder.iterdir()):
         raise DataDirectoryError(
-            f"{folder} holds files that are not of a local stack. Choose an empty or a new directory.",
+            f"{folder} holds files that do not belong to a local stack. Choose an empty or a new directory.",
         )
     lock = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
-        _take(lock, folder)
+        _acquire(lock, folder)
         if not marker.exists():
             fresh.write_text(json.dumps(expected) + "\n", encoding="utf-8")
             fresh.rename(marker)
@@ -122,7 +122,7 @@ def claim_data(folder: Path, versions: dict[str, str]) -> int:
     return lock
 
 
-def _take(lock: int, folder: Path) -> None:
+def _acquire(lock: int, folder: Path) -> None:
     deadline = time.monotonic() + IN_USE_SECONDS
     while True:
         try:
@@ -130,7 +130,7 @@ def _take(lock: int, folder: Path) -> None:
         except BlockingIOError:
             if time.monotonic() > deadline:
                 raise DataDirectoryError(
-                    f"{folder} is in use by another local stack. Stop that one, or choose another directory.",
+                    f"{folder} is in use by another local stack. Stop that stack, or choose another directory.",
                 ) from None
             time.sleep(0.1)
         else:
@@ -144,8 +144,8 @@ def _check_versions(marker: Path, expected: dict[str, str]) -> None:
         found = {}
     if found != expected:
         raise DataDirectoryError(
-            f"{marker.parent} was made by {_versions(found)}; this is {_versions(expected)}. Data is not converted: "
-            f"remove the directory to start afresh, choose another, or use the version that made it.",
+            f"{marker.parent} was created by {_versions(found)}; this is {_versions(expected)}. Data is not converted: "
+            f"remove the directory to start with no data, choose another, or use the version that created it.",
         )
 
 
@@ -154,12 +154,12 @@ def _versions(marker: dict[str, str]) -> str:
 
 
 def keep_logs(logs: Path, name: str) -> Path:
-    """Copy a stack's logs to where they outlive it and return that folder; only the newest few are kept."""
+    """Copy a stack's logs to a folder of the cache and return the folder; only the newest 10 copies are kept."""
     shelf = cache_directory() / "logs"
     kept = shelf / name
     shutil.copytree(logs, kept, dirs_exist_ok=True)
     os.utime(kept)
-    with contextlib.suppress(FileNotFoundError):  # another stack tidies up, too
+    with contextlib.suppress(FileNotFoundError):  # another stack may remove old logs at the same time
         for old in sorted(shelf.iterdir(), key=lambda each: each.stat().st_mtime, reverse=True)[KEPT_LOGS:]:
             shutil.rmtree(old, ignore_errors=True)
     return kept

@@ -1,4 +1,4 @@
-"""What can go wrong with the local stack. Every message says what to do about it."""
+"""Errors of the local stack. Every message says what to do."""
 
 import errno
 from collections.abc import Iterator
@@ -13,41 +13,41 @@ __all__ = [
     "PortTakenError",
     "ServerError",
     "StartInterruptedError",
-    "explained",
+    "as_local_stack_error",
 ]
 
 
 class LocalStackError(Exception):
-    """The local stack cannot be started or has stopped; the message says why and what to do."""
+    """The local stack cannot start or has stopped. The message says why and what to do."""
 
 
 class ArtifactError(LocalStackError):
-    """A file of Kafka could not be fetched, or is not the file that the lock names."""
+    """A file of Kafka cannot be downloaded, or differs from the file that the lock names."""
 
 
 class DataDirectoryError(LocalStackError):
-    """The data directory is in use, of another version, or out of reach."""
+    """The data directory is in use, from another version, or unreachable for the server's user."""
 
 
 class DiskFullError(LocalStackError):
-    """There is no room left where the stack keeps its files."""
+    """The disk with the stack's files is full."""
 
 
 class PortTakenError(LocalStackError):
-    """The port asked for belongs to another process."""
+    """Another process uses the requested port."""
 
 
 class ServerError(LocalStackError):
-    """A server did not come up, or ended by itself. The message holds its log's path and last lines."""
+    """A server did not start, or ended unexpectedly. The message has the path and the last lines of its log."""
 
 
 class StartInterruptedError(LocalStackError):
-    """The start was called off before the servers were up."""
+    """The start was cancelled before the servers were ready."""
 
 
 @contextmanager
-def explained(task: str, path: Path) -> Iterator[None]:
-    """Turn an `OSError` raised while doing `task` below `path` into a `LocalStackError` that says what to do."""
+def as_local_stack_error(task: str, path: Path) -> Iterator[None]:
+    """Convert an `OSError` of the block into a `LocalStackError` that names the task and the path."""
     try:
         yield
     except OSError as error:

@@ -1,8 +1,8 @@
-"""Apache Kafka as one node that is broker and controller (KRaft), on the wheel's Java and the cached jars.
+"""Apache Kafka as one node that is broker and controller (KRaft), with the wheel's Java and the cached jars.
 
-Its first start beside a cache leaves there an archive of the classes it loaded, linked (JEP 483), which every later
-start maps: 1.2 s instead of 3.3, and half the CPU time. An archive that does not fit, or is damaged, is not used; Java
-says so in the broker's log and goes on as if there were none.
+The first start with a cache writes an archive of the loaded and linked classes (JEP 483), which every later start maps:
+1.2 s instead of 3.3 s, and half the CPU time. Java does not use an archive that does not match or is damaged; it starts
+without the archive and says so in the broker's log.
 """
 
 import fcntl
@@ -20,7 +20,7 @@ from infra.local import bundled_binaries
 from infra.local.artifacts import read_lock
 from infra.local.errors import ServerError
 from infra.local.ports import LOOPBACK
-from infra.local.server_process import clean_environment, failure, run_once, wait_ready
+from infra.local.server_process import clean_environment, describe_failure, run_once, wait_ready
 from infra.local.supervisor_client import Child, Program, SupervisorClient
 
 __all__ = ["KafkaServer"]
@@ -36,7 +36,7 @@ appender.console.type = Console
 appender.console.name = console
 appender.console.layout.type = PatternLayout
 appender.console.layout.pattern = %d{ISO8601}{UTC} %p %m (%c)%n
-# These print whole configurations at every start.
+# These loggers print whole configurations at every start.
 logger.config.name = org.apache.kafka.common.config.AbstractConfig
 logger.config.level = WARN
 logger.kafkaconfig.name = kafka.server.KafkaConfig
@@ -49,7 +49,7 @@ SINGLE_NODE = {
     "controller.listener.names": "CONTROLLER",
     "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
     "inter.broker.listener.name": "PLAINTEXT",
-    # A misspelt topic is an error, not a new topic.
+    # A misspelt topic gives an error, not a new topic.
     "auto.create.topics.enable": "false",
     "default.replication.factor": "1",
     "min.insync.replicas": "1",
@@ -61,9 +61,9 @@ SINGLE_NODE = {
     "share.coordinator.state.topic.replication.factor": "1",
     "share.coordinator.state.topic.min.isr": "1",
     "share.coordinator.state.topic.num.partitions": "4",
-    # The first member of a group does not wait for others to come.
+    # The first member of a group does not wait for other members.
     "group.initial.rebalance.delay.ms": "0",
-    # After a crash the broker waits until its former self has timed out: 9 s by default.
+    # After a crash the broker waits until its old session has timed out: 9 s by default.
     "broker.session.timeout.ms": "3000",
     "broker.heartbeat.interval.ms": "500",
     "num.network.threads": "2",
@@ -73,20 +73,20 @@ SINGLE_NODE = {
 
 
 def cluster_id() -> str:
-    """Return a new id for a cluster, written as Kafka writes them."""
+    """Return a new cluster id in Kafka's format."""
     return urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
 
 
 @dataclass(frozen=True, slots=True)
 class KafkaServer:
-    """Where one broker lives and how it is started."""
+    """One broker: its files, its ports and its options."""
 
     class_path: Sequence[Path]
     data: Path
     config: Path  # folder of the generated configuration
     log: Path
-    archive: Path  # of its classes, whether it is there or not
-    scratch: Path  # for the native libraries that it unpacks: java.io.tmpdir
+    archive: Path  # of its classes; the file may not exist
+    scratch: Path  # java.io.tmpdir: the broker unpacks native libraries there
     port: int
     controller_port: int
     temporary: bool
@@ -96,7 +96,7 @@ class KafkaServer:
 
     @property
     def name(self) -> str:
-        """The server's name in messages and to its keeper."""
+        """The server's name, in messages and for its supervisor."""
         return "Kafka"
 
     @property
@@ -104,8 +104,8 @@ class KafkaServer:
         """The server's full name with its version."""
         return f"Apache Kafka {read_lock().kafka}"
 
-    def prepare(self, leash: SupervisorClient) -> None:
-        """Write the configuration; archive classes and format data unless that is done. Raises `ServerError`."""
+    def prepare(self, supervisor: SupervisorClient) -> None:
+        """Write the configuration; archive the classes and format the data unless done. Raises `ServerError`."""
         for folder in (self.config, self.scratch, self.data.parent, self.log.parent):
             folder.mkdir(parents=True, exist_ok=True)
         (self.config / "log4j2.properties").write_text(LOGGING, encoding="utf-8")
@@ -115,46 +115,46 @@ class KafkaServer:
                     lock = held.enter_context(self.archive.with_suffix(".lock").open("w"))
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except OSError:
-                    pass  # another process makes it: this one starts without
+                    pass  # another process writes the archive: this broker starts without it
                 else:
-                    self._make_archive(leash)
-        self.format(leash)
+                    self._make_archive(supervisor)
+        self.format(supervisor)
 
-    def start(self, leash: SupervisorClient) -> Child:
-        """Start the broker and wait until it serves. Raises `ServerError`."""
-        return self.launch(leash, *self._mapped)
+    def start(self, supervisor: SupervisorClient) -> Child:
+        """Start the broker and wait until it accepts requests. Raises `ServerError`."""
+        return self.launch(supervisor, *self._mapped)
 
     @property
     def to_archive(self) -> bool:
-        """Whether `prepare` will archive the classes first, which takes 10 s: not in a cache that is read-only."""
+        """Whether `prepare` will archive the classes, which takes 10 s. A read-only cache gets no archive."""
         return not self._archived and os.access(self.archive.parent, os.W_OK)
 
     @property
     def _archived(self) -> bool:
-        """Whether there is an archive. One that is older than a jar is none: Java would refuse it."""
+        """Whether there is an archive that is newer than every jar: Java would refuse an older one."""
         made = self.archive.stat().st_mtime if self.archive.exists() else 0.0
         return made > max(jar.stat().st_mtime for jar in self.class_path)
 
     @property
     def _mapped(self) -> list[str]:
-        """Options for Java to map the archive: unless it is damaged, and without words on what it could not link."""
+        """Java's options to check and map the archive, without warnings about classes that could not be linked."""
         return [f"-XX:AOTCache={self.archive}", "-XX:+VerifySharedSpaces", "-Xlog:aot*=error"] if self._archived else []
 
-    def _make_archive(self, leash: SupervisorClient) -> None:
-        """Let a broker start and end, for Java to note its classes, and archive them. Raises `ServerError`.
+    def _make_archive(self, supervisor: SupervisorClient) -> None:
+        """Archive the classes that Java records while a trial broker starts and ends. Raises `ServerError`.
 
-        Where Java cannot do it, the trial's log says why, and there is none.
+        If Java cannot write the archive, the log of the trial says why, and brokers start without an archive.
         """
         noted, made = self.scratch / "classes.noted", self.scratch / "classes.aot"
         trial = replace(self, data=self.scratch / "trial", log=self.log.with_name("kafka-trial.log"), temporary=False)
-        trial.format(leash)
-        running = trial.launch(leash, "-XX:AOTMode=record", f"-XX:AOTConfiguration={noted}")
-        leash.signal(running, signal.SIGTERM)
-        if running.wait(ARCHIVE_SECONDS) is None:
-            raise failure(running, f"{self.title}, started on trial, did not end within {ARCHIVE_SECONDS} s")
+        trial.format(supervisor)
+        child = trial.launch(supervisor, "-XX:AOTMode=record", f"-XX:AOTConfiguration={noted}")
+        supervisor.signal(child, signal.SIGTERM)
+        if child.wait(ARCHIVE_SECONDS) is None:
+            raise describe_failure(child, f"{self.title}, started as a trial, did not end within {ARCHIVE_SECONDS} s")
         command = trial.java("-XX:AOTMode=create", f"-XX:AOTConfiguration={noted}", f"-XX:AOTCache={made}")
         with suppress(ServerError):
-            run_once(leash, replace(trial.program(command), name="Archiving Kafka's classes"), ARCHIVE_SECONDS)
+            run_once(supervisor, replace(trial.program(command), name="Archiving Kafka's classes"), ARCHIVE_SECONDS)
         shutil.rmtree(trial.data)
         if made.exists():
             unfinished = self.archive.with_name(f".{self.archive.name}.{os.getpid()}")
@@ -163,27 +163,27 @@ class KafkaServer:
         for file in (noted, made):
             file.unlink(missing_ok=True)
 
-    def format(self, leash: SupervisorClient) -> None:
-        """Format the data folder, unless it is. Raises `ServerError`."""
+    def format(self, supervisor: SupervisorClient) -> None:
+        """Format the data folder, unless it is formatted. Raises `ServerError`."""
         self._properties.write_text("".join(f"{k}={v}\n" for k, v in self._settings().items()), encoding="utf-8")
         if not (self.data / "meta.properties").exists():
-            # With "=": one id in 64 begins with "-" and would be taken for an option.
+            # With "=": one id in 64 begins with "-", and Kafka would read it as an option.
             arguments = ("format", f"--cluster-id={cluster_id()}", "--config", str(self._properties))
             command = self.java(*self._mapped, "kafka.tools.StorageTool", *arguments)
-            run_once(leash, replace(self.program(command), name="Formatting Kafka's storage"), START_SECONDS)
+            run_once(supervisor, replace(self.program(command), name="Formatting Kafka's storage"), START_SECONDS)
 
-    def launch(self, leash: SupervisorClient, *options: str) -> Child:
-        """Start the broker with further options of Java, and wait until it serves. Raises `ServerError`."""
+    def launch(self, supervisor: SupervisorClient, *options: str) -> Child:
+        """Start the broker with further Java options and wait until it accepts requests. Raises `ServerError`."""
         before = self.log.stat().st_size if self.log.exists() else 0
-        running = leash.spawn(self.program(self.java(*options, "kafka.Kafka", str(self._properties))))
+        child = supervisor.spawn(self.program(self.java(*options, "kafka.Kafka", str(self._properties))))
 
         def started() -> bool:
             with self.log.open("rb") as log:
                 log.seek(before)
                 return STARTED.encode() in log.read()
 
-        wait_ready(running, started, START_SECONDS)
-        return running
+        wait_ready(child, started, START_SECONDS)
+        return child
 
     @property
     def _properties(self) -> Path:
@@ -199,9 +199,9 @@ class KafkaServer:
         return SINGLE_NODE | places | dict(self.broker)
 
     def java(self, *arguments: str) -> list[str]:
-        """Return a command: further options of Java, a class and what that takes."""
+        """Return a Java command. The arguments are further Java options, a class and the arguments of the class."""
         return [
-            str(bundled_binaries.java()),
+            str(bundled_binaries.java_command()),
             f"-Xmx{self.heap}",
             *self.jvm_options,
             "-XX:-UsePerfData",  # its file in the temporary folder would outlive a kill
@@ -214,13 +214,13 @@ class KafkaServer:
         ]
 
     def program(self, argv: Sequence[str]) -> Program:
-        """Return a command as a program of this server's keeper."""
+        """Return a command as a program for the supervisor."""
         return Program(
             name=self.name,
             argv=argv,
             env=clean_environment(),
             log=self.log,
-            # Temporary data needs no orderly end.
+            # Temporary data needs no clean shutdown.
             stop=signal.SIGKILL if self.temporary else signal.SIGTERM,
             death=signal.SIGKILL,
         )

@@ -1,4 +1,4 @@
-"""Loopback ports that stay ours from the choice to the server's own bind, and while a server restarts."""
+"""Reserves loopback ports, from the choice of a port to the server's own bind and while a server restarts."""
 
 import json
 import socket
@@ -9,17 +9,17 @@ from pathlib import Path
 from infra.local.errors import PortTakenError
 from infra.local.progress import Report
 
-__all__ = ["LOOPBACK", "kept_ports", "release_where_needed", "reserve", "reserve_again", "reserve_usual"]
+__all__ = ["LOOPBACK", "read_ports", "release_where_needed", "reserve_port", "reserve_port_again", "reserve_usual"]
 
 LOOPBACK = "127.0.0.1"
 _NEXT_PORTS = 10  # that are tried where a usual one is taken
 
 
-def reserve(port: int | None, purpose: str) -> socket.socket:
-    """Return a socket bound to `port` of the loopback interface, or to a free one, that does not listen.
+def reserve_port(port: int | None, purpose: str) -> socket.socket:
+    """Return a socket bound to `port` of the loopback interface (None: a free port) that does not listen.
 
-    Linux lets a server bind and listen on it beside this socket, as both set SO_REUSEADDR, but nobody else gets the
-    number as a free one. Raises `PortTakenError`.
+    Linux lets a server bind and listen on the port beside this socket, because both set SO_REUSEADDR; no other process
+    gets the port as a free one. Raises `PortTakenError`.
     """
     reserved = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     if port is not None:
@@ -31,28 +31,28 @@ def reserve(port: int | None, purpose: str) -> socket.socket:
         reserved.close()
         raise PortTakenError(
             f"Port {port} on {LOOPBACK}, wanted for {purpose}, cannot be used: {error}. "
-            f"Stop what listens there, or choose another port (none: a free one is taken).",
+            f"Stop the process that listens there, or choose another port (none: a free port).",
         ) from error
-    # Only after the bind: with it, two could be given the same free port.
+    # Set after the bind: set before, the system could give the same free port twice.
     reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     return reserved
 
 
-def reserve_again(
+def reserve_port_again(
     port: int | None, before: int | None, purpose: str, report: Report, usual: int | None = None
 ) -> socket.socket:
-    """Reserve `port`, or the one of before while it is free, or else the usual one or the next free one after it.
+    """Reserve `port` if given, else the port used before if it is free, else the usual port or the next free one.
 
-    Raises `PortTakenError` for a port that was asked for.
+    Raises `PortTakenError` when `port` is taken.
     """
     if port is None and before is not None:
         try:
-            return reserve(before, purpose)
+            return reserve_port(before, purpose)
         except PortTakenError:
-            report(f"Port {before}, that of {purpose} before, is taken: another one is used this time")
+            report(f"Port {before}, used by {purpose} before, is taken: using another port")
     if port is None and usual is not None:
         return reserve_usual(usual, purpose)
-    return reserve(port, purpose)
+    return reserve_port(port, purpose)
 
 
 def reserve_usual(usual: int, purpose: str) -> socket.socket:
@@ -70,7 +70,7 @@ def reserve_usual(usual: int, purpose: str) -> socket.socket:
             continue
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         return reserved
-    return reserve(None, purpose)
+    return reserve_port(None, purpose)
 
 
 def _is_served_on_ipv6(port: int) -> bool:
@@ -82,16 +82,16 @@ def _is_served_on_ipv6(port: int) -> bool:
         return asking.connect_ex(("::1", port)) == 0
 
 
-def kept_ports(file: Path, asked: Mapping[str, int | None]) -> dict[str, int]:
-    """Return the ports of a data directory's earlier runs, by server; one that is asked for now takes its place."""
+def read_ports(file: Path, asked: Mapping[str, int | None]) -> dict[str, int]:
+    """Return the ports of a data directory's earlier runs, by server; ports given now replace them."""
     try:
         kept = {name: int(port) for name, port in json.loads(file.read_text(encoding="utf-8")).items()}
     except (OSError, ValueError, AttributeError, TypeError):
-        kept = {}  # the first run, or nothing that can be used
+        kept = {}  # the first run, or an unusable file
     return kept | {name: port for name, port in asked.items() if port is not None}
 
 
 def release_where_needed(reserved: socket.socket) -> None:
-    """Give a reservation up before the server binds, on systems that would not let it bind beside."""
+    """Close a reservation on systems that do not let the server bind beside it."""
     if sys.platform != "linux":
         reserved.close()

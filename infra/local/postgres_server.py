@@ -1,4 +1,4 @@
-"""PostgreSQL from the wheel's binaries, durable as in production, also when this process is root."""
+"""PostgreSQL from the wheel's binaries, as durable as in production, also when this process is root."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from infra.local.bundled_binaries import POSTGRES_MAJOR, postgres_install, postgres_package
-from infra.local.directories import reachable
+from infra.local.directories import is_reachable
 from infra.local.errors import ServerError
 from infra.local.ports import LOOPBACK
 from infra.local.server_process import clean_environment, run_once, wait_ready
@@ -22,8 +22,8 @@ SUPERUSER = "postgres"
 START_SECONDS = 60
 NOBODY = 65534
 
-# Fewer and smoother writes, for the tail of the sends' latency: at Postgres's own 1 GB of WAL a tick of a million lots
-# has a checkpoint every 8 s, whose fsyncs each commit waits behind (`make bench`, `expiry`).
+# Fewer and smoother writes, for the tail of the sends' latency: with Postgres's default of 1 GB of WAL, a tick of a
+# million lots causes a checkpoint every 8 s, and every commit waits for its fsyncs (`make bench`, `expiry`).
 TUNING = {
     "max_wal_size": "4GB",
     "min_wal_size": "1GB",
@@ -43,9 +43,9 @@ SETTINGS = TUNING | {
 
 
 def server_user(home: Path | None) -> int | None:
-    """Return the user that Postgres has to run as: it refuses root. None: the user of this process.
+    """Return the user that Postgres has to run as, because it refuses root. None: the user of this process.
 
-    Data that is there keeps its owner.
+    Existing data keeps its owner.
     """
     if os.geteuid() != 0:
         return None
@@ -57,12 +57,12 @@ def server_user(home: Path | None) -> int | None:
 def readable_install(run: Path, user: int | None) -> Path:
     """Return an installation of Postgres that `user` can read: the wheel's, or a copy of it below `run`.
 
-    The wheel may lie where only its owner gets, such as root's home; permissions there are not ours to change.
+    Only the owner may be able to reach the wheel, for example in /root; this program does not change permissions there.
     """
     package, original = postgres_package(), postgres_install()
-    if reachable(original / "bin" / "postgres", user) and reachable(original / "share", user):
+    if is_reachable(original / "bin" / "postgres", user) and is_reachable(original / "share", user):
         return original
-    # The binaries look for their libraries beside the package.
+    # The binaries search for their libraries beside the package.
     site = run / "site"
     copy = site / package.name / original.name
     for part in ("bin/postgres", "bin/initdb", "lib/postgresql", "share"):
@@ -85,9 +85,9 @@ def _copy(source: Path, target: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class PostgresServer:
-    """Where one server lives and how it is started.
+    """One server: its files, its port and its settings.
 
-    `home` is the folder around the cluster; `seen` is how the server's own user names it.
+    `home` is the folder of the cluster; `seen` is the path by which the server's user reaches `home`.
     """
 
     install: Path
@@ -101,7 +101,7 @@ class PostgresServer:
 
     @property
     def name(self) -> str:
-        """The server's name in messages and to its keeper."""
+        """The server's name, in messages and for its supervisor."""
         return "Postgres"
 
     @property
@@ -109,8 +109,8 @@ class PostgresServer:
         """The server's full name with its version."""
         return f"PostgreSQL {POSTGRES_MAJOR}"
 
-    def prepare(self, leash: SupervisorClient) -> None:
-        """Create the cluster, unless it is there. Raises `ServerError`."""
+    def prepare(self, supervisor: SupervisorClient) -> None:
+        """Create the cluster, unless it exists. Raises `ServerError`."""
         cluster, fresh = self.home / "cluster", self.home / "unfinished"
         if cluster.exists():
             return
@@ -124,7 +124,7 @@ class PostgresServer:
             f"--username={SUPERUSER}",
             "--auth=trust",
             "--encoding=UTF8",
-            # The same order of text on every machine, whatever locales it has.
+            # Text sorts the same on every machine, whatever locales are installed.
             "--locale=C",
             "--locale-provider=builtin",
             "--builtin-locale=C.UTF-8",
@@ -132,24 +132,24 @@ class PostgresServer:
         ]
         if self.temporary:
             command.append("--no-sync")
-        run_once(leash, self._program("Creating the Postgres cluster", command), START_SECONDS)
+        run_once(supervisor, self._program("Creating the Postgres cluster", command), START_SECONDS)
         fresh.rename(cluster)
 
-    def start(self, leash: SupervisorClient) -> Child:
-        """Start the server, wait until it answers and see to its database. Raises `ServerError`."""
+    def start(self, supervisor: SupervisorClient) -> Child:
+        """Start the server, wait until it answers, and create its database if missing. Raises `ServerError`."""
         command = [str(self.install / "bin" / "postgres"), "-D", str(self.seen / "cluster"), "-p", str(self.port)]
         for name, value in (SETTINGS | dict(self.settings)).items():
             command += ["-c", f"{name}={value}"]
-        running = leash.spawn(self._program(self.name, command))
+        child = supervisor.spawn(self._program(self.name, command))
         found = f"select count(*) from pg_database where datname = '{DATABASE}'"  # noqa: S608 - a constant
-        wait_ready(running, lambda: self._ask(found).returncode == 0, START_SECONDS)
-        if self._ask(found).stdout.strip() == "0":
-            created = self._ask(f"create database {DATABASE}")
+        wait_ready(child, lambda: self._query(found).returncode == 0, START_SECONDS)
+        if self._query(found).stdout.strip() == "0":
+            created = self._query(f"create database {DATABASE}")
             if created.returncode != 0:
-                raise ServerError(f"Postgres would not create its database: {created.stderr.strip()}. Log: {self.log}")
-        return running
+                raise ServerError(f"Postgres did not create its database: {created.stderr.strip()}. Log: {self.log}")
+        return child
 
-    def _ask(self, sql: str) -> subprocess.CompletedProcess[str]:
+    def _query(self, sql: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(  # noqa: S603 - the wheel's own psql
             [
                 postgres_install() / "bin" / "psql",
@@ -170,7 +170,7 @@ class PostgresServer:
             argv=argv,
             env=clean_environment(LC_ALL="C"),
             log=self.log,
-            # SIGQUIT ends without a checkpoint; SIGINT orderly. Never SIGKILL: its shared memory would stay behind.
+            # SIGQUIT ends without a checkpoint, SIGINT cleanly. Never SIGKILL: shared memory would remain.
             stop=signal.SIGQUIT if self.temporary else signal.SIGINT,
             death=signal.SIGQUIT,
             user=self.user,

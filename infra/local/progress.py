@@ -1,4 +1,4 @@
-"""What a stack tells while it starts: sentences, and steps of one long task, each of which stands for those before."""
+"""Progress reports of a starting stack: sentences, and steps of a long task that replace the step before."""
 
 from collections.abc import Callable
 from typing import Self
@@ -9,7 +9,7 @@ Report = Callable[[str], None]
 
 
 class Progress(str):
-    """A line that may take the place of the one before: so many steps are done, of so many."""
+    """A line that may replace the line before it: `done` of `steps` steps are done."""
 
     __slots__ = ("done", "steps")
     done: int
@@ -23,5 +23,5 @@ class Progress(str):
 
     @property
     def ends_quarter(self) -> bool:
-        """Whether another quarter of the steps is done: enough to tell where lines stay."""
+        """Whether this step completes a quarter of the task: only such lines are shown where lines remain."""
         return self.done * 4 // self.steps > (self.done - 1) * 4 // self.steps

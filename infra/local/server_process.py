@@ -1,4 +1,4 @@
-"""What the two servers share: waiting until one is up, and what is said when it is not."""
+"""Functions of both servers: wait until a server is ready, and describe why it is not."""
 
 import os
 import time
@@ -17,46 +17,44 @@ FOREIGN = ("PG", "JAVA", "JDK_", "_JAVA", "KAFKA", "CLASSPATH")
 
 
 def clean_environment(**more: str) -> dict[str, str]:
-    """Return this process's environment without what would change a server behind our back, plus `more`."""
+    """Return this process's environment without variables that would configure a server, plus `more`."""
     return {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)} | more
 
 
-def run_once(leash: SupervisorClient, program: Program, seconds: float) -> None:
-    """Run a program that prepares something to its end. Raises `ServerError` when it fails."""
-    running = leash.spawn(program)
-    if running.wait(seconds) != 0:
-        raise failure(
-            running, f"{program.name} failed" if running.code else f"{program.name} took over {seconds:.0f} s"
+def run_once(supervisor: SupervisorClient, program: Program, seconds: float) -> None:
+    """Run a program and wait for its end, at most `seconds`. Raises `ServerError` when it fails."""
+    child = supervisor.spawn(program)
+    if child.wait(seconds) != 0:
+        raise describe_failure(
+            child, f"{program.name} failed" if child.code else f"{program.name} took over {seconds:.0f} s"
         )
 
 
-def wait_ready(running: Child, ready: Callable[[], bool], seconds: float) -> None:
-    """Wait until `ready` says so. Raises `ServerError` when the server ends first or `seconds` pass."""
+def wait_ready(child: Child, ready: Callable[[], bool], seconds: float) -> None:
+    """Wait until `ready` returns true. Raises `ServerError` when the server ends first or `seconds` pass."""
     deadline = time.monotonic() + seconds
     while not ready():
-        if running.wait(0.03) is not None:
-            raise failure(running, f"{running.program.name} ended with code {running.code} instead of starting")
+        if child.wait(0.03) is not None:
+            raise describe_failure(child, f"{child.program.name} ended with code {child.code} instead of starting")
         if time.monotonic() > deadline:
-            raise failure(running, f"{running.program.name} was not ready after {seconds:.0f} s")
+            raise describe_failure(child, f"{child.program.name} was not ready after {seconds:.0f} s")
 
 
-def failure(running: Child, what: str) -> ServerError | DiskFullError | PortTakenError:
-    """Return the error for a program that failed: with its log's last lines, and its kind read from them."""
-    tail = last_lines(running.program.log)
+def describe_failure(child: Child, what: str) -> ServerError | DiskFullError | PortTakenError:
+    """Return the error for a failed program: the last lines of its log decide its class and are part of its text."""
+    tail = last_lines(child.program.log)
     said = "\n".join(tail)
-    text = f"{what}. Log: {running.program.log}\n  " + "\n  ".join(tail)
+    text = f"{what}. Log: {child.program.log}\n  " + "\n  ".join(tail)
     if "No space left on device" in said:
-        place = running.program.log.parent.parent  # of the data and the logs
+        place = child.program.log.parent.parent  # holds the data and the logs
         return DiskFullError(f"No room left on the disk of {place}. Free some space and start again.\n{text}")
     if "Address already in use" in said:
-        return PortTakenError(
-            f"Its port was taken by another process. Choose another, or let a free one be taken.\n{text}"
-        )
+        return PortTakenError(f"Another process uses its port. Choose another port, or none for a free port.\n{text}")
     return ServerError(text)
 
 
 def last_lines(log: Path) -> list[str]:
-    """Return the end of a log file; nothing when there is none."""
+    """Return the last lines of a log file; "(no log)" if there is no file."""
     if not log.exists():
         return ["(no log)"]
     with log.open(encoding="utf-8", errors="replace") as file:

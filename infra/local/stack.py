@@ -1,4 +1,4 @@
-"""Real Kafka and real Postgres, started together on the loopback interface and gone with their parent."""
+"""Starts Kafka and Postgres together on the loopback interface; both end with their parent process."""
 
 import signal
 import tempfile
@@ -9,16 +9,16 @@ from threading import Event
 from types import TracebackType
 from typing import Self
 
-from infra.local.artifacts import install
-from infra.local.bundled_binaries import java, postgres_install
-from infra.local.directories import keep_logs, sweep
-from infra.local.errors import LocalStackError, StartInterruptedError, explained
+from infra.local.artifacts import install_kafka
+from infra.local.bundled_binaries import java_command, postgres_install
+from infra.local.directories import keep_logs, remove_leftovers
+from infra.local.errors import LocalStackError, StartInterruptedError, as_local_stack_error
 from infra.local.kafka_server import KafkaServer
 from infra.local.ports import LOOPBACK
 from infra.local.postgres_server import DATABASE, SUPERUSER, PostgresServer
 from infra.local.progress import Report
-from infra.local.server_process import failure
-from infra.local.stack_setup import Assembly, Options, assemble
+from infra.local.server_process import describe_failure
+from infra.local.stack_setup import Assembly, Options, assemble_stack
 from infra.local.supervisor_client import Child
 
 __all__ = ["LocalStack"]
@@ -27,21 +27,22 @@ STOP_SECONDS = 60.0
 
 
 def _silent(line: str) -> None:
-    """Report nowhere."""
+    """Discard a line of progress."""
 
 
 class LocalStack:
-    """One broker and one database server of this process's own.
+    """One broker and one database server that belong to this process.
 
-    Without `data_dir` everything is temporary; with it, data stays there between runs, and a second stack or another
-    version is refused. Ports are free ones unless given; a data directory's are those of its first run, while they are
-    free. `usual_ports`, of `kafka` and `postgres`, are tried first where no other is given, and then the next free
-    ones after them. `kafka=False` or `postgres=False` leaves one out. `report` is told, in whole sentences, whatever
-    takes longer than a moment. The servers end with `stop`, with this process, however it ends, and never with a
-    terminal's Ctrl-C. Methods and attributes raise `LocalStackError`.
+    Without `data_dir` all files are temporary. With `data_dir` the data stays there between runs; a second stack or
+    another version on the same directory is refused. Ports are free ones unless given; a data directory keeps the ports
+    of its first run while they are free. `usual_ports`, of `kafka` and `postgres`, are tried first where no other is
+    given, and then the next free ones after them. `kafka=False` or `postgres=False` leaves out a server. `report`
+    receives a sentence about each step that takes longer than a moment. The servers end with `stop` and with this
+    process, however the process ends, and never with a terminal's Ctrl-C. Methods and attributes raise
+    `LocalStackError`.
     """
 
-    def __init__(  # noqa: PLR0913 - every one has a default that suits
+    def __init__(  # noqa: PLR0913 - every parameter has a default
         self,
         data_dir: Path | None = None,
         kafka_port: int | None = None,
@@ -71,7 +72,7 @@ class LocalStack:
         self._report = report
         self._assembly: Assembly | None = None
         self._interrupted = Event()
-        self._running: dict[str, Child] = {}
+        self._children: dict[str, Child] = {}
 
     def __enter__(self) -> Self:
         self.start()
@@ -81,30 +82,30 @@ class LocalStack:
         self.stop()
 
     def start(self) -> None:
-        """Start the servers and wait until both serve. On failure nothing stays behind but the logs it names."""
+        """Start the servers and wait until both serve. After a failure only the logs that the error names remain."""
         if self._assembly is not None:
             raise LocalStackError("This local stack is already running.")
         if self._options.kafka:
-            java()
+            java_command()
         if self._options.postgres:
             postgres_install()
-        sweep()
-        class_path = install(self._report, interrupted=self._interrupted) if self._options.kafka else []
+        remove_leftovers()
+        class_path = install_kafka(self._report, interrupted=self._interrupted) if self._options.kafka else []
         place = self._options.data_dir or Path(tempfile.gettempdir())
-        with explained("preparing the local stack", place):
-            self._assembly = assembly = assemble(self._options, class_path, self._report)
+        with as_local_stack_error("preparing the local stack", place):
+            self._assembly = assembly = assemble_stack(self._options, class_path, self._report)
         if assembly.kafka is not None and assembly.kafka.to_archive:
-            self._report("Preparing Kafka's classes for its later starts too: this once, its start takes 10 s longer")
+            self._report("Archiving Kafka's classes for faster later starts: this start takes 10 s longer")
         pool = ThreadPoolExecutor(2, "inmail-stack")
         try:
-            self._heed()
+            self._raise_if_interrupted()
             starts = [pool.submit(self._start, each) for each in (assembly.kafka, assembly.postgres) if each]
             for done in as_completed(starts):
                 done.result()
-            self._heed()
+            self._raise_if_interrupted()
         except BaseException as error:
             logs = self._end(keep=not self._interrupted.is_set())
-            self._heed()
+            self._raise_if_interrupted()
             if isinstance(error, LocalStackError):
                 raise type(error)(str(error).replace(str(assembly.logs), str(logs))) from error
             raise
@@ -112,32 +113,32 @@ class LocalStack:
             pool.shutdown()
 
     def interrupt(self) -> None:
-        """Let a `start` that runs in another thread, or any later one, end soon with `StartInterruptedError`."""
+        """Make a running `start` in another thread, and every later `start`, raise `StartInterruptedError` soon."""
         self._interrupted.set()
         assembly = self._assembly
         if assembly is not None:
-            assembly.leash.let_go()
+            assembly.supervisor.disconnect()
 
-    def _heed(self) -> None:
+    def _raise_if_interrupted(self) -> None:
         if self._interrupted.is_set():
-            raise StartInterruptedError("The start of the local stack was called off.")
+            raise StartInterruptedError("The start of the local stack was cancelled.")
 
     def stop(self) -> None:
-        """Stop the servers, and remove what is temporary. Does nothing when the stack is not running."""
-        ended = [each.program.name for each in self._running.values() if each.code is not None]
+        """Stop the servers and remove temporary files. Does nothing when the stack is not running."""
+        ended = [each.program.name for each in self._children.values() if each.code is not None]
         if self._assembly is not None:
             logs = self._end(keep=bool(ended))
             if ended:
-                self._report(f"{' and '.join(ended)} had ended before. Logs: {logs}")
+                self._report(f"{' and '.join(ended)} had already ended. Logs: {logs}")
 
     def check(self) -> None:
-        """Raise `ServerError` with the log's last lines when a server has ended by itself."""
-        for running in self._running.values():
-            if running.code is not None:
-                raise failure(running, f"{running.program.name} ended with code {running.code}")
+        """Raise `ServerError` with the last lines of the log when a server has ended unexpectedly."""
+        for child in self._children.values():
+            if child.code is not None:
+                raise describe_failure(child, f"{child.program.name} ended with code {child.code}")
 
     def kill_kafka(self) -> None:
-        """Kill the broker as a crash would; its data and port stay."""
+        """Kill the broker as a crash would; keep its data and port."""
         self._kill(self._kafka, signal.SIGKILL)
 
     def start_kafka(self) -> None:
@@ -145,9 +146,9 @@ class LocalStack:
         self._start(self._kafka)
 
     def kill_postgres(self) -> None:
-        """End the database server as a crash would, without a checkpoint; its data and port stay.
+        """End the database server as a crash would, without a checkpoint; keep its data and port.
 
-        By SIGQUIT, not SIGKILL: what is committed is as safe, and no shared memory stays behind.
+        SIGQUIT leaves committed data as safe as SIGKILL, and leaves no shared memory behind.
         """
         self._kill(self._postgres, signal.SIGQUIT)
 
@@ -157,23 +158,23 @@ class LocalStack:
 
     @property
     def kafka_bootstrap_servers(self) -> str:
-        """host:port of the broker."""
+        """The broker's address: host:port."""
         return f"{LOOPBACK}:{self._kafka.port}"
 
     @property
     def database_url(self) -> str:
-        """URL of the database `inmail`, as its superuser; no password is asked."""
+        """The URL of the database `inmail`, as its superuser, without a password."""
         return f"postgresql://{SUPERUSER}@{LOOPBACK}:{self._postgres.port}/{DATABASE}"
 
     @property
     def kafka_pid(self) -> int:
-        """Process id of the broker."""
-        return self._running[self._kafka.name].pid
+        """The process id of the broker."""
+        return self._children[self._kafka.name].pid
 
     @property
     def postgres_pid(self) -> int:
-        """Process id of the database server's first process."""
-        return self._running[self._postgres.name].pid
+        """The process id of the database server's first process."""
+        return self._children[self._postgres.name].pid
 
     @property
     def kafka_log(self) -> Path:
@@ -191,13 +192,13 @@ class LocalStack:
         return postgres_install() / "bin"
 
     @property
-    def keeper_pid(self) -> int:
-        """Process id of the keeper that owns the servers."""
-        return self._open.leash.pid
+    def supervisor_pid(self) -> int:
+        """The process id of the supervisor that owns the servers."""
+        return self._open.supervisor.pid
 
     @property
     def run_dir(self) -> Path:
-        """The temporary folder of this run, gone after it."""
+        """The temporary folder of this run, removed at its end."""
         return self._open.run
 
     @property
@@ -220,26 +221,26 @@ class LocalStack:
 
     def _start(self, server: KafkaServer | PostgresServer) -> None:
         self._report(f"Starting {server.title}")
-        with explained(f"starting {server.name}", server.log.parent):
-            server.prepare(self._open.leash)
-            self._running[server.name] = server.start(self._open.leash)
+        with as_local_stack_error(f"starting {server.name}", server.log.parent):
+            server.prepare(self._open.supervisor)
+            self._children[server.name] = server.start(self._open.supervisor)
 
     def _kill(self, server: KafkaServer | PostgresServer, number: signal.Signals) -> None:
-        running = self._running.pop(server.name)
-        self._open.leash.signal(running, number)
-        if running.wait(STOP_SECONDS) is None:
+        child = self._children.pop(server.name)
+        self._open.supervisor.signal(child, number)
+        if child.wait(STOP_SECONDS) is None:
             raise LocalStackError(f"{server.name} did not end.")
 
     def _end(self, *, keep: bool) -> Path:
-        """End everything and return the folder of the logs; temporary ones are kept only when asked."""
+        """Stop the servers and return the folder of the logs; keep temporary logs only if `keep`."""
         assembly, self._assembly = self._open, None
-        self._running.clear()
+        self._children.clear()
         try:
             if keep and self._options.data_dir is None:
                 return keep_logs(assembly.logs, assembly.run.name)
-        except OSError as error:  # the disk may be what is full
+        except OSError as error:  # the disk may be full
             self._report(f"The logs could not be kept: {error}")
         finally:
-            assembly.leash.stop(STOP_SECONDS)
-            sweep({assembly.run.parent})  # the keeper has done it, unless it was killed
+            assembly.supervisor.stop(STOP_SECONDS)
+            remove_leftovers({assembly.run.parent})  # already done by the supervisor, unless it was killed
         return assembly.logs

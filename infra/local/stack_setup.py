@@ -1,4 +1,4 @@
-"""Putting a stack together: folders, ports and locks claimed, and handed to the keeper that holds them from then on."""
+"""Assembles a stack: claims folders, ports and locks, and hands them to the supervisor that keeps them."""
 
 import json
 import os
@@ -11,19 +11,19 @@ from socket import socket
 
 from infra.local.artifacts import read_lock
 from infra.local.bundled_binaries import POSTGRES_MAJOR, java_version
-from infra.local.directories import PORTS, claim_data, create_run, reachable
+from infra.local.directories import PORTS, claim_data, create_run, is_reachable
 from infra.local.kafka_server import KafkaServer
-from infra.local.ports import kept_ports, release_where_needed, reserve_again
+from infra.local.ports import read_ports, release_where_needed, reserve_port_again
 from infra.local.postgres_server import PostgresServer, readable_install, server_user
 from infra.local.progress import Report
 from infra.local.supervisor_client import SupervisorClient
 
-__all__ = ["Assembly", "Options", "assemble"]
+__all__ = ["Assembly", "Options", "assemble_stack"]
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a stack was asked to be; see `LocalStack`."""
+    """The options of a stack; see `LocalStack`."""
 
     data_dir: Path | None
     kafka: bool
@@ -41,15 +41,15 @@ class Options:
 class Assembly:
     """A stack whose servers can be started."""
 
-    run: Path  # temporary; goes with the keeper
+    run: Path  # temporary; the supervisor removes it
     logs: Path
-    leash: SupervisorClient
+    supervisor: SupervisorClient
     kafka: KafkaServer | None
     postgres: PostgresServer | None
 
 
-def assemble(options: Options, class_path: Sequence[Path], report: Report) -> Assembly:
-    """Claim folders and ports, describe the servers and start their keeper. Raises `LocalStackError`, `OSError`."""
+def assemble_stack(options: Options, class_path: Sequence[Path], report: Report) -> Assembly:
+    """Claim folders and ports, and start the supervisor; return the stack. Raises `LocalStackError`, `OSError`."""
     home = None if options.data_dir is None else options.data_dir / "postgres"
     user = server_user(home) if options.postgres else None
     with ExitStack() as on_failure, ExitStack() as handed_over:
@@ -72,8 +72,8 @@ def assemble(options: Options, class_path: Sequence[Path], report: Report) -> As
             home.mkdir(exist_ok=True)
             home.chmod(0o711)
             seen = home
-            if not reachable(home, user):
-                # An open folder can be entered whatever lies above it, such as root's home.
+            if not is_reachable(home, user):
+                # A process can enter a folder that it has open even if it cannot pass the folders above, such as /root.
                 opened = os.open(home, os.O_RDONLY | os.O_DIRECTORY)
                 handed_over.callback(os.close, opened)
                 inherit.append(opened)
@@ -91,26 +91,26 @@ def assemble(options: Options, class_path: Sequence[Path], report: Report) -> As
         for each in reserved.values():
             release_where_needed(each)
         hold = [each.fileno() for each in reserved.values() if each.fileno() >= 0]
-        leash = SupervisorClient(inherit, hold, run, logs / "keeper.log")
+        supervisor = SupervisorClient(inherit, hold, run, logs / "supervisor.log")
         on_failure.pop_all()
-        return Assembly(run, logs, leash, kafka, postgres)
+        return Assembly(run, logs, supervisor, kafka, postgres)
 
 
 def _reserve(options: Options, base: Path, report: Report) -> dict[str, socket]:
-    """Reserve a port for each server. A data directory keeps those of its first run, so that addresses stay."""
+    """Reserve a port for each server. A data directory keeps the ports of its first run, so that addresses stay."""
     asked = {"kafka": options.kafka_port, "postgres": options.postgres_port}
     if options.data_dir is None:
         before: dict[str, int] = {}
     else:
-        before = kept_ports(base / PORTS, asked)
+        before = read_ports(base / PORTS, asked)
     with ExitStack() as on_failure:
         reserved: dict[str, socket] = {}
         for name, port in {**asked, "controller": None}.items():
             ours = before.get(name)
-            if ours in {each.getsockname()[1] for each in reserved.values()}:  # asked for by the other server now
+            if ours in {each.getsockname()[1] for each in reserved.values()}:  # now given to the other server
                 ours = None
             reserved[name] = on_failure.enter_context(
-                reserve_again(port, ours, name, report, options.usual_ports.get(name))
+                reserve_port_again(port, ours, name, report, options.usual_ports.get(name))
             )
         on_failure.pop_all()
     if options.data_dir is not None:
@@ -120,7 +120,7 @@ def _reserve(options: Options, base: Path, report: Report) -> dict[str, socket]:
 
 
 def _fresh_logs(logs: Path) -> Path:
-    """Return the folder of the logs, with those of the last run put aside."""
+    """Return the folder of the logs, after renaming the logs of the last run to `.log.previous`."""
     logs.mkdir(exist_ok=True)
     for log in logs.glob("*.log"):
         log.replace(log.with_suffix(".log.previous"))

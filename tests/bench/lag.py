@@ -13,7 +13,7 @@ from aiokafka.admin import NewTopic
 from prometheus_client import CollectorRegistry, generate_latest
 
 from infra.kafka.clients import admin_client, create_producer, partitions_of, reader
-from infra.kafka.cluster_queries import LATEST, lookup
+from infra.kafka.cluster_queries import LATEST, open_cluster_queries
 from infra.local.stack import LocalStack
 from infra.settings import Settings
 from tests.bench.books import Databases, stack_settings
@@ -95,7 +95,7 @@ async def _prepare(settings: Settings) -> Places:
     async with admin_client(settings) as admin:
         for topic in range(TOPICS):
             await admin.create_topics([NewTopic(f"bench-lag-{topic}", PARTITIONS, 1)])
-    async with lookup(settings) as asked, asyncio.timeout(_MADE_SECONDS):
+    async with open_cluster_queries(settings) as asked, asyncio.timeout(_MADE_SECONDS):
         while len(await asked.offsets(dict.fromkeys(places, LATEST))) < len(places):
             await asyncio.sleep(0.5)  # the broker makes their logs one by one
             await asked.refresh()

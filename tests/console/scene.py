@@ -10,7 +10,7 @@ from aiokafka import TopicPartition
 from pydantic import SecretStr
 
 from infra.kafka.clients import create_producer, reader
-from infra.local.ports import reserve
+from infra.local.ports import reserve_port
 from infra.settings import Settings
 from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS
 from tests.workers.letters import platinum
@@ -104,6 +104,6 @@ async def serve_test_console(settings: Settings, port: int | None = None, **chan
     """Serve a console on loopback with an operator's token."""
     tokens = {"console_operator_token": SecretStr(OPERATOR)}
     async with serve_console(
-        settings.model_copy(update=tokens | changes), reserve(port, "a test's console")
+        settings.model_copy(update=tokens | changes), reserve_port(port, "a test's console")
     ) as address:
         yield address

@@ -9,7 +9,7 @@ import pytest
 from aiohttp import ClientSession, CookieJar
 from pydantic import SecretStr
 
-from infra.local.ports import reserve
+from infra.local.ports import reserve_port
 from infra.settings import Settings, SettingsError, load_settings
 from tests.console.scene import OPERATOR, READER, serve_test_console
 from workers.console.access import Access, Role, TooManyAttemptsError, WrongTokenError, load_access
@@ -19,7 +19,7 @@ from workers.console.parameters import BadRequestError, parse_filter, parse_inst
 @pytest.fixture(scope="module")
 async def nowhere() -> AsyncIterator[Settings]:
     """Settings of servers that refuse every connection."""
-    closed = reserve(None, "nobody")
+    closed = reserve_port(None, "nobody")
     place = f"127.0.0.1:{closed.getsockname()[1]}"
     yield load_settings(
         kafka_bootstrap_servers=place, database_url=f"postgresql://{place}/inmail", console_timeout_seconds=2

@@ -10,7 +10,7 @@ from playwright.async_api import Browser
 from pydantic import SecretStr
 
 from infra.clock import utc_now
-from infra.local.ports import reserve
+from infra.local.ports import reserve_port
 from infra.postgres import connect_database
 from infra.settings import load_settings
 from schemas.catalogue import SEND_REQUESTS
@@ -217,7 +217,7 @@ async def test_a_page_of_another_origin_cannot_act(tab: Tab, scene: Scene, addre
     application.router.add_get("/", serve)
     runner = web.AppRunner(application)
     await runner.setup()
-    other = reserve(None, "a test's other page")
+    other = reserve_port(None, "a test's other page")
     await web.SockSite(runner, other).start()
     async with tab.page.expect_response(lambda answer: "/api/redrives/plan" in answer.url) as answered:
         await tab.page.goto(f"http://localhost:{other.getsockname()[1]}/")
@@ -264,7 +264,7 @@ async def test_a_database_that_hangs_is_an_error_with_a_retry(browser: Browser, 
 
 async def test_an_unreachable_kafka_is_shown_beside_the_ledgers_data(browser: Browser, scene: Scene) -> None:
     """The connection line, health and topics name Kafka; the account is still shown."""
-    closed = reserve(None, "nobody")
+    closed = reserve_port(None, "nobody")
     nowhere = f"127.0.0.1:{closed.getsockname()[1]}"
     async with (
         serve_test_console(scene.settings, kafka_bootstrap_servers=nowhere, console_timeout_seconds=2) as address,

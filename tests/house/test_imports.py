@@ -46,8 +46,9 @@ ROOMS = {
     "ops/doctor": {"ledger", "ops/books", "ops/lag", "ops/topics", "topology"},
     "ops/trace": {"jobs", "ledger", "ops/books", "ops/dead_letters", "topology"},
     "ops/replay": {"jobs", "ledger", "ops", "ops/books", "ops/compare", "ops/dead_letters", "topology"},
-    "console": {"ledger", "topology"} | _OPS,
-    "commands": {"console", "errors", "ledger", "simulate"} | _OPS,
+    "error_table": {"errors", "ledger"} | _OPS,  # beside `ops`, whose own two files its packages import
+    "console": {"error_table", "ledger", "topology"} | _OPS,
+    "commands": {"console", "error_table", "errors", "ledger", "simulate"} | _OPS,
     "local": {"commands", "console", "errors", "ledger", "ops/books", "ops/doctor", "ops/lag", "ops/topics"},
 }
 ROOMS["worker_command"] = {"commands", "jobs", "lane", "ledger"}  # puts a job into its lanes

@@ -21,7 +21,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from infra.local import artifacts, directories, kafka_server, postgres_server
-from infra.local.artifacts import Jar, Lock, install, sha256_of
+from infra.local.artifacts import Jar, Lock, install_kafka, sha256_of
 from infra.local.errors import (
     ArtifactError,
     DataDirectoryError,
@@ -31,7 +31,7 @@ from infra.local.errors import (
     ServerError,
     StartInterruptedError,
 )
-from infra.local.server_process import failure
+from infra.local.server_process import describe_failure
 from infra.local.stack import LocalStack
 from infra.local.supervisor_client import Child, Program
 
@@ -44,7 +44,7 @@ import json, os, signal, sys
 from infra.local.stack import LocalStack
 stack = LocalStack()
 stack.start()
-pids = [stack.keeper_pid, stack.kafka_pid, stack.postgres_pid]
+pids = [stack.supervisor_pid, stack.kafka_pid, stack.postgres_pid]
 forked = os.fork()
 if forked == 0:
     signal.pause()
@@ -63,7 +63,7 @@ def running() -> Iterator[LocalStack]:
 @pytest.fixture(scope="module")
 def jars() -> list[Path]:
     """Kafka's jars, fetched."""
-    return install(lambda _: None)
+    return install_kafka(lambda _: None)
 
 
 @pytest.fixture
@@ -171,14 +171,14 @@ async def test_a_second_stack_runs_beside_the_first(running: LocalStack) -> None
 async def test_a_stopped_stack_leaves_nothing_behind() -> None:
     """After stop there is no process, no temporary data and no port to connect to."""
     with LocalStack(kafka=False) as stack:
-        pids, run_dir = family(stack.keeper_pid), stack.run_dir
+        pids, run_dir = family(stack.supervisor_pid), stack.run_dir
 
     assert not any(alive(pid) for pid in pids)
     assert not run_dir.exists()
 
 
 def test_a_parent_killed_by_force_leaves_nothing_behind() -> None:
-    """A parent that gets SIGKILL can clean up nothing: the keeper does, though a fork of the parent lives on."""
+    """A parent that gets SIGKILL can clean up nothing: the supervisor does, though a fork of the parent lives on."""
     with subprocess.Popen(
         [sys.executable, "-c", PARENT],
         stdin=subprocess.PIPE,
@@ -196,20 +196,20 @@ def test_a_parent_killed_by_force_leaves_nothing_behind() -> None:
     os.kill(told["forked"], signal.SIGKILL)
 
 
-async def test_servers_die_with_a_keeper_killed_by_force_and_the_next_start_sweeps(
+async def test_servers_die_with_a_supervisor_killed_by_force_and_the_next_start_sweeps(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """A keeper that gets SIGKILL takes its servers along; its folder goes when a stack starts next."""
+    """A supervisor that gets SIGKILL takes its servers along; its folder goes when a stack starts next."""
     monkeypatch.setattr(directories, "cache_directory", lambda: tmp_path)  # where the logs are kept
     stack = LocalStack()
     stack.start()
-    pids, run_dir = family(stack.keeper_pid), stack.run_dir
-    os.kill(stack.keeper_pid, signal.SIGKILL)
+    pids, run_dir = family(stack.supervisor_pid), stack.run_dir
+    os.kill(stack.supervisor_pid, signal.SIGKILL)
 
     assert until(lambda: not any(alive(pid) for pid in pids))
     assert run_dir.exists()
-    assert until(lambda: directories._is_left(run_dir))  # the last thread of a process outlives its first
+    assert until(lambda: directories._is_leftover(run_dir))  # the last thread of a process outlives its first
     assert until(lambda: _ended(stack))
 
     with LocalStack(kafka=False):
@@ -227,15 +227,15 @@ def _ended(stack: LocalStack) -> bool:
 
 async def test_a_living_stack_is_not_swept(running: LocalStack) -> None:
     """Sweeping takes only folders whose processes are all gone."""
-    assert running.run_dir not in directories.sweep()
+    assert running.run_dir not in directories.remove_leftovers()
     assert running.run_dir.exists()
 
 
 async def test_the_terminals_interrupt_does_not_reach_the_servers(running: LocalStack) -> None:
-    """Keeper and servers are of another session than their parent."""
-    sessions = {os.getsid(pid) for pid in (running.keeper_pid, running.kafka_pid, running.postgres_pid)}
+    """Supervisor and servers are of another session than their parent."""
+    sessions = {os.getsid(pid) for pid in (running.supervisor_pid, running.kafka_pid, running.postgres_pid)}
 
-    assert {running.keeper_pid} == sessions
+    assert {running.supervisor_pid} == sessions
 
 
 @pytest.mark.parametrize("server", ["kafka", "postgres"])
@@ -291,7 +291,7 @@ def test_a_data_directory_keeps_the_ports_of_its_first_run(tmp_path: Path) -> No
 
     assert first == run()
     assert first not in (other, damaged)
-    taken = f"Port {port}, that of postgres before, is taken: another one is used this time"
+    taken = f"Port {port}, used by postgres before, is taken: using another port"
     assert [taken] == [line for line in told if not line.startswith("Starting")]
 
 
@@ -314,7 +314,7 @@ async def test_data_of_another_version_is_refused(tmp_path: Path, marker: str) -
     """Nothing tries to read data of other servers; the message says what to do."""
     (tmp_path / directories.MARKER).write_text(marker)
 
-    with pytest.raises(DataDirectoryError, match="remove the directory to start afresh"):
+    with pytest.raises(DataDirectoryError, match="remove the directory to start with no data"):
         LocalStack(data_dir=tmp_path, kafka=False).start()
 
 
@@ -346,7 +346,7 @@ def test_a_disk_that_is_full_is_named(tmp_path: Path) -> None:
     log.parent.mkdir(parents=True)
     log.write_text("java.io.IOException: No space left on device\n")
 
-    failed = failure(Child(Program("Kafka", [], {}, log, stop=15, death=9)), "Kafka ended with code 1")
+    failed = describe_failure(Child(Program("Kafka", [], {}, log, stop=15, death=9)), "Kafka ended with code 1")
 
     assert isinstance(failed, DiskFullError)
     assert str(failed).startswith(f"No room left on the disk of {tmp_path / 'data'}. Free some space and start again.")
@@ -355,7 +355,7 @@ def test_a_disk_that_is_full_is_named(tmp_path: Path) -> None:
 async def test_a_broker_that_does_not_come_up_tells_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The same for Kafka: here the virtual machine refuses an option."""
     stack = LocalStack(postgres=False, jvm_options=["-XX:+NoSuchOption"])
-    install(lambda _: None)
+    install_kafka(lambda _: None)
     monkeypatch.setattr(directories, "cache_directory", lambda: tmp_path)
 
     with pytest.raises(ServerError, match=r"(?s)Formatting Kafka's storage failed.*NoSuchOption"):
@@ -380,7 +380,7 @@ def test_a_broker_maps_the_archive_of_its_classes_and_does_without_a_damaged_one
 
     with LocalStack(postgres=False, report=told.append) as stack:
         (archive,) = ours.glob("*.aot")
-        assert "its start takes 10 s longer" in told[-2]
+        assert "this start takes 10 s longer" in told[-2]
         assert str(archive) in Path(f"/proc/{stack.kafka_pid}/maps").read_text()
         assert not list(ours.glob(".*aot*"))
     with archive.open("r+b") as file:
@@ -414,7 +414,7 @@ async def test_postgres_runs_from_a_place_that_its_user_cannot_reach(
 ) -> None:
     """As root the server is another user: it gets a copy of the binaries, and its data through an open folder."""
     unreachable = postgres_server.postgres_package()
-    monkeypatch.setattr(postgres_server, "reachable", lambda path, _: unreachable not in path.parents)
+    monkeypatch.setattr(postgres_server, "is_reachable", lambda path, _: unreachable not in path.parents)
 
     with LocalStack(data_dir=tmp_path / "data", kafka=False) as stack:
         executable = Path(psutil.Process(stack.postgres_pid).exe())
@@ -434,7 +434,7 @@ def test_what_is_missing_is_fetched_once_by_several_at_once(cache: Path) -> None
         return fake(artifact, folder)
 
     with ThreadPoolExecutor(4) as pool:
-        paths = list(pool.map(lambda _: install(lambda _: None, counting, LOCK), range(4)))
+        paths = list(pool.map(lambda _: install_kafka(lambda _: None, counting, LOCK), range(4)))
 
     assert [[cache / jar.file for jar in LOCK.jars]] * 4 == paths
     assert sorted(jar.artifact for jar in LOCK.jars) == sorted(fetched)
@@ -442,14 +442,14 @@ def test_what_is_missing_is_fetched_once_by_several_at_once(cache: Path) -> None
 
 def test_a_damaged_file_is_noticed_and_fetched_again(cache: Path) -> None:
     """A cached file that is no longer what the lock says is replaced, and that is told; the rest is left alone."""
-    install(lambda _: None, fake, LOCK)
+    install_kafka(lambda _: None, fake, LOCK)
     damaged = cache / LOCK.jars[2].file
     damaged.write_bytes(b"a ja")
     told: list[str] = []
 
-    install(told.append, fake, LOCK)
+    install_kafka(told.append, fake, LOCK)
 
-    assert [f"{damaged} is damaged: fetching it again", "Downloading Apache Kafka: 1 of 1 files"] == told
+    assert [f"{damaged} is damaged: downloading it again", "Downloading Apache Kafka: 1 of 1 files"] == told
     assert LOCK.jars[2].sha256 == sha256_of(damaged)
 
 
@@ -462,7 +462,7 @@ def test_a_file_that_is_not_the_pinned_one_is_refused(cache: Path) -> None:
         return path
 
     with pytest.raises(ArtifactError, match="was refused: its SHA-256 is"):
-        install(lambda _: None, other, LOCK)
+        install_kafka(lambda _: None, other, LOCK)
 
     assert [] == list(cache.glob("*.jar"))
 
@@ -471,12 +471,12 @@ def test_a_download_that_fails_says_what_to_do(cache: Path, monkeypatch: pytest.
     """Without a network the error names the file and what to look at; what came before it is kept."""
 
     def broken(artifact: str, folder: Path) -> Path:
-        return fake(artifact, folder) if artifact != LOCK.jars[-1].artifact else artifacts.fetch(artifact, folder)
+        return fake(artifact, folder) if artifact != LOCK.jars[-1].artifact else artifacts.download(artifact, folder)
 
     monkeypatch.setattr(artifacts, "DOWNLOADS_AT_ONCE", 1)
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     with pytest.raises(ArtifactError, match=r"Could not download group:name4:1: .* Is this machine online\?"):
-        install(lambda _: None, broken, LOCK)
+        install_kafka(lambda _: None, broken, LOCK)
 
     assert len(LOCK.jars) - 1 == len(list(cache.glob("*.jar")))
 
@@ -495,11 +495,11 @@ def test_a_start_that_is_called_off_waits_for_no_download(cache: Path) -> None:
             called_off.set()
 
     with pytest.raises(StartInterruptedError):
-        install(note, slow, LOCK, called_off)
+        install_kafka(note, slow, LOCK, called_off)
 
     assert [jar.file for jar in LOCK.jars[1:]] == sorted(path.name for path in cache.glob("*.jar"))
     hanging.set()
-    assert 5 == len(install(lambda _: None, fake, LOCK))
+    assert 5 == len(install_kafka(lambda _: None, fake, LOCK))
 
 
 def test_a_start_that_is_called_off_does_not_wait_for_another_process(cache: Path) -> None:
@@ -515,7 +515,7 @@ def test_a_start_that_is_called_off_does_not_wait_for_another_process(cache: Pat
     with (cache / ".lock").open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(StartInterruptedError):
-            install(note, fake, LOCK, called_off)
+            install_kafka(note, fake, LOCK, called_off)
 
     assert ["Another process is downloading Apache Kafka: waiting for it"] == told
 
@@ -526,7 +526,7 @@ def test_a_start_that_is_called_off_ends_the_servers_that_come_up() -> None:
 
     def call_off(line: str) -> None:
         if line.startswith("Starting"):
-            seen.append(family(stack.keeper_pid))
+            seen.append(family(stack.supervisor_pid))
             stack.interrupt()
 
     stack = LocalStack(kafka=False, report=call_off)
@@ -541,12 +541,12 @@ def test_a_start_that_is_called_off_ends_the_servers_that_come_up() -> None:
 @pytest.mark.usefixtures("cache")
 def test_once_cached_no_network_is_needed() -> None:
     """A second install asks nobody."""
-    install(lambda _: None, fake, LOCK)
+    install_kafka(lambda _: None, fake, LOCK)
 
     def unwanted(artifact: str, _folder: Path) -> Path:
         raise AssertionError(artifact)
 
-    assert len(LOCK.jars) == len(install(lambda _: None, unwanted, LOCK))
+    assert len(LOCK.jars) == len(install_kafka(lambda _: None, unwanted, LOCK))
 
 
 def test_a_cache_that_cannot_be_written_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -555,7 +555,7 @@ def test_a_cache_that_cannot_be_written_is_explained(tmp_path: Path, monkeypatch
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
 
     with pytest.raises(LocalStackError, match="XDG_CACHE_HOME chooses another place"):
-        install(lambda _: None, fake, LOCK)
+        install_kafka(lambda _: None, fake, LOCK)
 
 
 def test_the_lock_pins_every_file_by_digest() -> None:

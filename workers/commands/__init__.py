@@ -1,1 +1,1 @@
-"""What the command line needs beside the operator's functions: how a command runs and ends, and how answers look."""
+"""The commands: their options, how they run and end, and the layout of their answers."""

@@ -14,12 +14,14 @@ from workers.ops.books.statement import read_statement, write_csv
 
 __all__ = ["audit_command", "balance", "statement"]
 
-_AccountArgument = Annotated[str, typer.Argument(help="The account's id. Put -- before an id that begins with a dash.")]
+_AccountArgument = Annotated[
+    str, typer.Argument(help="The account's id. Write -- before an id that begins with a dash.")
+]
 _AsOfOption = Annotated[
     datetime | None,
     typer.Option(
         formats=INSTANT_FORMATS,
-        help="A time like 2026-01-31T09:30:00Z, or a day (its first instant in UTC).",
+        help="As of this time, like 2026-01-31T09:30:00Z, or the start of this day in UTC; default: now.",
     ),
 ]
 _CsvOption = Annotated[bool, typer.Option("--csv", help="Write CSV, one line for each row of the journal.")]
@@ -30,7 +32,7 @@ def statement(
 ) -> None:
     """Show an account's balance, lots and all statement lines."""
     if json and csv:
-        raise typer.BadParameter("one of them", param_hint="--json, --csv")
+        raise typer.BadParameter("give one of the two, not both", param_hint="--json, --csv")
     found = run_command(lambda settings: read_statement(settings, account, assume_utc(as_of)))
     if csv:
         typer.echo(write_csv(found).encode(), nl=False)
@@ -41,7 +43,7 @@ def statement(
 
 
 def balance(account: _AccountArgument, as_of: _AsOfOption = None, *, json: JsonOption = False) -> None:
-    """Show what an account can spend, by lot: now, at an earlier instant, or later if nothing happens until then."""
+    """Show the credits an account can spend, by lot: now, at an earlier time, or at a later time without new events."""
     found = run_command(lambda settings: read_balance(settings, account, assume_utc(as_of)))
     write_json(found) if json else show_balance(found)
 

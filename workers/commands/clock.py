@@ -1,4 +1,4 @@
-"""The commands that show lanes' clocks, decide about records far ahead, and set clocks back."""
+"""The commands that show the lanes' clocks, decide about records with future times, and set clocks back."""
 
 from datetime import datetime
 from typing import Annotated, Any
@@ -13,9 +13,9 @@ from workers.commands.options import (
     ReasonOption,
     YesOption,
     assume_utc,
+    check_since_1970,
     confirm,
-    operator,
-    since_1970,
+    require_operator,
     write_json,
 )
 from workers.commands.running import run_command
@@ -42,7 +42,7 @@ _Partition = Annotated[int, typer.Argument(min=0, help="The lane's partition.")]
 
 @clock.command("show")
 def show_command(*, json: JsonOption = False) -> None:
-    """Show the lanes' clocks, and the records held because their time is far ahead."""
+    """Show the lanes' clocks, and the records that are held because their time is far ahead."""
     clocks = run_command(read_clocks)
     write_json([each.summary() for each in clocks]) if json else show_clocks(clocks)
 
@@ -55,8 +55,8 @@ def accept_command(  # noqa: PLR0913 - one parameter an option
         datetime | None,
         typer.Option(
             formats=INSTANT_FORMATS,
-            callback=since_1970,
-            help="Let in all times up to this one, of the records behind it as well: a time with zone, or a day.",
+            callback=check_since_1970,
+            help="Accept all times up to this time, also of later records: a time with zone, or a day.",
         ),
     ] = None,
     by: ActorOption = None,
@@ -66,8 +66,8 @@ def accept_command(  # noqa: PLR0913 - one parameter an option
     yes: YesOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Let the time of a held record in: it is decided as of it, and the lane's clock never runs back by itself."""
-    person = None if dry_run else Operator(*operator(by, because))
+    """Accept the time of a held record: it is decided as of this time, and the lane's clock stays there."""
+    person = None if dry_run else require_operator(by, because)
     plan = run_command(
         lambda settings: plan_clock(settings, worker, partition, ClockDecision.ACCEPT, up_to=assume_utc(up_to))
     )
@@ -79,7 +79,8 @@ def set_aside_command(  # noqa: PLR0913 - one parameter an option
     worker: _Worker,
     partition: _Partition,
     to_offset: Annotated[
-        int | None, typer.Option(min=1, help="All records before this offset that are far ahead, not this one only.")
+        int | None,
+        typer.Option(min=1, help="All records before this offset that are far ahead, not only the held one."),
     ] = None,
     by: ActorOption = None,
     because: ReasonOption = None,
@@ -88,8 +89,8 @@ def set_aside_command(  # noqa: PLR0913 - one parameter an option
     yes: YesOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Have a held record become a dead letter that moves no clock; sent back (`dead-letters redrive`) it is decided."""
-    person = None if dry_run else Operator(*operator(by, because))
+    """Make a held record a dead letter, which moves no clock; `dead-letters redrive` sends it back to be decided."""
+    person = None if dry_run else require_operator(by, because)
     plan = run_command(
         lambda settings: plan_clock(settings, worker, partition, ClockDecision.SET_ASIDE, to_offset=to_offset)
     )
@@ -103,7 +104,7 @@ def _decide(plan: ClockPlan, person: Operator | None, *, yes: bool, json: bool) 
         if json:
             write_json({"plan": plan.summary()})
         return
-    confirm("Decide so?", yes=yes)
+    confirm("Record this decision?", yes=yes)
     done = run_command(lambda settings: decide_clock(settings, plan, person))
     if json:
         write_json({"operation": done.number, "plan": plan.summary(), "result": done.result})
@@ -117,7 +118,7 @@ def set_back_command(  # noqa: PLR0913 - one parameter an option
         datetime | None,
         typer.Option(
             formats=INSTANT_FORMATS,
-            callback=since_1970,
+            callback=check_since_1970,
             help="The time to set the clocks to, with zone, or a day; default: now.",
         ),
     ] = None,
@@ -130,8 +131,8 @@ def set_back_command(  # noqa: PLR0913 - one parameter an option
     yes: YesOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Set back the clocks of lanes that were carried off, far ahead of now. What was decided meanwhile stays."""
-    person = None if dry_run else Operator(*operator(by, because))
+    """Set back the clocks of lanes that are far ahead of now. Decisions made since then stay."""
+    person = None if dry_run else require_operator(by, because)
     plan = run_command(lambda settings: plan_set_back(settings, assume_utc(to), worker or (), partition or ()))
     if not json:
         show_set_back_plan(plan)

@@ -1,4 +1,4 @@
-"""The command that serves the console."""
+"""The command `console`: serves the operators' web page."""
 
 import secrets
 from typing import Annotated
@@ -21,8 +21,8 @@ _PortOption = Annotated[
 def console(port: _PortOption = None) -> None:
     """Serve the operators' console, a web page that shows the system's state, until Ctrl-C.
 
-    On loopback anybody can read; elsewhere INMAIL_CONSOLE_READER_TOKEN is needed. Acting needs
-    INMAIL_CONSOLE_OPERATOR_TOKEN: without one, a token is made for this run and printed.
+    On loopback everyone can read; on other addresses reading needs INMAIL_CONSOLE_READER_TOKEN. Operations need
+    INMAIL_CONSOLE_OPERATOR_TOKEN; without one, the command creates a token for this run and prints it.
     """
     from workers.console.access import is_loopback  # noqa: PLC0415 - no other command needs a web server
     from workers.console.server import serve_console  # noqa: PLC0415
@@ -30,16 +30,16 @@ def console(port: _PortOption = None) -> None:
     async def run(settings: Settings) -> None:
         stop = stop_requested()
         chosen = settings if port is None else settings.model_copy(update={"console_port": port})
-        made = None
+        token = None
         if is_loopback(chosen.console_address) and not (
             chosen.console_operator_token or chosen.console_operator_token_file
         ):
-            made = secrets.token_urlsafe(24)
-            chosen = chosen.model_copy(update={"console_operator_token": SecretStr(made)})
+            token = secrets.token_urlsafe(24)
+            chosen = chosen.model_copy(update={"console_operator_token": SecretStr(token)})
         async with serve_console(chosen) as address:
             terminal().print(f"The console is at {address}", soft_wrap=True)
-            if made is not None:
-                terminal().print(f"To act, sign in with this token, of this run only: {made}", soft_wrap=True)
+            if token is not None:
+                terminal().print(f"To run operations, sign in with the token of this run: {token}", soft_wrap=True)
             await stop.wait()
 
     run_command(run)

@@ -7,7 +7,7 @@ import typer
 
 from infra.settings import Settings
 from infra.shutdown import stop_requested
-from infra.terminal import error_console, progress_of
+from infra.terminal import error_console, show_progress
 from schemas.catalogue import INPUT_TOPICS
 from schemas.results import DeadLetterReason
 from workers.commands.options import (
@@ -19,7 +19,7 @@ from workers.commands.options import (
     YesOption,
     assume_utc,
     confirm,
-    operator,
+    require_operator,
     write_json,
 )
 from workers.commands.running import Exit, run_command
@@ -69,38 +69,38 @@ def list_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     before: _BeforeFilter = None,
     at: _AtFilter = None,
     operation: Annotated[int | None, typer.Option(help="Only messages that this operation sent back.")] = None,
-    last: Annotated[int, typer.Option(min=1, help="How many to show, newest first.")] = 50,
+    last: Annotated[int, typer.Option(min=1, help="Maximum number of dead letters, newest first.")] = 50,
     *,
     count: Annotated[bool, typer.Option("--count", help="Show counts by topic and reason only.")] = False,
     json: JsonOption = False,
 ) -> None:
     """List dead letters, newest first, with the history of each."""
     selection = _selection(reason, topic, account, type_, after, before, at)
-    told = run_command(lambda settings: history.report_dead_letters(settings, selection, last, operation))
+    report = run_command(lambda settings: history.report_dead_letters(settings, selection, last, operation))
     if count:
-        rows = [(*key, number) for key, number in sorted(told.counts.items())]
+        rows = [(*key, number) for key, number in sorted(report.counts.items())]
         names = ("topic", "reason", "letters")
         write_json([dict(zip(names, row, strict=True)) for row in rows]) if json else show_dead_letter_counts(rows)
     elif json:
-        write_json(told.summary())
+        write_json(report.summary())
     else:
-        show_dead_letters(told)
-    _complain(told)
+        show_dead_letters(report)
+    _warn_if_incomplete(report)
 
 
 @dead_letters.command("show")
 def show_command(
-    place: Annotated[str, typer.Argument(metavar="PARTITION/OFFSET", help="Where the list says it is.")],
+    place: Annotated[str, typer.Argument(metavar="PARTITION/OFFSET", help="The dead letter's place, as listed.")],
     *,
     json: JsonOption = False,
 ) -> None:
-    """Show one dead letter: the message as it was read, and its history."""
+    """Show one dead letter: the message as read, and its history."""
     partition, offset = _place(place, "PARTITION/OFFSET")
     if partition is None or offset is None:
         raise typer.BadParameter("expected PARTITION/OFFSET, like 3/17", param_hint="PARTITION/OFFSET")
-    told = run_command(lambda settings: history.report_dead_letter(settings, partition, offset))
-    write_json(told.summary()[0]) if json else show_dead_letter(*told.letters[0])
-    _complain(told)
+    report = run_command(lambda settings: history.report_dead_letter(settings, partition, offset))
+    write_json(report.summary()[0]) if json else show_dead_letter(*report.letters[0])
+    _warn_if_incomplete(report)
 
 
 @dead_letters.command("redrive")
@@ -112,7 +112,9 @@ def redrive_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     after: _AfterFilter = None,
     before: _BeforeFilter = None,
     at: _AtFilter = None,
-    rate: Annotated[float, typer.Option(min=RATES[0], max=RATES[1], help="Messages per second at most.")] = 100,
+    rate: Annotated[
+        float, typer.Option(min=RATES[0], max=RATES[1], help="Maximum rate, in messages per second.")
+    ] = 100,
     limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of messages.")] = None,
     by: ActorOption = None,
     because: ReasonOption = None,
@@ -123,14 +125,14 @@ def redrive_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     yes: YesOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Send messages back to where they came from, as they were, to be decided as of now.
+    """Send messages unchanged to the partitions they came from, to be decided as of now.
 
-    Each passes the guard: a request that was answered gets its first answer again and moves nothing. Ctrl-C stops
-    between two messages; the same command goes on from there.
+    A request that was answered before gets its first answer again and moves no credits. Ctrl-C stops between two
+    messages; the same command continues there.
     """
     selection = _selection(reason, topic, account, type_, after, before, at)
     options = RedriveOptions(rate, limit, again, anyway)
-    person = None if dry_run else Operator(*operator(by, because))
+    person = None if dry_run else require_operator(by, because)
     plan = run_command(lambda settings: plan_redrive(settings, selection, options))
     if not json:
         show_redrive_plan(plan)
@@ -152,7 +154,7 @@ def redrive_command(  # noqa: PLR0913, PLR0917 - one parameter an option
 
 
 def _redrive(selection: LetterFilter, options: RedriveOptions, plan: RedrivePlan, person: Operator) -> OngoingOperation:
-    with progress_of(plan.count, "messages", error_console()) as progress:
+    with show_progress(plan.count, "messages", error_console()) as progress:
 
         async def run(settings: Settings) -> OngoingOperation:
             return await redrive(
@@ -184,8 +186,8 @@ def _place(text: str, hint: str) -> tuple[int, int | None]:
     return int(partition), int(offset) if slash else None
 
 
-def _complain(told: history.DeadLetterReport) -> None:
-    if told.silent is not None:
+def _warn_if_incomplete(report: history.DeadLetterReport) -> None:
+    if report.silent is not None:
         error_console().print(
-            f"The history of the dead letters is unknown, because Postgres cannot be queried: {told.silent}"
+            f"The history of the dead letters is unknown, because Postgres cannot be queried: {report.silent}"
         )

@@ -1,4 +1,4 @@
-"""The command `lag`: shows the lag of groups once, live, or over HTTP."""
+"""The command `lag`: shows the lag of groups once, repeatedly or over HTTP."""
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -20,22 +20,25 @@ __all__ = ["lag"]
 
 def lag(  # noqa: PLR0913 - one parameter an option
     *,
-    group: Annotated[list[str] | None, typer.Option(help="Only this group, a worker's or another; repeatable.")] = None,
+    group: Annotated[
+        list[str] | None, typer.Option(help="Only this group, of a worker or any other; repeatable.")
+    ] = None,
     every_group: Annotated[bool, typer.Option("--all", help="All groups of the cluster.")] = False,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Repeat until Ctrl-C.")] = False,
     serve: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Serve /lag and /metrics; a port alone means loopback.")
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Serve /lag and /metrics; a port without a host is on loopback."),
     ] = None,
     every: Annotated[float, typer.Option(min=0.5, max=3600, help="Seconds between two samples.")] = 5.0,
     window: Annotated[
-        float, typer.Option(min=1, max=3600, help="Seconds without a commit until a consumer counts as stalled.")
+        float, typer.Option(min=1, max=3600, help="Seconds without a commit after which a consumer is stalled.")
     ] = 30.0,
     json: JsonOption = False,
 ) -> None:
-    """Show how far groups are behind their input, in records and in time, how they stand and why.
+    """Show how far groups are behind their input, in records and in seconds, with a status and its reason.
 
-    Our workers' groups, unless others are asked for. What was committed in the minutes before is read from Kafka, so
-    that the first sample is as complete as the tenth.
+    Shows the workers' groups by default. The commits of the last minutes are read from Kafka, so the first sample is as
+    complete as the tenth.
     """
     watched = partial(observer, groups=group or None, every=every_group, limits=StatusLimits(window_seconds=window))
     if not watch and serve is None:
@@ -44,7 +47,7 @@ def lag(  # noqa: PLR0913 - one parameter an option
         if trouble is not None:
             error_console().print(trouble, soft_wrap=True)
         return
-    run_command(lambda settings: _go_on(watched(settings), serve, every, json=json, silent=not watch), following=True)
+    run_command(lambda settings: _repeat(watched(settings), serve, every, json=json, silent=not watch), following=True)
 
 
 async def _once(opening: AbstractAsyncContextManager[LagObserver]) -> tuple[Sequence[GroupLag], str | None]:
@@ -53,10 +56,10 @@ async def _once(opening: AbstractAsyncContextManager[LagObserver]) -> tuple[Sequ
         return found.groups, found.trouble
 
 
-async def _go_on(
+async def _repeat(
     opening: AbstractAsyncContextManager[LagObserver], serve: str | None, every: float, *, json: bool, silent: bool
 ) -> None:
-    """Look again and again: draw what is seen, write it line by line, or only serve it."""
+    """Take samples until cancelled: draw each one, write it as a line, or only serve it."""
     out = console()
     async with opening as found, AsyncExitStack() as stack:
         if serve is not None:

@@ -11,7 +11,7 @@ from workers.ops.books.metrics_exporter import read_once, run_observer
 
 __all__ = ["metrics"]
 
-_PORT = 9464  # where OpenTelemetry's Prometheus exporters listen by default
+_PORT = 9464  # the default port of OpenTelemetry's Prometheus exporters
 
 
 def metrics(
@@ -24,7 +24,7 @@ def metrics(
 ) -> None:
     """Show the metrics of the whole ledger: credits, conservation, stored but unpublished outcomes.
 
-    One such process is enough. Each worker answers for itself, on its own INMAIL_HEALTH_PORT.
+    One such process is enough. Each worker serves its own metrics on its INMAIL_HEALTH_PORT.
     """
     if not serve:
         typer.echo(run_command(read_once), nl=False)

@@ -1,4 +1,4 @@
-"""The command that brings the database to this version."""
+"""The command `migrate`: updates the database to this version."""
 
 from infra.migrate import Migrated, migrate
 from infra.postgres import connect_database
@@ -12,10 +12,10 @@ __all__ = ["migrate_command"]
 
 
 def migrate_command() -> None:
-    """Bring the database to this version: apply missing migrations, replace all functions."""
+    """Update the database to this version: apply missing migrations, replace all functions."""
 
     async def run(settings: Settings) -> Migrated:
-        connection = await connect_database(settings, patient=True)  # an index of a large journal takes minutes
+        connection = await connect_database(settings, patient=True)  # indexing a large journal takes minutes
         try:
             await check_search_path(connection)
             for weak in await find_weak_settings(connection):

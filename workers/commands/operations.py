@@ -7,7 +7,7 @@ import typer
 from workers.commands.options import JsonOption, write_json
 from workers.commands.running import run_command
 from workers.commands.views.dead_letters import show_operation, show_operations
-from workers.ops import operations as kept
+from workers.ops.operations import list_operations, read_operation
 
 __all__ = ["operations"]
 
@@ -16,10 +16,12 @@ operations = typer.Typer(no_args_is_help=True, add_completion=False)
 
 @operations.command("list")
 def list_command(
-    last: Annotated[int, typer.Option(min=1, help="How many to show, newest first.")] = 50, *, json: JsonOption = False
+    last: Annotated[int, typer.Option(min=1, help="Maximum number of operations, newest first.")] = 50,
+    *,
+    json: JsonOption = False,
 ) -> None:
     """List operations, newest first."""
-    found = run_command(lambda settings: kept.list_operations(settings, last))
+    found = run_command(lambda settings: list_operations(settings, last))
     write_json(found) if json else show_operations(found)
 
 
@@ -32,5 +34,5 @@ def show_command(
     json: JsonOption = False,
 ) -> None:
     """Show one operation: its plan and its result."""
-    found = run_command(lambda settings: kept.read_operation(settings, number))
+    found = run_command(lambda settings: read_operation(settings, number))
     write_json(found) if json else show_operation(found)

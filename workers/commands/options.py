@@ -1,4 +1,4 @@
-"""Options that several commands share: JSON output, instants, actor and reason."""
+"""Options of several commands: JSON output, times, actor and reason."""
 
 import getpass
 import math
@@ -10,6 +10,7 @@ from pydantic_core import to_json
 
 from infra.clock import EPOCH
 from workers.commands.running import Exit, fail
+from workers.ops.operations import Operator
 
 __all__ = [
     "INSTANT_FORMATS",
@@ -19,10 +20,10 @@ __all__ = [
     "ReasonOption",
     "YesOption",
     "assume_utc",
+    "check_finite",
+    "check_since_1970",
     "confirm",
-    "finite",
-    "operator",
-    "since_1970",
+    "require_operator",
     "write_json",
 ]
 
@@ -31,25 +32,25 @@ INSTANT_FORMATS = ["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S.%f%z", "%Y-%m-%d"]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show the plan and change nothing.")]
 YesOption = Annotated[bool, typer.Option("--yes", help="Skip the confirmation.")]
-ActorOption = Annotated[str | None, typer.Option(help="Who acts, for the record; default: the user's name.")]
+ActorOption = Annotated[str | None, typer.Option(help="The operator's name, for the record; default: the user's name.")]
 ReasonOption = Annotated[str | None, typer.Option(help="The reason, for the record. Required except for a dry run.")]
 
 
 def write_json(answer: object) -> None:
-    """Write an answer for a program."""
+    """Write an answer as JSON to standard output."""
     typer.echo(to_json(answer, indent=2, bytes_mode="base64"))
 
 
 def assume_utc(time: datetime | None) -> datetime | None:
-    """Return a time of the command line with its zone: a day begins in UTC."""
+    """Return a time with its zone; a day without a zone is in UTC."""
     return time.replace(tzinfo=UTC) if time is not None and time.tzinfo is None else time
 
 
-def finite(number: float | None) -> float | None:
-    """Refuse a number without an end, which passes where a range has none.
+def check_finite(number: float | None) -> float | None:
+    """Return the number if it is finite; a range without an upper bound accepts `inf` and `nan`.
 
     Raises:
-        typer.BadParameter: when it is.
+        typer.BadParameter: when the number is not finite.
 
     """
     if number is not None and not math.isfinite(number):
@@ -57,11 +58,11 @@ def finite(number: float | None) -> float | None:
     return number
 
 
-def since_1970(time: datetime | None) -> datetime | None:
-    """Refuse a time that Kafka cannot say.
+def check_since_1970(time: datetime | None) -> datetime | None:
+    """Return the time if Kafka can represent it.
 
     Raises:
-        typer.BadParameter: when it is before 1970.
+        typer.BadParameter: when the time is before 1970.
 
     """
     if (instant := assume_utc(time)) is not None and instant < EPOCH:
@@ -69,21 +70,26 @@ def since_1970(time: datetime | None) -> datetime | None:
     return time
 
 
-def operator(by: str | None, because: str | None) -> tuple[str, str]:
-    """Return who does something and why; both go on record."""
+def require_operator(by: str | None, because: str | None) -> Operator:
+    """Return the operator: the name and the reason, both for the record.
+
+    Raises:
+        typer.BadParameter: when one of the two is missing.
+
+    """
     if not (because or "").strip():
-        raise typer.BadParameter("say why, for the record", param_hint="--because")
+        raise typer.BadParameter("give a reason, for the record", param_hint="--because")
     try:
         name = by or getpass.getuser()
     except (KeyError, OSError):  # a container's user has no name
         name = ""
     if not name.strip():
-        raise typer.BadParameter("say who, for the record", param_hint="--by")
-    return name.strip(), (because or "").strip()
+        raise typer.BadParameter("give your name, for the record", param_hint="--by")
+    return Operator(name.strip(), (because or "").strip())
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask before something is done, unless told not to; end the process where the answer is no."""
+    """Ask the operator for confirmation, unless `yes`; end the process if the answer is no or there is no terminal."""
     if yes:
         return
     if not typer.get_text_stream("stdin").isatty():

@@ -1,4 +1,4 @@
-"""The command that publishes files, as a producer would."""
+"""The command `publish`: publishes files, as a producer does."""
 
 from pathlib import Path
 from typing import Annotated, BinaryIO
@@ -16,14 +16,14 @@ __all__ = ["publish_command"]
 
 def publish_command(
     files: Annotated[
-        list[typer.FileBinaryRead], typer.Argument(metavar="FILE...", help="NDJSON; - is standard input.")
+        list[typer.FileBinaryRead], typer.Argument(metavar="FILE...", help="NDJSON files; - is standard input.")
     ],
-    topic: Annotated[str | None, typer.Option(help="Where events of unknown types go.")] = None,
+    topic: Annotated[str | None, typer.Option(help="The topic of events with an unknown type.")] = None,
     record_time: Annotated[
-        PublishTime, typer.Option(help="The record's time: now, or that of the event (on topics with CreateTime).")
+        PublishTime, typer.Option(help="The record's time: now, or the event's time (on topics with CreateTime).")
     ] = PublishTime.NOW,
 ) -> None:
-    """Publish files: on each line a CloudEvent, or {"record": {topic, key, timestamp, value, headers}}."""
+    """Publish files. Each line is a CloudEvent, or {"record": {topic, key, timestamp, value, headers}}."""
     failed = False
     for file in files:
         published = _publish_with_progress(file, topic, record_time)

@@ -1,4 +1,4 @@
-"""The commands that go over what was decided: each with a plan first, on record, and moving no credit twice."""
+"""The commands of `replay`: each shows a plan first, is recorded, and moves no credit twice."""
 
 import typer
 

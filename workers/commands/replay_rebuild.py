@@ -9,7 +9,7 @@ from pydantic import PostgresDsn, SecretStr, ValidationError
 
 from infra.settings import Settings
 from infra.shutdown import stop_requested
-from infra.terminal import error_console, progress_of
+from infra.terminal import error_console, show_progress
 from schemas.billing import CreditsAdjustedData
 from schemas.envelope import encode
 from workers.commands.options import (
@@ -20,10 +20,10 @@ from workers.commands.options import (
     ReasonOption,
     YesOption,
     assume_utc,
+    check_finite,
+    check_since_1970,
     confirm,
-    finite,
-    operator,
-    since_1970,
+    require_operator,
     write_json,
 )
 from workers.commands.running import Exit, run_command
@@ -39,36 +39,58 @@ __all__ = ["rebuild_command", "shadow_command"]
 
 _DatabaseOption = Annotated[
     str | None,
-    typer.Option("--database", metavar="URL", help="postgresql:// address of an empty database for the target ledger."),
+    typer.Option(
+        "--database",
+        metavar="URL",
+        help="The postgresql:// address of an empty database, to decide into and compare with the live one.",
+    ),
 ]
 _SchemaOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="An empty schema for the target ledger, created if missing; without --database, in the live database.",
+        help="An empty schema to decide into, created if missing; without --database, in the live database.",
     ),
 ]
 _RateOption = Annotated[
     float | None,
-    typer.Option(min=1, callback=finite, help="Maximum rate, in records per second; default: unlimited."),
+    typer.Option(min=1, callback=check_finite, help="Maximum rate, in records per second; default: unlimited."),
 ]
 _PageOption = Annotated[
     Path | None, typer.Option("--page", metavar="FILE", help="Write the comparison as an HTML page.")
 ]
 _PartialOption = Annotated[
-    bool, typer.Option("--partial", help="Also where retention has taken the beginning of a topic.")
+    bool, typer.Option("--partial", help="Allow topics whose first records retention has deleted.")
 ]
+_CatalogueOption = Annotated[Path | None, typer.Option(help="The plan catalogue to decide by; default: the live one.")]
 _ChangesOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="Change a value of the catalogue: 'plans.*.rollover=false'."),
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Change a value of the catalogue, like 'plans.*.rollover=false'; repeatable.",
+    ),
 ]
 _SinceOption = Annotated[
     datetime | None,
-    typer.Option(formats=INSTANT_FORMATS, help="It holds for what was read from then on; before, the live one does."),
+    typer.Option(
+        formats=INSTANT_FORMATS, help="Use the catalogue for records from this time on, and the live catalogue before."
+    ),
+]
+_FromOption = Annotated[
+    datetime | None,
+    typer.Option(
+        "--from",
+        formats=INSTANT_FORMATS,
+        callback=check_since_1970,
+        help="Leave out records before this time, and the lots they opened.",
+    ),
 ]
 _CorrectionsOption = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Write adjustments that would set the live books right, for `publish`."),
+    typer.Option(
+        metavar="FILE", help="Write the adjustments that would correct the live ledger, for `inmail publish`."
+    ),
 ]
 
 
@@ -85,14 +107,14 @@ def rebuild_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     yes: YesOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Decide all topics again into an empty database, publish nothing, and compare: the books must be the same.
+    """Decide all topics again into an empty database, publish nothing, and compare it with the live database.
 
-    Reads as far as the live books have read. Ctrl-C stops between two transactions; the same command goes on from there
-    and, where all was read, compares again.
+    Reads up to where the live workers have read; the two must be equal. Ctrl-C stops between two transactions; the same
+    command continues there, and compares again if all was read.
     """
-    asked = RebuildRequest("replay rebuild", *_place(database, schema), partial=partial)
+    request = RebuildRequest("replay rebuild", *_target_place(database, schema), partial=partial)
     comparison = _run(
-        asked, rate, None if dry_run else Operator(*operator(by, because)), _Files(page), yes=yes, json=json
+        request, rate, None if dry_run else require_operator(by, because), _Files(page), yes=yes, json=json
     )
     if comparison is not None and not comparison.same:
         raise typer.Exit(Exit.NO)
@@ -101,17 +123,12 @@ def rebuild_command(  # noqa: PLR0913, PLR0917 - one parameter an option
 def shadow_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     database: _DatabaseOption = None,
     schema: _SchemaOption = None,
-    catalogue: Annotated[Path | None, typer.Option(help="Plan catalogue to decide by; the live one if none.")] = None,
+    catalogue: _CatalogueOption = None,
     changes: _ChangesOption = None,
     since: _SinceOption = None,
-    start: Annotated[
-        datetime | None,
-        typer.Option(
-            "--from", formats=INSTANT_FORMATS, callback=since_1970, help="Leave out what was read before: lots too."
-        ),
-    ] = None,
+    start: _FromOption = None,
     until: Annotated[
-        datetime | None, typer.Option(formats=INSTANT_FORMATS, help="Leave out what was read then or later.")
+        datetime | None, typer.Option(formats=INSTANT_FORMATS, help="Leave out records at or after this time.")
     ] = None,
     corrections: _CorrectionsOption = None,
     rate: _RateOption = None,
@@ -124,16 +141,16 @@ def shadow_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     yes: YesOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Decide the topics again by this version and another catalogue into an empty database, and say what would differ.
+    """Decide the topics again with this version and another catalogue into an empty database, and show the differences.
 
-    Nothing is published and the live books stay as they are. Ctrl-C stops between two transactions; the same command
-    goes on from there.
+    Publishes nothing and does not change the live database. Ctrl-C stops between two transactions; the same command
+    continues there.
     """
     if corrections is not None and until is not None:
-        raise typer.BadParameter("needs all that came up to now: no --until", param_hint="--corrections")
-    asked = RebuildRequest(
+        raise typer.BadParameter("needs all records up to now: leave out --until", param_hint="--corrections")
+    request = RebuildRequest(
         "replay shadow",
-        *_place(database, schema),
+        *_target_place(database, schema),
         str(catalogue.resolve()) if catalogue else None,
         tuple(changes or ()),
         assume_utc(since),
@@ -141,10 +158,10 @@ def shadow_command(  # noqa: PLR0913, PLR0917 - one parameter an option
         assume_utc(until),
         partial,
     )
-    person = None if dry_run else Operator(*operator(by, because))
+    person = None if dry_run else require_operator(by, because)
     if corrections is not None and person is not None:
-        _check_words(person)
-    _run(asked, rate, person, _Files(page, corrections), yes=yes, json=json)
+        _check_adjustment_texts(person)
+    _run(request, rate, person, _Files(page, corrections), yes=yes, json=json)
 
 
 class _Files(NamedTuple):
@@ -154,11 +171,11 @@ class _Files(NamedTuple):
     corrections: Path | None = None
 
 
-def _place(url: str | None, schema: str | None) -> tuple[SecretStr | None, str | None]:
-    """Return the settings of the target ledger."""
+def _target_place(url: str | None, schema: str | None) -> tuple[SecretStr | None, str | None]:
+    """Return the address and the schema of the target database."""
     if url is None:
         if schema is None:
-            raise typer.BadParameter("give the target ledger's place", param_hint="--database or --schema")
+            raise typer.BadParameter("give a database or schema to decide into", param_hint="--database or --schema")
         return None, schema
     try:
         PostgresDsn(url)
@@ -167,10 +184,10 @@ def _place(url: str | None, schema: str | None) -> tuple[SecretStr | None, str |
     return SecretStr(url), schema
 
 
-def _run(  # noqa: PLR0913 - what both verbs are asked
-    asked: RebuildRequest, rate: float | None, person: Operator | None, files: _Files, *, yes: bool, json: bool
+def _run(  # noqa: PLR0913 - the arguments of both verbs
+    request: RebuildRequest, rate: float | None, person: Operator | None, files: _Files, *, yes: bool, json: bool
 ) -> Comparison | None:
-    plan = run_command(lambda settings: plan_rebuild(settings, asked))
+    plan = run_command(lambda settings: plan_rebuild(settings, request))
     if not json:
         show_rebuild_plan(plan, rate)
     if person is None:
@@ -178,14 +195,14 @@ def _run(  # noqa: PLR0913 - what both verbs are asked
             write_json({"plan": plan.summary()})
         return None
     confirm(f"Decide {plan.records:,} records again into {plan.database}?", yes=yes)
-    done, comparison = _rerun(asked, plan, person, rate)
+    done, comparison = _rebuild_with_progress(request, plan, person, rate)
     if files.page is not None and comparison is not None:
         facts = {"database": plan.database, "by": person.actor, "because": person.reason}
-        page = render_page(comparison, f"inmail {asked.verb}, operation {done.number}", facts)
+        page = render_page(comparison, f"inmail {request.verb}, operation {done.number}", facts)
         files.page.write_text(page, encoding="utf-8")
     corrections = None
     if files.corrections is not None and comparison is not None:
-        corrections = _correct(asked, person, files.corrections)
+        corrections = _write_corrections(request, person, files.corrections)
     if json:
         answer = {"operation": done.number, "plan": plan.summary(), "result": done.result}
         answer["comparison"] = comparison.summary() if comparison else None
@@ -201,32 +218,34 @@ def _run(  # noqa: PLR0913 - what both verbs are asked
     return comparison
 
 
-def _check_words(person: Operator) -> None:
-    """Refuse, before all is read, what an adjustment cannot carry."""
+def _check_adjustment_texts(person: Operator) -> None:
+    """Refuse an actor or a reason that an adjustment cannot contain, before the topics are read."""
     try:
         CreditsAdjustedData(credits=1, actor=person.actor, reason=person.reason)
     except ValidationError as error:
         first = error.errors()[0]
         hint = "--by" if first["loc"] == ("actor",) else "--because"
-        raise typer.BadParameter(f"an adjustment cannot carry it: {first['msg']}", param_hint=hint) from None
+        raise typer.BadParameter(f"an adjustment cannot contain it: {first['msg']}", param_hint=hint) from None
 
 
-def _correct(asked: RebuildRequest, person: Operator, file: Path) -> Corrections:
-    """Write the adjustments to a file."""
-    whole = asked.start is None and not asked.partial
+def _write_corrections(request: RebuildRequest, person: Operator, file: Path) -> Corrections:
+    """Find the adjustments, write them to a file and return them."""
+    whole = request.start is None and not request.partial
     found = run_command(
-        lambda settings: find_corrections(settings, target_settings(settings, asked), *person, whole=whole)
+        lambda settings: find_corrections(settings, target_settings(settings, request), *person, whole=whole)
     )
     file.write_bytes(b"".join(encode(event) + b"\n" for event in found.events))
     return found
 
 
-def _rerun(
-    asked: RebuildRequest, plan: RebuildPlan, person: Operator, rate: float | None
+def _rebuild_with_progress(
+    request: RebuildRequest, plan: RebuildPlan, person: Operator, rate: float | None
 ) -> tuple[OngoingOperation, Comparison | None]:
-    with progress_of(max(1, plan.records), "records", error_console()) as progress:
+    with show_progress(max(1, plan.records), "records", error_console()) as progress:
 
         async def run(settings: Settings) -> tuple[OngoingOperation, Comparison | None]:
-            return await rebuild(settings, asked, plan, who=person, stop=stop_requested(), rate=rate, progress=progress)
+            return await rebuild(
+                settings, request, plan, who=person, stop=stop_requested(), rate=rate, progress=progress
+            )
 
         return run_command(run)

@@ -8,7 +8,7 @@ import typer
 
 from infra.settings import Settings
 from infra.shutdown import stop_requested
-from infra.terminal import error_console, progress_of
+from infra.terminal import error_console, show_progress
 from workers.commands.options import (
     INSTANT_FORMATS,
     ActorOption,
@@ -18,7 +18,7 @@ from workers.commands.options import (
     YesOption,
     assume_utc,
     confirm,
-    operator,
+    require_operator,
     write_json,
 )
 from workers.commands.running import Exit, run_command
@@ -30,46 +30,57 @@ from workers.ops.replay.reemit_plan import ReemitPlan, RowFilter, plan_reemit
 
 __all__ = ["reemit_command"]
 
+_RequestFilter = Annotated[
+    UUID | None, typer.Option(help="Only the answer to this request and the movements it caused.")
+]
+_AfterFilter = Annotated[
+    datetime | None,
+    typer.Option(formats=INSTANT_FORMATS, help="Only events decided as of this time or later: a time or a day."),
+]
+_BeforeFilter = Annotated[
+    datetime | None,
+    typer.Option(formats=INSTANT_FORMATS, help="Only events decided as of an earlier time: a time or a day."),
+]
+_OffsetsFilter = Annotated[
+    str | None, typer.Option(metavar="FIRST:END", help="Only events from these input offsets, without END.")
+]
+
 
 def reemit_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     account: Annotated[str | None, typer.Option(help="Only events of this account.")] = None,
-    request: Annotated[UUID | None, typer.Option(help="Only what answers this request or was caused by it.")] = None,
-    after: Annotated[
-        datetime | None, typer.Option(formats=INSTANT_FORMATS, help="Only as of then or later: a time or a day.")
-    ] = None,
-    before: Annotated[
-        datetime | None, typer.Option(formats=INSTANT_FORMATS, help="Only as of earlier: a time or a day.")
-    ] = None,
+    request: _RequestFilter = None,
+    after: _AfterFilter = None,
+    before: _BeforeFilter = None,
     worker: Annotated[WorkerName | None, typer.Option(help="Only events decided by this worker.")] = None,
     partition: Annotated[int | None, typer.Option(min=0, help="Only events from this input partition.")] = None,
-    offsets: Annotated[
-        str | None, typer.Option(metavar="FIRST:END", help="Only of these input offsets, END not included.")
-    ] = None,
+    offsets: _OffsetsFilter = None,
     to: Annotated[
-        str | None, typer.Option(metavar="TOPIC", help="To this topic, not to those they were published to.")
+        str | None, typer.Option(metavar="TOPIC", help="Publish to this topic instead of the events' own topics.")
     ] = None,
     rate: Annotated[float, typer.Option(min=0.01, max=50_000, help="Maximum rate, in events per second.")] = 500,
     by: ActorOption = None,
     because: ReasonOption = None,
     *,
     everything: Annotated[bool, typer.Option("--all", help="All stored events.")] = False,
-    anew: Annotated[bool, typer.Option("--anew", help="From the first one, also where the same was stopped.")] = False,
+    anew: Annotated[
+        bool, typer.Option("--anew", help="Start with the first event, even if the same command was stopped before.")
+    ] = False,
     dry_run: DryRunOption = False,
     yes: YesOption = False,
     json: JsonOption = False,
 ) -> None:
     """Publish stored answers and movements again: the same bytes and event ids, account by account in order.
 
-    Whoever drops the ids that it knows sees nothing new. Ctrl-C stops between two events; the same command goes on
-    from there.
+    A consumer that ignores known event ids sees nothing new. Ctrl-C stops between two events; the same command
+    continues there.
     """
     if offsets is not None and (worker is None or partition is None):
         raise typer.BadParameter("needs --worker and --partition", param_hint="--offsets")
     span = _span(offsets)
     selection = RowFilter(account, request, assume_utc(after), assume_utc(before), worker, partition, *span)
     if everything == bool(selection.summary()):
-        raise typer.BadParameter("say which answers, or --all", param_hint="--all")
-    person = None if dry_run else Operator(*operator(by, because))
+        raise typer.BadParameter("give either a filter or --all", param_hint="--all")
+    person = None if dry_run else require_operator(by, because)
     plan = run_command(lambda settings: plan_reemit(settings, selection, to, rate, from_start=anew))
     if not json:
         show_reemit_plan(plan)
@@ -78,11 +89,11 @@ def reemit_command(  # noqa: PLR0913, PLR0917 - one parameter an option
             write_json({"plan": plan.summary()})
         return
     confirm(f"Send {plan.count:,} events?", yes=yes)
-    _end(_reemit(selection, plan, person), plan, json=json)
+    _show_result(_reemit(selection, plan, person), plan, json=json)
 
 
-def _end(done: OngoingOperation, plan: ReemitPlan, *, json: bool) -> None:
-    """Say what was done, and end with the exit code that says how."""
+def _show_result(done: OngoingOperation, plan: ReemitPlan, *, json: bool) -> None:
+    """Show the result, and exit with its code."""
     if json:
         write_json({"operation": done.number, "plan": plan.summary(), "result": done.result})
     else:
@@ -94,10 +105,10 @@ def _end(done: OngoingOperation, plan: ReemitPlan, *, json: bool) -> None:
 
 
 def _reemit(selection: RowFilter, plan: ReemitPlan, person: Operator) -> OngoingOperation:
-    with progress_of(plan.count, "events", error_console()) as progress:
+    with show_progress(plan.count, "events", error_console()) as progress:
 
         async def run(settings: Settings) -> OngoingOperation:
-            # What is booked meanwhile may come along.
+            # Events that are booked meanwhile may be sent too, so the number may exceed the plan's.
             return await reemit(
                 settings,
                 selection,

@@ -1,4 +1,4 @@
-"""The command that sets a group back."""
+"""The command `replay rewind`: sets a worker's group back."""
 
 from datetime import datetime
 from typing import Annotated
@@ -17,9 +17,9 @@ from workers.commands.options import (
     ReasonOption,
     YesOption,
     assume_utc,
+    check_since_1970,
     confirm,
-    operator,
-    since_1970,
+    require_operator,
     write_json,
 )
 from workers.commands.running import Exit, fail, run_command
@@ -37,41 +37,43 @@ _TimeOption = Annotated[
     datetime | None,
     typer.Option(
         formats=INSTANT_FORMATS,
-        callback=since_1970,
-        help="To the first record at or after it: a time with zone, or a day.",
+        callback=check_since_1970,
+        help="To the first record at or after this time: a time with zone, or a day.",
     ),
 ]
 
 
 def rewind_command(  # noqa: PLR0913, PLR0917 - one parameter an option
-    worker: Annotated[WorkerName, typer.Argument(help="Whose group.")],
+    worker: Annotated[WorkerName, typer.Argument(help="The worker whose group is set back.")],
     to_offset: Annotated[int | None, typer.Option(min=0, help="To this offset.")] = None,
     to_time: _TimeOption = None,
-    to_request: Annotated[UUID | None, typer.Option(help="To the record that this request was decided for.")] = None,
+    to_request: Annotated[UUID | None, typer.Option(help="To the record of this request.")] = None,
     undo: Annotated[
-        int | None, typer.Option(min=1, metavar="OPERATION", help="Forward to where that rewind found the group.")
+        int | None, typer.Option(min=1, metavar="OPERATION", help="Forward to where the group was before this rewind.")
     ] = None,
     partition: Annotated[list[int] | None, typer.Option(min=0, help="Only this partition; repeatable.")] = None,
     by: ActorOption = None,
     because: ReasonOption = None,
     *,
     publish_again: Annotated[
-        bool, typer.Option("--publish-again", help="Publish again what has been decided: that is what comes of it.")
+        bool, typer.Option("--publish-again", help="Allow the stored answers to be published again.")
     ] = False,
     drain: Annotated[bool, typer.Option("--drain", help="Wait until the group's workers have stopped.")] = False,
-    drain_seconds: Annotated[float, typer.Option(min=1, max=86_400, help="How long to wait for the workers.")] = 300,
+    drain_seconds: Annotated[
+        float, typer.Option(min=1, max=86_400, help="Maximum wait for the workers, in seconds.")
+    ] = 300,
     dry_run: DryRunOption = False,
     yes: YesOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Set a worker's group back, to read records again.
+    """Set a worker's group back, so that its worker reads records again.
 
-    It decides nothing twice: stored outcomes are found and published again, with the same event ids, and only if asked.
-    Ctrl-C while it waits leaves everything as it was.
+    Nothing is decided twice: the worker publishes the stored outcomes again, with the same event ids, which
+    --publish-again has to allow. Ctrl-C during the wait changes nothing.
     """
     target = _target(to_offset, assume_utc(to_time), to_request, undo, tuple(sorted(set(partition or ()))))
     options = RewindOptions(publish_again, drain)
-    person = None if dry_run else Operator(*operator(by, because))
+    person = None if dry_run else require_operator(by, because)
     plan = run_command(lambda settings: plan_rewind(settings, worker, target, options))
     if not json:
         show_rewind_plan(plan)
@@ -115,6 +117,6 @@ def _target(
     kinds = {TargetKind.OFFSET: offset, TargetKind.TIME: time, TargetKind.REQUEST: request, TargetKind.UNDO: undo}
     given = {kind: value for kind, value in kinds.items() if value is not None}
     if len(given) != 1:
-        raise typer.BadParameter("say one of them", param_hint="--to-offset, --to-time, --to-request, --undo")
+        raise typer.BadParameter("give one of them", param_hint="--to-offset, --to-time, --to-request, --undo")
     ((kind, value),) = given.items()
     return RewindTarget(kind, value, partitions)

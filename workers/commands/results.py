@@ -1,4 +1,4 @@
-"""The command that reads results, as a downstream service would."""
+"""The command `results`: reads the result topics, as a downstream service does."""
 
 from contextlib import aclosing
 from typing import Annotated, Any
@@ -18,14 +18,16 @@ __all__ = ["results_command"]
 def results_command(  # noqa: PLR0913 - one parameter an option
     *,
     account: Annotated[str | None, typer.Option(help="Only results of this account.")] = None,
-    request: Annotated[UUID | None, typer.Option(help="Only what answers this request or was caused by it.")] = None,
+    request: Annotated[
+        UUID | None, typer.Option(help="Only the answer to this request and the movements it caused.")
+    ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow until Ctrl-C.")] = False,
     from_end: Annotated[bool, typer.Option("--from-end", help="Skip existing results; implies --follow.")] = False,
     letters: Annotated[bool, typer.Option("--dead-letters", help="Include dead letters.")] = False,
-    ticks: Annotated[bool, typer.Option("--ticks", help="Also the ticks that booked nothing.")] = False,
+    ticks: Annotated[bool, typer.Option("--ticks", help="Include the answers to ticks that booked nothing.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Write each event unchanged, one per line.")] = False,
 ) -> None:
-    """Show what the workers answered, as downstream services read it."""
+    """Show the workers' answers, as downstream services read them."""
     out = console()
     following = follow or from_end
     selection: dict[str, Any] = {"account": account, "request": request, "dead_letters": letters, "empty_ticks": ticks}

@@ -1,4 +1,4 @@
-"""The command that makes up a population and writes or publishes what happens to it."""
+"""The command `simulate`: generates a population's events, and writes or publishes them."""
 
 import asyncio
 from contextlib import nullcontext
@@ -25,42 +25,49 @@ __all__ = ["simulate"]
 _CHUNK_BYTES = 256 * 1024
 _USUAL = Population()
 
+_StartOption = Annotated[
+    datetime,
+    typer.Option(
+        formats=["%Y-%m-%dT%H:%M:%S%z"],
+        help="The first instant of the history.",
+        show_default="2030-01-01T00:00:00Z",
+    ),
+]
+
 
 def simulate(  # noqa: PLR0913, PLR0917 - one parameter an option
     accounts: Annotated[int, typer.Option(help="Number of accounts.")] = _USUAL.accounts,
-    days: Annotated[float, typer.Option(help="Length of the history.")] = _USUAL.days,
+    days: Annotated[float, typer.Option(help="Length of the history, in days.")] = _USUAL.days,
     seed: Annotated[int, typer.Option(help="The same seed and options give the same bytes.")] = _USUAL.seed,
-    start: Annotated[
-        datetime,
-        typer.Option(formats=["%Y-%m-%dT%H:%M:%S%z"], help="Its first instant.", show_default="2030-01-01T00:00:00Z"),
-    ] = _USUAL.start,
-    sends_per_day: Annotated[float, typer.Option(help="Of an account, on average.")] = _USUAL.sends_per_day,
-    hot: Annotated[float, typer.Option(help="Zipf's exponent of who sends; 0: all alike.")] = _USUAL.hot,
+    start: _StartOption = _USUAL.start,
+    sends_per_day: Annotated[float, typer.Option(help="Sends per account, on average.")] = _USUAL.sends_per_day,
+    hot: Annotated[float, typer.Option(help="Zipf exponent of the senders; 0: all send alike.")] = _USUAL.hot,
     connections: Annotated[float, typer.Option(help="Share of sends that are free.")] = _USUAL.connections,
-    undeliverable: Annotated[float, typer.Option(help="Share of sends.")] = _USUAL.undeliverable,
+    undeliverable: Annotated[float, typer.Option(help="Share of undeliverable sends.")] = _USUAL.undeliverable,
     responses: Annotated[float, typer.Option(help="Share of sends that are answered.")] = _USUAL.responses,
     annual: Annotated[float, typer.Option(help="Share of accounts with annual terms.")] = _USUAL.annual,
     duplicates: Annotated[float, typer.Option(help="Share of events that are repeated.")] = _USUAL.duplicates,
-    conflicts: Annotated[
-        float, typer.Option(help="Share of events whose id comes again with another body.")
-    ] = _USUAL.conflicts,
+    conflicts: Annotated[float, typer.Option(help="Share of ids reused with another body.")] = _USUAL.conflicts,
     late: Annotated[float, typer.Option(help="Share of periods that arrive up to a day late.")] = _USUAL.late,
-    out_of_order: Annotated[float, typer.Option(help="Share of periods and reports.")] = _USUAL.out_of_order,
+    out_of_order: Annotated[
+        float, typer.Option(help="Share of periods and reports out of order.")
+    ] = _USUAL.out_of_order,
     turbulence: Annotated[
-        float, typer.Option(help="Factor on promotions, cancels, plan changes, voids, erasures and the like.")
+        float,
+        typer.Option(help="Factor for the number of promotions, cancels, plan changes, voids, erasures and similar."),
     ] = _USUAL.turbulence,
     tick_hours: Annotated[float, typer.Option(help="Hours between ticks; 0: none.")] = _USUAL.tick_hours,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Where to write; standard output unless given.")
+        Path | None, typer.Option("--output", "-o", help="The file to write to; default: standard output.")
     ] = None,
     *,
-    to_kafka: Annotated[bool, typer.Option("--publish", help="Publish to Kafka and write nothing.")] = False,
+    to_kafka: Annotated[bool, typer.Option("--publish", help="Publish to Kafka instead of writing.")] = False,
     record_time: Annotated[
         PublishTime,
-        typer.Option(help="With --publish, the record's time: that of the event on topics with CreateTime."),
+        typer.Option(help="With --publish: the record's time, now or the event's time (on topics with CreateTime)."),
     ] = PublishTime.EVENT,
 ) -> None:
-    """Make up accounts and all that happens to them, as NDJSON that `inmail publish` takes, or straight into Kafka."""
+    """Generate accounts and their events, as NDJSON for `inmail publish`, or publish them to Kafka."""
     if to_kafka and output is not None:
         raise typer.BadParameter("either --output or --publish")
     try:
@@ -100,7 +107,7 @@ def _progress(*, hidden: bool) -> Progress:
 
 
 class _HistoryProgress:
-    """Shows how far a history has been read, in its own time."""
+    """Shows the progress through a history, in the history's time."""
 
     def __init__(self, history: HistoryFile, population: Population, bar: Progress) -> None:
         self._history = history
@@ -109,12 +116,12 @@ class _HistoryProgress:
         self._task = bar.add_task("simulate", total=end - self._start, events=0)
 
     def update(self) -> None:
-        """Show it."""
+        """Show the progress."""
         self._bar.update(self._task, completed=self._history.time - self._start, events=self._history.events)
 
 
 def _publish(history: HistoryFile, record_time: PublishTime, watch: _HistoryProgress) -> bool:
-    """Publish a history; return whether a part of it could not be."""
+    """Publish a history; return whether some records could not be published."""
     file = BufferedReader(history, _CHUNK_BYTES)
     published = run_command(lambda s: publish(s, file, record_time=record_time, progress=lambda _: watch.update()))
     show_publish_report(published, error_console())
@@ -128,7 +135,7 @@ def _write(history: HistoryFile, output: Path | None, watch: _HistoryProgress) -
             while chunk := history.read(_CHUNK_BYTES):
                 out.write(chunk)
                 watch.update()
-                await asyncio.sleep(0)  # lets Ctrl-C in
+                await asyncio.sleep(0)  # gives Ctrl-C a chance
             out.flush()
 
     run_command(run)

@@ -1,4 +1,4 @@
-"""The commands that compare topics and groups with how they should be, and make them so."""
+"""The commands that compare topics and groups with the settings, and apply the changes."""
 
 import typer
 
@@ -16,7 +16,7 @@ topics = typer.Typer(no_args_is_help=True, add_completion=False)
 
 @topics.command("plan")
 def topics_plan(*, json: JsonOption = False) -> None:
-    """Say what `apply` would do, and which settings break a promise."""
+    """Show the steps of `apply`, and the settings that conflict with a guarantee."""
     broken = run_command(check_topics)
     if not json:
         show_broken_promises(broken)
@@ -33,7 +33,7 @@ def topics_apply(
     yes: YesOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Create and set what differs, start groups that have no offset, go on with topics that were created again."""
+    """Create and change topics, start groups that have no offset, and continue with topics that were created again."""
     changes = run_command(plan_topics)
     if not json:
         show_topic_changes(changes)

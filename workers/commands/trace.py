@@ -1,4 +1,4 @@
-"""The command that follows one request from its record to its published answer."""
+"""The command `trace`: follows a request from its record to its published answer."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -7,7 +7,7 @@ from uuid import UUID
 
 import typer
 
-from infra.terminal import error_console, progress_of
+from infra.terminal import error_console, show_progress
 from workers.commands.options import JsonOption, write_json
 from workers.commands.running import run_command
 from workers.commands.views.trace import show_trace
@@ -17,41 +17,47 @@ from workers.ops.trace.trace import trace as trace_
 
 __all__ = ["trace"]
 
-_SOON = 20_000  # records that are read before anybody asks how long it takes
+_FEW_RECORDS = 20_000  # searched without a progress report
 
 
 def _uuid(value: str) -> UUID:
     try:
         return UUID(value)
     except ValueError:
-        said = f"expected a UUID, got {value!r}; a message that has none is found with --account"
-        raise typer.BadParameter(said) from None
+        text = f"expected a UUID, got {value!r}; --account finds a message without one"
+        raise typer.BadParameter(text) from None
 
 
 def trace(
     id_: Annotated[
         UUID | None,
-        typer.Argument(parser=_uuid, metavar="[REQUEST_OR_EVENT_ID]", help="Of a request, a result or a dead letter."),
+        typer.Argument(
+            parser=_uuid, metavar="[REQUEST_OR_EVENT_ID]", help="The id of a request, a result or a dead letter."
+        ),
     ] = None,
-    account: Annotated[str | None, typer.Option(help="Only of this account; without an id, its last.")] = None,
-    last: Annotated[int, typer.Option(min=1, max=1000, help="How many of an account, newest first.")] = 10,
-    limit: Annotated[int, typer.Option(min=1, help="Records read of a partition at most.")] = LIMIT,
+    account: Annotated[
+        str | None, typer.Option(help="Only requests of this account; without an id, its last ones.")
+    ] = None,
+    last: Annotated[
+        int, typer.Option(min=1, max=1000, help="Maximum number of an account's requests, newest first.")
+    ] = 10,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of records to read from a partition.")] = LIMIT,
     *,
     json: JsonOption = False,
 ) -> None:
-    """Follow a request: its record, what it was decided, the rows, their events, and where they stand.
+    """Follow a request: its record, its decision, its journal rows, their events and the state of each.
 
-    The ledger holds most of a trace, also when retention has deleted the records. Events are found by their id among
-    the newest records of the topics, or with --account in the ledger, however old.
+    The ledger has most of a trace, also when retention has deleted the records. The id of an event is searched in the
+    newest records of the topics, or with --account in the ledger at any age.
     """
     if id_ is None and account is None:
         raise typer.BadParameter("give the id of a request or event, or an account", param_hint="--account")
-    found = run_command(lambda settings: trace_(settings, Question(id_, account, last, limit), _watch))
+    found = run_command(lambda settings: trace_(settings, Question(id_, account, last, limit), _report_progress))
     write_json(found.summary()) if json else show_trace(found)
     if found.silent is not None:
         error_console().print(f"The topics were not searched, because Kafka cannot be queried: {found.silent}")
 
 
-def _watch(total: int, what: str) -> AbstractContextManager[Callable[[int], None]]:
+def _report_progress(total: int, what: str) -> AbstractContextManager[Callable[[int], None]]:
     err = error_console()
-    return no_progress(total, what) if total < _SOON and not err.is_terminal else progress_of(total, what, err)
+    return no_progress(total, what) if total < _FEW_RECORDS and not err.is_terminal else show_progress(total, what, err)

@@ -18,7 +18,7 @@ from workers.console.health import probe_addresses
 from workers.console.live_streams import LiveStreams
 from workers.console.local_workers import WorkerControl
 from workers.console.operation_runner import OperationRunner
-from workers.console.problems import tell_problems
+from workers.console.problems import error_middleware
 from workers.console.query_limiter import QueryLimiter
 from workers.console.system_monitor import SystemMonitor
 
@@ -73,7 +73,9 @@ def _build_application(
     settings: Settings, access: Access, api: Api, actions: Actions, live: LiveStreams
 ) -> web.Application:
     names = (name.strip().lower() for name in settings.console_hosts.split(","))
-    application = web.Application(middlewares=[tell_problems, *build_guards(access, frozenset(filter(None, names)))])
+    application = web.Application(
+        middlewares=[error_middleware(settings), *build_guards(access, frozenset(filter(None, names)))]
+    )
     application.on_response_prepare.append(add_security_headers)
     application.on_shutdown.append(live.close)
     application.add_routes([web.get(path, handler) for path, handler in api.routes().items()])

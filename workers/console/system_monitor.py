@@ -97,7 +97,7 @@ class SystemMonitor:
             async with self._limiter.sample_slot() as settings:
                 await read(settings)
         except KNOWN as error:
-            self._errors[server] = explain(error)[2]
+            self._errors[server] = explain(error, self._limiter.settings)[2]
             return False
         self._errors.pop(server, None)
         return True

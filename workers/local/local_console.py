@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from pydantic import SecretStr
 
 from infra.local.errors import PortTakenError
-from infra.local.ports import LOOPBACK, release_where_needed, reserve, reserve_usual
+from infra.local.ports import LOOPBACK, release_where_needed, reserve_port, reserve_usual
 from infra.settings import Settings
 from workers.console.local_workers import WorkerControl
 from workers.console.server import serve_console
@@ -74,7 +74,7 @@ async def serve_local_console(
             token = secrets.token_urlsafe(24)
             changes["console_operator_token"] = SecretStr(token)
         try:
-            listener = reserve(settings.console_port, _PURPOSE)
+            listener = reserve_port(settings.console_port, _PURPOSE)
         except PortTakenError:
             listener = reserve_usual(settings.console_port + 1, _PURPOSE)
         async with serve_console(settings.model_copy(update=changes), listener, control) as address:

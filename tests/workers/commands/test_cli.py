@@ -110,6 +110,13 @@ def test_every_command_explains_itself(command: str) -> None:
     assert "Usage:" in done.output
 
 
+def test_a_help_text_has_the_width_of_the_terminal() -> None:
+    """The lines of the source, which are longer than most terminals, do not break the text."""
+    done = CliRunner().invoke(app, ["lag", "--help"], env={"COLUMNS": "80"})
+
+    assert " from Kafka, so the first sample is as complete as the tenth.\n" in re.sub(" +\n", "\n", done.output)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -151,7 +158,7 @@ def test_a_setting_that_does_not_exist_is_named_with_the_nearest(inmail: Run) ->
     done = inmail("audit", INMAIL_TICK_STEP="5")
 
     assert done.code == Exit.WRONG_USAGE
-    assert _told(done).startswith("inmail: INMAIL_TICK_STEP: there is no such setting; INMAIL_TICK_STEPS was meant?")
+    assert _told(done).startswith("inmail: INMAIL_TICK_STEP: there is no such setting; did you mean INMAIL_TICK_STEPS?")
 
 
 @pytest.mark.parametrize(
@@ -275,7 +282,7 @@ def test_a_directory_that_up_may_not_use_is_told_in_one_line(inmail: Run, tmp_pa
     done = inmail("up", "--data", str(tmp_path))
 
     assert done.code == Exit.UNREACHABLE
-    assert _told(done).endswith("holds files that are not of a local stack. Choose an empty or a new directory.")
+    assert _told(done).endswith("holds files that do not belong to a local stack. Choose an empty or a new directory.")
 
 
 def test_a_port_that_is_taken_is_told_in_one_line(inmail: Run, tmp_path: Path) -> None:
@@ -435,7 +442,7 @@ def test_a_connection_that_breaks_is_no_orderly_end(
         raise BrokenPipeError(32, "Broken pipe")
 
     with pytest.raises(typer.Exit) as work_ended:
-        running._end_well(lambda: asyncio.run(breaks(load_settings())), Exit.INTERRUPTED)
+        running._run_to_exit(lambda: asyncio.run(breaks(load_settings())), Exit.INTERRUPTED)
     with pytest.raises(typer.Exit) as command_ended:
         running.run_command(breaks, following=True)
 

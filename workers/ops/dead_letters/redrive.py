@@ -13,13 +13,9 @@ from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from aiokafka import AIOKafkaProducer
-from aiokafka.errors import BrokerResponseError, KafkaTimeoutError, OutOfOrderSequenceNumber
-from aiokafka.structs import RecordMetadata
-
 from infra.clock import to_milliseconds, utc_now
-from infra.kafka.clients import create_producer, stop_producer
-from infra.rate_limit import RateLimit
+from infra.kafka.chunk_sender import ChunkResult, ChunkSender
+from infra.kafka.sender import Outgoing
 from infra.settings import Settings
 from workers.jobs.dead_letters import LETTER_HEADER
 from workers.ops.dead_letters.letters import LetterFilter
@@ -32,9 +28,6 @@ VERB = "redrive"
 OPERATION_HEADER = "inmail-redrive-operation"
 
 _INTENDED = 100  # messages at most that are in doubt when a process is killed
-_ANSWER_SECONDS = 60.0
-_STOP_SECONDS = 5.0
-
 
 _INTEND = """
 insert into redriven (letter_partition, letter_offset, letter, operation, topic, partition, intended_at)
@@ -47,8 +40,6 @@ where letter_partition = $1 and letter_offset = $2 and letter = $3 and operation
 _WITHDRAW = """
 delete from redriven where letter_partition = $1 and letter_offset = $2 and letter = $3 and operation = $4
 """
-
-SentLetter = tuple[RedriveDecision, "asyncio.Future[RecordMetadata]"]
 
 
 async def redrive(  # noqa: PLR0913 - what, how and by whom, and how to stop it
@@ -79,13 +70,13 @@ async def redrive(  # noqa: PLR0913 - what, how and by whom, and how to stop it
     """
     arguments = {"selection": selection.summary(), **{name: getattr(options, name) for name in options.__slots__}}
     async with recorded_operation(settings, Intent(VERB, *who, arguments, plan.summary())) as operation:
-        sender = _RedriveSender(settings, operation, options.rate, stop)
+        sender = _RedriveSender(settings, operation, options.rate, stop, progress)
         try:
-            await sender.renew()
-            judged = decide_redrives(settings, operation.connection, selection, options, plan.places)
-            async with aclosing(judged) as batches:
+            await sender.start()
+            decided = decide_redrives(settings, operation.connection, selection, options, plan.places)
+            async with aclosing(decided) as batches:
                 async for batch in batches:
-                    await sender.send_all(batch, progress)
+                    await sender.redrive(batch)
                     if operation.stopped:
                         break
         finally:
@@ -94,136 +85,67 @@ async def redrive(  # noqa: PLR0913 - what, how and by whom, and how to stop it
     return operation
 
 
-class _RedriveSender:
-    """Sends at a rate, and keeps the record."""
+class _RedriveSender(ChunkSender[RedriveDecision]):
+    """Sends messages at a rate; records the intent before each chunk and the brokers' answers after it."""
 
-    def __init__(self, settings: Settings, operation: OngoingOperation, rate: float, stop: asyncio.Event) -> None:
-        self._settings = settings
-        self._producer: AIOKafkaProducer | None = None
+    def __init__(
+        self,
+        settings: Settings,
+        operation: OngoingOperation,
+        rate: float,
+        stop: asyncio.Event,
+        progress: Callable[[int], None],
+    ) -> None:
+        super().__init__(settings, f"inmail-{VERB}", rate, stop, chunk_size=_INTENDED, large=True)
         self._operation = operation
-        self._rate = rate
-        self._stop = stop
-        self._rate_limit = RateLimit(rate, stop)
+        self._progress = progress
         self.dealt_with = 0
         operation.result |= {"sent": 0, "not_sent": {}}
 
-    async def renew(self) -> None:
-        """Take a producer that is new: aiokafka goes on counting behind a batch that the broker refused."""
-        await self.close()
-        self._producer = create_producer(self._settings, f"inmail-{VERB}", large=True)
-        await self._producer.start()
-
-    async def close(self) -> None:
-        """Stop the producer, within 5 s."""
-        await stop_producer(self._producer, _STOP_SECONDS)
-
-    async def send_all(self, batch: Sequence[RedriveDecision], progress: Callable[[int], None]) -> None:
-        """Send what is to be sent of a batch, until asked to stop."""
-        for verdict in batch:
-            if verdict.refusal is not None:  # something became of it since the plan was made
-                self._leave(verdict.refusal)
-        sendable = [verdict for verdict in batch if verdict.refusal is None]
-        # A second's worth at most, so that the record is never far behind.
-        size = max(1, min(_INTENDED, round(self._rate)))
-        for start in range(0, len(sendable), size):
-            if self._stop.is_set():
-                break
-            await self._send(sendable[start : start + size])
-            await self._operation.save_progress()
-            progress(self.dealt_with)
+    async def redrive(self, batch: Sequence[RedriveDecision]) -> None:
+        """Send the messages of a batch that are to be sent, until a stop is requested."""
+        for decision in batch:
+            if decision.refusal is not None:  # the decision has changed since the plan was made
+                self._count_unsent(decision.refusal)
+        sendable = [decision for decision in batch if decision.refusal is None]
+        await self.send_all([(decision, self._outgoing(decision)) for decision in sendable])
         self._operation.stopped = self._stop.is_set()
 
-    def _leave(self, why: str) -> None:
+    async def before_chunk(self, items: Sequence[RedriveDecision]) -> None:
+        """Record the intent to send each message."""
+        rows = [(*self._key(each), each.letter.origin_topic, each.partition, utc_now()) for each in items]
+        await self._operation.connection.executemany(_INTEND, rows)
+
+    async def after_chunk(self, result: ChunkResult[RedriveDecision]) -> None:
+        """Record what was sent, and withdraw the intent to send the rest; messages in doubt keep theirs."""
+        for _, error in result.refused:
+            self._count_unsent(f"refused by Kafka: {type(error).__name__}")
+        sent = [(*self._key(decision), metadata.offset, utc_now()) for decision, metadata in result.sent]
+        withdrawn = [self._key(each) for each in (*result.unsent, *(decision for decision, _ in result.refused))]
+        async with self._operation.connection.transaction():
+            await self._operation.connection.executemany(_CONFIRM, sent)
+            await self._operation.connection.executemany(_WITHDRAW, withdrawn)
+        self._operation.result["sent"] += len(sent)
+        self.dealt_with += len(sent)
+        if not result.failed:
+            await self._operation.save_progress()
+            self._progress(self.dealt_with)
+
+    def _outgoing(self, decision: RedriveDecision) -> Outgoing:
+        letter = decision.letter
+        headers = [each for each in letter.headers if each[0] not in (OPERATION_HEADER, LETTER_HEADER)]
+        headers.append((OPERATION_HEADER, str(self._operation.number).encode()))
+        headers.append((LETTER_HEADER, letter.place.encode()))
+        # Where the topic keeps the producer's timestamp, the current time could move a lane's clock far ahead.
+        timestamp = max(0, to_milliseconds(letter.origin_time))
+        return Outgoing(
+            letter.origin_topic, letter.key, letter.value, timestamp, tuple(headers), partition=decision.partition
+        )
+
+    def _count_unsent(self, why: str) -> None:
         not_sent: dict[str, int] = self._operation.result["not_sent"]
         not_sent[why] = not_sent.get(why, 0) + 1
         self.dealt_with += 1
 
-    async def _send(self, chunk: Sequence[RedriveDecision]) -> None:
-        await self._intend(chunk)
-        unsent = chunk
-        while unsent:
-            deliveries, never = await self._hand_over(unsent)
-            if deliveries:
-                await self._wait_for([delivery for _, delivery in deliveries])
-            unsent, refused = await self._record(deliveries, never)
-            if refused:
-                await self.renew()
-
-    async def _wait_for(self, deliveries: Sequence["asyncio.Future[RecordMetadata]"]) -> None:
-        """Wait for the brokers' word. Bounded, and shorter after a stop: an idempotent producer waits for ever."""
-        told = asyncio.create_task(asyncio.wait(deliveries))
-        stopped = asyncio.create_task(self._stop.wait())
-        try:
-            await asyncio.wait([told, stopped], timeout=_ANSWER_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-            if stopped.done():
-                await asyncio.wait([told], timeout=_STOP_SECONDS)
-        finally:
-            told.cancel()
-            stopped.cancel()
-
-    async def _hand_over(self, chunk: Sequence[RedriveDecision]) -> tuple[list[SentLetter], list[RedriveDecision]]:
-        """Give messages to the producer, one after another in time; return also those that there was no time for."""
-        assert self._producer is not None  # noqa: S101 - renewed before anything is sent
-        deliveries: list[SentLetter] = []
-        for number, verdict in enumerate(chunk):
-            if await self._rate_limit.before():
-                return deliveries, list(chunk[number:])
-            letter = verdict.letter
-            headers = [each for each in letter.headers if each[0] not in (OPERATION_HEADER, LETTER_HEADER)]
-            headers.append((OPERATION_HEADER, str(self._operation.number).encode()))
-            headers.append((LETTER_HEADER, letter.place.encode()))
-            try:
-                delivery = await self._producer.send(
-                    letter.origin_topic,
-                    letter.value,
-                    letter.key,
-                    partition=verdict.partition,
-                    # Where the producer's word is taken for the time, "now" could carry a lane far ahead of its story.
-                    timestamp_ms=max(0, to_milliseconds(letter.origin_time)),
-                    headers=headers,
-                )
-            except BrokerResponseError as error:  # larger than any topic takes
-                delivery = asyncio.get_running_loop().create_future()
-                delivery.set_exception(error)
-            deliveries.append((verdict, delivery))
-        return deliveries, []
-
-    async def _intend(self, chunk: Sequence[RedriveDecision]) -> None:
-        rows = [(*self._key(each), each.letter.origin_topic, each.partition, utc_now()) for each in chunk]
-        await self._operation.connection.executemany(_INTEND, rows)
-
-    async def _record(
-        self, deliveries: Sequence[SentLetter], never: list[RedriveDecision]
-    ) -> tuple[list[RedriveDecision], bool]:
-        """Write down what the broker said of each message; raise what leaves one in doubt.
-
-        Returns those that stood behind one that was refused, which are to be sent again, and whether one was.
-        """
-        errors = {verdict: delivery.exception() for verdict, delivery in deliveries if delivery.done()}
-        behind = [verdict for verdict, error in errors.items() if isinstance(error, OutOfOrderSequenceNumber)]
-        refused = {
-            verdict: error
-            for verdict, error in errors.items()
-            if isinstance(error, BrokerResponseError) and not error.retriable and verdict not in behind
-        }
-        for error in refused.values():
-            self._leave(f"refused by Kafka: {type(error).__name__}")
-        sent = [
-            (*self._key(verdict), delivery.result().offset, utc_now())
-            for verdict, delivery in deliveries
-            if delivery.done() and errors[verdict] is None
-        ]
-        async with self._operation.connection.transaction():
-            await self._operation.connection.executemany(_CONFIRM, sent)
-            await self._operation.connection.executemany(_WITHDRAW, [self._key(each) for each in (*never, *refused)])
-        self._operation.result["sent"] += len(sent)
-        self.dealt_with += len(sent)
-        for verdict, error in errors.items():
-            if error is not None and verdict not in refused and not (refused and verdict in behind):
-                raise error
-        if late := len(deliveries) - len(errors):
-            raise KafkaTimeoutError(f"{late} of the messages were not acknowledged in time: the same command goes on")
-        return behind, bool(refused)
-
-    def _key(self, verdict: RedriveDecision) -> tuple[Any, ...]:
-        return verdict.letter.partition, verdict.letter.offset, verdict.letter.id, self._operation.number
+    def _key(self, decision: RedriveDecision) -> tuple[Any, ...]:
+        return decision.letter.partition, decision.letter.offset, decision.letter.id, self._operation.number

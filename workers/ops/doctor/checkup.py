@@ -5,7 +5,7 @@ from functools import partial
 
 from pydantic import PostgresDsn
 
-from infra.kafka.cluster_queries import ClusterQueries, lookup
+from infra.kafka.cluster_queries import ClusterQueries, open_cluster_queries
 from infra.postgres import connect_database
 from infra.settings import Settings
 from workers.ledger.plans import CatalogueError, load_catalogue
@@ -45,7 +45,7 @@ async def run_checkup(
     async with questions.server("Postgres", place, _Database(quick)) as connection:
         if connection is not None:
             await _ask_postgres(questions, connection, before_start=before_start)
-    async with questions.server("Kafka", settings.kafka_bootstrap_servers, lookup(settings)) as cluster:
+    async with questions.server("Kafka", settings.kafka_bootstrap_servers, open_cluster_queries(settings)) as cluster:
         complete = cluster is not None and await _ask_kafka(questions, cluster, settings)
     if connection is not None and complete:
         await questions.ask("topics", "plan", lambda: kafka_checks.check_plan(quick))

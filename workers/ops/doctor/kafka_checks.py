@@ -9,7 +9,7 @@ from infra.clock import utc_now
 from infra.kafka.broker_versions import BrokerVersion, fetch_versions
 from infra.kafka.clients import admin_client
 from infra.kafka.cluster_queries import LATEST, ClusterQueries
-from infra.kafka.peek import glance
+from infra.kafka.peek import peek
 from infra.kafka.rights import (
     Operation,
     group_operations,
@@ -188,7 +188,7 @@ async def check_clock(lookup: ClusterQueries, settings: Settings) -> list[CheckR
     places = [place for topic in INPUT_TOPICS for place in lookup.partitions(topic)]
     ends = await lookup.offsets(dict.fromkeys(places, LATEST), committed=True)
     last = {place: end - 1 for place, end in ends.items() if end > 0}
-    times = [each.time for each in (await glance(lookup, last, committed=True)).values() if each.time is not None]
+    times = [each.time for each in (await peek(lookup, last, committed=True)).values() if each.time is not None]
     if not times:
         return [ok("clocks", "Kafka", "not known: there is no record yet")]
     newest = max(times)

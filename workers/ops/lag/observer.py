@@ -14,7 +14,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from infra.kafka.clients import NotSetUpError
-from infra.kafka.cluster_queries import LATEST, ClusterQueries, lookup
+from infra.kafka.cluster_queries import LATEST, ClusterQueries, open_cluster_queries
 from infra.settings import Settings
 from workers.ops.lag.lanes import LaneKey, LanesSample, LaneWatcher, NeighbourLane, neighbour_of
 from workers.ops.lag.model import Facts, GroupLag, Owner, PartitionLag, Sample, Status, StatusChange, StatusLimits
@@ -34,14 +34,14 @@ class LagObserver:
 
     def __init__(
         self,
-        lookup: ClusterQueries,
+        open_cluster_queries: ClusterQueries,
         sampler: Sampler,
         lanes: LaneWatcher | None,
         limits: StatusLimits,
         *,
         remembers: bool,
     ) -> None:
-        self._lookup = lookup
+        self._lookup = open_cluster_queries
         self._sampler = sampler
         self._lanes = lanes
         self._limits = limits
@@ -278,7 +278,7 @@ async def observer(  # noqa: PLR0913 - each a choice of its own
 
     """
     lanes = LaneWatcher(settings) if books else None
-    async with lookup(settings) as asked, contextlib.AsyncExitStack() as stack:
+    async with open_cluster_queries(settings) as asked, contextlib.AsyncExitStack() as stack:
         if lanes is not None:
             stack.push_async_callback(lanes.close)
         known = replace(limits or StatusLimits(), order_seconds=settings.order_seconds)

@@ -8,8 +8,8 @@ from aiokafka import TopicPartition
 
 from infra.clock import utc_now
 from infra.kafka.clients import NotSetUpError
-from infra.kafka.cluster_queries import EARLIEST, LATEST, ClusterQueries, Described
-from infra.kafka.peek import Peek, glance
+from infra.kafka.cluster_queries import EARLIEST, LATEST, ClusterQueries, GroupDescription
+from infra.kafka.peek import Peek, peek
 from workers.topology import TOPIC_OF_GROUP
 
 __all__ = ["ClusterSample", "GroupSample", "PartitionEnds", "ReadTo", "Sampler", "Unread"]
@@ -24,7 +24,7 @@ _Looked = tuple[TopicPartition, int, bool]  # from where, and whether as a reade
 class GroupSample:
     """A group: who is in it, and what it committed of each partition that it reads."""
 
-    described: Described
+    described: GroupDescription
     committed: Mapping[TopicPartition, int | None]
 
 
@@ -86,7 +86,7 @@ class Sampler:
         # offset beyond the books, whose outcomes are stored before it is committed.
         committed = await self._lookup.committed(names)
         groups = {
-            name: GroupSample(described.get(name, Described("", None)), self._places(name, described, found))
+            name: GroupSample(described.get(name, GroupDescription("", None)), self._places(name, described, found))
             for name, found in committed.items()
         }
         read_to = await read_books() if read_books is not None else _not_known
@@ -108,7 +108,7 @@ class Sampler:
         ]
 
     def _places(
-        self, name: str, described: Mapping[str, Described], committed: Mapping[TopicPartition, int]
+        self, name: str, described: Mapping[str, GroupDescription], committed: Mapping[TopicPartition, int]
     ) -> dict[TopicPartition, int | None]:
         """Return what a group reads: what it committed, what its members have, and of ours the whole topic."""
         places = set(committed)
@@ -173,7 +173,7 @@ class Sampler:
             while asked:
                 now = {each[0]: each for each in asked}
                 starts = {place: self._begin(each) for place, each in now.items()}
-                for place, seen in (await glance(self._lookup, starts, committed=committed)).items():
+                for place, seen in (await peek(self._lookup, starts, committed=committed)).items():
                     self._seen[now[place]] = seen
                 asked = [each for each in asked if now[each[0]] != each]
 

@@ -8,8 +8,10 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 
-from infra.kafka.sender import Outgoing, Sender
-from infra.rate_limit import RateLimit
+from aiokafka.errors import BrokerResponseError
+
+from infra.kafka.chunk_sender import ChunkResult, ChunkSender
+from infra.kafka.sender import Outgoing
 from infra.settings import Settings
 from workers.jobs.job import Message
 from workers.ops.operations import Intent, OngoingOperation, Operator, recorded_operation
@@ -49,12 +51,12 @@ async def reemit(  # noqa: PLR0913 - what, how and by whom, and how to stop it
     """
     intent = Intent(VERB, *who, operation_arguments(selection, plan.to), plan.summary())
     async with recorded_operation(settings, intent) as operation:
-        emitter = _Emitter(settings, operation, plan, stop)
+        emitter = _Emitter(settings, operation, plan, stop, progress)
         try:
             await operation.save_progress()  # saves the start, in case the process is killed before the first chunk
             async with aclosing(read_pages(operation.connection, selection, plan.start)) as found:
                 async for page in found:
-                    await emitter.emit(page, progress)
+                    await emitter.emit(page)
                     if operation.stopped:
                         break
         finally:
@@ -62,16 +64,21 @@ async def reemit(  # noqa: PLR0913 - what, how and by whom, and how to stop it
     return operation
 
 
-class _Emitter:
-    """Sends events at a rate, and saves the position."""
+class _Emitter(ChunkSender[tuple[RowPosition, Message]]):
+    """Sends events at a rate; saves the position after each chunk."""
 
-    def __init__(self, settings: Settings, operation: OngoingOperation, plan: ReemitPlan, stop: asyncio.Event) -> None:
-        self._sender = Sender(settings, f"inmail-{VERB}", self._count, self._record_refusal)
+    def __init__(
+        self,
+        settings: Settings,
+        operation: OngoingOperation,
+        plan: ReemitPlan,
+        stop: asyncio.Event,
+        progress: Callable[[int], None],
+    ) -> None:
+        super().__init__(settings, f"inmail-{VERB}", plan.rate, stop, chunk_size=_CHUNK)
         self._operation = operation
         self._plan = plan
-        self._rate_limit = RateLimit(plan.rate, stop)
-        self._events: list[Message] = []  # of the current chunk
-        self._position = plan.start
+        self._progress = progress
         self._dealt_with = 0
         operation.result |= {
             "sent": 0,
@@ -81,47 +88,33 @@ class _Emitter:
             "position": plan.start.summary(),
         }
 
-    async def close(self) -> None:
-        """Close the producer."""
-        await self._sender.close()
-
-    async def emit(self, page: Sequence[tuple[RowPosition, Message]], progress: Callable[[int], None]) -> None:
+    async def emit(self, page: Sequence[tuple[RowPosition, Message]]) -> None:
         """Send a page of events, or a part of it if a stop is requested."""
-        # At most one second's events, so that the saved position is recent.
-        size = max(1, min(_CHUNK, round(self._plan.rate)))
-        for first in range(0, len(page), size):
-            await self._send(page[first : first + size])
-            self._operation.result["position"] = self._position.summary()
-            await self._operation.save_progress()
-            progress(self._dealt_with)
-            if self._operation.stopped:
-                return
+        self._operation.stopped = await self.send_all([(row, self._outgoing(row[1])) for row in page])
 
-    async def _send(self, chunk: Sequence[tuple[RowPosition, Message]]) -> None:
-        self._events = [message for _, message in chunk]
-        position = self._position
-        for number, (place, message) in enumerate(chunk):
-            if await self._rate_limit.before():
-                self._operation.stopped = True
-                break
-            topic = self._plan.to or message.topic
-            outgoing = Outgoing(topic, message.key, message.value)
-            # A tick's answer has a partition instead of a key; the target topic may have fewer partitions.
-            partition = None if message.partition is None else message.partition % self._plan.partitions[topic]
-            await self._sender.send(number, outgoing, partition)
-            position = place
-        await self._sender.settle()
-        self._position = position  # the brokers have acknowledged the events
+    async def after_chunk(self, result: ChunkResult[tuple[RowPosition, Message]]) -> None:
+        """Count the events and, if the brokers have answered all, save the position of the last."""
+        self._operation.result["sent"] += len(result.sent)
+        for (_, event), error in result.refused:
+            self._record_refusal(event, error)
+        self._dealt_with += len(result.sent) + len(result.refused)
+        if result.failed:
+            return
+        if result.handed_over:
+            position, _ = result.handed_over[-1]
+            self._operation.result["position"] = position.summary()
+        await self._operation.save_progress()
+        self._progress(self._dealt_with)
 
-    def _count(self, _: str) -> None:
-        self._operation.result["sent"] += 1
-        self._dealt_with += 1
+    def _outgoing(self, message: Message) -> Outgoing:
+        topic = self._plan.to or message.topic
+        # A tick's answer has a partition instead of a key; the target topic may have fewer partitions.
+        partition = None if message.partition is None else message.partition % self._plan.partitions[topic]
+        return Outgoing(topic, message.key, message.value, partition=partition)
 
-    def _record_refusal(self, number: int, why: str) -> None:
+    def _record_refusal(self, event: Message, error: BrokerResponseError) -> None:
         """Record an event that the broker refuses, such as one larger than its topic allows."""
-        self._dealt_with += 1
         self._operation.result["refused"] += 1
         if len(self._operation.result["first_refused"]) < _NAMED:
-            event = self._events[number]
             named = {"account": None if event.key is None else event.key.decode(), "bytes": len(event.value)}
-            self._operation.result["first_refused"].append(named | {"why": why[:300]})
+            self._operation.result["first_refused"].append(named | {"why": f"refused: {error!r}"[:300]})

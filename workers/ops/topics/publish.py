@@ -14,6 +14,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import BinaryIO
 
+from aiokafka.errors import BrokerResponseError
+from aiokafka.structs import RecordMetadata
+
 from infra.clock import to_milliseconds
 from infra.kafka.records import NotSetUpError, partition_counts
 from infra.kafka.sender import Outgoing, Sender
@@ -166,12 +169,13 @@ async def publish(
         raise NotSetUpError(f"--topic: expected one of {', '.join(INPUT_TOPICS)}, got {topic}")
     published = PublishReport()
 
-    def count_record(topic: str) -> None:
-        published.records[topic] += 1
+    def count_record(_: int, outgoing: Outgoing, __: RecordMetadata) -> None:
+        published.records[outgoing.topic] += 1
 
-    sender = Sender(
-        settings, "inmail-publish", count_record, lambda number, why: published.failures.append((number, why))
-    )
+    def add_refusal(line: int, error: BrokerResponseError) -> None:
+        published.failures.append((line, f"refused: {error!r}"))
+
+    sender = Sender(settings, "inmail-publish", count_record, add_refusal)
     try:
         async for lines in read_lines(file):
             for line in lines:
@@ -201,7 +205,7 @@ async def _publish_line(
         published.failures.append((published.lines, str(error)))
         return
     for partition in range(counts[outgoing.topic]) if outgoing.to_every_partition else (None,):
-        await sender.send(published.lines, outgoing, partition)
+        await sender.send(published.lines, outgoing._replace(partition=partition))
 
 
 async def read_lines(file: BinaryIO) -> AsyncIterator[list[bytes]]:

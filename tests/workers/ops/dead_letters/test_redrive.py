@@ -112,7 +112,7 @@ async def test_a_letter_whose_operation_broke_off_as_it_was_sent_is_sent_again_a
         raise KafkaConnectionError("planted")
 
     with monkeypatch.context() as broken:
-        broken.setattr(_RedriveSender, "_record", dies)
+        broken.setattr(_RedriveSender, "after_chunk", dies)
         with pytest.raises(KafkaConnectionError):
             await back(mended, account)
     (letter,) = (await told(mended, account)).summary()

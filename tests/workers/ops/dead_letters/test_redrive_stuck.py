@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from aiokafka.errors import KafkaTimeoutError
 
+from infra.kafka import sender as module
+from infra.kafka.sender import Sender
 from infra.local.stack import LocalStack
 from infra.postgres import Connection
 from infra.settings import Settings
@@ -18,7 +20,6 @@ from schemas.envelope import encode
 from tests.workers.letters import platinum, set_aside
 from tests.workers.wire import prepare
 from workers.ledger.plans import SHIPPED
-from workers.ops.dead_letters import redrive as module
 from workers.ops.dead_letters.letters import LetterFilter
 from workers.ops.dead_letters.redrive import redrive
 from workers.ops.dead_letters.redrive_plan import RedriveOptions, plan_redrive
@@ -63,18 +64,18 @@ async def test_a_redrive_whose_broker_does_not_answer_ends_in_time(  # noqa: PLR
     monkeypatch.setattr(module, "_STOP_SECONDS", 0.5)
     if ends_by == "limit":
         monkeypatch.setattr(module, "_ANSWER_SECONDS", 2.0)
-    hand_over = module._RedriveSender._hand_over
+    send, sent = Sender.send, []
 
-    async def then_stop(sender: Any, chunk: Any) -> Any:
-        handed = await hand_over(sender, chunk)
-        if sender.dealt_with and ends_by == "stop":
+    async def then_stop(sender: Sender, *arguments: Any) -> None:
+        await send(sender, *arguments)
+        if sent and ends_by == "stop":
             stop.set()
-        return handed
 
-    def freeze(_: int) -> None:
+    def freeze(count: int) -> None:
+        sent.append(count)
         os.kill(frozen.kafka_pid, signal.SIGSTOP)
 
-    monkeypatch.setattr(module._RedriveSender, "_hand_over", then_stop)
+    monkeypatch.setattr(Sender, "send", then_stop)
     with pytest.raises(KafkaTimeoutError, match="1 of the messages were not acknowledged"):
         async with asyncio.timeout(15):
             await redrive(own, selection, RedriveOptions(rate=1), plan, who=ME, stop=stop, progress=freeze)

@@ -8,7 +8,7 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.protocol.admin import DeleteGroupsRequest
 
-from infra.kafka.cluster_queries import lookup
+from infra.kafka.cluster_queries import open_cluster_queries
 from infra.kafka.commit_history import partition_of_group
 from infra.postgres import Connection
 from infra.settings import Settings
@@ -196,7 +196,7 @@ async def test_what_was_aborted_is_passed_over_look_by_look(reading: Reading) ->
 async def test_all_groups_of_the_cluster_are_told_of_together(reading: Reading, account: str) -> None:
     """With who is in them, which aiokafka's own client could not read of two at once."""
     other = await make_reading(reading.settings, f"{account}-2")
-    async with reading.member(), other.member(), lookup(reading.settings) as asked:
+    async with reading.member(), other.member(), open_cluster_queries(reading.settings) as asked:
         names = await asked.groups()
         described = await asked.describe([reading.group, other.group])
 
@@ -291,7 +291,7 @@ async def test_an_offset_that_kafka_has_forgotten_is_not_one_that_never_was(clus
     await publish(cluster, SEND_REQUESTS, [send(in_partition(cluster, 1))])
     await prepare(cluster)
     end = (await ends(cluster, SEND_REQUESTS))[place]
-    async with lookup(cluster) as asked:
+    async with open_cluster_queries(cluster) as asked:
         coordinator = await asked._coordinator(SendJob.group)
         deleted = await asked.send(coordinator or 0, DeleteGroupsRequest([SendJob.group]))
     assert [(SendJob.group, 0)] == [tuple(each) for each in deleted.results]

@@ -153,11 +153,11 @@ async def test_a_rewind_that_was_stopped_or_killed_as_it_waited_has_moved_nothin
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["reemit", *WHY], "say which answers, or --all"),
+        (["reemit", *WHY], "give either a filter or --all"),
         (["reemit", "--offsets", "1:2", *WHY], "needs --worker and --partition"),
         (["reemit", "--worker", "send", "--partition", "0", "--offsets", "2:1", *WHY], "expected FIRST:END"),
-        (["rewind", "send", *WHY], "say one of them"),
-        (["rewind", "send", "--to-offset", "0"], "say why, for the record"),
+        (["rewind", "send", *WHY], "give one of them"),
+        (["rewind", "send", "--to-offset", "0"], "give a reason, for the record"),
     ],
 )
 async def test_a_command_that_does_not_say_what_it_wants_is_refused(

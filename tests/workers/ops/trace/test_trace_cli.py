@@ -110,7 +110,7 @@ async def test_what_nobody_knows_ends_with_1(cluster: Settings, account: str) ->
     assert nobody.stderr.startswith(f"inmail: the ledger has no account {account}: no event was decided for it.")
     assert Exit.WRONG_USAGE == nothing.exit_code == no_id.exit_code
     said = " ".join(no_id.stderr.replace("│", "").split())  # in a frame, over several lines
-    assert "expected a UUID, got 'no-id'; a message that has none is found with --account" in said
+    assert "expected a UUID, got 'no-id'; --account finds a message without one" in said
 
 
 async def test_a_plan_of_topics_shows_its_warnings(cluster: Settings) -> None:

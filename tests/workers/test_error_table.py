@@ -1,0 +1,146 @@
+"""The table of errors: the command line and the console answer an error with one sentence."""
+
+import asyncio
+import json
+
+import asyncpg
+import pytest
+import typer
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
+from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaConnectionError, TopicAuthorizationFailedError
+
+from infra.kafka.clients import NotSetUpError
+from infra.local.errors import LocalStackError
+from infra.migrate import MigrationError
+from infra.settings import Settings, SettingsError, load_settings
+from workers.commands.running import run_command
+from workers.console.problems import error_middleware
+from workers.error_table import ERROR_TABLE, KNOWN_ERRORS, explain
+from workers.errors import ChildError, LaneError, StuckError
+from workers.ledger.plans import CatalogueError
+from workers.ops.books.balance import UnknownAccountError
+from workers.ops.dead_letters.letters import NoSuchDeadLetterError
+from workers.ops.operations import NoSuchOperationError, RefusedError
+from workers.ops.topics.plan import TopicsError
+from workers.ops.trace.trace import UnknownRequestError
+
+OURS = [
+    UnknownAccountError,
+    UnknownRequestError,
+    NoSuchDeadLetterError,
+    NoSuchOperationError,
+    RefusedError,
+    TopicsError,
+    CatalogueError,
+    SettingsError,
+    NotSetUpError,
+    MigrationError,
+    LocalStackError,
+    LaneError,
+    StuckError,
+    ChildError,
+]
+# Each error with its exit code, its HTTP status, and words of its sentence.
+ANSWERS: list[tuple[Exception, int, int, str]] = [
+    *[
+        (kind("planted"), row.exit, row.status, "planted")
+        for kind in OURS
+        for row in ERROR_TABLE
+        if issubclass(kind, row.classes)
+    ],
+    (KafkaConnectionError("planted"), 3, 503, "Kafka cannot be reached at localhost:9092"),
+    (
+        TopicAuthorizationFailedError("planted"),
+        3,
+        503,
+        "refused ([Error 29] TopicAuthorizationFailedError: planted): grant",
+    ),
+    (GroupCoordinatorNotAvailableError("planted"), 3, 503, "Kafka at localhost:9092 did not carry out the request"),
+    (asyncpg.ClientConfigurationError("planted"), 2, 503, "INMAIL_DATABASE_URL: planted"),
+    (asyncpg.UndefinedObjectError("unrecognized configuration parameter"), 2, 503, "INMAIL_DATABASE_URL: unrecognized"),
+    (asyncpg.UndefinedObjectError("planted"), 70, 503, "did not carry out a statement: UndefinedObjectError: planted"),
+    (asyncpg.UndefinedTableError("planted"), 3, 503, "(planted): run `inmail migrate`"),
+    (asyncpg.DiskFullError("planted"), 3, 503, "Postgres at localhost:5432 has no room left on its disk: planted"),
+    (asyncpg.InvalidPasswordError("planted"), 3, 503, "Postgres at localhost:5432 refused: planted"),
+    (asyncpg.InvalidCatalogNameError("planted"), 3, 503, "Postgres at localhost:5432 refused: planted"),
+    (asyncpg.InsufficientPrivilegeError("planted"), 3, 503, "Postgres at localhost:5432 refused: planted"),
+    (asyncpg.CannotConnectNowError("planted"), 3, 503, "Postgres cannot be reached at localhost:5432 (planted)"),
+    (asyncpg.InterfaceError("connection is closed"), 3, 503, "cannot be reached at localhost:5432 (connection is"),
+    (
+        asyncpg.InternalClientError("another operation"),
+        3,
+        503,
+        "cannot be reached at localhost:5432 (another operation",
+    ),
+    (asyncpg.UniqueViolationError("planted"), 70, 503, "did not carry out a statement: UniqueViolationError: planted"),
+    (asyncpg.InterfaceError("planted"), 70, 503, "did not carry out a statement: InterfaceError: planted"),
+    (FileNotFoundError(2, "No such file", "plans.toml"), 2, 503, "plans.toml: No such file"),
+    (TimeoutError(), 3, 504, "no answer in time: Postgres at localhost:5432 or Kafka at localhost:9092"),
+    (ConnectionRefusedError(111, "refused"), 3, 503, "Postgres cannot be reached at localhost:5432"),
+]
+
+
+@pytest.fixture(autouse=True)
+def defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both read the same addresses, one of them with a password."""
+    monkeypatch.setenv("INMAIL_KAFKA_BOOTSTRAP_SERVERS", "localhost:9092")
+    monkeypatch.setenv("INMAIL_DATABASE_URL", "postgresql://ledger:secret@localhost:5432/inmail")
+
+
+async def ask_console(error: Exception) -> tuple[int, str]:
+    """Return the status and the text of the console's answer to an error."""
+
+    async def fail(_: web.Request) -> web.StreamResponse:
+        raise error
+
+    answer = await error_middleware(load_settings())(make_mocked_request("GET", "/api/lag"), fail)
+    assert isinstance(answer, web.Response)
+    return answer.status, json.loads(answer.text or "")["error"]["text"]
+
+
+def run_failing(error: Exception, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Return the exit code and the last line of a command that ends with an error."""
+
+    async def fail(_: Settings) -> None:
+        raise error
+
+    with pytest.raises(typer.Exit) as ended:
+        run_command(fail)
+    return ended.value.exit_code, capsys.readouterr().err.splitlines()[-1].removeprefix("inmail: ")
+
+
+@pytest.mark.parametrize(("error", "code", "status", "words"), ANSWERS, ids=lambda each: type(each).__name__)
+def test_the_command_line_and_the_console_answer_an_error_with_one_sentence(
+    error: Exception, code: int, status: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each kind of error has its exit code, its status, and the same sentence in both; no password is in it."""
+    console = asyncio.run(ask_console(error))
+    command = run_failing(error, capsys)
+
+    assert (status, code) == (console[0], command[0])
+    assert console[1] == command[1]
+    assert words in console[1]
+    assert "secret" not in console[1]
+
+
+def test_every_row_of_the_table_answers_one_of_the_errors_above() -> None:
+    """A base class above its subclass would take the errors of the subclass."""
+    rows = {
+        next(
+            number
+            for number, row in enumerate(ERROR_TABLE)
+            if isinstance(error, row.classes) and (row.applies is None or row.applies(error))
+        )
+        for error, *_ in ANSWERS
+    }
+
+    assert set(range(len(ERROR_TABLE))) == rows
+
+
+def test_every_known_class_has_an_answer_and_no_other_has() -> None:
+    """The console catches the known classes, so each has a row without a condition, or a base class that has one."""
+    unconditional = tuple(kind for row in ERROR_TABLE if row.applies is None for kind in row.classes)
+
+    assert [] == [kind for kind in KNOWN_ERRORS if not issubclass(kind, unconditional)]
+    assert None is explain(ValueError("planted"), load_settings)

@@ -1,0 +1,184 @@
+"""The one table of known errors: each kind with its exit code, its HTTP status, its code and its sentence.
+
+The command line and the console answer from this table, so that an error has the same sentence in both. A sentence
+contains no secret: of an address it shows the host and the port.
+"""
+
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Any, Final, NamedTuple
+
+import asyncpg
+from aiokafka.errors import KafkaConnectionError, KafkaError, NoBrokersAvailable
+from pydantic import PostgresDsn
+
+from infra.kafka.clients import NotSetUpError, remedy
+from infra.local.errors import LocalStackError
+from infra.migrate import MigrationError
+from infra.postgres import is_transient
+from infra.settings import Settings, SettingsError
+from workers.errors import BreakerError, ChildError, LaneError, WorkerError
+from workers.ledger.plans import CatalogueError
+from workers.ops.books.balance import UnknownAccountError
+from workers.ops.books.snapshot import is_unmigrated
+from workers.ops.dead_letters.letters import NoSuchDeadLetterError
+from workers.ops.operations import NoSuchOperationError, RefusedError
+from workers.ops.topics.plan import TopicsError
+from workers.ops.trace.trace import UnknownRequestError
+
+__all__ = ["ERROR_TABLE", "KNOWN_ERRORS", "ErrorAnswer", "ErrorKind", "Exit", "explain"]
+
+
+class Exit(IntEnum):
+    """The exit codes of every command, as `inmail --help` lists them."""
+
+    DONE = 0
+    NO = 1
+    WRONG_USAGE = 2
+    UNREACHABLE = 3
+    UNDECIDABLE = 65  # sysexits' EX_DATAERR: a supervisor must not start the worker again by itself
+    BROKEN = 70  # sysexits' EX_SOFTWARE, so that a process supervisor can distinguish a defect from a refusal
+    INTERRUPTED = 130
+
+
+class ErrorAnswer(NamedTuple):
+    """The answer to one error."""
+
+    exit: Exit
+    status: int  # of HTTP
+    code: str  # for programs
+    text: str  # for people
+    unexpected: bool  # a defect may be the cause: show the traceback too
+
+
+ReadSettings = Callable[[], Settings]
+
+
+class ErrorKind(NamedTuple):
+    """One row of the table: the errors of some classes that meet a condition."""
+
+    classes: tuple[type[BaseException], ...]
+    exit: Exit
+    status: int
+    code: str
+    describe: Callable[[Any, ReadSettings], str] = lambda error, _: str(error) or type(error).__name__
+    applies: Callable[[Any], bool] | None = None
+    unexpected: bool = False
+
+
+def explain(error: BaseException, read_settings: ReadSettings) -> ErrorAnswer | None:
+    """Return the answer to a known error; None for any other.
+
+    Args:
+        error: the error.
+        read_settings: returns the settings whose addresses the sentence names; called only if it names any.
+
+    """
+    for kind in ERROR_TABLE:
+        if isinstance(error, kind.classes) and (kind.applies is None or kind.applies(error)):
+            text = kind.describe(error, read_settings)
+            return ErrorAnswer(kind.exit, kind.status, kind.code, text, kind.unexpected)
+    return None
+
+
+def _kafka_unreachable(_: KafkaError, read_settings: ReadSettings) -> str:
+    servers = read_settings().kafka_bootstrap_servers
+    return f"Kafka cannot be reached at {servers}: is it running, and is INMAIL_KAFKA_BOOTSTRAP_SERVERS right?"
+
+
+def _kafka_refused(error: KafkaError, read_settings: ReadSettings) -> str:
+    servers = read_settings().kafka_bootstrap_servers
+    if (words := remedy(error)) is not None:
+        return f"Kafka at {servers} refused ({error}): {words}"
+    return f"Kafka at {servers} did not carry out the request: {error}"
+
+
+def _unmigrated(error: Exception, _: ReadSettings) -> str:
+    return f"the database schema does not match this version ({error}): run `inmail migrate`"
+
+
+def _wrong_url(error: Exception, _: ReadSettings) -> str:
+    return f"INMAIL_DATABASE_URL: {error}"
+
+
+def _file_error(error: OSError, _: ReadSettings) -> str:
+    return f"{error.filename}: {error.strerror}"
+
+
+def _timed_out(_: TimeoutError, read_settings: ReadSettings) -> str:
+    servers = f"Postgres at {_database(read_settings())} or Kafka at {read_settings().kafka_bootstrap_servers}"
+    return f"no answer in time: {servers} is slow or cannot be reached, or there is much to read"
+
+
+def _disk_full(error: Exception, read_settings: ReadSettings) -> str:
+    return f"Postgres at {_database(read_settings())} has no room left on its disk: {error}"
+
+
+def _postgres_refused(error: Exception, read_settings: ReadSettings) -> str:
+    return f"Postgres at {_database(read_settings())} refused: {error}"
+
+
+def _postgres_unreachable(error: Exception, read_settings: ReadSettings) -> str:
+    place, why = _database(read_settings()), str(error) or type(error).__name__
+    return f"Postgres cannot be reached at {place} ({why}): is it running, and is INMAIL_DATABASE_URL right?"
+
+
+def _statement_failed(error: Exception, read_settings: ReadSettings) -> str:
+    return f"Postgres at {_database(read_settings())} did not carry out a statement: {type(error).__name__}: {error}"
+
+
+def _database(settings: Settings) -> str:
+    """Return the hosts and ports of the database, without the user and the password."""
+    hosts = PostgresDsn(settings.database_url.get_secret_value()).hosts()
+    return ", ".join(f"{host['host'] or 'the local socket'}:{host['port'] or 5432}" for host in hosts)
+
+
+_ANY_POSTGRES: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+
+# The first row that applies answers, so a subclass stands above its base class.
+ERROR_TABLE: Final[tuple[ErrorKind, ...]] = (
+    ErrorKind((UnknownAccountError,), Exit.NO, 404, "unknown_account"),
+    ErrorKind((UnknownRequestError,), Exit.NO, 404, "unknown_request"),
+    ErrorKind((NoSuchDeadLetterError,), Exit.NO, 404, "no_such_letter"),
+    ErrorKind((NoSuchOperationError,), Exit.NO, 404, "no_such_operation"),
+    ErrorKind((RefusedError,), Exit.NO, 409, "refused"),
+    ErrorKind((TopicsError,), Exit.WRONG_USAGE, 409, "topics_differ"),
+    ErrorKind((CatalogueError,), Exit.WRONG_USAGE, 503, "plan_catalogue"),
+    ErrorKind((SettingsError,), Exit.WRONG_USAGE, 503, "settings"),
+    ErrorKind((NotSetUpError, MigrationError), Exit.UNREACHABLE, 503, "not_set_up"),
+    ErrorKind((LocalStackError,), Exit.UNREACHABLE, 503, "local_stack"),
+    ErrorKind((BreakerError,), Exit.UNDECIDABLE, 503, "too_many_undecidable"),
+    ErrorKind((LaneError, WorkerError, ChildError), Exit.BROKEN, 503, "worker_ended"),
+    ErrorKind((KafkaConnectionError, NoBrokersAvailable), Exit.UNREACHABLE, 503, "kafka", _kafka_unreachable),
+    ErrorKind((KafkaError,), Exit.UNREACHABLE, 503, "kafka", _kafka_refused),
+    ErrorKind((asyncpg.ClientConfigurationError,), Exit.WRONG_USAGE, 503, "settings", _wrong_url),
+    # The client passes parameters of the URL that it does not know to Postgres as settings.
+    ErrorKind(
+        (asyncpg.UndefinedObjectError,),
+        Exit.WRONG_USAGE,
+        503,
+        "settings",
+        _wrong_url,
+        lambda error: "configuration parameter" in str(error),
+    ),
+    ErrorKind((asyncpg.PostgresError,), Exit.UNREACHABLE, 503, "not_set_up", _unmigrated, is_unmigrated),
+    ErrorKind((asyncpg.DiskFullError,), Exit.UNREACHABLE, 503, "postgres", _disk_full),
+    ErrorKind(
+        (
+            asyncpg.InvalidAuthorizationSpecificationError,
+            asyncpg.InvalidCatalogNameError,
+            asyncpg.InsufficientPrivilegeError,
+        ),
+        Exit.UNREACHABLE,
+        503,
+        "postgres",
+        _postgres_refused,
+    ),
+    ErrorKind(_ANY_POSTGRES, Exit.UNREACHABLE, 503, "postgres", _postgres_unreachable, is_transient),
+    ErrorKind(_ANY_POSTGRES, Exit.BROKEN, 503, "postgres", _statement_failed, unexpected=True),
+    ErrorKind((OSError,), Exit.WRONG_USAGE, 503, "file", _file_error, lambda error: error.filename is not None),
+    ErrorKind((TimeoutError,), Exit.UNREACHABLE, 504, "no_answer", _timed_out),
+    # aiokafka has its own classes, so an error of a connection is asyncpg's.
+    ErrorKind((OSError,), Exit.UNREACHABLE, 503, "postgres", _postgres_unreachable),
+)
+KNOWN_ERRORS: Final = tuple(dict.fromkeys(each for kind in ERROR_TABLE for each in kind.classes))
