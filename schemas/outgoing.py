@@ -17,9 +17,10 @@ import orjson
 from pydantic import Field
 from typing_extensions import TypedDict  # pydantic refuses that of typing before Python 3.12
 
-from schemas.envelope import CONTENT_TYPE, AnyInstant
+from schemas.envelope import CONTENT_TYPE, AnyInstant, Open
 
 __all__ = [
+    "RESULT_CONTENT_TYPE",
     "RESULT_SOURCE",
     "AccountResultData",
     "Cause",
@@ -32,12 +33,14 @@ __all__ = [
 ]
 
 RESULT_SOURCE = "/inmail-ledger"
+# Each record with a result says so in the header content-type: SDKs find no event in a record without.
+RESULT_CONTENT_TYPE = "application/cloudevents+json; charset=UTF-8"
 
 Count = Annotated[int, Field(ge=0)]
 Lot = Annotated[int, Field(ge=1, description="Number of the lot within its account, in opening order.")]
 Outcome = Literal["accepted", "rejected"]
 SendId = Annotated[UUID, Field(description="The request id of the send that was reported on.")]
-Cause = Annotated[Literal["undeliverable", "responded"], Field(description="What was reported of the send.")]
+Cause = Annotated[Literal["undeliverable", "responded"], Open, Field(description="What was reported of the send.")]
 
 
 class Source(TypedDict):
