@@ -14,6 +14,8 @@ from pydantic_core import CoreSchema, core_schema
 
 __all__ = [
     "CONTENT_TYPE",
+    "EVENT_CONTENT_TYPE",
+    "EVENT_HEADERS",
     "EVENT_ID_PATTERN",
     "ID_PATTERN",
     "JSON_MEDIA_TYPE",
@@ -34,6 +36,9 @@ __all__ = [
 
 MAX_VALUE_BYTES = 65_536
 CONTENT_TYPE: Final = "application/json"
+# A record with a whole event as its value says so in this header: SDKs find no event in a record without it.
+EVENT_CONTENT_TYPE: Final = "application/cloudevents+json; charset=UTF-8"
+EVENT_HEADERS: Final = (("content-type", EVENT_CONTENT_TYPE.encode()),)
 
 # Ids reach Postgres as text: visible ASCII keeps out NUL, lone surrogates and look-alikes.
 ID_PATTERN = r"^[!-~]{1,128}$"

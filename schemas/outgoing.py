@@ -10,7 +10,7 @@ orjson writes them, to the bytes that pydantic would, in half of its time (2.6 u
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 from uuid import UUID
 
 import orjson
@@ -20,7 +20,6 @@ from typing_extensions import TypedDict  # pydantic refuses that of typing befor
 from schemas.envelope import CONTENT_TYPE, AnyInstant, Open
 
 __all__ = [
-    "RESULT_CONTENT_TYPE",
     "RESULT_SOURCE",
     "AccountResultData",
     "Cause",
@@ -33,8 +32,6 @@ __all__ = [
 ]
 
 RESULT_SOURCE = "/inmail-ledger"
-# Each record with a result says so in the header content-type: SDKs find no event in a record without.
-RESULT_CONTENT_TYPE = "application/cloudevents+json; charset=UTF-8"
 
 Count = Annotated[int, Field(ge=0)]
 Lot = Annotated[int, Field(ge=1, description="Number of the lot within its account, in opening order.")]
@@ -61,6 +58,15 @@ class AccountResultData(TypedDict):
     balance_after: Annotated[Count, Field(description="Credits the account can spend at as_of, after this.")]
     source: Source
     repeat: Annotated[bool, Field(description="The request was answered before; this is the same answer again.")]
+    original_id: NotRequired[
+        Annotated[
+            str,
+            Field(
+                description="Where the event that this answers or that caused this has an id that is no UUID: that id."
+                " request_id is then derived from its source and id."
+            ),
+        ]
+    ]
 
 
 def write_result(name: str, event_id: str, subject: str | None, time: datetime, data: Mapping[str, Any]) -> bytes:

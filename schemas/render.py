@@ -19,8 +19,7 @@ from pydantic_core import CoreSchema
 
 from schemas.catalogue import CATALOGUE, TOPICS, EventType
 from schemas.compatibility import breaking_changes
-from schemas.envelope import ID_PATTERN
-from schemas.outgoing import RESULT_CONTENT_TYPE
+from schemas.envelope import EVENT_CONTENT_TYPE, ID_PATTERN
 
 __all__ = ["StaleError", "check", "json_schema", "main", "render_table", "rendered_files", "write"]
 
@@ -56,7 +55,7 @@ def _example(row: EventType) -> Json:
 
 def _message(row: EventType) -> Json:
     key = {"key": {"type": "string", "pattern": ID_PATTERN, "description": "The account id."}} if row.key else {}
-    content_type: Json = {"type": "string", "const": RESULT_CONTENT_TYPE}
+    content_type: Json = {"type": "string", "const": EVENT_CONTENT_TYPE}
     headers: Json = {"type": "object", "properties": {"content-type": content_type}, "required": ["content-type"]}
     return {
         "name": row.name,

@@ -351,7 +351,7 @@ async def test_what_is_not_there_is_said(tab: Tab) -> None:
     """In a sentence, where it would have been."""
     for path, text in (
         ("#/account?id=nobody-of-that-name", "the ledger has no account nobody-of-that-name"),
-        ("#/request?id=no-uuid", "id: expected a UUID; a message that has none is found by its account"),
+        ("#/request?id=no-uuid", "is no UUID and no id of a decided request"),
         ("#/letters/0/999999999", "there is no dead letter at 0/999999999"),
         ("#/operations/999999", "there is no operation 999999"),
         ("#/letters?account=nobody", "No dead letter matches"),

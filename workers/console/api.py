@@ -21,7 +21,7 @@ from workers.ops.dead_letters.history import report_dead_letter, report_dead_let
 from workers.ops.operations import Operation, list_operations, read_operation
 from workers.ops.topics.plan import TopicsError, plan_topics
 from workers.ops.topics.promises import check_topics
-from workers.ops.trace.trace import Question, trace
+from workers.ops.trace.trace import about, trace
 
 __all__ = ["Api", "RequestHandler", "answer"]
 
@@ -84,12 +84,12 @@ class Api:
 
     async def request(self, request: web.Request) -> web.Response:
         """Answer with all that is known of a request or event, or of an account's last ones."""
-        id_ = parameters.uuid(request.query, "id")
+        id_ = parameters.text(request.query, "id")
         account = parameters.text(request.query, "account")
         if id_ is None and account is None:
             raise BadRequestError("id: which request?")
         async with self.reading.slot(_LONGER) as settings:
-            traced = await trace(settings, Question(id_, account, _REQUESTS, _SEARCHED))
+            traced = await trace(settings, about(id_, account, _REQUESTS, _SEARCHED))
         summary = traced.summary()
         summary["dead_letters"] = [letter_json(letter, fate) for letter, fate in traced.letters]
         return answer(summary | {"searched": _SEARCHED})

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
-from uuid import UUID
 
 from schemas.catalogue import INPUT_TOPICS
 from schemas.results import DeadLetterReason
@@ -11,7 +10,7 @@ from workers.console.problems import BadRequestError
 from workers.ops.dead_letters.letters import LetterFilter
 from workers.ops.dead_letters.redrive_plan import RATES, RedriveOptions
 
-__all__ = ["instant", "number", "options", "selection", "text", "uuid"]
+__all__ = ["instant", "number", "options", "selection", "text"]
 
 _LONGEST: Final = 1000
 _MOST: Final = 2**53 - 1  # what a page counts with
@@ -68,20 +67,6 @@ def instant(given: Given, name: str) -> datetime | None:
         return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError) as error:
         raise BadRequestError(f"{name}: expected an instant like 2026-01-31T09:30:00Z") from error
-
-
-def uuid(given: Given, name: str) -> UUID | None:
-    """Return an id; None where there is none.
-
-    Raises:
-        BadRequestError: when it is none.
-
-    """
-    value = text(given, name)
-    try:
-        return None if value is None else UUID(value)
-    except ValueError as error:
-        raise BadRequestError(f"{name}: expected a UUID; a message that has none is found by its account") from error
 
 
 def selection(given: Given) -> LetterFilter:

@@ -105,7 +105,7 @@ class _Emitter:
                 self._operation.stopped = True
                 break
             topic = self._plan.to or message.topic
-            outgoing = Outgoing(topic, message.key, message.value)
+            outgoing = Outgoing(topic, message.key, message.value, headers=tuple(message.headers or ()))
             # A tick's answer has a partition instead of a key; the target topic may have fewer partitions.
             partition = None if message.partition is None else message.partition % self._plan.partitions[topic]
             await self._sender.send(number, outgoing, partition)
