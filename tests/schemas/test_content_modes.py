@@ -4,11 +4,13 @@ import json
 from base64 import b64encode
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 from uuid import UUID, uuid5
 
 import pytest
 
 import schemas
+from infra.kafka.clients import partition_of
 from schemas.catalogue import CATALOGUE, SEND_REQUESTS, EventType, Undecodable, decode, fingerprint
 from schemas.content_modes import read_attributes, read_request_id
 from schemas.envelope import Event
@@ -264,6 +266,18 @@ def test_a_schema_registrys_prefix_before_data_of_binary_mode_is_refused_by_its_
     value, headers = binary(example(SEND))
 
     assert "schema id 7)" in refusal(b"\x00\x00\x00\x00\x07" + value, headers)[1]
+
+
+def test_an_account_id_is_visible_ascii_since_one_name_may_be_spelt_in_two_ways() -> None:
+    """The two look alike, and would be two accounts in two partitions, with a balance each."""
+    spellings = [normalize(form, "andré") for form in ("NFC", "NFD")]
+    errors = {
+        refusal(json.dumps(example(SEND, subject=name)).encode(), [], name.encode())[1].partition(",")[0]
+        for name in spellings
+    }
+
+    assert {"subject: expected 1 to 128 visible ASCII characters"} == errors
+    assert 2 == len({partition_of(name.encode(), 12) for name in spellings})
 
 
 @pytest.mark.parametrize("id_", [ULID, "1", "a b", "Привет", '"quoted"', "\\", KEY.decode(), "a" * 256])
