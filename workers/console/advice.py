@@ -37,7 +37,7 @@ ADVICE: Final[Mapping[Status, Advice]] = {
     Status.HELD: Advice(
         "warning",
         "all is read that can be: an open transaction of a producer hides what comes next",
-        "end that producer: the broker aborts after transaction.timeout.ms, or `kafka-transactions.sh abort` (docs/lag.md)",
+        "end that producer: the broker aborts after transaction.timeout.ms, or `kafka-transactions.sh abort` does",
     ),
     Status.STALLED: Advice(
         "failed",
