@@ -185,7 +185,7 @@ def decode(topic: str, key: bytes | None, value: bytes | None, headers: Headers 
     quotes = reader.plain_quotes[event.type]
     if event.time is None:
         quotes -= 4
-    if event.datacontenttype is not None and "datacontenttype" in event.model_fields_set:
+    if event.datacontenttype is not None and "datacontenttype" in event.__pydantic_fields_set__:
         quotes += 4
     surplus = value.count(b'"') - quotes
     if surplus and surplus != _count_optional_quotes(event.data, reader.optional[event.type]):

@@ -48,6 +48,9 @@ def merge_binary(headers: Headers, value: bytes) -> bytes | None:
         Undecodable: when the content type is one that is not read, or the record is in binary mode and no event.
 
     """
+    for name, content in headers:  # of each record of structured mode: nothing is made here
+        if name == CONTENT_TYPE and content in _USUAL:
+            return None
     attributes = _binary_attributes(headers)
     return None if attributes is None else _splice(attributes, value)
 
