@@ -35,7 +35,8 @@ _USUAL: Final = frozenset(
 _ATTRIBUTES: Final = {
     f"ce_{name}": name for name in ("specversion", "id", "source", "type", "subject", "time", "datacontenttype")
 }
-_REQUIRED: Final = frozenset({"specversion", "id", "source", "type"})
+_REQUIRED: Final = frozenset({"ce_specversion", "ce_id", "ce_source", "ce_type"})
+_LONGEST_MEDIA_TYPE: Final = 256  # bytes that are looked at for the mode
 _EVENT_ID: Final = re.compile(EVENT_ID_PATTERN)
 _UUIDS: Final = SchemaValidator(core_schema.uuid_schema())
 _CHARSETS: Final = frozenset({"utf-8", "utf8", "us-ascii"})
@@ -74,22 +75,21 @@ def read_request_id(headers: Headers, value: bytes | None) -> UUID | None:
 def _binary_attributes(headers: Headers) -> dict[str, Any] | None:
     """Return the attributes of an event of binary mode; None where the record is in structured mode."""
     given: dict[str, bytes] = {}
+    twice = None
     for name, content in headers:
-        if name == CONTENT_TYPE:
-            if content in _USUAL:
-                return None
-        elif name not in _ATTRIBUTES:
+        # A header without content is as good as absent.
+        if content is None or not (name == CONTENT_TYPE or name in _ATTRIBUTES):
             continue
-        if content is None:
-            continue  # as good as absent
+        if name == CONTENT_TYPE and _is_structured(content[:_LONGEST_MEDIA_TYPE]):
+            return None
         if given.setdefault(name, content) != content:
-            raise Undecodable(DeadLetterReason.INVALID_EVENT, f"header {name}: appears more than once")
+            twice = name
+    if not _REQUIRED & given.keys():
+        return None
+    if twice is not None:
+        raise Undecodable(DeadLetterReason.INVALID_EVENT, f"header {twice}: appears more than once")
     content_type = given.pop(CONTENT_TYPE, None)
-    if content_type is not None and _is_structured(content_type):
-        return None
     attributes = {_ATTRIBUTES[name]: _text(name, content) for name, content in given.items()}
-    if not _REQUIRED & attributes.keys():
-        return None
     if content_type is not None:
         attributes["datacontenttype"] = _text(CONTENT_TYPE, content_type)
         _refuse_other_charsets(attributes["datacontenttype"])

@@ -98,6 +98,8 @@ def test_data_of_any_json_media_type_is_taken_in_both_modes(content_type: str | 
         [("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")],
         [("ce_id", b"another"), ("ce_type", b"other"), STRUCTURED],
         [("ce_traceparent", b"00"), ("ce_specversion", None)],
+        [("ce_time", b"\xff"), ("content-type", b"application/json"), ("content-type", b"text/plain")],
+        [("content-type", b"text/plain"), STRUCTURED],
     ],
 )
 def test_a_value_that_is_the_whole_event_is_read_whatever_headers_are_beside_it(headers: list[Header]) -> None:
