@@ -120,6 +120,17 @@ def test_an_event_needs_no_time_and_extensions_are_ignored(mode: str) -> None:
     assert fingerprint(event) == fingerprint(decode(SEND_REQUESTS, KEY, json.dumps(example(SEND)).encode()))
 
 
+@pytest.mark.parametrize("time", [None, "2026-03-01T09:30:00Z"])
+@pytest.mark.parametrize("twice", ['{"source":"/x",', '{"subject":"acct-42",', '{"time":"2026-01-01T00:00:00Z",'])
+def test_names_that_repeat_are_refused_with_and_without_a_time(time: str | None, twice: str) -> None:
+    """What is left out must not make room for what is given twice."""
+    value = (twice + json.dumps(example(SEND, time=time, datacontenttype=None))[1:]).encode()
+    if time is None and "time" in twice:
+        assert decode(SEND_REQUESTS, KEY, value).time is not None
+    else:
+        assert refusal(value, [])[1].endswith(": appears more than once")
+
+
 def test_a_time_that_is_null_is_as_good_as_none() -> None:
     """As CloudEvents' JSON format has it."""
     value = json.dumps(example(SEND) | {"time": None}).encode()
