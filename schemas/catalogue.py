@@ -19,7 +19,7 @@ from schemas.billing import (
     SubscriptionRenewed,
     SurveyGranted,
 )
-from schemas.content_modes import Headers, merge_binary, plain_form
+from schemas.content_modes import Headers, PlainForm, merge_binary, plain_form, refuse_without_version
 from schemas.dead_letters import DeadLettered, DeadLetterReason
 from schemas.decisions import BillingDecided, ReportDecided, SendDecided, TickDecided
 from schemas.envelope import MAX_VALUE_BYTES, Data, Event
@@ -181,7 +181,7 @@ def decode(topic: str, key: bytes | None, value: bytes | None, headers: Headers 
     try:
         event = reader.validate_json(value)
     except ValidationError:
-        event, value = _decode_plain_form(topic, value, reader)
+        event, value = _decode_plain_form(topic, value, headers, reader)
     quotes = reader.plain_quotes[event.type]
     if event.time is None:
         quotes -= 4
@@ -212,14 +212,13 @@ def _refuse_key(key: bytes | None, event: Event) -> NoReturn:
     )
 
 
-def _decode_plain_form(topic: str, value: bytes, reader: _Reader) -> tuple[Event, bytes]:
+def _decode_plain_form(topic: str, value: bytes, headers: Headers, reader: _Reader) -> tuple[Event, bytes]:
     """Return the event in a value that did not validate as it is, and the value that did."""
-    plain = plain_form(value, any_id=reader.keyed)
-    if plain is None:
-        explain(topic, value, reader.models, _TOPIC_BY_NAME)
+    plain = plain_form(value, any_id=reader.keyed) or PlainForm(value, None)
     try:
         event = reader.validate_json(plain.value)
     except ValidationError:
+        refuse_without_version(headers)
         explain(topic, plain.value, reader.models, _TOPIC_BY_NAME)
     if plain.id is not None:
         event.__dict__["id"] = plain.id  # equal to the one that is there

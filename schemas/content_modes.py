@@ -1,9 +1,9 @@
 """The forms in which a CloudEvent comes in a Kafka record, each brought to the one that is decoded: structured JSON.
 
 In structured mode the value is the whole event, in binary mode it is the event's data and the attributes are headers
-(`ce_id`, `ce_source`, ...). A content type that begins with application/cloudevents says structured; otherwise one of
-the required attributes among the headers says binary; a record with neither is taken for structured. In both forms
-JSON may stand in `data_base64`, and an id may be any string.
+(`ce_id`, `ce_source`, ...). A content type that begins with application/cloudevents says structured; otherwise the
+attribute `ce_specversion` says binary; a record with neither is taken for structured, whatever other headers it has. In
+structured mode JSON may stand in `data_base64`, and in both an id may be any string.
 """
 
 import json
@@ -22,7 +22,15 @@ from schemas.envelope import EVENT_ID_PATTERN
 from schemas.ids import DerivedId, derive_id
 from schemas.undecodable import Undecodable, excerpt, explain_unreadable, refuse_repeated_names
 
-__all__ = ["Headers", "PlainForm", "merge_binary", "plain_form", "read_attributes", "read_request_id"]
+__all__ = [
+    "Headers",
+    "PlainForm",
+    "merge_binary",
+    "plain_form",
+    "read_attributes",
+    "read_request_id",
+    "refuse_without_version",
+]
 
 Headers = Sequence[tuple[str, bytes | None]]
 
@@ -35,7 +43,7 @@ _USUAL: Final = frozenset(
 _ATTRIBUTES: Final = {
     f"ce_{name}": name for name in ("specversion", "id", "source", "type", "subject", "time", "datacontenttype")
 }
-_REQUIRED: Final = frozenset({"ce_specversion", "ce_id", "ce_source", "ce_type"})
+_VERSION: Final = "ce_specversion"  # the attribute that marks binary mode
 _LONGEST_MEDIA_TYPE: Final = 256  # bytes that are looked at for the mode
 _EVENT_ID: Final = re.compile(EVENT_ID_PATTERN)
 _UUIDS: Final = SchemaValidator(core_schema.uuid_schema())
@@ -54,6 +62,18 @@ def merge_binary(headers: Headers, value: bytes) -> bytes | None:
             return None
     attributes = _binary_attributes(headers)
     return None if attributes is None else _splice(attributes, value)
+
+
+def refuse_without_version(headers: Headers) -> None:
+    """Refuse a record that is no event in structured mode and lacks one header to be read in binary mode.
+
+    Raises:
+        Undecodable: when a header names the event's type, and none its `specversion`.
+
+    """
+    given = {name for name, content in headers if content is not None}
+    if "ce_type" in given and _VERSION not in given:
+        raise Undecodable(DeadLetterReason.INVALID_EVENT, f"header {_VERSION}: required in binary mode, but missing")
 
 
 def read_attributes(headers: Headers, value: bytes | None) -> Mapping[str, Any]:
@@ -84,7 +104,7 @@ def _binary_attributes(headers: Headers) -> dict[str, Any] | None:
             return None
         if given.setdefault(name, content) != content:
             twice = name
-    if not _REQUIRED & given.keys():
+    if _VERSION not in given:
         return None
     if twice is not None:
         raise Undecodable(DeadLetterReason.INVALID_EVENT, f"header {twice}: appears more than once")

@@ -98,12 +98,13 @@ def test_data_of_any_json_media_type_is_taken_in_both_modes(content_type: str | 
         [("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")],
         [("ce_id", b"another"), ("ce_type", b"other"), STRUCTURED],
         [("ce_traceparent", b"00"), ("ce_specversion", None)],
+        [("ce_type", b"inmail.send.requested.v1"), ("ce_id", b"another")],
         [("ce_time", b"\xff"), ("content-type", b"application/json"), ("content-type", b"text/plain")],
         [("content-type", b"text/plain"), STRUCTURED],
     ],
 )
 def test_a_value_that_is_the_whole_event_is_read_whatever_headers_are_beside_it(headers: list[Header]) -> None:
-    """The content type decides; without one, only a required attribute among the headers says binary mode."""
+    """The content type decides; without one, only `ce_specversion` among the headers says binary mode."""
     document = example(SEND)
 
     assert UUID(document["id"]) == decode(SEND_REQUESTS, KEY, json.dumps(document).encode(), headers).id
@@ -176,7 +177,8 @@ def test_data_base64_that_is_no_json_or_not_alone_is_refused(value: bytes, error
 @pytest.mark.parametrize(
     ("changes", "error"),
     [
-        ({"ce_specversion": None}, "specversion: required, but missing"),
+        ({"ce_specversion": None}, "header ce_specversion: required in binary mode, but missing"),
+        ({"ce_specversion": b"0.3"}, "specversion: expected '1.0', got"),
         ({"ce_type": None}, "type: expected a string, got nothing"),
         ({"ce_source": b""}, 'source: expected 1 to 256 characters without control characters, got ""'),
         ({"ce_subject": b"\xff"}, "header ce_subject: byte 1 is not UTF-8"),
@@ -191,7 +193,7 @@ def test_data_base64_that_is_no_json_or_not_alone_is_refused(value: bytes, error
 def test_an_invalid_event_in_binary_mode_is_refused_with_the_attribute(
     changes: dict[str, bytes | None], error: str
 ) -> None:
-    """A record that has a required attribute as a header is taken for binary mode, and held to it."""
+    """A record that has a `specversion` as a header is taken for binary mode, and held to it."""
     value, headers = binary(example(SEND))
     reason, found = refusal(value, [*((n, v) for n, v in headers if n not in changes), *changes.items()])
 
