@@ -79,6 +79,10 @@ bench: $(STAMP) ## Measure against baselines into build/bench.json (about 20 min
 histories: $(STAMP) ## Compare 5,000 random histories of all events with the oracle (about 10 min; make test plays 200)
 	HISTORIES=5000 $(BIN)/python -m pytest tests/ledger/test_histories.py -k random_histories_as --timeout 3600
 
+.PHONY: clients
+clients: $(STAMP) ## Run other people's clients from PyPI against docs/producers.md (1 min; not part of the tests)
+	$(BIN)/python -m tests.clients
+
 .PHONY: fuzz
 fuzz: $(STAMP) ## Account for 100,000 malformed records from a real broker (about 5 min; make test sends 3,000)
 	$(BIN)/python -m tests.fuzz

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from hashlib import blake2b
-from typing import Annotated, Any, Final, Literal, NamedTuple, Union
+from typing import Annotated, Any, Final, Literal, NamedTuple, NoReturn, Union
 
 from pydantic import BaseModel, Discriminator, TypeAdapter, ValidationError
 
@@ -19,6 +19,7 @@ from schemas.billing import (
     SubscriptionRenewed,
     SurveyGranted,
 )
+from schemas.content_modes import Headers, PlainForm, merge_binary, plain_form, refuse_without_version
 from schemas.dead_letters import DeadLettered, DeadLetterReason
 from schemas.decisions import BillingDecided, ReportDecided, SendDecided, TickDecided
 from schemas.envelope import MAX_VALUE_BYTES, Data, Event
@@ -122,14 +123,14 @@ class _Reader(NamedTuple):
 
 
 def _count_plain_quotes(model: type[Event]) -> int:
-    """Return how many quotation marks an event has that gives each required field once and nothing else.
+    """Return how many quotation marks an event has that gives `time` and each required field once and nothing else.
 
     Two for each name, two more for each value that is a string, as all are but integers and `data` itself. An
     event with as many cannot have a name twice, and has no optional field.
     """
     fields = [*model.model_fields.values(), *model.model_fields["data"].annotation.model_fields.values()]  # type: ignore[union-attr]
     required = [field for field in fields if field.is_required()]
-    return 4 * len(required) - 2 - 2 * sum(field.annotation is int for field in required)
+    return 4 * (len(required) + 1) - 2 - 2 * sum(field.annotation is int for field in required)
 
 
 def _count_optional_quotes(data: Data, optional: frozenset[str]) -> int:
@@ -160,8 +161,10 @@ def _reader(topic: str) -> _Reader:
 _READERS: Final = {topic: _reader(topic) for topic in INPUT_TOPICS}
 
 
-def decode(topic: str, key: bytes | None, value: bytes | None) -> Event:
-    """Return the event that a record of an input topic holds. A tick's key is not looked at.
+def decode(topic: str, key: bytes | None, value: bytes | None, headers: Headers = ()) -> Event:
+    """Return the event that a record of an input topic holds, in structured or in binary mode.
+
+    A tick's key is not looked at. The event's id is the request id: a `DerivedId` where its own is no UUID.
 
     Raises:
         Undecodable: when it holds none, whatever the bytes are; the message is fit for a person.
@@ -173,26 +176,53 @@ def decode(topic: str, key: bytes | None, value: bytes | None) -> Event:
         raise Undecodable(DeadLetterReason.NO_VALUE, "the record has no value")
     if len(value) > MAX_VALUE_BYTES:
         raise Undecodable(DeadLetterReason.TOO_LARGE, f"the value has {len(value)} bytes, more than {MAX_VALUE_BYTES}")
+    if headers and (merged := merge_binary(headers, value)) is not None:
+        return decode(topic, key, merged)
     try:
         event = reader.validate_json(value)
     except ValidationError:
-        explain(topic, value, reader.models, _TOPIC_BY_NAME)
+        event, value = _decode_plain_form(topic, value, headers, reader)
     quotes = reader.plain_quotes[event.type]
-    if event.datacontenttype is not None and "datacontenttype" in event.model_fields_set:
+    if event.time is None:
+        quotes -= 4
+    if event.datacontenttype is not None and "datacontenttype" in event.__pydantic_fields_set__:
         quotes += 4
     surplus = value.count(b'"') - quotes
     if surplus and surplus != _count_optional_quotes(event.data, reader.optional[event.type]):
-        refuse_repeated_names(value)  # of which pydantic takes the last; but these may be extensions or escapes
-    if reader.keyed:
-        if not key:
-            raise Undecodable(DeadLetterReason.MISSING_KEY, "expected the account id as the record's key, got none")
-        if key != (event.subject or "").encode():
-            raise Undecodable(
-                DeadLetterReason.KEY_IS_NOT_SUBJECT,
-                f"subject: expected the record's key {excerpt(key.decode('ascii', 'backslashreplace'))},"
-                f" got {excerpt(event.subject)}",
-            )
+        _check_names(value)
+    if reader.keyed and key != (event.subject or "").encode():
+        _refuse_key(key, event)
     return event
+
+
+def _check_names(value: bytes) -> None:
+    """Refuse an event that names anything twice, of which pydantic takes the last. Other names are extensions."""
+    document = refuse_repeated_names(value)
+    if isinstance(document, dict) and document.get("data_base64") is not None:
+        raise Undecodable(DeadLetterReason.INVALID_EVENT, "data_base64: expected nothing beside data")
+
+
+def _refuse_key(key: bytes | None, event: Event) -> NoReturn:
+    if not key:
+        raise Undecodable(DeadLetterReason.MISSING_KEY, "expected the account id as the record's key, got none")
+    raise Undecodable(
+        DeadLetterReason.KEY_IS_NOT_SUBJECT,
+        f"subject: expected the record's key {excerpt(key.decode('ascii', 'backslashreplace'))},"
+        f" got {excerpt(event.subject)}",
+    )
+
+
+def _decode_plain_form(topic: str, value: bytes, headers: Headers, reader: _Reader) -> tuple[Event, bytes]:
+    """Return the event in a value that did not validate as it is, and the value that did."""
+    plain = plain_form(value, any_id=reader.keyed) or PlainForm(value, None)
+    try:
+        event = reader.validate_json(plain.value)
+    except ValidationError:
+        refuse_without_version(headers)
+        explain(topic, plain.value, reader.models, _TOPIC_BY_NAME)
+    if plain.id is not None:
+        event.__dict__["id"] = plain.id  # equal to the one that is there
+    return event, plain.value
 
 
 _hashers: Final = {row.name: blake2b(row.name.encode() + b"\n", digest_size=8) for row in CATALOGUE}

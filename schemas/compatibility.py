@@ -1,8 +1,11 @@
-"""What may change in a published event without a new version: a new optional field, a new member of an enum.
+"""What may change in a published event without a new version: a new optional field, a new value of an open enum.
 
-Everything else is a `.v2` beside the `.v1`. Readers of results must expect fields and codes that they do not know.
+An open enum (`x-extensible-enum`) names the values that are known; a closed one (`enum`, `const`) the only ones there
+are, so that whoever generated a type from it fails on another. What comes in may also be taken more widely than
+before. Everything else is a `.v2` beside the `.v1`.
 """
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,8 +13,11 @@ __all__ = ["breaking_changes"]
 
 Schema = dict[str, Any]
 
+_OPEN = "x-extensible-enum"
 _FREE = frozenset({"description", "title", "examples", "$defs", "$schema"})  # say nothing about what is valid
-_COMPARED_APART = frozenset({"properties", "required", "enum", "items", "anyOf", "$ref"})
+_COMPARED_APART = frozenset({"properties", "required", "enum", "const", _OPEN, "items", "anyOf", "$ref"})
+_A_UUID = "0b5d6f0e-6d5c-4b1f-9a51-3f0f4c8f7a10"
+_LIMITS = frozenset({"format", "pattern", "minLength", "maxLength", "minimum", "maximum"})  # without one, more is valid
 
 
 def breaking_changes(old: Schema, new: Schema, *, incoming: bool) -> list[str]:
@@ -36,21 +42,33 @@ class _Comparison:
 
     def changes(self, old: Schema, new: Schema, path: str) -> Iterator[str]:
         old, new = _follow(old, self._old_definitions), _follow(new, self._new_definitions)
+        if self._takes_more(old, new, path):
+            return
         for keyword in sorted((old.keys() | new.keys()) - _FREE - _COMPARED_APART):
-            if old.get(keyword) != new.get(keyword):
+            if old.get(keyword) != new.get(keyword) and not (
+                self._incoming and keyword in _LIMITS and keyword not in new
+            ):
                 yield f"{path}: {keyword} was {old.get(keyword)}, is {new.get(keyword)}"
-        yield from self._enum(old, new, path)
+        yield from _values(old, new, path)
         yield from self._fields(old, new, path)
         if "items" in old and "items" in new:
             yield from self.changes(old["items"], new["items"], f"{path}[]")
         yield from self._choices(old.get("anyOf", []), new.get("anyOf", []), path)
 
-    def _enum(self, old: Schema, new: Schema, path: str) -> Iterator[str]:
-        if ("enum" in old) != ("enum" in new):
-            yield f"{path}: is {'no longer' if 'enum' in old else 'now'} an enum"
-        for value in old.get("enum", []):
-            if value not in new.get("enum", [value]):
-                yield f"{path}: {value} is no longer a value"
+    def _takes_more(self, old: Schema, new: Schema, path: str) -> bool:
+        """Return whether what comes in may be what it was or something else: one more alternative, a wider form."""
+        if not self._incoming:
+            return False
+        if "anyOf" not in old and "anyOf" in new:
+            return any(not list(self.changes(old, choice, path)) for choice in new["anyOf"])
+        only = {"const": old.get("const"), "format": _A_UUID if old.get("format") == "uuid" else None}
+        samples = [only[keyword] for keyword in old.keys() - _FREE - {"type"} if only.get(keyword)]
+        return (
+            len(samples) == 1 == len(old.keys() - _FREE - {"type"})
+            and new.keys() - _FREE == {"type", "pattern"}
+            and new["type"] == old.get("type")
+            and re.search(new["pattern"], str(samples[0])) is not None
+        )
 
     def _fields(self, old: Schema, new: Schema, path: str) -> Iterator[str]:
         old_fields, new_fields = old.get("properties", {}), new.get("properties", {})
@@ -73,6 +91,30 @@ class _Comparison:
         else:
             for one, other in zip(old, new, strict=True):
                 yield from self.changes(one, other, path)
+
+
+def _values(old: Schema, new: Schema, path: str) -> Iterator[str]:
+    """Yield what became of the values that a field may have."""
+    closed, closed_now = _closed(old), _closed(new)
+    values, values_now = closed or old.get(_OPEN), closed_now or new.get(_OPEN)
+    if values is None or values_now is None:
+        if values != values_now:
+            yield f"{path}: is {'now' if values is None else 'no longer'} an enum"
+        return
+    if closed_now and not closed:
+        yield f"{path}: is now a closed enum"
+    for value in values:
+        if value not in values_now:
+            yield f"{path}: {value} is no longer a value"
+    if closed and closed_now:
+        for value in values_now:
+            if value not in values:
+                yield f"{path}: {value} is a new value of a closed enum"
+
+
+def _closed(schema: Schema) -> list[Any] | None:
+    values: list[Any] | None = [schema["const"]] if "const" in schema else schema.get("enum")
+    return values
 
 
 def _follow(schema: Schema, definitions: dict[str, Schema]) -> Schema:

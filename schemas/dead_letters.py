@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, Field
 from typing_extensions import TypedDict
 
-from schemas.envelope import Event, OpaqueId
+from schemas.envelope import OpaqueId, Open, ResultEvent
 from schemas.outgoing import Count, write_result
 
 __all__ = [
@@ -67,7 +67,7 @@ class DeadLetterCut(TypedDict):
 class DeadLetteredData(TypedDict):
     """The message as it was read, and why it was refused."""
 
-    reason: DeadLetterReason
+    reason: Annotated[DeadLetterReason, Open]
     error: Annotated[str, Field(max_length=1000)]
     origin: DeadLetterOrigin
     key_base64: Base64 | None
@@ -76,7 +76,7 @@ class DeadLetteredData(TypedDict):
     cut: Annotated[DeadLetterCut | None, Field(description="Where the message was too large to be kept whole.")]
 
 
-class DeadLettered(Event):
+class DeadLettered(ResultEvent):
     """A message that can never succeed. Its time is its origin's; its subject is its key, if an account id."""
 
     type: Literal["inmail.message.dead-lettered.v1"]

@@ -6,7 +6,7 @@ from uuid import UUID
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from schemas.envelope import AccountEvent, AnyInstant, Event, OpaqueId
+from schemas.envelope import AccountResult, AnyInstant, OpaqueId, Open, ResultEvent
 from schemas.outgoing import AccountResultData, Cause, Count, Lot, Outcome, SendId, Source, write_result
 from schemas.sends import Relationship
 
@@ -41,19 +41,22 @@ RetryAfterSeconds = Annotated[
 class SendDecidedData(AccountResultData):
     """May the message be sent, and what did it cost."""
 
-    code: Literal[
-        "charged",
-        "free",
-        "balance_not_current",
-        "insufficient_credits",
-        "rate_limited",
-        "recipient_is_sender",
-        "account_erased",
-        "key_conflict",
+    code: Annotated[
+        Literal[
+            "charged",
+            "free",
+            "balance_not_current",
+            "insufficient_credits",
+            "rate_limited",
+            "recipient_is_sender",
+            "account_erased",
+            "key_conflict",
+        ],
+        Open,
     ]
     outcome: Outcome
     recipient_id: OpaqueId
-    relationship: Relationship
+    relationship: Annotated[Relationship, Open]
     credits_charged: Literal[0, 1]
     lot: Annotated[Lot | None, Field(description="The lot that paid.")]
     lot_expires_at: AnyInstant | None
@@ -62,7 +65,7 @@ class SendDecidedData(AccountResultData):
     ]
     sender_id: Annotated[OpaqueId | None, Field(description="The seat that asked, if the request named one.")]
     limit: Annotated[
-        Literal["account", "seat", "recipient"] | None,
+        Annotated[Literal["account", "seat", "recipient"], Open] | None,
         Field(description="Where rate_limited: whose limit was reached. That of a recipient is the cool-down."),
     ]
     retry_at: Annotated[
@@ -72,7 +75,7 @@ class SendDecidedData(AccountResultData):
     retry_after_seconds: NotRequired[RetryAfterSeconds]
 
 
-class SendDecided(AccountEvent):
+class SendDecided(AccountResult):
     """The answer to a request to send."""
 
     type: Literal["inmail.send.decided.v1"]
@@ -82,13 +85,16 @@ class SendDecided(AccountEvent):
 class ReportDecidedData(AccountResultData):
     """Why a report on a send gave no credit back."""
 
-    code: Literal[
-        "unknown_send",
-        "not_charged",
-        "already_reversed",
-        "no_credit_back",
-        "response_too_late",
-        "key_conflict",
+    code: Annotated[
+        Literal[
+            "unknown_send",
+            "not_charged",
+            "already_reversed",
+            "no_credit_back",
+            "response_too_late",
+            "key_conflict",
+        ],
+        Open,
     ]
     outcome: Annotated[
         Outcome, Field(description="Always rejected: an accepted report is answered by inmail.credits.reversed.v1.")
@@ -97,7 +103,7 @@ class ReportDecidedData(AccountResultData):
     cause: Cause
 
 
-class ReportDecided(AccountEvent):
+class ReportDecided(AccountResult):
     """The answer to a report on a send, undeliverable or responded to, that was refused."""
 
     type: Literal["inmail.report.decided.v1"]
@@ -107,23 +113,26 @@ class ReportDecided(AccountEvent):
 class BillingDecidedData(AccountResultData):
     """What became of a billing event that moved no credit."""
 
-    code: Literal[
-        "cancelled",
-        "cancellation_taken_back",
-        "erased",
-        "no_credits_in_plan",
-        "plan_changed",
-        "plan_unchanged",
-        "period_already_granted",
-        "subscription_ended",
-        "not_cancelled",
-        "not_sold_separately",
-        "unknown_grant",
-        "grant_ended",
-        "balance_not_current",
-        "exceeds_balance",
-        "account_erased",
-        "key_conflict",
+    code: Annotated[
+        Literal[
+            "cancelled",
+            "cancellation_taken_back",
+            "erased",
+            "no_credits_in_plan",
+            "plan_changed",
+            "plan_unchanged",
+            "period_already_granted",
+            "subscription_ended",
+            "not_cancelled",
+            "not_sold_separately",
+            "unknown_grant",
+            "grant_ended",
+            "balance_not_current",
+            "exceeds_balance",
+            "account_erased",
+            "key_conflict",
+        ],
+        Open,
     ]
     outcome: Outcome
     subscription_id: OpaqueId | None
@@ -147,7 +156,7 @@ class BillingDecidedData(AccountResultData):
     retry_after_seconds: NotRequired[RetryAfterSeconds]
 
 
-class BillingDecided(AccountEvent):
+class BillingDecided(AccountResult):
     """The answer to a billing event that moved no credit: a cancel, an empty plan, an erasure, a refusal."""
 
     type: Literal["inmail.billing.decided.v1"]
@@ -158,7 +167,7 @@ class TickDecidedData(TypedDict):
     """What a tick booked in its partition."""
 
     request_id: UUID
-    code: Literal["booked", "key_conflict"]
+    code: Annotated[Literal["booked", "key_conflict"], Open]
     as_of: AnyInstant
     horizon: Annotated[AnyInstant, Field(description="Expiry is booked up to here.")]
     lots: Count
@@ -168,7 +177,7 @@ class TickDecidedData(TypedDict):
     repeat: bool
 
 
-class TickDecided(Event):
+class TickDecided(ResultEvent):
     """The answer to a tick."""
 
     type: Literal["inmail.tick.decided.v1"]

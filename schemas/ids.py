@@ -10,9 +10,12 @@ from uuid import UUID
 
 __all__ = [
     "NAMESPACE",
+    "REQUESTS",
+    "DerivedId",
     "answer_id",
     "conflict_id",
     "dead_letter_id",
+    "derive_id",
     "movement_id",
     "tick_answer_id",
     "tick_conflict_id",
@@ -21,6 +24,10 @@ __all__ = [
 # Every id ever published hangs on this: it never changes.
 NAMESPACE = UUID("6f1d3f0e-5a0b-4c58-9d57-2b7d1f0f6c11")
 
+# The namespace of request ids that are derived: part of the contract, so that producers can compute them.
+REQUESTS = UUID("8a4c1f5e-3d27-4f0b-b1c9-6e2a90d7c354")
+
+_request_hash = sha1(REQUESTS.bytes, usedforsecurity=False)
 _hash = sha1(NAMESPACE.bytes, usedforsecurity=False)
 _VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))  # its two highest bits are 10 (RFC 9562)
 
@@ -31,6 +38,24 @@ def _uuid5(name: str) -> str:
     digest.update(name.encode())
     text = digest.hexdigest()
     return f"{text[:8]}-{text[8:12]}-5{text[13:16]}-{_VARIANT[text[16]]}{text[17:20]}-{text[20:32]}"
+
+
+class DerivedId(UUID):
+    """The request id of an event whose own id, `original`, is no UUID."""
+
+    __slots__ = ("original",)
+    original: str
+
+    def __init__(self, digest: bytes, original: str) -> None:
+        super().__init__(bytes=digest[:16], version=5)
+        object.__setattr__(self, "original", original)  # a UUID refuses to be written to
+
+
+def derive_id(source: str, id_: str) -> DerivedId:
+    """Return the request id of an event whose id is no UUID: UUIDv5 of its source, a line feed and its id."""
+    digest = _request_hash.copy()
+    digest.update(f"{source}\n{id_}".encode())
+    return DerivedId(digest.digest(), id_)
 
 
 def answer_id(account_id: str, request_id: UUID) -> str:

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from pydantic import Field
 
-from schemas.envelope import AccountEvent, AnyInstant, OpaqueId, Reason
+from schemas.envelope import AccountResult, AnyInstant, OpaqueId, Open, Reason
 from schemas.outgoing import AccountResultData, Cause, Count, Lot, SendId, write_result
 
 __all__ = [
@@ -30,12 +30,12 @@ __all__ = [
 class CreditsGrantedData(AccountResultData):
     """The lot that a billing event opened."""
 
-    code: Literal["granted"]
+    code: Annotated[Literal["granted"], Open]
     credits: Annotated[int, Field(ge=1)]
     lot: Lot
     granted_at: Annotated[AnyInstant, Field(description="First instant the credits can be spent.")]
     expires_at: Annotated[AnyInstant, Field(description="First instant they no longer can.")]
-    origin: Literal["subscription", "promotion", "survey", "purchase", "adjustment"]
+    origin: Annotated[Literal["subscription", "promotion", "survey", "purchase", "adjustment"], Open]
     subscription_id: OpaqueId | None
     plan: OpaqueId | None
     period_start: AnyInstant | None
@@ -53,7 +53,7 @@ class CreditsGrantedData(AccountResultData):
     reason: Annotated[Reason | None, Field(description="Of an adjustment: why.")]
 
 
-class CreditsGranted(AccountEvent):
+class CreditsGranted(AccountResult):
     """A lot opened. The first that a billing event opens is its answer."""
 
     type: Literal["inmail.credits.granted.v1"]
@@ -63,7 +63,7 @@ class CreditsGranted(AccountEvent):
 class CreditsReversedData(AccountResultData):
     """The credit that a send had cost, back on its own lot; or none, where the lot has ended meanwhile."""
 
-    code: Literal["reversed", "lot_ended"]
+    code: Annotated[Literal["reversed", "lot_ended"], Open]
     credits: Literal[0, 1]
     lot: Lot
     expires_at: AnyInstant
@@ -71,7 +71,7 @@ class CreditsReversedData(AccountResultData):
     cause: Cause
 
 
-class CreditsReversed(AccountEvent):
+class CreditsReversed(AccountResult):
     """The answer to an accepted report on a send: its charge is undone, at most once."""
 
     type: Literal["inmail.credits.reversed.v1"]
@@ -81,7 +81,7 @@ class CreditsReversed(AccountEvent):
 class CreditsVoidedData(AccountResultData):
     """What was taken from a lot: all that was left, or by an adjustment its part of it."""
 
-    code: Literal["voided", "adjusted"]
+    code: Annotated[Literal["voided", "adjusted"], Open]
     credits: Count
     lot: Lot
     expires_at: AnyInstant
@@ -90,7 +90,7 @@ class CreditsVoidedData(AccountResultData):
     reason: Annotated[Reason, Field(description="Why. An erasure's is account_erased.")]
 
 
-class CreditsVoided(AccountEvent):
+class CreditsVoided(AccountResult):
     """Credits of a lot were withdrawn: by a void, an erasure or a downward adjustment."""
 
     type: Literal["inmail.credits.voided.v1"]
@@ -100,7 +100,7 @@ class CreditsVoided(AccountEvent):
 class CreditsForfeitedData(AccountResultData):
     """What a lot lost to a change of plan, which closes it, or to a cap, which does not."""
 
-    code: Literal["forfeited", "cap_forfeited"]
+    code: Annotated[Literal["forfeited", "cap_forfeited"], Open]
     credits: Annotated[int, Field(ge=1)]
     lot: Lot
     expires_at: AnyInstant
@@ -109,7 +109,7 @@ class CreditsForfeitedData(AccountResultData):
     cap: Annotated[Count | None, Field(description="Where cap_forfeited: how many credits may be held.")]
 
 
-class CreditsForfeited(AccountEvent):
+class CreditsForfeited(AccountResult):
     """Credits of a lot were lost to a rule of the plan: on a change of plan, or over its balance cap."""
 
     type: Literal["inmail.credits.forfeited.v1"]
@@ -122,13 +122,13 @@ class CreditsExpiredData(AccountResultData):
     The lot had ended by as_of, so the balance is the same before and after: what the account can spend without the lot.
     """
 
-    code: Literal["expired"]
+    code: Annotated[Literal["expired"], Open]
     credits: Annotated[int, Field(ge=1)]
     lot: Lot
     expires_at: AnyInstant
 
 
-class CreditsExpired(AccountEvent):
+class CreditsExpired(AccountResult):
     """Credits of a lot that ended unspent."""
 
     type: Literal["inmail.credits.expired.v1"]

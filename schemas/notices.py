@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from schemas.envelope import AccountEvent, AnyInstant
+from schemas.envelope import AccountResult, AnyInstant, Open
 from schemas.outgoing import AccountResultData, Lot, write_result
 
 __all__ = [
@@ -23,11 +23,11 @@ __all__ = [
 class CreditsLowData(AccountResultData):
     """The balance came down to the threshold, or below it, and is not yet nothing."""
 
-    code: Literal["low"]
+    code: Annotated[Literal["low"], Open]
     threshold: Annotated[int, Field(ge=1, description="A balance of so many credits is low, and so is a smaller one.")]
 
 
-class CreditsLow(AccountEvent):
+class CreditsLow(AccountResult):
     """An account has few credits left. Said once, until the balance has been above the threshold again."""
 
     type: Literal["inmail.credits.low.v1"]
@@ -37,10 +37,10 @@ class CreditsLow(AccountEvent):
 class CreditsExhaustedData(AccountResultData):
     """The balance came down to nothing."""
 
-    code: Literal["exhausted"]
+    code: Annotated[Literal["exhausted"], Open]
 
 
-class CreditsExhausted(AccountEvent):
+class CreditsExhausted(AccountResult):
     """An account has no credits left. Said once, until it has had some again."""
 
     type: Literal["inmail.credits.exhausted.v1"]
@@ -50,13 +50,13 @@ class CreditsExhausted(AccountEvent):
 class CreditsExpiringSoonData(AccountResultData):
     """What is left of a lot that ends soon. The request is the tick that noticed."""
 
-    code: Literal["expiring_soon"]
+    code: Annotated[Literal["expiring_soon"], Open]
     credits: Annotated[int, Field(ge=1, description="Credits left in the lot; they are not gone yet.")]
     lot: Lot
     expires_at: AnyInstant
 
 
-class CreditsExpiringSoon(AccountEvent):
+class CreditsExpiringSoon(AccountResult):
     """A lot with credits left ends soon. Said once for each end of a lot: a cancel brings another one forward."""
 
     type: Literal["inmail.credits.expiring-soon.v1"]

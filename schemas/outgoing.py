@@ -10,14 +10,14 @@ orjson writes them, to the bytes that pydantic would, in half of its time (2.6 u
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 from uuid import UUID
 
 import orjson
 from pydantic import Field
 from typing_extensions import TypedDict  # pydantic refuses that of typing before Python 3.12
 
-from schemas.envelope import CONTENT_TYPE, AnyInstant
+from schemas.envelope import CONTENT_TYPE, AnyInstant, Open
 
 __all__ = [
     "RESULT_SOURCE",
@@ -37,7 +37,7 @@ Count = Annotated[int, Field(ge=0)]
 Lot = Annotated[int, Field(ge=1, description="Number of the lot within its account, in opening order.")]
 Outcome = Literal["accepted", "rejected"]
 SendId = Annotated[UUID, Field(description="The request id of the send that was reported on.")]
-Cause = Annotated[Literal["undeliverable", "responded"], Field(description="What was reported of the send.")]
+Cause = Annotated[Literal["undeliverable", "responded"], Open, Field(description="What was reported of the send.")]
 
 
 class Source(TypedDict):
@@ -58,6 +58,15 @@ class AccountResultData(TypedDict):
     balance_after: Annotated[Count, Field(description="Credits the account can spend at as_of, after this.")]
     source: Source
     repeat: Annotated[bool, Field(description="The request was answered before; this is the same answer again.")]
+    original_id: NotRequired[
+        Annotated[
+            str,
+            Field(
+                description="Where the event that this answers or that caused this has an id that is no UUID: that id."
+                " request_id is then derived from its source and id."
+            ),
+        ]
+    ]
 
 
 def write_result(name: str, event_id: str, subject: str | None, time: datetime, data: Mapping[str, Any]) -> bytes:

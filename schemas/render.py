@@ -19,7 +19,7 @@ from pydantic_core import CoreSchema
 
 from schemas.catalogue import CATALOGUE, TOPICS, EventType
 from schemas.compatibility import breaking_changes
-from schemas.envelope import ID_PATTERN
+from schemas.envelope import EVENT_CONTENT_TYPE, ID_PATTERN
 
 __all__ = ["StaleError", "check", "json_schema", "main", "render_table", "rendered_files", "write"]
 
@@ -55,11 +55,14 @@ def _example(row: EventType) -> Json:
 
 def _message(row: EventType) -> Json:
     key = {"key": {"type": "string", "pattern": ID_PATTERN, "description": "The account id."}} if row.key else {}
+    content_type: Json = {"type": "string", "const": EVENT_CONTENT_TYPE}
+    headers: Json = {"type": "object", "properties": {"content-type": content_type}, "required": ["content-type"]}
     return {
         "name": row.name,
         "title": row.model.__name__,
         "summary": row.summary,
         "contentType": "application/cloudevents+json",
+        **({"headers": headers} if row.direction == "out" else {}),
         "payload": {"$ref": f"./{row.name}.json"},
         "bindings": {"kafka": {**key, "bindingVersion": "0.5.0"}},
         "examples": [{"payload": _example(row)}],
@@ -87,8 +90,10 @@ def asyncapi() -> Json:
         "info": {
             "title": "InMail credit ledger",
             "version": "1.0.0",
-            "description": "CloudEvents 1.0 in structured JSON on Kafka; records are partitioned by account id with"
-            " murmur2, the default of Java's client.",
+            "description": "CloudEvents 1.0 on Kafka; records are partitioned by account id with murmur2, the default"
+            " of Java's client. Results are in structured JSON mode. What comes in may be in structured JSON mode, as"
+            " shown, or in binary mode: attributes as ce_ headers, data as the value, its media type (JSON) in the"
+            " header content-type. Where a schema has x-extensible-enum, it names known values and others may come.",
             "license": {"name": "Apache-2.0"},
         },
         "defaultContentType": "application/cloudevents+json",

@@ -1,6 +1,7 @@
 """Ticks: messages that ask for expiry to be booked up to an instant."""
 
 from typing import Literal
+from uuid import UUID
 
 from pydantic import Field
 
@@ -18,6 +19,7 @@ class ExpiryTickData(Data):
 class ExpiryTick(Event):
     """Book what has ended. One goes to each partition, without key and subject."""
 
+    id: UUID
     type: Literal["inmail.expiry.tick.v1"]
     subject: None = Field(default=None, exclude=True)
     data: ExpiryTickData

@@ -4,6 +4,7 @@ Runs only once decoding has failed, so it may take its time. What it says is bou
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
@@ -12,13 +13,15 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
 from schemas.dead_letters import DeadLetterReason
-from schemas.envelope import ID_PATTERN, INSTANT_PATTERN, REASON_PATTERN, SOURCE_PATTERN
+from schemas.envelope import EVENT_ID_PATTERN, ID_PATTERN, INSTANT_PATTERN, REASON_PATTERN, SOURCE_PATTERN
 
-__all__ = ["Undecodable", "excerpt", "explain", "refuse_repeated_names"]
+__all__ = ["Undecodable", "excerpt", "explain", "explain_unreadable", "refuse_repeated_names"]
 
 _MAX_EXCERPT = 64
 _MAX_ERRORS = 5
 _MAX_TEXT = 1000
+
+_PREFIX_BYTES = 5  # a zero byte and the schema's id
 
 _A_TIME = "a time with a zone from 2000 to 2199, like 2026-01-31T09:30:00Z"
 _PATTERNS = {
@@ -38,6 +41,7 @@ _EXPECTED = {
     "bool_type": "true or false",
     "none_required": "nothing",
     "literal_error": "{expected}",
+    "json_media_type": "a media type of JSON, like application/json",
     "uuid_type": "a UUID",
     "uuid_parsing": "a UUID",
     "model_type": "an object",
@@ -61,6 +65,7 @@ _NOT_JSON = {
 }
 _TOO_DEEP = "nested deeper than 201 levels"
 _HALF_A_PAIR = "a string has half of a surrogate pair, which is no character"
+_EVENT_ID = re.compile(EVENT_ID_PATTERN)
 _NOT_READ = {"recursion limit": _TOO_DEEP, "number out of range": "a number has more than 4,300 digits"}
 
 
@@ -89,8 +94,13 @@ def explain(topic: str, value: bytes, models: Mapping[str, type[BaseModel]], top
     try:
         from_json(value, allow_inf_nan=False)  # bounds depth too, so that nothing below runs out of stack
     except ValueError as error:
-        raise _unreadable(value, str(error)) from None
+        raise explain_unreadable(value, str(error)) from None
     document = refuse_repeated_names(value)
+    if isinstance(document, list):
+        raise Undecodable(
+            DeadLetterReason.INVALID_EVENT,
+            f"expected an object, got {excerpt(document)}: batched mode is not read, send each event as a record",
+        )
     if not isinstance(document, dict):
         raise Undecodable(DeadLetterReason.INVALID_EVENT, f"expected an object, got {excerpt(document)}")
     name = document.get("type")
@@ -125,7 +135,7 @@ def _load(value: bytes, of_pairs: Callable[[list[tuple[str, Any]]], dict[str, An
     return json.loads(value.decode(), object_pairs_hook=of_pairs, parse_constant=_refuse_constant, parse_int=_number)
 
 
-def _unreadable(value: bytes, refusal: str) -> Undecodable:
+def explain_unreadable(value: bytes, refusal: str) -> Undecodable:
     """Return what to say of a value that the reader of JSON refused: that it is none, or is more than is read."""
     told = None
     try:
@@ -145,6 +155,12 @@ def _plainly(value: bytes, refusal: str) -> str:
     """Return in plain words why a value is not JSON."""
     if not value:
         return "the value is empty"
+    if value[0] == 0 and len(value) > _PREFIX_BYTES:
+        number = int.from_bytes(value[1:_PREFIX_BYTES])
+        return (
+            f"it begins with the prefix of a schema registry's serializer (a zero byte, schema id {number}), which is"
+            " not read: send plain JSON, with the schema's id in a header if anywhere"
+        )
     if value.startswith(b"\xef\xbb\xbf"):
         return "it begins with a byte order mark"
     try:
@@ -215,6 +231,8 @@ def _describe(problem: ErrorDetails) -> str:
         expected = _PATTERNS[context["pattern"]]
     elif kind in {"greater_than_equal", "less_than"} and not isinstance(problem["input"], int):
         expected = _A_TIME
+    elif kind == "uuid_parsing" and path == "id" and not _EVENT_ID.fullmatch(problem["input"]):
+        expected = _PATTERNS[SOURCE_PATTERN]
     elif kind in _EXPECTED:
         expected = _EXPECTED[kind].format(**context)
     else:

@@ -352,7 +352,7 @@ async def test_missing_data_is_named(tab: Tab) -> None:
     """The view shows a sentence in place of the missing data."""
     for path, text in (
         ("#/account?id=nobody-of-that-name", "the ledger has no account nobody-of-that-name"),
-        ("#/request?id=no-uuid", "id: expected a UUID; to find a message without one, search by account"),
+        ("#/request?id=no-uuid", "is no UUID and no id of a decided request"),
         ("#/letters/0/999999999", "there is no dead letter at 0/999999999"),
         ("#/operations/999999", "there is no operation 999999"),
         ("#/letters?account=nobody", "No dead letter matches"),

@@ -1,13 +1,14 @@
 """What must have come of the fuzz: each record has one dead letter that holds it as it was, or one answer."""
 
 import json
+import re
 from base64 import b64decode
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from aiokafka.structs import ConsumerRecord
 
@@ -21,6 +22,7 @@ __all__ = ["Judged", "judge"]
 
 Asked = tuple[str | int, UUID]  # an account, or a tick's partition, and the request id
 _SHOWN = 20_000
+_UUID = re.compile(r"[0-9a-f]{32}|(\{|urn:uuid:)?[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\}?", re.IGNORECASE)
 
 
 @dataclass(slots=True)
@@ -87,9 +89,20 @@ def _sorted(
 
 def _asks(place: Place, record: Record) -> Asked:
     """Return what a record asks for, read without any of the code that is tried here."""
-    document = json.loads(record.value or b"")
+    attributes = {
+        name[3:].decode(): value.decode() for name, value in record.headers if name.startswith(b"ce_") and value
+    }
+    if "specversion" not in attributes:
+        attributes = json.loads(record.value or b"")
     topic, partition, _ = place
-    return (partition if topic == EXPIRY_TICKS else document["subject"]), UUID(document["id"])
+    return (partition if topic == EXPIRY_TICKS else attributes["subject"]), _request_id(attributes)
+
+
+def _request_id(attributes: Mapping[str, Any]) -> UUID:
+    """Return an event's id, if it is a UUID in one of its usual forms, and what its producer can compute otherwise."""
+    if _UUID.fullmatch(attributes["id"]):
+        return UUID(attributes["id"])
+    return uuid5(UUID("8a4c1f5e-3d27-4f0b-b1c9-6e2a90d7c354"), f"{attributes['source']}\n{attributes['id']}")
 
 
 def _answers(event: Mapping[str, Any]) -> Asked | None:

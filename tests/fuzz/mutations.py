@@ -190,6 +190,19 @@ def _headers(dice: random.Random, record: Record, document: Document) -> Record:
     return replace(record, headers=tuple(headers))
 
 
+def _binary(dice: random.Random, record: Record, document: Document) -> Record:
+    """The same event in binary mode: a record that is valid stays so."""
+    attributes = [
+        (f"ce_{name}".encode(), value.encode())
+        for name, value in document.items()
+        if isinstance(value, str) and name != "datacontenttype"
+    ]
+    dice.shuffle(attributes)
+    content_type = [(b"content-type", dice.choice([b"application/json", b"application/json; charset=UTF-8"]))]
+    headers = attributes + content_type * dice.choice([0, 1, 1])
+    return replace(record, value=json.dumps(document["data"]).encode(), headers=tuple(headers))
+
+
 def _cut(dice: random.Random, record: Record, document: Document) -> Record:
     del document
     value = record.value or b""
@@ -258,10 +271,11 @@ KINDS: dict[str, tuple[float, Mutation]] = {
     "member twice": (6, _twice), "nested deep": (4, _deep), "odd number": (6, _number), "surrogates": (4, _surrogate),
     "odd time": (5, _time), "odd id": (6, _id), "odd UUID": (3, _uuid), "odd type": (4, _type), "odd plan": (3, _plan),
     "wrong topic": (3, _wrong_topic), "odd key": (6, _key), "no value": (4, _no_value), "headers": (3, _headers),
+    "binary mode": (3, _binary),
     "cut": (5, _cut), "bits flipped": (8, _flipped), "spliced": (8, _spliced), "encoded otherwise": (4, _encoded),
     "raw bytes": (8, _raw), "large": (0.3, _large), "conflict": (1, _conflict), "misplaced": (1, _misplaced),
 }  # fmt: skip
-_STAY_VALID = {"headers", "misplaced"}
+_STAY_VALID = {"headers", "binary mode", "misplaced"}
 _VALID_SHARE = 0.04
 _REPEAT_SHARE = 0.02
 _TWO_SHARE = 0.15  # of records with a second thing wrong around the value

@@ -60,6 +60,8 @@ def refusal(topic: str, value: bytes | None, key: bytes | None = KEY) -> tuple[s
 
 A_TIME = "expected a time with a zone from 2000 to 2199, like 2026-01-31T09:30:00Z, got"
 VISIBLE = "expected 1 to 128 visible ASCII characters, got"
+A_MEDIA_TYPE = "expected a media type of JSON, like application/json, got"
+BATCHED = ": batched mode is not read, send each event as a record"
 A_REASON = "expected 1 to 200 characters without control characters, got"
 
 
@@ -88,14 +90,19 @@ A_REASON = "expected 1 to 200 characters without control characters, got"
         (GIFT, "data", ABSENT, "data: required, but missing"),
         (SEND, "data.relationship", "friend", None),
         (SEND, "specversion", "0.3", "specversion: expected '1.0', got \"0.3\""),
-        (SEND, "id", "seven", 'id: expected a UUID, got "seven"'),
+        (SEND, "id", "", 'id: expected 1 to 256 characters without control characters, got ""'),
+        (SEND, "id", "a" * 257, f'id: expected 1 to 256 characters without control characters, got "{"a" * 60}...'),
+        (SEND, "id", "a\nb", 'id: expected 1 to 256 characters without control characters, got "a\\nb"'),
+        (TICK, "id", "seven", 'id: expected a UUID, got "seven"'),
         (SEND, "id", 7, "id: expected a UUID, got 7"),
         (SEND, "source", "", 'source: expected 1 to 256 characters without control characters, got ""'),
         (SEND, "subject", ABSENT, "subject: required, but missing"),
         (SEND, "subject", None, "subject: expected a string, got null"),
         (SEND, "type", ABSENT, "type: expected a string, got nothing"),
         (SEND, "type", 5, "type: expected a string, got 5"),
-        (SEND, "datacontenttype", "text/xml", "datacontenttype: expected 'application/json', got \"text/xml\""),
+        (SEND, "datacontenttype", "text/xml", f'datacontenttype: {A_MEDIA_TYPE} "text/xml"'),
+        (SEND, "datacontenttype", "application/json5", f'datacontenttype: {A_MEDIA_TYPE} "application/json5"'),
+        (SEND, "datacontenttype", 7, f"datacontenttype: {A_MEDIA_TYPE} 7"),
         (SEND, "time", "2026-03-01T09:30:00", f'time: {A_TIME} "2026-03-01T09:30:00"'),
         (SEND, "time", "2026-03-01", f'time: {A_TIME} "2026-03-01"'),
         (SEND, "time", "1772357400", f'time: {A_TIME} "1772357400"'),
@@ -283,8 +290,8 @@ def test_an_empty_data_is_an_object_all_the_same() -> None:
         (b"\xff\xfe{\x00}\x00", "not_json", "not JSON: byte 1 is not UTF-8"),
         (b'{"type": NaN}', "not_json", "not JSON: expected a value (line 1, column 10)"),
         (b"[" * 60_000, "invalid_event", "nested deeper than 201 levels"),
-        (b"[]", "invalid_event", "expected an object, got []"),
-        (b"[" * 201 + b"]" * 201, "invalid_event", f"expected an object, got {'[' * 61}..."),
+        (b"[]", "invalid_event", f"expected an object, got []{BATCHED}"),
+        (b"[" * 201 + b"]" * 201, "invalid_event", f"expected an object, got {'[' * 61}...{BATCHED}"),
         (b"[" * 202 + b"]" * 202, "invalid_event", "nested deeper than 201 levels"),
         (b'["\\ud800", ' + b"[" * 60_000, "invalid_event", "nested deeper than 201 levels"),
         (b'"\\ud800"', "invalid_event", "a string has half of a surrogate pair, which is no character"),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import schemas
 from schemas.catalogue import CATALOGUE, INPUT_TOPICS, Undecodable, decode, fingerprint
+from schemas.content_modes import Headers, read_request_id
 from schemas.envelope import Event, encode
 
 EXAMPLES = [
@@ -61,10 +62,10 @@ splices = st.sampled_from(
 )
 
 
-def attempt(topic: str, key: bytes | None, value: bytes) -> str:
+def attempt(topic: str, key: bytes | None, value: bytes, headers: Headers = ()) -> str:
     """Decode, check what came of it, and say what did."""
     try:
-        event = decode(topic, key, value)
+        event = decode(topic, key, value, headers)
     except Undecodable as refused:
         problem = refused
     else:
@@ -154,3 +155,80 @@ def test_an_example_with_members_changed_is_an_event_or_refused() -> None:
 
     assert seen.total() >= CASES
     assert {"event", "invalid_event", "wrong_topic"} <= seen.keys()
+
+
+NAMES = ["ce_id", "ce_type", "ce_source", "ce_subject", "ce_time", "ce_specversion", "ce_data", "ce_data_base64"]
+names = st.sampled_from([*NAMES, "content-type", "ce_datacontenttype"]) | st.text(max_size=8)
+contents = (
+    st.none()
+    | st.binary(max_size=40)
+    | st.sampled_from(
+        [b"1.0", b"acct-42", b"application/json; charset=utf-8", b"application/cloudevents+json", b'","data":{}']
+    )
+)
+
+
+def in_binary_mode(document: dict[str, Any]) -> tuple[bytes, dict[str, bytes | None]]:
+    """Return an event's data and its headers."""
+    headers: dict[str, bytes | None] = {
+        f"ce_{name}": value.encode() for name, value in document.items() if name not in {"data", "datacontenttype"}
+    }
+    return json.dumps(document["data"], separators=(",", ":")).encode(), headers
+
+
+def test_a_record_of_binary_mode_with_any_headers_and_bytes_is_an_event_or_refused() -> None:
+    """And whatever its value is, it sets no attribute: those are the headers' alone."""
+    seen: Counter[str] = Counter()
+
+    @FUZZ
+    @given(st.data())
+    def run(data: st.DataObject) -> None:
+        document = data.draw(st.sampled_from(DOCUMENTS))
+        topic = TOPIC_OF[document["type"]]
+        value, attributes = in_binary_mode(document)
+        changed = dict(attributes)
+        for name in data.draw(st.lists(names, max_size=2)):
+            changed[name] = data.draw(contents)
+        headers = [*changed.items(), *data.draw(st.lists(st.tuples(names, contents), max_size=1))]
+        at = data.draw(st.integers(0, len(value)))
+        spliced = value[:at] + data.draw(st.just(b"") | splices | st.binary(max_size=4)) + value[at:]
+        seen[attempt(topic, b"acct-42", spliced, headers)] += 1
+        read_request_id(headers, spliced)
+        try:
+            event = decode(topic, b"acct-42", spliced, list(attributes.items()))
+        except Undecodable:
+            return
+        assert (document["id"], document["source"], document["type"]) == (str(event.id), event.source, event.type)
+        assert document.get("subject") == event.subject
+
+    run()
+
+    assert seen.total() >= CASES
+    assert {"event", "not_json", "invalid_event"} <= seen.keys()
+
+
+def test_an_example_with_any_id_is_an_event_under_one_request_id_or_refused() -> None:
+    """However the id is written in JSON; a text that is refused has a control character, is empty or too long."""
+    seen: Counter[str] = Counter()
+
+    @FUZZ
+    @given(
+        st.sampled_from([each for each in DOCUMENTS if "subject" in each]),
+        st.text(st.characters(), max_size=12) | st.sampled_from(["acct-42", "1.0", "data", "id", "\\", '"']),
+        st.booleans(),
+    )
+    def run(document: dict[str, Any], id_: str, is_ascii: bool) -> None:  # noqa: FBT001 - a strategy's
+        value = json.dumps(document | {"id": id_}, ensure_ascii=is_ascii).encode("utf-8", "surrogatepass")
+        topic = TOPIC_OF[document["type"]]
+        seen[attempt(topic, b"acct-42", value)] += 1
+        try:
+            event = decode(topic, b"acct-42", value)
+        except Undecodable:
+            odd = [each for each in id_ if each < " " or "\x7f" <= each <= "\x9f" or "\ud800" <= each <= "\udfff"]
+            assert odd or not id_
+        else:
+            assert event.id == read_request_id((), value)
+
+    run()
+
+    assert seen["event"] > CASES / 4

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from schemas import render
 from schemas.catalogue import CATALOGUE, TOPICS
@@ -94,14 +95,17 @@ def data(schema: dict[str, Any]) -> Any:
     return schema["$defs"][schema["properties"]["data"]["$ref"].removeprefix("#/$defs/")]
 
 
+def values(schema: dict[str, Any]) -> Any:
+    """Return the values of the relationship, which are closed in what comes in and open in what goes out."""
+    field = data(schema)["properties"]["relationship"]
+    return field["enum" if "enum" in field else "x-extensible-enum"]
+
+
 BREAKING_FOR_BOTH: list[tuple[Edit, str]] = [
     (lambda new: data(new)["properties"].pop("recipient_id"), "event.data.recipient_id: was removed or renamed"),
+    (lambda new: values(new).remove("none"), "event.data.relationship: none is no longer a value"),
     (
-        lambda new: data(new)["properties"]["relationship"]["enum"].remove("none"),
-        "event.data.relationship: none is no longer a value",
-    ),
-    (
-        lambda new: data(new)["properties"]["relationship"].pop("enum"),
+        lambda new: data(new)["properties"].update(relationship={"type": "string"}),
         "event.data.relationship: is no longer an enum",
     ),
     (
@@ -153,15 +157,103 @@ def test_a_field_that_may_be_missing_breaks_readers_only() -> None:
 
 
 @pytest.mark.parametrize("incoming", [True, False])
-def test_a_new_optional_field_a_new_enum_member_and_better_words_are_compatible(*, incoming: bool) -> None:
+def test_a_new_optional_field_and_better_words_are_compatible(*, incoming: bool) -> None:
     """What the contract allows passes the gate."""
     old = render.json_schema(SendRequested if incoming else SendDecided)
     new = copy.deepcopy(old)
     data(new)["properties"]["campaign"] = {"type": "string"}
-    data(new)["properties"]["relationship"]["enum"].append("colleague")
     new["description"] = "Better words."
 
     assert breaking_changes(old, new, incoming=incoming) == []
+
+
+def test_a_new_value_is_compatible_in_an_open_enum_only() -> None:
+    """Readers expect values that they do not know, but a type generated from a closed list refuses them."""
+    for model, broken in ((SendDecided, []), (SendRequested, ["colleague is a new value of a closed enum"])):
+        old = render.json_schema(model)
+        new = copy.deepcopy(old)
+        values(new).append("colleague")
+        expected = [f"event.data.relationship: {each}" for each in broken]
+
+        assert expected == breaking_changes(old, new, incoming=model is SendRequested)
+
+
+def test_a_closed_list_of_one_value_is_an_enum_too() -> None:
+    """JSON Schema has a word of its own for it."""
+    old, new = {"const": "a", "type": "string"}, {"enum": ["a", "b"], "type": "string"}
+
+    assert breaking_changes(old, new, incoming=False) == ["event: b is a new value of a closed enum"]
+    assert breaking_changes(new, old, incoming=False) == ["event: b is no longer a value"]
+
+
+def test_an_enum_may_be_opened_and_never_closed_again() -> None:
+    """Whoever reads the closed list goes on reading what is sent today."""
+    closed, opened = {"type": "string", "enum": ["a"]}, {"type": "string", "x-extensible-enum": ["a"]}
+
+    for incoming in (True, False):
+        assert breaking_changes(closed, opened, incoming=incoming) == []
+        assert breaking_changes(opened, closed, incoming=incoming) == ["event: is now a closed enum"]
+
+
+UUID_FORMAT = {"type": "string", "format": "uuid"}
+
+
+@pytest.mark.parametrize(
+    ("narrow", "wide"),
+    [
+        (UUID_FORMAT, {"anyOf": [UUID_FORMAT, {"type": "null"}]}),
+        (UUID_FORMAT, {"type": "string", "pattern": "^.{1,256}$"}),
+        (UUID_FORMAT, {"type": "string"}),
+        ({"type": "string", "const": "a/json"}, {"type": "string", "pattern": "^.*/json$"}),
+        ({"type": "string", "maxLength": 3}, {"type": "string"}),
+    ],
+)
+def test_what_comes_in_may_be_taken_more_widely_and_what_goes_out_may_not_vary_more(
+    narrow: dict[str, Any], wide: dict[str, Any]
+) -> None:
+    """Each producer's event stays valid; a reader would meet what it was told cannot come."""
+    assert breaking_changes(narrow, wide, incoming=True) == []
+    assert breaking_changes(narrow, wide, incoming=False) != []
+    assert breaking_changes(wide, narrow, incoming=True) != []
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (UUID_FORMAT, {"type": "string", "pattern": "^[0-9]+$"}),
+        ({"type": "string", "const": "a/xml"}, {"type": "string", "pattern": "^.*/json$"}),
+        (UUID_FORMAT, {"anyOf": [{"type": "integer"}, {"type": "null"}]}),
+    ],
+)
+def test_another_form_that_the_old_values_do_not_have_breaks_producers(
+    old: dict[str, Any], new: dict[str, Any]
+) -> None:
+    """Wider means that all that was valid still is."""
+    assert breaking_changes(old, new, incoming=True) != []
+
+
+def closed_enums(model: type[BaseModel]) -> set[str]:
+    """Return the fields of an event that are a closed list, of two values or more."""
+    found = set()
+
+    def look(node: object, name: str) -> None:
+        for key, value in node.items() if isinstance(node, dict) else ():
+            if key == "enum":
+                found.add(name)
+            look(value, name if key in {"anyOf", "items"} else key)
+        for each in node if isinstance(node, list) else ():
+            look(each, name)
+
+    look(render.json_schema(model), "event")
+    return found
+
+
+def test_results_close_no_list_but_the_outcome_and_the_price() -> None:
+    """A type generated from the schemas takes the codes that come later. By its outcome a reader knows what to do."""
+    closed = {name for row in CATALOGUE if row.direction == "out" for name in closed_enums(row.model)}
+
+    assert closed == {"outcome", "credits_charged", "credits"}
+    assert closed_enums(SendRequested) == {"relationship"}
 
 
 def references(node: object) -> list[str]:

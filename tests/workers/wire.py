@@ -72,6 +72,17 @@ def promotion(account: str, credits_: int) -> Event:
     return PromotionGranted.create(id=uuid4(), source="/test", subject=account, time=datetime.now(UTC), data=body)
 
 
+def in_binary_mode(event: Event) -> tuple[bytes, list[tuple[str, bytes]]]:
+    """Return an event as CloudEvents' SDKs write it by default: its data, and its attributes as headers."""
+    document = json.loads(encode(event))
+    data = json.dumps(document.pop("data")).encode()
+    content_type = document.pop("datacontenttype")
+    return data, [
+        ("content-type", content_type.encode()),
+        *((f"ce_{name}", value.encode()) for name, value in document.items()),
+    ]
+
+
 Raw = tuple[bytes | None, bytes | None]
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Annotated
-from uuid import UUID
 
 import typer
 
@@ -12,7 +11,7 @@ from workers.commands.options import JsonOption, write_json
 from workers.commands.running import run_command
 from workers.commands.views.trace import show_trace
 from workers.ops.trace.topic_search import no_progress
-from workers.ops.trace.trace import LIMIT, Question
+from workers.ops.trace.trace import LIMIT, about
 from workers.ops.trace.trace import trace as trace_
 
 __all__ = ["trace"]
@@ -20,20 +19,10 @@ __all__ = ["trace"]
 _FEW_RECORDS = 20_000  # searched without a progress report
 
 
-def _uuid(value: str) -> UUID:
-    try:
-        return UUID(value)
-    except ValueError:
-        text = f"expected a UUID, got {value!r}; --account finds a message without one"
-        raise typer.BadParameter(text) from None
-
-
 def trace(
     id_: Annotated[
-        UUID | None,
-        typer.Argument(
-            parser=_uuid, metavar="[REQUEST_OR_EVENT_ID]", help="The id of a request, a result or a dead letter."
-        ),
+        str | None,
+        typer.Argument(metavar="[REQUEST_OR_EVENT_ID]", help="The id of a request, a result or a dead letter."),
     ] = None,
     account: Annotated[
         str | None, typer.Option(help="Only requests of this account; without an id, its last ones.")
@@ -52,7 +41,7 @@ def trace(
     """
     if id_ is None and account is None:
         raise typer.BadParameter("give the id of a request or event, or an account", param_hint="--account")
-    found = run_command(lambda settings: trace_(settings, Question(id_, account, last, limit), _report_progress))
+    found = run_command(lambda settings: trace_(settings, about(id_, account, last, limit), _report_progress))
     write_json(found.summary()) if json else show_trace(found)
     if found.silent is not None:
         error_console().print(f"The topics were not searched, because Kafka cannot be queried: {found.silent}")

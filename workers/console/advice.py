@@ -38,7 +38,7 @@ ADVICE: Final[Mapping[Status, Advice]] = {
         "warning",
         "every visible record is read: a producer's open transaction hides the records after it",
         "end that producer: the broker aborts its transaction after transaction.timeout.ms, or use"
-        " `kafka-transactions.sh --abort`",
+        " `kafka-transactions.sh abort`",
     ),
     Status.STALLED: Advice(
         "failed",

@@ -21,7 +21,7 @@ from workers.ops.dead_letters.history import report_dead_letter, report_dead_let
 from workers.ops.operations import Operation, list_operations, read_operation
 from workers.ops.topics.plan import TopicsError, plan_topics
 from workers.ops.topics.promises import check_topics
-from workers.ops.trace.trace import Question, trace
+from workers.ops.trace.trace import about, trace
 
 __all__ = ["Api", "RequestHandler", "json_response"]
 
@@ -84,12 +84,12 @@ class Api:
 
     async def request(self, request: web.Request) -> web.Response:
         """Answer with the trace of a request or event, or of an account's last requests."""
-        id_ = parameters.parse_uuid(request.query, "id")
+        id_ = parameters.parse_text(request.query, "id")
         account = parameters.parse_text(request.query, "account")
         if id_ is None and account is None:
             raise BadRequestError("id: missing; expected a request, or an account")
         async with self.limiter.slot(_TOPIC_SCAN_LIMITS) as settings:
-            traced = await trace(settings, Question(id_, account, _MAX_REQUESTS, _SEARCHED_RECORDS))
+            traced = await trace(settings, about(id_, account, _MAX_REQUESTS, _SEARCHED_RECORDS))
         summary = traced.summary()
         summary["dead_letters"] = [letter_json(letter, history) for letter, history in traced.letters]
         return json_response(summary | {"searched": _SEARCHED_RECORDS})

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
-from uuid import UUID
 
 from schemas.catalogue import INPUT_TOPICS
 from schemas.results import DeadLetterReason
@@ -11,7 +10,7 @@ from workers.console.problems import BadRequestError
 from workers.ops.dead_letters.letters import LetterFilter
 from workers.ops.dead_letters.redrive_plan import RATES, RedriveOptions
 
-__all__ = ["parse_filter", "parse_instant", "parse_number", "parse_options", "parse_text", "parse_uuid"]
+__all__ = ["parse_filter", "parse_instant", "parse_number", "parse_options", "parse_text"]
 
 _MAX_CHARACTERS: Final = 1000
 _MAX_NUMBER: Final = 2**53 - 1  # JavaScript's largest safe integer
@@ -68,20 +67,6 @@ def parse_instant(parameters: Parameters, name: str) -> datetime | None:
         return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError) as error:
         raise BadRequestError(f"{name}: expected an instant like 2026-01-31T09:30:00Z") from error
-
-
-def parse_uuid(parameters: Parameters, name: str) -> UUID | None:
-    """Return a UUID; None where the parameter is absent or empty.
-
-    Raises:
-        BadRequestError: when the value is not a UUID.
-
-    """
-    value = parse_text(parameters, name)
-    try:
-        return None if value is None else UUID(value)
-    except ValueError as error:
-        raise BadRequestError(f"{name}: expected a UUID; to find a message without one, search by account") from error
 
 
 def parse_filter(parameters: Parameters) -> LetterFilter:

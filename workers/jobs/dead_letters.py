@@ -15,6 +15,7 @@ from schemas.envelope import ID_PATTERN
 from schemas.ids import dead_letter_id
 from schemas.results import DeadLetterCut, DeadLetterHeader, DeadLetterOrigin, dead_lettered
 from workers.jobs.job import Message
+from workers.jobs.messages import event_message
 
 __all__ = ["LETTER_HEADER", "dead_letters"]
 
@@ -76,7 +77,7 @@ def dead_letter(record: ConsumerRecord, problem: Undecodable) -> Message:
             "cut": cut,
         },
     )
-    return Message(DEAD_LETTERS, key if cut is None else None, body, record.partition, record.offset)
+    return event_message(DEAD_LETTERS, key if cut is None else None, body, record.partition, record.offset)
 
 
 Headers = Sequence[tuple[str, bytes | None]]

@@ -37,7 +37,7 @@ def decode_records(records: Sequence[ConsumerRecord], as_of: datetime, times: Ti
             if record.timestamp != milliseconds:  # what the broker appended at once has one time
                 as_of = max(as_of, from_milliseconds(record.timestamp))
                 milliseconds = record.timestamp
-            event = decode(record.topic, record.key, record.value)
+            event = decode(record.topic, record.key, record.value, record.headers)
         except Undecodable as error:
             refused[record.offset] = error
         else:

@@ -13,7 +13,8 @@ from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS
 from workers.jobs.job import Batch, Decision, Message, StoredRange
-from workers.jobs.result_events import read_ticks, tick_messages
+from workers.jobs.result_events import tick_messages
+from workers.jobs.stored_events import read_ticks
 from workers.ledger.plans import Catalogue
 from workers.ledger.ticks import booked_ticks, expire_step, tick_movements, tick_terms
 from workers.telemetry.worker_metrics import REPEAT

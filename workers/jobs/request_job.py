@@ -6,7 +6,7 @@ from typing import Any
 from infra.postgres import Connection
 from workers.jobs.job import Batch, Message, StoredRange
 from workers.jobs.partitioning_check import PartitioningCheck
-from workers.jobs.result_events import replay_answers
+from workers.jobs.stored_events import replay_answers
 from workers.ledger.model import Request, WorkerName
 from workers.ledger.plans import Catalogue
 from workers.ledger.store import lock_accounts, split_at_repeats

@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any, Final
 
-from infra.postgres import Connection
 from schemas.catalogue import CREDIT_EVENTS, EXPIRY_TICKS, SEND_RESULTS, Undecodable
-from schemas.ids import answer_id, conflict_id, movement_id, tick_answer_id, tick_conflict_id
+from schemas.ids import DerivedId, answer_id, conflict_id, movement_id, tick_answer_id, tick_conflict_id
 from schemas.results import (
     Source,
     billing_decided,
@@ -27,13 +26,18 @@ from schemas.results import (
     send_decided,
     tick_decided,
 )
-from workers.jobs.job import Decision, Message, StoredRange
+from workers.jobs.job import Decision, Message
+from workers.jobs.messages import event_message
 from workers.ledger.model import ACCEPTED, Code, Entry, Tick, WorkerName
 from workers.ledger.store import Answer, is_of
 from workers.telemetry.worker_metrics import REPEAT
 from workers.topology import TOPIC_OF
 
-__all__ = ["decision_from", "read_ticks", "replay_answers", "result_event", "tick_messages"]
+__all__ = [
+    "decision_from",
+    "result_event",
+    "tick_messages",
+]
 
 
 def decision_from(answers: Iterable[Answer], partition: int, refused: dict[int, Undecodable] | None = None) -> Decision:
@@ -50,14 +54,20 @@ def decision_from(answers: Iterable[Answer], partition: int, refused: dict[int, 
     messages = []
     codes = []
     for request, entries in answers:
+        original = request.request_id.original if isinstance(request.request_id, DerivedId) else None
         for entry in entries:
             repeat = not is_of(entry, partition, request.offset)
-            messages.append(result_event(request.account_id, entry, repeat=repeat, origin=request.offset))
+            message = result_event(
+                request.account_id, entry, repeat=repeat, origin=request.offset, original_id=original
+            )
+            messages.append(message)
             codes.append(REPEAT if repeat else entry.code)
     return Decision(messages, refused or {}, Counter(codes))
 
 
-def result_event(account_id: str, entry: Entry, *, repeat: bool = False, origin: int | None = None) -> Message:
+def result_event(
+    account_id: str, entry: Entry, *, repeat: bool = False, origin: int | None = None, original_id: str | None = None
+) -> Message:
     """Return the event of a journal row.
 
     Args:
@@ -65,6 +75,7 @@ def result_event(account_id: str, entry: Entry, *, repeat: bool = False, origin:
         entry: the row.
         repeat: whether the row was decided for another record than the one being answered.
         origin: the offset of the record being answered; None if the event is published for no record.
+        original_id: the id that its producer gave to the row's request, where it is no UUID.
 
     """
     if entry.recipient_id is not None:
@@ -86,8 +97,10 @@ def result_event(account_id: str, entry: Entry, *, repeat: bool = False, origin:
         "code": entry.code,
         **own,
     }
+    if original_id is not None:
+        data["original_id"] = original_id
     body = write(_event_id(account_id, entry), account_id, data)  # type: ignore[arg-type] # by kind
-    return Message(topic, account_id.encode(), body, None, origin)
+    return event_message(topic, account_id.encode(), body, None, origin)
 
 
 def _event_id(account_id: str, entry: Entry) -> str:
@@ -248,32 +261,4 @@ def tick_messages(tick: Tick, movements: list[tuple[str, Entry]], offset: int) -
             "repeat": tick.source_offset != offset,
         },
     )
-    return [*messages, Message(CREDIT_EVENTS, None, body, tick.partition, offset)]
-
-
-async def replay_answers(
-    connection: Connection, worker: WorkerName, partition: int, stored: StoredRange
-) -> list[Message]:
-    """Return from the books what a worker booked for a range of a partition's records."""
-    rows = await connection.fetch(
-        "select a.account_id, j.* from journal as j join accounts as a using (account)"
-        " where j.worker = $1 and j.source_partition = $2 and j.source_offset >= $3 and j.source_offset < $4"
-        " and j.as_of > coalesce($5::timestamptz, '-infinity') and j.as_of <= coalesce($6::timestamptz, 'infinity')"
-        " order by j.source_offset, j.account, j.sequence",
-        worker.value,
-        partition,
-        *stored,
-    )
-    return [result_event(row[0], Entry(*row[1:])) for row in map(tuple, rows)]
-
-
-async def read_ticks(connection: Connection, partition: int, stored: StoredRange) -> list[Tick]:
-    """Return the stored answers to the ticks of a range of a partition's records."""
-    rows = await connection.fetch(
-        "select * from ticks where partition = $1 and source_offset >= $2 and source_offset < $3"
-        " and as_of > coalesce($4::timestamptz, '-infinity') and as_of <= coalesce($5::timestamptz, 'infinity')"
-        " order by source_offset",
-        partition,
-        *stored,
-    )
-    return [Tick(*row) for row in rows]
+    return [*messages, event_message(CREDIT_EVENTS, None, body, tick.partition, offset)]

@@ -19,7 +19,7 @@ from infra.kafka.records import partition_counts
 from infra.probes import probes
 from infra.settings import Settings
 from schemas.catalogue import EXPIRY_TICKS
-from schemas.envelope import encode
+from schemas.envelope import EVENT_HEADERS, encode
 from schemas.ticks import ExpiryTick, ExpiryTickData
 from workers.telemetry.collectors import metrics_page
 from workers.telemetry.health import Health
@@ -89,5 +89,5 @@ async def _tick(producer: AIOKafkaProducer) -> int:
     tick = ExpiryTick.create(id=uuid4(), source="/inmail-ticker", time=now, data=ExpiryTickData(as_of=now))
     partitions = await producer.partitions_for(EXPIRY_TICKS)
     for partition in partitions:
-        await producer.send_and_wait(EXPIRY_TICKS, encode(tick), partition=partition)
+        await producer.send_and_wait(EXPIRY_TICKS, encode(tick), partition=partition, headers=list(EVENT_HEADERS))
     return len(partitions)

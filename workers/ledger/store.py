@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
 from infra.postgres import Connection
+from schemas.ids import DerivedId
 from workers.ledger.model import Code, Entry, Request, WorkerName
 from workers.ledger.plans import Catalogue
 
@@ -123,7 +124,9 @@ async def open_batch(
     await _add_conflicts(connection, [(request, key) for request, key, conflict in others if conflict], answers)
     await _add_movements(connection, worker, partition, answers)
     rest = [other for other in others if other[0].offset not in answers]
-    return Opened(worker, partition, accounts, foreign, *_sort(rest, is_decidable), answers)
+    opened = Opened(worker, partition, accounts, foreign, *_sort(rest, is_decidable), answers)
+    await _keep_original_ids(connection, opened)
+    return opened
 
 
 def _sort(
@@ -144,6 +147,21 @@ def _sort(
         else:
             set_aside.append(request)
     return fresh, set_aside, same
+
+
+async def _keep_original_ids(connection: Connection, opened: Opened) -> None:
+    """Write down the ids of fresh requests that are no UUIDs, as their producers gave them."""
+    rows = [
+        (opened.accounts[request.account_id], request.request_id, request.request_id.original.encode())
+        for request, _ in opened.fresh
+        if isinstance(request.request_id, DerivedId)
+    ]
+    if rows:
+        await connection.execute(
+            "insert into original_ids (account, request_id, original)"
+            " select * from unnest($1::bigint[], $2::uuid[], $3::bytea[]) on conflict do nothing",
+            *map(list, zip(*rows, strict=True)),
+        )
 
 
 async def _add_conflicts(

@@ -142,7 +142,9 @@ class _BatchSpans:
                 answers.setdefault(message.origin, []).append(message)
         headers = {offset: self._trace_record(offset, answers.get(offset, ())) for offset in self._contexts}
         return [
-            message._replace(headers=headers[message.origin]) if message.origin in headers else message
+            message._replace(headers=[*(message.headers or ()), *headers[message.origin]])
+            if message.origin in headers
+            else message
             for message in messages
         ]
 

@@ -22,7 +22,7 @@ from infra.kafka.clients import reader
 from infra.kafka.transactions import Message
 from infra.settings import Settings, SettingsError
 from schemas.catalogue import DEAD_LETTERS, SEND_REQUESTS, SEND_RESULTS
-from schemas.envelope import encode
+from schemas.envelope import EVENT_HEADERS, encode
 from tests.workers.wire import ends, send, working
 from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
@@ -93,9 +93,10 @@ async def test_one_trace_goes_from_the_sender_to_the_answer(
         records = await _read(cluster, start, 3)
 
     sent_on = {(record.topic, str(traced.id).encode() in record.value): dict(record.headers) for record in records}
-    assert sent_on[SEND_RESULTS, False] == {}
+    assert sent_on[SEND_RESULTS, False] == dict(EVENT_HEADERS)
     for place in ((SEND_RESULTS, True), (DEAD_LETTERS, False)):
         assert sent_on[place]["tracestate"] == b"shop=42"
+        assert sent_on[place].items() >= dict(EVENT_HEADERS).items()
         match = re.fullmatch(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-01", sent_on[place]["traceparent"])
         assert match is not None
         assert match[1].decode() == TRACE

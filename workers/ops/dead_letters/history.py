@@ -110,7 +110,7 @@ def decode_message(letter: DeadLetter) -> Event | Undecodable | None:
     if letter.origin_topic not in INPUT_TOPICS:
         return None
     try:
-        return decode(letter.origin_topic, letter.key, letter.value)
+        return decode(letter.origin_topic, letter.key, letter.value, letter.headers)
     except Undecodable as problem:
         return problem
 

@@ -12,12 +12,12 @@ from uuid import UUID
 
 from aiokafka.structs import ConsumerRecord
 from pydantic import ValidationError
-from pydantic_core import from_json
 
 from infra.clock import nearest_instant
 from infra.kafka.records import all_partitions, read_records
 from infra.settings import Settings
 from schemas.catalogue import DEAD_LETTERS
+from schemas.content_modes import Headers, read_attributes
 from schemas.results import DeadLettered, DeadLetterReason
 
 __all__ = [
@@ -193,6 +193,7 @@ def parse_dead_letter(record: ConsumerRecord) -> DeadLetter:
         data = event.data
         origin = data["origin"]
         value = _bytes(data["value_base64"])
+        headers = tuple((header["key"], _bytes(header["value_base64"])) for header in data["headers"])
         return DeadLetter(
             record.partition,
             record.offset,
@@ -200,7 +201,7 @@ def parse_dead_letter(record: ConsumerRecord) -> DeadLetter:
             data["reason"].value,
             data["error"],
             event.subject,
-            _event_type(value),
+            _event_type(headers, value),
             origin["topic"],
             origin["partition"],
             origin["offset"],
@@ -208,7 +209,7 @@ def parse_dead_letter(record: ConsumerRecord) -> DeadLetter:
             set_aside_at,
             _bytes(data["key_base64"]),
             value,
-            tuple((header["key"], _bytes(header["value_base64"])) for header in data["headers"]),
+            headers,
             data["cut"] is not None,
         )
     except (ValueError, OverflowError) as error:  # from the schema, base64, or an instant outside the calendar
@@ -226,13 +227,9 @@ def _bytes(text: str | None) -> bytes | None:
     return None if text is None else base64.b64decode(text)
 
 
-def _event_type(value: bytes | None) -> str | None:
-    """Return the event type in a message, None if the message is not JSON or names no type."""
-    try:
-        document = from_json(value or b"")
-    except ValueError:
-        return None
-    name = document.get("type") if isinstance(document, dict) else None
+def _event_type(headers: Headers, value: bytes | None) -> str | None:
+    """Return the event type in a message, None if the message is not an event or names no type."""
+    name = read_attributes(headers, value).get("type")
     return name if isinstance(name, str) else None
 
 

@@ -110,7 +110,7 @@ class _Emitter(ChunkSender[tuple[RowPosition, Message]]):
         topic = self._plan.to or message.topic
         # A tick's answer has a partition instead of a key; the target topic may have fewer partitions.
         partition = None if message.partition is None else message.partition % self._plan.partitions[topic]
-        return Outgoing(topic, message.key, message.value, partition=partition)
+        return Outgoing(topic, message.key, message.value, None, tuple(message.headers or ()), partition=partition)
 
     def _record_refusal(self, event: Message, error: BrokerResponseError) -> None:
         """Record an event that the broker refuses, such as one larger than its topic allows."""

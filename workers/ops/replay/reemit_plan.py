@@ -16,8 +16,9 @@ from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.catalogue import CREDIT_EVENTS, SEND_RESULTS, TOPICS
 from workers.jobs.job import Message
-from workers.jobs.result_events import result_event, tick_messages
-from workers.ledger.model import Entry, Tick, WorkerName
+from workers.jobs.result_events import tick_messages
+from workers.jobs.stored_events import JOURNAL_ROWS, row_event
+from workers.ledger.model import Tick, WorkerName
 from workers.ops.books.balance import UnknownAccountError
 from workers.ops.books.snapshot import open_books
 from workers.ops.operations import RefusedError
@@ -269,16 +270,15 @@ async def read_pages(
     while position.part == JOURNAL:
         where, values = _conditions(selection, JOURNAL, position)
         rows = await connection.fetch(
-            "select a.account_id, j.* from journal as j join accounts as a using (account)"  # noqa: S608 - the same
-            f" where {where} order by j.account, j.sequence limit {_PAGE}",
+            f"{JOURNAL_ROWS} where {where} order by j.account, j.sequence limit {_PAGE}",
             *values,
             timeout=_COUNT_SECONDS,
         )
-        entries = [(row[0], Entry(*row[1:])) for row in map(tuple, rows)]
-        if entries:
-            yield [(RowPosition(JOURNAL, each.account, each.sequence), result_event(of, each)) for of, each in entries]
-            position = RowPosition(JOURNAL, entries[-1][1].account, entries[-1][1].sequence)
-        if len(entries) < _PAGE:
+        events = [(RowPosition(JOURNAL, row.account, row.sequence), event) for row, event in map(row_event, rows)]
+        if events:
+            yield events
+            position = events[-1][0]
+        if len(events) < _PAGE:
             position = _TICKS_BEGIN
     while _has_ticks(selection):
         where, values = _conditions(selection, TICKS, position)

@@ -6,6 +6,7 @@ hold a producer's mistakes.
 
 import asyncio
 import json
+import re
 import select
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -22,10 +23,13 @@ from infra.kafka.records import NotSetUpError, partition_counts
 from infra.kafka.sender import Outgoing, Sender
 from infra.settings import Settings
 from schemas.catalogue import CATALOGUE, INPUT_TOPICS
+from schemas.envelope import EVENT_HEADERS, ID_PATTERN
+from schemas.undecodable import excerpt
 
 __all__ = ["PublishReport", "PublishTime", "UnpublishableError", "parse_line", "publish", "read_lines"]
 
 _CHUNK_BYTES = 256 * 1024
+_ACCOUNT_ID = re.compile(ID_PATTERN)
 _ROWS = {row.name: row for row in CATALOGUE}
 
 
@@ -82,11 +86,22 @@ def parse_line(line: bytes, topic: str | None = None, record_time: PublishTime =
         raise UnpublishableError(f"{name} is published by the workers only")
     timestamp = _milliseconds(document.get("time"), "time") if record_time is PublishTime.EVENT else None
     if row is not None and row.key is None:
-        return Outgoing(row.topic, None, line, timestamp, to_every_partition=True)
+        return Outgoing(row.topic, None, line, timestamp, EVENT_HEADERS, to_every_partition=True)
     subject = document.get("subject")
     if not isinstance(subject, str) or not subject:
         raise UnpublishableError("no subject to use as the key: to send an event without a key, write a raw record")
-    return Outgoing(row.topic if row else topic or "", _utf8(subject, "subject"), line, timestamp)
+    return Outgoing(row.topic if row else topic or "", _account_key(subject), line, timestamp, EVENT_HEADERS)
+
+
+def _account_key(subject: str) -> bytes:
+    """Return the key of an event's record. No other key gets to a worker's lane as an account."""
+    key = _utf8(subject, "subject")
+    if not _ACCOUNT_ID.fullmatch(subject):
+        raise UnpublishableError(
+            f"subject: expected an account id of 1 to 128 visible ASCII characters, got {excerpt(subject)}: to send it"
+            " all the same, write a raw record"
+        )
+    return key
 
 
 _RAW_FIELDS = {"topic", "key", "timestamp", "value", "headers"}

@@ -12,10 +12,11 @@ from pydantic_core import from_json
 
 from infra.clock import nearest_instant
 from schemas.catalogue import CREDIT_EVENTS, INPUT_TOPICS, SEND_RESULTS
+from schemas.content_modes import read_request_id
 from workers.ops.books.balance import readable_account_id
 from workers.ops.trace.topic_search import Search
 
-__all__ = ["FoundRecord", "event_id_of", "find_event", "find_undecided", "found_record", "parse_event_id"]
+__all__ = ["FoundRecord", "event_id_of", "find_event", "find_undecided", "found_record"]
 
 
 class FoundRecord(NamedTuple):
@@ -83,14 +84,5 @@ def found_record(record: ConsumerRecord, *, repeat: bool = False) -> FoundRecord
 
 
 def event_id_of(record: ConsumerRecord) -> UUID | None:
-    """Return the id of the event in a record, None if there is none."""
-    return parse_event_id(record.value)
-
-
-def parse_event_id(value: bytes | None) -> UUID | None:
-    """Return the id of the event in a message, None if the message is not JSON or has no UUID as its id."""
-    try:
-        document = from_json(value or b"")
-        return UUID(document["id"])
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return None
+    """Return the id of the event in a record, or what stands for it; None if there is none."""
+    return read_request_id(record.headers, record.value)

@@ -20,8 +20,9 @@ from schemas.catalogue import (
     decode,
     fingerprint,
 )
+from schemas.content_modes import read_request_id
 from workers.ops.dead_letters.letters import DeadLetter, FoundLetters, MessagePosition, parse_dead_letter
-from workers.ops.trace.found_records import FoundRecord, event_id_of, found_record, parse_event_id
+from workers.ops.trace.found_records import FoundRecord, event_id_of, found_record
 from workers.ops.trace.in_books import DecidedRecord, RowEvent
 from workers.ops.trace.topic_search import Search, Window
 
@@ -163,7 +164,7 @@ class TraceTarget:
         """Return whether a dead letter belongs to the target by its own id or the id in its message."""
         if self._account not in (None, letter.account_id):
             return False
-        return self._id is None or letter.id in self.ids or parse_event_id(letter.value) in self.ids
+        return self._id is None or letter.id in self.ids or read_request_id(letter.headers, letter.value) in self.ids
 
 
 async def _search(search: Search, windows: Iterable[Window], wanted: TraceTarget) -> _SearchHits:
@@ -195,7 +196,7 @@ def _record_letter(record: ConsumerRecord, wanted: TraceTarget, found: FoundLett
 def _record_request(record: ConsumerRecord, hits: _SearchHits) -> None:
     """Record an input record with a wanted id, by the request in it."""
     try:
-        event = decode(record.topic, record.key, record.value)
+        event = decode(record.topic, record.key, record.value, record.headers)
     except Undecodable:
         return  # found among the dead letters
     hits.requests[event.subject, event.id, fingerprint(event)].append(found_record(record))

@@ -3,6 +3,7 @@
 The ledger's database is read first, and is enough for a trace. Kafka adds the records that retention has left.
 """
 
+import json
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -31,9 +32,10 @@ from workers.ops.trace.in_topics import (
 )
 from workers.ops.trace.topic_search import ProgressWatch, Search, no_progress, open_search
 
-__all__ = ["LIMIT", "Question", "TraceReport", "UnknownRequestError", "trace"]
+__all__ = ["LIMIT", "Question", "TraceReport", "UnknownRequestError", "about", "trace"]
 
 LIMIT: Final = 100_000  # records
+_NAMED: Final = 5  # request ids in a message
 
 # The members of a row and of a tick for JSON.
 _MEMBERS: Final = (
@@ -60,6 +62,15 @@ class Question(NamedTuple):
     account: str | None
     last: int = 10  # number of an account's requests
     limit: int = LIMIT  # maximum number of records read of a partition
+    original: str | None = None  # instead of `id`: what the request's producer gave it that is no UUID
+
+
+def about(id_: str | None, account: str | None, last: int = 10, limit: int = LIMIT) -> Question:
+    """Return the question about an id as somebody gives it: a UUID, or what a producer gave its request instead."""
+    try:
+        return Question(None if id_ is None else UUID(id_), account, last, limit)
+    except ValueError:
+        return Question(None, account, last, limit, id_)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +153,8 @@ async def trace(settings: Settings, question: Question, watch: ProgressWatch = n
     """
     unknown = None
     async with open_books(settings) as connection:
+        if question.original is not None:
+            question = question._replace(id=await _find_original(connection, question.original, question.account))
         try:
             cases = await _find_decided(connection, question)
         except UnknownAccountError as error:  # the account may have dead letters or undecided records
@@ -171,6 +184,23 @@ async def trace(settings: Settings, question: Question, watch: ProgressWatch = n
     async with open_books(settings) as connection:
         histories = await read_histories(connection, letters, redrives)
     return TraceReport(traces, list(zip(letters.letters, histories, strict=True)), waiting, None)
+
+
+async def _find_original(connection: Connection, original: str, account: str | None) -> UUID:
+    """Return the request id of the request that a producer gave an id that is no UUID."""
+    found = await books.find_original(connection, original, account)
+    if len(found) == 1:
+        return found[0]
+    named = json.dumps(original)
+    if found:
+        raise UnknownRequestError(
+            f"{len(found)} requests, of several sources, have the id {named}: trace one by its request id:"
+            f" {', '.join(map(str, found[:_NAMED]))}"
+        )
+    raise UnknownRequestError(
+        f"{named} is no UUID and no id of a decided request: trace one that is not decided by its request id"
+        " (docs/producers.md), or --account"
+    )
 
 
 def _unknown_request(question: Question) -> UnknownRequestError:

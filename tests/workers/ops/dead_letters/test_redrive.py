@@ -24,7 +24,7 @@ from schemas.results import DeadLetterReason
 from schemas.ticks import ExpiryTick
 from tests.ledger.book import pick
 from tests.workers.letters import platinum, records_of, set_aside
-from tests.workers.wire import ends, eventually, publish, read, send, settled, working
+from tests.workers.wire import ends, eventually, in_binary_mode, publish, read, send, settled, working
 from workers.jobs.billing import BillingJob
 from workers.jobs.expiry import ExpiryJob
 from workers.jobs.send import SendJob
@@ -98,6 +98,37 @@ async def test_a_letter_that_is_redriven_twice_moves_credits_once(
     assert 1 == len({answer["id"] for answer in answers})
     assert (1, 1) == (first.result["sent"], second.result["sent"])
     assert 7 == await database.fetchval("select sum(amount) from journal")
+
+
+async def test_a_message_of_binary_mode_is_sent_back_with_its_headers_and_decided(
+    mended: Settings, cluster: Settings, account: str
+) -> None:
+    """Half of such an event is in its headers: without them, the same bytes are no event."""
+    start = await ends(cluster, CREDIT_EVENTS)
+    event = platinum(account)
+    value, headers = in_binary_mode(event)
+    headers = [
+        *headers,
+        ("traceparent", b"00-ab"),
+        ("odd", b"\xff\x00"),
+        ("ce_ext", b"x"),
+        ("twice", b"1"),
+        ("twice", b""),
+    ]
+    async with create_producer(cluster, "test") as producer:
+        await producer.send_and_wait(BILLING_EVENTS, value, account.encode(), headers=headers)
+    await work_off(cluster)
+    (letter,) = (await told(cluster, account)).letters
+
+    await back(mended, account)
+    await work_off(mended)
+
+    first, again = await records_of(cluster, BILLING_EVENTS, account)
+    (answer,) = await read(cluster, start, 1)
+    assert ("unknown_plan", event.type_name()) == (letter[0].reason, letter[0].event_type)
+    assert (first.value, [*first.headers]) == (again.value, [*again.headers[: len(headers)]])
+    assert {OPERATION_HEADER, LETTER_HEADER} == dict(again.headers[len(headers) :]).keys()
+    assert (str(event.id), "granted", 7) == pick(answer, "request_id", "code", "credits")
 
 
 async def test_a_letter_whose_operation_broke_off_as_it_was_sent_is_sent_again_and_decided_once(

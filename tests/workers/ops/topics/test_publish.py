@@ -11,6 +11,7 @@ import pytest
 from infra.clock import to_milliseconds
 from infra.kafka.sender import Outgoing
 from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS
+from schemas.envelope import EVENT_HEADERS
 from tests.ledger.book import at
 from workers.ops.topics.publish import PublishTime, UnpublishableError, parse_line, read_lines
 
@@ -37,7 +38,16 @@ def test_an_event_goes_to_its_types_topic_under_its_subject_as_it_is() -> None:
     """White space, order and unknown members included: a producer's mistake must arrive as it was made."""
     line = b'{ "subject":"alice", "type" : "inmail.send.requested.v1", "surprise": 1.0 }'
 
-    assert Outgoing(SEND_REQUESTS, b"alice", line) == parse_line(line)
+    assert Outgoing(SEND_REQUESTS, b"alice", line, headers=EVENT_HEADERS) == parse_line(line)
+
+
+@pytest.mark.parametrize("subject", ["Zoë", "a b", "a" * 129, "a\x00"])
+def test_an_account_id_that_no_worker_takes_is_refused_before_it_is_sent(subject: str) -> None:
+    """Every such record would be a dead letter; who wants one writes a raw record."""
+    with pytest.raises(UnpublishableError, match="subject: expected an account id of 1 to 128 visible ASCII"):
+        parse_line(_line(subject=subject))
+
+    assert parse_line(_record(key=subject)).key == subject.encode()
 
 
 def test_an_event_that_no_worker_will_accept_is_published_all_the_same() -> None:
