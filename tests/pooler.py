@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import PostgresDsn, SecretStr
 
-from infra.postgres_session import GIVEN
+from infra.postgres_session import CLIENT_SETTINGS
 from infra.settings import Settings
 from tests.tools import tool
 from tests.workers.processes import free_port
@@ -21,7 +21,7 @@ _MORE = [
     *("idle_in_transaction_session_timeout", "client_connection_check_interval", "tcp_user_timeout"),
     *("tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count", "jit", "role"),
 ]
-OPENED_WITH = ",".join([*GIVEN, *_MORE])  # the parameters that sessions are opened with
+OPENED_WITH = ",".join([*CLIENT_SETTINGS, *_MORE])  # the parameters that sessions are opened with
 
 
 def _start(url: PostgresDsn, port: int, folder: Path, more: str) -> "subprocess.Popen[bytes]":

@@ -8,12 +8,12 @@ from playwright.async_api import Browser
 from pydantic import SecretStr
 
 from infra.clock import utc_now
-from infra.local.ports import reserve
+from infra.local.ports import reserve_port
 from infra.settings import Settings, load_settings
-from tests.console.browser import Tab, a_tab
+from tests.console.browser import Tab, open_tab
 from tests.console.scene import OPERATOR
 from tests.console.test_guard import signed_in
-from tests.console.views import shortcomings
+from tests.console.views import find_shortcomings
 from tests.workers.wire import eventually
 from workers.console.local_workers import ControlError, ProcessState, WorkerAction, WorkerStatus
 from workers.console.server import serve_console
@@ -59,7 +59,7 @@ def control() -> _Control:
 @pytest.fixture
 async def beside(control: _Control) -> AsyncIterator[str]:
     """The address of a console beside workers, whose servers refuse every connection."""
-    closed = reserve(None, "nobody")
+    closed = reserve_port(None, "nobody")
     place = f"127.0.0.1:{closed.getsockname()[1]}"
     settings: Settings = load_settings(
         kafka_bootstrap_servers=place,
@@ -67,7 +67,7 @@ async def beside(control: _Control) -> AsyncIterator[str]:
         console_timeout_seconds=2,
         console_operator_token=SecretStr(OPERATOR),
     )
-    async with serve_console(settings, reserve(None, "a test's console"), control) as address:
+    async with serve_console(settings, reserve_port(None, "a test's console"), control) as address:
         yield address
     closed.close()
 
@@ -75,7 +75,7 @@ async def beside(control: _Control) -> AsyncIterator[str]:
 @pytest.fixture
 async def overview(browser: Browser, beside: str) -> AsyncIterator[Tab]:
     """The overview of it."""
-    async with a_tab(browser, beside) as opened:
+    async with open_tab(browser, beside) as opened:
         yield opened
 
 
@@ -89,16 +89,16 @@ async def test_a_worker_that_ended_is_shown_with_its_error_and_its_log(overview:
         "Restart",
     ]
 
-    assert [] == await shortcomings(overview, "#/", expected)
+    assert [] == await find_shortcomings(overview, "#/", expected)
 
 
 async def test_an_operator_stops_a_worker_and_starts_it_again(overview: Tab, control: _Control) -> None:
     """Asked once each time."""
-    await overview.go("#/")
+    await overview.open_view("#/")
     await overview.sign_in(OPERATOR, "maria")
     await overview.click("Stop: billing worker")
     await overview.press("Stop")
-    await overview.see("an operator stopped it; what comes waits")
+    await overview.wait_for_text("an operator stopped it; what comes waits")
     await overview.click("Start, let all through: send worker")
     await overview.press("Start, let all through")
 

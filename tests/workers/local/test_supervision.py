@@ -18,7 +18,7 @@ import pytest
 
 from infra.clock import utc_now
 from infra.kafka.clients import create_producer
-from infra.local.ports import LOOPBACK, reserve, reserve_usual
+from infra.local.ports import LOOPBACK, reserve_port, reserve_usual
 from infra.settings import Settings
 from tests.workers.processes import free_port
 from tests.workers.wire import eventually
@@ -270,7 +270,7 @@ def test_a_sentence_ends_at_its_stop_and_not_inside_a_number() -> None:
 
 def test_a_usual_port_that_is_taken_gives_way_to_the_next() -> None:
     """Also one that another stack holds and does not listen on yet."""
-    with closing(reserve(None, "a test")) as taken:
+    with closing(reserve_port(None, "a test")) as taken:
         port = taken.getsockname()[1]
         with closing(reserve_usual(port, "a test")) as other, socket.socket() as server:
             found = other.getsockname()[1]

@@ -25,7 +25,7 @@ from tests.workers.command import run
 from tests.workers.wire import eventually
 from workers.commands.running import Exit
 from workers.ledger.store import FUNCTIONS
-from workers.local.up import prepare
+from workers.local.up import prepare_stack
 from workers.ops.doctor import CheckResult, CheckupReport, Grade, run_checkup
 from workers.ops.doctor.kafka_checks import check_version
 
@@ -55,7 +55,7 @@ async def prepared(own_stack: LocalStack) -> Settings:
         database_url=own_stack.database_url,
         topic_partitions=2,
     )
-    await prepare(settings)
+    await prepare_stack(settings)
     return settings
 
 
@@ -197,7 +197,7 @@ async def test_a_topic_with_its_producers_times_is_wrong(prepared: Settings) -> 
         )
         await admin.alter_configs([topic])
         found = await _wrong(prepared)
-    await prepare(prepared)
+    await prepare_stack(prepared)
 
     assert [("topics", BILLING_EVENTS)] == [(each.area, each.subject) for each in found]
     assert found[0].text.startswith("message.timestamp.type is CreateTime; the guarantee: ")
@@ -214,7 +214,7 @@ async def test_topics_that_are_missing_are_one_line(prepared: Settings) -> None:
 
         await eventually(gone, "the topic's end")
     found = await _wrong(prepared)
-    await prepare(prepared)
+    await prepare_stack(prepared)
 
     assert [("topics", "existence", f"there is no {SEND_RESULTS}")] == [
         (each.area, each.subject, each.text) for each in found
