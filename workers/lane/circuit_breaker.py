@@ -16,12 +16,12 @@ from schemas.catalogue import Undecodable
 from workers.errors import BreakerError
 from workers.jobs.dead_letters import LETTER_HEADER
 
-__all__ = ["FEWEST", "Breaker"]
+__all__ = ["FEWEST", "CircuitBreaker"]
 
 FEWEST = 50  # dead letters that say nothing yet, whatever share they are
 
 
-class Breaker:
+class CircuitBreaker:
     """Counts the records that a worker read last, over all its lanes."""
 
     def __init__(self, settings: Settings) -> None:
@@ -32,7 +32,7 @@ class Breaker:
         self._reasons: Counter[str] = Counter()
         self._counted_to: dict[TopicPartition, int] = {}
 
-    def judge(self, records: Sequence[ConsumerRecord], refused: Mapping[int, Undecodable], stored: int = 0) -> None:
+    def record(self, records: Sequence[ConsumerRecord], refused: Mapping[int, Undecodable], stored: int = 0) -> None:
         """Count a batch, each record once however often it is decided.
 
         Args:
