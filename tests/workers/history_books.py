@@ -108,7 +108,7 @@ async def decide_one_by_one(settings: Settings, placed: Sequence[Placed]) -> Non
         )
         found = decode_records([record], from_milliseconds(each.record.time), TimePolicy(RecordTime.CREATE))
         async with connection.transaction():
-            batch = Batch(topic, partition, found.requests)
+            batch = Batch(found.requests)
             while job.step is not None and await job.step(connection, batch):
                 pass
             await job.decide(connection, batch)

@@ -15,7 +15,7 @@ from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS
 from workers.jobs.job import Batch, Decision, Message, StoredRange
 from workers.jobs.result_events import read_ticks, tick_messages
 from workers.ledger.plans import Catalogue
-from workers.ledger.ticks import booked_ticks, expire_step, tick_movements, tick_terms
+from workers.ledger.ticks import booked_ticks, expire_step, first_unbooked, tick_movements, tick_terms
 from workers.telemetry.worker_metrics import REPEAT
 from workers.topology import GROUP_OF
 
@@ -50,31 +50,24 @@ class ExpiryJob:
 
     async def step(self, connection: Connection, batch: Batch) -> bool:
         """Book one step of the first tick that has one left; tell whether there was one."""
-        stored = await connection.fetch(
-            "select request_id, fingerprint from ticks where partition = $1 and request_id = any($2)"
-            " and code <> 'booking'",
-            batch.partition,
-            [request.request_id for request in batch.requests],
-        )
-        done = {(row["request_id"], row["fingerprint"]) for row in stored}
-        due = [r for r in batch.requests if (r.request_id, r.fingerprint) not in done]
-        if not due:
+        due = await first_unbooked(connection, batch.requests)
+        if due is None:
             return False
-        read_to = await self._neighbours_read_to(connection, batch.partition, due[0].as_of)
-        horizon = min(due[0].event.data.as_of, due[0].as_of, read_to)
-        await expire_step(connection, batch.partition, due[0], horizon, self._terms)
+        read_to = await self._neighbours_read_to(connection, due.partition, due.as_of)
+        await expire_step(connection, due, min(due.event.data.as_of, due.as_of, read_to), self._terms)
         return True
 
     async def decide(self, connection: Connection, batch: Batch) -> Decision:
         """Answer every tick, after the lines it caused. Its steps are done."""
         messages = []
         codes: Counter[str] = Counter()
-        for tick, offset in await booked_ticks(connection, batch.partition, batch.requests):
+        for tick, request in await booked_ticks(connection, batch.requests):
             # A tick seen before has its lines published; one that is read again after a crash may not have.
-            booked = await tick_movements(connection, tick) if tick.source_offset == offset else []
-            messages += tick_messages(tick, booked, offset)
+            repeat = tick.source_offset != request.offset
+            booked = [] if repeat else await tick_movements(connection, tick)
+            messages += tick_messages(tick, booked, request.offset)
             codes.update(entry.code for _, entry in booked)
-            codes[tick.code if tick.source_offset == offset else REPEAT] += 1
+            codes[REPEAT if repeat else tick.code] += 1
         return Decision(messages, {}, codes)
 
     async def replay_answers(self, connection: Connection, partition: int, stored: StoredRange) -> list[Message]:

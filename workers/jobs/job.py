@@ -9,17 +9,18 @@ from typing import Any, NamedTuple, Protocol
 from infra.kafka.transactions import Message
 from infra.postgres import Connection
 from schemas.catalogue import Undecodable
-from workers.ledger.model import Request
+from workers.ledger.model import Place, Request
 
-__all__ = ["Batch", "Decision", "Job", "Message", "Step", "StoredRange"]
+__all__ = ["Batch", "Decision", "Job", "Message", "Place", "Step", "StoredRange"]
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The decoded requests of a batch of records from one partition."""
+    """The decoded requests of a batch of records from one or several partitions of the job's topic.
 
-    topic: str
-    partition: int
+    Requests of one partition are in the order of their offsets.
+    """
+
     requests: Sequence[Request[Any]]
     waited_for: str | None = None  # consumer group with records unread that come before these and may give credits
 
@@ -40,7 +41,7 @@ class Decision(NamedTuple):
     """The result of deciding a batch."""
 
     messages: list[Message]  # to publish
-    refused: dict[int, Undecodable]  # valid records that can never succeed, by offset: to dead-letter
+    refused: dict[Place, Undecodable]  # valid records that can never succeed: to dead-letter
     codes: "Counter[str]"  # number of outcomes by code, for the metrics
 
 

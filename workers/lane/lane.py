@@ -168,7 +168,7 @@ class Lane:
     async def _decide(self, taken: Taken, turn: Turn) -> _Decided | None:
         """Store the outcomes of a batch, in parts where the database refuses it whole; None where a stop came first."""
         found = self._health.decodes(decode_records, taken.records, self._as_of, self._admission.times)
-        batch = Batch(self._tp.topic, self._tp.partition, found.requests, turn.waited_for)
+        batch = Batch(found.requests, turn.waited_for)
         step = self._job.step
         if step is not None and not await finish_steps(step, batch, self._row, self._health, lambda: self.stopping):
             return None

@@ -120,8 +120,8 @@ def _tick() -> ExpiryTick:
 
 async def _book(settings: Settings, database: Connection, tick: ExpiryTick) -> bytes:
     """Decide a tick of partition 0 without a lane; return its answer."""
-    request = Request(tick, "", tick.id, fingerprint(tick), tick.time, 0)
-    batch = Batch(EXPIRY_TICKS, 0, [request])
+    request = Request(tick, "", tick.id, fingerprint(tick), tick.time, 0, 0)
+    batch = Batch([request])
     async with reader(settings, None, "read_uncommitted") as asked:
         job = ExpiryJob(asked, load_catalogue(), settings)
         while await job.step(database, batch):
