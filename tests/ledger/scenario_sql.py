@@ -75,7 +75,7 @@ class SqlBooks:
         booked = await self._booked_at([request.offset for request in requests])
         rows = []
         for request in requests:
-            if request.offset in refused:
+            if request.place in refused:
                 rows.append([DEAD_LETTER])
             else:
                 rows.append(booked[request.offset] or [await self._answer_to(request)])

@@ -49,9 +49,8 @@ def decision_from(answers: Iterable[Answer], refused: dict[Place, Undecodable] |
     messages = []
     codes = []
     for request, entries in answers:
-        place = request.place
         for entry in entries:
-            repeat = not is_of(entry, place)
+            repeat = not is_of(entry, request)
             messages.append(result_event(request.account_id, entry, repeat=repeat, origin=request.offset))
             codes.append(REPEAT if repeat else entry.code)
     return Decision(messages, refused or {}, Counter(codes))

@@ -91,7 +91,6 @@ async def open_batch(
     rows = await lock_accounts(connection, requests)
     accounts = {row[0]: row[1] for row in rows}
     own = {row[0]: row[2] for row in rows}
-    foreign = {each.account_id: own[each.account_id] for each in requests if own[each.account_id] != each.partition}
     found = await connection.fetch(
         "select * from stored_answers($1, $2)",
         [accounts[request.account_id] for request in requests],
@@ -105,10 +104,14 @@ async def open_batch(
         elif each.worker == worker:
             not_final[each.source_partition, each.source_offset] = each
     answers: dict[Place, list[Entry]] = {}
+    foreign: dict[str, int] = {}
     others = []
     # Python's own UUIDs are slow to hash and to compare: what is found is known by its place from here on.
     for request in requests:
-        key = accounts[request.account_id], request.request_id
+        account_id = request.account_id
+        if own[account_id] != request.partition:
+            foreign[account_id] = own[account_id]
+        key = accounts[account_id], request.request_id
         entry = not_final.get(request.place) if not_final else None
         if entry is None or _key_of(entry) != (*key, request.fingerprint):
             entry = stored.get(key)
@@ -129,14 +132,14 @@ def _sort(
     fresh: list[Fresh] = []
     set_aside = []
     same = {}
-    asked: dict[Key, dict[int, Place]] = {}  # places by request and fingerprint
+    asked: dict[Key, dict[int, Request[Event]]] = {}  # by request and fingerprint
     for request, key, conflict in unanswered:
         bodies = asked.setdefault(key, {})
         if request.fingerprint in bodies:
-            same[request.place] = bodies[request.fingerprint]
+            same[request.place] = bodies[request.fingerprint].place
         elif conflict or bodies or is_decidable(request):
             fresh.append((request, conflict or bool(bodies)))
-            bodies[request.fingerprint] = request.place
+            bodies[request.fingerprint] = request
         else:
             set_aside.append(request)
     return fresh, set_aside, same
@@ -165,7 +168,9 @@ async def _add_movements(connection: Connection, worker: WorkerName, answers: di
 
     A record that repeats an earlier one gets the answer alone: what that one moved was published with it.
     """
-    again = {place: entry for place, (entry,) in answers.items() if is_of(entry, place)}
+    again = {
+        place: entry for place, (entry,) in answers.items() if (entry.source_partition, entry.source_offset) == place
+    }
     if not again:
         return
     rows = await connection.fetch(
@@ -186,9 +191,9 @@ def _key_of(entry: Entry) -> tuple[int, UUID, int]:
     return entry.account, entry.request_id, entry.fingerprint
 
 
-def is_of(entry: Entry, place: Place) -> bool:
-    """Tell whether a row was booked for the record at this place, and not for an earlier one with the same request."""
-    return (entry.source_partition, entry.source_offset) == place
+def is_of(entry: Entry, request: Request[Any]) -> bool:
+    """Tell whether a row was booked for a request's own record, and not for an earlier record of the same request."""
+    return entry.source_offset == request.offset and entry.source_partition == request.partition
 
 
 def answer_all(opened: Opened, requests: Iterable[Request[Event]], decided: Iterable[Entry]) -> list[Answer]:
@@ -196,17 +201,14 @@ def answer_all(opened: Opened, requests: Iterable[Request[Event]], decided: Iter
     answers, same = opened.answers, opened.same
     for entry in decided:
         answers.setdefault((entry.source_partition, entry.source_offset), []).append(entry)
-    return [
-        Answer(request, _rows_for(answers[same.get(place, place)], place))
-        for request, place in ((request, request.place) for request in requests)
-    ]
-
-
-def _rows_for(entries: list[Entry], place: Place) -> list[Entry]:
-    """Return what a record publishes of the rows of its request: all, or the answer alone to a repeat."""
-    if len(entries) == 1:
-        return entries
-    return [entry for entry in entries if entry.is_answer or is_of(entry, place)]
+    answered = []
+    for request in requests:
+        place = request.place
+        entries = answers[same.get(place, place) if same else place]
+        if len(entries) > 1:  # a repeat publishes the answer alone, and not the rows beside it
+            entries = [entry for entry in entries if entry.is_answer or is_of(entry, request)]
+        answered.append(Answer(request, entries))
+    return answered
 
 
 def split_at_repeats(requests: Sequence[Request[Event]]) -> Iterator[list[Request[Event]]]:

@@ -11,7 +11,7 @@ import pytest
 from infra.kafka.clients import create_producer, reader
 from infra.postgres import Connection, is_refusal, is_transient
 from infra.settings import Settings
-from schemas.catalogue import BILLING_EVENTS, CREDIT_EVENTS, DEAD_LETTERS, EXPIRY_TICKS, SEND_REQUESTS, fingerprint
+from schemas.catalogue import BILLING_EVENTS, CREDIT_EVENTS, DEAD_LETTERS, EXPIRY_TICKS, fingerprint
 from schemas.envelope import Event, encode
 from schemas.ticks import ExpiryTick
 from tests.ledger.book import DAY, Book
