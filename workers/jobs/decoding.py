@@ -23,9 +23,10 @@ class DecodedBatch(NamedTuple):
 
 
 def decode_records(records: Sequence[ConsumerRecord], as_of: datetime, times: TimePolicy) -> DecodedBatch:
-    """Decode records in order. Time never runs back: a record older than one before it is decided as of that one.
+    """Decode records of one partition, in order.
 
-    A record whose time is not taken cannot be decided, and moves no clock.
+    Time never runs back: a record older than one before it is decided as of that one. A record whose time is not taken
+    cannot be decided, and moves no clock.
     """
     requests = []
     refused: dict[Place, Undecodable] = {}

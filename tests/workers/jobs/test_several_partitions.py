@@ -44,12 +44,12 @@ def _requests(partition: int, events: Sequence[Event], first_offset: int = 0) ->
 
 
 def _gifts(book: Book, partition: int) -> list[Event]:
-    """Return grants of one account: a repeat, a conflict and, in partition 0, one that the database refuses."""
+    """Return grants of one account: a repeat, a conflict and, in partition 1, one that the database refuses."""
     account = ACCOUNTS[partition]
     first = book.promotion(2 + partition, account, id=_id(partition, 1))
     return [
         first,
-        book.promotion(POISON if partition == 0 else 1, account, id=_id(partition, 2)),
+        book.promotion(POISON if partition == 1 else 1, account, id=_id(partition, 2)),
         first,
         book.promotion(5, account, id=_id(partition, 1)),
     ]
@@ -142,10 +142,10 @@ async def test_requests_of_two_partitions_have_the_answers_of_two_batches(
     gifts, sends, gifts_again, sends_again = found["_together"]
     assert found["_apart"] == found["_together"]
     assert [gifts, sends] == [gifts_again, sends_again]
-    assert ({(0, 1): DeadLetterReason.REFUSED_BY_DATABASE} if poisoned else {}) == gifts[1]
+    assert ({(1, 1): DeadLetterReason.REFUSED_BY_DATABASE} if poisoned else {}) == gifts[1]
     assert {b"anna", b"bert"} == sends[0].keys() == gifts[0].keys()
     assert {"repeat", "key_conflict", "charged", "reversed"} < sends[2].keys()
-    assert (4 if poisoned else 1) == sends[2]["insufficient_credits"]
+    assert (4 if poisoned else 2) == sends[2]["insufficient_credits"]
     assert 0 == misplaced
 
 
