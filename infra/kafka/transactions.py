@@ -189,7 +189,9 @@ class _Delivery(NamedTuple):
 
 def _blame(error: Exception, deliveries: "Sequence[_Delivery]") -> Exception:
     """Return the error of a transaction; where only some partitions did not take what they were sent, one that says so."""
-    failed = [each for each in deliveries if not each.future.done() or each.future.cancelled() or each.future.exception()]
+    failed = [
+        each for each in deliveries if not each.future.done() or each.future.cancelled() or each.future.exception()
+    ]
     if not failed or len(failed) == len(deliveries) or (isinstance(error, KafkaError) and remedy(error) is not None):
         return error
     places = ", ".join(sorted(f"{each.place.topic}/{each.place.partition}" for each in failed))

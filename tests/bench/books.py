@@ -74,10 +74,12 @@ def sends(count: int, seed: int) -> list[SendRequested]:
     ]
 
 
-def requests_of(events: Sequence[AccountEvent], as_of: datetime, first_offset: int = 0) -> list[Request[AccountEvent]]:
-    """Return events as a lane would hand them to the ledger."""
+def requests_of(
+    events: Sequence[AccountEvent], as_of: datetime, partition: int, first_offset: int
+) -> list[Request[AccountEvent]]:
+    """Return events of a partition as a lane would hand them to the ledger."""
     return [
-        Request(event, event.subject, event.id, fingerprint(event), as_of, offset)
+        Request(event, event.subject, event.id, fingerprint(event), as_of, partition, offset)
         for offset, event in enumerate(events, first_offset)
     ]
 
@@ -124,7 +126,7 @@ class Databases:
                 by_partition.setdefault(partition_of(gift.subject.encode(), PARTITIONS), []).append(gift)
             for partition, gifts in by_partition.items():
                 for at in range(0, len(gifts), 1_000):
-                    batch = Batch(job.topic, partition, requests_of(gifts[at : at + 1_000], GRANTED, offset))
+                    batch = Batch(requests_of(gifts[at : at + 1_000], GRANTED, partition, offset))
                     offset += 1_000
                     async with connection.transaction():
                         await job.decide(connection, batch)

@@ -30,7 +30,7 @@ from workers.errors import WorkerError
 from workers.jobs.billing import BillingJob
 from workers.jobs.expiry import ExpiryJob
 from workers.jobs.send import SendJob
-from workers.lane import lane, recovery, worker
+from workers.lane import lane, opening, recovery, worker
 from workers.lane.time_order import Ends
 from workers.lane.worker import run_worker
 from workers.ledger.plans import load_catalogue
@@ -95,7 +95,7 @@ def _hear_less(settings: Settings) -> None:
 
     And not ask for long whether it is so. What is published and not noted yet is beyond what a lane can know.
     """
-    told, dice = lane.committed_offsets, Random(os.getpid())  # noqa: S311 - a workload
+    told, dice = opening.committed_offsets, Random(os.getpid())  # noqa: S311 - a workload
 
     async def less(admin: AIOKafkaAdminClient, group: str, places: list[TopicPartition]) -> dict[TopicPartition, Any]:
         offsets = await told(admin, group, places)
@@ -112,8 +112,8 @@ def _hear_less(settings: Settings) -> None:
             await connection.close()
         return offsets
 
-    lane.committed_offsets = less
-    recovery._DOUBTS = 1
+    opening.committed_offsets = less
+    recovery._ATTEMPTS = 1
 
 
 def _note_claims() -> None:
@@ -158,7 +158,7 @@ async def _work(start: Start, stop: asyncio.Event) -> None:
             await run_worker(BillingJob(catalogue), settings, stop)
         case _:
             async with aclosing(Ends(settings)) as ends:
-                await run_worker(ExpiryJob(ends, catalogue, settings), settings, stop)
+                await run_worker(ExpiryJob(catalogue, settings), settings, stop)
 
 
 def _may_pass(error: Exception) -> bool:

@@ -114,7 +114,7 @@ async def whole_history(settings: Settings, book: Book, account: str) -> UUID:
     tick = ExpiryTick.create(id=uuid4(), source="/test", time=now, data={"as_of": now})
     billing, sending = BillingJob(load_catalogue()), SendJob(load_catalogue())
     async with reader(settings, None, "read_uncommitted") as lanes:
-        expiry = ExpiryJob(lanes, load_catalogue(), settings)
+        expiry = ExpiryJob(load_catalogue(), settings)
         async with working(settings, billing, sending, expiry):
             await publish(settings, BILLING_EVENTS, [promotion(account, 2), begun, cancelled])
             await published(settings, billing)

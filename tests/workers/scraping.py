@@ -95,7 +95,7 @@ async def everyone(settings: Settings) -> AsyncIterator[dict[str, int]]:
         working(own["send"], SendJob(catalogue)),
         working(own["billing"], BillingJob(catalogue)),
         reader(settings, None, "read_uncommitted") as ends,
-        working(own["expiry"], ExpiryJob(ends, catalogue, settings)),
+        working(own["expiry"], ExpiryJob(catalogue, settings)),
         observing(settings) as books,
         _lag(settings) as lag,
     ):

@@ -46,7 +46,7 @@ class Workers:
     def _job(self, topic: str) -> Job:
         catalogue = load_catalogue()
         if topic == EXPIRY_TICKS:
-            return ExpiryJob(Ends(self._settings), catalogue, self._settings)
+            return ExpiryJob(catalogue, self._settings)
         return SendJob(catalogue) if topic == SEND_REQUESTS else BillingJob(catalogue)
 
     async def start(self, topic: str) -> None:

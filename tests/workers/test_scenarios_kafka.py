@@ -62,7 +62,7 @@ async def test_the_workers_do_what_the_tables_say_and_publish_each_row_once(syst
         jobs = (
             ByPartition(SendJob, catalogues, default),
             ByPartition(BillingJob, catalogues, default),
-            ByPartition(lambda catalogue: ExpiryJob(ends, catalogue, system), catalogues, default),
+            ByPartition(lambda catalogue: ExpiryJob(catalogue, system), catalogues, default),
         )
         played: list[KafkaBooks] = []
 

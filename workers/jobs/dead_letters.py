@@ -15,6 +15,7 @@ from schemas.envelope import ID_PATTERN
 from schemas.ids import dead_letter_id
 from schemas.results import DeadLetterCut, DeadLetterHeader, DeadLetterOrigin, dead_lettered
 from workers.jobs.job import Message
+from workers.ledger.model import Place
 
 __all__ = ["LETTER_HEADER", "dead_letters"]
 
@@ -28,17 +29,17 @@ _KEPT_OTHER_BYTES = 64 * 1024  # of its key, and of all its headers
 _ACCOUNT_ID = re.compile(ID_PATTERN.encode())
 
 
-def dead_letters(records: Sequence[ConsumerRecord], refused: Mapping[int, Undecodable]) -> list[Message]:
+def dead_letters(records: Sequence[ConsumerRecord], refused: Mapping[Place, Undecodable]) -> list[Message]:
     """Return a dead letter for each refused record of a batch, and log it.
 
     Args:
         records: the batch.
-        refused: the reason for each refused record, by offset.
+        refused: the reason for each refused record, by partition and offset.
 
     """
     letters = []
     for record in records:
-        if (problem := refused.get(record.offset)) is not None:
+        if (problem := refused.get((record.partition, record.offset))) is not None:
             structlog.get_logger("inmail.lane").warning(
                 "dead_letter",
                 topic=record.topic,
@@ -76,7 +77,9 @@ def dead_letter(record: ConsumerRecord, problem: Undecodable) -> Message:
             "cut": cut,
         },
     )
-    return Message(DEAD_LETTERS, key if cut is None else None, body, record.partition, record.offset)
+    return Message(
+        DEAD_LETTERS, key if cut is None else None, body, record.partition, (record.partition, record.offset)
+    )
 
 
 Headers = Sequence[tuple[str, bytes | None]]

@@ -28,7 +28,7 @@ from schemas.results import (
     tick_decided,
 )
 from workers.jobs.job import Decision, Message, StoredRange
-from workers.ledger.model import ACCEPTED, Code, Entry, Tick, WorkerName
+from workers.ledger.model import ACCEPTED, Code, Entry, Place, Tick, WorkerName
 from workers.ledger.store import Answer, is_of
 from workers.telemetry.worker_metrics import REPEAT
 from workers.topology import TOPIC_OF
@@ -36,35 +36,34 @@ from workers.topology import TOPIC_OF
 __all__ = ["decision_from", "read_ticks", "replay_answers", "result_event", "tick_messages"]
 
 
-def decision_from(answers: Iterable[Answer], partition: int, refused: dict[int, Undecodable] | None = None) -> Decision:
+def decision_from(answers: Iterable[Answer], refused: dict[Place, Undecodable] | None = None) -> Decision:
     """Return the decision of a batch: a message for each answer and movement, and the number of outcomes by code.
 
     An answer is a repeat unless it was decided for the record itself.
 
     Args:
         answers: each request with its journal rows.
-        partition: the partition of the batch.
-        refused: the records to dead-letter, by offset.
+        refused: the records to dead-letter, by partition and offset.
 
     """
     messages = []
     codes = []
     for request, entries in answers:
         for entry in entries:
-            repeat = not is_of(entry, partition, request.offset)
-            messages.append(result_event(request.account_id, entry, repeat=repeat, origin=request.offset))
+            repeat = not is_of(entry, request)
+            messages.append(result_event(request.account_id, entry, repeat=repeat, origin=request.place))
             codes.append(REPEAT if repeat else entry.code)
     return Decision(messages, refused or {}, Counter(codes))
 
 
-def result_event(account_id: str, entry: Entry, *, repeat: bool = False, origin: int | None = None) -> Message:
+def result_event(account_id: str, entry: Entry, *, repeat: bool = False, origin: Place | None = None) -> Message:
     """Return the event of a journal row.
 
     Args:
         account_id: the account of the row.
         entry: the row.
         repeat: whether the row was decided for another record than the one being answered.
-        origin: the offset of the record being answered; None if the event is published for no record.
+        origin: the place of the record being answered; None if the event is published for no record.
 
     """
     if entry.recipient_id is not None:
@@ -248,7 +247,7 @@ def tick_messages(tick: Tick, movements: list[tuple[str, Entry]], offset: int) -
             "repeat": tick.source_offset != offset,
         },
     )
-    return [*messages, Message(CREDIT_EVENTS, None, body, tick.partition, offset)]
+    return [*messages, Message(CREDIT_EVENTS, None, body, tick.partition, (tick.partition, offset))]
 
 
 async def replay_answers(

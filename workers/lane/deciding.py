@@ -106,14 +106,14 @@ class Decider:
         for batch in batches:
             try:
                 decided.append(await self._decide([batch]))
-            except _LOCKED as error:
-                locked[batch.lane] = error
+            except _LOCKED as still:
+                locked[batch.lane] = still
                 if len(locked) > _MOST_LOCKED and not decided:
                     raise
         if not decided:
             raise locked.popitem()[1]
-        for lane, error in locked.items():
-            lane.inbox.interrupt(error)
+        for lane, kept in locked.items():
+            lane.inbox.interrupt(kept)
         return decided
 
     async def _decide(self, batches: Sequence[LaneBatch]) -> Decided:

@@ -29,9 +29,7 @@ _HALTED_SECONDS = 10.0  # after which a lane that waits for an operator is opene
 class Lane:
     """One partition from assignment to revocation: what it has received, how far it has come, what is in its way."""
 
-    def __init__(
-        self, group: str, place: TopicPartition, pool: Pool, settings: Settings, health: LaneHealth
-    ) -> None:
+    def __init__(self, group: str, place: TopicPartition, pool: Pool, settings: Settings, health: LaneHealth) -> None:
         self.group, self.place, self.partition = group, place, place.partition
         self.health = health
         self.changed: Callable[[], None] = lambda: None  # wakes the owner that has the lane

@@ -44,11 +44,7 @@ class Owners:
             lane.is_leaving = True
         together = self._main.give_up(lanes)
         alone = [self._apart[lane] for lane in lanes if lane in self._apart]
-        if not (waits := {*together, *alone}):
-            return True
-        await asyncio.wait({self.failed, asyncio.ensure_future(asyncio.wait(waits))}, timeout=seconds,
-                           return_when=asyncio.FIRST_COMPLETED)  # fmt: skip
-        if all(each.done() for each in waits):
+        if await _are_done([*together, *alone], self.failed, seconds):
             return True
         for task in alone:
             task.cancel()
@@ -102,3 +98,13 @@ class Owners:
             running.cancel()
         if not lane.is_leaving:
             self._main.adopt([lane])
+
+
+async def _are_done(waits: "list[asyncio.Future[None]]", failed: "asyncio.Future[None]", seconds: float) -> bool:
+    """Wait for all of some futures, at most so long or until another one fails; return whether all are done."""
+    deadline = monotonic() + seconds
+    while pending := [each for each in waits if not each.done()]:
+        await asyncio.wait([*pending, failed], timeout=deadline - monotonic(), return_when=asyncio.FIRST_COMPLETED)
+        if failed.done() or monotonic() >= deadline:
+            break
+    return not pending

@@ -38,6 +38,7 @@ from typing import Any, NamedTuple, TypeVar
 from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
 
+from infra.clock import LATEST
 from infra.kafka.end_offsets import EndOffsets
 from infra.postgres import Connection, Pool
 from infra.retry import SERVER_ERRORS, ignoring_retriable, is_retriable
@@ -46,7 +47,7 @@ from workers.jobs.decoding import decision_time, latest_decision_time
 from workers.jobs.record_times import TimePolicy
 from workers.lane.lane import Lane
 from workers.lane.lane_rows import LaneRows
-from workers.lane.neighbour import NO_LIMIT, Neighbour, read_neighbours
+from workers.lane.neighbour import Neighbour, read_neighbours
 from workers.topology import TOPIC_RANK
 
 __all__ = ["Decidable", "Order", "Overtaken", "Received", "record_overtaken"]
@@ -79,7 +80,7 @@ class Decidable(NamedTuple):
     records: int
     overtaken: Sequence[Overtaken] = ()
     waited_for: str | None = None  # a group that has records unread that come before them and may give credits
-    read_to: datetime = NO_LIMIT  # the instant up to which lanes that may give credits have read all they have
+    read_to: datetime = LATEST  # the instant up to which lanes that may give credits have read all they have
     is_misplaced: bool = False  # some records belong to accounts of other lanes
 
 
@@ -133,7 +134,7 @@ class Order:
     def _admit(self, received: Received, rows: Sequence[Neighbour]) -> Decidable | None:
         """Return what may be decided of what a lane has received; None where its first record has to wait."""
         lane, records, _ = received
-        read_to = min((row.as_of for row in rows if row.gives_credits and self._has_unread(lane, row)), default=NO_LIMIT)
+        read_to = min((row.as_of for row in rows if row.gives_credits and self._has_unread(lane, row)), default=LATEST)
         if not self._limit:
             return Decidable(len(records), read_to=read_to, is_misplaced=bool(received.others))
         held = self._held(received, rows)
@@ -141,7 +142,7 @@ class Order:
         if blocking:
             lane.wait.group = blocking[0].consumer_group
             return None
-        allowed = min((self._allows(lane, row) for row in rows if row not in held), default=NO_LIMIT)
+        allowed = min((self._allows(lane, row) for row in rows if row not in held), default=LATEST)
         last = latest_decision_time(records, lane.as_of, lane.times)
         count = len(records) if last <= allowed else bisect_right(_times(records, lane.as_of, lane.times), allowed)
         first = decision_time(records[0], lane.as_of, lane.times)
@@ -280,7 +281,11 @@ def _overtaken(lane: Lane, row: Neighbour) -> Overtaken:
 
 
 async def record_overtaken(
-    connection: Connection, lane: Lane, overtaken: Sequence[Overtaken], records: Sequence[ConsumerRecord], as_of: datetime
+    connection: Connection,
+    lane: Lane,
+    overtaken: Sequence[Overtaken],
+    records: Sequence[ConsumerRecord],
+    as_of: datetime,
 ) -> None:
     """Note, in the transaction that decides them, records that are ahead of other lanes, or late for them.
 

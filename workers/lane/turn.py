@@ -124,7 +124,9 @@ class Owner:
             if self._failures and not await self._work.clients.consumer.is_member():
                 raise FencedError(f"this worker is no member of group {self._job.group} any more")
             await self._rows.read(rows)  # 1
-            await fence_producers(self._settings, {name for row in rows for name in row.last_owners} - {self._name})  # 2
+            await fence_producers(
+                self._settings, {name for row in rows for name in row.last_owners} - {self._name}
+            )  # 2
             acquired = await self._rows.acquire(rows, self._name)  # 3
             for lane in [lane for lane in lanes if lane.row not in acquired]:
                 lane.fail(FencedError("another owner acquired it meanwhile"))
@@ -256,8 +258,7 @@ class Owner:
             self._see_failures(None)
             await self._release([lane for lane in self._leaving if lane.row.owner == self._name])
             self._depart()
-        for lane in [lane for lane in self.lanes if lane.inbox.error]:
-            error = lane.inbox.error
+        for lane, error in [(lane, error) for lane in self.lanes if (error := lane.inbox.error) is not None]:
             lane.fail(error)
             if lane.failures > _TRIES_TOGETHER and not isinstance(error, KafkaError) and len(self.lanes) > 1:
                 await self._release([lane])

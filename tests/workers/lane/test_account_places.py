@@ -84,7 +84,7 @@ async def test_no_tick_of_another_number_books_a_lot_before_a_send_that_could_sp
         await _send_to(cluster, EXPIRY_TICKS, partition, _tick())
 
     ends_ = Ends(cluster)
-    async with working(cluster, ExpiryJob(ends_, load_catalogue(), cluster)):
+    async with working(cluster, ExpiryJob(load_catalogue(), cluster)):
         await _read_to_end(cluster, database, *(TopicPartition(EXPIRY_TICKS, number) for number in (OTHER, OWN)))
     await ends_.aclose()
     async with working(cluster, SendJob(load_catalogue())):

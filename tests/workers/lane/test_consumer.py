@@ -129,8 +129,8 @@ async def test_a_worker_without_partitions_ends_with_its_consumer(settings: Sett
             raise error
 
     worker = Worker(SendJob(load_catalogue()), settings, AsyncMock(), AsyncMock())
-    await worker._consumer.stop()
-    worker._consumer = SimpleNamespace(check=check)
+    await worker.membership._consumer.stop()
+    worker.membership._consumer = SimpleNamespace(check=check)
     started = asyncio.create_task(asyncio.sleep(0))
 
     with pytest.raises(KafkaError, match="the heartbeat has ended"):
@@ -140,8 +140,8 @@ async def test_a_worker_without_partitions_ends_with_its_consumer(settings: Sett
 async def test_a_worker_whose_poll_was_cancelled_by_nobody_says_so(settings: Settings, monkeypatch: Any) -> None:
     """Its end would look like one in order: code 0, and not a word."""
     worker = Worker(SendJob(load_catalogue()), settings, AsyncMock(), AsyncMock())
-    await worker._consumer.stop()
-    worker._consumer = SimpleNamespace(subscribe=Mock(), start=AsyncMock(), stop=AsyncMock())
+    await worker.membership._consumer.stop()
+    worker.membership._consumer = SimpleNamespace(subscribe=Mock(), start=AsyncMock(), stop=AsyncMock())
     monkeypatch.setattr(worker, "_pump", AsyncMock(side_effect=asyncio.CancelledError()))
 
     with pytest.raises(WorkerError, match="nobody had stopped it"):

@@ -120,10 +120,10 @@ def _tick() -> ExpiryTick:
 
 async def _book(settings: Settings, database: Connection, tick: ExpiryTick) -> bytes:
     """Decide a tick of partition 0 without a lane; return its answer."""
-    request = Request(tick, "", tick.id, fingerprint(tick), tick.time, 0)
-    batch = Batch(EXPIRY_TICKS, 0, [request])
+    request = Request(tick, "", tick.id, fingerprint(tick), tick.time, 0, 0)
+    batch = Batch([request])
     async with reader(settings, None, "read_uncommitted") as asked:
-        job = ExpiryJob(asked, load_catalogue(), settings)
+        job = ExpiryJob(load_catalogue(), settings)
         while await job.step(database, batch):
             pass
         return (await job.decide(database, batch)).messages[-1].value
@@ -196,7 +196,7 @@ async def _expire(settings: Settings, database: Connection, *events: Event) -> l
             await producer.send_and_wait(EXPIRY_TICKS, encode(event), partition=0)
     async with (
         reader(settings, None, "read_uncommitted") as asked,
-        working(settings, ExpiryJob(asked, load_catalogue(), settings)),
+        working(settings, ExpiryJob(load_catalogue(), settings)),
     ):
         return await read(settings, start, 20 + len(events))
 

@@ -106,7 +106,7 @@ async def _publish_in_doubt(  # noqa: PLR0917 - two servers, and what they are t
         async with working(settings, _job()):
             await asyncio.wait_for(published.wait(), 20)
     await database.execute("update lanes set published = next_offset - 1 where (topic, partition) = ($1, $2)", *PLACE)
-    monkeypatch.setattr(recovery, "_DOUBTS", 1)
+    monkeypatch.setattr(recovery, "_ATTEMPTS", 1)
 
 
 async def _work(settings: Settings, events: list[Event | Raw]) -> None:

@@ -146,7 +146,7 @@ async def _together(settings: Settings, dice: Random, begin: Offsets, end: Offse
     """Decide a history in new books with all workers at once; return them, and how often a lane went ahead."""
     catalogue = load_catalogue()
     async with _books(settings, begin) as connection, reader(settings, None, "read_uncommitted") as asked:
-        jobs: list[Job] = [SendJob(catalogue), BillingJob(catalogue), ExpiryJob(asked, catalogue, settings)]
+        jobs: list[Job] = [SendJob(catalogue), BillingJob(catalogue), ExpiryJob(catalogue, settings)]
         dice.shuffle(jobs)
         async with working(settings, *(_Slow(job, dice) for job in jobs)):  # type: ignore[arg-type]
             await _read_to(connection, end)

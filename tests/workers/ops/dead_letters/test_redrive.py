@@ -156,7 +156,7 @@ async def test_a_tick_goes_back_to_its_partition_and_is_answered_there(cluster: 
 
     async with (
         reader(cluster, None, "read_uncommitted") as lanes,
-        working(cluster, ExpiryJob(lanes, load_catalogue(), cluster)),
+        working(cluster, ExpiryJob(load_catalogue(), cluster)),
     ):
         done = await back(cluster, account, **ours)
         (answer,) = await read(cluster, start, 1)

@@ -173,7 +173,7 @@ async def test_a_tick_is_followed_in_every_partition(cluster: Settings) -> None:
             await producer.send_and_wait(EXPIRY_TICKS, encode(tick), partition=partition)
     async with (
         reader(cluster, None, "read_uncommitted") as consumer,
-        working(cluster, ExpiryJob(consumer, load_catalogue(), cluster)),
+        working(cluster, ExpiryJob(load_catalogue(), cluster)),
     ):
         await read(cluster, start, cluster.topic_partitions)
     await settled(cluster)
