@@ -18,8 +18,7 @@ begin
         wanted.account_id,
         coalesce(account_number(wanted.account_id, (select p.partitions from partitioning as p)), wanted.partition)
     from (
-        select distinct on (u.account_id collate "C")
-            u.account_id collate "C" as account_id, u.partition
+        select u.account_id collate "C" as account_id, u.partition
         from unnest(p_account_ids, p_partitions) as u (account_id, partition)
     ) as wanted
     where not exists (select from accounts as a where a.account_id = wanted.account_id)
