@@ -44,6 +44,7 @@ class HeldRecord(NamedTuple):
 
     offset: int
     time: datetime
+    ahead_seconds: float  # of this host's clock
     reason: str
 
 
@@ -101,6 +102,7 @@ class ClockGuard:
         return HeldRecord(
             record.offset,
             time,
+            (time - utc_now()).total_seconds(),
             f"the clock: the broker's time of offset {record.offset} is {time:%Y-%m-%dT%H:%M:%SZ}, more than"
             f" {self._most.total_seconds() / 60:g} minutes (INMAIL_CLOCK_AHEAD_MINUTES) ahead of this host's; nothing"
             " after it is decided. Compare the clocks of broker and host, then `inmail clock accept` or `inmail clock"

@@ -7,7 +7,7 @@ from time import monotonic
 import structlog
 from aiokafka import TopicPartition
 
-from infra.clock import EPOCH, utc_now
+from infra.clock import EPOCH
 from infra.postgres import Pool
 from infra.retry import back_off_seconds, describe_error
 from infra.settings import Settings
@@ -123,7 +123,7 @@ class Lane:
         assert held is not None  # noqa: S101 - it holds one
         if self.health.hold != held.reason:
             self._log.error("time_far_ahead", offset=held.offset, time=held.time.isoformat(), hint=held.reason)
-        self.health.holds(held.reason, (held.time - utc_now()).total_seconds())
+        self.health.holds(held.reason, held.ahead_seconds)
 
     def goes_on(self, offset: int) -> None:
         """Report that the record that the clock guard held may be decided."""

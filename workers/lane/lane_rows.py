@@ -7,9 +7,12 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
+from aiokafka import TopicPartition
+
 from infra.clock import EPOCH
 from infra.postgres import Connection, Pool
 from workers.errors import FencedError
+from workers.topology import last_owner
 
 __all__ = ["LaneRow", "LaneRows", "Progress"]
 
@@ -69,7 +72,7 @@ class LaneRow:
     owner: str | None = None  # under whose name it was acquired, until it was given back
     epoch: int = 0  # of that owner; 0: there was none
     last_epoch: int = 0  # of the owner before, as it was read; 0: there was none
-    last_owners: tuple[str, ...] = ()  # stems of the transactional ids to fence before the lane is acquired
+    last_owner: str | None = None  # to fence before the lane is acquired; None: the owner has given the lane back
     next_offset: int | None = None  # after the last record whose outcome is stored; None before the first
     as_of: datetime = EPOCH  # the latest broker's time up to which outcomes are stored
     published: int | None = None  # up to where the owner knows its answers published; noted with its writes
@@ -94,20 +97,15 @@ class LaneRows:
         self.group, self.topic = group, topic
 
     async def read(self, rows: Iterable[LaneRow]) -> None:
-        """Note of each lane its last owner, and that owner's epoch, for `acquire` to see whether it is still the same.
-
-        A worker of 0.1.0 raised the epoch and named its producers after the lane.
-        """
+        """Note of each lane its last owner, and that owner's epoch, for `acquire` to see whether it is still the same."""
         found = {row["partition"]: row for row in await self._pool.fetch(_READ, self.group, self.topic)}
         for row in rows:
             last = found.get(row.partition)
-            row.last_epoch = 0 if last is None else last["epoch"]
-            if last is None:
-                row.last_owners = ()
-            elif last["owner_epoch"] != last["epoch"]:
-                row.last_owners = (f"{self.group}.{self.topic}.{row.partition}",)
-            else:
-                row.last_owners = () if last["owner"] is None else (last["owner"],)
+            place = TopicPartition(self.topic, row.partition)
+            row.last_epoch, row.last_owner = 0, None
+            if last is not None:
+                row.last_epoch, owner, owner_epoch = last["epoch"], last["owner"], last["owner_epoch"]
+                row.last_owner = last_owner(self.group, place, row.last_epoch, owner, owner_epoch)
 
     async def acquire(self, rows: Sequence[LaneRow], owner: str) -> list[LaneRow]:
         """Raise the epochs of lanes, in one statement, and write their owner; return those that were acquired.

@@ -94,13 +94,12 @@ class Owner:
 
         """
         while self.lanes or not self._stopping:
-            # Its producers run before a row has the name: a fence that came before they did would fence nobody.
             self._name = f"{self._job.group}.{uuid4().hex}"
             self._producers = TransactionPair(self._settings, self._name)
             self._failed = None
             error: Exception | None = None
             try:
-                await self._producers.start()
+                await self._start_producers()
                 await self._take_turns()
             except (FencedError, *SERVER_ERRORS) as doubtful:
                 if not (isinstance(doubtful, FencedError) or is_retriable(doubtful)):
@@ -110,9 +109,17 @@ class Owner:
                 await self._end_openings()
                 for lane in self.lanes:
                     lane.close()
-                await self._producers.discard()
+                await self._discard_producers()
             if error is not None:
                 await self._begin_again(error)
+
+    async def _start_producers(self) -> None:
+        """Start before any row has the name: a fence that came before they did would fence nobody."""
+        await self._producers.start()
+
+    async def _discard_producers(self) -> None:
+        """Stop, whatever is open: whoever acquires the lanes next fences the name."""
+        await self._producers.discard()
 
     # -- opening lanes ------------------------------------------------------------------------------------------------
 
@@ -125,7 +132,7 @@ class Owner:
                 raise FencedError(f"this worker is no member of group {self._job.group} any more")
             await self._rows.read(rows)  # 1
             await fence_producers(
-                self._settings, {name for row in rows for name in row.last_owners} - {self._name}
+                self._settings, {row.last_owner for row in rows if row.last_owner} - {self._name}
             )  # 2
             acquired = await self._rows.acquire(rows, self._name)  # 3
             for lane in [lane for lane in lanes if lane.row not in acquired]:
@@ -204,12 +211,20 @@ class Owner:
     async def _decide(self, batches: Sequence[LaneBatch]) -> list[Decided]:
         """Store the outcomes of a turn: in one transaction, or several of disjoint lanes where there are many."""
         if self._job.step is not None:
-            batches = [batch for batch in batches if not await self._decider.take_step(batch)]
+            batches = [batch for batch in batches if await self._steps_are_done(batch)]
         # All are waited for: one that went on after another has failed would store beside the next beginning.
         parts = await asyncio.gather(*map(self._decider.decide, split_turn(batches)), return_exceptions=True)
         if errors := [each for each in parts if isinstance(each, BaseException)]:
             raise errors[0]
         return [decided for part in parts if not isinstance(part, BaseException) for decided in part]
+
+    async def _steps_are_done(self, batch: LaneBatch) -> bool:
+        """Do one step of a lane's batch, if there is one left: then the lane's next turn goes on with it."""
+        if not await self._decider.take_step(batch):
+            return True
+        batch.lane.inbox.put_back(batch.taken)
+        self._changed.set()
+        return False
 
     async def _publish(self, decided: Sequence[Decided]) -> None:
         """Publish a turn's answers, its dead letters and all offsets, in one transaction."""

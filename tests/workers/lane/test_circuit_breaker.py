@@ -36,7 +36,7 @@ class _Reader:
         return records
 
     def again(self, records: list[ConsumerRecord], bad: int) -> None:
-        self._breaker.judge(records, {(0, record.offset): NO_JSON for record in records[:bad]})
+        self._breaker.record(records, {(0, record.offset): NO_JSON for record in records[:bad]})
 
 
 def test_it_trips_at_more_than_its_share_of_the_last_records() -> None:
@@ -84,9 +84,9 @@ def test_a_batch_that_was_stored_before_the_worker_began_is_let_through() -> Non
     bad = {(0, record.offset): NO_JSON for record in records[:FEWEST]}
     after_a_kill = CircuitBreaker(load_settings(dead_letter_share=0.5, dead_letter_window=1_000))
 
-    after_a_kill.judge(records[:FEWEST], bad, stored=FEWEST)
+    after_a_kill.record(records[:FEWEST], bad, stored=FEWEST)
     with pytest.raises(BreakerError, match=rf"^{FEWEST + 1} of the last {FEWEST + 1} records"):
-        after_a_kill.judge(records[FEWEST : FEWEST + 1], {(0, FEWEST): NO_JSON}, stored=FEWEST)
+        after_a_kill.record(records[FEWEST : FEWEST + 1], {(0, FEWEST): NO_JSON}, stored=FEWEST)
 
 
 def test_what_an_operator_has_sent_back_trips_nothing() -> None:
@@ -94,11 +94,11 @@ def test_what_an_operator_has_sent_back_trips_nothing() -> None:
     headers = ((LETTER_HEADER, b"0/7"),)
     records = [ConsumerRecord(SEND_REQUESTS, 0, n, 0, 0, None, None, None, 0, 0, headers) for n in range(2 * FEWEST)]
     breaker = CircuitBreaker(load_settings(dead_letter_share=0.4, dead_letter_window=1_000))
-    breaker.judge(records, {(0, record.offset): NO_JSON for record in records})
+    breaker.record(records, {(0, record.offset): NO_JSON for record in records})
     new = [replace(record, offset=1_000 + record.offset, headers=()) for record in records]
 
     with pytest.raises(BreakerError, match=rf"^{2 * FEWEST} of the last {4 * FEWEST + 1} records"):
-        breaker.judge(
+        breaker.record(
             [*new, replace(new[-1], offset=2_000, headers=headers)], {(0, each.offset): NO_JSON for each in new}
         )
 

@@ -179,7 +179,9 @@ async def test_an_older_owner_cannot_store_what_it_decides(
         await publish(cluster, SEND_REQUESTS, [send(account)])
         await read(cluster, start, 1)
         before = await database.fetchval("select max(epoch) from lanes where topic = $1", SEND_REQUESTS)
-        await database.execute("update lanes set epoch = epoch + 10, owner_epoch = owner_epoch + 10 where topic = $1", SEND_REQUESTS)
+        await database.execute(
+            "update lanes set epoch = epoch + 10, owner_epoch = owner_epoch + 10 where topic = $1", SEND_REQUESTS
+        )
         await publish(cluster, SEND_REQUESTS, [send(account)])
         answers = await read(cluster, start, 2)
 

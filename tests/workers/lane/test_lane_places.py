@@ -122,7 +122,10 @@ async def _says(worker: Worker, words: str) -> bool:
 
 async def _holds(worker: Worker, place: TopicPartition, held: tuple[int, bool]) -> bool:
     """Tell whether so many chunks are in a lane's inbox, and one more in the consumer's hands."""
-    return held == (len(worker.membership.lanes[place][0].inbox._chunks), place in worker.membership._consumer._fetcher._records)
+    return held == (
+        len(worker.membership.lanes[place][0].inbox._chunks),
+        place in worker.membership._consumer._fetcher._records,
+    )
 
 
 async def test_a_partition_that_cannot_be_read_costs_no_other_one_a_record(
