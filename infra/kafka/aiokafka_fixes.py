@@ -146,7 +146,8 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is untyped
     def membership(self) -> tuple[int, str] | None:
         """The coordinator's node and the member's id there, also while it waits to be let in; None before."""
         coordinator = self._coordinator
-        if coordinator.member_id == JoinGroupRequest.UNKNOWN_MEMBER_ID or coordinator.coordinator_id is None:
+        member_id = getattr(coordinator, "member_id", JoinGroupRequest.UNKNOWN_MEMBER_ID)
+        if member_id == JoinGroupRequest.UNKNOWN_MEMBER_ID or coordinator.coordinator_id is None:
             return None
         return coordinator.coordinator_id, coordinator.member_id
 

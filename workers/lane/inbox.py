@@ -56,7 +56,7 @@ class Inbox:
         """Drop what is there and take nothing more: what comes now belongs before a seek that is still to be made."""
         self._chunks.clear()
         self._bytes = 0
-        self._position = None
+        self._position, self.error = None, None
 
     def offer(self, records: Sequence[ConsumerRecord], position: int) -> None:
         """Take what the consumer fetched, and where it stands after it."""
@@ -73,8 +73,9 @@ class Inbox:
 
     def interrupt(self, error: Exception) -> None:
         """Note an error of the consumer: the lane has to begin again from its offsets."""
-        self.error = error
-        self._changed()
+        if self._position is not None:
+            self.error = error
+            self._changed()
 
     def take(self, limit: int, most_bytes: int = MOST_BYTES) -> Taken:
         """Return the first records, up to so many records or bytes and one at least. There has to be a chunk."""

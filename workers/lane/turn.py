@@ -176,6 +176,7 @@ class Owner:
                 if self._leaving or any(lane.inbox.error for lane in self.lanes):
                     await _finish(publishing)
                     await self._let_go()
+                    continue
                 self._open_due()
                 received = self._receive()
                 admitted = await self._admission.admit(received) if received else []

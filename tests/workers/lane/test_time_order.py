@@ -5,6 +5,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import AsyncMock
 
@@ -13,6 +14,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaTimeoutError
 from aiokafka.structs import ConsumerRecord
 
+from infra.clock import EARLIEST, LATEST
 from infra.kafka.clients import create_producer, reader
 from infra.postgres import Connection, connect_database
 from infra.settings import Settings
@@ -90,6 +92,24 @@ async def test_a_partition_that_tells_no_end_holds_only_the_lanes_that_wait_for_
     for decidable, failed in found:
         assert [0, 1, 3] == [lane.partition for lane in decidable]
         assert [2] == [lane.partition for lane in failed]
+
+
+async def test_a_tick_is_told_how_far_the_lanes_that_may_give_credits_have_read(settings: Settings) -> None:
+    """One that never read anything has read nothing of what is there; one at the end of its partition has read all."""
+    pool, tick = AsyncMock(fetch=AsyncMock(return_value=[])), TopicPartition(EXPIRY_TICKS, 0)
+    rows, health = LaneRows(pool, GROUPS[EXPIRY_TICKS], EXPIRY_TICKS), Health(30)
+    told = []
+    for end in (0, 3):
+        ends = SimpleNamespace(
+            end_offsets=AsyncMock(side_effect=lambda places, end=end: dict.fromkeys(places, end)),
+            starts=AsyncMock(return_value={}),
+        )
+        lane = Lane(GROUPS[EXPIRY_TICKS], tick, pool, settings, health.lane(tick))
+        record = ConsumerRecord(*tick, 0, 1_700_000_000_000, 1, None, b"v", None, 1, 1, ())
+        decidable, _ = await Order(pool, ends, rows, 0).admit([Received(lane, [record])])  # type: ignore[arg-type]
+        told.append(decidable[lane].read_to)
+
+    assert [LATEST, EARLIEST] == told
 
 
 class _Slow:
