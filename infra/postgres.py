@@ -88,6 +88,8 @@ def is_refusal(error: BaseException) -> bool:
 # as the user they connect as.
 WORKER_ROLE = "inmail_worker"
 
+_LOCK_SECONDS = 2  # of a worker; a step of a tick, the longest of what workers do, takes a fraction
+
 _SERVER_SETTINGS = {
     **GIVEN,
     "application_name": "inmail",
@@ -123,9 +125,15 @@ def create_pool(settings: Settings) -> AbstractAsyncContextManager[Pool]:
         timeout=settings.database_timeout_seconds,
         server_settings=_SERVER_SETTINGS | {"role": WORKER_ROLE},
         connect=_connect_as_worker,
-        init=_prepare,
+        init=_prepare_worker,
         reset=_keep,
     )
+
+
+async def _prepare_worker(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    """Let no lock that somebody else keeps hold a turn of all lanes for long: who needs it is set apart (`turn.py`)."""
+    await _prepare(connection)
+    await connection.execute(f"set lock_timeout = '{_LOCK_SECONDS}s'")
 
 
 async def _keep(_: Any) -> None:  # noqa: ANN401 - a connection

@@ -34,7 +34,9 @@ def last_owner(group: str, place: TopicPartition, epoch: int, owner: str | None,
     Args:
         group: the lane's group.
         place: its partition.
-        epoch, owner, owner_epoch: what its row has.
+        epoch: of its row.
+        owner: of its row.
+        owner_epoch: of its row: the epoch at which the owner was written, or gave the lane back.
 
     Returns:
         None where the owner has given the lane back. A worker of 0.1.0 named its producers after the lane, and knew of

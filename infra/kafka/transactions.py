@@ -57,7 +57,7 @@ class TransactionPair:
 
     def __init__(self, settings: Settings, name: str) -> None:
         self._seconds = settings.transaction_seconds
-        self._producers = [create_lane_producer(settings, f"{name}.{turn}") for turn in (0, 1)]
+        self._producers = _create_producers(settings, name)
 
     async def start(self) -> None:
         """Fence whoever used these ids before: what they left open is aborted, what they committed is complete.
@@ -66,17 +66,7 @@ class TransactionPair:
             KafkaError: when the brokers cannot be reached or refuse.
 
         """
-        try:
-            async with asyncio.timeout(2 * self._seconds):
-                started = await asyncio.gather(*(each.start() for each in self._producers), return_exceptions=True)
-        except TimeoutError:  # aiokafka asks for the coordinator of an id without an end
-            raise KafkaTimeoutError(
-                f"no transactional producer within {2 * self._seconds} s: is __transaction_state available?"
-            ) from None
-        for failure in filter(None, started):
-            if isinstance(failure, AssertionError):  # aiokafka's, where a broker that has just been started lists none
-                raise KafkaError("the brokers list no broker yet") from failure
-            raise failure
+        await _start_all(self._producers, 2 * self._seconds)
 
     async def publish(
         self, messages: Sequence[Message], offsets: Mapping[TopicPartition, int], group: str
@@ -140,15 +130,37 @@ class TransactionPair:
         What they have not delivered fails now, and what does not stop is cancelled: aiokafka would go on trying to
         deliver for as long as the brokers are away.
         """
-        ends = [asyncio.create_task(_end(producer)) for producer in self._producers]
-        for end in ends:
-            _ending.add(end)
-            end.add_done_callback(_ending.discard)
-            end.add_done_callback(_look_at)
-        await asyncio.wait(ends, timeout=_STOP_SECONDS)
+        await _stop_all(self._producers)
 
 
 _ending: set["asyncio.Task[None]"] = set()  # whoever discards does not wait for long
+
+
+def _create_producers(settings: Settings, name: str) -> list[AIOKafkaProducer]:
+    return [create_lane_producer(settings, f"{name}.{number}") for number in (0, 1)]
+
+
+async def _start_all(producers: Sequence[AIOKafkaProducer], seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            started = await asyncio.gather(*(each.start() for each in producers), return_exceptions=True)
+    except TimeoutError:  # aiokafka asks for the coordinator of an id without an end
+        raise KafkaTimeoutError(
+            f"no transactional producer within {seconds} s: is __transaction_state available?"
+        ) from None
+    for failure in filter(None, started):
+        if isinstance(failure, AssertionError):  # aiokafka's, where a broker that has just been started lists none
+            raise KafkaError("the brokers list no broker yet") from failure
+        raise failure
+
+
+async def _stop_all(producers: Sequence[AIOKafkaProducer]) -> None:
+    ends = [asyncio.create_task(_end(producer)) for producer in producers]
+    for end in ends:
+        _ending.add(end)
+        end.add_done_callback(_ending.discard)
+        end.add_done_callback(_look_at)
+    await asyncio.wait(ends, timeout=_STOP_SECONDS)
 
 
 async def _end(producer: AIOKafkaProducer) -> None:
@@ -188,7 +200,7 @@ class _Delivery(NamedTuple):
 
 
 def _blame(error: Exception, deliveries: "Sequence[_Delivery]") -> Exception:
-    """Return the error of a transaction; where only some partitions did not take what they were sent, one that says so."""
+    """Return the error of a transaction; one that says which partitions took nothing where others did."""
     failed = [
         each for each in deliveries if not each.future.done() or each.future.cancelled() or each.future.exception()
     ]
@@ -253,8 +265,8 @@ async def fence_producers(settings: Settings, names: Iterable[str]) -> None:
 
 
 async def _fence(settings: Settings, name: str) -> None:
-    producers = TransactionPair(settings, name)
+    producers = _create_producers(settings, name)
     try:
-        await producers.start()
+        await _start_all(producers, 2 * settings.transaction_seconds)
     finally:
-        await producers.discard()
+        await _stop_all(producers)

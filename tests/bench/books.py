@@ -1,5 +1,6 @@
 """The books and the load that the benches share: accounts with credits, and requests of theirs."""
 
+import os
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -26,7 +27,7 @@ from workers.ledger.store import FUNCTIONS
 
 __all__ = ["ACCOUNTS", "PARTITIONS", "Databases", "every_rule_on", "requests_of", "sends", "stack_settings"]
 
-PARTITIONS = 4
+PARTITIONS = int(os.environ.get("BENCH_PARTITIONS", "12"))  # the default of INMAIL_TOPIC_PARTITIONS
 ACCOUNTS = 10_000
 GRANTED = datetime.now(UTC) - timedelta(days=1)
 
@@ -132,8 +133,8 @@ class Databases:
                         await job.decide(connection, batch)
         # As if the billing lanes had read these grants.
         await connection.execute(
-            "insert into lanes (consumer_group, topic, partition, epoch, next_offset, as_of)"
-            " select $1, $2, source_partition, 1, max(source_offset) + 1, max(as_of) from journal group by 3",
+            "insert into lanes (consumer_group, topic, partition, epoch, next_offset, as_of, owner_epoch)"
+            " select $1, $2, source_partition, 1, max(source_offset) + 1, max(as_of), 1 from journal group by 3",
             job.group,
             job.topic,
         )

@@ -37,7 +37,7 @@ def _no_epoch() -> None:
 
 
 def _two_at_once() -> None:
-    """A turn's Kafka transaction begins while the one before it is under way: offsets may be written in either order."""
+    """A turn's Kafka transaction begins while the one before is under way: offsets may be written in either order."""
 
     async def unordered(publishing: "asyncio.Task[None] | None") -> None:
         if publishing is not None:
@@ -49,13 +49,13 @@ def _two_at_once() -> None:
 
         async def __aexit__(self, *_: object) -> None: ...
 
-    create = turn.Owner.__init__
+    create = turn.LaneOwner.__init__
 
-    def init(self: turn.Owner, *arguments: Any) -> None:
+    def init(self: turn.LaneOwner, *arguments: Any) -> None:
         create(self, *arguments)
         self._one_transaction = Open()  # type: ignore[assignment]
 
-    turn.Owner.__init__ = init  # type: ignore[method-assign]
+    turn.LaneOwner.__init__ = init  # type: ignore[method-assign]
     turn._finish = unordered
 
 

@@ -52,13 +52,13 @@ def _sql(start: str) -> Call:
     return lambda arguments: arguments[1].startswith(start)
 
 
-CLAIM = "update lanes as l set next_offset"
+CLAIM = "\nupdate lanes as l\nset next_offset"
 
 _CONSUMER = "aiokafka.consumer.consumer:AIOKafkaConsumer"
 _PRODUCER = "aiokafka.producer.producer:AIOKafkaProducer"
 _PATCHES = (
     _Patch("join", _CONSUMER, "start", _of_group),
-    _Patch("start", "workers.lane.turn:Owner", "_start_producers"),
+    _Patch("start", "infra.kafka.transactions:TransactionPair", "start"),
     _Patch("assign", "workers.lane.membership:Membership", "on_partitions_assigned", _any),
     _Patch("known", "workers.lane.lane_rows:LaneRows", "read"),
     _Patch("fence", "workers.lane.turn", "fence_producers", lambda arguments: bool(arguments[1])),
@@ -96,9 +96,9 @@ _PATCHES = (
     _Patch("revoke", "workers.lane.membership:Membership", "on_partitions_revoked", _any),
     _Patch("drain", "workers.lane.owners:Owners", "give_up", _any),
     _Patch("release", "workers.lane.lane_rows:LaneRows", "release", _any),
-    _Patch("rest", "workers.lane.turn:Owner", "_begin_again"),
+    _Patch("rest", "workers.lane.turn:LaneOwner", "_begin_again"),
     _Patch("member", "infra.kafka.aiokafka_fixes:Consumer", "is_member"),
-    _Patch("discard", "workers.lane.turn:Owner", "_discard_producers"),
+    _Patch("discard", "infra.kafka.transactions:TransactionPair", "discard"),
     _Patch("leave", _CONSUMER, "stop", _of_group),
 )
 

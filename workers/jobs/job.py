@@ -24,7 +24,7 @@ class Batch:
 
     requests: Sequence[Request[Any]]
     waited_for: str | None = None  # consumer group with records unread that come before these and may give credits
-    read_to: datetime = EARLIEST  # up to when all lanes that may give credits have read, of the first request's number
+    read_to: datetime = EARLIEST  # up to when the lanes that may give credits have read all they have
 
 
 class StoredRange(NamedTuple):
@@ -61,7 +61,8 @@ class Job(Protocol):
         """A function that does a bounded part of a batch's work before the decision; None if the job has no such work.
 
         The function is called in a transaction of its own, with requests of one partition, again and again until it
-        returns False: no work is left. Rows that it books belong to the batch's records and are published with their answers.
+        returns False: no work is left. Rows that it books belong to the batch's records and are published with their
+        answers.
         """
 
     async def decide(self, connection: Connection, batch: Batch) -> Decision:

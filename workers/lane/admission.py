@@ -1,4 +1,4 @@
-"""Which of the records that lanes have received may be decided now: not of a time far ahead, and not before their order."""
+"""Which of the records that lanes have received may be decided now: none of a time far ahead, none out of order."""
 
 from bisect import bisect_left
 from collections.abc import Sequence

@@ -1,12 +1,14 @@
 """Decides what some lanes may decide, in one Postgres transaction of their owner."""
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from datetime import datetime
 from functools import partial
 from operator import attrgetter
 from typing import NamedTuple
 
 import asyncpg
 import structlog
+from aiokafka.structs import ConsumerRecord
 
 from infra.kafka.transactions import Message
 from infra.postgres import Connection, is_refusal
@@ -20,7 +22,7 @@ from workers.lane.circuit_breaker import CircuitBreaker
 from workers.lane.inbox import Taken
 from workers.lane.lane import Lane
 from workers.lane.lane_rows import LaneRows, Progress
-from workers.lane.time_order import Decidable, record_overtaken
+from workers.lane.time_order import Decidable, Overtaken
 from workers.telemetry.health import Health
 from workers.telemetry.tracing import NO_TRACE, BatchTrace, Traces
 from workers.telemetry.worker_metrics import Stage
@@ -63,27 +65,28 @@ class Decider:
         self._job, self._rows, self._breaker, self._health, self._traces = job, rows, breaker, health, traces
         self._log = structlog.get_logger("inmail.worker").bind(worker=job.group)
 
-    async def take_step(self, batch: LaneBatch) -> bool:
-        """Do one step of a lane's batch, in a transaction of its own; return whether there was one left.
+    async def finish_step(self, batch: LaneBatch) -> bool:
+        """Return whether no step of a lane's batch is left; else do one, in a transaction of its own.
 
-        After a stop the lane's next owner goes on with the next step.
+        The lane's next turn goes on with the next step; after a stop its next owner does.
 
         Raises:
             FencedError: when there is a newer owner.
 
         """
         step, lane = self._job.step, batch.lane
-        if step is None:
-            return False
+        assert step is not None  # noqa: S101 - the job has steps
         found = decode_records(batch.taken.records, lane.as_of, lane.times)
         async with self._rows.fenced([Progress(lane.row)]) as connection:
             if not await step(connection, Batch(found.requests, read_to=batch.decidable.read_to)):
-                return False
+                return True
             lane.steps += 1
             if lane.steps == _FEW_STEPS:  # a longer tick runs beside the other workers: they do not wait for it
                 await self._rows.release_waiters(connection, lane.row)
         lane.health.steps()
-        return True
+        lane.inbox.put_back(batch.taken)
+        lane.changed()
+        return False
 
     async def decide(self, batches: Sequence[LaneBatch]) -> list[Decided]:
         """Store the outcomes of some lanes' batches: of each alone where one waits for a lock that somebody holds.
@@ -162,7 +165,7 @@ class Decider:
                         refused |= decoded.refused
                         self._breaker.record(taken.records, refused, lane.stored_at_start)
                         if decidable.overtaken:
-                            await record_overtaken(connection, lane, decidable.overtaken, taken.records, decoded.as_of)
+                            await _record_overtaken(connection, lane, decidable.overtaken, taken.records, decoded.as_of)
             except BreakerError as error:
                 with ignoring_retriable():  # the worker ends anyway
                     await self._rows.pause(judged.row, str(error))
@@ -189,3 +192,27 @@ def split_turn(batches: Sequence[LaneBatch]) -> Iterator[list[LaneBatch]]:
         count = 1 if is_small or is_misplaced else min(PORTIONS, len(together))
         together.sort(key=lambda batch: len(batch.taken.records))
         yield from (together[number::count] for number in range(count))
+
+
+async def _record_overtaken(
+    connection: Connection,
+    lane: Lane,
+    overtaken: Sequence[Overtaken],
+    records: Sequence[ConsumerRecord],
+    as_of: datetime,
+) -> None:
+    """Note, in the transaction that decides them, records that are ahead of other lanes, or late for them.
+
+    Records before the lane's `stored_at_start` are only published again: what there was to note was noted before.
+    """
+    first, end = max(records[0].offset, lane.stored_at_start), records[-1].offset + 1
+    if first >= end:
+        return
+    await connection.executemany(
+        "insert into decided_ahead as d"
+        " (consumer_group, partition, neighbour, neighbour_offset, first_offset, next_offset, as_of)"
+        " values ($1, $2, $3, $4, $5, $6, $7) on conflict (consumer_group, partition, neighbour, neighbour_offset)"
+        " do update set first_offset = least(d.first_offset, excluded.first_offset),"
+        " next_offset = greatest(d.next_offset, excluded.next_offset), as_of = greatest(d.as_of, excluded.as_of)",
+        [(lane.group, lane.partition, other, at, first, end, as_of) for other, at in overtaken],
+    )

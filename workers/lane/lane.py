@@ -33,7 +33,7 @@ class Lane:
         self.group, self.place, self.partition = group, place, place.partition
         self.health = health
         self.changed: Callable[[], None] = lambda: None  # wakes the owner that has the lane
-        self.inbox = Inbox(lambda: self.changed())
+        self.inbox = Inbox(self._wake)
         self.row = LaneRow(place.partition)
         self.guard = ClockGuard(pool, place, settings)
         self.wait = Wait()
@@ -49,6 +49,9 @@ class Lane:
         self.failures = 0  # in a row
         self.open_at = 0.0  # when to open it, by the monotonic clock
         self._log = structlog.get_logger("inmail.lane").bind(topic=place.topic, partition=place.partition)
+
+    def _wake(self) -> None:
+        self.changed()
 
     @property
     def times(self) -> TimePolicy:
@@ -88,7 +91,7 @@ class Lane:
         self.health.opens()
 
     def fail(self, error: Exception, *, quietly: bool = False) -> None:
-        """Close the lane and open it again later: longer after each failure in a row, or once an operator can have acted."""
+        """Close the lane and open it again later: after longer with each failure, or once an operator may act."""
         self.close()
         if isinstance(error, LaneError):
             self._halt(str(error))

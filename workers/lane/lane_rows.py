@@ -1,5 +1,6 @@
 """The rows of lanes in Postgres: who owns each, how far it has stored, and what other lanes of its number go by."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -11,10 +12,13 @@ from aiokafka import TopicPartition
 
 from infra.clock import EPOCH
 from infra.postgres import Connection, Pool
+from infra.retry import ignoring_retriable
 from workers.errors import FencedError
 from workers.topology import last_owner
 
 __all__ = ["LaneRow", "LaneRows", "Progress"]
+
+_RELEASE_SECONDS = 2.0
 
 _READ = "select partition, epoch, owner, owner_epoch from lanes where consumer_group = $1 and topic = $2"
 # The epoch that is inserted is the one after the epoch that was read: a row with any other has a newer owner.
@@ -29,39 +33,43 @@ where l.epoch = excluded.epoch - 1
 returning partition, epoch, next_offset, as_of, least(l.published, next_offset) as published, topic_id,
     nullif(topic_since, '-infinity') as topic_since, halted
 """
-_OF_OWNER = (
-    " from unnest($3::integer[], $4::bigint[]{types}) as u (partition, epoch{columns})"
-    " where l.consumer_group = $1 and l.topic = $2 and l.partition = u.partition and l.epoch = u.epoch"
+_ADVANCE = """
+update lanes as l
+set next_offset = greatest(l.next_offset, u.next_offset), as_of = greatest(l.as_of, u.as_of),
+    published = u.published, awaited = l.awaited or u.next_offset is not null,
+    paused = case when u.next_offset is null then l.paused end, held = case when u.next_offset is null then l.held end
+from unnest($3::integer[], $4::bigint[], $5::bigint[], $6::timestamptz[], $7::bigint[])
+    as u (partition, epoch, next_offset, as_of, published)
+where l.consumer_group = $1 and l.topic = $2 and l.partition = u.partition and l.epoch = u.epoch
+"""
+_COUNT = """
+select count(*)
+from lanes as l
+inner join unnest($3::integer[], $4::bigint[]) as u (partition, epoch) using (partition, epoch)
+where l.consumer_group = $1 and l.topic = $2
+"""
+_WAIT = """
+update lanes as l set head = u.head, waits_for = u.waits_for, waits_since = clock_timestamp()
+from unnest($3::integer[], $4::bigint[], $5::timestamptz[], $6::text[]) as u (partition, epoch, head, waits_for)
+where l.consumer_group = $1 and l.topic = $2 and l.partition = u.partition and l.epoch = u.epoch
+"""
+_RESUME = """
+update lanes set halted = null, topic_id = coalesce(topic_id, $5)
+from unnest($3::integer[], $4::bigint[]) as u (number, its_epoch)
+where consumer_group = $1 and topic = $2 and partition = u.number and epoch = u.its_epoch
+"""
+_RELEASE = """
+update lanes as l set awaited = false, published = u.published, owner = null
+from unnest($3::integer[], $4::bigint[], $5::bigint[]) as u (partition, epoch, published)
+where l.consumer_group = $1 and l.topic = $2 and l.partition = u.partition and l.epoch = u.epoch
+"""
+_UNAWAIT = "update lanes set awaited = false where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4"
+_HOLD = (
+    "update lanes set held = $5, held_offset = $6, held_time = $7"
+    " where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4"
 )
-
-
-def _of_owner(**columns: str) -> str:
-    """Return the end of an update of rows whose epochs are still those given, with more arrays of values."""
-    types = "".join(f", ${number}::{kind}[]" for number, kind in enumerate(columns.values(), 5))
-    return _OF_OWNER.format(types=types, columns="".join(f", {name}" for name in columns))
-
-
-_ADVANCE = (
-    "update lanes as l set next_offset = greatest(l.next_offset, u.next_offset), as_of = greatest(l.as_of, u.as_of),"
-    " published = u.published, awaited = l.awaited or u.next_offset is not null,"
-    " paused = case when u.next_offset is null then l.paused end, held = case when u.next_offset is null then l.held end"
-    + _of_owner(next_offset="bigint", as_of="timestamptz", published="bigint")
-)
-_WAIT = "update lanes as l set head = u.head, waits_for = u.waits_for, waits_since = clock_timestamp()" + _of_owner(
-    head="timestamptz", waits_for="text"
-)
-_RELEASE = "update lanes as l set awaited = false, published = u.published, owner = null" + _of_owner(
-    published="bigint"
-)
-_UNAWAIT = "update lanes as l set awaited = false" + _of_owner()
-_COUNT = "select count(*) from lanes as l" + _of_owner().replace(" from unnest", " cross join unnest", 1)
-_RESUME = "update lanes as l set halted = null, topic_id = coalesce(l.topic_id, u.topic_id)" + _of_owner(
-    topic_id="uuid"
-)
-_OF_ONE = " where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4"
-_HOLD = "update lanes set held = $5, held_offset = $6, held_time = $7" + _OF_ONE
-_PAUSE = "update lanes set paused = $5" + _OF_ONE
-_HALT = "update lanes set halted = $5" + _OF_ONE
+_PAUSE = "update lanes set paused = $5 where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4"
+_HALT = "update lanes set halted = $5 where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4"
 
 
 @dataclass(slots=True)
@@ -97,7 +105,7 @@ class LaneRows:
         self.group, self.topic = group, topic
 
     async def read(self, rows: Iterable[LaneRow]) -> None:
-        """Note of each lane its last owner, and that owner's epoch, for `acquire` to see whether it is still the same."""
+        """Note of each lane its last owner and that owner's epoch: `acquire` sees whether it is the same still."""
         found = {row["partition"]: row for row in await self._pool.fetch(_READ, self.group, self.topic)}
         for row in rows:
             last = found.get(row.partition)
@@ -158,7 +166,7 @@ class LaneRows:
         return bool(await self._pool.fetchval(_COUNT, *self._key(rows)) == len(rows))
 
     async def announce_waiting(self, waits: Sequence[tuple[LaneRow, datetime, str]]) -> None:
-        """Tell other lanes with which time each of these waits for them; and who looks from outside, for which group."""
+        """Tell other lanes with which time each of these waits for them, and operators for which group."""
         rows = [row for row, _, _ in waits]
         await self._pool.execute(
             _WAIT, *self._key(rows), [head for _, head, _ in waits], [group for _, _, group in waits]
@@ -167,19 +175,24 @@ class LaneRows:
     async def resume(self, rows: Sequence[LaneRow], topic_id: UUID) -> None:
         """Note which topic lanes read, where no lane has before, and that they are not halted."""
         if changed := [row for row in rows if row.topic_id is None or row.halted is not None]:
-            await self._pool.execute(_RESUME, *self._key(changed), [topic_id] * len(changed))
+            await self._pool.execute(_RESUME, *self._key(changed), topic_id)
         for row in changed:
             row.topic_id, row.halted = topic_id, None
 
     async def release(self, rows: Sequence[LaneRow]) -> None:
-        """Give lanes back: nothing of theirs is under way. Nobody has to fence their owner, or waits for their ticks."""
-        await self._pool.execute(_RELEASE, *self._key(rows), [row.published for row in rows])
+        """Give lanes back of which nothing is under way: nobody fences their owner then, or waits for their ticks.
+
+        Where that cannot be written in time, the next owner fences this one.
+        """
+        with ignoring_retriable():
+            async with asyncio.timeout(_RELEASE_SECONDS):
+                await self._pool.execute(_RELEASE, *self._key(rows), [row.published for row in rows])
         for row in rows:
             row.owner = None
 
     async def release_waiters(self, connection: Connection, row: LaneRow) -> None:
         """Let the other lanes not wait for ticks of a lane until it stores something."""
-        await connection.execute(_UNAWAIT, *self._key([row]))
+        await connection.execute(_UNAWAIT, *self._key_of(row))
 
     async def halt(self, row: LaneRow, reason: str) -> None:
         """Tell who looks from outside why a lane cannot go on."""

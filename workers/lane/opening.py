@@ -43,6 +43,17 @@ class Opening:
         self._ended = EndedTopics(settings, clients.pool, job, rows)
         self._log = structlog.get_logger("inmail.worker").bind(worker=job.group)
 
+    async def check_membership(self) -> None:
+        """Ask the group whether this worker is a member still.
+
+        Raises:
+            FencedError: when it is none.
+            KafkaError: when nobody says.
+
+        """
+        if not await self._consumer.is_member():
+            raise FencedError(f"this worker is no member of group {self._job.group} any more")
+
     async def open(self, lanes: Sequence[Lane], transact: Transact) -> None:
         """Open lanes, each as soon as it can be; one that cannot fails alone.
 

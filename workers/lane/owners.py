@@ -4,9 +4,11 @@ import asyncio
 from collections.abc import Sequence
 from time import monotonic
 
+import structlog
+
 from workers.errors import task_error
 from workers.lane.lane import Lane
-from workers.lane.turn import Owner
+from workers.lane.turn import LaneOwner
 from workers.lane.work import Work
 
 __all__ = ["Owners"]
@@ -26,7 +28,7 @@ class Owners:
         self._start()
 
     def _start(self) -> None:
-        self._main = Owner(self._work, self._set_apart)
+        self._main = LaneOwner(self._work, self._set_apart)
         self._task = asyncio.create_task(self._main.run(), name="owner of all lanes")
         self._task.add_done_callback(self._see_end)
 
@@ -68,6 +70,9 @@ class Owners:
     # -- lanes alone --------------------------------------------------------------------------------------------------
 
     def _set_apart(self, lanes: Sequence[Lane]) -> None:
+        structlog.get_logger("inmail.worker").warning(
+            "lanes_set_apart", worker=self._work.job.group, partitions=sorted(lane.partition for lane in lanes)
+        )
         for lane in lanes:
             self._apart[lane] = asyncio.create_task(self._work_apart(lane), name=f"owner of lane {lane.partition}")
             self._apart[lane].add_done_callback(self._see_end_apart)
@@ -79,7 +84,7 @@ class Owners:
 
     async def _work_apart(self, lane: Lane) -> None:
         """Work one lane alone until it has published something, or has nothing to do; then with the others again."""
-        owner = Owner(self._work, self._set_apart)
+        owner = LaneOwner(self._work, self._set_apart)
         owner.adopt([lane])
         running = asyncio.create_task(owner.run())
         try:

@@ -17,7 +17,7 @@ _ATTEMPTS = 8  # in a row: some 15 s of a lane that begins again, longer than a 
 
 
 class StartPoint(NamedTuple):
-    """From where a lane publishes, and up to where answers may be published all the same: None where that is certain."""
+    """From where a lane publishes, and up to where answers may be published all the same; None: that is certain."""
 
     publish_from: int | None
     check_up_to: int | None = None

@@ -40,7 +40,7 @@ from aiokafka.structs import ConsumerRecord
 
 from infra.clock import LATEST
 from infra.kafka.end_offsets import EndOffsets
-from infra.postgres import Connection, Pool
+from infra.postgres import Pool
 from infra.retry import SERVER_ERRORS, ignoring_retriable, is_retriable
 from schemas.catalogue import EXPIRY_TICKS
 from workers.jobs.decoding import decision_time, latest_decision_time
@@ -50,7 +50,7 @@ from workers.lane.lane_rows import LaneRows
 from workers.lane.neighbour import Neighbour, read_neighbours
 from workers.topology import TOPIC_RANK
 
-__all__ = ["Decidable", "Order", "Overtaken", "Received", "record_overtaken"]
+__all__ = ["Decidable", "Order", "Overtaken", "Received"]
 
 _TICK_SECONDS = 0.25  # for the expiry lane
 _AWAY_SECONDS = 1.0  # a lane that runs has mostly read on by then
@@ -67,7 +67,7 @@ class Overtaken(NamedTuple):
 
 
 class Received(NamedTuple):
-    """What a lane has received, in order and one record at least, and the partitions that it waits for beside its own."""
+    """What a lane has received, in order and one record at least, and partitions that it waits for beside its own."""
 
     lane: Lane
     records: Sequence[ConsumerRecord]
@@ -278,27 +278,3 @@ def _is_own(lane: Lane, row: Neighbour) -> bool:
 def _overtaken(lane: Lane, row: Neighbour) -> Overtaken:
     number = "" if _is_own(lane, row) else f"/{row.place.partition}"
     return Overtaken(row.consumer_group + number, row.offset or 0)
-
-
-async def record_overtaken(
-    connection: Connection,
-    lane: Lane,
-    overtaken: Sequence[Overtaken],
-    records: Sequence[ConsumerRecord],
-    as_of: datetime,
-) -> None:
-    """Note, in the transaction that decides them, records that are ahead of other lanes, or late for them.
-
-    Records before the lane's `stored_at_start` are only published again: what there was to note was noted before.
-    """
-    first, end = max(records[0].offset, lane.stored_at_start), records[-1].offset + 1
-    if first >= end:
-        return
-    await connection.executemany(
-        "insert into decided_ahead as d"
-        " (consumer_group, partition, neighbour, neighbour_offset, first_offset, next_offset, as_of)"
-        " values ($1, $2, $3, $4, $5, $6, $7) on conflict (consumer_group, partition, neighbour, neighbour_offset)"
-        " do update set first_offset = least(d.first_offset, excluded.first_offset),"
-        " next_offset = greatest(d.next_offset, excluded.next_offset), as_of = greatest(d.as_of, excluded.as_of)",
-        [(lane.group, lane.partition, other, at, first, end, as_of) for other, at in overtaken],
-    )

@@ -4,13 +4,13 @@ An owner is a worker process under a name that nobody else has or had. Its two t
 it, and run before the name is written anywhere. To open lanes, for all of them together: (1) read their rows; (2) fence
 in Kafka each last owner that has not given its lanes back: starting and stopping a producer under its name aborts what
 it left open, and waits for what it committed; (3) raise the epochs in one statement, each only if it is still the one
-that was read, and write the name; (4) read the committed offsets and seek. From (2) on the last owner publishes nothing,
-from (3) on it stores nothing. Kafka's committed offset says how far answers are published, the lane's row how far
-outcomes are stored: what lies between is published first, by deciding it once more.
+that was read, and write the name; (4) read the committed offsets and seek. From (2) on the last owner publishes
+nothing, from (3) on it stores nothing. Kafka's committed offset says how far answers are published, the lane's row how
+far outcomes are stored: what lies between is published first, by deciding it once more.
 
 Then, turn after turn: (1) take what is there from all lanes, fairly; (2) decode it; (3) store all outcomes in one
-Postgres transaction, which checks the epochs; (4) publish them in one Kafka transaction, with all offsets; (5) after any
-doubtful error discard the producers and begin again, under another name. Deciding twice finds the first answers.
+Postgres transaction, which checks the epochs; (4) publish them in one Kafka transaction, with all offsets; (5) after
+any doubtful error discard the producers and begin again, under another name. Deciding twice finds the first answers.
 
 A turn may be decided while the one before it is published, but Kafka transactions follow one another: two at once
 could leave the older offset as the last one written. A lane that keeps the others from theirs is set apart.
@@ -26,8 +26,9 @@ import structlog
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
+from infra.first_of import wait_for_event
 from infra.kafka.transactions import Message, TransactionPair, TransactionTimes, UndeliveredError, fence_producers
-from infra.retry import SERVER_ERRORS, back_off_seconds, describe_error, ignoring_retriable, is_retriable
+from infra.retry import SERVER_ERRORS, back_off_seconds, describe_error, is_retriable
 from workers.errors import FencedError
 from workers.lane.admission import Admission
 from workers.lane.deciding import PORTIONS, Decided, Decider, LaneBatch, split_turn
@@ -37,14 +38,13 @@ from workers.lane.lane_rows import LaneRows
 from workers.lane.opening import Opening
 from workers.lane.work import Work
 
-__all__ = ["Owner"]
+__all__ = ["LaneOwner"]
 
-_RELEASE_SECONDS = 2.0
 _IDLE_SECONDS = 60.0
 _TRIES_TOGETHER = 2  # failures in a row of a lane alone, after which it is set apart
 
 
-class Owner:
+class LaneOwner:
     """Works the lanes that it is given. `run` is its task."""
 
     def __init__(self, work: Work, set_apart: Callable[[Sequence[Lane]], None]) -> None:
@@ -94,12 +94,13 @@ class Owner:
 
         """
         while self.lanes or not self._stopping:
+            # Its producers run before a row has the name: a fence that came before they did would fence nobody.
             self._name = f"{self._job.group}.{uuid4().hex}"
             self._producers = TransactionPair(self._settings, self._name)
             self._failed = None
             error: Exception | None = None
             try:
-                await self._start_producers()
+                await self._producers.start()
                 await self._take_turns()
             except (FencedError, *SERVER_ERRORS) as doubtful:
                 if not (isinstance(doubtful, FencedError) or is_retriable(doubtful)):
@@ -109,17 +110,9 @@ class Owner:
                 await self._end_openings()
                 for lane in self.lanes:
                     lane.close()
-                await self._discard_producers()
+                await self._producers.discard()
             if error is not None:
                 await self._begin_again(error)
-
-    async def _start_producers(self) -> None:
-        """Start before any row has the name: a fence that came before they did would fence nobody."""
-        await self._producers.start()
-
-    async def _discard_producers(self) -> None:
-        """Stop, whatever is open: whoever acquires the lanes next fences the name."""
-        await self._producers.discard()
 
     # -- opening lanes ------------------------------------------------------------------------------------------------
 
@@ -127,9 +120,8 @@ class Owner:
         """Acquire lanes, fencing their last owners, and find out where each begins."""
         rows = [lane.row for lane in lanes]
         try:
-            # A process that was frozen must not take lanes from its successor in turn.
-            if self._failures and not await self._work.clients.consumer.is_member():
-                raise FencedError(f"this worker is no member of group {self._job.group} any more")
+            if self._failures:  # one that was frozen must not take lanes from its successor in turn
+                await self._opening.check_membership()
             await self._rows.read(rows)  # 1
             await fence_producers(
                 self._settings, {row.last_owner for row in rows if row.last_owner} - {self._name}
@@ -212,20 +204,12 @@ class Owner:
     async def _decide(self, batches: Sequence[LaneBatch]) -> list[Decided]:
         """Store the outcomes of a turn: in one transaction, or several of disjoint lanes where there are many."""
         if self._job.step is not None:
-            batches = [batch for batch in batches if await self._steps_are_done(batch)]
+            batches = [batch for batch in batches if await self._decider.finish_step(batch)]
         # All are waited for: one that went on after another has failed would store beside the next beginning.
         parts = await asyncio.gather(*map(self._decider.decide, split_turn(batches)), return_exceptions=True)
         if errors := [each for each in parts if isinstance(each, BaseException)]:
             raise errors[0]
         return [decided for part in parts if not isinstance(part, BaseException) for decided in part]
-
-    async def _steps_are_done(self, batch: LaneBatch) -> bool:
-        """Do one step of a lane's batch, if there is one left: then the lane's next turn goes on with it."""
-        if not await self._decider.take_step(batch):
-            return True
-        batch.lane.inbox.put_back(batch.taken)
-        self._changed.set()
-        return False
 
     async def _publish(self, decided: Sequence[Decided]) -> None:
         """Publish a turn's answers, its dead letters and all offsets, in one transaction."""
@@ -262,8 +246,7 @@ class Owner:
         under_way = {lane for lanes in self._openings.values() for lane in lanes}
         times = [time for lane in self.lanes - under_way if (time := lane.due_at) is not None]
         seconds = min(times, default=monotonic() + _IDLE_SECONDS) - monotonic()
-        await asyncio.wait([waiting := asyncio.ensure_future(self._changed.wait())], timeout=max(0.0, seconds))
-        waiting.cancel()
+        await wait_for_event(self._changed, seconds)
 
     # -- lanes leave, or begin again ----------------------------------------------------------------------------------
 
@@ -272,19 +255,13 @@ class Owner:
         if self._leaving:
             await self._end_openings()
             self._see_failures(None)
-            await self._release([lane for lane in self._leaving if lane.row.owner == self._name])
+            await self._rows.release([lane.row for lane in self._leaving if lane.row.owner == self._name])
             self._depart()
         for lane, error in [(lane, error) for lane in self.lanes if (error := lane.inbox.error) is not None]:
             lane.fail(error)
             if lane.failures > _TRIES_TOGETHER and not isinstance(error, KafkaError) and len(self.lanes) > 1:
-                await self._release([lane])
+                await self._rows.release([lane.row])
                 self._move_apart({lane})
-
-    async def _release(self, lanes: Sequence[Lane]) -> None:
-        """Write that lanes are nobody's. Where that cannot be written, the next owner fences this one."""
-        with ignoring_retriable():
-            async with asyncio.timeout(_RELEASE_SECONDS):
-                await self._rows.release([lane.row for lane in lanes])
 
     def _depart(self) -> None:
         for lane, departure in self._leaving.items():
@@ -294,7 +271,6 @@ class Owner:
         self._leaving.clear()
 
     def _move_apart(self, lanes: set[Lane]) -> None:
-        self._log.warning("lanes_set_apart", partitions=sorted(lane.partition for lane in lanes))
         self.lanes -= lanes
         self._set_apart(list(lanes))
 
@@ -313,11 +289,12 @@ class Owner:
         if self._failures > _TRIES_TOGETHER and alone and alone != self.lanes:
             self._move_apart(alone)
         deadline = monotonic() + seconds
-        while (left := deadline - monotonic()) > 0 and not self._stopping:
+        while (left := deadline - monotonic()) > 0:
             self._depart()  # what it held is not given back: the next owner has to fence this one
+            if self._stopping and not self.lanes:
+                break
             self._changed.clear()
-            await asyncio.wait([waiting := asyncio.ensure_future(self._changed.wait())], timeout=left)
-            waiting.cancel()
+            await wait_for_event(self._changed, left)
 
 
 async def _finish(publishing: "asyncio.Task[None] | None") -> None:

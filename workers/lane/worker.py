@@ -10,6 +10,7 @@ from typing import TypeVar
 import structlog
 from aiokafka.admin import AIOKafkaAdminClient
 
+from infra.first_of import wait_for_event
 from infra.kafka.aiokafka_fixes import ConsumerLostError
 from infra.kafka.clients import admin_client, count_partitions, create_consumer
 from infra.kafka.end_offsets import EndOffsets
@@ -73,8 +74,7 @@ class Worker:
                     await self._work(stop)
                 except ConsumerLostError as error:
                     self._log.warning("consumer_replaced", error=describe_error(error))
-                    await asyncio.wait([waiting := asyncio.ensure_future(stop.wait())], timeout=back_off_seconds(lost))
-                    waiting.cancel()
+                    await wait_for_event(stop, back_off_seconds(lost))
                     lost += 1
         finally:
             if not watch.done():

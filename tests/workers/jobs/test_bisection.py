@@ -8,7 +8,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from infra.kafka.clients import create_producer, reader
+from infra.kafka.clients import create_producer
 from infra.postgres import Connection, is_refusal, is_transient
 from infra.settings import Settings
 from schemas.catalogue import BILLING_EVENTS, CREDIT_EVENTS, DEAD_LETTERS, EXPIRY_TICKS, fingerprint
@@ -133,7 +133,6 @@ async def test_a_tick_that_the_database_refuses_ends_the_worker(cluster: Setting
     letters = await ends(cluster, DEAD_LETTERS)
 
     async with (
-        reader(cluster, None, "read_uncommitted") as asked,
         living(cluster, ExpiryJob(load_catalogue(), cluster)) as life,
     ):
         error = await life.ended()

@@ -11,6 +11,7 @@ from uuid import UUID
 import pytest
 from aiokafka import TopicPartition
 
+from infra.clock import LATEST
 from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.catalogue import CREDIT_EVENTS, fingerprint
@@ -77,14 +78,14 @@ Decide = Callable[[Job, Connection, Batch], Awaitable[Decision]]
 
 async def _together(decide: Decide, connection: Connection, job: Job, parts: list[list[Request[Any]]]) -> Decision:
     """Decide the requests of two partitions as one batch, in turn one of each."""
-    return await decide(job, connection, Batch([*chain.from_iterable(zip(*parts, strict=True))]))
+    return await decide(job, connection, Batch([*chain.from_iterable(zip(*parts, strict=True))], read_to=LATEST))
 
 
 async def _apart(decide: Decide, connection: Connection, job: Job, parts: list[list[Request[Any]]]) -> Decision:
     """Decide the requests of two partitions as a batch each."""
     messages, refused, codes = [], {}, Counter[str]()
     for requests in parts:
-        decision = await decide(job, connection, Batch(requests))
+        decision = await decide(job, connection, Batch(requests, read_to=LATEST))
         messages += decision.messages
         refused |= decision.refused
         codes += decision.codes

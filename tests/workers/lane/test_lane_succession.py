@@ -28,7 +28,7 @@ from workers.lane.circuit_breaker import CircuitBreaker
 from workers.lane.clients import Clients
 from workers.lane.lane import Lane
 from workers.lane.lane_rows import LaneRow, LaneRows
-from workers.lane.turn import Owner
+from workers.lane.turn import LaneOwner
 from workers.lane.work import Work
 from workers.ledger.plans import load_catalogue
 from workers.telemetry.health import Health
@@ -38,7 +38,7 @@ _owner: ContextVar[str] = ContextVar("owner", default="")
 
 
 @asynccontextmanager
-async def _owning(settings: Settings, place: TopicPartition, name: str) -> AsyncIterator[tuple[Owner, Lane]]:
+async def _owning(settings: Settings, place: TopicPartition, name: str) -> AsyncIterator[tuple[LaneOwner, Lane]]:
     """An owner of one lane that runs, with clients of its own as in another process; it is stopped at the end."""
     async with AsyncExitStack() as stack:
         consumer = create_consumer(settings, SendJob.group, 10)
@@ -53,7 +53,7 @@ async def _owning(settings: Settings, place: TopicPartition, name: str) -> Async
         clients = Clients(consumer, admin, pool, CircuitBreaker(settings), health, ends_, NO_TRACES)
         lane = Lane(SendJob.group, place, pool, settings, health.lane(place))
         reset = _owner.set(name)
-        owner = Owner(Work(SendJob(load_catalogue()), settings, clients), AsyncMock())
+        owner = LaneOwner(Work(SendJob(load_catalogue()), settings, clients), AsyncMock())
         owner.adopt([lane])
         running = asyncio.create_task(owner.run())
         _owner.reset(reset)

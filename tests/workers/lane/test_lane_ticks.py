@@ -17,7 +17,6 @@ from infra.settings import Settings
 from schemas.catalogue import (
     CREDIT_EVENTS,
     EXPIRY_TICKS,
-    SEND_REQUESTS,
     fingerprint,
 )
 from schemas.envelope import Event, encode
@@ -25,7 +24,7 @@ from schemas.results import TickDecided
 from schemas.ticks import ExpiryTick
 from tests.ledger.book import DAY, Book, pick
 from tests.workers.life import in_partition
-from tests.workers.wire import ends, eventually, publish, read, send, working
+from tests.workers.wire import ends, eventually, read, working
 from workers.jobs import expiry
 from workers.jobs.expiry import ExpiryJob
 from workers.jobs.job import Batch, Decision

@@ -132,9 +132,10 @@ def test_every_event_tells_which_record_it_answers(row: EventType) -> None:
 def test_a_repeat_beyond_what_is_in_doubt_is_not_looked_for() -> None:
     """One that can be read is of a record before it, though both have the id of what they repeat."""
     answer = {"id": "1", "data": {"repeat": True, "source": {"topic": SEND_REQUESTS, "partition": 0, "offset": 3}}}
-    message = Message(SEND_RESULTS, b"a", to_json(answer), None, 9)
+    message = Message(SEND_RESULTS, b"a", to_json(answer), None, (0, 9))
     before, beyond = (
-        readback.PublishedAnswers(Counter({("1", True): 1}), end).drop_published([message], {PLACE: 10})[0] for end in (10, 9)
+        readback.PublishedAnswers(Counter({("1", True): 1}), end).drop_published([message], {PLACE: 10})[0]
+        for end in (10, 9)
     )
 
     assert ([], [message]) == (before, beyond)

@@ -25,7 +25,7 @@ from aiokafka.structs import ConsumerRecord
 from pydantic import SecretStr
 
 from infra.clock import from_milliseconds
-from infra.kafka.clients import admin_client, reader
+from infra.kafka.clients import admin_client
 from infra.local.stack import LocalStack
 from infra.postgres import Connection, connect_database
 from infra.settings import RecordTime, Settings, load_settings
@@ -644,7 +644,6 @@ async def test_what_the_workers_decided_is_what_a_rebuild_decides(live: Settings
 @asynccontextmanager
 async def _workers(live: Settings, catalogue: Catalogue) -> AsyncIterator[None]:
     async with (
-        reader(live, isolation_level="read_uncommitted") as ends,
         working(live, SendJob(catalogue), BillingJob(catalogue), ExpiryJob(catalogue, live)),
     ):
         yield
