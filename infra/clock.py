@@ -2,10 +2,11 @@
 
 from datetime import UTC, datetime, timedelta
 
-__all__ = ["EARLIEST", "EPOCH", "from_milliseconds", "nearest_instant", "to_milliseconds", "utc_now"]
+__all__ = ["EARLIEST", "EPOCH", "LATEST", "from_milliseconds", "nearest_instant", "to_milliseconds", "utc_now"]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)  # events may have no earlier instant
+LATEST = datetime.max.replace(tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-__all__ = ["run_until_first"]
+__all__ = ["run_until_first", "wait_for_event"]
 
 
 async def run_until_first(*parts: Coroutine[Any, Any, Any], cancel_seconds: float | None = None) -> None:
@@ -25,3 +25,10 @@ async def run_until_first(*parts: Coroutine[Any, Any, Any], cancel_seconds: floa
     for task in tasks:
         if task in ended:
             task.result()
+
+
+async def wait_for_event(event: asyncio.Event, seconds: float) -> None:
+    """Wait until an event is set, at most so long."""
+    waiting = asyncio.ensure_future(event.wait())
+    await asyncio.wait([waiting], timeout=max(0.0, seconds))
+    waiting.cancel()

@@ -88,6 +88,8 @@ def is_refusal(error: BaseException) -> bool:
 # rights of their own user.
 WORKER_ROLE = "inmail_worker"
 
+_LOCK_SECONDS = 2  # of a worker; a step of a tick, the longest of what workers do, takes a fraction
+
 _SERVER_SETTINGS = {
     **CLIENT_SETTINGS,
     "application_name": "inmail",
@@ -122,6 +124,8 @@ async def _prepare_worker(connection: "asyncpg.Connection[asyncpg.Record]") -> N
         raise SettingsError(
             f"the session works as {user}, not as {WORKER_ROLE}: a pooler between has dropped the role. {_NO_POOLER}"
         )
+    # A lock that somebody else holds must not hold a turn of all lanes: `turn.py` sets the lane that needs it apart.
+    await connection.execute(f"set lock_timeout = '{_LOCK_SECONDS}s'")
 
 
 def create_pool(settings: Settings) -> AbstractAsyncContextManager[Pool]:

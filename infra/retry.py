@@ -10,7 +10,7 @@ from aiokafka.errors import KafkaError
 from infra.kafka.clients import remedy
 from infra.postgres import is_transient
 
-__all__ = ["SERVER_ERRORS", "back_off_seconds", "ignoring_retriable", "is_retriable"]
+__all__ = ["SERVER_ERRORS", "back_off_seconds", "describe_error", "ignoring_retriable", "is_retriable"]
 
 # The errors that the clients of Kafka and Postgres raise.
 SERVER_ERRORS = (
@@ -48,3 +48,26 @@ def back_off_seconds(failures: int) -> float:
     """Return the seconds to wait after `failures` failures in a row: growing up to a bound, with jitter."""
     seconds = min(_MOST_SECONDS, _LEAST_SECONDS * float(2 ** min(failures, 10)))
     return seconds * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
+
+
+def describe_error(error: BaseException) -> str:
+    """Return which server did what, in words; the error as it is where it is not a server's."""
+    text = str(error)
+    match error:
+        case KafkaError():
+            words = type(error).__name__.removesuffix("Error")
+            return f"Kafka: {text.removeprefix(type(error).__name__).lstrip(': ') or _spaced(words)}"
+        case asyncpg.PostgresError():
+            return f"Postgres: {text}"
+        case asyncpg.InterfaceError() | asyncpg.InternalClientError():
+            return f"Postgres: the connection was lost ({text})"
+        case TimeoutError():
+            return text or "a server did not answer in time"
+        case OSError() | RuntimeError():
+            return f"a connection to a server was lost ({text or _spaced(type(error).__name__)})"
+    return text or repr(error)
+
+
+def _spaced(name: str) -> str:
+    """Return a class's name as words."""
+    return "".join(f" {each.lower()}" if each.isupper() else each for each in name).strip()

@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Final
 
+from aiokafka import TopicPartition
+
 from schemas.catalogue import BILLING_EVENTS, CATALOGUE, EXPIRY_TICKS, SEND_REQUESTS
 from workers.ledger.model import WorkerName
 
-__all__ = ["GROUP_OF", "TOPIC_OF", "TOPIC_OF_GROUP", "TOPIC_RANK", "WORKER_OF", "sort_key"]
+__all__ = ["GROUP_OF", "TOPIC_OF", "TOPIC_OF_GROUP", "TOPIC_RANK", "WORKER_OF", "last_owner", "sort_key"]
 
 # In the order in which records with the same broker time are decided.
 WORKER_OF: Final = {
@@ -24,6 +26,24 @@ TOPIC_OF: Final[Mapping[str, str]] = {worker: topic for topic, worker in WORKER_
 TOPIC_RANK: Final = {topic: rank for rank, topic in enumerate(WORKER_OF)}
 GROUP_OF: Final = {row.topic: row.group for row in CATALOGUE if row.group is not None}
 TOPIC_OF_GROUP: Final = {group: topic for topic, group in GROUP_OF.items()}
+
+
+def last_owner(group: str, place: TopicPartition, epoch: int, owner: str | None, owner_epoch: int | None) -> str | None:
+    """Return the stem of the transactional ids under which a lane's last owner may publish still.
+
+    Args:
+        group: the lane's group.
+        place: its partition.
+        epoch: of its row.
+        owner: of its row.
+        owner_epoch: of its row: the epoch at which the owner was written, or gave the lane back.
+
+    Returns:
+        None where the owner has given the lane back. A worker of 0.1.0 named its producers after the lane, and knew of
+        no owners: it raised the epoch and left `owner_epoch` behind.
+
+    """
+    return owner if owner_epoch == epoch else f"{group}.{place.topic}.{place.partition}"
 
 
 def sort_key(topic: str, as_of: datetime) -> tuple[datetime, int]:

@@ -1,6 +1,5 @@
 """The command `worker`: runs a job in its lanes, or the ticker."""
 
-from contextlib import aclosing
 from enum import StrEnum
 from typing import Annotated
 
@@ -13,7 +12,6 @@ from workers.jobs.billing import BillingJob
 from workers.jobs.expiry import ExpiryJob
 from workers.jobs.send import SendJob
 from workers.jobs.ticker import run_ticker
-from workers.lane.time_order import Ends
 from workers.lane.worker import run_worker
 from workers.ledger.plans import load_catalogue
 
@@ -47,8 +45,7 @@ def worker_command(
             case ProcessName.BILLING:
                 await run_worker(BillingJob(catalogue), settings, stop)
             case ProcessName.EXPIRY:
-                async with aclosing(Ends(settings)) as ends:
-                    await run_worker(ExpiryJob(ends, catalogue, settings), settings, stop)
+                await run_worker(ExpiryJob(catalogue, settings), settings, stop)
             case ProcessName.TICKER:
                 await run_ticker(settings, stop)
 

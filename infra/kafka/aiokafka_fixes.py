@@ -8,7 +8,15 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import KafkaError
+from aiokafka.errors import (
+    IllegalGenerationError,
+    KafkaError,
+    NoError,
+    RebalanceInProgressError,
+    UnknownMemberIdError,
+    for_code,
+)
+from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest
 
 __all__ = ["Consumer", "ConsumerLostError", "LaneProducer", "Producer", "protect_bootstrap"]
 
@@ -115,6 +123,33 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is untyped
         self._coordinator.check_errors()
         with self._subscription.fetch_context():
             pass
+
+    async def is_member(self) -> bool:
+        """Ask the group's coordinator whether this consumer is a member still: one that was frozen may not know yet.
+
+        Raises:
+            KafkaError: when the coordinator does not answer.
+
+        """
+        coordinator = self._coordinator
+        if coordinator.member_id == JoinGroupRequest.UNKNOWN_MEMBER_ID:
+            return False
+        request = HeartbeatRequest(coordinator.group_id, coordinator.generation, coordinator.member_id)
+        error = for_code((await coordinator._send_req(request)).error_code)  # noqa: SLF001 - there is no other way
+        if error in (IllegalGenerationError, UnknownMemberIdError):
+            return False
+        if error not in (NoError, RebalanceInProgressError):
+            raise error
+        return True
+
+    @property
+    def membership(self) -> tuple[int, str] | None:
+        """The coordinator's node and the member's id there, also while it waits to be let in; None before."""
+        coordinator = self._coordinator
+        member_id = getattr(coordinator, "member_id", JoinGroupRequest.UNKNOWN_MEMBER_ID)
+        if member_id == JoinGroupRequest.UNKNOWN_MEMBER_ID or coordinator.coordinator_id is None:
+            return None
+        return coordinator.coordinator_id, coordinator.member_id
 
     @contextmanager
     def _lost_when_cancelled(self) -> Iterator[None]:

@@ -1,11 +1,11 @@
 """Publishing in Kafka transactions, with what aiokafka leaves to its user.
 
-A lane publishes through two transactional ids used in turn: right after a commit the broker is still writing the
-markers of that transaction, and a next one under the same id would wait 20 ms for them.
+An owner of lanes publishes through two transactional ids used in turn: right after a commit the broker is still writing
+the markers of that transaction, and a next one under the same id would wait 20 ms for them.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -13,12 +13,14 @@ import structlog
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import IllegalOperation, KafkaError, KafkaTimeoutError
 
-from infra.kafka.clients import create_lane_producer, partition_of
+from infra.kafka.clients import create_lane_producer, partition_of, remedy
 from infra.settings import Settings
 
-__all__ = ["Message", "TransactionPair", "TransactionTimes"]
+__all__ = ["Message", "TransactionPair", "TransactionTimes", "UndeliveredError", "fence_producers"]
 
 _STOP_SECONDS = 2.0
+_FENCED_AT_ONCE = 8
+_IMPATIENCE = 5  # which part of a transaction's time a partition has that is later than others
 
 
 class Message(NamedTuple):
@@ -28,7 +30,7 @@ class Message(NamedTuple):
     key: bytes | None
     value: bytes
     partition: int | None = None  # None: by key
-    origin: int | None = None  # the offset of the input record that it answers, where there is one
+    origin: tuple[int, int] | None = None  # partition and offset of the input record that it answers, if any
     headers: "list[tuple[str, bytes]] | None" = None
 
 
@@ -39,6 +41,14 @@ class TransactionTimes(NamedTuple):
     commit: float
 
 
+class UndeliveredError(KafkaError):  # type: ignore[misc] # aiokafka is untyped
+    """Some messages of a transaction were not delivered: `partitions` has those of the input records they answer."""
+
+    def __init__(self, text: str, partitions: frozenset[int]) -> None:
+        super().__init__(text)
+        self.partitions = partitions
+
+
 class TransactionPair:
     """Two transactional producers, of which each transaction takes the one that rested.
 
@@ -47,7 +57,7 @@ class TransactionPair:
 
     def __init__(self, settings: Settings, name: str) -> None:
         self._seconds = settings.transaction_seconds
-        self._producers = [create_lane_producer(settings, f"{name}.{turn}") for turn in (0, 1)]
+        self._producers = _create_producers(settings, name)
 
     async def start(self) -> None:
         """Fence whoever used these ids before: what they left open is aborted, what they committed is complete.
@@ -56,17 +66,7 @@ class TransactionPair:
             KafkaError: when the brokers cannot be reached or refuse.
 
         """
-        try:
-            async with asyncio.timeout(2 * self._seconds):
-                started = await asyncio.gather(*(each.start() for each in self._producers), return_exceptions=True)
-        except TimeoutError:  # aiokafka asks for the coordinator of an id without an end
-            raise KafkaTimeoutError(
-                f"no transactional producer within {2 * self._seconds} s: is __transaction_state available?"
-            ) from None
-        for failure in filter(None, started):
-            if isinstance(failure, AssertionError):  # aiokafka's, where a broker that has just been started lists none
-                raise KafkaError("the brokers list no broker yet") from failure
-            raise failure
+        await _start_all(self._producers, 2 * self._seconds)
 
     async def publish(
         self, messages: Sequence[Message], offsets: Mapping[TopicPartition, int], group: str
@@ -89,18 +89,30 @@ class TransactionPair:
         began = monotonic()
         self._producers.reverse()
         producer = self._producers[0]
-        async with asyncio.timeout(self._seconds):
-            await producer.begin_transaction()
-            deliveries = await _send(producer, messages)
-            for delivery in deliveries:
-                delivery.add_done_callback(_look_at)  # the next line may be the last one
-            if offsets:
-                await producer.send_offsets_to_transaction(dict(offsets), group)
-            # Each delivery is looked at: a commit does not tell that a record in it failed.
-            await asyncio.gather(*deliveries)
+        deliveries: list[_Delivery] = []
+        try:
+            async with asyncio.timeout(self._seconds):
+                await producer.begin_transaction()
+                await _send(producer, messages, deliveries)
+                if offsets:
+                    await producer.send_offsets_to_transaction(dict(offsets), group)
+                await self._deliver([each.future for each in deliveries])
+        except (KafkaError, TimeoutError) as error:
+            raise _blame(error, deliveries) from error
         delivered = monotonic()
         await self._commit(producer)
         return TransactionTimes(delivered - began, monotonic() - delivered)
+
+    async def _deliver(self, futures: "list[asyncio.Future[Any]]") -> None:
+        """Wait for deliveries and look at each: a commit does not tell that a record in it failed.
+
+        Where some have succeeded, the others are waited for less long: their partitions are the trouble.
+        """
+        if futures:
+            done, late = await asyncio.wait(futures, timeout=self._seconds / _IMPATIENCE)
+            if done and late and not any(each.exception() for each in done):
+                raise TimeoutError
+        await asyncio.gather(*futures)
 
     async def _commit(self, producer: AIOKafkaProducer) -> None:
         """Commit, and wait beside it: cancelled half-way, a commit leaves its producer without a way out."""
@@ -118,15 +130,37 @@ class TransactionPair:
         What they have not delivered fails now, and what does not stop is cancelled: aiokafka would go on trying to
         deliver for as long as the brokers are away.
         """
-        ends = [asyncio.create_task(_end(producer)) for producer in self._producers]
-        for end in ends:
-            _ending.add(end)
-            end.add_done_callback(_ending.discard)
-            end.add_done_callback(_look_at)
-        await asyncio.wait(ends, timeout=_STOP_SECONDS)
+        await _stop_all(self._producers)
 
 
 _ending: set["asyncio.Task[None]"] = set()  # whoever discards does not wait for long
+
+
+def _create_producers(settings: Settings, name: str) -> list[AIOKafkaProducer]:
+    return [create_lane_producer(settings, f"{name}.{number}") for number in (0, 1)]
+
+
+async def _start_all(producers: Sequence[AIOKafkaProducer], seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            started = await asyncio.gather(*(each.start() for each in producers), return_exceptions=True)
+    except TimeoutError:  # aiokafka asks for the coordinator of an id without an end
+        raise KafkaTimeoutError(
+            f"no transactional producer within {seconds} s: is __transaction_state available?"
+        ) from None
+    for failure in filter(None, started):
+        if isinstance(failure, AssertionError):  # aiokafka's, where a broker that has just been started lists none
+            raise KafkaError("the brokers list no broker yet") from failure
+        raise failure
+
+
+async def _stop_all(producers: Sequence[AIOKafkaProducer]) -> None:
+    ends = [asyncio.create_task(_end(producer)) for producer in producers]
+    for end in ends:
+        _ending.add(end)
+        end.add_done_callback(_ending.discard)
+        end.add_done_callback(_look_at)
+    await asyncio.wait(ends, timeout=_STOP_SECONDS)
 
 
 async def _end(producer: AIOKafkaProducer) -> None:
@@ -157,8 +191,27 @@ def _look_at(finished: "asyncio.Future[Any]") -> None:
         structlog.get_logger("inmail.kafka").debug("late_error", error=repr(error))
 
 
-async def _send(producer: AIOKafkaProducer, messages: Sequence[Message]) -> "list[asyncio.Future[Any]]":
-    """Hand messages over in as few record batches as their partitions allow; return the deliveries to wait for."""
+class _Delivery(NamedTuple):
+    """A batch of messages handed over for one partition, and what becomes of it."""
+
+    future: "asyncio.Future[Any]"
+    place: TopicPartition
+    origins: frozenset[int]  # partitions of the input records that they answer
+
+
+def _blame(error: Exception, deliveries: "Sequence[_Delivery]") -> Exception:
+    """Return the error of a transaction; one that says which partitions took nothing where others did."""
+    failed = [
+        each for each in deliveries if not each.future.done() or each.future.cancelled() or each.future.exception()
+    ]
+    if not failed or len(failed) == len(deliveries) or (isinstance(error, KafkaError) and remedy(error) is not None):
+        return error
+    places = ", ".join(sorted(f"{each.place.topic}/{each.place.partition}" for each in failed))
+    return UndeliveredError(f"{places} took nothing: {error!r}", frozenset().union(*(each.origins for each in failed)))
+
+
+async def _send(producer: AIOKafkaProducer, messages: Sequence[Message], deliveries: "list[_Delivery]") -> None:
+    """Hand messages over in as few record batches as their partitions allow; add the deliveries to wait for."""
     by_partition: dict[tuple[str, int], list[Message]] = {}
     counts: dict[str, int] = {}
     for message in messages:
@@ -168,19 +221,52 @@ async def _send(producer: AIOKafkaProducer, messages: Sequence[Message]) -> "lis
         if partition is None:
             partition = partition_of(message.key or b"", counts[message.topic])
         by_partition.setdefault((message.topic, partition), []).append(message)
-    deliveries = []
     for (topic, partition), group in by_partition.items():
+        origins = frozenset(message.origin[0] for message in group if message.origin is not None)
         batch = producer.create_batch()
         for message in group:
             if not _append(batch, message):
-                deliveries.append(await producer.send_batch(batch, topic, partition=partition))
+                deliveries.append(await _hand_over(producer, batch, TopicPartition(topic, partition), origins))
                 batch = producer.create_batch()
                 _append(batch, message)
-        deliveries.append(await producer.send_batch(batch, topic, partition=partition))
-    return deliveries
+        deliveries.append(await _hand_over(producer, batch, TopicPartition(topic, partition), origins))
+
+
+async def _hand_over(
+    producer: AIOKafkaProducer,
+    batch: Any,  # noqa: ANN401 - aiokafka is untyped
+    place: TopicPartition,
+    origins: frozenset[int],
+) -> _Delivery:
+    future = await producer.send_batch(batch, place.topic, partition=place.partition)
+    future.add_done_callback(_look_at)  # whoever waits for it may be told of another error first
+    return _Delivery(future, place, origins)
 
 
 def _append(batch: Any, message: Message) -> bool:  # noqa: ANN401 - aiokafka is untyped
     """Append a message; return whether there was room for it."""
     done = batch.append(timestamp=None, key=message.key, value=message.value, headers=message.headers)
     return done is not None
+
+
+async def fence_producers(settings: Settings, names: Iterable[str]) -> None:
+    """End what other owners left under their names: open transactions are aborted, committed ones complete.
+
+    Afterwards a producer that still runs under one of the names publishes nothing any more.
+
+    Raises:
+        KafkaError: when the brokers cannot be reached or refuse.
+
+    """
+    rest = sorted(names)
+    while rest:
+        together, rest = rest[:_FENCED_AT_ONCE], rest[_FENCED_AT_ONCE:]
+        await asyncio.gather(*(_fence(settings, name) for name in together))
+
+
+async def _fence(settings: Settings, name: str) -> None:
+    producers = _create_producers(settings, name)
+    try:
+        await _start_all(producers, 2 * settings.transaction_seconds)
+    finally:
+        await _stop_all(producers)

@@ -1,5 +1,6 @@
 """The books and the load that the benches share: accounts with credits, and requests of theirs."""
 
+import os
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -26,7 +27,7 @@ from workers.ledger.store import FUNCTIONS
 
 __all__ = ["ACCOUNTS", "PARTITIONS", "Databases", "every_rule_on", "requests_of", "sends", "stack_settings"]
 
-PARTITIONS = 4
+PARTITIONS = int(os.environ.get("BENCH_PARTITIONS", "12"))  # the default of INMAIL_TOPIC_PARTITIONS
 ACCOUNTS = 10_000
 GRANTED = datetime.now(UTC) - timedelta(days=1)
 
@@ -74,10 +75,12 @@ def sends(count: int, seed: int) -> list[SendRequested]:
     ]
 
 
-def requests_of(events: Sequence[AccountEvent], as_of: datetime, first_offset: int = 0) -> list[Request[AccountEvent]]:
-    """Return events as a lane would hand them to the ledger."""
+def requests_of(
+    events: Sequence[AccountEvent], as_of: datetime, partition: int, first_offset: int
+) -> list[Request[AccountEvent]]:
+    """Return events of a partition as a lane would hand them to the ledger."""
     return [
-        Request(event, event.subject, event.id, fingerprint(event), as_of, offset)
+        Request(event, event.subject, event.id, fingerprint(event), as_of, partition, offset)
         for offset, event in enumerate(events, first_offset)
     ]
 
@@ -124,14 +127,14 @@ class Databases:
                 by_partition.setdefault(partition_of(gift.subject.encode(), PARTITIONS), []).append(gift)
             for partition, gifts in by_partition.items():
                 for at in range(0, len(gifts), 1_000):
-                    batch = Batch(job.topic, partition, requests_of(gifts[at : at + 1_000], GRANTED, offset))
+                    batch = Batch(requests_of(gifts[at : at + 1_000], GRANTED, partition, offset))
                     offset += 1_000
                     async with connection.transaction():
                         await job.decide(connection, batch)
         # As if the billing lanes had read these grants.
         await connection.execute(
-            "insert into lanes (consumer_group, topic, partition, epoch, next_offset, as_of)"
-            " select $1, $2, source_partition, 1, max(source_offset) + 1, max(as_of) from journal group by 3",
+            "insert into lanes (consumer_group, topic, partition, epoch, next_offset, as_of, owner_epoch)"
+            " select $1, $2, source_partition, 1, max(source_offset) + 1, max(as_of), 1 from journal group by 3",
             job.group,
             job.topic,
         )

@@ -32,7 +32,7 @@ PGBENCH_SECONDS = 4
 _CATALOGUE = every_rule_on()
 
 Requests = list[Request[AccountEvent]]
-Decide = Callable[[Connection, int, Requests], Awaitable[None]]
+Decide = Callable[[Connection, Requests], Awaitable[None]]
 
 
 async def run(stack: LocalStack, databases: Databases, report: Callable[[str], None]) -> list[Figure]:
@@ -63,14 +63,14 @@ async def _rate(settings: Settings, count: int, size: int, connections: int, dec
     async with create_pool(settings.model_copy(update={"database_connections": connections})) as pool:
         # Warm: connections are open and functions compiled before the clock starts.
         await asyncio.gather(*(pool.execute("select pg_sleep(0.05)") for _ in range(connections)))
-        queue: asyncio.Queue[tuple[int, Requests]] = asyncio.Queue()
+        queue: asyncio.Queue[Requests] = asyncio.Queue()
         for batch in batches:
             queue.put_nowait(batch)
 
         async def work() -> None:
             async with pool.acquire() as connection:
                 while not queue.empty():
-                    await decide(connection, *queue.get_nowait())
+                    await decide(connection, queue.get_nowait())
 
         began = perf_counter()
         await asyncio.gather(*(work() for _ in range(connections)))
@@ -79,29 +79,29 @@ async def _rate(settings: Settings, count: int, size: int, connections: int, dec
     return count / seconds
 
 
-def lanes(events: Sequence[AccountEvent], size: int, as_of: datetime) -> list[tuple[int, Requests]]:
-    """Return batches as the lanes would take them, turn by turn."""
+def lanes(events: Sequence[AccountEvent], size: int, as_of: datetime) -> list[Requests]:
+    """Return batches of one partition each, as the lanes would take them, turn by turn."""
     by_partition: list[list[AccountEvent]] = [[] for _ in range(PARTITIONS)]
     for event in events:
         by_partition[partition_of(event.subject.encode(), PARTITIONS)].append(event)
     turns = [
-        (at, partition, requests_of(mine[at : at + size], as_of, at))
+        (at, partition, requests_of(mine[at : at + size], as_of, partition, at))
         for partition, mine in enumerate(by_partition)
         for at in range(0, len(mine), size)
     ]
-    return [(partition, requests) for _, partition, requests in sorted(turns, key=lambda turn: turn[:2])]
+    return [requests for _, _, requests in sorted(turns, key=lambda turn: turn[:2])]
 
 
-async def decide_batch(connection: Connection, partition: int, requests: Requests) -> None:
+async def decide_batch(connection: Connection, requests: Requests) -> None:
     """Decide a batch as the send lane does, with every rule switched on, up to the rows that become events."""
     async with connection.transaction():
-        opened = await open_batch(connection, WorkerName.SEND, partition, requests)
+        opened = await open_batch(connection, WorkerName.SEND, requests)
         answer_all(opened, requests, await decide(connection, opened, _CATALOGUE))
 
 
-async def _decide_one(connection: Connection, partition: int, requests: Requests) -> None:
+async def _decide_one(connection: Connection, requests: Requests) -> None:
     for request in requests:
-        await debit_one(connection, request, partition)
+        await debit_one(connection, request)
 
 
 def prepare_pgbench(stack: LocalStack) -> None:

@@ -123,11 +123,12 @@ async def running(form: Form, books: Settings) -> "AsyncIterator[subprocess.Pope
 async def set_offsets(books: Settings, group: str, offsets: Offsets) -> None:
     """Put a group without members at these offsets, and books that are new: what is before is not theirs."""
     async with reader(books, group) as consumer:
-        consumer.assign(INPUT)
+        consumer.assign(list(offsets))
         await consumer.commit(dict(offsets))
     connection = await connect_database(books)
     await connection.executemany(
-        "insert into lanes (consumer_group, topic, partition, epoch, next_offset) values ($1, $2, $3, 1, $4)"
+        "insert into lanes (consumer_group, topic, partition, epoch, next_offset, owner_epoch)"
+        " values ($1, $2, $3, 1, $4, 1)"
         " on conflict (consumer_group, topic, partition) do update set published = null",
         [(group, tp.topic, tp.partition, offset) for tp, offset in offsets.items()],
     )

@@ -89,14 +89,12 @@ async def run(stack: LocalStack, databases: Databases, report: Callable[[str], N
     ]
 
 
-def _batches(seconds: float, seed: int) -> list[tuple[int, Requests]]:
+def _batches(seconds: float, seed: int) -> list[Requests]:
     """Return batches for so long, made before the clock runs."""
     return lanes(sends(round(SENDS_EACH * BATCHES_A_SECOND * seconds), seed), SENDS_EACH, datetime.now(UTC))
 
 
-async def _send_until(
-    settings: Settings, end: "asyncio.Task[object]", batches: list[tuple[int, Requests]]
-) -> list[float]:
+async def _send_until(settings: Settings, end: "asyncio.Task[object]", batches: list[Requests]) -> list[float]:
     """Decide batches of sends at a steady rate until a task ends; return how long each took from when it was due."""
     connection = await connect_database(settings)
     waits = []
@@ -104,7 +102,7 @@ async def _send_until(
     while not end.done():
         due = began + len(waits) / BATCHES_A_SECOND
         await asyncio.sleep(max(0.0, due - perf_counter()))
-        await decide_batch(connection, *batches.pop())
+        await decide_batch(connection, batches.pop())
         waits.append(perf_counter() - due)
     await connection.close()
     return waits
@@ -129,9 +127,9 @@ async def _book_all(settings: Settings) -> tuple[int, float]:
 async def _tick(connection: Connection, partition: int, offset: int, terms: TickTerms) -> int:
     now = datetime.now(UTC) - timedelta(minutes=1)
     tick = ExpiryTick.create(id=uuid4(), source="/bench", time=now, data=ExpiryTickData(as_of=now))
-    request = Request(tick, "", tick.id, fingerprint(tick), now, offset)
+    request = Request(tick, "", tick.id, fingerprint(tick), now, partition, offset)
     while True:
         async with connection.transaction():
-            stands = await expire_step(connection, partition, request, now, terms)
+            stands = await expire_step(connection, request, now, terms)
         if stands.code == "booked":
             return stands.lots

@@ -78,10 +78,10 @@ async def _debit(stack: LocalStack, settings: Settings, seed: int) -> tuple[floa
     """Decide a round's sends on one connection; return the seconds and the CPU microseconds of Postgres a send."""
     batches = lanes(sends(DEBITS, seed), BATCH, datetime.now(UTC))
     connection = await connect_database(settings)
-    await decide_batch(connection, *lanes(sends(BATCH, seed + 1_000), BATCH, datetime.now(UTC))[0])  # warm
+    await decide_batch(connection, lanes(sends(BATCH, seed + 1_000), BATCH, datetime.now(UTC))[0])  # warm
     meter, began = CpuMeter({"postgres": stack.postgres_pid}), perf_counter()
-    for partition, requests in batches:
-        await decide_batch(connection, partition, requests)
+    for requests in batches:
+        await decide_batch(connection, requests)
     seconds, used = perf_counter() - began, meter.microseconds_each(DEBITS)["postgres"]
     await connection.close()
     return seconds, used

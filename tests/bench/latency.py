@@ -1,36 +1,49 @@
 """`latency_at_1000`: from a producer's send to a read_committed reader's receipt, at a steady 1,000 requests a second.
 
-The worker is a process of its own; the producer and the consumer of the results share this one, so that one clock
-measures both ends. The producer waits for all replicas, as it should, and sends each request as it comes. The baseline
-is `relay.py`: a transaction a batch and a partition as ours, and nothing decided.
+As a user runs it: the default number of partitions, all three workers and the ticker up, and billing events at 20 a
+second beside the sends. Each process is one of its own; the producer and the consumer of the results share this one,
+so that one clock measures both ends. The producer waits for all replicas, as it should, and sends each request as it
+comes. The baseline is `relay.py`: one transaction for all partitions as ours, and nothing decided. Afterwards the same
+processes stand idle for a while, and what that costs is told in percent of a core.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from statistics import quantiles
+from tempfile import TemporaryDirectory
 from time import perf_counter
+from typing import NamedTuple
+from uuid import uuid4
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
+from infra.clock import utc_now
 from infra.kafka.clients import create_producer, partitions_of, reader
 from infra.local.stack import LocalStack
 from infra.settings import Settings
-from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS
+from schemas.billing import PromotionGranted
+from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS, SEND_RESULTS
 from schemas.envelope import encode
 from schemas.sends import SendRequested
 from tests.bench.books import PARTITIONS, Databases, sends, stack_settings
-from tests.bench.draining import OURS, Form, input_ends, running, set_offsets
+from tests.bench.cpu import CpuMeter
+from tests.bench.draining import Form, input_ends, running, set_offsets
 from tests.bench.figures import Figure, of_rounds
 from tests.bench.relay import GROUP as RELAY_GROUP
+from workers.local.processes import Workers
 from workers.ops.topics.plan import apply_topics, plan_topics
+from workers.topology import GROUP_OF
 
 __all__ = ["A_SECOND", "measure", "run"]
 
 A_SECOND = 1_000
+BILLING_A_SECOND = 20
 ROUNDS = 3
 SECONDS = 20  # of a round
-WARM_SECONDS = 5  # of them, not counted: the worker joins its group, and caches fill
+WARM_SECONDS = 5  # of them, not counted: the workers join their groups, and caches fill
+IDLE_SECONDS = 10
 LATE_SECONDS = 30.0  # after the last request, at most
 
 _SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
@@ -38,28 +51,47 @@ _RELAY = Form(RELAY_GROUP, ["-m", "tests.bench.relay"])
 _OUTPUT = partitions_of(SEND_RESULTS, PARTITIONS)
 
 
+class Measured(NamedTuple):
+    """What a round took: each request's wait in milliseconds, CPU a send by process, and CPU of standing idle."""
+
+    waits: list[float]
+    cpu: dict[str, float]  # microseconds a send
+    idle: float  # percent of a core
+
+
 async def run(stack: LocalStack, databases: Databases, report: Callable[[str], None]) -> list[Figure]:
-    """Return the median and the 99th percentile."""
+    """Return latencies, CPU a send and CPU of an idle system."""
     settings = stack_settings(stack, "postgres")
     await apply_topics(settings, await plan_topics(settings))
-    ours: list[list[float]] = []
-    relayed: list[list[float]] = []
+    ours: list[Measured] = []
+    relayed: list[Measured] = []
     for number in range(1, ROUNDS + 1):
         report(f"latency_at_1000: round {number} of {ROUNDS}, {A_SECOND:,} requests a second for {SECONDS} s, twice")
         requests = sends(A_SECOND * SECONDS, seed=2_000 + number)
-        for form, waits in ((_RELAY, relayed), (OURS, ours)):
+        for is_ours, found in ((False, relayed), (True, ours)):
             async with databases.one() as books:
-                await set_offsets(books, form.group, await input_ends(books))
-                waits.append((await measure(books, form, requests))[A_SECOND * WARM_SECONDS :])
-    return [
+                await set_offsets(books, RELAY_GROUP, await input_ends(books))
+                await _pass_over(books)
+                program = _all_workers(books) if is_ours else _relay(books)
+                found.append(await _measure(stack, books, program, requests))
+    details: dict[str, object] = {"requests": len(ours[0].waits), "partitions": PARTITIONS}
+    latencies = [
         of_rounds(
             f"latency_at_1000, {name} (relay)",
             "ms",
-            [_share(waits, at) for waits in ours],
-            [_share(waits, at) for waits in relayed],
-            {"requests": len(ours[0])},
+            [_share(each.waits, at) for each in ours],
+            [_share(each.waits, at) for each in relayed],
+            details,
         )
         for name, at in _SHARES.items()
+    ]
+    cpu = [[sum(each.cpu.values()) for each in form] for form in (ours, relayed)]
+    by_process: dict[str, object] = {"cpu_us": [each.cpu for each in ours], "relay_us": [each.cpu for each in relayed]}
+    idle = [[each.idle for each in form] for form in (ours, relayed)]
+    return [
+        *latencies,
+        of_rounds("latency_at_1000, CPU (relay)", "us/send", *cpu, by_process),
+        of_rounds("idle, CPU (relay)", "% of a core", *idle, {}),
     ]
 
 
@@ -67,8 +99,34 @@ def _share(waits: Sequence[float], at: float) -> float:
     return quantiles(waits, n=1000)[round(at * 1000) - 1]
 
 
+async def _pass_over(books: Settings) -> None:
+    """Move the workers' groups to the ends of their topics, and these books with them."""
+    for topic in (SEND_REQUESTS, BILLING_EVENTS, EXPIRY_TICKS):
+        places = partitions_of(topic, PARTITIONS)
+        async with reader(books) as consumer:
+            ends = dict(await consumer.end_offsets(places))
+        await set_offsets(books, GROUP_OF[topic], ends)
+
+
+@asynccontextmanager
+async def _relay(books: Settings) -> AsyncIterator[dict[str, int]]:
+    async with running(_RELAY, books) as process:
+        yield {"relay": process.pid}
+
+
+@asynccontextmanager
+async def _all_workers(books: Settings) -> AsyncIterator[dict[str, int]]:
+    with TemporaryDirectory() as folder:
+        workers = Workers(books, Path(folder))
+        workers.start()
+        try:
+            yield {name: process.pid for name, process in workers.running.items()}
+        finally:
+            await asyncio.to_thread(workers.stop)
+
+
 async def measure(books: Settings, form: Form, requests: list[SendRequested]) -> list[float]:
-    """Return how long each request took, in milliseconds and in their order."""
+    """Return how long each request took with one program alone, in milliseconds and in their order."""
     sent: dict[str, float] = {}
     waits: dict[str, float] = {}
     async with AsyncExitStack() as clients:
@@ -84,6 +142,37 @@ async def measure(books: Settings, form: Form, requests: list[SendRequested]) ->
     return [waits[str(request.id)] for request in requests]
 
 
+async def _measure(
+    stack: LocalStack,
+    books: Settings,
+    program: AbstractAsyncContextManager[dict[str, int]],
+    requests: list[SendRequested],
+) -> Measured:
+    sent: dict[str, float] = {}
+    waits: dict[str, float] = {}
+    async with AsyncExitStack() as clients:
+        consumer = await clients.enter_async_context(reader(books))
+        consumer.assign(_OUTPUT)
+        await consumer.seek_to_end(*_OUTPUT)
+        producer = await clients.enter_async_context(create_producer(books, "bench"))
+        async with program as processes:
+            trees = {**processes, "postgres": stack.postgres_pid, "kafka": stack.kafka_pid}
+            warm, began = A_SECOND * WARM_SECONDS, perf_counter()
+            sending = asyncio.create_task(_send(producer, requests, sent))
+            billing = asyncio.create_task(_bill(producer, requests))
+            async with asyncio.timeout(SECONDS + LATE_SECONDS):
+                await _receive(consumer, sent, waits, warm)
+                meter = CpuMeter(trees)
+                await _receive(consumer, sent, waits, len(requests))
+            await asyncio.gather(sending, billing)
+            cpu = meter.microseconds_each(len(requests) - warm)
+            await asyncio.sleep(1)  # until the last commits are written
+            meter, began = CpuMeter(trees), perf_counter()
+            await asyncio.sleep(IDLE_SECONDS)
+            idle = sum(meter.microseconds_each(1).values()) / 1e4 / (perf_counter() - began)
+    return Measured([waits[str(request.id)] for request in requests[warm:]], cpu, idle)
+
+
 async def _send(producer: AIOKafkaProducer, requests: list[SendRequested], sent: dict[str, float]) -> None:
     """Send requests evenly; note when each was due, so that a sender that falls behind hides nothing."""
     began = perf_counter()
@@ -96,8 +185,22 @@ async def _send(producer: AIOKafkaProducer, requests: list[SendRequested], sent:
     await producer.flush()
 
 
+async def _bill(producer: AIOKafkaProducer, requests: Sequence[SendRequested]) -> None:
+    """Give credits to accounts of the requests, evenly."""
+    for request in requests[:: A_SECOND // BILLING_A_SECOND]:
+        gift = PromotionGranted.create(
+            id=uuid4(),
+            source="/bench",
+            subject=request.subject,
+            time=utc_now(),
+            data={"promotion_id": "bench", "credits": 1},
+        )
+        await producer.send(BILLING_EVENTS, encode(gift), gift.subject.encode())
+        await asyncio.sleep(1 / BILLING_A_SECOND)
+
+
 async def _receive(consumer: AIOKafkaConsumer, sent: dict[str, float], waits: dict[str, float], count: int) -> None:
-    """Receive results until each request has one."""
+    """Receive results until so many requests have one."""
     name = b'"request_id":"'
     while len(waits) < count:
         fetched = await consumer.getmany(timeout_ms=1000)
@@ -106,4 +209,5 @@ async def _receive(consumer: AIOKafkaConsumer, sent: dict[str, float], waits: di
             for record in records:
                 at = record.value.index(name) + len(name)
                 request_id = record.value[at : at + 36].decode()
-                waits.setdefault(request_id, (now - sent[request_id]) * 1000)
+                if request_id in sent:
+                    waits.setdefault(request_id, (now - sent[request_id]) * 1000)

@@ -28,7 +28,7 @@ GROUP = "naive-send"
 _FREE = load_catalogue().free_relationships
 
 
-async def debit_one(connection: Connection, request: Request[AccountEvent], partition: int) -> Entry:
+async def debit_one(connection: Connection, request: Request[AccountEvent]) -> Entry:
     """Decide one send in one transaction."""
     data = request.event.data
     async with connection.transaction():
@@ -37,9 +37,9 @@ async def debit_one(connection: Connection, request: Request[AccountEvent], part
         )
         if account is None:
             await connection.execute(
-                "insert into accounts (account_id, partition) values ($1, $2)", request.account_id, partition
+                "insert into accounts (account_id, partition) values ($1, $2)", request.account_id, request.partition
             )
-            return await debit_one(connection, request, partition)
+            return await debit_one(connection, request)
         stored = await connection.fetch(
             "select * from journal where request_id = $1 and account = $2 and is_answer and code <> 'key_conflict'",
             request.request_id,
@@ -88,7 +88,7 @@ async def debit_one(connection: Connection, request: Request[AccountEvent], part
             balance,
             balance - (1 if lot else 0),
             request.as_of,
-            partition,
+            request.partition,
             request.offset,
             data.recipient_id,
             data.relationship,
@@ -108,8 +108,8 @@ async def _work(settings: Settings, count: int) -> None:
         for _ in range(count):
             record = await consumer.getone()
             request = _request(record)
-            entry = await debit_one(connection, request, record.partition)
-            (message,) = decision_from([Answer(request, [entry])], record.partition).messages
+            entry = await debit_one(connection, request)
+            (message,) = decision_from([Answer(request, [entry])]).messages
             await producer.send_and_wait(message.topic, message.value, message.key)
             await consumer.commit({TopicPartition(record.topic, record.partition): record.offset + 1})
     await connection.close()
@@ -118,7 +118,7 @@ async def _work(settings: Settings, count: int) -> None:
 def _request(record: ConsumerRecord) -> Request[AccountEvent]:
     event = decode(record.topic, record.key, record.value)
     as_of = from_milliseconds(record.timestamp)
-    return Request(event, event.subject or "", event.id, fingerprint(event), as_of, record.offset)
+    return Request(event, event.subject or "", event.id, fingerprint(event), as_of, record.partition, record.offset)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,13 @@
 """The least that exactly-once costs here, as a baseline: each request is answered with its id, nothing is decided.
 
-It has our consumer and our producers: one Kafka transaction a batch and a partition, the offset in it. It has no
-database, reads no event, and checks nothing. What is above it is the ledger's share; what it takes itself is the
+It has our consumer and our producers: one Kafka transaction for all that came meanwhile, with all offsets in it. It has
+no database, reads no event, and checks nothing. What is above it is the ledger's share; what it takes itself is the
 brokers', the clients' and the readers', and no way of deciding is below it.
 
 Run as a process: `python -m tests.bench.relay` goes on until its standard input ends.
 """
 
 import asyncio
-from collections.abc import Sequence
 
 from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
@@ -26,35 +25,20 @@ _ID = b'"id":"'
 _UUID_LENGTH = 36
 
 
-class _Partition:
-    """Answers one partition's records, those that came meanwhile together."""
-
-    def __init__(self, settings: Settings, tp: TopicPartition) -> None:
-        self._tp = tp
-        self._producers = TransactionPair(settings, f"{GROUP}.{tp.partition}")
-        self._pending: list[ConsumerRecord] = []
-        self._arrived = asyncio.Event()
-
-    def take(self, records: Sequence[ConsumerRecord]) -> None:
-        self._pending += records
-        self._arrived.set()
-
-    async def run(self) -> None:
-        await self._producers.start()
-        try:
-            while True:
-                await self._arrived.wait()
-                self._arrived.clear()
-                records, self._pending = self._pending, []
-                messages = [Message(SEND_RESULTS, record.key, _answer(record)) for record in records]
-                await self._producers.publish(messages, {self._tp: records[-1].offset + 1}, GROUP)
-        finally:
-            await self._producers.discard()
-
-
 def _answer(record: ConsumerRecord) -> bytes:
     at = record.value.index(_ID) + len(_ID)
     return b'{"request_id":"%b"}' % record.value[at : at + _UUID_LENGTH]
+
+
+async def _publish(producers: TransactionPair, pending: list[ConsumerRecord], arrived: asyncio.Event) -> None:
+    """Answer what has come, all of it together, one transaction after the other."""
+    while True:
+        await arrived.wait()
+        arrived.clear()
+        records, pending[:] = list(pending), []
+        messages = [Message(SEND_RESULTS, record.key, _answer(record)) for record in records]
+        offsets = {TopicPartition(record.topic, record.partition): record.offset + 1 for record in records}
+        await producers.publish(messages, offsets, GROUP)
 
 
 async def _work(settings: Settings) -> None:
@@ -62,17 +46,18 @@ async def _work(settings: Settings) -> None:
     stop_with_parent(stop)
     consumer = create_consumer(settings, GROUP, 20)
     consumer.subscribe([SEND_REQUESTS])
-    partitions: dict[TopicPartition, _Partition] = {}
-    tasks: list[asyncio.Task[None]] = []
+    producers = TransactionPair(settings, GROUP)
+    await producers.start()
+    pending: list[ConsumerRecord] = []
+    arrived = asyncio.Event()
     async with consumer, asyncio.TaskGroup() as running:
+        publishing = running.create_task(_publish(producers, pending, arrived))
         while not stop.is_set():
-            for tp, records in (await consumer.getmany(timeout_ms=100)).items():
-                if tp not in partitions:
-                    partitions[tp] = _Partition(settings, tp)
-                    tasks.append(running.create_task(partitions[tp].run()))
-                partitions[tp].take(records)
-        for task in tasks:
-            task.cancel()
+            for records in (await consumer.getmany(timeout_ms=100)).values():
+                pending += records
+                arrived.set()
+        publishing.cancel()
+    await producers.discard()
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ class Books:
     async def succeed(self, group: str) -> None:
         """Raise the epochs of a group's lanes, as newer owners would. One whose owner is at work is passed over."""
         await self.fetch(
-            "update lanes as l set epoch = l.epoch + 1 from"
+            "update lanes as l set epoch = l.epoch + 1, owner_epoch = l.owner_epoch + 1 from"
             " (select partition from lanes where consumer_group = $1 for update skip locked) as free"
             " where l.consumer_group = $1 and l.partition = free.partition",
             group,

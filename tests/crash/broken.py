@@ -1,9 +1,7 @@
-"""Forms of the lane with a protection taken out. The matrix has to fail on each: else it proves nothing."""
+"""Forms of the turn with a protection taken out. The matrix has to fail on each: else it proves nothing."""
 
 import asyncio
-import os
-from collections.abc import Callable, Mapping, Sequence
-from itertools import count
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import asyncpg
@@ -13,30 +11,55 @@ from infra.kafka import transactions
 from infra.kafka.transactions import Message, TransactionPair, TransactionTimes
 from infra.settings import Settings
 from tests.crash.gate import CLAIM
+from workers.lane import turn
 
 __all__ = ["BROKEN"]
 
 
 def _no_fence() -> None:
-    """Transactional ids are a process's own: nobody's last transaction is fenced by starting."""
-    create, numbers = TransactionPair.__init__, count()
+    """Nobody's last transaction is fenced by whoever acquires its lanes."""
 
-    def init(self: TransactionPair, settings: Settings, name: str) -> None:
-        create(self, settings, f"{name}.{os.getpid()}.{next(numbers)}")
+    async def unfenced(_settings: Settings, _names: Iterable[str]) -> None: ...
 
-    TransactionPair.__init__ = init  # type: ignore[method-assign]
+    turn.fence_producers = unfenced
 
 
 def _no_epoch() -> None:
-    """A batch is stored whoever the lane's owner is."""
+    """A turn is stored whoever the lanes' owner is."""
     execute = asyncpg.Connection.execute
 
     async def unchecked(self: Any, query: str, *arguments: Any, **options: Any) -> str:
         if query.startswith(CLAIM):
-            query = query.replace("epoch = $4", "$4::bigint is not null")
+            query = query.replace("l.epoch = u.epoch", "u.epoch is not null")
         return await execute(self, query, *arguments, **options)
 
     asyncpg.Connection.execute = unchecked  # type: ignore[method-assign,assignment]
+
+
+def _two_at_once() -> None:
+    """A turn's Kafka transaction begins while the one before is under way: offsets may be written in either order."""
+
+    async def unordered(publishing: "asyncio.Task[None] | None") -> None:
+        if publishing is not None:
+            _under_way.add(publishing)
+            publishing.add_done_callback(_under_way.discard)
+
+    class Open:
+        async def __aenter__(self) -> None: ...
+
+        async def __aexit__(self, *_: object) -> None: ...
+
+    create = turn.LaneOwner.__init__
+
+    def init(self: turn.LaneOwner, *arguments: Any) -> None:
+        create(self, *arguments)
+        self._one_transaction = Open()  # type: ignore[assignment]
+
+    turn.LaneOwner.__init__ = init  # type: ignore[method-assign]
+    turn._finish = unordered
+
+
+_under_way: set["asyncio.Task[None]"] = set()
 
 
 def _offset_first() -> None:
@@ -56,9 +79,8 @@ def _unawaited() -> None:
     """Results are handed over, and nobody looks what became of them."""
     send = transactions._send
 
-    async def unseen(*arguments: Any) -> "list[asyncio.Future[Any]]":
-        await send(*arguments)
-        return []
+    async def unseen(producer: Any, messages: Any, deliveries: Any) -> None:  # noqa: ARG001 - nothing is added
+        await send(producer, messages, [])
 
     transactions._send = unseen
 
@@ -66,6 +88,7 @@ def _unawaited() -> None:
 BROKEN: dict[str, Callable[[], None]] = {
     "no fence": _no_fence,
     "no epoch": _no_epoch,
+    "two at once": _two_at_once,
     "offset first": _offset_first,
     "deliveries unawaited": _unawaited,
 }

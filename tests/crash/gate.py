@@ -48,29 +48,26 @@ def _any(arguments: tuple[Any, ...]) -> bool:
     return bool(arguments[1])
 
 
-def _alone(arguments: tuple[Any, ...]) -> bool:
-    """Tell whether a lane is told of as it ends: of one in a long tick the transaction of a step tells."""
-    return len(arguments) == 1
-
-
 def _sql(start: str) -> Call:
     return lambda arguments: arguments[1].startswith(start)
 
 
-CLAIM = "update lanes set next_offset"
+CLAIM = "\nupdate lanes as l\nset next_offset"
 
 _CONSUMER = "aiokafka.consumer.consumer:AIOKafkaConsumer"
 _PRODUCER = "aiokafka.producer.producer:AIOKafkaProducer"
 _PATCHES = (
     _Patch("join", _CONSUMER, "start", _of_group),
-    _Patch("assign", "workers.lane.worker:Worker", "on_partitions_assigned", _any),
-    _Patch("number", "workers.lane.admission", "agree_on_partitions"),
-    _Patch("known", "workers.lane.lane_row:LaneRow", "look"),
-    _Patch("fence", "infra.kafka.transactions:TransactionPair", "start"),
-    _Patch("epoch", "asyncpg.pool:Pool", "fetchrow", _sql("insert into lanes")),
-    _Patch("topic", "workers.lane.lane", "topic_ids"),
-    _Patch("committed", "workers.lane.lane", "committed_offsets"),
-    _Patch("resume", "workers.lane.lane_row:LaneRow", "go_on"),
+    _Patch("start", "infra.kafka.transactions:TransactionPair", "start"),
+    _Patch("assign", "workers.lane.membership:Membership", "on_partitions_assigned", _any),
+    _Patch("known", "workers.lane.lane_rows:LaneRows", "read"),
+    _Patch("fence", "workers.lane.turn", "fence_producers", lambda arguments: bool(arguments[1])),
+    _Patch("epoch", "workers.lane.lane_rows:LaneRows", "acquire"),
+    _Patch("number", "workers.lane.opening", "agree_on_partitions"),
+    _Patch("topic", "workers.lane.opening", "topic_ids"),
+    _Patch("committed", "workers.lane.opening", "committed_offsets"),
+    _Patch("owned", "workers.lane.lane_rows:LaneRows", "are_owned"),
+    _Patch("resume", "workers.lane.lane_rows:LaneRows", "resume"),
     _Patch("oldest", _CONSUMER, "beginning_offsets", _of_group),
     _Patch("end", _CONSUMER, "end_offsets", _of_group),
     _Patch("recall", "workers.jobs.send:SendJob", "replay_answers"),
@@ -78,11 +75,11 @@ _PATCHES = (
     _Patch("recall", "workers.jobs.expiry:ExpiryJob", "replay_answers"),
     _Patch("seek", _CONSUMER, "seek", _of_group),
     _Patch("fetch", _CONSUMER, "getmany", _of_group),
-    _Patch("take", "workers.lane.inbox:Inbox", "take"),
-    _Patch("ends", "workers.lane.time_order:Ends", "end_offsets"),
-    _Patch("look", "workers.lane.time_order:Order", "_look"),
-    _Patch("wait", "workers.lane.lane_row:LaneRow", "wait_with"),
-    _Patch("decode", "workers.lane.lane", "decode_records"),
+    _Patch("take", "workers.lane.lane:Lane", "receive"),
+    _Patch("ends", "infra.kafka.end_offsets:EndOffsets", "end_offsets"),
+    _Patch("look", "workers.lane.time_order", "read_neighbours"),
+    _Patch("wait", "workers.lane.lane_rows:LaneRows", "announce_waiting"),
+    _Patch("decode", "workers.lane.deciding", "decode_records"),
     _Patch("acquire", "asyncpg.pool:PoolAcquireContext", "__aenter__"),
     _Patch("begin", "asyncpg.transaction:Transaction", "__aenter__"),
     _Patch("claim", "asyncpg.connection:Connection", "execute", _sql(CLAIM)),
@@ -96,11 +93,12 @@ _PATCHES = (
     _Patch("delivery", _PRODUCER, "send_batch", _transactional),
     _Patch("offsets", _PRODUCER, "send_offsets_to_transaction"),
     _Patch("confirm", _PRODUCER, "commit_transaction"),
-    _Patch("revoke", "workers.lane.worker:Worker", "on_partitions_revoked", _any),
-    _Patch("drain", "workers.lane.worker:Worker", "_drain", _any),
+    _Patch("revoke", "workers.lane.membership:Membership", "on_partitions_revoked", _any),
+    _Patch("drain", "workers.lane.owners:Owners", "give_up", _any),
+    _Patch("release", "workers.lane.lane_rows:LaneRows", "release", _any),
+    _Patch("rest", "workers.lane.turn:LaneOwner", "_begin_again"),
+    _Patch("member", "infra.kafka.aiokafka_fixes:Consumer", "is_member"),
     _Patch("discard", "infra.kafka.transactions:TransactionPair", "discard"),
-    _Patch("unawaited", "workers.lane.lane_row:LaneRow", "be_not_awaited", _alone),
-    _Patch("rest", "workers.lane.inbox:Inbox", "stopped"),
     _Patch("leave", _CONSUMER, "stop", _of_group),
 )
 
@@ -137,7 +135,7 @@ class Gate:
             os._exit(1)
 
     def _is_left(self, _: tuple[Any, ...]) -> bool:
-        """What the lane's own task publishes after a recall is what an earlier owner left."""
+        """What the opening of a lane publishes after a recall is what an earlier owner left."""
         return self._recalled is not None and asyncio.current_task() is self._recalled
 
     def _wrap(self, patch: _Patch) -> None:

@@ -37,14 +37,14 @@ class Trigger(StrEnum):
     """What has to happen for a worker to come to a point."""
 
     WORK = "work"  # nothing: each batch passes it
-    JOIN = "join"  # a member joins: all lanes are closed and opened
+    JOIN = "join"  # a member joins: all lanes are given back and opened
     LEAVE = "leave"  # a member is told to stop
-    SUCCEED = "succeed"  # somebody raises the lanes' epochs: they begin again
+    SUCCEED = "succeed"  # somebody raises the lanes' epochs: their owner begins again
     RETENTION = "retention"  # what an owner stored and did not publish is gone from the input
 
 
 class Point(NamedTuple):
-    """One await of the lane's protocol."""
+    """One await of the protocol by which an owner works its lanes."""
 
     name: str
     trigger: Trigger
@@ -56,41 +56,44 @@ POINTS = {
     point.name: point
     for point in (
         Point("join", Trigger.JOIN, "the consumer starts and joins its group"),
+        Point("start", Trigger.JOIN, "the owner's two transactional producers start"),
         Point("assign", Trigger.JOIN, "the group assigns partitions"),
+        Point("known", Trigger.JOIN, "the lanes' rows are read: their last owners, and those owners' epochs"),
+        Point("fence", Trigger.JOIN, "the last owners that have not given their lanes back are fenced in Kafka"),
+        Point("epoch", Trigger.JOIN, "the lanes' epochs are raised in Postgres, if they are still the same"),
         Point("number", Trigger.JOIN, "the count of partitions that accounts are numbered by is read"),
-        Point("known", Trigger.JOIN, "the lane's epoch is looked at"),
-        Point("fence", Trigger.JOIN, "the two transactional producers start, which fences the last owner"),
-        Point("epoch", Trigger.JOIN, "the lane's epoch is raised in Postgres, if it is still the same"),
         Point("topic", Trigger.JOIN, "the topic's id is asked for"),
-        Point("committed", Trigger.JOIN, "the group's offset is asked for"),
-        Point("oldest", Trigger.JOIN, "the partition's oldest offset is asked for"),
-        Point("end", Trigger.JOIN, "the partition's end is asked for"),
-        Point("resume", Trigger.JOIN, "the lane's row notes the topic's id, and that the lane is not halted"),
+        Point("committed", Trigger.JOIN, "the group's offsets are asked for"),
+        Point("oldest", Trigger.JOIN, "the partitions' oldest offsets are asked for"),
+        Point("end", Trigger.JOIN, "the partitions' ends are asked for"),
+        Point("owned", Trigger.JOIN, "the lanes' epochs are read once more"),
+        Point("resume", Trigger.JOIN, "the lanes' rows note the topic's id, and that the lanes are not halted"),
         Point("recall", Trigger.RETENTION, "what an earlier owner stored is read from the books"),
         Point("left", Trigger.RETENTION, "what an earlier owner left is published"),
         Point("seek", Trigger.JOIN, "the consumer seeks"),
         Point("fetch", Trigger.WORK, "the consumer is polled"),
-        Point("take", Trigger.WORK, "the lane takes a batch from its inbox"),
+        Point("take", Trigger.WORK, "a turn takes what a lane has received"),
         Point("ends", Trigger.WORK, "the ends of the other lanes' partitions are asked for"),
         Point("look", Trigger.WORK, "the other lanes' rows are read"),
-        Point("wait", Trigger.WORK, "the lane's row tells the others with which time it waits for them"),
-        Point("decode", Trigger.WORK, "the batch is decoded"),
+        Point("wait", Trigger.WORK, "lanes' rows tell the others with which time they wait for them"),
+        Point("decode", Trigger.WORK, "a lane's batch is decoded"),
         Point("acquire", Trigger.WORK, "a connection is taken from the pool"),
         Point("begin", Trigger.WORK, "the Postgres transaction begins"),
-        Point("claim", Trigger.WORK, "the epoch is checked and the next offset noted"),
+        Point("claim", Trigger.WORK, "the lanes' epochs are checked and their next offsets noted"),
         Point("step", Trigger.WORK, "a step of a tick is booked", ("expiry",)),
         Point("call", Trigger.WORK, "the ledger is called"),
         Point("commit", Trigger.WORK, "the Postgres transaction commits"),
         Point("publish", Trigger.WORK, "the Kafka transaction begins"),
         Point("partitions", Trigger.WORK, "a result topic's partitions are asked for"),
         Point("delivery", Trigger.WORK, "a batch of results is handed to the producer"),
-        Point("offsets", Trigger.WORK, "the offset joins the transaction; after: deliveries are awaited"),
+        Point("offsets", Trigger.WORK, "the offsets join the transaction; after: deliveries are awaited"),
         Point("confirm", Trigger.WORK, "the Kafka transaction commits"),
         Point("revoke", Trigger.JOIN, "the group takes partitions away"),
-        Point("drain", Trigger.JOIN, "lanes finish what they hold"),
-        Point("discard", Trigger.JOIN, "a lane's producers stop"),
-        Point("unawaited", Trigger.JOIN, "the others are told not to wait for a lane that ends"),
-        Point("rest", Trigger.SUCCEED, "a lane waits before it begins again"),
+        Point("drain", Trigger.JOIN, "the owner finishes what it holds"),
+        Point("release", Trigger.JOIN, "the lanes' rows are given back"),
+        Point("rest", Trigger.SUCCEED, "the owner waits before it begins again"),
+        Point("member", Trigger.SUCCEED, "the group's coordinator is asked whether the worker is a member still"),
+        Point("discard", Trigger.SUCCEED, "the owner's producers stop"),
         Point("leave", Trigger.LEAVE, "the consumer leaves its group and stops"),
     )
 }

@@ -5,7 +5,6 @@ import ctypes
 import os
 import signal
 import traceback
-from contextlib import aclosing
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -30,8 +29,7 @@ from workers.errors import WorkerError
 from workers.jobs.billing import BillingJob
 from workers.jobs.expiry import ExpiryJob
 from workers.jobs.send import SendJob
-from workers.lane import lane, recovery, worker
-from workers.lane.time_order import Ends
+from workers.lane import opening, recovery, worker
 from workers.lane.worker import run_worker
 from workers.ledger.plans import load_catalogue
 
@@ -95,7 +93,7 @@ def _hear_less(settings: Settings) -> None:
 
     And not ask for long whether it is so. What is published and not noted yet is beyond what a lane can know.
     """
-    told, dice = lane.committed_offsets, Random(os.getpid())  # noqa: S311 - a workload
+    told, dice = opening.committed_offsets, Random(os.getpid())  # noqa: S311 - a workload
 
     async def less(admin: AIOKafkaAdminClient, group: str, places: list[TopicPartition]) -> dict[TopicPartition, Any]:
         offsets = await told(admin, group, places)
@@ -112,8 +110,8 @@ def _hear_less(settings: Settings) -> None:
             await connection.close()
         return offsets
 
-    lane.committed_offsets = less
-    recovery._DOUBTS = 1
+    opening.committed_offsets = less
+    recovery._ATTEMPTS = 1
 
 
 def _note_claims() -> None:
@@ -122,11 +120,12 @@ def _note_claims() -> None:
 
     async def noted(self: Any, query: str, *arguments: Any, **options: Any) -> str:
         done = await execute(self, query, *arguments, **options)
-        if query.startswith(CLAIM) and done == "UPDATE 1":
+        if query.startswith(CLAIM) and done == f"UPDATE {len(arguments[2])}":
             await execute(
                 self,
-                "insert into crash_claims select consumer_group, partition, $4, epoch from lanes"
-                " where consumer_group = $1 and topic = $2 and partition = $3",
+                "insert into crash_claims select l.consumer_group, l.partition, u.epoch, l.epoch"
+                " from lanes as l join unnest($3::integer[], $4::bigint[]) as u (partition, epoch) using (partition)"
+                " where l.consumer_group = $1 and l.topic = $2",
                 *arguments[:4],
             )
         return done
@@ -157,8 +156,7 @@ async def _work(start: Start, stop: asyncio.Event) -> None:
         case "billing":
             await run_worker(BillingJob(catalogue), settings, stop)
         case _:
-            async with aclosing(Ends(settings)) as ends:
-                await run_worker(ExpiryJob(ends, catalogue, settings), settings, stop)
+            await run_worker(ExpiryJob(catalogue, settings), settings, stop)
 
 
 def _may_pass(error: Exception) -> bool:

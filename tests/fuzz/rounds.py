@@ -113,7 +113,6 @@ async def fuzzing(settings: Settings) -> AsyncIterator[Fuzz]:
     catalogue = load_catalogue()
     async with AsyncExitStack() as stack:
         logs = stack.enter_context(capture_logs())
-        ends = await stack.enter_async_context(reader(settings, None, "read_uncommitted"))
-        jobs = (SendJob(catalogue), BillingJob(catalogue), ExpiryJob(ends, catalogue, settings))
+        jobs = (SendJob(catalogue), BillingJob(catalogue), ExpiryJob(catalogue, settings))
         await stack.enter_async_context(working(settings, *jobs))
         yield Fuzz(settings, logs)

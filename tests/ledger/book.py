@@ -103,7 +103,7 @@ class Book:
         requests = [self._request(event) for event in events]
         connection = connection or self.connection
         async with connection.transaction():
-            messages, _, _ = await job.decide(connection, Batch(job.topic, 0, requests))
+            messages, _, _ = await job.decide(connection, Batch(requests))
         return [body(message) for message in messages]
 
     async def one(self, event: Event) -> dict[str, Any]:
@@ -126,13 +126,13 @@ class Book:
         tick = None
         while tick is None or tick.code == "booking":
             async with self.connection.transaction():
-                tick = await expire_step(self.connection, 0, request, min(self.now, horizon or self.now), terms)
+                tick = await expire_step(self.connection, request, min(self.now, horizon or self.now), terms)
         movements = await tick_movements(self.connection, tick) if tick.source_offset == request.offset else []
         return [body(message) for message in tick_messages(tick, movements, request.offset)]
 
     def _request(self, event: Event) -> Request[Any]:
         self.offset += 1
-        return Request(event, event.subject or "", event.id, fingerprint(event), self.now, self.offset - 1)
+        return Request(event, event.subject or "", event.id, fingerprint(event), self.now, 0, self.offset - 1)
 
     # -- looking --------------------------------------------------------------------------------------------------
 

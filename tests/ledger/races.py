@@ -121,18 +121,18 @@ class Lane:
         async with self.connection.transaction():
             topic = EVENTS[inputs[0].type].topic
             job = SendJob(self._catalogue) if topic == SEND_REQUESTS else BillingJob(self._catalogue)
-            await job.decide(self.connection, Batch(topic, 0, requests))
+            await job.decide(self.connection, Batch(requests))
 
     async def _tick(self, request: Request[Any]) -> None:
         code = "booking"
         while code == "booking":
             async with self.connection.transaction():
-                tick = await expire_step(self.connection, 0, request, request.event.data.as_of, self._terms)
+                tick = await expire_step(self.connection, request, request.event.data.as_of, self._terms)
             code = tick.code
 
     def _request(self, input_: Input) -> Request[Any]:
         event = event_of(input_)
-        return Request(event, input_.account, event.id, fingerprint(event), input_.as_of, next(self._offsets))
+        return Request(event, input_.account, event.id, fingerprint(event), input_.as_of, 0, next(self._offsets))
 
 
 class Race:

@@ -30,7 +30,7 @@ def sql_of(form: Form) -> str:
     return "\n".join(map(str, form))
 
 
-BATCH_UNLOCKED = Edit("open_accounts.sql", "for no key update")
+BATCH_UNLOCKED = Edit("lock_accounts.sql", "for no key update")
 TICK_UNLOCKED = Edit("expire.sql", "for no key update")
 
 # The lock as a statement of the debit's own.
@@ -74,9 +74,9 @@ BROKEN: dict[str, Form] = {
 }
 
 DEADLOCKING: dict[str, Form] = {
-    "accounts are locked in any order": (Edit("open_accounts.sql", "order by a.account for", "order by random() for"),),
+    "accounts are locked in any order": (Edit("lock_accounts.sql", "order by a.account for", "order by random() for"),),
     "a tick locks the last account first": (
         Edit("expire.sql", "order by a.account for", "order by a.account desc for"),
     ),
 }
-NEWCOMERS_DEADLOCK: Form = (Edit("open_accounts.sql", "order by wanted.account_id", "order by random()"),)
+NEWCOMERS_DEADLOCK: Form = (Edit("lock_accounts.sql", "order by wanted.account_id", "order by random()"),)

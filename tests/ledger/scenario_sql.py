@@ -71,11 +71,11 @@ class SqlBooks:
         topic = EVENTS[inputs[0].type].topic
         job = {SEND_REQUESTS: SendJob, BILLING_EVENTS: BillingJob}[topic](self.catalogue)
         async with self.connection.transaction():
-            messages, refused, _ = await job.decide(self.connection, Batch(topic, 0, requests, waited_for(inputs[0])))
+            messages, refused, _ = await job.decide(self.connection, Batch(requests, waited_for(inputs[0])))
         booked = await self._booked_at([request.offset for request in requests])
         rows = []
         for request in requests:
-            if request.offset in refused:
+            if request.place in refused:
                 rows.append([DEAD_LETTER])
             else:
                 rows.append(booked[request.offset] or [await self._answer_to(request)])
@@ -88,7 +88,7 @@ class SqlBooks:
         horizon = min(tick.data["as_of"], tick.as_of, read_to or tick.as_of)
         terms = tick_terms(self.catalogue, STEP_LOTS, 1)
         async with self.connection.transaction():
-            answer = await expire_step(self.connection, 0, request, horizon, terms)
+            answer = await expire_step(self.connection, request, horizon, terms)
         rows = (await self._booked_at([request.offset]))[request.offset]
         summary = {"account": None, "code": answer.code, "lots": answer.lots, "credits": answer.credits}
         return [*rows, summary | {"repeat": answer.source_offset != request.offset}]
@@ -116,7 +116,7 @@ class SqlBooks:
     def _request(self, input_: Input) -> Request[Any]:
         self._offset += 1
         event = event_of(input_)
-        return Request(event, input_.account, event.id, fingerprint(event), input_.as_of, self._offset)
+        return Request(event, input_.account, event.id, fingerprint(event), input_.as_of, 0, self._offset)
 
     async def _booked_at(self, offsets: list[int]) -> dict[int, list[dict[str, Any]]]:
         """Return what was booked for each input record, by account and sequence."""

@@ -123,7 +123,7 @@ async def test_a_batch_in_which_a_lot_ends_charges_each_send_by_its_own_instant(
 async def _decide_requests(book: Book, requests: list[Request[Any]]) -> list[str]:
     job = SendJob(book.catalogue)
     async with book.connection.transaction():
-        bodies = [body(m) for m in (await job.decide(book.connection, Batch(job.topic, 0, requests))).messages]
+        bodies = [body(m) for m in (await job.decide(book.connection, Batch(requests))).messages]
     return [each["code"] for each in bodies if each["type"] == "inmail.send.decided.v1"]
 
 

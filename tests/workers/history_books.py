@@ -93,7 +93,7 @@ class _ReadAll:
 async def decide_one_by_one(settings: Settings, placed: Sequence[Placed]) -> None:
     """Decide the history into the live books, each record alone, and note how far the lanes have read."""
     catalogue = load_catalogue(settings.plans_file)
-    jobs: list[Job] = [SendJob(catalogue), BillingJob(catalogue), ExpiryJob(_ReadAll(), catalogue, settings)]
+    jobs: list[Job] = [SendJob(catalogue), BillingJob(catalogue), ExpiryJob(catalogue, settings)]
     by_topic = {job.topic: job for job in jobs}
     read: dict[tuple[str, int], tuple[int, datetime]] = defaultdict(lambda: (0, datetime.min.replace(tzinfo=UTC)))
     connection = await connect_database(settings)
@@ -108,7 +108,7 @@ async def decide_one_by_one(settings: Settings, placed: Sequence[Placed]) -> Non
         )
         found = decode_records([record], from_milliseconds(each.record.time), TimePolicy(RecordTime.CREATE))
         async with connection.transaction():
-            batch = Batch(topic, partition, found.requests)
+            batch = Batch(found.requests)
             while job.step is not None and await job.step(connection, batch):
                 pass
             await job.decide(connection, batch)

@@ -113,16 +113,15 @@ async def whole_history(settings: Settings, book: Book, account: str) -> UUID:
     now = datetime.now(UTC)
     tick = ExpiryTick.create(id=uuid4(), source="/test", time=now, data={"as_of": now})
     billing, sending = BillingJob(load_catalogue()), SendJob(load_catalogue())
-    async with reader(settings, None, "read_uncommitted") as lanes:
-        expiry = ExpiryJob(lanes, load_catalogue(), settings)
-        async with working(settings, billing, sending, expiry):
-            await publish(settings, BILLING_EVENTS, [promotion(account, 2), begun, cancelled])
-            await published(settings, billing)
-            await publish(settings, SEND_REQUESTS, [*sends, back, free, repeat, conflict])
-            await published(settings, sending)
-            async with create_producer(settings, "test") as producer:
-                for place in partitions_of(EXPIRY_TICKS, settings.topic_partitions):
-                    await producer.send_and_wait(EXPIRY_TICKS, encode(tick), partition=place.partition)
-            await published(settings, expiry)
+    expiry = ExpiryJob(load_catalogue(), settings)
+    async with working(settings, billing, sending, expiry):
+        await publish(settings, BILLING_EVENTS, [promotion(account, 2), begun, cancelled])
+        await published(settings, billing)
+        await publish(settings, SEND_REQUESTS, [*sends, back, free, repeat, conflict])
+        await published(settings, sending)
+        async with create_producer(settings, "test") as producer:
+            for place in partitions_of(EXPIRY_TICKS, settings.topic_partitions):
+                await producer.send_and_wait(EXPIRY_TICKS, encode(tick), partition=place.partition)
+        await published(settings, expiry)
     await settled(settings)
     return tick.id

@@ -6,6 +6,7 @@ one another, each four years later (1461 days, after which the calendar repeats)
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -68,14 +69,26 @@ class ByPartition:
         return self._default if catalogue is None else self._make(catalogue)
 
     async def _step(self, connection: Connection, batch: Batch) -> bool:
-        """Do a step by the partition's catalogue."""
-        step = self._job(batch.partition).step
-        assert step is not None
-        return await step(connection, batch)
+        """Do a step of the first partition that has one left, by the partition's catalogue."""
+        for job, part in self._parts(batch):
+            assert job.step is not None
+            if await job.step(connection, part):
+                return True
+        return False
 
     async def decide(self, connection: Connection, batch: Batch) -> Decision:
-        """Decide a batch by the partition's catalogue."""
-        return await self._job(batch.partition).decide(connection, batch)
+        """Decide each partition's requests by the partition's catalogue."""
+        decision = Decision([], {}, Counter())
+        for job, part in self._parts(batch):
+            messages, refused, codes = await job.decide(connection, part)
+            decision = Decision(decision.messages + messages, decision.refused | refused, decision.codes + codes)
+        return decision
+
+    def _parts(self, batch: Batch) -> list[tuple[Job, Batch]]:
+        by_partition: dict[int, list[Request[Any]]] = {}
+        for request in batch.requests:
+            by_partition.setdefault(request.partition, []).append(request)
+        return [(self._job(each), replace(batch, requests=requests)) for each, requests in by_partition.items()]
 
     async def replay_answers(self, connection: Connection, partition: int, stored: StoredRange) -> Any:
         """Return what was published; the catalogue does not matter."""

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from infra.kafka.clients import reader
 from infra.settings import Settings
 from tests.workers.processes import free_port
 from tests.workers.wire import working
@@ -94,8 +93,7 @@ async def everyone(settings: Settings) -> AsyncIterator[dict[str, int]]:
     async with (
         working(own["send"], SendJob(catalogue)),
         working(own["billing"], BillingJob(catalogue)),
-        reader(settings, None, "read_uncommitted") as ends,
-        working(own["expiry"], ExpiryJob(ends, catalogue, settings)),
+        working(own["expiry"], ExpiryJob(catalogue, settings)),
         observing(settings) as books,
         _lag(settings) as lag,
     ):

@@ -25,7 +25,6 @@ from workers.jobs.billing import BillingJob
 from workers.jobs.expiry import ExpiryJob
 from workers.jobs.job import Job
 from workers.jobs.send import SendJob
-from workers.lane.time_order import Ends
 from workers.lane.worker import run_worker
 from workers.ledger.plans import load_catalogue
 
@@ -46,7 +45,7 @@ class Workers:
     def _job(self, topic: str) -> Job:
         catalogue = load_catalogue()
         if topic == EXPIRY_TICKS:
-            return ExpiryJob(Ends(self._settings), catalogue, self._settings)
+            return ExpiryJob(catalogue, self._settings)
         return SendJob(catalogue) if topic == SEND_REQUESTS else BillingJob(catalogue)
 
     async def start(self, topic: str) -> None:

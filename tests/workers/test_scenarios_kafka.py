@@ -56,13 +56,12 @@ async def test_the_workers_do_what_the_tables_say_and_publish_each_row_once(syst
     catalogues: dict[int, Any] = {}
     default = load_catalogue()
     async with AsyncExitStack() as clients:
-        ends = await clients.enter_async_context(reader(system, isolation_level="read_uncommitted"))
         producer = await clients.enter_async_context(create_producer(system, "scenarios"))
         pool = await clients.enter_async_context(create_pool(system.model_copy(update={"database_connections": 20})))
         jobs = (
             ByPartition(SendJob, catalogues, default),
             ByPartition(BillingJob, catalogues, default),
-            ByPartition(lambda catalogue: ExpiryJob(ends, catalogue, system), catalogues, default),
+            ByPartition(lambda catalogue: ExpiryJob(catalogue, system), catalogues, default),
         )
         played: list[KafkaBooks] = []
 

@@ -33,7 +33,8 @@ async def prepare(settings: Settings) -> None:
     connection = await connect_database(settings)
     groups = {row.topic: row.group for row in CATALOGUE if row.group}
     await connection.executemany(
-        "insert into lanes (consumer_group, topic, partition, epoch, next_offset) values ($1, $2, $3, 1, $4)"
+        "insert into lanes (consumer_group, topic, partition, epoch, next_offset, owner_epoch)"
+        " values ($1, $2, $3, 1, $4, 1)"
         " on conflict (consumer_group, topic, partition) do update set next_offset = excluded.next_offset",
         [(groups[tp.topic], tp.topic, tp.partition, offset) for tp, offset in passed.items()],
     )

@@ -8,7 +8,7 @@ from schemas.results import DeadLetterReason
 from workers.jobs.job import Batch, Decision
 from workers.jobs.request_job import RequestJob
 from workers.jobs.result_events import decision_from
-from workers.ledger.model import WorkerName
+from workers.ledger.model import Place, WorkerName
 from workers.ledger.movements import decide
 from workers.ledger.plans import Catalogue
 from workers.ledger.store import Answer, answer_all, open_batch
@@ -28,21 +28,20 @@ class BillingJob(RequestJob):
         event that was answered before keeps its answer, also if its plan has been removed since.
         """
         answers: list[Answer] = []
-        refused: dict[int, Undecodable] = {}
+        refused: dict[Place, Undecodable] = {}
         for requests in await self._parts(connection, batch):
             opened = await open_batch(
                 connection,
                 self.worker,
-                batch.partition,
                 requests,
                 lambda request: unknown_plan(request.event, self._catalogue) is None,
             )
-            await self._partitioning.record(connection, batch.partition, requests, opened.foreign)
+            await self._partitioning.record(connection, requests, opened.foreign)
             decided = await decide(connection, opened, self._catalogue, batch.waited_for)
-            problems = {request.offset: unknown_plan(request.event, self._catalogue) for request in opened.set_aside}
-            refused |= {offset: problem for offset, problem in problems.items() if problem is not None}
-            answers += answer_all(opened, [each for each in requests if each.offset not in refused], decided)
-        return decision_from(answers, batch.partition, refused)
+            problems = {request.place: unknown_plan(request.event, self._catalogue) for request in opened.set_aside}
+            refused |= {place: problem for place, problem in problems.items() if problem is not None}
+            answers += answer_all(opened, [each for each in requests if each.place not in refused], decided)
+        return decision_from(answers, refused)
 
 
 def unknown_plan(event: Event, catalogue: Catalogue) -> Undecodable | None:

@@ -10,7 +10,7 @@ from infra.postgres import Connection, is_refusal
 from schemas.catalogue import Undecodable
 from schemas.results import DeadLetterReason
 from workers.jobs.job import Batch, Decision, Job, Message
-from workers.ledger.model import Request
+from workers.ledger.model import Place, Request
 
 __all__ = ["decide_bisected"]
 
@@ -26,7 +26,7 @@ async def decide_bisected(job: Job, connection: Connection, batch: Batch) -> Dec
 
     """
     messages: list[Message] = []
-    refused: dict[int, Undecodable] = {}
+    refused: dict[Place, Undecodable] = {}
     codes: Counter[str] = Counter()
     parts = [batch.requests]
     while parts:
@@ -41,7 +41,7 @@ async def decide_bisected(job: Job, connection: Connection, batch: Batch) -> Dec
                 middle = len(part) // 2
                 parts += [part[middle:], part[:middle]]
             else:
-                refused[part[0].offset] = _refusal(part[0], error)
+                refused[part[0].place] = _refusal(part[0], error)
         else:
             messages += decision.messages
             refused |= decision.refused
@@ -52,7 +52,11 @@ async def decide_bisected(job: Job, connection: Connection, batch: Batch) -> Dec
 def _refusal(request: Request[object], error: asyncpg.PostgresError) -> Undecodable:
     """Return the reason for the dead letter. The error's details show rows, so they go to the log only."""
     structlog.get_logger("inmail.lane").error(
-        "refused_by_database", offset=request.offset, sqlstate=error.sqlstate, error=str(error)
+        "refused_by_database",
+        partition=request.partition,
+        offset=request.offset,
+        sqlstate=error.sqlstate,
+        error=str(error),
     )
     constraint = getattr(error, "constraint_name", None)
     reason = f"the database refuses it (SQLSTATE {error.sqlstate}"

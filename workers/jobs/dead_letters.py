@@ -16,6 +16,7 @@ from schemas.ids import dead_letter_id
 from schemas.results import DeadLetterCut, DeadLetterHeader, DeadLetterOrigin, dead_lettered
 from workers.jobs.job import Message
 from workers.jobs.messages import event_message
+from workers.ledger.model import Place
 
 __all__ = ["LETTER_HEADER", "dead_letters"]
 
@@ -29,17 +30,17 @@ _KEPT_OTHER_BYTES = 64 * 1024  # of its key, and of all its headers
 _ACCOUNT_ID = re.compile(ID_PATTERN.encode())
 
 
-def dead_letters(records: Sequence[ConsumerRecord], refused: Mapping[int, Undecodable]) -> list[Message]:
+def dead_letters(records: Sequence[ConsumerRecord], refused: Mapping[Place, Undecodable]) -> list[Message]:
     """Return a dead letter for each refused record of a batch, and log it.
 
     Args:
         records: the batch.
-        refused: the reason for each refused record, by offset.
+        refused: the reason for each refused record, by partition and offset.
 
     """
     letters = []
     for record in records:
-        if (problem := refused.get(record.offset)) is not None:
+        if (problem := refused.get((record.partition, record.offset))) is not None:
             structlog.get_logger("inmail.lane").warning(
                 "dead_letter",
                 topic=record.topic,
@@ -77,7 +78,8 @@ def dead_letter(record: ConsumerRecord, problem: Undecodable) -> Message:
             "cut": cut,
         },
     )
-    return event_message(DEAD_LETTERS, key if cut is None else None, body, record.partition, record.offset)
+    place = record.partition, record.offset
+    return event_message(DEAD_LETTERS, key if cut is None else None, body, record.partition, place)
 
 
 Headers = Sequence[tuple[str, bytes | None]]

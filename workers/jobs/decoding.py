@@ -9,7 +9,7 @@ from aiokafka.structs import ConsumerRecord
 from infra.clock import from_milliseconds
 from schemas.catalogue import Undecodable, decode, fingerprint
 from workers.jobs.record_times import TimePolicy
-from workers.ledger.model import Request
+from workers.ledger.model import Place, Request
 
 __all__ = ["DecodedBatch", "decision_time", "decode_records", "latest_decision_time"]
 
@@ -18,17 +18,18 @@ class DecodedBatch(NamedTuple):
     """A batch's records, told apart."""
 
     requests: list[Request[Any]]
-    refused: dict[int, Undecodable]  # by offset
+    refused: dict[Place, Undecodable]
     as_of: datetime  # the latest broker timestamp read so far
 
 
 def decode_records(records: Sequence[ConsumerRecord], as_of: datetime, times: TimePolicy) -> DecodedBatch:
-    """Decode records in order. Time never runs back: a record older than one before it is decided as of that one.
+    """Decode records of one partition, in order.
 
-    A record whose time is not taken cannot be decided, and moves no clock.
+    Time never runs back: a record older than one before it is decided as of that one. A record whose time is not taken
+    cannot be decided, and moves no clock.
     """
     requests = []
-    refused = {}
+    refused: dict[Place, Undecodable] = {}
     milliseconds = None
     for record in records:
         try:
@@ -39,9 +40,10 @@ def decode_records(records: Sequence[ConsumerRecord], as_of: datetime, times: Ti
                 milliseconds = record.timestamp
             event = decode(record.topic, record.key, record.value, record.headers)
         except Undecodable as error:
-            refused[record.offset] = error
+            refused[record.partition, record.offset] = error
         else:
-            requests.append(Request(event, event.subject or "", event.id, fingerprint(event), as_of, record.offset))
+            place = record.partition, record.offset
+            requests.append(Request(event, event.subject or "", event.id, fingerprint(event), as_of, *place))
     return DecodedBatch(requests, refused, as_of)
 
 

@@ -6,22 +6,25 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
+from infra.clock import EARLIEST
 from infra.kafka.transactions import Message
 from infra.postgres import Connection
 from schemas.catalogue import Undecodable
-from workers.ledger.model import Request
+from workers.ledger.model import Place, Request
 
-__all__ = ["Batch", "Decision", "Job", "Message", "Step", "StoredRange"]
+__all__ = ["Batch", "Decision", "Job", "Message", "Place", "Step", "StoredRange"]
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The decoded requests of a batch of records from one partition."""
+    """The decoded requests of a batch of records from one or several partitions of the job's topic.
 
-    topic: str
-    partition: int
+    Requests of one partition are in the order of their offsets.
+    """
+
     requests: Sequence[Request[Any]]
     waited_for: str | None = None  # consumer group with records unread that come before these and may give credits
+    read_to: datetime = EARLIEST  # up to when the lanes that may give credits have read all they have
 
 
 class StoredRange(NamedTuple):
@@ -40,7 +43,7 @@ class Decision(NamedTuple):
     """The result of deciding a batch."""
 
     messages: list[Message]  # to publish
-    refused: dict[int, Undecodable]  # valid records that can never succeed, by offset: to dead-letter
+    refused: dict[Place, Undecodable]  # valid records that can never succeed: to dead-letter
     codes: "Counter[str]"  # number of outcomes by code, for the metrics
 
 
@@ -57,8 +60,9 @@ class Job(Protocol):
     def step(self) -> Step | None:
         """A function that does a bounded part of a batch's work before the decision; None if the job has no such work.
 
-        The lane calls the function in a transaction of its own, again and again until it returns False: no work is
-        left. Rows that it books belong to the batch's records and are published with their answers.
+        The function is called in a transaction of its own, with requests of one partition, again and again until it
+        returns False: no work is left. Rows that it books belong to the batch's records and are published with their
+        answers.
         """
 
     async def decide(self, connection: Connection, batch: Batch) -> Decision:

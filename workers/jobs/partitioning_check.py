@@ -9,7 +9,7 @@ brokers have it in their request log and metrics only, and give it to no consume
 """
 
 from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
@@ -48,20 +48,27 @@ class PartitioningCheck:
     _lanes: dict[int, _LaneReport] = field(default_factory=dict)
 
     async def record(
-        self, connection: Connection, partition: int, requests: Sequence[Request[Any]], accounts: Container[str]
+        self, connection: Connection, requests: Sequence[Request[Any]], accounts: Mapping[str, int]
     ) -> None:
         """Count a batch's records of accounts that belong to another partition, inside the transaction that decides it.
 
         Args:
             connection: its transaction.
-            partition: where the batch was read.
             requests: the batch.
-            accounts: those of its accounts that belong to another one.
+            accounts: the own partition of each account of which a request came on another one.
 
         """
-        misplaced = [request for request in requests if request.account_id in accounts]
-        if not misplaced:
+        if not accounts:
             return
+        misplaced: dict[int, list[Request[Any]]] = {}
+        for request in requests:
+            if accounts.get(request.account_id, request.partition) != request.partition:
+                misplaced.setdefault(request.partition, []).append(request)
+        for partition, each in misplaced.items():
+            await self._record(connection, partition, each)
+
+    async def _record(self, connection: Connection, partition: int, misplaced: Sequence[Request[Any]]) -> None:
+        """Count the records of one partition whose accounts belong to another one."""
         known = {row["source"]: row["last_offset"] for row in await connection.fetch(_KNOWN, self.topic, partition)}
         counted_to = max(known.values(), default=-1)  # a lane reads in order
         by_source: dict[str, list[Request[Any]]] = {}

@@ -40,7 +40,7 @@ class RequestJob:
             return [batch.requests]
         parts: list[Sequence[Request[Any]]] = list(split_at_repeats(batch.requests))
         if len(parts) > 1:  # all locks are taken at once, in order
-            await lock_accounts(connection, batch.partition, batch.requests)
+            await lock_accounts(connection, batch.requests)
         return parts
 
     async def replay_answers(self, connection: Connection, partition: int, stored: StoredRange) -> list[Message]:

@@ -28,7 +28,7 @@ from schemas.results import (
 )
 from workers.jobs.job import Decision, Message
 from workers.jobs.messages import event_message
-from workers.ledger.model import ACCEPTED, Code, Entry, Tick, WorkerName
+from workers.ledger.model import ACCEPTED, Code, Entry, Place, Tick, WorkerName
 from workers.ledger.store import Answer, is_of
 from workers.telemetry.worker_metrics import REPEAT
 from workers.topology import TOPIC_OF
@@ -40,15 +40,14 @@ __all__ = [
 ]
 
 
-def decision_from(answers: Iterable[Answer], partition: int, refused: dict[int, Undecodable] | None = None) -> Decision:
+def decision_from(answers: Iterable[Answer], refused: dict[Place, Undecodable] | None = None) -> Decision:
     """Return the decision of a batch: a message for each answer and movement, and the number of outcomes by code.
 
     An answer is a repeat unless it was decided for the record itself.
 
     Args:
         answers: each request with its journal rows.
-        partition: the partition of the batch.
-        refused: the records to dead-letter, by offset.
+        refused: the records to dead-letter, by partition and offset.
 
     """
     messages = []
@@ -56,17 +55,15 @@ def decision_from(answers: Iterable[Answer], partition: int, refused: dict[int, 
     for request, entries in answers:
         original = request.request_id.original if isinstance(request.request_id, DerivedId) else None
         for entry in entries:
-            repeat = not is_of(entry, partition, request.offset)
-            message = result_event(
-                request.account_id, entry, repeat=repeat, origin=request.offset, original_id=original
-            )
+            repeat = not is_of(entry, request)
+            message = result_event(request.account_id, entry, repeat=repeat, origin=request.place, original_id=original)
             messages.append(message)
             codes.append(REPEAT if repeat else entry.code)
     return Decision(messages, refused or {}, Counter(codes))
 
 
 def result_event(
-    account_id: str, entry: Entry, *, repeat: bool = False, origin: int | None = None, original_id: str | None = None
+    account_id: str, entry: Entry, *, repeat: bool = False, origin: Place | None = None, original_id: str | None = None
 ) -> Message:
     """Return the event of a journal row.
 
@@ -74,7 +71,7 @@ def result_event(
         account_id: the account of the row.
         entry: the row.
         repeat: whether the row was decided for another record than the one being answered.
-        origin: the offset of the record being answered; None if the event is published for no record.
+        origin: the place of the record being answered; None if the event is published for no record.
         original_id: the id that its producer gave to the row's request, where it is no UUID.
 
     """
@@ -261,4 +258,4 @@ def tick_messages(tick: Tick, movements: list[tuple[str, Entry]], offset: int) -
             "repeat": tick.source_offset != offset,
         },
     )
-    return [*messages, event_message(CREDIT_EVENTS, None, body, tick.partition, offset)]
+    return [*messages, event_message(CREDIT_EVENTS, None, body, tick.partition, (tick.partition, offset))]

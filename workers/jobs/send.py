@@ -20,8 +20,8 @@ class SendJob(RequestJob):
         """Charge paid sends that find a credit, reverse undelivered ones, and answer every request."""
         answers: list[Answer] = []
         for requests in await self._parts(connection, batch):
-            opened = await open_batch(connection, self.worker, batch.partition, requests)
-            await self._partitioning.record(connection, batch.partition, requests, opened.foreign)
+            opened = await open_batch(connection, self.worker, requests)
+            await self._partitioning.record(connection, requests, opened.foreign)
             decided = await decide(connection, opened, self._catalogue, batch.waited_for)
             answers += answer_all(opened, requests, decided)
-        return decision_from(answers, batch.partition)
+        return decision_from(answers)

@@ -1,71 +1,87 @@
-"""Which of the records that a lane has taken may be decided now: not of a time far ahead, and not before its order."""
+"""Which of the records that lanes have received may be decided now: none of a time far ahead, none out of order."""
 
 from bisect import bisect_left
-from collections.abc import Callable
-from datetime import datetime
+from collections.abc import Sequence
 
-from infra.postgres import Pool
-from infra.settings import Settings
-from workers.jobs.record_times import TimePolicy
-from workers.lane.clock_guard import ClockGuard
-from workers.lane.inbox import Inbox, Taken
-from workers.lane.lane_row import LaneRow
-from workers.lane.numbering import agree_on_partitions, other_numbers, places_of
-from workers.lane.time_order import Ends, Order, Turn
-from workers.telemetry.lane_health import LaneHealth
+from aiokafka import TopicPartition
+
+from infra.kafka.clients import partition_of
+from schemas.catalogue import BILLING_EVENTS, SEND_REQUESTS
+from workers.lane.deciding import LaneBatch
+from workers.lane.inbox import Taken
+from workers.lane.lane import Lane
+from workers.lane.lane_rows import LaneRows
+from workers.lane.time_order import Decidable, Order, Received
+from workers.lane.work import Work
+from workers.telemetry.worker_metrics import Stage
 
 __all__ = ["Admission"]
 
 
 class Admission:
-    """One lane's way from records that were taken to records that may be decided."""
+    """The way of one owner's lanes from records that were received to records that may be decided."""
 
-    def __init__(  # noqa: PLR0913, PLR0917 - what the lane has
-        self, pool: Pool, ends: Ends, row: LaneRow, inbox: Inbox, health: LaneHealth, settings: Settings
-    ) -> None:
-        self._pool, self._row, self._inbox = pool, row, inbox
-        self._guard = ClockGuard(pool, row, health, settings)
-        self._order = Order(pool, ends, row, settings.order_seconds, health)
-        self._partitions = 1
+    def __init__(self, work: Work, rows: LaneRows) -> None:
+        self._rows, self._health = rows, work.clients.health
+        self._order = Order(work.clients.pool, work.clients.ends, rows, work.settings.order_seconds)
 
-    @property
-    def times(self) -> TimePolicy:
-        """Whose word for a record's time is taken."""
-        return self._guard.times
+    async def admit(self, received: Sequence[tuple[Lane, Taken]]) -> list[LaneBatch]:
+        """Return what may be decided now of each lane that need not wait. The rest is received again.
 
-    async def open(self, partitions: int) -> None:
-        """Take the topic's number of partitions, and read what operators have decided.
+        Records before the offset that was stored when a lane was opened are decided already: they wait for nobody.
 
         Raises:
-            LaneError: when the books number accounts by another number of partitions.
+            FencedError: when a lane has a newer owner.
 
         """
-        await agree_on_partitions(self._pool, self._row.topic, partitions)
-        await self._guard.open()
-        self._partitions = partitions
+        batches = []
+        in_order: dict[Lane, Taken] = {}
+        for lane, taken in received:
+            decided = bisect_left(taken.records, lane.stored_at_start, key=lambda record: record.offset)
+            if decided or not taken.records:
+                batches.append(LaneBatch(lane, _cut(lane, taken, decided), Decidable(decided)))
+            elif count := await lane.guard.admit(taken.records, lane.as_of):
+                lane.goes_on(taken.records[0].offset)
+                in_order[lane] = _cut(lane, taken, count)
+            else:
+                await self._hold(lane, taken)
+        if in_order:
+            with self._health.stage(Stage.WAIT):
+                batches += await self._admit_in_order(in_order)
+        return batches
 
-    async def admit(
-        self, taken: Taken, as_of: datetime, stored: int, stopping: Callable[[], bool]
-    ) -> tuple[Taken, Turn] | None:
-        """Wait until records may be decided, the first at least; return them; None where a stop came first.
+    async def _admit_in_order(self, taken: dict[Lane, Taken]) -> list[LaneBatch]:
+        received = [Received(lane, each.records, _other_places(lane, each)) for lane, each in taken.items()]
+        decidable, failed = await self._order.admit(received)
+        for lane in taken.keys() - decidable.keys():
+            lane.inbox.put_back(taken[lane])
+            if lane in failed:
+                lane.postpone(failed[lane])
+        return [LaneBatch(lane, _cut(lane, taken[lane], each.records), each) for lane, each in decidable.items()]
 
-        The rest is taken again. Records before the offset `stored` are decided already: they wait for nobody.
-        """
-        if decided := bisect_left(taken.records, stored, key=lambda record: record.offset):
-            return self._cut(taken, decided), Turn(decided)
-        count = await self._guard.admit(taken.records, as_of, self._inbox, stopping)
-        if taken.records and not count:
-            return None
-        taken = self._cut(taken, count)
-        others = places_of(other_numbers(taken.records, self._row.partition, self._partitions))
-        turn = await self._order.turn(taken.records, as_of, self.times, stopping, others)
-        if taken.records and not turn.records:
-            return None
-        return self._cut(taken, turn.records), turn
+    async def _hold(self, lane: Lane, taken: Taken) -> None:
+        """Hold a record of a time far ahead, and say so."""
+        lane.inbox.put_back(taken)
+        lane.hold()
+        held = lane.guard.held
+        if held is not None:
+            await self._rows.hold(lane.row, held.reason, held.offset, held.time)
 
-    def _cut(self, taken: Taken, count: int) -> Taken:
-        if count == len(taken.records):
-            return taken
-        first, rest = taken.records[:count], taken.records[count:]
-        self._inbox.put_back(Taken(rest, taken.next_offset))
-        return Taken(first, rest[0].offset)
+
+def _cut(lane: Lane, taken: Taken, count: int) -> Taken:
+    """Return the first records of a batch, and put the others back."""
+    if count == len(taken.records):
+        return taken
+    first, rest = taken.records[:count], taken.records[count:]
+    lane.inbox.put_back(Taken(rest, taken.next_offset))
+    return Taken(first, rest[0].offset)
+
+
+def _other_places(lane: Lane, taken: Taken) -> list[TopicPartition]:
+    """Return the partitions whose lanes move credits of accounts in a batch that have another number than the lane.
+
+    The record's key tells the account: a record whose key is not its account becomes a dead letter.
+    """
+    numbers = {partition_of(record.key, lane.partitions) for record in taken.records if record.key}
+    others = sorted(numbers - {lane.partition})
+    return [TopicPartition(topic, number) for number in others for topic in (BILLING_EVENTS, SEND_REQUESTS)]

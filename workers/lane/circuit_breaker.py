@@ -15,13 +15,14 @@ from infra.settings import Settings
 from schemas.catalogue import Undecodable
 from workers.errors import BreakerError
 from workers.jobs.dead_letters import LETTER_HEADER
+from workers.jobs.job import Place
 
-__all__ = ["FEWEST", "Breaker"]
+__all__ = ["FEWEST", "CircuitBreaker"]
 
 FEWEST = 50  # dead letters that say nothing yet, whatever share they are
 
 
-class Breaker:
+class CircuitBreaker:
     """Counts the records that a worker read last, over all its lanes."""
 
     def __init__(self, settings: Settings) -> None:
@@ -32,12 +33,12 @@ class Breaker:
         self._reasons: Counter[str] = Counter()
         self._counted_to: dict[TopicPartition, int] = {}
 
-    def judge(self, records: Sequence[ConsumerRecord], refused: Mapping[int, Undecodable], stored: int = 0) -> None:
+    def record(self, records: Sequence[ConsumerRecord], refused: Mapping[Place, Undecodable], stored: int = 0) -> None:
         """Count a batch, each record once however often it is decided.
 
         Args:
-            records: the batch.
-            refused: those that cannot be decided, by offset.
+            records: the batch, of one partition.
+            refused: those that cannot be decided, by partition and offset. It may hold other partitions' too.
             stored: the offset before which all was decided when the lane began. Of that only the answers are missing,
                 and the breaker that let it be stored may have known of more records than this one.
 
@@ -47,16 +48,19 @@ class Breaker:
         """
         if not records:
             return
-        place = TopicPartition(records[0].topic, records[0].partition)
+        partition = records[0].partition
+        place = TopicPartition(records[0].topic, partition)
         counted_to = self._counted_to.get(place, 0)
         new = len(records)
         if records[0].offset < counted_to:
             new = sum(record.offset >= counted_to for record in records)
         # A message that an operator has sent back was a dead letter before: that it is one again is no news.
         bad_ones = {
-            each.offset for each in records if each.offset in refused and LETTER_HEADER not in dict(each.headers)
+            each.offset
+            for each in records
+            if (partition, each.offset) in refused and LETTER_HEADER not in dict(each.headers)
         }
-        reasons = Counter(refused[offset].reason.value for offset in bad_ones if offset >= counted_to)
+        reasons = Counter(refused[partition, offset].reason.value for offset in bad_ones if offset >= counted_to)
         self._counted_to[place] = max(counted_to, records[-1].offset + 1)
         self._add(new, reasons)
         bad = self._reasons.total()

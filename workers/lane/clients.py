@@ -5,9 +5,9 @@ from typing import NamedTuple
 from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
 
+from infra.kafka.end_offsets import EndOffsets
 from infra.postgres import Pool
-from workers.lane.circuit_breaker import Breaker
-from workers.lane.time_order import Ends
+from workers.lane.circuit_breaker import CircuitBreaker
 from workers.telemetry.health import Health
 from workers.telemetry.tracing import Traces
 
@@ -20,7 +20,7 @@ class Clients(NamedTuple):
     consumer: AIOKafkaConsumer
     admin: AIOKafkaAdminClient
     pool: Pool
-    breaker: Breaker
+    breaker: CircuitBreaker
     health: Health
-    ends: Ends
+    ends: EndOffsets
     traces: Traces

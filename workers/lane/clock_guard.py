@@ -9,11 +9,11 @@ else: what is decided is the same on every host.
 Where a setting takes the producers' times, however far from the broker's, there is nothing to compare.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
+from time import monotonic
 from typing import NamedTuple
 
-import structlog
 from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
 
@@ -21,11 +21,8 @@ from infra.clock import from_milliseconds, to_milliseconds, utc_now
 from infra.postgres import Pool
 from infra.settings import RecordTime, Settings
 from workers.jobs.record_times import TimePolicy, read_time_policy
-from workers.lane.inbox import Inbox
-from workers.lane.lane_row import LaneRow
-from workers.telemetry.lane_health import LaneHealth
 
-__all__ = ["ClockGuard"]
+__all__ = ["ClockGuard", "HeldRecord"]
 
 _LOOK_SECONDS = 1.0  # between two looks for an operator's decision
 _ACCEPTED = (
@@ -42,53 +39,47 @@ class _Accepted(NamedTuple):
     up_to: datetime
 
 
+class HeldRecord(NamedTuple):
+    """A record that a lane holds: where, its time by the broker, and why, in words that name what to do."""
+
+    offset: int
+    time: datetime
+    ahead_seconds: float  # of this host's clock
+    reason: str
+
+
 class ClockGuard:
     """Whose times one lane takes, and how far ahead of the host's clock."""
 
-    def __init__(self, pool: Pool, row: LaneRow, health: LaneHealth, settings: Settings) -> None:
+    def __init__(self, pool: Pool, place: TopicPartition, settings: Settings) -> None:
         self.times = TimePolicy(settings.topic_record_time)
-        self._pool, self._row, self._health = pool, row, health
+        self.held: HeldRecord | None = None  # the lane's first record, while it is of a time far ahead
+        self._pool, self._place = pool, place
         self._most = timedelta(minutes=settings.clock_ahead_minutes)
         self._accepted: list[_Accepted] = []
-        self._log = structlog.get_logger("inmail.lane").bind(topic=row.topic, partition=row.partition)
+        self.look_at = 0.0  # when to look again for an operator's decision
 
     async def open(self) -> None:
         """Read what operators have decided."""
-        place = TopicPartition(self._row.topic, self._row.partition)
-        self.times = await read_time_policy(self._pool, self.times.record_time, place)
-        self._accepted = [_Accepted(*row) for row in await self._pool.fetch(_ACCEPTED, *place)]
+        self.held = None
+        await self._read()
 
-    async def admit(
-        self, records: Sequence[ConsumerRecord], as_of: datetime, inbox: Inbox, stopping: Callable[[], bool]
-    ) -> int:
-        """Return how many records may be decided: those before the first of a time far ahead. 0 where a stop came.
+    async def admit(self, records: Sequence[ConsumerRecord], as_of: datetime) -> int:
+        """Return how many records may be decided: those before the first of a time far ahead.
 
-        Waits for an operator where that is the first of them.
-
-        Raises:
-            FencedError: when there is a newer owner.
-            KafkaError: when the consumer failed, or what was decided before could not be published.
-
+        0: that is the first of them, which `held` describes then. Each second it is looked for an operator's decision.
         """
         count = self._count_admitted(records, as_of)
-        if count or not records:
-            return count
-        time = from_milliseconds(records[0].timestamp)
-        reason = self._words(records[0], time)
-        self._log.error("time_far_ahead", offset=records[0].offset, time=time.isoformat(), hint=reason)
-        while not count:
-            if inbox.error is not None:
-                raise inbox.error
-            self._health.holds(reason, (time - utc_now()).total_seconds())
-            await self._row.hold(reason, records[0].offset, time)
-            await inbox.stopped(_LOOK_SECONDS)
-            if stopping():
-                return 0
-            await self.open()
+        if not count and monotonic() >= self.look_at:
+            self.look_at = monotonic() + _LOOK_SECONDS
+            await self._read()
             count = self._count_admitted(records, as_of)
-        self._log.warning("time_far_ahead_over", offset=records[0].offset)
-        self._health.goes_on()
+        self.held = None if count else self._describe(records[0])
         return count
+
+    async def _read(self) -> None:
+        self.times = await read_time_policy(self._pool, self.times.record_time, self._place)
+        self._accepted = [_Accepted(*row) for row in await self._pool.fetch(_ACCEPTED, *self._place)]
 
     def _count_admitted(self, records: Sequence[ConsumerRecord], as_of: datetime) -> int:
         if self.times.record_time is RecordTime.CREATE:
@@ -106,10 +97,14 @@ class ClockGuard:
             each.first_offset <= record.offset < each.next_offset and time <= each.up_to for each in self._accepted
         )
 
-    def _words(self, record: ConsumerRecord, time: datetime) -> str:
-        return (
+    def _describe(self, record: ConsumerRecord) -> HeldRecord:
+        time = from_milliseconds(record.timestamp)
+        return HeldRecord(
+            record.offset,
+            time,
+            (time - utc_now()).total_seconds(),
             f"the clock: the broker's time of offset {record.offset} is {time:%Y-%m-%dT%H:%M:%SZ}, more than"
             f" {self._most.total_seconds() / 60:g} minutes (INMAIL_CLOCK_AHEAD_MINUTES) ahead of this host's; nothing"
             " after it is decided. Compare the clocks of broker and host, then `inmail clock accept` or `inmail clock"
-            " set-aside`"
+            " set-aside`",
         )

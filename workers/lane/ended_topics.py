@@ -4,19 +4,18 @@ What was decided of them is final, and their records are gone. So what was store
 before the lane reads what is there now.
 """
 
-from collections.abc import Callable
-from datetime import datetime
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 from aiokafka import TopicPartition
 
 from infra.clock import to_milliseconds
-from infra.kafka.transactions import Message, TransactionPair
+from infra.kafka.transactions import Message
 from infra.postgres import Pool
 from infra.settings import Settings
 from workers.jobs.job import Job, StoredRange
-from workers.lane.lane_row import LaneRow
-from workers.lane.readback import find_visible
+from workers.lane.lane_rows import LaneRow, LaneRows, Progress
+from workers.lane.readback import scan_published
 
 __all__ = ["EndedTopics"]
 
@@ -50,48 +49,40 @@ _PUBLISHED = (
 )
 
 
-class EndedTopics:
-    """The topics that one lane has read before the one that is there now."""
+Publish = Callable[[Sequence[Message]], Awaitable[object]]
 
-    def __init__(self, settings: Settings, pool: Pool, job: Job, row: LaneRow) -> None:
+
+class EndedTopics:
+    """The topics that lanes have read before the one that is there now."""
+
+    def __init__(self, settings: Settings, pool: Pool, job: Job, rows: LaneRows) -> None:
         self._settings = settings
         self._pool = pool
         self._job = job
-        self._row = row
+        self._rows = rows
 
-    async def publish(self, producers: TransactionPair, progress: Callable[[], None]) -> None:
-        """Publish from the books what a reader does not see of their answers; nothing where there are none.
+    async def publish(self, row: LaneRow, publish: Publish, progress: Callable[[], None]) -> None:
+        """Publish from the books what a reader does not see of one lane's answers; nothing where there are none.
 
         Raises:
             KafkaError, OSError, asyncpg.PostgresError: when a server does not answer. Done again, it finds the rest.
 
         """
-        row = self._row
-        key = (row.group, row.topic, row.partition)
+        key = (self._rows.group, self._rows.topic, row.partition)
         for as_of, since, start, end in await self._pool.fetch(_UNPUBLISHED, *key):
-            async with row.fenced() as connection:
+            async with self._rows.fenced([Progress(row)]) as connection:
                 gone = StoredRange(start, end, since, as_of)
                 messages = await self._job.replay_answers(connection, row.partition, gone)
-                first = await connection.fetchval(_FIRST, row.group.removeprefix("inmail-"), row.partition, *gone)
+                worker = self._rows.group.removeprefix("inmail-")
+                first = await connection.fetchval(_FIRST, worker, row.partition, *gone)
             if messages:
-                await self._publish(messages, gone, first, producers, progress)
+                place = TopicPartition(self._rows.topic, row.partition)
+                since_first = to_milliseconds(first)
+                found = await scan_published(self._settings, place, (start, end), progress, since=since_first)
+                missing, _ = found.drop_published(messages, {})
+                if missing:
+                    await publish(missing)
+                structlog.get_logger("inmail.lane").info(
+                    "ended_topic_published", topic=self._rows.topic, partition=row.partition, answers=len(missing)
+                )
             await self._pool.execute(_PUBLISHED, *key, as_of)
-
-    async def _publish(
-        self,
-        messages: list[Message],
-        gone: StoredRange,
-        first: datetime,
-        producers: TransactionPair,
-        progress: Callable[[], None],
-    ) -> None:
-        row = self._row
-        place = TopicPartition(row.topic, row.partition)
-        span, since = (gone.start, gone.end), to_milliseconds(first)
-        visible = await find_visible(self._settings, place, span, progress, since=since)
-        missing, _ = visible.missing(messages, {})
-        if missing:
-            await producers.publish(missing, {}, row.group)
-        structlog.get_logger("inmail.lane").info(
-            "ended_topic_published", topic=row.topic, partition=row.partition, answers=len(missing)
-        )

@@ -1,19 +1,18 @@
 """Another lane that a lane waits for, as its row in Postgres has it: how far it has come, and what it gives."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Any, Final, NamedTuple
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
 
 from aiokafka import TopicPartition
 
-from infra.clock import EARLIEST
+from infra.clock import EARLIEST, LATEST
 from infra.postgres import Pool
 from schemas.catalogue import EXPIRY_TICKS
 from workers.topology import GROUP_OF, TOPIC_RANK
 
-__all__ = ["NO_LIMIT", "Neighbour", "read_neighbours"]
+__all__ = ["Neighbour", "read_neighbours"]
 
-NO_LIMIT: Final = datetime.max.replace(tzinfo=UTC)
 _INSTANT = timedelta(milliseconds=1)  # the broker's clock tells no shorter one
 _ROWS = """
 select l.topic, l.partition, l.consumer_group, l.next_offset, l.as_of, l.head, l.awaited, l.epoch
@@ -48,7 +47,7 @@ class Neighbour(NamedTuple):
 
         """
         if max(self.offset or 0, start) >= end:
-            return NO_LIMIT
+            return LATEST
         reached = self.as_of if self.head is None else max(self.head, self.as_of)
         return reached - _INSTANT if self._comes_before(topic) else reached
 

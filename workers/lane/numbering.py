@@ -1,4 +1,4 @@
-"""Accounts' numbers as a lane needs them: are the books' and the topic's of one kind, and which are in a batch.
+"""Accounts' numbers as a lane needs them: the books' and the topic's have to be of one kind.
 
 An account's number is the partition that murmur2 of its id gives it, by the count of partitions that all input topics
 have. The books keep that count (`partitioning`), since their numbers were computed with it. The first lane that opens
@@ -7,17 +7,10 @@ differs later (partitions were added, or these are other books' topics) every la
 belong to the old numbers, and only an operator knows when they are read. `inmail topics apply` numbers accounts anew.
 """
 
-from collections.abc import Sequence
-
-from aiokafka import TopicPartition
-from aiokafka.structs import ConsumerRecord
-
-from infra.kafka.clients import partition_of
 from infra.postgres import Pool
-from schemas.catalogue import BILLING_EVENTS, SEND_REQUESTS
 from workers.errors import LaneError
 
-__all__ = ["agree_on_partitions", "other_numbers", "places_of"]
+__all__ = ["agree_on_partitions"]
 
 # The first one only: of books with accounts that nobody numbered, an operator has to say so.
 _FIRST = (
@@ -43,17 +36,3 @@ async def agree_on_partitions(pool: Pool, topic: str, partitions: int) -> None:
             " the right database, or were partitions added? Once all that came before is read, stop the workers, set"
             f" INMAIL_TOPIC_PARTITIONS to {partitions} and run `inmail topics apply`, which numbers the accounts anew"
         )
-
-
-def other_numbers(records: Sequence[ConsumerRecord], partition: int, partitions: int) -> list[int]:
-    """Return the numbers of the accounts in a batch that belong to other partitions than its own, sorted.
-
-    The record's key tells the account: a record whose key is not its account becomes a dead letter.
-    """
-    numbers = {partition_of(record.key, partitions) for record in records if record.key}
-    return sorted(numbers - {partition})
-
-
-def places_of(numbers: Sequence[int]) -> list[TopicPartition]:
-    """Return the partitions whose lanes move credits of the accounts with these numbers, by request."""
-    return [TopicPartition(topic, number) for number in numbers for topic in (BILLING_EVENTS, SEND_REQUESTS)]

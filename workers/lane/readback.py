@@ -20,7 +20,7 @@ from infra.kafka.transactions import Message
 from infra.settings import Settings
 from schemas.catalogue import OUTPUT_TOPICS
 
-__all__ = ["Visible", "find_visible"]
+__all__ = ["PublishedAnswers", "scan_published"]
 
 _EARLIER_MILLISECONDS = 60_000  # brokers have a clock each
 _BROKERS_TIME = 1  # LogAppendTime, in a record's words
@@ -39,22 +39,22 @@ class _PublishedEvent(NamedTuple):
     offset: int
 
 
-class Visible:
+class PublishedAnswers:
     """What a read_committed reader finds, of a lane that is in doubt up to an offset."""
 
     def __init__(self, found: "Counter[Kind]", end: int) -> None:
         self._found = found
         self._end = end
 
-    def missing(self, messages: Sequence[Message], offsets: Offsets) -> tuple[list[Message], Offsets]:
+    def drop_published(self, messages: Sequence[Message], offsets: Offsets) -> tuple[list[Message], Offsets]:
         """Return of a batch what cannot be read, and its offset where the group cannot be beyond it.
 
         What can be read is counted off: a repeat has the id of what it repeats.
         """
         missing = []
         for message in messages:
-            event = _known(message.value)
-            is_in_doubt = message.origin is None or message.origin < self._end
+            event = _parse_event(message.value)
+            is_in_doubt = message.origin is None or message.origin[1] < self._end
             if event and is_in_doubt and self._found[event.id, event.is_repeat]:
                 self._found[event.id, event.is_repeat] -= 1
             else:
@@ -66,14 +66,14 @@ class Visible:
         return missing, {place: offset for place, offset in offsets.items() if offset >= self._end}
 
 
-async def find_visible(
+async def scan_published(
     settings: Settings,
     lane: TopicPartition,
     span: tuple[int, int],
     progress: Callable[[], None],
     *,
     since: int | None = None,
-) -> Visible:
+) -> PublishedAnswers:
     """Return what can be read of the answers to a span of offsets of an input partition: its first, and that after it.
 
     Reads the result topics up to where they end now: from the time on at which the broker received the first record of
@@ -103,11 +103,11 @@ async def find_visible(
         async with aclosing(read_to(consumer, unread, ends, _POLL_MILLISECONDS)) as records:
             async for record in records:
                 progress()
-                event = _known(record.value)
+                event = _parse_event(record.value)
                 # A repeat tells of the record that was answered first, which may be another lane's.
                 if event and (event.is_repeat or (event.place == lane and span[0] <= event.offset < span[1])):
                     found[event.id, event.is_repeat] += 1
-    return Visible(found, span[1])
+    return PublishedAnswers(found, span[1])
 
 
 async def _received(settings: Settings, place: TopicPartition, span: tuple[int, int]) -> int | None:
@@ -121,7 +121,7 @@ async def _received(settings: Settings, place: TopicPartition, span: tuple[int, 
     return None
 
 
-def _known(value: bytes | None) -> _PublishedEvent | None:
+def _parse_event(value: bytes | None) -> _PublishedEvent | None:
     """Return an event of ours; None of what is none, as anybody may have written to the topic."""
     try:
         event = from_json(value or b"")

@@ -1,5 +1,6 @@
 """Where a lane begins: of which topic, how far its answers are published, and what it refuses to guess."""
 
+from typing import NamedTuple
 from uuid import UUID
 
 import structlog
@@ -9,13 +10,20 @@ from aiokafka.errors import GroupCoordinatorNotAvailableError, UnknownTopicOrPar
 from workers.errors import LaneError
 from workers.topology import WORKER_OF
 
-__all__ = ["Doubts", "check_topic", "published_to"]
+__all__ = ["CommittedOffsetCheck", "StartPoint", "check_start", "check_topic"]
 
 _LOOK_BACK = 10_000  # records that a broker may forget, where it has forgotten all
-_DOUBTS = 8  # in a row: some 15 s of a lane that begins again, longer than a broker takes to load its groups
+_ATTEMPTS = 8  # in a row: some 15 s of a lane that begins again, longer than a broker takes to load its groups
 
 
-class Doubts:
+class StartPoint(NamedTuple):
+    """From where a lane publishes, and up to where answers may be published all the same; None: that is certain."""
+
+    publish_from: int | None
+    check_up_to: int | None = None
+
+
+class CommittedOffsetCheck:
     """How often in a row the brokers have told of an offset before the one up to which answers are published.
 
     A broker of 4.2.1 that has just been started after a crash may say that a group has no offset, or one of minutes ago
@@ -26,8 +34,8 @@ class Doubts:
     def __init__(self) -> None:
         self._count = 0
 
-    def judge(self, committed: int | None, noted: int | None, stored: int, end: int) -> tuple[int | None, int]:
-        """Return the offset to go by, and up to where answers may be published all the same; or refuse it for now.
+    def resolve(self, committed: int | None, noted: int | None, stored: int, end: int) -> StartPoint:
+        """Return the offset to go by; or refuse it for now.
 
         Args:
             committed: the group's offset, as the brokers tell it now.
@@ -41,11 +49,11 @@ class Doubts:
         """
         if noted is None or noted > end or (committed is not None and committed >= noted):
             self._count = 0
-            return committed, 0
-        if self._count == _DOUBTS:
+            return StartPoint(committed)
+        if self._count == _ATTEMPTS:
             self._count = 0
             structlog.get_logger("inmail.lane").warning("offset_not_believed", offset=committed, published=noted)
-            return max(committed or 0, noted - _LOOK_BACK), max(noted, stored)
+            return StartPoint(max(committed or 0, noted - _LOOK_BACK), max(noted, stored))
         self._count += 1
         raise GroupCoordinatorNotAvailableError(
             f"the group's offset is told to be {committed}, but answers up to {noted} are published (to go back, use"
@@ -78,7 +86,7 @@ def check_topic(tp: TopicPartition, found: UUID | None, known: UUID | None, stor
     return found
 
 
-def published_to(
+def check_start(
     group: str, tp: TopicPartition, published: int | None, stored: int | None, *, kept: tuple[int, int]
 ) -> int:
     """Return how far a lane's answers are published; refuse to guess where records were lost or an offset never was.

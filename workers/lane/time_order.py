@@ -11,6 +11,9 @@ killed or was never started (rule 21). Whoever comes first in this order waits f
 each other: of the first records of all lanes, the one with the earliest time, and at one instant of the first topic, is
 held up by none that has told its own.
 
+A turn asks once for all its lanes: one question for the ends, one for the rows. A lane that has to wait is passed over,
+and the turn goes on with the others.
+
 The wait for a lane is bounded (INMAIL_ORDER_SECONDS). Beyond its limit a lane goes on, and at once while the other has
 not moved since a wait for it was in vain. What is decided so is noted in `decided_ahead`, and what would be refused for
 want of credit is not decided for good (`balance_not_current`). The order is the brokers': where their clocks differ by
@@ -26,247 +29,252 @@ They do not wait for it in turn, since nobody knows where such a producer will h
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import accumulate
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from aiokafka import TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 
-from infra.kafka.clients import committed_offsets, reader
-from infra.postgres import Connection, Pool
-from infra.settings import Settings
+from infra.clock import LATEST
+from infra.kafka.end_offsets import EndOffsets
+from infra.postgres import Pool
+from infra.retry import SERVER_ERRORS, ignoring_retriable, is_retriable
+from schemas.catalogue import EXPIRY_TICKS
 from workers.jobs.decoding import decision_time, latest_decision_time
 from workers.jobs.record_times import TimePolicy
-from workers.lane.inbox import Taken
-from workers.lane.lane_row import LaneRow
-from workers.lane.neighbour import NO_LIMIT, Neighbour, read_neighbours
-from workers.telemetry.lane_health import LaneHealth
+from workers.lane.lane import Lane
+from workers.lane.lane_rows import LaneRows
+from workers.lane.neighbour import Neighbour, read_neighbours
 from workers.topology import TOPIC_RANK
 
-__all__ = ["Ahead", "Ends", "Order", "Turn", "note_ahead"]
+__all__ = ["Decidable", "Order", "Overtaken", "Received"]
 
-_LOOK_SECONDS = 0.005, 0.25  # between two looks at the other lanes' rows: at first, and at most
 _TICK_SECONDS = 0.25  # for the expiry lane
 _AWAY_SECONDS = 1.0  # a lane that runs has mostly read on by then
 _STARTS_SECONDS = 60.0  # how long it is believed where a lane begins that has not read on
-_CLOSE_SECONDS = 2.0
-_ALONE_SECONDS = 120.0  # an answer that does not come takes aiokafka 40
+_ANSWER_SECONDS = 1.0  # for a question to Kafka that a turn waits for
+_ALONE_SECONDS = 120.0  # for so long after a question that was not answered in time, each lane asks for its own ends
 
 
-class Ahead(NamedTuple):
+class Overtaken(NamedTuple):
     """A lane that records were decided without: its group, and where it stood."""
 
     neighbour: str
     offset: int
 
 
-class Turn(NamedTuple):
-    """How many of the records may be decided now, and which lanes they are then ahead of, or late for."""
+class Received(NamedTuple):
+    """What a lane has received, in order and one record at least, and partitions that it waits for beside its own."""
+
+    lane: Lane
+    records: Sequence[ConsumerRecord]
+    others: Sequence[TopicPartition] = ()
+
+
+class Decidable(NamedTuple):
+    """How many of a lane's records may be decided now, and which lanes they are then ahead of, or late for."""
 
     records: int
-    ahead: Sequence[Ahead] = ()
+    overtaken: Sequence[Overtaken] = ()
     waited_for: str | None = None  # a group that has records unread that come before them and may give credits
+    read_to: datetime = LATEST  # the instant up to which lanes that may give credits have read all they have
+    is_misplaced: bool = False  # some records belong to accounts of other lanes
 
 
-class Ends:
-    """Where the input topics end, asked for all lanes of a worker at once.
-
-    Reads uncommitted, so that an open transaction counts as unread. One partition of which the brokers tell nothing
-    keeps the answer for all: from then on, and for a while after the last such failure, each asks for its own.
-    """
-
-    def __init__(self, settings: Settings, admin: AIOKafkaAdminClient | None = None) -> None:
-        """Take how to connect, and a client that is asked for groups' offsets: without it none has one."""
-        self._settings = settings
-        self._admin = admin
-        self._clients = AsyncExitStack()
-        self._places: set[TopicPartition] = set()  # to ask for next
-        self._consumer: Any = None  # made when it is needed first
-        self._asking: asyncio.Task[dict[TopicPartition, int]] | None = None
-        self._next: asyncio.Task[dict[TopicPartition, int]] | None = None
-        self._alone_until = 0.0
-
-    async def end_offsets(self, places: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
-        """Return the ends as of a moment after the call. Who calls while others wait shares their answer.
-
-        Raises:
-            KafkaError: when the brokers do not tell, which may take 40 s. To go on without would lose the order at
-                each restart of a broker; so who waits is held until they do, as for any trouble of Kafka's.
-
-        """
-        if monotonic() < self._alone_until:
-            return await self._asked(places)
-        self._places.update(places)
-        if self._next is None:
-            self._next = asyncio.create_task(self._ask_after(self._asking))
-        return await asyncio.shield(self._next)
-
-    async def start(self, group: str, place: TopicPartition, stored: int | None) -> int:
-        """Return where a group begins that has stored so far: its offset where that is nothing, or the oldest record.
-
-        Raises:
-            KafkaError: when the brokers do not tell.
-
-        """
-        oldest = int((await (await self._client()).beginning_offsets([place]))[place])
-        if stored is None and self._admin is not None:
-            stored = (await committed_offsets(self._admin, group, [place]))[place]
-        return max(stored or 0, oldest)
-
-    async def aclose(self) -> None:
-        """Let the connection go."""
-        if asking := [each for each in (self._asking, self._next) if each is not None]:
-            await asyncio.wait(asking, timeout=_CLOSE_SECONDS)
-        await self._clients.aclose()
-
-    async def _ask_after(self, before: "asyncio.Task[dict[TopicPartition, int]] | None") -> dict[TopicPartition, int]:
-        if before is not None:
-            await asyncio.wait([before])
-        self._asking, self._next = self._next, None
-        places, self._places = self._places, set()
-        return await self._asked(places)
-
-    async def _asked(self, places: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
-        try:
-            return dict(await (await self._client()).end_offsets(places))
-        except KafkaError:
-            self._alone_until = monotonic() + _ALONE_SECONDS
-            raise
-
-    async def _client(self) -> Any:  # noqa: ANN401 - aiokafka is untyped
-        if self._consumer is None:
-            self._consumer = await self._clients.enter_async_context(reader(self._settings, None, "read_uncommitted"))
-        return self._consumer
+_Answer = TypeVar("_Answer")
 
 
 class Order:
-    """One lane's place among its neighbours."""
+    """The place of one worker's lanes among their neighbours."""
 
-    def __init__(self, pool: Pool, ends: Ends, row: LaneRow, limit_seconds: float, health: LaneHealth) -> None:
-        """Take the pool, the topics' ends, the lane's row and health, and how long it waits at most; 0: never."""
+    def __init__(self, pool: Pool, ends: EndOffsets, rows: LaneRows, limit_seconds: float) -> None:
+        """Take the pool, the topics' ends, the lanes' rows, and how long a lane waits at most; 0: never."""
         self._pool = pool
         self._ends = ends
-        self._row = row
+        self._rows = rows
         self._limit = limit_seconds
-        self._health = health
-        self._own_places = [TopicPartition(topic, row.partition) for topic in TOPIC_RANK if topic != row.topic]
-        self._in_vain: dict[TopicPartition, Neighbour] = {}  # rows that did not move while they were waited for
-        self._starts: dict[TopicPartition, int] = {}
-        self._starts_until = 0.0
+        self._topics = [topic for topic in TOPIC_RANK if topic != rows.topic]
+        self._starts: dict[TopicPartition, tuple[int, float]] = {}  # where a lane begins, and until when that holds
+        self._asking: dict[Lane, asyncio.Task[dict[TopicPartition, int]]] = {}  # each for the ends of its neighbours
+        self._alone_until = 0.0
 
-    async def turn(
-        self,
-        records: Sequence[ConsumerRecord],
-        as_of: datetime,
-        times: TimePolicy,
-        stopping: Callable[[], bool],
-        others: Sequence[TopicPartition] = (),
-    ) -> Turn:
-        """Wait until records may be decided, the first at least; return how many. None of them where a stop came first.
+    async def admit(self, received: Sequence[Received]) -> tuple[dict[Lane, Decidable], dict[Lane, Exception]]:
+        """Return of each lane how many records may be decided now, one at least. One that has to wait is left out.
 
-        Args:
-            records: what the lane has received, in order.
-            as_of: the time up to which it has decided: no record counts as older.
-            times: whose word for a record's time is taken.
-            stopping: whether it was told to stop.
-            others: partitions of other numbers, whose lanes are waited for as well.
-
+        Its `wait` tells when to look again. Beside them, the lanes of which it cannot be known, and why.
         """
-        if not self._limit or not records:
-            return Turn(len(records))
-        places = [*self._own_places, *others]
-        first, last = decision_time(records[0], as_of, times), latest_decision_time(records, as_of, times)
-        # At once, since each batch waits for both: a row older than the ends may only let less through.
-        ends, rows = await asyncio.gather(self._ends.end_offsets(places), self._look(places))
-        began = monotonic()
-        told: str | None = None
-        try:
-            while not stopping():
-                held = [row for row in rows if self._allows(row, ends) < first]
-                waited = monotonic() - began
-                if monotonic() > self._starts_until and any(self._seems_away(row, waited) for row in held):
-                    await self._ask_starts(held)
-                    continue
-                blocking = [row for row in held if not self._is_passed_over(row, waited)]
-                if not blocking:
-                    allowed = min((self._allows(row, ends) for row in rows if row not in held), default=NO_LIMIT)
-                    count = len(records) if last <= allowed else bisect_right(_times(records, as_of, times), allowed)
-                    return self._turn(count, first, held, rows)
-                if told != blocking[0].consumer_group:
-                    told = blocking[0].consumer_group
-                    await self._row.wait_with(first, told)
-                self._health.waits_for(told)
-                await asyncio.sleep(min(max(_LOOK_SECONDS[0], waited / 20), _LOOK_SECONDS[1]))
-                rows = await self._look(places)
-        finally:
-            self._health.waits_for(None)
-        return Turn(0)
+        if not self._limit and self._rows.topic != EXPIRY_TICKS:
+            return {lane: Decidable(len(records), is_misplaced=bool(others)) for lane, records, others in received}, {}
+        for lane, records, _ in received:
+            lane.wait.begin(records[0].offset)
+        places = {each.lane: self._places(each) for each in received}
+        # At once, since each turn waits for both: a row older than the ends may only let less through.
+        failed, rows = await asyncio.gather(self._ask_ends(places), read_neighbours(self._pool, _all(places)))
+        found = {row.place: row for row in rows}
+        asked = [(each, [found[place] for place in places[each.lane]]) for each in received if each.lane not in failed]
+        await self._ask_starts(
+            row for each, rows in asked for row in self._held(each, rows) if self._seems_away(row, each.lane)
+        )
+        decidable: dict[Lane, Decidable] = {}
+        for each, rows in asked:
+            if (admitted := self._admit(each, rows)) is not None:
+                decidable[each.lane] = admitted
+                each.lane.wait.end()
+                each.lane.health.waits_for(None)
+        await self._announce([each for each, _ in asked if each.lane not in decidable])
+        return decidable, failed
 
-    def _turn(self, count: int, first: datetime, held: Sequence[Neighbour], rows: Sequence[Neighbour]) -> Turn:
+    def _places(self, received: Received) -> list[TopicPartition]:
+        own = [TopicPartition(topic, received.lane.partition) for topic in self._topics]
+        return list(dict.fromkeys([*own, *received.others]))
+
+    def _admit(self, received: Received, rows: Sequence[Neighbour]) -> Decidable | None:
+        """Return what may be decided of what a lane has received; None where its first record has to wait."""
+        lane, records, _ = received
+        read_to = min((row.as_of for row in rows if row.gives_credits and self._has_unread(lane, row)), default=LATEST)
+        if not self._limit:
+            return Decidable(len(records), read_to=read_to, is_misplaced=bool(received.others))
+        held = self._held(received, rows)
+        blocking = [row for row in held if not self._is_passed_over(lane, row)]
+        if blocking:
+            lane.wait.group = blocking[0].consumer_group
+            return None
+        allowed = min((self._allows(lane, row) for row in rows if row not in held), default=LATEST)
+        last = latest_decision_time(records, lane.as_of, lane.times)
+        count = len(records) if last <= allowed else bisect_right(_times(records, lane.as_of, lane.times), allowed)
+        first = decision_time(records[0], lane.as_of, lane.times)
         # Lanes of other numbers have decided what comes after as a rule: they never waited for it.
-        late = [row for row in rows if self._is_own(row) and first <= row.passed(self._row.topic)]
-        ahead = [self._ahead_of(row) for row in (*held, *late)]
+        late = [row for row in rows if _is_own(lane, row) and first <= row.passed(self._rows.topic)]
+        overtaken = dict.fromkeys(_overtaken(lane, row) for row in (*held, *late))
         unread = next((row.consumer_group for row in held if row.gives_credits), None)
-        return Turn(count, tuple(dict.fromkeys(ahead)), unread)
+        return Decidable(count, tuple(overtaken), unread, read_to, bool(received.others))
 
-    def _is_own(self, row: Neighbour) -> bool:
-        return bool(row.place.partition == self._row.partition)
+    def _held(self, received: Received, rows: Sequence[Neighbour]) -> list[Neighbour]:
+        """Return the lanes that have not come as far as the first record."""
+        lane, records, _ = received
+        first = decision_time(records[0], lane.as_of, lane.times)
+        return [row for row in rows if self._allows(lane, row) < first]
 
-    def _ahead_of(self, row: Neighbour) -> Ahead:
-        number = "" if self._is_own(row) else f"/{row.place.partition}"
-        return Ahead(row.consumer_group + number, row.offset or 0)
+    def _allows(self, lane: Lane, row: Neighbour) -> datetime:
+        start, _ = self._starts.get(row.place, (0, 0.0))
+        return row.allows(self._rows.topic, lane.wait.ends[row.place], start)
 
-    def _allows(self, row: Neighbour, ends: dict[TopicPartition, int]) -> datetime:
-        return row.allows(self._row.topic, ends[row.place], self._starts.get(row.place, 0))
+    def _has_unread(self, lane: Lane, row: Neighbour) -> bool:
+        return (row.offset or 0) < lane.wait.ends[row.place]
 
-    def _is_passed_over(self, row: Neighbour, waited: float) -> bool:
+    def _is_passed_over(self, lane: Lane, row: Neighbour) -> bool:
         """Tell whether a lane that has records unread is waited for no longer."""
-        if self._in_vain.get(row.place) == row or not (row.gives_credits or row.awaited):
+        wait = lane.wait
+        if wait.in_vain.get(row.place) == row or not (row.gives_credits or row.awaited):
             return True
-        if waited <= (self._limit if row.gives_credits else min(self._limit, _TICK_SECONDS)):
+        if wait.seconds <= (self._limit if row.gives_credits else min(self._limit, _TICK_SECONDS)):
             return False
-        self._in_vain[row.place] = row
+        wait.in_vain[row.place] = row
         return True
 
-    def _seems_away(self, row: Neighbour, waited: float) -> bool:
+    async def _announce(self, waiting: Sequence[Received]) -> None:
+        """Tell the other lanes, once, with which record each lane waits, and when to look again."""
+        news = []
+        for lane, records, _ in waiting:
+            assert lane.wait.group is not None  # noqa: S101 - it waits
+            lane.health.waits_for(lane.wait.group)
+            lane.wait.postpone()
+            head = decision_time(records[0], lane.as_of, lane.times)
+            if lane.wait.announced != (head, lane.wait.group):
+                lane.wait.announced = head, lane.wait.group
+                news.append((lane.row, head, lane.wait.group))
+        if news:
+            await self._rows.announce_waiting(news)
+
+    # -- what Kafka is asked ------------------------------------------------------------------------------------------
+
+    async def _ask_ends(self, places: Mapping[Lane, Sequence[TopicPartition]]) -> dict[Lane, Exception]:
+        """Ask where the lanes' neighbours end, of those that do not know yet; return whose question failed."""
+        unknown = {lane: each for lane, each in places.items() if any(place not in lane.wait.ends for place in each)}
+        if not unknown:
+            return {}
+        if monotonic() >= self._alone_until and not self._asking:
+            ends = await _answer_in_time(self._ends.end_offsets(_all(unknown)))
+            if ends is not None:
+                for lane in unknown:
+                    lane.wait.ends = ends
+                return {}
+            # One partition of which the brokers tell nothing keeps the answer for all.
+            self._alone_until = monotonic() + _ALONE_SECONDS
+        return await self._ask_ends_alone(unknown)
+
+    async def _ask_ends_alone(self, unknown: Mapping[Lane, Sequence[TopicPartition]]) -> dict[Lane, Exception]:
+        """Let each lane ask for its own; one without an answer so far waits, and does not keep the others."""
+        for lane, places in unknown.items():
+            if lane not in self._asking:
+                self._asking[lane] = asyncio.create_task(self._ends.end_offsets(places))
+        await asyncio.wait([self._asking[lane] for lane in unknown], timeout=_ANSWER_SECONDS)
+        failed: dict[Lane, Exception] = {}
+        for lane in unknown:
+            if not self._asking[lane].done():
+                failed[lane] = TimeoutError("the brokers do not tell where a neighbour's partition ends")
+                continue
+            try:
+                lane.wait.ends = self._asking.pop(lane).result()
+            except SERVER_ERRORS as error:
+                if not is_retriable(error):
+                    raise
+                failed[lane] = error
+        return failed
+
+    def _seems_away(self, row: Neighbour, lane: Lane) -> bool:
         """Tell whether a lane may never have been started, or been away for longer than retention."""
-        return row.offset is None or waited > _AWAY_SECONDS or row.place in self._in_vain
+        return row.offset is None or lane.wait.seconds > _AWAY_SECONDS or row.place in lane.wait.in_vain
 
-    async def _ask_starts(self, rows: Sequence[Neighbour]) -> None:
-        """Ask where lanes begin that have not read on: those never started, or away for longer than retention."""
-        for row in rows:
-            self._starts[row.place] = await self._ends.start(row.consumer_group, row.place, row.offset)
-        self._starts_until = monotonic() + _STARTS_SECONDS
+    async def _ask_starts(self, rows: Iterable[Neighbour]) -> None:
+        """Ask where lanes begin that have not read on, unless that was asked a moment ago."""
+        now = monotonic()
+        unknown = {row.place: row for row in rows if self._starts.get(row.place, (0, 0.0))[1] < now}
+        if unknown:
+            asked = [(row.consumer_group, row.place, row.offset) for row in unknown.values()]
+            starts = await _answer_in_time(self._ends.starts(asked)) or {}
+            self._starts |= {place: (start, now + _STARTS_SECONDS) for place, start in starts.items()}
 
-    async def _look(self, places: Sequence[TopicPartition]) -> list[Neighbour]:
-        return await read_neighbours(self._pool, places)
+
+async def _answer_in_time(question: Coroutine[Any, Any, _Answer]) -> _Answer | None:
+    """Return the answer to a question to Kafka; None where there is none in time.
+
+    The question goes on: aiokafka leaves a connection open that it was making for one that is cancelled.
+
+    Raises:
+        KafkaError: when asking again would not help.
+
+    """
+    asking = asyncio.ensure_future(question)
+    done, _ = await asyncio.wait([asking], timeout=_ANSWER_SECONDS)
+    if not done:
+        asking.add_done_callback(_retrieve)
+        return None
+    with ignoring_retriable():
+        return asking.result()
+    return None
+
+
+def _all(places: Mapping[Lane, Sequence[TopicPartition]]) -> list[TopicPartition]:
+    return list(dict.fromkeys(place for each in places.values() for place in each))
+
+
+def _retrieve(asking: "asyncio.Task[object]") -> None:
+    if not asking.cancelled():
+        asking.exception()
 
 
 def _times(records: Sequence[ConsumerRecord], as_of: datetime, times: TimePolicy) -> list[datetime]:
     return list(accumulate(records, lambda time, record: decision_time(record, time, times), initial=as_of))[1:]
 
 
-async def note_ahead(  # noqa: PLR0913, PLR0917 - which records, ahead of which lanes, and how it is noted
-    connection: Connection, row: LaneRow, ahead: Sequence[Ahead], taken: Taken, as_of: datetime, stored: int
-) -> None:
-    """Note, in the transaction that decides them, records that are ahead of other lanes, or late for them.
+def _is_own(lane: Lane, row: Neighbour) -> bool:
+    return bool(row.place.partition == lane.partition)
 
-    Records before `stored` are only published again: what there was to note, was noted when they were decided.
-    """
-    first, end = max(taken.records[0].offset, stored), taken.records[-1].offset + 1
-    if first >= end:
-        return
-    await connection.executemany(
-        "insert into decided_ahead as d"
-        " (consumer_group, partition, neighbour, neighbour_offset, first_offset, next_offset, as_of)"
-        " values ($1, $2, $3, $4, $5, $6, $7) on conflict (consumer_group, partition, neighbour, neighbour_offset)"
-        " do update set first_offset = least(d.first_offset, excluded.first_offset),"
-        " next_offset = greatest(d.next_offset, excluded.next_offset), as_of = greatest(d.as_of, excluded.as_of)",
-        [(row.group, row.partition, other, at, first, end, as_of) for other, at in ahead],
-    )
+
+def _overtaken(lane: Lane, row: Neighbour) -> Overtaken:
+    number = "" if _is_own(lane, row) else f"/{row.place.partition}"
+    return Overtaken(row.consumer_group + number, row.offset or 0)

@@ -21,7 +21,7 @@ async def debit(made: Call, fresh: Sequence[Fresh]) -> list[Entry]:
     limits = made.catalogue.limits
     free = made.catalogue.free_relationships
     return await made.of(
-        "debit",
+        "debit_sends",
         [accounts[request.account_id] for request in requests],
         [request.request_id for request in requests],
         [request.fingerprint for request in requests],
@@ -35,8 +35,8 @@ async def debit(made: Call, fresh: Sequence[Fresh]) -> list[Entry]:
         [body.relationship for body in data],
         [body.sender_id for body in data],
         [request.as_of for request in requests],
+        [request.partition for request in requests],
         [request.offset for request in requests],
-        made.opened.partition,
         (
             limits.paid_sends_per_day,
             limits.seat_sends_per_day,

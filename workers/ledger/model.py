@@ -5,9 +5,12 @@ from enum import StrEnum
 from typing import Any, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
-__all__ = ["ACCEPTED", "Code", "Entry", "Origin", "Request", "Tick", "WorkerName"]
+__all__ = ["ACCEPTED", "Code", "Entry", "Origin", "Place", "Request", "Tick", "WorkerName"]
 
 Event = TypeVar("Event")
+
+Place = tuple[int, int]
+"""Identifies an input record within its topic: its partition and its offset."""
 
 
 class WorkerName(StrEnum):
@@ -115,7 +118,13 @@ class Request(NamedTuple, Generic[Event]):
     request_id: UUID
     fingerprint: int  # of the event's type and data: the same id with another one is a conflict
     as_of: datetime  # the latest broker timestamp its lane had read, this record's included
+    partition: int  # the partition that the record was read from
     offset: int
+
+    @property
+    def place(self) -> Place:
+        """The record's partition and offset."""
+        return self.partition, self.offset
 
 
 class Entry(NamedTuple):

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from infra.postgres import Connection
 from schemas.ids import DerivedId
-from workers.ledger.model import Code, Entry, Request, WorkerName
+from workers.ledger.model import Code, Entry, Place, Request, WorkerName
 from workers.ledger.plans import Catalogue
 
 __all__ = [
@@ -46,13 +46,12 @@ class Opened(NamedTuple):
     """A batch whose accounts are locked, sorted into what is already answered and what is to decide."""
 
     worker: WorkerName
-    partition: int
     accounts: dict[str, int]
-    foreign: frozenset[str]  # accounts whose own partition is another one: their producer partitions differently
+    foreign: dict[str, int]  # own partitions of the accounts of which a request came on another one
     fresh: list[Fresh]  # in input order
     set_aside: list[Request[Any]]  # neither answered before nor to be decided
-    same: dict[int, int]  # the offset of a record that asks what a fresh one before it does, and that one's
-    answers: dict[int, list[Entry]]  # by the record's offset; what was found, and later what is booked
+    same: dict[Place, Place]  # the place of a record that asks what a fresh one before it does, and that one's
+    answers: dict[Place, list[Entry]]  # by the record's place; what was found, and later what is booked
 
     def rows(self, requests: Iterable[Request[Any]]) -> list[tuple[Any, ...]]:
         """Return requests as the SQL functions take them: the composite type `request`."""
@@ -63,21 +62,18 @@ class Opened(NamedTuple):
                 request.fingerprint,
                 self.worker.value,
                 request.as_of,
-                self.partition,
+                request.partition,
                 request.offset,
             )
             for request in requests
         ]
 
 
-async def lock_accounts(
-    connection: Connection, partition: int, requests: Iterable[Request[Event]]
-) -> list[tuple[str, int, int]]:
+async def lock_accounts(connection: Connection, requests: Sequence[Request[Event]]) -> list[tuple[str, int, int]]:
     """Lock the accounts of a batch; return for each its id, its number and its own partition."""
+    first = {request.account_id: request.partition for request in reversed(requests)}
     rows = await connection.fetch(
-        "select account_id, account, partition from open_accounts($1, $2)",
-        list({request.account_id for request in requests}),
-        partition,
+        "select account_id, account, partition from lock_accounts($1, $2)", list(first), list(first.values())
     )
     return [tuple(row) for row in rows]
 
@@ -85,7 +81,6 @@ async def lock_accounts(
 async def open_batch(
     connection: Connection,
     worker: WorkerName,
-    partition: int,
     requests: Sequence[Request[Event]],
     is_decidable: Callable[[Request[Event]], bool] = lambda _: True,
 ) -> Opened:
@@ -94,56 +89,60 @@ async def open_batch(
     A request that is not decidable is set aside, unless it was answered before or its id is another one's: it leaves
     no trace, so that it can be sent again.
     """
-    rows = await lock_accounts(connection, partition, requests)
+    rows = await lock_accounts(connection, requests)
     accounts = {row[0]: row[1] for row in rows}
-    foreign = frozenset(row[0] for row in rows if row[2] != partition)
+    own = {row[0]: row[2] for row in rows}
     found = await connection.fetch(
         "select * from stored_answers($1, $2)",
         [accounts[request.account_id] for request in requests],
         [request.request_id for request in requests],
     )
     stored: dict[Key, Entry] = {}
-    not_final: dict[int, Entry] = {}  # by the offset of the record that each was decided for
+    not_final: dict[Place, Entry] = {}  # by the place of the record that each was decided for
     for each in map(Entry._make, found):
         if each.code != Code.BALANCE_NOT_CURRENT:
             stored[each.account, each.request_id] = each
-        elif each.worker == worker and each.source_partition == partition:
-            not_final[each.source_offset] = each
-    answers: dict[int, list[Entry]] = {}
+        elif each.worker == worker:
+            not_final[each.source_partition, each.source_offset] = each
+    answers: dict[Place, list[Entry]] = {}
+    foreign: dict[str, int] = {}
     others = []
-    # Python's own UUIDs are slow to hash and to compare: what is found is known by its offset from here on.
+    # Python's own UUIDs are slow to hash and to compare: what is found is known by its place from here on.
     for request in requests:
-        key = accounts[request.account_id], request.request_id
-        entry = not_final.get(request.offset)
+        account_id = request.account_id
+        if own[account_id] != request.partition:
+            foreign[account_id] = own[account_id]
+        key = accounts[account_id], request.request_id
+        entry = not_final.get(request.place) if not_final else None
         if entry is None or _key_of(entry) != (*key, request.fingerprint):
             entry = stored.get(key)
         if entry is not None and entry.fingerprint == request.fingerprint:
-            answers[request.offset] = [entry]
+            answers[request.place] = [entry]
         else:
             others.append((request, key, entry is not None))
     await _add_conflicts(connection, [(request, key) for request, key, conflict in others if conflict], answers)
-    await _add_movements(connection, worker, partition, answers)
-    rest = [other for other in others if other[0].offset not in answers]
-    opened = Opened(worker, partition, accounts, foreign, *_sort(rest, is_decidable), answers)
+    await _add_movements(connection, worker, answers)
+    rest = [other for other in others if other[0].place not in answers] if answers else others
+    opened = Opened(worker, accounts, foreign, *_sort(rest, is_decidable), answers)
     await _keep_original_ids(connection, opened)
     return opened
 
 
 def _sort(
     unanswered: Iterable[tuple[Request[Event], Key, bool]], is_decidable: Callable[[Request[Event]], bool]
-) -> tuple[list[Fresh], list[Request[Event]], dict[int, int]]:
+) -> tuple[list[Fresh], list[Request[Event]], dict[Place, Place]]:
     """Tell apart what is fresh, what is set aside, and what asks the same as a fresh one before it."""
     fresh: list[Fresh] = []
     set_aside = []
     same = {}
-    asked: dict[Key, dict[int, int]] = {}  # offsets by request and fingerprint
+    asked: dict[Key, dict[int, Request[Event]]] = {}  # by request and fingerprint
     for request, key, conflict in unanswered:
         bodies = asked.setdefault(key, {})
         if request.fingerprint in bodies:
-            same[request.offset] = bodies[request.fingerprint]
+            same[request.place] = bodies[request.fingerprint].place
         elif conflict or bodies or is_decidable(request):
             fresh.append((request, conflict or bool(bodies)))
-            bodies[request.fingerprint] = request.offset
+            bodies[request.fingerprint] = request
         else:
             set_aside.append(request)
     return fresh, set_aside, same
@@ -165,7 +164,7 @@ async def _keep_original_ids(connection: Connection, opened: Opened) -> None:
 
 
 async def _add_conflicts(
-    connection: Connection, requests: Sequence[tuple[Request[Any], Key]], answers: dict[int, list[Entry]]
+    connection: Connection, requests: Sequence[tuple[Request[Any], Key]], answers: dict[Place, list[Entry]]
 ) -> None:
     """Find what requests were answered whose id another body had first."""
     if not requests:
@@ -179,58 +178,55 @@ async def _add_conflicts(
     conflicts = {_key_of(entry): entry for entry in map(Entry._make, rows)}
     for request, key in requests:
         if (entry := conflicts.get((*key, request.fingerprint))) is not None:
-            answers[request.offset] = [entry]
+            answers[request.place] = [entry]
 
 
-async def _add_movements(
-    connection: Connection, worker: WorkerName, partition: int, answers: dict[int, list[Entry]]
-) -> None:
+async def _add_movements(connection: Connection, worker: WorkerName, answers: dict[Place, list[Entry]]) -> None:
     """Complete the answers to records that are read again after a crash with what they moved beside the answer.
 
     A record that repeats an earlier one gets the answer alone: what that one moved was published with it.
     """
-    again = {offset: entry for offset, (entry,) in answers.items() if is_of(entry, partition, offset)}
+    again = {
+        place: entry for place, (entry,) in answers.items() if (entry.source_partition, entry.source_offset) == place
+    }
     if not again:
         return
     rows = await connection.fetch(
-        "select * from journal where worker = $1 and source_partition = $2 and source_offset = any($3)"
-        " order by account, sequence",
+        "select * from stored_movements($1, $2, $3)",
         worker.value,
-        partition,
-        list(again),
+        [partition for partition, _ in again],
+        [offset for _, offset in again],
     )
-    answers |= {offset: [] for offset in again}
+    answers |= {place: [] for place in again}
     for entry in map(Entry._make, rows):
+        place = entry.source_partition, entry.source_offset
         # Were the topic made anew, its offsets could be those of other requests, too.
-        if _key_of(entry) == _key_of(again[entry.source_offset]):
-            answers[entry.source_offset].append(entry)
+        if _key_of(entry) == _key_of(again[place]):
+            answers[place].append(entry)
 
 
 def _key_of(entry: Entry) -> tuple[int, UUID, int]:
     return entry.account, entry.request_id, entry.fingerprint
 
 
-def is_of(entry: Entry, partition: int, offset: int) -> bool:
-    """Tell whether a row was booked for the record at this place, and not for an earlier one with the same request."""
-    return entry.source_offset == offset and entry.source_partition == partition
+def is_of(entry: Entry, request: Request[Any]) -> bool:
+    """Tell whether a row was booked for a request's own record, and not for an earlier record of the same request."""
+    return entry.source_offset == request.offset and entry.source_partition == request.partition
 
 
 def answer_all(opened: Opened, requests: Iterable[Request[Event]], decided: Iterable[Entry]) -> list[Answer]:
     """Match every request of the batch with its journal rows, found or just booked."""
     answers, same = opened.answers, opened.same
     for entry in decided:
-        answers.setdefault(entry.source_offset, []).append(entry)
-    return [
-        Answer(request, _rows_for(answers[same.get(request.offset, request.offset)], opened.partition, request))
-        for request in requests
-    ]
-
-
-def _rows_for(entries: list[Entry], partition: int, request: Request[Any]) -> list[Entry]:
-    """Return what a record publishes of the rows of its request: all, or the answer alone to a repeat."""
-    if len(entries) == 1:
-        return entries
-    return [entry for entry in entries if entry.is_answer or is_of(entry, partition, request.offset)]
+        answers.setdefault((entry.source_partition, entry.source_offset), []).append(entry)
+    answered = []
+    for request in requests:
+        place = request.place
+        entries = answers[same.get(place, place) if same else place]
+        if len(entries) > 1:  # a repeat publishes the answer alone, and not the rows beside it
+            entries = [entry for entry in entries if entry.is_answer or is_of(entry, request)]
+        answered.append(Answer(request, entries))
+    return answered
 
 
 def split_at_repeats(requests: Sequence[Request[Event]]) -> Iterator[list[Request[Event]]]:

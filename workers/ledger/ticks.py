@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
+from uuid import UUID
 
 from infra.postgres import Connection
 from schemas.ticks import ExpiryTick
 from workers.ledger.model import Entry, Request, Tick, WorkerName
 from workers.ledger.plans import Catalogue
 
-__all__ = ["TickTerms", "booked_ticks", "expire_step", "tick_movements", "tick_terms"]
+__all__ = ["TickTerms", "booked_ticks", "expire_step", "first_unbooked", "tick_movements", "tick_terms"]
 
 
 class TickTerms(NamedTuple):
@@ -27,14 +28,14 @@ def tick_terms(catalogue: Catalogue, step_lots: int, steps: int) -> TickTerms:
 
 
 async def expire_step(
-    connection: Connection, partition: int, request: Request[ExpiryTick], horizon: datetime, terms: TickTerms
+    connection: Connection, request: Request[ExpiryTick], horizon: datetime, terms: TickTerms
 ) -> Tick:
     """Do one step of a tick and return it as it stands: `booking` while a further step is due.
 
     A tick seen before is not booked again: its stored answer is returned.
     """
     stored = await connection.fetch(
-        "select * from ticks where partition = $1 and request_id = $2", partition, request.request_id
+        "select * from ticks where partition = $1 and request_id = $2", request.partition, request.request_id
     )
     for row in stored:
         if row["fingerprint"] == request.fingerprint and row["code"] != "booking":
@@ -43,7 +44,7 @@ async def expire_step(
         answer = await connection.fetchrow(
             "insert into ticks (partition, request_id, fingerprint, code, source_offset, as_of, horizon, lots, credits,"
             " complete, steps) values ($1, $2, $3, 'key_conflict', $4, $5, $6, 0, 0, true, 0) returning *",
-            partition,
+            request.partition,
             request.request_id,
             request.fingerprint,
             request.offset,
@@ -57,7 +58,7 @@ async def expire_step(
             request.fingerprint,
             WorkerName.EXPIRY.value,
             request.as_of,
-            partition,
+            request.partition,
             request.offset,
         )
         answer = await connection.fetchrow("select * from expire_step($1, $2, $3, $4, $5, $6)", cause, horizon, *terms)
@@ -66,16 +67,35 @@ async def expire_step(
 
 
 async def booked_ticks(
-    connection: Connection, partition: int, requests: Sequence[Request[ExpiryTick]]
-) -> list[tuple[Tick, int]]:
-    """Return the stored answer to each request for a tick, in order, with the request's own offset."""
+    connection: Connection, requests: Sequence[Request[ExpiryTick]]
+) -> list[tuple[Tick, Request[ExpiryTick]]]:
+    """Return the stored answer to each request for a tick, in order, with the request."""
+    stored = {_key_of(tick): tick for tick in await _stored_ticks(connection, requests)}
+    return [(stored[_key_of(request)], request) for request in requests]
+
+
+async def first_unbooked(connection: Connection, requests: Sequence[Request[ExpiryTick]]) -> Request[ExpiryTick] | None:
+    """Return the first request for a tick that has a step left; None if all are answered."""
+    stored = await _stored_ticks(connection, requests)
+    done = {_key_of(tick) for tick in stored if tick.code != "booking"}
+    return next((request for request in requests if _key_of(request) not in done), None)
+
+
+async def _stored_ticks(connection: Connection, requests: Sequence[Request[ExpiryTick]]) -> list[Tick]:
+    """Return what is stored for the partitions and request ids of requests, whatever body an id came with."""
     rows = await connection.fetch(
-        "select * from ticks where partition = $1 and request_id = any($2)",
-        partition,
+        "select stored.* from (select distinct * from unnest($1::integer[], $2::uuid[])) as r (partition, request_id)"
+        " cross join lateral"
+        " (select t.* from ticks as t where t.partition = r.partition and t.request_id = r.request_id offset 0)"
+        " as stored",
+        [request.partition for request in requests],
         [request.request_id for request in requests],
     )
-    ticks = {(row["request_id"], row["fingerprint"]): Tick(*row) for row in rows}
-    return [(ticks[request.request_id, request.fingerprint], request.offset) for request in requests]
+    return [Tick(*row) for row in rows]
+
+
+def _key_of(asked: Tick | Request[ExpiryTick]) -> tuple[int, UUID, int]:
+    return asked.partition, asked.request_id, asked.fingerprint
 
 
 async def tick_movements(connection: Connection, tick: Tick) -> list[tuple[str, Entry]]:

@@ -1,7 +1,7 @@
 """Consumer groups seen from outside: their members, and setting the offsets of a group without members."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from aiokafka import TopicPartition
@@ -14,14 +14,13 @@ from aiokafka.errors import (
 )
 
 from infra.kafka.clients import reader
-from infra.kafka.transactions import TransactionPair
+from infra.kafka.transactions import fence_producers
 from infra.settings import Settings
 from workers.ops.operations import RefusedError
 
 __all__ = ["GroupDescription", "describe_group", "set_offsets", "wait_until_empty"]
 
 _POLL_SECONDS = 0.5
-_FENCED_AT_ONCE = 8
 _EMPTY_STATES = ("Empty", "Dead")  # Kafka also reports an unknown group as dead
 
 
@@ -102,38 +101,21 @@ def _describe_members(group: GroupDescription) -> str:
     return f"{len(group.members)} member{'s'[: len(group.members) != 1]} ({', '.join(sorted(set(group.members)))})"
 
 
-async def _fence_all(settings: Settings, group: str, places: Sequence[TopicPartition]) -> None:
-    """Fence a group's lanes: abort their open transactions, and reject a worker that still runs outside the group.
-
-    Raises:
-        KafkaError: when the brokers cannot be reached or refuse.
-
-    """
-    for first in range(0, len(places), _FENCED_AT_ONCE):
-        together = places[first : first + _FENCED_AT_ONCE]
-        await asyncio.gather(*(_fence(settings, f"{group}.{place.topic}.{place.partition}") for place in together))
-
-
-async def _fence(settings: Settings, name: str) -> None:
-    producers = TransactionPair(settings, name)  # the lane's own ids
-    try:
-        await producers.start()
-    finally:
-        await producers.discard()
-
-
-async def set_offsets(settings: Settings, group: str, offsets: Mapping[TopicPartition, int]) -> None:
+async def set_offsets(
+    settings: Settings, group: str, offsets: Mapping[TopicPartition, int], owners: Iterable[str]
+) -> None:
     """Set the offsets of a group without members, all at once.
 
     A killed worker may have left an open transaction with an offset that the broker would write later, over the new
-    one. So the group's lanes are fenced first. If a member joins in between, the broker refuses all offsets.
+    one. So the last owners of the group's lanes are fenced first. If a member joins in between, the broker refuses all
+    offsets.
 
     Raises:
         RefusedError: when the group has members.
         KafkaError: when the brokers cannot be reached or refuse.
 
     """
-    await _fence_all(settings, group, list(offsets))
+    await fence_producers(settings, owners)
     async with reader(settings, group) as consumer:
         consumer.assign(list(offsets))
         try:

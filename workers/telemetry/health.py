@@ -5,7 +5,8 @@ has and tries again; one that is not alive ends by itself, and the probe is for 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from time import monotonic
@@ -13,8 +14,9 @@ from typing import Any, NamedTuple
 
 from aiokafka import TopicPartition
 
+from infra.kafka.transactions import TransactionTimes
 from workers.telemetry.lane_health import LaneHealth
-from workers.telemetry.worker_metrics import WorkerMetrics
+from workers.telemetry.worker_metrics import Stage, WorkerMetrics
 
 __all__ = ["Cause", "Dead", "Health"]
 
@@ -90,6 +92,23 @@ class Health:
     def ends(self, error: BaseException) -> None:
         """It ends, of an error."""
         self._fatal = self._fatal or str(error) or repr(error)
+
+    @contextmanager
+    def stage(self, stage: Stage) -> Iterator[None]:
+        """Observe how long a turn, or a part of it, is at a stage."""
+        began = self.clock()
+        yield
+        self.kept.observe_stage(stage, self.clock() - began)
+
+    def stored(self, records: int, codes: Mapping[str, int], reasons: Sequence[str]) -> None:
+        """So many records are stored, with outcomes by code, and dead letters for these reasons."""
+        self.counts.update(reasons)
+        self.kept.count_batch(records, codes, reasons)
+
+    def published(self, times: TransactionTimes) -> None:
+        """A turn is published."""
+        self.kept.observe_stage(Stage.PUBLISH, times.publish)
+        self.kept.observe_stage(Stage.COMMIT, times.commit)
 
     def dead(self) -> Dead | None:
         """Return why the process is not alive, if it is not."""

@@ -1,20 +1,15 @@
 """What one lane reports of itself: what it does, its last error, and since when it has made no progress."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import ParamSpec, TypeVar
 
 from infra.clock import utc_now
-from infra.kafka.transactions import TransactionTimes
-from workers.telemetry.worker_metrics import Stage, WorkerMetrics
+from workers.telemetry.worker_metrics import WorkerMetrics
 
 __all__ = ["LaneActivity", "LaneHealth"]
-
-_Given = ParamSpec("_Given")
-_Decoded = TypeVar("_Decoded")
 
 _SETTLED_SECONDS = 5.0  # a lane that found nothing to do for so long after an error is over it
 
@@ -48,7 +43,6 @@ class LaneHealth:
     hold: str = ""  # why it holds a record, while it does
     ahead_seconds: float = 0.0  # and how far ahead of this host's clock that record's time is
     _waits_from: float = 0.0
-    _stage_from: float = 0.0
 
     def __post_init__(self) -> None:
         self.moved_at = self.clock()
@@ -70,7 +64,6 @@ class LaneHealth:
             self.error, self.moved_at = None, self.clock()
         self.held += 1
         self.doing = LaneActivity.DECIDING
-        self._stage_from = self.clock()
 
     def waits_for(self, neighbour: str | None) -> None:
         """It waits for the lane of a group, which it has looked at now: that is not to be stuck. None: no longer."""
@@ -90,31 +83,16 @@ class LaneHealth:
         if neighbour is not None:
             self.kept.overtakes(neighbour, records)
 
-    def decodes(self, decode: Callable[_Given, _Decoded], *given: _Given.args, **named: _Given.kwargs) -> _Decoded:
-        """The batch may be decided, other lanes have come as far: call what decodes it."""
-        self._ends(Stage.WAIT)
-        decoded = decode(*given, **named)
-        self._ends(Stage.DECODE)
-        return decoded
-
     def decided(self) -> None:
         """A batch is stored."""
         self.doing = LaneActivity.PUBLISHING
-        self._ends(Stage.DECIDE)
-
-    def stored(self, records: int, codes: Mapping[str, int], reasons: Sequence[str]) -> None:
-        """So many records are stored, with outcomes by code, and dead letters for these reasons."""
-        self.counts.update(reasons)
-        self.kept.count_batch(records, codes, reasons)
 
     def steps(self) -> None:
         """A part of a batch is stored that takes several transactions."""
         self.moved_at = self.clock()
 
-    def published(self, spent: TransactionTimes) -> None:
+    def published(self) -> None:
         """A batch is done with."""
-        self.kept.observe_stage(Stage.PUBLISH, spent.publish)
-        self.kept.observe_stage(Stage.COMMIT, spent.commit)
         self.held = max(0, self.held - 1)
         self.error, self.moved_at = None, self.clock()
         if not self.held:
@@ -127,7 +105,7 @@ class LaneHealth:
 
     def goes_on(self) -> None:
         """What it held may be decided."""
-        self.doing, self.hold, self.ahead_seconds, self._stage_from = LaneActivity.DECIDING, "", 0.0, self.clock()
+        self.doing, self.hold, self.ahead_seconds = LaneActivity.DECIDING, "", 0.0
 
     def fails(self, error: BaseException) -> None:
         """It waits, and begins again."""
@@ -140,12 +118,6 @@ class LaneHealth:
         """It waits for an operator, and looks again now and then."""
         self.doing, self.error, self.halted = LaneActivity.HALTED, None, reason
         self.moved_at = self.clock()
-
-    def _ends(self, stage: Stage) -> None:
-        """A stage of the batch at hand is over, and the next one begins."""
-        now = self.clock()
-        self.kept.observe_stage(stage, now - self._stage_from)
-        self._stage_from = now
 
     def _is_over_it(self) -> bool:
         """Tell whether it got on since its last error, or found that there was nothing to do."""

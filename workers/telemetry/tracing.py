@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, asynccontextmanager
 from types import TracebackType
 from typing import Protocol, Self
 
-from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
 
 from infra.kafka.transactions import Message
@@ -38,7 +37,7 @@ class BatchTrace(Protocol):
 class Traces(Protocol):
     """Creates a worker's traces."""
 
-    def trace_batch(self, tp: TopicPartition, records: Sequence[ConsumerRecord]) -> BatchTrace:
+    def trace_batch(self, topic: str, records: Sequence[ConsumerRecord]) -> BatchTrace:
         """Return the trace of a batch before its decision."""
 
 
@@ -59,7 +58,7 @@ class _NoTraces:
     def trace_publishing(self, messages: Sequence[Message]) -> "_NoTraces":  # noqa: ARG002
         return self
 
-    def trace_batch(self, tp: TopicPartition, records: Sequence[ConsumerRecord]) -> "_NoTraces":  # noqa: ARG002
+    def trace_batch(self, topic: str, records: Sequence[ConsumerRecord]) -> "_NoTraces":  # noqa: ARG002
         return self
 
 

@@ -17,7 +17,6 @@ from time import time_ns
 from types import TracebackType
 from typing import Any, Self
 
-from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -84,13 +83,12 @@ class OtelTraces:
         self._tracer = tracer
         self._group = group
 
-    def trace_batch(self, tp: TopicPartition, records: Sequence[ConsumerRecord]) -> "_BatchSpans":
+    def trace_batch(self, topic: str, records: Sequence[ConsumerRecord]) -> "_BatchSpans":
         """Return the trace of a batch before its decision."""
         common = {
             "messaging.system": "kafka",
             "messaging.consumer.group.name": self._group,
-            "messaging.destination.name": tp.topic,
-            "messaging.destination.partition.id": str(tp.partition),
+            "messaging.destination.name": topic,
         }
         return _BatchSpans(self._tracer, common, records)
 
@@ -101,11 +99,11 @@ class _BatchSpans:
     def __init__(self, tracer: Tracer, common: dict[str, Any], records: Sequence[ConsumerRecord]) -> None:
         self._tracer = tracer
         self._process = common | {"messaging.operation.name": "process", "messaging.operation.type": "process"}
-        self._contexts = {}
+        self._contexts: dict[tuple[int, int], Context] = {}  # by partition and offset
         for record in records:
             context = _propagator.extract(record.headers, _NOTHING, _read)
             if get_current_span(context).get_span_context().is_valid:
-                self._contexts[record.offset] = context
+                self._contexts[record.partition, record.offset] = context
         self._count = len(records)
         self._began = time_ns()
         self._span: Span
@@ -119,8 +117,8 @@ class _BatchSpans:
             SpanKind.CONSUMER,
             self._process | {"messaging.batch.message_count": self._count},
             [
-                Link(get_current_span(context).get_span_context(), {"messaging.kafka.offset": offset})
-                for offset, context in self._contexts.items()
+                Link(get_current_span(context).get_span_context(), _place_attributes(place))
+                for place, context in self._contexts.items()
             ],
             self._began,
         )
@@ -136,11 +134,11 @@ class _BatchSpans:
         """Return the messages; answers to records with a trace context get headers that continue the trace."""
         if not self._contexts:
             return messages
-        answers: dict[int, list[Message]] = {}
+        answers: dict[tuple[int, int], list[Message]] = {}
         for message in messages:
             if message.origin is not None and message.origin in self._contexts:
                 answers.setdefault(message.origin, []).append(message)
-        headers = {offset: self._trace_record(offset, answers.get(offset, ())) for offset in self._contexts}
+        headers = {place: self._trace_record(place, answers.get(place, ())) for place in self._contexts}
         return [
             message._replace(headers=[*(message.headers or ()), *headers[message.origin]])
             if message.origin in headers
@@ -148,13 +146,13 @@ class _BatchSpans:
             for message in messages
         ]
 
-    def _trace_record(self, offset: int, answers: Sequence[Message]) -> "list[tuple[str, bytes]]":
+    def _trace_record(self, place: tuple[int, int], answers: Sequence[Message]) -> "list[tuple[str, bytes]]":
         """Record a record's span and return the headers that continue its trace."""
         span = self._tracer.start_span(
             f"process {self._process['messaging.destination.name']}",
-            self._contexts[offset],
+            self._contexts[place],
             SpanKind.CONSUMER,
-            self._process | {"messaging.kafka.offset": offset},
+            self._process | _place_attributes(place),
             [Link(self._span.get_span_context())],
             self._began,
         )
@@ -188,6 +186,11 @@ class _BatchSpans:
             _end(span, error)
             raise
         _end(span, None)
+
+
+def _place_attributes(place: tuple[int, int]) -> dict[str, str | int]:
+    partition, offset = place
+    return {"messaging.destination.partition.id": str(partition), "messaging.kafka.offset": offset}
 
 
 def _end(span: Span, error: BaseException | None) -> None:

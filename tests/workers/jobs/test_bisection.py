@@ -8,10 +8,10 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from infra.kafka.clients import create_producer, reader
+from infra.kafka.clients import create_producer
 from infra.postgres import Connection, is_refusal, is_transient
 from infra.settings import Settings
-from schemas.catalogue import BILLING_EVENTS, CREDIT_EVENTS, DEAD_LETTERS, EXPIRY_TICKS, SEND_REQUESTS, fingerprint
+from schemas.catalogue import BILLING_EVENTS, CREDIT_EVENTS, DEAD_LETTERS, EXPIRY_TICKS, fingerprint
 from schemas.envelope import Event, encode
 from schemas.ticks import ExpiryTick
 from tests.ledger.book import DAY, Book
@@ -80,14 +80,12 @@ async def test_what_was_refused_can_be_sent_again_once_the_cause_is_mended(
     assert [("granted", False)] == [(answer["code"], answer["repeat"]) for answer in answers]
 
 
-def _batch(topic: str, events: list[Event]) -> Batch:
+def _batch(events: list[Event], partition: int = 0) -> Batch:
     return Batch(
-        topic,
-        0,
         [
-            Request(event, event.subject or "", event.id, fingerprint(event), event.time, offset)
+            Request(event, event.subject or "", event.id, fingerprint(event), event.time, partition, offset)
             for offset, event in enumerate(events)
-        ],
+        ]
     )
 
 
@@ -99,8 +97,8 @@ async def test_a_batch_decided_apart_has_the_answers_of_one_decided_whole(databa
     sends = [send(accounts[n % 3]) for n in range(18)]
     sends += [sends[0], sends[5], send(accounts[0], sends[0].id, recipient_id="somebody-else")]
     found: list[tuple[Job, Batch]] = [
-        (BillingJob(catalogue), _batch(BILLING_EVENTS, grants)),
-        (SendJob(catalogue), _batch(SEND_REQUESTS, sends)),
+        (BillingJob(catalogue), _batch(grants)),
+        (SendJob(catalogue), _batch(sends)),
     ]
     whole, apart = [], []
     transaction = database.transaction()
@@ -135,8 +133,7 @@ async def test_a_tick_that_the_database_refuses_ends_the_worker(cluster: Setting
     letters = await ends(cluster, DEAD_LETTERS)
 
     async with (
-        reader(cluster, None, "read_uncommitted") as asked,
-        living(cluster, ExpiryJob(asked, load_catalogue(), cluster)) as life,
+        living(cluster, ExpiryJob(load_catalogue(), cluster)) as life,
     ):
         error = await life.ended()
 

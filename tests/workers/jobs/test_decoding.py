@@ -59,6 +59,6 @@ def test_a_time_that_is_not_taken_is_a_reason_of_its_own_and_moves_no_clock(
 
     found = decode_records(records, from_milliseconds(START), times)
 
-    assert reasons == [found.refused[offset].reason.value for offset in range(3)]
+    assert reasons == [found.refused[0, offset].reason.value for offset in range(3)]
     believed = [record.timestamp for record, reason in zip(records, reasons, strict=True) if reason == "not_json"]
     assert from_milliseconds(max(believed)) == found.as_of

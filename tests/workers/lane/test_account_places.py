@@ -19,7 +19,6 @@ from workers.jobs.billing import BillingJob
 from workers.jobs.expiry import ExpiryJob
 from workers.jobs.partitioning_check import OTHERS, SOURCES
 from workers.jobs.send import SendJob
-from workers.lane.time_order import Ends
 from workers.ledger.plans import load_catalogue
 from workers.ops.books.metrics_exporter import read_once
 from workers.ops.lag import observer
@@ -83,10 +82,8 @@ async def test_no_tick_of_another_number_books_a_lot_before_a_send_that_could_sp
     for partition in (OTHER, OWN):
         await _send_to(cluster, EXPIRY_TICKS, partition, _tick())
 
-    ends_ = Ends(cluster)
-    async with working(cluster, ExpiryJob(ends_, load_catalogue(), cluster)):
+    async with working(cluster, ExpiryJob(load_catalogue(), cluster)):
         await _read_to_end(cluster, database, *(TopicPartition(EXPIRY_TICKS, number) for number in (OTHER, OWN)))
-    await ends_.aclose()
     async with working(cluster, SendJob(load_catalogue())):
         (answer,) = await read(cluster, start, 1)
 

@@ -15,7 +15,7 @@ from tests.workers.wire import Raw, ends, publish, read, send
 from workers.errors import BreakerError
 from workers.jobs import decoding
 from workers.jobs.dead_letters import LETTER_HEADER
-from workers.lane.circuit_breaker import FEWEST, Breaker
+from workers.lane.circuit_breaker import FEWEST, CircuitBreaker
 
 NO_JSON = Undecodable(DeadLetterReason.NOT_JSON, "planted")
 
@@ -24,7 +24,7 @@ class _Reader:
     """Judges batches of one partition, so many records good and bad."""
 
     def __init__(self, share: float = 0.5, window: int = 100) -> None:
-        self._breaker = Breaker(load_settings(dead_letter_share=share, dead_letter_window=window))
+        self._breaker = CircuitBreaker(load_settings(dead_letter_share=share, dead_letter_window=window))
         self._offsets = count()
 
     def reads(self, good: int, bad: int) -> list[ConsumerRecord]:
@@ -36,7 +36,7 @@ class _Reader:
         return records
 
     def again(self, records: list[ConsumerRecord], bad: int) -> None:
-        self._breaker.judge(records, {record.offset: NO_JSON for record in records[:bad]})
+        self._breaker.record(records, {(0, record.offset): NO_JSON for record in records[:bad]})
 
 
 def test_it_trips_at_more_than_its_share_of_the_last_records() -> None:
@@ -81,24 +81,26 @@ def test_a_batch_that_was_stored_before_the_worker_began_is_let_through() -> Non
     """Another worker's breaker knew of the good records before it: only its answers are missing. It counts, though."""
     reader = _Reader(window=1_000)
     records = reader.reads(200, 0)
-    bad = {record.offset: NO_JSON for record in records[:FEWEST]}
-    after_a_kill = Breaker(load_settings(dead_letter_share=0.5, dead_letter_window=1_000))
+    bad = {(0, record.offset): NO_JSON for record in records[:FEWEST]}
+    after_a_kill = CircuitBreaker(load_settings(dead_letter_share=0.5, dead_letter_window=1_000))
 
-    after_a_kill.judge(records[:FEWEST], bad, stored=FEWEST)
+    after_a_kill.record(records[:FEWEST], bad, stored=FEWEST)
     with pytest.raises(BreakerError, match=rf"^{FEWEST + 1} of the last {FEWEST + 1} records"):
-        after_a_kill.judge(records[FEWEST : FEWEST + 1], {FEWEST: NO_JSON}, stored=FEWEST)
+        after_a_kill.record(records[FEWEST : FEWEST + 1], {(0, FEWEST): NO_JSON}, stored=FEWEST)
 
 
 def test_what_an_operator_has_sent_back_trips_nothing() -> None:
     """It was a dead letter before. A worker that cannot read it yet makes it one again, and goes on."""
     headers = ((LETTER_HEADER, b"0/7"),)
     records = [ConsumerRecord(SEND_REQUESTS, 0, n, 0, 0, None, None, None, 0, 0, headers) for n in range(2 * FEWEST)]
-    breaker = Breaker(load_settings(dead_letter_share=0.4, dead_letter_window=1_000))
-    breaker.judge(records, {record.offset: NO_JSON for record in records})
+    breaker = CircuitBreaker(load_settings(dead_letter_share=0.4, dead_letter_window=1_000))
+    breaker.record(records, {(0, record.offset): NO_JSON for record in records})
     new = [replace(record, offset=1_000 + record.offset, headers=()) for record in records]
 
     with pytest.raises(BreakerError, match=rf"^{2 * FEWEST} of the last {4 * FEWEST + 1} records"):
-        breaker.judge([*new, replace(new[-1], offset=2_000, headers=headers)], {each.offset: NO_JSON for each in new})
+        breaker.record(
+            [*new, replace(new[-1], offset=2_000, headers=headers)], {(0, each.offset): NO_JSON for each in new}
+        )
 
 
 def test_a_share_of_one_lets_everything_through() -> None:

@@ -15,14 +15,19 @@ from aiokafka.errors import KafkaError, UnknownError
 
 from infra.kafka.aiokafka_fixes import ConsumerLostError
 from infra.kafka.clients import create_consumer, reader
+from infra.kafka.end_offsets import EndOffsets
 from infra.settings import Settings
-from schemas.catalogue import SEND_REQUESTS
-from tests.workers.wire import eventually
+from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS
+from tests.workers.life import living
+from tests.workers.wire import ends, eventually, publish, read, send
 from workers.errors import WorkerError
 from workers.jobs.send import SendJob
-from workers.lane.time_order import Ends
-from workers.lane.worker import Worker
+from workers.lane.clients import Clients
+from workers.lane.membership import Membership
+from workers.lane.work import Work
 from workers.ledger.plans import load_catalogue
+from workers.telemetry.health import Health
+from workers.telemetry.tracing import NO_TRACES
 
 
 @pytest.mark.parametrize("task", ["_fetcher._fetch_task", "_client._sync_task"])
@@ -75,15 +80,17 @@ async def test_a_member_whose_coordination_failed_is_lost(cluster: Settings) -> 
         coordinator._coordination_task = whole
 
 
-async def test_ends_are_not_asked_of_a_client_that_is_lost(cluster: Settings) -> None:
-    """Each question would take 40 s, and fail."""
-    async with aclosing(Ends(cluster)) as ends:
-        await ends.end_offsets([TopicPartition(SEND_REQUESTS, 0)])
+async def test_ends_are_asked_of_another_client_once_one_is_lost(cluster: Settings) -> None:
+    """Each question to the lost one would take 40 s, and fail."""
+    place = TopicPartition(SEND_REQUESTS, 0)
+    async with aclosing(EndOffsets(cluster)) as ends:
+        found = await ends.end_offsets([place])
         ends._consumer._client._sync_task.cancel()
         await asyncio.wait([ends._consumer._client._sync_task])
 
         with pytest.raises(ConsumerLostError, match="has ended"):
-            await ends.end_offsets([TopicPartition(SEND_REQUESTS, 0)])
+            await ends.end_offsets([place])
+        assert found == await ends.end_offsets([place])
 
 
 async def test_a_member_whose_task_aiokafka_cancelled_is_lost_and_nobody_is_cancelled(cluster: Settings) -> None:
@@ -120,7 +127,12 @@ async def test_an_error_of_uvloop_s_is_a_consumer_that_is_lost(cluster: Settings
                 await consumer.getmany(timeout_ms=0)
 
 
-async def test_a_worker_without_partitions_ends_with_its_consumer(settings: Settings) -> None:
+def _membership(settings: Settings, consumer: Any) -> Membership:
+    clients = Clients(consumer, *[AsyncMock()] * 3, Health(30), AsyncMock(), NO_TRACES)
+    return Membership(Work(SendJob(load_catalogue()), settings, clients))
+
+
+async def test_a_member_without_partitions_ends_with_its_consumer(settings: Settings) -> None:
     """And not of an error that may pass: the group is joined again."""
     looks = iter([UnknownError(), None, ConsumerLostError("the heartbeat has ended")])
 
@@ -128,21 +140,36 @@ async def test_a_worker_without_partitions_ends_with_its_consumer(settings: Sett
         if (error := next(looks)) is not None:
             raise error
 
-    worker = Worker(SendJob(load_catalogue()), settings, AsyncMock(), AsyncMock())
-    await worker._consumer.stop()
-    worker._consumer = SimpleNamespace(check=check)
+    membership = _membership(settings, SimpleNamespace(check=check))
     started = asyncio.create_task(asyncio.sleep(0))
 
     with pytest.raises(KafkaError, match="the heartbeat has ended"):
-        await asyncio.wait_for(worker._pump(started, asyncio.Event()), 5)
+        await asyncio.wait_for(membership._pump(started, asyncio.Event()), 5)
+    await membership._owners.stop()
 
 
 async def test_a_worker_whose_poll_was_cancelled_by_nobody_says_so(settings: Settings, monkeypatch: Any) -> None:
     """Its end would look like one in order: code 0, and not a word."""
-    worker = Worker(SendJob(load_catalogue()), settings, AsyncMock(), AsyncMock())
-    await worker._consumer.stop()
-    worker._consumer = SimpleNamespace(subscribe=Mock(), start=AsyncMock(), stop=AsyncMock())
-    monkeypatch.setattr(worker, "_pump", AsyncMock(side_effect=asyncio.CancelledError()))
+    consumer = SimpleNamespace(subscribe=Mock(), start=AsyncMock(), stop=AsyncMock(), membership=None)
+    membership = _membership(settings, consumer)
+    monkeypatch.setattr(membership, "_pump", AsyncMock(side_effect=asyncio.CancelledError()))
 
     with pytest.raises(WorkerError, match="nobody had stopped it"):
-        await asyncio.wait_for(worker.run(asyncio.Event()), 5)
+        await asyncio.wait_for(membership.run(asyncio.Event()), 5)
+
+
+async def test_a_consumer_that_is_lost_is_replaced_and_the_worker_goes_on(cluster: Settings, account: str) -> None:
+    """Aiokafka's tasks end for good at an error that they did not expect. The process need not."""
+    start = await ends(cluster, SEND_RESULTS)
+    async with living(cluster) as life:
+        await life.ready()
+        lost = life.worker.membership
+        assert lost is not None
+        task = lost._consumer._fetcher._fetch_task
+        task.cancel()
+        await publish(cluster, SEND_REQUESTS, [request := send(account)])
+        (answer,) = await read(cluster, start, 1)
+
+        assert str(request.id) == answer["request_id"]
+        assert life.worker.membership is not lost
+        assert not life.task.done()

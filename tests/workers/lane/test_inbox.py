@@ -3,7 +3,7 @@
 from aiokafka.structs import ConsumerRecord
 
 from schemas.catalogue import SEND_REQUESTS
-from workers.lane.inbox import _MOST_BYTES, Inbox
+from workers.lane.inbox import MOST_BYTES, Inbox
 
 Headers = tuple[tuple[str, bytes], ...]
 
@@ -14,7 +14,7 @@ def _records(count: int, value: bytes | None, headers: Headers = (), first: int 
 
 
 def _open() -> Inbox:
-    inbox = Inbox()
+    inbox = Inbox(lambda: None)
     inbox.open(0)
     return inbox
 
@@ -27,14 +27,14 @@ def test_records_without_a_value_fill_it_too() -> None:
         assert not inbox.hungry
 
 
-async def test_records_that_are_large_are_taken_by_their_bytes() -> None:
+def test_records_that_are_large_are_taken_by_their_bytes() -> None:
     """A fetch that was compressed well may hold a hundred times more: one transaction could not take it in its time."""
     inbox = _open()
-    inbox.offer(_records(10, bytes(_MOST_BYTES // 4)), 10)
-    inbox.offer(_records(1, bytes(_MOST_BYTES * 2), first=10), 12)  # and a marker of a transaction after it
+    inbox.offer(_records(10, bytes(MOST_BYTES // 4)), 10)
+    inbox.offer(_records(1, bytes(MOST_BYTES * 2), first=10), 12)  # and a marker of a transaction after it
     taken = []
     while not inbox.hungry:
-        taken.append(await inbox.take(1000))
+        taken.append(inbox.take(1000))
 
     assert [3, 3, 3, 1, 1] == [len(each.records) for each in taken if each]
     assert [3, 6, 9, 10, 12] == [each.next_offset for each in taken if each]

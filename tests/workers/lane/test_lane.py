@@ -19,7 +19,7 @@ from tests.workers.life import living
 from tests.workers.wire import ends, prepare, promotion, publish, read, send, working
 from workers.jobs.billing import BillingJob
 from workers.jobs.send import SendJob
-from workers.lane import pauses, recovery
+from workers.lane import lane, recovery
 from workers.ledger.plans import load_catalogue
 from workers.ops.topics.plan import TopicChange, apply_topics
 
@@ -179,7 +179,9 @@ async def test_an_older_owner_cannot_store_what_it_decides(
         await publish(cluster, SEND_REQUESTS, [send(account)])
         await read(cluster, start, 1)
         before = await database.fetchval("select max(epoch) from lanes where topic = $1", SEND_REQUESTS)
-        await database.execute("update lanes set epoch = epoch + 10 where topic = $1", SEND_REQUESTS)
+        await database.execute(
+            "update lanes set epoch = epoch + 10, owner_epoch = owner_epoch + 10 where topic = $1", SEND_REQUESTS
+        )
         await publish(cluster, SEND_REQUESTS, [send(account)])
         answers = await read(cluster, start, 2)
 
@@ -192,8 +194,8 @@ async def test_a_worker_without_a_starting_offset_says_what_to_do_and_goes_on_on
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It picks none by itself: neither skipping what is there nor reading it all again is its decision."""
-    monkeypatch.setattr(pauses, "_HALTED_SECONDS", 0.2)
-    monkeypatch.setattr(recovery, "_DOUBTS", 1)
+    monkeypatch.setattr(lane, "_HALTED_SECONDS", 0.2)
+    monkeypatch.setattr(recovery, "_ATTEMPTS", 1)
     await prepare(settings)
     job = SendJob(load_catalogue())
     job.group = f"inmail-send-{uuid4().hex[:8]}"

@@ -24,7 +24,7 @@ from tests.workers.wire import eventually, prepare, publish, send
 from workers.errors import WorkerError
 from workers.jobs.job import Batch, Decision
 from workers.jobs.send import SendJob
-from workers.lane import worker as worker_module
+from workers.lane import membership
 from workers.lane.worker import Worker, run_worker
 from workers.ledger.plans import load_catalogue
 
@@ -100,17 +100,17 @@ async def test_no_lane_is_opened_once_a_worker_is_stopping(cluster: Settings) ->
     """A rebalance that ends during the drain assigns partitions to nobody."""
     async with _running(cluster) as worker:
         await eventually(lambda: _has_lanes(worker), "an assignment")
-    before = dict(worker._lanes)
+    before = dict(worker.membership.lanes)
     tasks = asyncio.all_tasks()
 
-    await worker.on_partitions_assigned([TopicPartition(SEND_REQUESTS, 0)])
+    await worker.membership.on_partitions_assigned([TopicPartition(SEND_REQUESTS, 0)])
 
-    assert before == worker._lanes
+    assert before == worker.membership.lanes
     assert set() == asyncio.all_tasks() - tasks
 
 
 async def _has_lanes(worker: Worker) -> bool:
-    return bool(worker._lanes)
+    return worker.membership is not None and bool(worker.membership.lanes)
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +210,7 @@ async def _ending(
     monkeypatch: pytest.MonkeyPatch, release: Callable[[], Coroutine[Any, Any, None]]
 ) -> AsyncIterator[None]:
     """Allow an end one second beyond the drain; afterwards release what kept it, and let what it left behind finish."""
-    monkeypatch.setattr(worker_module, "_STOP_SECONDS", 1.0)
+    monkeypatch.setattr(membership, "STOP_SECONDS", 1.0)
     before = asyncio.all_tasks()
     try:
         yield
@@ -231,12 +231,12 @@ async def _seconds_to_end(task: asyncio.Task[None], stop: asyncio.Event) -> floa
     return seconds
 
 
-async def test_a_lane_that_is_cancelled_by_nobody_ends_its_worker(cluster: Settings) -> None:
-    """Aiokafka lets cancels of its own through: the partition would have no lane, and nobody would know."""
+async def test_an_owner_that_is_cancelled_by_nobody_ends_its_worker(cluster: Settings) -> None:
+    """Aiokafka lets cancels of its own through: the partitions would have no owner, and nobody would know."""
     async with living(cluster) as life:
         await life.ready()
-        _, task = next(iter(life.worker._lanes.values()))
-        task.cancel()
+        assert life.worker.membership is not None
+        life.worker.membership._owners._task.cancel()
         error = await life.ended()
 
     assert isinstance(error, WorkerError)
@@ -263,9 +263,9 @@ async def test_a_lane_stops_between_the_steps_of_a_batch(cluster: Settings) -> N
         await publish(cluster, SEND_REQUESTS, [send(in_partition(cluster, 0))])
         await eventually(lambda: _reached(job, 5), "some steps")
         began = monotonic()
-        await life.worker.on_partitions_revoked(list(life.worker._lanes))
+        await life.worker.membership.on_partitions_revoked(list(life.worker.membership.lanes))
         seconds, steps = monotonic() - began, job.steps
-        await life.worker.on_partitions_assigned([])
+        await life.worker.membership.on_partitions_assigned([])
 
     assert seconds < cluster.drain_seconds / 4
     assert steps == job.steps
@@ -298,12 +298,13 @@ async def test_a_revoked_lane_decides_nothing_any_more(cluster: Settings, databa
         await life.ready()
         await publish(cluster, SEND_REQUESTS, [send(in_partition(cluster, 0)) for _ in range(5)])
         await asyncio.wait_for(job.asked.wait(), 10)
-        lanes = [task for _, task in life.worker._lanes.values()]
-        await life.worker.on_partitions_revoked(list(life.worker._lanes))
+        assert life.worker.membership is not None
+        owner = life.worker.membership._owners._task
+        await life.worker.membership.on_partitions_revoked(list(life.worker.membership.lanes))
         job.may_go_on.set()
-        await asyncio.wait(lanes, timeout=10)
+        await asyncio.wait([owner], timeout=10)
         stored = await database.fetchval("select count(*) from journal")
-        await life.worker.on_partitions_assigned([])
+        await life.worker.membership.on_partitions_assigned([])
 
     assert (0, 0) == (stored, job.decided)
-    assert all(task.done() for task in lanes)
+    assert owner.done()

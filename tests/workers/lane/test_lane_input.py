@@ -106,7 +106,7 @@ async def test_a_dead_letter_fits_its_topic_whatever_of_the_record_is_large(clus
     """Else the broker would refuse it for ever, and the lane would never pass its record."""
     key, value, headers = LARGE[what]
     record = ConsumerRecord(SEND_REQUESTS, 0, 7, 1_900_000_000_000, 1, key, value, None, 0, 0, headers)
-    letters = dead_letters([record], {7: Undecodable(DeadLetterReason.NOT_JSON, "planted")})
+    letters = dead_letters([record], {(0, 7): Undecodable(DeadLetterReason.NOT_JSON, "planted")})
     start = await ends(cluster, DEAD_LETTERS)
     pair = TransactionPair(cluster, f"test-{uuid4().hex}")
     await pair.start()

@@ -22,7 +22,7 @@ from tests.workers.lagging import QUICK, stands
 from tests.workers.life import Held, at_the_end, in_partition, living
 from tests.workers.wire import ends, eventually, pass_over, publish, read, send, set_offset, settled, working
 from workers.jobs.send import SendJob
-from workers.lane import inbox, lane, pauses, recovery
+from workers.lane import inbox, lane, opening, recovery
 from workers.lane.worker import Worker
 from workers.ledger.plans import load_catalogue
 from workers.ops.lag import Status, observer
@@ -43,7 +43,7 @@ async def test_a_lane_that_cannot_go_on_is_halted_alone_and_goes_on_once_it_is_m
 
     What it names to be done is done as it stands there, and the lane goes on without a restart.
     """
-    monkeypatch.setattr(pauses, "_HALTED_SECONDS", 0.2)
+    monkeypatch.setattr(lane, "_HALTED_SECONDS", 0.2)
     place = TopicPartition(SEND_REQUESTS, 2)
     await publish(cluster, SEND_REQUESTS, [send(in_partition(cluster, 2)) for _ in range(5)])
     end, start = (await ends(cluster, SEND_REQUESTS))[place], await ends(cluster, SEND_RESULTS)
@@ -117,12 +117,15 @@ async def test_a_lane_that_retention_overtakes_says_what_is_lost(
 
 
 async def _says(worker: Worker, words: str) -> bool:
-    return any(words in reason for reason in worker._health.not_ready())
+    return any(words in reason for reason in worker.health.not_ready())
 
 
 async def _holds(worker: Worker, place: TopicPartition, held: tuple[int, bool]) -> bool:
     """Tell whether so many chunks are in a lane's inbox, and one more in the consumer's hands."""
-    return held == (len(worker._lanes[place][0].inbox._chunks), place in worker._consumer._fetcher._records)
+    return held == (
+        len(worker.membership.lanes[place].inbox._chunks),
+        place in worker.membership._consumer._fetcher._records,
+    )
 
 
 async def test_a_partition_that_cannot_be_read_costs_no_other_one_a_record(
@@ -220,14 +223,14 @@ async def test_an_offset_older_than_what_a_lane_has_published_is_not_taken(
             await at_the_end(cluster, place.partition)
     await publish(cluster, SEND_REQUESTS, requests[2:])
     told = iter([None, begin, begin + 1])  # and keeps to it, were it asked again: the lane's row is believed then
-    monkeypatch.setattr(recovery, "_DOUBTS", 2)
-    asked = lane.committed_offsets
+    monkeypatch.setattr(recovery, "_ATTEMPTS", 2)
+    asked = opening.committed_offsets
 
     async def loading(admin: AIOKafkaAdminClient, group: str, places: list[TopicPartition]) -> dict[Any, Any]:
         offsets = await asked(admin, group, places)
-        return offsets | {place: next(told, offsets[place])} if places == [place] else offsets
+        return offsets | {place: next(told, offsets[place])} if place in places else offsets
 
-    monkeypatch.setattr(lane, "committed_offsets", loading)
+    monkeypatch.setattr(opening, "committed_offsets", loading)
     with capture_logs() as logs:
         async with working(cluster, _job()):
             await at_the_end(cluster, place.partition)

@@ -15,6 +15,7 @@ from aiokafka.structs import ConsumerRecord
 
 from infra.kafka.aiokafka_fixes import LaneProducer
 from infra.kafka.clients import admin_client, create_consumer, partition_of, reader
+from infra.kafka.end_offsets import EndOffsets
 from infra.kafka.transactions import TransactionPair
 from infra.postgres import create_pool
 from infra.retry import is_retriable
@@ -22,11 +23,13 @@ from infra.settings import Settings
 from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS
 from tests.workers.wire import ends, eventually, publish, read, send
 from workers.jobs.send import SendJob
-from workers.lane.circuit_breaker import Breaker
+from workers.lane import turn
+from workers.lane.circuit_breaker import CircuitBreaker
 from workers.lane.clients import Clients
 from workers.lane.lane import Lane
-from workers.lane.lane_row import LaneRow
-from workers.lane.time_order import Ends
+from workers.lane.lane_rows import LaneRow, LaneRows
+from workers.lane.turn import LaneOwner
+from workers.lane.work import Work
 from workers.ledger.plans import load_catalogue
 from workers.telemetry.health import Health
 from workers.telemetry.tracing import NO_TRACES
@@ -35,25 +38,30 @@ _owner: ContextVar[str] = ContextVar("owner", default="")
 
 
 @asynccontextmanager
-async def _owning(settings: Settings, place: TopicPartition, name: str) -> AsyncIterator[Lane]:
-    """A lane that runs, with clients of its own as in another process; it is stopped at the end."""
+async def _owning(settings: Settings, place: TopicPartition, name: str) -> AsyncIterator[tuple[LaneOwner, Lane]]:
+    """An owner of one lane that runs, with clients of its own as in another process; it is stopped at the end."""
     async with AsyncExitStack() as stack:
         consumer = create_consumer(settings, SendJob.group, 10)
         consumer.assign([place])
+        consumer.is_member = AsyncMock(return_value=True)  # each believes that it is
         await stack.enter_async_context(consumer)
         admin = await stack.enter_async_context(admin_client(settings))
         pool = await stack.enter_async_context(create_pool(settings))
-        others = Ends(settings)
-        stack.push_async_callback(others.aclose)
-        clients = Clients(consumer, admin, pool, Breaker(settings), Health(30), others, NO_TRACES)
-        lane = Lane(SendJob(load_catalogue()), place, clients, settings)
+        ends_ = EndOffsets(settings)
+        stack.push_async_callback(ends_.aclose)
+        health = Health(30)
+        clients = Clients(consumer, admin, pool, CircuitBreaker(settings), health, ends_, NO_TRACES)
+        lane = Lane(SendJob.group, place, pool, settings, health.lane(place))
         reset = _owner.set(name)
-        running = asyncio.create_task(lane.run())
+        owner = LaneOwner(Work(SendJob(load_catalogue()), settings, clients), AsyncMock())
+        owner.adopt([lane])
+        running = asyncio.create_task(owner.run())
         _owner.reset(reset)
         try:
-            yield lane
+            yield owner, lane
         finally:
-            lane.stop()
+            owner.give_up([lane])
+            owner.stop()
             await running
 
 
@@ -61,7 +69,7 @@ async def _feed(lane: Lane, records: Sequence[ConsumerRecord]) -> None:
     """Give a lane, once it is open, what it has not read of these."""
 
     async def is_open() -> bool:
-        return lane.inbox._position is not None
+        return lane.is_open
 
     await eventually(is_open, "the lane is open")
     rest = [record for record in records if record.offset >= (lane.inbox._position or 0)]
@@ -79,46 +87,47 @@ async def _publish(settings: Settings, account: str, count: int) -> tuple[TopicP
         return place, [await consumer.getone() for _ in range(count)]
 
 
-async def test_an_owner_that_began_between_the_starts_of_its_successor_s_producers_commits_nothing_more(
+async def test_an_owner_that_begins_again_while_its_successor_fences_it_commits_nothing_more(
     cluster: Settings, account: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The successor has started one producer when the old owner begins again, and takes the lane with both.
+    """The successor has fenced the owner's name when that begins again under another, and acquires the lane first.
 
-    It stores a batch, and stands at its commit in Kafka with the producer that the successor starts no more: the
-    successor would publish what is stored, and the old owner the same again.
+    It stores a batch and stands at its commit in Kafka. The successor would publish what is stored, and the old owner
+    the same again: so the successor has to see that the lane has another owner by now, and to fence that one as well.
     """
     results = await ends(cluster, SEND_RESULTS)
     place, records = await _publish(cluster, account, 2)
-    half_started, may_start, at_commit, may_commit, succeeded = (asyncio.Event() for _ in range(5))
-    commit = TransactionPair._commit
+    fenced, may_acquire, at_commit, may_commit, succeeded = (asyncio.Event() for _ in range(5))
+    commit, fence = TransactionPair._commit, turn.fence_producers
 
-    async def starts(self: LaneProducer) -> None:
-        if _owner.get() == "new" and self._txn_manager.transactional_id.endswith(".1"):
-            await may_start.wait()
-        await AIOKafkaProducer.start(self)
-        half_started.set()
+    async def fences(settings: Settings, names: set[str]) -> None:
+        await fence(settings, names)
+        if _owner.get() == "new" and not fenced.is_set():
+            fenced.set()
+            await may_acquire.wait()
 
     async def commits(self: TransactionPair, producer: AIOKafkaProducer) -> None:
-        if _owner.get() == "old" and producer._txn_manager.transactional_id.endswith(".0"):
+        if _owner.get() == "old" and fenced.is_set():
             at_commit.set()
             await may_commit.wait()
         await commit(self, producer)
         if _owner.get() == "new":
             succeeded.set()
 
-    monkeypatch.setattr(LaneProducer, "start", starts)
+    monkeypatch.setattr(turn, "fence_producers", fences)
     monkeypatch.setattr(TransactionPair, "_commit", commits)
-    async with asyncio.timeout(60), _owning(cluster, place, "new") as new:
-        await half_started.wait()
-        async with _owning(cluster, place, "old") as old:
-            await _feed(old, records[:1])
-            await read(cluster, results, 1)
-            await _feed(old, records[1:])
-            await at_commit.wait()
-            may_start.set()
+    async with asyncio.timeout(60), _owning(cluster, place, "old") as (_, old):
+        await _feed(old, records[:1])
+        await read(cluster, results, 1)
+        async with _owning(cluster, place, "new") as (_, new):
+            await fenced.wait()
+            old.inbox.offer(records[1:], records[-1].offset + 1)  # which it cannot publish: it begins again
+            while not at_commit.is_set():
+                await _feed(old, records)
+                await asyncio.wait([asyncio.ensure_future(at_commit.wait())], timeout=0.5)
+            may_acquire.set()
             await _feed(new, records)
             await succeeded.wait()
-            old.stop()
             may_commit.set()
 
     answers = await read(cluster, results, 2)
@@ -128,16 +137,17 @@ async def test_an_owner_that_began_between_the_starts_of_its_successor_s_produce
 async def test_whoever_only_looks_at_a_lane_changes_nothing_of_it(settings: Settings) -> None:
     """One that could not start its producers, and leaves, must not speak for the owner."""
     async with create_pool(settings) as pool:
-        owner, other = (LaneRow(pool, SendJob.group, SEND_REQUESTS, 0) for _ in range(2))
-        owner.published = 5
-        await owner.look()
-        await owner.take()
-        await other.look()
-        await other.be_not_awaited()
-        row = await pool.fetchrow("select awaited, published from lanes where topic = $1", SEND_REQUESTS)
+        owner, other = (LaneRows(pool, SendJob.group, SEND_REQUESTS) for _ in range(2))
+        owned, seen = LaneRow(0, published=5), LaneRow(0)
+        await owner.read([owned])
+        assert [owned] == await owner.acquire([owned], "inmail-send.owner")
+        await other.read([seen])
+        await other.release([seen])
+        row = await pool.fetchrow("select awaited, published, owner from lanes where topic = $1", SEND_REQUESTS)
 
     assert row is not None
-    assert (True, 5) == tuple(row)
+    assert (True, 5, "inmail-send.owner") == tuple(row)
+    assert "inmail-send.owner" == seen.last_owner
 
 
 async def test_a_producer_that_finds_no_coordinator_is_given_up(

@@ -9,14 +9,14 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from infra.kafka.clients import create_producer, reader
+from infra.clock import EARLIEST, LATEST
+from infra.kafka.clients import create_producer
 from infra.postgres import Connection, connect_database, create_pool, is_transient
 from infra.retry import ignoring_retriable
 from infra.settings import Settings
 from schemas.catalogue import (
     CREDIT_EVENTS,
     EXPIRY_TICKS,
-    SEND_REQUESTS,
     fingerprint,
 )
 from schemas.envelope import Event, encode
@@ -24,7 +24,7 @@ from schemas.results import TickDecided
 from schemas.ticks import ExpiryTick
 from tests.ledger.book import DAY, Book, pick
 from tests.workers.life import in_partition
-from tests.workers.wire import ends, eventually, publish, read, send, working
+from tests.workers.wire import ends, eventually, read, working
 from workers.jobs import expiry
 from workers.jobs.expiry import ExpiryJob
 from workers.jobs.job import Batch, Decision
@@ -118,15 +118,13 @@ def _tick() -> ExpiryTick:
     return ExpiryTick.create(id=uuid4(), source="/test", time=now, data={"as_of": now})
 
 
-async def _book(settings: Settings, database: Connection, tick: ExpiryTick) -> bytes:
-    """Decide a tick of partition 0 without a lane; return its answer."""
-    request = Request(tick, "", tick.id, fingerprint(tick), tick.time, 0)
-    batch = Batch(EXPIRY_TICKS, 0, [request])
-    async with reader(settings, None, "read_uncommitted") as asked:
-        job = ExpiryJob(asked, load_catalogue(), settings)
-        while await job.step(database, batch):
-            pass
-        return (await job.decide(database, batch)).messages[-1].value
+async def _book(settings: Settings, database: Connection, tick: ExpiryTick, read_to: datetime) -> bytes:
+    """Decide a tick of partition 0 without a lane, with its neighbours read up to an instant; return its answer."""
+    request = Request(tick, "", tick.id, fingerprint(tick), tick.time, 0, 0)
+    batch, job = Batch([request], read_to=read_to), ExpiryJob(load_catalogue(), settings)
+    while await job.step(database, batch):
+        pass
+    return (await job.decide(database, batch)).messages[-1].value
 
 
 @pytest.mark.parametrize(("grace", "booked"), [(60, 0), (0, 1)])
@@ -136,7 +134,7 @@ async def test_a_lot_is_booked_a_grace_after_its_end(
     """Another broker's clock may be behind: a send may yet come that the lot's credit was good for."""
     await _lots(cluster, database, 1, ended=timedelta(seconds=30))
 
-    value = await _book(cluster.model_copy(update={"tick_grace_seconds": grace}), database, _tick())
+    value = await _book(cluster.model_copy(update={"tick_grace_seconds": grace}), database, _tick(), LATEST)
 
     assert booked == TickDecided.model_validate_json(value).data["lots"]
 
@@ -145,11 +143,9 @@ async def test_the_horizon_of_a_neighbour_that_never_read_is_one_that_an_answer_
     cluster: Settings, database: Connection
 ) -> None:
     """Nothing is booked, and the answer is one that its readers accept."""
-    await publish(cluster, SEND_REQUESTS, [send(in_partition(cluster, 0))])
-    await database.execute("delete from lanes where topic = $1", SEND_REQUESTS)
     await _lots(cluster, database, 1, ended=DAY)
 
-    event = TickDecided.model_validate_json(await _book(cluster, database, _tick()))
+    event = TickDecided.model_validate_json(await _book(cluster, database, _tick(), EARLIEST - DAY))
 
     assert (0, datetime(2000, 1, 1, tzinfo=UTC)) == pick(event.data, "lots", "horizon")
 
@@ -194,10 +190,7 @@ async def _expire(settings: Settings, database: Connection, *events: Event) -> l
     async with create_producer(settings, "test") as producer:
         for event in events:
             await producer.send_and_wait(EXPIRY_TICKS, encode(event), partition=0)
-    async with (
-        reader(settings, None, "read_uncommitted") as asked,
-        working(settings, ExpiryJob(asked, load_catalogue(), settings)),
-    ):
+    async with working(settings, ExpiryJob(load_catalogue(), settings)):
         return await read(settings, start, 20 + len(events))
 
 
@@ -268,7 +261,9 @@ async def test_an_older_owner_cannot_commit_a_step(
         async def succeed(self) -> str:
             other = await connect_database(cluster)
             try:
-                return await other.execute("update lanes set epoch = epoch + 10 where topic = $1", EXPIRY_TICKS)
+                return await other.execute(
+                    "update lanes set epoch = epoch + 10, owner_epoch = owner_epoch + 10 where topic = $1", EXPIRY_TICKS
+                )
             finally:
                 await other.close()
 

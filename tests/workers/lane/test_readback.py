@@ -106,7 +106,7 @@ async def _publish_in_doubt(  # noqa: PLR0917 - two servers, and what they are t
         async with working(settings, _job()):
             await asyncio.wait_for(published.wait(), 20)
     await database.execute("update lanes set published = next_offset - 1 where (topic, partition) = ($1, $2)", *PLACE)
-    monkeypatch.setattr(recovery, "_DOUBTS", 1)
+    monkeypatch.setattr(recovery, "_ATTEMPTS", 1)
 
 
 async def _work(settings: Settings, events: list[Event | Raw]) -> None:
@@ -123,7 +123,7 @@ def test_every_event_tells_which_record_it_answers(row: EventType) -> None:
     data = from_json(value)["data"]
     at = data.get("source") or data["origin"]
 
-    event = readback._known(value)
+    event = readback._parse_event(value)
 
     assert event is not None
     assert (TopicPartition(at["topic"], at["partition"]), at["offset"]) == (event.place, event.offset)
@@ -132,9 +132,10 @@ def test_every_event_tells_which_record_it_answers(row: EventType) -> None:
 def test_a_repeat_beyond_what_is_in_doubt_is_not_looked_for() -> None:
     """One that can be read is of a record before it, though both have the id of what they repeat."""
     answer = {"id": "1", "data": {"repeat": True, "source": {"topic": SEND_REQUESTS, "partition": 0, "offset": 3}}}
-    message = Message(SEND_RESULTS, b"a", to_json(answer), None, 9)
+    message = Message(SEND_RESULTS, b"a", to_json(answer), None, (0, 9))
     before, beyond = (
-        readback.Visible(Counter({("1", True): 1}), end).missing([message], {PLACE: 10})[0] for end in (10, 9)
+        readback.PublishedAnswers(Counter({("1", True): 1}), end).drop_published([message], {PLACE: 10})[0]
+        for end in (10, 9)
     )
 
     assert ([], [message]) == (before, beyond)
@@ -143,4 +144,4 @@ def test_a_repeat_beyond_what_is_in_doubt_is_not_looked_for() -> None:
 @pytest.mark.parametrize("value", [None, b"no event", b"[1]", b'{"id": "1"}', b'{"id": "1", "data": null}', _ODD])
 def test_what_is_no_event_is_passed_over(value: bytes | None) -> None:
     """Anybody may have written to a result topic: a lane that looks for its answers must not end of it."""
-    assert readback._known(value) is None
+    assert readback._parse_event(value) is None

@@ -4,31 +4,31 @@ import pytest
 from aiokafka.errors import GroupCoordinatorNotAvailableError
 
 from infra.retry import is_retriable
-from workers.lane.recovery import Doubts
+from workers.lane.recovery import CommittedOffsetCheck, StartPoint
 
 
 @pytest.mark.parametrize("committed", [None, 6])
 def test_an_offset_before_what_is_published_is_asked_for_again(committed: int | None) -> None:
     """A broker that loads its groups tells it. Of one that keeps to it, the result topics are asked."""
-    doubts = Doubts()
+    doubts = CommittedOffsetCheck()
     for _ in range(8):
         with pytest.raises(GroupCoordinatorNotAvailableError, match=rf"told to be {committed}, .* 7 are") as refused:
-            doubts.judge(committed, noted=7, stored=8, end=9)
+            doubts.resolve(committed, noted=7, stored=8, end=9)
         assert is_retriable(refused.value)
-    assert (committed or 0, 8) == doubts.judge(committed, noted=7, stored=8, end=9)
+    assert StartPoint(committed or 0, 8) == doubts.resolve(committed, noted=7, stored=8, end=9)
 
 
 def test_an_answer_in_between_is_the_end_of_a_row() -> None:
     """A broker that comes to know better is gone by."""
-    doubts = Doubts()
+    doubts = CommittedOffsetCheck()
     for _ in range(20):
         with pytest.raises(GroupCoordinatorNotAvailableError):
-            doubts.judge(6, noted=7, stored=8, end=9)
-        assert (8, 0) == doubts.judge(8, noted=7, stored=8, end=9)
+            doubts.resolve(6, noted=7, stored=8, end=9)
+        assert StartPoint(8) == doubts.resolve(8, noted=7, stored=8, end=9)
 
 
 @pytest.mark.parametrize("committed", [None, 0, 9])
 @pytest.mark.parametrize("noted", [None, 10])
 def test_any_answer_is_taken_where_nothing_speaks_against_it(committed: int | None, noted: int | None) -> None:
     """A lane's first start, or books that were made anew; and a topic that was, of which an operator has to be told."""
-    assert (committed, 0) == Doubts().judge(committed, noted=noted, stored=8, end=9)
+    assert StartPoint(committed) == CommittedOffsetCheck().resolve(committed, noted=noted, stored=8, end=9)

@@ -2,15 +2,19 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from random import Random
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaTimeoutError
+from aiokafka.structs import ConsumerRecord
 
+from infra.clock import EARLIEST, LATEST
 from infra.kafka.clients import create_producer, reader
 from infra.postgres import Connection, connect_database
 from infra.settings import Settings
@@ -23,59 +27,89 @@ from workers.jobs.billing import BillingJob
 from workers.jobs.expiry import ExpiryJob
 from workers.jobs.job import Batch, Decision, Job
 from workers.jobs.send import SendJob
-from workers.lane.time_order import Ends
+from workers.lane.lane import Lane
+from workers.lane.lane_rows import LaneRows
+from workers.lane.time_order import Order, Received
 from workers.ledger.plans import load_catalogue
+from workers.telemetry.health import Health
 
 RUNS = int(os.environ.get("ORDER_RUNS", "4"))
 TOPICS = (BILLING_EVENTS, SEND_REQUESTS, EXPIRY_TICKS)
 GROUPS = {row.topic: row.group or "" for row in CATALOGUE if row.group}
 PLACES = [TopicPartition(topic, 0) for topic in TOPICS]
-AWAY = TopicPartition(EXPIRY_TICKS, 1)
 
 Offsets = dict[TopicPartition, int]
 Books = dict[str, list[dict[str, Any]]]
 
 
 class _Broker:
-    """Notes what it is asked."""
+    """Notes what it is asked. Nobody leads the partitions of one number: it fails to tell where they end."""
 
-    def __init__(self) -> None:
+    def __init__(self, leaderless: int | None = None) -> None:
         self.asked: list[set[TopicPartition]] = []
-        self.is_asked = asyncio.Event()
+        self._leaderless = leaderless
 
-    async def end_offsets(self, places: set[TopicPartition]) -> dict[TopicPartition, int]:
+    async def end_offsets(self, places: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         self.asked.append(set(places))
-        self.is_asked.set()
         await asyncio.sleep(0)
-        if AWAY in places:
+        if any(place.partition == self._leaderless for place in places):
             raise KafkaTimeoutError
-        return dict.fromkeys(places, 7)
+        return dict.fromkeys(places, 0)
 
 
-async def test_ends_are_asked_for_those_who_wait_and_once_for_all_of_them(settings: Settings) -> None:
-    """Whoever comes while a question is under way waits for the next; no other partitions are asked of."""
-    ends, broker = Ends(settings), _Broker()
-    ends._consumer = broker
-    first = asyncio.create_task(ends.end_offsets(PLACES[:1]))
-    await broker.is_asked.wait()
-    found = await asyncio.gather(first, ends.end_offsets(PLACES[1:2]), ends.end_offsets(PLACES[2:]))
-    await ends.aclose()
-
-    assert [set(PLACES[:1]), set(PLACES[1:])] == broker.asked
-    assert [dict.fromkeys(PLACES[:1], 7), *[dict.fromkeys(PLACES[1:], 7)] * 2] == found
+def _received(settings: Settings, number: int) -> Received:
+    """A record that a send lane has received."""
+    place = TopicPartition(SEND_REQUESTS, number)
+    lane = Lane(GROUPS[SEND_REQUESTS], place, AsyncMock(), settings, Health(30).lane(place))
+    return Received(lane, [ConsumerRecord(*place, 0, 1_700_000_000_000, 1, b"k", b"v", None, 1, 1, ())])
 
 
-async def test_a_partition_that_tells_no_end_holds_only_those_who_ask_for_it(settings: Settings) -> None:
-    """The first answer is kept from all; after that each asks for itself."""
-    ends, broker = Ends(settings), _Broker()
-    ends._consumer = broker
-    for _ in range(2):
-        results = await asyncio.gather(ends.end_offsets(PLACES[:1]), ends.end_offsets([AWAY]), return_exceptions=True)
-    await ends.aclose()
+def _neighbours(number: int) -> set[TopicPartition]:
+    return {TopicPartition(topic, number) for topic in (BILLING_EVENTS, EXPIRY_TICKS)}
 
-    assert [{*PLACES[:1], AWAY}, set(PLACES[:1]), {AWAY}] == broker.asked
-    assert dict.fromkeys(PLACES[:1], 7) == results[0]
-    assert isinstance(results[1], KafkaTimeoutError)
+
+async def test_a_turn_asks_once_for_all_its_lanes(settings: Settings) -> None:
+    """One question to Kafka and one to Postgres, however many lanes there are."""
+    broker, pool = _Broker(), AsyncMock(fetch=AsyncMock(return_value=[]))
+    order = Order(pool, broker, LaneRows(pool, GROUPS[SEND_REQUESTS], SEND_REQUESTS), 20)  # type: ignore[arg-type]
+    received = [_received(settings, number) for number in range(12)]
+    decidable, failed = await order.admit(received)
+
+    assert [set().union(*map(_neighbours, range(12)))] == broker.asked
+    assert 1 == pool.fetch.await_count
+    assert ({each.lane for each in received}, {}) == (decidable.keys(), failed)
+
+
+async def test_a_partition_that_tells_no_end_holds_only_the_lanes_that_wait_for_it(settings: Settings) -> None:
+    """Its silence keeps the first answer from all; after that each lane asks for itself."""
+    broker, pool = _Broker(leaderless=2), AsyncMock(fetch=AsyncMock(return_value=[]))
+    order = Order(pool, broker, LaneRows(pool, GROUPS[SEND_REQUESTS], SEND_REQUESTS), 20)  # type: ignore[arg-type]
+    received = [_received(settings, number) for number in range(4)]
+    found = [await order.admit(received) for _ in range(2)]
+
+    alone = [_neighbours(number) for number in range(4)]
+    assert [set().union(*alone), *alone, *alone] == broker.asked
+    for decidable, failed in found:
+        assert [0, 1, 3] == [lane.partition for lane in decidable]
+        assert [2] == [lane.partition for lane in failed]
+
+
+async def test_a_tick_is_told_how_far_the_lanes_that_may_give_credits_have_read(settings: Settings) -> None:
+    """One that never read anything has read nothing of what is there; one at the end of its partition has read all."""
+    pool, tick = AsyncMock(fetch=AsyncMock(return_value=[])), TopicPartition(EXPIRY_TICKS, 0)
+    rows, health = LaneRows(pool, GROUPS[EXPIRY_TICKS], EXPIRY_TICKS), Health(30)
+    told = []
+    for end in (0, 3):
+        ends = SimpleNamespace(
+            end_offsets=AsyncMock(side_effect=lambda places, end=end: dict.fromkeys(places, end)),
+            starts=AsyncMock(return_value={}),
+        )
+        lane = Lane(GROUPS[EXPIRY_TICKS], tick, pool, settings, health.lane(tick))
+        record = ConsumerRecord(*tick, 0, 1_700_000_000_000, 1, None, b"v", None, 1, 1, ())
+        decidable, _ = await Order(pool, ends, rows, 0).admit([Received(lane, [record])])  # type: ignore[arg-type]
+        told.append(decidable[lane].read_to)
+
+    assert [LATEST, EARLIEST] == told
 
 
 class _Slow:
@@ -145,8 +179,8 @@ async def _read_to(connection: Connection, end: Offsets) -> None:
 async def _together(settings: Settings, dice: Random, begin: Offsets, end: Offsets) -> tuple[Books, int]:
     """Decide a history in new books with all workers at once; return them, and how often a lane went ahead."""
     catalogue = load_catalogue()
-    async with _books(settings, begin) as connection, reader(settings, None, "read_uncommitted") as asked:
-        jobs: list[Job] = [SendJob(catalogue), BillingJob(catalogue), ExpiryJob(asked, catalogue, settings)]
+    async with _books(settings, begin) as connection:
+        jobs: list[Job] = [SendJob(catalogue), BillingJob(catalogue), ExpiryJob(catalogue, settings)]
         dice.shuffle(jobs)
         async with working(settings, *(_Slow(job, dice) for job in jobs)):  # type: ignore[arg-type]
             await _read_to(connection, end)

@@ -212,8 +212,7 @@ async def test_the_answers_to_ticks_that_booked_nothing_can_be_left_out(cluster:
     await publish(cluster, _file(event, promotion(account, 1)))
     await _work_off(cluster)
     async with (
-        reader(cluster, None, "read_uncommitted") as ends,
-        working(cluster, ExpiryJob(ends, load_catalogue(), cluster)),
+        working(cluster, ExpiryJob(load_catalogue(), cluster)),
     ):
         while any(each.records for each in await read_lag(cluster)):
             pass  # each look takes its time

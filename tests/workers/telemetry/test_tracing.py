@@ -125,13 +125,13 @@ def _record(offset: int, headers: object) -> ConsumerRecord:
 
 
 def _answer(offset: int) -> Message:
-    return Message(SEND_RESULTS, b"k", b'{"id":"x","type":"t","data":{"code":"free"}}', None, offset)
+    return Message(SEND_RESULTS, b"k", b'{"id":"x","type":"t","data":{"code":"free"}}', None, (LANE.partition, offset))
 
 
 def test_publishing_is_a_span_of_the_batch() -> None:
     """And says where to and how many."""
     traces, exporter = _traces()
-    with traces.trace_batch(LANE, [_record(7, SENT)]) as batch:
+    with traces.trace_batch(LANE.topic, [_record(7, SENT)]) as batch:
         pass
     messages = batch.add_headers([_answer(7), _answer(8)])
     with batch.trace_publishing(messages):
@@ -159,7 +159,7 @@ def test_publishing_is_a_span_of_the_batch() -> None:
 def test_headers_that_are_no_trace_are_none(headers: object) -> None:
     """Whatever a producer writes, nobody pays for it."""
     traces, exporter = _traces()
-    with traces.trace_batch(LANE, [_record(7, headers)]) as batch:
+    with traces.trace_batch(LANE.topic, [_record(7, headers)]) as batch:
         pass
     assert batch.add_headers([_answer(7)]) == [_answer(7)]
     (decided,) = exporter.get_finished_spans()
@@ -169,7 +169,7 @@ def test_headers_that_are_no_trace_are_none(headers: object) -> None:
 def test_a_batch_that_fails_says_so() -> None:
     """Its span has the error."""
     traces, exporter = _traces()
-    with pytest.raises(OSError, match="away"), traces.trace_batch(LANE, [_record(7, SENT)]):
+    with pytest.raises(OSError, match="away"), traces.trace_batch(LANE.topic, [_record(7, SENT)]):
         raise OSError("away")
     (decided,) = exporter.get_finished_spans()
     assert (decided.status.is_ok, decided.status.description) == (False, "away")
@@ -180,7 +180,7 @@ def test_a_batch_that_fails_says_so() -> None:
 def test_a_transaction_that_fails_says_so() -> None:
     """The batch was decided all the same."""
     traces, exporter = _traces()
-    with traces.trace_batch(LANE, [_record(7, ())]) as batch:
+    with traces.trace_batch(LANE.topic, [_record(7, ())]) as batch:
         pass
     with pytest.raises(OSError, match="away"), batch.trace_publishing([]):
         raise OSError("away")
@@ -223,7 +223,7 @@ async def test_a_collector_that_does_not_answer_holds_no_end_up(monkeypatch: pyt
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "3")
     async with export_traces("inmail-send") as traces:
-        with traces.trace_batch(LANE, [_record(7, ())]):
+        with traces.trace_batch(LANE.topic, [_record(7, ())]):
             pass
         began = monotonic()
     assert monotonic() - began < 4

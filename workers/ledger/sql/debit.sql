@@ -1,6 +1,6 @@
 -- Decides a batch of sends: one journal row for each, in the order given, and a notice after one that leaves little.
 --
--- The arrays are parallel and ordered by account, then by input order. The accounts are locked (open_accounts) and no
+-- The arrays are parallel and ordered by account, then by input order. The accounts are locked (lock_accounts) and no
 -- request here has a stored answer. What the batch needs is read first, decided in memory one request after another
 -- (each sees what the one before it left), and written at the end: the work per send does not grow with the books.
 --
@@ -13,10 +13,10 @@
 --   charged               one credit of the first lot in burn-down order: priority, expires_at, lot
 --   balance_not_current   the same, and p_waited_for, a consumer group, had unread what comes before: not final
 --   insufficient_credits  no lot can be spent at as_of
-create or replace function debit(
+create or replace function debit_sends(
     p_accounts bigint[], p_request_ids uuid[], p_fingerprints bigint[], p_conflicts boolean[],
     p_to_self boolean[], p_free boolean[], p_recipient_ids text[], p_relationships text[], p_sender_ids text[],
-    p_as_ofs timestamptz[], p_offsets bigint[], p_partition integer, p_limits send_limits,
+    p_as_ofs timestamptz[], p_partitions integer[], p_offsets bigint[], p_limits send_limits,
     p_low integer, p_waited_for text
 )
 returns setof journal
@@ -169,14 +169,14 @@ begin
     select
         d.account, d.sequence, d.request_id, d.fingerprint, true, 'send', d.code,
         case when d.lot is null then 0 else -1 end, d.lot, d.lot_until,
-        d.balance, case when d.lot is null then d.balance else d.balance - 1 end, d.as_of, p_partition, d.source_offset,
-        d.recipient_id, d.relationship, d.next_allotment_at, d.details, d.sender_id
+        d.balance, case when d.lot is null then d.balance else d.balance - 1 end, d.as_of, d.source_partition,
+        d.source_offset, d.recipient_id, d.relationship, d.next_allotment_at, d.details, d.sender_id
     from unnest(
         p_accounts, o_sequences, p_request_ids, p_fingerprints, o_codes, o_lots, o_lot_until, o_balances, p_as_ofs,
-        p_offsets, p_recipient_ids, p_relationships, o_next_allotments, o_details, p_sender_ids
+        p_partitions, p_offsets, p_recipient_ids, p_relationships, o_next_allotments, o_details, p_sender_ids
     ) as d (
         account, sequence, request_id, fingerprint, code, lot, lot_until, balance, as_of,
-        source_offset, recipient_id, relationship, next_allotment_at, details, sender_id
+        source_partition, source_offset, recipient_id, relationship, next_allotment_at, details, sender_id
     )
     returning *;
 
@@ -187,8 +187,8 @@ begin
     )
     select
         p_accounts[d.i], o_sequences[d.i] + 1, p_request_ids[d.i], p_fingerprints[d.i], false, 'send',
-        case d.level when 1 then 'low' else 'exhausted' end, 0, d.balance, d.balance, p_as_ofs[d.i], p_partition,
-        p_offsets[d.i], case d.level when 1 then jsonb_build_object('threshold', p_low) end
+        case d.level when 1 then 'low' else 'exhausted' end, 0, d.balance, d.balance, p_as_ofs[d.i],
+        p_partitions[d.i], p_offsets[d.i], case d.level when 1 then jsonb_build_object('threshold', p_low) end
     from (
         select n.i, n.level, o_balances[n.i] - (o_codes[n.i] = 'charged')::integer as balance
         from unnest(notices, notice_levels) as n (i, level)

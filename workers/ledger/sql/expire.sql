@@ -4,7 +4,7 @@
 --
 -- Availability is a predicate, so nothing depends on when this runs: it turns what is already lost into lines. A step
 -- is a transaction of its own (the lane sees to that), so that sends of the same accounts wait for one step at most.
--- Locks accounts in the order of their number, as open_accounts does, and reads the lots again once it holds them: what
+-- Locks accounts in the order of their number, as lock_accounts does, and reads the lots again once it holds them: what
 -- became due while it waited is left to the next tick. Each step goes on behind the last one: what that booked lies
 -- dead at the front of the index, and would be passed again and again.
 create or replace function expire_step(

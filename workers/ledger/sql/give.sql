@@ -1,6 +1,6 @@
 -- Decides gifts, purchases and upward adjustments: credits of no subscription, one lot each, in the order given.
 --
--- The accounts are locked (open_accounts) and no request here has a stored answer. p_selling_plans are the plans that
+-- The accounts are locked (lock_accounts) and no request here has a stored answer. p_selling_plans are the plans that
 -- sell credits on their own.
 --
 -- Codes, in order of precedence:

@@ -1,6 +1,6 @@
 -- Decides subscription periods: activations, renewals and plan changes, in the order given.
 --
--- p_validity is how long a lot lives. The accounts are locked (open_accounts) and no request here has a stored answer.
+-- p_validity is how long a lot lives. The accounts are locked (lock_accounts) and no request here has a stored answer.
 -- What a plan change does is in change_plan.sql, which periods are one in periods.sql.
 --
 -- Codes, in order of precedence:

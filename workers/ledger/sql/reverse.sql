@@ -1,6 +1,6 @@
 -- Decides reports about sends, in the order given: the credit of a send goes back onto its own lot, at most once.
 --
--- p_responded: the recipient answered (else: it could not be delivered). The accounts are locked (open_accounts) and no
+-- p_responded: the recipient answered (else: it could not be delivered). The accounts are locked (lock_accounts) and no
 -- request here has a stored answer; p_conflicts marks those whose id was used before with another body.
 --
 -- Codes, in order of precedence:

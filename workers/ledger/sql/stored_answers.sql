@@ -1,5 +1,5 @@
 -- The stored outcomes of requests, by request id, whatever body they came with. One that is named twice is returned
--- twice. Called after open_accounts, so that what another batch committed while this one waited for its locks is seen.
+-- twice. Called after lock_accounts, so that what another batch committed while this one waited for its locks is seen.
 -- Behind them, answers of those ids that are not final (balance_not_current): each stands for its own record only.
 create or replace function stored_answers(p_accounts bigint[], p_request_ids uuid[])
 returns setof journal
@@ -53,5 +53,28 @@ begin
             and x.is_answer and x.code = 'key_conflict'
         offset 0
     ) as j;
+end;
+$$;
+
+-- The rows that a worker booked for records of these places, in the order of the journal.
+create or replace function stored_movements(p_worker text, p_partitions integer[], p_offsets bigint[])
+returns setof journal
+language plpgsql stable
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set plan_cache_mode = force_generic_plan
+as $$
+begin
+    return query
+    select j.*
+    from unnest(p_partitions, p_offsets) as r (source_partition, source_offset)
+    cross join lateral (
+        select x.*
+        from journal as x
+        where x.source_partition = r.source_partition and x.source_offset = r.source_offset and x.worker = p_worker
+        offset 0
+    ) as j
+    order by j.account, j.sequence;
 end;
 $$;

@@ -6,8 +6,9 @@ from typing import NamedTuple
 from aiokafka import TopicPartition
 
 from infra.postgres import Connection
+from workers.topology import last_owner
 
-__all__ = ["LaneProgress", "next_offsets", "read_lanes"]
+__all__ = ["LaneProgress", "last_owners", "next_offsets", "read_lanes"]
 
 
 class LaneProgress(NamedTuple):
@@ -26,6 +27,15 @@ async def read_lanes(connection: Connection) -> list[LaneProgress]:
         "select consumer_group, topic, partition, next_offset, as_of from lanes order by 1, 2, 3"
     )
     return [LaneProgress(*row) for row in rows]
+
+
+async def last_owners(connection: Connection, group: str) -> set[str]:
+    """Return the stems of the transactional ids under which owners of a group's lanes may publish still."""
+    rows = await connection.fetch(
+        "select topic, partition, epoch, owner, owner_epoch from lanes where consumer_group = $1", group
+    )
+    owners = {last_owner(group, TopicPartition(*row[:2]), *row[2:]) for row in map(tuple, rows)}
+    return {owner for owner in owners if owner is not None}
 
 
 async def next_offsets(connection: Connection) -> dict[TopicPartition, int]:

@@ -120,7 +120,8 @@ async def set_back(settings: Settings, plan: SetBackPlan, who: Operator) -> Ongo
         async with operation.connection.transaction():
             for each in plan.lanes:
                 await operation.connection.execute(
-                    "update lanes set as_of = $3, epoch = epoch + 1, head = null, held = null"
+                    "update lanes set as_of = $3, epoch = epoch + 1, head = null, held = null,"
+                    " owner_epoch = case owner_epoch when epoch then epoch + 1 else owner_epoch end"
                     " where topic = $1 and partition = $2 and as_of > $3",
                     each.lane.topic,
                     each.lane.partition,

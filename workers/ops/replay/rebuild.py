@@ -107,16 +107,8 @@ async def _connect_target(target: Settings) -> AsyncIterator[Connection]:
         await connection.close()
 
 
-class _AllRead:
-    """The answer to a tick's question about other lanes: in decision order they have read all earlier records."""
-
-    async def end_offsets(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
-        """Return ends that every lane has reached."""
-        return dict.fromkeys(places, 0)
-
-
 def _jobs(catalogue: Catalogue, settings: Settings) -> dict[str, Job]:
-    jobs: list[Job] = [BillingJob(catalogue), SendJob(catalogue), ExpiryJob(_AllRead(), catalogue, settings)]
+    jobs: list[Job] = [BillingJob(catalogue), SendJob(catalogue), ExpiryJob(catalogue, settings)]
     return {job.topic: job for job in jobs}
 
 

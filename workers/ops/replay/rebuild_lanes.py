@@ -6,6 +6,7 @@ from datetime import datetime
 
 import asyncpg
 
+from infra.clock import LATEST
 from infra.postgres import Connection, is_refusal
 from workers.jobs.bisection import decide_bisected
 from workers.jobs.decoding import decode_records
@@ -83,7 +84,7 @@ class TargetLanes:
             for job, records in ((combined.job, combined.records) for combined in batches):
                 found = decode_records(records, read[job.topic][1], self._times[job.topic])
                 read[job.topic] = (records[-1].offset + 1, found.as_of)
-                batch = Batch(job.topic, self._partition, found.requests)
+                batch = Batch(found.requests, read_to=LATEST)
                 while job.step is not None and await job.step(self._connection, batch):
                     pass  # no other transaction waits for these accounts
                 decision = await decide(job, self._connection, batch)

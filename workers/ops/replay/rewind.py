@@ -12,6 +12,7 @@ from aiokafka import TopicPartition
 from infra.kafka.clients import admin_client, committed_offsets
 from infra.postgres import connect_database
 from infra.settings import Settings
+from workers.ops.books.lanes import last_owners
 from workers.ops.group_offsets import set_offsets, wait_until_empty
 from workers.ops.operations import Intent, OngoingOperation, Operator, RefusedError, recorded_operation
 from workers.ops.replay.rewind_plan import RewindOptions, RewindPlan, plan_rewind
@@ -80,7 +81,7 @@ async def _set_offsets(settings: Settings, operation: OngoingOperation, plan: Re
     offsets = {TopicPartition(topic, move.partition): move.target for move in plan.moves}
     if offsets:
         await _announce_offsets(settings, group, offsets)
-        await set_offsets(settings, group, offsets)
+        await set_offsets(settings, group, offsets, await last_owners(operation.connection, group))
         async with admin_client(settings) as admin:
             if await committed_offsets(admin, group, list(offsets)) != offsets:
                 raise RefusedError(

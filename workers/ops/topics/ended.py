@@ -65,6 +65,7 @@ kept as (
 update lanes as x
 set
     epoch = x.epoch + 1,
+    owner_epoch = case x.owner_epoch when x.epoch then x.epoch + 1 else x.owner_epoch end,
     topic_id = $4,
     next_offset = $5,
     published = $5,

@@ -14,7 +14,7 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaConnectionError
 
-from infra.kafka.clients import create_producer, partition_of, reader
+from infra.kafka.clients import create_producer, partition_of
 from infra.kafka.records import read_records
 from infra.postgres import WORKER_ROLE, Connection
 from infra.settings import Settings
@@ -186,8 +186,7 @@ async def test_a_tick_goes_back_to_its_partition_and_is_answered_there(cluster: 
     start = await ends(cluster, CREDIT_EVENTS)
 
     async with (
-        reader(cluster, None, "read_uncommitted") as lanes,
-        working(cluster, ExpiryJob(lanes, load_catalogue(), cluster)),
+        working(cluster, ExpiryJob(load_catalogue(), cluster)),
     ):
         done = await back(cluster, account, **ours)
         (answer,) = await read(cluster, start, 1)

@@ -25,7 +25,7 @@ from aiokafka.structs import ConsumerRecord
 from pydantic import SecretStr
 
 from infra.clock import from_milliseconds
-from infra.kafka.clients import admin_client, reader
+from infra.kafka.clients import admin_client
 from infra.local.stack import LocalStack
 from infra.postgres import Connection, connect_database
 from infra.settings import RecordTime, Settings, load_settings
@@ -459,7 +459,7 @@ def test_changes_hold_for_what_they_name() -> None:
 def test_what_is_decided_together_keeps_each_accounts_order_and_passes_no_tick() -> None:
     """Runs are long where accounts differ, and each account, each topic and each tick stands in them as it came."""
     settings, catalogue, dice = load_settings(), load_catalogue(), Random(7)  # noqa: S311 - an order
-    jobs = [SendJob(catalogue), BillingJob(catalogue), ExpiryJob(None, catalogue, settings)]
+    jobs = [SendJob(catalogue), BillingJob(catalogue), ExpiryJob(catalogue, settings)]
     batches = BatchCombiner()
     came = []
     for offset in range(600):
@@ -644,8 +644,7 @@ async def test_what_the_workers_decided_is_what_a_rebuild_decides(live: Settings
 @asynccontextmanager
 async def _workers(live: Settings, catalogue: Catalogue) -> AsyncIterator[None]:
     async with (
-        reader(live, isolation_level="read_uncommitted") as ends,
-        working(live, SendJob(catalogue), BillingJob(catalogue), ExpiryJob(ends, catalogue, live)),
+        working(live, SendJob(catalogue), BillingJob(catalogue), ExpiryJob(catalogue, live)),
     ):
         yield
 

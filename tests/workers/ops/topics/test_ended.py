@@ -20,7 +20,7 @@ from tests.workers.lagging import QUICK, stands
 from tests.workers.life import at_the_end, in_partition, living, once_each
 from tests.workers.wire import ends, eventually, publish, read, send, settled
 from workers.jobs.send import SendJob
-from workers.lane import pauses, recovery, server_checks
+from workers.lane import lane, recovery, server_checks
 from workers.ledger.model import WorkerName
 from workers.ops.books.audit import audit_books
 from workers.ops.lag import Status, observer
@@ -62,8 +62,8 @@ async def admin(cluster: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let lanes and workers look again soon."""
-    monkeypatch.setattr(pauses, "_HALTED_SECONDS", 0.2)
-    monkeypatch.setattr(recovery, "_DOUBTS", 1)
+    monkeypatch.setattr(lane, "_HALTED_SECONDS", 0.2)
+    monkeypatch.setattr(recovery, "_ATTEMPTS", 1)
     monkeypatch.setattr(server_checks, "_SERVERS_SECONDS", 0.3)
 
 

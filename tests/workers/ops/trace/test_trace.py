@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 from aiokafka.admin import RecordsToDelete
 
-from infra.kafka.clients import admin_client, create_producer, partition_of, reader
+from infra.kafka.clients import admin_client, create_producer, partition_of
 from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.catalogue import BILLING_EVENTS, CREDIT_EVENTS, DEAD_LETTERS, EXPIRY_TICKS, SEND_REQUESTS, SEND_RESULTS
@@ -172,8 +172,7 @@ async def test_a_tick_is_followed_in_every_partition(cluster: Settings) -> None:
         for partition in range(cluster.topic_partitions):
             await producer.send_and_wait(EXPIRY_TICKS, encode(tick), partition=partition)
     async with (
-        reader(cluster, None, "read_uncommitted") as consumer,
-        working(cluster, ExpiryJob(consumer, load_catalogue(), cluster)),
+        working(cluster, ExpiryJob(load_catalogue(), cluster)),
     ):
         await read(cluster, start, cluster.topic_partitions)
     await settled(cluster)

@@ -1,12 +1,12 @@
 -- Locks the accounts of a batch, opening those never seen, and returns their keys and their numbers.
 --
--- An account's number (`partition`) follows from its id, whatever partition its first record came in on (p_partition):
--- only books that no lane has ever opened, and that so have no count of partitions, go by that.
+-- An account's number (`partition`) follows from its id, whatever partition its first record came in on (p_partitions,
+-- parallel to the ids): only books that no lane has ever opened, and that so have no count of partitions, go by that.
 --
 -- Every batch calls this first and once. All locks are taken here, in the order of the account's number, and
 -- new accounts are inserted before that in the order of their text: so two batches can wait for each other
 -- but never in a circle. What a batch reads after this call was committed before its locks were granted.
-create or replace function open_accounts(p_account_ids text[], p_partition integer)
+create or replace function lock_accounts(p_account_ids text[], p_partitions integer[])
 returns table (account_id text, account bigint, partition integer)
 language plpgsql volatile
 set enable_seqscan = off
@@ -16,8 +16,11 @@ begin
     insert into accounts (account_id, partition)
     select
         wanted.account_id,
-        coalesce(account_number(wanted.account_id, (select p.partitions from partitioning as p)), p_partition)
-    from (select distinct u.account_id collate "C" as account_id from unnest(p_account_ids) as u (account_id)) as wanted
+        coalesce(account_number(wanted.account_id, (select p.partitions from partitioning as p)), wanted.partition)
+    from (
+        select u.account_id collate "C" as account_id, u.partition
+        from unnest(p_account_ids, p_partitions) as u (account_id, partition)
+    ) as wanted
     where not exists (select from accounts as a where a.account_id = wanted.account_id)
     order by wanted.account_id
     on conflict do nothing;

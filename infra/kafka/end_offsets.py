@@ -1,0 +1,70 @@
+"""Where partitions end, asked through one connection that reads uncommitted, so that an open transaction counts."""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from contextlib import AsyncExitStack
+from typing import Any
+
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+
+from infra.kafka.aiokafka_fixes import ConsumerLostError
+from infra.kafka.clients import committed_offsets, reader
+from infra.settings import Settings
+
+__all__ = ["EndOffsets"]
+
+_CLOSE_SECONDS = 2.0
+
+
+class EndOffsets:
+    """Asks where partitions end, and where a group begins to read one. Connects when it is asked first."""
+
+    def __init__(self, settings: Settings, admin: AIOKafkaAdminClient | None = None) -> None:
+        """Take how to connect, and a client that is asked for groups' offsets: without it none has one."""
+        self._settings = settings
+        self._admin = admin
+        self._clients = AsyncExitStack()
+        self._consumer: Any = None
+        self._connecting = asyncio.Lock()
+
+    async def end_offsets(self, places: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        """Return the ends as of a moment after the call.
+
+        Raises:
+            KafkaError: when the brokers do not tell, which may take 40 s: of all places if one has no leader.
+
+        """
+        try:
+            return dict(await (await self._client()).end_offsets(places))
+        except ConsumerLostError:
+            await self.aclose()  # the next question has a new client
+            raise
+
+    async def start(self, group: str, place: TopicPartition, stored: int | None) -> int:
+        """Return where a group begins that has stored so far: its offset where that is nothing, or the oldest record.
+
+        Raises:
+            KafkaError: when the brokers do not tell.
+
+        """
+        oldest = int((await (await self._client()).beginning_offsets([place]))[place])
+        if stored is None and self._admin is not None:
+            stored = (await committed_offsets(self._admin, group, [place]))[place]
+        return max(stored or 0, oldest)
+
+    async def starts(self, asked: Sequence[tuple[str, TopicPartition, int | None]]) -> dict[TopicPartition, int]:
+        """Return `start` of several groups and partitions."""
+        return {place: await self.start(group, place, stored) for group, place, stored in asked}
+
+    async def aclose(self) -> None:
+        """Let the connection go."""
+        self._consumer, clients, self._clients = None, self._clients, AsyncExitStack()
+        await asyncio.wait([asyncio.ensure_future(clients.aclose())], timeout=_CLOSE_SECONDS)
+
+    async def _client(self) -> Any:  # noqa: ANN401 - aiokafka is untyped
+        async with self._connecting:
+            if self._consumer is None:
+                opening = reader(self._settings, None, "read_uncommitted")
+                self._consumer = await self._clients.enter_async_context(opening)
+            return self._consumer

@@ -1,0 +1,218 @@
+"""Decides what some lanes may decide, in one Postgres transaction of their owner."""
+
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from datetime import datetime
+from functools import partial
+from operator import attrgetter
+from typing import NamedTuple
+
+import asyncpg
+import structlog
+from aiokafka.structs import ConsumerRecord
+
+from infra.kafka.transactions import Message
+from infra.postgres import Connection, is_refusal
+from infra.retry import describe_error, ignoring_retriable
+from workers.errors import BreakerError
+from workers.jobs.bisection import decide_bisected
+from workers.jobs.dead_letters import dead_letters
+from workers.jobs.decoding import DecodedBatch, decode_records
+from workers.jobs.job import Batch, Decision, Job
+from workers.lane.circuit_breaker import CircuitBreaker
+from workers.lane.inbox import Taken
+from workers.lane.lane import Lane
+from workers.lane.lane_rows import LaneRows, Progress
+from workers.lane.time_order import Decidable, Overtaken
+from workers.telemetry.health import Health
+from workers.telemetry.tracing import NO_TRACE, BatchTrace, Traces
+from workers.telemetry.worker_metrics import Stage
+
+__all__ = ["PORTIONS", "Decided", "Decider", "LaneBatch", "split_turn"]
+
+_FEW_STEPS = 2
+PORTIONS = 3  # Postgres transactions of a turn, side by side
+_FEW_RECORDS = 250  # for which one is enough
+_MOST_LOCKED = 2  # lanes after one another, before the trouble counts as the database's
+# Errors of a transaction that met rows which somebody else keeps.
+_LOCKED = (
+    TimeoutError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.QueryCanceledError,
+    asyncpg.DeadlockDetectedError,
+)
+
+
+class LaneBatch(NamedTuple):
+    """What one lane may decide now."""
+
+    lane: Lane
+    taken: Taken
+    decidable: Decidable
+
+
+class Decided(NamedTuple):
+    """Batches whose outcomes are stored, and the answers that are to publish."""
+
+    batches: Sequence[LaneBatch]
+    messages: list[Message]
+    trace: BatchTrace = NO_TRACE
+
+
+class Decider:
+    """Stores outcomes, and how far each lane has read, in transactions that only the lanes' owner can commit."""
+
+    def __init__(self, job: Job, rows: LaneRows, breaker: CircuitBreaker, health: Health, traces: Traces) -> None:
+        self._job, self._rows, self._breaker, self._health, self._traces = job, rows, breaker, health, traces
+        self._log = structlog.get_logger("inmail.worker").bind(worker=job.group)
+
+    async def finish_step(self, batch: LaneBatch) -> bool:
+        """Return whether no step of a lane's batch is left; else do one, in a transaction of its own.
+
+        The lane's next turn goes on with the next step; after a stop its next owner does.
+
+        Raises:
+            FencedError: when there is a newer owner.
+
+        """
+        step, lane = self._job.step, batch.lane
+        assert step is not None  # noqa: S101 - the job has steps
+        found = decode_records(batch.taken.records, lane.as_of, lane.times)
+        async with self._rows.fenced([Progress(lane.row)]) as connection:
+            if not await step(connection, Batch(found.requests, read_to=batch.decidable.read_to)):
+                return True
+            lane.steps += 1
+            if lane.steps == _FEW_STEPS:  # a longer tick runs beside the other workers: they do not wait for it
+                await self._rows.release_waiters(connection, lane.row)
+        lane.health.steps()
+        lane.inbox.put_back(batch.taken)
+        lane.changed()
+        return False
+
+    async def decide(self, batches: Sequence[LaneBatch]) -> list[Decided]:
+        """Store the outcomes of some lanes' batches: of each alone where one waits for a lock that somebody holds.
+
+        A lane that is kept from its rows then is interrupted, and begins again; the others are decided.
+
+        Raises:
+            BreakerError, FencedError: see `_decide`.
+            PostgresError, OSError: when no lane could be decided.
+
+        """
+        try:
+            return [await self._decide(batches)]
+        except _LOCKED as error:
+            if len(batches) == 1:
+                raise
+            self._log.warning("lanes_decided_apart", error=describe_error(error), lanes=len(batches))
+        decided: list[Decided] = []
+        locked: dict[Lane, Exception] = {}
+        for batch in batches:
+            try:
+                decided.append(await self._decide([batch]))
+            except _LOCKED as still:
+                locked[batch.lane] = still
+                if len(locked) > _MOST_LOCKED and not decided:
+                    raise
+        if not decided:
+            raise locked.popitem()[1]
+        for lane, kept in locked.items():
+            lane.inbox.interrupt(kept)
+        return decided
+
+    async def _decide(self, batches: Sequence[LaneBatch]) -> Decided:
+        """Store the outcomes of some lanes' batches, in parts where the database refuses them together.
+
+        Raises:
+            BreakerError: when too much of what is read is bad; noted in the lane's row.
+            FencedError: when one of the lanes has a newer owner.
+
+        """
+        with self._health.stage(Stage.DECODE):
+            found = [decode_records(taken.records, lane.as_of, lane.times) for lane, taken, _ in batches]
+        requests = [request for each in found for request in each.requests]
+        if len(batches) > 1 and any(batch.decidable.is_misplaced for batch in batches):
+            requests.sort(key=attrgetter("as_of"))  # an account may have requests in several of the lanes
+        batch = Batch(requests, batches[0].decidable.waited_for)
+        with self._health.stage(Stage.DECIDE):
+            try:
+                return await self._store(batches, found, partial(self._job.decide, batch=batch))
+            except asyncpg.PostgresError as error:
+                # A tick brings no values: the database would be at fault.
+                if self._job.step is not None or not is_refusal(error):
+                    raise
+                self._health.counts["batches_decided_apart"] += 1
+                self._log.warning("batch_decided_apart", error=repr(error), records=len(requests))
+                return await self._store(batches, found, partial(decide_bisected, self._job, batch=batch))
+
+    async def _store(
+        self,
+        batches: Sequence[LaneBatch],
+        found: Sequence[DecodedBatch],
+        decide: Callable[[Connection], Awaitable[Decision]],
+    ) -> Decided:
+        records = [record for _, taken, _ in batches for record in taken.records]
+        progress = [
+            Progress(lane.row, taken.next_offset, decoded.as_of)
+            for (lane, taken, _), decoded in zip(batches, found, strict=True)
+        ]
+        judged = batches[0].lane
+        with self._traces.trace_batch(self._rows.topic, records) as trace:
+            try:
+                async with self._rows.fenced(progress) as connection:
+                    answers, refused, codes = await decide(connection)
+                    for (lane, taken, decidable), decoded in zip(batches, found, strict=True):
+                        judged = lane
+                        refused |= decoded.refused
+                        self._breaker.record(taken.records, refused, lane.stored_at_start)
+                        if decidable.overtaken:
+                            await _record_overtaken(connection, lane, decidable.overtaken, taken.records, decoded.as_of)
+            except BreakerError as error:
+                with ignoring_retriable():  # the worker ends anyway
+                    await self._rows.pause(judged.row, str(error))
+                raise
+        for (lane, taken, decidable), decoded in zip(batches, found, strict=True):
+            lane.as_of, lane.steps, lane.at_hand = decoded.as_of, 0, False
+            lane.health.decided()
+            lane.health.overtakes(decidable.waited_for, len(taken.records))
+        self._health.stored(len(records), codes, [each.reason.value for each in refused.values()])
+        return Decided(batches, trace.add_headers(answers + dead_letters(records, refused)), trace)
+
+
+def split_turn(batches: Sequence[LaneBatch]) -> Iterator[list[LaneBatch]]:
+    """Split a turn into what one transaction decides: few, of about one size, and each with one group overtaken.
+
+    Records of one account that several lanes have, as of a producer that partitions otherwise, stay together.
+    """
+    by_group: dict[str | None, list[LaneBatch]] = {}
+    for batch in batches:
+        by_group.setdefault(batch.decidable.waited_for, []).append(batch)
+    for together in by_group.values():
+        is_small = sum(len(batch.taken.records) for batch in together) <= _FEW_RECORDS
+        is_misplaced = any(batch.decidable.is_misplaced for batch in together)
+        count = 1 if is_small or is_misplaced else min(PORTIONS, len(together))
+        together.sort(key=lambda batch: len(batch.taken.records))
+        yield from (together[number::count] for number in range(count))
+
+
+async def _record_overtaken(
+    connection: Connection,
+    lane: Lane,
+    overtaken: Sequence[Overtaken],
+    records: Sequence[ConsumerRecord],
+    as_of: datetime,
+) -> None:
+    """Note, in the transaction that decides them, records that are ahead of other lanes, or late for them.
+
+    Records before the lane's `stored_at_start` are only published again: what there was to note was noted before.
+    """
+    first, end = max(records[0].offset, lane.stored_at_start), records[-1].offset + 1
+    if first >= end:
+        return
+    await connection.executemany(
+        "insert into decided_ahead as d"
+        " (consumer_group, partition, neighbour, neighbour_offset, first_offset, next_offset, as_of)"
+        " values ($1, $2, $3, $4, $5, $6, $7) on conflict (consumer_group, partition, neighbour, neighbour_offset)"
+        " do update set first_offset = least(d.first_offset, excluded.first_offset),"
+        " next_offset = greatest(d.next_offset, excluded.next_offset), as_of = greatest(d.as_of, excluded.as_of)",
+        [(lane.group, lane.partition, other, at, first, end, as_of) for other, at in overtaken],
+    )

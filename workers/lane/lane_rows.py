@@ -1,0 +1,223 @@
+"""The rows of lanes in Postgres: who owns each, how far it has stored, and what other lanes of its number go by."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from aiokafka import TopicPartition
+
+from infra.clock import EPOCH
+from infra.postgres import Connection, Pool
+from infra.retry import ignoring_retriable
+from workers.errors import FencedError
+from workers.topology import last_owner
+
+__all__ = ["LaneRow", "LaneRows", "Progress"]
+
+_RELEASE_SECONDS = 2.0
+
+_READ = "select partition, epoch, owner, owner_epoch from lanes where consumer_group = $1 and topic = $2"
+# The epoch that is inserted is the one after the epoch that was read: a row with any other has a newer owner.
+_ACQUIRE = """
+insert into lanes as l (consumer_group, topic, partition, epoch, awaited, published, owner, owner_epoch)
+select $1, $2, u.partition, u.epoch, true, u.published, $6, u.epoch
+from unnest($3::integer[], $4::bigint[], $5::bigint[]) as u (partition, epoch, published)
+on conflict (consumer_group, topic, partition) do update
+set epoch = excluded.epoch, awaited = true, published = greatest(l.published, excluded.published), held = null,
+    owner = excluded.owner, owner_epoch = excluded.epoch
+where l.epoch = excluded.epoch - 1
+returning partition, epoch, next_offset, as_of, least(l.published, next_offset) as published, topic_id,
+    nullif(topic_since, '-infinity') as topic_since, halted
+"""
+_ADVANCE = """
+update lanes as l
+set next_offset = greatest(l.next_offset, u.next_offset), as_of = greatest(l.as_of, u.as_of),
+    published = u.published, awaited = l.awaited or u.next_offset is not null,
+    paused = case when u.next_offset is null then l.paused end, held = case when u.next_offset is null then l.held end
+from unnest($3::integer[], $4::bigint[], $5::bigint[], $6::timestamptz[], $7::bigint[])
+    as u (partition, epoch, next_offset, as_of, published)
+where l.consumer_group = $1 and l.topic = $2 and l.partition = u.partition and l.epoch = u.epoch
+"""
+_COUNT = """
+select count(*)
+from lanes as l
+inner join unnest($3::integer[], $4::bigint[]) as u (partition, epoch) using (partition, epoch)
+where l.consumer_group = $1 and l.topic = $2
+"""
+_WAIT = """
+update lanes as l set head = u.head, waits_for = u.waits_for, waits_since = clock_timestamp()
+from unnest($3::integer[], $4::bigint[], $5::timestamptz[], $6::text[]) as u (partition, epoch, head, waits_for)
+where l.consumer_group = $1 and l.topic = $2 and l.partition = u.partition and l.epoch = u.epoch
+"""
+_RESUME = """
+update lanes set halted = null, topic_id = coalesce(topic_id, $5)
+from unnest($3::integer[], $4::bigint[]) as u (number, its_epoch)
+where consumer_group = $1 and topic = $2 and partition = u.number and epoch = u.its_epoch
+"""
+_RELEASE = """
+update lanes as l set awaited = false, published = u.published, owner = null
+from unnest($3::integer[], $4::bigint[], $5::bigint[]) as u (partition, epoch, published)
+where l.consumer_group = $1 and l.topic = $2 and l.partition = u.partition and l.epoch = u.epoch
+"""
+_UNAWAIT = "update lanes set awaited = false where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4"
+_HOLD = (
+    "update lanes set held = $5, held_offset = $6, held_time = $7"
+    " where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4"
+)
+_PAUSE = "update lanes set paused = $5 where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4"
+_HALT = "update lanes set halted = $5 where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4"
+
+
+@dataclass(slots=True)
+class LaneRow:
+    """What an owner knows of one lane's row."""
+
+    partition: int
+    owner: str | None = None  # under whose name it was acquired, until it was given back
+    epoch: int = 0  # of that owner; 0: there was none
+    last_epoch: int = 0  # of the owner before, as it was read; 0: there was none
+    last_owner: str | None = None  # to fence before the lane is acquired; None: the owner has given the lane back
+    next_offset: int | None = None  # after the last record whose outcome is stored; None before the first
+    as_of: datetime = EPOCH  # the latest broker's time up to which outcomes are stored
+    published: int | None = None  # up to where the owner knows its answers published; noted with its writes
+    topic_id: UUID | None = None  # of the topic that was read; None: no lane has noted it yet
+    topic_since: datetime | None = None  # watermark at which it followed another one; None: it is the first
+    halted: str | None = None  # why the lane could not go on
+
+
+class Progress(NamedTuple):
+    """How far a transaction brings a lane: the offset after it and its watermark. None: it is a step of a batch."""
+
+    row: LaneRow
+    next_offset: int | None = None
+    as_of: datetime | None = None
+
+
+class LaneRows:
+    """Reads and writes rows of one group and topic. An epoch that is over commits nothing."""
+
+    def __init__(self, pool: Pool, group: str, topic: str) -> None:
+        self._pool = pool
+        self.group, self.topic = group, topic
+
+    async def read(self, rows: Iterable[LaneRow]) -> None:
+        """Note of each lane its last owner and that owner's epoch: `acquire` sees whether it is the same still."""
+        found = {row["partition"]: row for row in await self._pool.fetch(_READ, self.group, self.topic)}
+        for row in rows:
+            last = found.get(row.partition)
+            place = TopicPartition(self.topic, row.partition)
+            row.last_epoch, row.last_owner = 0, None
+            if last is not None:
+                row.last_epoch, owner, owner_epoch = last["epoch"], last["owner"], last["owner_epoch"]
+                row.last_owner = last_owner(self.group, place, row.last_epoch, owner, owner_epoch)
+
+    async def acquire(self, rows: Sequence[LaneRow], owner: str) -> list[LaneRow]:
+        """Raise the epochs of lanes, in one statement, and write their owner; return those that were acquired.
+
+        A lane whose epoch is no longer the one that `read` saw is not: its newer owner may have published what this
+        one has not seen.
+        """
+        by_partition = {row.partition: row for row in rows}
+        acquired = await self._pool.fetch(
+            _ACQUIRE,
+            self.group,
+            self.topic,
+            list(by_partition),
+            [row.last_epoch + 1 for row in rows],
+            [row.published for row in rows],
+            owner,
+        )
+        for found in acquired:
+            row = by_partition[found["partition"]]
+            row.owner = owner
+            row.epoch, row.next_offset, row.as_of = found["epoch"], found["next_offset"], found["as_of"] or EPOCH
+            # Whoever sets back how far is stored, as errors tell operators to, need not set this back as well.
+            row.published = found["published"]
+            row.topic_id, row.topic_since, row.halted = found["topic_id"], found["topic_since"], found["halted"]
+        return [by_partition[found["partition"]] for found in acquired]
+
+    @asynccontextmanager
+    async def fenced(self, progress: Sequence[Progress]) -> AsyncIterator[Connection]:
+        """Open a transaction that only the owner of some lanes can commit, and that notes how far they have read.
+
+        Raises:
+            FencedError: when one of them has a newer owner.
+
+        """
+        rows = [each.row for each in progress]
+        async with self._pool.acquire() as connection, connection.transaction():
+            moved = await connection.execute(
+                _ADVANCE,
+                *self._key(rows),
+                [each.next_offset for each in progress],
+                [each.as_of for each in progress],
+                [row.published for row in rows],
+            )
+            if moved != f"UPDATE {len(rows)}":
+                raise FencedError(f"{self._name(rows)} has a newer owner")
+            yield connection
+
+    async def are_owned(self, rows: Sequence[LaneRow]) -> bool:
+        """Tell whether lanes still have this owner."""
+        return bool(await self._pool.fetchval(_COUNT, *self._key(rows)) == len(rows))
+
+    async def announce_waiting(self, waits: Sequence[tuple[LaneRow, datetime, str]]) -> None:
+        """Tell other lanes with which time each of these waits for them, and operators for which group."""
+        rows = [row for row, _, _ in waits]
+        await self._pool.execute(
+            _WAIT, *self._key(rows), [head for _, head, _ in waits], [group for _, _, group in waits]
+        )
+
+    async def resume(self, rows: Sequence[LaneRow], topic_id: UUID) -> None:
+        """Note which topic lanes read, where no lane has before, and that they are not halted."""
+        if changed := [row for row in rows if row.topic_id is None or row.halted is not None]:
+            await self._pool.execute(_RESUME, *self._key(changed), topic_id)
+        for row in changed:
+            row.topic_id, row.halted = topic_id, None
+
+    async def release(self, rows: Sequence[LaneRow]) -> None:
+        """Give lanes back of which nothing is under way: nobody fences their owner then, or waits for their ticks.
+
+        Where that cannot be written in time, the next owner fences this one.
+        """
+        with ignoring_retriable():
+            async with asyncio.timeout(_RELEASE_SECONDS):
+                await self._pool.execute(_RELEASE, *self._key(rows), [row.published for row in rows])
+        for row in rows:
+            row.owner = None
+
+    async def release_waiters(self, connection: Connection, row: LaneRow) -> None:
+        """Let the other lanes not wait for ticks of a lane until it stores something."""
+        await connection.execute(_UNAWAIT, *self._key_of(row))
+
+    async def halt(self, row: LaneRow, reason: str) -> None:
+        """Tell who looks from outside why a lane cannot go on."""
+        row.halted = reason
+        await self._pool.execute(_HALT, *self._key_of(row), reason)
+
+    async def hold(self, row: LaneRow, reason: str, offset: int, time: datetime) -> None:
+        """Tell operators that a record is held, which one, and why, until a batch is stored.
+
+        Raises:
+            FencedError: when there is a newer owner.
+
+        """
+        if await self._pool.execute(_HOLD, *self._key_of(row), reason, offset, time) != "UPDATE 1":
+            raise FencedError(f"{self._name([row])} has a newer owner")
+
+    async def pause(self, row: LaneRow, reason: str) -> None:
+        """Tell who looks from outside that a batch is held, and why, until one is stored."""
+        await self._pool.execute(_PAUSE, *self._key_of(row), reason)
+
+    def _key(self, rows: Sequence[LaneRow]) -> tuple[str, str, list[int], list[int]]:
+        return self.group, self.topic, [row.partition for row in rows], [row.epoch for row in rows]
+
+    def _key_of(self, row: LaneRow) -> tuple[str, str, int, int]:
+        return self.group, self.topic, row.partition, row.epoch
+
+    def _name(self, rows: Sequence[LaneRow]) -> str:
+        return f"one of {self.topic}/{', '.join(str(row.partition) for row in rows)}"

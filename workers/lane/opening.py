@@ -1,0 +1,154 @@
+"""Where each of some lanes begins, and what an earlier owner left to publish: the end of opening them (`turn.py`)."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import structlog
+from aiokafka import TopicPartition
+
+from infra.kafka.clients import committed_offsets
+from infra.kafka.topic_ids import topic_ids
+from infra.kafka.transactions import Message
+from infra.retry import SERVER_ERRORS, is_retriable
+from infra.settings import Settings
+from workers.errors import FencedError, LaneError
+from workers.jobs.job import Job, StoredRange
+from workers.lane.clients import Clients
+from workers.lane.ended_topics import EndedTopics
+from workers.lane.lane import Lane
+from workers.lane.lane_rows import LaneRows
+from workers.lane.numbering import agree_on_partitions
+from workers.lane.readback import scan_published
+from workers.lane.recovery import check_start, check_topic
+
+__all__ = ["Opening"]
+
+Transact = Callable[[Sequence[Message], Mapping[TopicPartition, int]], Awaitable[object]]
+
+
+class _Start(NamedTuple):
+    """From where a lane publishes, whence it can read, and up to where answers may be there all the same."""
+
+    published: int
+    oldest: int
+    check_up_to: int | None
+
+
+class Opening:
+    """Opens lanes that their owner has acquired: committed offset, what lies before the row's, seek."""
+
+    def __init__(self, job: Job, clients: Clients, rows: LaneRows, settings: Settings) -> None:
+        self._job, self._rows, self._settings = job, rows, settings
+        self._consumer, self._admin, self._pool = clients.consumer, clients.admin, clients.pool
+        self._ended = EndedTopics(settings, clients.pool, job, rows)
+        self._log = structlog.get_logger("inmail.worker").bind(worker=job.group)
+
+    async def check_membership(self) -> None:
+        """Ask the group whether this worker is a member still.
+
+        Raises:
+            FencedError: when it is none.
+            KafkaError: when nobody says.
+
+        """
+        if not await self._consumer.is_member():
+            raise FencedError(f"this worker is no member of group {self._job.group} any more")
+
+    async def open(self, lanes: Sequence[Lane], transact: Transact) -> None:
+        """Open lanes, each as soon as it can be; one that cannot fails alone.
+
+        Args:
+            lanes: acquired by their owner, which is at no turn of theirs.
+            transact: publishes in a Kafka transaction of the owner's.
+
+        Raises:
+            KafkaError, OSError, PostgresError: when that is true of all of them.
+
+        """
+        partitions = self._consumer.partitions_for_topic(self._rows.topic) or ()
+        await self._for_each(lanes, lambda lane: self._prepare(lane, len(partitions), transact), LaneError)
+        if not (lanes := [lane for lane in lanes if lane.open_at == 0]):
+            return
+        starts = await self._find_starts(lanes)
+        await self._for_each(list(starts), lambda lane: self._begin(lane, starts[lane], transact))
+
+    async def _prepare(self, lane: Lane, partitions: int, transact: Transact) -> None:
+        await agree_on_partitions(self._pool, self._rows.topic, partitions)
+        lane.partitions = partitions
+        await lane.guard.open()
+        await self._ended.publish(lane.row, lambda messages: transact(messages, {}), lane.health.steps)
+
+    async def _find_starts(self, lanes: Sequence[Lane]) -> dict[Lane, _Start]:
+        """Return where lanes begin, all asked for together; those that cannot be believed fail."""
+        places = [lane.place for lane in lanes]
+        topic = self._rows.topic
+        topic_id = (await topic_ids(self._admin, [topic])).get(topic)
+        committed = await committed_offsets(self._admin, self._job.group, places)
+        oldest = await self._consumer.beginning_offsets(places)
+        ends = await self._consumer.end_offsets(places)
+        # Were there a newer owner, the offset could be beyond what was stored when this one began.
+        if not await self._rows.are_owned([lane.row for lane in lanes]):
+            raise FencedError(f"a lane of {topic} has a newer owner")
+        starts = {}
+        for lane in lanes:
+            place, row, stored = lane.place, lane.row, lane.row.next_offset
+            try:
+                check_topic(place, topic_id, row.topic_id, stored)
+                told, unsure_to = lane.check.resolve(committed[place], row.published, stored or 0, ends[place])
+                kept = (oldest[place], ends[place])
+                published = check_start(self._job.group, place, told, stored, kept=kept)
+            except (LaneError, *SERVER_ERRORS) as error:
+                await self._fail(lane, error)
+            else:
+                starts[lane] = _Start(published, oldest[place], unsure_to)
+        if starts:
+            assert topic_id is not None  # noqa: S101 - checked with each
+            await self._rows.resume([lane.row for lane in starts], topic_id)
+        return starts
+
+    async def _begin(self, lane: Lane, start: _Start, transact: Transact) -> None:
+        """Publish what an earlier owner left where the input is gone, and seek."""
+        row = lane.row
+        lane.as_of, lane.stored_at_start = row.as_of, row.next_offset or 0
+        row.published, offset = start.check_up_to or start.published, max(start.published, start.oldest)
+        lane.published_answers = None
+        if start.check_up_to is not None:
+            span = (start.published, start.check_up_to)
+            lane.published_answers = await scan_published(self._settings, lane.place, span, lane.health.steps)
+        if start.published < start.oldest:
+            self._log.warning(
+                "publishing_from_books", partition=lane.partition, offset=start.published, end=start.oldest
+            )
+            await self._publish_from_books(lane, StoredRange(start.published, start.oldest, row.topic_since), transact)
+        self._consumer.seek(lane.place, offset)
+        lane.open(offset)
+
+    async def _publish_from_books(self, lane: Lane, gone: StoredRange, transact: Transact) -> None:
+        async with self._pool.acquire() as connection:
+            messages = await self._job.replay_answers(connection, lane.partition, gone)
+        offsets = {lane.place: gone.end}
+        if lane.published_answers is not None:
+            messages, offsets = lane.published_answers.drop_published(messages, offsets)
+        await transact(messages, offsets)
+        if offsets:
+            lane.row.published, lane.published_answers = gone.end, None
+
+    async def _for_each(
+        self,
+        lanes: Sequence[Lane],
+        act: Callable[[Lane], Awaitable[None]],
+        of_one: type[Exception] | tuple[type[Exception], ...] = (LaneError, *SERVER_ERRORS),
+    ) -> None:
+        """Do something for each lane; let an error that is of one lane only fail that one."""
+        for lane in lanes:
+            try:
+                await act(lane)
+            except of_one as error:
+                await self._fail(lane, error)
+
+    async def _fail(self, lane: Lane, error: Exception) -> None:
+        if not isinstance(error, LaneError) and not is_retriable(error):
+            raise error
+        lane.fail(error)
+        if isinstance(error, LaneError):
+            await self._rows.halt(lane.row, str(error))

@@ -1,0 +1,307 @@
+"""The turn: how one owner works all its lanes. The only file that knows how offsets and transactions fit together.
+
+An owner is a worker process under a name that nobody else has or had. Its two transactional producers are named after
+it, and run before the name is written anywhere. To open lanes, for all of them together: (1) read their rows; (2) fence
+in Kafka each last owner that has not given its lanes back: starting and stopping a producer under its name aborts what
+it left open, and waits for what it committed; (3) raise the epochs in one statement, each only if it is still the one
+that was read, and write the name; (4) read the committed offsets and seek. From (2) on the last owner publishes
+nothing, from (3) on it stores nothing. Kafka's committed offset says how far answers are published, the lane's row how
+far outcomes are stored: what lies between is published first, by deciding it once more.
+
+Then, turn after turn: (1) take what is there from all lanes, fairly; (2) decode it; (3) store all outcomes in one
+Postgres transaction, which checks the epochs; (4) publish them in one Kafka transaction, with all offsets; (5) after
+any doubtful error discard the producers and begin again, under another name. Deciding twice finds the first answers.
+
+A turn may be decided while the one before it is published, but Kafka transactions follow one another: two at once
+could leave the older offset as the last one written. A lane that keeps the others from theirs is set apart.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from time import monotonic
+from uuid import uuid4
+
+import structlog
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
+
+from infra.first_of import wait_for_event
+from infra.kafka.transactions import Message, TransactionPair, TransactionTimes, UndeliveredError, fence_producers
+from infra.retry import SERVER_ERRORS, back_off_seconds, describe_error, is_retriable
+from workers.errors import FencedError
+from workers.lane.admission import Admission
+from workers.lane.deciding import PORTIONS, Decided, Decider, LaneBatch, split_turn
+from workers.lane.inbox import MOST_BYTES, Taken
+from workers.lane.lane import Lane
+from workers.lane.lane_rows import LaneRows
+from workers.lane.opening import Opening
+from workers.lane.work import Work
+
+__all__ = ["LaneOwner"]
+
+_IDLE_SECONDS = 60.0
+_TRIES_TOGETHER = 2  # failures in a row of a lane alone, after which it is set apart
+
+
+class LaneOwner:
+    """Works the lanes that it is given. `run` is its task."""
+
+    def __init__(self, work: Work, set_apart: Callable[[Sequence[Lane]], None]) -> None:
+        """Take what the owners of a worker share, and what takes over lanes that keep the others from theirs."""
+        self._work, self._set_apart = work, set_apart
+        self._job, self._settings, self._health = work.job, work.settings, work.clients.health
+        self._rows = LaneRows(work.clients.pool, work.job.group, work.job.topic)
+        self._admission = Admission(work, self._rows)
+        self._decider = Decider(work.job, self._rows, work.clients.breaker, self._health, work.clients.traces)
+        self._opening = Opening(work.job, work.clients, self._rows, work.settings)
+        self._log = structlog.get_logger("inmail.worker").bind(worker=work.job.group)
+        self.lanes: set[Lane] = set()
+        self.published_at: float | None = None  # when a turn was published last
+        self._leaving: dict[Lane, asyncio.Future[None]] = {}
+        self._stopping = False
+        self._changed = asyncio.Event()  # something arrived, failed, or was asked for
+        self._openings: dict[asyncio.Task[None], list[Lane]] = {}
+        self._one_transaction = asyncio.Lock()
+        self._failed: Exception | None = None  # of a transaction, or outside of the turns
+        self._failures = 0  # in a row
+
+    def adopt(self, lanes: Sequence[Lane]) -> None:
+        """Open lanes, and work them from then on."""
+        for lane in lanes:
+            lane.changed, lane.open_at = self._changed.set, 0.0
+        self.lanes.update(lanes)
+        self._changed.set()
+
+    def give_up(self, lanes: Sequence[Lane]) -> "list[asyncio.Future[None]]":
+        """Finish what is at hand of lanes and give them back; return what is done when each of them is."""
+        for lane in self.lanes & set(lanes):
+            self._leaving.setdefault(lane, asyncio.get_running_loop().create_future())
+        self._changed.set()
+        return [self._leaving[lane] for lane in lanes if lane in self._leaving]
+
+    def stop(self) -> None:
+        """Return from `run` once the last lane is given up."""
+        self._stopping = True
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Work until stopped, beginning again after each error that may pass.
+
+        Raises:
+            BreakerError: when too much of what is read is bad.
+            KafkaError, PostgresError: when a server refuses what it should take: a deployment to mend, or an invariant.
+
+        """
+        while self.lanes or not self._stopping:
+            # Its producers run before a row has the name: a fence that came before they did would fence nobody.
+            self._name = f"{self._job.group}.{uuid4().hex}"
+            self._producers = TransactionPair(self._settings, self._name)
+            self._failed = None
+            error: Exception | None = None
+            try:
+                await self._producers.start()
+                await self._take_turns()
+            except (FencedError, *SERVER_ERRORS) as doubtful:
+                if not (isinstance(doubtful, FencedError) or is_retriable(doubtful)):
+                    raise
+                error = doubtful
+            finally:
+                await self._end_openings()
+                for lane in self.lanes:
+                    lane.close()
+                await self._producers.discard()
+            if error is not None:
+                await self._begin_again(error)
+
+    # -- opening lanes ------------------------------------------------------------------------------------------------
+
+    async def _open(self, lanes: list[Lane]) -> None:
+        """Acquire lanes, fencing their last owners, and find out where each begins."""
+        rows = [lane.row for lane in lanes]
+        try:
+            if self._failures:  # one that was frozen must not take lanes from its successor in turn
+                await self._opening.check_membership()
+            await self._rows.read(rows)  # 1
+            await fence_producers(
+                self._settings, {row.last_owner for row in rows if row.last_owner} - {self._name}
+            )  # 2
+            acquired = await self._rows.acquire(rows, self._name)  # 3
+            for lane in [lane for lane in lanes if lane.row not in acquired]:
+                lane.fail(FencedError("another owner acquired it meanwhile"))
+            await self._opening.open([lane for lane in lanes if lane.row in acquired], self._transact)  # 4
+            self._log.info("lanes_open", partitions=[lane.partition for lane in lanes if lane.is_open])
+        except (FencedError, *SERVER_ERRORS) as error:
+            if not (isinstance(error, FencedError) or is_retriable(error)):
+                self._failed = error
+            for number, lane in enumerate(lane for lane in lanes if lane.open_at == 0 and not lane.is_open):
+                lane.fail(error, quietly=number > 0)
+
+    def _open_due(self) -> None:
+        """Open lanes whose time has come, beside the turns of the others."""
+        under_way = {lane for lanes in self._openings.values() for lane in lanes}
+        closed = [lane for lane in self.lanes - under_way if not lane.is_open and lane.open_at <= monotonic()]
+        if closed:
+            closed.sort(key=lambda lane: lane.partition)
+            for lane in closed:
+                lane.open_at = 0.0
+                lane.health.opens()
+            opening = asyncio.create_task(self._open(closed))
+            self._openings[opening] = closed
+            opening.add_done_callback(lambda _: self._changed.set())
+
+    async def _end_openings(self) -> None:
+        for opening in self._openings:
+            opening.cancel()
+        if self._openings:
+            await asyncio.wait(self._openings)
+        self._openings.clear()
+
+    # -- turn after turn ----------------------------------------------------------------------------------------------
+
+    async def _take_turns(self) -> None:
+        publishing: asyncio.Task[None] | None = None
+        try:
+            while self.lanes or not self._stopping:
+                self._changed.clear()
+                self._see_failures(publishing)
+                if self._leaving or any(lane.inbox.error for lane in self.lanes):
+                    await _finish(publishing)
+                    await self._let_go()
+                    continue
+                self._open_due()
+                received = self._receive()
+                admitted = await self._admission.admit(received) if received else []
+                decided = await self._decide(admitted) if admitted else []
+                if decided:
+                    await _finish(publishing)
+                    publishing = asyncio.create_task(self._publish(decided))
+                    publishing.add_done_callback(lambda _: self._changed.set())
+                elif not self._changed.is_set():
+                    await self._wait()
+        finally:
+            if publishing is not None:
+                await asyncio.wait([publishing])
+                publishing.exception()  # seen: whatever ended the loop is on its way up already
+
+    def _see_failures(self, publishing: "asyncio.Task[None] | None") -> None:
+        """Raise what ended a transaction or an opening: this loop may be waiting for records that never come."""
+        if publishing is not None and publishing.done():
+            publishing.result()
+        for opening in [each for each in self._openings if each.done()]:
+            del self._openings[opening]
+            opening.result()
+        if self._failed is not None:
+            raise self._failed
+
+    def _receive(self) -> list[tuple[Lane, Taken]]:
+        """Take what is there from all lanes, equally much from each where there is more than a turn holds."""
+        ready = sorted((lane for lane in self.lanes if lane.has_records), key=lambda lane: lane.partition)
+        most = 1 if self._job.step is not None else self._settings.batch_records
+        limit = max(1, min(most, PORTIONS * most // max(1, len(ready))))
+        return [(lane, lane.receive(limit, MOST_BYTES // len(ready))) for lane in ready]
+
+    async def _decide(self, batches: Sequence[LaneBatch]) -> list[Decided]:
+        """Store the outcomes of a turn: in one transaction, or several of disjoint lanes where there are many."""
+        if self._job.step is not None:
+            batches = [batch for batch in batches if await self._decider.finish_step(batch)]
+        # All are waited for: one that went on after another has failed would store beside the next beginning.
+        parts = await asyncio.gather(*map(self._decider.decide, split_turn(batches)), return_exceptions=True)
+        if errors := [each for each in parts if isinstance(each, BaseException)]:
+            raise errors[0]
+        return [decided for part in parts if not isinstance(part, BaseException) for decided in part]
+
+    async def _publish(self, decided: Sequence[Decided]) -> None:
+        """Publish a turn's answers, its dead letters and all offsets, in one transaction."""
+        messages = [message for each in decided for message in each.messages]
+        batches = [batch for each in decided for batch in each.batches]
+        offsets = {lane.place: taken.next_offset for lane, taken, _ in batches}
+        for lane, _, _ in batches:
+            if lane.published_answers is not None:
+                messages, offsets = lane.published_answers.drop_published(messages, offsets)
+        with ExitStack() as traces:
+            for each in decided:
+                traces.enter_context(each.trace.trace_publishing(each.messages))
+            times = await self._transact(messages, offsets)
+        for lane, taken, _ in batches:
+            if lane.place in offsets:
+                lane.row.published, lane.published_answers = taken.next_offset, None
+            lane.failures = 0
+            lane.health.published()
+        self._failures, self.published_at = 0, monotonic()
+        self._health.published(times)
+
+    async def _transact(self, messages: Sequence[Message], offsets: Mapping[TopicPartition, int]) -> TransactionTimes:
+        """Publish in a Kafka transaction, after the one before has ended."""
+        async with self._one_transaction:
+            try:
+                return await self._producers.publish(messages, offsets, self._job.group)
+            except BaseException as error:
+                self._failed = error if isinstance(error, Exception) else KafkaError("a transaction was cancelled")
+                self._changed.set()
+                raise
+
+    async def _wait(self) -> None:
+        """Wait until something has changed, or it is time to look again whether a lane may go on."""
+        under_way = {lane for lanes in self._openings.values() for lane in lanes}
+        times = [time for lane in self.lanes - under_way if (time := lane.due_at) is not None]
+        seconds = min(times, default=monotonic() + _IDLE_SECONDS) - monotonic()
+        await wait_for_event(self._changed, seconds)
+
+    # -- lanes leave, or begin again ----------------------------------------------------------------------------------
+
+    async def _let_go(self) -> None:
+        """Give back lanes that leave, and close those that have to begin again. Nothing of theirs is under way."""
+        if self._leaving:
+            await self._end_openings()
+            self._see_failures(None)
+            await self._rows.release([lane.row for lane in self._leaving if lane.row.owner == self._name])
+            self._depart()
+        for lane, error in [(lane, error) for lane in self.lanes if (error := lane.inbox.error) is not None]:
+            lane.fail(error)
+            if lane.failures > _TRIES_TOGETHER and not isinstance(error, KafkaError) and len(self.lanes) > 1:
+                await self._rows.release([lane.row])
+                self._move_apart({lane})
+
+    def _depart(self) -> None:
+        for lane, departure in self._leaving.items():
+            lane.close()
+            self.lanes.discard(lane)
+            departure.set_result(None)
+        self._leaving.clear()
+
+    def _move_apart(self, lanes: set[Lane]) -> None:
+        self.lanes -= lanes
+        self._set_apart(list(lanes))
+
+    async def _begin_again(self, error: Exception) -> None:
+        """Wait before all lanes are opened again; set apart those whose answers alone could not be delivered."""
+        seconds = back_off_seconds(self._failures)
+        self._failures += 1
+        self._health.counts["lanes_begun_again"] += len(self.lanes)
+        for lane in self.lanes:
+            lane.health.fails(error)
+        self._log.warning(
+            "lanes_begin_again", error=describe_error(error), seconds=round(seconds, 3), failures=self._failures
+        )
+        undelivered = error.partitions if isinstance(error, UndeliveredError) else frozenset()
+        alone = {lane for lane in self.lanes if lane.partition in undelivered}
+        if self._failures > _TRIES_TOGETHER and alone and alone != self.lanes:
+            self._move_apart(alone)
+        deadline = monotonic() + seconds
+        while (left := deadline - monotonic()) > 0:
+            self._depart()  # what it held is not given back: the next owner has to fence this one
+            if self._stopping and not self.lanes:
+                break
+            self._changed.clear()
+            await wait_for_event(self._changed, left)
+
+
+async def _finish(publishing: "asyncio.Task[None] | None") -> None:
+    """Wait for the turn before, and raise what it raised.
+
+    Waits beside the task instead of awaiting it: whoever cancels this owner must not cancel a commit.
+    """
+    if publishing is not None:
+        await asyncio.wait([publishing])
+        publishing.result()

@@ -1,0 +1,45 @@
+"""One lane's wait for other lanes, with the first record that it has received."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from time import monotonic
+
+from aiokafka import TopicPartition
+
+from workers.lane.neighbour import Neighbour
+
+__all__ = ["Wait"]
+
+_LOOK_SECONDS = 0.005, 0.25  # between two looks at the other lanes' rows: at first, and at most
+
+
+@dataclass(slots=True)
+class Wait:
+    """Since when a lane waits and for whom, and what it learnt by waiting in vain."""
+
+    offset: int | None = None  # of the record that it waits with; None: it does not wait
+    began: float = 0.0
+    look_at: float = 0.0  # when to look again, by the monotonic clock
+    group: str | None = None  # consumer group whose lane it waits for
+    ends: Mapping[TopicPartition, int] = field(default_factory=dict)  # asked for after the record was received
+    announced: tuple[datetime, str] | None = None  # what its row tells the others
+    in_vain: dict[TopicPartition, Neighbour] = field(default_factory=dict)  # rows that did not move meanwhile
+
+    def begin(self, offset: int) -> None:
+        """Wait with a record, unless the lane does so already."""
+        if self.offset != offset:
+            self.offset, self.began, self.ends, self.announced = offset, monotonic(), {}, None
+
+    @property
+    def seconds(self) -> float:
+        """How long the lane has waited with this record."""
+        return 0.0 if self.offset is None else monotonic() - self.began
+
+    def postpone(self) -> None:
+        """Look again in a moment, later the longer the wait."""
+        self.look_at = monotonic() + min(max(_LOOK_SECONDS[0], self.seconds / 20), _LOOK_SECONDS[1])
+
+    def end(self) -> None:
+        """Wait no longer."""
+        self.offset, self.group, self.look_at, self.announced = None, None, 0.0, None
