@@ -49,7 +49,7 @@ class LaneOwner:
 
     def __init__(self, work: Work, set_apart: Callable[[Sequence[Lane]], None]) -> None:
         """Take what the owners of a worker share, and what takes over lanes that keep the others from theirs."""
-        self._work, self._set_apart = work, set_apart
+        self._set_apart = set_apart
         self._job, self._settings, self._health = work.job, work.settings, work.clients.health
         self._rows = LaneRows(work.clients.pool, work.job.group, work.job.topic)
         self._admission = Admission(work, self._rows)
@@ -75,10 +75,10 @@ class LaneOwner:
 
     def give_up(self, lanes: Sequence[Lane]) -> "list[asyncio.Future[None]]":
         """Finish what is at hand of lanes and give them back; return what is done when each of them is."""
-        for lane in self.lanes & set(lanes):
-            self._leaving.setdefault(lane, asyncio.get_running_loop().create_future())
+        mine = self.lanes & set(lanes)
+        self._leaving |= {lane: asyncio.get_running_loop().create_future() for lane in mine - self._leaving.keys()}
         self._changed.set()
-        return [self._leaving[lane] for lane in lanes if lane in self._leaving]
+        return [self._leaving[lane] for lane in mine]
 
     def stop(self) -> None:
         """Return from `run` once the last lane is given up."""
@@ -140,9 +140,8 @@ class LaneOwner:
     def _open_due(self) -> None:
         """Open lanes whose time has come, beside the turns of the others."""
         under_way = {lane for lanes in self._openings.values() for lane in lanes}
-        closed = [lane for lane in self.lanes - under_way if not lane.is_open and lane.open_at <= monotonic()]
-        if closed:
-            closed.sort(key=lambda lane: lane.partition)
+        due = (lane for lane in self.lanes - under_way if not lane.is_open and lane.open_at <= monotonic())
+        if closed := sorted(due, key=lambda lane: lane.partition):
             for lane in closed:
                 lane.open_at = 0.0
                 lane.health.opens()
@@ -153,8 +152,7 @@ class LaneOwner:
     async def _end_openings(self) -> None:
         for opening in self._openings:
             opening.cancel()
-        if self._openings:
-            await asyncio.wait(self._openings)
+        await asyncio.gather(*self._openings, return_exceptions=True)
         self._openings.clear()
 
     # -- turn after turn ----------------------------------------------------------------------------------------------
@@ -261,7 +259,8 @@ class LaneOwner:
             lane.fail(error)
             if lane.failures > _TRIES_TOGETHER and not isinstance(error, KafkaError) and len(self.lanes) > 1:
                 await self._rows.release([lane.row])
-                self._move_apart({lane})
+                self.lanes.discard(lane)
+                self._set_apart([lane])
 
     def _depart(self) -> None:
         for lane, departure in self._leaving.items():
@@ -270,14 +269,9 @@ class LaneOwner:
             departure.set_result(None)
         self._leaving.clear()
 
-    def _move_apart(self, lanes: set[Lane]) -> None:
-        self.lanes -= lanes
-        self._set_apart(list(lanes))
-
     async def _begin_again(self, error: Exception) -> None:
         """Wait before all lanes are opened again; set apart those whose answers alone could not be delivered."""
-        seconds = back_off_seconds(self._failures)
-        self._failures += 1
+        seconds, self._failures = back_off_seconds(self._failures), self._failures + 1
         self._health.counts["lanes_begun_again"] += len(self.lanes)
         for lane in self.lanes:
             lane.health.fails(error)
@@ -287,12 +281,11 @@ class LaneOwner:
         undelivered = error.partitions if isinstance(error, UndeliveredError) else frozenset()
         alone = {lane for lane in self.lanes if lane.partition in undelivered}
         if self._failures > _TRIES_TOGETHER and alone and alone != self.lanes:
-            self._move_apart(alone)
+            self.lanes -= alone
+            self._set_apart(list(alone))
         deadline = monotonic() + seconds
-        while (left := deadline - monotonic()) > 0:
+        while (left := deadline - monotonic()) > 0 and (self.lanes or not self._stopping):
             self._depart()  # what it held is not given back: the next owner has to fence this one
-            if self._stopping and not self.lanes:
-                break
             self._changed.clear()
             await wait_for_event(self._changed, left)
 
