@@ -11,7 +11,7 @@ from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
 from pydantic import SecretStr
 
-from infra.clock import from_milliseconds
+from infra.clock import LATEST, from_milliseconds
 from infra.kafka.clients import create_producer, partition_of
 from infra.migrate import migrate
 from infra.postgres import Connection, connect_database
@@ -108,7 +108,7 @@ async def decide_one_by_one(settings: Settings, placed: Sequence[Placed]) -> Non
         )
         found = decode_records([record], from_milliseconds(each.record.time), TimePolicy(RecordTime.CREATE))
         async with connection.transaction():
-            batch = Batch(found.requests)
+            batch = Batch(found.requests, read_to=LATEST)  # each record in the order of time
             while job.step is not None and await job.step(connection, batch):
                 pass
             await job.decide(connection, batch)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import typer
 from rich.text import Text
 
-from infra.log import configure_logging
+from infra.log import configure_logging, quiet_late_errors
 from infra.settings import Settings, load_settings
 from infra.terminal import error_console
 from workers.error_table import Exit, explain
@@ -63,6 +63,7 @@ def run_process(worker: Callable[[Settings], Coroutine[Any, Any, None]]) -> None
         gc.freeze()
         gc.set_threshold(100_000, 20, 100)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            quiet_late_errors(runner.get_loop())
             runner.run(worker(settings))
 
     _run_to_exit(run, Exit.INTERRUPTED)
