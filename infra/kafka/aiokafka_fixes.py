@@ -2,9 +2,9 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.client import AIOKafkaClient
@@ -18,7 +18,9 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest
 
-__all__ = ["Consumer", "ConsumerLostError", "LaneProducer", "Producer", "protect_bootstrap"]
+__all__ = ["Consumer", "ConsumerLostError", "LaneProducer", "Producer", "complete_request", "protect_bootstrap"]
+
+_Response = TypeVar("_Response")
 
 _RECONNECT_SECONDS = 0.5  # between two attempts of a lane's producer to reach a broker
 
@@ -29,27 +31,31 @@ def protect_bootstrap(client: AIOKafkaClient) -> None:
     aiokafka would leave a connection open for good when cancelled in the middle of the bootstrap.
     """
     bootstrap = client.bootstrap
+    client.bootstrap = lambda: complete_request(client, bootstrap())
 
-    async def shielded() -> None:
-        bootstrapping = asyncio.ensure_future(bootstrap())
-        try:
-            await asyncio.shield(bootstrapping)
-        except asyncio.CancelledError:
-            closing = asyncio.ensure_future(_close_after(bootstrapping, client))
-            _closing.add(closing)
-            closing.add_done_callback(_closing.discard)
-            raise
 
-    client.bootstrap = shielded
+async def complete_request(client: AIOKafkaClient, request: Coroutine[Any, Any, _Response]) -> _Response:
+    """Return the response to a request that may have to connect; let it complete when its caller is cancelled.
+
+    The client is closed afterwards then: aiokafka would leave the connection open for good.
+    """
+    asking = asyncio.ensure_future(request)
+    try:
+        return await asyncio.shield(asking)
+    except asyncio.CancelledError:
+        closing = asyncio.ensure_future(_close_after(asking, client))
+        _closing.add(closing)
+        closing.add_done_callback(_closing.discard)
+        raise
 
 
 _closing: set["asyncio.Task[None]"] = set()  # keeps the tasks from being collected: nothing awaits them
 
 
-async def _close_after(bootstrapping: "asyncio.Future[None]", client: AIOKafkaClient) -> None:
-    await asyncio.wait([bootstrapping])
-    if not bootstrapping.cancelled():
-        bootstrapping.exception()  # retrieved, so that asyncio does not log the error
+async def _close_after(asking: "asyncio.Future[Any]", client: AIOKafkaClient) -> None:
+    await asyncio.wait([asking])
+    if not asking.cancelled():
+        asking.exception()  # retrieved, so that asyncio does not log the error
     await client.close()
 
 

@@ -37,7 +37,14 @@ from aiokafka.partitioner import murmur2
 from aiokafka.protocol.group import LeaveGroupRequest
 
 from infra.kafka import lenient_headers
-from infra.kafka.aiokafka_fixes import Consumer, ConsumerLostError, LaneProducer, Producer, protect_bootstrap
+from infra.kafka.aiokafka_fixes import (
+    Consumer,
+    ConsumerLostError,
+    LaneProducer,
+    Producer,
+    complete_request,
+    protect_bootstrap,
+)
 from infra.settings import Settings
 
 __all__ = [
@@ -252,7 +259,7 @@ async def leave_group(admin: AIOKafkaAdminClient, group: str, node: int, member:
 
     """
     client = admin._client  # noqa: SLF001 - there is no other way
-    response = await client.send(node, LeaveGroupRequest(group, member))
+    response = await complete_request(client, client.send(node, LeaveGroupRequest(group, member)))
     error = for_code(response.error_code)
     if error not in (NoError, UnknownMemberIdError):
         raise error

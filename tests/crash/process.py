@@ -149,7 +149,7 @@ async def _run(start: Start, pipe: Connection) -> None:
 
 
 async def _work(start: Start, stop: asyncio.Event) -> None:
-    catalogue, settings = load_catalogue(), start.settings
+    catalogue, settings = load_catalogue(start.settings.plans_file), start.settings
     match start.job:
         case "send":
             await run_worker(SendJob(catalogue), settings, stop)

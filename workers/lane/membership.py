@@ -111,6 +111,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is
         leaving = asyncio.ensure_future(leave_group(self._clients.admin, self._job.group, node, member))
         done, _ = await asyncio.wait([leaving], timeout=_LEAVE_SECONDS)
         if not done:
+            leaving.cancel()
             return False
         try:
             leaving.result()

@@ -77,10 +77,9 @@ class Worker:
                     await wait_for_event(stop, back_off_seconds(lost))
                     lost += 1
         finally:
-            if not watch.done():
-                watch.cancel()
-        if (stuck := task_error(watch, stopped=True) if watch.done() else None) is not None:
-            raise stuck
+            if watch.done() and (stuck := task_error(watch, stopped=True)) is not None:
+                raise stuck  # whatever else ended: one that is stuck cannot drain either
+            watch.cancel()
 
     async def _work(self, stop: asyncio.Event) -> None:
         ends = EndOffsets(self._settings, self._admin)
