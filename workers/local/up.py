@@ -68,7 +68,7 @@ async def run_up(
     stop = stop_requested()
     stack = LocalStack(data_dir, kafka_port, postgres_port, Reporter(out), usual_ports=usual_ports)
     if not await _start_stack(stack, stop):
-        out.print("stopped before it was up")
+        out.print("stopped before the stack was up")
         return
     try:
         settings = stack_settings(stack)

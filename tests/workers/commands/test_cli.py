@@ -5,6 +5,8 @@ import json
 import os
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +26,7 @@ from workers.commands import results, running
 from workers.commands.running import Exit
 from workers.errors import ChildError
 from workers.local import demo
+from workers.local.processes import environment
 from workers.ops.topics.results import Result
 
 Run = Callable[..., Said]
@@ -259,7 +262,7 @@ def test_a_postgres_that_is_away_ends_with_3(inmail: Run, command: str) -> None:
     assert f"Postgres cannot be reached at {NOWHERE}" in _told(done)
 
 
-@pytest.mark.parametrize("command", ["worker send", "worker expiry", "worker ticker", "publish"])
+@pytest.mark.parametrize("command", ["worker ticker", "publish"])
 def test_a_client_that_found_no_kafka_is_not_complained_of(inmail: Run, tmp_path: Path, command: str) -> None:
     """What could not connect is closed before the process ends."""
     file = tmp_path / "one.ndjson"
@@ -270,6 +273,21 @@ def test_a_client_that_found_no_kafka_is_not_complained_of(inmail: Run, tmp_path
     assert done.code == Exit.UNREACHABLE
     assert done.err.endswith("is INMAIL_KAFKA_BOOTSTRAP_SERVERS right?\n")
     assert "Unclosed" not in done.err
+
+
+def test_a_worker_that_is_started_while_kafka_is_away_waits_and_says_so(cluster: Settings) -> None:
+    """As one that runs does. Told to stop, it ends in order, and leaves no client open."""
+    variables = environment(cluster) | {"INMAIL_KAFKA_BOOTSTRAP_SERVERS": NOWHERE, "INMAIL_LOG_FORMAT": "json"}
+    command = [sys.executable, "-m", "workers.cli", "worker", "send"]
+    with subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = next(line for line in process.stderr if "waiting_for_server" in line)
+        process.terminate()
+        rest = process.stderr.read()
+
+    assert "Kafka: " in json.loads(said)["error"]
+    assert Exit.DONE == process.returncode
+    assert "Unclosed" not in rest
 
 
 # -- the local stack ----------------------------------------------------------------------------------------------

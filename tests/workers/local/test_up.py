@@ -155,7 +155,7 @@ async def own_workers(tmp_path: Path) -> AsyncIterator[tuple[LocalStack, Setting
         workers.start()
         try:
             for name in ("send", "billing"):
-                await _said(workers, name, '"event": "lane_open"', settings.topic_partitions)
+                await _said(workers, name, '"event": "lanes_open"')
             await _said(workers, "ticker", '"event": "ticker_started"')
             yield stack, settings, workers
         finally:

@@ -310,10 +310,10 @@ async def test_a_worker_that_comes_in_between_is_refused_by_the_broker(
     requests = await fund_and_send(cluster, account, 1)
     before, set_offsets = await stands(cluster), rewinding.set_offsets
 
-    async def late(settings: Settings, group: str, offsets: Mapping[TopicPartition, int]) -> None:
+    async def late(settings: Settings, group: str, offsets: Mapping[TopicPartition, int], owners: set[str]) -> None:
         async with living(cluster) as life:
             await life.ready()
-            await set_offsets(settings, group, offsets)
+            await set_offsets(settings, group, offsets, owners)
 
     monkeypatch.setattr(rewinding, "set_offsets", late)
     with pytest.raises(RefusedError, match="has members again"):
@@ -322,14 +322,24 @@ async def test_a_worker_that_comes_in_between_is_refused_by_the_broker(
     assert before == await stands(cluster)
 
 
+@pytest.mark.parametrize("version", ["this", "0.1.0"])
 async def test_an_offset_that_a_killed_worker_left_in_a_transaction_does_not_come_after(
-    cluster: Settings, account: str
+    cluster: Settings, database: Connection, account: str, version: str
 ) -> None:
     """Its transaction is ended before the offsets are set, and its owner is shut out: it could write them later."""
     requests, number = await fund_and_send(cluster, account, 2), home(cluster, account)
     place = TopicPartition(SEND_REQUESTS, number)
     stood = (await stands(cluster))[number] or 0
-    zombie = create_lane_producer(cluster, f"{SendJob.group}.{SEND_REQUESTS}.{number}.0")
+    name = f"{SendJob.group}.{SEND_REQUESTS}.{number}" if version == "0.1.0" else f"{SendJob.group}.zombie"
+    await database.execute(
+        "update lanes set epoch = epoch + 1, owner = $1,"
+        " owner_epoch = case when $1::text is not null then epoch + 1 end"
+        " where topic = $2 and partition = $3",
+        None if version == "0.1.0" else name,
+        SEND_REQUESTS,
+        number,
+    )
+    zombie = create_lane_producer(cluster, f"{name}.0")
     await zombie.start()
     await zombie.begin_transaction()
     await zombie.send_offsets_to_transaction({place: stood}, SendJob.group)
