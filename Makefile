@@ -114,6 +114,13 @@ lock: $(STAMP) ## Resolve the dependencies of pyproject.toml anew into both lock
 
 LOCK_OPTIONS := --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --quiet
 
+.PHONY: package
+package: $(STAMP) ## Build the sdist, and from it the wheel, into build/dist/
+	@mkdir -p build/dist
+	cd infra/packaging && ../../$(BIN)/python -c 'import inmail_backend; inmail_backend.build_sdist("../../build/dist")' >/dev/null
+	$(BIN)/python -m pip wheel --disable-pip-version-check -q --no-deps --no-build-isolation --no-index -w build/dist \
+		build/dist/inmail_ledger-$$($(BIN)/python -c 'import tomllib; print(tomllib.load(open("pyproject.toml", "rb"))["project"]["version"])').tar.gz
+
 .PHONY: clean
 clean: ## Remove the virtual environment, build results and caches; data of `make up` stays
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .hypothesis *.egg-info

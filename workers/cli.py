@@ -74,7 +74,8 @@ VERBS = {
 def load_verb(name: str) -> TyperCommand | TyperGroup:
     """Import a verb and return it as a command. Raises `KeyError` of an unknown name."""
     verb = VERBS[name]
-    found = getattr(import_module(f"workers.{verb.module}"), verb.attribute)
+    # By the package that this is in: an installed one has another name than the repository's folder.
+    found = getattr(import_module(f".{verb.module}", __package__), verb.attribute)
     if not isinstance(found, typer.Typer):
         alone = typer.Typer(add_completion=False)
         alone.command(name)(found)

@@ -13,8 +13,10 @@ from typing import IO
 from infra.settings import Settings
 from workers.errors import ChildError
 
-__all__ = ["WORKERS", "Workers", "environment"]
+__all__ = ["COMMAND_MODULE", "WORKERS", "Workers", "environment"]
 
+# For `python -m`. An installed package has another name than the repository's folder.
+COMMAND_MODULE = f"{__package__.rpartition('.')[0]}.cli"
 WORKERS = ("send", "billing", "expiry", "ticker")
 
 _LAST_LINES = 15
@@ -66,7 +68,7 @@ class Workers:
         file = self.log(name).open("ab")
         self._files.append(file)
         self.running[name] = subprocess.Popen(  # noqa: S603 - this program itself
-            [sys.executable, "-m", "workers.cli", "worker", name, "--stop-with-parent"],
+            [sys.executable, "-m", COMMAND_MODULE, "worker", name, "--stop-with-parent"],
             stdin=subprocess.PIPE,
             stdout=file,
             stderr=file,

@@ -28,7 +28,7 @@ from schemas.sends import SendRequested, SendRequestedData
 from workers.errors import ChildError
 from workers.ledger.store import FUNCTIONS
 from workers.local.page import ConsolePage, console_beside
-from workers.local.processes import Workers
+from workers.local.processes import COMMAND_MODULE, Workers
 from workers.ops.topics.plan import apply_topics, plan_topics
 
 __all__ = ["prepare", "run_up", "stack_settings"]
@@ -193,6 +193,6 @@ def _command() -> str:
         return "inmail"
     beside = Path(sys.executable).with_name("inmail")
     if not beside.is_file():
-        return f"{sys.executable} -m workers.cli"
+        return f"{sys.executable} -m {COMMAND_MODULE}"
     here = Path.cwd()
     return str(beside.relative_to(here) if beside.is_relative_to(here) else beside)
