@@ -59,9 +59,10 @@ format: $(STAMP) ## Rewrite style where a tool can
 	$(BIN)/ruff format .
 
 .PHONY: render
-render: $(STAMP) ## Render what is derived: AsyncAPI, JSON Schemas, docs/events.md, docs/metrics.md, dashboards
+render: $(STAMP) ## Render what is derived: AsyncAPI, OpenAPI, JSON Schemas, docs/events.md, docs/metrics.md, dashboards
 	$(BIN)/python -m schemas.render
 	$(BIN)/python -m workers.telemetry.render
+	$(BIN)/python -m workers.api.openapi
 
 .PHONY: console-shots
 console-shots: tools $(STAMP) ## Take the README's pictures of the console, of a run of its own, into docs/images/ (2 min)

@@ -49,6 +49,7 @@ VERBS = {
     "topics": Verb(_RUN, "commands.topics", "topics", "Compare topics and groups with how they should be."),
     "worker": Verb(_RUN, "worker_command", "worker_command", "Run the send, billing or expiry worker, or the ticker."),
     "console": Verb(_RUN, "commands.console", "console", "Serve a page that shows the system, and from which to act."),
+    "api": Verb(_RUN, "commands.api", "api", "Serve balances and outcomes to applications, over HTTP."),
     "metrics": Verb(_RUN, "commands.metrics", "metrics", "Show or serve the metrics of the whole ledger."),
     "publish": Verb(_USE, "commands.publish", "publish_command", "Publish events from files, as a producer."),
     "results": Verb(_USE, "commands.results", "results_command", "Read the answers, as a downstream service."),

@@ -45,7 +45,8 @@ ROOMS = {
     "ops/trace": {"jobs", "ledger", "ops/books", "ops/dead_letters", "topology"},
     "ops/replay": {"jobs", "ledger", "ops", "ops/books", "ops/compare", "ops/dead_letters", "topology"},
     "console": {"ledger", "topology"} | _OPS,
-    "commands": {"console", "errors", "ledger", "simulate"} | _OPS,
+    "api": {"ops/books", "telemetry"},
+    "commands": {"api", "console", "errors", "ledger", "simulate"} | _OPS,
     "local": {"commands", "console", "errors", "ledger", "ops/books", "ops/lag", "ops/topics"},
 }
 ROOMS["worker_command"] = {"commands", "jobs", "lane", "ledger"}  # puts a job into its lanes

@@ -10,9 +10,10 @@ from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from time import monotonic
 
+from infra.addresses import is_loopback
 from infra.settings import Settings, SettingsError
 
-__all__ = ["Access", "Role", "Session", "TooManyAttemptsError", "WrongTokenError", "access_of", "is_loopback"]
+__all__ = ["Access", "Role", "Session", "TooManyAttemptsError", "WrongTokenError", "access_of"]
 
 _SESSION_SECONDS = 12 * 3600.0
 _SESSIONS_AT_MOST = 1000
@@ -133,14 +134,6 @@ def _caller(address: str) -> str:
 
 def _same(given: str, token: str | None) -> bool:
     return compare_digest(given.encode(errors="replace"), (token or "").encode()) and bool(token)
-
-
-def is_loopback(address: str) -> bool:
-    """Tell whether only this machine can connect to an address."""
-    try:
-        return ip_address(address).is_loopback
-    except ValueError:
-        return address == "localhost"
 
 
 def access_of(settings: Settings) -> Access:
