@@ -140,7 +140,12 @@ def create_reader_pool(settings: Settings) -> AbstractAsyncContextManager[Pool]:
     async def prepare(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
         await _prepare(connection)
         # Last: what all sessions are given has no limit on the server, since a long tick or audit must come to its end.
-        await connection.execute("select set_config('statement_timeout', $1, false)", milliseconds)
+        # Each statement is a look-up by keys: a plan for the values of each call would cost more than it runs.
+        await connection.execute(
+            "select set_config('statement_timeout', $1, false),"
+            " set_config('plan_cache_mode', 'force_generic_plan', false)",
+            milliseconds,
+        )
 
     return asyncpg.create_pool(
         settings.database_url.get_secret_value(),

@@ -2,8 +2,8 @@
 
     python -m tests.bench.read_load PORT RATE SECONDS
 
-The client is a few lines, so that its own CPU time is small beside the server's. A read is timed from when it was due: a
-client or server that falls behind hides nothing.
+The client is a few lines, so that its own CPU time is small beside the server's. A read is timed from when it was due:
+a client or server that falls behind hides nothing.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """`reads`: 1,000 reads a second of the read API beside 1,000 sends a second, and what they cost the sends.
 
-The API, the load of reads and the worker are processes of their own. The sends' baseline is the same load without reads,
-in the same round.
+The API, the load of reads and the worker are processes of their own. The sends' baseline is the same load without
+reads, in the same round.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Reads of the ledger for the API: over a pool of few read-only sessions, each bounded in time."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from time import monotonic
@@ -13,8 +13,9 @@ import structlog
 from infra.clock import utc_now
 from infra.postgres import Connection, Pool
 from infra.settings import Settings
+from workers.api.balance_batches import BalanceBatches
 from workers.api.problems import DATABASE_ERRORS, ApiError, ProblemKind, database_problem
-from workers.ops.books.current_balance import CurrentBalance, read_current_balance, read_sequence
+from workers.ops.books.current_balance import CurrentBalance, read_current_balances, read_sequence
 from workers.ops.books.statement_page import RequestAnswers, StatementPage, read_answers, read_statement_page
 
 __all__ = ["CHECK_SECONDS", "LedgerReader"]
@@ -33,6 +34,10 @@ class LedgerReader:
     ready: bool = False  # whether the last read went well
     _reading: int = 0
     _told: str | None = field(default=None, init=False)
+    _batches: BalanceBatches = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._batches = BalanceBatches(self._read_balances)
 
     async def balance(self, account_id: str, wait_for: int) -> CurrentBalance:
         """Return an account's balance now, of the sequence `wait_for` or a later one.
@@ -41,15 +46,10 @@ class LedgerReader:
             ApiError: when the account is unknown, the sequence does not come, or the database cannot answer.
 
         """
-
-        async def read() -> CurrentBalance | None:
-            async with self._connection() as connection:
-                return await read_current_balance(connection, account_id, utc_now())
-
-        found = await read()
+        found = await self._batches.balance(account_id)
         if wait_for > (found.sequence if found is not None else 0):
             await self._wait(account_id, wait_for)
-            found = await read()
+            found = await self._batches.balance(account_id)
         if found is None:
             raise _unknown_account()
         return found
@@ -97,6 +97,10 @@ class LedgerReader:
             except ApiError:
                 pass  # noted, and logged as it changed
             await asyncio.sleep(CHECK_SECONDS)
+
+    async def _read_balances(self, account_ids: Collection[str]) -> dict[str, CurrentBalance]:
+        async with self._connection() as connection:
+            return await read_current_balances(connection, list(account_ids), utc_now())
 
     async def _wait(self, account_id: str, wait_for: int) -> None:
         """Wait until an account has a sequence, looking again and again: between two looks no connection is held."""

@@ -153,15 +153,27 @@ async def test_an_erased_account_has_a_balance_of_nothing(client: Client, databa
     assert answer.body["erased_at"] is not None
 
 
-async def test_lots_beyond_the_first_are_left_out_and_counted(
-    client: Client, book: Book, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_lots_beyond_the_first_are_left_out_and_counted(client: Client, database: Connection) -> None:
     """The sum is of all: an answer has a bound, and says that it has left something out."""
-    monkeypatch.setattr("workers.ops.books.current_balance.LOTS_AT_MOST", 1)
-    await book.one(book.promotion(3))
+    await database.execute(
+        "insert into lots select (r).* from (select jsonb_populate_record(l, jsonb_build_object('lot', n)) as r"
+        " from lots as l, generate_series(3, 250) as n where l.origin = 'promotion') as more"
+    )
     answer = await client.get("/v1/accounts/alice/balance")
 
-    assert (7, 3, 1) == (answer.body["spendable"], answer.body["lot_count"], len(answer.body["lots"]))
+    assert (1 + 249 * 3, 250, 200) == (answer.body["spendable"], answer.body["lot_count"], len(answer.body["lots"]))
+
+
+async def test_balances_asked_for_at_once_are_each_their_own(client: Client, book: Book) -> None:
+    """Many at a time are read together: each gets its own account's, an unknown one its 404."""
+    for number in range(1, 30):
+        await book.one(book.promotion(number, f"member-{number}"))
+    names = [f"member-{number}" for number in range(40)] * 3
+    answers = await asyncio.gather(*(client.get(f"/v1/accounts/{name}/balance") for name in names))
+
+    for name, answer in zip(names, answers, strict=True):
+        number = int(name.removeprefix("member-"))
+        assert ((200, number) if 0 < number < 30 else (404, None)) == (answer.status, answer.body.get("spendable"))
 
 
 # -- has it changed ---------------------------------------------------------------------------------------------------
