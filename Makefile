@@ -59,9 +59,10 @@ format: $(STAMP) ## Rewrite style where a tool can
 	$(BIN)/ruff format .
 
 .PHONY: render
-render: $(STAMP) ## Render what is derived: AsyncAPI, JSON Schemas, docs/events.md, docs/metrics.md, dashboards
+render: $(STAMP) ## Render what is derived: AsyncAPI, OpenAPI, JSON Schemas, docs/events.md, docs/metrics.md, dashboards
 	$(BIN)/python -m schemas.render
 	$(BIN)/python -m workers.telemetry.render
+	$(BIN)/python -m workers.api.openapi
 
 .PHONY: console-shots
 console-shots: tools $(STAMP) ## Take the README's pictures of the console, of a run of its own, into docs/images/ (2 min)
@@ -117,6 +118,13 @@ lock: $(STAMP) ## Resolve the dependencies of pyproject.toml anew into both lock
 	$(BIN)/uv pip compile pyproject.toml --extra traces $(LOCK_OPTIONS) -o requirements-run.lock
 
 LOCK_OPTIONS := --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --quiet
+
+.PHONY: package
+package: $(STAMP) ## Build the sdist, and from it the wheel, into build/dist/
+	@mkdir -p build/dist
+	cd infra/packaging && ../../$(BIN)/python -c 'import inmail_backend; inmail_backend.build_sdist("../../build/dist")' >/dev/null
+	$(BIN)/python -m pip wheel --disable-pip-version-check -q --no-deps --no-build-isolation --no-index -w build/dist \
+		build/dist/inmail_ledger-$$($(BIN)/python -c 'import tomllib; print(tomllib.load(open("pyproject.toml", "rb"))["project"]["version"])').tar.gz
 
 .PHONY: clean
 clean: ## Remove the virtual environment, build results and caches; data of `make up` stays

@@ -19,6 +19,7 @@ __all__ = [
     "close_in_time",
     "connect_database",
     "create_pool",
+    "create_reader_pool",
     "is_refusal",
     "is_transient",
 ]
@@ -143,6 +144,36 @@ def create_pool(settings: Settings) -> AbstractAsyncContextManager[Pool]:
         server_settings=_SERVER_SETTINGS | {"role": WORKER_ROLE},
         connect=_connect_as_worker,
         init=_prepare_worker,
+        reset=_skip_reset,
+    )
+
+
+def create_reader_pool(settings: Settings) -> AbstractAsyncContextManager[Pool]:
+    """Return a pool of read-only sessions for the read API, opened by `async with`.
+
+    Connections are opened as they are needed: a server that is away is told to whoever asks, and not at the start. A
+    statement ends after INMAIL_API_TIMEOUT_SECONDS, on the server too.
+    """
+    milliseconds = str(round(settings.api_timeout_seconds * 1000))
+
+    async def prepare(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+        await _prepare(connection)
+        # Last: what all sessions are given has no limit on the server, since a long tick or audit must come to its end.
+        # Each statement is a look-up by keys: a plan for the values of each call would cost more than it runs.
+        await connection.execute(
+            "select set_config('statement_timeout', $1, false),"
+            " set_config('plan_cache_mode', 'force_generic_plan', false)",
+            milliseconds,
+        )
+
+    return asyncpg.create_pool(
+        settings.database_url.get_secret_value(),
+        min_size=0,
+        max_size=settings.api_connections,
+        command_timeout=settings.api_timeout_seconds,
+        timeout=settings.api_timeout_seconds,
+        server_settings=_SERVER_SETTINGS | {"application_name": "inmail api", "default_transaction_read_only": "on"},
+        init=prepare,
         reset=_skip_reset,
     )
 

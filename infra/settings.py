@@ -163,6 +163,21 @@ class Settings(BaseSettings):
         float, Field(gt=0, le=120, description="time after which Kafka or Postgres counts as not answering")
     ] = 8
 
+    api_port: Annotated[int, Field(ge=0, lt=65_536, description="of the read API; 0: one that is free")] = 8421
+    api_address: Annotated[str, Field(description="to serve it on; elsewhere than on loopback with tokens only")] = (
+        "127.0.0.1"
+    )
+    api_tokens: SecretStr | None = Field(None, description="name:sha256 of each token that may read, comma separated")
+    api_tokens_file: str | None = Field(None, description="file of the same, one a line")
+    api_without_tokens: Annotated[bool, Field(description="on loopback: whoever is on this machine may read")] = False
+    api_connections: Annotated[int, Field(ge=1, le=100, description="to Postgres, of one process")] = 4
+    api_timeout_seconds: Annotated[
+        float, Field(gt=0, le=60, description="until a request is answered that the database does not answer")
+    ] = 2
+    api_wait_seconds: Annotated[
+        float, Field(ge=0, le=30, description="that a request waits at most for the sequence it asks for")
+    ] = 2
+
     plans_file: str | None = Field(None, description="file of the plan catalogue, instead of the shipped one")
     log_format: LogFormat = LogFormat.AUTO
     log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"

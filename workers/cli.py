@@ -53,6 +53,7 @@ VERBS = {
     "topics": Verb(_RUN, "commands.topics", "topics", "Compare topics and groups with the settings; apply changes."),
     "worker": Verb(_RUN, "worker_command", "worker_command", "Run the send, billing or expiry worker, or the ticker."),
     "console": Verb(_RUN, "commands.console", "console", "Serve a web page that shows the system and runs operations."),
+    "api": Verb(_RUN, "commands.api", "api", "Serve balances and outcomes to applications, over HTTP."),
     "metrics": Verb(_RUN, "commands.metrics", "metrics", "Show or serve the metrics of the whole ledger."),
     "publish": Verb(_USE, "commands.publish", "publish_command", "Publish events from files, as a producer does."),
     "results": Verb(_USE, "commands.results", "results_command", "Read the answers, as a downstream service does."),
@@ -80,7 +81,8 @@ VERBS = {
 def load_verb(name: str) -> TyperCommand | TyperGroup:
     """Import a verb and return its command. Raises `KeyError` for an unknown name."""
     verb = VERBS[name]
-    found = getattr(import_module(f"workers.{verb.module}"), verb.attribute)
+    # By the package that this is in: an installed one has another name than the repository's folder.
+    found = getattr(import_module(f".{verb.module}", __package__), verb.attribute)
     if not isinstance(found, typer.Typer):
         single = typer.Typer(add_completion=False)
         single.command(name)(found)

@@ -75,10 +75,10 @@ class SupervisorClient:
     """
 
     def __init__(self, inherit: Sequence[int], hold: Sequence[int], remove: Path | None, log: Path) -> None:
-        command = [sys.executable, "-m", "infra.local.supervisor", "--keep-open", *map(str, inherit)]
+        command = [sys.executable, "-m", f"{__package__}.supervisor", "--keep-open", *map(str, inherit)]
         if remove is not None:
             command += ["--remove", str(remove)]
-        root = str(Path(__file__).parents[2])
+        root = str(Path(__file__).parents[__package__.count(".") + 1])  # from where this package is imported
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
         with log.open("ab") as errors:
             self._process = subprocess.Popen(  # noqa: S603 - this project's own module

@@ -47,8 +47,9 @@ ROOMS = {
     "ops/trace": {"jobs", "ledger", "ops/books", "ops/dead_letters", "topology"},
     "ops/replay": {"jobs", "ledger", "ops", "ops/books", "ops/compare", "ops/dead_letters", "topology"},
     "error_table": {"errors", "ledger"} | _OPS,  # beside `ops`, whose own two files its packages import
+    "api": {"ops/books", "telemetry"},
     "console": {"error_table", "ledger", "topology"} | _OPS,
-    "commands": {"console", "error_table", "errors", "ledger", "simulate"} | _OPS,
+    "commands": {"api", "console", "error_table", "errors", "ledger", "simulate"} | _OPS,
     "local": {"commands", "console", "errors", "ledger", "ops/books", "ops/doctor", "ops/lag", "ops/topics"},
 }
 ROOMS["worker_command"] = {"commands", "jobs", "lane", "ledger"}  # puts a job into its lanes

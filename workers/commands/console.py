@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from pydantic import SecretStr
 
+from infra.addresses import is_loopback
 from infra.settings import Settings
 from infra.shutdown import stop_requested
 from infra.terminal import console as terminal
@@ -24,8 +25,7 @@ def console(port: _PortOption = None) -> None:
     On loopback everyone can read; on other addresses reading needs INMAIL_CONSOLE_READER_TOKEN. Operations need
     INMAIL_CONSOLE_OPERATOR_TOKEN; without one, the command creates a token for this run and prints it.
     """
-    from workers.console.access import is_loopback  # noqa: PLC0415 - no other command needs a web server
-    from workers.console.server import serve_console  # noqa: PLC0415
+    from workers.console.server import serve_console  # noqa: PLC0415 - no other command needs a web server
 
     async def run(settings: Settings) -> None:
         stop = stop_requested()

@@ -10,9 +10,10 @@ from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from time import monotonic
 
+from infra.addresses import is_loopback
 from infra.settings import Settings, SettingsError
 
-__all__ = ["Access", "Role", "Session", "TooManyAttemptsError", "WrongTokenError", "is_loopback", "load_access"]
+__all__ = ["Access", "Role", "Session", "TooManyAttemptsError", "WrongTokenError", "load_access"]
 
 _SESSION_SECONDS = 12 * 3600.0
 _MAX_SESSIONS = 1000
@@ -133,14 +134,6 @@ def _caller_key(address: str) -> str:
 
 def _tokens_match(candidate: str, token: str | None) -> bool:
     return compare_digest(candidate.encode(errors="replace"), (token or "").encode()) and bool(token)
-
-
-def is_loopback(address: str) -> bool:
-    """Return whether only this machine can connect to an address."""
-    try:
-        return ip_address(address).is_loopback
-    except ValueError:
-        return address == "localhost"
 
 
 def load_access(settings: Settings) -> Access:

@@ -14,6 +14,7 @@ from schemas.catalogue import SEND_REQUESTS
 from schemas.envelope import encode
 from schemas.sends import SendRequested, SendRequestedData
 from workers.local.local_console import LocalConsole
+from workers.local.processes import COMMAND_MODULE
 
 __all__ = ["greeting"]
 
@@ -82,4 +83,4 @@ def _command() -> str:
     """Return how this program is called once the environment's file was read."""
     if shutil.which("inmail") is not None or Path(sys.executable).with_name("inmail").is_file():
         return "inmail"
-    return f"{sys.executable} -m workers.cli"
+    return f"{sys.executable} -m {COMMAND_MODULE}"

@@ -12,8 +12,10 @@ from types import MappingProxyType
 from infra.settings import Settings
 from workers.errors import ChildError
 
-__all__ = ["WORKERS", "WorkerProcesses", "environment"]
+__all__ = ["COMMAND_MODULE", "WORKERS", "WorkerProcesses", "environment"]
 
+# For `python -m`. An installed package has another name than the repository's folder.
+COMMAND_MODULE = f"{__package__.rpartition('.')[0]}.cli"
 WORKERS = ("send", "billing", "expiry", "ticker")
 
 _MAX_LOG_LINES = 15
@@ -79,7 +81,7 @@ class WorkerProcesses:
         port = {"INMAIL_HEALTH_PORT": str(self._probes[name])} if name in self._probes else {}
         with self.log_path(name).open("ab") as file:
             self.running[name] = subprocess.Popen(  # noqa: S603 - this program itself
-                [sys.executable, "-m", "workers.cli", "worker", name, "--stop-with-parent"],
+                [sys.executable, "-m", COMMAND_MODULE, "worker", name, "--stop-with-parent"],
                 stdin=subprocess.PIPE,
                 stdout=file,
                 stderr=file,

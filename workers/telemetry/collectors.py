@@ -14,7 +14,7 @@ from workers.telemetry.lane_health import LaneActivity
 from workers.telemetry.metric import Metric
 from workers.telemetry.worker_metrics import NEIGHBOURS, render_metrics
 
-__all__ = ["Sized", "gauge", "metrics_page", "register_pool"]
+__all__ = ["Sized", "gauge", "metrics_page", "register_pool", "register_pool_of"]
 
 
 class Sized(Protocol):
@@ -89,4 +89,9 @@ def metrics_page(health: Health) -> Page:
 
 def register_pool(health: Health, pool: Sized) -> None:
     """Add the sizes of a connection pool to the metrics of a worker."""
-    health.kept.registry.register(_PoolCollector(health.kept.worker, pool))
+    register_pool_of(health.kept.registry, health.kept.worker, pool)
+
+
+def register_pool_of(registry: CollectorRegistry, process: str, pool: Sized) -> None:
+    """Add the sizes of a connection pool to a registry, under the name of a process."""
+    registry.register(_PoolCollector(process, pool))

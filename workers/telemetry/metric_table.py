@@ -9,7 +9,7 @@ from typing import Final
 from workers.telemetry.lag_metric_table import LAG_METRICS
 from workers.telemetry.metric import Metric, MetricKind
 
-__all__ = ["BOOKS_METRICS", "TABLE", "WORKER_METRICS"]
+__all__ = ["API_METRICS", "BOOKS_METRICS", "TABLE", "WORKER_METRICS"]
 
 OUTCOMES: Final = Metric(
     "inmail_outcomes_total",
@@ -183,6 +183,21 @@ READ_SECONDS: Final = Metric(
     "inmail_books_read_seconds", MetricKind.GAUGE, "How long that reading took.", "seconds", ("reading",)
 )
 
+API_REQUESTS: Final = Metric(
+    "inmail_api_requests_total",
+    MetricKind.COUNTER,
+    "Requests to the read API, by operation (`other`: no path of it), by the name of the token, and by HTTP status.",
+    "requests",
+    ("operation", "client", "status"),
+)
+API_SECONDS: Final = Metric(
+    "inmail_api_request_seconds",
+    MetricKind.HISTOGRAM,
+    "Time from a request's headers to its answer, waiting for a sequence included.",
+    "seconds",
+    ("operation",),
+)
+
 WORKER_METRICS: Final = (
     OUTCOMES,
     BATCH_RECORDS,
@@ -213,4 +228,6 @@ BOOKS_METRICS: Final = (
     READ_SECONDS,
 )
 
-TABLE: Final[tuple[Metric, ...]] = (*WORKER_METRICS, *BOOKS_METRICS, *LAG_METRICS)
+API_METRICS: Final = (API_REQUESTS, API_SECONDS)
+
+TABLE: Final[tuple[Metric, ...]] = (*WORKER_METRICS, *BOOKS_METRICS, *API_METRICS, *LAG_METRICS)

@@ -24,7 +24,7 @@ from workers.ops.books.metrics_exporter import read_once
 from workers.telemetry import render
 from workers.telemetry.health import Health
 from workers.telemetry.metric import Metric, MetricKind
-from workers.telemetry.metric_table import BOOKS_METRICS, MISPLACED, TABLE, WORKER_METRICS
+from workers.telemetry.metric_table import API_METRICS, BOOKS_METRICS, MISPLACED, TABLE, WORKER_METRICS
 from workers.telemetry.watchdog import watch_progress
 from workers.telemetry.worker_metrics import Retry, WorkerMetrics, render_metrics, retry_class
 
@@ -42,11 +42,14 @@ FEW_VALUED = {
     "topic",
     "partition",
     "reading",
+    "operation",
+    "client",  # the operator's word: the name of a token
+    "status",
     "source",  # a producer's word, bounded where it is kept
 }
 
 
-@pytest.mark.parametrize("metric", [*WORKER_METRICS, *BOOKS_METRICS], ids=lambda metric: metric.name)
+@pytest.mark.parametrize("metric", [*WORKER_METRICS, *BOOKS_METRICS, *API_METRICS], ids=lambda metric: metric.name)
 def test_a_metric_is_named_by_its_unit_and_has_few_labels(metric: Metric) -> None:
     """Base units; `_total` for what only grows; no label whose values nobody can list."""
     assert re.fullmatch("inmail_[a-z_]+", metric.name)

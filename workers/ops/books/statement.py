@@ -5,7 +5,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from infra.postgres import Connection
@@ -14,7 +14,15 @@ from workers.ops.books.balance import Balance, UnknownAccountError, balance_of
 from workers.ops.books.reasons import reason_of
 from workers.ops.books.snapshot import open_books
 
-__all__ = ["Statement", "StatementLine", "UnknownAccountError", "read_statement", "statement_of", "write_csv"]
+__all__ = [
+    "LINE_COLUMNS",
+    "Statement",
+    "StatementLine",
+    "UnknownAccountError",
+    "read_statement",
+    "statement_of",
+    "write_csv",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +63,15 @@ class Statement(Balance):
         return facts | {"lines": [_members(line) | {"reason": line.reason} for line in self.lines]}
 
 
-_LINES = """
-select sequence, as_of, code, request_id, amount, lot, lot_expires_at, balance_before, balance_after, recipient_id,
-    relationship, sender_id, next_allotment_at, reverses, details
+# Of a journal row, in the order of a line's fields.
+LINE_COLUMNS: Final = ", ".join(field.name for field in fields(StatementLine))
+
+_LINES: Final = f"""
+select {LINE_COLUMNS}
 from journal
 where account = (select account from accounts where account_id = $1) and as_of <= $2
 order by sequence
-"""
+"""  # noqa: S608 - a constant
 
 _COLUMNS = (
     "account_id",

@@ -33,7 +33,7 @@ else:  # only the stubs are generic
 _TESTED_MAJOR: Final = 18
 _CLOCK_SECONDS: Final = 2.0
 _MIGRATE: Final = "`inmail migrate`"
-_GRANT: Final = re.compile(r"^grant (.+?) on (.+?) to inmail_worker;", re.MULTILINE | re.DOTALL)
+_GRANT: Final = re.compile(r"^grant (.+?) on (.+?)\s+to inmail_worker;", re.MULTILINE | re.DOTALL)
 _PRIVILEGE: Final = re.compile(r"(select|insert|update|delete)\s*(?:\(([^)]*)\))?")
 _FUNCTION: Final = re.compile(r"create or replace function (\w+)")
 _KEPT: Final = ("accounts", "lots", "journal", "subscriptions")  # of which no row may be deleted

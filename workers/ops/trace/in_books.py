@@ -12,6 +12,7 @@ from workers.jobs.job import Message
 from workers.jobs.result_events import result_event, tick_messages
 from workers.ledger.model import Entry, Tick, WorkerName
 from workers.ops.books.balance import read_account
+from workers.ops.books.statement_page import ANSWERS_OF_REQUEST
 from workers.topology import TOPIC_OF
 
 __all__ = [
@@ -91,21 +92,13 @@ def _row_events(rows: Sequence[tuple[str, Entry]], tick: Tick | None) -> tuple[R
     return tuple(events)
 
 
-# Three partial indexes begin with the request id: for conflicts, for answers that are not final, and for final answers.
-_OF_REQUEST: Final = """
+_OF_REQUEST: Final = f"""
 select j.account, a.account_id, j.worker, j.source_partition, j.source_offset, j.request_id, j.fingerprint, j.as_of
-from (
-    select x.* from journal as x
-    where x.request_id = $1 and x.is_answer and x.code <> 'key_conflict' and x.code <> 'balance_not_current'
-    union all
-    select x.* from journal as x where x.request_id = $1 and x.is_answer and x.code = 'balance_not_current'
-    union all
-    select x.* from journal as x where x.request_id = $1 and x.is_answer and x.code = 'key_conflict'
-) as j
+from ({ANSWERS_OF_REQUEST}) as j
 join accounts as a using (account)
 where a.account_id = coalesce($2, a.account_id)
 order by a.account_id, j.sequence
-"""
+"""  # noqa: S608 - a constant
 
 _TICKS: Final = """
 select * from ticks

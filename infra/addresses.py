@@ -1,0 +1,13 @@
+"""What an address that a server listens on, or that a client names, stands for."""
+
+from ipaddress import ip_address
+
+__all__ = ["is_loopback"]
+
+
+def is_loopback(address: str) -> bool:
+    """Return whether only this machine can connect to an address."""
+    try:
+        return ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"

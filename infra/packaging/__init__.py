@@ -1,0 +1,1 @@
+"""How the wheel and the sdist are built."""

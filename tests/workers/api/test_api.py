@@ -1,0 +1,505 @@
+"""The read API on a real Postgres: what it answers, to whom, what it sends once, and what it says of trouble."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+from uuid import UUID, uuid4
+
+import asyncpg
+import jsonschema
+import pytest
+from pydantic import SecretStr
+from structlog.testing import capture_logs
+
+from infra.clock import utc_now
+from infra.postgres import Connection, connect_database
+from infra.settings import Settings, SettingsError
+from tests.ledger.book import DAY, Book
+from tests.workers.api.served import OLD_TOKEN, TOKEN, Client, Line, serving
+from tests.workers.wire import eventually
+from workers.api import openapi as openapi_module
+from workers.api.openapi import openapi, rendered
+from workers.api.problems import ProblemKind
+from workers.api.tokens import api_tokens, hash_token
+
+ROOT = Path(__file__).parents[3]
+ODD = "a/b ü?c#d%"  # an id that a path has to carry percent-encoded
+
+
+@pytest.fixture
+async def book(database: Connection) -> Book:
+    """Return an account with a subscription, a gift, sends, a conflict; now, so that time goes on."""
+    book = Book(database)
+    book.now = (utc_now() - timedelta(hours=1)).replace(microsecond=0)
+    await book.one(book.activated(period_start=book.now, period_end=book.now + 30 * DAY))
+    await book.one(book.promotion(3))
+    await book.decide(*(book.send() for _ in range(4)))
+    return book
+
+
+@pytest.fixture
+async def client(settings: Settings, book: Book) -> AsyncIterator[Client]:  # noqa: ARG001 - what is there
+    """A client of an API over that account."""
+    async with serving(settings) as served:
+        yield served
+
+
+def _check(operation: str, body: Any) -> None:
+    """Compare a body with the document's schema, closed to members that it does not name."""
+    document = openapi()
+    for schema in document["components"]["schemas"].values():
+        schema["additionalProperties"] = False
+    (path,) = [each for each in document["paths"].values() if each["get"]["operationId"] == operation]
+    schema = path["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+    validator = jsonschema.Draft202012Validator(
+        {**schema, "components": document["components"]}, format_checker=jsonschema.FormatChecker()
+    )
+    validator.validate(body)
+
+
+# -- answers ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_balance_says_what_can_be_spent_by_lot_and_as_of_which_row(client: Client, book: Book) -> None:
+    """In the order of spending; the next allotment is the subscription's next month."""
+    answer = await client.get("/v1/accounts/alice/balance")
+
+    _check("balance", answer.body)
+    assert (200, 4, 6) == (answer.status, answer.body["spendable"], answer.body["sequence"])
+    assert [("subscription", 1), ("promotion", 3)] == [(lot["origin"], lot["remaining"]) for lot in answer.body["lots"]]
+    assert answer.body["next_allotment_at"] > answer.body["as_of"]
+    assert "private, no-cache" == answer.headers["Cache-Control"]
+    assert book.offset > 0
+
+
+async def test_a_statement_is_read_page_by_page_in_both_directions(client: Client) -> None:
+    """The pages together are the statement, each line once; the last page says that it is the last."""
+    newest, pages, path = [], 0, "/v1/accounts/alice/statement?limit=4"
+    while path is not None:
+        answer = await client.get(path)
+        _check("statement", answer.body)
+        newest += [line["sequence"] for line in answer.body["lines"]]
+        pages, path = pages + 1, answer.body["next"]
+    oldest = await client.get("/v1/accounts/alice/statement?after=0")
+    none = await client.get("/v1/accounts/alice/statement?after=6")
+
+    assert (2, [6, 5, 4, 3, 2, 1]) == (pages, newest)
+    assert "granted granted charged charged charged charged" == " ".join(line["code"] for line in oldest.body["lines"])
+    assert ([], None, 6) == (none.body["lines"], none.body["next"], none.body["sequence"])
+    assert all(line["reason"] for line in oldest.body["lines"])
+
+
+async def test_a_request_has_its_stored_answer_and_its_conflicts(client: Client, book: Book) -> None:
+    """The first answer is final; the same id with another body is answered beside it."""
+    id_ = uuid4()
+    await book.decide(book.send(id=id_), book.send(id=id_, recipient_id="somebody-else"))
+    answer = await client.get(f"/v1/accounts/alice/requests/{id_}")
+
+    _check("outcome", answer.body)
+    assert (True, "charged") == (answer.body["final"], answer.body["answer"]["code"])
+    assert ["key_conflict"] == [line["code"] for line in answer.body["conflicts"]]
+
+
+async def test_an_answer_that_is_not_final_says_so_until_there_is_one(
+    client: Client, book: Book, database: Connection
+) -> None:
+    """The request of `balance_not_current` may be sent again, and then has another answer."""
+    id_ = uuid4()
+    await book.decide(*(book.send() for _ in range(4)))
+    await book.one(book.send(id=id_))
+    await database.execute(
+        "update journal set code = 'balance_not_current',"
+        """ details = '{"waited_for": "inmail-billing", "retry_after_seconds": 5}' where request_id = $1""",
+        id_,
+    )
+    first = await client.get(f"/v1/accounts/alice/requests/{id_}")
+    await book.one(book.promotion(1))
+    await book.one(book.send(id=id_))
+    second = await client.get(f"/v1/accounts/alice/requests/{id_}")
+
+    assert [(False, "balance_not_current"), (True, "charged")] == [
+        (each.body["final"], each.body["answer"]["code"]) for each in (first, second)
+    ]
+
+
+async def test_an_account_id_may_hold_anything_that_a_path_can_carry(client: Client, book: Book) -> None:
+    """Slashes, blanks and letters beyond ASCII; the next page's path has it encoded again."""
+    await book.connection.execute("update accounts set account_id = $1 where account_id = 'alice'", ODD)
+    balance = await client.get(_encoded(f"/v1/accounts/{quote(ODD, safe='')}/balance"))
+    page = await client.get(_encoded(f"/v1/accounts/{quote(ODD, safe='')}/statement?limit=1"))
+    following = await client.get(_encoded(page.body["next"]))
+
+    assert (ODD, 4) == (balance.body["account_id"], balance.body["spendable"])
+    assert (ODD, 5) == (following.body["account_id"], following.body["lines"][0]["sequence"])
+
+
+def _encoded(path: str) -> Any:
+    from yarl import URL  # noqa: PLC0415 - aiohttp's; a plain text would be encoded anew
+
+    return URL(path, encoded=True)
+
+
+async def test_an_erased_account_has_a_balance_of_nothing(client: Client, database: Connection) -> None:
+    """And says since when."""
+    await database.execute("update lots set remaining = 0, open = false")
+    await database.execute("update accounts set erased_at = $1", utc_now())
+    answer = await client.get("/v1/accounts/alice/balance")
+
+    assert (0, [], 0) == (answer.body["spendable"], answer.body["lots"], answer.body["lot_count"])
+    assert answer.body["erased_at"] is not None
+
+
+async def test_lots_beyond_the_first_are_left_out_and_counted(client: Client, database: Connection) -> None:
+    """The sum is of all: an answer has a bound, and says that it has left something out."""
+    await database.execute(
+        "insert into lots select (r).* from (select jsonb_populate_record(l, jsonb_build_object('lot', n)) as r"
+        " from lots as l, generate_series(3, 250) as n where l.origin = 'promotion') as more"
+    )
+    answer = await client.get("/v1/accounts/alice/balance")
+
+    assert (1 + 249 * 3, 250, 200) == (answer.body["spendable"], answer.body["lot_count"], len(answer.body["lots"]))
+
+
+async def test_balances_asked_for_at_once_are_each_their_own(client: Client, book: Book) -> None:
+    """Many at a time are read together: each gets its own account's, an unknown one its 404."""
+    for number in range(1, 30):
+        await book.one(book.promotion(number, f"member-{number}"))
+    names = [f"member-{number}" for number in range(40)] * 3
+    answers = await asyncio.gather(*(client.get(f"/v1/accounts/{name}/balance") for name in names))
+
+    for name, answer in zip(names, answers, strict=True):
+        number = int(name.removeprefix("member-"))
+        assert ((200, number) if 0 < number < 30 else (404, None)) == (answer.status, answer.body.get("spendable"))
+
+
+# -- has it changed ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["balance", "statement", "requests"])
+async def test_what_a_client_has_is_not_sent_again_until_a_row_comes(client: Client, book: Book, path: str) -> None:
+    """304 without a body; with a new row the answer and another tag."""
+    id_ = uuid4()
+    await book.one(book.send(id=id_))
+    url = f"/v1/accounts/alice/{path}" + (f"/{id_}" if path == "requests" else "")
+    first = await client.get(url)
+    same = await client.get(url, If_None_Match=first.headers["ETag"])
+    await book.decide(book.send(id=id_, recipient_id="somebody-else"))
+    new = await client.get(url, If_None_Match=first.headers["ETag"])
+
+    assert (200, 304, None, 200) == (first.status, same.status, same.body, new.status)
+    assert first.headers["ETag"] == same.headers["ETag"] != new.headers["ETag"]
+
+
+async def test_a_lots_end_changes_the_tag_though_no_row_comes(client: Client, book: Book, database: Connection) -> None:
+    """Its credits are gone at its end, long before a tick books it: a tag of the sequence alone would hide it."""
+    first = await client.get("/v1/accounts/alice/balance")
+    soon = utc_now() + timedelta(seconds=0.3)
+    await database.execute("update lots set expires_at = $1 where origin = 'promotion'", soon)
+    before = await client.get("/v1/accounts/alice/balance")
+
+    async def ended() -> bool:
+        return utc_now() > soon
+
+    await eventually(ended, "the lot's end")
+    after = await client.get("/v1/accounts/alice/balance", If_None_Match=before.headers["ETag"])
+
+    assert [6, 6] == [first.body["sequence"], after.body["sequence"]]
+    assert (200, 1) == (after.status, after.body["spendable"])
+    assert before.headers["ETag"] != after.headers["ETag"]
+    assert book.offset > 0
+
+
+# -- no older answer --------------------------------------------------------------------------------------------------
+
+
+async def test_an_answer_waits_for_the_row_that_the_client_has_read_of(client: Client, book: Book) -> None:
+    """As on a replica that lags: the row comes while the request waits."""
+    asked = asyncio.create_task(client.get("/v1/accounts/alice/balance?wait_for=7"))
+    await asyncio.wait([asked], timeout=0.2)
+    waited = not asked.done()
+    await book.one(book.send())
+
+    assert waited
+    assert (7, 3) == ((await asked).body["sequence"], asked.result().body["spendable"])
+
+
+@pytest.mark.parametrize("path", ["balance?wait_for=7", "statement?wait_for=7", f"requests/{UUID(int=1)}?wait_for=7"])
+async def test_a_row_that_does_not_come_is_told_and_no_older_answer_given(
+    settings: Settings, book: Book, path: str
+) -> None:
+    """503 with Retry-After after the bounded wait; an unknown account may also be one that has not come."""
+    async with serving(settings, api_wait_seconds=0.2) as client:
+        late = await client.get(f"/v1/accounts/alice/{path}")
+        unknown = await client.get(f"/v1/accounts/nobody/{path}")
+
+    assert [(503, "not-yet")] * 2 == [late.problem, unknown.problem]
+    assert "1" == late.headers["Retry-After"]
+    assert "is at 6" in late.body["detail"]
+    assert book.offset > 0
+
+
+# -- who may ask ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "authorization", ["", "Bearer", "Bearer x", f"Basic {TOKEN}", f"Bearer {TOKEN}x", f"Bearer {hash_token(TOKEN)}"]
+)
+async def test_without_a_token_nothing_is_read(client: Client, authorization: str) -> None:
+    """Nor with another scheme, part of it, or its hash."""
+    answer = await client.get("/v1/accounts/alice/balance", Authorization=authorization)
+
+    assert (401, "unauthorized") == answer.problem
+    assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+
+
+async def test_two_tokens_hold_at_once(client: Client) -> None:
+    """So that one replaces the other without a gap; the document and health need none."""
+    answers = [
+        await client.get("/v1/accounts/alice/balance", Authorization=f"Bearer {each}") for each in (TOKEN, OLD_TOKEN)
+    ]
+    open_ = [await client.get(path, Authorization="") for path in ("/openapi.json", "/v1/health")]
+
+    assert [200] * 4 == [each.status for each in (*answers, *open_)]
+    assert open_[0].body == openapi()
+
+
+async def test_without_tokens_only_local_names_are_answered(settings: Settings, book: Book) -> None:
+    """A page in a browser of this machine could have its own name point here."""
+    async with serving(settings, api_tokens=None, api_without_tokens=True) as client:
+        good = await client.get("/v1/accounts/alice/balance", Authorization="")
+        named = await client.get("/v1/accounts/alice/balance", Authorization="", Host="evil.example")
+
+    assert 200 == good.status
+    assert (421, "wrong-host") == named.problem
+    assert book.offset > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "INMAIL_API_TOKENS_FILE, INMAIL_API_TOKENS: one of them is needed"),
+        ({"api_without_tokens": True, "api_address": "0.0.0.0"}, "only on loopback"),  # noqa: S104 - is refused
+        ({"api_without_tokens": True, "api_tokens": SecretStr("a:" + "0" * 64)}, "only one of them"),
+        ({"api_tokens": SecretStr("plain-text-token")}, "expected name:sha256"),
+        ({"api_tokens": SecretStr("  # nothing\n")}, "holds no token"),
+        ({"api_tokens": SecretStr(f"a:{'0' * 64},a:{'1' * 64}")}, "the name a stands there twice"),
+        ({"api_tokens_file": "/there/is/none"}, "cannot be read"),
+    ],
+)
+def test_it_does_not_start_open_by_mistake(settings: Settings, changes: dict[str, Any], said: str) -> None:
+    """Each wrong setting is named, and never a token's text."""
+    with pytest.raises(SettingsError, match=re.escape(said)) as raised:
+        api_tokens(settings.model_copy(update=changes))
+
+    assert "plain-text" not in str(raised.value)
+
+
+def test_tokens_come_from_a_file_with_remarks(settings: Settings, tmp_path: Path) -> None:
+    """A line a token, a remark behind `#`."""
+    file = tmp_path / "tokens"
+    file.write_text(f"# of the year\ncrm:{hash_token('one')}  # until May\n\nweb:{hash_token('two').upper()}\n")
+    tokens = api_tokens(settings.model_copy(update={"api_tokens_file": str(file)}))
+
+    assert ["crm", "web", None] == [tokens.client_of(f"bearer {each}") for each in ("one", "two", "three")]
+
+
+# -- wrong requests ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "problem"),
+    [
+        ("/v1/accounts/nobody/balance", (404, "unknown-account")),
+        ("/v1/accounts/nobody/statement", (404, "unknown-account")),
+        (f"/v1/accounts/nobody/requests/{UUID(int=1)}", (404, "unknown-request")),
+        (f"/v1/accounts/alice/requests/{UUID(int=1)}", (404, "unknown-request")),
+        ("/v1/accounts/alice/requests/7", (400, "bad-parameter")),
+        ("/v1/accounts/a%00b/balance", (400, "bad-parameter")),
+        ("/v1/accounts/a%FFb/balance", (400, "bad-parameter")),
+        (f"/v1/accounts/{'a' * 1001}/balance", (400, "bad-parameter")),
+        ("/v1/accounts/alice/balance?wait_for=-1", (400, "bad-parameter")),
+        ("/v1/accounts/alice/balance?wait_for=9223372036854775808", (400, "bad-parameter")),
+        ("/v1/accounts/alice/balance?wait_for=1&wait_for=2", (400, "bad-parameter")),
+        ("/v1/accounts/alice/statement?limit=0", (400, "bad-parameter")),
+        ("/v1/accounts/alice/statement?limit=201", (400, "bad-parameter")),
+        ("/v1/accounts/alice/statement?after=1&before=3", (400, "bad-parameter")),
+        ("/v1/accounts/alice/statement?after=%D9%A3", (400, "bad-parameter")),
+        ("/v1/accounts", (404, "not-found")),
+        ("/", (404, "not-found")),
+    ],
+)
+async def test_a_wrong_request_is_told_what_is_wrong(client: Client, path: str, problem: tuple[int, str]) -> None:
+    """As problem details, with a status that fits."""
+    assert problem == (await client.get(_encoded(path))).problem
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
+async def test_nothing_can_be_written(client: Client, method: str) -> None:
+    """No operation takes another method."""
+    assert (405, "method-not-allowed") == (await client.get("/v1/accounts/alice/balance", method=method)).problem
+
+
+# -- the database -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_database_that_is_away_is_told_in_words_and_its_return_needs_no_restart(
+    settings: Settings, book: Book
+) -> None:
+    """503 with Retry-After on all operations, started without it or cut off from it; the log says it once."""
+    url = settings.database_url.get_secret_value()
+    line = Line(url)
+    await line.mend()
+    through = re.sub(r"@[^/]*/", f"@127.0.0.1:{line.port}/", url)
+    await line.cut()
+    paths = ["balance", "statement", f"requests/{UUID(int=1)}"]
+    with capture_logs() as logs:
+        async with serving(settings, database_url=SecretStr(through), api_wait_seconds=0.2) as client:
+
+            async def status() -> int:
+                return (await client.get("/v1/accounts/alice/balance")).status
+
+            async def answers() -> bool:
+                return await status() == 200
+
+            async def no_answers() -> bool:
+                return await status() == 503
+
+            away = [await client.get(f"/v1/accounts/alice/{path}") for path in paths]
+            health = await client.get("/v1/health")
+            await line.mend()
+            await eventually(answers, "an answer once the database is there")
+            healthy = await client.get("/v1/health")
+            await line.cut()
+            await eventually(no_answers, "a 503 once it is away again")
+            again = [await client.get(f"/v1/accounts/alice/{path}") for path in paths]
+
+    assert [(503, "database-away")] * 7 == [each.problem for each in (*away, health, *again)]
+    assert {"2"} == {each.headers["Retry-After"] for each in (*away, *again)}
+    assert 200 == healthy.status
+    assert str(line.port) not in str([each.body for each in away])
+    assert 1 <= len([each for each in logs if each["event"] == "database_answers"]) <= 2
+    assert len(logs) < 12
+    assert book.offset > 0
+
+
+async def test_a_database_that_does_not_answer_in_time_ends_the_statement(
+    settings: Settings, book: Book, database: Connection
+) -> None:
+    """503, and the server does not go on working for nobody."""
+    async with serving(settings, api_timeout_seconds=0.3) as client, database.transaction():
+        await client.get("/v1/accounts/alice/balance")
+        await database.execute("lock table accounts in access exclusive mode")
+        answer = await client.get("/v1/accounts/alice/balance")
+
+        async def nobody_waits() -> bool:
+            return not await database.fetchval(
+                "select count(*) from pg_stat_activity where application_name = 'inmail api' and state = 'active'"
+            )
+
+        await eventually(nobody_waits, "the end of the statement on the server")
+
+    assert (503, "database-away") == answer.problem
+    assert book.offset > 0
+
+
+async def test_a_database_without_tables_is_told_to_be_migrated(settings: Settings, database: Connection) -> None:
+    """503: the client can do nothing, the operator can."""
+    await database.execute("drop table journal cascade")
+    async with serving(settings) as client:
+        assert (503, "not-set-up") == (await client.get("/v1/accounts/alice/balance")).problem
+
+
+async def test_a_role_with_the_documented_rights_is_enough_and_can_write_nothing(
+    settings: Settings, book: Book, database: Connection
+) -> None:
+    """The block of docs/api.md, as it stands; without one of its rights the answer is a 503, and the log names it."""
+    (block,) = re.findall(
+        r"<!-- a test runs this block -->\n```sql\n(.*?)```", (ROOT / "docs" / "api.md").read_text(), re.DOTALL
+    )
+    await database.execute("drop role if exists inmail_reader")
+    await database.execute(block)
+    url = settings.database_url.get_secret_value().replace("//postgres@", "//inmail_reader@")
+    own = settings.model_copy(update={"database_url": SecretStr(url)})
+    id_ = uuid4()
+    await book.one(book.send(id=id_))
+    try:
+        async with serving(own) as client:
+            good = [
+                (await client.get(f"/v1/accounts/alice/{path}")).status
+                for path in ("balance", "statement", f"requests/{id_}")
+            ]
+            await database.execute("revoke select on lots from inmail_reader")
+            with capture_logs() as logs:
+                refused = await client.get("/v1/accounts/alice/balance")
+        reader = await connect_database(own)
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await reader.execute("update accounts set sequence = 0")
+        await reader.close()
+    finally:
+        await database.execute("drop owned by inmail_reader; drop role inmail_reader")
+
+    assert [200] * 3 == good
+    assert (503, "database-refused") == refused.problem
+    assert "permission denied for table lots" in str(logs)
+
+
+async def test_its_sessions_are_read_only_whoever_it_connects_as(settings: Settings, book: Book) -> None:
+    """Also for the owner of the tables: a mistake in a query changes nothing. And a statement has a limit."""
+    from infra.postgres import create_reader_pool  # noqa: PLC0415
+
+    async with create_reader_pool(settings) as pool:
+        limit = await pool.fetchval("select current_setting('statement_timeout')")
+        with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
+            await pool.execute("update accounts set sequence = 0")
+        kept = await pool.fetchval("select current_setting('statement_timeout')")
+
+    assert ["2s", "2s"] == [limit, kept]
+    assert book.offset > 0
+
+
+# -- the document and the page ----------------------------------------------------------------------------------------
+
+
+def test_the_committed_document_is_current(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`make render` writes it; a stale one fails."""
+    assert openapi_module.FILE.read_text() == rendered(), "run make render"
+    stale = tmp_path / "openapi.json"
+    monkeypatch.setattr(openapi_module, "FILE", stale)
+
+    assert 1 == openapi_module.main(["--check"])
+    assert "stale" in capsys.readouterr().err
+    assert 0 == openapi_module.main([])
+    assert 0 == openapi_module.main(["--check"])
+    assert rendered() == stale.read_text()
+
+
+def test_the_document_holds_together() -> None:
+    """Every reference leads somewhere; each path parameter is described; the schemas are schemas."""
+    document = openapi()
+    schemas = document["components"]["schemas"]
+    references = set(re.findall(r'"#/components/schemas/(\w+)"', rendered()))
+
+    assert document["openapi"] == "3.1.0"
+    assert references <= set(schemas)
+    for schema in schemas.values():
+        jsonschema.Draft202012Validator.check_schema(schema)
+    for path, item in document["paths"].items():
+        described = {each["name"] for each in item["get"]["parameters"] if each["in"] == "path"}
+        assert described == set(re.findall(r"{(\w+)}", path))
+
+
+def test_the_page_has_every_kind_of_problem_with_its_status() -> None:
+    """A client's author finds what came back."""
+    page = (ROOT / "docs" / "api.md").read_text()
+
+    assert [] == [
+        kind.name
+        for kind in ProblemKind
+        if f"| `{kind.urn.removeprefix('urn:inmail:problem:')}` | {kind.value.status} |" not in page
+    ]

@@ -1,0 +1,52 @@
+"""The read API's metrics: requests by operation, client and status, how long they take, and its connections."""
+
+from time import perf_counter
+from typing import Final
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+
+from workers.api.tokens import ANYBODY
+from workers.telemetry import metric_table
+from workers.telemetry.collectors import Sized, register_pool_of
+from workers.telemetry.worker_metrics import render_metrics
+
+__all__ = ["CLIENT", "OTHER", "ApiMetrics"]
+
+CLIENT: Final = web.RequestKey("client", str)  # the name of the token, once it was checked
+OTHER: Final = "other"  # paths that are no operation
+
+_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+
+class ApiMetrics:
+    """The metrics of one process, in a registry of its own."""
+
+    def __init__(self, pool: Sized) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        requests, seconds = metric_table.API_REQUESTS, metric_table.API_SECONDS
+        self._requests = Counter(requests.name, requests.meaning, requests.labels, registry=self.registry)
+        self._seconds = Histogram(
+            seconds.name, seconds.meaning, seconds.labels, buckets=_SECONDS, registry=self.registry
+        )
+        register_pool_of(self.registry, "api", pool)
+
+    def page(self) -> tuple[bytes, str]:
+        """Return the metrics in Prometheus' text format, and its content type."""
+        return render_metrics(self.registry)
+
+    def middleware(self) -> Middleware:
+        """Return the middleware that counts each request, outermost of all."""
+
+        @web.middleware
+        async def count(request: web.Request, handler: Handler) -> web.StreamResponse:
+            began = perf_counter()
+            response = await handler(request)
+            operation = request.match_info.route.name or OTHER
+            self._seconds.labels(operation).observe(perf_counter() - began)
+            self._requests.labels(operation, request.get(CLIENT, ANYBODY), str(response.status)).inc()
+            return response
+
+        return count

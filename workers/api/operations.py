@@ -1,0 +1,141 @@
+"""What the read API answers: a table of operations, from which its routes and its OpenAPI document are made."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+from urllib.parse import quote, urlencode
+
+from aiohttp import web
+from aiohttp.helpers import ETag
+from pydantic import BaseModel
+
+from workers.api.bodies import BalanceBody, HealthBody, LineBody, OutcomeBody, StatementBody
+from workers.api.parameters import (
+    ACCOUNT_ID,
+    AFTER,
+    BEFORE,
+    LIMIT,
+    REQUEST_ID,
+    WAIT_FOR,
+    Parameter,
+    account_id,
+    request_id,
+    whole_number,
+)
+from workers.api.problems import ApiError, ProblemKind
+from workers.api.reader import LedgerReader
+
+__all__ = ["HEALTH_PATH", "OPERATIONS", "ApiOperation"]
+
+HEALTH_PATH: Final = "/v1/health"
+
+_ApiHandler = Callable[[LedgerReader, web.Request], Awaitable[web.Response]]
+_READ: Final = (ProblemKind.BAD_PARAMETER, ProblemKind.UNAUTHORIZED, ProblemKind.UNKNOWN_ACCOUNT, ProblemKind.NOT_YET)
+
+
+@dataclass(frozen=True, slots=True)
+class ApiOperation:
+    """One operation: its path, its answer, and which problems it may answer with beside those of the database."""
+
+    name: str  # OpenAPI's operationId, and a label of metrics
+    path: str
+    summary: str
+    handler: _ApiHandler
+    body: type[BaseModel]
+    parameters: tuple[Parameter, ...] = ()
+    problems: tuple[ProblemKind, ...] = ()
+    has_etag: bool = True
+
+
+async def _balance(reader: LedgerReader, request: web.Request) -> web.Response:
+    found = await reader.balance(account_id(request), whole_number(request, WAIT_FOR) or 0)
+    # Time alone changes a balance too: of one sequence, the next instant at which it does tells the states apart.
+    return _answer(request, BalanceBody.model_validate(found), f"{found.sequence}.{_micros(found.changes_at)}")
+
+
+async def _statement(reader: LedgerReader, request: web.Request) -> web.Response:
+    account, limit = account_id(request), whole_number(request, LIMIT) or 0
+    after, before = whole_number(request, AFTER), whole_number(request, BEFORE)
+    if after is not None and before is not None:
+        raise ApiError(ProblemKind.BAD_PARAMETER, "after, before: only one of them can be given")
+    page = await reader.statement(account, limit, after, before, whole_number(request, WAIT_FOR) or 0)
+    lines = [LineBody.model_validate(line) for line in page.lines]
+    more = len(lines) == limit and lines[-1].sequence > 1
+    query = {"before" if after is None else "after": lines[-1].sequence if lines else 0, "limit": limit}
+    path = f"/v1/accounts/{quote(account, safe='')}/statement?{urlencode(query)}"
+    body = StatementBody(account_id=account, sequence=page.sequence, lines=lines, next=path if more else None)
+    return _answer(request, body, str(max(page.sequence, *(line.sequence for line in lines), 0)))
+
+
+async def _outcome(reader: LedgerReader, request: web.Request) -> web.Response:
+    account, request_ = account_id(request), request_id(request)
+    found = await reader.answers(account, request_, whole_number(request, WAIT_FOR) or 0)
+    body = OutcomeBody(
+        account_id=account,
+        request_id=request_,
+        final=found.answer.code != "balance_not_current",
+        answer=LineBody.model_validate(found.answer),
+        conflicts=[LineBody.model_validate(line) for line in found.conflicts],
+    )
+    return _answer(request, body, f"{found.answer.sequence}.{len(found.conflicts)}")
+
+
+async def _health(reader: LedgerReader, request: web.Request) -> web.Response:
+    if not reader.ready:
+        raise ApiError(ProblemKind.DATABASE_AWAY, "the last read of the database failed: see the log of `inmail api`")
+    return _answer(request, HealthBody(ready=True), None)
+
+
+def _answer(request: web.Request, body: BaseModel, tag: str | None) -> web.Response:
+    """Return a body, or 304 where the client has its equal.
+
+    The tag is weak: `as_of` is the moment of the answer, and the same balance a moment later is the same to a client.
+    """
+    headers = {"Cache-Control": "private, no-cache"}
+    if tag is not None:
+        headers["ETag"] = f'W/"{tag}"'
+        known = request.if_none_match or ()
+        if any(each.value in {tag, "*"} for each in known if isinstance(each, ETag)):
+            return web.Response(status=304, headers=headers)
+    return web.Response(
+        body=body.model_dump_json().encode(), content_type="application/json", charset="utf-8", headers=headers
+    )
+
+
+def _micros(instant: datetime | None) -> int:
+    return 0 if instant is None else round(instant.timestamp() * 1_000_000)
+
+
+OPERATIONS: Final = (
+    ApiOperation(
+        "balance",
+        "/v1/accounts/{account_id}/balance",
+        "What an account can spend now, by lot, and when it gets more.",
+        _balance,
+        BalanceBody,
+        (ACCOUNT_ID, WAIT_FOR),
+        _READ,
+    ),
+    ApiOperation(
+        "statement",
+        "/v1/accounts/{account_id}/statement",
+        "What moved an account's credits, and what was refused, a page at a time.",
+        _statement,
+        StatementBody,
+        (ACCOUNT_ID, AFTER, BEFORE, LIMIT, WAIT_FOR),
+        _READ,
+    ),
+    ApiOperation(
+        "outcome",
+        "/v1/accounts/{account_id}/requests/{request_id}",
+        "The stored answer to a request.",
+        _outcome,
+        OutcomeBody,
+        (ACCOUNT_ID, REQUEST_ID, WAIT_FOR),
+        (ProblemKind.BAD_PARAMETER, ProblemKind.UNAUTHORIZED, ProblemKind.UNKNOWN_REQUEST, ProblemKind.NOT_YET),
+    ),
+    ApiOperation(
+        "health", HEALTH_PATH, "Whether the API can answer. Needs no token.", _health, HealthBody, has_etag=False
+    ),
+)

@@ -1,0 +1,169 @@
+"""Reads of the ledger for the API: over a pool of few read-only sessions, each bounded in time."""
+
+import asyncio
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Final, NoReturn
+from uuid import UUID
+
+import structlog
+
+from infra.clock import utc_now
+from infra.postgres import Connection, Pool
+from infra.settings import Settings
+from workers.api.balance_batches import BalanceBatches
+from workers.api.problems import DATABASE_ERRORS, ApiError, ProblemKind, database_problem
+from workers.ops.books.current_balance import CurrentBalance, read_current_balances, read_sequence
+from workers.ops.books.statement_page import RequestAnswers, StatementPage, read_answers, read_statement_page
+
+__all__ = ["CHECK_SECONDS", "LedgerReader"]
+
+CHECK_SECONDS: Final = 2.0
+_WAITING_AT_MOST: Final = 1000  # requests of one process for its connections: more would only wait for a timeout
+_POLL_SECONDS: Final = (0.01, 0.02, 0.05)  # between two looks for a sequence; the last one goes on
+
+
+@dataclass(slots=True)
+class LedgerReader:
+    """The reads of the API. What the database cannot answer is raised as an `ApiError`."""
+
+    settings: Settings
+    pool: Pool
+    ready: bool = False  # whether the last read went well
+    _reading: int = 0
+    _told: str | None = field(default=None, init=False)
+    _batches: BalanceBatches = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._batches = BalanceBatches(self._read_balances)
+
+    async def balance(self, account_id: str, wait_for: int) -> CurrentBalance:
+        """Return an account's balance now, of the sequence `wait_for` or a later one.
+
+        Raises:
+            ApiError: when the account is unknown, the sequence does not come, or the database cannot answer.
+
+        """
+        found = await self._batches.balance(account_id)
+        if wait_for > (found.sequence if found is not None else 0):
+            await self._wait(account_id, wait_for)
+            found = await self._batches.balance(account_id)
+        if found is None:
+            raise _unknown_account()
+        return found
+
+    async def statement(
+        self, account_id: str, limit: int, after: int | None, before: int | None, wait_for: int
+    ) -> StatementPage:
+        """Return a page of an account's statement. `read_statement_page` describes the arguments.
+
+        Raises:
+            ApiError: as for `balance`.
+
+        """
+        await self._wait(account_id, wait_for)
+        async with self._connection() as connection:
+            page = await read_statement_page(connection, account_id, limit, after=after, before=before)
+        if page is None:
+            raise _unknown_account()
+        return page
+
+    async def answers(self, account_id: str, request_id: UUID, wait_for: int) -> RequestAnswers:
+        """Return the stored answers to a request.
+
+        Raises:
+            ApiError: when there is none, the sequence does not come, or the database cannot answer.
+
+        """
+        await self._wait(account_id, wait_for)
+        async with self._connection() as connection:
+            answers = await read_answers(connection, account_id, request_id)
+        if answers is None:
+            raise ApiError(
+                ProblemKind.UNKNOWN_REQUEST,
+                "this account has no answer to this request id: it may not be decided yet, or it is a dead letter. Its"
+                " result comes on the result topic; ask again later",
+            )
+        return answers
+
+    async def watch(self) -> NoReturn:
+        """Check every two seconds that the database answers, so that health needs no request to be known."""
+        while True:
+            try:
+                async with self._connection() as connection:
+                    await connection.fetchval("select sequence from accounts limit 1")
+            except ApiError:
+                pass  # noted, and logged as it changed
+            await asyncio.sleep(CHECK_SECONDS)
+
+    async def _read_balances(self, account_ids: Collection[str]) -> dict[str, CurrentBalance]:
+        async with self._connection() as connection:
+            return await read_current_balances(connection, list(account_ids), utc_now())
+
+    async def _wait(self, account_id: str, wait_for: int) -> None:
+        """Wait until an account has a sequence, looking again and again: between two looks no connection is held."""
+        if wait_for <= 0:
+            return
+        pauses = iter(_POLL_SECONDS)
+        until, pause = monotonic() + self.settings.api_wait_seconds, 0.0
+        while True:
+            async with self._connection() as connection:
+                sequence = await read_sequence(connection, account_id)
+            if sequence is not None and sequence >= wait_for:
+                return
+            pause = next(pauses, pause)
+            if monotonic() + pause > until:
+                has = "does not know the account" if sequence is None else f"is at {sequence}"
+                raise ApiError(
+                    ProblemKind.NOT_YET,
+                    f"wait_for={wait_for}: this database {has} after {self.settings.api_wait_seconds:g} s. Ask again"
+                    " after Retry-After; without wait_for the answer is what there is",
+                )
+            await asyncio.sleep(pause)
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Connection]:
+        """Lend a connection for as long as INMAIL_API_TIMEOUT_SECONDS.
+
+        Raises:
+            ApiError: for what the database cannot answer, and when too many wait.
+
+        """
+        if self._reading >= _WAITING_AT_MOST:
+            raise ApiError(
+                ProblemKind.BUSY, "too many requests wait for the database: ask again, or run more processes"
+            )
+        self._reading += 1
+        try:
+            async with (
+                asyncio.timeout(self.settings.api_timeout_seconds),
+                self.pool.acquire(timeout=self.settings.api_timeout_seconds) as connection,
+            ):
+                yield connection
+        except DATABASE_ERRORS as error:
+            self._note(repr(error))
+            raise database_problem(error) from error
+        finally:
+            self._reading -= 1
+        self._note(None)
+
+    def _note(self, trouble: str | None) -> None:
+        """Log once that the database does not answer, and once that it answers again."""
+        self.ready = trouble is None
+        kind = None if trouble is None else trouble.partition("(")[0]
+        if kind == self._told:
+            return
+        self._told = kind
+        log = structlog.get_logger("inmail.api")
+        if trouble is None:
+            log.info("database_answers")
+        else:
+            log.warning("database_cannot_answer", error=trouble)
+
+
+def _unknown_account() -> ApiError:
+    return ApiError(
+        ProblemKind.UNKNOWN_ACCOUNT, "no event was decided for this account id: check it, or wait until one is decided"
+    )

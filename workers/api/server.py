@@ -1,0 +1,142 @@
+"""The server of the read API."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from infra.addresses import is_loopback
+from infra.postgres import close_in_time, create_reader_pool
+from infra.probes import Answer, probes
+from infra.settings import Settings, SettingsError
+from workers.api.metrics import CLIENT, ApiMetrics
+from workers.api.openapi import rendered
+from workers.api.operations import HEALTH_PATH, OPERATIONS
+from workers.api.problems import ApiError, ProblemKind, problem_response
+from workers.api.reader import LedgerReader
+from workers.api.tokens import ApiTokens, api_tokens
+
+__all__ = ["OPENAPI_PATH", "serve_api"]
+
+OPENAPI_PATH: Final = "/openapi.json"
+_OPEN_PATHS: Final = frozenset({HEALTH_PATH, OPENAPI_PATH})
+_SHUTDOWN_SECONDS: Final = 5.0
+
+
+@asynccontextmanager
+async def serve_api(settings: Settings) -> AsyncIterator[str]:
+    """Serve the read API until left, and its probes and metrics on INMAIL_HEALTH_PORT; yield its address.
+
+    Raises:
+        SettingsError: when a token is missing, or a port cannot be had.
+
+    """
+    tokens = api_tokens(settings)
+    pool = await create_reader_pool(settings).__aenter__()
+    try:
+        reader, metrics = LedgerReader(settings, pool), ApiMetrics(pool)
+        watching = asyncio.create_task(reader.watch())
+        answers: dict[str, Answer] = {"/livez": _livez, "/readyz": partial(_readyz, reader)}
+        runner = web.AppRunner(
+            _application(tokens, reader, metrics), access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS
+        )
+        await runner.setup()
+        try:
+            async with probes(settings, answers, {"/metrics": metrics.page}):
+                yield await _listen(runner, settings)
+        finally:
+            await runner.cleanup()
+            watching.cancel()
+            await asyncio.wait([watching], timeout=_SHUTDOWN_SECONDS)
+            if watching.done() and not watching.cancelled():
+                watching.result()  # it never ends by itself: this raises
+    finally:
+        await close_in_time(pool, _SHUTDOWN_SECONDS)
+
+
+def _livez() -> tuple[bool, dict[str, Any]]:
+    return True, {"alive": True}
+
+
+def _readyz(reader: LedgerReader) -> tuple[bool, dict[str, Any]]:
+    reasons = [] if reader.ready else ["the last read of the database failed, or none was made yet"]
+    return reader.ready, {"ready": reader.ready, "reasons": reasons}
+
+
+def _application(tokens: ApiTokens, reader: LedgerReader, metrics: ApiMetrics) -> web.Application:
+    application = web.Application(middlewares=[metrics.middleware(), _tell_problems, _check_client(tokens)])
+    application.on_response_prepare.append(_harden)
+    document = rendered().encode()
+
+    async def describe(_: web.Request) -> web.Response:
+        return web.Response(body=document, content_type="application/json", charset="utf-8")
+
+    application.add_routes([web.get(each.path, partial(each.handler, reader), name=each.name) for each in OPERATIONS])
+    application.add_routes([web.get(OPENAPI_PATH, describe, name="openapi")])
+    return application
+
+
+async def _harden(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers.pop("Server", None)
+
+
+@web.middleware
+async def _tell_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer errors as problem details. What nobody foresaw aiohttp logs, and answers with 500."""
+    try:
+        return await handler(request)
+    except ApiError as error:
+        return problem_response(error)
+    except web.HTTPMethodNotAllowed:
+        return problem_response(ApiError(ProblemKind.METHOD_NOT_ALLOWED, "only GET and HEAD: requests go over Kafka"))
+    except web.HTTPNotFound:
+        return problem_response(ApiError(ProblemKind.NOT_FOUND, f"see {OPENAPI_PATH} for the paths there are"))
+
+
+def _check_client(tokens: ApiTokens) -> Middleware:
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if tokens.hashes is None and not _is_local(request.host):
+            # Without a token, a page that a browser on this machine shows could ask under a name of its own.
+            raise ApiError(
+                ProblemKind.WRONG_HOST, "without tokens the API answers as localhost or a loopback address only"
+            )
+        if request.path in _OPEN_PATHS:
+            return await handler(request)
+        client = tokens.client_of(request.headers.get("Authorization", ""))
+        if client is None:
+            raise ApiError(
+                ProblemKind.UNAUTHORIZED, "send `Authorization: Bearer TOKEN` with a token that the API's operator gave"
+            )
+        request[CLIENT] = client
+        return await handler(request)
+
+    return check
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return is_loopback(urlsplit(f"//{host}").hostname or "")
+    except ValueError:
+        return False
+
+
+async def _listen(runner: web.AppRunner, settings: Settings) -> str:
+    place = f"{settings.api_address}:{settings.api_port}"
+    try:
+        await web.TCPSite(runner, settings.api_address, settings.api_port).start()
+    except OSError as error:
+        raise SettingsError(
+            f"INMAIL_API_PORT, INMAIL_API_ADDRESS: cannot listen on {place}: {error.strerror or error}"
+        ) from error
+    host, port = runner.addresses[0][:2]
+    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    structlog.get_logger("inmail.api").info("api_served", address=address)
+    return address

@@ -1,0 +1,44 @@
+"""The command that serves the read API."""
+
+from typing import Annotated
+
+import typer
+
+from infra.settings import Settings
+from infra.shutdown import stop_requested, stop_with_parent
+from workers.commands.running import run_process
+
+__all__ = ["api"]
+
+
+def api(
+    *,
+    new_token: Annotated[
+        bool, typer.Option("--new-token", help="Make a token, print it and its hash for the settings, and end.")
+    ] = False,
+    name: Annotated[str, typer.Option(help="Of the client that the new token is for.")] = "client",
+    with_parent: Annotated[bool, typer.Option("--stop-with-parent", hidden=True)] = False,
+) -> None:
+    """Serve the read API until SIGTERM or Ctrl-C: balance, statement and outcomes, as JSON over HTTP.
+
+    Clients need a token of INMAIL_API_TOKENS_FILE or INMAIL_API_TOKENS; on loopback INMAIL_API_WITHOUT_TOKENS=true
+    serves without. The API only reads: INMAIL_DATABASE_URL may name a read replica and a role that may only select.
+    """
+    from workers.api.server import serve_api  # noqa: PLC0415 - no other command needs it
+    from workers.api.tokens import hash_token  # noqa: PLC0415
+    from workers.api.tokens import new_token as make_token  # noqa: PLC0415
+
+    if new_token:
+        token = make_token()
+        typer.echo(f"token, for the client, shown only here: {token}")
+        typer.echo(f"line of INMAIL_API_TOKENS_FILE:         {name}:{hash_token(token)}")
+        return
+
+    async def run(settings: Settings) -> None:
+        stop = stop_requested()
+        if with_parent:
+            stop_with_parent(stop)
+        async with serve_api(settings):
+            await stop.wait()
+
+    run_process(run)
