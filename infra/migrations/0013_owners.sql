@@ -1,6 +1,6 @@
 -- A lane belongs to an owner: a worker process, under a name that no other process and no later start of it has. The
--- owner's two transactional producers are named after it. Whoever takes the lane next fences them in Kafka first, unless
--- the owner has given the lane back.
+-- owner's two transactional producers are named after it. Whoever takes the lane next fences them in Kafka first,
+-- unless the owner has given the lane back.
 --
 -- Workers of the version before name their producers after the lane, and know nothing of owners: they raise the epoch
 -- and leave these two columns as they are. So an owner counts only together with the epoch at which it was written.

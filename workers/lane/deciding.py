@@ -95,14 +95,15 @@ class Decider:
 
         Raises:
             BreakerError, FencedError: see `_decide`.
-            PostgresError, OSError: when no lane could be decided.
+            PostgresError, OSError: when none of several lanes could be decided.
 
         """
         try:
             return [await self._decide(batches)]
         except _LOCKED as error:
             if len(batches) == 1:
-                raise
+                batches[0].lane.inbox.interrupt(error)
+                return []
             self._log.warning("lanes_decided_apart", error=describe_error(error), lanes=len(batches))
         decided: list[Decided] = []
         locked: dict[Lane, Exception] = {}

@@ -41,7 +41,7 @@ from workers.lane.work import Work
 __all__ = ["LaneOwner"]
 
 _IDLE_SECONDS = 60.0
-_TRIES_TOGETHER = 2  # failures in a row of a lane alone, after which it is set apart
+_TRIES_TOGETHER = 1  # failures in a row of a lane alone, after which it is set apart
 
 
 class LaneOwner:
@@ -280,7 +280,7 @@ class LaneOwner:
         )
         undelivered = error.partitions if isinstance(error, UndeliveredError) else frozenset()
         alone = {lane for lane in self.lanes if lane.partition in undelivered}
-        if self._failures > _TRIES_TOGETHER and alone and alone != self.lanes:
+        if alone and alone != self.lanes:
             self.lanes -= alone
             self._set_apart(list(alone))
         deadline = monotonic() + seconds
