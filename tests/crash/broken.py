@@ -37,7 +37,7 @@ def _no_epoch() -> None:
 
 
 def _two_at_once() -> None:
-    """A turn's Kafka transaction begins while the one before is under way: offsets may be written in either order."""
+    """A turn's Kafka transaction begins while the one before is under way: its offsets may come first, or alone."""
 
     async def unordered(publishing: "asyncio.Task[None] | None") -> None:
         if publishing is not None:

@@ -30,6 +30,7 @@ _GONE_SECONDS = 20
 DIRECTED = {
     "no fence": (Cell("send", "commit", Phase.AFTER, Kind.FROZEN), {"doubled", "repeated", "backwards"}),
     "no epoch": (Cell("send", "decode", Phase.BEFORE, Kind.FROZEN), {"stale"}),
+    "two at once": (Cell("send", "confirm", Phase.BEFORE, Kind.REBALANCE), {"lost", "backwards", "repeated"}),
     "offset first": (Cell("send", "partitions", Phase.BEFORE, Kind.KILLED), {"lost"}),
     "deliveries unawaited": (Cell("send", "delivery", Phase.BEFORE, Kind.REFUSED), {"lost"}),
 }
@@ -110,7 +111,7 @@ def _by_chance() -> Iterator[Cell]:
 async def test_the_matrix_fails_without_a_protection(
     mortal: LocalStack, fresh: Settings, tmp_path: Path, form: str
 ) -> None:
-    """Each form of the lane with a protection taken out is found out by the faults it is against."""
+    """Each form of the turn with a protection taken out is found out by the faults it is against."""
     cell, promises = DIRECTED[form]
     order = Order([cell], 3, SEED, rate=100, drain_seconds=10, broken=form)
 
