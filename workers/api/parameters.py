@@ -48,7 +48,12 @@ def _sequence(name: str, description: str) -> Parameter:
 ACCOUNT_ID: Final = Parameter(
     "account_id", "path", "The account: the event's `subject`, percent-encoded.", {"type": "string", "minLength": 1}
 )
-REQUEST_ID: Final = Parameter("request_id", "path", "The request id.", {"type": "string", "format": "uuid"})
+REQUEST_ID: Final = Parameter(
+    "request_id",
+    "path",
+    "The request id: the event's `id` or, where that is no UUID, the `request_id` of its results (docs/producers.md).",
+    {"type": "string", "format": "uuid"},
+)
 WAIT_FOR: Final = _sequence(
     "wait_for",
     "The sequence of an event that you have read: the answer is never older. Waits for it on a replica that lags, and"
@@ -91,7 +96,9 @@ def request_id(request: web.Request) -> UUID:
     try:
         return UUID(request.match_info["request_id"])
     except ValueError as error:
-        raise ApiError(ProblemKind.BAD_PARAMETER, "request_id: expected a UUID") from error
+        raise ApiError(
+            ProblemKind.BAD_PARAMETER, "request_id: expected a UUID. Of a request whose id is none, its results name it"
+        ) from error
 
 
 def whole_number(request: web.Request, parameter: Parameter) -> int | None:

@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import typer
 from rich.text import Text
@@ -17,9 +17,12 @@ from infra.settings import Settings, load_settings
 from infra.terminal import error_console
 from workers.error_table import Exit, explain
 
-__all__ = ["Exit", "fail", "run_command", "run_process"]
+__all__ = ["DEFECT", "Exit", "fail", "run_command", "run_process"]
 
 CommandResult = TypeVar("CommandResult")
+
+# The message for an error that the error table does not have. The traceback stands before it.
+DEFECT: Final = "a broken invariant or a defect in this program: see the traceback above"
 
 
 def run_command(
@@ -96,7 +99,5 @@ def _run_to_exit(run: Callable[[], CommandResult], interrupted: Exit) -> Command
         if answer is None or answer.unexpected:
             traceback.print_exc()
         if answer is None:
-            raise fail(
-                "a broken invariant or a defect in this program: see the traceback above", Exit.BROKEN
-            ) from error
+            raise fail(DEFECT, Exit.BROKEN) from error
         raise fail(answer.text, answer.exit) from error

@@ -5,11 +5,12 @@ import signal
 from pathlib import Path
 from typing import Final
 
+from workers.commands.running import DEFECT
+
 __all__ = ["first_sentence", "last_words"]
 
 _TAIL_BYTES: Final = 256 * 1024
 _SAID: Final = "inmail: "  # what `workers.commands.running.fail` begins with
-_UNFORESEEN: Final = "see above"
 _SENTENCE_END: Final = re.compile(r"(?<=[.!?])\s+(?=[A-Z`])")
 
 
@@ -32,7 +33,7 @@ def last_words(log: Path, begun_at: int, code: int) -> str:
     if not said:
         return f"it ended with exit code {code} and did not say why"
     text = lines[said[-1]].removeprefix(_SAID)
-    if text.endswith(_UNFORESEEN) and said[-1] > 0:  # the last line of a traceback: the error itself
+    if text == DEFECT and said[-1] > 0:  # the last line of a traceback: the error itself
         return f"it ended of a mistake in this program: {first_sentence(lines[said[-1] - 1])}"
     return first_sentence(text)
 

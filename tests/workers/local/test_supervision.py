@@ -22,7 +22,7 @@ from infra.local.ports import LOOPBACK, reserve_port, reserve_usual
 from infra.settings import Settings
 from tests.workers.processes import free_port
 from tests.workers.wire import eventually
-from workers.commands.running import Exit
+from workers.commands.running import DEFECT, Exit
 from workers.console.health import FAILED, OK, SystemPart
 from workers.console.local_workers import ControlError, ProcessState, WorkerAction, WorkerStatus, with_processes
 from workers.local.control import LIST, NotUpError, ask_control, serve_control
@@ -245,7 +245,7 @@ async def test_a_worker_is_stopped_and_started_by_a_verb(tmp_path: Path) -> None
         ),
         ('{"event": "x"}\ninmail: 51 of 51 cannot be decided. See `inmail a`.\n', 65, "51 of 51 cannot be decided"),
         (
-            "Traceback:\nKeyError: 'a'\ninmail: a broken invariant, or a mistake in this program: see above\n",
+            f"Traceback:\nKeyError: 'a'\ninmail: {DEFECT}\n",
             70,
             "it ended of a mistake in this program: KeyError: 'a'",
         ),

@@ -74,8 +74,8 @@ async def check_rights(lookup: ClusterQueries) -> list[CheckResult]:
     for group, found in (await group_operations(lookup, list(GROUP_OF.values()))).items():
         results.append(_right(f"group {group}", {Operation.READ}, found))
     for group in GROUP_OF.values():
-        known = {Operation.DESCRIBE} if await may_describe_transactions(lookup, f"{group}-doctor") else set()
-        results.append(_right(f"transactional ids {group}-*", {Operation.DESCRIBE}, known))
+        known = {Operation.DESCRIBE} if await may_describe_transactions(lookup, f"{group}.doctor") else set()
+        results.append(_right(f"transactional ids {group}.*", {Operation.DESCRIBE}, known))
     cluster = {Operation.DESCRIBE} if await may_describe_cluster(lookup) else set()
     results.append(_right("the cluster", {Operation.DESCRIBE}, cluster))
     return results

@@ -175,7 +175,7 @@ FORBIDDEN = {
     f"topic {SEND_REQUESTS}": (TOPIC, SEND_REQUESTS, READ, "READ and DESCRIBE"),
     f"topic {SEND_RESULTS}": (TOPIC, SEND_RESULTS, WRITE, "WRITE and DESCRIBE"),
     "group inmail-send": (GROUP, "inmail-send", READ, "READ"),
-    "transactional ids inmail-send-*": (TRANSACTIONAL_ID, "inmail-send", DESCRIBE, "DESCRIBE"),
+    "transactional ids inmail-send.*": (TRANSACTIONAL_ID, "inmail-send.", DESCRIBE, "DESCRIBE"),
 }
 
 
