@@ -17,7 +17,7 @@ from infra.settings import Settings, SettingsError, load_settings
 from workers.commands.running import run_command
 from workers.console.problems import error_middleware
 from workers.error_table import ERROR_TABLE, KNOWN_ERRORS, explain
-from workers.errors import ChildError, LaneError, StuckError
+from workers.errors import BreakerError, ChildError, LaneError, StuckError
 from workers.ledger.plans import CatalogueError
 from workers.ops.books.balance import UnknownAccountError
 from workers.ops.dead_letters.letters import NoSuchDeadLetterError
@@ -49,6 +49,7 @@ ANSWERS: list[tuple[Exception, int, int, str]] = [
         for row in ERROR_TABLE
         if issubclass(kind, row.classes)
     ],
+    (BreakerError("planted"), 65, 503, "planted"),  # not the 70 of its base class
     (KafkaConnectionError("planted"), 3, 503, "Kafka cannot be reached at localhost:9092"),
     (
         TopicAuthorizationFailedError("planted"),

@@ -30,7 +30,8 @@ def _port_option(server: str) -> Any:  # noqa: ANN401 - typer's own type is not 
     return typer.Option(
         min=1024,
         max=65535,
-        help=f"Of {server}; unless given, that of the first run, else {_USUAL_PORTS[server.lower()]} or the next free.",
+        help=f"Port of {server}; by default, the port of the first run, else {_USUAL_PORTS[server.lower()]} or the next"
+        " free port.",
     )
 
 

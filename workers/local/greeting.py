@@ -22,7 +22,7 @@ _DATA = Path(".inmail")
 
 
 def greeting(stack: LocalStack, data_dir: Path, environment: Path, page: LocalConsole) -> str:
-    """Return what somebody needs to use the stack from another terminal, ready to be pasted."""
+    """Return the commands to use the stack from another terminal, ready to paste."""
     servers = stack.kafka_bootstrap_servers
     inmail = _command()
     data = "" if data_dir == _DATA.resolve() else f" --data {shlex.quote(_short(data_dir))}"
@@ -34,9 +34,9 @@ Kafka      {servers}
 Postgres   {stack.database_url}
 Metrics    {metrics}
 Logs       {_short(data_dir / "logs")}
-The ports of Kafka and Postgres are kept in {_short(data_dir)}: the next start uses them again while they are free.
+The ports of Kafka and Postgres are saved in {_short(data_dir)}: the next start uses them again if they are free.
 
-In another terminal, give alice three credits, let her send a message, and see what came of it:
+In another terminal, give alice three credits, send a message as alice, and see the result:
 
   source {shlex.quote(_short(environment))}
   echo {shlex.quote(grant)} | {inmail} publish -
@@ -53,12 +53,12 @@ Is all as it has to be? Which workers run? Stop one, and start it again:
   {inmail} workers stop send{data}
   {inmail} workers start send{data}
 
-A producer of your own sends the account as the key. With kcat:
+Your own producer must use the account as the key. With kcat:
 
   echo 'alice:{other}' |
     kcat -P -b {servers} -t {SEND_REQUESTS} -K: -X partitioner=murmur2_random
 
-Ctrl-C drains the workers and stops everything; the data stays."""
+Ctrl-C drains the workers and stops everything; the data is kept."""
 
 
 def _events() -> tuple[str, str, str]:

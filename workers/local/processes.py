@@ -1,4 +1,4 @@
-"""WorkerProcesses as child processes, which start together, drain on stop, and never outlive this process."""
+"""Workers as child processes, which start together, drain on stop, and never outlive this process."""
 
 import os
 import signal
@@ -47,7 +47,7 @@ class WorkerProcesses:
         names: tuple[str, ...] = WORKERS,
         probes: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
-        # WorkerProcesses do not need the console's tokens.
+        # Workers do not need the console's tokens.
         variables = environment(settings).items()
         self._environment = {name: value for name, value in variables if not name.startswith("INMAIL_CONSOLE_")}
         self._probes = probes
@@ -80,17 +80,17 @@ class WorkerProcesses:
         self._logs.mkdir(parents=True, exist_ok=True)
         port = {"INMAIL_HEALTH_PORT": str(self._probes[name])} if name in self._probes else {}
         with self.log_path(name).open("ab") as file:
-            self.running[name] = subprocess.Popen(  # noqa: S603 - this program itself
+            self.running[name] = subprocess.Popen(  # noqa: S603 - runs this program
                 [sys.executable, "-m", COMMAND_MODULE, "worker", name, "--stop-with-parent"],
                 stdin=subprocess.PIPE,
                 stdout=file,
                 stderr=file,
                 env={**self._environment, **port, **more},
-                start_new_session=True,  # a terminal's Ctrl-C is for the parent, which ends them in order
+                start_new_session=True,  # Ctrl-C reaches only the parent, which drains the workers
             )
 
     def kill_and_restart(self, name: str) -> None:
-        """End a worker as a crash does, with SIGKILL, and start another in its place."""
+        """Kill a worker with SIGKILL, as a crash would, and start another in its place."""
         self.running[name].kill()
         self.running[name].wait()
         self.forget(name)

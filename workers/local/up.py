@@ -55,13 +55,13 @@ async def prepare_stack(settings: Settings) -> list[str]:
 async def run_up(
     data_dir: Path, kafka_port: int | None, postgres_port: int | None, usual_ports: Mapping[str, int]
 ) -> None:
-    """Run until SIGINT or SIGTERM, then drain the workers and stop the stack. Either is obeyed at any time.
+    """Run until SIGINT or SIGTERM, then drain the workers and stop the stack. Both signals work at any time.
 
     A worker that ends is started again, and the rest goes on meanwhile.
 
     Raises:
-        LocalStackError: when the stack cannot be started, or a server ended; the message says what to do.
-        ChildError: when a worker could not drain.
+        LocalStackError: when the stack cannot start, or a server ended; the message says what to do.
+        ChildError: when a worker did not drain.
 
     """
     out = console()
