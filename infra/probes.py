@@ -9,14 +9,14 @@ from typing import Any
 
 from infra.settings import Settings
 
-__all__ = ["Answer", "Page", "probes"]
+__all__ = ["Answer", "Page", "serve_probes"]
 
 Answer = Callable[[], tuple[bool, Mapping[str, Any]]]
 Page = Callable[[], tuple[bytes, str]]  # a body and its content type
 
 
 @asynccontextmanager
-async def probes(
+async def serve_probes(
     settings: Settings, answers: Mapping[str, Answer], pages: Mapping[str, Page] | None = None
 ) -> AsyncIterator[None]:
     """Serve answers and pages by path while the block runs; serve nothing if no port is set.

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 import asyncpg
 from aiokafka.errors import KafkaError
 
-from infra.kafka.clients import remedy
+from infra.kafka.clients import operator_hint
 from infra.postgres import is_transient
 
-__all__ = ["SERVER_ERRORS", "back_off_seconds", "describe_error", "ignoring_retriable", "is_retriable"]
+__all__ = ["SERVER_ERRORS", "back_off_seconds", "describe_error", "is_retriable", "suppress_retriable"]
 
 # The errors that the clients of Kafka and Postgres raise.
 SERVER_ERRORS = (
@@ -28,14 +28,14 @@ _LEAST_SECONDS, _MOST_SECONDS = 0.05, 5.0
 def is_retriable(error: Exception) -> bool:
     """Return whether an error of a server may pass by itself, so that a retry can succeed."""
     if isinstance(error, KafkaError):
-        return remedy(error) is None
+        return operator_hint(error) is None
     if isinstance(error, RuntimeError):  # from uvloop, when it writes to a connection that was just lost
         return "handler is closed" in str(error)
     return isinstance(error, SERVER_ERRORS) and is_transient(error)
 
 
 @contextmanager
-def ignoring_retriable() -> Iterator[None]:
+def suppress_retriable() -> Iterator[None]:
     """Suppress retriable errors of servers in a block that is tried once; other errors propagate."""
     try:
         yield

@@ -5,10 +5,10 @@ import os
 import signal
 import sys
 
-__all__ = ["stop_requested", "stop_with_parent"]
+__all__ = ["create_stop_event", "stop_with_parent"]
 
 
-def stop_requested() -> asyncio.Event:
+def create_stop_event() -> asyncio.Event:
     """Return an event that SIGTERM and SIGINT set."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

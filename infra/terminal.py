@@ -16,7 +16,7 @@ from rich.text import Text
 
 from infra.local.progress import Progress
 
-__all__ = ["Reporter", "console", "error_console", "instant", "show_progress", "table"]
+__all__ = ["Reporter", "console", "create_table", "error_console", "format_instant", "show_progress"]
 
 _PIPE_WIDTH = 10_000  # a pipe or file gets whole lines
 _NARROW = 125
@@ -77,7 +77,7 @@ def show_progress(total: int, what: str, out: Console) -> Iterator[Callable[[int
     yield print_tenth
 
 
-def instant(time: datetime | str | None) -> str:
+def format_instant(time: datetime | str | None) -> str:
     """Return an instant as text for people: in UTC, to the millisecond; an empty text for None."""
     if time is None:
         return ""
@@ -87,7 +87,9 @@ def instant(time: datetime | str | None) -> str:
     return text.removesuffix(".000") + "Z"
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[Text | str | int]], right: str = "", cut: str = "") -> Table:
+def create_table(
+    heads: Sequence[str], rows: Iterable[Sequence[Text | str | int]], right: str = "", cut: str = ""
+) -> Table:
     """Return a table. `right` names the columns to align right, separated by commas; `cut` names one that may be cut.
 
     The column is cut to make room for the others on a narrow terminal, and never in a pipe.

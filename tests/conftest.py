@@ -1,5 +1,6 @@
 """What tests share: one local stack a run, a fresh database a test."""
 
+import logging
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+import structlog
 
 from infra.local.stack import LocalStack
 from infra.migrate import migrate
@@ -31,6 +33,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the short files last."""
     items.sort(key=lambda item: item.path.parent.name in SHORT)
+
+
+@pytest.fixture(autouse=True)
+def _restore_logging() -> Iterator[None]:
+    """Restore the loggers, which a command that runs in this process sets: later tests would see warnings only."""
+    root, client = logging.getLogger(), logging.getLogger("aiokafka")
+    handlers, level, of_client, configuration = root.handlers, root.level, client.level, structlog.get_config()
+    yield
+    root.handlers = handlers
+    root.setLevel(level)
+    client.setLevel(of_client)
+    structlog.configure(**configuration)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import asyncpg
 from aiokafka.errors import KafkaConnectionError, KafkaError, NoBrokersAvailable
 from pydantic import PostgresDsn
 
-from infra.kafka.clients import NotSetUpError, remedy
+from infra.kafka.clients import NotSetUpError, operator_hint
 from infra.local.errors import LocalStackError
 from infra.migrate import MigrationError
 from infra.postgres import is_transient
@@ -88,7 +88,7 @@ def _kafka_unreachable(_: KafkaError, read_settings: ReadSettings) -> str:
 
 def _kafka_refused(error: KafkaError, read_settings: ReadSettings) -> str:
     servers = read_settings().kafka_bootstrap_servers
-    if (words := remedy(error)) is not None:
+    if (words := operator_hint(error)) is not None:
         return f"Kafka at {servers} refused ({error}): {words}"
     return f"Kafka at {servers} did not carry out the request: {error}"
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from infra.settings import Settings
-from infra.shutdown import stop_requested, stop_with_parent
+from infra.shutdown import create_stop_event, stop_with_parent
 from workers.commands.running import run_process
 from workers.jobs.billing import BillingJob
 from workers.jobs.expiry import ExpiryJob
@@ -35,7 +35,7 @@ def worker_command(
     """Run a worker until SIGTERM or Ctrl-C. Processes of the same name share the partitions."""
 
     async def run(settings: Settings) -> None:
-        stop = stop_requested()
+        stop = create_stop_event()
         if with_parent:
             stop_with_parent(stop)
         catalogue = load_catalogue(settings.plans_file)

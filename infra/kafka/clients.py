@@ -56,10 +56,10 @@ __all__ = [
     "create_lane_producer",
     "create_producer",
     "leave_group",
+    "operator_hint",
     "partition_of",
     "partitions_of",
     "reader",
-    "remedy",
     "stop_producer",
 ]
 
@@ -101,7 +101,7 @@ class NotSetUpError(Exception):
     """Kafka or Postgres lacks something that an `inmail` command creates. The message names the command."""
 
 
-def remedy(error: KafkaError) -> str | None:
+def operator_hint(error: KafkaError) -> str | None:
     """Return what to do about a permanent error; None for an error that may pass."""
     return next((words for kind, words in _REMEDIES.items() if isinstance(error, kind)), None)
 

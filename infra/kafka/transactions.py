@@ -13,7 +13,7 @@ import structlog
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import IllegalOperation, KafkaError, KafkaTimeoutError
 
-from infra.kafka.clients import create_lane_producer, partition_of, remedy
+from infra.kafka.clients import create_lane_producer, operator_hint, partition_of
 from infra.settings import Settings
 
 __all__ = ["Message", "TransactionPair", "TransactionTimes", "UndeliveredError", "fence_producers"]
@@ -204,7 +204,11 @@ def _blame(error: Exception, deliveries: "Sequence[_Delivery]") -> Exception:
     failed = [
         each for each in deliveries if not each.future.done() or each.future.cancelled() or each.future.exception()
     ]
-    if not failed or len(failed) == len(deliveries) or (isinstance(error, KafkaError) and remedy(error) is not None):
+    if (
+        not failed
+        or len(failed) == len(deliveries)
+        or (isinstance(error, KafkaError) and operator_hint(error) is not None)
+    ):
         return error
     places = ", ".join(sorted(f"{each.place.topic}/{each.place.partition}" for each in failed))
     return UndeliveredError(f"{places} took nothing: {error!r}", frozenset().union(*(each.origins for each in failed)))

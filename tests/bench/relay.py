@@ -15,7 +15,7 @@ from aiokafka.structs import ConsumerRecord
 from infra.kafka.clients import create_consumer
 from infra.kafka.transactions import Message, TransactionPair
 from infra.settings import Settings, load_settings
-from infra.shutdown import stop_requested, stop_with_parent
+from infra.shutdown import create_stop_event, stop_with_parent
 from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS
 
 __all__ = ["GROUP"]
@@ -42,7 +42,7 @@ async def _publish(producers: TransactionPair, pending: list[ConsumerRecord], ar
 
 
 async def _work(settings: Settings) -> None:
-    stop = stop_requested()
+    stop = create_stop_event()
     stop_with_parent(stop)
     consumer = create_consumer(settings, GROUP, 20)
     consumer.subscribe([SEND_REQUESTS])

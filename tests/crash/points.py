@@ -59,7 +59,7 @@ POINTS = {
         Point("start", Trigger.JOIN, "the owner's two transactional producers start"),
         Point("assign", Trigger.JOIN, "the group assigns partitions"),
         Point("known", Trigger.JOIN, "the lanes' rows are read: their last owners, and those owners' epochs"),
-        Point("fence", Trigger.JOIN, "the last owners that have not given their lanes back are fenced in Kafka"),
+        Point("fence", Trigger.SUCCEED, "the last owners that have not given their lanes back are fenced in Kafka"),
         Point("epoch", Trigger.JOIN, "the lanes' epochs are raised in Postgres, if they are still the same"),
         Point("number", Trigger.JOIN, "the count of partitions that accounts are numbered by is read"),
         Point("topic", Trigger.JOIN, "the topic's id is asked for"),

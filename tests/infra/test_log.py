@@ -3,7 +3,6 @@
 import asyncio
 import io
 import logging
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,16 +14,11 @@ from infra.settings import Settings
 
 
 @pytest.fixture
-def lines() -> Iterator[io.StringIO]:
-    """What is logged, in a file; the root logger is restored afterwards."""
-    root, client = logging.getLogger(), logging.getLogger("aiokafka")
-    handlers, level, of_client = root.handlers, root.level, client.level
+def lines() -> io.StringIO:
+    """What is logged, in a file; all tests restore the loggers afterwards."""
     written = io.StringIO()
     configure_logging(Settings(log_format="json"), written)
-    yield written
-    root.handlers = handlers
-    root.setLevel(level)
-    client.setLevel(of_client)
+    return written
 
 
 def test_a_client_that_finds_no_broker_logs_one_line_in_ten_seconds(

@@ -13,7 +13,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from infra.addresses import is_loopback
 from infra.postgres import close_in_time, create_reader_pool
-from infra.probes import Answer, probes
+from infra.probes import Answer, serve_probes
 from infra.settings import Settings, SettingsError
 from workers.api.metrics import CLIENT, ApiMetrics
 from workers.api.openapi import rendered
@@ -48,7 +48,7 @@ async def serve_api(settings: Settings) -> AsyncIterator[str]:
         )
         await runner.setup()
         try:
-            async with probes(settings, answers, {"/metrics": metrics.page}):
+            async with serve_probes(settings, answers, {"/metrics": metrics.page}):
                 yield await _listen(runner, settings)
         finally:
             await runner.cleanup()

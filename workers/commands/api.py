@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from infra.settings import Settings
-from infra.shutdown import stop_requested, stop_with_parent
+from infra.shutdown import create_stop_event, stop_with_parent
 from workers.commands.running import run_process
 
 __all__ = ["api"]
@@ -35,7 +35,7 @@ def api(
         return
 
     async def run(settings: Settings) -> None:
-        stop = stop_requested()
+        stop = create_stop_event()
         if with_parent:
             stop_with_parent(stop)
         async with serve_api(settings):

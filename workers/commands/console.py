@@ -8,7 +8,7 @@ from pydantic import SecretStr
 
 from infra.addresses import is_loopback
 from infra.settings import Settings
-from infra.shutdown import stop_requested
+from infra.shutdown import create_stop_event
 from infra.terminal import console as terminal
 from workers.commands.running import run_command
 
@@ -28,7 +28,7 @@ def console(port: _PortOption = None) -> None:
     from workers.console.server import serve_console  # noqa: PLC0415 - no other command needs a web server
 
     async def run(settings: Settings) -> None:
-        stop = stop_requested()
+        stop = create_stop_event()
         chosen = settings if port is None else settings.model_copy(update={"console_port": port})
         token = None
         if is_loopback(chosen.console_address) and not (

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from infra.settings import Settings
-from infra.shutdown import stop_requested
+from infra.shutdown import create_stop_event
 from infra.terminal import error_console, show_progress
 from schemas.catalogue import INPUT_TOPICS
 from schemas.results import DeadLetterReason
@@ -158,7 +158,7 @@ def _redrive(selection: LetterFilter, options: RedriveOptions, plan: RedrivePlan
 
         async def run(settings: Settings) -> OngoingOperation:
             return await redrive(
-                settings, selection, options, plan, who=person, stop=stop_requested(), progress=progress
+                settings, selection, options, plan, who=person, stop=create_stop_event(), progress=progress
             )
 
         return run_command(run)

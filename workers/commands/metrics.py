@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from infra.settings import Settings
-from infra.shutdown import stop_requested, stop_with_parent
+from infra.shutdown import create_stop_event, stop_with_parent
 from workers.commands.running import run_command, run_process
 from workers.ops.books.metrics_exporter import read_once, run_observer
 
@@ -31,7 +31,7 @@ def metrics(
         return
 
     async def run(settings: Settings) -> None:
-        stop = stop_requested()
+        stop = create_stop_event()
         if with_parent:
             stop_with_parent(stop)
         await run_observer(settings.model_copy(update={"health_port": settings.health_port or _PORT}), stop)

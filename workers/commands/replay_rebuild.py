@@ -8,7 +8,7 @@ import typer
 from pydantic import PostgresDsn, SecretStr, ValidationError
 
 from infra.settings import Settings
-from infra.shutdown import stop_requested
+from infra.shutdown import create_stop_event
 from infra.terminal import error_console, show_progress
 from schemas.billing import CreditsAdjustedData
 from schemas.envelope import encode
@@ -245,7 +245,7 @@ def _rebuild_with_progress(
 
         async def run(settings: Settings) -> tuple[OngoingOperation, Comparison | None]:
             return await rebuild(
-                settings, request, plan, who=person, stop=stop_requested(), rate=rate, progress=progress
+                settings, request, plan, who=person, stop=create_stop_event(), rate=rate, progress=progress
             )
 
         return run_command(run)

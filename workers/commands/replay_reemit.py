@@ -7,7 +7,7 @@ from uuid import UUID
 import typer
 
 from infra.settings import Settings
-from infra.shutdown import stop_requested
+from infra.shutdown import create_stop_event
 from infra.terminal import error_console, show_progress
 from workers.commands.options import (
     INSTANT_FORMATS,
@@ -114,7 +114,7 @@ def _reemit(selection: RowFilter, plan: ReemitPlan, person: Operator) -> Ongoing
                 selection,
                 plan,
                 who=person,
-                stop=stop_requested(),
+                stop=create_stop_event(),
                 progress=lambda done: progress(min(done, plan.count)),
             )
 

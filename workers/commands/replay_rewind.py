@@ -7,7 +7,7 @@ from uuid import UUID
 import typer
 
 from infra.settings import Settings
-from infra.shutdown import stop_requested
+from infra.shutdown import create_stop_event
 from infra.terminal import error_console
 from workers.commands.options import (
     INSTANT_FORMATS,
@@ -103,7 +103,7 @@ def _rewind(
             options,
             plan,
             who=person,
-            stop=stop_requested(),
+            stop=create_stop_event(),
             drain_seconds=drain_seconds,
             tell=error_console().print,
         )

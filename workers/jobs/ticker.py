@@ -14,9 +14,9 @@ from aiokafka.errors import KafkaError
 
 from infra.clock import utc_now
 from infra.first_of import run_until_first
-from infra.kafka.clients import create_producer, remedy, stop_producer
+from infra.kafka.clients import create_producer, operator_hint, stop_producer
 from infra.kafka.records import partition_counts
-from infra.probes import probes
+from infra.probes import serve_probes
 from infra.settings import Settings
 from schemas.catalogue import EXPIRY_TICKS
 from schemas.envelope import EVENT_HEADERS, encode
@@ -45,7 +45,7 @@ async def run_ticker(settings: Settings, stop: asyncio.Event) -> None:
     """
     health = Health(settings.stuck_seconds + settings.tick_seconds, kept=WorkerMetrics("ticker"))
     answers, pages = {"/livez": health.livez, "/readyz": health.readyz}, {"/metrics": metrics_page(health)}
-    async with probes(settings, answers, pages):
+    async with serve_probes(settings, answers, pages):
         await run_until_first(
             _publish_ticks(settings, health), watch_progress(health), stop.wait(), cancel_seconds=2 * _STOP_SECONDS
         )
@@ -64,7 +64,7 @@ async def _publish_ticks(settings: Settings, health: Health) -> NoReturn:
                 producer = producer or await _start_producer(settings)
                 partitions = await _tick(producer)
             except KafkaError as error:
-                if remedy(error) is not None:
+                if operator_hint(error) is not None:
                     raise
                 health.serves("Kafka", repr(error))
                 log.warning("tick_failed", error=repr(error), again_in_seconds=settings.tick_seconds)

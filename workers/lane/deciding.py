@@ -12,7 +12,7 @@ from aiokafka.structs import ConsumerRecord
 
 from infra.kafka.transactions import Message
 from infra.postgres import Connection, is_refusal
-from infra.retry import describe_error, ignoring_retriable
+from infra.retry import describe_error, suppress_retriable
 from workers.errors import BreakerError
 from workers.jobs.bisection import decide_bisected
 from workers.jobs.dead_letters import dead_letters
@@ -168,7 +168,7 @@ class Decider:
                         if decidable.overtaken:
                             await _record_overtaken(connection, lane, decidable.overtaken, taken.records, decoded.as_of)
             except BreakerError as error:
-                with ignoring_retriable():  # the worker ends anyway
+                with suppress_retriable():  # the worker ends anyway
                     await self._rows.pause(judged.row, str(error))
                 raise
         for (lane, taken, decidable), decoded in zip(batches, found, strict=True):

@@ -12,7 +12,7 @@ from aiokafka import TopicPartition
 
 from infra.clock import EPOCH
 from infra.postgres import Connection, Pool
-from infra.retry import ignoring_retriable
+from infra.retry import suppress_retriable
 from workers.errors import FencedError
 from workers.topology import last_owner
 
@@ -184,7 +184,7 @@ class LaneRows:
 
         Where that cannot be written in time, the next owner fences this one.
         """
-        with ignoring_retriable():
+        with suppress_retriable():
             async with asyncio.timeout(_RELEASE_SECONDS):
                 await self._pool.execute(_RELEASE, *self._key(rows), [row.published for row in rows])
         for row in rows:

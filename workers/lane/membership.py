@@ -10,9 +10,9 @@ import structlog
 from aiokafka import ConsumerRebalanceListener, TopicPartition
 
 from infra.kafka.aiokafka_fixes import ConsumerLostError
-from infra.kafka.clients import leave_group, remedy
+from infra.kafka.clients import leave_group, operator_hint
 from infra.kafka.poller import POLL_SECONDS, Polled, Poller
-from infra.retry import SERVER_ERRORS, describe_error, ignoring_retriable
+from infra.retry import SERVER_ERRORS, describe_error, suppress_retriable
 from workers.errors import LaneError, WorkerError, task_error
 from workers.lane.lane import Lane
 from workers.lane.owners import Owners
@@ -86,11 +86,11 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is
         member = self._consumer.membership
         stopping = asyncio.create_task(self._consumer.stop())
         await asyncio.wait([stopping], timeout=_LEAVE_SECONDS)
-        left = stopping.done() or member is None or await self._leave(*member)
+        # One that has left has no member id any more; one that is stopped while it joins has not left.
+        left = member is None or self._consumer.membership is None or await self._leave(*member)
         await asyncio.wait(
             [stopping], timeout=max(STOP_SECONDS - _LEAVE_SECONDS, deadline - clock()) if not left else 1
         )
-        left = left or stopping.done()
         self._log.info("worker_stopped", drained=drained, left_group=left)
         if not drained:
             return (
@@ -133,7 +133,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is
             self._health.polls()
             hungry = [place for place, lane in self.lanes.items() if lane.inbox.hungry]
             if not hungry:
-                with ignoring_retriable():  # a worker without partitions polls nothing
+                with suppress_retriable():  # a worker without partitions polls nothing
                     self._consumer.check()
                 await asyncio.sleep(POLL_SECONDS)
                 continue
@@ -142,7 +142,9 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is
             if len(polled.failed) < len(hungry):
                 failing_since = None
                 continue
-            if (error := next((each for each in polled.failed.values() if remedy(each) is not None), None)) is not None:
+            if (
+                error := next((each for each in polled.failed.values() if operator_hint(each) is not None), None)
+            ) is not None:
                 raise error
             failing_since = monotonic() if failing_since is None else failing_since
             if monotonic() - failing_since > self._settings.session_seconds:

@@ -41,7 +41,7 @@ from aiokafka.structs import ConsumerRecord
 from infra.clock import LATEST
 from infra.kafka.end_offsets import EndOffsets
 from infra.postgres import Pool
-from infra.retry import SERVER_ERRORS, ignoring_retriable, is_retriable
+from infra.retry import SERVER_ERRORS, is_retriable, suppress_retriable
 from schemas.catalogue import EXPIRY_TICKS
 from workers.jobs.decoding import decision_time, latest_decision_time
 from workers.jobs.record_times import TimePolicy
@@ -253,7 +253,7 @@ async def _answer_in_time(question: Coroutine[Any, Any, _Answer]) -> _Answer | N
     if not done:
         asking.add_done_callback(_retrieve)
         return None
-    with ignoring_retriable():
+    with suppress_retriable():
         return asking.result()
     return None
 

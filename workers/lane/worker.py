@@ -16,11 +16,11 @@ from infra.kafka.clients import admin_client, count_partitions, create_consumer
 from infra.kafka.end_offsets import EndOffsets
 from infra.postgres import Pool, close_in_time, create_pool
 from infra.postgres_session import find_weak_settings
-from infra.probes import probes
+from infra.probes import serve_probes
 from infra.retry import SERVER_ERRORS, back_off_seconds, describe_error, is_retriable
 from infra.settings import Settings
 from schemas.catalogue import TOPICS
-from workers.errors import task_error
+from workers.errors import WorkerError, task_error
 from workers.jobs.job import Job
 from workers.lane.circuit_breaker import CircuitBreaker
 from workers.lane.clients import Clients
@@ -76,10 +76,16 @@ class Worker:
                     self._log.warning("consumer_replaced", error=describe_error(error))
                     await wait_for_event(stop, back_off_seconds(lost))
                     lost += 1
+        except WorkerError:
+            self._raise_if_stuck(watch)  # one that is stuck cannot drain either
+            raise
         finally:
-            if watch.done() and (stuck := task_error(watch, stopped=True)) is not None:
-                raise stuck  # whatever else ended: one that is stuck cannot drain either
             watch.cancel()
+        self._raise_if_stuck(watch)
+
+    def _raise_if_stuck(self, watch: "asyncio.Task[None]") -> None:
+        if watch.done() and (error := task_error(watch, stopped=True)) is not None:
+            raise error
 
     async def _work(self, stop: asyncio.Event) -> None:
         ends = EndOffsets(self._settings, self._admin)
@@ -105,7 +111,7 @@ async def run_worker(job: Job, settings: Settings, stop: asyncio.Event) -> None:
     answers, pages = {"/livez": health.livez, "/readyz": health.readyz}, {"/metrics": metrics_page(health)}
     async with contextlib.AsyncExitStack() as stack:
         traces = await stack.enter_async_context(open_traces(settings, job.group))
-        await stack.enter_async_context(probes(settings, answers, pages))
+        await stack.enter_async_context(serve_probes(settings, answers, pages))
         connecting = asyncio.create_task(_connect(settings, health, stack))
         stopped = asyncio.create_task(stop.wait())
         watch = asyncio.create_task(watch_progress(health))

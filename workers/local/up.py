@@ -14,7 +14,7 @@ from infra.log import configure_logging
 from infra.migrate import migrate
 from infra.postgres import connect_database
 from infra.settings import Settings, load_settings
-from infra.shutdown import stop_requested
+from infra.shutdown import create_stop_event
 from infra.terminal import Reporter, console
 from workers.commands.views.doctor import result_line
 from workers.errors import ChildError
@@ -65,7 +65,7 @@ async def run_up(
 
     """
     out = console()
-    stop = stop_requested()
+    stop = create_stop_event()
     stack = LocalStack(data_dir, kafka_port, postgres_port, Reporter(out), usual_ports=usual_ports)
     if not await _start_stack(stack, stop):
         out.print("stopped before the stack was up")

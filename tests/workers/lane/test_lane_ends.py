@@ -27,6 +27,7 @@ from workers.jobs.send import SendJob
 from workers.lane import membership
 from workers.lane.worker import Worker, run_worker
 from workers.ledger.plans import load_catalogue
+from workers.ops.group_offsets import describe_group
 
 
 def _job() -> SendJob:
@@ -70,7 +71,7 @@ class _Slow(ConsumerRebalanceListener):  # type: ignore[misc]
 async def test_a_worker_that_waits_for_a_slow_group_ends_in_time(
     cluster: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A join may take as long as the slowest member's drain; SIGTERM does not wait for it."""
+    """A join may take as long as the slowest member's drain. SIGTERM does not wait for it, and the worker leaves."""
     slow = _Slow()
     member = AIOKafkaConsumer(
         bootstrap_servers=cluster.kafka_bootstrap_servers,
@@ -92,8 +93,11 @@ async def test_a_worker_that_waits_for_a_slow_group_ends_in_time(
         task = asyncio.create_task(worker.run(stop))
         await asyncio.wait_for(slow.asked.wait(), 20)
         seconds = await _seconds_to_end(task, stop)
+        async with admin_client(cluster) as admin:
+            left = await describe_group(admin, SendJob.group)
 
     assert seconds < 5
+    assert 1 == len(left.members)  # the slow one: the group does not wait for one that has ended
 
 
 async def test_no_lane_is_opened_once_a_worker_is_stopping(cluster: Settings) -> None:

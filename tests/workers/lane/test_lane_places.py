@@ -254,6 +254,7 @@ async def test_empty_books_of_a_group_that_has_published_are_refused(cluster: Se
 
     async with living(cluster) as life:
         await life.not_ready("but the books end at 0: is INMAIL_DATABASE_URL the right database")
+        await life.not_ready(f"{SEND_REQUESTS}/3 is halted")
         (reason,) = {each for each in life.health.not_ready() if f"{SEND_REQUESTS}/3 is halted" in each}
     end = (await ends(cluster, SEND_REQUESTS))[TopicPartition(SEND_REQUESTS, 3)]
     assert f"set next_offset = {end} where consumer_group = 'inmail-send' and topic = '{SEND_REQUESTS}'" in reason

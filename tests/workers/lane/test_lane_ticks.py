@@ -12,7 +12,7 @@ import pytest
 from infra.clock import EARLIEST, LATEST
 from infra.kafka.clients import create_producer
 from infra.postgres import Connection, connect_database, create_pool, is_transient
-from infra.retry import ignoring_retriable
+from infra.retry import suppress_retriable
 from infra.settings import Settings
 from schemas.catalogue import (
     CREDIT_EVENTS,
@@ -99,7 +99,7 @@ async def test_a_connection_lost_while_its_pool_takes_it_back_may_be_tried_again
             await giving_back
 
     assert is_transient(caught.value)
-    with ignoring_retriable():  # as a lane does that leaves: the worker must not end of it
+    with suppress_retriable():  # as a lane does that leaves: the worker must not end of it
         raise caught.value
 
 

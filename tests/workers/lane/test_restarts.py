@@ -17,7 +17,7 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.admin import CreateAclsRequest, DeleteAclsRequest
 
-from infra.kafka.clients import NotSetUpError, admin_client, remedy
+from infra.kafka.clients import NotSetUpError, admin_client, operator_hint
 from infra.local.stack import LocalStack
 from infra.migrate import migrate
 from infra.postgres import connect_database
@@ -152,7 +152,7 @@ async def test_a_worker_that_is_not_allowed_ends_and_says_which_right_it_needs(
         error = await life.ended()
 
     assert isinstance(error, kind)
-    assert (remedy(error) or "").startswith("grant the workers' user ")
+    assert (operator_hint(error) or "").startswith("grant the workers' user ")
 
 
 async def test_a_result_topic_that_takes_no_large_batch_ends_the_worker(own: Settings, account: str) -> None:
@@ -169,7 +169,7 @@ async def test_a_result_topic_that_takes_no_large_batch_ends_the_worker(own: Set
         answers = await read(own, start, len(requests))
 
     assert isinstance(error, MessageSizeTooLargeError)
-    assert "max.message.bytes" in (remedy(error) or "")
+    assert "max.message.bytes" in (operator_hint(error) or "")
     assert once_each(requests, answers)
 
 

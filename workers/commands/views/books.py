@@ -3,7 +3,7 @@
 from rich.console import Console
 from rich.text import Text
 
-from infra.terminal import console, instant, table
+from infra.terminal import console, create_table, format_instant
 from workers.commands.views.styles import BAD, DIM, GOOD, INFO, WARN, format_count
 from workers.ops.books.audit import Audit, BookTotals
 from workers.ops.books.balance import Balance
@@ -24,9 +24,9 @@ def show_balance(balance: Balance) -> None:
     out = console()
     head = Text.assemble((balance.account_id, "bold"), " can spend ")
     out.print(head.append(format_count(balance.balance, "credit"), style="bold green"), soft_wrap=True)
-    out.print(Text(f"at {instant(balance.as_of)}, {_AS_OF_SOURCES[balance.chosen]}", style=DIM))
+    out.print(Text(f"at {format_instant(balance.as_of)}, {_AS_OF_SOURCES[balance.chosen]}", style=DIM))
     for number, (expires_at, amount) in enumerate(balance.expiring):
-        out.print(f"  {amount:,}{' more' if number else ''} expire by {instant(expires_at)}")
+        out.print(f"  {amount:,}{' more' if number else ''} expire by {format_instant(expires_at)}")
     _show_caveats(balance, out)
     out.print()
     lots = [
@@ -36,18 +36,20 @@ def show_balance(balance: Balance) -> None:
             f"{lot.remaining} of {lot.granted}",
             lot.origin,
             lot.plan or "",
-            instant(lot.granted_at),
-            instant(lot.expires_at),
+            format_instant(lot.granted_at),
+            format_instant(lot.expires_at),
         )
         for lot in balance.lots
     ]
-    out.print(table(["lot", "state", "left", "origin", "plan", "from", "until"], lots, "lot,left"))
+    out.print(create_table(["lot", "state", "left", "origin", "plan", "from", "until"], lots, "lot,left"))
 
 
 def _show_caveats(balance: Balance, out: Console) -> None:
     """Show what the figures do not show: erasure, coming caps and lines out of order."""
     if balance.erased_at is not None:
-        out.print(Text(f"  erased at {instant(balance.erased_at)}: the account gets and spends nothing", style=BAD))
+        out.print(
+            Text(f"  erased at {format_instant(balance.erased_at)}: the account gets and spends nothing", style=BAD)
+        )
     for lot in balance.lots:
         if lot.cap_to_come is not None:
             text = (
@@ -70,14 +72,16 @@ def show_statement(statement: Statement) -> None:
     out.print()
     lines = [_statement_cells(line) for line in statement.lines]
     out.print(
-        table(["#", "time", "code", "amount", "lot", "balance", "request", "reason"], lines, "#,amount,lot", "request")
+        create_table(
+            ["#", "time", "code", "amount", "lot", "balance", "request", "reason"], lines, "#,amount,lot", "request"
+        )
     )
 
 
 def _statement_cells(line: StatementLine) -> tuple[str | int, ...]:
     return (
         line.sequence,
-        instant(line.as_of),
+        format_instant(line.as_of),
         line.code,
         f"{line.amount:+d}" if line.amount else "",
         line.lot or "",

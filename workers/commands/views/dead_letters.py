@@ -7,7 +7,7 @@ from typing import Any
 from pydantic_core import to_json
 from rich.text import Text
 
-from infra.terminal import console, instant, table
+from infra.terminal import console, create_table, format_instant
 from workers.commands.views.styles import BAD, DIM, GOOD, WARN, format_count
 from workers.ops.dead_letters.history import DeadLetterReport, LetterHistory
 from workers.ops.dead_letters.letters import DeadLetter, escape_unprintable, readable_text
@@ -34,7 +34,7 @@ def show_dead_letters(report: DeadLetterReport) -> None:
             each.place,
             Text(each.reason, style=BAD),
             format_origin(each),
-            instant(each.origin_time),
+            format_instant(each.origin_time),
             _outcome_text(history),
             escape_unprintable(each.error),
         )
@@ -43,7 +43,7 @@ def show_dead_letters(report: DeadLetterReport) -> None:
     if not rows:
         console().print(Text("No dead letters.", style=GOOD))
         return
-    console().print(table(["dead letter", "reason", "origin", "time", "outcome", "error"], rows))
+    console().print(create_table(["dead letter", "reason", "origin", "time", "outcome", "error"], rows))
     if (found := report.counts.total()) > len(rows):
         console().print(f"{len(rows)} of {found:,}: list more with --last, or count all with --count")
 
@@ -54,7 +54,7 @@ def show_dead_letter_counts(rows: Sequence[tuple[str, str, int]]) -> None:
         console().print(Text("No dead letters.", style=GOOD))
         return
     console().print(
-        table(
+        create_table(
             ["topic", "reason", "dead letters"],
             [(escape_unprintable(row[0]), row[1], f"{row[2]:,}") for row in rows],
             "dead letters",
@@ -87,8 +87,8 @@ def show_dead_letter(letter: DeadLetter, history: LetterHistory | None) -> None:
         ("reason", letter.reason),
         ("error", escape_unprintable(letter.error)),
         ("origin", format_origin(letter)),
-        ("time", instant(letter.origin_time)),
-        ("written", instant(letter.set_aside_at)),
+        ("time", format_instant(letter.origin_time)),
+        ("written", format_instant(letter.set_aside_at)),
         ("account", letter.account_id or "none"),
         ("type", readable_text((letter.event_type or "none").encode("utf-8", "backslashreplace"))),
         *(("outcome", each) for each in history_sentences(history)),
@@ -112,12 +112,12 @@ def history_sentences(history: LetterHistory | None) -> list[str]:
     for each in history.redrives:
         place = f"{each.topic} {each.partition}/{each.offset}"
         sent = f"sent to {place}" if each.offset is not None else f"possibly sent to {each.topic}: in doubt"
-        lines.append(f"{sent} at {instant(each.at)} by {each.actor}, operation {each.operation}")
+        lines.append(f"{sent} at {format_instant(each.at)} by {each.actor}, operation {each.operation}")
     if history.new_letter is not None:
         lines.append(f"dead-lettered again: {history.new_letter}")
     if history.answer is not None:
         line = "" if history.answer.sequence is None else f", line {history.answer.sequence} of its account"
-        lines.append(f"answered {history.answer.code} as of {instant(history.answer.at)}{line}")
+        lines.append(f"answered {history.answer.code} as of {format_instant(history.answer.at)}{line}")
     elif history.redrives and history.new_letter is None:
         lines.append("not decided yet: see `inmail lag`")
     return lines or ["none yet"]
@@ -128,7 +128,7 @@ def show_redrive_plan(plan: RedrivePlan) -> None:
     out = console()
     if plan.letters:
         rows = [(topic, reason, f"{count:,}") for (topic, reason), count in sorted(plan.letters.items())]
-        out.print(table(["to topic", "reason", "messages"], rows, "messages"))
+        out.print(create_table(["to topic", "reason", "messages"], rows, "messages"))
     for why, count in sorted(plan.refused.items()):
         out.print(Text.assemble((f"{format_count(count, 'message')} not sent: ", WARN), REFUSALS[why]), soft_wrap=True)
     if plan.in_doubt:
@@ -167,13 +167,13 @@ def show_operations(operations: Sequence[Operation]) -> None:
             each.operation,
             each.verb,
             Text(each.status, style=_STATUS_STYLES.get(OperationStatus(each.status), BAD)),
-            instant(each.started_at),
+            format_instant(each.started_at),
             each.actor,
             each.reason,
         )
         for each in operations
     ]
-    console().print(table(["operation", "verb", "status", "started", "by", "reason"], rows, "operation"))
+    console().print(create_table(["operation", "verb", "status", "started", "by", "reason"], rows, "operation"))
 
 
 def show_operation(operation: Operation) -> None:
@@ -183,9 +183,9 @@ def show_operation(operation: Operation) -> None:
         ("status", operation.status),
         ("by", operation.actor),
         ("reason", operation.reason),
-        ("started", instant(operation.started_at)),
-        ("updated", instant(operation.noted_at)),
-        ("ended", instant(operation.ended_at) or "not yet"),
+        ("started", format_instant(operation.started_at)),
+        ("updated", format_instant(operation.noted_at)),
+        ("ended", format_instant(operation.ended_at) or "not yet"),
         ("arguments", to_json(operation.arguments).decode()),
         ("plan", to_json(operation.plan).decode()),
         ("result", to_json(operation.result).decode()),

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from infra.terminal import console, table
+from infra.terminal import console, create_table
 from workers.commands.views.styles import BAD, DIM, GOOD, WARN, format_count
 from workers.ops.lag import GroupLag, LagObserver, PartitionLag, Sample, Status
 
@@ -26,7 +26,7 @@ def show_lag(groups: Sequence[GroupLag]) -> None:
         out.print(_group_line(group))
         if notable := _notable_partitions(group):
             heads = ["partition", "committed", "end", "records", "oldest", "to zero", "status", "owner", "reason"]
-            out.print(table(heads, [_partition_cells(each) for each in notable], _NUMBER_COLUMNS))
+            out.print(create_table(heads, [_partition_cells(each) for each in notable], _NUMBER_COLUMNS))
 
 
 def render_lag_page(observer: LagObserver) -> RenderableType:
@@ -38,7 +38,7 @@ def render_lag_page(observer: LagObserver) -> RenderableType:
         parts.append(_group_line(group))
         if notable := _notable_partitions(group):
             heads = ["partition", "records", "history", "oldest", "to zero", "status", "since", "reason"]
-            parts.append(table(heads, [_live_cells(observer, each) for each in notable], _NUMBER_COLUMNS))
+            parts.append(create_table(heads, [_live_cells(observer, each) for each in notable], _NUMBER_COLUMNS))
     changes = sorted(_change_lines(observer), key=lambda line: line[0])[-_MAX_CHANGES:]
     parts += [Text.assemble(("last changes", DIM))] * bool(changes)
     parts += [line for _, line in changes]

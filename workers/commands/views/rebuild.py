@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.text import Text
 
-from infra.terminal import console, table
+from infra.terminal import console, create_table
 from workers.commands.views.styles import BAD, DIM, GOOD, WARN, format_count
 from workers.ops.compare.comparison import Comparison, DifferenceExample
 from workers.ops.compare.corrections import Corrections
@@ -27,7 +27,7 @@ def show_rebuild_plan(plan: RebuildPlan, rate: float | None) -> None:
     rows = [
         (topic, f"{sum(span.end - span.start for span in plan.spans if span.topic == topic):,}") for topic in topics
     ]
-    out.print(table(["topic", "records"], rows, "records"))
+    out.print(create_table(["topic", "records"], rows, "records"))
     if plan.lost:
         text = "removed by retention, so the other database lacks their effects"
         out.print(Text.assemble((f"{format_count(plan.lost, 'record')} lost: ", WARN), text), soft_wrap=True)
@@ -54,7 +54,7 @@ def show_comparison(comparison: Comparison) -> None:
     """Show the compared totals and the differences by cause, with the first examples."""
     out = console()
     rows = [(name, f"{before:,}", f"{after:,}") for name, (before, after) in comparison.lines.items()]
-    out.print(table(["compared", "live", "other"], rows, "live,other"))
+    out.print(create_table(["compared", "live", "other"], rows, "live,other"))
     if not comparison.whole:
         text = "Only records that both have read are compared, without states that a later record may have changed."
         out.print(Text(text, style=DIM), soft_wrap=True)

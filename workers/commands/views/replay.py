@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from rich.text import Text
 
-from infra.terminal import console, table
+from infra.terminal import console, create_table
 from workers.commands.views.styles import BAD, GOOD, WARN, format_count
 from workers.ledger.model import WorkerName
 from workers.ops.operations import OngoingOperation
@@ -22,7 +22,7 @@ def show_rewind_plan(plan: RewindPlan) -> None:
         return
     heads = ["partition", "from", "to", "published again", "first answers", "decided"]
     rows = [(str(each.partition), *(f"{number:,}" for number in each[1:])) for each in plan.moves]
-    out.print(table(heads, rows, ",".join(heads)))
+    out.print(create_table(heads, rows, ",".join(heads)))
     again, answers = sum(each.republished for each in plan.moves), sum(each.first_answers for each in plan.moves)
     if again:
         text = (
@@ -66,7 +66,7 @@ def show_reemit_plan(plan: reemit_plan.ReemitPlan) -> None:
         out.print("Nothing to send.")
         return
     rows = [(topic, plan.to or topic, f"{count:,}") for topic, count in sorted(plan.events.items())]
-    out.print(table(["topic", "sent to", "events"], rows, "events"))
+    out.print(create_table(["topic", "sent to", "events"], rows, "events"))
     time = timedelta(seconds=round(plan.seconds))
     out.print(f"{format_count(plan.count, 'event')} to send, at {plan.rate:,g} a second: {time}")
     out.print("Not included: answers to repeats, and dead letters.")

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from infra.terminal import instant
+from infra.terminal import format_instant
 from workers.commands.views.styles import BAD, DIM, GOOD, INFO, WARN, TextPart, format_count
 from workers.ops.dead_letters.letters import escape_unprintable
 from workers.ops.topics.results import Result
@@ -23,14 +23,14 @@ def show_result(result: Result, out: Console) -> None:
     data = result.data
     name = result.event["type"].removeprefix("inmail.").removesuffix(".v1")
     head: list[TextPart] = [
-        (instant(result.event["time"]).ljust(25), DIM),
+        (format_instant(result.event["time"]).ljust(25), DIM),
         f"{result.account_id or f'partition {result.partition}':<20} ",
         f"{name:<22} ",
     ]
     tail: list[TextPart]
     if name == "tick.decided":
         lots, credits_ = format_count(data["lots"], "lot"), format_count(data["credits"], "credit")
-        tail = [f"{lots}, {credits_}, up to {instant(data['horizon'])}"]
+        tail = [f"{lots}, {credits_}, up to {format_instant(data['horizon'])}"]
     elif name == "message.dead-lettered":
         origin = data["origin"]
         place = f"{escape_unprintable(origin['topic'])} {origin['partition']}/{origin['offset']}"
@@ -51,7 +51,7 @@ def _movement_parts(data: Mapping[str, Any]) -> list[TextPart]:
         f"  balance {data['balance_before']} -> {data['balance_after']}",
     ]
     if data.get("lot"):
-        until = f"  lot {data['lot']} until {instant(data.get('lot_expires_at') or data.get('expires_at'))}"
+        until = f"  lot {data['lot']} until {format_instant(data.get('lot_expires_at') or data.get('expires_at'))}"
         parts.append(f"  {data['credits']} of{until[1:]}" if code == "expiring_soon" else until)
     return parts + [(f"  {text}", INFO) for text in _detail_texts(data)]
 
@@ -90,7 +90,9 @@ _DETAIL_FORMATS = {
 
 def _detail_texts(data: Mapping[str, Any]) -> list[str]:
     details = [(name, data[name]) for name in _DETAIL_FORMATS if data.get(name) is not None]
-    return [_DETAIL_FORMATS[name].format(instant(value) if _is_instant(name) else value) for name, value in details]
+    return [
+        _DETAIL_FORMATS[name].format(format_instant(value) if _is_instant(name) else value) for name, value in details
+    ]
 
 
 def _is_instant(name: str) -> bool:

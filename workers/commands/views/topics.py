@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
-from infra.terminal import console, table
+from infra.terminal import console, create_table
 from workers.commands.views.styles import BAD, GOOD, WARN
 from workers.ops.topics.plan import TopicChange
 from workers.ops.topics.promises import BrokenPromise
@@ -21,7 +21,7 @@ def show_topic_changes(changes: list[TopicChange]) -> None:
     if not changes:
         console().print(Text("Topics and groups are up to date.", style=GOOD))
         return
-    console().print(table(["step", "topic", "change"], [(c.kind, c.topic, c.text) for c in changes]))
+    console().print(create_table(["step", "topic", "change"], [(c.kind, c.topic, c.text) for c in changes]))
 
 
 def show_broken_promises(broken: Sequence[BrokenPromise]) -> None:
@@ -39,7 +39,7 @@ def show_publish_report(published: PublishReport, out: Console) -> None:
     """Show the number of published records; the lines that failed go to the given console."""
     rows = sorted(published.records.items())
     if rows:
-        console().print(table(["topic", "records"], [(topic, f"{count:,}") for topic, count in rows], "records"))
+        console().print(create_table(["topic", "records"], [(topic, f"{count:,}") for topic, count in rows], "records"))
     else:
         console().print("Nothing was published.")
     for number, reason in published.failures[:_MAX_FAILURES]:

@@ -5,7 +5,7 @@ from typing import Final
 
 from rich.text import Text
 
-from infra.terminal import console, instant
+from infra.terminal import console, format_instant
 from workers.commands.views.dead_letters import format_origin, history_sentences
 from workers.commands.views.styles import BAD, DIM, GOOD, INFO, WARN, TextPart, format_count
 from workers.ops.books.reasons import reason_of
@@ -51,24 +51,23 @@ def _trace_facts(trace: Trace) -> Iterator[Fact]:
     yield "request", [(str(case.request_id), "bold"), whose]
     place = f"{case.topic} {case.partition}/{case.offset}"
     if trace.record is not None:
-        yield "record", [f"{place} at {instant(trace.record.at)}"]
+        yield "record", [f"{place} at {format_instant(trace.record.at)}"]
     else:
         yield "record", [f"{place}: ", (_RECORD_STATES[trace.state], WARN)]
     for seen in trace.repeats:
-        yield "repeat", [f"{_format_position(seen)} at {instant(seen.at)}: gets the first answer"]
+        yield "repeat", [f"{_format_position(seen)} at {format_instant(seen.at)}: gets the first answer"]
     if not trace.searched:
         yield "repeat", [("possibly beyond the records searched: search more with --limit", DIM)]
-    yield "decided", [f"as of {instant(case.as_of)}"]
+    yield "decided", [f"as of {format_instant(case.as_of)}"]
     if case.tick is not None:
         tick = case.tick
         state = "being booked" if tick.code == "booking" else tick.code
-        lots = (
-            f"{format_count(tick.lots, 'lot')}, {format_count(tick.credits, 'credit')}, up to {instant(tick.horizon)}"
-        )
+        horizon = format_instant(tick.horizon)
+        lots = f"{format_count(tick.lots, 'lot')}, {format_count(tick.credits, 'credit')}, up to {horizon}"
         yield "tick", [(state, GOOD), f": {lots}"]
     for (account_id, row), published in zip(case.rows, trace.published, strict=False):
         amount = f" {row.amount:+d}" if row.amount else ""
-        lot = f" of lot {row.lot} until {instant(row.lot_expires_at)}" if row.lot is not None else ""
+        lot = f" of lot {row.lot} until {format_instant(row.lot_expires_at)}" if row.lot is not None else ""
         style = BAD if reason_of(row).startswith("refused") else GOOD if row.is_answer else INFO
         owner = "" if case.account_id is not None else f" of {account_id}"
         balance = f"  balance {row.balance_before} -> {row.balance_after}"
@@ -81,7 +80,7 @@ def _trace_facts(trace: Trace) -> Iterator[Fact]:
     for each in case.lots:
         plan = f" of {each.plan}" if each.plan else ""
         left = f"{each.remaining} of {each.granted} left now"
-        span = f"{instant(each.granted_at)} to {instant(each.expires_at)}"
+        span = f"{format_instant(each.granted_at)} to {format_instant(each.expires_at)}"
         yield f"lot {each.lot}", [f"{each.origin}{plan}, {left}, {span}"]
 
 
@@ -91,7 +90,7 @@ def _event_facts(published: FoundEvent) -> Iterator[Fact]:
     for seen in published.found:
         yield (
             "  result",
-            [f"{_format_position(seen)} at {instant(seen.at)}", *([("  repeat", WARN)] if seen.repeat else [])],
+            [f"{_format_position(seen)} at {format_instant(seen.at)}", *([("  repeat", WARN)] if seen.repeat else [])],
         )
     if published.state in _EVENT_STATES:
         style = DIM if published.state == "unknown" else WARN
@@ -99,7 +98,7 @@ def _event_facts(published: FoundEvent) -> Iterator[Fact]:
 
 
 def _dead_letter_facts(letter: DeadLetter, history: LetterHistory) -> Iterator[Fact]:
-    yield "dead letter", [(letter.place, "bold"), f", written at {instant(letter.set_aside_at)}"]
+    yield "dead letter", [(letter.place, "bold"), f", written at {format_instant(letter.set_aside_at)}"]
     yield "origin", [format_origin(letter)]
     yield "reason", [(letter.reason, BAD), f": {escape_unprintable(letter.error)}"]
     for line in history_sentences(history):
@@ -107,7 +106,10 @@ def _dead_letter_facts(letter: DeadLetter, history: LetterHistory) -> Iterator[F
 
 
 def _waiting_facts(seen: FoundRecord) -> Iterator[Fact]:
-    yield "record", [f"{_format_position(seen)} at {instant(seen.at)}: ", ("not decided yet, see `inmail lag`", WARN)]
+    yield (
+        "record",
+        [f"{_format_position(seen)} at {format_instant(seen.at)}: ", ("not decided yet, see `inmail lag`", WARN)],
+    )
 
 
 def _format_position(seen: FoundRecord) -> str:

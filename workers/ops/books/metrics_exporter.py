@@ -21,7 +21,7 @@ from prometheus_client.registry import Collector
 from infra.clock import utc_now
 from infra.first_of import run_until_first
 from infra.kafka.clients import admin_client
-from infra.probes import probes
+from infra.probes import serve_probes
 from infra.retry import is_retriable
 from infra.settings import Settings
 from workers.ops.books.credit_metrics import CreditReader, CreditTotals
@@ -177,7 +177,7 @@ async def run_observer(settings: Settings, stop: asyncio.Event, periods: Periods
         observer = _ExporterContext(settings, admin)
         observed = observer.observed
         answers = {"/livez": observed.livez, "/readyz": lambda: observed.readyz(periods)}
-        async with probes(settings, answers, {"/metrics": lambda: render_metrics(observer.registry)}):
+        async with serve_probes(settings, answers, {"/metrics": lambda: render_metrics(observer.registry)}):
             await run_until_first(
                 _repeat_reading(observer.read_credits, periods.credits),
                 _repeat_reading(observer.read_lanes, periods.lanes),

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 import asyncpg
 from aiokafka.errors import KafkaConnectionError, KafkaError, NoBrokersAvailable
 
-from infra.kafka.clients import NotSetUpError, remedy
+from infra.kafka.clients import NotSetUpError, operator_hint
 from infra.postgres import is_transient
 from infra.settings import SettingsError
 from workers.ops.books.snapshot import is_unmigrated
@@ -123,7 +123,7 @@ def _explained(area: str, subject: str, error: Exception) -> CheckResult:
     if isinstance(error, KafkaError):
         if isinstance(error, KafkaConnectionError | NoBrokersAvailable):
             return _unreachable(area, subject, "it cannot be reached", _KAFKA)
-        return CheckResult(area, subject, Grade.WRONG, f"it refuses: {text}", remedy(error) or "")
+        return CheckResult(area, subject, Grade.WRONG, f"it refuses: {text}", operator_hint(error) or "")
     if isinstance(error, SettingsError | NotSetUpError | TopicsError):
         return CheckResult(area, subject, Grade.WRONG, text)
     if is_unmigrated(error):
