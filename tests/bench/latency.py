@@ -32,7 +32,7 @@ from tests.bench.cpu import CpuMeter
 from tests.bench.draining import Form, input_ends, running, set_offsets
 from tests.bench.figures import Figure, of_rounds
 from tests.bench.relay import GROUP as RELAY_GROUP
-from workers.local.processes import Workers
+from workers.local.processes import WorkerProcesses
 from workers.ops.topics.plan import apply_topics, plan_topics
 from workers.topology import GROUP_OF
 
@@ -117,7 +117,7 @@ async def _relay(books: Settings) -> AsyncIterator[dict[str, int]]:
 @asynccontextmanager
 async def _all_workers(books: Settings) -> AsyncIterator[dict[str, int]]:
     with TemporaryDirectory() as folder:
-        workers = Workers(books, Path(folder))
+        workers = WorkerProcesses(books, Path(folder))
         workers.start()
         try:
             yield {name: process.pid for name, process in workers.running.items()}
