@@ -29,7 +29,6 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is
     """Feeds lanes from one consumer and keeps them in step with the group's assignment."""
 
     def __init__(self, work: Work) -> None:
-        self._work = work
         self._job, self._settings, self._clients = work.job, work.settings, work.clients
         self._consumer, self._health = work.clients.consumer, work.clients.health
         self._poller = Poller(self._consumer, self._health.kept.timed_fetch)
@@ -142,10 +141,9 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is
             if len(polled.failed) < len(hungry):
                 failing_since = None
                 continue
-            if (
-                error := next((each for each in polled.failed.values() if operator_hint(each) is not None), None)
-            ) is not None:
-                raise error
+            for error in polled.failed.values():
+                if operator_hint(error) is not None:
+                    raise error
             failing_since = monotonic() if failing_since is None else failing_since
             if monotonic() - failing_since > self._settings.session_seconds:
                 # aiokafka's tasks end for good at an error they did not expect: only a new consumer helps.
