@@ -1,6 +1,6 @@
 """Decides what some lanes may decide, in one Postgres transaction of their owner."""
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from functools import partial
 from operator import attrgetter
@@ -27,11 +27,9 @@ from workers.telemetry.health import Health
 from workers.telemetry.tracing import NO_TRACE, BatchTrace, Traces
 from workers.telemetry.worker_metrics import Stage
 
-__all__ = ["PORTIONS", "Decided", "Decider", "LaneBatch", "split_turn"]
+__all__ = ["Decided", "Decider", "LaneBatch"]
 
 _FEW_STEPS = 2
-PORTIONS = 3  # Postgres transactions of a turn, side by side
-_FEW_RECORDS = 250  # for which one is enough
 _MOST_LOCKED = 2  # lanes after one another, before the trouble counts as the database's
 # Errors of a transaction that met rows which somebody else keeps.
 _LOCKED = (
@@ -177,22 +175,6 @@ class Decider:
             lane.health.overtakes(decidable.waited_for, len(taken.records))
         self._health.stored(len(records), codes, [each.reason.value for each in refused.values()])
         return Decided(batches, trace.add_headers(answers + dead_letters(records, refused)), trace)
-
-
-def split_turn(batches: Sequence[LaneBatch]) -> Iterator[list[LaneBatch]]:
-    """Split a turn into what one transaction decides: few, of about one size, and each with one group overtaken.
-
-    Records of one account that several lanes have, as of a producer that partitions otherwise, stay together.
-    """
-    by_group: dict[str | None, list[LaneBatch]] = {}
-    for batch in batches:
-        by_group.setdefault(batch.decidable.waited_for, []).append(batch)
-    for together in by_group.values():
-        is_small = sum(len(batch.taken.records) for batch in together) <= _FEW_RECORDS
-        is_misplaced = any(batch.decidable.is_misplaced for batch in together)
-        count = 1 if is_small or is_misplaced else min(PORTIONS, len(together))
-        together.sort(key=lambda batch: len(batch.taken.records))
-        yield from (together[number::count] for number in range(count))
 
 
 async def _record_overtaken(

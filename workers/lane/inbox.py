@@ -41,6 +41,11 @@ class Inbox:
         """Whether records should be fetched for this lane."""
         return self._position is not None and self.error is None and self._bytes < _ENOUGH_BYTES
 
+    @property
+    def records(self) -> int:
+        """Number of records to take."""
+        return sum(len(chunk.records) for chunk in self._chunks)
+
     def __len__(self) -> int:
         """Return how many chunks are there to take."""
         return len(self._chunks)

@@ -42,6 +42,7 @@ class Lane:
         self.stored_at_start = 0  # the offset before which outcomes were stored when it was opened
         self.published_answers: PublishedAnswers | None = None  # while it is in doubt how far answers are published
         self.steps = 0  # done of the batch that it is at, where that takes several transactions
+        self.received_at = 0.0  # when a turn took records last, by the monotonic clock
         self.at_hand = False  # whether a batch was taken and is not decided
         self.partitions = 1  # of its topic
         self.is_open = False
@@ -72,6 +73,7 @@ class Lane:
 
     def receive(self, limit: int, most_bytes: int) -> Taken:
         """Take records for a turn, up to so many or so many bytes, and one at least."""
+        self.received_at = monotonic()
         if not self.at_hand:
             self.at_hand = True
             self.health.takes()

@@ -12,13 +12,15 @@ Then, turn after turn: (1) take what is there from all lanes, fairly; (2) decode
 Postgres transaction, which checks the epochs; (4) publish them in one Kafka transaction, with all offsets; (5) after
 any doubtful error discard the producers and begin again, under another name. Deciding twice finds the first answers.
 
-A turn may be decided while the one before it is published, but Kafka transactions follow one another: two at once
-could leave the older offset as the last one written. A lane that keeps the others from theirs is set apart.
+Two turns may be decided at once, of disjoint lanes, and beside the publishing of one before them. Kafka transactions
+follow one another in the order of the turns: two at once could leave the older offset as the last one written. After a
+turn that failed none is published, and no lane of it is decided. A lane that keeps the others from theirs is set apart.
 """
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from time import monotonic
 from uuid import uuid4
 
@@ -31,11 +33,13 @@ from infra.kafka.transactions import Message, TransactionPair, TransactionTimes,
 from infra.retry import SERVER_ERRORS, back_off_seconds, describe_error, is_retriable
 from workers.errors import FencedError
 from workers.lane.admission import Admission
-from workers.lane.deciding import PORTIONS, Decided, Decider, LaneBatch, split_turn
-from workers.lane.inbox import MOST_BYTES, Taken
+from workers.lane.deciding import Decided, Decider, LaneBatch
+from workers.lane.inbox import Taken
 from workers.lane.lane import Lane
 from workers.lane.lane_rows import LaneRows
 from workers.lane.opening import Opening
+from workers.lane.turn_queue import TurnQueue
+from workers.lane.turn_size import TRANSACTIONS, fill_turn, split_turn
 from workers.lane.work import Work
 
 __all__ = ["LaneOwner"]
@@ -61,6 +65,7 @@ class LaneOwner:
         self._leaving: dict[Lane, asyncio.Future[None]] = {}
         self._stopping = False
         self._changed = asyncio.Event()  # something arrived, failed, or was asked for
+        self._turns = TurnQueue(self._changed.set)
         self._openings: dict[asyncio.Task[None], list[Lane]] = {}
         self._one_transaction = asyncio.Lock()
         self._failed: Exception | None = None  # of a transaction, or outside of the turns
@@ -158,34 +163,26 @@ class LaneOwner:
     # -- turn after turn ----------------------------------------------------------------------------------------------
 
     async def _take_turns(self) -> None:
-        publishing: asyncio.Task[None] | None = None
         try:
             while self.lanes or not self._stopping:
                 self._changed.clear()
-                self._see_failures(publishing)
+                self._see_failures()
                 if self._leaving or any(lane.inbox.error for lane in self.lanes):
-                    await _finish(publishing)
+                    await self._turns.finish()
                     await self._let_go()
                     continue
                 self._open_due()
                 received = self._receive()
-                admitted = await self._admission.admit(received) if received else []
-                decided = await self._decide(admitted) if admitted else []
-                if decided:
-                    await _finish(publishing)
-                    publishing = asyncio.create_task(self._publish(decided))
-                    publishing.add_done_callback(lambda _: self._changed.set())
+                if admitted := await self._admission.admit(received) if received else []:
+                    await self._begin_turn(admitted)
                 elif not self._changed.is_set():
                     await self._wait()
         finally:
-            if publishing is not None:
-                await asyncio.wait([publishing])
-                publishing.exception()  # seen: whatever ended the loop is on its way up already
+            await self._turns.end()
 
-    def _see_failures(self, publishing: "asyncio.Task[None] | None") -> None:
-        """Raise what ended a transaction or an opening: this loop may be waiting for records that never come."""
-        if publishing is not None and publishing.done():
-            publishing.result()
+    def _see_failures(self) -> None:
+        """Raise what ended a turn or an opening: this loop may be waiting for records that never come."""
+        self._turns.raise_failures()
         for opening in [each for each in self._openings if each.done()]:
             del self._openings[opening]
             opening.result()
@@ -193,11 +190,23 @@ class LaneOwner:
             raise self._failed
 
     def _receive(self) -> list[tuple[Lane, Taken]]:
-        """Take what is there from all lanes, equally much from each where there is more than a turn holds."""
-        ready = sorted((lane for lane in self.lanes if lane.has_records), key=lambda lane: lane.partition)
-        most = 1 if self._job.step is not None else self._settings.batch_records
-        limit = max(1, min(most, PORTIONS * most // max(1, len(ready))))
-        return [(lane, lane.receive(limit, MOST_BYTES // len(ready))) for lane in ready]
+        """Take the records of the next turn: while another is being decided, only if there are many."""
+        deciding = self._turns.deciding
+        ready = [lane for lane in self.lanes - deciding if lane.has_records]
+        if self._job.step is not None:
+            return [] if deciding else fill_turn(ready, 1, len(ready))
+        most = self._settings.batch_records
+        if self._turns.is_full or (deciding and sum(lane.inbox.records for lane in ready) < most):
+            return []
+        return fill_turn(ready, most, TRANSACTIONS * most)
+
+    async def _begin_turn(self, batches: Sequence[LaneBatch]) -> None:
+        await self._turns.begin(
+            [batch.lane for batch in batches],
+            partial(self._decide, batches),
+            self._publish,
+            alone=any(batch.decidable.is_misplaced for batch in batches),
+        )
 
     async def _decide(self, batches: Sequence[LaneBatch]) -> list[Decided]:
         """Store the outcomes of a turn: in one transaction, or several of disjoint lanes where there are many."""
@@ -252,7 +261,7 @@ class LaneOwner:
         """Give back lanes that leave, and close those that have to begin again. Nothing of theirs is under way."""
         if self._leaving:
             await self._end_openings()
-            self._see_failures(None)
+            self._see_failures()
             await self._rows.release([lane.row for lane in self._leaving if lane.row.owner == self._name])
             self._depart()
         for lane, error in [(lane, error) for lane in self.lanes if (error := lane.inbox.error) is not None]:
@@ -288,13 +297,3 @@ class LaneOwner:
             self._depart()  # what it held is not given back: the next owner has to fence this one
             self._changed.clear()
             await wait_for_event(self._changed, left)
-
-
-async def _finish(publishing: "asyncio.Task[None] | None") -> None:
-    """Wait for the turn before, and raise what it raised.
-
-    Waits beside the task instead of awaiting it: whoever cancels this owner must not cancel a commit.
-    """
-    if publishing is not None:
-        await asyncio.wait([publishing])
-        publishing.result()

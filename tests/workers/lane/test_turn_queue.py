@@ -1,0 +1,113 @@
+"""Turns under way: what is decided side by side, and what is published when."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import cast
+
+import pytest
+
+from workers.lane.deciding import Decided
+from workers.lane.lane import Lane
+from workers.lane.turn_queue import TurnQueue
+
+
+class _Turns:
+    """Turns of a lane each, whose decision ends when it is told to, and what was published of them."""
+
+    def __init__(self) -> None:
+        self.queue = TurnQueue(lambda: None)
+        self.lanes = [cast("Lane", f"lane {number}") for number in range(4)]
+        self.decisions: list[asyncio.Future[None]] = []
+        self.published: list[int] = []
+        self.may_publish = asyncio.Event()
+        self.may_publish.set()
+
+    async def begin(self, number: int, *, alone: bool = False) -> None:
+        self.decisions.append(decision := asyncio.get_running_loop().create_future())
+
+        async def decide() -> Sequence[Decided]:
+            await decision
+            return [Decided([], [])]
+
+        async def publish(_: Sequence[Decided]) -> None:
+            await self.may_publish.wait()
+            self.published.append(number)
+
+        await self.queue.begin([self.lanes[number]], decide, publish, alone=alone)
+
+
+async def test_turns_are_published_in_the_order_in_which_they_began() -> None:
+    """One that is decided first waits for the one before: its offsets would be overwritten with older ones."""
+    turns = _Turns()
+    await turns.begin(0)
+    await turns.begin(1)
+
+    turns.decisions[1].set_result(None)
+    await _settle()
+    assert not turns.published
+    assert turns.queue.is_full  # one more would be a third that is not published
+
+    turns.decisions[0].set_result(None)
+    await turns.queue.finish()
+    assert [0, 1] == turns.published
+    assert not turns.queue.is_full
+
+
+async def test_after_a_turn_that_failed_nothing_is_published_and_no_lane_of_it_is_decided() -> None:
+    """Its records are gone from the inbox: what follows them must not be stored as if they were."""
+    turns = _Turns()
+    await turns.begin(0)
+    await turns.begin(1)
+
+    turns.decisions[1].set_result(None)
+    turns.decisions[0].set_exception(OSError("the server is away"))
+    with pytest.raises(OSError, match="away"):
+        await turns.queue.finish()
+
+    assert not turns.published
+    assert {turns.lanes[0]} == turns.queue.deciding
+    await turns.queue.end()
+    assert not turns.queue.deciding
+
+
+async def test_a_turn_is_decided_alone_where_its_order_among_others_matters() -> None:
+    """It begins after all others are published, and no other begins before it is decided."""
+    turns = _Turns()
+    await turns.begin(0)
+    beginning = asyncio.create_task(turns.begin(1, alone=True))
+    await _settle()
+    assert not beginning.done()
+
+    turns.decisions[0].set_result(None)
+    await beginning
+    assert [0] == turns.published
+    assert turns.queue.is_full
+
+    turns.decisions[1].set_result(None)
+    await turns.queue.finish()
+    assert not turns.queue.is_full
+
+
+async def test_an_end_stops_what_is_being_decided_and_lets_a_publication_finish() -> None:
+    """A decision that went on would be stored beside the next beginning; half a commit helps nobody."""
+    turns = _Turns()
+    turns.may_publish.clear()
+    await turns.begin(0)
+    await turns.begin(1)
+    turns.decisions[0].set_result(None)
+    await _settle()
+
+    ending = asyncio.create_task(turns.queue.end())
+    await _settle()
+    assert turns.decisions[1].cancelled()
+    assert not ending.done()
+
+    turns.may_publish.set()
+    await ending
+    assert [0] == turns.published
+
+
+async def _settle() -> None:
+    """Let every task run that can."""
+    for _ in range(10):
+        await asyncio.sleep(0)

@@ -1,0 +1,48 @@
+"""The size of a turn: what it takes of which lanes, and what one Postgres transaction decides of it."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from workers.lane.deciding import LaneBatch
+from workers.lane.inbox import MOST_BYTES, Taken
+from workers.lane.lane import Lane
+
+__all__ = ["TRANSACTIONS", "fill_turn", "split_turn"]
+
+TRANSACTIONS = 3  # in Postgres, of a turn, side by side
+_FEW_RECORDS = 250  # for which one is enough
+
+
+def fill_turn(lanes: Iterable[Lane], most_of_lane: int, room: int) -> list[tuple[Lane, Taken]]:
+    """Take what is there, first of the lanes that have waited longest, until a turn is full.
+
+    Many records of few lanes are decided faster than few of many: an account is locked and written once for all of its
+    own.
+
+    Args:
+        lanes: those that have records.
+        most_of_lane: number of records to take of one lane.
+        room: number of records to take of all.
+
+    """
+    received: list[tuple[Lane, Taken]] = []
+    for lane in sorted(lanes, key=lambda lane: (lane.received_at, lane.partition)):
+        if room > 0:
+            received.append((lane, lane.receive(min(most_of_lane, room), MOST_BYTES // TRANSACTIONS)))
+            room -= len(received[-1][1].records)
+    return received
+
+
+def split_turn(batches: Sequence[LaneBatch]) -> Iterator[list[LaneBatch]]:
+    """Split a turn into what one transaction decides: few, of about one size, and each with one group overtaken.
+
+    Records of one account that several lanes have, as of a producer that partitions otherwise, stay together.
+    """
+    by_group: dict[str | None, list[LaneBatch]] = {}
+    for batch in batches:
+        by_group.setdefault(batch.decidable.waited_for, []).append(batch)
+    for together in by_group.values():
+        is_small = sum(len(batch.taken.records) for batch in together) <= _FEW_RECORDS
+        is_misplaced = any(batch.decidable.is_misplaced for batch in together)
+        count = 1 if is_small or is_misplaced else min(TRANSACTIONS, len(together))
+        together.sort(key=lambda batch: len(batch.taken.records))
+        yield from (together[number::count] for number in range(count))
