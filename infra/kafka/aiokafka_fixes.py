@@ -18,6 +18,8 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest
 
+from infra.kafka.fetch_pace import FetchWait
+
 __all__ = ["Consumer", "ConsumerLostError", "LaneProducer", "Producer", "complete_request", "protect_bootstrap"]
 
 _Response = TypeVar("_Response")
@@ -117,6 +119,11 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is untyped
     def refresh_topics(self) -> None:
         """Refresh the topics now: otherwise a topic that was absent for a moment is missed for minutes."""
         self._client.force_metadata_update()
+
+    def change_fetch_wait(self, wait: FetchWait) -> None:
+        """Have brokers answer fetches otherwise, from the next one on. The consumer is started."""
+        self._fetcher._fetch_min_bytes = wait.bytes  # noqa: SLF001 - there is no other way
+        self._fetcher._fetch_max_wait_ms = wait.milliseconds  # noqa: SLF001
 
     def check(self) -> None:
         """Raise the errors that `getmany` would raise, and count as a poll: a member that never polls leaves its group.

@@ -45,6 +45,7 @@ from infra.kafka.aiokafka_fixes import (
     complete_request,
     protect_bootstrap,
 )
+from infra.kafka.fetch_pace import GATHERING
 from infra.settings import Settings
 
 __all__ = [
@@ -131,11 +132,8 @@ def create_consumer(settings: Settings, group: str, rebalance_seconds: float) ->
         # The lanes watch their own progress; this check stops for good after one failed poll.
         max_poll_interval_ms=24 * 3600 * 1000,
         # One fetch serves all partitions of a broker, so a short wait soon fetches a partition again that was drained.
-        # The fetch waits for more than one record: each answer wakes lanes, and a transaction costs the broker 4 ms of
-        # CPU, whatever its size. At 1,000 requests a second on 2 cores a fetch that waits for one record gives a median
-        # of 21 instead of 32 ms, and takes 2.1 times the CPU; with 20 ms both were about as with 25.
-        fetch_min_bytes=64 * 1024,
-        fetch_max_wait_ms=25,
+        fetch_min_bytes=GATHERING.bytes,
+        fetch_max_wait_ms=GATHERING.milliseconds,
         max_partition_fetch_bytes=256 * 1024,
         # The broker checks CRCs on arrival, and TCP protects the transfer; another check costs 3% of a worker.
         check_crcs=False,

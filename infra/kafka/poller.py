@@ -10,9 +10,12 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 
+from infra.kafka.fetch_pace import FetchPace
+
 __all__ = ["POLL_SECONDS", "Fetched", "Polled", "Poller"]
 
 POLL_SECONDS = 0.02
+_QUIET_SECONDS = 0.2
 _ALONE_SECONDS = 60.0  # partitions are polled one by one for this time after a failed poll
 
 Fetched = Mapping[TopicPartition, Sequence[ConsumerRecord]]
@@ -37,21 +40,25 @@ class Poller:
         self._consumer = consumer
         self._timed = timed
         self._alone_until = 0.0
+        self._pace = FetchPace(consumer.change_fetch_wait)
 
-    async def poll(self, partitions: Sequence[TopicPartition]) -> Polled:
-        """Wait up to `POLL_SECONDS` for records of partitions.
+    async def poll(self, partitions: Sequence[TopicPartition], *, are_all: bool = True) -> Polled:
+        """Wait for records of partitions: up to `POLL_SECONDS`, ten times as long if they are all and little comes.
 
         Never cancel a poll: aiokafka's consumer may lose records then.
         """
+        seconds = _QUIET_SECONDS if are_all and self._pace.is_waiting else POLL_SECONDS
         alone = monotonic() < self._alone_until
-        polled = await (self._poll_each(partitions) if alone else self._poll_together(partitions))
+        polled = await (self._poll_each(partitions) if alone else self._poll_together(partitions, seconds))
         if polled.failed:
             self._alone_until = monotonic() + _ALONE_SECONDS
+        else:
+            self._pace.count(sum(map(len, polled.records.values())))
         return polled
 
-    async def _poll_together(self, partitions: Sequence[TopicPartition]) -> Polled:
+    async def _poll_together(self, partitions: Sequence[TopicPartition], seconds: float) -> Polled:
         try:
-            return Polled(await self._fetch(*partitions, milliseconds=int(POLL_SECONDS * 1000)), {})
+            return Polled(await self._fetch(*partitions, milliseconds=round(seconds * 1000)), {})
         except KafkaError as error:
             structlog.get_logger("inmail.worker").warning("poll_failed", error=repr(error))
             return Polled({}, dict.fromkeys(partitions, error))

@@ -49,9 +49,9 @@ class LaneBatch(NamedTuple):
 
 
 class Decided(NamedTuple):
-    """Batches whose outcomes are stored, and the answers that are to publish."""
+    """Where the next batches of lanes begin whose outcomes are stored, and the answers that are to publish."""
 
-    batches: Sequence[LaneBatch]
+    next_offsets: dict[Lane, int]
     messages: list[Message]
     trace: BatchTrace = NO_TRACE
 
@@ -174,7 +174,8 @@ class Decider:
             lane.health.decided()
             lane.health.overtakes(decidable.waited_for, len(taken.records))
         self._health.stored(len(records), codes, [each.reason.value for each in refused.values()])
-        return Decided(batches, trace.add_headers(answers + dead_letters(records, refused)), trace)
+        next_offsets = {lane: taken.next_offset for lane, taken, _ in batches}
+        return Decided(next_offsets, trace.add_headers(answers + dead_letters(records, refused)), trace)
 
 
 async def _record_overtaken(

@@ -136,7 +136,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is
                     self._consumer.check()
                 await asyncio.sleep(POLL_SECONDS)
                 continue
-            polled = await self._poller.poll(hungry)
+            polled = await self._poller.poll(hungry, are_all=len(hungry) == len(self.lanes))
             await self._deliver(hungry, polled)
             if len(polled.failed) < len(hungry):
                 failing_since = None

@@ -221,18 +221,18 @@ class LaneOwner:
     async def _publish(self, decided: Sequence[Decided]) -> None:
         """Publish a turn's answers, its dead letters and all offsets, in one transaction."""
         messages = [message for each in decided for message in each.messages]
-        batches = [batch for each in decided for batch in each.batches]
-        offsets = {lane.place: taken.next_offset for lane, taken, _ in batches}
-        for lane, _, _ in batches:
+        next_offsets = {lane: offset for each in decided for lane, offset in each.next_offsets.items()}
+        offsets = {lane.place: offset for lane, offset in next_offsets.items()}
+        for lane in next_offsets:
             if lane.published_answers is not None:
                 messages, offsets = lane.published_answers.drop_published(messages, offsets)
         with ExitStack() as traces:
             for each in decided:
                 traces.enter_context(each.trace.trace_publishing(each.messages))
             times = await self._transact(messages, offsets)
-        for lane, taken, _ in batches:
+        for lane, offset in next_offsets.items():
             if lane.place in offsets:
-                lane.row.published, lane.published_answers = taken.next_offset, None
+                lane.row.published, lane.published_answers = offset, None
             lane.failures = 0
             lane.health.published()
         self._failures, self.published_at = 0, monotonic()

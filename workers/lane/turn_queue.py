@@ -54,6 +54,7 @@ class TurnQueue:
         self, lanes: Sequence[Lane], decide: Decide, publish: Publish, before: "asyncio.Task[None] | None"
     ) -> None:
         decided = await decide()
+        del decide  # and with it the turn's records: their memory is for the next turn
         # After an error its lanes stay: what was taken of them is gone, and what follows it must not be stored.
         self._deciding.remove(lanes)
         self._is_alone = False

@@ -27,7 +27,7 @@ class _Turns:
 
         async def decide() -> Sequence[Decided]:
             await decision
-            return [Decided([], [])]
+            return [Decided({}, [])]
 
         async def publish(_: Sequence[Decided]) -> None:
             await self.may_publish.wait()
