@@ -15,6 +15,7 @@ from aiokafka.errors import KafkaError, UnknownError
 
 from infra.kafka.aiokafka_fixes import ConsumerLostError
 from infra.kafka.clients import create_consumer, reader
+from infra.kafka.fetch_pace import GATHERING, WAITING
 from infra.kafka.end_offsets import EndOffsets
 from infra.settings import Settings
 from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS
@@ -113,6 +114,17 @@ async def _fails(error: Exception) -> None:
     raise error
 
 
+async def test_a_consumer_s_fetches_can_be_made_to_wait_otherwise(cluster: Settings) -> None:
+    """What is changed is what aiokafka took from its options and sends with each fetch."""
+    consumer = create_consumer(cluster, f"group-{uuid4().hex[:8]}", 10)
+    consumer.subscribe([SEND_REQUESTS])
+    async with consumer:
+        fetcher = consumer._fetcher
+        assert (fetcher._fetch_min_bytes, fetcher._fetch_max_wait_ms) == GATHERING
+        consumer.change_fetch_wait(WAITING)
+        assert (fetcher._fetch_min_bytes, fetcher._fetch_max_wait_ms) == WAITING
+
+
 async def test_an_error_of_uvloop_s_is_a_consumer_that_is_lost(cluster: Settings, monkeypatch: Any) -> None:
     """Of a write to a connection that has just been lost. No error of Kafka's is one, though aiokafka derives it so."""
     async with reader(cluster) as consumer:
@@ -140,7 +152,7 @@ async def test_a_member_without_partitions_ends_with_its_consumer(settings: Sett
         if (error := next(looks)) is not None:
             raise error
 
-    membership = _membership(settings, SimpleNamespace(check=check))
+    membership = _membership(settings, SimpleNamespace(check=check, change_fetch_wait=Mock()))
     started = asyncio.create_task(asyncio.sleep(0))
 
     with pytest.raises(KafkaError, match="the heartbeat has ended"):
@@ -150,7 +162,9 @@ async def test_a_member_without_partitions_ends_with_its_consumer(settings: Sett
 
 async def test_a_worker_whose_poll_was_cancelled_by_nobody_says_so(settings: Settings, monkeypatch: Any) -> None:
     """Its end would look like one in order: code 0, and not a word."""
-    consumer = SimpleNamespace(subscribe=Mock(), start=AsyncMock(), stop=AsyncMock(), membership=None)
+    consumer = SimpleNamespace(
+        subscribe=Mock(), start=AsyncMock(), stop=AsyncMock(), membership=None, change_fetch_wait=Mock()
+    )
     membership = _membership(settings, consumer)
     monkeypatch.setattr(membership, "_pump", AsyncMock(side_effect=asyncio.CancelledError()))
 
