@@ -15,8 +15,8 @@ from aiokafka.errors import KafkaError, UnknownError
 
 from infra.kafka.aiokafka_fixes import ConsumerLostError
 from infra.kafka.clients import create_consumer, reader
-from infra.kafka.fetch_pace import GATHERING, WAITING
 from infra.kafka.end_offsets import EndOffsets
+from infra.kafka.fetch_pace import GATHERING, WAITING
 from infra.settings import Settings
 from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS
 from tests.workers.life import living
