@@ -89,8 +89,9 @@ def is_refusal(error: BaseException) -> bool:
 # rights of their own user.
 WORKER_ROLE = "inmail_worker"
 
-_LOCK_SECONDS = 2  # of a worker; a step of a tick, the longest of what workers do, takes a fraction
-_TOOL_LOCK_SECONDS = 4  # of an operator's tool, which then tells who holds the lock (infra/postgres_locks.py)
+# A step of a tick, the longest of what workers do, takes a fraction. An operator's tool then tells who holds the lock
+# (infra/postgres_locks.py).
+_LOCK_SECONDS = 2
 
 _SERVER_SETTINGS = {
     **CLIENT_SETTINGS,
@@ -213,7 +214,7 @@ async def _connect_as_worker(
 
 
 async def connect_database(settings: Settings, *, patient: bool = False) -> "asyncpg.Connection[asyncpg.Record]":
-    """Return one connection, which the caller closes. A statement waits 4 s for a lock at most.
+    """Return one connection, which the caller closes. A statement waits 2 s for a lock at most.
 
     With `patient`, statements have no time limit, nor have their waits for locks.
 
@@ -231,7 +232,7 @@ async def connect_database(settings: Settings, *, patient: bool = False) -> "asy
     try:
         await _prepare(connection)
         if not patient:
-            await connection.execute(f"set lock_timeout = '{_TOOL_LOCK_SECONDS}s'")
+            await connection.execute(f"set lock_timeout = '{_LOCK_SECONDS}s'")
     except BaseException:
         connection.terminate()
         raise

@@ -4,9 +4,10 @@ Every user may see which session waits for which. What a session does and since 
 role and to members of `pg_read_all_stats`: where it is hidden, the answer says what is missing.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from time import monotonic
 from typing import Any, Final
 
 import asyncpg
@@ -15,11 +16,20 @@ from infra.postgres import Connection, connect_database
 from infra.retry import SERVER_ERRORS, is_retriable
 from infra.settings import Settings
 
-__all__ = ["LockHolder", "LockedError", "ask_lock_holders", "explain_lock", "find_holders", "read_lock_holders"]
+__all__ = [
+    "LockHolder",
+    "LockMemory",
+    "LockedError",
+    "ask_lock_holders",
+    "explain_lock",
+    "find_holders",
+    "read_lock_holders",
+]
 
 _WAIT_SECONDS: Final = 1.0  # of a session of ours: lanes keep each other for a moment
 _TABLE_SECONDS: Final = 1.0  # of a transaction with a lock on a whole table
-_IDLE_SECONDS: Final = 4.0  # of a transaction that does nothing and keeps rows
+_ROWS_SECONDS: Final = 4.0  # of a transaction that keeps rows; of one of ours, without doing anything
+_REMEMBERED_SECONDS: Final = 15.0  # after a session of ours was seen to wait: workers give up after 2 s, and try again
 _OURS: Final = "inmail"  # how names of our applications begin (infra/postgres.py)
 _READ: Final = """
 with here as (
@@ -134,6 +144,29 @@ class _Waiters:
     seconds: float = 0.0
 
 
+@dataclass(slots=True)
+class LockMemory:
+    """What an observer knows of holders by having looked before: who was waited for is the cause until it lets go."""
+
+    clock: Callable[[], float] = monotonic
+    _waited_for: dict[tuple[int, datetime | None], tuple[float, LockHolder]] = field(default_factory=dict)
+
+    def recall(self, holders: Sequence[LockHolder]) -> list[LockHolder]:
+        """Return the holders of a look, those for whom nobody waits just now with who waited a moment ago."""
+        now = self.clock()
+        for each in holders:
+            if each.waiting:
+                self._waited_for[each.pid, each.since] = now, each
+        self._waited_for = {
+            key: (at, each) for key, (at, each) in self._waited_for.items() if now - at <= _REMEMBERED_SECONDS
+        }
+        found = []
+        for each in holders:
+            _, waited = self._waited_for.get((each.pid, each.since), (now, each))
+            found.append(replace(each, waiting=waited.waiting, waiting_seconds=waited.waiting_seconds))
+        return found
+
+
 async def read_lock_holders(connection: Connection) -> list[LockHolder]:
     """Return who keeps sessions of the ledger waiting, or keeps what they need, the worst first.
 
@@ -158,6 +191,8 @@ async def ask_lock_holders(settings: Settings) -> list[LockHolder]:
 
 async def explain_lock(settings: Settings, error: asyncpg.LockNotAvailableError) -> LockedError:
     """Return the error of a statement that gave up waiting for a lock, with who holds it."""
+    if isinstance(error, LockedError):
+        return error
     holders = await ask_lock_holders(settings)
     blocking = [each for each in holders if each.blocks] or holders
     if not blocking:
@@ -169,8 +204,8 @@ def find_holders(sessions: Sequence[Mapping[str, Any]]) -> list[LockHolder]:
     """Return the holders among sessions with locks, which are rows of the question.
 
     A holder waits for nobody itself. One of ours that is at work is none: it lets go when it is done. Who keeps a whole
-    table, or rows without doing anything, is told also when nobody waits at this moment: workers give up after 2 s, and
-    try again later.
+    table, or rows for longer than our own work takes, is told also when nobody waits at this moment: workers give up
+    after 2 s, and try again later.
     """
     by_pid = {row["pid"]: row for row in sessions}
     waiters: dict[int, _Waiters] = {}
@@ -200,11 +235,14 @@ def _roots(pid: int, by_pid: Mapping[int, Mapping[str, Any]]) -> set[int]:
 
 
 def _keeps(row: Mapping[str, Any]) -> bool:
-    """Tell whether a session keeps a whole table, or rows while it does nothing, for longer than work takes."""
+    """Tell whether a session keeps a whole table, or rows, for longer than our own work takes."""
     if row["tables"] and (row["state"] is None or _age(row, "xact_start") >= _TABLE_SECONDS):
         return bool(row["backend"] in ("", "client backend"))
-    idle = (row["state"] or "").startswith("idle in transaction")
-    return bool(idle and row["rows"]) and _age(row, "state_change") >= _IDLE_SECONDS
+    if not row["rows"] or row["state"] is None:
+        return False
+    if row["application"].startswith(_OURS):
+        return row["state"] != "active" and _age(row, "state_change") >= _ROWS_SECONDS
+    return _age(row, "xact_start") >= _ROWS_SECONDS
 
 
 def _is_at_work(holder: LockHolder) -> bool:

@@ -13,6 +13,7 @@ from infra import postgres
 from infra.postgres import Connection, connect_database
 from infra.postgres_locks import LockedError, LockHolder, ask_lock_holders, find_holders, read_lock_holders
 from infra.settings import Settings
+from tests.workers.wire import eventually
 from workers.commands.running import _ask
 from workers.ops.books.balance import read_balance
 
@@ -37,10 +38,14 @@ async def session(settings: Settings, *statements: str, application: str = "psql
 
 async def _named(read: Callable[[], Awaitable[list[LockHolder]]]) -> LockHolder:
     """Return the one holder, once it is told."""
-    async with asyncio.timeout(10):
-        while not (holders := await read()):
-            await asyncio.sleep(0.05)
-    (holder,) = holders
+    found: list[LockHolder] = []
+
+    async def told() -> bool:
+        found[:] = await read()
+        return bool(found)
+
+    await eventually(told, "a holder of a lock")
+    (holder,) = found
     return holder
 
 
@@ -91,7 +96,7 @@ async def test_a_session_that_waits_for_a_row_names_who_is_idle_in_a_transaction
 
 
 async def test_what_is_hidden_is_told_to_be_hidden(settings: Settings, database: Connection) -> None:
-    """Without the right to see other users' sessions: the pid, the user, the application, and what has to be granted."""
+    """Without the right to see other users' sessions: pid, user and application, and what has to be granted."""
     async with session(settings, EXCLUSIVE) as locked:
         await database.execute("set role inmail_worker")
         holder, pid = await _named(lambda: read_lock_holders(database)), locked.get_server_pid()
@@ -104,7 +109,7 @@ async def test_a_command_that_meets_a_lock_names_its_holder(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It does not wait for half a minute, and does not say that the server is away."""
-    monkeypatch.setattr(postgres, "_TOOL_LOCK_SECONDS", 1)
+    monkeypatch.setattr(postgres, "_LOCK_SECONDS", 1)
     async with session(settings, EXCLUSIVE) as locked:
         with pytest.raises(
             LockedError, match=rf"^pid {locked.get_server_pid()} \(user .*, psql.*holds a lock on accou"
@@ -127,9 +132,12 @@ WAITS = {"application": "inmail", "waits_since": NOW - timedelta(seconds=3)}
     ("sessions", "expected"),
     [
         ([row(1, tables=["lots"], xact_start=NOW)], []),  # a statement of a migration
-        ([row(1, rows=["lots"])], []),  # it works
+        ([row(1, rows=["lots"])], [(1, 0)]),
+        ([row(1, rows=["lots"], xact_start=NOW)], []),
+        ([row(1, rows=["lots"], application="inmail")], []),  # it works
+        ([row(1, rows=["lots"], application="inmail", state="idle in transaction")], [(1, 0)]),
         ([row(1, rows=["lots"], state="idle in transaction")], [(1, 0)]),
-        ([row(1, rows=["lots"], state="idle in transaction", state_change=NOW)], []),
+        ([row(1, rows=["lots"], application="inmail", state="idle in transaction", state_change=NOW)], []),
         ([row(1, tables=["lots"], backend="autovacuum worker")], []),
         ([row(1), row(2, **WAITS, blocked_by=[1])], [(1, 1)]),
         ([row(1), row(2, **WAITS | {"waits_since": NOW}, blocked_by=[1])], []),

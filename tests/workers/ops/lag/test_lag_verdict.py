@@ -97,6 +97,38 @@ CASES = {
     "held, but nobody there": (STEADY, {"readable": 0, "held": 5, "members": 0, "owned": False}, "STOPPED", "nobody"),
     "paused": (STEADY, {"paused": "51 of the last 101", "members": 0, "owned": False}, "PAUSED", "the breaker: 51 of"),
     "paused, and all read since": ("30:5/10 0:10/10", {"paused": "51 of the last 101"}, "OK", "all is read"),
+    "somebody's lock in its way": (
+        "2:5/10 0:5/10",
+        {"locked": "pid 7 holds it", "lock_is_waited_for": True, "seconds": 2.5, "waiting": "inmail-billing"},
+        "LOCKED",
+        "pid 7 holds it",
+    ),
+    "somebody's lock, at the first look": (
+        "0:5/10",
+        {"locked": "pid 7", "lock_is_waited_for": True},
+        "LOCKED",
+        "pid 7",
+    ),
+    "somebody's lock, but it gets on": (
+        "2:5/10 0:6/10",
+        {"locked": "pid 7", "lock_is_waited_for": True},
+        "OK",
+        "4 records",
+    ),
+    "somebody's lock, of a moment": (
+        "2:5/10 0:5/10",
+        {"locked": "pid 7", "lock_is_waited_for": True, "seconds": 1.5},
+        "OK",
+        "5 records",
+    ),
+    "rows that somebody keeps, and it does not get on": (STEADY, {"locked": "pid 7 holds rows"}, "LOCKED", "rows"),
+    "rows that somebody keeps, for a moment": ("2:5/10 0:5/10", {"locked": "pid 7", "seconds": 4.0}, "OK", "5 records"),
+    "somebody's lock, but nobody there": (
+        STEADY,
+        {"locked": "pid 7", "lock_is_waited_for": True, "members": 0, "owned": False},
+        "STOPPED",
+        "nobody is in the group",
+    ),
     "waiting": (STEADY, {"waiting": "inmail-billing"}, "WAITING", "waits for inmail-billing"),
     "its row says that it waits, for longer than lanes do": (
         "40:5/10 20:5/10 0:5/10",
