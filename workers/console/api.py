@@ -11,6 +11,7 @@ from schemas.catalogue import INPUT_TOPICS
 from schemas.results import DeadLetterReason
 from workers.console import parameters
 from workers.console.dead_letter_json import letter_json, letter_row_json
+from workers.console.history import TimeRange
 from workers.console.operation_runner import OperationRunner
 from workers.console.problems import BadRequestError
 from workers.console.query_limiter import QueryLimiter
@@ -52,6 +53,7 @@ class Api:
         return {
             "/api/overview": self.overview,
             "/api/lag": self.lag,
+            "/api/history": self.history,
             "/api/account": self.account,
             "/api/request": self.request,
             "/api/dead-letters": self.dead_letters,
@@ -69,6 +71,13 @@ class Api:
         """Answer with the lag of every group; for one group, or ours, also with partitions and their history."""
         group = parameters.parse_text(request.query, "group")
         return json_response(self.monitor.lag_json([group] if group is not None else []))
+
+    async def history(self, request: web.Request) -> web.Response:
+        """Answer with the time series of a range: flow, outcomes, dead letters, lag and latency."""
+        name = parameters.parse_text(request.query, "range") or TimeRange.MINUTES_15
+        if name not in set(TimeRange):
+            raise BadRequestError(f"range: expected one of {', '.join(TimeRange)}")
+        return json_response(self.monitor.recorder.series(TimeRange(name)))
 
     async def account(self, request: web.Request) -> web.Response:
         """Answer with an account's lots and the newest lines of its statement."""

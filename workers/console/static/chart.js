@@ -3,8 +3,8 @@
 import { h, s } from "./dom.js";
 import { dayOf, number } from "./format.js";
 
-/** Returns a line chart. `label` is its text alternative; `at` holds the time of each value if they are not evenly spaced. */
-export function sparkline(values, label, { width = 160, height = 32, at = values.map((_, index) => index) } = {}) {
+/** Returns a line chart. `label` is its text alternative; `at` holds the time of each value. */
+export function sparkline(values, label, { width = 160, height = 32, at }) {
   const known = values.filter((value) => value !== null && value !== undefined);
   if (known.length < 2) return h("span", { class: "quiet" }, "collecting …");
   const top = Math.max(...known, 1e-9);
