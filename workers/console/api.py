@@ -11,12 +11,12 @@ from schemas.catalogue import INPUT_TOPICS
 from schemas.results import DeadLetterReason
 from workers.console import parameters
 from workers.console.dead_letter_json import letter_json, letter_row_json
-from workers.console.history import TimeRange
 from workers.console.operation_runner import OperationRunner
 from workers.console.problems import BadRequestError
 from workers.console.query_limiter import QueryLimiter
 from workers.console.resumption import resume_command
 from workers.console.system_monitor import SystemMonitor
+from workers.console.time_series import TimeRange
 from workers.ops.books.statement import read_statement
 from workers.ops.dead_letters.history import report_dead_letter, report_dead_letters
 from workers.ops.operations import Operation, list_operations, read_operation

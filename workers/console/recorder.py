@@ -12,11 +12,11 @@ import structlog
 from infra.clock import utc_now
 from infra.settings import Settings
 from workers.console.flow import Growth
-from workers.console.history import Family, History, Observation, TimeRange
-from workers.console.history_file import load_history, save_history
 from workers.console.problems import KNOWN, explain
 from workers.console.query_limiter import QueryLimiter
 from workers.console.result_tail import Results, ResultTail
+from workers.console.time_series import Family, Observation, TimeRange, TimeSeries
+from workers.console.time_series_file import load_series, save_series
 from workers.ops.lag import GroupLag
 
 __all__ = ["Recorder"]
@@ -36,9 +36,9 @@ class Recorder:
         self._results_problem: str | None = None
         self._results_at: float | None = None  # monotonic
         self._saved_at = monotonic()
-        self._history = History()
+        self._history = TimeSeries()
         if self._file is not None:
-            self._history, problem = load_history(self._file, utc_now())
+            self._history, problem = load_series(self._file, utc_now())
             self._set_problem(problem)
 
     async def read_results(self) -> tuple[Results, float] | None:
@@ -99,7 +99,7 @@ class Recorder:
             return
         self._saved_at = monotonic()
         ranges = {each: self._history.buckets(each) for each in TimeRange}
-        self._set_problem(await asyncio.to_thread(save_history, self._file, ranges))
+        self._set_problem(await asyncio.to_thread(save_series, self._file, ranges))
 
     def _set_problem(self, problem: str | None) -> None:
         if problem is not None and problem != self._problem:

@@ -23,7 +23,7 @@ from infra.kafka.records import all_partitions
 from infra.settings import Settings
 from schemas.catalogue import CREDIT_EVENTS, DEAD_LETTERS, EXPIRY_TICKS, SEND_RESULTS
 from schemas.results import DeadLetterReason
-from workers.console.history import latency_class
+from workers.console.time_series import latency_class
 from workers.ledger.model import Code
 
 __all__ = ["ResultTail", "Results"]

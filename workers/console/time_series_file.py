@@ -15,21 +15,21 @@ from typing import Any, Final
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
-from workers.console.history import Bucket, History, TimeRange
+from workers.console.time_series import Bucket, TimeRange, TimeSeries
 
-__all__ = ["load_history", "save_history"]
+__all__ = ["load_series", "save_series"]
 
 _VERSION: Final = 1
 _BUCKETS: Final = TypeAdapter(dict[TimeRange, list[Bucket]])
 _MAX_BYTES: Final = 16 * 1024 * 1024
 
 
-def load_history(file: Path, now: datetime) -> tuple[History, str | None]:
+def load_series(file: Path, now: datetime) -> tuple[TimeSeries, str | None]:
     """Return the history in a file, and why the file could not be used, if it could not.
 
     A file that does not exist, or of another version, is no problem: the history begins anew.
     """
-    history = History()
+    history = TimeSeries()
     try:
         with file.open("rb") as opened:
             data = opened.read(_MAX_BYTES + 1)
@@ -43,11 +43,11 @@ def load_history(file: Path, now: datetime) -> tuple[History, str | None]:
         return history, None
     except (OSError, ValidationError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no history of a console"
-        return History(), f"{file} cannot be read: {reason}"
+        return TimeSeries(), f"{file} cannot be read: {reason}"
     return history, None
 
 
-def save_history(file: Path, ranges: dict[TimeRange, list[Bucket]]) -> str | None:
+def save_series(file: Path, ranges: dict[TimeRange, list[Bucket]]) -> str | None:
     """Write a history, and return why it could not be written, if it could not. A crash leaves the file of before."""
     beside = file.with_name(f".{file.name}.{os.getpid()}")
     try:

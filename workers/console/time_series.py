@@ -13,7 +13,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 
-__all__ = ["Bucket", "Family", "History", "Observation", "TimeRange", "latency_class"]
+__all__ = ["Bucket", "Family", "Observation", "TimeRange", "TimeSeries", "latency_class"]
 
 _LATENCY_STEP: Final = 1.2  # each class of latencies ends so many times later than the one before: 10 % off at most
 _PERCENTILES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
@@ -89,7 +89,7 @@ class Bucket:
         return self.counts[family].get(name, 0.0) / seconds if seconds > 0 else None
 
 
-class History:
+class TimeSeries:
     """The buckets of each range."""
 
     def __init__(self) -> None:

@@ -17,11 +17,11 @@ from tests.console.scene import Scene, serve_test_console
 from tests.console.test_health import lag, lane
 from tests.workers.wire import eventually, publish, send
 from workers.console.flow import Flow, Growth
-from workers.console.history import Family, History, Observation, TimeRange, latency_class
-from workers.console.history_file import load_history, save_history
 from workers.console.query_limiter import QueryLimiter
 from workers.console.recorder import Recorder
 from workers.console.result_tail import Results, ResultTail
+from workers.console.time_series import Family, Observation, TimeRange, TimeSeries, latency_class
+from workers.console.time_series_file import load_series, save_series
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 GROUP = "inmail-send"
@@ -36,7 +36,7 @@ def observation(second: float, records: float = 10, seconds: float = 2, age: flo
 
 def test_a_bucket_has_the_rate_of_its_samples_and_their_largest_lag() -> None:
     """Records and seconds add up before they are divided; a peak of lag is not averaged away."""
-    history = History()
+    history = TimeSeries()
     for seen in (observation(0, 10, 2, 7.0), observation(2, 50, 2, 0.5), observation(6, 4, 4)):
         history.add(seen)
 
@@ -48,7 +48,7 @@ def test_a_bucket_has_the_rate_of_its_samples_and_their_largest_lag() -> None:
 
 def test_a_family_that_was_not_read_is_unknown_and_not_zero() -> None:
     """A code that did not occur is zero a second; without a reading of results every code is unknown."""
-    history = History()
+    history = TimeSeries()
     seconds = {Family.OUTCOMES: 5.0}
     history.add(Observation(NOW, seconds, {Family.OUTCOMES: {"charged": 20}}))
     history.add(Observation(NOW + timedelta(seconds=5), seconds, {Family.OUTCOMES: {"free": 5}}))
@@ -60,7 +60,7 @@ def test_a_family_that_was_not_read_is_unknown_and_not_zero() -> None:
 
 def test_each_range_is_bounded_however_long_the_console_runs() -> None:
     """Two days of samples leave one range's length of buckets in each range, and a pause is a gap in the times."""
-    history = History()
+    history = TimeSeries()
     for second in range(0, 172_800, 15):
         if not 100_000 <= second < 110_000:
             history.add(observation(second))
@@ -77,7 +77,7 @@ def test_each_range_is_bounded_however_long_the_console_runs() -> None:
 
 def test_percentiles_of_latency_are_at_most_a_class_off() -> None:
     """Of 100 records of 1 to 100 ms the median and the 95th percentile are told within 20 %."""
-    history = History()
+    history = TimeSeries()
     history.add(Observation(NOW, latencies=Counter(latency_class(each / 1000) for each in range(1, 101))))
     history.add(Observation(NOW + timedelta(minutes=2)))
 
@@ -91,19 +91,19 @@ def test_percentiles_of_latency_are_at_most_a_class_off() -> None:
 def test_a_history_is_read_again_after_a_restart(tmp_path: Path) -> None:
     """Every bucket is as it was; those that are too old by then, or of the future, are left out."""
     file = tmp_path / "state" / "history.json"
-    history = History()
+    history = TimeSeries()
     for second in range(0, 1200, 10):
         history.add(observation(second))
     history.add(Observation(NOW + timedelta(seconds=1199), latencies=Counter({3: 2})))
-    assert save_history(file, {each: history.buckets(each) for each in TimeRange}) is None
+    assert save_series(file, {each: history.buckets(each) for each in TimeRange}) is None
 
     at = NOW + timedelta(seconds=1200)
-    found, problem = load_history(file, at)
+    found, problem = load_series(file, at)
     assert problem is None
     assert [found.series(each, at) for each in TimeRange] == [history.series(each, at) for each in TimeRange]
-    later, _ = load_history(file, NOW + timedelta(hours=5))
+    later, _ = load_series(file, NOW + timedelta(hours=5))
     assert ([], 20) == (later.buckets(TimeRange.MINUTES_15), len(later.buckets(TimeRange.HOURS_6)))
-    earlier, _ = load_history(file, NOW + timedelta(seconds=100))
+    earlier, _ = load_series(file, NOW + timedelta(seconds=100))
     assert {*range(int(NOW.timestamp()), int(NOW.timestamp()) + 101, 60)} == {
         each.start for each in earlier.buckets(TimeRange.HOURS_6)
     }
@@ -116,11 +116,11 @@ def test_a_file_that_is_no_history_is_named_and_begins_anew(tmp_path: Path, cont
     file = tmp_path / "history.json"
     file.write_bytes(content)
 
-    found, problem = load_history(file, NOW)
+    found, problem = load_series(file, NOW)
     assert (f"{file} cannot be read: it is no history of a console", []) == (problem, found.buckets(TimeRange.HOURS_6))
     file.write_bytes(b'{"version": 2, "ranges": "of a later version"}')
-    assert load_history(file, NOW)[1] is None
-    assert load_history(tmp_path / "none.json", NOW)[1] is None
+    assert load_series(file, NOW)[1] is None
+    assert load_series(tmp_path / "none.json", NOW)[1] is None
 
 
 async def test_a_file_that_cannot_be_written_is_told_on_the_page(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ async def test_a_console_that_starts_again_shows_what_the_one_before_saw(scene: 
     """The file is written when the console ends."""
     file = tmp_path / "history.json"
 
-    async def series() -> dict[str, list[int]]:
+    async def read() -> dict[str, list[int]]:
         found: dict[str, list[int]] = {}
 
         async def sampled() -> list[int]:
@@ -215,9 +215,9 @@ async def test_a_console_that_starts_again_shows_what_the_one_before_saw(scene: 
             await eventually(sampled, "a sample")
         return found
 
-    first = await series()
+    first = await read()
     kept = json.loads(file.read_bytes())["ranges"]["6h"]
     kept[0]["start"] -= 3600
     file.write_text(json.dumps({"version": 1, "ranges": {"6h": kept}}))
 
-    assert [first["times"][0] - 3600] == (await series())["times"][:1]
+    assert [first["times"][0] - 3600] == (await read())["times"][:1]
