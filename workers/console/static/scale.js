@@ -16,11 +16,19 @@ export function valueTicks(largest, wanted = 3, whole = false) {
   return Array.from({ length: count + 1 }, (_, index) => Number((index * step).toPrecision(12)));
 }
 
-/** Returns the ticks of a time axis that is `width` pixels wide, each with its text, at full minutes, hours or days of the viewer's zone. */
+/**
+ * Returns the ticks of a time axis that is `width` pixels wide, each with its text, at full minutes, hours or days of the
+ * viewer's zone. Ticks whose text would cross an edge of the axis are left out.
+ */
 export function timeTicks(from, to, width) {
+  const inside = (tick) => Math.min(tick.at - from, to - tick.at) >= (tick.text.length * 3 * (to - from)) / width;
+  return allTicks(from, to, width).filter(inside);
+}
+
+function allTicks(from, to, width) {
   const most = Math.max(2, Math.floor(width / 76));
   const step = STEPS.find((each) => (to - from) / each <= most);
-  if (step === undefined || step >= 86400) return dayTicks(from, to, Math.max(2, Math.floor(width / 104)));
+  if (step === undefined || step >= 86400) return dayTicks(from, to, Math.max(2, Math.floor(width / 92)));
   const offset = new Date(from * 1000).getTimezoneOffset() * 60;
   const first = Math.ceil((from - offset) / step) * step + offset;
   const ticks = [];
@@ -34,12 +42,11 @@ function dayTicks(from, to, most) {
   const day = new Date(from * 1000);
   day.setHours(24, 0, 0, 0); // the first midnight of the viewer's zone
   const ticks = [];
-  for (; day.getTime() / 1000 <= to; day.setDate(day.getDate() + step)) ticks.push({ at: day.getTime() / 1000, text: dayOf(day) });
+  let year = new Date().getFullYear();
+  for (; day.getTime() / 1000 <= to; day.setDate(day.getDate() + step)) {
+    ticks.push({ at: day.getTime() / 1000, text: day.getFullYear() === year ? dayOf(day).slice(0, -5) : dayOf(day) });
+    year = day.getFullYear(); // a year is told where it begins
+  }
   return ticks;
 }
 
-/** Returns a text's place against its tick, so that no text crosses the edges of the axis. */
-export function anchorOf(x, left, right, room = 30) {
-  if (x - left < room) return "start";
-  return right - x < room ? "end" : "middle";
-}

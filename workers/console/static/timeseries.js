@@ -2,7 +2,7 @@
 
 import { h, s } from "./dom.js";
 import { timeOfDay } from "./format.js";
-import { anchorOf, timeTicks, valueTicks } from "./scale.js";
+import { timeTicks, valueTicks } from "./scale.js";
 
 const HEIGHT = 168;
 const EDGE = { top: 8, right: 8, bottom: 20, left: 52 };
@@ -57,7 +57,7 @@ export function createChart(group, { title, hint, format, stacked = false, whole
     cursor = s("line", { class: "cursor", y1: EDGE.top, y2: HEIGHT - EDGE.bottom, visibility: "hidden" });
     plot.replaceChildren(s("svg", { width, height: HEIGHT, "aria-hidden": "true" },
       ticks.map((tick) => [s("line", { class: "grid", x1: EDGE.left, x2: right, y1: y(tick), y2: y(tick) }), s("text", { x: EDGE.left - 6, y: y(tick) + 4, "text-anchor": "end" }, format(tick))]),
-      timeTicks(data.from, data.to, right - EDGE.left).map(({ at, text }) => s("text", { x: x(at), y: HEIGHT - 4, "text-anchor": anchorOf(x(at), EDGE.left, right, 18) }, text)),
+      timeTicks(data.from, data.to, right - EDGE.left).map(({ at, text }) => s("text", { x: x(at), y: HEIGHT - 4, "text-anchor": "middle" }, text)),
       drawn.map((each) => s("g", { class: `${stacked ? "area" : "line"} ${colourOf(each.name)}` }, segments(data, each.tops).map((part) => shape(part, each, y)))),
       cursor));
     showCursor();

@@ -5,6 +5,7 @@ import { h, section, show } from "../dom.js";
 import { duration, rate, short, words } from "../format.js";
 import { subscribe } from "../live.js";
 import { errorCard } from "../loading.js";
+import { rangeChoice } from "../ranges.js";
 import { chartGroup, createChart } from "../timeseries.js";
 
 const RANGES = [["15m", "15 min"], ["6h", "6 h"], ["24h", "24 h"]];
@@ -20,15 +21,12 @@ export function trendsSection(signal) {
   const charts = CHARTS.map(([options, select]) => [createChart(group, options), select]);
   const problem = h("div", { class: "notice" });
   const note = h("p", { class: "quiet" });
-  const choices = h("fieldset", { class: "ranges" }, h("legend", { class: "hidden" }, "Range"), RANGES.map(([value, text]) =>
-    h("label", {}, h("input", { type: "radio", name: "range", value, checked: value === range, on: { change: () => choose(value) } }), h("span", {}, text))));
-
-  function choose(value) {
+  const choices = rangeChoice("range", RANGES, range, (value) => {
     range = value;
     localStorage.setItem("inmail-range", value);
     loadedAt = 0;
     load();
-  }
+  });
 
   async function load() {
     if (busy || document.hidden || Date.now() - loadedAt < RELOAD_MS[range]) return;
