@@ -16,6 +16,7 @@ from workers.console.lag_source import LagSource
 from workers.console.local_workers import WorkerControl, with_processes
 from workers.console.problems import KNOWN, explain
 from workers.console.query_limiter import QueryLimiter
+from workers.console.recorder import Recorder
 from workers.ops.books.lanes import LaneProgress, read_lanes
 from workers.ops.books.recent_outcomes import OutcomeCount, recent_outcomes
 from workers.ops.books.snapshot import open_books
@@ -49,6 +50,7 @@ class SystemMonitor:
         self._probes = probes
         self.lag = LagSource(limiter.settings)
         self.flow = Flow()
+        self.recorder = Recorder(limiter)
         self.viewers = 0
         self._ledger = _LedgerReading()
         self._errors: dict[str, str] = {}  # by server
@@ -76,14 +78,18 @@ class SystemMonitor:
 
     async def take_sample(self) -> None:
         """Take one sample. The data of a server that does not answer stays as it was, with the error."""
-        lanes, lag_read, probes = await asyncio.gather(
+        lanes, lag_read, probes, results = await asyncio.gather(
             self._query("postgres", self._read_ledger),
             self._query("kafka", lambda _: self.lag.refresh()),
             health.query_probes(self._probes),
+            self.recorder.read_results(),
         )
         self._at = utc_now()
-        if lag_read and self.lag.refreshed_at is not None:
-            self.flow.add_sample(self.lag.refreshed_at, self.lag.worker_groups, self._ledger.lanes if lanes else None)
+        growth, groups = None, self.lag.worker_groups if lag_read else None
+        if groups is not None and self.lag.refreshed_at is not None:
+            growth = self.flow.add_sample(self.lag.refreshed_at, groups, self._ledger.lanes if lanes else None)
+        self.recorder.record(self._at, growth, groups, results)
+        await self.recorder.save(if_due=True)
         workers = self._worker_parts(probes)
         if self._control is not None:
             workers = with_processes(workers, self._control.statuses())
@@ -91,6 +97,11 @@ class SystemMonitor:
         self._health = {part.name: part for part in parts}
         sampled, self._sampled = self._sampled, asyncio.Event()
         sampled.set()
+
+    async def close(self) -> None:
+        """Close the clients, and keep the time series."""
+        await self.recorder.close()
+        await self.lag.close()
 
     async def _query(self, server: str, read: Callable[[Settings], Awaitable[None]]) -> bool:
         try:

@@ -7,15 +7,17 @@ import { subscribe } from "../live.js";
 import { errorCard, loadingLine } from "../loading.js";
 import { get, post } from "../api.js";
 import { confirm } from "../dialogs.js";
+import { trendsSection } from "./trends.js";
 import { groupPath, lagStatus, reasonText, timeToZero } from "./lag.js";
 
 const MIN_COUNT_INTERVAL_MS = 30000; // counting dead letters reads the whole topic
 
 export function showOverview({ body, signal }) {
   const summary = h("p", { class: "summary", role: "status" }, "");
-  const live = h("div", {}, loadingLine());
+  const flow = h("div", {}, loadingLine());
+  const live = h("div", {});
   const letters = h("div", {}, loadingLine());
-  show(body, summary, live, section("Dead letters", letters));
+  show(body, summary, flow, trendsSection(signal), live, section("Dead letters", letters));
   let countedEnd = null;
   let countedAt = 0;
 
@@ -37,7 +39,8 @@ export function showOverview({ body, signal }) {
       summary.textContent = text;
       summary.dataset.kind = kind;
     }
-    show(live, worstGroupCard(sample.lag.worst), flowTiles(sample), h("div", { class: "columns" }, healthSection(sample), outcomesSection(sample.outcomes)), groupsSection(sample.lag));
+    show(flow, worstGroupCard(sample.lag.worst), flowTiles(sample));
+    show(live, h("div", { class: "columns" }, healthSection(sample), outcomesSection(sample.outcomes)), groupsSection(sample.lag));
     countDeadLetters(sample.changes.dead_letters);
   });
   signal.addEventListener("abort", unsubscribe);
@@ -62,9 +65,10 @@ function worstGroupCard(found) {
 
 function flowTiles(sample) {
   const { now, history } = sample.flow;
+  const at = history.map((each) => Date.parse(each.at) / 1000);
   const tile = (name, value, hint, values) => h("div", { class: "tile" },
     h("p", { class: "name" }, name), h("p", { class: "figure" }, value), h("p", { class: "quiet" }, hint),
-    values && sparkline(values, `${name}, records a second, last ${values.length} samples; now ${value}`, { width: 240, height: 36 }));
+    values && sparkline(values, `${name}, records a second, over ${seconds(at.at(-1) - at[0])}; now ${value}`, { width: 240, height: 36, at }));
   const oldest = sample.oldest;
   return h("section", { "aria-label": "Flow", class: "tiles" },
     tile("Flow in", rate(now?.came_in), "written to the input topics", history.map((each) => each.came_in)),
@@ -112,7 +116,7 @@ function outcomesSection({ rows, records }) {
     ["Worker", (row) => row.worker],
     ["Answer", (row) => (row.accepted ? status("ok", "accepted") : status("unknown", "rejected"))],
     ["Records", (row) => number(row.count), "number"],
-    ["Share", (row) => h("span", { class: "share" }, bar(row.count / total), ` ${percent(row.count / total)}`), "number"],
+    ["Share", (row) => h("span", { class: "share" }, bar(row.count / total), h("span", { class: "value" }, percent(row.count / total))), "number"],
   ], [...rows].sort((one, other) => other.count - one.count), { empty: "No outcomes yet." });
   return section("Outcomes", h("p", { class: "quiet" }, total
     ? `Answers to the last ${number(records)} records of each lane: ${count(total, "answer")}.`
