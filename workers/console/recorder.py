@@ -1,6 +1,7 @@
 """Records each sample in the console's time series, and keeps these over a restart where a file is set."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -87,6 +88,10 @@ class Recorder:
         for group in groups or ():
             seen.lag_seconds[group.group], seen.unread[group.group] = group.seconds, group.records
         self._history.add(seen)
+
+    def dead_letters(self, since: datetime) -> Counter[str]:
+        """Return how many dead letters came since a time, by reason, as far as this console saw."""
+        return self._history.counted(Family.DEAD_LETTERS, since)
 
     def series(self, range_: TimeRange) -> dict[str, Any]:
         """Return a range's series for JSON, with what keeps the console from reading or keeping them."""

@@ -3,14 +3,16 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 
 from infra.clock import utc_now
+from infra.postgres_locks import LockedError, LockHolder, LockMemory, read_lock_holders
 from infra.settings import Settings
 from workers.console import health
 from workers.console.advice import ADVICE
 from workers.console.flow import Flow
+from workers.console.headline import headline
 from workers.console.lag_json import group_json, overview_json, partitions_json
 from workers.console.lag_source import LagSource
 from workers.console.local_workers import WorkerControl, with_processes
@@ -28,6 +30,7 @@ __all__ = ["SystemMonitor"]
 VIEWED_SECONDS: Final = 2.0
 UNVIEWED_SECONDS: Final = 15.0
 _OUTCOME_RECORDS: Final = 500  # records of each lane
+_LETTER_MINUTES: Final = 5  # for which dead letters count as news
 
 Seen = TypeVar("Seen")
 
@@ -39,6 +42,8 @@ class _LedgerReading:
     lanes: list[LaneProgress] = field(default_factory=list)
     outcomes: list[OutcomeCount] = field(default_factory=list)
     operations: str = ""  # changes with every change of an operation
+    locks: list[LockHolder] = field(default_factory=list)
+    at: datetime | None = None  # of the rest
 
 
 class SystemMonitor:
@@ -53,6 +58,7 @@ class SystemMonitor:
         self.recorder = Recorder(limiter)
         self.viewers = 0
         self._ledger = _LedgerReading()
+        self._lock_memory = LockMemory()
         self._errors: dict[str, str] = {}  # by server
         self._health: dict[str, health.SystemPart] = {}
         self._at: datetime | None = None
@@ -93,7 +99,11 @@ class SystemMonitor:
         workers = self._worker_parts(probes)
         if self._control is not None:
             workers = with_processes(workers, self._control.statuses())
-        parts = health.add_since([*self._server_parts(), *workers], self._health, self._at)
+        letters = health.dead_letters_part(
+            self.recorder.dead_letters(self._at - timedelta(minutes=_LETTER_MINUTES)), _LETTER_MINUTES
+        )
+        found = [*self._server_parts(), *workers, *([letters] if letters is not None else [])]
+        parts = health.add_since(found, self._health, self._at)
         self._health = {part.name: part for part in parts}
         sampled, self._sampled = self._sampled, asyncio.Event()
         sampled.set()
@@ -108,6 +118,8 @@ class SystemMonitor:
             async with self._limiter.sample_slot() as settings:
                 await read(settings)
         except KNOWN as error:
+            if server == "postgres" and not isinstance(error, LockedError):
+                self._ledger.locks = []
             self._errors[server] = explain(error, self._limiter.settings)[2]
             return False
         self._errors.pop(server, None)
@@ -115,15 +127,21 @@ class SystemMonitor:
 
     async def _read_ledger(self, settings: Settings) -> None:
         async with open_books(settings) as connection:
+            # First: whoever has locked the tables is told although they cannot be read.
+            self._ledger.locks = self._lock_memory.recall(await read_lock_holders(connection))
             self._ledger.lanes = await read_lanes(connection)
             self._ledger.outcomes = await recent_outcomes(connection, _OUTCOME_RECORDS)
             newest = await read_operations(connection, 5)
+        self._ledger.at = utc_now()
         self._ledger.operations = " ".join(f"{each.operation}:{each.status}:{each.noted_at}" for each in newest)
 
     def _server_parts(self) -> list[health.SystemPart]:
         parts = []
+        locked = health.lock_part(self._ledger.locks, self.lag.worker_groups)
         for name, key in (("Kafka", "kafka"), ("Postgres", "postgres")):
-            if (error := self._errors.get(key)) is not None:
+            if key == "postgres" and locked is not None:
+                parts.append(locked)
+            elif (error := self._errors.get(key)) is not None:
                 parts.append(health.SystemPart(name, health.FAILED, "no answer", error))
             else:
                 parts.append(health.SystemPart(name, health.OK, "reachable", "queries succeed"))
@@ -143,10 +161,11 @@ class SystemMonitor:
             "at": self._at,
             "errors": dict(self._errors),
             "flow": self.flow.summary(),
-            "outcomes": {"records": _OUTCOME_RECORDS, "rows": self._ledger.outcomes},
+            "headline": headline(list(self._health.values())),
+            "outcomes": {"records": _OUTCOME_RECORDS, "rows": self._ledger.outcomes, "at": self._ledger.at},
             "oldest": oldest if oldest is not None and oldest.records else None,
             "health": list(self._health.values()),
-            "lag": overview_json(self.lag),
+            "lag": overview_json(self.lag, is_stale="kafka" in self._errors),
             "changes": {"dead_letters": self.lag.dead_letters_end, "operations": self._ledger.operations},
         }
 

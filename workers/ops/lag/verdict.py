@@ -218,7 +218,8 @@ def _progress(case: _Situation) -> str:
 
 def _records(case: _Situation) -> str:
     count = case.last.records
-    return f"{count:,} {'record is' if count == 1 else 'records are'} unread, the oldest for {case.facts.seconds:.1f} s"
+    verb = "is" if count == 1 else "are"  # "its": a group's own count is that of all its partitions
+    return f"{count:,} of its records {verb} unread, the oldest for {case.facts.seconds:.1f} s"
 
 
 _RULES: tuple[Callable[[_Situation], Classification | None], ...] = (

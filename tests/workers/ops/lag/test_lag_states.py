@@ -59,7 +59,7 @@ async def test_a_group_without_members_is_stopped_and_who_comes_is_its_owner(rea
     await reading.commit(1)
     async with reading.observed() as found:
         stopped = await reading.stands(found, Status.STOPPED)
-        assert "nobody is in the group, and 2 records are unread" in stopped.reason
+        assert "nobody is in the group, and 2 of its records are unread" in stopped.reason
         assert stopped.owner is None
 
         async with reading.member() as consumer:
@@ -306,7 +306,10 @@ async def test_an_offset_beyond_what_the_books_have_read_leaves_records_unread(c
 
     assert (3, 3) == (beyond.records, stopped.records)
     assert beyond.seconds > 0
-    assert f"its offset is {end:,}, and the books have read up to {end - 3:,}; 3 records are unread" in beyond.reason
+    assert (
+        f"its offset is {end:,}, and the books have read up to {end - 3:,}; 3 of its records are unread"
+        in beyond.reason
+    )
     assert f"run `inmail replay rewind send --to-offset {end - 3} --partition 0`" in beyond.reason
 
 
