@@ -112,7 +112,7 @@ class StatusLimits:
     behind_seconds: float = 5.0  # a record that was unread for less is nobody's trouble
     held_seconds: float = 5.0  # transactions are open for a moment as a rule
     waiting_seconds: float = 1.0
-    locked_seconds: float = 2.0  # that a lane does not get on while somebody's lock is in its way
+    locked_seconds: float = 1.0  # that a lane does not get on while somebody's lock is in its way
     order_seconds: float = 1.0  # that a lane of ours waits for others at most: INMAIL_ORDER_SECONDS
 
 

@@ -16,6 +16,7 @@ from aiokafka.errors import KafkaError
 from infra.kafka.clients import NotSetUpError
 from infra.kafka.cluster_queries import LATEST, ClusterQueries, open_cluster_queries
 from infra.postgres_locks import LockHolder
+from infra.retry import describe_error
 from infra.settings import Settings
 from workers.ops.lag.lanes import LaneKey, LanesSample, LaneWatcher, neighbour_of, paused_reason
 from workers.ops.lag.model import Facts, GroupLag, Owner, PartitionLag, Sample, Status, StatusChange, StatusLimits
@@ -104,7 +105,7 @@ class LagObserver:
             try:
                 await self.refresh()
             except (KafkaError, OSError, NotSetUpError) as error:
-                self.kafka_trouble = f"Kafka cannot be asked: {error or type(error).__name__}"
+                self.kafka_trouble = f"Kafka cannot be asked: {describe_error(error)}"
             seen()
             await asyncio.sleep(max(0.0, period - (monotonic() - began)))
 

@@ -137,7 +137,7 @@ CASES = {
     ),
     "somebody's lock, of a moment": (
         "2:5/10 0:5/10",
-        {"locked": "pid 7", "lock_is_waited_for": True, "seconds": 1.5},
+        {"locked": "pid 7", "lock_is_waited_for": True, "seconds": 0.5},
         "OK",
         "5 of its records",
     ),
