@@ -11,6 +11,7 @@ from infra.postgres_locks import LockedError, LockHolder, LockMemory, read_lock_
 from infra.settings import Settings
 from workers.console import health
 from workers.console.advice import ADVICE
+from workers.console.books_check import BooksCheck
 from workers.console.flow import Flow
 from workers.console.headline import headline
 from workers.console.lag_json import group_json, overview_json, partitions_json
@@ -56,6 +57,7 @@ class SystemMonitor:
         self.lag = LagSource(limiter.settings)
         self.flow = Flow()
         self.recorder = Recorder(limiter)
+        self._books = BooksCheck(limiter)
         self.viewers = 0
         self._ledger = _LedgerReading()
         self._lock_memory = LockMemory()
@@ -102,7 +104,8 @@ class SystemMonitor:
         letters = health.dead_letters_part(
             self.recorder.dead_letters(self._at - timedelta(minutes=_LETTER_MINUTES)), _LETTER_MINUTES
         )
-        found = [*self._server_parts(), *workers, *([letters] if letters is not None else [])]
+        others = [part for part in (letters, self._books.part()) if part is not None]
+        found = [*self._server_parts(), *workers, *others]
         parts = health.add_since(found, self._health, self._at)
         self._health = {part.name: part for part in parts}
         sampled, self._sampled = self._sampled, asyncio.Event()
@@ -110,6 +113,7 @@ class SystemMonitor:
 
     async def close(self) -> None:
         """Close the clients, and keep the time series."""
+        await self._books.close()
         await self.recorder.close()
         await self.lag.close()
 
