@@ -165,6 +165,7 @@ async def test_what_is_broken_in_the_database_is_found(prepared: Settings, what:
 async def test_whoever_keeps_a_table_locked_is_named_and_keeps_no_worker_from_being_started(prepared: Settings) -> None:
     """A transaction that somebody forgot: it is a warning, since it may end at any moment."""
     connection = await connect_database(prepared)
+    await connection.execute("set idle_in_transaction_session_timeout = 0")  # ours have one, others need not
     async with connection.transaction():
         await connection.execute("lock table journal in share mode")
         pid = f"pid {connection.get_server_pid()} (user "
