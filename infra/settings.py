@@ -159,6 +159,9 @@ class Settings(BaseSettings):
     console_workers: Annotated[
         str, Field(description="workers whose probes the console queries: name=host:port, comma separated")
     ] = ""
+    console_history_file: Annotated[
+        str, Field(description="file that keeps the console's time series over a restart; empty: in memory only")
+    ] = ""
     console_timeout_seconds: Annotated[
         float, Field(gt=0, le=120, description="time after which Kafka or Postgres counts as not answering")
     ] = 8

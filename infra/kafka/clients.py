@@ -209,11 +209,17 @@ async def _wait_for_brokers(client: AIOKafkaClient) -> None:
 
 @asynccontextmanager
 async def reader(
-    settings: Settings, group: str | None = None, isolation_level: str = "read_committed", *, wait_ms: int = 500
+    settings: Settings,
+    group: str | None = None,
+    isolation_level: str = "read_committed",
+    *,
+    wait_ms: int = 500,
+    partition_bytes: int = MAX_RECORD_BYTES,
 ) -> AsyncIterator[AIOKafkaConsumer]:
     """Open a consumer that reads without joining a group, and never commits by itself.
 
     A broker without new records answers a fetch after `wait_ms`, and answers no other request of this consumer before.
+    It sends at most `partition_bytes` of a partition at once, and at least one record.
     """
     consumer = Consumer(
         **settings.kafka_client(),
@@ -223,7 +229,7 @@ async def reader(
         auto_offset_reset="earliest",
         isolation_level=isolation_level,
         fetch_max_wait_ms=wait_ms,
-        max_partition_fetch_bytes=MAX_RECORD_BYTES,
+        max_partition_fetch_bytes=partition_bytes,
     )
     await consumer.start()
     try:

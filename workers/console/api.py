@@ -10,12 +10,15 @@ from pydantic_core import to_json
 from schemas.catalogue import INPUT_TOPICS
 from schemas.results import DeadLetterReason
 from workers.console import parameters
+from workers.console.balance_json import balance_history_json
 from workers.console.dead_letter_json import letter_json, letter_row_json
 from workers.console.operation_runner import OperationRunner
 from workers.console.problems import BadRequestError
 from workers.console.query_limiter import QueryLimiter
 from workers.console.resumption import resume_command
 from workers.console.system_monitor import SystemMonitor
+from workers.console.time_series import TimeRange
+from workers.ops.books.balance_history import read_balance_history
 from workers.ops.books.statement import read_statement
 from workers.ops.dead_letters.history import report_dead_letter, report_dead_letters
 from workers.ops.operations import Operation, list_operations, read_operation
@@ -52,7 +55,9 @@ class Api:
         return {
             "/api/overview": self.overview,
             "/api/lag": self.lag,
+            "/api/history": self.history,
             "/api/account": self.account,
+            "/api/account/balance": self.balance,
             "/api/request": self.request,
             "/api/dead-letters": self.dead_letters,
             "/api/dead-letters/{partition}/{offset}": self.dead_letter,
@@ -70,17 +75,29 @@ class Api:
         group = parameters.parse_text(request.query, "group")
         return json_response(self.monitor.lag_json([group] if group is not None else []))
 
+    async def history(self, request: web.Request) -> web.Response:
+        """Answer with the time series of a range: flow, outcomes, dead letters, lag and latency."""
+        name = parameters.parse_text(request.query, "range") or TimeRange.MINUTES_15
+        if name not in set(TimeRange):
+            raise BadRequestError(f"range: expected one of {', '.join(TimeRange)}")
+        return json_response(self.monitor.recorder.series(TimeRange(name)))
+
     async def account(self, request: web.Request) -> web.Response:
         """Answer with an account's lots and the newest lines of its statement."""
-        account = parameters.parse_text(request.query, "id")
-        if account is None:
-            raise BadRequestError("id: missing; expected an account")
+        account = _require_account(request)
         async with self.limiter.slot() as settings:
             statement = await read_statement(settings, account, parameters.parse_instant(request.query, "as_of"))
         facts = statement.summary()
         lines = facts.pop("lines")
         assert isinstance(lines, list)  # noqa: S101 - a statement's summary has a list
         return json_response(facts | {"line_count": len(lines), "lines": lines[: -_MAX_LINES - 1 : -1]})
+
+    async def balance(self, request: web.Request) -> web.Response:
+        """Answer with an account's balance over time, and with what changed it."""
+        account, days = _require_account(request), parameters.parse_number(request.query, "days", 1, 36_525)
+        async with self.limiter.slot() as settings:
+            history = await read_balance_history(settings, account, parameters.parse_instant(request.query, "as_of"))
+        return json_response(balance_history_json(history, days))
 
     async def request(self, request: web.Request) -> web.Response:
         """Answer with the trace of a request or event, or of an account's last requests."""
@@ -159,6 +176,13 @@ class Api:
         wanted = {"partitions": settings.topic_partitions, "replicas": settings.topic_replication}
         conflicts = [each._asdict() for each in broken_promises]
         return json_response({"changes": changes, "refused": refused, "broken_promises": conflicts, "wanted": wanted})
+
+
+def _require_account(request: web.Request) -> str:
+    account = parameters.parse_text(request.query, "id")
+    if account is None:
+        raise BadRequestError("id: missing; expected an account")
+    return account
 
 
 def _require_number(request: web.Request, name: str) -> int:

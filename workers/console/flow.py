@@ -9,7 +9,7 @@ from typing import Any, Final
 from workers.ops.books.lanes import LaneProgress
 from workers.ops.lag import GroupLag
 
-__all__ = ["Flow", "Rates"]
+__all__ = ["Flow", "Growth", "Rates"]
 
 _MAX_RATES: Final = 180
 _WINDOW_SAMPLES: Final = 5  # a rate covers so many samples, so that one batch does not look like a burst
@@ -25,20 +25,38 @@ class Rates:
     answered: float | None  # answers published: the offset is committed in the same transaction
 
 
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """How many records arrived, were decided and were answered since the sample before; None where that is unknown."""
+
+    seconds: float
+    came_in: float
+    decided: float | None
+    answered: float
+
+
 OffsetsByPartition = Mapping[tuple[str, int], int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Offsets:
+    """The offsets of one sample."""
+
+    at: datetime
+    ends: OffsetsByPartition
+    stored: OffsetsByPartition | None
+    committed: OffsetsByPartition
 
 
 @dataclass(slots=True)
 class Flow:
     """The rates of the last samples."""
 
-    _samples: "deque[tuple[datetime, OffsetsByPartition, OffsetsByPartition | None, OffsetsByPartition]]" = field(
-        default_factory=lambda: deque(maxlen=_WINDOW_SAMPLES)
-    )
+    _samples: "deque[_Offsets]" = field(default_factory=lambda: deque(maxlen=_WINDOW_SAMPLES))
     rates: "deque[Rates]" = field(default_factory=lambda: deque(maxlen=_MAX_RATES))
 
-    def add_sample(self, at: datetime, lag: Sequence[GroupLag], lanes: Sequence[LaneProgress] | None) -> None:
-        """Add a sample and the rate since the oldest sample of the window.
+    def add_sample(self, at: datetime, lag: Sequence[GroupLag], lanes: Sequence[LaneProgress] | None) -> Growth | None:
+        """Add a sample and the rate since the oldest sample of the window, and return what grew since the last one.
 
         Args:
             at: the time of the sample.
@@ -52,18 +70,16 @@ class Flow:
         stored = None
         if lanes is not None:
             stored = {(each.topic, each.partition): each.next_offset for each in lanes if each.next_offset is not None}
+        now = _Offsets(at, ends, stored, committed)
+        growth = None
         if self._samples:
-            then, ends_then, stored_then, committed_then = self._samples[0]
-            seconds = (at - then).total_seconds()
-            self.rates.append(
-                Rates(
-                    at,
-                    _growth_rate(ends_then, ends, seconds),
-                    None if stored is None or stored_then is None else _growth_rate(stored_then, stored, seconds),
-                    _growth_rate(committed_then, committed, seconds),
-                )
-            )
-        self._samples.append((at, ends, stored, committed))
+            total = _growth(self._samples[0], now)
+            if total is not None:
+                rates = [_rate(each, total.seconds) for each in (total.came_in, total.decided, total.answered)]
+                self.rates.append(Rates(at, *rates))
+            growth = _growth(self._samples[-1], now)
+        self._samples.append(now)
+        return growth
 
     def summary(self) -> dict[str, Any]:
         """Return the current rates and their history, oldest first, for JSON."""
@@ -73,8 +89,21 @@ class Flow:
         }
 
 
-def _growth_rate(before: OffsetsByPartition, now: OffsetsByPartition, seconds: float) -> float | None:
-    """Return the growth a second. An offset that went back counts as none: its partition was rewound or recreated."""
+def _growth(before: _Offsets, now: _Offsets) -> Growth | None:
+    seconds = (now.at - before.at).total_seconds()
     if seconds <= 0:
         return None
-    return sum(max(0, offset - before[partition]) for partition, offset in now.items() if partition in before) / seconds
+    decided = None
+    if before.stored is not None and now.stored is not None:
+        # A lane without a row has decided nothing beyond its group's offset: new books are no slower than their lanes.
+        decided = _grown({**before.committed, **before.stored}, now.stored)
+    return Growth(seconds, _grown(before.ends, now.ends), decided, _grown(before.committed, now.committed))
+
+
+def _grown(before: OffsetsByPartition, now: OffsetsByPartition) -> float:
+    """Return by how much offsets grew. One that went back counts as none: its partition was rewound or recreated."""
+    return sum(max(0, offset - before[partition]) for partition, offset in now.items() if partition in before)
+
+
+def _rate(grown: float | None, seconds: float) -> float | None:
+    return None if grown is None else grown / seconds

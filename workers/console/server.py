@@ -65,7 +65,7 @@ async def serve_console(
         await runner.close()
         with suppress(TimeoutError):
             async with asyncio.timeout(_SHUTDOWN_SECONDS):
-                await monitor.lag.close()
+                await monitor.close()
         await web_runner.cleanup()
 
 

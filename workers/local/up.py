@@ -159,7 +159,10 @@ async def _work(stack: LocalStack, settings: Settings, data_dir: Path, stop: asy
 
         drain_seconds: float | None = None
         try:
-            async with serve_local_console(settings, probes, supervisor) as page, serve_control(supervisor, data_dir):
+            kept = settings.model_copy(
+                update={"console_history_file": settings.console_history_file or str(data_dir / "console-history.json")}
+            )
+            async with serve_local_console(kept, probes, supervisor) as page, serve_control(supervisor, data_dir):
                 environment = held.enter_context(environment_file(data_dir, settings))
                 supervisor.start()
                 out.print(greeting(stack, data_dir, environment, page), soft_wrap=True)

@@ -1,10 +1,9 @@
 // Small charts as inline SVG. Each has a text alternative; the tables beside them have the numbers.
 
 import { h, s } from "./dom.js";
-import { dayOf, number } from "./format.js";
 
-/** Returns a line chart. `label` is its text alternative; `at` holds the time of each value if they are not evenly spaced. */
-export function sparkline(values, label, { width = 160, height = 32, at = values.map((_, index) => index) } = {}) {
+/** Returns a line chart. `label` is its text alternative; `at` holds the time of each value. */
+export function sparkline(values, label, { width = 160, height = 32, at }) {
   const known = values.filter((value) => value !== null && value !== undefined);
   if (known.length < 2) return h("span", { class: "quiet" }, "collecting …");
   const top = Math.max(...known, 1e-9);
@@ -24,35 +23,4 @@ export function sparkline(values, label, { width = 160, height = 32, at = values
 export function bar(share, kind = "") {
   return s("svg", { class: `bar ${kind}`, viewBox: "0 0 100 8", width: 100, height: 8, "aria-hidden": "true", preserveAspectRatio: "none" },
     s("rect", { width: 100, height: 8, rx: 2, class: "track" }), s("rect", { width: Math.max(1, share * 100), height: 8, rx: 2, class: "fill" }));
-}
-
-/** Returns lots on a time axis from grant to expiry; the filled part of a bar is what remains. */
-export function lotsAxis(lots, asOf) {
-  const rows = lots.slice(0, 40);
-  const begin = Math.min(...rows.map((lot) => Date.parse(lot.granted_at)), Date.parse(asOf));
-  const end = Math.max(...rows.map((lot) => Date.parse(lot.expires_at)), Date.parse(asOf));
-  const span = Math.max(end - begin, 1);
-  const at = (instant) => ((Date.parse(instant) - begin) / span) * 100;
-  const ticks = [0, 0.25, 0.5, 0.75, 1].map((part) => begin + part * span);
-  const now = Math.min(100, Math.max(0, at(asOf)));
-  const line = h("span", { class: "now", "aria-hidden": "true" });
-  line.style.left = `${now}%`;
-  const bars = rows.map((lot) => {
-    const from = Math.max(0, at(lot.granted_at));
-    const width = Math.max(0.6, at(lot.expires_at) - from);
-    const full = lot.granted ? lot.remaining / lot.granted : 0;
-    const fill = h("span", { class: "fill" });
-    fill.style.width = `${full * 100}%`;
-    const track = h("span", { class: `span ${lot.state}` }, fill);
-    track.style.left = `${from}%`;
-    track.style.width = `${width}%`;
-    const text = `lot ${lot.lot}, ${lot.origin}${lot.plan ? ` of ${lot.plan}` : ""}: ${number(lot.remaining)} of ${number(lot.granted)} credits remain, ${lot.state}, ${dayOf(lot.granted_at)} to ${dayOf(lot.expires_at)}`;
-    return h("li", {}, h("span", { class: "name" }, `lot ${lot.lot}`), h("span", { class: "hidden" }, text),
-      h("span", { class: "lane", "aria-hidden": "true", title: text }, track), h("span", { class: "left", "aria-hidden": "true" }, `${number(lot.remaining)} / ${number(lot.granted)}`));
-  });
-  return h("figure", { class: "lots" },
-    h("figcaption", {}, "From grant to expiry, in the order of spending. The filled part of a bar remains; the vertical line is the balance's time."),
-    h("div", { class: "plot" }, h("div", { class: "over" }, line), h("ol", {}, bars)),
-    h("div", { class: "axis", "aria-hidden": "true" }, ticks.map((tick) => h("span", {}, dayOf(tick)))),
-    lots.length > rows.length && h("p", { class: "quiet" }, `First ${rows.length} of ${lots.length} lots; the table shows all.`));
 }

@@ -3,7 +3,8 @@
 import { h } from "./dom.js";
 
 const whole = new Intl.NumberFormat("en");
-const short = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
+const fine = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
+const compact = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 });
 const local = new Intl.DateTimeFormat("en-GB", { day: "2-digit", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit" });
 const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 const day = new Intl.DateTimeFormat("en-GB", { day: "2-digit", month: "short", year: "numeric" });
@@ -13,24 +14,35 @@ const isUtc = () => new Date().getTimezoneOffset() === 0;
 
 export const number = (value) => (value === null || value === undefined ? "–" : whole.format(value));
 
+/** Returns a number in few characters, such as 12.5K. */
+export const short = (value) => (value === null || value === undefined ? "–" : compact.format(value));
+
 export function count(value, one, many = `${one}s`) {
   return `${number(value)} ${Math.abs(value) === 1 ? one : many}`;
 }
 
 export function rate(value, unit = "records/s") {
   if (value === null || value === undefined) return "–";
-  return `${value >= 100 ? whole.format(Math.round(value)) : short.format(value)} ${unit}`;
+  return `${value >= 100 ? whole.format(Math.round(value)) : fine.format(value)} ${unit}`;
 }
 
 export function seconds(value) {
   if (value === null || value === undefined) return "–";
-  if (value < 60) return `${short.format(value)} s`;
+  if (value < 60) return `${fine.format(value)} s`;
   if (value < 3600) return `${Math.floor(value / 60)} min ${Math.floor(value % 60)} s`;
   if (value < 86400) return `${Math.floor(value / 3600)} h ${Math.floor((value % 3600) / 60)} min`;
   return `${Math.floor(value / 86400)} d ${Math.floor((value % 86400) / 3600)} h`;
 }
 
-export const percent = (share) => (share > 0 && share < 0.001 ? "< 0.1 %" : `${short.format(share * 100)} %`);
+/** Returns seconds in few characters: milliseconds below one second. */
+export function duration(value) {
+  if (value === null || value === undefined) return "–";
+  if (value < 1) return value === 0 ? "0 s" : `${compact.format(value * 1000)} ms`;
+  if (value < 120) return `${compact.format(value)} s`;
+  return value < 7200 ? `${compact.format(value / 60)} min` : value < 172800 ? `${compact.format(value / 3600)} h` : `${compact.format(value / 86400)} d`;
+}
+
+export const percent = (share) => (share > 0 && share < 0.001 ? "< 0.1 %" : `${fine.format(share * 100)} %`);
 
 export const utc = (value) => `${new Date(value).toISOString().slice(0, 19).replace("T", " ")} UTC`;
 

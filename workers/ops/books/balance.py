@@ -6,7 +6,7 @@ A past balance is computed from the current lots and the broker times of the jou
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from infra.clock import utc_now
 from infra.postgres import Connection
@@ -14,16 +14,19 @@ from infra.settings import Settings
 from workers.ops.books.snapshot import open_books
 
 __all__ = [
+    "CLOSED_EARLY",
     "Balance",
     "LotBalance",
     "UnknownAccountError",
     "balance_of",
+    "choose_instant",
+    "lot_end",
     "read_account",
     "read_balance",
     "readable_account_id",
 ]
 
-_CLOSED_EARLY = ("voided", "forfeited")
+CLOSED_EARLY: Final = ("voided", "forfeited")
 
 
 class UnknownAccountError(Exception):
@@ -124,17 +127,14 @@ async def balance_of(connection: Connection, account_id: str, as_of: datetime | 
 
     """
     row = await read_account(connection, account_id)
-    chosen = "given"
-    if as_of is None:
-        now, last = utc_now(), row["last"]
-        as_of, chosen = (last, "last_entry") if last is not None and last > now else (now, "clock")
+    as_of, chosen = choose_instant(as_of, row["last"])
     order = await connection.fetchrow(_ORDER, row["account"], as_of)
     assert order is not None  # noqa: S101 - an aggregate returns its row
     found = [dict(lot) for lot in await connection.fetch(_LOTS, row["account"], as_of)]
     if order["later"]:
         cancels = [dict(cancel) for cancel in await connection.fetch(_CANCELS, row["account"], as_of)]
         for each in found:
-            each["expires_at"] = _lot_end(each, cancels) if each["held"] else each["last_until"]
+            each["expires_at"] = lot_end(each, cancels) if each["held"] else each["last_until"]
     found.sort(key=lambda each: (each["priority"], each["expires_at"], each["lot"]))
     lots = tuple(_lot_balance(each, as_of) for each in found)
     available = [lot for lot in lots if lot.state == "available"]
@@ -153,6 +153,14 @@ async def balance_of(connection: Connection, account_id: str, as_of: datetime | 
         lots,
         order["overtaken"],
     )
+
+
+def choose_instant(as_of: datetime | None, last: datetime | None) -> tuple[datetime, str]:
+    """Return the instant that a balance is of, and where it comes from, given the time of the account's last row."""
+    if as_of is not None:
+        return as_of, "given"
+    now = utc_now()
+    return (last, "last_entry") if last is not None and last > now else (now, "clock")
 
 
 async def read_account(connection: Connection, account_id: str) -> dict[str, Any]:
@@ -183,7 +191,7 @@ def readable_account_id(account_id: str) -> str:
     return account_id.encode(errors="backslashreplace").decode()
 
 
-def _lot_end(lot: Mapping[str, Any], cancels: Sequence[Mapping[str, Any]]) -> datetime:
+def lot_end(lot: Mapping[str, Any], cancels: Sequence[Mapping[str, Any]]) -> datetime:
     """Return the end of a lot with credits, as of its grant and of the cancels while the lot was open."""
     until: datetime = lot["first_until"]
     for row in cancels:
@@ -198,7 +206,7 @@ def _lot_end(lot: Mapping[str, Any], cancels: Sequence[Mapping[str, Any]]) -> da
 
 
 def _lot_balance(row: Mapping[str, Any], as_of: datetime) -> LotBalance:
-    if row["closed_as"] in _CLOSED_EARLY and row["closed_at"] <= as_of:
+    if row["closed_as"] in CLOSED_EARLY and row["closed_at"] <= as_of:
         state = row["closed_as"]
     elif as_of >= row["expires_at"]:
         state = "ended"

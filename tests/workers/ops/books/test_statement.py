@@ -5,6 +5,7 @@ import csv
 import io
 import os
 from collections.abc import AsyncIterator
+from datetime import datetime
 from typing import Any
 
 import hypothesis
@@ -23,6 +24,7 @@ from tests.ledger.scenario_sql import SqlBooks, fingerprint_of
 from tests.workers.books_sound import books_of_a_worker, write_story
 from workers.ledger.model import Code
 from workers.ops.books.balance import Balance, UnknownAccountError, balance_of
+from workers.ops.books.balance_history import BalanceHistory, balance_history_of
 from workers.ops.books.reasons import reason_of
 from workers.ops.books.statement import StatementLine, statement_of, write_csv
 
@@ -123,6 +125,10 @@ async def test_lines_that_were_overtaken_are_counted(books: SqlBooks) -> None:
     assert (5, 0) == (at_the_end.balance, at_the_end.overtaken)
 
 
+def _balance_at(history: BalanceHistory, instant: datetime) -> int:
+    return next((point.balance for point in reversed(history.points) if point.at <= instant), 0)
+
+
 async def _check_every_instant(connection: Connection, seen: list[Any]) -> int:
     """Compare balances of the past with rows and with what lots were then; return how many could be."""
     compared = 0
@@ -132,12 +138,14 @@ async def _check_every_instant(connection: Connection, seen: list[Any]) -> int:
         )
         for name in {name for name, *_ in seen}
     }
+    histories = {name: await balance_history_of(connection, name) for name in journal if journal[name]}
     for name, as_of, lots in seen:
         rows = journal[name]
         balance = await balance_of(connection, name, as_of)
         known = [row for row in rows if row["as_of"] <= as_of]
         in_order = known == rows[: len(known)]
         assert in_order == (balance.overtaken == 0)
+        assert balance.balance == _balance_at(histories[name], as_of)
         if in_order and known[-1]["as_of"] == as_of:
             assert known[-1]["balance_after"] == balance.balance
         if in_order and lots is not None:

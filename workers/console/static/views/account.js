@@ -1,9 +1,12 @@
 // One account: its balance, its lots with their expiry, and its statement.
 
-import { lotsAxis } from "../chart.js";
+import { get } from "../api.js";
+import { balanceChart } from "../balance.js";
 import { h, link, openOnSubmit, section, show, status, table } from "../dom.js";
 import { count, number, time } from "../format.js";
-import { reloadEvery, startLoader } from "../loading.js";
+import { lotsChart } from "../lots.js";
+import { rangeChoice } from "../ranges.js";
+import { errorCard, reloadEvery, startLoader } from "../loading.js";
 
 const LOT_KINDS = { available: "ok", later: "running", spent: "unknown", ended: "unknown", voided: "unknown", forfeited: "unknown" };
 const FIRST_LINES = 25;
@@ -21,7 +24,11 @@ export function showAccount({ body, heading, parameters, signal }) {
   }
   heading.textContent = `Account ${id}`;
   const lines = { shown: FIRST_LINES };
-  const reload = startLoader(found, signal, "/api/account", { id, as_of: asOf }, (account) => draw(account, lines));
+  const balance = balanceSection(id, asOf, signal);
+  const reload = startLoader(found, signal, "/api/account", { id, as_of: asOf }, (account) => {
+    balance.load(account.lines[0]?.sequence);
+    return draw(account, lines, balance.element);
+  });
   if (!asOf) reloadEvery(5, signal, reload);
 }
 
@@ -40,7 +47,29 @@ function relatedLinks(id) {
     link(`#/letters?${account}`, "dead letters"), ". For traces from record to answer, see its ", link(`#/request?${account}`, "last requests"), ".");
 }
 
-function draw(found, lines) {
+const RANGES = [["1", "1 day"], ["30", "30 days"], ["90", "90 days"], ["365", "1 year"], ["", "all"]];
+
+/** Returns the section with the balance over time, and a function that loads it where the account has a new line. */
+function balanceSection(id, asOf, signal) {
+  const content = h("div", {});
+  let known = null;
+  let days = "90";
+  const choices = rangeChoice("balance-range", RANGES, days, (value) => { days = value; load(`${known} `); });
+
+  async function load(sequence) {
+    if (sequence === known) return;
+    known = sequence;
+    try {
+      show(content, balanceChart(await get("/api/account/balance", { id, as_of: asOf, days }, signal)));
+    } catch (error) {
+      if (error.name !== "AbortError") show(content, errorCard(error, () => load(`${known} `)));
+    }
+  }
+
+  return { element: section("Balance over time", choices, content, h("p", { class: "quiet" }, "The vertical line is the balance's time. After it, dashed: what remains if nothing is sent or granted. The range goes as far ahead as back.")), load };
+}
+
+function draw(found, lines, balance) {
   return [
     h("div", { class: "tiles" },
       h("div", { class: "tile" }, h("p", { class: "name" }, "Balance"), h("p", { class: "figure" }, count(found.balance, "credit")), h("p", { class: "quiet" }, `as of ${AS_OF[found.chosen] ?? found.chosen}`)),
@@ -51,7 +80,8 @@ function draw(found, lines) {
     ),
     found.erased_at && h("p", { class: "card" }, status("warning", "erased"), " ", time(found.erased_at)),
     found.overtaken > 0 && h("p", { class: "card" }, status("warning", `${count(found.overtaken, "line")} out of order`), " booked after a line of a later time: the balances of other lines do not include them."),
-    section("Lots", found.lots.length ? lotsAxis(usableLots(found.lots), found.as_of) : h("p", { class: "empty" }, "No lots."), lotsTable(found.lots)),
+    balance,
+    section("Lots", found.lots.length ? lotsChart(usableLots(found.lots), found.as_of) : h("p", { class: "empty" }, "No lots."), lotsTable(found.lots)),
     statementSection(found, lines),
   ];
 }
@@ -83,7 +113,6 @@ function statementSection(found, lines) {
   return section("Statement", h("p", { class: "quiet" }, text), content);
 }
 
-// Shows the end of an id, because version 7 ids of the same minute begin alike.
 function statementTable(found, shown) {
   return table("Statement", [
     ["Sequence", (line) => number(line.sequence), "number"],
@@ -93,6 +122,6 @@ function statementTable(found, shown) {
     ["Balance", (line) => number(line.balance_after), "number"],
     ["Lot", (line) => (line.lot === null ? "–" : number(line.lot)), "number"],
     ["Reason", (line) => line.reason, "wide"],
-    ["Request", (line) => link(`#/request?${new URLSearchParams({ id: line.request_id, account: found.account_id })}`, `…${line.request_id.slice(-8)}`, { "aria-label": `Request ${line.request_id}`, title: line.request_id, "data-key": `line ${line.sequence}` })],
+    ["Request", (line) => link(`#/request?${new URLSearchParams({ id: line.request_id, account: found.account_id })}`, line.request_id, { class: "id", "data-key": `line ${line.sequence}` })],
   ], shown, { empty: "No lines up to this time." });
 }
