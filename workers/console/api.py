@@ -115,9 +115,10 @@ class Api:
         """Answer with the newest dead letters that match the filter, and with counts by topic and reason."""
         letter_filter = parameters.parse_filter(request.query)
         last = parameters.parse_number(request.query, "last", 1, _MAX_LETTERS) or _MAX_LETTERS
+        older_than = parameters.parse_older(request.query)
         operation = parameters.parse_number(request.query, "operation")
         async with self.limiter.slot(_TOPIC_SCAN_LIMITS) as settings:
-            report = await report_dead_letters(settings, letter_filter, last, operation)
+            report = await report_dead_letters(settings, letter_filter, last, operation, older_than=older_than)
         counts = [
             {"topic": topic, "reason": reason, "letters": n} for (topic, reason), n in sorted(report.counts.items())
         ]
@@ -126,6 +127,8 @@ class Api:
                 "letters": [letter_row_json(letter, history) for letter, history in report.letters],
                 "counts": counts,
                 "total": report.counts.total(),
+                "older": report.older,
+                "next": parameters.older_than_text(report.letters[-1][0]) if report.older else None,
                 "silent": report.silent,
                 "topics": INPUT_TOPICS,
                 "reasons": list(DeadLetterReason),
