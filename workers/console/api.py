@@ -16,8 +16,10 @@ from workers.console.operation_runner import OperationRunner
 from workers.console.problems import BadRequestError
 from workers.console.query_limiter import QueryLimiter
 from workers.console.resumption import resume_command
+from workers.console.search_json import search_json
 from workers.console.system_monitor import SystemMonitor
 from workers.console.time_series import TimeRange
+from workers.ops.books.account_search import search_accounts
 from workers.ops.books.balance_history import read_balance_history
 from workers.ops.books.statement import read_statement
 from workers.ops.dead_letters.history import report_dead_letter, report_dead_letters
@@ -30,6 +32,7 @@ __all__ = ["Api", "RequestHandler", "json_response"]
 
 _MAX_LETTERS: Final = 200
 _MAX_LINES: Final = 500
+_MAX_ACCOUNTS: Final = 20
 _MAX_REQUESTS: Final = 20
 _SEARCHED_RECORDS: Final = 20_000  # records of each partition; the command can search more
 _TOPIC_SCAN_LIMITS: Final = 2.0  # query time limits: these queries read whole topics
@@ -64,6 +67,7 @@ class Api:
             "/api/operations": self.operations,
             "/api/operations/{operation}": self.operation,
             "/api/topics": self.topics,
+            "/api/search": self.search,
         }
 
     async def overview(self, _: web.Request) -> web.Response:
@@ -167,6 +171,15 @@ class Api:
             "may_go_on": can_resume,
             "command": command,
         }
+
+    async def search(self, request: web.Request) -> web.Response:
+        """Answer with what a text may name: accounts, a request or event, a dead letter."""
+        text = parameters.parse_text(request.query, "q")
+        if text is None:
+            raise BadRequestError("q: missing; expected an account, an id, or a dead letter's place")
+        async with self.limiter.slot() as settings:
+            accounts = await search_accounts(settings, text, _MAX_ACCOUNTS + 1)
+        return json_response(search_json(text, accounts, _MAX_ACCOUNTS))
 
     async def topics(self, _: web.Request) -> web.Response:
         """Answer with the planned topic changes, and the settings that conflict with a delivery guarantee."""

@@ -15,7 +15,7 @@ from workers.console.flow import Growth
 from workers.console.problems import KNOWN, explain
 from workers.console.query_limiter import QueryLimiter
 from workers.console.result_tail import Results, ResultTail
-from workers.console.time_series import Family, Observation, TimeRange, TimeSeries
+from workers.console.time_series import Bucket, Family, Observation, TimeRange, TimeSeries
 from workers.console.time_series_file import load_series, save_series
 from workers.ops.lag import GroupLag
 
@@ -87,6 +87,10 @@ class Recorder:
         for group in groups or ():
             seen.lag_seconds[group.group], seen.unread[group.group] = group.seconds, group.records
         self._history.add(seen)
+
+    def buckets(self, range_: TimeRange) -> list[Bucket]:
+        """Return the buckets of a range, oldest first."""
+        return self._history.buckets(range_)
 
     def series(self, range_: TimeRange) -> dict[str, Any]:
         """Return a range's series for JSON, with what keeps the console from reading or keeping them."""
