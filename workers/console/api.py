@@ -7,7 +7,7 @@ from typing import Any, Final
 from aiohttp import web
 from pydantic_core import to_json
 
-from schemas.catalogue import INPUT_TOPICS
+from schemas.catalogue import INPUT_TOPICS, TOPICS
 from schemas.results import DeadLetterReason
 from workers.console import parameters
 from workers.console.balance_json import balance_history_json
@@ -15,6 +15,7 @@ from workers.console.dead_letter_json import letter_json, letter_row_json
 from workers.console.operation_runner import OperationRunner
 from workers.console.problems import BadRequestError
 from workers.console.query_limiter import QueryLimiter
+from workers.console.record_json import record_json
 from workers.console.resumption import resume_command
 from workers.console.search_json import search_json
 from workers.console.system_monitor import SystemMonitor
@@ -24,6 +25,8 @@ from workers.ops.books.balance_history import read_balance_history
 from workers.ops.books.statement import read_statement
 from workers.ops.dead_letters.history import report_dead_letter, report_dead_letters
 from workers.ops.operations import Operation, list_operations, read_operation
+from workers.ops.topics.inventory import read_inventory
+from workers.ops.topics.newest_records import read_newest
 from workers.ops.topics.plan import TopicsError, plan_topics
 from workers.ops.topics.promises import check_topics
 from workers.ops.trace.trace import about, trace
@@ -33,6 +36,7 @@ __all__ = ["Api", "RequestHandler", "json_response"]
 _MAX_LETTERS: Final = 200
 _MAX_LINES: Final = 500
 _MAX_ACCOUNTS: Final = 20
+_MAX_RECORDS: Final = 25
 _MAX_REQUESTS: Final = 20
 _SEARCHED_RECORDS: Final = 20_000  # records of each partition; the command can search more
 _TOPIC_SCAN_LIMITS: Final = 2.0  # query time limits: these queries read whole topics
@@ -67,6 +71,7 @@ class Api:
             "/api/operations": self.operations,
             "/api/operations/{operation}": self.operation,
             "/api/topics": self.topics,
+            "/api/topics/{topic}/records": self.records,
             "/api/search": self.search,
         }
 
@@ -184,6 +189,7 @@ class Api:
     async def topics(self, _: web.Request) -> web.Response:
         """Answer with the planned topic changes, and the settings that conflict with a delivery guarantee."""
         async with self.limiter.slot(_TOPIC_SCAN_LIMITS) as settings:
+            topics = await read_inventory(settings)
             broken_promises = await check_topics(settings)
             try:
                 changes, refused = await plan_topics(settings), None
@@ -191,7 +197,29 @@ class Api:
                 changes, refused = [], str(error)
         wanted = {"partitions": settings.topic_partitions, "replicas": settings.topic_replication}
         conflicts = [each._asdict() for each in broken_promises]
-        return json_response({"changes": changes, "refused": refused, "broken_promises": conflicts, "wanted": wanted})
+        return json_response(
+            {
+                "topics": topics,
+                "changes": changes,
+                "refused": refused,
+                "broken_promises": conflicts,
+                "wanted": wanted,
+            }
+        )
+
+    async def records(self, request: web.Request) -> web.Response:
+        """Answer with the newest records of a topic, or with those from an offset of a partition on."""
+        topic = request.match_info["topic"]
+        if topic not in TOPICS:
+            raise BadRequestError(f"topic: expected one of {', '.join(TOPICS)}")
+        partition = parameters.parse_number(request.query, "partition")
+        offset = parameters.parse_number(request.query, "offset")
+        if offset is not None and partition is None:
+            raise BadRequestError("partition: missing; an offset is one of a partition")
+        last = parameters.parse_number(request.query, "last", 1, _MAX_RECORDS) or _MAX_RECORDS
+        async with self.limiter.slot(_TOPIC_SCAN_LIMITS) as settings:
+            found = await read_newest(settings, topic, last, partition, offset)
+        return json_response({"topic": topic, "records": [record_json(each) for each in found]})
 
 
 def _require_account(request: web.Request) -> str:

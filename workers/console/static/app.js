@@ -14,6 +14,7 @@ import { showOperation, showOperations } from "./views/operations.js";
 import { showOverview } from "./views/overview.js";
 import { showRequest } from "./views/request.js";
 import { showSearch } from "./views/search.js";
+import { showTopic } from "./views/topic.js";
 import { showTopics } from "./views/topics.js";
 
 // Path pattern, view, and its name: the entry of the navigation, where there is one.
@@ -27,6 +28,7 @@ const ROUTES = [
   [/^\/operations$/, showOperations, "Operations"],
   [/^\/operations\/(\d+)$/, showOperation, "Operations"],
   [/^\/topics$/, showTopics, "Topics"],
+  [/^\/topics\/([\w.-]+)$/, showTopic, "Topics"],
   [/^\/search$/, showSearch, "Search"],
 ];
 
