@@ -89,7 +89,9 @@ def is_refusal(error: BaseException) -> bool:
 # rights of their own user.
 WORKER_ROLE = "inmail_worker"
 
-_LOCK_SECONDS = 2  # of a worker; a step of a tick, the longest of what workers do, takes a fraction
+# A step of a tick, the longest of what workers do, takes a fraction. An operator's tool then tells who holds the lock
+# (infra/postgres_locks.py).
+_LOCK_SECONDS = 2
 
 _SERVER_SETTINGS = {
     **CLIENT_SETTINGS,
@@ -212,7 +214,9 @@ async def _connect_as_worker(
 
 
 async def connect_database(settings: Settings, *, patient: bool = False) -> "asyncpg.Connection[asyncpg.Record]":
-    """Return one connection, which the caller closes. With `patient`, statements have no time limit.
+    """Return one connection, which the caller closes. A statement waits 2 s for a lock at most.
+
+    With `patient`, statements have no time limit, nor have their waits for locks.
 
     Raises:
         OSError, asyncpg.PostgresError: when the server cannot be reached or refuses.
@@ -227,6 +231,8 @@ async def connect_database(settings: Settings, *, patient: bool = False) -> "asy
     )
     try:
         await _prepare(connection)
+        if not patient:
+            await connection.execute(f"set lock_timeout = '{_LOCK_SECONDS}s'")
     except BaseException:
         connection.terminate()
         raise

@@ -52,15 +52,15 @@ def back_off_seconds(failures: int) -> float:
 
 def describe_error(error: BaseException) -> str:
     """Return which server did what, in words; the error as it is where it is not a server's."""
-    text = str(error)
+    text = str(error) if error.args else ""  # asyncpg's cannot be told without arguments
     match error:
         case KafkaError():
             words = type(error).__name__.removesuffix("Error")
             return f"Kafka: {text.removeprefix(type(error).__name__).lstrip(': ') or _spaced(words)}"
         case asyncpg.PostgresError():
-            return f"Postgres: {text}"
+            return f"Postgres: {text or _spaced(type(error).__name__.removesuffix('Error'))}"
         case asyncpg.InterfaceError() | asyncpg.InternalClientError():
-            return f"Postgres: the connection was lost ({text})"
+            return f"Postgres: the connection was lost ({text or _spaced(type(error).__name__)})"
         case TimeoutError():
             return text or "a server did not answer in time"
         case OSError() | RuntimeError():

@@ -123,6 +123,10 @@ def _postgres_unreachable(error: Exception, read_settings: ReadSettings) -> str:
     return f"Postgres cannot be reached at {place} ({why}): is it running, and is INMAIL_DATABASE_URL right?"
 
 
+def _locked(error: Exception, read_settings: ReadSettings) -> str:
+    return f"a lock in Postgres at {_database(read_settings())} is in the way: {error}"
+
+
 def _statement_failed(error: Exception, read_settings: ReadSettings) -> str:
     return f"Postgres at {_database(read_settings())} did not carry out a statement: {type(error).__name__}: {error}"
 
@@ -162,6 +166,7 @@ ERROR_TABLE: Final[tuple[ErrorKind, ...]] = (
         lambda error: "configuration parameter" in str(error),
     ),
     ErrorKind((asyncpg.PostgresError,), Exit.UNREACHABLE, 503, "not_set_up", _unmigrated, is_unmigrated),
+    ErrorKind((asyncpg.LockNotAvailableError,), Exit.UNREACHABLE, 503, "locked", _locked),
     ErrorKind((asyncpg.DiskFullError,), Exit.UNREACHABLE, 503, "postgres", _disk_full),
     ErrorKind(
         (

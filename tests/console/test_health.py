@@ -14,11 +14,22 @@ from typing import Any
 import pytest
 
 from infra.kafka.clients import admin_client, reader
+from infra.postgres_locks import LockHolder
 from infra.settings import SettingsError, load_settings
 from workers.console.advice import ADVICE
 from workers.console.dead_letter_json import letter_json
 from workers.console.flow import Flow
-from workers.console.health import Probe, SystemPart, add_since, probe_addresses, worker_health
+from workers.console.headline import CAUSES, headline, rank
+from workers.console.health import (
+    MANY_DEAD_LETTERS,
+    Probe,
+    SystemPart,
+    add_since,
+    dead_letters_part,
+    lock_part,
+    probe_addresses,
+    worker_health,
+)
 from workers.console.lag_json import history_json, worst_group_json
 from workers.console.query_limiter import QueryLimiter
 from workers.ops.books.lanes import LaneProgress
@@ -91,6 +102,70 @@ def test_a_workers_health_is_its_most_severe_problem(
 
     assert ("send worker", *expected) == (part.name, part.status, part.cause)
     assert (part.status == "ok") is (not part.do)
+
+
+def test_a_lock_is_the_cause_of_a_worker_whatever_its_probe_says() -> None:
+    """The probe tells what the lock does; a table's lock is a failure, rows are one once a lane does not get on."""
+    locked = [
+        replace(group, members=1) for group in lag(9, 5, records=4, status=Status.LOCKED, reason="pid 7 holds it")
+    ]
+    table = LockHolder(7, "ada", "psql", state="active", tables=("accounts",))
+    rows = LockHolder(8, "ada", "psql", state="active", rows_of=("accounts",))
+
+    assert "pid 7 holds it" == worker_health(locked, {"send": NOT_READY})[0].text
+    assert lock_part([], locked) is None
+    kinds = [lock_part([table], lag(9, 9)), lock_part([rows], lag(9, 9)), lock_part([rows], locked)]
+    assert [("failed", "locked"), ("warning", "rows locked"), ("failed", "locked")] == [
+        (part.status, part.cause) for part in kinds if part is not None
+    ]
+
+
+def test_the_headline_is_the_worst_thing_now() -> None:
+    """A server that is away, a lock, lanes that cannot go on, lag without a worker, dead letters, slowness."""
+    worst_first = [
+        SystemPart("Kafka", "failed", "no answer", "it is away", "start it"),
+        SystemPart("Postgres", "failed", "locked", "pid 7 holds it"),
+        SystemPart("send worker", "failed", "halted", "retention took what it needs"),
+        SystemPart("billing worker", "failed", "stopped", "group inmail-billing has no members"),
+        SystemPart("ticker", "failed", "not ready", "Kafka: no answer"),
+        SystemPart("Dead letters", "failed", "many dead letters", "400 came"),
+        SystemPart("expiry worker", "warning", "slow", "offsets move"),
+        SystemPart("other", "unknown", "not known", "unknown while Kafka does not answer"),
+    ]
+    well = SystemPart("well", "ok", "running", "1 member in the group")
+
+    assert worst_first == rank([well, *reversed(worst_first)])
+    found = headline([well, *reversed(worst_first)])
+    assert ("failed", "Kafka: no answer", "it is away", "start it") == tuple(found.values())[:4]
+    assert "Postgres: locked" == found["also"][0]
+    assert ("ok", "All parts work.") == tuple(headline([well]).values())[:2]
+    assert "unknown" == headline([])["kind"]
+
+
+def test_every_cause_of_a_worker_has_its_place_in_the_order() -> None:
+    """A status that the table lacks would stand below everything else."""
+    assert set() == {status.lower() for status in Status} - {"ok"} - set(CAUSES)
+
+
+@pytest.mark.parametrize(
+    ("reasons", "expected"),
+    [
+        ({}, None),
+        (
+            {"invalid_json": 2.0, "unknown_plan": 1.0},
+            ("warning", "3 came in the last 5 minutes: 2 invalid json, 1 unk"),
+        ),
+        ({"invalid_json": float(MANY_DEAD_LETTERS)}, ("failed", "300 came in the last 5 minutes: 300 invalid json")),
+    ],
+)
+def test_dead_letters_that_just_came_are_trouble(reasons: dict[str, float], expected: tuple[str, str] | None) -> None:
+    """With how many and why; those of before are not news."""
+    part = dead_letters_part(reasons, 5)
+
+    assert (part is None) is (expected is None)
+    if part is not None and expected is not None:
+        assert part.status == expected[0]
+        assert part.text.startswith(expected[1])
 
 
 def test_a_process_without_a_group_has_the_health_of_its_probe() -> None:

@@ -228,8 +228,18 @@ async def test_a_page_of_another_origin_cannot_act(tab: Tab, scene: Scene, addre
     assert before == await list_operations(scene.settings, 100)
 
 
+# How many headlines tell of the lost connection, and how many colours all statuses of the page have.
+_STALE = """() => ({
+    lost: document.querySelectorAll(".summary[data-kind=lost]").length,
+    stale: document.documentElement.hasAttribute("data-stale"),
+    colours: new Set(
+        [...document.querySelectorAll("main .status, main .figure")].map((each) => getComputedStyle(each).color)
+    ).size,
+})"""
+
+
 async def test_a_lost_connection_is_shown_and_restored(browser: Browser, scene: Scene) -> None:
-    """The page shows the age of its data meanwhile."""
+    """The page shows the age of its data meanwhile, names no part as well, and has no green."""
     async with serve_test_console(scene.settings) as address:
         port = int(address.rpartition(":")[2])
         opened = open_tab(browser, address)
@@ -240,23 +250,30 @@ async def test_a_lost_connection_is_shown_and_restored(browser: Browser, scene: 
     try:
         await tab.wait_for_text("Connection lost · data of", "#connection")
         assert "Flow in" in await tab.read_text()
+        assert (await tab.read_text(".summary")).startswith("Connection lost: data of ")
+        assert {"lost": 1, "stale": True, "colours": 1} == await tab.page.evaluate(_STALE)
         async with serve_test_console(scene.settings, port):
             await tab.wait_for_text("Live", "#connection")
+            await tab.wait_for_text("expiry worker: stopped", ".summary")
+            assert not (await tab.page.evaluate(_STALE))["stale"]
     finally:
         await opened.__aexit__(None, None, None)
 
 
-async def test_a_database_that_hangs_is_an_error_with_a_retry(browser: Browser, scene: Scene) -> None:
-    """The error appears within the console's time limit, and a retry succeeds once the database answers."""
-    async with (
-        serve_test_console(scene.settings, console_timeout_seconds=1.5) as address,
-        open_tab(browser, address) as tab,
-    ):
+async def test_a_lock_in_the_database_is_named_with_its_holder_and_a_retry(browser: Browser, scene: Scene) -> None:
+    """The headline and the view that needs the table name who holds it; a retry succeeds once it is let go."""
+    async with serve_test_console(scene.settings) as address, open_tab(browser, address) as tab:
         connection = await connect_database(scene.settings)
+        await connection.execute("set idle_in_transaction_session_timeout = 0")  # ours have one, others need not
+        holder = f"pid {connection.get_server_pid()} (user "
         async with connection.transaction():
             await connection.execute("lock table accounts in access exclusive mode")
+            await tab.open_view("#/")
+            await tab.wait_for_text("Postgres: locked", ".summary")
+            await tab.wait_for_text(holder, ".headline")
             await tab.open_view(f"#/account?id={scene.account}")
-            await tab.wait_for_text("no answer in time")
+            await tab.wait_for_text("a lock in Postgres at ")
+            await tab.wait_for_text(holder)
         await connection.close()
         await tab.click("Try again")
         await tab.wait_for_text("2 credits")

@@ -52,8 +52,8 @@ async def test_no_default_of_a_database_or_role_reaches_a_session(settings: Sett
     finally:
         await connection.close()
 
-    # A worker waits for no lock for long: `turn.py` sets apart the lane that needs it.
-    expected = {name: (value, value) for name, (_, value) in DEFAULTS.items()} | {"lock_timeout": ("0", "2s")}
+    # Nobody waits for a lock for long: `turn.py` sets apart the lane that needs it, and a tool tells who holds it.
+    expected = {name: (value, value) for name, (_, value) in DEFAULTS.items()} | {"lock_timeout": ("2s", "2s")}
     assert expected == found
     assert "read committed" == isolation
 

@@ -183,7 +183,7 @@ async def database_away(world: World) -> AsyncIterator[None]:
 async def observer_again(world: World) -> AsyncIterator[None]:
     """Let a lock stall the workers until lag says so, and start its observer again in the middle of it."""
     async with locked(world):
-        await world.hears(ENDPOINT, Right("inmail-send", "STALLED"), _CATCH_UP_SECONDS)
+        await world.hears(ENDPOINT, Right("inmail-send", "LOCKED"), _CATCH_UP_SECONDS)
         world.members.signal("lag", signal.SIGTERM)
         world.caused()
         await world.members.ended("lag")

@@ -50,13 +50,13 @@ STATES: Final = (
     ),
     State(
         "database locked", "a session holds a lock on the table `accounts`", "its connection is closed", causes.locked,
-        {**_lag("STALLED"), READYZ: Right("send", "not ready"),
-         CONSOLE: Right("send worker", "failed, (stalled|not ready)"), ALERTS: _NOT_READY},
+        {**_lag("LOCKED"), READYZ: Right("send", "not ready"), CONSOLE: Right("Postgres", "failed, locked"),
+         ALERTS: _NOT_READY},
     ),
     State(
         "observer restarted", "`lag --serve` is stopped and started while a lock stalls the workers",
         "the lock's connection is closed", causes.observer_again,
-        {ENDPOINT: Right("inmail-send", "STALLED"), METRICS: Right("inmail-send", "STALLED")},
+        {ENDPOINT: Right("inmail-send", "LOCKED"), METRICS: Right("inmail-send", "LOCKED")},
         silent=dict.fromkeys((COMMAND, READYZ, CONSOLE, ALERTS), "it does not go through that observer"),
         most_seconds=60.0,
     ),

@@ -13,6 +13,7 @@ from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaConnectionEr
 from infra.kafka.clients import NotSetUpError
 from infra.local.errors import LocalStackError
 from infra.migrate import MigrationError
+from infra.postgres_locks import LockedError
 from infra.settings import Settings, SettingsError, load_settings
 from workers.commands.running import run_command
 from workers.console.problems import error_middleware
@@ -63,6 +64,7 @@ ANSWERS: list[tuple[Exception, int, int, str]] = [
     (asyncpg.UndefinedObjectError("planted"), 70, 503, "did not carry out a statement: UndefinedObjectError: planted"),
     (asyncpg.UndefinedTableError("planted"), 3, 503, "(planted): run `inmail migrate`"),
     (asyncpg.DiskFullError("planted"), 3, 503, "Postgres at localhost:5432 has no room left on its disk: planted"),
+    (LockedError("pid 7 holds it"), 3, 503, "a lock in Postgres at localhost:5432 is in the way: pid 7 holds it"),
     (asyncpg.InvalidPasswordError("planted"), 3, 503, "Postgres at localhost:5432 refused: planted"),
     (asyncpg.InvalidCatalogNameError("planted"), 3, 503, "Postgres at localhost:5432 refused: planted"),
     (asyncpg.InsufficientPrivilegeError("planted"), 3, 503, "Postgres at localhost:5432 refused: planted"),

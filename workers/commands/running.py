@@ -9,10 +9,12 @@ import traceback
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
+import asyncpg
 import typer
 from rich.text import Text
 
 from infra.log import configure_logging, quiet_late_errors
+from infra.postgres_locks import explain_lock
 from infra.settings import Settings, load_settings
 from infra.terminal import error_console
 from workers.error_table import Exit, explain
@@ -43,7 +45,7 @@ def run_command(
             # The client logs each failed attempt; the command reports only the result.
             logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
         try:
-            return asyncio.run(question(settings))
+            return asyncio.run(_ask(question, settings))
         except BrokenPipeError:
             if _has_reader():  # another connection broke
                 raise
@@ -52,6 +54,14 @@ def run_command(
             raise typer.Exit(Exit.DONE) from None
 
     return _run_to_exit(run, Exit.DONE if following else Exit.INTERRUPTED)
+
+
+async def _ask(question: Callable[[Settings], Coroutine[Any, Any, CommandResult]], settings: Settings) -> CommandResult:
+    """Return a command's result; where it gave up waiting for a lock, the error names who holds it."""
+    try:
+        return await question(settings)
+    except asyncpg.LockNotAvailableError as error:
+        raise await explain_lock(settings, error) from error
 
 
 def run_process(worker: Callable[[Settings], Coroutine[Any, Any, None]]) -> None:

@@ -45,6 +45,11 @@ ADVICE: Final[Mapping[Status, Advice]] = {
         "the consumer is connected, but the offset does not move while records wait",
         "check the owner's /readyz and log: it hangs, or a server refuses its batch",
     ),
+    Status.LOCKED: Advice(
+        "failed",
+        "a session in Postgres keeps locked what the lane needs; the reason names it",
+        "end that session's transaction where it runs, or as a superuser `select pg_terminate_backend(PID)`",
+    ),
     Status.NEVER_COMMITTED: Advice(
         "failed",
         "the group has no committed offset in the partition",

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import aiohttp
 
+from infra.postgres_locks import LockHolder
 from infra.settings import Settings, SettingsError
 from workers.console.advice import ADVICE
 from workers.ledger.model import WorkerName
@@ -19,6 +20,8 @@ __all__ = [
     "Probe",
     "SystemPart",
     "add_since",
+    "dead_letters_part",
+    "lock_part",
     "probe_addresses",
     "query_probes",
     "start_advice",
@@ -26,6 +29,7 @@ __all__ = [
 ]
 
 BEHIND_SECONDS: Final = 30.0  # age of the oldest unread record from which a worker counts as behind
+MANY_DEAD_LETTERS: Final = 300  # in the last minutes: somebody sends what cannot be decided, or it was one big mistake
 _PROBE_SECONDS: Final = 2.0
 WORKER_NAMES: Final = {TOPIC_OF[worker]: f"{worker} worker" for worker in WorkerName}
 
@@ -95,6 +99,44 @@ async def _query_probe(client: aiohttp.ClientSession, address: str) -> Probe:
     return Probe(bool(body.get("ready")), [str(each) for each in body.get("reasons", ())])
 
 
+def lock_part(locks: Sequence[LockHolder], lag: Sequence[GroupLag]) -> SystemPart | None:
+    """Return the health of Postgres while somebody keeps something locked there; None while nobody does.
+
+    Rows that somebody keeps are a warning until a lane of ours does not get on.
+    """
+    if not locks:
+        return None
+    worst = locks[0]
+    holds = worst.blocks or any(group.status is Status.LOCKED for group in lag)
+    more = f" ({len(locks) - 1} more sessions hold locks)" if len(locks) > 1 else ""
+    kind, cause = (FAILED, "locked") if holds else (WARNING, "rows locked")
+    return SystemPart("Postgres", kind, cause, worst.text + more, worst.do)
+
+
+def dead_letters_part(reasons: Mapping[str, float], minutes: int) -> SystemPart | None:
+    """Return the trouble of dead letters that came in the last minutes; None where none came.
+
+    Args:
+        reasons: how many came, by reason.
+        minutes: in how many minutes.
+
+    """
+    count = round(sum(reasons.values()))
+    if not count:
+        return None
+    many = count >= MANY_DEAD_LETTERS
+    most = sorted(reasons.items(), key=lambda each: -each[1])[:3]
+    told = ", ".join(f"{round(number):,} {reason.replace('_', ' ')}" for reason, number in most)
+    letters = "1 came" if count == 1 else f"{count:,} came"
+    return SystemPart(
+        "Dead letters",
+        FAILED if many else WARNING,
+        "many dead letters" if many else "dead letters",
+        f"{letters} in the last {minutes} minutes: {told}",
+        "`inmail dead-letters list`: mend the producer or the plan catalogue, then redrive them",
+    )
+
+
 def worker_health(lag: Sequence[GroupLag], probes: Mapping[str, Probe]) -> list[SystemPart]:
     """Return the health of each worker, and of other processes with a probe, such as the ticker.
 
@@ -120,6 +162,8 @@ def _worker_part(name: str, topic: str, lag: GroupLag | None, probe: Probe | Non
     """Return the health of one worker: the most severe problem, or running."""
     if lag is None:
         return SystemPart(name, FAILED, "not set up", f"Kafka has no topic {topic}", "run `inmail topics apply`")
+    if lag.status is Status.LOCKED and (cause := _check_lag(name, lag)) is not None:
+        return cause  # the probe names what the lock does, and lag who holds it
     if (problem := _check_members(name, lag) or _check_probe(name, probe) or _check_lag(name, lag)) is not None:
         return problem
     text = "1 member in the group" if lag.members == 1 else f"{lag.members} members in the group"

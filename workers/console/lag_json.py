@@ -39,8 +39,14 @@ def worst_group_json(groups: Sequence[GroupLag]) -> dict[str, Any] | None:
     return None if worst is None or worst.status is Status.OK else group_json(worst)
 
 
-def overview_json(source: LagSource) -> dict[str, Any]:
-    """Return the overview's lag: our groups, and the other groups whose status is not OK."""
+def overview_json(source: LagSource, *, is_stale: bool = False) -> dict[str, Any]:
+    """Return the overview's lag: our groups, and the other groups whose status is not OK.
+
+    Args:
+        source: the lag.
+        is_stale: Kafka has not answered since: how the groups stand is not known, only how they stood.
+
+    """
     others = [group for group in source.groups if group.group not in TOPIC_OF_GROUP]
     abnormal = sorted(
         (group for group in others if group.status is not Status.OK),
@@ -50,8 +56,9 @@ def overview_json(source: LagSource) -> dict[str, Any]:
     shown = [*source.worker_groups, *abnormal[:_MAX_OTHER_GROUPS]]
     return {
         "at": source.refreshed_at,
-        "groups": [group_json(group) for group in shown],
-        "worst": worst_group_json(source.worker_groups),
+        "groups": [group_json(group) | ({"kind": "unknown"} if is_stale else {}) for group in shown],
+        "worst": None if is_stale else worst_group_json(source.worker_groups),
+        "is_stale": is_stale,
         "others": len(others),
         "others_bad": len(abnormal),
     }

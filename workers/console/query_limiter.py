@@ -6,6 +6,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
+import asyncpg
+
+from infra.postgres_locks import explain_lock
 from infra.settings import Settings
 
 __all__ = ["QueryLimiter"]
@@ -40,9 +43,10 @@ class QueryLimiter:
 
         Raises:
             TimeoutError: when the limit is reached.
+            LockedError: when a statement gave up waiting for a lock.
 
         """
-        async with asyncio.timeout(self.settings.console_timeout_seconds * times), self._slots:
+        async with asyncio.timeout(self.settings.console_timeout_seconds * times), self._slots, self._names_holders():
             yield self.settings
 
     @asynccontextmanager
@@ -53,5 +57,13 @@ class QueryLimiter:
             TimeoutError: when the sample takes longer than INMAIL_CONSOLE_TIMEOUT_SECONDS.
 
         """
-        async with asyncio.timeout(self.settings.console_timeout_seconds):
+        async with asyncio.timeout(self.settings.console_timeout_seconds), self._names_holders():
             yield self.settings
+
+    @asynccontextmanager
+    async def _names_holders(self) -> AsyncIterator[None]:
+        """Let an error of a lock say who holds it."""
+        try:
+            yield
+        except asyncpg.LockNotAvailableError as error:
+            raise await explain_lock(self.settings, error) from error

@@ -1,6 +1,7 @@
 """Records each sample in the console's time series, and keeps these over a restart where a file is set."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -91,6 +92,10 @@ class Recorder:
     def buckets(self, range_: TimeRange) -> list[Bucket]:
         """Return the buckets of a range, oldest first."""
         return self._history.buckets(range_)
+
+    def dead_letters(self, since: datetime) -> Counter[str]:
+        """Return how many dead letters came since a time, by reason, as far as this console saw."""
+        return self._history.counted(Family.DEAD_LETTERS, since)
 
     def series(self, range_: TimeRange) -> dict[str, Any]:
         """Return a range's series for JSON, with what keeps the console from reading or keeping them."""

@@ -3,14 +3,17 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 
 from infra.clock import utc_now
+from infra.postgres_locks import LockedError, LockHolder, LockMemory, read_lock_holders
 from infra.settings import Settings
 from workers.console import health
 from workers.console.advice import ADVICE
+from workers.console.books_check import BooksCheck
 from workers.console.flow import Flow
+from workers.console.headline import headline
 from workers.console.lag_json import group_json, overview_json, partitions_json
 from workers.console.lag_source import LagSource
 from workers.console.local_workers import WorkerControl, with_processes
@@ -30,6 +33,7 @@ __all__ = ["SystemMonitor"]
 VIEWED_SECONDS: Final = 2.0
 UNVIEWED_SECONDS: Final = 15.0
 _OUTCOME_RECORDS: Final = 500  # records of each lane
+_LETTER_MINUTES: Final = 5  # for which dead letters count as news
 
 Seen = TypeVar("Seen")
 
@@ -42,6 +46,8 @@ class _LedgerReading:
     outcomes: list[OutcomeCount] = field(default_factory=list)
     operations: str = ""  # changes with every change of an operation
     running: int = 0  # operations
+    locks: list[LockHolder] = field(default_factory=list)
+    at: datetime | None = None  # of the rest
 
 
 class SystemMonitor:
@@ -54,8 +60,10 @@ class SystemMonitor:
         self.lag = LagSource(limiter.settings)
         self.flow = Flow()
         self.recorder = Recorder(limiter)
+        self._books = BooksCheck(limiter)
         self.viewers = 0
         self._ledger = _LedgerReading()
+        self._lock_memory = LockMemory()
         self._errors: dict[str, str] = {}  # by server
         self._health: dict[str, health.SystemPart] = {}
         self._at: datetime | None = None
@@ -96,14 +104,20 @@ class SystemMonitor:
         workers = self._worker_parts(probes)
         if self._control is not None:
             workers = with_processes(workers, self._control.statuses())
-        parts = health.add_since([*self._server_parts(), *workers], self._health, self._at)
+        letters = health.dead_letters_part(
+            self.recorder.dead_letters(self._at - timedelta(minutes=_LETTER_MINUTES)), _LETTER_MINUTES
+        )
+        others = [part for part in (letters, self._books.part()) if part is not None]
+        found = [*self._server_parts(), *workers, *others]
+        parts = health.add_since(found, self._health, self._at)
         self._health = {part.name: part for part in parts}
         sampled, self._sampled = self._sampled, asyncio.Event()
         sampled.set()
 
     async def close(self) -> None:
         """Close the clients, and keep the time series."""
-        await self.recorder.close()
+        await self.recorder.close()  # first: a client may hang on closing when its broker is gone
+        await self._books.close()
         await self.lag.close()
 
     async def _query(self, server: str, read: Callable[[Settings], Awaitable[None]]) -> bool:
@@ -111,6 +125,8 @@ class SystemMonitor:
             async with self._limiter.sample_slot() as settings:
                 await read(settings)
         except KNOWN as error:
+            if server == "postgres" and not isinstance(error, LockedError):
+                self._ledger.locks = []
             self._errors[server] = explain(error, self._limiter.settings)[2]
             return False
         self._errors.pop(server, None)
@@ -118,16 +134,22 @@ class SystemMonitor:
 
     async def _read_ledger(self, settings: Settings) -> None:
         async with open_books(settings) as connection:
+            # First: whoever has locked the tables is told although they cannot be read.
+            self._ledger.locks = self._lock_memory.recall(await read_lock_holders(connection))
             self._ledger.lanes = await read_lanes(connection)
             self._ledger.outcomes = await recent_outcomes(connection, _OUTCOME_RECORDS)
             newest = await read_operations(connection, 5)
         self._ledger.running = running_operations(newest)
+        self._ledger.at = utc_now()
         self._ledger.operations = " ".join(f"{each.operation}:{each.status}:{each.noted_at}" for each in newest)
 
     def _server_parts(self) -> list[health.SystemPart]:
         parts = []
+        locked = health.lock_part(self._ledger.locks, self.lag.worker_groups)
         for name, key in (("Kafka", "kafka"), ("Postgres", "postgres")):
-            if (error := self._errors.get(key)) is not None:
+            if key == "postgres" and locked is not None:
+                parts.append(locked)
+            elif (error := self._errors.get(key)) is not None:
                 parts.append(health.SystemPart(name, health.FAILED, "no answer", error))
             else:
                 parts.append(health.SystemPart(name, health.OK, "reachable", "queries succeed"))
@@ -147,10 +169,11 @@ class SystemMonitor:
             "at": self._at,
             "errors": dict(self._errors),
             "flow": self.flow.summary(),
-            "outcomes": {"records": _OUTCOME_RECORDS, "rows": self._ledger.outcomes},
+            "headline": headline(list(self._health.values())),
+            "outcomes": {"records": _OUTCOME_RECORDS, "rows": self._ledger.outcomes, "at": self._ledger.at},
             "oldest": oldest if oldest is not None and oldest.records else None,
             "health": list(self._health.values()),
-            "lag": overview_json(self.lag),
+            "lag": overview_json(self.lag, is_stale="kafka" in self._errors),
             "counts": navigation_counts(
                 self.lag.groups, self.recorder.buckets(TimeRange.HOURS_6), utc_now(), self._ledger.running
             ),

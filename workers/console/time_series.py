@@ -109,6 +109,14 @@ class TimeSeries:
         """Return a range's buckets, oldest first."""
         return list(self._buckets[range_])
 
+    def counted(self, family: Family, since: datetime) -> Counter[str]:
+        """Return how often each name of a family was counted since a time, of the last 15 minutes."""
+        totals: Counter[str] = Counter()
+        for bucket in self._buckets[TimeRange.MINUTES_15]:
+            if bucket.start >= since.timestamp():
+                totals.update({name: round(count) for name, count in bucket.counts.get(family, {}).items()})
+        return totals
+
     def restore(self, range_: TimeRange, buckets: Iterable[Bucket], now: datetime) -> None:
         """Put buckets of an earlier run in place: those of the range that are not of the future."""
         newest = int(now.timestamp())

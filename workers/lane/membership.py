@@ -52,7 +52,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is
         starting = asyncio.create_task(self._consumer.start())
         ending = asyncio.Event()
         pump = asyncio.create_task(self._pump(starting, ending))
-        watch = asyncio.create_task(watch_servers(self._job, self._clients, self._see_topic))
+        watch = asyncio.create_task(watch_servers(self._job, self._settings, self._clients, self._see_topic))
         stopped = asyncio.create_task(stop.wait())
         reasons: list[asyncio.Future[Any]] = [self._owners.failed, watch, pump]
         try:

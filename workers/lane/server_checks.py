@@ -11,23 +11,26 @@ from aiokafka import TopicPartition
 from infra.kafka.clients import NotSetUpError, committed_offsets, count_partitions
 from infra.kafka.topic_ids import topic_ids
 from infra.postgres import Pool
-from infra.retry import SERVER_ERRORS
+from infra.retry import SERVER_ERRORS, describe_error
+from infra.settings import Settings
 from schemas.catalogue import TOPICS
 from workers.jobs.job import Job
 from workers.lane.clients import Clients
+from workers.lane.lock_watch import LockWatch
 
 __all__ = ["watch_servers"]
 
 _SERVERS_SECONDS = 5.0
 
 
-async def watch_servers(job: Job, clients: Clients, see_topic: Callable[[UUID], None]) -> NoReturn:
+async def watch_servers(job: Job, settings: Settings, clients: Clients, see_topic: Callable[[UUID], None]) -> NoReturn:
     """Look whether Kafka and Postgres serve, also while there is nothing to do, and whether the topics are there.
 
     A topic may be deleted and created again between two looks: its offsets would be read on as if nothing had happened.
 
     Args:
         job: whose topic is read.
+        settings: where the servers are.
         clients: what the lanes share.
         see_topic: takes the id that the topic has.
 
@@ -37,10 +40,11 @@ async def watch_servers(job: Job, clients: Clients, see_topic: Callable[[UUID], 
     """
     log = structlog.get_logger("inmail.worker").bind(worker=job.group)
     coordinator = _Coordinator(job, clients)
+    locks = LockWatch(settings, job.group, clients.health)
     gone = ""
     while True:
         await asyncio.sleep(_SERVERS_SECONDS)
-        clients.health.serves("Postgres", await _postgres(clients.pool))
+        clients.health.serves("Postgres", await locks.trouble() or await _postgres(clients.pool))
         clients.health.serves("Kafka", await coordinator.trouble())
         if (topic_id := await _topic_id(job, clients)) is not None:
             see_topic(topic_id)
@@ -64,7 +68,7 @@ async def _postgres(pool: Pool) -> str | None:
             if await connection.fetchval("show transaction_read_only") == "on":
                 return "it is read-only"
     except SERVER_ERRORS as error:
-        return repr(error)
+        return describe_error(error)
     return None
 
 
@@ -91,7 +95,7 @@ class _Coordinator:
         try:
             asked.result()
         except SERVER_ERRORS as error:
-            return repr(error)
+            return describe_error(error)
         return None
 
 

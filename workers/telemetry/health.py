@@ -124,7 +124,7 @@ class Health:
             return Dead(Cause.STUCK_JOIN, f"not in its group for {now - self._joining_from:.0f} s{why}")
         for tp, lane in self.lanes.items():
             if lane.busy_seconds > self.stuck_seconds:
-                why = f"the last error was {lane.error}" if lane.error else "there was no error"
+                why = f"the last error: {lane.error}" if lane.error else "there was no error"
                 return Dead(
                     Cause.STUCK_HANDLER,
                     f"lane {tp.topic}/{tp.partition} has not got on for {lane.busy_seconds:.0f} s while it is"

@@ -7,6 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from infra.clock import utc_now
+from infra.retry import describe_error
 from workers.telemetry.worker_metrics import WorkerMetrics
 
 __all__ = ["LaneActivity", "LaneHealth"]
@@ -111,7 +112,7 @@ class LaneHealth:
         """It waits, and begins again."""
         if self._is_over_it():
             self.moved_at = self.clock()
-        self.doing, self.error = LaneActivity.AGAIN, repr(error)
+        self.doing, self.error = LaneActivity.AGAIN, describe_error(error)
         self.kept.count_restart(error)
 
     def halts(self, reason: str) -> None:
@@ -133,7 +134,7 @@ class LaneHealth:
         if self.doing is LaneActivity.HOLDING:
             return f"holds: {self.hold}"
         if self.error is not None and not self._is_over_it():
-            return f"tries again because of {self.error}"
+            return f"tries again: {self.error}"
         return "is opening" if self.doing is LaneActivity.OPENING else None
 
     @property

@@ -79,9 +79,9 @@ async def _disk_full(database: Connection) -> AsyncIterator[None]:
 
 
 TROUBLES = {
-    "ReadOnlySQLTransactionError": _read_only,
-    "TooManyConnectionsError": _no_connection_left,
-    "DiskFullError": _disk_full,
+    "in a read-only transaction": _read_only,
+    "too many connections for role": _no_connection_left,
+    "No space left on device": _disk_full,
 }
 
 

@@ -27,6 +27,8 @@ def show_lag(groups: Sequence[GroupLag]) -> None:
         if notable := _notable_partitions(group):
             heads = ["partition", "committed", "end", "records", "oldest", "to zero", "status", "owner", "reason"]
             out.print(create_table(heads, [_partition_cells(each) for each in notable], _NUMBER_COLUMNS))
+    for line in _lock_lines(groups):
+        out.print(line, soft_wrap=True)
 
 
 def render_lag_page(observer: LagObserver) -> RenderableType:
@@ -34,6 +36,7 @@ def render_lag_page(observer: LagObserver) -> RenderableType:
     parts: list[RenderableType] = []
     if observer.trouble is not None:
         parts.append(Text(observer.trouble, style=BAD))
+    parts += _lock_lines(observer.groups)
     for group in observer.groups:
         parts.append(_group_line(group))
         if notable := _notable_partitions(group):
@@ -52,6 +55,15 @@ def sparkline(samples: Sequence[Sample]) -> str:
     lags = [sample.records for sample in samples[-_SPARKLINE_WIDTH:]]
     most = max(lags, default=0)
     return "".join(_BARS[-(-lag * (len(_BARS) - 1) // most)] if most else " " for lag in lags)
+
+
+def _lock_lines(groups: Sequence[GroupLag]) -> list[Text]:
+    """Return a line for each session that keeps something locked in the ledger's database: who, and what to do."""
+    holders = {each.pid: each for group in groups for each in group.locks}
+    return [
+        Text.assemble(("Postgres: ", "bold"), (each.text, BAD if each.blocks else WARN), f" -> {each.do}")
+        for each in holders.values()
+    ]
 
 
 def _notable_partitions(group: GroupLag) -> list[PartitionLag]:

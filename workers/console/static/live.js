@@ -2,20 +2,29 @@
 
 import { timeOfDay } from "./format.js";
 
-const STALE_MS = 30000;
+const STALE_MS = 13000; // a sample takes 8 s at most, and is followed by the next after 2 s
 const RECONNECT_MS = 4000;
 
 let source = null;
 let last = null;
 let receivedAt = 0;
 let isOpen = false;
+let staleText = null; // null: what the page shows is of now
 const listeners = new Set();
+const staleListeners = new Set();
 
 /** Calls the listener with the last sample and each new one. Returns a function that ends this. */
 export function subscribe(listener) {
   listeners.add(listener);
   if (last) listener(last);
   return () => listeners.delete(listener);
+}
+
+/** Calls the listener with a sentence when what the page shows gets old, and with null when it is new again. */
+export function onStale(listener) {
+  staleListeners.add(listener);
+  if (staleText) listener(staleText);
+  return () => staleListeners.delete(listener);
 }
 
 export function connect() {
@@ -58,6 +67,17 @@ function showConnection() {
   const [kind, text] = describeConnection();
   line.dataset.kind = kind;
   if (line.textContent !== text) line.textContent = text;
+  showAge();
+}
+
+/** Turns the colours of the page to grey while nothing on it is of now: no green may stand above what is not known. */
+function showAge() {
+  const isStale = last !== null && (!isOpen || Date.now() - receivedAt > STALE_MS);
+  const text = isStale ? `Connection lost: data of ${timeOfDay(last.at ?? receivedAt)}` : null;
+  document.documentElement.toggleAttribute("data-stale", isStale);
+  if (text === staleText) return;
+  staleText = text;
+  for (const listener of staleListeners) listener(text);
 }
 
 setInterval(showConnection, 2000);

@@ -65,6 +65,7 @@ async def _ask_postgres(questions: Questions, connection: ServerConnection, *, b
     ask = partial(questions.ask, "Postgres")
     await ask("server", lambda: postgres_checks.check_server(connection))
     await ask("session", lambda: postgres_checks.check_session(connection))
+    await ask("locks", lambda: postgres_checks.check_locks(connection))
     await questions.ask("clocks", "Postgres", lambda: postgres_checks.check_clock(connection))
     if await ask("search_path", lambda: postgres_checks.check_schemas(connection)):
         migrated = await ask("tables and functions", lambda: postgres_checks.check_tables(connection))

@@ -11,6 +11,7 @@ import asyncpg
 from infra.clock import utc_now
 from infra.migrate import MigrationError, missing_migrations
 from infra.postgres import WORKER_ROLE
+from infra.postgres_locks import read_lock_holders
 from infra.postgres_session import check_search_path, find_weak_settings
 from workers.ledger.store import FUNCTIONS
 from workers.ops.doctor.model import CheckResult, ok, warning, wrong
@@ -18,6 +19,7 @@ from workers.ops.doctor.model import CheckResult, ok, warning, wrong
 __all__ = [
     "ServerConnection",
     "check_clock",
+    "check_locks",
     "check_rights",
     "check_schemas",
     "check_server",
@@ -86,6 +88,19 @@ async def check_session(connection: ServerConnection) -> list[CheckResult]:
     for row in await connection.fetch(_PINNED):
         text = f"{row['setting']} is a default of {row['role']} in {row['database']}"
         results.append(ok("Postgres", "defaults", f"{text}; sessions pin what the guarantees need"))
+    return results
+
+
+async def check_locks(connection: ServerConnection) -> list[CheckResult]:
+    """Return who keeps something of the ledger locked, and whether this user would see who it is."""
+    holders = await read_lock_holders(connection)
+    results = [warning("Postgres", "locks", each.text, each.do) for each in holders]
+    if not holders:
+        results.append(ok("Postgres", "locks", "nobody keeps something of the ledger locked"))
+    if not await connection.fetchval("select pg_has_role(current_user, 'pg_read_all_stats', 'usage')"):
+        user = await connection.fetchval("select current_user")
+        text = f"{user} sees of other users' locks who has them, but not since when; pg_read_all_stats would show it"
+        results.append(ok("rights", "sessions", text))
     return results
 
 

@@ -12,11 +12,13 @@ from aiokafka import TopicPartition
 
 from infra.clock import EARLIEST, utc_now
 from infra.postgres import Connection, connect_database
+from infra.postgres_locks import LockHolder, LockMemory, read_lock_holders
+from infra.retry import describe_error
 from infra.settings import Settings
 from workers.ops.lag.sampler import PartitionEnds
 from workers.topology import TOPIC_OF_GROUP
 
-__all__ = ["LaneKey", "LaneWatcher", "LanesSample", "NeighbourLane", "neighbour_of"]
+__all__ = ["LaneKey", "LaneWatcher", "LanesSample", "NeighbourLane", "neighbour_of", "paused_reason"]
 
 _SECONDS = 5.0  # for an answer: lag is told also when the books are what is in trouble
 _ROWS = (
@@ -87,15 +89,19 @@ class LaneWatcher:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._connection: Connection | None = None
+        self._locks = LockMemory()
         self.trouble: str | None = None  # why they could not be read the last time
+        self.locks: tuple[LockHolder, ...] = ()  # who keeps something locked, the worst first
 
     async def read(self) -> dict[LaneKey, NeighbourLane]:
         """Return the lanes; none, and the trouble, where the books cannot be read."""
-        self.trouble = None
+        self.trouble, self.locks = None, ()
         try:
             async with asyncio.timeout(_SECONDS):
                 if self._connection is None or self._connection.is_closed():
                     self._connection = await connect_database(self._settings)
+                # First: whoever has locked the lanes' rows is told although they cannot be read.
+                self.locks = tuple(self._locks.recall(await read_lock_holders(self._connection)))
                 rows = await self._connection.fetch(_ROWS)
                 since = utc_now() - timedelta(hours=_MISPLACED_HOURS)
                 misplaced = {
@@ -105,9 +111,10 @@ class LaneWatcher:
                     for row in await self._connection.fetch(_MISPLACED, since)
                 }
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            self.trouble = (
-                f"the books cannot be read ({error or type(error).__name__}): no lane is told to pause or wait"
-            )
+            why = describe_error(error)
+            if isinstance(error, asyncpg.LockNotAvailableError) and self.locks:
+                why = self.locks[0].text
+            self.trouble = f"the books cannot be read ({why}): no lane is told to pause or wait"
             await self.close()
             return {}
         return {
@@ -149,3 +156,20 @@ def neighbour_of(
     other = lanes.get((lane.waits_for, place))
     where = f"up to offset {other.next_offset:,}" if other is not None else "nothing"
     return f"{told}, which has read {where} of {ends[place].end:,}"
+
+
+def paused_reason(key: LaneKey, rows: Mapping[LaneKey, NeighbourLane], members: int | None) -> str | None:
+    """Return what the breaker said of a lane, or of another, where its end left the group without a member.
+
+    Where there are members it is over: a mended worker, or one of a version that does not clear it, has the lane.
+    """
+    if members:
+        return None
+    if (own := rows.get(key)) is not None and own.paused is not None:
+        return own.paused
+    others = (
+        f"in {other.topic}/{other.partition}: {row.paused}"
+        for (group, other), row in sorted(rows.items())
+        if group == key[0] and row.paused is not None
+    )
+    return next(others, None)

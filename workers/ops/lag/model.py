@@ -6,6 +6,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
+from infra.postgres_locks import LockHolder
+
 __all__ = [
     "Classification",
     "Facts",
@@ -29,6 +31,7 @@ class Status(StrEnum):
     UNKNOWN = "UNKNOWN"  # no broker says where the partition ends
     HELD = "HELD"  # an open transaction of a producer keeps what comes next from every reader
     STALLED = "STALLED"  # its reader is there, and does not get on
+    LOCKED = "LOCKED"  # somebody's lock in Postgres keeps our lane from getting on
     NEVER_COMMITTED = "NEVER COMMITTED"
     EXPIRED = "EXPIRED"  # the books have read it, and Kafka has forgotten the group's offset
     STOPPED = "STOPPED"  # nobody reads it
@@ -65,6 +68,8 @@ class Facts:
     stored: int | None = None  # up to which offset our books have read; None: not known
     recreated: str | None = None  # which topic the books have read, where it is not this one
     halted: str | None = None  # why our lane cannot go on
+    locked: str | None = None  # who keeps locked in Postgres what our lanes need
+    lock_is_waited_for: bool = False  # for certain: otherwise it is what a lane that does not get on waits for
 
 
 class Classification(NamedTuple):
@@ -107,6 +112,7 @@ class StatusLimits:
     behind_seconds: float = 5.0  # a record that was unread for less is nobody's trouble
     held_seconds: float = 5.0  # transactions are open for a moment as a rule
     waiting_seconds: float = 1.0
+    locked_seconds: float = 1.0  # that a lane does not get on while somebody's lock is in its way
     order_seconds: float = 1.0  # that a lane of ours waits for others at most: INMAIL_ORDER_SECONDS
 
 
@@ -157,6 +163,7 @@ class GroupLag:
     partitions: tuple[PartitionLag, ...]
     state: str = ""  # as its coordinator calls it: Stable, Empty, ...
     members: int | None = None  # of the group, over all its topics; None: its coordinator does not tell
+    locks: tuple[LockHolder, ...] = ()  # of a group of ours: who keeps something locked in the ledger's database
 
     @property
     def records(self) -> int:
@@ -213,5 +220,6 @@ class GroupLag:
             "never_committed": self.never_committed,
             "state": self.state,
             "members": self.members,
+            "locks": [each.summary() for each in self.locks],
             "partitions": self.partitions,
         }

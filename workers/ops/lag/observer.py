@@ -15,8 +15,10 @@ from aiokafka.errors import KafkaError
 
 from infra.kafka.clients import NotSetUpError
 from infra.kafka.cluster_queries import LATEST, ClusterQueries, open_cluster_queries
+from infra.postgres_locks import LockHolder
+from infra.retry import describe_error
 from infra.settings import Settings
-from workers.ops.lag.lanes import LaneKey, LanesSample, LaneWatcher, NeighbourLane, neighbour_of
+from workers.ops.lag.lanes import LaneKey, LanesSample, LaneWatcher, neighbour_of, paused_reason
 from workers.ops.lag.model import Facts, GroupLag, Owner, PartitionLag, Sample, Status, StatusChange, StatusLimits
 from workers.ops.lag.recall import CurrentPartition, backfill_samples
 from workers.ops.lag.sampler import ClusterSample, ReadTo, Sampler, Unread
@@ -103,9 +105,14 @@ class LagObserver:
             try:
                 await self.refresh()
             except (KafkaError, OSError, NotSetUpError) as error:
-                self.kafka_trouble = f"Kafka cannot be asked: {error or type(error).__name__}"
+                self.kafka_trouble = f"Kafka cannot be asked: {describe_error(error)}"
             seen()
             await asyncio.sleep(max(0.0, period - (monotonic() - began)))
+
+    @property
+    def locks(self) -> tuple[LockHolder, ...]:
+        """Who keeps something locked in the ledger's database, as of the last look; the worst first."""
+        return self._lanes.locks if self._lanes is not None else ()
 
     @property
     def books_trouble(self) -> str | None:
@@ -162,7 +169,8 @@ class LagObserver:
         state = group.described.state
         if not topics:
             return [GroupLag(name, "", (), state, count)]
-        return [GroupLag(name, topic, tuple(found), state, count) for topic, found in topics.items()]
+        locks = self.locks if name in TOPIC_OF_GROUP else ()
+        return [GroupLag(name, topic, tuple(found), state, count, locks) for topic, found in topics.items()]
 
     def _facts(self, name: str, place: TopicPartition, sampled: ClusterSample, owner: Owner | None) -> Facts:
         described = sampled.groups[name].described
@@ -186,8 +194,10 @@ class LagObserver:
             recreated=books.recreated(key) if ours else None,
             halted=row.halted if ours and row is not None else None,
             holding=row.held if ours and row is not None else None,
-            paused=_paused(key, books.rows, members) if ours else None,
+            paused=paused_reason(key, books.rows, members) if ours else None,
             waiting=neighbour_of(key, books.rows, sampled.ends) if ours else None,
+            locked=self.locks[0].text if ours and self.locks else None,
+            lock_is_waited_for=bool(self.locks) and self.locks[0].blocks,
         )
 
     def _partition(self, key: LaneKey, sampled: ClusterSample, facts: Facts, owner: Owner | None) -> PartitionLag:
@@ -234,23 +244,6 @@ class LagObserver:
 def _seconds(now: datetime, unread: Unread) -> float:
     """Return the age of the oldest unread record: by the broker's time of it, and this machine's clock."""
     return 0.0 if unread.oldest_at is None else max(0.0, (now - unread.oldest_at).total_seconds())
-
-
-def _paused(key: LaneKey, rows: Mapping[LaneKey, NeighbourLane], members: int | None) -> str | None:
-    """Return what the breaker said of a lane, or of another, where its end left the group without a member.
-
-    Where there are members it is over: a mended worker, or one of a version that does not clear it, has the lane.
-    """
-    if members:
-        return None
-    if (own := rows.get(key)) is not None and own.paused is not None:
-        return own.paused
-    others = (
-        f"in {other.topic}/{other.partition}: {row.paused}"
-        for (group, other), row in sorted(rows.items())
-        if group == key[0] and row.paused is not None
-    )
-    return next(others, None)
 
 
 @asynccontextmanager

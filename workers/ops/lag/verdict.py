@@ -142,6 +142,18 @@ def _held(case: _Situation) -> Classification | None:
     return Classification(Status.HELD, f"{words} since {facts.seconds:.0f} s: no reader can go on before it ends")
 
 
+def _locked(case: _Situation) -> Classification | None:
+    if case.facts.locked is None:
+        return None
+    certain = case.facts.lock_is_waited_for
+    if not _stands(case, case.limits.locked_seconds if certain else case.limits.behind_seconds):
+        return None
+    unread_since = case.facts.now - timedelta(seconds=case.facts.seconds)
+    if any(each.at > unread_since and each.committed != case.last.committed for each in case.samples[-2:]):
+        return None  # it got on since the last look
+    return Classification(Status.LOCKED, case.facts.locked)
+
+
 def _waiting(case: _Situation) -> Classification | None:
     facts = case.facts
     if facts.waiting is None or facts.seconds < case.limits.waiting_seconds:
@@ -206,7 +218,8 @@ def _progress(case: _Situation) -> str:
 
 def _records(case: _Situation) -> str:
     count = case.last.records
-    return f"{count:,} {'record is' if count == 1 else 'records are'} unread, the oldest for {case.facts.seconds:.1f} s"
+    verb = "is" if count == 1 else "are"  # "its": a group's own count is that of all its partitions
+    return f"{count:,} of its records {verb} unread, the oldest for {case.facts.seconds:.1f} s"
 
 
 _RULES: tuple[Callable[[_Situation], Classification | None], ...] = (
@@ -218,6 +231,7 @@ _RULES: tuple[Callable[[_Situation], Classification | None], ...] = (
     _stopped,
     _holding,
     _held,
+    _locked,
     _waiting,
     _stalled,
     _rewound,

@@ -101,7 +101,8 @@ async def _connect_target(target: Settings) -> AsyncIterator[Connection]:
     connection = await connect_database(target)
     try:
         # After a crash of the server, lost transactions are decided again: the lanes' rows are lost with them.
-        await connection.execute("set synchronous_commit = off")
+        # A migration of its tables may have to wait for another one.
+        await connection.execute("set synchronous_commit = off; set lock_timeout = 0")
         yield connection
     finally:
         await connection.close()

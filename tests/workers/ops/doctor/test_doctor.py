@@ -162,6 +162,23 @@ async def test_what_is_broken_in_the_database_is_found(prepared: Settings, what:
     assert [] == await _wrong(prepared)
 
 
+async def test_whoever_keeps_a_table_locked_is_named_and_keeps_no_worker_from_being_started(prepared: Settings) -> None:
+    """A transaction that somebody forgot: it is a warning, since it may end at any moment."""
+    connection = await connect_database(prepared)
+    await connection.execute("set idle_in_transaction_session_timeout = 0")  # ours have one, others need not
+    async with connection.transaction():
+        await connection.execute("lock table journal in share mode")
+        pid = f"pid {connection.get_server_pid()} (user "
+
+        async def told() -> bool:
+            found = [each for each in await _results(prepared) if each.subject == "locks"]
+            assert {Grade.WARNING, Grade.OK} >= {each.grade for each in found}
+            return any(each.text.startswith(pid) and "holds a lock on journal" in each.text for each in found)
+
+        await eventually(told, "a warning that names the holder")
+    await connection.close()
+
+
 async def test_a_lane_that_is_halted_keeps_no_worker_from_being_started(prepared: Settings) -> None:
     """Before a start it is a warning: starting the worker is part of the remedy."""
     sql, mend, expected = DAMAGE["a lane that is halted"]

@@ -128,7 +128,7 @@ async def test_the_page_shows_what_is_unread_why_and_what_changed(reading: Readi
     read_up = out.export_text()
 
     assert f"{reading.group} on {reading.place.topic}: 2 records" in stopped
-    assert "STOPPED in partition 0: nobody is in the group, and 2 records are unread" in stopped
+    assert "STOPPED in partition 0: nobody is in the group, and 2 of its records are unread" in stopped
     assert f"{reading.group} on {reading.place.topic}: nothing unread" in read_up
     assert f"{reading.place.topic}/0 OK all is read" in read_up
     assert "last changes" in read_up

@@ -4,9 +4,11 @@ import asyncio
 from itertools import count
 from uuid import uuid4
 
+import asyncpg
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.protocol.admin import DeleteGroupsRequest
+from structlog.testing import capture_logs
 
 from infra.kafka.cluster_queries import open_cluster_queries
 from infra.kafka.commit_history import partition_of_group
@@ -16,9 +18,11 @@ from schemas.catalogue import BILLING_EVENTS, SEND_REQUESTS
 from tests.workers.lagging import QUICK, Reading, make_reading, stands
 from tests.workers.life import at_the_end, in_partition, living
 from tests.workers.wire import Raw, ends, prepare, promotion, publish, send, set_offset, working
+from workers.commands.views.lag import show_lag
 from workers.errors import BreakerError
 from workers.jobs.billing import BillingJob
 from workers.jobs.send import SendJob
+from workers.lane import server_checks
 from workers.lane.circuit_breaker import FEWEST
 from workers.ledger.plans import load_catalogue
 from workers.ops.lag import Status, StatusLimits, observer
@@ -55,7 +59,7 @@ async def test_a_group_without_members_is_stopped_and_who_comes_is_its_owner(rea
     await reading.commit(1)
     async with reading.observed() as found:
         stopped = await reading.stands(found, Status.STOPPED)
-        assert "nobody is in the group, and 2 records are unread" in stopped.reason
+        assert "nobody is in the group, and 2 of its records are unread" in stopped.reason
         assert stopped.owner is None
 
         async with reading.member() as consumer:
@@ -107,6 +111,45 @@ async def test_a_reader_that_gets_on_and_falls_behind_is_slow(reading: Reading) 
     assert "records a second, and" in slow.reason
     assert slow.eta_seconds is None
     assert Status.SLOW == again.status
+
+
+async def test_a_lock_in_postgres_is_the_cause_on_every_surface(
+    cluster: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Within seconds lag, for an old and a new observer, the worker's readiness and its log name who holds it."""
+    monkeypatch.setattr(server_checks, "_SERVERS_SECONDS", 0.3)
+    account = in_partition(cluster, 1)
+    place = TopicPartition(SEND_REQUESTS, 1)
+    with capture_logs() as logs:
+        async with living(cluster) as life, observer(cluster) as found:
+            await publish(cluster, SEND_REQUESTS, [send(account)])
+            await at_the_end(cluster, 1)
+            other = await asyncpg.connect(
+                cluster.database_url.get_secret_value(), server_settings={"application_name": "psql"}
+            )
+            named = f"pid {other.get_server_pid()} (user "
+            async with asyncio.timeout(10):
+                await other.execute("begin; lock table accounts in access exclusive mode")
+                await publish(cluster, SEND_REQUESTS, [send(account)])
+                locked = await stands(found, SendJob.group, place, Status.LOCKED)
+                await life.not_ready(f"Postgres: {named}")
+            async with observer(cluster) as new:
+                await new.refresh()
+                show_lag(new.groups)
+                first = next(group for group in new.groups if group.group == SendJob.group)
+            await other.close()
+            await at_the_end(cluster, 1)
+            await life.ready()
+            calm = await stands(found, SendJob.group, place, Status.OK)
+
+    assert locked.reason.startswith(named)
+    assert "idle in transaction since " in locked.reason
+    assert (Status.LOCKED, locked.reason[:40]) == (first.status, first.reason[:40])
+    assert f"Postgres: {named}" in capsys.readouterr().out
+    (told,) = [log for log in logs if log["event"] == "lock_in_the_way"]
+    assert told["holder"].startswith(named)
+    assert "pg_terminate_backend" in told["hint"]
+    assert "all is read" == calm.reason
 
 
 async def test_an_offset_that_went_back_is_told_until_it_has_come_as_far_again(reading: Reading) -> None:
@@ -263,7 +306,10 @@ async def test_an_offset_beyond_what_the_books_have_read_leaves_records_unread(c
 
     assert (3, 3) == (beyond.records, stopped.records)
     assert beyond.seconds > 0
-    assert f"its offset is {end:,}, and the books have read up to {end - 3:,}; 3 records are unread" in beyond.reason
+    assert (
+        f"its offset is {end:,}, and the books have read up to {end - 3:,}; 3 of its records are unread"
+        in beyond.reason
+    )
     assert f"run `inmail replay rewind send --to-offset {end - 3} --partition 0`" in beyond.reason
 
 

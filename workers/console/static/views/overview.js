@@ -3,21 +3,23 @@
 import { bar, sparkline } from "../chart.js";
 import { facts, formatCode, h, link, section, show, status, table } from "../dom.js";
 import { count, number, percent, rate, seconds, time, words } from "../format.js";
-import { subscribe } from "../live.js";
+import { onStale, subscribe } from "../live.js";
 import { errorCard, loadingLine } from "../loading.js";
 import { get, post } from "../api.js";
 import { confirm } from "../dialogs.js";
 import { trendsSection } from "./trends.js";
 import { groupPath, lagStatus, reasonText, timeToZero } from "./lag.js";
 
+const OLD_SECONDS = 15; // a rate that is older says how old: between two samples are 2 s, or 10 s where a server is slow
 const MIN_COUNT_INTERVAL_MS = 30000; // counting dead letters reads the whole topic
 
 export function showOverview({ body, signal }) {
   const summary = h("p", { class: "summary", role: "status" }, "");
+  const detail = h("div", { class: "headline" });
   const flow = h("div", {}, loadingLine());
   const live = h("div", {});
   const letters = h("div", {}, loadingLine());
-  show(body, summary, flow, trendsSection(signal), live, section("Dead letters", letters));
+  show(body, h("div", {}, summary, detail), flow, trendsSection(signal), live, section("Dead letters", letters));
   let countedEnd = null;
   let countedAt = 0;
 
@@ -32,25 +34,24 @@ export function showOverview({ body, signal }) {
     }
   }
 
+  function showHeadline({ kind, title, text, do: advice, since, also }) {
+    if (summary.textContent !== title) summary.textContent = title;
+    summary.dataset.kind = kind;
+    show(detail, text && h("p", {}, text), advice && h("p", { class: "do" }, "→ ", formatCode(advice)),
+      since && h("p", { class: "quiet" }, "Since ", time(since)), also.length > 0 && h("p", { class: "quiet" }, `Also: ${also.join(" · ")}`));
+  }
+
   const unsubscribe = subscribe((sample) => {
     if (!sample.at) return;
-    const { kind, text } = summarizeHealth(sample.health);
-    if (summary.textContent !== text) {
-      summary.textContent = text;
-      summary.dataset.kind = kind;
-    }
+    showHeadline(sample.headline);
     show(flow, worstGroupCard(sample.lag.worst), flowTiles(sample));
-    show(live, h("div", { class: "columns" }, healthSection(sample), outcomesSection(sample.outcomes)), groupsSection(sample.lag));
+    show(live, h("div", { class: "columns" }, healthSection(sample), outcomesSection(sample.outcomes, "postgres" in sample.errors)), groupsSection(sample.lag));
     countDeadLetters(sample.changes.dead_letters);
   });
-  signal.addEventListener("abort", unsubscribe);
-}
-
-function summarizeHealth(parts) {
-  const impaired = parts.filter((part) => part.status !== "ok");
-  if (!impaired.length) return { kind: "ok", text: "All systems operational." };
-  const failedParts = impaired.filter((part) => part.status === "failed");
-  return { kind: failedParts.length ? "failed" : "warning", text: `${impaired.map((part) => `${part.name}: ${part.cause}`).join(" · ")}` };
+  const unwatch = onStale((text) => {
+    if (text) showHeadline({ kind: "lost", title: text, text: "What is below is old: the system may stand differently now.", do: "see whether the console runs and can be reached; the page connects again by itself", since: null, also: [] });
+  });
+  signal.addEventListener("abort", () => { unsubscribe(); unwatch(); });
 }
 
 /** Returns a card with the group that has the most severe status; null where every group is OK. */
@@ -66,7 +67,9 @@ function worstGroupCard(found) {
 function flowTiles(sample) {
   const { now, history } = sample.flow;
   const at = history.map((each) => Date.parse(each.at) / 1000);
-  const tile = (name, value, hint, values) => h("div", { class: "tile" },
+  const age = now ? (Date.parse(sample.at) - Date.parse(now.at)) / 1000 : 0;
+  const isOld = age > OLD_SECONDS;
+  const tile = (name, value, what, values, hint = isOld ? `${what}, ${seconds(age)} ago` : what) => h("div", { class: isOld ? "tile old" : "tile" },
     h("p", { class: "name" }, name), h("p", { class: "figure" }, value), h("p", { class: "quiet" }, hint),
     values && sparkline(values, `${name}, records a second, over ${seconds(at.at(-1) - at[0])}; now ${value}`, { width: 240, height: 36, at }));
   const oldest = sample.oldest;
@@ -74,9 +77,9 @@ function flowTiles(sample) {
     tile("Flow in", rate(now?.came_in), "written to the input topics", history.map((each) => each.came_in)),
     tile("Decided", rate(now?.decided), "outcomes stored in the database", history.map((each) => each.decided)),
     tile("Answered", rate(now?.answered), "answers published", history.map((each) => each.answered)),
-    h("div", { class: "tile" }, h("p", { class: "name" }, "Oldest unread"),
+    h("div", { class: isOld ? "tile old" : "tile" }, h("p", { class: "name" }, "Oldest unread"),
       h("p", { class: "figure" }, oldest ? seconds(oldest.seconds) : "none"),
-      h("p", { class: "quiet" }, oldest ? `${oldest.topic} / ${oldest.partition}` : "no unread records"),
+      h("p", { class: "quiet" }, oldest ? `${oldest.topic} / ${oldest.partition}` : "no unread records", isOld && `, ${seconds(age)} ago`),
       oldest && h("p", {}, link("#/lag", "Lag by partition"))));
 }
 
@@ -109,7 +112,7 @@ function processButtons(part) {
   }));
 }
 
-function outcomesSection({ rows, records }) {
+function outcomesSection({ rows, records, at }, isOld) {
   const total = rows.reduce((sum, row) => sum + row.count, 0);
   const body = table("Outcomes by code", [
     ["Outcome", (row) => h("code", {}, row.code)],
@@ -120,7 +123,7 @@ function outcomesSection({ rows, records }) {
   ], [...rows].sort((one, other) => other.count - one.count), { empty: "No outcomes yet." });
   return section("Outcomes", h("p", { class: "quiet" }, total
     ? `Answers to the last ${number(records)} records of each lane: ${count(total, "answer")}.`
-    : ""), body);
+    : "", isOld && at && [" As of ", time(at), ": Postgres does not answer."]), isOld ? h("div", { class: "old" }, body) : body);
 }
 
 function groupsSection(lag) {
@@ -134,6 +137,7 @@ function groupsSection(lag) {
     ["Oldest unread", (group) => seconds(group.seconds), "number"],
     ["Time to zero", timeToZero, "number"],
   ], lag.groups, { empty: "No groups yet." }),
+  lag.is_stale && lag.at && h("p", { class: "quiet" }, "As of ", time(lag.at), ": Kafka does not answer."),
   lag.others > 0 && h("p", { class: "quiet" }, `The cluster has ${count(lag.others, "other group")}; ${rest === lag.others ? "all are" : `${number(rest)} of them ${rest === 1 ? "is" : "are"}`} OK. `, link("#/lag", "All groups")));
 }
 

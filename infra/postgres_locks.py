@@ -1,0 +1,274 @@
+"""Who keeps the ledger's sessions waiting in Postgres: one question that the console, lag, workers and commands share.
+
+Every user may see which session waits for which. What a session does and since when, Postgres shows only to its own
+role and to members of `pg_read_all_stats`: where it is hidden, the answer says what is missing.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from time import monotonic
+from typing import Any, Final
+
+import asyncpg
+
+from infra.postgres import Connection, connect_database
+from infra.retry import SERVER_ERRORS, is_retriable
+from infra.settings import Settings
+
+__all__ = [
+    "LockHolder",
+    "LockMemory",
+    "LockedError",
+    "ask_lock_holders",
+    "explain_lock",
+    "find_holders",
+    "read_lock_holders",
+]
+
+_WAIT_SECONDS: Final = 1.0  # of a session of ours: lanes keep each other for a moment
+_TABLE_SECONDS: Final = 1.0  # of a transaction with a lock on a whole table
+_ROWS_SECONDS: Final = 4.0  # of a transaction that keeps rows; of one of ours, without doing anything
+_REMEMBERED_SECONDS: Final = 15.0  # after a session of ours was seen to wait: workers give up after 2 s, and try again
+_OURS: Final = "inmail"  # how names of our applications begin (infra/postgres.py)
+_READ: Final = """
+with here as (
+    select l.pid, l.granted, l.mode, l.locktype, l.waitstart, c.relname
+    from pg_locks as l
+    left join pg_class as c
+        on l.locktype = 'relation' and c.oid = l.relation and c.relkind in ('r', 'p')
+        and c.relnamespace = any(array(select to_regnamespace(quote_ident(s)) from unnest(current_schemas(false)) as s))
+    where l.database is null or l.database = 0
+        or l.database = (select oid from pg_database where datname = current_database())
+),
+sessions as (
+    select h.pid, bool_or(not h.granted) as waits, min(h.waitstart) filter (where not h.granted) as waits_since,
+        array_agg(distinct h.relname::text) filter (
+            where h.granted and h.mode in ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+        ) as tables,
+        array_agg(distinct h.relname::text) filter (
+            where h.granted and h.mode in ('RowShareLock', 'RowExclusiveLock')
+        ) as rows
+    from here as h
+    where h.pid is not null and h.pid <> pg_backend_pid()
+    group by h.pid
+)
+select s.pid, a.usename::text as user_name, coalesce(a.application_name, '') as application,
+    host(a.client_addr) as client, a.state, coalesce(a.backend_type, '') as backend, a.xact_start, a.state_change,
+    s.waits_since, clock_timestamp() as now, current_user::text as reader,
+    case when s.waits then pg_blocking_pids(s.pid) else '{}' end as blocked_by,
+    array_remove(coalesce(s.tables, '{}'), null) as tables, array_remove(coalesce(s.rows, '{}'), null) as rows
+from sessions as s
+join pg_stat_activity as a using (pid)
+where (a.datname is null or a.datname = current_database())
+    and (s.waits or array_remove(s.tables, null) <> '{}' or array_remove(s.rows, null) <> '{}')
+order by s.pid
+"""
+
+
+class LockedError(asyncpg.LockNotAvailableError):
+    """A statement gave up waiting for a lock. The message names who holds it."""
+
+
+@dataclass(frozen=True, slots=True)
+class LockHolder:
+    """A session that keeps sessions of the ledger waiting, or that will keep whoever needs its rows."""
+
+    pid: int  # 0: a prepared transaction, which has no session
+    user: str | None = None
+    application: str = ""
+    client: str | None = None
+    state: str | None = None  # as pg_stat_activity calls it; None: not visible to who asks
+    since: datetime | None = None  # when its transaction began; None: not visible
+    seconds: float | None = None  # and for how long it lasts
+    tables: tuple[str, ...] = ()  # of the ledger, which it has locked as a whole
+    rows_of: tuple[str, ...] = ()  # of which it has locked rows
+    waiting: int = 0  # sessions of the ledger that wait for it now
+    waiting_seconds: float = 0.0  # the longest of them
+    missing: str = ""  # what would have to be granted to see the rest
+
+    @property
+    def blocks(self) -> bool:
+        """Whether work waits for it for certain; otherwise only what needs the same rows does."""
+        return bool(self.waiting or self.tables)
+
+    @property
+    def text(self) -> str:
+        """Who it is, what it holds and since when, in a sentence."""
+        if not self.pid:
+            return f"a prepared transaction (see pg_prepared_xacts) {self._effect()}"
+        client = f" from {self.client}" if self.client else ""
+        who = f"pid {self.pid} (user {self.user or '?'}, {self.application or 'no application name'}{client})"
+        hidden = f"; its state is hidden: {self.missing}" if self.state is None and self.missing else ""
+        return f"{who}, {self._lasts()}, {self._effect()}{hidden}"
+
+    @property
+    def do(self) -> str:
+        """What an operator can do."""
+        if not self.pid:
+            return "find it in pg_prepared_xacts, then `commit prepared` or `rollback prepared`"
+        return f"end its transaction where it runs, or as a superuser `select pg_terminate_backend({self.pid})`"
+
+    def _lasts(self) -> str:
+        if self.state is None:
+            return "in a state that is not visible"
+        if self.since is None:
+            return self.state
+        return f"{self.state} since {self.since:%Y-%m-%d %H:%M:%S} UTC ({self.seconds or 0:.0f} s)"
+
+    def _effect(self) -> str:
+        held = f"a lock on {', '.join(self.tables)}" if self.tables else "a lock"
+        if not self.tables and self.rows_of:
+            held = f"rows of {', '.join(self.rows_of)}"
+        if not self.waiting:
+            return f"holds {held}" if self.tables else f"holds {held}: what needs them waits"
+        who = "1 session of the ledger waits" if self.waiting == 1 else f"{self.waiting} sessions of the ledger wait"
+        return f"holds {held}: {who}, for {self.waiting_seconds:.0f} s"
+
+    def summary(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        names = ("pid", "user", "application", "client", "state", "since", "seconds", "tables", "rows_of", "waiting")
+        told = {name: getattr(self, name) for name in names}
+        return {
+            **told,
+            "waiting_seconds": self.waiting_seconds,
+            "blocks": self.blocks,
+            "text": self.text,
+            "do": self.do,
+        }
+
+
+@dataclass(slots=True)
+class _Waiters:
+    count: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class LockMemory:
+    """What an observer knows of holders by having looked before: who was waited for is the cause until it lets go."""
+
+    clock: Callable[[], float] = monotonic
+    _waited_for: dict[tuple[int, datetime | None], tuple[float, LockHolder]] = field(default_factory=dict)
+
+    def recall(self, holders: Sequence[LockHolder]) -> list[LockHolder]:
+        """Return the holders of a look, those for whom nobody waits just now with who waited a moment ago."""
+        now = self.clock()
+        for each in holders:
+            if each.waiting:
+                self._waited_for[each.pid, each.since] = now, each
+        self._waited_for = {
+            key: (at, each) for key, (at, each) in self._waited_for.items() if now - at <= _REMEMBERED_SECONDS
+        }
+        found = []
+        for each in holders:
+            _, waited = self._waited_for.get((each.pid, each.since), (now, each))
+            found.append(replace(each, waiting=waited.waiting, waiting_seconds=waited.waiting_seconds))
+        return found
+
+
+async def read_lock_holders(connection: Connection) -> list[LockHolder]:
+    """Return who keeps sessions of the ledger waiting, or keeps what they need, the worst first.
+
+    Reads no table of the ledger, so that it answers whatever is locked there.
+    """
+    return find_holders([dict(row) for row in await connection.fetch(_READ)])
+
+
+async def ask_lock_holders(settings: Settings) -> list[LockHolder]:
+    """Return the same over a connection of its own, as the user of the settings; nothing where nobody answers."""
+    try:
+        connection = await connect_database(settings)
+        try:
+            return await read_lock_holders(connection)
+        finally:
+            connection.terminate()
+    except SERVER_ERRORS as error:
+        if not is_retriable(error):
+            raise
+        return []
+
+
+async def explain_lock(settings: Settings, error: asyncpg.LockNotAvailableError) -> LockedError:
+    """Return the error of a statement that gave up waiting for a lock, with who holds it."""
+    if isinstance(error, LockedError):
+        return error
+    holders = await ask_lock_holders(settings)
+    blocking = [each for each in holders if each.blocks] or holders
+    if not blocking:
+        return LockedError(f"{error}: whoever held it is gone by now, or cannot be seen: try again")
+    return LockedError("; ".join(f"{each.text}: {each.do}" for each in blocking))
+
+
+def find_holders(sessions: Sequence[Mapping[str, Any]]) -> list[LockHolder]:
+    """Return the holders among sessions with locks, which are rows of the question.
+
+    A holder waits for nobody itself. One of ours that is at work is none: it lets go when it is done. Who keeps a whole
+    table, or rows for longer than our own work takes, is told also when nobody waits at this moment: workers give up
+    after 2 s, and try again later.
+    """
+    by_pid = {row["pid"]: row for row in sessions}
+    waiters: dict[int, _Waiters] = {}
+    for row in sessions:
+        if row["blocked_by"] and row["application"].startswith(_OURS) and _age(row, "waits_since") >= _WAIT_SECONDS:
+            for root in _roots(row["pid"], by_pid):
+                found = waiters.setdefault(root, _Waiters())
+                found.count, found.seconds = found.count + 1, max(found.seconds, _age(row, "waits_since"))
+    told = {row["pid"] for row in sessions if not row["blocked_by"] and _keeps(row)} | waiters.keys()
+    holders = [_holder(pid, by_pid.get(pid), waiters.get(pid, _Waiters())) for pid in told]
+    holders = [each for each in holders if not _is_at_work(each)]
+    return sorted(holders, key=lambda each: (-each.waiting, not each.tables, -(each.seconds or 0.0), each.pid))
+
+
+def _roots(pid: int, by_pid: Mapping[int, Mapping[str, Any]]) -> set[int]:
+    """Return the sessions at the head of the queue in which a session waits."""
+    roots, seen, left = set[int](), {pid}, set(by_pid[pid]["blocked_by"])
+    while left:
+        each = left.pop()
+        seen.add(each)
+        further = set(by_pid[each]["blocked_by"]) if each in by_pid else set()
+        if further:
+            left |= further - seen
+        else:
+            roots.add(each)
+    return roots
+
+
+def _keeps(row: Mapping[str, Any]) -> bool:
+    """Tell whether a session keeps a whole table, or rows, for longer than our own work takes."""
+    if row["tables"] and (row["state"] is None or _age(row, "xact_start") >= _TABLE_SECONDS):
+        return bool(row["backend"] in ("", "client backend"))
+    if not row["rows"] or row["state"] is None:
+        return False
+    if row["application"].startswith(_OURS):
+        return row["state"] != "active" and _age(row, "state_change") >= _ROWS_SECONDS
+    return _age(row, "xact_start") >= _ROWS_SECONDS
+
+
+def _is_at_work(holder: LockHolder) -> bool:
+    return holder.application.startswith(_OURS) and holder.state == "active" and not holder.tables
+
+
+def _age(row: Mapping[str, Any], name: str) -> float:
+    since, now = row[name], row["now"]
+    return 0.0 if since is None else max(0.0, float((now - since).total_seconds()))
+
+
+def _holder(pid: int, row: Mapping[str, Any] | None, waiters: _Waiters) -> LockHolder:
+    if row is None:
+        return LockHolder(pid, waiting=waiters.count, waiting_seconds=waiters.seconds)
+    missing = "" if row["state"] is not None else f"`grant pg_read_all_stats to {row['reader']}` shows it"
+    return LockHolder(
+        pid,
+        row["user_name"],
+        row["application"],
+        row["client"],
+        row["state"],
+        row["xact_start"],
+        None if row["xact_start"] is None else _age(row, "xact_start"),
+        tuple(sorted(row["tables"])),
+        tuple(sorted(row["rows"])),
+        waiters.count,
+        waiters.seconds,
+        missing,
+    )

@@ -1,0 +1,67 @@
+"""Whether the books balance, checked beside the samples: every credit that was granted is accounted for."""
+
+import asyncio
+from collections.abc import Callable
+from time import monotonic
+from typing import Final
+
+from workers.console.health import FAILED, OK, SystemPart
+from workers.console.problems import KNOWN
+from workers.console.query_limiter import QueryLimiter
+from workers.ops.books.credit_metrics import CreditReader
+from workers.ops.books.snapshot import open_books
+
+__all__ = ["BooksCheck"]
+
+_PERIOD_SECONDS: Final = 60.0
+_LATE_SECONDS: Final = 600.0  # after a check that did not come to its end: the first one reads the whole journal
+_LIMITS: Final = 4.0  # query time limits that one may take
+
+
+class BooksCheck:
+    """The last check, and the one under way. It takes no page's turn, and the samples do not wait for it."""
+
+    def __init__(self, limiter: QueryLimiter, clock: Callable[[], float] = monotonic) -> None:
+        self._limiter, self._clock = limiter, clock
+        self._reader = CreditReader()
+        self._checking: asyncio.Task[None] | None = None
+        self._due_at = clock()
+        self._checked_at: float | None = None
+        self._difference = 0
+
+    def part(self) -> SystemPart | None:
+        """Return how the books stood at the last check; None before the first. Begin the next one where it is due."""
+        if self._checking is not None and self._checking.done():
+            self._checking.result()
+            self._checking = None
+        if self._checking is None and self._clock() >= self._due_at:
+            self._checking = asyncio.create_task(self._check())
+        if self._checked_at is None:
+            return None
+        if not self._difference:
+            return SystemPart("Books", OK, "balanced", "every credit that was granted is accounted for")
+        text = f"{abs(self._difference):,} credits are {'missing' if self._difference > 0 else 'too many'}"
+        do = "`inmail audit` names the lots and rows; let nobody change the tables by hand meanwhile"
+        return SystemPart("Books", FAILED, "books do not balance", text, do)
+
+    async def wait(self) -> None:
+        """Wait for the check that is under way."""
+        if self._checking is not None:
+            await self._checking
+
+    async def close(self) -> None:
+        """End the check that is under way."""
+        if self._checking is not None:
+            self._checking.cancel()
+            await asyncio.wait([self._checking])
+
+    async def _check(self) -> None:
+        try:
+            async with asyncio.timeout(self._limiter.settings.console_timeout_seconds * _LIMITS):
+                async with open_books(self._limiter.settings) as connection:
+                    found = await self._reader.read(connection)
+        except KNOWN:  # the sample names a server that does not answer
+            self._due_at = self._clock() + _LATE_SECONDS
+            return
+        self._difference, self._checked_at = found.difference, self._clock()
+        self._due_at = self._checked_at + _PERIOD_SECONDS
