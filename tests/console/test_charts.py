@@ -52,7 +52,9 @@ async def test_an_accounts_balance_is_read_at_each_change(tab: Tab, scene: Scene
     await tab.open_view(f"#/account?id={scene.account}")
     chart = tab.page.get_by_role("slider", name="Balance over time")
     await chart.wait_for()
-    await tab.page.get_by_role("radio", name="all").check()
+    async with tab.page.expect_response(lambda answer: "/balance" in answer.url and "days" not in answer.url):
+        await tab.page.get_by_role("radio", name="all").check()
+    await chart.and_(tab.page.locator("[aria-valuemax]")).wait_for()
 
     async def read(key: str) -> str:
         await chart.press(key)

@@ -122,7 +122,7 @@ async def test_an_operation_is_stopped_and_continued(tab: Tab, scene: Scene) -> 
     """A slow redrive ends between two messages, and another redrive does the rest."""
     await tab.open_view(f"#/letters?account={scene.refused}")
     await tab.sign_in(OPERATOR, "maria")
-    await tab.page.get_by_role("button", name="Redrive").click()
+    await tab.page.get_by_role("button", name="messages …").click()
     await tab.page.get_by_label("Rate").fill("1")
     for box in (
         "include messages that would be dead-lettered again",

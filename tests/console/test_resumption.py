@@ -30,9 +30,10 @@ def operation(arguments: dict[str, Any], plan: dict[str, Any], verb: str = "redr
 
 def test_a_request_is_parsed_from_its_record() -> None:
     """Filter and options are equal to the recorded ones; a record of another version is refused."""
-    given = {"selection": {"reason": "unknown_plan", "after": "2026-01-31T00:00:00+00:00"}}
+    given = {"selection": {"reason": "unknown_plan", "after": "2026-01-31T00:00:00+00:00", "places": ["3/17"]}}
     chosen, how = parse_redrive(operation(given | {"rate": 5.0, "limit": None, "again": True, "anyway": False}, {}))
-    assert ("unknown_plan", NOW) == (chosen.reason, chosen.after)
+    assert ("unknown_plan", NOW, frozenset({(3, 17)})) == (chosen.reason, chosen.after, chosen.places)
+    assert given["selection"] == chosen.summary()
     assert RedriveOptions(5.0, None, again=True) == how
     rows, to, rate = parse_reemit(operation({"selection": {"worker": "send", "partition": 3}, "to": None}, {"rate": 9}))
     assert ("send", 3, None, 9.0) == (rows.worker, rows.partition, to, rate)

@@ -25,7 +25,8 @@ def views(scene: Scene) -> dict[str, tuple[str, list[str]]]:
         "account": (f"#/account?id={scene.account}", ["2 credits", "promotion", "charged", "free", "Sequence"]),
         "request": (f"#/request?id={scene.request}", [str(scene.request), SEND_REQUESTS, "charged", "published"]),
         "operations": ("#/operations", ["Recorded operations"]),
-        "topics": ("#/topics", ["up to date", "Delivery guarantees"]),
+        "topics": ("#/topics", ["up to date", "Delivery guarantees", "Offsets held", SEND_REQUESTS]),
+        "topic": (f"#/topics/{SEND_REQUESTS}", ["In sync", "Records", scene.account, "inmail.send.requested.v1"]),
     }
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 from aiohttp import web
 from pydantic_core import to_json
 
-from schemas.catalogue import INPUT_TOPICS
+from schemas.catalogue import INPUT_TOPICS, TOPICS
 from schemas.results import DeadLetterReason
 from workers.console import parameters
 from workers.console.balance_json import balance_history_json
@@ -15,13 +15,18 @@ from workers.console.dead_letter_json import letter_json, letter_row_json
 from workers.console.operation_runner import OperationRunner
 from workers.console.problems import BadRequestError
 from workers.console.query_limiter import QueryLimiter
+from workers.console.record_json import record_json
 from workers.console.resumption import resume_command
+from workers.console.search_json import search_json
 from workers.console.system_monitor import SystemMonitor
 from workers.console.time_series import TimeRange
+from workers.ops.books.account_search import search_accounts
 from workers.ops.books.balance_history import read_balance_history
 from workers.ops.books.statement import read_statement
 from workers.ops.dead_letters.history import report_dead_letter, report_dead_letters
 from workers.ops.operations import Operation, list_operations, read_operation
+from workers.ops.topics.inventory import read_inventory
+from workers.ops.topics.newest_records import read_newest
 from workers.ops.topics.plan import TopicsError, plan_topics
 from workers.ops.topics.promises import check_topics
 from workers.ops.trace.trace import about, trace
@@ -30,6 +35,8 @@ __all__ = ["Api", "RequestHandler", "json_response"]
 
 _MAX_LETTERS: Final = 200
 _MAX_LINES: Final = 500
+_MAX_ACCOUNTS: Final = 20
+_MAX_RECORDS: Final = 25
 _MAX_REQUESTS: Final = 20
 _SEARCHED_RECORDS: Final = 20_000  # records of each partition; the command can search more
 _TOPIC_SCAN_LIMITS: Final = 2.0  # query time limits: these queries read whole topics
@@ -64,6 +71,8 @@ class Api:
             "/api/operations": self.operations,
             "/api/operations/{operation}": self.operation,
             "/api/topics": self.topics,
+            "/api/topics/{topic}/records": self.records,
+            "/api/search": self.search,
         }
 
     async def overview(self, _: web.Request) -> web.Response:
@@ -115,9 +124,10 @@ class Api:
         """Answer with the newest dead letters that match the filter, and with counts by topic and reason."""
         letter_filter = parameters.parse_filter(request.query)
         last = parameters.parse_number(request.query, "last", 1, _MAX_LETTERS) or _MAX_LETTERS
+        older_than = parameters.parse_older(request.query)
         operation = parameters.parse_number(request.query, "operation")
         async with self.limiter.slot(_TOPIC_SCAN_LIMITS) as settings:
-            report = await report_dead_letters(settings, letter_filter, last, operation)
+            report = await report_dead_letters(settings, letter_filter, last, operation, older_than=older_than)
         counts = [
             {"topic": topic, "reason": reason, "letters": n} for (topic, reason), n in sorted(report.counts.items())
         ]
@@ -126,6 +136,8 @@ class Api:
                 "letters": [letter_row_json(letter, history) for letter, history in report.letters],
                 "counts": counts,
                 "total": report.counts.total(),
+                "older": report.older,
+                "next": parameters.older_than_text(report.letters[-1][0]) if report.older else None,
                 "silent": report.silent,
                 "topics": INPUT_TOPICS,
                 "reasons": list(DeadLetterReason),
@@ -165,9 +177,19 @@ class Api:
             "command": command,
         }
 
+    async def search(self, request: web.Request) -> web.Response:
+        """Answer with what a text may name: accounts, a request or event, a dead letter."""
+        text = parameters.parse_text(request.query, "q")
+        if text is None:
+            raise BadRequestError("q: missing; expected an account, an id, or a dead letter's place")
+        async with self.limiter.slot() as settings:
+            accounts = await search_accounts(settings, text, _MAX_ACCOUNTS + 1)
+        return json_response(search_json(text, accounts, _MAX_ACCOUNTS))
+
     async def topics(self, _: web.Request) -> web.Response:
         """Answer with the planned topic changes, and the settings that conflict with a delivery guarantee."""
         async with self.limiter.slot(_TOPIC_SCAN_LIMITS) as settings:
+            topics = await read_inventory(settings)
             broken_promises = await check_topics(settings)
             try:
                 changes, refused = await plan_topics(settings), None
@@ -175,7 +197,29 @@ class Api:
                 changes, refused = [], str(error)
         wanted = {"partitions": settings.topic_partitions, "replicas": settings.topic_replication}
         conflicts = [each._asdict() for each in broken_promises]
-        return json_response({"changes": changes, "refused": refused, "broken_promises": conflicts, "wanted": wanted})
+        return json_response(
+            {
+                "topics": topics,
+                "changes": changes,
+                "refused": refused,
+                "broken_promises": conflicts,
+                "wanted": wanted,
+            }
+        )
+
+    async def records(self, request: web.Request) -> web.Response:
+        """Answer with the newest records of a topic, or with those from an offset of a partition on."""
+        topic = request.match_info["topic"]
+        if topic not in TOPICS:
+            raise BadRequestError(f"topic: expected one of {', '.join(TOPICS)}")
+        partition = parameters.parse_number(request.query, "partition")
+        offset = parameters.parse_number(request.query, "offset")
+        if offset is not None and partition is None:
+            raise BadRequestError("partition: missing; an offset is one of a partition")
+        last = parameters.parse_number(request.query, "last", 1, _MAX_RECORDS) or _MAX_RECORDS
+        async with self.limiter.slot(_TOPIC_SCAN_LIMITS) as settings:
+            found = await read_newest(settings, topic, last, partition, offset)
+        return json_response({"topic": topic, "records": [record_json(each) for each in found]})
 
 
 def _require_account(request: web.Request) -> str:

@@ -6,7 +6,7 @@ from typing import Any, Final
 from workers.ops.dead_letters.history import LetterHistory
 from workers.ops.dead_letters.letters import DeadLetter, readable_text
 
-__all__ = ["letter_json", "letter_row_json"]
+__all__ = ["decode_bytes", "letter_json", "letter_row_json"]
 
 _MAX_TEXT_BYTES: Final = 64 * 1024  # of a key, value or header; `inmail dead-letters show` shows all
 _BYTES_FIELDS: Final = frozenset({"key", "value", "headers"})
@@ -20,12 +20,13 @@ def letter_row_json(letter: DeadLetter, history: LetterHistory | None) -> dict[s
 
 def letter_json(letter: DeadLetter, history: LetterHistory | None) -> dict[str, Any]:
     """Return a dead letter with its message as text, or as a hex dump where the bytes are not text."""
-    headers = [{"name": name, "value": _decode_bytes(value)} for name, value in letter.headers]
-    whole = {"key": _decode_bytes(letter.key), "value": _decode_bytes(letter.value), "headers": headers}
+    headers = [{"name": name, "value": decode_bytes(value)} for name, value in letter.headers]
+    whole = {"key": decode_bytes(letter.key), "value": decode_bytes(letter.value), "headers": headers}
     return letter_row_json(letter, history) | whole | {"bytes": None if letter.value is None else len(letter.value)}
 
 
-def _decode_bytes(data: bytes | None) -> str | None:
+def decode_bytes(data: bytes | None) -> str | None:
+    """Return bytes as text, or as a hex dump where they are none; long ones are cut."""
     if data is None:
         return None
     if len(data) <= _MAX_TEXT_BYTES:

@@ -1,18 +1,32 @@
 """Parsers for the console's request parameters: texts, numbers, instants, ids, filters and options."""
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from infra.clock import nearest_instant, to_milliseconds
 from schemas.catalogue import INPUT_TOPICS
 from schemas.results import DeadLetterReason
 from workers.console.problems import BadRequestError
-from workers.ops.dead_letters.letters import LetterFilter
+from workers.ops.dead_letters.letters import DeadLetter, LetterFilter, LetterTime, letter_time
 from workers.ops.dead_letters.redrive_plan import RATES, RedriveOptions
 
-__all__ = ["parse_filter", "parse_instant", "parse_number", "parse_options", "parse_text"]
+__all__ = [
+    "older_than_text",
+    "parse_filter",
+    "parse_instant",
+    "parse_number",
+    "parse_older",
+    "parse_options",
+    "parse_places",
+    "parse_text",
+]
 
 _MAX_CHARACTERS: Final = 1000
+_MAX_PLACES: Final = 1000
+_PLACE: Final = re.compile(r"(\d{1,9})/(\d{1,18})", re.ASCII)
+_OLDER: Final = re.compile(r"(-?\d{1,17})-(\d{1,9})-(\d{1,18})", re.ASCII)
 _MAX_NUMBER: Final = 2**53 - 1  # JavaScript's largest safe integer
 
 Parameters = Mapping[str, Any]
@@ -90,7 +104,55 @@ def parse_filter(parameters: Parameters) -> LetterFilter:
         parse_instant(parameters, "before"),
         parse_number(parameters, "partition"),
         parse_number(parameters, "offset"),
+        _parse_chosen(parameters),
     )
+
+
+def _parse_chosen(parameters: Parameters) -> frozenset[tuple[int, int]] | None:
+    places = parameters.get("places")
+    if places is None:
+        return None
+    try:
+        return parse_places(places)
+    except ValueError as error:
+        raise BadRequestError(f"places: {error}") from error
+
+
+def parse_places(places: object) -> frozenset[tuple[int, int]]:
+    """Return partitions and offsets of dead letters that are written as `3/17`.
+
+    Raises:
+        ValueError: when they are none, none at all, or too many.
+
+    """
+    if not isinstance(places, list) or not 0 < len(places) <= _MAX_PLACES:
+        raise ValueError(f"expected 1 to {_MAX_PLACES:,} places")
+    found = [_PLACE.fullmatch(place) if isinstance(place, str) else None for place in places]
+    if None in found:
+        raise ValueError("expected a partition and an offset each, like 3/17")
+    return frozenset((int(place[1]), int(place[2])) for place in found if place is not None)
+
+
+def parse_older(parameters: Parameters) -> LetterTime | None:
+    """Return the dead letter after which a page of the list begins; None for the first page.
+
+    Raises:
+        BadRequestError: when it is none that `older_than_text` wrote.
+
+    """
+    text = parse_text(parameters, "older_than")
+    if text is None:
+        return None
+    found = _OLDER.fullmatch(text)
+    if found is None:
+        raise BadRequestError("older_than: expected what the page before named as `next`")
+    return nearest_instant(int(found[1])), int(found[2]), int(found[3])
+
+
+def older_than_text(letter: DeadLetter) -> str:
+    """Return the parameter for the page that begins after a dead letter."""
+    at, partition, offset = letter_time(letter)
+    return f"{to_milliseconds(at)}-{partition}-{offset}"
 
 
 def parse_options(parameters: Parameters) -> RedriveOptions:

@@ -10,6 +10,7 @@ from workers import error_table
 from workers.console.access import TooManyAttemptsError, WrongTokenError
 from workers.console.local_workers import ControlError
 from workers.error_table import KNOWN_ERRORS
+from workers.ops.topics.newest_records import NoSuchPartitionError
 
 __all__ = ["KNOWN", "BadRequestError", "error_middleware", "explain"]
 
@@ -24,6 +25,7 @@ _OWN: Final[dict[type[Exception], tuple[int, str]]] = {
     WrongTokenError: (401, "wrong_token"),
     TooManyAttemptsError: (429, "too_many_attempts"),
     ControlError: (409, "refused"),
+    NoSuchPartitionError: (404, "not_found"),
 }
 KNOWN: Final = (*_OWN, *KNOWN_ERRORS)
 

@@ -16,7 +16,7 @@ from workers.console.flow import Growth
 from workers.console.problems import KNOWN, explain
 from workers.console.query_limiter import QueryLimiter
 from workers.console.result_tail import Results, ResultTail
-from workers.console.time_series import Family, Observation, TimeRange, TimeSeries
+from workers.console.time_series import Bucket, Family, Observation, TimeRange, TimeSeries
 from workers.console.time_series_file import load_series, save_series
 from workers.ops.lag import GroupLag
 
@@ -88,6 +88,10 @@ class Recorder:
         for group in groups or ():
             seen.lag_seconds[group.group], seen.unread[group.group] = group.seconds, group.records
         self._history.add(seen)
+
+    def buckets(self, range_: TimeRange) -> list[Bucket]:
+        """Return the buckets of a range, oldest first."""
+        return self._history.buckets(range_)
 
     def dead_letters(self, since: datetime) -> Counter[str]:
         """Return how many dead letters came since a time, by reason, as far as this console saw."""

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from infra.settings import Settings
 from schemas.results import DeadLetterReason
+from workers.console.parameters import parse_places
 from workers.ledger.model import WorkerName
 from workers.ops.dead_letters.letters import LetterFilter
 from workers.ops.dead_letters.redrive_plan import RedriveOptions
@@ -36,12 +37,13 @@ _REWIND_OPTIONS: Final = {
     TargetKind.UNDO: "undo",
 }
 
-_CONVERTERS: Final[Mapping[str, Callable[[str], Any]]] = {
+_CONVERTERS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "reason": DeadLetterReason,
     "worker": WorkerName,
     "request": UUID,
     "after": datetime.fromisoformat,
     "before": datetime.fromisoformat,
+    "places": parse_places,
 }
 
 

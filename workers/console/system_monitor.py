@@ -17,9 +17,11 @@ from workers.console.headline import headline
 from workers.console.lag_json import group_json, overview_json, partitions_json
 from workers.console.lag_source import LagSource
 from workers.console.local_workers import WorkerControl, with_processes
+from workers.console.navigation_counts import navigation_counts, running_operations
 from workers.console.problems import KNOWN, explain
 from workers.console.query_limiter import QueryLimiter
 from workers.console.recorder import Recorder
+from workers.console.time_series import TimeRange
 from workers.ops.books.lanes import LaneProgress, read_lanes
 from workers.ops.books.recent_outcomes import OutcomeCount, recent_outcomes
 from workers.ops.books.snapshot import open_books
@@ -43,6 +45,7 @@ class _LedgerReading:
     lanes: list[LaneProgress] = field(default_factory=list)
     outcomes: list[OutcomeCount] = field(default_factory=list)
     operations: str = ""  # changes with every change of an operation
+    running: int = 0  # operations
     locks: list[LockHolder] = field(default_factory=list)
     at: datetime | None = None  # of the rest
 
@@ -113,8 +116,8 @@ class SystemMonitor:
 
     async def close(self) -> None:
         """Close the clients, and keep the time series."""
+        await self.recorder.close()  # first: a client may hang on closing when its broker is gone
         await self._books.close()
-        await self.recorder.close()
         await self.lag.close()
 
     async def _query(self, server: str, read: Callable[[Settings], Awaitable[None]]) -> bool:
@@ -136,6 +139,7 @@ class SystemMonitor:
             self._ledger.lanes = await read_lanes(connection)
             self._ledger.outcomes = await recent_outcomes(connection, _OUTCOME_RECORDS)
             newest = await read_operations(connection, 5)
+        self._ledger.running = running_operations(newest)
         self._ledger.at = utc_now()
         self._ledger.operations = " ".join(f"{each.operation}:{each.status}:{each.noted_at}" for each in newest)
 
@@ -170,6 +174,9 @@ class SystemMonitor:
             "oldest": oldest if oldest is not None and oldest.records else None,
             "health": list(self._health.values()),
             "lag": overview_json(self.lag, is_stale="kafka" in self._errors),
+            "counts": navigation_counts(
+                self.lag.groups, self.recorder.buckets(TimeRange.HOURS_6), utc_now(), self._ledger.running
+            ),
             "changes": {"dead_letters": self.lag.dead_letters_end, "operations": self._ledger.operations},
         }
 

@@ -4,6 +4,7 @@ import { currentSession, onSession, refreshSession, signOut } from "./api.js";
 import { announce, h, link, show } from "./dom.js";
 import { utc, zone } from "./format.js";
 import { connect, disconnect } from "./live.js";
+import { showNavigation, showSearchField } from "./navigation.js";
 import { openSignIn } from "./dialogs.js";
 import { showAccount } from "./views/account.js";
 import { showDeadLetter } from "./views/dead_letter.js";
@@ -12,9 +13,11 @@ import { showLag } from "./views/lag.js";
 import { showOperation, showOperations } from "./views/operations.js";
 import { showOverview } from "./views/overview.js";
 import { showRequest } from "./views/request.js";
+import { showSearch } from "./views/search.js";
+import { showTopic } from "./views/topic.js";
 import { showTopics } from "./views/topics.js";
 
-// Path pattern, view, and entry of the navigation.
+// Path pattern, view, and its name: the entry of the navigation, where there is one.
 const ROUTES = [
   [/^\/?$/, showOverview, "Overview"],
   [/^\/lag$/, showLag, "Lag"],
@@ -25,8 +28,9 @@ const ROUTES = [
   [/^\/operations$/, showOperations, "Operations"],
   [/^\/operations\/(\d+)$/, showOperation, "Operations"],
   [/^\/topics$/, showTopics, "Topics"],
+  [/^\/topics\/([\w.-]+)$/, showTopic, "Topics"],
+  [/^\/search$/, showSearch, "Search"],
 ];
-const VIEWS = [["#/", "Overview"], ["#/lag", "Lag"], ["#/letters", "Dead letters"], ["#/account", "Account"], ["#/request", "Request"], ["#/operations", "Operations"], ["#/topics", "Topics"]];
 
 const main = document.getElementById("main");
 let viewAbort = null;
@@ -56,12 +60,6 @@ function showView() {
   if (!isFirst) heading.focus({ preventScroll: true });
   if (!isFirst) window.scrollTo(0, 0);
   isFirst = false;
-}
-
-function showNavigation(current) {
-  show(document.getElementById("views"), h("ul", {}, VIEWS.map(([href, name]) =>
-    h("li", {}, link(href, name, name === current ? { "aria-current": "page" } : {})))));
-  document.querySelector("#views [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
 }
 
 function showIdentity(session) {
@@ -105,6 +103,7 @@ function showZone() {
 
 async function start() {
   showZone();
+  showSearchField();
   setInterval(showZone, 1000);
   window.addEventListener("hashchange", () => {
     // An open dialog belongs to the previous view.

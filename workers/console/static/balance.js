@@ -11,8 +11,8 @@ const EDGE = { top: 8, right: 8, left: 62 };
 const NEAR_PIXELS = 5;
 const at = (text) => Date.parse(text) / 1000;
 
-/** Returns the chart of an account's balance, with `found` as `/api/account/balance` answers it. */
-export function balanceChart(found) {
+/** Returns the chart of an account's balance, with `found` as `/api/account/balance` answers it. A chart that takes another's place goes on with its cursor. */
+export function balanceChart(found, cursorState = { at: null }) {
   const data = {
     from: at(found.from), to: at(found.to), now: at(found.as_of),
     points: found.points.map((point) => ({ at: at(point.at), balance: point.balance })),
@@ -26,7 +26,6 @@ export function balanceChart(found) {
   const reading = h("p", { class: "reading" });
   let width = 0;
   let cursor = null;
-  let chosen = null;
   const x = (seconds) => EDGE.left + ((seconds - data.from) / (data.to - data.from)) * (width - EDGE.left - EDGE.right);
   const right = () => width - EDGE.right;
 
@@ -52,23 +51,23 @@ export function balanceChart(found) {
   }
 
   function showCursor() {
-    const seconds = chosen ?? data.now;
+    const seconds = cursorState.at ?? data.now;
     if (cursor !== null) {
-      cursor.setAttribute("visibility", chosen === null ? "hidden" : "visible");
+      cursor.setAttribute("visibility", cursorState.at === null ? "hidden" : "visible");
       for (const name of ["x1", "x2"]) cursor.setAttribute(name, x(seconds));
     }
     const point = data.points.filter((each) => each.at <= seconds).at(-1);
     const near = (NEAR_PIXELS / Math.max(width - EDGE.left - EDGE.right, 1)) * (data.to - data.from);
     const changed = KINDS.map(([kind, name]) => [name, data.changes.filter((each) => each.kind === kind && Math.abs(each.seconds - seconds) <= near)])
-      .filter(([, each]) => each.length && chosen !== null).map(([name, each]) => describe(name, each));
+      .filter(([, each]) => each.length && cursorState.at !== null).map(([name, each]) => describe(name, each));
     const balance = `${count(point?.balance ?? 0, "credit")}${seconds > data.now ? ", if nothing is sent or granted" : ""}`;
-    reading.replaceChildren(h("span", { class: "moment" }, chosen === null ? "now, " : "", time(seconds * 1000)), h("b", {}, balance), ...changed.map((text) => h("span", {}, text)));
+    reading.replaceChildren(h("span", { class: "moment" }, cursorState.at === null ? "now, " : "", time(seconds * 1000)), h("b", {}, balance), ...changed.map((text) => h("span", {}, text)));
     for (const [name, value] of Object.entries({ min: data.from, max: data.to, now: Math.round(seconds) })) plot.setAttribute(`aria-value${name}`, value);
     plot.setAttribute("aria-valuetext", reading.textContent);
   }
 
   function moveTo(seconds) {
-    chosen = seconds === null ? null : Math.min(data.to, Math.max(data.from, seconds));
+    cursorState.at = seconds === null ? null : Math.min(data.to, Math.max(data.from, seconds));
     showCursor();
   }
   const atPointer = (event) => moveTo(data.from + ((event.clientX - plot.getBoundingClientRect().left - EDGE.left) / (width - EDGE.left - EDGE.right)) * (data.to - data.from));
@@ -78,12 +77,13 @@ export function balanceChart(found) {
   plot.addEventListener("keydown", (event) => {
     // Each press goes to the next instant at which something happened.
     const instants = [...new Set([...data.points.map((point) => point.at), ...data.changes.map((change) => change.seconds), data.now])].sort((one, other) => one - other);
-    const here = chosen ?? data.now;
+    const here = cursorState.at ?? data.now;
     const to = { ArrowLeft: instants.filter((each) => each < here).at(-1), ArrowRight: instants.find((each) => each > here), Home: instants[0], End: instants.at(-1) }[event.key];
     if (to === undefined) return;
     event.preventDefault();
     moveTo(to);
   });
+  showCursor();
   new ResizeObserver(([entry]) => {
     width = Math.floor(entry.contentRect.width);
     draw();

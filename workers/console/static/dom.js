@@ -52,14 +52,18 @@ export function show(container, ...nodes) {
   if (focused !== undefined) container.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
 }
 
-/** Returns a table that scrolls sideways where it is too wide. Columns: [heading, function of a row, class]. */
+/**
+ * Returns a table that scrolls sideways where it is too wide; on a narrow screen each row is a card with the headings as
+ * labels. The roles are explicit because a table that is laid out as cards loses them. Columns: [heading, function of a
+ * row, class].
+ */
 export function table(label, columns, rows, { empty = "None.", key = null } = {}) {
   if (!rows.length) return h("p", { class: "empty" }, empty);
-  const heads = columns.map(([heading, , kind]) => h("th", { scope: "col", class: kind }, heading));
-  const body = rows.map((row, index) => h("tr", key ? { "data-row": key(row) } : {},
-    columns.map(([, cell, kind], column) => h(column ? "td" : "th", { class: kind, ...(column ? {} : { scope: "row" }) }, cell(row, index)))));
+  const heads = columns.map(([heading, , kind]) => h("th", { scope: "col", role: "columnheader", class: kind }, heading));
+  const body = rows.map((row, index) => h("tr", { role: "row", ...(key ? { "data-row": key(row) } : {}) },
+    columns.map(([heading, cell, kind], column) => h(column ? "td" : "th", { class: kind, "data-label": heading, ...(column ? { role: "cell" } : { scope: "row", role: "rowheader" }) }, h("div", {}, cell(row, index))))));
   return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `${label}, table`, "data-key": `table ${label}` },
-    h("table", {}, h("caption", { class: "hidden" }, label), h("thead", {}, h("tr", {}, heads)), h("tbody", {}, body)));
+    h("table", { role: "table" }, h("caption", { class: "hidden" }, label), h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, heads)), h("tbody", { role: "rowgroup" }, body)));
 }
 
 /** Returns a text of ours with the parts between backticks as code. */

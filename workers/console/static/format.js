@@ -14,6 +14,13 @@ const isUtc = () => new Date().getTimezoneOffset() === 0;
 
 export const number = (value) => (value === null || value === undefined ? "–" : whole.format(value));
 
+/** Returns a number of bytes with its unit. */
+export function bytes(value) {
+  if (value === null || value === undefined) return "–";
+  const unit = Math.min(Math.floor(Math.log2(Math.max(value, 1)) / 10), 4);
+  return `${unit ? fine.format(value / 1024 ** unit) : whole.format(value)} ${["bytes", "KiB", "MiB", "GiB", "TiB"][unit]}`;
+}
+
 /** Returns a number in few characters, such as 12.5K. */
 export const short = (value) => (value === null || value === undefined ? "–" : compact.format(value));
 

@@ -3,7 +3,7 @@
 import { dayOf } from "./format.js";
 
 const STEPS = [60, 120, 180, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400];
-const DAYS = [1, 2, 7, 14, 28, 56, 91, 182, 364, 728];
+const DAYS = [1, 2, 3, 5, 7, 10, 14, 21, 28, 42, 56, 70, 91, 182, 364, 728];
 const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
 
 /** Returns the values to mark on an axis that begins at zero and holds `largest`: about `wanted` round steps. */

@@ -22,6 +22,7 @@ from workers.ops.dead_letters.letters import (
     DeadLetter,
     FoundLetters,
     LetterFilter,
+    LetterTime,
     NoSuchDeadLetterError,
     list_dead_letters,
 )
@@ -87,6 +88,7 @@ class DeadLetterReport:
     letters: list[tuple[DeadLetter, LetterHistory | None]]
     counts: Counter[tuple[str, str]]  # by topic and reason
     silent: str | None  # why the database could not be read
+    older: int = 0  # how many more match that are older than these
 
     def summary(self) -> list[dict[str, Any]]:
         """Return the dead letters for JSON; a history is null if the database could not be read."""
@@ -176,7 +178,12 @@ async def read_answers(connection: Connection, events: Sequence[tuple[str, int, 
 
 
 async def report_dead_letters(
-    settings: Settings, selection: LetterFilter = ALL, last: int | None = None, operation: int | None = None
+    settings: Settings,
+    selection: LetterFilter = ALL,
+    last: int | None = None,
+    operation: int | None = None,
+    *,
+    older_than: LetterTime | None = None,
 ) -> DeadLetterReport:
     """Return the newest matching dead letters with their histories.
 
@@ -185,6 +192,7 @@ async def report_dead_letters(
         selection: the filter.
         last: the maximum number; None: all.
         operation: only dead letters redriven by the operation with this number.
+        older_than: list only those that come after this one in the order of the list; all are counted.
 
     Raises:
         NotSetUpError: when the topic does not exist.
@@ -199,11 +207,11 @@ async def report_dead_letters(
             return selection.matches(letter) and (operation is None or operation in {each.operation for each in sent})
 
         copies = {(each.topic, each.partition, each.offset) for sent in redrives.values() for each in sent}
-        found = await list_dead_letters(settings, selection, last, is_selected, copies)
+        found = await list_dead_letters(settings, selection, last, is_selected, copies, older_than=older_than)
         if connection is None:
-            return DeadLetterReport([(letter, None) for letter in found.letters], found.counts, silent)
+            return DeadLetterReport([(letter, None) for letter in found.letters], found.counts, silent, found.older)
         histories = await read_histories(connection, found, redrives)
-    return DeadLetterReport(list(zip(found.letters, histories, strict=True)), found.counts, None)
+    return DeadLetterReport(list(zip(found.letters, histories, strict=True)), found.counts, None, found.older)
 
 
 async def report_dead_letter(settings: Settings, partition: int, offset: int) -> DeadLetterReport:

@@ -26,9 +26,11 @@ __all__ = [
     "DeadLetter",
     "FoundLetters",
     "LetterFilter",
+    "LetterTime",
     "NoSuchDeadLetterError",
     "escape_unprintable",
     "find_dead_letters",
+    "letter_time",
     "list_dead_letters",
     "parse_dead_letter",
     "readable_text",
@@ -81,6 +83,7 @@ class LetterFilter:
     before: datetime | None = None  # dead-lettered before this time
     partition: int | None = None
     offset: int | None = None  # in that partition
+    places: frozenset[tuple[int, int]] | None = None  # chosen one by one: partition and offset
 
     def matches(self, letter: DeadLetter) -> bool:
         """Return whether a dead letter matches the filter."""
@@ -93,11 +96,14 @@ class LetterFilter:
             and (self.before is None or letter.set_aside_at < self.before)
             and self.partition in (None, letter.partition)
             and self.offset in (None, letter.offset)
+            and (self.places is None or (letter.partition, letter.offset) in self.places)
         )
 
     def summary(self) -> dict[str, Any]:
         """Return the conditions for JSON."""
         asked = {name: getattr(self, name) for name in self.__slots__}
+        if self.places is not None:
+            asked["places"] = [f"{partition}/{offset}" for partition, offset in sorted(self.places)]
         return {
             name: value.isoformat() if isinstance(value, datetime) else value
             for name, value in asked.items()
@@ -108,6 +114,14 @@ class LetterFilter:
 ALL = LetterFilter()
 
 
+LetterTime = tuple[datetime, int, int]  # when it was dead-lettered, its partition and offset: the order of lists
+
+
+def letter_time(letter: DeadLetter) -> LetterTime:
+    """Return a dead letter's place in the order of lists, which are newest first."""
+    return letter.set_aside_at, letter.partition, letter.offset
+
+
 MessagePosition = tuple[str, int, int | None]  # topic, partition and offset of a message
 
 
@@ -116,6 +130,7 @@ class FoundLetters:
     """The newest matching dead letters, newest first, and the number of all by topic and reason."""
 
     letters: list[DeadLetter] = field(default_factory=list)
+    older: int = 0  # how many more match that are older than these
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     copies: dict[MessagePosition, str] = field(
         default_factory=dict
@@ -146,12 +161,14 @@ async def find_dead_letters(
                 yield parse_dead_letter(record)
 
 
-async def list_dead_letters(
+async def list_dead_letters(  # noqa: PLR0913 - independent options
     settings: Settings,
     selection: LetterFilter = ALL,
     last: int | None = None,
     is_selected: Callable[[DeadLetter], bool] | None = None,
     copies: Collection[MessagePosition] = (),
+    *,
+    older_than: LetterTime | None = None,
 ) -> FoundLetters:
     """Return the newest matching dead letters, and the number of all by topic and reason.
 
@@ -161,6 +178,7 @@ async def list_dead_letters(
         last: the maximum number; None: all.
         is_selected: a predicate to use in place of the filter's own.
         copies: positions of redriven messages, whose dead letters are found whether they match or not.
+        older_than: list only those that come after this one in the order of the list; all are counted.
 
     Raises:
         NotSetUpError: when the topic does not exist.
@@ -177,8 +195,14 @@ async def list_dead_letters(
                 found.copies[origin] = letter.place
             if is_selected(letter):
                 found.counts[letter.origin_topic, letter.reason] += 1
-                entry = (letter.set_aside_at, letter.partition, letter.offset, letter)
-                heappushpop(newest, entry) if last is not None and len(newest) >= last else heappush(newest, entry)
+                entry = (*letter_time(letter), letter)
+                if older_than is not None and entry[:3] >= older_than:
+                    continue
+                if last is not None and len(newest) >= last:
+                    heappushpop(newest, entry)
+                    found.older += 1
+                else:
+                    heappush(newest, entry)
             if selection.offset is not None and not copies:
                 break  # this is the record at the offset, or the first one after it
     found.letters = [letter for *_, letter in sorted(newest, key=lambda entry: entry[:3], reverse=True)]

@@ -52,6 +52,7 @@ const RANGES = [["1", "1 day"], ["30", "30 days"], ["90", "90 days"], ["365", "1
 /** Returns the section with the balance over time, and a function that loads it where the account has a new line. */
 function balanceSection(id, asOf, signal) {
   const content = h("div", {});
+  const cursor = { at: null };
   let known = null;
   let days = "90";
   const choices = rangeChoice("balance-range", RANGES, days, (value) => { days = value; load(`${known} `); });
@@ -60,7 +61,7 @@ function balanceSection(id, asOf, signal) {
     if (sequence === known) return;
     known = sequence;
     try {
-      show(content, balanceChart(await get("/api/account/balance", { id, as_of: asOf, days }, signal)));
+      show(content, balanceChart(await get("/api/account/balance", { id, as_of: asOf, days }, signal), cursor));
     } catch (error) {
       if (error.name !== "AbortError") show(content, errorCard(error, () => load(`${known} `)));
     }

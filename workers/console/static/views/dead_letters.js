@@ -1,4 +1,4 @@
-// Dead letters that match a filter, and their redrive.
+// Dead letters that match a filter, page by page, and the redrive of all of them or of selected ones.
 
 import { redriveDeadLetters } from "../dialogs.js";
 import { h, link, openOnSubmit, section, show, status, table } from "../dom.js";
@@ -7,17 +7,23 @@ import { subscribe } from "../live.js";
 import { startLoader } from "../loading.js";
 
 const FILTERS = ["topic", "reason", "account", "event_type", "after", "before"];
+const PAGE = 50;
+
+// The places that are selected, on all pages of one filter.
+const selected = { filter: "", places: new Set() };
 
 export function showDeadLetters({ body, parameters, signal }) {
   const values = Object.fromEntries(FILTERS.map((name) => [name, parameters.get(name) ?? ""]));
+  const older = parameters.get("older_than") ?? "";
+  if (selected.filter !== JSON.stringify(values)) Object.assign(selected, { filter: JSON.stringify(values), places: new Set() });
   const found = h("div", {});
   const filter = h("div", {});
   show(body, filter, found);
   let hasForm = false;
-  const reload = startLoader(found, signal, "/api/dead-letters", values, (report) => {
+  const reload = startLoader(found, signal, "/api/dead-letters", { ...values, older_than: older, last: PAGE }, (report) => {
     if (!hasForm) show(filter, filterForm(values, report));
     hasForm = true;
-    return draw(report, values);
+    return draw(report, values, older);
   });
   let changes = null;
   signal.addEventListener("abort", subscribe((sample) => {
@@ -48,26 +54,82 @@ export function outcomeStatus(letter) {
   return status("unknown", "none yet");
 }
 
-function draw(report, values) {
-  const selection = Object.fromEntries(Object.entries(values).filter(([, value]) => value));
-  const actions = report.total ? h("div", { class: "actions" },
-    h("p", {}, `${count(report.total, "dead letter")}${report.total > report.letters.length ? `, newest ${number(report.letters.length)} shown` : ""}`),
-    h("button", { type: "button", class: "primary", "data-key": "redrive all", on: { click: () => redrive(selection, report.total) } }, `Redrive ${count(report.total, "message")} …`)) : null;
+function draw(report, values, older) {
+  const filter = Object.fromEntries(Object.entries(values).filter(([, value]) => value));
+  const chosen = h("button", { type: "button", class: "primary", "data-key": "redrive selected", on: { click: () => redriveSelected() } });
+  const all = h("button", { type: "button", "data-key": "redrive all", on: { click: () => redrive(filter, report.total) } }, `Redrive ${count(report.total, "message")} …`);
+  const boxes = new Map(report.letters.map((letter) => [letter.place, selectionBox(letter.place, showSelection)]));
+  const whole = h("input", { type: "checkbox", "aria-label": "Select all on this page", "data-key": "select all", on: { change: () => selectAll(whole.checked) } });
+
+  function selectAll(on) {
+    for (const place of boxes.keys()) on ? selected.places.add(place) : selected.places.delete(place);
+    showSelection();
+  }
+
+  function showSelection() {
+    for (const [place, box] of boxes) box.checked = selected.places.has(place);
+    const here = [...boxes.values()].filter((box) => box.checked).length;
+    whole.checked = here > 0 && here === boxes.size;
+    whole.indeterminate = here > 0 && here < boxes.size;
+    const n = selected.places.size;
+    chosen.textContent = n ? `Redrive ${number(n)} selected …` : "Redrive selected …";
+    chosen.disabled = n === 0;
+  }
+
+  showSelection();
   return [
     report.silent && h("p", { class: "card" }, status("warning", "History unavailable"), ` Postgres cannot be queried: ${report.silent}`),
-    section("Dead letters", actions, table("Dead letters", [
-      ["Dead letter", (letter) => link(`#/letters/${letter.place}`, letter.place)],
-      ["Dead-lettered", (letter) => time(letter.set_aside_at)],
-      ["Reason", (letter) => words(letter.reason)],
-      ["Account", (letter) => letter.account_id ?? "–", "cut"],
-      ["Type", (letter) => letter.event_type ?? "–", "type"],
-      ["Origin", (letter) => `${letter.origin_topic} ${letter.origin_partition}/${letter.origin_offset}`],
-      ["Outcome", outcomeStatus],
-    ], report.letters, { empty: "No dead letter matches. Retention may have removed older dead letters.", key: (letter) => letter.place })),
+    section("Dead letters", report.total ? h("div", { class: "actions" }, pagePosition(report, older), h("div", { class: "buttons" }, chosen, all)) : null,
+      report.letters.length > 0 && h("label", { class: "check" }, whole, " Select all on this page"),
+      table("Dead letters", [
+        ["Dead letter", (letter) => h("span", { class: "chosen" }, boxes.get(letter.place), link(`#/letters/${letter.place}`, letter.place))],
+        ["Dead-lettered", (letter) => time(letter.set_aside_at)],
+        ["Reason", (letter) => [h("strong", {}, words(letter.reason)), h("span", { class: "error" }, letter.error)], "wide"],
+        ["Account", accountCell, "cut"],
+        ["Message", (letter) => [h("span", { class: "error" }, letter.event_type ?? "no type"), h("span", { class: "quiet" }, `${letter.origin_topic} ${letter.origin_partition}/${letter.origin_offset}`)], "type"],
+        ["Outcome", outcomeStatus],
+      ], report.letters, { empty: older ? "No older dead letter matches." : "No dead letter matches. Retention may have removed older dead letters.", key: (letter) => letter.place }),
+      pageLinks(report, values, older)),
   ];
 }
 
-async function redrive(selection, total) {
-  const started = await redriveDeadLetters(selection, `This redrives the messages of ${count(total, "dead letter")}.`);
+function selectionBox(place, changed) {
+  const box = h("input", { type: "checkbox", "aria-label": `Select dead letter ${place}`, "data-key": `select ${place}`, on: { change: () => {
+    box.checked ? selected.places.add(place) : selected.places.delete(place);
+    changed();
+  } } });
+  return box;
+}
+
+/** Returns the account as a link, by the subject where a message has no usable key. */
+function accountCell(letter) {
+  const account = letter.account_id ?? letter.subject ?? null;
+  return account === null ? "–" : link(`#/account?${new URLSearchParams({ id: account })}`, account);
+}
+
+function pagePosition(report, older) {
+  const last = report.total - report.older;
+  const first = last - report.letters.length + 1;
+  return h("p", {}, count(report.total, "dead letter"), report.letters.length < report.total && (older ? `, ${number(first)} to ${number(last)} from the newest` : `, the newest ${number(report.letters.length)}`));
+}
+
+function pageLinks(report, values, older) {
+  if (!older && report.next === null) return null;
+  const path = (more) => `#/letters?${new URLSearchParams(Object.entries({ ...values, ...more }).filter(([, value]) => value))}`;
+  return h("nav", { class: "pages", "aria-label": "Pages" }, older && link(path({}), "Newest"), report.next && link(path({ older_than: report.next }), `Older (${number(report.older)})`));
+}
+
+async function redriveSelected() {
+  const places = [...selected.places];
+  const started = await redriveDeadLetters({ places }, `This redrives the messages of ${count(places.length, "selected dead letter")}.`);
+  if (started) selected.places.clear();
+  open(started);
+}
+
+async function redrive(filter, total) {
+  open(await redriveDeadLetters(filter, `This redrives the messages of ${count(total, "dead letter")}.`));
+}
+
+function open(started) {
   if (started) location.hash = started.operation === null ? "#/operations" : `#/operations/${started.operation}`;
 }

@@ -1,0 +1,84 @@
+"""The list of dead letters in a real browser: its pages, its accounts and errors, and what is selected of it."""
+
+import pytest
+
+from schemas.catalogue import SEND_REQUESTS
+from tests.console.browser import Tab
+from tests.console.scene import LETTERS, OPERATOR, Scene
+from tests.workers.wire import eventually, publish, send
+from workers.console.parameters import parse_filter, parse_older
+from workers.console.problems import BadRequestError
+from workers.ops.dead_letters.letters import LetterFilter, list_dead_letters
+from workers.ops.operations import list_operations
+
+pytestmark = pytest.mark.timeout(60)
+
+MORE = 57  # a page has 50
+
+
+async def test_a_page_names_accounts_and_errors_and_leads_to_the_next(tab: Tab, scene: Scene) -> None:
+    """The pages hold each dead letter once, also while others come; the way back is a link and the browser's own."""
+    account = f"many-{scene.account}"
+    good = send(account, relationship="connection")  # twice as many: the circuit breaker is not what is tested
+    await publish(scene.settings, SEND_REQUESTS, [good, (account.encode(), b"no event"), good] * MORE)
+
+    async def all_there() -> bool:
+        found = await list_dead_letters(scene.settings, LetterFilter(account=account))
+        return len(found.letters) == MORE
+
+    await eventually(all_there, f"{MORE} dead letters")
+    await tab.open_view(f"#/letters?account={account}")
+    await tab.wait_for_text(f"{MORE} dead letters, the newest 50")
+    first = await tab.page.locator("tbody th a").all_inner_texts()
+    row = tab.page.locator("tbody tr").first
+    assert "not JSON: expected true, false or null" in await row.inner_text()
+    assert f"#/account?id={account}" == await row.get_by_role("link", name=account).get_attribute("href")
+    await tab.click(f"Older ({MORE - 50})", "link")
+    await tab.wait_for_text(f"{MORE} dead letters, 51 to {MORE} from the newest")
+    second = await tab.page.locator("tbody th a").all_inner_texts()
+
+    assert (50, MORE - 50, MORE) == (len(first), len(second), len({*first, *second}))
+    await tab.click("Newest", "link")
+    await tab.wait_for_text("the newest 50")
+    await tab.page.go_back()
+    await tab.wait_for_text("51 to")
+
+
+async def test_selected_dead_letters_are_redriven_alone(tab: Tab, scene: Scene) -> None:
+    """The operation's record has their places; what is selected stays selected when the list is read again."""
+    path = f"#/letters?account={scene.refused}"
+    await tab.open_view(path)
+    await tab.sign_in(OPERATOR, "maria")
+    boxes = tab.page.locator("tbody input")
+    await boxes.nth(1).wait_for()
+    assert await tab.page.get_by_role("button", name="Redrive selected").is_disabled()
+    await tab.page.get_by_label("Select all on this page").check()
+    await tab.page.get_by_role("button", name=f"Redrive {LETTERS} selected …").wait_for()
+    for number in range(2):
+        await boxes.nth(number).uncheck()
+    assert await tab.page.get_by_label("Select all on this page").evaluate("each => each.indeterminate")
+    places = (await tab.page.locator("tbody th a").all_inner_texts())[2:LETTERS]
+    await tab.open_view("#/operations")
+    await tab.wait_for_text("Recorded operations")
+    await tab.open_view(path)
+    await tab.click("Redrive 2 selected …")
+    await tab.page.get_by_label("include messages that would be dead-lettered again").check()
+    await tab.press("Show the plan")
+    await tab.page.locator("dialog").get_by_label("Reason").fill("only these")
+    await tab.press("Redrive 2 messages")
+    await tab.wait_for_text("only these")
+
+    (done,) = await list_operations(scene.settings, 1)
+    assert ({"places": sorted(places)}, 2) == (done.arguments["selection"], done.plan["messages"])
+
+
+@pytest.mark.parametrize(
+    "places", [[], "0/1", ["0"], ["0/1", 3], ["-1/2"], ["1/2/3"], [f"0/{each}" for each in range(1001)]]
+)
+def test_a_selection_that_names_no_dead_letters_is_refused(places: object) -> None:
+    """An empty selection is no selection of all."""
+    with pytest.raises(BadRequestError, match="places: expected"):
+        parse_filter({"places": places})
+    assert frozenset({(0, 1), (2, 30)}) == parse_filter({"places": ["0/1", "2/30"]}).places
+    with pytest.raises(BadRequestError, match="older_than"):
+        parse_older({"older_than": "2030-01-01T09"})
