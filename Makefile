@@ -84,6 +84,14 @@ histories: $(STAMP) ## Compare 5,000 random histories of all events with the ora
 clients: $(STAMP) ## Run other people's clients from PyPI against docs/producers.md (1 min; not part of the tests)
 	$(BIN)/python -m tests.clients
 
+.PHONY: examples
+examples: $(STAMP) ## Build and run the sample programs of examples/, LANGUAGES="python go java typescript" (3 min; not part of the tests)
+	$(BIN)/python -m tests.examples $(LANGUAGES)
+
+.PHONY: models
+models: $(STAMP) ## Make typed models of all events in build/models, LANGUAGES="python java typescript", and read real results with them (3 min)
+	$(BIN)/python -m tests.models $(LANGUAGES)
+
 .PHONY: fuzz
 fuzz: $(STAMP) ## Account for 100,000 malformed records from a real broker (about 5 min; make test sends 3,000)
 	$(BIN)/python -m tests.fuzz

@@ -118,5 +118,13 @@ def _closed(schema: Schema) -> list[Any] | None:
 
 
 def _follow(schema: Schema, definitions: dict[str, Schema]) -> Schema:
+    """Return a schema with what it refers to, and with alternatives where it names several types: it is the same."""
     reference = schema.get("$ref")
-    return schema if reference is None else definitions[reference.removeprefix("#/$defs/")] | schema
+    if reference is not None:
+        return definitions[reference.removeprefix("#/$defs/")] | schema
+    types = schema.get("type")
+    if not isinstance(types, list):
+        return schema
+    outside = {name: schema[name] for name in schema.keys() & {"default", "description"}}
+    inside = {name: value for name, value in schema.items() if name not in outside}
+    return outside | {"anyOf": [{"type": each} if each == "null" else inside | {"type": each} for each in types]}

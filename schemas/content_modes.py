@@ -26,6 +26,7 @@ __all__ = [
     "Headers",
     "PlainForm",
     "merge_binary",
+    "parse_uuid",
     "plain_form",
     "read_attributes",
     "read_request_id",
@@ -89,7 +90,7 @@ def read_attributes(headers: Headers, value: bytes | None) -> Mapping[str, Any]:
 def read_request_id(headers: Headers, value: bytes | None) -> UUID | None:
     """Return the request id of an event, which need not be a valid one; None for what has none."""
     attributes = read_attributes(headers, value)
-    return _uuid(attributes.get("id")) or _derive(attributes)
+    return parse_uuid(attributes.get("id")) or _derive(attributes)
 
 
 def _binary_attributes(headers: Headers) -> dict[str, Any] | None:
@@ -202,7 +203,7 @@ def plain_form(value: bytes, *, any_id: bool) -> PlainForm | None:
         value, document = _inline_base64(value)
         changed = True
     derived = None
-    if any_id and _uuid(document.get("id")) is None and (derived := _derive(document)) is not None:
+    if any_id and parse_uuid(document.get("id")) is None and (derived := _derive(document)) is not None:
         value = _with_id(value, derived)
         changed = True
     return PlainForm(value, derived) if changed else None
@@ -233,7 +234,7 @@ def _with_id(value: bytes, derived: DerivedId) -> bytes:
     return json.dumps(known | {"id": str(derived)}).encode()
 
 
-def _uuid(text: object) -> UUID | None:
+def parse_uuid(text: object) -> UUID | None:
     """Return the UUID that a text is, as an event's id is read."""
     try:
         found: UUID = _UUIDS.validate_python(text)

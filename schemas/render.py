@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema
-from pydantic_core import CoreSchema
+from pydantic_core import CoreSchema, core_schema
 
 from schemas.catalogue import CATALOGUE, TOPICS, EventType
 from schemas.compatibility import breaking_changes
@@ -36,10 +36,21 @@ class StaleError(Exception):
 
 
 class _Generator(GenerateJsonSchema):
-    """Leaves out the titles that pydantic makes of field names: they say nothing new."""
+    """Leaves out the titles that pydantic makes of field names: they say nothing new.
+
+    What may be null has two types where that says it: of alternatives, generators of classes make no type.
+    """
 
     def field_title_should_be_set(self, schema: CoreSchema | FieldInfo) -> bool:  # noqa: ARG002
         return False
+
+    def nullable_schema(self, schema: core_schema.NullableSchema) -> Json:
+        shown: Json = super().nullable_schema(schema)
+        inner, *null = shown.get("anyOf", [{}])
+        if null != [{"type": "null"}] or not isinstance(inner.get("type"), str) or inner.keys() & {"const", "enum"}:
+            return shown
+        nullable: Json = inner | {"type": [inner["type"], "null"]}
+        return nullable
 
 
 def json_schema(model: type[BaseModel]) -> Json:

@@ -5,6 +5,7 @@ The schema (compose-spec.schema.json, Apache-2.0) is the one in version 2.16.2 o
 
 import json
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import yaml
 from infra.local.artifacts import read_lock
 from infra.local.postgres_server import TUNING
 from infra.settings import Settings, load_settings
+from workers.api.tokens import api_tokens
 from workers.console.access import load_access
 from workers.console.health import probe_addresses
 
@@ -82,7 +84,7 @@ def test_nothing_is_open_to_the_network(compose: dict[str, Any]) -> None:
     """Neither the servers nor what watches them."""
     published = {name: service["ports"] for name, service in compose["services"].items() if "ports" in service}
 
-    assert {"kafka", "postgres", "prometheus", "grafana", "console"} == set(published)
+    assert {"kafka", "postgres", "prometheus", "grafana", "console", "api"} == set(published)
     assert all(port.startswith("127.0.0.1:") for ports in published.values() for port in ports)
 
 
@@ -92,7 +94,7 @@ def test_images_are_pinned_and_no_secret_has_a_default(compose: dict[str, Any]) 
 
     assert all(re.search(r":v?\d+\.\d+", service["image"]) for service in compose["services"].values())
     secrets = re.findall(r"\$\{[^}]*(?:PASSWORD|TOKEN)[^}]*\}", text)
-    assert {"POSTGRES_PASSWORD", "CONSOLE_READER_TOKEN", "CONSOLE_OPERATOR_TOKEN"} == {
+    assert {"POSTGRES_PASSWORD", "CONSOLE_READER_TOKEN", "CONSOLE_OPERATOR_TOKEN", "API_TOKENS"} == {
         re.split("[:}]", each)[0].removeprefix("${") for each in secrets
     }
     assert all(re.fullmatch(r"\$\{\w+:\?[^}]+\}", each) for each in secrets)
@@ -111,6 +113,20 @@ def test_the_console_is_served_with_tokens_and_asks_each_worker(compose: dict[st
     assert load_access(settings).operator_token is not None
     assert {name: f"{name}:{given['INMAIL_HEALTH_PORT']}" for name in WORKERS} == probe_addresses(settings)
     assert compose["services"]["console"]["ports"][0].endswith(f":{settings.console_port}")
+
+
+def test_the_api_takes_the_token_that_the_head_of_the_file_makes(compose: dict[str, Any], tmp_path: Path) -> None:
+    """The lines are run as they stand: the API knows the token by the hash that they write, and serves with it."""
+    head = (ROOT / "docker-compose.yml").read_text().partition("\nname:")[0]
+    (lines,) = re.findall(r"((?:#   .*\n)+)#   docker compose up", head)
+    subprocess.run(["bash", "-euc", lines.replace("#   ", "")], cwd=tmp_path, check=True, timeout=60)
+    made = dict(line.split("=", 1) for line in (tmp_path / ".env").read_text().splitlines())
+    given = compose["services"]["api"]["environment"]
+    read = {"api_address": given["INMAIL_API_ADDRESS"], "api_tokens": made["API_TOKENS"]}
+
+    assert "app" == api_tokens(load_settings(**read)).client_of(f"Bearer {made['API_TOKEN']}")
+    assert api_tokens(load_settings(**read)).client_of(f"Bearer {made['CONSOLE_READER_TOKEN']}") is None
+    assert compose["services"]["api"]["ports"][0].endswith(f":{Settings.model_fields['api_port'].default}")
 
 
 def test_kafka_is_the_one_of_the_local_stack(compose: dict[str, Any]) -> None:

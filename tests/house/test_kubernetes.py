@@ -159,6 +159,21 @@ def test_a_budget_and_a_probe_for_each_worker() -> None:
         assert probes == {"/livez", "/readyz"}
 
 
+def test_the_api_is_reached_inside_the_cluster_and_connects_as_a_reader() -> None:
+    """Not with the workers' rights; its tokens, of which it needs hashes only, are in a secret, as its address is."""
+    service, deployed = BY_KIND["Service"]["api"]["spec"], BY_KIND["Deployment"]["inmail-api"]["spec"]
+    labels, container = deployed["template"]["metadata"]["labels"], deployed["template"]["spec"]["containers"][0]
+    given = {each["name"]: each["value"] for each in container["env"]}
+    ports = {each["name"]: each["containerPort"] for each in container["ports"]}
+    secrets = [each["secretRef"]["name"] for each in container["envFrom"] if "secretRef" in each]
+    settings = BY_KIND["ConfigMap"]["inmail-settings"]["data"]
+    assert ["inmail-database-reader", "inmail-api"] == secrets
+    assert {"http": int(given["INMAIL_API_PORT"]), "health": int(settings["INMAIL_HEALTH_PORT"])} == ports
+    assert ("ClusterIP", "http") == (service["type"], service["ports"][0]["targetPort"])
+    assert service["selector"].items() <= labels.items()
+    assert BY_KIND["PodDisruptionBudget"]["inmail-api"]["spec"]["selector"]["matchLabels"].items() <= labels.items()
+
+
 def test_the_console_is_reached_inside_the_cluster_only_and_has_its_tokens_from_a_secret() -> None:
     """Its service is that of its pod, on the port that it listens on; no token stands in a file."""
     service, deployed = BY_KIND["Service"]["console"]["spec"], BY_KIND["Deployment"]["inmail-console"]["spec"]

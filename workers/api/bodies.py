@@ -80,6 +80,7 @@ class OutcomeBody(_Body):
 
     account_id: str
     request_id: UUID
+    original_id: str | None = Field(description="The event's id, where it is no UUID.")
     final: bool = Field(description="False for balance_not_current: the same id may be sent again.")
     answer: LineBody
     conflicts: list[LineBody] = Field(description="Answers to the same id with another body: at most 49.")

@@ -17,6 +17,7 @@ from workers.api.parameters import (
     BEFORE,
     LIMIT,
     REQUEST_ID,
+    SOURCE,
     WAIT_FOR,
     Parameter,
     account_id,
@@ -73,7 +74,8 @@ async def _outcome(reader: LedgerReader, request: web.Request) -> web.Response:
     found = await reader.answers(account, request_, whole_number(request, WAIT_FOR) or 0)
     body = OutcomeBody(
         account_id=account,
-        request_id=request_,
+        request_id=found.answer.request_id,
+        original_id=found.original_id,
         final=found.answer.code != "balance_not_current",
         answer=LineBody.model_validate(found.answer),
         conflicts=[LineBody.model_validate(line) for line in found.conflicts],
@@ -132,8 +134,14 @@ OPERATIONS: Final = (
         "The stored answer to a request.",
         _outcome,
         OutcomeBody,
-        (ACCOUNT_ID, REQUEST_ID, WAIT_FOR),
-        (ProblemKind.BAD_PARAMETER, ProblemKind.UNAUTHORIZED, ProblemKind.UNKNOWN_REQUEST, ProblemKind.NOT_YET),
+        (ACCOUNT_ID, REQUEST_ID, SOURCE, WAIT_FOR),
+        (
+            ProblemKind.BAD_PARAMETER,
+            ProblemKind.UNAUTHORIZED,
+            ProblemKind.UNKNOWN_REQUEST,
+            ProblemKind.AMBIGUOUS_REQUEST,
+            ProblemKind.NOT_YET,
+        ),
     ),
     ApiOperation(
         "health", HEALTH_PATH, "Whether the API can answer. Needs no token.", _health, HealthBody, has_etag=False

@@ -1,5 +1,6 @@
 """The parameters of the read API: each checked, and described for the OpenAPI document in one place."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -8,6 +9,9 @@ from uuid import UUID
 
 from aiohttp import web
 
+from schemas.content_modes import parse_uuid
+from schemas.envelope import EVENT_ID_PATTERN, SOURCE_PATTERN
+from schemas.ids import derive_id
 from workers.api.problems import ApiError, ProblemKind
 
 __all__ = [
@@ -17,6 +21,7 @@ __all__ = [
     "LIMIT",
     "LIMIT_AT_MOST",
     "REQUEST_ID",
+    "SOURCE",
     "WAIT_FOR",
     "Parameter",
     "account_id",
@@ -28,7 +33,11 @@ LIMIT_AT_MOST: Final = 200
 _LIMIT: Final = 50
 _SEQUENCE_AT_MOST: Final = 2**63 - 1
 _ID_BYTES: Final = 1000
+EVENT_ID_LENGTH: Final = 256
 _ACCOUNT_PART: Final = 3  # of /v1/accounts/{account_id}, after the root
+_REQUEST_PART: Final = 5  # of /v1/accounts/{account_id}/requests/{request_id}
+_EVENT_ID: Final = re.compile(EVENT_ID_PATTERN)
+_SOURCE: Final = re.compile(SOURCE_PATTERN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +60,14 @@ ACCOUNT_ID: Final = Parameter(
 REQUEST_ID: Final = Parameter(
     "request_id",
     "path",
-    "The request id: the event's `id` or, where that is no UUID, the `request_id` of its results (docs/producers.md).",
-    {"type": "string", "format": "uuid"},
+    "The event's `id`, percent-encoded, or the `request_id` of its results.",
+    {"type": "string", "minLength": 1, "maxLength": EVENT_ID_LENGTH},
+)
+SOURCE: Final = Parameter(
+    "source",
+    "query",
+    "The event's `source`. Needed where its `id` is no UUID, and events of several sources have that id.",
+    {"type": "string", "minLength": 1, "maxLength": EVENT_ID_LENGTH},
 )
 WAIT_FOR: Final = _sequence(
     "wait_for",
@@ -73,32 +88,43 @@ def account_id(request: web.Request) -> str:
         ApiError: when no account can have it.
 
     """
-    # As it was sent: what is matched has bytes that are not UTF-8 as if they had been written with a percent sign.
-    sent = unquote_to_bytes(request.rel_url.raw_parts[_ACCOUNT_PART])
-    try:
-        found = sent.decode()
-    except UnicodeDecodeError as error:
-        raise ApiError(ProblemKind.BAD_PARAMETER, "account_id: has to be UTF-8, percent-encoded") from error
-    if "\0" in found or len(sent) > _ID_BYTES:
+    found = _path_text(request, _ACCOUNT_PART, ACCOUNT_ID)
+    if "\0" in found or len(found.encode()) > _ID_BYTES:
         raise ApiError(
             ProblemKind.BAD_PARAMETER, f"account_id: expected UTF-8 of {_ID_BYTES} bytes at most, without NUL"
         )
     return found
 
 
-def request_id(request: web.Request) -> UUID:
-    """Return the request id of the path.
+def request_id(request: web.Request) -> UUID | str:
+    """Return the request id of the path; the producer's own id where it is no UUID and no source is given.
 
     Raises:
-        ApiError: when it is no UUID.
+        ApiError: when no event can have such an id, or source.
 
     """
-    try:
-        return UUID(request.match_info["request_id"])
-    except ValueError as error:
+    text, source = _path_text(request, _REQUEST_PART, REQUEST_ID), request.query.getall(SOURCE.name, [])
+    if len(source) > 1 or not all(_SOURCE.fullmatch(each) for each in source):
         raise ApiError(
-            ProblemKind.BAD_PARAMETER, "request_id: expected a UUID. Of a request whose id is none, its results name it"
-        ) from error
+            ProblemKind.BAD_PARAMETER,
+            f"source: expected one of 1 to {EVENT_ID_LENGTH} characters, without control characters",
+        )
+    if (found := parse_uuid(text)) is not None:
+        return found
+    if not _EVENT_ID.fullmatch(text):
+        raise ApiError(
+            ProblemKind.BAD_PARAMETER,
+            f"request_id: expected an event's id: 1 to {EVENT_ID_LENGTH} characters, without control characters",
+        )
+    return derive_id(source[0], text) if source else text
+
+
+def _path_text(request: web.Request, part: int, parameter: Parameter) -> str:
+    # As it was sent: what is matched has bytes that are not UTF-8 as if they had been written with a percent sign.
+    try:
+        return unquote_to_bytes(request.rel_url.raw_parts[part]).decode()
+    except UnicodeDecodeError as error:
+        raise ApiError(ProblemKind.BAD_PARAMETER, f"{parameter.name}: has to be UTF-8, percent-encoded") from error
 
 
 def whole_number(request: web.Request, parameter: Parameter) -> int | None:

@@ -35,6 +35,7 @@ class ProblemKind(Enum):
     METHOD_NOT_ALLOWED = _Kind(405, "The API only reads")
     UNKNOWN_ACCOUNT = _Kind(404, "The ledger has no such account")
     UNKNOWN_REQUEST = _Kind(404, "No answer to this request is stored")
+    AMBIGUOUS_REQUEST = _Kind(409, "Several requests have this id")
     NOT_YET = _Kind(503, "The sequence asked for has not come", retry_after=1)
     BUSY = _Kind(503, "Too many requests at once", retry_after=1)
     DATABASE_AWAY = _Kind(503, "Postgres does not answer", retry_after=2)

@@ -16,11 +16,13 @@ from infra.settings import Settings
 from workers.api.balance_batches import BalanceBatches
 from workers.api.problems import DATABASE_ERRORS, ApiError, ProblemKind, database_problem
 from workers.ops.books.current_balance import CurrentBalance, read_current_balances, read_sequence
+from workers.ops.books.original_ids import find_request_ids
 from workers.ops.books.statement_page import RequestAnswers, StatementPage, read_answers, read_statement_page
 
 __all__ = ["CHECK_SECONDS", "LedgerReader"]
 
 CHECK_SECONDS: Final = 2.0
+_NAMED: Final = 5
 _WAITING_AT_MOST: Final = 1000  # requests of one process for its connections: more would only wait for a timeout
 _POLL_SECONDS: Final = (0.01, 0.02, 0.05)  # between two looks for a sequence; the last one goes on
 
@@ -70,16 +72,24 @@ class LedgerReader:
             raise _unknown_account()
         return page
 
-    async def answers(self, account_id: str, request_id: UUID, wait_for: int) -> RequestAnswers:
-        """Return the stored answers to a request.
+    async def answers(self, account_id: str, request: UUID | str, wait_for: int) -> RequestAnswers:
+        """Return the stored answers to a request, named by its request id or by its producer's id that is no UUID.
 
         Raises:
-            ApiError: when there is none, the sequence does not come, or the database cannot answer.
+            ApiError: when there is none or are several such requests, the sequence does not come, or the database
+                cannot answer.
 
         """
         await self._wait(account_id, wait_for)
         async with self._connection() as connection:
-            answers = await read_answers(connection, account_id, request_id)
+            ids = [request] if isinstance(request, UUID) else await find_request_ids(connection, request, account_id)
+            if len(ids) > 1:
+                raise ApiError(
+                    ProblemKind.AMBIGUOUS_REQUEST,
+                    f"requests of {len(ids)} sources have this id: give `source`, or the request id of one:"
+                    f" {', '.join(map(str, ids[:_NAMED]))}",
+                )
+            answers = await read_answers(connection, account_id, ids[0]) if ids else None
         if answers is None:
             raise ApiError(
                 ProblemKind.UNKNOWN_REQUEST,

@@ -18,6 +18,7 @@ from structlog.testing import capture_logs
 from infra.clock import utc_now
 from infra.postgres import Connection, connect_database
 from infra.settings import Settings, SettingsError
+from schemas.ids import DerivedId, derive_id
 from tests.ledger.book import DAY, Book
 from tests.workers.api.served import OLD_TOKEN, TOKEN, Client, Line, serving
 from tests.workers.wire import eventually
@@ -124,6 +125,45 @@ async def test_an_answer_that_is_not_final_says_so_until_there_is_one(
     assert [(False, "balance_not_current"), (True, "charged")] == [
         (each.body["final"], each.body["answer"]["code"]) for each in (first, second)
     ]
+
+
+async def test_a_request_is_found_by_any_id_that_its_event_may_have(client: Client, book: Book) -> None:
+    """By its producer's id, with or without the source, or by the request id of its results: the same answer."""
+    derived = derive_id("/test", ODD)
+    await book.decide(_named(book.send(), derived))
+    found = [
+        await client.get(_encoded(f"/v1/accounts/alice/requests/{name}"))
+        for name in (quote(ODD, safe=""), f"{quote(ODD, safe='')}?source=/test", derived)
+    ]
+    elsewhere = await client.get(_encoded(f"/v1/accounts/alice/requests/{quote(ODD, safe='')}?source=/other"))
+
+    for each in found:
+        _check("outcome", each.body)
+    assert [(str(derived), ODD, "charged")] * 3 == [
+        (each.body["request_id"], each.body["original_id"], each.body["answer"]["code"]) for each in found
+    ]
+    assert (404, "unknown-request") == elsewhere.problem
+    assert (404, "unknown-request") == (await client.get("/v1/accounts/bob/requests/order-7")).problem
+
+
+async def test_an_id_that_several_sources_use_wants_a_source(client: Client, book: Book) -> None:
+    """The problem names the request ids; each source's request has an answer of its own."""
+    ids = [derive_id(source, "order-7") for source in ("/web", "/mobile")]
+    await book.decide(*(_named(book.send(recipient_id=f"r-{number}"), id_) for number, id_ in enumerate(ids)))
+    both = await client.get("/v1/accounts/alice/requests/order-7")
+    each = [await client.get(f"/v1/accounts/alice/requests/order-7?source={name}") for name in ("/web", "/mobile")]
+
+    assert (409, "ambiguous-request") == both.problem
+    assert all(str(id_) in both.body["detail"] for id_ in ids)
+    assert [(str(id_), f"r-{number}") for number, id_ in enumerate(ids)] == [
+        (one.body["request_id"], one.body["answer"]["recipient_id"]) for one in each
+    ]
+
+
+def _named(event: Any, id_: DerivedId) -> Any:
+    """Give an event the id that decoding gives it where its own is no UUID."""
+    event.__dict__["id"] = id_
+    return event
 
 
 async def test_an_account_id_may_hold_anything_that_a_path_can_carry(client: Client, book: Book) -> None:
@@ -317,7 +357,12 @@ def test_tokens_come_from_a_file_with_remarks(settings: Settings, tmp_path: Path
         ("/v1/accounts/nobody/statement", (404, "unknown-account")),
         (f"/v1/accounts/nobody/requests/{UUID(int=1)}", (404, "unknown-request")),
         (f"/v1/accounts/alice/requests/{UUID(int=1)}", (404, "unknown-request")),
-        ("/v1/accounts/alice/requests/7", (400, "bad-parameter")),
+        ("/v1/accounts/alice/requests/7", (404, "unknown-request")),
+        ("/v1/accounts/alice/requests/a%0Ab", (400, "bad-parameter")),
+        ("/v1/accounts/alice/requests/a%FFb", (400, "bad-parameter")),
+        (f"/v1/accounts/alice/requests/{'a' * 257}", (400, "bad-parameter")),
+        ("/v1/accounts/alice/requests/7?source=a&source=b", (400, "bad-parameter")),
+        ("/v1/accounts/alice/requests/7?source=", (400, "bad-parameter")),
         ("/v1/accounts/a%00b/balance", (400, "bad-parameter")),
         ("/v1/accounts/a%FFb/balance", (400, "bad-parameter")),
         (f"/v1/accounts/{'a' * 1001}/balance", (400, "bad-parameter")),

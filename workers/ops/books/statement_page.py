@@ -6,6 +6,7 @@ from uuid import UUID
 
 from infra.postgres import Connection
 from workers.ops.books.current_balance import read_sequence
+from workers.ops.books.original_ids import read_original_id
 from workers.ops.books.statement import LINE_COLUMNS, StatementLine
 
 __all__ = ["ANSWERS_OF_REQUEST", "RequestAnswers", "StatementPage", "read_answers", "read_statement_page"]
@@ -55,6 +56,7 @@ class RequestAnswers:
 
     answer: StatementLine  # the final one; without one, the newest that is not final
     conflicts: tuple[StatementLine, ...]  # answers to the same id with another body, the oldest first
+    original_id: str | None  # the producer's id, where it is no UUID
 
 
 async def read_statement_page(
@@ -89,4 +91,5 @@ async def read_answers(connection: Connection, account_id: str, request_id: UUID
     final = [line for line in answers if line.code != "balance_not_current"]
     if not answers:
         return None
-    return RequestAnswers((final or answers)[0], conflicts)
+    original = await read_original_id(connection, account_id, request_id)
+    return RequestAnswers((final or answers)[0], conflicts, original)

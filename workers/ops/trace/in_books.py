@@ -23,7 +23,6 @@ __all__ = [
     "find_by_event",
     "find_by_request",
     "find_by_row",
-    "find_original",
 ]
 
 _MAX_ROWS: Final = 100  # of one tick, which may book a hundred thousand
@@ -192,17 +191,6 @@ async def find_by_row(connection: Connection, account_id: str, sequence: int) ->
         sequence,
     )
     return [] if row is None else [await _read_decided(connection, _row_key(account_id, Entry(*tuple(row))))]
-
-
-async def find_original(connection: Connection, original: str, account_id: str | None) -> list[UUID]:
-    """Return the request ids of requests that a producer gave this id, which is no UUID; of one account, or of all."""
-    rows = await connection.fetch(
-        "select distinct o.request_id from original_ids as o join accounts as a using (account)"
-        " where o.original = $1 and a.account_id = coalesce($2, a.account_id) order by 1",
-        original.encode(),
-        account_id,
-    )
-    return [row[0] for row in rows]
 
 
 def _tick_key(tick: Tick) -> _RequestKey:

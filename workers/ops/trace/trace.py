@@ -16,6 +16,7 @@ from infra.postgres import Connection
 from infra.settings import Settings
 from workers.ops.books.balance import UnknownAccountError
 from workers.ops.books.lanes import next_offsets
+from workers.ops.books.original_ids import find_request_ids
 from workers.ops.books.reasons import reason_of
 from workers.ops.books.snapshot import open_books
 from workers.ops.dead_letters.history import DeadLetterReport, LetterHistory, read_histories, read_redrives
@@ -188,7 +189,7 @@ async def trace(settings: Settings, question: Question, watch: ProgressWatch = n
 
 async def _find_original(connection: Connection, original: str, account: str | None) -> UUID:
     """Return the request id of the request that a producer gave an id that is no UUID."""
-    found = await books.find_original(connection, original, account)
+    found = await find_request_ids(connection, original, account)
     if len(found) == 1:
         return found[0]
     named = json.dumps(original)

@@ -1,0 +1,129 @@
+// Acts on each answer to a send request once: go run ./read-results [GROUP].
+//
+// Prints a JSON line for each; ends by SIGTERM.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+const remembered = 100_000
+
+// sendDecided names what this reader needs. encoding/json ignores all other members, also those that come later.
+type sendDecided struct {
+	ID      string `json:"id"`
+	Type    string `json:"type"`
+	Subject string `json:"subject"`
+	Data    struct {
+		RequestID string `json:"request_id"`
+		Code      string `json:"code"` // an open list: strings, and no type that refuses a new one
+		Outcome   string `json:"outcome"`
+	} `json:"data"`
+}
+
+// seen has the ids of events that were acted on.
+//
+// A service keeps them where it keeps what it does, as a unique column of the same transaction: memory forgets at a
+// restart, and the records since the last commit come again.
+type seen struct {
+	ids   map[string]struct{}
+	order []string
+}
+
+// add remembers an id, and returns whether it is new.
+func (s *seen) add(id string) bool {
+	if _, known := s.ids[id]; known {
+		return false
+	}
+	s.ids[id] = struct{}{}
+	s.order = append(s.order, id)
+	if len(s.order) > remembered {
+		delete(s.ids, s.order[0])
+		s.order = s.order[1:]
+	}
+	return true
+}
+
+func main() {
+	log.SetFlags(0)
+	group := "delivery-example"
+	if len(os.Args) > 1 {
+		group = os.Args[1]
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	if err := readResults(ctx, group); err != nil {
+		log.Fatal(err)
+	}
+}
+
+// readResults reads until it is told to stop. Offsets are committed after the work: a crash repeats, and loses nothing.
+func readResults(ctx context.Context, group string) error {
+	servers := os.Getenv("KAFKA_BOOTSTRAP_SERVERS")
+	if servers == "" {
+		servers = "localhost:9092"
+	}
+	client, err := kgo.NewClient(
+		kgo.SeedBrokers(strings.Split(servers, ",")...),
+		kgo.ConsumerGroup(group),
+		kgo.ConsumeTopics("inmail.send-results"),
+		kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()),
+		// Not the default: without it, answers of aborted transactions are read too.
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+		kgo.DisableAutoCommit(),
+		kgo.BlockRebalanceOnPoll(),
+	)
+	if err != nil {
+		return err
+	}
+	defer client.CloseAllowingRebalance()
+
+	ids := seen{ids: make(map[string]struct{})}
+	for {
+		fetches := client.PollFetches(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err := fetches.Err(); err != nil {
+			return err
+		}
+		for _, record := range fetches.Records() {
+			var event sendDecided
+			if err := json.Unmarshal(record.Value, &event); err != nil {
+				return err
+			}
+			// The first answer again (`repeat`), or a record read twice, has the id of the first.
+			if event.Type == "inmail.send.decided.v1" && ids.add(event.ID) {
+				act(event)
+			}
+		}
+		if err := client.CommitUncommittedOffsets(context.WithoutCancel(ctx)); err != nil {
+			return err
+		}
+		client.AllowRebalance()
+	}
+}
+
+// act does what an answer says. Codes that are not known are no error: the outcome decides.
+func act(event sendDecided) {
+	action := "refuse"
+	switch {
+	case event.Data.Code == "balance_not_current":
+		action = "wait" // not final: whoever asked sends the request again, see send-inmail
+	case event.Data.Outcome == "accepted":
+		action = "deliver"
+	}
+	line, _ := json.Marshal(map[string]string{
+		"action": action, "account": event.Subject, "request_id": event.Data.RequestID, "code": event.Data.Code,
+	})
+	fmt.Println(string(line))
+}

@@ -1,0 +1,75 @@
+"""Acts on each answer to a send request once: python read_results.py [GROUP].
+
+Prints a JSON line for each; ends by SIGTERM.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer
+
+SERVERS = os.environ.get("KAFKA_BOOTSTRAP_SERVERS", "localhost:9092")
+REMEMBERED = 100_000
+
+
+class Seen:
+    """Ids of events that were acted on.
+
+    A service keeps them where it keeps what it does, as a unique column of the same transaction: memory forgets at a
+    restart, and the records since the last commit come again.
+    """
+
+    def __init__(self) -> None:
+        self._ids: dict[str, None] = {}  # in the order of their arrival
+
+    def add(self, id_: str) -> bool:
+        """Remember an id; return whether it is new."""
+        if id_ in self._ids:
+            return False
+        self._ids[id_] = None
+        if len(self._ids) > REMEMBERED:
+            del self._ids[next(iter(self._ids))]
+        return True
+
+
+def act(event: dict[str, Any]) -> None:
+    """Do what an answer says. Members and codes that are not known are no error: `outcome` decides."""
+    data = event["data"]
+    if data["code"] == "balance_not_current":
+        action = "wait"  # not final: whoever asked sends the request again, see send_inmail.py
+    else:
+        action = "deliver" if data["outcome"] == "accepted" else "refuse"
+    line = {"action": action, "account": event["subject"], "request_id": data["request_id"], "code": data["code"]}
+    print(json.dumps(line), flush=True)
+
+
+async def read_results(group: str) -> None:
+    """Read until SIGTERM. Offsets are committed after the work: a crash repeats, and loses nothing."""
+    consumer = AIOKafkaConsumer(
+        "inmail.send-results",
+        bootstrap_servers=SERVERS,
+        group_id=group,
+        isolation_level="read_committed",  # not the default: without it, answers of aborted transactions are read too
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+    )
+    stop, seen = asyncio.Event(), Seen()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    async with consumer:
+        while not stop.is_set():
+            batches = await consumer.getmany(timeout_ms=500)
+            for record in (record for batch in batches.values() for record in batch):
+                event = json.loads(record.value)
+                # The first answer again (`repeat`), or a record read twice, has the id of the first.
+                if event["type"] == "inmail.send.decided.v1" and seen.add(event["id"]):
+                    act(event)
+            if batches:
+                await consumer.commit()
+
+
+if __name__ == "__main__":
+    asyncio.run(read_results(sys.argv[1] if len(sys.argv) > 1 else "delivery-example"))

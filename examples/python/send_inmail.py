@@ -1,0 +1,70 @@
+"""Asks whether an InMail may be sent, and waits for the final answer: python send_inmail.py ACCOUNT RECIPIENT [ID].
+
+Prints a JSON line for each answer. Run it again with the same ID after any failure: the request is decided once.
+"""
+
+import asyncio
+import json
+import os
+import sys
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+
+SERVERS = os.environ.get("KAFKA_BOOTSTRAP_SERVERS", "localhost:9092")
+REQUESTS, RESULTS = "inmail.send-requests", "inmail.send-results"
+HEADERS = [("content-type", b"application/cloudevents+json; charset=UTF-8")]
+ANSWER_SECONDS = 330  # longer than the ledger itself waits for another of its lanes (INMAIL_ORDER_SECONDS: 300)
+
+
+def make_request(account: str, recipient: str, id_: UUID) -> bytes:
+    """Return the request as a CloudEvent in structured mode."""
+    event = {
+        "specversion": "1.0",
+        "id": str(id_),
+        "source": "/examples/python",
+        "type": "inmail.send.requested.v1",
+        "subject": account,
+        "time": datetime.now(UTC).isoformat(),
+        "datacontenttype": "application/json",
+        "data": {"recipient_id": recipient, "relationship": "none"},
+    }
+    return json.dumps(event).encode()
+
+
+async def wait_for_answer(consumer: AIOKafkaConsumer, id_: UUID) -> dict[str, Any]:
+    """Return the data of the next answer to a request."""
+    async for record in consumer:
+        event = json.loads(record.value)
+        if event["type"] == "inmail.send.decided.v1" and event["data"]["request_id"] == str(id_):
+            data: dict[str, Any] = event["data"]
+            return data
+    raise RuntimeError("the consumer was stopped")
+
+
+async def send_inmail(account: str, recipient: str, id_: UUID) -> None:
+    """Send a request until its answer is final; print each answer."""
+    value = make_request(account, recipient, id_)
+    # aiokafka partitions by murmur2 of the key, as the ledger expects. Other clients: docs/producers.md.
+    producer = AIOKafkaProducer(bootstrap_servers=SERVERS, acks="all", enable_idempotence=True)
+    consumer = AIOKafkaConsumer(bootstrap_servers=SERVERS, isolation_level="read_committed")
+    async with producer, consumer:
+        # Where the answers begin has to be known before there can be one.
+        partitions = await producer.partitions_for(RESULTS)
+        consumer.assign([TopicPartition(RESULTS, partition) for partition in partitions])
+        await consumer.seek_to_end()
+        while True:
+            await producer.send_and_wait(REQUESTS, value, key=account.encode(), headers=HEADERS)
+            answer = await asyncio.wait_for(wait_for_answer(consumer, id_), ANSWER_SECONDS)
+            print(json.dumps(answer), flush=True)
+            if answer["code"] != "balance_not_current":
+                return
+            # Not final, and nothing was charged: the same event again, with the same id, once the ledger has caught up.
+            await asyncio.sleep(float(os.environ.get("RETRY_SECONDS", answer["retry_after_seconds"])))
+
+
+if __name__ == "__main__":
+    account, recipient, *rest = sys.argv[1:]
+    asyncio.run(send_inmail(account, recipient, UUID(rest[0]) if rest else uuid4()))

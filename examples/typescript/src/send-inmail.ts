@@ -1,0 +1,84 @@
+// Asks whether an InMail may be sent, and waits for the final answer: node dist/send-inmail.js ACCOUNT RECIPIENT [ID].
+//
+// Prints a JSON line for each answer. Run it again with the same ID after any failure: the request is decided once.
+
+import { randomUUID } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Kafka, logLevel, Partitioners } from 'kafkajs'
+import type { SendDecided, SendDecidedData } from './generated/inmail.send.decided.v1.js'
+import type { SendRequested } from './generated/inmail.send.requested.v1.js'
+
+const brokers = (process.env.KAFKA_BOOTSTRAP_SERVERS ?? 'localhost:9092').split(',')
+const REQUESTS = 'inmail.send-requests'
+const RESULTS = 'inmail.send-results'
+const ANSWER_MS = 330_000 // longer than the ledger itself waits for another of its lanes (INMAIL_ORDER_SECONDS: 300)
+
+function makeRequest(account: string, recipient: string, id: string): SendRequested {
+  return {
+    specversion: '1.0',
+    id,
+    source: '/examples/typescript',
+    type: 'inmail.send.requested.v1',
+    subject: account,
+    time: new Date().toISOString(),
+    datacontenttype: 'application/json',
+    data: { recipient_id: recipient, relationship: 'none' }
+  }
+}
+
+/** Sends a request until its answer is final; prints each answer. */
+async function sendInMail(account: string, recipient: string, id: string): Promise<void> {
+  const kafka = new Kafka({ brokers, logLevel: logLevel.ERROR })
+  // kafkajs' default partitioner is murmur2 of the key, as the ledger expects; its LegacyPartitioner is not.
+  const producer = kafka.producer({ idempotent: true, createPartitioner: Partitioners.DefaultPartitioner })
+  const consumer = kafka.consumer({ groupId: `send-inmail-${randomUUID()}` }) // reads committed records by default
+  const admin = kafka.admin()
+  await Promise.all([producer.connect(), consumer.connect(), admin.connect()])
+  try {
+    // Where the answers begin has to be known before there can be one.
+    const ends = await admin.fetchTopicOffsets(RESULTS)
+    const answers: SendDecidedData[] = []
+    let arrived = (): void => {}
+    await consumer.subscribe({ topic: RESULTS })
+    await consumer.run({
+      autoCommit: false,
+      eachMessage: async ({ message }) => {
+        const event = JSON.parse(message.value?.toString() ?? '{}') as SendDecided
+        if (event.type === 'inmail.send.decided.v1' && event.data.request_id === id) {
+          answers.push(event.data)
+          arrived()
+        }
+      }
+    })
+    for (const { partition, offset } of ends) {
+      consumer.seek({ topic: RESULTS, partition, offset })
+    }
+    const value = JSON.stringify(makeRequest(account, recipient, id))
+    const headers = { 'content-type': 'application/cloudevents+json; charset=UTF-8' }
+    for (;;) {
+      await producer.send({ topic: REQUESTS, acks: -1, messages: [{ key: account, value, headers }] })
+      const arrival = new Promise<void>(resolve => { arrived = resolve })
+      if (answers.length === 0) {
+        await Promise.race([arrival, sleep(ANSWER_MS, undefined, { ref: false })])
+      }
+      const answer = answers.shift()
+      if (answer === undefined) {
+        throw new Error('no answer: send the same id again')
+      }
+      console.log(JSON.stringify(answer))
+      if (answer.code !== 'balance_not_current') {
+        return
+      }
+      // Not final, and nothing was charged: the same event again, with the same id, once the ledger has caught up.
+      await sleep(Number(process.env.RETRY_SECONDS ?? answer.retry_after_seconds) * 1000)
+    }
+  } finally {
+    await Promise.all([producer.disconnect(), consumer.disconnect(), admin.disconnect()])
+  }
+}
+
+const [account, recipient, id] = process.argv.slice(2)
+if (account === undefined || recipient === undefined) {
+  throw new Error('usage: send-inmail ACCOUNT RECIPIENT [ID]')
+}
+await sendInMail(account, recipient, id ?? randomUUID())
