@@ -20,7 +20,9 @@ FUNCTIONS = Path(__file__).parents[1] / "workers" / "ledger" / "sql"
 # Tests kill servers, not machines: what a server has written survives it without waiting for a disk. The copies of the
 # template would otherwise be most of what is written and, at the end, removed.
 HASTY = {"fsync": "off"}
-# Files are dealt to processes in turn, and a long one at the end would leave a core idle: the folders of short ones.
+# Files are dealt to processes in turn, and a long one at the end would leave a core idle: the longest, and the folders
+# of short ones.
+LONG = {"test_crash.py", "test_histories.py", "test_rebuild.py", "test_scenarios_kafka.py", "test_up.py"}
 SHORT = {"house", "schemas"}
 _numbers = count(1)
 _finished: list[str] = []  # databases of tests that have ended
@@ -32,8 +34,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the short files last."""
-    items.sort(key=lambda item: item.path.parent.name in SHORT)
+    """Put the long files first and the short ones last."""
+    items.sort(key=lambda item: (item.path.name not in LONG, item.path.parent.name in SHORT))
 
 
 @pytest.fixture(autouse=True)
