@@ -38,7 +38,8 @@ up: $(STAMP) ## Run the whole system in the foreground; data stays in .inmail/ (
 test: tools lint ## Run what CI runs: lint, types and all tests (about 10 min on two cores)
 	@# Read even where PYTHONDONTWRITEBYTECODE is set; tests start the command many times.
 	$(BIN)/python -m compileall -q infra schemas workers
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	@# Three processes on two cores: a test waits for its servers for half of its time.
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: tools
 tools: ## Install the Debian packages that tests use, where they are missing and this is root

@@ -20,9 +20,12 @@ FUNCTIONS = Path(__file__).parents[1] / "workers" / "ledger" / "sql"
 # Tests kill servers, not machines: what a server has written survives it without waiting for a disk. The copies of the
 # template would otherwise be most of what is written and, at the end, removed.
 HASTY = {"fsync": "off"}
-# Files are dealt to processes in turn, and a long one at the end would leave a core idle: the folders of short ones.
+# Files are dealt to processes in turn, and a long one at the end would leave a core idle: the longest, and the folders
+# of short ones.
+LONG = {"test_crash.py", "test_histories.py", "test_rebuild.py", "test_scenarios_kafka.py", "test_up.py"}
 SHORT = {"house", "schemas"}
 _numbers = count(1)
+_finished: list[str] = []  # databases of tests that have ended
 
 # A shell without job control (`make test &` in a script) starts its background with SIGINT ignored, which processes
 # inherit: those under test would not be interrupted as a user's are.
@@ -31,8 +34,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the short files last."""
-    items.sort(key=lambda item: item.path.parent.name in SHORT)
+    """Put the long files first and the short ones last."""
+    items.sort(key=lambda item: (item.path.name not in LONG, item.path.parent.name in SHORT))
 
 
 @pytest.fixture(autouse=True)
@@ -70,9 +73,11 @@ async def template(stack: LocalStack) -> str:
 
 
 @pytest.fixture
-async def settings(stack: LocalStack, template: str) -> Settings:
+async def settings(stack: LocalStack, template: str) -> AsyncIterator[Settings]:
     """Settings for the running stack and a database of the test's own, migrated and empty."""
-    return await _copy(stack, template)
+    own = await _copy(stack, template)
+    yield own
+    _finished.append(own.database_url.get_secret_value().rpartition("/")[2])
 
 
 @pytest.fixture
@@ -100,6 +105,8 @@ async def database(settings: Settings) -> AsyncIterator["asyncpg.Connection[asyn
 async def _copy(stack: LocalStack, template: str) -> Settings:
     name = f"test_{next(_numbers)}"
     admin = await asyncpg.connect(stack.database_url)
+    while _finished:  # young files are removed before anything writes them to a disk; at the end they took 20 s
+        await admin.execute(f"drop database {_finished.pop()} with (force)")
     await admin.execute(f"create database {name} template {template} strategy file_copy")
     await admin.close()
     return _settings(stack, name)

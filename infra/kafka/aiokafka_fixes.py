@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -101,10 +101,27 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is untyped
             except RuntimeError as error:  # from uvloop, when it writes to a connection that was just lost
                 raise ConsumerLostError(repr(error)) from error
 
-    async def end_offsets(self, partitions: Iterable[TopicPartition]) -> Any:  # noqa: ANN401 - aiokafka's own
+    async def beginning_offsets(self, partitions: Collection[TopicPartition]) -> Any:  # noqa: ANN401 - aiokafka's own
+        """Return the offsets of the oldest records of partitions."""
+        await self._learn_leaders(partitions)
+        return await super().beginning_offsets(partitions)
+
+    async def end_offsets(self, partitions: Collection[TopicPartition]) -> Any:  # noqa: ANN401 - aiokafka's own
         """Return the end offsets of partitions; raises as `getmany` does, for callers that never poll."""
         self._check_tasks()
+        await self._learn_leaders(partitions)
         return await super().end_offsets(partitions)
+
+    async def offsets_for_times(self, timestamps: Mapping[TopicPartition, int]) -> Any:  # noqa: ANN401 - aiokafka's own
+        """Return the offset and time of the first record at or after a time in each partition; None for none."""
+        await self._learn_leaders(timestamps)
+        return await super().offsets_for_times(timestamps)
+
+    async def _learn_leaders(self, partitions: Iterable[TopicPartition]) -> None:
+        """Ask once for all topics that are not known yet: aiokafka asks for one after another, 100 ms apart."""
+        unknown = {each.topic for each in partitions if self._client.cluster.leader_for_partition(each) is None}
+        if unknown:
+            await asyncio.gather(*map(self._client.add_topic, unknown), self._client.force_metadata_update())
 
     async def position(self, partition: TopicPartition) -> Any:  # noqa: ANN401 - aiokafka's own
         """Return the offset of the next record to fetch.

@@ -94,7 +94,7 @@ def test_random_histories_meet_every_code_and_place_and_keep_the_oracles_books_i
     codes: Counter[str] = Counter()
     places: Counter[str] = Counter()
 
-    @hypothesis.settings(RANDOM, max_examples=1_000, derandomize=True)
+    @hypothesis.settings(RANDOM, max_examples=600, derandomize=True)
     @given(drafts())
     def play_all(draft: Draft) -> None:
         history = play(draft, OracleBooks())
