@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
+from pydantic import PostgresDsn
 
 from infra.postgres_session import CLIENT_SETTINGS, check_search_path, prepare_session
 from infra.settings import Settings, SettingsError
+from infra.waiting import waiting_for
 
 __all__ = [
     "TRANSIENT_ERRORS",
@@ -20,6 +22,7 @@ __all__ = [
     "connect_database",
     "create_pool",
     "create_reader_pool",
+    "database_address",
     "is_refusal",
     "is_transient",
 ]
@@ -211,6 +214,27 @@ async def _connect_as_worker(
         ) from error
 
 
+def database_address(settings: Settings) -> str:
+    """Return the hosts and ports of the database, without the user and the password."""
+    hosts = PostgresDsn(settings.database_url.get_secret_value()).hosts()
+    return ", ".join(f"{host['host'] or 'the local socket'}:{host['port'] or 5432}" for host in hosts)
+
+
+def _marked_connection(server: str) -> type["asyncpg.Connection[asyncpg.Record]"]:
+    """Return a class of connections that marks each statement as a wait for the server."""
+
+    class MarkedConnection(asyncpg.Connection):  # type: ignore[misc] # only the stubs are generic
+        async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
+            with waiting_for(server, "executing a statement"):
+                return await super().execute(query, *args, timeout=timeout)  # type: ignore[no-any-return]
+
+        async def _execute(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - asyncpg's
+            with waiting_for(server, "executing a statement"):
+                return await super()._execute(*args, **options)
+
+    return MarkedConnection
+
+
 async def connect_database(settings: Settings, *, patient: bool = False) -> "asyncpg.Connection[asyncpg.Record]":
     """Return one connection, which the caller closes. With `patient`, statements have no time limit.
 
@@ -219,12 +243,14 @@ async def connect_database(settings: Settings, *, patient: bool = False) -> "asy
         SettingsError: when the session lacks a required setting.
 
     """
-    connection = await _connect(
-        settings.database_url.get_secret_value(),
-        command_timeout=None if patient else settings.database_timeout_seconds,
-        timeout=settings.database_timeout_seconds,
-        server_settings=_SERVER_SETTINGS,
-    )
+    with waiting_for(f"Postgres at {database_address(settings)}", "connecting"):
+        connection = await _connect(
+            settings.database_url.get_secret_value(),
+            command_timeout=None if patient else settings.database_timeout_seconds,
+            timeout=settings.database_timeout_seconds,
+            server_settings=_SERVER_SETTINGS,
+            connection_class=_marked_connection(f"Postgres at {database_address(settings)}"),
+        )
     try:
         await _prepare(connection)
     except BaseException:

@@ -11,6 +11,8 @@ import typer
 import typer.main
 from typer.core import TyperCommand, TyperGroup
 
+from infra.output import end_quietly_without_reader, note_json, writes_json
+
 __all__ = ["VERBS", "Verb", "app", "load_verb", "main"]
 
 _HELP = """Decides, exactly once and provably, whether an InMail may be sent and what it costs.
@@ -35,6 +37,9 @@ an operation was refused, a line could not be published, the demo had an unexpec
 
  130 interrupted by Ctrl-C or stopped before the end
 """
+
+
+_UsageError: Any = typer.BadParameter.__base__  # typer has no name for it
 
 
 class Verb(NamedTuple):
@@ -109,8 +114,21 @@ class _Verbs(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:  # noqa: ANN401
         """Return the verb that the arguments name, its command, and the arguments after it."""
+        note_json(asked="--json" in args[: args.index("--")] if "--" in args else "--json" in args)
         name, command, rest = super().resolve_command(ctx, args)
         return name, load_verb(name) if name in VERBS else command, rest
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - typer's
+        """Run the verb. With --json, wrong usage is told in JSON like any other error."""
+        try:
+            return super().invoke(ctx)
+        except _UsageError as error:
+            if not writes_json():
+                raise
+            from workers.commands.running import Exit, fail  # noqa: PLC0415 - the help of all verbs needs no client
+
+            command = error.ctx.command_path if error.ctx is not None else "inmail"
+            raise fail(error.format_message(), Exit.WRONG_USAGE, "usage", f"{command} --help") from None
 
 
 app = typer.Typer(
@@ -141,6 +159,7 @@ def _options(
 
 def main() -> None:
     """Run the command line."""
+    end_quietly_without_reader()
     app()
 
 
