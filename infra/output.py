@@ -1,14 +1,13 @@
 """What a command writes: to a reader that may leave early, as `head -1` does, and whether its errors are JSON.
 
-For a reader that has left, Python raises `BrokenPipeError` at the write, which looks like a lost connection to a server: it is an `OSError` like
-any other. Here the write ends the command instead, silently.
+Where the reader of a pipe has left, Python raises `BrokenPipeError` at the write, which looks like a lost connection to
+a server: it is an `OSError` like any other. Here the write ends the command instead, silently.
 """
 
 import io
 import logging
 import os
 import sys
-from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -28,7 +27,7 @@ def writes_json() -> bool:
     return _JSON.get()
 
 
-class ReaderLeft(SystemExit):  # noqa: N818 - no error: the command ends well
+class ReaderLeft(SystemExit):
     """The reader of standard output has left; the process ends with code 0."""
 
     def __init__(self) -> None:
@@ -72,5 +71,6 @@ def end_quietly_without_reader() -> None:
 
 def continue_without_reader() -> None:
     """Let the command come to its end, and to its exit code, also when the reader of standard output leaves."""
-    with suppress(AttributeError):  # not replaced
-        sys.stdout.buffer.raw.continues = True  # type: ignore[attr-defined]
+    file = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    if isinstance(file, _Output):
+        file.continues = True

@@ -223,14 +223,14 @@ def database_address(settings: Settings) -> str:
 def _marked_connection(server: str) -> type["asyncpg.Connection[asyncpg.Record]"]:
     """Return a class of connections that marks each statement as a wait for the server."""
 
-    class MarkedConnection(asyncpg.Connection):  # type: ignore[misc] # only the stubs are generic
-        async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
+    class MarkedConnection(asyncpg.Connection):
+        async def execute(self, query: str, *args: object, timeout: float | None = None) -> str:  # noqa: ASYNC109
             with waiting_for(server, "executing a statement"):
-                return await super().execute(query, *args, timeout=timeout)  # type: ignore[no-any-return]
+                return await super().execute(query, *args, timeout=timeout)
 
         async def _execute(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - asyncpg's
             with waiting_for(server, "executing a statement"):
-                return await super()._execute(*args, **options)
+                return await super()._execute(*args, **options)  # type: ignore[misc] # the stubs leave it out
 
     return MarkedConnection
 

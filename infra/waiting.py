@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from time import monotonic
 from typing import Final, NamedTuple
 
-__all__ = ["FIRST_SECONDS", "WaitWatch", "watched", "waiting_for"]
+__all__ = ["FIRST_SECONDS", "WaitWatch", "waiting_for", "watched"]
 
 FIRST_SECONDS: Final = 5.0
 _AGAIN_SECONDS: Final = 10.0

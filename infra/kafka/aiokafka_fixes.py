@@ -31,8 +31,8 @@ _RECONNECT_SECONDS = 0.5  # between two attempts of a lane's producer to reach a
 def protect_bootstrap(client: AIOKafkaClient) -> None:
     """Let a client's bootstrap complete when its caller is cancelled, and close the client afterwards.
 
-    aiokafka would leave a connection open for good when cancelled in the middle of the bootstrap. The bootstrap and each
-    request are also marked as waits for the brokers.
+    aiokafka would leave a connection open for good when cancelled in the middle of the bootstrap. The bootstrap and
+    each request are also marked as waits for the brokers.
     """
     bootstrap, send = client.bootstrap, client.send
     server = f"Kafka at {client._bootstrap_servers}"  # noqa: SLF001 - `hosts` is in random order

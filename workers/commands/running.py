@@ -25,6 +25,7 @@ CommandResult = TypeVar("CommandResult")
 # The message for an error that the error table does not have. The traceback stands before it.
 DEFECT: Final = "a broken invariant or a defect in this program: see the traceback above"
 
+
 def run_command(
     question: Callable[[Settings], Coroutine[Any, Any, CommandResult]],
     *,

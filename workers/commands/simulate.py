@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from infra.settings import Settings
 from infra.terminal import error_console
+from workers.commands.options import instant_option
 from workers.commands.running import Exit, run_command
 from workers.commands.views.topics import show_publish_report
 from workers.ops.topics.publish import PublishTime, publish
@@ -27,11 +28,7 @@ _USUAL = Population()
 
 _StartOption = Annotated[
     datetime,
-    typer.Option(
-        formats=["%Y-%m-%dT%H:%M:%S%z"],
-        help="The first instant of the history.",
-        show_default="2030-01-01T00:00:00Z",
-    ),
+    instant_option(help="The first instant of the history; default: 2030-01-01T00:00:00Z."),
 ]
 
 
