@@ -122,13 +122,13 @@ def show_table(
     made = _empty_table()
     for number, head in enumerate(heads):
         breaks = head in flexible.split(",")
-        longest = max((row[number].cell_len for row in cells), default=0)
+        longest = max([len(head), *(row[number].cell_len for row in cells)])
         made.add_column(
             head,
             justify="right" if head in right.split(",") else "left",
             overflow="fold",
             no_wrap=not breaks,
-            min_width=min(longest, _SENTENCE_WIDTH) if breaks else None,
+            min_width=min(longest, _SENTENCE_WIDTH) if breaks else longest,
         )
     for row in cells:
         made.add_row(*row)

@@ -12,6 +12,7 @@ import typer.main
 from typer.core import TyperCommand, TyperGroup
 
 from infra.output import end_quietly_without_reader, note_json, writes_json
+from workers.commands.help import explain_plainly
 
 __all__ = ["VERBS", "Verb", "app", "load_verb", "main"]
 
@@ -20,21 +21,23 @@ _HELP = """Decides, exactly once and provably, whether an InMail may be sent and
 Settings are read from INMAIL_* variables, first of all INMAIL_KAFKA_BOOTSTRAP_SERVERS and INMAIL_DATABASE_URL.
 """
 
-_EXIT_CODES = """Exit codes:
+_EPILOG = """Examples, on a system that runs (inmail up starts one):
+  inmail publish events.ndjson
+  inmail results --account alice --follow
+  inmail statement alice
+  inmail doctor
 
+Times are written like -2h, +1d12h, 2026-01-31 (its start in UTC) or 2026-01-31T09:30:00Z.
+With --json, an error is a JSON object with code, message and hint, the last line of standard error.
+
+Exit codes:
  0 success
-
- 1 a negative result: the audit, the doctor or a rebuild found something, an account or request is unknown, \
-an operation was refused, a line could not be published, the demo had an unexpected result
-
+ 1 a negative result: the audit, the doctor, a rebuild or lag --fail-on found something, an account or request is \
+unknown, an operation was refused, a line could not be published, the demo had an unexpected result
  2 wrong usage, or a wrong setting
-
  3 Kafka or Postgres is unreachable, refuses access or is not set up, or the local stack failed
-
  65 the circuit breaker ended the worker: too many of the last records cannot be decided
-
  70 a defect: an invariant is broken, or a worker made no progress or could not stop
-
  130 interrupted by Ctrl-C or stopped before the end
 """
 
@@ -77,7 +80,7 @@ VERBS = {
     "clock": Verb(_REPAIR, "commands.clock", "clock", "Decide about records with future times; set a clock back."),
     "operations": Verb(_REPAIR, "commands.operations", "operations", "Show what operators did, and why."),
     "up": Verb(_TRY, "local.command", "up", "Run the whole system on this machine until Ctrl-C."),
-    "workers": Verb(_TRY, "local.workers_command", "workers", "List, stop and start the workers of `inmail up`."),
+    "workers": Verb(_TRY, "local.workers_command", "workers", "List, stop and start the workers of inmail up."),
     "demo": Verb(_TRY, "local.command", "demo", "Run the whole system and play a story through it."),
     "simulate": Verb(_TRY, "commands.simulate", "simulate", "Generate accounts and their events."),
 }
@@ -94,14 +97,8 @@ def load_verb(name: str) -> TyperCommand | TyperGroup:
         found = single
     command: Any = typer.main.get_command(found)
     command.name, command.help = name, command.help or verb.help
-    for each in (command, *getattr(command, "commands", {}).values()):
-        each.help = _join_lines(each.help)
+    explain_plainly(command, name)
     return command  # type: ignore[no-any-return] # typer's return type is too wide
-
-
-def _join_lines(text: str | None) -> str | None:
-    """Return a help text with each paragraph on one line, so that the terminal's width breaks the lines."""
-    return text and "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
 
 
 class _Verbs(TyperGroup):
@@ -111,6 +108,7 @@ class _Verbs(TyperGroup):
         super().__init__(**attributes)
         for name, verb in VERBS.items():
             self.add_command(TyperCommand(name, help=verb.help, rich_help_panel=verb.section))
+        explain_plainly(self, "")
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:  # noqa: ANN401
         """Return the verb that the arguments name, its command, and the arguments after it."""
@@ -134,7 +132,7 @@ class _Verbs(TyperGroup):
 app = typer.Typer(
     cls=_Verbs,
     help=_HELP,
-    epilog=_EXIT_CODES,
+    epilog=_EPILOG,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from infra.output import continue_without_reader
 from workers.commands.options import JsonOption, instant_option, write_json
 from workers.commands.running import Exit, run_command
 from workers.commands.views.books import show_audit, show_balance, show_statement
@@ -47,6 +48,7 @@ def balance(account: _AccountArgument, as_of: _AsOfOption = None, *, json: JsonO
 
 def audit_command(*, json: JsonOption = False) -> None:
     """Check that the ledger balances: every credit, every row, every answer."""
+    continue_without_reader()
     found = run_command(audit)
     write_json(found.summary()) if json else show_audit(found)
     if not found.passed:

@@ -15,7 +15,7 @@ from infra.settings import Settings
 from infra.terminal import error_console
 from workers.commands.options import instant_option
 from workers.commands.running import Exit, run_command
-from workers.commands.views.topics import show_publish_report
+from workers.commands.views.topics import show_failures, show_publish_report
 from workers.ops.topics.publish import PublishTime, publish
 from workers.simulate.history import history_bounds, simulate_records
 from workers.simulate.history_file import HistoryFile
@@ -121,7 +121,8 @@ def _publish(history: HistoryFile, record_time: PublishTime, watch: _HistoryProg
     """Publish a history; return whether some records could not be published."""
     file = BufferedReader(history, _CHUNK_BYTES)
     published = run_command(lambda s: publish(s, file, record_time=record_time, progress=lambda _: watch.update()))
-    show_publish_report(published, error_console())
+    show_publish_report(published)
+    show_failures(published, error_console(), anyway=True)
     return bool(published.failures)
 
 

@@ -182,7 +182,7 @@ def show_operations(operations: Sequence[Operation]) -> None:
         )
         for each in operations
     ]
-    console().print(create_table(["operation", "verb", "status", "started", "by", "reason"], rows, "operation"))
+    show_table(["operation", "verb", "status", "started", "by", "reason"], rows, "operation", "reason")
 
 
 def show_operation(operation: Operation) -> None:

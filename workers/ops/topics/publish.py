@@ -1,7 +1,7 @@
 """Publishes a file: one event or raw record on each line, sent unchanged.
 
-Only the topic and the key are checked. Whether an event can be decided is for the worker to say, so that a file can
-hold a producer's mistakes.
+A checked line is decoded as a worker would decode it, so that what would be a dead letter is refused here with the path
+of its fault. Without the check only the topic and the key are looked at: a file can hold a producer's mistakes.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from aiokafka.errors import BrokerResponseError
 from aiokafka.structs import RecordMetadata
@@ -22,11 +22,20 @@ from infra.clock import to_milliseconds
 from infra.kafka.records import NotSetUpError, partition_counts
 from infra.kafka.sender import Outgoing, Sender
 from infra.settings import Settings
-from schemas.catalogue import CATALOGUE, INPUT_TOPICS
+from schemas.catalogue import CATALOGUE, INPUT_TOPICS, Undecodable, decode
 from schemas.envelope import EVENT_HEADERS, ID_PATTERN
 from schemas.undecodable import excerpt
 
-__all__ = ["PublishReport", "PublishTime", "UnpublishableError", "parse_line", "publish", "read_lines"]
+__all__ = [
+    "LineOptions",
+    "PublishReport",
+    "PublishTime",
+    "UnpublishableError",
+    "check_record",
+    "parse_line",
+    "publish",
+    "read_lines",
+]
 
 _CHUNK_BYTES = 256 * 1024
 _ACCOUNT_ID = re.compile(ID_PATTERN)
@@ -52,6 +61,27 @@ class PublishReport:
     failures: list[tuple[int, str]] = field(default_factory=list)
     lines: int = 0
     bytes: int = 0
+
+
+class LineOptions(NamedTuple):
+    """How lines become records: the topic of unknown types, the records' time, and whether they are checked."""
+
+    topic: str | None
+    record_time: PublishTime
+    checked: bool
+
+
+def check_record(outgoing: Outgoing) -> None:
+    """Check that a worker could decode a record.
+
+    Raises:
+        UnpublishableError: when it would be a dead letter; the message has the reason and the path of the fault.
+
+    """
+    try:
+        decode(outgoing.topic, outgoing.key, outgoing.value, outgoing.headers)
+    except Undecodable as problem:
+        raise UnpublishableError(f"{problem.error} ({problem.reason})") from None
 
 
 def parse_line(line: bytes, topic: str | None = None, record_time: PublishTime = PublishTime.NOW) -> Outgoing:
@@ -157,13 +187,15 @@ def _milliseconds(value: object, name: str) -> int:
     return milliseconds
 
 
-async def publish(
+async def publish(  # noqa: PLR0913 - independent options
     settings: Settings,
     file: BinaryIO,
     *,
     topic: str | None = None,
     record_time: PublishTime = PublishTime.NOW,
+    checked: bool = False,
     progress: Callable[[PublishReport], None] | None = None,
+    on_record: Callable[[int, Outgoing, RecordMetadata], None] | None = None,
 ) -> PublishReport:
     """Publish each line of a file in order, without blank lines.
 
@@ -172,7 +204,9 @@ async def publish(
         file: newline-delimited JSON, a pipe included.
         topic: the topic of events whose type is not in the catalogue.
         record_time: whether an event's own time becomes the record's timestamp.
+        checked: whether a line that no worker could decode is a failure instead of a record.
         progress: called after each chunk of the file.
+        on_record: called with each acknowledged record, the number of its line and its place.
 
     Raises:
         NotSetUpError: when the topics do not exist.
@@ -182,10 +216,12 @@ async def publish(
     counts = await partition_counts(settings, INPUT_TOPICS)
     if topic is not None and topic not in counts:
         raise NotSetUpError(f"--topic: expected one of {', '.join(INPUT_TOPICS)}, got {topic}")
-    published = PublishReport()
+    published, how = PublishReport(), LineOptions(topic, record_time, checked)
 
-    def count_record(_: int, outgoing: Outgoing, __: RecordMetadata) -> None:
+    def count_record(line: int, outgoing: Outgoing, place: RecordMetadata) -> None:
         published.records[outgoing.topic] += 1
+        if on_record is not None:
+            on_record(line, outgoing, place)
 
     def add_refusal(line: int, error: BrokerResponseError) -> None:
         published.failures.append((line, f"refused: {error!r}"))
@@ -197,7 +233,9 @@ async def publish(
                 published.lines += 1
                 published.bytes += len(line) + 1
                 if line.strip():
-                    await _publish_line(sender, counts, line, published, (topic, record_time))
+                    await _publish_line(sender, counts, line, published, how)
+            if on_record is not None:
+                await sender.settle()  # a reader of what is told waits for the last line of a pipe, too
             if progress is not None:
                 progress(published)
         await sender.settle()
@@ -212,10 +250,12 @@ async def _publish_line(
     counts: Mapping[str, int],
     line: bytes,
     published: PublishReport,
-    how: tuple[str | None, PublishTime],
+    how: LineOptions,
 ) -> None:
     try:
-        outgoing = parse_line(line, *how)
+        outgoing = parse_line(line, how.topic, how.record_time)
+        if how.checked:
+            check_record(outgoing)
     except UnpublishableError as error:
         published.failures.append((published.lines, str(error)))
         return
