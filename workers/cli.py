@@ -31,14 +31,14 @@ Times are written like -2h, +1d12h, 2026-01-31 (its start in UTC) or 2026-01-31T
 With --json, an error is a JSON object with code, message and hint, the last line of standard error.
 
 Exit codes:
- 0 success
- 1 a negative result: the audit, the doctor, a rebuild or lag --fail-on found something, an account or request is \
+0 success
+1 a negative result: the audit, the doctor, a rebuild or lag --fail-on found something, an account or request is \
 unknown, an operation was refused, a line could not be published, the demo had an unexpected result
- 2 wrong usage, or a wrong setting
- 3 Kafka or Postgres is unreachable, refuses access or is not set up, or the local stack failed
- 65 the circuit breaker ended the worker: too many of the last records cannot be decided
- 70 a defect: an invariant is broken, or a worker made no progress or could not stop
- 130 interrupted by Ctrl-C or stopped before the end
+2 wrong usage, or a wrong setting
+3 Kafka or Postgres is unreachable, refuses access or is not set up, or the local stack failed
+65 the circuit breaker ended the worker: too many of the last records cannot be decided
+70 a defect: an invariant is broken, or a worker made no progress or could not stop
+130 interrupted by Ctrl-C or stopped before the end
 """
 
 

@@ -15,7 +15,7 @@ _COLUMN: Final = 2
 
 
 def plain_text(text: str | None) -> str | None:
-    """Return a text without marks of code, each paragraph on one line, so that the terminal's width breaks the lines."""
+    """Return a text without marks of code, each paragraph on one line: the terminal's width breaks the lines."""
     if not text:
         return text
     return "\n\n".join(" ".join(paragraph.replace("`", "").split()) for paragraph in text.split("\n\n"))
@@ -65,9 +65,9 @@ def _spell(parameter: Any) -> None:  # noqa: ANN401 - typer's
         word = parameter.metavar or (parameter.name or "").upper()
         parameter.metavar = word
         many = "" if parameter.nargs == 1 or "..." in word else "..."
-        parameter.get_usage_pieces = lambda _: [word + many]
         choices = "|".join(_choices(parameter))
-        parameter.display_type_rich = lambda _: choices
+        parameter.get_usage_pieces = lambda ctx: [word + many]  # noqa: ARG005 - as typer calls it
+        parameter.display_type_rich = lambda ctx: choices  # noqa: ARG005
     elif parameter.is_flag:
         parameter.metavar = ""
     elif parameter.metavar is None:

@@ -18,7 +18,8 @@ from workers.commands.views.topics import (
     show_published_record,
     write_failures,
 )
-from workers.ops.topics.publish import LineOptions, PublishReport, PublishTime, publish
+from workers.ops.topics.publish import PublishReport, publish
+from workers.ops.topics.record_lines import LineOptions, PublishTime
 
 __all__ = ["publish_command"]
 

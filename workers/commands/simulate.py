@@ -16,7 +16,8 @@ from infra.terminal import error_console
 from workers.commands.options import instant_option
 from workers.commands.running import Exit, run_command
 from workers.commands.views.topics import show_failures, show_publish_report
-from workers.ops.topics.publish import PublishTime, publish
+from workers.ops.topics.publish import publish
+from workers.ops.topics.record_lines import PublishTime
 from workers.simulate.history import history_bounds, simulate_records
 from workers.simulate.history_file import HistoryFile
 from workers.simulate.population import Population, PopulationError

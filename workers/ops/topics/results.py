@@ -94,14 +94,8 @@ async def read_results(  # noqa: PLR0913 - independent options
         places += [TopicPartition(topic, number) for number in numbers]
     async with aclosing(read_records(settings, places, follow=follow, from_end=from_end)) as records:
         async for record in records:
-            other = account is not None and record.key != account.encode()
-            if other and record.topic != DEAD_LETTERS:
-                continue
-            if (result := _parse_result(record)) is None:
-                place = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
-                structlog.get_logger("inmail.results").warning("not_an_event", **place)
-                continue
-            if other and _message_subject(result) != account:
+            result = _account_result(record, account)
+            if result is None:
                 continue
             if request is None:
                 wanted = empty_ticks or not result.is_empty_tick
@@ -109,6 +103,18 @@ async def read_results(  # noqa: PLR0913 - independent options
                 wanted = result.data.get("request_id") == str(request)
             if wanted:
                 yield result
+
+
+def _account_result(record: ConsumerRecord, account: str | None) -> Result | None:
+    """Return the result in a record of an account (None: of any); None for another's, and for what is no event."""
+    other = account is not None and record.key != account.encode()
+    if other and record.topic != DEAD_LETTERS:
+        return None
+    if (result := _parse_result(record)) is None:
+        place = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
+        structlog.get_logger("inmail.results").warning("not_an_event", **place)
+        return None
+    return None if other and _message_subject(result) != account else result
 
 
 def _message_subject(result: Result) -> object:

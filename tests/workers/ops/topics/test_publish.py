@@ -13,7 +13,7 @@ from infra.kafka.sender import Outgoing
 from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS
 from schemas.envelope import EVENT_HEADERS
 from tests.ledger.book import at
-from workers.ops.topics.publish import PublishTime, UnpublishableError, parse_line, read_lines
+from workers.ops.topics.record_lines import PublishTime, UnpublishableError, parse_line, read_lines
 
 EVENT: dict[str, Any] = {
     "specversion": "1.0",
