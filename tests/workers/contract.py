@@ -295,6 +295,7 @@ def broken_words_of_tick(
         "credits": data["credits"] == sum(each["data"]["credits"] for each in booked),
         "booked": all(instant(each["data"]["expires_at"]) <= instant(data["horizon"]) for each in booked),
         "code": data["code"] == "key_conflict" or (data["code"] == "booked" and "complete" in data),
+        "repeat": data["repeat"] is False,
         "complete": data["complete"] is True,  # no table books more than one tick can
     }
     yield from (f"tick: {name} of {dict(data)}" for name, holds in true.items() if not holds)
@@ -329,9 +330,8 @@ def broken_words_of_all(
     for event in first.values():
         if "subject" not in event:
             asked = records.get(_source(event))
-            broken += (
-                ["tick: no record"] if asked is None else broken_words_of_tick(event, asked, booked[_source(event)])
-            )
+            expired = booked[_source(event)]
+            broken += ["tick: no record"] if asked is None else broken_words_of_tick(event, asked, expired)
     return broken, dict(readers)
 
 

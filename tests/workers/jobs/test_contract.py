@@ -38,9 +38,10 @@ def test_every_field_of_a_published_result_has_a_check_of_its_meaning(name: str)
 
 async def test_a_field_that_says_something_else_is_noticed(shared: Connection) -> None:
     """Each field of each event, changed alone, breaks the contract: the check of a field is more than its type."""
+    every = {(name, member) for name in RESULTS for member in _members(name)}
     seen: dict[tuple[str, str], bool] = {}
     for scenario in SCENARIOS:
-        if not any(scenario.file.startswith(table) for table in TABLES):
+        if not scenario.file.startswith(TABLES):
             continue
         async with rolled_back(shared) as books:
             await run(scenario, books)
@@ -53,8 +54,11 @@ async def test_a_field_that_says_something_else_is_noticed(shared: Connection) -
                         _is_noticed(events, number, name, value, records) for value in _others(event["data"].get(name))
                     )
 
+        if len(seen) == len(every) and all(seen.values()):
+            break
+
     assert [] == sorted(place for place, noticed in seen.items() if not noticed)
-    assert {(name, member) for name in RESULTS for member in _members(name)} == set(seen)
+    assert every == set(seen)
 
 
 def _is_noticed(events: list[Event], number: int, name: str, value: object, records: Records) -> bool:
