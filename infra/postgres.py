@@ -192,7 +192,8 @@ async def _skip_reset(_: Any) -> None:  # noqa: ANN401 - a connection
 async def _connect(*arguments: Any, **options: Any) -> "asyncpg.Connection[asyncpg.Record]":  # noqa: ANN401 - asyncpg's
     """Connect, and say what is wrong where a pooler stands between."""
     try:
-        return await asyncpg.connect(*arguments, **options)
+        with waiting_for(f"Postgres at {_address(arguments[0])}", "connecting"):
+            return await asyncpg.connect(*arguments, **options)
     except asyncpg.ProtocolViolationError as error:
         if _POOLER_SAYS not in str(error):
             raise
@@ -216,7 +217,11 @@ async def _connect_as_worker(
 
 def database_address(settings: Settings) -> str:
     """Return the hosts and ports of the database, without the user and the password."""
-    hosts = PostgresDsn(settings.database_url.get_secret_value()).hosts()
+    return _address(settings.database_url.get_secret_value())
+
+
+def _address(dsn: str) -> str:
+    hosts = PostgresDsn(dsn).hosts()
     return ", ".join(f"{host['host'] or 'the local socket'}:{host['port'] or 5432}" for host in hosts)
 
 
@@ -243,14 +248,13 @@ async def connect_database(settings: Settings, *, patient: bool = False) -> "asy
         SettingsError: when the session lacks a required setting.
 
     """
-    with waiting_for(f"Postgres at {database_address(settings)}", "connecting"):
-        connection = await _connect(
-            settings.database_url.get_secret_value(),
-            command_timeout=None if patient else settings.database_timeout_seconds,
-            timeout=settings.database_timeout_seconds,
-            server_settings=_SERVER_SETTINGS,
-            connection_class=_marked_connection(f"Postgres at {database_address(settings)}"),
-        )
+    connection = await _connect(
+        settings.database_url.get_secret_value(),
+        command_timeout=None if patient else settings.database_timeout_seconds,
+        timeout=settings.database_timeout_seconds,
+        server_settings=_SERVER_SETTINGS,
+        connection_class=_marked_connection(f"Postgres at {database_address(settings)}"),
+    )
     try:
         await _prepare(connection)
     except BaseException:
