@@ -60,9 +60,7 @@ async def publish(  # noqa: PLR0913 - independent options
         KafkaError: when the cluster cannot be reached or refuses.
 
     """
-    counts = await partition_counts(settings, INPUT_TOPICS)
-    if topic is not None and topic not in counts:
-        raise NotSetUpError(f"--topic: expected one of {', '.join(INPUT_TOPICS)}, got {topic}")
+    counts = await _partition_counts(settings, topic)
     published, how = PublishReport(), LineOptions(topic, record_time, checked)
 
     def count_record(line: int, outgoing: Outgoing, place: RecordMetadata) -> None:
@@ -87,6 +85,13 @@ async def publish(  # noqa: PLR0913 - independent options
         await sender.close()
     published.failures.sort()
     return published
+
+
+async def _partition_counts(settings: Settings, topic: str | None) -> dict[str, int]:
+    counts = await partition_counts(settings, INPUT_TOPICS)
+    if topic is not None and topic not in counts:
+        raise NotSetUpError(f"--topic: expected one of {', '.join(INPUT_TOPICS)}, got {topic}")
+    return counts
 
 
 async def _publish_line(
