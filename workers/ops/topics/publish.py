@@ -41,7 +41,7 @@ async def publish(  # noqa: PLR0913 - independent options
     topic: str | None = None,
     record_time: PublishTime = PublishTime.NOW,
     checked: bool = False,
-    progress: Callable[[PublishReport], None] | None = None,
+    progress: Callable[[PublishReport], None] = lambda _: None,
     on_record: Callable[[int, Outgoing, RecordMetadata], None] | None = None,
 ) -> PublishReport:
     """Publish each line of a file in order, without blank lines.
@@ -77,9 +77,8 @@ async def publish(  # noqa: PLR0913 - independent options
             for line in lines:
                 await _publish_line(sender, counts, line, published, how)
             if on_record is not None:
-                await sender.settle()  # a reader of what is told waits for the last line of a pipe, too
-            if progress is not None:
-                progress(published)
+                await sender.settle()  # the last line of a pipe is told, too, before the next one comes
+            progress(published)
         await sender.settle()
     finally:
         await sender.close()
