@@ -53,6 +53,7 @@ lint: $(STAMP) ## Check style, types, SQL, and that rendered files are current
 	$(BIN)/sqlfluff lint --processes 2 --disable-progress-bar $(SQL)
 	$(BIN)/python -m schemas.render --check
 	$(BIN)/python -m workers.telemetry.render --check
+	$(BIN)/python -m infra.settings_page --check
 
 .PHONY: format
 format: $(STAMP) ## Rewrite style where a tool can
@@ -60,10 +61,11 @@ format: $(STAMP) ## Rewrite style where a tool can
 	$(BIN)/ruff format .
 
 .PHONY: render
-render: $(STAMP) ## Render what is derived: AsyncAPI, OpenAPI, JSON Schemas, docs/events.md, docs/metrics.md, dashboards
+render: $(STAMP) ## Render what is derived: AsyncAPI, OpenAPI, JSON Schemas, docs/events.md, metrics.md, settings.md, dashboards
 	$(BIN)/python -m schemas.render
 	$(BIN)/python -m workers.telemetry.render
 	$(BIN)/python -m workers.api.openapi
+	$(BIN)/python -m infra.settings_page
 
 .PHONY: console-shots
 console-shots: tools $(STAMP) ## Take the README's pictures of the console, of a run of its own, into docs/images/ (2 min)

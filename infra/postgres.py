@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
+from pydantic import PostgresDsn
 
 from infra.postgres_session import CLIENT_SETTINGS, check_search_path, prepare_session
 from infra.settings import Settings, SettingsError
+from infra.waiting import waiting_for
 
 __all__ = [
     "TRANSIENT_ERRORS",
@@ -20,6 +22,7 @@ __all__ = [
     "connect_database",
     "create_pool",
     "create_reader_pool",
+    "database_address",
     "is_refusal",
     "is_transient",
 ]
@@ -191,7 +194,8 @@ async def _skip_reset(_: Any) -> None:  # noqa: ANN401 - a connection
 async def _connect(*arguments: Any, **options: Any) -> "asyncpg.Connection[asyncpg.Record]":  # noqa: ANN401 - asyncpg's
     """Connect, and say what is wrong where a pooler stands between."""
     try:
-        return await asyncpg.connect(*arguments, **options)
+        with waiting_for(f"Postgres at {_address(arguments[0])}", "connecting"):
+            return await asyncpg.connect(*arguments, **options)
     except asyncpg.ProtocolViolationError as error:
         if _POOLER_SAYS not in str(error):
             raise
@@ -213,6 +217,31 @@ async def _connect_as_worker(
         ) from error
 
 
+def database_address(settings: Settings) -> str:
+    """Return the hosts and ports of the database, without the user and the password."""
+    return _address(settings.database_url.get_secret_value())
+
+
+def _address(dsn: str) -> str:
+    hosts = PostgresDsn(dsn).hosts()
+    return ", ".join(f"{host['host'] or 'the local socket'}:{host['port'] or 5432}" for host in hosts)
+
+
+def _marked_connection(server: str) -> type["asyncpg.Connection[asyncpg.Record]"]:
+    """Return a class of connections that marks each statement as a wait for the server."""
+
+    class MarkedConnection(asyncpg.Connection):
+        async def execute(self, query: str, *args: object, timeout: float | None = None) -> str:  # noqa: ASYNC109
+            with waiting_for(server, "executing a statement"):
+                return await super().execute(query, *args, timeout=timeout)
+
+        async def _execute(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - asyncpg's
+            with waiting_for(server, "executing a statement"):
+                return await super()._execute(*args, **options)  # type: ignore[misc] # the stubs leave it out
+
+    return MarkedConnection
+
+
 async def connect_database(settings: Settings, *, patient: bool = False) -> "asyncpg.Connection[asyncpg.Record]":
     """Return one connection, which the caller closes. A statement waits 2 s for a lock at most.
 
@@ -228,6 +257,7 @@ async def connect_database(settings: Settings, *, patient: bool = False) -> "asy
         command_timeout=None if patient else settings.database_timeout_seconds,
         timeout=settings.database_timeout_seconds,
         server_settings=_SERVER_SETTINGS,
+        connection_class=_marked_connection(f"Postgres at {database_address(settings)}"),
     )
     try:
         await _prepare(connection)

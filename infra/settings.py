@@ -71,27 +71,35 @@ class Settings(BaseSettings):
     kafka_bootstrap_servers: Annotated[str, AfterValidator(_bootstrap)] = Field(
         "localhost:9092", description="host:port, comma separated"
     )
-    kafka_security_protocol: SecurityProtocol = SecurityProtocol.PLAINTEXT
-    kafka_sasl_mechanism: SaslMechanism = SaslMechanism.SCRAM_SHA_512
-    kafka_sasl_username: str | None = None
-    kafka_sasl_password: SecretStr | None = None
+    kafka_security_protocol: SecurityProtocol = Field(
+        SecurityProtocol.PLAINTEXT, description="how clients connect to the brokers"
+    )
+    kafka_sasl_mechanism: SaslMechanism = Field(SaslMechanism.SCRAM_SHA_512, description="with a SASL protocol")
+    kafka_sasl_username: str | None = Field(None, description="needed with a SASL protocol")
+    kafka_sasl_password: SecretStr | None = Field(None, description="needed with a SASL protocol")
     kafka_ssl_ca_file: str | None = Field(None, description="PEM file of the trusted certificate authorities")
     kafka_ssl_cert_file: str | None = Field(None, description="PEM file of the client's certificate")
     kafka_ssl_key_file: str | None = Field(None, description="PEM file of the client's key")
-    kafka_ssl_key_password: SecretStr | None = None
+    kafka_ssl_key_password: SecretStr | None = Field(None, description="password of the client's key, if it has one")
 
     database_url: SecretStr = Field(
         SecretStr("postgresql://localhost:5432/inmail"),
         description="postgresql://user:password@host:port/database?sslmode=verify-full&sslrootcert=...",
     )
-    database_connections: Annotated[int, Field(ge=1, le=100)] = 4
-    database_timeout_seconds: Annotated[float, Field(gt=0, le=600)] = 30
+    database_connections: Annotated[
+        int, Field(ge=1, le=100, description="maximum number of connections of one worker process")
+    ] = 4
+    database_timeout_seconds: Annotated[
+        float, Field(gt=0, le=600, description="longest wait for a connection or a statement")
+    ] = 30
 
     topic_partitions: Annotated[int, Field(ge=1, le=1024, description="number of partitions of each topic")] = 12
-    topic_replication: Annotated[int, Field(ge=1, le=9)] = 1
-
-    topic_retention_days: Annotated[int, Field(ge=1, le=3650)] = 14
-    topic_record_time: RecordTime = RecordTime.APPEND
+    topic_replication: Annotated[int, Field(ge=1, le=9, description="number of replicas of each partition")] = 1
+    topic_retention_days: Annotated[int, Field(ge=1, le=3650, description="days that a record is kept")] = 14
+    topic_record_time: RecordTime = Field(
+        RecordTime.APPEND,
+        description="clock that gives a record its time: append: broker, create: producer",
+    )
 
     batch_records: Annotated[
         int, Field(ge=1, le=10_000, description="maximum number of records that a lane decides at once")
@@ -101,7 +109,7 @@ class Settings(BaseSettings):
     )
     session_seconds: Annotated[float, Field(ge=6, le=300, description="session timeout of the consumer group")] = 30
     transaction_seconds: Annotated[
-        float, Field(ge=1, le=120, description="transaction timeout; below session_seconds")
+        float, Field(ge=1, le=120, description="transaction timeout; below INMAIL_SESSION_SECONDS")
     ] = 15
     tick_seconds: Annotated[float, Field(gt=0, le=86_400, description="time between two expiry ticks")] = 15
     tick_grace_seconds: Annotated[
@@ -166,24 +174,26 @@ class Settings(BaseSettings):
         float, Field(gt=0, le=120, description="time after which Kafka or Postgres counts as not answering")
     ] = 8
 
-    api_port: Annotated[int, Field(ge=0, lt=65_536, description="of the read API; 0: one that is free")] = 8421
-    api_address: Annotated[str, Field(description="to serve it on; elsewhere than on loopback with tokens only")] = (
+    api_port: Annotated[int, Field(ge=0, lt=65_536, description="port of the read API; 0: any free one")] = 8421
+    api_address: Annotated[str, Field(description="address of the read API; any other than loopback needs tokens")] = (
         "127.0.0.1"
     )
     api_tokens: SecretStr | None = Field(None, description="name:sha256 of each token that may read, comma separated")
-    api_tokens_file: str | None = Field(None, description="file of the same, one a line")
-    api_without_tokens: Annotated[bool, Field(description="on loopback: whoever is on this machine may read")] = False
-    api_connections: Annotated[int, Field(ge=1, le=100, description="to Postgres, of one process")] = 4
+    api_tokens_file: str | None = Field(None, description="file with one name:sha256 a line")
+    api_without_tokens: Annotated[bool, Field(description="on loopback: every user of this machine may read")] = False
+    api_connections: Annotated[int, Field(ge=1, le=100, description="maximum number of connections of one process")] = 4
     api_timeout_seconds: Annotated[
-        float, Field(gt=0, le=60, description="until a request is answered that the database does not answer")
+        float, Field(gt=0, le=60, description="time after which a request that Postgres does not answer fails")
     ] = 2
     api_wait_seconds: Annotated[
-        float, Field(ge=0, le=30, description="that a request waits at most for the sequence it asks for")
+        float, Field(ge=0, le=30, description="longest wait of a request for the sequence it asks for")
     ] = 2
 
     plans_file: str | None = Field(None, description="file of the plan catalogue, instead of the shipped one")
-    log_format: LogFormat = LogFormat.AUTO
-    log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
+    log_format: LogFormat = Field(LogFormat.AUTO, description="auto: readable lines on a terminal, JSON elsewhere")
+    log_level: Annotated[
+        str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="least severity that is logged")
+    ] = "INFO"
 
     @model_validator(mode="after")
     def _agree(self) -> "Settings":

@@ -16,11 +16,10 @@ from rich.text import Text
 
 from infra.local.progress import Progress
 
-__all__ = ["Reporter", "console", "create_table", "error_console", "format_instant", "show_progress"]
+__all__ = ["Reporter", "console", "create_table", "error_console", "format_instant", "show_progress", "show_table"]
 
 _PIPE_WIDTH = 10_000  # a pipe or file gets whole lines
-_NARROW = 125
-_CUT_WIDTH = 9
+_SENTENCE_WIDTH = 24  # that a column of sentences has at least
 
 
 def console() -> Console:
@@ -87,23 +86,78 @@ def format_instant(time: datetime | str | None) -> str:
     return text.removesuffix(".000") + "Z"
 
 
-def create_table(
-    heads: Sequence[str], rows: Iterable[Sequence[Text | str | int]], right: str = "", cut: str = ""
-) -> Table:
-    """Return a table. `right` names the columns to align right, separated by commas; `cut` names one that may be cut.
+def create_table(heads: Sequence[str], rows: Iterable[Sequence[Text | str | int]], right: str = "") -> Table:
+    """Return a table whose cells are broken where the terminal is narrow.
 
-    The column is cut to make room for the others on a narrow terminal, and never in a pipe.
+    Args:
+        heads: the columns' names.
+        rows: the cells.
+        right: the columns to align right, separated by commas.
+
     """
-    out = console()
-    made = Table(box=box.SIMPLE_HEAD if out.is_terminal else None, pad_edge=False, header_style="bold")
+    made = _empty_table()
     for head in heads:
+        made.add_column(head, justify="right" if head in right.split(",") else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*map(_cell, row))
+    return made
+
+
+def show_table(
+    heads: Sequence[str], rows: Iterable[Sequence[Text | str | int]], right: str = "", flexible: str = ""
+) -> None:
+    """Print a table whose cells can be copied at any width of the terminal.
+
+    Where the table does not fit, each row becomes a few lines of `head value`. Only the cells of `flexible` columns are
+    ever broken.
+
+    Args:
+        heads: the columns' names.
+        rows: the cells.
+        right: the columns to align right, separated by commas.
+        flexible: the columns of sentences, separated by commas.
+
+    """
+    out, cells = console(), [[_cell(each) for each in row] for row in rows]
+    made = _empty_table()
+    for number, head in enumerate(heads):
+        breaks = head in flexible.split(",")
+        longest = max([len(head), *(row[number].cell_len for row in cells)])
         made.add_column(
             head,
             justify="right" if head in right.split(",") else "left",
             overflow="fold",
-            no_wrap=head == cut,
-            max_width=_CUT_WIDTH if head == cut and out.width < _NARROW else None,
+            no_wrap=not breaks,
+            min_width=min(longest, _SENTENCE_WIDTH) if breaks else longest,
         )
-    for row in rows:
-        made.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
-    return made
+    for row in cells:
+        made.add_row(*row)
+    if made.__rich_measure__(out, out.options.update(max_width=_PIPE_WIDTH)).minimum <= out.width:
+        out.print(made)
+        return
+    for row in cells:
+        for line in _flow(heads, row, out.width):
+            out.print(line, soft_wrap=True)
+
+
+def _flow(heads: Sequence[str], row: Sequence[Text], width: int) -> Iterator[Text]:
+    """Yield a row as lines of named cells, as many a line as fit; a longer cell is broken by the terminal alone."""
+    line = Text.assemble((row[0].plain, "bold"))
+    for head, cell in zip(heads[1:], row[1:], strict=True):
+        if not cell:
+            continue
+        part = Text.assemble("  ", (f"{head} ", "dim"), cell)
+        if line.cell_len + part.cell_len > width:
+            yield line
+            line = Text("    ")
+            part = part[2:]
+        line.append_text(part)
+    yield line
+
+
+def _empty_table() -> Table:
+    return Table(box=box.SIMPLE_HEAD if console().is_terminal else None, pad_edge=False, header_style="bold")
+
+
+def _cell(cell: Text | str | int) -> Text:
+    return cell if isinstance(cell, Text) else Text(str(cell))

@@ -136,7 +136,13 @@ class BillingDecidedData(AccountResultData):
     ]
     outcome: Outcome
     subscription_id: OpaqueId | None
-    effective_at: Annotated[AnyInstant | None, Field(description="Where cancelled: when the subscription ends.")]
+    effective_at: Annotated[
+        AnyInstant | None,
+        Field(
+            description="Of a cancel: when the subscription ends, by the earliest of its cancels that hold; where"
+            " account_erased, when it was to end."
+        ),
+    ]
     plan: OpaqueId | None
     period_start: AnyInstant | None
     grant_id: Annotated[
@@ -170,8 +176,15 @@ class TickDecidedData(TypedDict):
     code: Annotated[Literal["booked", "key_conflict"], Open]
     as_of: AnyInstant
     horizon: Annotated[AnyInstant, Field(description="Expiry is booked up to here.")]
-    lots: Count
-    credits: Count
+    lots: Annotated[
+        Count, Field(description="Lots that had ended by the horizon and are closed, those spent to nothing included.")
+    ]
+    credits: Annotated[
+        Count,
+        Field(
+            description="Credits that were left on these lots. Each lot that had some has an inmail.credits.expired.v1."
+        ),
+    ]
     complete: Annotated[bool, Field(description="False: more lots have ended by the horizon than one tick books.")]
     source: Source
     repeat: bool

@@ -34,7 +34,14 @@ class CreditsGrantedData(AccountResultData):
     credits: Annotated[int, Field(ge=1)]
     lot: Lot
     granted_at: Annotated[AnyInstant, Field(description="First instant the credits can be spent.")]
-    expires_at: Annotated[AnyInstant, Field(description="First instant they no longer can.")]
+    expires_at: Annotated[
+        AnyInstant,
+        Field(
+            description="First instant they no longer can. A cancel of the subscription brings it forward until the"
+            " cancel is taken back. Of a lot that opens under a cancel this is the cancel's end; its full life,"
+            " which it has once the cancel is taken back, stands in the next event of the lot."
+        ),
+    ]
     origin: Annotated[Literal["subscription", "promotion", "survey", "purchase", "adjustment"], Open]
     subscription_id: OpaqueId | None
     plan: OpaqueId | None

@@ -11,6 +11,9 @@ import typer
 import typer.main
 from typer.core import TyperCommand, TyperGroup
 
+from infra.output import end_quietly_without_reader, note_json, writes_json
+from workers.commands.help import explain_plainly
+
 __all__ = ["VERBS", "Verb", "app", "load_verb", "main"]
 
 _HELP = """Decides, exactly once and provably, whether an InMail may be sent and what it costs.
@@ -18,23 +21,28 @@ _HELP = """Decides, exactly once and provably, whether an InMail may be sent and
 Settings are read from INMAIL_* variables, first of all INMAIL_KAFKA_BOOTSTRAP_SERVERS and INMAIL_DATABASE_URL.
 """
 
-_EXIT_CODES = """Exit codes:
+_EPILOG = """Examples, on a system that runs (inmail up starts one):
+  inmail publish events.ndjson
+  inmail results --account alice --follow
+  inmail statement alice
+  inmail doctor
 
- 0 success
+Times are written like -2h, +1d12h, 2026-01-31 (its start in UTC) or 2026-01-31T09:30:00Z.
+With --json, an error is a JSON object with code, message and hint, the last line of standard error.
 
- 1 a negative result: the audit, the doctor or a rebuild found something, an account or request is unknown, \
-an operation was refused, a line could not be published, the demo had an unexpected result
-
- 2 wrong usage, or a wrong setting
-
- 3 Kafka or Postgres is unreachable, refuses access or is not set up, or the local stack failed
-
- 65 the circuit breaker ended the worker: too many of the last records cannot be decided
-
- 70 a defect: an invariant is broken, or a worker made no progress or could not stop
-
- 130 interrupted by Ctrl-C or stopped before the end
+Exit codes:
+0 success
+1 a negative result: the audit, the doctor, a rebuild or lag --fail-on found something, an account or request is \
+unknown, an operation was refused, a line could not be published, the demo had an unexpected result
+2 wrong usage, or a wrong setting
+3 Kafka or Postgres is unreachable, refuses access or is not set up, or the local stack failed
+65 the circuit breaker ended the worker: too many of the last records cannot be decided
+70 a defect: an invariant is broken, or a worker made no progress or could not stop
+130 interrupted by Ctrl-C or stopped before the end
 """
+
+
+_UsageError: Any = typer.BadParameter.__base__  # typer has no name for it
 
 
 class Verb(NamedTuple):
@@ -72,7 +80,7 @@ VERBS = {
     "clock": Verb(_REPAIR, "commands.clock", "clock", "Decide about records with future times; set a clock back."),
     "operations": Verb(_REPAIR, "commands.operations", "operations", "Show what operators did, and why."),
     "up": Verb(_TRY, "local.command", "up", "Run the whole system on this machine until Ctrl-C."),
-    "workers": Verb(_TRY, "local.workers_command", "workers", "List, stop and start the workers of `inmail up`."),
+    "workers": Verb(_TRY, "local.workers_command", "workers", "List, stop and start the workers of inmail up."),
     "demo": Verb(_TRY, "local.command", "demo", "Run the whole system and play a story through it."),
     "simulate": Verb(_TRY, "commands.simulate", "simulate", "Generate accounts and their events."),
 }
@@ -89,14 +97,8 @@ def load_verb(name: str) -> TyperCommand | TyperGroup:
         found = single
     command: Any = typer.main.get_command(found)
     command.name, command.help = name, command.help or verb.help
-    for each in (command, *getattr(command, "commands", {}).values()):
-        each.help = _join_lines(each.help)
+    explain_plainly(command, name)
     return command  # type: ignore[no-any-return] # typer's return type is too wide
-
-
-def _join_lines(text: str | None) -> str | None:
-    """Return a help text with each paragraph on one line, so that the terminal's width breaks the lines."""
-    return text and "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
 
 
 class _Verbs(TyperGroup):
@@ -106,17 +108,31 @@ class _Verbs(TyperGroup):
         super().__init__(**attributes)
         for name, verb in VERBS.items():
             self.add_command(TyperCommand(name, help=verb.help, rich_help_panel=verb.section))
+        explain_plainly(self, "")
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:  # noqa: ANN401
         """Return the verb that the arguments name, its command, and the arguments after it."""
+        note_json(asked="--json" in args[: args.index("--")] if "--" in args else "--json" in args)
         name, command, rest = super().resolve_command(ctx, args)
         return name, load_verb(name) if name in VERBS else command, rest
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - typer's
+        """Run the verb. With --json, wrong usage is told in JSON like any other error."""
+        try:
+            return super().invoke(ctx)
+        except _UsageError as error:
+            if not writes_json():
+                raise
+            from workers.commands.running import Exit, fail  # noqa: PLC0415 - the help of all verbs needs no client
+
+            command = error.ctx.command_path if error.ctx is not None else "inmail"
+            raise fail(error.format_message(), Exit.WRONG_USAGE, "usage", f"{command} --help") from None
 
 
 app = typer.Typer(
     cls=_Verbs,
     help=_HELP,
-    epilog=_EXIT_CODES,
+    epilog=_EPILOG,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -141,6 +157,7 @@ def _options(
 
 def main() -> None:
     """Run the command line."""
+    end_quietly_without_reader()
     app()
 
 

@@ -10,12 +10,11 @@ from typing import Any, Final, NamedTuple
 
 import asyncpg
 from aiokafka.errors import KafkaConnectionError, KafkaError, NoBrokersAvailable
-from pydantic import PostgresDsn
 
 from infra.kafka.clients import NotSetUpError, operator_hint
 from infra.local.errors import LocalStackError
 from infra.migrate import MigrationError
-from infra.postgres import is_transient
+from infra.postgres import database_address, is_transient
 from infra.settings import Settings, SettingsError
 from workers.errors import BreakerError, ChildError, LaneError, WorkerError
 from workers.ledger.plans import CatalogueError
@@ -49,6 +48,7 @@ class ErrorAnswer(NamedTuple):
     code: str  # for programs
     text: str  # for people
     unexpected: bool  # a defect may be the cause: show the traceback too
+    hint: str | None  # what to do, for programs that show it apart; the text may say it too
 
 
 ReadSettings = Callable[[], Settings]
@@ -64,6 +64,7 @@ class ErrorKind(NamedTuple):
     describe: Callable[[Any, ReadSettings], str] = lambda error, _: str(error) or type(error).__name__
     applies: Callable[[Any], bool] | None = None
     unexpected: bool = False
+    hint: Callable[[Any], str | None] | str | None = None
 
 
 def explain(error: BaseException, read_settings: ReadSettings) -> ErrorAnswer | None:
@@ -77,7 +78,8 @@ def explain(error: BaseException, read_settings: ReadSettings) -> ErrorAnswer | 
     for kind in ERROR_TABLE:
         if isinstance(error, kind.classes) and (kind.applies is None or kind.applies(error)):
             text = kind.describe(error, read_settings)
-            return ErrorAnswer(kind.exit, kind.status, kind.code, text, kind.unexpected)
+            hint = kind.hint(error) if callable(kind.hint) else kind.hint
+            return ErrorAnswer(kind.exit, kind.status, kind.code, text, kind.unexpected, hint)
     return None
 
 
@@ -106,56 +108,61 @@ def _file_error(error: OSError, _: ReadSettings) -> str:
 
 
 def _timed_out(_: TimeoutError, read_settings: ReadSettings) -> str:
-    servers = f"Postgres at {_database(read_settings())} or Kafka at {read_settings().kafka_bootstrap_servers}"
+    servers = f"Postgres at {database_address(read_settings())} or Kafka at {read_settings().kafka_bootstrap_servers}"
     return f"no answer in time: {servers} is slow or cannot be reached, or there is much to read"
 
 
 def _disk_full(error: Exception, read_settings: ReadSettings) -> str:
-    return f"Postgres at {_database(read_settings())} has no room left on its disk: {error}"
+    return f"Postgres at {database_address(read_settings())} has no room left on its disk: {error}"
 
 
 def _postgres_refused(error: Exception, read_settings: ReadSettings) -> str:
-    return f"Postgres at {_database(read_settings())} refused: {error}"
+    return f"Postgres at {database_address(read_settings())} refused: {error}"
 
 
 def _postgres_unreachable(error: Exception, read_settings: ReadSettings) -> str:
-    place, why = _database(read_settings()), str(error) or type(error).__name__
+    place, why = database_address(read_settings()), str(error) or type(error).__name__
     return f"Postgres cannot be reached at {place} ({why}): is it running, and is INMAIL_DATABASE_URL right?"
 
 
 def _locked(error: Exception, read_settings: ReadSettings) -> str:
-    return f"a lock in Postgres at {_database(read_settings())} is in the way: {error}"
+    return f"a lock in Postgres at {database_address(read_settings())} is in the way: {error}"
 
 
 def _statement_failed(error: Exception, read_settings: ReadSettings) -> str:
-    return f"Postgres at {_database(read_settings())} did not carry out a statement: {type(error).__name__}: {error}"
+    place = database_address(read_settings())
+    return f"Postgres at {place} did not carry out a statement: {type(error).__name__}: {error}"
 
 
-def _database(settings: Settings) -> str:
-    """Return the hosts and ports of the database, without the user and the password."""
-    hosts = PostgresDsn(settings.database_url.get_secret_value()).hosts()
-    return ", ".join(f"{host['host'] or 'the local socket'}:{host['port'] or 5432}" for host in hosts)
-
-
+_FIND_REQUEST: Final = "inmail trace --account ACCOUNT lists the last requests of an account"
+_SEE_SETTINGS: Final = "docs/settings.md lists every setting with its values"
+_START_POSTGRES: Final = "start Postgres, or mend INMAIL_DATABASE_URL"
 _ANY_POSTGRES: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 # The first row that applies answers, so a subclass stands above its base class.
 ERROR_TABLE: Final[tuple[ErrorKind, ...]] = (
-    ErrorKind((UnknownAccountError,), Exit.NO, 404, "unknown_account"),
-    ErrorKind((UnknownRequestError,), Exit.NO, 404, "unknown_request"),
-    ErrorKind((NoSuchDeadLetterError,), Exit.NO, 404, "no_such_letter"),
-    ErrorKind((NoSuchOperationError,), Exit.NO, 404, "no_such_operation"),
+    ErrorKind((UnknownAccountError,), Exit.NO, 404, "unknown_account", hint=lambda error: error.hint),
+    ErrorKind((UnknownRequestError,), Exit.NO, 404, "unknown_request", hint=_FIND_REQUEST),
+    ErrorKind((NoSuchDeadLetterError,), Exit.NO, 404, "no_such_letter", hint="inmail dead-letters list"),
+    ErrorKind((NoSuchOperationError,), Exit.NO, 404, "no_such_operation", hint="inmail operations list"),
     ErrorKind((RefusedError,), Exit.NO, 409, "refused"),
-    ErrorKind((TopicsError,), Exit.WRONG_USAGE, 409, "topics_differ"),
-    ErrorKind((CatalogueError,), Exit.WRONG_USAGE, 503, "plan_catalogue"),
-    ErrorKind((SettingsError,), Exit.WRONG_USAGE, 503, "settings"),
-    ErrorKind((NotSetUpError, MigrationError), Exit.UNREACHABLE, 503, "not_set_up"),
+    ErrorKind((TopicsError,), Exit.WRONG_USAGE, 409, "topics_differ", hint="inmail topics plan"),
+    ErrorKind((CatalogueError,), Exit.WRONG_USAGE, 503, "plan_catalogue", hint="mend the file of INMAIL_PLANS_FILE"),
+    ErrorKind((SettingsError,), Exit.WRONG_USAGE, 503, "settings", hint=_SEE_SETTINGS),
+    ErrorKind((NotSetUpError, MigrationError), Exit.UNREACHABLE, 503, "not_set_up", hint="inmail doctor"),
     ErrorKind((LocalStackError,), Exit.UNREACHABLE, 503, "local_stack"),
-    ErrorKind((BreakerError,), Exit.UNDECIDABLE, 503, "too_many_undecidable"),
+    ErrorKind((BreakerError,), Exit.UNDECIDABLE, 503, "too_many_undecidable", hint="inmail dead-letters list"),
     ErrorKind((LaneError, WorkerError, ChildError), Exit.BROKEN, 503, "worker_ended"),
-    ErrorKind((KafkaConnectionError, NoBrokersAvailable), Exit.UNREACHABLE, 503, "kafka", _kafka_unreachable),
-    ErrorKind((KafkaError,), Exit.UNREACHABLE, 503, "kafka", _kafka_refused),
-    ErrorKind((asyncpg.ClientConfigurationError,), Exit.WRONG_USAGE, 503, "settings", _wrong_url),
+    ErrorKind(
+        (KafkaConnectionError, NoBrokersAvailable),
+        Exit.UNREACHABLE,
+        503,
+        "kafka",
+        _kafka_unreachable,
+        hint="start Kafka, or mend INMAIL_KAFKA_BOOTSTRAP_SERVERS",
+    ),
+    ErrorKind((KafkaError,), Exit.UNREACHABLE, 503, "kafka", _kafka_refused, hint=operator_hint),
+    ErrorKind((asyncpg.ClientConfigurationError,), Exit.WRONG_USAGE, 503, "settings", _wrong_url, hint=_SEE_SETTINGS),
     # The client passes parameters of the URL that it does not know to Postgres as settings.
     ErrorKind(
         (asyncpg.UndefinedObjectError,),
@@ -164,10 +171,26 @@ ERROR_TABLE: Final[tuple[ErrorKind, ...]] = (
         "settings",
         _wrong_url,
         lambda error: "configuration parameter" in str(error),
+        hint=_SEE_SETTINGS,
     ),
-    ErrorKind((asyncpg.PostgresError,), Exit.UNREACHABLE, 503, "not_set_up", _unmigrated, is_unmigrated),
-    ErrorKind((asyncpg.LockNotAvailableError,), Exit.UNREACHABLE, 503, "locked", _locked),
-    ErrorKind((asyncpg.DiskFullError,), Exit.UNREACHABLE, 503, "postgres", _disk_full),
+    ErrorKind(
+        (asyncpg.PostgresError,),
+        Exit.UNREACHABLE,
+        503,
+        "not_set_up",
+        _unmigrated,
+        is_unmigrated,
+        hint="inmail migrate",
+    ),
+    ErrorKind(
+        (asyncpg.LockNotAvailableError,),
+        Exit.UNREACHABLE,
+        503,
+        "locked",
+        _locked,
+        hint="end the session that holds the lock, or wait for it",
+    ),
+    ErrorKind((asyncpg.DiskFullError,), Exit.UNREACHABLE, 503, "postgres", _disk_full, hint="give Postgres room"),
     ErrorKind(
         (
             asyncpg.InvalidAuthorizationSpecificationError,
@@ -178,12 +201,15 @@ ERROR_TABLE: Final[tuple[ErrorKind, ...]] = (
         503,
         "postgres",
         _postgres_refused,
+        hint="inmail doctor",
     ),
-    ErrorKind(_ANY_POSTGRES, Exit.UNREACHABLE, 503, "postgres", _postgres_unreachable, is_transient),
+    ErrorKind(
+        _ANY_POSTGRES, Exit.UNREACHABLE, 503, "postgres", _postgres_unreachable, is_transient, hint=_START_POSTGRES
+    ),
     ErrorKind(_ANY_POSTGRES, Exit.BROKEN, 503, "postgres", _statement_failed, unexpected=True),
     ErrorKind((OSError,), Exit.WRONG_USAGE, 503, "file", _file_error, lambda error: error.filename is not None),
-    ErrorKind((TimeoutError,), Exit.UNREACHABLE, 504, "no_answer", _timed_out),
+    ErrorKind((TimeoutError,), Exit.UNREACHABLE, 504, "no_answer", _timed_out, hint="inmail doctor"),
     # aiokafka has its own classes, so an error of a connection is asyncpg's.
-    ErrorKind((OSError,), Exit.UNREACHABLE, 503, "postgres", _postgres_unreachable),
+    ErrorKind((OSError,), Exit.UNREACHABLE, 503, "postgres", _postgres_unreachable, hint=_START_POSTGRES),
 )
 KNOWN_ERRORS: Final = tuple(dict.fromkeys(each for kind in ERROR_TABLE for each in kind.classes))

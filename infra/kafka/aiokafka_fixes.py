@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from aiokafka.errors import (
 from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest
 
 from infra.kafka.fetch_pace import FetchWait
+from infra.waiting import waiting_for
 
 __all__ = ["Consumer", "ConsumerLostError", "LaneProducer", "Producer", "complete_request", "protect_bootstrap"]
 
@@ -30,10 +32,26 @@ _RECONNECT_SECONDS = 0.5  # between two attempts of a lane's producer to reach a
 def protect_bootstrap(client: AIOKafkaClient) -> None:
     """Let a client's bootstrap complete when its caller is cancelled, and close the client afterwards.
 
-    aiokafka would leave a connection open for good when cancelled in the middle of the bootstrap.
+    aiokafka would leave a connection open for good when cancelled in the middle of the bootstrap. The bootstrap and
+    each request are also marked as waits for the brokers.
     """
-    bootstrap = client.bootstrap
-    client.bootstrap = lambda: complete_request(client, bootstrap())
+    bootstrap, send = client.bootstrap, client.send
+    server = f"Kafka at {client._bootstrap_servers}"  # noqa: SLF001 - `hosts` is in random order
+
+    async def start() -> None:
+        with waiting_for(server, "connecting"):
+            await complete_request(client, bootstrap())
+
+    async def ask(node: int, request: Any, **options: Any) -> Any:  # noqa: ANN401 - aiokafka's
+        with waiting_for(server, _spell(request)):
+            return await send(node, request, **options)
+
+    client.bootstrap, client.send = start, ask
+
+
+def _spell(request: Any) -> str:  # noqa: ANN401 - aiokafka's
+    """Return the name of a request in Kafka's protocol, such as `Metadata request`."""
+    return re.sub(r"Request\w*$", " request", type(request).__name__.lstrip("_"))
 
 
 async def complete_request(client: AIOKafkaClient, request: Coroutine[Any, Any, _Response]) -> _Response:

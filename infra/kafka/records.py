@@ -1,7 +1,7 @@
 """Reads topics without a group: the number of their partitions, their ends and their records."""
 
-import asyncio
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from time import monotonic
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaTimeoutError
@@ -9,6 +9,7 @@ from aiokafka.structs import ConsumerRecord
 
 from infra.kafka.clients import NotSetUpError, admin_client, count_partitions, partitions_of, reader
 from infra.settings import Settings
+from infra.waiting import waiting_for
 
 __all__ = ["NotSetUpError", "PartitionFetcher", "all_partitions", "partition_counts", "read_records", "read_to"]
 
@@ -112,8 +113,7 @@ class PartitionFetcher:
     def __init__(self, consumer: AIOKafkaConsumer, poll_ms: int = _POLL_MILLISECONDS) -> None:
         self._consumer = consumer
         self._poll_ms = poll_ms
-        self._clock = asyncio.get_running_loop().time
-        self._moved_at = self._clock()
+        self._moved_at = monotonic()
 
     async def fetch(
         self, positions: Mapping[TopicPartition, int]
@@ -124,11 +124,12 @@ class PartitionFetcher:
             KafkaError: when no position has moved for 30 seconds.
 
         """
-        records = await self._consumer.getmany(*positions, timeout_ms=self._poll_ms)
-        # Not the last record's offset plus one: a transaction's marker has an offset too, and may be last.
-        reached = {place: await self._consumer.position(place) for place in positions}
+        with waiting_for("Kafka", "reading records", self._moved_at):
+            records = await self._consumer.getmany(*positions, timeout_ms=self._poll_ms)
+            # Not the last record's offset plus one: a transaction's marker has an offset too, and may be last.
+            reached = {place: await self._consumer.position(place) for place in positions}
         if reached != dict(positions):
-            self._moved_at = self._clock()
-        elif self._clock() - self._moved_at > _STALLED_SECONDS:
+            self._moved_at = monotonic()
+        elif monotonic() - self._moved_at > _STALLED_SECONDS:
             raise KafkaTimeoutError(f"nothing could be read for {_STALLED_SECONDS:.0f} s")
         return {place: (records.get(place, ()), position) for place, position in reached.items()}

@@ -11,6 +11,7 @@ from aiokafka.structs import RecordMetadata
 
 from infra.kafka.clients import create_producer, stop_producer
 from infra.settings import Settings
+from infra.waiting import waiting_for
 
 __all__ = ["Outgoing", "Sender"]
 
@@ -174,9 +175,12 @@ class Sender:
             answered = asyncio.create_task(asyncio.wait(deliveries))
             stopped = asyncio.create_task((self._stop or asyncio.Event()).wait())
             try:
-                await asyncio.wait([answered, stopped], timeout=_ANSWER_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-                if stopped.done():
-                    await asyncio.wait([answered], timeout=_STOP_SECONDS)
+                with waiting_for(f"Kafka at {self._settings.kafka_bootstrap_servers}", "acknowledging records"):
+                    await asyncio.wait(
+                        [answered, stopped], timeout=_ANSWER_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                    )
+                    if stopped.done():
+                        await asyncio.wait([answered], timeout=_STOP_SECONDS)
             finally:
                 answered.cancel()
                 stopped.cancel()

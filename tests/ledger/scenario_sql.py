@@ -14,10 +14,11 @@ from tests.ledger.scenario_books import DEAD_LETTER, plain, waited_for
 from tests.ledger.scenario_events import Input
 from workers.jobs.billing import BillingJob
 from workers.jobs.job import Batch, Message
+from workers.jobs.result_events import tick_messages
 from workers.jobs.send import SendJob
 from workers.ledger.model import Request
 from workers.ledger.plans import Catalogue, load_catalogue
-from workers.ledger.ticks import expire_step, tick_terms
+from workers.ledger.ticks import expire_step, tick_movements, tick_terms
 
 __all__ = ["SqlBooks", "catalogue_of", "event_of", "fingerprint_of"]
 
@@ -58,7 +59,8 @@ class SqlBooks:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self._offset = -1
+        self.requests: list[Request[Any]] = []  # in the order of their offsets
+        self.messages: list[Message] = []  # that the workers would publish
         self.catalogue: Catalogue
 
     async def use(self, catalogue: dict[str, Any]) -> None:
@@ -80,6 +82,7 @@ class SqlBooks:
             else:
                 rows.append(booked[request.offset] or [await self._answer_to(request)])
         check_messages(messages, rows)
+        self.messages += messages
         return rows
 
     async def tick(self, tick: Input, read_to: datetime | None) -> list[dict[str, Any]]:
@@ -89,9 +92,12 @@ class SqlBooks:
         terms = tick_terms(self.catalogue, STEP_LOTS, 1)
         async with self.connection.transaction():
             answer = await expire_step(self.connection, request, horizon, terms)
+        repeat = answer.source_offset != request.offset
+        booked = [] if repeat else await tick_movements(self.connection, answer)
+        self.messages += tick_messages(answer, booked, request.offset)
         rows = (await self._booked_at([request.offset]))[request.offset]
         summary = {"account": None, "code": answer.code, "lots": answer.lots, "credits": answer.credits}
-        return [*rows, summary | {"repeat": answer.source_offset != request.offset}]
+        return [*rows, summary | {"repeat": repeat}]
 
     async def balance(self, account: str, instant: datetime) -> int:
         """Return what an account can spend at an instant."""
@@ -114,9 +120,10 @@ class SqlBooks:
         return await self._journal("a.account_id = $1", account)
 
     def _request(self, input_: Input) -> Request[Any]:
-        self._offset += 1
         event = event_of(input_)
-        return Request(event, input_.account, event.id, fingerprint(event), input_.as_of, 0, self._offset)
+        offset = len(self.requests)
+        self.requests.append(Request(event, input_.account, event.id, fingerprint(event), input_.as_of, 0, offset))
+        return self.requests[-1]
 
     async def _booked_at(self, offsets: list[int]) -> dict[int, list[dict[str, Any]]]:
         """Return what was booked for each input record, by account and sequence."""

@@ -55,23 +55,26 @@ async def run(settings: Settings, *arguments: str, folder: Path | None = None, *
     return await asyncio.to_thread(fork, environment(settings) | variables, *arguments, folder=folder)
 
 
-def fork(variables: Mapping[str, str], *arguments: str, folder: Path | None = None) -> Said:
-    """Run `inmail` in this environment from its start to its end."""
+def fork(
+    variables: Mapping[str, str], *arguments: str, folder: Path | None = None, without_reader: bool = False
+) -> Said:
+    """Run `inmail` in this environment from its start to its end; without a reader, into a pipe that nobody reads."""
     with TemporaryDirectory() as said:
         out, err = Path(said) / "out", Path(said) / "err"
-        process = _forks.Process(target=_inmail, args=(dict(variables), arguments, folder or Path.cwd(), out, err))
+        where = (folder or Path.cwd(), None if without_reader else out, err)
+        process = _forks.Process(target=_inmail, args=(dict(variables), arguments, *where))
         process.start()
         process.join(SECONDS)
         if process.exitcode is None:
             process.kill()
             process.join()
             raise TimeoutError(f"inmail {' '.join(arguments)} did not end: {err.read_text()}")
-        return Said(process.exitcode, out.read_text(), err.read_text())
+        return Said(process.exitcode, "" if without_reader else out.read_text(), err.read_text())
 
 
-def _inmail(variables: dict[str, str], arguments: tuple[str, ...], folder: Path, out: Path, err: Path) -> None:
+def _inmail(variables: dict[str, str], arguments: tuple[str, ...], folder: Path, out: Path | None, err: Path) -> None:
     for path, stream in ((out, 1), (err, 2)):
-        file = os.open(path, os.O_WRONLY | os.O_CREAT)
+        file = _unread_pipe() if path is None else os.open(path, os.O_WRONLY | os.O_CREAT)
         os.dup2(file, stream)
         os.close(file)
     sys.stdin = Path(os.devnull).open()  # noqa: SIM115 - for as long as the process
@@ -80,3 +83,9 @@ def _inmail(variables: dict[str, str], arguments: tuple[str, ...], folder: Path,
     os.chdir(folder)
     sys.argv = ["inmail", *arguments]
     main()
+
+
+def _unread_pipe() -> int:
+    reader, writer = os.pipe()
+    os.close(reader)
+    return writer

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from workers.commands.options import INSTANT_FORMATS, JsonOption, assume_utc, write_json
+from infra.output import continue_without_reader
+from workers.commands.options import JsonOption, instant_option, write_json
 from workers.commands.running import Exit, run_command
 from workers.commands.views.books import show_audit, show_balance, show_statement
 from workers.ops.books.audit import audit
@@ -19,10 +20,7 @@ _AccountArgument = Annotated[
 ]
 _AsOfOption = Annotated[
     datetime | None,
-    typer.Option(
-        formats=INSTANT_FORMATS,
-        help="As of this time, like 2026-01-31T09:30:00Z, or the start of this day in UTC; default: now.",
-    ),
+    instant_option(help="As of this time; default: now."),
 ]
 _CsvOption = Annotated[bool, typer.Option("--csv", help="Write CSV, one line for each row of the journal.")]
 
@@ -33,7 +31,7 @@ def statement(
     """Show an account's balance, lots and all statement lines."""
     if json and csv:
         raise typer.BadParameter("give one of the two, not both", param_hint="--json, --csv")
-    found = run_command(lambda settings: read_statement(settings, account, assume_utc(as_of)))
+    found = run_command(lambda settings: read_statement(settings, account, as_of))
     if csv:
         typer.echo(write_csv(found).encode(), nl=False)
     elif json:
@@ -44,12 +42,13 @@ def statement(
 
 def balance(account: _AccountArgument, as_of: _AsOfOption = None, *, json: JsonOption = False) -> None:
     """Show the credits an account can spend, by lot: now, at an earlier time, or at a later time without new events."""
-    found = run_command(lambda settings: read_balance(settings, account, assume_utc(as_of)))
+    found = run_command(lambda settings: read_balance(settings, account, as_of))
     write_json(found) if json else show_balance(found)
 
 
 def audit_command(*, json: JsonOption = False) -> None:
     """Check that the ledger balances: every credit, every row, every answer."""
+    continue_without_reader()
     found = run_command(audit)
     write_json(found.summary()) if json else show_audit(found)
     if not found.passed:

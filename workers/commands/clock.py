@@ -6,15 +6,13 @@ from typing import Annotated, Any
 import typer
 
 from workers.commands.options import (
-    INSTANT_FORMATS,
     ActorOption,
     DryRunOption,
     JsonOption,
     ReasonOption,
     YesOption,
-    assume_utc,
-    check_since_1970,
     confirm,
+    instant_option,
     require_operator,
     write_json,
 )
@@ -53,11 +51,7 @@ def accept_command(  # noqa: PLR0913 - one parameter an option
     partition: _Partition,
     up_to: Annotated[
         datetime | None,
-        typer.Option(
-            formats=INSTANT_FORMATS,
-            callback=check_since_1970,
-            help="Accept all times up to this time, also of later records: a time with zone, or a day.",
-        ),
+        instant_option(help="Accept all times up to this time, also of later records.", since_1970=True),
     ] = None,
     by: ActorOption = None,
     because: ReasonOption = None,
@@ -68,9 +62,7 @@ def accept_command(  # noqa: PLR0913 - one parameter an option
 ) -> None:
     """Accept the time of a held record: it is decided as of this time, and the lane's clock stays there."""
     person = None if dry_run else require_operator(by, because)
-    plan = run_command(
-        lambda settings: plan_clock(settings, worker, partition, ClockDecision.ACCEPT, up_to=assume_utc(up_to))
-    )
+    plan = run_command(lambda settings: plan_clock(settings, worker, partition, ClockDecision.ACCEPT, up_to=up_to))
     _decide(plan, person, yes=yes, json=json)
 
 
@@ -116,11 +108,7 @@ def _decide(plan: ClockPlan, person: Operator | None, *, yes: bool, json: bool) 
 def set_back_command(  # noqa: PLR0913 - one parameter an option
     to: Annotated[
         datetime | None,
-        typer.Option(
-            formats=INSTANT_FORMATS,
-            callback=check_since_1970,
-            help="The time to set the clocks to, with zone, or a day; default: now.",
-        ),
+        instant_option(help="The time to set the clocks to; default: now.", since_1970=True),
     ] = None,
     worker: Annotated[list[WorkerName] | None, typer.Option(help="Only lanes of this worker; repeatable.")] = None,
     partition: Annotated[list[int] | None, typer.Option(min=0, help="Only this partition; repeatable.")] = None,
@@ -133,7 +121,7 @@ def set_back_command(  # noqa: PLR0913 - one parameter an option
 ) -> None:
     """Set back the clocks of lanes that are far ahead of now. Decisions made since then stay."""
     person = None if dry_run else require_operator(by, because)
-    plan = run_command(lambda settings: plan_set_back(settings, assume_utc(to), worker or (), partition or ()))
+    plan = run_command(lambda settings: plan_set_back(settings, to, worker or (), partition or ()))
     if not json:
         show_set_back_plan(plan)
     if person is None or not plan.lanes:

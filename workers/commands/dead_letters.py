@@ -11,14 +11,13 @@ from infra.terminal import error_console, show_progress
 from schemas.catalogue import INPUT_TOPICS
 from schemas.results import DeadLetterReason
 from workers.commands.options import (
-    INSTANT_FORMATS,
     ActorOption,
     DryRunOption,
     JsonOption,
     ReasonOption,
     YesOption,
-    assume_utc,
     confirm,
+    instant_option,
     require_operator,
     write_json,
 )
@@ -44,12 +43,10 @@ _ReasonFilter = Annotated[DeadLetterReason | None, typer.Option(help="Only dead 
 _TopicFilter = Annotated[str | None, typer.Option(help="Only dead letters from this input topic.")]
 _AccountFilter = Annotated[str | None, typer.Option(help="Only dead letters of this account.")]
 _TypeFilter = Annotated[str | None, typer.Option("--type", help="Only messages that declare this event type.")]
-_AfterFilter = Annotated[
-    datetime | None, typer.Option(formats=INSTANT_FORMATS, help="Only dead-lettered at or after this time or day.")
-]
+_AfterFilter = Annotated[datetime | None, instant_option(help="Only dead-lettered at or after this time.")]
 _BeforeFilter = Annotated[
     datetime | None,
-    typer.Option(formats=INSTANT_FORMATS, help="Only dead-lettered before this time or day."),
+    instant_option(help="Only dead-lettered before this time."),
 ]
 _AtFilter = Annotated[
     str | None,
@@ -176,7 +173,7 @@ def _selection(  # noqa: PLR0913, PLR0917 - one parameter an option
     if topic is not None and topic not in INPUT_TOPICS:
         raise typer.BadParameter(f"expected one of {', '.join(INPUT_TOPICS)}", param_hint="--topic")
     partition, offset = (None, None) if at is None else _place(at, "--at")
-    return LetterFilter(reason, topic, account, type_, assume_utc(after), assume_utc(before), partition, offset)
+    return LetterFilter(reason, topic, account, type_, after, before, partition, offset)
 
 
 def _place(text: str, hint: str) -> tuple[int, int | None]:

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from infra.output import continue_without_reader
 from infra.settings import Settings
 from infra.terminal import console, error_console
 from workers.commands.options import JsonOption, write_json
@@ -35,7 +36,8 @@ def doctor(
     async def run(settings: Settings) -> CheckupReport:
         return await run_checkup(settings, before_start=before_start, tell=tell, say=error_console().print)
 
-    report = run_command(run)
+    continue_without_reader()
+    report = run_command(run, names_waits=False)  # it says itself what it waits for
     write_json(report.summary()) if json else show_verdict(report)
     if report.unreachable:
         raise typer.Exit(Exit.UNREACHABLE)

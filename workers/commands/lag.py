@@ -9,9 +9,11 @@ import typer
 from pydantic_core import to_json
 from rich.live import Live
 
+from infra.output import continue_without_reader
 from infra.terminal import console, error_console
+from workers.commands.lag_limits import parse_limit
 from workers.commands.options import JsonOption, write_json
-from workers.commands.running import run_command
+from workers.commands.running import Exit, run_command
 from workers.commands.views.lag import render_lag_page, show_lag
 from workers.ops.lag import GroupLag, LagObserver, StatusLimits, observer
 
@@ -33,6 +35,14 @@ def lag(  # noqa: PLR0913 - one parameter an option
     window: Annotated[
         float, typer.Option(min=1, max=3600, help="Seconds without a commit after which a consumer is stalled.")
     ] = 30.0,
+    fail_on: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="STATUS|RECORDS|SECONDSs",
+            help="Exit with 1 if a partition has this status or a worse one (STALLED), so many unread records (1000),"
+            " or an unread record so old (60s); repeatable.",
+        ),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Show how far groups are behind their input, in records and in seconds, with a status and its reason.
@@ -40,12 +50,18 @@ def lag(  # noqa: PLR0913 - one parameter an option
     Shows the workers' groups by default. The commits of the last minutes are read from Kafka, so the first sample is as
     complete as the tenth.
     """
+    limits = [parse_limit(each) for each in fail_on or ()]
+    if limits and (watch or serve is not None):
+        raise typer.BadParameter("needs a single sample: leave out --watch and --serve", param_hint="--fail-on")
     watched = partial(observer, groups=group or None, every=every_group, limits=StatusLimits(window_seconds=window))
     if not watch and serve is None:
+        continue_without_reader()
         groups, trouble = run_command(lambda settings: _once(watched(settings)))
         write_json([each.summary() for each in groups]) if json else show_lag(groups)
         if trouble is not None:
             error_console().print(trouble, soft_wrap=True)
+        if any(limit.exceeded(group) for limit in limits for group in groups):
+            raise typer.Exit(Exit.NO)
         return
     run_command(lambda settings: _repeat(watched(settings), serve, every, json=json, silent=not watch), following=True)
 

@@ -2,32 +2,38 @@
 
 import getpass
 import math
-from datetime import UTC, datetime
-from typing import Annotated
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Final
 
 import typer
 from pydantic_core import to_json
 
-from infra.clock import EPOCH
+from infra.clock import EPOCH, utc_now
 from workers.commands.running import Exit, fail
 from workers.ops.operations import Operator
 
 __all__ = [
-    "INSTANT_FORMATS",
     "ActorOption",
     "DryRunOption",
     "JsonOption",
     "ReasonOption",
     "YesOption",
-    "assume_utc",
     "check_finite",
     "check_since_1970",
     "confirm",
+    "instant_option",
+    "parse_instant",
     "require_operator",
     "write_json",
 ]
 
-INSTANT_FORMATS = ["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S.%f%z", "%Y-%m-%d"]
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_RELATIVE: Final = re.compile(r"([+-])((?:\d{1,9}[smhdw])+)")
+_EXPECTED: Final = (
+    "expected a time with a zone, like 2026-01-31T09:30:00Z, a day (its start in UTC), or a time from now, like -2h or"
+    " -1d12h"
+)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show the plan and change nothing.")]
@@ -41,9 +47,49 @@ def write_json(answer: object) -> None:
     typer.echo(to_json(answer, indent=2, bytes_mode="base64"))
 
 
-def assume_utc(time: datetime | None) -> datetime | None:
-    """Return a time with its zone; a day without a zone is in UTC."""
-    return time.replace(tzinfo=UTC) if time is not None and time.tzinfo is None else time
+def parse_instant(text: str | datetime) -> datetime:
+    """Return the instant that a text names: `now`, a time from now (`-2h`, `+3d`), a day in UTC, or a time with a zone.
+
+    Raises:
+        typer.BadParameter: when the text names none.
+
+    """
+    if isinstance(text, datetime):  # an option's default
+        return text
+    try:
+        if text == "now":
+            return utc_now()
+        if (relative := _RELATIVE.fullmatch(text)) is not None:
+            parts = re.findall(r"(\d+)([smhdw])", relative[2])
+            length = sum((timedelta(**{_UNITS[unit]: int(number)}) for number, unit in parts), timedelta())
+            return utc_now() + (length if relative[1] == "+" else -length)
+        if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
+            return datetime.fromisoformat(text).replace(tzinfo=UTC)
+        instant = datetime.fromisoformat(text)
+        if instant.tzinfo is not None:
+            return instant.astimezone(UTC)
+    except (ValueError, OverflowError):  # no time, or one outside the calendar
+        raise typer.BadParameter(f"{_EXPECTED}; got {text!r}") from None
+    raise typer.BadParameter(f"{_EXPECTED}; {text!r} has no zone")
+
+
+def instant_option(*names: str, help: str, since_1970: bool = False) -> Any:  # noqa: A002, ANN401 - as in typer
+    """Return the option for an instant, in any of the forms of `parse_instant`.
+
+    Args:
+        names: the option's names; without any, its parameter's.
+        help: one sentence; the forms are added.
+        since_1970: refuse what Kafka cannot represent.
+
+    """
+    return typer.Option(
+        *names,
+        parser=parse_instant,
+        metavar="TIME",
+        callback=check_since_1970 if since_1970 else None,
+        show_default=False,
+        help=f"{help} Like -2h, 2026-01-31 or 2026-01-31T09:30:00Z.",
+    )
 
 
 def check_finite(number: float | None) -> float | None:
@@ -65,7 +111,7 @@ def check_since_1970(time: datetime | None) -> datetime | None:
         typer.BadParameter: when the time is before 1970.
 
     """
-    if (instant := assume_utc(time)) is not None and instant < EPOCH:
+    if time is not None and time < EPOCH:
         raise typer.BadParameter("expected a time in 1970 or later: Kafka has no earlier times")
     return time
 

@@ -13,16 +13,14 @@ from infra.terminal import error_console, show_progress
 from schemas.billing import CreditsAdjustedData
 from schemas.envelope import encode
 from workers.commands.options import (
-    INSTANT_FORMATS,
     ActorOption,
     DryRunOption,
     JsonOption,
     ReasonOption,
     YesOption,
-    assume_utc,
     check_finite,
-    check_since_1970,
     confirm,
+    instant_option,
     require_operator,
     write_json,
 )
@@ -73,18 +71,11 @@ _ChangesOption = Annotated[
 ]
 _SinceOption = Annotated[
     datetime | None,
-    typer.Option(
-        formats=INSTANT_FORMATS, help="Use the catalogue for records from this time on, and the live catalogue before."
-    ),
+    instant_option(help="Use the catalogue for records from this time on, and the live catalogue before."),
 ]
 _FromOption = Annotated[
     datetime | None,
-    typer.Option(
-        "--from",
-        formats=INSTANT_FORMATS,
-        callback=check_since_1970,
-        help="Leave out records before this time, and the lots they opened.",
-    ),
+    instant_option("--from", help="Leave out records before this time, and the lots they opened.", since_1970=True),
 ]
 _CorrectionsOption = Annotated[
     Path | None,
@@ -127,9 +118,7 @@ def shadow_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     changes: _ChangesOption = None,
     since: _SinceOption = None,
     start: _FromOption = None,
-    until: Annotated[
-        datetime | None, typer.Option(formats=INSTANT_FORMATS, help="Leave out records at or after this time.")
-    ] = None,
+    until: Annotated[datetime | None, instant_option(help="Leave out records at or after this time.")] = None,
     corrections: _CorrectionsOption = None,
     rate: _RateOption = None,
     page: _PageOption = None,
@@ -153,9 +142,9 @@ def shadow_command(  # noqa: PLR0913, PLR0917 - one parameter an option
         *_target_place(database, schema),
         str(catalogue.resolve()) if catalogue else None,
         tuple(changes or ()),
-        assume_utc(since),
-        assume_utc(start),
-        assume_utc(until),
+        since,
+        start,
+        until,
         partial,
     )
     person = None if dry_run else require_operator(by, because)

@@ -10,14 +10,13 @@ from infra.settings import Settings
 from infra.shutdown import create_stop_event
 from infra.terminal import error_console, show_progress
 from workers.commands.options import (
-    INSTANT_FORMATS,
     ActorOption,
     DryRunOption,
     JsonOption,
     ReasonOption,
     YesOption,
-    assume_utc,
     confirm,
+    instant_option,
     require_operator,
     write_json,
 )
@@ -35,11 +34,11 @@ _RequestFilter = Annotated[
 ]
 _AfterFilter = Annotated[
     datetime | None,
-    typer.Option(formats=INSTANT_FORMATS, help="Only events decided as of this time or later: a time or a day."),
+    instant_option(help="Only events decided as of this time or later."),
 ]
 _BeforeFilter = Annotated[
     datetime | None,
-    typer.Option(formats=INSTANT_FORMATS, help="Only events decided as of an earlier time: a time or a day."),
+    instant_option(help="Only events decided as of an earlier time."),
 ]
 _OffsetsFilter = Annotated[
     str | None, typer.Option(metavar="FIRST:END", help="Only events from these input offsets, without END.")
@@ -77,7 +76,7 @@ def reemit_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     if offsets is not None and (worker is None or partition is None):
         raise typer.BadParameter("needs --worker and --partition", param_hint="--offsets")
     span = _span(offsets)
-    selection = RowFilter(account, request, assume_utc(after), assume_utc(before), worker, partition, *span)
+    selection = RowFilter(account, request, after, before, worker, partition, *span)
     if everything == bool(selection.summary()):
         raise typer.BadParameter("give either a filter or --all", param_hint="--all")
     person = None if dry_run else require_operator(by, because)

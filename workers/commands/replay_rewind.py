@@ -10,15 +10,13 @@ from infra.settings import Settings
 from infra.shutdown import create_stop_event
 from infra.terminal import error_console
 from workers.commands.options import (
-    INSTANT_FORMATS,
     ActorOption,
     DryRunOption,
     JsonOption,
     ReasonOption,
     YesOption,
-    assume_utc,
-    check_since_1970,
     confirm,
+    instant_option,
     require_operator,
     write_json,
 )
@@ -35,11 +33,7 @@ __all__ = ["rewind_command"]
 
 _TimeOption = Annotated[
     datetime | None,
-    typer.Option(
-        formats=INSTANT_FORMATS,
-        callback=check_since_1970,
-        help="To the first record at or after this time: a time with zone, or a day.",
-    ),
+    instant_option(help="To the first record at or after this time.", since_1970=True),
 ]
 
 
@@ -71,7 +65,7 @@ def rewind_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     Nothing is decided twice: the worker publishes the stored outcomes again, with the same event ids, which
     --publish-again has to allow. Ctrl-C during the wait changes nothing.
     """
-    target = _target(to_offset, assume_utc(to_time), to_request, undo, tuple(sorted(set(partition or ()))))
+    target = _target(to_offset, to_time, to_request, undo, tuple(sorted(set(partition or ()))))
     options = RewindOptions(publish_again, drain)
     person = None if dry_run else require_operator(by, because)
     plan = run_command(lambda settings: plan_rewind(settings, worker, target, options))

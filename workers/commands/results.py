@@ -10,7 +10,7 @@ from infra.settings import Settings
 from infra.terminal import console
 from workers.commands.running import run_command
 from workers.commands.views.results import show_result
-from workers.ops.topics.results import read_results, sort_by_time
+from workers.ops.topics.results import newest, read_results, sort_by_time
 
 __all__ = ["results_command"]
 
@@ -25,16 +25,25 @@ def results_command(  # noqa: PLR0913 - one parameter an option
     from_end: Annotated[bool, typer.Option("--from-end", help="Skip existing results; implies --follow.")] = False,
     letters: Annotated[bool, typer.Option("--dead-letters", help="Include dead letters.")] = False,
     ticks: Annotated[bool, typer.Option("--ticks", help="Include the answers to ticks that booked nothing.")] = False,
+    last: Annotated[
+        int | None, typer.Option(min=1, max=100_000, help="Only so many results, the newest, oldest first.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Write each event unchanged, one per line.")] = False,
 ) -> None:
     """Show the workers' answers, as downstream services read them."""
     out = console()
     following = follow or from_end
+    if following and last is not None:
+        raise typer.BadParameter("has an end: leave out --follow and --from-end", param_hint="--last")
     selection: dict[str, Any] = {"account": account, "request": request, "dead_letters": letters, "empty_ticks": ticks}
 
     async def run(settings: Settings) -> None:
         results = read_results(settings, **selection, follow=following, from_end=from_end)
-        async with aclosing(results if following or json else sort_by_time(results)) as ordered:
+        if last is not None:
+            results = newest(results, last)
+        elif not following and not json:
+            results = sort_by_time(results)
+        async with aclosing(results) as ordered:
             async for result in ordered:
                 typer.echo(result.value) if json else show_result(result, out)
 

@@ -3,20 +3,21 @@
 import asyncio
 import gc
 import logging
-import os
-import sys
 import traceback
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 import asyncpg
 import typer
+from pydantic_core import to_json
 from rich.text import Text
 
 from infra.log import configure_logging, quiet_late_errors
+from infra.output import ReaderLeft, writes_json
 from infra.postgres_locks import explain_lock
 from infra.settings import Settings, load_settings
 from infra.terminal import error_console
+from infra.waiting import WaitWatch, watched
 from workers.error_table import Exit, explain
 
 __all__ = ["DEFECT", "Exit", "fail", "run_command", "run_process"]
@@ -28,15 +29,30 @@ DEFECT: Final = "a broken invariant or a defect in this program: see the traceba
 
 
 def run_command(
-    question: Callable[[Settings], Coroutine[Any, Any, CommandResult]], *, following: bool = False
+    question: Callable[[Settings], Coroutine[Any, Any, CommandResult]],
+    *,
+    following: bool = False,
+    names_waits: bool = True,
 ) -> CommandResult:
     """Run an operator's command and return its result. Logs only warnings; an error ends the process.
 
     Args:
         question: returns the coroutine to run, given the settings.
         following: whether the command runs until Ctrl-C, which is a success then.
+        names_waits: whether a server that does not answer is named on standard error after 5 s.
 
     """
+
+    async def ask(settings: Settings) -> CommandResult:
+        if not names_waits:
+            return await _ask(question, settings)
+        watch = WaitWatch(lambda text: _tell("waiting", text, None))
+        with watched(watch):
+            watching = asyncio.ensure_future(watch.run())
+            try:
+                return await _ask(question, settings)
+            finally:
+                watching.cancel()
 
     def run() -> CommandResult:
         settings = load_settings()
@@ -44,14 +60,7 @@ def run_command(
         if not following:
             # The client logs each failed attempt; the command reports only the result.
             logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-        try:
-            return asyncio.run(_ask(question, settings))
-        except BrokenPipeError:
-            if _has_reader():  # another connection broke
-                raise
-            # The reader closed the pipe, as `head` does. Discard the buffered output.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(Exit.DONE) from None
+        return asyncio.run(ask(settings))
 
     return _run_to_exit(run, Exit.DONE if following else Exit.INTERRUPTED)
 
@@ -82,19 +91,26 @@ def run_process(worker: Callable[[Settings], Coroutine[Any, Any, None]]) -> None
     _run_to_exit(run, Exit.INTERRUPTED)
 
 
-def fail(text: str, code: Exit) -> typer.Exit:
-    """Print on standard error why the process ends, and return the exception to raise."""
-    error_console().print(Text.assemble(("inmail: ", "bold red"), text), soft_wrap=True)
-    return typer.Exit(code)
+def fail(text: str, exit_: Exit, code: str = "refused", hint: str | None = None) -> typer.Exit:
+    """Print on standard error why the process ends, and return the exception to raise.
+
+    Args:
+        text: the sentence for people.
+        exit_: the process's exit code.
+        code: the error's name for programs, written with --json only.
+        hint: what to do, written with --json only: the sentence says it too.
+
+    """
+    _tell(code, text, hint)
+    return typer.Exit(exit_)
 
 
-def _has_reader() -> bool:
-    """Return whether standard output still has a reader, by writing what is buffered."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        return False
-    return True
+def _tell(code: str, text: str, hint: str | None) -> None:
+    """Write one line on standard error: with --json an object, else the sentence."""
+    if writes_json():
+        typer.echo(to_json({"code": code, "message": text, "hint": hint}), err=True)
+    else:
+        error_console().print(Text.assemble(("inmail: ", "bold red"), text), soft_wrap=True)
 
 
 def _run_to_exit(run: Callable[[], CommandResult], interrupted: Exit) -> CommandResult:
@@ -102,6 +118,8 @@ def _run_to_exit(run: Callable[[], CommandResult], interrupted: Exit) -> Command
         return run()
     except KeyboardInterrupt:
         raise typer.Exit(interrupted) from None
+    except ReaderLeft:
+        raise typer.Exit(Exit.DONE) from None
     except typer.Exit:
         raise
     except Exception as error:
@@ -109,5 +127,5 @@ def _run_to_exit(run: Callable[[], CommandResult], interrupted: Exit) -> Command
         if answer is None or answer.unexpected:
             traceback.print_exc()
         if answer is None:
-            raise fail(DEFECT, Exit.BROKEN) from error
-        raise fail(answer.text, answer.exit) from error
+            raise fail(DEFECT, Exit.BROKEN, "defect") from error
+        raise fail(answer.text, answer.exit, answer.code, answer.hint) from error

@@ -13,9 +13,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from infra.settings import Settings
 from infra.terminal import error_console
+from workers.commands.options import instant_option
 from workers.commands.running import Exit, run_command
-from workers.commands.views.topics import show_publish_report
-from workers.ops.topics.publish import PublishTime, publish
+from workers.commands.views.topics import show_failures, show_publish_report
+from workers.ops.topics.publish import publish
+from workers.ops.topics.record_lines import PublishTime
 from workers.simulate.history import history_bounds, simulate_records
 from workers.simulate.history_file import HistoryFile
 from workers.simulate.population import Population, PopulationError
@@ -27,11 +29,7 @@ _USUAL = Population()
 
 _StartOption = Annotated[
     datetime,
-    typer.Option(
-        formats=["%Y-%m-%dT%H:%M:%S%z"],
-        help="The first instant of the history.",
-        show_default="2030-01-01T00:00:00Z",
-    ),
+    instant_option(help="The first instant of the history; default: 2030-01-01T00:00:00Z."),
 ]
 
 
@@ -124,7 +122,8 @@ def _publish(history: HistoryFile, record_time: PublishTime, watch: _HistoryProg
     """Publish a history; return whether some records could not be published."""
     file = BufferedReader(history, _CHUNK_BYTES)
     published = run_command(lambda s: publish(s, file, record_time=record_time, progress=lambda _: watch.update()))
-    show_publish_report(published, error_console())
+    show_publish_report(published)
+    show_failures(published, error_console(), anyway=True)
     return bool(published.failures)
 
 

@@ -30,7 +30,8 @@ from workers.local.up import prepare_stack, stack_settings
 from workers.ops.books.audit import audit
 from workers.ops.books.statement import read_statement
 from workers.ops.lag import read_lag
-from workers.ops.topics.publish import PublishTime, publish
+from workers.ops.topics.publish import publish
+from workers.ops.topics.record_lines import PublishTime
 from workers.ops.topics.results import Result, read_results
 
 __all__ = ["DemoError", "run_demo"]

@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 
 from infra.kafka.sender import Outgoing
-from workers.ops.topics.publish import PublishTime, parse_line
+from workers.ops.topics.record_lines import PublishTime, parse_line
 
 __all__ = ["Chapter", "StoryLine", "load_story"]
 

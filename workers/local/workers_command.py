@@ -7,7 +7,7 @@ import typer
 from rich.text import Text
 
 from infra.settings import Settings
-from infra.terminal import console, create_table
+from infra.terminal import console, show_table
 from workers.commands.options import JsonOption, write_json
 from workers.commands.running import Exit, fail, run_command
 from workers.commands.views.styles import BAD, GOOD, WARN
@@ -80,7 +80,7 @@ def _show(found: list[dict[str, Any]], *, json: bool) -> None:
         for each in found
     ]
     out = console()
-    out.print(create_table(["worker", "state", "why"], rows))
+    show_table(["worker", "state", "why"], rows, flexible="why")
     for each in found:
         if each["do"]:
             out.print(f"To do for {each['name']}: {each['do']}", soft_wrap=True)

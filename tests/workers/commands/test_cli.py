@@ -445,7 +445,7 @@ def test_an_unknown_account_ends_with_1(on_database: Run) -> None:
 
     assert done.code == Exit.NO
     told = "inmail: the ledger has no account nobody: no event was decided for it."
-    hint = "To see events that could not be decided: `inmail dead-letters list --account`"
+    hint = "To see events that could not be decided: inmail dead-letters list --account nobody"
     assert _told(done) == f"{told} {hint}"
 
 

@@ -28,7 +28,7 @@ from tests.workers.wire import eventually
 from workers.commands.running import Exit
 from workers.local.processes import WORKERS, WorkerProcesses
 from workers.local.up import prepare_stack, stack_settings
-from workers.ops.topics.publish import parse_line
+from workers.ops.topics.record_lines import parse_line
 
 Up = Callable[[], subprocess.Popen[str]]
 

@@ -23,7 +23,7 @@ from tests.workers.wire import ends, prepare
 from workers.cli import app
 from workers.commands.running import Exit
 from workers.ledger.plans import load_catalogue
-from workers.ops.topics.publish import parse_line
+from workers.ops.topics.record_lines import parse_line
 from workers.simulate.history import history_bounds, simulate, simulate_records
 from workers.simulate.history_file import HistoryFile
 from workers.simulate.population import PLANS, PlanShare, Population, PopulationError

@@ -3,7 +3,7 @@
 from rich.console import Console
 from rich.text import Text
 
-from infra.terminal import console, create_table, format_instant
+from infra.terminal import console, format_instant, show_table
 from workers.commands.views.styles import BAD, DIM, GOOD, INFO, WARN, format_count
 from workers.ops.books.audit import Audit, BookTotals
 from workers.ops.books.balance import Balance
@@ -41,7 +41,7 @@ def show_balance(balance: Balance) -> None:
         )
         for lot in balance.lots
     ]
-    out.print(create_table(["lot", "state", "left", "origin", "plan", "from", "until"], lots, "lot,left"))
+    show_table(["lot", "state", "left", "origin", "plan", "from", "until"], lots, "lot,left")
 
 
 def _show_caveats(balance: Balance, out: Console) -> None:
@@ -70,12 +70,8 @@ def show_statement(statement: Statement) -> None:
     show_balance(statement)
     out = console()
     out.print()
-    lines = [_statement_cells(line) for line in statement.lines]
-    out.print(
-        create_table(
-            ["#", "time", "code", "amount", "lot", "balance", "request", "reason"], lines, "#,amount,lot", "request"
-        )
-    )
+    heads = ["#", "time", "code", "amount", "lot", "balance", "request", "reason"]
+    show_table(heads, [_statement_cells(line) for line in statement.lines], "#,amount,lot", "reason")
 
 
 def _statement_cells(line: StatementLine) -> tuple[str | int, ...]:

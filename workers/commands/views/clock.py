@@ -5,7 +5,7 @@ from datetime import datetime
 
 from rich.text import Text
 
-from infra.terminal import console, create_table
+from infra.terminal import console, show_table
 from workers.commands.views.styles import BAD, GOOD, WARN, format_count
 from workers.ops.clock.decide import ClockDecision, ClockPlan
 from workers.ops.clock.set_back import SetBackPlan
@@ -28,7 +28,7 @@ def show_clocks(clocks: Sequence[LaneClock]) -> None:
         )
         for each in clocks
     ]
-    console().print(create_table(heads, rows, "partition,holds offset"))
+    show_table(heads, rows, "partition,holds offset")
 
 
 def show_clock_plan(plan: ClockPlan) -> None:
@@ -75,7 +75,7 @@ def show_set_back_plan(plan: SetBackPlan) -> None:
         )
         for each in plan.lanes
     ]
-    out.print(create_table(heads, rows, "partition,lots restored,credits,rows,refused,expired"))
+    show_table(heads, rows, "partition,lots restored,credits,rows,refused,expired")
     out.print(
         "The decisions made meanwhile (rows) stay, including sends refused for lack of credits and credits booked as"
         " expired. Return such credits with inmail.credits.adjusted.v1.",

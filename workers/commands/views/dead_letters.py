@@ -7,7 +7,7 @@ from typing import Any
 from pydantic_core import to_json
 from rich.text import Text
 
-from infra.terminal import console, create_table, format_instant
+from infra.terminal import console, create_table, format_instant, show_table
 from workers.commands.views.styles import BAD, DIM, GOOD, WARN, format_count
 from workers.ops.dead_letters.history import DeadLetterReport, LetterHistory
 from workers.ops.dead_letters.letters import DeadLetter, escape_unprintable, readable_text
@@ -15,6 +15,7 @@ from workers.ops.dead_letters.redrive_plan import REFUSALS, RedrivePlan
 from workers.ops.operations import OngoingOperation, Operation, OperationStatus
 
 __all__ = [
+    "format_account",
     "format_origin",
     "history_sentences",
     "show_dead_letter",
@@ -33,6 +34,7 @@ def show_dead_letters(report: DeadLetterReport) -> None:
         (
             each.place,
             Text(each.reason, style=BAD),
+            format_account(each),
             format_origin(each),
             format_instant(each.origin_time),
             _outcome_text(history),
@@ -43,7 +45,8 @@ def show_dead_letters(report: DeadLetterReport) -> None:
     if not rows:
         console().print(Text("No dead letters.", style=GOOD))
         return
-    console().print(create_table(["dead letter", "reason", "origin", "time", "outcome", "error"], rows))
+    heads = ["dead letter", "reason", "account", "origin", "time", "outcome", "error"]
+    show_table(heads, rows, flexible="outcome,error")
     if (found := report.counts.total()) > len(rows):
         console().print(f"{len(rows)} of {found:,}: list more with --last, or count all with --count")
 
@@ -60,6 +63,12 @@ def show_dead_letter_counts(rows: Sequence[tuple[str, str, int]]) -> None:
             "dead letters",
         )
     )
+
+
+def format_account(letter: DeadLetter) -> str:
+    """Return the account of a dead letter: its message's key, or its subject, or both where they differ."""
+    key, subject = letter.account_id, letter.subject and escape_unprintable(letter.subject)
+    return f"{subject} (key {key})" if key and subject and key != subject else subject or key or ""
 
 
 def format_origin(letter: DeadLetter) -> str:
@@ -89,7 +98,7 @@ def show_dead_letter(letter: DeadLetter, history: LetterHistory | None) -> None:
         ("origin", format_origin(letter)),
         ("time", format_instant(letter.origin_time)),
         ("written", format_instant(letter.set_aside_at)),
-        ("account", letter.account_id or "none"),
+        ("account", format_account(letter) or "none"),
         ("type", readable_text((letter.event_type or "none").encode("utf-8", "backslashreplace"))),
         *(("outcome", each) for each in history_sentences(history)),
         ("key", "none" if letter.key is None else readable_text(letter.key)),
@@ -173,7 +182,7 @@ def show_operations(operations: Sequence[Operation]) -> None:
         )
         for each in operations
     ]
-    console().print(create_table(["operation", "verb", "status", "started", "by", "reason"], rows, "operation"))
+    show_table(["operation", "verb", "status", "started", "by", "reason"], rows, "operation", "reason")
 
 
 def show_operation(operation: Operation) -> None:

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from infra.terminal import console, create_table
+from infra.terminal import console, create_table, show_table
 from workers.commands.views.styles import BAD, DIM, GOOD, WARN, format_count
 from workers.ops.lag import GroupLag, LagObserver, PartitionLag, Sample, Status
 
@@ -26,7 +26,7 @@ def show_lag(groups: Sequence[GroupLag]) -> None:
         out.print(_group_line(group))
         if notable := _notable_partitions(group):
             heads = ["partition", "committed", "end", "records", "oldest", "to zero", "status", "owner", "reason"]
-            out.print(create_table(heads, [_partition_cells(each) for each in notable], _NUMBER_COLUMNS))
+            show_table(heads, [_partition_cells(each) for each in notable], _NUMBER_COLUMNS, "reason")
     for line in _lock_lines(groups):
         out.print(line, soft_wrap=True)
 

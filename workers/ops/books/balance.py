@@ -6,6 +6,7 @@ A past balance is computed from the current lots and the broker times of the jou
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from shlex import quote
 from typing import Any, Final
 
 from infra.clock import utc_now
@@ -30,7 +31,15 @@ CLOSED_EARLY: Final = ("voided", "forfeited")
 
 
 class UnknownAccountError(Exception):
-    """The ledger has no such account."""
+    """The ledger has no such account. `hint` is the command that lists what could not be decided for it."""
+
+    def __init__(self, account_id: str) -> None:
+        # Quoted for a shell, so that the command can be copied whatever the id is.
+        self.hint = f"inmail dead-letters list --account {quote(account_id)}"
+        super().__init__(
+            f"the ledger has no account {account_id}: no event was decided for it."
+            f" To see events that could not be decided: {self.hint}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,10 +188,7 @@ async def read_account(connection: Connection, account_id: str) -> dict[str, Any
             account_id,
         )
     if row is None:
-        raise UnknownAccountError(
-            f"the ledger has no account {readable}: no event was decided for it."
-            " To see events that could not be decided: `inmail dead-letters list --account`"
-        )
+        raise UnknownAccountError(readable)
     return dict(row)
 
 

@@ -17,7 +17,7 @@ from infra.clock import nearest_instant
 from infra.kafka.records import all_partitions, read_records
 from infra.settings import Settings
 from schemas.catalogue import DEAD_LETTERS
-from schemas.content_modes import Headers, read_attributes
+from schemas.content_modes import read_attributes
 from schemas.results import DeadLettered, DeadLetterReason
 
 __all__ = [
@@ -64,6 +64,7 @@ class DeadLetter:
     value: bytes | None
     headers: tuple[tuple[str, bytes | None], ...]
     cut: bool  # whether the message was too large to be kept whole
+    subject: str | None = None  # that the message names, whatever its key is
 
     @property
     def place(self) -> str:
@@ -77,7 +78,7 @@ class LetterFilter:
 
     reason: DeadLetterReason | None = None
     topic: str | None = None
-    account: str | None = None
+    account: str | None = None  # the key's or the subject's: a wrong key is a reason to be dead-lettered
     event_type: str | None = None
     after: datetime | None = None  # dead-lettered at this time or later
     before: datetime | None = None  # dead-lettered before this time
@@ -90,7 +91,7 @@ class LetterFilter:
         return (
             self.reason in (None, letter.reason)
             and self.topic in (None, letter.origin_topic)
-            and self.account in (None, letter.account_id)
+            and self.account in (None, letter.account_id, letter.subject)
             and self.event_type in (None, letter.event_type)
             and (self.after is None or letter.set_aside_at >= self.after)
             and (self.before is None or letter.set_aside_at < self.before)
@@ -218,6 +219,7 @@ def parse_dead_letter(record: ConsumerRecord) -> DeadLetter:
         origin = data["origin"]
         value = _bytes(data["value_base64"])
         headers = tuple((header["key"], _bytes(header["value_base64"])) for header in data["headers"])
+        attributes = read_attributes(headers, value)
         return DeadLetter(
             record.partition,
             record.offset,
@@ -225,7 +227,7 @@ def parse_dead_letter(record: ConsumerRecord) -> DeadLetter:
             data["reason"].value,
             data["error"],
             event.subject,
-            _event_type(headers, value),
+            _text(attributes.get("type")),
             origin["topic"],
             origin["partition"],
             origin["offset"],
@@ -235,6 +237,7 @@ def parse_dead_letter(record: ConsumerRecord) -> DeadLetter:
             value,
             headers,
             data["cut"] is not None,
+            _text(attributes.get("subject")),
         )
     except (ValueError, OverflowError) as error:  # from the schema, base64, or an instant outside the calendar
         # No worker wrote this record. Operators see it all the same.
@@ -251,10 +254,9 @@ def _bytes(text: str | None) -> bytes | None:
     return None if text is None else base64.b64decode(text)
 
 
-def _event_type(headers: Headers, value: bytes | None) -> str | None:
-    """Return the event type in a message, None if the message is not an event or names no type."""
-    name = read_attributes(headers, value).get("type")
-    return name if isinstance(name, str) else None
+def _text(attribute: object) -> str | None:
+    """Return an attribute of a message that is a string, None if the message is no event or has another there."""
+    return attribute if isinstance(attribute, str) else None
 
 
 def readable_text(data: bytes) -> str:

@@ -133,7 +133,7 @@ async def plan_reemit(
         if selection.account is not None and not await connection.fetchval(
             "select exists (select from accounts where account_id = $1)", selection.account
         ):
-            raise UnknownAccountError(f"the ledger has no account {selection.account}")
+            raise UnknownAccountError(selection.account)
         if not from_start:
             await _resume(connection, plan, operation_arguments(selection, to))
         plan.events = await _count_events(connection, selection, plan.start)

@@ -1,10 +1,13 @@
 """Reads results as downstream services do: committed answers and movements, optionally with the dead letters."""
 
 import json
+from base64 import b64decode
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
+from heapq import heappush, heappushpop
+from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
@@ -17,9 +20,10 @@ from infra.kafka.clients import partition_of
 from infra.kafka.records import partition_counts, read_records
 from infra.settings import Settings
 from schemas.catalogue import CREDIT_EVENTS, DEAD_LETTERS, SEND_RESULTS
+from schemas.content_modes import read_attributes
 from schemas.results import TickDecided
 
-__all__ = ["Result", "read_results", "sort_by_time"]
+__all__ = ["Result", "newest", "read_results", "sort_by_time"]
 
 _MAX_HELD = 10_000
 
@@ -84,16 +88,14 @@ async def read_results(  # noqa: PLR0913 - independent options
     topics = [SEND_RESULTS, CREDIT_EVENTS, *([DEAD_LETTERS] if dead_letters else [])]
     places = []
     for topic, count in (await partition_counts(settings, topics)).items():
-        # Results are placed by their account, whatever partition the request came from.
-        numbers = range(count) if account is None else [partition_of(account.encode(), count)]
+        # Results are placed by their account, whatever partition the request came from; dead letters by their message.
+        placed = account is not None and topic != DEAD_LETTERS
+        numbers = [partition_of((account or "").encode(), count)] if placed else range(count)
         places += [TopicPartition(topic, number) for number in numbers]
     async with aclosing(read_records(settings, places, follow=follow, from_end=from_end)) as records:
         async for record in records:
-            if account is not None and record.key != account.encode():
-                continue
-            if (result := _parse_result(record)) is None:
-                place = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
-                structlog.get_logger("inmail.results").warning("not_an_event", **place)
+            result = _account_result(record, account)
+            if result is None:
                 continue
             if request is None:
                 wanted = empty_ticks or not result.is_empty_tick
@@ -101,6 +103,28 @@ async def read_results(  # noqa: PLR0913 - independent options
                 wanted = result.data.get("request_id") == str(request)
             if wanted:
                 yield result
+
+
+def _account_result(record: ConsumerRecord, account: str | None) -> Result | None:
+    """Return the result in a record of an account (None: of any); None for another's, and for what is no event."""
+    other = account is not None and record.key != account.encode()
+    if other and record.topic != DEAD_LETTERS:
+        return None
+    if (result := _parse_result(record)) is None:
+        place = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
+        structlog.get_logger("inmail.results").warning("not_an_event", **place)
+        return None
+    return None if other and _message_subject(result) != account else result
+
+
+def _message_subject(result: Result) -> object:
+    """Return the subject that a dead letter's message names, whatever its key is; None if it names none."""
+    try:
+        value = b64decode(result.data["value_base64"] or "")
+        headers = [(each["key"], b64decode(each["value_base64"] or "")) for each in result.data["headers"]]
+    except (KeyError, TypeError, ValueError):  # no worker wrote it
+        return None
+    return read_attributes(headers, value).get("subject")
 
 
 def _parse_result(record: ConsumerRecord) -> Result | None:
@@ -135,6 +159,16 @@ async def sort_by_time(results: AsyncGenerator[Result, None], held: int = _MAX_H
         return
     for each in sorted(kept, key=_time):
         yield each
+
+
+async def newest(results: AsyncGenerator[Result, None], last: int) -> AsyncGenerator[Result, None]:
+    """Yield the newest `last` results, the oldest of them first."""
+    heap: list[tuple[tuple[Any, ...], Result]] = []
+    async for result in results:
+        entry = ((*_time(result), result.topic, result.partition), result)
+        heappushpop(heap, entry) if len(heap) >= last else heappush(heap, entry)
+    for _, result in sorted(heap, key=itemgetter(0)):
+        yield result
 
 
 def _time(result: Result) -> tuple[str, str, int, int]:

@@ -1,6 +1,8 @@
 """Dead letters on a terminal: what a stranger wrote is shown, and does nothing."""
 
+from base64 import b64encode
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -11,10 +13,15 @@ from rich.text import Text
 
 from schemas.catalogue import DEAD_LETTERS
 from tests.ledger.book import NEW_YEAR
-from workers.commands.views.dead_letters import show_dead_letter, show_dead_letter_counts, show_dead_letters
+from workers.commands.views.dead_letters import (
+    format_account,
+    show_dead_letter,
+    show_dead_letter_counts,
+    show_dead_letters,
+)
 from workers.commands.views.trace import _dead_letter_facts
 from workers.ops.dead_letters.history import DeadLetterReport, LetterHistory
-from workers.ops.dead_letters.letters import DeadLetter, parse_dead_letter, readable_text
+from workers.ops.dead_letters.letters import DeadLetter, LetterFilter, parse_dead_letter, readable_text
 
 
 @pytest.mark.parametrize("text", ["", "plain", '{"a": 1}\n\t"b"', "Zoë 日本"])
@@ -104,3 +111,22 @@ def test_what_a_letter_says_commands_no_terminal(capsys: pytest.CaptureFixture[s
     assert all(character.isprintable() or character == "\n" for character in shown)
     assert [4, 3, 1] == [shown.count("\\x1b[2J\\u202e\\r" + what) for what in ("topic", "error", "header")]
     assert f"an {command}error" == told.summary()[0]["error"]
+
+
+def test_a_letter_is_found_by_its_subject_and_by_its_key() -> None:
+    """A wrong key is a reason to be dead-lettered; whoever misses a message knows its subject."""
+    event = b64encode(b'{"specversion": "1.0", "subject": "dora"}').decode()
+    letter = replace(_read(value=event), account_id="bob")
+
+    assert [True, True, False] == [LetterFilter(account=each).matches(letter) for each in ("dora", "bob", "eve")]
+    assert "dora (key bob)" == format_account(letter)
+
+
+def test_the_list_shows_the_account_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    """So that it can be copied into a redrive."""
+    account = str(uuid4())
+    letter = replace(_read(), account_id=account)
+
+    show_dead_letters(DeadLetterReport([(letter, None)], Counter(), None))
+
+    assert account in capsys.readouterr().out

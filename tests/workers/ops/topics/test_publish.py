@@ -5,6 +5,7 @@ import json
 import os
 import threading
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -13,7 +14,7 @@ from infra.kafka.sender import Outgoing
 from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS
 from schemas.envelope import EVENT_HEADERS
 from tests.ledger.book import at
-from workers.ops.topics.publish import PublishTime, UnpublishableError, parse_line, read_lines
+from workers.ops.topics.record_lines import PublishTime, UnpublishableError, check_record, parse_line, read_lines
 
 EVENT: dict[str, Any] = {
     "specversion": "1.0",
@@ -184,3 +185,39 @@ def test_a_header_whose_name_is_no_text_is_refused_in_words_that_can_be_printed(
         parse_line(_record(headers={"\ud800": None}))
 
     assert 'record.headers: "\\ud800": not encodable as UTF-8' == str(refused.value)
+
+
+# -- the check ----------------------------------------------------------------------------------------------------
+
+
+def _sendable(**changes: object) -> Outgoing:
+    data = {"recipient_id": "bob", "relationship": "none"}
+    return parse_line(_line(id=str(UUID(int=1)), source="/web", **({"data": data} | changes)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "path"),
+    [
+        ({"data": {"recipient_id": "bob"}}, "data.relationship: required"),
+        ({"data": {"recipient_id": "bob", "relationship": "none", "cost": 1}}, "data.cost: not a field"),
+        (
+            {"type": "inmail.promotion.granted.v1", "data": {"credits": 0, "promotion_id": "p"}},
+            "data.credits: expected",
+        ),
+        ({"time": "yesterday"}, "time: expected a time with a zone"),
+        ({"specversion": "0.3"}, "specversion: expected"),
+    ],
+)
+def test_what_the_schemas_refuse_is_refused_with_the_path_of_its_fault(changes: dict[str, Any], path: str) -> None:
+    """In the words that its dead letter would have."""
+    check_record(_sendable())
+    with pytest.raises(UnpublishableError, match=f"^{path}"):
+        check_record(_sendable(**changes))
+
+
+def test_a_raw_record_is_checked_too() -> None:
+    """Its key has to be its event's subject."""
+    with pytest.raises(UnpublishableError, match=r"^subject: .*key_is_not_subject"):
+        check_record(_sendable()._replace(key=b"bob"))
+    with pytest.raises(UnpublishableError, match="not JSON"):
+        check_record(parse_line(_record(key="alice", value="{")))

@@ -1,13 +1,14 @@
 """Reading results where a stranger wrote to their topics: what is no event is named, and costs no other its place."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 import pytest
 from aiokafka.structs import ConsumerRecord
 from typer.testing import CliRunner
 
 from schemas.catalogue import SEND_RESULTS
+from tests.ledger.book import NEW_YEAR
 from workers.cli import app
 from workers.commands.running import Exit
 from workers.ops.topics import results as module
@@ -56,3 +57,24 @@ def test_a_record_that_is_no_event_is_passed_over_with_its_place(
         warning["partition"],
         warning["offset"],
     )
+
+
+async def test_the_newest_results_come_oldest_first() -> None:
+    """Of all partitions together, whatever the order in which they are read; fewer than asked for are all."""
+
+    async def read() -> AsyncGenerator[module.Result, None]:
+        for offset, second in enumerate((5, 1, 4, 2, 3)):
+            event = EVENT | {"time": f"2026-01-31T09:30:0{second}Z"}
+            yield module.Result(SEND_RESULTS, second % 2, offset, NEW_YEAR, b"", event)
+
+    async def newest(last: int) -> list[str]:
+        return [each.event["time"][-2] for each in [result async for result in module.newest(read(), last)]]
+
+    assert ["4", "5"] == await newest(2)
+    assert ["1", "2", "3", "4", "5"] == await newest(9)
+
+
+@pytest.mark.parametrize("option", ["--follow", "--from-end"])
+def test_the_last_results_have_an_end(option: str) -> None:
+    """Nobody knows which are the last of what is still to come."""
+    assert CliRunner().invoke(app, ["results", "--last", "3", option]).exit_code == Exit.WRONG_USAGE

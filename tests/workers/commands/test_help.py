@@ -1,0 +1,38 @@
+"""Help in plain words, with examples that can be copied."""
+
+import re
+import shlex
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.house.command_line import parse
+from workers.cli import VERBS, app, load_verb
+from workers.commands.examples import EXAMPLES
+
+COMMANDS = [*VERBS, *(f"{verb} {name}" for verb in VERBS for name in getattr(load_verb(verb), "commands", {}))]
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_has_no_code_in_it(command: str) -> None:
+    """Neither marks of a markup language nor types of a programming language: `<list[str]>`, `x>=1`, backticks."""
+    text = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "80"}).output
+
+    assert [] == re.findall(r"`|<[a-z][^>]*>|\bx ?[<>]=|FileBinary|\{[a-z_]+\}", text)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_examples_that_it_understands(command: str) -> None:
+    """The examples stand whole in the help, and the command line knows their options."""
+    text = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "80"}).output
+
+    assert EXAMPLES[command]
+    for line, _ in EXAMPLES[command]:
+        assert line in text
+        if (found := re.search(r"inmail (.*?)(?: \||>|$)", line)) is not None and not line.startswith("source"):
+            parse(shlex.split(found[1]))
+
+
+def test_examples_belong_to_commands_that_exist() -> None:
+    """An example of a command that was renamed would never be seen."""
+    assert set(EXAMPLES) == set(COMMANDS)
