@@ -13,6 +13,7 @@ from aiokafka.errors import KafkaConnectionError, KafkaError, NoBrokersAvailable
 from pydantic import PostgresDsn
 
 from infra.kafka.clients import NotSetUpError, operator_hint
+from infra.kafka.rights import MissingRightsError, user_of
 from infra.local.errors import LocalStackError
 from infra.migrate import MigrationError
 from infra.postgres import is_transient
@@ -87,9 +88,9 @@ def _kafka_unreachable(_: KafkaError, read_settings: ReadSettings) -> str:
 
 
 def _kafka_refused(error: KafkaError, read_settings: ReadSettings) -> str:
-    servers = read_settings().kafka_bootstrap_servers
+    servers = (settings := read_settings()).kafka_bootstrap_servers
     if (words := operator_hint(error)) is not None:
-        return f"Kafka at {servers} refused ({error}): {words}"
+        return f"Kafka at {servers} refused {user_of(settings)} ({error}): {words}"
     return f"Kafka at {servers} did not carry out the request: {error}"
 
 
@@ -146,6 +147,7 @@ ERROR_TABLE: Final[tuple[ErrorKind, ...]] = (
     ErrorKind((CatalogueError,), Exit.WRONG_USAGE, 503, "plan_catalogue"),
     ErrorKind((SettingsError,), Exit.WRONG_USAGE, 503, "settings"),
     ErrorKind((NotSetUpError, MigrationError), Exit.UNREACHABLE, 503, "not_set_up"),
+    ErrorKind((MissingRightsError,), Exit.UNREACHABLE, 503, "rights"),
     ErrorKind((LocalStackError,), Exit.UNREACHABLE, 503, "local_stack"),
     ErrorKind((BreakerError,), Exit.UNDECIDABLE, 503, "too_many_undecidable"),
     ErrorKind((LaneError, WorkerError, ChildError), Exit.BROKEN, 503, "worker_ended"),

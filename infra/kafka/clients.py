@@ -74,15 +74,14 @@ _TOO_LARGE = (
     "a topic's max.message.bytes is too low: it must be at least 1 MiB, and 4 MiB for dead letters. Check this setting"
     " of the topics and the brokers' message.max.bytes, and run `inmail topics apply`"
 )
+_GRANT = "grant the right that docs/operate.md lists for what was run"
 # Permanent errors, and what to do. All other errors may pass: an unreachable broker, a partition without a leader, a
 # coordinator that moves, a fenced owner that starts again.
 _REMEDIES: dict[type[KafkaError], str] = {
-    TopicAuthorizationFailedError: "grant the workers' user READ on the input topics, and WRITE and DESCRIBE on the"
-    " topics that they publish to",
-    GroupAuthorizationFailedError: "grant the workers' user READ on the group",
-    TransactionalIdAuthorizationFailed: "grant the workers' user WRITE and DESCRIBE on the transactional ids with the"
-    " group's name as prefix",
-    ClusterAuthorizationFailedError: "grant the workers' user IDEMPOTENT_WRITE on the cluster",
+    TopicAuthorizationFailedError: f"{_GRANT} on that topic",
+    GroupAuthorizationFailedError: f"{_GRANT} on that group",
+    TransactionalIdAuthorizationFailed: f"{_GRANT} on the transactional ids with the group's name as prefix",
+    ClusterAuthorizationFailedError: f"{_GRANT} on the cluster",
     MessageSizeTooLargeError: _TOO_LARGE,
     RecordListTooLargeError: _TOO_LARGE,
     RecordTooLargeError: _TOO_LARGE,

@@ -1,6 +1,7 @@
 """Runs commands and processes: one event loop, one line for each known error, and a reliable exit code."""
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -10,12 +11,15 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 import typer
+from aiokafka.errors import KafkaError
 from rich.text import Text
 
+from infra.kafka.rights import MissingRightsError
 from infra.log import configure_logging, quiet_late_errors
 from infra.settings import Settings, load_settings
 from infra.terminal import error_console
 from workers.error_table import Exit, explain
+from workers.rights import CHECKED, RIGHTS, WARNED, check_rights, explain_refusal
 
 __all__ = ["DEFECT", "Exit", "fail", "run_command", "run_process"]
 
@@ -43,7 +47,7 @@ def run_command(
             # The client logs each failed attempt; the command reports only the result.
             logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
         try:
-            return asyncio.run(question(settings))
+            return asyncio.run(_ask(question, settings))
         except BrokenPipeError:
             if _has_reader():  # another connection broke
                 raise
@@ -72,6 +76,31 @@ def run_process(worker: Callable[[Settings], Coroutine[Any, Any, None]]) -> None
     _run_to_exit(run, Exit.INTERRUPTED)
 
 
+async def _ask(question: Callable[[Settings], Coroutine[Any, Any, CommandResult]], settings: Settings) -> CommandResult:
+    command = _command()
+    if not {"--group", "--all"} & {*sys.argv}:  # of other groups than ours the rights are their owners' matter
+        if command in CHECKED:
+            await check_rights(settings, command)
+        elif command in WARNED:
+            await _warn_of_missing_rights(settings, command)
+    return await question(settings)
+
+
+def _command() -> str:
+    """Return which row of the table of rights the command line is, as `dead-letters list`."""
+    words = sys.argv[1:3]
+    return both if (both := " ".join(words)) in RIGHTS else " ".join(words[:1])
+
+
+async def _warn_of_missing_rights(settings: Settings, command: str) -> None:
+    """Say what the answer will lack; an error of the cluster is for the command to tell."""
+    with contextlib.suppress(KafkaError):
+        try:
+            await check_rights(settings, command)
+        except MissingRightsError as missing:
+            error_console().print(f"This answer lacks what may not be read: {missing}", soft_wrap=True)
+
+
 def fail(text: str, code: Exit) -> typer.Exit:
     """Print on standard error why the process ends, and return the exception to raise."""
     error_console().print(Text.assemble(("inmail: ", "bold red"), text), soft_wrap=True)
@@ -95,7 +124,8 @@ def _run_to_exit(run: Callable[[], CommandResult], interrupted: Exit) -> Command
     except typer.Exit:
         raise
     except Exception as error:
-        answer = explain(error, load_settings)
+        refused = asyncio.run(explain_refusal(error, load_settings, _command()))
+        answer = explain(refused or error, load_settings)
         if answer is None or answer.unexpected:
             traceback.print_exc()
         if answer is None:

@@ -26,6 +26,7 @@ from workers.lane.circuit_breaker import CircuitBreaker
 from workers.lane.clients import Clients
 from workers.lane.membership import STOP_SECONDS, Membership
 from workers.lane.work import Work
+from workers.rights import check_rights
 from workers.telemetry.collectors import metrics_page, register_pool
 from workers.telemetry.health import Health
 from workers.telemetry.tracing import NO_TRACES, Traces, open_traces
@@ -103,6 +104,7 @@ async def run_worker(job: Job, settings: Settings, stop: asyncio.Event) -> None:
 
     Raises:
         NotSetUpError: when a topic does not exist.
+        MissingRightsError: when the brokers' authorizer does not give the user what docs/operate.md lists for workers.
         SettingsError: when its port for probes cannot be had, or what traces need is not installed.
         BreakerError, WorkerError, KafkaError: see `Worker.run`.
 
@@ -137,6 +139,7 @@ async def _connect(
     async def reach_kafka() -> AIOKafkaAdminClient:
         async with contextlib.AsyncExitStack() as opening:
             admin = await opening.enter_async_context(admin_client(settings))
+            await check_rights(settings, "worker")  # a right that is seldom used would be missed when it counts
             await count_partitions(admin, TOPICS)  # aiokafka would look for them for 40 s
             stack.push_async_exit(opening.pop_all())
             return admin

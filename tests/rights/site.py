@@ -1,0 +1,166 @@
+"""A site with users that have exactly the documented rights, where one right at a time can be taken away."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from infra.kafka.rights import Operation, Right, user_of
+from infra.settings import Settings, load_settings
+from tests.rights.secured import ADMINISTRATOR, as_user, grant, make_user, revoke, secured_stack
+from tests.workers.command import Said, end, run, start
+from tests.workers.wire import eventually
+from workers.commands.running import Exit
+from workers.ops.lag import read_lag
+from workers.rights import RIGHTS, WARNED
+
+__all__ = ["COMMANDS", "WORKERS", "Site", "names", "open_site", "prepare"]
+
+_WHO = ("--because", "tests", "--yes")
+_EVENT = {
+    "specversion": "1.0",
+    "source": "/test",
+    "subject": "alice",
+    "time": "2026-01-31T09:00:00Z",
+}
+GRANT = _EVENT | {
+    "id": "0b5d6f0e-6d5c-4b1f-9a51-3f0f4c8f7a10",
+    "type": "inmail.promotion.granted.v1",
+    "data": {"credits": 10, "promotion_id": "welcome"},
+}
+SEND = _EVENT | {
+    "id": "0b5d6f0e-6d5c-4b1f-9a51-3f0f4c8f7a11",
+    "type": "inmail.send.requested.v1",
+    "data": {"recipient_id": "bob", "relationship": "none"},
+}
+BAD = {"record": {"topic": "inmail.send-requests", "key": "alice", "value": "{oops"}}
+
+# A run of each command of the table of rights that comes to its end by itself. The console and its operator ask over
+# HTTP; a worker is started, and comes to its end where it lacks a right.
+COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {
+    "topics plan": ("topics", "plan"),
+    "topics apply": ("topics", "apply", "--yes"),
+    "doctor": ("doctor", "--before-start"),
+    "publish": ("publish", "events.ndjson"),
+    "results": ("results",),
+    "lag": ("lag",),
+    "trace": ("trace", "--account", "alice"),
+    "dead-letters list": ("dead-letters", "list"),
+    "dead-letters show": ("dead-letters", "show", "0/0"),
+    "dead-letters redrive": ("dead-letters", "redrive", "--anyway", "--again", *_WHO),
+    "replay rewind": ("replay", "rewind", "send", "--to-offset", "0", "--publish-again", *_WHO),
+    "replay reemit": ("replay", "reemit", "--all", "--anew", *_WHO),
+    "replay rebuild": ("replay", "rebuild", "--schema", "again", "--dry-run"),
+    "replay shadow": ("replay", "shadow", "--schema", "shadow", "--dry-run"),
+}
+WORKERS: Final = {"worker": ("send", "billing", "expiry"), "worker ticker": ("ticker",)}
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Servers with topics, tables, and a user for each command, who has its documented rights."""
+
+    administrator: Settings
+    authority: Path
+    folder: Path  # where commands run; it has the files that they read
+
+    def user(self, command: str) -> Settings:
+        """Return settings with which the user of a command comes."""
+        return as_user(self.administrator, self.authority, command.replace(" ", "-"))
+
+    async def add(self, command: str) -> Settings:
+        """Make the user of a command; return settings with which it comes."""
+        settings = self.user(command)
+        name = settings.kafka_sasl_username or ""
+        await make_user(self.administrator, name)
+        await grant(self.administrator, name, RIGHTS[command])
+        return settings
+
+    @asynccontextmanager
+    async def without(self, command: str, right: Right) -> AsyncIterator[Settings]:
+        """Take a right away from the user of a command for a while; yield settings with which the user comes."""
+        settings = self.user(command)
+        await revoke(self.administrator, settings.kafka_sasl_username or "", [right])
+        try:
+            yield settings
+        finally:
+            await grant(self.administrator, settings.kafka_sasl_username or "", [right])
+
+    async def run(self, command: str, settings: Settings) -> Said:
+        """Run a command from its start to its end."""
+        arguments = COMMANDS.get(command) or ("worker", WORKERS[command][0])
+        return await run(settings, *arguments, folder=self.folder)
+
+    async def work(self) -> None:
+        """Let the workers and the ticker, each with their own rights, decide what is there; then drain them."""
+        running = [
+            await start(self.user(command), "worker", name) for command, names in WORKERS.items() for name in names
+        ]
+
+        async def is_read() -> bool:
+            ended = [each for each in running if each.returncode is not None]
+            assert not ended, await end(ended[0])
+            lag = await read_lag(self.administrator)
+            return all(not each.records and not each.never_committed for each in lag) and await self._has_ticks()
+
+        try:
+            await eventually(is_read, "workers that have read all")
+        finally:
+            for each in running:
+                if each.returncode is None:
+                    each.terminate()
+            said = await asyncio.gather(*map(end, running))
+        assert [0] * len(running) == [each.code for each in said], said
+
+    async def _has_ticks(self) -> bool:
+        groups = {each.group: each for each in await read_lag(self.administrator)}
+        return all(each.end > 0 for each in groups["inmail-expiry"].partitions)
+
+
+@contextmanager
+def open_site(folder: Path) -> Iterator[Site]:
+    """Start the servers of a site; `prepare` it then."""
+    with secured_stack(folder, postgres_settings={"fsync": "off"}) as (stack, authority):
+        base = load_settings(
+            kafka_bootstrap_servers=stack.kafka_bootstrap_servers,
+            database_url=stack.database_url,
+            topic_partitions=1,
+            session_seconds=10,
+            transaction_seconds=5,
+            tick_seconds=1,
+            order_seconds=1.0,
+        )
+        (folder / "events.ndjson").write_text("".join(json.dumps(each) + "\n" for each in (GRANT, SEND, BAD)))
+        yield Site(as_user(base, authority, ADMINISTRATOR), authority, folder)
+
+
+async def prepare(site: Site) -> None:
+    """Make topics and tables, and put a dead letter and an account there, all by users with exactly their rights.
+
+    The right to create topics is missed only where there are none yet.
+    """
+    migrated = await run(site.administrator, "migrate")
+    assert migrated.code == 0, migrated
+    settings = await site.add("topics apply")
+    (create,) = [right for right in RIGHTS["topics apply"] if right.operation is Operation.CREATE]
+    async with site.without("topics apply", create):
+        said = await site.run("topics apply", settings)
+        assert names("topics apply", create, settings, said), said
+    said = await site.run("topics apply", settings)
+    assert said.code == 0, said
+    for command in (*WORKERS, "publish"):
+        await site.add(command)
+    said = await site.run("publish", site.user("publish"))
+    assert said.code == 0, said
+    await site.work()
+
+
+def names(command: str, right: Right, settings: Settings, said: Said) -> bool:
+    """Tell whether a command that lacked a right named it, what it is on and its user, and ended as one that failed."""
+    if command == "doctor":
+        return f"{right.place}: {user_of(settings)} lacks {right.operation.name}" in said.out and said.code == Exit.NO
+    failed = said.code == (Exit.DONE if command in WARNED else Exit.UNREACHABLE)
+    return failed and str(right) in said.err and user_of(settings) in said.err
