@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from infra.postgres_session import CLIENT_SETTINGS, check_search_path, prepare_session
+from infra.postgres_session import CLIENT_SETTINGS, check_search_path, check_server_version, prepare_session
 from infra.settings import Settings, SettingsError
 
 __all__ = [
@@ -114,6 +114,7 @@ _NO_POOLER = (
 
 
 async def _prepare(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    check_server_version(connection)
     await prepare_session(connection)
     await connection.set_type_codec("jsonb", schema="pg_catalog", encoder=json.dumps, decoder=json.loads)
 

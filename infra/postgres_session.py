@@ -16,7 +16,18 @@ from infra.settings import SettingsError
 if TYPE_CHECKING:
     import asyncpg
 
-__all__ = ["CLIENT_SETTINGS", "check_search_path", "find_weak_settings", "prepare_session"]
+__all__ = [
+    "CLIENT_SETTINGS",
+    "NEWEST_POSTGRES",
+    "OLDEST_POSTGRES",
+    "check_search_path",
+    "check_server_version",
+    "find_weak_settings",
+    "prepare_session",
+]
+
+OLDEST_POSTGRES: Final = 15
+NEWEST_POSTGRES: Final = 18  # of those on which `make versions` runs the system
 
 CLIENT_SETTINGS: Final[Mapping[str, str]] = {
     # The functions first lock accounts, then decide by what other transactions have committed by then.
@@ -87,6 +98,20 @@ async def prepare_session(connection: "asyncpg.Connection[Any]") -> None:
                 f" `\\drds` and postgresql.conf, and reset it (`alter role ... reset {name}`, `alter database ... reset"
                 f" {name}`)"
             )
+
+
+def check_server_version(connection: "asyncpg.Connection[Any]") -> None:
+    """Look whether the server's version has what migrations and functions use.
+
+    Raises:
+        SettingsError: when it is too old.
+
+    """
+    if (major := connection.get_server_version().major) < OLDEST_POSTGRES:
+        raise SettingsError(
+            f"the database server is Postgres {major}, which is too old: let INMAIL_DATABASE_URL lead to one of"
+            f" {OLDEST_POSTGRES} to {NEWEST_POSTGRES}"
+        )
 
 
 async def check_search_path(connection: "asyncpg.Connection[Any]") -> None:

@@ -17,6 +17,7 @@ from infra.kafka.rights import MissingRightsError, user_of
 from infra.local.errors import LocalStackError
 from infra.migrate import MigrationError
 from infra.postgres import is_transient
+from infra.postgres_rights import MissingPrivilegesError
 from infra.settings import Settings, SettingsError
 from workers.errors import BreakerError, ChildError, LaneError, WorkerError
 from workers.ledger.plans import CatalogueError
@@ -147,7 +148,7 @@ ERROR_TABLE: Final[tuple[ErrorKind, ...]] = (
     ErrorKind((CatalogueError,), Exit.WRONG_USAGE, 503, "plan_catalogue"),
     ErrorKind((SettingsError,), Exit.WRONG_USAGE, 503, "settings"),
     ErrorKind((NotSetUpError, MigrationError), Exit.UNREACHABLE, 503, "not_set_up"),
-    ErrorKind((MissingRightsError,), Exit.UNREACHABLE, 503, "rights"),
+    ErrorKind((MissingRightsError, MissingPrivilegesError), Exit.UNREACHABLE, 503, "rights"),
     ErrorKind((LocalStackError,), Exit.UNREACHABLE, 503, "local_stack"),
     ErrorKind((BreakerError,), Exit.UNDECIDABLE, 503, "too_many_undecidable"),
     ErrorKind((LaneError, WorkerError, ChildError), Exit.BROKEN, 503, "worker_ended"),

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
+import asyncpg
 import structlog
 from aiokafka.errors import (
     ClusterAuthorizationFailedError,
@@ -27,6 +28,7 @@ from infra.kafka.rights import (
     find_missing_rights,
     require_rights,
 )
+from infra.postgres_rights import MissingPrivilegesError, explain_denial
 from infra.settings import Settings
 from schemas.catalogue import (
     CREDIT_EVENTS,
@@ -139,14 +141,29 @@ async def check_rights(settings: Settings, command: str) -> None:
     await require_rights(settings, RIGHTS[command], _purpose(command))
 
 
+# What operators need in Postgres beside SELECT, by table. docs/operate.md has the statements that grant it.
+_OPERATORS_PRIVILEGES: Final[Mapping[str, Sequence[str]]] = {
+    "operations": ("insert", "update"),
+    "redriven": ("insert", "update", "delete"),
+    "clock_decisions": ("insert",),
+    "ended_topics": ("insert", "update"),
+    "lanes": ("insert", "update"),
+    "decided_ahead": ("delete",),
+    "partitioning": ("insert",),
+}
+
+
 async def explain_refusal(
     error: BaseException, read_settings: Callable[[], Settings], command: str
-) -> MissingRightsError | None:
-    """Return which of a command's rights the user lacks; None where the error has another cause, or Kafka is silent.
+) -> MissingRightsError | MissingPrivilegesError | None:
+    """Return which right of a command the user lacks; None where the error has another cause, or no server tells.
 
     A topic that the user may not describe looks as if it did not exist.
     """
     causes = list(_causes(error))
+    denied = next((each for each in causes if isinstance(each, asyncpg.InsufficientPrivilegeError)), None)
+    if denied is not None and not command.startswith("worker"):  # a worker has a role, whose rights `migrate` gives
+        return await _explain_denial(denied, read_settings(), changes=command in CHECKED)
     if command not in RIGHTS or not any(isinstance(each, (*AUTHORIZATION_ERRORS, NotSetUpError)) for each in causes):
         return None
     settings = read_settings()
@@ -160,6 +177,19 @@ async def explain_refusal(
         if not missing and any(isinstance(each, kind) for each in causes):
             missing = [right for right in RIGHTS[command] if right.resource is resource]
     return MissingRightsError(settings, missing, _purpose(command)) if missing else None
+
+
+async def _explain_denial(
+    error: asyncpg.InsufficientPrivilegeError, settings: Settings, *, changes: bool
+) -> MissingPrivilegesError | None:
+    table = str(error).rpartition(" ")[2]
+    needed = ("select", *(_OPERATORS_PRIVILEGES.get(table, ()) if changes else ()))
+    try:
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            return await explain_denial(error, settings, needed)
+    except (asyncpg.PostgresError, OSError) as silent:
+        structlog.get_logger("inmail").debug("rights_not_known", error=repr(silent))
+        return None
 
 
 def _purpose(command: str) -> str:

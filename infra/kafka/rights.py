@@ -187,7 +187,10 @@ async def group_operations(lookup: ClusterQueries, groups: Sequence[str]) -> dic
 
 def _groups_in(answer: Any) -> Iterator[tuple[str, frozenset[Operation]]]:  # noqa: ANN401 - aiokafka's
     for error, group, *_, operations in answer.groups:
-        yield group, frozenset() if error else operations_of(operations)
+        if for_code(error) is GroupAuthorizationFailedError:
+            yield group, frozenset()
+        elif not error:  # another error tells of a coordinator that loads or moves, and of no right
+            yield group, operations_of(operations)
 
 
 async def cluster_operations(lookup: ClusterQueries) -> frozenset[Operation] | None:

@@ -12,12 +12,13 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from infra.first_of import wait_for_event
 from infra.kafka.aiokafka_fixes import ConsumerLostError
+from infra.kafka.broker_versions import fetch_version_concerns
 from infra.kafka.clients import admin_client, count_partitions, create_consumer
 from infra.kafka.end_offsets import EndOffsets
 from infra.postgres import Pool, close_in_time, create_pool
 from infra.postgres_session import find_weak_settings
 from infra.probes import serve_probes
-from infra.retry import SERVER_ERRORS, back_off_seconds, describe_error, is_retriable
+from infra.retry import SERVER_ERRORS, back_off_seconds, describe_error, is_retriable, suppress_retriable
 from infra.settings import Settings
 from schemas.catalogue import TOPICS
 from workers.errors import WorkerError, task_error
@@ -151,8 +152,12 @@ async def _connect(
 
     admin = await _wait_for("Kafka", reach_kafka, health)
     pool = await _wait_for("Postgres", reach_postgres, health)
+    log = structlog.get_logger("inmail.worker")
     for weak in await find_weak_settings(pool):
-        structlog.get_logger("inmail.worker").warning("weak_database_setting", error=weak)
+        log.warning("weak_database_setting", error=weak)
+    with suppress_retriable():
+        for concern in await fetch_version_concerns(settings):
+            log.warning("kafka_version", error=concern)
     return admin, pool
 
 

@@ -11,7 +11,7 @@ from workers.ops.topics.plan import TopicChange
 from workers.ops.topics.promises import BrokenPromise
 from workers.ops.topics.publish import PublishReport
 
-__all__ = ["show_broken_promises", "show_publish_report", "show_topic_changes"]
+__all__ = ["show_broken_promises", "show_publish_report", "show_topic_changes", "show_warnings"]
 
 _MAX_FAILURES = 20
 
@@ -22,6 +22,12 @@ def show_topic_changes(changes: list[TopicChange]) -> None:
         console().print(Text("Topics and groups are up to date.", style=GOOD))
         return
     console().print(create_table(["step", "topic", "change"], [(c.kind, c.topic, c.text) for c in changes]))
+
+
+def show_warnings(warnings: Sequence[str]) -> None:
+    """Show what speaks against the cluster itself."""
+    for each in warnings:
+        console().print(Text.assemble(("warning ", WARN), each), soft_wrap=True)
 
 
 def show_broken_promises(broken: Sequence[BrokenPromise]) -> None:

@@ -7,7 +7,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import TopicAuthorizationFailedError
 
 from infra.clock import utc_now
-from infra.kafka.broker_versions import BrokerVersion, fetch_versions
+from infra.kafka.broker_versions import BrokerVersion, fetch_versions, version_concern
 from infra.kafka.clients import admin_client
 from infra.kafka.cluster_queries import LATEST, ClusterQueries
 from infra.kafka.peek import peek
@@ -31,11 +31,9 @@ __all__ = [
     "check_version",
 ]
 
-_TESTED: Final = {"4.0", "4.2"}
-_NO_MARKERS: Final = {"4.3", "4.4"}
+_FAULTS_TESTED: Final = {"4.0", "4.2"}
 _LOSES: Final = {"partitions", "cleanup.policy", "message.timestamp.type", "unclean.leader.election.enable"}
 _CLOCK_SECONDS: Final = 2.0
-_PAGE: Final = "docs/kafka-versions.md"
 
 
 async def check_brokers(lookup: ClusterQueries) -> list[CheckResult]:
@@ -46,15 +44,10 @@ async def check_brokers(lookup: ClusterQueries) -> list[CheckResult]:
 def check_version(version: BrokerVersion) -> CheckResult:
     """Return what is known of a broker's version."""
     subject = f"version of {version.address}"
-    if version.release in _TESTED:
-        return ok("Kafka", subject, f"{version.text}, on which every fault was tested")
-    if version.release in _NO_MARKERS or (version.level or 0) > 33:
-        text = (
-            f"{version.text}: it may leave out the markers that end a transaction when a partition has no leader"
-            " (KAFKA-20734); then answers may come twice"
-        )
-        return warning("Kafka", subject, text, f"run 4.2 or 4.0 instead, see {_PAGE}")
-    return warning("Kafka", subject, f"{version.text}, on which nothing was tested", f"run 4.2 or 4.0, see {_PAGE}")
+    if (concern := version_concern(version)) is not None:
+        return warning("Kafka", subject, *concern)
+    faults = "every fault was tested" if version.release in _FAULTS_TESTED else "the system was run"
+    return ok("Kafka", subject, f"{version.text}, on which {faults}")
 
 
 async def check_rights(lookup: ClusterQueries, settings: Settings) -> list[CheckResult]:
