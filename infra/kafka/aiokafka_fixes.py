@@ -2,23 +2,39 @@
 
 import asyncio
 import random
+import ssl
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.client import AIOKafkaClient
+from aiokafka.conn import create_conn
 from aiokafka.errors import (
+    AuthenticationFailedError,
     IllegalGenerationError,
+    KafkaConnectionError,
     KafkaError,
     NoError,
     RebalanceInProgressError,
+    SaslAuthenticationFailed,
     UnknownMemberIdError,
+    UnsupportedSaslMechanismError,
     for_code,
 )
 from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest
 
-__all__ = ["Consumer", "ConsumerLostError", "LaneProducer", "Producer", "complete_request", "protect_bootstrap"]
+__all__ = [
+    "Consumer",
+    "ConsumerLostError",
+    "LaneProducer",
+    "Producer",
+    "UntrustedBrokerError",
+    "complete_request",
+    "protect_bootstrap",
+]
+
+_REFUSAL_SECONDS = 5.0
 
 _Response = TypeVar("_Response")
 
@@ -28,10 +44,41 @@ _RECONNECT_SECONDS = 0.5  # between two attempts of a lane's producer to reach a
 def protect_bootstrap(client: AIOKafkaClient) -> None:
     """Let a client's bootstrap complete when its caller is cancelled, and close the client afterwards.
 
-    aiokafka would leave a connection open for good when cancelled in the middle of the bootstrap.
+    aiokafka would leave a connection open for good when cancelled in the middle of the bootstrap. And of brokers that
+    refuse a login, or whose certificate is not trusted, it would say only that none could be reached: the bootstrap
+    raises what they said.
     """
     bootstrap = client.bootstrap
-    client.bootstrap = lambda: complete_request(client, bootstrap())
+    client.bootstrap = lambda: complete_request(client, _bootstrap(client, bootstrap))
+
+
+async def _bootstrap(client: AIOKafkaClient, bootstrap: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await bootstrap()
+    except KafkaConnectionError as error:
+        if (refusal := await _find_refusal(client)) is None:
+            raise
+        raise refusal from error
+
+
+async def _find_refusal(client: AIOKafkaClient) -> KafkaError | None:
+    """Return by which error a broker refuses a client, or the client a broker; None where none answers."""
+    if client._security_protocol == "PLAINTEXT":  # noqa: SLF001 - there is no other way
+        return None
+    names = ("client_id", "ssl_context", "security_protocol", "sasl_mechanism", "sasl_plain_username")
+    options = {name: getattr(client, f"_{name}") for name in (*names, "sasl_plain_password")}
+    for host, port, _ in client.hosts:
+        try:
+            async with asyncio.timeout(_REFUSAL_SECONDS):
+                connection = await create_conn(host, port, **options)
+        except (SaslAuthenticationFailed, AuthenticationFailedError, UnsupportedSaslMechanismError) as error:
+            return error
+        except ssl.SSLError as error:
+            return UntrustedBrokerError(f"{host}:{port}: {error.reason or error}".replace("_", " ").lower())
+        except (OSError, KafkaError):
+            continue
+        connection.close()
+    return None
 
 
 async def complete_request(client: AIOKafkaClient, request: Coroutine[Any, Any, _Response]) -> _Response:
@@ -66,6 +113,10 @@ async def _start(client: Any, start: Callable[[], Awaitable[None]]) -> None:  # 
     except (KafkaError, asyncio.CancelledError):
         await client.stop()
         raise
+
+
+class UntrustedBrokerError(KafkaError):  # type: ignore[misc] # aiokafka is untyped
+    """A broker's certificate is not trusted, or the broker speaks no TLS."""
 
 
 class ConsumerLostError(KafkaError):  # type: ignore[misc] # aiokafka is untyped

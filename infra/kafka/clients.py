@@ -42,6 +42,7 @@ from infra.kafka.aiokafka_fixes import (
     ConsumerLostError,
     LaneProducer,
     Producer,
+    UntrustedBrokerError,
     complete_request,
     protect_bootstrap,
 )
@@ -90,6 +91,8 @@ _REMEDIES: dict[type[KafkaError], str] = {
     AuthenticationFailedError: _LOGIN,
     SaslAuthenticationFailed: _LOGIN,
     UnsupportedSaslMechanismError: _LOGIN,
+    UntrustedBrokerError: "set INMAIL_KAFKA_SSL_CA_FILE to the authority of the brokers' certificates, and"
+    " INMAIL_KAFKA_BOOTSTRAP_SERVERS to names that these have",
     UnsupportedVersionError: "the brokers are too old",
     IncompatibleBrokerVersion: "the brokers are too old",
     ConsumerLostError: "start the process again: only a new consumer continues",

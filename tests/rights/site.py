@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +10,21 @@ from typing import Final
 
 from infra.kafka.rights import Operation, Right, user_of
 from infra.settings import Settings, load_settings
+from schemas.catalogue import EXPIRY_TICKS
 from tests.rights.secured import ADMINISTRATOR, as_user, grant, make_user, revoke, secured_stack
-from tests.workers.command import Said, end, run, start
+from tests.workers.command import Said, run
 from tests.workers.wire import eventually
 from workers.commands.running import Exit
-from workers.ops.lag import read_lag
+from workers.jobs.billing import BillingJob
+from workers.jobs.expiry import ExpiryJob
+from workers.jobs.send import SendJob
+from workers.jobs.ticker import run_ticker
+from workers.lane.worker import run_worker
+from workers.ledger.plans import load_catalogue
+from workers.ops.lag import GroupLag, read_lag
 from workers.rights import RIGHTS, WARNED
 
-__all__ = ["COMMANDS", "WORKERS", "Site", "names", "open_site", "prepare"]
+__all__ = ["COMMANDS", "WORKERS", "Site", "have_worked", "names", "open_site", "prepare"]
 
 _WHO = ("--because", "tests", "--yes")
 _EVENT = {
@@ -56,7 +63,7 @@ COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {
     "replay rebuild": ("replay", "rebuild", "--schema", "again", "--dry-run"),
     "replay shadow": ("replay", "shadow", "--schema", "shadow", "--dry-run"),
 }
-WORKERS: Final = {"worker": ("send", "billing", "expiry"), "worker ticker": ("ticker",)}
+WORKERS: Final = {"worker": ("worker", "send"), "worker ticker": ("worker", "ticker")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,33 +98,36 @@ class Site:
 
     async def run(self, command: str, settings: Settings) -> Said:
         """Run a command from its start to its end."""
-        arguments = COMMANDS.get(command) or ("worker", WORKERS[command][0])
+        arguments = COMMANDS.get(command) or WORKERS[command]
         return await run(settings, *arguments, folder=self.folder)
 
     async def work(self) -> None:
-        """Let the workers and the ticker, each with their own rights, decide what is there; then drain them."""
-        running = [
-            await start(self.user(command), "worker", name) for command, names in WORKERS.items() for name in names
-        ]
+        """Let the workers and the ticker, each with their documented rights, decide what is there; then drain them."""
+        stop, catalogue, worker = asyncio.Event(), load_catalogue(), self.user("worker")
+        jobs = (SendJob(catalogue), BillingJob(catalogue), ExpiryJob(catalogue, worker))
+        running = [asyncio.create_task(run_worker(job, worker, stop)) for job in jobs]
+        running.append(asyncio.create_task(run_ticker(self.user("worker ticker"), stop)))
 
         async def is_read() -> bool:
-            ended = [each for each in running if each.returncode is not None]
-            assert not ended, await end(ended[0])
-            lag = await read_lag(self.administrator)
-            return all(not each.records and not each.never_committed for each in lag) and await self._has_ticks()
+            for each in running:
+                if each.done():
+                    each.result()
+            return have_worked(await read_lag(self.administrator))
 
         try:
             await eventually(is_read, "workers that have read all")
         finally:
-            for each in running:
-                if each.returncode is None:
-                    each.terminate()
-            said = await asyncio.gather(*map(end, running))
-        assert [0] * len(running) == [each.code for each in said], said
+            stop.set()
+            await asyncio.gather(*running)
 
-    async def _has_ticks(self) -> bool:
-        groups = {each.group: each for each in await read_lag(self.administrator)}
-        return all(each.end > 0 for each in groups["inmail-expiry"].partitions)
+
+def have_worked(groups: Sequence[GroupLag]) -> bool:
+    """Tell whether all requests are decided, and ticks as well; there is always a tick more to come."""
+    ticks = [each for group in groups if group.topic == EXPIRY_TICKS for each in group.partitions]
+    others = [group for group in groups if group.topic != EXPIRY_TICKS]
+    return not any(each.records or each.held or each.never_committed for each in others) and all(
+        each.committed for each in ticks
+    )
 
 
 @contextmanager

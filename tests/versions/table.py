@@ -15,7 +15,7 @@ _HEAD: Final = """# Which versions of Kafka and Postgres
 
 `make versions` starts each of these servers and runs the whole system on it: `inmail migrate`, `topics plan` and
 `apply`, `doctor`, the four workers, {events} answers, a rewind and their publication again, and `inmail audit`. This
-page is rendered from its run of {day}. Beside each Kafka stands Postgres {postgres}, beside each Postgres Kafka {kafka}.
+page is rendered from its run of {day}. Beside each Kafka runs Postgres {postgres}, beside each Postgres Kafka {kafka}.
 
 - **works**: every request has its answer, once, and nothing is said.
 - **warns**: the same in this run; `inmail doctor`, each worker at its start and `inmail topics plan` say what speaks

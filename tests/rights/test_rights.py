@@ -1,0 +1,95 @@
+"""Some of the documented rights on a broker with logins, TLS and an authorizer; `make rights` takes away each."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from pydantic import SecretStr
+
+from infra.kafka.rights import Operation, Resource, Right
+from infra.settings import SaslMechanism
+from tests.rights.secured import as_user, grant
+from tests.rights.site import Site, names, open_site, prepare
+from tests.rights.table import DOCUMENT, render
+from workers.commands.running import Exit
+from workers.rights import RIGHTS
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A broker that wants a login, and a database."""
+    with open_site(tmp_path_factory.mktemp("site")) as site:
+        yield site
+
+
+@pytest.fixture(scope="module")
+async def site(servers: Site) -> Site:
+    """The same with topics, tables and decided requests: made by users that have exactly their documented rights."""
+    await prepare(servers)
+    return servers
+
+
+TAKEN = {
+    "worker": Right(Operation.READ, Resource.TOPIC, "inmail.send-results"),
+    "worker ticker": Right(Operation.WRITE, Resource.TOPIC, "inmail.expiry-ticks"),
+    "topics plan": Right(Operation.DESCRIBE_CONFIGS, Resource.TOPIC, "inmail.dead-letters"),
+    "dead-letters redrive": Right(Operation.WRITE, Resource.TOPIC, "inmail.send-requests"),
+    "results": Right(Operation.READ, Resource.TOPIC, "inmail.credit-events"),
+}
+
+
+@pytest.mark.parametrize("command", TAKEN)
+async def test_a_documented_right_that_is_missing_is_named(site: Site, command: str) -> None:
+    """With what it is on and whose it is, and before anything is done."""
+    if command not in ("worker", "worker ticker"):
+        await site.add(command)
+    async with site.without(command, TAKEN[command]) as settings:
+        said = await site.run(command, settings)
+
+    assert names(command, TAKEN[command], settings, said), said
+
+
+async def test_a_right_on_transactional_ids_is_missed_when_it_is_used(site: Site) -> None:
+    """Kafka tells of DESCRIBE, which WRITE includes: with it alone, a worker starts and then names WRITE."""
+    (right,) = [
+        each for each in RIGHTS["worker"] if each.resource is Resource.TRANSACTIONAL_IDS and "send" in each.name
+    ]
+    user = site.user("worker").kafka_sasl_username or ""
+    describe = right._replace(operation=Operation.DESCRIBE)
+    await grant(site.administrator, user, [describe])
+    async with site.without("worker", right) as settings:
+        said = await site.run("worker", settings)
+
+    assert names("worker", right, settings, said), said
+
+
+async def test_a_user_may_log_in_with_plain(site: Site) -> None:
+    """One that was given nothing is told each right that it lacks."""
+    plain = as_user(site.administrator, site.authority, "plain", SaslMechanism.PLAIN)
+
+    said = await site.run("results", plain)
+
+    assert all(names("results", right, plain, said) for right in RIGHTS["results"]), said
+
+
+REFUSED = {
+    "a wrong password": ({"kafka_sasl_password": SecretStr("guessed")}, "set INMAIL_KAFKA_SECURITY_PROTOCOL and"),
+    "an authority that nobody trusts": ({"kafka_ssl_ca_file": None}, "set INMAIL_KAFKA_SSL_CA_FILE to the authority"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+async def test_whom_the_broker_does_not_let_in_is_told_what_to_set(site: Site, what: str) -> None:
+    """Not that the broker cannot be reached; a worker ends with it as well, instead of waiting for a broker."""
+    wrong, words = REFUSED[what]
+    stranger = site.user("worker").model_copy(update=wrong)
+
+    said, worker = await asyncio.gather(site.run("results", stranger), site.run("worker", stranger))
+
+    assert (Exit.UNREACHABLE, True) == (said.code, words in said.err), said
+    assert (Exit.UNREACHABLE, True) == (worker.code, words in worker.err), worker
+
+
+def test_the_documented_rights_are_those_of_the_table() -> None:
+    """docs/operate.md has the table as it is in the code."""
+    assert render() in DOCUMENT.read_text(encoding="utf-8")
