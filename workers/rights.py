@@ -99,6 +99,10 @@ _REDRIVE: Final = (*_LETTERS, *_topics(_WRITE, *INPUT_TOPICS))
 _REWIND: Final = (*_topics(_READ, *INPUT_TOPICS), *_groups(_READ), *_OWNERS)
 _REEMIT: Final = _topics(_WRITE, *_RESULTS)
 _TRACE: Final = (*_topics(_READ, *TOPICS), *_groups(_DESCRIBE))
+_HANGING: Final = (
+    *_topics(_READ, *TOPICS),
+    *(Right(_DESCRIBE, Resource.TRANSACTIONAL_IDS, prefix) for prefix in _IDS),
+)
 _CONSOLE: Final = _union(_TRACE, _PLAN)
 
 # By command. One that is not here needs no right on Kafka, as `api`, `balance` and `audit`.
@@ -119,6 +123,8 @@ RIGHTS: Final[Mapping[str, Sequence[Right]]] = {
     "replay reemit": _REEMIT,
     "replay rebuild": _topics(_READ, *INPUT_TOPICS),
     "replay shadow": _topics(_READ, *INPUT_TOPICS),
+    "transactions list": _HANGING,
+    "transactions end": (*_HANGING, Right(Operation.ALTER, Resource.CLUSTER)),
     "console": _CONSOLE,
     "console operator": _union(_CONSOLE, _REDRIVE, _REWIND, _REEMIT),
 }
@@ -127,6 +133,7 @@ RIGHTS: Final[Mapping[str, Sequence[Right]]] = {
 WARNED: Final = frozenset({"trace"})
 CHECKED: Final = frozenset(
     {"topics plan", "topics apply", "dead-letters redrive", "replay rewind", "replay reemit", "lag"}
+    | {"transactions list", "transactions end"}
 )
 
 

@@ -1,8 +1,7 @@
 """A site with users that have exactly the documented rights, where one right at a time can be taken away."""
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,21 +9,13 @@ from typing import Final
 
 from infra.kafka.rights import Operation, Right, user_of
 from infra.settings import Settings, load_settings
-from schemas.catalogue import EXPIRY_TICKS
 from tests.rights.secured import ADMINISTRATOR, as_user, grant, make_user, revoke, secured_stack
+from tests.rights.working import work_off
 from tests.workers.command import Said, run
-from tests.workers.wire import eventually
 from workers.commands.running import Exit
-from workers.jobs.billing import BillingJob
-from workers.jobs.expiry import ExpiryJob
-from workers.jobs.send import SendJob
-from workers.jobs.ticker import run_ticker
-from workers.lane.worker import run_worker
-from workers.ledger.plans import load_catalogue
-from workers.ops.lag import GroupLag, read_lag
 from workers.rights import RIGHTS, WARNED
 
-__all__ = ["COMMANDS", "WORKERS", "Site", "have_worked", "names", "open_site", "prepare"]
+__all__ = ["COMMANDS", "WORKERS", "Site", "names", "open_site", "prepare"]
 
 _WHO = ("--because", "tests", "--yes")
 _EVENT = {
@@ -58,6 +49,8 @@ COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {
     "dead-letters list": ("dead-letters", "list"),
     "dead-letters show": ("dead-letters", "show", "0/0"),
     "dead-letters redrive": ("dead-letters", "redrive", "--anyway", "--again", *_WHO),
+    "transactions list": ("transactions", "list"),
+    "transactions end": ("transactions", "end", *_WHO),
     "replay rewind": ("replay", "rewind", "send", "--to-offset", "0", "--publish-again", *_WHO),
     "replay reemit": ("replay", "reemit", "--all", "--anew", *_WHO),
     "replay rebuild": ("replay", "rebuild", "--schema", "again", "--dry-run"),
@@ -101,34 +94,6 @@ class Site:
         arguments = COMMANDS.get(command) or WORKERS[command]
         return await run(settings, *arguments, folder=self.folder)
 
-    async def work(self) -> None:
-        """Let the workers and the ticker, each with their documented rights, decide what is there; then drain them."""
-        stop, catalogue, worker = asyncio.Event(), load_catalogue(), self.user("worker")
-        jobs = (SendJob(catalogue), BillingJob(catalogue), ExpiryJob(catalogue, worker))
-        running = [asyncio.create_task(run_worker(job, worker, stop)) for job in jobs]
-        running.append(asyncio.create_task(run_ticker(self.user("worker ticker"), stop)))
-
-        async def is_read() -> bool:
-            for each in running:
-                if each.done():
-                    each.result()
-            return have_worked(await read_lag(self.administrator))
-
-        try:
-            await eventually(is_read, "workers that have read all")
-        finally:
-            stop.set()
-            await asyncio.gather(*running)
-
-
-def have_worked(groups: Sequence[GroupLag]) -> bool:
-    """Tell whether all requests are decided, and ticks as well; there is always a tick more to come."""
-    ticks = [each for group in groups if group.topic == EXPIRY_TICKS for each in group.partitions]
-    others = [group for group in groups if group.topic != EXPIRY_TICKS]
-    return not any(each.records or each.held or each.never_committed for each in others) and all(
-        each.committed for each in ticks
-    )
-
 
 @contextmanager
 def open_site(folder: Path) -> Iterator[Site]:
@@ -141,7 +106,6 @@ def open_site(folder: Path) -> Iterator[Site]:
             session_seconds=10,
             transaction_seconds=5,
             tick_seconds=1,
-            order_seconds=1.0,
         )
         (folder / "events.ndjson").write_text("".join(json.dumps(each) + "\n" for each in (GRANT, SEND, BAD)))
         yield Site(as_user(base, authority, ADMINISTRATOR), authority, folder)
@@ -165,7 +129,7 @@ async def prepare(site: Site) -> None:
         await site.add(command)
     said = await site.run("publish", site.user("publish"))
     assert said.code == 0, said
-    await site.work()
+    await work_off(site.user("worker"), site.user("worker ticker"), site.administrator)
 
 
 def names(command: str, right: Right, settings: Settings, said: Said) -> bool:

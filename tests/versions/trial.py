@@ -1,6 +1,5 @@
 """One trial of the whole system on servers of given versions: what it says to whoever connects, and what comes out."""
 
-import asyncio
 import json
 import tempfile
 from collections import Counter
@@ -8,17 +7,17 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from structlog.testing import capture_logs
+
 from infra.local.artifacts import read_lock
 from infra.local.bundled_binaries import POSTGRES_MAJOR
 from infra.local.stack import LocalStack
 from infra.settings import Settings, load_settings
-from tests.rights.site import have_worked
+from tests.rights.working import work_off
 from tests.versions.binaries import kafka_lock, postgres_folder
-from tests.workers.command import Said, end, run, start
-from tests.workers.wire import eventually, settled
+from tests.workers.command import run
+from tests.workers.wire import settled
 from workers.commands.running import Exit
-from workers.local.processes import WORKERS
-from workers.ops.lag import read_lag
 from workers.ops.topics.results import read_results
 
 __all__ = ["OWN_KAFKA", "OWN_POSTGRES", "Trial", "run_trial"]
@@ -54,7 +53,6 @@ async def run_trial(kafka: str, postgres: str) -> Trial:
                 session_seconds=10,
                 transaction_seconds=5,
                 tick_seconds=1,
-                order_seconds=1.0,
                 log_format="json",
             )
             return Trial(kafka, postgres, **await _try(settings, Path(folder)))
@@ -73,12 +71,11 @@ async def _try(settings: Settings, folder: Path) -> dict[str, Any]:
     applied = await run(settings, "topics", "apply", "--yes")
     doctor = await run(settings, "doctor", "--before-start", "--json")
     assert [0, 0, 0] == [each.code for each in (plan, applied, doctor)], (plan, applied, doctor)
-    logs = await _work(settings, folder)
+    warned = await _work(settings, folder)
     answers = await _answers(settings)
     audit = await run(settings, "audit")
     assert audit.code == 0, audit
     concerns = [each for each in json.loads(doctor.out)["checks"] if each["grade"] == "warning"]
-    warned = {json.loads(line)["error"] for line in logs if '"kafka_version"' in line}
     told = [line.removeprefix("warning ") for line in plan.out.splitlines() if line.startswith("warning the broker")]
     said = {
         "doctor": "; ".join(each["text"] for each in concerns),
@@ -106,35 +103,20 @@ def _events() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     return grants, sends
 
 
-async def _work(settings: Settings, folder: Path) -> list[str]:
-    """Publish, let all workers decide, rewind and let them publish again; return what they logged."""
+async def _work(settings: Settings, folder: Path) -> set[str]:
+    """Publish, let all workers decide, rewind and let them publish again; return what they said of the brokers."""
     for events in _events():  # the grants first: what reaches the brokers first is decided first
         (folder / "events.ndjson").write_text("".join(f"{json.dumps(each)}\n" for each in events))
         published = await run(settings, "publish", "events.ndjson", folder=folder)
         assert published.code == 0, published
-    logs = await _drain(settings)
+    with capture_logs() as logs:
+        await work_off(settings, settings, settings)
     rewind = ("replay", "rewind", "send", "--to-offset", "0", "--publish-again", "--because", "a trial", "--yes")
     rewound = await run(settings, *rewind)
     assert rewound.code == 0, rewound
-    return [*logs, *await _drain(settings)]
-
-
-async def _drain(settings: Settings) -> list[str]:
-    running = [await start(settings, "worker", name) for name in WORKERS]
-
-    async def is_read() -> bool:
-        assert all(each.returncode is None for each in running), "a worker ended"
-        return have_worked(await read_lag(settings))
-
-    try:
-        await eventually(is_read, "workers that have read all")
-    finally:
-        for each in running:
-            if each.returncode is None:
-                each.terminate()
-        said: list[Said] = await asyncio.gather(*map(end, running))
-    assert [0] * len(said) == [each.code for each in said], said
-    return [line for each in said for line in (each.out + each.err).splitlines()]
+    with capture_logs():
+        await work_off(settings, settings, settings)
+    return {each["error"] for each in logs if each["event"] == "kafka_version"}
 
 
 async def _answers(settings: Settings) -> dict[str, int]:

@@ -81,6 +81,7 @@ async def _ask_kafka(questions: Questions, cluster: ClusterQueries, settings: Se
     await questions.ask("rights", "Kafka", lambda: kafka_checks.check_rights(cluster, settings))
     if not await questions.ask("topics", "replicas", lambda: kafka_checks.check_replicas(cluster)):
         return False
+    await questions.ask("topics", "transactions", lambda: kafka_checks.check_hanging(cluster))
     await questions.ask("topics", "settings", lambda: kafka_checks.check_settings(settings))
     await questions.ask("clocks", "Kafka", lambda: kafka_checks.check_clock(cluster, settings))
     return True
