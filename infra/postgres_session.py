@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CLIENT_SETTINGS",
     "NEWEST_POSTGRES",
+    "NO_POOLER",
     "OLDEST_POSTGRES",
     "check_search_path",
     "check_server_version",
@@ -65,6 +66,10 @@ select current_database() as database, current_setting('search_path') as path, c
         where part not in ('', '""', '"$user"') and to_regnamespace(part) is null
     ) as missing
 """
+NO_POOLER: Final = (
+    "Sessions need settings and a role of their own, which it does not pass on: let INMAIL_DATABASE_URL lead to"
+    " Postgres itself. Workers keep a few connections open (INMAIL_DATABASE_CONNECTIONS) and need no pooler"
+)
 _DEFAULT_PATH = '"$user", public'
 
 _READ = "select s.name, current_setting(s.name, true) as value from unnest($1::text[]) as s (name)"
@@ -74,9 +79,13 @@ async def prepare_session(connection: "asyncpg.Connection[Any]") -> None:
     """Apply the settings that newer servers know, and check all settings of a new session.
 
     Raises:
-        SettingsError: when a setting differs, because a pooler dropped it or a superuser set it. It says what to do.
+        SettingsError: when a pooler stands between, or when a setting differs, because a superuser set it. It says what
+            to do.
 
     """
+    # A pooler gives its own number as that of the server's process.
+    if connection.get_server_pid() != await connection.fetchval("select pg_backend_pid()"):
+        raise SettingsError(f"a pooler such as PgBouncer stands between. {NO_POOLER}")
     names = [*CLIENT_SETTINGS, *_NEWER_SETTINGS, *_REQUIRED]
     found = dict(map(tuple, await connection.fetch(_READ, names)))
     for name, value in _NEWER_SETTINGS.items():
