@@ -1,9 +1,11 @@
 """A certificate authority of a test's own, and a server's certificate by it."""
 
+import os
 import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
+from infra.local.postgres_server import server_user
 from tests.tools import tool
 
 __all__ = ["Certificates", "make_certificates"]
@@ -32,5 +34,7 @@ def make_certificates(folder: Path, name: str = "IP:127.0.0.1") -> Certificates:
         ("x509", "-req", "-in", request, "-out", made.certificate, *by),
     ):
         subprocess.run([openssl, *map(str, arguments)], check=True, capture_output=True)
+    if os.geteuid() == 0:  # Postgres does not run as root, and wants its key to be its own
+        os.chown(made.key, server_user(None) or 0, 0)
     made.both.write_text(made.key.read_text() + made.certificate.read_text())
     return made

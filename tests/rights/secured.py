@@ -16,7 +16,8 @@ from infra.kafka.clients import admin_client
 from infra.kafka.rights import Resource, Right
 from infra.local.stack import LocalStack
 from infra.settings import SaslMechanism, SecurityProtocol, Settings
-from tests.rights.certificates import make_certificates
+from tests.rights.certificates import Certificates
+from tests.workers.hanging import LENIENT
 
 __all__ = ["ADMINISTRATOR", "as_user", "grant", "make_user", "revoke", "secured_stack"]
 
@@ -87,9 +88,8 @@ class _ScramRequest(Request[_ScramRequestStruct]):  # type: ignore[misc] # aioka
 
 
 @contextmanager
-def secured_stack(folder: Path, **options: Any) -> Iterator[tuple[LocalStack, Path]]:
-    """Run a stack whose broker wants TLS and a login; yield it and the file of its certificate authority."""
-    certificates = make_certificates(folder)
+def secured_stack(certificates: Certificates, **options: Any) -> Iterator[LocalStack]:
+    """Run a stack whose broker wants TLS and a login."""
     logins = " ".join(f'user_{user}="{password}"' for user, password in PASSWORDS.items())
     module = "org.apache.kafka.common.security"
     settings = {
@@ -108,10 +108,11 @@ def secured_stack(folder: Path, **options: Any) -> Iterator[tuple[LocalStack, Pa
         "ssl.truststore.location": str(certificates.authority),
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         # ANONYMOUS is the broker itself where it talks to its controller; clients have a login.
+        **LENIENT,
         "super.users": f"User:{ADMINISTRATOR};User:ANONYMOUS",
     }
     with LocalStack(broker_settings=settings, **options) as stack:
-        yield stack, certificates.authority
+        yield stack
 
 
 def as_user(settings: Settings, authority: Path, user: str, mechanism: SaslMechanism | None = None) -> Settings:

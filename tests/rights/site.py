@@ -6,9 +6,19 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from infra.kafka.rights import Operation, Right, user_of
 from infra.settings import Settings, load_settings
+from tests.rights.certificates import make_certificates
+from tests.rights.database import (
+    DatabaseUser,
+    as_database_user,
+    database_user_of,
+    grant_roles,
+    make_roles,
+    secure_settings,
+)
 from tests.rights.secured import ADMINISTRATOR, as_user, grant, make_user, revoke, secured_stack
 from tests.rights.working import work_off
 from tests.workers.command import Said, run
@@ -17,6 +27,7 @@ from workers.rights import RIGHTS, WARNED
 
 __all__ = ["COMMANDS", "WORKERS", "Site", "names", "open_site", "prepare"]
 
+_DATABASE = "site"
 _WHO = ("--because", "tests", "--yes")
 _EVENT = {
     "specversion": "1.0",
@@ -65,11 +76,19 @@ class Site:
 
     administrator: Settings
     authority: Path
+    database_port: int
+    database_authority: Path | None  # None: without TLS
     folder: Path  # where commands run; it has the files that they read
 
     def user(self, command: str) -> Settings:
         """Return settings with which the user of a command comes."""
-        return as_user(self.administrator, self.authority, command.replace(" ", "-"))
+        return self.as_database_user(
+            as_user(self.administrator, self.authority, command.replace(" ", "-")), database_user_of(command)
+        )
+
+    def as_database_user(self, settings: Settings, user: DatabaseUser) -> Settings:
+        """Return settings with which a user comes to the ledger's database."""
+        return as_database_user(settings, user, self.database_authority, (self.database_port, _DATABASE))
 
     async def add(self, command: str) -> Settings:
         """Make the user of a command; return settings with which it comes."""
@@ -96,9 +115,18 @@ class Site:
 
 
 @contextmanager
-def open_site(folder: Path) -> Iterator[Site]:
-    """Start the servers of a site; `prepare` it then."""
-    with secured_stack(folder, postgres_settings={"fsync": "off"}) as (stack, authority):
+def open_site(folder: Path, postgres: Path | None = None) -> Iterator[Site]:
+    """Start the servers of a site; `prepare` it then.
+
+    Args:
+        folder: for the files of the site, readable by anybody.
+        postgres: where a Postgres is that can do TLS, which the wheel's cannot; None: the wheel's, without TLS.
+
+    """
+    certificates = make_certificates(folder)
+    secure = secure_settings(certificates, folder) if postgres else {}
+    options = {"postgres_settings": {"fsync": "off", **secure}, "postgres_folder": postgres}
+    with secured_stack(certificates, **options) as stack:
         base = load_settings(
             kafka_bootstrap_servers=stack.kafka_bootstrap_servers,
             database_url=stack.database_url,
@@ -108,7 +136,9 @@ def open_site(folder: Path) -> Iterator[Site]:
             tick_seconds=1,
         )
         (folder / "events.ndjson").write_text("".join(json.dumps(each) + "\n" for each in (GRANT, SEND, BAD)))
-        yield Site(as_user(base, authority, ADMINISTRATOR), authority, folder)
+        administrator = as_user(base, certificates.authority, ADMINISTRATOR)
+        port = urlsplit(stack.database_url).port or 0
+        yield Site(administrator, certificates.authority, port, certificates.authority if postgres else None, folder)
 
 
 async def prepare(site: Site) -> None:
@@ -116,8 +146,11 @@ async def prepare(site: Site) -> None:
 
     The right to create topics is missed only where there are none yet.
     """
-    migrated = await run(site.administrator, "migrate")
+    await make_roles(site.administrator.database_url.get_secret_value(), _DATABASE)
+    owner = site.as_database_user(site.administrator, DatabaseUser.OWNER)
+    migrated = await run(owner, "migrate")
     assert migrated.code == 0, migrated
+    await grant_roles(owner)
     settings = await site.add("topics apply")
     (create,) = [right for right in RIGHTS["topics apply"] if right.operation is Operation.CREATE]
     async with site.without("topics apply", create):
@@ -129,7 +162,7 @@ async def prepare(site: Site) -> None:
         await site.add(command)
     said = await site.run("publish", site.user("publish"))
     assert said.code == 0, said
-    await work_off(site.user("worker"), site.user("worker ticker"), site.administrator)
+    await work_off(site.user("worker"), site.user("worker ticker"), owner)
 
 
 def names(command: str, right: Right, settings: Settings, said: Said) -> bool:

@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import Iterator
 
+import asyncpg
 import pytest
 from pydantic import SecretStr
 
 from infra.kafka.rights import Operation, Resource, Right
 from infra.settings import SaslMechanism
+from tests.rights.database import DatabaseUser
 from tests.rights.secured import as_user, grant
 from tests.rights.site import Site, names, open_site, prepare
 from tests.rights.table import DOCUMENT, render
@@ -70,6 +72,30 @@ async def test_a_user_may_log_in_with_plain(site: Site) -> None:
     said = await site.run("results", plain)
 
     assert all(names("results", right, plain, said) for right in RIGHTS["results"]), said
+
+
+PRIVILEGES = {
+    "dead-letters list": (DatabaseUser.READER, "select"),
+    "dead-letters redrive": (DatabaseUser.OPERATOR, "insert"),
+}
+
+
+@pytest.mark.parametrize("command", PRIVILEGES)
+async def test_a_privilege_that_is_missing_in_postgres_is_named(site: Site, command: str) -> None:
+    """With the table and the user, and as the statement that grants it."""
+    user, privilege = PRIVILEGES[command]
+    owner = site.as_database_user(site.administrator, DatabaseUser.OWNER).database_url.get_secret_value()
+    settings = await site.add(command)
+    connection = await asyncpg.connect(owner)
+    await connection.execute(f"revoke {privilege} on redriven from {user}")
+    try:
+        said = await site.run(command, settings)
+    finally:
+        await connection.execute(f"grant {privilege} on redriven to {user}")
+        await connection.close()
+
+    expected = f"does not let user {user} do this: `grant {privilege.upper()} on redriven to {user}`"
+    assert (Exit.UNREACHABLE, True) == (said.code, expected in said.err), said
 
 
 REFUSED = {

@@ -27,10 +27,9 @@ page is rendered from its run of {day}. Beside each Kafka runs Postgres {postgre
 """
 
 _TAIL: Final = """
-Of versions that are not in the table, Kafka and Postgres newer than these are warned of, and Postgres older than 15 is
-refused. A trial shows that a version works, not that it keeps its promises in a crash: the
-[crash matrix](crash-matrix.md) ran on Kafka 4.2.1, and faults on 4.0.2 as well ([which Kafka](kafka-versions.md)).
-Figures are of Kafka {kafka} and Postgres {postgres}.
+Of versions that are not in the table, `inmail doctor` warns, and Postgres older than 15 is refused. A trial shows that
+a version works, not that it keeps its promises in a crash: the [crash matrix](crash-matrix.md) ran on Kafka 4.2.1,
+and faults on 4.0.2 as well ([which Kafka](kafka-versions.md)). Figures are of Kafka {kafka} and Postgres {postgres}.
 """
 
 
@@ -38,12 +37,12 @@ def render(found: Mapping[str, Any]) -> str:
     """Return the page for what a run found."""
     trials = found["trials"]
     events = max(sum(each["answers"].values()) for each in trials)
-    rows = [_row("Kafka", each["kafka"], each) for each in trials if each["postgres"] == OWN_POSTGRES]
-    rows += [_row("Postgres", each["postgres"], each) for each in trials if each["kafka"] == OWN_KAFKA]
+    rows = sorted(_row("Kafka", each["kafka"], each) for each in trials if each["postgres"] == OWN_POSTGRES)
+    rows += sorted(_row("Postgres", each["postgres"], each) for each in trials if each["kafka"] == OWN_KAFKA)
     head = _HEAD.format(events=events, day=found["day"], kafka=OWN_KAFKA, postgres=OWN_POSTGRES)
     return head + "\n".join(rows) + "\n" + _TAIL.format(kafka=OWN_KAFKA, postgres=OWN_POSTGRES)
 
 
 def _row(server: str, version: str, trial: Mapping[str, Any]) -> str:
     said = trial["doctor"] or trial["worker"] or trial["plan"]
-    return f"| {server} {version} | {trial['verdict']} | {said.replace('|', '/')} |"
+    return f"| {server} {version} | {trial['verdict']} | {said.replace('|', '/')} |".replace("|  |", "| |")

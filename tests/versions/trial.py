@@ -64,8 +64,10 @@ async def _try(settings: Settings, folder: Path) -> dict[str, Any]:
         assert migrated.code == Exit.WRONG_USAGE, migrated
         worker = await run(settings, "worker", "send")
         assert worker.code, worker
-        doctor = await run(settings, "doctor")
-        said = {"doctor": _last(doctor.out, "Postgres"), "worker": _last(worker.err), "plan": ""}
+        doctor = await run(settings, "doctor", "--json")
+        text = next(each["text"] for each in json.loads(doctor.out)["checks"] if each["area"] == "Postgres")
+        assert text in worker.err, worker
+        said = {"doctor": text, "worker": text, "plan": ""}
         return {"verdict": _REFUSED, **said, "answers": {}}
     plan = await run(settings, "topics", "plan")
     applied = await run(settings, "topics", "apply", "--yes")
@@ -83,10 +85,6 @@ async def _try(settings: Settings, folder: Path) -> dict[str, Any]:
         "plan": "; ".join(told),
     }
     return {"verdict": _WARNS if any(said.values()) else _WORKS, **said, "answers": answers}
-
-
-def _last(text: str, start: str = "") -> str:
-    return next((line for line in reversed(text.splitlines()) if start in line), "")
 
 
 def _events() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -15,14 +15,15 @@ from aiokafka.protocol.admin import CreateAclsRequest, DeleteAclsRequest
 from pydantic import SecretStr
 
 from infra.kafka.broker_versions import BrokerVersion
-from infra.kafka.clients import admin_client, create_lane_producer, reader
+from infra.kafka.clients import admin_client, reader
 from infra.local.stack import LocalStack
 from infra.migrate import migrate
 from infra.postgres import connect_database
 from infra.settings import Settings, load_settings
-from schemas.catalogue import BILLING_EVENTS, CREDIT_EVENTS, EXPIRY_TICKS, SEND_REQUESTS, SEND_RESULTS
+from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS, SEND_RESULTS
 from tests.pooler import OPENED_WITH, pooler
 from tests.workers.command import run
+from tests.workers.hanging import LENIENT, leave_marker_out
 from tests.workers.wire import eventually
 from workers.commands.running import Exit
 from workers.ledger.store import FUNCTIONS
@@ -43,8 +44,7 @@ def own_stack() -> Iterator[LocalStack]:
     rights = {
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "allow.everyone.if.no.acl.found": "true",
-        # A test leaves a marker out: the broker must not refuse what the coordinator does not know of.
-        "transaction.partition.verification.enable": "false",
+        **LENIENT,
     }
     with LocalStack(broker_settings=rights) as running:
         yield running
@@ -226,24 +226,6 @@ async def test_topics_that_are_missing_are_one_line(prepared: Settings) -> None:
     ]
 
 
-@asynccontextmanager
-async def _marker_left_out(settings: Settings, *, commit: bool) -> AsyncIterator[TopicPartition]:
-    """End a transaction whose coordinator does not write the marker to one of its partitions; yield that one.
-
-    As a broker of 4.3 does for a partition without a leader: the coordinator here does not know of the partition.
-    """
-    place, known = TopicPartition(SEND_RESULTS, 1), TopicPartition(CREDIT_EVENTS, 1)
-    producer = create_lane_producer(settings, "inmail-send.left.0")
-    await producer.start()
-    await producer.begin_transaction()
-    await producer.send_and_wait(known.topic, b"known", partition=known.partition)
-    producer._txn_manager._txn_partitions.add(place)
-    await producer.send_and_wait(place.topic, b"left", partition=place.partition)
-    await (producer.commit_transaction() if commit else producer.abort_transaction())
-    await producer.stop()
-    yield place
-
-
 async def _readable(settings: Settings, place: TopicPartition) -> list[bytes | None]:
     """Return what a reader of committed records finds."""
     async with reader(settings) as consumer:
@@ -258,10 +240,10 @@ async def test_a_transaction_that_nobody_will_end_is_found_and_ended(
     prepared: Settings, *, commit: bool, words: str
 ) -> None:
     """As its coordinator says; readers, who stopped before it, then find what was committed, and nothing else."""
-    async with _marker_left_out(prepared, commit=commit) as place:
-        found = await _wrong(prepared)
-        before = await _readable(prepared, place)
-        ended = await run(prepared, "transactions", "end", "--because", "a test", "--yes")
+    place = await leave_marker_out(prepared, commit=commit)
+    found = await _wrong(prepared)
+    before = await _readable(prepared, place)
+    ended = await run(prepared, "transactions", "end", "--because", "a test", "--yes")
 
     ((subject, text),) = [(each.subject, each.text) for each in found]
     assert (SEND_RESULTS, True) == (subject, "a transaction of inmail-send.left.0, whose coordinator says" in text)
