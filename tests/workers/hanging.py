@@ -8,7 +8,7 @@ from infra.kafka.clients import create_lane_producer
 from infra.settings import Settings
 from schemas.catalogue import CREDIT_EVENTS, SEND_RESULTS
 
-__all__ = ["LENIENT", "leave_marker_out"]
+__all__ = ["LENIENT", "leave_marker_out", "leave_offset_marker_out"]
 
 # With this the broker does not refuse records of a transaction in a partition of which its coordinator does not know.
 LENIENT: Final = {"transaction.partition.verification.enable": "false"}
@@ -30,3 +30,16 @@ async def leave_marker_out(settings: Settings, *, commit: bool) -> TopicPartitio
     await (producer.commit_transaction() if commit else producer.abort_transaction())
     await producer.stop()
     return place
+
+
+async def leave_offset_marker_out(settings: Settings, group: str, place: TopicPartition, offset: int) -> None:
+    """Commit a group's offset in a transaction whose coordinator does not know that offsets are part of it."""
+    known = TopicPartition(CREDIT_EVENTS, 0)
+    producer = create_lane_producer(settings, "inmail-send.left.1")
+    await producer.start()
+    await producer.begin_transaction()
+    await producer.send_and_wait(known.topic, b"known", partition=known.partition)
+    producer._txn_manager._txn_consumer_group = group
+    await producer.send_offsets_to_transaction({place: offset}, group)
+    await producer.commit_transaction()
+    await producer.stop()

@@ -10,14 +10,13 @@ from infra.clock import utc_now
 from infra.kafka.broker_versions import BrokerVersion, fetch_versions, version_concern
 from infra.kafka.clients import admin_client
 from infra.kafka.cluster_queries import LATEST, ClusterQueries
-from infra.kafka.hanging_transactions import find_hanging_transactions
 from infra.kafka.peek import peek
 from infra.kafka.rights import find_missing_rights, user_of
 from infra.kafka.topic_ids import DescribedTopic, describe_topics
 from infra.settings import RecordTime, Settings
 from schemas.catalogue import INPUT_TOPICS, TOPICS
 from workers.ops.doctor.model import CheckResult, Grade, ok, warning, wrong
-from workers.ops.topics.hanging import describe_hanging
+from workers.ops.topics.hanging import describe_hanging, find_hanging
 from workers.ops.topics.plan import plan_topics
 from workers.ops.topics.promises import check_topics
 from workers.rights import RIGHTS
@@ -100,7 +99,7 @@ def _replicas(topic: str, found: DescribedTopic, brokers: int) -> list[CheckResu
 
 async def check_hanging(lookup: ClusterQueries) -> list[CheckResult]:
     """Return the transactions that hang in our topics."""
-    hanging = await find_hanging_transactions(lookup, TOPICS)
+    hanging = await find_hanging(lookup)
     do = "`inmail transactions end`, or their owner if the topic is an input; see docs/kafka-versions.md"
     found = [wrong("topics", each.place.topic, f"hangs: {describe_hanging(each)}", do) for each in hanging]
     return found or [ok("topics", "transactions", "none is open that no coordinator will end")]

@@ -15,7 +15,7 @@ from aiokafka.protocol.admin import CreateAclsRequest, DeleteAclsRequest
 from pydantic import SecretStr
 
 from infra.kafka.broker_versions import BrokerVersion
-from infra.kafka.clients import admin_client, reader
+from infra.kafka.clients import admin_client, committed_offsets, reader
 from infra.local.stack import LocalStack
 from infra.migrate import migrate
 from infra.postgres import connect_database
@@ -23,7 +23,7 @@ from infra.settings import Settings, load_settings
 from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS, SEND_RESULTS
 from tests.pooler import OPENED_WITH, pooler
 from tests.workers.command import run
-from tests.workers.hanging import LENIENT, leave_marker_out
+from tests.workers.hanging import LENIENT, leave_marker_out, leave_offset_marker_out
 from tests.workers.wire import eventually
 from workers.commands.running import Exit
 from workers.ledger.store import FUNCTIONS
@@ -249,6 +249,23 @@ async def test_a_transaction_that_nobody_will_end_is_found_and_ended(
     assert (SEND_RESULTS, True) == (subject, "a transaction of inmail-send.left.0, whose coordinator says" in text)
     assert (Exit.DONE, True) == (ended.code, words in ended.out), ended
     assert [b"left"] * commit == (await _readable(prepared, place))[len(before) :]
+    assert [] == await _wrong(prepared)
+
+
+async def test_a_commit_of_offsets_that_nobody_will_end_is_found_and_ended(prepared: Settings) -> None:
+    """The group has its offset only then."""
+    place = TopicPartition(SEND_REQUESTS, 1)
+    await leave_offset_marker_out(prepared, "others", place, 7)
+    async with admin_client(prepared) as admin:
+        before = await committed_offsets(admin, "others", [place])
+
+        found = await _wrong(prepared)
+        ended = await run(prepared, "transactions", "end", "--because", "a test", "--yes")
+
+        assert ({place: None}, {place: 7}) == (before, await committed_offsets(admin, "others", [place]))
+    ((subject, text),) = [(each.subject, each.text) for each in found]
+    assert ("__consumer_offsets", True) == (subject, "a transaction of inmail-send.left.1, whose" in text)
+    assert (Exit.DONE, True) == (ended.code, "1 ended as committed, 0" in ended.out), ended
     assert [] == await _wrong(prepared)
 
 
