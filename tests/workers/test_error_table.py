@@ -13,6 +13,7 @@ from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaConnectionEr
 from infra.kafka.clients import NotSetUpError
 from infra.local.errors import LocalStackError
 from infra.migrate import MigrationError
+from infra.postgres_rights import MissingPrivilegesError
 from infra.settings import Settings, SettingsError, load_settings
 from workers.commands.running import run_command
 from workers.console.problems import error_middleware
@@ -36,6 +37,7 @@ OURS = [
     SettingsError,
     NotSetUpError,
     MigrationError,
+    MissingPrivilegesError,
     LocalStackError,
     LaneError,
     StuckError,
@@ -55,7 +57,7 @@ ANSWERS: list[tuple[Exception, int, int, str]] = [
         TopicAuthorizationFailedError("planted"),
         3,
         503,
-        "refused ([Error 29] TopicAuthorizationFailedError: planted): grant",
+        "refused user ANONYMOUS (no login is set) ([Error 29] TopicAuthorizationFailedError: planted): grant",
     ),
     (GroupCoordinatorNotAvailableError("planted"), 3, 503, "Kafka at localhost:9092 did not carry out the request"),
     (asyncpg.ClientConfigurationError("planted"), 2, 503, "INMAIL_DATABASE_URL: planted"),
