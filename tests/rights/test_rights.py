@@ -5,15 +5,19 @@ from collections.abc import Iterator
 
 import asyncpg
 import pytest
+from aiohttp import ClientSession
 from pydantic import SecretStr
 
 from infra.kafka.rights import Operation, Resource, Right
-from infra.settings import SaslMechanism
+from infra.local.ports import reserve_port
+from infra.settings import SaslMechanism, load_settings
 from tests.rights.database import DatabaseUser
 from tests.rights.secured import as_user, grant
 from tests.rights.site import Site, names, open_site, prepare
 from tests.rights.table import DOCUMENT, render
+from tests.workers.api.served import serving
 from workers.commands.running import Exit
+from workers.console.server import serve_console
 from workers.rights import RIGHTS
 
 
@@ -114,6 +118,31 @@ async def test_whom_the_broker_does_not_let_in_is_told_what_to_set(site: Site, w
 
     assert (Exit.UNREACHABLE, True) == (said.code, words in said.err), said
     assert (Exit.UNREACHABLE, True) == (worker.code, words in worker.err), worker
+
+
+async def test_the_console_names_the_right_that_a_page_lacks(site: Site) -> None:
+    """In its answer to the page, as the command line does; with the right the page has its dead letters."""
+    settings = (await site.add("console")).model_copy(update={"console_reader_token": SecretStr("r" * 24)})
+    right = Right(Operation.READ, Resource.TOPIC, "inmail.dead-letters")
+    async with serve_console(settings, reserve_port(None, "a test")) as address, ClientSession(address) as session:
+        bearer = {"Authorization": f"Bearer {'r' * 24}"}
+        async with site.without("console", right):
+            refused = await (await session.get("/api/dead-letters", headers=bearer)).json()
+        given = await (await session.get("/api/dead-letters", headers=bearer)).json()
+
+    assert "rights" == refused["error"]["code"]
+    assert f"does not let user console do what `inmail console` needs: grant it {right}" in refused["error"]["text"]
+    assert "error" not in given
+
+
+async def test_the_read_api_needs_a_reader_of_the_database_and_nothing_on_kafka(site: Site) -> None:
+    """Its user may select, and has no login at the brokers."""
+    settings = site.as_database_user(load_settings(), DatabaseUser.READER)
+
+    async with serving(settings) as client:
+        answer = await client.get("/v1/accounts/alice/balance")
+
+    assert 200 == answer.status, answer
 
 
 def test_the_documented_rights_are_those_of_the_table() -> None:

@@ -20,7 +20,7 @@ page is rendered from its run of {day}. Beside each Kafka runs Postgres {postgre
 - **works**: every request has its answer, once, and nothing is said.
 - **warns**: the same in this run; `inmail doctor`, each worker at its start and `inmail topics plan` say what speaks
   against this version.
-- **refused**: `inmail migrate` and operators' commands end at once and say why; a worker ends, since nothing is migrated.
+- **refused**: `inmail migrate` and operators' commands end at once and say why, so no worker finds its tables.
 
 | server | verdict | what is said |
 |---|---|---|
