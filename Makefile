@@ -95,6 +95,14 @@ examples: $(STAMP) ## Build and run the sample programs of examples/, LANGUAGES=
 models: $(STAMP) ## Make typed models of all events in build/models, LANGUAGES="python java typescript", and read real results with them (3 min)
 	$(BIN)/python -m tests.models $(LANGUAGES)
 
+.PHONY: rights
+rights: tools $(STAMP) ## Take away each documented right on Kafka, SASL over TLS, and look whether the error names it (3 min)
+	$(BIN)/python -m tests.rights
+
+.PHONY: versions
+versions: $(STAMP) ## Run the system on Kafka 4.0 to 4.4 and Postgres 14 to 18, and render docs/versions.md (4 min)
+	$(BIN)/python -m tests.versions
+
 .PHONY: fuzz
 fuzz: $(STAMP) ## Account for 100,000 malformed records from a real broker (about 5 min; make test sends 3,000)
 	$(BIN)/python -m tests.fuzz

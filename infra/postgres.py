@@ -9,7 +9,7 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 from pydantic import PostgresDsn
 
-from infra.postgres_session import CLIENT_SETTINGS, check_search_path, prepare_session
+from infra.postgres_session import CLIENT_SETTINGS, NO_POOLER, check_search_path, check_server_version, prepare_session
 from infra.settings import Settings, SettingsError
 from infra.waiting import waiting_for
 
@@ -112,13 +112,10 @@ _SERVER_SETTINGS = {
 
 
 _POOLER_SAYS = "unsupported startup parameter"
-_NO_POOLER = (
-    "Sessions need settings and a role of their own, which it does not pass on: let INMAIL_DATABASE_URL lead to"
-    " Postgres itself. Workers keep a few connections open (INMAIL_DATABASE_CONNECTIONS) and need no pooler"
-)
 
 
 async def _prepare(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    check_server_version(connection)
     await prepare_session(connection)
     await connection.set_type_codec("jsonb", schema="pg_catalog", encoder=json.dumps, decoder=json.loads)
 
@@ -128,7 +125,7 @@ async def _prepare_worker(connection: "asyncpg.Connection[asyncpg.Record]") -> N
     await check_search_path(connection)
     if (user := await connection.fetchval("select current_user")) != WORKER_ROLE:
         raise SettingsError(
-            f"the session works as {user}, not as {WORKER_ROLE}: a pooler between has dropped the role. {_NO_POOLER}"
+            f"the session works as {user}, not as {WORKER_ROLE}: a pooler between has dropped the role. {NO_POOLER}"
         )
     # A lock that somebody else holds must not hold a turn of all lanes: `turn.py` sets the lane that needs it apart.
     await connection.execute(f"set lock_timeout = '{_LOCK_SECONDS}s'")
@@ -178,6 +175,7 @@ def create_reader_pool(settings: Settings) -> AbstractAsyncContextManager[Pool]:
         command_timeout=settings.api_timeout_seconds,
         timeout=settings.api_timeout_seconds,
         server_settings=_SERVER_SETTINGS | {"application_name": "inmail api", "default_transaction_read_only": "on"},
+        connect=_connect,
         init=prepare,
         reset=_skip_reset,
     )
@@ -199,7 +197,7 @@ async def _connect(*arguments: Any, **options: Any) -> "asyncpg.Connection[async
     except asyncpg.ProtocolViolationError as error:
         if _POOLER_SAYS not in str(error):
             raise
-        raise SettingsError(f"a pooler such as PgBouncer stands between ({error}). {_NO_POOLER}") from error
+        raise SettingsError(f"a pooler such as PgBouncer stands between ({error}). {NO_POOLER}") from error
 
 
 async def _connect_as_worker(

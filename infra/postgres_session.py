@@ -16,7 +16,19 @@ from infra.settings import SettingsError
 if TYPE_CHECKING:
     import asyncpg
 
-__all__ = ["CLIENT_SETTINGS", "check_search_path", "find_weak_settings", "prepare_session"]
+__all__ = [
+    "CLIENT_SETTINGS",
+    "NEWEST_POSTGRES",
+    "NO_POOLER",
+    "OLDEST_POSTGRES",
+    "check_search_path",
+    "check_server_version",
+    "find_weak_settings",
+    "prepare_session",
+]
+
+OLDEST_POSTGRES: Final = 15
+NEWEST_POSTGRES: Final = 18  # of those on which `make versions` runs the system
 
 CLIENT_SETTINGS: Final[Mapping[str, str]] = {
     # The functions first lock accounts, then decide by what other transactions have committed by then.
@@ -54,6 +66,10 @@ select current_database() as database, current_setting('search_path') as path, c
         where part not in ('', '""', '"$user"') and to_regnamespace(part) is null
     ) as missing
 """
+NO_POOLER: Final = (
+    "Sessions need settings and a role of their own, which it does not pass on: let INMAIL_DATABASE_URL lead to"
+    " Postgres itself. Workers keep a few connections open (INMAIL_DATABASE_CONNECTIONS) and need no pooler"
+)
 _DEFAULT_PATH = '"$user", public'
 
 _READ = "select s.name, current_setting(s.name, true) as value from unnest($1::text[]) as s (name)"
@@ -63,9 +79,13 @@ async def prepare_session(connection: "asyncpg.Connection[Any]") -> None:
     """Apply the settings that newer servers know, and check all settings of a new session.
 
     Raises:
-        SettingsError: when a setting differs, because a pooler dropped it or a superuser set it. It says what to do.
+        SettingsError: when a pooler stands between, or when a setting differs, because a superuser set it. It says what
+            to do.
 
     """
+    # A pooler gives its own number as that of the server's process.
+    if connection.get_server_pid() != await connection.fetchval("select pg_backend_pid()"):
+        raise SettingsError(f"a pooler such as PgBouncer stands between. {NO_POOLER}")
     names = [*CLIENT_SETTINGS, *_NEWER_SETTINGS, *_REQUIRED]
     found = dict(map(tuple, await connection.fetch(_READ, names)))
     for name, value in _NEWER_SETTINGS.items():
@@ -87,6 +107,20 @@ async def prepare_session(connection: "asyncpg.Connection[Any]") -> None:
                 f" `\\drds` and postgresql.conf, and reset it (`alter role ... reset {name}`, `alter database ... reset"
                 f" {name}`)"
             )
+
+
+def check_server_version(connection: "asyncpg.Connection[Any]") -> None:
+    """Look whether the server's version has what migrations and functions use.
+
+    Raises:
+        SettingsError: when it is too old.
+
+    """
+    if (major := connection.get_server_version().major) < OLDEST_POSTGRES:
+        raise SettingsError(
+            f"the database server is Postgres {major}, which is too old: let INMAIL_DATABASE_URL lead to one of"
+            f" {OLDEST_POSTGRES} to {NEWEST_POSTGRES}"
+        )
 
 
 async def check_search_path(connection: "asyncpg.Connection[Any]") -> None:

@@ -78,6 +78,9 @@ VERBS = {
     ),
     "replay": Verb(_REPAIR, "commands.replay", "replay", "Replay past decisions without moving credits again."),
     "clock": Verb(_REPAIR, "commands.clock", "clock", "Decide about records with future times; set a clock back."),
+    "transactions": Verb(
+        _REPAIR, "commands.transactions", "transactions", "List and end transactions that no coordinator will end."
+    ),
     "operations": Verb(_REPAIR, "commands.operations", "operations", "Show what operators did, and why."),
     "up": Verb(_TRY, "local.command", "up", "Run the whole system on this machine until Ctrl-C."),
     "workers": Verb(_TRY, "local.workers_command", "workers", "List, stop and start the workers of inmail up."),

@@ -12,9 +12,11 @@ import asyncpg
 from aiokafka.errors import KafkaConnectionError, KafkaError, NoBrokersAvailable
 
 from infra.kafka.clients import NotSetUpError, operator_hint
+from infra.kafka.rights import MissingRightsError, user_of
 from infra.local.errors import LocalStackError
 from infra.migrate import MigrationError
 from infra.postgres import database_address, is_transient
+from infra.postgres_rights import MissingPrivilegesError
 from infra.settings import Settings, SettingsError
 from workers.errors import BreakerError, ChildError, LaneError, WorkerError
 from workers.ledger.plans import CatalogueError
@@ -89,9 +91,9 @@ def _kafka_unreachable(_: KafkaError, read_settings: ReadSettings) -> str:
 
 
 def _kafka_refused(error: KafkaError, read_settings: ReadSettings) -> str:
-    servers = read_settings().kafka_bootstrap_servers
+    servers = (settings := read_settings()).kafka_bootstrap_servers
     if (words := operator_hint(error)) is not None:
-        return f"Kafka at {servers} refused ({error}): {words}"
+        return f"Kafka at {servers} refused {user_of(settings)} ({error}): {words}"
     return f"Kafka at {servers} did not carry out the request: {error}"
 
 
@@ -150,6 +152,11 @@ ERROR_TABLE: Final[tuple[ErrorKind, ...]] = (
     ErrorKind((CatalogueError,), Exit.WRONG_USAGE, 503, "plan_catalogue", hint="mend the file of INMAIL_PLANS_FILE"),
     ErrorKind((SettingsError,), Exit.WRONG_USAGE, 503, "settings", hint=_SEE_SETTINGS),
     ErrorKind((NotSetUpError, MigrationError), Exit.UNREACHABLE, 503, "not_set_up", hint="inmail doctor"),
+    ErrorKind(
+        (MissingRightsError, MissingPrivilegesError), Exit.UNREACHABLE, 503, "rights", hint="docs/operate.md#rights"
+    ),
+        (MissingRightsError, MissingPrivilegesError), Exit.UNREACHABLE, 503, "rights", hint="docs/operate.md#rights"
+    ),
     ErrorKind((LocalStackError,), Exit.UNREACHABLE, 503, "local_stack"),
     ErrorKind((BreakerError,), Exit.UNDECIDABLE, 503, "too_many_undecidable", hint="inmail dead-letters list"),
     ErrorKind((LaneError, WorkerError, ChildError), Exit.BROKEN, 503, "worker_ended"),

@@ -10,14 +10,24 @@ from typing import Any, Final, NamedTuple
 from aiokafka.protocol.api import Request, RequestStruct, Response, ResponseHeader_v0
 from aiokafka.protocol.types import CompactArray, CompactString, Int16, Int32, Schema, TaggedFields
 
-from infra.kafka.cluster_queries import ClusterQueries
+from infra.kafka.cluster_queries import ClusterQueries, open_cluster_queries
+from infra.settings import Settings
 
-__all__ = ["BrokerVersion", "fetch_versions"]
+__all__ = [
+    "BrokerVersion",
+    "VersionConcern",
+    "fetch_version_concerns",
+    "fetch_versions",
+    "version_concern",
+]
 
 _API_VERSIONS, _VERSION = 18, 3
 _FEATURES_TAG = 0
 _FEATURE: Final = "metadata.version"
 _RELEASES: Final = {25: "4.0", 27: "4.1", 29: "4.2", 30: "4.3", 33: "4.4"}
+_RUN: Final = {"4.0", "4.1", "4.2"}  # by `make versions`; on 4.0 and 4.2 also every fault (`make crash`)
+_NO_MARKERS: Final = {"4.3", "4.4"}
+_PAGE: Final = "docs/kafka-versions.md"
 _SUPPORTED = CompactArray(
     ("name", CompactString("utf-8")), ("min_level", Int16), ("max_level", Int16), ("tags", TaggedFields)
 )
@@ -38,6 +48,26 @@ class BrokerVersion(NamedTuple):
         if self.level is None or self.level < min(_RELEASES):
             return "older than Kafka 4.0"
         return f"newer than Kafka {_RELEASES[max(_RELEASES)]}" if self.level > max(_RELEASES) else "a release between"
+
+
+class VersionConcern(NamedTuple):
+    """What speaks against a broker's version, and what to do."""
+
+    text: str
+    remedy: str
+
+
+def version_concern(version: BrokerVersion) -> VersionConcern | None:
+    """Return what speaks against a broker's version; None for one on which the system was tested."""
+    if version.release in _RUN:
+        return None
+    if version.release in _NO_MARKERS or (version.level or 0) > max(_RELEASES):
+        text = (
+            f"{version.text}: it may leave out the markers that end a transaction when a partition has no leader"
+            " (KAFKA-20734); then answers may come twice"
+        )
+        return VersionConcern(text, f"run 4.2 or 4.0 instead, see {_PAGE}")
+    return VersionConcern(f"{version.text}, on which nothing was tested", f"run 4.2 or 4.0, see {_PAGE}")
 
 
 class _ApiVersionsResponse(Response):  # type: ignore[misc] # aiokafka is untyped
@@ -92,3 +122,19 @@ async def fetch_versions(lookup: ClusterQueries) -> list[BrokerVersion]:
             level = {row[0]: row[2] for row in _SUPPORTED.decode(BytesIO(told)) or ()}.get(_FEATURE)
         found.append(BrokerVersion(address, level, _RELEASES.get(level) if level is not None else None))
     return found
+
+
+async def fetch_version_concerns(settings: Settings) -> list[str]:
+    """Return a sentence for each broker whose version something speaks against.
+
+    Raises:
+        KafkaError: when a broker does not answer.
+
+    """
+    async with open_cluster_queries(settings) as lookup:
+        versions = await fetch_versions(lookup)
+    return [
+        f"the broker at {each.address} runs {concern.text}. To do: {concern.remedy}"
+        for each in versions
+        if (concern := version_concern(each)) is not None
+    ]

@@ -42,6 +42,7 @@ from infra.kafka.aiokafka_fixes import (
     ConsumerLostError,
     LaneProducer,
     Producer,
+    UntrustedBrokerError,
     complete_request,
     protect_bootstrap,
 )
@@ -75,15 +76,14 @@ _TOO_LARGE = (
     "a topic's max.message.bytes is too low: it must be at least 1 MiB, and 4 MiB for dead letters. Check this setting"
     " of the topics and the brokers' message.max.bytes, and run `inmail topics apply`"
 )
+_GRANT = "grant the right that docs/operate.md lists for what was run"
 # Permanent errors, and what to do. All other errors may pass: an unreachable broker, a partition without a leader, a
 # coordinator that moves, a fenced owner that starts again.
 _REMEDIES: dict[type[KafkaError], str] = {
-    TopicAuthorizationFailedError: "grant the workers' user READ on the input topics, and WRITE and DESCRIBE on the"
-    " topics that they publish to",
-    GroupAuthorizationFailedError: "grant the workers' user READ on the group",
-    TransactionalIdAuthorizationFailed: "grant the workers' user WRITE and DESCRIBE on the transactional ids with the"
-    " group's name as prefix",
-    ClusterAuthorizationFailedError: "grant the workers' user IDEMPOTENT_WRITE on the cluster",
+    TopicAuthorizationFailedError: f"{_GRANT} on that topic",
+    GroupAuthorizationFailedError: f"{_GRANT} on that group",
+    TransactionalIdAuthorizationFailed: f"{_GRANT} on the transactional ids with the group's name as prefix",
+    ClusterAuthorizationFailedError: f"{_GRANT} on the cluster",
     MessageSizeTooLargeError: _TOO_LARGE,
     RecordListTooLargeError: _TOO_LARGE,
     RecordTooLargeError: _TOO_LARGE,
@@ -92,6 +92,8 @@ _REMEDIES: dict[type[KafkaError], str] = {
     AuthenticationFailedError: _LOGIN,
     SaslAuthenticationFailed: _LOGIN,
     UnsupportedSaslMechanismError: _LOGIN,
+    UntrustedBrokerError: "set INMAIL_KAFKA_SSL_CA_FILE to the authority of the brokers' certificates, and"
+    " INMAIL_KAFKA_BOOTSTRAP_SERVERS to names that these have",
     UnsupportedVersionError: "the brokers are too old",
     IncompatibleBrokerVersion: "the brokers are too old",
     ConsumerLostError: "start the process again: only a new consumer continues",

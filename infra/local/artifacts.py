@@ -32,6 +32,7 @@ LOCK_FILE = Path(__file__).with_name("kafka.lock.json")
 DOWNLOADS_AT_ONCE = 8
 TIMEOUT_SECONDS = 60
 ATTEMPTS = 3
+_LOG4J = "org.apache.logging.log4j:log4j-core"
 POLL_SECONDS = 0.1  # between two checks whether the start was cancelled
 
 Fetch = Callable[[str, Path], Path]
@@ -225,14 +226,21 @@ def resolve_lock(kafka: str) -> Lock:
             return {f"{each.groupId}:{each.artifactId}": each.version for each in [*inputs, *rest]}
 
         versions = resolved(f"org.apache.kafka:kafka_2.13:{kafka}")
-        # Kafka depends on log4j, and on slf4j without a binding: the binding must have log4j's version.
-        binding = f"org.apache.logging.log4j:log4j-slf4j-impl:{versions['org.apache.logging.log4j:log4j-core']}"
+        # Kafka depends on slf4j without a binding, and from 4.2 on log4j: the binding must have log4j's version.
+        log4j = versions.get(_LOG4J, _version_in_lock(_LOG4J))
+        binding = f"org.apache.logging.log4j:log4j-slf4j-impl:{log4j}"
         names = sorted(f"{name}:{version}" for name, version in (resolved(binding) | versions).items())
         with ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as pool:
             paths = list(pool.map(lambda name: download(name, scratch), names))
         return Lock(kafka, tuple(Jar(n, p.name, sha256_of(p)) for n, p in zip(names, paths, strict=True)))
     finally:
         shutil.rmtree(scratch)
+
+
+def _version_in_lock(name: str) -> str:
+    """Return the version of an artifact (`group:artifact`) in the lock."""
+    start = f"{name}:"
+    return next(jar.artifact.removeprefix(start) for jar in read_lock().jars if jar.artifact.startswith(start))
 
 
 def write_lock(lock: Lock, path: Path = LOCK_FILE) -> None:

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from infra.local import bundled_binaries
-from infra.local.artifacts import read_lock
 from infra.local.errors import ServerError
 from infra.local.ports import LOOPBACK
 from infra.local.server_process import clean_environment, describe_failure, run_once, wait_ready
@@ -81,6 +80,7 @@ def cluster_id() -> str:
 class KafkaServer:
     """One broker: its files, its ports and its options."""
 
+    version: str
     class_path: Sequence[Path]
     data: Path
     config: Path  # folder of the generated configuration
@@ -102,7 +102,7 @@ class KafkaServer:
     @property
     def title(self) -> str:
         """The server's full name with its version."""
-        return f"Apache Kafka {read_lock().kafka}"
+        return f"Apache Kafka {self.version}"
 
     def prepare(self, supervisor: SupervisorClient) -> None:
         """Write the configuration; archive the classes and format the data unless done. Raises `ServerError`."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from infra.local.bundled_binaries import POSTGRES_MAJOR, postgres_install, postgres_package
+from infra.local.bundled_binaries import postgres_install, postgres_package
 from infra.local.directories import is_reachable
 from infra.local.errors import ServerError
 from infra.local.ports import LOOPBACK
@@ -21,6 +21,8 @@ DATABASE = "inmail"
 SUPERUSER = "postgres"
 START_SECONDS = 60
 NOBODY = 65534
+_FIRST_WITH_BUILTIN_LOCALE = 17
+_BUILTIN_LOCALE = ("--locale-provider=builtin", "--builtin-locale=C.UTF-8")
 
 # Fewer and smoother writes, for the tail of the sends' latency: with Postgres's default of 1 GB of WAL, a tick of a
 # million lots causes a checkpoint every 8 s, and every commit waits for its fsyncs (`make bench`, `expiry`).
@@ -107,7 +109,13 @@ class PostgresServer:
     @property
     def title(self) -> str:
         """The server's full name with its version."""
-        return f"PostgreSQL {POSTGRES_MAJOR}"
+        return f"PostgreSQL {self._major}"
+
+    @property
+    def _major(self) -> int:
+        program = self.install / "bin" / "postgres"
+        said = subprocess.run([program, "--version"], capture_output=True, check=True)  # noqa: S603 - the installation's
+        return int(said.stdout.split()[-1].split(b".")[0])
 
     def prepare(self, supervisor: SupervisorClient) -> None:
         """Create the cluster, unless it exists. Raises `ServerError`."""
@@ -126,8 +134,7 @@ class PostgresServer:
             "--encoding=UTF8",
             # Text sorts the same on every machine, whatever locales are installed.
             "--locale=C",
-            "--locale-provider=builtin",
-            "--builtin-locale=C.UTF-8",
+            *(_BUILTIN_LOCALE if self._major >= _FIRST_WITH_BUILTIN_LOCALE else ()),
             "--no-instructions",
         ]
         if self.temporary:

@@ -9,7 +9,7 @@ from threading import Event
 from types import TracebackType
 from typing import Self
 
-from infra.local.artifacts import install_kafka
+from infra.local.artifacts import Lock, install_kafka, read_lock
 from infra.local.bundled_binaries import java_command, postgres_install
 from infra.local.directories import keep_logs, remove_leftovers
 from infra.local.errors import LocalStackError, StartInterruptedError, as_local_stack_error
@@ -36,9 +36,10 @@ class LocalStack:
     Without `data_dir` all files are temporary. With `data_dir` the data stays there between runs; a second stack or
     another version on the same directory is refused. Ports are free ones unless given; a data directory keeps the ports
     of its first run while they are free. `usual_ports`, of `kafka` and `postgres`, are tried first where no other is
-    given, and then the next free ones after them. `kafka=False` or `postgres=False` leaves out a server. `report`
-    receives a sentence about each step that takes longer than a moment. The servers end with `stop` and with this
-    process, however the process ends, and never with a terminal's Ctrl-C. Methods and attributes raise
+    given, and then the next free ones after them. `kafka_lock` and `postgres_folder` (with `bin`, `lib` and `share`,
+    readable by anybody) are of other versions than the project's own. `kafka=False` or `postgres=False` leaves out a
+    server. `report` receives a sentence about each step that takes longer than a moment. The servers end with `stop`
+    and with this process, however the process ends, and never with a terminal's Ctrl-C. Methods and attributes raise
     `LocalStackError`.
     """
 
@@ -56,6 +57,8 @@ class LocalStack:
         broker_settings: Mapping[str, str] | None = None,
         postgres_settings: Mapping[str, str] | None = None,
         usual_ports: Mapping[str, int] | None = None,
+        kafka_lock: Lock | None = None,
+        postgres_folder: Path | None = None,
     ) -> None:
         self._options = Options(
             data_dir=None if data_dir is None else Path(data_dir).absolute(),
@@ -68,6 +71,8 @@ class LocalStack:
             jvm_options=tuple(jvm_options),
             broker_settings=dict(broker_settings or {}),
             postgres_settings=dict(postgres_settings or {}),
+            kafka_lock=kafka_lock or read_lock(),
+            postgres_folder=postgres_folder,
         )
         self._report = report
         self._assembly: Assembly | None = None
@@ -90,7 +95,7 @@ class LocalStack:
         if self._options.postgres:
             postgres_install()
         remove_leftovers()
-        class_path = install_kafka(self._report, interrupted=self._interrupted) if self._options.kafka else []
+        class_path = self._install_kafka() if self._options.kafka else []
         place = self._options.data_dir or Path(tempfile.gettempdir())
         with as_local_stack_error("preparing the local stack", place):
             self._assembly = assembly = assemble_stack(self._options, class_path, self._report)
@@ -111,6 +116,9 @@ class LocalStack:
             raise
         finally:
             pool.shutdown()
+
+    def _install_kafka(self) -> list[Path]:
+        return install_kafka(self._report, lock=self._options.kafka_lock, interrupted=self._interrupted)
 
     def interrupt(self) -> None:
         """Make a running `start` in another thread, and every later `start`, raise `StartInterruptedError` soon."""

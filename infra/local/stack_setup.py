@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from socket import socket
 
-from infra.local.artifacts import read_lock
+from infra.local.artifacts import Lock
 from infra.local.bundled_binaries import POSTGRES_MAJOR, java_version
 from infra.local.directories import PORTS, claim_data, create_run, is_reachable
 from infra.local.kafka_server import KafkaServer
@@ -35,6 +35,8 @@ class Options:
     jvm_options: Sequence[str]
     broker_settings: Mapping[str, str]
     postgres_settings: Mapping[str, str]
+    kafka_lock: Lock
+    postgres_folder: Path | None  # None: the wheel's
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ def assemble_stack(options: Options, class_path: Sequence[Path], report: Report)
         handed_over.callback(os.close, lock)
         inherit = [lock]
         if options.data_dir is not None:
-            data_lock = claim_data(options.data_dir, {"kafka": read_lock().kafka, "postgres": POSTGRES_MAJOR})
+            data_lock = claim_data(options.data_dir, {"kafka": options.kafka_lock.kafka, "postgres": POSTGRES_MAJOR})
             handed_over.callback(os.close, data_lock)
             inherit.append(data_lock)
         base = options.data_dir or run
@@ -79,7 +81,7 @@ def assemble_stack(options: Options, class_path: Sequence[Path], report: Report)
                 inherit.append(opened)
                 seen = Path(f"/proc/self/fd/{opened}")
             postgres = PostgresServer(
-                install=readable_install(run, user),
+                install=options.postgres_folder or readable_install(run, user),
                 home=home,
                 seen=seen,
                 log=logs / "postgres.log",
@@ -135,6 +137,7 @@ def _kafka(
     ports: Mapping[str, int],
 ) -> KafkaServer:
     return KafkaServer(
+        version=options.kafka_lock.kafka,
         class_path=class_path,
         data=base / "kafka",
         config=run / "config",

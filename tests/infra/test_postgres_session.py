@@ -1,12 +1,14 @@
 """What a database session has, whatever a database or a role has as its defaults: on the real server."""
 
 import re
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import asyncpg
 import pytest
 
-from infra.postgres import Connection, Pool, connect_database, create_pool
+from infra.postgres import Connection, Pool, connect_database, create_pool, create_reader_pool
 from infra.postgres_session import check_search_path, find_weak_settings
 from infra.settings import Settings, SettingsError
 from tests.pooler import OPENED_WITH, pooler
@@ -133,9 +135,31 @@ async def test_a_pooler_between_is_named_where_it_refuses(settings: Settings, tm
                 pass
 
 
-async def test_a_pooler_that_drops_the_workers_role_is_refused(settings: Settings, tmp_path: Path) -> None:
-    """Told to pass over what it does not know, it would let a worker in with the rights of the tables' owner."""
-    async with pooler(settings, tmp_path, f"ignore_startup_parameters = {OPENED_WITH}") as pooled:
-        with pytest.raises(SettingsError, match="works as postgres, not as inmail_worker: a pooler between"):
-            async with create_pool(pooled):
+@pytest.mark.parametrize("mode", ["session", "transaction"])
+async def test_a_pooler_that_passes_over_what_it_does_not_know_is_named(
+    settings: Settings, tmp_path: Path, mode: str
+) -> None:
+    """To workers, who would come with the rights of the tables' owner; to a tool; and to the read API."""
+    more = f"pool_mode = {mode}\nignore_startup_parameters = {OPENED_WITH},default_transaction_read_only"
+    async with pooler(settings, tmp_path, more) as pooled:
+        for opening in (create_pool(pooled), _used(create_reader_pool(pooled))):
+            with pytest.raises(SettingsError, match=r"stands between\. Sessions need"):
+                async with opening:
+                    pass
+        with pytest.raises(SettingsError, match=r"stands between\. Sessions need"):
+            await connect_database(pooled)
+
+
+async def test_the_read_api_names_a_pooler_that_refuses(settings: Settings, tmp_path: Path) -> None:
+    """As it comes; a server that is away would be told otherwise."""
+    async with pooler(settings, tmp_path) as pooled:
+        with pytest.raises(SettingsError, match="a pooler such as PgBouncer stands between"):
+            async with _used(create_reader_pool(pooled)):
                 pass
+
+
+@asynccontextmanager
+async def _used(opening: AbstractAsyncContextManager[Pool]) -> AsyncIterator[None]:
+    """Open a pool that connects when it is needed, and use it."""
+    async with opening as pool, pool.acquire():
+        yield

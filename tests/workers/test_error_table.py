@@ -14,6 +14,7 @@ from infra.kafka.clients import NotSetUpError
 from infra.local.errors import LocalStackError
 from infra.migrate import MigrationError
 from infra.postgres_locks import LockedError
+from infra.postgres_rights import MissingPrivilegesError
 from infra.settings import Settings, SettingsError, load_settings
 from workers.commands.running import run_command
 from workers.console.problems import error_middleware
@@ -37,6 +38,7 @@ OURS = [
     SettingsError,
     NotSetUpError,
     MigrationError,
+    MissingPrivilegesError,
     LocalStackError,
     LaneError,
     StuckError,
@@ -56,7 +58,7 @@ ANSWERS: list[tuple[Exception, int, int, str]] = [
         TopicAuthorizationFailedError("planted"),
         3,
         503,
-        "refused ([Error 29] TopicAuthorizationFailedError: planted): grant",
+        "refused user ANONYMOUS (no login is set) ([Error 29] TopicAuthorizationFailedError: planted): grant",
     ),
     (GroupCoordinatorNotAvailableError("planted"), 3, 503, "Kafka at localhost:9092 did not carry out the request"),
     (asyncpg.ClientConfigurationError("planted"), 2, 503, "INMAIL_DATABASE_URL: planted"),

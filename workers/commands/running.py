@@ -1,17 +1,21 @@
 """Runs commands and processes: one event loop, one line for each known error, and a reliable exit code."""
 
 import asyncio
+import contextlib
 import gc
 import logging
+import sys
 import traceback
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 import asyncpg
 import typer
+from aiokafka.errors import KafkaError
 from pydantic_core import to_json
 from rich.text import Text
 
+from infra.kafka.rights import MissingRightsError
 from infra.log import configure_logging, quiet_late_errors
 from infra.output import ReaderLeft, writes_json
 from infra.postgres_locks import explain_lock
@@ -19,6 +23,7 @@ from infra.settings import Settings, load_settings
 from infra.terminal import error_console
 from infra.waiting import WaitWatch, watched
 from workers.error_table import Exit, explain
+from workers.rights import CHECKED, RIGHTS, WARNED, check_rights, explain_refusal
 
 __all__ = ["DEFECT", "Exit", "fail", "run_command", "run_process"]
 
@@ -66,7 +71,14 @@ def run_command(
 
 
 async def _ask(question: Callable[[Settings], Coroutine[Any, Any, CommandResult]], settings: Settings) -> CommandResult:
-    """Return a command's result; where it gave up waiting for a lock, the error names who holds it."""
+    """Return a command's result, its rights checked; where a lock kept it waiting, the error names the holder."""
+    command = _command()
+    if command == "lag" and {"--group", "--all"} & {*sys.argv}:
+        pass  # of other groups than ours the rights are their owners' matter
+    elif command in CHECKED:
+        await check_rights(settings, command)
+    elif command in WARNED:
+        await _warn_of_missing_rights(settings, command)
     try:
         return await question(settings)
     except asyncpg.LockNotAvailableError as error:
@@ -89,6 +101,21 @@ def run_process(worker: Callable[[Settings], Coroutine[Any, Any, None]]) -> None
             runner.run(worker(settings))
 
     _run_to_exit(run, Exit.INTERRUPTED)
+
+
+def _command() -> str:
+    """Return which row of the table of rights the command line is, as `dead-letters list`."""
+    words = sys.argv[1:3]
+    return both if (both := " ".join(words)) in RIGHTS else " ".join(words[:1])
+
+
+async def _warn_of_missing_rights(settings: Settings, command: str) -> None:
+    """Say what the answer will lack; an error of the cluster is for the command to tell."""
+    with contextlib.suppress(KafkaError):
+        try:
+            await check_rights(settings, command)
+        except MissingRightsError as missing:
+            error_console().print(f"This answer lacks what may not be read: {missing}", soft_wrap=True)
 
 
 def fail(text: str, exit_: Exit, code: str = "refused", hint: str | None = None) -> typer.Exit:
@@ -123,7 +150,8 @@ def _run_to_exit(run: Callable[[], CommandResult], interrupted: Exit) -> Command
     except typer.Exit:
         raise
     except Exception as error:
-        answer = explain(error, load_settings)
+        refused = asyncio.run(explain_refusal(error, load_settings, _command()))
+        answer = explain(refused or error, load_settings)
         if answer is None or answer.unexpected:
             traceback.print_exc()
         if answer is None:

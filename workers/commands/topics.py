@@ -2,10 +2,11 @@
 
 import typer
 
+from infra.kafka.broker_versions import fetch_version_concerns
 from infra.terminal import console
 from workers.commands.options import JsonOption, YesOption, confirm, write_json
 from workers.commands.running import run_command
-from workers.commands.views.topics import show_broken_promises, show_topic_changes
+from workers.commands.views.topics import show_broken_promises, show_topic_changes, show_warnings
 from workers.ops.topics.plan import apply_topics, plan_topics
 from workers.ops.topics.promises import check_topics
 
@@ -17,12 +18,14 @@ topics = typer.Typer(no_args_is_help=True, add_completion=False)
 @topics.command("plan")
 def topics_plan(*, json: JsonOption = False) -> None:
     """Show the steps of `apply`, and the settings that conflict with a guarantee."""
+    concerns = run_command(fetch_version_concerns)
     broken = run_command(check_topics)
     if not json:
+        show_warnings(concerns)
         show_broken_promises(broken)
     changes = run_command(plan_topics)
     if json:
-        write_json({"changes": changes, "broken_promises": [each._asdict() for each in broken]})
+        write_json({"changes": changes, "broken_promises": [each._asdict() for each in broken], "warnings": concerns})
     else:
         show_topic_changes(changes)
 

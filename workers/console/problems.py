@@ -11,6 +11,7 @@ from workers.console.access import TooManyAttemptsError, WrongTokenError
 from workers.console.local_workers import ControlError
 from workers.error_table import KNOWN_ERRORS
 from workers.ops.topics.newest_records import NoSuchPartitionError
+from workers.rights import explain_refusal
 
 __all__ = ["KNOWN", "BadRequestError", "error_middleware", "explain"]
 
@@ -52,7 +53,8 @@ def error_middleware(settings: Settings) -> Middleware:
                 raise
             return _answer(error.status, "not_found" if error.status == 404 else "bad_request", error.reason)
         except KNOWN as error:
-            return _answer(*explain(error, settings))
+            needs = "console" if request.method == "GET" else "console operator"
+            return _answer(*explain(await explain_refusal(error, lambda: settings, needs) or error, settings))
 
     return answer_errors
 

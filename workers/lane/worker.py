@@ -12,12 +12,13 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from infra.first_of import wait_for_event
 from infra.kafka.aiokafka_fixes import ConsumerLostError
+from infra.kafka.broker_versions import fetch_version_concerns
 from infra.kafka.clients import admin_client, count_partitions, create_consumer
 from infra.kafka.end_offsets import EndOffsets
 from infra.postgres import Pool, close_in_time, create_pool
 from infra.postgres_session import find_weak_settings
 from infra.probes import serve_probes
-from infra.retry import SERVER_ERRORS, back_off_seconds, describe_error, is_retriable
+from infra.retry import SERVER_ERRORS, back_off_seconds, describe_error, is_retriable, suppress_retriable
 from infra.settings import Settings
 from schemas.catalogue import TOPICS
 from workers.errors import WorkerError, task_error
@@ -26,6 +27,7 @@ from workers.lane.circuit_breaker import CircuitBreaker
 from workers.lane.clients import Clients
 from workers.lane.membership import STOP_SECONDS, Membership
 from workers.lane.work import Work
+from workers.rights import check_rights
 from workers.telemetry.collectors import metrics_page, register_pool
 from workers.telemetry.health import Health
 from workers.telemetry.tracing import NO_TRACES, Traces, open_traces
@@ -103,6 +105,7 @@ async def run_worker(job: Job, settings: Settings, stop: asyncio.Event) -> None:
 
     Raises:
         NotSetUpError: when a topic does not exist.
+        MissingRightsError: when the brokers' authorizer does not give the user what docs/operate.md lists for workers.
         SettingsError: when its port for probes cannot be had, or what traces need is not installed.
         BreakerError, WorkerError, KafkaError: see `Worker.run`.
 
@@ -137,6 +140,7 @@ async def _connect(
     async def reach_kafka() -> AIOKafkaAdminClient:
         async with contextlib.AsyncExitStack() as opening:
             admin = await opening.enter_async_context(admin_client(settings))
+            await check_rights(settings, "worker")  # a right that is seldom used would be missed when it counts
             await count_partitions(admin, TOPICS)  # aiokafka would look for them for 40 s
             stack.push_async_exit(opening.pop_all())
             return admin
@@ -148,8 +152,12 @@ async def _connect(
 
     admin = await _wait_for("Kafka", reach_kafka, health)
     pool = await _wait_for("Postgres", reach_postgres, health)
+    log = structlog.get_logger("inmail.worker")
     for weak in await find_weak_settings(pool):
-        structlog.get_logger("inmail.worker").warning("weak_database_setting", error=weak)
+        log.warning("weak_database_setting", error=weak)
+    with suppress_retriable():
+        for concern in await fetch_version_concerns(settings):
+            log.warning("kafka_version", error=concern)
     return admin, pool
 
 

@@ -152,7 +152,7 @@ async def test_a_worker_that_is_not_allowed_ends_and_says_which_right_it_needs(
         error = await life.ended()
 
     assert isinstance(error, kind)
-    assert (operator_hint(error) or "").startswith("grant the workers' user ")
+    assert (operator_hint(error) or "").startswith("grant the right that docs/operate.md lists ")
 
 
 async def test_a_result_topic_that_takes_no_large_batch_ends_the_worker(own: Settings, account: str) -> None:

@@ -23,6 +23,7 @@ __all__ = [
     "show_publish_report",
     "show_published_record",
     "show_topic_changes",
+    "show_warnings",
     "write_failures",
 ]
 
@@ -35,6 +36,12 @@ def show_topic_changes(changes: list[TopicChange]) -> None:
         console().print(Text("Topics and groups are up to date.", style=GOOD))
         return
     show_table(["step", "topic", "change"], [(c.kind, c.topic, c.text) for c in changes], flexible="change")
+
+
+def show_warnings(warnings: Sequence[str]) -> None:
+    """Show what speaks against the cluster itself."""
+    for each in warnings:
+        console().print(Text.assemble(("warning ", WARN), each), soft_wrap=True)
 
 
 def show_broken_promises(broken: Sequence[BrokenPromise]) -> None:

@@ -54,7 +54,7 @@ revoke all on operations, redriven, clock_decisions, ended_topics from inmail_wo
 
 grant select, insert on accounts, subscriptions, lots, journal, ticks, lanes, partitioning, original_ids
 to inmail_worker;
-grant select on earlier_rows to inmail_worker; -- as the audit does
+grant select on earlier_rows, migrations to inmail_worker; -- as the audit and the doctor do
 grant update (
     sequence, newest_lot, level, erased_at, paid_from, paid, paid_before
 ) on accounts to inmail_worker;

@@ -4,31 +4,28 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import TopicAuthorizationFailedError
 
 from infra.clock import utc_now
-from infra.kafka.broker_versions import BrokerVersion, fetch_versions
+from infra.kafka.broker_versions import BrokerVersion, fetch_versions, version_concern
 from infra.kafka.clients import admin_client
 from infra.kafka.cluster_queries import LATEST, ClusterQueries
 from infra.kafka.peek import peek
-from infra.kafka.rights import (
-    Operation,
-    group_operations,
-    may_describe_cluster,
-    may_describe_transactions,
-    operations_of,
-)
+from infra.kafka.rights import find_missing_rights, user_of
 from infra.kafka.topic_ids import DescribedTopic, describe_topics
 from infra.settings import RecordTime, Settings
-from schemas.catalogue import EXPIRY_TICKS, INPUT_TOPICS, TOPICS
+from schemas.catalogue import INPUT_TOPICS, TOPICS
 from workers.ops.doctor.model import CheckResult, Grade, ok, warning, wrong
+from workers.ops.topics.hanging import describe_hanging, find_hanging
 from workers.ops.topics.plan import plan_topics
 from workers.ops.topics.promises import check_topics
-from workers.topology import GROUP_OF
+from workers.rights import RIGHTS
 
 __all__ = [
     "check_broker_limits",
     "check_brokers",
     "check_clock",
+    "check_hanging",
     "check_plan",
     "check_replicas",
     "check_rights",
@@ -36,11 +33,9 @@ __all__ = [
     "check_version",
 ]
 
-_TESTED: Final = {"4.0", "4.2"}
-_NO_MARKERS: Final = {"4.3", "4.4"}
+_FAULTS_TESTED: Final = {"4.0", "4.2"}
 _LOSES: Final = {"partitions", "cleanup.policy", "message.timestamp.type", "unclean.leader.election.enable"}
 _CLOCK_SECONDS: Final = 2.0
-_PAGE: Final = "docs/kafka-versions.md"
 
 
 async def check_brokers(lookup: ClusterQueries) -> list[CheckResult]:
@@ -51,44 +46,29 @@ async def check_brokers(lookup: ClusterQueries) -> list[CheckResult]:
 def check_version(version: BrokerVersion) -> CheckResult:
     """Return what is known of a broker's version."""
     subject = f"version of {version.address}"
-    if version.release in _TESTED:
-        return ok("Kafka", subject, f"{version.text}, on which every fault was tested")
-    if version.release in _NO_MARKERS or (version.level or 0) > 33:
-        text = (
-            f"{version.text}: it may leave out the markers that end a transaction when a partition has no leader"
-            " (KAFKA-20734); then answers may come twice"
-        )
-        return warning("Kafka", subject, text, f"run 4.2 or 4.0 instead, see {_PAGE}")
-    return warning("Kafka", subject, f"{version.text}, on which nothing was tested", f"run 4.2 or 4.0, see {_PAGE}")
+    if (concern := version_concern(version)) is not None:
+        return warning("Kafka", subject, *concern)
+    faults = "every fault was tested" if version.release in _FAULTS_TESTED else "the system was run"
+    return ok("Kafka", subject, f"{version.text}, on which {faults}")
 
 
-async def check_rights(lookup: ClusterQueries) -> list[CheckResult]:
-    """Return which rights the user has of those that the workers need, one by one."""
+async def check_rights(lookup: ClusterQueries, settings: Settings) -> list[CheckResult]:
+    """Return which rights the user has of those that the workers and the ticker need, one thing after the other."""
+    needed = RIGHTS["doctor"]
+    missing = set(await find_missing_rights(lookup, needed))
     results = []
-    topics = await describe_topics(lookup.client, TOPICS)
-    for topic, described in topics.items():
-        needed = {Operation.DESCRIBE, Operation.READ if topic in INPUT_TOPICS else Operation.WRITE}
-        if topic == EXPIRY_TICKS:
-            needed.add(Operation.WRITE)  # the ticker's
-        results.append(_right(f"topic {topic}", needed, operations_of(described.operations)))
-    for group, found in (await group_operations(lookup, list(GROUP_OF.values()))).items():
-        results.append(_right(f"group {group}", {Operation.READ}, found))
-    for group in GROUP_OF.values():
-        known = {Operation.DESCRIBE} if await may_describe_transactions(lookup, f"{group}.doctor") else set()
-        results.append(_right(f"transactional ids {group}.*", {Operation.DESCRIBE}, known))
-    cluster = {Operation.DESCRIBE} if await may_describe_cluster(lookup) else set()
-    results.append(_right("the cluster", {Operation.DESCRIBE}, cluster))
+    for place in dict.fromkeys(right.place for right in needed):
+        rights = [right for right in needed if right.place == place]
+        names = " and ".join(right.operation.name for right in sorted(rights))
+        if lacking := [right.operation.name for right in sorted(rights) if right in missing]:
+            text, do = (
+                f"{user_of(settings)} lacks {' and '.join(lacking)}",
+                f"grant {names} on {place} to the workers' user",
+            )
+            results.append(wrong("rights", place, text, do))
+        else:
+            results.append(ok("rights", place, names))
     return results
-
-
-def _right(subject: str, needed: set[Operation], found: "set[Operation] | frozenset[Operation]") -> CheckResult:
-    names = " and ".join(each.name for each in sorted(needed))
-    if missing := needed - found:
-        lacking = " and ".join(each.name for each in sorted(missing))
-        return wrong(
-            "rights", subject, f"this user lacks {lacking}", f"grant {names} on {subject} to the workers' user"
-        )
-    return ok("rights", subject, names)
 
 
 async def check_replicas(lookup: ClusterQueries) -> list[CheckResult]:
@@ -117,9 +97,20 @@ def _replicas(topic: str, found: DescribedTopic, brokers: int) -> list[CheckResu
     return results
 
 
+async def check_hanging(lookup: ClusterQueries) -> list[CheckResult]:
+    """Return the transactions that hang in our topics."""
+    hanging = await find_hanging(lookup)
+    do = "`inmail transactions end`, or their owner if the topic is an input; see docs/kafka-versions.md"
+    found = [wrong("topics", each.place.topic, f"hangs: {describe_hanging(each)}", do) for each in hanging]
+    return found or [ok("topics", "transactions", "none is open that no coordinator will end")]
+
+
 async def check_plan(settings: Settings) -> list[CheckResult]:
     """Return what `inmail topics apply` would change."""
-    changes = await plan_topics(settings)
+    try:
+        changes = await plan_topics(settings)
+    except TopicAuthorizationFailedError:
+        return [_unread_settings("plan", settings)]
     if not changes:
         return [ok("topics", "plan", "topics and groups are as they should be")]
     return [
@@ -134,9 +125,17 @@ async def check_plan(settings: Settings) -> list[CheckResult]:
     ]
 
 
+def _unread_settings(subject: str, settings: Settings) -> CheckResult:
+    text = f"not known: {user_of(settings)} lacks DESCRIBE_CONFIGS on the topics, which workers do not need"
+    return warning("topics", subject, text, "`inmail topics plan` as the user that makes the topics")
+
+
 async def check_settings(settings: Settings) -> list[CheckResult]:
     """Return which settings of topics break a promise."""
-    broken = await check_topics(settings)
+    try:
+        broken = await check_topics(settings)
+    except TopicAuthorizationFailedError:
+        return [_unread_settings("settings", settings)]
     if not broken:
         return [ok("topics", "settings", "partitions, cleanup policy, record time and retention keep the guarantees")]
     return [

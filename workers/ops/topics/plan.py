@@ -14,9 +14,11 @@ from aiokafka.errors import (
     CoordinatorLoadInProgressError,
     GroupCoordinatorNotAvailableError,
     NotCoordinatorForGroupError,
+    for_code,
 )
 
 from infra.kafka.clients import MAX_RECORD_BYTES, admin_client, committed_offsets, partitions_of, reader
+from infra.kafka.rights import AUTHORIZATION_ERRORS
 from infra.kafka.topic_ids import topic_ids
 from infra.postgres import connect_database
 from infra.settings import RecordTime, Settings
@@ -131,8 +133,15 @@ async def plan_topics(settings: Settings) -> list[TopicChange]:
 
 
 async def describe_topic(admin: AIOKafkaAdminClient, topic: str) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the settings that hold for a topic, and those of them that were given to the topic itself."""
+    """Return the settings that hold for a topic, and those of them that were given to the topic itself.
+
+    Raises:
+        TopicAuthorizationFailedError: when the user lacks DESCRIBE_CONFIGS on the topic.
+
+    """
     responses = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])
+    if code := next((resource[0] for response in responses for resource in response.resources if resource[0]), 0):
+        raise for_code(code)(f"the settings of topic {topic} may not be read")
     entries = [entry for response in responses for resource in response.resources for entry in resource[4]]
     # The fourth field tells the source (1: the topic) or, in the oldest version, whether it is a default.
     own = [entry for entry in entries if (entry[3] == _OF_TOPIC if len(entry) > 5 else not entry[3])]
@@ -251,6 +260,8 @@ async def _create(admin: AIOKafkaAdminClient, change: TopicChange, settings: Set
     )
     response = await admin.create_topics([topic])
     for _, code, message in (tuple(row)[:3] for row in response.topic_errors):
+        if for_code(code) in AUTHORIZATION_ERRORS:
+            raise for_code(code)(f"topic {change.topic} may not be created")
         if code:
             raise TopicsError(f"{change.topic} could not be created: {message or f'error {code}'}")
 

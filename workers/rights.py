@@ -1,0 +1,209 @@
+"""The table of rights on Kafka: what each command needs, and why an error of the brokers' authorizer has come.
+
+docs/operate.md lists the same, and a test compares the two. READ and WRITE include DESCRIBE, ALTER_CONFIGS includes
+DESCRIBE_CONFIGS.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final
+
+import asyncpg
+import structlog
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    KafkaError,
+    TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
+)
+
+from infra.kafka.clients import NotSetUpError
+from infra.kafka.cluster_queries import open_cluster_queries
+from infra.kafka.rights import (
+    AUTHORIZATION_ERRORS,
+    MissingRightsError,
+    Operation,
+    Resource,
+    Right,
+    find_missing_rights,
+    require_rights,
+)
+from infra.postgres_rights import MissingPrivilegesError, explain_denial
+from infra.settings import Settings
+from schemas.catalogue import (
+    CREDIT_EVENTS,
+    DEAD_LETTERS,
+    EXPIRY_TICKS,
+    INPUT_TOPICS,
+    SEND_RESULTS,
+    TOPICS,
+)
+from workers.topology import GROUP_OF
+
+__all__ = ["CHECKED", "RIGHTS", "WARNED", "check_rights", "explain_refusal"]
+
+_ANSWER_SECONDS: Final = 5.0
+_GROUPS: Final = tuple(GROUP_OF.values())
+_IDS: Final = tuple(f"{group}." for group in _GROUPS)
+# Errors by which the lack of a right shows that Kafka does not tell of before it is used.
+_UNTOLD: Final = {
+    TransactionalIdAuthorizationFailed: Resource.TRANSACTIONAL_IDS,
+    ClusterAuthorizationFailedError: Resource.CLUSTER,
+    TopicAuthorizationFailedError: Resource.CLUSTER,  # to create a topic
+}
+_READ, _WRITE, _DESCRIBE = Operation.READ, Operation.WRITE, Operation.DESCRIBE
+_RESULTS: Final = (SEND_RESULTS, CREDIT_EVENTS)
+
+
+def _topics(operation: Operation, *topics: str) -> tuple[Right, ...]:
+    return tuple(Right(operation, Resource.TOPIC, topic) for topic in topics)
+
+
+def _groups(operation: Operation) -> tuple[Right, ...]:
+    return tuple(Right(operation, Resource.GROUP, group) for group in _GROUPS)
+
+
+def _union(*parts: Sequence[Right]) -> tuple[Right, ...]:
+    """Return the rights of several commands, without those that another includes."""
+    together = dict.fromkeys(right for part in parts for right in part)
+    wide = {(right.resource, right.name) for right in together if right.operation in (_READ, _WRITE)}
+    return tuple(
+        right for right in together if right.operation is not _DESCRIBE or (right.resource, right.name) not in wide
+    )
+
+
+_OWNERS: Final = tuple(Right(_WRITE, Resource.TRANSACTIONAL_IDS, prefix) for prefix in _IDS)
+_WORKER: Final = (
+    *_topics(_READ, *INPUT_TOPICS),
+    *_groups(_READ),
+    *_topics(_WRITE, *_RESULTS, DEAD_LETTERS),
+    *_topics(_READ, *_RESULTS, DEAD_LETTERS),  # which answers can be read already, when a committed offset is in doubt
+    *_OWNERS,
+)
+_TICKER: Final = _topics(_WRITE, EXPIRY_TICKS)
+_PLAN: Final = (
+    *_topics(_DESCRIBE, *TOPICS),
+    *_topics(Operation.DESCRIBE_CONFIGS, *TOPICS),
+    *_groups(_DESCRIBE),
+)
+_APPLY: Final = (
+    *_topics(Operation.ALTER_CONFIGS, *TOPICS),
+    *_topics(_READ, *INPUT_TOPICS),
+    *_topics(_DESCRIBE, *_RESULTS, DEAD_LETTERS),
+    *_groups(_READ),
+    Right(Operation.CREATE, Resource.CLUSTER),
+)
+_LAG: Final = (*_topics(_READ, *INPUT_TOPICS), *_groups(_DESCRIBE))
+_LETTERS: Final = _topics(_READ, DEAD_LETTERS)
+_REDRIVE: Final = (*_LETTERS, *_topics(_WRITE, *INPUT_TOPICS))
+_REWIND: Final = (*_topics(_READ, *INPUT_TOPICS), *_groups(_READ), *_OWNERS)
+_REEMIT: Final = _topics(_WRITE, *_RESULTS)
+_TRACE: Final = (*_topics(_READ, *TOPICS), *_groups(_DESCRIBE))
+_HANGING: Final = (
+    *_topics(_READ, *TOPICS),
+    *(Right(_DESCRIBE, Resource.TRANSACTIONAL_IDS, prefix) for prefix in _IDS),
+)
+_CONSOLE: Final = _union(_TRACE, _PLAN)
+
+# By command. One that is not here needs no right on Kafka, as `api`, `balance` and `audit`.
+RIGHTS: Final[Mapping[str, Sequence[Right]]] = {
+    "worker": _WORKER,
+    "worker ticker": _TICKER,
+    "topics plan": _PLAN,
+    "topics apply": _APPLY,
+    "doctor": (*_WORKER, *_TICKER),
+    "publish": _topics(_WRITE, *INPUT_TOPICS),
+    "results": _topics(_READ, *_RESULTS),
+    "lag": _LAG,
+    "trace": _TRACE,
+    "dead-letters list": _LETTERS,
+    "dead-letters show": _LETTERS,
+    "dead-letters redrive": _REDRIVE,
+    "replay rewind": _REWIND,
+    "replay reemit": _REEMIT,
+    "replay rebuild": _topics(_READ, *INPUT_TOPICS),
+    "replay shadow": _topics(_READ, *INPUT_TOPICS),
+    "transactions list": _HANGING,
+    "transactions end": (*_HANGING, Right(Operation.ALTER, Resource.CLUSTER)),
+    "console": _CONSOLE,
+    "console operator": _union(_CONSOLE, _REDRIVE, _REWIND, _REEMIT),
+}
+# Commands that ask for their rights before they begin: those that change something, and one that would draw a false
+# plan from what it is not shown. Those of `WARNED` say what their answer lacks, and give the rest.
+WARNED: Final = frozenset({"trace"})
+CHECKED: Final = frozenset(
+    {"topics plan", "topics apply", "dead-letters redrive", "replay rewind", "replay reemit", "lag"}
+    | {"transactions list", "transactions end"}
+)
+
+
+async def check_rights(settings: Settings, command: str) -> None:
+    """Check that the user has the rights on Kafka that a command needs.
+
+    Raises:
+        MissingRightsError: naming those that it lacks.
+        KafkaError: when the cluster cannot be reached.
+
+    """
+    await require_rights(settings, RIGHTS[command], _purpose(command))
+
+
+# What operators need in Postgres beside SELECT, by table. docs/operate.md has the statements that grant it.
+_OPERATORS_PRIVILEGES: Final[Mapping[str, Sequence[str]]] = {
+    "operations": ("insert", "update"),
+    "redriven": ("insert", "update", "delete"),
+    "clock_decisions": ("insert",),
+    "ended_topics": ("insert", "update"),
+    "lanes": ("insert", "update"),
+    "decided_ahead": ("delete",),
+    "partitioning": ("insert",),
+}
+
+
+async def explain_refusal(
+    error: BaseException, read_settings: Callable[[], Settings], command: str
+) -> MissingRightsError | MissingPrivilegesError | None:
+    """Return which right of a command the user lacks; None where the error has another cause, or no server tells.
+
+    A topic that the user may not describe looks as if it did not exist.
+    """
+    causes = list(_causes(error))
+    denied = next((each for each in causes if isinstance(each, asyncpg.InsufficientPrivilegeError)), None)
+    if denied is not None and not command.startswith("worker"):  # a worker has a role, whose rights `migrate` gives
+        return await _explain_denial(denied, read_settings(), changes=command in CHECKED)
+    if command not in RIGHTS or not any(isinstance(each, (*AUTHORIZATION_ERRORS, NotSetUpError)) for each in causes):
+        return None
+    settings = read_settings()
+    try:
+        async with asyncio.timeout(_ANSWER_SECONDS), open_cluster_queries(settings) as lookup:
+            missing = await find_missing_rights(lookup, RIGHTS[command])
+    except (KafkaError, OSError) as silent:
+        structlog.get_logger("inmail").debug("rights_not_known", error=repr(silent))
+        return None
+    for kind, resource in _UNTOLD.items():
+        if not missing and any(isinstance(each, kind) for each in causes):
+            missing = [right for right in RIGHTS[command] if right.resource is resource]
+    return MissingRightsError(settings, missing, _purpose(command)) if missing else None
+
+
+async def _explain_denial(
+    error: asyncpg.InsufficientPrivilegeError, settings: Settings, *, changes: bool
+) -> MissingPrivilegesError | None:
+    table = str(error).rpartition(" ")[2]
+    needed = ("select", *(_OPERATORS_PRIVILEGES.get(table, ()) if changes else ()))
+    try:
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            return await explain_denial(error, settings, needed)
+    except (asyncpg.PostgresError, OSError) as silent:
+        structlog.get_logger("inmail").debug("rights_not_known", error=repr(silent))
+        return None
+
+
+def _purpose(command: str) -> str:
+    return f"`inmail {command}`"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
