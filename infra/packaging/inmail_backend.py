@@ -133,7 +133,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _copy_files(source: Path, target: Path) -> None:
-    """Copy the files of a folder, and not the folders in it: samples for other languages, and what their tools leave."""
+    """Copy the files of a folder, not the folders in it: samples for other languages, and what their tools leave."""
     target.mkdir()
     for path in source.iterdir():
         if path.is_file():
