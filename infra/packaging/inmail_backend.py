@@ -82,8 +82,10 @@ def build_sdist(sdist_directory: str, config_settings: _Config = None) -> str:
     """Build an sdist of the folders as they are in the repository, and of this backend; return its file name."""
     target = str(Path(sdist_directory).resolve())
     with _staging() as stage:
-        for folder in (*FOLDERS, *_DATA):
+        for folder in FOLDERS:
             _copy(_ROOT / folder, stage / folder)
+        for folder in _DATA:
+            _copy_files(_ROOT / folder, stage / folder)
         for name in ("pyproject.toml", *_TEXTS):
             shutil.copy2(_ROOT / name, stage / name)
         (stage / "MANIFEST.in").write_text(f"include {' '.join(_TEXTS)}\ngraft {' '.join(_DATA)}\n", encoding="utf-8")
@@ -130,6 +132,14 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.pyc", ".*"))
 
 
+def _copy_files(source: Path, target: Path) -> None:
+    """Copy the files of a folder, not the folders in it: samples for other languages, and what their tools leave."""
+    target.mkdir()
+    for path in source.iterdir():
+        if path.is_file():
+            shutil.copy2(path, target / path.name)
+
+
 def _stage_package(stage: Path) -> None:
     """Write the project that the wheel is built from: the same metadata, one package."""
     text = (_ROOT / "pyproject.toml").read_text(encoding="utf-8")
@@ -148,7 +158,7 @@ def _stage_package(stage: Path) -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(path, target)
     for folder in _DATA:
-        _copy(_ROOT / folder, package / folder)
+        _copy_files(_ROOT / folder, package / folder)
     for name in _TEXTS:
         shutil.copy2(_ROOT / name, stage / name)
     (stage / "pyproject.toml").write_text(_package_project(text), encoding="utf-8")

@@ -136,6 +136,8 @@ def test_every_file_of_the_folders_is_in_the_wheel(installed: Installed) -> None
 
     assert len(wanted) > 250
     assert set() == wanted - found
+    # The samples for other languages, and what their tools leave, stay in the repository.
+    assert {2} == {name.count("/") for name in found if name.startswith(f"{PACKAGE}/examples/")}
     assert {PACKAGE} == {name.partition("/")[0] for name in found if ".dist-info/" not in name}
 
 
