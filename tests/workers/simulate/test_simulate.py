@@ -516,7 +516,7 @@ def test_the_help_describes_every_option() -> None:
     [
         ("--accounts 0", "accounts: expected 1 to 10,000,000, got 0"),
         ("--connections 2", "connections: expected 0.0 to 1.0, got 2.0"),
-        ("--start 2030-01-01", "--start"),
+        ("--start 2030-01-01T00:00:00", "--start"),
         ("--start 1980-01-01T00:00:00Z", "start: expected a time with a zone from 2002"),
         ("--days soon", "--days"),
         ("--publish --output x", "either --output or --publish"),
