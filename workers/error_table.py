@@ -155,8 +155,6 @@ ERROR_TABLE: Final[tuple[ErrorKind, ...]] = (
     ErrorKind(
         (MissingRightsError, MissingPrivilegesError), Exit.UNREACHABLE, 503, "rights", hint="docs/operate.md#rights"
     ),
-        (MissingRightsError, MissingPrivilegesError), Exit.UNREACHABLE, 503, "rights", hint="docs/operate.md#rights"
-    ),
     ErrorKind((LocalStackError,), Exit.UNREACHABLE, 503, "local_stack"),
     ErrorKind((BreakerError,), Exit.UNDECIDABLE, 503, "too_many_undecidable", hint="inmail dead-letters list"),
     ErrorKind((LaneError, WorkerError, ChildError), Exit.BROKEN, 503, "worker_ended"),
