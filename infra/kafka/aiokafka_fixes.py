@@ -1,128 +1,33 @@
-"""aiokafka's clients with fixes: how they connect, and how they end when no broker answers."""
+"""aiokafka's clients with fixes: how they fetch, and how they end when no broker answers."""
 
 import asyncio
 import random
-import re
-import ssl
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.client import AIOKafkaClient
-from aiokafka.conn import create_conn
 from aiokafka.errors import (
-    AuthenticationFailedError,
     IllegalGenerationError,
-    KafkaConnectionError,
     KafkaError,
     NoError,
     RebalanceInProgressError,
-    SaslAuthenticationFailed,
     UnknownMemberIdError,
-    UnsupportedSaslMechanismError,
     for_code,
 )
 from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest
 
+from infra.kafka.connecting import protect_bootstrap
 from infra.kafka.fetch_pace import FetchWait
-from infra.waiting import waiting_for
 
 __all__ = [
     "Consumer",
     "ConsumerLostError",
     "LaneProducer",
     "Producer",
-    "UntrustedBrokerError",
-    "complete_request",
-    "protect_bootstrap",
 ]
 
-_REFUSAL_SECONDS = 5.0
-
-_Response = TypeVar("_Response")
-
 _RECONNECT_SECONDS = 0.5  # between two attempts of a lane's producer to reach a broker
-
-
-def protect_bootstrap(client: AIOKafkaClient) -> None:
-    """Let a client's bootstrap complete when its caller is cancelled, and close the client afterwards.
-
-    aiokafka would leave a connection open for good when cancelled in the middle of the bootstrap. And of brokers that
-    refuse a login, or whose certificate is not trusted, it would say only that none could be reached: the bootstrap
-    raises what they said. The bootstrap and each request are also marked as waits for the brokers.
-    """
-    bootstrap, send = client.bootstrap, client.send
-    server = f"Kafka at {client._bootstrap_servers}"  # noqa: SLF001 - `hosts` is in random order
-
-    async def start() -> None:
-        with waiting_for(server, "connecting"):
-            await complete_request(client, _bootstrap(client, bootstrap))
-
-    async def ask(node: int, request: Any, **options: Any) -> Any:  # noqa: ANN401 - aiokafka's
-        with waiting_for(server, _spell(request)):
-            return await send(node, request, **options)
-
-    client.bootstrap, client.send = start, ask
-
-
-def _spell(request: Any) -> str:  # noqa: ANN401 - aiokafka's
-    """Return the name of a request in Kafka's protocol, such as `Metadata request`."""
-    return re.sub(r"Request\w*$", " request", type(request).__name__.lstrip("_"))
-
-
-async def _bootstrap(client: AIOKafkaClient, bootstrap: Callable[[], Awaitable[None]]) -> None:
-    try:
-        await bootstrap()
-    except KafkaConnectionError as error:
-        if (refusal := await _find_refusal(client)) is None:
-            raise
-        raise refusal from error
-
-
-async def _find_refusal(client: AIOKafkaClient) -> KafkaError | None:
-    """Return by which error a broker refuses a client, or the client a broker; None where none answers."""
-    if client._security_protocol == "PLAINTEXT":  # noqa: SLF001 - there is no other way
-        return None
-    names = ("client_id", "ssl_context", "security_protocol", "sasl_mechanism", "sasl_plain_username")
-    options = {name: getattr(client, f"_{name}") for name in (*names, "sasl_plain_password")}
-    for host, port, _ in client.hosts:
-        try:
-            async with asyncio.timeout(_REFUSAL_SECONDS):
-                connection = await create_conn(host, port, **options)
-        except (SaslAuthenticationFailed, AuthenticationFailedError, UnsupportedSaslMechanismError) as error:
-            return error
-        except ssl.SSLError as error:
-            return UntrustedBrokerError(f"{host}:{port}: {error.reason or error}".replace("_", " ").lower())
-        except (OSError, KafkaError):
-            continue
-        connection.close()
-    return None
-
-
-async def complete_request(client: AIOKafkaClient, request: Coroutine[Any, Any, _Response]) -> _Response:
-    """Return the response to a request that may have to connect; let it complete when its caller is cancelled.
-
-    The client is closed afterwards then: aiokafka would leave the connection open for good.
-    """
-    asking = asyncio.ensure_future(request)
-    try:
-        return await asyncio.shield(asking)
-    except asyncio.CancelledError:
-        closing = asyncio.ensure_future(_close_after(asking, client))
-        _closing.add(closing)
-        closing.add_done_callback(_closing.discard)
-        raise
-
-
-_closing: set["asyncio.Task[None]"] = set()  # keeps the tasks from being collected: nothing awaits them
-
-
-async def _close_after(asking: "asyncio.Future[Any]", client: AIOKafkaClient) -> None:
-    await asyncio.wait([asking])
-    if not asking.cancelled():
-        asking.exception()  # retrieved, so that asyncio does not log the error
-    await client.close()
 
 
 async def _start(client: Any, start: Callable[[], Awaitable[None]]) -> None:  # noqa: ANN401 - aiokafka's
@@ -132,10 +37,6 @@ async def _start(client: Any, start: Callable[[], Awaitable[None]]) -> None:  # 
     except (KafkaError, asyncio.CancelledError):
         await client.stop()
         raise
-
-
-class UntrustedBrokerError(KafkaError):  # type: ignore[misc] # aiokafka is untyped
-    """A broker's certificate is not trusted, or the broker speaks no TLS."""
 
 
 class ConsumerLostError(KafkaError):  # type: ignore[misc] # aiokafka is untyped

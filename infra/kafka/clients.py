@@ -42,10 +42,8 @@ from infra.kafka.aiokafka_fixes import (
     ConsumerLostError,
     LaneProducer,
     Producer,
-    UntrustedBrokerError,
-    complete_request,
-    protect_bootstrap,
 )
+from infra.kafka.connecting import UntrustedBrokerError, complete_request, protect_bootstrap
 from infra.kafka.fetch_pace import GATHERING
 from infra.settings import Settings
 

@@ -26,7 +26,7 @@ from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.protocol.coordination import FindCoordinatorRequest
 from aiokafka.protocol.offset import OffsetRequest
 
-from infra.kafka.aiokafka_fixes import protect_bootstrap
+from infra.kafka.connecting import protect_bootstrap
 from infra.kafka.topic_ids import fetch_topic_ids
 from infra.settings import Settings
 
