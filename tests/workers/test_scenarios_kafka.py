@@ -51,6 +51,7 @@ async def system() -> AsyncIterator[Settings]:
         yield settings
 
 
+@pytest.mark.timeout(300)
 async def test_the_workers_do_what_the_tables_say_and_publish_each_row_once(system: Settings) -> None:
     """All rules through the lanes: rows and balances line by line; then the topics: an event a row, nothing else."""
     catalogues: dict[int, Any] = {}
