@@ -109,7 +109,9 @@ class Order:
         if not self._limit and self._rows.topic != EXPIRY_TICKS:
             return {lane: Decidable(len(records), is_misplaced=bool(others)) for lane, records, others in received}, {}
         for lane, records, _ in received:
-            lane.wait.begin(records[0].offset)
+            if lane.wait.begin(records) and (stale := self._asking.pop(lane, None)):
+                stale.add_done_callback(_retrieve)
+        received = [each._replace(records=each.lane.wait.cut(each.records)) for each in received]
         places = {each.lane: self._places(each) for each in received}
         # At once, since each turn waits for both: a row older than the ends may only let less through.
         failed, rows = await asyncio.gather(self._ask_ends(places), read_neighbours(self._pool, _all(places)))

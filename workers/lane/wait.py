@@ -1,11 +1,13 @@
 """One lane's wait for other lanes, with the first record that it has received."""
 
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from time import monotonic
 
 from aiokafka import TopicPartition
+from aiokafka.structs import ConsumerRecord
 
 from workers.lane.neighbour import Neighbour
 
@@ -19,6 +21,7 @@ class Wait:
     """Since when a lane waits and for whom, and what it learnt by waiting in vain."""
 
     offset: int | None = None  # of the record that it waits with; None: it does not wait
+    last: int = -1  # offset of the last record that was received with it
     began: float = 0.0
     look_at: float = 0.0  # when to look again, by the monotonic clock
     group: str | None = None  # consumer group whose lane it waits for
@@ -26,10 +29,17 @@ class Wait:
     announced: tuple[datetime, str] | None = None  # what its row tells the others
     in_vain: dict[TopicPartition, Neighbour] = field(default_factory=dict)  # rows that did not move meanwhile
 
-    def begin(self, offset: int) -> None:
-        """Wait with a record, unless the lane does so already."""
-        if self.offset != offset:
-            self.offset, self.began, self.ends, self.announced = offset, monotonic(), {}, None
+    def begin(self, records: Sequence[ConsumerRecord]) -> bool:
+        """Wait with the first of some records, unless the lane does so already; tell whether the wait is a new one."""
+        if self.offset == records[0].offset:
+            return False
+        self.offset, self.last = records[0].offset, records[-1].offset
+        self.began, self.ends, self.announced = monotonic(), {}, None
+        return True
+
+    def cut(self, records: Sequence[ConsumerRecord]) -> Sequence[ConsumerRecord]:
+        """Return the records that were received before the ends were asked for: nothing is known of later ones."""
+        return records[: bisect_right(records, self.last, key=lambda record: record.offset)]
 
     @property
     def seconds(self) -> float:

@@ -1,6 +1,7 @@
 """That the books do not depend on how fast each lane read: one history, many interleavings."""
 
 import asyncio
+import dataclasses
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -92,6 +93,29 @@ async def test_a_partition_that_tells_no_end_holds_only_the_lanes_that_wait_for_
     for decidable, failed in found:
         assert [0, 1, 3] == [lane.partition for lane in decidable]
         assert [2] == [lane.partition for lane in failed]
+
+
+async def test_what_is_received_during_a_wait_is_not_judged_by_ends_asked_for_before(settings: Settings) -> None:
+    """A grant for it may have come to the other lane since: that lane stands at its old end, and not at the new one."""
+    row = (BILLING_EVENTS, 0, GROUPS[BILLING_EVENTS], 0, None, None, False, 1)
+    pool = AsyncMock(fetch=AsyncMock(return_value=[row]))
+    ends = SimpleNamespace(
+        end_offsets=AsyncMock(side_effect=lambda places: {place: int(place == PLACES[0]) for place in places}),
+        starts=AsyncMock(return_value={}),
+    )
+    order = Order(pool, ends, LaneRows(pool, GROUPS[SEND_REQUESTS], SEND_REQUESTS), 20)  # type: ignore[arg-type]
+    received = _received(settings, 0)
+    assert not (await order.admit([received]))[0]  # billing has not read its first record
+
+    pool.fetch.return_value = [(*row[:3], 1, *row[4:])]
+    later = received.records[0]
+    both = [later, dataclasses.replace(later, offset=1, timestamp=later.timestamp + 1_000)]
+    decidable, _ = await order.admit([received._replace(records=both)])
+
+    assert 1 == decidable[received.lane].records
+    decidable, _ = await order.admit([received._replace(records=both[1:])])
+    assert 1 == decidable[received.lane].records
+    assert 2 == ends.end_offsets.await_count
 
 
 async def test_a_tick_is_told_how_far_the_lanes_that_may_give_credits_have_read(settings: Settings) -> None:
