@@ -46,9 +46,8 @@ class ConsumerLostError(KafkaError):  # type: ignore[misc] # aiokafka is untyped
 class Consumer(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is untyped
     """aiokafka's consumer, which also stops without brokers and raises an error when it can no longer fetch."""
 
-    def __init__(self, *, at_once: bool = False, **arguments: Any) -> None:  # noqa: ANN401 - aiokafka's own
+    def __init__(self, **arguments: Any) -> None:  # noqa: ANN401 - aiokafka's own
         super().__init__(**arguments)
-        self._at_once = at_once
         protect_bootstrap(self._client)
 
     async def start(self) -> None:
@@ -89,8 +88,6 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is untyped
 
     async def _learn_leaders(self, partitions: Iterable[TopicPartition]) -> None:
         """Ask once for all topics that are not known yet: aiokafka asks for one after another, 100 ms apart."""
-        if not self._at_once:
-            return
         unknown = {each.topic for each in partitions if self._client.cluster.leader_for_partition(each) is None}
         if unknown:
             await asyncio.gather(*map(self._client.add_topic, unknown), self._client.force_metadata_update())

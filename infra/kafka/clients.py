@@ -208,23 +208,20 @@ async def _wait_for_brokers(client: AIOKafkaClient) -> None:
 
 
 @asynccontextmanager
-async def reader(  # noqa: PLR0913 - most are named
+async def reader(
     settings: Settings,
     group: str | None = None,
     isolation_level: str = "read_committed",
     *,
     wait_ms: int = 500,
     partition_bytes: int = MAX_RECORD_BYTES,
-    at_once: bool = False,
 ) -> AsyncIterator[AIOKafkaConsumer]:
     """Open a consumer that reads without joining a group, and never commits by itself.
 
     A broker without new records answers a fetch after `wait_ms`, and answers no other request of this consumer before.
     It sends at most `partition_bytes` of a partition at once, and at least one record.
-    With `at_once` the first question for offsets asks for all its topics together; otherwise it waits 100 ms for each.
     """
     consumer = Consumer(
-        at_once=at_once,
         **settings.kafka_client(),
         group_id=group,
         client_id="inmail-reader",

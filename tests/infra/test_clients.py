@@ -73,7 +73,7 @@ async def test_a_reader_asks_once_for_the_leaders_of_all_topics(
         return await update(client, metadata, topics)
 
     places = [place for topic in TOPICS for place in partitions_of(topic, settings.topic_partitions)]
-    async with reader(settings, at_once=True) as consumer:
+    async with reader(settings) as consumer:
         monkeypatch.setattr(AIOKafkaClient, "_metadata_update", noted)
         found = await _QUESTIONS[question](consumer, places)
     assert set(places) == set(found)

@@ -54,7 +54,7 @@ async def pass_over(settings: Settings) -> dict[TopicPartition, int]:
 
 async def _pass(settings: Settings, topic: str, group: str) -> dict[TopicPartition, int]:
     places = partitions_of(topic, settings.topic_partitions)
-    async with reader(settings, group, at_once=True) as consumer:
+    async with reader(settings, group) as consumer:
         end: dict[TopicPartition, int] = await consumer.end_offsets(places)  # first: a fetch would keep it waiting
         consumer.assign(places)
         await consumer.commit(end)
@@ -101,7 +101,7 @@ async def publish(
 
 async def ends(settings: Settings, topic: str) -> dict[TopicPartition, int]:
     """Return where a topic ends now: where to read from for what comes after."""
-    async with reader(settings, at_once=True) as consumer:
+    async with reader(settings) as consumer:
         return dict(await consumer.end_offsets(partitions_of(topic, settings.topic_partitions)))
 
 
@@ -118,8 +118,8 @@ async def settled(settings: Settings) -> None:
     They come a moment after the offset that was committed with them, and a read_committed reader stops before them.
     """
     places = [tp for topic in (SEND_RESULTS, CREDIT_EVENTS) for tp in partitions_of(topic, settings.topic_partitions)]
-    everything = reader(settings, isolation_level="read_uncommitted", at_once=True)
-    async with reader(settings, at_once=True) as stable, everything as all_:
+    everything = reader(settings, isolation_level="read_uncommitted")
+    async with reader(settings) as stable, everything as all_:
         async with asyncio.timeout(WAIT_SECONDS):
             while await stable.end_offsets(places) != await all_.end_offsets(places):
                 pass  # each look takes its time

@@ -144,7 +144,7 @@ async def _lost(settings: Settings, topic: str, lanes: Sequence[Any]) -> EndedTo
     its first answer once more.
     """
     places = partitions_of(topic, settings.topic_partitions)
-    async with reader(settings, None, "read_uncommitted", at_once=True) as consumer:
+    async with reader(settings, None, "read_uncommitted") as consumer:
         ends = await consumer.end_offsets(places)
         behind = [row for row in lanes if row["next_offset"] > ends[TopicPartition(topic, row["partition"])]]
         if not behind:
