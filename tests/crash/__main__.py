@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from tests.crash.broken import BROKEN
-from tests.crash.matrix import Order, Result, crash_settings, crash_stack, run
+from tests.crash.matrix import PARTITIONS, Order, Result, crash_settings, crash_stack, run
 from tests.crash.points import POINTS, Kind, cells
 from tests.crash.result import show, summary, write
 
@@ -27,11 +27,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--kinds", nargs="*", default=[], choices=[*map(str, Kind)], metavar="KIND")
     parser.add_argument("--minutes", type=float, default=60.0, help="no fault begins later")
     parser.add_argument("--rate", type=float, default=40.0, help="records a second")
+    parser.add_argument("--partitions", type=int, default=PARTITIONS, help="of each topic, worked by two workers each")
     parser.add_argument("--broken", choices=[*BROKEN], help="take a protection out: the matrix then has to fail")
     return parser.parse_args()
 
 
-async def _run(order: Order, out: Console) -> Result:
+async def _run(order: Order, partitions: int, out: Console) -> Result:
     columns = (TextColumn("{task.completed:,} of {task.total:,} faults"), BarColumn(), TimeElapsedColumn(),
                TextColumn("left:"), TimeRemainingColumn())  # fmt: skip
     stack = crash_stack(lambda _: None)
@@ -48,7 +49,7 @@ async def _run(order: Order, out: Console) -> Result:
                 left = seconds / done * (order.faults - done)
                 out.print(f"{seconds:6.0f} s: {done:,} of {order.faults:,} faults, about {left:.0f} s left")
 
-        return await run(stack, crash_settings(stack), order, LOGS, report)
+        return await run(stack, crash_settings(stack, partitions), order, LOGS, report)
 
 
 def main() -> None:
@@ -60,7 +61,7 @@ def main() -> None:
     out = Console()
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # a killed broker is meant to be missed
     LOGS.mkdir(parents=True, exist_ok=True)
-    result = asyncio.run(_run(order, out))
+    result = asyncio.run(_run(order, given.partitions, out))
     write(result, FILE)
     show(result, out)
     out.print(summary(result))

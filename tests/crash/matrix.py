@@ -85,12 +85,12 @@ def crash_stack(report: Callable[[str], None]) -> LocalStack:
     )
 
 
-def crash_settings(stack: LocalStack) -> Settings:
+def crash_settings(stack: LocalStack, partitions: int = PARTITIONS) -> Settings:
     """Return the settings of the workers under fault."""
     return load_settings(
         kafka_bootstrap_servers=stack.kafka_bootstrap_servers,
         database_url=stack.database_url,
-        topic_partitions=PARTITIONS,
+        topic_partitions=partitions,
         topic_record_time=RecordTime.CREATE,
         session_seconds=6,
         transaction_seconds=1.2,
