@@ -152,7 +152,7 @@ class LockMemory:
     _waited_for: dict[tuple[int, datetime | None], tuple[float, LockHolder]] = field(default_factory=dict)
 
     def recall(self, holders: Sequence[LockHolder]) -> list[LockHolder]:
-        """Return the holders of a look, those for whom nobody waits just now with who waited a moment ago."""
+        """Return the holders of a sample, the worst first, with who waited a moment ago where nobody does just now."""
         now = self.clock()
         for each in holders:
             if each.waiting:
@@ -164,7 +164,7 @@ class LockMemory:
         for each in holders:
             _, waited = self._waited_for.get((each.pid, each.since), (now, each))
             found.append(replace(each, waiting=waited.waiting, waiting_seconds=waited.waiting_seconds))
-        return found
+        return sorted(found, key=_worst_first)
 
 
 async def read_lock_holders(connection: Connection) -> list[LockHolder]:
@@ -217,7 +217,11 @@ def find_holders(sessions: Sequence[Mapping[str, Any]]) -> list[LockHolder]:
     told = {row["pid"] for row in sessions if not row["blocked_by"] and _keeps(row)} | waiters.keys()
     holders = [_holder(pid, by_pid.get(pid), waiters.get(pid, _Waiters())) for pid in told]
     holders = [each for each in holders if not _is_at_work(each)]
-    return sorted(holders, key=lambda each: (-each.waiting, not each.tables, -(each.seconds or 0.0), each.pid))
+    return sorted(holders, key=_worst_first)
+
+
+def _worst_first(holder: LockHolder) -> tuple[int, bool, float, int]:
+    return -holder.waiting, not holder.tables, -(holder.seconds or 0.0), holder.pid
 
 
 def _roots(pid: int, by_pid: Mapping[int, Mapping[str, Any]]) -> set[int]:
