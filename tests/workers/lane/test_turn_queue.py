@@ -82,7 +82,7 @@ async def test_whoever_waits_for_room_is_told_when_there_is_some() -> None:
         await turns.begin(number)
         turns.decisions[number].set_result(None)
         await _settle()
-    assert full[-1]
+    assert turns.queue.is_full
 
     turns.publications[0].set()
     await _settle()
