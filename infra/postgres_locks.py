@@ -191,8 +191,6 @@ async def ask_lock_holders(settings: Settings) -> list[LockHolder]:
 
 async def explain_lock(settings: Settings, error: asyncpg.LockNotAvailableError) -> LockedError:
     """Return the error of a statement that gave up waiting for a lock, with who holds it."""
-    if isinstance(error, LockedError):
-        return error
     holders = await ask_lock_holders(settings)
     blocking = [each for each in holders if each.blocks] or holders
     if not blocking:

@@ -209,6 +209,8 @@ def _purpose(command: str) -> str:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:  # one that is raised from itself is its own cause
+        seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__

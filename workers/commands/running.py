@@ -18,7 +18,7 @@ from rich.text import Text
 from infra.kafka.rights import MissingRightsError
 from infra.log import configure_logging, quiet_late_errors
 from infra.output import ReaderLeft, writes_json
-from infra.postgres_locks import explain_lock
+from infra.postgres_locks import LockedError, explain_lock
 from infra.settings import Settings, load_settings
 from infra.terminal import error_console
 from infra.waiting import WaitWatch, watched
@@ -81,6 +81,8 @@ async def _ask(question: Callable[[Settings], Coroutine[Any, Any, CommandResult]
         await _warn_of_missing_rights(settings, command)
     try:
         return await question(settings)
+    except LockedError:
+        raise
     except asyncpg.LockNotAvailableError as error:
         raise await explain_lock(settings, error) from error
 
