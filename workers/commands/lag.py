@@ -16,7 +16,6 @@ from workers.commands.options import JsonOption, write_json
 from workers.commands.running import Exit, fail, run_command
 from workers.commands.views.lag import render_lag_page, show_lag
 from workers.ops.lag import GroupLag, LagObserver, StatusLimits, observer
-from workers.topology import TOPIC_OF_GROUP
 
 __all__ = ["lag"]
 
@@ -63,7 +62,7 @@ def lag(  # noqa: PLR0913 - one parameter an option
             error_console().print(trouble, soft_wrap=True)
         if any(limit.exceeded(group) for limit in limits for group in groups):
             raise typer.Exit(Exit.NO)
-        if limits and trouble is not None and any(each.group in TOPIC_OF_GROUP for each in groups):
+        if limits and trouble is not None and any(each.is_ours for each in groups):
             raise fail("so whether a worker's group is within the limits is not known", Exit.UNREACHABLE, "postgres")
         return
     run_command(lambda settings: _repeat(watched(settings), serve, every, json=json, silent=not watch), following=True)
