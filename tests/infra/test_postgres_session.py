@@ -22,10 +22,10 @@ DEFAULTS = {
     "TimeZone": ("America/New_York", "UTC"),
     "DateStyle": ("German", "ISO, MDY"),
     "IntervalStyle": ("iso_8601", "postgres"),
-    "statement_timeout": ("10ms", "0"),
-    "lock_timeout": ("10ms", "0"),
+    "statement_timeout": ("250ms", "0"),
+    "lock_timeout": ("250ms", "0"),
     "idle_session_timeout": ("1s", "0"),
-    "transaction_timeout": ("10ms", "0"),
+    "transaction_timeout": ("250ms", "0"),
     "idle_in_transaction_session_timeout": ("0", "10s"),
 }
 
