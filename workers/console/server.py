@@ -4,8 +4,9 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -34,6 +35,9 @@ async def serve_console(
 ) -> AsyncIterator[str]:
     """Serve the console until the context ends, and yield its address. Running operations are stopped and recorded.
 
+    Where sampling ends by an error, the context is cancelled and raises that error: a page that never changes again
+    looks like a system in which nothing happens.
+
     Args:
         settings: the servers' addresses, the tokens, and the address to listen on.
         listener: a bound socket to listen on instead of the settings' address and port.
@@ -52,10 +56,16 @@ async def serve_console(
     )
     web_runner = web.AppRunner(application, access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS)
     await web_runner.setup()
+    owner = asyncio.current_task()
+    assert owner is not None  # noqa: S101 - a coroutine runs in a task
     sampling = asyncio.create_task(monitor.run())
+    sampling.add_done_callback(end_context := partial(_end_context, owner))
     try:
         yield await _listen(web_runner, settings, listener)
     finally:
+        sampling.remove_done_callback(end_context)
+        if sampling.done():
+            owner.uncancel()  # of the callback; the error is raised instead
         sampling.cancel()
         await asyncio.wait(
             [sampling], timeout=_SHUTDOWN_SECONDS
@@ -67,6 +77,10 @@ async def serve_console(
             async with asyncio.timeout(_SHUTDOWN_SECONDS):
                 await monitor.close()
         await web_runner.cleanup()
+
+
+def _end_context(owner: asyncio.Task[Any], _: asyncio.Task[None]) -> None:
+    owner.cancel()
 
 
 def _build_application(
