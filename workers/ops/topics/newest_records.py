@@ -60,7 +60,7 @@ def _age(record: ConsumerRecord) -> tuple[int, ...]:
 async def _greatest(
     records: AsyncIterator[ConsumerRecord], most: int, rank: Callable[[ConsumerRecord], tuple[int, ...]]
 ) -> list[ConsumerRecord]:
-    """Return the records of greatest rank, the greatest first. No more than `most` are held, however many partitions."""
+    """Return the records of greatest rank, the greatest first. At most `most` are held at a time."""
     heap: list[tuple[tuple[int, ...], int, ConsumerRecord]] = []
     number = 0  # so that records of one rank are not compared
     async for record in records:
