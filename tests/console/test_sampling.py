@@ -8,11 +8,14 @@ import orjson
 import pytest
 from aiokafka.structs import ConsumerRecord
 
+from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.catalogue import DEAD_LETTERS, SEND_RESULTS
+from workers.console.query_limiter import QueryLimiter
 from workers.console.result_tail import Results, _count
 from workers.console.server import serve_console
 from workers.console.system_monitor import SystemMonitor
+from workers.ops.operations import Intent, recorded_operation
 
 
 @pytest.mark.parametrize("word", [[], {}, ["charged"], 7, None, "unheard of"])
@@ -52,3 +55,22 @@ async def test_a_console_ends_with_the_error_that_ended_its_sampling(
     task = asyncio.current_task()
     assert task is not None
     assert not task.cancelling()
+
+
+async def test_an_operation_that_runs_is_counted_however_many_began_after_it(
+    settings: Settings, database: Connection
+) -> None:
+    """A long replay stays in the navigation's count while others begin and end; one that was broken off does not."""
+    insert = (
+        "insert into operations (verb, actor, reason, arguments, plan, started_at, noted_at, status, result)"
+        " select $1, 'a', 'b', '{}', '{}', now(), now(), $2, '{}' from generate_series(1, $3)"
+    )
+    monitor = SystemMonitor(QueryLimiter(settings), {})
+    async with recorded_operation(settings, Intent("rebuild", "a", "b", {}, {})):
+        await database.execute(insert, "redrive", "running", 1)
+        await database.execute(insert, "redrive", "done", 6)
+        await monitor.take_sample()
+        counted = monitor.overview_json()["counts"]["operations"]
+    await monitor.close()
+
+    assert 1 == counted
