@@ -62,8 +62,9 @@ async def test_an_operation_that_runs_is_counted_however_many_began_after_it(
 ) -> None:
     """A long replay stays in the navigation's count while others begin and end; one that was broken off does not."""
     insert = (
-        "insert into operations (verb, actor, reason, arguments, plan, started_at, noted_at, status, result)"
-        " select $1, 'a', 'b', '{}', '{}', now(), now(), $2, '{}' from generate_series(1, $3)"
+        "insert into operations (verb, actor, reason, arguments, plan, started_at, noted_at, ended_at, status, result)"
+        " select $1, 'a', 'b', '{}', '{}', now(), now(), case when $2 = 'done' then now() end,"
+        " $2, '{}' from generate_series(1, $3)"
     )
     monitor = SystemMonitor(QueryLimiter(settings), {})
     async with recorded_operation(settings, Intent("rebuild", "a", "b", {}, {})):

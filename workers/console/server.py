@@ -52,7 +52,7 @@ async def serve_console(
     monitor = SystemMonitor(limiter, probe_addresses(settings), control)
     live = LiveStreams(monitor)
     application = _build_application(
-        settings, access, Api(limiter, monitor, runner), Actions(access, limiter, runner, control), live
+        limiter, access, Api(limiter, monitor, runner), Actions(access, limiter, runner, control), live
     )
     web_runner = web.AppRunner(application, access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS)
     await web_runner.setup()
@@ -70,13 +70,13 @@ async def serve_console(
         await asyncio.wait(
             [sampling], timeout=_SHUTDOWN_SECONDS
         )  # a client may hang on closing when its broker is gone
-        if sampling.done() and not sampling.cancelled():
-            sampling.result()  # sampling ends only by an error: raise it
         await runner.close()
         with suppress(TimeoutError):
             async with asyncio.timeout(_SHUTDOWN_SECONDS):
                 await monitor.close()
         await web_runner.cleanup()
+        if sampling.done() and not sampling.cancelled():
+            sampling.result()  # sampling ends only by an error: raise it, once nothing is served any more
 
 
 def _end_context(owner: asyncio.Task[Any], _: asyncio.Task[None]) -> None:
@@ -84,11 +84,11 @@ def _end_context(owner: asyncio.Task[Any], _: asyncio.Task[None]) -> None:
 
 
 def _build_application(
-    settings: Settings, access: Access, api: Api, actions: Actions, live: LiveStreams
+    limiter: QueryLimiter, access: Access, api: Api, actions: Actions, live: LiveStreams
 ) -> web.Application:
-    names = (name.strip().lower() for name in settings.console_hosts.split(","))
+    names = (name.strip().lower() for name in limiter.settings.console_hosts.split(","))
     application = web.Application(
-        middlewares=[error_middleware(settings), *build_guards(access, frozenset(filter(None, names)))]
+        middlewares=[error_middleware(limiter), *build_guards(access, frozenset(filter(None, names)))]
     )
     application.on_response_prepare.append(add_security_headers)
     application.on_shutdown.append(live.close)

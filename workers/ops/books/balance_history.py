@@ -12,6 +12,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
+from asyncpg import Record
+
 from infra.postgres import Connection
 from infra.settings import Settings
 from workers.ledger.model import ACCEPTED, Code
@@ -129,10 +131,11 @@ async def balance_history_of(connection: Connection, account_id: str, as_of: dat
 
 
 def _pass_through(
-    lots: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], cut_at: datetime | None
+    lots: Sequence[Record], records: Sequence[Record], cut_at: datetime | None
 ) -> tuple[tuple[BalancePoint, ...], tuple[BalanceChange, ...]]:
     """Return what rows tell. It takes seconds for a long history: no event loop should wait for it."""
-    sweep = _Sweep({row["lot"]: _Lot(row, until=row["first_until"] or row["full_expires_at"]) for row in lots})
+    rows = [dict(record) for record in records]
+    sweep = _Sweep({row["lot"]: _Lot(dict(row), until=row["first_until"] or row["full_expires_at"]) for row in lots})
     for row in rows:
         sweep.advance(row["as_of"])
         sweep.apply(row)
