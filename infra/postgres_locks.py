@@ -4,6 +4,7 @@ Every user may see which session waits for which. What a session does and since 
 role and to members of `pg_read_all_stats`: where it is hidden, the answer says what is missing.
 """
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -13,7 +14,7 @@ from typing import Any, Final
 import asyncpg
 
 from infra.postgres import Connection, connect_database
-from infra.retry import SERVER_ERRORS, is_retriable
+from infra.retry import SERVER_ERRORS
 from infra.settings import Settings
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
 
 _WAIT_SECONDS: Final = 1.0  # of a session of ours: lanes keep each other for a moment
 _TABLE_SECONDS: Final = 1.0  # of a transaction with a lock on a whole table
+_ASK_SECONDS: Final = 5.0  # for the answer
 _ROWS_SECONDS: Final = 4.0  # of a transaction that keeps rows; of one of ours, without doing anything
 _REMEMBERED_SECONDS: Final = 15.0  # after a session of ours was seen to wait: workers give up after 2 s, and try again
 _OURS: Final = "inmail"  # how names of our applications begin (infra/postgres.py)
@@ -152,7 +154,7 @@ class LockMemory:
     _waited_for: dict[tuple[int, datetime | None], tuple[float, LockHolder]] = field(default_factory=dict)
 
     def recall(self, holders: Sequence[LockHolder]) -> list[LockHolder]:
-        """Return the holders of a look, those for whom nobody waits just now with who waited a moment ago."""
+        """Return the holders of a sample, the worst first, with who waited a moment ago where nobody does just now."""
         now = self.clock()
         for each in holders:
             if each.waiting:
@@ -164,7 +166,7 @@ class LockMemory:
         for each in holders:
             _, waited = self._waited_for.get((each.pid, each.since), (now, each))
             found.append(replace(each, waiting=waited.waiting, waiting_seconds=waited.waiting_seconds))
-        return found
+        return sorted(found, key=_worst_first)
 
 
 async def read_lock_holders(connection: Connection) -> list[LockHolder]:
@@ -176,16 +178,18 @@ async def read_lock_holders(connection: Connection) -> list[LockHolder]:
 
 
 async def ask_lock_holders(settings: Settings) -> list[LockHolder]:
-    """Return the same over a connection of its own, as the user of the settings; nothing where nobody answers."""
+    """Return the same over a connection of its own, as the user of the settings; nothing where nobody answers in time.
+
+    It is asked to explain another error, or silence: one of its own would hide that.
+    """
     try:
-        connection = await connect_database(settings)
-        try:
-            return await read_lock_holders(connection)
-        finally:
-            connection.terminate()
-    except SERVER_ERRORS as error:
-        if not is_retriable(error):
-            raise
+        async with asyncio.timeout(_ASK_SECONDS):
+            connection = await connect_database(settings)
+            try:
+                return await read_lock_holders(connection)
+            finally:
+                connection.terminate()
+    except SERVER_ERRORS:
         return []
 
 
@@ -215,7 +219,11 @@ def find_holders(sessions: Sequence[Mapping[str, Any]]) -> list[LockHolder]:
     told = {row["pid"] for row in sessions if not row["blocked_by"] and _keeps(row)} | waiters.keys()
     holders = [_holder(pid, by_pid.get(pid), waiters.get(pid, _Waiters())) for pid in told]
     holders = [each for each in holders if not _is_at_work(each)]
-    return sorted(holders, key=lambda each: (-each.waiting, not each.tables, -(each.seconds or 0.0), each.pid))
+    return sorted(holders, key=_worst_first)
+
+
+def _worst_first(holder: LockHolder) -> tuple[int, bool, float, int]:
+    return -holder.waiting, not holder.tables, -(holder.seconds or 0.0), holder.pid
 
 
 def _roots(pid: int, by_pid: Mapping[int, Mapping[str, Any]]) -> set[int]:

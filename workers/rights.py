@@ -19,6 +19,7 @@ from aiokafka.errors import (
 
 from infra.kafka.clients import NotSetUpError
 from infra.kafka.cluster_queries import open_cluster_queries
+from infra.kafka.hanging_transactions import TRANSACTION_STATE
 from infra.kafka.rights import (
     AUTHORIZATION_ERRORS,
     MissingRightsError,
@@ -124,7 +125,11 @@ RIGHTS: Final[Mapping[str, Sequence[Right]]] = {
     "replay rebuild": _topics(_READ, *INPUT_TOPICS),
     "replay shadow": _topics(_READ, *INPUT_TOPICS),
     "transactions list": _HANGING,
-    "transactions end": (*_HANGING, Right(Operation.ALTER, Resource.CLUSTER)),
+    "transactions end": (
+        *_HANGING,
+        *_topics(_DESCRIBE, TRANSACTION_STATE),  # whether each coordinator could be asked
+        Right(Operation.ALTER, Resource.CLUSTER),
+    ),
     "console": _CONSOLE,
     "console operator": _union(_CONSOLE, _REDRIVE, _REWIND, _REEMIT),
 }

@@ -32,12 +32,17 @@ class FetchPace:
         """Take what changes the fetches from the next one on. They gather at first."""
         self._change, self._clock = change, clock
         self._wait = GATHERING
-        self._since, self._count = clock(), 0
+        self._since, self._count = clock(), 0  # of the current second
 
     @property
     def is_waiting(self) -> bool:
         """Whether few records arrive, so that a poll may wait for the next one."""
         return self._wait is WAITING
+
+    def gather(self) -> None:
+        """Gather for a second at least: partitions that were just assigned are not to wait for long fetches."""
+        self._since, self._count = self._clock(), 0
+        self._set(GATHERING)
 
     def count(self, records: int) -> None:
         """Count the records of a poll."""

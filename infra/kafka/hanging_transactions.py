@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError, for_code
+from aiokafka.errors import KafkaError, LeaderNotAvailableError, for_code
 
 from infra.clock import from_milliseconds
 from infra.kafka.cluster_queries import ClusterQueries
@@ -20,7 +20,9 @@ from infra.kafka.transaction_requests import (
     WriteMarkerRequest,
 )
 
-__all__ = ["HangingTransaction", "end_transaction", "find_hanging_transactions"]
+__all__ = ["TRANSACTION_STATE", "HangingTransaction", "end_transaction", "find_hanging_transactions"]
+
+TRANSACTION_STATE: Final = "__transaction_state"  # leaders of its partitions coordinate transactions
 
 _COMMITTED: Final = "CompleteCommit"
 _COMPLETE: Final = {_COMMITTED, "CompleteAbort", "Empty"}
@@ -42,6 +44,11 @@ class HangingTransaction(NamedTuple):
     def is_committed(self) -> bool:
         """Whether its coordinator says that it is committed, so that only the marker is missing."""
         return self.state == _COMMITTED
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether its coordinator says that it is complete; otherwise only its age tells that it is not under way."""
+        return self.state in _COMPLETE
 
 
 class _Open(NamedTuple):
@@ -68,13 +75,17 @@ async def find_hanging_transactions(lookup: ClusterQueries, topics: Sequence[str
     describe looks as if no coordinator knew it: it is among the answer, without an id.
 
     Raises:
-        KafkaError: when a broker does not answer, or does not let the user ask.
+        KafkaError: when a broker does not answer, or does not let the user ask; when a coordinator is missing, whose
+            transactions would look as if nobody knew them.
 
     """
     places = [place for topic in topics for place in lookup.partitions(topic)]
     if not (before := await _open_transactions(lookup, places)):
         return []
+    coordinators = await _coordinators(lookup)
     known = await _transactions(lookup, sorted({each.producer_id for each in before}))
+    if await _coordinators(lookup) != coordinators:
+        raise LeaderNotAvailableError(f"leaders of {TRANSACTION_STATE} changed while they were asked: try again")
     after = await _open_transactions(lookup, sorted({each.place for each in before}))
     found = []
     for each in before.keys() & after.keys():
@@ -133,6 +144,22 @@ async def _open_transactions(
     return found
 
 
+async def _coordinators(lookup: ClusterQueries) -> dict[int, dict[TopicPartition, int]]:
+    """Return the brokers that coordinate transactions; none where this user may not describe their topic.
+
+    A broker lists transactions only of the partitions that it leads, and says nothing of those that nobody leads.
+    """
+    await lookup.refresh()
+    places = dict.fromkeys(lookup.partitions(TRANSACTION_STATE), 0)
+    coordinators = lookup.group_by_leader(places)
+    if missing := sorted(places.keys() - {place for led in coordinators.values() for place in led}):
+        numbers = ", ".join(str(place.partition) for place in missing)
+        raise LeaderNotAvailableError(
+            f"nobody leads {TRANSACTION_STATE} {numbers}, so which transactions are under way is not known"
+        )
+    return coordinators
+
+
 async def _transactions(lookup: ClusterQueries, producer_ids: Sequence[int]) -> Mapping[int, _Transaction]:
     """Return the last transaction of each producer that has a transactional id, by the number of the producer."""
     found = {}
@@ -144,6 +171,8 @@ async def _transactions(lookup: ClusterQueries, producer_ids: Sequence[int]) -> 
         for error, id_, state, _, _, producer_id, epoch, topics, _ in described.transactions if described else ():
             _raise_for_code(error, f"the transactions of {id_} are not known")
             places = frozenset(TopicPartition(name, number) for name, numbers, _ in topics for number in numbers)
+            if producer_id in found and state in _COMPLETE:
+                continue  # of two that call themselves its coordinator, believe the one that has it under way
             found[producer_id] = _Transaction(id_, state, epoch, places)
     return found
 

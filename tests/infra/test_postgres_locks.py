@@ -11,7 +11,14 @@ import pytest
 
 from infra import postgres
 from infra.postgres import Connection, connect_database
-from infra.postgres_locks import LockedError, LockHolder, ask_lock_holders, find_holders, read_lock_holders
+from infra.postgres_locks import (
+    LockedError,
+    LockHolder,
+    LockMemory,
+    ask_lock_holders,
+    find_holders,
+    read_lock_holders,
+)
 from infra.settings import Settings
 from tests.workers.wire import eventually
 from workers.commands.running import _ask
@@ -154,3 +161,15 @@ def test_holders_are_told_from_sessions(sessions: list[dict[str, Any]], expected
     """Each with how many sessions of ours wait for it."""
     assert expected == [(each.pid, each.waiting) for each in find_holders(sessions)]
     assert all(each.text and each.do for each in find_holders(sessions))
+
+
+def test_who_was_waited_for_stays_the_first_between_two_tries() -> None:
+    """Workers give up after 2 s and try again: meanwhile a transaction that lasts longer is no likelier cause."""
+    cause, bystander = row(1, rows=["lots"]), row(2, rows=["lots"], xact_start=NOW - timedelta(hours=1))
+    memory = LockMemory(lambda: 0.0)
+
+    waited = memory.recall(find_holders([cause, bystander, row(3, **WAITS, blocked_by=[1])]))
+    between = memory.recall(find_holders([cause, bystander]))
+
+    assert [(1, 1), (2, 0)] == [(each.pid, each.waiting) for each in waited]
+    assert [(1, 1), (2, 0)] == [(each.pid, each.waiting) for each in between]

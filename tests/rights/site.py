@@ -53,7 +53,7 @@ COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {
     "topics plan": ("topics", "plan"),
     "topics apply": ("topics", "apply", "--yes"),
     "doctor": ("doctor", "--before-start"),
-    "publish": ("publish", "events.ndjson"),
+    "publish": ("publish", "--anyway", "events.ndjson"),
     "results": ("results",),
     "lag": ("lag",),
     "trace": ("trace", "--account", "alice"),

@@ -41,6 +41,7 @@ TAKEN = {
     "topics plan": Right(Operation.DESCRIBE_CONFIGS, Resource.TOPIC, "inmail.dead-letters"),
     "dead-letters redrive": Right(Operation.WRITE, Resource.TOPIC, "inmail.send-requests"),
     "results": Right(Operation.READ, Resource.TOPIC, "inmail.credit-events"),
+    "transactions end": Right(Operation.DESCRIBE, Resource.TOPIC, "__transaction_state"),
 }
 
 

@@ -12,6 +12,11 @@ EXAMPLES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     "topics": (("inmail topics plan", "what is missing or different"), ("inmail topics apply --yes", "mend it")),
     "topics plan": (("inmail topics plan", "nothing is changed"),),
     "topics apply": (("inmail topics apply --yes", "in a deployment"),),
+    "transactions": (("inmail transactions list", "what no coordinator will end"),),
+    "transactions list": (("inmail transactions list --json", "for programs"),),
+    "transactions end": (
+        ('inmail transactions end --because "KAFKA-20734" --yes', "of result topics and dead letters"),
+    ),
     "worker": (("inmail worker send", "one of four: send, billing, expiry, ticker"),),
     "console": (("inmail console --port 8500", "in place of INMAIL_CONSOLE_PORT"),),
     "api": (

@@ -13,7 +13,7 @@ from infra.output import continue_without_reader
 from infra.terminal import console, error_console
 from workers.commands.lag_limits import parse_limit
 from workers.commands.options import JsonOption, write_json
-from workers.commands.running import Exit, run_command
+from workers.commands.running import Exit, fail, run_command
 from workers.commands.views.lag import render_lag_page, show_lag
 from workers.ops.lag import GroupLag, LagObserver, StatusLimits, observer
 
@@ -40,7 +40,7 @@ def lag(  # noqa: PLR0913 - one parameter an option
         typer.Option(
             metavar="STATUS|RECORDS|SECONDSs",
             help="Exit with 1 if a partition has this status or a worse one (STALLED), so many unread records (1000),"
-            " or an unread record so old (60s); repeatable.",
+            " or an unread record so old (60s); with 3 if the ledger's database does not tell; repeatable.",
         ),
     ] = None,
     json: JsonOption = False,
@@ -62,6 +62,8 @@ def lag(  # noqa: PLR0913 - one parameter an option
             error_console().print(trouble, soft_wrap=True)
         if any(limit.exceeded(group) for limit in limits for group in groups):
             raise typer.Exit(Exit.NO)
+        if limits and trouble is not None and any(each.is_ours for each in groups):
+            raise fail("so whether a worker's group is within the limits is not known", Exit.UNREACHABLE, "postgres")
         return
     run_command(lambda settings: _repeat(watched(settings), serve, every, json=json, silent=not watch), following=True)
 

@@ -73,7 +73,7 @@ def run_command(
 async def _ask(question: Callable[[Settings], Coroutine[Any, Any, CommandResult]], settings: Settings) -> CommandResult:
     """Return a command's result, its rights checked; where a lock kept it waiting, the error names the holder."""
     command = _command()
-    if command == "lag" and {"--group", "--all"} & {*sys.argv}:
+    if command == "lag" and {"--group", "--all"} & {word.partition("=")[0] for word in sys.argv}:
         pass  # of other groups than ours the rights are their owners' matter
     elif command in CHECKED:
         await check_rights(settings, command)

@@ -13,7 +13,7 @@ from workers.commands.options import (
     write_json,
 )
 from workers.commands.running import run_command
-from workers.ops.topics.hanging import describe_hanging, end_hanging, list_hanging, ours_of
+from workers.ops.topics.hanging import describe_hanging, end_hanging, list_hanging, may_be_live, ours_of
 
 __all__ = ["transactions"]
 
@@ -46,19 +46,23 @@ def end_command(
 ) -> None:
     """End the transactions that hang in result topics and dead letters: as committed where the coordinator says so.
 
-    All others end as aborted: publish their answers again with `inmail replay reemit`.
+    All others end as aborted: publish their answers again with `inmail replay reemit`. Unless the coordinator says that
+    it is complete, a transaction that was written to in the last 5 minutes may be live, and is left as it is.
     """
     who = require_operator(by, because)
-    hanging = ours_of(run_command(list_hanging))
+    found = ours_of(run_command(list_hanging))
+    hanging = [each for each in found if not may_be_live(each)]
     if not json:
-        for each in hanging:
-            marker = "commit" if each.is_committed else "abort"
+        for each in found:
+            marker = "commit" if each.is_committed else "abort" if each in hanging else "left, as it may be live"
             console().print(f"{marker}: {describe_hanging(each)}", soft_wrap=True)
-    result = {"committed": 0, "aborted": 0}
+    result = {"committed": 0, "aborted": 0, "left": 0}
     if hanging:
         confirm(f"End these {len(hanging)} transactions?", yes=yes)
         result = run_command(lambda settings: end_hanging(settings, hanging, who)).result
+    result |= {"left": result["left"] + len(found) - len(hanging)}
     if json:
         write_json(result)
     else:
-        console().print(f"{result['committed']} ended as committed, {result['aborted']} as aborted")
+        left = f", {result['left']} left: they may be live, or no longer hang" if result["left"] else ""
+        console().print(f"{result['committed']} ended as committed, {result['aborted']} as aborted{left}")

@@ -4,6 +4,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 
 from aiokafka import TopicPartition
+from aiokafka.structs import ConsumerRecord
 
 from infra.kafka.clients import partition_of
 from schemas.catalogue import BILLING_EVENTS, SEND_REQUESTS
@@ -51,7 +52,10 @@ class Admission:
         return batches
 
     async def _admit_in_order(self, taken: dict[Lane, Taken]) -> list[LaneBatch]:
-        received = [Received(lane, each.records, _other_places(lane, each)) for lane, each in taken.items()]
+        received = []
+        for lane, each in taken.items():
+            records = lane.wait.cut(each.records)
+            received.append(Received(lane, records, _other_places(lane, records)))
         decidable, failed = await self._order.admit(received)
         for lane in taken.keys() - decidable.keys():
             lane.inbox.put_back(taken[lane])
@@ -77,11 +81,11 @@ def _cut(lane: Lane, taken: Taken, count: int) -> Taken:
     return Taken(first, rest[0].offset)
 
 
-def _other_places(lane: Lane, taken: Taken) -> list[TopicPartition]:
-    """Return the partitions whose lanes move credits of accounts in a batch that have another number than the lane.
+def _other_places(lane: Lane, records: Sequence[ConsumerRecord]) -> list[TopicPartition]:
+    """Return the partitions whose lanes move credits of accounts in records that have another number than the lane.
 
     The record's key tells the account: a record whose key is not its account becomes a dead letter.
     """
-    numbers = {partition_of(record.key, lane.partitions) for record in taken.records if record.key}
+    numbers = {partition_of(record.key, lane.partitions) for record in records if record.key}
     others = sorted(numbers - {lane.partition})
     return [TopicPartition(topic, number) for number in others for topic in (BILLING_EVENTS, SEND_REQUESTS)]

@@ -42,6 +42,11 @@ class Inbox:
         return self._position is not None and self.error is None and self._bytes < _ENOUGH_BYTES
 
     @property
+    def bytes(self) -> int:
+        """Size of what is there to take."""
+        return self._bytes
+
+    @property
     def records(self) -> int:
         """Number of records to take."""
         return sum(len(chunk.records) for chunk in self._chunks)

@@ -24,12 +24,17 @@ class LockWatch:
         self._log = structlog.get_logger("inmail.worker").bind(worker=group)
 
     async def trouble(self) -> str | None:
-        """Return who keeps the lanes waiting, since when and what to do; None where nobody is seen to."""
+        """Return who keeps the lanes waiting, since when and what to do; None where nobody is seen to.
+
+        Who holds rows for which nobody is seen to wait is the cause only if a lock was what a lane failed of.
+        """
         lanes = self._health.lanes.values()
         if not any(lane.error is not None or lane.busy_seconds > _BUSY_SECONDS for lane in lanes):
             self._tell(None)
             return None
+        locked_out = any(lane.error is not None and lane.locked_out for lane in lanes)
         holders = self._memory.recall(await ask_lock_holders(self._settings))
+        holders = [each for each in holders if each.blocks or locked_out]
         if not holders:
             self._tell(None)
             return None

@@ -190,6 +190,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is
             place: Lane(self._job.group, place, pool, settings, self._health.lane(place)) for place in sorted(assigned)
         }
         self.lanes |= lanes
+        self._poller.expect_records()
         self._owners.adopt(list(lanes.values()))
         self._health.joined()
         self._log.info("assigned", partitions=sorted(place.partition for place in lanes))

@@ -42,19 +42,20 @@ class _PublishedEvent(NamedTuple):
 class PublishedAnswers:
     """What a read_committed reader finds, of a lane that is in doubt up to an offset."""
 
-    def __init__(self, found: "Counter[Kind]", end: int) -> None:
-        self._found = found
-        self._end = end
+    def __init__(self, found: "Counter[Kind]", place: TopicPartition, end: int) -> None:
+        self._found, self._place, self._end = found, place, end
 
     def drop_published(self, messages: Sequence[Message], offsets: Offsets) -> tuple[list[Message], Offsets]:
-        """Return of a batch what cannot be read, and its offset where the group cannot be beyond it.
+        """Return of a turn what cannot be read of this lane's, and its offset where the group cannot be beyond it.
 
-        What can be read is counted off: a repeat has the id of what it repeats.
+        What can be read is counted off: a repeat has the id of what it repeats. What is other lanes' is returned whole.
         """
         missing = []
         for message in messages:
             event = _parse_event(message.value)
-            is_in_doubt = message.origin is None or message.origin[1] < self._end
+            # One that answers no record is from the ledger's database, and is published for this lane alone.
+            partition, offset = message.origin or (self._place.partition, 0)
+            is_in_doubt = partition == self._place.partition and offset < self._end
             if event and is_in_doubt and self._found[event.id, event.is_repeat]:
                 self._found[event.id, event.is_repeat] -= 1
             else:
@@ -63,7 +64,9 @@ class PublishedAnswers:
             structlog.get_logger("inmail.lane").warning(
                 "answers_looked_for", found=len(messages) - len(missing), missing=len(missing)
             )
-        return missing, {place: offset for place, offset in offsets.items() if offset >= self._end}
+        return missing, {
+            place: offset for place, offset in offsets.items() if place != self._place or offset >= self._end
+        }
 
 
 async def scan_published(
@@ -107,7 +110,7 @@ async def scan_published(
                 # A repeat tells of the record that was answered first, which may be another lane's.
                 if event and (event.is_repeat or (event.place == lane and span[0] <= event.offset < span[1])):
                     found[event.id, event.is_repeat] += 1
-    return PublishedAnswers(found, span[1])
+    return PublishedAnswers(found, lane, span[1])
 
 
 async def _received(settings: Settings, place: TopicPartition, span: tuple[int, int]) -> int | None:

@@ -44,7 +44,7 @@ async def watch_servers(job: Job, settings: Settings, clients: Clients, see_topi
     gone = ""
     while True:
         await asyncio.sleep(_SERVERS_SECONDS)
-        clients.health.serves("Postgres", await locks.trouble() or await _postgres(clients.pool))
+        clients.health.serves("Postgres", await _postgres(clients.pool) or await locks.trouble())
         clients.health.serves("Kafka", await coordinator.trouble())
         if (topic_id := await _topic_id(job, clients)) is not None:
             see_topic(topic_id)

@@ -108,9 +108,9 @@ class Order:
         """
         if not self._limit and self._rows.topic != EXPIRY_TICKS:
             return {lane: Decidable(len(records), is_misplaced=bool(others)) for lane, records, others in received}, {}
-        for lane, records, _ in received:
-            if lane.wait.begin(records) and (stale := self._asking.pop(lane, None)):
-                stale.add_done_callback(_retrieve)
+        stale = [lane for lane, records, _ in received if lane.wait.begin(records) and lane in self._asking]
+        for lane in {*stale, *(lane for lane in self._asking if lane.is_leaving)}:
+            self._asking.pop(lane).add_done_callback(_retrieve)
         received = [each._replace(records=each.lane.wait.cut(each.records)) for each in received]
         places = {each.lane: self._places(each) for each in received}
         # At once, since each turn waits for both: a row older than the ends may only let less through.

@@ -194,7 +194,7 @@ class LaneOwner:
         deciding = self._turns.deciding
         ready = [lane for lane in self.lanes - deciding if lane.has_records]
         if self._job.step is not None:
-            return [] if deciding else fill_turn(ready, 1, len(ready))
+            return [] if deciding or self._turns.is_full else fill_turn(ready, 1, len(ready))
         most = self._settings.batch_records
         if self._turns.is_full or (deciding and sum(lane.inbox.records for lane in ready) < most):
             return []
@@ -250,8 +250,9 @@ class LaneOwner:
 
     async def _wait(self) -> None:
         """Wait until something has changed, or it is time to look again whether a lane may go on."""
-        under_way = {lane for lanes in self._openings.values() for lane in lanes}
-        times = [time for lane in self.lanes - under_way if (time := lane.due_at) is not None]
+        others = self.lanes - {lane for lanes in self._openings.values() for lane in lanes}
+        busy = self._turns.is_full or self._turns.deciding  # the end of that wakes this loop: open lanes wait for it
+        times = [time for lane in others if (time := lane.due_at) is not None and not (busy and lane.is_open)]
         seconds = min(times, default=monotonic() + _IDLE_SECONDS) - monotonic()
         await wait_for_event(self._changed, seconds)
 

@@ -25,10 +25,13 @@ def fill_turn(lanes: Iterable[Lane], most_of_lane: int, room: int) -> list[tuple
 
     """
     received: list[tuple[Lane, Taken]] = []
+    most_bytes = MOST_BYTES
     for lane in sorted(lanes, key=lambda lane: (lane.received_at, lane.partition)):
-        if room > 0:
-            received.append((lane, lane.receive(min(most_of_lane, room), MOST_BYTES // TRANSACTIONS)))
-            room -= len(received[-1][1].records)
+        if room > 0 and most_bytes > 0:
+            before = lane.inbox.bytes
+            received.append((lane, taken := lane.receive(min(most_of_lane, room), most_bytes)))
+            room -= len(taken.records)
+            most_bytes -= before - lane.inbox.bytes
     return received
 
 

@@ -39,6 +39,8 @@ class Wait:
 
     def cut(self, records: Sequence[ConsumerRecord]) -> Sequence[ConsumerRecord]:
         """Return the records that were received before the ends were asked for: nothing is known of later ones."""
+        if self.offset != records[0].offset:
+            return records
         return records[: bisect_right(records, self.last, key=lambda record: record.offset)]
 
     @property

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+import asyncpg
+
 from infra.clock import utc_now
 from infra.retry import describe_error
 from workers.telemetry.worker_metrics import WorkerMetrics
@@ -13,6 +15,9 @@ from workers.telemetry.worker_metrics import WorkerMetrics
 __all__ = ["LaneActivity", "LaneHealth"]
 
 _SETTLED_SECONDS = 5.0  # a lane that found nothing to do for so long after an error is over it
+
+# Errors of a statement that waited for rows or a table which somebody else keeps.
+_LOCKED = (asyncpg.LockNotAvailableError, asyncpg.QueryCanceledError, asyncpg.DeadlockDetectedError)
 
 
 class LaneActivity(StrEnum):
@@ -36,6 +41,7 @@ class LaneHealth:
     counts: "Counter[str]"
     doing: LaneActivity = LaneActivity.OPENING
     error: str | None = None  # the last one, until the lane got on again
+    locked_out: bool = False  # whether that error was a lock's in Postgres
     halted: str | None = None  # why it cannot go on before an operator decides; until it goes on again
     held: int = 0  # batches taken and not published
     waiting_for: str | None = None  # consumer group whose lane of this number has unread what comes before its batch
@@ -113,6 +119,7 @@ class LaneHealth:
         if self._is_over_it():
             self.moved_at = self.clock()
         self.doing, self.error = LaneActivity.AGAIN, describe_error(error)
+        self.locked_out = isinstance(error, _LOCKED)
         self.kept.count_restart(error)
 
     def halts(self, reason: str) -> None:

@@ -33,6 +33,7 @@ def _asking() -> list[list[str]]:
         "dead-letters show": ["0/0"],
         "operations show": ["1"],
         "topics apply": ["--yes"],
+        "transactions end": ["--because", "a test", "--yes"],
         "dead-letters redrive": ["--dry-run"],
         "replay rewind": ["send", "--to-offset", "0", "--dry-run"],
         "replay reemit": ["--all", "--dry-run"],

@@ -134,11 +134,20 @@ def test_a_repeat_beyond_what_is_in_doubt_is_not_looked_for() -> None:
     answer = {"id": "1", "data": {"repeat": True, "source": {"topic": SEND_REQUESTS, "partition": 0, "offset": 3}}}
     message = Message(SEND_RESULTS, b"a", to_json(answer), None, (0, 9))
     before, beyond = (
-        readback.PublishedAnswers(Counter({("1", True): 1}), end).drop_published([message], {PLACE: 10})[0]
+        readback.PublishedAnswers(Counter({("1", True): 1}), PLACE, end).drop_published([message], {PLACE: 10})[0]
         for end in (10, 9)
     )
 
     assert ([], [message]) == (before, beyond)
+
+
+def test_what_other_lanes_publish_in_the_same_turn_is_theirs() -> None:
+    """Their answers are not counted off, and their offsets, lower ones too, are committed with them."""
+    answer = {"id": "1", "data": {"repeat": True, "source": {"topic": SEND_REQUESTS, "partition": 1, "offset": 3}}}
+    message, other = Message(SEND_RESULTS, b"a", to_json(answer), None, (1, 4)), TopicPartition(SEND_REQUESTS, 1)
+    published = readback.PublishedAnswers(Counter({("1", True): 1}), PLACE, 1_000)
+
+    assert ([message], {other: 5}) == published.drop_published([message], {PLACE: 900, other: 5})
 
 
 @pytest.mark.parametrize("value", [None, b"no event", b"[1]", b'{"id": "1"}', b'{"id": "1", "data": null}', _ODD])

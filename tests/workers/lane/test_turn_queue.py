@@ -1,7 +1,7 @@
 """Turns under way: what is decided side by side, and what is published when."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import pytest
@@ -14,13 +14,14 @@ from workers.lane.turn_queue import TurnQueue
 class _Turns:
     """Turns of a lane each, whose decision ends when it is told to, and what was published of them."""
 
-    def __init__(self) -> None:
-        self.queue = TurnQueue(lambda: None)
+    def __init__(self, changed: Callable[[TurnQueue], None] = lambda _: None) -> None:
+        self.queue: TurnQueue = TurnQueue(lambda: changed(self.queue))
         self.lanes = [cast("Lane", f"lane {number}") for number in range(4)]
         self.decisions: list[asyncio.Future[None]] = []
         self.published: list[int] = []
-        self.may_publish = asyncio.Event()
-        self.may_publish.set()
+        self.publications = [asyncio.Event() for _ in self.lanes]  # each ends once its event is set
+        for each in self.publications:
+            each.set()
 
     async def begin(self, number: int, *, alone: bool = False) -> None:
         self.decisions.append(decision := asyncio.get_running_loop().create_future())
@@ -30,7 +31,7 @@ class _Turns:
             return [Decided({}, [])]
 
         async def publish(_: Sequence[Decided]) -> None:
-            await self.may_publish.wait()
+            await self.publications[number].wait()
             self.published.append(number)
 
         await self.queue.begin([self.lanes[number]], decide, publish, alone=alone)
@@ -65,9 +66,31 @@ async def test_after_a_turn_that_failed_nothing_is_published_and_no_lane_of_it_i
         await turns.queue.finish()
 
     assert not turns.published
+    assert turns.queue.is_full  # what began now would be stored, and not published
     assert {turns.lanes[0]} == turns.queue.deciding
     await turns.queue.end()
     assert not turns.queue.deciding
+    assert not turns.queue.is_full
+
+
+async def test_whoever_waits_for_room_is_told_when_there_is_some() -> None:
+    """A turn that waited for the one before makes room when it begins to be published, not only when it is."""
+    full: list[bool] = []
+    turns = _Turns(lambda queue: full.append(queue.is_full))
+    for number in (0, 1):
+        turns.publications[number].clear()
+        await turns.begin(number)
+        turns.decisions[number].set_result(None)
+        await _settle()
+    assert turns.queue.is_full
+
+    turns.publications[0].set()
+    await _settle()
+    assert [0] == turns.published
+    assert not full[-1]
+
+    turns.publications[1].set()
+    await turns.queue.finish()
 
 
 async def test_a_turn_is_decided_alone_where_its_order_among_others_matters() -> None:
@@ -91,7 +114,7 @@ async def test_a_turn_is_decided_alone_where_its_order_among_others_matters() ->
 async def test_an_end_stops_what_is_being_decided_and_lets_a_publication_finish() -> None:
     """A decision that went on would be stored beside the next beginning; half a commit helps nobody."""
     turns = _Turns()
-    turns.may_publish.clear()
+    turns.publications[0].clear()
     await turns.begin(0)
     await turns.begin(1)
     turns.decisions[0].set_result(None)
@@ -102,7 +125,7 @@ async def test_an_end_stops_what_is_being_decided_and_lets_a_publication_finish(
     assert turns.decisions[1].cancelled()
     assert not ending.done()
 
-    turns.may_publish.set()
+    turns.publications[0].set()
     await ending
     assert [0] == turns.published
 

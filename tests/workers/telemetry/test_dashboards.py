@@ -30,7 +30,8 @@ def _configuration(ports: dict[str, int]) -> dict[str, Any]:
     found["global"] = {"scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "500ms"}
     found["rule_files"] = [str(PROMETHEUS / pattern) for pattern in found["rule_files"]]
     for static in found["scrape_configs"][0]["static_configs"]:
-        static["targets"] = [f"127.0.0.1:{ports[target.split(':')[0]]}" for target in static["targets"]]
+        names = [target.split(":")[0] for target in static["targets"] if not target.startswith("api:")]
+        static["targets"] = [f"127.0.0.1:{ports[name]}" for name in names]  # the read API is no part of the run
     return found
 
 

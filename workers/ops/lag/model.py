@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from infra.postgres_locks import LockHolder
+from workers.topology import TOPIC_OF_GROUP
 
 __all__ = [
     "Classification",
@@ -164,6 +165,11 @@ class GroupLag:
     state: str = ""  # as its coordinator calls it: Stable, Empty, ...
     members: int | None = None  # of the group, over all its topics; None: its coordinator does not tell
     locks: tuple[LockHolder, ...] = ()  # of a group of ours: who keeps something locked in the ledger's database
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the group is a worker's, of which the ledger's database tells more."""
+        return self.group in TOPIC_OF_GROUP
 
     @property
     def records(self) -> int:

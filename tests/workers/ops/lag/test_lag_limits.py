@@ -57,6 +57,29 @@ def test_the_exit_code_says_whether_a_limit_is_exceeded(
     assert "STALLED" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("group", "limits", "code"),
+    [
+        ("inmail-send", ["STOPPED"], Exit.UNREACHABLE),
+        ("inmail-send", ["STOPPED", "50"], Exit.NO),  # exceeded, whatever the books would tell
+        ("inmail-send", [], Exit.DONE),
+        ("others", ["STOPPED"], Exit.DONE),  # of whom the books know nothing
+    ],
+)
+def test_a_limit_is_not_kept_for_want_of_the_books(
+    group: str, limits: list[str], code: Exit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An alarm that cannot be judged must not be silent: a lane may be halted, or kept by a lock."""
+    lag, trouble = [GroupLag(group, "t", (FINE, BEHIND))], "the books cannot be read (away)"
+    monkeypatch.setattr(command, "run_command", lambda _: (lag, trouble))
+
+    done = CliRunner().invoke(app, ["lag", *(part for limit in limits for part in ("--fail-on", limit))])
+
+    assert code == done.exit_code
+    assert trouble in done.stderr
+    assert (code == Exit.UNREACHABLE) is ("whether a worker's group is within the limits is not known" in done.stderr)
+
+
 def test_a_limit_wants_a_single_sample() -> None:
     """A command that runs until Ctrl-C has no verdict."""
     assert CliRunner().invoke(app, ["lag", "--watch", "--fail-on", "60s"]).exit_code == Exit.WRONG_USAGE
