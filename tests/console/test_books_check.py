@@ -1,11 +1,17 @@
 """The console's check that the books balance: on a real database."""
 
+import asyncio
+import re
 from datetime import UTC, datetime, timedelta
+
+import pytest
 
 from infra.postgres import Connection
 from infra.settings import Settings
+from workers.console import books_check
 from workers.console.books_check import BooksCheck
 from workers.console.query_limiter import QueryLimiter
+from workers.ops.books.credit_metrics import CreditReader, CreditTotals
 
 AT = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -44,14 +50,66 @@ async def test_credits_that_are_missing_are_told_at_the_next_check(settings: Set
     assert "`inmail audit`" in wrong.do
 
 
-async def test_a_check_that_cannot_be_made_is_told_by_nobody(settings: Settings) -> None:
-    """The sample names the server; the check waits longer before the next try."""
-    now = 0.0
+async def test_a_check_that_cannot_be_made_says_that_nothing_is_known(settings: Settings) -> None:
+    """Before the first check nothing is told; from a failure on it is said that, and why."""
     away = settings.model_copy(update={"database_url": type(settings.database_url)("postgresql://a@127.0.0.1:1/a")})
-    check = BooksCheck(QueryLimiter(away), lambda: now)
+    check = BooksCheck(QueryLimiter(away))
 
+    before = check.part()
+    await check.wait()
+    part = check.part()
+    await check.close()
+
+    assert before is None
+    assert part is not None
+    assert ("unknown", "not checked") == (part.status, part.cause)
+    assert part.text.startswith("not checked since this console began: ")
+
+
+async def test_books_that_once_balanced_are_unknown_after_a_check_that_failed(settings: Settings) -> None:
+    """What was found an hour ago is no news of now."""
+    now = 0.0
+    limiter = QueryLimiter(settings)
+    check = BooksCheck(limiter, lambda: now)
     check.part()
     await check.wait()
-
-    assert check.part() is None
+    sound = check.part()
+    url = type(settings.database_url)("postgresql://a@127.0.0.1:1/a")
+    limiter.settings = limiter.settings.model_copy(update={"database_url": url})
+    now = 61.0
+    check.part()
+    await check.wait()
+    stale = check.part()
     await check.close()
+
+    assert sound is not None
+    assert "ok" == sound.status
+    assert stale is not None
+    assert "unknown" == stale.status
+    assert re.match(r"not checked since \d{4}-\d\d-\d\d \d\d:\d\d UTC: ", stale.text)
+
+
+async def test_the_first_check_may_take_longer_than_the_others(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reads the whole journal, once; each later one reads what came since."""
+    now, pause = 0.0, 0.05
+    read = CreditReader.read
+
+    async def read_slowly(reader: CreditReader, connection: Connection) -> CreditTotals:
+        found = await read(reader, connection)
+        await asyncio.sleep(pause)
+        return found
+
+    monkeypatch.setattr(CreditReader, "read", read_slowly)
+    monkeypatch.setattr(books_check, "_LIMITS", 0.4 / settings.console_timeout_seconds)
+    check = BooksCheck(QueryLimiter(settings), lambda: now)
+    statuses = []
+    for now, pause in ((0.0, 0.6), (61.0, 0.0), (122.0, 0.6)):  # noqa: B007 - the closures read them
+        check.part()
+        await check.wait()
+        part = check.part()
+        statuses.append(part.status if part is not None else None)
+    await check.close()
+
+    assert ["ok", "ok", "unknown"] == statuses

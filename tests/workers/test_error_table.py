@@ -18,6 +18,7 @@ from infra.postgres_rights import MissingPrivilegesError
 from infra.settings import Settings, SettingsError, load_settings
 from workers.commands.running import run_command
 from workers.console.problems import error_middleware
+from workers.console.query_limiter import QueryLimiter
 from workers.error_table import ERROR_TABLE, KNOWN_ERRORS, explain
 from workers.errors import BreakerError, ChildError, LaneError, StuckError
 from workers.ledger.plans import CatalogueError
@@ -99,7 +100,7 @@ async def ask_console(error: Exception) -> tuple[int, str]:
     async def fail(_: web.Request) -> web.StreamResponse:
         raise error
 
-    answer = await error_middleware(load_settings())(make_mocked_request("GET", "/api/lag"), fail)
+    answer = await error_middleware(QueryLimiter(load_settings()))(make_mocked_request("GET", "/api/lag"), fail)
     assert isinstance(answer, web.Response)
     return answer.status, json.loads(answer.text or "")["error"]["text"]
 

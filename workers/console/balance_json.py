@@ -1,6 +1,6 @@
 """An account's balance over time as JSON for a chart: bounded, however long the account's history is."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from workers.ops.books.balance_history import BalanceHistory, BalancePoint, thin
@@ -20,12 +20,13 @@ def balance_history_json(history: BalanceHistory, days: int | None) -> dict[str,
     times = [*(point.at for point in history.points[:1]), *(change.at for change in history.changes[:1])]
     start = min(times, default=history.as_of)
     if days is not None:
-        start = max(start, history.as_of - timedelta(days=days))
+        start = max(start, _shift(history.as_of, -timedelta(days=days)))
     end = max([history.as_of, *(point.at for point in history.points[-1:])])
-    end += (end - start) / 50  # the last step is to be seen
+    end = _shift(end, (end - start) / 50)  # the last step is to be seen
     if days is not None:  # what is to come gets no more room than what was
-        end = min(end, history.as_of + max(history.as_of - start, _LEAST))
-    end = max(end, start + _LEAST)
+        end = min(end, _shift(history.as_of, max(history.as_of - start, _LEAST)))
+    end = max(end, _shift(start, _LEAST))
+    start = min(start, _shift(end, -_LEAST))
     inside = [point for point in history.points if start < point.at <= end]
     before = [point.balance for point in history.points if point.at <= start]
     points = thin([BalancePoint(start, before[-1] if before else 0), *inside], _MAX_POINTS)
@@ -34,9 +35,18 @@ def balance_history_json(history: BalanceHistory, days: int | None) -> dict[str,
         "as_of": history.as_of,
         "from": start,
         "to": end,
+        "cut_at": history.cut_at,
         "points": [{"at": point.at, "balance": point.balance} for point in points],
         "changes": _changes(history, start, end),
     }
+
+
+def _shift(instant: datetime, by: timedelta) -> datetime:
+    """Return an instant later or earlier, or the first or last of the calendar for one outside of it."""
+    try:
+        return instant + by
+    except OverflowError:
+        return datetime.max.replace(tzinfo=UTC) if by > timedelta() else datetime.min.replace(tzinfo=UTC)
 
 
 def _changes(history: BalanceHistory, start: datetime, end: datetime) -> list[dict[str, Any]]:

@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import Callable
+from datetime import datetime
 from time import monotonic
 from typing import Final
 
-from workers.console.health import FAILED, OK, SystemPart
-from workers.console.problems import KNOWN
+from infra.clock import utc_now
+from workers.console.health import FAILED, OK, UNKNOWN, SystemPart
+from workers.console.problems import KNOWN, explain
 from workers.console.query_limiter import QueryLimiter
 from workers.ops.books.credit_metrics import CreditReader
 from workers.ops.books.snapshot import open_books
@@ -15,7 +17,7 @@ __all__ = ["BooksCheck"]
 
 _PERIOD_SECONDS: Final = 60.0
 _LATE_SECONDS: Final = 600.0  # after a check that did not come to its end: the first one reads the whole journal
-_LIMITS: Final = 4.0  # query time limits that one may take
+_LIMITS: Final = 4.0  # query time limits that one may take, but for the first
 
 
 class BooksCheck:
@@ -27,15 +29,24 @@ class BooksCheck:
         self._checking: asyncio.Task[None] | None = None
         self._due_at = clock()
         self._checked_at: float | None = None
+        self._told_at: datetime | None = None  # the same, for people
+        self._problem: str | None = None  # why the last check came to no end
         self._difference = 0
 
     def part(self) -> SystemPart | None:
-        """Return how the books stood at the last check; None before the first. Begin the next one where it is due."""
+        """Return how the books stood at the last check; None before the first. Begin the next one where it is due.
+
+        Books that the last check could not read are unknown, whatever an earlier one found, but for a difference: that
+        stays until a check finds none.
+        """
         if self._checking is not None and self._checking.done():
             self._checking.result()
             self._checking = None
         if self._checking is None and self._clock() >= self._due_at:
             self._checking = asyncio.create_task(self._check())
+        if self._problem is not None and not self._difference:
+            since = f"since {self._told_at:%Y-%m-%d %H:%M} UTC" if self._told_at else "since this console began"
+            return SystemPart("Books", UNKNOWN, "not checked", f"not checked {since}: {self._problem}")
         if self._checked_at is None:
             return None
         if not self._difference:
@@ -56,12 +67,14 @@ class BooksCheck:
             await asyncio.wait([self._checking])
 
     async def _check(self) -> None:
+        limit = None if self._checked_at is None else self._limiter.settings.console_timeout_seconds * _LIMITS
         try:
-            async with asyncio.timeout(self._limiter.settings.console_timeout_seconds * _LIMITS):
-                async with open_books(self._limiter.settings) as connection:
-                    found = await self._reader.read(connection)
-        except KNOWN:  # the sample names a server that does not answer
+            async with asyncio.timeout(limit), open_books(self._limiter.settings) as connection:
+                found = await self._reader.read(connection)
+        except KNOWN as error:
+            self._problem = explain(error, self._limiter.settings)[2]
             self._due_at = self._clock() + _LATE_SECONDS
             return
+        self._problem, self._told_at = None, utc_now()
         self._difference, self._checked_at = found.difference, self._clock()
         self._due_at = self._checked_at + _PERIOD_SECONDS

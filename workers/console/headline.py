@@ -40,6 +40,7 @@ CAUSES: Final[Sequence[str]] = (
     "rows locked",
     "draining",
     "not known",
+    "not checked",  # the books
 )
 _KINDS: Final[Mapping[str, int]] = {FAILED: 0, "warning": 1, UNKNOWN: 2}
 

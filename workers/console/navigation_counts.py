@@ -6,9 +6,8 @@ from typing import Final
 
 from workers.console.time_series import Bucket, Family
 from workers.ops.lag import GroupLag, Status
-from workers.ops.operations import Operation, OperationStatus
 
-__all__ = ["navigation_counts", "running_operations"]
+__all__ = ["navigation_counts"]
 
 _HOUR: Final = timedelta(hours=1)
 
@@ -27,8 +26,3 @@ def navigation_counts(
         "dead_letters": round(letters),
         "operations": running,
     }
-
-
-def running_operations(operations: Iterable[Operation]) -> int:
-    """Return how many operations run."""
-    return sum(each.status == OperationStatus.RUNNING for each in operations)

@@ -1,5 +1,7 @@
 """Answers to errors: an HTTP status, a code for programs and a sentence for people. No answer contains a secret."""
 
+from dataclasses import dataclass, field
+from time import monotonic
 from typing import Final
 
 from aiohttp import web
@@ -9,11 +11,16 @@ from infra.settings import Settings
 from workers import error_table
 from workers.console.access import TooManyAttemptsError, WrongTokenError
 from workers.console.local_workers import ControlError
+from workers.console.query_limiter import QueryLimiter
 from workers.error_table import KNOWN_ERRORS
 from workers.ops.topics.newest_records import NoSuchPartitionError
 from workers.rights import explain_refusal
 
 __all__ = ["KNOWN", "BadRequestError", "error_middleware", "explain"]
+
+_REFUSAL_SECONDS: Final = 30.0
+_MAX_REFUSALS: Final = 100
+_MAX_KEY: Final = 500
 
 
 class BadRequestError(Exception):
@@ -41,8 +48,35 @@ def explain(error: BaseException, settings: Settings) -> tuple[int, str, str]:
     return answer.status, answer.code, answer.text
 
 
-def error_middleware(settings: Settings) -> Middleware:
+@dataclass(slots=True)
+class _Refusals:
+    """Which right is lacking, for a time: pages ask again every few seconds, and each question opens new clients."""
+
+    limiter: QueryLimiter
+    known: dict[tuple[str, str], tuple[float, BaseException | None]] = field(default_factory=dict)
+
+    async def explain(self, error: BaseException, needs: str) -> BaseException | None:
+        """Return what `explain_refusal` does; None where no slot becomes free in time."""
+        key, now = (needs, repr(error)[:_MAX_KEY]), monotonic()
+        self.known = {each: found for each, found in self.known.items() if now - found[0] < _REFUSAL_SECONDS}
+        if key in self.known:
+            return self.known[key][1]
+        try:
+            found = await self._ask(error, needs)
+        except TimeoutError:
+            return None
+        if len(self.known) < _MAX_REFUSALS:
+            self.known[key] = now, found
+        return found
+
+    async def _ask(self, error: BaseException, needs: str) -> BaseException | None:
+        async with self.limiter.slot() as settings:
+            return await explain_refusal(error, lambda: settings, needs)
+
+
+def error_middleware(limiter: QueryLimiter) -> Middleware:
     """Return the middleware that answers with the error a handler raised. aiohttp logs any other, and answers 500."""
+    settings, refusals = limiter.settings, _Refusals(limiter)
 
     @web.middleware
     async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -54,7 +88,7 @@ def error_middleware(settings: Settings) -> Middleware:
             return _answer(error.status, "not_found" if error.status == 404 else "bad_request", error.reason)
         except KNOWN as error:
             needs = "console" if request.method == "GET" else "console operator"
-            return _answer(*explain(await explain_refusal(error, lambda: settings, needs) or error, settings))
+            return _answer(*explain(await refusals.explain(error, needs) or error, settings))
 
     return answer_errors
 

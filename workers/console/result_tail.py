@@ -129,15 +129,20 @@ def _count(results: Results, topic: str, records: list[ConsumerRecord], weight: 
         data = _data_of(record.value)
         if topic == DEAD_LETTERS:
             reason = data.get("reason")
-            reasons[reason if reason in _REASONS else OTHER] += 1
+            reasons[_known(reason, _REASONS)] += 1
         elif "horizon" not in data:  # the answer to a tick: it tells of the clock, not of requests
             code = data.get("code")
-            outcomes["repeat" if data.get("repeat") is True else code if code in _CODES else OTHER] += 1
+            outcomes["repeat" if data.get("repeat") is True else _known(code, _CODES)] += 1
             if (latency := _latency_of(record, data)) is not None:
                 results.latencies[latency_class(latency)] += 1
     for counted, totals in ((outcomes, results.outcomes), (reasons, results.dead_letters)):
         for name, count in counted.items():
             totals[name] += round(count * weight)
+
+
+def _known(word: object, words: frozenset[str]) -> str:
+    """Return a word that is one of ours; `OTHER` for anything else that a foreign record may hold, as a list."""
+    return word if isinstance(word, str) and word in words else OTHER
 
 
 def _data_of(value: bytes | None) -> dict[str, Any]:

@@ -4,8 +4,9 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -34,6 +35,9 @@ async def serve_console(
 ) -> AsyncIterator[str]:
     """Serve the console until the context ends, and yield its address. Running operations are stopped and recorded.
 
+    Where sampling ends by an error, the context is cancelled and raises that error: a page that never changes again
+    looks like a system in which nothing happens.
+
     Args:
         settings: the servers' addresses, the tokens, and the address to listen on.
         listener: a bound socket to listen on instead of the settings' address and port.
@@ -48,33 +52,43 @@ async def serve_console(
     monitor = SystemMonitor(limiter, probe_addresses(settings), control)
     live = LiveStreams(monitor)
     application = _build_application(
-        settings, access, Api(limiter, monitor, runner), Actions(access, limiter, runner, control), live
+        limiter, access, Api(limiter, monitor, runner), Actions(access, limiter, runner, control), live
     )
     web_runner = web.AppRunner(application, access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS)
     await web_runner.setup()
+    owner = asyncio.current_task()
+    assert owner is not None  # noqa: S101 - a coroutine runs in a task
     sampling = asyncio.create_task(monitor.run())
+    sampling.add_done_callback(end_context := partial(_end_context, owner))
     try:
         yield await _listen(web_runner, settings, listener)
     finally:
+        sampling.remove_done_callback(end_context)
+        if sampling.done():
+            owner.uncancel()  # of the callback; the error is raised instead
         sampling.cancel()
         await asyncio.wait(
             [sampling], timeout=_SHUTDOWN_SECONDS
         )  # a client may hang on closing when its broker is gone
-        if sampling.done() and not sampling.cancelled():
-            sampling.result()  # sampling ends only by an error: raise it
         await runner.close()
         with suppress(TimeoutError):
             async with asyncio.timeout(_SHUTDOWN_SECONDS):
                 await monitor.close()
         await web_runner.cleanup()
+        if sampling.done() and not sampling.cancelled():
+            sampling.result()  # sampling ends only by an error: raise it, once nothing is served any more
+
+
+def _end_context(owner: asyncio.Task[Any], _: asyncio.Task[None]) -> None:
+    owner.cancel()
 
 
 def _build_application(
-    settings: Settings, access: Access, api: Api, actions: Actions, live: LiveStreams
+    limiter: QueryLimiter, access: Access, api: Api, actions: Actions, live: LiveStreams
 ) -> web.Application:
-    names = (name.strip().lower() for name in settings.console_hosts.split(","))
+    names = (name.strip().lower() for name in limiter.settings.console_hosts.split(","))
     application = web.Application(
-        middlewares=[error_middleware(settings), *build_guards(access, frozenset(filter(None, names)))]
+        middlewares=[error_middleware(limiter), *build_guards(access, frozenset(filter(None, names)))]
     )
     application.on_response_prepare.append(add_security_headers)
     application.on_shutdown.append(live.close)

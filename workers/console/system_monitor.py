@@ -17,7 +17,7 @@ from workers.console.headline import headline
 from workers.console.lag_json import group_json, overview_json, partitions_json
 from workers.console.lag_source import LagSource
 from workers.console.local_workers import WorkerControl, with_processes
-from workers.console.navigation_counts import navigation_counts, running_operations
+from workers.console.navigation_counts import navigation_counts
 from workers.console.problems import KNOWN, explain
 from workers.console.query_limiter import QueryLimiter
 from workers.console.recorder import Recorder
@@ -25,7 +25,7 @@ from workers.console.time_series import TimeRange
 from workers.ops.books.lanes import LaneProgress, read_lanes
 from workers.ops.books.recent_outcomes import OutcomeCount, recent_outcomes
 from workers.ops.books.snapshot import open_books
-from workers.ops.operations import read_operations
+from workers.ops.operations import count_running_operations, read_operations
 from workers.topology import TOPIC_OF_GROUP
 
 __all__ = ["SystemMonitor"]
@@ -139,7 +139,7 @@ class SystemMonitor:
             self._ledger.lanes = await read_lanes(connection)
             self._ledger.outcomes = await recent_outcomes(connection, _OUTCOME_RECORDS)
             newest = await read_operations(connection, 5)
-        self._ledger.running = running_operations(newest)
+            self._ledger.running = await count_running_operations(connection)
         self._ledger.at = utc_now()
         self._ledger.operations = " ".join(f"{each.operation}:{each.status}:{each.noted_at}" for each in newest)
 

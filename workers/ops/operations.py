@@ -29,6 +29,7 @@ __all__ = [
     "OperationStatus",
     "Operator",
     "RefusedError",
+    "count_running_operations",
     "list_operations",
     "read_operation",
     "read_operations",
@@ -211,6 +212,15 @@ async def read_operations(connection: Connection, last: int) -> list[Operation]:
     """Return the newest operations from an open connection, the newest first."""
     rows = await connection.fetch(_OPERATIONS + " order by o.operation desc limit $2", _LOCKS, last)
     return [Operation(*row) for row in rows]
+
+
+async def count_running_operations(connection: Connection) -> int:
+    """Return how many operations run, however many began after them."""
+    found = await connection.fetchval(
+        f"select count(*) from ({_OPERATIONS} where o.status = 'running') as o where o.status = 'running'",  # noqa: S608
+        _LOCKS,
+    )
+    return int(found)
 
 
 async def read_operation(settings: Settings, number: int) -> Operation:

@@ -4,12 +4,15 @@ It goes by the lots' ends and starts too, not by rows alone: a lot that ends tak
 that instant, though its row is booked by a later tick. At each instant it is what `balance_of` returns for it.
 """
 
+import asyncio
 import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
+
+from asyncpg import Record
 
 from infra.postgres import Connection
 from infra.settings import Settings
@@ -18,6 +21,8 @@ from workers.ops.books.balance import CLOSED_EARLY, choose_instant, lot_end, rea
 from workers.ops.books.snapshot import open_books
 
 __all__ = ["BalanceHistory", "BalancePoint", "ChangeKind", "balance_history_of", "read_balance_history", "thin"]
+
+_MAX_ROWS: Final = 100_000  # of an account: a page's memory and time
 
 
 class ChangeKind(StrEnum):
@@ -48,12 +53,16 @@ class BalanceChange(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BalanceHistory:
-    """The balance over time. Points after `as_of` tell what happens if nothing is sent or granted."""
+    """The balance over time. Points after `as_of` tell what happens if nothing is sent or granted.
+
+    Of more rows than are read the earliest are told: then it ends before `cut_at`, which is its `as_of` too.
+    """
 
     account_id: str
     as_of: datetime
     points: tuple[BalancePoint, ...]
     changes: tuple[BalanceChange, ...]
+    cut_at: datetime | None = None
 
 
 _KINDS: Final[Mapping[str, ChangeKind]] = {
@@ -87,6 +96,7 @@ select sequence, as_of, code, is_answer, amount, lot, lot_expires_at,
 from journal
 where account = $1 and as_of <= $2
 order by as_of, sequence
+limit $3
 """
 
 
@@ -112,15 +122,29 @@ async def balance_history_of(connection: Connection, account_id: str, as_of: dat
     """
     account = await read_account(connection, account_id)
     as_of, _ = choose_instant(as_of, account["last"])
-    lots = [dict(row) for row in await connection.fetch(_LOTS, account["account"], as_of)]
-    rows = [dict(row) for row in await connection.fetch(_ROWS, account["account"], as_of)]
-    sweep = _Sweep({row["lot"]: _Lot(row, until=row["first_until"] or row["full_expires_at"]) for row in lots})
+    rows = await connection.fetch(_ROWS, account["account"], as_of, _MAX_ROWS + 1)
+    cut_at: datetime | None = rows[_MAX_ROWS]["as_of"] if len(rows) > _MAX_ROWS else None
+    as_of = cut_at or as_of
+    lots = await connection.fetch(_LOTS, account["account"], as_of)
+    points, changes = await asyncio.to_thread(_pass_through, lots, rows[:_MAX_ROWS], cut_at)
+    return BalanceHistory(account_id, as_of, points, changes, cut_at)
+
+
+def _pass_through(
+    lots: Sequence[Record], records: Sequence[Record], cut_at: datetime | None
+) -> tuple[tuple[BalancePoint, ...], tuple[BalanceChange, ...]]:
+    """Return what rows tell. It takes seconds for a long history: no event loop should wait for it."""
+    rows = [dict(record) for record in records]
+    sweep = _Sweep({row["lot"]: _Lot(dict(row), until=row["first_until"] or row["full_expires_at"]) for row in lots})
     for row in rows:
         sweep.advance(row["as_of"])
         sweep.apply(row)
-    sweep.advance(None)
+    sweep.advance(cut_at)
     changes = sorted(change for row in rows if (change := _change_of(row)) is not None)
-    return BalanceHistory(account_id, as_of, tuple(sweep.points), tuple(changes))
+    if cut_at is None:
+        return tuple(sweep.points), tuple(changes)
+    # At that instant itself some rows are read and others are not.
+    return tuple(each for each in sweep.points if each.at < cut_at), tuple(each for each in changes if each.at < cut_at)
 
 
 def _change_of(row: Mapping[str, Any]) -> BalanceChange | None:

@@ -1,8 +1,10 @@
 """A look at a topic's records as a reader of committed ones sees them: the newest, or those from an offset on."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
+from heapq import heappush, heappushpop
+from operator import itemgetter
 
 from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
@@ -48,9 +50,20 @@ async def read_newest(
             consumer.seek(place, start)
         unread: dict[TopicPartition, int] = {place: at for place, at in starts.items() if at < ends[place]}
         async with aclosing(read_to(consumer, unread, ends, _WAIT_MS)) as records:
-            found = [record async for record in records]
-    return _newest(found, most) if offset is None else sorted(found, key=lambda each: each.offset)[:most]
+            return await _greatest(records, most, _age if offset is None else lambda each: (-each.offset,))
 
 
-def _newest(records: Sequence[ConsumerRecord], most: int) -> list[ConsumerRecord]:
-    return sorted(records, key=lambda each: (each.timestamp, each.partition, each.offset), reverse=True)[:most]
+def _age(record: ConsumerRecord) -> tuple[int, ...]:
+    return record.timestamp, record.partition, record.offset
+
+
+async def _greatest(
+    records: AsyncIterator[ConsumerRecord], most: int, rank: Callable[[ConsumerRecord], tuple[int, ...]]
+) -> list[ConsumerRecord]:
+    """Return the records of greatest rank, the greatest first. At most `most` are held at a time."""
+    heap: list[tuple[tuple[int, ...], int, ConsumerRecord]] = []
+    number = 0  # so that records of one rank are not compared
+    async for record in records:
+        number += 1
+        (heappush if len(heap) < most else heappushpop)(heap, (rank(record), -number, record))
+    return [record for _, _, record in sorted(heap, key=itemgetter(0, 1), reverse=True)]

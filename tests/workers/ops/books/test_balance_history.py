@@ -1,6 +1,8 @@
 """An account's balance over time. The statement's random histories compare it with the balance of every instant."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
 
 import pytest
 
@@ -10,7 +12,9 @@ from tests.ledger.scenario import read_text
 from tests.ledger.scenario_run import run
 from tests.ledger.scenario_sql import SqlBooks
 from tests.workers.books_sound import books_of_a_worker
-from workers.ops.books.balance_history import BalancePoint, balance_history_of, thin
+from workers.console.balance_json import balance_history_json
+from workers.ops.books import balance_history
+from workers.ops.books.balance_history import BalanceHistory, BalancePoint, balance_history_of, thin
 
 STORY = """scenario: told over time
 activate s-1 premium_career 2030-01-01..2030-03-01 annual  -> granted +5; granted +5
@@ -47,6 +51,41 @@ async def test_a_balance_changes_when_lots_start_and_end(books: SqlBooks) -> Non
     assert [("02-10", "sent", 1), ("04-01", "expired", 3)] == told[-2:]
     earlier = await balance_history_of(books.connection, "alice", at("2030-01-15"))
     assert [4, 9, 5, 0] == [point.balance for point in earlier.points]
+
+
+async def test_a_balance_over_more_rows_than_are_read_says_where_it_ends(
+    books: SqlBooks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It tells nothing from there on, rather than a balance without the rows that were left out; and off the loop."""
+    (scenario,) = read_text(STORY, "test")
+    await run(scenario, books)
+    whole = await balance_history_of(books.connection, "alice", at("2030-04-20"))
+    moved: list[object] = []
+
+    async def to_thread(function: Callable[..., object], *arguments: object) -> object:
+        moved.append(function)
+        return function(*arguments)
+
+    monkeypatch.setattr(asyncio, "to_thread", to_thread)
+    monkeypatch.setattr(balance_history, "_MAX_ROWS", 4)
+    cut = await balance_history_of(books.connection, "alice", at("2030-04-20"))
+
+    assert whole.cut_at is None
+    assert cut.cut_at is not None
+    assert cut.as_of == cut.cut_at < whole.as_of
+    assert cut.points == tuple(each for each in whole.points if each.at < cut.cut_at)
+    assert cut.changes == tuple(each for each in whole.changes if each.at < cut.cut_at)
+    assert 1 == len(moved)
+    assert cut.cut_at == balance_history_json(cut, 30)["cut_at"]
+
+
+@pytest.mark.parametrize("edge", [datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)])
+def test_a_balance_at_the_calendars_ends_is_shown(edge: datetime) -> None:
+    """The range ends where the calendar does."""
+    for days in (30, None):
+        shown = balance_history_json(BalanceHistory("a", edge, (BalancePoint(edge, 5),), ()), days)
+        assert shown["from"] <= edge <= shown["to"]
+        assert shown["from"] < shown["to"]
 
 
 def test_a_thinned_balance_keeps_its_extremes() -> None:

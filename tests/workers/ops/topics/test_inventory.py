@@ -1,9 +1,11 @@
 """What the topics hold, and a look at their records, on a real broker."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from uuid import uuid4
+from weakref import ref
 
 import pytest
+from aiokafka.structs import ConsumerRecord
 
 from infra.kafka.clients import partition_of
 from infra.kafka.records import NotSetUpError
@@ -11,6 +13,7 @@ from infra.settings import Settings
 from schemas.catalogue import INPUT_TOPICS, SEND_REQUESTS, TOPICS
 from tests.workers.wire import ends, publish
 from workers.console.record_json import record_json
+from workers.ops.topics import newest_records
 from workers.ops.topics.inventory import TopicFacts, read_inventory
 from workers.ops.topics.newest_records import NoSuchPartitionError, read_newest
 
@@ -84,3 +87,25 @@ async def test_a_record_that_is_no_event_is_shown_as_it_is(cluster: Settings) ->
     shown = record_json((await read_newest(cluster, SEND_REQUESTS, 1, partition))[0])
     assert (None, None, None, 2) == (shown["type"], shown["id"], shown["subject"], shown["bytes"])
     assert shown["value"].startswith("00000000  ff fe")
+
+
+async def test_a_look_at_many_partitions_holds_only_the_records_that_it_shows(
+    cluster: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A topic of a thousand partitions has up to a thousand times as many records to choose from."""
+    seen: list[ref[ConsumerRecord]] = []
+    most = 0
+
+    async def read_to(*_: object) -> AsyncGenerator[ConsumerRecord, None]:
+        nonlocal most
+        for time in range(300):
+            record = ConsumerRecord(SEND_REQUESTS, time % 30, time // 30, time, 0, None, b"x", None, 0, 1, ())
+            seen.append(ref(record))
+            yield record
+            most = max(most, sum(each() is not None for each in seen))
+
+    monkeypatch.setattr(newest_records, "read_to", read_to)
+    newest = await read_newest(cluster, SEND_REQUESTS, 5)
+
+    assert [299, 298, 297, 296, 295] == [each.timestamp for each in newest]
+    assert most <= 8

@@ -61,7 +61,9 @@ function balanceSection(id, asOf, signal) {
     if (sequence === known) return;
     known = sequence;
     try {
-      show(content, balanceChart(await get("/api/account/balance", { id, as_of: asOf, days }, signal), cursor));
+      const found = await get("/api/account/balance", { id, as_of: asOf, days }, signal);
+      const cut = found.cut_at === null ? [] : [h("p", {}, `This account has more lines than the chart reads: it ends at ${time(found.cut_at)}.`)];
+      show(content, [...cut, balanceChart(found, cursor)]);
     } catch (error) {
       if (error.name !== "AbortError") show(content, errorCard(error, () => load(`${known} `)));
     }

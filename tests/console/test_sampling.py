@@ -1,0 +1,77 @@
+"""The console's sampling: what foreign records do to it, and what its own end does to the console."""
+
+import asyncio
+import socket
+from contextlib import suppress
+
+import orjson
+import pytest
+from aiokafka.structs import ConsumerRecord
+
+from infra.postgres import Connection
+from infra.settings import Settings
+from schemas.catalogue import DEAD_LETTERS, SEND_RESULTS
+from workers.console.query_limiter import QueryLimiter
+from workers.console.result_tail import Results, _count
+from workers.console.server import serve_console
+from workers.console.system_monitor import SystemMonitor
+from workers.ops.operations import Intent, recorded_operation
+
+
+@pytest.mark.parametrize("word", [[], {}, ["charged"], 7, None, "unheard of"])
+def test_a_foreign_word_in_a_result_counts_as_another(word: object) -> None:
+    """Whoever may write to a topic may put any JSON where a code or a reason is expected."""
+    results = Results()
+    for topic, name in ((SEND_RESULTS, "code"), (DEAD_LETTERS, "reason")):
+        value = orjson.dumps({"data": {name: word}})
+        record = ConsumerRecord(topic, 0, 0, 0, 0, None, value, None, 0, len(value), ())
+        _count(results, topic, [record], 1.0)
+
+    assert {"other": 1} == results.outcomes
+    assert {"other": 1} == results.dead_letters
+
+
+async def _serve(settings: Settings, listener: socket.socket, served_on: list[str]) -> None:
+    async with serve_console(settings, listener) as address:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(2):
+                await asyncio.Event().wait()
+        served_on.append(address)
+
+
+async def test_a_console_ends_with_the_error_that_ended_its_sampling(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page that is served on would show the last sample for ever."""
+
+    async def fail(_: SystemMonitor) -> None:
+        raise ZeroDivisionError("sampling")
+
+    monkeypatch.setattr(SystemMonitor, "run", fail)
+    served_on: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(ZeroDivisionError, match="sampling"):
+        await _serve(settings, listener, served_on)
+    assert [] == served_on
+    task = asyncio.current_task()
+    assert task is not None
+    assert not task.cancelling()
+
+
+async def test_an_operation_that_runs_is_counted_however_many_began_after_it(
+    settings: Settings, database: Connection
+) -> None:
+    """A long replay stays in the navigation's count while others begin and end; one that was broken off does not."""
+    insert = (
+        "insert into operations (verb, actor, reason, arguments, plan, started_at, noted_at, ended_at, status, result)"
+        " select $1, 'a', 'b', '{}', '{}', now(), now(), case when $2 = 'done' then now() end,"
+        " $2, '{}' from generate_series(1, $3)"
+    )
+    monitor = SystemMonitor(QueryLimiter(settings), {})
+    async with recorded_operation(settings, Intent("rebuild", "a", "b", {}, {})):
+        await database.execute(insert, "redrive", "running", 1)
+        await database.execute(insert, "redrive", "done", 6)
+        await monitor.take_sample()
+        counted = monitor.overview_json()["counts"]["operations"]
+    await monitor.close()
+
+    assert 1 == counted
