@@ -80,6 +80,8 @@ async def read_inventory(settings: Settings) -> list[TopicFacts]:
             place = TopicPartition(row["topic"], row["partition"])
             end = ends.get(place)
             minute, hour = (_grown(since[span].get(place), end) for span in (_MINUTE, _HOUR))
+            if minute is not None and hour is not None:
+                hour = max(minute, hour)  # where producers' times are out of order, Kafka may find the later one only
             leader = row["leader"] if row["leader"] >= 0 else None
             replicas, in_sync = len(row["replicas"]), len(row["isr"])
             known = (oldest.get(place), end, sizes.get(place), minute, hour)
