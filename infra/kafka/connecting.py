@@ -4,6 +4,7 @@ import asyncio
 import re
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import cache
 from typing import Any, TypeVar
 
 from aiokafka.client import AIOKafkaClient
@@ -44,15 +45,16 @@ def protect_bootstrap(client: AIOKafkaClient) -> None:
             await complete_request(client, _bootstrap(client, bootstrap))
 
     async def ask(node: int, request: Any, **options: Any) -> Any:  # noqa: ANN401 - aiokafka's
-        with waiting_for(server, _spell(request)):
+        with waiting_for(server, _spell(type(request).__name__)):
             return await send(node, request, **options)
 
     client.bootstrap, client.send = start, ask
 
 
-def _spell(request: Any) -> str:  # noqa: ANN401 - aiokafka's
-    """Return the name of a request in Kafka's protocol, such as `Metadata request`."""
-    return re.sub(r"Request\w*$", " request", type(request).__name__.lstrip("_"))
+@cache
+def _spell(name: str) -> str:
+    """Return the name of a class of requests as Kafka's protocol has it, such as `Metadata request`."""
+    return re.sub(r"Request\w*$", " request", name.lstrip("_"))
 
 
 async def _bootstrap(client: AIOKafkaClient, bootstrap: Callable[[], Awaitable[None]]) -> None:
