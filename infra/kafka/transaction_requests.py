@@ -16,6 +16,8 @@ from aiokafka.protocol.types import (
     TaggedFields,
 )
 
+from infra.kafka.cluster_queries import group_by_topic
+
 __all__ = [
     "DescribeProducersRequest",
     "DescribeTransactionsRequest",
@@ -212,7 +214,5 @@ class WriteMarkerRequest(Request[_MarkerRequestStruct]):  # type: ignore[misc] #
 
 
 def _by_topic(places: Sequence[TopicPartition]) -> list[tuple[str, list[int], Mapping[int, bytes]]]:
-    topics: dict[str, list[int]] = {}
-    for place in places:
-        topics.setdefault(place.topic, []).append(place.partition)
-    return [(topic, partitions, {}) for topic, partitions in topics.items()]
+    grouped = group_by_topic((place, (place.partition,)) for place in places)
+    return [(topic, [number for (number,) in rows], {}) for topic, rows in grouped]
