@@ -38,8 +38,8 @@ def dead_letters(records: Sequence[ConsumerRecord], refused: Mapping[Place, Unde
         refused: the reason for each refused record, by partition and offset.
 
     """
-    letters = []
-    for record in records:
+    letters: list[Message] = []
+    for record in records if refused else ():
         if (problem := refused.get((record.partition, record.offset))) is not None:
             structlog.get_logger("inmail.lane").warning(
                 "dead_letter",

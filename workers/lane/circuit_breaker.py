@@ -57,7 +57,7 @@ class CircuitBreaker:
         # A message that an operator has sent back was a dead letter before: that it is one again is no news.
         bad_ones = {
             each.offset
-            for each in records
+            for each in (records if refused else ())
             if (partition, each.offset) in refused and LETTER_HEADER not in dict(each.headers)
         }
         reasons = Counter(refused[partition, offset].reason.value for offset in bad_ones if offset >= counted_to)

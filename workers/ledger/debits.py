@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import TypeVar
 
 from schemas.sends import RecipientResponded, SendRequested
 from workers.ledger.model import Entry, Request
 from workers.ledger.store import Call, Fresh
 
 __all__ = ["debit", "reverse"]
+
+Value = TypeVar("Value")
 
 RESPONSE_LIFE = timedelta(days=90)  # a recipient's answer gives a credit back for less than this (rule 1)
 
@@ -25,15 +28,17 @@ async def debit(made: Call, fresh: Sequence[Fresh]) -> list[Entry]:
         [accounts[request.account_id] for request in requests],
         [request.request_id for request in requests],
         [request.fingerprint for request in requests],
-        [conflict for _, conflict in ordered],
-        [
-            body.recipient_id == (body.sender_id or request.account_id)
-            for request, body in zip(requests, data, strict=True)
-        ],
+        _if_any([conflict for _, conflict in ordered]),
+        _if_any(
+            [
+                body.recipient_id == (body.sender_id or request.account_id)
+                for request, body in zip(requests, data, strict=True)
+            ]
+        ),
         [body.relationship in free for body in data],
         [body.recipient_id for body in data],
         [body.relationship for body in data],
-        [body.sender_id for body in data],
+        _if_any([body.sender_id for body in data]),
         [request.as_of for request in requests],
         [request.partition for request in requests],
         [request.offset for request in requests],
@@ -45,6 +50,11 @@ async def debit(made: Call, fresh: Sequence[Fresh]) -> list[Entry]:
         made.low,
         made.waited_for,
     )
+
+
+def _if_any(values: Sequence[Value]) -> Sequence[Value] | None:
+    """Return values, or null if all are false or None: that is what an element of a null array is, for less."""
+    return values if any(values) else None
 
 
 async def reverse(made: Call, fresh: Sequence[Fresh]) -> list[Entry]:
