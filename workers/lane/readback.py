@@ -3,6 +3,13 @@
 A broker of 4.2.1 that was started again after a crash may tell of less than was published (docs/kafka-versions.md). It
 may also be right, and what the lane has noted as published is gone. Only the result topics tell the one from the other:
 so the lane goes back to what it was told of, and publishes what cannot be read.
+
+A record of each lane's progress in a compacted topic, written in the turn's own transaction, would tell the same with
+less to read. In a trial (a relay of one transaction, 12 partitions, 1,000 records a second, three rounds interleaved)
+it cost nothing that could be measured: a median of 26.1 ms with it and 26.5 without. It is not done because it frees
+nobody from this file: a broker that has lost offsets may have lost the newest of that topic as well, and whoever sets
+a group's offset back on purpose would have to write there too. It would be one more topic to create, permit and read
+at each opening, for what is in doubt only after a crash.
 """
 
 from collections import Counter
