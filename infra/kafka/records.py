@@ -1,5 +1,6 @@
 """Reads topics without a group: the number of their partitions, their ends and their records."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from time import monotonic
 
@@ -15,6 +16,7 @@ __all__ = ["NotSetUpError", "PartitionFetcher", "all_partitions", "partition_cou
 
 _POLL_MILLISECONDS = 250
 _STALLED_SECONDS = 30.0
+_MOST_RECORDS = 1_000  # of a fetch: a consumer may have a hundred times as many at hand
 
 
 async def partition_counts(settings: Settings, topics: Iterable[str]) -> dict[str, int]:
@@ -88,6 +90,9 @@ async def read_to(
 ) -> AsyncGenerator[ConsumerRecord, None]:
     """Yield the records before the ends. `unread` has the positions, and loses each partition that is read.
 
+    Other tasks run in between, such as the heartbeats of a worker that looks for what it has published: what aiokafka
+    has at hand it returns without a pause.
+
     A partition that has only a transaction's marker left is finished after `poll_ms`.
 
     Raises:
@@ -97,6 +102,7 @@ async def read_to(
     fetcher = PartitionFetcher(consumer, poll_ms)
     while unread:
         fetched = await fetcher.fetch(unread)
+        await asyncio.sleep(0)
         for place, (records, _) in fetched.items():
             for record in records:
                 if record.offset < ends[place]:
@@ -125,7 +131,7 @@ class PartitionFetcher:
 
         """
         with waiting_for("Kafka", "reading records", self._moved_at):
-            records = await self._consumer.getmany(*positions, timeout_ms=self._poll_ms)
+            records = await self._consumer.getmany(*positions, timeout_ms=self._poll_ms, max_records=_MOST_RECORDS)
             # Not the last record's offset plus one: a transaction's marker has an offset too, and may be last.
             reached = {place: await self._consumer.position(place) for place in positions}
         if reached != dict(positions):

@@ -93,6 +93,7 @@ class TransactionPair:
         try:
             async with asyncio.timeout(self._seconds):
                 await producer.begin_transaction()
+                _end_of(producer).add_done_callback(_look_at)  # nobody waits for it where the commit is not come to
                 await _send(producer, messages, deliveries)
                 if offsets:
                     await producer.send_offsets_to_transaction(dict(offsets), group)
@@ -171,7 +172,14 @@ async def _end(producer: AIOKafkaProducer) -> None:
     if late:
         stop.cancel()
         await asyncio.wait([stop], timeout=_STOP_SECONDS)
+    if (end := _end_of(producer)) is not None and end.done():
+        _look_at(end)
     await producer.client.close()  # which one that could not end its transaction leaves open
+
+
+def _end_of(producer: AIOKafkaProducer) -> Any:  # noqa: ANN401 - aiokafka is untyped
+    """Return the future of how the producer's last transaction ends; None before the first."""
+    return producer._txn_manager.wait_for_transaction_end()  # noqa: SLF001 - there is no other way
 
 
 def _fail_undelivered(producer: AIOKafkaProducer) -> None:

@@ -29,7 +29,15 @@ _HALTED_SECONDS = 10.0  # after which a lane that waits for an operator is opene
 class Lane:
     """One partition from assignment to revocation: what it has received, how far it has come, what is in its way."""
 
-    def __init__(self, group: str, place: TopicPartition, pool: Pool, settings: Settings, health: LaneHealth) -> None:
+    def __init__(  # noqa: PLR0913, PLR0917 - what it is, and what it works with
+        self,
+        group: str,
+        place: TopicPartition,
+        pool: Pool,
+        settings: Settings,
+        health: LaneHealth,
+        check: CommittedOffsetCheck | None = None,
+    ) -> None:
         self.group, self.place, self.partition = group, place, place.partition
         self.health = health
         self.changed: Callable[[], None] = lambda: None  # wakes the owner that has the lane
@@ -37,7 +45,7 @@ class Lane:
         self.row = LaneRow(place.partition)
         self.guard = ClockGuard(pool, place, settings)
         self.wait = Wait()
-        self.check = CommittedOffsetCheck()
+        self.check = check or CommittedOffsetCheck()
         self.as_of: datetime = EPOCH  # of what its owner has decided
         self.stored_at_start = 0  # the offset before which outcomes were stored when it was opened
         self.published_answers: PublishedAnswers | None = None  # while it is in doubt how far answers are published

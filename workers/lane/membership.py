@@ -1,6 +1,7 @@
 """One consumer's membership of the worker's group: the assignment, the poll loop, and an orderly end."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Iterable
 from time import monotonic
 from typing import Any
@@ -16,6 +17,7 @@ from infra.retry import SERVER_ERRORS, describe_error, suppress_retriable
 from workers.errors import LaneError, WorkerError, task_error
 from workers.lane.lane import Lane
 from workers.lane.owners import Owners
+from workers.lane.recovery import CommittedOffsetCheck
 from workers.lane.server_checks import watch_servers
 from workers.lane.work import Work
 
@@ -35,6 +37,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is
         self._log = structlog.get_logger("inmail.worker").bind(worker=work.job.group)
         self._owners = Owners(work)
         self.lanes: dict[TopicPartition, Lane] = {}
+        self._checks: dict[TopicPartition, CommittedOffsetCheck] = defaultdict(CommittedOffsetCheck)
         self._stopping = False
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -187,7 +190,8 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is
             return
         pool, settings = self._clients.pool, self._settings
         lanes = {
-            place: Lane(self._job.group, place, pool, settings, self._health.lane(place)) for place in sorted(assigned)
+            place: Lane(self._job.group, place, pool, settings, self._health.lane(place), self._checks[place])
+            for place in sorted(assigned)
         }
         self.lanes |= lanes
         self._poller.expect_records()

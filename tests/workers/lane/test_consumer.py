@@ -30,6 +30,8 @@ from workers.ledger.plans import load_catalogue
 from workers.telemetry.health import Health
 from workers.telemetry.tracing import NO_TRACES
 
+PLACE = TopicPartition(SEND_REQUESTS, 0)
+
 
 @pytest.mark.parametrize("task", ["_fetcher._fetch_task", "_client._sync_task"])
 async def test_a_consumer_whose_tasks_have_ended_says_so(cluster: Settings, task: str) -> None:
@@ -142,6 +144,18 @@ async def test_an_error_of_uvloop_s_is_a_consumer_that_is_lost(cluster: Settings
 def _membership(settings: Settings, consumer: Any) -> Membership:
     clients = Clients(consumer, *[AsyncMock()] * 3, Health(30), AsyncMock(), NO_TRACES)
     return Membership(Work(SendJob(load_catalogue()), settings, clients))
+
+
+async def test_a_lane_that_comes_back_is_asked_about_no_more_often(settings: Settings) -> None:
+    """A member that looks for what it has published may lose its lanes meanwhile, again and again."""
+    consumer = SimpleNamespace(check=Mock(), change_fetch_wait=Mock())
+    membership = _membership(settings, consumer)
+    checks = []
+    for _ in range(2):
+        await membership.on_partitions_assigned([PLACE])
+        checks.append(membership.lanes[PLACE].check)
+        await membership.on_partitions_revoked([PLACE])
+    assert checks[0] is checks[1]
 
 
 async def test_a_member_without_partitions_ends_with_its_consumer(settings: Settings) -> None:

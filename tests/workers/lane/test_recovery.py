@@ -18,6 +18,18 @@ def test_an_offset_before_what_is_published_is_asked_for_again(committed: int | 
     assert StartPoint(committed or 0, 8) == doubts.resolve(committed, noted=7, stored=8, end=9)
 
 
+def test_who_has_asked_often_enough_does_not_begin_anew_while_nothing_changes() -> None:
+    """The opening that it was for may have failed, or the lane been elsewhere: another 15 s would be of no use."""
+    doubts = CommittedOffsetCheck()
+    for _ in range(8):
+        with pytest.raises(GroupCoordinatorNotAvailableError):
+            doubts.resolve(6, noted=7, stored=8, end=9)
+    assert [StartPoint(6, 8)] * 2 == [doubts.resolve(6, noted=7, stored=8, end=9) for _ in range(2)]
+    for told, noted in ((5, 7), (5, 8), (6, 7)):
+        with pytest.raises(GroupCoordinatorNotAvailableError):
+            doubts.resolve(told, noted=noted, stored=8, end=9)
+
+
 def test_an_answer_in_between_is_the_end_of_a_row() -> None:
     """A broker that comes to know better is gone by."""
     doubts = CommittedOffsetCheck()

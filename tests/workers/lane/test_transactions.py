@@ -1,0 +1,43 @@
+"""Transactions that end before their commit."""
+
+import asyncio
+import gc
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from aiokafka.errors import KafkaError
+
+from infra.kafka import transactions
+from infra.kafka.transactions import Message, TransactionPair
+from infra.settings import Settings
+from schemas.catalogue import SEND_RESULTS
+
+
+async def test_an_owner_that_was_fenced_in_a_transaction_leaves_no_error_unseen(
+    cluster: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python would log `exception was never retrieved` beside the error that was raised."""
+    seen: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: seen.append(context))
+    name = f"test.{uuid4().hex}"
+    old, new = TransactionPair(cluster, name), TransactionPair(cluster, name)
+
+    send = transactions._send
+
+    async def fenced_before_it_sends(*arguments: Any) -> None:
+        await new.start()
+        await send(*arguments)
+
+    await old.start()
+    monkeypatch.setattr(transactions, "_send", fenced_before_it_sends)
+    with pytest.raises(KafkaError):
+        await old.publish([Message(SEND_RESULTS, b"a", b"{}")], {}, "inmail-send")
+    await old.discard()
+    await new.discard()
+    del old
+    gc.collect()
+    await asyncio.sleep(0)
+    gc.collect()
+
+    assert [] == seen
