@@ -73,6 +73,9 @@ def write_value(value: Any) -> str:
             return "yes" if value else "no"
         case datetime():
             return write_instant(value)
+        case list():  # of lots' ends
+            ends = [f"{each['lot']}:{write_instant(each['expires_at'])}" for each in value]
+            return ",".join(ends) or "nothing"
         case _:
             text = str(value)
             return text if re.fullmatch(r"[^\s;|\"#]+", text) else f'"{text}"'

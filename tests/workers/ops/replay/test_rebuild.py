@@ -229,6 +229,19 @@ async def test_two_partitions_that_lock_each_other_try_again(live: Settings, mon
     assert {} == _causes(comparison)
 
 
+async def test_rows_of_before_lots_ends_were_told_are_no_difference(live: Settings) -> None:
+    """The ends themselves are compared, as states of the lots."""
+    await _change(live, "update journal set details = details - 'lot_ends'")
+    asked = await _asked(live)
+    other = target_settings(live, asked)
+
+    _, comparison = await _rerun(live, asked)
+
+    assert {} == _causes(comparison)
+    assert "lot_ends" in str((await _everything(other))["journal"])
+    assert "lot_ends" not in str((await _everything(live))["journal"])
+
+
 async def test_a_schema_of_the_live_database_will_do(live: Settings) -> None:
     """Beside the live books: the same line for line, whatever the live ones hold stays, and neither sees the other."""
     before = await _everything(live)
