@@ -16,7 +16,7 @@ import structlog
 from infra.postgres_locks import LockHolder, ask_lock_holders
 from infra.settings import Settings
 
-__all__ = ["LockWatch"]
+__all__ = ["ReadLockWatch"]
 
 _ASK_AFTER_SECONDS: Final = 1.0  # of a read: it needs no row lock, so that no other read or worker keeps it for long
 _LOOK_SECONDS: Final = 0.25
@@ -25,7 +25,7 @@ _OURS: Final = "inmail api"  # application_name of the API's sessions (infra/pos
 
 
 @dataclass(slots=True)
-class LockWatch:
+class ReadLockWatch:
     """Asks who holds what reads wait for, while one waits.
 
     Over a connection of its own: those of the pool may all be waiting. And before the read's time is up: afterwards

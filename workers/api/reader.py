@@ -14,7 +14,7 @@ from infra.clock import utc_now
 from infra.postgres import Connection, Pool
 from infra.settings import Settings
 from workers.api.balance_batches import BalanceBatches
-from workers.api.lock_watch import LockWatch
+from workers.api.lock_watch import ReadLockWatch
 from workers.api.problems import DATABASE_ERRORS, ApiError, ProblemKind, database_problem
 from workers.ops.books.current_balance import CurrentBalance, read_current_balances, read_sequence
 from workers.ops.books.original_ids import find_request_ids
@@ -43,10 +43,10 @@ class LedgerReader:
     _reading: int = 0
     _told: str | None = field(default=None, init=False)
     _batches: BalanceBatches = field(init=False)
-    locks: LockWatch = field(init=False)
+    locks: ReadLockWatch = field(init=False)
 
     def __post_init__(self) -> None:
-        self.locks = LockWatch(self.settings)
+        self.locks = ReadLockWatch(self.settings)
         self._batches = BalanceBatches(self._read_balances)
 
     async def balance(self, account_id: str, wait_for: int) -> CurrentBalance:

@@ -501,7 +501,7 @@ async def test_a_lock_that_keeps_no_read_is_not_the_reason(settings: Settings, m
         return [LockHolder(7, tables=("lots",), waiting=waiting)]
 
     monkeypatch.setattr(lock_watch, "ask_lock_holders", ask_holders)
-    locks = lock_watch.LockWatch(settings.model_copy(update={"api_timeout_seconds": 0.1}))
+    locks = lock_watch.ReadLockWatch(settings.model_copy(update={"api_timeout_seconds": 0.1}))
     watching = asyncio.create_task(locks.watch())
 
     async def is_asked(times: int) -> bool:

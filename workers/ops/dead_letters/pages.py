@@ -12,7 +12,7 @@ clock ever set back, letters of the time that it lived twice are missing where `
 import asyncio
 from bisect import bisect_left
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -125,14 +125,7 @@ async def list_dead_letters(  # noqa: PLR0913 - independent options
     async with _open_streams(settings, selection, _chosen(selection, places), after, window) as streams:
         first_round = True
         while last is None or len(page) < last:
-            newest = max(
-                (stream for stream in streams if stream.found), key=lambda stream: _order(stream.found[0]), default=None
-            )
-            unread = [
-                stream
-                for stream in streams
-                if not (stream.is_done if newest is None else stream.is_before(newest.found[0].set_aside_at))
-            ]
+            newest, unread = _next_letter(streams)
             if newest is not None and not unread:
                 page.append(newest.found.popleft())
                 continue
@@ -147,6 +140,15 @@ async def list_dead_letters(  # noqa: PLR0913 - independent options
         ends = {stream.reader.place.partition: stream.next_below for stream in left}
         reached = [stream.newest for stream in left if stream.newest is not None]
         return LetterPage(page, ends or None, max(reached, default=None))
+
+
+def _next_letter(streams: Sequence[_Stream]) -> tuple[_Stream | None, list[_Stream]]:
+    """Return the stream with the newest letter found, and the streams that may have a newer one: not read so far."""
+    newest = max((stream for stream in streams if stream.found), key=lambda each: _order(each.found[0]), default=None)
+    if newest is None:
+        return None, [stream for stream in streams if not stream.is_done]
+    at = newest.found[0].set_aside_at
+    return newest, [stream for stream in streams if not stream.is_before(at)]
 
 
 async def find_copies(

@@ -95,17 +95,7 @@ async def report_dead_letters(  # noqa: PLR0913 - independent options
         if connection is None:
             told: list[tuple[DeadLetter, LetterHistory | None]] = [(letter, None) for letter in letters]
             return DeadLetterReport(told, silent, page.next, page.searched_to)
-        redrives = await read_redrives(connection, [letter_key(letter) for letter in letters])
-        answers = await read_letter_answers(connection, letters)
-        sent: dict[MessagePosition, datetime] = {
-            (each.topic, each.partition, each.offset): each.at
-            for letter, made in redrives.items()
-            for each in made
-            # Of a list that is not searched for what was answered in the end.
-            if each.offset is not None and (answers.get(letter) is None or selection.offset is not None)
-        }
-        copies = await find_copies(settings, sent, budget)
-        histories = make_histories(FoundLetters(letters, copies), redrives, answers)
+        histories = await _histories(settings, connection, letters, budget, every=selection.offset is not None)
     return DeadLetterReport(list(zip(letters, histories, strict=True)), None, page.next, page.searched_to)
 
 
@@ -140,6 +130,22 @@ async def count_newest(settings: Settings, budget: ReadBudget) -> tuple[Counter[
 
 def _both(selection: LetterFilter, keys: Collection[LetterKey]) -> Callable[[DeadLetter], bool]:
     return lambda letter: letter_key(letter) in keys and selection.matches(letter)
+
+
+async def _histories(
+    settings: Settings, connection: Connection, letters: list[DeadLetter], budget: ReadBudget | None, *, every: bool
+) -> list[LetterHistory]:
+    """Return the histories of letters; what redriven ones became is searched for if `every`, or if unanswered."""
+    redrives = await read_redrives(connection, [letter_key(letter) for letter in letters])
+    answers = await read_letter_answers(connection, letters)
+    sent: dict[MessagePosition, datetime] = {
+        (each.topic, each.partition, each.offset): each.at
+        for letter, made in redrives.items()
+        for each in made
+        if each.offset is not None and (every or answers.get(letter) is None)
+    }
+    copies = await find_copies(settings, sent, budget)
+    return make_histories(FoundLetters(letters, copies), redrives, answers)
 
 
 async def report_dead_letter(
