@@ -27,7 +27,7 @@ __all__ = [
     "read_lock_holders",
 ]
 
-_WAIT_SECONDS: Final = 1.0  # of a session of ours: lanes keep each other for a moment
+_WAIT_SECONDS: Final = 1.0  # of a session of ours
 _TABLE_SECONDS: Final = 1.0  # of a transaction with a lock on a whole table
 _ASK_SECONDS: Final = 5.0  # for the answer
 _ROWS_SECONDS: Final = 4.0  # of a transaction that keeps rows; of one of ours, without doing anything
@@ -111,6 +111,14 @@ class LockHolder:
             return "find it in pg_prepared_xacts, then `commit prepared` or `rollback prepared`"
         return f"end its transaction where it runs, or as a superuser `select pg_terminate_backend({self.pid})`"
 
+    @property
+    def session(self) -> str:
+        """Its number, what it does and since when: what may be told to whoever has no part in the database.
+
+        No name of a user, of a host or of an application, and nothing of what it holds.
+        """
+        return f"pid {self.pid}, {self._lasts()}" if self.pid else "a prepared transaction"
+
     def _lasts(self) -> str:
         if self.state is None:
             return "in a state that is not visible"
@@ -169,15 +177,19 @@ class LockMemory:
         return sorted(found, key=_worst_first)
 
 
-async def read_lock_holders(connection: Connection) -> list[LockHolder]:
+async def read_lock_holders(
+    connection: Connection, ours: str = _OURS, wait_seconds: float = _WAIT_SECONDS
+) -> list[LockHolder]:
     """Return who keeps sessions of the ledger waiting, or keeps what they need, the worst first.
 
-    Reads no table of the ledger, so that it answers whatever is locked there.
+    Reads no table of the ledger, so that it answers whatever is locked there. `find_holders` describes the arguments.
     """
-    return find_holders([dict(row) for row in await connection.fetch(_READ)])
+    return find_holders([dict(row) for row in await connection.fetch(_READ)], ours, wait_seconds)
 
 
-async def ask_lock_holders(settings: Settings) -> list[LockHolder]:
+async def ask_lock_holders(
+    settings: Settings, ours: str = _OURS, wait_seconds: float = _WAIT_SECONDS
+) -> list[LockHolder]:
     """Return the same over a connection of its own, as the user of the settings; nothing where nobody answers in time.
 
     It is asked to explain another error, or silence: one of its own would hide that.
@@ -186,7 +198,7 @@ async def ask_lock_holders(settings: Settings) -> list[LockHolder]:
         async with asyncio.timeout(_ASK_SECONDS):
             connection = await connect_database(settings)
             try:
-                return await read_lock_holders(connection)
+                return await read_lock_holders(connection, ours, wait_seconds)
             finally:
                 connection.terminate()
     except SERVER_ERRORS:
@@ -202,17 +214,25 @@ async def explain_lock(settings: Settings, error: asyncpg.LockNotAvailableError)
     return LockedError("; ".join(f"{each.text}: {each.do}" for each in blocking))
 
 
-def find_holders(sessions: Sequence[Mapping[str, Any]]) -> list[LockHolder]:
+def find_holders(
+    sessions: Sequence[Mapping[str, Any]], ours: str = _OURS, wait_seconds: float = _WAIT_SECONDS
+) -> list[LockHolder]:
     """Return the holders among sessions with locks, which are rows of the question.
 
     A holder waits for nobody itself. One of ours that is at work is none: it lets go when it is done. Who keeps a whole
     table, or rows for longer than our own work takes, is told also when nobody waits at this moment: workers give up
     after 2 s, and try again later.
+
+    Args:
+        sessions: the rows.
+        ours: how the names of the applications begin whose waiting counts.
+        wait_seconds: how long they have waited at least: lanes keep each other for a moment.
+
     """
     by_pid = {row["pid"]: row for row in sessions}
     waiters: dict[int, _Waiters] = {}
     for row in sessions:
-        if row["blocked_by"] and row["application"].startswith(_OURS) and _age(row, "waits_since") >= _WAIT_SECONDS:
+        if row["blocked_by"] and row["application"].startswith(ours) and _age(row, "waits_since") >= wait_seconds:
             for root in _roots(row["pid"], by_pid):
                 found = waiters.setdefault(root, _Waiters())
                 found.count, found.seconds = found.count + 1, max(found.seconds, _age(row, "waits_since"))

@@ -110,6 +110,13 @@ class ReportDecided(AccountResult):
     data: ReportDecidedData
 
 
+class LotEnd(TypedDict):
+    """The end that a lot has from now on."""
+
+    lot: Lot
+    expires_at: AnyInstant
+
+
 class BillingDecidedData(AccountResultData):
     """What became of a billing event that moved no credit."""
 
@@ -156,6 +163,16 @@ class BillingDecidedData(AccountResultData):
         Annotated[
             Lot | None,
             Field(description="Of a plan change read late: the lot of its period, which had started and stays."),
+        ]
+    ]
+    lot_ends: NotRequired[
+        Annotated[
+            list[LotEnd] | None,
+            Field(
+                description="Where cancelled or cancellation_taken_back: the open lots of the subscription whose end"
+                " this moved, each with its new end. No other event moves the end of a lot. Null with other codes, and"
+                " in answers of before version 0.2.0, which do not tell."
+            ),
         ]
     ]
     waited_for: NotRequired[WaitedFor]

@@ -38,8 +38,8 @@ class CreditsGrantedData(AccountResultData):
         AnyInstant,
         Field(
             description="First instant they no longer can. A cancel of the subscription brings it forward until the"
-            " cancel is taken back. Of a lot that opens under a cancel this is the cancel's end; its full life,"
-            " which it has once the cancel is taken back, stands in the next event of the lot."
+            " cancel is taken back; the answers to both list the lots that have another end in lot_ends. Of a lot that"
+            " opens under a cancel this is the cancel's end."
         ),
     ]
     origin: Annotated[Literal["subscription", "promotion", "survey", "purchase", "adjustment"], Open]

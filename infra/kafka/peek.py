@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from aiokafka import TopicPartition
 from aiokafka.consumer.fetcher import READ_COMMITTED, READ_UNCOMMITTED, PartitionRecords
+from aiokafka.errors import KafkaTimeoutError, for_code
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.structs import ConsumerRecord
 
@@ -83,27 +84,44 @@ async def peek(
     return found
 
 
-async def read_through(
-    lookup: ClusterQueries, place: TopicPartition, start: int, end: int
+async def read_through(  # noqa: PLR0913 - independent options
+    lookup: ClusterQueries,
+    place: TopicPartition,
+    start: int,
+    end: int,
+    most: int = _LARGE_BYTES,
+    *,
+    strict: bool = False,
 ) -> AsyncIterator[ConsumerRecord]:
     """Yield the committed records of a partition from `start` to before `end`; stop early if it returns no more.
 
+    Args:
+        lookup: the open client.
+        place: the partition.
+        start: the first offset.
+        end: the offset to end before.
+        most: bytes of a request, which a single larger batch exceeds.
+        strict: raise an error in place of stopping early.
+
     Raises:
-        KafkaError: when the broker does not answer.
+        KafkaError: when the broker does not answer; if strict, also when the partition cannot be read.
 
     """
     while start < end:
-        fetched = await _fetch(lookup, {place: start}, _LARGE_BYTES, 1, committed=True)
-        if not fetched or not fetched[0].records.has_next():
+        fetched = await _fetch(lookup, {place: start}, most, 1, committed=True, strict=strict)
+        reached = start
+        if fetched and fetched[0].records.has_next():
+            records = _unpack(fetched[0], committed=True)
+            for record in records:
+                if record.offset >= end:
+                    return
+                yield record
+            reached = records.next_fetch_offset
+        if reached <= start:
+            if strict:
+                raise KafkaTimeoutError(f"{place.topic} {place.partition}/{start} cannot be read now")
             return
-        records = _unpack(fetched[0], committed=True)
-        for record in records:
-            if record.offset >= end:
-                return
-            yield record
-        if records.next_fetch_offset <= start:
-            return
-        start = records.next_fetch_offset
+        start = reached
 
 
 def _unpack(fetched: _Fetched, *, committed: bool) -> Any:  # noqa: ANN401 - aiokafka is untyped
@@ -112,16 +130,25 @@ def _unpack(fetched: _Fetched, *, committed: bool) -> Any:  # noqa: ANN401 - aio
     return PartitionRecords(place, records, aborted, start, None, None, False, isolation)
 
 
-async def _fetch(
-    lookup: ClusterQueries, starts: Mapping[TopicPartition, int], most: int, together: int, *, committed: bool
+async def _fetch(  # noqa: PLR0913 - independent options
+    lookup: ClusterQueries,
+    starts: Mapping[TopicPartition, int],
+    most: int,
+    together: int,
+    *,
+    committed: bool,
+    strict: bool = False,
 ) -> list[_Fetched]:
-    """Fetch at most `most` bytes of each partition; the first partition of a request returns a whole batch at least."""
+    """Fetch at most `most` bytes of each partition; the first partition of a request returns a whole batch at least.
+
+    A partition with an error is left out; if strict, its error is raised.
+    """
     isolation = READ_COMMITTED if committed else READ_UNCOMMITTED
 
     async def ask(node: int, part: Mapping[TopicPartition, int]) -> list[_Fetched]:
         topics = group_by_topic((place, (place.partition, start, most)) for place, start in part.items())
         answer = await lookup.send(node, FetchRequest(0, 0, most * len(part), isolation, topics))
-        return list(_parse_answer(answer, starts, committed=committed))
+        return list(_parse_answer(answer, starts, committed=committed, strict=strict))
 
     asked = [
         ask(node, part) for node, places in lookup.group_by_leader(starts).items() for part in _parts(places, together)
@@ -134,10 +161,18 @@ def _parts(places: Mapping[TopicPartition, int], size: int) -> Iterator[dict[Top
     yield from (dict(items[first : first + size]) for first in range(0, len(items), size))
 
 
-def _parse_answer(answer: Any, starts: Mapping[TopicPartition, int], *, committed: bool) -> Iterator[_Fetched]:  # noqa: ANN401
+def _parse_answer(
+    answer: Any,  # noqa: ANN401 - aiokafka is untyped
+    starts: Mapping[TopicPartition, int],
+    *,
+    committed: bool,
+    strict: bool,
+) -> Iterator[_Fetched]:
     for topic, partitions in answer.topics:
         for partition, error, high, stable, *more, records in partitions:
             place = TopicPartition(topic, partition)
+            if error and strict:
+                raise for_code(error)(f"{topic} {partition}/{starts[place]} cannot be read")
             if not error:
                 aborted = (
                     more[-2] if answer.API_VERSION >= 11 else more[-1]

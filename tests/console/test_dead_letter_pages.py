@@ -2,13 +2,16 @@
 
 import pytest
 
+from infra.kafka.backwards import ReadBudget
 from schemas.catalogue import SEND_REQUESTS
 from tests.console.browser import Tab
 from tests.console.scene import LETTERS, OPERATOR, Scene
 from tests.workers.wire import eventually, publish, send
+from workers.console import api
 from workers.console.parameters import parse_filter, parse_older
 from workers.console.problems import BadRequestError
-from workers.ops.dead_letters.letters import LetterFilter, list_dead_letters
+from workers.ops.dead_letters.letters import LetterFilter
+from workers.ops.dead_letters.pages import list_dead_letters
 from workers.ops.operations import list_operations
 
 pytestmark = pytest.mark.timeout(60)
@@ -28,20 +31,45 @@ async def test_a_page_names_accounts_and_errors_and_leads_to_the_next(tab: Tab, 
 
     await eventually(all_there, f"{MORE} dead letters")
     await tab.open_view(f"#/letters?account={account}")
-    await tab.wait_for_text(f"{MORE} dead letters, the newest 50")
+    await tab.wait_for_text("The newest 50 dead letters")
     first = await tab.page.locator("tbody th a").all_inner_texts()
     row = tab.page.locator("tbody tr").first
     assert "not JSON: expected true, false or null" in await row.inner_text()
     assert f"#/account?id={account}" == await row.get_by_role("link", name=account).get_attribute("href")
-    await tab.click(f"Older ({MORE - 50})", "link")
-    await tab.wait_for_text(f"{MORE} dead letters, 51 to {MORE} from the newest")
+    await tab.click("Older", "link")
+    await tab.wait_for_text(f"{MORE - 50} older dead letters")
     second = await tab.page.locator("tbody th a").all_inner_texts()
 
     assert (50, MORE - 50, MORE) == (len(first), len(second), len({*first, *second}))
     await tab.click("Newest", "link")
-    await tab.wait_for_text("the newest 50")
+    await tab.wait_for_text("The newest 50")
     await tab.page.go_back()
-    await tab.wait_for_text("51 to")
+    await tab.wait_for_text("older dead letters")
+
+
+async def test_a_search_for_what_is_rare_says_how_far_it_came_and_goes_on(
+    tab: Tab, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page that its budget ended is no end of the list, and no statement of how many match."""
+    monkeypatch.setattr(api, "_LETTER_BUDGET", ReadBudget(1, 1))
+    account = f"rare-{scene.account}"
+    bad = (account.encode(), b"no event")
+    await publish(scene.settings, SEND_REQUESTS, [*[send(account, relationship="connection")] * 3, bad])
+
+    async def is_there() -> bool:
+        return len((await list_dead_letters(scene.settings, LetterFilter(account=account))).letters) == 1
+
+    await eventually(is_there, "the dead letter")
+    await tab.open_view("#/letters?account=nobody-has-this-name")
+    await tab.wait_for_text("No match: searched back to")
+    await tab.wait_for_text("No dead letter matches so far.")
+    assert await tab.page.get_by_role("button", name="Redrive all that match …").is_visible()
+    older = tab.page.get_by_role("link", name="Search older")
+    first = await older.get_attribute("href")
+    await older.click()
+    await tab.page.locator(f'main a[href="{first}"]', has_text="Search older").wait_for(state="detached")
+    await tab.open_view(f"#/letters?account={account}")
+    await tab.wait_for_text("not JSON")
 
 
 async def test_selected_dead_letters_are_redriven_alone(tab: Tab, scene: Scene) -> None:

@@ -1,5 +1,6 @@
 """The oracle's rules of inmail.billing-events: cancels, voids, adjustments, erasure; what grants is beside it."""
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -19,10 +20,9 @@ def cancel(case: Case) -> None:
     subscription = case.account.subscription(case.data("subscription_id"))
     effective_at = case.data("effective_at")
     subscription.ends_at = min(subscription.ends_at or effective_at, effective_at)
-    for lot in open_lots(case):
-        lot.expires_at = clamp(lot, min(lot.expires_at, subscription.ends_at))
-    details = told_of(case) or {}
-    case.answer("cancelled", balance_before=case.before, details=details | {"effective_at": subscription.ends_at})
+    moved = move_ends(case, lambda lot: clamp(lot, min(lot.expires_at, subscription.ends_at)))
+    details = (told_of(case) or {}) | {"effective_at": subscription.ends_at, "lot_ends": moved}
+    case.answer("cancelled", balance_before=case.before, details=details)
     case.notice_after_all()
 
 
@@ -36,10 +36,20 @@ def take_back(case: Case) -> None:
         case.answer("subscription_ended", details=details)
     else:
         known.ends_at = None
-        for lot in open_lots(case):
-            lot.expires_at = lot.full_expires_at
-        case.answer("cancellation_taken_back", balance_before=case.before, details=details)
+        moved = move_ends(case, lambda lot: lot.full_expires_at)
+        told = (details or {}) | {"lot_ends": moved}
+        case.answer("cancellation_taken_back", balance_before=case.before, details=told)
         case.notice_after_all()
+
+
+def move_ends(case: Case, end_of: Callable[[Lot], datetime]) -> list[dict[str, Any]]:
+    """Give the subscription's open lots another end; return those whose end that is, for the answer."""
+    moved = []
+    for lot in open_lots(case):
+        if (end := end_of(lot)) != lot.expires_at:
+            lot.expires_at = end
+            moved.append({"lot": lot.lot, "expires_at": end})
+    return moved
 
 
 def open_lots(case: Case) -> list[Lot]:

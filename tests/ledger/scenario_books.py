@@ -165,9 +165,15 @@ def plain(details: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _plain(name: str, value: Any) -> Any:
-    if name in INSTANTS and isinstance(value, str):
-        return datetime.fromisoformat(value)
+    if name == "lot_ends":
+        return [{"lot": each["lot"], "expires_at": _instant(each["expires_at"])} for each in value]
+    if name in INSTANTS:
+        return _instant(value)
     return str(value) if isinstance(value, UUID) else value
+
+
+def _instant(value: Any) -> Any:
+    return datetime.fromisoformat(value) if isinstance(value, str) else value
 
 
 async def check_conservation(books: Books, account: str) -> None:

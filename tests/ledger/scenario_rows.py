@@ -73,6 +73,8 @@ def write_value(value: Any) -> str:
             return "yes" if value else "no"
         case datetime():
             return write_instant(value)
+        case [dict(), *_]:  # lots and their ends
+            return ",".join(f"{each['lot']}:{write_instant(each['expires_at'])}" for each in value)
         case _:
             text = str(value)
             return text if re.fullmatch(r"[^\s;|\"#]+", text) else f'"{text}"'

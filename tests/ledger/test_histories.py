@@ -41,6 +41,7 @@ from tests.ledger.scenario import TableError, read_text
 from tests.ledger.scenario_books import Books, OracleBooks, check_conservation
 from tests.ledger.scenario_run import run
 from tests.ledger.scenario_sql import SqlBooks, fingerprint_of
+from tests.ledger.told_lots import check_told_lots
 from workers.ledger.model import Code
 
 HISTORIES = int(os.environ.get("HISTORIES", "200"))  # of 45 records on average; about 80 ms each
@@ -65,6 +66,8 @@ def run_now() -> Iterator[Run]:
 def test_postgres_decides_random_histories_as_the_oracle_does(settings: Settings, run_now: Run) -> None:
     """All columns of all rows, all lots, levels and sequences, in batches of any size, by any of the catalogues.
 
+    And the events alone tell what is left of each lot, and when it ends.
+
     What fails is shrunk, and printed as a scenario that can be pasted into `scenarios/`. HISTORIES=10000 makes it
     longer; the histories are others in each run.
     """
@@ -76,8 +79,10 @@ def test_postgres_decides_random_histories_as_the_oracle_does(settings: Settings
         await transaction.start()
         plans = "force_generic_plan" if draft.generic_plans else "force_custom_plan"
         await connection.execute(f"set local plan_cache_mode = {plans}")
+        books = SqlBooks(connection)
         try:
-            yield SqlBooks(connection)
+            yield books
+            await check_told_lots(books)
         finally:
             await transaction.rollback()
 

@@ -10,6 +10,7 @@ from infra.postgres import Connection
 from tests.ledger.scenario import FOLDER, Scenario, read_file
 from tests.ledger.scenario_run import run
 from tests.ledger.scenario_sql import SqlBooks
+from tests.ledger.told_lots import check_told_lots
 from tests.workers.contract import broken_words_of_all, records_of
 
 SCENARIOS = [scenario for path in sorted(FOLDER.glob("*.txt")) for scenario in read_file(path)]
@@ -31,16 +32,11 @@ async def test_the_ledger_in_postgres_does_what_the_table_says(shared: Connectio
     """Each line's rows, in order, and the checks behind them; no credit is made or lost in between.
 
     And the events that the workers publish mean what the contract says, field by field: a reader who has nothing else
-    comes to the balance of each event, and to what the books have left on each lot.
+    comes to the balance of each event, and to what the books have left on each lot and when it ends.
     """
     async with rolled_back(shared) as books:
         await run(scenario, books)
-        rows = await shared.fetch("select account_id, lot, remaining from lots join accounts using (account)")
-    broken, readers = broken_words_of_all(
-        [json.loads(each.value) for each in books.messages], records_of(books.requests)
-    )
+        await check_told_lots(books)
+    broken, _ = broken_words_of_all([json.loads(each.value) for each in books.messages], records_of(books.requests))
 
     assert [] == broken
-    assert {(account, number): remaining for account, number, remaining in map(tuple, rows)} == {
-        (account, number): lot.remaining for account, reader in readers.items() for number, lot in reader.lots.items()
-    }

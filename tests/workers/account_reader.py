@@ -1,11 +1,12 @@
 """What a reader of the result topics knows of one account, from its events alone, as the contract tells it to."""
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-__all__ = ["AccountReader", "HeldLot", "instant"]
+__all__ = ["AccountReader", "HeldLot", "instant", "read_accounts"]
 
 # By code: the member with the credits that moved, and the sign of what moves on the lot.
 _MOVES = {
@@ -34,7 +35,7 @@ class HeldLot:
     plan: str | None
     granted_at: datetime
     ends: datetime
-    full_ends: datetime | None  # None: it began under a cancel, so that only a later event tells its full life
+    longest: datetime  # of the ends it had
     remaining: int = 0
 
     def spendable(self, at: datetime) -> int:
@@ -44,7 +45,10 @@ class HeldLot:
 
 @dataclass
 class AccountReader:
-    """The lots of one account, the ends of its subscriptions, and its events so far."""
+    """The lots of one account, the ends of its subscriptions, and its events so far.
+
+    It knows no rule of ends: a lot ends when its grant says, until an answer says otherwise.
+    """
 
     lots: dict[int, HeldLot] = field(default_factory=dict)
     ends: dict[str, datetime] = field(default_factory=dict)  # of cancelled subscriptions
@@ -61,32 +65,32 @@ class AccountReader:
         if code == "granted":
             self._open(data)
         elif code == "cancelled":
-            self._cancel(data["subscription_id"], instant(data["effective_at"]))
+            self.ends[data["subscription_id"]] = instant(data["effective_at"])
         elif code == "cancellation_taken_back":
             self.ends.pop(data["subscription_id"])
-            for lot in self._lots_of(data["subscription_id"]):
-                lot.ends = lot.full_ends or lot.ends
-        told = data.get("lot_expires_at") or data.get("expires_at")
-        if data.get("lot") is not None and told is not None:
-            lot = self.lots[data["lot"]]
-            if lot.full_ends is None and instant(told) > lot.ends:
-                lot.ends = lot.full_ends = instant(told)
+        for each in data.get("lot_ends") or ():
+            lot = self.lots[each["lot"]]
+            lot.ends = instant(each["expires_at"])
+            lot.longest = max(lot.longest, lot.ends)
         if code in _MOVES:
             member, sign = _MOVES[code]
             self.lots[data["lot"]].remaining += sign * data[member]
         self.events.append(dict(event))
 
     def _open(self, data: Mapping[str, Any]) -> None:
-        name, ends = data["subscription_id"], instant(data["expires_at"])
-        clamped = name is not None and self.ends.get(name) is not None and ends >= self.ends[name]
         self.lots[data["lot"]] = HeldLot(
-            data["request_id"], name, data["plan"], instant(data["granted_at"]), ends, None if clamped else ends
+            data["request_id"],
+            data["subscription_id"],
+            data["plan"],
+            instant(data["granted_at"]),
+            *[instant(data["expires_at"])] * 2,
         )
 
-    def _cancel(self, name: str, effective_at: datetime) -> None:
-        self.ends[name] = effective_at
-        for lot in self._lots_of(name):
-            lot.ends = max(lot.granted_at, min(lot.ends, effective_at))
 
-    def _lots_of(self, name: str) -> list[HeldLot]:
-        return [lot for lot in self.lots.values() if lot.subscription_id == name]
+def read_accounts(events: Iterable[Mapping[str, Any]]) -> dict[str, AccountReader]:
+    """Return what is known of each account from events of both result topics, in any order, repeats included."""
+    first = {event["id"]: event for event in events if "subject" in event}
+    readers: dict[str, AccountReader] = defaultdict(AccountReader)
+    for event in sorted(first.values(), key=lambda each: (each["subject"], each["data"]["sequence"])):
+        readers[event["subject"]].take(event)
+    return dict(readers)

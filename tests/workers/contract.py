@@ -116,6 +116,21 @@ def _cancelled_end(value: str | None, m: Moment) -> bool:
     return _asked_instant("effective_at")(value, m)
 
 
+def _moved_ends(value: list[dict[str, Any]] | None, m: Moment) -> bool:
+    """Of a cancel, and of one taken back: the subscription's lots whose end it moved; all that still hold credits."""
+    code = m.data["code"]
+    if code not in ("cancelled", "cancellation_taken_back") or value is None:
+        return value is None and code not in ("cancelled", "cancellation_taken_back")
+    lots = {number: lot for number, lot in m.reader.lots.items() if lot.subscription_id == m.data["subscription_id"]}
+    if not {each["lot"] for each in value} <= lots.keys():
+        return False
+    if code == "cancellation_taken_back":
+        return all(lots[each["lot"]].longest == instant(each["expires_at"]) for each in value)
+    end = instant(m.data["effective_at"])
+    told = all(instant(each["expires_at"]) == max(lots[each["lot"]].granted_at, end) for each in value)
+    return told and all(lot.ends <= max(lot.granted_at, end) for lot in lots.values() if lot.remaining)
+
+
 _COMMON: Final[dict[str, Check]] = {
     "request_id": lambda value, m: value == m.asked.event["id"],
     "sequence": lambda value, m: value == len(m.reader.events),
@@ -167,6 +182,7 @@ MEANINGS: Final[dict[str, dict[str, Check]]] = {
         "plan": _asked("plan"),
         "period_start": _asked_instant("period_start"),
         "grant_id": _granting_event,
+        "lot_ends": _moved_ends,
         "kept_lot": lambda value, m: (
             value is None or (m.asked.event["type"] == _CHANGE and m.reader.lots[value].granted_at <= m.as_of)
         ),

@@ -26,6 +26,7 @@ FILE: Final = Path(__file__).with_name("openapi.json")
 _OF_DATABASE: Final = (
     ProblemKind.BUSY,
     ProblemKind.DATABASE_AWAY,
+    ProblemKind.DATABASE_LOCKED,
     ProblemKind.DATABASE_REFUSED,
     ProblemKind.NOT_SET_UP,
 )

@@ -84,6 +84,11 @@ async def _outcome(reader: LedgerReader, request: web.Request) -> web.Response:
 
 
 async def _health(reader: LedgerReader, request: web.Request) -> web.Response:
+    if not reader.ready and reader.locks.holder is not None:  # anybody may ask: not even which session it is
+        raise ApiError(
+            ProblemKind.DATABASE_LOCKED,
+            "a lock in Postgres keeps reads waiting: see the log of `inmail api`",
+        )
     if not reader.ready:
         raise ApiError(ProblemKind.DATABASE_AWAY, "the last read of the database failed: see the log of `inmail api`")
     return _answer(request, HealthBody(ready=True), None)

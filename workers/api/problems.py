@@ -8,6 +8,7 @@ import asyncpg
 from aiohttp import web
 
 from infra.postgres import is_transient
+from infra.postgres_locks import LockHolder
 from infra.settings import SettingsError
 from workers.api.bodies import ProblemBody
 from workers.ops.books.snapshot import is_unmigrated
@@ -39,6 +40,7 @@ class ProblemKind(Enum):
     NOT_YET = _Kind(503, "The sequence asked for has not come", retry_after=1)
     BUSY = _Kind(503, "Too many requests at once", retry_after=1)
     DATABASE_AWAY = _Kind(503, "Postgres does not answer", retry_after=2)
+    DATABASE_LOCKED = _Kind(503, "A lock in Postgres keeps reads waiting", retry_after=2)
     DATABASE_REFUSED = _Kind(503, "Postgres refused", retry_after=30)
     NOT_SET_UP = _Kind(503, "The database does not have this version's tables", retry_after=30)
 
@@ -61,12 +63,25 @@ class ApiError(Exception):
 DATABASE_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, SettingsError)
 
 
-def database_problem(error: BaseException) -> ApiError:
-    """Return what to tell a client of one of `DATABASE_ERRORS`. The error itself is for the log: it names hosts."""
+def database_problem(error: BaseException, holder: LockHolder | None = None) -> ApiError:
+    """Return what to tell a client of one of `DATABASE_ERRORS`. The error itself is for the log: it names hosts.
+
+    Args:
+        error: the error.
+        holder: who keeps reads waiting in Postgres, if somebody is known to.
+
+    """
     if is_unmigrated(error):
         return ApiError(
             ProblemKind.NOT_SET_UP,
             "the database schema does not match this version: its operator runs `inmail migrate`",
+        )
+    in_vain = isinstance(error, asyncpg.QueryCanceledError | asyncpg.LockNotAvailableError | TimeoutError)
+    if holder is not None and in_vain:
+        return ApiError(
+            ProblemKind.DATABASE_LOCKED,
+            f"a session in Postgres holds a lock that reads wait for: {holder.session}. Ask again a little later; tell"
+            " the API's operator, whose log and /readyz say whose session it is and how to end it",
         )
     if isinstance(error, asyncpg.QueryCanceledError | TimeoutError):
         return ApiError(

@@ -14,6 +14,7 @@ from infra.clock import utc_now
 from infra.postgres import Connection, Pool
 from infra.settings import Settings
 from workers.api.balance_batches import BalanceBatches
+from workers.api.lock_watch import ReadLockWatch
 from workers.api.problems import DATABASE_ERRORS, ApiError, ProblemKind, database_problem
 from workers.ops.books.current_balance import CurrentBalance, read_current_balances, read_sequence
 from workers.ops.books.original_ids import find_request_ids
@@ -24,6 +25,11 @@ __all__ = ["CHECK_SECONDS", "LedgerReader"]
 CHECK_SECONDS: Final = 2.0
 _NAMED: Final = 5
 _WAITING_AT_MOST: Final = 1000  # requests of one process for its connections: more would only wait for a timeout
+# Each table that reads use: a lock on one keeps the reads of that one only.
+_CHECK: Final = (
+    "select exists (select from accounts), exists (select from subscriptions), exists (select from lots),"
+    " exists (select from journal), exists (select from original_ids)"
+)
 _POLL_SECONDS: Final = (0.01, 0.02, 0.05)  # between two looks for a sequence; the last one goes on
 
 
@@ -37,8 +43,10 @@ class LedgerReader:
     _reading: int = 0
     _told: str | None = field(default=None, init=False)
     _batches: BalanceBatches = field(init=False)
+    locks: ReadLockWatch = field(init=False)
 
     def __post_init__(self) -> None:
+        self.locks = ReadLockWatch(self.settings)
         self._batches = BalanceBatches(self._read_balances)
 
     async def balance(self, account_id: str, wait_for: int) -> CurrentBalance:
@@ -103,7 +111,7 @@ class LedgerReader:
         while True:
             try:
                 async with self._connection() as connection:
-                    await connection.fetchval("select sequence from accounts limit 1")
+                    await connection.fetchval(_CHECK)
             except ApiError:
                 pass  # noted, and logged as it changed
             await asyncio.sleep(CHECK_SECONDS)
@@ -146,6 +154,7 @@ class LedgerReader:
                 ProblemKind.BUSY, "too many requests wait for the database: ask again, or run more processes"
             )
         self._reading += 1
+        token = self.locks.begin()
         try:
             async with (
                 asyncio.timeout(self.settings.api_timeout_seconds),
@@ -154,8 +163,9 @@ class LedgerReader:
                 yield connection
         except DATABASE_ERRORS as error:
             self._note(repr(error))
-            raise database_problem(error) from error
+            raise database_problem(error, self.locks.holder) from error
         finally:
+            self.locks.end(token)
             self._reading -= 1
         self._note(None)
 

@@ -41,7 +41,7 @@ async def serve_api(settings: Settings) -> AsyncIterator[str]:
     pool = await create_reader_pool(settings).__aenter__()
     try:
         reader, metrics = LedgerReader(settings, pool), ApiMetrics(pool)
-        watching = asyncio.create_task(reader.watch())
+        watching = [asyncio.create_task(each) for each in (reader.watch(), reader.locks.watch())]
         answers: dict[str, Answer] = {"/livez": _livez, "/readyz": partial(_readyz, reader)}
         runner = web.AppRunner(
             _application(tokens, reader, metrics), access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS
@@ -52,10 +52,12 @@ async def serve_api(settings: Settings) -> AsyncIterator[str]:
                 yield await _listen(runner, settings)
         finally:
             await runner.cleanup()
-            watching.cancel()
-            await asyncio.wait([watching], timeout=_SHUTDOWN_SECONDS)
-            if watching.done() and not watching.cancelled():
-                watching.result()  # it never ends by itself: this raises
+            for task in watching:
+                task.cancel()
+            await asyncio.wait(watching, timeout=_SHUTDOWN_SECONDS)
+            for task in watching:
+                if task.done() and not task.cancelled():
+                    task.result()  # it never ends by itself: this raises
     finally:
         await close_in_time(pool, _SHUTDOWN_SECONDS)
 
@@ -65,7 +67,11 @@ def _livez() -> tuple[bool, dict[str, Any]]:
 
 
 def _readyz(reader: LedgerReader) -> tuple[bool, dict[str, Any]]:
+    """Tell whether reads go well; what keeps some of them waiting is told also when the last one went well."""
     reasons = [] if reader.ready else ["the last read of the database failed, or none was made yet"]
+    holder = reader.locks.holder
+    if holder is not None:
+        reasons.append(f"{holder.text}: {holder.do}")
     return reader.ready, {"ready": reader.ready, "reasons": reasons}
 
 

@@ -29,7 +29,7 @@ from workers.commands.views.dead_letters import (
     show_redrive_plan,
     show_redrive_result,
 )
-from workers.ops.dead_letters import history
+from workers.ops.dead_letters import report
 from workers.ops.dead_letters.letters import LetterFilter
 from workers.ops.dead_letters.redrive import redrive
 from workers.ops.dead_letters.redrive_plan import RATES, RedriveOptions, RedrivePlan, plan_redrive
@@ -73,16 +73,16 @@ def list_command(  # noqa: PLR0913, PLR0917 - one parameter an option
 ) -> None:
     """List dead letters, newest first, with the history of each."""
     selection = _selection(reason, topic, account, type_, after, before, at)
-    report = run_command(lambda settings: history.report_dead_letters(settings, selection, last, operation))
     if count:
-        rows = [(*key, number) for key, number in sorted(report.counts.items())]
+        counts, silent = run_command(lambda settings: report.count_dead_letters(settings, selection, operation))
+        rows = [(*key, number) for key, number in sorted(counts.items())]
         names = ("topic", "reason", "letters")
         write_json([dict(zip(names, row, strict=True)) for row in rows]) if json else show_dead_letter_counts(rows)
-    elif json:
-        write_json(report.summary())
-    else:
-        show_dead_letters(report)
-    _warn_if_incomplete(report)
+        _warn_if_incomplete(silent)
+        return
+    found = run_command(lambda settings: report.report_dead_letters(settings, selection, last, operation))
+    write_json(found.summary()) if json else show_dead_letters(found)
+    _warn_if_incomplete(found.silent)
 
 
 @dead_letters.command("show")
@@ -95,9 +95,9 @@ def show_command(
     partition, offset = _place(place, "PARTITION/OFFSET")
     if partition is None or offset is None:
         raise typer.BadParameter("expected PARTITION/OFFSET, like 3/17", param_hint="PARTITION/OFFSET")
-    report = run_command(lambda settings: history.report_dead_letter(settings, partition, offset))
-    write_json(report.summary()[0]) if json else show_dead_letter(*report.letters[0])
-    _warn_if_incomplete(report)
+    found = run_command(lambda settings: report.report_dead_letter(settings, partition, offset))
+    write_json(found.summary()[0]) if json else show_dead_letter(*found.letters[0])
+    _warn_if_incomplete(found.silent)
 
 
 @dead_letters.command("redrive")
@@ -183,8 +183,8 @@ def _place(text: str, hint: str) -> tuple[int, int | None]:
     return int(partition), int(offset) if slash else None
 
 
-def _warn_if_incomplete(report: history.DeadLetterReport) -> None:
-    if report.silent is not None:
+def _warn_if_incomplete(silent: str | None) -> None:
+    if silent is not None:
         error_console().print(
-            f"The history of the dead letters is unknown, because Postgres cannot be queried: {report.silent}"
+            f"The history of the dead letters is unknown, because Postgres cannot be queried: {silent}"
         )

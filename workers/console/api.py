@@ -1,12 +1,13 @@
 """The console's read API, as JSON: each answer has the data of the command of the same name (see docs/console.md)."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from aiohttp import web
 from pydantic_core import to_json
 
+from infra.kafka.backwards import ReadBudget
 from schemas.catalogue import INPUT_TOPICS, TOPICS
 from schemas.results import DeadLetterReason
 from workers.console import parameters
@@ -23,7 +24,7 @@ from workers.console.time_series import TimeRange
 from workers.ops.books.account_search import search_accounts
 from workers.ops.books.balance_history import read_balance_history
 from workers.ops.books.statement import read_statement
-from workers.ops.dead_letters.history import report_dead_letter, report_dead_letters
+from workers.ops.dead_letters.report import count_newest, report_dead_letter, report_dead_letters
 from workers.ops.operations import Operation, list_operations, read_operation
 from workers.ops.topics.inventory import read_inventory
 from workers.ops.topics.newest_records import read_newest
@@ -34,6 +35,7 @@ from workers.ops.trace.trace import about, trace
 __all__ = ["Api", "RequestHandler", "json_response"]
 
 _MAX_LETTERS: Final = 200
+_LETTER_BUDGET: Final = ReadBudget(5_000, 16 * 1024 * 1024)  # of one page: half a second where nothing matches
 _MAX_LINES: Final = 500
 _MAX_ACCOUNTS: Final = 20
 _MAX_RECORDS: Final = 25
@@ -67,6 +69,7 @@ class Api:
             "/api/account/balance": self.balance,
             "/api/request": self.request,
             "/api/dead-letters": self.dead_letters,
+            "/api/dead-letters/counts": self.dead_letter_counts,
             "/api/dead-letters/{partition}/{offset}": self.dead_letter,
             "/api/operations": self.operations,
             "/api/operations/{operation}": self.operation,
@@ -121,34 +124,37 @@ class Api:
         return json_response(summary | {"searched": _SEARCHED_RECORDS})
 
     async def dead_letters(self, request: web.Request) -> web.Response:
-        """Answer with the newest dead letters that match the filter, and with counts by topic and reason."""
+        """Answer with the newest dead letters that match the filter, or the next older ones."""
         letter_filter = parameters.parse_filter(request.query)
         last = parameters.parse_number(request.query, "last", 1, _MAX_LETTERS) or _MAX_LETTERS
-        older_than = parameters.parse_older(request.query)
+        after = parameters.parse_older(request.query)
         operation = parameters.parse_number(request.query, "operation")
+        budget = replace(_LETTER_BUDGET)
         async with self.limiter.slot(_TOPIC_SCAN_LIMITS) as settings:
-            report = await report_dead_letters(settings, letter_filter, last, operation, older_than=older_than)
-        counts = [
-            {"topic": topic, "reason": reason, "letters": n} for (topic, reason), n in sorted(report.counts.items())
-        ]
+            report = await report_dead_letters(settings, letter_filter, last, operation, after=after, budget=budget)
         return json_response(
             {
                 "letters": [letter_row_json(letter, history) for letter, history in report.letters],
-                "counts": counts,
-                "total": report.counts.total(),
-                "older": report.older,
-                "next": parameters.older_than_text(report.letters[-1][0]) if report.older else None,
+                "next": parameters.older_than_text(report.next),
+                "searched_to": report.searched_to,
                 "silent": report.silent,
                 "topics": INPUT_TOPICS,
                 "reasons": list(DeadLetterReason),
             }
         )
 
+    async def dead_letter_counts(self, _: web.Request) -> web.Response:
+        """Answer with the number of the newest dead letters by topic and reason, and back to when they were counted."""
+        async with self.limiter.slot(_TOPIC_SCAN_LIMITS) as settings:
+            counts, counted_to = await count_newest(settings, replace(_LETTER_BUDGET))
+        rows = [{"topic": topic, "reason": reason, "letters": n} for (topic, reason), n in sorted(counts.items())]
+        return json_response({"counts": rows, "counted_to": counted_to})
+
     async def dead_letter(self, request: web.Request) -> web.Response:
         """Answer with one dead letter in full."""
         partition, offset = _require_number(request, "partition"), _require_number(request, "offset")
         async with self.limiter.slot(_TOPIC_SCAN_LIMITS) as settings:
-            report = await report_dead_letter(settings, partition, offset)
+            report = await report_dead_letter(settings, partition, offset, replace(_LETTER_BUDGET))
         return json_response(letter_json(*report.letters[0]) | {"silent": report.silent})
 
     async def operations(self, request: web.Request) -> web.Response:

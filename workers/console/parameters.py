@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from infra.clock import nearest_instant, to_milliseconds
 from schemas.catalogue import INPUT_TOPICS
 from schemas.results import DeadLetterReason
 from workers.console.problems import BadRequestError
-from workers.ops.dead_letters.letters import DeadLetter, LetterFilter, LetterTime, letter_time
+from workers.ops.dead_letters.letters import LetterFilter
+from workers.ops.dead_letters.pages import LetterCursor
 from workers.ops.dead_letters.redrive_plan import RATES, RedriveOptions
 
 __all__ = [
@@ -26,7 +26,6 @@ __all__ = [
 _MAX_CHARACTERS: Final = 1000
 _MAX_PLACES: Final = 1000
 _PLACE: Final = re.compile(r"(\d{1,9})/(\d{1,18})", re.ASCII)
-_OLDER: Final = re.compile(r"(-?\d{1,17})-(\d{1,9})-(\d{1,18})", re.ASCII)
 _MAX_NUMBER: Final = 2**53 - 1  # JavaScript's largest safe integer
 
 Parameters = Mapping[str, Any]
@@ -133,8 +132,8 @@ def parse_places(places: object) -> frozenset[tuple[int, int]]:
     return frozenset((int(place[1]), int(place[2])) for place in found if place is not None)
 
 
-def parse_older(parameters: Parameters) -> LetterTime | None:
-    """Return the dead letter after which a page of the list begins; None for the first page.
+def parse_older(parameters: Parameters) -> LetterCursor | None:
+    """Return where the page of the list before ends; None for the first page.
 
     Raises:
         BadRequestError: when it is none that `older_than_text` wrote.
@@ -143,16 +142,15 @@ def parse_older(parameters: Parameters) -> LetterTime | None:
     text = parse_text(parameters, "older_than")
     if text is None:
         return None
-    found = _OLDER.fullmatch(text)
-    if found is None:
+    found = [_PLACE.fullmatch(place) for place in text.split(",")]
+    if None in found:
         raise BadRequestError("older_than: expected what the page before named as `next`")
-    return nearest_instant(int(found[1])), int(found[2]), int(found[3])
+    return {int(place[1]): int(place[2]) for place in found if place is not None}
 
 
-def older_than_text(letter: DeadLetter) -> str:
-    """Return the parameter for the page that begins after a dead letter."""
-    at, partition, offset = letter_time(letter)
-    return f"{to_milliseconds(at)}-{partition}-{offset}"
+def older_than_text(cursor: LetterCursor | None) -> str | None:
+    """Return the parameter for the page after one that ends there; None where there is none."""
+    return None if cursor is None else ",".join(f"{partition}/{offset}" for partition, offset in cursor.items())
 
 
 def parse_options(parameters: Parameters) -> RedriveOptions:

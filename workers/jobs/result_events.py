@@ -116,6 +116,13 @@ def _not_final(entry: Entry) -> dict[str, Any]:
     return {name: details[name] for name in ("waited_for", "retry_after_seconds")}
 
 
+def _lot_ends(told: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
+    """Return the ends of lots that a row moved; None where it tells none, as rows of before do."""
+    if told is None:
+        return None
+    return [{"lot": each["lot"], "expires_at": _instant(each["expires_at"])} for each in told]
+
+
 def _outcome(entry: Entry) -> str:
     return "accepted" if entry.code in ACCEPTED else "rejected"
 
@@ -218,6 +225,7 @@ def _decided(entry: Entry) -> EventParts:
         "period_start": _instant(details.get("period_start")),
         "grant_id": details.get("grant_id"),
         "kept_lot": details.get("kept_lot"),
+        "lot_ends": _lot_ends(details.get("lot_ends")),
         **_not_final(entry),
     }
     return CREDIT_EVENTS, billing_decided, own

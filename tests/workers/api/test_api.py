@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -17,11 +18,14 @@ from structlog.testing import capture_logs
 
 from infra.clock import utc_now
 from infra.postgres import Connection, connect_database
+from infra.postgres_locks import LockHolder
 from infra.settings import Settings, SettingsError
 from schemas.ids import DerivedId, derive_id
 from tests.ledger.book import DAY, Book
 from tests.workers.api.served import OLD_TOKEN, TOKEN, Client, Line, serving
+from tests.workers.processes import ask, free_port
 from tests.workers.wire import eventually
+from workers.api import lock_watch
 from workers.api import openapi as openapi_module
 from workers.api.openapi import openapi, rendered
 from workers.api.problems import ProblemKind
@@ -447,8 +451,81 @@ async def test_a_database_that_does_not_answer_in_time_ends_the_statement(
 
         await eventually(nobody_waits, "the end of the statement on the server")
 
-    assert (503, "database-away") == answer.problem
+    assert answer.problem in {(503, "database-away"), (503, "database-locked")}  # by whether it was asked in time
     assert book.offset > 0
+
+
+async def test_who_holds_a_lock_is_named_to_each_reader_as_far_as_it_may_know(
+    settings: Settings, book: Book, database: Connection
+) -> None:
+    """A client learns which session it is; whose it is and what ends it, /readyz and the log tell operators."""
+    own = {"api_timeout_seconds": 1.0, "health_port": free_port()}
+    user, pid = await database.fetchval("select current_user"), database.get_server_pid()
+    with capture_logs() as logs:
+        async with serving(settings, **own) as client:
+            assert 200 == (await client.get("/v1/accounts/alice/balance")).status
+            async with database.transaction():
+                await database.execute("set local idle_in_transaction_session_timeout = 0")
+                await database.execute("lock table lots in access exclusive mode")
+                began = f"{await database.fetchval('select now()'):%Y-%m-%d %H:%M:%S} UTC"
+
+                async def is_named() -> bool:
+                    return (await client.get("/v1/accounts/alice/balance")).problem == (503, "database-locked")
+
+                await eventually(is_named, "the session that holds the lock")
+                answer = await client.get("/v1/accounts/alice/balance")
+                health = await client.get("/v1/health")
+                status, ready = await ask(own["health_port"], "/readyz")
+            await eventually(lambda: _is_ok(client), "answers once the lock is gone")
+
+    assert f"pid {pid}, idle in transaction since {began}" in answer.body["detail"]
+    assert not [word for word in (f"user {user}", "lots", "pg_terminate") if word in answer.body["detail"]]
+    assert ((503, "database-locked"), "2") == (health.problem, health.headers["Retry-After"])
+    assert str(pid) not in health.body["detail"]
+    told = " ".join(ready["reasons"])
+    assert 503 == status
+    wanted = [f"pid {pid} (user {user}", "idle in transaction since", "a lock on lots", f"pg_terminate_backend({pid})"]
+    assert [] == [word for word in wanted if word not in told]
+    (logged,) = [each for each in logs if each["event"] == "lock_in_the_way"]
+    assert f"user {user}" in logged["holder"]
+    assert book.offset > 0
+
+
+async def test_a_lock_that_keeps_no_read_is_not_the_reason(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read may be slow while somebody keeps writers waiting, or nobody: what no read waits for is no cause."""
+    asked = []
+    waiting = 0
+
+    async def ask_holders(*arguments: object) -> list[LockHolder]:
+        asked.append(arguments)
+        return [LockHolder(7, tables=("lots",), waiting=waiting)]
+
+    monkeypatch.setattr(lock_watch, "ask_lock_holders", ask_holders)
+    locks = lock_watch.ReadLockWatch(settings.model_copy(update={"api_timeout_seconds": 0.1}))
+    watching = asyncio.create_task(locks.watch())
+
+    async def is_asked(times: int) -> bool:
+        return len(asked) >= times
+
+    await asyncio.sleep(0)
+    nobody_asked = list(asked)
+    token = locks.begin()
+    await eventually(partial(is_asked, 2), "who holds what a read waits for")
+    before = locks.holder
+    waiting = 1
+    await eventually(partial(is_asked, len(asked) + 2), "the same again")
+    after = locks.holder
+    locks.end(token)
+    watching.cancel()
+
+    assert ([], None) == (nobody_asked, before)
+    assert after is not None
+    assert 7 == after.pid
+    assert {"inmail api"} == {ours for _, ours, _ in asked}
+
+
+async def _is_ok(client: Client) -> bool:
+    return (await client.get("/v1/accounts/alice/balance")).status == 200
 
 
 async def test_a_database_without_tables_is_told_to_be_migrated(settings: Settings, database: Connection) -> None:

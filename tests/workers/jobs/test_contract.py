@@ -81,6 +81,11 @@ def _others(value: Any) -> Iterator[Any]:
             yield from (value + 1, value - 1)
         case None:
             yield from (1, "other", "2031-01-01T00:00:00Z")
+        case list():  # lots with their ends
+            yield value[1:] if value else None
+            for each in value[:1]:
+                end = (datetime.fromisoformat(each["expires_at"]) + timedelta(seconds=1)).isoformat()
+                yield [each | {"expires_at": end.replace("+00:00", "Z")}, *value[1:]]
         case dict():
             yield value | {"offset": value["offset"] + 1}
         case str() if value[:2] == "20" and "T" in value:

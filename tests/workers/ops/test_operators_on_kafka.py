@@ -28,8 +28,10 @@ from workers.jobs.expiry import ExpiryJob
 from workers.jobs.partitioning_check import PartitioningCheck
 from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
-from workers.ops.dead_letters.history import LetterHistory, report_dead_letter
-from workers.ops.dead_letters.letters import LetterFilter, NoSuchDeadLetterError, list_dead_letters
+from workers.ops.dead_letters.history import LetterHistory
+from workers.ops.dead_letters.letters import LetterFilter, NoSuchDeadLetterError
+from workers.ops.dead_letters.pages import list_dead_letters
+from workers.ops.dead_letters.report import report_dead_letter
 from workers.ops.lag import GroupLag, read_lag
 from workers.ops.topics.plan import TopicChange, TopicsError, apply_topics
 from workers.ops.topics.publish import PublishReport, publish

@@ -9,9 +9,10 @@ from rich.text import Text
 
 from infra.terminal import console, create_table, format_instant, show_table
 from workers.commands.views.styles import BAD, DIM, GOOD, WARN, format_count
-from workers.ops.dead_letters.history import DeadLetterReport, LetterHistory
+from workers.ops.dead_letters.history import LetterHistory
 from workers.ops.dead_letters.letters import DeadLetter, escape_unprintable, readable_text
 from workers.ops.dead_letters.redrive_plan import REFUSALS, RedrivePlan
+from workers.ops.dead_letters.report import DeadLetterReport
 from workers.ops.operations import OngoingOperation, Operation, OperationStatus
 
 __all__ = [
@@ -47,8 +48,8 @@ def show_dead_letters(report: DeadLetterReport) -> None:
         return
     heads = ["dead letter", "reason", "account", "origin", "time", "outcome", "error"]
     show_table(heads, rows, flexible="outcome,error")
-    if (found := report.counts.total()) > len(rows):
-        console().print(f"{len(rows)} of {found:,}: list more with --last, or count all with --count")
+    if report.next is not None:
+        console().print(f"The newest {len(rows):,}: list more with --last, or count all with --count")
 
 
 def show_dead_letter_counts(rows: Sequence[tuple[str, str, int]]) -> None:

@@ -1,7 +1,8 @@
 -- Decides cancels, in the order given: clamps the lots of each subscription to its end.
 --
 -- A cancel is always accepted, also before the subscription is known: it then waits for its grants. Of several cancels
--- the earliest end holds. It moves no credit: a tick books what a clamped lot loses.
+-- the earliest end holds. It moves no credit: a tick books what a clamped lot loses. Its row lists the lots that it
+-- clamped, with their ends, so that whoever reads the events alone knows them.
 --
 -- Codes, in order of precedence: account_erased, cancelled
 create or replace function cancel(
@@ -15,6 +16,7 @@ declare
     r request;
     before bigint;
     until timestamptz;
+    ends jsonb;
 begin
     for i in 1 .. cardinality(p_requests) loop
         r := p_requests[i];
@@ -31,19 +33,34 @@ begin
         on conflict (account, subscription_id) do update set ends_at = least(s.ends_at, excluded.ends_at)
         returning s.ends_at into until;
 
-        update lots as l
-        set
-            expires_at = greatest(l.granted_at, least(l.expires_at, until)),
-            -- It is announced too, unless it was before: by a cancel that was taken back.
-            warned = greatest(l.granted_at, least(l.expires_at, until)) = any(l.announced_ends)
-        where l.account = r.account and l.subscription_id = p_subscription_ids[i] and l.open and l.expires_at > until;
+        with clamped as (
+            update lots as l
+            set
+                expires_at = greatest(l.granted_at, until),
+                -- It is announced too, unless it was before: by a cancel that was taken back.
+                warned = greatest(l.granted_at, until) = any(l.announced_ends)
+            where
+                l.account = r.account and l.subscription_id = p_subscription_ids[i] and l.open
+                and l.expires_at > greatest(l.granted_at, until)
+            returning l.lot, l.expires_at
+        )
+
+        select coalesce(jsonb_agg(lot_end(c.lot, c.expires_at) order by c.lot), '[]') into ends from clamped as c;
 
         return next book(r, 'cancelled', p_before => before, p_details => jsonb_build_object(
-            'subscription_id', p_subscription_ids[i], 'effective_at', until
+            'subscription_id', p_subscription_ids[i], 'effective_at', until, 'lot_ends', ends
         ));
         return query select * from settle(r, p_low, before);
     end loop;
 end;
+$$;
+
+-- What a row tells of a lot whose end it moved.
+create or replace function lot_end(p_lot integer, p_expires_at timestamptz)
+returns jsonb
+language sql stable
+as $$
+    select jsonb_build_object('lot', p_lot, 'expires_at', p_expires_at);
 $$;
 
 create or replace function is_erased(p_account bigint)

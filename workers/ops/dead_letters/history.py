@@ -3,43 +3,30 @@
 The table `redriven` has the redrives; the journal has the answers, however a request reached its topic.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, fields
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-import asyncpg
-
-from infra.postgres import Connection, connect_database
-from infra.settings import Settings
+from infra.postgres import Connection
 from schemas.catalogue import EXPIRY_TICKS, INPUT_TOPICS, Undecodable, decode, fingerprint
 from schemas.envelope import Event
-from workers.ops.dead_letters.letters import (
-    ALL,
-    DeadLetter,
-    FoundLetters,
-    LetterFilter,
-    LetterTime,
-    NoSuchDeadLetterError,
-    list_dead_letters,
-)
+from workers.ops.dead_letters.letters import DeadLetter, FoundLetters
 
 __all__ = [
-    "DeadLetterReport",
     "LetterHistory",
     "LetterKey",
     "Redrive",
     "StoredAnswer",
     "decode_message",
     "letter_key",
+    "make_histories",
     "read_answers",
     "read_histories",
+    "read_letter_answers",
     "read_redrives",
-    "report_dead_letter",
-    "report_dead_letters",
 ]
 
 LetterKey = tuple[int, int, UUID | None]  # partition, offset and id of a dead letter
@@ -81,24 +68,6 @@ class LetterHistory:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class DeadLetterReport:
-    """Dead letters with their histories, the newest first, and the number of all that match."""
-
-    letters: list[tuple[DeadLetter, LetterHistory | None]]
-    counts: Counter[tuple[str, str]]  # by topic and reason
-    silent: str | None  # why the database could not be read
-    older: int = 0  # how many more match that are older than these
-
-    def summary(self) -> list[dict[str, Any]]:
-        """Return the dead letters for JSON; a history is null if the database could not be read."""
-        rows = []
-        for letter, history in self.letters:
-            row: dict[str, Any] = {each.name: getattr(letter, each.name) for each in fields(letter)}
-            rows.append(row | {"became": None if history is None else history.summary()})
-        return rows
-
-
 def letter_key(letter: DeadLetter) -> LetterKey:
     """Return the unique key of a dead letter, unique also after its topic was created again."""
     return letter.partition, letter.offset, letter.id
@@ -117,13 +86,22 @@ def decode_message(letter: DeadLetter) -> Event | Undecodable | None:
         return problem
 
 
-async def read_redrives(connection: Connection) -> dict[LetterKey, list[Redrive]]:
-    """Return all redrives by dead letter, the oldest first."""
-    rows = await connection.fetch(
-        "select letter_partition, letter_offset, letter, r.operation, o.actor, r.topic, r.partition, r.sent_offset,"
-        " coalesce(r.sent_at, r.intended_at) from redriven as r join operations as o using (operation)"
-        " order by r.operation"
-    )
+_REDRIVES: Final = (
+    "select letter_partition, letter_offset, letter, r.operation, o.actor, r.topic, r.partition, r.sent_offset,"
+    " coalesce(r.sent_at, r.intended_at) from redriven as r join operations as o using (operation)"
+)
+
+
+async def read_redrives(
+    connection: Connection, letters: Collection[LetterKey] | None = None
+) -> dict[LetterKey, list[Redrive]]:
+    """Return the redrives of dead letters by dead letter, the oldest first; of all if no letters are given."""
+    ours = ""
+    arguments: list[list[int]] = []
+    if letters is not None:
+        ours = " where (letter_partition, letter_offset) in (select * from unnest($1::integer[], $2::bigint[]))"
+        arguments = [[letter[0] for letter in letters], [letter[1] for letter in letters]]
+    rows = await connection.fetch(f"{_REDRIVES}{ours} order by r.operation", *arguments)
     redrives = defaultdict(list)
     for partition, offset, letter, *sending in map(tuple, rows):
         redrives[partition, offset, letter].append(Redrive(*sending))
@@ -177,77 +155,6 @@ async def read_answers(connection: Connection, events: Sequence[tuple[str, int, 
     ]
 
 
-async def report_dead_letters(
-    settings: Settings,
-    selection: LetterFilter = ALL,
-    last: int | None = None,
-    operation: int | None = None,
-    *,
-    older_than: LetterTime | None = None,
-) -> DeadLetterReport:
-    """Return the newest matching dead letters with their histories.
-
-    Args:
-        settings: where Kafka and Postgres are.
-        selection: the filter.
-        last: the maximum number; None: all.
-        operation: only dead letters redriven by the operation with this number.
-        older_than: list only those that come after this one in the order of the list; all are counted.
-
-    Raises:
-        NotSetUpError: when the topic does not exist.
-        KafkaError: when the cluster cannot be reached.
-
-    """
-    async with _open_books_if_reachable(settings) as (connection, silent):
-        redrives = await read_redrives(connection) if connection is not None else {}
-
-        def is_selected(letter: DeadLetter) -> bool:
-            sent = redrives.get(letter_key(letter), ())
-            return selection.matches(letter) and (operation is None or operation in {each.operation for each in sent})
-
-        copies = {(each.topic, each.partition, each.offset) for sent in redrives.values() for each in sent}
-        found = await list_dead_letters(settings, selection, last, is_selected, copies, older_than=older_than)
-        if connection is None:
-            return DeadLetterReport([(letter, None) for letter in found.letters], found.counts, silent, found.older)
-        histories = await read_histories(connection, found, redrives)
-    return DeadLetterReport(list(zip(found.letters, histories, strict=True)), found.counts, None, found.older)
-
-
-async def report_dead_letter(settings: Settings, partition: int, offset: int) -> DeadLetterReport:
-    """Return the dead letter at an offset, with its history.
-
-    Raises:
-        NoSuchDeadLetterError: when there is no dead letter at the offset.
-        NotSetUpError: when the topic does not exist.
-        KafkaError: when the cluster cannot be reached.
-
-    """
-    report = await report_dead_letters(settings, LetterFilter(partition=partition, offset=offset))
-    if not report.letters:
-        text = f"there is no dead letter at {partition}/{offset}: see `inmail dead-letters list`"
-        raise NoSuchDeadLetterError(text)
-    return report
-
-
-@asynccontextmanager
-async def _open_books_if_reachable(settings: Settings) -> AsyncIterator[tuple[Connection | None, str | None]]:
-    """Open the database, or return why it cannot be read: dead letters can be listed without their histories."""
-    try:
-        connection = await connect_database(settings)
-    except (OSError, asyncpg.PostgresError) as error:
-        yield None, str(error) or type(error).__name__
-        return
-    try:
-        # The database may lack this version's migrations.
-        if await connection.fetchval("select to_regclass('redriven')") is None:
-            yield None, "the database does not have this version's tables: run `inmail migrate`"
-        else:
-            yield connection, None
-    finally:
-        await connection.close()
-
-
 async def read_histories(
     connection: Connection, found: FoundLetters, redrives: Mapping[LetterKey, Sequence[Redrive]]
 ) -> list[LetterHistory]:
@@ -256,14 +163,29 @@ async def read_histories(
     Args:
         connection: to the ledger's database.
         found: the dead letters.
-        redrives: all redrives by dead letter, from `read_redrives`.
+        redrives: redrives by dead letter, from `read_redrives`.
 
     """
+    return make_histories(found, redrives, await read_letter_answers(connection, found.letters))
+
+
+async def read_letter_answers(
+    connection: Connection, letters: Sequence[DeadLetter]
+) -> dict[LetterKey, StoredAnswer | None]:
+    """Return the stored answers to the requests in dead letters."""
     decodable = {}
-    for letter in found.letters:
+    for letter in letters:
         if isinstance(event := decode_message(letter), Event):
             decodable[letter_key(letter)] = (letter.origin_topic, letter.origin_partition, event)
-    answers = dict(zip(decodable, await read_answers(connection, list(decodable.values())), strict=True))
+    return dict(zip(decodable, await read_answers(connection, list(decodable.values())), strict=True))
+
+
+def make_histories(
+    found: FoundLetters,
+    redrives: Mapping[LetterKey, Sequence[Redrive]],
+    answers: Mapping[LetterKey, StoredAnswer | None],
+) -> list[LetterHistory]:
+    """Return the histories of dead letters, of what was read about them."""
     histories = []
     for letter in found.letters:
         sent = tuple(redrives.get(letter_key(letter), ()))

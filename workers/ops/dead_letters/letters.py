@@ -2,11 +2,10 @@
 
 import base64
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Collection
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from heapq import heappush, heappushpop
 from typing import Any
 from uuid import UUID
 
@@ -26,12 +25,11 @@ __all__ = [
     "DeadLetter",
     "FoundLetters",
     "LetterFilter",
-    "LetterTime",
+    "MessagePosition",
     "NoSuchDeadLetterError",
+    "count_matching",
     "escape_unprintable",
     "find_dead_letters",
-    "letter_time",
-    "list_dead_letters",
     "parse_dead_letter",
     "readable_text",
 ]
@@ -115,24 +113,14 @@ class LetterFilter:
 ALL = LetterFilter()
 
 
-LetterTime = tuple[datetime, int, int]  # when it was dead-lettered, its partition and offset: the order of lists
-
-
-def letter_time(letter: DeadLetter) -> LetterTime:
-    """Return a dead letter's place in the order of lists, which are newest first."""
-    return letter.set_aside_at, letter.partition, letter.offset
-
-
 MessagePosition = tuple[str, int, int | None]  # topic, partition and offset of a message
 
 
 @dataclass(slots=True)
 class FoundLetters:
-    """The newest matching dead letters, newest first, and the number of all by topic and reason."""
+    """Dead letters, newest first, and those that redriven messages of theirs became."""
 
     letters: list[DeadLetter] = field(default_factory=list)
-    older: int = 0  # how many more match that are older than these
-    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     copies: dict[MessagePosition, str] = field(
         default_factory=dict
     )  # places of dead letters by the position of their message
@@ -162,52 +150,22 @@ async def find_dead_letters(
                 yield parse_dead_letter(record)
 
 
-async def list_dead_letters(  # noqa: PLR0913 - independent options
-    settings: Settings,
-    selection: LetterFilter = ALL,
-    last: int | None = None,
-    is_selected: Callable[[DeadLetter], bool] | None = None,
-    copies: Collection[MessagePosition] = (),
-    *,
-    older_than: LetterTime | None = None,
-) -> FoundLetters:
-    """Return the newest matching dead letters, and the number of all by topic and reason.
-
-    Args:
-        settings: where Kafka is.
-        selection: the filter.
-        last: the maximum number; None: all.
-        is_selected: a predicate to use in place of the filter's own.
-        copies: positions of redriven messages, whose dead letters are found whether they match or not.
-        older_than: list only those that come after this one in the order of the list; all are counted.
+async def count_matching(
+    settings: Settings, is_selected: Callable[[DeadLetter], bool], partition: int | None = None
+) -> Counter[tuple[str, str]]:
+    """Return the number of the selected dead letters by topic and reason. Reads the whole topic, or partition.
 
     Raises:
         NotSetUpError: when the topic does not exist.
         KafkaError: when the cluster cannot be reached.
 
     """
-    found = FoundLetters()
-    is_selected = is_selected or selection.matches
-    newest: list[tuple[datetime, int, int, DeadLetter]] = []
-    async with aclosing(find_dead_letters(settings, selection.partition, selection.offset or 0)) as letters:
+    counts: Counter[tuple[str, str]] = Counter()
+    async with aclosing(find_dead_letters(settings, partition)) as letters:
         async for letter in letters:
-            origin = (letter.origin_topic, letter.origin_partition, letter.origin_offset)
-            if origin in copies:
-                found.copies[origin] = letter.place
             if is_selected(letter):
-                found.counts[letter.origin_topic, letter.reason] += 1
-                entry = (*letter_time(letter), letter)
-                if older_than is not None and entry[:3] >= older_than:
-                    continue
-                if last is not None and len(newest) >= last:
-                    heappushpop(newest, entry)
-                    found.older += 1
-                else:
-                    heappush(newest, entry)
-            if selection.offset is not None and not copies:
-                break  # this is the record at the offset, or the first one after it
-    found.letters = [letter for *_, letter in sorted(newest, key=lambda entry: entry[:3], reverse=True)]
-    return found
+                counts[letter.origin_topic, letter.reason] += 1
+    return counts
 
 
 def parse_dead_letter(record: ConsumerRecord) -> DeadLetter:

@@ -4,7 +4,6 @@ The ledger's database is read first, and is enough for a trace. Kafka adds the r
 """
 
 import json
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 from uuid import UUID
@@ -19,8 +18,9 @@ from workers.ops.books.lanes import next_offsets
 from workers.ops.books.original_ids import find_request_ids
 from workers.ops.books.reasons import reason_of
 from workers.ops.books.snapshot import open_books
-from workers.ops.dead_letters.history import DeadLetterReport, LetterHistory, read_histories, read_redrives
+from workers.ops.dead_letters.history import LetterHistory, read_histories, read_redrives
 from workers.ops.dead_letters.letters import DeadLetter
+from workers.ops.dead_letters.report import DeadLetterReport
 from workers.ops.trace import in_books as books
 from workers.ops.trace.found_records import FoundRecord, find_event, find_undecided
 from workers.ops.trace.in_books import DecidedRecord
@@ -85,7 +85,7 @@ class TraceReport:
 
     def summary(self) -> dict[str, Any]:
         """Return the report for JSON."""
-        letters = DeadLetterReport(list(self.letters), Counter(), None)
+        letters = DeadLetterReport(list(self.letters), None)
         return {
             "traces": [_summary(trace) for trace in self.traces],
             "dead_letters": letters.summary(),

@@ -1,7 +1,6 @@
 """Dead letters on a terminal: what a stranger wrote is shown, and does nothing."""
 
 from base64 import b64encode
-from collections import Counter
 from dataclasses import replace
 from typing import Any
 from uuid import uuid4
@@ -20,8 +19,9 @@ from workers.commands.views.dead_letters import (
     show_dead_letters,
 )
 from workers.commands.views.trace import _dead_letter_facts
-from workers.ops.dead_letters.history import DeadLetterReport, LetterHistory
+from workers.ops.dead_letters.history import LetterHistory
 from workers.ops.dead_letters.letters import DeadLetter, LetterFilter, parse_dead_letter, readable_text
+from workers.ops.dead_letters.report import DeadLetterReport
 
 
 @pytest.mark.parametrize("text", ["", "plain", '{"a": 1}\n\t"b"', "Zoë 日本"])
@@ -101,11 +101,11 @@ def test_what_a_letter_says_commands_no_terminal(capsys: pytest.CaptureFixture[s
     command = "\x1b[2J\u202e\r"
     letter = _read(error=f"an {command}error", name=f"a {command}header", topic=f"a {command}topic")
     fate = LetterHistory((), None, None)
-    told = DeadLetterReport([(letter, fate)], Counter({(letter.origin_topic, letter.reason): 1}), None)
+    told = DeadLetterReport([(letter, fate)], None)
 
     show_dead_letter(letter, fate)
     show_dead_letters(told)
-    show_dead_letter_counts([(*key, number) for key, number in told.counts.items()])
+    show_dead_letter_counts([(letter.origin_topic, letter.reason, 1)])
     shown = capsys.readouterr().out + "".join(str(Text.assemble(*told)) for _, told in _dead_letter_facts(letter, fate))
 
     assert all(character.isprintable() or character == "\n" for character in shown)
@@ -127,6 +127,6 @@ def test_the_list_shows_the_account_whole(capsys: pytest.CaptureFixture[str]) ->
     account = str(uuid4())
     letter = replace(_read(), account_id=account)
 
-    show_dead_letters(DeadLetterReport([(letter, None)], Counter(), None))
+    show_dead_letters(DeadLetterReport([(letter, None)], None))
 
     assert account in capsys.readouterr().out

@@ -29,10 +29,11 @@ from workers.jobs.billing import BillingJob
 from workers.jobs.expiry import ExpiryJob
 from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
-from workers.ops.dead_letters.history import DeadLetterReport, report_dead_letters
-from workers.ops.dead_letters.letters import LetterFilter, letter_time, list_dead_letters
+from workers.ops.dead_letters.letters import LetterFilter
+from workers.ops.dead_letters.pages import list_dead_letters
 from workers.ops.dead_letters.redrive import LETTER_HEADER, OPERATION_HEADER, _RedriveSender, redrive
 from workers.ops.dead_letters.redrive_plan import RedriveOptions, plan_redrive
+from workers.ops.dead_letters.report import DeadLetterReport, count_dead_letters, report_dead_letters
 from workers.ops.lag import read_lag
 from workers.ops.operations import (
     Intent,
@@ -242,7 +243,7 @@ async def test_what_would_be_of_no_use_or_unsafe_is_not_sent_and_said_why(
     await publish(cluster, BILLING_EVENTS, [answered, platinum(account), (key, b"{"), (None, encode(send(account)))])
     await work_off(mended)
     plan = await plan_redrive(mended, LetterFilter(account=account), FAST)
-    counts = (await list_dead_letters(cluster, LetterFilter(account=account))).counts
+    counts, _ = await count_dead_letters(cluster, LetterFilter(account=account))
 
     reasons = ("unknown_plan", "not_json", "wrong_topic")  # the last one is the account's by its subject
     kept = {(BILLING_EVENTS, reason): 1 for reason in reasons}
@@ -449,32 +450,6 @@ async def test_letters_are_found_by_each_of_their_marks(cluster: Settings, accou
             found = await list_dead_letters(cluster, selection)
             assert letter in found.letters
             assert other not in found.letters
-
-
-async def test_the_newest_are_listed_and_all_are_counted(cluster: Settings, account: str) -> None:
-    """However many there are, no more than asked for are kept at hand."""
-    await set_aside(cluster, SEND_REQUESTS, account, [b"%d{" % number for number in range(20)], "not_json")
-
-    found = await list_dead_letters(cluster, LetterFilter(account=account), last=3)
-
-    assert [b"19{", b"18{", b"17{"] == [letter.value for letter in found.letters]
-    assert {(SEND_REQUESTS, "not_json"): 20} == found.counts
-
-
-async def test_pages_of_a_list_hold_each_letter_once(cluster: Settings, account: str) -> None:
-    """Each page begins after the last one of the page before, and tells how many are older than its own."""
-    await set_aside(cluster, SEND_REQUESTS, account, [b"%d{" % number for number in range(20)], "not_json")
-
-    values, older, after = [], [], None
-    for _ in range(3):
-        page = await list_dead_letters(cluster, LetterFilter(account=account), 8, older_than=after)
-        values += [letter.value for letter in page.letters]
-        older.append(page.older)
-        after = letter_time(page.letters[-1])
-
-    assert [b"%d{" % number for number in reversed(range(20))] == values
-    assert [12, 4, 0] == older
-    assert 20 == page.counts.total()
 
 
 async def test_a_letter_whose_request_was_answered_otherwise_says_so(

@@ -18,7 +18,8 @@ from tests.workers.command import end, run, start
 from tests.workers.letters import platinum, records_of, set_aside
 from tests.workers.wire import eventually
 from workers.commands.running import Exit
-from workers.ops.dead_letters.letters import LetterFilter, list_dead_letters
+from workers.ops.dead_letters.letters import LetterFilter
+from workers.ops.dead_letters.pages import list_dead_letters
 from workers.ops.operations import OperationStatus, list_operations
 
 GUIDE = Path(__file__).parents[4] / "docs" / "dead-letters.md"

@@ -229,6 +229,30 @@ async def test_two_partitions_that_lock_each_other_try_again(live: Settings, mon
     assert {} == _causes(comparison)
 
 
+async def test_rows_of_before_lots_ends_were_told_are_no_difference(live: Settings) -> None:
+    """The ends themselves are compared, as states of the lots."""
+    asked = await _asked(live)
+    other = target_settings(live, asked)
+    await _change(
+        live,
+        "create table told as select account, sequence, details from journal where details ? 'lot_ends'",
+        "update journal set details = details - 'lot_ends'",
+    )
+    try:
+        _, comparison = await _rerun(live, asked)
+        before, after = await _everything(live), await _everything(other)
+    finally:
+        await _change(
+            live,
+            "update journal as j set details = t.details from told as t"
+            " where j.account = t.account and j.sequence = t.sequence",
+            "drop table told",
+        )
+
+    assert {} == _causes(comparison)
+    assert (False, True) == ("lot_ends" in str(before["journal"]), "lot_ends" in str(after["journal"]))
+
+
 async def test_a_schema_of_the_live_database_will_do(live: Settings) -> None:
     """Beside the live books: the same line for line, whatever the live ones hold stays, and neither sees the other."""
     before = await _everything(live)

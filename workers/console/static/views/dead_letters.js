@@ -57,7 +57,8 @@ export function outcomeStatus(letter) {
 function draw(report, values, older) {
   const filter = Object.fromEntries(Object.entries(values).filter(([, value]) => value));
   const chosen = h("button", { type: "button", class: "primary", "data-key": "redrive selected", on: { click: () => redriveSelected() } });
-  const all = h("button", { type: "button", "data-key": "redrive all", on: { click: () => redrive(filter, report.total) } }, `Redrive ${count(report.total, "message")} …`);
+  const known = !older && report.next === null ? report.letters.length : null; // how many match: only a search of all tells
+  const all = h("button", { type: "button", "data-key": "redrive all", on: { click: () => redrive(filter, known) } }, known === null ? "Redrive all that match …" : `Redrive ${count(known, "message")} …`);
   const boxes = new Map(report.letters.map((letter) => [letter.place, selectionBox(letter.place, showSelection)]));
   const whole = h("input", { type: "checkbox", "aria-label": "Select all on this page", "data-key": "select all", on: { change: () => selectAll(whole.checked) } });
 
@@ -79,7 +80,7 @@ function draw(report, values, older) {
   showSelection();
   return [
     report.silent && h("p", { class: "card" }, status("warning", "History unavailable"), ` Postgres cannot be queried: ${report.silent}`),
-    section("Dead letters", report.total ? h("div", { class: "actions" }, pagePosition(report, older), h("div", { class: "buttons" }, chosen, all)) : null,
+    section("Dead letters", older || report.next || report.letters.length ? h("div", { class: "actions" }, pagePosition(report, older), h("div", { class: "buttons" }, chosen, all)) : null,
       report.letters.length > 0 && h("label", { class: "check" }, whole, " Select all on this page"),
       table("Dead letters", [
         ["Dead letter", (letter) => h("span", { class: "chosen" }, boxes.get(letter.place), link(`#/letters/${letter.place}`, letter.place))],
@@ -88,7 +89,7 @@ function draw(report, values, older) {
         ["Account", accountCell, "cut"],
         ["Message", (letter) => [h("span", { class: "error" }, letter.event_type ?? "no type"), h("span", { class: "quiet" }, `${letter.origin_topic} ${letter.origin_partition}/${letter.origin_offset}`)], "type"],
         ["Outcome", outcomeStatus],
-      ], report.letters, { empty: older ? "No older dead letter matches." : "No dead letter matches. Retention may have removed older dead letters.", key: (letter) => letter.place }),
+      ], report.letters, { empty: emptyText(report, older), key: (letter) => letter.place }),
       pageLinks(report, values, older)),
   ];
 }
@@ -107,16 +108,24 @@ function accountCell(letter) {
   return account === null ? "–" : link(`#/account?${new URLSearchParams({ id: account })}`, account);
 }
 
+function emptyText(report, older) {
+  if (report.next) return "No dead letter matches so far.";
+  return older ? "No older dead letter matches." : "No dead letter matches. Retention may have removed older dead letters.";
+}
+
+/** Returns how many letters the page has, and how far it has searched where rare matches did not fill it. */
 function pagePosition(report, older) {
-  const last = report.total - report.older;
-  const first = last - report.letters.length + 1;
-  return h("p", {}, count(report.total, "dead letter"), report.letters.length < report.total && (older ? `, ${number(first)} to ${number(last)} from the newest` : `, the newest ${number(report.letters.length)}`));
+  const n = report.letters.length;
+  const kind = older ? "older dead letter" : "dead letter";
+  let found = count(n, kind);
+  if (report.next) found = n === 0 ? "No match" : older ? found : `The newest ${found}`;
+  return h("p", {}, found, report.next && n < PAGE && report.searched_to && [": searched back to ", time(report.searched_to)]);
 }
 
 function pageLinks(report, values, older) {
   if (!older && report.next === null) return null;
   const path = (more) => `#/letters?${new URLSearchParams(Object.entries({ ...values, ...more }).filter(([, value]) => value))}`;
-  return h("nav", { class: "pages", "aria-label": "Pages" }, older && link(path({}), "Newest"), report.next && link(path({ older_than: report.next }), `Older (${number(report.older)})`));
+  return h("nav", { class: "pages", "aria-label": "Pages" }, older && link(path({}), "Newest"), report.next && link(path({ older_than: report.next }), report.letters.length < PAGE ? "Search older" : "Older"));
 }
 
 async function redriveSelected() {
@@ -126,8 +135,9 @@ async function redriveSelected() {
   open(started);
 }
 
-async function redrive(filter, total) {
-  open(await redriveDeadLetters(filter, `This redrives the messages of ${count(total, "dead letter")}.`));
+async function redrive(filter, known) {
+  const which = known === null ? "all dead letters that match, on every page" : count(known, "dead letter");
+  open(await redriveDeadLetters(filter, `This redrives the messages of ${which}.`));
 }
 
 function open(started) {

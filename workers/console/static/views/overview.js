@@ -27,7 +27,7 @@ export function showOverview({ body, signal }) {
     if (end === countedEnd || Date.now() - countedAt < MIN_COUNT_INTERVAL_MS) return;
     [countedEnd, countedAt] = [end, Date.now()];
     try {
-      show(letters, deadLettersTable(await get("/api/dead-letters", { last: 1 }, signal)));
+      show(letters, deadLettersTable(await get("/api/dead-letters/counts", {}, signal)));
     } catch (error) {
       if (error.name !== "AbortError") show(letters, errorCard(error, null));
       countedEnd = null;
@@ -142,8 +142,8 @@ function groupsSection(lag) {
 }
 
 function deadLettersTable(found) {
-  if (!found.total) return h("p", { class: "empty" }, "No dead letters.");
-  return [table("Dead letters by topic and reason", [
+  if (!found.counts.length) return h("p", { class: "empty" }, "No dead letters.");
+  return [found.counted_to && h("p", { class: "quiet" }, "The newest, back to ", time(found.counted_to)), table("Dead letters by topic and reason", [
     ["Reason", (row) => link(`#/letters?${new URLSearchParams({ topic: row.topic, reason: row.reason })}`, words(row.reason))],
     ["Topic", (row) => row.topic],
     ["Dead letters", (row) => number(row.letters), "number"],

@@ -1,0 +1,198 @@
+"""Dead letters with their histories: a page of them, one in full, and how many there are."""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, fields, replace
+from datetime import datetime
+from typing import Any
+
+import asyncpg
+
+from infra.kafka.backwards import ReadBudget
+from infra.postgres import Connection, connect_database
+from infra.settings import Settings
+from workers.ops.dead_letters.history import (
+    LetterHistory,
+    LetterKey,
+    letter_key,
+    make_histories,
+    read_letter_answers,
+    read_redrives,
+)
+from workers.ops.dead_letters.letters import (
+    ALL,
+    DeadLetter,
+    FoundLetters,
+    LetterFilter,
+    MessagePosition,
+    NoSuchDeadLetterError,
+    count_matching,
+)
+from workers.ops.dead_letters.pages import LetterCursor, find_copies, list_dead_letters
+
+__all__ = ["DeadLetterReport", "count_dead_letters", "count_newest", "report_dead_letter", "report_dead_letters"]
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterReport:
+    """A page of dead letters with their histories, the newest first."""
+
+    letters: list[tuple[DeadLetter, LetterHistory | None]]
+    silent: str | None  # why the database could not be read
+    next: LetterCursor | None = None  # where the next page goes on; None: there are no older ones
+    searched_to: datetime | None = None  # nothing newer matches but what was listed; None: all was searched
+
+    def summary(self) -> list[dict[str, Any]]:
+        """Return the dead letters for JSON; a history is null if the database could not be read."""
+        rows = []
+        for letter, history in self.letters:
+            row: dict[str, Any] = {each.name: getattr(letter, each.name) for each in fields(letter)}
+            rows.append(row | {"became": None if history is None else history.summary()})
+        return rows
+
+
+async def report_dead_letters(  # noqa: PLR0913 - independent options
+    settings: Settings,
+    selection: LetterFilter = ALL,
+    last: int | None = None,
+    operation: int | None = None,
+    *,
+    after: LetterCursor | None = None,
+    budget: ReadBudget | None = None,
+) -> DeadLetterReport:
+    """Return the newest matching dead letters with their histories, or the next older ones.
+
+    Args:
+        settings: where Kafka and Postgres are.
+        selection: the filter.
+        last: the maximum number; None: all.
+        operation: only dead letters redriven by the operation with this number.
+        after: where the page before ends; None: the first page.
+        budget: how much of the topic may be read, for the letters and again for what redriven ones became; None: all.
+
+    Raises:
+        NotSetUpError: when the topic does not exist.
+        KafkaError: when the cluster cannot be reached.
+
+    """
+    async with _open_books_if_reachable(settings) as (connection, silent):
+        places = is_selected = None
+        if operation is not None:
+            keys = await _redriven_by(connection, operation) if connection is not None else set()
+            places = {key[:2] for key in keys}
+            is_selected = _both(selection, keys)
+        page = await list_dead_letters(
+            settings,
+            selection,
+            last,
+            is_selected=is_selected,
+            places=places,
+            after=after,
+            budget=None if budget is None else replace(budget),
+        )
+        letters = page.letters
+        if connection is None:
+            told: list[tuple[DeadLetter, LetterHistory | None]] = [(letter, None) for letter in letters]
+            return DeadLetterReport(told, silent, page.next, page.searched_to)
+        histories = await _histories(settings, connection, letters, budget, every=selection.offset is not None)
+    return DeadLetterReport(list(zip(letters, histories, strict=True)), None, page.next, page.searched_to)
+
+
+async def count_dead_letters(
+    settings: Settings, selection: LetterFilter = ALL, operation: int | None = None
+) -> tuple[Counter[tuple[str, str]], str | None]:
+    """Return the number of all matching dead letters by topic and reason, and why the database could not be read.
+
+    Raises:
+        NotSetUpError: when the topic does not exist.
+        KafkaError: when the cluster cannot be reached.
+
+    """
+    if operation is None:
+        return await count_matching(settings, selection.matches, selection.partition), None
+    async with _open_books_if_reachable(settings) as (connection, silent):
+        keys = await _redriven_by(connection, operation) if connection is not None else set()
+    return await count_matching(settings, _both(selection, keys), selection.partition), silent
+
+
+async def count_newest(settings: Settings, budget: ReadBudget) -> tuple[Counter[tuple[str, str]], datetime | None]:
+    """Return the number of the newest dead letters by topic and reason, and back to when; None: all were counted.
+
+    Raises:
+        NotSetUpError: when the topic does not exist.
+        KafkaError: when the cluster cannot be reached.
+
+    """
+    page = await list_dead_letters(settings, budget=budget)
+    return Counter((letter.origin_topic, letter.reason) for letter in page.letters), page.searched_to
+
+
+def _both(selection: LetterFilter, keys: Collection[LetterKey]) -> Callable[[DeadLetter], bool]:
+    return lambda letter: letter_key(letter) in keys and selection.matches(letter)
+
+
+async def _histories(
+    settings: Settings, connection: Connection, letters: list[DeadLetter], budget: ReadBudget | None, *, every: bool
+) -> list[LetterHistory]:
+    """Return the histories of letters; what redriven ones became is searched for if `every`, or if unanswered."""
+    redrives = await read_redrives(connection, [letter_key(letter) for letter in letters])
+    answers = await read_letter_answers(connection, letters)
+    sent: dict[MessagePosition, datetime] = {
+        (each.topic, each.partition, each.offset): each.at
+        for letter, made in redrives.items()
+        for each in made
+        if each.offset is not None and (every or answers.get(letter) is None)
+    }
+    copies = await find_copies(settings, sent, budget)
+    return make_histories(FoundLetters(letters, copies), redrives, answers)
+
+
+async def report_dead_letter(
+    settings: Settings, partition: int, offset: int, budget: ReadBudget | None = None
+) -> DeadLetterReport:
+    """Return the dead letter at an offset, with its history.
+
+    Args:
+        settings: where Kafka and Postgres are.
+        partition: the dead letter's.
+        offset: the dead letter's.
+        budget: how much of the topic may be read for what a redriven one became; None: all.
+
+    Raises:
+        NoSuchDeadLetterError: when there is no dead letter at the offset.
+        NotSetUpError: when the topic does not exist.
+        KafkaError: when the cluster cannot be reached.
+
+    """
+    report = await report_dead_letters(settings, LetterFilter(partition=partition, offset=offset), 1, budget=budget)
+    if not report.letters:
+        text = f"there is no dead letter at {partition}/{offset}: see `inmail dead-letters list`"
+        raise NoSuchDeadLetterError(text)
+    return report
+
+
+@asynccontextmanager
+async def _open_books_if_reachable(settings: Settings) -> AsyncIterator[tuple[Connection | None, str | None]]:
+    """Open the database, or return why it cannot be read: dead letters can be listed without their histories."""
+    try:
+        connection = await connect_database(settings)
+    except (OSError, asyncpg.PostgresError) as error:
+        yield None, str(error) or type(error).__name__
+        return
+    try:
+        # The database may lack this version's migrations.
+        if await connection.fetchval("select to_regclass('redriven')") is None:
+            yield None, "the database does not have this version's tables: run `inmail migrate`"
+        else:
+            yield connection, None
+    finally:
+        await connection.close()
+
+
+async def _redriven_by(connection: Connection, operation: int) -> set[LetterKey]:
+    """Return the dead letters that an operation sent back."""
+    rows = await connection.fetch(
+        "select letter_partition, letter_offset, letter from redriven where operation = $1", operation
+    )
+    return {(row[0], row[1], row[2]) for row in rows}
