@@ -121,8 +121,9 @@ async def test_compaction_keeps_the_newest_balance_in_whatever_order_lanes_publi
     jobs = {("inmail-billing", 0): billing(), ("inmail-send", 0): sending(), ("inmail-send", 1): sending()}
     transactions: dict[tuple[str, int], list[list[Written]]] = {lane: [] for lane in jobs}
     dice = Random(19)  # noqa: S311 - no secret
-    for offset in range(12):
-        group, partition = lane = dice.choice(list(jobs))
+    order = [*(dice.choice(list(jobs)) for _ in range(10)), *jobs]  # the last two are lanes of one worker
+    for offset, lane in enumerate(order):
+        group, partition = lane
         event = book.promotion(2, ACCOUNT) if group == "inmail-billing" else book.send(ACCOUNT)
         found = await decided(jobs[lane], database, requests(partition, offset, event))
         transactions[lane].append(written(found))
