@@ -123,6 +123,7 @@ RIGHTS: Final[Mapping[str, Sequence[Right]]] = {
     "dead-letters redrive": _REDRIVE,
     "replay rewind": _REWIND,
     "replay reemit": _REEMIT,
+    "replay balances": _topics(_WRITE, BALANCES),
     "replay rebuild": _topics(_READ, *INPUT_TOPICS),
     "replay shadow": _topics(_READ, *INPUT_TOPICS),
     "transactions list": _HANGING,
@@ -150,6 +151,7 @@ BALANCES_RIGHTS: Final[Mapping[str, Sequence[Right]]] = {
 WARNED: Final = frozenset({"trace"})
 CHECKED: Final = frozenset(
     {"topics plan", "topics apply", "dead-letters redrive", "replay rewind", "replay reemit", "lag"}
+    | {"replay balances"}
     | {"transactions list", "transactions end"}
 )
 

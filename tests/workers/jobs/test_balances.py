@@ -1,21 +1,15 @@
-"""The topic of balances: compaction keeps each account's newest balance, in whatever order it was written.
-
-The tests apply compaction's own rule to what was published: of each key in a partition the record written last is kept.
-"""
+"""The topic of balances: compaction keeps each account's newest balance, in whatever order it was written."""
 
 import asyncio
 import json
-from collections.abc import Iterable, Sequence
-from contextlib import aclosing
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-from aiokafka import TopicPartition
 
 from infra.clock import LATEST
-from infra.kafka.records import read_records
 from infra.kafka.transactions import Message, TransactionPair, TransactionTimes
 from infra.postgres import Connection
 from infra.settings import Settings
@@ -24,8 +18,9 @@ from schemas.catalogue import BALANCES, CREDIT_EVENTS, SEND_RESULTS, fingerprint
 from schemas.envelope import Event
 from schemas.ticks import ExpiryTick
 from tests.ledger.book import DAY, NEW_YEAR, Book
+from tests.workers.balances_view import Written, compact, read_log, sequences, view, written
 from tests.workers.books_sound import write_story
-from tests.workers.wire import ends, prepare, promotion, publish, read, send, working
+from tests.workers.wire import ends, promotion, publish, read, send, working
 from workers.jobs.balances import BalancePublisher, balance_messages, with_balances
 from workers.jobs.billing import BillingJob
 from workers.jobs.bisection import decide_bisected
@@ -39,44 +34,6 @@ from workers.ops.books.current_balance import read_current_balances
 ACCOUNT = "alice"
 ROUNDS = 200
 AFTER = (timedelta(0), timedelta(hours=1), timedelta(days=9), timedelta(days=31), timedelta(days=400))
-
-
-class Written(NamedTuple):
-    """A record of the topic."""
-
-    partition: int
-    key: bytes
-    value: bytes
-
-
-def compact(log: Iterable[Written]) -> list[Written]:
-    """Return what compaction keeps: of each key in a partition the record written last."""
-    kept = {(record.partition, record.key): record for record in log}
-    return list(kept.values())
-
-
-def view(log: Iterable[Written]) -> dict[str, dict[str, Any]]:
-    """Return what a reader has who takes of each account the highest sequence."""
-    found: dict[str, dict[str, Any]] = {}
-    for record in log:
-        event = json.loads(record.value)
-        if event["data"]["sequence"] > found.get(event["subject"], {"sequence": 0})["sequence"]:
-            found[event["subject"]] = event["data"]
-    return found
-
-
-def written(messages: Sequence[Message]) -> list[Written]:
-    """Return the balances among the messages of a transaction, as the topic has them then."""
-    return [
-        Written(message.partition, message.key, message.value)
-        for message in messages
-        if message.topic == BALANCES and message.key is not None and message.partition is not None
-    ]
-
-
-def sequences(log: Iterable[Written]) -> list[int]:
-    """Return the sequences of records, in order."""
-    return [json.loads(record.value)["data"]["sequence"] for record in log]
 
 
 def requests(partition: int, first_offset: int, *events: Event) -> list[Request[Any]]:
@@ -157,23 +114,6 @@ class _Held:
         monkeypatch.setattr(TransactionPair, "publish", publish_)
 
 
-@pytest.fixture
-async def balances(settings: Settings) -> Settings:
-    """The running stack with the topic of balances."""
-    own = settings.model_copy(update={"balances_topic": True})
-    await prepare(own)
-    return own
-
-
-async def _log(settings: Settings, start: dict[TopicPartition, int], account: str) -> list[Written]:
-    """Return an account's records since a time, as a read_committed reader has them."""
-    found: list[Written] = []
-    for place, offset in start.items():
-        async with aclosing(read_records(settings, [place], start=offset)) as records:
-            found += [Written(record.partition, record.key, record.value) async for record in records]
-    return [record for record in found if json.loads(record.value)["subject"] == account]
-
-
 async def test_a_send_published_after_a_later_grant_hides_no_balance(
     balances: Settings, database: Connection, monkeypatch: pytest.MonkeyPatch, account: str
 ) -> None:
@@ -196,7 +136,7 @@ async def test_a_send_published_after_a_later_grant_hides_no_balance(
             held.may_go_on.set()
         (charged,) = await read(balances, of_sends, 1)
 
-    log = await _log(balances, start, account)
+    log = await read_log(balances, start, account)
     now = (await read_current_balances(database, [account], NEW_YEAR - 4000 * DAY))[account]
     kept = view(compact(log))[account]
     assert ([1, 3, 2], 2) == (sequences(log), charged["sequence"])  # the older one was written last
