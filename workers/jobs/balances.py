@@ -24,8 +24,6 @@ reader could not tell which is newer.
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from itertools import groupby
-from operator import itemgetter
 
 from infra.postgres import Connection
 from infra.settings import Settings
@@ -97,42 +95,40 @@ async def balance_messages(
         origin: the place of the input record that a balance is published with, by the account id's bytes.
 
     """
+    messages: list[Message] = []
     rows = await connection.fetch("select * from newest_balances($1)", list(account_ids))
-    messages = []
-    for account_id, its in groupby(map(tuple, rows), itemgetter(0)):
-        lots = list(its)
-        _, partition, sequence, as_of, erased_at, first_lot, *_ = lots[0]
-        data = _balance(sequence, as_of, erased_at, [] if first_lot is None else [row[5:] for row in lots])
-        body = account_balance(balance_id(account_id, sequence), account_id, as_of, data)
-        place = origin(account_id.encode())
-        messages.append(event_message(BALANCES, key(account_id, partition).encode(), body, partition, place))
+    lots: list[BalanceLot] = []
+    for number, row in enumerate(rows, 1):
+        account_id, partition, sequence, as_of, erased_at, lot, remaining, granted_at, expires_at = row
+        if lot is not None:
+            lots.append({"lot": lot, "remaining": remaining, "granted_at": granted_at, "expires_at": expires_at})
+        if number == len(rows) or rows[number][0] != account_id:  # its last lot
+            data = _balance(sequence, as_of, erased_at, lots)
+            body = account_balance(balance_id(account_id, sequence), account_id, as_of, data)
+            place = origin(account_id.encode())
+            messages.append(event_message(BALANCES, key(account_id, partition).encode(), body, partition, place))
+            lots = []
     return messages
 
 
-def _balance(
-    sequence: int,
-    as_of: datetime,
-    erased_at: datetime | None,
-    lots: Sequence[tuple[int, int, datetime, datetime]],
-) -> AccountBalanceData:
-    spendable, changes = 0, []
-    for _, remaining, granted_at, expires_at in lots:  # of none is the end before as_of
-        if granted_at <= as_of:
-            spendable += remaining
-            changes.append(expires_at)
-        else:
-            changes.append(granted_at)
+def _balance(sequence: int, as_of: datetime, erased_at: datetime | None, lots: list[BalanceLot]) -> AccountBalanceData:
+    """Return a balance; of the lots, none has ended by `as_of`."""
+    spendable, changes_at = 0, None
+    for lot in lots:
+        change = lot["granted_at"]
+        if change <= as_of:
+            spendable += lot["remaining"]
+            change = lot["expires_at"]
+        if changes_at is None or change < changes_at:
+            changes_at = change
     return {
         "sequence": sequence,
         "as_of": as_of,
         "spendable": spendable,
-        "changes_at": min(changes, default=None),
+        "changes_at": changes_at,
         "erased_at": erased_at,
         "lot_count": len(lots),
-        "lots": [
-            BalanceLot(lot=lot, remaining=remaining, granted_at=granted_at, expires_at=expires_at)
-            for lot, remaining, granted_at, expires_at in lots[:BALANCE_LOTS_AT_MOST]
-        ],
+        "lots": lots[:BALANCE_LOTS_AT_MOST],
     }
 
 
