@@ -1,7 +1,8 @@
 """`balances`: what the topic of balances costs; the same load with it and without, in turns.
 
 Drained by the send worker alone, and at a steady 1,000 sends a second with all workers up. An account has a few lots
-and mostly one send in a turn, so that nearly every send has a balance of its own beside its result: the most expensive case.
+and mostly one send in a turn, so that nearly every send has a balance of its own beside its result: the most
+expensive case.
 """
 
 from collections.abc import Callable

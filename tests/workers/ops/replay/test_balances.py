@@ -1,6 +1,7 @@
 """`replay balances`: the topic of balances has every account, also those that nothing has changed since it was on."""
 
 import asyncio
+import json
 from uuid import uuid4
 
 import pytest
@@ -10,8 +11,10 @@ from infra.settings import Settings
 from schemas.catalogue import BALANCES
 from tests.ledger.book import DAY, NEW_YEAR, Book
 from tests.workers.balances_view import Written, compact, read_log, sequences, view, written
+from tests.workers.command import run
 from tests.workers.replaying import ME
 from tests.workers.wire import ends
+from workers.commands.running import Exit
 from workers.jobs.balances import balance_messages
 from workers.ops.books.balance import UnknownAccountError
 from workers.ops.books.current_balance import read_current_balances
@@ -79,3 +82,20 @@ async def test_what_cannot_be_published_is_refused_with_its_reason(settings: Set
         await plan_balances(settings, None, FAST)
     with pytest.raises(UnknownAccountError):
         await plan_balances(balances, "nobody", FAST)
+
+
+async def test_the_command_publishes_the_balance_of_an_account_and_tells_what_it_did(
+    balances: Settings, database: Connection, account: str
+) -> None:
+    """With a reason, for the record."""
+    book, start = Book(database), await ends(balances, BALANCES)
+    await book.decide(book.promotion(5, account))
+
+    code, out, err = await run(
+        balances, "replay", "balances", "--account", account, "--because", "a test", "--yes", "--json"
+    )
+
+    answer = json.loads(out)
+    (record,) = await read_log(balances, start, account)
+    assert (Exit.DONE, 1, 1) == (code, answer["plan"]["accounts"], answer["result"]["sent"]), err
+    assert 5 == json.loads(record.value)["data"]["spendable"]
