@@ -101,6 +101,10 @@ class Settings(BaseSettings):
         description="clock that gives a record its time: append: broker, create: producer",
     )
 
+    balances_topic: Annotated[
+        bool, Field(description="publish each account's balance after a change to the compacted topic inmail.balances")
+    ] = False
+
     batch_records: Annotated[
         int, Field(ge=1, le=10_000, description="maximum number of records that a lane decides at once")
     ] = 1000

@@ -34,7 +34,7 @@ stack to `.inmail/env`.
 _SECTIONS: Final = {
     "Kafka": ("kafka_",),
     "Postgres": ("database_",),
-    "Topics, as `inmail topics apply` makes them": ("topic_",),
+    "Topics, as `inmail topics apply` makes them": ("topic_", "balances_"),
     "Workers": ("batch_", "drain_", "session_", "transaction_", "order_", "clock_", "dead_letter_", "stuck_", "plans_"),
     "Expiry ticks": ("tick_",),
     "Probes, logs and traces": ("health_", "log_", "traces"),

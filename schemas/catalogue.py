@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, NoReturn, Union
 
 from pydantic import BaseModel, Discriminator, TypeAdapter, ValidationError
 
+from schemas.balances import AccountBalance
 from schemas.billing import (
     AccountErased,
     CancellationTakenBack,
@@ -30,6 +31,8 @@ from schemas.ticks import ExpiryTick
 from schemas.undecodable import Undecodable, excerpt, explain, refuse_repeated_names
 
 __all__ = [
+    "ALL_TOPICS",
+    "BALANCES",
     "BILLING_EVENTS",
     "CATALOGUE",
     "CREDIT_EVENTS",
@@ -52,6 +55,7 @@ EXPIRY_TICKS: Final = "inmail.expiry-ticks"
 SEND_RESULTS: Final = "inmail.send-results"
 CREDIT_EVENTS: Final = "inmail.credit-events"
 DEAD_LETTERS: Final = "inmail.dead-letters"
+BALANCES: Final = "inmail.balances"  # only where it is switched on
 
 
 class EventType(NamedTuple):
@@ -60,7 +64,7 @@ class EventType(NamedTuple):
     model: type[Event]
     topic: str
     direction: Literal["in", "out"]
-    key: Literal["account"] | None  # what the record's key is; "account" is the subject too
+    key: Literal["account", "account and lane"] | None  # what the record's key is; the account is the subject too
     group: str | None  # the consumer group that decides it, for what comes in
     summary: str
 
@@ -102,10 +106,12 @@ CATALOGUE: Final = (
     EventType(BillingDecided, CREDIT_EVENTS, "out", "account", None, "A billing event's answer that moves no credit."),
     EventType(TickDecided, CREDIT_EVENTS, "out", None, None, "What a tick booked in its partition."),
     EventType(DeadLettered, DEAD_LETTERS, "out", "account", None, "A message that can never succeed."),
+    EventType(AccountBalance, BALANCES, "out", "account and lane", None, "What an account can spend, by lot."),
 )
 # fmt: on
 
-TOPICS: Final = tuple(dict.fromkeys(row.topic for row in CATALOGUE))
+ALL_TOPICS: Final = tuple(dict.fromkeys(row.topic for row in CATALOGUE))
+TOPICS: Final = tuple(topic for topic in ALL_TOPICS if topic != BALANCES)  # those of every installation
 INPUT_TOPICS: Final = tuple(dict.fromkeys(row.topic for row in CATALOGUE if row.direction == "in"))
 OUTPUT_TOPICS: Final = tuple(topic for topic in TOPICS if topic not in INPUT_TOPICS)
 

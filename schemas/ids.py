@@ -2,7 +2,8 @@
 
 All are UUIDv5 under one namespace. No two names can meet: account ids hold no blank, and of the names that
 begin with one, an answer's ends with a UUID, a conflict's with a UUID and a number, and that of a movement or
-notice has a blank and a number behind it and nothing else, where a tick's and a dead letter's go on.
+notice has a blank and a number behind it and nothing else, where a tick's and a dead letter's go on. A balance's has a
+word between two blanks.
 """
 
 from hashlib import sha1
@@ -13,6 +14,7 @@ __all__ = [
     "REQUESTS",
     "DerivedId",
     "answer_id",
+    "balance_id",
     "conflict_id",
     "dead_letter_id",
     "derive_id",
@@ -76,6 +78,11 @@ def movement_id(account_id: str, sequence: int) -> str:
     By its number in the account, since one request or tick may cause several that are alike.
     """
     return _uuid5(f"{account_id} {sequence}")
+
+
+def balance_id(account_id: str, sequence: int) -> str:
+    """Return the id of the balance of an account after the journal row with number `sequence`."""
+    return _uuid5(f"{account_id} balance {sequence}")
 
 
 def tick_answer_id(partition: int, request_id: UUID) -> str:

@@ -10,14 +10,14 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import CoreSchema, core_schema
 
-from schemas.catalogue import CATALOGUE, TOPICS, EventType
+from schemas.catalogue import ALL_TOPICS, CATALOGUE, EventType
 from schemas.compatibility import breaking_changes
 from schemas.envelope import EVENT_CONTENT_TYPE, ID_PATTERN
 
@@ -64,8 +64,18 @@ def _example(row: EventType) -> Json:
     return example
 
 
+_KEYS: Final[dict[str, Json]] = {
+    "account": {"type": "string", "pattern": ID_PATTERN, "description": "The account id."},
+    "account and lane": {
+        "type": "string",
+        "description": "For compaction only: an account has a key for each lane that changed it. Take the account from"
+        " subject, and of its records the one with the highest data.sequence. The partition is the account's.",
+    },
+}
+
+
 def _message(row: EventType) -> Json:
-    key = {"key": {"type": "string", "pattern": ID_PATTERN, "description": "The account id."}} if row.key else {}
+    key = {"key": _KEYS[row.key]} if row.key else {}
     content_type: Json = {"type": "string", "const": EVENT_CONTENT_TYPE}
     headers: Json = {"type": "object", "properties": {"content-type": content_type}, "required": ["content-type"]}
     return {
@@ -95,7 +105,7 @@ def _operation(topic: str, rows: list[EventType]) -> Json:
 
 def asyncapi() -> Json:
     """Return the AsyncAPI 3 document, from the ledger's side: it receives requests and sends results."""
-    by_topic = {topic: [row for row in CATALOGUE if row.topic == topic] for topic in TOPICS}
+    by_topic = {topic: [row for row in CATALOGUE if row.topic == topic] for topic in ALL_TOPICS}
     return {
         "asyncapi": "3.0.0",
         "info": {

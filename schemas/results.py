@@ -1,5 +1,6 @@
-"""All that goes out, by one name: answers, movements of credits, notices and dead letters."""
+"""All that goes out, by one name: answers, movements of credits, notices, dead letters and balances."""
 
+from schemas.balances import BALANCE_LOTS_AT_MOST, AccountBalance, AccountBalanceData, BalanceLot, account_balance
 from schemas.dead_letters import (
     DeadLetterCut,
     DeadLettered,
@@ -57,7 +58,11 @@ from schemas.outgoing import (
 )
 
 __all__ = [
+    "BALANCE_LOTS_AT_MOST",
+    "AccountBalance",
+    "AccountBalanceData",
     "AccountResultData",
+    "BalanceLot",
     "BillingDecided",
     "BillingDecidedData",
     "CreditsExhausted",
@@ -89,6 +94,7 @@ __all__ = [
     "Source",
     "TickDecided",
     "TickDecidedData",
+    "account_balance",
     "billing_decided",
     "credits_exhausted",
     "credits_expired",

@@ -32,6 +32,7 @@ from infra.kafka.rights import (
 from infra.postgres_rights import MissingPrivilegesError, explain_denial
 from infra.settings import Settings
 from schemas.catalogue import (
+    BALANCES,
     CREDIT_EVENTS,
     DEAD_LETTERS,
     EXPIRY_TICKS,
@@ -41,7 +42,7 @@ from schemas.catalogue import (
 )
 from workers.topology import GROUP_OF
 
-__all__ = ["CHECKED", "RIGHTS", "WARNED", "check_rights", "explain_refusal"]
+__all__ = ["BALANCES_RIGHTS", "CHECKED", "RIGHTS", "WARNED", "check_rights", "explain_refusal", "rights_of"]
 
 _ANSWER_SECONDS: Final = 5.0
 _GROUPS: Final = tuple(GROUP_OF.values())
@@ -122,6 +123,7 @@ RIGHTS: Final[Mapping[str, Sequence[Right]]] = {
     "dead-letters redrive": _REDRIVE,
     "replay rewind": _REWIND,
     "replay reemit": _REEMIT,
+    "replay balances": _topics(_WRITE, BALANCES),
     "replay rebuild": _topics(_READ, *INPUT_TOPICS),
     "replay shadow": _topics(_READ, *INPUT_TOPICS),
     "transactions list": _HANGING,
@@ -133,13 +135,30 @@ RIGHTS: Final[Mapping[str, Sequence[Right]]] = {
     "console": _CONSOLE,
     "console operator": _union(_CONSOLE, _REDRIVE, _REWIND, _REEMIT),
 }
+# What some need beside, where the topic of balances is switched on.
+BALANCES_RIGHTS: Final[Mapping[str, Sequence[Right]]] = {
+    "worker": _topics(_WRITE, BALANCES),
+    "topics plan": (*_topics(_DESCRIBE, BALANCES), *_topics(Operation.DESCRIBE_CONFIGS, BALANCES)),
+    "topics apply": (*_topics(_DESCRIBE, BALANCES), *_topics(Operation.ALTER_CONFIGS, BALANCES)),
+    "doctor": _topics(_WRITE, BALANCES),
+    "transactions list": _topics(_READ, BALANCES),
+    "transactions end": _topics(_READ, BALANCES),
+    "console": (*_topics(_READ, BALANCES), *_topics(Operation.DESCRIBE_CONFIGS, BALANCES)),
+    "console operator": (*_topics(_READ, BALANCES), *_topics(Operation.DESCRIBE_CONFIGS, BALANCES)),
+}
 # Commands that ask for their rights before they begin: those that change something, and one that would draw a false
 # plan from what it is not shown. Those of `WARNED` say what their answer lacks, and give the rest.
 WARNED: Final = frozenset({"trace"})
 CHECKED: Final = frozenset(
     {"topics plan", "topics apply", "dead-letters redrive", "replay rewind", "replay reemit", "lag"}
+    | {"replay balances"}
     | {"transactions list", "transactions end"}
 )
+
+
+def rights_of(command: str, settings: Settings) -> tuple[Right, ...]:
+    """Return the rights on Kafka that a command needs, given what is switched on."""
+    return (*RIGHTS[command], *(BALANCES_RIGHTS.get(command, ()) if settings.balances_topic else ()))
 
 
 async def check_rights(settings: Settings, command: str) -> None:
@@ -150,7 +169,7 @@ async def check_rights(settings: Settings, command: str) -> None:
         KafkaError: when the cluster cannot be reached.
 
     """
-    await require_rights(settings, RIGHTS[command], _purpose(command))
+    await require_rights(settings, rights_of(command, settings), _purpose(command))
 
 
 # What operators need in Postgres beside SELECT, by table. docs/operate.md has the statements that grant it.
@@ -179,15 +198,16 @@ async def explain_refusal(
     if command not in RIGHTS or not any(isinstance(each, (*AUTHORIZATION_ERRORS, NotSetUpError)) for each in causes):
         return None
     settings = read_settings()
+    needed = rights_of(command, settings)
     try:
         async with asyncio.timeout(_ANSWER_SECONDS), open_cluster_queries(settings) as lookup:
-            missing = await find_missing_rights(lookup, RIGHTS[command])
+            missing = await find_missing_rights(lookup, needed)
     except (KafkaError, OSError) as silent:
         structlog.get_logger("inmail").debug("rights_not_known", error=repr(silent))
         return None
     for kind, resource in _UNTOLD.items():
         if not missing and any(isinstance(each, kind) for each in causes):
-            missing = [right for right in RIGHTS[command] if right.resource is resource]
+            missing = [right for right in needed if right.resource is resource]
     return MissingRightsError(settings, missing, _purpose(command)) if missing else None
 
 

@@ -11,10 +11,11 @@ from typing import Final
 
 from aiokafka import TopicPartition
 
-from schemas.catalogue import BILLING_EVENTS, CATALOGUE, EXPIRY_TICKS, SEND_REQUESTS
+from infra.settings import Settings
+from schemas.catalogue import BALANCES, BILLING_EVENTS, CATALOGUE, EXPIRY_TICKS, SEND_REQUESTS, TOPICS
 from workers.ledger.model import WorkerName
 
-__all__ = ["GROUP_OF", "TOPIC_OF", "TOPIC_OF_GROUP", "TOPIC_RANK", "WORKER_OF", "last_owner", "sort_key"]
+__all__ = ["GROUP_OF", "TOPIC_OF", "TOPIC_OF_GROUP", "TOPIC_RANK", "WORKER_OF", "last_owner", "sort_key", "topics_of"]
 
 # In the order in which records with the same broker time are decided.
 WORKER_OF: Final = {
@@ -26,6 +27,11 @@ TOPIC_OF: Final[Mapping[str, str]] = {worker: topic for topic, worker in WORKER_
 TOPIC_RANK: Final = {topic: rank for rank, topic in enumerate(WORKER_OF)}
 GROUP_OF: Final = {row.topic: row.group for row in CATALOGUE if row.group is not None}
 TOPIC_OF_GROUP: Final = {group: topic for topic, group in GROUP_OF.items()}
+
+
+def topics_of(settings: Settings) -> tuple[str, ...]:
+    """Return the topics of an installation: those of each one, and that of balances where it is switched on."""
+    return (*TOPICS, BALANCES) if settings.balances_topic else TOPICS
 
 
 def last_owner(group: str, place: TopicPartition, epoch: int, owner: str | None, owner_epoch: int | None) -> str | None:

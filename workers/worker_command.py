@@ -8,6 +8,7 @@ import typer
 from infra.settings import Settings
 from infra.shutdown import create_stop_event, stop_with_parent
 from workers.commands.running import run_process
+from workers.jobs.balances import with_balances
 from workers.jobs.billing import BillingJob
 from workers.jobs.expiry import ExpiryJob
 from workers.jobs.send import SendJob
@@ -41,11 +42,11 @@ def worker_command(
         catalogue = load_catalogue(settings.plans_file)
         match name:
             case ProcessName.SEND:
-                await run_worker(SendJob(catalogue), settings, stop)
+                await run_worker(with_balances(SendJob(catalogue), settings), settings, stop)
             case ProcessName.BILLING:
-                await run_worker(BillingJob(catalogue), settings, stop)
+                await run_worker(with_balances(BillingJob(catalogue), settings), settings, stop)
             case ProcessName.EXPIRY:
-                await run_worker(ExpiryJob(catalogue, settings), settings, stop)
+                await run_worker(with_balances(ExpiryJob(catalogue, settings), settings), settings, stop)
             case ProcessName.TICKER:
                 await run_ticker(settings, stop)
 

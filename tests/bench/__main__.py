@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from infra.local.stack import LocalStack
-from tests.bench import debit_database, drain, expiry, growth, lag, latency, memory, order, reads
+from tests.bench import balances, debit_database, drain, expiry, growth, lag, latency, memory, order, reads
 from tests.bench.books import Databases
 from tests.bench.figures import Figure, show, write
 
@@ -23,6 +23,7 @@ BENCHES = {
     "latency_at_1000": latency.run,
     "reads": reads.run,
     "order": order.run,
+    "balances": balances.run,
     "memory": memory.run,
     "lag": lag.run,
 }

@@ -36,7 +36,7 @@ from workers.local.processes import WorkerProcesses
 from workers.ops.topics.plan import apply_topics, plan_topics
 from workers.topology import GROUP_OF
 
-__all__ = ["A_SECOND", "measure", "run"]
+__all__ = ["A_SECOND", "Measured", "measure", "measure_system", "run"]
 
 A_SECOND = 1_000
 BILLING_A_SECOND = 20
@@ -123,6 +123,12 @@ async def _all_workers(books: Settings) -> AsyncIterator[dict[str, int]]:
             yield {name: process.pid for name, process in workers.running.items()}
         finally:
             await asyncio.to_thread(workers.stop)
+
+
+async def measure_system(stack: LocalStack, books: Settings, requests: list[SendRequested]) -> Measured:
+    """Return what a steady run of requests took with all workers up."""
+    await _pass_over(books)
+    return await _measure(stack, books, _all_workers(books), requests)
 
 
 async def measure(books: Settings, form: Form, requests: list[SendRequested]) -> list[float]:

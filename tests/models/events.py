@@ -16,7 +16,7 @@ from infra.kafka.clients import partitions_of
 from infra.kafka.records import read_records
 from infra.local.stack import LocalStack
 from infra.settings import RecordTime, Settings
-from schemas.catalogue import CATALOGUE, OUTPUT_TOPICS
+from schemas.catalogue import BALANCES, CATALOGUE, OUTPUT_TOPICS
 from workers.local import demo
 from workers.local.processes import WorkerProcesses
 from workers.local.story import load_story
@@ -35,12 +35,19 @@ async def real_results() -> list[Json]:
     """Return what real workers publish on real Kafka for the demo's story."""
     with LocalStack(report=print) as stack:
         settings = stack_settings(
-            stack, topic_partitions=4, topic_record_time=RecordTime.CREATE, tick_seconds=5, tick_grace_seconds=0
+            stack,
+            topic_partitions=4,
+            topic_record_time=RecordTime.CREATE,
+            tick_seconds=5,
+            tick_grace_seconds=0,
+            balances_topic=True,
         )
         await prepare_stack(settings)
         async with _played(settings):
             pass
-        partitions = [each for topic in OUTPUT_TOPICS for each in partitions_of(topic, settings.topic_partitions)]
+        partitions = [
+            each for topic in (*OUTPUT_TOPICS, BALANCES) for each in partitions_of(topic, settings.topic_partitions)
+        ]
         async with aclosing(read_records(settings, partitions)) as records:
             return [json.loads(record.value) async for record in records]
 

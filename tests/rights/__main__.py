@@ -9,7 +9,7 @@ from infra.kafka.rights import Operation
 from tests.rights.site import COMMANDS, WORKERS, Site, names, open_site, prepare
 from tests.versions.binaries import postgres_folder
 from tests.workers.hanging import leave_marker_out
-from workers.rights import RIGHTS
+from workers.rights import rights_of
 
 
 async def _sweep(site: Site) -> int:
@@ -22,7 +22,7 @@ async def _sweep(site: Site) -> int:
             if said.code != 0:
                 failures += 1
                 print(f"NO  {command}: with its documented rights it ended with {said.code}: {said.err or said.out}")
-        for right in RIGHTS[command]:
+        for right in rights_of(command, site.administrator):
             if right.operation is Operation.CREATE:  # `prepare` has done without it
                 continue
             hangs = right.operation is Operation.ALTER  # which is missed only where something is to be ended

@@ -23,7 +23,7 @@ from tests.rights.secured import ADMINISTRATOR, as_user, grant, make_user, revok
 from tests.rights.working import work_off
 from tests.workers.command import Said, run
 from workers.commands.running import Exit
-from workers.rights import RIGHTS, WARNED
+from workers.rights import RIGHTS, WARNED, rights_of
 
 __all__ = ["COMMANDS", "WORKERS", "Site", "names", "open_site", "prepare"]
 
@@ -64,6 +64,7 @@ COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {
     "transactions end": ("transactions", "end", *_WHO),
     "replay rewind": ("replay", "rewind", "send", "--to-offset", "0", "--publish-again", *_WHO),
     "replay reemit": ("replay", "reemit", "--all", "--anew", *_WHO),
+    "replay balances": ("replay", "balances", "--all", "--anew", *_WHO),
     "replay rebuild": ("replay", "rebuild", "--schema", "again", "--dry-run"),
     "replay shadow": ("replay", "shadow", "--schema", "shadow", "--dry-run"),
 }
@@ -95,7 +96,7 @@ class Site:
         settings = self.user(command)
         name = settings.kafka_sasl_username or ""
         await make_user(self.administrator, name)
-        await grant(self.administrator, name, RIGHTS[command])
+        await grant(self.administrator, name, rights_of(command, self.administrator))
         return settings
 
     @asynccontextmanager
@@ -134,6 +135,7 @@ def open_site(folder: Path, postgres: Path | None = None) -> Iterator[Site]:
             session_seconds=10,
             transaction_seconds=5,
             tick_seconds=1,
+            balances_topic=True,
         )
         (folder / "events.ndjson").write_text("".join(json.dumps(each) + "\n" for each in (GRANT, SEND, BAD)))
         administrator = as_user(base, certificates.authority, ADMINISTRATOR)

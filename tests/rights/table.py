@@ -7,10 +7,10 @@ from typing import Final
 
 from infra.kafka.rights import Operation, Resource, Right
 from schemas.catalogue import INPUT_TOPICS, TOPICS
-from workers.rights import RIGHTS
+from workers.rights import BALANCES_RIGHTS, RIGHTS
 from workers.topology import GROUP_OF
 
-__all__ = ["DOCUMENT", "render"]
+__all__ = ["DOCUMENT", "render", "render_balances"]
 
 DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "operate.md"
 _WHOLE: Final = {
@@ -25,6 +25,12 @@ def render() -> str:
     """Return the table in Markdown."""
     rows = [f"| `{command}` | {_words(rights)} |" for command, rights in RIGHTS.items()]
     return "\n".join(["| command | rights on Kafka |", "|---|---|", *rows])
+
+
+def render_balances() -> str:
+    """Return the table of what some commands need beside where the topic of balances is switched on."""
+    rows = [f"| `{command}` | {_words(rights)} |" for command, rights in BALANCES_RIGHTS.items()]
+    return "\n".join(["| command | rights on Kafka beside |", "|---|---|", *rows])
 
 
 def _words(rights: Sequence[Right]) -> str:
@@ -44,4 +50,4 @@ def _words(rights: Sequence[Right]) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(render() + "\n")
+    sys.stdout.write(f"{render()}\n\n{render_balances()}\n")

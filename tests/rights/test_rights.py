@@ -14,7 +14,7 @@ from infra.settings import SaslMechanism, load_settings
 from tests.rights.database import DatabaseUser
 from tests.rights.secured import as_user, grant
 from tests.rights.site import Site, names, open_site, prepare
-from tests.rights.table import DOCUMENT, render
+from tests.rights.table import DOCUMENT, render, render_balances
 from tests.workers.api.served import serving
 from workers.commands.running import Exit
 from workers.console.server import serve_console
@@ -148,4 +148,6 @@ async def test_the_read_api_needs_a_reader_of_the_database_and_nothing_on_kafka(
 
 def test_the_documented_rights_are_those_of_the_table() -> None:
     """docs/operate.md has the table as it is in the code."""
-    assert render() in DOCUMENT.read_text(encoding="utf-8")
+    document = DOCUMENT.read_text(encoding="utf-8")
+    assert render() in document
+    assert render_balances() in document

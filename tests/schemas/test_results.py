@@ -138,6 +138,15 @@ TICK: results.TickDecidedData = {
     "source": SOURCE,
     "repeat": True,
 }
+BALANCE: results.AccountBalanceData = {
+    "sequence": 3,
+    "as_of": AT,
+    "spendable": 14,
+    "changes_at": AT,
+    "erased_at": None,
+    "lot_count": 1,
+    "lots": [{"lot": 1, "remaining": 14, "granted_at": AT, "expires_at": AT}],
+}
 DEAD: results.DeadLetteredData = {
     "reason": results.DeadLetterReason.NOT_JSON,
     "error": "EOF while parsing a value at line 1 column 0",
@@ -163,6 +172,7 @@ WRITERS: dict[str, Write] = {
     "inmail.billing.decided.v1": lambda: results.billing_decided(EVENT_ID, "acct-42", BILLING),
     "inmail.tick.decided.v1": lambda: results.tick_decided(EVENT_ID, TICK),
     "inmail.message.dead-lettered.v1": lambda: results.dead_lettered(EVENT_ID, "acct-42", DEAD),
+    "inmail.balance.v1": lambda: results.account_balance(EVENT_ID, "acct-42", AT, BALANCE),
 }
 MODELS = {row.name: row.model for row in CATALOGUE}
 

@@ -18,6 +18,14 @@ async def cluster(settings: Settings) -> Settings:
 
 
 @pytest.fixture
+async def balances(settings: Settings) -> Settings:
+    """The running stack as `cluster` has it, with the topic of balances switched on."""
+    own = settings.model_copy(update={"balances_topic": True})
+    await prepare(own)
+    return own
+
+
+@pytest.fixture
 def account() -> str:
     """An account of the test's own: topics outlive tests."""
     return f"a-{uuid4().hex[:12]}"

@@ -2,6 +2,7 @@
 
 import typer
 
+from workers.commands.replay_balances import balances_command
 from workers.commands.replay_rebuild import rebuild_command, shadow_command
 from workers.commands.replay_reemit import reemit_command
 from workers.commands.replay_rewind import rewind_command
@@ -11,5 +12,6 @@ __all__ = ["replay"]
 replay = typer.Typer(no_args_is_help=True, add_completion=False)
 replay.command("rewind")(rewind_command)
 replay.command("reemit")(reemit_command)
+replay.command("balances")(balances_command)
 replay.command("rebuild")(rebuild_command)
 replay.command("shadow")(shadow_command)

@@ -8,7 +8,7 @@ from aiohttp import web
 from pydantic_core import to_json
 
 from infra.kafka.backwards import ReadBudget
-from schemas.catalogue import INPUT_TOPICS, TOPICS
+from schemas.catalogue import INPUT_TOPICS
 from schemas.results import DeadLetterReason
 from workers.console import parameters
 from workers.console.balance_json import balance_history_json
@@ -31,6 +31,7 @@ from workers.ops.topics.newest_records import read_newest
 from workers.ops.topics.plan import TopicsError, plan_topics
 from workers.ops.topics.promises import check_topics
 from workers.ops.trace.trace import about, trace
+from workers.topology import topics_of
 
 __all__ = ["Api", "RequestHandler", "json_response"]
 
@@ -216,8 +217,8 @@ class Api:
     async def records(self, request: web.Request) -> web.Response:
         """Answer with the newest records of a topic, or with those from an offset of a partition on."""
         topic = request.match_info["topic"]
-        if topic not in TOPICS:
-            raise BadRequestError(f"topic: expected one of {', '.join(TOPICS)}")
+        if topic not in (known := topics_of(self.limiter.settings)):
+            raise BadRequestError(f"topic: expected one of {', '.join(known)}")
         partition = parameters.parse_number(request.query, "partition")
         offset = parameters.parse_number(request.query, "offset")
         if offset is not None and partition is None:

@@ -9,6 +9,7 @@ import structlog
 from infra.postgres import Connection, is_refusal
 from schemas.catalogue import Undecodable
 from schemas.results import DeadLetterReason
+from workers.jobs.balances import drop_superseded
 from workers.jobs.job import Batch, Decision, Job, Message
 from workers.ledger.model import Place, Request
 
@@ -46,7 +47,7 @@ async def decide_bisected(job: Job, connection: Connection, batch: Batch) -> Dec
             messages += decision.messages
             refused |= decision.refused
             codes += decision.codes
-    return Decision(messages, refused, codes)
+    return Decision(drop_superseded(messages), refused, codes)
 
 
 def _refusal(request: Request[object], error: asyncpg.PostgresError) -> Undecodable:

@@ -13,10 +13,10 @@ from infra.kafka.topic_ids import topic_ids
 from infra.postgres import Pool
 from infra.retry import SERVER_ERRORS, describe_error
 from infra.settings import Settings
-from schemas.catalogue import TOPICS
 from workers.jobs.job import Job
 from workers.lane.clients import Clients
 from workers.lane.lock_watch import LockWatch
+from workers.topology import topics_of
 
 __all__ = ["watch_servers"]
 
@@ -50,7 +50,7 @@ async def watch_servers(job: Job, settings: Settings, clients: Clients, see_topi
             see_topic(topic_id)
             if not clients.consumer.partitions_for_topic(job.topic):
                 clients.consumer.refresh_topics()
-        if not (lacks_topic := await _lacks_topic(job, clients)):
+        if not (lacks_topic := await _lacks_topic(job, settings, clients)):
             gone = ""
         elif lacks_topic == gone:  # a broker that has just started may not know all
             raise NotSetUpError(gone)
@@ -108,14 +108,14 @@ async def _topic_id(job: Job, clients: Clients) -> UUID | None:
         return None
 
 
-async def _lacks_topic(job: Job, clients: Clients) -> str:
+async def _lacks_topic(job: Job, settings: Settings, clients: Clients) -> str:
     """Return which topic is gone. Asked only where something is wrong: it is a question about the whole cluster."""
     lanes = list(clients.health.lanes.values())
     if lanes and clients.consumer.partitions_for_topic(job.topic) and not any(lane.trouble for lane in lanes):
         return ""
     try:
         async with asyncio.timeout(_SERVERS_SECONDS):
-            await count_partitions(clients.admin, TOPICS)
+            await count_partitions(clients.admin, topics_of(settings))
     except NotSetUpError as error:
         return str(error)
     except SERVER_ERRORS:

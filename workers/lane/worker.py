@@ -20,7 +20,6 @@ from infra.postgres_session import find_weak_settings
 from infra.probes import serve_probes
 from infra.retry import SERVER_ERRORS, back_off_seconds, describe_error, is_retriable, suppress_retriable
 from infra.settings import Settings
-from schemas.catalogue import TOPICS
 from workers.errors import WorkerError, task_error
 from workers.jobs.job import Job
 from workers.lane.circuit_breaker import CircuitBreaker
@@ -33,6 +32,7 @@ from workers.telemetry.health import Health
 from workers.telemetry.tracing import NO_TRACES, Traces, open_traces
 from workers.telemetry.watchdog import watch_progress
 from workers.telemetry.worker_metrics import WorkerMetrics
+from workers.topology import topics_of
 
 __all__ = ["Worker", "run_worker"]
 
@@ -141,7 +141,7 @@ async def _connect(
         async with contextlib.AsyncExitStack() as opening:
             admin = await opening.enter_async_context(admin_client(settings))
             await check_rights(settings, "worker")  # a right that is seldom used would be missed when it counts
-            await count_partitions(admin, TOPICS)  # aiokafka would look for them for 40 s
+            await count_partitions(admin, topics_of(settings))  # aiokafka would look for them for 40 s
             stack.push_async_exit(opening.pop_all())
             return admin
 

@@ -92,6 +92,7 @@ def test_the_version_is_told() -> None:
         "topics apply",
         "replay rewind",
         "replay reemit",
+        "replay balances",
         "replay rebuild",
         "replay shadow",
         "dead-letters list",

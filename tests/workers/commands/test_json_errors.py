@@ -13,6 +13,7 @@ from workers.commands.running import Exit
 NOWHERE = {
     "INMAIL_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
     "INMAIL_DATABASE_URL": "postgresql://u:hunter2@127.0.0.1:1/d",
+    "INMAIL_BALANCES_TOPIC": "true",
 }
 
 
@@ -37,6 +38,7 @@ def _asking() -> list[list[str]]:
         "dead-letters redrive": ["--dry-run"],
         "replay rewind": ["send", "--to-offset", "0", "--dry-run"],
         "replay reemit": ["--all", "--dry-run"],
+        "replay balances": ["--all", "--dry-run"],
         "replay rebuild": ["--schema", "s", "--dry-run"],
         "replay shadow": ["--schema", "s", "--dry-run"],
         "clock accept": ["send", "0", "--dry-run"],

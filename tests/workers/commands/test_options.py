@@ -13,6 +13,7 @@ from workers.commands.running import Exit
     [
         ["dead-letters", "redrive", "--dry-run", "--rate"],
         ["replay", "reemit", "--all", "--dry-run", "--rate"],
+        ["replay", "balances", "--all", "--dry-run", "--rate"],
         ["replay", "rebuild", "--schema", "s", "--dry-run", "--rate"],
         ["replay", "shadow", "--schema", "s", "--dry-run", "--rate"],
         ["replay", "rewind", "send", "--to-offset", "0", "--dry-run", "--drain-seconds"],

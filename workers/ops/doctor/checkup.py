@@ -80,9 +80,9 @@ async def _ask_kafka(questions: Questions, cluster: ClusterQueries, settings: Se
     nodes = sorted(cluster.brokers())
     await questions.ask("Kafka", "limits", lambda: kafka_checks.check_broker_limits(settings, nodes))
     await questions.ask("rights", "Kafka", lambda: kafka_checks.check_rights(cluster, settings))
-    if not await questions.ask("topics", "replicas", lambda: kafka_checks.check_replicas(cluster)):
+    if not await questions.ask("topics", "replicas", lambda: kafka_checks.check_replicas(cluster, settings)):
         return False
-    await questions.ask("topics", "transactions", lambda: kafka_checks.check_hanging(cluster))
+    await questions.ask("topics", "transactions", lambda: kafka_checks.check_hanging(cluster, settings))
     await questions.ask("topics", "settings", lambda: kafka_checks.check_settings(settings))
     await questions.ask("clocks", "Kafka", lambda: kafka_checks.check_clock(cluster, settings))
     return True

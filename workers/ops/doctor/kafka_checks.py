@@ -14,12 +14,13 @@ from infra.kafka.peek import peek
 from infra.kafka.rights import find_missing_rights, user_of
 from infra.kafka.topic_ids import DescribedTopic, describe_topics
 from infra.settings import RecordTime, Settings
-from schemas.catalogue import INPUT_TOPICS, TOPICS
+from schemas.catalogue import INPUT_TOPICS
 from workers.ops.doctor.model import CheckResult, Grade, ok, warning, wrong
 from workers.ops.topics.hanging import describe_hanging, find_hanging
 from workers.ops.topics.plan import plan_topics
 from workers.ops.topics.promises import check_topics
-from workers.rights import RIGHTS
+from workers.rights import rights_of
+from workers.topology import topics_of
 
 __all__ = [
     "check_broker_limits",
@@ -54,7 +55,7 @@ def check_version(version: BrokerVersion) -> CheckResult:
 
 async def check_rights(lookup: ClusterQueries, settings: Settings) -> list[CheckResult]:
     """Return which rights the user has of those that the workers and the ticker need, one thing after the other."""
-    needed = RIGHTS["doctor"]
+    needed = rights_of("doctor", settings)
     missing = set(await find_missing_rights(lookup, needed))
     results = []
     for place in dict.fromkeys(right.place for right in needed):
@@ -71,10 +72,11 @@ async def check_rights(lookup: ClusterQueries, settings: Settings) -> list[Check
     return results
 
 
-async def check_replicas(lookup: ClusterQueries) -> list[CheckResult]:
+async def check_replicas(lookup: ClusterQueries, settings: Settings) -> list[CheckResult]:
     """Return which topics are missing, or how the replicas of all are."""
-    described = await describe_topics(lookup.client, TOPICS)
-    if missing := [topic for topic in TOPICS if topic not in described]:
+    topics = topics_of(settings)
+    described = await describe_topics(lookup.client, topics)
+    if missing := [topic for topic in topics if topic not in described]:
         return [wrong("topics", "existence", f"there is no {', '.join(missing)}", "`inmail topics apply`")]
     results = [each for topic in described for each in _replicas(topic, described[topic], len(lookup.brokers()))]
     return results or [
@@ -97,9 +99,9 @@ def _replicas(topic: str, found: DescribedTopic, brokers: int) -> list[CheckResu
     return results
 
 
-async def check_hanging(lookup: ClusterQueries) -> list[CheckResult]:
+async def check_hanging(lookup: ClusterQueries, settings: Settings) -> list[CheckResult]:
     """Return the transactions that hang in our topics."""
-    hanging = await find_hanging(lookup)
+    hanging = await find_hanging(lookup, settings)
     do = "`inmail transactions end`, or their owner if the topic is an input; see docs/kafka-versions.md"
     found = [wrong("topics", each.place.topic, f"hangs: {describe_hanging(each)}", do) for each in hanging]
     return found or [ok("topics", "transactions", "none is open that no coordinator will end")]

@@ -14,7 +14,7 @@ from uuid import UUID
 from infra.kafka.clients import admin_client
 from infra.postgres import Connection
 from infra.settings import Settings
-from schemas.catalogue import CREDIT_EVENTS, SEND_RESULTS, TOPICS
+from schemas.catalogue import ALL_TOPICS, CREDIT_EVENTS, SEND_RESULTS
 from workers.jobs.job import Message
 from workers.jobs.result_events import tick_messages
 from workers.jobs.stored_events import JOURNAL_ROWS, row_event
@@ -144,7 +144,7 @@ async def plan_reemit(
 
 async def _partitions(settings: Settings, to: str | None) -> dict[str, int]:
     """Return the number of partitions of each target topic; refuse a topic that must not be written to."""
-    if to in TOPICS:
+    if to in ALL_TOPICS:
         raise RefusedError(
             f"{to} is a topic of this system: its workers read it, or its readers expect one kind of event there."
             " Without --to, each event goes to the topic it was published to"

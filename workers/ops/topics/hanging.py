@@ -16,9 +16,9 @@ from infra.kafka.hanging_transactions import (
     find_hanging_transactions,
 )
 from infra.settings import Settings
-from schemas.catalogue import OUTPUT_TOPICS, TOPICS
+from schemas.catalogue import BALANCES, OUTPUT_TOPICS
 from workers.ops.operations import Intent, OngoingOperation, Operator, RefusedError, recorded_operation
-from workers.topology import GROUP_OF
+from workers.topology import GROUP_OF, topics_of
 
 __all__ = [
     "VERB",
@@ -47,17 +47,17 @@ async def list_hanging(settings: Settings) -> list[HangingTransaction]:
 
     """
     async with open_cluster_queries(settings) as lookup:
-        return await find_hanging(lookup)
+        return await find_hanging(lookup, settings)
 
 
-async def find_hanging(lookup: ClusterQueries) -> list[HangingTransaction]:
+async def find_hanging(lookup: ClusterQueries, settings: Settings) -> list[HangingTransaction]:
     """Return the same through an open client. Whoever may not read `__consumer_offsets` is not told of those there.
 
     Raises:
         KafkaError: when a broker does not answer, or does not let the user ask.
 
     """
-    hanging = await find_hanging_transactions(lookup, TOPICS)
+    hanging = await find_hanging_transactions(lookup, topics_of(settings))
     with suppress(TopicAuthorizationFailedError):
         offsets = await find_hanging_transactions(lookup, [OFFSETS])
         hanging += [each for each in offsets if each.transactional_id and each.transactional_id.startswith(_OUR_IDS)]
@@ -66,7 +66,7 @@ async def find_hanging(lookup: ClusterQueries) -> list[HangingTransaction]:
 
 def ours_of(hanging: Sequence[HangingTransaction]) -> list[HangingTransaction]:
     """Return those that were left by our workers: only workers write to result topics in transactions."""
-    return [each for each in hanging if each.place.topic in (*OUTPUT_TOPICS, OFFSETS)]
+    return [each for each in hanging if each.place.topic in (*OUTPUT_TOPICS, BALANCES, OFFSETS)]
 
 
 def may_be_live(hanging: HangingTransaction) -> bool:
@@ -106,7 +106,7 @@ async def end_hanging(settings: Settings, hanging: Sequence[HangingTransaction],
                 raise RefusedError(
                     f"{TRANSACTION_STATE} is not visible: grant DESCRIBE on it, or live ones may be ended"
                 )
-            for each in still_hanging(hanging, await find_hanging(lookup)):
+            for each in still_hanging(hanging, await find_hanging(lookup, settings)):
                 committed = await end_transaction(lookup, each)
                 operation.result["committed" if committed else "aborted"] += 1
                 operation.result["left"] -= 1

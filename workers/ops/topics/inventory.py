@@ -12,8 +12,9 @@ from infra.kafka.clients import admin_client
 from infra.kafka.cluster_queries import EARLIEST, LATEST, open_cluster_queries
 from infra.kafka.log_sizes import fetch_log_sizes
 from infra.settings import Settings
-from schemas.catalogue import INPUT_TOPICS, TOPICS
+from schemas.catalogue import INPUT_TOPICS
 from workers.ops.topics.plan import describe_topic
+from workers.topology import topics_of
 
 __all__ = ["PartitionFacts", "TopicFacts", "read_inventory"]
 
@@ -67,7 +68,8 @@ async def read_inventory(settings: Settings) -> list[TopicFacts]:
     async with admin_client(settings) as admin, open_cluster_queries(settings) as queries:
         # Described with all others: a broker may create a topic that is described by name.
         described = {row["topic"]: row for row in await admin.describe_topics() if not row["error_code"]}
-        places = [place for topic in TOPICS for place in queries.partitions(topic)]
+        topics = topics_of(settings)
+        places = [place for topic in topics for place in queries.partitions(topic)]
         now = utc_now()
         oldest = await queries.offsets(dict.fromkeys(places, EARLIEST))
         ends = await queries.offsets(dict.fromkeys(places, LATEST))
@@ -88,7 +90,7 @@ async def read_inventory(settings: Settings) -> list[TopicFacts]:
             return PartitionFacts(place.partition, leader, replicas, in_sync, *known)
 
         found = []
-        for topic in (topic for topic in TOPICS if topic in described):
+        for topic in (topic for topic in topics if topic in described):
             partitions = sorted(described[topic]["partitions"], key=lambda each: each["partition"])
             config, own = await describe_topic(admin, topic)
             found.append(

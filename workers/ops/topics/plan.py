@@ -22,11 +22,11 @@ from infra.kafka.rights import AUTHORIZATION_ERRORS
 from infra.kafka.topic_ids import topic_ids
 from infra.postgres import connect_database
 from infra.settings import RecordTime, Settings
-from schemas.catalogue import DEAD_LETTERS, INPUT_TOPICS, TOPICS
+from schemas.catalogue import BALANCES, DEAD_LETTERS, INPUT_TOPICS
 from workers.ops.group_offsets import describe_group
 from workers.ops.topics.ended import UNPUBLISHED_AT_MOST, EndedTopic, end_topic, find_ended, start_lanes
 from workers.ops.topics.numbering import number_accounts, plan_numbering
-from workers.topology import GROUP_OF
+from workers.topology import GROUP_OF, topics_of
 
 __all__ = [
     "DAY_MS",
@@ -67,7 +67,10 @@ class TopicChange:
 
 def wanted_config(topic: str, settings: Settings) -> dict[str, str]:
     """Return the settings that the promises rest on; the cluster's defaults hold for the rest."""
-    config = {"cleanup.policy": "delete", "retention.ms": str(settings.topic_retention_days * DAY_MS)}
+    if topic == BALANCES:  # what compaction keeps is kept for good
+        config = {"cleanup.policy": "compact"}
+    else:
+        config = {"cleanup.policy": "delete", "retention.ms": str(settings.topic_retention_days * DAY_MS)}
     if settings.topic_replication > 1:
         config |= {"min.insync.replicas": str(settings.topic_replication - 1)}
     config["unclean.leader.election.enable"] = "false"
@@ -94,15 +97,16 @@ async def plan_topics(settings: Settings) -> list[TopicChange]:
         TopicsError: when a topic has another number of partitions: accounts would change lanes.
 
     """
+    topics = topics_of(settings)
     async with admin_client(settings) as admin:
         existing = {
             row["topic"]: len(row["partitions"])
             # Asked for all: a broker may create a topic that is asked for by name.
             for row in await admin.describe_topics()
-            if row["error_code"] == 0 and row["topic"] in TOPICS
+            if row["error_code"] == 0 and row["topic"] in topics
         }
         changes = []
-        for topic in TOPICS:
+        for topic in topics:
             config = wanted_config(topic, settings)
             if topic not in existing:
                 partitions = _count(settings.topic_partitions, "partition")

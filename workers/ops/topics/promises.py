@@ -10,8 +10,9 @@ from typing import Final, NamedTuple
 
 from infra.kafka.clients import admin_client
 from infra.settings import Settings
-from schemas.catalogue import INPUT_TOPICS, TOPICS
+from schemas.catalogue import BALANCES, INPUT_TOPICS
 from workers.ops.topics.plan import DAY_MS, describe_topic, wanted_config
+from workers.topology import topics_of
 
 __all__ = ["AWAY_DAYS", "BrokenPromise", "TopicState", "broken_promises", "check_topics"]
 
@@ -45,11 +46,12 @@ async def check_topics(settings: Settings) -> list[BrokenPromise]:
         KafkaError: when the cluster cannot be reached.
 
     """
+    topics = topics_of(settings)
     async with admin_client(settings) as admin:
         states = {}
         # Describes all topics: a broker may create a topic that is described by name.
         for row in await admin.describe_topics():
-            if row["error_code"] == 0 and row["topic"] in TOPICS:
+            if row["error_code"] == 0 and row["topic"] in topics:
                 replicas = min(len(partition["replicas"]) for partition in row["partitions"])
                 config, _ = await describe_topic(admin, row["topic"])
                 states[row["topic"]] = TopicState(len(row["partitions"]), replicas, config)
@@ -59,7 +61,7 @@ async def check_topics(settings: Settings) -> list[BrokenPromise]:
 def broken_promises(states: Mapping[str, TopicState], settings: Settings) -> list[BrokenPromise]:
     """Return the conflicting settings of topics; for a missing topic, of the settings it would be created with."""
     found = _check_partition_counts(states, settings)
-    for topic in TOPICS:
+    for topic in topics_of(settings):
         wanted = wanted_config(topic, settings)
         state = states.get(topic) or TopicState(settings.topic_partitions, settings.topic_replication, wanted)
         found += _check_topic(topic, state, wanted)
@@ -96,7 +98,11 @@ def _check_partition_counts(states: Mapping[str, TopicState], settings: Settings
 def _check_topic(topic: str, state: TopicState, wanted: Mapping[str, str]) -> list[BrokenPromise]:
     config = state.config
     found = []
-    if "compact" in (policy := config.get("cleanup.policy", "delete")):
+    policy = config.get("cleanup.policy", "delete")
+    if topic == BALANCES and policy != "compact":
+        promise = "the newest balance of each account is kept for good, also of those that no event is about for long"
+        found.append(BrokenPromise(topic, "cleanup.policy", policy, promise, _APPLY))
+    elif topic != BALANCES and "compact" in policy:
         promise = "every record is kept for the retention time; compaction keeps only an account's newest record"
         found.append(BrokenPromise(topic, "cleanup.policy", policy, promise, _APPLY))
     kind = config.get("message.timestamp.type", "CreateTime")
@@ -108,6 +114,8 @@ def _check_topic(topic: str, state: TopicState, wanted: Mapping[str, str]) -> li
         else:
             promise = "a record has the time when the broker received it, by which it is found"
         found.append(BrokenPromise(topic, "message.timestamp.type", kind, promise, _APPLY))
+    if topic == BALANCES:  # retention says nothing about a topic that is only compacted
+        return found
     promise = f"a worker or reader that is down for {AWAY_DAYS} days loses no record"
     days = int(config.get("retention.ms", "-1")) / DAY_MS
     if 0 <= days < AWAY_DAYS:

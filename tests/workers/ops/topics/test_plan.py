@@ -10,7 +10,7 @@ from infra.kafka.clients import admin_client, committed_offsets, partitions_of
 from infra.local.stack import LocalStack
 from infra.postgres import Connection
 from infra.settings import Settings
-from schemas.catalogue import CREDIT_EVENTS, DEAD_LETTERS, SEND_REQUESTS, SEND_RESULTS, TOPICS
+from schemas.catalogue import BALANCES, CREDIT_EVENTS, DEAD_LETTERS, SEND_REQUESTS, SEND_RESULTS, TOPICS
 from tests.workers.wire import eventually, publish
 from workers.jobs.send import SendJob
 from workers.ops.topics import plan
@@ -79,6 +79,25 @@ async def test_applying_a_plan_leaves_every_other_setting_of_a_topic_alone(
     assert "LogAppendTime" == after[SEND_REQUESTS]["message.timestamp.type"]
     assert str(4 * 1024 * 1024) == after[DEAD_LETTERS]["max.message.bytes"]
     assert [] == await plan_topics(week)
+
+
+async def test_the_topic_of_balances_is_made_compacted_and_only_where_it_is_on(
+    cluster: Settings, admin: AIOKafkaAdminClient
+) -> None:
+    """Off again, it is left as it is."""
+    await apply_topics(cluster, await plan_topics(cluster))
+    assert BALANCES not in await admin.list_topics()
+    on = cluster.model_copy(update={"balances_topic": True})
+
+    changes = await plan_topics(on)
+    await apply_topics(on, changes)
+
+    assert [("create", BALANCES)] == [(change.kind, change.topic) for change in changes]
+    given = await _given(admin, BALANCES)
+    assert ("compact", "LogAppendTime") == (given["cleanup.policy"], given["message.timestamp.type"])
+    assert "retention.ms" not in given
+    assert [] == await plan_topics(on) == await plan_topics(cluster) == await check_topics(on)
+    await admin.delete_topics([BALANCES])  # other tests have six topics
 
 
 async def test_a_group_whose_offsets_are_gone_starts_near_the_end_of_the_books(

@@ -3,7 +3,7 @@
 import pytest
 
 from infra.settings import Settings, load_settings
-from schemas.catalogue import BILLING_EVENTS, SEND_REQUESTS, TOPICS
+from schemas.catalogue import BALANCES, BILLING_EVENTS, SEND_REQUESTS, TOPICS
 from workers.ops.topics.plan import wanted_config
 from workers.ops.topics.promises import AWAY_DAYS, BrokenPromise, TopicState, broken_promises
 
@@ -60,6 +60,18 @@ def test_a_retention_that_is_too_short_by_setting_is_told_before_there_is_a_topi
     assert set(TOPICS) == {each.topic for each in found}
     assert all(each.remedy.startswith("set INMAIL_TOPIC_RETENTION_DAYS to 4 or more") for each in found)
     assert [] == broken_promises({}, enough)
+
+
+@pytest.mark.parametrize("policy", ["delete", "compact,delete"])
+def test_a_topic_of_balances_that_forgets_accounts_breaks_a_promise(policy: str) -> None:
+    """Where records are deleted by their age, so is the balance of an account that nothing has changed for long."""
+    on = load_settings(topic_partitions=4, balances_topic=True)
+    right = TopicState(4, 1, wanted_config(BALANCES, on))
+
+    found = broken_promises({BALANCES: TopicState(4, 1, dict(right.config) | {"cleanup.policy": policy})}, on)
+
+    assert {("cleanup.policy", policy)} == _told(found)
+    assert [] == broken_promises({BALANCES: right}, on)
 
 
 def test_stories_may_have_their_producers_times() -> None:
