@@ -31,7 +31,7 @@ __all__ = ["MIX", "TOKEN"]
 TOKEN = "a-token-of-the-bench-with-enough-characters"  # noqa: S105
 MIX = {"balance": 0.4, "balance, if changed": 0.3, "balance, wait_for": 0.1, "statement": 0.1, "outcome": 0.1}
 CONNECTIONS = 32
-LATE_SECONDS = 20.0
+LATE_SECONDS = 60.0
 _OUTCOMES = 5_000
 _GOOD = (b"HTTP/1.1 200", b"HTTP/1.1 304")
 
