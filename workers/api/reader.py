@@ -71,9 +71,10 @@ class LedgerReader:
             ApiError: as for `balance`.
 
         """
-        await self._wait(account_id, wait_for)
-        async with self._connection() as connection:
-            page = await read_statement_page(connection, account_id, limit, after=after, before=before)
+        page = await self._read_page(account_id, limit, after, before)
+        if wait_for > (page.sequence if page is not None else 0):
+            await self._wait(account_id, wait_for)
+            page = await self._read_page(account_id, limit, after, before)
         if page is None:
             raise _unknown_account()
         return page
@@ -120,6 +121,12 @@ class LedgerReader:
         async with self._connection() as connection:
             return await read_current_balances(connection, questions, utc_now())
 
+    async def _read_page(
+        self, account_id: str, limit: int, after: int | None, before: int | None
+    ) -> StatementPage | None:
+        async with self._connection() as connection:
+            return await read_statement_page(connection, account_id, limit, after=after, before=before)
+
     async def _wait(self, account_id: str, wait_for: int) -> None:
         """Wait until an account has a sequence, looking again and again: between two looks no connection is held."""
         if wait_for <= 0:
@@ -155,10 +162,7 @@ class LedgerReader:
             )
         self._reading += 1
         try:
-            async with (
-                asyncio.timeout(self.settings.api_timeout_seconds),
-                self.pool.acquire(timeout=self.settings.api_timeout_seconds) as connection,
-            ):
+            async with asyncio.timeout(self.settings.api_timeout_seconds), self.pool.acquire() as connection:
                 yield connection
         except DATABASE_ERRORS as error:
             self._note(repr(error))
