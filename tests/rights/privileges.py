@@ -62,7 +62,8 @@ PRIVILEGES: Final[Mapping[str, _Command]] = {
 
 async def run_with_all(site: Site, command: str) -> Said:
     """Run a command with its documented rights and privileges."""
-    await _as_owner(site, PRIVILEGES[command].arrangement)
+    if PRIVILEGES[command].arrangement:
+        await _as_owner(site, PRIVILEGES[command].arrangement)
     return await run(site.user(command), *PRIVILEGES[command].arguments, folder=site.folder)
 
 

@@ -166,13 +166,14 @@ async def test_a_consoles_operator_is_told_the_right_that_an_action_lacks(site: 
     redriven = await site.run("dead-letters redrive", settings)
     right = Right(Operation.WRITE, Resource.TOPIC, "inmail.billing-events")
 
+    before = await run(settings, "operations", "list", "--json")
     async with site.without(command, right):
         said = await ask_console(site, command, right, operator)
-    operations = await run(settings, "operations", "list", "--json")
+    after = await run(settings, "operations", "list", "--json")
 
     assert 0 == redriven.code, redriven
     assert names_in_console(right, operator, said), said
-    assert ["redrive"] == [each["verb"] for each in json.loads(operations.out)]
+    assert len(json.loads(before.out)) == len(json.loads(after.out))
 
 
 async def test_the_read_api_needs_a_reader_of_the_database_and_nothing_on_kafka(site: Site) -> None:

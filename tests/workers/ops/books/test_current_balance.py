@@ -79,7 +79,7 @@ async def _compare(connection: Connection) -> int:
 
 
 async def _check_holds(connection: Connection, current: CurrentBalance) -> None:
-    """See that up to `changes_at` time alone changes nothing."""
+    """See that up to `changes_at` time alone changes nothing, and that who has the answer is told so until then."""
     until = current.changes_at or current.as_of + timedelta(days=2000)
     span = (until - current.as_of) // MICROSECOND
     for microseconds in {span // 100, span // 2, span - 1}:
@@ -92,6 +92,17 @@ async def _check_holds(connection: Connection, current: CurrentBalance) -> None:
             later.next_allotment_at,
             later.changes_at,
         )
+        assert current.version == await _read_known(connection, current, then)
+    if current.changes_at is not None:
+        assert isinstance(await _read_known(connection, current, current.changes_at), CurrentBalance)
+
+
+async def _read_known(
+    connection: Connection, current: CurrentBalance, now: datetime
+) -> CurrentBalance | BalanceVersion | None:
+    """Ask as one who has the answer already, and wants it only where it is another."""
+    asked = BalanceQuestion(current.account_id, current.version)
+    return (await read_current_balances(connection, [asked], now)).get(asked)
 
 
 @pytest.mark.timeout(max(600, HISTORIES))
