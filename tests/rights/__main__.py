@@ -60,7 +60,7 @@ async def _sweep_consoles(site: Site, count: _Count) -> None:
         settings = await site.add(command)
         for right in RIGHTS[command]:
             given = await ask_console(site, command, right, settings)
-            if "error" in given.body and given.body["error"]["code"] != "refused":  # there may be nothing to do
+            if given.error.get("code", "refused") != "refused":  # there may be nothing to do
                 count.fail(f"{command}, {right}", given)
             async with site.without(command, right):
                 said = await ask_console(site, command, right, settings)
@@ -69,6 +69,8 @@ async def _sweep_consoles(site: Site, count: _Count) -> None:
 
 async def _sweep_privileges(site: Site, count: _Count) -> None:
     for command, kind in PRIVILEGES.items():
+        if command in RIGHTS:  # on Kafka
+            await site.add(command)
         for privilege in kind.privileges:
             said = await lacks_without(site, command, privilege)
             count.note(command, privilege, said, good=names_privilege(command, privilege, said))

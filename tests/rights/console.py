@@ -1,5 +1,6 @@
 """What a console does for its readers and its operators, each time with a right missing."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple
@@ -20,6 +21,8 @@ __all__ = ["CONSOLES", "ask_console", "names_in_console"]
 
 CONSOLES: Final = ("console", "console operator")
 _TOKEN: Final = "o" * 24
+_LAG: Final = "/api/lag"
+_SAMPLE_SECONDS: Final = 60.0
 _BECAUSE: Final = {"because": "tests"}
 # The verbs of operations that a console goes on with, by the command whose rights they need.
 _VERBS: Final = {"dead-letters redrive": "redrive", "replay rewind": "rewind", "replay reemit": "reemit"}
@@ -31,31 +34,46 @@ class ConsoleSaid(NamedTuple):
     status: int
     body: dict[str, Any]
 
+    @property
+    def error(self) -> dict[str, str]:
+        """Code and text of what is wrong; empty where nothing is."""
+        return self.body.get("error") or {}
+
 
 async def ask_console(site: Site, command: str, right: Right, settings: Settings) -> ConsoleSaid:
     """Ask a console, started for this, for that for which the console or its operator needs a right."""
     async with _console(settings, command) as (client, headers):
         path = _page(right) if command == "console" or right in RIGHTS["console"] else ""
         if path:
-            async with client.get(path) as answer:
-                return ConsoleSaid(answer.status, await answer.json())
+            return await _read(client, path)
         verb = next(_VERBS[each] for each in _VERBS if right in RIGHTS[each])
         operation = await _stopped_operation(site, verb)
         async with client.post(f"/api/operations/{operation}/go-on", json=_BECAUSE, headers=headers) as answer:
             return ConsoleSaid(answer.status, await answer.json())
 
 
+async def _read(client: ClientSession, path: str) -> ConsoleSaid:
+    """Ask a page's question; that of the lag again until there is a sample, or the error of one."""
+    async with asyncio.timeout(_SAMPLE_SECONDS):
+        while True:
+            async with client.get(path) as answer:
+                said = ConsoleSaid(answer.status, await answer.json())
+            if path != _LAG or said.error or said.body["at"] is not None:
+                return said
+            await asyncio.sleep(0.1)
+
+
 def names_in_console(right: Right, settings: Settings, said: ConsoleSaid) -> bool:
     """Tell whether an answer names a right, what it is on and the user who lacks it."""
-    text = said.body.get("error", {}).get("text", "")
-    return said.status == 503 and str(right) in text and f"does not let {user_of(settings)} do" in text
+    text = said.error.get("text", "")
+    return str(right) in text and f"does not let {user_of(settings)} do" in text
 
 
 def _page(right: Right) -> str:
     """Return what a page asks for that needs a right."""
     if right.operation is Operation.DESCRIBE_CONFIGS:
         return "/api/topics"
-    return "/api/lag" if right.resource is Resource.GROUP else f"/api/topics/{right.name}/records?last=1"
+    return _LAG if right.resource is Resource.GROUP else f"/api/topics/{right.name}/records?last=1"
 
 
 async def _stopped_operation(site: Site, verb: str) -> int:

@@ -159,6 +159,16 @@ async def test_the_console_names_the_right_that_a_page_lacks(site: Site) -> None
     assert "error" not in given
 
 
+async def test_the_consoles_pages_of_all_groups_name_the_right_that_they_lack(site: Site) -> None:
+    """What is sampled for all pages says so too, and not only that Kafka refused."""
+    settings, right = await site.add("console"), Right(Operation.DESCRIBE, Resource.GROUP, "inmail-billing")
+
+    async with site.without("console", right):
+        said = await ask_console(site, "console", right, settings)
+
+    assert names_in_console(right, settings, said), said
+
+
 async def test_a_consoles_operator_is_told_the_right_that_an_action_lacks(site: Site) -> None:
     """Before it begins: the operation that was to go on is no further, and no other is on record."""
     command = "console operator"
