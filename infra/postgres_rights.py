@@ -1,8 +1,8 @@
-"""Which privileges a user lacks on the table that Postgres has refused."""
+"""Which privileges a user lacks on the table, schema or database that Postgres has refused."""
 
 import re
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
 
 import asyncpg
 from pydantic import PostgresDsn
@@ -12,20 +12,47 @@ from infra.settings import Settings
 
 __all__ = ["MissingPrivilegesError", "explain_denial"]
 
-_DENIED: Final = re.compile(r"permission denied for (?:table|view) (\w+)")
+_DENIED: Final = re.compile(r"permission denied for (table|view|schema|database) (\S+)")
+
+
+class _Kind(NamedTuple):
+    """A kind of things that privileges are given on."""
+
+    words: str  # before the name, in `grant ... on`
+    question: str  # whether the user has a privilege on it; null where there is no such thing
+    needed: tuple[str, ...]
+
+
+_TABLE: Final = _Kind("", "select has_table_privilege(to_regclass($1), $2)", ("select",))
+_KINDS: Final = {
+    "table": _TABLE,
+    "view": _TABLE,
+    "schema": _Kind("schema ", "select has_schema_privilege(to_regnamespace($1), $2)", ("usage", "create")),
+    # A database that is not this one belongs to another address, and perhaps to another user.
+    "database": _Kind(
+        "database ",
+        "select has_database_privilege(oid, $2) from pg_database where datname = $1 and datname = current_database()",
+        ("create",),
+    ),
+}
 
 
 class MissingPrivilegesError(Exception):
-    """The user lacks privileges on a table. The message names the user, each privilege and the table."""
+    """The user lacks privileges. The message names the user, each privilege and what it is on."""
 
 
 async def explain_denial(
-    error: asyncpg.InsufficientPrivilegeError, settings: Settings, needed: Sequence[str]
+    error: asyncpg.InsufficientPrivilegeError, settings: Settings, privileges: Mapping[str, Sequence[str]]
 ) -> MissingPrivilegesError | None:
-    """Return which of the needed privileges (`select`, ...) the user lacks on the table that an error names.
+    """Return which privileges the user lacks on the thing that an error names.
+
+    Args:
+        error: the refusal.
+        settings: as whom the user comes, and to which database.
+        privileges: what is needed on tables beside `select`, by the name of the table.
 
     Returns:
-        None where the error names no table, or nothing is missing on it.
+        None where the error names no such thing, or nothing is missing on it.
 
     Raises:
         OSError, asyncpg.PostgresError: when the database cannot be asked.
@@ -33,15 +60,12 @@ async def explain_denial(
     """
     if (found := _DENIED.search(str(error))) is None:
         return None
-    table = found.group(1)
+    kind, name = _KINDS[found[1]], found[2]
+    needed = (*kind.needed, *(privileges.get(name, ()) if kind is _TABLE else ()))
     connection = await connect_database(settings)
     try:
         user = await connection.fetchval("select current_user")
-        lacking = [
-            each
-            for each in needed
-            if not await connection.fetchval("select has_table_privilege(to_regclass($1), $2)", table, each)
-        ]
+        lacking = [each for each in needed if await connection.fetchval(kind.question, name, each) is False]
     finally:
         await connection.close()
     if not lacking:
@@ -50,5 +74,5 @@ async def explain_denial(
     names = ", ".join(each.upper() for each in lacking)
     return MissingPrivilegesError(
         f"Postgres at {host['host'] or 'the local socket'}:{host['port'] or 5432} does not let user {user} do this:"
-        f" `grant {names} on {table} to {user}`"
+        f" `grant {names} on {kind.words}{name} to {user}`"
     )

@@ -42,7 +42,16 @@ from schemas.catalogue import (
 )
 from workers.topology import GROUP_OF
 
-__all__ = ["BALANCES_RIGHTS", "CHECKED", "RIGHTS", "WARNED", "check_rights", "explain_refusal", "rights_of"]
+__all__ = [
+    "BALANCES_RIGHTS",
+    "CHANGING",
+    "CHECKED",
+    "RIGHTS",
+    "WARNED",
+    "check_rights",
+    "explain_refusal",
+    "rights_of",
+]
 
 _ANSWER_SECONDS: Final = 5.0
 _GROUPS: Final = tuple(GROUP_OF.values())
@@ -154,6 +163,12 @@ CHECKED: Final = frozenset(
     | {"replay balances"}
     | {"transactions list", "transactions end"}
 )
+# Commands that write to the ledger's database: what they need there beside SELECT is told with what they lack. Some of
+# them need no right on Kafka.
+CHANGING: Final = frozenset(
+    {"clock accept", "clock set-aside", "clock set-back", "replay rebuild", "replay shadow", "console operator"}
+    | {"topics apply", "dead-letters redrive", "replay rewind", "replay reemit", "replay balances", "transactions end"}
+)
 
 
 def rights_of(command: str, settings: Settings) -> tuple[Right, ...]:
@@ -194,7 +209,7 @@ async def explain_refusal(
     causes = list(_causes(error))
     denied = next((each for each in causes if isinstance(each, asyncpg.InsufficientPrivilegeError)), None)
     if denied is not None and not command.startswith("worker"):  # a worker has a role, whose rights `migrate` gives
-        return await _explain_denial(denied, read_settings(), changes=command in CHECKED)
+        return await _explain_denial(denied, read_settings(), changes=command in CHANGING)
     if command not in RIGHTS or not any(isinstance(each, (*AUTHORIZATION_ERRORS, NotSetUpError)) for each in causes):
         return None
     settings = read_settings()
@@ -214,11 +229,10 @@ async def explain_refusal(
 async def _explain_denial(
     error: asyncpg.InsufficientPrivilegeError, settings: Settings, *, changes: bool
 ) -> MissingPrivilegesError | None:
-    table = str(error).rpartition(" ")[2]
-    needed = ("select", *(_OPERATORS_PRIVILEGES.get(table, ()) if changes else ()))
+    privileges = _OPERATORS_PRIVILEGES if changes else {}
     try:
         async with asyncio.timeout(_ANSWER_SECONDS):
-            return await explain_denial(error, settings, needed)
+            return await explain_denial(error, settings, privileges)
     except (asyncpg.PostgresError, OSError) as silent:
         structlog.get_logger("inmail").debug("rights_not_known", error=repr(silent))
         return None

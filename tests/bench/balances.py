@@ -13,7 +13,7 @@ from infra.settings import Settings
 from tests.bench.books import Databases, sends, stack_settings
 from tests.bench.draining import OURS, Drained, drain, input_ends, publish
 from tests.bench.figures import Figure, of_rounds
-from tests.bench.latency import A_SECOND, SECONDS, Measured, measure_system
+from tests.bench.latency import A_SECOND, SECONDS, Measured, all_workers, measure_all, pass_over
 from workers.ops.topics.plan import apply_topics, plan_topics
 
 __all__ = ["run"]
@@ -41,7 +41,9 @@ async def run(stack: LocalStack, databases: Databases, report: Callable[[str], N
         for on in order:
             requests = sends(A_SECOND * SECONDS, seed=6_000 + number)
             async with databases.one() as books:
-                steady[on].append(await measure_system(stack, _switched(books, on=on), requests))
+                switched = _switched(books, on=on)
+                await pass_over(switched)
+                steady[on].append(await measure_all(stack, switched, all_workers(switched), requests))
     return [*_drained(drained), *_steady(steady)]
 
 

@@ -36,7 +36,17 @@ from workers.local.processes import WorkerProcesses
 from workers.ops.topics.plan import apply_topics, plan_topics
 from workers.topology import GROUP_OF
 
-__all__ = ["A_SECOND", "Measured", "measure", "measure_system", "run"]
+__all__ = [
+    "A_SECOND",
+    "SECONDS",
+    "WARM_SECONDS",
+    "Measured",
+    "all_workers",
+    "measure",
+    "measure_all",
+    "pass_over",
+    "run",
+]
 
 A_SECOND = 1_000
 BILLING_A_SECOND = 20
@@ -71,9 +81,9 @@ async def run(stack: LocalStack, databases: Databases, report: Callable[[str], N
         for is_ours, found in ((False, relayed), (True, ours)):
             async with databases.one() as books:
                 await set_offsets(books, RELAY_GROUP, await input_ends(books))
-                await _pass_over(books)
-                program = _all_workers(books) if is_ours else _relay(books)
-                found.append(await _measure(stack, books, program, requests))
+                await pass_over(books)
+                program = all_workers(books) if is_ours else _relay(books)
+                found.append(await measure_all(stack, books, program, requests))
     details: dict[str, object] = {"requests": len(ours[0].waits), "partitions": PARTITIONS}
     latencies = [
         of_rounds(
@@ -99,7 +109,7 @@ def _share(waits: Sequence[float], at: float) -> float:
     return quantiles(waits, n=1000)[round(at * 1000) - 1]
 
 
-async def _pass_over(books: Settings) -> None:
+async def pass_over(books: Settings) -> None:
     """Move the workers' groups to the ends of their topics, and these books with them."""
     for topic in (SEND_REQUESTS, BILLING_EVENTS, EXPIRY_TICKS):
         places = partitions_of(topic, PARTITIONS)
@@ -115,7 +125,8 @@ async def _relay(books: Settings) -> AsyncIterator[dict[str, int]]:
 
 
 @asynccontextmanager
-async def _all_workers(books: Settings) -> AsyncIterator[dict[str, int]]:
+async def all_workers(books: Settings) -> AsyncIterator[dict[str, int]]:
+    """Run all workers and the ticker as processes of their own; give the id of each."""
     with TemporaryDirectory() as folder:
         workers = WorkerProcesses(books, Path(folder))
         workers.start()
@@ -123,12 +134,6 @@ async def _all_workers(books: Settings) -> AsyncIterator[dict[str, int]]:
             yield {name: process.pid for name, process in workers.running.items()}
         finally:
             await asyncio.to_thread(workers.stop)
-
-
-async def measure_system(stack: LocalStack, books: Settings, requests: list[SendRequested]) -> Measured:
-    """Return what a steady run of requests took with all workers up."""
-    await _pass_over(books)
-    return await _measure(stack, books, _all_workers(books), requests)
 
 
 async def measure(books: Settings, form: Form, requests: list[SendRequested]) -> list[float]:
@@ -148,12 +153,14 @@ async def measure(books: Settings, form: Form, requests: list[SendRequested]) ->
     return [waits[str(request.id)] for request in requests]
 
 
-async def _measure(
+async def measure_all(
     stack: LocalStack,
     books: Settings,
     program: AbstractAsyncContextManager[dict[str, int]],
     requests: list[SendRequested],
+    idle_seconds: float = IDLE_SECONDS,
 ) -> Measured:
+    """Return what requests took beside billing events with a program that decides, and its time of standing idle."""
     sent: dict[str, float] = {}
     waits: dict[str, float] = {}
     async with AsyncExitStack() as clients:
@@ -163,7 +170,7 @@ async def _measure(
         producer = await clients.enter_async_context(create_producer(books, "bench"))
         async with program as processes:
             trees = {**processes, "postgres": stack.postgres_pid, "kafka": stack.kafka_pid}
-            warm, began = A_SECOND * WARM_SECONDS, perf_counter()
+            warm = A_SECOND * WARM_SECONDS
             sending = asyncio.create_task(_send(producer, requests, sent))
             billing = asyncio.create_task(_bill(producer, requests))
             async with asyncio.timeout(SECONDS + LATE_SECONDS):
@@ -172,11 +179,15 @@ async def _measure(
                 await _receive(consumer, sent, waits, len(requests))
             await asyncio.gather(sending, billing)
             cpu = meter.microseconds_each(len(requests) - warm)
-            await asyncio.sleep(1)  # until the last commits are written
-            meter, began = CpuMeter(trees), perf_counter()
-            await asyncio.sleep(IDLE_SECONDS)
-            idle = sum(meter.microseconds_each(1).values()) / 1e4 / (perf_counter() - began)
+            idle = await _idle(trees, idle_seconds) if idle_seconds else 0.0
     return Measured([waits[str(request.id)] for request in requests[warm:]], cpu, idle)
+
+
+async def _idle(trees: dict[str, int], seconds: float) -> float:
+    await asyncio.sleep(1)  # until the last commits are written
+    meter, began = CpuMeter(trees), perf_counter()
+    await asyncio.sleep(seconds)
+    return sum(meter.microseconds_each(1).values()) / 1e4 / (perf_counter() - began)
 
 
 async def _send(producer: AIOKafkaProducer, requests: list[SendRequested], sent: dict[str, float]) -> None:

@@ -1,79 +1,188 @@
-"""Reads of the read API at a steady rate, from a process of its own: prints how long each took, as JSON.
+"""Reads of the read API at a steady rate, from a process of its own until its standard input ends.
 
-    python -m tests.bench.read_load PORT RATE SECONDS
+    python -m tests.bench.read_load PORT RATE
 
-The client is a few lines, so that its own CPU time is small beside the server's. A read is timed from when it was due:
-a client or server that falls behind hides nothing.
+It prints, as JSON, how long each read took in milliseconds, in the order in which they were due. A read is timed from
+when it was due: a client or server that falls behind hides nothing. The connections are kept, and each asks one thing
+at a time. The client parses no more than it has to, so that its own CPU time is small; it is a process of its own, so
+that its time is nobody else's.
+
+The reads, by share of all: balances, most of them with the tag of the account's last answer (`If-None-Match`), and
+some for a sequence that the reader knows (`wait_for`); pages of statements; outcomes of requests.
 """
 
 import asyncio
 import json
 import random
 import sys
+from collections import deque
 from collections.abc import Iterator
 from time import perf_counter
+from typing import NamedTuple, cast
 
+import asyncpg
+import uvloop
+
+from infra.settings import Settings
 from tests.bench.books import ACCOUNTS, account
 
-__all__ = ["TOKEN"]
+__all__ = ["MIX", "TOKEN"]
 
 TOKEN = "a-token-of-the-bench-with-enough-characters"  # noqa: S105
+MIX = {"balance": 0.4, "balance, if changed": 0.3, "balance, wait_for": 0.1, "statement": 0.1, "outcome": 0.1}
 CONNECTIONS = 32
-STATEMENTS = 0.1  # of all reads; the others are balances
-LATE_SECONDS = 20.0
+LATE_SECONDS = 60.0
+_OUTCOMES = 5_000
+_GOOD = (b"HTTP/1.1 200", b"HTTP/1.1 304")
 
 
-def _paths(seed: int) -> Iterator[str]:
-    dice = random.Random(seed)  # noqa: S311 - a workload
-    while True:
-        of = f"/v1/accounts/{account(dice.randrange(ACCOUNTS))}"
-        yield f"{of}/statement?limit=20" if dice.random() < STATEMENTS else f"{of}/balance"
+class _Read(NamedTuple):
+    """A read that is due: its request's first line and headers, but for those that all have."""
+
+    number: int
+    due: float
+    account: int
+    head: str
 
 
-class _Connection:
-    """One connection that is kept, and asks one thing at a time."""
+class _Connection(asyncio.Protocol):
+    """A connection that is kept, and asks one thing at a time."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, port: int) -> None:
-        self._reader, self._writer = reader, writer
-        self._rest = f" HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()
+    def __init__(self, load: "_Load") -> None:
+        self._load, self._got, self._read = load, b"", _Read(0, 0.0, 0, "")
 
-    async def get(self, path: str) -> bytes:
-        """Return the body; raise where the status is not 200."""
-        self._writer.write(b"GET " + path.encode() + self._rest)
-        head = await self._reader.readuntil(b"\r\n\r\n")
-        length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
-        body = await self._reader.readexactly(length)
-        if not head.startswith(b"HTTP/1.1 200"):
-            raise RuntimeError(f"{path}: {head!r} {body!r}")
-        return body
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by its class
+
+    def ask(self, read: _Read) -> None:
+        """Send a request; its answer goes to the load."""
+        self._read = read
+        self._transport.write(read.head.encode() + self._load.rest)
+
+    def data_received(self, data: bytes) -> None:
+        """Take a part of the answer."""
+        self._got += data
+        end = self._got.find(b"\r\n\r\n")
+        if end < 0:
+            return
+        head = self._got[:end]
+        length = head.find(b"Content-Length: ")
+        body = int(head[length + 16 :].partition(b"\r\n")[0]) if length >= 0 else 0
+        if len(self._got) < end + 4 + body:
+            return
+        if not head.startswith(_GOOD):
+            self._load.fail(RuntimeError(f"{self._read.head!r}: {self._got!r}"))
+        self._got = b""
+        self._load.done(self, self._read, head)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Fail the load: no server may end a connection that it was to keep."""
+        self._load.fail(error or ConnectionResetError("the server closed a connection"))
 
 
-async def _run(port: int, rate: int, seconds: int) -> list[float]:
-    free: asyncio.Queue[_Connection] = asyncio.Queue()
-    for _ in range(CONNECTIONS):
-        free.put_nowait(_Connection(*await asyncio.open_connection("127.0.0.1", port), port))
-    waits: list[float] = []
+class _Load:
+    """Reads that are due, and connections that are free."""
 
-    async def read(path: str, due: float) -> None:
-        connection = await free.get()
-        await connection.get(path)
-        waits.append((perf_counter() - due) * 1000)
-        free.put_nowait(connection)
+    def __init__(self, port: int, outcomes: list[tuple[str, str]]) -> None:
+        self.rest = f"Host: 127.0.0.1:{port}\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()
+        self.waits: list[float] = []
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._outcomes = outcomes
+        self._free: deque[_Connection] = deque()
+        self._due: deque[_Read] = deque()
+        self._tags: dict[int, str] = {}
 
-    began, paths = perf_counter(), _paths(rate)
-    async with asyncio.timeout(seconds + LATE_SECONDS), asyncio.TaskGroup() as reads:
-        for number in range(rate * seconds):
+    def fail(self, error: Exception) -> None:
+        """End the load."""
+        if not self.failed.done():
+            self.failed.set_exception(error)
+
+    def done(self, connection: _Connection, read: _Read, head: bytes) -> None:
+        """Note an answer; give its connection the next read."""
+        self.waits[read.number] = (perf_counter() - read.due) * 1000
+        tag = head.find(b"ETag: ")
+        if tag >= 0 and "/balance" in read.head:
+            self._tags[read.account] = head[tag + 6 :].partition(b"\r\n")[0].decode()
+        if self._due:
+            connection.ask(self._due.popleft())
+        else:
+            self._free.append(connection)
+
+    def add(self, read: _Read) -> None:
+        """Make a read as soon as a connection is free."""
+        self.waits.append(-1.0)
+        if self._free:
+            self._free.popleft().ask(read)
+        else:
+            self._due.append(read)
+
+    def heads(self, seed: int) -> Iterator[tuple[int, str]]:
+        """Yield the requests of the mix, each of a random account."""
+        dice = random.Random(seed)  # noqa: S311 - a workload
+        kinds, shares = list(MIX), list(MIX.values())
+        while True:
+            number, (kind,) = dice.randrange(ACCOUNTS), dice.choices(kinds, shares)
+            path, tag = f"/v1/accounts/{account(number)}", self._tags.get(number)
+            if kind == "outcome":
+                account_id, request_id = dice.choice(self._outcomes)
+                yield number, f"GET /v1/accounts/{account_id}/requests/{request_id} HTTP/1.1\r\n"
+            elif kind == "statement":
+                yield number, f"GET {path}/statement?limit=20 HTTP/1.1\r\n"
+            elif kind == "balance, wait_for":
+                sequence = tag.partition('"')[2].partition(".")[0] if tag else "1"
+                yield number, f"GET {path}/balance?wait_for={sequence} HTTP/1.1\r\n"
+            elif kind == "balance, if changed" and tag:
+                yield number, f"GET {path}/balance HTTP/1.1\r\nIf-None-Match: {tag}\r\n"
+            else:
+                yield number, f"GET {path}/balance HTTP/1.1\r\n"
+
+    async def run(self, port: int, rate: int, until: "asyncio.Future[bytes]") -> None:
+        """Open the connections and read at a rate until told to end; wait for what is asked."""
+        loop = asyncio.get_running_loop()
+        self._free.extend(
+            [
+                (await loop.create_connection(lambda: _Connection(self), "127.0.0.1", port))[1]
+                for _ in range(CONNECTIONS)
+            ]
+        )
+        began, heads, number = perf_counter(), self.heads(rate), 0
+        while not until.done() and not self.failed.done():
             due = began + number / rate
             if (ahead := due - perf_counter()) > 0:
                 await asyncio.sleep(ahead)
-            reads.create_task(read(next(paths), due))
-    return waits
+            self.add(_Read(number, due, *next(heads)))
+            number += 1
+        async with asyncio.timeout(LATE_SECONDS):
+            while len(self._free) < CONNECTIONS and not self.failed.done():  # noqa: ASYNC110 - at the end only
+                await asyncio.sleep(0.01)
+        if self.failed.done():
+            self.failed.result()
+
+
+async def _outcomes() -> list[tuple[str, str]]:
+    """Return accounts and ids of requests that have an answer."""
+    connection = await asyncpg.connect(Settings().database_url.get_secret_value())
+    rows = await connection.fetch(
+        "select a.account_id, j.request_id::text from journal as j join accounts as a using (account)"
+        " where j.is_answer limit $1",
+        _OUTCOMES,
+    )
+    await connection.close()
+    return [(account_id, request_id) for account_id, request_id in rows]
+
+
+async def _run(port: int, rate: int) -> list[float]:
+    load = _Load(port, await _outcomes())
+    told = asyncio.get_running_loop().run_in_executor(None, sys.stdin.buffer.read)
+    await load.run(port, rate, told)
+    return load.waits
 
 
 def main() -> None:
     """Run the load that the arguments name."""
-    port, rate, seconds = map(int, sys.argv[1:])
-    print(json.dumps(asyncio.run(_run(port, rate, seconds))))
+    port, rate = map(int, sys.argv[1:])
+    print(json.dumps(uvloop.run(_run(port, rate))))
 
 
 if __name__ == "__main__":

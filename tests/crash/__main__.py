@@ -14,6 +14,7 @@ from tests.crash.broken import BROKEN
 from tests.crash.matrix import PARTITIONS, Order, Result, crash_settings, crash_stack, run
 from tests.crash.points import POINTS, Kind, cells
 from tests.crash.result import show, summary, write
+from tests.versions.binaries import KAFKA, kafka_lock
 
 FILE = Path(__file__).parents[2] / "build" / "crash.json"
 LOGS = FILE.parent / "crash-logs"
@@ -28,14 +29,15 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=60.0, help="no fault begins later")
     parser.add_argument("--rate", type=float, default=40.0, help="records a second")
     parser.add_argument("--partitions", type=int, default=PARTITIONS, help="of each topic, worked by two workers each")
+    parser.add_argument("--kafka", choices=KAFKA, metavar="VERSION", help=f"of the broker: one of {', '.join(KAFKA)}")
     parser.add_argument("--broken", choices=[*BROKEN], help="take a protection out: the matrix then has to fail")
     return parser.parse_args()
 
 
-async def _run(order: Order, partitions: int, out: Console) -> Result:
+async def _run(order: Order, partitions: int, kafka: str | None, out: Console) -> Result:
     columns = (TextColumn("{task.completed:,} of {task.total:,} faults"), BarColumn(), TimeElapsedColumn(),
                TextColumn("left:"), TimeRemainingColumn())  # fmt: skip
-    stack = crash_stack(lambda _: None)
+    stack = crash_stack(lambda _: None, kafka_lock(kafka) if kafka else None)
     began, told = monotonic(), [0]
     with stack, Progress(*columns, console=out, disable=not out.is_terminal) as bar:
         task = bar.add_task("faults", total=order.faults)
@@ -61,8 +63,9 @@ def main() -> None:
     out = Console()
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # a killed broker is meant to be missed
     LOGS.mkdir(parents=True, exist_ok=True)
-    result = asyncio.run(_run(order, given.partitions, out))
-    write(result, FILE)
+    result = asyncio.run(_run(order, given.partitions, given.kafka, out))
+    # docs/crash-matrix.md is rendered from the file of the project's own version.
+    write(result, FILE.with_stem(f"crash-kafka-{given.kafka}") if given.kafka else FILE)
     show(result, out)
     out.print(summary(result))
     sys.exit(not result.passed)

@@ -14,6 +14,7 @@ from typing import Any
 from aiokafka.errors import KafkaError
 
 from infra.kafka.clients import admin_client, committed_offsets, reader
+from infra.local.artifacts import Lock
 from infra.local.stack import LocalStack
 from infra.settings import RecordTime, Settings, load_settings
 from schemas.catalogue import CATALOGUE
@@ -72,10 +73,11 @@ class Result:
         return self.verdict.passed and not self.stuck and not self.unreached
 
 
-def crash_stack(report: Callable[[str], None]) -> LocalStack:
-    """Return a stack whose broker notices what is lost in a second or two."""
+def crash_stack(report: Callable[[str], None], kafka: Lock | None = None) -> LocalStack:
+    """Return a stack whose broker notices what is lost in a second or two; `kafka` is a version not the project's."""
     return LocalStack(
         report=report,
+        kafka_lock=kafka,
         broker_settings={
             "group.min.session.timeout.ms": "500",
             "transaction.abort.timed.out.transaction.cleanup.interval.ms": "500",

@@ -1,4 +1,4 @@
-"""Takes away each documented right on Kafka, one at a time, and looks whether the error names it (`make rights`)."""
+"""Takes away each documented right, one at a time, and looks whether the error names it (`make rights`)."""
 
 import asyncio
 import sys
@@ -6,22 +6,41 @@ import tempfile
 from pathlib import Path
 
 from infra.kafka.rights import Operation
+from tests.rights.console import CONSOLES, ask_console, names_in_console
+from tests.rights.privileges import PRIVILEGES, lacks_without, names_privilege, run_with_all
 from tests.rights.site import COMMANDS, WORKERS, Site, names, open_site, prepare
 from tests.versions.binaries import postgres_folder
 from tests.workers.hanging import leave_marker_out
-from workers.rights import rights_of
+from workers.rights import RIGHTS, rights_of
 
 
-async def _sweep(site: Site) -> int:
-    await prepare(site)
-    failures = taken = 0
+class _Count:
+    """How many rights were taken away, and how often the error did not name what was missing."""
+
+    def __init__(self) -> None:
+        self.taken = self.failures = 0
+
+    def note(self, command: str, right: object, said: object, *, good: bool) -> None:
+        """Count one that was taken away."""
+        self.taken += 1
+        self.failures += not good
+        print(f"{'yes' if good else 'NO '} {command}: {right}", flush=True)
+        if not good:
+            print(f"    {said}"[:1500])
+
+    def fail(self, command: str, said: object) -> None:
+        """Count a command that failed with all that is documented."""
+        self.failures += 1
+        print(f"NO  {command}: with its documented rights: {said}"[:1500], flush=True)
+
+
+async def _sweep_commands(site: Site, count: _Count) -> None:
     for command in (*WORKERS, *COMMANDS):
         if command in COMMANDS:
             settings = site.user(command) if command in ("publish", "topics apply") else await site.add(command)
             said = await site.run(command, settings)
             if said.code != 0:
-                failures += 1
-                print(f"NO  {command}: with its documented rights it ended with {said.code}: {said.err or said.out}")
+                count.fail(command, said)
         for right in rights_of(command, site.administrator):
             if right.operation is Operation.CREATE:  # `prepare` has done without it
                 continue
@@ -33,14 +52,41 @@ async def _sweep(site: Site) -> int:
             if hangs:
                 ended = await site.run(command, settings)
                 assert "1 ended as committed" in ended.out, ended
-            taken += 1
-            good = names(command, right, settings, said)
-            failures += not good
-            print(f"{'yes' if good else 'NO '} {command}: {right}", flush=True)
-            if not good:
-                print(f"    {said.code}: {said.err.strip() or said.out.strip()}"[:1500])
-    print(f"{taken} rights taken away, {failures} failures")
-    return failures
+            count.note(command, right, said, good=names(command, right, settings, said))
+
+
+async def _sweep_consoles(site: Site, count: _Count) -> None:
+    for command in CONSOLES:
+        settings = await site.add(command)
+        for right in rights_of(command, site.administrator):
+            given = await ask_console(site, command, right, settings)
+            if given.error.get("code", "refused") != "refused":  # there may be nothing to do
+                count.fail(f"{command}, {right}", given)
+            async with site.without(command, right):
+                said = await ask_console(site, command, right, settings)
+            count.note(command, right, said, good=names_in_console(right, settings, said))
+
+
+async def _sweep_privileges(site: Site, count: _Count) -> None:
+    for command, kind in PRIVILEGES.items():
+        if command in RIGHTS:  # on Kafka
+            await site.add(command)
+        for privilege in kind.privileges:
+            said = await lacks_without(site, command, privilege)
+            count.note(command, privilege, said, good=names_privilege(command, privilege, said))
+        said = await run_with_all(site, command)
+        if said.code not in kind.good:
+            count.fail(command, said)
+
+
+async def _sweep(site: Site) -> int:
+    await prepare(site)
+    count = _Count()
+    await _sweep_commands(site, count)
+    await _sweep_consoles(site, count)
+    await _sweep_privileges(site, count)
+    print(f"{count.taken} rights taken away, {count.failures} failures")
+    return count.failures
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from infra.settings import Settings
 from tests.rights.certificates import Certificates
 from tests.rights.table import DOCUMENT
-from workers.rights import CHECKED
+from workers.rights import CHANGING
 
 __all__ = ["DatabaseUser", "as_database_user", "database_user_of", "grant_roles", "make_roles", "secure_settings"]
 
@@ -30,11 +30,11 @@ class DatabaseUser(StrEnum):
 
 def database_user_of(command: str) -> DatabaseUser:
     """Return as which user of the database a command comes."""
-    if command in ("topics plan", "topics apply", "migrate"):
+    if command in ("topics plan", "topics apply", "migrate", "replay rebuild", "replay shadow"):
         return DatabaseUser.OWNER
     if command.startswith("worker") or command == "doctor":
         return DatabaseUser.WORKERS
-    return DatabaseUser.OPERATOR if command in CHECKED and command != "lag" else DatabaseUser.READER
+    return DatabaseUser.OPERATOR if command in CHANGING else DatabaseUser.READER
 
 
 def documented_statements() -> tuple[str, str]:

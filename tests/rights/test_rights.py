@@ -1,6 +1,7 @@
 """Some of the documented rights on a broker with logins, TLS and an authorizer; `make rights` takes away each."""
 
 import asyncio
+import json
 from collections.abc import Iterator
 
 import asyncpg
@@ -11,11 +12,14 @@ from pydantic import SecretStr
 from infra.kafka.rights import Operation, Resource, Right
 from infra.local.ports import reserve_port
 from infra.settings import SaslMechanism, load_settings
+from tests.rights.console import ask_console, names_in_console
 from tests.rights.database import DatabaseUser
+from tests.rights.privileges import Privilege, lacks_without, names_privilege
 from tests.rights.secured import as_user, grant
 from tests.rights.site import Site, names, open_site, prepare
 from tests.rights.table import DOCUMENT, render, render_balances
 from tests.workers.api.served import serving
+from tests.workers.command import run
 from workers.commands.running import Exit
 from workers.console.server import serve_console
 from workers.rights import RIGHTS
@@ -103,6 +107,25 @@ async def test_a_privilege_that_is_missing_in_postgres_is_named(site: Site, comm
     assert (Exit.UNREACHABLE, True) == (said.code, expected in said.err), said
 
 
+async def test_a_privilege_of_a_command_that_changes_something_is_named(site: Site) -> None:
+    """Also where the command needs nothing on Kafka, and so is not in that table."""
+    privilege = Privilege("insert", "clock_decisions")
+
+    said = await lacks_without(site, "clock accept", privilege)
+
+    assert names_privilege("clock accept", privilege, said), said
+
+
+async def test_creating_a_schema_is_a_privilege_that_is_named(site: Site) -> None:
+    """What is refused is then no table, but the database."""
+    await site.add("replay rebuild")
+    privilege = Privilege("create", "database site")
+
+    said = await lacks_without(site, "replay rebuild", privilege)
+
+    assert names_privilege("replay rebuild", privilege, said), said
+
+
 REFUSED = {
     "a wrong password": ({"kafka_sasl_password": SecretStr("guessed")}, "set INMAIL_KAFKA_SECURITY_PROTOCOL and"),
     "an authority that nobody trusts": ({"kafka_ssl_ca_file": None}, "set INMAIL_KAFKA_SSL_CA_FILE to the authority"),
@@ -134,6 +157,33 @@ async def test_the_console_names_the_right_that_a_page_lacks(site: Site) -> None
     assert "rights" == refused["error"]["code"]
     assert f"does not let user console do what `inmail console` needs: grant it {right}" in refused["error"]["text"]
     assert "error" not in given
+
+
+async def test_the_consoles_pages_of_all_groups_name_the_right_that_they_lack(site: Site) -> None:
+    """What is sampled for all pages says so too, and not only that Kafka refused."""
+    settings, right = await site.add("console"), Right(Operation.DESCRIBE, Resource.GROUP, "inmail-billing")
+
+    async with site.without("console", right):
+        said = await ask_console(site, "console", right, settings)
+
+    assert names_in_console(right, settings, said), said
+
+
+async def test_a_consoles_operator_is_told_the_right_that_an_action_lacks(site: Site) -> None:
+    """Before it begins: the operation that was to go on is no further, and no other is on record."""
+    command = "console operator"
+    settings, operator = await site.add("dead-letters redrive"), await site.add(command)
+    redriven = await site.run("dead-letters redrive", settings)
+    right = Right(Operation.WRITE, Resource.TOPIC, "inmail.billing-events")
+
+    before = await run(settings, "operations", "list", "--json")
+    async with site.without(command, right):
+        said = await ask_console(site, command, right, operator)
+    after = await run(settings, "operations", "list", "--json")
+
+    assert 0 == redriven.code, redriven
+    assert names_in_console(right, operator, said), said
+    assert len(json.loads(before.out)) == len(json.loads(after.out))
 
 
 async def test_the_read_api_needs_a_reader_of_the_database_and_nothing_on_kafka(site: Site) -> None:

@@ -31,6 +31,7 @@ class ApiMetrics:
         self._seconds = Histogram(
             seconds.name, seconds.meaning, seconds.labels, buckets=_SECONDS, registry=self.registry
         )
+        self._children: dict[tuple[str, str, int], tuple[Histogram, Counter]] = {}  # looking them up takes its time
         register_pool_of(self.registry, "api", pool)
 
     def page(self) -> tuple[bytes, str]:
@@ -44,9 +45,15 @@ class ApiMetrics:
         async def count(request: web.Request, handler: Handler) -> web.StreamResponse:
             began = perf_counter()
             response = await handler(request)
-            operation = request.match_info.route.name or OTHER
-            self._seconds.labels(operation).observe(perf_counter() - began)
-            self._requests.labels(operation, request.get(CLIENT, ANYBODY), str(response.status)).inc()
+            labels = (request.match_info.route.name or OTHER, request.get(CLIENT, ANYBODY), response.status)
+            found = self._children.get(labels)
+            if found is None:
+                operation, client, status = labels
+                requests = self._requests.labels(operation, client, str(status))
+                found = self._children[labels] = self._seconds.labels(operation), requests
+            seconds, requests = found
+            seconds.observe(perf_counter() - began)
+            requests.inc()
             return response
 
         return count

@@ -1,11 +1,12 @@
 """What the read API answers: a table of operations, from which its routes and its OpenAPI document are made."""
 
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Final
 from urllib.parse import quote, urlencode
 
+import orjson
 from aiohttp import web
 from aiohttp.helpers import ETag
 from pydantic import BaseModel
@@ -26,10 +27,16 @@ from workers.api.parameters import (
 )
 from workers.api.problems import ApiError, ProblemKind
 from workers.api.reader import LedgerReader
+from workers.ops.books.current_balance import BalanceQuestion, BalanceVersion, CurrentBalance
 
 __all__ = ["HEALTH_PATH", "OPERATIONS", "ApiOperation"]
 
 HEALTH_PATH: Final = "/v1/health"
+
+_PRIVATE: Final = {"Cache-Control": "private, no-cache"}
+_JSON: Final = {**_PRIVATE, "Content-Type": "application/json; charset=utf-8"}
+_VERSION: Final = re.compile(r"([0-9]{1,18})\.([0-9]{1,18})")  # of a balance, in its tag
+_AS_PYDANTIC: Final = orjson.OPT_UTC_Z
 
 _ApiHandler = Callable[[LedgerReader, web.Request], Awaitable[web.Response]]
 _READ: Final = (ProblemKind.BAD_PARAMETER, ProblemKind.UNAUTHORIZED, ProblemKind.UNKNOWN_ACCOUNT, ProblemKind.NOT_YET)
@@ -50,9 +57,20 @@ class ApiOperation:
 
 
 async def _balance(reader: LedgerReader, request: web.Request) -> web.Response:
-    found = await reader.balance(account_id(request), whole_number(request, WAIT_FOR) or 0)
+    question = BalanceQuestion(account_id(request), _known_version(request))
+    found = await reader.balance(question, whole_number(request, WAIT_FOR) or 0)
     # Time alone changes a balance too: of one sequence, the next instant at which it does tells the states apart.
-    return _answer(request, BalanceBody.model_validate(found), f"{found.sequence}.{_micros(found.changes_at)}")
+    if isinstance(found, BalanceVersion):
+        return _unchanged(f"{found.sequence}.{found.until}")
+    version = found.version
+    return _answer(request, found, f"{version.sequence}.{version.until}")
+
+
+def _known_version(request: web.Request) -> BalanceVersion | None:
+    """Return the version of the client's own copy, where its tag names one."""
+    tags = request.if_none_match or ()
+    version = _VERSION.fullmatch(tags[0].value) if len(tags) == 1 and isinstance(tags[0], ETag) else None
+    return version and BalanceVersion(int(version[1]), int(version[2]))
 
 
 async def _statement(reader: LedgerReader, request: web.Request) -> web.Response:
@@ -94,24 +112,23 @@ async def _health(reader: LedgerReader, request: web.Request) -> web.Response:
     return _answer(request, HealthBody(ready=True), None)
 
 
-def _answer(request: web.Request, body: BaseModel, tag: str | None) -> web.Response:
+def _answer(request: web.Request, body: BaseModel | CurrentBalance, tag: str | None) -> web.Response:
     """Return a body, or 304 where the client has its equal.
 
     The tag is weak: `as_of` is the moment of the answer, and the same balance a moment later is the same to a client.
     """
-    headers = {"Cache-Control": "private, no-cache"}
-    if tag is not None:
-        headers["ETag"] = f'W/"{tag}"'
-        known = request.if_none_match or ()
-        if any(each.value in {tag, "*"} for each in known if isinstance(each, ETag)):
-            return web.Response(status=304, headers=headers)
-    return web.Response(
-        body=body.model_dump_json().encode(), content_type="application/json", charset="utf-8", headers=headers
+    known = request.if_none_match or ()
+    if tag is not None and any(each.value in {tag, "*"} for each in known if isinstance(each, ETag)):
+        return _unchanged(tag)
+    # A balance has the members of `BalanceBody`; orjson writes them in a fraction of the time.
+    written = (
+        body.model_dump_json().encode() if isinstance(body, BaseModel) else orjson.dumps(body, option=_AS_PYDANTIC)
     )
+    return web.Response(body=written, headers=_JSON if tag is None else {**_JSON, "ETag": f'W/"{tag}"'})
 
 
-def _micros(instant: datetime | None) -> int:
-    return 0 if instant is None else round(instant.timestamp() * 1_000_000)
+def _unchanged(tag: str) -> web.Response:
+    return web.Response(status=304, headers={**_PRIVATE, "ETag": f'W/"{tag}"'})
 
 
 OPERATIONS: Final = (

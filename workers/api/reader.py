@@ -16,7 +16,13 @@ from infra.settings import Settings
 from workers.api.balance_batches import BalanceBatches
 from workers.api.lock_watch import ReadLockWatch
 from workers.api.problems import DATABASE_ERRORS, ApiError, ProblemKind, database_problem
-from workers.ops.books.current_balance import CurrentBalance, read_current_balances, read_sequence
+from workers.ops.books.current_balance import (
+    BalanceQuestion,
+    BalanceVersion,
+    CurrentBalance,
+    read_current_balances,
+    read_sequence,
+)
 from workers.ops.books.original_ids import find_request_ids
 from workers.ops.books.statement_page import RequestAnswers, StatementPage, read_answers, read_statement_page
 
@@ -49,17 +55,17 @@ class LedgerReader:
         self.locks = ReadLockWatch(self.settings)
         self._batches = BalanceBatches(self._read_balances)
 
-    async def balance(self, account_id: str, wait_for: int) -> CurrentBalance:
-        """Return an account's balance now, of the sequence `wait_for` or a later one.
+    async def balance(self, question: BalanceQuestion, wait_for: int) -> CurrentBalance | BalanceVersion:
+        """Return an account's balance now, of the sequence `wait_for` or a later one; its known version if that holds.
 
         Raises:
             ApiError: when the account is unknown, the sequence does not come, or the database cannot answer.
 
         """
-        found = await self._batches.balance(account_id)
+        found = await self._batches.balance(question)
         if wait_for > (found.sequence if found is not None else 0):
-            await self._wait(account_id, wait_for)
-            found = await self._batches.balance(account_id)
+            await self._wait(question.account_id, wait_for)
+            found = await self._batches.balance(question)
         if found is None:
             raise _unknown_account()
         return found
@@ -73,9 +79,10 @@ class LedgerReader:
             ApiError: as for `balance`.
 
         """
-        await self._wait(account_id, wait_for)
-        async with self._connection() as connection:
-            page = await read_statement_page(connection, account_id, limit, after=after, before=before)
+        page = await self._read_page(account_id, limit, after, before)
+        if wait_for > (page.sequence if page is not None else 0):
+            await self._wait(account_id, wait_for)
+            page = await self._read_page(account_id, limit, after, before)
         if page is None:
             raise _unknown_account()
         return page
@@ -116,9 +123,17 @@ class LedgerReader:
                 pass  # noted, and logged as it changed
             await asyncio.sleep(CHECK_SECONDS)
 
-    async def _read_balances(self, account_ids: Collection[str]) -> dict[str, CurrentBalance]:
+    async def _read_balances(
+        self, questions: Collection[BalanceQuestion]
+    ) -> dict[BalanceQuestion, CurrentBalance | BalanceVersion]:
         async with self._connection() as connection:
-            return await read_current_balances(connection, list(account_ids), utc_now())
+            return await read_current_balances(connection, questions, utc_now())
+
+    async def _read_page(
+        self, account_id: str, limit: int, after: int | None, before: int | None
+    ) -> StatementPage | None:
+        async with self._connection() as connection:
+            return await read_statement_page(connection, account_id, limit, after=after, before=before)
 
     async def _wait(self, account_id: str, wait_for: int) -> None:
         """Wait until an account has a sequence, looking again and again: between two looks no connection is held."""
@@ -156,10 +171,7 @@ class LedgerReader:
         self._reading += 1
         token = self.locks.begin()
         try:
-            async with (
-                asyncio.timeout(self.settings.api_timeout_seconds),
-                self.pool.acquire(timeout=self.settings.api_timeout_seconds) as connection,
-            ):
+            async with asyncio.timeout(self.settings.api_timeout_seconds), self.pool.acquire() as connection:
                 yield connection
         except DATABASE_ERRORS as error:
             self._note(repr(error))

@@ -23,7 +23,7 @@ from infra.settings import Settings, load_settings
 from infra.terminal import error_console
 from infra.waiting import WaitWatch, watched
 from workers.error_table import Exit, explain
-from workers.rights import CHECKED, RIGHTS, WARNED, check_rights, explain_refusal
+from workers.rights import CHANGING, CHECKED, RIGHTS, WARNED, check_rights, explain_refusal
 
 __all__ = ["DEFECT", "Exit", "fail", "run_command", "run_process"]
 
@@ -106,9 +106,9 @@ def run_process(worker: Callable[[Settings], Coroutine[Any, Any, None]]) -> None
 
 
 def _command() -> str:
-    """Return which row of the table of rights the command line is, as `dead-letters list`."""
+    """Return which row of the tables of rights the command line is, as `dead-letters list`."""
     words = sys.argv[1:3]
-    return both if (both := " ".join(words)) in RIGHTS else " ".join(words[:1])
+    return both if (both := " ".join(words)) in RIGHTS or both in CHANGING else " ".join(words[:1])
 
 
 async def _warn_of_missing_rights(settings: Settings, command: str) -> None:

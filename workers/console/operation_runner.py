@@ -24,12 +24,19 @@ from workers.ops.replay.rebuild import rebuild
 from workers.ops.replay.rebuild_plan import RebuildPlan, RebuildRequest, plan_rebuild
 from workers.ops.replay.rewind import rewind
 from workers.ops.replay.rewind_plan import plan_rewind
+from workers.rights import check_rights
 
 __all__ = ["OperationRunner"]
 
 _DRAIN_SECONDS: Final = 300.0  # the command's own limit for workers to end
 _MAX_PLANS: Final = 50
 _START_SECONDS: Final = 1.0  # by then an operation has been refused, or recorded
+# The row of the table of rights that an operation's command asks for before it begins, by verb.
+_RIGHTS_OF: Final = {
+    redrive.VERB: "dead-letters redrive",
+    reemit_plan.VERB: "replay reemit",
+    rewind_target.VERB: "replay rewind",
+}
 
 
 class PlannedRedrive(NamedTuple):
@@ -79,8 +86,11 @@ class OperationRunner:
 
         Raises:
             RefusedError: when the plan is unknown or empty, or another redrive is running.
+            MissingRightsError: when the console's user lacks rights on Kafka; the plan can be started then as before.
+            KafkaError: when the cluster cannot be asked for them.
 
         """
+        await check_rights(self.settings, _RIGHTS_OF[redrive.VERB])
         planned = self._plans.pop(name, None)
         if planned is None:
             raise RefusedError("this plan was started already, or has been discarded: plan again")
@@ -97,11 +107,14 @@ class OperationRunner:
         Raises:
             RefusedError: when the operation runs, is done, has a verb that cannot continue here, is not safe now, or
                 has nothing left to do.
+            MissingRightsError: when the console's user lacks rights on Kafka.
             CatalogueError, NotSetUpError, KafkaError, OSError, asyncpg.PostgresError: when planning fails.
 
         """
         if operation.status in {OperationStatus.RUNNING, OperationStatus.DONE}:
             raise RefusedError(f"operation {operation.operation} is {operation.status}: there is nothing to continue")
+        if operation.verb in _RIGHTS_OF:
+            await check_rights(settings, _RIGHTS_OF[operation.verb])
         stop = asyncio.Event()
         match operation.verb:
             case redrive.VERB:

@@ -16,7 +16,7 @@ from workers.error_table import KNOWN_ERRORS
 from workers.ops.topics.newest_records import NoSuchPartitionError
 from workers.rights import explain_refusal
 
-__all__ = ["KNOWN", "BadRequestError", "error_middleware", "explain"]
+__all__ = ["KNOWN", "BadRequestError", "Refusals", "error_middleware", "explain"]
 
 _REFUSAL_SECONDS: Final = 30.0
 _MAX_REFUSALS: Final = 100
@@ -49,7 +49,7 @@ def explain(error: BaseException, settings: Settings) -> tuple[int, str, str]:
 
 
 @dataclass(slots=True)
-class _Refusals:
+class Refusals:
     """Which right is lacking, for a time: pages ask again every few seconds, and each question opens new clients."""
 
     limiter: QueryLimiter
@@ -76,7 +76,7 @@ class _Refusals:
 
 def error_middleware(limiter: QueryLimiter) -> Middleware:
     """Return the middleware that answers with the error a handler raised. aiohttp logs any other, and answers 500."""
-    settings, refusals = limiter.settings, _Refusals(limiter)
+    settings, refusals = limiter.settings, Refusals(limiter)
 
     @web.middleware
     async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:

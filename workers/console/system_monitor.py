@@ -18,7 +18,7 @@ from workers.console.lag_json import group_json, overview_json, partitions_json
 from workers.console.lag_source import LagSource
 from workers.console.local_workers import WorkerControl, with_processes
 from workers.console.navigation_counts import navigation_counts
-from workers.console.problems import KNOWN, explain
+from workers.console.problems import KNOWN, Refusals, explain
 from workers.console.query_limiter import QueryLimiter
 from workers.console.recorder import Recorder
 from workers.console.time_series import TimeRange
@@ -65,6 +65,7 @@ class SystemMonitor:
         self._ledger = _LedgerReading()
         self._lock_memory = LockMemory()
         self._errors: dict[str, str] = {}  # by server
+        self._refusals = Refusals(limiter)
         self._health: dict[str, health.SystemPart] = {}
         self._at: datetime | None = None
         self._sampled = asyncio.Event()
@@ -127,7 +128,8 @@ class SystemMonitor:
         except KNOWN as error:
             if server == "postgres" and not isinstance(error, LockedError):
                 self._ledger.locks = []
-            self._errors[server] = explain(error, self._limiter.settings)[2]
+            refused = await self._refusals.explain(error, "console")
+            self._errors[server] = explain(refused or error, self._limiter.settings)[2]
             return False
         self._errors.pop(server, None)
         return True

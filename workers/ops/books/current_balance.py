@@ -9,13 +9,35 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from infra.postgres import Connection
 
-__all__ = ["LOTS_AT_MOST", "CurrentBalance", "SpendableLot", "read_current_balances", "read_sequence"]
+__all__ = [
+    "LOTS_AT_MOST",
+    "BalanceQuestion",
+    "BalanceVersion",
+    "CurrentBalance",
+    "SpendableLot",
+    "read_current_balances",
+    "read_sequence",
+]
 
 LOTS_AT_MOST: Final = 200  # in an answer; the sum counts all of them
+
+
+class BalanceVersion(NamedTuple):
+    """Which state of an account's balance an answer has: that of a sequence, until time alone changes it."""
+
+    sequence: int
+    until: int  # microseconds since 1970; 0: for good
+
+
+class BalanceQuestion(NamedTuple):
+    """Whose balance is asked for, and which version the asker has."""
+
+    account_id: str
+    known: BalanceVersion | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,21 +68,38 @@ class CurrentBalance:
     lot_count: int  # of all lots with credits, of which `lots` has the first
     lots: tuple[SpendableLot, ...]  # in burn-down order
 
+    @property
+    def version(self) -> BalanceVersion:
+        """The version of this answer: one that an asker has as well holds the same, but for `as_of`."""
+        return BalanceVersion(self.sequence, 0 if self.changes_at is None else microseconds(self.changes_at))
+
+
+def microseconds(instant: datetime) -> int:
+    """Return an instant as microseconds since 1970."""
+    return round(instant.timestamp() * 1_000_000)
+
 
 # A lot's end is a predicate: that a tick has booked it is not needed. An account's last row may be later than `now`,
-# since the brokers' clock gives rows their time.
+# since the brokers' clock gives rows their time. Of an account whose balance the asker has, no more is read.
 _CURRENT: Final = f"""
 with asked as materialized (
-    select a.account_id, a.account, a.sequence, a.erased_at, greatest($2, j.as_of) as as_of
-    from accounts as a
-    left join journal as j on j.account = a.account and j.sequence = a.sequence
-    where a.account_id = any($1)
+    select q.question, a.account_id, a.account, a.sequence, a.erased_at,
+        coalesce(a.sequence = q.sequence and (q.until = 0 or $5 < q.until), false) as unchanged
+    from unnest($1::text[], $3::bigint[], $4::bigint[]) with ordinality as q (account_id, sequence, until, question)
+    inner join accounts as a on q.account_id = a.account_id
+),
+timed as materialized (
+    select asked.*, case when not asked.unchanged then greatest(
+        $2, (select j.as_of from journal as j where j.account = asked.account and j.sequence = asked.sequence)
+    ) end as as_of
+    from asked
 ),
 coming as materialized (
-    select asked.*, next_allotment(asked.account, asked.as_of) as next_allotment_at
-    from asked
+    select timed.*, case when not timed.unchanged then next_allotment(timed.account, timed.as_of) end
+        as next_allotment_at
+    from timed
 )
-select c.account_id, c.sequence, c.as_of, c.erased_at, coalesce(s.spendable, 0) as spendable,
+select c.question, c.unchanged, c.account_id, c.sequence, c.as_of, c.erased_at, coalesce(s.spendable, 0) as spendable,
     least(s.changes_at, c.next_allotment_at) as changes_at, c.next_allotment_at, coalesce(s.lot_count, 0) as lot_count,
     s.lot, s.origin, s.subscription_id, s.plan, s.granted, s.remaining, s.granted_at, s.expires_at
 from coming as c
@@ -73,28 +112,45 @@ left join lateral (
             min(l.granted_at) filter (where l.granted_at > c.as_of) over ()
         ) as changes_at
     from lots as l
-    where l.account = c.account and l.open and l.remaining > 0
+    where not c.unchanged and l.account = c.account and l.open and l.remaining > 0
         and l.granted_at < l.expires_at and c.as_of < l.expires_at
     order by l.priority, l.expires_at, l.lot
     limit {LOTS_AT_MOST}
 ) as s on true
-order by c.account_id, s.priority, s.expires_at, s.lot
+order by c.question, s.priority, s.expires_at, s.lot
 """  # noqa: S608 - a constant
-_FACTS: Final = tuple(field.name for field in fields(CurrentBalance) if field.name != "lots")  # the first columns
+_FACTS: Final = tuple(field.name for field in fields(CurrentBalance) if field.name != "lots")
+_FIRST_FACT: Final = 2  # column of a row
+_FIRST_OF_LOT: Final = _FIRST_FACT + len(_FACTS)
 
 
 async def read_current_balances(
-    connection: Connection, account_ids: Collection[str], now: datetime
-) -> dict[str, CurrentBalance]:
-    """Return the balances of known accounts at `now`, each at the time of its last row if that is later."""
-    rows = await connection.fetch(_CURRENT, account_ids, now)
-    found = {}
-    for account_id, its in groupby(map(tuple, rows), itemgetter(0)):
-        lots = list(its)
+    connection: Connection, questions: Collection[BalanceQuestion], now: datetime
+) -> dict[BalanceQuestion, CurrentBalance | BalanceVersion]:
+    """Return the balances that are asked for, by question; the known version where it still holds.
+
+    Unknown accounts are left out. Answers are of one snapshot of the database, and not older than the call.
+    """
+    asked = list(questions)
+    rows = await connection.fetch(
+        _CURRENT,
+        [each.account_id for each in asked],
+        now,
+        [each.known and each.known.sequence for each in asked],
+        [each.known and each.known.until for each in asked],
+        microseconds(now),
+    )
+    found: dict[BalanceQuestion, CurrentBalance | BalanceVersion] = {}
+    for number, its in groupby(map(tuple, rows), itemgetter(0)):
+        question, lots = asked[number - 1], list(its)
+        _, unchanged, *facts = lots[0][:_FIRST_OF_LOT]
+        if unchanged and question.known is not None:
+            found[question] = question.known
+            continue
         # Without lots there is one row, without a lot.
-        of_lots = tuple(SpendableLot(*row[len(_FACTS) :]) for row in lots if row[len(_FACTS)] is not None)
-        facts: dict[str, Any] = dict(zip(_FACTS, lots[0], strict=False))
-        found[account_id] = CurrentBalance(**facts, lots=of_lots)
+        of_lots = tuple(SpendableLot(*row[_FIRST_OF_LOT:]) for row in lots if row[_FIRST_OF_LOT] is not None)
+        named: dict[str, Any] = dict(zip(_FACTS, facts, strict=True))
+        found[question] = CurrentBalance(**named, lots=of_lots)
     return found
 
 

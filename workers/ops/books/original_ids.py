@@ -1,11 +1,11 @@
-"""Request ids of requests whose producers gave them an id that is no UUID, and those ids."""
+"""Request ids of requests whose producers gave them an id that is no UUID."""
 
 from typing import Final
 from uuid import UUID
 
 from infra.postgres import Connection
 
-__all__ = ["find_request_ids", "read_original_id"]
+__all__ = ["find_request_ids"]
 
 _BY_ACCOUNT: Final = """
 select request_id from original_ids
@@ -13,10 +13,6 @@ where account = (select account from accounts where account_id = $2) and origina
 order by request_id
 """
 _OF_ALL: Final = "select distinct request_id from original_ids where original = $1 order by request_id"
-_ORIGINAL: Final = """
-select original from original_ids
-where request_id = $1 and account = (select account from accounts where account_id = $2)
-"""
 
 
 async def find_request_ids(connection: Connection, original: str, account_id: str | None) -> list[UUID]:
@@ -26,9 +22,3 @@ async def find_request_ids(connection: Connection, original: str, account_id: st
     """
     given = (original.encode(),) if account_id is None else (original.encode(), account_id)
     return [row[0] for row in await connection.fetch(_OF_ALL if account_id is None else _BY_ACCOUNT, *given)]
-
-
-async def read_original_id(connection: Connection, account_id: str, request_id: UUID) -> str | None:
-    """Return the id that a producer gave to a decided request; None if it is the request id itself."""
-    original: bytes | None = await connection.fetchval(_ORIGINAL, request_id, account_id)
-    return None if original is None else original.decode()

@@ -5,13 +5,12 @@ from typing import Final
 from uuid import UUID
 
 from infra.postgres import Connection
-from workers.ops.books.current_balance import read_sequence
-from workers.ops.books.original_ids import read_original_id
 from workers.ops.books.statement import LINE_COLUMNS, StatementLine
 
 __all__ = ["ANSWERS_OF_REQUEST", "RequestAnswers", "StatementPage", "read_answers", "read_statement_page"]
 
 _ANSWERS_AT_MOST: Final = 50
+_NO_BOUND: Final = 2**63 - 1  # no sequence is higher
 
 # Three partial indexes begin with the request id: for conflicts, for answers that are not final, and for final answers.
 ANSWERS_OF_REQUEST: Final = """
@@ -24,7 +23,8 @@ ANSWERS_OF_REQUEST: Final = """
 """
 
 _ANSWERS: Final = f"""
-select {LINE_COLUMNS}
+select {LINE_COLUMNS},
+    (select o.original from original_ids as o where o.request_id = $1 and o.account = j.account) as original
 from ({ANSWERS_OF_REQUEST}) as j
 where j.account = (select a.account from accounts as a where a.account_id = $2)
 order by code = 'key_conflict', code = 'balance_not_current', sequence desc
@@ -32,11 +32,17 @@ limit $3
 """  # noqa: S608 - constants
 
 _PAGE: Final = """
-select {columns}
-from journal
-where account = (select account from accounts where account_id = $1) and sequence {after} $2
-order by sequence {direction}
-limit $3
+select a.sequence as newest, j.*
+from accounts as a
+left join lateral (
+    select {columns}
+    from journal
+    where account = a.account and sequence {after} $2
+    order by sequence {direction}
+    limit $3
+) as j on true
+where a.account_id = $1
+order by j.sequence {direction}
 """
 _OLDEST_FIRST: Final = _PAGE.format(columns=LINE_COLUMNS, after=">", direction="asc")
 _NEWEST_FIRST: Final = _PAGE.format(columns=LINE_COLUMNS, after="<", direction="desc")
@@ -46,7 +52,7 @@ _NEWEST_FIRST: Final = _PAGE.format(columns=LINE_COLUMNS, after="<", direction="
 class StatementPage:
     """Some lines of an account's statement, in one direction."""
 
-    sequence: int  # of the account's newest row, read before the lines
+    sequence: int  # of the account's newest row
     lines: tuple[StatementLine, ...]
 
 
@@ -72,24 +78,24 @@ async def read_statement_page(
         before: lines with a lower number, the newest first. With neither, the newest lines, the newest first.
 
     """
-    sequence = await read_sequence(connection, account_id)
-    if sequence is None:
-        return None
     if after is not None:
         rows = await connection.fetch(_OLDEST_FIRST, account_id, after, limit)
     else:
-        rows = await connection.fetch(_NEWEST_FIRST, account_id, sequence + 1 if before is None else before, limit)
-    return StatementPage(sequence, tuple(StatementLine(**row) for row in rows))
+        rows = await connection.fetch(_NEWEST_FIRST, account_id, _NO_BOUND if before is None else before, limit)
+    if not rows:
+        return None
+    # Without lines there is one row, without a line.
+    return StatementPage(rows[0]["newest"], tuple(StatementLine(*row[1:]) for row in rows if row[1] is not None))
 
 
 async def read_answers(connection: Connection, account_id: str, request_id: UUID) -> RequestAnswers | None:
     """Return the answers to a request; None if there are none, or the account is unknown."""
     rows = await connection.fetch(_ANSWERS, request_id, account_id, _ANSWERS_AT_MOST)
-    lines = [StatementLine(**row) for row in rows]
+    lines = [StatementLine(*row[:-1]) for row in rows]
     conflicts = tuple(line for line in reversed(lines) if line.code == "key_conflict")
     answers = [line for line in lines if line.code != "key_conflict"]
     final = [line for line in answers if line.code != "balance_not_current"]
     if not answers:
         return None
-    original = await read_original_id(connection, account_id, request_id)
-    return RequestAnswers((final or answers)[0], conflicts, original)
+    original = rows[0]["original"]
+    return RequestAnswers((final or answers)[0], conflicts, None if original is None else original.decode())

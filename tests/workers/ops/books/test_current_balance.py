@@ -19,7 +19,13 @@ from tests.ledger.scenario_events import TICK
 from tests.ledger.scenario_sql import SqlBooks, fingerprint_of
 from tests.workers.books_sound import books_of_a_worker
 from workers.ops.books.balance import UnknownAccountError, balance_of
-from workers.ops.books.current_balance import _CURRENT, CurrentBalance, read_current_balances
+from workers.ops.books.current_balance import (
+    _CURRENT,
+    BalanceQuestion,
+    BalanceVersion,
+    CurrentBalance,
+    read_current_balances,
+)
 
 HISTORIES = int(os.environ.get("HISTORIES", "40"))  # of 45 records on average
 LONG_AGO = datetime.fromisoformat("2000-01-01T00:00:00Z")  # so that an account's last row gives the instant
@@ -28,7 +34,10 @@ AFTER = (timedelta(0), timedelta(hours=1), timedelta(days=9), timedelta(days=31)
 
 
 async def _read(connection: Connection, account: str, now: datetime) -> CurrentBalance | None:
-    return (await read_current_balances(connection, [account, "nobody"], now)).get(account)
+    asked = BalanceQuestion(account)
+    found = (await read_current_balances(connection, [asked, BalanceQuestion("nobody")], now)).get(asked)
+    assert not isinstance(found, BalanceVersion)
+    return found
 
 
 async def _play(draft: Draft, books: SqlBooks) -> None:
@@ -70,7 +79,7 @@ async def _compare(connection: Connection) -> int:
 
 
 async def _check_holds(connection: Connection, current: CurrentBalance) -> None:
-    """See that up to `changes_at` time alone changes nothing."""
+    """See that up to `changes_at` time alone changes nothing, and that who has the answer is told so until then."""
     until = current.changes_at or current.as_of + timedelta(days=2000)
     span = (until - current.as_of) // MICROSECOND
     for microseconds in {span // 100, span // 2, span - 1}:
@@ -83,6 +92,17 @@ async def _check_holds(connection: Connection, current: CurrentBalance) -> None:
             later.next_allotment_at,
             later.changes_at,
         )
+        assert current.version == await _read_known(connection, current, then)
+    if current.changes_at is not None:
+        assert isinstance(await _read_known(connection, current, current.changes_at), CurrentBalance)
+
+
+async def _read_known(
+    connection: Connection, current: CurrentBalance, now: datetime
+) -> CurrentBalance | BalanceVersion | None:
+    """Ask as one who has the answer already, and wants it only where it is another."""
+    asked = BalanceQuestion(current.account_id, current.version)
+    return (await read_current_balances(connection, [asked], now)).get(asked)
 
 
 @pytest.mark.timeout(max(600, HISTORIES))
@@ -129,7 +149,8 @@ async def test_the_work_for_a_balance_does_not_grow_with_the_history(database: C
     )
     await database.execute("update accounts set sequence = 100000")
     await database.execute("analyze")
-    plan = await database.fetchval("explain (analyze, buffers, format json) " + _CURRENT, ["alice"], LONG_AGO)
+    asked = (["alice"], LONG_AGO, [None], [None], 0)
+    plan = await database.fetchval("explain (analyze, buffers, format json) " + _CURRENT, *asked)
     top = json.loads(plan)[0]["Plan"]
 
     assert top["Shared Hit Blocks"] + top["Shared Read Blocks"] < 200

@@ -1,0 +1,84 @@
+"""Balances that are asked for at once are read together, and none is older than its question."""
+
+import asyncio
+from collections.abc import Collection
+
+import pytest
+
+from workers.api.balance_batches import BalanceBatches
+from workers.api.problems import ApiError, ProblemKind
+from workers.ops.books.current_balance import BalanceQuestion, BalanceVersion
+
+ALICE = BalanceQuestion("alice", BalanceVersion(1, 0))
+
+
+class Reads:
+    """Reads that wait until they may go on, and are remembered."""
+
+    def __init__(self) -> None:
+        self.begun: list[set[str]] = []
+        self.may_go_on = asyncio.Event()
+
+    async def read(self, questions: Collection[BalanceQuestion]) -> dict[BalanceQuestion, BalanceVersion]:
+        """Answer each question but nobody's with the number of this read."""
+        self.begun.append({each.account_id for each in questions})
+        number = len(self.begun)
+        await self.may_go_on.wait()
+        return {each: BalanceVersion(number, 0) for each in questions if each.account_id != "nobody"}
+
+    async def until(self, count: int) -> None:
+        """Wait until so many reads have begun."""
+        async with asyncio.timeout(10):
+            while len(self.begun) < count:  # noqa: ASYNC110 - the reads' own tasks move it
+                await asyncio.sleep(0.001)
+
+
+async def test_what_is_asked_soon_after_a_read_has_begun_is_one_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first question is read at once, by itself; all that come a little later, one after another, together."""
+    monkeypatch.setattr("workers.api.balance_batches._APART_SECONDS", 0.5)
+    reads = Reads()
+    batches = BalanceBatches(reads.read)
+    first = asyncio.create_task(batches.balance(ALICE))
+    await reads.until(1)
+    names = [f"member-{number}" for number in range(20)] + ["nobody"]
+    others = []
+    for name in names:
+        others.append(asyncio.create_task(batches.balance(BalanceQuestion(name))))
+        for _ in range(3):
+            await asyncio.sleep(0)  # enough for a read to begin, if one would
+    await reads.until(2)
+    reads.may_go_on.set()
+    answers = await asyncio.gather(first, *others)
+
+    assert [{"alice"}, set(names)] == reads.begun
+    assert [BalanceVersion(1, 0), *[BalanceVersion(2, 0)] * 20, None] == answers
+
+
+async def test_a_question_does_not_join_a_read_that_has_begun() -> None:
+    """The same question is asked again while it is being read: the second answer is of a read of its own."""
+    reads = Reads()
+    batches = BalanceBatches(reads.read)
+    first = asyncio.create_task(batches.balance(ALICE))
+    await reads.until(1)
+    second = asyncio.create_task(batches.balance(ALICE))
+    await reads.until(2)
+    reads.may_go_on.set()
+
+    assert (BalanceVersion(1, 0), BalanceVersion(2, 0)) == (await first, await second)
+
+
+async def test_an_error_of_a_read_is_told_to_each_question_and_the_next_is_read() -> None:
+    """Nobody waits for ever for an answer that does not come."""
+    fails = True
+
+    async def read(questions: Collection[BalanceQuestion]) -> dict[BalanceQuestion, BalanceVersion]:
+        if fails:
+            raise ApiError(ProblemKind.DATABASE_AWAY, "away")
+        return {each: BalanceVersion(1, 0) for each in questions}
+
+    batches = BalanceBatches(read)
+    found = await asyncio.gather(*(batches.balance(ALICE) for _ in range(3)), return_exceptions=True)
+    fails = False
+
+    assert all(isinstance(each, ApiError) for each in found), found
+    assert BalanceVersion(1, 0) == await batches.balance(ALICE)
