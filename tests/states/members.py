@@ -17,7 +17,7 @@ from workers.local.processes import environment
 __all__ = ["NAMES", "WORKERS", "Members"]
 
 WORKERS: Final = ("send", "billing", "expiry", "ticker")
-NAMES: Final = (*WORKERS, "metrics", "lag", "console")  # as compose names them
+NAMES: Final = (*WORKERS, "metrics", "lag", "api", "console")  # as compose names them
 _READY: Final = {"lag": "/lag", "console": "/"}
 _START_SECONDS: Final = 90.0
 
@@ -38,9 +38,14 @@ class Members:
         arguments: Mapping[str, tuple[str, ...]] = {
             "metrics": ("metrics", "--serve"),
             "lag": ("lag", "--serve", port),
+            "api": ("api",),
             "console": ("console", "--port", port),
         }
-        own = {"console": {"INMAIL_CONSOLE_WORKERS": probes}, "lag": {}}.get(name, {"INMAIL_HEALTH_PORT": port})
+        own = {
+            "api": {"INMAIL_HEALTH_PORT": port, "INMAIL_API_PORT": "0", "INMAIL_API_WITHOUT_TOKENS": "true"},
+            "console": {"INMAIL_CONSOLE_WORKERS": probes},
+            "lag": {},
+        }.get(name, {"INMAIL_HEALTH_PORT": port})
         with (self._logs / f"{name}.log").open("ab") as log:
             self.running[name] = subprocess.Popen(
                 [sys.executable, "-m", "workers.cli", *arguments.get(name, ("worker", name))],
