@@ -31,6 +31,7 @@ _WAIT_SECONDS: Final = 1.0  # of a session of ours: lanes keep each other for a 
 _TABLE_SECONDS: Final = 1.0  # of a transaction with a lock on a whole table
 _ASK_SECONDS: Final = 5.0  # for the answer
 _ROWS_SECONDS: Final = 4.0  # of a transaction that keeps rows; of one of ours, without doing anything
+_SHARED_SECONDS: Final = 1.0  # for which an answer serves whoever else asks
 _REMEMBERED_SECONDS: Final = 15.0  # after a session of ours was seen to wait: workers give up after 2 s, and try again
 _OURS: Final = "inmail"  # how names of our applications begin (infra/postgres.py)
 _READ: Final = """
@@ -152,6 +153,17 @@ class LockMemory:
 
     clock: Callable[[], float] = monotonic
     _waited_for: dict[tuple[int, datetime | None], tuple[float, LockHolder]] = field(default_factory=dict)
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _read_at: float | None = None
+    _holders: list[LockHolder] = field(default_factory=list)
+
+    async def read(self, connection: Connection) -> list[LockHolder]:
+        """Return the holders of now, as `recall` does. Whoever asks within a second of another gets its answer."""
+        async with self._turn:
+            if self._read_at is None or self.clock() - self._read_at >= _SHARED_SECONDS:
+                self._holders = self.recall(await read_lock_holders(connection))
+                self._read_at = self.clock()
+            return self._holders
 
     def recall(self, holders: Sequence[LockHolder]) -> list[LockHolder]:
         """Return the holders of a sample, the worst first, with who waited a moment ago where nobody does just now."""

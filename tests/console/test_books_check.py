@@ -46,7 +46,7 @@ async def test_credits_that_are_missing_are_told_at_the_next_check(settings: Set
     assert ("ok", "balanced") == (sound.status, sound.cause)
     assert early == sound
     assert wrong is not None
-    assert ("failed", "books do not balance", "3 credits are missing") == (wrong.status, wrong.cause, wrong.text)
+    assert ("failed", "out of balance", "3 credits are missing") == (wrong.status, wrong.cause, wrong.text)
     assert "`inmail audit`" in wrong.do
 
 

@@ -53,7 +53,7 @@ class BooksCheck:
             return SystemPart("Books", OK, "balanced", "every credit that was granted is accounted for")
         text = f"{abs(self._difference):,} credits are {'missing' if self._difference > 0 else 'too many'}"
         do = "`inmail audit` names the lots and rows; let nobody change the tables by hand meanwhile"
-        return SystemPart("Books", FAILED, "books do not balance", text, do)
+        return SystemPart("Books", FAILED, "out of balance", text, do)
 
     async def wait(self) -> None:
         """Wait for the check that is under way."""

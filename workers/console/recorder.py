@@ -97,6 +97,10 @@ class Recorder:
         """Return how many dead letters came since a time, by reason, as far as this console saw."""
         return self._history.counted(Family.DEAD_LETTERS, since)
 
+    def first_dead_letter_at(self, since: datetime) -> datetime | None:
+        """Return when the first of these came; None where none did."""
+        return self._history.first_counted(Family.DEAD_LETTERS, since)
+
     def series(self, range_: TimeRange) -> dict[str, Any]:
         """Return a range's series for JSON, with what keeps the console from reading or keeping them."""
         problems = [each for each in (self._results_problem, self._problem) if each is not None]

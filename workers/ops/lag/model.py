@@ -60,6 +60,7 @@ class Facts:
     members: int | None = None  # of the group; None: not known
     settled: bool = True  # it is known who reads what
     owned: bool = True  # a member has the partition
+    owned_since: datetime | None = None  # when it was first seen with that member; None: it had it at the first look
     unknown: str | None = None  # why it is not known where the partition ends
     paused: str | None = None  # what the breaker said when it ended the lane's worker
     holding: str | None = None  # why the lane holds a record for an operator to decide
@@ -110,6 +111,7 @@ class StatusLimits:
     """What a status takes, in seconds."""
 
     window_seconds: float = 30.0  # so long without a commit is stalled, so long without a gain is slow
+    own_seconds: float = 4.0  # without a commit: a lane of ours, which commits with each turn, is stalled
     behind_seconds: float = 5.0  # a record that was unread for less is nobody's trouble
     held_seconds: float = 5.0  # transactions are open for a moment as a rule
     waiting_seconds: float = 1.0

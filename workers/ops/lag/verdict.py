@@ -165,7 +165,7 @@ def _waiting(case: _Situation) -> Classification | None:
 
 
 def _stalled(case: _Situation) -> Classification | None:
-    if not _is_still(case, case.limits.window_seconds):
+    if not _is_still(case, case.limits.window_seconds) and not _own_is_still(case):
         return None
     rest = "" if case.facts.settled else ", and the group is sharing its partitions out"
     return Classification(
@@ -198,6 +198,15 @@ def _speeds(case: _Situation) -> str:
 
 def _is_still(case: _Situation, seconds: float) -> bool:
     return _stands(case, seconds) and case.still_seconds >= seconds
+
+
+def _own_is_still(case: _Situation) -> bool:
+    """Tell whether a lane of ours that is not just being taken over makes no progress: it commits with each turn."""
+    facts, seconds = case.facts, case.limits.own_seconds
+    if not (facts.ours and facts.members and facts.settled and facts.owned and facts.readable):
+        return False
+    is_new = facts.owned_since is not None and (facts.now - facts.owned_since).total_seconds() < seconds
+    return not is_new and _is_still(case, seconds)
 
 
 def _stands(case: _Situation, seconds: float) -> bool:
