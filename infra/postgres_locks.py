@@ -14,6 +14,7 @@ from typing import Any, Final
 import asyncpg
 
 from infra.postgres import Connection, connect_database
+from infra.postgres_statements import slow_statement
 from infra.retry import SERVER_ERRORS
 from infra.settings import Settings
 
@@ -58,7 +59,7 @@ sessions as (
 )
 select s.pid, a.usename::text as user_name, coalesce(a.application_name, '') as application,
     host(a.client_addr) as client, a.state, coalesce(a.backend_type, '') as backend, a.xact_start, a.state_change,
-    s.waits_since, clock_timestamp() as now, current_user::text as reader,
+    a.wait_event_type, a.wait_event, s.waits_since, clock_timestamp() as now, current_user::text as reader,
     case when s.waits then pg_blocking_pids(s.pid) else '{}' end as blocked_by,
     array_remove(coalesce(s.tables, '{}'), null) as tables, array_remove(coalesce(s.rows, '{}'), null) as rows
 from sessions as s
@@ -156,12 +157,14 @@ class LockMemory:
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _read_at: float | None = None
     _holders: list[LockHolder] = field(default_factory=list)
+    statement: str | None = None  # of the ledger, which takes Postgres long, in words
 
     async def read(self, connection: Connection) -> list[LockHolder]:
         """Return the holders of now, as `recall` does. Whoever asks within a second of another gets its answer."""
         async with self._turn:
             if self._read_at is None or self.clock() - self._read_at >= _SHARED_SECONDS:
-                self._holders = self.recall(await read_lock_holders(connection))
+                sessions = await _read_sessions(connection)
+                self._holders, self.statement = self.recall(find_holders(sessions)), slow_statement(sessions)
                 self._read_at = self.clock()
             return self._holders
 
@@ -186,7 +189,11 @@ async def read_lock_holders(connection: Connection) -> list[LockHolder]:
 
     Reads no table of the ledger, so that it answers whatever is locked there.
     """
-    return find_holders([dict(row) for row in await connection.fetch(_READ)])
+    return find_holders(await _read_sessions(connection))
+
+
+async def _read_sessions(connection: Connection) -> list[dict[str, Any]]:
+    return [dict(row) for row in await connection.fetch(_READ)]
 
 
 async def ask_lock_holders(settings: Settings) -> list[LockHolder]:

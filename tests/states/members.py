@@ -46,7 +46,7 @@ class Members:
             "console": {"INMAIL_CONSOLE_WORKERS": probes},
             "lag": {},
         }.get(name, {"INMAIL_HEALTH_PORT": port})
-        with (self._logs / f"{name}.log").open("ab") as log:
+        with self.log(name).open("ab") as log:
             self.running[name] = subprocess.Popen(
                 [sys.executable, "-m", "workers.cli", *arguments.get(name, ("worker", name))],
                 stdin=subprocess.DEVNULL,
@@ -55,6 +55,10 @@ class Members:
                 env=self.environment | own | variables,
                 start_new_session=True,
             )
+
+    def log(self, name: str) -> Path:
+        """Return the file that one writes its log to."""
+        return self._logs / f"{name}.log"
 
     async def end(self, name: str, number: signal.Signals) -> None:
         """Send a signal to one, and wait until it has ended."""

@@ -90,7 +90,7 @@ def test_the_page_shows_what_is_late_and_what_was_not_said() -> None:
 
     page = render({"states": {"worker stopped": state}})
 
-    assert "| worker stopped | - | 6 | - | - | **61** | - | **not said** |" in page
+    assert "| worker stopped | - | 6 | - | - | - | **61** | - | **not said** |" in page
     assert "(right: `inmail-send` says `HELD` or `SLOW`)" in page
 
 

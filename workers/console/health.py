@@ -139,7 +139,7 @@ def dead_letters_part(reasons: Mapping[str, float], first_at: datetime | None, m
         FAILED if many else WARNING,
         "many arriving" if many else "arriving",
         f"{count:,} in the last {minutes} minutes{first}: {told}{more}",
-        "`inmail dead-letters list` shows each with its error: fix the producer or the plan catalogue, then redrive them",
+        "`inmail dead-letters list` shows each with its error: fix the producer or the plan catalogue, then redrive",
         title=f"{count:,} dead {'letter' if count == 1 else 'letters'} in the last {minutes} minutes",
     )
 

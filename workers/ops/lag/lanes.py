@@ -92,16 +92,18 @@ class LaneWatcher:
         self._locks = locks or LockMemory()
         self.trouble: str | None = None  # why they could not be read the last time
         self.locks: tuple[LockHolder, ...] = ()  # who keeps something locked, the worst first
+        self.statement: str | None = None  # of the ledger, which takes Postgres long, in words
 
     async def read(self) -> dict[LaneKey, NeighbourLane]:
         """Return the lanes; none, and the trouble, where the books cannot be read."""
-        self.trouble, self.locks = None, ()
+        self.trouble, self.locks, self.statement = None, (), None
         try:
             async with asyncio.timeout(_SECONDS):
                 if self._connection is None or self._connection.is_closed():
                     self._connection = await connect_database(self._settings)
                 # First: whoever has locked the lanes' rows is told although they cannot be read.
                 self.locks = tuple(await self._locks.read(self._connection))
+                self.statement = self._locks.statement
                 rows = await self._connection.fetch(_ROWS)
                 since = utc_now() - timedelta(hours=_MISPLACED_HOURS)
                 misplaced = {

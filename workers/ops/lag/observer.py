@@ -201,6 +201,7 @@ class LagObserver:
             paused=paused_reason(key, books.rows, members) if ours else None,
             waiting=neighbour_of(key, books.rows, sampled.ends) if ours else None,
             locked=self.locks[0].text if ours and self.locks else None,
+            statement=self._lanes.statement if ours and self._lanes is not None else None,
             lock_is_waited_for=bool(self.locks) and self.locks[0].blocks,
         )
 

@@ -169,7 +169,7 @@ def _stalled(case: _Situation) -> Classification | None:
         return None
     rest = "" if case.facts.settled else ", and the group is sharing its partitions out"
     return Classification(
-        Status.STALLED, f"its reader is there and has not got on for {case.still_seconds:.0f} s{rest}"
+        Status.STALLED, f"its reader is there and has not got on for {case.still_seconds:.0f} s{rest}{_statement(case)}"
     )
 
 
@@ -184,7 +184,11 @@ def _slow(case: _Situation) -> Classification | None:
     # what lasts: whatever was unread in the first, no less was in the second.
     if min(lags[half:]) < max(lags[:half]):
         return None
-    return Classification(Status.SLOW, _speeds(case))
+    return Classification(Status.SLOW, f"{_speeds(case)}{_statement(case)}")
+
+
+def _statement(case: _Situation) -> str:
+    return "" if case.facts.statement is None else f"; {case.facts.statement}"
 
 
 def _speeds(case: _Situation) -> str:

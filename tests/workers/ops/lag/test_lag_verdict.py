@@ -45,6 +45,12 @@ CASES = {
         "STALLED",
         "its reader is there and has not got on for 5 s",
     ),
+    "a lane of ours whose batch takes Postgres long": (
+        "10:5/5 5:5/10 0:5/20",
+        {"ours": True, "stored": 5, "seconds": 5.0, "statement": "a statement has run for 4 s (pid 7)"},
+        "STALLED",
+        "has not got on for 5 s; a statement has run for 4 s (pid 7)",
+    ),
     "another's reader, which need not commit so often": ("10:5/5 5:5/10 0:5/20", {"seconds": 5.0}, "OK", "15 of its"),
     "a lane of ours, for a moment": ("10:5/5 3:5/10 0:5/20", {"ours": True, "seconds": 3.0}, "OK", "15 of its records"),
     "a lane of ours that is being taken over": (
