@@ -129,7 +129,8 @@ def test_the_headline_is_the_worst_thing_now() -> None:
         SystemPart("billing worker", "failed", "stopped", "group inmail-billing has no members"),
         SystemPart("ticker", "failed", "not ready", "Kafka: no answer"),
         SystemPart("Dead letters", "failed", "many arriving", "400 in the last 5 minutes"),
-        SystemPart("expiry worker", "warning", "slow", "offsets move"),
+        SystemPart("expiry worker", "warning", "rewound", "the offset went back"),
+        SystemPart("billing worker", "warning", "waiting", "waits for inmail-send"),
         SystemPart("other", "unknown", "not known", "unknown while Kafka does not answer"),
     ]
     well = SystemPart("well", "ok", "running", "1 member in the group")

@@ -1,7 +1,7 @@
 """What an operator should know first: of all parts of the system the one whose trouble is worst, by one table.
 
 A trouble stands above what it causes: a server that is away above the workers that wait for it, a lock above the lanes
-that it holds, a lane that cannot go on above lag.
+that it holds, a lane that cannot go on above lag, and any of them above a worker that waits for another.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,12 +35,12 @@ CAUSES: Final[Mapping[str, str]] = {
     "many arriving": "{part} are arriving",
     "arriving": "{part} are arriving",
     "held": "{part} cannot read on before a producer ends its transaction",
-    "waiting": "{part} waits for another worker",
     "slow": "{part} is slower than its records arrive",
     "behind": "{part} is behind, and catches up",
     "rewound": "{part} reads records again",
     "rows locked": "{part} has rows locked",
     "draining": "{part} is finishing what it holds",
+    "waiting": "{part} waits for another worker",  # which has a trouble of its own, or will have
     "not known": "{part} cannot be judged",
     "not checked": "{part} could not be checked",
 }

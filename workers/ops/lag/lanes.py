@@ -92,7 +92,7 @@ class LaneWatcher:
         self._locks = locks or LockMemory()
         self.trouble: str | None = None  # why they could not be read the last time
         self.locks: tuple[LockHolder, ...] = ()  # who keeps something locked, the worst first
-        self.statement: str | None = None  # of the ledger, which takes Postgres long, in words
+        self.statement: str | None = None  # of the ledger, which takes Postgres long, or that it takes none, in words
 
     async def read(self) -> dict[LaneKey, NeighbourLane]:
         """Return the lanes; none, and the trouble, where the books cannot be read."""
@@ -116,7 +116,8 @@ class LaneWatcher:
             why = describe_error(error)
             if isinstance(error, asyncpg.LockNotAvailableError) and self.locks:
                 why = self.locks[0].text
-            self.trouble = f"the books cannot be read ({why}): no lane is told to pause or wait"
+            self.statement = f"the books cannot be read ({why})"
+            self.trouble = f"{self.statement}: no lane is told to pause or wait"
             await self.close()
             return {}
         return {

@@ -71,7 +71,7 @@ class Facts:
     recreated: str | None = None  # which topic the books have read, where it is not this one
     halted: str | None = None  # why our lane cannot go on
     locked: str | None = None  # who keeps locked in Postgres what our lanes need
-    statement: str | None = None  # of the ledger, which takes Postgres long: what a lane's batch may be in
+    statement: str | None = None  # what may keep a lane's batch in Postgres, in words
     lock_is_waited_for: bool = False  # for certain: otherwise it is what a lane that does not get on waits for
 
 
