@@ -175,7 +175,8 @@ class Surfaces:
         }
         headline = seen["headline"]
         kind, title = headline["kind"], re.sub(r"\d[\d,]*", "N", headline["title"])
-        told = " → ".join(filter(None, (headline["title"], headline["text"], headline["do"])))
+        whole = headline["title"] if title != headline["title"] else ""
+        told = " → ".join(filter(None, (whole, headline["text"], headline["do"])))
         found["headline"] = Word("ok" if kind == "ok" else f"{kind}, {title}", told)
         worst = seen["lag"]["worst"]
         if worst is not None:
