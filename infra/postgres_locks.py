@@ -14,6 +14,7 @@ from typing import Any, Final
 import asyncpg
 
 from infra.postgres import Connection, connect_database
+from infra.postgres_statements import slow_statement
 from infra.retry import SERVER_ERRORS
 from infra.settings import Settings
 
@@ -31,6 +32,7 @@ _WAIT_SECONDS: Final = 1.0  # of a session of ours
 _TABLE_SECONDS: Final = 1.0  # of a transaction with a lock on a whole table
 _ASK_SECONDS: Final = 5.0  # for the answer
 _ROWS_SECONDS: Final = 4.0  # of a transaction that keeps rows; of one of ours, without doing anything
+_SHARED_SECONDS: Final = 1.0  # for which an answer serves whoever else asks
 _REMEMBERED_SECONDS: Final = 15.0  # after a session of ours was seen to wait: workers give up after 2 s, and try again
 _OURS: Final = "inmail"  # how names of our applications begin (infra/postgres.py)
 _READ: Final = """
@@ -57,7 +59,7 @@ sessions as (
 )
 select s.pid, a.usename::text as user_name, coalesce(a.application_name, '') as application,
     host(a.client_addr) as client, a.state, coalesce(a.backend_type, '') as backend, a.xact_start, a.state_change,
-    s.waits_since, clock_timestamp() as now, current_user::text as reader,
+    a.wait_event_type, a.wait_event, s.waits_since, clock_timestamp() as now, current_user::text as reader,
     case when s.waits then pg_blocking_pids(s.pid) else '{}' end as blocked_by,
     array_remove(coalesce(s.tables, '{}'), null) as tables, array_remove(coalesce(s.rows, '{}'), null) as rows
 from sessions as s
@@ -160,6 +162,19 @@ class LockMemory:
 
     clock: Callable[[], float] = monotonic
     _waited_for: dict[tuple[int, datetime | None], tuple[float, LockHolder]] = field(default_factory=dict)
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _read_at: float | None = None
+    _holders: list[LockHolder] = field(default_factory=list)
+    statement: str | None = None  # of the ledger, which takes Postgres long, in words
+
+    async def read(self, connection: Connection) -> list[LockHolder]:
+        """Return the holders of now, as `recall` does. Whoever asks within a second of another gets its answer."""
+        async with self._turn:
+            if self._read_at is None or self.clock() - self._read_at >= _SHARED_SECONDS:
+                sessions = await _read_sessions(connection)
+                self._holders, self.statement = self.recall(find_holders(sessions)), slow_statement(sessions)
+                self._read_at = self.clock()
+            return self._holders
 
     def recall(self, holders: Sequence[LockHolder]) -> list[LockHolder]:
         """Return the holders of a sample, the worst first, with who waited a moment ago where nobody does just now."""
@@ -184,7 +199,11 @@ async def read_lock_holders(
 
     Reads no table of the ledger, so that it answers whatever is locked there. `find_holders` describes the arguments.
     """
-    return find_holders([dict(row) for row in await connection.fetch(_READ)], ours, wait_seconds)
+    return find_holders(await _read_sessions(connection), ours, wait_seconds)
+
+
+async def _read_sessions(connection: Connection) -> list[dict[str, Any]]:
+    return [dict(row) for row in await connection.fetch(_READ)]
 
 
 async def ask_lock_holders(

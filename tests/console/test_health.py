@@ -128,16 +128,19 @@ def test_the_headline_is_the_worst_thing_now() -> None:
         SystemPart("send worker", "failed", "halted", "retention took what it needs"),
         SystemPart("billing worker", "failed", "stopped", "group inmail-billing has no members"),
         SystemPart("ticker", "failed", "not ready", "Kafka: no answer"),
-        SystemPart("Dead letters", "failed", "many dead letters", "400 came"),
-        SystemPart("expiry worker", "warning", "slow", "offsets move"),
+        SystemPart("Dead letters", "failed", "many arriving", "400 in the last 5 minutes"),
+        SystemPart("expiry worker", "warning", "rewound", "the offset went back"),
+        SystemPart("billing worker", "warning", "waiting", "waits for inmail-send"),
         SystemPart("other", "unknown", "not known", "unknown while Kafka does not answer"),
     ]
     well = SystemPart("well", "ok", "running", "1 member in the group")
 
     assert worst_first == rank([well, *reversed(worst_first)])
     found = headline([well, *reversed(worst_first)])
-    assert ("failed", "Kafka: no answer", "it is away", "start it") == tuple(found.values())[:4]
-    assert "Postgres: locked" == found["also"][0]
+    assert ("failed", "Kafka does not answer", "it is away", "start it") == tuple(found.values())[:4]
+    assert ["The send worker has a lane that cannot continue by itself", "The billing worker is stopped"] == found[
+        "also"
+    ][1:3]
     assert ("ok", "All parts work.") == tuple(headline([well]).values())[:2]
     assert "unknown" == headline([])["kind"]
 
@@ -147,25 +150,52 @@ def test_every_cause_of_a_worker_has_its_place_in_the_order() -> None:
     assert set() == {status.lower() for status in Status} - {"ok"} - set(CAUSES)
 
 
+@pytest.mark.parametrize("cause", CAUSES)
+def test_a_headline_is_a_sentence_about_its_part(cause: str) -> None:
+    """No cause is put behind a name and a colon, and no name is said twice."""
+    title = headline([SystemPart("Books", "failed", cause, "so")])["title"]
+
+    assert title.startswith("The books ")
+    assert ":" not in title
+    assert 1 == title.lower().count("books")
+
+
 @pytest.mark.parametrize(
     ("reasons", "expected"),
     [
         ({}, None),
         (
             {"invalid_json": 2.0, "unknown_plan": 1.0},
-            ("warning", "3 came in the last 5 minutes: 2 invalid json, 1 unk"),
+            ("warning", "3 in the last 5 minutes, the first at 00:00:00 UTC: 2 invalid json, 1 unknown plan"),
         ),
-        ({"invalid_json": float(MANY_DEAD_LETTERS)}, ("failed", "300 came in the last 5 minutes: 300 invalid json")),
+        ({"not_json": 1.0}, ("warning", "1 in the last 5 minutes, that at 00:00:00 UTC: 1 not json")),
+        (
+            {"invalid_json": float(MANY_DEAD_LETTERS), "b": 3.0, "c": 2.0, "d": 1.0},
+            (
+                "failed",
+                "306 in the last 5 minutes, the first at 00:00:00 UTC: 300 invalid json, 3 b, 2 c, and another reason",
+            ),
+        ),
     ],
 )
 def test_dead_letters_that_just_came_are_trouble(reasons: dict[str, float], expected: tuple[str, str] | None) -> None:
-    """With how many and why; those of before are not news."""
-    part = dead_letters_part(reasons, 5)
+    """With how many, since when and why, and in the headline how many; those of before are not news."""
+    part = dead_letters_part(reasons, NOW, 5)
 
     assert (part is None) is (expected is None)
     if part is not None and expected is not None:
-        assert part.status == expected[0]
-        assert part.text.startswith(expected[1])
+        assert expected == (part.status, part.text)
+        letters = "dead letter" if part.text.startswith("1 ") else "dead letters"
+        assert f"{part.text.split()[0]} {letters} in the last 5 minutes" == headline([part])["title"]
+
+
+def test_a_process_that_does_not_answer_is_not_merely_unready() -> None:
+    """A killed or frozen worker is told by its probe before its group knows."""
+    found = [replace(group, members=1) for group in lag(9, 5, records=4)]
+    part = worker_health(found, {"send": Probe(ready=False, reasons=("no answer",), answers=False)})[0]
+
+    assert ("failed", "not answering") == (part.status, part.cause)
+    assert "The send worker does not answer" == headline([part])["title"]
 
 
 def test_a_process_without_a_group_has_the_health_of_its_probe() -> None:

@@ -3,11 +3,13 @@
 import asyncio
 import socket
 from contextlib import suppress
+from typing import Any
 
 import orjson
 import pytest
 from aiokafka.structs import ConsumerRecord
 
+from infra import postgres_locks
 from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.catalogue import DEAD_LETTERS, SEND_RESULTS
@@ -75,3 +77,19 @@ async def test_an_operation_that_runs_is_counted_however_many_began_after_it(
     await monitor.close()
 
     assert 1 == counted
+
+
+async def test_one_question_about_locks_serves_a_sample(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lag and the ledger's part of a sample both name who holds a lock, by the same answer."""
+    find, asked = postgres_locks.find_holders, list[Any]()
+
+    def counted(sessions: Any) -> list[postgres_locks.LockHolder]:
+        asked.append(sessions)
+        return find(sessions)
+
+    monkeypatch.setattr(postgres_locks, "find_holders", counted)
+    monitor = SystemMonitor(QueryLimiter(settings), {})
+    await monitor.take_sample()
+    await monitor.close()
+
+    assert 1 == len(asked)

@@ -10,7 +10,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from infra.settings import load_settings
+from infra.settings import RecordTime, load_settings
 from schemas.catalogue import SEND_REQUESTS
 from schemas.results import DeadLetterReason
 from tests.console.scene import Scene, serve_test_console
@@ -56,6 +56,21 @@ def test_a_family_that_was_not_read_is_unknown_and_not_zero() -> None:
 
     rates = history.series(TimeRange.MINUTES_15, NOW + timedelta(seconds=11))["rates"][Family.OUTCOMES]
     assert {"charged": [4.0, 0.0, None], "free": [0.0, 1.0, None]} == rates
+
+
+def test_the_first_dead_letter_of_the_last_minutes_is_dated() -> None:
+    """By its bucket; a sample that found none, and what came before, date nothing."""
+    history = TimeSeries()
+    for second, counts in ((0, {"not_json": 1}), (300, {"not_json": 0}), (310, {"unknown_plan": 2}), (320, {"x": 1})):
+        at = NOW + timedelta(seconds=second)
+        history.add(Observation(at, {Family.DEAD_LETTERS: 2.0}, {Family.DEAD_LETTERS: counts}))
+
+    since = NOW + timedelta(seconds=60)
+    assert NOW + timedelta(seconds=310) == history.first_counted(Family.DEAD_LETTERS, since)
+    assert {"unknown_plan": 2, "x": 1} == {
+        name: count for name, count in history.counted(Family.DEAD_LETTERS, since).items() if count
+    }
+    assert history.first_counted(Family.DEAD_LETTERS, NOW + timedelta(seconds=400)) is None
 
 
 def test_each_range_is_bounded_however_long_the_console_runs() -> None:
@@ -168,6 +183,31 @@ async def test_results_are_counted_by_code_reason_and_latency(scene: Scene, tail
     assert {DeadLetterReason.INVALID_EVENT: 1} == total.dead_letters
     assert 2 == total.latencies.total()
     assert max(total.latencies) < latency_class(30)
+
+
+async def test_nothing_is_measured_by_times_that_producers_made_up(scene: Scene) -> None:
+    """Stories and backfills have times of any year: neither a latency nor an age is shown, and the page says why."""
+    told = scene.settings.model_copy(update={"topic_record_time": RecordTime.CREATE})
+    recorder = Recorder(QueryLimiter(told))
+    assert await recorder.read_results() is None
+    await publish(scene.settings, SEND_REQUESTS, [send(scene.account, relationship="connection")])
+    found: list[Results] = []
+
+    async def come() -> bool:
+        read = await recorder.read_results()
+        assert read is not None
+        found.append(read[0])
+        recorder.record(datetime.now(UTC), None, lag(9, 5, records=4, seconds=9e6), read)
+        return bool(read[0].outcomes)
+
+    await eventually(come, "the answer")
+    series = recorder.series(TimeRange.MINUTES_15)
+    await recorder.close()
+
+    assert [0] == [each.latencies.total() for each in found if each.outcomes]
+    assert ({}, {}) == (series["lag_seconds"], series["latency_seconds"])
+    assert "producers' times" in series["unmeasured"]
+    assert "" == Recorder(QueryLimiter(scene.settings)).series(TimeRange.MINUTES_15)["unmeasured"]
 
 
 async def test_more_results_than_are_read_count_by_their_shares(scene: Scene, tail: ResultTail) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from infra import postgres
+from infra import postgres, postgres_statements
 from infra.postgres import Connection, connect_database
 from infra.postgres_locks import (
     LockedError,
@@ -173,3 +173,27 @@ def test_who_was_waited_for_stays_the_first_between_two_tries() -> None:
 
     assert [(1, 1), (2, 0)] == [(each.pid, each.waiting) for each in waited]
     assert [(1, 1), (2, 0)] == [(each.pid, each.waiting) for each in between]
+
+
+async def test_a_statement_of_the_ledger_that_takes_postgres_long_is_told(
+    settings: Settings, database: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its pid, for how long it has run and what it waits for; a stranger's is not ours to tell."""
+    monkeypatch.setattr(postgres_statements, "_SECONDS", 0.2)
+    held = "lock table accounts in row exclusive mode"  # as a batch does: also the stranger's is in the question
+    memory = LockMemory(clock=iter(range(1000)).__next__)
+    found: list[str | None] = []
+
+    async def told() -> bool:
+        await memory.read(database)
+        found[:] = [memory.statement]
+        return memory.statement is not None
+
+    async with session(settings, held) as stranger, session(settings, held, application="inmail") as worker:
+        sleeping = [asyncio.create_task(each.execute("select pg_sleep(60)")) for each in (stranger, worker)]
+        await eventually(told, "the statement")
+        pid = worker.get_server_pid()
+    await asyncio.gather(*sleeping, return_exceptions=True)
+
+    assert f"s (pid {pid}, waits for Timeout PgSleep)" in str(found[0])
+    assert "a statement of the ledger has run in Postgres for " in str(found[0])

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from aiokafka import AIOKafkaProducer
 
-from infra.postgres import connect_database
+from infra.postgres import Connection, connect_database
 from schemas.catalogue import SEND_REQUESTS
 from tests.states.surfaces import ENDPOINT
 from tests.states.timeline import Right
@@ -35,6 +35,9 @@ _SLOW_ROW_SECONDS = 1.0
 _REWOUND_RECORDS = 40_000
 _CATCH_UP_SECONDS = 120.0
 _BURST_OVER = 300  # records in 3 s: the load makes a fifth of them
+_PATIENCE = (
+    "set lock_timeout = '60s'; set idle_in_transaction_session_timeout = 0"  # ours give up soon, others need not
+)
 _READ_TO = "select sum(next_offset)::bigint from lanes where topic = $1"
 
 
@@ -71,10 +74,20 @@ async def frozen(world: World) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def slow(world: World) -> AsyncIterator[None]:
-    """Let each row that is booked take its time: fewer are decided than come."""
+async def _session(world: World) -> AsyncIterator[Connection]:
+    """Open a session of somebody who waits for locks, and holds them, for as long as it takes."""
     connection = await connect_database(world.settings)
     try:
+        await connection.execute(_PATIENCE)
+        yield connection
+    finally:
+        await connection.close()
+
+
+@asynccontextmanager
+async def slow(world: World) -> AsyncIterator[None]:
+    """Let each row that is booked take its time: fewer are decided than come."""
+    async with _session(world) as connection:
         await connection.execute(
             "create function sleep_a_while() returns trigger language plpgsql as"
             f" $$ begin perform pg_sleep({_SLOW_ROW_SECONDS}); return new; end $$"
@@ -89,22 +102,16 @@ async def slow(world: World) -> AsyncIterator[None]:
         await connection.execute("create or replace function sleep_a_while() returns trigger language plpgsql as"
                                  " $$ begin return new; end $$")  # fmt: skip
         await connection.execute("drop function sleep_a_while() cascade", timeout=120)
-    finally:
-        await connection.close()
 
 
 @asynccontextmanager
 async def locked(world: World) -> AsyncIterator[None]:
     """Hold a lock on the accounts in a session that does nothing else."""
-    connection = await connect_database(world.settings)
-    try:
-        await connection.execute("set idle_in_transaction_session_timeout = 0")  # ours have one, others need not
+    async with _session(world) as connection:
         await connection.execute("begin")
         await connection.execute("lock table accounts in access exclusive mode")
         world.caused()
         yield
-    finally:
-        await connection.close()
 
 
 @asynccontextmanager

@@ -17,7 +17,7 @@ from workers.local.processes import environment
 __all__ = ["NAMES", "WORKERS", "Members"]
 
 WORKERS: Final = ("send", "billing", "expiry", "ticker")
-NAMES: Final = (*WORKERS, "metrics", "lag", "console")  # as compose names them
+NAMES: Final = (*WORKERS, "metrics", "lag", "api", "console")  # as compose names them
 _READY: Final = {"lag": "/lag", "console": "/"}
 _START_SECONDS: Final = 90.0
 
@@ -38,10 +38,15 @@ class Members:
         arguments: Mapping[str, tuple[str, ...]] = {
             "metrics": ("metrics", "--serve"),
             "lag": ("lag", "--serve", port),
+            "api": ("api",),
             "console": ("console", "--port", port),
         }
-        own = {"console": {"INMAIL_CONSOLE_WORKERS": probes}, "lag": {}}.get(name, {"INMAIL_HEALTH_PORT": port})
-        with (self._logs / f"{name}.log").open("ab") as log:
+        own = {
+            "api": {"INMAIL_HEALTH_PORT": port, "INMAIL_API_PORT": "0", "INMAIL_API_WITHOUT_TOKENS": "true"},
+            "console": {"INMAIL_CONSOLE_WORKERS": probes},
+            "lag": {},
+        }.get(name, {"INMAIL_HEALTH_PORT": port})
+        with self.log(name).open("ab") as log:
             self.running[name] = subprocess.Popen(
                 [sys.executable, "-m", "workers.cli", *arguments.get(name, ("worker", name))],
                 stdin=subprocess.DEVNULL,
@@ -50,6 +55,10 @@ class Members:
                 env=self.environment | own | variables,
                 start_new_session=True,
             )
+
+    def log(self, name: str) -> Path:
+        """Return the file that one writes its log to."""
+        return self._logs / f"{name}.log"
 
     async def end(self, name: str, number: signal.Signals) -> None:
         """Send a signal to one, and wait until it has ended."""

@@ -10,7 +10,7 @@ LATE_SECONDS: Final = 60.0
 
 _LEFT, _TOP, _ROW, _WIDTH = 150, 52, 30, 640
 _END_SECONDS: Final = 90.0
-_COLOURS: Final = ("#0b6e99", "#3aa6a0", "#7a9e2e", "#8a63b8", "#d0762a", "#b9b9b9", "#c0392b")
+_COLOURS: Final = ("#0b6e99", "#3aa6a0", "#7a9e2e", "#8a63b8", "#5d4a3a", "#d0762a", "#b9b9b9", "#c0392b")
 
 
 def picture(states: Mapping[str, Any], surfaces: Mapping[str, str]) -> str:
@@ -45,7 +45,7 @@ def _legend(surfaces: Mapping[str, str]) -> Iterator[str]:
     for title, colour in zip((each.replace("`", "") for each in surfaces.values()), _COLOURS, strict=True):
         yield f'<circle cx="{x}" cy="18" r="5" fill="{colour}"/>'
         yield f'<text x="{x + 10}" y="22">{escape(title)}</text>'
-        x += 40 + 7 * len(title)
+        x += 36 + 6.6 * len(title)
 
 
 def _axis(bottom: int) -> Iterator[str]:
@@ -60,7 +60,7 @@ def _dots(heard: Mapping[str, Any], surfaces: Mapping[str, str], y: int) -> Iter
     """Draw one for each surface, those that come together one above the other; a cross for what was not said."""
     for number, (surface, colour) in enumerate(zip(surfaces, _COLOURS, strict=True)):
         if surface in heard:
-            seconds, at = heard[surface]["told_seconds"], y - 9 + number * 3
+            seconds, at = heard[surface]["told_seconds"], y - 10.5 + number * 3
             if seconds is None or seconds > _END_SECONDS:
                 word = "not said" if seconds is None else f"{seconds:.0f} s"
                 yield f'<text x="{_LEFT + _WIDTH + 8}" y="{y + 4}" fill="{colour}">{word}</text>'

@@ -11,12 +11,12 @@ import yaml
 
 from tests.workers.processes import free_port
 
-__all__ = ["SOURCE", "prometheus"]
+__all__ = ["SOURCE", "configuration", "prometheus"]
 
 SOURCE: Final = Path(__file__).parents[2] / "infra" / "prometheus"
 
 
-def _configuration(ports: Mapping[str, int]) -> str:
+def configuration(ports: Mapping[str, int]) -> str:
     """Return our configuration with loopback ports for its targets, each under the name that it has in compose."""
     document = yaml.safe_load((SOURCE / "prometheus.yml").read_text())
     document["rule_files"] = [str(SOURCE / each) for each in document["rule_files"]]
@@ -36,10 +36,10 @@ def prometheus(ports: Mapping[str, int], folder: Path) -> Iterator[int | None]:
     if which("prometheus") is None:
         yield None
         return
-    configuration = folder / "prometheus.yml"
-    configuration.write_text(_configuration(ports))
+    written = folder / "prometheus.yml"
+    written.write_text(configuration(ports))
     port = free_port()
-    command = ["prometheus", f"--config.file={configuration}", f"--storage.tsdb.path={folder / 'tsdb'}",
+    command = ["prometheus", f"--config.file={written}", f"--storage.tsdb.path={folder / 'tsdb'}",
                f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn"]  # fmt: skip
     with (folder / "prometheus.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)

@@ -3,7 +3,7 @@
 from typing import Final
 
 from tests.states import causes
-from tests.states.surfaces import ALERTS, COMMAND, CONSOLE, ENDPOINT, METRICS, READYZ
+from tests.states.surfaces import ALERTS, COMMAND, CONSOLE, ENDPOINT, LOG, METRICS, READYZ
 from tests.states.timeline import Right
 from tests.states.world import State
 
@@ -17,75 +17,93 @@ def _lag(word: str, subject: str = "inmail-send") -> dict[str, Right]:
 
 
 _GONE: Final = Right("send", "no answer")
-_GROUP: Final = "InmailGroupStands inmail-send"
+_GROUP: Final = "InmailGroup(Stands|Blocked) inmail-send"
 _DOWN: Final = Right(f"InmailProcessDown send:8080|{_GROUP}", "firing")
 _NOT_READY: Final = Right(f"InmailWorkerNotReady send:8080|{_GROUP}", "firing")
 _NO_LAG: Final = "a worker is well: who wrote is not its trouble"
+_DEAD: Final = "a process that is dead or frozen says nothing"
+_GETS_ON: Final = "it gets on: slowness is told by lag"
+
+
+def _headline(kind: str, title: str) -> Right:
+    """Return what the console has to say first. Numbers are N."""
+    return Right("headline", f"{kind}, {title}")
+
+
+def _logs(event: str) -> Right:
+    return Right(f"send {event}", "logged")
+
+
+_ABSENT: Final = _headline("failed", "The send worker (is stopped|does not answer|makes no progress)")
 
 STATES: Final = (
     State(
         "idle producers", "nothing is published but ticks", "the load goes on", causes.idle,
         least_seconds=45.0,
-        silent=dict.fromkeys((*_LAG, READYZ, CONSOLE, ALERTS), "every word has to stay calm"),
+        silent=dict.fromkeys((*_LAG, READYZ, LOG, CONSOLE, ALERTS), "every word has to stay calm"),
     ),
     State(
         "worker stopped", "SIGTERM to the send worker", "another is started", causes.stopped,
-        {**_lag("STOPPED"), READYZ: _GONE, CONSOLE: Right("send worker", "failed, stopped"), ALERTS: _DOWN},
+        {**_lag("STOPPED"), READYZ: _GONE, LOG: _logs("worker_stopped"),
+         CONSOLE: _headline("failed", "The send worker (is stopped|does not answer)"), ALERTS: _DOWN},
     ),
     State(
         "worker killed", "`kill -9` of the send worker; its session lasts 30 s", "another is started", causes.killed,
-        {**_lag("STALLED|STOPPED"), READYZ: _GONE,
-         CONSOLE: Right("send worker", "failed, (stopped|not ready|stalled)"), ALERTS: _DOWN},
+        {**_lag("STALLED|STOPPED"), READYZ: _GONE, CONSOLE: _ABSENT, ALERTS: _DOWN}, silent={LOG: _DEAD},
     ),
     State(
         "worker frozen", "SIGSTOP to the send worker", "SIGCONT", causes.frozen,
-        {**_lag("STALLED|STOPPED"), READYZ: _GONE,
-         CONSOLE: Right("send worker", "failed, (stopped|not ready|stalled)"), ALERTS: _DOWN},
+        {**_lag("STALLED|STOPPED"), READYZ: _GONE, CONSOLE: _ABSENT, ALERTS: _DOWN}, silent={LOG: _DEAD},
     ),
     State(
         "database slow", "a trigger that sleeps 1 s for each row of the journal", "the trigger is dropped", causes.slow,
-        {**_lag("SLOW|STALLED"), CONSOLE: Right("send worker", "warning, slow|failed, .*")},
-        silent={READYZ: "it gets on: slowness is told by lag",
+        {**_lag("SLOW|STALLED"),
+         CONSOLE: _headline("(warning|failed)", "The send worker (is slower than its.*|makes no progress)")},
+        silent={READYZ: _GETS_ON, LOG: _GETS_ON,
                 ALERTS: "a reader that gets on calls somebody once it is a minute behind for five (`InmailBehind`)"},
     ),
     State(
         "database locked", "a session holds a lock on the table `accounts`", "its connection is closed", causes.locked,
-        {**_lag("LOCKED"), READYZ: Right("send", "not ready"), CONSOLE: Right("Postgres", "failed, locked"),
-         ALERTS: _NOT_READY},
+        {**_lag("LOCKED"), READYZ: Right("send", "not ready"), LOG: _logs("lock_in_the_way"),
+         CONSOLE: _headline("failed", "Session N in Postgres holds a lock that the workers need"), ALERTS: _NOT_READY},
     ),
     State(
         "observer restarted", "`lag --serve` is stopped and started while a lock stalls the workers",
         "the lock's connection is closed", causes.observer_again,
         {ENDPOINT: Right("inmail-send", "LOCKED"), METRICS: Right("inmail-send", "LOCKED")},
-        silent=dict.fromkeys((COMMAND, READYZ, CONSOLE, ALERTS), "it does not go through that observer"),
+        silent=dict.fromkeys((COMMAND, READYZ, LOG, CONSOLE, ALERTS), "it does not go through that observer"),
         most_seconds=60.0,
     ),
     State(
         "transaction open", "a producer begins, writes to each partition of the requests, and does not end",
         "it aborts", causes.held,
-        {**_lag("HELD"), CONSOLE: Right("send worker", "warning, held"), ALERTS: Right(_GROUP, "firing")},
-        silent={READYZ: _NO_LAG},
+        {**_lag("HELD"),
+         CONSOLE: _headline("warning", "The send worker cannot read on before a producer ends its transaction"),
+         ALERTS: Right(_GROUP, "firing")},
+        silent={READYZ: _NO_LAG, LOG: _NO_LAG},
     ),
     State(
         "database away", "SIGQUIT to the database server", "it is started again", causes.database_away,
-        {**_lag("not readable", "books"), READYZ: Right("send", "not ready"),
-         CONSOLE: Right("Postgres", "failed, no answer"), ALERTS: _NOT_READY},
+        {**_lag("not readable", "books"), READYZ: Right("send", "not ready"), LOG: _logs("lanes?_begins?_again"),
+         CONSOLE: _headline("failed", "Postgres does not answer"), ALERTS: _NOT_READY},
     ),
     State(
         "group rewound", "`inmail replay rewind send` by 40,000 records, and the worker is started",
         "the worker has read them again", causes.rewound,
-        {**_lag("REWOUND"), CONSOLE: Right("send worker", "warning, rewound")},
-        silent={READYZ: _NO_LAG, ALERTS: "an operator did it, and it passes"}, most_seconds=40.0,
+        {**_lag("REWOUND"), CONSOLE: _headline("warning", "The send worker reads records again")},
+        silent={READYZ: _NO_LAG, LOG: _NO_LAG, ALERTS: "an operator did it, and it passes"}, most_seconds=40.0,
     ),
     State(
         "poison", "40 records that are not JSON", "nothing ends it, they stay dead letters", causes.poison,
-        {METRICS: Right("dead letters", "some"), CONSOLE: Right("dead letters", "some"),
+        {METRICS: Right("dead letters", "some"), LOG: _logs("dead_letter"),
+         CONSOLE: _headline("(warning|failed)", "N dead letters in the last N minutes"),
          ALERTS: Right("InmailDeadLetters send", "firing as a ticket")},
         silent={COMMAND: "they are read", ENDPOINT: "they are read", READYZ: "it gets on"}, calm_seconds=5.0,
     ),
     State(
         "breaker", "1,500 records that are not JSON: the worker ends", "one is started that lets them through",
         causes.breaker,
-        {**_lag("PAUSED"), READYZ: _GONE, CONSOLE: Right("send worker", "failed, paused"), ALERTS: _DOWN},
+        {**_lag("PAUSED"), READYZ: _GONE, LOG: _logs("says"),
+         CONSOLE: _headline("failed", "The send worker is paused until an operator decides"), ALERTS: _DOWN},
     ),
 )  # fmt: skip

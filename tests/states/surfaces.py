@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, NoReturn
@@ -12,15 +13,16 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.states.members import WORKERS, Members
 from tests.states.timeline import Timeline, Word, Words
 
-__all__ = ["ALERTS", "COMMAND", "CONSOLE", "ENDPOINT", "FIRING", "METRICS", "READYZ", "SURFACES", "Surfaces"]
+__all__ = ["ALERTS", "COMMAND", "CONSOLE", "ENDPOINT", "FIRING", "LOG", "METRICS", "READYZ", "SURFACES", "Surfaces"]
 
 COMMAND: Final = "inmail lag"
 ENDPOINT: Final = "lag endpoint"
 METRICS: Final = "metrics"
 READYZ: Final = "readyz"
+LOG: Final = "log"
 CONSOLE: Final = "console"
 ALERTS: Final = "alerts"
-SURFACES: Final = (COMMAND, ENDPOINT, METRICS, READYZ, CONSOLE, ALERTS)
+SURFACES: Final = (COMMAND, ENDPOINT, METRICS, READYZ, LOG, CONSOLE, ALERTS)
 
 FIRING: Final = {"page": "firing", "ticket": "firing as a ticket"}
 
@@ -31,6 +33,7 @@ _METRICS: Final = (
     "inmail_dead_letters_total", "inmail_lag_books_readable", "inmail_lag_group_status", "inmail_ready",
 )  # fmt: skip
 _SILENT: Final = Word("no answer")
+_ROUTINE: Final = frozenset({"health_served", "assigned", "worker_started", "lanes_open"})  # what a start logs
 
 
 class Surfaces:
@@ -43,10 +46,13 @@ class Surfaces:
         self._client = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS))
         self._letters: dict[str, float] = {}  # dead letters by surface
         self._known: dict[str, float] = {}  # of them, those from before the state at hand
+        self._read_to: dict[str, int] = {}  # the log of each worker, in bytes
+        self._logged: dict[str, Word] = {}  # since the state at hand began
 
     def rebase(self) -> None:
         """From now on only new dead letters are told of."""
         self._known = dict(self._letters)
+        self._logged = {}
 
     async def watch(self) -> NoReturn:
         """Ask until cancelled."""
@@ -54,6 +60,7 @@ class Surfaces:
             ENDPOINT: self._endpoint,
             METRICS: self._metrics,
             READYZ: self._readyz,
+            LOG: self._log,
         }
         if self._prometheus is not None:
             askers[ALERTS] = self._alerts
@@ -132,6 +139,18 @@ class Surfaces:
                 found[worker] = Word("ready" if body["ready"] else "not ready", "; ".join(body["reasons"]))
         return found
 
+    async def _log(self) -> Words:
+        """Read what the workers have logged since: each event of a worker once, with the first of its sentences."""
+        for worker in WORKERS:
+            text = await asyncio.to_thread(self._members.log(worker).read_bytes)
+            written = text[self._read_to.get(worker, 0) : text.rfind(b"\n") + 1]
+            self._read_to[worker] = self._read_to.get(worker, 0) + len(written)
+            for line in written.decode().splitlines():
+                event, said = _logged(line)
+                if event not in _ROUTINE:
+                    self._logged.setdefault(f"{worker} {event}", Word("logged", said))
+        return dict(self._logged)
+
     async def _console(self) -> NoReturn:
         """Follow what an open page follows: its live stream, without an end."""
         url = f"http://127.0.0.1:{self._members.ports['console']}/api/live"
@@ -154,6 +173,11 @@ class Surfaces:
             )
             for part in seen["health"]
         }
+        headline = seen["headline"]
+        kind, title = headline["kind"], re.sub(r"\d[\d,]*", "N", headline["title"])
+        whole = headline["title"] if title != headline["title"] else ""
+        told = " → ".join(filter(None, (whole, headline["text"], headline["do"])))
+        found["headline"] = Word("ok" if kind == "ok" else f"{kind}, {title}", told)
         worst = seen["lag"]["worst"]
         if worst is not None:
             since = "since when is not said" if worst["since"] is None else f"since {worst['since']}"
@@ -191,6 +215,16 @@ class Surfaces:
 
 def _groups(groups: list[dict[str, Any]]) -> dict[str, Word]:
     return {each["group"]: Word(each["status"], each["reason"]) for each in groups}
+
+
+def _logged(line: str) -> tuple[str, str]:
+    """Return a line's event and what it says of it; a line that is no JSON is a process' last word."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return "says", line
+    detail = ("error", "holder", "reason", "drained")
+    return entry["event"], "; ".join(f"{name}: {entry[name]}" for name in detail if name in entry)
 
 
 def _samples(text: str) -> list[tuple[str, dict[str, str], float]]:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from tests.states.__main__ import FILE
 from tests.states.picture import LATE_SECONDS, picture
-from tests.states.surfaces import ALERTS, COMMAND, CONSOLE, ENDPOINT, METRICS, READYZ
+from tests.states.surfaces import ALERTS, COMMAND, CONSOLE, ENDPOINT, LOG, METRICS, READYZ
 
 __all__ = ["DOCUMENT", "render"]
 
@@ -23,6 +23,7 @@ _COLUMNS: Final = {
     ENDPOINT: "`/lag`",
     METRICS: "`/metrics`",
     READYZ: "`/readyz`",
+    LOG: "log",
     CONSOLE: "console",
     _PENDING: "alert, pending",
     ALERTS: "alert, firing",

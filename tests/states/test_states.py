@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from tests.states.members import NAMES
+from tests.states.prometheus import configuration
 from tests.states.states import STATES
 from tests.states.surfaces import ALERTS, CONSOLE, ENDPOINT, SURFACES
 from tests.states.table import render
@@ -88,5 +90,10 @@ def test_the_page_shows_what_is_late_and_what_was_not_said() -> None:
 
     page = render({"states": {"worker stopped": state}})
 
-    assert "| worker stopped | - | 6 | - | - | **61** | - | **not said** |" in page
+    assert "| worker stopped | - | 6 | - | - | - | **61** | - | **not said** |" in page
     assert "(right: `inmail-send` says `HELD` or `SLOW`)" in page
+
+
+def test_a_run_starts_every_process_that_prometheus_scrapes() -> None:
+    """A target without a process would end the run before its first state."""
+    assert "api:8080" in configuration(dict.fromkeys(NAMES, 1))

@@ -16,6 +16,7 @@ from workers.ops.books.snapshot import open_books
 __all__ = ["BooksCheck"]
 
 _PERIOD_SECONDS: Final = 60.0
+_AGAIN_SECONDS: Final = 10.0  # after one that a server refused, or whose connection was lost
 _LATE_SECONDS: Final = 600.0  # after a check that did not come to its end: the first one reads the whole journal
 _LIMITS: Final = 4.0  # query time limits that one may take, but for the first
 
@@ -53,7 +54,7 @@ class BooksCheck:
             return SystemPart("Books", OK, "balanced", "every credit that was granted is accounted for")
         text = f"{abs(self._difference):,} credits are {'missing' if self._difference > 0 else 'too many'}"
         do = "`inmail audit` names the lots and rows; let nobody change the tables by hand meanwhile"
-        return SystemPart("Books", FAILED, "books do not balance", text, do)
+        return SystemPart("Books", FAILED, "out of balance", text, do)
 
     async def wait(self) -> None:
         """Wait for the check that is under way."""
@@ -68,12 +69,15 @@ class BooksCheck:
 
     async def _check(self) -> None:
         limit = None if self._checked_at is None else self._limiter.settings.console_timeout_seconds * _LIMITS
+        began = False
         try:
             async with asyncio.timeout(limit), open_books(self._limiter.settings) as connection:
+                began = True
                 found = await self._reader.read(connection)
         except KNOWN as error:
             self._problem = explain(error, self._limiter.settings)[2]
-            self._due_at = self._clock() + _LATE_SECONDS
+            took_long = began and isinstance(error, TimeoutError)
+            self._due_at = self._clock() + (_LATE_SECONDS if took_long else _AGAIN_SECONDS)
             return
         self._problem, self._told_at = None, utc_now()
         self._difference, self._checked_at = found.difference, self._clock()

@@ -53,6 +53,7 @@ class SystemPart:
     do: str = ""  # advice for an operator; empty where nothing is to be done
     since: datetime | None = None  # when this console first saw the status and cause
     actions: tuple[str, ...] = ()  # what an operator can do with its process in this console
+    title: str = ""  # in a headline, where the table of causes cannot have it: with numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ class Probe:
 
     ready: bool
     reasons: Sequence[str]
+    answers: bool = True
 
 
 def probe_addresses(settings: Settings) -> dict[str, str]:
@@ -95,7 +97,7 @@ async def _query_probe(client: aiohttp.ClientSession, address: str) -> Probe:
         async with client.get(f"http://{address}/readyz") as answer:
             body: dict[str, Any] = await answer.json()
     except (aiohttp.ClientError, TimeoutError, ValueError):
-        return Probe(ready=False, reasons=("the probe does not answer",))
+        return Probe(ready=False, reasons=(f"its probe at {address} does not answer",), answers=False)
     return Probe(bool(body.get("ready")), [str(each) for each in body.get("reasons", ())])
 
 
@@ -110,14 +112,17 @@ def lock_part(locks: Sequence[LockHolder], lag: Sequence[GroupLag]) -> SystemPar
     holds = worst.blocks or any(group.status is Status.LOCKED for group in lag)
     more = f" ({len(locks) - 1} more sessions hold locks)" if len(locks) > 1 else ""
     kind, cause = (FAILED, "locked") if holds else (WARNING, "rows locked")
-    return SystemPart("Postgres", kind, cause, worst.text + more, worst.do)
+    what = "a lock that the workers need" if holds else "rows of the ledger locked"
+    who = f"Session {worst.pid}" if worst.pid else "A prepared transaction"
+    return SystemPart("Postgres", kind, cause, worst.text + more, worst.do, title=f"{who} in Postgres holds {what}")
 
 
-def dead_letters_part(reasons: Mapping[str, float], minutes: int) -> SystemPart | None:
+def dead_letters_part(reasons: Mapping[str, float], first_at: datetime | None, minutes: int) -> SystemPart | None:
     """Return the trouble of dead letters that came in the last minutes; None where none came.
 
     Args:
         reasons: how many came, by reason.
+        first_at: when the first of them came.
         minutes: in how many minutes.
 
     """
@@ -125,15 +130,17 @@ def dead_letters_part(reasons: Mapping[str, float], minutes: int) -> SystemPart 
     if not count:
         return None
     many = count >= MANY_DEAD_LETTERS
-    most = sorted(reasons.items(), key=lambda each: -each[1])[:3]
-    told = ", ".join(f"{round(number):,} {reason.replace('_', ' ')}" for reason, number in most)
-    letters = "1 came" if count == 1 else f"{count:,} came"
+    most = sorted(reasons.items(), key=lambda each: -each[1])
+    told = ", ".join(f"{round(number):,} {reason.replace('_', ' ')}" for reason, number in most[:3])
+    more = f", and {len(most) - 3} more reasons" if len(most) > 4 else ", and another reason" if len(most) == 4 else ""
+    first = f", {'that' if count == 1 else 'the first'} at {first_at:%H:%M:%S} UTC" if first_at is not None else ""
     return SystemPart(
         "Dead letters",
         FAILED if many else WARNING,
-        "many dead letters" if many else "dead letters",
-        f"{letters} in the last {minutes} minutes: {told}",
-        "`inmail dead-letters list`: mend the producer or the plan catalogue, then redrive them",
+        "many arriving" if many else "arriving",
+        f"{count:,} in the last {minutes} minutes{first}: {told}{more}",
+        "`inmail dead-letters list` shows each with its error: fix the producer or the plan catalogue, then redrive",
+        title=f"{count:,} dead {'letter' if count == 1 else 'letters'} in the last {minutes} minutes",
     )
 
 
@@ -184,6 +191,9 @@ def _check_members(name: str, lag: GroupLag) -> SystemPart | None:
 def _check_probe(name: str, probe: Probe | None) -> SystemPart | None:
     if probe is None or probe.ready:
         return None
+    if not probe.answers:
+        text = f"{'; '.join(probe.reasons)}: its process has ended, hangs, or cannot be reached"
+        return SystemPart(name, FAILED, "not answering", text, "see whether its process runs, and read its log")
     return SystemPart(
         name, FAILED, "not ready", "; ".join(probe.reasons) or "the probe gives no reason", "read its log"
     )

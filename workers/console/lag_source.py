@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 from datetime import datetime
 from typing import Final
 
+from infra.postgres_locks import LockMemory
 from infra.settings import Settings
 from schemas.catalogue import DEAD_LETTERS
 from workers.ops.lag import GroupLag, LagObserver, Sample, StatusChange, observer
@@ -19,8 +20,9 @@ _HISTORY_TIME_SHARE: Final = 0.7  # of a sample's time limit; after that the sam
 class LagSource:
     """The lag in the last sample, and the end of the dead-letter topic."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, locks: LockMemory | None = None) -> None:
         self._settings = settings
+        self._locks = locks
         self._observer: LagObserver | None = None
         self._exit_stack = AsyncExitStack()
         self.dead_letters_end = 0  # grows with each dead letter
@@ -66,7 +68,7 @@ class LagSource:
         self.dead_letters_end = await self._observer.written(DEAD_LETTERS)
 
     async def _open(self, *, with_history: bool) -> None:
-        watched = observer(self._settings, every=True, remembers=with_history)
+        watched = observer(self._settings, every=True, remembers=with_history, locks=self._locks)
         self._observer = await self._exit_stack.enter_async_context(watched)
 
     async def close(self) -> None:

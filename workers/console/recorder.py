@@ -11,7 +11,7 @@ from typing import Any, Final
 import structlog
 
 from infra.clock import utc_now
-from infra.settings import Settings
+from infra.settings import RecordTime, Settings
 from workers.console.flow import Growth
 from workers.console.problems import KNOWN, explain
 from workers.console.query_limiter import QueryLimiter
@@ -23,6 +23,7 @@ from workers.ops.lag import GroupLag
 __all__ = ["Recorder"]
 
 _SAVE_SECONDS: Final = 60.0
+_PRODUCERS_TIME: Final = "not measured: records carry their producers' times (INMAIL_TOPIC_RECORD_TIME=create)"
 _TOTAL: Final = "records"  # the only name of a family without names
 
 
@@ -33,6 +34,7 @@ class Recorder:
         self._limiter = limiter
         self._tail = ResultTail(limiter.settings)
         self._file = _history_file(limiter.settings)
+        self._measures_time = limiter.settings.topic_record_time is RecordTime.APPEND
         self._problem: str | None = None  # why nothing is kept
         self._results_problem: str | None = None
         self._results_at: float | None = None  # monotonic
@@ -97,10 +99,21 @@ class Recorder:
         """Return how many dead letters came since a time, by reason, as far as this console saw."""
         return self._history.counted(Family.DEAD_LETTERS, since)
 
+    def first_dead_letter_at(self, since: datetime) -> datetime | None:
+        """Return when the first of these came; None where none did."""
+        return self._history.first_counted(Family.DEAD_LETTERS, since)
+
     def series(self, range_: TimeRange) -> dict[str, Any]:
-        """Return a range's series for JSON, with what keeps the console from reading or keeping them."""
+        """Return a range's series for JSON, with what keeps the console from reading or keeping them.
+
+        Where records carry their producers' times, neither the age of an unread record nor its latency is known.
+        """
         problems = [each for each in (self._results_problem, self._problem) if each is not None]
-        return self._history.series(range_, utc_now()) | {"problems": problems, "kept": self._file is not None}
+        series = self._history.series(range_, utc_now())
+        if not self._measures_time:
+            series |= {"lag_seconds": {}, "latency_seconds": {}}
+        unmeasured = "" if self._measures_time else _PRODUCERS_TIME
+        return series | {"problems": problems, "kept": self._file is not None, "unmeasured": unmeasured}
 
     async def save(self, *, if_due: bool = False) -> None:
         """Write the file, where one is set; `if_due`: at most once a minute."""

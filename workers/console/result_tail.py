@@ -2,7 +2,8 @@
 
 A reader of Kafka and not a counter of the workers: it sees what downstream services see, whichever process wrote it. It
 reads at most 100 records of each partition a sample; where more came, their shares stand for all. Latency is the
-broker's time of the answer minus the time as of which it was decided, which is the broker's time of the record.
+broker's time of the answer minus the time as of which it was decided, which is the broker's time of the record: where
+records carry their producers' times instead, as in the demo and in backfills, there is none to measure.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ from aiokafka.structs import ConsumerRecord
 from infra.clock import nearest_instant
 from infra.kafka.clients import reader
 from infra.kafka.records import all_partitions
-from infra.settings import Settings
+from infra.settings import RecordTime, Settings
 from schemas.catalogue import CREDIT_EVENTS, DEAD_LETTERS, EXPIRY_TICKS, SEND_RESULTS
 from schemas.results import DeadLetterReason
 from workers.console.time_series import latency_class
@@ -33,6 +34,9 @@ _PARTITION_BYTES: Final = 64 * 1024
 _WAIT_MS: Final = 50  # a broker's answer about ends waits behind a fetch so long at most
 _READ_SECONDS: Final = 1.0  # of a sample; what is left then is read with the next
 _CLOSE_SECONDS: Final = 2.0
+_SKEW_SECONDS: Final = (
+    1.0  # by which brokers' clocks may differ; an answer that is earlier was decided as of a far time
+)
 _TOPICS: Final = (SEND_RESULTS, CREDIT_EVENTS, DEAD_LETTERS)
 _CODES: Final = frozenset(Code)
 _REASONS: Final = frozenset(DeadLetterReason)
@@ -87,6 +91,8 @@ class ResultTail:
         for place, found in records.items():
             read = self._positions[place] - starts[place]
             _count(results, place.topic, found, (self._positions[place] - before[place]) / max(read, 1))
+        if self._settings.topic_record_time is not RecordTime.APPEND:
+            results.latencies.clear()
         return results
 
     async def _open(self) -> AIOKafkaConsumer:
@@ -156,11 +162,15 @@ def _data_of(value: bytes | None) -> dict[str, Any]:
 
 
 def _latency_of(record: ConsumerRecord, data: dict[str, Any]) -> float | None:
-    """Return the seconds from a record to its first answer; None for ticks, repeats, and what is no answer of ours."""
+    """Return the seconds from a record to its first answer; None for ticks, repeats, and what is no answer of ours.
+
+    None also of an answer that is earlier than brokers' clocks differ: its lane had accepted a time far ahead.
+    """
     source = data.get("source")
     if data.get("repeat") is not False or not isinstance(source, dict) or source.get("topic") == EXPIRY_TICKS:
         return None
     try:
-        return (nearest_instant(record.timestamp) - datetime.fromisoformat(data["as_of"])).total_seconds()
+        seconds = (nearest_instant(record.timestamp) - datetime.fromisoformat(data["as_of"])).total_seconds()
     except (KeyError, TypeError, ValueError):  # no event of ours
         return None
+    return seconds if seconds >= -_SKEW_SECONDS else None

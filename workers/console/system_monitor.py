@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 
 from infra.clock import utc_now
-from infra.postgres_locks import LockedError, LockHolder, LockMemory, read_lock_holders
+from infra.postgres_locks import LockedError, LockHolder, LockMemory
 from infra.settings import Settings
 from workers.console import health
 from workers.console.advice import ADVICE
@@ -57,13 +57,13 @@ class SystemMonitor:
         self._limiter = limiter
         self._control = control
         self._probes = probes
-        self.lag = LagSource(limiter.settings)
+        self._lock_memory = LockMemory()
+        self.lag = LagSource(limiter.settings, self._lock_memory)
         self.flow = Flow()
         self.recorder = Recorder(limiter)
         self._books = BooksCheck(limiter)
         self.viewers = 0
         self._ledger = _LedgerReading()
-        self._lock_memory = LockMemory()
         self._errors: dict[str, str] = {}  # by server
         self._refusals = Refusals(limiter)
         self._health: dict[str, health.SystemPart] = {}
@@ -105,8 +105,9 @@ class SystemMonitor:
         workers = self._worker_parts(probes)
         if self._control is not None:
             workers = with_processes(workers, self._control.statuses())
+        since = self._at - timedelta(minutes=_LETTER_MINUTES)
         letters = health.dead_letters_part(
-            self.recorder.dead_letters(self._at - timedelta(minutes=_LETTER_MINUTES)), _LETTER_MINUTES
+            self.recorder.dead_letters(since), self.recorder.first_dead_letter_at(since), _LETTER_MINUTES
         )
         others = [part for part in (letters, self._books.part()) if part is not None]
         found = [*self._server_parts(), *workers, *others]
@@ -137,7 +138,7 @@ class SystemMonitor:
     async def _read_ledger(self, settings: Settings) -> None:
         async with open_books(settings) as connection:
             # First: whoever has locked the tables is told although they cannot be read.
-            self._ledger.locks = self._lock_memory.recall(await read_lock_holders(connection))
+            self._ledger.locks = await self._lock_memory.read(connection)
             self._ledger.lanes = await read_lanes(connection)
             self._ledger.outcomes = await recent_outcomes(connection, _OUTCOME_RECORDS)
             newest = await read_operations(connection, 5)

@@ -9,7 +9,7 @@ import math
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final
 
@@ -116,6 +116,13 @@ class TimeSeries:
             if bucket.start >= since.timestamp():
                 totals.update({name: round(count) for name, count in bucket.counts.get(family, {}).items()})
         return totals
+
+    def first_counted(self, family: Family, since: datetime) -> datetime | None:
+        """Return when the first of what `counted` counts came: the beginning of its bucket. None where nothing came."""
+        for bucket in self._buckets[TimeRange.MINUTES_15]:
+            if bucket.start >= since.timestamp() and any(bucket.counts.get(family, {}).values()):
+                return datetime.fromtimestamp(bucket.start, UTC)
+        return None
 
     def restore(self, range_: TimeRange, buckets: Iterable[Bucket], now: datetime) -> None:
         """Put buckets of an earlier run in place: those of the range that are not of the future."""

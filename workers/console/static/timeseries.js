@@ -23,7 +23,7 @@ export function chartGroup() {
 
 /**
  * Returns a chart with `element` and `update(data)`. The data: { from, to, bucket_seconds, times, series: [{ name, values }] }.
- * A stacked chart shows parts of a whole; `format` returns a value as text, `whole` allows no fractions on the axis.
+ * `empty` of the data, or of the options, is said where there is no series. A stacked chart shows parts of a whole; `format` returns a value as text, `whole` allows no fractions on the axis.
  */
 export function createChart(group, { title, hint, format, stacked = false, whole = false, empty = "none in this range" }) {
   const id = `chart-${title.toLowerCase().replace(/[^a-z]+/g, "-")}`;
@@ -78,10 +78,11 @@ export function createChart(group, { title, hint, format, stacked = false, whole
     cursor.setAttribute("visibility", group.at !== null && index >= 0 ? "visible" : "hidden");
     if (index >= 0) for (const name of ["x1", "x2"]) cursor.setAttribute(name, x(data.times[index]));
     moment.textContent = index < 0 ? (group.at === null ? "no data yet" : "no data at this time") : group.at === null ? `now, ${timeOfDay(data.times[index] * 1000)}` : timeOfDay(data.times[index] * 1000);
+    const nothing = data.empty || empty;
     const rows = data.series.map((each) => [each.name, index < 0 ? "–" : each.values[index] === null ? "unknown" : format(each.values[index])]);
-    legend.replaceChildren(...(rows.length ? rows.map(([name, value]) => h("li", {}, h("span", { class: `key ${colourOf(name)}`, "aria-hidden": "true" }), h("span", {}, name), " ", h("b", {}, value))) : [h("li", { class: "quiet" }, empty)]));
+    legend.replaceChildren(...(rows.length ? rows.map(([name, value]) => h("li", {}, h("span", { class: `key ${colourOf(name)}`, "aria-hidden": "true" }), h("span", {}, name), " ", h("b", {}, value))) : [h("li", { class: "quiet" }, nothing)]));
     for (const [name, value] of Object.entries({ min: data.from, max: data.to, now: index < 0 ? data.to : data.times[index] })) plot.setAttribute(`aria-value${name}`, value);
-    plot.setAttribute("aria-valuetext", `${moment.textContent}: ${rows.map((row) => row.join(" ")).join(", ") || empty}`);
+    plot.setAttribute("aria-valuetext", `${moment.textContent}: ${rows.map((row) => row.join(" ")).join(", ") || nothing}`);
   }
 
   function atPointer(event) {

@@ -12,7 +12,7 @@ from aiokafka import TopicPartition
 
 from infra.clock import EARLIEST, utc_now
 from infra.postgres import Connection, connect_database
-from infra.postgres_locks import LockHolder, LockMemory, read_lock_holders
+from infra.postgres_locks import LockHolder, LockMemory
 from infra.retry import describe_error
 from infra.settings import Settings
 from workers.ops.lag.sampler import PartitionEnds
@@ -86,22 +86,24 @@ class LanesSample:
 class LaneWatcher:
     """Reads the rows, over one connection that is made anew when it is lost."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, locks: LockMemory | None = None) -> None:
         self._settings = settings
         self._connection: Connection | None = None
-        self._locks = LockMemory()
+        self._locks = locks or LockMemory()
         self.trouble: str | None = None  # why they could not be read the last time
         self.locks: tuple[LockHolder, ...] = ()  # who keeps something locked, the worst first
+        self.statement: str | None = None  # of the ledger, which takes Postgres long, or that it takes none, in words
 
     async def read(self) -> dict[LaneKey, NeighbourLane]:
         """Return the lanes; none, and the trouble, where the books cannot be read."""
-        self.trouble, self.locks = None, ()
+        self.trouble, self.locks, self.statement = None, (), None
         try:
             async with asyncio.timeout(_SECONDS):
                 if self._connection is None or self._connection.is_closed():
                     self._connection = await connect_database(self._settings)
                 # First: whoever has locked the lanes' rows is told although they cannot be read.
-                self.locks = tuple(self._locks.recall(await read_lock_holders(self._connection)))
+                self.locks = tuple(await self._locks.read(self._connection))
+                self.statement = self._locks.statement
                 rows = await self._connection.fetch(_ROWS)
                 since = utc_now() - timedelta(hours=_MISPLACED_HOURS)
                 misplaced = {
@@ -114,7 +116,8 @@ class LaneWatcher:
             why = describe_error(error)
             if isinstance(error, asyncpg.LockNotAvailableError) and self.locks:
                 why = self.locks[0].text
-            self.trouble = f"the books cannot be read ({why}): no lane is told to pause or wait"
+            self.statement = f"the books cannot be read ({why})"
+            self.trouble = f"{self.statement}: no lane is told to pause or wait"
             await self.close()
             return {}
         return {

@@ -60,6 +60,7 @@ class Facts:
     members: int | None = None  # of the group; None: not known
     settled: bool = True  # it is known who reads what
     owned: bool = True  # a member has the partition
+    owned_since: datetime | None = None  # when it was first seen with that member; None: it had it at the first look
     unknown: str | None = None  # why it is not known where the partition ends
     paused: str | None = None  # what the breaker said when it ended the lane's worker
     holding: str | None = None  # why the lane holds a record for an operator to decide
@@ -70,6 +71,7 @@ class Facts:
     recreated: str | None = None  # which topic the books have read, where it is not this one
     halted: str | None = None  # why our lane cannot go on
     locked: str | None = None  # who keeps locked in Postgres what our lanes need
+    statement: str | None = None  # what may keep a lane's batch in Postgres, in words
     lock_is_waited_for: bool = False  # for certain: otherwise it is what a lane that does not get on waits for
 
 
@@ -110,6 +112,7 @@ class StatusLimits:
     """What a status takes, in seconds."""
 
     window_seconds: float = 30.0  # so long without a commit is stalled, so long without a gain is slow
+    own_seconds: float = 4.0  # without a commit: a lane of ours, which commits with each turn, is stalled
     behind_seconds: float = 5.0  # a record that was unread for less is nobody's trouble
     held_seconds: float = 5.0  # transactions are open for a moment as a rule
     waiting_seconds: float = 1.0

@@ -15,11 +15,12 @@ from aiokafka.errors import KafkaError
 
 from infra.kafka.clients import NotSetUpError
 from infra.kafka.cluster_queries import LATEST, ClusterQueries, open_cluster_queries
-from infra.postgres_locks import LockHolder
+from infra.postgres_locks import LockHolder, LockMemory
 from infra.retry import describe_error
 from infra.settings import Settings
 from workers.ops.lag.lanes import LaneKey, LanesSample, LaneWatcher, neighbour_of, paused_reason
 from workers.ops.lag.model import Facts, GroupLag, Owner, PartitionLag, Sample, Status, StatusChange, StatusLimits
+from workers.ops.lag.owners import OwnerMemory
 from workers.ops.lag.recall import CurrentPartition, backfill_samples
 from workers.ops.lag.sampler import ClusterSample, ReadTo, Sampler, Unread
 from workers.ops.lag.verdict import classify, pace_of, within
@@ -52,6 +53,7 @@ class LagObserver:
         self._topic_ids: Mapping[str, UUID] = {}
         self._rings: dict[LaneKey, deque[Sample]] = {}
         self._changes: dict[LaneKey, deque[StatusChange]] = {}
+        self._owners = OwnerMemory()
         self._turn = asyncio.Lock()
         self.groups: Sequence[GroupLag] = ()
         self.refreshed_at: datetime | None = None
@@ -151,6 +153,7 @@ class LagObserver:
         for gone in self._rings.keys() - there:
             del self._rings[gone]
             self._changes.pop(gone, None)
+            self._owners.forget(gone)
 
     def _judged(self, name: str, sampled: ClusterSample) -> list[GroupLag]:
         """Return a group's lag, topic by topic."""
@@ -187,6 +190,7 @@ class LagObserver:
             members=members,
             settled=described.settled or (ours and described.members is None),
             owned=owner is not None,
+            owned_since=self._owners.since(key, owner, sampled.at, first=self.refreshed_at is None),
             unknown=None if place in sampled.ends else "no broker leads it: its end is not known",
             oldest=ends.oldest if ends is not None else 0,
             stored=books.read_to(key),
@@ -197,6 +201,7 @@ class LagObserver:
             paused=paused_reason(key, books.rows, members) if ours else None,
             waiting=neighbour_of(key, books.rows, sampled.ends) if ours else None,
             locked=self.locks[0].text if ours and self.locks else None,
+            statement=self._lanes.statement if ours and self._lanes is not None else None,
             lock_is_waited_for=bool(self.locks) and self.locks[0].blocks,
         )
 
@@ -255,6 +260,7 @@ async def observer(  # noqa: PLR0913 - each a choice of its own
     limits: StatusLimits | None = None,
     remembers: bool = True,
     books: bool = True,
+    locks: LockMemory | None = None,
 ) -> AsyncIterator[LagObserver]:
     """Open an observer; it has seen nothing before its first refresh.
 
@@ -265,12 +271,13 @@ async def observer(  # noqa: PLR0913 - each a choice of its own
         limits: what a status takes.
         remembers: read what was committed before the first look, so that it knows as much as one that was there.
         books: ask them which lanes pause and wait. They may be away: the rest is told all the same.
+        locks: shared with others who ask the same database who holds locks, so that one question serves all of them.
 
     Raises:
         KafkaError: when the cluster cannot be reached.
 
     """
-    lanes = LaneWatcher(settings) if books else None
+    lanes = LaneWatcher(settings, locks) if books else None
     async with open_cluster_queries(settings) as asked, contextlib.AsyncExitStack() as stack:
         if lanes is not None:
             stack.push_async_callback(lanes.close)

@@ -165,11 +165,11 @@ def _waiting(case: _Situation) -> Classification | None:
 
 
 def _stalled(case: _Situation) -> Classification | None:
-    if not _is_still(case, case.limits.window_seconds):
+    if not _is_still(case, case.limits.window_seconds) and not _own_is_still(case):
         return None
     rest = "" if case.facts.settled else ", and the group is sharing its partitions out"
     return Classification(
-        Status.STALLED, f"its reader is there and has not got on for {case.still_seconds:.0f} s{rest}"
+        Status.STALLED, f"its reader is there and has not got on for {case.still_seconds:.0f} s{rest}{_statement(case)}"
     )
 
 
@@ -184,7 +184,11 @@ def _slow(case: _Situation) -> Classification | None:
     # what lasts: whatever was unread in the first, no less was in the second.
     if min(lags[half:]) < max(lags[:half]):
         return None
-    return Classification(Status.SLOW, _speeds(case))
+    return Classification(Status.SLOW, f"{_speeds(case)}{_statement(case)}")
+
+
+def _statement(case: _Situation) -> str:
+    return "" if case.facts.statement is None else f"; {case.facts.statement}"
 
 
 def _speeds(case: _Situation) -> str:
@@ -198,6 +202,15 @@ def _speeds(case: _Situation) -> str:
 
 def _is_still(case: _Situation, seconds: float) -> bool:
     return _stands(case, seconds) and case.still_seconds >= seconds
+
+
+def _own_is_still(case: _Situation) -> bool:
+    """Tell whether a lane of ours that is not just being taken over makes no progress: it commits with each turn."""
+    facts, seconds = case.facts, case.limits.own_seconds
+    if not (facts.ours and facts.members and facts.settled and facts.owned and facts.readable):
+        return False
+    is_new = facts.owned_since is not None and (facts.now - facts.owned_since).total_seconds() < seconds
+    return not is_new and _is_still(case, seconds)
 
 
 def _stands(case: _Situation, seconds: float) -> bool:

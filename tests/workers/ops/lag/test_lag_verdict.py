@@ -39,6 +39,26 @@ CASES = {
     "stalled, were it not that it was at the end": ("30:5/10 20:10/10 10:10/12 0:10/12", {}, "OK", "2 of its records"),
     "unread for less than the window": (STEADY, {"seconds": 10.0}, "OK", "5 of its records"),
     "stalled in a rebalance": (STEADY, {"settled": False, "owned": False}, "STALLED", "30 s, and the group is sharing"),
+    "a lane of ours, which commits with each turn": (
+        "10:5/5 5:5/10 0:5/20",
+        {"ours": True, "stored": 5, "seconds": 5.0},
+        "STALLED",
+        "its reader is there and has not got on for 5 s",
+    ),
+    "a lane of ours whose batch takes Postgres long": (
+        "10:5/5 5:5/10 0:5/20",
+        {"ours": True, "stored": 5, "seconds": 5.0, "statement": "a statement has run for 4 s (pid 7)"},
+        "STALLED",
+        "has not got on for 5 s; a statement has run for 4 s (pid 7)",
+    ),
+    "another's reader, which need not commit so often": ("10:5/5 5:5/10 0:5/20", {"seconds": 5.0}, "OK", "15 of its"),
+    "a lane of ours, for a moment": ("10:5/5 3:5/10 0:5/20", {"ours": True, "seconds": 3.0}, "OK", "15 of its records"),
+    "a lane of ours that is being taken over": (
+        "10:5/9 5:5/10 0:5/20",
+        {"ours": True, "owned_since": NOW - timedelta(seconds=1)},
+        "OK",
+        "15 of its records",
+    ),
     "slow": (
         "30:0/10 20:10/40 10:20/70 0:30/100",
         {},

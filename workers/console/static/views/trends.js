@@ -18,7 +18,7 @@ export function trendsSection(signal) {
   let loadedAt = 0;
   let busy = false;
   const group = chartGroup();
-  const charts = CHARTS.map(([options, select]) => [createChart(group, options), select]);
+  const charts = CHARTS.map(([options, select]) => [createChart(group, options), select, options.timed]);
   const problem = h("div", { class: "notice" });
   const note = h("p", { class: "quiet" });
   const choices = rangeChoice("range", RANGES, range, (value) => {
@@ -37,7 +37,7 @@ export function trendsSection(signal) {
       loadedAt = Date.now();
       show(problem, found.problems.map((text) => h("p", { class: "problem-line" }, text)));
       note.textContent = `A time without samples is a gap. ${found.kept ? "Kept over a restart of the console." : "Kept while this console runs: INMAIL_CONSOLE_HISTORY_FILE keeps it over a restart."}`;
-      for (const [chart, select] of charts) chart.update({ ...found, series: select(found) });
+      for (const [chart, select, isTimed] of charts) chart.update({ ...found, series: select(found), empty: isTimed ? found.unmeasured : "" });
     } catch (error) {
       if (error.name !== "AbortError") show(problem, errorCard(error, null));
     } finally {
@@ -61,9 +61,9 @@ const CHARTS = [
   [{ title: "Flow", hint: "records a second", format: perSecond },
     (found) => [...total(found, "came_in", "in"), ...total(found, "decided", "decided"), ...total(found, "answered", "answered")]],
   [{ title: "Outcomes", hint: "results a second, by code", format: perSecond, stacked: true }, (found) => named(found.rates.outcomes, words)],
-  [{ title: "Latency", hint: "from a record's broker time to its answer's", format: duration, empty: "no answers in this range" },
-    (found) => (found.latency_seconds.p50.some((value) => value !== null) ? named(found.latency_seconds) : [])],
-  [{ title: "Lag", hint: "age of the oldest unread record, by group", format: duration }, (found) => named(found.lag_seconds, groupName)],
+  [{ title: "Latency", hint: "from a record's broker time to its answer's", format: duration, timed: true, empty: "no answers in this range" },
+    (found) => (found.latency_seconds.p50?.some((value) => value !== null) ? named(found.latency_seconds) : [])],
+  [{ title: "Lag", hint: "age of the oldest unread record, by group", format: duration, timed: true }, (found) => named(found.lag_seconds, groupName)],
   [{ title: "Unread", hint: "records, by group", format: short, whole: true }, (found) => named(found.unread, groupName)],
   [{ title: "Dead letters", hint: "a minute, by reason", format: (value) => `${short(value)} /min`, stacked: true },
     (found) => named(found.rates.dead_letters, words, (value) => value * 60)],
