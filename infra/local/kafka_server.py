@@ -71,12 +71,9 @@ SINGLE_NODE = {
 }
 
 # What the loss of a node costs: its partitions stand until the controller has missed its heartbeats for the session
-# timeout above. Where it was the controller itself, the others have to notice that first (by default within 2 s) and to
-# elect another (within 2 s more).
+# timeout above. Where it was the controller itself, the others have to notice that first: by default that takes 2 s.
 OF_CLUSTER = {
     "controller.quorum.fetch.timeout.ms": "1000",
-    "controller.quorum.election.timeout.ms": "500",
-    "controller.quorum.election.backoff.max.ms": "300",
 }
 
 
