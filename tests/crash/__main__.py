@@ -28,14 +28,15 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=60.0, help="no fault begins later")
     parser.add_argument("--rate", type=float, default=40.0, help="records a second")
     parser.add_argument("--partitions", type=int, default=PARTITIONS, help="of each topic, worked by two workers each")
+    parser.add_argument("--brokers", type=int, default=1, choices=[1, 3, 5], help="of which one is killed at a time")
     parser.add_argument("--broken", choices=[*BROKEN], help="take a protection out: the matrix then has to fail")
     return parser.parse_args()
 
 
-async def _run(order: Order, partitions: int, out: Console) -> Result:
+async def _run(order: Order, partitions: int, brokers: int, out: Console) -> Result:
     columns = (TextColumn("{task.completed:,} of {task.total:,} faults"), BarColumn(), TimeElapsedColumn(),
                TextColumn("left:"), TimeRemainingColumn())  # fmt: skip
-    stack = crash_stack(lambda _: None)
+    stack = crash_stack(lambda _: None, brokers)
     began, told = monotonic(), [0]
     with stack, Progress(*columns, console=out, disable=not out.is_terminal) as bar:
         task = bar.add_task("faults", total=order.faults)
@@ -61,7 +62,7 @@ def main() -> None:
     out = Console()
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # a killed broker is meant to be missed
     LOGS.mkdir(parents=True, exist_ok=True)
-    result = asyncio.run(_run(order, given.partitions, out))
+    result = asyncio.run(_run(order, given.partitions, given.brokers, out))
     write(result, FILE)
     show(result, out)
     out.print(summary(result))
