@@ -71,8 +71,11 @@ SINGLE_NODE = {
 }
 
 # What the loss of a node costs: its partitions stand until the controller has missed its heartbeats for the session
-# timeout above. Where it was the controller itself, the others have to notice that first: by default that takes 2 s.
+# timeout. Where it was the controller itself, the others have to notice that first: by default that takes 2 s.
 OF_CLUSTER = {
+    # Longer than for one broker: three on a busy machine may be late with a heartbeat, and none is to be lost of that.
+    "broker.session.timeout.ms": "6000",
+    "broker.heartbeat.interval.ms": "1000",
     "controller.quorum.fetch.timeout.ms": "1000",
 }
 

@@ -11,13 +11,13 @@ from time import monotonic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError
 
-from infra.kafka.clients import admin_client, partitions_of, reader
-from infra.kafka.cluster_queries import open_cluster_queries
+from infra.kafka.clients import admin_client
+from infra.kafka.cluster_queries import LATEST, open_cluster_queries
 from infra.kafka.topic_ids import describe_topics
 from infra.local.stack import LocalStack
 from infra.postgres import connect_database
 from infra.settings import Settings
-from schemas.catalogue import SEND_REQUESTS, TOPICS
+from schemas.catalogue import BILLING_EVENTS, SEND_REQUESTS, TOPICS
 from tests.cluster.judge import POSTGRES, Kill, Result, judge
 from tests.cluster.load import Published, load
 from tests.workers.wire import settled
@@ -29,6 +29,7 @@ __all__ = ["random_servers", "run"]
 
 _WAIT_SECONDS = 90.0
 _LOOK_SECONDS = 0.2
+_GROUPS = {topic: GROUP_OF[topic] for topic in (SEND_REQUESTS, BILLING_EVENTS)}
 _BECAME_CONTROLLER = re.compile(r"^(\S+) INFO .*Becoming the active controller at epoch (\d+)", re.MULTILINE)
 
 
@@ -164,13 +165,21 @@ async def _all_lanes_move(settings: Settings, when: str) -> None:
 
 
 async def _all_is_answered(settings: Settings, published: Published) -> None:
-    async def done() -> bool:
-        async with reader(settings, GROUP_OF[SEND_REQUESTS]) as consumer:
-            places = partitions_of(SEND_REQUESTS, settings.topic_partitions)
-            ends = await consumer.end_offsets(places)
-            return sum(ends.values()) >= len(published.sends) and all(
-                [await consumer.committed(place) == end for place, end in ends.items()]
+    """Wait until each group has committed the ends of its topic, and no transaction is open."""
+    async with open_cluster_queries(settings) as queries:
+
+        async def done() -> bool:
+            try:
+                await queries.refresh()
+                committed = await queries.committed(_GROUPS.values())
+                places = [place for topic in _GROUPS for place in queries.partitions(topic)]
+                ends = await queries.offsets(dict.fromkeys(places, LATEST))
+            except KafkaError:
+                return False
+            asked = sum(end for place, end in ends.items() if place.topic == SEND_REQUESTS)
+            return asked == len(published.sends) and all(
+                committed[_GROUPS[place.topic]].get(place) == ends.get(place) for place in places
             )
 
-    await _until(done, "every send answered")
+        await _until(done, "everything answered")
     await settled(settings)
