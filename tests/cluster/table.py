@@ -31,11 +31,13 @@ directory that holds the data of one broker is refused for three, and the other 
 starts each again. Sends pause until the controller has missed the broker's heartbeats for `broker.session.timeout.ms`:
 until then the broker counts as in sync, so that nothing can be acknowledged by all replicas in sync, whoever leads a
 partition. That is Kafka's own pause, which every producer has that waits for all replicas. What comes on top is ours.
-The goal, from the last answer in a partition to the next, in the worst partition: the session timeout and {allowed:.0f} s.
+The goal, from the last answer in a partition to the next, in the worst partition: the session timeout and {allowed:.0f}
+s.
 
 A broker that is the controller too takes the controller with it. The two others elect another one first, after
-`controller.quorum.fetch.timeout.ms`, and only then does the session of the broker begin to run out. The local stack
-sets 1 s instead of Kafka's 2 s; so should a cluster whose controllers run beside its brokers.
+`controller.quorum.fetch.timeout.ms`, and only then does the session of the broker begin to run out. `make cluster` sets
+1 s instead of Kafka's 2 s, as a cluster may whose controllers run beside its brokers. `inmail up` leaves it at 2 s: on a
+starved machine (a load of 60 on two cores) a quorum with 1 s elects one controller after the other, to no end.
 """
 
 _PROMISES = """
