@@ -35,9 +35,10 @@ The goal, from the last answer in a partition to the next, in the worst partitio
 s.
 
 A broker that is the controller too takes the controller with it. The two others elect another one first, after
-`controller.quorum.fetch.timeout.ms`, and only then does the session of the broker begin to run out. `make cluster` sets
-1 s instead of Kafka's 2 s, as a cluster may whose controllers run beside its brokers. `inmail up` leaves it at 2 s: on a
-starved machine (a load of 60 on two cores) a quorum with 1 s elects one controller after the other, to no end.
+`controller.quorum.fetch.timeout.ms`, and only then does the session of the broker begin to run out. `make cluster`
+sets 1 s instead of Kafka's 2 s, as a cluster may whose controllers run beside its brokers. `inmail up` leaves it at
+2 s: on a starved machine (a load of 60 on two cores) a quorum with 1 s elects one controller after the other, to no
+end.
 """
 
 _PROMISES = """
