@@ -34,6 +34,10 @@ partition. That is Kafka's own pause, which every producer has that waits for al
 The goal, from the last answer in a partition to the next, in the worst partition: the session timeout and {allowed:.0f}
 s.
 
+A transaction that is under way when a broker is lost has to last that long. So `INMAIL_TRANSACTION_SECONDS` (15) has
+to be well above the session timeout (Kafka's default is 9 s, the local stack sets 6 s for three brokers): a transaction
+that runs out of time is given up, and its lanes are opened again, which loses nothing and takes longer.
+
 A broker that is the controller too takes the controller with it. The two others elect another one first, after
 `controller.quorum.fetch.timeout.ms`, and only then does the session of the broker begin to run out. `make cluster`
 sets 1 s instead of Kafka's 2 s, as a cluster may whose controllers run beside its brokers. `inmail up` leaves it at
