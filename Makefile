@@ -122,8 +122,11 @@ crash: $(STAMP) ## Let each fault meet a worker at each await of the lane: 1,400
 	$(BIN)/python -m tests.crash
 
 .PHONY: cluster
-cluster: $(STAMP) ## Kill brokers of a cluster of three, and Postgres, under load, ROUNDS times (10): docs/cluster.md (5 min)
+cluster: $(STAMP) ## Kill brokers of a cluster of three, and Postgres, under load, ROUNDS times (10): build/cluster.json (5 min)
 	$(BIN)/python -m tests.cluster --rounds $(or $(ROUNDS),10) --seed $(or $(SEED),1)
+
+.PHONY: cluster-render
+cluster-render: $(STAMP) ## Render docs/cluster.md from build/cluster.json (BESIDE="..." says what else ran)
 	$(BIN)/python -m tests.cluster.table --beside "$(BESIDE)"
 
 .PHONY: states

@@ -31,8 +31,7 @@ directory that holds the data of one broker is refused for three, and the other 
 starts each again. Sends pause until the controller has missed the broker's heartbeats for `broker.session.timeout.ms`:
 until then the broker counts as in sync, so that nothing can be acknowledged by all replicas in sync, whoever leads a
 partition. That is Kafka's own pause, which every producer has that waits for all replicas. What comes on top is ours.
-The goal, from the last answer in a partition to the next, in the worst partition: the session timeout and {allowed:.0f}
-s.
+The goal, from an answer to the next in the worst partition, is the session timeout and {allowed:.0f} s.
 
 A transaction that is under way when a broker is lost has to last that long. So `INMAIL_TRANSACTION_SECONDS` (15) has
 to be well above the session timeout (Kafka's default is 9 s, the local stack sets 6 s for three brokers): a transaction
@@ -70,7 +69,7 @@ of `inmail.send-requests` took nothing from the load's own producer. Each charac
 alone, `░` what came on top. Where Postgres is killed, requests are taken all the while and answered later.
 
 A slice of this runs in `make test`; `python -m tests.crash --brokers 3` is the [crash matrix](crash-matrix.md) on such
-a cluster. This page is rendered from a run by `python -m tests.cluster.table`.
+a cluster. This page is rendered from a run by `make cluster-render`.
 """
 
 
