@@ -55,7 +55,7 @@ class BrokerProcesses:
         """Start a broker that has ended, and return its process id; it serves a few seconds later.
 
         Raises:
-            ServerError: when it cannot be run.
+            LocalStackError: when it cannot be run.
 
         """
         self._stack.spawn_broker(self._nodes[name])

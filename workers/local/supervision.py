@@ -15,7 +15,7 @@ from time import monotonic
 from typing import Final, Protocol
 
 from infra.clock import utc_now
-from infra.local.errors import ServerError
+from infra.local.errors import LocalStackError
 from workers.commands.running import Exit
 from workers.console.local_workers import ControlError, ProcessState, WorkerAction, WorkerStatus
 from workers.local.brokers import BrokerProcesses
@@ -161,7 +161,7 @@ class WorkerSupervisor:
         each.started_at = monotonic()
         try:
             pid = each.of.start_one(name, each.more)
-        except (OSError, ServerError) as error:  # no memory, no room, no more processes: it may pass
+        except (OSError, LocalStackError) as error:  # no memory, no room, no more processes: it may pass
             reason = error.strerror if isinstance(error, OSError) else None
             self._back_off(each, f"it could not be started: {reason or error}")
             return False

@@ -13,7 +13,7 @@ import pytest
 from infra.clock import utc_now
 from infra.local.artifacts import read_lock
 from infra.local.directories import PORTS, claim_data, kept_brokers
-from infra.local.errors import DataDirectoryError
+from infra.local.errors import DataDirectoryError, DiskFullError
 from infra.local.kafka_server import KafkaServer, kept_cluster_id
 from infra.local.stack import LocalStack
 from infra.local.stack_setup import Options, _reserve
@@ -42,7 +42,7 @@ class _Stack:
     database_url = "postgresql://127.0.0.1:1/inmail"
 
     def __init__(self, logs: Path) -> None:
-        self._logs = logs
+        self._logs, self.full = logs, False
         self._children = {node: self._child(node, 100 + node) for node in range(1, 4)}
 
     def _child(self, node: int, pid: int) -> Child:
@@ -55,6 +55,8 @@ class _Stack:
         return self._logs / f"broker-{node}.log"
 
     def spawn_broker(self, node: int) -> None:
+        if self.full:
+            raise DiskFullError("No room left")
         self._children[node] = self._child(node, self._children[node].pid + 100)
 
     def stop_broker(self, node: int) -> int:
@@ -96,6 +98,23 @@ async def test_a_broker_that_ended_is_named_and_started_again(stack: _Stack) -> 
     stack.broker(3).update(code=-signal.SIGKILL)
     supervisor.look()
     assert told[2].startswith("broker-3: it was ended by SIGKILL; it is started again in ")
+
+
+async def test_a_broker_that_cannot_be_started_takes_nothing_else_with_it(stack: _Stack) -> None:
+    """What keeps it from starting may pass: it is told, and it is tried again later."""
+    told: list[str] = []
+    supervisor = _supervisor(stack, told)
+    stack.full = True
+    stack.broker(2).update(code=-signal.SIGKILL)
+
+    async def tried() -> bool:
+        supervisor.look()
+        return len(told) >= 2
+
+    await eventually(tried, "an attempt to start it")
+
+    assert told[1].startswith("broker-2: it could not be started: No room left; it is started again in ")
+    assert ["running", "backing off", "running"] == [status.state for status in supervisor.statuses()]
 
 
 async def test_a_broker_is_stopped_and_started_by_a_verb(stack: _Stack) -> None:
