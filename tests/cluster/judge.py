@@ -76,7 +76,7 @@ async def judge(settings: Settings, published: Published, result: Result) -> Non
 
     """
     results = await _read(settings, SEND_RESULTS)
-    answered = _ids(results, "charged")
+    answered = _ids(results)
     result.sends, result.answers = len(published.sends), answered.total()
     result.unanswered = sum(1 for id_ in published.sends if not answered[id_])
     result.doubled = sum(1 for count in answered.values() if count > 1)
@@ -111,10 +111,10 @@ async def _read(settings: Settings, topic: str) -> list[ConsumerRecord]:
     return found
 
 
-def _ids(records: Sequence[ConsumerRecord], code: str) -> "Counter[str]":
-    """Return how often each request is answered so."""
+def _ids(records: Sequence[ConsumerRecord], code: str | None = None) -> "Counter[str]":
+    """Return how often each request is answered: by events of one code, where others are no answers."""
     events = (json.loads(record.value)["data"] for record in records)
-    return Counter(data["request_id"] for data in events if data["code"] == code)
+    return Counter(data["request_id"] for data in events if code in (None, data["code"]))
 
 
 def _times(records: Sequence[ConsumerRecord]) -> dict[int, list[float]]:

@@ -17,6 +17,7 @@ from tests.workers.wire import promotion, send
 
 __all__ = ["Published", "load"]
 
+_ACCOUNTS = 20  # of each partition: the catalogue limits one account's paid sends in 24 hours
 _CREDITS = 1_000_000
 _SENDS_A_PROMOTION = 50
 
@@ -36,7 +37,8 @@ async def load(settings: Settings, rate: float) -> AsyncIterator[Published]:
     One producer, which waits for all replicas and repeats nothing: what it does while a broker is away is what any
     client of Kafka does.
     """
-    accounts = [in_partition(settings, number) for number in range(settings.topic_partitions)]
+    numbers = range(settings.topic_partitions)
+    accounts = [in_partition(settings, number) for _ in range(_ACCOUNTS) for number in numbers]
     published, stop = Published(), asyncio.Event()
 
     async def run() -> None:
