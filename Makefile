@@ -31,8 +31,8 @@ demo: $(STAMP) ## Run the whole system on real Kafka and Postgres and play a sto
 	$(BIN)/inmail demo
 
 .PHONY: up
-up: $(STAMP) ## Run the whole system in the foreground; data stays in .inmail/ (Ctrl-C ends it)
-	$(BIN)/inmail up --data .inmail
+up: $(STAMP) ## Run the whole system in the foreground; data stays in .inmail/ (Ctrl-C ends it); BROKERS=3 WORKERS=2 for more
+	$(BIN)/inmail up --data .inmail $(if $(BROKERS),--brokers $(BROKERS)) $(if $(WORKERS),--workers $(WORKERS))
 
 .PHONY: test
 test: tools lint ## Run what CI runs: lint, types and all tests (about 10 min on two cores)
@@ -120,6 +120,14 @@ order: $(STAMP) ## Restart, replace and cut workers under load, ROUNDS times (3)
 crash: $(STAMP) ## Let each fault meet a worker at each await of the lane: 1,400 faults, build/crash.json (about 20 min)
 	CRASH=all $(BIN)/python -m pytest tests/crash -k without_a_protection
 	$(BIN)/python -m tests.crash
+
+.PHONY: cluster
+cluster: $(STAMP) ## Kill brokers of a cluster of three, and Postgres, under load, ROUNDS times (10): build/cluster.json (5 min)
+	$(BIN)/python -m tests.cluster --rounds $(or $(ROUNDS),10) --seed $(or $(SEED),1)
+
+.PHONY: cluster-render
+cluster-render: $(STAMP) ## Render docs/cluster.md from build/cluster.json (BESIDE="..." says what else ran)
+	$(BIN)/python -m tests.cluster.table --beside "$(BESIDE)"
 
 .PHONY: states
 states: tools $(STAMP) ## Cause each state an operator has to see, and time each surface: docs/states.md (about 15 min)

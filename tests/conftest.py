@@ -22,7 +22,14 @@ FUNCTIONS = Path(__file__).parents[1] / "workers" / "ledger" / "sql"
 HASTY = {"fsync": "off"}
 # Files are dealt to processes in turn, and a long one at the end would leave a core idle: the longest, and the folders
 # of short ones.
-LONG = {"test_crash.py", "test_histories.py", "test_rebuild.py", "test_scenarios_kafka.py", "test_up.py"}
+LONG = {
+    "test_cluster.py",
+    "test_crash.py",
+    "test_histories.py",
+    "test_rebuild.py",
+    "test_scenarios_kafka.py",
+    "test_up.py",
+}
 SHORT = {"house", "schemas"}
 _numbers = count(1)
 _finished: list[str] = []  # databases of tests that have ended

@@ -83,7 +83,7 @@ VERBS = {
     ),
     "operations": Verb(_REPAIR, "commands.operations", "operations", "Show what operators did, and why."),
     "up": Verb(_TRY, "local.command", "up", "Run the whole system on this machine until Ctrl-C."),
-    "workers": Verb(_TRY, "local.workers_command", "workers", "List, stop and start the workers of inmail up."),
+    "workers": Verb(_TRY, "local.workers_command", "workers", "List, stop and start what inmail up runs."),
     "demo": Verb(_TRY, "local.command", "demo", "Run the whole system and play a story through it."),
     "simulate": Verb(_TRY, "commands.simulate", "simulate", "Generate accounts and their events."),
 }

@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 _RECONNECT_SECONDS = 0.5  # between two attempts of a lane's producer to reach a broker
+_ONE_AWAY_SECONDS = 0.1  # the same where another broker answers: who leads the partitions now is known soon
 
 
 async def _start(client: Any, start: Callable[[], Awaitable[None]]) -> None:  # noqa: ANN401 - aiokafka's
@@ -199,6 +200,8 @@ class LaneProducer(AIOKafkaProducer):  # type: ignore[misc] # aiokafka is untype
     """aiokafka's producer with a longer back-off for unreachable brokers than for transactions.
 
     With one back-off for both, the producers of twelve lanes try to connect 1,200 times a second, and log each attempt.
+    Where one broker of several is lost, the back-off for it is short: an attempt waits for it, and so does a request
+    for metadata that happens to try this broker first, and both are in the way of the partitions' new leaders.
     """
 
     def __init__(self, **arguments: Any) -> None:  # noqa: ANN401 - aiokafka's own
@@ -210,5 +213,7 @@ class LaneProducer(AIOKafkaProducer):  # type: ignore[misc] # aiokafka is untype
     async def _connect_patiently(self, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - aiokafka's own
         connection = await self._connect(*arguments, **options)
         if connection is None:
-            await asyncio.sleep(_RECONNECT_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
+            others = any(each.connected() for each in self.client._conns.values())  # noqa: SLF001 - there is no other way
+            seconds = _ONE_AWAY_SECONDS if others else _RECONNECT_SECONDS
+            await asyncio.sleep(seconds * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
         return connection

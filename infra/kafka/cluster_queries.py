@@ -96,9 +96,11 @@ class ClusterQueries:
 
         """
         self._cluster = await self._client.fetch_all_metadata()
-        known = {broker.nodeId for broker in self._client.cluster.brokers()}
-        if any(broker.nodeId not in known for broker in self._cluster.brokers()):
+        here = {broker.nodeId for broker in self._cluster.brokers()}
+        # A broker that came, or one that is gone, which the client would go on asking: a sample would fail of it.
+        if here != {broker.nodeId for broker in self._client.cluster.brokers()}:
             await self._client.force_metadata_update()
+        self._coordinators = {group: node for group, node in self._coordinators.items() if node in here}
 
     @property
     def client(self) -> AIOKafkaClient:

@@ -133,6 +133,7 @@ class DescribedTopic(NamedTuple):
     replicas: int  # of the partition with the fewest
     leaderless: tuple[int, ...]  # partitions that nobody leads
     lagging: tuple[int, ...]  # partitions of which a replica is not in sync
+    behind: tuple[int, ...]  # the brokers that hold such replicas
     operations: int | None  # that the user may do, as bits; None: the user may not even describe it
 
 
@@ -147,12 +148,13 @@ async def describe_topics(client: AIOKafkaClient, topics: Sequence[str]) -> dict
     found = {}
     for error, topic, _, _, partitions, operations, _ in answer.topics:
         if for_code(error) is TopicAuthorizationFailedError:
-            found[topic] = DescribedTopic(0, (), (), None)
+            found[topic] = DescribedTopic(0, (), (), (), None)
         elif not error:
             found[topic] = DescribedTopic(
                 min(len(each[4]) for each in partitions),
                 tuple(sorted(each[1] for each in partitions if each[2] < 0)),
                 tuple(sorted(each[1] for each in partitions if len(each[5]) < len(each[4]))),
+                tuple(sorted({node for each in partitions for node in set(each[4]) - set(each[5])})),
                 operations,
             )
     return found

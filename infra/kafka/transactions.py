@@ -107,11 +107,14 @@ class TransactionPair:
     async def _deliver(self, futures: "list[asyncio.Future[Any]]") -> None:
         """Wait for deliveries and look at each: a commit does not tell that a record in it failed.
 
-        Where some have succeeded, the others are waited for less long: their partitions are the trouble.
+        Where some have succeeded, the others are waited for less long from then on: their partitions are the trouble.
+        (Not from the beginning: while a broker that was lost counts as in sync, no partition takes anything, and then
+        each takes it as its leader is found.)
         """
         if futures:
+            await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
             done, late = await asyncio.wait(futures, timeout=self._seconds / _IMPATIENCE)
-            if done and late and not any(each.exception() for each in done):
+            if late and not any(each.exception() for each in done):
                 raise TimeoutError
         await asyncio.gather(*futures)
 

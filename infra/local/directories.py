@@ -18,10 +18,11 @@ from pathlib import Path
 from infra.local.artifacts import cache_directory
 from infra.local.errors import DataDirectoryError
 
-__all__ = ["PORTS", "claim_data", "create_run", "is_reachable", "keep_logs", "remove_leftovers"]
+__all__ = ["PORTS", "claim_data", "create_run", "is_reachable", "keep_logs", "kept_brokers", "remove_leftovers"]
 
 LAYOUT = 1  # increase when files move inside a data directory
 MARKER = "inmail-local-stack.json"
+BROKERS = "brokers"  # in the marker, where there are several
 PORTS = "ports.json"
 LOCK = "lock"
 PREFIX = "inmail-stack-"
@@ -96,15 +97,22 @@ def _is_leftover(folder: Path) -> bool:
     return True
 
 
-def claim_data(folder: Path, versions: dict[str, str]) -> int:
+def kept_brokers(folder: Path) -> int | None:
+    """Return how many brokers have their data in a data directory; None for a directory that is none yet."""
+    marker = folder / MARKER
+    return int(_read_marker(marker).get(BROKERS, "1")) if marker.exists() else None
+
+
+def claim_data(folder: Path, versions: dict[str, str], brokers: int = 1) -> int:
     """Make `folder` a data directory of this stack, or check that it is one; return its lock, which is held.
 
-    Raises `DataDirectoryError` when a running stack or another version owns the folder, or when it holds other files.
+    Raises `DataDirectoryError` when a running stack or another version owns the folder, when it holds other files, or
+    the data of another number of brokers.
     """
     folder.mkdir(parents=True, exist_ok=True)
     marker = folder / MARKER
     fresh = marker.with_suffix(".new")
-    expected = {"layout": str(LAYOUT)} | versions
+    expected = {"layout": str(LAYOUT)} | versions | ({BROKERS: str(brokers)} if brokers > 1 else {})
     if not marker.exists() and any(each.name not in {LOCK, fresh.name} for each in folder.iterdir()):
         raise DataDirectoryError(
             f"{folder} holds files that do not belong to a local stack. Choose an empty or a new directory.",
@@ -138,15 +146,29 @@ def _acquire(lock: int, folder: Path) -> None:
 
 
 def _check_versions(marker: Path, expected: dict[str, str]) -> None:
-    try:
-        found = dict(json.loads(marker.read_text(encoding="utf-8")))
-    except ValueError:
-        found = {}
+    found = _read_marker(marker)
+    had, wanted = (each.get(BROKERS, "1") for each in (found, expected))
+    if had != wanted and found | {BROKERS: ""} == expected | {BROKERS: ""}:
+        raise DataDirectoryError(
+            f"{marker.parent} holds the data of {_brokers(had)}, and {_brokers(wanted)} cannot begin with it: start"
+            f" {_brokers(had)} again, or choose another directory for {_brokers(wanted)}.",
+        )
     if found != expected:
         raise DataDirectoryError(
             f"{marker.parent} was created by {_versions(found)}; this is {_versions(expected)}. Data is not converted: "
             f"remove the directory to start with no data, choose another, or use the version that created it.",
         )
+
+
+def _read_marker(marker: Path) -> dict[str, str]:
+    try:
+        return dict(json.loads(marker.read_text(encoding="utf-8")))
+    except ValueError:
+        return {}
+
+
+def _brokers(count: str) -> str:
+    return "1 broker" if count == "1" else f"{count} brokers"
 
 
 def _versions(marker: dict[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""Apache Kafka as one node that is broker and controller (KRaft), with the wheel's Java and the cached jars.
+"""Apache Kafka as nodes that are broker and controller (KRaft), with the wheel's Java and the cached jars.
 
 The first start with a cache writes an archive of the loaded and linked classes (JEP 483), which every later start maps:
 1.2 s instead of 3.3 s, and half the CPU time. Java does not use an archive that does not match or is damaged; it starts
@@ -11,7 +11,7 @@ import shutil
 import signal
 import uuid
 from base64 import urlsafe_b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,11 +22,13 @@ from infra.local.ports import LOOPBACK
 from infra.local.server_process import clean_environment, describe_failure, run_once, wait_ready
 from infra.local.supervisor_client import Child, Program, SupervisorClient
 
-__all__ = ["KafkaServer"]
+__all__ = ["KafkaServer", "kept_cluster_id"]
 
 START_SECONDS = 60
+CLUSTER_START_SECONDS = 180  # three of them start at once, and none of them serves before two do
 ARCHIVE_SECONDS = 60
 STARTED = "Kafka Server started"
+MOST_REPLICAS = 3
 
 LOGGING = """\
 rootLogger.level = INFO
@@ -44,7 +46,6 @@ logger.kafkaconfig.level = WARN
 
 SINGLE_NODE = {
     "process.roles": "broker,controller",
-    "node.id": "1",
     "controller.listener.names": "CONTROLLER",
     "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
     "inter.broker.listener.name": "PLAINTEXT",
@@ -70,15 +71,53 @@ SINGLE_NODE = {
     "log.cleaner.dedupe.buffer.size": str(16 * 1024 * 1024),
 }
 
+# What the loss of a node costs: its partitions stand until the controller has missed its heartbeats for the session
+# timeout. Where it was the controller itself, the others have to notice that first, for
+# controller.quorum.fetch.timeout.ms. Kafka's 2 s stay: on a machine with a load of 60 on two cores, a quorum with 1 s
+# elected one controller after the other and came to no end.
+OF_CLUSTER = {
+    # Longer than for one broker: three on a busy machine may be late with a heartbeat, and none is to be lost of that.
+    "broker.session.timeout.ms": "6000",
+    "broker.heartbeat.interval.ms": "1000",
+}
+
+
+def replication(nodes: int) -> dict[str, str]:
+    """Return the settings of replication in a cluster: three replicas, of which two have to have a record."""
+    replicas = str(min(nodes, MOST_REPLICAS))
+    return OF_CLUSTER | {
+        "default.replication.factor": replicas,
+        "min.insync.replicas": "2",
+        "offsets.topic.replication.factor": replicas,
+        "transaction.state.log.replication.factor": replicas,
+        "transaction.state.log.min.isr": "2",
+        "share.coordinator.state.topic.replication.factor": replicas,
+        "share.coordinator.state.topic.min.isr": "2",
+    }
+
 
 def cluster_id() -> str:
     """Return a new cluster id in Kafka's format."""
     return urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
 
 
+def kept_cluster_id(folders: Iterable[Path]) -> str:
+    """Return the cluster's id that some node has formatted its data with, or a new one where none has."""
+    for folder in folders:
+        with suppress(FileNotFoundError):
+            for line in (folder / "meta.properties").read_text(encoding="utf-8").splitlines():
+                if line.startswith("cluster.id="):
+                    return line.removeprefix("cluster.id=")
+    return cluster_id()
+
+
 @dataclass(frozen=True, slots=True)
 class KafkaServer:
-    """One broker: its files, its ports and its options."""
+    """One broker: its files, its ports and its options.
+
+    `controllers` has the controller's port of each node of the cluster, and `cluster` the cluster's id where several
+    nodes have to share it.
+    """
 
     version: str
     class_path: Sequence[Path]
@@ -88,8 +127,10 @@ class KafkaServer:
     archive: Path  # of its classes; the file may not exist
     scratch: Path  # java.io.tmpdir: the broker unpacks native libraries there
     port: int
-    controller_port: int
+    controllers: Mapping[int, int]
     temporary: bool
+    node: int = 1
+    cluster: str | None = None
     heap: str = "512m"
     jvm_options: Sequence[str] = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
     broker: Mapping[str, str] = field(default_factory=dict)
@@ -97,12 +138,17 @@ class KafkaServer:
     @property
     def name(self) -> str:
         """The server's name, in messages and for its supervisor."""
-        return "Kafka"
+        return f"broker-{self.node}" if self.has_peers else "Kafka"
 
     @property
     def title(self) -> str:
         """The server's full name with its version."""
-        return f"Apache Kafka {self.version}"
+        return f"Apache Kafka {self.version}" + (f", broker {self.node}" if self.has_peers else "")
+
+    @property
+    def has_peers(self) -> bool:
+        """Whether it is one of several nodes, which go on without it."""
+        return len(self.controllers) > 1
 
     def prepare(self, supervisor: SupervisorClient) -> None:
         """Write the configuration; archive the classes and format the data unless done. Raises `ServerError`."""
@@ -146,7 +192,14 @@ class KafkaServer:
         If Java cannot write the archive, the log of the trial says why, and brokers start without an archive.
         """
         noted, made = self.scratch / "classes.noted", self.scratch / "classes.aot"
-        trial = replace(self, data=self.scratch / "trial", log=self.log.with_name("kafka-trial.log"), temporary=False)
+        trial = replace(
+            self,
+            node=1,
+            controllers={1: self.controllers[self.node]},
+            data=self.scratch / "trial",
+            log=self.log.with_name("kafka-trial.log"),
+            temporary=False,
+        )
         trial.format(supervisor)
         child = trial.launch(supervisor, "-XX:AOTMode=record", f"-XX:AOTConfiguration={noted}")
         supervisor.signal(child, signal.SIGTERM)
@@ -168,22 +221,32 @@ class KafkaServer:
         self._properties.write_text("".join(f"{k}={v}\n" for k, v in self._settings().items()), encoding="utf-8")
         if not (self.data / "meta.properties").exists():
             # With "=": one id in 64 begins with "-", and Kafka would read it as an option.
-            arguments = ("format", f"--cluster-id={cluster_id()}", "--config", str(self._properties))
+            name = self.cluster or cluster_id()
+            arguments = ("format", f"--cluster-id={name}", "--config", str(self._properties))
             command = self.java(*self._mapped, "kafka.tools.StorageTool", *arguments)
-            run_once(supervisor, replace(self.program(command), name="Formatting Kafka's storage"), START_SECONDS)
+            step = "Formatting Kafka's storage" + (f" of {self.name}" if self.has_peers else "")
+            run_once(supervisor, replace(self.program(command), name=step), START_SECONDS)
 
     def launch(self, supervisor: SupervisorClient, *options: str) -> Child:
         """Start the broker with further Java options and wait until it accepts requests. Raises `ServerError`."""
         before = self.log.stat().st_size if self.log.exists() else 0
-        child = supervisor.spawn(self.program(self.java(*options, "kafka.Kafka", str(self._properties))))
+        child = self.spawn(supervisor, *options)
 
         def started() -> bool:
             with self.log.open("rb") as log:
                 log.seek(before)
                 return STARTED.encode() in log.read()
 
-        wait_ready(child, started, START_SECONDS)
+        wait_ready(child, started, CLUSTER_START_SECONDS if self.has_peers else START_SECONDS)
         return child
+
+    def spawn(self, supervisor: SupervisorClient, *options: str) -> Child:
+        """Start the broker and do not wait until it accepts requests. Raises `ServerError` where it cannot be run."""
+        return supervisor.spawn(self.program(self.java(*options, "kafka.Kafka", str(self._properties))))
+
+    def respawn(self, supervisor: SupervisorClient) -> Child:
+        """Start a broker again that has run before, and do not wait for it. Raises `ServerError`."""
+        return self.spawn(supervisor, *self._mapped)
 
     @property
     def _properties(self) -> Path:
@@ -191,12 +254,14 @@ class KafkaServer:
 
     def _settings(self) -> dict[str, str]:
         places = {
-            "controller.quorum.voters": f"1@{LOOPBACK}:{self.controller_port}",
-            "listeners": f"PLAINTEXT://{LOOPBACK}:{self.port},CONTROLLER://{LOOPBACK}:{self.controller_port}",
+            "node.id": str(self.node),
+            "controller.quorum.voters": ",".join(f"{n}@{LOOPBACK}:{port}" for n, port in self.controllers.items()),
+            "listeners": f"PLAINTEXT://{LOOPBACK}:{self.port},CONTROLLER://{LOOPBACK}:{self.controllers[self.node]}",
             "advertised.listeners": f"PLAINTEXT://{LOOPBACK}:{self.port}",
             "log.dirs": str(self.data),
         }
-        return SINGLE_NODE | places | dict(self.broker)
+        of_cluster = replication(len(self.controllers)) if self.has_peers else {}
+        return SINGLE_NODE | of_cluster | places | dict(self.broker)
 
     def java(self, *arguments: str) -> list[str]:
         """Return a Java command. The arguments are further Java options, a class and the arguments of the class."""

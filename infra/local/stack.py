@@ -24,6 +24,7 @@ from infra.local.supervisor_client import Child
 __all__ = ["LocalStack"]
 
 STOP_SECONDS = 60.0
+HEAP, HEAP_OF_SEVERAL = "512m", "320m"  # of a broker
 
 
 def _silent(line: str) -> None:
@@ -31,16 +32,17 @@ def _silent(line: str) -> None:
 
 
 class LocalStack:
-    """One broker and one database server that belong to this process.
+    """Kafka and one database server that belong to this process.
 
     Without `data_dir` all files are temporary. With `data_dir` the data stays there between runs; a second stack or
     another version on the same directory is refused. Ports are free ones unless given; a data directory keeps the ports
     of its first run while they are free. `usual_ports`, of `kafka` and `postgres`, are tried first where no other is
     given, and then the next free ones after them. `kafka_lock` and `postgres_folder` (with `bin`, `lib` and `share`,
     readable by anybody) are of other versions than the project's own. `kafka=False` or `postgres=False` leaves out a
-    server. `report` receives a sentence about each step that takes longer than a moment. The servers end with `stop`
-    and with this process, however the process ends, and never with a terminal's Ctrl-C. Methods and attributes raise
-    `LocalStackError`.
+    server. With several `brokers` (an odd number) each is a broker and a controller of one cluster, which replicates
+    three times; `check` passes over one that ended, as the others go on. `report` receives a sentence about each step
+    that takes longer than a moment. The servers end with `stop` and with this process, however the process ends, and
+    never with a terminal's Ctrl-C. Methods and attributes raise `LocalStackError`.
     """
 
     def __init__(  # noqa: PLR0913 - every parameter has a default
@@ -50,9 +52,10 @@ class LocalStack:
         postgres_port: int | None = None,
         report: Report = _silent,
         *,
+        brokers: int = 1,
         kafka: bool = True,
         postgres: bool = True,
-        kafka_heap: str = "512m",
+        kafka_heap: str | None = None,
         jvm_options: Sequence[str] = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"),
         broker_settings: Mapping[str, str] | None = None,
         postgres_settings: Mapping[str, str] | None = None,
@@ -67,12 +70,13 @@ class LocalStack:
             kafka_port=kafka_port,
             postgres_port=postgres_port,
             usual_ports=dict(usual_ports or {}),
-            kafka_heap=kafka_heap,
+            kafka_heap=kafka_heap or (HEAP if brokers == 1 else HEAP_OF_SEVERAL),
             jvm_options=tuple(jvm_options),
             broker_settings=dict(broker_settings or {}),
             postgres_settings=dict(postgres_settings or {}),
             kafka_lock=kafka_lock or read_lock(),
             postgres_folder=postgres_folder,
+            brokers=brokers,
         )
         self._report = report
         self._assembly: Assembly | None = None
@@ -99,12 +103,12 @@ class LocalStack:
         place = self._options.data_dir or Path(tempfile.gettempdir())
         with as_local_stack_error("preparing the local stack", place):
             self._assembly = assembly = assemble_stack(self._options, class_path, self._report)
-        if assembly.kafka is not None and assembly.kafka.to_archive:
+        if assembly.kafka and assembly.kafka[0].to_archive:
             self._report("Archiving Kafka's classes for faster later starts: this start takes 10 s longer")
-        pool = ThreadPoolExecutor(2, "inmail-stack")
+        pool = ThreadPoolExecutor(len(assembly.kafka) + 1, "inmail-stack")
         try:
             self._raise_if_interrupted()
-            starts = [pool.submit(self._start, each) for each in (assembly.kafka, assembly.postgres) if each]
+            starts = [pool.submit(self._start, each) for each in (*assembly.kafka, assembly.postgres) if each]
             for done in as_completed(starts):
                 done.result()
             self._raise_if_interrupted()
@@ -140,18 +144,46 @@ class LocalStack:
                 self._report(f"{' and '.join(ended)} had already ended. Logs: {logs}")
 
     def check(self) -> None:
-        """Raise `ServerError` with the last lines of the log when a server has ended unexpectedly."""
-        for child in self._children.values():
-            if child.code is not None:
+        """Raise `ServerError` with the last lines of the log when a server has ended without which nothing goes on."""
+        replaceable = {each.name for each in self._open.kafka if each.has_peers}
+        for child in list(self._children.values()):
+            if child.code is not None and child.program.name not in replaceable:
                 raise describe_failure(child, f"{child.program.name} ended with code {child.code}")
 
-    def kill_kafka(self) -> None:
-        """Kill the broker as a crash would; keep its data and port."""
-        self._kill(self._kafka, signal.SIGKILL)
+    def kill_kafka(self, node: int = 1) -> None:
+        """Kill a broker as a crash would; keep its data and port."""
+        self._kill(self._node(node), signal.SIGKILL)
 
-    def start_kafka(self) -> None:
-        """Start the broker again after `kill_kafka`, on the same data and port."""
-        self._start(self._kafka)
+    def start_kafka(self, node: int = 1) -> None:
+        """Start a broker again after `kill_kafka`, on the same data and port."""
+        self._start(self._node(node))
+
+    def spawn_broker(self, node: int) -> None:
+        """Start a broker that has ended, and do not wait until it serves."""
+        server = self._node(node)
+        with as_local_stack_error(f"starting {server.name}", server.log.parent):
+            self._children[server.name] = server.respawn(self._open.supervisor)
+
+    def stop_broker(self, node: int) -> int:
+        """Ask a broker to hand its partitions over and to end, or kill it after a minute; return its exit code."""
+        child = self.broker(node)
+        self._open.supervisor.signal(child, signal.SIGTERM)
+        if child.wait(STOP_SECONDS) is None:
+            self._open.supervisor.signal(child, signal.SIGKILL)
+        return -signal.SIGKILL if (code := child.wait(STOP_SECONDS)) is None else code
+
+    def broker(self, node: int) -> Child:
+        """The process of a broker: the last, where it has ended."""
+        return self._children[self._node(node).name]
+
+    def broker_log(self, node: int) -> Path:
+        """The log file of a broker."""
+        return self._node(node).log
+
+    @property
+    def brokers(self) -> int:
+        """How many brokers there are; their nodes are numbered from 1 on."""
+        return self._options.brokers
 
     def kill_postgres(self) -> None:
         """End the database server as a crash would, without a checkpoint; keep its data and port.
@@ -166,8 +198,9 @@ class LocalStack:
 
     @property
     def kafka_bootstrap_servers(self) -> str:
-        """The broker's address: host:port."""
-        return f"{LOOPBACK}:{self._kafka.port}"
+        """The brokers' addresses: host:port, comma separated."""
+        self._node(1)
+        return ",".join(f"{LOOPBACK}:{each.port}" for each in self._open.kafka)
 
     @property
     def database_url(self) -> str:
@@ -176,8 +209,8 @@ class LocalStack:
 
     @property
     def kafka_pid(self) -> int:
-        """The process id of the broker."""
-        return self._children[self._kafka.name].pid
+        """The process id of the first broker."""
+        return self.broker(1).pid
 
     @property
     def postgres_pid(self) -> int:
@@ -186,8 +219,8 @@ class LocalStack:
 
     @property
     def kafka_log(self) -> Path:
-        """The broker's log file."""
-        return self._kafka.log
+        """The first broker's log file."""
+        return self.broker_log(1)
 
     @property
     def postgres_log(self) -> Path:
@@ -215,11 +248,10 @@ class LocalStack:
             raise LocalStackError("The local stack is not running: call start().")
         return self._assembly
 
-    @property
-    def _kafka(self) -> KafkaServer:
-        if self._open.kafka is None:
+    def _node(self, node: int) -> KafkaServer:
+        if not self._open.kafka:
             raise LocalStackError("This local stack was made without Kafka.")
-        return self._open.kafka
+        return self._open.kafka[node - 1]
 
     @property
     def _postgres(self) -> PostgresServer:

@@ -12,7 +12,7 @@ from socket import socket
 from infra.local.artifacts import Lock
 from infra.local.bundled_binaries import POSTGRES_MAJOR, java_version
 from infra.local.directories import PORTS, claim_data, create_run, is_reachable
-from infra.local.kafka_server import KafkaServer
+from infra.local.kafka_server import KafkaServer, kept_cluster_id
 from infra.local.ports import read_ports, release_where_needed, reserve_port_again
 from infra.local.postgres_server import PostgresServer, readable_install, server_user
 from infra.local.progress import Report
@@ -37,6 +37,7 @@ class Options:
     postgres_settings: Mapping[str, str]
     kafka_lock: Lock
     postgres_folder: Path | None  # None: the wheel's
+    brokers: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class Assembly:
     run: Path  # temporary; the supervisor removes it
     logs: Path
     supervisor: SupervisorClient
-    kafka: KafkaServer | None
+    kafka: tuple[KafkaServer, ...]  # by node, from node 1 on
     postgres: PostgresServer | None
 
 
@@ -60,14 +61,15 @@ def assemble_stack(options: Options, class_path: Sequence[Path], report: Report)
         handed_over.callback(os.close, lock)
         inherit = [lock]
         if options.data_dir is not None:
-            data_lock = claim_data(options.data_dir, {"kafka": options.kafka_lock.kafka, "postgres": POSTGRES_MAJOR})
+            versions = {"kafka": options.kafka_lock.kafka, "postgres": POSTGRES_MAJOR}
+            data_lock = claim_data(options.data_dir, versions, options.brokers)
             handed_over.callback(os.close, data_lock)
             inherit.append(data_lock)
         base = options.data_dir or run
         logs = _fresh_logs(base / "logs")
         reserved = {name: handed_over.enter_context(each) for name, each in _reserve(options, base, report).items()}
         ports = {name: int(each.getsockname()[1]) for name, each in reserved.items()}
-        kafka = _kafka(options, class_path, base, run, ports) if options.kafka else None
+        kafka = _kafka(options, class_path, base, run, ports) if options.kafka else ()
         postgres = None
         if options.postgres:
             home = base / "postgres"
@@ -101,19 +103,22 @@ def assemble_stack(options: Options, class_path: Sequence[Path], report: Report)
 def _reserve(options: Options, base: Path, report: Report) -> dict[str, socket]:
     """Reserve a port for each server. A data directory keeps the ports of its first run, so that addresses stay."""
     asked = {"kafka": options.kafka_port, "postgres": options.postgres_port}
+    more = range(2, options.brokers + 1)
+    asked |= {_nth("kafka", node): None for node in more}
+    usual, first = dict(options.usual_ports), options.kafka_port or options.usual_ports.get("kafka")
+    if first is not None:  # the other brokers' ports follow that of the first
+        usual |= {_nth("kafka", node): first + node - 1 for node in more}
     if options.data_dir is None:
         before: dict[str, int] = {}
     else:
         before = read_ports(base / PORTS, asked)
     with ExitStack() as on_failure:
         reserved: dict[str, socket] = {}
-        for name, port in {**asked, "controller": None}.items():
+        for name, port in {**asked, "controller": None, **{_nth("controller", node): None for node in more}}.items():
             ours = before.get(name)
             if ours in {each.getsockname()[1] for each in reserved.values()}:  # now given to the other server
                 ours = None
-            reserved[name] = on_failure.enter_context(
-                reserve_port_again(port, ours, name, report, options.usual_ports.get(name))
-            )
+            reserved[name] = on_failure.enter_context(reserve_port_again(port, ours, name, report, usual.get(name)))
         on_failure.pop_all()
     if options.data_dir is not None:
         kept = {name: before.get(name, int(reserved[name].getsockname()[1])) for name in asked}
@@ -129,25 +134,40 @@ def _fresh_logs(logs: Path) -> Path:
     return logs
 
 
+def _nth(name: str, node: int) -> str:
+    """Return the name of a port of a node. A single broker's are named as ever."""
+    return name if node == 1 else f"{name}-{node}"
+
+
 def _kafka(
     options: Options,
     class_path: Sequence[Path],
     base: Path,
     run: Path,
     ports: Mapping[str, int],
-) -> KafkaServer:
-    return KafkaServer(
-        version=options.kafka_lock.kafka,
-        class_path=class_path,
-        data=base / "kafka",
-        config=run / "config",
-        log=base / "logs" / "kafka.log",
-        archive=class_path[0].parent / f"classes-{java_version()}.aot",
-        scratch=run / "scratch",
-        port=ports["kafka"],
-        controller_port=ports["controller"],
-        temporary=options.data_dir is None,
-        heap=options.kafka_heap,
-        jvm_options=options.jvm_options,
-        broker=options.broker_settings,
+) -> tuple[KafkaServer, ...]:
+    nodes = range(1, options.brokers + 1)
+    controllers = {node: ports[_nth("controller", node)] for node in nodes}
+    names = {node: f"broker-{node}" if options.brokers > 1 else "kafka" for node in nodes}
+    data = {node: base / names[node] for node in nodes}
+    cluster = kept_cluster_id(data.values()) if options.brokers > 1 else None
+    return tuple(
+        KafkaServer(
+            version=options.kafka_lock.kafka,
+            class_path=class_path,
+            data=data[node],
+            config=run / (f"config-{node}" if options.brokers > 1 else "config"),
+            log=base / "logs" / f"{names[node]}.log",
+            archive=class_path[0].parent / f"classes-{java_version()}.aot",
+            scratch=run / (f"scratch-{node}" if options.brokers > 1 else "scratch"),
+            port=ports[_nth("kafka", node)],
+            controllers=controllers,
+            temporary=options.data_dir is None,
+            node=node,
+            cluster=cluster,
+            heap=options.kafka_heap,
+            jvm_options=options.jvm_options,
+            broker=options.broker_settings,
+        )
+        for node in nodes
     )

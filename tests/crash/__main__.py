@@ -30,14 +30,15 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=40.0, help="records a second")
     parser.add_argument("--partitions", type=int, default=PARTITIONS, help="of each topic, worked by two workers each")
     parser.add_argument("--kafka", choices=KAFKA, metavar="VERSION", help=f"of the broker: one of {', '.join(KAFKA)}")
+    parser.add_argument("--brokers", type=int, default=1, choices=[1, 3, 5], help="of which one is killed at a time")
     parser.add_argument("--broken", choices=[*BROKEN], help="take a protection out: the matrix then has to fail")
     return parser.parse_args()
 
 
-async def _run(order: Order, partitions: int, kafka: str | None, out: Console) -> Result:
+async def _run(order: Order, given: argparse.Namespace, out: Console) -> Result:
     columns = (TextColumn("{task.completed:,} of {task.total:,} faults"), BarColumn(), TimeElapsedColumn(),
                TextColumn("left:"), TimeRemainingColumn())  # fmt: skip
-    stack = crash_stack(lambda _: None, kafka_lock(kafka) if kafka else None)
+    stack = crash_stack(lambda _: None, given.brokers, kafka_lock(given.kafka) if given.kafka else None)
     began, told = monotonic(), [0]
     with stack, Progress(*columns, console=out, disable=not out.is_terminal) as bar:
         task = bar.add_task("faults", total=order.faults)
@@ -51,7 +52,7 @@ async def _run(order: Order, partitions: int, kafka: str | None, out: Console) -
                 left = seconds / done * (order.faults - done)
                 out.print(f"{seconds:6.0f} s: {done:,} of {order.faults:,} faults, about {left:.0f} s left")
 
-        return await run(stack, crash_settings(stack, partitions), order, LOGS, report)
+        return await run(stack, crash_settings(stack, given.partitions), order, LOGS, report)
 
 
 def main() -> None:
@@ -63,9 +64,10 @@ def main() -> None:
     out = Console()
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # a killed broker is meant to be missed
     LOGS.mkdir(parents=True, exist_ok=True)
-    result = asyncio.run(_run(order, given.partitions, given.kafka, out))
-    # docs/crash-matrix.md is rendered from the file of the project's own version.
-    write(result, FILE.with_stem(f"crash-kafka-{given.kafka}") if given.kafka else FILE)
+    result = asyncio.run(_run(order, given, out))
+    # docs/crash-matrix.md is rendered from the file of the project's own version, and of one broker.
+    forms = [f"kafka-{given.kafka}"] * bool(given.kafka) + [f"brokers-{given.brokers}"] * (given.brokers > 1)
+    write(result, FILE.with_stem("-".join([FILE.stem, *forms])))
     show(result, out)
     out.print(summary(result))
     sys.exit(not result.passed)

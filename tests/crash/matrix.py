@@ -73,10 +73,11 @@ class Result:
         return self.verdict.passed and not self.stuck and not self.unreached
 
 
-def crash_stack(report: Callable[[str], None], kafka: Lock | None = None) -> LocalStack:
-    """Return a stack whose broker notices what is lost in a second or two; `kafka` is a version not the project's."""
+def crash_stack(report: Callable[[str], None], brokers: int = 1, kafka: Lock | None = None) -> LocalStack:
+    """Return a stack whose brokers notice what is lost in a second or two; `kafka` is a version not the project's."""
     return LocalStack(
         report=report,
+        brokers=brokers,
         kafka_lock=kafka,
         broker_settings={
             "group.min.session.timeout.ms": "500",
@@ -93,6 +94,7 @@ def crash_settings(stack: LocalStack, partitions: int = PARTITIONS) -> Settings:
         kafka_bootstrap_servers=stack.kafka_bootstrap_servers,
         database_url=stack.database_url,
         topic_partitions=partitions,
+        topic_replication=min(stack.brokers, 3),
         topic_record_time=RecordTime.CREATE,
         session_seconds=6,
         transaction_seconds=1.2,
@@ -194,18 +196,23 @@ async def _fault(group: Group, cell: Cell, watch: Watch, result: Result) -> None
 
 
 async def _kill_server(stack: LocalStack, groups: dict[str, Group], stage: Stage, watch: Watch, result: Result) -> None:
-    """Kill a server while workers stand, let them go on into what is left, and start it again."""
+    """Kill a server while workers stand, let them go on into what is left, and start it again.
+
+    Of several brokers it is one at random: each leads some partitions and coordinates some groups and transactions.
+    """
     is_broker = stage.server is Kind.BROKER
+    dice = Random(result.order.seed + result.server_kills.total())  # noqa: S311 - a workload
+    node = dice.randint(1, stack.brokers)
     cells = [row[0] for row in stage.cells.values() if row]
     standing = await asyncio.gather(*(groups[cell.job].reach(cell) for cell in cells))
-    await asyncio.to_thread(stack.kill_kafka if is_broker else stack.kill_postgres)
+    await asyncio.to_thread(*((stack.kill_kafka, node) if is_broker else (stack.kill_postgres,)))
     for cell, member in zip(cells, standing, strict=True):
         (result.faults if member else result.missed)[cell] += 1
         if member is not None:
             member.go()
             watch.expect(cell, groups[cell.job].name, member.pid)
     result.server_kills[stage.server or ""] += 1
-    await asyncio.to_thread(stack.start_kafka if is_broker else stack.start_postgres)
+    await asyncio.to_thread(*((stack.start_kafka, node) if is_broker else (stack.start_postgres,)))
 
 
 async def _drain(settings: Settings, groups: dict[str, Group], inputs: Inputs, seconds: float) -> int:

@@ -90,7 +90,11 @@ EXAMPLES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     "operations": (("inmail operations list", "who did what, and why"),),
     "operations list": (("inmail operations list --last 10", "the newest ten"),),
     "operations show": (("inmail operations show 12", "plan and result"),),
-    "up": (("inmail up", "in this folder"), ("source .inmail/env", "in another terminal: every command works")),
+    "up": (
+        ("inmail up", "in this folder"),
+        ("source .inmail/env", "in another terminal: every command works"),
+        ("inmail up --data cluster --brokers 3 --workers 2", "three brokers, and two of each worker"),
+    ),
     "workers": (("inmail workers list", "which run"), ("inmail workers restart send", "one of them")),
     "workers list": (("inmail workers list", "which run, and where their logs are"),),
     "workers stop": (("inmail workers stop send", "its records wait"),),

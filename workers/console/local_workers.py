@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from workers.console.health import FAILED, WARNING, SystemPart
+from workers.console.health import FAILED, OK, WARNING, SystemPart
 
 __all__ = [
     "LET_THROUGH",
@@ -54,6 +54,7 @@ class WorkerStatus:
     error: str = ""  # what it ended of, in a sentence; empty where it never did
     restarts: int = 0  # in a row, by itself
     starts_in_seconds: float | None = None  # while it backs off
+    is_broker: bool = False  # of Kafka, where a cluster's are run here
 
     @property
     def advice(self) -> str:
@@ -76,9 +77,10 @@ class WorkerStatus:
             case ProcessState.BACKING_OFF:
                 return f"{self.error}; it is started again in {self.starts_in_seconds or 0:.0f} s"
             case ProcessState.STOPPED:
-                return "an operator stopped it; what comes waits"
+                meanwhile = "the other brokers have its partitions" if self.is_broker else "what comes waits"
+                return f"an operator stopped it; {meanwhile}"
             case ProcessState.STOPPING:
-                return "it drains"
+                return "it hands its partitions over" if self.is_broker else "it drains"
             case _:
                 return f"it runs as process {self.pid}" + (f"; the one before: {self.error}" if self.error else "")
 
@@ -129,14 +131,15 @@ _ACTIONS: Final[Mapping[ProcessState, tuple[str, ...]]] = {
 
 
 def with_processes(parts: Sequence[SystemPart], statuses: Sequence[WorkerStatus]) -> list[SystemPart]:
-    """Return parts of the system with what can be done with their processes.
+    """Return parts of the system with what can be done with their processes, and a part for each broker's process.
 
     A part whose process does not run has the reason of that as its cause.
     """
     found = {status.name: status for status in statuses}
+    brokers = [SystemPart(each.name, OK, "running", each.text) for each in statuses if each.is_broker]
     return [
         _with_process(part, found[name]) if (name := part.name.removesuffix(" worker")) in found else part
-        for part in parts
+        for part in (*brokers, *parts)
     ]
 
 

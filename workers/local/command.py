@@ -1,5 +1,6 @@
 """The commands that run their own Kafka and Postgres. Their imports need the extra `local`."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,14 @@ from workers.commands.running import Exit, fail, run_command
 __all__ = ["demo", "up"]
 
 _USUAL_PORTS = {"kafka": 9092, "postgres": 5432}
+
+
+class Brokers(StrEnum):
+    """How many brokers there can be: of an odd number a majority is left when one ends."""
+
+    ONE = "1"
+    THREE = "3"
+    FIVE = "5"
 
 
 def demo() -> None:
@@ -39,12 +48,22 @@ def up(
     data: Annotated[Path, typer.Option(help="Directory for data, logs and the chosen ports.")] = Path(".inmail"),
     kafka_port: Annotated[int | None, _port_option("Kafka")] = None,
     postgres_port: Annotated[int | None, _port_option("Postgres")] = None,
+    brokers: Annotated[
+        Brokers | None,
+        typer.Option(
+            help="Kafka brokers, of which 3 or 5 form a cluster with three replicas of each partition; by default, as"
+            " many as the data directory has, else 1.",
+        ),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, max=6, help="Members of each worker; there is one ticker.")] = 1,
 ) -> None:
     """Run Kafka, Postgres and all workers in the foreground until Ctrl-C.
 
-    A worker that ends is named, with its last error and its log, and started again; `inmail workers` stops and starts
-    workers. In another terminal, `source .inmail/env` lets every command reach this stack.
+    A worker that ends is named, with its last error and its log, and started again, and so is one of several brokers;
+    `inmail workers` stops and starts them. In another terminal, `source .inmail/env` lets every command reach this
+    stack.
     """
-    from workers.local.up import run_up  # noqa: PLC0415
+    from workers.local.up import StackSize, run_up  # noqa: PLC0415
 
-    run_command(lambda _: run_up(data.resolve(), kafka_port, postgres_port, _USUAL_PORTS))
+    size = StackSize(None if brokers is None else int(brokers), workers)
+    run_command(lambda _: run_up(data.resolve(), kafka_port, postgres_port, _USUAL_PORTS, size))

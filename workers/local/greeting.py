@@ -27,6 +27,7 @@ def greeting(stack: LocalStack, data_dir: Path, environment: Path, page: LocalCo
     inmail = _command()
     data = "" if data_dir == _DATA.resolve() else f" --data {shlex.quote(_short(data_dir))}"
     metrics = "\n           ".join(f"http://{LOOPBACK}:{port}/metrics ({name})" for name, port in page.probes.items())
+    cluster = "" if stack.brokers == 1 else f"\n  {inmail} workers stop broker-2{data}"
     grant, send, other = _events()
     return f"""
 Console    {page.sign_in_hint}
@@ -51,7 +52,7 @@ Is all as it has to be? Which workers run? Stop one, and start it again:
   {inmail} doctor
   {inmail} workers list{data}
   {inmail} workers stop send{data}
-  {inmail} workers start send{data}
+  {inmail} workers start send{data}{cluster}
 
 Your own producer must use the account as the key. With kcat:
 

@@ -1,7 +1,7 @@
 """The console of a local stack: on loopback, with the workers' probes, and an operator's token for this run."""
 
 import secrets
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from typing import Final, NamedTuple
 
@@ -36,12 +36,12 @@ class LocalConsole(NamedTuple):
 
 
 @contextmanager
-def probe_ports() -> Iterator[Mapping[str, int]]:
+def probe_ports(names: Sequence[str] = WORKERS) -> Iterator[Mapping[str, int]]:
     """Reserve a port for each worker's probes until the context ends: the usual ports, or the next free ones."""
     with ExitStack() as stack:
         reserved = {
             name: stack.enter_context(closing(reserve_usual(_FIRST_PROBE_PORT + number, f"the {name} worker's probes")))
-            for number, name in enumerate(WORKERS)
+            for number, name in enumerate(names)
         }
         for port_socket in reserved.values():
             release_where_needed(port_socket)

@@ -11,12 +11,14 @@ from types import MappingProxyType
 
 from infra.settings import Settings
 from workers.errors import ChildError
+from workers.local.last_words import last_words
 
-__all__ = ["COMMAND_MODULE", "WORKERS", "WorkerProcesses", "environment"]
+__all__ = ["COMMAND_MODULE", "WORKERS", "WorkerProcesses", "environment", "member_names"]
 
 # For `python -m`. An installed package has another name than the repository's folder.
 COMMAND_MODULE = f"{__package__.rpartition('.')[0]}.cli"
 WORKERS = ("send", "billing", "expiry", "ticker")
+_SINGLE = "ticker"  # a second one would only tick twice
 
 _MAX_LOG_LINES = 15
 _EXTRA_DRAIN_SECONDS = 10  # a worker that cannot leave its group or close its pool logs that and ends
@@ -33,8 +35,17 @@ def environment(settings: Settings) -> dict[str, str]:
     return variables
 
 
+def member_names(count: int) -> tuple[str, ...]:
+    """Return the names of `count` members of each worker, `send` and `send-2`, beside the one ticker.
+
+    The first members come first, and are named as if they were alone.
+    """
+    more = (f"{name}-{number}" for number in range(2, count + 1) for name in WORKERS if name != _SINGLE)
+    return (*WORKERS, *more)
+
+
 class WorkerProcesses:
-    """The four workers as child processes, each with a log file.
+    """The workers as child processes, each with a log file.
 
     Each worker watches its standard input and drains when this process ends, however it ends. A worker with a port in
     `probes` serves its probes there.
@@ -66,8 +77,8 @@ class WorkerProcesses:
         for name in self._names:
             self.start_one(name)
 
-    def start_one(self, name: str, more: Mapping[str, str] = MappingProxyType({})) -> None:
-        """Start one worker, which does not run.
+    def start_one(self, name: str, more: Mapping[str, str] = MappingProxyType({})) -> int:
+        """Start one worker, which does not run, and return its process id.
 
         Args:
             name: the worker.
@@ -81,13 +92,22 @@ class WorkerProcesses:
         port = {"INMAIL_HEALTH_PORT": str(self._probes[name])} if name in self._probes else {}
         with self.log_path(name).open("ab") as file:
             self.running[name] = subprocess.Popen(  # noqa: S603 - runs this program
-                [sys.executable, "-m", COMMAND_MODULE, "worker", name, "--stop-with-parent"],
+                [sys.executable, "-m", COMMAND_MODULE, "worker", name.partition("-")[0], "--stop-with-parent"],
                 stdin=subprocess.PIPE,
                 stdout=file,
                 stderr=file,
                 env={**self._environment, **port, **more},
                 start_new_session=True,  # Ctrl-C reaches only the parent, which drains the workers
             )
+        return self.running[name].pid
+
+    def exit_code(self, name: str) -> int | None:
+        """Return what a worker ended with; None while it runs."""
+        return self.running[name].poll()
+
+    def last_words(self, name: str, begun_at: int, code: int) -> str:
+        """Return what a worker ended of, in a sentence."""
+        return last_words(self.log_path(name), begun_at, code)
 
     def kill_and_restart(self, name: str) -> None:
         """Kill a worker with SIGKILL, as a crash would, and start another in its place."""

@@ -1,21 +1,24 @@
 """Keeps the workers of `inmail up` running: one that ends is started again, and never takes the rest with it.
 
+The same for the brokers of a cluster, where there are several.
+
 The wait before a start doubles with each end in a row. A worker that its circuit breaker ended stays ended: the same
 records would end it again, and whether they may become dead letters is an operator's decision.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from time import monotonic
-from typing import Final
+from typing import Final, Protocol
 
 from infra.clock import utc_now
+from infra.local.errors import LocalStackError
 from workers.commands.running import Exit
 from workers.console.local_workers import ControlError, ProcessState, WorkerAction, WorkerStatus
-from workers.local.last_words import last_words
+from workers.local.brokers import BrokerProcesses
 from workers.local.processes import WorkerProcesses
 
 __all__ = ["WorkerSupervisor"]
@@ -26,11 +29,31 @@ _LET_THROUGH: Final = {"INMAIL_DEAD_LETTER_SHARE": "1"}
 _DOWN: Final = (ProcessState.STOPPED, ProcessState.TRIPPED, ProcessState.BACKING_OFF)
 
 
+class _Processes(Protocol):
+    """Processes of one sort, by name."""
+
+    @property
+    def names(self) -> Sequence[str]: ...
+
+    def log_path(self, name: str) -> Path: ...
+
+    def start_one(self, name: str, more: Mapping[str, str]) -> int: ...
+
+    def stop_one(self, name: str) -> int: ...
+
+    def exit_code(self, name: str) -> int | None: ...
+
+    def last_words(self, name: str, begun_at: int, code: int) -> str: ...
+
+    def forget(self, name: str) -> None: ...
+
+
 @dataclass(slots=True)
 class _Supervised:
-    """One worker, and what became of it."""
+    """One process, and what became of it."""
 
     status: WorkerStatus
+    of: _Processes
     more: dict[str, str] = field(default_factory=dict)  # variables beside those of all workers
     log_from: int = 0  # where in its log the lines of this process begin
     started_at: float = 0.0
@@ -44,13 +67,19 @@ class WorkerSupervisor:
         workers: the processes.
         say: is told, in a line, each end and each start after one.
         least_seconds: the wait after the first end.
+        brokers: which run already, and are watched too.
 
     """
 
     def __init__(
-        self, workers: WorkerProcesses, say: Callable[[str], None], least_seconds: float = _LEAST_SECONDS
+        self,
+        workers: WorkerProcesses,
+        say: Callable[[str], None],
+        least_seconds: float = _LEAST_SECONDS,
+        brokers: BrokerProcesses | None = None,
     ) -> None:
         self._workers = workers
+        self._brokers = brokers
         self._say = say
         self._least_seconds = least_seconds
         self._all: dict[str, _Supervised] = {}
@@ -59,8 +88,11 @@ class WorkerSupervisor:
         """Start all workers."""
         for name in self._workers.names:
             status = WorkerStatus(name, ProcessState.STOPPED, utc_now(), self._workers.log_path(name))
-            self._all[name] = _Supervised(status)
+            self._all[name] = _Supervised(status, self._workers)
             self._start(self._all[name])
+        if self._brokers is not None:
+            for status in self._brokers.statuses():
+                self._all[status.name] = _Supervised(status, self._brokers)
 
     def statuses(self) -> list[WorkerStatus]:
         """Return how each worker's process stands."""
@@ -76,7 +108,7 @@ class WorkerSupervisor:
         """Notice workers that have ended, and start those whose wait is over."""
         for each in self._all.values():
             if each.status.state is ProcessState.RUNNING:
-                code = self._workers.running[each.status.name].poll()
+                code = each.of.exit_code(each.status.name)
                 if code is not None:
                     self._note_end(each, code)
             elif each.status.state is ProcessState.BACKING_OFF and monotonic() >= each.start_at and self._start(each):
@@ -117,8 +149,8 @@ class WorkerSupervisor:
     async def _drain(self, each: _Supervised) -> None:
         name = each.status.name
         self._become(each, ProcessState.STOPPING)
-        code = await asyncio.to_thread(self._workers.stop_one, name)
-        self._workers.forget(name)
+        code = await asyncio.to_thread(each.of.stop_one, name)
+        each.of.forget(name)
         if code:
             self._say(f"{name}: did not drain: {self._words(each, code)}. Its log: {each.status.log}")
 
@@ -128,17 +160,18 @@ class WorkerSupervisor:
         each.log_from = each.status.log.stat().st_size if each.status.log.exists() else 0
         each.started_at = monotonic()
         try:
-            self._workers.start_one(name, each.more)
-        except OSError as error:  # no memory, no room, no more processes: it may pass
-            self._back_off(each, f"it could not be started: {error.strerror or error}")
+            pid = each.of.start_one(name, each.more)
+        except (OSError, LocalStackError) as error:  # no memory, no room, no more processes: it may pass
+            reason = error.strerror if isinstance(error, OSError) else None
+            self._back_off(each, f"it could not be started: {reason or error}")
             return False
-        self._become(each, ProcessState.RUNNING, pid=self._workers.running[name].pid)
+        self._become(each, ProcessState.RUNNING, pid=pid)
         return True
 
     def _note_end(self, each: _Supervised, code: int) -> None:
-        self._workers.forget(each.status.name)
         words = self._words(each, code)
-        if code == Exit.UNDECIDABLE:
+        each.of.forget(each.status.name)
+        if code == Exit.UNDECIDABLE and not each.status.is_broker:
             self._become(each, ProcessState.TRIPPED, error=words)
             status = each.status
             self._say(f"{status.name}: {status.text}. Its log: {status.log}. To do: {status.advice}")
@@ -154,13 +187,13 @@ class WorkerSupervisor:
         self._say(f"{each.status.name}: {error}; it is started again in {seconds:.0f} s. Its log: {each.status.log}")
 
     def _words(self, each: _Supervised, code: int) -> str:
-        return last_words(each.status.log, each.log_from, code)
+        return each.of.last_words(each.status.name, each.log_from, code)
 
     @staticmethod
     def _become(
         each: _Supervised, state: ProcessState, *, pid: int | None = None, error: str = "", restarts: int | None = None
     ) -> None:
         now: datetime = utc_now()
-        log: Path = each.status.log
         count = each.status.restarts if restarts is None else restarts
-        each.status = WorkerStatus(each.status.name, state, now, log, pid, error or each.status.error, count)
+        error = error or each.status.error
+        each.status = replace(each.status, state=state, since=now, pid=pid, error=error, restarts=count)

@@ -4,10 +4,11 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
+from infra.local.directories import kept_brokers
 from infra.local.errors import ServerError, StartInterruptedError
 from infra.local.stack import LocalStack
 from infra.log import configure_logging
@@ -19,23 +20,37 @@ from infra.terminal import Reporter, console
 from workers.commands.views.doctor import result_line
 from workers.errors import ChildError
 from workers.ledger.store import FUNCTIONS
+from workers.local.brokers import BrokerProcesses
 from workers.local.control import serve_control
 from workers.local.environment_file import environment_file
 from workers.local.greeting import greeting
 from workers.local.local_console import probe_ports, serve_local_console
-from workers.local.processes import WorkerProcesses
+from workers.local.processes import WorkerProcesses, member_names
 from workers.local.supervision import WorkerSupervisor
 from workers.ops.doctor import CheckResult, Grade, run_checkup
 from workers.ops.topics.plan import apply_topics, plan_topics
 
-__all__ = ["prepare_stack", "run_up", "stack_settings"]
+__all__ = ["StackSize", "prepare_stack", "run_up", "stack_settings"]
 
+_REPLICAS = 3
 _CHECK_SECONDS = 0.5
 _SHORT_DRAIN_SECONDS = 3.0  # for workers without Kafka or Postgres, which cannot finish any work
 
 
+class StackSize(NamedTuple):
+    """How much `inmail up` runs."""
+
+    brokers: int | None = None  # None: as many as the data directory has, or one
+    workers: int = 1  # members of each worker
+
+
 def stack_settings(stack: LocalStack, **more: object) -> Settings:
-    """Return the settings of the environment, with the stack's addresses and further values."""
+    """Return the settings of the environment, with the stack's addresses and further values.
+
+    Topics of a stack with several brokers have three replicas, unless the environment says how many.
+    """
+    if stack.brokers > 1 and "topic_replication" not in load_settings().model_fields_set:
+        more = {"topic_replication": min(stack.brokers, _REPLICAS)} | more
     return load_settings(kafka_bootstrap_servers=stack.kafka_bootstrap_servers, database_url=stack.database_url, **more)
 
 
@@ -53,11 +68,15 @@ async def prepare_stack(settings: Settings) -> list[str]:
 
 
 async def run_up(
-    data_dir: Path, kafka_port: int | None, postgres_port: int | None, usual_ports: Mapping[str, int]
+    data_dir: Path,
+    kafka_port: int | None,
+    postgres_port: int | None,
+    usual_ports: Mapping[str, int],
+    size: StackSize = StackSize(),  # noqa: B008 - immutable
 ) -> None:
     """Run until SIGINT or SIGTERM, then drain the workers and stop the stack. Both signals work at any time.
 
-    A worker that ends is started again, and the rest goes on meanwhile.
+    A worker that ends is started again, and so is one of several brokers; the rest goes on meanwhile.
 
     Raises:
         LocalStackError: when the stack cannot start, or a server ended; the message says what to do.
@@ -66,7 +85,8 @@ async def run_up(
     """
     out = console()
     stop = create_stop_event()
-    stack = LocalStack(data_dir, kafka_port, postgres_port, Reporter(out), usual_ports=usual_ports)
+    brokers = size.brokers or kept_brokers(data_dir) or 1
+    stack = LocalStack(data_dir, kafka_port, postgres_port, Reporter(out), usual_ports=usual_ports, brokers=brokers)
     if not await _start_stack(stack, stop):
         out.print("stopped before the stack was up")
         return
@@ -81,7 +101,7 @@ async def run_up(
                 return
             checking.result()
             with _logs_in(settings, data_dir / "logs" / "up.log"):
-                await _work(stack, settings, data_dir, stop, out)
+                await _work(stack, settings, data_dir, size.workers, stop, out)
     finally:
         await asyncio.to_thread(stack.stop)
         out.print("stopped")
@@ -146,12 +166,16 @@ def _logs_in(settings: Settings, log: Path) -> Iterator[None]:
             configure_logging(quiet)
 
 
-async def _work(stack: LocalStack, settings: Settings, data_dir: Path, stop: asyncio.Event, out: Console) -> None:
+async def _work(  # noqa: PLR0913, PLR0917 - what `run_up` has opened
+    stack: LocalStack, settings: Settings, data_dir: Path, members: int, stop: asyncio.Event, out: Console
+) -> None:
     """Run the workers and the console until `stop` is set, and drain them."""
     with contextlib.ExitStack() as held:
-        probes = held.enter_context(probe_ports())
-        workers = WorkerProcesses(settings, data_dir / "logs", probes=probes)
-        supervisor = WorkerSupervisor(workers, lambda line: out.print(line, soft_wrap=True))
+        names = member_names(members)
+        probes = held.enter_context(probe_ports(names))
+        workers = WorkerProcesses(settings, data_dir / "logs", names, probes=probes)
+        brokers = BrokerProcesses(stack) if stack.brokers > 1 else None
+        supervisor = WorkerSupervisor(workers, lambda line: out.print(line, soft_wrap=True), brokers=brokers)
 
         def check() -> None:
             stack.check()  # first: a worker may end because a server did

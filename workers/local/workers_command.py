@@ -1,4 +1,4 @@
-"""The commands that list, stop and start the workers of a running `inmail up`."""
+"""The commands that list, stop and start the workers, and one of several brokers, of a running `inmail up`."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,7 +19,7 @@ __all__ = ["workers"]
 workers = typer.Typer(no_args_is_help=True, add_completion=False)
 
 _Data = Annotated[Path, typer.Option("--data", help="The data directory of the running `inmail up`.")]
-_Name = Annotated[str, typer.Argument(metavar="WORKER", help="send, billing, expiry or ticker.")]
+_Name = Annotated[str, typer.Argument(metavar="WORKER", help="A name that `inmail workers list` shows.")]
 _LetThrough = Annotated[
     bool,
     typer.Option(
@@ -39,7 +39,10 @@ def list_command(data: _Data = _DATA, *, json: JsonOption = False) -> None:
 
 @workers.command("stop")
 def stop_command(worker: _Name, data: _Data = _DATA, *, json: JsonOption = False) -> None:
-    """Drain a worker and keep it stopped until it is started: what comes meanwhile waits, and nothing is lost."""
+    """Drain a worker and keep it stopped until it is started: what comes meanwhile waits, and nothing is lost.
+
+    One of several brokers hands its partitions over to the others first.
+    """
     _show(_ask(data, WorkerAction.STOP, worker), json=json)
 
 

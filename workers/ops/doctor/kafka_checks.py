@@ -91,8 +91,10 @@ def _replicas(topic: str, found: DescribedTopic, brokers: int) -> list[CheckResu
         results.append(wrong("topics", topic, f"nobody leads partitions {numbers}", "bring their brokers back"))
     elif found.lagging:
         numbers = ", ".join(map(str, found.lagging))
-        text = f"replicas of partitions {numbers} are not in sync"
-        results.append(warning("topics", topic, text, "look at the brokers that hold them"))
+        brokers_behind = f"broker{'s' if len(found.behind) > 1 else ''} {', '.join(map(str, found.behind))}"
+        text = f"the replicas of partitions {numbers} on {brokers_behind} are not in sync"
+        do = f"look at {brokers_behind}: whether it runs, and whether it catches up"
+        results.append(warning("topics", topic, text, do))
     if found.replicas == 1 and brokers > 1:
         do = "give it more replicas (kafka-reassign-partitions.sh), and set INMAIL_TOPIC_REPLICATION"
         results.append(warning("topics", topic, "it has one replica: the loss of a broker loses records", do))

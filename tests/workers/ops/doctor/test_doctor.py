@@ -16,6 +16,7 @@ from pydantic import SecretStr
 
 from infra.kafka.broker_versions import BrokerVersion
 from infra.kafka.clients import admin_client, committed_offsets, reader
+from infra.kafka.topic_ids import DescribedTopic
 from infra.local.stack import LocalStack
 from infra.migrate import migrate
 from infra.postgres import connect_database
@@ -29,7 +30,7 @@ from workers.commands.running import Exit
 from workers.ledger.store import FUNCTIONS
 from workers.local.up import prepare_stack
 from workers.ops.doctor import CheckResult, CheckupReport, Grade, run_checkup
-from workers.ops.doctor.kafka_checks import check_version
+from workers.ops.doctor.kafka_checks import _replicas, check_version
 
 TOPIC, GROUP, TRANSACTIONAL_ID = 2, 3, 5  # kinds of resources
 READ, WRITE, DESCRIBE = 3, 4, 8
@@ -358,3 +359,13 @@ async def test_the_command_ends_with_what_it_found(prepared: Settings) -> None:
     ]
     assert Exit.UNREACHABLE == away.code
     assert "wrong   Kafka: at 127.0.0.1:1: it cannot be reached. To do: start Kafka, or mend" in away.out
+
+
+def test_a_replica_that_is_behind_is_warned_of_with_its_broker() -> None:
+    """Whoever reads it knows where to look."""
+    found = _replicas("t", DescribedTopic(3, (), (0, 4), (2,), None), brokers=3)
+
+    assert [("the replicas of partitions 0, 4 on broker 2 are not in sync", Grade.WARNING)] == [
+        (each.text, each.grade) for each in found
+    ]
+    assert found[0].do.startswith("look at broker 2: ")

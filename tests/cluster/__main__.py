@@ -1,0 +1,82 @@
+"""`make cluster`: kills brokers of a cluster of three, and Postgres, under load. Exits 1 when a promise was broken."""
+
+import argparse
+import asyncio
+import json
+import logging
+import sys
+import tempfile
+from pathlib import Path
+from time import monotonic
+
+from infra.local.stack import LocalStack
+from tests.cluster.judge import ALLOWED_SECONDS, POSTGRES, Kill
+from tests.cluster.kills import random_servers, run
+from workers.local.up import stack_settings
+
+FILE = Path(__file__).parents[2] / "build" / "cluster.json"
+BROKERS = 3
+QUORUM = {"controller.quorum.fetch.timeout.ms": "1000"}  # Kafka's default is 2 s
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.cluster", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=10, help="kills; each fifth is of Postgres")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--rate", type=float, default=120.0, help="sends a second")
+    parser.add_argument("--partitions", type=int, default=12, help="of each topic")
+    parser.add_argument("--members", type=int, default=2, help="of each worker")
+    parser.add_argument(
+        "--session-ms", type=int, default=0, help="the brokers' session timeout; the stack's by default"
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run, print, write."""
+    given = _arguments()
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # a killed broker is meant to be missed
+    hurried = dict(QUORUM)
+    if given.session_ms:
+        hurried["broker.session.timeout.ms"] = str(given.session_ms)
+    began = monotonic()
+
+    def report(kill: Kill) -> None:
+        print(f"{monotonic() - began:6.0f} s: killed {_name(kill)}", flush=True)
+
+    with (
+        LocalStack(brokers=BROKERS, broker_settings=hurried, report=lambda line: print(line, flush=True)) as stack,
+        tempfile.TemporaryDirectory(prefix="inmail-cluster-") as logs,
+    ):
+        settings = stack_settings(stack, topic_partitions=given.partitions, log_format="json")
+        choose = random_servers(given.seed, BROKERS)
+        result = asyncio.run(
+            run(stack, settings, Path(logs), choose, given.rounds, given.rate, given.members, report=report)
+        )
+    FILE.parent.mkdir(exist_ok=True)
+    options = {"rate": given.rate, "partitions": given.partitions, "members": given.members, "seed": given.seed}
+    FILE.write_text(json.dumps(result.summary() | options | {"seconds": monotonic() - began}, indent=1) + "\n")
+    limit = result.session_seconds + ALLOWED_SECONDS
+    for kill in result.kills:
+        late = kill.node != POSTGRES and kill.pause > limit
+        print(
+            f"{_name(kill)}: sends paused for {kill.pause:.1f} s, Kafka for {kill.kafka_pause:.1f} s"
+            f"{f': more than {limit:.0f} s' if late else ''}"
+        )
+    print(
+        f"{result.sends:,} sends, {result.unanswered} unanswered, {result.doubled} answered twice,"
+        f" {result.unbilled} billing events wrong, audit: {', '.join(result.audit) or 'sound'}"
+    )
+    print(f"longest pause {result.longest:.1f} s, allowed {result.session_seconds:.0f} + {ALLOWED_SECONDS:.0f} s")
+    sys.exit(not result.passed)
+
+
+def _name(kill: Kill) -> str:
+    if kill.node == POSTGRES:
+        return "Postgres"
+    led = f"which led {kill.led} partition{'' if kill.led == 1 else 's'} of sends"
+    return f"broker {kill.node}, {led}" + (" and was the controller" if kill.was_controller else "")
+
+
+if __name__ == "__main__":
+    main()

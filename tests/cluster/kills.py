@@ -1,0 +1,185 @@
+"""Killing brokers of a cluster, and its database server, under a load of sends, and how long sends paused each time."""
+
+import asyncio
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from random import Random
+from time import monotonic
+
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import KafkaError
+
+from infra.kafka.clients import admin_client
+from infra.kafka.cluster_queries import LATEST, open_cluster_queries
+from infra.kafka.topic_ids import describe_topics
+from infra.local.stack import LocalStack
+from infra.postgres import connect_database
+from infra.settings import Settings
+from schemas.catalogue import BILLING_EVENTS, SEND_REQUESTS, TOPICS
+from tests.cluster.judge import POSTGRES, Kill, Result, judge
+from tests.cluster.load import Published, load
+from tests.workers.wire import settled
+from workers.local.processes import WorkerProcesses, member_names
+from workers.local.up import prepare_stack
+from workers.topology import GROUP_OF
+
+__all__ = ["random_servers", "run"]
+
+_WAIT_SECONDS = 90.0
+_LOOK_SECONDS = 0.2
+_GROUPS = {topic: GROUP_OF[topic] for topic in (SEND_REQUESTS, BILLING_EVENTS)}
+_BECAME_CONTROLLER = re.compile(r"^(\S+) INFO .*Becoming the active controller at epoch (\d+)", re.MULTILINE)
+
+
+async def session_seconds(settings: Settings) -> float:
+    """Return after how long without a heartbeat the controller takes a broker for lost, by the broker's own setting."""
+    async with admin_client(settings) as admin:
+        node = str(admin._client.get_random_node())
+        (answer,) = await admin.describe_configs([ConfigResource(ConfigResourceType.BROKER, node)])
+        rows = answer.resources[0][4]
+    return next(int(row[1]) / 1000 for row in rows if row[0] == "broker.session.timeout.ms")
+
+
+def controller_of(stack: LocalStack) -> int:
+    """Return the node that became the active controller last, by the brokers' logs."""
+    found = [
+        (int(epoch), node)
+        for node in range(1, stack.brokers + 1)
+        for _, epoch in _BECAME_CONTROLLER.findall(stack.broker_log(node).read_text(errors="replace"))
+    ]
+    return max(found)[1]
+
+
+async def run(  # noqa: PLR0917 - a tool
+    stack: LocalStack,
+    settings: Settings,
+    logs: Path,
+    choose: Callable[[int], int],
+    rounds: int,
+    rate: float = 120.0,
+    members: int = 2,
+    report: Callable[[Kill], None] = lambda _: None,
+) -> Result:
+    """Run workers under load, kill a server in each round and start it again; return what was seen.
+
+    Args:
+        stack: of several brokers, new.
+        settings: of the workers.
+        logs: a folder for the workers' logs.
+        choose: gives the node to kill in a round, or POSTGRES.
+        rounds: how many.
+        rate: sends a second.
+        members: of each worker.
+        report: is told each kill, without its pauses, which the topics tell afterwards.
+
+    """
+    await prepare_stack(settings)
+    result = Result(await session_seconds(settings))
+    workers = WorkerProcesses(settings, logs, member_names(members))
+    workers.start()
+    try:
+        async with load(settings, rate) as published:
+            await _all_lanes_move(settings, "at first")
+            for number in range(rounds):
+                kill = await _round(stack, settings, choose(number))
+                result.kills.append(kill)
+                report(kill)
+            await _all_lanes_move(settings, "at last")
+        workers.check()
+        await _all_is_answered(settings, published)
+    finally:
+        codes = await asyncio.to_thread(workers.stop)
+    result.audit += [f"{name} ended with code {code}" for name, code in codes.items() if code]
+    await judge(settings, published, result)
+    return result
+
+
+def random_servers(seed: int, nodes: int) -> Callable[[int], int]:
+    """Return a choice of a broker at random; of Postgres in each fifth round."""
+    dice = Random(seed)  # noqa: S311 - a workload
+    return lambda number: POSTGRES if number % 5 == 4 else dice.randint(1, nodes)
+
+
+async def _round(stack: LocalStack, settings: Settings, node: int) -> Kill:
+    led = await _led_by(settings, node) if node else 0
+    kill = Kill(node, time.time(), led, bool(node) and node == controller_of(stack))
+    if node == POSTGRES:
+        await asyncio.to_thread(stack.kill_postgres)
+        await asyncio.to_thread(stack.start_postgres)
+    else:
+        await asyncio.to_thread(stack.kill_kafka, node)
+    await _all_lanes_move(settings, f"after the kill of {node}")
+    if node != POSTGRES:
+        await asyncio.to_thread(stack.start_kafka, node)
+        await _until(lambda: _in_sync(settings, stack.brokers), "all replicas in sync")
+    return kill
+
+
+async def _led_by(settings: Settings, node: int) -> int:
+    async with open_cluster_queries(settings) as queries:
+        places = dict.fromkeys(queries.partitions(SEND_REQUESTS), 0)
+        return len(queries.group_by_leader(places).get(node, {}))
+
+
+async def _in_sync(settings: Settings, brokers: int) -> bool:
+    try:
+        async with open_cluster_queries(settings) as queries:
+            found = await describe_topics(queries.client, TOPICS)
+            return len(queries.brokers()) == brokers and not any(each.lagging for each in found.values())
+    except (KafkaError, OSError):
+        return False
+
+
+async def _until(condition: Callable[[], Awaitable[bool]], what: str) -> None:
+    deadline = monotonic() + _WAIT_SECONDS
+    while not await condition():
+        if monotonic() > deadline:
+            raise AssertionError(f"not within {_WAIT_SECONDS:.0f} s: {what}")
+        await asyncio.wait([asyncio.create_task(asyncio.sleep(_LOOK_SECONDS))])
+
+
+async def _published(settings: Settings, topic: str) -> dict[int, int]:
+    """Return up to where the lanes of a topic have stored, by partition."""
+    connection = await connect_database(settings)
+    try:
+        rows = await connection.fetch("select partition, next_offset from lanes where topic = $1", topic)
+    finally:
+        await connection.close()
+    return {row["partition"]: row["next_offset"] or 0 for row in rows}
+
+
+async def _all_lanes_move(settings: Settings, when: str) -> None:
+    """Wait until every send lane has stored something more, twice: the second was published after the first."""
+    for _ in range(2):
+        before = await _published(settings, SEND_REQUESTS)
+
+        async def moved(before: Mapping[int, int] = before) -> bool:
+            now = await _published(settings, SEND_REQUESTS)
+            return len(now) == settings.topic_partitions and all(
+                offset > before.get(number, 0) for number, offset in now.items()
+            )
+
+        await _until(moved, f"every lane at work {when}")
+
+
+async def _all_is_answered(settings: Settings, published: Published) -> None:
+    """Wait until each group has committed the ends of its topic, and no transaction is open."""
+    async with open_cluster_queries(settings) as queries:
+
+        async def done() -> bool:
+            try:
+                await queries.refresh()
+                committed = await queries.committed(_GROUPS.values())
+                places = [place for topic in _GROUPS for place in queries.partitions(topic)]
+                ends = await queries.offsets(dict.fromkeys(places, LATEST))
+            except KafkaError:
+                return False
+            asked = sum(end for place, end in ends.items() if place.topic == SEND_REQUESTS)
+            return asked == len(published.sends) and all(
+                committed[_GROUPS[place.topic]].get(place) == ends.get(place) for place in places
+            )
+
+        await _until(done, "everything answered")
+    await settled(settings)

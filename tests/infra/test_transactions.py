@@ -1,0 +1,85 @@
+"""Publishing where a broker is lost: which partitions are the trouble, which are only late, and when to try again."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from infra.kafka.clients import create_lane_producer
+from infra.kafka.transactions import TransactionPair
+from infra.settings import load_settings
+
+_SECONDS = 1.0  # of a transaction; a fifth of it is the patience with a partition that is later than others
+
+
+async def _deliver(*after: float | None) -> None:
+    """Wait for deliveries that succeed after so many seconds; None: never."""
+    pair = TransactionPair(load_settings(transaction_seconds=_SECONDS), "test")
+    loop = asyncio.get_running_loop()
+    futures: list[asyncio.Future[Any]] = [loop.create_future() for _ in after]
+    for future, seconds in zip(futures, after, strict=True):
+        if seconds is not None:
+            loop.call_later(seconds, future.set_result, None)
+    try:
+        async with asyncio.timeout(_SECONDS):
+            await pair._deliver(futures)
+    finally:
+        await pair.discard()
+
+
+async def test_partitions_that_recover_one_soon_after_the_other_are_all_waited_for() -> None:
+    """As when a broker is lost: nothing is taken until the cluster notices, and then all of it within a moment."""
+    began = asyncio.get_running_loop().time()
+
+    await _deliver(0.19, 0.19, 0.3)
+
+    assert asyncio.get_running_loop().time() - began >= 0.3
+
+
+async def test_a_partition_that_takes_nothing_where_others_do_is_given_up_early() -> None:
+    """The others are not to wait for the whole time of a transaction."""
+    began = asyncio.get_running_loop().time()
+
+    with pytest.raises(TimeoutError):
+        await _deliver(0.01, None)
+
+    assert asyncio.get_running_loop().time() - began < _SECONDS / 2
+
+
+class _Connection:
+    """A connection that stands, or does not."""
+
+    def __init__(self, *, stands: bool) -> None:
+        self._stands = stands
+
+    def connected(self) -> bool:
+        return self._stands
+
+    def close(self, reason: object = None) -> None:
+        """Close nothing."""
+
+
+@pytest.mark.parametrize(("others", "most"), [((True,), 0.15), ((True, False), 0.15), ((False,), 0.75), ((), 0.75)])
+async def test_one_lost_broker_of_several_is_tried_again_soon(
+    monkeypatch: pytest.MonkeyPatch, others: tuple[bool, ...], most: float
+) -> None:
+    """Its partitions get other leaders within seconds. Where no broker answers, attempts are half a second apart."""
+    producer = create_lane_producer(load_settings(), "test")
+    waits: list[float] = []
+
+    async def refused(*_: object, **__: object) -> None:
+        return None
+
+    async def note(seconds: float) -> None:
+        waits.append(seconds)
+
+    producer._connect = refused
+    producer.client._conns = {number: _Connection(stands=stands) for number, stands in enumerate(others)}
+    monkeypatch.setattr(asyncio, "sleep", note)
+    for _ in range(20):
+        assert await producer.client._get_conn(9) is None
+    monkeypatch.undo()
+    producer.client._conns.clear()
+    await producer.stop()
+
+    assert most / 3 <= min(waits) <= max(waits) <= most
