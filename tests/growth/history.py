@@ -125,15 +125,20 @@ insert into journal (
 )
 """
 _LIFE = "interval '2160 hours'"
-_GRANTS = _INTO + """
+_GRANTS = (
+    _INTO
+    + """
 select m.account, {sequence}, {request}, $2, true, 'billing', 'granted', {credits}, {lot}, {at} + {life}, 0, {credits},
     {at}, m.partition, {quarter}::bigint * m.n + m.rank, null, null,
     jsonb_build_object('origin', 'promotion', 'source_id', 'quarter-{quarter}', 'granted_at', {at})
 from made as m
 order by m.account
 """
+)
 # With the notice after it, where it leaves few credits.
-_SENDS = _INTO + """
+_SENDS = (
+    _INTO
+    + """
 select m.account, {sequence} + o.notice, {request}, ($2::bigint[])[(m.account + {slot_number}) % {recipients} + 1],
     o.notice = 0, 'send', case o.notice when 1 then 'low' else '{code}' end, -{cost} * (1 - o.notice),
     case when {cost} = 1 and o.notice = 0 then {lot} end,
@@ -146,13 +151,19 @@ from made as m
 cross join generate_series(0, {notices}) as o (notice)
 order by m.account, o.notice
 """
-_SOON = _INTO + """
+)
+_SOON = (
+    _INTO
+    + """
 select m.account, {sequence}, $2, $3, false, 'expiry', 'expiring_soon', 0, {lot}, {granted} + {life}, 2, 2, $4, m.partition,
     {offset}, null, null, jsonb_build_object('credits', 2)
 from made as m
 order by m.partition, m.account
 """
-_EXPIRED = _INTO + """
+)
+_EXPIRED = (
+    _INTO
+    + """
 select m.account, {sequence} + o.notice, $2, $3, false, 'expiry', case o.notice when 0 then 'expired' else 'exhausted' end,
     case o.notice when 0 then -2 else 0 end, case o.notice when 0 then {lot} end,
     case o.notice when 0 then {granted} + {life} end, 0, 0, $4, m.partition, {offset}, null, null, null
@@ -160,6 +171,7 @@ from made as m
 cross join generate_series(0, 1) as o (notice)
 order by m.partition, m.account, o.notice
 """
+)
 _TICKS = """
 insert into ticks (
     partition, request_id, fingerprint, code, source_offset, as_of, horizon, lots, credits, complete, steps, {done}
@@ -199,9 +211,7 @@ def recipient(account: int, slot_number: int) -> str:
 async def make_books(connection: Connection, story: Story, report: Callable[[str], None]) -> None:
     """Fill a migrated, empty database in bulk. Indexes of the journal and of lots are built after their rows."""
     await connection.execute("insert into partitioning (partitions) values ($1)", story.partitions)
-    await connection.execute(
-        _ACCOUNTS, story.accounts, story.partitions, ROWS_EACH, LOTS_EACH, timeout=_SECONDS
-    )
+    await connection.execute(_ACCOUNTS, story.accounts, story.partitions, ROWS_EACH, LOTS_EACH, timeout=_SECONDS)
     await connection.execute(_MADE, timeout=_SECONDS)
     indexes = await _drop_indexes(connection)
     for quarter in range(QUARTERS + 1):
@@ -261,7 +271,13 @@ async def _write_quarter(connection: Connection, story: Story, quarter: int) -> 
         (_EXPIRED, first + 8, 1, "max(m.n)", "2 * max(m.n)", "ended"),
     ):
         tick = tick_of(ticks_at(story, quarter)[each])
-        of_tick = words | {"sequence": sequence, "offset": 2 * quarter + each, "lots": lots, "credits": lost, "done": done}
+        of_tick = words | {
+            "sequence": sequence,
+            "offset": 2 * quarter + each,
+            "lots": lots,
+            "credits": lost,
+            "done": done,
+        }
         cause = (start, tick.id, fingerprint(tick), tick.time)
         await connection.execute(statement.format(**of_tick), *cause, timeout=_SECONDS)
         await connection.execute(_TICKS.format(**of_tick), *cause, story.step_lots, timeout=_SECONDS)

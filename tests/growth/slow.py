@@ -58,9 +58,7 @@ async def play(connection: Connection, story: Story) -> None:
     await write_lanes(connection)
 
 
-async def _play_quarter(
-    connection: Connection, story: Story, quarter: int, lanes: list[list[tuple[int, str]]]
-) -> None:
+async def _play_quarter(connection: Connection, story: Story, quarter: int, lanes: list[list[tuple[int, str]]]) -> None:
     for number in range(1, SENDS + 1):
         slot = quarter * SENDS + number - 1
         for partition, members in enumerate(lanes):

@@ -31,10 +31,18 @@ from workers.ops.books.audit import (
 )
 from workers.ops.books.snapshot import connect_to_books
 
-__all__ = ["AuditUnderWayError", "audit_and_mark", "audit_new", "audit_new_books", "save_whole_mark"]
+__all__ = [
+    "LOCK",
+    "AuditUnderWayError",
+    "audit_and_mark",
+    "audit_new",
+    "audit_new_books",
+    "read_audited_at",
+    "save_whole_mark",
+]
 
 # The first half of the lock's key: any constant that no other lock uses. The second is a hash of the schema.
-_LOCK = 0x1E_D6E5
+LOCK: Final = 0x1E_D6E5
 _LOOKUP_PLANS = (
     "set local enable_nestloop = on; set local enable_hashjoin = off; set local enable_mergejoin = off;"
     " set local enable_seqscan = off"
@@ -77,7 +85,9 @@ _SCREEN: Final = tuple(read_checks("audit_screen.sql"))
 _LOOKUPS: Final = tuple(read_checks("audit_lookups.sql"))
 
 _FILL: Final = Path(__file__).with_name("audit_fill.sql").read_text()
-_ROWS: Final = "create temp table fresh as select j.* from journal as j inner join changed as c on j.account = c.account"
+_ROWS: Final = (
+    "create temp table fresh as select j.* from journal as j inner join changed as c on j.account = c.account"
+)
 _TEMPORARY: Final = ("since", "changed", "fresh", "their_lots", "base_lots", "named_ticks", "suspects")
 
 _CHANGED_TABLES: Final = """
@@ -223,7 +233,7 @@ async def _open_for_mark(settings: Settings) -> AsyncIterator[Connection]:
     """Open a transaction with one snapshot that may write, the only one of its kind."""
     async with connect_to_books(settings) as connection:
         # Before the snapshot: it then has what the audit before wrote. Freed when the connection ends.
-        if not await connection.fetchval("select pg_try_advisory_lock($1, hashtext(current_schema()))", _LOCK):
+        if not await connection.fetchval("select pg_try_advisory_lock($1, hashtext(current_schema()))", LOCK):
             raise AuditUnderWayError("another audit that moves the mark is under way: wait for it, or stop it")
         async with connection.transaction(isolation="repeatable_read"):
             yield connection
@@ -238,15 +248,19 @@ async def _read_mark(connection: Connection) -> _Mark | None:
     return None if row is None else _Mark(*row)
 
 
+async def read_audited_at(connection: Connection) -> dict[str, float]:
+    """Return when the newest whole audit with a mark, and the newest of any kind (`new`), were taken: Unix time."""
+    row = await connection.fetchrow("select whole_at, taken_at from audits order by audit desc limit 1")
+    return {} if row is None else {"whole": row["whole_at"].timestamp(), "new": row["taken_at"].timestamp()}
+
+
 async def save_whole_mark(connection: Connection, found: Audit, seconds: float) -> None:
     """Set the mark where a whole audit that passed stands, in its own transaction."""
     await connection.execute(_SAVE_WHOLE, timeout=QUERY_SECONDS)
     await connection.execute(_SAVE_AUDIT, "whole", None, seconds, found.totals.rows, asdict(found.totals))
 
 
-async def audit_new_books(
-    connection: Connection, *, broker_time: bool = True, report: Report | None = None
-) -> Audit:
+async def audit_new_books(connection: Connection, *, broker_time: bool = True, report: Report | None = None) -> Audit:
     """Audit what is new in the caller's transaction, and move the mark if it passes.
 
     Args:

@@ -1,26 +1,46 @@
 """The audit of what is new finds what the whole audit finds in new rows, and nothing in sound books."""
 
+import asyncio
+import json
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+import click.testing
 import pytest
+from typer.testing import CliRunner
 
+from infra.clock import utc_now
 from infra.postgres import Connection, connect_database
 from infra.settings import Settings
-from tests.ledger.book import Book
-from tests.ledger.scenario import FOLDER, TableError, read_file, read_text
+from schemas.billing import PromotionGranted
+from schemas.catalogue import fingerprint
+from tests.ledger.scenario import FOLDER, TableError, read_file
 from tests.ledger.scenario_events import Input
 from tests.ledger.scenario_run import run
 from tests.ledger.scenario_sql import SqlBooks
-from tests.workers.books_sound import STORY, all_is_read, books_of_a_worker, write_story
+from tests.workers.books_sound import all_is_read, write_story
 from tests.workers.ops.books.test_audit_finds import CORRUPTIONS, LIFT_EVERYTHING, Corruption, on_accounts
-from workers.ops.books.audit import Audit, audit_books
-from workers.ops.books.audit_new import audit_new, audit_new_books, save_whole_mark
+from workers.cli import app
+from workers.jobs.billing import BillingJob
+from workers.jobs.job import Batch
+from workers.ledger.model import Request
+from workers.ledger.plans import load_catalogue
+from workers.ops.books.audit import Audit, audit, audit_books
+from workers.ops.books.audit_new import (
+    LOCK,
+    AuditUnderWayError,
+    audit_and_mark,
+    audit_new,
+    audit_new_books,
+    read_audited_at,
+    save_whole_mark,
+)
 
 
 async def _mark(connection: Connection) -> None:
@@ -134,3 +154,113 @@ async def test_no_scenario_alarms_it_whatever_was_audited_before(database: Conne
         await transaction.rollback()
         assert ([], 0) == (books.alarms, books.suspected), scenario
         assert newest == whole
+
+
+async def _decide(connection: Connection, request: Request[Any]) -> None:
+    await BillingJob(load_catalogue()).decide(connection, Batch([request]))
+
+
+def _promotion(account: str, as_of: datetime, offset: int) -> Request[Any]:
+    event = PromotionGranted.create(
+        id=uuid4(), source="/test", subject=account, time=as_of, data={"promotion_id": "welcome", "credits": 3}
+    )
+    return Request(event, account, event.id, fingerprint(event), as_of, 0, offset)
+
+
+async def test_a_row_that_is_committed_after_the_mark_is_read_however_old_its_time_is(settings: Settings) -> None:
+    """A transaction is open while the mark is set, and its rows are of a time before it.
+
+    A mark by time, which is the naive one, passes over them: what it would read is asked beside.
+    """
+    now = utc_now()
+    slow, fast = await connect_database(settings), await connect_database(settings)
+    transaction = slow.transaction()
+    await transaction.start()
+    await _decide(slow, _promotion("slow", now - timedelta(minutes=5), 0))
+    async with fast.transaction():
+        await _decide(fast, _promotion("fast", now, 1))
+    await all_is_read(fast)
+    marked = await audit_and_mark(settings)
+    naive_mark = await fast.fetchval("select max(as_of) from journal")
+    await transaction.commit()
+    await fast.execute(
+        "update lots set remaining = 2 where account = (select account from accounts where account_id = 'slow')"
+    )
+
+    found = await audit_new(settings)
+
+    naive = await fast.fetchval("select count(*) from journal where as_of > $1", naive_mark)
+    await slow.close()
+    await fast.close()
+    assert (True, 1, 0) == (marked.passed, marked.totals.rows, naive)
+    assert found.new is not None
+    assert (found.new.rows, [("slow", "lot 1")]) == (1, _places(found)["lot_is_its_journal"])
+
+
+async def test_a_fault_in_old_rows_is_the_whole_audits_to_find(settings: Settings, database: Connection) -> None:
+    """The mark stands for what was good then; `inmail audit` reads it again."""
+    await write_story(database)
+    await audit_and_mark(settings)
+    await database.execute("update journal set recipient_id = null where code = 'charged' and sequence = 2")
+
+    assert (await audit_new(settings)).passed
+    assert "charge_takes_one_credit" in _places(await audit(settings))
+
+
+async def test_an_audit_that_finds_something_leaves_the_mark_where_it_was(
+    settings: Settings, database: Connection
+) -> None:
+    """So the next one finds it again, until it is mended; and without a mark everything is read."""
+    await write_story(database)
+    first = await audit_new(settings)
+    await database.execute("update accounts set sequence = sequence + 1 where account_id = 'alice'")
+    failed = [_places(await audit_new(settings))["sequence_is_gap_free"] for _ in range(2)]
+    await database.execute("update accounts set sequence = sequence - 1 where account_id = 'alice'")
+    mended = await audit_new(settings)
+
+    kinds = [row["kind"] for row in await database.fetch("select kind from audits order by audit")]
+    assert (first.new, failed) == (None, [[("alice", "sequence 23")]] * 2)
+    assert (mended.passed, kinds) == (True, ["whole", "new"])
+
+
+async def test_a_row_of_no_account_is_found_though_no_account_counts_it(
+    settings: Settings, database: Connection
+) -> None:
+    """Rows since the time of the mark are looked through for those that no account's sequence covers."""
+    await write_story(database)
+    await audit_and_mark(settings)
+    await database.execute(
+        "create temp table stray as select * from journal where code = 'free' limit 1;"
+        "update stray set account = 999, request_id = gen_random_uuid(); insert into journal select * from stray"
+    )
+
+    assert _places(await audit_new(settings))["row_has_its_account"] == [("#999", "sequence 3")]
+
+
+async def test_only_one_audit_moves_the_mark_at_a_time(settings: Settings, database: Connection) -> None:
+    """The other is refused and says so."""
+    await database.fetchval("select pg_advisory_lock($1, hashtext(current_schema()))", LOCK)
+
+    with pytest.raises(AuditUnderWayError, match="another audit"):
+        await audit_new(settings)
+
+
+async def test_the_command_says_what_it_read(settings: Settings, database: Connection) -> None:
+    """Exit codes are those of `inmail audit`; the metrics tell when it passed."""
+    await write_story(database)
+    url = settings.database_url.get_secret_value()
+
+    def inmail(*arguments: str) -> click.testing.Result:
+        return CliRunner().invoke(app, ["audit", *arguments], env={"INMAIL_DATABASE_URL": url})
+
+    both = await asyncio.to_thread(inmail, "--new", "--mark")
+    whole = await asyncio.to_thread(inmail, "--mark", "--json")
+    new = await asyncio.to_thread(inmail, "--new")
+    await database.execute("update accounts set sequence = sequence + 1 where account_id = 'alice'")
+    broken = await asyncio.to_thread(inmail, "--new", "--json")
+    audited_at = await read_audited_at(database)
+
+    assert [2, 0, 0, 1] == [done.exit_code for done in (both, whole, new, broken)]
+    assert (json.loads(whole.stdout)["new"], json.loads(broken.stdout)["new"]["examined"]) == (None, 1)
+    assert new.stdout.splitlines()[2].startswith("read: 0 rows of 0 accounts, new since ")
+    assert audited_at["whole"] < audited_at["new"]
