@@ -29,9 +29,9 @@ create table audited_accounts (
     newest_lot integer not null,
     erased_at timestamptz,
     refused_as_of timestamptz,
-    lots integer [] not null,
-    remaining integer [] not null,
-    announced integer [] not null
+    lots integer[] not null,
+    remaining integer[] not null,
+    announced integer[] not null
 ) with (fillfactor = 80);
 
 comment on table audited_accounts is 'Each account as the newest of `audits` found it good.';

@@ -155,8 +155,8 @@ order by m.account, o.notice
 _SOON = (
     _INTO
     + """
-select m.account, {sequence}, $2, $3, false, 'expiry', 'expiring_soon', 0, {lot}, {granted} + {life}, 2, 2, $4, m.partition,
-    {offset}, null, null, jsonb_build_object('credits', 2)
+select m.account, {sequence}, $2, $3, false, 'expiry', 'expiring_soon', 0, {lot}, {granted} + {life}, 2, 2, $4,
+    m.partition, {offset}, null, null, jsonb_build_object('credits', 2)
 from made as m
 order by m.partition, m.account
 """
@@ -164,7 +164,8 @@ order by m.partition, m.account
 _EXPIRED = (
     _INTO
     + """
-select m.account, {sequence} + o.notice, $2, $3, false, 'expiry', case o.notice when 0 then 'expired' else 'exhausted' end,
+select m.account, {sequence} + o.notice, $2, $3, false, 'expiry',
+    case o.notice when 0 then 'expired' else 'exhausted' end,
     case o.notice when 0 then -2 else 0 end, case o.notice when 0 then {lot} end,
     case o.notice when 0 then {granted} + {life} end, 0, 0, $4, m.partition, {offset}, null, null, null
 from made as m
@@ -259,7 +260,8 @@ async def _write_quarter(connection: Connection, story: Story, quarter: int) -> 
             for each in range(_RECIPIENTS)
         ]
         of_send = {
-            "sequence": first + number, "at": f"($1::timestamptz + interval '{number * SEND_EVERY.days} days' + m.late)",
+            "sequence": first + number,
+            "at": f"($1::timestamptz + interval '{number * SEND_EVERY.days} days' + m.late)",
             "slot_number": slot, "code": "free" if free else "charged", "cost": int(not free), "before": before,
             "relationship": "connection" if free else "none", "notices": int(number == SENDS),
         }  # fmt: skip
@@ -286,8 +288,9 @@ async def _write_quarter(connection: Connection, story: Story, quarter: int) -> 
 async def _drop_indexes(connection: Connection) -> list[tuple[str, str]]:
     """Drop the indexes of the journal and of lots; return the statements that build them as they were."""
     rows = await connection.fetch(
-        "select i.indexrelid::regclass::text as name, i.indrelid::regclass::text as of, pg_get_indexdef(i.indexrelid) as built,"
-        " pg_get_constraintdef(c.oid) as kept from pg_index as i left join pg_constraint as c on c.conindid = i.indexrelid"
+        "select i.indexrelid::regclass::text as name, i.indrelid::regclass::text as of,"
+        " pg_get_indexdef(i.indexrelid) as built, pg_get_constraintdef(c.oid) as kept"
+        " from pg_index as i left join pg_constraint as c on c.conindid = i.indexrelid"
         " and c.contype = 'p' where i.indrelid in ('journal'::regclass, 'lots'::regclass) order by 1"
     )
     statements = []

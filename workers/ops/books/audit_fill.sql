@@ -1,5 +1,5 @@
--- What the audit of what is new works on, in temporary tables: see `audit_screen.sql`. The new rows come between the two
--- parts, since how they are best read depends on how many there are.
+-- What the audit of what is new works on, in temporary tables: see `audit_screen.sql`. The new rows come between the
+-- two parts, since how they are best read depends on how many there are.
 
 create temp table since as
 select
@@ -31,7 +31,7 @@ analyze changed;
 -- then
 
 create temp table their_lots as
-select l.*
+select l.* -- noqa: AM04
 from lots as l
 inner join changed as c on l.account = c.account;
 
@@ -46,7 +46,7 @@ inner join audited_accounts as b on c.account = b.account
 cross join unnest(b.lots, b.remaining, b.announced) as u (lot, remaining, announced);
 
 create temp table named_ticks as
-select t.*
+select t.* -- noqa: AM04
 from (
     select distinct
         source_partition,
@@ -57,7 +57,7 @@ from (
 cross join lateral (
     select x.* from ticks as x
     where x.partition = j.source_partition and x.request_id = j.request_id
-    offset 0
+    offset 0 -- noqa: AM09
 ) as t;
 
 analyze fresh;

@@ -47,33 +47,37 @@ where r.is_answer and r.code <> 'balance_not_current' and 1 <> (
 -- record_has_one_answer: a record was answered once only; the accounts of both answers, of one topic as it was
 select o.account
 from fresh as r
-cross join lateral (
-    select
-        j.account,
-        count(*) over () as n
-    from journal as j
-    where
-        j.source_partition = r.source_partition and j.source_offset = r.source_offset and j.worker = r.worker
-        and j.is_answer and j.as_of > coalesce((
-            select max(e.as_of) from ended_topics as e
-            where e.consumer_group = 'inmail-' || r.worker and e.partition = r.source_partition and e.as_of < r.as_of
-        ), '-infinity')
-    offset 0
-) as o
+cross join
+    lateral (
+        select
+            j.account,
+            count(*) over () as n
+        from journal as j
+        where
+            j.source_partition = r.source_partition and j.source_offset = r.source_offset and j.worker = r.worker
+            and j.is_answer and j.as_of > coalesce((
+                select max(e.as_of) from ended_topics as e
+                where
+                    e.consumer_group = 'inmail-' || r.worker and e.partition = r.source_partition
+                    and e.as_of < r.as_of
+            ), '-infinity')
+        offset 0 -- noqa: AM09
+    ) as o
 where r.is_answer and o.n > 1;
 
 -- balance_is_carried: the first row after the mark goes on from the row at the mark
 select x.account
 from fresh as x
 inner join changed as c on x.account = c.account and x.sequence = c.base_sequence + 1
-cross join lateral (
-    select
-        j.as_of,
-        j.balance_after
-    from journal as j
-    where j.account = x.account and j.sequence = c.base_sequence
-    offset 0
-) as j
+cross join
+    lateral (
+        select
+            j.as_of,
+            j.balance_after
+        from journal as j
+        where j.account = x.account and j.sequence = c.base_sequence
+        offset 0 -- noqa: AM09
+    ) as j
 where x.as_of = j.as_of and x.balance_before <> j.balance_after;
 
 -- reversal_is_of_its_send: a reversal names an earlier charged send, which no other names
@@ -82,7 +86,7 @@ from fresh as x
 left join lateral (
     select j.* from journal as j
     where j.account = x.account and j.sequence = x.reverses
-    offset 0
+    offset 0 -- noqa: AM09
 ) as s on true
 where (x.reverses is not null or x.code in ('reversed', 'lot_ended')) and (
     x.code not in ('reversed', 'lot_ended')

@@ -2,12 +2,12 @@
 -- whole, by the checks of the whole audit; so an account too many costs time, and one too few would be a fault passed
 -- over. The line above a query gives the check of the whole audit that it stands for.
 --
--- `changed` are the accounts with rows after the mark, with what the mark knows of them (`base_...`); `fresh` are these
--- rows; `their_lots` the lots of these accounts, and `base_lots` their open lots at the mark. `audit_new.py` makes them,
--- and asks the checks that need no history of `fresh` as they are. `audit_lookups.sql` asks what needs older rows.
+-- `changed` are the accounts with rows after the mark, with what the mark knows of them (`base_...`); `fresh` are
+-- these rows; `their_lots` the lots of these accounts, and `base_lots` their open lots at the mark. `audit_new.py` makes
+-- them, and asks the checks that need no history of `fresh` as they are. `audit_lookups.sql` asks what needs older rows.
 
 -- sequence_is_gap_free: rows after the mark are numbered on from it, up to the account's own sequence
-select c.account
+select c.account -- noqa: ST05
 from changed as c
 left join (
     select
@@ -58,8 +58,8 @@ from (
     select
         j.account,
         j.amount,
-        coalesce(b.remaining, 0) + sum(j.amount) over up_to as held,
         l.granted,
+        coalesce(b.remaining, 0) + sum(j.amount) over up_to as held,
         coalesce(bool_or(j.code in ('expired', 'voided', 'forfeited')) over before, false) as has_ended
     from fresh as j
     inner join their_lots as l on j.account = l.account and j.lot = l.lot
@@ -93,8 +93,8 @@ with told as (
 select coalesce(s.account, x.account) as account
 from told as x
 full join (
-    select s.* from subscriptions as s
-    inner join changed as c on s.account = c.account
+    select y.* from subscriptions as y
+    inner join changed as z on y.account = z.account
 ) as s on x.account = s.account and x.subscription_id = to_jsonb(s.subscription_id)
 left join changed as c on s.account = c.account
 where x.ends_at is distinct from to_jsonb(s.ends_at) and (x.account is not null or c.is_new);
@@ -159,7 +159,7 @@ where
     );
 
 -- erasure_is_told: an account is erased as the mark knows or as one row after it says
-select c.account
+select c.account -- noqa: ST05
 from changed as c
 left join (
     select
