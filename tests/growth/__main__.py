@@ -110,9 +110,11 @@ def main() -> None:
     if rows < 2 * FEW:
         sys.exit(f"ROWS={rows}: there is nothing to compare below {2 * FEW}")
     kept = os.environ.get("GROWTH_DATA")
-    with nullcontext(kept) if kept else TemporaryDirectory() as folder:
-        with LocalStack(Path(folder), kafka=False, postgres_settings={"shared_buffers": "1GB"}) as stack:
-            figures = asyncio.run(_measure(stack, rows, out))
+    with (
+        nullcontext(kept) if kept else TemporaryDirectory() as folder,
+        LocalStack(Path(folder), kafka=False, postgres_settings={"shared_buffers": "1GB"}) as stack,
+    ):
+        figures = asyncio.run(_measure(stack, rows, out))
     show(figures, out)
     write(figures, FILE)
 

@@ -26,6 +26,9 @@ from accounts as a
 full join audited_accounts as b on a.account = b.account
 where a.sequence is distinct from b.sequence;
 
+-- For the look-ups, which may join in no other way.
+create index on changed (account);
+
 analyze changed;
 
 -- then

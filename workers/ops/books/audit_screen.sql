@@ -1,15 +1,14 @@
--- What the audit of what is new asks first: the accounts on which something may be wrong. Each of them is then audited
+-- What the audit of what is new asks first: the accounts on which something may be wrong. Each is then audited
 -- whole, by the checks of the whole audit; so an account too many costs time, and one too few would be a fault passed
 -- over. The line above a query gives the check of the whole audit that it stands for.
 --
 -- `changed` are the accounts with rows after the mark, with what the mark knows of them (`base_...`); `fresh` are
--- these rows; `their_lots` the lots of these accounts, and `base_lots` their open lots at the mark. `audit_new.py` makes
--- them, and asks the checks that need no history of `fresh` as they are. `audit_lookups.sql` asks what needs older rows.
+-- these rows; `their_lots` the lots of these accounts, and `base_lots` their open lots at the mark. `audit_new.py`
+-- makes them, and asks the checks that need no history of `fresh` as they are. `audit_lookups.sql` asks what needs
+-- older rows.
 
 -- sequence_is_gap_free: rows after the mark are numbered on from it, up to the account's own sequence
-select c.account -- noqa: ST05
-from changed as c
-left join (
+with j as (
     select
         account,
         count(*) as n,
@@ -17,7 +16,11 @@ left join (
         max(sequence) as high
     from fresh
     group by account
-) as j on c.account = j.account
+)
+
+select c.account
+from changed as c
+left join j on c.account = j.account
 where
     c.sequence is null or coalesce(j.n, 0) <> c.sequence - c.base_sequence
     or coalesce(j.high, c.base_sequence) <> c.sequence or coalesce(j.low, c.base_sequence + 1) <> c.base_sequence + 1;
@@ -88,14 +91,20 @@ with told as (
     from fresh
     where code in ('cancelled', 'cancellation_taken_back')
     order by account asc, details -> 'subscription_id' asc, sequence desc
+),
+
+s as (
+    select
+        y.account,
+        y.subscription_id,
+        y.ends_at
+    from subscriptions as y
+    inner join changed as z on y.account = z.account
 )
 
 select coalesce(s.account, x.account) as account
 from told as x
-full join (
-    select y.* from subscriptions as y
-    inner join changed as z on y.account = z.account
-) as s on x.account = s.account and x.subscription_id = to_jsonb(s.subscription_id)
+full join s on x.account = s.account and x.subscription_id = to_jsonb(s.subscription_id)
 left join changed as c on s.account = c.account
 where x.ends_at is distinct from to_jsonb(s.ends_at) and (x.account is not null or c.is_new);
 
@@ -159,9 +168,7 @@ where
     );
 
 -- erasure_is_told: an account is erased as the mark knows or as one row after it says
-select c.account -- noqa: ST05
-from changed as c
-left join (
+with e as (
     select
         account,
         count(*) as n,
@@ -169,7 +176,11 @@ left join (
     from fresh
     where code = 'erased'
     group by account
-) as e on c.account = e.account
+)
+
+select c.account
+from changed as c
+left join e on c.account = e.account
 where
     c.erased_at is distinct from coalesce(c.base_erased_at, e.as_of)
     or e.n > 1 or (e.n > 0 and c.base_erased_at is not null);
