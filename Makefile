@@ -79,6 +79,10 @@ crash-render: $(STAMP) ## Render docs/crash-matrix.md from build/crash.json (BES
 bench: $(STAMP) ## Measure against baselines into build/bench.json (about 20 min; not part of the tests)
 	$(BIN)/python -m tests.bench
 
+.PHONY: growth
+growth: $(STAMP) ## Measure books of ROWS rows (100000000: 27 GB, hours) beside a million: sends, expiry, statements, audits (GROWTH_DATA keeps them)
+	ROWS=$(or $(ROWS),100000000) $(BIN)/python -m tests.growth
+
 .PHONY: histories
 histories: $(STAMP) ## Compare 5,000 random histories of all events with the oracle (about 10 min; make test plays 200)
 	HISTORIES=5000 $(BIN)/python -m pytest tests/ledger/test_histories.py -k random_histories_as --timeout 3600

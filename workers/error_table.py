@@ -20,6 +20,7 @@ from infra.postgres_rights import MissingPrivilegesError
 from infra.settings import Settings, SettingsError
 from workers.errors import BreakerError, ChildError, LaneError, WorkerError
 from workers.ledger.plans import CatalogueError
+from workers.ops.books.audit_new import AuditUnderWayError
 from workers.ops.books.balance import UnknownAccountError
 from workers.ops.books.snapshot import is_unmigrated
 from workers.ops.dead_letters.letters import NoSuchDeadLetterError
@@ -147,7 +148,7 @@ ERROR_TABLE: Final[tuple[ErrorKind, ...]] = (
     ErrorKind((UnknownRequestError,), Exit.NO, 404, "unknown_request", hint=_FIND_REQUEST),
     ErrorKind((NoSuchDeadLetterError,), Exit.NO, 404, "no_such_letter", hint="inmail dead-letters list"),
     ErrorKind((NoSuchOperationError,), Exit.NO, 404, "no_such_operation", hint="inmail operations list"),
-    ErrorKind((RefusedError,), Exit.NO, 409, "refused"),
+    ErrorKind((RefusedError, AuditUnderWayError), Exit.NO, 409, "refused"),
     ErrorKind((TopicsError,), Exit.WRONG_USAGE, 409, "topics_differ", hint="inmail topics plan"),
     ErrorKind((CatalogueError,), Exit.WRONG_USAGE, 503, "plan_catalogue", hint="mend the file of INMAIL_PLANS_FILE"),
     ErrorKind((SettingsError,), Exit.WRONG_USAGE, 503, "settings", hint=_SEE_SETTINGS),

@@ -1,15 +1,18 @@
 """The commands `balance`, `statement` and `audit`."""
 
+from contextlib import nullcontext
 from datetime import datetime
 from typing import Annotated
 
 import typer
 
 from infra.output import continue_without_reader
+from infra.terminal import error_console, show_progress
 from workers.commands.options import JsonOption, instant_option, write_json
 from workers.commands.running import Exit, run_command
 from workers.commands.views.books import show_audit, show_balance, show_statement
 from workers.ops.books.audit import audit
+from workers.ops.books.audit_new import audit_and_mark, audit_new
 from workers.ops.books.balance import read_balance
 from workers.ops.books.statement import read_statement, write_csv
 
@@ -23,6 +26,14 @@ _AsOfOption = Annotated[
     instant_option(help="As of this time; default: now."),
 ]
 _CsvOption = Annotated[bool, typer.Option("--csv", help="Write CSV, one line for each row of the journal.")]
+
+_NewOption = Annotated[
+    bool,
+    typer.Option("--new", help="Read only what is new since the mark, and move the mark if all is well; no mark: all."),
+]
+_MarkOption = Annotated[
+    bool, typer.Option("--mark", help="Read everything, and set the mark from which --new reads if all is well.")
+]
 
 
 def statement(
@@ -46,10 +57,16 @@ def balance(account: _AccountArgument, as_of: _AsOfOption = None, *, json: JsonO
     write_json(found) if json else show_balance(found)
 
 
-def audit_command(*, json: JsonOption = False) -> None:
+def audit_command(*, new: _NewOption = False, mark: _MarkOption = False, json: JsonOption = False) -> None:
     """Check that the ledger balances: every credit, every row, every answer."""
     continue_without_reader()
-    found = run_command(audit)
+    if new and mark:
+        raise typer.BadParameter("give one of the two, not both", param_hint="--new, --mark")
+    run = audit_new if new else audit_and_mark if mark else audit
+    err = error_console()
+    # Where nobody looks, lines of progress would be all that a short audit writes.
+    with show_progress(100, "% of the checks", err) if err.is_terminal else nullcontext(lambda _: None) as progress:
+        found = run_command(lambda settings: run(settings, lambda done, count, _: progress(100 * done // count)))
     write_json(found.summary()) if json else show_audit(found)
     if not found.passed:
         raise typer.Exit(Exit.NO)

@@ -59,7 +59,12 @@ EXAMPLES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
         ("inmail doctor", "a running system"),
         ("inmail doctor --before-start", "before the workers start"),
     ),
-    "audit": (("inmail audit", "the whole ledger"), ("inmail audit --json | jq .passed", "for a job")),
+    "audit": (
+        ("inmail audit", "the whole ledger"),
+        ("inmail audit --mark", "the same, and what comes after it is new"),
+        ("inmail audit --new", "every night: what is new"),
+        ("inmail audit --json | jq .passed", "for a job"),
+    ),
     "dead-letters": (
         ("inmail dead-letters list --after -2h", "the last two hours"),
         ("inmail dead-letters show 3/17", "one, whole"),

@@ -143,6 +143,14 @@ CONSERVATION: Final = Metric(
     " is 0, or the books are broken.",
     "credits",
 )
+AUDITED_AT: Final = Metric(
+    "inmail_audit_passed_timestamp_seconds",
+    MetricKind.GAUGE,
+    "When the newest audit that passed and moved the mark was taken, by kind: `whole` (`inmail audit --mark`), `new`"
+    " (`inmail audit --new`, or a whole one). Missing: none ever was.",
+    "seconds since 1970",
+    ("kind",),
+)
 UNPUBLISHED: Final = Metric(
     "inmail_unpublished_records",
     MetricKind.GAUGE,
@@ -220,6 +228,7 @@ BOOKS_METRICS: Final = (
     CREDITS,
     REMAINING,
     CONSERVATION,
+    AUDITED_AT,
     UNPUBLISHED,
     UNPUBLISHED_SECONDS,
     WATERMARK,

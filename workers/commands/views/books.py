@@ -94,6 +94,12 @@ def show_audit(audit: Audit) -> None:
     counts = ((totals.accounts, "account"), (totals.lots, "lot"), (totals.rows, "journal row"))
     out.print(", ".join(format_count(number, what) for number, what in counts))
     out.print(_format_equation(totals), soft_wrap=True)
+    if audit.new is not None:
+        text = (
+            f"read: {format_count(audit.new.rows, 'row')} of {format_count(audit.new.accounts, 'account')}, new since"
+            f" {format_instant(audit.new.since)}; all was read at {format_instant(audit.new.whole_at)}"
+        )
+        out.print(Text(text, style=DIM), soft_wrap=True)
     out.print()
     for finding in audit.findings:
         mark = (f"{finding.count:,} x ", BAD) if finding.count else ("ok ", GOOD)
@@ -102,7 +108,8 @@ def show_audit(audit: Audit) -> None:
             out.print(Text(f"     {' '.join(filter(None, (example.account, example.place)))}: {example.found}"))
         if (more := finding.count - len(finding.examples)) > 0:
             out.print(f"     ... and {more:,} more")
-    result = ("The ledger balances.", "bold green") if audit.passed else ("The ledger does not balance.", BAD)
+    good = "The ledger balances." if audit.new is None else "What is new balances."
+    result = (good, "bold green") if audit.passed else ("The ledger does not balance.", BAD)
     out.print(Text.assemble("\n", result))
 
 

@@ -1,8 +1,9 @@
 """The audit: checks that the ledger is consistent, and shows where it is not."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -10,14 +11,31 @@ from infra.postgres import Connection
 from infra.settings import RecordTime, Settings
 from workers.ops.books.snapshot import open_books
 
-__all__ = ["Audit", "AuditExample", "BookTotals", "Finding", "audit", "audit_books"]
+__all__ = [
+    "CHECKS",
+    "MEMORY_PLANS",
+    "QUERY_SECONDS",
+    "Audit",
+    "AuditExample",
+    "AuditedPart",
+    "BookTotals",
+    "Check",
+    "Finding",
+    "Report",
+    "audit",
+    "audit_books",
+    "read_checks",
+    "run_checks",
+]
 
 EXAMPLES = 20
-_FILES = [Path(__file__).with_name(name) for name in ("audit_lots.sql", "audit_rows.sql")]
+_FILES = ("audit_lots.sql", "audit_rows.sql")
 _HEAD = re.compile(r"^-- (\w+): (.+)\n", re.MULTILINE)
 # Compares the times of two topics' records, which only the brokers' clocks make comparable.
 _BY_BROKER_TIME = frozenset({"refusal_knew_its_grants"})
-_QUERY_SECONDS = 3600.0  # an audit reads whole tables
+QUERY_SECONDS: Final = 4 * 3600.0  # an audit reads whole tables
+
+Report = Callable[[int, int, str], None]  # checks done, of how many, and the next one's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +80,23 @@ class BookTotals:
 
 
 @dataclass(frozen=True, slots=True)
+class AuditedPart:
+    """What an audit of what is new read."""
+
+    since: datetime  # when the audit before took its snapshot
+    whole_at: datetime  # when the last whole audit did
+    rows: int  # of the journal
+    accounts: int  # that have such rows, or are new
+    examined: int  # accounts of these that were audited whole, because something on them may have been wrong
+
+
+@dataclass(frozen=True, slots=True)
 class Audit:
     """The result of an audit of one snapshot of the database."""
 
     totals: BookTotals
     findings: tuple[Finding, ...]
+    new: AuditedPart | None = None  # None: the whole ledger was read
 
     @property
     def passed(self) -> bool:
@@ -75,7 +105,7 @@ class Audit:
 
     def summary(self) -> dict[str, object]:
         """Return the result for JSON, the verdict first."""
-        return {"passed": self.passed, "totals": self.totals, "checks": self.findings}
+        return {"passed": self.passed, "new": self.new, "totals": self.totals, "checks": self.findings}
 
     def failures(self) -> Iterator[Finding]:
         """Yield the failed checks."""
@@ -90,12 +120,16 @@ class Check(NamedTuple):
     sql: str
 
 
-def _read_checks(file: Path) -> Iterator[Check]:
-    _, *parts = _HEAD.split(file.read_text())
-    return (Check(*part) for part in zip(parts[::3], parts[1::3], parts[2::3], strict=True))
+def read_checks(file: str) -> Iterator[Check]:
+    """Yield the checks of a file beside this one: each has a line with its name and its promise above its query."""
+    _, *parts = _HEAD.split(Path(__file__).with_name(file).read_text())
+    return (
+        Check(name, promise, sql.strip().rstrip(";"))
+        for name, promise, sql in zip(parts[::3], parts[1::3], parts[2::3], strict=True)
+    )
 
 
-CHECKS: Final = tuple(check for file in _FILES for check in _read_checks(file))
+CHECKS: Final = tuple(check for file in _FILES for check in read_checks(file))
 
 # The totals of the whole ledger.
 _TOTALS = """
@@ -129,11 +163,11 @@ cross join (
 
 # Every check reads whole tables: hash joins in memory, no lookups row by row, also where the tables have grown since
 # their statistics were collected.
-_PLANS = "set local work_mem = '64MB'; set local enable_nestloop = off"
+MEMORY_PLANS: Final = "set local work_mem = '64MB'; set local enable_nestloop = off"
 
 # A row whose account is missing is shown with the account's number.
 _WHERE = """
-select count(*) over () as count, coalesce(a.account_id, '#' || x.account, '') as account, x.place, x.found
+{} select count(*) over () as count, coalesce(a.account_id, '#' || x.account, '') as account, x.place, x.found
 from ({}) as x (account, place, found)
 left join accounts as a on a.account = x.account
 order by x.account, x.place
@@ -141,7 +175,7 @@ limit {}
 """
 
 
-async def audit(settings: Settings) -> Audit:
+async def audit(settings: Settings, report: Report | None = None) -> Audit:
     """Audit one snapshot of the ledger's database, while the workers continue.
 
     Raises:
@@ -150,25 +184,49 @@ async def audit(settings: Settings) -> Audit:
 
     """
     async with open_books(settings) as connection:
-        return await audit_books(connection, broker_time=settings.topic_record_time is RecordTime.APPEND)
+        by_broker = settings.topic_record_time is RecordTime.APPEND
+        return await audit_books(connection, broker_time=by_broker, report=report)
 
 
-async def audit_books(connection: Connection, *, broker_time: bool = True) -> Audit:
+async def audit_books(connection: Connection, *, broker_time: bool = True, report: Report | None = None) -> Audit:
     """Audit the ledger's database in the caller's transaction.
 
     Args:
         connection: in a transaction, so that all checks see one snapshot.
         broker_time: whether records have their broker's time: without it, checks that compare times are left out.
+        report: called before each check.
 
     """
-    await connection.execute(_PLANS)
-    totals = await connection.fetchrow(_TOTALS, timeout=_QUERY_SECONDS)
+    await connection.execute(MEMORY_PLANS)
+    totals = await connection.fetchrow(_TOTALS, timeout=QUERY_SECONDS)
     assert totals is not None  # noqa: S101 - an aggregate returns its row
+    return Audit(BookTotals(**totals), await run_checks(connection, CHECKS, broker_time=broker_time, report=report))
+
+
+async def run_checks(
+    connection: Connection,
+    checks: Iterable[Check],
+    tables: str = "",
+    *,
+    broker_time: bool = True,
+    report: Report | None = None,
+) -> tuple[Finding, ...]:
+    """Return what checks find.
+
+    Args:
+        connection: in a transaction, so that all checks see one snapshot.
+        checks: to run.
+        tables: a WITH clause, whose queries stand for the tables of their names in the checks.
+        broker_time: whether records have their broker's time: without it, checks that compare times are left out.
+        report: called before each check.
+
+    """
     findings = []
-    for check in CHECKS:
-        if check.name in _BY_BROKER_TIME and not broker_time:
-            continue
-        rows = await connection.fetch(_WHERE.format(check.sql.strip().rstrip(";"), EXAMPLES), timeout=_QUERY_SECONDS)
+    due = [check for check in checks if broker_time or check.name not in _BY_BROKER_TIME]
+    for number, check in enumerate(due):
+        if report is not None:
+            report(number, len(due), check.name)
+        rows = await connection.fetch(_WHERE.format(tables, check.sql, EXAMPLES), timeout=QUERY_SECONDS)
         examples = tuple(AuditExample(row["account"], row["place"], row["found"]) for row in rows)
         findings.append(Finding(check.name, check.promise, rows[0]["count"] if rows else 0, examples))
-    return Audit(BookTotals(**totals), tuple(findings))
+    return tuple(findings)

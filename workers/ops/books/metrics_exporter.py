@@ -24,6 +24,7 @@ from infra.kafka.clients import admin_client
 from infra.probes import serve_probes
 from infra.retry import is_retriable
 from infra.settings import Settings
+from workers.ops.books.audit_new import read_audited_at
 from workers.ops.books.credit_metrics import CreditReader, CreditTotals
 from workers.ops.books.lane_metrics import LaneReader, LaneState, MisplacedRecords, read_misplaced
 from workers.ops.books.snapshot import open_books
@@ -55,6 +56,7 @@ class BooksCollector(Collector):
     """Collects the last readings of the ledger's database."""
 
     credits: CreditTotals | None = None
+    audited_at: dict[str, float] = field(default_factory=dict)  # by kind of audit
     lanes: list[LaneState] = field(default_factory=list)
     misplaced: list[MisplacedRecords] = field(default_factory=list)
     read: dict[str, _LastReading] = field(default_factory=dict)
@@ -63,6 +65,10 @@ class BooksCollector(Collector):
         """Yield the metrics of the last readings."""
         if self.credits is not None:
             yield from _credit_metrics(self.credits)
+        audited = gauge(metric_table.AUDITED_AT)
+        for kind, at in self.audited_at.items():
+            audited.add_metric([kind], at)
+        yield audited
         yield from _lane_metrics(self.lanes)
         misplaced = CounterMetricFamily(
             metric_table.MISPLACED.name, metric_table.MISPLACED.meaning, labels=metric_table.MISPLACED.labels
@@ -136,6 +142,7 @@ class _ExporterContext:
         began = monotonic()
         async with open_books(self._settings) as connection:
             self.observed.credits = await self._books.read(connection)
+            self.observed.audited_at = await read_audited_at(connection)
         self._record_reading("credits", began)
 
     async def read_lanes(self) -> None:

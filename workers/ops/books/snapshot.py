@@ -9,7 +9,7 @@ from infra.kafka.records import NotSetUpError
 from infra.postgres import Connection, connect_database
 from infra.settings import Settings
 
-__all__ = ["is_unmigrated", "open_books", "snapshot"]
+__all__ = ["connect_to_books", "is_unmigrated", "open_books", "snapshot"]
 
 
 @asynccontextmanager
@@ -21,10 +21,22 @@ async def open_books(settings: Settings) -> AsyncIterator[Connection]:
         OSError, asyncpg.PostgresError: when the database cannot be reached or refuses.
 
     """
+    async with connect_to_books(settings) as connection, snapshot(connection):
+        yield connection
+
+
+@asynccontextmanager
+async def connect_to_books(settings: Settings) -> AsyncIterator[Connection]:
+    """Open a connection to the ledger's database, without a transaction.
+
+    Raises:
+        NotSetUpError: when the database was never migrated.
+        OSError, asyncpg.PostgresError: when the database cannot be reached or refuses.
+
+    """
     connection = await connect_database(settings)
     try:
-        async with snapshot(connection):
-            yield connection
+        yield connection
     except asyncpg.PostgresError as error:
         if not is_unmigrated(error):
             raise

@@ -28,7 +28,7 @@ async def books(story: Connection) -> AsyncIterator[Connection]:
     await transaction.rollback()
 
 
-async def _on(connection: Connection, sql: str) -> str:
+async def on_accounts(connection: Connection, sql: str) -> str:
     """Return a text with each account's id in braces replaced by its number."""
     rows = await connection.fetch("select account_id, account from accounts")
     numbers = {row["account_id"]: row["account"] for row in rows}
@@ -37,7 +37,7 @@ async def _on(connection: Connection, sql: str) -> str:
 
 # -- what the audit finds ---------------------------------------------------------------------------------------------
 
-_LIFT_EVERYTHING = """
+LIFT_EVERYTHING = """
 do $$ declare c record; begin
     for c in
         select conrelid::regclass as t, conname from pg_constraint
@@ -307,9 +307,9 @@ def test_every_check_has_a_corruption() -> None:
 async def test_a_corruption_is_found_by_its_check_and_in_its_place(books: Connection, corruption: Corruption) -> None:
     """Whoever did it was a superuser and had lifted every constraint and key before."""
     first = await books.fetchval("select request_id from journal where code = 'charged' order by account, sequence")
-    expected = await _on(books, corruption.account), corruption.place.replace("{first}", str(first))
-    await books.execute(_LIFT_EVERYTHING)
-    await books.execute(await _on(books, corruption.sql))
+    expected = await on_accounts(books, corruption.account), corruption.place.replace("{first}", str(first))
+    await books.execute(LIFT_EVERYTHING)
+    await books.execute(await on_accounts(books, corruption.sql))
 
     found = await audit_books(books)
 
@@ -407,13 +407,13 @@ async def test_the_database_refuses_everybody(books: Connection, what: str) -> N
     sql, refusal = REFUSED_TO_ALL[what]
 
     with pytest.raises(refusal):
-        await books.execute(await _on(books, sql))
+        await books.execute(await on_accounts(books, sql))
 
 
 @pytest.mark.parametrize("what", REFUSED_TO_WORKERS)
 async def test_the_database_refuses_a_worker(books: Connection, what: str) -> None:
     """Whatever a worker's code would try, it has no right to."""
-    sql = await _on(books, REFUSED_TO_WORKERS[what])
+    sql = await on_accounts(books, REFUSED_TO_WORKERS[what])
     await books.execute(f"set local role {WORKER_ROLE}")
 
     with pytest.raises(_DENIED):

@@ -1,0 +1,1 @@
+"""What the ledger costs as it grows: `make growth ROWS=100000000`."""

@@ -1,0 +1,342 @@
+"""The audit of what is new: it reads the rows after the mark of the last audit that passed, and moves the mark.
+
+The mark has the sequence of each account, and what its lots held. Rows after it are checked against it; an account on
+which something may be wrong is then audited whole, so that a finding here is one of the whole audit, word for word.
+Rows before the mark are not read: a fault that somebody puts into them later is the whole audit's to find.
+"""
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from time import monotonic
+from typing import Final, NamedTuple
+
+from infra.postgres import Connection
+from infra.settings import RecordTime, Settings
+from workers.ops.books.audit import (
+    CHECKS,
+    MEMORY_PLANS,
+    QUERY_SECONDS,
+    Audit,
+    AuditedPart,
+    BookTotals,
+    Check,
+    Finding,
+    Report,
+    audit_books,
+    read_checks,
+    run_checks,
+)
+from workers.ops.books.snapshot import connect_to_books
+
+__all__ = [
+    "LOCK",
+    "AuditUnderWayError",
+    "audit_and_mark",
+    "audit_new",
+    "audit_new_books",
+    "read_audited_at",
+    "save_whole_mark",
+]
+
+# The first half of the lock's key: any constant that no other lock uses. The second is a hash of the schema.
+LOCK: Final = 0x1E_D6E5
+_LOOKUP_PLANS = (
+    "set local enable_nestloop = on; set local enable_hashjoin = off; set local enable_mergejoin = off;"
+    " set local enable_seqscan = off"
+)
+_SCAN_PLANS = (
+    "set local enable_nestloop = off; set local enable_hashjoin = on; set local enable_mergejoin = on;"
+    " set local enable_seqscan = on"
+)
+_MANY = 20  # where one row in so many is new, reading the journal whole is cheaper than looking up
+
+# Checks of the whole audit that need no older row: they are asked of the new rows, and of all lots of their accounts.
+_AS_THEY_ARE: Final = frozenset(
+    {
+        "lot_is_as_granted",
+        "lot_in_range",
+        "closed_lot_is_empty",
+        "freed_lot_never_began",
+        "period_has_one_lot",
+        "lot_ends_with_its_subscription",
+        "lots_are_numbered",
+        "lot_has_its_account",
+        "erased_account_holds_nothing",
+        "row_has_its_lot",
+        "charge_takes_one_credit",
+        "row_moves_as_its_code",
+        "row_answers_as_its_code",
+        "row_is_within_its_lot",
+        "balance_adds_up",
+        "balance_is_carried",
+        "balance_is_its_lots",
+        "refusal_knew_its_grants",
+        "movement_has_its_cause",
+    }
+)
+# Of ticks and lanes, which belong to no account: they are asked of what is new, and their findings stand.
+_OF_NO_ACCOUNT: Final = frozenset({"tick_is_its_lines", "row_was_read"})
+_OF_NEW_ACCOUNTS: Final = frozenset({"account_has_its_number"})
+_BY_NAME: Final = {check.name: check for check in CHECKS}
+_SCREEN: Final = tuple(read_checks("audit_screen.sql"))
+_LOOKUPS: Final = tuple(read_checks("audit_lookups.sql"))
+
+_FILL: Final = Path(__file__).with_name("audit_fill.sql").read_text()
+_ROWS: Final = (
+    "create temp table fresh as select j.* from journal as j inner join changed as c on j.account = c.account"
+)
+_TEMPORARY: Final = ("since", "changed", "fresh", "their_lots", "base_lots", "named_ticks", "suspects")
+
+_CHANGED_TABLES: Final = """
+with journal as (select * from fresh),
+lots as (select * from their_lots),
+accounts as (select a.* from accounts as a inner join changed as c on a.account = c.account),
+subscriptions as (select s.* from subscriptions as s inner join changed as c on s.account = c.account),
+ticks as (select * from named_ticks)
+"""
+_NEW_ACCOUNTS: Final = (
+    "with accounts as (select a.* from accounts as a inner join changed as c on a.account = c.account where c.is_new)"
+)
+_SUSPECT_TABLES: Final = """
+with journal as materialized (select j.* from journal as j where j.account in (select s.account from suspects as s)),
+lots as materialized (select l.* from lots as l where l.account in (select s.account from suspects as s)),
+accounts as materialized (select a.* from accounts as a where a.account in (select s.account from suspects as s)),
+subscriptions as materialized (
+    select x.* from subscriptions as x where x.account in (select s.account from suspects as s)
+)
+"""
+# Of ticks since the mark: their rows by their places, also those that a step before the mark wrote.
+_TICK_TABLES: Final = """
+with ticks as materialized (
+    select t.* from ticks as t
+    cross join since as s
+    where t.as_of >= coalesce((s.tick_lanes ->> t.partition::text)::timestamptz, '-infinity')
+),
+journal as materialized (
+    select j.* from ticks as t
+    cross join lateral (
+        select x.* from journal as x
+        where x.source_partition = t.partition and x.source_offset = t.source_offset and x.worker = 'expiry'
+        offset 0
+    ) as j
+)
+"""
+_NEW_ROWS: Final = "with journal as (select * from fresh)"
+
+_TOTALS: Final = """
+select
+    (select count(*) from accounts) as accounts,
+    count(*) filter (where l.lot > c.base_newest_lot) as lots,
+    (select count(*) from fresh) as rows,
+    coalesce(sum(l.granted) filter (where l.lot > c.base_newest_lot), 0)::bigint as granted,
+    j.spent, j.reversed, j.expired, j.voided, j.forfeited,
+    (coalesce(sum(l.remaining), 0) - (select coalesce(sum(b.remaining), 0) from base_lots as b))::bigint as remaining
+from their_lots as l
+inner join changed as c on l.account = c.account
+right join (
+    select
+        coalesce(-sum(amount) filter (where code = 'charged'), 0)::bigint as spent,
+        coalesce(sum(amount) filter (where code = 'reversed'), 0)::bigint as reversed,
+        coalesce(-sum(amount) filter (where code = 'expired'), 0)::bigint as expired,
+        coalesce(-sum(amount) filter (where code in ('voided', 'adjusted')), 0)::bigint as voided,
+        coalesce(-sum(amount) filter (where code in ('forfeited', 'cap_forfeited')), 0)::bigint as forfeited
+    from fresh
+) as j on true
+group by j.spent, j.reversed, j.expired, j.voided, j.forfeited
+"""
+
+# {accounts} and {known}: which accounts, and what the mark knew of their refusals.
+_SAVE: Final = """
+insert into audited_accounts as m (
+    account, sequence, newest_lot, erased_at, refused_as_of, lots, remaining, announced
+)
+select a.account, a.sequence, a.newest_lot, a.erased_at, {refused}, coalesce(l.lots, '{{}}'),
+    coalesce(l.remaining, '{{}}'), coalesce(l.announced, '{{}}')
+from {accounts} as a
+left join (
+    select account, array_agg(lot order by lot) as lots, array_agg(remaining order by lot) as remaining,
+        array_agg(cardinality(announced_ends) order by lot) as announced
+    from {lots} where open group by account
+) as l on a.account = l.account
+left join (
+    select account, max(as_of) as as_of from {rows} where code = 'insufficient_credits' group by account
+) as r on a.account = r.account
+on conflict (account) do update
+set sequence = excluded.sequence, newest_lot = excluded.newest_lot, erased_at = excluded.erased_at,
+    refused_as_of = excluded.refused_as_of, lots = excluded.lots, remaining = excluded.remaining,
+    announced = excluded.announced
+where m.* is distinct from excluded.*
+"""
+_SAVE_NEW: Final = _SAVE.format(
+    refused="greatest(a.base_refused_as_of, r.as_of)", accounts="changed", lots="their_lots", rows="fresh"
+)
+_SAVE_WHOLE: Final = _SAVE.format(refused="r.as_of", accounts="accounts", lots="lots", rows="journal")
+_SAVE_AUDIT: Final = """
+insert into audits (kind, taken_at, whole_at, seconds, rows_read, as_of, tick_lanes, totals)
+select $1, now(), coalesce($2, now()), $3, $4, (select min(l.as_of) from lanes as l),
+    (
+        select coalesce(jsonb_object_agg(l.partition, l.as_of), '{}') from lanes as l
+        where l.consumer_group = 'inmail-expiry' and l.as_of is not null
+    ), $5
+"""
+
+
+class AuditUnderWayError(Exception):
+    """Another audit that moves the mark is under way. The message says what to do."""
+
+
+class _Mark(NamedTuple):
+    taken_at: datetime
+    whole_at: datetime
+    totals: dict[str, int]
+
+
+async def audit_and_mark(settings: Settings, report: Report | None = None) -> Audit:
+    """Audit the whole ledger; if it passes, the next audit of what is new begins here.
+
+    Raises:
+        AuditUnderWayError: when another audit that moves the mark is under way.
+        NotSetUpError: when the database was never migrated.
+        OSError, asyncpg.PostgresError: when the database cannot be reached or refuses.
+
+    """
+    began = monotonic()
+    async with _open_for_mark(settings) as connection:
+        found = await audit_books(connection, broker_time=_by_broker(settings), report=report)
+        if found.passed:
+            await save_whole_mark(connection, found, monotonic() - began)
+    return found
+
+
+async def audit_new(settings: Settings, report: Report | None = None) -> Audit:
+    """Audit what is new since the last audit that passed and set a mark, and move the mark if this one passes.
+
+    Where there is no mark, it audits the whole ledger.
+
+    Raises:
+        AuditUnderWayError: when another audit that moves the mark is under way.
+        NotSetUpError: when the database was never migrated.
+        OSError, asyncpg.PostgresError: when the database cannot be reached or refuses.
+
+    """
+    async with _open_for_mark(settings) as connection:
+        if await _read_mark(connection) is not None:
+            return await audit_new_books(connection, broker_time=_by_broker(settings), report=report)
+    return await audit_and_mark(settings, report)
+
+
+@asynccontextmanager
+async def _open_for_mark(settings: Settings) -> AsyncIterator[Connection]:
+    """Open a transaction with one snapshot that may write, the only one of its kind."""
+    async with connect_to_books(settings) as connection:
+        # Before the snapshot: it then has what the audit before wrote. Freed when the connection ends.
+        if not await connection.fetchval("select pg_try_advisory_lock($1, hashtext(current_schema()))", LOCK):
+            raise AuditUnderWayError("another audit that moves the mark is under way: wait for it, or stop it")
+        async with connection.transaction(isolation="repeatable_read"):
+            yield connection
+
+
+def _by_broker(settings: Settings) -> bool:
+    return settings.topic_record_time is RecordTime.APPEND
+
+
+async def _read_mark(connection: Connection) -> _Mark | None:
+    row = await connection.fetchrow("select taken_at, whole_at, totals from audits order by audit desc limit 1")
+    return None if row is None else _Mark(*row)
+
+
+async def read_audited_at(connection: Connection) -> dict[str, float]:
+    """Return when the newest whole audit with a mark, and the newest of any kind (`new`), were taken: Unix time."""
+    row = await connection.fetchrow("select whole_at, taken_at from audits order by audit desc limit 1")
+    return {} if row is None else {"whole": row["whole_at"].timestamp(), "new": row["taken_at"].timestamp()}
+
+
+async def save_whole_mark(connection: Connection, found: Audit, seconds: float) -> None:
+    """Set the mark where a whole audit that passed stands, in its own transaction."""
+    await connection.execute(_SAVE_WHOLE, timeout=QUERY_SECONDS)
+    await connection.execute(_SAVE_AUDIT, "whole", None, seconds, found.totals.rows, asdict(found.totals))
+
+
+async def audit_new_books(connection: Connection, *, broker_time: bool = True, report: Report | None = None) -> Audit:
+    """Audit what is new in the caller's transaction, and move the mark if it passes.
+
+    Args:
+        connection: in a transaction that may write, and whose queries see one snapshot. There is a mark.
+        broker_time: whether records have their broker's time: without it, checks that compare times are left out.
+        report: called before each step.
+
+    """
+    began = monotonic()
+    mark = await _read_mark(connection)
+    assert mark is not None  # noqa: S101 - the caller has seen it
+    await _fill(connection)
+    await _find_suspects(connection, report, broker_time=broker_time)
+    rows, accounts, examined = await connection.fetchrow(
+        "select (select count(*) from fresh), (select count(*) from changed), (select count(*) from suspects)"
+    )  # type: ignore[misc] # an aggregate returns its row
+    found = {}
+    if examined:
+        await connection.execute(_SCAN_PLANS if examined * _MANY > accounts else _LOOKUP_PLANS)
+        for each in await run_checks(connection, CHECKS, _SUSPECT_TABLES, broker_time=broker_time, report=report):
+            found[each.name] = each
+    await connection.execute(_LOOKUP_PLANS)
+    of_ticks = await run_checks(connection, [_BY_NAME["tick_is_its_lines"]], _TICK_TABLES)
+    await connection.execute(_SCAN_PLANS)
+    for each in (*of_ticks, *await run_checks(connection, [_BY_NAME["row_was_read"]], _NEW_ROWS)):
+        found[each.name] = each
+    none = {check.name: _nothing(check) for check in CHECKS}
+    new = await connection.fetchrow(_TOTALS, timeout=QUERY_SECONDS)
+    assert new is not None  # noqa: S101 - an aggregate returns its row
+    totals = {name: count + mark.totals[name] for name, count in new.items()} | {"accounts": new["accounts"]}
+    part = AuditedPart(mark.taken_at, mark.whole_at, rows, accounts, examined)
+    result = Audit(BookTotals(**totals), tuple((none | found).values()), part)
+    if result.passed:
+        await connection.execute(_SAVE_NEW, timeout=QUERY_SECONDS)
+        await connection.execute(_SAVE_AUDIT, "new", mark.whole_at, monotonic() - began, rows, totals)
+    await connection.execute(f"drop table {', '.join(_TEMPORARY)}")
+    return result
+
+
+def _nothing(check: Check) -> Finding:
+    return Finding(check.name, check.promise, 0, ())
+
+
+async def _fill(connection: Connection) -> None:
+    """Make the temporary tables of the accounts that changed, their new rows and their lots."""
+    before, after = _FILL.split("-- then\n")
+    await connection.execute(MEMORY_PLANS)
+    await connection.execute(_SCAN_PLANS + ";" + before, timeout=QUERY_SECONDS)
+    rows, all_rows = await connection.fetchrow(
+        "select coalesce(sum(greatest(sequence - base_sequence, 0)), 0), (select greatest(reltuples, 0) from pg_class"
+        " where oid = 'journal'::regclass) from changed"
+    )  # type: ignore[misc] # an aggregate returns its row
+    plans = _SCAN_PLANS if rows * _MANY > all_rows else _LOOKUP_PLANS
+    await connection.execute(f"{plans}; {_ROWS} and j.sequence > c.base_sequence; {after}", timeout=QUERY_SECONDS)
+
+
+async def _find_suspects(connection: Connection, report: Report | None, *, broker_time: bool) -> None:
+    """Note the accounts on which something may be wrong."""
+    steps: list[tuple[str, str, Iterable[Check]]] = [
+        (_SCAN_PLANS, _CHANGED_TABLES, [check for check in CHECKS if check.name in _AS_THEY_ARE]),
+        (_SCAN_PLANS, _NEW_ACCOUNTS, [check for check in CHECKS if check.name in _OF_NEW_ACCOUNTS]),
+        (_SCAN_PLANS, "", _SCREEN),
+        (_LOOKUP_PLANS, "", _LOOKUPS),
+    ]
+    count = sum(len(list(checks)) for _, _, checks in steps)
+    done = 0
+    for plans, tables, checks in steps:
+        await connection.execute(plans)
+        for check in checks:
+            if report is not None:
+                report(done, count, check.name)
+            done += 1
+            if check.name == "refusal_knew_its_grants" and not broker_time:
+                continue
+            await connection.execute(
+                f"{tables} insert into suspects select distinct x.account from ({check.sql}) as x (account)"  # noqa: S608 - ours
+                " where x.account is not null on conflict do nothing",
+                timeout=QUERY_SECONDS,
+            )
