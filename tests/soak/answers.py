@@ -4,7 +4,9 @@ The load expects an answer with each record, a read_committed reader takes it of
 the end was lost, or has come more often than it was asked for.
 """
 
+import asyncio
 from collections import Counter
+from contextlib import suppress
 from statistics import quantiles
 from time import monotonic
 from typing import Any, NamedTuple
@@ -39,6 +41,7 @@ class Answers:
         self._highest: Counter[str] = Counter()  # and the highest of them
         self._due: dict[str, float] = {}
         self._waits: list[float] = []
+        self._came = asyncio.Event()
 
     def expect(self, id_: str, *, repeat: bool = False) -> None:
         """Expect an answer once more."""
@@ -88,6 +91,14 @@ class Answers:
         """The accounts whose sequence has a gap, or a number twice, over all topics."""
         return [account for account, count in self._sequences.items() if self._highest[account] != count]
 
+    async def complete(self, seconds: float) -> None:
+        """Wait until no answer is missed any more, or for so many seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self.lost:
+                    self._came.clear()
+                    await self._came.wait()
+
     def take_minute(self) -> Minute:
         """Return what came since the last call."""
         waits, self._waits = self._waits, []
@@ -108,3 +119,4 @@ class Answers:
                 for records in fetched.values():
                     for record in records:
                         self.receive(orjson.loads(record.value), now)
+                self._came.set()

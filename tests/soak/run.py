@@ -75,7 +75,7 @@ async def soak(stack: LocalStack, order: SoakOrder, logs: Path, report: Callable
             await fleet.stop()
             await settled(settings)
             await _expect_the_rest(settings, answers)
-            await _until(lambda: not answers.lost, _DRAIN_SECONDS)
+            await answers.complete(_DRAIN_SECONDS)
     finally:
         fleet.kill()
     report("the books are audited")
@@ -198,13 +198,6 @@ async def _expect_the_rest(settings: Settings, answers: Answers) -> None:
     ):
         answers.expect(movement_id(row["account_id"], row["sequence"]))
     await connection.close()
-
-
-async def _until(done: Callable[[], bool], seconds: float) -> None:
-    """Wait until something is so, or for so many seconds."""
-    deadline = monotonic() + seconds
-    while not done() and monotonic() < deadline:
-        await asyncio.sleep(0.2)  # what it waits for is another task's
 
 
 @asynccontextmanager
