@@ -10,9 +10,7 @@ from tests.soak.trend import Points
 __all__ = ["picture"]
 
 _LEFT, _TOP, _WIDTH, _HEIGHT, _GAP = 70, 40, 640, 150, 52
-_COLOURS: Final = (
-    "#0b6e99", "#d0762a", "#7a9e2e", "#8a63b8", "#c0392b", "#3aa6a0", "#555555", "#c9a227", "#1f3a93", "#96281b", "#26a65b",
-)  # fmt: skip
+_COLOURS: Final = ("#0b6e99", "#d0762a", "#7a9e2e", "#8a63b8", "#c0392b", "#3aa6a0", "#555555", "#c9a227")
 _Line = tuple[str, Sequence[Points]]  # its name, and its pieces
 
 
@@ -54,7 +52,7 @@ def _memory(run: Mapping[str, Any], wanted: Callable[[Mapping[str, Any]], bool])
     ]
 
 
-def _panel(  # noqa: PLR0913 - what a panel is drawn from
+def _panel(
     title: str, lines: Sequence[_Line], top: int, minutes: int, restarts: Sequence[int], *, logarithmic: bool
 ) -> Iterator[str]:
     figures = [figure for _, pieces in lines for piece in pieces for _, figure in piece] or [1.0]
