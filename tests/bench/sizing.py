@@ -1,22 +1,24 @@
 """What a send costs at so many partitions and workers: `python -m tests.bench.sizing`, about 20 minutes for all cells.
 
-Each cell starts so many workers of each kind and the ticker, lets them stand idle, then decides sends at two rates, one
-billing event to fifty sends; and at last lets as many send workers work off a backlog. CPU is counted by process, since
-it is steadier than wall time. `python -m tests.bench.sizing_page` renders docs/sizing.md from the file it writes.
+Each cell starts so many workers of each kind and the ticker, lets them stand idle, then decides sends at three rates,
+one billing event to fifty sends; at last as many workers work off a backlog: of sends alone, and of both as if they had
+come over a while, which the lanes read in one order. CPU is counted by process, since it is steadier than wall time.
+`python -m tests.bench.sizing_page` renders docs/sizing.md from the file it writes.
 """
 
 import argparse
 import asyncio
 import json
+import logging
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import quantiles
-from time import perf_counter
+from time import perf_counter, time
 from typing import Any, Final
 from uuid import uuid4
 
@@ -26,25 +28,25 @@ from infra.clock import utc_now
 from infra.kafka.clients import admin_client, committed_offsets, create_producer, partitions_of, reader
 from infra.local.stack import LocalStack
 from infra.postgres import connect_database
-from infra.settings import Settings
+from infra.settings import RecordTime, Settings
 from schemas.billing import PromotionGranted
 from schemas.catalogue import BILLING_EVENTS, SEND_REQUESTS, SEND_RESULTS
 from schemas.envelope import AccountEvent, encode
 from schemas.sends import SendRequested
 from tests.bench.books import PARTITIONS, Databases, sends, stack_settings
 from tests.bench.cpu import CpuMeter
-from tests.bench.draining import INPUT, OURS, Form, input_ends, publish, running, set_offsets
+from tests.bench.draining import Form, Offsets, running, set_offsets
 from workers.ops.topics.plan import apply_topics, plan_topics
-from workers.topology import GROUP_OF
+from workers.topology import GROUP_OF, WORKER_OF
 
 __all__ = ["FILE", "PARTITION_COUNTS", "RATES", "WORKER_COUNTS"]
 
 FILE: Final = Path(__file__).parents[2] / "build" / "sizing.json"
 PARTITION_COUNTS: Final = (4, 12, 48)
 WORKER_COUNTS: Final = (1, 2, 3, 4)
-RATES: Final = (250, 1_000)  # sends a second
+RATES: Final = (250, 1_000, 3_000)  # sends a second
 
-_KINDS: Final = ("send", "billing", "expiry")
+KINDS: Final = {topic: str(worker) for topic, worker in WORKER_OF.items()}
 _SENDS_A_BILLING_EVENT: Final = 50
 _OUTPUT: Final = partitions_of(SEND_RESULTS, PARTITIONS)
 _LATE_SECONDS: Final = 120.0
@@ -57,8 +59,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--partitions", type=int, nargs="+", default=PARTITION_COUNTS)
     parser.add_argument("--workers", type=int, nargs="+", default=WORKER_COUNTS, help="of each kind")
     parser.add_argument("--rates", type=int, nargs="+", default=RATES, help="sends a second")
-    parser.add_argument("--seconds", type=int, default=15, help="of each rate, after 5 that are not counted")
-    parser.add_argument("--backlog", type=int, default=100_000, help="sends that are worked off at full pace")
+    parser.add_argument("--seconds", type=int, default=10, help="of each rate, after 5 that are not counted")
+    parser.add_argument("--backlog", type=int, default=50_000, help="sends that are worked off at full pace")
     parser.add_argument(
         "--to", type=Path, default=FILE, help="the file to write; cells that are not run now stay in it"
     )
@@ -80,17 +82,30 @@ async def _cells(given: argparse.Namespace) -> AsyncIterator[dict[str, Any]]:
             cell: dict[str, Any] = {"partitions": PARTITIONS, "workers": workers, "at": utc_now().isoformat()}
             async with databases.one() as books:
                 cell |= await _steadily(stack, books, workers, given)
-            async with databases.one() as books:
-                cell["drain"] = await _drained(stack, books, workers, given.backlog)
+            requests: list[AccountEvent] = [*sends(given.backlog, seed=given.backlog)]
+            gifts: list[AccountEvent] = [_gift(each.subject) for each in requests[::_SENDS_A_BILLING_EVENT]]
+            async with databases.one() as books, _by_producers_time(books) as timed:
+                cell["drain"] = await _drained(stack, timed, workers, {SEND_REQUESTS: requests})
+            async with databases.one() as books, _by_producers_time(books) as timed:
+                cell["both"] = await _drained(stack, timed, workers, {SEND_REQUESTS: requests, BILLING_EVENTS: gifts})
             _report(f"{PARTITIONS} partitions, {workers} of each worker: {json.dumps(cell)}")
             yield cell
+
+
+@asynccontextmanager
+async def _by_producers_time(books: Settings) -> AsyncIterator[Settings]:
+    """Let records have their producers' times meanwhile: a backlog is one of a while, and is published at once."""
+    timed = books.model_copy(update={"topic_record_time": RecordTime.CREATE})
+    await apply_topics(timed, await plan_topics(timed))
+    yield timed
+    await apply_topics(books, await plan_topics(books))
 
 
 async def _steadily(stack: LocalStack, books: Settings, workers: int, given: argparse.Namespace) -> dict[str, Any]:
     """Return the CPU of standing idle, and of a send and its latency at each rate."""
     await _pass_over(books)
     found: dict[str, Any] = {"rates": {}}
-    async with _workers(books, workers) as processes:
+    async with _workers(books, workers, [*KINDS.values(), "ticker"]) as processes:
         trees = {**processes, "postgres": stack.postgres_pid, "kafka": stack.kafka_pid}
         await _decide(trees, books, 100, 5)  # the groups have formed, caches are filled
         meter, began = CpuMeter(trees), perf_counter()
@@ -111,9 +126,9 @@ async def _pass_over(books: Settings) -> None:
 
 
 @asynccontextmanager
-async def _workers(books: Settings, count: int) -> AsyncIterator[dict[str, int]]:
-    """Run so many workers of each kind, and the ticker."""
-    names = [(kind, number) for kind in _KINDS for number in range(count)] + [("ticker", 0)]
+async def _workers(books: Settings, count: int, kinds: Sequence[str]) -> AsyncIterator[dict[str, int]]:
+    """Run so many workers of each kind, but one ticker."""
+    names = [(kind, number) for kind in kinds for number in range(1 if kind == "ticker" else count)]
     async with AsyncExitStack() as processes:
         yield {
             f"{kind}-{number}": (await processes.enter_async_context(running(_form(kind), books))).pid
@@ -166,12 +181,13 @@ async def _send(producer: AIOKafkaProducer, requests: list[SendRequested], rate:
         due[str(request.id)] = at
         await _publish(producer, SEND_REQUESTS, request)
         if number % _SENDS_A_BILLING_EVENT == 0:
-            data = {"promotion_id": "bench", "credits": 1}
-            gift = PromotionGranted.create(
-                id=uuid4(), source="/bench", subject=request.subject, time=utc_now(), data=data
-            )
-            await _publish(producer, BILLING_EVENTS, gift)
+            await _publish(producer, BILLING_EVENTS, _gift(request.subject))
     await producer.flush()
+
+
+def _gift(account: str) -> PromotionGranted:
+    data = {"promotion_id": "bench", "credits": 1}
+    return PromotionGranted.create(id=uuid4(), source="/bench", subject=account, time=utc_now(), data=data)
 
 
 async def _publish(producer: AIOKafkaProducer, topic: str, event: AccountEvent) -> None:
@@ -191,35 +207,58 @@ async def _receive(consumer: AIOKafkaConsumer, due: dict[str, float], waits: dic
                 waits.setdefault(request_id, (now - due[request_id]) * 1000)
 
 
-async def _drained(stack: LocalStack, books: Settings, workers: int, backlog: int) -> dict[str, Any]:
-    """Return pace, CPU and bytes a send of so many send workers that work off a backlog."""
-    begin = await input_ends(books)
-    await publish(books, sends(backlog, seed=backlog))
-    await set_offsets(books, OURS.group, begin)
+async def _drained(
+    stack: LocalStack, books: Settings, workers: int, topics: Mapping[str, list[AccountEvent]]
+) -> dict[str, Any]:
+    """Return pace, CPU and bytes a send of so many workers of each topic that work off what is in it.
+
+    A millisecond lies between two sends, and billing events lie evenly among them, by the times of the records.
+    """
+    begins = {topic: await _ends(books, topic) for topic in topics}
+    count = len(topics[SEND_REQUESTS])
+    await _publish_backlog(books, topics)
+    for topic, begin in begins.items():
+        await set_offsets(books, GROUP_OF[topic], begin)
     connection = await connect_database(books)
     async with AsyncExitStack() as opened:
         admin = await opened.enter_async_context(admin_client(books))
 
-        async def until(count: int) -> int:
-            async with asyncio.timeout(_LATE_SECONDS + backlog / 500):
+        async def until(wanted: int) -> int:
+            begin = begins[SEND_REQUESTS]
+            async with asyncio.timeout(_LATE_SECONDS + count / 100):
                 while True:
-                    committed = await committed_offsets(admin, OURS.group, INPUT)
-                    done = sum((committed[place] or 0) - begin[place] for place in INPUT)
-                    if done >= count:
+                    committed = await committed_offsets(admin, GROUP_OF[SEND_REQUESTS], list(begin))
+                    done = sum((committed[place] or 0) - begin[place] for place in begin)
+                    if done >= wanted:
                         return done
                     await asyncio.sleep(_POLL_SECONDS)
 
-        processes = [await opened.enter_async_context(running(OURS, books)) for _ in range(workers)]
-        trees = {f"send-{number}": process.pid for number, process in enumerate(processes)}
-        before, size_before = await until(backlog // 10), await connection.fetchrow(_DISK)
-        meter = CpuMeter(trees | {"postgres": stack.postgres_pid, "kafka": stack.kafka_pid})
+        processes = await opened.enter_async_context(_workers(books, workers, [KINDS[topic] for topic in topics]))
+        before, size_before = await until(count // 10), await connection.fetchrow(_DISK)
+        meter = CpuMeter(processes | {"postgres": stack.postgres_pid, "kafka": stack.kafka_pid})
         began = perf_counter()
-        done = await until(backlog) - before
+        done = await until(count) - before
         seconds, cpu = perf_counter() - began, _by_kind(meter.microseconds_each(done))
         size_after = await connection.fetchrow(_DISK)
     await connection.close()
     disk, wal = (round((after - first) / done) for first, after in zip(size_before, size_after, strict=True))
     return {"rate": round(done / seconds), "cpu_us": cpu, "database_bytes": disk, "wal_bytes": wal}
+
+
+async def _ends(books: Settings, topic: str) -> Offsets:
+    async with reader(books) as consumer:
+        return dict(await consumer.end_offsets(partitions_of(topic, PARTITIONS)))
+
+
+async def _publish_backlog(books: Settings, topics: Mapping[str, list[AccountEvent]]) -> None:
+    first = round(time() * 1000) - len(topics[SEND_REQUESTS])
+    async with create_producer(books, "sizing") as producer:
+        for topic, events in topics.items():
+            step = len(topics[SEND_REQUESTS]) / len(events)
+            for number, event in enumerate(events):
+                at = first + round(number * step)
+                await producer.send(topic, encode(event), event.subject.encode(), timestamp_ms=at)
+        await producer.flush()
 
 
 async def _one(given: argparse.Namespace) -> None:
@@ -235,6 +274,7 @@ async def _one(given: argparse.Namespace) -> None:
 def main() -> None:
     """Measure the cells; each number of partitions in a process and on a stack of its own."""
     given = _arguments()
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     if list(given.partitions) == [PARTITIONS]:
         asyncio.run(_one(given))
         return
