@@ -75,7 +75,7 @@ Postgres: at most `INMAIL_DATABASE_CONNECTIONS` (4) for each worker.
 3. **Postgres.** All lanes write to one server: {postgres_us:.0f} us a send at the least, {postgres_most:,} sends a
    second for each of its cores, as long as its disk keeps up with {wal:,} bytes of log a send and one commit a turn.
    Debits in the database alone, without Kafka, are 24,000 a second on two cores ([measured](operate.md#size)). No
-   statement needs two accounts, so partition numbers can be dealt to several servers; until then a larger one is the way.
+   statement needs two accounts, so the design lets partition numbers be dealt to several servers.
 4. **A commit's wait.** A turn ends with a durable commit and a Kafka transaction. A disk or a replica that takes 10 ms
    for each makes turns longer, not dearer: more sends share a turn, so the pace holds and the latency grows as much.
 5. **One hot account, or one partition.** Records of a partition are decided in order, by one lane: more workers do not

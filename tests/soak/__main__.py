@@ -49,8 +49,8 @@ def main() -> None:
     given = _arguments()
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     LOGS.mkdir(parents=True, exist_ok=True)
-    for log in LOGS.glob("*.log"):
-        log.unlink()
+    for old in (*LOGS.glob("*.log"), given.to):  # nobody is to take an earlier run for this one
+        old.unlink(missing_ok=True)
     with LocalStack(report=_report, jvm_options=_JVM) as stack:
         run = asyncio.run(_run(SoakOrder(given.minutes, given.restart_minutes, given.seed, given.pace), stack))
     given.to.parent.mkdir(exist_ok=True)
