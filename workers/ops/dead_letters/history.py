@@ -114,7 +114,7 @@ def decode_message(letter: DeadLetter) -> Event | Undecodable | None:
     try:
         return decode(letter.origin_topic, letter.key, letter.value, letter.headers)
     except Undecodable as problem:
-        return problem
+        return problem.without_frames()
 
 
 async def read_redrives(connection: Connection) -> dict[LetterKey, list[Redrive]]:
