@@ -245,7 +245,8 @@ async def _drained(
         before, size_before = await until(count // 10), await connection.fetchrow(_DISK)
         meter = CpuMeter(processes | {"postgres": stack.postgres_pid, "kafka": stack.kafka_pid})
         began = perf_counter()
-        done = await until(count) - before
+        if (done := await until(count) - before) == 0:
+            raise RuntimeError(f"a backlog of {count} is worked off before it can be measured: take a larger one")
         seconds, cpu = perf_counter() - began, _by_kind(meter.microseconds_each(done))
         size_after = await connection.fetchrow(_DISK)
     await connection.close()
