@@ -120,6 +120,16 @@ order: $(STAMP) ## Restart, replace and cut workers under load, ROUNDS times (3)
 	ORDER_ROUNDS=$(or $(ROUNDS),3) $(BIN)/python -m pytest tests/workers/test_order.py --timeout 3600
 	ORDER_RUNS=20 $(BIN)/python -m pytest tests/workers/lane/test_time_order.py
 
+.PHONY: soak
+soak: $(STAMP) ## Run all processes under changing load, with restarts, for MINUTES (60): does memory, a file or a connection grow? docs/soak.md
+	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),60); code=$$?; \
+		$(BIN)/python -m tests.soak.page --beside "$(BESIDE)" && exit $$code
+
+.PHONY: sizing
+sizing: $(STAMP) ## Measure what a send costs at 4, 12 and 48 partitions and 1 to 4 workers: docs/sizing.md (25 min)
+	$(BIN)/python -m tests.bench.sizing
+	$(BIN)/python -m tests.bench.sizing_page --beside "$(BESIDE)"
+
 .PHONY: crash
 crash: $(STAMP) ## Let each fault meet a worker at each await of the lane: 1,400 faults, build/crash.json (about 20 min)
 	CRASH=all $(BIN)/python -m pytest tests/crash -k without_a_protection

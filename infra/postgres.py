@@ -3,6 +3,7 @@
 import asyncio
 import json
 from contextlib import AbstractAsyncContextManager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
@@ -225,8 +226,12 @@ def _address(dsn: str) -> str:
     return ", ".join(f"{host['host'] or 'the local socket'}:{host['port'] or 5432}" for host in hosts)
 
 
+@lru_cache(maxsize=16)
 def _marked_connection(server: str) -> type["asyncpg.Connection[asyncpg.Record]"]:
-    """Return a class of connections that marks each statement as a wait for the server."""
+    """Return a class of connections that marks each statement as a wait for the server.
+
+    One a server: a class is a cycle in memory, and `inmail metrics` connects for each scrape.
+    """
 
     class MarkedConnection(asyncpg.Connection):
         async def execute(self, query: str, *args: object, timeout: float | None = None) -> str:  # noqa: ASYNC109

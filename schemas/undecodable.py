@@ -7,7 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, from_json
@@ -76,6 +76,15 @@ class Undecodable(Exception):  # noqa: N818 - a verdict on a record, not a fault
         super().__init__(reason, error)
         self.reason = reason
         self.error = _cut(error, _MAX_TEXT)
+
+    def without_frames(self) -> Self:
+        """Return this error without its traceback and the errors before it, for keeping.
+
+        These hold the frames of whoever called, with all their variables: a batch of records, and what keeps the error.
+        That is a cycle, which stays in memory until Python looks for cycles.
+        """
+        self.__cause__ = self.__context__ = None
+        return self.with_traceback(None)
 
 
 def explain(topic: str, value: bytes, models: Mapping[str, type[BaseModel]], topics: Mapping[str, str]) -> NoReturn:

@@ -163,3 +163,12 @@ async def _used(opening: AbstractAsyncContextManager[Pool]) -> AsyncIterator[Non
     """Open a pool that connects when it is needed, and use it."""
     async with opening as pool, pool.acquire():
         yield
+
+
+async def test_connections_to_one_server_have_one_class(settings: Settings) -> None:
+    """A class of its own stays in memory after its connection: `inmail metrics` makes one for each scrape."""
+    first, second = await connect_database(settings), await connect_database(settings)
+    await first.close()
+    await second.close()
+
+    assert type(first) is type(second)

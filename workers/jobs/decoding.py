@@ -40,7 +40,7 @@ def decode_records(records: Sequence[ConsumerRecord], as_of: datetime, times: Ti
                 milliseconds = record.timestamp
             event = decode(record.topic, record.key, record.value, record.headers)
         except Undecodable as error:
-            refused[record.partition, record.offset] = error
+            refused[record.partition, record.offset] = error.without_frames()
         else:
             place = record.partition, record.offset
             requests.append(Request(event, event.subject or "", event.id, fingerprint(event), as_of, *place))

@@ -1,6 +1,9 @@
 """The time that a record is decided as of, as each of those tells it who have to know it."""
 
+import gc
+from dataclasses import replace
 from functools import reduce
+from weakref import ref
 
 import pytest
 from aiokafka.structs import ConsumerRecord
@@ -10,6 +13,8 @@ from hypothesis import strategies as st
 from infra.clock import from_milliseconds
 from infra.settings import RecordTime
 from schemas.catalogue import SEND_REQUESTS
+from schemas.envelope import encode
+from tests.workers.wire import send
 from workers.jobs.decoding import decision_time, decode_records, latest_decision_time
 from workers.jobs.record_times import SetAside, TimePolicy
 
@@ -62,3 +67,33 @@ def test_a_time_that_is_not_taken_is_a_reason_of_its_own_and_moves_no_clock(
     assert reasons == [found.refused[0, offset].reason.value for offset in range(3)]
     believed = [record.timestamp for record, reason in zip(records, reasons, strict=True) if reason == "not_json"]
     assert from_milliseconds(max(believed)) == found.as_of
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        b"not json",
+        b"[]",
+        b'{"specversion":"1.0"}',
+        encode(send("bob")),
+        encode(send("alice")).replace(b'"time"', b'"id":"x","time"', 1),
+        encode(send("alice")).replace(b'"data":{', b'"data":{"recipient_id":"x",', 1),
+        b'{"specversion":"1.0","data_base64":"!"}',
+    ],
+    ids=["none", "not json", "no object", "no event", "another key", "a name twice", "a name in data twice", "base64"],
+)
+def test_a_record_that_is_refused_keeps_none_of_its_batch_in_memory(value: bytes | None) -> None:
+    """What was read beside it goes with the batch: no cycle is left to the collector, which a worker runs seldom."""
+    good, bad = _records([(START, 1), (START, 1)])
+    good, bad = replace(good, value=encode(send("alice"))), replace(bad, value=value)
+    kept = ref(good)
+    gc.disable()
+    try:
+        found = decode_records([good, bad], from_milliseconds(START), TimePolicy(RecordTime.APPEND))
+        assert (1, [(0, 1)]) == (len(found.requests), [*found.refused])
+        del found, good, bad
+
+        assert kept() is None
+    finally:
+        gc.enable()

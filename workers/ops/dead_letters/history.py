@@ -83,7 +83,7 @@ def decode_message(letter: DeadLetter) -> Event | Undecodable | None:
     try:
         return decode(letter.origin_topic, letter.key, letter.value, letter.headers)
     except Undecodable as problem:
-        return problem
+        return problem.without_frames()
 
 
 _REDRIVES: Final = (
