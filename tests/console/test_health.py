@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from infra.kafka.clients import admin_client, reader
-from infra.postgres_locks import LockHolder
+from infra.lock_holder import LockHolder
 from infra.settings import SettingsError, load_settings
 from workers.console.advice import ADVICE
 from workers.console.dead_letter_json import letter_json

@@ -10,15 +10,9 @@ import asyncpg
 import pytest
 
 from infra import postgres, postgres_statements
+from infra.lock_holder import LockHolder
 from infra.postgres import Connection, connect_database
-from infra.postgres_locks import (
-    LockedError,
-    LockHolder,
-    LockMemory,
-    ask_lock_holders,
-    find_holders,
-    read_lock_holders,
-)
+from infra.postgres_locks import LockedError, LockMemory, ask_lock_holders, find_holders, read_lock_holders
 from infra.settings import Settings
 from tests.workers.wire import eventually
 from workers.commands.running import _ask

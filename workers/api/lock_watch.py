@@ -13,7 +13,8 @@ from typing import Final, NoReturn
 
 import structlog
 
-from infra.postgres_locks import LockHolder, ask_lock_holders
+from infra.lock_holder import LockHolder
+from infra.postgres_locks import ask_lock_holders
 from infra.settings import Settings
 
 __all__ = ["ReadLockWatch"]

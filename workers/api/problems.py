@@ -7,8 +7,8 @@ from typing import Final
 import asyncpg
 from aiohttp import web
 
+from infra.lock_holder import LockHolder
 from infra.postgres import is_transient
-from infra.postgres_locks import LockHolder
 from infra.settings import SettingsError
 from workers.api.bodies import ProblemBody
 from workers.ops.books.snapshot import is_unmigrated

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import aiohttp
 
-from infra.postgres_locks import LockHolder
+from infra.lock_holder import LockHolder
 from infra.settings import Settings, SettingsError
 from workers.console.advice import ADVICE
 from workers.ledger.model import WorkerName

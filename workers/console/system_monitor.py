@@ -7,7 +7,8 @@ from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 
 from infra.clock import utc_now
-from infra.postgres_locks import LockedError, LockHolder, LockMemory
+from infra.lock_holder import LockHolder
+from infra.postgres_locks import LockedError, LockMemory
 from infra.settings import Settings
 from workers.console import health
 from workers.console.advice import ADVICE

@@ -17,8 +17,8 @@ from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from infra.clock import utc_now
+from infra.lock_holder import LockHolder
 from infra.postgres import Connection, connect_database
-from infra.postgres_locks import LockHolder
 from infra.settings import Settings, SettingsError
 from schemas.ids import DerivedId, derive_id
 from tests.ledger.book import DAY, Book

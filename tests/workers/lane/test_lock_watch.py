@@ -9,7 +9,7 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaConnectionError
 
-from infra.postgres_locks import LockHolder
+from infra.lock_holder import LockHolder
 from infra.settings import load_settings
 from workers.lane import lock_watch, server_checks
 from workers.lane.lock_watch import LockWatch

@@ -11,8 +11,9 @@ import asyncpg
 from aiokafka import TopicPartition
 
 from infra.clock import EARLIEST, utc_now
+from infra.lock_holder import LockHolder
 from infra.postgres import Connection, connect_database
-from infra.postgres_locks import LockHolder, LockMemory
+from infra.postgres_locks import LockMemory
 from infra.retry import describe_error
 from infra.settings import Settings
 from workers.ops.lag.sampler import PartitionEnds

@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
-from infra.postgres_locks import LockHolder
+from infra.lock_holder import LockHolder
 from workers.topology import TOPIC_OF_GROUP
 
 __all__ = [

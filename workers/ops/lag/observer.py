@@ -15,7 +15,8 @@ from aiokafka.errors import KafkaError
 
 from infra.kafka.clients import NotSetUpError
 from infra.kafka.cluster_queries import LATEST, ClusterQueries, open_cluster_queries
-from infra.postgres_locks import LockHolder, LockMemory
+from infra.lock_holder import LockHolder
+from infra.postgres_locks import LockMemory
 from infra.retry import describe_error
 from infra.settings import Settings
 from workers.ops.lag.lanes import LaneKey, LanesSample, LaneWatcher, neighbour_of, paused_reason
