@@ -1,4 +1,4 @@
-"""A session that keeps others waiting in Postgres, in words: who it is, what it holds, since when, and how to end it."""
+"""A session that keeps others waiting in Postgres, in words: who, what it holds, since when, and how to end it."""
 
 from dataclasses import dataclass
 from datetime import datetime
