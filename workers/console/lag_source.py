@@ -4,15 +4,19 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
+from time import monotonic
 from typing import Final
 
+from infra.kafka.rights import MissingRightsError, Resource, require_rights
 from infra.settings import Settings
 from schemas.catalogue import DEAD_LETTERS
 from workers.ops.lag import GroupLag, LagObserver, Sample, StatusChange, observer
+from workers.rights import RIGHTS
 from workers.topology import TOPIC_OF_GROUP
 
 __all__ = ["LagSource"]
 
+_CHECK_SECONDS: Final = 30.0  # between two questions for rights, while a group is missing
 _HISTORY_TIME_SHARE: Final = 0.7  # of a sample's time limit; after that the sample is taken without history
 
 
@@ -23,6 +27,8 @@ class LagSource:
         self._settings = settings
         self._observer: LagObserver | None = None
         self._exit_stack = AsyncExitStack()
+        self._check_at = 0.0  # by the monotonic clock: when rights are asked for again
+        self._refusal: MissingRightsError | None = None
         self.dead_letters_end = 0  # grows with each dead letter
 
     @property
@@ -45,6 +51,7 @@ class LagSource:
 
         Raises:
             KafkaError: when the cluster cannot be reached.
+            MissingRightsError: when a worker's group is not seen for want of a right; the others are.
 
         """
         if self._observer is None:
@@ -59,6 +66,22 @@ class LagSource:
             await self.close()
             await self._open(with_history=False)
             await self._refresh_once()
+        await self._check_groups()
+
+    async def _check_groups(self) -> None:
+        """Raise where the user may not see a group that is missing: brokers leave it out, as if nobody had begun it."""
+        if {group.group for group in self.worker_groups} == set(TOPIC_OF_GROUP):
+            self._refusal = None
+            return
+        if monotonic() >= self._check_at:  # each question opens a client
+            self._check_at, self._refusal = monotonic() + _CHECK_SECONDS, None
+            try:
+                rights = [right for right in RIGHTS["console"] if right.resource is Resource.GROUP]
+                await require_rights(self._settings, rights, "`inmail console`")
+            except MissingRightsError as refusal:
+                self._refusal = refusal
+        if self._refusal is not None:
+            raise self._refusal
 
     async def _refresh_once(self) -> None:
         assert self._observer is not None  # noqa: S101 - `refresh` has opened the observer
