@@ -16,7 +16,7 @@ from workers.topology import TOPIC_OF_GROUP
 
 __all__ = ["LagSource"]
 
-_CHECK_SECONDS: Final = 30.0  # between two questions for rights, while a group is missing
+_CHECK_SECONDS: Final = 30.0  # between two questions for rights
 _HISTORY_TIME_SHARE: Final = 0.7  # of a sample's time limit; after that the sample is taken without history
 
 
@@ -51,7 +51,7 @@ class LagSource:
 
         Raises:
             KafkaError: when the cluster cannot be reached.
-            MissingRightsError: when a worker's group is not seen for want of a right; the others are.
+            MissingRightsError: when a worker's group cannot be seen for want of a right; the others are.
 
         """
         if self._observer is None:
@@ -69,10 +69,7 @@ class LagSource:
         await self._check_groups()
 
     async def _check_groups(self) -> None:
-        """Raise where the user may not see a group that is missing: brokers leave it out, as if nobody had begun it."""
-        if {group.group for group in self.worker_groups} == set(TOPIC_OF_GROUP):
-            self._refusal = None
-            return
+        """Raise where the user may not see a worker's group: to it, it looks as if nobody had begun to read."""
         if monotonic() >= self._check_at:  # each question opens a client
             self._check_at, self._refusal = monotonic() + _CHECK_SECONDS, None
             try:
