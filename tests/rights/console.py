@@ -21,7 +21,7 @@ __all__ = ["CONSOLES", "ask_console", "names_in_console"]
 
 CONSOLES: Final = ("console", "console operator")
 _TOKEN: Final = "o" * 24
-_LAG: Final = "/api/lag"
+_OVERVIEW: Final = "/api/overview"
 _SAMPLE_SECONDS: Final = 60.0
 _BECAUSE: Final = {"because": "tests"}
 # The verbs of operations that a console goes on with, by the command whose rights they need.
@@ -36,8 +36,9 @@ class ConsoleSaid(NamedTuple):
 
     @property
     def error(self) -> dict[str, str]:
-        """Code and text of what is wrong; empty where nothing is."""
-        return self.body.get("error") or {}
+        """Code and text of what is wrong; of what is sampled for all pages, only a text. Empty where nothing is."""
+        sampled = self.body.get("errors", {}).get("kafka")
+        return {"code": "sampled", "text": sampled} if sampled else self.body.get("error") or {}
 
 
 async def ask_console(site: Site, command: str, right: Right, settings: Settings) -> ConsoleSaid:
@@ -53,12 +54,12 @@ async def ask_console(site: Site, command: str, right: Right, settings: Settings
 
 
 async def _read(client: ClientSession, path: str) -> ConsoleSaid:
-    """Ask a page's question; that of the lag again until there is a sample, or the error of one."""
+    """Ask a page's question; that of the overview again until there is a sample."""
     async with asyncio.timeout(_SAMPLE_SECONDS):
         while True:
             async with client.get(path) as answer:
                 said = ConsoleSaid(answer.status, await answer.json())
-            if path != _LAG or said.error or said.body["at"] is not None:
+            if path != _OVERVIEW or said.body["at"] is not None:
                 return said
             await asyncio.sleep(0.1)
 
@@ -73,7 +74,7 @@ def _page(right: Right) -> str:
     """Return what a page asks for that needs a right."""
     if right.operation is Operation.DESCRIBE_CONFIGS:
         return "/api/topics"
-    return _LAG if right.resource is Resource.GROUP else f"/api/topics/{right.name}/records?last=1"
+    return _OVERVIEW if right.resource is Resource.GROUP else f"/api/topics/{right.name}/records?last=1"
 
 
 async def _stopped_operation(site: Site, verb: str) -> int:

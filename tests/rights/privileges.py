@@ -43,7 +43,7 @@ _AHEAD: Final = """
 update lanes set as_of = now() + interval '1 day' where topic = 'inmail.send-requests' and partition = 0
 """
 _DECIDES: Final = (Privilege("select", "lanes"), *_RECORDED, Privilege("insert", "clock_decisions"))
-_DECIDES_AGAIN: Final = (Privilege("select", "journal"), *_RECORDED, Privilege("create", "database site"))
+_DECIDES_AGAIN: Final = (*_RECORDED, Privilege("create", "database site"))  # the owner reads as the workers' role
 
 # The replays into a schema of the ledger's own database come as its owner; what they find is no matter here.
 PRIVILEGES: Final[Mapping[str, _Command]] = {

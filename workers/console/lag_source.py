@@ -4,16 +4,20 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
+from time import monotonic
 from typing import Final
 
+from infra.kafka.rights import MissingRightsError, Resource, require_rights
 from infra.postgres_locks import LockMemory
 from infra.settings import Settings
 from schemas.catalogue import DEAD_LETTERS
 from workers.ops.lag import GroupLag, LagObserver, Sample, StatusChange, observer
+from workers.rights import RIGHTS
 from workers.topology import TOPIC_OF_GROUP
 
 __all__ = ["LagSource"]
 
+_CHECK_SECONDS: Final = 30.0  # between two questions for rights
 _HISTORY_TIME_SHARE: Final = 0.7  # of a sample's time limit; after that the sample is taken without history
 
 
@@ -25,6 +29,8 @@ class LagSource:
         self._locks = locks
         self._observer: LagObserver | None = None
         self._exit_stack = AsyncExitStack()
+        self._check_at = 0.0  # by the monotonic clock: when rights are asked for again
+        self._refusal: MissingRightsError | None = None
         self.dead_letters_end = 0  # grows with each dead letter
 
     @property
@@ -47,6 +53,7 @@ class LagSource:
 
         Raises:
             KafkaError: when the cluster cannot be reached.
+            MissingRightsError: when a worker's group cannot be seen for want of a right; the others are.
 
         """
         if self._observer is None:
@@ -61,6 +68,19 @@ class LagSource:
             await self.close()
             await self._open(with_history=False)
             await self._refresh_once()
+        await self._check_groups()
+
+    async def _check_groups(self) -> None:
+        """Raise where the user may not see a worker's group: to it, it looks as if nobody had begun to read."""
+        if monotonic() >= self._check_at:  # each question opens a client
+            self._check_at, self._refusal = monotonic() + _CHECK_SECONDS, None
+            try:
+                rights = [right for right in RIGHTS["console"] if right.resource is Resource.GROUP]
+                await require_rights(self._settings, rights, "`inmail console`")
+            except MissingRightsError as refusal:
+                self._refusal = refusal
+        if self._refusal is not None:
+            raise self._refusal
 
     async def _refresh_once(self) -> None:
         assert self._observer is not None  # noqa: S101 - `refresh` has opened the observer
