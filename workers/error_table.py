@@ -20,7 +20,7 @@ from infra.postgres_rights import MissingPrivilegesError
 from infra.settings import Settings, SettingsError
 from workers.errors import BreakerError, ChildError, LaneError, WorkerError
 from workers.ledger.plans import CatalogueError
-from workers.ops.books.audit_new import AuditUnderWayError
+from workers.ops.books.audit_mark import AuditUnderWayError
 from workers.ops.books.balance import UnknownAccountError
 from workers.ops.books.snapshot import is_unmigrated
 from workers.ops.dead_letters.letters import NoSuchDeadLetterError

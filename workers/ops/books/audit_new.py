@@ -5,13 +5,10 @@ which something may be wrong is then audited whole, so that a finding here is on
 Rows before the mark are not read: a fault that somebody puts into them later is the whole audit's to find.
 """
 
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
-from dataclasses import asdict
-from datetime import datetime
+from collections.abc import Iterable
 from pathlib import Path
 from time import monotonic
-from typing import Final, NamedTuple
+from typing import Final
 
 from infra.postgres import Connection
 from infra.settings import RecordTime, Settings
@@ -29,20 +26,10 @@ from workers.ops.books.audit import (
     read_checks,
     run_checks,
 )
-from workers.ops.books.snapshot import connect_to_books
+from workers.ops.books.audit_mark import open_for_mark, read_mark, save_new_mark, save_whole_mark
 
-__all__ = [
-    "LOCK",
-    "AuditUnderWayError",
-    "audit_and_mark",
-    "audit_new",
-    "audit_new_books",
-    "read_audited_at",
-    "save_whole_mark",
-]
+__all__ = ["audit_and_mark", "audit_new", "audit_new_books"]
 
-# The first half of the lock's key: any constant that no other lock uses. The second is a hash of the schema.
-LOCK: Final = 0x1E_D6E5
 _LOOKUP_PLANS = (
     "set local enable_nestloop = on; set local enable_hashjoin = off; set local enable_mergejoin = off;"
     " set local enable_seqscan = off"
@@ -148,51 +135,6 @@ right join (
 group by j.spent, j.reversed, j.expired, j.voided, j.forfeited
 """
 
-# {accounts} and {known}: which accounts, and what the mark knew of their refusals.
-_SAVE: Final = """
-insert into audited_accounts as m (
-    account, sequence, newest_lot, erased_at, refused_as_of, lots, remaining, announced
-)
-select a.account, a.sequence, a.newest_lot, a.erased_at, {refused}, coalesce(l.lots, '{{}}'),
-    coalesce(l.remaining, '{{}}'), coalesce(l.announced, '{{}}')
-from {accounts} as a
-left join (
-    select account, array_agg(lot order by lot) as lots, array_agg(remaining order by lot) as remaining,
-        array_agg(cardinality(announced_ends) order by lot) as announced
-    from {lots} where open group by account
-) as l on a.account = l.account
-left join (
-    select account, max(as_of) as as_of from {rows} where code = 'insufficient_credits' group by account
-) as r on a.account = r.account
-on conflict (account) do update
-set sequence = excluded.sequence, newest_lot = excluded.newest_lot, erased_at = excluded.erased_at,
-    refused_as_of = excluded.refused_as_of, lots = excluded.lots, remaining = excluded.remaining,
-    announced = excluded.announced
-where m.* is distinct from excluded.*
-"""
-_SAVE_NEW: Final = _SAVE.format(
-    refused="greatest(a.base_refused_as_of, r.as_of)", accounts="changed", lots="their_lots", rows="fresh"
-)
-_SAVE_WHOLE: Final = _SAVE.format(refused="r.as_of", accounts="accounts", lots="lots", rows="journal")
-_SAVE_AUDIT: Final = """
-insert into audits (kind, taken_at, whole_at, seconds, rows_read, as_of, tick_lanes, totals)
-select $1, now(), coalesce($2, now()), $3, $4, (select min(l.as_of) from lanes as l),
-    (
-        select coalesce(jsonb_object_agg(l.partition, l.as_of), '{}') from lanes as l
-        where l.consumer_group = 'inmail-expiry' and l.as_of is not null
-    ), $5
-"""
-
-
-class AuditUnderWayError(Exception):
-    """Another audit that moves the mark is under way. The message says what to do."""
-
-
-class _Mark(NamedTuple):
-    taken_at: datetime
-    whole_at: datetime
-    totals: dict[str, int]
-
 
 async def audit_and_mark(settings: Settings, report: Report | None = None) -> Audit:
     """Audit the whole ledger; if it passes, the next audit of what is new begins here.
@@ -204,7 +146,7 @@ async def audit_and_mark(settings: Settings, report: Report | None = None) -> Au
 
     """
     began = monotonic()
-    async with _open_for_mark(settings) as connection:
+    async with open_for_mark(settings) as connection:
         found = await audit_books(connection, broker_time=_by_broker(settings), report=report)
         if found.passed:
             await save_whole_mark(connection, found, monotonic() - began)
@@ -222,42 +164,14 @@ async def audit_new(settings: Settings, report: Report | None = None) -> Audit:
         OSError, asyncpg.PostgresError: when the database cannot be reached or refuses.
 
     """
-    async with _open_for_mark(settings) as connection:
-        if await _read_mark(connection) is not None:
+    async with open_for_mark(settings) as connection:
+        if await read_mark(connection) is not None:
             return await audit_new_books(connection, broker_time=_by_broker(settings), report=report)
     return await audit_and_mark(settings, report)
 
 
-@asynccontextmanager
-async def _open_for_mark(settings: Settings) -> AsyncIterator[Connection]:
-    """Open a transaction with one snapshot that may write, the only one of its kind."""
-    async with connect_to_books(settings) as connection:
-        # Before the snapshot: it then has what the audit before wrote. Freed when the connection ends.
-        if not await connection.fetchval("select pg_try_advisory_lock($1, hashtext(current_schema()))", LOCK):
-            raise AuditUnderWayError("another audit that moves the mark is under way: wait for it, or stop it")
-        async with connection.transaction(isolation="repeatable_read"):
-            yield connection
-
-
 def _by_broker(settings: Settings) -> bool:
     return settings.topic_record_time is RecordTime.APPEND
-
-
-async def _read_mark(connection: Connection) -> _Mark | None:
-    row = await connection.fetchrow("select taken_at, whole_at, totals from audits order by audit desc limit 1")
-    return None if row is None else _Mark(*row)
-
-
-async def read_audited_at(connection: Connection) -> dict[str, float]:
-    """Return when the newest whole audit with a mark, and the newest of any kind (`new`), were taken: Unix time."""
-    row = await connection.fetchrow("select whole_at, taken_at from audits order by audit desc limit 1")
-    return {} if row is None else {"whole": row["whole_at"].timestamp(), "new": row["taken_at"].timestamp()}
-
-
-async def save_whole_mark(connection: Connection, found: Audit, seconds: float) -> None:
-    """Set the mark where a whole audit that passed stands, in its own transaction."""
-    await connection.execute(_SAVE_WHOLE, timeout=QUERY_SECONDS)
-    await connection.execute(_SAVE_AUDIT, "whole", None, seconds, found.totals.rows, asdict(found.totals))
 
 
 async def audit_new_books(connection: Connection, *, broker_time: bool = True, report: Report | None = None) -> Audit:
@@ -270,7 +184,7 @@ async def audit_new_books(connection: Connection, *, broker_time: bool = True, r
 
     """
     began = monotonic()
-    mark = await _read_mark(connection)
+    mark = await read_mark(connection)
     assert mark is not None  # noqa: S101 - the caller has seen it
     await _fill(connection)
     await _find_suspects(connection, report, broker_time=broker_time)
@@ -294,8 +208,7 @@ async def audit_new_books(connection: Connection, *, broker_time: bool = True, r
     part = AuditedPart(mark.taken_at, mark.whole_at, rows, accounts, examined)
     result = Audit(BookTotals(**totals), tuple((none | found).values()), part)
     if result.passed:
-        await connection.execute(_SAVE_NEW, timeout=QUERY_SECONDS)
-        await connection.execute(_SAVE_AUDIT, "new", mark.whole_at, monotonic() - began, rows, totals)
+        await save_new_mark(connection, mark, rows, totals, monotonic() - began)
     await connection.execute(f"drop table {', '.join(_TEMPORARY)}")
     return result
 

@@ -24,7 +24,7 @@ from infra.kafka.clients import admin_client
 from infra.probes import serve_probes
 from infra.retry import is_retriable
 from infra.settings import Settings
-from workers.ops.books.audit_new import read_audited_at
+from workers.ops.books.audit_mark import read_audited_at
 from workers.ops.books.credit_metrics import CreditReader, CreditTotals
 from workers.ops.books.lane_metrics import LaneReader, LaneState, MisplacedRecords, read_misplaced
 from workers.ops.books.snapshot import open_books
