@@ -60,7 +60,7 @@ send of a backlog added to the database and to its write-ahead log, which archiv
 """
 
 _BEYOND = """
-Memory (measured by the [soak](soak.md)): each process 75 to 90 MB; Postgres and Kafka as you give them. Connections to
+Memory (measured by the [soak](soak.md)): each process 75 to 95 MB; Postgres and Kafka as you give them. Connections to
 Postgres: at most `INMAIL_DATABASE_CONNECTIONS` (4) for each worker.
 
 ## What breaks first beyond this (reasoned)
@@ -96,7 +96,7 @@ def render(cells: Sequence[Mapping[str, Any]], beside: str) -> str:
     place = {"partitions": usual["partitions"], "workers": usual["workers"], "busy": _BUSY}
     when = sorted({each["at"][:10] for each in cells})
     lines = [_HEAD.format(when=f"on {' and '.join(when)}", beside=beside).rstrip("\n"), "", *_cells(cells)]
-    lines += [_SHARES.format(**place), *_by_process(usual)]
+    lines += [_SHARES.format(**place).rstrip("\n"), "", *_by_process(usual)]
     lines += [_NEEDS.format(**place, most=max(map(int, usual["rates"]))).rstrip("\n"), *_needs(usual, least)]
     lines.append(
         _BEYOND.format(

@@ -29,6 +29,8 @@ __all__ = ["DEFECT", "Exit", "fail", "run_command", "run_process"]
 
 CommandResult = TypeVar("CommandResult")
 
+_CYCLES_SECONDS = 60.0
+
 # The message for an error that the error table does not have. The traceback stands before it.
 DEFECT: Final = "a broken invariant or a defect in this program: see the traceback above"
 
@@ -95,14 +97,30 @@ def run_process(worker: Callable[[Settings], Coroutine[Any, Any, None]]) -> None
         settings = load_settings()
         configure_logging(settings)
         # A batch creates some ten thousand objects without cycles, all freed with the batch. At Python's default
-        # thresholds the collector scans them repeatedly, which takes a seventh of a worker's time (`make bench`).
+        # thresholds the collector scans them repeatedly, which takes a seventh of a worker's time (`make bench`). At
+        # these it would find the few cycles that there are after hours, and the process would grow until then.
         gc.freeze()
         gc.set_threshold(100_000, 20, 100)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             quiet_late_errors(runner.get_loop())
-            runner.run(worker(settings))
+            runner.run(_run_tidily(worker(settings)))
 
     _run_to_exit(run, Exit.INTERRUPTED)
+
+
+async def _run_tidily(worker: Coroutine[Any, Any, None]) -> None:
+    """Run a worker, and free cycles beside it: some milliseconds each minute, as what was imported is not scanned."""
+    tidying = asyncio.create_task(_free_cycles())
+    try:
+        await worker
+    finally:
+        tidying.cancel()
+
+
+async def _free_cycles() -> None:
+    while True:
+        await asyncio.sleep(_CYCLES_SECONDS)
+        gc.collect()
 
 
 def _command() -> str:
