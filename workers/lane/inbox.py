@@ -37,9 +37,14 @@ class Inbox:
         self.error: Exception | None = None  # of the consumer, since the lane sought
 
     @property
+    def is_open(self) -> bool:
+        """Whether the lane has sought, and takes what comes after."""
+        return self._position is not None
+
+    @property
     def hungry(self) -> bool:
         """Whether records should be fetched for this lane."""
-        return self._position is not None and self.error is None and self._bytes < _ENOUGH_BYTES
+        return self.is_open and self.error is None and self._bytes < _ENOUGH_BYTES
 
     @property
     def bytes(self) -> int:
@@ -69,8 +74,10 @@ class Inbox:
         self._position, self.error = None, None
 
     def offer(self, records: Sequence[ConsumerRecord], position: int) -> None:
-        """Take what the consumer fetched, and where it stands after it."""
-        if self._position is not None and (records or position > self._position):
+        """Take what the consumer fetched, and where it stands after it; nothing of before the lane's offset."""
+        if self._position is None or (records and records[0].offset < self._position):
+            return
+        if records or position > self._position:
             self._chunks.append(Taken(records, position))
             self._bytes += sum(map(_size, records))
             self._position = position

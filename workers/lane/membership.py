@@ -156,9 +156,10 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is
     async def _deliver(self, hungry: Iterable[TopicPartition], polled: Polled) -> None:
         """Give the lanes what was polled for them: records, an error, or how far the consumer has come without either.
 
-        The lanes may have been replaced while the poll waited: a closed inbox takes nothing, and its lane will seek; an
-        open one has sought, and the poll went on from there. A lane that is given an error begins again from its
-        offsets: its opening checks them all and finds out what the error means. Until then it is not polled.
+        The lanes may have been replaced while the poll waited, or have begun again: a closed inbox takes nothing, and
+        its lane will seek; one that was opened has sought, and what was polled before that is not the next it is to
+        have. A lane that is given an error begins again from its offsets: its opening checks them all and finds out
+        what the error means. Until then it is not polled.
         """
         for place in hungry:
             if place not in self.lanes:
@@ -166,10 +167,13 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is
             inbox = self.lanes[place].inbox
             if place in polled.failed:
                 inbox.interrupt(polled.failed[place])
-            elif place in polled.records:
-                inbox.offer(polled.records[place], polled.records[place][-1].offset + 1)
-            elif inbox.hungry:
-                inbox.offer([], await self._consumer.position(place))
+            elif inbox.is_open:
+                records = polled.records.get(place, ())
+                position = await self._consumer.position(place)
+                if not records:
+                    inbox.offer([], position)
+                elif position > records[-1].offset:  # otherwise the lane has sought to before them
+                    inbox.offer(records, records[-1].offset + 1)
 
     # -- the group's assignment; aiokafka swallows what these raise, so nothing may ---------------------------------
 

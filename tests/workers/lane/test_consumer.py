@@ -12,11 +12,13 @@ from uuid import uuid4
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError, UnknownError
+from aiokafka.structs import ConsumerRecord
 
 from infra.kafka.aiokafka_fixes import ConsumerLostError
 from infra.kafka.clients import create_consumer, reader
 from infra.kafka.end_offsets import EndOffsets
 from infra.kafka.fetch_pace import GATHERING, WAITING
+from infra.kafka.poller import Polled
 from infra.settings import Settings
 from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS
 from tests.workers.life import living
@@ -24,6 +26,7 @@ from tests.workers.wire import ends, eventually, publish, read, send
 from workers.errors import WorkerError
 from workers.jobs.send import SendJob
 from workers.lane.clients import Clients
+from workers.lane.inbox import Taken
 from workers.lane.membership import Membership
 from workers.lane.work import Work
 from workers.ledger.plans import load_catalogue
@@ -156,6 +159,33 @@ async def test_a_lane_that_comes_back_is_asked_about_no_more_often(settings: Set
         checks.append(membership.lanes[PLACE].check)
         await membership.on_partitions_revoked([PLACE])
     assert checks[0] is checks[1]
+
+
+async def test_a_lane_that_begins_again_during_a_poll_is_not_given_what_was_polled_before(settings: Settings) -> None:
+    """Polled one by one, others are waited for meanwhile: records 20 to 29 would be decided before 8 to 19."""
+    position = 30
+    consumer = SimpleNamespace(change_fetch_wait=Mock(), position=AsyncMock(side_effect=lambda _: position))
+    membership = _membership(settings, consumer)
+    await membership.on_partitions_assigned([PLACE])
+    lane = membership.lanes[PLACE]
+    lane.open(20)
+    polled = Polled({PLACE: [_record(offset) for offset in range(20, 30)]}, {})
+
+    lane.close()
+    lane.open(position := 8)
+    await membership._deliver([PLACE], polled)
+    assert 0 == lane.inbox.records
+
+    position = 30
+    lane.open(20)
+    lane.inbox.put_back(Taken([_record(19, bytes(1_000_000))], 20))  # it needs no more: what was fetched is taken
+    await membership._deliver([PLACE], polled)
+    assert 11 == lane.inbox.records
+    await membership.on_partitions_revoked([PLACE])
+
+
+def _record(offset: int, value: bytes = b"") -> ConsumerRecord[bytes, bytes]:
+    return ConsumerRecord(*PLACE, offset, 0, 0, None, value, 0, 0, 0, ())
 
 
 async def test_a_member_without_partitions_ends_with_its_consumer(settings: Settings) -> None:

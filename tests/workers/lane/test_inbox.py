@@ -39,3 +39,13 @@ def test_records_that_are_large_are_taken_by_their_bytes() -> None:
     assert [3, 3, 3, 1, 1] == [len(each.records) for each in taken if each]
     assert [3, 6, 9, 10, 12] == [each.next_offset for each in taken if each]
     assert 0 == inbox._bytes
+
+
+def test_records_of_before_the_place_where_the_lane_has_begun_again_are_not_taken() -> None:
+    """They were fetched before it sought, and delivered after."""
+    inbox = _open()
+    inbox.open(30)
+    inbox.offer(_records(10, b"v", first=20), 30)
+    assert 0 == inbox.records
+    inbox.offer(_records(10, b"v", first=30), 40)
+    assert 10 == inbox.records
