@@ -82,7 +82,7 @@ def test_the_last_results_have_an_end(option: str) -> None:
 
 
 def test_balances_are_no_results_also_where_their_topic_is_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A balance beside each answer would tell nothing that the line before it does not: who counts lines counts answers."""
+    """A balance beside each answer would tell nothing that its line does not; who counts lines counts answers."""
     asked: list[str] = []
 
     async def partition_counts(_: object, topics: Collection[str]) -> dict[str, int]:
