@@ -38,7 +38,7 @@ are calm after its end. Settings are those that ship, but for four partitions a 
 
 This page is rendered by `python -m tests.states.table` from runs of {days}; each state says when it was caused, and
 `python -m tests.states STATE` measures one anew. The machine has two cores; at the beginning of a state its load was
-{least} to {most}: above 2, other work held the processes up, and what says it late may be early elsewhere.
+{least} to {most}. Above 2, other work held up the processes: most of all `inmail lag --json`, which starts anew each time.
 
 Nothing stands beside these figures. Burrow 1.2.1, which Debian has, was run on such a cluster with a ZooKeeper of its
 own, and saw no topic and no group: it asks for the ends of partitions in a version that Kafka 4.0 took out (KIP-896;
@@ -126,16 +126,17 @@ def _item(title: str, surface: str, state: Mapping[str, Any]) -> Iterator[str]:
         if heard["told_seconds"] is not None
         else "the right thing was not said"
     )
-    wanted = (
-        f" (right: `{right[0].replace('|', '` or `')}` says `{right[1].replace('|', '` or `')}`)"
-        if right is not None
-        else ""
-    )
+    wanted = f" (right: {_wanted(right[0])} says {_wanted(right[1])})" if right is not None else ""
     yield f"- {title}: {said}{wanted}"
     if heard["before"]:
         yield f"  - before: {_listed(heard['before'])}"
     if heard["beside"]:
         yield f"  - beside: {_listed(heard['beside'])}"
+
+
+def _wanted(pattern: str) -> str:
+    """Return a pattern as it is, or its alternatives where it is nothing but these."""
+    return f"`{pattern}`" if "(" in pattern else f"`{pattern.replace('|', '` or `')}`"
 
 
 def _listed(words: list[str]) -> str:
