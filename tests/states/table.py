@@ -38,7 +38,7 @@ are calm after its end. Settings are those that ship, but for four partitions a 
 
 This page is rendered by `python -m tests.states.table` from runs of {days}; each state says when it was caused, and
 `python -m tests.states STATE` measures one anew. The machine has two cores; at the beginning of a state its load was
-{least} to {most}. Above 2, other work held up the processes: most of all `inmail lag --json`, which starts anew each time.
+{least} to {most}. Above 2, other work held the processes up: most of all `inmail lag --json`, a new process each time.
 
 Nothing stands beside these figures. Burrow 1.2.1, which Debian has, was run on such a cluster with a ZooKeeper of its
 own, and saw no topic and no group: it asks for the ends of partitions in a version that Kafka 4.0 took out (KIP-896;
