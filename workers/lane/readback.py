@@ -73,9 +73,7 @@ class PublishedAnswers:
                 missing += bool(event) and is_in_doubt
         if found or missing:
             structlog.get_logger("inmail.lane").warning("answers_looked_for", found=found, missing=missing)
-        return kept, {
-            place: offset for place, offset in offsets.items() if place != self._place or offset >= self._end
-        }
+        return kept, {place: offset for place, offset in offsets.items() if place != self._place or offset >= self._end}
 
 
 async def scan_published(
