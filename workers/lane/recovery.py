@@ -32,14 +32,14 @@ class CommittedOffsetCheck:
     """
 
     def __init__(self) -> None:
-        self._doubt: tuple[int | None, int] | None = None  # what the brokers told, and what is noted
+        self._noted: int | None = None  # which the brokers told less than
         self._count = 0
 
     def resolve(self, committed: int | None, noted: int | None, stored: int, end: int) -> StartPoint:
         """Return the offset to go by; or refuse it for now.
 
-        What was asked often enough is not asked that often again while both words stay: an opening may fail later on,
-        and a lane may go to another worker and come back.
+        What was asked often enough is not asked that often again while nothing more is published: an opening may fail
+        later on, and a lane may go to another worker and come back.
 
         Args:
             committed: the group's offset, as the brokers tell it now.
@@ -52,10 +52,10 @@ class CommittedOffsetCheck:
 
         """
         if noted is None or noted > end or (committed is not None and committed >= noted):
-            self._doubt = None
+            self._noted = None
             return StartPoint(committed)
-        if self._doubt != (committed, noted):
-            self._doubt, self._count = (committed, noted), 0
+        if self._noted != noted:
+            self._noted, self._count = noted, 0
         if self._count == _ATTEMPTS:
             structlog.get_logger("inmail.lane").warning("offset_not_believed", offset=committed, published=noted)
             return StartPoint(max(committed or 0, noted - _LOOK_BACK), max(noted, stored))
