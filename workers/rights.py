@@ -166,7 +166,15 @@ CHECKED: Final = frozenset(
 # Commands that write to the ledger's database: what they need there beside SELECT is told with what they lack. Some of
 # them need no right on Kafka.
 CHANGING: Final = frozenset(
-    {"clock accept", "clock set-aside", "clock set-back", "replay rebuild", "replay shadow", "console operator"}
+    {
+        "audit",
+        "clock accept",
+        "clock set-aside",
+        "clock set-back",
+        "replay rebuild",
+        "replay shadow",
+        "console operator",
+    }
     | {"topics apply", "dead-letters redrive", "replay rewind", "replay reemit", "replay balances", "transactions end"}
 )
 
@@ -196,6 +204,8 @@ _OPERATORS_PRIVILEGES: Final[Mapping[str, Sequence[str]]] = {
     "lanes": ("insert", "update"),
     "decided_ahead": ("delete",),
     "partitioning": ("insert",),
+    "audits": ("insert",),
+    "audited_accounts": ("insert", "update", "delete"),
 }
 
 

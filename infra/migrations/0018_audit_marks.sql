@@ -11,17 +11,16 @@ create table audits (
     whole_at timestamptz not null,
     seconds double precision not null check (seconds >= 0),
     rows_read bigint not null check (rows_read >= 0),
-    as_of timestamptz,
-    tick_lanes jsonb not null,
+    lanes jsonb not null,
     totals jsonb not null
 );
 
 comment on table audits is 'Audits that passed and moved the mark. The newest is where the next one begins.';
 comment on column audits.taken_at is 'When its snapshot was taken, by the database''s clock.';
 comment on column audits.whole_at is 'When the last whole audit before it, or itself, was taken.';
-comment on column audits.as_of is
-'The least watermark of all lanes in its snapshot: a row that a lane stored later is not of a time before it.';
-comment on column audits.tick_lanes is 'Watermarks of the expiry lanes in its snapshot, by partition.';
+comment on column audits.lanes is
+'Where the lanes stood in its snapshot: what a lane reads later has no lower offset, unless its topic is another or
+was set anew (topic_id, topic_since). Not their watermarks: an operator may set a lane''s clock back.';
 
 create table audited_accounts (
     account bigint primary key,
@@ -31,11 +30,16 @@ create table audited_accounts (
     refused_as_of timestamptz,
     lots integer[] not null,
     remaining integer[] not null,
-    announced integer[] not null
+    announced_lots integer[] not null,
+    announced_ends timestamptz[] not null,
+    subscription_ends jsonb not null
 ) with (fillfactor = 80);
 
 comment on table audited_accounts is 'Each account as the newest of `audits` found it good.';
 comment on column audited_accounts.sequence is 'Its newest row then. Later rows have later numbers.';
 comment on column audited_accounts.refused_as_of is 'The latest time at which it was refused for want of credit.';
 comment on column audited_accounts.lots is
-'Its open lots then. The next two are parallel: the credits in each, and how many of its ends were announced.';
+'Its open lots then, in parallel with the credits in each.';
+comment on column audited_accounts.announced_lots is
+'A lot for each end of these that was announced, in parallel with these ends.';
+comment on column audited_accounts.subscription_ends is 'Ends of its subscriptions that have one, by their ids.';

@@ -1,14 +1,6 @@
 -- What the audit of what is new works on, in temporary tables: see `audit_screen.sql`. The new rows come between the
 -- two parts, since how they are best read depends on how many there are.
 
-create temp table since as
-select
-    coalesce(x.as_of, '-infinity') as as_of,
-    x.tick_lanes
-from audits as x
-order by x.audit desc
-limit 1;
-
 create temp table suspects (account bigint primary key);
 
 create temp table changed as
@@ -21,7 +13,8 @@ select
     coalesce(b.sequence, 0) as base_sequence,
     coalesce(b.newest_lot, 0) as base_newest_lot,
     b.erased_at as base_erased_at,
-    b.refused_as_of as base_refused_as_of
+    b.refused_as_of as base_refused_as_of,
+    b.subscription_ends as base_ends
 from accounts as a
 full join audited_accounts as b on a.account = b.account
 where a.sequence is distinct from b.sequence;
@@ -42,11 +35,24 @@ create temp table base_lots as
 select
     b.account,
     u.lot,
-    u.remaining,
-    u.announced
+    u.remaining
 from changed as c
 inner join audited_accounts as b on c.account = b.account
-cross join unnest(b.lots, b.remaining, b.announced) as u (lot, remaining, announced);
+cross join unnest(b.lots, b.remaining) as u (lot, remaining);
+
+create temp table base_ends as
+select
+    b.account,
+    u.lot,
+    u.told
+from changed as c
+inner join audited_accounts as b on c.account = b.account
+cross join unnest(b.announced_lots, b.announced_ends) as u (lot, told);
+
+create temp table their_subscriptions as
+select s.* -- noqa: AM04
+from subscriptions as s
+inner join changed as c on s.account = c.account;
 
 create temp table named_ticks as
 select t.* -- noqa: AM04
@@ -66,4 +72,6 @@ cross join lateral (
 analyze fresh;
 analyze their_lots;
 analyze base_lots;
+analyze base_ends;
+analyze their_subscriptions;
 analyze named_ticks;

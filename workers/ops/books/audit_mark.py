@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 from infra.postgres import Connection
+from infra.postgres_rights import MissingPrivilegesError
 from infra.settings import Settings
 from workers.ops.books.audit import QUERY_SECONDS, Audit
 from workers.ops.books.snapshot import connect_to_books
@@ -25,38 +26,64 @@ __all__ = [
 # The first half of the lock's key: any constant that no other lock uses. The second is a hash of the schema.
 LOCK: Final = 0x1E_D6E5
 
+_PRIVILEGES: Final = {"audits": ("select", "insert"), "audited_accounts": ("select", "insert", "update", "delete")}
+_LACKING: Final = """
+select string_agg(upper(p.privilege), ', ' order by p.number)
+from unnest($2::text[]) with ordinality as p (privilege, number)
+where not has_table_privilege(to_regclass($1), p.privilege)
+"""
+
 # Of which accounts, from which lots and rows, and when they were refused last.
 _SAVE: Final = """
 insert into audited_accounts as m (
-    account, sequence, newest_lot, erased_at, refused_as_of, lots, remaining, announced
+    account, sequence, newest_lot, erased_at, refused_as_of, lots, remaining, announced_lots, announced_ends,
+    subscription_ends
 )
 select a.account, a.sequence, a.newest_lot, a.erased_at, {refused}, coalesce(l.lots, '{{}}'),
-    coalesce(l.remaining, '{{}}'), coalesce(l.announced, '{{}}')
+    coalesce(l.remaining, '{{}}'), coalesce(n.lots, '{{}}'), coalesce(n.ends, '{{}}'), coalesce(s.ends, '{{}}')
 from {accounts} as a
 left join (
-    select account, array_agg(lot order by lot) as lots, array_agg(remaining order by lot) as remaining,
-        array_agg(cardinality(announced_ends) order by lot) as announced
+    select account, array_agg(lot order by lot) as lots, array_agg(remaining order by lot) as remaining
     from {lots} where open group by account
 ) as l on a.account = l.account
+left join (
+    select x.account, array_agg(x.lot order by x.lot, x.told) as lots, array_agg(x.told order by x.lot, x.told) as ends
+    from (select distinct account, lot, unnest(announced_ends) as told from {lots} where open) as x group by x.account
+) as n on a.account = n.account
+left join (
+    select account, jsonb_object_agg(subscription_id, ends_at) as ends
+    from {subscriptions} where ends_at is not null group by account
+) as s on a.account = s.account
 left join (
     select account, max(as_of) as as_of from {rows} where code = 'insufficient_credits' group by account
 ) as r on a.account = r.account
 on conflict (account) do update
 set sequence = excluded.sequence, newest_lot = excluded.newest_lot, erased_at = excluded.erased_at,
     refused_as_of = excluded.refused_as_of, lots = excluded.lots, remaining = excluded.remaining,
-    announced = excluded.announced
+    announced_lots = excluded.announced_lots, announced_ends = excluded.announced_ends,
+    subscription_ends = excluded.subscription_ends
 where m.* is distinct from excluded.*
 """
 _SAVE_NEW: Final = _SAVE.format(
-    refused="greatest(a.base_refused_as_of, r.as_of)", accounts="changed", lots="their_lots", rows="fresh"
+    refused="greatest(a.base_refused_as_of, r.as_of)",
+    accounts="changed",
+    lots="their_lots",
+    rows="fresh",
+    subscriptions="their_subscriptions",
 )
-_SAVE_WHOLE: Final = _SAVE.format(refused="r.as_of", accounts="accounts", lots="lots", rows="journal")
+_SAVE_WHOLE: Final = _SAVE.format(
+    refused="r.as_of", accounts="accounts", lots="lots", rows="journal", subscriptions="subscriptions"
+)
+# Accounts that are gone: a whole audit passed without them.
+_FORGET: Final = """
+delete from audited_accounts as m where not exists (select from accounts as a where a.account = m.account)
+"""
 _SAVE_AUDIT: Final = """
-insert into audits (kind, taken_at, whole_at, seconds, rows_read, as_of, tick_lanes, totals)
-select $1, now(), coalesce($2, now()), $3, $4, (select min(l.as_of) from lanes as l),
+insert into audits (kind, taken_at, whole_at, seconds, rows_read, lanes, totals)
+select $1, now(), coalesce($2, now()), $3, $4,
     (
-        select coalesce(jsonb_object_agg(l.partition, l.as_of), '{}') from lanes as l
-        where l.consumer_group = 'inmail-expiry' and l.as_of is not null
+        select coalesce(jsonb_agg(to_jsonb(x)), '[]')
+        from (select l.consumer_group, l.partition, l.next_offset, l.topic_id, l.topic_since from lanes as l) as x
     ), $5
 """
 
@@ -75,13 +102,32 @@ class Mark(NamedTuple):
 
 @asynccontextmanager
 async def open_for_mark(settings: Settings) -> AsyncIterator[Connection]:
-    """Open a transaction with one snapshot that may write, the only one of its kind."""
+    """Open a transaction with one snapshot that may write, the only one of its kind.
+
+    Raises:
+        AuditUnderWayError: when another audit that moves the mark is under way.
+        MissingPrivilegesError: when the user may not write the mark: told before hours of reading, not after them.
+
+    """
     async with connect_to_books(settings) as connection:
+        await _require_privileges(connection)
         # Before the snapshot: it then has what the audit before wrote. Freed when the connection ends.
         if not await connection.fetchval("select pg_try_advisory_lock($1, hashtext(current_schema()))", LOCK):
             raise AuditUnderWayError("another audit that moves the mark is under way: wait for it, or stop it")
         async with connection.transaction(isolation="repeatable_read"):
             yield connection
+
+
+async def _require_privileges(connection: Connection) -> None:
+    user = await connection.fetchval("select current_user")
+    lacking = {
+        table: names
+        for table, needed in _PRIVILEGES.items()
+        if (names := await connection.fetchval(_LACKING, table, needed)) is not None
+    }
+    if lacking:
+        grants = "; ".join(f"grant {names} on {table} to {user}" for table, names in lacking.items())
+        raise MissingPrivilegesError(f"Postgres does not let user {user} write the audit's mark: `{grants}`")
 
 
 async def read_mark(connection: Connection) -> Mark | None:
@@ -98,6 +144,7 @@ async def read_audited_at(connection: Connection) -> dict[str, float]:
 
 async def save_whole_mark(connection: Connection, found: Audit, seconds: float) -> None:
     """Set the mark where a whole audit that passed stands, in its own transaction."""
+    await connection.execute(_FORGET, timeout=QUERY_SECONDS)
     await connection.execute(_SAVE_WHOLE, timeout=QUERY_SECONDS)
     await connection.execute(_SAVE_AUDIT, "whole", None, seconds, found.totals.rows, asdict(found.totals))
 

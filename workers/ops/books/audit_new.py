@@ -1,7 +1,8 @@
 """The audit of what is new: it reads the rows after the mark of the last audit that passed, and moves the mark.
 
 The mark has the sequence of each account, and what its lots held. Rows after it are checked against it; an account on
-which something may be wrong is then audited whole, so that a finding here is one of the whole audit, word for word.
+which something may be wrong is then audited whole, so that a finding here is one of the whole audit, word for word;
+but for `audit_of_mark.sql`, whose findings only a mark can show.
 Rows before the mark are not read: a fault that somebody puts into them later is the whole audit's to find.
 """
 
@@ -69,13 +70,23 @@ _OF_NO_ACCOUNT: Final = frozenset({"tick_is_its_lines", "row_was_read"})
 _OF_NEW_ACCOUNTS: Final = frozenset({"account_has_its_number"})
 _BY_NAME: Final = {check.name: check for check in CHECKS}
 _SCREEN: Final = tuple(read_checks("audit_screen.sql"))
+_OF_THE_MARK: Final = tuple(read_checks("audit_of_mark.sql"))
 _LOOKUPS: Final = tuple(read_checks("audit_lookups.sql"))
 
 _FILL: Final = Path(__file__).with_name("audit_fill.sql").read_text()
 _ROWS: Final = (
     "create temp table fresh as select j.* from journal as j inner join changed as c on j.account = c.account"
 )
-_TEMPORARY: Final = ("since", "changed", "fresh", "their_lots", "base_lots", "named_ticks", "suspects")
+_TEMPORARY: Final = (
+    "changed",
+    "fresh",
+    "their_lots",
+    "their_subscriptions",
+    "base_lots",
+    "base_ends",
+    "named_ticks",
+    "suspects",
+)
 
 _CHANGED_TABLES: Final = """
 with journal as (select * from fresh),
@@ -87,20 +98,39 @@ ticks as (select * from named_ticks)
 _NEW_ACCOUNTS: Final = (
     "with accounts as (select a.* from accounts as a inner join changed as c on a.account = c.account where c.is_new)"
 )
+# What is known of the suspects, once in tables of their own: each of the checks joins it in other ways.
+_SUSPECTS: Final = Path(__file__).with_name("audit_suspects.sql").read_text()
+_SUSPECT_NAMES: Final = ("suspect_rows", "suspect_lots", "suspect_accounts", "suspect_subscriptions", "suspect_ticks")
 _SUSPECT_TABLES: Final = """
-with journal as materialized (select j.* from journal as j where j.account in (select s.account from suspects as s)),
-lots as materialized (select l.* from lots as l where l.account in (select s.account from suspects as s)),
-accounts as materialized (select a.* from accounts as a where a.account in (select s.account from suspects as s)),
-subscriptions as materialized (
-    select x.* from subscriptions as x where x.account in (select s.account from suspects as s)
-)
+with journal as (select * from suspect_rows),
+lots as (select * from suspect_lots),
+accounts as (select * from suspect_accounts),
+subscriptions as (select * from suspect_subscriptions),
+ticks as (select * from suspect_ticks)
 """
-# Of ticks since the mark: their rows by their places, also those that a step before the mark wrote.
+# Of ticks since the mark: by the offsets at which their lanes stood then, all where the topic is another since. Their
+# rows by their places, also those that a step before the mark wrote.
 _TICK_TABLES: Final = """
-with ticks as materialized (
-    select t.* from ticks as t
-    cross join since as s
-    where t.as_of >= coalesce((s.tick_lanes ->> t.partition::text)::timestamptz, '-infinity')
+with begins as (
+    select l.partition, max(case when l.topic_since = m.topic_since and l.topic_id is not distinct from m.topic_id
+        then least(m.next_offset, l.next_offset) else 0 end) as first_offset
+    from lanes as l
+    left join (
+        select x.* from (select a.lanes from audits as a order by a.audit desc limit 1) as a
+        cross join jsonb_to_recordset(a.lanes) as x (
+            consumer_group text, partition integer, next_offset bigint, topic_id uuid, topic_since timestamptz
+        )
+    ) as m on l.consumer_group = m.consumer_group and l.partition = m.partition
+    where l.consumer_group = 'inmail-expiry'
+    group by l.partition
+),
+ticks as materialized (
+    select t.* from begins as b
+    cross join lateral (
+        select x.* from ticks as x
+        where x.partition = b.partition and x.source_offset >= coalesce(b.first_offset, 0)
+        offset 0
+    ) as t
 ),
 journal as materialized (
     select j.* from ticks as t
@@ -191,17 +221,16 @@ async def audit_new_books(connection: Connection, *, broker_time: bool = True, r
     rows, accounts, examined = await connection.fetchrow(
         "select (select count(*) from fresh), (select count(*) from changed), (select count(*) from suspects)"
     )  # type: ignore[misc] # an aggregate returns its row
-    found = {}
+    found = {each.name: each for each in await run_checks(connection, _OF_THE_MARK)}
     if examined:
-        await connection.execute(_SCAN_PLANS if examined * _MANY > accounts else _LOOKUP_PLANS)
-        for each in await run_checks(connection, CHECKS, _SUSPECT_TABLES, broker_time=broker_time, report=report):
+        for each in await _examine(connection, report, many=examined * _MANY > accounts, broker_time=broker_time):
             found[each.name] = each
     await connection.execute(_LOOKUP_PLANS)
     of_ticks = await run_checks(connection, [_BY_NAME["tick_is_its_lines"]], _TICK_TABLES)
     await connection.execute(_SCAN_PLANS)
     for each in (*of_ticks, *await run_checks(connection, [_BY_NAME["row_was_read"]], _NEW_ROWS)):
         found[each.name] = each
-    none = {check.name: _nothing(check) for check in CHECKS}
+    none = {check.name: _nothing(check) for check in (*CHECKS, *_OF_THE_MARK)}
     new = await connection.fetchrow(_TOTALS, timeout=QUERY_SECONDS)
     assert new is not None  # noqa: S101 - an aggregate returns its row
     totals = {name: count + mark.totals[name] for name, count in new.items()} | {"accounts": new["accounts"]}
@@ -211,6 +240,18 @@ async def audit_new_books(connection: Connection, *, broker_time: bool = True, r
         await save_new_mark(connection, mark, rows, totals, monotonic() - began)
     await connection.execute(f"drop table {', '.join(_TEMPORARY)}")
     return result
+
+
+async def _examine(
+    connection: Connection, report: Report | None, *, many: bool, broker_time: bool
+) -> tuple[Finding, ...]:
+    """Return what the whole audit's checks find of the accounts on which something may be wrong."""
+    plans = _SCAN_PLANS if many else _LOOKUP_PLANS
+    await connection.execute(f"{plans}; {_SUSPECTS} {_SCAN_PLANS}", timeout=QUERY_SECONDS)
+    checks = [check for check in CHECKS if check.name not in _OF_NO_ACCOUNT]
+    found = await run_checks(connection, checks, _SUSPECT_TABLES, broker_time=broker_time, report=report)
+    await connection.execute(f"drop table {', '.join(_SUSPECT_NAMES)}")
+    return found
 
 
 def _nothing(check: Check) -> Finding:

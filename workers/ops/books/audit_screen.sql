@@ -3,9 +3,9 @@
 -- over. The line above a query gives the check of the whole audit that it stands for.
 --
 -- `changed` are the accounts with rows after the mark, with what the mark knows of them (`base_...`); `fresh` are
--- these rows; `their_lots` the lots of these accounts, and `base_lots` their open lots at the mark. `audit_new.py`
--- makes them, and asks the checks that need no history of `fresh` as they are. `audit_lookups.sql` asks what needs
--- older rows.
+-- these rows; `their_lots` and `their_subscriptions` are of these accounts, `base_lots` their open lots at the mark,
+-- and `base_ends` the announced ends of these. `audit_new.py` makes them, and asks the checks that need no history of
+-- `fresh` as they are. `audit_lookups.sql` asks what needs older rows.
 
 -- sequence_is_gap_free: rows after the mark are numbered on from it, up to the account's own sequence
 with j as (
@@ -32,6 +32,7 @@ with moved as (
         lot,
         sum(amount) as total,
         coalesce(sum(amount) filter (where code = 'granted'), 0) as granted,
+        count(*) filter (where amount <> 0) as moves, -- also of a lot that then holds what it held
         count(*) filter (where code = 'granted') as grants,
         count(*) filter (where code in ('expired', 'voided', 'forfeited')) as ends
     from fresh
@@ -52,7 +53,7 @@ where
         when l.lot > c.base_newest_lot then coalesce(m.grants, 0) <> 1 or m.granted <> l.granted
         else
             m.grants > 0
-            or (b.account is null and (l.open or l.remaining <> 0 or m.total <> 0 or m.ends > 0))
+            or (b.account is null and (l.open or l.remaining <> 0 or m.moves > 0 or m.ends > 0))
     end;
 
 -- lot_was_never_overdrawn: at no row after the mark does a lot hold too little or too much, nor move after its end
@@ -82,7 +83,7 @@ from fresh as j
 inner join their_lots as l on j.account = l.account and j.lot = l.lot
 where j.code in ('expired', 'voided', 'forfeited') and l.expires_at is distinct from j.lot_expires_at;
 
--- subscription_ends_as_told: what was told of a subscription after the mark, or of all of a new account, holds
+-- subscription_ends_as_told: a subscription ends as was told of it after the mark, or as it did at the mark
 with told as (
     select distinct on (account, details -> 'subscription_id')
         account,
@@ -93,20 +94,23 @@ with told as (
     order by account asc, details -> 'subscription_id' asc, sequence desc
 ),
 
-s as (
+b as (
     select
-        y.account,
-        y.subscription_id,
-        y.ends_at
-    from subscriptions as y
-    inner join changed as z on y.account = z.account
+        z.account,
+        e.value as ends_at,
+        to_jsonb(e.key) as subscription_id
+    from changed as z
+    cross join jsonb_each(z.base_ends) as e
 )
 
-select coalesce(s.account, x.account) as account
+select coalesce(s.account, x.account, b.account) as account
 from told as x
-full join s on x.account = s.account and x.subscription_id = to_jsonb(s.subscription_id)
-left join changed as c on s.account = c.account
-where x.ends_at is distinct from to_jsonb(s.ends_at) and (x.account is not null or c.is_new);
+full join their_subscriptions as s on x.account = s.account and x.subscription_id = to_jsonb(s.subscription_id)
+full join b
+    on
+        coalesce(x.account, s.account) = b.account
+        and coalesce(x.subscription_id, to_jsonb(s.subscription_id)) = b.subscription_id
+where case when x.account is null then b.ends_at else x.ends_at end is distinct from to_jsonb(s.ends_at);
 
 -- level_is_its_balance: what a holder was told fits the newest row after the mark that looked at it
 with s as (
@@ -141,16 +145,26 @@ where is_answer and code not in ('key_conflict', 'balance_not_current')
 group by account, request_id
 having count(*) > 1;
 
--- notice_is_given_once: a lot knows of each end that was announced after the mark, once, and of no more than the mark
+-- notice_is_given_once: a lot knows the ends that the mark knew and those announced after it, each once
 with n as (
     select
         account,
         lot,
-        count(*) as n,
-        count(distinct lot_expires_at) as ends,
-        array_agg(lot_expires_at) as told
-    from fresh
-    where code = 'expiring_soon'
+        array_agg(told order by told) as told
+    from (
+        select
+            account,
+            lot,
+            lot_expires_at as told
+        from fresh
+        where code = 'expiring_soon'
+        union all
+        select
+            account,
+            lot,
+            told
+        from base_ends
+    ) as x
     group by account, lot
 )
 
@@ -160,12 +174,17 @@ full join n on l.account = n.account and l.lot = n.lot
 left join base_lots as b on l.account = b.account and l.lot = b.lot
 left join changed as c on l.account = c.account
 where
-    l.account is null or n.n <> n.ends or not coalesce(n.told <@ l.announced_ends, true)
+    l.account is null
     or (l.expires_at = any(l.announced_ends) and not l.warned)
-    or (
-        (b.account is not null or l.lot > c.base_newest_lot)
-        and cardinality(l.announced_ends) <> coalesce(b.announced, 0) + coalesce(n.n, 0)
-    );
+    or case
+        -- Closed at the mark, which then has no ends of it; and a closed lot is announced no more.
+        when b.account is null and l.lot <= c.base_newest_lot then n.account is not null
+        else coalesce(n.told, '{}') <> array(
+            select distinct e.known_end
+            from unnest(l.announced_ends) as e (known_end)
+            order by e.known_end
+        )
+    end;
 
 -- erasure_is_told: an account is erased as the mark knows or as one row after it says
 with e as (
