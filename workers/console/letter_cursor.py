@@ -1,4 +1,4 @@
-"""Where a page of dead letters ends, as a parameter: short enough for a request line, however many partitions there are.
+"""Where a page of dead letters ends, as a parameter: short enough for a request line with a thousand partitions.
 
 By partition in order: how many partitions are left out before it, and the offset, each as a varint; then base64 for
 URLs. At an offset of a million that is four bytes a partition: a thousand partitions have 5.5 kB. aiohttp takes a
