@@ -17,7 +17,7 @@ from infra.lock_holder import LockHolder
 from infra.postgres import Connection, connect_database
 from infra.postgres_statements import slow_statement
 from infra.retry import SERVER_ERRORS
-from infra.settings import Settings
+from infra.settings import Settings, SettingsError
 
 __all__ = [
     "LockMemory",
@@ -144,7 +144,7 @@ async def ask_lock_holders(
                 return await read_lock_holders(connection, ours, wait_seconds)
             finally:
                 connection.terminate()
-    except SERVER_ERRORS:
+    except (SettingsError, *SERVER_ERRORS):  # a pooler between drops what the session needs
         return []
 
 

@@ -17,9 +17,9 @@ from infra.clock import nearest_instant
 from infra.kafka.cluster_queries import EARLIEST, ClusterQueries
 from infra.kafka.peek import read_through
 
-__all__ = ["BackwardReader", "ReadBudget"]
+__all__ = ["FEWEST_OFFSETS", "BackwardReader", "ReadBudget"]
 
-_FEWEST_OFFSETS: Final = 8
+FEWEST_OFFSETS: Final = 8  # to begin with, while nothing tells how large the records are
 _MOST_OFFSETS: Final = 1024
 _WINDOW_BYTES: Final = 1024 * 1024  # that a window should have at most, as far as the one before tells
 _FETCH_BYTES: Final = 64 * 1024  # of a request: what it fetches behind its window is waste
@@ -61,7 +61,9 @@ class BackwardReader:
             KafkaError: when the partition cannot be read now.
 
         """
-        size = self.size if budget is None else max(_FEWEST_OFFSETS, min(self.size, budget.offsets))
+        size = self.size
+        if budget is not None:
+            size = 1 if budget.is_spent else min(self.size, budget.offsets)
         start = max(self.oldest, self.below - size)
         try:
             window = read_through(self.lookup, self.place, start, self.below, _FETCH_BYTES, strict=True)
@@ -79,6 +81,6 @@ class BackwardReader:
         if records:
             self.reached = nearest_instant(records[0].timestamp)
         fitting = _WINDOW_BYTES * (self.below - start) // max(read, 1)
-        self.size = max(_FEWEST_OFFSETS, min(2 * self.size, _MOST_OFFSETS, fitting))
+        self.size = max(1, min(2 * self.size, _MOST_OFFSETS, fitting))
         self.below = start
         return records[::-1]

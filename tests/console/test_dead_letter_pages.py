@@ -1,5 +1,8 @@
 """The list of dead letters in a real browser: its pages, its accounts and errors, and what is selected of it."""
 
+from collections import Counter
+from datetime import UTC, datetime
+
 import pytest
 
 from infra.kafka.backwards import ReadBudget
@@ -8,7 +11,7 @@ from tests.console.browser import Tab
 from tests.console.scene import LETTERS, OPERATOR, Scene
 from tests.workers.wire import eventually, publish, send
 from workers.console import api
-from workers.console.parameters import parse_filter, parse_older
+from workers.console.parameters import older_than_text, parse_filter, parse_older
 from workers.console.problems import BadRequestError
 from workers.ops.dead_letters.letters import LetterFilter
 from workers.ops.dead_letters.pages import list_dead_letters
@@ -51,6 +54,7 @@ async def test_a_search_for_what_is_rare_says_how_far_it_came_and_goes_on(
     tab: Tab, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A page that its budget ended is no end of the list, and no statement of how many match."""
+    enough = api._LETTER_BUDGET
     monkeypatch.setattr(api, "_LETTER_BUDGET", ReadBudget(1, 1))
     account = f"rare-{scene.account}"
     bad = (account.encode(), b"no event")
@@ -68,8 +72,44 @@ async def test_a_search_for_what_is_rare_says_how_far_it_came_and_goes_on(
     first = await older.get_attribute("href")
     await older.click()
     await tab.page.locator(f'main a[href="{first}"]', has_text="Search older").wait_for(state="detached")
+    monkeypatch.setattr(api, "_LETTER_BUDGET", enough)
     await tab.open_view(f"#/letters?account={account}")
     await tab.wait_for_text("not JSON")
+
+
+async def test_the_overview_does_not_take_what_was_not_counted_for_none(
+    tab: Tab, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A count that its budget ended before it met a letter says since when there is none."""
+    assert scene.account
+
+    async def count_nothing(*_: object) -> tuple[Counter[tuple[str, str]], datetime]:
+        return Counter(), datetime(2026, 1, 31, tzinfo=UTC)
+
+    monkeypatch.setattr(api, "count_newest", count_nothing)
+    await tab.open_view("#/")
+    await tab.wait_for_text("; older ones were not counted.")
+    assert 0 == await tab.page.get_by_text("No dead letters.", exact=True).count()
+
+
+def test_where_a_page_ends_fits_into_a_request_with_a_thousand_partitions() -> None:
+    """It is read as it was written, also where partitions in between are done."""
+    many = {partition: 1_000_000 + partition for partition in range(1024)}
+    some = {1: 0, 7: 2**53, 900: 127, 901: 128}
+
+    text = older_than_text(many)
+
+    assert text is not None
+    assert len(text) < 6000
+    assert (many, some) == (parse_older({"older_than": text}), parse_older({"older_than": older_than_text(some)}))
+    assert (None, None) == (older_than_text(None), parse_older({"older_than": ""}))
+
+
+@pytest.mark.parametrize("text", ["2030-01-01T09", "gA", "A", "AA", "0/1", "é", 3, "_" * 20 + "AAA", "A" * 8001])
+def test_what_no_page_named_as_its_end_is_refused(text: object) -> None:
+    """Other characters, half a number, half a pair, a number that is none of Kafka's, or too much of it."""
+    with pytest.raises(BadRequestError, match="older_than: expected what the page before"):
+        parse_older({"older_than": text})
 
 
 async def test_selected_dead_letters_are_redriven_alone(tab: Tab, scene: Scene) -> None:
@@ -108,5 +148,3 @@ def test_a_selection_that_names_no_dead_letters_is_refused(places: object) -> No
     with pytest.raises(BadRequestError, match="places: expected"):
         parse_filter({"places": places})
     assert frozenset({(0, 1), (2, 30)}) == parse_filter({"places": ["0/1", "2/30"]}).places
-    with pytest.raises(BadRequestError, match="older_than"):
-        parse_older({"older_than": "2030-01-01T09"})

@@ -13,7 +13,7 @@ from infra import postgres, postgres_statements
 from infra.lock_holder import LockHolder
 from infra.postgres import Connection, connect_database
 from infra.postgres_locks import LockedError, LockMemory, ask_lock_holders, find_holders, read_lock_holders
-from infra.settings import Settings
+from infra.settings import Settings, SettingsError
 from tests.workers.wire import eventually
 from workers.commands.running import _ask
 from workers.ops.books.balance import read_balance
@@ -68,6 +68,18 @@ async def test_whoever_locks_a_table_is_named_also_while_nobody_waits(settings: 
     assert "idle in transaction since " in holder.text
     assert "holds a lock on accounts" in holder.text
     assert f"pg_terminate_backend({pid})" in holder.do
+    assert [] == await ask_lock_holders(settings)
+
+
+async def test_nobody_is_named_where_no_session_can_be_had(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pooler or an old server between is told by whatever else connects: who asks here explains another error."""
+
+    async def refuse(*_: object) -> None:
+        raise SettingsError("a pooler stands between")
+
+    monkeypatch.setattr(postgres, "prepare_session", refuse)
+    with pytest.raises(SettingsError):
+        await connect_database(settings)
     assert [] == await ask_lock_holders(settings)
 
 

@@ -108,7 +108,7 @@ async def _health(reader: LedgerReader, request: web.Request) -> web.Response:
             "a lock in Postgres keeps reads waiting: see the log of `inmail api`",
         )
     if not reader.ready:
-        raise ApiError(ProblemKind.DATABASE_AWAY, "the last read of the database failed: see the log of `inmail api`")
+        raise ApiError(ProblemKind.DATABASE_AWAY, "the last check of the database failed: see the log of `inmail api`")
     return _answer(request, HealthBody(ready=True), None)
 
 

@@ -31,10 +31,12 @@ __all__ = ["CHECK_SECONDS", "LedgerReader"]
 CHECK_SECONDS: Final = 2.0
 _NAMED: Final = 5
 _WAITING_AT_MOST: Final = 1000  # requests of one process for its connections: more would only wait for a timeout
-# Each table that reads use: a lock on one keeps the reads of that one only.
-_CHECK: Final = (
-    "select exists (select from accounts), exists (select from subscriptions), exists (select from lots),"
-    " exists (select from journal), exists (select from original_ids)"
+# What every read begins with. Each process asks it: what it tells takes all of them out of service at once.
+_CHECK: Final = "select exists (select from accounts)"
+# Tables of some reads only, of which a lock keeps those reads and no others.
+_CHECK_OTHERS: Final = (
+    "select exists (select from subscriptions), exists (select from lots), exists (select from journal),"
+    " exists (select from original_ids)"
 )
 _POLL_SECONDS: Final = (0.01, 0.02, 0.05)  # between two looks for a sequence; the last one goes on
 
@@ -45,7 +47,8 @@ class LedgerReader:
 
     settings: Settings
     pool: Pool
-    ready: bool = False  # whether the last read went well
+    ready: bool = False  # whether the last check, or a read since, went well
+    is_partly_silent: bool = False  # whether some tables could not be read at the last check
     _reading: int = 0
     _told: str | None = field(default=None, init=False)
     _batches: BalanceBatches = field(init=False)
@@ -116,12 +119,17 @@ class LedgerReader:
     async def watch(self) -> NoReturn:
         """Check every two seconds that the database answers, so that health needs no request to be known."""
         while True:
-            try:
-                async with self._connection() as connection:
-                    await connection.fetchval(_CHECK)
-            except ApiError:
-                pass  # noted, and logged as it changed
+            self.ready = await self._answers(_CHECK)
+            self.is_partly_silent = self.ready and not await self._answers(_CHECK_OTHERS)
             await asyncio.sleep(CHECK_SECONDS)
+
+    async def _answers(self, question: str) -> bool:
+        try:
+            async with self._connection() as connection:
+                await connection.fetchval(question)
+        except ApiError:  # noted, and logged as it changed
+            return False
+        return True
 
     async def _read_balances(
         self, questions: Collection[BalanceQuestion]
@@ -183,7 +191,7 @@ class LedgerReader:
 
     def _note(self, trouble: str | None) -> None:
         """Log once that the database does not answer, and once that it answers again."""
-        self.ready = trouble is None
+        self.ready = self.ready or trouble is None  # every read begins with what the check reads
         kind = None if trouble is None else trouble.partition("(")[0]
         if kind == self._told:
             return

@@ -67,8 +67,10 @@ def _livez() -> tuple[bool, dict[str, Any]]:
 
 
 def _readyz(reader: LedgerReader) -> tuple[bool, dict[str, Any]]:
-    """Tell whether reads go well; what keeps some of them waiting is told also when the last one went well."""
-    reasons = [] if reader.ready else ["the last read of the database failed, or none was made yet"]
+    """Tell whether reads can begin; what keeps some of them only is told, and takes no process out of service."""
+    reasons = [] if reader.ready else ["the last check of the database failed, or none was made yet"]
+    if reader.is_partly_silent:
+        reasons.append("tables that some reads need do not answer: those reads are refused")
     holder = reader.locks.holder
     if holder is not None:
         reasons.append(f"{holder.text}: {holder.do}")

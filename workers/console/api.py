@@ -24,7 +24,8 @@ from workers.console.time_series import TimeRange
 from workers.ops.books.account_search import search_accounts
 from workers.ops.books.balance_history import read_balance_history
 from workers.ops.books.statement import read_statement
-from workers.ops.dead_letters.report import count_newest, report_dead_letter, report_dead_letters
+from workers.ops.dead_letters.pages import count_newest
+from workers.ops.dead_letters.report import report_dead_letter, report_dead_letters
 from workers.ops.operations import Operation, list_operations, read_operation
 from workers.ops.topics.inventory import read_inventory
 from workers.ops.topics.newest_records import read_newest

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from schemas.catalogue import INPUT_TOPICS
 from schemas.results import DeadLetterReason
+from workers.console.letter_cursor import cursor_text, read_cursor
 from workers.console.problems import BadRequestError
 from workers.ops.dead_letters.letters import LetterFilter
 from workers.ops.dead_letters.pages import LetterCursor
@@ -139,18 +140,18 @@ def parse_older(parameters: Parameters) -> LetterCursor | None:
         BadRequestError: when it is none that `older_than_text` wrote.
 
     """
-    text = parse_text(parameters, "older_than")
-    if text is None:
+    text = parameters.get("older_than")
+    if text is None or text == "":
         return None
-    found = [_PLACE.fullmatch(place) for place in text.split(",")]
-    if None in found:
-        raise BadRequestError("older_than: expected what the page before named as `next`")
-    return {int(place[1]): int(place[2]) for place in found if place is not None}
+    try:
+        return read_cursor(text)
+    except ValueError as error:
+        raise BadRequestError("older_than: expected what the page before named as `next`") from error
 
 
 def older_than_text(cursor: LetterCursor | None) -> str | None:
     """Return the parameter for the page after one that ends there; None where there is none."""
-    return None if cursor is None else ",".join(f"{partition}/{offset}" for partition, offset in cursor.items())
+    return None if cursor is None else cursor_text(cursor)
 
 
 def parse_options(parameters: Parameters) -> RedriveOptions:

@@ -86,6 +86,8 @@ def _outcome_text(history: LetterHistory | None) -> Text:
     if history.new_letter is not None:
         return Text(f"again {history.new_letter}", style=BAD)
     if history.redrives:
+        if history.is_unknown:
+            return Text("redriven, then unknown", style=WARN)
         doubtful = history.redrives[-1].offset is None
         return Text("in doubt" if doubtful else "redriven, not decided yet", style=WARN)
     return Text("")
@@ -128,6 +130,8 @@ def history_sentences(history: LetterHistory | None) -> list[str]:
     if history.answer is not None:
         line = "" if history.answer.sequence is None else f", line {history.answer.sequence} of its account"
         lines.append(f"answered {history.answer.code} as of {format_instant(history.answer.at)}{line}")
+    elif history.is_unknown:
+        lines.append("unknown: the search for what the redriven message became was cut short")
     elif history.redrives and history.new_letter is None:
         lines.append("not decided yet: see `inmail lag`")
     return lines or ["none yet"]

@@ -34,6 +34,7 @@ _ALONE: Final = {  # causes that hold for any line of a section
     ("entries", "balance_before, balance_after"): "only the balance differs",
     ("entries", "sequence, reverses"): "only the order differs",
 }
+_LACKED: Final = ("lot_ends",)  # details that rows of an older version lack
 _RANKS: Final = (
     " -> ",
     ": missing",
@@ -169,7 +170,7 @@ class _SectionComparison:
         """Compare two lines with one key; None for a missing line."""
         line = before if before is not None else after
         assert line is not None  # noqa: S101 - at least one line exists
-        differs = before is None or after is None or tuple(before) != tuple(after)
+        differs = before is None or after is None or (tuple(before) != tuple(after) and bool(_differing(before, after)))
         source = self._section.source(line)
         ahead_of = self._index.ahead_of(source) if source is not None else ()
         if not (differs or ahead_of):
@@ -213,9 +214,32 @@ def _difference(
         if before is None:
             return f"{name}: extra", DifferenceExample(place, None, shown)
         return f"{name}: missing", DifferenceExample(place, shown, None)
-    names = [name for name in before.keys() if before[name] != after[name]]  # noqa: SIM118 - a record is not a dict
+    names = _differing(before, after)
     example = DifferenceExample(place, *({name: record[name] for name in names} for record in (before, after)))
     return _cause(section, before, after, names), example
+
+
+def _differing(before: asyncpg.Record, after: asyncpg.Record) -> list[str]:
+    """Return the columns in which two lines differ."""
+    return [
+        name
+        for name in before.keys()  # noqa: SIM118 - a record is not a dict
+        if before[name] != after[name]
+        and not (name == "details" and _differs_in_version(before[name] or {}, after[name] or {}))
+    ]
+
+
+def _differs_in_version(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Tell whether details differ only in what an older version did not note, and one of the two lacks.
+
+    The ends that it lacks are compared as states of the lots.
+    """
+    lacked = {name for name in _LACKED if (name in before) != (name in after)}
+    return bool(lacked) and _without(before, lacked) == _without(after, lacked)
+
+
+def _without(details: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
+    return {name: value for name, value in details.items() if name not in names}
 
 
 def _cause(section: LineKind, before: asyncpg.Record, after: asyncpg.Record, names: Sequence[str]) -> str:

@@ -62,7 +62,6 @@ ENTRIES_READ = """
         and ($5::timestamptz is null or j.as_of >= $5) and ($6::timestamptz is null or j.as_of < $6)
 """
 
-# A ledger written by an older version lacks `lot_ends`; the ends themselves are compared, as states of the lots.
 # The key of an answer is its request; an answer that is not final stands beside it. The key of another movement adds
 # its code and its lot.
 _ENTRIES = f"""
@@ -73,7 +72,7 @@ select
     coalesce(case when not j.is_answer then l.granted_at end, timestamptz '2000-01-01 00:00Z') as lot_since,
     j.code, j.amount, l.request_id as lot_of, l.granted_at as lot_granted_at, j.lot_expires_at,
     j.balance_before, j.balance_after, j.as_of, j.worker, j.source_partition, j.source_offset, j.recipient_id,
-    j.relationship, j.sender_id, j.next_allotment_at, j.details - 'lot_ends' as details, j.sequence, j.reverses
+    j.relationship, j.sender_id, j.next_allotment_at, j.details, j.sequence, j.reverses
 from ({ENTRIES_READ}) as j
 inner join accounts as a on j.account = a.account
 left join lots as l on j.account = l.account and j.lot = l.lot

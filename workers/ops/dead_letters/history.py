@@ -58,6 +58,7 @@ class LetterHistory:
     redrives: Sequence[Redrive] = ()
     answer: StoredAnswer | None = None
     new_letter: str | None = None  # place of the dead letter that resulted from the last redrive
+    is_unknown: bool = False  # whether a redrive may have become a dead letter: the search for it was cut short
 
     def summary(self) -> dict[str, Any]:
         """Return the history for JSON."""
@@ -65,6 +66,7 @@ class LetterHistory:
             "redriven": [each._asdict() for each in self.redrives],
             "answer": None if self.answer is None else self.answer._asdict(),
             "again": self.new_letter,
+            "unknown": self.is_unknown,
         }
 
 
@@ -189,8 +191,9 @@ def make_histories(
     histories = []
     for letter in found.letters:
         sent = tuple(redrives.get(letter_key(letter), ()))
-        copies = [found.copies.get((each.topic, each.partition, each.offset)) for each in sent]
-        histories.append(
-            LetterHistory(sent, answers.get(letter_key(letter)), next(filter(None, reversed(copies)), None))
-        )
+        positions = [(each.topic, each.partition, each.offset) for each in sent]
+        new_letter = next(filter(None, map(found.copies.get, reversed(positions))), None)
+        answer = answers.get(letter_key(letter))
+        is_unknown = answer is None and new_letter is None and not found.unsearched.isdisjoint(positions)
+        histories.append(LetterHistory(sent, answer, new_letter, is_unknown))
     return histories

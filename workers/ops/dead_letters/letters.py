@@ -124,6 +124,7 @@ class FoundLetters:
     copies: dict[MessagePosition, str] = field(
         default_factory=dict
     )  # places of dead letters by the position of their message
+    unsearched: set[MessagePosition] = field(default_factory=set)  # positions that no search has reached the end for
 
 
 async def find_dead_letters(

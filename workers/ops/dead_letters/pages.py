@@ -11,27 +11,26 @@ clock ever set back, letters of the time that it lived twice are missing where `
 
 import asyncio
 from bisect import bisect_left
-from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections import Counter, defaultdict, deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from operator import attrgetter
 from typing import Final
 
 from aiokafka import TopicPartition
 from aiokafka.errors import LeaderNotAvailableError
 
-from infra.clock import to_milliseconds
-from infra.kafka.backwards import BackwardReader, ReadBudget
+from infra.clock import to_milliseconds, utc_now
+from infra.kafka.backwards import FEWEST_OFFSETS, BackwardReader, ReadBudget
 from infra.kafka.cluster_queries import EARLIEST, LATEST, ClusterQueries, open_cluster_queries
-from infra.kafka.peek import read_through
 from infra.kafka.records import all_partitions
 from infra.settings import Settings
 from schemas.catalogue import DEAD_LETTERS
-from workers.ops.dead_letters.letters import ALL, DeadLetter, LetterFilter, MessagePosition, parse_dead_letter
+from workers.ops.dead_letters.letters import ALL, DeadLetter, LetterFilter, parse_dead_letter
 
-__all__ = ["LetterCursor", "LetterPage", "Place", "find_copies", "list_dead_letters"]
+__all__ = ["LetterCursor", "LetterPage", "Place", "count_newest", "kafka_time", "list_dead_letters"]
 
 Place = tuple[int, int]
 """Partition and offset of a dead letter."""
@@ -40,7 +39,6 @@ LetterCursor = Mapping[int, int]
 """Where a page ends: by partition, the offset before which the next page reads. Other partitions are at their end."""
 
 _FIRST_WINDOW: Final = 3000  # offsets of all partitions; of a short page two for each letter: one is a marker's
-_CLOCKS_DIFFER: Final = timedelta(minutes=1)  # an operator's and the broker's
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +109,7 @@ async def list_dead_letters(  # noqa: PLR0913 - independent options
         is_selected: a predicate to use in place of the filter's own.
         places: read only these; None: all.
         after: where the page before ends; None: the first page.
-        budget: how much may be read, beyond one window of each partition; None: until the page is full.
+        budget: how much may be read, beyond the last window; None: until the page is full.
 
     Raises:
         NotSetUpError: when the topic does not exist.
@@ -119,27 +117,77 @@ async def list_dead_letters(  # noqa: PLR0913 - independent options
 
     """
     page: list[DeadLetter] = []
+    began = utc_now() if selection.before is None else min(utc_now(), selection.before)
     window = _FIRST_WINDOW if last is None else min(_FIRST_WINDOW, 2 * last)
-    if budget is not None:
-        window = min(window, budget.offsets)
-    async with _open_streams(settings, selection, _chosen(selection, places), after, window) as streams:
-        first_round = True
-        while last is None or len(page) < last:
-            newest, unread = _next_letter(streams)
-            if newest is not None and not unread:
-                page.append(newest.found.popleft())
-                continue
-            if not unread or (budget is not None and budget.is_spent and not first_round):
-                break
-            # Those of which nothing is known yet, or the one that holds the others up.
-            unknown = [stream for stream in unread if stream.newest is None]
-            chosen = unknown or [max(unread, key=attrgetter("newest"))]
-            await asyncio.gather(*(stream.read(is_selected or selection.matches, budget) for stream in chosen))
-            first_round = False
-        left = [stream for stream in streams if not stream.is_done]
-        ends = {stream.reader.place.partition: stream.next_below for stream in left}
-        reached = [stream.newest for stream in left if stream.newest is not None]
-        return LetterPage(page, ends or None, max(reached, default=None))
+    async with _open_streams(settings, selection, _chosen(selection, places), after, window, budget=budget) as streams:
+        async with aclosing(_newest_first(streams, is_selected or selection.matches, budget)) as letters:
+            while last is None or len(page) < last:
+                letter = await anext(letters, None)
+                if letter is None:
+                    break
+                page.append(letter)
+        ends = {stream.reader.place.partition: stream.next_below for stream in streams if not stream.is_done}
+        return LetterPage(page, ends or None, _searched_to(streams, began))
+
+
+async def count_newest(settings: Settings, budget: ReadBudget) -> tuple[Counter[tuple[str, str]], datetime | None]:
+    """Return the number of the newest dead letters by topic and reason, and back to when; None: all were counted.
+
+    No letter is kept once it is counted.
+
+    Raises:
+        NotSetUpError: when the topic does not exist.
+        KafkaError: when the cluster cannot be reached.
+
+    """
+    counts: Counter[tuple[str, str]] = Counter()
+    began = utc_now()
+    async with _open_streams(settings, ALL, None, None, _FIRST_WINDOW, budget=budget) as streams:
+        async with aclosing(_newest_first(streams, ALL.matches, budget)) as letters:
+            async for letter in letters:
+                counts[letter.origin_topic, letter.reason] += 1
+        return counts, _searched_to(streams, began)
+
+
+def _searched_to(streams: Iterable[_Stream], began: datetime) -> datetime | None:
+    """Return the time that nothing left is newer than; None: nothing is left.
+
+    Of a partition in which only markers and aborted records were met, nothing is known: it may go back to no time.
+    """
+    return max((stream.newest or began for stream in streams if not stream.is_done), default=None)
+
+
+async def _newest_first(
+    streams: Sequence[_Stream], is_selected: Callable[[DeadLetter], bool], budget: ReadBudget | None
+) -> AsyncGenerator[DeadLetter, None]:
+    """Yield the matching letters of all partitions, until all are read or the budget is spent.
+
+    A spent budget ends the search as soon as the next one would begin elsewhere. Otherwise it would end there again.
+    """
+    starts = [stream.next_below for stream in streams]
+
+    def is_over() -> bool:
+        if budget is None or not budget.is_spent:
+            return False
+        return any(stream.next_below < start for stream, start in zip(streams, starts, strict=True))
+
+    while True:
+        newest, unread = _next_letter(streams)
+        if newest is not None and not unread:
+            yield newest.found.popleft()
+            continue
+        if not unread or is_over():
+            return
+        # Those of which nothing is known yet, or the one that holds the others up.
+        unknown = [stream for stream in unread if stream.newest is None]
+        chosen = unknown or [max(unread, key=attrgetter("newest"))]
+        if budget is None:
+            await asyncio.gather(*(stream.read(is_selected, None) for stream in chosen))
+            continue
+        for stream in chosen:  # one after the other: how large their letters are is not known before
+            if is_over():
+                return
+            await stream.read(is_selected, budget)
 
 
 def _next_letter(streams: Sequence[_Stream]) -> tuple[_Stream | None, list[_Stream]]:
@@ -151,53 +199,8 @@ def _next_letter(streams: Sequence[_Stream]) -> tuple[_Stream | None, list[_Stre
     return newest, [stream for stream in streams if not stream.is_before(at)]
 
 
-async def find_copies(
-    settings: Settings, copies: Mapping[MessagePosition, datetime], budget: ReadBudget | None = None
-) -> dict[MessagePosition, str]:
-    """Return the places of the dead letters that redriven messages became, as far as the budget reaches.
-
-    A dead letter is in the partition with the number of its message's, so that only what came in since is read.
-
-    Args:
-        settings: where Kafka is.
-        copies: when each message was sent, by its position.
-        budget: how much may be read; None: all.
-
-    """
-    found: dict[MessagePosition, str] = {}
-    parts: dict[int, dict[MessagePosition, datetime]] = defaultdict(dict)
-    for position, at in copies.items():
-        parts[position[1]][position] = at
-    if not parts:
-        return found
-    async with open_cluster_queries(settings) as lookup:
-        since = {
-            TopicPartition(DEAD_LETTERS, number): _kafka_time(min(part.values()) - _CLOCKS_DIFFER)
-            for number, part in parts.items()
-        }
-        starts, ends = await lookup.offsets(since), await lookup.offsets(dict.fromkeys(since, LATEST), committed=True)
-        for place in since:
-            missing = set(parts[place.partition])
-            start, end = starts.get(place, -1), ends.get(place, -1)
-            if budget is not None:
-                end = min(end, start + budget.offsets)
-            if start < 0 or start >= end:
-                continue
-            async for record in read_through(lookup, place, start, end):
-                letter = parse_dead_letter(record)
-                position = letter.origin_topic, letter.origin_partition, letter.origin_offset
-                if position in missing:
-                    missing.remove(position)
-                    found[position] = letter.place
-                if budget is not None:
-                    budget.offsets -= 1
-                    budget.bytes -= len(record.value or b"")
-                if not missing or (budget is not None and budget.is_spent):
-                    break
-    return found
-
-
-def _kafka_time(at: datetime) -> int:
+def kafka_time(at: datetime) -> int:
+    """Return the time by which Kafka's index of times is asked."""
     return max(0, to_milliseconds(at))  # negative ones mean the ends of a partition
 
 
@@ -219,16 +222,18 @@ def _chosen(selection: LetterFilter, places: Iterable[Place] | None) -> dict[int
 
 
 @asynccontextmanager
-async def _open_streams(
+async def _open_streams(  # noqa: PLR0913 - independent options
     settings: Settings,
     selection: LetterFilter,
     chosen: Mapping[int, list[int]] | None,
     after: LetterCursor | None,
     window: int,
+    *,
+    budget: ReadBudget | None,
 ) -> AsyncIterator[list[_Stream]]:
     """Open the partitions that can have a matching letter, each at the end of what is to be read.
 
-    Their first windows have so many offsets together, about.
+    Their first windows have so many offsets together, about; within a budget, few each, and at most half of it.
     """
     asked = [
         place
@@ -239,7 +244,9 @@ async def _open_streams(
     ]
     async with open_cluster_queries(settings) as lookup:
         spans = await _spans(lookup, asked, selection)
-        size = max(8, window // max(len(asked), 1))
+        size = max(FEWEST_OFFSETS, window // max(len(asked), 1))
+        if budget is not None:
+            size = max(1, min(FEWEST_OFFSETS, budget.offsets // 2 // max(len(asked), 1)))
         streams = []
         for place, (oldest, end) in spans.items():
             below = end if after is None else min(end, after[place.partition])
@@ -259,9 +266,9 @@ async def _spans(
     if missing := [place for place in places if place not in oldest or place not in ends]:
         raise LeaderNotAvailableError(f"{missing[0].topic} {missing[0].partition} cannot be read now")
     if selection.after is not None:
-        since = await lookup.offsets(dict.fromkeys(places, _kafka_time(selection.after)))
+        since = await lookup.offsets(dict.fromkeys(places, kafka_time(selection.after)))
         oldest |= {place: offset if offset >= 0 else ends[place] for place, offset in since.items()}
     if selection.before is not None:
-        until = await lookup.offsets(dict.fromkeys(places, _kafka_time(selection.before) + 1))
+        until = await lookup.offsets(dict.fromkeys(places, kafka_time(selection.before) + 1))
         ends |= {place: min(ends[place], offset) for place, offset in until.items() if offset >= 0}
     return {place: (oldest[place], ends[place]) for place in places}

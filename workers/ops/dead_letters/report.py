@@ -12,6 +12,7 @@ import asyncpg
 from infra.kafka.backwards import ReadBudget
 from infra.postgres import Connection, connect_database
 from infra.settings import Settings
+from workers.ops.dead_letters.copies import find_copies
 from workers.ops.dead_letters.history import (
     LetterHistory,
     LetterKey,
@@ -29,9 +30,9 @@ from workers.ops.dead_letters.letters import (
     NoSuchDeadLetterError,
     count_matching,
 )
-from workers.ops.dead_letters.pages import LetterCursor, find_copies, list_dead_letters
+from workers.ops.dead_letters.pages import LetterCursor, list_dead_letters
 
-__all__ = ["DeadLetterReport", "count_dead_letters", "count_newest", "report_dead_letter", "report_dead_letters"]
+__all__ = ["DeadLetterReport", "count_dead_letters", "report_dead_letter", "report_dead_letters"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,18 +117,6 @@ async def count_dead_letters(
     return await count_matching(settings, _both(selection, keys), selection.partition), silent
 
 
-async def count_newest(settings: Settings, budget: ReadBudget) -> tuple[Counter[tuple[str, str]], datetime | None]:
-    """Return the number of the newest dead letters by topic and reason, and back to when; None: all were counted.
-
-    Raises:
-        NotSetUpError: when the topic does not exist.
-        KafkaError: when the cluster cannot be reached.
-
-    """
-    page = await list_dead_letters(settings, budget=budget)
-    return Counter((letter.origin_topic, letter.reason) for letter in page.letters), page.searched_to
-
-
 def _both(selection: LetterFilter, keys: Collection[LetterKey]) -> Callable[[DeadLetter], bool]:
     return lambda letter: letter_key(letter) in keys and selection.matches(letter)
 
@@ -145,7 +134,7 @@ async def _histories(
         if each.offset is not None and (every or answers.get(letter) is None)
     }
     copies = await find_copies(settings, sent, budget)
-    return make_histories(FoundLetters(letters, copies), redrives, answers)
+    return make_histories(FoundLetters(letters, copies.places, copies.unsearched), redrives, answers)
 
 
 async def report_dead_letter(

@@ -9,7 +9,8 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
 
-from infra.kafka.backwards import _FEWEST_OFFSETS, BackwardReader, ReadBudget
+from infra.clock import utc_now
+from infra.kafka.backwards import FEWEST_OFFSETS, BackwardReader, ReadBudget
 from infra.kafka.clients import create_lane_producer, create_producer, partition_of
 from infra.kafka.cluster_queries import LATEST, open_cluster_queries
 from infra.settings import Settings
@@ -20,8 +21,8 @@ from workers.jobs.dead_letters import dead_letter
 from workers.jobs.job import Message
 from workers.ops.dead_letters import letters, pages
 from workers.ops.dead_letters.letters import DeadLetter, LetterFilter
-from workers.ops.dead_letters.pages import LetterPage, list_dead_letters
-from workers.ops.dead_letters.report import count_dead_letters, count_newest, report_dead_letters
+from workers.ops.dead_letters.pages import LetterPage, count_newest, list_dead_letters
+from workers.ops.dead_letters.report import count_dead_letters, report_dead_letters
 
 _numbers = count(2 * 10**9)
 _MANY = 1000
@@ -29,21 +30,21 @@ _PAGE = 10
 _BUDGET = 200
 
 
-def _letter(account: str, partition: int) -> Message:
+def _letter(account: str, partition: int, value: bytes = b"{") -> Message:
     problem = Undecodable(DeadLetterReason.NOT_JSON, "planted")
     key = account.encode()
     return dead_letter(
-        ConsumerRecord(SEND_REQUESTS, partition, next(_numbers), 1_900_000_000_000, 1, key, b"{", None, 0, 0, ()),
+        ConsumerRecord(SEND_REQUESTS, partition, next(_numbers), 1_900_000_000_000, 1, key, value, None, 0, 0, ()),
         problem,
     )
 
 
-async def _plant(settings: Settings, accounts: Iterable[str], partition: int) -> None:
+async def _plant(settings: Settings, accounts: Iterable[str], partition: int, value: bytes = b"{") -> None:
     """Write a dead letter of each account, in batches as a lane under load does."""
     async with create_producer(settings, "test", large=True) as producer:
         sent = []
         for account in accounts:
-            each = _letter(account, partition)
+            each = _letter(account, partition, value)
             sent.append(await producer.send(each.topic, each.value, each.key, partition=partition))
         await asyncio.gather(*sent)
 
@@ -97,9 +98,9 @@ async def test_a_search_for_what_is_rare_ends_and_says_how_far_it_came(
         most = max(most, len(read) - began)
 
     assert [b"2{", b"1{"] == [letter.value for page in pages_read for letter in page.letters]
-    assert len(pages_read) >= _MANY // (_BUDGET + _FEWEST_OFFSETS)
+    assert len(pages_read) >= _MANY // (_BUDGET + FEWEST_OFFSETS)
     assert [] == pages_read[0].letters
-    assert most <= _BUDGET + _FEWEST_OFFSETS * cluster.topic_partitions
+    assert most <= _BUDGET + FEWEST_OFFSETS * cluster.topic_partitions
     reached = [page.searched_to for page in pages_read[:-1]]
     assert all(earlier is not None and later is not None and earlier >= later for earlier, later in pairwise(reached))
     assert (None, None) == (pages_read[-1].next, pages_read[-1].searched_to)
@@ -155,9 +156,68 @@ async def test_the_newest_are_counted_within_a_budget(cluster: Settings, account
     few = len(read)
     everything, nothing = await count_newest(cluster, ReadBudget(10**9, 10**12))
 
-    assert 0 < counts[SEND_REQUESTS, "not_json"] <= few <= _BUDGET + _FEWEST_OFFSETS * cluster.topic_partitions
+    assert 0 < counts[SEND_REQUESTS, "not_json"] <= few <= _BUDGET + FEWEST_OFFSETS * cluster.topic_partitions
     assert counted_to is not None
     assert (everything, None) == ((await count_dead_letters(cluster))[0], nothing)
+
+
+async def test_letters_behind_what_was_aborted_are_not_taken_for_all(cluster: Settings, account: str) -> None:
+    """A budget that markers and aborted records have spent has searched back to no time, and says so."""
+    await _plant(cluster, [account] * 3, 0)
+    producer = create_lane_producer(cluster, f"test-{account}")
+    await producer.start()
+    await producer.begin_transaction()
+    each = _letter(account, 0)
+    await asyncio.gather(
+        *[await producer.send(each.topic, each.value, each.key, partition=0) for _ in range(2 * _BUDGET)]
+    )
+    await producer.abort_transaction()
+    await producer.stop()
+    began = utc_now()
+
+    _, counted_to = await count_newest(cluster, ReadBudget(_BUDGET, 10**9))
+    page = await list_dead_letters(cluster, LetterFilter(account=account), 5, budget=ReadBudget(_BUDGET, 10**9))
+    rest = await list_dead_letters(cluster, LetterFilter(account=account), after=page.next)
+
+    assert counted_to is not None
+    assert counted_to >= began
+    assert page.searched_to is not None
+    assert page.searched_to >= began
+    assert ([], 3) == (page.letters, len(rest.letters))
+
+
+@pytest.mark.parametrize("limit", [1, 10**6])
+async def test_large_letters_are_read_within_the_budget(
+    cluster: Settings, account: str, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    """Of bytes: one window may exceed it, and a letter of each partition; and each page goes on."""
+    size, many = 100_000, 20
+    for partition in range(cluster.topic_partitions):
+        await _plant(cluster, [account] * many, partition, b"{" * size)
+    seen: list[int] = []
+    parse = letters.parse_dead_letter
+
+    def parse_and_weigh(record: ConsumerRecord) -> DeadLetter:
+        seen.append(len(record.value or b""))
+        return parse(record)
+
+    monkeypatch.setattr(pages, "parse_dead_letter", parse_and_weigh)
+    most = limit + (FEWEST_OFFSETS + cluster.topic_partitions) * size * 1.4  # base64
+
+    await count_newest(cluster, ReadBudget(10**6, limit))
+    counting = sum(seen)
+    found, after = 0, None
+    for _ in range(5):
+        seen.clear()
+        page = await list_dead_letters(
+            cluster, LetterFilter(account=account), 5, after=after, budget=ReadBudget(10**6, limit)
+        )
+        assert sum(seen) <= most
+        assert page.next != after
+        found, after = found + len(page.letters), page.next
+
+    assert counting <= most
+    assert found > 0
 
 
 async def test_times_bound_what_is_read(cluster: Settings, account: str, read: list[int]) -> None:

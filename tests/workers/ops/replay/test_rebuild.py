@@ -228,8 +228,8 @@ async def test_two_partitions_that_lock_each_other_try_again(live: Settings, mon
     assert {} == _causes(comparison)
 
 
-async def test_rows_of_before_lots_ends_were_told_are_no_difference(live: Settings) -> None:
-    """The ends themselves are compared, as states of the lots."""
+async def test_rows_of_before_lots_ends_were_told_are_no_difference_and_wrong_ends_are(live: Settings) -> None:
+    """The ends that a row lacks are compared as states of the lots; those that both rows tell, row by row."""
     asked = await _asked(live)
     other = target_settings(live, asked)
     await _change(
@@ -248,7 +248,15 @@ async def test_rows_of_before_lots_ends_were_told_are_no_difference(live: Settin
             "drop table told",
         )
 
+    await _change(
+        other,
+        "update journal set details = jsonb_set(details, '{lot_ends}', '\"wrong\"')"
+        " where ctid = (select max(ctid) from journal where details ? 'lot_ends')",
+    )
+    ((cause, count),) = _causes(await compare(live, other)).items()
+
     assert {} == _causes(comparison)
+    assert (True, 1) == (cause.endswith("differs in details"), count)
     assert (False, True) == ("lot_ends" in str(before["journal"]), "lot_ends" in str(after["journal"]))
 
 

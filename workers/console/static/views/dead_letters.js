@@ -47,9 +47,10 @@ function filterForm(values, report) {
 /** Returns the outcome of a dead letter in few words. */
 export function outcomeStatus(letter) {
   if (letter.became === null) return status("unknown", "unknown");
-  const { answer, redriven, again } = letter.became;
+  const { answer, redriven, again, unknown } = letter.became;
   if (answer) return status("ok", `answered: ${words(answer.code)}`);
   if (again) return status("failed", `dead-lettered again: ${again}`);
+  if (unknown) return status("unknown", "redriven, then unknown"); // the search for what it became was cut short
   if (redriven.length) return redriven.at(-1).offset === null ? status("warning", "in doubt") : status("running", "redriven");
   return status("unknown", "none yet");
 }

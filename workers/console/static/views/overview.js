@@ -142,7 +142,7 @@ function groupsSection(lag) {
 }
 
 function deadLettersTable(found) {
-  if (!found.counts.length) return h("p", { class: "empty" }, "No dead letters.");
+  if (!found.counts.length) return h("p", { class: "empty" }, found.counted_to ? ["No dead letters since ", time(found.counted_to), "; older ones were not counted."] : "No dead letters.");
   return [found.counted_to && h("p", { class: "quiet" }, "The newest, back to ", time(found.counted_to)), table("Dead letters by topic and reason", [
     ["Reason", (row) => link(`#/letters?${new URLSearchParams({ topic: row.topic, reason: row.reason })}`, words(row.reason))],
     ["Topic", (row) => row.topic],
