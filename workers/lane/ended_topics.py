@@ -15,7 +15,7 @@ from infra.postgres import Pool
 from infra.settings import Settings
 from workers.jobs.job import Job, StoredRange
 from workers.lane.lane_rows import LaneRow, LaneRows, Progress
-from workers.lane.readback import scan_published
+from workers.lane.readback import count_answers, scan_published
 
 __all__ = ["EndedTopics"]
 
@@ -83,6 +83,9 @@ class EndedTopics:
                 if missing:
                     await publish(missing)
                 structlog.get_logger("inmail.lane").info(
-                    "ended_topic_published", topic=self._rows.topic, partition=row.partition, answers=len(missing)
+                    "ended_topic_published",
+                    topic=self._rows.topic,
+                    partition=row.partition,
+                    answers=count_answers(missing),
                 )
             await self._pool.execute(_PUBLISHED, *key, as_of)

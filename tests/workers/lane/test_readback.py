@@ -10,13 +10,14 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 from pydantic_core import from_json, to_json
+from structlog.testing import capture_logs
 
 import schemas
 from infra.clock import to_milliseconds, utc_now
 from infra.kafka.transactions import Message, TransactionPair, TransactionTimes
 from infra.postgres import Connection
 from infra.settings import RecordTime, Settings
-from schemas.catalogue import CATALOGUE, DEAD_LETTERS, SEND_REQUESTS, SEND_RESULTS, EventType
+from schemas.catalogue import BALANCES, CATALOGUE, DEAD_LETTERS, SEND_REQUESTS, SEND_RESULTS, EventType
 from schemas.envelope import Event
 from tests.workers.life import at_the_end, in_partition
 from tests.workers.wire import Raw, ends, prepare, publish, read, send, settled, working
@@ -154,3 +155,17 @@ def test_what_other_lanes_publish_in_the_same_turn_is_theirs() -> None:
 def test_what_is_no_event_is_passed_over(value: bytes | None) -> None:
     """Anybody may have written to a result topic: a lane that looks for its answers must not end of it."""
     assert readback._parse_event(value) is None
+
+
+def test_a_balance_is_published_again_and_is_no_answer_that_is_missing() -> None:
+    """Where every answer can be read, the log says that none is missing."""
+    answer = {"id": "1", "data": {"source": {"topic": SEND_REQUESTS, "partition": 0, "offset": 3}}}
+    message = Message(SEND_RESULTS, b"a", to_json(answer), None, (0, 3))
+    balance = Message(BALANCES, b"a inmail-send 0", to_json({"id": "2", "data": {"sequence": 1}}), 0, (0, 3))
+    published = readback.PublishedAnswers(Counter({("1", False): 1}), PLACE, 10)
+
+    with capture_logs() as logs:
+        left, _ = published.drop_published([message, balance], {})
+
+    assert [balance] == left
+    assert [(1, 0)] == [(line["found"], line["missing"]) for line in logs]
