@@ -25,9 +25,9 @@ from infra.kafka.clients import reader
 from infra.kafka.records import all_partitions, read_records, read_to
 from infra.kafka.transactions import Message
 from infra.settings import Settings
-from schemas.catalogue import BALANCES, OUTPUT_TOPICS
+from schemas.catalogue import OUTPUT_TOPICS
 
-__all__ = ["PublishedAnswers", "count_answers", "scan_published"]
+__all__ = ["PublishedAnswers", "scan_published"]
 
 _EARLIER_MILLISECONDS = 60_000  # brokers have a clock each
 _BROKERS_TIME = 1  # LogAppendTime, in a record's words
@@ -46,11 +46,6 @@ class _PublishedEvent(NamedTuple):
     offset: int
 
 
-def count_answers(messages: Sequence[Message]) -> int:
-    """Return the number of messages that are answers, and no balances."""
-    return sum(message.topic != BALANCES for message in messages)
-
-
 class PublishedAnswers:
     """What a read_committed reader finds, of a lane that is in doubt up to an offset."""
 
@@ -61,24 +56,24 @@ class PublishedAnswers:
         """Return of a turn what cannot be read of this lane's, and its offset where the group cannot be beyond it.
 
         What can be read is counted off: a repeat has the id of what it repeats. What is other lanes' is returned whole,
-        and so are balances: they answer no record, and one that is published again is the newest.
+        and so are balances: they answer no record, their topic is not read, and the newest may be published again.
         """
-        missing = []
+        kept: list[Message] = []
+        found = missing = 0
         for message in messages:
-            event = _parse_event(message.value)  # None of a balance
+            event = _parse_event(message.value)
             # One that answers no record is from the ledger's database, and is published for this lane alone.
             partition, offset = message.origin or (self._place.partition, 0)
             is_in_doubt = partition == self._place.partition and offset < self._end
             if event and is_in_doubt and self._found[event.id, event.is_repeat]:
                 self._found[event.id, event.is_repeat] -= 1
+                found += 1
             else:
-                missing.append(message)
-        if answers := count_answers(messages):
-            still = count_answers(missing)
-            structlog.get_logger("inmail.lane").warning("answers_looked_for", found=answers - still, missing=still)
-        return missing, {
-            place: offset for place, offset in offsets.items() if place != self._place or offset >= self._end
-        }
+                kept.append(message)
+                missing += bool(event) and is_in_doubt
+        if found or missing:
+            structlog.get_logger("inmail.lane").warning("answers_looked_for", found=found, missing=missing)
+        return kept, {place: offset for place, offset in offsets.items() if place != self._place or offset >= self._end}
 
 
 async def scan_published(
