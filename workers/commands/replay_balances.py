@@ -42,7 +42,8 @@ def balances_command(  # noqa: PLR0913 - one parameter an option
 ) -> None:
     """Publish balances as they are now to inmail.balances: for accounts without a change since it was switched on.
 
-    Ctrl-C stops between two accounts; the same command continues there. It may run beside the workers, and twice.
+    Ctrl-C stops between two accounts; the same command continues there within a day, on the same topic. It may run
+    beside the workers, and twice.
     """
     if everything == (account is not None):
         raise typer.BadParameter("give either --account or --all", param_hint="--all")

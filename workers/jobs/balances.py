@@ -8,9 +8,9 @@ decided by two lanes of one worker, which two processes may own.
 
 So the key is the account and the lane. A lane has one owner at a time, whose transactions follow one another; its next
 owner begins after those are over. A balance is read in the Postgres transaction that decides, after its rows are
-written, and the account's sequence never falls: under one key the record written last has the highest sequence. A
-reader takes of an account the highest sequence, and compaction keeps it. Mostly three keys an account, in one
-partition: the account's own.
+written, and the account's sequence never falls, but by a restore of Postgres, after which the topic is made anew
+(docs/operate.md): under one key the record written last has the highest sequence. A reader takes of an account the
+highest sequence, and compaction keeps it. Mostly three keys an account, in one partition: the account's own.
 
 **What is read again** (after a crash, by a rewind, a request sent twice) has its first answer, and the balance as it is
 now: never an older one than was published under the key before. The same sequence has the same bytes.
@@ -23,7 +23,8 @@ reader could not tell which is newer.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
+
+from asyncpg import Record
 
 from infra.postgres import Connection
 from infra.settings import Settings
@@ -96,39 +97,38 @@ async def balance_messages(
 
     """
     messages: list[Message] = []
-    rows = await connection.fetch("select * from newest_balances($1)", list(account_ids))
+    rows = await connection.fetch("select * from newest_balances($1, $2)", list(account_ids), BALANCE_LOTS_AT_MOST)
     lots: list[BalanceLot] = []
     for number, row in enumerate(rows, 1):
-        account_id, partition, sequence, as_of, erased_at, lot, remaining, granted_at, expires_at = row
-        if lot is not None:
-            lots.append({"lot": lot, "remaining": remaining, "granted_at": granted_at, "expires_at": expires_at})
-        if number == len(rows) or rows[number][0] != account_id:  # its last lot
-            data = _balance(sequence, as_of, erased_at, lots)
-            body = account_balance(balance_id(account_id, sequence), account_id, as_of, data)
+        if row["lot"] is not None:
+            lots.append(
+                {
+                    "lot": row["lot"],
+                    "remaining": row["remaining"],
+                    "granted_at": row["granted_at"],
+                    "expires_at": row["expires_at"],
+                }
+            )
+        account_id, partition = row["account_id"], row["partition"]
+        if number == len(rows) or rows[number]["account_id"] != account_id:  # its last lot
+            data = _balance(row, lots)
+            body = account_balance(balance_id(account_id, data["sequence"]), account_id, data["as_of"], data)
             place = origin(account_id.encode())
             messages.append(event_message(BALANCES, key(account_id, partition).encode(), body, partition, place))
             lots = []
     return messages
 
 
-def _balance(sequence: int, as_of: datetime, erased_at: datetime | None, lots: list[BalanceLot]) -> AccountBalanceData:
-    """Return a balance; of the lots, none has ended by `as_of`."""
-    spendable, changes_at = 0, None
-    for lot in lots:
-        change = lot["granted_at"]
-        if change <= as_of:
-            spendable += lot["remaining"]
-            change = lot["expires_at"]
-        if changes_at is None or change < changes_at:
-            changes_at = change
+def _balance(row: Record, lots: list[BalanceLot]) -> AccountBalanceData:
+    """Return a balance, of any of its rows and the first of its lots: none has ended by `as_of`."""
     return {
-        "sequence": sequence,
-        "as_of": as_of,
-        "spendable": spendable,
-        "changes_at": changes_at,
-        "erased_at": erased_at,
-        "lot_count": len(lots),
-        "lots": lots[:BALANCE_LOTS_AT_MOST],
+        "sequence": row["sequence"],
+        "as_of": row["as_of"],
+        "spendable": row["spendable"],
+        "changes_at": row["changes_at"],
+        "erased_at": row["erased_at"],
+        "lot_count": row["lot_count"],
+        "lots": lots,
     }
 
 

@@ -7,20 +7,44 @@ from uuid import UUID
 
 import structlog
 from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 
 from infra.kafka.clients import NotSetUpError, committed_offsets, count_partitions
 from infra.kafka.topic_ids import topic_ids
 from infra.postgres import Pool
 from infra.retry import SERVER_ERRORS, describe_error
 from infra.settings import Settings
+from schemas.catalogue import BALANCES, INPUT_TOPICS
 from workers.jobs.job import Job
 from workers.lane.clients import Clients
 from workers.lane.lock_watch import LockWatch
 from workers.topology import topics_of
 
-__all__ = ["watch_servers"]
+__all__ = ["check_topics", "watch_servers"]
 
 _SERVERS_SECONDS = 5.0
+
+
+async def check_topics(admin: AIOKafkaAdminClient, settings: Settings) -> None:
+    """Check that the topics of an installation are there, and that a worker can publish every account's balance.
+
+    A balance is published to its account's partition by number. One that the topic lacks would fail, for ever, the
+    Kafka transaction that the results are in. Results pick a partition of those that their topic has.
+
+    Raises:
+        NotSetUpError: when a topic does not exist, or that of balances has fewer partitions than an input topic.
+
+    """
+    counts = await count_partitions(admin, topics_of(settings))
+    if BALANCES not in counts:
+        return
+    topic = max(INPUT_TOPICS, key=lambda each: counts[each])
+    if counts[BALANCES] < counts[topic]:
+        raise NotSetUpError(
+            f"{BALANCES} has {counts[BALANCES]} partitions, {topic} has {counts[topic]}, and a balance needs its"
+            f" account's: delete {BALANCES}, run `inmail topics apply`, start the workers, and run"
+            " `inmail replay balances --all`"
+        )
 
 
 async def watch_servers(job: Job, settings: Settings, clients: Clients, see_topic: Callable[[UUID], None]) -> NoReturn:
@@ -115,7 +139,7 @@ async def _lacks_topic(job: Job, settings: Settings, clients: Clients) -> str:
         return ""
     try:
         async with asyncio.timeout(_SERVERS_SECONDS):
-            await count_partitions(clients.admin, topics_of(settings))
+            await check_topics(clients.admin, settings)
     except NotSetUpError as error:
         return str(error)
     except SERVER_ERRORS:

@@ -13,7 +13,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from infra.first_of import wait_for_event
 from infra.kafka.aiokafka_fixes import ConsumerLostError
 from infra.kafka.broker_versions import fetch_version_concerns
-from infra.kafka.clients import admin_client, count_partitions, create_consumer
+from infra.kafka.clients import admin_client, create_consumer
 from infra.kafka.end_offsets import EndOffsets
 from infra.postgres import Pool, close_in_time, create_pool
 from infra.postgres_session import find_weak_settings
@@ -25,6 +25,7 @@ from workers.jobs.job import Job
 from workers.lane.circuit_breaker import CircuitBreaker
 from workers.lane.clients import Clients
 from workers.lane.membership import STOP_SECONDS, Membership
+from workers.lane.server_checks import check_topics
 from workers.lane.work import Work
 from workers.rights import check_rights
 from workers.telemetry.collectors import metrics_page, register_pool
@@ -32,7 +33,6 @@ from workers.telemetry.health import Health
 from workers.telemetry.tracing import NO_TRACES, Traces, open_traces
 from workers.telemetry.watchdog import watch_progress
 from workers.telemetry.worker_metrics import WorkerMetrics
-from workers.topology import topics_of
 
 __all__ = ["Worker", "run_worker"]
 
@@ -104,7 +104,7 @@ async def run_worker(job: Job, settings: Settings, stop: asyncio.Event) -> None:
     """Run one worker with a pool of its own until `stop` is set. One that is started while a server is away waits.
 
     Raises:
-        NotSetUpError: when a topic does not exist.
+        NotSetUpError: when a topic does not exist, or that of balances has too few partitions.
         MissingRightsError: when the brokers' authorizer does not give the user what docs/operate.md lists for workers.
         SettingsError: when its port for probes cannot be had, or what traces need is not installed.
         BreakerError, WorkerError, KafkaError: see `Worker.run`.
@@ -141,7 +141,7 @@ async def _connect(
         async with contextlib.AsyncExitStack() as opening:
             admin = await opening.enter_async_context(admin_client(settings))
             await check_rights(settings, "worker")  # a right that is seldom used would be missed when it counts
-            await count_partitions(admin, topics_of(settings))  # aiokafka would look for them for 40 s
+            await check_topics(admin, settings)  # aiokafka would look for them for 40 s
             stack.push_async_exit(opening.pop_all())
             return admin
 

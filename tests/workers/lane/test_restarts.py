@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from time import monotonic
 
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import (
     GroupAuthorizationFailedError,
@@ -22,11 +22,14 @@ from infra.local.stack import LocalStack
 from infra.migrate import migrate
 from infra.postgres import connect_database
 from infra.settings import Settings, load_settings
-from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS
-from tests.workers.life import living, once_each
+from schemas.catalogue import BALANCES, SEND_REQUESTS, SEND_RESULTS
+from tests.workers.life import in_partition, living, once_each
 from tests.workers.wire import ends, prepare, publish, read, send
+from workers.jobs.balances import with_balances
 from workers.jobs.send import SendJob
 from workers.lane import server_checks
+from workers.lane.worker import run_worker
+from workers.ledger.plans import load_catalogue
 from workers.ledger.store import FUNCTIONS
 
 TOPIC, GROUP, TRANSACTIONAL_ID = 2, 3, 5  # kinds of resources
@@ -120,6 +123,33 @@ async def test_a_worker_whose_topic_is_gone_ends_and_says_what_to_run(own: Setti
         error = await life.ended()
     assert isinstance(error, NotSetUpError)
     assert f"Kafka has no topic {topic}: run `inmail topics apply`" == str(error)
+
+
+@pytest.fixture
+async def narrow(own: Settings) -> AsyncIterator[Settings]:
+    """The stack with the topic of balances on, which somebody made with one partition."""
+    async with admin_client(own) as admin:
+        await admin.create_topics([NewTopic(BALANCES, 1, 1)])
+        yield own.model_copy(update={"balances_topic": True})
+        await admin.delete_topics([BALANCES])
+
+
+async def test_a_worker_does_not_start_where_the_topic_of_balances_lacks_partitions(narrow: Settings) -> None:
+    """It would try each balance of the others for ever, and the results with it."""
+    job = with_balances(SendJob(load_catalogue()), narrow)
+    with pytest.raises(NotSetUpError, match=f"{BALANCES} has 1 partitions, .* has 2, .* run `inmail topics apply`"):
+        await asyncio.wait_for(run_worker(job, narrow, asyncio.Event()), 10)
+
+
+async def test_a_worker_ends_once_the_topic_of_balances_lacks_the_partition_of_one(narrow: Settings) -> None:
+    """The topic was made again while the worker ran: it says so, instead of trying for ever."""
+    async with living(narrow, with_balances(SendJob(load_catalogue()), narrow)) as life:
+        await life.ready()
+        await publish(narrow, SEND_REQUESTS, [send(in_partition(narrow, 1))])
+        error = await life.ended()
+
+    assert isinstance(error, NotSetUpError)
+    assert str(error).startswith(f"{BALANCES} has 1 partitions")
 
 
 @asynccontextmanager

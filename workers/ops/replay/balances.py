@@ -8,11 +8,15 @@ accounts after the other: a row that comes between a page's reading and its send
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Final
+from uuid import UUID
 
+from infra.clock import utc_now
 from infra.kafka.chunk_sender import ChunkResult, ChunkSender
-from infra.kafka.records import partition_counts
+from infra.kafka.clients import admin_client, count_partitions
 from infra.kafka.sender import Outgoing
+from infra.kafka.topic_ids import topic_ids
 from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.catalogue import BALANCES
@@ -27,6 +31,8 @@ __all__ = ["VERB", "BalancesPlan", "plan_balances", "publish_balances"]
 VERB: Final = "replay balances"
 _PAGE: Final = 500
 _COUNT_SECONDS: Final = 600.0
+# An older run's balances may be of before the topic was off for a while, or of books that were restored since.
+_RESUMED_FOR: Final = timedelta(days=1)
 # Accounts without a row have no balance to tell.
 _COUNT: Final = (
     "select count(*) from accounts where account > $1 and sequence > 0 and account_id = coalesce($2, account_id)"
@@ -43,6 +49,7 @@ class BalancesPlan:
 
     rate: float  # records a second
     account: str | None  # None: of all accounts
+    topic_id: UUID  # of the topic that is there now
     accounts: int  # number of accounts after `start`
     start: int = 0  # number of the account published last
     resumes: int | None = None  # the operation to resume
@@ -50,8 +57,8 @@ class BalancesPlan:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The arguments for JSON: a run with the same arguments resumes one that did not finish."""
-        return {"account": self.account}
+        """The arguments for JSON: a run with the same arguments resumes one that did not finish lately."""
+        return _arguments(self.account, self.topic_id)
 
     def summary(self) -> dict[str, Any]:
         """Return the plan for JSON."""
@@ -64,10 +71,17 @@ class BalancesPlan:
         }
 
 
+def _arguments(account: str | None, topic_id: UUID) -> dict[str, Any]:
+    return {"account": account, "topic_id": str(topic_id)}
+
+
 async def plan_balances(
     settings: Settings, account: str | None, rate: float, *, from_start: bool = False
 ) -> BalancesPlan:
     """Return the plan of a run, without sending anything.
+
+    A run resumes one that did not finish, of the same arguments, on the same topic, and noted a day ago at most: what
+    an older one has sent may be wrong by now.
 
     Args:
         settings: where Kafka and Postgres are.
@@ -87,23 +101,32 @@ async def plan_balances(
             f"INMAIL_BALANCES_TOPIC is off: switch {BALANCES} on for the workers first, and here, or a balance that is"
             " published now is wrong after the account's next change"
         )
-    await partition_counts(settings, [BALANCES])
+    topic_id = await _read_topic_id(settings)
     async with open_books(settings) as connection:
         if account is not None and not await connection.fetchval(_COUNT, 0, account):
             raise UnknownAccountError(account)
-        start, resumes, sent = (0, None, 0) if from_start else await _find_unfinished(connection, {"account": account})
+        arguments = _arguments(account, topic_id)
+        start, resumes, sent = (0, None, 0) if from_start else await _find_unfinished(connection, arguments)
         count = await connection.fetchval(_COUNT, start, account, timeout=_COUNT_SECONDS)
-    return BalancesPlan(rate, account, count, start, resumes, sent)
+    return BalancesPlan(rate, account, topic_id, count, start, resumes, sent)
+
+
+async def _read_topic_id(settings: Settings) -> UUID:
+    async with admin_client(settings) as admin:
+        await count_partitions(admin, [BALANCES])  # raises where there is none
+        return (await topic_ids(admin, [BALANCES]))[BALANCES]
 
 
 async def _find_unfinished(connection: Connection, arguments: dict[str, Any]) -> tuple[int, int | None, int]:
     row = await connection.fetchrow(
-        "select operation, status, result from operations where verb = $1 and arguments = $2"
+        "select operation, status, result, noted_at from operations where verb = $1 and arguments = $2"
         " order by operation desc limit 1",
         VERB,
         arguments,
     )
     if row is None or row["status"] == "done" or "position" not in row["result"]:
+        return 0, None, 0
+    if utc_now() - row["noted_at"] > _RESUMED_FOR:
         return 0, None, 0
     result = row["result"]
     return result["position"], row["operation"], result["sent"] + result["sent_before"]

@@ -55,6 +55,32 @@ async def test_every_account_has_a_balance_after_a_run_that_was_stopped_and_resu
     assert [] == await read_log(balances, start, "no-row")
 
 
+@pytest.mark.parametrize(
+    ("since_then", "left"),
+    [
+        ("set noted_at = noted_at - interval '23 hours'", 2),
+        ("set noted_at = noted_at - interval '25 hours'", 3),
+        ("set arguments = arguments || jsonb_build_object('topic_id', gen_random_uuid())", 3),
+        ("set arguments = arguments - 'topic_id'", 3),
+    ],
+    ids=["of today", "of long ago", "of the topic before", "of nobody knows which topic"],
+)
+async def test_only_a_run_of_late_on_the_same_topic_is_resumed(
+    balances: Settings, database: Connection, monkeypatch: pytest.MonkeyPatch, since_then: str, left: int
+) -> None:
+    """A topic that was made again would lack the accounts of the first half for good, and nobody would know."""
+    monkeypatch.setattr(replay_balances, "_PAGE", 1)
+    book, stop = Book(database), asyncio.Event()
+    await book.decide(*(book.promotion(1, f"b-{uuid4().hex[:12]}") for _ in range(3)))
+    first = await plan_balances(balances, None, FAST)
+    done = await publish_balances(balances, first, who=ME, stop=stop, progress=lambda _: stop.set())
+    await database.execute(f"update operations {since_then}")
+
+    plan = await plan_balances(balances, None, FAST)
+
+    assert (left, left == 2) == (plan.accounts, plan.resumes == done.number)
+
+
 async def test_a_run_hides_no_balance_that_a_lane_publishes_meanwhile(
     balances: Settings, database: Connection, account: str
 ) -> None:
