@@ -15,7 +15,7 @@ from workers.console.advice import ADVICE
 from workers.console.books_check import BooksCheck
 from workers.console.flow import Flow
 from workers.console.headline import headline
-from workers.console.lag_json import group_json, overview_json, partitions_json
+from workers.console.lag_json import group_json, hidden_json, overview_json, partitions_json
 from workers.console.lag_source import LagSource
 from workers.console.local_workers import WorkerControl, with_processes
 from workers.console.navigation_counts import navigation_counts
@@ -155,13 +155,16 @@ class SystemMonitor:
                 parts.append(locked)
             elif (error := self._errors.get(key)) is not None:
                 parts.append(health.SystemPart(name, health.FAILED, "no answer", error))
+            elif key == "kafka" and (refusal := self.lag.refusal) is not None:
+                do = "see docs/operate.md#rights"
+                parts.append(health.SystemPart(name, health.WARNING, "not allowed", str(refusal), do))
             else:
                 parts.append(health.SystemPart(name, health.OK, "reachable", "queries succeed"))
         return parts
 
     def _worker_parts(self, probes: dict[str, health.Probe]) -> list[health.SystemPart]:
         if "kafka" not in self._errors:
-            return health.worker_health(self.lag.worker_groups, probes)
+            return health.worker_health(self.lag.worker_groups, probes, self.lag.hidden_groups)
         text = "unknown while Kafka does not answer"
         return [health.SystemPart(name, health.UNKNOWN, "not known", text) for name in health.WORKER_NAMES.values()]
 
@@ -193,8 +196,8 @@ class SystemMonitor:
         """
         return {
             "at": self.lag.refreshed_at,
-            "error": self._errors.get("kafka"),
-            "groups": [group_json(group) for group in self.lag.groups],
+            "error": self._errors.get("kafka") or (str(self.lag.refusal) if self.lag.refusal is not None else None),
+            "groups": [*(group_json(group) for group in self.lag.groups), *hidden_json(self.lag)],
             "shown": partitions_json(self.lag, chosen or TOPIC_OF_GROUP),
             "statuses": [{"status": status, **advice._asdict()} for status, advice in ADVICE.items()],
         }
