@@ -17,7 +17,7 @@ from workers.console.flow import Flow
 from workers.console.headline import headline
 from workers.console.lag_json import group_json, hidden_json, overview_json, partitions_json
 from workers.console.lag_source import LagSource
-from workers.console.local_workers import WorkerControl, with_processes
+from workers.console.local_workers import WorkerControl, by_process, with_processes
 from workers.console.navigation_counts import navigation_counts
 from workers.console.problems import KNOWN, Refusals, explain
 from workers.console.query_limiter import QueryLimiter
@@ -103,9 +103,8 @@ class SystemMonitor:
             growth = self.flow.add_sample(self.lag.refreshed_at, groups, self._ledger.lanes if lanes else None)
         self.recorder.record(self._at, growth, groups, results)
         await self.recorder.save(if_due=True)
-        workers = self._worker_parts(probes)
-        if self._control is not None:
-            workers = with_processes(workers, self._control.statuses())
+        processes = self._control.statuses() if self._control is not None else ()
+        workers = with_processes(self._worker_parts(by_process(probes, processes)), processes)
         since = self._at - timedelta(minutes=_LETTER_MINUTES)
         letters = health.dead_letters_part(
             self.recorder.dead_letters(since), self.recorder.first_dead_letter_at(since), _LETTER_MINUTES

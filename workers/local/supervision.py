@@ -19,7 +19,7 @@ from infra.local.errors import LocalStackError
 from workers.commands.running import Exit
 from workers.console.local_workers import ControlError, ProcessState, WorkerAction, WorkerStatus
 from workers.local.brokers import BrokerProcesses
-from workers.local.processes import WorkerProcesses
+from workers.local.processes import WorkerProcesses, worker_of
 
 __all__ = ["WorkerSupervisor"]
 
@@ -87,7 +87,13 @@ class WorkerSupervisor:
     def start(self) -> None:
         """Start all workers."""
         for name in self._workers.names:
-            status = WorkerStatus(name, ProcessState.STOPPED, utc_now(), self._workers.log_path(name))
+            status = WorkerStatus(
+                name,
+                ProcessState.STOPPED,
+                utc_now(),
+                self._workers.log_path(name),
+                is_one_of_several=sum(worker_of(each) == worker_of(name) for each in self._workers.names) > 1,
+            )
             self._all[name] = _Supervised(status, self._workers)
             self._start(self._all[name])
         if self._brokers is not None:
