@@ -115,7 +115,7 @@ class WorkerControl(Protocol):
         """Start, stop or restart a worker, and return how it stands then.
 
         Raises:
-            ControlError: when there is no such worker, or it stands so already.
+            ControlError: when there is no such worker, it stands so already, or the brokers would lose their majority.
 
         """
 
