@@ -3,9 +3,11 @@
 import logging
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from itertools import count
 from pathlib import Path
+from typing import TypeAlias
 
 import asyncpg
 import pytest
@@ -32,6 +34,8 @@ LONG = {
 }
 SHORT = {"house", "schemas"}
 _numbers = count(1)
+# Connects to a database; the connection is closed at the end of the test.
+Connect: TypeAlias = Callable[[Settings], Awaitable["asyncpg.Connection[asyncpg.Record]"]]
 _finished: list[str] = []  # databases of tests that have ended
 
 # A shell without job control (`make test &` in a script) starts its background with SIGINT ignored, which processes
@@ -107,6 +111,22 @@ async def database(settings: Settings) -> AsyncIterator["asyncpg.Connection[asyn
     connection = await connect_database(settings)
     yield connection
     await connection.close()
+
+
+@pytest.fixture
+async def connect() -> AsyncIterator[Connect]:
+    """Connect to a database, as often as it is called; the connections are closed however the test ends.
+
+    A failed test's traceback keeps an open one until a later test, which would fail with the ResourceWarning of it.
+    """
+    with ExitStack() as opened:
+
+        async def connect_until_the_end(settings: Settings) -> "asyncpg.Connection[asyncpg.Record]":
+            connection = await connect_database(settings)
+            opened.callback(connection.terminate)  # it may be within a statement or a transaction
+            return connection
+
+        yield connect_until_the_end
 
 
 async def _copy(stack: LocalStack, template: str) -> Settings:

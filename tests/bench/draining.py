@@ -121,7 +121,10 @@ async def running(form: Form, books: Settings) -> "AsyncIterator[subprocess.Pope
 
 
 async def set_offsets(books: Settings, group: str, offsets: Offsets) -> None:
-    """Put a group without members at these offsets, and books that are new: what is before is not theirs."""
+    """Put a group without members at these offsets, and books that are new: what is before is not theirs.
+
+    A lane whose row said that it had read beyond its topic's end would be halted, and waited for by nobody.
+    """
     async with reader(books, group) as consumer:
         consumer.assign(list(offsets))
         await consumer.commit(dict(offsets))
@@ -129,7 +132,8 @@ async def set_offsets(books: Settings, group: str, offsets: Offsets) -> None:
     await connection.executemany(
         "insert into lanes (consumer_group, topic, partition, epoch, next_offset, owner_epoch)"
         " values ($1, $2, $3, 1, $4, 1)"
-        " on conflict (consumer_group, topic, partition) do update set published = null",
+        " on conflict (consumer_group, topic, partition)"
+        " do update set next_offset = excluded.next_offset, published = null",
         [(group, tp.topic, tp.partition, offset) for tp, offset in offsets.items()],
     )
     await connection.close()

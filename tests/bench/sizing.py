@@ -118,20 +118,9 @@ async def _steadily(stack: LocalStack, books: Settings, workers: int, given: arg
 
 
 async def _pass_over(books: Settings) -> None:
-    """Move the groups to the ends of their topics, and these books with them.
-
-    A lane whose row says that it has read beyond its topic's end would be waited for by nobody, one without a row
-    for ever.
-    """
+    """Move the groups to the ends of their topics, and these books with them."""
     for topic, group in GROUP_OF.items():
-        ends = await _ends(books, topic)
-        await set_offsets(books, group, ends)
-        connection = await connect_database(books)
-        await connection.executemany(
-            "update lanes set next_offset = $3 where topic = $1 and partition = $2",
-            [(*place, end) for place, end in ends.items()],
-        )
-        await connection.close()
+        await set_offsets(books, group, await _ends(books, topic))
 
 
 @asynccontextmanager

@@ -11,9 +11,9 @@ from pydantic import SecretStr
 
 from infra.clock import utc_now
 from infra.local.ports import reserve_port
-from infra.postgres import connect_database
 from infra.settings import load_settings
 from schemas.catalogue import SEND_REQUESTS
+from tests.conftest import Connect
 from tests.console.browser import Tab, open_tab
 from tests.console.scene import EVIL, LETTERS, OPERATOR, READER, Scene, serve_test_console
 from tests.console.views import find_shortcomings, views
@@ -254,27 +254,28 @@ async def test_a_lost_connection_is_shown_and_restored(browser: Browser, scene: 
         assert {"lost": 1, "stale": True, "colours": 1} == await tab.page.evaluate(_STALE)
         async with serve_test_console(scene.settings, port):
             await tab.wait_for_text("Live", "#connection")
-            await tab.wait_for_text("expiry worker: stopped", ".summary")
+            await tab.wait_for_text("The expiry worker is stopped", ".summary")
             assert not (await tab.page.evaluate(_STALE))["stale"]
     finally:
         await opened.__aexit__(None, None, None)
 
 
-async def test_a_lock_in_the_database_is_named_with_its_holder_and_a_retry(browser: Browser, scene: Scene) -> None:
+async def test_a_lock_in_the_database_is_named_with_its_holder_and_a_retry(
+    browser: Browser, scene: Scene, connect: Connect
+) -> None:
     """The headline and the view that needs the table name who holds it; a retry succeeds once it is let go."""
     async with serve_test_console(scene.settings) as address, open_tab(browser, address) as tab:
-        connection = await connect_database(scene.settings)
+        connection = await connect(scene.settings)
         await connection.execute("set idle_in_transaction_session_timeout = 0")  # ours have one, others need not
-        holder = f"pid {connection.get_server_pid()} (user "
+        pid = connection.get_server_pid()
         async with connection.transaction():
             await connection.execute("lock table accounts in access exclusive mode")
             await tab.open_view("#/")
-            await tab.wait_for_text("Postgres: locked", ".summary")
-            await tab.wait_for_text(holder, ".headline")
+            await tab.wait_for_text(f"Session {pid} in Postgres holds a lock that the workers need", ".summary")
+            await tab.wait_for_text(f"pid {pid} (user ", ".headline")
             await tab.open_view(f"#/account?id={scene.account}")
             await tab.wait_for_text("a lock in Postgres at ")
-            await tab.wait_for_text(holder)
-        await connection.close()
+            await tab.wait_for_text(f"pid {pid} (user ")
         await tab.click("Try again")
         await tab.wait_for_text("2 credits")
 

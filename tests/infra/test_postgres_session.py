@@ -11,6 +11,7 @@ import pytest
 from infra.postgres import Connection, Pool, connect_database, create_pool, create_reader_pool
 from infra.postgres_session import check_search_path, find_weak_settings
 from infra.settings import Settings, SettingsError
+from tests.conftest import Connect
 from tests.pooler import OPENED_WITH, pooler
 
 # Each as an operator may have set it, for reasons of other programs, and as it has to be all the same.
@@ -165,10 +166,6 @@ async def _used(opening: AbstractAsyncContextManager[Pool]) -> AsyncIterator[Non
         yield
 
 
-async def test_connections_to_one_server_have_one_class(settings: Settings) -> None:
+async def test_connections_to_one_server_have_one_class(settings: Settings, connect: Connect) -> None:
     """A class of its own stays in memory after its connection: `inmail metrics` makes one for each scrape."""
-    first, second = await connect_database(settings), await connect_database(settings)
-    await first.close()
-    await second.close()
-
-    assert type(first) is type(second)
+    assert type(await connect(settings)) is type(await connect(settings))

@@ -12,6 +12,7 @@ from schemas.catalogue import BILLING_EVENTS, CATALOGUE, SEND_REQUESTS, fingerpr
 from schemas.envelope import Event
 from tests.ledger.scenario_books import DEAD_LETTER, plain, waited_for
 from tests.ledger.scenario_events import Input
+from workers.jobs.balances import balance_messages
 from workers.jobs.billing import BillingJob
 from workers.jobs.job import Batch, Message
 from workers.jobs.result_events import tick_messages
@@ -57,10 +58,12 @@ def _toml(value: Any) -> str:
 class SqlBooks:
     """A partition of the ledger in a database."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, *, with_balances: bool = False) -> None:
         self.connection = connection
+        self.with_balances = with_balances  # whether the topic of balances is on
         self.requests: list[Request[Any]] = []  # in the order of their offsets
-        self.messages: list[Message] = []  # that the workers would publish
+        self.messages: list[Message] = []  # that the workers would publish, of results
+        self.balances: list[Message] = []  # that they would publish beside them; their keys are the accounts
         self.catalogue: Catalogue
 
     async def use(self, catalogue: dict[str, Any]) -> None:
@@ -74,6 +77,7 @@ class SqlBooks:
         job = {SEND_REQUESTS: SendJob, BILLING_EVENTS: BillingJob}[topic](self.catalogue)
         async with self.connection.transaction():
             messages, refused, _ = await job.decide(self.connection, Batch(requests, waited_for(inputs[0])))
+            await self._add_balances(messages)
         booked = await self._booked_at([request.offset for request in requests])
         rows = []
         for request in requests:
@@ -94,7 +98,9 @@ class SqlBooks:
             answer = await expire_step(self.connection, request, horizon, terms)
         repeat = answer.source_offset != request.offset
         booked = [] if repeat else await tick_movements(self.connection, answer)
-        self.messages += tick_messages(answer, booked, request.offset)
+        messages = tick_messages(answer, booked, request.offset)
+        await self._add_balances(messages)
+        self.messages += messages
         rows = (await self._booked_at([request.offset]))[request.offset]
         summary = {"account": None, "code": answer.code, "lots": answer.lots, "credits": answer.credits}
         return [*rows, summary | {"repeat": repeat}]
@@ -118,6 +124,11 @@ class SqlBooks:
     async def journal(self, account: str) -> list[dict[str, Any]]:
         """Return the rows by sequence."""
         return await self._journal("a.account_id = $1", account)
+
+    async def _add_balances(self, messages: Sequence[Message]) -> None:
+        if self.with_balances:
+            accounts = {message.key.decode() for message in messages if message.key is not None}
+            self.balances += await balance_messages(self.connection, accounts, lambda account, _: account)
 
     def _request(self, input_: Input) -> Request[Any]:
         event = event_of(input_)

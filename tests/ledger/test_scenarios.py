@@ -22,7 +22,7 @@ async def rolled_back(connection: Connection) -> AsyncIterator[SqlBooks]:
     transaction = connection.transaction()
     await transaction.start()
     try:
-        yield SqlBooks(connection)
+        yield SqlBooks(connection, with_balances=True)
     finally:
         await transaction.rollback()
 
@@ -32,11 +32,14 @@ async def test_the_ledger_in_postgres_does_what_the_table_says(shared: Connectio
     """Each line's rows, in order, and the checks behind them; no credit is made or lost in between.
 
     And the events that the workers publish mean what the contract says, field by field: a reader who has nothing else
-    comes to the balance of each event, and to what the books have left on each lot and when it ends.
+    comes to the balance of each event, and to what the books have left on each lot and when it ends. So do the balances
+    that are published where their topic is on: each says what the results up to its sequence say.
     """
     async with rolled_back(shared) as books:
         await run(scenario, books)
         await check_told_lots(books)
-    broken, _ = broken_words_of_all([json.loads(each.value) for each in books.messages], records_of(books.requests))
+    events = [json.loads(each.value) for each in books.messages + books.balances]
+    broken, _ = broken_words_of_all(events, records_of(books.requests))
 
+    assert {each.key for each in books.balances} == {each.key for each in books.messages if each.key is not None}
     assert [] == broken

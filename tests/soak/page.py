@@ -104,14 +104,18 @@ def _steady(run: Mapping[str, Any], found: Mapping[str, Mapping[str, Trend | Non
             ends = f"{minutes[0]['memory_kb'] / 1024:.1f}, {minutes[-1]['memory_kb'] / 1024:.1f}" if minutes else "-"
             memory = figures["memory_kb"]
             slope, interval = (
-                ("-", "-") if memory is None else (_told(memory), f"{memory.low:.2g} to {memory.high:.2g}")
+                ("-", "-") if memory is None else (_told(memory), f"{_figure(memory.low)} to {_figure(memory.high)}")
             )
             others = " | ".join(_other(figure, figures, minutes) for figure in FIGURES if figure != "memory_kb")
             yield f"| {name} | {ends} | {slope} | {interval} | {others} |"
 
 
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 10 else f"{value:.2g}"
+
+
 def _told(trend: Trend) -> str:
-    return f"{trend.slope:.2g}" if trend.is_flat else f"**{trend.slope:.2g}, told from zero**"
+    return f"{_figure(trend.slope)}" if trend.is_flat else f"**{_figure(trend.slope)}, told from zero**"
 
 
 def _other(figure: str, figures: Mapping[str, Trend | None], minutes: list[dict[str, Any]]) -> str:
@@ -119,7 +123,7 @@ def _other(figure: str, figures: Mapping[str, Trend | None], minutes: list[dict[
         return "-"
     least, most = min(each[figure] for each in minutes), max(each[figure] for each in minutes)
     trend = figures[figure]
-    slope = "" if trend is None or trend.is_flat else f", **{trend.slope:.2g} a minute**"
+    slope = "" if trend is None or trend.is_flat else f", **{_figure(trend.slope)} a minute**"
     return (f"{least:g}" if least == most else f"{least:g} to {most:g}") + slope
 
 
@@ -139,7 +143,7 @@ def _latency(run: Mapping[str, Any]) -> Iterator[str]:
     yield "|---|---|---|---|"
     for name, trend in latency_trends(run).items():
         middle = median(each[name] for each in run["minutes"] if each[name] is not None)
-        words = "- | -" if trend is None else f"{_told(trend)} | {trend.low:.2g} to {trend.high:.2g}"
+        words = "- | -" if trend is None else f"{_told(trend)} | {_figure(trend.low)} to {_figure(trend.high)}"
         yield f"| {name.removesuffix('_ms')} | {middle:,.0f} | {words} |"
 
 

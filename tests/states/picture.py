@@ -4,13 +4,21 @@ from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any, Final
 
-__all__ = ["LATE_SECONDS", "picture"]
+from tests.states.surfaces import ALERTS
 
-LATE_SECONDS: Final = 60.0
+__all__ = ["late_seconds", "picture"]
+
+_LATE_SECONDS: Final = 10.0
+_LATE_LONGER_SECONDS: Final = 60.0  # of an alert that fires, and of calm
 
 _LEFT, _TOP, _ROW, _WIDTH = 150, 52, 30, 640
-_END_SECONDS: Final = 90.0
+_END_SECONDS: Final = 60.0
 _COLOURS: Final = ("#0b6e99", "#3aa6a0", "#7a9e2e", "#8a63b8", "#5d4a3a", "#d0762a", "#b9b9b9", "#c0392b")
+
+
+def late_seconds(surface: str, figure: str = "told_seconds") -> float:
+    """Return from when a surface is late."""
+    return _LATE_LONGER_SECONDS if surface == ALERTS or figure != "told_seconds" else _LATE_SECONDS
 
 
 def picture(states: Mapping[str, Any], surfaces: Mapping[str, str]) -> str:
@@ -49,8 +57,8 @@ def _legend(surfaces: Mapping[str, str]) -> Iterator[str]:
 
 
 def _axis(bottom: int) -> Iterator[str]:
-    for seconds in range(0, int(_END_SECONDS) + 1, 10):
-        late = seconds == LATE_SECONDS
+    for seconds in range(0, int(_END_SECONDS) + 1, 5):
+        late = seconds == _LATE_SECONDS
         colour, dash = ("#c0392b", ' stroke-dasharray="4 3"') if late else ("#ddd", "")
         yield f'<line x1="{_x(seconds)}" x2="{_x(seconds)}" y1="{_TOP - 12}" y2="{bottom}" stroke="{colour}"{dash}/>'
         yield f'<text x="{_x(seconds)}" y="{bottom + 16}" text-anchor="middle">{seconds} s</text>'

@@ -7,7 +7,7 @@ from textwrap import shorten
 from typing import Any, Final
 
 from tests.states.__main__ import FILE
-from tests.states.picture import LATE_SECONDS, picture
+from tests.states.picture import late_seconds, picture
 from tests.states.surfaces import ALERTS, COMMAND, CONSOLE, ENDPOINT, LOG, METRICS, READYZ
 
 __all__ = ["DOCUMENT", "render"]
@@ -32,13 +32,13 @@ _COLUMNS: Final = {
 _HEAD: Final = """# How soon each surface says so
 
 `make states` starts real Kafka and Postgres, the workers, the ticker, `inmail lag --serve`, `inmail metrics --serve`,
-`inmail console` and a Prometheus with our scrape configuration and rules, under 20 requests a second. It causes one
-state after another, and notes what each surface says until all of them say the right thing, and until all are calm
-after its end. Settings are those that ship, but for four partitions a topic.
+`inmail api`, `inmail console` and a Prometheus with our scrape configuration and rules, under 20 requests a second. It
+causes one state after another, and notes what each surface says until all of them say the right thing, and until all
+are calm after its end. Settings are those that ship, but for four partitions a topic.
 
 This page is rendered by `python -m tests.states.table` from runs of {days}; each state says when it was caused, and
 `python -m tests.states STATE` measures one anew. The machine has two cores; at the beginning of a state its load was
-{least} to {most}.
+{least} to {most}. Above 2, other work held the processes up: most of all `inmail lag --json`, a new process each time.
 
 Nothing stands beside these figures. Burrow 1.2.1, which Debian has, was run on such a cluster with a ZooKeeper of its
 own, and saw no topic and no group: it asks for the ends of partitions in a version that Kafka 4.0 took out (KIP-896;
@@ -46,13 +46,15 @@ its log says `failed to fetch offsets from broker`, `EOF`), and does not know th
 (`failed to decode`, `value version`). Newer ones were not to be had there.
 
 `inmail lag --json` is run again and again, each time as an observer that has seen nothing before; its own start is in
-its time. `/lag` and `/metrics` are asked each second: the latter of the lag's observer and of the workers. The
-console's words are those of its live stream, which the page shows: it looks every 2 s, `lag --serve` every 5 s.
+its time. `/lag` and `/metrics` are asked each second: the latter of the lag's observer and of the workers. The log is
+that of the workers. The console's right word is its headline, what the page says first, in its live stream: it looks
+every 2 s, `lag --serve` every 5 s, Prometheus every 5 s. Numbers in a headline are N here.
 
 ## From the cause to the right word, in seconds
 
-**Bold** is more than a minute, or not said while the state lasted. A dash: that surface has nothing to say, for the
-reason below.
+**Bold** is more than 10 s, or not said while the state lasted. A dash: that surface has nothing to say, for the
+reason below. An alert that fires calls somebody: what may pass by itself has to last 30 s for that, so there bold is
+more than a minute.
 
 """
 
@@ -64,6 +66,7 @@ _CALM: Final = """
 ## From the end of the cause until it is calm again, in seconds
 
 Calm is every word of the surface, and stays. A worker that was started takes its time in it, and what waited is read.
+**Bold** is more than a minute.
 
 """
 
@@ -95,7 +98,7 @@ def _cell(state: Mapping[str, Any], surface: str, figure: str) -> str:
     seconds = heard[figure]
     if seconds is None:
         return "**not said**" if figure == "told_seconds" else "**not in time**"
-    return f"{seconds:.0f}" if seconds <= LATE_SECONDS else f"**{seconds:.0f}**"
+    return f"{seconds:.0f}" if round(seconds) <= late_seconds(surface, figure) else f"**{seconds:.0f}**"
 
 
 def _section(name: str, state: Mapping[str, Any]) -> Iterator[str]:
@@ -123,16 +126,17 @@ def _item(title: str, surface: str, state: Mapping[str, Any]) -> Iterator[str]:
         if heard["told_seconds"] is not None
         else "the right thing was not said"
     )
-    wanted = (
-        f" (right: `{right[0].replace('|', '` or `')}` says `{right[1].replace('|', '` or `')}`)"
-        if right is not None
-        else ""
-    )
+    wanted = f" (right: {_wanted(right[0])} says {_wanted(right[1])})" if right is not None else ""
     yield f"- {title}: {said}{wanted}"
     if heard["before"]:
         yield f"  - before: {_listed(heard['before'])}"
     if heard["beside"]:
         yield f"  - beside: {_listed(heard['beside'])}"
+
+
+def _wanted(pattern: str) -> str:
+    """Return a pattern as it is, or its alternatives where it is nothing but these."""
+    return f"`{pattern}`" if "(" in pattern else f"`{pattern.replace('|', '` or `')}`"
 
 
 def _listed(words: list[str]) -> str:

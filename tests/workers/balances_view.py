@@ -6,16 +6,21 @@ Compaction's own rule is applied to what was published: of each key in a partiti
 import json
 from collections.abc import Iterable, Sequence
 from contextlib import aclosing
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from aiokafka import TopicPartition
 
 from infra.kafka.records import read_records
 from infra.kafka.transactions import Message
+from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.catalogue import BALANCES
+from workers.ops.books.current_balance import BalanceQuestion, CurrentBalance, read_current_balances
 
-__all__ = ["Written", "compact", "read_log", "sequences", "view", "written"]
+__all__ = ["Written", "compact", "read_last_balance", "read_log", "sequences", "view", "written"]
+
+LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 class Written(NamedTuple):
@@ -63,3 +68,11 @@ async def read_log(settings: Settings, start: dict[TopicPartition, int], account
         async with aclosing(read_records(settings, [place], start=offset)) as records:
             found += [Written(record.partition, record.key, record.value) async for record in records]
     return [record for record in found if json.loads(record.value)["subject"] == account]
+
+
+async def read_last_balance(database: Connection, account: str) -> CurrentBalance:
+    """Return what the read API would answer about an account at the time of its last row."""
+    asked = BalanceQuestion(account)
+    found = (await read_current_balances(database, [asked], LONG_AGO))[asked]
+    assert isinstance(found, CurrentBalance)
+    return found

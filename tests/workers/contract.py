@@ -1,7 +1,8 @@
 """The stated meaning of every field of every result, as a check on what the workers wrote.
 
 `MEANINGS` has a check for each member of each event's data. A check sees the event, the record that it answers, and
-what a reader knows of the account from the events before: nothing here asks the ledger.
+what a reader knows of the account from the events before: nothing here asks the ledger. Balances, which answer no
+record, have theirs in `balance_contract.py`.
 """
 
 import json
@@ -17,6 +18,7 @@ import jsonschema  # type: ignore[import-untyped]
 from schemas.catalogue import CATALOGUE
 from schemas.envelope import encode
 from tests.workers.account_reader import AccountReader, HeldLot, instant
+from tests.workers.balance_contract import BALANCE, broken_order, broken_words_of_balance
 from workers.ledger.model import Request
 
 __all__ = ["MEANINGS", "SCHEMAS", "TICK_MEMBERS", "InputRecord", "broken_words", "broken_words_of_all", "records_of"]
@@ -323,32 +325,47 @@ def broken_words_of_all(
     """Read all results as one reader, and return what is not true of them, and what is known of each account then.
 
     Args:
-        events: the committed events of both result topics, in any order.
+        events: the committed events of both result topics, in any order, and of the topic of balances, if it is on.
         records: the records of the input topics, by topic, partition and offset.
 
     """
     first: dict[str, Mapping[str, Any]] = {}
     broken: list[str] = []
-    for event in sorted(events, key=lambda each: each["data"]["repeat"]):
+    for event in sorted(events, key=_is_repeat):
         plain = first.setdefault(event["id"], event)
-        if plain is not event and {**event, "data": {**event["data"], "repeat": False}} != plain:
+        if plain is not event and _as_first(event) != plain:
             broken.append(f"{event['type']}: {event['id']} is told in two ways")
     readers: dict[str, AccountReader] = defaultdict(AccountReader)
     booked = defaultdict(list)
-    of_accounts = [event for event in first.values() if "subject" in event]
+    balances = {(e["subject"], e["data"]["sequence"]): e for e in first.values() if e["type"] == BALANCE}
+    of_accounts = [event for event in first.values() if "subject" in event and event["type"] != BALANCE]
     for event in sorted(of_accounts, key=lambda each: (each["subject"], each["data"]["sequence"])):
         if (asked := records.get(_source(event))) is None:
             broken.append(f"{event['type']}: source {_source(event)} has no record")
             continue
-        broken += broken_words(event, asked, readers[event["subject"]])
+        reader = readers[event["subject"]]
+        broken += broken_words(event, asked, reader)
+        if balance := balances.get((event["subject"], event["data"]["sequence"])):
+            broken += [*_against_schema(balance), *broken_words_of_balance(balance, reader)]
         if event["data"]["code"] == "expired":
             booked[_source(event)].append(event)
+    for (account, _), balance in balances.items():
+        broken += broken_order(balance, readers[account])
     for event in first.values():
         if "subject" not in event:
             asked = records.get(_source(event))
             expired = booked[_source(event)]
             broken += ["tick: no record"] if asked is None else broken_words_of_tick(event, asked, expired)
     return broken, dict(readers)
+
+
+def _is_repeat(event: Mapping[str, Any]) -> bool:
+    return bool(event["data"].get("repeat"))  # a balance that is told again does not say so
+
+
+def _as_first(event: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an event as it was told first."""
+    return {**event, "data": event["data"] | {"repeat": False}} if _is_repeat(event) else dict(event)
 
 
 def _source(event: Mapping[str, Any]) -> tuple[str, int, int]:

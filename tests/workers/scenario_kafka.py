@@ -243,6 +243,8 @@ class KafkaBooks(SqlBooks):
             return value - self._shift
         if isinstance(value, dict):
             return self._back(value)
+        if isinstance(value, list):
+            return [self._back_value(name, each) for each in value]
         if name in ("account", "recipient_id", "sender_id") and isinstance(value, str):
             return re.sub(r"\.\d+$", "", value.removeprefix(self._prefix))
         return value

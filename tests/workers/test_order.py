@@ -20,6 +20,7 @@ from infra.postgres import connect_database
 from infra.settings import Settings
 from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS
 from schemas.envelope import Event, encode
+from tests.conftest import Connect
 from tests.workers.wire import eventually, promotion, send
 from workers.jobs.billing import BillingJob
 from workers.jobs.expiry import ExpiryJob
@@ -174,21 +175,20 @@ async def test_a_rolling_replacement_has_no_send_refused(patient: Settings) -> N
 
 
 @pytest.mark.timeout(600)
-async def test_connections_that_are_cut_have_no_send_refused(patient: Settings) -> None:
+async def test_connections_that_are_cut_have_no_send_refused(patient: Settings, connect: Connect) -> None:
     """All lanes begin again, each when it can."""
     async with workers(patient) as running:
         for topic in KINDS:
             await running.start(topic)
 
         async def cut() -> None:
-            connection = await connect_database(patient)
+            connection = await connect(patient)
             for _ in range(max(1, 3 * ROUNDS)):
                 await connection.execute(
                     "select pg_terminate_backend(pid) from pg_stat_activity"
                     " where datname = current_database() and pid <> pg_backend_pid()"
                 )
                 await asyncio.sleep(1.0)  # the load goes on between two cuts
-            await connection.close()
 
         await under_load(patient, cut)
 
@@ -207,9 +207,9 @@ async def test_whatever_kind_starts_first_after_an_outage_no_send_is_refused(
         assert {"charged": BACKLOG} == await codes(patient, BACKLOG)
 
 
-async def test_a_lane_waits_for_a_group_that_was_never_started(patient: Settings) -> None:
+async def test_a_lane_waits_for_a_group_that_was_never_started(patient: Settings, connect: Connect) -> None:
     """It has no row: what Kafka holds from its offset on is unread. Where that is nothing, nobody waits for it."""
-    connection = await connect_database(patient)
+    connection = await connect(patient)
     await connection.execute("delete from lanes where topic = $1", BILLING_EVENTS)
     request = send(f"o-{uuid4().hex[:12]}")
     async with workers(patient) as running, create_producer(patient, "order") as producer:
@@ -229,12 +229,11 @@ async def test_a_lane_waits_for_a_group_that_was_never_started(patient: Settings
 
         await eventually(waits, "a lane that waits")
         assert 1 == await connection.fetchval("select count(*) from journal")
-    await connection.close()
 
 
-async def test_an_expiry_worker_that_is_away_holds_no_send_up(patient: Settings) -> None:
+async def test_an_expiry_worker_that_is_away_holds_no_send_up(patient: Settings, connect: Connect) -> None:
     """A tick gives nobody a credit; it has ticks unread, and its row says that it ran in time."""
-    connection = await connect_database(patient)
+    connection = await connect(patient)
     await connection.execute("update lanes set next_offset = 0, awaited = true where topic = $1", EXPIRY_TICKS)
     async with create_producer(patient, "order") as producer:
         for partition in range(patient.topic_partitions):
@@ -244,10 +243,11 @@ async def test_an_expiry_worker_that_is_away_holds_no_send_up(patient: Settings)
         await running.start(BILLING_EVENTS)
         await running.start(SEND_REQUESTS)
         assert {"charged": 1} == await codes(patient, 1)
-    await connection.close()
 
 
-async def test_past_the_limit_a_want_of_credit_is_not_final_and_the_id_is_decided_afresh(cluster: Settings) -> None:
+async def test_past_the_limit_a_want_of_credit_is_not_final_and_the_id_is_decided_afresh(
+    cluster: Settings, connect: Connect
+) -> None:
     """The answer names whom it waited for; sent again once that one has read on, the same request is charged."""
     short = cluster.model_copy(update={"order_seconds": 0.2})
     account = f"o-{uuid4().hex[:12]}"
@@ -258,11 +258,10 @@ async def test_past_the_limit_a_want_of_credit_is_not_final_and_the_id_is_decide
         await running.start(SEND_REQUESTS)
         assert {"balance_not_current": 1} == await codes(short, 1)
         await running.start(BILLING_EVENTS)
-        connection = await connect_database(short)
+        connection = await connect(short)
         await eventually(
             lambda: connection.fetchval("select count(*) > 0 from journal where code = 'granted'"), "a grant"
         )
         await producer.send_and_wait(SEND_REQUESTS, encode(request), account.encode())
         await producer.send_and_wait(SEND_REQUESTS, encode(request), account.encode())
         assert {"balance_not_current": 1, "charged": 1} == await codes(short, 2)
-        await connection.close()

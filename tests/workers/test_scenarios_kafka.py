@@ -75,8 +75,9 @@ async def test_the_workers_do_what_the_tables_say_and_publish_each_row_once(syst
                     await books.tick(_clearing(), None)
                     await run(scenario, books)
 
-        async with working(system, *jobs):
-            await asyncio.gather(*(play(*chain) for chain in _chains(FIT).items()))
+        async with working(system, *jobs), asyncio.TaskGroup() as group:  # which ends the others when one fails
+            for chain in _chains(FIT).items():
+                group.create_task(play(*chain))
     await settled(system)
 
     assert len(SCENARIOS) * 0.9 < len(played) == len(FIT)

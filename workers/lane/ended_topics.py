@@ -13,6 +13,7 @@ from infra.clock import to_milliseconds
 from infra.kafka.transactions import Message
 from infra.postgres import Pool
 from infra.settings import Settings
+from schemas.catalogue import BALANCES
 from workers.jobs.job import Job, StoredRange
 from workers.lane.lane_rows import LaneRow, LaneRows, Progress
 from workers.lane.readback import scan_published
@@ -82,7 +83,8 @@ class EndedTopics:
                 missing, _ = found.drop_published(messages, {})
                 if missing:
                     await publish(missing)
+                answers = sum(message.topic != BALANCES for message in missing)
                 structlog.get_logger("inmail.lane").info(
-                    "ended_topic_published", topic=self._rows.topic, partition=row.partition, answers=len(missing)
+                    "ended_topic_published", topic=self._rows.topic, partition=row.partition, answers=answers
                 )
             await self._pool.execute(_PUBLISHED, *key, as_of)

@@ -166,11 +166,18 @@ class LaneRows:
         return bool(await self._pool.fetchval(_COUNT, *self._key(rows)) == len(rows))
 
     async def announce_waiting(self, waits: Sequence[tuple[LaneRow, datetime, str]]) -> None:
-        """Tell other lanes with which time each of these waits for them, and operators for which group."""
+        """Tell other lanes with which time each of these waits for them, and operators for which group.
+
+        Raises:
+            FencedError: when one of them has a newer owner. Unnoticed it would wait for lanes that wait for its word.
+
+        """
         rows = [row for row, _, _ in waits]
-        await self._pool.execute(
+        told = await self._pool.execute(
             _WAIT, *self._key(rows), [head for _, head, _ in waits], [group for _, _, group in waits]
         )
+        if told != f"UPDATE {len(rows)}":
+            raise FencedError(f"{self._name(rows)} has a newer owner")
 
     async def resume(self, rows: Sequence[LaneRow], topic_id: UUID) -> None:
         """Note which topic lanes read, where no lane has before, and that they are not halted."""

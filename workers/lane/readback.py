@@ -55,9 +55,11 @@ class PublishedAnswers:
     def drop_published(self, messages: Sequence[Message], offsets: Offsets) -> tuple[list[Message], Offsets]:
         """Return of a turn what cannot be read of this lane's, and its offset where the group cannot be beyond it.
 
-        What can be read is counted off: a repeat has the id of what it repeats. What is other lanes' is returned whole.
+        What can be read is counted off: a repeat has the id of what it repeats. What is other lanes' is returned whole,
+        and so are balances: they answer no record, their topic is not read, and the newest may be published again.
         """
-        missing = []
+        kept: list[Message] = []
+        found = missing = 0
         for message in messages:
             event = _parse_event(message.value)
             # One that answers no record is from the ledger's database, and is published for this lane alone.
@@ -65,15 +67,13 @@ class PublishedAnswers:
             is_in_doubt = partition == self._place.partition and offset < self._end
             if event and is_in_doubt and self._found[event.id, event.is_repeat]:
                 self._found[event.id, event.is_repeat] -= 1
+                found += 1
             else:
-                missing.append(message)
-        if messages:
-            structlog.get_logger("inmail.lane").warning(
-                "answers_looked_for", found=len(messages) - len(missing), missing=len(missing)
-            )
-        return missing, {
-            place: offset for place, offset in offsets.items() if place != self._place or offset >= self._end
-        }
+                kept.append(message)
+                missing += bool(event) and is_in_doubt
+        if found or missing:
+            structlog.get_logger("inmail.lane").warning("answers_looked_for", found=found, missing=missing)
+        return kept, {place: offset for place, offset in offsets.items() if place != self._place or offset >= self._end}
 
 
 async def scan_published(

@@ -18,9 +18,10 @@ from structlog.testing import capture_logs
 
 from infra.clock import utc_now
 from infra.lock_holder import LockHolder
-from infra.postgres import Connection, connect_database
+from infra.postgres import Connection
 from infra.settings import Settings, SettingsError
 from schemas.ids import DerivedId, derive_id
+from tests.conftest import Connect
 from tests.ledger.book import DAY, Book
 from tests.workers.api.served import OLD_TOKEN, TOKEN, Client, Line, serving
 from tests.workers.processes import ask, free_port
@@ -536,7 +537,7 @@ async def test_a_database_without_tables_is_told_to_be_migrated(settings: Settin
 
 
 async def test_a_role_with_the_documented_rights_is_enough_and_can_write_nothing(
-    settings: Settings, book: Book, database: Connection
+    settings: Settings, book: Book, database: Connection, connect: Connect
 ) -> None:
     """The block of docs/api.md, as it stands; without one of its rights the answer is a 503, and the log names it."""
     (block,) = re.findall(
@@ -557,10 +558,9 @@ async def test_a_role_with_the_documented_rights_is_enough_and_can_write_nothing
             await database.execute("revoke select on lots from inmail_reader")
             with capture_logs() as logs:
                 refused = await client.get("/v1/accounts/alice/balance")
-        reader = await connect_database(own)
+        reader = await connect(own)
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await reader.execute("update accounts set sequence = 0")
-        await reader.close()
     finally:
         await database.execute("drop owned by inmail_reader; drop role inmail_reader")
 

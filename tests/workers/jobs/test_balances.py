@@ -18,7 +18,7 @@ from schemas.catalogue import BALANCES, CREDIT_EVENTS, SEND_RESULTS, fingerprint
 from schemas.envelope import Event
 from schemas.ticks import ExpiryTick
 from tests.ledger.book import DAY, NEW_YEAR, Book
-from tests.workers.balances_view import Written, compact, read_log, sequences, view, written
+from tests.workers.balances_view import Written, compact, read_last_balance, read_log, sequences, view, written
 from tests.workers.books_sound import write_story
 from tests.workers.wire import ends, promotion, publish, read, send, working
 from workers.jobs.balances import BalancePublisher, balance_messages, with_balances
@@ -29,7 +29,6 @@ from workers.jobs.job import Batch, Job, StoredRange
 from workers.jobs.send import SendJob
 from workers.ledger.model import Request
 from workers.ledger.plans import load_catalogue
-from workers.ops.books.current_balance import read_current_balances
 
 ACCOUNT = "alice"
 ROUNDS = 200
@@ -137,7 +136,7 @@ async def test_a_send_published_after_a_later_grant_hides_no_balance(
         (charged,) = await read(balances, of_sends, 1)
 
     log = await read_log(balances, start, account)
-    now = (await read_current_balances(database, [account], NEW_YEAR - 4000 * DAY))[account]
+    now = await read_last_balance(database, account)
     kept = view(compact(log))[account]
     assert ([1, 3, 2], 2) == (sequences(log), charged["sequence"])  # the older one was written last
     assert (now.sequence, now.spendable) == (kept["sequence"], kept["spendable"]) == (3, 11)
@@ -204,7 +203,7 @@ async def test_a_balance_tells_what_can_be_spent_at_any_later_time(database: Con
     for record in written(messages):
         event = AccountBalance.model_validate_json(record.value)
         data, account = event.data, event.subject
-        (now,) = (await read_current_balances(database, [account], NEW_YEAR - 4000 * DAY)).values()
+        now = await read_last_balance(database, account)
         assert (now.sequence, now.as_of, now.spendable, now.erased_at, now.lot_count) == (
             data["sequence"], data["as_of"], data["spendable"], data["erased_at"], data["lot_count"],
         )  # fmt: skip

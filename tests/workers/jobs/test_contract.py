@@ -13,6 +13,7 @@ from infra.postgres import Connection
 from schemas.catalogue import CATALOGUE
 from tests.ledger.scenario_run import run
 from tests.ledger.test_scenarios import SCENARIOS, rolled_back
+from tests.workers.balance_contract import BALANCE, BALANCE_MEANINGS
 from tests.workers.contract import MEANINGS, SCHEMAS, TICK_MEMBERS, InputRecord, broken_words_of_all, records_of
 
 RESULTS = [row.name for row in CATALOGUE if row.direction == "out" and row.name != "inmail.message.dead-lettered.v1"]
@@ -33,7 +34,9 @@ def _members(name: str) -> set[str]:
 @pytest.mark.parametrize("name", RESULTS)
 def test_every_field_of_a_published_result_has_a_check_of_its_meaning(name: str) -> None:
     """A field that is added to an event wants its meaning here."""
-    assert _members(name) == (set(TICK_MEMBERS) if name == TICKS else set(MEANINGS[name]))
+    checked = {TICKS: TICK_MEMBERS, BALANCE: BALANCE_MEANINGS}.get(name) or MEANINGS[name]
+
+    assert _members(name) == set(checked)
 
 
 async def test_a_field_that_says_something_else_is_noticed(shared: Connection) -> None:
@@ -45,11 +48,11 @@ async def test_a_field_that_says_something_else_is_noticed(shared: Connection) -
             continue
         async with rolled_back(shared) as books:
             await run(scenario, books)
-            events = [json.loads(each.value) for each in books.messages]
+            events = [json.loads(each.value) for each in books.messages + books.balances]
             records = records_of(books.requests)
         for number, event in enumerate(events):
             for name in _members(event["type"]):
-                if not event["data"]["repeat"] and not seen.get((event["type"], name), False):
+                if not event["data"].get("repeat") and not seen.get((event["type"], name), False):
                     seen[event["type"], name] = any(
                         _is_noticed(events, number, name, value, records) for value in _others(event["data"].get(name))
                     )

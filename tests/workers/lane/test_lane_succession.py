@@ -13,6 +13,7 @@ from aiokafka.conn import AIOKafkaConnection
 from aiokafka.errors import IllegalOperation, KafkaError, KafkaTimeoutError, ProducerFenced
 from aiokafka.structs import ConsumerRecord
 
+from infra.clock import utc_now
 from infra.kafka.aiokafka_fixes import LaneProducer
 from infra.kafka.clients import admin_client, create_consumer, partition_of, reader
 from infra.kafka.end_offsets import EndOffsets
@@ -22,6 +23,7 @@ from infra.retry import is_retriable
 from infra.settings import Settings
 from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS
 from tests.workers.wire import ends, eventually, publish, read, send
+from workers.errors import FencedError
 from workers.jobs.send import SendJob
 from workers.lane import turn
 from workers.lane.circuit_breaker import CircuitBreaker
@@ -132,6 +134,21 @@ async def test_an_owner_that_begins_again_while_its_successor_fences_it_commits_
 
     answers = await read(cluster, results, 2)
     assert [UUID(int=1), UUID(int=2)] == [UUID(answer["request_id"]) for answer in answers]
+
+
+async def test_a_lane_that_has_a_newer_owner_learns_so_when_it_tells_that_it_waits(settings: Settings) -> None:
+    """Its word would not be written, and the lane that it waits for would wait for that word."""
+    async with create_pool(settings) as pool:
+        rows = LaneRows(pool, SendJob.group, SEND_REQUESTS)
+        owned = LaneRow(0)
+        await rows.read([owned])
+        await rows.acquire([owned], "inmail-send.owner")
+        await rows.announce_waiting([(owned, utc_now(), "inmail-billing")])
+        newer = LaneRow(0)
+        await rows.read([newer])
+        await rows.acquire([newer], "inmail-send.newer")
+        with pytest.raises(FencedError, match="has a newer owner"):
+            await rows.announce_waiting([(owned, utc_now(), "inmail-billing")])
 
 
 async def test_whoever_only_looks_at_a_lane_changes_nothing_of_it(settings: Settings) -> None:

@@ -10,13 +10,14 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 from pydantic_core import from_json, to_json
+from structlog.testing import capture_logs
 
 import schemas
 from infra.clock import to_milliseconds, utc_now
 from infra.kafka.transactions import Message, TransactionPair, TransactionTimes
 from infra.postgres import Connection
 from infra.settings import RecordTime, Settings
-from schemas.catalogue import CATALOGUE, DEAD_LETTERS, SEND_REQUESTS, SEND_RESULTS, EventType
+from schemas.catalogue import BALANCES, CATALOGUE, DEAD_LETTERS, OUTPUT_TOPICS, SEND_REQUESTS, SEND_RESULTS, EventType
 from schemas.envelope import Event
 from tests.workers.life import at_the_end, in_partition
 from tests.workers.wire import Raw, ends, prepare, publish, read, send, settled, working
@@ -116,10 +117,10 @@ async def _work(settings: Settings, events: list[Event | Raw]) -> None:
     await settled(settings)
 
 
-@pytest.mark.parametrize("row", [row for row in CATALOGUE if row.direction == "out"], ids=lambda row: row.name)
+@pytest.mark.parametrize("row", [row for row in CATALOGUE if row.topic in OUTPUT_TOPICS], ids=lambda row: row.name)
 def test_every_event_tells_which_record_it_answers(row: EventType) -> None:
-    """One that did not would be looked for in vain, and published again."""
-    value = (Path(schemas.__file__).parent / "examples" / f"{row.name}.json").read_bytes()
+    """One that did not would be looked for in vain, and published again, as balances are: they answer no record."""
+    value = _example(row.name)
     data = from_json(value)["data"]
     at = data.get("source") or data["origin"]
 
@@ -127,6 +128,31 @@ def test_every_event_tells_which_record_it_answers(row: EventType) -> None:
 
     assert event is not None
     assert (TopicPartition(at["topic"], at["partition"]), at["offset"]) == (event.place, event.offset)
+
+
+@pytest.mark.parametrize("origin", [(0, 9), None], ids=["read again", "from the books"])
+def test_balances_are_published_again_and_are_not_counted(origin: tuple[int, int] | None) -> None:
+    """They answer no record, and their topic is not read: whether one can be read there is not known, nor asked.
+
+    The newest balance may be published again (workers/jobs/balances.py); none that was lost would stay lost.
+    """
+    answer = from_json(_example("inmail.send.decided.v1"))
+    value = _example("inmail.balance.v1")
+    messages = [
+        Message(SEND_RESULTS, b"a", to_json(answer), None, origin),
+        Message(BALANCES, b"a inmail-send 0", value, 0, origin),
+    ]
+    found = Counter({(answer["id"], False): 1, (str(from_json(value)["id"]), False): 1})
+    published = readback.PublishedAnswers(found, PLACE, 10)
+
+    with capture_logs() as logs:
+        first, second = (published.drop_published(messages, {PLACE: 10}) for _ in range(2))
+        of_balances = published.drop_published(messages[1:], {PLACE: 10})
+
+    assert [(messages[1:], {PLACE: 10}), (messages, {PLACE: 10}), (messages[1:], {PLACE: 10})] == [
+        first, second, of_balances,
+    ]  # fmt: skip
+    assert [(1, 0), (0, 1)] == [(log["found"], log["missing"]) for log in logs]
 
 
 def test_a_repeat_beyond_what_is_in_doubt_is_not_looked_for() -> None:
@@ -148,6 +174,10 @@ def test_what_other_lanes_publish_in_the_same_turn_is_theirs() -> None:
     published = readback.PublishedAnswers(Counter({("1", True): 1}), PLACE, 1_000)
 
     assert ([message], {other: 5}) == published.drop_published([message], {PLACE: 900, other: 5})
+
+
+def _example(name: str) -> bytes:
+    return (Path(schemas.__file__).parent / "examples" / f"{name}.json").read_bytes()
 
 
 @pytest.mark.parametrize("value", [None, b"no event", b"[1]", b'{"id": "1"}', b'{"id": "1", "data": null}', _ODD])

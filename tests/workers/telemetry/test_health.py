@@ -9,9 +9,9 @@ import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from infra.postgres import connect_database
 from infra.settings import Settings, SettingsError
 from schemas.catalogue import SEND_REQUESTS
+from tests.conftest import Connect
 from tests.workers.life import Held, in_partition, living
 from tests.workers.processes import ask, free_port
 from tests.workers.wire import eventually, publish, send
@@ -251,10 +251,12 @@ async def test_the_ticker_takes_a_new_producer_after_a_tick_that_failed(
 # -- stuck, for real --------------------------------------------------------------------------------------------------
 
 
-async def test_a_lane_that_tries_again_in_vain_ends_the_worker_with_the_last_error(cluster: Settings) -> None:
+async def test_a_lane_that_tries_again_in_vain_ends_the_worker_with_the_last_error(
+    cluster: Settings, connect: Connect
+) -> None:
     """A lock that somebody keeps: each attempt times out, and after the limit another worker may be luckier."""
     own = cluster.model_copy(update={"stuck_seconds": 4.0, "database_timeout_seconds": 1.0, "drain_seconds": 1.0})
-    holder = await connect_database(cluster)
+    holder = await connect(cluster)
     async with living(own) as life:
         await life.ready()
         transaction = holder.transaction()
@@ -263,7 +265,6 @@ async def test_a_lane_that_tries_again_in_vain_ends_the_worker_with_the_last_err
         await publish(cluster, SEND_REQUESTS, [send(in_partition(cluster, 1))])
         error = await life.ended()
         await transaction.rollback()
-    await holder.close()
 
     assert isinstance(error, StuckError)
     assert "stuck_handler: lane inmail.send-requests/" in str(error)

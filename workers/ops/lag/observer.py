@@ -1,10 +1,9 @@
 """The observer: looks at groups again and again, keeps what it saw, and says how each partition stands."""
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
 from time import monotonic
@@ -279,7 +278,7 @@ async def observer(  # noqa: PLR0913 - each a choice of its own
 
     """
     lanes = LaneWatcher(settings, locks) if books else None
-    async with open_cluster_queries(settings) as asked, contextlib.AsyncExitStack() as stack:
+    async with open_cluster_queries(settings) as asked, AsyncExitStack() as stack:
         if lanes is not None:
             stack.push_async_callback(lanes.close)
         known = replace(limits or StatusLimits(), order_seconds=settings.order_seconds)

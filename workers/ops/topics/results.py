@@ -68,8 +68,8 @@ async def read_results(  # noqa: PLR0913 - independent options
 ) -> AsyncGenerator[Result, None]:
     """Yield results up to the topics' ends at the start, each partition's in order.
 
-    A record that is not an event is skipped, with a warning in the log. Close the generator with `contextlib.aclosing`
-    when leaving early.
+    Balances are no results: their topic is not read. A record that is not an event is skipped, with a warning in the
+    log. Close the generator with `contextlib.aclosing` when leaving early.
 
     Args:
         settings: where Kafka is.

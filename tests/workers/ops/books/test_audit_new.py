@@ -16,10 +16,11 @@ import pytest
 from typer.testing import CliRunner
 
 from infra.clock import utc_now
-from infra.postgres import Connection, connect_database
+from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.billing import PromotionGranted
 from schemas.catalogue import fingerprint
+from tests.conftest import Connect
 from tests.ledger.scenario import FOLDER, TableError, read_file
 from tests.ledger.scenario_events import Input
 from tests.ledger.scenario_run import run
@@ -163,13 +164,15 @@ def _promotion(account: str, as_of: datetime, offset: int) -> Request[Any]:
     return Request(event, account, event.id, fingerprint(event), as_of, 0, offset)
 
 
-async def test_a_row_that_is_committed_after_the_mark_is_read_however_old_its_time_is(settings: Settings) -> None:
+async def test_a_row_that_is_committed_after_the_mark_is_read_however_old_its_time_is(
+    settings: Settings, connect: Connect
+) -> None:
     """A transaction is open while the mark is set, and its rows are of a time before it.
 
     A mark by time, which is the naive one, passes over them: what it would read is asked beside.
     """
     now = utc_now()
-    slow, fast = await connect_database(settings), await connect_database(settings)
+    slow, fast = await connect(settings), await connect(settings)
     transaction = slow.transaction()
     await transaction.start()
     await _decide(slow, _promotion("slow", now - timedelta(minutes=5), 0))
@@ -186,8 +189,6 @@ async def test_a_row_that_is_committed_after_the_mark_is_read_however_old_its_ti
     found = await audit_new(settings)
 
     naive = await fast.fetchval("select count(*) from journal where as_of > $1", naive_mark)
-    await slow.close()
-    await fast.close()
     assert (True, 1, 0) == (marked.passed, marked.totals.rows, naive)
     assert found.new is not None
     assert (found.new.rows, [("slow", "lot 1")]) == (1, _places(found)["lot_is_its_journal"])

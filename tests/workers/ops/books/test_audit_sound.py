@@ -86,9 +86,11 @@ def test_no_random_history_alarms_the_audit(settings: Settings) -> None:
     def audit_all(draft: Draft) -> None:
         loop.run_until_complete(play_and_audit(draft))
 
-    audit_all()
-    loop.run_until_complete(connection.close())
-    loop.close()
+    try:
+        audit_all()
+    finally:
+        loop.run_until_complete(connection.close())
+        loop.close()
 
     assert codes["charged"] > HISTORIES
 

@@ -130,9 +130,11 @@ def test_the_balance_now_is_that_of_the_whole_journal_and_holds_until_it_says(se
         nonlocal compared
         compared += loop.run_until_complete(play_and_compare(draft))
 
-    compare_all()
-    loop.run_until_complete(connection.close())
-    loop.close()
+    try:
+        compare_all()
+    finally:
+        loop.run_until_complete(connection.close())
+        loop.close()
 
     assert compared > HISTORIES
 

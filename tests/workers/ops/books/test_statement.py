@@ -207,9 +207,11 @@ def test_the_balance_of_any_earlier_instant_is_what_it_was_then(settings: Settin
         nonlocal compared
         compared += loop.run_until_complete(play_and_compare(draft))
 
-    compare_all()
-    loop.run_until_complete(connection.close())
-    loop.close()
+    try:
+        compare_all()
+    finally:
+        loop.run_until_complete(connection.close())
+        loop.close()
 
     assert compared > HISTORIES
 

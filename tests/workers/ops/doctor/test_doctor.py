@@ -22,6 +22,7 @@ from infra.migrate import migrate
 from infra.postgres import connect_database
 from infra.settings import Settings, load_settings
 from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS, SEND_RESULTS
+from tests.conftest import Connect
 from tests.pooler import OPENED_WITH, pooler
 from tests.workers.command import run
 from tests.workers.hanging import LENIENT, leave_marker_out, leave_offset_marker_out
@@ -166,9 +167,11 @@ async def test_what_is_broken_in_the_database_is_found(prepared: Settings, what:
     assert [] == await _wrong(prepared)
 
 
-async def test_whoever_keeps_a_table_locked_is_named_and_keeps_no_worker_from_being_started(prepared: Settings) -> None:
+async def test_whoever_keeps_a_table_locked_is_named_and_keeps_no_worker_from_being_started(
+    prepared: Settings, connect: Connect
+) -> None:
     """A transaction that somebody forgot: it is a warning, since it may end at any moment."""
-    connection = await connect_database(prepared)
+    connection = await connect(prepared)
     await connection.execute("set idle_in_transaction_session_timeout = 0")  # ours have one, others need not
     async with connection.transaction():
         await connection.execute("lock table journal in share mode")
@@ -180,7 +183,6 @@ async def test_whoever_keeps_a_table_locked_is_named_and_keeps_no_worker_from_be
             return any(each.text.startswith(pid) and "holds a lock on journal" in each.text for each in found)
 
         await eventually(told, "a warning that names the holder")
-    await connection.close()
 
 
 async def test_a_lane_that_is_halted_keeps_no_worker_from_being_started(prepared: Settings) -> None:

@@ -32,7 +32,7 @@ from infra.settings import RecordTime, Settings, load_settings
 from schemas.billing import PromotionGranted, SubscriptionActivated
 from schemas.sends import SendUndeliverable
 from schemas.ticks import ExpiryTick
-from tests.conftest import HASTY
+from tests.conftest import HASTY, Connect
 from tests.workers.command import end, run, start
 from tests.workers.history_books import (
     TIED,
@@ -189,11 +189,11 @@ async def test_a_run_that_was_stopped_goes_on_and_gives_the_same(live: Settings)
     assert await _everything(live) == await _everything(target_settings(live, asked))
 
 
-async def test_partitions_go_side_by_side(live: Settings) -> None:
+async def test_partitions_go_side_by_side(live: Settings, connect: Connect) -> None:
     """While one cannot go on, the other is read to its end."""
     asked = await _asked(live)
     await _rerun(live, asked, stop_at=1)
-    holder = await connect_database(target_settings(live, asked))
+    holder = await connect(target_settings(live, asked))
     ends = {tuple(row) for row in await _lanes_of(live) if row[1] == 1}
 
     async def is_read() -> bool:
@@ -205,7 +205,6 @@ async def test_partitions_go_side_by_side(live: Settings) -> None:
         await eventually(is_read, "partition 1 is read while partition 0 is held")
         held = running.done()
     _, comparison = await running
-    await holder.close()
 
     assert (False, {}) == (held, _causes(comparison))
 
@@ -339,7 +338,7 @@ async def test_another_catalogue_may_hold_from_a_date_on(live: Settings) -> None
     assert earlier.lines["entries"][0] > 100
 
 
-async def test_only_a_range_may_be_read(live: Settings) -> None:
+async def test_only_a_range_may_be_read(live: Settings, connect: Connect) -> None:
     """Up to a time: the same so far, without states that came later. From a time: what came before is lacking."""
     times = [record.time for record in history()]
     middle = from_milliseconds(times[len(times) // 2])
@@ -354,9 +353,8 @@ async def test_only_a_range_may_be_read(live: Settings) -> None:
     assert ({}, False) == (first.counts(), first.whole)
     assert (len(entries), len(entries)) == first.lines["entries"]
     assert _causes(second)["entries: charged -> insufficient_credits"] > 5
-    connection = await connect_database(target_settings(live, late))
+    connection = await connect(target_settings(live, late))
     assert middle <= await connection.fetchval("select min(as_of) from journal")
-    await connection.close()
 
 
 async def test_what_only_one_of_them_has_read_is_left_out(live: Settings) -> None:
@@ -684,8 +682,10 @@ async def _read_by_all(live: Settings, placed: Iterable[Placed]) -> None:
         read = {(row["topic"], row["partition"]): row["next_offset"] for row in rows}
         return all(read[each.record.topic, each.partition] > each.offset for each in placed)
 
-    await eventually(are_read, "the lanes have read what was published")
-    await connection.close()
+    try:
+        await eventually(are_read, "the lanes have read what was published")
+    finally:
+        await connection.close()
 
 
 async def test_a_wrong_catalogue_is_found_and_made_good_as_the_page_tells(live: Settings, tmp_path: Path) -> None:

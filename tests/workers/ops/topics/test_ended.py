@@ -7,6 +7,7 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError
+from structlog.testing import capture_logs
 
 from infra.kafka.clients import admin_client, committed_offsets
 from infra.kafka.topic_ids import topic_ids
@@ -19,9 +20,11 @@ from schemas.envelope import Event
 from tests.workers.lagging import QUICK, stands
 from tests.workers.life import at_the_end, in_partition, living, once_each
 from tests.workers.wire import ends, eventually, publish, read, send, settled
+from workers.jobs.balances import with_balances
 from workers.jobs.send import SendJob
 from workers.lane import lane, recovery, server_checks
 from workers.ledger.model import WorkerName
+from workers.ledger.plans import load_catalogue
 from workers.ops.books.audit import audit_books
 from workers.ops.lag import Status, observer
 from workers.ops.operations import RefusedError
@@ -93,7 +96,7 @@ def _requests(settings: Settings, count: int) -> list[Event]:
 async def _work_off(settings: Settings, requests: list[Event]) -> None:
     """Publish requests, one batch each, and let a worker decide them."""
     await publish(settings, SEND_REQUESTS, requests)
-    async with living(settings):
+    async with living(settings, with_balances(SendJob(load_catalogue()), settings)):
         await at_the_end(settings, 0, 1)
     await settled(settings)
 
@@ -171,7 +174,9 @@ async def _never(*_: object) -> str:
 async def test_what_was_stored_and_not_published_of_a_topic_that_is_gone_is_published_once(
     cluster: Settings, admin: AIOKafkaAdminClient, database: Connection
 ) -> None:
-    """From the books, and no answer that a reader sees already."""
+    """From the books, and no answer that a reader sees already; balances again, which are not counted as answers."""
+    cluster = cluster.model_copy(update={"balances_topic": True})
+    await apply_topics(cluster, await plan_topics(cluster))
     start = await ends(cluster, SEND_RESULTS)
     asked = _requests(cluster, 8)
     await _work_off(cluster, asked[:4])
@@ -185,8 +190,11 @@ async def test_what_was_stored_and_not_published_of_a_topic_that_is_gone_is_publ
     await _delete(admin)
     await apply_topics(cluster, await plan_topics(cluster))
     new = _requests(cluster, 6)
-    await _work_off(cluster, new)
+    with capture_logs() as logs:
+        await _work_off(cluster, new)
 
+    published = [log["answers"] for log in logs if log["event"] == "ended_topic_published"]
+    assert [2, 2] == published
     assert once_each([*asked, *new], await read(cluster, start, len(asked) + len(new)))
     assert [] == await _sound(database)
 

@@ -1,13 +1,14 @@
 """Reading results where a stranger wrote to their topics: what is no event is named, and costs no other its place."""
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
 
 import pytest
+from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
 from typer.testing import CliRunner
 
-from schemas.catalogue import SEND_RESULTS
+from schemas.catalogue import OUTPUT_TOPICS, SEND_RESULTS
 from tests.ledger.book import NEW_YEAR
 from workers.cli import app
 from workers.commands.running import Exit
@@ -78,3 +79,26 @@ async def test_the_newest_results_come_oldest_first() -> None:
 def test_the_last_results_have_an_end(option: str) -> None:
     """Nobody knows which are the last of what is still to come."""
     assert CliRunner().invoke(app, ["results", "--last", "3", option]).exit_code == Exit.WRONG_USAGE
+
+
+def test_balances_are_no_results_also_where_their_topic_is_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A balance beside each answer would tell nothing that its line does not; who counts lines counts answers."""
+    asked: list[str] = []
+
+    async def partition_counts(_: object, topics: Collection[str]) -> dict[str, int]:
+        asked.extend(topics)
+        return dict.fromkeys(topics, 4)
+
+    async def read_records(
+        _: object, places: Collection[TopicPartition], **__: object
+    ) -> AsyncIterator[ConsumerRecord]:
+        assert set(asked) == {place.topic for place in places}
+        yield _record(8, json.dumps(EVENT).encode())
+
+    monkeypatch.setenv("INMAIL_BALANCES_TOPIC", "true")
+    monkeypatch.setattr(module, "partition_counts", partition_counts)
+    monkeypatch.setattr(module, "read_records", read_records)
+    done = CliRunner().invoke(app, ["results", "--dead-letters", "--ticks"])
+
+    assert (Exit.DONE, 1) == (done.exit_code, len(done.stdout.splitlines()))
+    assert set(OUTPUT_TOPICS) == set(asked)
