@@ -21,13 +21,16 @@ class _Kind(NamedTuple):
     words: str  # before the name, in `grant ... on`
     question: str  # whether the user has a privilege on it; null where there is no such thing
     needed: tuple[str, ...]
+    at_once: bool = True  # False: whoever lacks one was not refused for want of a later one
 
 
 _TABLE: Final = _Kind("", "select has_table_privilege(to_regclass($1), $2)", ("select",))
 _KINDS: Final = {
     "table": _TABLE,
     "view": _TABLE,
-    "schema": _Kind("schema ", "select has_schema_privilege(to_regnamespace($1), $2)", ("usage", "create")),
+    "schema": _Kind(
+        "schema ", "select has_schema_privilege(to_regnamespace($1), $2)", ("usage", "create"), at_once=False
+    ),
     # A database that is not this one belongs to another address, and perhaps to another user.
     "database": _Kind(
         "database ",
@@ -71,7 +74,7 @@ async def explain_denial(
     if not lacking:
         return None
     (host, *_) = PostgresDsn(settings.database_url.get_secret_value()).hosts()
-    names = ", ".join(each.upper() for each in lacking)
+    names = ", ".join(each.upper() for each in (lacking if kind.at_once else lacking[:1]))
     return MissingPrivilegesError(
         f"Postgres at {host['host'] or 'the local socket'}:{host['port'] or 5432} does not let user {user} do this:"
         f" `grant {names} on {kind.words}{name} to {user}`"

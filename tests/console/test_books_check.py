@@ -4,6 +4,7 @@ import asyncio
 import re
 from datetime import UTC, datetime, timedelta
 
+import asyncpg
 import pytest
 
 from infra.postgres import Connection
@@ -93,6 +94,32 @@ async def test_books_that_once_balanced_are_unknown_after_a_check_that_failed(se
     assert "unknown" == stale.status
     assert again == sound
     assert re.match(r"not checked since \d{4}-\d\d-\d\d \d\d:\d\d UTC: ", stale.text)
+
+
+@pytest.mark.parametrize(("seconds", "pause"), [(0.1, 10.0), (12.0, 240.0), (500.0, 600.0)])
+async def test_the_longer_a_check_ran_before_it_failed_the_later_is_the_next(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, seconds: float, pause: float
+) -> None:
+    """Whatever it failed of: one that reads the whole journal for nothing is not repeated at once, and for ever."""
+    now, begun = 0.0, 0
+
+    async def fail(_: CreditReader, __: Connection) -> CreditTotals:
+        nonlocal now, begun
+        now, begun = now + seconds, begun + 1
+        raise asyncpg.PostgresConnectionError("the connection was lost")
+
+    monkeypatch.setattr(CreditReader, "read", fail)
+    check = BooksCheck(QueryLimiter(settings), lambda: now)
+    counts = []
+    for after in (0.0, pause - 0.05, 0.1):
+        now += after
+        check.part()
+        await check.wait()
+        check.part()
+        counts.append(begun)
+    await check.close()
+
+    assert [1, 1, 2] == counts
 
 
 async def test_the_first_check_may_take_longer_than_the_others(

@@ -10,14 +10,17 @@ import pytest
 from aiokafka.structs import ConsumerRecord
 
 from infra import postgres_locks
+from infra.kafka.rights import MissingRightsError, Operation, Resource, Right
 from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.catalogue import DEAD_LETTERS, SEND_RESULTS
+from workers.console import lag_source
 from workers.console.query_limiter import QueryLimiter
 from workers.console.result_tail import Results, _count
 from workers.console.server import serve_console
 from workers.console.system_monitor import SystemMonitor
 from workers.ops.operations import Intent, recorded_operation
+from workers.ops.topics.plan import apply_topics, plan_topics
 
 
 @pytest.mark.parametrize("word", [[], {}, ["charged"], 7, None, "unheard of"])
@@ -77,6 +80,36 @@ async def test_an_operation_that_runs_is_counted_however_many_began_after_it(
     await monitor.close()
 
     assert 1 == counted
+
+
+async def test_a_group_that_the_console_may_not_see_hides_no_other(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kafka answers: what is not allowed is a part of its own, that worker is not known, and the others are judged."""
+    missing = [Right(Operation.DESCRIBE, Resource.GROUP, "inmail-billing")]
+
+    async def refuse(asked: Settings, _: object, purpose: str) -> None:
+        raise MissingRightsError(asked, missing, purpose)
+
+    await apply_topics(settings, await plan_topics(settings))
+    monkeypatch.setattr(lag_source, "require_rights", refuse)
+    monitor = SystemMonitor(QueryLimiter(settings), {})
+    await monitor.take_sample()
+    overview, lag = monitor.overview_json(), monitor.lag_json(["inmail-billing"])
+    await monitor.close()
+
+    parts = {part.name: part for part in overview["health"]}
+    assert {} == overview["errors"]
+    assert ("warning", "not allowed") == (parts["Kafka"].status, parts["Kafka"].cause)
+    assert "grant it DESCRIBE on group inmail-billing" in parts["Kafka"].text
+    assert ("unknown", "not known") == (parts["billing worker"].status, parts["billing worker"].cause)
+    assert "not known" not in (parts["send worker"].cause, parts["expiry worker"].cause)
+    assert parts["Kafka"].text == lag["error"]
+    for groups in (overview["lag"]["groups"], lag["groups"]):
+        assert {"inmail-send", "inmail-billing", "inmail-expiry"} <= {each["group"] for each in groups}
+        hidden = [each for each in groups if each["group"] == "inmail-billing"]
+        assert [("NOT KNOWN", "unknown", None)] == [(each["status"], each["kind"], each["records"]) for each in hidden]
+    assert [("inmail-billing", [])] == [(each["group"], each["partitions"]) for each in lag["shown"]]
 
 
 async def test_one_question_about_locks_serves_a_sample(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

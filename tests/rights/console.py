@@ -37,7 +37,9 @@ class ConsoleSaid(NamedTuple):
     @property
     def error(self) -> dict[str, str]:
         """Code and text of what is wrong; of what is sampled for all pages, only a text. Empty where nothing is."""
-        sampled = self.body.get("errors", {}).get("kafka")
+        sampled = self.body.get("errors", {}).get("kafka") or next(
+            (part["text"] for part in self.body.get("health", ()) if part["cause"] == "not allowed"), None
+        )
         return {"code": "sampled", "text": sampled} if sampled else self.body.get("error") or {}
 
 

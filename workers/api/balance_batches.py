@@ -31,7 +31,8 @@ class BalanceBatches:
 
     read: Callable[[Collection[BalanceQuestion]], Awaitable[_Found]]
     _waiting: list[tuple[BalanceQuestion, "asyncio.Future[_Answer | None]"]] = field(default_factory=list)
-    _at_work: "set[asyncio.Task[None]]" = field(default_factory=set)
+    _tasks: "set[asyncio.Task[None]]" = field(default_factory=set)  # kept alive; one that ends leaves a moment later
+    _at_work: int = 0  # tasks that take what waits; one that ends is not counted from that very step on
     _gathers: bool = False  # whether one of those at work has not begun its read yet
     _next_read: float = 0.0  # by the loop's clock
 
@@ -46,14 +47,25 @@ class BalanceBatches:
         """
         answer: asyncio.Future[_Answer | None] = asyncio.get_running_loop().create_future()
         self._waiting.append((question, answer))
-        if not self._gathers and len(self._at_work) < _SIDE_BY_SIDE:
+        if not self._gathers and self._at_work < _SIDE_BY_SIDE:
             self._gathers = True
             task = asyncio.create_task(self._work())
-            self._at_work.add(task)
-            task.add_done_callback(self._at_work.discard)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
         return await answer
 
     async def _work(self) -> None:
+        self._at_work += 1
+        try:
+            await self._gather_and_read()
+        except BaseException:
+            if self._at_work == 1:  # nobody is left to take what waits
+                _cancel(self._waiting)
+            raise
+        finally:
+            self._at_work -= 1
+
+    async def _gather_and_read(self) -> None:
         """Gather and read, until nobody waits or somebody else gathers."""
         loop = asyncio.get_running_loop()
         while True:

@@ -16,8 +16,11 @@ from workers.ops.books.snapshot import open_books
 __all__ = ["BooksCheck"]
 
 _PERIOD_SECONDS: Final = 60.0
-_AGAIN_SECONDS: Final = 10.0  # after one that a server refused, or whose connection was lost
-_LATE_SECONDS: Final = 600.0  # after a check that did not come to its end: the first one reads the whole journal
+_AGAIN_SECONDS: Final = 10.0  # after one that failed at once, as of a server that is away
+# After a check that failed, so many times as long as it ran: of whatever it failed, the next one may read as much again
+# for nothing, and the first reads the whole journal.
+_APART: Final = 20.0
+_LATE_SECONDS: Final = 600.0  # the longest such wait
 _LIMITS: Final = 4.0  # query time limits that one may take, but for the first
 
 
@@ -69,15 +72,14 @@ class BooksCheck:
 
     async def _check(self) -> None:
         limit = None if self._checked_at is None else self._limiter.settings.console_timeout_seconds * _LIMITS
-        began = False
+        began_at = self._clock()
         try:
             async with asyncio.timeout(limit), open_books(self._limiter.settings) as connection:
-                began = True
                 found = await self._reader.read(connection)
         except KNOWN as error:
             self._problem = explain(error, self._limiter.settings)[2]
-            took_long = began and isinstance(error, TimeoutError)
-            self._due_at = self._clock() + (_LATE_SECONDS if took_long else _AGAIN_SECONDS)
+            now = self._clock()
+            self._due_at = now + min(max(_AGAIN_SECONDS, (now - began_at) * _APART), _LATE_SECONDS)
             return
         self._problem, self._told_at = None, utc_now()
         self._difference, self._checked_at = found.difference, self._clock()

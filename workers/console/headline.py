@@ -41,6 +41,7 @@ CAUSES: Final[Mapping[str, str]] = {
     "rows locked": "{part} has rows locked",
     "draining": "{part} is finishing what it holds",
     "waiting": "{part} waits for another worker",  # which has a trouble of its own, or will have
+    "not allowed": "{part} does not let this console see all groups",
     "not known": "{part} cannot be judged",
     "not checked": "{part} could not be checked",
 }

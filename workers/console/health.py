@@ -1,7 +1,7 @@
 """The health of each part of the system and its cause, from the workers' probes and from the lag of their groups."""
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
@@ -13,7 +13,7 @@ from infra.settings import Settings, SettingsError
 from workers.console.advice import ADVICE
 from workers.ledger.model import WorkerName
 from workers.ops.lag import GroupLag, Status
-from workers.topology import TOPIC_OF, WORKER_OF
+from workers.topology import GROUP_OF, TOPIC_OF, WORKER_OF
 
 __all__ = [
     "BEHIND_SECONDS",
@@ -144,17 +144,22 @@ def dead_letters_part(reasons: Mapping[str, float], first_at: datetime | None, m
     )
 
 
-def worker_health(lag: Sequence[GroupLag], probes: Mapping[str, Probe]) -> list[SystemPart]:
+def worker_health(
+    lag: Sequence[GroupLag], probes: Mapping[str, Probe], hidden: Collection[str] = ()
+) -> list[SystemPart]:
     """Return the health of each worker, and of other processes with a probe, such as the ticker.
 
     Args:
         lag: the lag of the workers' groups.
         probes: the workers' probes, by worker.
+        hidden: the workers' groups that cannot be seen for want of a right.
 
     """
     groups = {group.topic: group for group in lag}
     parts = [
-        _worker_part(name, topic, groups.get(topic), probes.get(name.removesuffix(" worker")))
+        _hidden_part(name, GROUP_OF[topic], probes.get(name.removesuffix(" worker")))
+        if GROUP_OF[topic] in hidden
+        else _worker_part(name, topic, groups.get(topic), probes.get(name.removesuffix(" worker")))
         for topic, name in WORKER_NAMES.items()
     ]
     grouped = {part.name.removesuffix(" worker") for part in parts}
@@ -163,6 +168,13 @@ def worker_health(lag: Sequence[GroupLag], probes: Mapping[str, Probe]) -> list[
 
 def _ungrouped_part(name: str, probe: Probe) -> SystemPart:
     return _check_probe(name, probe) or SystemPart(name, OK, "running", "the probe reports ready")
+
+
+def _hidden_part(name: str, group: str, probe: Probe | None) -> SystemPart:
+    """Return the health of a worker whose group cannot be seen: what its probe says, unless that is well."""
+    text = f"this console may not see group {group}"
+    do = f"grant its user DESCRIBE on group {group}"
+    return _check_probe(name, probe) or SystemPart(name, UNKNOWN, "not known", text, do)
 
 
 def _worker_part(name: str, topic: str, lag: GroupLag | None, probe: Probe | None) -> SystemPart:

@@ -10,8 +10,13 @@ from workers.console.lag_source import LagSource
 from workers.ops.lag import GroupLag, PartitionLag, Sample, Status
 from workers.topology import TOPIC_OF_GROUP
 
-__all__ = ["group_json", "history_json", "overview_json", "partitions_json", "worst_group_json"]
+__all__ = ["group_json", "hidden_json", "history_json", "overview_json", "partitions_json", "worst_group_json"]
 
+# What is not told of a group that cannot be seen.
+_UNKNOWN: Final = (
+    *("records", "seconds", "eta_seconds", "held", "never_committed", "state", "members", "locks"),
+    *("partition", "since", "owner"),
+)
 _MAX_POINTS: Final = 90  # of a sparkline
 _MAX_PARTITIONS: Final = 200  # of a group: the worst are shown
 _MAX_CHANGES: Final = 5  # of a partition
@@ -31,6 +36,23 @@ def group_json(group: GroupLag) -> dict[str, Any]:
         "since": worst.since if worst else None,
         "owner": _owner_text(worst) if worst else None,
     }
+
+
+def hidden_json(source: LagSource) -> list[dict[str, Any]]:
+    """Return the workers' groups that the console may not see, in the shape of the others, without a number."""
+    return [
+        dict.fromkeys(_UNKNOWN)
+        | {
+            "group": group,
+            "topic": TOPIC_OF_GROUP[group],
+            "ours": True,
+            "kind": "unknown",
+            "status": "NOT KNOWN",
+            "reason": f"this console may not see group {group}",
+            "do": f"grant its user DESCRIBE on group {group}",
+        }
+        for group in sorted(source.hidden_groups)
+    ]
 
 
 def worst_group_json(groups: Sequence[GroupLag]) -> dict[str, Any] | None:
@@ -56,7 +78,10 @@ def overview_json(source: LagSource, *, is_stale: bool = False) -> dict[str, Any
     shown = [*source.worker_groups, *abnormal[:_MAX_OTHER_GROUPS]]
     return {
         "at": source.refreshed_at,
-        "groups": [group_json(group) | ({"kind": "unknown"} if is_stale else {}) for group in shown],
+        "groups": [
+            *(group_json(group) | ({"kind": "unknown"} if is_stale else {}) for group in shown),
+            *hidden_json(source),
+        ],
         "worst": None if is_stale else worst_group_json(source.worker_groups),
         "is_stale": is_stale,
         "others": len(others),
@@ -66,11 +91,12 @@ def overview_json(source: LagSource, *, is_stale: bool = False) -> dict[str, Any
 
 def partitions_json(source: LagSource, chosen: Collection[str]) -> list[dict[str, Any]]:
     """Return the chosen groups with their partitions and the partitions' history."""
-    return [
+    shown = [
         group_json(group) | {"partitions": [_partition_json(source, each) for each in _worst_partitions(group)]}
         for group in source.groups
         if group.group in chosen
     ]
+    return shown + [each | {"partitions": []} for each in hidden_json(source) if each["group"] in chosen]
 
 
 def _worst_partitions(group: GroupLag) -> list[PartitionLag]:

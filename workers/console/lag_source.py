@@ -30,17 +30,24 @@ class LagSource:
         self._observer: LagObserver | None = None
         self._exit_stack = AsyncExitStack()
         self._check_at = 0.0  # by the monotonic clock: when rights are asked for again
-        self._refusal: MissingRightsError | None = None
+        self.refusal: MissingRightsError | None = None  # why some of the workers' groups cannot be seen
         self.dead_letters_end = 0  # grows with each dead letter
 
     @property
     def groups(self) -> Sequence[GroupLag]:
-        """All groups of the cluster, sorted by name and topic."""
-        return self._observer.groups if self._observer is not None else ()
+        """All groups of the cluster that can be seen, sorted by name and topic."""
+        found = self._observer.groups if self._observer is not None else ()
+        hidden = self.hidden_groups  # to one who may not see a group, it looks as if nobody had begun to read
+        return [group for group in found if group.group not in hidden]
+
+    @property
+    def hidden_groups(self) -> frozenset[str]:
+        """The workers' groups that the user may not see: how they stand is not known."""
+        return frozenset(right.name for right in self.refusal.missing) if self.refusal is not None else frozenset()
 
     @property
     def worker_groups(self) -> list[GroupLag]:
-        """The workers' groups, each with its input topic."""
+        """The workers' groups that can be seen, each with its input topic."""
         return [group for group in self.groups if TOPIC_OF_GROUP.get(group.group) == group.topic]
 
     @property
@@ -51,9 +58,10 @@ class LagSource:
     async def refresh(self) -> None:
         """Take one sample. The previous sample stays if this fails.
 
+        A group that cannot be seen for want of a right is no failure: `refusal` names it, and the others are seen.
+
         Raises:
             KafkaError: when the cluster cannot be reached.
-            MissingRightsError: when a worker's group cannot be seen for want of a right; the others are.
 
         """
         if self._observer is None:
@@ -71,16 +79,17 @@ class LagSource:
         await self._check_groups()
 
     async def _check_groups(self) -> None:
-        """Raise where the user may not see a worker's group: to it, it looks as if nobody had begun to read."""
-        if monotonic() >= self._check_at:  # each question opens a client
-            self._check_at, self._refusal = monotonic() + _CHECK_SECONDS, None
-            try:
-                rights = [right for right in RIGHTS["console"] if right.resource is Resource.GROUP]
-                await require_rights(self._settings, rights, "`inmail console`")
-            except MissingRightsError as refusal:
-                self._refusal = refusal
-        if self._refusal is not None:
-            raise self._refusal
+        """Note which of the workers' groups the user may not see."""
+        if monotonic() < self._check_at:  # each question opens a client
+            return
+        self._check_at = monotonic() + _CHECK_SECONDS
+        rights = [right for right in RIGHTS["console"] if right.resource is Resource.GROUP]
+        try:
+            await require_rights(self._settings, rights, "`inmail console`")
+        except MissingRightsError as refusal:
+            self.refusal = refusal
+        else:
+            self.refusal = None
 
     async def _refresh_once(self) -> None:
         assert self._observer is not None  # noqa: S101 - `refresh` has opened the observer

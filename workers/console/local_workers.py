@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from workers.console.health import FAILED, OK, WARNING, SystemPart
+from workers.console.health import FAILED, OK, WARNING, Probe, SystemPart
 
 __all__ = [
     "LET_THROUGH",
@@ -16,6 +16,7 @@ __all__ = [
     "WorkerAction",
     "WorkerControl",
     "WorkerStatus",
+    "by_process",
     "with_processes",
 ]
 
@@ -55,6 +56,7 @@ class WorkerStatus:
     restarts: int = 0  # in a row, by itself
     starts_in_seconds: float | None = None  # while it backs off
     is_broker: bool = False  # of Kafka, where a cluster's are run here
+    is_one_of_several: bool = False  # members of one worker: the others take over what it has
 
     @property
     def advice(self) -> str:
@@ -77,7 +79,11 @@ class WorkerStatus:
             case ProcessState.BACKING_OFF:
                 return f"{self.error}; it is started again in {self.starts_in_seconds or 0:.0f} s"
             case ProcessState.STOPPED:
-                meanwhile = "the other brokers have its partitions" if self.is_broker else "what comes waits"
+                if self.is_broker:
+                    return "an operator stopped it; the other brokers have its partitions"
+                meanwhile = (
+                    "other members that run take its partitions" if self.is_one_of_several else "what comes waits"
+                )
                 return f"an operator stopped it; {meanwhile}"
             case ProcessState.STOPPING:
                 return "it hands its partitions over" if self.is_broker else "it drains"
@@ -109,7 +115,7 @@ class WorkerControl(Protocol):
         """Start, stop or restart a worker, and return how it stands then.
 
         Raises:
-            ControlError: when there is no such worker, or it stands so already.
+            ControlError: when there is no such worker, it stands so already, or the brokers would lose their majority.
 
         """
 
@@ -133,14 +139,36 @@ _ACTIONS: Final[Mapping[ProcessState, tuple[str, ...]]] = {
 def with_processes(parts: Sequence[SystemPart], statuses: Sequence[WorkerStatus]) -> list[SystemPart]:
     """Return parts of the system with what can be done with their processes, and a part for each broker's process.
 
-    A part whose process does not run has the reason of that as its cause.
+    So has each member of a worker that has several: how one of them stands says nothing of their group. A part whose
+    process does not run has the reason of that as its cause.
     """
-    found = {status.name: status for status in statuses}
+    found = {
+        name: status
+        for status in statuses
+        for name in (
+            (_process_name(status.name),) if status.is_one_of_several else (status.name, f"{status.name} worker")
+        )
+    }
     brokers = [SystemPart(each.name, OK, "running", each.text) for each in statuses if each.is_broker]
-    return [
-        _with_process(part, found[name]) if (name := part.name.removesuffix(" worker")) in found else part
-        for part in (*brokers, *parts)
+    there = {part.name for part in parts}
+    members = [
+        SystemPart(name, OK, "running", status.text)
+        for name, status in found.items()
+        if status.is_one_of_several and name not in there
     ]
+    return [
+        _with_process(part, found[part.name]) if part.name in found else part for part in (*brokers, *parts, *members)
+    ]
+
+
+def by_process(probes: Mapping[str, Probe], statuses: Sequence[WorkerStatus]) -> dict[str, Probe]:
+    """Return probes by the names of the parts that they judge: that of one of several members is not its group's."""
+    members = {status.name for status in statuses if status.is_one_of_several}
+    return {_process_name(name) if name in members else name: probe for name, probe in probes.items()}
+
+
+def _process_name(member: str) -> str:
+    return f"{member} process"
 
 
 def _with_process(part: SystemPart, status: WorkerStatus) -> SystemPart:

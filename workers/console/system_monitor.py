@@ -15,9 +15,9 @@ from workers.console.advice import ADVICE
 from workers.console.books_check import BooksCheck
 from workers.console.flow import Flow
 from workers.console.headline import headline
-from workers.console.lag_json import group_json, overview_json, partitions_json
+from workers.console.lag_json import group_json, hidden_json, overview_json, partitions_json
 from workers.console.lag_source import LagSource
-from workers.console.local_workers import WorkerControl, with_processes
+from workers.console.local_workers import WorkerControl, by_process, with_processes
 from workers.console.navigation_counts import navigation_counts
 from workers.console.problems import KNOWN, Refusals, explain
 from workers.console.query_limiter import QueryLimiter
@@ -103,9 +103,8 @@ class SystemMonitor:
             growth = self.flow.add_sample(self.lag.refreshed_at, groups, self._ledger.lanes if lanes else None)
         self.recorder.record(self._at, growth, groups, results)
         await self.recorder.save(if_due=True)
-        workers = self._worker_parts(probes)
-        if self._control is not None:
-            workers = with_processes(workers, self._control.statuses())
+        processes = self._control.statuses() if self._control is not None else ()
+        workers = with_processes(self._worker_parts(by_process(probes, processes)), processes)
         since = self._at - timedelta(minutes=_LETTER_MINUTES)
         letters = health.dead_letters_part(
             self.recorder.dead_letters(since), self.recorder.first_dead_letter_at(since), _LETTER_MINUTES
@@ -155,13 +154,16 @@ class SystemMonitor:
                 parts.append(locked)
             elif (error := self._errors.get(key)) is not None:
                 parts.append(health.SystemPart(name, health.FAILED, "no answer", error))
+            elif key == "kafka" and (refusal := self.lag.refusal) is not None:
+                do = "see docs/operate.md#rights"
+                parts.append(health.SystemPart(name, health.WARNING, "not allowed", str(refusal), do))
             else:
                 parts.append(health.SystemPart(name, health.OK, "reachable", "queries succeed"))
         return parts
 
     def _worker_parts(self, probes: dict[str, health.Probe]) -> list[health.SystemPart]:
         if "kafka" not in self._errors:
-            return health.worker_health(self.lag.worker_groups, probes)
+            return health.worker_health(self.lag.worker_groups, probes, self.lag.hidden_groups)
         text = "unknown while Kafka does not answer"
         return [health.SystemPart(name, health.UNKNOWN, "not known", text) for name in health.WORKER_NAMES.values()]
 
@@ -193,8 +195,8 @@ class SystemMonitor:
         """
         return {
             "at": self.lag.refreshed_at,
-            "error": self._errors.get("kafka"),
-            "groups": [group_json(group) for group in self.lag.groups],
+            "error": self._errors.get("kafka") or (str(self.lag.refusal) if self.lag.refusal is not None else None),
+            "groups": [*(group_json(group) for group in self.lag.groups), *hidden_json(self.lag)],
             "shown": partitions_json(self.lag, chosen or TOPIC_OF_GROUP),
             "statuses": [{"status": status, **advice._asdict()} for status, advice in ADVICE.items()],
         }

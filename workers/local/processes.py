@@ -13,7 +13,7 @@ from infra.settings import Settings
 from workers.errors import ChildError
 from workers.local.last_words import last_words
 
-__all__ = ["COMMAND_MODULE", "WORKERS", "WorkerProcesses", "environment", "member_names"]
+__all__ = ["COMMAND_MODULE", "WORKERS", "WorkerProcesses", "environment", "member_names", "worker_of"]
 
 # For `python -m`. An installed package has another name than the repository's folder.
 COMMAND_MODULE = f"{__package__.rpartition('.')[0]}.cli"
@@ -42,6 +42,11 @@ def member_names(count: int) -> tuple[str, ...]:
     """
     more = (f"{name}-{number}" for number in range(2, count + 1) for name in WORKERS if name != _SINGLE)
     return (*WORKERS, *more)
+
+
+def worker_of(name: str) -> str:
+    """Return which worker a member is: `send` of `send-2`."""
+    return name.partition("-")[0]
 
 
 class WorkerProcesses:
@@ -92,7 +97,7 @@ class WorkerProcesses:
         port = {"INMAIL_HEALTH_PORT": str(self._probes[name])} if name in self._probes else {}
         with self.log_path(name).open("ab") as file:
             self.running[name] = subprocess.Popen(  # noqa: S603 - runs this program
-                [sys.executable, "-m", COMMAND_MODULE, "worker", name.partition("-")[0], "--stop-with-parent"],
+                [sys.executable, "-m", COMMAND_MODULE, "worker", worker_of(name), "--stop-with-parent"],
                 stdin=subprocess.PIPE,
                 stdout=file,
                 stderr=file,

@@ -19,7 +19,7 @@ from infra.local.errors import LocalStackError
 from workers.commands.running import Exit
 from workers.console.local_workers import ControlError, ProcessState, WorkerAction, WorkerStatus
 from workers.local.brokers import BrokerProcesses
-from workers.local.processes import WorkerProcesses
+from workers.local.processes import WorkerProcesses, worker_of
 
 __all__ = ["WorkerSupervisor"]
 
@@ -87,7 +87,13 @@ class WorkerSupervisor:
     def start(self) -> None:
         """Start all workers."""
         for name in self._workers.names:
-            status = WorkerStatus(name, ProcessState.STOPPED, utc_now(), self._workers.log_path(name))
+            status = WorkerStatus(
+                name,
+                ProcessState.STOPPED,
+                utc_now(),
+                self._workers.log_path(name),
+                is_one_of_several=sum(worker_of(each) == worker_of(name) for each in self._workers.names) > 1,
+            )
             self._all[name] = _Supervised(status, self._workers)
             self._start(self._all[name])
         if self._brokers is not None:
@@ -124,7 +130,7 @@ class WorkerSupervisor:
                 many that are. Holds until an operator starts the worker again.
 
         Raises:
-            ControlError: when there is no such worker, or it stands so already.
+            ControlError: when there is no such worker, it stands so already, or the brokers would lose their majority.
 
         """
         each = self._all.get(name)
@@ -136,6 +142,8 @@ class WorkerSupervisor:
             raise ControlError(f"{name} runs already, as process {each.status.pid}")
         if action is WorkerAction.STOP and each.status.state is ProcessState.STOPPED:
             raise ControlError(f"{name} is stopped already")
+        if action is WorkerAction.STOP or (action is WorkerAction.RESTART and each.status.state not in _DOWN):
+            self._check_majority(each.status)
         if action is not WorkerAction.START and each.status.state not in _DOWN:
             await self._drain(each)
         if action is WorkerAction.STOP:
@@ -145,6 +153,24 @@ class WorkerSupervisor:
             each.status = replace(each.status, restarts=0)
             self._start(each)
         return each.status
+
+    def _check_majority(self, status: WorkerStatus) -> None:
+        """Check that most brokers run without one: without a majority of them nothing can be read or written.
+
+        Raises:
+            ControlError: when they would not.
+
+        """
+        if not status.is_broker:
+            return
+        brokers = [each.status for each in self._all.values() if each.status.is_broker]
+        rest = [each.name for each in brokers if each.state is ProcessState.RUNNING and each.name != status.name]
+        if len(rest) * 2 <= len(brokers):
+            down = [each.name for each in brokers if each.name not in (*rest, status.name)]
+            raise ControlError(
+                f"without {status.name} only {len(rest)} of {len(brokers)} brokers would run, which is no majority, and"
+                f" Kafka would stand still: start {' and '.join(down)} first"
+            )
 
     async def _drain(self, each: _Supervised) -> None:
         name = each.status.name

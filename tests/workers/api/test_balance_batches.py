@@ -82,3 +82,41 @@ async def test_an_error_of_a_read_is_told_to_each_question_and_the_next_is_read(
 
     assert all(isinstance(each, ApiError) for each in found), found
     assert BalanceVersion(1, 0) == await batches.balance(ALICE)
+
+
+async def test_a_question_asked_in_the_very_step_in_which_all_reads_end_is_read() -> None:
+    """Both reads end in one turn of the loop, and a question comes in that turn: it waits for no other."""
+    reads = Reads()
+    batches = BalanceBatches(reads.read)
+    early = [asyncio.create_task(batches.balance(ALICE))]
+    await reads.until(1)
+    early.append(asyncio.create_task(batches.balance(ALICE)))
+    await reads.until(2)
+    reads.may_go_on.set()  # both go on in the next turn, in which the late one asks after them
+    late = asyncio.create_task(batches.balance(BalanceQuestion("late")))
+    async with asyncio.timeout(5):
+        answers = await asyncio.gather(*early, late)
+
+    assert [BalanceVersion(1, 0), BalanceVersion(2, 0), BalanceVersion(3, 0)] == answers
+
+
+async def test_a_read_that_ends_of_a_fault_leaves_nobody_waiting() -> None:
+    """What waits for a turn while all reads end of what no request can be told is cancelled with them."""
+    reads = Reads()
+
+    async def read(questions: Collection[BalanceQuestion]) -> dict[BalanceQuestion, BalanceVersion]:
+        await reads.read(questions)
+        raise asyncio.CancelledError
+
+    batches = BalanceBatches(read)
+    asked = []
+    for count in (1, 2):
+        asked.append(asyncio.create_task(batches.balance(ALICE)))
+        await reads.until(count)
+    asked.append(asyncio.create_task(batches.balance(BalanceQuestion("waits"))))
+    await asyncio.sleep(0)
+    reads.may_go_on.set()
+    ended, waiting = await asyncio.wait(asked, timeout=5)
+
+    assert not waiting
+    assert all(each.cancelled() for each in ended)

@@ -21,7 +21,7 @@ from infra.local.supervisor_client import Child, Program
 from infra.settings import Settings
 from tests.workers.wire import eventually
 from workers.console.health import FAILED, OK, SystemPart
-from workers.console.local_workers import ProcessState, WorkerAction, WorkerStatus, with_processes
+from workers.console.local_workers import ControlError, ProcessState, WorkerAction, WorkerStatus, with_processes
 from workers.local.brokers import BrokerProcesses
 from workers.local.processes import WORKERS, WorkerProcesses, member_names
 from workers.local.supervision import WorkerSupervisor
@@ -129,6 +129,29 @@ async def test_a_broker_is_stopped_and_started_by_a_verb(stack: _Stack) -> None:
     assert "an operator stopped it; the other brokers have its partitions" == stopped.text
     assert (ProcessState.RUNNING, 203) == (started.state, started.pid)
     assert not told
+
+
+async def test_a_stop_that_would_cost_the_brokers_their_majority_is_refused(stack: _Stack) -> None:
+    """In words, also of one that is about to be started again; what runs stays, and with a majority it is done."""
+    supervisor = _supervisor(stack, [])
+    await supervisor.act("broker-3", WorkerAction.STOP)
+
+    for action in (WorkerAction.STOP, WorkerAction.RESTART):
+        with pytest.raises(
+            ControlError, match=r"only 1 of 3 brokers would run, which is no majority.*start broker-3 first"
+        ):
+            await supervisor.act("broker-2", action)
+    stack.broker(1).update(code=-signal.SIGKILL)
+    supervisor.look()
+    with pytest.raises(ControlError, match="without broker-1 only 1 of 3 brokers would run"):
+        await supervisor.act("broker-1", WorkerAction.STOP)
+    states = [status.state for status in supervisor.statuses()]
+    await supervisor.act("broker-1", WorkerAction.RESTART)
+    await supervisor.act("broker-3", WorkerAction.START)
+    stopped = await supervisor.act("broker-2", WorkerAction.STOP)
+
+    assert [ProcessState.BACKING_OFF, ProcessState.RUNNING, ProcessState.STOPPED] == states
+    assert ProcessState.STOPPED == stopped.state
 
 
 def test_the_console_shows_each_broker_of_a_cluster(tmp_path: Path) -> None:

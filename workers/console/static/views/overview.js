@@ -102,11 +102,18 @@ const ACTIONS = {
   "let-through": ["Start, let all through", "All that cannot be decided becomes dead letters, however many, until the worker is started again."],
 };
 
+// What a stop means where others take over.
+const STOPS = [
+  [/ process$/, "It finishes what it holds. Other members of the worker that run take its partitions."],
+  [/^broker-/, "It hands its partitions over to the other brokers."],
+];
+
 function processButtons(part) {
   if (!part.actions?.length) return null;
-  const name = part.name.replace(/ worker$/, "");
+  const name = part.name.replace(/ (worker|process)$/, "");
   return h("span", { class: "buttons" }, part.actions.map((action) => {
-    const [text, means] = ACTIONS[action];
+    const [text, usual] = ACTIONS[action];
+    const means = action === "stop" ? STOPS.find(([names]) => names.test(part.name))?.[1] ?? usual : usual;
     const ask = () => confirm(`${text}: ${part.name}?`, means, text, () => post(`/api/workers/${name}/${action}`));
     return h("button", { type: "button", "data-key": `${action} ${name}`, "aria-label": `${text}: ${part.name}`, on: { click: ask } }, text);
   }));
