@@ -12,6 +12,7 @@ from infra.kafka.transactions import Message, TransactionPair, TransactionTimes
 from infra.settings import Settings
 from tests.crash.gate import CLAIM
 from workers.lane import turn
+from workers.lane.turn_queue import TurnQueue
 
 __all__ = ["BROKEN"]
 
@@ -38,11 +39,10 @@ def _no_epoch() -> None:
 
 def _two_at_once() -> None:
     """A turn's Kafka transaction begins while the one before is under way: its offsets may come first, or alone."""
+    work = TurnQueue._work
 
-    async def unordered(publishing: "asyncio.Task[None] | None") -> None:
-        if publishing is not None:
-            _under_way.add(publishing)
-            publishing.add_done_callback(_under_way.discard)
+    async def unordered(self: TurnQueue, lanes: Any, decide: Any, publish: Any, _: "asyncio.Task[None] | None") -> None:
+        await work(self, lanes, decide, publish, None)
 
     class Open:
         async def __aenter__(self) -> None: ...
@@ -56,10 +56,7 @@ def _two_at_once() -> None:
         self._one_transaction = Open()  # type: ignore[assignment]
 
     turn.LaneOwner.__init__ = init  # type: ignore[method-assign]
-    turn._finish = unordered
-
-
-_under_way: set["asyncio.Task[None]"] = set()
+    TurnQueue._work = unordered  # type: ignore[method-assign]
 
 
 def _offset_first() -> None:

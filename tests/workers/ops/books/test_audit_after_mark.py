@@ -82,7 +82,10 @@ _FAULTS = [
         "an end is announced again that the mark knew, and the lot lists another beside it",
         (
             _add("carol", 3, 4),
-            "update lots set announced_ends = announced_ends || (expires_at + interval '1 day') where account = {carol}",
+            (
+                "update lots set announced_ends = announced_ends || (expires_at + interval '1 day')"
+                " where account = {carol}"
+            ),
         ),
         "notice_is_given_once",
         "carol",
@@ -195,7 +198,7 @@ _TABLES = ("journal", "lots", "subscriptions", "accounts")
     ("deletion", "account", "place"),
     [
         (
-            tuple(f"delete from {table} where account = {{erin}}" for table in _TABLES),
+            tuple(f"delete from {table} where account = {{erin}}" for table in _TABLES),  # noqa: S608 - names of ours
             "#{erin}",
             "sequence 0",
         ),
