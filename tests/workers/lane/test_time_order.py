@@ -98,7 +98,7 @@ async def test_a_partition_that_tells_no_end_holds_only_the_lanes_that_wait_for_
 async def test_what_is_received_during_a_wait_is_not_judged_by_ends_asked_for_before(settings: Settings) -> None:
     """A grant for it may have come to the other lane since: that lane stands at its old end, and not at the new one."""
     row = (BILLING_EVENTS, 0, GROUPS[BILLING_EVENTS], 0, None, None, False, 1)
-    pool = AsyncMock(fetch=AsyncMock(return_value=[row]))
+    pool = AsyncMock(fetch=AsyncMock(return_value=[row]), execute=AsyncMock(return_value="UPDATE 1"))
     ends = SimpleNamespace(
         end_offsets=AsyncMock(side_effect=lambda places: {place: int(place == PLACES[0]) for place in places}),
         starts=AsyncMock(return_value={}),
