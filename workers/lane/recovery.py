@@ -13,7 +13,7 @@ from workers.topology import WORKER_OF
 __all__ = ["CommittedOffsetCheck", "StartPoint", "check_start", "check_topic"]
 
 _LOOK_BACK = 10_000  # records that a broker may forget, where it has forgotten all
-_ATTEMPTS = 8  # in a row: some 15 s of a lane that begins again, longer than a broker takes to load its groups
+_ATTEMPTS = 8  # for one noted offset: mostly 15 s of a lane that begins again; a broker loads its groups sooner
 
 
 class StartPoint(NamedTuple):
