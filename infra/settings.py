@@ -86,6 +86,9 @@ class Settings(BaseSettings):
         SecretStr("postgresql://localhost:5432/inmail"),
         description="postgresql://user:password@host:port/database?sslmode=verify-full&sslrootcert=...",
     )
+    database_shards: SecretStr = Field(
+        SecretStr(""), description="URL after URL: all servers that hold the books; empty: only INMAIL_DATABASE_URL"
+    )
     database_connections: Annotated[
         int, Field(ge=1, le=100, description="maximum number of connections of one worker process")
     ] = 4
@@ -210,12 +213,15 @@ class Settings(BaseSettings):
             self.kafka_sasl_username and self.kafka_sasl_password
         ):
             raise ValueError("INMAIL_KAFKA_SASL_USERNAME and INMAIL_KAFKA_SASL_PASSWORD are needed with SASL")
-        try:
-            PostgresDsn(self.database_url.get_secret_value())
-        except ValidationError as error:
-            raise ValueError(
-                f"INMAIL_DATABASE_URL must be a postgresql:// address: {error.errors()[0]['msg']}"
-            ) from None
+        url, urls = self.database_url.get_secret_value(), self.database_shards.get_secret_value().split()
+        for each in (url, *urls):
+            try:
+                PostgresDsn(each)
+            except ValidationError as error:
+                name = "INMAIL_DATABASE_URL" if each == url else "each URL in INMAIL_DATABASE_SHARDS"
+                raise ValueError(f"{name} must be a postgresql:// address: {error.errors()[0]['msg']}") from None
+        if urls and (url not in urls or len(set(urls)) < len(urls)):
+            raise ValueError("INMAIL_DATABASE_SHARDS must name each server once, and INMAIL_DATABASE_URL too")
         self._tls()
         return self
 

@@ -50,11 +50,13 @@ $$;
 -- Anew each time, so that this file is all there is to know.
 revoke all on accounts, subscriptions, lots, journal, ticks, lanes, migrations, earlier_rows from inmail_worker;
 revoke all on partitioning, decided_ahead, misplaced_records, original_ids from inmail_worker;
+revoke all on shard, shard_numbers from inmail_worker;
 revoke all on operations, redriven, clock_decisions, ended_topics from inmail_worker; -- the operators'
 
 grant select, insert on accounts, subscriptions, lots, journal, ticks, lanes, partitioning, original_ids
 to inmail_worker;
 grant select on earlier_rows, migrations to inmail_worker; -- as the audit and the doctor do
+grant select on shard, shard_numbers to inmail_worker;
 grant update (
     sequence, newest_lot, level, erased_at, paid_from, paid, paid_before
 ) on accounts to inmail_worker;

@@ -1,0 +1,85 @@
+"""Which partition numbers a Postgres server holds, where several servers hold the books together.
+
+Each server says it of itself (`0019_shards.sql`): there is no other map that could be out of date. A server alone holds
+every number.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NamedTuple
+from uuid import UUID
+
+from pydantic import SecretStr
+
+from infra.postgres import Connection
+from infra.settings import Settings
+
+__all__ = ["NumberState", "Shard", "ShardNumber", "read_shard", "settings_of_shards"]
+
+
+def settings_of_shards(settings: Settings) -> list[Settings]:
+    """Return the settings once for each server that holds the books, in the order of INMAIL_DATABASE_SHARDS."""
+    urls = settings.database_shards.get_secret_value().split() or [settings.database_url.get_secret_value()]
+    return [settings.model_copy(update={"database_url": SecretStr(url)}) for url in urls]
+
+
+class NumberState(StrEnum):
+    """What a server has of a partition number."""
+
+    HELD = "held"  # its lanes are worked here
+    ARRIVING = "arriving"  # a move to here is under way
+    LEAVING = "leaving"  # a move from here is under way
+    LEFT = "left"  # another server holds it
+
+
+class ShardNumber(NamedTuple):
+    """What a server says of one number, beside what it says of all."""
+
+    state: NumberState
+    other_shard: UUID | None  # that it left for, leaves for, or arrives from
+    move: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A Postgres server and the partition numbers that it holds."""
+
+    shard_id: UUID
+    ordinal: int  # 0: the first server
+    holds_all: bool  # whether it holds the numbers that `numbers` says nothing of
+    numbers: Mapping[int, ShardNumber] = field(default_factory=dict)
+
+    def holds(self, number: int) -> bool:
+        """Tell whether the lanes of a number are worked on this server."""
+        said = self.numbers.get(number)
+        return self.holds_all if said is None else said.state is NumberState.HELD
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether it holds every number, and never had part in a move that left some elsewhere."""
+        return self.holds_all and all(said.state is NumberState.HELD for said in self.numbers.values())
+
+
+async def read_shard(connection: Connection) -> Shard:
+    """Return what a server holds, as of one moment.
+
+    Raises:
+        asyncpg.UndefinedTableError: when the database does not have this version's tables.
+
+    """
+    rows = await connection.fetch(
+        "select s.shard_id, s.ordinal, s.holds_all, n.number, n.state, n.other_shard, n.move"
+        " from shard as s left join shard_numbers as n on true"
+    )
+    first = rows[0]
+    return Shard(
+        first["shard_id"],
+        first["ordinal"],
+        first["holds_all"],
+        {
+            row["number"]: ShardNumber(NumberState(row["state"]), row["other_shard"], row["move"])
+            for row in rows
+            if row["number"] is not None
+        },
+    )
