@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from infra.postgres import Connection
 from workers.ops.operations import RefusedError
@@ -99,7 +99,8 @@ class _Copying:
     async def _received(self, reading: asyncio.Future[str], chunks: asyncio.Queue[bytes]) -> AsyncIterator[bytes]:
         while not (reading.done() and chunks.empty()):
             chunk = asyncio.ensure_future(chunks.get())
-            await asyncio.wait([chunk, reading], return_when=asyncio.FIRST_COMPLETED)
+            waits: list[asyncio.Future[Any]] = [chunk, reading]
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             if chunk.done():
                 yield chunk.result()
                 self._done += chunk.result().count(b"\n")  # a row ends with one, and has none in it

@@ -1,7 +1,7 @@
 """Answers that another server could not publish: those to records that came in on a partition of another number."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Final, NamedTuple
@@ -21,7 +21,7 @@ _POLL_SECONDS: Final = 0.2
 _LANES_SECONDS: Final = 1.5  # a lane waits 2 s for a lock
 _WAIT_SECONDS: Final = 60.0
 
-_LANES: Final = "select consumer_group, topic, partition from lanes where next_offset is not null"
+_LANES: Final = "select consumer_group, topic, partition, published from lanes where next_offset is not null"
 # Rows of records that came in on another partition than their account's, from the offsets on up to which answers are
 # published: those of the lanes of number $1, or those of its accounts.
 _UNPUBLISHED: Final = """
@@ -88,22 +88,28 @@ class PublishedCheck:
             await asyncio.sleep(_POLL_SECONDS)
 
     async def _find(self, number: int, *, own: bool) -> _Unpublished | None:
+        """Return a lane with such answers. Kafka is asked only where the lanes do not know themselves of all."""
         if (ended := await self._connection.fetchrow(_ENDED)) is not None:
             return _Unpublished(ended["topic"], ended["partition"], 0)
-        places = [tuple(row) for row in await self._connection.fetch(_LANES)]
-        committed: dict[TopicPartition, int | None] = {}
+        rows = await self._connection.fetch(_LANES)
+        known = {TopicPartition(row["topic"], row["partition"]): row["published"] or 0 for row in rows}
+        if await self._look(number, known, own=own) is None:
+            return None
         for group in GROUP_OF.values():
-            own_places = [TopicPartition(topic, partition) for of, topic, partition in places if of == group]
-            if own_places:
-                committed |= await committed_offsets(self._admin, group, own_places)
+            places = [place for place in known if GROUP_OF[place.topic] == group]
+            for place, offset in (await committed_offsets(self._admin, group, places) if places else {}).items():
+                known[place] = max(known[place], offset or 0)
+        return await self._look(number, known, own=own)
+
+    async def _look(self, number: int, published: Mapping[TopicPartition, int], *, own: bool) -> _Unpublished | None:
         row = await self._connection.fetchrow(
             _UNPUBLISHED,
             number,
-            [WORKER_OF[topic].value for _, topic, _ in places],
-            [group for group, _, _ in places],
-            [topic for _, topic, _ in places],
-            [partition for _, _, partition in places],
-            [committed.get(TopicPartition(topic, partition)) or 0 for _, topic, partition in places],
+            [WORKER_OF[place.topic].value for place in published],
+            [GROUP_OF[place.topic] for place in published],
+            [place.topic for place in published],
+            [place.partition for place in published],
+            list(published.values()),
             own,
         )
         return None if row is None else _Unpublished(row["topic"], row["partition"], row["rows"])

@@ -1,8 +1,11 @@
 """The Postgres servers of the books: what each says that it holds, and sessions on it that nobody else's move has."""
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Final
 
 import asyncpg
@@ -27,6 +30,8 @@ __all__ = [
 
 # The first half of a lock's key: any constant that no other lock uses. The second is a hash of the schema.
 _LOCK: Final = 0x1E_D6E8
+_LOCK_SECONDS: Final = 2.0
+_POLL_SECONDS: Final = 0.1
 _TRY_LOCK: Final = "select pg_try_advisory_lock($1, hashtext(current_schema()))"
 
 
@@ -145,10 +150,10 @@ async def open_session(settings: Settings) -> AsyncIterator[ShardSession]:
     async with AsyncExitStack() as opened:
         try:
             connection = await connect_database(settings, patient=True)
-            opened.push_async_callback(connection.close)
+            opened.push_async_callback(_unlock_and_close, connection)
             # It waits in a transaction while the other server works.
             await connection.execute("set idle_in_transaction_session_timeout = 0; set lock_timeout = '30s'")
-            locked = [await connection.fetchval(_TRY_LOCK, each) for each in (_LOCK, AUDIT_LOCK)]
+            locked = [await _lock(connection, each) for each in (_LOCK, AUDIT_LOCK)]
             server = await _read(settings, connection)
         except MigrationError as error:
             raise UnreachableServerError(f"{database_address(settings)}: {error}") from error
@@ -159,3 +164,20 @@ async def open_session(settings: Settings) -> AsyncIterator[ShardSession]:
         if not locked[1]:  # a mark of accounts that come or go meanwhile would be wrong
             raise RefusedError(f"an audit that moves the mark is under way on {server.name}: wait for it, or stop it")
         yield ShardSession(server, connection)
+
+
+async def _lock(connection: Connection, key: int) -> bool:
+    """Take a lock for the session; wait a moment for that of a process that was killed."""
+    deadline = monotonic() + _LOCK_SECONDS
+    while not await connection.fetchval(_TRY_LOCK, key):
+        if monotonic() > deadline:
+            return False
+        await asyncio.sleep(_POLL_SECONDS)
+    return True
+
+
+async def _unlock_and_close(connection: Connection) -> None:
+    """Free the locks at once: the server would some time after the connection has ended."""
+    with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        await connection.execute("select pg_advisory_unlock_all()")
+    await connection.close()
