@@ -15,6 +15,7 @@ from workers.ops.books.audit import audit
 from workers.ops.books.balance import read_balance
 from workers.ops.books.statement import read_statement
 from workers.ops.operations import RefusedError
+from workers.ops.shards import servers as sessions
 from workers.ops.shards.move import MoveReport, MoveStep, move_numbers
 from workers.ops.shards.move_plan import MoveKind, plan_moves
 from workers.ops.shards.purge import purge_rows
@@ -220,8 +221,11 @@ async def test_what_began_before_the_lanes_stopped_arrives(servers: Servers, con
     assert await second.fetchval("select count(*) from accounts where account_id = 'late'") == 1
 
 
-async def test_a_second_move_is_refused_while_one_runs(servers: Servers, connect: Connect) -> None:
+async def test_a_second_move_is_refused_while_one_runs(
+    servers: Servers, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever begins it, and wherever its operation is noted."""
+    monkeypatch.setattr(sessions, "_LOCK_SECONDS", 0.1)
     plan = await plan_moves(servers.first, [1], "1")
     other = await connect(servers.first)
     begun = other.transaction()
@@ -246,8 +250,11 @@ async def test_a_second_move_is_refused_while_one_runs(servers: Servers, connect
     assert "another `inmail shards` command changes server 0" in refused[1]
 
 
-async def test_an_audit_that_moves_its_mark_and_a_move_wait_for_each_other(servers: Servers, connect: Connect) -> None:
+async def test_an_audit_that_moves_its_mark_and_a_move_wait_for_each_other(
+    servers: Servers, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The mark of an audit that began before would be of accounts that have gone."""
+    monkeypatch.setattr(sessions, "_LOCK_SECONDS", 0.1)
     auditing = await connect(servers.first)
     await auditing.execute("select pg_advisory_lock($1, hashtext(current_schema()))", 0x1E_D6E5)
 
