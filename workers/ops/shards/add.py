@@ -8,6 +8,7 @@ from pydantic import SecretStr
 from infra.postgres import Connection, connect_database
 from infra.settings import Settings
 from workers.ops.operations import Intent, OngoingOperation, Operator, RefusedError, recorded_operation
+from workers.ops.shards.privileges import require_owner
 from workers.ops.shards.servers import ShardServer, open_session, read_server, read_servers
 
 __all__ = ["ADD_VERB", "AddPlan", "add_server", "plan_add"]
@@ -94,6 +95,7 @@ async def add_server(settings: Settings, plan: AddPlan, who: Operator) -> Ongoin
     Raises:
         RefusedError: when another `shards add` runs, or the server is the one of INMAIL_DATABASE_URL, is not empty any
             more or was prepared meanwhile.
+        MissingPrivilegesError: when the user does not own the server's tables.
         UnreachableServerError, OSError, asyncpg.PostgresError: when a server fails.
 
     """
@@ -104,6 +106,7 @@ async def add_server(settings: Settings, plan: AddPlan, who: Operator) -> Ongoin
         open_session(plan.target.settings) as session,
         recorded_operation(settings, intent) as operation,
     ):
+        await require_owner(session)
         if session.server.shard != plan.target.shard:
             raise RefusedError(f"{plan.target.address} was prepared meanwhile")
         connection = session.connection

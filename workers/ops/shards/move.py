@@ -14,6 +14,7 @@ from infra.shards import NumberState
 from workers.ops.operations import Intent, OngoingOperation, Operator, recorded_operation
 from workers.ops.shards.copy import copy_rows
 from workers.ops.shards.move_plan import MoveKind, MovePlan, NumberMove, plan_number
+from workers.ops.shards.privileges import require_mover
 from workers.ops.shards.published import PublishedCheck, UnpublishedError, open_published_check
 from workers.ops.shards.purge import purge_rows
 from workers.ops.shards.servers import ShardSession, open_session
@@ -75,6 +76,7 @@ async def move_numbers(  # noqa: PLR0913 - what, by whom, and how to stop it
 
     Raises:
         RefusedError: when another move runs, what a server holds is not as planned, or a comparison failed.
+        MissingPrivilegesError: when the user may not do it, before anything has changed.
         UnreachableServerError, KafkaError, OSError, asyncpg.PostgresError: when a server fails; the same command goes
             on where it ended.
 
@@ -107,6 +109,8 @@ async def _move_number(
         sessions = [await opened.enter_async_context(open_session(each.settings)) for each in (first, second)]
         target = next(each for each in sessions if each.server.shard.shard_id == plan.target.shard.shard_id)
         source = next(each for each in sessions if each is not target)
+        for each in sessions:
+            await require_mover(each)
         # What they hold was read before the sessions were the only ones.
         found = plan_number(number, target.server, [source.server, target.server])
         if found.kind is MoveKind.TAKE_BACK:

@@ -123,9 +123,9 @@ def _sentence(number: int, found: _Unpublished) -> str:
         )
     return (
         f"{place} has {found.rows:,} answer{'s'[: found.rows != 1]} stored and not published, of accounts whose number"
-        f" is {'another' if found.partition == number else number}: a producer does not partition by murmur2 of the key."
-        " They can be published only from here: let the workers of this server publish them (`inmail lag`), and run"
-        " the same command again"
+        f" is {'another' if found.partition == number else number}: a producer does not partition by murmur2 of the"
+        " key. They can be published only from here: let the workers of this server publish them (`inmail lag`), and"
+        " run the same command again"
     )
 
 
