@@ -134,6 +134,7 @@ RIGHTS: Final[Mapping[str, Sequence[Right]]] = {
     "replay rewind": _REWIND,
     "replay reemit": _REEMIT,
     "replay balances": _topics(_WRITE, BALANCES),
+    "prune": _topics(_DESCRIBE, EXPIRY_TICKS),
     "replay rebuild": _topics(_READ, *INPUT_TOPICS),
     "replay shadow": _topics(_READ, *INPUT_TOPICS),
     "shards move": _MOVE,
@@ -162,7 +163,7 @@ BALANCES_RIGHTS: Final[Mapping[str, Sequence[Right]]] = {
 WARNED: Final = frozenset({"trace"})
 CHECKED: Final = frozenset(
     {"topics plan", "topics apply", "dead-letters redrive", "replay rewind", "replay reemit", "lag"}
-    | {"replay balances", "shards move"}
+    | {"prune", "replay balances", "shards move"}
     | {"transactions list", "transactions end"}
 )
 # Commands that write to the ledger's database: what they need there beside SELECT is told with what they lack. Some of
@@ -173,6 +174,7 @@ CHANGING: Final = frozenset(
         "clock accept",
         "clock set-aside",
         "clock set-back",
+        "prune",
         "replay rebuild",
         "replay shadow",
         "console operator",
@@ -206,6 +208,7 @@ _OPERATORS_PRIVILEGES: Final[Mapping[str, Sequence[str]]] = {
     "lanes": ("insert", "update"),
     "decided_ahead": ("delete",),
     "partitioning": ("insert",),
+    "ticks": ("delete",),
     "audits": ("insert",),
     "audited_accounts": ("insert", "update", "delete"),
 }
