@@ -89,6 +89,7 @@ from generate_series(0, 3) as n;
 insert into original_ids
 select account, request_id, convert_to(E'it\\t''s\\\\n' || request_id, 'UTF8') from journal where code = 'charged';
 insert into earlier_rows select account, 0 from accounts;
+update lanes set published = next_offset;
 update lanes set owner_epoch = 1 where consumer_group = 'inmail-send';
 update lanes set owner_epoch = 1, owner = 'inmail-billing.one' where consumer_group = 'inmail-billing';
 insert into audits (kind, taken_at, whole_at, seconds, rows_read, lanes, totals)

@@ -27,6 +27,7 @@ where l.topic = 'inmail.send-requests' and l.partition = $2 and (j.account, j.se
 )
 returning j.source_offset
 """
+_UNKNOWN = "update lanes set published = null where topic = 'inmail.send-requests'"
 
 
 async def _commit(servers: Servers, partition: int, offset: int) -> None:
@@ -38,6 +39,7 @@ async def _commit(servers: Servers, partition: int, offset: int) -> None:
 
 async def _misplace(first: Connection, number: int, partition: int) -> int:
     offset = await first.fetchval(_MISPLACE, number, partition)
+    await first.execute(_UNKNOWN)
     assert isinstance(offset, int)
     return offset
 
