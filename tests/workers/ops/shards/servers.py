@@ -29,6 +29,7 @@ __all__ = [
     "copy_database",
     "decide_history",
     "open_servers",
+    "place_history",
     "shards_of",
     "with_shards",
 ]
@@ -57,16 +58,20 @@ class Servers:
         return self.first.database_url.get_secret_value()
 
 
-async def decide_history(settings: Settings) -> None:
-    """Decide a simulated history, as if Kafka had it; its operators decided about clocks, and made audits."""
+def place_history(partitions: int) -> list[Placed]:
+    """Return the records of a simulated history, with where Kafka would have them."""
     offsets: Counter[tuple[str, int]] = Counter()
     placed = []
     for record in simulate_records(_POPULATION):
-        count = settings.topic_partitions
-        for partition in range(count) if record.key is None else [partition_of(record.key, count)]:
+        for partition in range(partitions) if record.key is None else [partition_of(record.key, partitions)]:
             placed.append(Placed(record, partition, offsets[record.topic, partition]))
             offsets[record.topic, partition] += 1
-    await decide_one_by_one(settings, placed)
+    return placed
+
+
+async def decide_history(settings: Settings) -> None:
+    """Decide a simulated history, as if Kafka had it; its operators decided about clocks, and made audits."""
+    await decide_one_by_one(settings, place_history(settings.topic_partitions))
     connection = await connect_database(settings)
     await connection.execute(_BESIDE)
     await connection.close()
