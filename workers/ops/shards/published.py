@@ -43,9 +43,13 @@ select u.topic, u.partition, count(*) as rows
 from unnest($2::text[], $3::text[], $4::text[], $5::integer[], $6::bigint[])
     as u (worker, consumer_group, topic, partition, published)
 inner join lanes as l on l.consumer_group = u.consumer_group and l.topic = u.topic and l.partition = u.partition
-inner join journal as j
-    on j.source_partition = u.partition and j.source_offset >= u.published and j.worker = u.worker
-    and j.as_of > l.topic_since
+cross join lateral (
+    select x.account from journal as x
+    where
+        x.source_partition = u.partition and x.source_offset >= u.published and x.worker = u.worker
+        and x.as_of > l.topic_since
+    offset 0
+) as j
 inner join accounts as a on a.account = j.account
 where (a.partition = $1) <> (u.partition = $1) and (u.partition = $1) = $7
 group by u.topic, u.partition
@@ -121,16 +125,19 @@ class PublishedCheck:
         return await self._look(number, published, own=own) if published else None
 
     async def _look(self, number: int, published: Mapping[TopicPartition, int], *, own: bool) -> _Unpublished | None:
-        row = await self._connection.fetchrow(
-            _UNPUBLISHED,
-            number,
-            [WORKER_OF[place.topic].value for place in published],
-            [GROUP_OF[place.topic] for place in published],
-            [place.topic for place in published],
-            [place.partition for place in published],
-            list(published.values()),
-            own,
-        )
+        async with self._connection.transaction():
+            # The index has the few rows from there on: lanes wait meanwhile, and must not wait for the whole journal.
+            await self._connection.execute("set local enable_seqscan = off")
+            row = await self._connection.fetchrow(
+                _UNPUBLISHED,
+                number,
+                [WORKER_OF[place.topic].value for place in published],
+                [GROUP_OF[place.topic] for place in published],
+                [place.topic for place in published],
+                [place.partition for place in published],
+                list(published.values()),
+                own,
+            )
         return None if row is None else _Unpublished(row["topic"], row["partition"], row["rows"])
 
 
