@@ -17,6 +17,7 @@ from aiokafka.errors import (
 from infra.kafka.clients import admin_client, committed_offsets
 from infra.postgres import Connection
 from infra.settings import Settings
+from schemas.catalogue import BILLING_EVENTS, SEND_REQUESTS
 from workers.ops.operations import RefusedError
 from workers.topology import GROUP_OF, WORKER_OF
 
@@ -32,6 +33,8 @@ _LATER: Final = (
 _LANES_SECONDS: Final = 1.5  # a lane waits 2 s for a lock
 _WAIT_SECONDS: Final = 60.0
 
+# A tick books lots of its own number only.
+_GROUPS: Final = [GROUP_OF[topic] for topic in (BILLING_EVENTS, SEND_REQUESTS)]
 _LANES: Final = (
     "select topic, partition, published from lanes where next_offset > coalesce(published, 0)"
     " and consumer_group = any($1)"
@@ -46,12 +49,12 @@ inner join lanes as l on l.consumer_group = u.consumer_group and l.topic = u.top
 cross join lateral (
     select x.account from journal as x
     where
-        x.source_partition = u.partition and x.source_offset >= u.published and x.worker = u.worker
-        and x.as_of > l.topic_since
+        x.source_partition = u.partition and x.source_offset >= u.published and x.source_offset < l.next_offset
+        and x.worker = u.worker and x.as_of > l.topic_since
     offset 0
 ) as j
 inner join accounts as a on a.account = j.account
-where (a.partition = $1) <> (u.partition = $1) and (u.partition = $1) = $7
+where (a.partition = $1) <> (u.partition = $1)
 group by u.topic, u.partition
 order by 1, 2
 limit 1
@@ -116,18 +119,18 @@ class PublishedCheck:
         """Return a lane with such answers. Kafka is asked only of lanes whose rows do not say that all is published."""
         if (ended := await self._connection.fetchrow(_ENDED)) is not None:
             return _Unpublished(ended["topic"], ended["partition"], 0)
-        rows = await self._connection.fetch(_LANES, list(GROUP_OF.values()))
+        rows = [row for row in await self._connection.fetch(_LANES, _GROUPS) if (row["partition"] == number) is own]
         published = {TopicPartition(row["topic"], row["partition"]): row["published"] or 0 for row in rows}
-        for group in GROUP_OF.values():
+        for group in _GROUPS:
             places = [place for place in published if GROUP_OF[place.topic] == group]
             for place, offset in (await committed_offsets(self._admin, group, places) if places else {}).items():
                 published[place] = max(published[place], offset or 0)
-        return await self._look(number, published, own=own) if published else None
+        return await self._look(number, published) if published else None
 
-    async def _look(self, number: int, published: Mapping[TopicPartition, int], *, own: bool) -> _Unpublished | None:
+    async def _look(self, number: int, published: Mapping[TopicPartition, int]) -> _Unpublished | None:
         async with self._connection.transaction():
-            # The index has the few rows from there on: lanes wait meanwhile, and must not wait for the whole journal.
-            await self._connection.execute("set local enable_seqscan = off")
+            # The index has the few rows in between: lanes wait meanwhile, and must not wait for the whole journal.
+            await self._connection.execute("set local enable_seqscan = off; set local enable_bitmapscan = off")
             row = await self._connection.fetchrow(
                 _UNPUBLISHED,
                 number,
@@ -136,7 +139,6 @@ class PublishedCheck:
                 [place.topic for place in published],
                 [place.partition for place in published],
                 list(published.values()),
-                own,
             )
         return None if row is None else _Unpublished(row["topic"], row["partition"], row["rows"])
 
