@@ -151,6 +151,9 @@ async def test_kept_rows_are_no_hindrance(servers: Servers) -> None:
     second = await connect_database(servers.second)
     await second.execute("update misplaced_records set records = records + 1")
     await second.close()
+    first = await connect_database(servers.first)
+    await first.execute("update original_ids set original = 'spoilt'")
+    await first.close()
     changed = await content_of(servers.second, 1)
 
     await move(servers, [1], "0")
@@ -158,7 +161,7 @@ async def test_kept_rows_are_no_hindrance(servers: Servers) -> None:
     assert all(kept.values())
     assert [MoveKind.DELETE] == [each.kind for each in rest.moves]
     assert kept["misplaced_records"] != changed["misplaced_records"]
-    assert changed["misplaced_records"] == (await content_of(servers.first, 1))["misplaced_records"]
+    assert {**changed, "lanes": []} == {**await content_of(servers.first, 1), "lanes": []}
     assert await _sound(servers.first)
 
 
