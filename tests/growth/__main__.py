@@ -17,6 +17,7 @@ from rich.console import Console
 
 from infra.local.stack import LocalStack
 from tests.bench.figures import Figure, show, write
+from tests.growth.books import open_books
 from tests.growth.measure import expire, plans_of_sends, read_statements, send_round, write_beside
 from workers.ops.books.audit_new import audit_and_mark, audit_new
 
