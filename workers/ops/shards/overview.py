@@ -81,6 +81,7 @@ async def read_overview(settings: Settings) -> ShardsOverview:
     """Return what each server holds; one that does not answer has its problem instead.
 
     Raises:
+        UnreachableServerError: when none answers.
         RefusedError: when two entries of INMAIL_DATABASE_SHARDS are one server, or a copy that was not prepared.
 
     """
@@ -91,6 +92,8 @@ async def read_overview(settings: Settings) -> ShardsOverview:
         except UnreachableServerError as error:
             found.append((database_address(each), None, str(error)))
     servers = [server for _, server, _ in found if server is not None]
+    if not servers:
+        raise UnreachableServerError("; ".join(problem for *_, problem in found if problem is not None))
     check_distinct(servers)
     partitions = next((each.partitions for each in servers if each.partitions is not None), settings.topic_partitions)
     addresses = {each.shard.shard_id: each.address for each in servers}

@@ -45,7 +45,7 @@ class Transfer:
             await reading  # an error of it ended what was received
         finally:
             reading.cancel()
-            await asyncio.wait([reading])
+            await asyncio.gather(reading, return_exceptions=True)  # where both fail, the target's error is told
 
     async def _received(self, reading: asyncio.Future[str], chunks: asyncio.Queue[bytes]) -> AsyncIterator[bytes]:
         while not (reading.done() and chunks.empty()):

@@ -28,14 +28,12 @@ class Killer:
 
     def __init__(self, connect: Callable[..., Any]) -> None:
         self._connect = connect
-        self._open: list[Any] = []
         self.at = self.count = 0  # 0: nowhere
 
     async def connect(self, settings: Settings, *, patient: bool = False) -> Any:
         """Connect as the code does."""
         connection = await self._connect(settings, patient=patient)
         if patient:  # a session that moves, and not one that looks
-            self._open.append(connection)
             for name in _CALLS:
                 setattr(connection, name, self._counted(connection, getattr(connection, name)))
         return connection
@@ -56,13 +54,12 @@ class Killer:
             return
         self.count += 1
         if self.count == self.at:
-            for each in self._open:
-                each.terminate()
+            connection.terminate()
             raise KilledError
 
     def begin(self, at: int) -> None:
         """Begin to count, and kill at a call."""
-        self.at, self.count, self._open = at, 0, []
+        self.at, self.count = at, 0
 
 
 async def _kill(servers: Servers, killer: Killer, at: int, to: str) -> bool:
