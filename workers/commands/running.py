@@ -23,6 +23,7 @@ from infra.settings import Settings, load_settings
 from infra.terminal import error_console
 from infra.waiting import WaitWatch, watched
 from workers.error_table import Exit, explain
+from workers.ops.books.shards import ServerError
 from workers.rights import CHANGING, CHECKED, RIGHTS, WARNED, check_rights, explain_refusal
 
 __all__ = ["DEFECT", "Exit", "fail", "run_command", "run_process"]
@@ -87,6 +88,10 @@ async def _ask(question: Callable[[Settings], Coroutine[Any, Any, CommandResult]
         raise
     except asyncpg.LockNotAvailableError as error:
         raise await explain_lock(settings, error) from error
+    except ServerError as error:
+        if not isinstance(error.error, asyncpg.LockNotAvailableError) or isinstance(error.error, LockedError):
+            raise
+        raise ServerError(error.settings, await explain_lock(error.settings, error.error)) from error
 
 
 def run_process(worker: Callable[[Settings], Coroutine[Any, Any, None]]) -> None:
@@ -170,7 +175,8 @@ def _run_to_exit(run: Callable[[], CommandResult], interrupted: Exit) -> Command
     except typer.Exit:
         raise
     except Exception as error:
-        refused = asyncio.run(explain_refusal(error, load_settings, _command()))
+        server = error.settings if isinstance(error, ServerError) else None
+        refused = asyncio.run(explain_refusal(error, load_settings if server is None else lambda: server, _command()))
         answer = explain(refused or error, load_settings)
         if answer is None or answer.unexpected:
             traceback.print_exc()
