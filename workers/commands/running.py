@@ -6,7 +6,7 @@ import gc
 import logging
 import sys
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final, TypeVar
 
 import asyncpg
@@ -26,7 +26,7 @@ from workers.error_table import Exit, explain
 from workers.ops.books.shards import ServerError
 from workers.rights import CHANGING, CHECKED, RIGHTS, WARNED, check_rights, explain_refusal
 
-__all__ = ["DEFECT", "Exit", "fail", "run_command", "run_process"]
+__all__ = ["DEFECT", "Exit", "fail", "run_command", "run_process", "tell_silent_servers"]
 
 CommandResult = TypeVar("CommandResult")
 
@@ -155,6 +155,18 @@ def fail(text: str, exit_: Exit, code: str = "refused", hint: str | None = None)
     """
     _tell(code, text, hint)
     return typer.Exit(exit_)
+
+
+def tell_silent_servers(errors: Iterable[ServerError]) -> Exit:
+    """Print on standard error a line for each of several servers that gave no answer; return the exit code for it."""
+    exit_ = Exit.DONE
+    for error in errors:
+        answer = explain(error, load_settings)
+        if answer is None:
+            raise error
+        _tell(answer.code, answer.text, answer.hint)
+        exit_ = max(exit_, answer.exit)
+    return exit_
 
 
 def _tell(code: str, text: str, hint: str | None) -> None:

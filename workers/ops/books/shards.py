@@ -11,9 +11,12 @@ from datetime import datetime
 from typing import Final, Generic, Protocol, TypeVar
 
 import asyncpg
+from pydantic import PostgresDsn
 
 from infra.kafka.clients import NotSetUpError, partition_of
+from infra.migrate import MigrationError
 from infra.postgres import Connection, database_address
+from infra.postgres_rights import MissingPrivilegesError
 from infra.settings import Settings, SettingsError
 from infra.shards import NumberState, Shard, read_shard, settings_of_shards
 from workers.ops.books.snapshot import open_books
@@ -32,6 +35,7 @@ __all__ = [
     "naming_server",
     "open_books_of",
     "read_holdings",
+    "server_name",
     "settings_of_account",
 ]
 
@@ -45,6 +49,8 @@ _SERVER_ERRORS: Final = (
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
     NotSetUpError,
+    MissingPrivilegesError,
+    MigrationError,
     SettingsError,
 )
 _ATTEMPTS: Final = 5  # a number that moves between two of them is found at its new server by the next
@@ -54,7 +60,7 @@ class ServerError(Exception):
     """An error of one of several servers: `error`, and the settings that lead to the server."""
 
     def __init__(self, settings: Settings, error: Exception) -> None:
-        super().__init__(f"Postgres at {database_address(settings)}: {error or type(error).__name__}")
+        super().__init__(f"Postgres at {server_name(settings)}: {error or type(error).__name__}")
         self.settings = settings
         self.error = error
 
@@ -115,6 +121,12 @@ class ServerAnswers(Generic[Answer]):
     def has_number(self, number: int) -> bool:
         """Tell whether a server that answered holds a partition number."""
         return any(holdings.has_number(number) for _, holdings, _ in self.found)
+
+
+def server_name(settings: Settings) -> str:
+    """Return a server's hosts and ports, and its database: `db-1:5432/inmail`."""
+    path = PostgresDsn(settings.database_url.get_secret_value()).path
+    return f"{database_address(settings)}{path or ''}"
 
 
 def has_one_server(settings: Settings) -> bool:
@@ -200,7 +212,7 @@ def choose_server(
         for error in silent:
             raise error
     number = next((holdings.number_of(account_id) for _, holdings in asked if holdings.partitions), None)
-    who = " and ".join(database_address(server) for server, _ in holders)
+    who = " and ".join(server_name(server) for server, _ in holders)
     raise NotHeldError(
         f"partition number {number} of account {account_id.encode(errors='backslashreplace').decode()} is held by"
         f" {who or 'no server of INMAIL_DATABASE_SHARDS'}: see `inmail shards`, and whether INMAIL_DATABASE_SHARDS"
