@@ -43,7 +43,7 @@ ROOMS = {
     "ops/topics": {"ops", "topology"},
     "ops/clock": {"ledger", "ops", "ops/books", "topology"},
     "ops/compare": {"ledger", "ops/books", "topology"},
-    "ops/dead_letters": {"jobs", "ledger", "ops"},
+    "ops/dead_letters": {"jobs", "ledger", "ops", "ops/books"},
     "ops/doctor": {"ledger", "ops/books", "ops/lag", "ops/topics", "rights", "topology"},
     "ops/trace": {"jobs", "ledger", "ops/books", "ops/dead_letters", "topology"},
     "ops/replay": {"jobs", "ledger", "ops", "ops/books", "ops/compare", "ops/dead_letters", "topology"},
