@@ -1,7 +1,7 @@
 """Finds what is traced in the books, whichever of several servers hold them."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -53,6 +53,7 @@ class FoundInBooks(NamedTuple):
     unknown: UnknownAccountError | None  # the account may have dead letters or undecided records
     redrives: Mapping[LetterKey, Sequence[Redrive]]
     decided: Mapping[TopicPartition, int]  # the next offset to decide of each input partition
+    is_known: Callable[[int], bool]  # whether the lanes of a partition are in `decided`, if they have decided anything
     silent: Sequence[ServerError]  # servers that may have more
 
 
@@ -84,9 +85,9 @@ async def read_books(settings: Settings, question: Question) -> FoundInBooks:
         decided |= each.decided
     unknown = next((each.unknown for each in told.answers if each.unknown is not None), None)
     cases = [case for each in told.answers for case in each.cases]
-    return FoundInBooks(
-        ids[0] if question.original is not None else question.id, cases, unknown, redrives, decided, silent
-    )
+    id_ = question.id if question.original is None else ids[0]
+    is_known: Callable[[int], bool] = told.has_number if told.silent else lambda _: True
+    return FoundInBooks(id_, cases, unknown, redrives, decided, is_known, silent)
 
 
 async def find_in_books(settings: Settings, request_id: UUID) -> list[DecidedRecord]:
@@ -110,12 +111,10 @@ async def _read_server(connection: Connection, holdings: Holdings, question: Que
                 cases = await _find_decided(connection, question._replace(id=ids[0] if ids else question.id))
         except UnknownAccountError as error:
             unknown = error
-    decided = {
-        place: offset
-        for place, offset in (await next_offsets(connection)).items()
-        if holdings.has_number(place.partition)
-    }
-    return _FoundOnServer(ids, _current(cases, holdings), unknown, await read_redrives(connection), decided)
+    redrives = await read_redrives(connection)
+    offsets = (await next_offsets(connection)).items()
+    decided = {place: offset for place, offset in offsets if holdings.has_number(place.partition)}
+    return _FoundOnServer(ids, _current(cases, holdings), unknown, redrives, decided)
 
 
 def _current(cases: list[DecidedRecord], holdings: Holdings) -> list[DecidedRecord]:

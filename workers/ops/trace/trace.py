@@ -14,7 +14,7 @@ from infra.kafka.records import NotSetUpError
 from infra.settings import Settings
 from workers.ops.books.reasons import reason_of
 from workers.ops.books.shards import ServerError, open_books_of
-from workers.ops.dead_letters.history import LetterHistory, make_histories
+from workers.ops.dead_letters.history import LetterHistory, letter_key, make_histories
 from workers.ops.dead_letters.letters import DeadLetter
 from workers.ops.dead_letters.report import DeadLetterReport
 from workers.ops.dead_letters.server_answers import read_server_answers
@@ -60,7 +60,7 @@ class TraceReport:
     """The answer to a question: traces, dead letters and undecided records."""
 
     traces: list[Trace]
-    letters: list[tuple[DeadLetter, LetterHistory]]
+    letters: list[tuple[DeadLetter, LetterHistory | None]]  # None: its server does not answer
     waiting: list[FoundRecord]  # records that no worker has decided yet
     silent: str | None  # why the topics could not be searched
     silent_servers: Sequence[ServerError] = ()  # some of several, which may have more
@@ -147,7 +147,7 @@ async def trace(settings: Settings, question: Question, watch: ProgressWatch = n
             wanted = TraceTarget(question.id, question.account, cases, copies)
             traces, letters = await trace_in_topics(search, cases, wanted)
             if question.id is None or not (cases or letters.letters):
-                waiting = await find_undecided(search, question.id, question.account, found.decided)
+                waiting = await find_undecided(search, question.id, question.account, found.decided, found.is_known)
     except (KafkaError, NotSetUpError) as error:
         if not cases:
             raise
@@ -160,7 +160,11 @@ async def trace(settings: Settings, question: Question, watch: ProgressWatch = n
         waiting = waiting[-question.last :]
     answers = await read_server_answers(settings, letters.letters)
     histories = make_histories(letters, redrives, answers.found)
-    return TraceReport(traces, list(zip(letters.letters, histories, strict=True)), waiting, None, found.silent)
+    told = [
+        (letter, None if letter_key(letter) in answers.unknown else history)
+        for letter, history in zip(letters.letters, histories, strict=True)
+    ]
+    return TraceReport(traces, told, waiting, None, found.silent)
 
 
 def _unknown_request(question: Question) -> UnknownRequestError:
