@@ -63,6 +63,9 @@ VERBS = {
     "console": Verb(_RUN, "commands.console", "console", "Serve a web page that shows the system and runs operations."),
     "api": Verb(_RUN, "commands.api", "api", "Serve balances and outcomes to applications, over HTTP."),
     "metrics": Verb(_RUN, "commands.metrics", "metrics", "Show or serve the metrics of the whole ledger."),
+    "prune": Verb(
+        _RUN, "commands.prune", "prune_command", "Delete answers to ticks that nothing can ask for any more."
+    ),
     "publish": Verb(_USE, "commands.publish", "publish_command", "Publish events from files, as a producer does."),
     "results": Verb(_USE, "commands.results", "results_command", "Read the answers, as a downstream service does."),
     "balance": Verb(_ASK, "commands.books", "balance", "Show the credits an account can spend, by lot, at a time."),

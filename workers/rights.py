@@ -133,6 +133,7 @@ RIGHTS: Final[Mapping[str, Sequence[Right]]] = {
     "replay rewind": _REWIND,
     "replay reemit": _REEMIT,
     "replay balances": _topics(_WRITE, BALANCES),
+    "prune": _topics(_DESCRIBE, EXPIRY_TICKS),
     "replay rebuild": _topics(_READ, *INPUT_TOPICS),
     "replay shadow": _topics(_READ, *INPUT_TOPICS),
     "transactions list": _HANGING,
@@ -160,7 +161,7 @@ BALANCES_RIGHTS: Final[Mapping[str, Sequence[Right]]] = {
 WARNED: Final = frozenset({"trace"})
 CHECKED: Final = frozenset(
     {"topics plan", "topics apply", "dead-letters redrive", "replay rewind", "replay reemit", "lag"}
-    | {"replay balances"}
+    | {"prune", "replay balances"}
     | {"transactions list", "transactions end"}
 )
 # Commands that write to the ledger's database: what they need there beside SELECT is told with what they lack. Some of
@@ -171,6 +172,7 @@ CHANGING: Final = frozenset(
         "clock accept",
         "clock set-aside",
         "clock set-back",
+        "prune",
         "replay rebuild",
         "replay shadow",
         "console operator",
@@ -204,6 +206,7 @@ _OPERATORS_PRIVILEGES: Final[Mapping[str, Sequence[str]]] = {
     "lanes": ("insert", "update"),
     "decided_ahead": ("delete",),
     "partitioning": ("insert",),
+    "ticks": ("delete",),
     "audits": ("insert",),
     "audited_accounts": ("insert", "update", "delete"),
 }

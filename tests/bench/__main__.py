@@ -43,6 +43,7 @@ async def _run(names: list[str], out: Console) -> list[Figure]:
         figures = []
         for name in names:
             figures += await BENCHES[name](stack, databases, report)
+            write(figures, FILE)  # what was measured is not lost with what comes after it
     return figures
 
 
@@ -54,7 +55,6 @@ def main() -> None:
     out = Console()
     figures = asyncio.run(_run(names, out))
     show(figures, out)
-    write(figures, FILE)
     out.print(f"written to {FILE.relative_to(Path.cwd())}" if FILE.is_relative_to(Path.cwd()) else f"written to {FILE}")
 
 

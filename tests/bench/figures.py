@@ -27,13 +27,14 @@ class Figure:
 def of_rounds(
     name: str, unit: str, ours: Sequence[float], baseline: Sequence[float], details: dict[str, object]
 ) -> Figure:
-    """Return the medians of interleaved rounds, and the ratio of the two.
+    """Return the medians of interleaved rounds, and the ratio of the two; none to a baseline of nothing.
 
     The details gain every round's value: what the machine's noise was is part of the figure.
     """
     value, base = median(ours), median(baseline)
     rounds = {"rounds": [round(each, 1) for each in ours], "baseline_rounds": [round(each, 1) for each in baseline]}
-    return Figure(name, round(value, 1), unit, round(base, 1), round(value / base, 2), details | rounds)
+    ratio = round(value / base, 2) if base else None  # a ticker's CPU time can be below what the kernel counts
+    return Figure(name, round(value, 1), unit, round(base, 1), ratio, details | rounds)
 
 
 def show(figures: Sequence[Figure], out: Console) -> None:

@@ -31,6 +31,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--partitions", type=int, default=PARTITIONS, help="of each topic, worked by two workers each")
     parser.add_argument("--kafka", choices=KAFKA, metavar="VERSION", help=f"of the broker: one of {', '.join(KAFKA)}")
     parser.add_argument("--brokers", type=int, default=1, choices=[1, 3, 5], help="of which one is killed at a time")
+    parser.add_argument(
+        "--freeze", type=float, metavar="SECONDS", help="how long a frozen worker sleeps, whoever has its lanes"
+    )
     parser.add_argument("--broken", choices=[*BROKEN], help="take a protection out: the matrix then has to fail")
     return parser.parse_args()
 
@@ -60,7 +63,15 @@ def main() -> None:
     given = _arguments()
     wanted = list(cells(given.points, [Kind(kind) for kind in given.kinds]))
     faults = given.faults or len(wanted)
-    order = Order(wanted, faults, given.seed, seconds=given.minutes * 60, rate=given.rate, broken=given.broken)
+    order = Order(
+        wanted,
+        faults,
+        given.seed,
+        seconds=given.minutes * 60,
+        rate=given.rate,
+        broken=given.broken,
+        frozen_seconds=given.freeze,
+    )
     out = Console()
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # a killed broker is meant to be missed
     LOGS.mkdir(parents=True, exist_ok=True)

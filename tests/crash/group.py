@@ -36,6 +36,7 @@ class Surroundings(NamedTuple):
     books: Books
     inputs: Inputs
     dice: Random
+    frozen_seconds: float | None = None  # how long a zombie sleeps; None: until others have its partitions
 
 
 class Group:
@@ -205,13 +206,14 @@ class Group:
 
     async def _freeze(self, member: Member) -> None:
         """Stop a process past its session, until others have its partitions if they can; then wake it."""
+        asleep = self._around.frozen_seconds
         before = await self._around.books.epochs(self.name)
         member.signal(signal.SIGSTOP)
-        deadline = monotonic() + 2.5 * SESSION_SECONDS
+        deadline = monotonic() + (asleep or 2.5 * SESSION_SECONDS)
         while monotonic() < deadline:
             await asyncio.sleep(_LOOK_SECONDS)
             now = await self._around.books.epochs(self.name)
-            if all(now.get(partition, 0) > epoch for partition, epoch in before.items()):
+            if asleep is None and all(now.get(partition, 0) > epoch for partition, epoch in before.items()):
                 break  # eager rebalances open all lanes anew
         member.signal(signal.SIGCONT)
 

@@ -45,6 +45,7 @@ class Order:
     rate: float = 40.0  # records a second
     drain_seconds: float = 120.0  # without an answer, while something is left at the end
     broken: str | None = None
+    frozen_seconds: float | None = None  # see `Surroundings`
 
 
 @dataclass(slots=True)
@@ -117,7 +118,7 @@ async def run(stack: LocalStack, settings: Settings, order: Order, logs: Path, r
     await books.prepare()
     await apply_topics(settings, await plan_topics(settings))
     inputs = Inputs(settings, books)
-    around = Surroundings(stack, books, inputs, Random(order.seed))  # noqa: S311 - a workload
+    around = Surroundings(stack, books, inputs, Random(order.seed), order.frozen_seconds)  # noqa: S311 - a workload
     groups = {
         job: Group(Start(job, settings, logs / f"{job}.log", None, order.broken), around)
         for job in JOBS

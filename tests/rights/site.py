@@ -64,6 +64,7 @@ COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {
     "transactions end": ("transactions", "end", *_WHO),
     "replay rewind": ("replay", "rewind", "send", "--to-offset", "0", "--publish-again", *_WHO),
     "replay reemit": ("replay", "reemit", "--all", "--anew", *_WHO),
+    "prune": ("prune", *_WHO),
     "replay balances": ("replay", "balances", "--all", "--anew", *_WHO),
     "replay rebuild": ("replay", "rebuild", "--schema", "again", "--dry-run"),
     "replay shadow": ("replay", "shadow", "--schema", "shadow", "--dry-run"),

@@ -81,6 +81,7 @@ EXAMPLES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     ),
     "replay": (("inmail replay reemit --account alice --dry-run", "each verb has a dry run"),),
     "replay rewind": (("inmail replay rewind send --to-time -2h --dry-run", "the plan"),),
+    "prune": (("inmail prune --dry-run", "how many answers to ticks may go"),),
     "replay balances": (("inmail replay balances --all --dry-run", "how many accounts"),),
     "replay reemit": (("inmail replay reemit --account alice --after -1d --dry-run", "the plan"),),
     "replay rebuild": (("inmail replay rebuild --schema rebuilt --dry-run", "the plan"),),

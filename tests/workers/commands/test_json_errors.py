@@ -38,6 +38,7 @@ def _asking() -> list[list[str]]:
         "dead-letters redrive": ["--dry-run"],
         "replay rewind": ["send", "--to-offset", "0", "--dry-run"],
         "replay reemit": ["--all", "--dry-run"],
+        "prune": ["--dry-run"],
         "replay balances": ["--all", "--dry-run"],
         "replay rebuild": ["--schema", "s", "--dry-run"],
         "replay shadow": ["--schema", "s", "--dry-run"],

@@ -1,0 +1,196 @@
+"""Deletes stored answers to ticks that nothing can ask for any more.
+
+Each partition is sent a tick every INMAIL_TICK_SECONDS, and most of them book nothing: 25 million rows a year by the
+defaults. A tick is deleted once all of this holds:
+
+- it is answered, and its answer is published;
+- retention has taken its record, or the topic that it was in is gone: no lane and no replay can read it again;
+- no row of the journal is of its record: the audit finds the tick of each expiry, cap and notice for good.
+
+Of each partition the newest such tick stays: a rewind tells by its time from when on records are gone. Answers to
+requests are kept for good (rule 14) and nothing here deletes one.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+from aiokafka import TopicPartition
+
+from infra.kafka.clients import NotSetUpError, admin_client, count_partitions
+from infra.kafka.cluster_queries import EARLIEST, open_cluster_queries
+from infra.kafka.topic_ids import topic_ids
+from infra.postgres import Connection, connect_database
+from infra.settings import Settings
+from infra.shards import settings_of_shards
+from schemas.catalogue import EXPIRY_TICKS
+from workers.ops.operations import Intent, OngoingOperation, Operator, RefusedError, recorded_operation
+
+__all__ = ["VERB", "PrunePlan", "plan_prune", "prune"]
+
+VERB: Final = "prune"
+GROUP: Final = "inmail-expiry"
+_STEP: Final = 5_000  # ticks looked at in one transaction
+_TIMEOUT: Final = 600.0  # seconds for a count: a year of ticks takes one
+_RECREATED: Final = (
+    "select partition from lanes where consumer_group = $1 and topic = $2 and topic_id <> $3 order by 1 limit 1"
+)
+# Of each partition: up to `since` ticks are gone with the topic that they were in, later ones below the offset `below`.
+_PRUNABLE: Final = """
+with lane as (
+    select p.partition, l.topic_since as since, least(p.oldest, coalesce(l.published, 0)) as below
+    from unnest($1::integer[], $2::bigint[]) as p (partition, oldest)
+    inner join lanes as l
+        on l.consumer_group = 'inmail-expiry' and l.topic = 'inmail.expiry-ticks' and l.partition = p.partition
+    where not exists (
+        select from ended_topics as e
+        where
+            e.consumer_group = l.consumer_group and e.topic = l.topic and e.partition = l.partition
+            and e.unpublished_from is not null
+    )
+),
+
+place as (
+    select l.*, (
+        select max(t.source_offset) from ticks as t
+        where t.partition = l.partition and t.source_offset < l.below and t.as_of > l.since
+    ) as newest
+    from lane as l
+),
+
+prunable as (
+    select t.ctid as row_id from place as p
+    inner join ticks as t on t.partition = p.partition
+    where
+        t.code <> 'booking' and t.source_offset between $3 and $4
+        and (t.as_of <= p.since or (t.source_offset < p.below and t.source_offset <> p.newest))
+        and not exists (
+            select from journal as j
+            where j.source_partition = t.partition and j.source_offset = t.source_offset and j.worker = 'expiry'
+        )
+)
+"""
+_COUNT: Final = _PRUNABLE + "select count(*) from prunable"  # noqa: S608 - constants
+_DELETE: Final = _PRUNABLE + "delete from ticks where ctid = any(array(select row_id from prunable))"  # noqa: S608
+_STEP_END: Final = """
+select max(source_offset) from (
+    select source_offset from ticks where partition = $1 and source_offset >= $2 order by source_offset limit $3
+) as step
+"""
+_LAST: Final = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class PrunePlan:
+    """What there is to delete."""
+
+    ticks: int  # answers to ticks that may go
+    stored: int  # answers to ticks in the books
+    oldest: Mapping[int, int]  # offset of the oldest record of each partition of the topic of ticks
+
+    def summary(self) -> dict[str, Any]:
+        """Return the plan for JSON."""
+        return {"ticks": self.ticks, "stored": self.stored}
+
+
+async def plan_prune(settings: Settings) -> PrunePlan:
+    """Return what a run would delete, on all servers of the books together.
+
+    Raises:
+        RefusedError: when the topic of ticks is another one than the books have read.
+        NotSetUpError: when there is no topic of ticks.
+        KafkaError, OSError, asyncpg.PostgresError: when Kafka or Postgres cannot be reached or refuses.
+
+    """
+    oldest, topic_id = await _read_topic(settings)
+    ticks = stored = 0
+    for server in settings_of_shards(settings):
+        connection = await connect_database(server, patient=True)
+        try:
+            lane = await connection.fetchval(_RECREATED, GROUP, EXPIRY_TICKS, topic_id)
+            if lane is not None:
+                raise RefusedError(
+                    f"{EXPIRY_TICKS} was deleted and created again since its partition {lane} was read: run `inmail"
+                    " topics apply`, and let the expiry worker publish what it has stored"
+                )
+            ticks += await connection.fetchval(_COUNT, *_places(oldest), 0, _LAST, timeout=_TIMEOUT)
+            stored += await connection.fetchval("select count(*) from ticks", timeout=_TIMEOUT)
+        finally:
+            await connection.close()
+    return PrunePlan(ticks, stored, oldest)
+
+
+async def _read_topic(settings: Settings) -> tuple[dict[int, int], UUID]:
+    """Return the oldest offset of each partition of the topic of ticks, and the topic's id."""
+    async with admin_client(settings) as admin:
+        count = (await count_partitions(admin, [EXPIRY_TICKS]))[EXPIRY_TICKS]
+        topic_id = (await topic_ids(admin, [EXPIRY_TICKS]))[EXPIRY_TICKS]
+    places = [TopicPartition(EXPIRY_TICKS, number) for number in range(count)]
+    async with open_cluster_queries(settings) as queries:
+        oldest = await queries.offsets(dict.fromkeys(places, EARLIEST))
+    if missing := [place.partition for place in places if place not in oldest]:
+        raise NotSetUpError(
+            f"no broker tells the oldest record of {EXPIRY_TICKS}/{missing[0]}: try again once it has a leader"
+        )
+    return {place.partition: offset for place, offset in oldest.items()}, topic_id
+
+
+async def prune(
+    settings: Settings,
+    plan: PrunePlan,
+    *,
+    who: Operator,
+    stop: asyncio.Event,
+    progress: Callable[[int], None] = lambda _: None,
+) -> OngoingOperation:
+    """Delete what a plan found, in steps; return the operation and its result. It may run beside the workers.
+
+    Args:
+        settings: where Kafka and Postgres are.
+        plan: the accepted plan. What became prunable since stays for the next run.
+        who: the operator.
+        stop: ends the run between two steps; the same command goes on.
+        progress: called with the number of ticks deleted.
+
+    Raises:
+        RefusedError: when another run is under way.
+        OSError, asyncpg.PostgresError: when Postgres cannot be reached or refuses.
+
+    """
+    async with recorded_operation(settings, Intent(VERB, *who, {}, plan.summary())) as operation:
+        operation.result["deleted"] = 0
+        for server in settings_of_shards(settings):
+            connection = await connect_database(server, patient=True)
+            try:
+                for partition, oldest in sorted(plan.oldest.items()):
+                    await _prune_partition(connection, partition, oldest, operation, stop, progress)
+            finally:
+                await connection.close()
+        operation.stopped = stop.is_set()
+    return operation
+
+
+async def _prune_partition(  # noqa: PLR0913, PLR0917 - what it deletes, and whom it tells
+    connection: Connection,
+    partition: int,
+    oldest: int,
+    operation: OngoingOperation,
+    stop: asyncio.Event,
+    progress: Callable[[int], None],
+) -> None:
+    first = 0
+    while not stop.is_set():
+        last = await connection.fetchval(_STEP_END, partition, first, _STEP)
+        if last is None:
+            return
+        deleted = await connection.execute(_DELETE, [partition], [oldest], first, last)
+        operation.result["deleted"] += int(deleted.removeprefix("DELETE "))
+        await operation.save_progress()
+        progress(operation.result["deleted"])
+        first = last + 1
+
+
+def _places(oldest: Mapping[int, int]) -> tuple[list[int], list[int]]:
+    return list(oldest), list(oldest.values())
