@@ -83,6 +83,10 @@ bench: $(STAMP) ## Measure against baselines into build/bench.json (about 20 min
 growth: $(STAMP) ## Measure books of ROWS rows (100000000: 27 GB, hours) beside a million: sends, expiry, statements, audits (GROWTH_DATA keeps them)
 	ROWS=$(or $(ROWS),100000000) $(BIN)/python -m tests.growth
 
+.PHONY: growth-partitioned
+growth-partitioned: $(STAMP) ## Measure the journal in native partitions beside the journal in one, with ROWS rows (5000000: minutes)
+	ROWS=$(or $(ROWS),5000000) $(BIN)/python -m tests.growth.partitioned
+
 .PHONY: histories
 histories: $(STAMP) ## Compare 5,000 random histories of all events with the oracle (about 10 min; make test plays 200)
 	HISTORIES=5000 $(BIN)/python -m pytest tests/ledger/test_histories.py -k random_histories_as --timeout 3600
@@ -114,6 +118,10 @@ fuzz: $(STAMP) ## Account for 100,000 malformed records from a real broker (abou
 .PHONY: life
 life: $(STAMP) ## Freeze, restart and drain workers under load, and work off a backlog of 1,000,000 in bounded memory (about 10 min)
 	BACKLOG=1000000 $(BIN)/python -m pytest tests/workers/lane/test_life_cycle.py -s
+
+.PHONY: shards
+shards: $(STAMP) ## Kill a move of a partition number to another server at each of its calls, there and back: never two holders (5 min)
+	SHARD_KILLS=all $(BIN)/python -m pytest tests/workers/ops/shards/test_move_killed.py --timeout 3600
 
 .PHONY: order
 order: $(STAMP) ## Restart, replace and cut workers under load, ROUNDS times (3): no send refused; lanes of 20 random speeds: the same books (5 min)

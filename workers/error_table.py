@@ -26,6 +26,7 @@ from workers.ops.books.shards import NotHeldError, ServerError, server_name
 from workers.ops.books.snapshot import is_unmigrated
 from workers.ops.dead_letters.letters import NoSuchDeadLetterError
 from workers.ops.operations import NoSuchOperationError, RefusedError
+from workers.ops.shards.servers import UnreachableServerError
 from workers.ops.topics.plan import TopicsError
 from workers.ops.trace.trace import UnknownRequestError
 
@@ -156,7 +157,8 @@ ERROR_TABLE: Final[tuple[ErrorKind, ...]] = (
     ErrorKind((NoSuchDeadLetterError,), Exit.NO, 404, "no_such_letter", hint="inmail dead-letters list"),
     ErrorKind((NoSuchOperationError,), Exit.NO, 404, "no_such_operation", hint="inmail operations list"),
     ErrorKind((RefusedError, AuditUnderWayError), Exit.NO, 409, "refused"),
-    ErrorKind((NotHeldError,), Exit.UNREACHABLE, 503, "shards", hint="inmail shards"),
+    ErrorKind((NotHeldError,), Exit.UNREACHABLE, 503, "shards", hint="inmail shards list"),
+    ErrorKind((UnreachableServerError,), Exit.UNREACHABLE, 503, "postgres", hint="inmail shards list"),
     ErrorKind((TopicsError,), Exit.WRONG_USAGE, 409, "topics_differ", hint="inmail topics plan"),
     ErrorKind((CatalogueError,), Exit.WRONG_USAGE, 503, "plan_catalogue", hint="mend the file of INMAIL_PLANS_FILE"),
     ErrorKind((SettingsError,), Exit.WRONG_USAGE, 503, "settings", hint=_SEE_SETTINGS),
