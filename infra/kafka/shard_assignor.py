@@ -58,8 +58,9 @@ class Claim(NamedTuple):
         owned: dict[str, list[int]] = defaultdict(list)
         for place in sorted(self.owned):
             owned[place.topic].append(place.partition)
+        shard_id = None if self.shard_id is None else str(self.shard_id)  # asyncpg's own kind of UUID
         return orjson.dumps(
-            {"shard": self.shard_id, "holds_all": self.holds_all, "others": sorted(self.others), "owned": owned}
+            {"shard": shard_id, "holds_all": self.holds_all, "others": sorted(self.others), "owned": owned}
         )
 
     @classmethod
