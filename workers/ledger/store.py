@@ -5,7 +5,7 @@ batch or years later, finds the first answer. Only `balance_not_current` is not:
 next record with the id is decided afresh.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
@@ -84,18 +84,7 @@ async def open_batch(
     """
     accounts, own, elsewhere = await lock_accounts(connection, requests)
     asked = [request for request in requests if request.account_id in accounts] if elsewhere else requests
-    found = await connection.fetch(
-        "select * from stored_answers($1, $2)",
-        [accounts[request.account_id] for request in asked],
-        [request.request_id for request in asked],
-    )
-    stored: dict[Key, Entry] = {}
-    not_final: dict[Place, Entry] = {}  # by the place of the record that each was decided for
-    for each in map(Entry._make, found):
-        if each.code != Code.BALANCE_NOT_CURRENT:
-            stored[each.account, each.request_id] = each
-        elif each.worker == worker:
-            not_final[each.source_partition, each.source_offset] = each
+    stored, not_final = await _find_stored(connection, worker, accounts, asked)
     answers: dict[Place, list[Entry]] = {}
     foreign: dict[str, int] = elsewhere.copy()
     others = []
@@ -123,6 +112,25 @@ async def open_batch(
     opened = Opened(worker, accounts, foreign, elsewhere, fresh, set_aside, same, answers)
     await _keep_original_ids(connection, opened)
     return opened
+
+
+async def _find_stored(
+    connection: Connection, worker: WorkerName, accounts: Mapping[str, int], requests: Sequence[Request[Any]]
+) -> tuple[dict[Key, Entry], dict[Place, Entry]]:
+    """Return the final answers to requests; and those that are not, by the place of the record of each."""
+    found = await connection.fetch(
+        "select * from stored_answers($1, $2)",
+        [accounts[request.account_id] for request in requests],
+        [request.request_id for request in requests],
+    )
+    stored: dict[Key, Entry] = {}
+    not_final: dict[Place, Entry] = {}
+    for each in map(Entry._make, found):
+        if each.code != Code.BALANCE_NOT_CURRENT:
+            stored[each.account, each.request_id] = each
+        elif each.worker == worker:
+            not_final[each.source_partition, each.source_offset] = each
+    return stored, not_final
 
 
 def _sort(
