@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import NamedTuple
+from unittest.mock import AsyncMock
 from uuid import UUID, uuid4
 
 import pytest
@@ -11,6 +12,7 @@ from aiokafka import TopicPartition
 from infra.kafka.clients import create_producer
 from infra.postgres import Connection, create_pool
 from infra.settings import Settings
+from infra.shards import Shard
 from schemas.catalogue import DEAD_LETTERS, SEND_REQUESTS, SEND_RESULTS
 from schemas.envelope import Event, encode
 from tests.workers.lane.test_lane_succession import _owning
@@ -18,7 +20,7 @@ from tests.workers.life import Life, in_partition, living, once_each
 from tests.workers.ops.dead_letters.test_redrive import back
 from tests.workers.wire import ends, eventually, publish, read, send, set_offset
 from workers.jobs.send import SendJob
-from workers.lane import server_checks, turn
+from workers.lane import server_checks, turn, worker
 from workers.lane.lane_rows import LaneRow, LaneRows
 
 _FIRST_KEY = 2**40  # of the keys that the second server makes
@@ -175,10 +177,10 @@ async def test_a_record_on_a_partition_of_another_server_is_a_dead_letter_and_is
     assert account in await _accounts(servers.books_b)
 
 
-async def test_a_lane_that_is_assigned_wrongly_is_halted_in_words_and_disturbs_no_other(
+async def test_a_lane_that_is_assigned_wrongly_fences_nobody_and_leaves_its_row_alone(
     servers: _Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By a member that does not know yet. It fences nobody: the lane's last owner works other lanes still."""
+    """The lane's last owner works other lanes still, and a move copies the row as it is."""
     fenced: set[str] = set()
     fence = turn.fence_producers
 
@@ -205,6 +207,23 @@ async def test_a_lane_that_is_assigned_wrongly_is_halted_in_words_and_disturbs_n
         "select to_jsonb(l) from lanes as l where partition = 3 and topic = $1", SEND_REQUESTS
     )
     assert before == after
+
+
+async def test_a_worker_that_is_given_a_number_by_mistake_says_so_and_goes_on_with_its_others(
+    servers: _Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a member that does not know yet that numbers have left."""
+    stale = Shard(servers.ids[0], 0, holds_all=True)
+    monkeypatch.setattr(worker, "read_shard", AsyncMock(return_value=stale))
+    monkeypatch.setattr(server_checks, "_SERVERS_SECONDS", 60)
+    start = await ends(servers.a, SEND_RESULTS)
+    requests = [send(in_partition(servers.a, number)) for number in range(servers.a.topic_partitions)]
+    await publish(servers.a, SEND_REQUESTS, requests)
+    async with living(servers.a) as a:
+        await a.not_ready("number 3 is held by another server")
+        answers = await read(servers.a, start, 2)
+
+    assert once_each(requests[:2], answers)
 
 
 async def test_a_number_whose_lanes_were_not_copied_is_not_begun_at_kafka_s_offset(servers: _Servers) -> None:
