@@ -168,6 +168,7 @@ async def test_a_record_on_a_partition_of_another_server_is_a_dead_letter_and_is
     assert "wrong_partition" == letter["reason"]
     assert "the account's number is 3, which another server holds" in letter["error"]
     assert set() == await _accounts(servers.books_a)
+    assert 0 == await servers.books_a.fetchval("select count(*) from decided_ahead")
 
     async with living(servers.b):
         await back(servers.a, account)
