@@ -119,6 +119,10 @@ fuzz: $(STAMP) ## Account for 100,000 malformed records from a real broker (abou
 life: $(STAMP) ## Freeze, restart and drain workers under load, and work off a backlog of 1,000,000 in bounded memory (about 10 min)
 	BACKLOG=1000000 $(BIN)/python -m pytest tests/workers/lane/test_life_cycle.py -s
 
+.PHONY: shards
+shards: $(STAMP) ## Kill a move of a partition number to another server at each of its calls, there and back: never two holders (5 min)
+	SHARD_KILLS=all $(BIN)/python -m pytest tests/workers/ops/shards/test_move_killed.py --timeout 3600
+
 .PHONY: order
 order: $(STAMP) ## Restart, replace and cut workers under load, ROUNDS times (3): no send refused; lanes of 20 random speeds: the same books (5 min)
 	ORDER_ROUNDS=$(or $(ROUNDS),3) $(BIN)/python -m pytest tests/workers/test_order.py --timeout 3600

@@ -81,6 +81,9 @@ VERBS = {
     ),
     "replay": Verb(_REPAIR, "commands.replay", "replay", "Replay past decisions without moving credits again."),
     "clock": Verb(_REPAIR, "commands.clock", "clock", "Decide about records with future times; set a clock back."),
+    "shards": Verb(
+        _REPAIR, "commands.shards", "shards", "Show which server holds which partitions; move partitions to another."
+    ),
     "transactions": Verb(
         _REPAIR, "commands.transactions", "transactions", "List and end transactions that no coordinator will end."
     ),

@@ -25,6 +25,7 @@ from workers.ops.books.balance import UnknownAccountError
 from workers.ops.books.snapshot import is_unmigrated
 from workers.ops.dead_letters.letters import NoSuchDeadLetterError
 from workers.ops.operations import NoSuchOperationError, RefusedError
+from workers.ops.shards.servers import UnreachableServerError
 from workers.ops.topics.plan import TopicsError
 from workers.ops.trace.trace import UnknownRequestError
 
@@ -149,6 +150,7 @@ ERROR_TABLE: Final[tuple[ErrorKind, ...]] = (
     ErrorKind((NoSuchDeadLetterError,), Exit.NO, 404, "no_such_letter", hint="inmail dead-letters list"),
     ErrorKind((NoSuchOperationError,), Exit.NO, 404, "no_such_operation", hint="inmail operations list"),
     ErrorKind((RefusedError, AuditUnderWayError), Exit.NO, 409, "refused"),
+    ErrorKind((UnreachableServerError,), Exit.UNREACHABLE, 503, "postgres", hint="inmail shards list"),
     ErrorKind((TopicsError,), Exit.WRONG_USAGE, 409, "topics_differ", hint="inmail topics plan"),
     ErrorKind((CatalogueError,), Exit.WRONG_USAGE, 503, "plan_catalogue", hint="mend the file of INMAIL_PLANS_FILE"),
     ErrorKind((SettingsError,), Exit.WRONG_USAGE, 503, "settings", hint=_SEE_SETTINGS),

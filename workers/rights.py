@@ -110,6 +110,7 @@ _REDRIVE: Final = (*_LETTERS, *_topics(_WRITE, *INPUT_TOPICS))
 _REWIND: Final = (*_topics(_READ, *INPUT_TOPICS), *_groups(_READ), *_OWNERS)
 _REEMIT: Final = _topics(_WRITE, *_RESULTS)
 _TRACE: Final = (*_topics(_READ, *TOPICS), *_groups(_DESCRIBE))
+_MOVE: Final = (*_topics(_DESCRIBE, *INPUT_TOPICS), *_groups(_DESCRIBE))
 _HANGING: Final = (
     *_topics(_READ, *TOPICS),
     *(Right(_DESCRIBE, Resource.TRANSACTIONAL_IDS, prefix) for prefix in _IDS),
@@ -136,6 +137,7 @@ RIGHTS: Final[Mapping[str, Sequence[Right]]] = {
     "prune": _topics(_DESCRIBE, EXPIRY_TICKS),
     "replay rebuild": _topics(_READ, *INPUT_TOPICS),
     "replay shadow": _topics(_READ, *INPUT_TOPICS),
+    "shards move": _MOVE,
     "transactions list": _HANGING,
     "transactions end": (
         *_HANGING,
@@ -161,7 +163,7 @@ BALANCES_RIGHTS: Final[Mapping[str, Sequence[Right]]] = {
 WARNED: Final = frozenset({"trace"})
 CHECKED: Final = frozenset(
     {"topics plan", "topics apply", "dead-letters redrive", "replay rewind", "replay reemit", "lag"}
-    | {"prune", "replay balances"}
+    | {"prune", "replay balances", "shards move"}
     | {"transactions list", "transactions end"}
 )
 # Commands that write to the ledger's database: what they need there beside SELECT is told with what they lack. Some of

@@ -23,6 +23,7 @@ _OPS = {
     "ops/doctor",
     "ops/lag",
     "ops/replay",
+    "ops/shards",
     "ops/topics",
     "ops/trace",
 }
@@ -44,6 +45,7 @@ ROOMS = {
     "ops/clock": {"ledger", "ops", "ops/books", "topology"},
     "ops/compare": {"ledger", "ops/books", "topology"},
     "ops/dead_letters": {"jobs", "ledger", "ops"},
+    "ops/shards": {"ops", "ops/books", "topology"},
     "ops/doctor": {"ledger", "ops/books", "ops/lag", "ops/topics", "rights", "topology"},
     "ops/trace": {"jobs", "ledger", "ops/books", "ops/dead_letters", "topology"},
     "ops/replay": {"jobs", "ledger", "ops", "ops/books", "ops/compare", "ops/dead_letters", "topology"},

@@ -94,6 +94,13 @@ EXAMPLES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     "clock accept": (('inmail clock accept send 3 --because "was right"', "decide the held record"),),
     "clock set-aside": (('inmail clock set-aside send 3 --because "wrong clock"', "into the dead letters"),),
     "clock set-back": (("inmail clock set-back --to -1h --dry-run", "the plan"),),
+    "shards": (("inmail shards list", "which server holds what"),),
+    "shards list": (("inmail shards list", "which server holds what, and moves under way"),),
+    "shards add": (("inmail shards add --to postgresql://db-b/inmail --dry-run", "the plan"),),
+    "shards move": (
+        ("inmail shards move 6-11 --to postgresql://db-b/inmail --dry-run", "the plan"),
+        ('inmail shards move 6-11 --to 1 --because "db-a is full"', "to the server with ordinal 1"),
+    ),
     "operations": (("inmail operations list", "who did what, and why"),),
     "operations list": (("inmail operations list --last 10", "the newest ten"),),
     "operations show": (("inmail operations show 12", "plan and result"),),

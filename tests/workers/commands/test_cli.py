@@ -104,6 +104,9 @@ def test_the_version_is_told() -> None:
         "clock accept",
         "clock set-aside",
         "clock set-back",
+        "shards list",
+        "shards add",
+        "shards move",
     ],
 )
 def test_every_command_explains_itself(command: str) -> None:

@@ -45,6 +45,8 @@ def _asking() -> list[list[str]]:
         "clock accept": ["send", "0", "--dry-run"],
         "clock set-aside": ["send", "0", "--dry-run"],
         "clock set-back": ["--dry-run"],
+        "shards add": ["--to", "postgresql://localhost:1/d", "--dry-run"],
+        "shards move": ["3", "--to", "1", "--dry-run"],
         "workers stop": ["send"],
         "workers start": ["send"],
         "workers restart": ["send"],

@@ -1,0 +1,29 @@
+"""What the tests of several servers share: books with a history, copied for each test."""
+
+import pytest
+
+from infra.local.stack import LocalStack
+from infra.settings import Settings, load_settings
+from tests.workers.ops.shards.servers import Servers, copy_database, decide_history, open_servers
+
+
+@pytest.fixture(scope="session")
+async def settings_of_history(stack: LocalStack, template: str) -> Settings:
+    """Settings for a database of the run's own, migrated and empty."""
+    settings = load_settings(
+        kafka_bootstrap_servers=stack.kafka_bootstrap_servers, database_url=stack.database_url, topic_partitions=4
+    )
+    return await copy_database(settings, template)
+
+
+@pytest.fixture(scope="session")
+async def decided(settings_of_history: Settings) -> str:
+    """Name a database with a simulated history that was decided into it."""
+    await decide_history(settings_of_history)
+    return settings_of_history.database_url.get_secret_value().rpartition("/")[2]
+
+
+@pytest.fixture
+async def servers(settings: Settings, decided: str, template: str) -> Servers:
+    """Two servers: the first has a history, the second is prepared and empty."""
+    return await open_servers(await copy_database(settings, decided), await copy_database(settings, template))

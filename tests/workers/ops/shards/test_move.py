@@ -1,0 +1,348 @@
+"""A number moves to another server as it is: every row, and never to two holders."""
+
+import asyncio
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import pytest
+
+from infra.postgres import Connection, connect_database
+from infra.settings import Settings
+from infra.shards import NumberState
+from tests.conftest import Connect
+from tests.workers.ops.shards.servers import WHO, Servers, content_of, move, shards_of
+from workers.ops.books.audit import audit
+from workers.ops.books.balance import read_balance
+from workers.ops.books.statement import read_statement
+from workers.ops.operations import RefusedError
+from workers.ops.shards import servers as sessions
+from workers.ops.shards.move import MoveReport, MoveStep, move_numbers
+from workers.ops.shards.move_plan import MoveKind, plan_moves
+from workers.ops.shards.purge import purge_rows
+from workers.ops.shards.tables import DROPPED, MOVED, STAYING
+
+AS_OF = datetime(2030, 3, 1, tzinfo=UTC)
+
+
+async def _sound(settings: Settings) -> bool:
+    found = await audit(settings)
+    return found.totals.balanced and not list(found.failures())
+
+
+async def test_every_table_is_in_a_list(database: Connection) -> None:
+    """A new table has to say whether its rows move; one that is in two lists would be copied and stay."""
+    found = await database.fetch(
+        "select relname from pg_class where relkind in ('r', 'p') and relnamespace = 'public'::regnamespace"
+    )
+
+    assert sorted([*MOVED, *DROPPED, *STAYING]) == sorted(row["relname"] for row in found)
+
+
+async def test_a_number_arrives_as_it_was(servers: Servers) -> None:
+    """Row by row in every table; nothing of it is left behind; other numbers stay; the audit passes on both sides."""
+    before = {number: await content_of(servers.first, number) for number in range(4)}
+
+    done = await move(servers, [1, 3], servers.second_url)
+
+    assert all(all(rows for rows in content.values()) for content in before.values())
+    assert done.result["moved"] == [1, 3]
+    again = {"journal": [], "original_ids": []}  # what can change is copied once more when the lanes have stopped
+    copied = [len(rows) for n in (1, 3) for rows in [*before[n].values(), *(before[n] | again).values()]]
+    assert done.result["rows"] == sum(copied)
+    assert [*done.result["pauses"]] == ["1", "3"]
+    for number in (1, 3):
+        after = await content_of(servers.second, number)
+        assert {**before[number], "lanes": []} == {**after, "lanes": []}  # another test looks at lanes
+        assert len(after["lanes"]) == 3
+        assert not any((await content_of(servers.first, number)).values())
+    for number in (0, 2):
+        assert before[number] == await content_of(servers.first, number)
+    first, second = await shards_of(servers)
+    assert [first.holds(number) for number in range(4)] == [True, False, True, False]
+    assert [second.holds(number) for number in range(4)] == [False, True, False, True]
+    assert await _sound(servers.first)
+    assert await _sound(servers.second)
+
+
+async def test_an_account_has_the_balance_and_the_statement_that_it_had(servers: Servers, connect: Connect) -> None:
+    """What the first server said of each account, the second says."""
+    first = await connect(servers.first)
+    accounts = [row["account_id"] for row in await first.fetch("select account_id from accounts where partition = 2")]
+    before = [
+        (await read_balance(servers.first, each, AS_OF), await read_statement(servers.first, each, AS_OF))
+        for each in accounts
+    ]
+
+    await move(servers, [2], "1")
+
+    assert len(accounts) > 1
+    assert before == [
+        (await read_balance(servers.second, each, AS_OF), await read_statement(servers.second, each, AS_OF))
+        for each in accounts
+    ]
+
+
+async def test_the_lanes_name_whom_the_next_owner_fences(servers: Servers, connect: Connect) -> None:
+    """Their epochs are over, and their last owners are named as before, whichever way each had its lane."""
+    first, second = await connect(servers.first), await connect(servers.second)
+    query = "select consumer_group, epoch, owner, owner_epoch from lanes where partition = 0 order by 1"
+    before = [tuple(row) for row in await first.fetch(query)]
+
+    await move(servers, [0], "1")
+
+    assert before == [
+        ("inmail-billing", 1, "inmail-billing.one", 1),  # worked, or its owner was killed
+        ("inmail-expiry", 1, None, None),  # a worker of 0.1.0 had it
+        ("inmail-send", 1, None, 1),  # given back
+    ]
+    assert [tuple(row) for row in await second.fetch(query)] == [
+        ("inmail-billing", 2, "inmail-billing.one", 2),
+        ("inmail-expiry", 2, None, None),
+        ("inmail-send", 2, None, 2),
+    ]
+
+
+async def test_a_lane_without_a_row_has_one_afterwards(servers: Servers, connect: Connect) -> None:
+    """So that no worker of the first server can begin it with the epoch of a lane that never was."""
+    first, second = await connect(servers.first), await connect(servers.second)
+    await first.execute("delete from lanes where partition = 0")
+
+    await move(servers, [0], "1")
+
+    found = await second.fetch("select epoch, owner, owner_epoch, next_offset from lanes where partition = 0")
+    assert [tuple(row) for row in found] == [(1, None, 1, None)] * 3
+
+
+async def test_rows_that_either_server_makes_have_keys_of_their_own(servers: Servers, connect: Connect) -> None:
+    """An account that opens on the second server collides with none that comes there later."""
+    second = await connect(servers.second)
+    made = "insert into accounts (account_id, partition) values ($1, 9) returning account"
+    key = await second.fetchval(made, "opened there")
+
+    await move(servers, [0, 1, 2, 3], "1")
+
+    assert key == 2**40
+    assert await second.fetchval(made, "opened later") == 2**40 + 1
+    assert await second.fetchval("select array_agg(operation) from operations") == [1]  # that a decision names
+
+
+async def test_a_number_comes_back(servers: Servers) -> None:
+    """The same rows again, and its server is alone as before."""
+    before = await content_of(servers.first, 3)
+    await move(servers, [3], "1")
+
+    await move(servers, [3], "0")
+
+    after = await content_of(servers.first, 3)
+    assert {**before, "lanes": []} == {**after, "lanes": []}
+    assert len(after["lanes"]) == 3
+    first, second = await shards_of(servers)
+    assert first.is_alone
+    assert not second.holds(3)
+    assert await _sound(servers.first)
+
+
+async def test_kept_rows_are_no_hindrance(servers: Servers) -> None:
+    """With --keep they stay; the number comes back all the same, as it is by then; and they can be deleted later."""
+    plan = await plan_moves(servers.first, [1], "1")
+    await move_numbers(servers.first, plan, WHO, keep=True, stop=asyncio.Event())
+    kept = await content_of(servers.first, 1)
+    rest = await plan_moves(servers.first, [1], "1")
+    second = await connect_database(servers.second)
+    await second.execute("update misplaced_records set records = records + 1")
+    await second.close()
+    changed = await content_of(servers.second, 1)
+
+    await move(servers, [1], "0")
+
+    assert all(kept.values())
+    assert [MoveKind.DELETE] == [each.kind for each in rest.moves]
+    assert kept["misplaced_records"] != changed["misplaced_records"]
+    assert changed["misplaced_records"] == (await content_of(servers.first, 1))["misplaced_records"]
+    assert await _sound(servers.first)
+
+
+async def test_what_is_left_behind_can_be_deleted_later(servers: Servers) -> None:
+    """The same command without --keep, once more, has only that to do; and then nothing."""
+    plan = await plan_moves(servers.first, [1], "1")
+    await move_numbers(servers.first, plan, WHO, keep=True, stop=asyncio.Event())
+
+    await move(servers, [1], "1")
+
+    assert not any((await content_of(servers.first, 1)).values())
+    assert all((await content_of(servers.second, 1)).values())
+    plan = await plan_moves(servers.first, [1], "1")
+    assert (plan.moves, plan.there) == ((), (1,))
+
+
+async def test_the_rows_of_a_number_that_is_held_are_not_deleted(servers: Servers, connect: Connect) -> None:
+    """Whatever a plan says that is out of date: the server itself is asked in the same transaction."""
+    first = await connect(servers.first)
+    before = await content_of(servers.first, 1)
+
+    with pytest.raises(RefusedError, match="number 1 is held here: its rows are not deleted"):
+        await purge_rows(first, 1)
+
+    assert before == await content_of(servers.first, 1)
+
+
+async def test_the_marks_of_audits_are_dropped(servers: Servers, connect: Connect) -> None:
+    """On both sides the next audit is a whole one: a mark of other accounts than there are would be wrong."""
+    first, second = await connect(servers.first), await connect(servers.second)
+    await second.execute(
+        "insert into audits (kind, taken_at, whole_at, seconds, rows_read, lanes, totals)"
+        " values ('whole', now(), now(), 1, 1, '[]', '{}')"
+    )
+    before = [await each.fetchval("select count(*) from audits") for each in (first, second)]
+
+    await move(servers, [1], "1")
+
+    assert before == [1, 1]
+    assert [await each.fetchval("select count(*) from audits") for each in (first, second)] == [0, 0]
+
+
+async def test_what_began_before_the_lanes_stopped_arrives(servers: Servers, connect: Connect) -> None:
+    """Another lane's transaction that saw the number as held, and is still open, is waited for."""
+    other = await connect(servers.first)
+    begun = other.transaction()
+    await begun.start()
+    await other.execute("insert into accounts (account_id, partition) values ('late', 1)")
+    reached = asyncio.Event()
+
+    def note(_: int, step: MoveStep) -> None:
+        if step is MoveStep.WAIT:
+            reached.set()
+
+    moving = asyncio.ensure_future(move(servers, [1], "1", MoveReport(step=note)))
+    await asyncio.wait_for(reached.wait(), 20)
+    done, _ = await asyncio.wait([moving], timeout=0.3)
+    await begun.commit()
+    await moving
+
+    assert not done
+    second = await connect(servers.second)
+    assert await second.fetchval("select count(*) from accounts where account_id = 'late'") == 1
+
+
+async def test_a_second_move_is_refused_while_one_runs(
+    servers: Servers, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever begins it, and wherever its operation is noted."""
+    monkeypatch.setattr(sessions, "_LOCK_SECONDS", 0.1)
+    plan = await plan_moves(servers.first, [1], "1")
+    other = await connect(servers.first)
+    begun = other.transaction()
+    await begun.start()
+    await other.execute("insert into accounts (account_id, partition) values ('late', 1)")
+    reached, refused = asyncio.Event(), list[str]()
+
+    def note(_: int, step: MoveStep) -> None:
+        if step is MoveStep.WAIT:
+            reached.set()
+
+    moving = asyncio.ensure_future(move(servers, [1], "1", MoveReport(step=note)))
+    await asyncio.wait_for(reached.wait(), 20)
+    for settings in (servers.first, servers.second):  # as two operators with one home each
+        with pytest.raises(RefusedError) as error:
+            await move_numbers(settings, plan, WHO, keep=False, stop=asyncio.Event())
+        refused.append(str(error.value))
+    await begun.commit()
+    await moving
+
+    assert "another shards move is under way" in refused[0]
+    assert "another `inmail shards` command changes server 0" in refused[1]
+
+
+async def test_an_audit_that_moves_its_mark_and_a_move_wait_for_each_other(
+    servers: Servers, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mark of an audit that began before would be of accounts that have gone."""
+    monkeypatch.setattr(sessions, "_LOCK_SECONDS", 0.1)
+    auditing = await connect(servers.first)
+    await auditing.execute("select pg_advisory_lock($1, hashtext(current_schema()))", 0x1E_D6E5)
+
+    with pytest.raises(RefusedError, match="an audit that moves the mark is under way on server 0"):
+        await move(servers, [1], "1")
+
+    assert (await shards_of(servers))[0].holds(1)
+
+
+async def test_rows_that_differ_are_not_handed_over(servers: Servers, connect: Connect) -> None:
+    """A server that changes what it is given keeps nothing, and nobody holds the number until it is right."""
+    second = await connect(servers.second)
+    await second.execute(
+        "create function change() returns trigger language plpgsql as"
+        " 'begin new.code := case new.code when ''free'' then ''rate_limited'' else new.code end; return new; end';"
+        "create trigger change before insert on journal for each row execute function change()"
+    )
+
+    with pytest.raises(RefusedError, match="number 1 differs in journal after copying"):
+        await move(servers, [1], "1")
+
+    assert not any((await content_of(servers.second, 1)).values())
+    await second.execute("drop trigger change on journal")
+    await move(servers, [1], "1")
+    assert await _sound(servers.second)
+
+
+async def test_an_account_that_does_not_balance_stays(servers: Servers, connect: Connect) -> None:
+    """What is wrong is found out where it became wrong."""
+    first = await connect(servers.first)
+    await first.execute(
+        "update lots set remaining = remaining - 1 where (account, lot) ="
+        " (select account, lot from lots where partition = 1 and remaining > 0 limit 1)"
+    )
+
+    with pytest.raises(RefusedError, match=r"account \S+ of number 1 does not balance"):
+        await move(servers, [1], "1")
+
+    assert not any((await content_of(servers.second, 1)).values())
+
+
+async def test_a_move_is_given_up_by_moving_to_where_the_number_is(servers: Servers) -> None:
+    """Until the number has left: its server holds it again, and the other has nothing of it."""
+    before = await content_of(servers.first, 1)
+
+    def break_off(_: int, step: MoveStep) -> None:
+        if step is MoveStep.COPY:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        await move(servers, [1], "1", MoveReport(step=break_off))
+    stopped = [shard.holds(1) for shard in await shards_of(servers)]
+    plan = await plan_moves(servers.first, [1], "0")
+    await move(servers, [1], "0")
+
+    assert stopped == [False, False]
+    assert [MoveKind.TAKE_BACK] == [each.kind for each in plan.moves]
+    assert [True, False] == [shard.holds(1) for shard in await shards_of(servers)]
+    assert {**before, "lanes": []} == {**await content_of(servers.first, 1), "lanes": []}
+    assert not any((await content_of(servers.second, 1)).values())
+
+
+async def test_nothing_of_a_third_server_s_move_is_taken(servers: Servers, connect: Connect) -> None:
+    """A number that is on its way to a server that is not listed goes nowhere else."""
+    first = await connect(servers.first)
+    await first.execute(
+        "insert into shard_numbers (number, state, other_shard, move) values (1, $1, $2, $3)",
+        NumberState.LEAVING.value,
+        uuid4(),
+        uuid4(),
+    )
+
+    with pytest.raises(RefusedError, match="number 1 cannot go there"):
+        await plan_moves(servers.first, [1], "1")
+
+
+async def test_the_operator_stops_between_two_numbers(servers: Servers) -> None:
+    """What is under way comes to its end; the same command goes on with the rest."""
+    stop = asyncio.Event()
+    plan = await plan_moves(servers.first, [0, 1], "1")
+
+    done = await move_numbers(
+        servers.first, plan, WHO, keep=False, stop=stop, report=MoveReport(step=lambda _, __: stop.set())
+    )
+
+    assert done.stopped
+    assert done.result["moved"] == [0]
+    assert (await plan_moves(servers.first, [0, 1], "1")).there == (0,)

@@ -1,0 +1,195 @@
+"""Moves partition numbers to another server, one after the other, on record; a move that was broken off goes on."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from enum import StrEnum
+from time import monotonic
+from typing import Final, NamedTuple
+from uuid import UUID, uuid4
+
+from infra.settings import Settings
+from infra.shards import NumberState
+from workers.ops.operations import Intent, OngoingOperation, Operator, recorded_operation
+from workers.ops.shards.copy import copy_rows
+from workers.ops.shards.move_plan import MoveKind, MovePlan, NumberMove, plan_number
+from workers.ops.shards.privileges import require_mover
+from workers.ops.shards.published import PublishedCheck, UnpublishedError, open_published_check
+from workers.ops.shards.purge import purge_rows
+from workers.ops.shards.servers import ShardSession, open_session
+from workers.ops.shards.steps import (
+    mark_arriving,
+    mark_held,
+    mark_leaving,
+    mark_left,
+    take_back,
+    wait_for_writers,
+)
+
+__all__ = ["VERB", "MoveReport", "MoveStep", "move_numbers"]
+
+VERB: Final = "shards move"
+_STOP_SECONDS: Final = 60.0
+_PAUSE_SECONDS: Final = 0.5
+
+
+class MoveStep(StrEnum):
+    """What a move does at a moment, in words."""
+
+    PREPARE = "preparing"
+    STOP = "stopping its lanes"
+    WAIT = "waiting for what its lanes began"
+    COPY_AHEAD = "copying, while its lanes go on"
+    COPY = "copying what has changed since"
+    HAND_OVER = "handing over"
+    DELETE = "deleting what is left"
+    TAKE_BACK = "taking back"
+    DONE = "done"
+
+
+class _Moved(NamedTuple):
+    """What came of moving one number."""
+
+    rows: int = 0  # that were copied; one that changed meanwhile, twice
+    pause: float | None = None  # seconds for which its lanes stood; None: unknown, as they had stopped before
+
+
+@dataclass(frozen=True, slots=True)
+class MoveReport:
+    """Called as a move goes on. An error that it raises ends the move like a kill."""
+
+    step: Callable[[int, MoveStep], None] = lambda _, __: None
+    rows: Callable[[int, int], None] = lambda _, __: None  # copied, and of how many
+
+
+async def move_numbers(  # noqa: PLR0913 - what, by whom, and how to stop it
+    settings: Settings,
+    plan: MovePlan,
+    who: Operator,
+    *,
+    keep: bool,
+    stop: asyncio.Event,
+    report: MoveReport | None = None,
+) -> OngoingOperation:
+    """Move numbers as planned; return the operation and its result.
+
+    Args:
+        settings: where the operation is recorded, and where Kafka is.
+        plan: the accepted plan.
+        who: the operator.
+        keep: leave the rows on the server that a number leaves; they are nobody's.
+        stop: ends the operation between two numbers; the same command goes on.
+        report: called as it goes on.
+
+    Raises:
+        RefusedError: when another move runs, what a server holds is not as planned, or a comparison failed.
+        MissingPrivilegesError: when the user may not do it, before anything has changed.
+        UnreachableServerError, KafkaError, OSError, asyncpg.PostgresError: when a server fails; the same command goes
+            on where it ended.
+
+    """
+    arguments = {"numbers": [each.number for each in plan.moves], "to": plan.target.address, "keep": keep}
+    async with recorded_operation(settings, Intent(VERB, *who, arguments, plan.summary())) as operation:
+        operation.result |= {"moved": [], "rows": 0, "pauses": {}}
+        for each in plan.moves:
+            if stop.is_set():
+                operation.stopped = True
+                break
+            operation.result["under_way"] = each.number
+            await operation.save_progress()
+            moved = await _move_number(settings, plan, each, keep=keep, report=report or MoveReport())
+            operation.result["moved"].append(each.number)
+            operation.result["rows"] += moved.rows
+            if moved.pause is not None:
+                operation.result["pauses"][str(each.number)] = round(moved.pause, 2)
+            operation.result["under_way"] = None
+            await operation.save_progress()
+    return operation
+
+
+async def _move_number(
+    settings: Settings, plan: MovePlan, planned: NumberMove, *, keep: bool, report: MoveReport
+) -> _Moved:
+    """Bring one number to its end from wherever it is."""
+    number = planned.number
+    async with AsyncExitStack() as opened:
+        # In one order, whichever way a number goes: two operators do not hold one server each.
+        first, second = sorted((planned.other, plan.target), key=lambda server: server.shard.ordinal)
+        sessions = [await opened.enter_async_context(open_session(each.settings)) for each in (first, second)]
+        target = next(each for each in sessions if each.server.shard.shard_id == plan.target.shard.shard_id)
+        source = next(each for each in sessions if each is not target)
+        for each in sessions:
+            await require_mover(each)
+        # What they hold was read before the sessions were the only ones.
+        found = plan_number(number, target.server, [source.server, target.server])
+        if found.kind is MoveKind.TAKE_BACK:
+            report.step(number, MoveStep.TAKE_BACK)
+            await take_back(target, source, number)
+            await purge_rows(source.connection, number)
+            return _Moved()
+        moved = _Moved()
+        if found.kind is MoveKind.MOVE:
+            moved = await _bring_over(settings, source, target, number, report)
+        if found.kind is not MoveKind.NOTHING and not keep:
+            report.step(number, MoveStep.DELETE)
+            await purge_rows(source.connection, number)
+        report.step(number, MoveStep.DONE)
+        return moved
+
+
+async def _bring_over(
+    settings: Settings, source: ShardSession, target: ShardSession, number: int, report: MoveReport
+) -> _Moved:
+    """Copy a number and hand it over, from whichever step it is at."""
+    here, there = source.server.shard.numbers.get(number), target.server.shard.numbers.get(number)
+    leaving = here is not None and here.state is not NumberState.HELD
+    arriving = there is not None and there.state is NumberState.ARRIVING
+    known = (here.move if here is not None and leaving else None) or (there.move if there and arriving else None)
+    move = known or uuid4()
+    rows, stopped_at = 0, None
+    if here is None or here.state is not NumberState.LEFT:
+        report.step(number, MoveStep.PREPARE)
+        if not (leaving and arriving):  # otherwise the target has what was copied before the lanes stopped
+            if not arriving:
+                await mark_arriving(target, source, number, move)
+            await purge_rows(target.connection, number)
+        if not leaving:
+            report.step(number, MoveStep.COPY_AHEAD)
+            rows = await copy_rows(source.connection, target.connection, number, report.rows)
+        async with open_published_check(settings, source.connection) as published:
+            if not leaving:
+                report.step(number, MoveStep.STOP)
+                stopped_at = await _stop_lanes(source, target, number, move, published)
+            report.step(number, MoveStep.WAIT)
+            await wait_for_writers(source.connection)
+            await published.check_others(number)
+        report.step(number, MoveStep.COPY)
+        rows += await copy_rows(source.connection, target.connection, number, report.rows)
+        report.step(number, MoveStep.HAND_OVER)
+        await mark_left(source, number, move)
+    report.step(number, MoveStep.HAND_OVER)
+    await mark_held(source, target, number, move)
+    return _Moved(rows, None if stopped_at is None else monotonic() - stopped_at)
+
+
+async def _stop_lanes(
+    source: ShardSession, target: ShardSession, number: int, move: UUID, published: PublishedCheck
+) -> float:
+    """Stop the lanes of a number at a moment at which another server can go on with them; return when it began.
+
+    Raises:
+        UnpublishedError, TimeoutError: when there was none in a minute: the lanes go on here.
+
+    """
+    deadline = monotonic() + _STOP_SECONDS
+    while True:
+        began = monotonic()
+        try:
+            await mark_leaving(source, target, number, move, lambda: published.check_lanes(number))
+        except (UnpublishedError, TimeoutError):  # Kafka was too slow for lanes that wait
+            if monotonic() > deadline:
+                raise
+            await asyncio.sleep(_PAUSE_SECONDS)
+        else:
+            return began

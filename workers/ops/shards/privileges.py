@@ -1,0 +1,64 @@
+"""What the user of a move or of a new server has to be allowed in Postgres, asked before anything changes."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from infra.postgres_rights import MissingPrivilegesError
+from workers.ops.shards.servers import ShardSession
+from workers.ops.shards.tables import DROPPED, MOVED
+
+__all__ = ["require_mover", "require_owner"]
+
+_MOVED: Final = ("select", "insert", "delete")
+# On both servers: a number may come back.
+_NEEDED: Final[Mapping[str, Sequence[str]]] = {
+    **dict.fromkeys(MOVED, _MOVED),
+    "lanes": (*_MOVED, "update"),
+    **dict.fromkeys(DROPPED, ("select", "delete")),
+    "operations": ("select", "insert"),
+    "shard_numbers": ("select", "insert", "update"),
+}
+_LACKING: Final = """
+select string_agg(upper(p.privilege), ', ' order by p.number)
+from unnest($2::text[]) with ordinality as p (privilege, number)
+where not has_table_privilege(to_regclass($1), p.privilege)
+"""
+_OWNS: Final = """
+select pg_has_role(c.relowner, 'usage') as owns, current_user as me, pg_get_userbyid(c.relowner) as owner
+from pg_class as c where c.oid = to_regclass('accounts')
+"""
+
+
+async def require_mover(session: ShardSession) -> None:
+    """Check that the user may move numbers to and from a server.
+
+    Raises:
+        MissingPrivilegesError: naming what it lacks.
+
+    """
+    connection = session.connection
+    lacking = {
+        table: names
+        for table, needed in _NEEDED.items()
+        if (names := await connection.fetchval(_LACKING, table, list(needed))) is not None
+    }
+    if lacking:
+        user = await connection.fetchval("select current_user")
+        grants = "; ".join(f"grant {names} on {table} to {user}" for table, names in lacking.items())
+        raise MissingPrivilegesError(
+            f"{session.server.name} does not let user {user} move numbers (docs/operate.md#rights): `{grants}`"
+        )
+
+
+async def require_owner(session: ShardSession) -> None:
+    """Check that the user owns the tables of a server, as whoever makes their keys begin elsewhere has to.
+
+    Raises:
+        MissingPrivilegesError: when it does not.
+
+    """
+    row = await session.connection.fetchrow(_OWNS)
+    if row is not None and not row["owns"]:
+        raise MissingPrivilegesError(
+            f"{session.server.address} can be prepared by {row['owner']}, who owns its tables, and not by {row['me']}"
+        )

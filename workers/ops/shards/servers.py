@@ -1,0 +1,183 @@
+"""The Postgres servers of the books: what each says that it holds, and sessions on it that nobody else's move has."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Final
+
+import asyncpg
+
+from infra.migrate import MigrationError, missing_migrations
+from infra.postgres import Connection, connect_database, database_address
+from infra.settings import Settings
+from infra.shards import Shard, read_shard, settings_of_shards
+from workers.ops.books.audit_mark import LOCK as AUDIT_LOCK
+from workers.ops.books.snapshot import is_unmigrated
+from workers.ops.operations import RefusedError
+
+__all__ = [
+    "ShardServer",
+    "ShardSession",
+    "UnreachableServerError",
+    "check_distinct",
+    "open_session",
+    "read_server",
+    "read_servers",
+]
+
+# The first half of a lock's key: any constant that no other lock uses. The second is a hash of the schema.
+_LOCK: Final = 0x1E_D6E8
+_LOCK_SECONDS: Final = 2.0
+_POLL_SECONDS: Final = 0.1
+_TRY_LOCK: Final = "select pg_try_advisory_lock($1, hashtext(current_schema()))"
+
+
+class UnreachableServerError(Exception):
+    """A server of the books does not answer or is not set up. The message names it, and says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardServer:
+    """A server of the books, and what it said of itself."""
+
+    settings: Settings = field(repr=False)
+    shard: Shard
+    partitions: int | None  # by which accounts are numbered; None before the first lane
+    migrations: frozenset[tuple[str, str]] = field(repr=False)  # names and contents
+
+    @property
+    def address(self) -> str:
+        """Its hosts and ports, without the user and the password."""
+        return database_address(self.settings)
+
+    @property
+    def name(self) -> str:
+        """How sentences call it."""
+        return f"server {self.shard.ordinal} ({self.address})"
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSession:
+    """A session on a server, the only one that may change what the server holds."""
+
+    server: ShardServer
+    connection: Connection
+
+
+async def read_servers(settings: Settings) -> list[ShardServer]:
+    """Return all servers of the books, in the order of INMAIL_DATABASE_SHARDS.
+
+    Raises:
+        UnreachableServerError: when one of them does not answer or is not set up.
+        RefusedError: when two entries are one server, or a copy of it that was not prepared.
+
+    """
+    servers = [await read_server(each) for each in settings_of_shards(settings)]
+    check_distinct(servers)
+    return servers
+
+
+def check_distinct(servers: Sequence[ShardServer]) -> None:
+    """Check that no two servers have one ordinal, by which their keys are told apart.
+
+    Raises:
+        RefusedError: when two have: one is a copy of the other, or the same by another address.
+
+    """
+    for place, server in enumerate(servers):
+        for other in servers[:place]:
+            if server.shard.ordinal == other.shard.ordinal:
+                raise RefusedError(
+                    f"{other.address} and {server.address} are one server, or `inmail shards add` has not prepared one"
+                    " of them beside the other"
+                )
+
+
+async def read_server(settings: Settings) -> ShardServer:
+    """Return what a server says of itself.
+
+    Raises:
+        UnreachableServerError: when it does not answer or is not set up.
+
+    """
+    try:
+        connection = await connect_database(settings)
+        try:
+            return await _read(settings, connection)
+        finally:
+            await connection.close()
+    except MigrationError as error:
+        raise UnreachableServerError(f"{database_address(settings)}: {error}") from error
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise _unreachable(settings, error) from error
+
+
+async def _read(settings: Settings, connection: Connection) -> ShardServer:
+    shard = await read_shard(connection)
+    if missing := await missing_migrations(connection):
+        raise MigrationError(f"it lacks {', '.join(missing)}: run `inmail migrate` with its INMAIL_DATABASE_URL")
+    rows = await connection.fetch("select name, sha256 from migrations")
+    return ShardServer(
+        settings,
+        shard,
+        await connection.fetchval("select partitions from partitioning"),
+        frozenset((row["name"], row["sha256"]) for row in rows),
+    )
+
+
+def _unreachable(settings: Settings, error: Exception) -> UnreachableServerError:
+    address = database_address(settings)
+    if is_unmigrated(error):
+        return UnreachableServerError(
+            f"{address} does not have this version's tables ({error}): run `inmail migrate` with its"
+            " INMAIL_DATABASE_URL"
+        )
+    return UnreachableServerError(f"Postgres cannot be reached at {address} ({error or type(error).__name__})")
+
+
+@asynccontextmanager
+async def open_session(settings: Settings) -> AsyncIterator[ShardSession]:
+    """Open the session on a server that may change what the server holds, without a limit of time.
+
+    Raises:
+        RefusedError: when another one is open, or an audit that moves its mark is under way.
+        UnreachableServerError: when the server does not answer or is not set up.
+
+    """
+    async with AsyncExitStack() as opened:
+        try:
+            connection = await connect_database(settings, patient=True)
+            opened.push_async_callback(_unlock_and_close, connection)
+            # It waits in a transaction while the other server works.
+            await connection.execute("set idle_in_transaction_session_timeout = 0; set lock_timeout = '30s'")
+            locked = [await _lock(connection, each) for each in (_LOCK, AUDIT_LOCK)]
+            server = await _read(settings, connection)
+        except MigrationError as error:
+            raise UnreachableServerError(f"{database_address(settings)}: {error}") from error
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise _unreachable(settings, error) from error
+        if not locked[0]:
+            raise RefusedError(f"another `inmail shards` command changes {server.name}: wait for it, or stop it")
+        if not locked[1]:  # a mark of accounts that come or go meanwhile would be wrong
+            raise RefusedError(f"an audit that moves the mark is under way on {server.name}: wait for it, or stop it")
+        yield ShardSession(server, connection)
+
+
+async def _lock(connection: Connection, key: int) -> bool:
+    """Take a lock for the session; wait a moment for that of a process that was killed."""
+    deadline = monotonic() + _LOCK_SECONDS
+    while not await connection.fetchval(_TRY_LOCK, key):
+        if monotonic() > deadline:
+            return False
+        await asyncio.sleep(_POLL_SECONDS)
+    return True
+
+
+async def _unlock_and_close(connection: Connection) -> None:
+    """Free the locks at once: the server would some time after the connection has ended."""
+    with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        await connection.execute("select pg_advisory_unlock_all()")
+    await connection.close()

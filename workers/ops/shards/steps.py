@@ -1,0 +1,142 @@
+"""The steps by which a number goes from one server to another: what both say of it, and who still writes.
+
+Both servers say of a number what they have of it (`shard_numbers`), one after the other, and never both that they hold
+it: the one that gives it says so first. Whoever takes up a move that was broken off reads these words.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from time import monotonic
+from typing import Final
+from uuid import UUID
+
+from infra.postgres import Connection
+from infra.shards import NumberState
+from workers.ops.operations import RefusedError
+from workers.ops.shards.servers import ShardSession
+from workers.topology import GROUP_OF, TOPIC_OF_GROUP
+
+__all__ = ["mark_arriving", "mark_held", "mark_leaving", "mark_left", "take_back", "wait_for_writers"]
+
+_POLL_SECONDS: Final = 0.1
+_WRITERS_SECONDS: Final = 60.0
+
+_ARRIVING: Final = """
+insert into shard_numbers as n (number, state, other_shard, move) values ($1, 'arriving', $2, $3)
+on conflict (number) do update
+set state = excluded.state, other_shard = excluded.other_shard, move = excluded.move, since = clock_timestamp()
+where n.state = 'left'
+"""
+_LEAVING: Final = """
+insert into shard_numbers as n (number, state, other_shard, move)
+select $1, 'leaving', $2, $3 where holds_number($1)
+on conflict (number) do update
+set state = excluded.state, other_shard = excluded.other_shard, move = excluded.move, since = clock_timestamp()
+where n.state = 'held'
+"""
+# Whoever owns a lane stores nothing more with its epoch, and is still named as its last owner, whom the next one fences
+# in Kafka (`last_owner`). A lane that never had an owner gets a row, so that none can begin.
+_STOP_LANES: Final = """
+insert into lanes as l (consumer_group, topic, partition, epoch, owner_epoch)
+select u.consumer_group, u.topic, $1, 1, 1 from unnest($2::text[], $3::text[]) as u (consumer_group, topic)
+on conflict (consumer_group, topic, partition) do update
+set epoch = l.epoch + 1, head = null, held = null,
+    owner_epoch = case l.owner_epoch when l.epoch then l.epoch + 1 else l.owner_epoch end
+"""
+_LOCK_LANES: Final = "select from lanes where partition = $1 order by consumer_group for update"
+_LEFT: Final = (
+    "update shard_numbers set state = 'left', since = clock_timestamp()"
+    " where number = $1 and state = 'leaving' and move = $2"
+)
+_NOT_ARRIVING: Final = (
+    "update shard_numbers set state = 'left', since = clock_timestamp()"
+    " where number = $1 and state = 'arriving' and other_shard = $2"
+)
+_HELD: Final = (
+    "update shard_numbers set state = 'held', other_shard = null, since = clock_timestamp()"
+    " where number = $1 and state = $2 and move = $3"
+)
+
+
+async def mark_arriving(target: ShardSession, source: ShardSession, number: int, move: UUID) -> None:
+    """Note on a server that a move of a number to it has begun."""
+    done = await target.connection.execute(_ARRIVING, number, source.server.shard.shard_id, move)
+    _check(done == "INSERT 0 1", target, number)
+
+
+async def mark_leaving(
+    source: ShardSession,
+    target: ShardSession,
+    number: int,
+    move: UUID,
+    published: Callable[[], Awaitable[None]],
+) -> None:
+    """Note on the server that holds a number that it leaves, and end its lanes' epochs, all at once.
+
+    Args:
+        source: the server that holds it.
+        target: where it goes to.
+        number: the partition number.
+        move: the id of the move.
+        published: checks, while the lanes can store nothing, that another server can go on with them.
+
+    """
+    groups = list(GROUP_OF.values())
+    async with source.connection.transaction():
+        await source.connection.execute(_LOCK_LANES, number)
+        await published()
+        await source.connection.execute(_STOP_LANES, number, groups, [TOPIC_OF_GROUP[group] for group in groups])
+        done = await source.connection.execute(_LEAVING, number, target.server.shard.shard_id, move)
+        _check(done == "INSERT 0 1", source, number)
+
+
+async def wait_for_writers(connection: Connection) -> None:
+    """Wait until all transactions that may have begun to write before now have ended.
+
+    A lane takes its transaction's id before it looks which numbers the server holds.
+
+    Raises:
+        RefusedError: when one has not ended after a minute.
+
+    """
+    deadline = monotonic() + _WRITERS_SECONDS
+    next_id = await connection.fetchval("select pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
+    while await connection.fetchval("select pg_snapshot_xmin(pg_current_snapshot())::text::bigint") < next_id:
+        if monotonic() > deadline:
+            raise RefusedError(
+                "a transaction that has written is open since before the number's lanes were stopped: end it (`inmail"
+                " doctor` names sessions that are idle in a transaction), and run the same command again"
+            )
+        await asyncio.sleep(_POLL_SECONDS)
+
+
+async def mark_left(source: ShardSession, number: int, move: UUID) -> None:
+    """Note on the server that a number has left it: from then on it is the other server's, and nobody's yet."""
+    _check(await source.connection.execute(_LEFT, number, move) == "UPDATE 1", source, number)
+
+
+async def mark_held(source: ShardSession, target: ShardSession, number: int, move: UUID) -> None:
+    """Note on the server that a number has arrived at that it holds it, if the other one has given it up."""
+    there = await source.connection.fetchrow("select state, move from shard_numbers where number = $1", number)
+    _check(there is not None and tuple(there) == (NumberState.LEFT, move), source, number)
+    await _hold(target, number, NumberState.ARRIVING, move)
+
+
+async def take_back(holder: ShardSession, other: ShardSession, number: int) -> None:
+    """Give up a move whose number has not left: the server that it was to leave goes on with all of it."""
+    await other.connection.execute(_NOT_ARRIVING, number, holder.server.shard.shard_id)
+    said = holder.server.shard.numbers.get(number)
+    if said is not None and said.state is NumberState.LEAVING and said.move is not None:
+        await _hold(holder, number, NumberState.LEAVING, said.move)
+
+
+async def _hold(session: ShardSession, number: int, state: NumberState, move: UUID) -> None:
+    _check(await session.connection.execute(_HELD, number, state.value, move) == "UPDATE 1", session, number)
+
+
+def _check(kept: object, session: ShardSession, number: int) -> None:
+    if not kept:
+        raise RefusedError(
+            f"{session.server.name} has something else of number {number} than when this command began: see `inmail"
+            " shards list`, and run the same command again"
+        )
