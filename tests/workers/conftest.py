@@ -1,11 +1,15 @@
 """What the tests on a cluster share: the running stack, as if others had worked its topics before."""
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
+from infra.postgres import Connection
 from infra.settings import Settings
+from tests.conftest import Connect
+from tests.workers.two_servers import TwoServers, prepare_servers
 from tests.workers.wire import prepare
 from workers.ledger.plans import SHIPPED
 
@@ -37,3 +41,12 @@ def mended(cluster: Settings, tmp_path: Path) -> Settings:
     file = tmp_path / "plans.toml"
     file.write_text(SHIPPED.read_text() + "\n[plans.platinum]\ncredits = 7\nrollover = true\n")
     return cluster.model_copy(update={"plans_file": str(file)})
+
+
+@pytest.fixture
+async def servers(
+    settings: Settings, database: Connection, other_books: Callable[[], Awaitable[Settings]], connect: Connect
+) -> TwoServers:
+    """Two servers that hold the books together, both empty."""
+    second = await other_books()
+    return await prepare_servers(settings, second, database, await connect(second))
