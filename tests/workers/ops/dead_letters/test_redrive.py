@@ -231,7 +231,7 @@ async def test_a_message_goes_back_as_it_was_to_where_it_was(mended: Settings, c
 
 @pytest.mark.parametrize("reason", ["wrong_partition", "unknown_plan"])
 async def test_only_a_message_that_came_on_a_wrong_partition_is_sent_to_another_one(
-    database: Connection, account: str, reason: str
+    settings: Settings, database: Connection, account: str, reason: str
 ) -> None:
     """Its account's books are on the server that holds the number of its key; the others stay in their order."""
     own = partition_of(account.encode(), 4)
@@ -241,7 +241,7 @@ async def test_only_a_message_that_came_on_a_wrong_partition_is_sent_to_another_
         *(came_on, 7, uuid4(), reason, "planted", account, event.type, SEND_REQUESTS, came_on, 3),
         *(event.time, event.time, account.encode(), encode(event), (), False),
     )
-    planner = RedrivePlanner(load_catalogue(), {SEND_REQUESTS: 4}, {}, FAST)
+    planner = RedrivePlanner(settings, load_catalogue(), {SEND_REQUESTS: 4}, {}, FAST)
     (decision,) = await planner.decide(database, [letter])
 
     assert decision.refusal is None
