@@ -4,18 +4,25 @@ Each server says it of itself (`0019_shards.sql`): there is no other map that co
 every number.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 from uuid import UUID
 
+from asyncpg import Record
 from pydantic import SecretStr
 
 from infra.postgres import Connection
 from infra.settings import Settings
 
-__all__ = ["NumberState", "Shard", "ShardNumber", "read_shard", "settings_of_shards"]
+__all__ = ["SHARD_QUERY", "NumberState", "Shard", "ShardNumber", "read_shard", "settings_of_shards", "shard_from_rows"]
+
+SHARD_QUERY = (
+    "select s.shard_id, s.ordinal, s.holds_all, n.number, n.state, n.other_shard, n.move,"
+    " current_setting('transaction_read_only') = 'on' as is_read_only"
+    " from shard as s left join shard_numbers as n on true"
+)
 
 
 def settings_of_shards(settings: Settings) -> list[Settings]:
@@ -68,10 +75,11 @@ async def read_shard(connection: Connection) -> Shard:
         asyncpg.UndefinedTableError: when the database does not have this version's tables.
 
     """
-    rows = await connection.fetch(
-        "select s.shard_id, s.ordinal, s.holds_all, n.number, n.state, n.other_shard, n.move"
-        " from shard as s left join shard_numbers as n on true"
-    )
+    return shard_from_rows(await connection.fetch(SHARD_QUERY))
+
+
+def shard_from_rows(rows: Sequence[Record]) -> Shard:
+    """Return what a server holds from what it answered to `SHARD_QUERY`."""
     first = rows[0]
     return Shard(
         first["shard_id"],

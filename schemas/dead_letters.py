@@ -35,6 +35,7 @@ class DeadLetterReason(StrEnum):
     MISSING_KEY = "missing_key"
     KEY_IS_NOT_SUBJECT = "key_is_not_subject"
     UNKNOWN_PLAN = "unknown_plan"
+    WRONG_PARTITION = "wrong_partition"  # the books of its account's partition are on another Postgres server
     PRODUCER_TIME = "producer_time"  # its time is its producer's word, where the broker's counts
     TIME_FAR_AHEAD = "time_far_ahead"  # an operator has set it aside: its broker's clock was wrong
     REFUSED_BY_DATABASE = "refused_by_database"  # well-formed, and a net below the rules would not take it

@@ -1,12 +1,14 @@
-"""aiokafka's clients with fixes: how they fetch, and how they end when no broker answers."""
+"""aiokafka's clients with fixes: how they fetch and join groups, and how they end when no broker answers."""
 
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.errors import (
     IllegalGenerationError,
     KafkaError,
@@ -19,6 +21,7 @@ from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest
 
 from infra.kafka.connecting import protect_bootstrap
 from infra.kafka.fetch_pace import FetchWait
+from infra.kafka.shard_assignor import ShardAssignor
 
 __all__ = [
     "Consumer",
@@ -28,6 +31,7 @@ __all__ = [
 ]
 
 _RECONNECT_SECONDS = 0.5  # between two attempts of a lane's producer to reach a broker
+_ASSIGNORS = 2  # of a consumer that has one of its own: the own one, and aiokafka's
 _ONE_AWAY_SECONDS = 0.1  # the same where another broker answers: who leads the partitions now is known soon
 
 
@@ -40,6 +44,26 @@ async def _start(client: Any, start: Callable[[], Awaitable[None]]) -> None:  # 
         raise
 
 
+def _join_once(client: Any, offered: Callable[[], Collection[str]]) -> None:  # noqa: ANN401 - aiokafka's
+    """Have a consumer join its group with all protocols at once, of those that it offers at that moment.
+
+    aiokafka joins once for each assignor, with the protocols up to it, and goes on with the last answer. So each member
+    joins with the first alone, to which a group may have no answer before its members have joined again, or refuses it.
+    """
+    send = client.send
+
+    async def send_once(node: Any, request: Any, **options: Any) -> Any:  # noqa: ANN401 - aiokafka's
+        if isinstance(request, JoinGroupRequest):
+            protocols = request._group_protocols  # noqa: SLF001 - there is no other way
+            if len(protocols) < _ASSIGNORS:
+                return SimpleNamespace(error_code=NoError.errno)
+            names = offered()
+            request._group_protocols = [each for each in protocols if each[0] in names]  # noqa: SLF001
+        return await send(node, request, **options)
+
+    client.send = send_once
+
+
 class ConsumerLostError(KafkaError):  # type: ignore[misc] # aiokafka is untyped
     """A task of aiokafka's consumer has ended by an unexpected error and will not start again."""
 
@@ -47,13 +71,23 @@ class ConsumerLostError(KafkaError):  # type: ignore[misc] # aiokafka is untyped
 class Consumer(AIOKafkaConsumer):  # type: ignore[misc] # aiokafka is untyped
     """aiokafka's consumer, which also stops without brokers and raises an error when it can no longer fetch."""
 
-    def __init__(self, **arguments: Any) -> None:  # noqa: ANN401 - aiokafka's own
+    def __init__(self, assignor: ShardAssignor | None = None, **arguments: Any) -> None:  # noqa: ANN401 - aiokafka's own
+        """Take aiokafka's arguments, and whose protocol the consumer offers beside aiokafka's own, if any."""
+        if assignor is not None:
+            arguments["partition_assignment_strategy"] = (assignor, RoundRobinPartitionAssignor)
         super().__init__(**arguments)
         protect_bootstrap(self._client)
+        if assignor is not None:
+            _join_once(self._client, lambda: assignor.offered)
 
     async def start(self) -> None:
         """Connect to the cluster. Raises `KafkaError` when no broker answers."""
         await _start(self, super().start)
+
+    def request_rejoin(self) -> None:
+        """Join the group again soon, with what the assignor says then; one that has not joined yet joins with that."""
+        if self._coordinator is not None:
+            self._coordinator.request_rejoin()
 
     async def getmany(self, *partitions: TopicPartition, **options: Any) -> Any:  # noqa: ANN401 - aiokafka's own
         """Return the fetched records by partition.

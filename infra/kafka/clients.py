@@ -17,6 +17,7 @@ from aiokafka.errors import (
     GroupAuthorizationFailedError,
     GroupCoordinatorNotAvailableError,
     IncompatibleBrokerVersion,
+    InconsistentGroupProtocolError,
     InvalidSessionTimeoutError,
     InvalidTransactionTimeout,
     KafkaError,
@@ -37,14 +38,10 @@ from aiokafka.partitioner import murmur2
 from aiokafka.protocol.group import LeaveGroupRequest
 
 from infra.kafka import lenient_headers
-from infra.kafka.aiokafka_fixes import (
-    Consumer,
-    ConsumerLostError,
-    LaneProducer,
-    Producer,
-)
+from infra.kafka.aiokafka_fixes import Consumer, ConsumerLostError, LaneProducer, Producer
 from infra.kafka.connecting import UntrustedBrokerError, complete_request, protect_bootstrap
 from infra.kafka.fetch_pace import GATHERING
+from infra.kafka.shard_assignor import ShardAssignor
 from infra.settings import Settings
 
 __all__ = [
@@ -85,6 +82,8 @@ _REMEDIES: dict[type[KafkaError], str] = {
     MessageSizeTooLargeError: _TOO_LARGE,
     RecordListTooLargeError: _TOO_LARGE,
     RecordTooLargeError: _TOO_LARGE,
+    InconsistentGroupProtocolError: "a member of the group is a worker of a version that knows of one Postgres server"
+    " only: replace all of these first",
     InvalidTransactionTimeout: "INMAIL_TRANSACTION_SECONDS is above the brokers' transaction.max.timeout.ms",
     InvalidSessionTimeoutError: "INMAIL_SESSION_SECONDS is outside the brokers' group.*.session.timeout.ms",
     AuthenticationFailedError: _LOGIN,
@@ -116,9 +115,15 @@ def partition_of(key: bytes, partitions: int) -> int:
     return int((murmur2(key) & 0x7FFFFFFF) % partitions)
 
 
-def create_consumer(settings: Settings, group: str, rebalance_seconds: float) -> AIOKafkaConsumer:
-    """Return the consumer of a worker's group, which never commits or resets an offset by itself."""
+def create_consumer(
+    settings: Settings, group: str, rebalance_seconds: float, assignor: ShardAssignor | None = None
+) -> AIOKafkaConsumer:
+    """Return the consumer of a worker's group, which never commits or resets an offset by itself.
+
+    Without an assignor it offers the group aiokafka's protocol alone, as a worker of the version before does.
+    """
     return Consumer(
+        assignor,
         **settings.kafka_client(),
         group_id=group,
         client_id=group,

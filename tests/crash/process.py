@@ -78,8 +78,8 @@ def _hurry() -> None:
     """Make the group notice a lost member soon, and name this process's connections."""
     create = worker.create_consumer
 
-    def hasty(settings: Settings, group: str, rebalance_seconds: float) -> AIOKafkaConsumer:
-        consumer = create(settings, group, rebalance_seconds)
+    def hasty(*arguments: Any) -> AIOKafkaConsumer:
+        consumer = create(*arguments)
         consumer._session_timeout_ms = round(SESSION_SECONDS * 1000)
         consumer._heartbeat_interval_ms = round(SESSION_SECONDS * 100)
         return consumer

@@ -79,4 +79,4 @@ DEADLOCKING: dict[str, Form] = {
         Edit("expire.sql", "order by a.account for", "order by a.account desc for"),
     ),
 }
-NEWCOMERS_DEADLOCK: Form = (Edit("lock_accounts.sql", "order by wanted.account_id", "order by random()"),)
+NEWCOMERS_DEADLOCK: Form = (Edit("lock_accounts.sql", "order by unknown.account_id", "order by random()"),)

@@ -25,7 +25,8 @@ class BillingJob(RequestJob):
         """Grant, clamp, correct or refuse; answer every event.
 
         A new event with an unknown plan becomes a dead letter: once the catalogue has the plan, a redrive succeeds. An
-        event that was answered before keeps its answer, also if its plan has been removed since.
+        event that was answered before keeps its answer, also if its plan has been removed since. So does an event of an
+        account whose number another server holds.
         """
         answers: list[Answer] = []
         refused: dict[Place, Undecodable] = {}
@@ -40,6 +41,7 @@ class BillingJob(RequestJob):
             decided = await decide(connection, opened, self._catalogue, batch.waited_for)
             problems = {request.place: unknown_plan(request.event, self._catalogue) for request in opened.set_aside}
             refused |= {place: problem for place, problem in problems.items() if problem is not None}
+            refused |= self._wrong_partitions(opened)
             answers += answer_all(opened, [each for each in requests if each.place not in refused], decided)
         return decision_from(answers, refused)
 

@@ -4,12 +4,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from infra.postgres import Connection
+from schemas.catalogue import Undecodable
+from schemas.results import DeadLetterReason
 from workers.jobs.job import Batch, Message, StoredRange
 from workers.jobs.partitioning_check import PartitioningCheck
 from workers.jobs.stored_events import replay_answers
-from workers.ledger.model import Request, WorkerName
+from workers.ledger.accounts import lock_accounts
+from workers.ledger.model import Place, Request, WorkerName
 from workers.ledger.plans import Catalogue
-from workers.ledger.store import lock_accounts, split_at_repeats
+from workers.ledger.store import Opened, split_at_repeats
 from workers.topology import GROUP_OF, TOPIC_OF
 
 __all__ = ["RequestJob"]
@@ -42,6 +45,19 @@ class RequestJob:
         if len(parts) > 1:  # all locks are taken at once, in order
             await lock_accounts(connection, batch.requests)
         return parts
+
+    @staticmethod
+    def _wrong_partitions(opened: Opened) -> dict[Place, Undecodable]:
+        """Return the reason for a dead letter of each request of an account that another server holds."""
+        return {
+            request.place: Undecodable(
+                DeadLetterReason.WRONG_PARTITION,
+                f"the account's number is {opened.elsewhere[request.account_id]}, which another server holds, and the"
+                f" record came on partition {request.partition}: its producer has to partition by key with murmur2",
+            )
+            for request in opened.set_aside
+            if request.account_id in opened.elsewhere
+        }
 
     async def replay_answers(self, connection: Connection, partition: int, stored: StoredRange) -> list[Message]:
         """Return from the ledger's database what was decided for a range of records."""

@@ -7,6 +7,7 @@ from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
 
 from infra.kafka.clients import partition_of
+from infra.shards import Shard
 from schemas.catalogue import BILLING_EVENTS, SEND_REQUESTS
 from workers.lane.deciding import LaneBatch
 from workers.lane.inbox import Taken
@@ -23,7 +24,7 @@ class Admission:
     """The way of one owner's lanes from records that were received to records that may be decided."""
 
     def __init__(self, work: Work, rows: LaneRows) -> None:
-        self._rows, self._health = rows, work.clients.health
+        self._rows, self._health, self._assignor = rows, work.clients.health, work.clients.assignor
         self._order = Order(work.clients.pool, work.clients.ends, rows, work.settings.order_seconds)
 
     async def admit(self, received: Sequence[tuple[Lane, Taken]]) -> list[LaneBatch]:
@@ -55,7 +56,7 @@ class Admission:
         received = []
         for lane, each in taken.items():
             records = lane.wait.cut(each.records)
-            received.append(Received(lane, records, _other_places(lane, records)))
+            received.append(Received(lane, records, _other_places(lane, records, self._assignor.shard)))
         decidable, failed = await self._order.admit(received)
         for lane in taken.keys() - decidable.keys():
             lane.inbox.put_back(taken[lane])
@@ -81,11 +82,12 @@ def _cut(lane: Lane, taken: Taken, count: int) -> Taken:
     return Taken(first, rest[0].offset)
 
 
-def _other_places(lane: Lane, records: Sequence[ConsumerRecord]) -> list[TopicPartition]:
+def _other_places(lane: Lane, records: Sequence[ConsumerRecord], shard: Shard) -> list[TopicPartition]:
     """Return the partitions whose lanes move credits of accounts in records that have another number than the lane.
 
-    The record's key tells the account: a record whose key is not its account becomes a dead letter.
+    The record's key tells the account: a record whose key is not its account becomes a dead letter. So does one whose
+    account's number another server holds, and the lanes there have no rows here that would tell how far they are.
     """
     numbers = {partition_of(record.key, lane.partitions) for record in records if record.key}
-    others = sorted(numbers - {lane.partition})
+    others = sorted(number for number in numbers - {lane.partition} if shard.holds(number))
     return [TopicPartition(topic, number) for number in others for topic in (BILLING_EVENTS, SEND_REQUESTS)]

@@ -6,6 +6,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
 
 from infra.kafka.end_offsets import EndOffsets
+from infra.kafka.shard_assignor import ShardAssignor
 from infra.postgres import Pool
 from workers.lane.circuit_breaker import CircuitBreaker
 from workers.telemetry.health import Health
@@ -24,3 +25,4 @@ class Clients(NamedTuple):
     health: Health
     ends: EndOffsets
     traces: Traces
+    assignor: ShardAssignor  # the consumer's; its `shard` is what the worker knows of its server

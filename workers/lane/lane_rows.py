@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import NamedTuple
 from uuid import UUID
 
@@ -13,6 +13,7 @@ from aiokafka import TopicPartition
 from infra.clock import EPOCH
 from infra.postgres import Connection, Pool
 from infra.retry import suppress_retriable
+from infra.shards import NumberState
 from workers.errors import FencedError
 from workers.topology import last_owner
 
@@ -20,12 +21,20 @@ __all__ = ["LaneRow", "LaneRows", "Progress"]
 
 _RELEASE_SECONDS = 2.0
 
-_READ = "select partition, epoch, owner, owner_epoch from lanes where consumer_group = $1 and topic = $2"
-# The epoch that is inserted is the one after the epoch that was read: a row with any other has a newer owner.
+_READ = """
+select u.partition, l.epoch, l.owner, l.owner_epoch, holds_number(u.partition) as is_held, n.state, n.since
+from unnest($3::integer[]) as u (partition)
+left join lanes as l on l.consumer_group = $1 and l.topic = $2 and l.partition = u.partition
+left join shard_numbers as n on n.number = u.partition
+"""
+# The epoch that is inserted is the one after the epoch that was read: a row with any other has a newer owner. And a
+# number may have begun to leave this server since then: whoever moves it raises the epochs of its lanes in the
+# transaction that says so, so that either this statement waits for that one's rows, or sees what it says.
 _ACQUIRE = """
 insert into lanes as l (consumer_group, topic, partition, epoch, awaited, published, owner, owner_epoch)
 select $1, $2, u.partition, u.epoch, true, u.published, $6, u.epoch
 from unnest($3::integer[], $4::bigint[], $5::bigint[]) as u (partition, epoch, published)
+where holds_number(u.partition)
 on conflict (consumer_group, topic, partition) do update
 set epoch = excluded.epoch, awaited = true, published = greatest(l.published, excluded.published), held = null,
     owner = excluded.owner, owner_epoch = excluded.epoch
@@ -87,6 +96,7 @@ class LaneRow:
     topic_id: UUID | None = None  # of the topic that was read; None: no lane has noted it yet
     topic_since: datetime | None = None  # watermark at which it followed another one; None: it is the first
     halted: str | None = None  # why the lane could not go on
+    not_held: str | None = None  # why the lane is not for this server's workers
 
 
 class Progress(NamedTuple):
@@ -105,13 +115,18 @@ class LaneRows:
         self.group, self.topic = group, topic
 
     async def read(self, rows: Iterable[LaneRow]) -> None:
-        """Note of each lane its last owner and that owner's epoch: `acquire` sees whether it is the same still."""
-        found = {row["partition"]: row for row in await self._pool.fetch(_READ, self.group, self.topic)}
-        for row in rows:
-            last = found.get(row.partition)
+        """Note of each lane its last owner and that owner's epoch: `acquire` sees whether it is the same still.
+
+        Of a lane whose number this server does not hold, note why; its last owner may work other lanes still.
+        """
+        by_partition = {row.partition: row for row in rows}
+        for last in await self._pool.fetch(_READ, self.group, self.topic, list(by_partition)):
+            row = by_partition[last["partition"]]
             place = TopicPartition(self.topic, row.partition)
-            row.last_epoch, row.last_owner = 0, None
-            if last is not None:
+            row.last_epoch, row.last_owner, row.not_held = 0, None, None
+            if not last["is_held"]:
+                row.not_held = _not_held(row.partition, last["state"], last["since"])
+            elif last["epoch"] is not None:
                 row.last_epoch, owner, owner_epoch = last["epoch"], last["owner"], last["owner_epoch"]
                 row.last_owner = last_owner(self.group, place, row.last_epoch, owner, owner_epoch)
 
@@ -119,7 +134,7 @@ class LaneRows:
         """Raise the epochs of lanes, in one statement, and write their owner; return those that were acquired.
 
         A lane whose epoch is no longer the one that `read` saw is not: its newer owner may have published what this
-        one has not seen.
+        one has not seen. Nor is a lane whose number this server does not hold.
         """
         by_partition = {row.partition: row for row in rows}
         acquired = await self._pool.fetch(
@@ -228,3 +243,18 @@ class LaneRows:
 
     def _name(self, rows: Sequence[LaneRow]) -> str:
         return f"one of {self.topic}/{', '.join(str(row.partition) for row in rows)}"
+
+
+def _not_held(number: int, state: str | None, since: datetime | None) -> str:
+    """Return why a number's lanes are not for this server's workers, and what to do."""
+    at = "" if since is None else f" since {since.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    match state:
+        case NumberState.LEFT:
+            says = f"number {number} is held by another server, which it left this one for: it is gone{at}"
+        case NumberState.LEAVING:
+            says = f"number {number} is leaving this server{at}"
+        case NumberState.ARRIVING:
+            says = f"number {number} is arriving on this server{at}"
+        case _:
+            return f"this server does not hold number {number}: run `inmail shards`"
+    return f"{says}. `inmail shards` shows how far the move is"

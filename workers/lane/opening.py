@@ -54,6 +54,18 @@ class Opening:
         if not await self._consumer.is_member():
             raise FencedError(f"this worker is no member of group {self._job.group} any more")
 
+    async def read(self, lanes: list[Lane]) -> list[Lane]:
+        """Read the rows of lanes; halt those whose number this server does not hold, and return the others.
+
+        The rows here say nothing of that: a move copies them as they are, and operators see the other server's.
+        """
+        await self._rows.read([lane.row for lane in lanes])
+        for lane in lanes:
+            if lane.row.not_held is not None:
+                lane.fail(LaneError(lane.row.not_held))
+                lane.row.halted = lane.row.not_held  # it is logged once
+        return [lane for lane in lanes if lane.row.not_held is None]
+
     async def open(self, lanes: Sequence[Lane], transact: Transact) -> None:
         """Open lanes, each as soon as it can be; one that cannot fails alone.
 

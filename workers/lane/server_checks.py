@@ -14,6 +14,7 @@ from infra.kafka.topic_ids import topic_ids
 from infra.postgres import Pool
 from infra.retry import SERVER_ERRORS, describe_error
 from infra.settings import Settings
+from infra.shards import SHARD_QUERY, Shard, shard_from_rows
 from schemas.catalogue import BALANCES, INPUT_TOPICS
 from workers.jobs.job import Job
 from workers.lane.clients import Clients
@@ -51,6 +52,7 @@ async def watch_servers(job: Job, settings: Settings, clients: Clients, see_topi
     """Look whether Kafka and Postgres serve, also while there is nothing to do, and whether the topics are there.
 
     A topic may be deleted and created again between two looks: its offsets would be read on as if nothing had happened.
+    And once the server holds other partition numbers than before, the worker asks its group for other partitions.
 
     Args:
         job: whose topic is read.
@@ -68,7 +70,12 @@ async def watch_servers(job: Job, settings: Settings, clients: Clients, see_topi
     gone = ""
     while True:
         await asyncio.sleep(_SERVERS_SECONDS)
-        clients.health.serves("Postgres", await _postgres(clients.pool) or await locks.trouble())
+        trouble, shard = await _postgres(clients.pool)
+        clients.health.serves("Postgres", trouble or await locks.trouble())
+        if shard is not None and shard != clients.assignor.shard:
+            log.warning("numbers_changed", server=str(shard.shard_id), numbers=_states(shard))
+            clients.assignor.shard = shard
+            clients.consumer.request_rejoin()
         clients.health.serves("Kafka", await coordinator.trouble())
         if (topic_id := await _topic_id(job, clients)) is not None:
             see_topic(topic_id)
@@ -83,17 +90,26 @@ async def watch_servers(job: Job, settings: Settings, clients: Clients, see_topi
             log.warning("topic_not_seen", error=gone)
 
 
-async def _postgres(pool: Pool) -> str | None:
-    """Return why the database does not take what is decided. One whose connections are all at work does."""
-    if not pool.get_idle_size() and pool.get_size() == pool.get_max_size():
-        return None
+async def _postgres(pool: Pool) -> tuple[str | None, Shard | None]:
+    """Return why the database does not take what is decided, and what it says that it holds, if it says so.
+
+    A database whose connections are all at work takes it.
+    """
+    is_at_work = not pool.get_idle_size() and pool.get_size() == pool.get_max_size()
     try:
         async with asyncio.timeout(_SERVERS_SECONDS), pool.acquire() as connection:
-            if await connection.fetchval("show transaction_read_only") == "on":
-                return "it is read-only"
+            rows = await connection.fetch(SHARD_QUERY)
     except SERVER_ERRORS as error:
-        return describe_error(error)
-    return None
+        return (None if is_at_work else describe_error(error)), None
+    return ("it is read-only" if rows[0]["is_read_only"] else None), shard_from_rows(rows)
+
+
+def _states(shard: Shard) -> dict[str, list[int]]:
+    """Return the numbers of which the server says something, by what it says."""
+    states: dict[str, list[int]] = {}
+    for number, said in sorted(shard.numbers.items()):
+        states.setdefault(said.state.value, []).append(number)
+    return states
 
 
 class _Coordinator:

@@ -123,14 +123,13 @@ class LaneOwner:
 
     async def _open(self, lanes: list[Lane]) -> None:
         """Acquire lanes, fencing their last owners, and find out where each begins."""
-        rows = [lane.row for lane in lanes]
         try:
             if self._failures:  # one that was frozen must not take lanes from its successor in turn
                 await self._opening.check_membership()
-            await self._rows.read(rows)  # 1
-            await fence_producers(
-                self._settings, {row.last_owner for row in rows if row.last_owner} - {self._name}
-            )  # 2
+            lanes = await self._opening.read(lanes)  # 1
+            rows = [lane.row for lane in lanes]
+            owners = {row.last_owner for row in rows if row.last_owner}
+            await fence_producers(self._settings, owners - {self._name})  # 2
             acquired = await self._rows.acquire(rows, self._name)  # 3
             for lane in [lane for lane in lanes if lane.row not in acquired]:
                 lane.fail(FencedError("another owner acquired it meanwhile"))

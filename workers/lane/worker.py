@@ -15,11 +15,13 @@ from infra.kafka.aiokafka_fixes import ConsumerLostError
 from infra.kafka.broker_versions import fetch_version_concerns
 from infra.kafka.clients import admin_client, create_consumer
 from infra.kafka.end_offsets import EndOffsets
+from infra.kafka.shard_assignor import ShardAssignor
 from infra.postgres import Pool, close_in_time, create_pool
 from infra.postgres_session import find_weak_settings
 from infra.probes import serve_probes
 from infra.retry import SERVER_ERRORS, back_off_seconds, describe_error, is_retriable, suppress_retriable
 from infra.settings import Settings
+from infra.shards import Shard, read_shard
 from workers.errors import WorkerError, task_error
 from workers.jobs.job import Job
 from workers.lane.circuit_breaker import CircuitBreaker
@@ -36,6 +38,7 @@ from workers.telemetry.worker_metrics import WorkerMetrics
 
 __all__ = ["Worker", "run_worker"]
 
+_SHARD_SECONDS = 5.0  # for the answer to what the server holds
 _SAY_SECONDS = 10.0  # between two lines about a server that is away
 
 _Client = TypeVar("_Client")
@@ -90,14 +93,32 @@ class Worker:
             raise error
 
     async def _work(self, stop: asyncio.Event) -> None:
+        if (shard := await self._read_shard(stop)) is None:
+            return
         ends = EndOffsets(self._settings, self._admin)
-        consumer = create_consumer(self._settings, self._job.group, self._settings.drain_seconds * 1.5)
-        clients = Clients(consumer, self._admin, self._pool, self._breaker, self.health, ends, self._traces)
+        assignor = ShardAssignor(shard)
+        consumer = create_consumer(self._settings, self._job.group, self._settings.drain_seconds * 1.5, assignor)
+        clients = Clients(consumer, self._admin, self._pool, self._breaker, self.health, ends, self._traces, assignor)
         self.membership = Membership(Work(self._job, self._settings, clients))
         try:
             await self.membership.run(stop)
         finally:
             await ends.aclose()
+
+    async def _read_shard(self, stop: asyncio.Event) -> Shard | None:
+        """Return what the server holds, as soon as it tells; None where the worker is to stop before."""
+        failures = 0
+        while not stop.is_set():
+            try:
+                async with asyncio.timeout(_SHARD_SECONDS), self._pool.acquire() as connection:
+                    return await read_shard(connection)
+            except SERVER_ERRORS as error:
+                if not is_retriable(error):
+                    raise
+                self.health.serves("Postgres", describe_error(error))
+                await wait_for_event(stop, back_off_seconds(failures))
+                failures += 1
+        return None
 
 
 async def run_worker(job: Job, settings: Settings, stop: asyncio.Event) -> None:

@@ -5,13 +5,14 @@ batch or years later, finds the first answer. Only `balance_not_current` is not:
 next record with the id is decided afresh.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
 from infra.postgres import Connection
 from schemas.ids import DerivedId
+from workers.ledger.accounts import lock_accounts
 from workers.ledger.model import Code, Entry, Place, Request, WorkerName
 from workers.ledger.plans import Catalogue
 
@@ -23,7 +24,6 @@ __all__ = [
     "Opened",
     "answer_all",
     "is_of",
-    "lock_accounts",
     "open_batch",
     "split_at_repeats",
 ]
@@ -48,6 +48,7 @@ class Opened(NamedTuple):
     worker: WorkerName
     accounts: dict[str, int]
     foreign: dict[str, int]  # own partitions of the accounts of which a request came on another one
+    elsewhere: dict[str, int]  # those of accounts that another server holds: of them nothing new is decided here
     fresh: list[Fresh]  # in input order
     set_aside: list[Request[Any]]  # neither answered before nor to be decided
     same: dict[Place, Place]  # the place of a record that asks what a fresh one before it does, and that one's
@@ -69,15 +70,6 @@ class Opened(NamedTuple):
         ]
 
 
-async def lock_accounts(connection: Connection, requests: Sequence[Request[Event]]) -> list[tuple[str, int, int]]:
-    """Lock the accounts of a batch; return for each its id, its number and its own partition."""
-    first = {request.account_id: request.partition for request in reversed(requests)}
-    rows = await connection.fetch(
-        "select account_id, account, partition from lock_accounts($1, $2)", list(first), list(first.values())
-    )
-    return [tuple(row) for row in rows]
-
-
 async def open_batch(
     connection: Connection,
     worker: WorkerName,
@@ -87,28 +79,17 @@ async def open_batch(
     """Lock the accounts of a batch and find what was answered before, in earlier batches or in this one.
 
     A request that is not decidable is set aside, unless it was answered before or its id is another one's: it leaves
-    no trace, so that it can be sent again.
+    no trace, so that it can be sent again. So is, whatever its id, one of an account that another server holds, unless
+    this one has its answer, stored before the account's number left.
     """
-    rows = await lock_accounts(connection, requests)
-    accounts = {row[0]: row[1] for row in rows}
-    own = {row[0]: row[2] for row in rows}
-    found = await connection.fetch(
-        "select * from stored_answers($1, $2)",
-        [accounts[request.account_id] for request in requests],
-        [request.request_id for request in requests],
-    )
-    stored: dict[Key, Entry] = {}
-    not_final: dict[Place, Entry] = {}  # by the place of the record that each was decided for
-    for each in map(Entry._make, found):
-        if each.code != Code.BALANCE_NOT_CURRENT:
-            stored[each.account, each.request_id] = each
-        elif each.worker == worker:
-            not_final[each.source_partition, each.source_offset] = each
+    accounts, own, elsewhere = await lock_accounts(connection, requests)
+    asked = [request for request in requests if request.account_id in accounts] if elsewhere else requests
+    stored, not_final = await _find_stored(connection, worker, accounts, asked)
     answers: dict[Place, list[Entry]] = {}
-    foreign: dict[str, int] = {}
+    foreign: dict[str, int] = elsewhere.copy()
     others = []
     # Python's own UUIDs are slow to hash and to compare: what is found is known by its place from here on.
-    for request in requests:
+    for request in asked:
         account_id = request.account_id
         if own[account_id] != request.partition:
             foreign[account_id] = own[account_id]
@@ -123,9 +104,33 @@ async def open_batch(
     await _add_conflicts(connection, [(request, key) for request, key, conflict in others if conflict], answers)
     await _add_movements(connection, worker, answers)
     rest = [other for other in others if other[0].place not in answers] if answers else others
-    opened = Opened(worker, accounts, foreign, *_sort(rest, is_decidable), answers)
+    if elsewhere:
+        rest = [other for other in rest if other[0].account_id not in elsewhere]
+    fresh, set_aside, same = _sort(rest, is_decidable)
+    if elsewhere:
+        set_aside += [each for each in requests if each.account_id in elsewhere and each.place not in answers]
+    opened = Opened(worker, accounts, foreign, elsewhere, fresh, set_aside, same, answers)
     await _keep_original_ids(connection, opened)
     return opened
+
+
+async def _find_stored(
+    connection: Connection, worker: WorkerName, accounts: Mapping[str, int], requests: Sequence[Request[Any]]
+) -> tuple[dict[Key, Entry], dict[Place, Entry]]:
+    """Return the final answers to requests; and those that are not, by the place of the record of each."""
+    found = await connection.fetch(
+        "select * from stored_answers($1, $2)",
+        [accounts[request.account_id] for request in requests],
+        [request.request_id for request in requests],
+    )
+    stored: dict[Key, Entry] = {}
+    not_final: dict[Place, Entry] = {}
+    for each in map(Entry._make, found):
+        if each.code != Code.BALANCE_NOT_CURRENT:
+            stored[each.account, each.request_id] = each
+        elif each.worker == worker:
+            not_final[each.source_partition, each.source_offset] = each
+    return stored, not_final
 
 
 def _sort(

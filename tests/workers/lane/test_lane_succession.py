@@ -17,10 +17,12 @@ from infra.clock import utc_now
 from infra.kafka.aiokafka_fixes import LaneProducer
 from infra.kafka.clients import admin_client, create_consumer, partition_of, reader
 from infra.kafka.end_offsets import EndOffsets
+from infra.kafka.shard_assignor import ShardAssignor
 from infra.kafka.transactions import TransactionPair
 from infra.postgres import create_pool
 from infra.retry import is_retriable
 from infra.settings import Settings
+from infra.shards import read_shard
 from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS
 from tests.workers.wire import ends, eventually, publish, read, send
 from workers.errors import FencedError
@@ -52,7 +54,8 @@ async def _owning(settings: Settings, place: TopicPartition, name: str) -> Async
         ends_ = EndOffsets(settings)
         stack.push_async_callback(ends_.aclose)
         health = Health(30)
-        clients = Clients(consumer, admin, pool, CircuitBreaker(settings), health, ends_, NO_TRACES)
+        assignor = ShardAssignor(await read_shard(pool))
+        clients = Clients(consumer, admin, pool, CircuitBreaker(settings), health, ends_, NO_TRACES, assignor)
         lane = Lane(SendJob.group, place, pool, settings, health.lane(place))
         reset = _owner.set(name)
         owner = LaneOwner(Work(SendJob(load_catalogue()), settings, clients), AsyncMock())

@@ -1,8 +1,8 @@
 """Sends the messages of dead letters back at a steady rate, each on record.
 
-A message goes to the partition it came from, with its bytes, key and headers, and two headers that mark the redrive.
-Its worker decides it like any other record, as of the time of the redrive; a request that was answered before gets its
-stored answer.
+A message goes to the partition it came from, or to its account's where it was refused for that, with its bytes, key and
+headers, and two headers that mark the redrive. Its worker decides it like any other record, as of the time of the
+redrive; a request that was answered before gets its stored answer.
 
 The intent to send a message is recorded before it is sent, and the broker's answer after. So no sent message is
 unknown: if an operation breaks off, the messages without an answer are in doubt, and the next redrive sends them again.

@@ -17,6 +17,7 @@ from infra.postgres import Connection, connect_database
 from infra.settings import Settings
 from schemas.catalogue import INPUT_TOPICS, Undecodable
 from schemas.envelope import Event
+from schemas.results import DeadLetterReason
 from workers.jobs.billing import unknown_plan
 from workers.ledger.plans import Catalogue, load_catalogue
 from workers.ops.dead_letters.history import LetterKey, Redrive, decode_message, letter_key, read_redrives
@@ -152,10 +153,10 @@ class RedrivePlanner:
         """Return the partition to send a message to: the one it was read from, else the one of its key.
 
         In its old partition the message comes behind the earlier messages of its account, also for a producer with
-        another partitioner.
+        another partitioner. One that was refused because another server has its account's books goes to its key's.
         """
         count = self._counts.get(letter.origin_topic, 0)
-        if letter.origin_partition < count:
+        if letter.origin_partition < count and letter.reason != DeadLetterReason.WRONG_PARTITION:
             return letter.origin_partition
         return partition_of(letter.key, count) if letter.key and count else None
 

@@ -29,10 +29,10 @@ from workers.jobs.billing import BillingJob
 from workers.jobs.expiry import ExpiryJob
 from workers.jobs.send import SendJob
 from workers.ledger.plans import load_catalogue
-from workers.ops.dead_letters.letters import LetterFilter
+from workers.ops.dead_letters.letters import DeadLetter, LetterFilter
 from workers.ops.dead_letters.pages import list_dead_letters
 from workers.ops.dead_letters.redrive import LETTER_HEADER, OPERATION_HEADER, _RedriveSender, redrive
-from workers.ops.dead_letters.redrive_plan import RedriveOptions, plan_redrive
+from workers.ops.dead_letters.redrive_plan import RedriveOptions, RedrivePlanner, plan_redrive
 from workers.ops.dead_letters.report import DeadLetterReport, count_dead_letters, report_dead_letters
 from workers.ops.lag import read_lag
 from workers.ops.operations import (
@@ -227,6 +227,25 @@ async def test_a_message_goes_back_as_it_was_to_where_it_was(mended: Settings, c
     added = [(OPERATION_HEADER, str(done.number).encode()), (LETTER_HEADER, letter.place.encode())]
     assert [*headers, *added] == list(record.headers)
     assert (BILLING_EVENTS, other, "ops-1") == (sending.topic, sending.partition, sending.actor)
+
+
+@pytest.mark.parametrize("reason", ["wrong_partition", "unknown_plan"])
+async def test_only_a_message_that_came_on_a_wrong_partition_is_sent_to_another_one(
+    settings: Settings, database: Connection, account: str, reason: str
+) -> None:
+    """Its account's books are on the server that holds the number of its key; the others stay in their order."""
+    own = partition_of(account.encode(), 4)
+    came_on = (own + 1) % 4
+    event = send(account)
+    letter = DeadLetter(
+        *(came_on, 7, uuid4(), reason, "planted", account, event.type, SEND_REQUESTS, came_on, 3),
+        *(event.time, event.time, account.encode(), encode(event), (), False),
+    )
+    planner = RedrivePlanner(settings, load_catalogue(), {SEND_REQUESTS: 4}, {}, FAST)
+    (decision,) = await planner.decide(database, [letter])
+
+    assert decision.refusal is None
+    assert (own if reason == "wrong_partition" else came_on) == decision.partition
 
 
 async def test_what_would_be_of_no_use_or_unsafe_is_not_sent_and_said_why(
