@@ -22,6 +22,7 @@ from workers.errors import BreakerError, ChildError, LaneError, WorkerError
 from workers.ledger.plans import CatalogueError
 from workers.ops.books.audit_mark import AuditUnderWayError
 from workers.ops.books.balance import UnknownAccountError
+from workers.ops.books.shards import NotHeldError, ServerError
 from workers.ops.books.snapshot import is_unmigrated
 from workers.ops.dead_letters.letters import NoSuchDeadLetterError
 from workers.ops.operations import NoSuchOperationError, RefusedError
@@ -79,6 +80,9 @@ def explain(error: BaseException, read_settings: ReadSettings) -> ErrorAnswer | 
         read_settings: returns the settings whose addresses the sentence names; called only if it names any.
 
     """
+    if isinstance(error, ServerError):
+        server = error.settings
+        return explain(error.error, lambda: server)
     for kind in ERROR_TABLE:
         if isinstance(error, kind.classes) and (kind.applies is None or kind.applies(error)):
             text = kind.describe(error, read_settings)
@@ -151,6 +155,7 @@ ERROR_TABLE: Final[tuple[ErrorKind, ...]] = (
     ErrorKind((NoSuchOperationError,), Exit.NO, 404, "no_such_operation", hint="inmail operations list"),
     ErrorKind((RefusedError, AuditUnderWayError), Exit.NO, 409, "refused"),
     ErrorKind((UnreachableServerError,), Exit.UNREACHABLE, 503, "postgres", hint="inmail shards list"),
+    ErrorKind((NotHeldError,), Exit.UNREACHABLE, 503, "shards", hint="inmail shards"),
     ErrorKind((TopicsError,), Exit.WRONG_USAGE, 409, "topics_differ", hint="inmail topics plan"),
     ErrorKind((CatalogueError,), Exit.WRONG_USAGE, 503, "plan_catalogue", hint="mend the file of INMAIL_PLANS_FILE"),
     ErrorKind((SettingsError,), Exit.WRONG_USAGE, 503, "settings", hint=_SEE_SETTINGS),
@@ -220,4 +225,6 @@ ERROR_TABLE: Final[tuple[ErrorKind, ...]] = (
     # aiokafka has its own classes, so an error of a connection is asyncpg's.
     ErrorKind((OSError,), Exit.UNREACHABLE, 503, "postgres", _postgres_unreachable, hint=_START_POSTGRES),
 )
-KNOWN_ERRORS: Final = tuple(dict.fromkeys(each for kind in ERROR_TABLE for each in kind.classes))
+KNOWN_ERRORS: Final[tuple[type[BaseException], ...]] = tuple(
+    dict.fromkeys((ServerError, *(each for kind in ERROR_TABLE for each in kind.classes)))
+)

@@ -1,39 +1,19 @@
-"""What the tests on a cluster share: the running stack, as if others had worked its topics before."""
+"""What tests of the workers' tools share."""
 
-from pathlib import Path
-from uuid import uuid4
+from collections.abc import Awaitable, Callable
 
 import pytest
 
+from infra.postgres import Connection
 from infra.settings import Settings
-from tests.workers.wire import prepare
-from workers.ledger.plans import SHIPPED
+from tests.conftest import Connect
+from tests.workers.two_servers import TwoServers, prepare_servers
 
 
 @pytest.fixture
-async def cluster(settings: Settings) -> Settings:
-    """The running stack with its groups at the ends of their topics, whatever other tests left."""
-    await prepare(settings)
-    return settings
-
-
-@pytest.fixture
-async def balances(settings: Settings) -> Settings:
-    """The running stack as `cluster` has it, with the topic of balances switched on."""
-    own = settings.model_copy(update={"balances_topic": True})
-    await prepare(own)
-    return own
-
-
-@pytest.fixture
-def account() -> str:
-    """An account of the test's own: topics outlive tests."""
-    return f"a-{uuid4().hex[:12]}"
-
-
-@pytest.fixture
-def mended(cluster: Settings, tmp_path: Path) -> Settings:
-    """The same cluster, with a plan catalogue that has the plan `platinum`."""
-    file = tmp_path / "plans.toml"
-    file.write_text(SHIPPED.read_text() + "\n[plans.platinum]\ncredits = 7\nrollover = true\n")
-    return cluster.model_copy(update={"plans_file": str(file)})
+async def servers(
+    settings: Settings, database: Connection, other_books: Callable[[], Awaitable[Settings]], connect: Connect
+) -> TwoServers:
+    """Two servers that hold the books together, both empty."""
+    second = await other_books()
+    return await prepare_servers(settings, second, database, await connect(second))

@@ -9,6 +9,7 @@ import typer
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaConnectionError, TopicAuthorizationFailedError
+from pydantic import SecretStr
 
 from infra.kafka.clients import NotSetUpError
 from infra.local.errors import LocalStackError
@@ -23,6 +24,7 @@ from workers.error_table import ERROR_TABLE, KNOWN_ERRORS, explain
 from workers.errors import BreakerError, ChildError, LaneError, StuckError
 from workers.ledger.plans import CatalogueError
 from workers.ops.books.balance import UnknownAccountError
+from workers.ops.books.shards import NotHeldError, ServerError
 from workers.ops.dead_letters.letters import NoSuchDeadLetterError
 from workers.ops.operations import NoSuchOperationError, RefusedError
 from workers.ops.topics.plan import TopicsError
@@ -34,6 +36,7 @@ OURS = [
     NoSuchDeadLetterError,
     NoSuchOperationError,
     RefusedError,
+    NotHeldError,
     TopicsError,
     CatalogueError,
     SettingsError,
@@ -130,6 +133,24 @@ def test_the_command_line_and_the_console_answer_an_error_with_one_sentence(
     assert "secret" not in console[1]
 
 
+@pytest.mark.parametrize(
+    "error",
+    [ConnectionRefusedError(111, "refused"), LockedError("pid 7 holds it"), asyncpg.UndefinedTableError("planted")],
+)
+def test_an_error_of_one_of_several_servers_names_that_server(
+    error: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The sentence is that of the error itself, with the address of the server that has it."""
+    other = Settings(database_url=SecretStr("postgresql://ledger:secret@other:5433/inmail"))
+    expected = explain(error, lambda: other)
+    assert expected is not None
+
+    wrapped = ServerError(other, error)
+    assert (expected.exit, expected.text) == run_failing(wrapped, capsys)
+    assert (expected.status, expected.text) == asyncio.run(ask_console(wrapped))
+    assert "localhost" not in expected.text
+
+
 def test_every_row_of_the_table_answers_one_of_the_errors_above() -> None:
     """A base class above its subclass would take the errors of the subclass."""
     rows = {
@@ -146,7 +167,8 @@ def test_every_row_of_the_table_answers_one_of_the_errors_above() -> None:
 
 def test_every_known_class_has_an_answer_and_no_other_has() -> None:
     """The console catches the known classes, so each has a row without a condition, or a base class that has one."""
-    unconditional = tuple(kind for row in ERROR_TABLE if row.applies is None for kind in row.classes)
+    rows = tuple(kind for row in ERROR_TABLE if row.applies is None for kind in row.classes)
+    unconditional = (ServerError, *rows)  # answered as the error of the server that it has
 
     assert [] == [kind for kind in KNOWN_ERRORS if not issubclass(kind, unconditional)]
     assert None is explain(ValueError("planted"), load_settings)

@@ -7,13 +7,16 @@ from typing import Annotated
 import typer
 
 from infra.output import continue_without_reader
+from infra.settings import Settings
 from infra.terminal import error_console, show_progress
 from workers.commands.options import JsonOption, instant_option, write_json
-from workers.commands.running import Exit, run_command
-from workers.commands.views.books import show_audit, show_balance, show_statement
-from workers.ops.books.audit import audit
+from workers.commands.running import Exit, run_command, tell_silent_servers
+from workers.commands.views.books import show_audit, show_balance, show_books_audit, show_statement
+from workers.ops.books.audit import Audit, audit
 from workers.ops.books.audit_new import audit_and_mark, audit_new
+from workers.ops.books.audit_servers import BooksAudit, audit_each_server
 from workers.ops.books.balance import read_balance
+from workers.ops.books.shards import has_one_server
 from workers.ops.books.statement import read_statement, write_csv
 
 __all__ = ["audit_command", "balance", "statement"]
@@ -66,7 +69,22 @@ def audit_command(*, new: _NewOption = False, mark: _MarkOption = False, json: J
     err = error_console()
     # Where nobody looks, lines of progress would be all that a short audit writes.
     with show_progress(100, "% of the checks", err) if err.is_terminal else nullcontext(lambda _: None) as progress:
-        found = run_command(lambda settings: run(settings, lambda done, count, _: progress(100 * done // count)))
-    write_json(found.summary()) if json else show_audit(found)
-    if not found.passed:
+
+        async def run_all(settings: Settings) -> BooksAudit | Audit:
+            def report(done: int, count: int, _: str) -> None:
+                progress(100 * done // count)
+
+            if has_one_server(settings):
+                return await run(settings, report)
+            return await audit_each_server(settings, run, report)
+
+        found = run_command(run_all)
+    if json:
+        write_json(found.summary())
+    else:
+        show_audit(found) if isinstance(found, Audit) else show_books_audit(found)
+    silent = Exit.DONE if isinstance(found, Audit) else tell_silent_servers(found.errors)
+    if not (found.passed if isinstance(found, Audit) else found.balances):
         raise typer.Exit(Exit.NO)
+    if silent:
+        raise typer.Exit(silent)

@@ -6,7 +6,7 @@ import gc
 import logging
 import sys
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final, TypeVar
 
 import asyncpg
@@ -23,9 +23,10 @@ from infra.settings import Settings, load_settings
 from infra.terminal import error_console
 from infra.waiting import WaitWatch, watched
 from workers.error_table import Exit, explain
+from workers.ops.books.shards import ServerError
 from workers.rights import CHANGING, CHECKED, RIGHTS, WARNED, check_rights, explain_refusal
 
-__all__ = ["DEFECT", "Exit", "fail", "run_command", "run_process"]
+__all__ = ["DEFECT", "Exit", "fail", "run_command", "run_process", "tell_silent_servers"]
 
 CommandResult = TypeVar("CommandResult")
 
@@ -87,6 +88,10 @@ async def _ask(question: Callable[[Settings], Coroutine[Any, Any, CommandResult]
         raise
     except asyncpg.LockNotAvailableError as error:
         raise await explain_lock(settings, error) from error
+    except ServerError as error:
+        if not isinstance(error.error, asyncpg.LockNotAvailableError) or isinstance(error.error, LockedError):
+            raise
+        raise ServerError(error.settings, await explain_lock(error.settings, error.error)) from error
 
 
 def run_process(worker: Callable[[Settings], Coroutine[Any, Any, None]]) -> None:
@@ -152,6 +157,18 @@ def fail(text: str, exit_: Exit, code: str = "refused", hint: str | None = None)
     return typer.Exit(exit_)
 
 
+def tell_silent_servers(errors: Iterable[ServerError]) -> Exit:
+    """Print on standard error a line for each of several servers that gave no answer; return the exit code for it."""
+    exit_ = Exit.DONE
+    for error in errors:
+        answer = explain(error, load_settings)
+        if answer is None:
+            raise error
+        _tell(answer.code, answer.text, answer.hint)
+        exit_ = max(exit_, answer.exit)
+    return exit_
+
+
 def _tell(code: str, text: str, hint: str | None) -> None:
     """Write one line on standard error: with --json an object, else the sentence."""
     if writes_json():
@@ -170,7 +187,8 @@ def _run_to_exit(run: Callable[[], CommandResult], interrupted: Exit) -> Command
     except typer.Exit:
         raise
     except Exception as error:
-        refused = asyncio.run(explain_refusal(error, load_settings, _command()))
+        server = error.settings if isinstance(error, ServerError) else None
+        refused = asyncio.run(explain_refusal(error, load_settings if server is None else lambda: server, _command()))
         answer = explain(refused or error, load_settings)
         if answer is None or answer.unexpected:
             traceback.print_exc()

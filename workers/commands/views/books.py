@@ -1,15 +1,18 @@
 """Terminal output of balances, statements and audits."""
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.text import Text
 
 from infra.terminal import console, format_instant, show_table
 from workers.commands.views.styles import BAD, DIM, GOOD, INFO, WARN, format_count
-from workers.ops.books.audit import Audit, BookTotals
+from workers.ops.books.audit import Audit, AuditedPart, AuditExample, BookTotals, Finding
+from workers.ops.books.audit_servers import BooksAudit
 from workers.ops.books.balance import Balance
 from workers.ops.books.statement import Statement, StatementLine
 
-__all__ = ["show_audit", "show_balance", "show_statement"]
+__all__ = ["show_audit", "show_balance", "show_books_audit", "show_statement"]
 
 _LOT_STYLES = {"available": GOOD, "later": INFO}
 _AS_OF_SOURCES = {
@@ -90,26 +93,66 @@ def _statement_cells(line: StatementLine) -> tuple[str | int, ...]:
 def show_audit(audit: Audit) -> None:
     """Show the totals and findings of an audit."""
     out = console()
-    totals = audit.totals
-    counts = ((totals.accounts, "account"), (totals.lots, "lot"), (totals.rows, "journal row"))
-    out.print(", ".join(format_count(number, what) for number, what in counts))
-    out.print(_format_equation(totals), soft_wrap=True)
+    _show_totals(audit.totals, out)
     if audit.new is not None:
-        text = (
-            f"read: {format_count(audit.new.rows, 'row')} of {format_count(audit.new.accounts, 'account')}, new since"
-            f" {format_instant(audit.new.since)}; all was read at {format_instant(audit.new.whole_at)}"
-        )
-        out.print(Text(text, style=DIM), soft_wrap=True)
+        out.print(Text(_format_part(audit.new), style=DIM), soft_wrap=True)
     out.print()
     for finding in audit.findings:
-        mark = (f"{finding.count:,} x ", BAD) if finding.count else ("ok ", GOOD)
-        out.print(Text.assemble(mark, (finding.name, "bold"), f": {finding.promise}"))
-        for example in finding.examples:
-            out.print(Text(f"     {' '.join(filter(None, (example.account, example.place)))}: {example.found}"))
-        if (more := finding.count - len(finding.examples)) > 0:
-            out.print(f"     ... and {more:,} more")
+        _show_finding(finding, [("", example) for example in finding.examples], out)
     good = "The ledger balances." if audit.new is None else "What is new balances."
-    result = (good, "bold green") if audit.passed else ("The ledger does not balance.", BAD)
+    _show_result(good if audit.passed else None, out)
+
+
+def show_books_audit(audit: BooksAudit) -> None:
+    """Show the audits of several servers as one: the totals of all, and each finding with its server."""
+    out = console()
+    _show_totals(audit.totals, out)
+    for each in audit.servers:
+        if each.audit is None:
+            out.print(Text.assemble(f"{each.server}: ", ("not audited", BAD)), soft_wrap=True)
+        else:
+            new = "" if each.audit.new is None else f"; {_format_part(each.audit.new)}"
+            out.print(Text(f"{each.server}: {_format_counts(each.audit.totals)}{new}", style=DIM), soft_wrap=True)
+    out.print()
+    for finding, examples in audit.findings():
+        _show_finding(finding, [(f"{server}: ", example) for server, example in examples], out)
+    news = [each.new for _, each in audit.audits]
+    good = "The ledger balances." if not news or None in news else "What is new balances."
+    if audit.errors:
+        missing = f"{len(audit.errors)} of {format_count(len(audit.servers), 'server')} not audited."
+        good = f"What was audited balances; {missing}" if audit.audits else missing
+    _show_result(good if audit.balances else None, out, WARN if audit.errors else GOOD)
+
+
+def _show_totals(totals: BookTotals, out: Console) -> None:
+    out.print(_format_counts(totals))
+    out.print(_format_equation(totals), soft_wrap=True)
+
+
+def _format_counts(totals: BookTotals) -> str:
+    counts = ((totals.accounts, "account"), (totals.lots, "lot"), (totals.rows, "journal row"))
+    return ", ".join(format_count(number, what) for number, what in counts)
+
+
+def _format_part(new: AuditedPart) -> str:
+    return (
+        f"read: {format_count(new.rows, 'row')} of {format_count(new.accounts, 'account')}, new since"
+        f" {format_instant(new.since)}; all was read at {format_instant(new.whole_at)}"
+    )
+
+
+def _show_finding(finding: Finding, examples: Sequence[tuple[str, AuditExample]], out: Console) -> None:
+    mark = (f"{finding.count:,} x ", BAD) if finding.count else ("ok ", GOOD)
+    out.print(Text.assemble(mark, (finding.name, "bold"), f": {finding.promise}"))
+    for server, example in examples:
+        out.print(Text(f"     {server}{' '.join(filter(None, (example.account, example.place)))}: {example.found}"))
+    if (more := finding.count - len(examples)) > 0:
+        out.print(f"     ... and {more:,} more")
+
+
+def _show_result(good: str | None, out: Console, style: str = GOOD) -> None:
+    """Show the verdict; None: the ledger does not balance."""
+    result = ("The ledger does not balance.", BAD) if good is None else (good, f"bold {style}")
     out.print(Text.assemble("\n", result))
 
 

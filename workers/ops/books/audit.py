@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 from infra.postgres import Connection
 from infra.settings import RecordTime, Settings
+from workers.ops.books.held_tables import read_held_tables
 from workers.ops.books.snapshot import open_books
 
 __all__ = [
@@ -176,7 +177,7 @@ limit {}
 
 
 async def audit(settings: Settings, report: Report | None = None) -> Audit:
-    """Audit one snapshot of the ledger's database, while the workers continue.
+    """Audit one snapshot of one server's database, while the workers continue.
 
     Raises:
         NotSetUpError: when the database was never migrated.
@@ -185,22 +186,27 @@ async def audit(settings: Settings, report: Report | None = None) -> Audit:
     """
     async with open_books(settings) as connection:
         by_broker = settings.topic_record_time is RecordTime.APPEND
-        return await audit_books(connection, broker_time=by_broker, report=report)
+        tables = await read_held_tables(connection, settings)
+        return await audit_books(connection, tables, broker_time=by_broker, report=report)
 
 
-async def audit_books(connection: Connection, *, broker_time: bool = True, report: Report | None = None) -> Audit:
+async def audit_books(
+    connection: Connection, tables: str = "", *, broker_time: bool = True, report: Report | None = None
+) -> Audit:
     """Audit the ledger's database in the caller's transaction.
 
     Args:
         connection: in a transaction, so that all checks see one snapshot.
+        tables: a WITH clause, whose queries stand for the tables of their names.
         broker_time: whether records have their broker's time: without it, checks that compare times are left out.
         report: called before each check.
 
     """
     await connection.execute(MEMORY_PLANS)
-    totals = await connection.fetchrow(_TOTALS, timeout=QUERY_SECONDS)
+    totals = await connection.fetchrow(tables + _TOTALS, timeout=QUERY_SECONDS)
     assert totals is not None  # noqa: S101 - an aggregate returns its row
-    return Audit(BookTotals(**totals), await run_checks(connection, CHECKS, broker_time=broker_time, report=report))
+    findings = await run_checks(connection, CHECKS, tables, broker_time=broker_time, report=report)
+    return Audit(BookTotals(**totals), findings)
 
 
 async def run_checks(

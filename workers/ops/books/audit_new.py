@@ -28,6 +28,7 @@ from workers.ops.books.audit import (
     run_checks,
 )
 from workers.ops.books.audit_mark import open_for_mark, read_mark, save_new_mark, save_whole_mark
+from workers.ops.books.held_tables import read_held_tables
 
 __all__ = ["audit_and_mark", "audit_new", "audit_new_books"]
 
@@ -177,8 +178,9 @@ async def audit_and_mark(settings: Settings, report: Report | None = None) -> Au
     """
     began = monotonic()
     async with open_for_mark(settings) as connection:
-        found = await audit_books(connection, broker_time=_by_broker(settings), report=report)
-        if found.passed:
+        tables = await read_held_tables(connection, settings)
+        found = await audit_books(connection, tables, broker_time=_by_broker(settings), report=report)
+        if found.passed and not tables:  # copies are deleted sooner or later, and a mark would miss them then
             await save_whole_mark(connection, found, monotonic() - began)
     return found
 
@@ -195,7 +197,7 @@ async def audit_new(settings: Settings, report: Report | None = None) -> Audit:
 
     """
     async with open_for_mark(settings) as connection:
-        if await read_mark(connection) is not None:
+        if await read_mark(connection) is not None and not await read_held_tables(connection, settings):
             return await audit_new_books(connection, broker_time=_by_broker(settings), report=report)
     return await audit_and_mark(settings, report)
 

@@ -444,4 +444,14 @@ from (
     group by r.worker, r.source_partition
 ) as x
 left join lanes as l on l.consumer_group = 'inmail-' || x.worker and x.source_partition = l.partition
-where x.newest >= coalesce(l.next_offset, 0);
+where
+    x.newest >= coalesce(l.next_offset, 0)
+    -- A record on another partition than its account's may have been read by a lane that another server has since.
+    and coalesce(
+        (
+            select n.state in ('held', 'leaving')
+            from shard_numbers as n
+            where n.number = x.source_partition
+        ),
+        (select s.holds_all from shard as s)
+    );

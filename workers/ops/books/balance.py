@@ -11,8 +11,7 @@ from typing import Any, Final
 
 from infra.clock import utc_now
 from infra.postgres import Connection
-from infra.settings import Settings
-from workers.ops.books.snapshot import open_books
+from workers.ops.books.shards import by_account
 
 __all__ = [
     "CLOSED_EARLY",
@@ -112,19 +111,6 @@ from (
 """
 
 
-async def read_balance(settings: Settings, account_id: str, as_of: datetime | None = None) -> Balance:
-    """Return an account's balance from one snapshot of the database.
-
-    Raises:
-        UnknownAccountError: when the ledger has no such account.
-        NotSetUpError: when the database was never migrated.
-        OSError, asyncpg.PostgresError: when the database cannot be reached or refuses.
-
-    """
-    async with open_books(settings) as connection:
-        return await balance_of(connection, account_id, as_of)
-
-
 async def balance_of(connection: Connection, account_id: str, as_of: datetime | None = None) -> Balance:
     """Return an account's balance.
 
@@ -162,6 +148,9 @@ async def balance_of(connection: Connection, account_id: str, as_of: datetime | 
         lots,
         order["overtaken"],
     )
+
+
+read_balance: Final = by_account(balance_of)
 
 
 def choose_instant(as_of: datetime | None, last: datetime | None) -> tuple[datetime, str]:

@@ -15,10 +15,9 @@ from typing import Any, Final, NamedTuple
 from asyncpg import Record
 
 from infra.postgres import Connection
-from infra.settings import Settings
 from workers.ledger.model import ACCEPTED, Code
 from workers.ops.books.balance import CLOSED_EARLY, choose_instant, lot_end, read_account
-from workers.ops.books.snapshot import open_books
+from workers.ops.books.shards import by_account
 
 __all__ = ["BalanceHistory", "BalancePoint", "ChangeKind", "balance_history_of", "read_balance_history", "thin"]
 
@@ -100,19 +99,6 @@ limit $3
 """
 
 
-async def read_balance_history(settings: Settings, account_id: str, as_of: datetime | None = None) -> BalanceHistory:
-    """Return an account's balance over time, from one snapshot of the database.
-
-    Raises:
-        UnknownAccountError: when the ledger has no such account.
-        NotSetUpError: when the database was never migrated.
-        OSError, asyncpg.PostgresError: when the database cannot be reached or refuses.
-
-    """
-    async with open_books(settings) as connection:
-        return await balance_history_of(connection, account_id, as_of)
-
-
 async def balance_history_of(connection: Connection, account_id: str, as_of: datetime | None = None) -> BalanceHistory:
     """Return an account's balance over time. `balance_of` describes the default of `as_of`.
 
@@ -128,6 +114,9 @@ async def balance_history_of(connection: Connection, account_id: str, as_of: dat
     lots = await connection.fetch(_LOTS, account["account"], as_of)
     points, changes = await asyncio.to_thread(_pass_through, lots, rows[:_MAX_ROWS], cut_at)
     return BalanceHistory(account_id, as_of, points, changes, cut_at)
+
+
+read_balance_history: Final = by_account(balance_history_of)
 
 
 def _pass_through(

@@ -9,10 +9,9 @@ from typing import Any, Final
 from uuid import UUID
 
 from infra.postgres import Connection
-from infra.settings import Settings
 from workers.ops.books.balance import Balance, UnknownAccountError, balance_of
 from workers.ops.books.reasons import reason_of
-from workers.ops.books.snapshot import open_books
+from workers.ops.books.shards import by_account
 
 __all__ = [
     "LINE_COLUMNS",
@@ -93,19 +92,6 @@ _COLUMNS = (
 )
 
 
-async def read_statement(settings: Settings, account_id: str, as_of: datetime | None = None) -> Statement:
-    """Return an account's statement from one snapshot of the database.
-
-    Raises:
-        UnknownAccountError: when the ledger has no such account.
-        NotSetUpError: when the database was never migrated.
-        OSError, asyncpg.PostgresError: when the database cannot be reached or refuses.
-
-    """
-    async with open_books(settings) as connection:
-        return await statement_of(connection, account_id, as_of)
-
-
 async def statement_of(connection: Connection, account_id: str, as_of: datetime | None = None) -> Statement:
     """Return an account's statement. `balance_of` describes the default of `as_of`.
 
@@ -116,6 +102,9 @@ async def statement_of(connection: Connection, account_id: str, as_of: datetime 
     balance = await balance_of(connection, account_id, as_of)
     rows = await connection.fetch(_LINES, account_id, balance.as_of)
     return Statement(**_members(balance), lines=tuple(StatementLine(**row) for row in rows))
+
+
+read_statement: Final = by_account(statement_of)
 
 
 def write_csv(statement: Statement) -> str:

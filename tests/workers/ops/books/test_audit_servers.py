@@ -1,0 +1,157 @@
+"""The audit of books that several servers hold: one report, which names the server of each finding."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+
+import click.testing
+import pytest
+from typer.testing import CliRunner
+
+from infra.settings import Settings
+from tests.workers.two_servers import PlacedBook, TwoServers, account_of, lanes_stand, set_state
+from workers.cli import app
+from workers.ops.books.audit import BookTotals, audit
+from workers.ops.books.audit_servers import audit_each_server
+from workers.ops.books.shards import server_name
+
+Run = Callable[..., click.testing.Result]
+
+
+@pytest.fixture
+async def booked(servers: TwoServers) -> TwoServers:
+    """Both servers with an account of their own: two of five credits sent; one of seven."""
+    for connection, account, credits_, sends in (
+        (servers.first, servers.accounts[0], 5, 2),
+        (servers.second, servers.accounts[1], 7, 1),
+    ):
+        book = PlacedBook(connection)
+        await book.one(book.promotion(credits_, account))
+        await book.decide(*(book.send(account) for _ in range(sends)))
+        await lanes_stand(connection, book)
+    return servers
+
+
+def _inmail(settings: Settings, *arguments: str) -> click.testing.Result:
+    env = {
+        "INMAIL_DATABASE_URL": settings.database_url.get_secret_value(),
+        "INMAIL_DATABASE_SHARDS": settings.database_shards.get_secret_value(),
+    }
+    return CliRunner().invoke(app, arguments, env=env)
+
+
+async def inmail(settings: Settings, *arguments: str) -> click.testing.Result:
+    """Run a command on these servers."""
+    return await asyncio.to_thread(_inmail, settings, *arguments)
+
+
+def _sum(totals: list[BookTotals]) -> BookTotals:
+    return BookTotals(**{name: sum(asdict(each)[name] for each in totals) for name in asdict(totals[0])})
+
+
+async def test_the_totals_of_all_servers_are_added_up(booked: TwoServers) -> None:
+    """Each server's own beside them."""
+    alone = [(await audit(each)).totals for each in booked.alone]
+
+    done = await inmail(booked.both, "audit")
+    told = json.loads((await inmail(booked.both, "audit", "--json")).stdout)
+
+    lines = done.stdout.splitlines()
+    assert (done.exit_code, done.stderr, lines[-1]) == (0, "", "The ledger balances.")
+    assert "2 accounts, 2 lots, 5 journal rows" == lines[0]
+    assert lines[1].startswith("12 granted = 3 spent")
+    assert [
+        f"{server_name(each)}: 1 account, 1 lot, {rows} journal rows"
+        for each, rows in zip(booked.alone, (3, 2), strict=True)
+    ] == lines[2:4]
+    assert (told["passed"], told["totals"]) == (True, asdict(_sum(alone)))
+    assert [each["totals"] for each in told["servers"]] == [asdict(each) for each in alone]
+
+
+@pytest.mark.parametrize("option", [(), ("--mark",), ("--new",)], ids=["whole", "mark", "new"])
+async def test_a_fault_on_one_server_is_found_and_names_it(booked: TwoServers, option: tuple[str, ...]) -> None:
+    """The finding is that of an audit of the server alone; the other's mark moves, its own does not."""
+    await booked.second.execute("update lots set remaining = remaining - 1")
+    alone = {each.name: each for each in (await audit(booked.alone[1])).failures()}
+
+    done = await inmail(booked.both, "audit", *option)
+    told = json.loads((await inmail(booked.both, "audit", *option, "--json")).stdout)
+
+    (example, *_) = alone["lot_is_its_journal"].examples
+    assert (done.exit_code, done.stdout.splitlines()[-1]) == (1, "The ledger does not balance.")
+    assert f"     {server_name(booked.alone[1])}: {example.account} {example.place}: {example.found}" in done.stdout
+    assert server_name(booked.alone[0]) not in done.stdout.partition("ok ")[2]
+    assert {each["name"]: each["count"] for each in told["checks"] if each["count"]} == {
+        name: each.count for name, each in alone.items()
+    }
+    assert [each["passed"] for each in told["servers"]] == [True, False]
+    marks = [await each.fetchval("select count(*) from audits") for each in (booked.first, booked.second)]
+    assert marks == ([2, 0] if option else [0, 0])
+
+
+async def test_an_audit_of_what_is_new_reads_what_is_new_on_each_server(booked: TwoServers) -> None:
+    """Each server has its own mark."""
+    assert (await inmail(booked.both, "audit", "--mark")).exit_code == 0
+    book = PlacedBook(booked.second)
+    book.offset = 100
+    await book.one(book.promotion(1, booked.accounts[1]))
+    await lanes_stand(booked.second, book)
+
+    done = await inmail(booked.both, "audit", "--new")
+
+    lines = done.stdout.splitlines()
+    assert (done.exit_code, lines[-1]) == (0, "What is new balances.")
+    assert ["read: 0 rows of 0 accounts", "read: 1 row of 1 account"] == [
+        line.partition("; ")[2].partition(", new")[0] for line in lines[2:4]
+    ]
+
+
+async def test_a_server_that_is_away_is_named_and_the_others_are_audited(booked: TwoServers) -> None:
+    """The exit code tells that not all was audited; a fault that was found weighs more."""
+    away = booked.without_second()
+
+    done = await inmail(away, "audit")
+    told = json.loads((await inmail(away, "audit", "--json")).stdout)
+    await booked.first.execute("update lots set remaining = remaining - 1")
+    broken = await inmail(away, "audit")
+
+    assert (done.exit_code, told["passed"], broken.exit_code) == (3, False, 1)
+    assert "inmail: Postgres cannot be reached at localhost:1 (" in done.stderr
+    lines = done.stdout.splitlines()
+    assert "What was audited balances; 1 of 2 servers not audited." == lines[-1]
+    assert {"1 account, 1 lot, 3 journal rows", "localhost:1/inmail: not audited"} <= set(lines)
+    assert [each["passed"] for each in told["servers"]] == [True, None]
+
+
+async def test_copies_of_a_number_that_another_server_holds_are_not_counted(booked: TwoServers) -> None:
+    """A move leaves them for a while, perhaps in part: what they say is out of date. No mark is set over them."""
+    for connection, state in ((booked.first, "left"), (booked.second, "arriving")):
+        await set_state(connection, 0, "held")
+        book = PlacedBook(connection)
+        book.offset = 50
+        await book.one(book.promotion(9, account_of(0, "copy")))
+        await lanes_stand(connection, book)
+        await set_state(connection, 0, state, booked.second)
+        await connection.execute(
+            "update lots set remaining = 1 where account in (select account from accounts where account_id = $1)",
+            account_of(0, "copy"),
+        )
+
+    found = await audit_each_server(booked.both, lambda settings, _: audit(settings))
+    marked = await inmail(booked.both, "audit", "--mark")
+
+    assert (found.totals.accounts, found.balances) == (1, True)
+    assert marked.exit_code == 0
+    assert [0, 0] == [await each.fetchval("select count(*) from audits") for each in (booked.first, booked.second)]
+
+
+async def test_a_row_of_a_record_that_another_server_read_is_no_fault(booked: TwoServers) -> None:
+    """A record on another partition than its account's was decided where its lane is now elsewhere."""
+    await set_state(booked.first, 1, "left", booked.second)
+    await booked.first.execute("update journal set source_partition = 1")
+    await booked.second.execute("update journal set source_partition = 1")
+
+    assert [True, True] == [(await audit(each)).passed for each in booked.alone]
+    await set_state(booked.first, 1, "held")
+    assert ["row_was_read"] == [each.name for each in (await audit(booked.alone[0])).failures()]
