@@ -53,7 +53,18 @@ ROOMS = {
     "api": {"ops/books", "telemetry"},
     "console": {"error_table", "ledger", "rights", "topology"} | _OPS,
     "commands": {"api", "console", "error_table", "errors", "ledger", "rights", "simulate"} | _OPS,
-    "local": {"commands", "console", "errors", "ledger", "ops/books", "ops/doctor", "ops/lag", "ops/topics"},
+    "local": {
+        "commands",
+        "console",
+        "errors",
+        "ledger",
+        "ops",
+        "ops/books",
+        "ops/doctor",
+        "ops/lag",
+        "ops/shards",
+        "ops/topics",
+    },
 }
 ROOMS["worker_command"] = {"commands", "jobs", "lane", "ledger"}  # puts a job into its lanes
 ROOMS["cli"] = {*ROOMS}  # the command puts the rooms together
