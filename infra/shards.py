@@ -4,9 +4,10 @@ Each server says it of itself (`0019_shards.sql`): there is no other map that co
 every number.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import groupby
 from typing import NamedTuple
 from uuid import UUID
 
@@ -15,7 +16,7 @@ from pydantic import SecretStr
 from infra.postgres import Connection
 from infra.settings import Settings
 
-__all__ = ["NumberState", "Shard", "ShardNumber", "read_shard", "settings_of_shards"]
+__all__ = ["NumberState", "Shard", "ShardNumber", "number_ranges", "read_shard", "settings_of_shards"]
 
 
 def settings_of_shards(settings: Settings) -> list[Settings]:
@@ -83,3 +84,9 @@ async def read_shard(connection: Connection) -> Shard:
             if row["number"] is not None
         },
     )
+
+
+def number_ranges(numbers: Sequence[int]) -> str:
+    """Return ascending numbers in words: `0-3, 6`."""
+    runs = [[number for _, number in run] for _, run in groupby(enumerate(numbers), lambda each: each[1] - each[0])]
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)

@@ -38,7 +38,7 @@ ROOMS = {
     "telemetry": {"errors", "ledger"},
     "jobs": {"ledger", "telemetry", "topology"},
     "lane": {"errors", "jobs", "rights", "telemetry", "topology"},
-    "ops/lag": {"telemetry", "topology"},
+    "ops/lag": {"ops/books", "telemetry", "topology"},
     "ops/books": {"ledger", "telemetry", "topology"},
     "ops": {"ops/books"},
     "ops/topics": {"ops", "topology"},

@@ -10,6 +10,7 @@ from infra.clock import utc_now
 from infra.lock_holder import LockHolder
 from infra.postgres_locks import LockedError, LockMemory
 from infra.settings import Settings
+from infra.shards import settings_of_shards
 from workers.console import health
 from workers.console.advice import ADVICE
 from workers.console.books_check import BooksCheck
@@ -58,8 +59,8 @@ class SystemMonitor:
         self._limiter = limiter
         self._control = control
         self._probes = probes
-        self._lock_memory = LockMemory()
-        self.lag = LagSource(limiter.settings, self._lock_memory)
+        self._lock_memories = [LockMemory() for _ in settings_of_shards(limiter.settings)]
+        self.lag = LagSource(limiter.settings, self._lock_memories)
         self.flow = Flow()
         self.recorder = Recorder(limiter)
         self._books = BooksCheck(limiter)
@@ -138,7 +139,7 @@ class SystemMonitor:
     async def _read_ledger(self, settings: Settings) -> None:
         async with open_books(settings) as connection:
             # First: whoever has locked the tables is told although they cannot be read.
-            self._ledger.locks = await self._lock_memory.read(connection)
+            self._ledger.locks = await self._lock_memories[0].read(connection)
             self._ledger.lanes = await read_lanes(connection)
             self._ledger.outcomes = await recent_outcomes(connection, _OUTCOME_RECORDS)
             newest = await read_operations(connection, 5)

@@ -2,17 +2,16 @@
 
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from itertools import groupby
 
 from pydantic import SecretStr
 
 from infra.postgres import Connection, connect_database, database_address
 from infra.settings import Settings
-from infra.shards import read_shard, settings_of_shards
+from infra.shards import number_ranges, read_shard, settings_of_shards
 from workers.ops.operations import Operator
 from workers.ops.shards.add import add_server, plan_add
 
-__all__ = ["number_ranges", "prepare_shards"]
+__all__ = ["prepare_shards"]
 
 _WHO = Operator("inmail up", "a Postgres server of the local stack")
 _EMPTY = "select not exists (select from lanes) and not exists (select from accounts)"
@@ -85,9 +84,3 @@ async def _line(number: int, server: Settings, connection: Connection, partition
     url = server.database_url.get_secret_value()
     what = f"partitions {number_ranges(held)}" if held else f"nothing: `inmail shards move NUMBERS --to {url}`"
     return f"Postgres {number} ({database_address(server)}) holds {what}"
-
-
-def number_ranges(numbers: list[int]) -> str:
-    """Return ascending numbers in words: `0-3, 6`."""
-    runs = [[number for _, number in run] for _, run in groupby(enumerate(numbers), lambda each: each[1] - each[0])]
-    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)

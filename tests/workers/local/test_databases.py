@@ -18,14 +18,14 @@ from infra.local.stack import LocalStack
 from infra.local.stack_setup import Options, _reserve
 from infra.local.supervisor_client import Child, Program
 from infra.settings import Settings
-from infra.shards import Shard, read_shard, settings_of_shards
+from infra.shards import Shard, number_ranges, read_shard, settings_of_shards
 from tests.conftest import Connect
 from tests.workers.local.test_brokers import _OPTIONS
 from tests.workers.wire import eventually
 from workers.console.local_workers import WorkerAction, with_processes
 from workers.local.databases import DatabaseProcesses
 from workers.local.processes import WorkerProcesses, member_names, server_title
-from workers.local.shards import number_ranges, prepare_shards
+from workers.local.shards import prepare_shards
 from workers.local.supervision import WorkerSupervisor
 from workers.local.up import stack_settings
 
