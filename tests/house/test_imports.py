@@ -44,7 +44,7 @@ ROOMS = {
     "ops/topics": {"ops", "topology"},
     "ops/clock": {"ledger", "ops", "ops/books", "topology"},
     "ops/compare": {"ledger", "ops/books", "topology"},
-    "ops/dead_letters": {"jobs", "ledger", "ops"},
+    "ops/dead_letters": {"jobs", "ledger", "ops", "ops/books"},
     "ops/shards": {"ops", "ops/books", "topology"},
     "ops/doctor": {"ledger", "ops/books", "ops/lag", "ops/topics", "rights", "topology"},
     "ops/trace": {"jobs", "ledger", "ops/books", "ops/dead_letters", "topology"},

@@ -1,6 +1,8 @@
-"""What tests of the workers' tools share."""
+"""What the tests on a cluster share: the running stack, as if others had worked its topics before."""
 
 from collections.abc import Awaitable, Callable
+from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -8,6 +10,37 @@ from infra.postgres import Connection
 from infra.settings import Settings
 from tests.conftest import Connect
 from tests.workers.two_servers import TwoServers, prepare_servers
+from tests.workers.wire import prepare
+from workers.ledger.plans import SHIPPED
+
+
+@pytest.fixture
+async def cluster(settings: Settings) -> Settings:
+    """The running stack with its groups at the ends of their topics, whatever other tests left."""
+    await prepare(settings)
+    return settings
+
+
+@pytest.fixture
+async def balances(settings: Settings) -> Settings:
+    """The running stack as `cluster` has it, with the topic of balances switched on."""
+    own = settings.model_copy(update={"balances_topic": True})
+    await prepare(own)
+    return own
+
+
+@pytest.fixture
+def account() -> str:
+    """An account of the test's own: topics outlive tests."""
+    return f"a-{uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def mended(cluster: Settings, tmp_path: Path) -> Settings:
+    """The same cluster, with a plan catalogue that has the plan `platinum`."""
+    file = tmp_path / "plans.toml"
+    file.write_text(SHIPPED.read_text() + "\n[plans.platinum]\ncredits = 7\nrollover = true\n")
+    return cluster.model_copy(update={"plans_file": str(file)})
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 """The read API's metrics: requests by operation, client and status, how long they take, and its connections."""
 
+from collections.abc import Sequence
 from time import perf_counter
-from typing import Final
+from typing import Final, NamedTuple
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -20,10 +21,28 @@ OTHER: Final = "other"  # paths that are no operation
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 
+class _PoolSizes(NamedTuple):
+    """The sizes of several pools together."""
+
+    pools: Sequence[Sized]
+
+    def get_size(self) -> int:
+        """Return the number of open connections."""
+        return sum(each.get_size() for each in self.pools)
+
+    def get_idle_size(self) -> int:
+        """Return the number of idle connections."""
+        return sum(each.get_idle_size() for each in self.pools)
+
+    def get_max_size(self) -> int:
+        """Return the maximum number of connections."""
+        return sum(each.get_max_size() for each in self.pools)
+
+
 class ApiMetrics:
     """The metrics of one process, in a registry of its own."""
 
-    def __init__(self, pool: Sized) -> None:
+    def __init__(self, pools: Sequence[Sized]) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         requests, seconds = metric_table.API_REQUESTS, metric_table.API_SECONDS
@@ -32,7 +51,7 @@ class ApiMetrics:
             seconds.name, seconds.meaning, seconds.labels, buckets=_SECONDS, registry=self.registry
         )
         self._children: dict[tuple[str, str, int], tuple[Histogram, Counter]] = {}  # looking them up takes its time
-        register_pool_of(self.registry, "api", pool)
+        register_pool_of(self.registry, "api", _PoolSizes(pools))
 
     def page(self) -> tuple[bytes, str]:
         """Return the metrics in Prometheus' text format, and its content type."""

@@ -102,7 +102,7 @@ async def _outcome(reader: LedgerReader, request: web.Request) -> web.Response:
 
 
 async def _health(reader: LedgerReader, request: web.Request) -> web.Response:
-    if not reader.ready and reader.locks.holder is not None:  # anybody may ask: not even which session it is
+    if not reader.ready and reader.holder is not None:  # anybody may ask: not even which session it is
         raise ApiError(
             ProblemKind.DATABASE_LOCKED,
             "a lock in Postgres keeps reads waiting: see the log of `inmail api`",

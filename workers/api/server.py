@@ -15,12 +15,15 @@ from infra.addresses import is_loopback
 from infra.postgres import close_in_time, create_reader_pool
 from infra.probes import Answer, serve_probes
 from infra.settings import Settings, SettingsError
+from infra.shards import settings_of_shards
 from workers.api.metrics import CLIENT, ApiMetrics
 from workers.api.openapi import rendered
 from workers.api.operations import HEALTH_PATH, OPERATIONS
 from workers.api.problems import ApiError, ProblemKind, problem_response
 from workers.api.reader import LedgerReader
+from workers.api.server_reads import ServerReads
 from workers.api.tokens import ApiTokens, api_tokens
+from workers.ops.books.shards import server_name
 
 __all__ = ["OPENAPI_PATH", "serve_api"]
 
@@ -38,10 +41,10 @@ async def serve_api(settings: Settings) -> AsyncIterator[str]:
 
     """
     tokens = api_tokens(settings)
-    pool = await create_reader_pool(settings).__aenter__()
+    servers = [ServerReads(each, await create_reader_pool(each).__aenter__()) for each in settings_of_shards(settings)]
     try:
-        reader, metrics = LedgerReader(settings, pool), ApiMetrics(pool)
-        watching = [asyncio.create_task(each) for each in (reader.watch(), reader.locks.watch())]
+        reader, metrics = LedgerReader(settings, servers), ApiMetrics([each.pool for each in servers])
+        watching = [asyncio.create_task(each) for each in (reader.watch(), *(each.locks.watch() for each in servers))]
         answers: dict[str, Answer] = {"/livez": _livez, "/readyz": partial(_readyz, reader)}
         runner = web.AppRunner(
             _application(tokens, reader, metrics), access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS
@@ -59,7 +62,7 @@ async def serve_api(settings: Settings) -> AsyncIterator[str]:
                 if task.done() and not task.cancelled():
                     task.result()  # it never ends by itself: this raises
     finally:
-        await close_in_time(pool, _SHUTDOWN_SECONDS)
+        await asyncio.gather(*(close_in_time(each.pool, _SHUTDOWN_SECONDS) for each in servers))
 
 
 def _livez() -> tuple[bool, dict[str, Any]]:
@@ -68,12 +71,15 @@ def _livez() -> tuple[bool, dict[str, Any]]:
 
 def _readyz(reader: LedgerReader) -> tuple[bool, dict[str, Any]]:
     """Tell whether reads can begin; what keeps some of them only is told, and takes no process out of service."""
-    reasons = [] if reader.ready else ["the last check of the database failed, or none was made yet"]
-    if reader.is_partly_silent:
-        reasons.append("tables that some reads need do not answer: those reads are refused")
-    holder = reader.locks.holder
-    if holder is not None:
-        reasons.append(f"{holder.text}: {holder.do}")
+    reasons = []
+    for server in reader.servers:
+        name = f"{server_name(server.settings)}: " if len(reader.servers) > 1 else ""
+        if not server.ready:
+            reasons.append(f"{name}the last check of the database failed, or none was made yet")
+        if server.is_partly_silent:
+            reasons.append(f"{name}tables that some reads need do not answer: those reads are refused")
+        if (holder := server.locks.holder) is not None:
+            reasons.append(f"{name}{holder.text}: {holder.do}")
     return reader.ready, {"ready": reader.ready, "reasons": reasons}
 
 

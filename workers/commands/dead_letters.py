@@ -21,7 +21,7 @@ from workers.commands.options import (
     require_operator,
     write_json,
 )
-from workers.commands.running import Exit, run_command
+from workers.commands.running import Exit, run_command, tell_silent_servers
 from workers.commands.views.dead_letters import (
     show_dead_letter,
     show_dead_letter_counts,
@@ -83,6 +83,7 @@ def list_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     found = run_command(lambda settings: report.report_dead_letters(settings, selection, last, operation))
     write_json(found.summary()) if json else show_dead_letters(found)
     _warn_if_incomplete(found.silent)
+    tell_silent_servers(found.silent_servers)
 
 
 @dead_letters.command("show")
@@ -98,6 +99,7 @@ def show_command(
     found = run_command(lambda settings: report.report_dead_letter(settings, partition, offset))
     write_json(found.summary()[0]) if json else show_dead_letter(*found.letters[0])
     _warn_if_incomplete(found.silent)
+    tell_silent_servers(found.silent_servers)
 
 
 @dead_letters.command("redrive")

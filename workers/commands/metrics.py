@@ -6,8 +6,8 @@ import typer
 
 from infra.settings import Settings
 from infra.shutdown import create_stop_event, stop_with_parent
-from workers.commands.running import run_command, run_process
-from workers.ops.books.metrics_exporter import read_once, run_observer
+from workers.commands.running import run_command, run_process, tell_silent_servers
+from workers.ops.books.metrics_exporter import read_servers_once, run_observer
 
 __all__ = ["metrics"]
 
@@ -27,7 +27,10 @@ def metrics(
     One such process is enough. Each worker serves its own metrics on its INMAIL_HEALTH_PORT.
     """
     if not serve:
-        typer.echo(run_command(read_once), nl=False)
+        page, silent = run_command(read_servers_once)
+        typer.echo(page, nl=False)
+        if exit_ := tell_silent_servers(silent):
+            raise typer.Exit(exit_)
         return
 
     async def run(settings: Settings) -> None:

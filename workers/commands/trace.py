@@ -8,7 +8,7 @@ import typer
 
 from infra.terminal import error_console, show_progress
 from workers.commands.options import JsonOption, write_json
-from workers.commands.running import run_command
+from workers.commands.running import run_command, tell_silent_servers
 from workers.commands.views.trace import show_trace
 from workers.ops.trace.topic_search import no_progress
 from workers.ops.trace.trace import LIMIT, about
@@ -45,6 +45,8 @@ def trace(
     write_json(found.summary()) if json else show_trace(found)
     if found.silent is not None:
         error_console().print(f"The topics were not searched, because Kafka cannot be queried: {found.silent}")
+    if exit_ := tell_silent_servers(found.silent_servers):
+        raise typer.Exit(exit_)
 
 
 def _report_progress(total: int, what: str) -> AbstractContextManager[Callable[[int], None]]:

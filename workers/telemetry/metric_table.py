@@ -190,6 +190,14 @@ READ_AT: Final = Metric(
 READ_SECONDS: Final = Metric(
     "inmail_books_read_seconds", MetricKind.GAUGE, "How long that reading took.", "seconds", ("reading",)
 )
+SERVER_READY: Final = Metric(
+    "inmail_books_server_ready",
+    MetricKind.GAUGE,
+    "Whether a server that holds the books could be read at the last attempt, where there are several. While one cannot"
+    " be, the values above have its last ones; sums of the whole books are missing until each was read once.",
+    "1 or 0",
+    ("server",),
+)
 
 API_REQUESTS: Final = Metric(
     "inmail_api_requests_total",
@@ -235,6 +243,7 @@ BOOKS_METRICS: Final = (
     MISPLACED,
     READ_AT,
     READ_SECONDS,
+    SERVER_READY,
 )
 
 API_METRICS: Final = (API_REQUESTS, API_SECONDS)

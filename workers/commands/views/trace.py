@@ -97,7 +97,7 @@ def _event_facts(published: FoundEvent) -> Iterator[Fact]:
         yield "  result", [f"{event.topic}: ", (_EVENT_STATES[published.state], style)]
 
 
-def _dead_letter_facts(letter: DeadLetter, history: LetterHistory) -> Iterator[Fact]:
+def _dead_letter_facts(letter: DeadLetter, history: LetterHistory | None) -> Iterator[Fact]:
     yield "dead letter", [(letter.place, "bold"), f", written at {format_instant(letter.set_aside_at)}"]
     yield "origin", [format_origin(letter)]
     yield "reason", [(letter.reason, BAD), f": {escape_unprintable(letter.error)}"]

@@ -4,7 +4,9 @@ from collections import Counter
 from typing import Final, NamedTuple
 
 from infra.postgres import Connection
+from workers.ops.books.held_tables import held_tables
 from workers.ops.books.lanes import read_lanes
+from workers.ops.books.shards import ONE_SERVER, Holdings
 from workers.topology import WORKER_OF
 
 __all__ = ["MOVEMENTS", "CreditReader", "CreditTotals"]
@@ -78,16 +80,21 @@ class CreditReader:
             None  # by code, of all rows before `_read_to`; None before the first reading
         )
         self._read_to: dict[tuple[str, int], int] = {}
+        self._holdings = ONE_SERVER
 
-    async def read(self, connection: Connection) -> CreditTotals:
-        """Return the credit totals in the caller's snapshot.
+    async def read(self, connection: Connection, holdings: Holdings = ONE_SERVER) -> CreditTotals:
+        """Return the credit totals in the caller's snapshot, of the accounts that the server holds.
 
         If the totals differ, the whole journal is summed again before a difference is returned: the remembered sums are
         wrong if rows were inserted other than by a lane.
         """
+        if holdings != self._holdings:  # accounts have come or gone, with rows of any age
+            self._read_sums, self._holdings = None, holdings
+        if tables := await held_tables(connection, holdings.foreign):
+            self._read_sums = None
+            return _totals(await _read_sums(connection, tables + _ALL), *await _read_lots(connection, tables))
         under_way = await _read_sums(connection, _UNDER_WAY)
-        lots = await connection.fetchrow(_LOTS, timeout=_QUERY_SECONDS)
-        assert lots is not None  # noqa: S101 - an aggregate returns its row
+        lots = await _read_lots(connection)
         offsets = {
             (WORKER_OF[lane.topic].value, lane.partition): lane.next_offset or 0
             for lane in await read_lanes(connection)
@@ -114,6 +121,12 @@ class CreditReader:
             self._read_sums += await _read_sums(connection, _NEW, *(list(column) for column in zip(*new, strict=True)))
         self._read_to = offsets
         return self._read_sums
+
+
+async def _read_lots(connection: Connection, tables: str = "") -> tuple[int, int]:
+    lots = await connection.fetchrow(tables + _LOTS, timeout=_QUERY_SECONDS)
+    assert lots is not None  # noqa: S101 - an aggregate returns its row
+    return lots["granted"], lots["remaining"]
 
 
 async def _read_sums(connection: Connection, query: str, *arguments: object) -> "Counter[str]":

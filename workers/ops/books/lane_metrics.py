@@ -12,6 +12,7 @@ from infra.clock import utc_now
 from infra.kafka.clients import committed_offsets
 from infra.postgres import Connection
 from workers.ops.books.lanes import LaneProgress, read_lanes
+from workers.ops.books.shards import ONE_SERVER, Holdings
 
 __all__ = ["LaneReader", "LaneState", "MisplacedRecords", "read_misplaced"]
 
@@ -19,6 +20,7 @@ __all__ = ["LaneReader", "LaneState", "MisplacedRecords", "read_misplaced"]
 _MISPLACED = """
 select topic, source, sum(records)::bigint as records, max(last_at) as last_at
 from misplaced_records
+where partition <> all($1::integer[])
 group by topic, source
 order by topic, source
 """
@@ -33,14 +35,14 @@ class MisplacedRecords(NamedTuple):
     last_at: datetime
 
 
-async def read_misplaced(connection: Connection) -> list[MisplacedRecords]:
-    """Return them by topic and source.
+async def read_misplaced(connection: Connection, holdings: Holdings = ONE_SERVER) -> list[MisplacedRecords]:
+    """Return them by topic and source, of the partitions that the server holds.
 
     Raises:
         OSError, asyncpg.PostgresError: when the books cannot be read.
 
     """
-    return [MisplacedRecords(*row) for row in await connection.fetch(_MISPLACED)]
+    return [MisplacedRecords(*row) for row in await connection.fetch(_MISPLACED, holdings.foreign)]
 
 
 class LaneState(NamedTuple):
@@ -65,8 +67,10 @@ class LaneReader:
     clock: Callable[[], datetime] = utc_now
     _waiting: dict[TopicPartition, _Waiting] = field(default_factory=dict)
 
-    async def read(self, connection: Connection, admin: AIOKafkaAdminClient) -> list[LaneState]:
-        """Return the state of every lane.
+    async def read(
+        self, connection: Connection, admin: AIOKafkaAdminClient, holdings: Holdings = ONE_SERVER
+    ) -> list[LaneState]:
+        """Return the state of every lane of a partition that the server holds.
 
         Stored offsets are read before committed ones, so that answers published in between do not count as waiting.
 
@@ -74,7 +78,7 @@ class LaneReader:
             OSError, asyncpg.PostgresError, KafkaError: when a server does not answer.
 
         """
-        lanes = await read_lanes(connection)
+        lanes = [lane for lane in await read_lanes(connection) if holdings.has_number(lane.partition)]
         committed: dict[TopicPartition, int | None] = {}
         for group in dict.fromkeys(lane.group for lane in lanes):
             places = [TopicPartition(lane.topic, lane.partition) for lane in lanes if lane.group == group]

@@ -6,7 +6,7 @@ failed reading is repeated after its period; until then, scrapes get the last re
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import monotonic
 from typing import Any, NamedTuple, NoReturn
 
@@ -21,22 +21,29 @@ from prometheus_client.registry import Collector
 from infra.clock import utc_now
 from infra.first_of import run_until_first
 from infra.kafka.clients import admin_client
+from infra.postgres import Connection
 from infra.probes import serve_probes
 from infra.retry import is_retriable
 from infra.settings import Settings
+from infra.shards import settings_of_shards
 from workers.ops.books.audit_mark import read_audited_at
-from workers.ops.books.credit_metrics import CreditReader, CreditTotals
-from workers.ops.books.lane_metrics import LaneReader, LaneState, MisplacedRecords, read_misplaced
+from workers.ops.books.credit_metrics import CreditTotals
+from workers.ops.books.lane_metrics import LaneState, read_misplaced
+from workers.ops.books.server_readings import LastReading, ServerReadings, merge_readings
+from workers.ops.books.shards import ONE_SERVER, Holdings, ServerError, naming_server, read_holdings, server_name
 from workers.ops.books.snapshot import open_books
 from workers.telemetry import metric_table
 from workers.telemetry.collectors import gauge
 from workers.telemetry.worker_metrics import render_metrics
 
-__all__ = ["CREDITS_SECONDS", "LANES_SECONDS", "Periods", "read_once", "run_observer"]
+__all__ = ["CREDITS_SECONDS", "LANES_SECONDS", "Periods", "read_once", "read_servers_once", "run_observer"]
 
 CREDITS_SECONDS = 60.0
 LANES_SECONDS = 10.0
 _LATE_PERIODS = 3  # a reading older than this many periods makes the process not ready
+
+
+_Read = Callable[[ServerReadings, Connection, Holdings], Awaitable[None]]
 
 
 class Periods(NamedTuple):
@@ -46,41 +53,35 @@ class Periods(NamedTuple):
     lanes: float = LANES_SECONDS
 
 
-class _LastReading(NamedTuple):
-    at: float  # seconds since 1970
-    seconds: float
-
-
 @dataclass(slots=True, eq=False)  # a registry keeps collectors by identity
 class BooksCollector(Collector):
-    """Collects the last readings of the ledger's database."""
+    """Collects the last readings of the servers that hold the books."""
 
-    credits: CreditTotals | None = None
-    audited_at: dict[str, float] = field(default_factory=dict)  # by kind of audit
-    lanes: list[LaneState] = field(default_factory=list)
-    misplaced: list[MisplacedRecords] = field(default_factory=list)
-    read: dict[str, _LastReading] = field(default_factory=dict)
+    servers: list[ServerReadings]
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics of the last readings."""
-        if self.credits is not None:
-            yield from _credit_metrics(self.credits)
+        books = merge_readings(self.servers)
+        if books.credits is not None:
+            yield from _credit_metrics(books.credits)
         audited = gauge(metric_table.AUDITED_AT)
-        for kind, at in self.audited_at.items():
+        for kind, at in books.audited_at.items():
             audited.add_metric([kind], at)
         yield audited
-        yield from _lane_metrics(self.lanes)
+        yield from _lane_metrics(books.lanes)
         misplaced = CounterMetricFamily(
             metric_table.MISPLACED.name, metric_table.MISPLACED.meaning, labels=metric_table.MISPLACED.labels
         )
-        for each in self.misplaced:
+        for each in books.misplaced:
             misplaced.add_metric([each.topic, each.source], each.records)
         yield misplaced
         read_at, seconds = gauge(metric_table.READ_AT), gauge(metric_table.READ_SECONDS)
-        for reading, last in self.read.items():
+        for reading, last in books.read.items():
             read_at.add_metric([reading], last.at)
             seconds.add_metric([reading], last.seconds)
         yield from (read_at, seconds)
+        if len(self.servers) > 1:
+            yield _server_metric(self.servers)
 
     def livez(self) -> tuple[bool, dict[str, Any]]:
         """Return that the process is alive: a process that cannot continue ends by itself."""
@@ -90,12 +91,25 @@ class BooksCollector(Collector):
         """Return whether both readings are recent, and the reasons if not."""
         now = utc_now().timestamp()
         reasons = [
-            f"{reading}: {'never read' if last is None else f'read {now - last.at:.0f} s ago'}"
+            f"{_prefix(self.servers, each)}{reading}:"
+            f" {'never read' if last is None else f'read {now - last.at:.0f} s ago'}"
+            for each in self.servers
             for reading, period in periods._asdict().items()
-            for last in [self.read.get(reading)]
+            for last in [each.read.get(reading)]
             if last is None or now - last.at > _LATE_PERIODS * period
         ]
         return not reasons, {"ready": not reasons, "reasons": reasons}
+
+
+def _prefix(servers: list[ServerReadings], server: ServerReadings) -> str:
+    return f"{server_name(server.settings)}: " if len(servers) > 1 else ""
+
+
+def _server_metric(servers: list[ServerReadings]) -> Metric:
+    ready = gauge(metric_table.SERVER_READY)
+    for each in servers:
+        ready.add_metric([server_name(each.settings)], float(not each.errors))
+    return ready
 
 
 def _credit_metrics(credits_: CreditTotals) -> Iterator[Metric]:
@@ -126,49 +140,71 @@ def _lane_metrics(lanes: list[LaneState]) -> Iterator[Metric]:
 
 
 class _ExporterContext:
-    """The readers, their collector and its registry."""
+    """The readings of each server, their collector and its registry."""
 
     def __init__(self, settings: Settings, admin: AIOKafkaAdminClient) -> None:
-        self.observed = BooksCollector()
+        self.observed = BooksCollector([ServerReadings(each) for each in settings_of_shards(settings)])
         self.registry = CollectorRegistry()
         self.registry.register(self.observed)
         ProcessCollector(registry=self.registry)
-        self._settings = settings
         self._admin = admin
-        self._books = CreditReader()
-        self._lanes = LaneReader()
 
-    async def read_credits(self) -> None:
+    async def read_credits(self) -> list[ServerError]:
+        async def read(server: ServerReadings, connection: Connection, holdings: Holdings) -> None:
+            server.credits = await server.credit_reader.read(connection, holdings)
+            server.audited_at = await read_audited_at(connection)
+
+        return await self._read_servers("credits", read)
+
+    async def read_lanes(self) -> list[ServerError]:
+        async def read(server: ServerReadings, connection: Connection, holdings: Holdings) -> None:
+            server.lanes = await server.lane_reader.read(connection, self._admin, holdings)
+            server.misplaced = await read_misplaced(connection, holdings)
+
+        return await self._read_servers("lanes", read)
+
+    @property
+    def errors(self) -> list[ServerError]:
+        """The error of each of several servers that gave no answer."""
+        return [next(iter(each.errors.values())) for each in self.observed.servers if each.errors]
+
+    async def _read_servers(self, reading: str, read: _Read) -> list[ServerError]:
+        """Read all servers side by side; return the errors of some of several, which are kept too."""
+        await asyncio.gather(*(self._read_server(each, reading, read) for each in self.observed.servers))
+        return [each.errors[reading] for each in self.observed.servers if reading in each.errors]
+
+    async def _read_server(self, server: ServerReadings, reading: str, read: _Read) -> None:
         began = monotonic()
-        async with open_books(self._settings) as connection:
-            self.observed.credits = await self._books.read(connection)
-            self.observed.audited_at = await read_audited_at(connection)
-        self._record_reading("credits", began)
-
-    async def read_lanes(self) -> None:
-        began = monotonic()
-        async with open_books(self._settings) as connection:
-            self.observed.lanes = await self._lanes.read(connection, self._admin)
-            self.observed.misplaced = await read_misplaced(connection)
-        self._record_reading("lanes", began)
-
-    def _record_reading(self, reading: str, began: float) -> None:
-        self.observed.read[reading] = _LastReading(utc_now().timestamp(), monotonic() - began)
+        one = len(self.observed.servers) == 1
+        try:
+            with naming_server(server.settings):
+                async with open_books(server.settings) as connection:
+                    await read(server, connection, ONE_SERVER if one else await read_holdings(connection))
+        except ServerError as error:
+            server.errors[reading] = error
+            return
+        server.errors.pop(reading, None)
+        server.read[reading] = LastReading(utc_now().timestamp(), monotonic() - began)
 
 
 async def read_once(settings: Settings) -> bytes:
-    """Return the ledger's metrics at this moment, in Prometheus' text format.
+    """Return the first part of what `read_servers_once` returns, and raise the same."""
+    return (await read_servers_once(settings))[0]
+
+
+async def read_servers_once(settings: Settings) -> tuple[bytes, list[ServerError]]:
+    """Return the ledger's metrics at this moment, in Prometheus' text format, and the errors of silent servers.
 
     Raises:
-        NotSetUpError: when the database was never migrated.
-        OSError, asyncpg.PostgresError, KafkaError: when a server cannot be reached or refuses.
+        NotSetUpError: when the only database was never migrated.
+        OSError, asyncpg.PostgresError, KafkaError: when the only server cannot be reached or refuses, or Kafka.
 
     """
     async with admin_client(settings) as admin:
         observer = _ExporterContext(settings, admin)
         await observer.read_credits()
         await observer.read_lanes()
-        return render_metrics(observer.registry)[0]
+        return render_metrics(observer.registry)[0], observer.errors
 
 
 async def run_observer(settings: Settings, stop: asyncio.Event, periods: Periods = Periods()) -> None:  # noqa: B008 - a constant
@@ -192,11 +228,12 @@ async def run_observer(settings: Settings, stop: asyncio.Event, periods: Periods
             )
 
 
-async def _repeat_reading(read: Callable[[], Awaitable[None]], period: float) -> NoReturn:
+async def _repeat_reading(read: Callable[[], Awaitable[list[ServerError]]], period: float) -> NoReturn:
     log = structlog.get_logger("inmail.metrics")
     while True:
         try:
-            await read()
+            for silent in await read():
+                log.warning("server_not_read", error=str(silent), again_in_seconds=period)
         except (KafkaError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             if not is_retriable(error):
                 raise

@@ -1,14 +1,16 @@
 """The codes of the latest answers, at a cost that does not grow with the journal."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
 from infra.postgres import Connection
 from workers.ledger.model import ACCEPTED, Code
+from workers.ops.books.shards import ONE_SERVER, Holdings
 from workers.topology import WORKER_OF
 
-__all__ = ["OutcomeCount", "recent_outcomes"]
+__all__ = ["OutcomeCount", "merge_outcomes", "recent_outcomes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,23 +37,40 @@ cross join lateral (
         and x.worker = w.worker and x.is_answer and x.as_of > l.topic_since
     limit $3
 ) as j
+where l.partition <> all($4::integer[])
 group by j.worker, j.code
 order by j.worker, count(*) desc, j.code
 """
 
 
-async def recent_outcomes(connection: Connection, records: int) -> list[OutcomeCount]:
+async def recent_outcomes(connection: Connection, records: int, holdings: Holdings = ONE_SERVER) -> list[OutcomeCount]:
     """Return how often each code answered the last records of all lanes, by worker, the most frequent first.
 
     Args:
-        connection: to the ledger's database.
+        connection: to a server.
         records: the number of records of each lane.
+        holdings: what the server holds.
 
     """
-    rows = await connection.fetch(_RECENT, list(WORKER_OF), [worker.value for worker in WORKER_OF.values()], records)
+    workers = [worker.value for worker in WORKER_OF.values()]
+    rows = await connection.fetch(_RECENT, list(WORKER_OF), workers, records, holdings.foreign)
     return [
         OutcomeCount(
             row["worker"], row["code"], row["count"], Code(row["code"]) in ACCEPTED, row["since"], row["until"]
         )
         for row in rows
     ]
+
+
+def merge_outcomes(servers: Iterable[list[OutcomeCount]]) -> list[OutcomeCount]:
+    """Return what several servers told as one would have told it."""
+    found: dict[tuple[str, str], OutcomeCount] = {}
+    for each in (each for told in servers for each in told):
+        before = found.get((each.worker, each.code), replace(each, count=0))
+        found[each.worker, each.code] = replace(
+            each,
+            count=before.count + each.count,
+            since=min(before.since, each.since),
+            until=max(before.until, each.until),
+        )
+    return sorted(found.values(), key=lambda each: (each.worker, -each.count, each.code))

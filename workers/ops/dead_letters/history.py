@@ -24,7 +24,6 @@ __all__ = [
     "letter_key",
     "make_histories",
     "read_answers",
-    "read_histories",
     "read_letter_answers",
     "read_redrives",
 ]
@@ -155,20 +154,6 @@ async def read_answers(connection: Connection, events: Sequence[tuple[str, int, 
         found.get((partition if topic == EXPIRY_TICKS else event.subject or "", event.id, fingerprint(event)))
         for topic, partition, event in events
     ]
-
-
-async def read_histories(
-    connection: Connection, found: FoundLetters, redrives: Mapping[LetterKey, Sequence[Redrive]]
-) -> list[LetterHistory]:
-    """Return the histories of dead letters.
-
-    Args:
-        connection: to the ledger's database.
-        found: the dead letters.
-        redrives: redrives by dead letter, from `read_redrives`.
-
-    """
-    return make_histories(found, redrives, await read_letter_answers(connection, found.letters))
 
 
 async def read_letter_answers(

@@ -19,8 +19,9 @@ from schemas.catalogue import INPUT_TOPICS, Undecodable
 from schemas.envelope import Event
 from workers.jobs.billing import unknown_plan
 from workers.ledger.plans import Catalogue, load_catalogue
-from workers.ops.dead_letters.history import LetterKey, Redrive, decode_message, letter_key, read_answers, read_redrives
+from workers.ops.dead_letters.history import LetterKey, Redrive, decode_message, letter_key, read_redrives
 from workers.ops.dead_letters.letters import UNREADABLE, DeadLetter, LetterFilter, find_dead_letters
+from workers.ops.dead_letters.server_answers import LetterAnswers, read_server_answers
 
 __all__ = ["RATES", "REFUSALS", "RedriveDecision", "RedriveOptions", "RedrivePlan", "RedrivePlanner", "plan_redrive"]
 
@@ -34,6 +35,7 @@ NO_PARTITION: Final = "nowhere"
 REDRIVEN: Final = "redriven_before"
 ANSWERED: Final = "answered"
 REFUSED_AGAIN: Final = "refused_again"
+SILENT_SERVER: Final = "silent_server"
 
 REFUSALS: Final = {
     UNREADABLE_LETTER: "not a dead letter written by a worker, so its message is not known",
@@ -41,6 +43,7 @@ REFUSALS: Final = {
     NO_PARTITION: "its partition no longer exists, and without a key no other partition can be chosen",
     REDRIVEN: "redriven before (--again sends it once more)",
     ANSWERED: "its request was answered (--again sends it once more)",
+    SILENT_SERVER: "the server that holds its account does not answer, so whether it was answered is not known",
     REFUSED_AGAIN: "it would become a dead letter again with this version and plan catalogue (--anyway sends it)",
 }
 
@@ -104,11 +107,13 @@ class RedrivePlanner:
 
     def __init__(
         self,
+        settings: Settings,
         catalogue: Catalogue,
         counts: Mapping[str, int],
         redrives: Mapping[LetterKey, Sequence[Redrive]],
         options: RedriveOptions,
     ) -> None:
+        self._settings = settings
         self._catalogue = catalogue
         self._counts = counts
         self._sendings = redrives
@@ -117,13 +122,12 @@ class RedrivePlanner:
     async def decide(self, connection: Connection, letters: Sequence[DeadLetter]) -> list[RedriveDecision]:
         """Return the decision on each dead letter, in order."""
         events = {letter_key(each): decode_message(each) for each in letters}
-        decodable = [each for each in letters if isinstance(events[letter_key(each)], Event)]
-        asked = [(each.origin_topic, each.origin_partition, events[letter_key(each)]) for each in decodable]
-        answers = await read_answers(connection, asked)  # type: ignore[arg-type] # those that are events
-        answered = {letter_key(each) for each, answer in zip(decodable, answers, strict=True) if answer is not None}
-        return [self._decide_one(each, events[letter_key(each)], letter_key(each) in answered) for each in letters]
+        answers = await read_server_answers(self._settings, letters, connection)
+        return [self._decide_one(each, events[letter_key(each)], answers) for each in letters]
 
-    def _decide_one(self, letter: DeadLetter, event: Event | Undecodable | None, answered: bool) -> RedriveDecision:  # noqa: FBT001
+    def _decide_one(
+        self, letter: DeadLetter, event: Event | Undecodable | None, answers: LetterAnswers
+    ) -> RedriveDecision:
         sent = self._sendings.get(letter_key(letter), ())
         partition = self._partition(letter)
         in_doubt = bool(sent) and all(each.offset is None for each in sent)
@@ -136,8 +140,10 @@ class RedrivePlanner:
             refusal = NO_PARTITION
         elif sent and not in_doubt and not self._options.again:
             refusal = REDRIVEN
-        elif answered and not self._options.again:
+        elif answers.found.get(letter_key(letter)) is not None and not self._options.again:
             refusal = ANSWERED
+        elif letter_key(letter) in answers.unknown and not self._options.again:
+            refusal = SILENT_SERVER
         elif not self._options.anyway and self._would_refuse(event):
             refusal = REFUSED_AGAIN
         return RedriveDecision(letter, -1 if partition is None else partition, refusal, in_doubt)
@@ -202,7 +208,7 @@ async def decide_redrives(
     """
     catalogue = load_catalogue(settings.plans_file)
     counts = await partition_counts(settings, INPUT_TOPICS)
-    judge = RedrivePlanner(catalogue, counts, await read_redrives(connection), options)
+    judge = RedrivePlanner(settings, catalogue, counts, await read_redrives(connection), options)
     batch: list[DeadLetter] = []
     async with aclosing(find_dead_letters(settings, selection.partition, selection.offset or 0)) as letters:
         async for letter in letters:

@@ -12,13 +12,13 @@ import asyncpg
 from infra.kafka.backwards import ReadBudget
 from infra.postgres import Connection, connect_database
 from infra.settings import Settings
+from workers.ops.books.shards import ServerError
 from workers.ops.dead_letters.copies import find_copies
 from workers.ops.dead_letters.history import (
     LetterHistory,
     LetterKey,
     letter_key,
     make_histories,
-    read_letter_answers,
     read_redrives,
 )
 from workers.ops.dead_letters.letters import (
@@ -31,6 +31,7 @@ from workers.ops.dead_letters.letters import (
     count_matching,
 )
 from workers.ops.dead_letters.pages import LetterCursor, list_dead_letters
+from workers.ops.dead_letters.server_answers import read_server_answers
 
 __all__ = ["DeadLetterReport", "count_dead_letters", "report_dead_letter", "report_dead_letters"]
 
@@ -43,9 +44,10 @@ class DeadLetterReport:
     silent: str | None  # why the database could not be read
     next: LetterCursor | None = None  # where the next page goes on; None: there are no older ones
     searched_to: datetime | None = None  # nothing newer matches but what was listed; None: all was searched
+    silent_servers: tuple[ServerError, ...] = ()  # some of several, whose letters have no history here
 
     def summary(self) -> list[dict[str, Any]]:
-        """Return the dead letters for JSON; a history is null if the database could not be read."""
+        """Return the dead letters for JSON; a history is null if its database could not be read."""
         rows = []
         for letter, history in self.letters:
             row: dict[str, Any] = {each.name: getattr(letter, each.name) for each in fields(letter)}
@@ -96,8 +98,10 @@ async def report_dead_letters(  # noqa: PLR0913 - independent options
         if connection is None:
             told: list[tuple[DeadLetter, LetterHistory | None]] = [(letter, None) for letter in letters]
             return DeadLetterReport(told, silent, page.next, page.searched_to)
-        histories = await _histories(settings, connection, letters, budget, every=selection.offset is not None)
-    return DeadLetterReport(list(zip(letters, histories, strict=True)), None, page.next, page.searched_to)
+        every = selection.offset is not None
+        histories, silent_servers = await _histories(settings, connection, letters, budget, every=every)
+    known = list(zip(letters, histories, strict=True))
+    return DeadLetterReport(known, None, page.next, page.searched_to, silent_servers)
 
 
 async def count_dead_letters(
@@ -123,18 +127,25 @@ def _both(selection: LetterFilter, keys: Collection[LetterKey]) -> Callable[[Dea
 
 async def _histories(
     settings: Settings, connection: Connection, letters: list[DeadLetter], budget: ReadBudget | None, *, every: bool
-) -> list[LetterHistory]:
-    """Return the histories of letters; what redriven ones became is searched for if `every`, or if unanswered."""
+) -> tuple[list[LetterHistory | None], tuple[ServerError, ...]]:
+    """Return the histories of letters; what redriven ones became is searched for if `every`, or if unanswered.
+
+    None for those whose server does not answer, with the errors of such servers.
+    """
     redrives = await read_redrives(connection, [letter_key(letter) for letter in letters])
-    answers = await read_letter_answers(connection, letters)
+    answers = await read_server_answers(settings, letters, connection)
     sent: dict[MessagePosition, datetime] = {
         (each.topic, each.partition, each.offset): each.at
         for letter, made in redrives.items()
         for each in made
-        if each.offset is not None and (every or answers.get(letter) is None)
+        if each.offset is not None and (every or answers.found.get(letter) is None)
     }
     copies = await find_copies(settings, sent, budget)
-    return make_histories(FoundLetters(letters, copies.places, copies.unsearched), redrives, answers)
+    histories = make_histories(FoundLetters(letters, copies.places, copies.unsearched), redrives, answers.found)
+    unknown = answers.unknown
+    return [
+        None if letter_key(letter) in unknown else history for letter, history in zip(letters, histories, strict=True)
+    ], answers.silent
 
 
 async def report_dead_letter(

@@ -1,6 +1,6 @@
 """Finds single records in the topics: an event by its id, and undecided records."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -49,7 +49,11 @@ async def find_event(search: Search, id_: UUID) -> dict[str, Any] | None:
 
 
 async def find_undecided(
-    search: Search, id_: UUID | None, account: str | None, decided: Mapping[TopicPartition, int]
+    search: Search,
+    id_: UUID | None,
+    account: str | None,
+    decided: Mapping[TopicPartition, int],
+    is_known: Callable[[int], bool] = lambda _: True,
 ) -> list[FoundRecord]:
     """Return the undecided records of a request or, without an id, of an account.
 
@@ -60,6 +64,7 @@ async def find_undecided(
         id_: a request id; None: all records of the account.
         account: the account id.
         decided: the next offset to decide of each input partition.
+        is_known: whether `decided` has the partitions with a number; others are not searched.
 
     Raises:
         KafkaError: when the cluster cannot be reached, or stopped answering.
@@ -71,7 +76,7 @@ async def find_undecided(
         readable = readable_account_id(account)
         key = readable.encode()
         places = [search.account_partition(topic, readable) for topic in INPUT_TOPICS]
-    windows = [search.window_from(place, decided.get(place, 0)) for place in places]
+    windows = [search.window_from(place, decided.get(place, 0)) for place in places if is_known(place.partition)]
     undecided = search.read(windows, "undecided records")
     return [
         found_record(record) async for record in undecided if (record.key == key if key else event_id_of(record) == id_)

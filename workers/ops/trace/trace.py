@@ -3,27 +3,25 @@
 The ledger's database is read first, and is enough for a trace. Kafka adds the records that retention has left.
 """
 
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from uuid import UUID
 
 from aiokafka.errors import KafkaError
 
 from infra.kafka.records import NotSetUpError
-from infra.postgres import Connection
 from infra.settings import Settings
-from workers.ops.books.balance import UnknownAccountError
-from workers.ops.books.lanes import next_offsets
-from workers.ops.books.original_ids import find_request_ids
 from workers.ops.books.reasons import reason_of
-from workers.ops.books.snapshot import open_books
-from workers.ops.dead_letters.history import LetterHistory, read_histories, read_redrives
+from workers.ops.books.shards import ServerError, open_books_of
+from workers.ops.dead_letters.history import LetterHistory, letter_key, make_histories
 from workers.ops.dead_letters.letters import DeadLetter
 from workers.ops.dead_letters.report import DeadLetterReport
+from workers.ops.dead_letters.server_answers import read_server_answers
 from workers.ops.trace import in_books as books
 from workers.ops.trace.found_records import FoundRecord, find_event, find_undecided
 from workers.ops.trace.in_books import DecidedRecord
+from workers.ops.trace.in_servers import LIMIT, Question, UnknownRequestError, find_in_books, read_books
 from workers.ops.trace.in_topics import (
     FoundEvent,
     Trace,
@@ -34,9 +32,6 @@ from workers.ops.trace.in_topics import (
 from workers.ops.trace.topic_search import ProgressWatch, Search, no_progress, open_search
 
 __all__ = ["LIMIT", "Question", "TraceReport", "UnknownRequestError", "about", "trace"]
-
-LIMIT: Final = 100_000  # records
-_NAMED: Final = 5  # request ids in a message
 
 # The members of a row and of a tick for JSON.
 _MEMBERS: Final = (
@@ -52,20 +47,6 @@ _MEMBERS: Final = (
 _OF_TICK: Final = ("code", "horizon", "lots", "credits", "complete")
 
 
-class UnknownRequestError(Exception):
-    """The request was found neither in the ledger's database nor in the searched part of the topics."""
-
-
-class Question(NamedTuple):
-    """What to trace: a request or event by id, an account's last requests, or an id of that account."""
-
-    id: UUID | None
-    account: str | None
-    last: int = 10  # number of an account's requests
-    limit: int = LIMIT  # maximum number of records read of a partition
-    original: str | None = None  # instead of `id`: what the request's producer gave it that is no UUID
-
-
 def about(id_: str | None, account: str | None, last: int = 10, limit: int = LIMIT) -> Question:
     """Return the question about an id as somebody gives it: a UUID, or what a producer gave its request instead."""
     try:
@@ -79,9 +60,10 @@ class TraceReport:
     """The answer to a question: traces, dead letters and undecided records."""
 
     traces: list[Trace]
-    letters: list[tuple[DeadLetter, LetterHistory]]
+    letters: list[tuple[DeadLetter, LetterHistory | None]]  # None: its server does not answer
     waiting: list[FoundRecord]  # records that no worker has decided yet
     silent: str | None  # why the topics could not be searched
+    silent_servers: Sequence[ServerError] = ()  # some of several, which may have more
 
     def summary(self) -> dict[str, Any]:
         """Return the report for JSON."""
@@ -91,6 +73,7 @@ class TraceReport:
             "dead_letters": letters.summary(),
             "waiting": [_place(seen) for seen in self.waiting],
             "kafka": self.silent or "asked",
+            **({"silent_servers": [str(each) for each in self.silent_servers]} if self.silent_servers else {}),
         }
 
 
@@ -152,16 +135,8 @@ async def trace(settings: Settings, question: Question, watch: ProgressWatch = n
         KafkaError: when the database does not have the request, and the cluster cannot be reached.
 
     """
-    unknown = None
-    async with open_books(settings) as connection:
-        if question.original is not None:
-            question = question._replace(id=await _find_original(connection, question.original, question.account))
-        try:
-            cases = await _find_decided(connection, question)
-        except UnknownAccountError as error:  # the account may have dead letters or undecided records
-            cases, unknown = [], error
-        redrives = await read_redrives(connection)
-        decided = await next_offsets(connection)
+    found = await read_books(settings, question)
+    question, cases, redrives = question._replace(id=found.id), found.cases, found.redrives
     copies = {(each.topic, each.partition, each.offset) for sent in redrives.values() for each in sent}
     waiting: list[FoundRecord] = []
     try:
@@ -172,36 +147,24 @@ async def trace(settings: Settings, question: Question, watch: ProgressWatch = n
             wanted = TraceTarget(question.id, question.account, cases, copies)
             traces, letters = await trace_in_topics(search, cases, wanted)
             if question.id is None or not (cases or letters.letters):
-                waiting = await find_undecided(search, question.id, question.account, decided)
+                waiting = await find_undecided(search, question.id, question.account, found.decided, found.is_known)
     except (KafkaError, NotSetUpError) as error:
         if not cases:
             raise
-        return TraceReport([trace_without_topics(case) for case in cases], [], [], str(error) or type(error).__name__)
+        silent = str(error) or type(error).__name__
+        return TraceReport([trace_without_topics(case) for case in cases], [], [], silent, found.silent)
     if not (traces or letters.letters or waiting):
-        raise unknown or _unknown_request(question)
+        raise next(iter(found.silent), None) or found.unknown or _unknown_request(question)
     if question.id is None:
         letters.letters = letters.letters[: question.last]
         waiting = waiting[-question.last :]
-    async with open_books(settings) as connection:
-        histories = await read_histories(connection, letters, redrives)
-    return TraceReport(traces, list(zip(letters.letters, histories, strict=True)), waiting, None)
-
-
-async def _find_original(connection: Connection, original: str, account: str | None) -> UUID:
-    """Return the request id of the request that a producer gave an id that is no UUID."""
-    found = await find_request_ids(connection, original, account)
-    if len(found) == 1:
-        return found[0]
-    named = json.dumps(original)
-    if found:
-        raise UnknownRequestError(
-            f"{len(found)} requests, of several sources, have the id {named}: trace one by its request id:"
-            f" {', '.join(map(str, found[:_NAMED]))}"
-        )
-    raise UnknownRequestError(
-        f"{named} is no UUID and no id of a decided request: trace one that is not decided by its request id"
-        " (docs/producers.md), or --account"
-    )
+    answers = await read_server_answers(settings, letters.letters)
+    histories = make_histories(letters, redrives, answers.found)
+    told = [
+        (letter, None if letter_key(letter) in answers.unknown else history)
+        for letter, history in zip(letters.letters, histories, strict=True)
+    ]
+    return TraceReport(traces, told, waiting, None, found.silent)
 
 
 def _unknown_request(question: Question) -> UnknownRequestError:
@@ -214,23 +177,14 @@ def _unknown_request(question: Question) -> UnknownRequestError:
     )
 
 
-async def _find_decided(connection: Connection, question: Question) -> list[DecidedRecord]:
-    if question.id is None:
-        return await books.find_by_account(connection, question.account or "", question.last)
-    cases = await books.find_by_request(connection, question.id, question.account)
-    if not cases and question.account is not None:
-        cases = await books.find_by_event(connection, question.id, question.account)
-    return cases
-
-
 async def _find_decided_by_event(settings: Settings, search: Search, id_: UUID) -> list[DecidedRecord]:
     """Return the decided record of an event in a result topic, an empty list for another ledger's event."""
     event = await find_event(search, id_)
     if event is None:
         return []
-    async with open_books(settings) as connection:
-        if "subject" in event:
+    if "subject" in event:
+        async with open_books_of(settings, event["subject"]) as connection:
             cases = await books.find_by_row(connection, event["subject"], event["data"]["sequence"])
-        else:
-            cases = await books.find_by_request(connection, UUID(event["data"]["request_id"]), None)
+    else:
+        cases = await find_in_books(settings, UUID(event["data"]["request_id"]))
     return [case for case in cases if id_ in {each.id for each in case.events}]

@@ -1,7 +1,6 @@
 """The audit on books that were tampered with: what it finds, and where; and what the database itself refuses."""
 
 import re
-from collections.abc import AsyncIterator
 from typing import NamedTuple
 
 import asyncpg
@@ -17,15 +16,6 @@ async def story(shared: Connection) -> Connection:
     """A database with the story in its books."""
     await write_story(shared)
     return shared
-
-
-@pytest.fixture
-async def books(story: Connection) -> AsyncIterator[Connection]:
-    """The story's books; what a test does to them is undone."""
-    transaction = story.transaction()
-    await transaction.start()
-    yield story
-    await transaction.rollback()
 
 
 async def on_accounts(connection: Connection, sql: str) -> str:

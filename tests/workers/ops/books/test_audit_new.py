@@ -3,7 +3,7 @@
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime, timedelta
@@ -54,15 +54,6 @@ async def story(shared: Connection) -> Connection:
         await _mark(shared)
     await write_story(shared)
     return shared
-
-
-@pytest.fixture
-async def books(story: Connection) -> AsyncIterator[Connection]:
-    """The story's books; what a test does to them is undone."""
-    transaction = story.transaction()
-    await transaction.start()
-    yield story
-    await transaction.rollback()
 
 
 async def test_a_sound_story_raises_no_suspicion_and_has_the_whole_audits_totals(books: Connection) -> None:

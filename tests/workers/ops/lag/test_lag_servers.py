@@ -3,16 +3,14 @@
 from collections.abc import Awaitable, Callable
 
 import pytest
-from aiokafka import TopicPartition
 
 from infra.postgres import Connection
 from infra.settings import Settings
-from schemas.catalogue import SEND_REQUESTS
 from tests.conftest import Connect
 from tests.workers.two_servers import TwoServers, prepare_servers, set_state
 from workers.jobs.send import SendJob
 from workers.ops.lag import Status, observer
-from workers.ops.lag.lanes import LaneKey, LaneWatcher, NoteKind
+from workers.ops.lag.lanes import LaneWatcher, NoteKind
 from workers.ops.lag.servers import ServersLaneWatcher, lane_watcher
 
 _LANE = (
@@ -22,18 +20,12 @@ _LANE = (
 
 
 @pytest.fixture
-async def servers(settings: Settings, other_books: Callable[[], Awaitable[Settings]], connect: Connect) -> TwoServers:
+async def lanes(servers: TwoServers) -> TwoServers:
     """Two servers with a lane of each number on both; only the holder's row tells what was read, 10 and the number."""
-    second = await other_books()
-    both = await prepare_servers(settings, second, await connect(settings), await connect(second))
     for number in range(4):
-        await both.first.execute(_LANE, number, 10 + number if number < 3 else 7)
-        await both.second.execute(_LANE, number, 10 + number if number == 3 else 7)
-    return both
-
-
-def _key(number: int) -> LaneKey:
-    return SendJob.group, TopicPartition(SEND_REQUESTS, number)
+        await servers.first.execute(_LANE, number, 10 + number if number < 3 else 7)
+        await servers.second.execute(_LANE, number, 10 + number if number == 3 else 7)
+    return servers
 
 
 async def _read(watcher: LaneWatcher | ServersLaneWatcher) -> dict[int, int]:
@@ -44,9 +36,9 @@ async def _read(watcher: LaneWatcher | ServersLaneWatcher) -> dict[int, int]:
         await watcher.close()
 
 
-async def test_a_lane_is_told_by_the_server_that_holds_its_number(servers: TwoServers) -> None:
+async def test_a_lane_is_told_by_the_server_that_holds_its_number(lanes: TwoServers) -> None:
     """Rows that stayed behind where the number was, or is to come to, are passed over; nothing else is to be said."""
-    watcher = lane_watcher(servers.both)
+    watcher = lane_watcher(lanes.both)
 
     assert {0: 10, 1: 11, 2: 12, 3: 13} == await _read(watcher)
     assert (None, {}) == (watcher.trouble, watcher.notes)
@@ -64,9 +56,9 @@ async def test_one_server_is_asked_no_more_than_ever(settings: Settings, databas
     assert (None, None, {}) == (watcher.trouble, watcher.shard, watcher.notes)
 
 
-async def test_a_server_that_is_away_takes_only_its_own_numbers_with_it(servers: TwoServers) -> None:
+async def test_a_server_that_is_away_takes_only_its_own_numbers_with_it(lanes: TwoServers) -> None:
     """Its numbers are named, with the server and why; the other's lanes are told as ever."""
-    watcher = lane_watcher(servers.without_second())
+    watcher = lane_watcher(lanes.without_second())
 
     assert {0: 10, 1: 11, 2: 12} == await _read(watcher)
     words = "the books on Postgres at localhost:1/inmail cannot be read ("
@@ -77,11 +69,11 @@ async def test_a_server_that_is_away_takes_only_its_own_numbers_with_it(servers:
     assert [True, False] == [(watcher.statement_of(number) or "").startswith(words) for number in (3, 0)]
 
 
-async def test_a_number_that_nobody_holds_or_two_is_told_so(servers: TwoServers) -> None:
+async def test_a_number_that_nobody_holds_or_two_is_told_so(lanes: TwoServers) -> None:
     """In words that name it, and the servers where there are two; its rows do not count."""
-    watcher = lane_watcher(servers.both)
-    await set_state(servers.first, 2, "left", servers.second)
-    await set_state(servers.second, 1, "held")
+    watcher = lane_watcher(lanes.both)
+    await set_state(lanes.first, 2, "left", lanes.second)
+    await set_state(lanes.second, 1, "held")
 
     read = await _read(watcher)
 
@@ -92,10 +84,10 @@ async def test_a_number_that_nobody_holds_or_two_is_told_so(servers: TwoServers)
     assert "hold partition number 1, so nobody works it: see `inmail shards list`" in watcher.notes[1].text
 
 
-async def test_a_number_under_way_is_told_by_where_it_comes_from(servers: TwoServers) -> None:
+async def test_a_number_under_way_is_told_by_where_it_comes_from(lanes: TwoServers) -> None:
     """Its lanes stand there until the number has left."""
-    await servers.move_back()
-    watcher = lane_watcher(servers.both)
+    await lanes.move_back()
+    watcher = lane_watcher(lanes.both)
 
     read = await _read(watcher)
 
@@ -103,10 +95,10 @@ async def test_a_number_under_way_is_told_by_where_it_comes_from(servers: TwoSer
     assert (NoteKind.MOVING, "the move of partition number 3 from server to server") == watcher.notes[3]
 
 
-async def test_a_lock_is_told_with_its_server_and_only_of_its_numbers(servers: TwoServers, connect: Connect) -> None:
+async def test_a_lock_is_told_with_its_server_and_only_of_its_numbers(lanes: TwoServers, connect: Connect) -> None:
     """Who keeps a table of the second server is no reason for lanes of the first, also when it cannot be read."""
-    holder = await connect(servers.alone[1])
-    watcher = lane_watcher(servers.both)
+    holder = await connect(lanes.alone[1])
+    watcher = lane_watcher(lanes.both)
     await watcher.read()
     async with holder.transaction():
         await holder.execute("lock table lanes in access exclusive mode")
@@ -127,8 +119,9 @@ async def test_lag_says_that_nobody_works_a_number_also_when_nothing_is_unread(
     cluster: Settings, other_books: Callable[[], Awaitable[Settings]], connect: Connect
 ) -> None:
     """Its partition stands worst of its group, and others are as they are."""
-    second = await other_books()
-    servers = await prepare_servers(cluster, second, await connect(cluster), await connect(second))
+    first, second = await connect(cluster), await other_books()
+    await first.execute("delete from partitioning")  # of the lanes that the fixture has worked
+    servers = await prepare_servers(cluster, second, first, await connect(second))
     await servers.second.execute("delete from shard_numbers")
 
     async with observer(servers.both, [SendJob.group], remembers=False) as found:

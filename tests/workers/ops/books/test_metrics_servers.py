@@ -1,0 +1,141 @@
+"""The metrics of books that several servers hold: one exposition of all."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from infra.settings import Settings
+from schemas.catalogue import SEND_REQUESTS
+from tests.workers.scraping import Scrape
+from tests.workers.two_servers import PlacedBook, TwoServers, account_of, lanes_stand, set_state
+from workers.cli import app
+from workers.ops.books.credit_metrics import CreditReader, CreditTotals
+from workers.ops.books.metrics_exporter import read_once, read_servers_once
+from workers.ops.books.server_readings import ServerReadings, merge_readings
+from workers.ops.books.shards import ask_each_server, server_name
+
+MISPLACED = "insert into misplaced_records values ('inmail.send-requests', $1, 'crm', $2, now(), now(), 1)"
+STAND = (
+    "insert into lanes (consumer_group, topic, partition, epoch, next_offset) values ($1, $2, $3, 1, $4)"
+    " on conflict (consumer_group, topic, partition) do update set next_offset = $4"
+)
+READY = "inmail_books_server_ready"
+
+
+@pytest.fixture
+async def booked(servers: TwoServers, cluster: Settings) -> TwoServers:
+    """Both servers with an account of their own, beside a cluster: two of five credits sent; one of seven."""
+    assert cluster.database_url == servers.both.database_url
+    for connection, account, credits_, sends in (
+        (servers.first, servers.accounts[0], 5, 2),
+        (servers.second, servers.accounts[1], 7, 1),
+    ):
+        book = PlacedBook(connection)
+        await book.one(book.promotion(credits_, account))
+        await book.decide(*(book.send(account) for _ in range(sends)))
+        await lanes_stand(connection, book)
+    return servers
+
+
+def _credits(seen: Scrape) -> dict[str, float]:
+    return {each: seen.value("inmail_credits_total", movement=each) for each in ("granted", "spent")} | {
+        "remaining": seen["inmail_credits_remaining"],
+        "difference": seen["inmail_conservation_difference_credits"],
+    }
+
+
+async def _scrape(settings: Settings) -> Scrape:
+    return Scrape((await read_once(settings)).decode())
+
+
+async def _totals(settings: Settings, readers: dict[str, CreditReader]) -> list[CreditTotals]:
+    async def read(connection: Any, holdings: Any) -> CreditTotals:
+        server = await connection.fetchval("select current_database()")
+        return await readers.setdefault(server, CreditReader()).read(connection, holdings)
+
+    return (await ask_each_server(settings, read)).answers
+
+
+async def test_values_of_all_servers_are_in_one_exposition(booked: TwoServers) -> None:
+    """Credits are added up; lanes are those of both; with one server none of it has another name."""
+    await booked.first.execute(MISPLACED, 0, 2)
+    await booked.second.execute(MISPLACED, 3, 5)
+    await booked.first.execute(MISPLACED, 3, 100)  # a copy, as is the lane
+    await booked.first.execute(STAND, "inmail-send", "inmail.send-requests", 3, 123456)
+
+    seen = await _scrape(booked.both)
+    alone = [await _scrape(each) for each in booked.alone]
+
+    assert {"granted": 12, "spent": 3, "remaining": 9, "difference": 0} == _credits(seen)
+    assert [{"granted": 5, "spent": 2, "remaining": 3, "difference": 0}] == [_credits(alone[0])]
+    assert 7 == seen.value("inmail_misplaced_records_total", source="crm")
+    for partition, each in zip(("0", "3"), alone, strict=True):
+        lane = {"topic": SEND_REQUESTS, "partition": partition}
+        assert each.value("inmail_unpublished_records", lane) == seen.value("inmail_unpublished_records", lane)
+    assert [1, 1] == [seen.value(READY, server=server_name(each)) for each in booked.alone]
+    assert READY not in alone[0].names()
+
+
+async def test_a_server_that_is_away_is_told_and_the_others_are_read(booked: TwoServers) -> None:
+    """Sums of the whole books are left out rather than wrong; what a lane has is told."""
+    away = booked.without_second()
+
+    page, silent = await read_servers_once(away)
+    seen = Scrape(page.decode())
+    env = {"INMAIL_KAFKA_BOOTSTRAP_SERVERS": away.kafka_bootstrap_servers} | {
+        f"INMAIL_DATABASE_{name}": value.get_secret_value()
+        for name, value in (("URL", away.database_url), ("SHARDS", away.database_shards))
+    }
+    done = await asyncio.to_thread(CliRunner().invoke, app, ["metrics"], env=env)
+
+    assert [1, 0] == [seen.value(READY, server=name) for name in (server_name(booked.alone[0]), "localhost:1/inmail")]
+    assert seen.value("inmail_unpublished_records", topic=SEND_REQUESTS, partition="0") >= 0
+    assert "inmail_credits_remaining" not in seen.names()
+    assert ["localhost:1/inmail"] == [server_name(each.settings) for each in silent]
+    assert (done.exit_code, READY in done.stdout) == (3, True)
+    assert "Postgres cannot be reached at localhost:1 (" in done.stderr
+
+
+async def test_credits_are_counted_once_while_a_number_moves(booked: TwoServers) -> None:
+    """Whatever is copied, deleted or kept: each account counts where its number is held."""
+    readers: dict[str, CreditReader] = {}
+    before = await _totals(booked.both, readers)
+    # Accounts that spent nothing: what was remembered of them shows in no difference.
+    for connection, state in ((booked.first, "held"), (booked.second, "arriving")):
+        await set_state(connection, 1, "held")
+        book = PlacedBook(connection)
+        book.offset = 50
+        await book.one(book.promotion(9, account_of(1)))
+        await set_state(connection, 1, state, None if state == "held" else booked.first)
+        await connection.execute(STAND, "inmail-billing", "inmail.billing-events", 1, 51)
+    copied = await _totals(booked.both, readers)
+    await set_state(booked.first, 1, "left", booked.second)
+    await set_state(booked.second, 1, "held")
+    moved = await _totals(booked.both, readers)
+    rows = "account in (select account from accounts where partition = 1)"
+    for table in ("journal", "lots", "accounts"):
+        await booked.first.execute(f"delete from {table} where {rows if table != 'accounts' else 'partition = 1'}")  # noqa: S608
+    deleted = await _totals(booked.both, readers)
+
+    def granted(found: list[CreditTotals]) -> list[int]:
+        assert [0, 0] == [each.difference for each in found]
+        return [each.moved["granted"] for each in found]
+
+    assert [5, 7] == granted(before)
+    assert [14, 7] == granted(copied)
+    assert [5, 16] == granted(moved) == granted(deleted)
+
+
+def test_differences_of_two_servers_never_cancel_out() -> None:
+    """Too many on one and as many too few on another are two faults."""
+
+    def difference(*each: int) -> int:
+        settings = Settings()
+        found = [ServerReadings(settings, CreditTotals({}, 0, value)) for value in each]
+        credits_ = merge_readings(found).credits
+        assert credits_ is not None
+        return credits_.difference
+
+    assert [0, 10, 3, -3] == [difference(0, 0), difference(5, -5), difference(3, 0), difference(-1, -2)]

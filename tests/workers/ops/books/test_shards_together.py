@@ -1,0 +1,170 @@
+"""Questions that no account is given to are asked of every server that holds the books."""
+
+import asyncio
+from uuid import UUID, uuid4
+
+import pytest
+from typer.testing import CliRunner
+
+from infra.kafka.clients import partition_of
+from infra.postgres import Connection
+from infra.settings import Settings
+from schemas.catalogue import BILLING_EVENTS
+from schemas.envelope import encode
+from tests.workers.letters import set_aside
+from tests.workers.two_servers import PARTITIONS, PlacedBook, TwoServers, lanes_stand, set_state
+from workers.cli import app
+from workers.ops.books.account_search import search_accounts
+from workers.ops.books.recent_outcomes import OutcomeCount, merge_outcomes, recent_outcomes
+from workers.ops.books.shards import Holdings, ServerError, ask_each_server, server_name
+from workers.ops.dead_letters.letters import LetterFilter
+from workers.ops.dead_letters.redrive_plan import RedriveOptions, plan_redrive
+from workers.ops.dead_letters.report import report_dead_letters
+from workers.ops.trace.in_servers import read_books
+from workers.ops.trace.trace import Question, UnknownRequestError, about, trace
+
+
+def _own(number: int) -> str:
+    """Return an account with a number, of this test alone: topics outlive tests."""
+    while partition_of((account := f"a-{uuid4().hex[:12]}").encode(), PARTITIONS) != number:
+        pass
+    return account
+
+
+@pytest.fixture
+async def books(servers: TwoServers) -> list[tuple[str, PlacedBook, UUID]]:
+    """On each server an account, and the request that gave it credits."""
+    written = []
+    for connection, account in ((servers.first, _own(0)), (servers.second, _own(3))):
+        book = PlacedBook(connection)
+        grant = book.promotion(5, account)
+        await book.one(grant)
+        await book.one(book.send(account))
+        await lanes_stand(connection, book)
+        written.append((account, book, grant.id))
+    return written
+
+
+async def test_accounts_of_all_servers_are_searched(
+    servers: TwoServers, books: list[tuple[str, PlacedBook, UUID]]
+) -> None:
+    """Each once, in order, though a move has left a copy of one; never fewer than there are without a word."""
+    (one, _, _), (other, _, _) = books
+    await servers.first.execute("insert into accounts (account_id, partition) values ($1, 3)", other)
+
+    assert sorted([one, other]) == await search_accounts(servers.both, "a-", 10)
+    assert sorted([one, other])[:1] == await search_accounts(servers.both, "a-", 1)
+    with pytest.raises(ServerError, match="localhost:1/inmail"):
+        await search_accounts(servers.without_second(), "a-", 10)
+
+
+def _counts(found: list[OutcomeCount]) -> list[tuple[str, str, int]]:
+    return [(each.worker, each.code, each.count) for each in found]
+
+
+async def test_the_latest_outcomes_of_all_servers_are_counted_together(
+    servers: TwoServers, books: list[tuple[str, PlacedBook, UUID]]
+) -> None:
+    """As one server would count them, had it all lanes."""
+    await books[1][1].one(books[1][1].send(books[1][0]))
+    await lanes_stand(servers.second, books[1][1])
+
+    async def read(connection: Connection, holdings: Holdings) -> list[OutcomeCount]:
+        return await recent_outcomes(connection, 100, holdings)
+
+    found = merge_outcomes((await ask_each_server(servers.both, read)).answers)
+
+    assert [("billing", "granted", 2), ("send", "charged", 3)] == [
+        (each.worker, each.code, each.count) for each in found
+    ]
+    await set_state(servers.first, 0, "left", servers.second)
+    left = merge_outcomes((await ask_each_server(servers.both, read)).answers)
+    assert [("billing", "granted", 1), ("send", "charged", 2)] == [
+        (each.worker, each.code, each.count) for each in left
+    ]
+
+
+async def test_a_trace_finds_a_request_on_any_server(
+    servers: TwoServers, books: list[tuple[str, PlacedBook, UUID]], cluster: Settings
+) -> None:
+    """By its id alone, or by its account; as its own server alone tells it."""
+    assert cluster.database_url == servers.both.database_url
+    for (account, _, request), alone in zip(books, servers.alone, strict=True):
+        for question in (Question(request, None), Question(None, account), Question(request, account)):
+            expected = await trace(alone, question)
+            found = await trace(servers.both, question)
+
+            assert expected.traces
+            assert expected.summary() == found.summary()
+    with pytest.raises(UnknownRequestError):
+        await trace(servers.both, about(str(uuid4()), None, limit=10))
+
+
+async def test_copies_of_a_request_are_traced_once(
+    servers: TwoServers, books: list[tuple[str, PlacedBook, UUID]]
+) -> None:
+    """Where its account's number is held."""
+    account, _, request = books[1]
+    await set_state(servers.first, 3, "held")
+    copy = PlacedBook(servers.first)
+    await copy.one(copy.promotion(5, account, id=request))
+    await lanes_stand(servers.first, copy)
+    assert 2 == len((await read_books(servers.both, Question(request, None))).cases)
+
+    await set_state(servers.first, 3, "left", servers.second)
+    found = await read_books(servers.both, Question(request, None))
+    assert [account] == [case.account_id for case in found.cases]
+    assert {3} == {place.partition for place in found.decided if place.partition == 3}
+    assert 2 == found.decided[next(place for place in found.decided if place.partition == 3)]
+
+
+async def test_a_trace_says_which_server_may_have_more(
+    servers: TwoServers, books: list[tuple[str, PlacedBook, UUID]], cluster: Settings
+) -> None:
+    """What others have is shown; what nobody has is not called unknown; an account's trace needs its own server."""
+    away = servers.without_second()
+    (account, _, request), (other, _, elsewhere) = books
+    env = {"INMAIL_KAFKA_BOOTSTRAP_SERVERS": cluster.kafka_bootstrap_servers} | {
+        f"INMAIL_DATABASE_{name}": value.get_secret_value()
+        for name, value in (("URL", away.database_url), ("SHARDS", away.database_shards))
+    }
+
+    def inmail(*arguments: str) -> tuple[int, str, str]:
+        done = CliRunner().invoke(app, ["trace", *arguments, "--limit", "10"], env=env)
+        return done.exit_code, done.stdout, done.stderr
+
+    shown = await asyncio.to_thread(inmail, str(request))
+    whole = await asyncio.to_thread(inmail, "--account", account)
+    for question in (Question(elsewhere, None, limit=10), Question(None, other)):
+        with pytest.raises(ServerError, match="localhost:1/inmail"):
+            await trace(away, question)
+
+    assert (3, True) == (shown[0], account in shown[1])
+    assert "Postgres cannot be reached at localhost:1 (" in shown[2]
+    assert (0, True, False) == (whole[0], account in whole[1], "localhost:1" in whole[2])
+
+
+async def test_dead_letters_have_the_answers_of_the_servers_of_their_accounts(
+    servers: TwoServers, books: list[tuple[str, PlacedBook, UUID]], cluster: Settings
+) -> None:
+    """One of a server that is away has no history, and is not sent again for that."""
+    assert cluster.database_url == servers.both.database_url
+    for account, book, _ in books:
+        event = book.promotion(1, account)
+        await book.one(event)
+        await set_aside(servers.both, BILLING_EVENTS, account, [encode(event)], "unknown_plan")
+    ours = [LetterFilter(account=account) for account, _, _ in books]
+
+    for selection in ours:
+        told = await report_dead_letters(servers.both, selection)
+        ((_, history),) = told.letters
+        assert history is not None
+        assert history.answer is not None
+        assert (history.answer.code, told.silent_servers) == ("granted", ())
+        assert {"answered": 1} == dict((await plan_redrive(servers.both, selection, RedriveOptions())).refused)
+    away = servers.without_second()
+    told = await report_dead_letters(away, ours[1])
+    assert [None] == [history for _, history in told.letters]
+    assert ["localhost:1/inmail"] == [server_name(each.settings) for each in told.silent_servers]
+    plans = [await plan_redrive(away, selection, RedriveOptions()) for selection in ours]
+    assert [{"answered": 1}, {"silent_server": 1}] == [dict(each.refused) for each in plans]

@@ -1,0 +1,128 @@
+"""The API's reads of one server: over a pool of few read-only sessions, each bounded in time."""
+
+import asyncio
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Final
+
+import structlog
+
+from infra.clock import utc_now
+from infra.postgres import Connection, Pool
+from infra.settings import Settings
+from infra.shards import read_shard
+from workers.api.balance_batches import BalanceBatches
+from workers.api.lock_watch import ReadLockWatch
+from workers.api.problems import DATABASE_ERRORS, ApiError, ProblemKind, database_problem
+from workers.ops.books.current_balance import BalanceQuestion, BalanceVersion, CurrentBalance, read_current_balances
+from workers.ops.books.shards import ONE_SERVER, Holdings, has_one_server, server_name
+
+__all__ = ["ServerReads"]
+
+_WAITING_AT_MOST: Final = 1000  # requests of one process for its connections: more would only wait for a timeout
+# What every read begins with. Each process asks it: what it tells takes all of them out of service at once.
+_CHECK: Final = "select exists (select from accounts)"
+# Tables of some reads only, of which a lock keeps those reads and no others.
+_CHECK_OTHERS: Final = (
+    "select exists (select from subscriptions), exists (select from lots), exists (select from journal),"
+    " exists (select from original_ids)"
+)
+
+
+@dataclass(slots=True)
+class ServerReads:
+    """The connections to one server. What it cannot answer is raised as an `ApiError`."""
+
+    settings: Settings
+    pool: Pool
+    ready: bool = False  # whether the last check, or a read since, went well
+    is_partly_silent: bool = False  # whether some tables could not be read at the last check
+    # As of after the last read, so that the read of an account that is here was of its newest rows. None: not known.
+    holdings: Holdings | None = field(default=None, init=False)
+    batches: BalanceBatches = field(init=False)
+    locks: ReadLockWatch = field(init=False)
+    _held_at: float = field(default=0.0, init=False)
+    _reading: int = 0
+    _told: str | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.locks = ReadLockWatch(self.settings)
+        self.batches = BalanceBatches(self._read_balances)
+        if has_one_server(self.settings):
+            self.holdings = ONE_SERVER
+
+    def has_account(self, account_id: str) -> bool:
+        """Tell whether the server holds an account, as of after the last read."""
+        return self.holdings is not None and self.holdings.has_account(account_id)
+
+    async def check(self) -> None:
+        """Note whether the server answers."""
+        self.ready = await self._answers(_CHECK)
+        self.is_partly_silent = self.ready and not await self._answers(_CHECK_OTHERS)
+
+    async def _answers(self, question: str) -> bool:
+        try:
+            async with self.connection() as connection:
+                await connection.fetchval(question)
+        except ApiError:  # noted, and logged as it changed
+            return False
+        return True
+
+    async def _read_balances(
+        self, questions: Collection[BalanceQuestion]
+    ) -> dict[BalanceQuestion, CurrentBalance | BalanceVersion]:
+        async with self.connection() as connection:
+            return await read_current_balances(connection, questions, utc_now())
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """Lend a connection for as long as INMAIL_API_TIMEOUT_SECONDS.
+
+        Raises:
+            ApiError: for what the database cannot answer, and when too many wait.
+
+        """
+        if self._reading >= _WAITING_AT_MOST:
+            raise ApiError(
+                ProblemKind.BUSY, "too many requests wait for the database: ask again, or run more processes"
+            )
+        self._reading += 1
+        token = self.locks.begin()
+        try:
+            async with asyncio.timeout(self.settings.api_timeout_seconds), self.pool.acquire() as connection:
+                yield connection
+                if self.holdings is not ONE_SERVER:
+                    await self._read_holdings(connection)
+        except DATABASE_ERRORS as error:
+            self._note(repr(error))
+            raise database_problem(error, self.locks.holder) from error
+        finally:
+            self.locks.end(token)
+            self._reading -= 1
+        self._note(None)
+
+    async def _read_holdings(self, connection: Connection) -> None:
+        asked_at = monotonic()
+        partitions = None if self.holdings is None else self.holdings.partitions  # it changes in no running system
+        if partitions is None:
+            partitions = await connection.fetchval("select partitions from partitioning")
+        holdings = Holdings(await read_shard(connection), partitions)
+        if asked_at >= self._held_at:  # an answer that was overtaken by a later one's says nothing of its read
+            self.holdings, self._held_at = holdings, asked_at
+
+    def _note(self, trouble: str | None) -> None:
+        """Log once that the database does not answer, and once that it answers again."""
+        self.ready = self.ready or trouble is None  # every read begins with what the check reads
+        kind = None if trouble is None else trouble.partition("(")[0]
+        if kind == self._told:
+            return
+        self._told = kind
+        log = structlog.get_logger("inmail.api")
+        if not has_one_server(self.settings):
+            log = log.bind(server=server_name(self.settings))
+        if trouble is None:
+            log.info("database_answers")
+        else:
+            log.warning("database_cannot_answer", error=trouble)

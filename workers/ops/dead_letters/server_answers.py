@@ -1,0 +1,69 @@
+"""The stored answers to the requests in dead letters, from all servers that hold the books."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from infra.postgres import Connection
+from infra.settings import Settings
+from schemas.catalogue import EXPIRY_TICKS
+from schemas.envelope import Event
+from workers.ops.books.shards import ServerAnswers, ServerError, ask_each_server, has_one_server
+from workers.ops.dead_letters.history import (
+    LetterKey,
+    StoredAnswer,
+    decode_message,
+    letter_key,
+    read_letter_answers,
+)
+from workers.ops.dead_letters.letters import DeadLetter
+
+__all__ = ["LetterAnswers", "read_server_answers"]
+
+_Answers = dict[LetterKey, StoredAnswer | None]
+
+
+@dataclass(frozen=True, slots=True)
+class LetterAnswers:
+    """The answers by dead letter, and what is not known because a server did not answer."""
+
+    found: _Answers
+    unknown: frozenset[LetterKey] = frozenset()
+    silent: tuple[ServerError, ...] = ()
+
+
+async def read_server_answers(
+    settings: Settings, letters: Sequence[DeadLetter], connection: Connection | None = None
+) -> LetterAnswers:
+    """Return the stored answers to the requests in dead letters.
+
+    Args:
+        settings: which servers there are.
+        letters: the dead letters.
+        connection: to the only server, where it is open already.
+
+    Raises:
+        OSError, asyncpg.PostgresError, ServerError: when no server can be asked.
+
+    """
+    if connection is not None and has_one_server(settings):
+        return LetterAnswers(await read_letter_answers(connection, letters))
+
+    async def read(server: Connection, _: object) -> _Answers:
+        return await read_letter_answers(server, letters)
+
+    told = await ask_each_server(settings, read)
+    found: _Answers = {}
+    for answers in told.answers:  # a copy that a move left has the same answers, as they are final
+        found |= {key: found.get(key) or answer for key, answer in answers.items()}
+    unknown = (letter_key(each) for each in letters if not found.get(letter_key(each)) and not _is_asked(told, each))
+    return LetterAnswers(found, frozenset(unknown if told.silent else ()), tuple(told.silent))
+
+
+def _is_asked(told: ServerAnswers[_Answers], letter: DeadLetter) -> bool:
+    """Return whether the server that would have a message's answer was asked; nobody has one to what is no event."""
+    event = decode_message(letter)
+    if not isinstance(event, Event):
+        return True
+    if letter.origin_topic == EXPIRY_TICKS:
+        return told.has_number(letter.origin_partition)
+    return told.has_account(event.subject or "")
