@@ -27,6 +27,7 @@ from workers.ops.books.balance import UnknownAccountError
 from workers.ops.books.shards import NotHeldError, ServerError
 from workers.ops.dead_letters.letters import NoSuchDeadLetterError
 from workers.ops.operations import NoSuchOperationError, RefusedError
+from workers.ops.shards.servers import UnreachableServerError
 from workers.ops.topics.plan import TopicsError
 from workers.ops.trace.trace import UnknownRequestError
 
@@ -85,6 +86,7 @@ ANSWERS: list[tuple[Exception, int, int, str]] = [
     (asyncpg.UniqueViolationError("planted"), 70, 503, "did not carry out a statement: UniqueViolationError: planted"),
     (asyncpg.InterfaceError("planted"), 70, 503, "did not carry out a statement: InterfaceError: planted"),
     (FileNotFoundError(2, "No such file", "plans.toml"), 2, 503, "plans.toml: No such file"),
+    (UnreachableServerError("db-b:5432 is away"), 3, 503, "db-b:5432 is away"),
     (TimeoutError(), 3, 504, "no answer in time: Postgres at localhost:5432 or Kafka at localhost:9092"),
     (ConnectionRefusedError(111, "refused"), 3, 503, "Postgres cannot be reached at localhost:5432"),
 ]

@@ -132,6 +132,9 @@ def show_move_result(done: OngoingOperation, plan: MovePlan) -> None:
         console().print(Text(f"stopped: {text}; the same command goes on", style=WARN), soft_wrap=True)
         return
     console().print(Text(f"{text}, {format_count(done.result['rows'], 'row')} copied", style=GOOD), soft_wrap=True)
+    if pauses := done.result["pauses"]:
+        told = ", ".join(f"{number}: {seconds:g} s" for number, seconds in pauses.items())
+        console().print(f"lanes paused, by number: {told}", soft_wrap=True)
 
 
 class MoveProgress:

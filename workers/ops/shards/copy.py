@@ -1,25 +1,53 @@
-"""Copies the rows of a number from one server to another, and compares the two."""
+"""Copies what another server has not of a number yet, and compares the two.
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
-from typing import Any, Final, NamedTuple
+The first time that is everything, read in one snapshot while the number is still worked. The second time, when its
+lanes have stopped, rows that never change are read only from where the copy ended: so the pause does not grow with the
+journal. What can change is replaced.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Final
 
 from infra.postgres import Connection
 from workers.ops.operations import RefusedError
-from workers.ops.shards.tables import DROPPED, MOVED, columns_of, rows_of
+from workers.ops.shards.tables import APPENDED, MOVED, columns_of, delete_of, rows_of
+from workers.ops.shards.transfer import Content, Transfer, content_of
 
 __all__ = ["copy_rows"]
 
-_CHUNKS: Final = 4  # of some 64 kB that one server has sent and the other has not taken yet
-_CHECKSUM: Final = "select count(*), coalesce(sum(hashtextextended(x::text, 0)::numeric), 0)::text from ({}) as x"
 _OPERATIONS: Final = (
     "select o.* from operations as o where o.operation in"
     " (select t.operation from clock_decisions as t where t.partition = $1)"
 )
+# Up to which row each account was copied before. Both servers get it: what is newer is the same question to both.
+_COPIED: Final = """
+create temp table if not exists copied (account bigint primary key, sequence bigint not null);
+truncate copied;
+"""
+_FILL: Final = "insert into copied select account, sequence from accounts where partition = $1"
+# An account is looked up by its key, however wrong the statistics are: few have changed.
+_NEWER: Final = """
+select {columns}
+from accounts as a
+left join copied as c on c.account = a.account
+cross join lateral (
+    select x.* from journal as x where x.account = a.account and x.sequence > coalesce(c.sequence, 0) offset 0
+) as j
+{join}
+where a.partition = {number} and a.sequence > coalesce(c.sequence, 0)
+"""
+# An original id is written with the first row of its request.
+_NEW_ORIGINAL: Final = """
+inner join original_ids as o on o.request_id = j.request_id and o.account = j.account and not exists (
+    select from journal as e
+    where e.account = j.account and e.request_id = j.request_id and e.sequence < j.sequence
+)
+"""
 # An account's rows are 1 to its sequence, and what they say of each lot is what the lot has left.
 _UNBALANCED: Final = """
 select a.account_id
 from accounts as a
+left join copied as c on c.account = a.account
 cross join lateral (
     select count(*) as rows, coalesce(max(j.sequence), 0) as newest, coalesce(sum(j.amount), 0) as amount
     from journal as j where j.account = a.account
@@ -27,110 +55,85 @@ cross join lateral (
 cross join lateral (
     select coalesce(sum(l.remaining), 0) as remaining from lots as l where l.account = a.account
 ) as l
-where a.partition = $1 and (a.sequence <> j.newest or a.sequence <> j.rows or j.amount <> l.remaining)
+where
+    a.partition = $1 and (c.account is null or a.sequence > c.sequence)
+    and (a.sequence <> j.newest or a.sequence <> j.rows or j.amount <> l.remaining)
 limit 1
 """
 
 
-class _Content(NamedTuple):
-    """What a server has of a number in one table."""
-
-    rows: int
-    checksum: str  # of all rows, whatever their order
-
-
-async def copy_rows(
-    source: Connection, target: Connection, number: int, progress: Callable[[int, int], None]
-) -> dict[str, int]:
-    """Copy the rows of a number in one transaction, which ends well only where both servers have the same.
+async def copy_rows(source: Connection, target: Connection, number: int, progress: Callable[[int, int], None]) -> int:
+    """Bring the rows of a number up to date in one transaction, which ends well only where both servers have the same.
 
     Args:
-        source: has the number, whose lanes nobody works.
-        target: has nothing of the number.
+        source: has the number.
+        target: has nothing of the number, or what an earlier call has copied.
         number: the partition number.
         progress: called with how many rows were copied, and of how many.
 
     Returns:
-        The number of rows by table.
+        The number of rows that were copied.
 
     Raises:
         RefusedError: when the two differ afterwards, or an account does not balance.
         OSError, asyncpg.PostgresError: when a server fails.
 
     """
+    await _note_copied(source, target, number)
     async with source.transaction(isolation="repeatable_read", readonly=True), target.transaction():
         for connection in (source, target):
             await connection.execute("set local work_mem = '64MB'")
+        is_new = not await target.fetchval("select exists (select from copied)")
         columns = {table: await columns_of(source, table) for table in MOVED}
-        expected = {table: await _content(source, table, columns[table], number) for table in MOVED}
-        copying = _Copying(source, target, number, progress, sum(each.rows for each in expected.values()))
-        await copying.operations()
-        for table in MOVED:
+        queries = {table: _query(table, columns[table], number, is_new=is_new) for table in MOVED}
+        expected = {table: await content_of(source, query) for table, query in queries.items()}
+        transfer = Transfer(source, target, progress)
+        transfer.total = sum(each.rows for each in expected.values())
+        for table in reversed(MOVED):
+            if table not in APPENDED and not is_new:
+                await target.execute(delete_of(table, number))
+        await _copy_operations(source, target, number)
+        for table, query in queries.items():
             if expected[table].rows:
-                await copying.table(table, columns[table])
-        await _compare(target, number, columns, expected)
-        for table in DROPPED:
-            await target.execute(f"delete from {table}")  # noqa: S608 - our own names
-    return {table: each.rows for table, each in expected.items()}
+                await transfer.rows(table, columns[table], query)
+        await _compare(target, number, queries, expected)
+    return transfer.total
 
 
-class _Copying:
-    """Copies the rows of a number, through a few chunks of memory. Text is the same for every version of Postgres."""
-
-    def __init__(
-        self, source: Connection, target: Connection, number: int, progress: Callable[[int, int], None], total: int
-    ) -> None:
-        self._source, self._target, self._number = source, target, number
-        self._progress, self._total, self._done = progress, total, 0
-
-    async def table(self, table: str, columns: list[str]) -> None:
-        """Copy the rows of one table."""
-        chunks: asyncio.Queue[bytes] = asyncio.Queue(_CHUNKS)
-        query = rows_of(table, columns, self._number)
-        reading = asyncio.ensure_future(self._source.copy_from_query(query, output=chunks.put, format="text"))
-        try:
-            received = self._received(reading, chunks)
-            await self._target.copy_to_table(table, source=received, columns=columns, format="text")
-            await reading  # an error of it ended what was received
-        finally:
-            reading.cancel()
-            await asyncio.wait([reading])
-
-    async def _received(self, reading: asyncio.Future[str], chunks: asyncio.Queue[bytes]) -> AsyncIterator[bytes]:
-        while not (reading.done() and chunks.empty()):
-            chunk = asyncio.ensure_future(chunks.get())
-            waits: list[asyncio.Future[Any]] = [chunk, reading]
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            if chunk.done():
-                yield chunk.result()
-                self._done += chunk.result().count(b"\n")  # a row ends with one, and has none in it
-                self._progress(self._done, self._total)
-            else:
-                chunk.cancel()
-
-    async def operations(self) -> None:
-        """Copy the operations that decisions about clocks name; a number that comes back finds its own."""
-        for row in await self._source.fetch(_OPERATIONS, self._number):
-            names = ", ".join(row.keys())
-            places = ", ".join(f"${place}" for place in range(1, len(row) + 1))
-            await self._target.execute(
-                f"insert into operations ({names}) overriding system value values ({places})"  # noqa: S608 - our names
-                " on conflict (operation) do nothing",
-                *row.values(),
-            )
+def _query(table: str, columns: list[str], number: int, *, is_new: bool) -> str:
+    """Return the query for what has to be copied of a table: the same on both servers, before it and after it."""
+    if is_new or table not in APPENDED:
+        return rows_of(table, columns, number)
+    place, join = ("j", "") if table == "journal" else ("o", _NEW_ORIGINAL)
+    return _NEWER.format(columns=", ".join(f'{place}."{column}"' for column in columns), join=join, number=int(number))
 
 
-async def _content(connection: Connection, table: str, columns: list[str], number: int) -> _Content:
-    row = await connection.fetchrow(_CHECKSUM.format(rows_of(table, columns, number)))
-    assert row is not None  # noqa: S101 - an aggregate returns its row
-    return _Content(*row)
+async def _note_copied(source: Connection, target: Connection, number: int) -> None:
+    for connection in (source, target):
+        await connection.execute(_COPIED)
+    await target.execute(_FILL, number)
+    await Transfer(target, source).rows("copied", ["account", "sequence"], "select account, sequence from copied")
+    for connection in (source, target):
+        await connection.execute("analyze copied")
+
+
+async def _copy_operations(source: Connection, target: Connection, number: int) -> None:
+    """Copy the operations that decisions about clocks name; a number that comes back finds its own."""
+    for row in await source.fetch(_OPERATIONS, number):
+        names = ", ".join(row.keys())
+        places = ", ".join(f"${place}" for place in range(1, len(row) + 1))
+        await target.execute(
+            f"insert into operations ({names}) overriding system value values ({places})"  # noqa: S608 - our own names
+            " on conflict (operation) do nothing",
+            *row.values(),
+        )
 
 
 async def _compare(
-    target: Connection, number: int, columns: dict[str, list[str]], expected: dict[str, _Content]
+    target: Connection, number: int, queries: Mapping[str, str], expected: Mapping[str, Content]
 ) -> None:
-    for table in MOVED:
-        found = await _content(target, table, columns[table], number)
+    for table, query in queries.items():
+        found = await content_of(target, query)
         if found != expected[table]:
             raise RefusedError(
                 f"number {number} differs in {table} after copying: {found.rows:,} rows instead of"

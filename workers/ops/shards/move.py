@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from enum import StrEnum
 from time import monotonic
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID, uuid4
 
 from infra.settings import Settings
@@ -40,11 +40,19 @@ class MoveStep(StrEnum):
     PREPARE = "preparing"
     STOP = "stopping its lanes"
     WAIT = "waiting for what its lanes began"
-    COPY = "copying"
+    COPY_AHEAD = "copying, while its lanes go on"
+    COPY = "copying what has changed since"
     HAND_OVER = "handing over"
     DELETE = "deleting what is left"
     TAKE_BACK = "taking back"
     DONE = "done"
+
+
+class _Moved(NamedTuple):
+    """What came of moving one number."""
+
+    rows: int = 0  # that were copied; one that changed meanwhile, twice
+    pause: float | None = None  # seconds for which its lanes stood; None: unknown, as they had stopped before
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +91,18 @@ async def move_numbers(  # noqa: PLR0913 - what, by whom, and how to stop it
     """
     arguments = {"numbers": [each.number for each in plan.moves], "to": plan.target.address, "keep": keep}
     async with recorded_operation(settings, Intent(VERB, *who, arguments, plan.summary())) as operation:
-        operation.result |= {"moved": [], "rows": 0}
+        operation.result |= {"moved": [], "rows": 0, "pauses": {}}
         for each in plan.moves:
             if stop.is_set():
                 operation.stopped = True
                 break
             operation.result["under_way"] = each.number
             await operation.save_progress()
-            rows = await _move_number(settings, plan, each, keep=keep, report=report or MoveReport())
-            operation.result["rows"] += rows
+            moved = await _move_number(settings, plan, each, keep=keep, report=report or MoveReport())
             operation.result["moved"].append(each.number)
+            operation.result["rows"] += moved.rows
+            if moved.pause is not None:
+                operation.result["pauses"][str(each.number)] = round(moved.pause, 2)
             operation.result["under_way"] = None
             await operation.save_progress()
     return operation
@@ -100,8 +110,8 @@ async def move_numbers(  # noqa: PLR0913 - what, by whom, and how to stop it
 
 async def _move_number(
     settings: Settings, plan: MovePlan, planned: NumberMove, *, keep: bool, report: MoveReport
-) -> int:
-    """Bring one number to its end from wherever it is; return how many rows were copied."""
+) -> _Moved:
+    """Bring one number to its end from wherever it is."""
     number = planned.number
     async with AsyncExitStack() as opened:
         # In one order, whichever way a number goes: two operators do not hold one server each.
@@ -117,52 +127,56 @@ async def _move_number(
             report.step(number, MoveStep.TAKE_BACK)
             await take_back(target, source, number)
             await purge_rows(source.connection, number)
-            return 0
-        copied = 0
+            return _Moved()
+        moved = _Moved()
         if found.kind is MoveKind.MOVE:
-            copied = await _bring_over(settings, source, target, number, report)
+            moved = await _bring_over(settings, source, target, number, report)
         if found.kind is not MoveKind.NOTHING and not keep:
             report.step(number, MoveStep.DELETE)
             await purge_rows(source.connection, number)
         report.step(number, MoveStep.DONE)
-        return copied
+        return moved
 
 
 async def _bring_over(
     settings: Settings, source: ShardSession, target: ShardSession, number: int, report: MoveReport
-) -> int:
-    """Copy a number and hand it over, from whichever step it is at; return how many rows were copied."""
+) -> _Moved:
+    """Copy a number and hand it over, from whichever step it is at."""
     here, there = source.server.shard.numbers.get(number), target.server.shard.numbers.get(number)
     leaving = here is not None and here.state is not NumberState.HELD
     arriving = there is not None and there.state is NumberState.ARRIVING
     known = (here.move if here is not None and leaving else None) or (there.move if there and arriving else None)
     move = known or uuid4()
-    copied = 0
+    rows, stopped_at = 0, None
     if here is None or here.state is not NumberState.LEFT:
         report.step(number, MoveStep.PREPARE)
-        if not arriving:
-            await mark_arriving(target, source, number, move)
-        await purge_rows(target.connection, number)
+        if not (leaving and arriving):  # otherwise the target has what was copied before the lanes stopped
+            if not arriving:
+                await mark_arriving(target, source, number, move)
+            await purge_rows(target.connection, number)
+        if not leaving:
+            report.step(number, MoveStep.COPY_AHEAD)
+            rows = await copy_rows(source.connection, target.connection, number, report.rows)
         async with open_published_check(settings, source.connection) as published:
             if not leaving:
                 report.step(number, MoveStep.STOP)
-                await _stop_lanes(source, target, number, move, published)
+                stopped_at = await _stop_lanes(source, target, number, move, published)
             report.step(number, MoveStep.WAIT)
             await wait_for_writers(source.connection)
             await published.check_others(number)
         report.step(number, MoveStep.COPY)
-        copied = sum((await copy_rows(source.connection, target.connection, number, report.rows)).values())
+        rows += await copy_rows(source.connection, target.connection, number, report.rows)
         report.step(number, MoveStep.HAND_OVER)
         await mark_left(source, number, move)
     report.step(number, MoveStep.HAND_OVER)
     await mark_held(source, target, number, move)
-    return copied
+    return _Moved(rows, None if stopped_at is None else monotonic() - stopped_at)
 
 
 async def _stop_lanes(
     source: ShardSession, target: ShardSession, number: int, move: UUID, published: PublishedCheck
-) -> None:
-    """Stop the lanes of a number at a moment at which another server can go on with them.
+) -> float:
+    """Stop the lanes of a number at a moment at which another server can go on with them; return when it began.
 
     Raises:
         UnpublishedError, TimeoutError: when there was none in a minute: the lanes go on here.
@@ -170,6 +184,7 @@ async def _stop_lanes(
     """
     deadline = monotonic() + _STOP_SECONDS
     while True:
+        began = monotonic()
         try:
             await mark_leaving(source, target, number, move, lambda: published.check_lanes(number))
         except (UnpublishedError, TimeoutError):  # Kafka was too slow for lanes that wait
@@ -177,4 +192,4 @@ async def _stop_lanes(
                 raise
             await asyncio.sleep(_PAUSE_SECONDS)
         else:
-            return
+            return began

@@ -8,6 +8,11 @@ from typing import Final, NamedTuple
 
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import (
+    CoordinatorLoadInProgressError,
+    GroupCoordinatorNotAvailableError,
+    NotCoordinatorForGroupError,
+)
 
 from infra.kafka.clients import admin_client, committed_offsets
 from infra.postgres import Connection
@@ -18,10 +23,19 @@ from workers.topology import GROUP_OF, WORKER_OF
 __all__ = ["PublishedCheck", "UnpublishedError", "open_published_check"]
 
 _POLL_SECONDS: Final = 0.2
+# Of a coordinator that loads or moves.
+_LATER: Final = (
+    GroupCoordinatorNotAvailableError,
+    CoordinatorLoadInProgressError,
+    NotCoordinatorForGroupError,
+)
 _LANES_SECONDS: Final = 1.5  # a lane waits 2 s for a lock
 _WAIT_SECONDS: Final = 60.0
 
-_LANES: Final = "select consumer_group, topic, partition, published from lanes where next_offset is not null"
+_LANES: Final = (
+    "select topic, partition, published from lanes where next_offset > coalesce(published, 0)"
+    " and consumer_group = any($1)"
+)
 # Rows of records that came in on another partition than their account's, from the offsets on up to which answers are
 # published: those of the lanes of number $1, or those of its accounts.
 _UNPUBLISHED: Final = """
@@ -29,9 +43,13 @@ select u.topic, u.partition, count(*) as rows
 from unnest($2::text[], $3::text[], $4::text[], $5::integer[], $6::bigint[])
     as u (worker, consumer_group, topic, partition, published)
 inner join lanes as l on l.consumer_group = u.consumer_group and l.topic = u.topic and l.partition = u.partition
-inner join journal as j
-    on j.source_partition = u.partition and j.source_offset >= u.published and j.worker = u.worker
-    and j.as_of > l.topic_since
+cross join lateral (
+    select x.account from journal as x
+    where
+        x.source_partition = u.partition and x.source_offset >= u.published and x.worker = u.worker
+        and x.as_of > l.topic_since
+    offset 0
+) as j
 inner join accounts as a on a.account = j.account
 where (a.partition = $1) <> (u.partition = $1) and (u.partition = $1) = $7
 group by u.topic, u.partition
@@ -82,36 +100,44 @@ class PublishedCheck:
 
     async def _wait(self, number: int, seconds: float, *, own: bool) -> None:
         deadline = monotonic() + seconds
-        while (found := await self._find(number, own=own)) is not None:
-            if monotonic() > deadline:
-                raise UnpublishedError(_sentence(number, found))
+        while True:
+            try:
+                if (found := await self._find(number, own=own)) is None:
+                    return
+            except _LATER:
+                if monotonic() > deadline:
+                    raise
+            else:
+                if monotonic() > deadline:
+                    raise UnpublishedError(_sentence(number, found))
             await asyncio.sleep(_POLL_SECONDS)
 
     async def _find(self, number: int, *, own: bool) -> _Unpublished | None:
-        """Return a lane with such answers. Kafka is asked only where the lanes do not know themselves of all."""
+        """Return a lane with such answers. Kafka is asked only of lanes whose rows do not say that all is published."""
         if (ended := await self._connection.fetchrow(_ENDED)) is not None:
             return _Unpublished(ended["topic"], ended["partition"], 0)
-        rows = await self._connection.fetch(_LANES)
-        known = {TopicPartition(row["topic"], row["partition"]): row["published"] or 0 for row in rows}
-        if await self._look(number, known, own=own) is None:
-            return None
+        rows = await self._connection.fetch(_LANES, list(GROUP_OF.values()))
+        published = {TopicPartition(row["topic"], row["partition"]): row["published"] or 0 for row in rows}
         for group in GROUP_OF.values():
-            places = [place for place in known if GROUP_OF[place.topic] == group]
+            places = [place for place in published if GROUP_OF[place.topic] == group]
             for place, offset in (await committed_offsets(self._admin, group, places) if places else {}).items():
-                known[place] = max(known[place], offset or 0)
-        return await self._look(number, known, own=own)
+                published[place] = max(published[place], offset or 0)
+        return await self._look(number, published, own=own) if published else None
 
     async def _look(self, number: int, published: Mapping[TopicPartition, int], *, own: bool) -> _Unpublished | None:
-        row = await self._connection.fetchrow(
-            _UNPUBLISHED,
-            number,
-            [WORKER_OF[place.topic].value for place in published],
-            [GROUP_OF[place.topic] for place in published],
-            [place.topic for place in published],
-            [place.partition for place in published],
-            list(published.values()),
-            own,
-        )
+        async with self._connection.transaction():
+            # The index has the few rows from there on: lanes wait meanwhile, and must not wait for the whole journal.
+            await self._connection.execute("set local enable_seqscan = off")
+            row = await self._connection.fetchrow(
+                _UNPUBLISHED,
+                number,
+                [WORKER_OF[place.topic].value for place in published],
+                [GROUP_OF[place.topic] for place in published],
+                [place.topic for place in published],
+                [place.partition for place in published],
+                list(published.values()),
+                own,
+            )
         return None if row is None else _Unpublished(row["topic"], row["partition"], row["rows"])
 
 

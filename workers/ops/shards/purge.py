@@ -30,19 +30,20 @@ async def purge_rows(connection: Connection, number: int) -> int:
     last, count = -1, 0
     while accounts := [row["account"] for row in await connection.fetch(_NEXT, number, last, _ACCOUNTS)]:
         async with connection.transaction():
-            await _check_foreign(connection, number)
+            await _begin(connection, number)
             for table in _OF_ACCOUNTS:
                 await connection.execute(f"delete from {table} where account = any($1)", accounts)  # noqa: S608
         last, count = accounts[-1], count + len(accounts)
     async with connection.transaction():
-        await _check_foreign(connection, number)
+        await _begin(connection, number)
         for table in _OF_PARTITION:
             await connection.execute(f"delete from {table} where partition = $1", number)  # noqa: S608
-        for table in DROPPED:
-            await connection.execute(f"delete from {table}")  # noqa: S608
     return count
 
 
-async def _check_foreign(connection: Connection, number: int) -> None:
+async def _begin(connection: Connection, number: int) -> None:
+    """Check that the number is held elsewhere, and drop the mark of an audit, which would be of other accounts."""
     if (state := await connection.fetchval(_STATE, number)) not in _FOREIGN:
         raise RefusedError(f"number {number} is {state or 'held'} here: its rows are not deleted")
+    for table in DROPPED:
+        await connection.execute(f"delete from {table}")  # noqa: S608 - our own names

@@ -81,15 +81,15 @@ async def read_servers(settings: Settings) -> list[ShardServer]:
 
 
 def check_distinct(servers: Sequence[ShardServer]) -> None:
-    """Check that no two servers have one id or one ordinal, by which their keys are told apart.
+    """Check that no two servers have one ordinal, by which their keys are told apart.
 
     Raises:
-        RefusedError: when two have.
+        RefusedError: when two have: one is a copy of the other, or the same by another address.
 
     """
     for place, server in enumerate(servers):
         for other in servers[:place]:
-            if server.shard.shard_id == other.shard.shard_id or server.shard.ordinal == other.shard.ordinal:
+            if server.shard.ordinal == other.shard.ordinal:
                 raise RefusedError(
                     f"{other.address} and {server.address} are one server, or `inmail shards add` has not prepared one"
                     " of them beside the other"

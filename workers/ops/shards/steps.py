@@ -14,7 +14,6 @@ from infra.postgres import Connection
 from infra.shards import NumberState
 from workers.ops.operations import RefusedError
 from workers.ops.shards.servers import ShardSession
-from workers.ops.shards.tables import DROPPED
 from workers.topology import GROUP_OF, TOPIC_OF_GROUP
 
 __all__ = ["mark_arriving", "mark_held", "mark_leaving", "mark_left", "take_back", "wait_for_writers"]
@@ -113,10 +112,7 @@ async def wait_for_writers(connection: Connection) -> None:
 
 async def mark_left(source: ShardSession, number: int, move: UUID) -> None:
     """Note on the server that a number has left it: from then on it is the other server's, and nobody's yet."""
-    async with source.connection.transaction():
-        _check(await source.connection.execute(_LEFT, number, move) == "UPDATE 1", source, number)
-        for table in DROPPED:
-            await source.connection.execute(f"delete from {table}")  # noqa: S608 - our own names
+    _check(await source.connection.execute(_LEFT, number, move) == "UPDATE 1", source, number)
 
 
 async def mark_held(source: ShardSession, target: ShardSession, number: int, move: UUID) -> None:

@@ -4,7 +4,7 @@ from typing import Final
 
 from infra.postgres import Connection
 
-__all__ = ["DROPPED", "MOVED", "STAYING", "columns_of", "rows_of"]
+__all__ = ["APPENDED", "DROPPED", "MOVED", "STAYING", "columns_of", "delete_of", "rows_of"]
 
 _BY_ACCOUNT: Final = "t.account in (select a.account from accounts as a where a.partition = {number})"
 _BY_PARTITION: Final = "t.partition = {number}"
@@ -24,6 +24,8 @@ MOVED: Final = {
     "misplaced_records": _BY_PARTITION,
     "ended_topics": _BY_PARTITION,
 }
+# Of these, rows are added and never change.
+APPENDED: Final = ("original_ids", "journal")
 # What the next audit reads: a mark of other accounts than there are would be wrong, and the next audit is a whole one.
 DROPPED: Final = ("audits", "audited_accounts")
 # Those of a server, or of operators: `operations` that `clock_decisions` name are copied beside.
@@ -44,3 +46,8 @@ def rows_of(table: str, columns: list[str], number: int) -> str:
     """Return a query for the rows of a table that belong to a number."""
     names = ", ".join(f't."{column}"' for column in columns)
     return f"select {names} from {table} as t where {MOVED[table].format(number=int(number))}"  # noqa: S608 - our own
+
+
+def delete_of(table: str, number: int) -> str:
+    """Return a statement that deletes the rows of a table that belong to a number."""
+    return f"delete from {table} as t where {MOVED[table].format(number=int(number))}"  # noqa: S608 - our own

@@ -29,6 +29,7 @@ __all__ = [
     "copy_database",
     "decide_history",
     "open_servers",
+    "place_history",
     "shards_of",
     "with_shards",
 ]
@@ -57,16 +58,20 @@ class Servers:
         return self.first.database_url.get_secret_value()
 
 
-async def decide_history(settings: Settings) -> None:
-    """Decide a simulated history, as if Kafka had it; its operators decided about clocks, and made audits."""
+def place_history(partitions: int) -> list[Placed]:
+    """Return the records of a simulated history, with where Kafka would have them."""
     offsets: Counter[tuple[str, int]] = Counter()
     placed = []
     for record in simulate_records(_POPULATION):
-        count = settings.topic_partitions
-        for partition in range(count) if record.key is None else [partition_of(record.key, count)]:
+        for partition in range(partitions) if record.key is None else [partition_of(record.key, partitions)]:
             placed.append(Placed(record, partition, offsets[record.topic, partition]))
             offsets[record.topic, partition] += 1
-    await decide_one_by_one(settings, placed)
+    return placed
+
+
+async def decide_history(settings: Settings) -> None:
+    """Decide a simulated history, as if Kafka had it; its operators decided about clocks, and made audits."""
+    await decide_one_by_one(settings, place_history(settings.topic_partitions))
     connection = await connect_database(settings)
     await connection.execute(_BESIDE)
     await connection.close()
@@ -89,6 +94,7 @@ from generate_series(0, 3) as n;
 insert into original_ids
 select account, request_id, convert_to(E'it\\t''s\\\\n' || request_id, 'UTF8') from journal where code = 'charged';
 insert into earlier_rows select account, 0 from accounts;
+update lanes set published = next_offset;
 update lanes set owner_epoch = 1 where consumer_group = 'inmail-send';
 update lanes set owner_epoch = 1, owner = 'inmail-billing.one' where consumer_group = 'inmail-billing';
 insert into audits (kind, taken_at, whole_at, seconds, rows_read, lanes, totals)

@@ -12,7 +12,7 @@ from infra.settings import Settings
 from tests.workers.ops.shards.servers import Servers, content_of, move, shards_of
 from workers.ops.books.audit import audit
 from workers.ops.shards import servers as sessions
-from workers.ops.shards.move import MoveReport
+from workers.ops.shards.move import MoveReport, MoveStep
 
 _CALLS = ("execute", "fetch", "fetchrow", "fetchval", "copy_from_query", "copy_to_table")
 _WRITES = ("COMMIT", "insert", "update")
@@ -101,23 +101,23 @@ async def test_a_move_that_is_killed_goes_on(servers: Servers, monkeypatch: pyte
         assert [] == list(found.failures())
 
 
-async def test_a_move_that_is_killed_within_a_copy_goes_on(servers: Servers) -> None:
-    """What was copied is gone with its transaction; nobody holds the number until the copy is whole."""
+@pytest.mark.parametrize("within", [MoveStep.COPY_AHEAD, MoveStep.COPY])
+async def test_a_move_that_is_killed_within_a_copy_goes_on(servers: Servers, within: MoveStep) -> None:
+    """What was copied is gone with its transaction; the lanes go on where they had not stopped."""
     whole = await content_of(servers.first, 1) | {"lanes": []}
-    told: list[int] = []
+    steps: list[MoveStep] = []
 
     def die(done: int, total: int) -> None:
-        told.append(done)
-        if done > total // 2:
+        if steps[-1] is within and done > total // 2:
             raise KilledError
 
     with pytest.raises(KilledError):
-        await move(servers, [1], "1", MoveReport(rows=die))
-    between = [shard.holds(1) for shard in await shards_of(servers)]
+        await move(servers, [1], "1", MoveReport(step=lambda _, step: steps.append(step), rows=die))
+    holds = [shard.holds(1) for shard in await shards_of(servers)]
     copied = any((await content_of(servers.second, 1)).values())
     await asyncio.wait_for(move(servers, [1], "1"), 30)
 
-    assert len(told) > 1
-    assert between == [False, False]
-    assert not copied
+    ahead = within is MoveStep.COPY_AHEAD
+    assert holds == [ahead, False]
+    assert copied is not ahead
     assert whole == await content_of(servers.second, 1) | {"lanes": []}
