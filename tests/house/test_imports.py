@@ -46,7 +46,7 @@ ROOMS = {
     "ops/compare": {"ledger", "ops/books", "topology"},
     "ops/dead_letters": {"jobs", "ledger", "ops", "ops/books"},
     "ops/shards": {"ops", "ops/books", "topology"},
-    "ops/doctor": {"ledger", "ops/books", "ops/lag", "ops/topics", "rights", "topology"},
+    "ops/doctor": {"ledger", "ops", "ops/books", "ops/lag", "ops/shards", "ops/topics", "rights", "topology"},
     "ops/trace": {"jobs", "ledger", "ops/books", "ops/dead_letters", "topology"},
     "ops/replay": {"jobs", "ledger", "ops", "ops/books", "ops/compare", "ops/dead_letters", "topology"},
     "error_table": {"errors", "ledger"} | _OPS,  # beside `ops`, whose own two files its packages import
