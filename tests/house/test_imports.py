@@ -41,7 +41,7 @@ ROOMS = {
     "ops/lag": {"ops/books", "telemetry", "topology"},
     "ops/books": {"ledger", "telemetry", "topology"},
     "ops": {"ops/books"},
-    "ops/topics": {"ops", "topology"},
+    "ops/topics": {"ops", "ops/books", "topology"},
     "ops/clock": {"ledger", "ops", "ops/books", "topology"},
     "ops/compare": {"ledger", "ops/books", "topology"},
     "ops/dead_letters": {"jobs", "ledger", "ops", "ops/books"},
