@@ -83,6 +83,10 @@ bench: $(STAMP) ## Measure against baselines into build/bench.json (about 20 min
 growth: $(STAMP) ## Measure books of ROWS rows (100000000: 27 GB, hours) beside a million: sends, expiry, statements, audits (GROWTH_DATA keeps them)
 	ROWS=$(or $(ROWS),100000000) $(BIN)/python -m tests.growth
 
+.PHONY: growth-partitioned
+growth-partitioned: $(STAMP) ## Measure the journal in native partitions beside the journal in one, with ROWS rows (5000000: minutes)
+	ROWS=$(or $(ROWS),5000000) $(BIN)/python -m tests.growth.partitioned
+
 .PHONY: histories
 histories: $(STAMP) ## Compare 5,000 random histories of all events with the oracle (about 10 min; make test plays 200)
 	HISTORIES=5000 $(BIN)/python -m pytest tests/ledger/test_histories.py -k random_histories_as --timeout 3600

@@ -133,11 +133,22 @@ def show_table(
     for row in cells:
         made.add_row(*row)
     if made.__rich_measure__(out, out.options.update(max_width=_PIPE_WIDTH)).minimum <= out.width:
-        out.print(made)
+        _print_table(out, made)
         return
     for row in cells:
         for line in _flow(heads, row, out.width):
             out.print(line, soft_wrap=True)
+
+
+def _print_table(out: Console, made: Table) -> None:
+    """Print a table; where programs or files take it, without the blanks that fill its last column."""
+    if out.is_terminal:
+        out.print(made)
+        return
+    with out.capture() as captured:
+        out.print(made)
+    for line in captured.get().splitlines():
+        out.print(Text(line.rstrip()), soft_wrap=True)
 
 
 def _flow(heads: Sequence[str], row: Sequence[Text], width: int) -> Iterator[Text]:

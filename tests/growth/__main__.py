@@ -8,22 +8,17 @@ import asyncio
 import os
 import sys
 from contextlib import nullcontext
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
 
-import asyncpg
 from rich.console import Console
 
 from infra.local.stack import LocalStack
-from infra.migrate import migrate
-from infra.postgres import connect_database
-from infra.settings import Settings, load_settings
 from tests.bench.figures import Figure, show, write
-from tests.growth.history import QUARTERS, ROWS_EACH, Story, make_books
+from tests.growth.books import open_books
 from tests.growth.measure import expire, plans_of_sends, read_statements, send_round, write_beside
-from workers.ledger.store import FUNCTIONS
 from workers.ops.books.audit_new import audit_and_mark, audit_new
 
 FEW = 1_000_000
@@ -34,34 +29,8 @@ _ADD_INDEX = "create index concurrently growth_trial on journal (as_of)"
 _ADD_COLUMN = "alter table journal add column growth_trial text"
 
 
-async def _open(stack: LocalStack, rows: int, out: Console) -> tuple[Settings, Story]:
-    """Return the settings of books with so many rows, and their story; make them where they are not there."""
-    base, _, _ = stack.database_url.rpartition("/")
-    name = f"growth_{rows}"
-    admin = await asyncpg.connect(stack.database_url)
-    there = await admin.fetchval("select count(*) from pg_database where datname = $1", name)
-    if not there:
-        await admin.execute(f"create database {name}")
-        # The CPU of a statement is read of one backend.
-        await admin.execute(f"alter database {name} set max_parallel_workers_per_gather = 0")
-    await admin.close()
-    settings = load_settings(kafka_bootstrap_servers="localhost:1", database_url=f"{base}/{name}", topic_partitions=12)
-    connection = await connect_database(settings)
-    await migrate(connection, [FUNCTIONS])
-    began = await connection.fetchval("select min(as_of) - interval '84 days' from ticks")
-    if began is None:
-        began = datetime.now(UTC).replace(microsecond=0) - timedelta(days=91 * QUARTERS + 1)
-        await connection.execute("set maintenance_work_mem = '1GB'")
-        story = Story(began, rows // ROWS_EACH, 12, 1_000)
-        await make_books(connection, story, lambda line: out.print(f"{rows:,} rows: {line}", highlight=False))
-    size = await connection.fetchval("select pg_database_size(current_database())")
-    out.print(f"{rows:,} rows: {size / 1e9:.1f} GB, {size / rows:.0f} bytes a row", highlight=False)
-    await connection.close()
-    return settings, Story(began, rows // ROWS_EACH, 12, 1_000)
-
-
 async def _measure(stack: LocalStack, many: int, out: Console) -> list[Figure]:
-    books = {rows: await _open(stack, rows, out) for rows in (FEW, many)}
+    books = {rows: await open_books(stack, rows, out) for rows in (FEW, many)}
     audits: dict[str, float] = {}
     began = perf_counter()
     assert (await audit_and_mark(books[many][0])).passed

@@ -297,7 +297,8 @@ async def _drop_indexes(connection: Connection) -> list[tuple[str, str]]:
     for row in rows:
         if row["kept"] is None:
             await connection.execute(f"drop index {row['name']}")
-            statements.append((row["name"], row["built"]))
+            # Of a table in parts: built on each of them, too.
+            statements.append((row["name"], row["built"].replace(" ON ONLY ", " ON ")))
         else:
             await connection.execute(f"alter table {row['of']} drop constraint {row['name']}")
             statements.append((row["name"], f"alter table {row['of']} add constraint {row['name']} {row['kept']}"))

@@ -23,12 +23,12 @@ ROWS = [
 ]
 
 
-def _shown(width: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def _shown(width: int, monkeypatch: pytest.MonkeyPatch, *, terminal_reads: bool = True) -> list[str]:
     file = io.StringIO()
     monkeypatch.setattr(
         terminal,
         "console",
-        lambda: Console(file=file, width=width, force_terminal=True, color_system=None, highlight=False),
+        lambda: Console(file=file, width=width, force_terminal=terminal_reads, color_system=None, highlight=False),
     )
     show_table(HEADS, ROWS, "#", "reason")
     return file.getvalue().splitlines()
@@ -52,3 +52,11 @@ def test_a_wide_terminal_has_a_table_and_a_narrow_one_named_cells(monkeypatch: p
 
     assert HEADS == next(line.split() for line in wide if "request" in line)
     assert len(ROWS) == sum(f"request {row[3]}" in line for row in ROWS for line in narrow)
+
+
+def test_a_file_gets_a_table_without_blanks_at_the_ends_of_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One long sentence in the last column would fill every line to its length."""
+    lines = _shown(10_000, monkeypatch, terminal_reads=False)
+
+    assert [HEADS[-1], *[row[4] for row in ROWS]] == [line.rpartition("  ")[2] for line in lines]
+    assert lines == [line.rstrip() for line in lines]

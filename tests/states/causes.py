@@ -23,6 +23,7 @@ __all__ = [
     "held",
     "idle",
     "killed",
+    "killed_and_restarted",
     "locked",
     "observer_again",
     "poison",
@@ -63,6 +64,14 @@ async def killed(world: World) -> AsyncIterator[None]:
     await world.members.end("send", signal.SIGKILL)
     yield
     world.members.start("send")
+
+
+@asynccontextmanager
+async def killed_and_restarted(world: World) -> AsyncIterator[None]:
+    """Kill the send worker and start another at once, as a supervisor does: its group waits for the dead one."""
+    await world.members.end("send", signal.SIGKILL)
+    world.members.start("send")
+    yield
 
 
 @asynccontextmanager

@@ -52,6 +52,13 @@ STATES: Final = (
         {**_lag("STALLED|STOPPED"), READYZ: _GONE, CONSOLE: _ABSENT, ALERTS: _DOWN}, silent={LOG: _DEAD},
     ),
     State(
+        "worker killed, started again", "`kill -9` of the send worker; another is started at once", "its session ends",
+        causes.killed_and_restarted,
+        {**_lag("STALLED|STOPPED"), READYZ: Right("send", "not ready"),
+         CONSOLE: _headline("(warning|failed)", "The send worker (is not ready|makes no progress|joins its group)")},
+        silent={LOG: _DEAD, ALERTS: "it is over sooner than somebody would be called"},
+    ),
+    State(
         "worker frozen", "SIGSTOP to the send worker", "SIGCONT", causes.frozen,
         {**_lag("STALLED|STOPPED"), READYZ: _GONE, CONSOLE: _ABSENT, ALERTS: _DOWN}, silent={LOG: _DEAD},
     ),

@@ -51,7 +51,9 @@ _BeforeFilter = Annotated[
 _AtFilter = Annotated[
     str | None,
     typer.Option(
-        "--at", metavar="PARTITION[/OFFSET]", help="Only this input partition, or the message at PARTITION/OFFSET."
+        "--at",
+        metavar="PARTITION[/OFFSET]",
+        help="Only dead letters of this partition, or the one at PARTITION/OFFSET, its place as listed.",
     ),
 ]
 

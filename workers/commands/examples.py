@@ -77,7 +77,8 @@ EXAMPLES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     "dead-letters show": (("inmail dead-letters show 3/17", "partition 3, offset 17"),),
     "dead-letters redrive": (
         ("inmail dead-letters redrive --reason unknown_plan --dry-run", "the plan"),
-        ('inmail dead-letters redrive --account dora --because "key mended"', "asks before it sends"),
+        ('inmail dead-letters redrive --account dora --because "plan added"', "asks before it sends"),
+        ('inmail dead-letters redrive --at 3/17 --because "plan added"', "one, by its place as listed"),
     ),
     "replay": (("inmail replay reemit --account alice --dry-run", "each verb has a dry run"),),
     "replay rewind": (("inmail replay rewind send --to-time -2h --dry-run", "the plan"),),
@@ -112,7 +113,7 @@ EXAMPLES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     "workers list": (("inmail workers list", "which run, and where their logs are"),),
     "workers stop": (("inmail workers stop send", "its records wait"),),
     "workers start": (("inmail workers start send", "its records are decided"),),
-    "workers restart": (("inmail workers restart send", "after a change of settings"),),
+    "workers restart": (("inmail workers restart send", "after a change of the plans file"),),
     "demo": (("inmail demo", "about a minute; nothing is left"),),
     "simulate": (
         ("inmail simulate --accounts 1000 --days 30 -o events.ndjson", "a file"),

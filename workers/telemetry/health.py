@@ -20,6 +20,9 @@ from workers.telemetry.worker_metrics import Stage, WorkerMetrics
 
 __all__ = ["Cause", "Dead", "Health"]
 
+_JOIN_SECONDS = 5.0  # that a group takes at most to let a member in, where none was killed
+_WAITS_FOR_KILLED = "a group waits for a member that was killed, for up to INMAIL_SESSION_SECONDS"
+
 
 class Cause(StrEnum):
     """Why a process is not alive."""
@@ -141,8 +144,9 @@ class Health:
             yield f"{dead.cause}: {dead.text}"
         if self._draining:
             yield "draining"
-        if self._joining_from is not None:
-            yield "joining"
+        if (since := self._joining_from) is not None:
+            is_long = not self._servers and self.clock() - since > _JOIN_SECONDS  # a server in the way is named below
+            yield f"joining: {_WAITS_FOR_KILLED}" if is_long else "joining"
         yield from (f"{server}: {error}" for server, error in self._servers.items())
         for tp, lane in sorted(self.lanes.items()):
             if (trouble := lane.trouble) is not None:

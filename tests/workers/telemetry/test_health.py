@@ -71,6 +71,17 @@ def test_a_worker_that_waits_for_its_group_too_long_is_stuck(clock: _Clock) -> N
     assert Cause.STUCK_JOIN == _cause(health)
 
 
+def test_a_worker_that_joins_for_long_says_what_a_group_waits_for(clock: _Clock) -> None:
+    """A worker that was killed and started again waits for its own dead member; a server in the way is named."""
+    health = Health(300, clock)
+    clock.now += 6
+    (reason,) = health.not_ready()
+    health.serves("Kafka", "away")
+
+    assert reason.startswith("joining: a group waits for a member that was killed")
+    assert ["joining", "Kafka: away"] == health.not_ready()
+
+
 def test_a_consumer_that_does_not_come_back_is_stuck(health: Health, clock: _Clock) -> None:
     """Whatever it waits for."""
     clock.now += 299

@@ -152,7 +152,7 @@ def show_redrive_plan(plan: RedrivePlan) -> None:
         time = timedelta(seconds=round(plan.seconds))
         out.print(f"{format_count(plan.count, 'message')} to send, at {plan.rate:,g} a second: {time}")
     else:
-        out.print("Nothing to send.")
+        out.print("Nothing to send." if plan.refused else "Nothing to send: no dead letter matches.")
 
 
 def show_redrive_result(done: OngoingOperation, left: int) -> None:

@@ -26,7 +26,7 @@ def show_lag(groups: Sequence[GroupLag]) -> None:
         out.print(_group_line(group))
         if notable := _notable_partitions(group):
             heads = ["partition", "committed", "end", "records", "oldest", "to zero", "status", "owner", "reason"]
-            show_table(heads, [_partition_cells(each) for each in notable], _NUMBER_COLUMNS, "reason")
+            show_table(heads, [_partition_cells(group, each) for each in notable], _NUMBER_COLUMNS, "reason")
     for line in _lock_lines(groups):
         out.print(line, soft_wrap=True)
 
@@ -41,7 +41,7 @@ def render_lag_page(observer: LagObserver) -> RenderableType:
         parts.append(_group_line(group))
         if notable := _notable_partitions(group):
             heads = ["partition", "records", "history", "oldest", "to zero", "status", "since", "reason"]
-            parts.append(create_table(heads, [_live_cells(observer, each) for each in notable], _NUMBER_COLUMNS))
+            parts.append(create_table(heads, [_live_cells(observer, group, each) for each in notable], _NUMBER_COLUMNS))
     changes = sorted(_change_lines(observer), key=lambda line: line[0])[-_MAX_CHANGES:]
     parts += [Text.assemble(("last changes", DIM))] * bool(changes)
     parts += [line for _, line in changes]
@@ -89,15 +89,25 @@ def _group_line(group: GroupLag) -> Text:
     return Text.assemble((group.group, "bold"), f"{on}: ", (total, style))
 
 
-def _partition_cells(lag: PartitionLag) -> tuple[Text | str | int, ...]:
+def _partition_cells(group: GroupLag, lag: PartitionLag) -> tuple[Text | str | int, ...]:
     committed = "" if lag.committed is None else lag.committed
     owner = f"{lag.owner.client} at {lag.owner.host}" if lag.owner else ""
     status = Text(lag.status, style=_status_style(lag.status))
     seconds = _format_duration(lag.seconds)
-    return lag.partition, committed, lag.end, lag.records, seconds, _format_eta(lag), status, owner, _reason_text(lag)
+    return (
+        lag.partition,
+        committed,
+        lag.end,
+        lag.records,
+        seconds,
+        _format_eta(lag),
+        status,
+        owner,
+        _reason_text(group, lag),
+    )
 
 
-def _live_cells(observer: LagObserver, lag: PartitionLag) -> tuple[Text | str | int, ...]:
+def _live_cells(observer: LagObserver, group: GroupLag, lag: PartitionLag) -> tuple[Text | str | int, ...]:
     lately = sparkline(observer.history(lag.group, lag.topic, lag.partition))
     since = (
         "" if lag.since is None or observer.refreshed_at is None else _format_elapsed(lag.since, observer.refreshed_at)
@@ -111,14 +121,18 @@ def _live_cells(observer: LagObserver, lag: PartitionLag) -> tuple[Text | str | 
         _format_eta(lag),
         status,
         since,
-        _reason_text(lag),
+        _reason_text(group, lag),
     )
 
 
-def _reason_text(lag: PartitionLag) -> str:
-    """Return the reason, followed by records lost to retention and misplaced records, which no status shows."""
+def _reason_text(group: GroupLag, lag: PartitionLag) -> str:
+    """Return the reason, followed by records lost to retention and misplaced records, which no status shows.
+
+    One lock keeps all lanes: the group's line tells whose it is, and the others do not say it again.
+    """
+    reason = "the same lock" if lag.status is Status.LOCKED and lag.reason == group.reason else lag.reason
     lost = f"retention removed {lag.lost:,}" if lag.lost else ""
-    return "; ".join(filter(None, [lag.reason, lost, lag.misplaced]))
+    return "; ".join(filter(None, [reason, lost, lag.misplaced]))
 
 
 def _change_lines(observer: LagObserver) -> Iterator[tuple[datetime, Text]]:

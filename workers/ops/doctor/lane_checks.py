@@ -18,6 +18,11 @@ _LANES: Final = (
 )
 _DISAGREE: Final = {Status.BEYOND_BOOKS, Status.BEYOND_END, Status.RECREATED, Status.EXPIRED, Status.NEVER_COMMITTED}
 _TOLD_BY_LANES: Final = {Status.PAUSED, Status.HALTED}
+_SHARING: Final = {"PreparingRebalance", "CompletingRebalance"}
+_WAIT: Final = (
+    "look again: after a kill the group waits for the member that is gone, for up to INMAIL_SESSION_SECONDS; if it"
+    " lasts for longer, see the workers' logs"
+)
 
 
 async def check_lanes(connection: Connection, *, before_start: bool, several: bool = False) -> list[CheckResult]:
@@ -66,6 +71,9 @@ def _group(group: GroupLag, *, before_start: bool) -> Sequence[CheckResult]:
         results.append(warning("lanes", group.group, text, do))
     elif group.status is not Status.OK and group.status not in _DISAGREE | _TOLD_BY_LANES:
         results.append(warning("lanes", group.group, f"{group.status}: {group.reason}", "see `inmail lag`"))
+    elif group.state in _SHARING:
+        text = f"it shares its partitions out, and nobody reads meanwhile; unread records: {group.records:,}"
+        results.append(warning("lanes", group.group, text, _WAIT))
     return results
 
 

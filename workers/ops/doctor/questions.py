@@ -59,7 +59,7 @@ class Questions:
             found = await self._bounded(area, subject, question())
         except TimeoutError:
             text = f"no answer within {ANSWER_SECONDS:.0f} s"
-            found = [CheckResult(area, subject, Grade.WARNING, text, "look at the server's load and locks")]
+            found = [CheckResult(area, subject, Grade.WARNING, text, _BUSY)]
         except _ERRORS as error:
             found = [_explained(area, subject, error)]
         self.add(found)
@@ -114,6 +114,7 @@ class Questions:
 
 _KAFKA: Final = "start Kafka, or mend INMAIL_KAFKA_BOOTSTRAP_SERVERS"
 _POSTGRES: Final = "start Postgres, or mend INMAIL_DATABASE_URL"
+_BUSY: Final = "look at the server's load and locks"
 
 
 def _unreachable(area: str, subject: str, text: str, do: str) -> CheckResult:
@@ -133,6 +134,12 @@ def _explained(area: str, subject: str, error: Exception) -> CheckResult:
         return CheckResult(
             area, subject, Grade.WRONG, f"tables of this version are missing ({text})", "`inmail migrate`"
         )
+    return _explained_by_postgres(area, subject, error, text)
+
+
+def _explained_by_postgres(area: str, subject: str, error: Exception, text: str) -> CheckResult:
+    if isinstance(error, asyncpg.LockNotAvailableError | asyncpg.QueryCanceledError):  # it is there, and busy or locked
+        return CheckResult(area, subject, Grade.WARNING, f"not looked at: {text}", _BUSY)
     if is_transient(error):
         return _unreachable(area, subject, f"it cannot be reached ({text})", _POSTGRES)
     return CheckResult(area, subject, Grade.WRONG, f"it refuses: {text}")

@@ -171,10 +171,14 @@ def _waiting(case: _Situation) -> Classification | None:
 def _stalled(case: _Situation) -> Classification | None:
     if not _is_still(case, case.limits.window_seconds) and not _own_is_still(case):
         return None
-    rest = "" if case.facts.settled else ", and the group is sharing its partitions out"
+    rest = "" if case.facts.settled else f", and the group is sharing its partitions out{_after_kill(case)}"
     return Classification(
         Status.STALLED, f"its reader is there and has not got on for {case.still_seconds:.0f} s{rest}{_statement(case)}"
     )
+
+
+def _after_kill(case: _Situation) -> str:
+    return ": after a kill it waits for that member for up to INMAIL_SESSION_SECONDS" if case.facts.ours else ""
 
 
 def _slow(case: _Situation) -> Classification | None:
@@ -209,9 +213,12 @@ def _is_still(case: _Situation, seconds: float) -> bool:
 
 
 def _own_is_still(case: _Situation) -> bool:
-    """Tell whether a lane of ours that is not just being taken over makes no progress: it commits with each turn."""
+    """Tell whether a lane of ours that is not just being taken over makes no progress: it commits with each turn.
+
+    While its group shares the partitions out nobody commits, and after a kill that takes as long as the session.
+    """
     facts, seconds = case.facts, case.limits.own_seconds
-    if not (facts.ours and facts.members and facts.settled and facts.owned and facts.readable):
+    if not (facts.ours and facts.members and facts.readable and (facts.owned or not facts.settled)):
         return False
     is_new = facts.owned_since is not None and (facts.now - facts.owned_since).total_seconds() < seconds
     return not is_new and _is_still(case, seconds)

@@ -37,6 +37,9 @@ class UnpublishableError(Exception):
     """A line cannot be published; the message says why."""
 
 
+_ONE_LINE = "an event must be on one line: use `jq -c . FILE | inmail publish -`"
+
+
 class LineOptions(NamedTuple):
     """How lines become records: the topic of unknown types, the records' time, and whether they are checked."""
 
@@ -70,10 +73,11 @@ def parse_line(line: bytes, topic: str | None = None, record_time: PublishTime =
         UnpublishableError: when the line is not a valid record, or its topic is unknown.
 
     """
-    if line.strip() == b"{":
-        raise UnpublishableError("an event must be on one line: use `jq -c . FILE | inmail publish -`")
     try:
         document = json.loads(line)
+    except json.JSONDecodeError as error:
+        hint = f"; {_ONE_LINE}" if error.pos >= len(error.doc.rstrip()) else ""  # it goes on in the next line
+        raise UnpublishableError(f"not JSON: {error}{hint}") from None
     except (ValueError, RecursionError) as error:
         raise UnpublishableError(f"not JSON: {error}") from None
     if not isinstance(document, dict):

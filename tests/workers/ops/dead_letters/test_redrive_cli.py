@@ -50,6 +50,13 @@ async def test_a_plan_comes_first_and_a_dry_run_ends_with_it(
     assert 0 == await database.fetchval("select count(*) from operations")
 
 
+async def test_a_filter_that_nothing_matches_says_so(mended: Settings, account: str) -> None:
+    """A mistyped account is not the same as letters that are left out."""
+    code, out, _ = await run(mended, "dead-letters", "redrive", "--account", account, "--dry-run")
+
+    assert (Exit.DONE, "Nothing to send: no dead letter matches.\n") == (code, out)
+
+
 async def test_nobody_to_ask_is_a_no(mended: Settings, account: str) -> None:
     """A script has to say that it means it."""
     await set_aside(mended, BILLING_EVENTS, account, [encode(platinum(account))], "unknown_plan")

@@ -32,6 +32,8 @@ from workers.ledger.store import FUNCTIONS
 from workers.local.up import prepare_stack
 from workers.ops.doctor import CheckResult, CheckupReport, Grade, run_checkup
 from workers.ops.doctor.kafka_checks import _replicas, check_version
+from workers.ops.doctor.lane_checks import _group
+from workers.ops.lag import GroupLag, PartitionLag
 
 TOPIC, GROUP, TRANSACTIONAL_ID = 2, 3, 5  # kinds of resources
 READ, WRITE, DESCRIBE = 3, 4, 8
@@ -183,6 +185,18 @@ async def test_whoever_keeps_a_table_locked_is_named_and_keeps_no_worker_from_be
             return any(each.text.startswith(pid) and "holds a lock on journal" in each.text for each in found)
 
         await eventually(told, "a warning that names the holder")
+
+
+async def test_a_lock_in_the_way_of_a_question_is_no_server_that_is_away(prepared: Settings, connect: Connect) -> None:
+    """What could not be looked at is a warning: Postgres did answer, and the lock's holder is named beside it."""
+    connection = await connect(prepared)
+    await connection.execute("set idle_in_transaction_session_timeout = 0")
+    async with connection.transaction():
+        await connection.execute("lock table accounts in access exclusive mode")
+        found = [each for each in await _results(prepared) if (each.area, each.subject) == ("topics", "plan")]
+
+    assert [(Grade.WARNING, False)] == [(each.grade, each.unreachable) for each in found]
+    assert "lock timeout" in found[0].text
 
 
 async def test_a_lane_that_is_halted_keeps_no_worker_from_being_started(prepared: Settings) -> None:
@@ -371,3 +385,16 @@ def test_a_replica_that_is_behind_is_warned_of_with_its_broker() -> None:
         (each.text, each.grade) for each in found
     ]
     assert found[0].do.startswith("look at broker 2: ")
+
+
+@pytest.mark.parametrize("state", ["PreparingRebalance", "CompletingRebalance"])
+def test_a_group_that_shares_its_partitions_out_is_warned_of(state: str) -> None:
+    """Nobody reads meanwhile; after a kill that lasts until the session of the member that is gone has ended."""
+    behind = PartitionLag("inmail-send", SEND_REQUESTS, 0, committed=5, end=9, records=4, seconds=2.0, lost=0, held=0)
+    found = _group(GroupLag("inmail-send", SEND_REQUESTS, (behind,), state, members=2), before_start=False)
+    settled = _group(GroupLag("inmail-send", SEND_REQUESTS, (behind,), "Stable", members=1), before_start=False)
+
+    assert [Grade.WARNING] == [each.grade for each in found]
+    assert "nobody reads meanwhile; unread records: 4" in found[0].text
+    assert "INMAIL_SESSION_SECONDS" in found[0].do
+    assert [] == settled

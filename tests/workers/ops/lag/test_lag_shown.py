@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -19,7 +20,7 @@ from infra.settings import Settings, SettingsError
 from tests.workers.lagging import Reading, make_reading
 from workers.commands.views.lag import render_lag_page, show_lag, sparkline
 from workers.local.processes import environment
-from workers.ops.lag import GroupLag, Sample, Status, StatusLimits
+from workers.ops.lag import GroupLag, PartitionLag, Sample, Status, StatusLimits
 from workers.ops.lag.server import serve_lag, split_address
 from workers.telemetry.lag_metric_table import LAG_METRICS
 
@@ -141,6 +142,19 @@ def test_a_group_that_kafka_does_not_know_is_not_said_to_have_read_all(capsys: p
 
     assert said.startswith("inmail-sent: NEVER COMMITTED: Kafka knows no group of this name")
     assert "`inmail lag --all` shows those it knows" in said
+
+
+def test_one_lock_is_told_once_for_all_lanes(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its sentence is long, and partitions are many. Another lock, of one of them, is told beside it."""
+    locked = PartitionLag(
+        "inmail-send", "t", 0, 5, 9, 4, 7.0, lost=0, held=0, status=Status.LOCKED, reason="pid 7 holds a lock"
+    )
+    other = replace(locked, partition=2, seconds=1.0, reason="pid 8 holds rows")
+    show_lag([GroupLag("inmail-send", "t", (locked, replace(locked, partition=1, seconds=6.0), other))])
+    said = capsys.readouterr().out
+
+    assert (1, 1, 2) == (said.count("pid 7"), said.count("pid 8"), said.count("the same lock"))
+    assert "LOCKED in partition 0: pid 7 holds a lock" in said
 
 
 def test_a_sparkline_is_as_high_as_its_highest_lag() -> None:

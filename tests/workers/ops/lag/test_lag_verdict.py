@@ -53,6 +53,18 @@ CASES = {
     ),
     "another's reader, which need not commit so often": ("10:5/5 5:5/10 0:5/20", {"seconds": 5.0}, "OK", "15 of its"),
     "a lane of ours, for a moment": ("10:5/5 3:5/10 0:5/20", {"ours": True, "seconds": 3.0}, "OK", "15 of its records"),
+    "a lane of ours while its group waits for a member that was killed": (
+        "10:5/5 5:5/10 0:5/20",
+        {"ours": True, "settled": False, "owned": False, "seconds": 5.0},
+        "STALLED",
+        "for 5 s, and the group is sharing its partitions out: after a kill it waits for that member",
+    ),
+    "another's group that shares its partitions out": (
+        "10:5/5 5:5/10 0:5/20",
+        {"settled": False, "owned": False, "seconds": 5.0},
+        "OK",
+        "15 of its records",
+    ),
     "a lane of ours that is being taken over": (
         "10:5/9 5:5/10 0:5/20",
         {"ours": True, "owned_since": NOW - timedelta(seconds=1)},

@@ -107,6 +107,7 @@ def test_a_raw_record_is_sent_as_told() -> None:
     ("line", "reason"),
     [
         (b"{", "must be on one line"),
+        (b'{"specversion": "1.0",', "must be on one line"),
         (b'{"id"', "not JSON"),
         (b"\xff", "not JSON"),
         (b"[" * 100_000, "not JSON"),
