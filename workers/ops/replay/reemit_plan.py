@@ -154,8 +154,7 @@ async def _partitions(settings: Settings, to: str | None) -> dict[str, int]:
         raise RefusedError(f"{to} is an internal topic of Kafka")
     wanted = [to] if to is not None else [SEND_RESULTS, CREDIT_EVENTS]
     async with admin_client(settings) as admin:
-        # Describes all topics: a broker may create a topic that is described by name.
-        rows = await admin.describe_topics()
+        rows = await admin.describe_topics()  # of all: a broker may create a topic that is described by name
     found = {row["topic"]: len(row["partitions"]) for row in rows if row["error_code"] == 0}
     if missing := [topic for topic in wanted if topic not in found]:
         raise RefusedError(
