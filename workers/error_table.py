@@ -22,7 +22,7 @@ from workers.errors import BreakerError, ChildError, LaneError, WorkerError
 from workers.ledger.plans import CatalogueError
 from workers.ops.books.audit_mark import AuditUnderWayError
 from workers.ops.books.balance import UnknownAccountError
-from workers.ops.books.shards import NotHeldError, ServerError
+from workers.ops.books.shards import NotHeldError, ServerError, server_name
 from workers.ops.books.snapshot import is_unmigrated
 from workers.ops.dead_letters.letters import NoSuchDeadLetterError
 from workers.ops.operations import NoSuchOperationError, RefusedError
@@ -81,8 +81,10 @@ def explain(error: BaseException, read_settings: ReadSettings) -> ErrorAnswer | 
 
     """
     if isinstance(error, ServerError):
-        server = error.settings
-        return explain(error.error, lambda: server)
+        server, answer = error.settings, explain(error.error, lambda: error.settings)
+        if answer is None or database_address(server) in answer.text:
+            return answer
+        return answer._replace(text=f"Postgres at {server_name(server)}: {answer.text}")
     for kind in ERROR_TABLE:
         if isinstance(error, kind.classes) and (kind.applies is None or kind.applies(error)):
             text = kind.describe(error, read_settings)
@@ -129,8 +131,9 @@ def _postgres_refused(error: Exception, read_settings: ReadSettings) -> str:
 
 
 def _postgres_unreachable(error: Exception, read_settings: ReadSettings) -> str:
-    place, why = database_address(read_settings()), str(error) or type(error).__name__
-    return f"Postgres cannot be reached at {place} ({why}): is it running, and is INMAIL_DATABASE_URL right?"
+    place, why = database_address(settings := read_settings()), str(error) or type(error).__name__
+    name = "INMAIL_DATABASE_SHARDS" if settings.database_shards.get_secret_value() else "INMAIL_DATABASE_URL"
+    return f"Postgres cannot be reached at {place} ({why}): is it running, and is {name} right?"
 
 
 def _locked(error: Exception, read_settings: ReadSettings) -> str:
@@ -154,8 +157,8 @@ ERROR_TABLE: Final[tuple[ErrorKind, ...]] = (
     ErrorKind((NoSuchDeadLetterError,), Exit.NO, 404, "no_such_letter", hint="inmail dead-letters list"),
     ErrorKind((NoSuchOperationError,), Exit.NO, 404, "no_such_operation", hint="inmail operations list"),
     ErrorKind((RefusedError, AuditUnderWayError), Exit.NO, 409, "refused"),
+    ErrorKind((NotHeldError,), Exit.UNREACHABLE, 503, "shards", hint="inmail shards list"),
     ErrorKind((UnreachableServerError,), Exit.UNREACHABLE, 503, "postgres", hint="inmail shards list"),
-    ErrorKind((NotHeldError,), Exit.UNREACHABLE, 503, "shards", hint="inmail shards"),
     ErrorKind((TopicsError,), Exit.WRONG_USAGE, 409, "topics_differ", hint="inmail topics plan"),
     ErrorKind((CatalogueError,), Exit.WRONG_USAGE, 503, "plan_catalogue", hint="mend the file of INMAIL_PLANS_FILE"),
     ErrorKind((SettingsError,), Exit.WRONG_USAGE, 503, "settings", hint=_SEE_SETTINGS),

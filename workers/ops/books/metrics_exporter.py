@@ -108,7 +108,9 @@ def _prefix(servers: list[ServerReadings], server: ServerReadings) -> str:
 def _server_metric(servers: list[ServerReadings]) -> Metric:
     ready = gauge(metric_table.SERVER_READY)
     for each in servers:
-        ready.add_metric([server_name(each.settings)], float(not each.errors))
+        ready.add_metric(
+            [server_name(each.settings)], float(each.read.keys() >= set(Periods._fields) and not each.errors)
+        )
     return ready
 
 

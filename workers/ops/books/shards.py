@@ -215,7 +215,7 @@ def choose_server(
     who = " and ".join(server_name(server) for server, _ in holders)
     raise NotHeldError(
         f"partition number {number} of account {account_id.encode(errors='backslashreplace').decode()} is held by"
-        f" {who or 'no server of INMAIL_DATABASE_SHARDS'}: see `inmail shards`, and whether INMAIL_DATABASE_SHARDS"
+        f" {who or 'no server of INMAIL_DATABASE_SHARDS'}: see `inmail shards list`, and whether INMAIL_DATABASE_SHARDS"
         " names each server once"
     )
 

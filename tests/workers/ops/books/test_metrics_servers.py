@@ -4,12 +4,16 @@ import asyncio
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from typer.testing import CliRunner
 
+from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.catalogue import SEND_REQUESTS
-from tests.workers.scraping import Scrape
+from tests.workers.api.served import Line
+from tests.workers.scraping import Scrape, observing, scrape
 from tests.workers.two_servers import PlacedBook, TwoServers, account_of, lanes_stand, set_state
+from tests.workers.wire import eventually
 from workers.cli import app
 from workers.ops.books.credit_metrics import CreditReader, CreditTotals
 from workers.ops.books.metrics_exporter import read_once, read_servers_once
@@ -98,6 +102,32 @@ async def test_a_server_that_is_away_is_told_and_the_others_are_read(booked: Two
     assert "Postgres cannot be reached at localhost:1 (" in done.stderr
 
 
+async def test_the_last_values_of_a_server_that_goes_away_stay(booked: TwoServers) -> None:
+    """A counter that fell and rose again would tell of credits that nobody moved."""
+    url, other = (each.database_url.get_secret_value() for each in booked.alone)
+    line = Line(other)
+    await line.mend()
+    place = other.rpartition("@")[2].partition("/")[0]
+    through = other.replace(place, f"127.0.0.1:{line.port}")
+    settings = booked.both.model_copy(update={"database_shards": SecretStr(f"{url} {through}")})
+    name = through.rpartition("@")[2].removeprefix("postgresql://")
+    async with observing(settings) as port:
+
+        async def is_told(ready: int) -> bool:
+            try:
+                seen = await scrape(port)
+                return (seen.value(READY, server=name), seen.value("inmail_credits_total", movement="granted")) == (
+                    ready,
+                    12,
+                )
+            except (OSError, KeyError):
+                return False
+
+        await eventually(lambda: is_told(1), "both are read")
+        await line.cut()
+        await eventually(lambda: is_told(0), "one is away, and its credits are told")
+
+
 async def test_credits_are_counted_once_while_a_number_moves(booked: TwoServers) -> None:
     """Whatever is copied, deleted or kept: each account counts where its number is held."""
     readers: dict[str, CreditReader] = {}
@@ -105,18 +135,13 @@ async def test_credits_are_counted_once_while_a_number_moves(booked: TwoServers)
     # Accounts that spent nothing: what was remembered of them shows in no difference.
     for connection, state in ((booked.first, "held"), (booked.second, "arriving")):
         await set_state(connection, 1, "held")
-        book = PlacedBook(connection)
-        book.offset = 50
-        await book.one(book.promotion(9, account_of(1)))
+        await _give(connection, 1, 9)
         await set_state(connection, 1, state, None if state == "held" else booked.first)
-        await connection.execute(STAND, "inmail-billing", "inmail.billing-events", 1, 51)
     copied = await _totals(booked.both, readers)
     await set_state(booked.first, 1, "left", booked.second)
     await set_state(booked.second, 1, "held")
     moved = await _totals(booked.both, readers)
-    rows = "account in (select account from accounts where partition = 1)"
-    for table in ("journal", "lots", "accounts"):
-        await booked.first.execute(f"delete from {table} where {rows if table != 'accounts' else 'partition = 1'}")  # noqa: S608
+    await _delete(booked.first, 1)
     deleted = await _totals(booked.both, readers)
 
     def granted(found: list[CreditTotals]) -> list[int]:
@@ -126,6 +151,36 @@ async def test_credits_are_counted_once_while_a_number_moves(booked: TwoServers)
     assert [5, 7] == granted(before)
     assert [14, 7] == granted(copied)
     assert [5, 16] == granted(moved) == granted(deleted)
+
+
+async def test_credits_of_a_number_that_moved_between_two_readings_are_counted_once(booked: TwoServers) -> None:
+    """What was remembered of its rows at the old server goes with it, though nothing there is out of balance."""
+    readers: dict[str, CreditReader] = {}
+    await _give(booked.first, 1, 9)
+    before = await _totals(booked.both, readers)
+    await set_state(booked.second, 1, "held")
+    await _give(booked.second, 1, 9)
+    await set_state(booked.first, 1, "left", booked.second)
+    await _delete(booked.first, 1)
+    after = await _totals(booked.both, readers)
+
+    assert [14, 7] == [each.moved["granted"] for each in before]
+    assert [5, 16] == [each.moved["granted"] for each in after]
+    assert [0, 0] == [each.difference for each in after]
+
+
+async def _give(connection: Connection, number: int, credits_: int) -> None:
+    book = PlacedBook(connection)
+    book.offset = 50
+    await book.one(book.promotion(credits_, account_of(number)))
+    await connection.execute(STAND, "inmail-billing", "inmail.billing-events", number, 51)
+
+
+async def _delete(connection: Connection, number: int) -> None:
+    of_account = "account in (select account from accounts where partition = $1)"
+    for table in ("journal", "lots", "accounts"):
+        where = of_account if table != "accounts" else "partition = $1"
+        await connection.execute(f"delete from {table} where {where}", number)  # noqa: S608 - our own
 
 
 def test_differences_of_two_servers_never_cancel_out() -> None:

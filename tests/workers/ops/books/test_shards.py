@@ -73,7 +73,7 @@ async def test_a_number_that_two_servers_hold_is_not_read(booked: TwoServers) ->
     """One of them would tell something out of date, and nobody knows which."""
     await set_state(booked.first, 3, "held")
 
-    with pytest.raises(NotHeldError, match=r"held by \S+ and \S+: see `inmail shards`"):
+    with pytest.raises(NotHeldError, match=r"held by \S+ and \S+: see `inmail shards list`"):
         await read_balance(booked.both, booked.accounts[1])
 
 
