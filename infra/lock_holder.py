@@ -23,6 +23,7 @@ class LockHolder:
     waiting: int = 0  # sessions of the ledger that wait for it now
     waiting_seconds: float = 0.0  # the longest of them
     missing: str = ""  # what would have to be granted to see the rest
+    server: str = ""  # on which Postgres server, where several hold the books
 
     @property
     def blocks(self) -> bool:
@@ -33,11 +34,11 @@ class LockHolder:
     def text(self) -> str:
         """Who it is, what it holds and since when, in a sentence."""
         if not self.pid:
-            return f"a prepared transaction (see pg_prepared_xacts) {self._effect()}"
+            return f"a prepared transaction (see pg_prepared_xacts){self._on()} {self._effect()}"
         client = f" from {self.client}" if self.client else ""
         who = f"pid {self.pid} (user {self.user or '?'}, {self.application or 'no application name'}{client})"
         hidden = f"; its state is hidden: {self.missing}" if self.state is None and self.missing else ""
-        return f"{who}, {self._lasts()}, {self._effect()}{hidden}"
+        return f"{who}{self._on()}, {self._lasts()}, {self._effect()}{hidden}"
 
     @property
     def do(self) -> str:
@@ -53,6 +54,9 @@ class LockHolder:
         No name of a user, of a host or of an application, and nothing of what it holds.
         """
         return f"pid {self.pid}, {self._lasts()}" if self.pid else "a prepared transaction"
+
+    def _on(self) -> str:
+        return f" on {self.server}" if self.server else ""
 
     def _lasts(self) -> str:
         if self.state is None:
@@ -80,4 +84,5 @@ class LockHolder:
             "blocks": self.blocks,
             "text": self.text,
             "do": self.do,
+            **({"server": self.server} if self.server else {}),
         }

@@ -7,6 +7,7 @@ every number.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import groupby
 from typing import NamedTuple
 from uuid import UUID
 
@@ -16,7 +17,7 @@ from pydantic import SecretStr
 from infra.postgres import Connection
 from infra.settings import Settings
 
-__all__ = ["SHARD_QUERY", "NumberState", "Shard", "ShardNumber", "read_shard", "settings_of_shards", "shard_from_rows"]
+__all__ = ["SHARD_QUERY", "NumberState", "Shard", "ShardNumber", "number_ranges", "read_shard", "settings_of_shards", "shard_from_rows"]
 
 SHARD_QUERY = (
     "select s.shard_id, s.ordinal, s.holds_all, n.number, n.state, n.other_shard, n.move,"
@@ -91,3 +92,9 @@ def shard_from_rows(rows: Sequence[Record]) -> Shard:
             if row["number"] is not None
         },
     )
+
+
+def number_ranges(numbers: Sequence[int]) -> str:
+    """Return ascending numbers in words: `0-3, 6`."""
+    runs = [[number for _, number in run] for _, run in groupby(enumerate(numbers), lambda each: each[1] - each[0])]
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)

@@ -18,11 +18,20 @@ from pathlib import Path
 from infra.local.artifacts import cache_directory
 from infra.local.errors import DataDirectoryError
 
-__all__ = ["PORTS", "claim_data", "create_run", "is_reachable", "keep_logs", "kept_brokers", "remove_leftovers"]
+__all__ = [
+    "PORTS",
+    "claim_data",
+    "create_run",
+    "is_reachable",
+    "keep_logs",
+    "kept_brokers",
+    "kept_databases",
+    "remove_leftovers",
+]
 
 LAYOUT = 1  # increase when files move inside a data directory
 MARKER = "inmail-local-stack.json"
-BROKERS = "brokers"  # in the marker, where there are several
+BROKERS, DATABASES = "brokers", "databases"  # in the marker, where there are several
 PORTS = "ports.json"
 LOCK = "lock"
 PREFIX = "inmail-stack-"
@@ -103,16 +112,24 @@ def kept_brokers(folder: Path) -> int | None:
     return int(_read_marker(marker).get(BROKERS, "1")) if marker.exists() else None
 
 
-def claim_data(folder: Path, versions: dict[str, str], brokers: int = 1) -> int:
+def kept_databases(folder: Path) -> int | None:
+    """Return how many Postgres servers have their data in a data directory; None for a directory that is none yet."""
+    marker = folder / MARKER
+    return int(_read_marker(marker).get(DATABASES, "1")) if marker.exists() else None
+
+
+def claim_data(folder: Path, versions: dict[str, str], brokers: int = 1, databases: int = 1) -> int:
     """Make `folder` a data directory of this stack, or check that it is one; return its lock, which is held.
 
-    Raises `DataDirectoryError` when a running stack or another version owns the folder, when it holds other files, or
-    the data of another number of brokers.
+    More Postgres servers than before are noted in it. Raises `DataDirectoryError` when a running stack or another
+    version owns the folder, when it holds other files, the data of another number of brokers, or of more Postgres
+    servers.
     """
     folder.mkdir(parents=True, exist_ok=True)
     marker = folder / MARKER
     fresh = marker.with_suffix(".new")
-    expected = {"layout": str(LAYOUT)} | versions | ({BROKERS: str(brokers)} if brokers > 1 else {})
+    counts = {name: str(count) for name, count in ((BROKERS, brokers), (DATABASES, databases)) if count > 1}
+    expected = {"layout": str(LAYOUT)} | versions | counts
     if not marker.exists() and any(each.name not in {LOCK, fresh.name} for each in folder.iterdir()):
         raise DataDirectoryError(
             f"{folder} holds files that do not belong to a local stack. Choose an empty or a new directory.",
@@ -120,10 +137,12 @@ def claim_data(folder: Path, versions: dict[str, str], brokers: int = 1) -> int:
     lock = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
         _acquire(lock, folder)
-        if not marker.exists():
+        if marker.exists():
+            _check_databases(folder, databases)
+            _check_versions(marker, expected)
+        if _read_marker(marker) != expected:
             fresh.write_text(json.dumps(expected) + "\n", encoding="utf-8")
             fresh.rename(marker)
-        _check_versions(marker, expected)
     except BaseException:
         os.close(lock)
         raise
@@ -145,8 +164,17 @@ def _acquire(lock: int, folder: Path) -> None:
             return
 
 
+def _check_databases(folder: Path, wanted: int) -> None:
+    if (had := kept_databases(folder) or 1) > wanted:
+        raise DataDirectoryError(
+            f"{folder} holds the books of {_postgres_servers(had)}, and {_postgres_servers(wanted)} would be without"
+            f" the accounts of the rest: start {_postgres_servers(had)} again, or choose another directory for"
+            f" {_postgres_servers(wanted)}.",
+        )
+
+
 def _check_versions(marker: Path, expected: dict[str, str]) -> None:
-    found = _read_marker(marker)
+    found, expected = ({k: v for k, v in each.items() if k != DATABASES} for each in (_read_marker(marker), expected))
     had, wanted = (each.get(BROKERS, "1") for each in (found, expected))
     if had != wanted and found | {BROKERS: ""} == expected | {BROKERS: ""}:
         raise DataDirectoryError(
@@ -163,12 +191,16 @@ def _check_versions(marker: Path, expected: dict[str, str]) -> None:
 def _read_marker(marker: Path) -> dict[str, str]:
     try:
         return dict(json.loads(marker.read_text(encoding="utf-8")))
-    except ValueError:
+    except (FileNotFoundError, ValueError):
         return {}
 
 
 def _brokers(count: str) -> str:
     return "1 broker" if count == "1" else f"{count} brokers"
+
+
+def _postgres_servers(count: int) -> str:
+    return "1 Postgres server" if count == 1 else f"{count} Postgres servers"
 
 
 def _versions(marker: dict[str, str]) -> str:

@@ -100,16 +100,27 @@ class PostgresServer:
     user: int | None
     temporary: bool
     settings: Mapping[str, str] = field(default_factory=dict)
+    number: int | None = None  # from 1 on, where there are several servers
+
+    @property
+    def has_peers(self) -> bool:
+        """Whether it is one of several servers: the others go on without it."""
+        return self.number is not None
 
     @property
     def name(self) -> str:
         """The server's name, in messages and for its supervisor."""
-        return "Postgres"
+        return "Postgres" if self.number is None else f"Postgres {self.number}"
+
+    @property
+    def url(self) -> str:
+        """The URL of its database, as its superuser, without a password."""
+        return f"postgresql://{SUPERUSER}@{LOOPBACK}:{self.port}/{DATABASE}"
 
     @property
     def title(self) -> str:
         """The server's full name with its version."""
-        return f"PostgreSQL {self._major}"
+        return f"PostgreSQL {self._major}" + ("" if self.number is None else f" as {self.name}")
 
     @property
     def _major(self) -> int:
@@ -139,22 +150,32 @@ class PostgresServer:
         ]
         if self.temporary:
             command.append("--no-sync")
-        run_once(supervisor, self._program("Creating the Postgres cluster", command), START_SECONDS)
+        run_once(
+            supervisor,
+            self._program(
+                f"Creating the cluster of {self.name}" if self.has_peers else "Creating the Postgres cluster", command
+            ),
+            START_SECONDS,
+        )
         fresh.rename(cluster)
 
     def start(self, supervisor: SupervisorClient) -> Child:
         """Start the server, wait until it answers, and create its database if missing. Raises `ServerError`."""
-        command = [str(self.install / "bin" / "postgres"), "-D", str(self.seen / "cluster"), "-p", str(self.port)]
-        for name, value in (SETTINGS | dict(self.settings)).items():
-            command += ["-c", f"{name}={value}"]
-        child = supervisor.spawn(self._program(self.name, command))
+        child = self.spawn(supervisor)
         found = f"select count(*) from pg_database where datname = '{DATABASE}'"  # noqa: S608 - a constant
         wait_ready(child, lambda: self._query(found).returncode == 0, START_SECONDS)
         if self._query(found).stdout.strip() == "0":
             created = self._query(f"create database {DATABASE}")
             if created.returncode != 0:
-                raise ServerError(f"Postgres did not create its database: {created.stderr.strip()}. Log: {self.log}")
+                raise ServerError(f"{self.name} did not create its database: {created.stderr.strip()}. Log: {self.log}")
         return child
+
+    def spawn(self, supervisor: SupervisorClient) -> Child:
+        """Start the server, and do not wait until it answers. Raises `ServerError`."""
+        command = [str(self.install / "bin" / "postgres"), "-D", str(self.seen / "cluster"), "-p", str(self.port)]
+        for name, value in (SETTINGS | dict(self.settings)).items():
+            command += ["-c", f"{name}={value}"]
+        return supervisor.spawn(self._program(self.name, command))
 
     def _query(self, sql: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(  # noqa: S603 - the wheel's own psql

@@ -1,4 +1,4 @@
-"""Starts Kafka and Postgres together on the loopback interface; both end with their parent process."""
+"""Starts Kafka and Postgres together on the loopback interface; they end with their parent process."""
 
 import signal
 import tempfile
@@ -15,7 +15,7 @@ from infra.local.directories import keep_logs, remove_leftovers
 from infra.local.errors import LocalStackError, StartInterruptedError, as_local_stack_error
 from infra.local.kafka_server import KafkaServer
 from infra.local.ports import LOOPBACK
-from infra.local.postgres_server import DATABASE, SUPERUSER, PostgresServer
+from infra.local.postgres_server import PostgresServer
 from infra.local.progress import Report
 from infra.local.server_process import describe_failure
 from infra.local.stack_setup import Assembly, Options, assemble_stack
@@ -32,7 +32,7 @@ def _silent(line: str) -> None:
 
 
 class LocalStack:
-    """Kafka and one database server that belong to this process.
+    """Kafka and Postgres servers that belong to this process.
 
     Without `data_dir` all files are temporary. With `data_dir` the data stays there between runs; a second stack or
     another version on the same directory is refused. Ports are free ones unless given; a data directory keeps the ports
@@ -40,9 +40,10 @@ class LocalStack:
     given, and then the next free ones after them. `kafka_lock` and `postgres_folder` (with `bin`, `lib` and `share`,
     readable by anybody) are of other versions than the project's own. `kafka=False` or `postgres=False` leaves out a
     server. With several `brokers` (an odd number) each is a broker and a controller of one cluster, which replicates
-    three times; `check` passes over one that ended, as the others go on. `report` receives a sentence about each step
-    that takes longer than a moment. The servers end with `stop` and with this process, however the process ends, and
-    never with a terminal's Ctrl-C. Methods and attributes raise `LocalStackError`.
+    three times; several `databases` are Postgres servers, of which a data directory may get more and not fewer; `check`
+    passes over one of several that ended, as the others go on. `report` receives a sentence about each step that takes
+    longer than a moment. The servers end with `stop` and with this process, however the process ends, and never with a
+    terminal's Ctrl-C. Methods and attributes raise `LocalStackError`.
     """
 
     def __init__(  # noqa: PLR0913 - every parameter has a default
@@ -53,6 +54,7 @@ class LocalStack:
         report: Report = _silent,
         *,
         brokers: int = 1,
+        databases: int = 1,
         kafka: bool = True,
         postgres: bool = True,
         kafka_heap: str | None = None,
@@ -77,6 +79,7 @@ class LocalStack:
             kafka_lock=kafka_lock or read_lock(),
             postgres_folder=postgres_folder,
             brokers=brokers,
+            databases=databases,
         )
         self._report = report
         self._assembly: Assembly | None = None
@@ -94,21 +97,22 @@ class LocalStack:
         """Start the servers and wait until both serve. After a failure only the logs that the error names remain."""
         if self._assembly is not None:
             raise LocalStackError("This local stack is already running.")
-        if self._options.kafka:
+        options, class_path = self._options, list[Path]()
+        if options.kafka:
             java_command()
-        if self._options.postgres:
+        if options.postgres:
             postgres_install()
         remove_leftovers()
-        class_path = self._install_kafka() if self._options.kafka else []
-        place = self._options.data_dir or Path(tempfile.gettempdir())
-        with as_local_stack_error("preparing the local stack", place):
-            self._assembly = assembly = assemble_stack(self._options, class_path, self._report)
+        if options.kafka:
+            class_path = install_kafka(self._report, lock=options.kafka_lock, interrupted=self._interrupted)
+        with as_local_stack_error("preparing the local stack", options.data_dir or Path(tempfile.gettempdir())):
+            self._assembly = assembly = assemble_stack(options, class_path, self._report)
         if assembly.kafka and assembly.kafka[0].to_archive:
             self._report("Archiving Kafka's classes for faster later starts: this start takes 10 s longer")
-        pool = ThreadPoolExecutor(len(assembly.kafka) + 1, "inmail-stack")
+        pool = ThreadPoolExecutor(len(assembly.servers), "inmail-stack")
         try:
             self._raise_if_interrupted()
-            starts = [pool.submit(self._start, each) for each in (*assembly.kafka, assembly.postgres) if each]
+            starts = [pool.submit(self._start, each) for each in assembly.servers]
             for done in as_completed(starts):
                 done.result()
             self._raise_if_interrupted()
@@ -120,9 +124,6 @@ class LocalStack:
             raise
         finally:
             pool.shutdown()
-
-    def _install_kafka(self) -> list[Path]:
-        return install_kafka(self._report, lock=self._options.kafka_lock, interrupted=self._interrupted)
 
     def interrupt(self) -> None:
         """Make a running `start` in another thread, and every later `start`, raise `StartInterruptedError` soon."""
@@ -145,7 +146,7 @@ class LocalStack:
 
     def check(self) -> None:
         """Raise `ServerError` with the last lines of the log when a server has ended without which nothing goes on."""
-        replaceable = {each.name for each in self._open.kafka if each.has_peers}
+        replaceable = {each.name for each in self._open.servers if each.has_peers}
         for child in list(self._children.values()):
             if child.code is not None and child.program.name not in replaceable:
                 raise describe_failure(child, f"{child.program.name} ended with code {child.code}")
@@ -166,11 +167,7 @@ class LocalStack:
 
     def stop_broker(self, node: int) -> int:
         """Ask a broker to hand its partitions over and to end, or kill it after a minute; return its exit code."""
-        child = self.broker(node)
-        self._open.supervisor.signal(child, signal.SIGTERM)
-        if child.wait(STOP_SECONDS) is None:
-            self._open.supervisor.signal(child, signal.SIGKILL)
-        return -signal.SIGKILL if (code := child.wait(STOP_SECONDS)) is None else code
+        return self._open.supervisor.end(self.broker(node), signal.SIGTERM, signal.SIGKILL, STOP_SECONDS)
 
     def broker(self, node: int) -> Child:
         """The process of a broker: the last, where it has ended."""
@@ -185,16 +182,39 @@ class LocalStack:
         """How many brokers there are; their nodes are numbered from 1 on."""
         return self._options.brokers
 
-    def kill_postgres(self) -> None:
-        """End the database server as a crash would, without a checkpoint; keep its data and port.
+    def kill_postgres(self, number: int = 1) -> None:
+        """End a database server as a crash would, without a checkpoint; keep its data and port.
 
         SIGQUIT leaves committed data as safe as SIGKILL, and leaves no shared memory behind.
         """
-        self._kill(self._postgres, signal.SIGQUIT)
+        self._kill(self._postgres(number), signal.SIGQUIT)
 
-    def start_postgres(self) -> None:
-        """Start the database server again after `kill_postgres`, on the same data and port."""
-        self._start(self._postgres)
+    def start_postgres(self, number: int = 1) -> None:
+        """Start a database server again after `kill_postgres`, on the same data and port."""
+        self._start(self._postgres(number))
+
+    def spawn_database(self, number: int) -> None:
+        """Start a database server that has ended, and do not wait until it serves."""
+        server = self._postgres(number)
+        with as_local_stack_error(f"starting {server.name}", server.log.parent):
+            self._children[server.name] = server.spawn(self._open.supervisor)
+
+    def stop_database(self, number: int) -> int:
+        """Ask a database server to end its sessions and to end, or kill it after a minute; return its exit code."""
+        return self._open.supervisor.end(self.database(number), signal.SIGINT, signal.SIGQUIT, STOP_SECONDS)
+
+    def database(self, number: int) -> Child:
+        """The first process of a database server: the last, where it has ended."""
+        return self._children[self._postgres(number).name]
+
+    def database_log(self, number: int) -> Path:
+        """The log file of a database server."""
+        return self._postgres(number).log
+
+    @property
+    def databases(self) -> int:
+        """How many database servers there are, numbered from 1 on."""
+        return self._options.databases
 
     @property
     def kafka_bootstrap_servers(self) -> str:
@@ -204,8 +224,13 @@ class LocalStack:
 
     @property
     def database_url(self) -> str:
-        """The URL of the database `inmail`, as its superuser, without a password."""
-        return f"postgresql://{SUPERUSER}@{LOOPBACK}:{self._postgres.port}/{DATABASE}"
+        """The URL of the first server's database `inmail`, as its superuser, without a password."""
+        return self._postgres(1).url
+
+    @property
+    def database_urls(self) -> list[str]:
+        """The URLs of all servers' databases, by number."""
+        return [self._postgres(number).url for number in range(1, self.databases + 1)]
 
     @property
     def kafka_pid(self) -> int:
@@ -214,18 +239,8 @@ class LocalStack:
 
     @property
     def postgres_pid(self) -> int:
-        """The process id of the database server's first process."""
-        return self._children[self._postgres.name].pid
-
-    @property
-    def kafka_log(self) -> Path:
-        """The first broker's log file."""
-        return self.broker_log(1)
-
-    @property
-    def postgres_log(self) -> Path:
-        """The database server's log file."""
-        return self._postgres.log
+        """The process id of the first database server's first process."""
+        return self.database(1).pid
 
     @property
     def bin_dir(self) -> Path:
@@ -253,11 +268,10 @@ class LocalStack:
             raise LocalStackError("This local stack was made without Kafka.")
         return self._open.kafka[node - 1]
 
-    @property
-    def _postgres(self) -> PostgresServer:
-        if self._open.postgres is None:
+    def _postgres(self, number: int) -> PostgresServer:
+        if not self._open.postgres:
             raise LocalStackError("This local stack was made without Postgres.")
-        return self._open.postgres
+        return self._open.postgres[number - 1]
 
     def _start(self, server: KafkaServer | PostgresServer) -> None:
         self._report(f"Starting {server.title}")

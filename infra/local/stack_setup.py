@@ -38,6 +38,7 @@ class Options:
     kafka_lock: Lock
     postgres_folder: Path | None  # None: the wheel's
     brokers: int = 1
+    databases: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,12 @@ class Assembly:
     logs: Path
     supervisor: SupervisorClient
     kafka: tuple[KafkaServer, ...]  # by node, from node 1 on
-    postgres: PostgresServer | None
+    postgres: tuple[PostgresServer, ...]  # by number, from 1 on
+
+    @property
+    def servers(self) -> tuple[KafkaServer | PostgresServer, ...]:
+        """All servers."""
+        return (*self.kafka, *self.postgres)
 
 
 def assemble_stack(options: Options, class_path: Sequence[Path], report: Report) -> Assembly:
@@ -62,7 +68,7 @@ def assemble_stack(options: Options, class_path: Sequence[Path], report: Report)
         inherit = [lock]
         if options.data_dir is not None:
             versions = {"kafka": options.kafka_lock.kafka, "postgres": POSTGRES_MAJOR}
-            data_lock = claim_data(options.data_dir, versions, options.brokers)
+            data_lock = claim_data(options.data_dir, versions, options.brokers, options.databases)
             handed_over.callback(os.close, data_lock)
             inherit.append(data_lock)
         base = options.data_dir or run
@@ -70,27 +76,11 @@ def assemble_stack(options: Options, class_path: Sequence[Path], report: Report)
         reserved = {name: handed_over.enter_context(each) for name, each in _reserve(options, base, report).items()}
         ports = {name: int(each.getsockname()[1]) for name, each in reserved.items()}
         kafka = _kafka(options, class_path, base, run, ports) if options.kafka else ()
-        postgres = None
+        postgres: tuple[PostgresServer, ...] = ()
         if options.postgres:
-            home = base / "postgres"
-            home.mkdir(exist_ok=True)
-            home.chmod(0o711)
-            seen = home
-            if not is_reachable(home, user):
-                # A process can enter a folder that it has open even if it cannot pass the folders above, such as /root.
-                opened = os.open(home, os.O_RDONLY | os.O_DIRECTORY)
-                handed_over.callback(os.close, opened)
-                inherit.append(opened)
-                seen = Path(f"/proc/self/fd/{opened}")
-            postgres = PostgresServer(
-                install=options.postgres_folder or readable_install(run, user),
-                home=home,
-                seen=seen,
-                log=logs / "postgres.log",
-                port=ports["postgres"],
-                user=user,
-                temporary=options.data_dir is None,
-                settings=options.postgres_settings,
+            seen = {folder: _seen(folder, user, handed_over, inherit) for folder in _homes(options, base)}
+            postgres = _postgres(
+                options, seen, options.postgres_folder or readable_install(run, user), logs, ports, user
             )
         for each in reserved.values():
             release_where_needed(each)
@@ -104,10 +94,12 @@ def _reserve(options: Options, base: Path, report: Report) -> dict[str, socket]:
     """Reserve a port for each server. A data directory keeps the ports of its first run, so that addresses stay."""
     asked = {"kafka": options.kafka_port, "postgres": options.postgres_port}
     more = range(2, options.brokers + 1)
-    asked |= {_nth("kafka", node): None for node in more}
-    usual, first = dict(options.usual_ports), options.kafka_port or options.usual_ports.get("kafka")
-    if first is not None:  # the other brokers' ports follow that of the first
-        usual |= {_nth("kafka", node): first + node - 1 for node in more}
+    databases = range(2, options.databases + 1)
+    asked |= {_nth("kafka", node): None for node in more} | {_nth("postgres", number): None for number in databases}
+    usual = dict(options.usual_ports)
+    for name, given, others in (("kafka", options.kafka_port, more), ("postgres", options.postgres_port, databases)):
+        if (first := given or options.usual_ports.get(name)) is not None:  # the others' ports follow that of the first
+            usual |= {_nth(name, number): first + number - 1 for number in others}
     if options.data_dir is None:
         before: dict[str, int] = {}
     else:
@@ -135,8 +127,49 @@ def _fresh_logs(logs: Path) -> Path:
 
 
 def _nth(name: str, node: int) -> str:
-    """Return the name of a port of a node. A single broker's are named as ever."""
+    """Return the name of a port, a folder or a log of a server. Those of a single one are named as ever."""
     return name if node == 1 else f"{name}-{node}"
+
+
+def _homes(options: Options, base: Path) -> list[Path]:
+    return [base / _nth("postgres", number) for number in range(1, options.databases + 1)]
+
+
+def _seen(home: Path, user: int | None, handed_over: ExitStack, inherit: list[int]) -> Path:
+    """Make a Postgres server's folder, and return the path by which the server's user reaches it."""
+    home.mkdir(exist_ok=True)
+    home.chmod(0o711)
+    if is_reachable(home, user):
+        return home
+    # A process can enter a folder that it has open even if it cannot pass the folders above, such as /root.
+    opened = os.open(home, os.O_RDONLY | os.O_DIRECTORY)
+    handed_over.callback(os.close, opened)
+    inherit.append(opened)
+    return Path(f"/proc/self/fd/{opened}")
+
+
+def _postgres(  # noqa: PLR0913, PLR0917 - the parts of a stack
+    options: Options,
+    seen: Mapping[Path, Path],
+    install: Path,
+    logs: Path,
+    ports: Mapping[str, int],
+    user: int | None,
+) -> tuple[PostgresServer, ...]:
+    return tuple(
+        PostgresServer(
+            install=install,
+            home=home,
+            seen=reached,
+            log=logs / f"{_nth('postgres', number)}.log",
+            port=ports[_nth("postgres", number)],
+            user=user,
+            temporary=options.data_dir is None,
+            settings=options.postgres_settings,
+            number=number if options.databases > 1 else None,
+        )
+        for number, (home, reached) in enumerate(seen.items(), 1)
+    )
 
 
 def _kafka(

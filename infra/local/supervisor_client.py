@@ -115,6 +115,13 @@ class SupervisorClient:
         if child.code is None:
             self._send({"do": "signal", "name": child.program.name, "signal": number})
 
+    def end(self, child: Child, ask: int, kill: int, seconds: float) -> int:
+        """Ask a program to end by a signal, or kill it by another when it has not after `seconds`; return its code."""
+        self.signal(child, ask)
+        if child.wait(seconds) is None:
+            self.signal(child, kill)
+        return -kill if (code := child.wait(seconds)) is None else code
+
     def stop(self, seconds: float) -> None:
         """Stop every program and the supervisor. Raises `LocalStackError` when they have not ended after `seconds`."""
         self.disconnect()

@@ -146,7 +146,7 @@ async def test_both_servers_serve_and_postgres_is_durable(running: LocalStack) -
         "select concat_ws(' ', current_database(), current_setting('fsync'), current_setting('synchronous_commit'), "
         "current_setting('timezone'))",
     )
-    assert "Kafka Server started" in running.kafka_log.read_text()
+    assert "Kafka Server started" in running.broker_log(1).read_text()
     assert (running.bin_dir / "pgbench").is_file()
 
 
@@ -389,7 +389,7 @@ def test_a_broker_maps_the_archive_of_its_classes_and_does_without_a_damaged_one
     with LocalStack(postgres=False, report=told.append) as stack:
         assert "longer" not in told[-2]
         assert str(archive) not in Path(f"/proc/{stack.kafka_pid}/maps").read_text()
-        assert "Unable to map shared spaces" in stack.kafka_log.read_text()
+        assert "Unable to map shared spaces" in stack.broker_log(1).read_text()
 
 
 async def test_killed_servers_start_again_on_their_data_and_ports() -> None:

@@ -15,7 +15,16 @@ from schemas.envelope import Event
 from tests.ledger.book import Book
 from workers.ledger.model import Request
 
-__all__ = ["PARTITIONS", "SILENT", "PlacedBook", "TwoServers", "account_of", "lanes_stand", "prepare_servers"]
+__all__ = [
+    "PARTITIONS",
+    "SILENT",
+    "PlacedBook",
+    "TwoServers",
+    "account_of",
+    "lanes_stand",
+    "prepare_servers",
+    "set_state",
+]
 
 PARTITIONS: Final = 4
 SILENT: Final = "postgresql://localhost:1/inmail"  # nobody listens there

@@ -7,10 +7,12 @@ from time import monotonic
 from typing import Final
 
 from infra.clock import utc_now
+from infra.shards import settings_of_shards
 from workers.console.health import FAILED, OK, UNKNOWN, SystemPart
 from workers.console.problems import KNOWN, explain
 from workers.console.query_limiter import QueryLimiter
 from workers.ops.books.credit_metrics import CreditReader
+from workers.ops.books.shards import naming_server, read_holdings, server_name
 from workers.ops.books.snapshot import open_books
 
 __all__ = ["BooksCheck"]
@@ -29,13 +31,13 @@ class BooksCheck:
 
     def __init__(self, limiter: QueryLimiter, clock: Callable[[], float] = monotonic) -> None:
         self._limiter, self._clock = limiter, clock
-        self._reader = CreditReader()
+        self._readers = [CreditReader() for _ in settings_of_shards(limiter.settings)]
         self._checking: asyncio.Task[None] | None = None
         self._due_at = clock()
         self._checked_at: float | None = None
         self._told_at: datetime | None = None  # the same, for people
         self._problem: str | None = None  # why the last check came to no end
-        self._difference = 0
+        self._differences: dict[str, int] = {}  # by server
 
     def part(self) -> SystemPart | None:
         """Return how the books stood at the last check; None before the first. Begin the next one where it is due.
@@ -48,14 +50,17 @@ class BooksCheck:
             self._checking = None
         if self._checking is None and self._clock() >= self._due_at:
             self._checking = asyncio.create_task(self._check())
-        if self._problem is not None and not self._difference:
+        if self._problem is not None and not self._differences:
             since = f"since {self._told_at:%Y-%m-%d %H:%M} UTC" if self._told_at else "since this console began"
             return SystemPart("Books", UNKNOWN, "not checked", f"not checked {since}: {self._problem}")
-        if self._checked_at is None:
+        if self._checked_at is None and not self._differences:
             return None
-        if not self._difference:
+        if not self._differences:
             return SystemPart("Books", OK, "balanced", "every credit that was granted is accounted for")
-        text = f"{abs(self._difference):,} credits are {'missing' if self._difference > 0 else 'too many'}"
+        text = "; ".join(
+            f"{abs(difference):,} credits are {'missing' if difference > 0 else 'too many'}{server}"
+            for server, difference in self._differences.items()
+        )
         do = "`inmail audit` names the lots and rows; let nobody change the tables by hand meanwhile"
         return SystemPart("Books", FAILED, "out of balance", text, do)
 
@@ -74,13 +79,39 @@ class BooksCheck:
         limit = None if self._checked_at is None else self._limiter.settings.console_timeout_seconds * _LIMITS
         began_at = self._clock()
         try:
-            async with asyncio.timeout(limit), open_books(self._limiter.settings) as connection:
-                found = await self._reader.read(connection)
+            async with asyncio.timeout(limit):
+                await self._read()
         except KNOWN as error:
             self._problem = explain(error, self._limiter.settings)[2]
             now = self._clock()
             self._due_at = now + min(max(_AGAIN_SECONDS, (now - began_at) * _APART), _LATE_SECONDS)
             return
         self._problem, self._told_at = None, utc_now()
-        self._difference, self._checked_at = found.difference, self._clock()
+        self._checked_at = self._clock()
         self._due_at = self._checked_at + _PERIOD_SECONDS
+
+    async def _read(self) -> None:
+        """Read the books of each server, and keep by how many credits they are out of balance.
+
+        Raises:
+            KNOWN: the error of the first server that cannot be read. The others are read all the same.
+
+        """
+        failed: BaseException | None = None
+        for reader, server in zip(self._readers, settings_of_shards(self._limiter.settings), strict=True):
+            name = "" if len(self._readers) == 1 else f" on {server_name(server)}"
+            try:
+                with naming_server(server):
+                    async with open_books(server) as connection:
+                        if name:
+                            found = await reader.read(connection, await read_holdings(connection))
+                        else:
+                            found = await reader.read(connection)
+            except KNOWN as error:
+                failed = failed or error
+                continue
+            self._differences.pop(name, None)
+            if found.difference:
+                self._differences[name] = found.difference
+        if failed is not None:
+            raise failed

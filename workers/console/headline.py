@@ -15,6 +15,7 @@ __all__ = ["CAUSES", "headline", "rank"]
 # connection, stands above all of them.
 CAUSES: Final[Mapping[str, str]] = {
     "no answer": "{part} does not answer",  # a server
+    "unheld": "{part} are held by no server, or by two",
     "not set up": "{part} has no topic to read",
     "locked": "{part} waits for a lock in Postgres",  # somebody's transaction keeps what the ledger needs
     "recreated": "{part} reads a topic that was deleted and created again",
@@ -47,7 +48,7 @@ CAUSES: Final[Mapping[str, str]] = {
 }
 _RANKS: Final[Mapping[str, int]] = {cause: place for place, cause in enumerate(CAUSES)}
 _KINDS: Final[Mapping[str, int]] = {FAILED: 0, "warning": 1, UNKNOWN: 2}
-_NAMES: Final = frozenset({"Kafka", "Postgres", "Dead letters"})
+_NAMES: Final = frozenset({"Kafka", "Postgres", "Dead letters", "Partitions"})
 
 
 def rank(parts: Sequence[SystemPart]) -> list[SystemPart]:

@@ -24,7 +24,7 @@ _HISTORY_TIME_SHARE: Final = 0.7  # of a sample's time limit; after that the sam
 class LagSource:
     """The lag in the last sample, and the end of the dead-letter topic."""
 
-    def __init__(self, settings: Settings, locks: LockMemory | None = None) -> None:
+    def __init__(self, settings: Settings, locks: Sequence[LockMemory] = ()) -> None:
         self._settings = settings
         self._locks = locks
         self._observer: LagObserver | None = None

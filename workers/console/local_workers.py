@@ -57,6 +57,13 @@ class WorkerStatus:
     starts_in_seconds: float | None = None  # while it backs off
     is_broker: bool = False  # of Kafka, where a cluster's are run here
     is_one_of_several: bool = False  # members of one worker: the others take over what it has
+    is_database: bool = False  # of Postgres, where several servers are run here
+    server: str = ""  # the Postgres server that it works with, where there are several
+
+    @property
+    def is_own_part(self) -> bool:
+        """Whether it is a part of the system beside its group: its process says nothing of the others."""
+        return self.is_one_of_several or bool(self.server)
 
     @property
     def advice(self) -> str:
@@ -79,16 +86,21 @@ class WorkerStatus:
             case ProcessState.BACKING_OFF:
                 return f"{self.error}; it is started again in {self.starts_in_seconds or 0:.0f} s"
             case ProcessState.STOPPED:
-                if self.is_broker:
-                    return "an operator stopped it; the other brokers have its partitions"
-                meanwhile = (
-                    "other members that run take its partitions" if self.is_one_of_several else "what comes waits"
-                )
-                return f"an operator stopped it; {meanwhile}"
+                return f"an operator stopped it; {self._meanwhile}"
             case ProcessState.STOPPING:
+                if self.is_database:
+                    return "it ends its sessions"
                 return "it hands its partitions over" if self.is_broker else "it drains"
             case _:
                 return f"it runs as process {self.pid}" + (f"; the one before: {self.error}" if self.error else "")
+
+    @property
+    def _meanwhile(self) -> str:
+        if self.is_broker:
+            return "the other brokers have its partitions"
+        if self.is_database:
+            return "what comes for its accounts waits, and the other servers go on"
+        return "other members that run take its partitions" if self.is_one_of_several else "what comes waits"
 
     def summary(self) -> dict[str, Any]:
         """Return it for JSON."""
@@ -102,6 +114,7 @@ class WorkerStatus:
             "starts_in_seconds": self.starts_in_seconds,
             "log": str(self.log),
             "do": self.advice,
+            **({"server": self.server} if self.server else {}),
         }
 
 
@@ -137,7 +150,7 @@ _ACTIONS: Final[Mapping[ProcessState, tuple[str, ...]]] = {
 
 
 def with_processes(parts: Sequence[SystemPart], statuses: Sequence[WorkerStatus]) -> list[SystemPart]:
-    """Return parts of the system with what can be done with their processes, and a part for each broker's process.
+    """Return parts of the system with what can be done with their processes, and a part for each server's process.
 
     So has each member of a worker that has several: how one of them stands says nothing of their group. A part whose
     process does not run has the reason of that as its cause.
@@ -145,25 +158,25 @@ def with_processes(parts: Sequence[SystemPart], statuses: Sequence[WorkerStatus]
     found = {
         name: status
         for status in statuses
-        for name in (
-            (_process_name(status.name),) if status.is_one_of_several else (status.name, f"{status.name} worker")
-        )
+        for name in ((_process_name(status.name),) if status.is_own_part else (status.name, f"{status.name} worker"))
     }
-    brokers = [SystemPart(each.name, OK, "running", each.text) for each in statuses if each.is_broker]
+    servers = [
+        SystemPart(each.name, OK, "running", each.text) for each in statuses if each.is_broker or each.is_database
+    ]
     there = {part.name for part in parts}
     members = [
         SystemPart(name, OK, "running", status.text)
         for name, status in found.items()
-        if status.is_one_of_several and name not in there
+        if status.is_own_part and name not in there
     ]
     return [
-        _with_process(part, found[part.name]) if part.name in found else part for part in (*brokers, *parts, *members)
+        _with_process(part, found[part.name]) if part.name in found else part for part in (*servers, *parts, *members)
     ]
 
 
 def by_process(probes: Mapping[str, Probe], statuses: Sequence[WorkerStatus]) -> dict[str, Probe]:
-    """Return probes by the names of the parts that they judge: that of one of several members is not its group's."""
-    members = {status.name for status in statuses if status.is_one_of_several}
+    """Return probes by the names of the parts that they judge: that of one of several processes is not its group's."""
+    members = {status.name for status in statuses if status.is_own_part}
     return {_process_name(name) if name in members else name: probe for name, probe in probes.items()}
 
 

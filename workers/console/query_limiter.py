@@ -8,8 +8,9 @@ from typing import Final
 
 import asyncpg
 
-from infra.postgres_locks import explain_lock
+from infra.postgres_locks import LockedError, explain_lock
 from infra.settings import Settings
+from workers.ops.books.shards import ServerError
 
 __all__ = ["QueryLimiter"]
 
@@ -67,3 +68,7 @@ class QueryLimiter:
             yield
         except asyncpg.LockNotAvailableError as error:
             raise await explain_lock(self.settings, error) from error
+        except ServerError as error:
+            if not isinstance(error.error, asyncpg.LockNotAvailableError) or isinstance(error.error, LockedError):
+                raise
+            raise ServerError(error.settings, await explain_lock(error.settings, error.error)) from error

@@ -2,13 +2,10 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 
 from infra.clock import utc_now
-from infra.lock_holder import LockHolder
-from infra.postgres_locks import LockedError, LockMemory
 from infra.settings import Settings
 from workers.console import health
 from workers.console.advice import ADVICE
@@ -17,38 +14,22 @@ from workers.console.flow import Flow
 from workers.console.headline import headline
 from workers.console.lag_json import group_json, hidden_json, overview_json, partitions_json
 from workers.console.lag_source import LagSource
+from workers.console.ledger_sample import OUTCOME_RECORDS, LedgerSample
 from workers.console.local_workers import WorkerControl, by_process, with_processes
 from workers.console.navigation_counts import navigation_counts
 from workers.console.problems import KNOWN, Refusals, explain
 from workers.console.query_limiter import QueryLimiter
 from workers.console.recorder import Recorder
 from workers.console.time_series import TimeRange
-from workers.ops.books.lanes import LaneProgress, read_lanes
-from workers.ops.books.recent_outcomes import OutcomeCount, recent_outcomes
-from workers.ops.books.snapshot import open_books
-from workers.ops.operations import count_running_operations, read_operations
 from workers.topology import TOPIC_OF_GROUP
 
 __all__ = ["SystemMonitor"]
 
 VIEWED_SECONDS: Final = 2.0
 UNVIEWED_SECONDS: Final = 15.0
-_OUTCOME_RECORDS: Final = 500  # records of each lane
 _LETTER_MINUTES: Final = 5  # for which dead letters count as news
 
 Seen = TypeVar("Seen")
-
-
-@dataclass(slots=True)
-class _LedgerReading:
-    """The last reading of the ledger's database."""
-
-    lanes: list[LaneProgress] = field(default_factory=list)
-    outcomes: list[OutcomeCount] = field(default_factory=list)
-    operations: str = ""  # changes with every change of an operation
-    running: int = 0  # operations
-    locks: list[LockHolder] = field(default_factory=list)
-    at: datetime | None = None  # of the rest
 
 
 class SystemMonitor:
@@ -58,13 +39,12 @@ class SystemMonitor:
         self._limiter = limiter
         self._control = control
         self._probes = probes
-        self._lock_memory = LockMemory()
-        self.lag = LagSource(limiter.settings, self._lock_memory)
+        self._ledger = LedgerSample(limiter.settings)
+        self.lag = LagSource(limiter.settings, self._ledger.lock_memories)
         self.flow = Flow()
         self.recorder = Recorder(limiter)
         self._books = BooksCheck(limiter)
         self.viewers = 0
-        self._ledger = _LedgerReading()
         self._errors: dict[str, str] = {}  # by server
         self._refusals = Refusals(limiter)
         self._health: dict[str, health.SystemPart] = {}
@@ -92,7 +72,7 @@ class SystemMonitor:
     async def take_sample(self) -> None:
         """Take one sample. The data of a server that does not answer stays as it was, with the error."""
         lanes, lag_read, probes, results = await asyncio.gather(
-            self._query("postgres", self._read_ledger),
+            self._query("postgres", lambda _: self._ledger.read()),
             self._query("kafka", lambda _: self.lag.refresh()),
             health.query_probes(self._probes),
             self.recorder.read_results(),
@@ -127,31 +107,21 @@ class SystemMonitor:
             async with self._limiter.sample_slot() as settings:
                 await read(settings)
         except KNOWN as error:
-            if server == "postgres" and not isinstance(error, LockedError):
-                self._ledger.locks = []
             refused = await self._refusals.explain(error, "console")
             self._errors[server] = explain(refused or error, self._limiter.settings)[2]
             return False
         self._errors.pop(server, None)
         return True
 
-    async def _read_ledger(self, settings: Settings) -> None:
-        async with open_books(settings) as connection:
-            # First: whoever has locked the tables is told although they cannot be read.
-            self._ledger.locks = await self._lock_memory.read(connection)
-            self._ledger.lanes = await read_lanes(connection)
-            self._ledger.outcomes = await recent_outcomes(connection, _OUTCOME_RECORDS)
-            newest = await read_operations(connection, 5)
-            self._ledger.running = await count_running_operations(connection)
-        self._ledger.at = utc_now()
-        self._ledger.operations = " ".join(f"{each.operation}:{each.status}:{each.noted_at}" for each in newest)
-
     def _server_parts(self) -> list[health.SystemPart]:
+        servers = self._ledger.parts(lambda error: explain(error, self._limiter.settings)[2])
         parts = []
         locked = health.lock_part(self._ledger.locks, self.lag.worker_groups)
         for name, key in (("Kafka", "kafka"), ("Postgres", "postgres")):
             if key == "postgres" and locked is not None:
                 parts.append(locked)
+            elif key == "postgres" and servers:
+                continue
             elif (error := self._errors.get(key)) is not None:
                 parts.append(health.SystemPart(name, health.FAILED, "no answer", error))
             elif key == "kafka" and (refusal := self.lag.refusal) is not None:
@@ -159,7 +129,7 @@ class SystemMonitor:
                 parts.append(health.SystemPart(name, health.WARNING, "not allowed", str(refusal), do))
             else:
                 parts.append(health.SystemPart(name, health.OK, "reachable", "queries succeed"))
-        return parts
+        return parts + servers
 
     def _worker_parts(self, probes: dict[str, health.Probe]) -> list[health.SystemPart]:
         if "kafka" not in self._errors:
@@ -176,7 +146,7 @@ class SystemMonitor:
             "errors": dict(self._errors),
             "flow": self.flow.summary(),
             "headline": headline(list(self._health.values())),
-            "outcomes": {"records": _OUTCOME_RECORDS, "rows": self._ledger.outcomes, "at": self._ledger.at},
+            "outcomes": {"records": OUTCOME_RECORDS, "rows": self._ledger.outcomes, "at": self._ledger.at},
             "oldest": oldest if oldest is not None and oldest.records else None,
             "health": list(self._health.values()),
             "lag": overview_json(self.lag, is_stale="kafka" in self._errors),

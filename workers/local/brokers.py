@@ -12,11 +12,10 @@ from typing import Final
 from infra.clock import utc_now
 from infra.local.stack import LocalStack
 from workers.console.local_workers import ProcessState, WorkerStatus
-from workers.local.last_words import last_words
+from workers.local.last_words import last_words, log_tail
 
 __all__ = ["BrokerProcesses"]
 
-_TAIL_BYTES: Final = 256 * 1024
 _BAD_LINE: Final = re.compile(r"^\S+ (?:FATAL|ERROR) (.*)$", re.MULTILINE)
 _STOPPED_BY_TERM: Final = 128 + signal.SIGTERM  # what Java ends with after an orderly stop
 
@@ -27,11 +26,6 @@ class BrokerProcesses:
     def __init__(self, stack: LocalStack) -> None:
         self._stack = stack
         self._nodes = {f"broker-{node}": node for node in range(1, stack.brokers + 1)}
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """All brokers."""
-        return tuple(self._nodes)
 
     def statuses(self) -> list[WorkerStatus]:
         """Return each broker as the stack has started it."""
@@ -77,8 +71,5 @@ class BrokerProcesses:
         """Return what a broker ended of: the signal, or the last error in its log."""
         if code < 0:
             return last_words(self.log_path(name), begun_at, code)
-        with self.log_path(name).open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(begun_at, size - _TAIL_BYTES))
-            errors = _BAD_LINE.findall(file.read().decode(errors="replace"))
+        errors = _BAD_LINE.findall(log_tail(self.log_path(name), begun_at))
         return f"it ended with exit code {code}" + (f": {errors[-1]}" if errors else " and did not say why")

@@ -14,7 +14,7 @@ from schemas.catalogue import SEND_REQUESTS
 from schemas.envelope import encode
 from schemas.sends import SendRequested, SendRequestedData
 from workers.local.local_console import LocalConsole
-from workers.local.processes import COMMAND_MODULE
+from workers.local.processes import COMMAND_MODULE, member_names, server_title
 
 __all__ = ["greeting"]
 
@@ -26,13 +26,21 @@ def greeting(stack: LocalStack, data_dir: Path, environment: Path, page: LocalCo
     servers = stack.kafka_bootstrap_servers
     inmail = _command()
     data = "" if data_dir == _DATA.resolve() else f" --data {shlex.quote(_short(data_dir))}"
-    metrics = "\n           ".join(f"http://{LOOPBACK}:{port}/metrics ({name})" for name, port in page.probes.items())
+    metrics = "\n           ".join(
+        f"http://{LOOPBACK}:{port}/metrics ({_member(name)})" for name, port in page.probes.items()
+    )
     cluster = "" if stack.brokers == 1 else f"\n  {inmail} workers stop broker-2{data}"
+    worker, postgres, listing = "send", stack.database_url, ""
+    if stack.databases > 1:
+        names = [f"{url} (Postgres {number})" for number, url in enumerate(stack.database_urls, 1)]
+        worker, postgres = member_names(1, stack.databases)[0], "\n           ".join(names)
+        cluster += f"\n  {inmail} workers stop postgres-2{data}"
+        listing = f"\n  {inmail} shards list"
     grant, send, other = _events()
     return f"""
 Console    {page.sign_in_hint}
 Kafka      {servers}
-Postgres   {stack.database_url}
+Postgres   {postgres}
 Metrics    {metrics}
 Logs       {_short(data_dir / "logs")}
 The ports of Kafka and Postgres are saved in {_short(data_dir)}: the next start uses them again if they are free.
@@ -51,8 +59,8 @@ Is all as it has to be? Which workers run? Stop one, and start it again:
 
   {inmail} doctor
   {inmail} workers list{data}
-  {inmail} workers stop send{data}
-  {inmail} workers start send{data}{cluster}
+  {inmail} workers stop {worker}{data}
+  {inmail} workers start {worker}{data}{cluster}{listing}
 
 Your own producer must use the account as the key. With kcat:
 
@@ -60,6 +68,12 @@ Your own producer must use the account as the key. With kcat:
     kcat -P -b {servers} -t {SEND_REQUESTS} -K: -X partitioner=murmur2_random
 
 Ctrl-C drains the workers and stops everything; the data is kept."""
+
+
+def _member(name: str) -> str:
+    """Return a worker's name, with the server that it works with where there are several."""
+    server = server_title(name)
+    return f"{name}: {server}" if server else name
 
 
 def _events() -> tuple[str, str, str]:

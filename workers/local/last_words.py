@@ -7,7 +7,7 @@ from typing import Final
 
 from workers.commands.running import DEFECT
 
-__all__ = ["first_sentence", "last_words"]
+__all__ = ["first_sentence", "last_words", "log_tail"]
 
 _TAIL_BYTES: Final = 256 * 1024
 _SAID: Final = "inmail: "  # what `workers.commands.running.fail` begins with
@@ -43,11 +43,21 @@ def first_sentence(text: str) -> str:
     return _SENTENCE_END.split(text.strip(), 1)[0].rstrip(".")
 
 
+def log_tail(log: Path, begun_at: int) -> str:
+    """Return the end of a log, at most a quarter of a MiB of what came after a place in it.
+
+    Raises:
+        OSError: when it cannot be read.
+
+    """
+    with log.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(begun_at, size - _TAIL_BYTES))
+        return file.read().decode(errors="replace")
+
+
 def _lines(log: Path, begun_at: int) -> list[str]:
     try:
-        with log.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(begun_at, size - _TAIL_BYTES))
-            return file.read().decode(errors="replace").splitlines()
+        return log_tail(log, begun_at).splitlines()
     except OSError:
         return []

@@ -8,17 +8,29 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Final
 
 from infra.settings import Settings
+from infra.shards import settings_of_shards
 from workers.errors import ChildError
 from workers.local.last_words import last_words
 
-__all__ = ["COMMAND_MODULE", "WORKERS", "WorkerProcesses", "environment", "member_names", "worker_of"]
+__all__ = [
+    "COMMAND_MODULE",
+    "WORKERS",
+    "WorkerProcesses",
+    "environment",
+    "member_names",
+    "server_of",
+    "server_title",
+    "worker_of",
+]
 
 # For `python -m`. An installed package has another name than the repository's folder.
 COMMAND_MODULE = f"{__package__.rpartition('.')[0]}.cli"
 WORKERS = ("send", "billing", "expiry", "ticker")
 _SINGLE = "ticker"  # a second one would only tick twice
+_SERVER: Final = "pg"  # in the names of workers, where there are several Postgres servers
 
 _MAX_LOG_LINES = 15
 _EXTRA_DRAIN_SECONDS = 10  # a worker that cannot leave its group or close its pool logs that and ends
@@ -35,11 +47,17 @@ def environment(settings: Settings) -> dict[str, str]:
     return variables
 
 
-def member_names(count: int) -> tuple[str, ...]:
+def member_names(count: int, databases: int = 1) -> tuple[str, ...]:
     """Return the names of `count` members of each worker, `send` and `send-2`, beside the one ticker.
 
-    The first members come first, and are named as if they were alone.
+    The first members come first, and are named as if they were alone. With several Postgres servers there are as many
+    for each, and their names say of which: `send-pg1` and `send-pg1-2`, `send-pg2` and `send-pg2-2`.
     """
+    if databases > 1:
+        kinds = [name for name in WORKERS if name != _SINGLE]
+        places = [f"{_SERVER}{database}" for database in range(1, databases + 1)]
+        firsts = [f"{name}-{place}" for place in places for name in kinds]
+        return (*firsts, _SINGLE, *(f"{name}-{number}" for number in range(2, count + 1) for name in firsts))
     more = (f"{name}-{number}" for number in range(2, count + 1) for name in WORKERS if name != _SINGLE)
     return (*WORKERS, *more)
 
@@ -47,6 +65,18 @@ def member_names(count: int) -> tuple[str, ...]:
 def worker_of(name: str) -> str:
     """Return which worker a member is: `send` of `send-2`."""
     return name.partition("-")[0]
+
+
+def server_of(name: str) -> int | None:
+    """Return the number of the Postgres server that a member works with; None where there is one server for all."""
+    place = next((part for part in name.split("-")[1:] if part.startswith(_SERVER)), None)
+    return None if place is None else int(place.removeprefix(_SERVER))
+
+
+def server_title(name: str) -> str:
+    """Return what the server that a member works with is called; empty where there is one server for all."""
+    number = server_of(name)
+    return "" if number is None else f"Postgres {number}"
 
 
 class WorkerProcesses:
@@ -67,6 +97,8 @@ class WorkerProcesses:
         variables = environment(settings).items()
         self._environment = {name: value for name, value in variables if not name.startswith("INMAIL_CONSOLE_")}
         self._probes = probes
+        urls = [each.database_url.get_secret_value() for each in settings_of_shards(settings)]
+        self._databases = {name: urls[number - 1] for name in names if (number := server_of(name)) is not None}
         self._drain_seconds = settings.drain_seconds
         self._logs = logs
         self._names = names
@@ -94,14 +126,16 @@ class WorkerProcesses:
 
         """
         self._logs.mkdir(parents=True, exist_ok=True)
-        port = {"INMAIL_HEALTH_PORT": str(self._probes[name])} if name in self._probes else {}
+        own = {"INMAIL_HEALTH_PORT": str(self._probes[name])} if name in self._probes else {}
+        if name in self._databases:
+            own["INMAIL_DATABASE_URL"] = self._databases[name]
         with self.log_path(name).open("ab") as file:
             self.running[name] = subprocess.Popen(  # noqa: S603 - runs this program
                 [sys.executable, "-m", COMMAND_MODULE, "worker", worker_of(name), "--stop-with-parent"],
                 stdin=subprocess.PIPE,
                 stdout=file,
                 stderr=file,
-                env={**self._environment, **port, **more},
+                env={**self._environment, **own, **more},
                 start_new_session=True,  # Ctrl-C reaches only the parent, which drains the workers
             )
         return self.running[name].pid

@@ -1,6 +1,6 @@
 """Keeps the workers of `inmail up` running: one that ends is started again, and never takes the rest with it.
 
-The same for the brokers of a cluster, where there are several.
+The same for the brokers of a cluster and for Postgres servers, where there are several.
 
 The wait before a start doubles with each end in a row. A worker that its circuit breaker ended stays ended: the same
 records would end it again, and whether they may become dead letters is an operator's decision.
@@ -18,10 +18,9 @@ from infra.clock import utc_now
 from infra.local.errors import LocalStackError
 from workers.commands.running import Exit
 from workers.console.local_workers import ControlError, ProcessState, WorkerAction, WorkerStatus
-from workers.local.brokers import BrokerProcesses
-from workers.local.processes import WorkerProcesses, worker_of
+from workers.local.processes import WorkerProcesses, server_of, server_title, worker_of
 
-__all__ = ["WorkerSupervisor"]
+__all__ = ["ServerProcesses", "WorkerSupervisor"]
 
 _LEAST_SECONDS: Final = 1.0
 _MOST_SECONDS: Final = 60.0  # between an end and the next start
@@ -31,9 +30,6 @@ _DOWN: Final = (ProcessState.STOPPED, ProcessState.TRIPPED, ProcessState.BACKING
 
 class _Processes(Protocol):
     """Processes of one sort, by name."""
-
-    @property
-    def names(self) -> Sequence[str]: ...
 
     def log_path(self, name: str) -> Path: ...
 
@@ -46,6 +42,13 @@ class _Processes(Protocol):
     def last_words(self, name: str, begun_at: int, code: int) -> str: ...
 
     def forget(self, name: str) -> None: ...
+
+
+class ServerProcesses(_Processes, Protocol):
+    """Servers of one sort that run already, of which the others go on when one ends."""
+
+    def statuses(self) -> Sequence[WorkerStatus]:
+        """Return each as it was started."""
 
 
 @dataclass(slots=True)
@@ -67,7 +70,7 @@ class WorkerSupervisor:
         workers: the processes.
         say: is told, in a line, each end and each start after one.
         least_seconds: the wait after the first end.
-        brokers: which run already, and are watched too.
+        servers: which run already, and are watched too.
 
     """
 
@@ -76,10 +79,10 @@ class WorkerSupervisor:
         workers: WorkerProcesses,
         say: Callable[[str], None],
         least_seconds: float = _LEAST_SECONDS,
-        brokers: BrokerProcesses | None = None,
+        servers: Sequence[ServerProcesses] = (),
     ) -> None:
         self._workers = workers
-        self._brokers = brokers
+        self._servers = servers
         self._say = say
         self._least_seconds = least_seconds
         self._all: dict[str, _Supervised] = {}
@@ -92,13 +95,14 @@ class WorkerSupervisor:
                 ProcessState.STOPPED,
                 utc_now(),
                 self._workers.log_path(name),
-                is_one_of_several=sum(worker_of(each) == worker_of(name) for each in self._workers.names) > 1,
+                is_one_of_several=sum(_group_of(each) == _group_of(name) for each in self._workers.names) > 1,
+                server=server_title(name),
             )
             self._all[name] = _Supervised(status, self._workers)
             self._start(self._all[name])
-        if self._brokers is not None:
-            for status in self._brokers.statuses():
-                self._all[status.name] = _Supervised(status, self._brokers)
+        for servers in self._servers:
+            for status in servers.statuses():
+                self._all[status.name] = _Supervised(status, servers)
 
     def statuses(self) -> list[WorkerStatus]:
         """Return how each worker's process stands."""
@@ -197,7 +201,7 @@ class WorkerSupervisor:
     def _note_end(self, each: _Supervised, code: int) -> None:
         words = self._words(each, code)
         each.of.forget(each.status.name)
-        if code == Exit.UNDECIDABLE and not each.status.is_broker:
+        if code == Exit.UNDECIDABLE and each.of is self._workers:
             self._become(each, ProcessState.TRIPPED, error=words)
             status = each.status
             self._say(f"{status.name}: {status.text}. Its log: {status.log}. To do: {status.advice}")
@@ -223,3 +227,8 @@ class WorkerSupervisor:
         count = each.status.restarts if restarts is None else restarts
         error = error or each.status.error
         each.status = replace(each.status, state=state, since=now, pid=pid, error=error, restarts=count)
+
+
+def _group_of(name: str) -> tuple[str, int | None]:
+    """Return which worker a member is, and of which server: those of one take over from each other."""
+    return worker_of(name), server_of(name)

@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from infra.local.directories import kept_brokers
+from infra.local.directories import kept_brokers, kept_databases
 from infra.local.errors import ServerError, StartInterruptedError
 from infra.local.stack import LocalStack
 from infra.log import configure_logging
 from infra.migrate import migrate
 from infra.postgres import connect_database
 from infra.settings import Settings, load_settings
+from infra.shards import settings_of_shards
 from infra.shutdown import create_stop_event
 from infra.terminal import Reporter, console
 from workers.commands.views.doctor import result_line
@@ -22,11 +23,13 @@ from workers.errors import ChildError
 from workers.ledger.store import FUNCTIONS
 from workers.local.brokers import BrokerProcesses
 from workers.local.control import serve_control
+from workers.local.databases import DatabaseProcesses
 from workers.local.environment_file import environment_file
 from workers.local.greeting import greeting
 from workers.local.local_console import probe_ports, serve_local_console
 from workers.local.processes import WorkerProcesses, member_names
-from workers.local.supervision import WorkerSupervisor
+from workers.local.shards import prepare_shards
+from workers.local.supervision import ServerProcesses, WorkerSupervisor
 from workers.ops.doctor import CheckResult, Grade, run_checkup
 from workers.ops.topics.plan import apply_topics, plan_topics
 
@@ -41,7 +44,8 @@ class StackSize(NamedTuple):
     """How much `inmail up` runs."""
 
     brokers: int | None = None  # None: as many as the data directory has, or one
-    workers: int = 1  # members of each worker
+    workers: int = 1  # members of each worker, for each Postgres server
+    databases: int | None = None  # None: as many as the data directory has, or one
 
 
 def stack_settings(stack: LocalStack, **more: object) -> Settings:
@@ -51,20 +55,27 @@ def stack_settings(stack: LocalStack, **more: object) -> Settings:
     """
     if stack.brokers > 1 and "topic_replication" not in load_settings().model_fields_set:
         more = {"topic_replication": min(stack.brokers, _REPLICAS)} | more
+    if stack.databases > 1 or "database_shards" in load_settings().model_fields_set:
+        more = {"database_shards": " ".join(stack.database_urls) if stack.databases > 1 else ""} | more
     return load_settings(kafka_bootstrap_servers=stack.kafka_bootstrap_servers, database_url=stack.database_url, **more)
 
 
 async def prepare_stack(settings: Settings) -> list[str]:
-    """Migrate the database and create the topics; return a line for each change."""
-    connection = await connect_database(settings)
-    try:
-        migrated = await migrate(connection, [FUNCTIONS])
-    finally:
-        await connection.close()
+    """Migrate the databases, create the topics and spread the numbers; return a line for each change."""
+    servers = settings_of_shards(settings)
+    done = []
+    for number, server in enumerate(servers, 1):
+        connection = await connect_database(server)
+        try:
+            migrated = await migrate(connection, [FUNCTIONS])
+        finally:
+            await connection.close()
+        name = f"Postgres {number}: " if len(servers) > 1 else ""
+        done.append(f"{name}{len(migrated.applied)} migrations applied, {migrated.functions} functions in place")
     changes = await plan_topics(settings)
     await apply_topics(settings, changes)
-    done = [f"{len(migrated.applied)} migrations applied, {migrated.functions} functions in place"]
-    return done + [f"{change.topic}: {change.text}" for change in changes]
+    done += [f"{change.topic}: {change.text}" for change in changes]
+    return done + (await prepare_shards(settings) if len(servers) > 1 else [])
 
 
 async def run_up(
@@ -76,7 +87,8 @@ async def run_up(
 ) -> None:
     """Run until SIGINT or SIGTERM, then drain the workers and stop the stack. Both signals work at any time.
 
-    A worker that ends is started again, and so is one of several brokers; the rest goes on meanwhile.
+    A worker that ends is started again, and so is one of several brokers or Postgres servers; the rest goes on
+    meanwhile.
 
     Raises:
         LocalStackError: when the stack cannot start, or a server ended; the message says what to do.
@@ -85,8 +97,15 @@ async def run_up(
     """
     out = console()
     stop = create_stop_event()
-    brokers = size.brokers or kept_brokers(data_dir) or 1
-    stack = LocalStack(data_dir, kafka_port, postgres_port, Reporter(out), usual_ports=usual_ports, brokers=brokers)
+    stack = LocalStack(
+        data_dir,
+        kafka_port,
+        postgres_port,
+        Reporter(out),
+        usual_ports=usual_ports,
+        brokers=size.brokers or kept_brokers(data_dir) or 1,
+        databases=size.databases or kept_databases(data_dir) or 1,
+    )
     if not await _start_stack(stack, stop):
         out.print("stopped before the stack was up")
         return
@@ -171,11 +190,12 @@ async def _work(  # noqa: PLR0913, PLR0917 - what `run_up` has opened
 ) -> None:
     """Run the workers and the console until `stop` is set, and drain them."""
     with contextlib.ExitStack() as held:
-        names = member_names(members)
+        names = member_names(members, stack.databases)
         probes = held.enter_context(probe_ports(names))
         workers = WorkerProcesses(settings, data_dir / "logs", names, probes=probes)
-        brokers = BrokerProcesses(stack) if stack.brokers > 1 else None
-        supervisor = WorkerSupervisor(workers, lambda line: out.print(line, soft_wrap=True), brokers=brokers)
+        servers: list[ServerProcesses] = [BrokerProcesses(stack)] if stack.brokers > 1 else []
+        servers += [DatabaseProcesses(stack)] if stack.databases > 1 else []
+        supervisor = WorkerSupervisor(workers, lambda line: out.print(line, soft_wrap=True), servers=servers)
 
         def check() -> None:
             stack.check()  # first: a worker may end because a server did

@@ -1,4 +1,4 @@
-"""The commands that list, stop and start the workers, and one of several brokers, of a running `inmail up`."""
+"""The commands that list, stop and start the workers, and one of several servers, of a running `inmail up`."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,7 +41,7 @@ def list_command(data: _Data = _DATA, *, json: JsonOption = False) -> None:
 def stop_command(worker: _Name, data: _Data = _DATA, *, json: JsonOption = False) -> None:
     """Drain a worker and keep it stopped until it is started: what comes meanwhile waits, and nothing is lost.
 
-    One of several brokers hands its partitions over to the others first.
+    One of several brokers hands its partitions over to the others first. Of several Postgres servers the others go on.
     """
     _show(_ask(data, WorkerAction.STOP, worker), json=json)
 
@@ -78,12 +78,18 @@ def _show(found: list[dict[str, Any]], *, json: bool) -> None:
     if json:
         write_json(found)
         return
+    several = any("server" in each for each in found)
     rows = [
-        (each["name"], Text(each["state"], style=_STYLES.get(ProcessState(each["state"]), WARN)), each["text"])
+        (
+            each["name"],
+            *((each.get("server", ""),) if several else ()),
+            Text(each["state"], style=_STYLES.get(ProcessState(each["state"]), WARN)),
+            each["text"],
+        )
         for each in found
     ]
     out = console()
-    show_table(["worker", "state", "why"], rows, flexible="why")
+    show_table(["worker", *(["works with"] if several else []), "state", "why"], rows, flexible="why")
     for each in found:
         if each["do"]:
             out.print(f"To do for {each['name']}: {each['do']}", soft_wrap=True)

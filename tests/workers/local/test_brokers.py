@@ -38,6 +38,7 @@ class _Stack:
     """Three brokers that are no processes."""
 
     brokers = 3
+    databases = 1
     kafka_bootstrap_servers = "127.0.0.1:1"
     database_url = "postgresql://127.0.0.1:1/inmail"
 
@@ -73,7 +74,7 @@ def stack(tmp_path: Path) -> _Stack:
 def _supervisor(stack: _Stack, told: list[str]) -> WorkerSupervisor:
     brokers = BrokerProcesses(cast("LocalStack", stack))
     workers = WorkerProcesses(Settings(), stack.broker_log(1).parent, names=())
-    supervisor = WorkerSupervisor(workers, told.append, 0.01, brokers)
+    supervisor = WorkerSupervisor(workers, told.append, 0.01, [brokers])
     supervisor.start()
     return supervisor
 

@@ -59,7 +59,7 @@ def sparkline(samples: Sequence[Sample]) -> str:
 
 def _lock_lines(groups: Sequence[GroupLag]) -> list[Text]:
     """Return a line for each session that keeps something locked in the ledger's database: who, and what to do."""
-    holders = {each.pid: each for group in groups for each in group.locks}
+    holders = {(each.server, each.pid): each for group in groups for each in group.locks}
     return [
         Text.assemble(("Postgres: ", "bold"), (each.text, BAD if each.blocks else WARN), f" -> {each.do}")
         for each in holders.values()

@@ -16,6 +16,7 @@ from infra.settings import RecordTime, Settings
 from workers.ledger.model import WorkerName
 from workers.ops.books.snapshot import open_books
 from workers.ops.clock.state import LaneClock, credits_between, read_lane_clocks
+from workers.ops.numbers import one_server_of_numbers
 from workers.ops.operations import Intent, OngoingOperation, Operator, RefusedError, recorded_operation
 
 __all__ = ["VERB", "SetBackLane", "SetBackPlan", "plan_set_back", "set_back"]
@@ -86,6 +87,7 @@ async def plan_set_back(
     goes = to or utc_now()
     if goes > latest:
         raise RefusedError(f"--to {goes.isoformat()} is itself far ahead of this host's clock")
+    settings = await one_server_of_numbers(settings, partitions, "inmail clock set-back")
     async with open_books(settings) as connection:
         return SetBackPlan(
             tuple(
@@ -115,6 +117,9 @@ async def set_back(settings: Settings, plan: SetBackPlan, who: Operator) -> Ongo
         OSError, asyncpg.PostgresError: when the books cannot be reached or refuse.
 
     """
+    if plan.lanes:
+        numbers = {each.lane.partition for each in plan.lanes}
+        settings = await one_server_of_numbers(settings, numbers, "inmail clock set-back")
     arguments = {"lanes": [[each.lane.topic, each.lane.partition, each.to.isoformat()] for each in plan.lanes]}
     async with recorded_operation(settings, Intent(VERB, *who, arguments, plan.summary())) as operation:
         async with operation.connection.transaction():

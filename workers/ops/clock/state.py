@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from infra.postgres import Connection
 from infra.settings import Settings
 from workers.ops.books.snapshot import open_books
+from workers.ops.numbers import all_holdings
 from workers.topology import WORKER_OF
 
 __all__ = ["CreditsBetween", "LaneClock", "credits_between", "read_clocks", "read_lane_clocks"]
@@ -59,8 +60,11 @@ async def read_clocks(settings: Settings) -> list[LaneClock]:
         OSError, asyncpg.PostgresError: when it cannot be reached or refuses.
 
     """
-    async with open_books(settings) as connection:
-        return await read_lane_clocks(connection)
+    found = []
+    for server, holdings in await all_holdings(settings):
+        async with open_books(server) as connection:
+            found += [each for each in await read_lane_clocks(connection) if holdings.has_number(each.partition)]
+    return sorted(found, key=lambda each: (each.topic, each.partition))
 
 
 async def read_lane_clocks(connection: Connection) -> list[LaneClock]:

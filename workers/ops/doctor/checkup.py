@@ -8,11 +8,14 @@ from pydantic import PostgresDsn
 from infra.kafka.cluster_queries import ClusterQueries, open_cluster_queries
 from infra.postgres import connect_database
 from infra.settings import Settings
+from infra.shards import settings_of_shards
 from workers.ledger.plans import CatalogueError, load_catalogue
+from workers.ops.books.shards import has_one_server, server_name
 from workers.ops.doctor import kafka_checks, lane_checks, postgres_checks
 from workers.ops.doctor.model import CheckResult, CheckupReport, ok, wrong
 from workers.ops.doctor.postgres_checks import ServerConnection
 from workers.ops.doctor.questions import ANSWER_SECONDS, Questions
+from workers.ops.doctor.shard_checks import check_shards
 
 __all__ = ["run_checkup"]
 
@@ -40,17 +43,28 @@ async def run_checkup(
     quick = settings.model_copy(update={"database_timeout_seconds": ANSWER_SECONDS})
     questions = Questions(tell, say)
     questions.add([_catalogue(settings)])
-    (host, *_) = PostgresDsn(settings.database_url.get_secret_value()).hosts()
-    place = f"{host['host'] or 'the local socket'}:{host['port'] or 5432}"
-    async with questions.server("Postgres", place, _Database(quick)) as connection:
-        if connection is not None:
-            await _ask_postgres(questions, connection, before_start=before_start)
+    answered = [await _ask_server(questions, each, before_start=before_start) for each in settings_of_shards(quick)]
+    if len(answered) > 1:
+        await questions.ask("servers", "numbers", lambda: check_shards(quick))
     async with questions.server("Kafka", settings.kafka_bootstrap_servers, open_cluster_queries(settings)) as cluster:
         complete = cluster is not None and await _ask_kafka(questions, cluster, settings)
-    if connection is not None and complete:
+    if all(answered) and complete:
         await questions.ask("topics", "plan", lambda: kafka_checks.check_plan(quick))
         await questions.ask("lanes", "offsets", lambda: lane_checks.check_offsets(quick, before_start=before_start))
     return CheckupReport(questions.results)
+
+
+async def _ask_server(questions: Questions, settings: Settings, *, before_start: bool) -> bool:
+    """Ask a Postgres server; tell whether it answers."""
+    (host, *_) = PostgresDsn(settings.database_url.get_secret_value()).hosts()
+    place = f"{host['host'] or 'the local socket'}:{host['port'] or 5432}"
+    several = not has_one_server(settings)
+    questions.server_name = server_name(settings) if several else ""
+    async with questions.server("Postgres", place, _Database(settings)) as connection:
+        if connection is not None:
+            await _ask_postgres(questions, connection, before_start=before_start, several=several)
+    questions.server_name = ""
+    return connection is not None
 
 
 def _catalogue(settings: Settings) -> CheckResult:
@@ -61,7 +75,9 @@ def _catalogue(settings: Settings) -> CheckResult:
     return ok("settings", "plan catalogue", f"{len(plans.plans)} plans")
 
 
-async def _ask_postgres(questions: Questions, connection: ServerConnection, *, before_start: bool) -> None:
+async def _ask_postgres(
+    questions: Questions, connection: ServerConnection, *, before_start: bool, several: bool
+) -> None:
     ask = partial(questions.ask, "Postgres")
     await ask("server", lambda: postgres_checks.check_server(connection))
     await ask("session", lambda: postgres_checks.check_session(connection))
@@ -71,7 +87,9 @@ async def _ask_postgres(questions: Questions, connection: ServerConnection, *, b
         migrated = await ask("tables and functions", lambda: postgres_checks.check_tables(connection))
         await questions.ask("rights", "Postgres", lambda: postgres_checks.check_rights(connection))
         if migrated:
-            await questions.ask("lanes", "rows", lambda: lane_checks.check_lanes(connection, before_start=before_start))
+            await questions.ask(
+                "lanes", "rows", lambda: lane_checks.check_lanes(connection, before_start=before_start, several=several)
+            )
 
 
 async def _ask_kafka(questions: Questions, cluster: ClusterQueries, settings: Settings) -> bool:

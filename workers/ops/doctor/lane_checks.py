@@ -5,6 +5,7 @@ from typing import Final
 
 from infra.postgres import Connection
 from infra.settings import Settings
+from workers.ops.books.shards import read_holdings
 from workers.ops.doctor.model import CheckResult, Grade, ok, warning, wrong
 from workers.ops.lag import GroupLag, Status, read_lag
 from workers.topology import WORKER_OF
@@ -24,9 +25,12 @@ _WAIT: Final = (
 )
 
 
-async def check_lanes(connection: Connection, *, before_start: bool) -> list[CheckResult]:
-    """Return which lanes cannot go on, and what each says of it."""
+async def check_lanes(connection: Connection, *, before_start: bool, several: bool = False) -> list[CheckResult]:
+    """Return which lanes cannot go on, and what each says of it; of several servers those whose numbers it holds."""
     rows = await connection.fetch(_LANES, list(WORKER_OF))
+    if several:
+        holdings = await read_holdings(connection)
+        rows = [row for row in rows if holdings.has_number(row["partition"])]
     # What starting a worker is part of the remedy of does not keep it from being started.
     grade = Grade.WARNING if before_start else Grade.WRONG
     results = []

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 import asyncpg
@@ -41,13 +42,15 @@ class Questions:
     def __init__(self, tell: Callable[[CheckResult], None], say: Callable[[str], None]) -> None:
         self._tell = tell
         self._say = say
+        self.server_name = ""  # which of several servers is asked: results name it
         self.results: list[CheckResult] = []
 
     def add(self, results: Sequence[CheckResult]) -> None:
         """Keep results, and tell them."""
         for each in results:
-            self.results.append(each)
-            self._tell(each)
+            result = replace(each, subject=f"{each.subject} of {self.server_name}") if self.server_name else each
+            self.results.append(result)
+            self._tell(result)
 
     async def ask(self, area: str, subject: str, question: Question) -> bool:
         """Ask a question, and keep what it finds, or why it has no answer; tell whether nothing is wrong."""

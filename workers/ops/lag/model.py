@@ -65,6 +65,7 @@ class Facts:
     paused: str | None = None  # what the breaker said when it ended the lane's worker
     holding: str | None = None  # why the lane holds a record for an operator to decide
     waiting: str | None = None  # for whom the lane waits
+    unheld: str | None = None  # why no server works the lane, where several hold the books
     place: tuple[str, int] = ("", 0)  # our worker's name, and the partition
     oldest: int = 0  # offset of the oldest record that is left
     stored: int | None = None  # up to which offset our books have read; None: not known

@@ -18,11 +18,12 @@ from infra.lock_holder import LockHolder
 from infra.postgres_locks import LockMemory
 from infra.retry import describe_error
 from infra.settings import Settings
-from workers.ops.lag.lanes import LaneKey, LanesSample, LaneWatcher, neighbour_of, paused_reason
+from workers.ops.lag.lanes import LaneKey, LanesSample, LaneWatcher, NoteKind, neighbour_of, paused_reason
 from workers.ops.lag.model import Facts, GroupLag, Owner, PartitionLag, Sample, Status, StatusChange, StatusLimits
 from workers.ops.lag.owners import OwnerMemory
 from workers.ops.lag.recall import CurrentPartition, backfill_samples
 from workers.ops.lag.sampler import ClusterSample, ReadTo, Sampler, Unread
+from workers.ops.lag.servers import ServersLaneWatcher, lane_watcher
 from workers.ops.lag.verdict import classify, pace_of, within
 from workers.topology import TOPIC_OF_GROUP, WORKER_OF
 
@@ -39,7 +40,7 @@ class LagObserver:
         self,
         open_cluster_queries: ClusterQueries,
         sampler: Sampler,
-        lanes: LaneWatcher | None,
+        lanes: LaneWatcher | ServersLaneWatcher | None,
         limits: StatusLimits,
         *,
         remembers: bool,
@@ -84,7 +85,8 @@ class LagObserver:
         for topic in (topic for topic, id_ in self._topic_ids.items() if ids.get(topic) != id_):
             self._sampler.forget(topic)
         self._topic_ids = ids
-        self._books = LanesSample(await self._lanes.read(), self._lanes.trouble is None, ids)
+        rows = await self._lanes.read()
+        self._books = LanesSample(rows, self._lanes.is_readable, ids, self._lanes.notes)
         return self._books.read_to
 
     async def written(self, topic: str) -> int:
@@ -181,9 +183,11 @@ class LagObserver:
         unread, ends = sampled.unread.get(key, Unread()), sampled.ends.get(place)
         ours, row = name in TOPIC_OF_GROUP, books.rows.get(key)
         members = len(described.members) if described.members is not None else 0 if ours else None
+        watcher = self._lanes if ours else None
+        locks = watcher.locks_of(place.partition) if watcher is not None else ()
         return Facts(
             now=sampled.at,
-            seconds=_seconds(sampled.at, unread),
+            seconds=unread.seconds(sampled.at),
             readable=unread.readable,
             held=unread.held,
             ours=ours,
@@ -199,10 +203,11 @@ class LagObserver:
             halted=row.halted if ours and row is not None else None,
             holding=row.held if ours and row is not None else None,
             paused=paused_reason(key, books.rows, members) if ours else None,
-            waiting=neighbour_of(key, books.rows, sampled.ends) if ours else None,
-            locked=self.locks[0].text if ours and self.locks else None,
-            statement=self._lanes.statement if ours and self._lanes is not None else None,
-            lock_is_waited_for=bool(self.locks) and self.locks[0].blocks,
+            waiting=(books.note(key, NoteKind.MOVING) or neighbour_of(key, books.rows, sampled.ends)) if ours else None,
+            unheld=books.note(key, NoteKind.UNHELD),
+            locked=locks[0].text if locks else None,
+            statement=watcher.statement_of(place.partition) if watcher is not None else None,
+            lock_is_waited_for=bool(locks) and locks[0].blocks,
         )
 
     def _partition(self, key: LaneKey, sampled: ClusterSample, facts: Facts, owner: Owner | None) -> PartitionLag:
@@ -246,11 +251,6 @@ class LagObserver:
             ring.append(sample)
 
 
-def _seconds(now: datetime, unread: Unread) -> float:
-    """Return the age of the oldest unread record: by the broker's time of it, and this machine's clock."""
-    return 0.0 if unread.oldest_at is None else max(0.0, (now - unread.oldest_at).total_seconds())
-
-
 @asynccontextmanager
 async def observer(  # noqa: PLR0913 - each a choice of its own
     settings: Settings,
@@ -260,7 +260,7 @@ async def observer(  # noqa: PLR0913 - each a choice of its own
     limits: StatusLimits | None = None,
     remembers: bool = True,
     books: bool = True,
-    locks: LockMemory | None = None,
+    locks: Sequence[LockMemory] = (),
 ) -> AsyncIterator[LagObserver]:
     """Open an observer; it has seen nothing before its first refresh.
 
@@ -271,13 +271,13 @@ async def observer(  # noqa: PLR0913 - each a choice of its own
         limits: what a status takes.
         remembers: read what was committed before the first look, so that it knows as much as one that was there.
         books: ask them which lanes pause and wait. They may be away: the rest is told all the same.
-        locks: shared with others who ask the same database who holds locks, so that one question serves all of them.
+        locks: for each server one, shared with others who ask it who holds locks, so that one question serves all.
 
     Raises:
         KafkaError: when the cluster cannot be reached.
 
     """
-    lanes = LaneWatcher(settings, locks) if books else None
+    lanes = lane_watcher(settings, locks) if books else None
     async with open_cluster_queries(settings) as asked, AsyncExitStack() as stack:
         if lanes is not None:
             stack.push_async_callback(lanes.close)

@@ -46,6 +46,10 @@ class Unread:
     held: int = 0  # of them, what an open transaction keeps back
     oldest_at: datetime | None = None  # broker's time of the first of them
 
+    def seconds(self, now: datetime) -> float:
+        """Return the age of the oldest unread record: by the broker's time of it, and this machine's clock."""
+        return 0.0 if self.oldest_at is None else max(0.0, (now - self.oldest_at).total_seconds())
+
 
 @dataclass(frozen=True, slots=True)
 class ClusterSample:

@@ -96,6 +96,10 @@ def _misplaced(case: _Situation) -> Classification | None:
     return classify_offsets(case.last, case.facts, _records(case))
 
 
+def _unheld(case: _Situation) -> Classification | None:
+    return Classification(Status.STOPPED, case.facts.unheld) if case.facts.unheld is not None else None
+
+
 def _all_read(case: _Situation) -> Classification | None:
     return None if case.last.records else Classification(Status.OK, "all is read")
 
@@ -246,6 +250,7 @@ _RULES: tuple[Callable[[_Situation], Classification | None], ...] = (
     _unknown,
     _misplaced,
     _never_committed,
+    _unheld,
     _all_read,
     _paused,
     _stopped,

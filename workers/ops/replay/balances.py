@@ -24,6 +24,7 @@ from workers.jobs.balances import balance_messages
 from workers.jobs.job import Message
 from workers.ops.books.balance import UnknownAccountError
 from workers.ops.books.snapshot import open_books
+from workers.ops.numbers import one_server_of_account, require_one_server
 from workers.ops.operations import Intent, OngoingOperation, Operator, RefusedError, recorded_operation
 
 __all__ = ["VERB", "BalancesPlan", "plan_balances", "publish_balances"]
@@ -101,6 +102,7 @@ async def plan_balances(
             f"INMAIL_BALANCES_TOPIC is off: switch {BALANCES} on for the workers first, and here, or a balance that is"
             " published now is wrong after the account's next change"
         )
+    settings = await _server_of(settings, account)
     topic_id = await _read_topic_id(settings)
     async with open_books(settings) as connection:
         if account is not None and not await connection.fetchval(_COUNT, 0, account):
@@ -109,6 +111,14 @@ async def plan_balances(
         start, resumes, sent = (0, None, 0) if from_start else await _find_unfinished(connection, arguments)
         count = await connection.fetchval(_COUNT, start, account, timeout=_COUNT_SECONDS)
     return BalancesPlan(rate, account, topic_id, count, start, resumes, sent)
+
+
+async def _server_of(settings: Settings, account: str | None) -> Settings:
+    """Return the settings of the server whose accounts are published: the only one, or that of the account."""
+    if account is not None:
+        return await one_server_of_account(settings, account)
+    require_one_server(settings, "inmail replay balances", "give --account")
+    return settings
 
 
 async def _read_topic_id(settings: Settings) -> UUID:
@@ -154,6 +164,7 @@ async def publish_balances(
         KafkaError, OSError, asyncpg.PostgresError: when the run fails; the same command resumes it.
 
     """
+    settings = await _server_of(settings, plan.arguments["account"])
     async with recorded_operation(settings, Intent(VERB, *who, plan.arguments, plan.summary())) as operation:
         publisher = _Publisher(settings, operation, plan, stop, progress)
         try:

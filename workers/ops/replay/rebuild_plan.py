@@ -28,6 +28,7 @@ from workers.jobs.record_times import TimePolicy
 from workers.ledger.plans import SHIPPED, Catalogue, load_catalogue
 from workers.ops.books.lanes import read_lanes
 from workers.ops.books.snapshot import open_books
+from workers.ops.numbers import require_one_server
 from workers.ops.operations import RefusedError
 from workers.ops.replay.merge_topics import PartitionCursor
 from workers.topology import WORKER_OF
@@ -160,6 +161,11 @@ async def plan_rebuild(settings: Settings, request: RebuildRequest) -> RebuildPl
         KafkaError, OSError, asyncpg.PostgresError: when Kafka or Postgres cannot be reached or refuses.
 
     """
+    require_one_server(
+        settings,
+        "inmail replay rebuild",
+        "it decides all records into one database; `inmail audit` looks at every server, and each has its own backups",
+    )
     request.catalogues(settings)
     if request.schema is not None and not _SCHEMA.fullmatch(request.schema):
         raise RefusedError(f"{request.schema} is not a valid schema name here: use a to z, digits and _, not pg_...")

@@ -14,6 +14,7 @@ from infra.kafka.chunk_sender import ChunkResult, ChunkSender
 from infra.kafka.sender import Outgoing
 from infra.settings import Settings
 from workers.jobs.job import Message
+from workers.ops.numbers import one_server_of
 from workers.ops.operations import Intent, OngoingOperation, Operator, recorded_operation
 from workers.ops.replay.reemit_plan import VERB, ReemitPlan, RowFilter, RowPosition, operation_arguments, read_pages
 
@@ -49,6 +50,7 @@ async def reemit(  # noqa: PLR0913 - what, how and by whom, and how to stop it
         KafkaError, OSError, asyncpg.PostgresError: when the reemission fails; the same command resumes it.
 
     """
+    settings = await one_server_of(settings, selection.account, selection.partition, "inmail replay reemit")
     intent = Intent(VERB, *who, operation_arguments(selection, plan.to), plan.summary())
     async with recorded_operation(settings, intent) as operation:
         emitter = _Emitter(settings, operation, plan, stop, progress)

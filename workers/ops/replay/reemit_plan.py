@@ -21,6 +21,7 @@ from workers.jobs.stored_events import JOURNAL_ROWS, row_event
 from workers.ledger.model import Tick, WorkerName
 from workers.ops.books.balance import UnknownAccountError
 from workers.ops.books.snapshot import open_books
+from workers.ops.numbers import one_server_of
 from workers.ops.operations import RefusedError
 
 __all__ = ["VERB", "ReemitPlan", "RowFilter", "RowPosition", "operation_arguments", "plan_reemit", "read_pages"]
@@ -123,13 +124,13 @@ async def plan_reemit(
 
     Raises:
         RefusedError: when the topic is one of this system's, or does not exist, or the request is unknown.
-        UnknownAccountError: when the ledger has no such account.
-        NotSetUpError: when the database was never migrated.
+        UnknownAccountError, NotSetUpError: when the ledger has no such account, or was never migrated.
         KafkaError, OSError, asyncpg.PostgresError: when Kafka or Postgres cannot be reached or refuses.
 
     """
     plan = ReemitPlan(rate, to, await _partitions(settings, to))
-    async with open_books(settings) as connection:
+    server = await one_server_of(settings, selection.account, selection.partition, "inmail replay reemit")
+    async with open_books(server) as connection:
         if selection.account is not None and not await connection.fetchval(
             "select exists (select from accounts where account_id = $1)", selection.account
         ):
@@ -153,8 +154,7 @@ async def _partitions(settings: Settings, to: str | None) -> dict[str, int]:
         raise RefusedError(f"{to} is an internal topic of Kafka")
     wanted = [to] if to is not None else [SEND_RESULTS, CREDIT_EVENTS]
     async with admin_client(settings) as admin:
-        # Describes all topics: a broker may create a topic that is described by name.
-        rows = await admin.describe_topics()
+        rows = await admin.describe_topics()  # of all: a broker may create a topic that is described by name
     found = {row["topic"]: len(row["partitions"]) for row in rows if row["error_code"] == 0}
     if missing := [topic for topic in wanted if topic not in found]:
         raise RefusedError(

@@ -14,6 +14,7 @@ from infra.postgres import connect_database
 from infra.settings import Settings
 from workers.ops.books.lanes import last_owners
 from workers.ops.group_offsets import set_offsets, wait_until_empty
+from workers.ops.numbers import one_server_of_numbers
 from workers.ops.operations import Intent, OngoingOperation, Operator, RefusedError, recorded_operation
 from workers.ops.replay.rewind_plan import RewindOptions, RewindPlan, plan_rewind
 from workers.ops.replay.rewind_target import VERB, RewindTarget
@@ -52,6 +53,7 @@ async def rewind(  # noqa: PLR0913 - what, how and by whom, and how to stop it
         NotSetUpError, KafkaError, OSError, asyncpg.PostgresError: when the rewind fails; the same command resumes it.
 
     """
+    settings = await one_server_of_numbers(settings, target.partitions, "inmail replay rewind")
     group = GROUP_OF[TOPIC_OF[plan.worker]]
     arguments = {
         "worker": plan.worker.value,

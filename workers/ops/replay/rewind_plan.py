@@ -16,6 +16,7 @@ from infra.settings import Settings
 from workers.ledger.model import WorkerName
 from workers.ops.books.snapshot import open_books
 from workers.ops.group_offsets import describe_group
+from workers.ops.numbers import one_server_of_numbers
 from workers.ops.operations import RefusedError
 from workers.ops.replay.rewind_target import (
     PartitionState,
@@ -119,6 +120,7 @@ async def plan_rewind(
         KafkaError, OSError, asyncpg.PostgresError: when Kafka or Postgres cannot be reached or refuses.
 
     """
+    settings = await one_server_of_numbers(settings, target.partitions, "inmail replay rewind")
     async with admin_client(settings) as admin:
         group = await describe_group(admin, GROUP_OF[TOPIC_OF[worker]])
     async with open_books(settings) as connection:

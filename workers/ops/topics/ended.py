@@ -19,8 +19,9 @@ from infra.kafka.topic_ids import topic_ids
 from infra.postgres import Connection, connect_database
 from infra.settings import RecordTime, Settings
 from schemas.catalogue import INPUT_TOPICS
+from workers.ops.numbers import all_holdings
 
-__all__ = ["UNPUBLISHED_AT_MOST", "EndedTopic", "end_topic", "find_ended", "start_lanes"]
+__all__ = ["UNPUBLISHED_AT_MOST", "EndedTopic", "end_topic", "find_ended", "rows_of_lanes", "start_lanes"]
 
 UNPUBLISHED_AT_MOST = 2 * 10_000  # records: one batch being decided, one being published, as large as they may be
 _CLOCKS_DIFFER = timedelta(minutes=1)  # of brokers
@@ -167,13 +168,28 @@ async def _lost(settings: Settings, topic: str, lanes: Sequence[Any]) -> EndedTo
 
 async def _read_lanes(settings: Settings) -> list[Any]:
     """Return how far the lanes have read, of which topics; nothing where there are no books yet."""
-    connection = await connect_database(settings)
-    try:
-        return list(await connection.fetch(_LANES))
-    except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError):
-        return []
-    finally:
-        await connection.close()
+    return await rows_of_lanes(settings, _LANES)
+
+
+async def rows_of_lanes(settings: Settings, query: str, *arguments: object) -> list[Any]:
+    """Return rows about lanes from every server, each lane's from the server that holds its number; none before books.
+
+    Raises:
+        ServerError: when one of several servers does not answer.
+        OSError, asyncpg.PostgresError: of the only server.
+
+    """
+    found = []
+    for server, holdings in await all_holdings(settings):
+        connection = await connect_database(server)
+        try:
+            rows = await connection.fetch(query, *arguments)
+        except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError):
+            continue
+        finally:
+            await connection.close()
+        found += [row for row in rows if holdings.has_number(row["partition"])]
+    return found
 
 
 async def end_topic(
@@ -201,10 +217,13 @@ async def start_lanes(settings: Settings, group: str, topic: str, starts: Mappin
     async with reader(settings) as consumer:
         oldest = await consumer.beginning_offsets(places)
     rows = [(group, topic, place.partition, max(oldest[place], starts[place.partition])) for place in places]
-    connection = await connect_database(settings)
-    try:
-        if ours := bool(await connection.fetchval(_HAS_LANES, group, topic)):
-            await connection.executemany(_START, rows)
-    finally:
-        await connection.close()
+    ours = False
+    for server, holdings in await all_holdings(settings):
+        connection = await connect_database(server)
+        try:
+            if await connection.fetchval(_HAS_LANES, group, topic):
+                await connection.executemany(_START, [row for row in rows if holdings.has_number(row[2])])
+                ours = True
+        finally:
+            await connection.close()
     return ours

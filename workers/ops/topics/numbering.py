@@ -9,6 +9,9 @@ import asyncpg
 
 from infra.postgres import connect_database
 from infra.settings import Settings
+from workers.ops.books.shards import has_one_server, server_name
+from workers.ops.numbers import all_holdings
+from workers.ops.operations import RefusedError
 
 __all__ = ["number_accounts", "plan_numbering"]
 
@@ -22,6 +25,9 @@ async def plan_numbering(settings: Settings) -> str | None:
         OSError, asyncpg.PostgresError: when the database cannot be reached or refuses.
 
     """
+    if not has_one_server(settings):
+        await _refuse_numbering(settings)
+        return None
     connection = await connect_database(settings)
     try:
         row = await connection.fetchrow(_COUNTS)
@@ -33,6 +39,24 @@ async def plan_numbering(settings: Settings) -> str | None:
         return None
     before = "no count yet" if row["partitions"] is None else f"{row['partitions']}"
     return f"number accounts by {settings.topic_partitions} partitions (so far: {before}), each with its lots"
+
+
+async def _refuse_numbering(settings: Settings) -> None:
+    """Check that the accounts of several servers are numbered by what the topics have.
+
+    Raises:
+        RefusedError: when they are numbered by another count: numbered anew they would belong to other servers.
+        ServerError: when a server does not answer.
+
+    """
+    for server, holdings in await all_holdings(settings):
+        if holdings.partitions not in (None, settings.topic_partitions):
+            raise RefusedError(
+                f"{server_name(server)} numbers its accounts by {holdings.partitions} partitions, and"
+                f" INMAIL_TOPIC_PARTITIONS is {settings.topic_partitions}: accounts are not numbered anew while several"
+                " servers hold them, as they would belong to other servers. Move all numbers to one server first"
+                " (`inmail shards move`), take the others out of INMAIL_DATABASE_SHARDS, and run this again"
+            )
 
 
 async def number_accounts(settings: Settings) -> int:

@@ -5,7 +5,6 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
 
-import asyncpg
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
@@ -24,7 +23,8 @@ from infra.postgres import connect_database
 from infra.settings import RecordTime, Settings
 from schemas.catalogue import BALANCES, DEAD_LETTERS, INPUT_TOPICS
 from workers.ops.group_offsets import describe_group
-from workers.ops.topics.ended import UNPUBLISHED_AT_MOST, EndedTopic, end_topic, find_ended, start_lanes
+from workers.ops.numbers import all_holdings
+from workers.ops.topics.ended import UNPUBLISHED_AT_MOST, EndedTopic, end_topic, find_ended, rows_of_lanes, start_lanes
 from workers.ops.topics.numbering import number_accounts, plan_numbering
 from workers.topology import GROUP_OF, topics_of
 
@@ -194,13 +194,7 @@ async def _committed(
 
 async def _unpublished_by_books(settings: Settings) -> dict[TopicPartition, int]:
     """Return from where on each lane's answers may be unpublished, by the books; nothing where there are none yet."""
-    connection = await connect_database(settings)
-    try:
-        rows = await connection.fetch(_UNPUBLISHED_FROM, _UNPUBLISHED_AT_MOST)
-    except asyncpg.UndefinedTableError:
-        return {}
-    finally:
-        await connection.close()
+    rows = await rows_of_lanes(settings, _UNPUBLISHED_FROM, _UNPUBLISHED_AT_MOST)
     return {TopicPartition(row["topic"], row["partition"]): row["unpublished"] for row in rows}
 
 
@@ -240,12 +234,14 @@ async def _renew(settings: Settings, admin: AIOKafkaAdminClient, changes: Sequen
     for the offset often enough.
     """
     ids = await topic_ids(admin, [change.topic for change in changes])
-    connection = await connect_database(settings)
-    try:
-        for change in changes:
-            await end_topic(connection, change.group or "", change.topic, ids.get(change.topic), change.starts or {})
-    finally:
-        await connection.close()
+    for server, holdings in await all_holdings(settings):
+        connection = await connect_database(server)
+        try:
+            for change in changes:
+                starts = {n: offset for n, offset in (change.starts or {}).items() if holdings.has_number(n)}
+                await end_topic(connection, change.group or "", change.topic, ids.get(change.topic), starts)
+        finally:
+            await connection.close()
     for change in changes:
         places = [TopicPartition(change.topic, number) for number in change.starts or {}]
         try:

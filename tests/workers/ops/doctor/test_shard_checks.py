@@ -1,0 +1,60 @@
+"""`inmail doctor` where several Postgres servers hold the books."""
+
+from infra.settings import Settings
+from tests.workers.two_servers import TwoServers, set_state
+from workers.ops.doctor import CheckResult, Grade, run_checkup
+from workers.ops.doctor.shard_checks import check_shards
+
+
+async def _told(settings: Settings) -> dict[str, CheckResult]:
+    return {each.subject: each for each in await check_shards(settings)}
+
+
+async def test_servers_that_are_one_set_of_books_have_nothing_to_find(servers: TwoServers) -> None:
+    """Distinct, numbered alike, and each number with one of them."""
+    told = await _told(servers.both)
+
+    assert {Grade.OK} == {each.grade for each in told.values()}
+    assert ["distinct", "partitions", "numbers"] == list(told)
+    assert "each of 4 has one server" == told["numbers"].text
+
+
+async def test_what_is_wrong_between_servers_is_named(servers: TwoServers) -> None:
+    """Counts of partitions that differ, and numbers without a server or with two."""
+    await servers.second.execute("update partitioning set partitions = 6")
+    await set_state(servers.first, 2, "left", servers.second)
+    nobody = await _told(servers.both)
+    await set_state(servers.second, 2, "held")
+    await set_state(servers.first, 2, "held")
+    two = await _told(servers.both)
+
+    assert [Grade.WRONG] * 2 == [nobody[name].grade for name in ("partitions", "numbers")]
+    assert "no server holds 2: nobody works them" == nobody["numbers"].text
+    assert (Grade.WRONG, True) == (two["numbers"].grade, two["numbers"].text.endswith("both claim 2: nobody works it"))
+
+
+async def test_a_move_under_way_is_a_warning_and_one_server_named_twice_is_wrong(servers: TwoServers) -> None:
+    """A number on its way has no holder for a moment; a copy of a server is not a second one."""
+    await servers.move_back()
+    moving = await _told(servers.both)
+    await servers.second.execute("update shard set ordinal = 0, holds_all = true")
+    copied = await check_shards(servers.both)
+
+    assert (Grade.WARNING, False) == (moving["moves"].grade, "numbers" in moving)
+    assert [("distinct", Grade.WRONG)] == [(each.subject, each.grade) for each in copied]
+
+
+async def test_a_checkup_names_the_server_of_each_finding_and_goes_on_without_one(servers: TwoServers) -> None:
+    """One server away: the other is looked at as a whole, and the exit code can tell that something was not."""
+    report = await run_checkup(
+        servers.without_second().model_copy(update={"kafka_bootstrap_servers": "localhost:1"}), before_start=True
+    )
+
+    first = servers.alone[0].database_url.get_secret_value().rpartition("@")[2]
+    of_first = [each for each in report.results if each.subject.endswith(f" of {first}")]
+    away = [each for each in report.results if each.subject.endswith(" of localhost:1/inmail")]
+    assert report.unreachable
+    assert {"Postgres", "clocks", "rights", "lanes"} <= {each.area for each in of_first}
+    assert [("Postgres", True)] == [(each.area, each.unreachable) for each in away]
+    shards = [each for each in report.results if each.area == "servers"]
+    assert [True, False] == [shards[0].unreachable, shards[-1].unreachable]
