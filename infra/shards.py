@@ -17,7 +17,16 @@ from pydantic import SecretStr
 from infra.postgres import Connection
 from infra.settings import Settings
 
-__all__ = ["SHARD_QUERY", "NumberState", "Shard", "ShardNumber", "number_ranges", "read_shard", "settings_of_shards", "shard_from_rows"]
+__all__ = [
+    "SHARD_QUERY",
+    "NumberState",
+    "Shard",
+    "ShardNumber",
+    "number_ranges",
+    "read_shard",
+    "settings_of_shards",
+    "shard_from_rows",
+]
 
 SHARD_QUERY = (
     "select s.shard_id, s.ordinal, s.holds_all, n.number, n.state, n.other_shard, n.move,"
