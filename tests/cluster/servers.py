@@ -35,7 +35,7 @@ class Act(StrEnum):
     """What is done to servers and workers under load."""
 
     KILL_SERVER = "kill_server"
-    MOVE = "move"  # there and back
+    MOVE = "move"  # there, and back
     KILL_WORKER = "kill_worker"
     BREAK_MOVE = "break_move"  # a server is killed while a number moves; the same command goes on
 
@@ -48,6 +48,7 @@ class Event(NamedTuple):
     number: int = 0  # that moves
     worker: str = ""  # that is killed
     step: MoveStep = MoveStep.COPY  # at which the server is killed
+    back: bool = True  # the number moves back as well
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,7 @@ class _Servers:
         home = next(place for place, numbers in (await self.held()).items() if event.number in numbers)
         there = home % self._stack.databases + 1
         found = []
-        for target in (there, home):
+        for target in (there, home) if event.back else (there,):
             at = time.time()
             result = await self._move(event.number, target, MoveReport())
             await all_lanes_move(self._settings, f"after the move of {event.number} to Postgres {target}")
