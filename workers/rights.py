@@ -134,7 +134,7 @@ RIGHTS: Final[Mapping[str, Sequence[Right]]] = {
     "replay rewind": _REWIND,
     "replay reemit": _REEMIT,
     "replay balances": _topics(_WRITE, BALANCES),
-    "prune": _topics(_DESCRIBE, EXPIRY_TICKS),
+    "prune": (*_topics(_DESCRIBE, EXPIRY_TICKS), *_groups(_DESCRIBE)),
     "replay rebuild": _topics(_READ, *INPUT_TOPICS),
     "replay shadow": _topics(_READ, *INPUT_TOPICS),
     "shards add": _groups(_DESCRIBE),

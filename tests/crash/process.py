@@ -91,7 +91,8 @@ def _hurry() -> None:
 def _hear_less(settings: Settings) -> None:
     """Be told of less than is noted as published, as by a broker of 4.2.1 that has just been started after a crash.
 
-    And not ask for long whether it is so. What is published and not noted yet is beyond what a lane can know.
+    And not ask for long whether it is so. What is published and not noted yet is beyond what a lane can know. Never of
+    more than is true: a row notes up to where answers may be published while that is in doubt.
     """
     told, dice = opening.committed_offsets, Random(os.getpid())  # noqa: S311 - a workload
 
@@ -103,9 +104,9 @@ def _hear_less(settings: Settings) -> None:
                 noted = await connection.fetchval(
                     "select published from lanes where (consumer_group, topic, partition) = ($1, $2, $3)", group, *place
                 )
-                if noted:
+                if noted and (true := offsets[place]) is not None:
                     forgot = dice.randrange(1, 300)
-                    offsets[place] = max(0, noted - forgot) if dice.random() > _ALL_FORGOTTEN else None
+                    offsets[place] = min(true, max(0, noted - forgot)) if dice.random() > _ALL_FORGOTTEN else None
         finally:
             await connection.close()
         return offsets

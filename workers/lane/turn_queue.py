@@ -9,7 +9,10 @@ from workers.lane.lane import Lane
 
 __all__ = ["TurnQueue"]
 
-_MOST_DECIDED = 2  # turns at once: while one waits for Postgres, the other's records are decoded
+# Turns at once: while one waits for Postgres, the other's records are decoded. A backlog of both topics, whose lanes
+# take turns at each billing event, is not worked off faster (4,549 sends a second on 2 cores) by one Kafka transaction
+# for all that was decided meanwhile (4,360), nor if a turn of few records waits 20 ms for more (2,928).
+_MOST_DECIDED = 2
 
 Decide = Callable[[], Awaitable[Sequence[Decided]]]
 Publish = Callable[[Sequence[Decided]], Awaitable[None]]

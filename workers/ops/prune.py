@@ -19,7 +19,7 @@ from uuid import UUID
 
 from aiokafka import TopicPartition
 
-from infra.kafka.clients import NotSetUpError, admin_client, count_partitions
+from infra.kafka.clients import NotSetUpError, admin_client, committed_offsets, count_partitions
 from infra.kafka.cluster_queries import EARLIEST, open_cluster_queries
 from infra.kafka.topic_ids import topic_ids
 from infra.postgres import Connection, connect_database
@@ -88,7 +88,7 @@ class PrunePlan:
 
     ticks: int  # answers to ticks that may go
     stored: int  # answers to ticks in the books
-    oldest: Mapping[int, int]  # offset of the oldest record of each partition of the topic of ticks
+    oldest: Mapping[int, int]  # offset in each partition from which on ticks may be asked for
 
     def summary(self) -> dict[str, Any]:
         """Return the plan for JSON."""
@@ -123,18 +123,22 @@ async def plan_prune(settings: Settings) -> PrunePlan:
 
 
 async def _read_topic(settings: Settings) -> tuple[dict[int, int], UUID]:
-    """Return the oldest offset of each partition of the topic of ticks, and the topic's id."""
+    """Return from which offset on each partition's ticks may be asked for, and the id of their topic.
+
+    That is the oldest record, or the group's offset: a lane's row says more than that while it is in doubt.
+    """
     async with admin_client(settings) as admin:
         count = (await count_partitions(admin, [EXPIRY_TICKS]))[EXPIRY_TICKS]
         topic_id = (await topic_ids(admin, [EXPIRY_TICKS]))[EXPIRY_TICKS]
-    places = [TopicPartition(EXPIRY_TICKS, number) for number in range(count)]
+        places = [TopicPartition(EXPIRY_TICKS, number) for number in range(count)]
+        committed = await committed_offsets(admin, GROUP, places)
     async with open_cluster_queries(settings) as queries:
         oldest = await queries.offsets(dict.fromkeys(places, EARLIEST))
     if missing := [place.partition for place in places if place not in oldest]:
         raise NotSetUpError(
             f"no broker tells the oldest record of {EXPIRY_TICKS}/{missing[0]}: try again once it has a leader"
         )
-    return {place.partition: offset for place, offset in oldest.items()}, topic_id
+    return {place.partition: min(offset, committed[place] or 0) for place, offset in oldest.items()}, topic_id
 
 
 async def prune(
