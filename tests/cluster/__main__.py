@@ -34,6 +34,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=120.0, help="sends a second")
     parser.add_argument("--partitions", type=int, default=12, help="of each topic")
     parser.add_argument("--members", type=int, default=2, help="of each worker")
+    parser.add_argument("--logs", type=Path, help="a folder that keeps the workers' logs")
     parser.add_argument(
         "--session-ms", type=int, default=0, help="the brokers' session timeout; the stack's by default"
     )
@@ -61,7 +62,16 @@ def main() -> None:
         settings = stack_settings(stack, topic_partitions=given.partitions, log_format="json")
         choose = random_servers(given.seed, BROKERS)
         result = asyncio.run(
-            run(stack, settings, Path(logs), choose, given.rounds, given.rate, given.members, report=report)
+            run(
+                stack,
+                settings,
+                given.logs or Path(logs),
+                choose,
+                given.rounds,
+                given.rate,
+                given.members,
+                report=report,
+            )
         )
     FILE.parent.mkdir(exist_ok=True)
     options = {"rate": given.rate, "partitions": given.partitions, "members": given.members, "seed": given.seed}
@@ -94,7 +104,7 @@ def _run_servers(given: argparse.Namespace) -> bool:
         settings = stack_settings(stack, topic_partitions=given.partitions, log_format="json")
         result = asyncio.run(
             run_servers(
-                stack, settings, Path(logs), events, rate=given.rate, members=given.members, report=report,
+                stack, settings, given.logs or Path(logs), events, rate=given.rate, members=given.members, report=report,
                 down_seconds=_DOWN_SECONDS,
             )
         )  # fmt: skip

@@ -37,13 +37,19 @@ async def all_lanes_move(settings: Settings, when: str) -> None:
     for _ in range(2):
         before = await _stored(settings)
 
-        async def moved(before: Mapping[int, int] = before) -> bool:
-            now = await _stored(settings)
-            return len(now) == settings.topic_partitions and all(
-                offset > before.get(number, 0) for number, offset in now.items()
-            )
+        standing: set[int] = set()
 
-        await until(moved, f"every lane at work {when}")
+        async def moved(before: Mapping[int, int] = before, standing: set[int] = standing) -> bool:
+            now = await _stored(settings)
+            standing.clear()
+            standing.update(n for n in range(settings.topic_partitions) if now.get(n, -1) <= before.get(n, 0))
+            return not standing
+
+        try:
+            await until(moved, f"every lane at work {when}")
+        except AssertionError as error:
+            error.add_note(f"the lanes of {sorted(standing)} stand")
+            raise
 
 
 async def _stored(settings: Settings) -> dict[int, int]:
