@@ -104,10 +104,16 @@ def _run_servers(given: argparse.Namespace) -> bool:
         settings = stack_settings(stack, topic_partitions=given.partitions, log_format="json")
         result = asyncio.run(
             run_servers(
-                stack, settings, given.logs or Path(logs), events, rate=given.rate, members=given.members, report=report,
+                stack,
+                settings,
+                given.logs or Path(logs),
+                events,
+                rate=given.rate,
+                members=given.members,
                 down_seconds=_DOWN_SECONDS,
+                report=report,
             )
-        )  # fmt: skip
+        )
     told = {"passed": result.passed, "exact": result.exact, **asdict(result), **options}
     told |= {"down_seconds": _DOWN_SECONDS, "seconds": monotonic() - began}
     SERVERS_FILE.parent.mkdir(exist_ok=True)
