@@ -15,7 +15,7 @@ from tests.cluster.load import Published
 from tests.workers.wire import settled
 from workers.topology import GROUP_OF
 
-__all__ = ["all_is_answered", "all_lanes_move", "until"]
+__all__ = ["all_is_answered", "all_lanes_move", "group_members", "member_replaced", "until"]
 
 _WAIT_SECONDS = 90.0
 _LOOK_SECONDS = 0.2
@@ -63,6 +63,23 @@ async def _stored(settings: Settings) -> dict[int, int]:
             await connection.close()
         found |= {row["partition"]: row["next_offset"] or 0 for row in rows}
     return found
+
+
+async def group_members(settings: Settings, topic: str) -> frozenset[str]:
+    """Return the ids of the members of the group that reads a topic; empty while it rebalances."""
+    async with open_cluster_queries(settings) as queries:
+        found = (await queries.describe([GROUP_OF[topic]]))[GROUP_OF[topic]]
+    return frozenset(member.id for member in found.members or ()) if found.settled else frozenset()
+
+
+async def member_replaced(settings: Settings, topic: str, before: frozenset[str]) -> None:
+    """Wait until a group has as many members as before, one of them another one."""
+
+    async def replaced() -> bool:
+        now = await group_members(settings, topic)
+        return len(now) == len(before) and now != before
+
+    await until(replaced, f"another member of the group that reads {topic}")
 
 
 async def all_is_answered(settings: Settings, published: Published) -> None:
