@@ -38,7 +38,7 @@ While nothing is done, a number's answers come every {usual:.1f} s.{beside}
   look, which they do every 5 s. The workers of both servers join their groups again, and Kafka waits for the next
   heartbeat of each member: at most {heartbeat:.0f} s here, a tenth of `INMAIL_SESSION_SECONDS`. The others wait for that.
 - *A worker was killed*: another one that joins has the group wait for the dead member, until Kafka has missed its
-  heartbeats (`INMAIL_SESSION_SECONDS`, {session:.0f} s here). That holds up all members of the group, whichever server
+  heartbeats ({session:.0f} s here, `INMAIL_SESSION_SECONDS`). That holds up all members of the group, whichever server
   they work with, as it does with one server.
 
 | # | what | pause of its numbers | of the others | |

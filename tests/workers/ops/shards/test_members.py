@@ -57,7 +57,8 @@ async def test_no_number_moves_while_a_worker_of_the_version_before_is_in_a_grou
     servers: Servers, other_books: Callable[[], Awaitable[Settings]]
 ) -> None:
     """Nor is a server added. Two workers of this version use its protocol, though both offer the older one too."""
-    settings, third = servers.first, (await other_books()).database_url.get_secret_value()
+    brisk = {"session_seconds": 6.0, "transaction_seconds": 5.0}  # a group waits for its members' next heartbeats
+    settings, third = servers.first.model_copy(update=brisk), (await other_books()).database_url.get_secret_value()
     await apply_topics(settings, await plan_topics(settings))
     (shard, _) = await shards_of(servers)
     async with _member(settings, shard), _member(settings, shard):
