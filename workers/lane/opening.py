@@ -122,9 +122,11 @@ class Opening:
         """Publish what an earlier owner left where the input is gone, and seek."""
         row = lane.row
         lane.as_of, lane.stored_at_start = row.as_of, row.next_offset or 0
-        row.published, offset = start.check_up_to or start.published, max(start.published, start.oldest)
+        offset = max(start.published, start.oldest)
         lane.published_answers = None
-        if start.check_up_to is not None:
+        if start.check_up_to is None:
+            row.published = start.published
+        else:  # the row goes on saying up to where answers are published: up to the rest they may be
             span = (start.published, start.check_up_to)
             lane.published_answers = await scan_published(self._settings, lane.place, span, lane.health.steps)
         if start.published < start.oldest:

@@ -54,8 +54,8 @@ async def test_who_holds_locks_is_not_asked_of_a_database_that_is_away(monkeypat
     seen: dict[str, str | None] = {}
     done = asyncio.Event()
 
-    async def away(_: object) -> str:
-        return "away"
+    async def away(_: object) -> tuple[str, None]:
+        return "away", None
 
     async def ask(_: object) -> None:
         pytest.fail("asked")

@@ -80,6 +80,29 @@ async def test_letters_and_repeats_are_found_however_old_and_whatever_their_reco
     assert 4 == len(await read(cluster, start, 4))
 
 
+async def test_a_row_says_no_more_than_is_published_while_that_is_in_doubt(
+    cluster: Settings, database: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever reads it later, as `inmail shards move` does, takes it for what Kafka has."""
+    said = "select published from lanes where (topic, partition) = ($1, $2)"
+    account = in_partition(cluster, PLACE.partition)
+    await _work(cluster, [send(account)])
+    await _publish_in_doubt(cluster, database, monkeypatch, [send(account), send(account)])
+    noted = await database.fetchval(said, *PLACE)
+    tried = asyncio.Event()
+
+    async def fails(*_: object) -> TransactionTimes:
+        tried.set()
+        raise KafkaError("planted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TransactionPair, "publish", fails)
+        async with working(cluster, _job()):
+            await asyncio.wait_for(tried.wait(), 20)
+
+    assert noted == await database.fetchval(said, *PLACE)
+
+
 async def _publish_in_doubt(  # noqa: PLR0917 - two servers, and what they are to be in doubt of
     settings: Settings,
     database: Connection,
