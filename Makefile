@@ -144,12 +144,13 @@ crash: $(STAMP) ## Let each fault meet a worker at each await of the lane: 1,400
 	$(BIN)/python -m tests.crash
 
 .PHONY: cluster
-cluster: $(STAMP) ## Kill brokers of a cluster of three, and Postgres, under load, ROUNDS times (10): build/cluster.json (5 min)
+cluster: $(STAMP) ## Kill brokers of three, and Postgres servers of two, and move numbers, under load, ROUNDS times (10) each: build/cluster*.json (10 min)
 	$(BIN)/python -m tests.cluster --rounds $(or $(ROUNDS),10) --seed $(or $(SEED),1)
+	$(BIN)/python -m tests.cluster --databases 2 --rounds $(or $(ROUNDS),12) --seed $(or $(SEED),1) --rate 60 --partitions 6 --members 1
 
 .PHONY: cluster-render
-cluster-render: $(STAMP) ## Render docs/cluster.md from build/cluster.json (BESIDE="..." says what else ran)
-	$(BIN)/python -m tests.cluster.table --beside "$(BESIDE)"
+cluster-render: $(STAMP) ## Render docs/cluster.md from build/cluster*.json (BESIDE="..." and BESIDE_DATABASES="..." say what else ran)
+	$(BIN)/python -m tests.cluster.table --beside "$(BESIDE)" --beside-databases "$(BESIDE_DATABASES)"
 
 .PHONY: states
 states: tools $(STAMP) ## Cause each state an operator has to see, and time each surface: docs/states.md (about 15 min)

@@ -137,6 +137,7 @@ RIGHTS: Final[Mapping[str, Sequence[Right]]] = {
     "prune": (*_topics(_DESCRIBE, EXPIRY_TICKS), *_groups(_DESCRIBE)),
     "replay rebuild": _topics(_READ, *INPUT_TOPICS),
     "replay shadow": _topics(_READ, *INPUT_TOPICS),
+    "shards add": _groups(_DESCRIBE),
     "shards move": _MOVE,
     "transactions list": _HANGING,
     "transactions end": (
@@ -163,7 +164,7 @@ BALANCES_RIGHTS: Final[Mapping[str, Sequence[Right]]] = {
 WARNED: Final = frozenset({"trace"})
 CHECKED: Final = frozenset(
     {"topics plan", "topics apply", "dead-letters redrive", "replay rewind", "replay reemit", "lag"}
-    | {"prune", "replay balances", "shards move"}
+    | {"prune", "replay balances", "shards add", "shards move"}
     | {"transactions list", "transactions end"}
 )
 # Commands that write to the ledger's database: what they need there beside SELECT is told with what they lack. Some of

@@ -13,11 +13,12 @@ from aiokafka.structs import ConsumerRecord
 
 from infra.kafka.clients import partitions_of, reader
 from infra.settings import Settings
+from infra.shards import settings_of_shards
 from schemas.catalogue import CREDIT_EVENTS, SEND_REQUESTS, SEND_RESULTS
 from tests.cluster.load import Published
 from workers.ops.books.audit import audit
 
-__all__ = ["ALLOWED_SECONDS", "POSTGRES", "Kill", "Result", "judge", "longest_pause"]
+__all__ = ["ALLOWED_SECONDS", "POSTGRES", "Answers", "Kill", "Result", "count_answers", "judge", "longest_pause"]
 
 POSTGRES = 0  # in the place of a broker's node
 ALLOWED_SECONDS = 2.0  # that sends may pause beyond the brokers' session timeout
@@ -35,23 +36,29 @@ class Kill:
     kafka_pause: float = 0.0  # the same of the sends themselves: what the load's own producer had to wait
 
 
-@dataclass(slots=True)
-class Result:
-    """What came of some kills."""
+@dataclass(slots=True, kw_only=True)
+class Answers:
+    """What topics and books tell of all that was asked."""
 
-    session_seconds: float
-    kills: list[Kill] = field(default_factory=list)
     sends: int = 0
     answers: int = 0
     unanswered: int = 0
     doubled: int = 0
     unbilled: int = 0  # billing events without exactly one answer
-    audit: list[str] = field(default_factory=list)  # its failed checks
+    audit: list[str] = field(default_factory=list)  # failed checks
 
     @property
     def exact(self) -> bool:
         """Whether each send and each billing event has exactly one answer, and the books are sound."""
         return not (self.unanswered or self.doubled or self.unbilled or self.audit)
+
+
+@dataclass(slots=True)
+class Result(Answers):
+    """What came of some kills."""
+
+    session_seconds: float
+    kills: list[Kill] = field(default_factory=list)
 
     @property
     def longest(self) -> float:
@@ -75,16 +82,8 @@ async def judge(settings: Settings, published: Published, result: Result) -> Non
         KafkaError, OSError, PostgresError: when a server does not answer.
 
     """
-    results = await _read(settings, SEND_RESULTS)
-    answered = _ids(results)
-    result.sends, result.answers = len(published.sends), answered.total()
-    result.unanswered = sum(1 for id_ in published.sends if not answered[id_])
-    result.doubled = sum(1 for count in answered.values() if count > 1)
-    billed = _ids(await _read(settings, CREDIT_EVENTS), "granted")
-    result.unbilled = sum(1 for id_ in published.billing if billed[id_] != 1)
-    result.audit += [finding.name for finding in (await audit(settings)).failures()]
+    given = await count_answers(settings, published, result)
     asked = _times(await _read(settings, SEND_REQUESTS))
-    given = _times(results)
     ends = [kill.at for kill in result.kills[1:]] + [time.time()]
     result.kills = [
         Kill(
@@ -97,6 +96,44 @@ async def judge(settings: Settings, published: Published, result: Result) -> Non
         )
         for kill, end in zip(result.kills, ends, strict=True)
     ]
+
+
+async def count_answers(settings: Settings, published: Published, answers: Answers) -> dict[int, list[float]]:
+    """Count what was answered, audit the books of every server, and return when each answer came, by partition.
+
+    Raises:
+        KafkaError, OSError, PostgresError: when a server does not answer.
+
+    """
+    results = await _read(settings, SEND_RESULTS)
+    answered = _ids(results)
+    answers.sends, answers.answers = len(published.sends), answered.total()
+    answers.unanswered = sum(1 for id_ in published.sends if not answered[id_])
+    answers.doubled = sum(1 for count in answered.values() if count > 1)
+    billed = _ids(await _read(settings, CREDIT_EVENTS), "granted")
+    answers.unbilled = sum(1 for id_ in published.billing if billed[id_] != 1)
+    charged = sum(json.loads(record.value)["data"]["credits_charged"] for record in results)
+    answers.audit += await _check_books(settings, published, charged)
+    return _times(results)
+
+
+async def _check_books(settings: Settings, published: Published, charged: int) -> list[str]:
+    """Return what is wrong with the books of each server, and of all servers together."""
+    servers = settings_of_shards(settings)
+    found = [await audit(server) for server in servers]
+    wrong = []
+    for number, of_one in enumerate(found, 1):
+        names = [finding.name for finding in of_one.failures()] + ["totals"] * (not of_one.totals.balanced)
+        wrong += [f"{name} on Postgres {number}" if len(servers) > 1 else name for name in names]
+    totals = [of_one.totals for of_one in found]
+    spent = sum(each.spent - each.reversed for each in totals)
+    sums = {
+        "accounts": (sum(each.accounts for each in totals), published.accounts),
+        "credits granted": (sum(each.granted for each in totals), published.credits),
+        "credits spent": (spent, charged),
+        "credits left": (sum(each.remaining for each in totals), published.credits - charged),
+    }
+    return wrong + [f"{counted} {name}, and not {due}" for name, (counted, due) in sums.items() if counted != due]
 
 
 async def _read(settings: Settings, topic: str) -> list[ConsumerRecord]:

@@ -3,33 +3,27 @@
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from time import monotonic
 
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError
 
 from infra.kafka.clients import admin_client
-from infra.kafka.cluster_queries import LATEST, open_cluster_queries
+from infra.kafka.cluster_queries import open_cluster_queries
 from infra.kafka.topic_ids import describe_topics
 from infra.local.stack import LocalStack
-from infra.postgres import connect_database
 from infra.settings import Settings
-from schemas.catalogue import BILLING_EVENTS, SEND_REQUESTS, TOPICS
+from schemas.catalogue import SEND_REQUESTS, TOPICS
 from tests.cluster.judge import POSTGRES, Kill, Result, judge
-from tests.cluster.load import Published, load
-from tests.workers.wire import settled
+from tests.cluster.load import load
+from tests.cluster.waits import all_is_answered, all_lanes_move, until
 from workers.local.processes import WorkerProcesses, member_names
 from workers.local.up import prepare_stack
-from workers.topology import GROUP_OF
 
 __all__ = ["random_servers", "run"]
 
-_WAIT_SECONDS = 90.0
-_LOOK_SECONDS = 0.2
-_GROUPS = {topic: GROUP_OF[topic] for topic in (SEND_REQUESTS, BILLING_EVENTS)}
 _BECAME_CONTROLLER = re.compile(r"^(\S+) INFO .*Becoming the active controller at epoch (\d+)", re.MULTILINE)
 
 
@@ -81,14 +75,14 @@ async def run(  # noqa: PLR0917 - a tool
     workers.start()
     try:
         async with load(settings, rate) as published:
-            await _all_lanes_move(settings, "at first")
+            await all_lanes_move(settings, "at first")
             for number in range(rounds):
                 kill = await _round(stack, settings, choose(number))
                 result.kills.append(kill)
                 report(kill)
-            await _all_lanes_move(settings, "at last")
+            await all_lanes_move(settings, "at last")
         workers.check()
-        await _all_is_answered(settings, published)
+        await all_is_answered(settings, published)
     finally:
         codes = await asyncio.to_thread(workers.stop)
     result.audit += [f"{name} ended with code {code}" for name, code in codes.items() if code]
@@ -110,10 +104,10 @@ async def _round(stack: LocalStack, settings: Settings, node: int) -> Kill:
         await asyncio.to_thread(stack.start_postgres)
     else:
         await asyncio.to_thread(stack.kill_kafka, node)
-    await _all_lanes_move(settings, f"after the kill of {node}")
+    await all_lanes_move(settings, f"after the kill of {node}")
     if node != POSTGRES:
         await asyncio.to_thread(stack.start_kafka, node)
-        await _until(lambda: _in_sync(settings, stack.brokers), "all replicas in sync")
+        await until(lambda: _in_sync(settings, stack.brokers), "all replicas in sync")
     return kill
 
 
@@ -130,56 +124,3 @@ async def _in_sync(settings: Settings, brokers: int) -> bool:
             return len(queries.brokers()) == brokers and not any(each.lagging for each in found.values())
     except (KafkaError, OSError):
         return False
-
-
-async def _until(condition: Callable[[], Awaitable[bool]], what: str) -> None:
-    deadline = monotonic() + _WAIT_SECONDS
-    while not await condition():
-        if monotonic() > deadline:
-            raise AssertionError(f"not within {_WAIT_SECONDS:.0f} s: {what}")
-        await asyncio.wait([asyncio.create_task(asyncio.sleep(_LOOK_SECONDS))])
-
-
-async def _published(settings: Settings, topic: str) -> dict[int, int]:
-    """Return up to where the lanes of a topic have stored, by partition."""
-    connection = await connect_database(settings)
-    try:
-        rows = await connection.fetch("select partition, next_offset from lanes where topic = $1", topic)
-    finally:
-        await connection.close()
-    return {row["partition"]: row["next_offset"] or 0 for row in rows}
-
-
-async def _all_lanes_move(settings: Settings, when: str) -> None:
-    """Wait until every send lane has stored something more, twice: the second was published after the first."""
-    for _ in range(2):
-        before = await _published(settings, SEND_REQUESTS)
-
-        async def moved(before: Mapping[int, int] = before) -> bool:
-            now = await _published(settings, SEND_REQUESTS)
-            return len(now) == settings.topic_partitions and all(
-                offset > before.get(number, 0) for number, offset in now.items()
-            )
-
-        await _until(moved, f"every lane at work {when}")
-
-
-async def _all_is_answered(settings: Settings, published: Published) -> None:
-    """Wait until each group has committed the ends of its topic, and no transaction is open."""
-    async with open_cluster_queries(settings) as queries:
-
-        async def done() -> bool:
-            try:
-                await queries.refresh()
-                committed = await queries.committed(_GROUPS.values())
-                places = [place for topic in _GROUPS for place in queries.partitions(topic)]
-                ends = await queries.offsets(dict.fromkeys(places, LATEST))
-            except KafkaError:
-                return False
-            asked = sum(end for place, end in ends.items() if place.topic == SEND_REQUESTS)
-            return asked == len(published.sends) and all(
-                committed[_GROUPS[place.topic]].get(place) == ends.get(place) for place in places
-            )
-
-        await _until(done, "everything answered")
-    await settled(settings)

@@ -24,10 +24,12 @@ _SENDS_A_PROMOTION = 50
 
 @dataclass(slots=True)
 class Published:
-    """The ids of the events that were published, by topic."""
+    """The ids of the events that were published, by topic, and what they grant to whom."""
 
     sends: list[str] = field(default_factory=list)
     billing: list[str] = field(default_factory=list)
+    accounts: int = 0
+    credits: int = 0  # of all billing events
 
 
 @asynccontextmanager
@@ -39,21 +41,18 @@ async def load(settings: Settings, rate: float) -> AsyncIterator[Published]:
     """
     numbers = range(settings.topic_partitions)
     accounts = [in_partition(settings, number) for _ in range(_ACCOUNTS) for number in numbers]
-    published, stop = Published(), asyncio.Event()
+    published, stop = Published(accounts=len(accounts)), asyncio.Event()
 
     async def run() -> None:
         deliveries: list[asyncio.Future[object]] = []
         async with create_producer(settings, "cluster-load") as producer:
-            deliveries += [
-                await _publish(producer, BILLING_EVENTS, promotion(account, _CREDITS), published)
-                for account in accounts
-            ]
+            deliveries += [await _grant(producer, account, _CREDITS, published) for account in accounts]
             clock = asyncio.get_running_loop().time
             due = clock()
             for number, account in enumerate(cycle(accounts)):
                 deliveries.append(await _publish(producer, SEND_REQUESTS, send(account), published))
                 if number % _SENDS_A_PROMOTION == 0:
-                    deliveries.append(await _publish(producer, BILLING_EVENTS, promotion(account, 1), published))
+                    deliveries.append(await _grant(producer, account, 1, published))
                 due += 1 / rate
                 if stop.is_set():
                     break
@@ -66,6 +65,13 @@ async def load(settings: Settings, rate: float) -> AsyncIterator[Published]:
     finally:
         stop.set()
         await running
+
+
+async def _grant(
+    producer: AIOKafkaProducer, account: str, credits_: int, published: Published
+) -> "asyncio.Future[object]":
+    published.credits += credits_
+    return await _publish(producer, BILLING_EVENTS, promotion(account, credits_), published)
 
 
 async def _publish(

@@ -6,8 +6,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tests.cluster.__main__ import FILE
+from tests.cluster.__main__ import FILE, SERVERS_FILE
 from tests.cluster.judge import ALLOWED_SECONDS, POSTGRES
+from tests.cluster.servers_page import render_servers
 
 __all__ = ["DOCUMENT", "render"]
 
@@ -68,9 +69,10 @@ _FOOT = """
 *led*: partitions of `inmail.send-requests` that the broker led. *of Kafka alone*: the longest time in which a partition
 of `inmail.send-requests` took nothing from the load's own producer. Each character of a bar is {character} s: `▓` Kafka
 alone, `░` what came on top. Where Postgres is killed, requests are taken all the while and answered later.
-
-A slice of this runs in `make test`; `python -m tests.crash --brokers 3` is the [crash matrix](crash-matrix.md) on such
-a cluster. This page is rendered from a run by `make cluster-render`.
+"""
+_END = """
+A slice of both runs in `make test`; `python -m tests.crash --brokers 3` is the [crash matrix](crash-matrix.md) on such
+a cluster. This page is rendered from runs by `make cluster-render`.
 """
 
 
@@ -108,7 +110,11 @@ def main() -> None:
     """Render the page."""
     parser = argparse.ArgumentParser(prog="python -m tests.cluster.table", description=__doc__)
     parser.add_argument("--beside", default="", help="a sentence about what else ran on the machine")
-    DOCUMENT.write_text(render(json.loads(FILE.read_text()), parser.parse_args().beside))
+    parser.add_argument("--beside-databases", default="", help="the same of the run with several Postgres servers")
+    given = parser.parse_args()
+    brokers = render(json.loads(FILE.read_text()), given.beside)
+    servers = render_servers(json.loads(SERVERS_FILE.read_text()), given.beside_databases)
+    DOCUMENT.write_text(brokers + servers + _END)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """A cluster of three brokers and its database server, killed under load: what `make cluster` does, in short."""
 
+from collections import Counter
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,8 @@ import pytest
 from infra.local.stack import LocalStack
 from tests.cluster.judge import POSTGRES, Kill, Result, longest_pause
 from tests.cluster.kills import run
+from tests.cluster.servers import Act, Disturbance, Event, ServersResult, random_events, run_servers
+from tests.cluster.servers_page import render_servers
 from tests.cluster.table import render
 from workers.local.up import stack_settings
 
@@ -47,3 +51,51 @@ def test_a_kill_that_lets_sends_pause_for_too_long_fails_the_run_and_is_on_the_p
     kills.append(Kill(3, 3.0, pause=5.1))
     assert not result.passed
     assert "| 1 of 2 kills |" in render(result.summary() | options)
+
+
+@pytest.mark.timeout(240)
+async def test_each_send_is_answered_once_while_one_of_two_postgres_servers_is_killed_and_a_number_moves(
+    tmp_path: Path,
+) -> None:
+    """The books of both servers are sound, and add up; the numbers of the server that stays do not wait."""
+    events = [Event(Act.KILL_SERVER, server=2), Event(Act.MOVE, number=0, back=False)]
+    with LocalStack(databases=2, postgres_settings={"fsync": "off"}) as stack:
+        settings = stack_settings(stack, topic_partitions=3, log_format="json")
+        result = await run_servers(stack, settings, tmp_path, events, rate=30.0, down_seconds=1.0)
+
+    killed, moved = result.disturbances
+    for each in result.disturbances:
+        print(f"{each.what}: its numbers paused for {each.pause:.1f} s, the others for {each.others:.1f} s")
+    assert (0, 0, 0, []) == (result.unanswered, result.doubled, result.unbilled, result.audit)
+    assert result.answers == result.sends
+    assert killed.pause > 1.0
+    assert killed.others < killed.pause
+    assert moved.stood is not None
+
+
+def test_other_numbers_that_pause_for_long_fail_the_run_and_are_on_the_page() -> None:
+    """Where a server was killed; members of a group wait for each other where a number moves or a worker is killed."""
+    seen = [
+        Disturbance(Act.KILL_SERVER, "Postgres 2 was killed", (2, 3), 1.0, pause=6.0, others=0.4),
+        Disturbance(Act.MOVE, "number 1 moved to Postgres 2", (1,), 2.0, pause=1.5, others=2.8, stood=0.5),
+        Disturbance(Act.KILL_WORKER, "`send-pg1` was killed", (0, 1), 3.0, pause=20.0, others=20.0),
+    ]
+    result = ServersResult(20.0, seen, sends=10, answers=10)
+    options = {"rate": 60.0, "partitions": 4, "members": 1, "seed": 1, "down_seconds": 3.0}
+
+    assert result.passed
+    page = render_servers(asdict(result) | options)
+    assert "| 2 | number 1 moved to Postgres 2 | 1.5 s | 2.8 s | its lanes stood for 0.50 s |" in page
+    assert "| a server was killed | 1 | 6.0 s | 6.0 s | 0.4 s | 0.4 s |" in page
+    result.disturbances.append(replace(seen[0], others=2.1))
+    assert not result.passed
+    assert "| 1 of 2 |" in render_servers(asdict(result) | options)
+
+
+def test_acts_of_each_kind_come_equally_often() -> None:
+    """In a random order, that the seed decides."""
+    events = list(random_events(7, 8, databases=2, partitions=4))
+
+    assert dict.fromkeys(Act, 2) == Counter(event.act for event in events)
+    assert events == list(random_events(7, 8, databases=2, partitions=4))
+    assert events != list(random_events(8, 8, databases=2, partitions=4))

@@ -60,6 +60,7 @@ COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {
     "dead-letters list": ("dead-letters", "list"),
     "dead-letters show": ("dead-letters", "show", "0/0"),
     "dead-letters redrive": ("dead-letters", "redrive", "--anyway", "--again", *_WHO),
+    "shards add": ("shards", "add", "--to", "postgresql://localhost:1/inmail", "--dry-run"),
     "shards move": ("shards", "move", "0", "--to", "0", *_WHO),
     "transactions list": ("transactions", "list"),
     "transactions end": ("transactions", "end", *_WHO),

@@ -29,6 +29,7 @@ class GroupDescription(NamedTuple):
 
     state: str
     members: tuple[str, ...]  # each as client id and host
+    protocol: str = ""  # by which its leader assigns partitions; empty while the group is not stable
 
     @property
     def empty(self) -> bool:
@@ -44,10 +45,11 @@ async def describe_group(admin: AIOKafkaAdminClient, group: str) -> GroupDescrip
 
     """
     (response,) = await admin.describe_consumer_groups([group])
-    error, _, state, _, _, members = response.groups[0][:6]
+    error, _, state, _, protocol, members = response.groups[0][:6]
     if error:
         raise GroupCoordinatorNotAvailableError(f"group {group} is not known yet (error {error})")
-    return GroupDescription(state, tuple(f"{client} at {host.lstrip('/')}" for _, client, host, *_ in members))
+    names = tuple(f"{client} at {host.lstrip('/')}" for _, client, host, *_ in members)
+    return GroupDescription(state, names, protocol)
 
 
 async def wait_until_empty(

@@ -8,6 +8,7 @@ from pydantic import SecretStr
 from infra.postgres import Connection, connect_database
 from infra.settings import Settings
 from workers.ops.operations import Intent, OngoingOperation, Operator, RefusedError, recorded_operation
+from workers.ops.shards.members import check_members
 from workers.ops.shards.privileges import require_owner
 from workers.ops.shards.servers import ShardServer, open_session, read_server, read_servers
 
@@ -49,9 +50,10 @@ async def plan_add(settings: Settings, to: str) -> AddPlan:
     """Return what preparing a server would do.
 
     Raises:
-        RefusedError: when the server is one of the books, is not empty, was prepared, or has other migrations.
+        RefusedError: when the server is one of the books, is not empty, was prepared, or has other migrations, or a
+            worker knows of one server only.
         UnreachableServerError: when a server does not answer or is not set up.
-        OSError, asyncpg.PostgresError: when a server fails.
+        KafkaError, OSError, asyncpg.PostgresError: when a server fails.
 
     """
     servers = await read_servers(settings)
@@ -75,6 +77,7 @@ async def plan_add(settings: Settings, to: str) -> AddPlan:
         last = await connection.fetchval(_LAST, ADD_VERB)
     finally:
         await connection.close()
+    await check_members(settings)  # Kafka would refuse the new server's workers
     ordinal = max(last, *(each.shard.ordinal for each in servers)) + 1
     partitions = next((each.partitions for each in servers if each.partitions is not None), None)
     return AddPlan(target, ordinal, partitions)

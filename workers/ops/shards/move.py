@@ -13,6 +13,7 @@ from infra.settings import Settings
 from infra.shards import NumberState
 from workers.ops.operations import Intent, OngoingOperation, Operator, recorded_operation
 from workers.ops.shards.copy import copy_rows
+from workers.ops.shards.members import check_members
 from workers.ops.shards.move_plan import MoveKind, MovePlan, NumberMove, plan_number
 from workers.ops.shards.privileges import require_mover
 from workers.ops.shards.published import PublishedCheck, UnpublishedError, open_published_check
@@ -83,7 +84,8 @@ async def move_numbers(  # noqa: PLR0913 - what, by whom, and how to stop it
         report: called as it goes on.
 
     Raises:
-        RefusedError: when another move runs, what a server holds is not as planned, or a comparison failed.
+        RefusedError: when another move runs, what a server holds is not as planned, a worker knows of one server only,
+            or a comparison failed.
         MissingPrivilegesError: when the user may not do it, before anything has changed.
         UnreachableServerError, KafkaError, OSError, asyncpg.PostgresError: when a server fails; the same command goes
             on where it ended.
@@ -158,6 +160,7 @@ async def _bring_over(
             report.step(number, MoveStep.COPY_AHEAD)
             rows = await copy_rows(source.connection, target.connection, number, report.rows)
         async with open_published_check(settings, source.connection) as published:
+            await check_members(settings)  # what was copied stays, and the number's lanes go on if they did
             if not leaving:
                 report.step(number, MoveStep.STOP)
                 stopped_at = await _stop_lanes(source, target, number, move, published)

@@ -12,6 +12,7 @@ from infra.postgres import connect_database
 from infra.settings import Settings
 from infra.shards import NumberState
 from workers.ops.operations import RefusedError
+from workers.ops.shards.members import check_members
 from workers.ops.shards.servers import ShardServer, read_server, read_servers
 
 __all__ = ["MoveKind", "MovePlan", "NumberMove", "parse_numbers", "plan_moves", "plan_number"]
@@ -92,9 +93,10 @@ async def plan_moves(settings: Settings, numbers: Sequence[int], to: str) -> Mov
         to: the server, by its URL or its ordinal.
 
     Raises:
-        RefusedError: when the server is none of INMAIL_DATABASE_SHARDS, or a number is not where it could come from.
+        RefusedError: when the server is none of INMAIL_DATABASE_SHARDS, a number is not where it could come from, or a
+            worker knows of one server only.
         UnreachableServerError: when a server does not answer or is not set up.
-        OSError, asyncpg.PostgresError: when a server fails.
+        KafkaError, OSError, asyncpg.PostgresError: when a server fails.
 
     """
     servers = await read_servers(settings)
@@ -106,6 +108,8 @@ async def plan_moves(settings: Settings, numbers: Sequence[int], to: str) -> Mov
             f"there is no number {wrong[0]}: the topics have {partitions} partitions, 0 to {partitions - 1}"
         )
     found = [plan_number(number, target, servers) for number in numbers]
+    if any(each.kind is MoveKind.MOVE for each in found):
+        await check_members(settings)
     sized = [each if each.kind is MoveKind.NOTHING else await _with_size(each, target) for each in found]
     moves = tuple(each for each in sized if each.kind is not MoveKind.NOTHING)
     return MovePlan(target, moves, tuple(each.number for each in sized if each.kind is MoveKind.NOTHING))

@@ -278,7 +278,7 @@ async def _start_group(settings: Settings, admin: AIOKafkaAdminClient, change: T
             try:
                 await consumer.commit({place: max(oldest[place], offset) for place, offset in starts.items()})
             except CommitFailedError as error:
-                state, members = await describe_group(admin, group)
+                state, members, _ = await describe_group(admin, group)
                 if state == _WORKING or monotonic() > deadline:
                     counted = _count(len(members), "member")
                     raise TopicsError(
