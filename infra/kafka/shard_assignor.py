@@ -143,6 +143,7 @@ class ShardAssignor(AbstractPartitionAssignor):  # type: ignore[misc] # aiokafka
     def __init__(self, shard: Shard) -> None:
         """Take what the member's server holds. Whoever learns of a change sets `shard`."""
         self.shard = shard
+        self._told: Claim | None = None  # as the member joined last, without what it owned
         self._owned: frozenset[TopicPartition] = frozenset()
         self._log = structlog.get_logger("inmail.worker")
 
@@ -151,12 +152,25 @@ class ShardAssignor(AbstractPartitionAssignor):  # type: ignore[misc] # aiokafka
         """The protocols that the member offers, the better one first."""
         return (PROTOCOL, PROTOCOL_BEFORE) if self.shard.is_alone else (PROTOCOL,)
 
-    def metadata(self, topics: Iterable[str]) -> ConsumerProtocolMemberMetadata:
-        """Return what the member says of itself as it joins."""
+    @property
+    def has_news(self) -> bool:
+        """Whether the group does not know yet what the server holds by now.
+
+        Asking to join again once is not enough: aiokafka forgets what it was asked for between its JoinGroup, which has
+        what the server held then, and its SyncGroup.
+        """
+        return self._told is not None and self._told != self._claim()
+
+    def _claim(self) -> Claim:
         shard = self.shard
         others = frozenset(number for number in shard.numbers if shard.holds(number) is not shard.holds_all)
-        claim = Claim(shard.shard_id, shard.holds_all, others, self._owned)
-        return ConsumerProtocolMemberMetadata(_VERSION, list(topics), claim.encode())
+        return Claim(shard.shard_id, shard.holds_all, others)
+
+    def metadata(self, topics: Iterable[str]) -> ConsumerProtocolMemberMetadata:
+        """Return what the member says of itself as it joins."""
+        self._told = self._claim()
+        user_data = self._told._replace(owned=self._owned).encode()
+        return ConsumerProtocolMemberMetadata(_VERSION, list(topics), user_data)
 
     def assign(
         self, cluster: ClusterMetadata, members: Mapping[str, ConsumerProtocolMemberMetadata]

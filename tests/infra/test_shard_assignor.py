@@ -38,6 +38,25 @@ def _servers(claims: dict[str, Claim], number: int) -> set[UUID | None]:
     return {claim.shard_id for claim in claims.values() if claim.shard_id and claim.holds(number)}
 
 
+def test_a_group_is_told_again_until_it_knows_what_the_server_holds() -> None:
+    """A change while the member joins, after it has told what it held, is news still; another state alone is none."""
+    assignor = ShardAssignor(Shard(A, 0, holds_all=True))
+    news = [assignor.has_news]  # it has not joined yet, and joins with that
+    for numbers in (
+        {},
+        {3: ShardNumber(NumberState.LEAVING, B, C)},
+        {3: ShardNumber(NumberState.LEFT, B, C)},
+        {3: ShardNumber(NumberState.HELD, None, C)},
+    ):
+        assignor.shard = Shard(A, 0, holds_all=True, numbers=numbers)
+        news.append(assignor.has_news)
+        news.append(assignor.has_news)  # asking once may have been forgotten
+        assignor.metadata([TOPIC])
+        news.append(assignor.has_news)
+
+    assert news == [False, *(False,) * 3, True, True, False, *(False,) * 3, True, True, False]
+
+
 @given(_groups)
 def test_a_partition_is_given_to_one_member_that_holds_it_or_to_nobody(claims: dict[str, Claim]) -> None:
     """Nobody gets it where no server holds it, or two do; otherwise somebody does, and only one."""

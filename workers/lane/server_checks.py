@@ -75,6 +75,7 @@ async def watch_servers(job: Job, settings: Settings, clients: Clients, see_topi
         if shard is not None and shard != clients.assignor.shard:
             log.warning("numbers_changed", server=str(shard.shard_id), numbers=_states(shard))
             clients.assignor.shard = shard
+        if clients.assignor.has_news:
             clients.consumer.request_rejoin()
         clients.health.serves("Kafka", await coordinator.trouble())
         if (topic_id := await _topic_id(job, clients)) is not None:
