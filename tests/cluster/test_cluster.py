@@ -1,5 +1,6 @@
 """A cluster of three brokers and its database server, killed under load: what `make cluster` does, in short."""
 
+import os
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -53,6 +54,7 @@ def test_a_kill_that_lets_sends_pause_for_too_long_fails_the_run_and_is_on_the_p
     assert "| 1 of 2 kills |" in render(result.summary() | options)
 
 
+@pytest.mark.skipif("CLUSTER" not in os.environ, reason="`make cluster` runs it, and the whole of it")
 @pytest.mark.timeout(240)
 async def test_each_send_is_answered_once_while_one_of_two_postgres_servers_is_killed_and_a_number_moves(
     tmp_path: Path,

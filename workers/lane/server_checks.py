@@ -94,14 +94,15 @@ async def watch_servers(job: Job, settings: Settings, clients: Clients, see_topi
 async def _postgres(pool: Pool) -> tuple[str | None, Shard | None]:
     """Return why the database does not take what is decided, and what it says that it holds, if it says so.
 
-    A database whose connections are all at work takes it.
+    A database whose connections are all at work takes it, and is asked the next time: nobody waits here for turns.
     """
-    is_at_work = not pool.get_idle_size() and pool.get_size() == pool.get_max_size()
+    if not pool.get_idle_size() and pool.get_size() == pool.get_max_size():
+        return None, None
     try:
         async with asyncio.timeout(_SERVERS_SECONDS), pool.acquire() as connection:
             rows = await connection.fetch(SHARD_QUERY)
     except SERVER_ERRORS as error:
-        return (None if is_at_work else describe_error(error)), None
+        return describe_error(error), None
     return ("it is read-only" if rows[0]["is_read_only"] else None), shard_from_rows(rows)
 
 
