@@ -15,6 +15,7 @@ from workers.commands.options import (
     instant_option,
     require_operator,
     write_json,
+    write_planned,
 )
 from workers.commands.running import run_command
 from workers.commands.views.clock import (
@@ -94,12 +95,12 @@ def _decide(plan: ClockPlan, person: Operator | None, *, yes: bool, json: bool) 
         show_clock_plan(plan)
     if person is None:
         if json:
-            write_json({"plan": plan.summary()})
+            write_planned(plan)
         return
     confirm("Record this decision?", yes=yes)
     done = run_command(lambda settings: decide_clock(settings, plan, person))
     if json:
-        write_json({"operation": done.number, "plan": plan.summary(), "result": done.result})
+        write_planned(plan, done)
     else:
         show_clock_decision(done)
 
@@ -126,7 +127,7 @@ def set_back_command(  # noqa: PLR0913 - one parameter an option
         show_set_back_plan(plan)
     if person is None or not plan.lanes:
         if json:
-            write_json({"plan": plan.summary()})
+            write_planned(plan)
         return
     confirm(f"Set back {len(plan.lanes)} lanes?", yes=yes)
     done = run_command(lambda settings: set_back(settings, plan, person))

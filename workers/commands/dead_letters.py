@@ -20,6 +20,7 @@ from workers.commands.options import (
     instant_option,
     require_operator,
     write_json,
+    write_planned,
 )
 from workers.commands.running import Exit, run_command, tell_silent_servers
 from workers.commands.views.dead_letters import (
@@ -139,13 +140,13 @@ def redrive_command(  # noqa: PLR0913, PLR0917 - one parameter an option
         show_redrive_plan(plan)
     if person is None or not plan.count:
         if json:
-            write_json({"plan": plan.summary()})
+            write_planned(plan)
         return
     confirm(f"Send {plan.count:,} messages back?", yes=yes)
     done = _redrive(selection, options, plan, person)
     left = plan.count - sum((done.result["sent"], *done.result["not_sent"].values()))
     if json:
-        write_json({"operation": done.number, "plan": plan.summary(), "result": done.result})
+        write_planned(plan, done)
     else:
         show_redrive_result(done, left)
     if done.stopped:

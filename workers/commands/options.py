@@ -4,14 +4,14 @@ import getpass
 import math
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Protocol
 
 import typer
 from pydantic_core import to_json
 
 from infra.clock import EPOCH, utc_now
 from workers.commands.running import Exit, fail
-from workers.ops.operations import Operator
+from workers.ops.operations import OngoingOperation, Operator
 
 __all__ = [
     "ActorOption",
@@ -26,6 +26,7 @@ __all__ = [
     "parse_instant",
     "require_operator",
     "write_json",
+    "write_planned",
 ]
 
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -42,9 +43,21 @@ ActorOption = Annotated[str | None, typer.Option(help="The operator's name, for 
 ReasonOption = Annotated[str | None, typer.Option(help="The reason, for the record. Required except for a dry run.")]
 
 
+class _OperationPlan(Protocol):
+    """What a command would do."""
+
+    def summary(self) -> dict[str, Any]: ...
+
+
 def write_json(answer: object) -> None:
     """Write an answer as JSON to standard output."""
     typer.echo(to_json(answer, indent=2, bytes_mode="base64"))
+
+
+def write_planned(plan: _OperationPlan, done: OngoingOperation | None = None) -> None:
+    """Write a plan as JSON, and the operation that carried it out, if one did."""
+    told = {"plan": plan.summary()}
+    write_json(told if done is None else {"operation": done.number, **told, "result": done.result})
 
 
 def parse_instant(text: str | datetime) -> datetime:

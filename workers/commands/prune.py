@@ -14,7 +14,7 @@ from workers.commands.options import (
     YesOption,
     confirm,
     require_operator,
-    write_json,
+    write_planned,
 )
 from workers.commands.running import Exit, run_command
 from workers.commands.views.styles import GOOD, WARN, format_count
@@ -42,12 +42,12 @@ def prune_command(
         console().print(f"{format_count(plan.ticks, 'answered tick')} of {plan.stored:,} to delete")
     if person is None or not plan.ticks:
         if json:
-            write_json({"plan": plan.summary()})
+            write_planned(plan)
         return
     confirm(f"Delete {plan.ticks:,} answers to ticks?", yes=yes)
     done = _prune(plan, person)
     if json:
-        write_json({"operation": done.number, "plan": plan.summary(), "result": done.result})
+        write_planned(plan, done)
     else:
         deleted = format_count(done.result["deleted"], "answered tick")
         console().print(Text(f"{deleted} deleted: operation {done.number}", style=GOOD))

@@ -16,7 +16,7 @@ from workers.commands.options import (
     YesOption,
     confirm,
     require_operator,
-    write_json,
+    write_planned,
 )
 from workers.commands.running import Exit, run_command
 from workers.commands.views.styles import BAD, GOOD, WARN, format_count
@@ -53,7 +53,7 @@ def balances_command(  # noqa: PLR0913 - one parameter an option
         _show_plan(plan)
     if person is None or not plan.accounts:
         if json:
-            write_json({"plan": plan.summary()})
+            write_planned(plan)
         return
     confirm(f"Publish {plan.accounts:,} balances?", yes=yes)
     _show_result(_publish(plan, person), plan, json=json)
@@ -85,7 +85,7 @@ def _show_plan(plan: BalancesPlan) -> None:
 def _show_result(done: OngoingOperation, plan: BalancesPlan, *, json: bool) -> None:
     """Show the result, and exit with its code."""
     if json:
-        write_json({"operation": done.number, "plan": plan.summary(), "result": done.result})
+        write_planned(plan, done)
     else:
         out = console()
         out.print(

@@ -23,6 +23,7 @@ from workers.commands.options import (
     instant_option,
     require_operator,
     write_json,
+    write_planned,
 )
 from workers.commands.running import Exit, run_command
 from workers.commands.views.rebuild import show_comparison, show_corrections, show_rebuild_plan, show_rebuild_result
@@ -181,7 +182,7 @@ def _run(  # noqa: PLR0913 - the arguments of both verbs
         show_rebuild_plan(plan, rate)
     if person is None:
         if json:
-            write_json({"plan": plan.summary()})
+            write_planned(plan)
         return None
     confirm(f"Decide {plan.records:,} records again into {plan.database}?", yes=yes)
     done, comparison = _rebuild_with_progress(request, plan, person, rate)

@@ -18,7 +18,7 @@ from workers.commands.options import (
     confirm,
     instant_option,
     require_operator,
-    write_json,
+    write_planned,
 )
 from workers.commands.running import Exit, run_command
 from workers.commands.views.replay import show_reemit_plan, show_reemit_result
@@ -85,7 +85,7 @@ def reemit_command(  # noqa: PLR0913, PLR0917 - one parameter an option
         show_reemit_plan(plan)
     if person is None or not plan.count:
         if json:
-            write_json({"plan": plan.summary()})
+            write_planned(plan)
         return
     confirm(f"Send {plan.count:,} events?", yes=yes)
     _show_result(_reemit(selection, plan, person), plan, json=json)
@@ -94,7 +94,7 @@ def reemit_command(  # noqa: PLR0913, PLR0917 - one parameter an option
 def _show_result(done: OngoingOperation, plan: ReemitPlan, *, json: bool) -> None:
     """Show the result, and exit with its code."""
     if json:
-        write_json({"operation": done.number, "plan": plan.summary(), "result": done.result})
+        write_planned(plan, done)
     else:
         show_reemit_result(done, plan)
     if done.stopped:

@@ -18,7 +18,7 @@ from workers.commands.options import (
     confirm,
     instant_option,
     require_operator,
-    write_json,
+    write_planned,
 )
 from workers.commands.running import Exit, fail, run_command
 from workers.commands.views.replay import show_rewind_plan, show_rewind_result
@@ -73,14 +73,14 @@ def rewind_command(  # noqa: PLR0913, PLR0917 - one parameter an option
         show_rewind_plan(plan)
     if plan.refusal is not None or person is None or not plan.moves:
         if json:
-            write_json({"plan": plan.summary()})
+            write_planned(plan)
         if plan.refusal is not None:
             raise fail(f"refused: {plan.refusal}", Exit.NO)
         return
     confirm(f"Set {len(plan.moves)} partitions of the group?", yes=yes)
     done = _rewind(target, options, plan, person, drain_seconds)
     if json:
-        write_json({"operation": done.number, "plan": plan.summary(), "result": done.result})
+        write_planned(plan, done)
     else:
         show_rewind_result(done, worker)
     if done.stopped:

@@ -17,6 +17,7 @@ from workers.commands.options import (
     confirm,
     require_operator,
     write_json,
+    write_planned,
 )
 from workers.commands.running import Exit, run_command
 from workers.commands.views.shards import (
@@ -72,12 +73,12 @@ def add_command(  # noqa: PLR0913 - one parameter an option
         show_add_plan(plan)
     if person is None:
         if json:
-            write_json({"plan": plan.summary()})
+            write_planned(plan)
         return
     confirm("Prepare this server?", yes=yes)
     done = run_command(lambda settings: add_server(settings, plan, person))
     if json:
-        write_json({"operation": done.number, "plan": plan.summary(), "result": done.result})
+        write_planned(plan, done)
     else:
         show_add_result(done)
 
@@ -112,12 +113,12 @@ def move_command(  # noqa: PLR0913 - one parameter an option
         show_move_plan(plan, keep=keep)
     if person is None or not plan.moves:
         if json:
-            write_json({"plan": plan.summary()})
+            write_planned(plan)
         return
     confirm(f"Move {len(plan.moves)} of {len(wanted)} numbers?", yes=yes)
     done = _move(plan, person, keep=keep)
     if json:
-        write_json({"operation": done.number, "plan": plan.summary(), "result": done.result})
+        write_planned(plan, done)
     else:
         show_move_result(done, plan)
     if done.stopped:

@@ -11,7 +11,7 @@ from typing import Final
 from infra.clock import utc_now
 from infra.local.stack import LocalStack
 from workers.console.local_workers import ProcessState, WorkerStatus
-from workers.local.last_words import last_words, log_tail
+from workers.local.last_words import last_words_of_server
 
 __all__ = ["DatabaseProcesses"]
 
@@ -66,7 +66,4 @@ class DatabaseProcesses:
 
     def last_words(self, name: str, begun_at: int, code: int) -> str:
         """Return what a server ended of: the signal, or the last error in its log."""
-        if code < 0:
-            return last_words(self.log_path(name), begun_at, code)
-        errors = _BAD_LINE.findall(log_tail(self.log_path(name), begun_at))
-        return f"it ended with exit code {code}" + (f": {errors[-1]}" if errors else " and did not say why")
+        return last_words_of_server(self.log_path(name), begun_at, code, _BAD_LINE)

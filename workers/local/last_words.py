@@ -7,7 +7,7 @@ from typing import Final
 
 from workers.commands.running import DEFECT
 
-__all__ = ["first_sentence", "last_words", "log_tail"]
+__all__ = ["first_sentence", "last_words", "last_words_of_server"]
 
 _TAIL_BYTES: Final = 256 * 1024
 _SAID: Final = "inmail: "  # what `workers.commands.running.fail` begins with
@@ -38,12 +38,20 @@ def last_words(log: Path, begun_at: int, code: int) -> str:
     return first_sentence(text)
 
 
+def last_words_of_server(log: Path, begun_at: int, code: int, error: re.Pattern[str]) -> str:
+    """Return what a server ended of: the signal, or the last error in its log, which a pattern's first group has."""
+    if code < 0:
+        return last_words(log, begun_at, code)
+    errors = error.findall(_log_tail(log, begun_at))
+    return f"it ended with exit code {code}" + (f": {errors[-1]}" if errors else " and did not say why")
+
+
 def first_sentence(text: str) -> str:
     """Return the first sentence of a text, without its full stop."""
     return _SENTENCE_END.split(text.strip(), 1)[0].rstrip(".")
 
 
-def log_tail(log: Path, begun_at: int) -> str:
+def _log_tail(log: Path, begun_at: int) -> str:
     """Return the end of a log, at most a quarter of a MiB of what came after a place in it.
 
     Raises:
@@ -58,6 +66,6 @@ def log_tail(log: Path, begun_at: int) -> str:
 
 def _lines(log: Path, begun_at: int) -> list[str]:
     try:
-        return log_tail(log, begun_at).splitlines()
+        return _log_tail(log, begun_at).splitlines()
     except OSError:
         return []
