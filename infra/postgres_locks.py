@@ -81,11 +81,23 @@ class _Waiters:
 
 
 @dataclass(slots=True)
+class _WaitedFor:
+    """A holder that sessions of ours were seen to wait for."""
+
+    since: float  # by the observer's clock, when the first of them began to
+    last_seen: float
+    sessions: int  # when it was last seen
+
+
+@dataclass(slots=True)
 class LockMemory:
-    """What an observer knows of holders by having looked before: who was waited for is the cause until it lets go."""
+    """What an observer knows of holders by having looked before: who was waited for is the cause until it lets go.
+
+    And for how long the ledger waits: each session gives up after 2 s and tries again, which begins its own wait anew.
+    """
 
     clock: Callable[[], float] = monotonic
-    _waited_for: dict[tuple[int, datetime | None], tuple[float, LockHolder]] = field(default_factory=dict)
+    _waited_for: dict[tuple[int, datetime | None], _WaitedFor] = field(default_factory=dict)
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _read_at: float | None = None
     _holders: list[LockHolder] = field(default_factory=list)
@@ -105,15 +117,18 @@ class LockMemory:
         now = self.clock()
         for each in holders:
             if each.waiting:
-                self._waited_for[each.pid, each.since] = now, each
+                began = now - each.waiting_seconds
+                known = self._waited_for.setdefault((each.pid, each.since), _WaitedFor(began, now, each.waiting))
+                known.last_seen, known.sessions = now, each.waiting
         self._waited_for = {
-            key: (at, each) for key, (at, each) in self._waited_for.items() if now - at <= _REMEMBERED_SECONDS
+            key: known for key, known in self._waited_for.items() if now - known.last_seen <= _REMEMBERED_SECONDS
         }
-        found = []
-        for each in holders:
-            _, waited = self._waited_for.get((each.pid, each.since), (now, each))
-            found.append(replace(each, waiting=waited.waiting, waiting_seconds=waited.waiting_seconds))
-        return sorted(found, key=_worst_first)
+        return sorted((self._as_known(each, now) for each in holders), key=_worst_first)
+
+    def _as_known(self, holder: LockHolder, now: float) -> LockHolder:
+        if (known := self._waited_for.get((holder.pid, holder.since))) is None:
+            return holder
+        return replace(holder, waiting=known.sessions, waiting_seconds=now - known.since)
 
 
 async def read_lock_holders(

@@ -181,6 +181,18 @@ def test_who_was_waited_for_stays_the_first_between_two_tries() -> None:
     assert [(1, 1), (2, 0)] == [(each.pid, each.waiting) for each in between]
 
 
+def test_the_ledger_waits_from_the_first_try_on() -> None:
+    """Each session gives up after 2 s and begins anew: its own wait would be told as "for 1 s", for hours."""
+    seconds = [0.0]
+    memory = LockMemory(lambda: seconds[0])
+    told = []
+    for seconds[0] in (0.0, 14.0, 15.0):
+        waits = [] if seconds[0] == 15.0 else [row(3, **WAITS, blocked_by=[1])]
+        told += memory.recall(find_holders([row(1, rows=["lots"]), *waits]))
+
+    assert [3, 17, 18] == [round(each.waiting_seconds) for each in told]
+
+
 async def test_a_statement_of_the_ledger_that_takes_postgres_long_is_told(
     settings: Settings, database: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
