@@ -35,7 +35,7 @@ While nothing is done, a number's answers come every {usual:.1f} s.{beside}
 
 - *A server was killed*: {down:.0f} s away, a start with recovery, and its workers' next try. Nobody else waits.
 - *A number moved*: its lanes stood for what the command says, the last column. Then the new server's workers have to
-  look, which they do every 5 s. The workers of both servers join their groups again, and Kafka waits for the next
+  look, which they do every second. The workers of both servers join their groups again, and Kafka waits for the next
   heartbeat of each member: at most {heartbeat:.0f} s here, a tenth of `INMAIL_SESSION_SECONDS`. So do the others.
 - *A worker was killed*: another one that joins has the group wait for the dead member, until Kafka has missed its
   heartbeats ({session:.0f} s here, `INMAIL_SESSION_SECONDS`). That holds up all members of the group, whichever server

@@ -8,6 +8,7 @@ from uuid import UUID
 import structlog
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from structlog.typing import FilteringBoundLogger
 
 from infra.kafka.clients import NotSetUpError, committed_offsets, count_partitions
 from infra.kafka.topic_ids import topic_ids
@@ -24,6 +25,8 @@ from workers.topology import topics_of
 __all__ = ["check_topics", "watch_servers"]
 
 _SERVERS_SECONDS = 5.0
+# Where several servers hold the books: nobody works a number that was moved until the workers of its new server look.
+_NUMBERS_SECONDS = 1.0
 
 
 async def check_topics(admin: AIOKafkaAdminClient, settings: Settings) -> None:
@@ -69,14 +72,10 @@ async def watch_servers(job: Job, settings: Settings, clients: Clients, see_topi
     locks = LockWatch(settings, job.group, clients.health)
     gone = ""
     while True:
-        await asyncio.sleep(_SERVERS_SECONDS)
+        await _rest(clients, log)
         trouble, shard = await _postgres(clients.pool)
         clients.health.serves("Postgres", trouble or await locks.trouble())
-        if shard is not None and shard != clients.assignor.shard:
-            log.warning("numbers_changed", server=str(shard.shard_id), numbers=_states(shard))
-            clients.assignor.shard = shard
-        if clients.assignor.has_news:
-            clients.consumer.request_rejoin()
+        _take_numbers(shard, clients, log)
         clients.health.serves("Kafka", await coordinator.trouble())
         if (topic_id := await _topic_id(job, clients)) is not None:
             see_topic(topic_id)
@@ -89,6 +88,28 @@ async def watch_servers(job: Job, settings: Settings, clients: Clients, see_topi
         else:
             gone = lacks_topic
             log.warning("topic_not_seen", error=gone)
+
+
+async def _rest(clients: Clients, log: FilteringBoundLogger) -> None:
+    """Wait for the next look at the servers; meanwhile, of several, look what numbers the own one holds."""
+    clock = asyncio.get_running_loop().time
+    due = clock() + _SERVERS_SECONDS
+    while not clients.assignor.shard.is_alone:
+        await asyncio.sleep(min(_NUMBERS_SECONDS, due - clock()))
+        if clock() >= due:
+            return
+        _, shard = await _postgres(clients.pool)
+        _take_numbers(shard, clients, log)
+    await asyncio.sleep(max(0.0, due - clock()))
+
+
+def _take_numbers(shard: Shard | None, clients: Clients, log: FilteringBoundLogger) -> None:
+    """Have the group learn what the server holds, where that is another thing than before."""
+    if shard is not None and shard != clients.assignor.shard:
+        log.warning("numbers_changed", server=str(shard.shard_id), numbers=_states(shard))
+        clients.assignor.shard = shard
+    if clients.assignor.has_news:
+        clients.consumer.request_rejoin()
 
 
 async def _postgres(pool: Pool) -> tuple[str | None, Shard | None]:

@@ -45,7 +45,8 @@ async def servers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> _Servers:
     """Numbers 0 and 1 on the first server, 2 and 3 on the second, which is set up as `inmail shards add` would."""
-    monkeypatch.setattr(server_checks, "_SERVERS_SECONDS", 0.2)
+    monkeypatch.setattr(server_checks, "_SERVERS_SECONDS", 60)  # numbers are looked at in between
+    monkeypatch.setattr(server_checks, "_NUMBERS_SECONDS", 0.2)
     other = await other_books()
     second = await connect(other)
     await second.execute("update shard set shard_id = gen_random_uuid(), ordinal = 1, holds_all = false")
@@ -216,7 +217,6 @@ async def test_a_worker_that_is_given_a_number_by_mistake_says_so_and_goes_on_wi
     """As by a member that does not know yet that numbers have left."""
     stale = Shard(servers.ids[0], 0, holds_all=True)
     monkeypatch.setattr(worker, "read_shard", AsyncMock(return_value=stale))
-    monkeypatch.setattr(server_checks, "_SERVERS_SECONDS", 60)
     start = await ends(servers.a, SEND_RESULTS)
     requests = [send(in_partition(servers.a, number)) for number in range(servers.a.topic_partitions)]
     await publish(servers.a, SEND_REQUESTS, requests)
