@@ -36,3 +36,23 @@ comment on column shard_numbers.state is
 holds it.';
 comment on column shard_numbers.other_shard is 'The server that a number left for, leaves for, or arrives from.';
 comment on column shard_numbers.move is 'The move that is under way, or that brought about the state.';
+
+-- Workers of this version ask whether the number is held as they acquire a lane. One of a version before knows nothing
+-- of it: started alone after a number has left, it would begin the lane anew, with accounts that have no credits here.
+create function refuse_lane_of_other_server()
+returns trigger
+language plpgsql
+as $$
+begin
+    if not holds_number(new.partition) then
+        raise 'another server holds number %: replace this worker by one of 0.2.0 or later', new.partition
+            using errcode = 'serialization_failure';
+    end if;
+    return new;
+end
+$$;
+
+create trigger lane_of_other_server
+before insert or update of epoch on lanes
+for each row when (current_user = 'inmail_worker')
+execute function refuse_lane_of_other_server();

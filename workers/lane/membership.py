@@ -13,7 +13,7 @@ from aiokafka import ConsumerRebalanceListener, TopicPartition
 from infra.kafka.aiokafka_fixes import ConsumerLostError
 from infra.kafka.clients import leave_group, operator_hint
 from infra.kafka.poller import POLL_SECONDS, Polled, Poller
-from infra.retry import SERVER_ERRORS, describe_error, suppress_retriable
+from infra.retry import SERVER_ERRORS, describe_error, is_retriable, suppress_retriable
 from workers.errors import LaneError, WorkerError, task_error
 from workers.lane.lane import Lane
 from workers.lane.owners import Owners
@@ -128,7 +128,13 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is
         One task for all lanes, never cancelled inside the poll, which aiokafka does not survive whole; the lanes
         stay responsive to a revocation while the poll waits for the group.
         """
-        await starting
+        try:
+            await starting
+        except SERVER_ERRORS as error:
+            if not is_retriable(error):
+                raise
+            # It is half started: aiokafka starts no consumer twice.
+            raise ConsumerLostError(f"the consumer did not start: {describe_error(error)}") from error
         self._log.info("worker_started", topic=self._job.topic)
         failing_since: float | None = None
         while not ending.is_set():
@@ -144,9 +150,9 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka is
             if len(polled.failed) < len(hungry):
                 failing_since = None
                 continue
-            for error in polled.failed.values():
-                if operator_hint(error) is not None:
-                    raise error
+            for failure in polled.failed.values():
+                if operator_hint(failure) is not None:
+                    raise failure
             failing_since = monotonic() if failing_since is None else failing_since
             if monotonic() - failing_since > self._settings.session_seconds:
                 # aiokafka's tasks end for good at an error they did not expect: only a new consumer helps.

@@ -72,13 +72,15 @@ class Worker:
         """
         watch = asyncio.create_task(watch_progress(self.health))
         watch.add_done_callback(lambda _: stop.set())
-        lost = 0
+        lost, said_at = 0, -inf
         try:
             while not stop.is_set():
                 try:
                     await self._work(stop)
                 except ConsumerLostError as error:
-                    self._log.warning("consumer_replaced", error=describe_error(error))
+                    if monotonic() - said_at >= _SAY_SECONDS:
+                        said_at = monotonic()
+                        self._log.warning("consumer_replaced", error=describe_error(error))
                     await wait_for_event(stop, back_off_seconds(lost))
                     lost += 1
         except WorkerError:
@@ -174,8 +176,9 @@ async def _connect(
     admin = await _wait_for("Kafka", reach_kafka, health)
     pool = await _wait_for("Postgres", reach_postgres, health)
     log = structlog.get_logger("inmail.worker")
-    for weak in await find_weak_settings(pool):
-        log.warning("weak_database_setting", error=weak)
+    with suppress_retriable():
+        for weak in await find_weak_settings(pool):
+            log.warning("weak_database_setting", error=weak)
     with suppress_retriable():
         for concern in await fetch_version_concerns(settings):
             log.warning("kafka_version", error=concern)

@@ -9,12 +9,13 @@ from typing import Any
 from unittest.mock import AsyncMock, Mock
 from uuid import uuid4
 
+import asyncpg
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError, UnknownError
+from aiokafka.errors import KafkaConnectionError, KafkaError, UnknownError
 from aiokafka.structs import ConsumerRecord
 
-from infra.kafka.aiokafka_fixes import ConsumerLostError
+from infra.kafka.aiokafka_fixes import Consumer, ConsumerLostError
 from infra.kafka.clients import create_consumer, reader
 from infra.kafka.end_offsets import EndOffsets
 from infra.kafka.fetch_pace import GATHERING, WAITING
@@ -25,10 +26,12 @@ from tests.workers.life import living
 from tests.workers.wire import ends, eventually, publish, read, send
 from workers.errors import WorkerError
 from workers.jobs.send import SendJob
+from workers.lane import worker
 from workers.lane.clients import Clients
 from workers.lane.inbox import Taken
 from workers.lane.membership import Membership
 from workers.lane.work import Work
+from workers.lane.worker import run_worker
 from workers.ledger.plans import load_catalogue
 from workers.telemetry.health import Health
 from workers.telemetry.tracing import NO_TRACES
@@ -149,6 +152,45 @@ def _membership(settings: Settings, consumer: Any) -> Membership:
     return Membership(Work(SendJob(load_catalogue()), settings, clients))
 
 
+async def test_a_consumer_that_does_not_start_is_replaced(
+    cluster: Settings, account: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The broker went away after the worker's first client had reached it. A process that ends is no answer to that."""
+    whole, failures = Consumer.start, iter(range(3))
+
+    async def start(consumer: Consumer) -> None:
+        if consumer._group_id == SendJob.group and next(failures, None) is not None:
+            raise KafkaConnectionError("Unable to bootstrap")
+        await whole(consumer)
+
+    begin, request = await ends(cluster, SEND_RESULTS), send(account)
+    await publish(cluster, SEND_REQUESTS, [request])
+    monkeypatch.setattr(Consumer, "start", start)
+    async with living(cluster):
+        (answer,) = await read(cluster, begin, 1)
+
+    assert str(request.id) == answer["request_id"]
+    assert capsys.readouterr().out.count("the consumer did not start") == 1  # in 10 s
+
+
+async def test_a_database_that_goes_away_while_a_worker_starts_does_not_end_it(
+    cluster: Settings, account: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is asked for a warning's sake is asked once, after the pool was opened."""
+    lost = AsyncMock(side_effect=asyncpg.ConnectionDoesNotExistError())
+    monkeypatch.setattr(worker, "find_weak_settings", lost)
+    begin, stop = await ends(cluster, SEND_RESULTS), asyncio.Event()
+    await publish(cluster, SEND_REQUESTS, [send(account)])
+    running = asyncio.create_task(run_worker(SendJob(load_catalogue()), cluster, stop))
+    try:
+        await read(cluster, begin, 1)
+    finally:
+        stop.set()
+        await running
+
+    lost.assert_awaited()
+
+
 async def test_a_lane_that_comes_back_is_asked_about_no_more_often(settings: Settings) -> None:
     """A member that looks for what it has published may lose its lanes meanwhile, again and again."""
     consumer = SimpleNamespace(check=Mock(), change_fetch_wait=Mock())
@@ -158,6 +200,7 @@ async def test_a_lane_that_comes_back_is_asked_about_no_more_often(settings: Set
         await membership.on_partitions_assigned([PLACE])
         checks.append(membership.lanes[PLACE].check)
         await membership.on_partitions_revoked([PLACE])
+    await membership._owners.stop()
     assert checks[0] is checks[1]
 
 
@@ -182,6 +225,7 @@ async def test_a_lane_that_begins_again_during_a_poll_is_not_given_what_was_poll
     await membership._deliver([PLACE], polled)
     assert 11 == lane.inbox.records
     await membership.on_partitions_revoked([PLACE])
+    await membership._owners.stop()
 
 
 def _record(offset: int, value: bytes = b"") -> ConsumerRecord[bytes, bytes]:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from unittest.mock import AsyncMock
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 from aiokafka import TopicPartition
 
@@ -16,6 +17,7 @@ from infra.shards import Shard
 from schemas.catalogue import DEAD_LETTERS, SEND_REQUESTS, SEND_RESULTS
 from schemas.envelope import Event, encode
 from tests.workers.lane.test_lane_succession import _owning
+from tests.workers.lane.test_rolling_change import TAKE
 from tests.workers.life import Life, in_partition, living, once_each
 from tests.workers.ops.dead_letters.test_redrive import back
 from tests.workers.wire import ends, eventually, publish, read, send, set_offset
@@ -225,6 +227,20 @@ async def test_a_worker_that_is_given_a_number_by_mistake_says_so_and_goes_on_wi
         answers = await read(servers.a, start, 2)
 
     assert once_each(requests[:2], answers)
+
+
+@pytest.mark.parametrize("state", [None, "left", "leaving", "arriving", "held"])
+async def test_a_worker_of_0_1_0_takes_no_lane_of_another_server(
+    settings: Settings, database: Connection, state: str | None
+) -> None:
+    """It knows nothing of servers. Were it alone in its group, it would answer for accounts that are elsewhere."""
+    await _set(database, 7, state)
+    async with create_pool(settings) as pool:
+        if state == "held":
+            assert 1 == await pool.fetchval(TAKE, SendJob.group, SEND_REQUESTS, 7, None, 0)
+            return
+        with pytest.raises(asyncpg.SerializationError, match="another server holds number 7: replace this worker"):
+            await pool.fetchval(TAKE, SendJob.group, SEND_REQUESTS, 7, None, 0)
 
 
 async def test_a_number_whose_lanes_were_not_copied_is_not_begun_at_kafka_s_offset(servers: _Servers) -> None:
