@@ -157,8 +157,8 @@ def fail(text: str, exit_: Exit, code: str = "refused", hint: str | None = None)
     return typer.Exit(exit_)
 
 
-def tell_silent_servers(errors: Iterable[ServerError]) -> Exit:
-    """Print on standard error a line for each of several servers that gave no answer; return the exit code for it."""
+def tell_silent_servers(errors: Iterable[Exception]) -> Exit:
+    """Print on standard error a line for each of several servers that was left out; return the exit code for it."""
     exit_ = Exit.DONE
     for error in errors:
         answer = explain(error, load_settings)

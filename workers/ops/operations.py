@@ -31,6 +31,7 @@ __all__ = [
     "RefusedError",
     "count_running_operations",
     "list_operations",
+    "lock_verb",
     "read_operation",
     "read_operations",
     "recorded_operation",
@@ -101,6 +102,14 @@ class OngoingOperation:
     connection: Connection
     result: dict[str, Any] = field(default_factory=dict)
     stopped: bool = False  # whether the operator stopped the operation before its end
+    failures: list[Exception] = field(default_factory=list)  # of parts that the operation left out and went on
+
+    @property
+    def status(self) -> OperationStatus:
+        """The status at the end: an operation that is not done goes on with the same command."""
+        if self.stopped:
+            return OperationStatus.STOPPED
+        return OperationStatus.FAILED if self.failures else OperationStatus.DONE
 
     async def save_progress(self) -> None:
         """Save the result so far."""
@@ -143,21 +152,31 @@ async def recorded_operation(settings: Settings, intent: Intent) -> AsyncIterato
             with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 await running.save_end(OperationStatus.STOPPED if interrupted else OperationStatus.FAILED)
             raise
-        await running.save_end(OperationStatus.STOPPED if running.stopped else OperationStatus.DONE)
+        await running.save_end(running.status)
     finally:
         await connection.close()
 
 
-async def _begin_operation(connection: Connection, intent: Intent) -> OngoingOperation:
-    if not await connection.fetchval(
-        "select pg_try_advisory_lock($1, hashtext(current_schema() || '.' || $2))", _LOCKS, intent.verb
+async def lock_verb(connection: Connection, verb: str) -> None:
+    """Take the lock that one operation of a verb holds on a server, until the connection ends.
+
+    Raises:
+        RefusedError: when another operation holds it.
+
+    """
+    if await connection.fetchval(
+        "select pg_try_advisory_lock($1, hashtext(current_schema() || '.' || $2))", _LOCKS, verb
     ):
-        row = await connection.fetchrow(
-            "select operation, actor from operations where verb = $1 and status = 'running' order by 1 desc limit 1",
-            intent.verb,
-        )
-        other = f" (operation {row[0]} of {row[1]})" if row else ""
-        raise RefusedError(f"another {intent.verb} is under way{other}: wait for it, or stop it")
+        return
+    row = await connection.fetchrow(
+        "select operation, actor from operations where verb = $1 and status = 'running' order by 1 desc limit 1", verb
+    )
+    other = f" (operation {row[0]} of {row[1]})" if row else ""
+    raise RefusedError(f"another {verb} is under way{other}: wait for it, or stop it")
+
+
+async def _begin_operation(connection: Connection, intent: Intent) -> OngoingOperation:
+    await lock_verb(connection, intent.verb)
     now = utc_now()
     await connection.execute(
         "update operations set status = 'broken_off', ended_at = $2 where verb = $1 and status = 'running'",

@@ -94,6 +94,11 @@ class Holdings:
         return partition_of(account_id.encode(errors="backslashreplace"), self.partitions or 1)
 
     @property
+    def numbers(self) -> list[int]:
+        """The numbers whose rows are current here; none before the first lane, as there are no rows then."""
+        return [each for each in range(self.partitions or 0) if self.has_number(each)]
+
+    @property
     def foreign(self) -> list[int]:
         """The numbers whose rows here, if there are any, are copies: another server has the current ones."""
         return [] if self.shard is None else [each for each in self.shard.numbers if not self.has_number(each)]

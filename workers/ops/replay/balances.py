@@ -2,17 +2,17 @@
 
 No worker is stopped. A balance has a key of its own beside those of the lanes (`workers/jobs/balances.py`), so that it
 replaces none of theirs; a reader takes the highest sequence. One run at a time publishes under that key, a page of
-accounts after the other: a row that comes between a page's reading and its sending is published by its own lane.
+accounts after the other: a row that comes between a page's reading and its sending is published by its own lane. Of
+several servers that hold the books each publishes its own accounts' balances, one server after the other.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from infra.clock import utc_now
 from infra.kafka.chunk_sender import ChunkResult, ChunkSender
 from infra.kafka.clients import admin_client, count_partitions
 from infra.kafka.sender import Outgoing
@@ -23,9 +23,11 @@ from schemas.catalogue import BALANCES
 from workers.jobs.balances import balance_messages
 from workers.jobs.job import Message
 from workers.ops.books.balance import UnknownAccountError
-from workers.ops.books.snapshot import open_books
-from workers.ops.numbers import one_server_of_account, require_one_server
-from workers.ops.operations import Intent, OngoingOperation, Operator, RefusedError, recorded_operation
+from workers.ops.books.shards import Holdings, ServerError
+from workers.ops.numbers import one_server_of_account
+from workers.ops.operations import Intent, OngoingOperation, Operator, RefusedError
+from workers.ops.replay.server_parts import Resumption, ServerParts, Unfinished, plan_parts
+from workers.ops.replay.server_runs import Progress, run_parts
 
 __all__ = ["VERB", "BalancesPlan", "plan_balances", "publish_balances"]
 
@@ -37,10 +39,12 @@ _RESUMED_FOR: Final = timedelta(days=1)
 # Accounts without a row have no balance to tell.
 _COUNT: Final = (
     "select count(*) from accounts where account > $1 and sequence > 0 and account_id = coalesce($2, account_id)"
+    " and partition <> all($3::integer[])"
 )
 _READ: Final = (
     "select account, account_id from accounts"
-    " where account > $1 and sequence > 0 and account_id = coalesce($2, account_id) order by account limit $3"
+    " where account > $1 and sequence > 0 and account_id = coalesce($2, account_id)"
+    " and partition <> all($3::integer[]) order by account limit $4"
 )
 
 
@@ -55,6 +59,13 @@ class BalancesPlan:
     start: int = 0  # number of the account published last
     resumes: int | None = None  # the operation to resume
     sent_before: int = 0  # by the resumed operations
+    foreign: tuple[int, ...] = ()  # numbers of accounts whose balances another server has
+    servers: "ServerParts[BalancesPlan] | None" = None  # the plans of several servers, of which this one is the sum
+
+    @property
+    def silent(self) -> Sequence[ServerError]:
+        """The errors of the servers that are left out, as they did not answer."""
+        return () if self.servers is None else self.servers.silent
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -63,13 +74,14 @@ class BalancesPlan:
 
     def summary(self) -> dict[str, Any]:
         """Return the plan for JSON."""
-        return {
+        plan = {
             "accounts": self.accounts,
             "rate": self.rate,
             "seconds": round(self.accounts / self.rate, 3),
             "goes_on_with": self.resumes,
             "sent_before": self.sent_before,
         }
+        return plan if self.servers is None else plan | {"servers": self.servers.summary()}
 
 
 def _arguments(account: str | None, topic_id: UUID) -> dict[str, Any]:
@@ -94,6 +106,7 @@ async def plan_balances(
         RefusedError: when the topic of balances is switched off.
         UnknownAccountError: when the ledger has no such account.
         NotSetUpError: when the topic does not exist, or the database was never migrated.
+        NotHeldError, ServerError: of several servers, as `plan_parts` and `settings_of_account` raise them.
         KafkaError, OSError, asyncpg.PostgresError: when Kafka or Postgres cannot be reached or refuses.
 
     """
@@ -102,23 +115,29 @@ async def plan_balances(
             f"INMAIL_BALANCES_TOPIC is off: switch {BALANCES} on for the workers first, and here, or a balance that is"
             " published now is wrong after the account's next change"
         )
-    settings = await _server_of(settings, account)
-    topic_id = await _read_topic_id(settings)
-    async with open_books(settings) as connection:
-        if account is not None and not await connection.fetchval(_COUNT, 0, account):
-            raise UnknownAccountError(account)
-        arguments = _arguments(account, topic_id)
-        start, resumes, sent = (0, None, 0) if from_start else await _find_unfinished(connection, arguments)
-        count = await connection.fetchval(_COUNT, start, account, timeout=_COUNT_SECONDS)
-    return BalancesPlan(rate, account, topic_id, count, start, resumes, sent)
-
-
-async def _server_of(settings: Settings, account: str | None) -> Settings:
-    """Return the settings of the server whose accounts are published: the only one, or that of the account."""
     if account is not None:
-        return await one_server_of_account(settings, account)
-    require_one_server(settings, "inmail replay balances", "give --account")
-    return settings
+        settings = await one_server_of_account(settings, account)
+    topic_id = await _read_topic_id(settings)
+
+    async def plan(connection: Connection, holdings: Holdings, earlier: Unfinished | None) -> BalancesPlan:
+        foreign = tuple(holdings.foreign)
+        if account is not None and not await connection.fetchval(_COUNT, 0, account, foreign):
+            raise UnknownAccountError(account)
+        start, resumes, sent = 0, None, 0
+        if earlier is not None and "position" in earlier.result:
+            done = earlier.result
+            start, resumes, sent = done["position"], earlier.operation, done["sent"] + done["sent_before"]
+        count = await connection.fetchval(_COUNT, start, account, foreign, timeout=_COUNT_SECONDS)
+        return BalancesPlan(rate, account, topic_id, count, start, resumes, sent, foreign)
+
+    resumption = None if from_start else Resumption(VERB, _arguments(account, topic_id), _RESUMED_FOR)
+    found = await plan_parts(settings, resumption, plan)
+    if isinstance(found, BalancesPlan):
+        return found
+    accounts = sum(part.accounts for part in found.plans)
+    return BalancesPlan(
+        rate, account, topic_id, accounts, resumes=found.resumes, sent_before=found.sent_before, servers=found
+    )
 
 
 async def _read_topic_id(settings: Settings) -> UUID:
@@ -127,28 +146,13 @@ async def _read_topic_id(settings: Settings) -> UUID:
         return (await topic_ids(admin, [BALANCES]))[BALANCES]
 
 
-async def _find_unfinished(connection: Connection, arguments: dict[str, Any]) -> tuple[int, int | None, int]:
-    row = await connection.fetchrow(
-        "select operation, status, result, noted_at from operations where verb = $1 and arguments = $2"
-        " order by operation desc limit 1",
-        VERB,
-        arguments,
-    )
-    if row is None or row["status"] == "done" or "position" not in row["result"]:
-        return 0, None, 0
-    if utc_now() - row["noted_at"] > _RESUMED_FOR:
-        return 0, None, 0
-    result = row["result"]
-    return result["position"], row["operation"], result["sent"] + result["sent_before"]
-
-
 async def publish_balances(
     settings: Settings,
     plan: BalancesPlan,
     *,
     who: Operator,
     stop: asyncio.Event,
-    progress: Callable[[int], None] = lambda _: None,
+    progress: Progress = lambda _: None,
 ) -> OngoingOperation:
     """Publish the balances of a plan, account by account; return the operation and its result.
 
@@ -164,22 +168,31 @@ async def publish_balances(
         KafkaError, OSError, asyncpg.PostgresError: when the run fails; the same command resumes it.
 
     """
-    settings = await _server_of(settings, plan.arguments["account"])
-    async with recorded_operation(settings, Intent(VERB, *who, plan.arguments, plan.summary())) as operation:
-        publisher = _Publisher(settings, operation, plan, stop, progress)
+    if plan.account is not None:
+        settings = await one_server_of_account(settings, plan.account)
+
+    async def work(operation: OngoingOperation, part: BalancesPlan, progress: Progress) -> None:
+        publisher = _Publisher(settings, operation, part, stop, progress)
         try:
             await operation.save_progress()
-            position = plan.start
-            while rows := await operation.connection.fetch(_READ, position, plan.account, _PAGE):
-                numbers = {row["account_id"]: row["account"] for row in rows}
-                messages = await balance_messages(operation.connection, numbers, lambda each, _: f"{each} operator")
-                if await publisher.publish(messages, numbers):
-                    operation.stopped = True
-                    break
-                position = rows[-1]["account"]
+            await _publish_pages(publisher, operation, part)
         finally:
             await publisher.close()
-    return operation
+
+    intent = Intent(VERB, *who, plan.arguments, plan.summary())
+    return await run_parts(settings, intent, plan, work, stop=stop, progress=progress)
+
+
+async def _publish_pages(publisher: "_Publisher", operation: OngoingOperation, plan: BalancesPlan) -> None:
+    """Publish the balances of one server, from the account after the position."""
+    position = plan.start
+    while rows := await operation.connection.fetch(_READ, position, plan.account, plan.foreign, _PAGE):
+        numbers = {row["account_id"]: row["account"] for row in rows}
+        messages = await balance_messages(operation.connection, numbers, lambda each, _: f"{each} operator")
+        if await publisher.publish(messages, numbers):
+            operation.stopped = True
+            return
+        position = rows[-1]["account"]
 
 
 class _Publisher(ChunkSender[int]):
@@ -191,7 +204,7 @@ class _Publisher(ChunkSender[int]):
         operation: OngoingOperation,
         plan: BalancesPlan,
         stop: asyncio.Event,
-        progress: Callable[[int], None],
+        progress: Progress,
     ) -> None:
         super().__init__(settings, "inmail-balances", plan.rate, stop, chunk_size=_PAGE)
         self._operation = operation

@@ -1,0 +1,180 @@
+"""Runs a plan over all servers that hold the books: the part of each in turn, recorded as one operation, resumable.
+
+A server that does not answer keeps none of the others: the operation has failed then, and the same command does what is
+missing. A number may move to another server meanwhile: a part counts for the numbers that its server held from the
+part's start to its end, and a number that no part counts for is told.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+
+from infra.postgres import Connection, connect_database
+from infra.settings import Settings
+from infra.shards import number_ranges
+from workers.ops.books.shards import ServerError, naming_server, read_holdings
+from workers.ops.operations import Intent, OngoingOperation, RefusedError, lock_verb, recorded_operation
+from workers.ops.replay.server_parts import PartPlan, ServerPart, ServerParts
+
+__all__ = ["Progress", "run_parts"]
+
+_TOTALS: Final = ("sent", "sent_before", "refused")  # of all servers, as one server's result has them
+
+Progress = Callable[[int], None]
+Plan = TypeVar("Plan", bound=PartPlan)
+
+
+async def run_parts(  # noqa: PLR0913 - what, how and by whom, and how to stop it
+    settings: Settings,
+    intent: Intent,
+    plan: Plan,
+    work: Callable[[OngoingOperation, Plan, Progress], Awaitable[None]],
+    *,
+    stop: asyncio.Event,
+    progress: Progress,
+) -> OngoingOperation:
+    """Carry out a plan on the only server, or on one of several after the other; return the operation.
+
+    Args:
+        settings: which servers there are.
+        intent: the operation to record.
+        plan: the accepted plan.
+        work: does the part of one server, with an operation whose connection leads to the server and whose result is
+            the server's.
+        stop: ends the run between two parts; `work` looks at it too.
+        progress: called with the number of records that are dealt with, of all servers.
+
+    Raises:
+        RefusedError: when another operation of the verb is running.
+        ServerError: when the operation cannot be noted on one of several servers.
+        KafkaError, OSError, asyncpg.PostgresError: when the run fails; the same command resumes it.
+
+    """
+    if plan.servers is None:
+        async with recorded_operation(settings, intent) as operation:
+            await work(operation, plan, progress)
+        return operation
+    with naming_server(settings):
+        async with recorded_operation(settings, intent) as operation:
+            await _Run(settings, intent.verb, operation, plan.servers, progress).run(work, stop)
+    return operation
+
+
+@dataclass(slots=True)
+class _PartOperation(OngoingOperation):
+    """The operation as one server's part sees it: its result is the server's entry in the operation's."""
+
+    save: Callable[[], Awaitable[None]] = field(kw_only=True)
+
+    async def save_progress(self) -> None:
+        """Save the result of all servers."""
+        await self.save()
+
+
+class _Run:
+    """A run over several servers."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        verb: str,
+        operation: OngoingOperation,
+        servers: ServerParts[Any],
+        progress: Progress,
+    ) -> None:
+        self._settings = settings
+        self._verb = verb
+        self._operation = operation
+        self._servers = servers
+        self._entries = servers.entries()
+        self._progress = progress
+        self._done = 0  # records dealt with by the parts before
+        operation.failures += servers.silent
+
+    async def run(
+        self, work: Callable[[OngoingOperation, Any, Progress], Awaitable[None]], stop: asyncio.Event
+    ) -> None:
+        """Do each part that is not finished, until a stop is requested."""
+        await self._save()
+        for part, entry in zip(self._servers.parts, self._entries, strict=False):  # silent servers' come after
+            if part.plan is None:
+                continue
+            if stop.is_set():
+                self._operation.stopped = True
+            if self._operation.stopped:
+                break
+            try:
+                await self._run_part(part, entry, work)
+            except ServerError as error:
+                if error.settings is not part.server:
+                    raise
+                entry["error"] = str(error)
+                self._operation.failures.append(error)
+        if not self._operation.stopped:
+            self._tell_moved()
+        if self._operation.failures:
+            self._operation.result["error"] = "; ".join(map(str, self._operation.failures))[:1000]
+        self._add_up()
+
+    async def _run_part(
+        self,
+        part: ServerPart[Any],
+        entry: dict[str, Any],
+        work: Callable[[OngoingOperation, Any, Progress], Awaitable[None]],
+    ) -> None:
+        done = 0
+
+        def report(count: int) -> None:
+            nonlocal done
+            done = count
+            self._progress(self._done + done)
+
+        with naming_server(part.server):
+            async with self._open(part) as connection:
+                running = _PartOperation(self._operation.number, connection, entry, save=self._save)
+                await work(running, part.plan, report)
+                held = (await read_holdings(connection)).numbers
+        self._done += done
+        self._operation.stopped = running.stopped
+        if not running.stopped:
+            entry |= {"finished": True, "numbers": sorted({*part.holdings.numbers} & {*held})}
+        await self._save()
+
+    @asynccontextmanager
+    async def _open(self, part: ServerPart[Any]) -> AsyncIterator[Connection]:
+        """Connect to a server; another run that is noted on another server is kept from working on it meanwhile."""
+        connection = await connect_database(part.server)
+        try:
+            if part.server.database_url != self._settings.database_url:
+                try:
+                    await lock_verb(connection, self._verb)
+                except RefusedError as error:
+                    raise RefusedError(f"{part.name}: {error}") from error
+            yield connection
+        finally:
+            await connection.close()
+
+    def _tell_moved(self) -> None:
+        """Note the numbers that no part counts for, though all servers answered."""
+        if self._operation.failures:
+            return
+        counted = {number for entry in self._entries if entry["finished"] for number in entry["numbers"]}
+        planned = {number for part in self._servers.parts for number in part.holdings.numbers}
+        if moved := sorted(planned - counted):
+            self._operation.failures.append(
+                RefusedError(
+                    f"partition numbers {number_ranges(moved)} moved to another server meanwhile: run the same command"
+                    " again"
+                )
+            )
+
+    def _add_up(self) -> None:
+        totals = {name: sum(entry.get(name, 0) for entry in self._entries) for name in _TOTALS}
+        self._operation.result |= totals | {"servers": self._entries}
+
+    async def _save(self) -> None:
+        self._add_up()
+        with naming_server(self._settings):
+            await self._operation.save_progress()
