@@ -20,12 +20,13 @@ from workers.commands.options import (
     require_operator,
     write_planned,
 )
-from workers.commands.running import Exit, run_command
+from workers.commands.running import Exit, run_command, tell_silent_servers
 from workers.commands.views.replay import show_reemit_plan, show_reemit_result
 from workers.ledger.model import WorkerName
 from workers.ops.operations import OngoingOperation, Operator
 from workers.ops.replay.reemit import reemit
-from workers.ops.replay.reemit_plan import ReemitPlan, RowFilter, plan_reemit
+from workers.ops.replay.reemit_plan import ReemitPlan, plan_reemit
+from workers.ops.replay.reemit_rows import RowFilter
 
 __all__ = ["reemit_command"]
 
@@ -86,6 +87,8 @@ def reemit_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     if person is None or not plan.count:
         if json:
             write_planned(plan)
+        if silent := tell_silent_servers(plan.silent):
+            raise typer.Exit(silent)
         return
     confirm(f"Send {plan.count:,} events?", yes=yes)
     _show_result(_reemit(selection, plan, person), plan, json=json)
@@ -97,8 +100,11 @@ def _show_result(done: OngoingOperation, plan: ReemitPlan, *, json: bool) -> Non
         write_planned(plan, done)
     else:
         show_reemit_result(done, plan)
+    failed = tell_silent_servers(done.failures)
     if done.stopped:
         raise typer.Exit(Exit.INTERRUPTED)
+    if failed:
+        raise typer.Exit(failed)
     if done.result["refused"]:
         raise typer.Exit(Exit.NO)
 

@@ -14,8 +14,8 @@ from workers.ledger.model import WorkerName
 from workers.ops.dead_letters.letters import LetterFilter
 from workers.ops.dead_letters.redrive_plan import RedriveOptions
 from workers.ops.operations import Operation, RefusedError
-from workers.ops.replay import reemit_plan
 from workers.ops.replay.rebuild_plan import RebuildRequest, database_of
+from workers.ops.replay.reemit_rows import RowFilter
 from workers.ops.replay.rewind_plan import RewindOptions
 from workers.ops.replay.rewind_target import VERB as REWIND
 from workers.ops.replay.rewind_target import RewindTarget, TargetKind
@@ -61,7 +61,7 @@ def parse_redrive(operation: Operation) -> tuple[LetterFilter, RedriveOptions]:
         raise _version_error(operation) from error
 
 
-def parse_reemit(operation: Operation) -> tuple[reemit_plan.RowFilter, str | None, float]:
+def parse_reemit(operation: Operation) -> tuple[RowFilter, str | None, float]:
     """Return the row filter, the target topic and the rate (events a second) of a reemission.
 
     Raises:
@@ -70,7 +70,7 @@ def parse_reemit(operation: Operation) -> tuple[reemit_plan.RowFilter, str | Non
     """
     arguments = operation.arguments
     try:
-        return reemit_plan.RowFilter(**_convert(arguments["selection"])), arguments["to"], float(operation.plan["rate"])
+        return RowFilter(**_convert(arguments["selection"])), arguments["to"], float(operation.plan["rate"])
     except (KeyError, TypeError, ValueError) as error:
         raise _version_error(operation) from error
 

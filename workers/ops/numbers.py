@@ -72,14 +72,16 @@ async def one_server_of_account(settings: Settings, account_id: str) -> Settings
 async def one_server_of(settings: Settings, account: str | None, partition: int | None, verb: str) -> Settings:
     """Return the settings of the only server, or of the one of several that has the rows of an account or partition.
 
+    Where neither is given they are the given ones: all servers have some of the rows.
+
     Raises:
-        RefusedError: when there are several, and neither is given.
+        RefusedError: when there are several, and none has the partition.
         NotHeldError, ServerError: when there are several, and it is not known which one, or it does not answer.
 
     """
     if account is not None:
         return await one_server_of_account(settings, account)
-    return await one_server_of_numbers(settings, () if partition is None else (partition,), verb)
+    return settings if partition is None else await one_server_of_numbers(settings, [partition], verb)
 
 
 def require_one_server(settings: Settings, verb: str, instead: str) -> None:

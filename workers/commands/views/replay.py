@@ -5,6 +5,7 @@ from datetime import timedelta
 from rich.text import Text
 
 from infra.terminal import console, create_table
+from workers.commands.views.server_parts import show_part_results, show_parts, show_resumed
 from workers.commands.views.styles import BAD, GOOD, WARN, format_count
 from workers.ledger.model import WorkerName
 from workers.ops.operations import OngoingOperation
@@ -59,9 +60,8 @@ def show_rewind_result(done: OngoingOperation, worker: WorkerName) -> None:
 def show_reemit_plan(plan: reemit_plan.ReemitPlan) -> None:
     """Show the plan of a reemission."""
     out = console()
-    if plan.resumes is not None:
-        text = f"continues after the {plan.sent_before:,} events already sent (--anew starts over)"
-        out.print(Text.assemble((f"operation {plan.resumes} is unfinished: ", WARN), text), soft_wrap=True)
+    show_resumed(plan.resumes, plan.sent_before, "events")
+    show_parts(plan.servers, "events", lambda part: part.count)
     if not plan.count:
         out.print("Nothing to send.")
         return
@@ -77,7 +77,8 @@ def show_reemit_result(done: OngoingOperation, plan: reemit_plan.ReemitPlan) -> 
     out = console()
     result = done.result
     out.print(Text(f"{format_count(result['sent'], 'event')} sent: operation {done.number}", style=GOOD))
-    for each in result["first_refused"]:
+    show_part_results(result, "event")
+    for each in (named for of in (result, *result.get("servers", ())) for named in of.get("first_refused", ())):
         out.print(Text.assemble(("not sent: ", BAD), f"{each['account']}: {each['why']}"), soft_wrap=True)
     if result["refused"]:
         out.print(Text(f"{format_count(result['refused'], 'event')} refused by Kafka", style=BAD))

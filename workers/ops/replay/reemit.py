@@ -5,7 +5,7 @@ operation that is killed and resumed sends at most the last second's events twic
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
 
 from aiokafka.errors import BrokerResponseError
@@ -15,8 +15,10 @@ from infra.kafka.sender import Outgoing
 from infra.settings import Settings
 from workers.jobs.job import Message
 from workers.ops.numbers import one_server_of
-from workers.ops.operations import Intent, OngoingOperation, Operator, recorded_operation
-from workers.ops.replay.reemit_plan import VERB, ReemitPlan, RowFilter, RowPosition, operation_arguments, read_pages
+from workers.ops.operations import Intent, OngoingOperation, Operator
+from workers.ops.replay.reemit_plan import VERB, ReemitPlan, operation_arguments
+from workers.ops.replay.reemit_rows import RowFilter, RowPosition, read_pages
+from workers.ops.replay.server_runs import Progress, run_parts
 
 __all__ = ["reemit"]
 
@@ -31,7 +33,7 @@ async def reemit(  # noqa: PLR0913 - what, how and by whom, and how to stop it
     *,
     who: Operator,
     stop: asyncio.Event,
-    progress: Callable[[int], None] = lambda _: None,
+    progress: Progress = lambda _: None,
 ) -> OngoingOperation:
     """Send the events of a plan; return the operation and its result.
 
@@ -51,19 +53,21 @@ async def reemit(  # noqa: PLR0913 - what, how and by whom, and how to stop it
 
     """
     settings = await one_server_of(settings, selection.account, selection.partition, "inmail replay reemit")
-    intent = Intent(VERB, *who, operation_arguments(selection, plan.to), plan.summary())
-    async with recorded_operation(settings, intent) as operation:
-        emitter = _Emitter(settings, operation, plan, stop, progress)
+
+    async def work(operation: OngoingOperation, part: ReemitPlan, progress: Progress) -> None:
+        emitter = _Emitter(settings, operation, part, stop, progress)
         try:
             await operation.save_progress()  # saves the start, in case the process is killed before the first chunk
-            async with aclosing(read_pages(operation.connection, selection, plan.start)) as found:
+            async with aclosing(read_pages(operation.connection, selection, part.start, part.foreign)) as found:
                 async for page in found:
                     await emitter.emit(page)
                     if operation.stopped:
                         break
         finally:
             await emitter.close()
-    return operation
+
+    intent = Intent(VERB, *who, operation_arguments(selection, plan.to), plan.summary())
+    return await run_parts(settings, intent, plan, work, stop=stop, progress=progress)
 
 
 class _Emitter(ChunkSender[tuple[RowPosition, Message]]):
@@ -75,7 +79,7 @@ class _Emitter(ChunkSender[tuple[RowPosition, Message]]):
         operation: OngoingOperation,
         plan: ReemitPlan,
         stop: asyncio.Event,
-        progress: Callable[[int], None],
+        progress: Progress,
     ) -> None:
         super().__init__(settings, f"inmail-{VERB}", plan.rate, stop, chunk_size=_CHUNK)
         self._operation = operation

@@ -5,69 +5,25 @@ letters are never sent again, since the database has no rows for them.
 """
 
 from collections import Counter
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Any
 from uuid import UUID
 
 from infra.kafka.clients import admin_client
 from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.catalogue import ALL_TOPICS, CREDIT_EVENTS, SEND_RESULTS
-from workers.jobs.job import Message
-from workers.jobs.result_events import tick_messages
-from workers.jobs.stored_events import JOURNAL_ROWS, row_event
-from workers.ledger.model import Tick, WorkerName
 from workers.ops.books.balance import UnknownAccountError
-from workers.ops.books.snapshot import open_books
+from workers.ops.books.shards import Holdings, ServerError
 from workers.ops.numbers import one_server_of
 from workers.ops.operations import RefusedError
+from workers.ops.replay.reemit_rows import RowFilter, RowPosition, count_events
+from workers.ops.replay.server_parts import Resumption, ServerParts, Unfinished, plan_parts
 
-__all__ = ["VERB", "ReemitPlan", "RowFilter", "RowPosition", "operation_arguments", "plan_reemit", "read_pages"]
+__all__ = ["VERB", "ReemitPlan", "operation_arguments", "plan_reemit"]
 
 VERB = "reemit"
-_PAGE = 500
-_COUNT_SECONDS = 3600.0
-_NO_ID = UUID(int=0)
-
-JOURNAL: Final = "journal"
-TICKS: Final = "ticks"
-
-
-class RowPosition(NamedTuple):
-    """The position of the row sent last: its table, and its key there."""
-
-    part: str = JOURNAL
-    first: int = 0  # account, or partition of a tick
-    second: int = 0  # sequence, or offset of a tick
-    third: UUID = _NO_ID  # request id of a tick
-
-    def summary(self) -> list[Any]:
-        """Return the position for JSON."""
-        return [self.part, self.first, self.second, str(self.third)]
-
-
-_TICKS_BEGIN: Final = RowPosition(TICKS, -1, -1)
-
-
-@dataclass(frozen=True, slots=True)
-class RowFilter:
-    """A filter of rows: all conditions that are not None must hold."""
-
-    account: str | None = None
-    request: UUID | None = None  # its answers, and the movements it caused
-    after: datetime | None = None  # decision time at this time or later
-    before: datetime | None = None  # decision time before this time
-    worker: WorkerName | None = None
-    partition: int | None = None  # of the input
-    start: int | None = None  # offset of the input
-    end: int | None = None  # exclusive
-
-    def summary(self) -> dict[str, Any]:
-        """Return the conditions for JSON."""
-        given = {name: getattr(self, name) for name in self.__slots__}
-        return {n: v if isinstance(v, int) else str(v) for n, v in given.items() if v is not None}
 
 
 @dataclass(slots=True)
@@ -81,11 +37,24 @@ class ReemitPlan:
     start: RowPosition = field(default_factory=RowPosition)
     resumes: int | None = None  # the operation to resume
     sent_before: int = 0  # by the resumed operations
+    foreign: Sequence[int] = ()  # numbers whose rows another server has
+    servers: "ServerParts[ReemitPlan] | None" = None  # the plans of several servers, of which this one is the sum
+
+    @property
+    def silent(self) -> Sequence[ServerError]:
+        """The errors of the servers that are left out, as they did not answer."""
+        return () if self.servers is None else self.servers.silent
 
     @property
     def count(self) -> int:
         """The number of events to send."""
         return self.events.total()
+
+    def resume(self, earlier: Unfinished) -> None:
+        """Set the start to the position of an operation with the same arguments that did not finish."""
+        part, first, second, third = earlier.result["position"]
+        self.start, self.resumes = RowPosition(part, first, second, UUID(third)), earlier.operation
+        self.sent_before = earlier.result["sent"] + earlier.result["sent_before"]
 
     @property
     def seconds(self) -> float:
@@ -94,7 +63,7 @@ class ReemitPlan:
 
     def summary(self) -> dict[str, Any]:
         """Return the plan for JSON."""
-        return {
+        plan = {
             "events": self.count,
             "by_topic": dict(sorted(self.events.items())),
             "to": self.to,
@@ -103,6 +72,7 @@ class ReemitPlan:
             "goes_on_with": self.resumes,
             "sent_before": self.sent_before,
         }
+        return plan if self.servers is None else plan | {"servers": self.servers.summary()}
 
 
 def operation_arguments(selection: RowFilter, to: str | None) -> dict[str, Any]:
@@ -125,20 +95,32 @@ async def plan_reemit(
     Raises:
         RefusedError: when the topic is one of this system's, or does not exist, or the request is unknown.
         UnknownAccountError, NotSetUpError: when the ledger has no such account, or was never migrated.
+        NotHeldError, ServerError: of several servers, as `plan_parts` and `one_server_of` raise them.
         KafkaError, OSError, asyncpg.PostgresError: when Kafka or Postgres cannot be reached or refuses.
 
     """
-    plan = ReemitPlan(rate, to, await _partitions(settings, to))
-    server = await one_server_of(settings, selection.account, selection.partition, "inmail replay reemit")
-    async with open_books(server) as connection:
+    partitions = await _partitions(settings, to)
+    settings = await one_server_of(settings, selection.account, selection.partition, "inmail replay reemit")
+
+    async def plan_part(connection: Connection, holdings: Holdings, earlier: Unfinished | None) -> ReemitPlan:
         if selection.account is not None and not await connection.fetchval(
             "select exists (select from accounts where account_id = $1)", selection.account
         ):
             raise UnknownAccountError(selection.account)
-        if not from_start:
-            await _resume(connection, plan, operation_arguments(selection, to))
-        plan.events = await _count_events(connection, selection, plan.start)
-    if selection.request is not None and not plan.count and plan.resumes is None:
+        plan = ReemitPlan(rate, to, partitions, foreign=holdings.foreign)
+        if earlier is not None and "position" in earlier.result:
+            plan.resume(earlier)
+        plan.events = await count_events(connection, selection, plan.start, plan.foreign)
+        return plan
+
+    resumption = None if from_start else Resumption(VERB, operation_arguments(selection, to))
+    plan = await plan_parts(settings, resumption, plan_part)
+    if isinstance(plan, ServerParts):
+        events = sum((part.events for part in plan.plans), Counter[str]())
+        plan = ReemitPlan(
+            rate, to, partitions, events, resumes=plan.resumes, sent_before=plan.sent_before, servers=plan
+        )
+    if selection.request is not None and not plan.count and plan.resumes is None and not plan.silent:
         raise RefusedError(f"the ledger has no matching row of request {selection.request}")
     return plan
 
@@ -162,139 +144,3 @@ async def _partitions(settings: Settings, to: str | None) -> dict[str, int]:
             f" ({found.get(SEND_RESULTS, 0)}) to keep accounts where they are"
         )
     return {topic: found[topic] for topic in wanted}
-
-
-async def _resume(connection: Connection, plan: ReemitPlan, arguments: Mapping[str, Any]) -> None:
-    """Set the plan's start to the position of a reemission with the same arguments that did not finish."""
-    row = await connection.fetchrow(
-        "select operation, status, result from operations where verb = $1 and arguments = $2"
-        " order by operation desc limit 1",
-        VERB,
-        dict(arguments),
-    )
-    if row is None or row["status"] == "done" or "position" not in row["result"]:
-        return
-    part, first, second, third = row["result"]["position"]
-    plan.start, plan.resumes = RowPosition(part, first, second, UUID(third)), row["operation"]
-    plan.sent_before = row["result"]["sent"] + row["result"]["sent_before"]
-
-
-# An index finds the rows of a request by the position of its record, which its answer has.
-_AT_ITS_PLACE = """
-(j.source_partition, j.source_offset) in (
-    select r.source_partition, r.source_offset from journal as r
-    where r.request_id = {0} and r.is_answer and r.code <> 'key_conflict' and r.code <> 'balance_not_current'
-    union all
-    select r.source_partition, r.source_offset from journal as r
-    where r.request_id = {0} and r.is_answer and r.code = 'balance_not_current'
-    union all
-    select r.source_partition, r.source_offset from journal as r
-    where r.request_id = {0} and r.is_answer and r.code = 'key_conflict'
-    union all
-    select t.partition, t.source_offset from ticks as t where t.request_id = {0}
-)
-"""
-
-
-# Offsets are those of the topic as it is: one that was created again has other records at the same ones.
-_OF_THIS_TOPIC = """{0}.as_of > coalesce(
-(select l.topic_since from lanes as l where l.consumer_group = {1} and l.partition = {2}), '-infinity')"""
-
-
-def _conditions(selection: RowFilter, part: str, position: RowPosition) -> tuple[str, list[Any]]:
-    """Return the SQL condition on the rows of a table, and its arguments, the position's first."""
-    ticks = part == TICKS
-    partition = "t.partition" if ticks else "j.source_partition"
-    row = "t" if ticks else "j"
-    given: list[tuple[str, Any]] = [
-        (f"{row}.request_id = ", selection.request),
-        (f"{row}.as_of >= ", selection.after),
-        (f"{row}.as_of < ", selection.before),
-        (f"{partition} = ", selection.partition),
-        (f"{row}.source_offset >= ", selection.start),
-        (f"{row}.source_offset < ", selection.end),
-    ]
-    if ticks:
-        texts = ["(t.partition, t.source_offset, t.request_id) > ($1, $2, $3)", "t.code <> 'booking'"]
-        values: list[Any] = [position.first, position.second, position.third]
-    else:
-        texts, values = ["(j.account, j.sequence) > ($1, $2)"], [position.first, position.second]
-        given += [("j.worker = ", selection.worker and selection.worker.value)]
-        if selection.account is not None:
-            values.append(selection.account)
-            texts.append("j.account = (select a.account from accounts as a where a.account_id = $3)")
-        if selection.request is not None:
-            values.append(selection.request)
-            texts.append(_AT_ITS_PLACE.format(f"${len(values)}"))
-    if (selection.start, selection.end) != (None, None):
-        texts.append(_OF_THIS_TOPIC.format(row, "'inmail-expiry'" if ticks else "'inmail-' || j.worker", partition))
-    for text, value in given:
-        if value is not None:
-            values.append(value)
-            texts.append(f"{text}${len(values)}")
-    return " and ".join(texts), values
-
-
-def _has_ticks(selection: RowFilter) -> bool:
-    return selection.account is None and selection.worker in (None, WorkerName.EXPIRY)
-
-
-async def _count_events(connection: Connection, selection: RowFilter, start: RowPosition) -> Counter[str]:
-    counts: Counter[str] = Counter()
-    if start.part == JOURNAL:
-        where, values = _conditions(selection, JOURNAL, start)
-        rows = await connection.fetch(
-            # By topic, as `result_event` chooses it: sends, and reports that returned no credit.
-            "select j.recipient_id is not null or (j.worker = 'send' and j.is_answer"  # noqa: S608 - of texts below
-            " and j.code not in ('reversed', 'lot_ended')) as of_send, count(*)"
-            f" from journal as j where {where} group by 1",
-            *values,
-            timeout=_COUNT_SECONDS,
-        )
-        counts.update({SEND_RESULTS if row[0] else CREDIT_EVENTS: row[1] for row in rows})
-    if _has_ticks(selection):
-        where, values = _conditions(selection, TICKS, start if start.part == TICKS else _TICKS_BEGIN)
-        counts[CREDIT_EVENTS] += await connection.fetchval(
-            f"select count(*) from ticks as t where {where}",  # noqa: S608 - the same
-            *values,
-            timeout=_COUNT_SECONDS,
-        )
-    return +counts
-
-
-async def read_pages(
-    connection: Connection, selection: RowFilter, start: RowPosition
-) -> AsyncGenerator[Sequence[tuple[RowPosition, Message]], None]:
-    """Yield pages of the selected events after a position, each event with its position."""
-    position = start
-    while position.part == JOURNAL:
-        where, values = _conditions(selection, JOURNAL, position)
-        rows = await connection.fetch(
-            f"{JOURNAL_ROWS} where {where} order by j.account, j.sequence limit {_PAGE}",
-            *values,
-            timeout=_COUNT_SECONDS,
-        )
-        events = [(RowPosition(JOURNAL, row.account, row.sequence), event) for row, event in map(row_event, rows)]
-        if events:
-            yield events
-            position = events[-1][0]
-        if len(events) < _PAGE:
-            position = _TICKS_BEGIN
-    while _has_ticks(selection):
-        where, values = _conditions(selection, TICKS, position)
-        rows = await connection.fetch(
-            "select t.* from ticks as t"  # noqa: S608 - the same
-            f" where {where} order by t.partition, t.source_offset, t.request_id limit {_PAGE}",
-            *values,
-        )
-        ticks = [Tick(*row) for row in rows]
-        if ticks:
-            # The rows that a tick booked are in the journal; its last message is the answer.
-            yield [(_tick_position(each), tick_messages(each, [], each.source_offset)[-1]) for each in ticks]
-            position = _tick_position(ticks[-1])
-        if len(ticks) < _PAGE:
-            return
-
-
-def _tick_position(tick: Tick) -> RowPosition:
-    return RowPosition(TICKS, tick.partition, tick.source_offset, tick.request_id)

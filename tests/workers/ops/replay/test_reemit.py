@@ -21,9 +21,10 @@ from tests.workers.replaying import ME, Marks, fund_and_send, mark, seen, whole_
 from workers.ledger.model import WorkerName
 from workers.ops.books.balance import UnknownAccountError
 from workers.ops.operations import OngoingOperation, OperationStatus, RefusedError, list_operations
-from workers.ops.replay import reemit_plan
+from workers.ops.replay import reemit_rows
 from workers.ops.replay.reemit import reemit
-from workers.ops.replay.reemit_plan import ReemitPlan, RowFilter, RowPosition, plan_reemit
+from workers.ops.replay.reemit_plan import ReemitPlan, plan_reemit
+from workers.ops.replay.reemit_rows import RowFilter, RowPosition
 
 FAST = 50_000.0
 
@@ -191,7 +192,7 @@ async def test_a_request_or_a_time_is_found_without_reading_the_journal(database
     connection: Any = _Explaining()
     selections = (RowFilter(request=uuid4()), RowFilter(worker=WorkerName.SEND, after=THREE, before=THREE + MINUTE))
     for selection in selections:
-        assert [] == [page async for page in reemit_plan.read_pages(connection, selection, RowPosition())]
+        assert [] == [page async for page in reemit_rows.read_pages(connection, selection, RowPosition())]
     by_request, by_time = (plan for plan in plans if "journal" in plan)
 
     assert all(index in by_request for index in ("journal_outcomes", "journal_conflicts", "journal_source"))
@@ -206,7 +207,7 @@ async def test_it_stops_between_two_events_and_goes_on_behind_them(
     cluster: Settings, database: Connection, account: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Across pages, and from the journal to the ticks: nothing is left out and nothing comes twice."""
-    monkeypatch.setattr(reemit_plan, "_PAGE", 3)
+    monkeypatch.setattr(reemit_rows, "_PAGE", 3)
     await whole_history(cluster, Book(database), account)
     topic, everything = await made(cluster)
     whole = await plan_reemit(cluster, RowFilter(), topic, FAST)

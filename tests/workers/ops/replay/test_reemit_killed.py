@@ -10,7 +10,8 @@ from infra.settings import Settings
 from tests.workers.replaying import ME, fund_and_send
 from workers.ops.operations import OngoingOperation, list_operations
 from workers.ops.replay.reemit import reemit
-from workers.ops.replay.reemit_plan import RowFilter, plan_reemit
+from workers.ops.replay.reemit_plan import plan_reemit
+from workers.ops.replay.reemit_rows import RowFilter
 
 
 async def test_one_that_is_killed_before_its_first_chunk_is_gone_on_with_from_where_it_was_to_begin(

@@ -28,7 +28,8 @@ from workers.ledger.plans import load_catalogue
 from workers.ops.books.audit import audit_books
 from workers.ops.lag import Status, observer
 from workers.ops.operations import RefusedError
-from workers.ops.replay.reemit_plan import RowFilter, plan_reemit
+from workers.ops.replay.reemit_plan import plan_reemit
+from workers.ops.replay.reemit_rows import RowFilter
 from workers.ops.replay.rewind_plan import RewindOptions, plan_rewind
 from workers.ops.replay.rewind_target import RewindTarget, TargetKind
 from workers.ops.topics.plan import apply_topics, plan_topics, wanted_config
