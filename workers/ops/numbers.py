@@ -1,16 +1,41 @@
 """Which server an operator's verb works with, where several Postgres servers hold the books: that of the numbers."""
 
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 from pydantic import SecretStr
 
-from infra.postgres import Connection
+from infra.postgres import Connection, connect_database
 from infra.settings import Settings
 from infra.shards import number_ranges
-from workers.ops.books.shards import Holdings, ask_each_server, has_one_server, server_name, settings_of_account
-from workers.ops.operations import RefusedError
+from workers.ops.books.shards import (
+    Holdings,
+    NotHeldError,
+    ask_each_server,
+    has_one_server,
+    server_name,
+    settings_of_account,
+)
+from workers.ops.operations import RefusedError, lock_verb
 
-__all__ = ["all_holdings", "one_server_of", "one_server_of_account", "one_server_of_numbers", "require_one_server"]
+__all__ = [
+    "ServerNumbers",
+    "all_holdings",
+    "one_server_of",
+    "one_server_of_account",
+    "one_server_of_numbers",
+    "open_locked",
+    "require_one_server",
+    "servers_of_numbers",
+]
+
+
+class ServerNumbers(NamedTuple):
+    """A server, and numbers that it holds."""
+
+    server: Settings
+    numbers: tuple[int, ...]  # of the only server: those that are asked for, empty for all
 
 
 async def _nothing(_connection: Connection, _holdings: Holdings) -> None: ...
@@ -29,6 +54,59 @@ async def all_holdings(settings: Settings) -> list[tuple[Settings, Holdings]]:
     for error in answers.silent:
         raise error
     return [(server, holdings) for server, holdings, _ in answers.found]
+
+
+async def servers_of_numbers(settings: Settings, numbers: Collection[int]) -> list[ServerNumbers]:
+    """Return the servers that hold numbers, or all numbers if none are given; the only server without a question.
+
+    A number that is on its way from a server to another is held by none.
+
+    Raises:
+        NotHeldError: when all of several servers answer, and a number is held by none or two of them.
+        ServerError: when a number may be held by one of several servers that does not answer.
+
+    """
+    if has_one_server(settings):
+        return [ServerNumbers(settings, tuple(numbers))]
+    answers = await ask_each_server(settings, _nothing)
+    partitions = max((holdings.partitions or 0 for _, holdings, _ in answers.found), default=0)
+    found: dict[int, list[int]] = {position: [] for position in range(len(answers.found))}
+    for number in sorted(numbers) or range(partitions or settings.topic_partitions):
+        holders = [
+            position
+            for position, (_, holdings, _) in enumerate(answers.found)
+            if holdings.shard is not None and holdings.shard.holds(number)
+        ]
+        if not holders:
+            for error in answers.silent:
+                raise error
+        if len(holders) != 1:
+            raise NotHeldError(
+                f"partition number {number} is held by {len(holders) or 'no'} server{'s' * bool(holders)} of"
+                " INMAIL_DATABASE_SHARDS: see `inmail shards list`"
+            )
+        found[holders[0]].append(number)
+    return [ServerNumbers(answers.found[position][0], tuple(held)) for position, held in found.items() if held]
+
+
+@asynccontextmanager
+async def open_locked(server: Settings, verb: str) -> AsyncIterator[Connection]:
+    """Connect to one of several servers, and keep operations of a verb that are noted there away meanwhile.
+
+    Raises:
+        RefusedError: when such an operation is running. The message names the server.
+        OSError, asyncpg.PostgresError: when the database cannot be reached or refuses.
+
+    """
+    connection = await connect_database(server)
+    try:
+        try:
+            await lock_verb(connection, verb)
+        except RefusedError as error:
+            raise RefusedError(f"{server_name(server)}: {error}") from error
+        yield connection
+    finally:
+        await connection.close()
 
 
 async def one_server_of_numbers(settings: Settings, numbers: Collection[int], verb: str) -> Settings:

@@ -23,7 +23,9 @@ def show_rewind_plan(plan: RewindPlan) -> None:
         return
     heads = ["partition", "from", "to", "published again", "first answers", "decided"]
     rows = [(str(each.partition), *(f"{number:,}" for number in each[1:])) for each in plan.moves]
-    out.print(create_table(heads, rows, ",".join(heads)))
+    if plan.server_of:
+        rows = [(*row, plan.server_of[each.partition]) for row, each in zip(rows, plan.moves, strict=True)]
+    out.print(create_table([*heads, *["server"] * bool(plan.server_of)], rows, ",".join(heads)))
     again, answers = sum(each.republished for each in plan.moves), sum(each.first_answers for each in plan.moves)
     if again:
         text = (

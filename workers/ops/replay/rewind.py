@@ -1,26 +1,34 @@
 """Rewinds a group: sets its offsets all at once, while it has no members, on record.
 
+Of several servers, all that hold one of the partitions have to answer: nothing is set without one of them. The
+operation is noted on the server of INMAIL_DATABASE_URL.
+
 If the process is killed, either no offset is set or all are. So the same command again has the same plan, or nothing
 left to do.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final
 
 from aiokafka import TopicPartition
 
 from infra.kafka.clients import admin_client, committed_offsets
-from infra.postgres import connect_database
+from infra.postgres import Connection, connect_database
 from infra.settings import Settings
 from workers.ops.books.lanes import last_owners
+from workers.ops.books.shards import naming_server
 from workers.ops.group_offsets import set_offsets, wait_until_empty
-from workers.ops.numbers import one_server_of_numbers
+from workers.ops.numbers import open_locked, servers_of_numbers
 from workers.ops.operations import Intent, OngoingOperation, Operator, RefusedError, recorded_operation
 from workers.ops.replay.rewind_plan import RewindOptions, RewindPlan, plan_rewind
 from workers.ops.replay.rewind_target import VERB, RewindTarget
 from workers.topology import GROUP_OF, TOPIC_OF
 
 __all__ = ["rewind"]
+
+_MOVED: Final = "partition numbers moved to another server meanwhile, and nothing was set: run the same command again"
 
 
 async def rewind(  # noqa: PLR0913 - what, how and by whom, and how to stop it
@@ -53,7 +61,6 @@ async def rewind(  # noqa: PLR0913 - what, how and by whom, and how to stop it
         NotSetUpError, KafkaError, OSError, asyncpg.PostgresError: when the rewind fails; the same command resumes it.
 
     """
-    settings = await one_server_of_numbers(settings, target.partitions, "inmail replay rewind")
     group = GROUP_OF[TOPIC_OF[plan.worker]]
     arguments = {
         "worker": plan.worker.value,
@@ -61,18 +68,35 @@ async def rewind(  # noqa: PLR0913 - what, how and by whom, and how to stop it
         "drain": options.drain,
         **target.summary(),
     }
-    async with recorded_operation(settings, Intent(VERB, *who, arguments, plan.summary())) as operation:
-        if options.drain:
-            async with admin_client(settings) as admin:
-                operation.stopped = not await wait_until_empty(admin, group, drain_seconds, stop, tell)
-        if not operation.stopped:
-            await _set_offsets(
-                settings, operation, await plan_rewind(settings, plan.worker, target, options, plan.targets)
-            )
+    intent = Intent(VERB, *who, arguments, plan.summary())
+    with naming_server(settings):
+        async with recorded_operation(settings, intent) as operation, _open_others(settings, plan) as others:
+            if options.drain:
+                async with admin_client(settings) as admin:
+                    operation.stopped = not await wait_until_empty(admin, group, drain_seconds, stop, tell)
+            if not operation.stopped:
+                again = await plan_rewind(settings, plan.worker, target, options, plan.targets)
+                if again.servers != plan.servers:
+                    raise RefusedError(_MOVED)
+                await _set_offsets(settings, operation, again, [operation.connection, *others])
     return operation
 
 
-async def _set_offsets(settings: Settings, operation: OngoingOperation, plan: RewindPlan) -> None:
+@asynccontextmanager
+async def _open_others(settings: Settings, plan: RewindPlan) -> AsyncIterator[list[Connection]]:
+    """Connect to the servers that hold partitions of a plan, but for that of the operation; lock the verb there."""
+    async with AsyncExitStack() as opened:
+        connections = []
+        for server, _ in plan.servers:
+            if server.database_url != settings.database_url:
+                with naming_server(server):
+                    connections.append(await opened.enter_async_context(open_locked(server, VERB)))
+        yield connections
+
+
+async def _set_offsets(
+    settings: Settings, operation: OngoingOperation, plan: RewindPlan, connections: Sequence[Connection]
+) -> None:
     """Set the offsets of a plan computed after the group's last member has left."""
     if plan.refusal is not None or (plan.members and plan.moves):
         raise RefusedError(plan.refusal or "the group has members again")
@@ -82,8 +106,17 @@ async def _set_offsets(settings: Settings, operation: OngoingOperation, plan: Re
     group, topic = GROUP_OF[TOPIC_OF[plan.worker]], TOPIC_OF[plan.worker]
     offsets = {TopicPartition(topic, move.partition): move.target for move in plan.moves}
     if offsets:
-        await _announce_offsets(settings, group, offsets)
-        await set_offsets(settings, group, offsets, await last_owners(operation.connection, group))
+        for server, held in plan.servers:
+            own = {place: offset for place, offset in offsets.items() if not held or place.partition in held}
+            if own:
+                with naming_server(server):
+                    await _announce_offsets(server, group, own)
+        # Announced on a server that has copied its lanes to another meanwhile, the other would not know.
+        numbers = [number for each in plan.servers for number in each.numbers]
+        if await servers_of_numbers(settings, numbers) != plan.servers:
+            raise RefusedError(_MOVED)
+        owners = [await last_owners(connection, group) for connection in connections]
+        await set_offsets(settings, group, offsets, set().union(*owners))
         async with admin_client(settings) as admin:
             if await committed_offsets(admin, group, list(offsets)) != offsets:
                 raise RefusedError(

@@ -7,24 +7,30 @@ which needs no extra option. So are earlier dead letters that this version can d
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
+
+from asyncpg import Record
 
 from infra.kafka.clients import admin_client
 from infra.postgres import Connection
 from infra.settings import Settings
+from infra.shards import settings_of_shards
 from workers.ledger.model import WorkerName
+from workers.ops.books.shards import has_one_server, naming_server, server_name
 from workers.ops.books.snapshot import open_books
 from workers.ops.group_offsets import describe_group
-from workers.ops.numbers import one_server_of_numbers
+from workers.ops.numbers import ServerNumbers, servers_of_numbers
 from workers.ops.operations import RefusedError
 from workers.ops.replay.rewind_target import (
+    NoTargetError,
     PartitionState,
     RewindTarget,
     TargetKind,
     find_targets,
     move_problem,
     read_partition_states,
+    read_rewind,
 )
 from workers.topology import GROUP_OF, TOPIC_OF
 
@@ -75,6 +81,17 @@ class RewindPlan:
     moves: Sequence[OffsetMove]
     members: Sequence[str]
     refusal: str | None
+    servers: Sequence[ServerNumbers]  # that hold the partitions
+
+    @property
+    def server_of(self) -> Mapping[int, str]:
+        """The name of the server of each partition; empty where there is one server."""
+        return {
+            number: server_name(each.server)
+            for each in self.servers
+            if not has_one_server(each.server)
+            for number in each.numbers
+        }
 
     @property
     def records(self) -> int:
@@ -88,7 +105,7 @@ class RewindPlan:
 
     def summary(self) -> dict[str, Any]:
         """Return the plan for JSON."""
-        return {
+        plan = {
             "group": GROUP_OF[TOPIC_OF[self.worker]],
             "moves": [move.summary() for move in self.moves],
             "records": self.records,
@@ -96,6 +113,10 @@ class RewindPlan:
             "members": list(self.members),
             "refused": self.refusal,
         }
+        if not self.server_of:
+            return plan
+        servers = [{"server": server_name(each.server), "numbers": list(each.numbers)} for each in self.servers]
+        return plan | {"servers": servers}
 
 
 async def plan_rewind(
@@ -117,26 +138,71 @@ async def plan_rewind(
     Raises:
         RefusedError: when the target does not exist, or would skip records. The message names the allowed range.
         NotSetUpError: when the topics or the tables do not exist.
+        NotHeldError, ServerError: of several servers, as `servers_of_numbers` raises them: all that hold one of the
+            partitions have to answer, as the offsets are set all at once.
         KafkaError, OSError, asyncpg.PostgresError: when Kafka or Postgres cannot be reached or refuses.
 
     """
-    settings = await one_server_of_numbers(settings, target.partitions, "inmail replay rewind")
+    servers = await servers_of_numbers(settings, target.partitions)
     async with admin_client(settings) as admin:
         group = await describe_group(admin, GROUP_OF[TOPIC_OF[worker]])
-    async with open_books(settings) as connection:
-        places = await read_partition_states(settings, connection, worker, target.partitions)
-        if targets is None:
-            targets = await find_targets(settings, connection, worker, target, places)
-        problems = [move_problem(target.kind, places[number], offset) for number, offset in targets.items()]
-        if any(problems):
-            raise RefusedError("; ".join(filter(None, problems)))
-        moves = [
-            await _plan_move(connection, worker, places[number], offset)
-            for number, offset in sorted(targets.items())
-            if _must_move(target.kind, places[number], offset)
-        ]
+    rewound = None
+    if target.kind is TargetKind.UNDO and targets is None and not has_one_server(settings):
+        rewound = await _find_rewind(settings, target)
+    found: dict[int, int] = {}
+    moves, absent = [], []
+    for server, numbers in servers:
+        part = replace(target, partitions=numbers)
+        with naming_server(server):
+            async with open_books(server) as connection:
+                try:
+                    goes, of_server = await _plan_server(server, connection, worker, part, targets, rewound)
+                except NoTargetError as error:
+                    absent.append(error)
+                    continue
+        found |= goes
+        moves += of_server
+    if len(absent) == len(servers):
+        raise absent[0]
+    moves.sort()
     members = () if group.empty else group.members or (f"one that is being counted out ({group.state})",)
-    return RewindPlan(worker, target.kind, targets, moves, members, _refusal(moves, members, options))
+    return RewindPlan(worker, target.kind, found, moves, members, _refusal(moves, members, options), servers)
+
+
+async def _find_rewind(settings: Settings, target: RewindTarget) -> Record | None:
+    """Return the record of the rewind to undo, of whichever of several servers has it: first that of operations."""
+    for server in sorted(settings_of_shards(settings), key=lambda each: each.database_url != settings.database_url):
+        with naming_server(server):
+            async with open_books(server) as connection:
+                if (row := await read_rewind(connection, target.value)) is not None:  # type: ignore[arg-type] # as the kind says
+                    return row
+    return None
+
+
+async def _plan_server(  # noqa: PLR0913, PLR0917 - where, what, and what is known of it
+    settings: Settings,
+    connection: Connection,
+    worker: WorkerName,
+    target: RewindTarget,
+    targets: Mapping[int, int] | None,
+    rewound: Record | None,
+) -> tuple[Mapping[int, int], list[OffsetMove]]:
+    """Return the target offsets and the moves of the partitions that one server holds."""
+    places = await read_partition_states(settings, connection, worker, target.partitions)
+    if targets is None:
+        if target.kind is TargetKind.UNDO and has_one_server(settings):
+            rewound = await read_rewind(connection, target.value)  # type: ignore[arg-type] # as the kind says
+        targets = await find_targets(settings, connection, worker, target, places, rewound)
+    goes = {number: offset for number, offset in targets.items() if number in places}
+    problems = [move_problem(target.kind, places[number], offset) for number, offset in goes.items()]
+    if any(problems):
+        raise RefusedError("; ".join(filter(None, problems)))
+    moves = [
+        await _plan_move(connection, worker, places[number], offset)
+        for number, offset in sorted(goes.items())
+        if _must_move(target.kind, places[number], offset)
+    ]
+    return goes, moves
 
 
 def _must_move(kind: TargetKind, place: PartitionState, offset: int) -> bool:

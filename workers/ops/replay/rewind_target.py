@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, assert_never
 from uuid import UUID
 
 from aiokafka import TopicPartition
+from asyncpg import Record
 
 from infra.clock import EPOCH
 from infra.kafka.clients import admin_client, committed_offsets, count_partitions, partitions_of, reader
@@ -22,15 +23,21 @@ from workers.topology import GROUP_OF, TOPIC_OF
 
 __all__ = [
     "VERB",
+    "NoTargetError",
     "PartitionState",
     "RewindTarget",
     "TargetKind",
     "find_targets",
     "move_problem",
     "read_partition_states",
+    "read_rewind",
 ]
 
 VERB = "rewind"
+
+
+class NoTargetError(RefusedError):
+    """None of the given partitions has the target. Others may, where another server holds them."""
 
 
 class TargetKind(StrEnum):
@@ -105,16 +112,26 @@ async def read_partition_states(
     return found
 
 
-async def find_targets(
+async def find_targets(  # noqa: PLR0913, PLR0917 - where, what, and what is known of it
     settings: Settings,
     connection: Connection,
     worker: WorkerName,
     target: RewindTarget,
     places: Mapping[int, PartitionState],
+    rewound: Record | None,
 ) -> dict[int, int]:
     """Return the target offset in each partition.
 
+    Args:
+        settings: where Kafka is.
+        connection: to the server that holds the partitions.
+        worker: the worker whose group to rewind.
+        target: the target.
+        places: the partitions' states.
+        rewound: for UNDO: what `read_rewind` found, on whichever server.
+
     Raises:
+        NoTargetError: when none of these partitions has the time or the request.
         RefusedError: when the target does not exist.
 
     """
@@ -126,7 +143,7 @@ async def find_targets(
         case TargetKind.REQUEST:
             return await _find_request(connection, worker, target.value, places)  # type: ignore[arg-type] # the same
         case TargetKind.UNDO:
-            return await _find_start_of_rewind(connection, worker, target.value, places)  # type: ignore[arg-type] # the same
+            return await _find_start_of_rewind(connection, worker, target.value, places, rewound)  # type: ignore[arg-type] # the same
         case _:
             assert_never(target.kind)
 
@@ -146,7 +163,7 @@ async def _find_time(
         found = await consumer.offsets_for_times({TopicPartition(topic, number): asked for number in places})
     targets = {place.partition: first.offset for place, first in found.items() if first is not None}
     if not targets:
-        raise RefusedError(f"{topic} has no record from {time.isoformat()} or later")
+        raise NoTargetError(f"{topic} has no record from {time.isoformat()} or later")
     return targets
 
 
@@ -195,16 +212,24 @@ async def _find_request(
             f"{before if row[0] == worker.value and row[1] in places else ''}"
             for row in others
         )
-        raise RefusedError(f"{worker.value} has no stored outcome of request {request} in these partitions{known}")
+        raise NoTargetError(f"{worker.value} has no stored outcome of request {request} in these partitions{known}")
     return {row[0]: row[1] for row in rows}
 
 
-async def _find_start_of_rewind(
-    connection: Connection, worker: WorkerName, number: int, places: Mapping[int, PartitionState]
-) -> dict[int, int]:
-    row = await connection.fetchrow(
+async def read_rewind(connection: Connection, number: int) -> Record | None:
+    """Return the record of a rewind by its operation's number, None if it is not on this server."""
+    return await connection.fetchrow(
         "select arguments, result, started_at from operations where operation = $1 and verb = $2", number, VERB
     )
+
+
+async def _find_start_of_rewind(
+    connection: Connection,
+    worker: WorkerName,
+    number: int,
+    places: Mapping[int, PartitionState],
+    row: Record | None,
+) -> dict[int, int]:
     if row is None or row["arguments"]["worker"] != worker.value:
         raise RefusedError(f"operation {number} is not a rewind of {worker.value}: see `inmail operations list`")
     moves = row["result"].get("moves", [])

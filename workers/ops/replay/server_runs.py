@@ -15,7 +15,8 @@ from infra.postgres import Connection, connect_database
 from infra.settings import Settings
 from infra.shards import number_ranges
 from workers.ops.books.shards import ServerError, naming_server, read_holdings
-from workers.ops.operations import Intent, OngoingOperation, RefusedError, lock_verb, recorded_operation
+from workers.ops.numbers import open_locked
+from workers.ops.operations import Intent, OngoingOperation, RefusedError, recorded_operation
 from workers.ops.replay.server_parts import PartPlan, ServerPart, ServerParts
 
 __all__ = ["Progress", "run_parts"]
@@ -144,14 +145,13 @@ class _Run:
 
     @asynccontextmanager
     async def _open(self, part: ServerPart[Any]) -> AsyncIterator[Connection]:
-        """Connect to a server; another run that is noted on another server is kept from working on it meanwhile."""
+        """Connect to a server; the operation holds the lock of its own already."""
+        if part.server.database_url != self._settings.database_url:
+            async with open_locked(part.server, self._verb) as connection:
+                yield connection
+            return
         connection = await connect_database(part.server)
         try:
-            if part.server.database_url != self._settings.database_url:
-                try:
-                    await lock_verb(connection, self._verb)
-                except RefusedError as error:
-                    raise RefusedError(f"{part.name}: {error}") from error
             yield connection
         finally:
             await connection.close()
