@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from infra.local.stack import LocalStack
-from tests.bench import balances, debit_database, drain, expiry, growth, lag, latency, memory, order, reads
+from tests.bench import balances, debit_database, drain, expiry, growth, lag, latency, memory, order, reads, two_servers
 from tests.bench.books import Databases
 from tests.bench.figures import Figure, show, write
 
@@ -26,8 +26,9 @@ BENCHES = {
     "balances": balances.run,
     "memory": memory.run,
     "lag": lag.run,
+    "two_servers": two_servers.run,
 }
-WITHOUT_BOOKS = {"lag"}
+WITHOUT_BOOKS = {"lag", "two_servers"}
 FILE = Path(__file__).parents[2] / "build" / "bench.json"
 
 

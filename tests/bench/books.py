@@ -36,9 +36,9 @@ _CREDITS = 100  # of each lot
 _TEMPLATE = "bench_template"
 
 
-def stack_settings(stack: LocalStack, database: str) -> Settings:
-    """Return the settings for one of a stack's databases. All else is as a user would have it."""
-    base, _, _ = stack.database_url.rpartition("/")
+def stack_settings(stack: LocalStack, database: str, server: int = 1) -> Settings:
+    """Return the settings for one of the databases of a stack's server. All else is as a user would have it."""
+    base, _, _ = stack.database_urls[server - 1].rpartition("/")
     return load_settings(
         kafka_bootstrap_servers=stack.kafka_bootstrap_servers,
         database_url=f"{base}/{database}",
@@ -101,14 +101,14 @@ def every_rule_on() -> Catalogue:
 class Databases:
     """Databases with the same books, as many as are wanted: each a copy of one whose accounts hold credits."""
 
-    def __init__(self, stack: LocalStack) -> None:
-        self._stack = stack
+    def __init__(self, stack: LocalStack, server: int = 1) -> None:
+        self._stack, self._server = stack, server
         self._count = 0
 
     async def prepare(self) -> None:
         """Make the one that is copied."""
         await self._admin(f"create database {_TEMPLATE}")
-        settings = stack_settings(self._stack, _TEMPLATE)
+        settings = stack_settings(self._stack, _TEMPLATE, self._server)
         connection = await connect_database(settings)
         await migrate(connection, [FUNCTIONS])
         await connection.execute("insert into partitioning (partitions) values ($1)", PARTITIONS)
@@ -149,11 +149,11 @@ class Databases:
         await self._admin(f"create database {name} template {_TEMPLATE}")
         await self._admin("checkpoint")
         try:
-            yield stack_settings(self._stack, name)
+            yield stack_settings(self._stack, name, self._server)
         finally:
             await self._admin(f"drop database {name} with (force)")
 
     async def _admin(self, statement: str) -> None:
-        connection = await asyncpg.connect(self._stack.database_url)
+        connection = await asyncpg.connect(self._stack.database_urls[self._server - 1])
         await connection.execute(statement)
         await connection.close()

@@ -39,7 +39,7 @@ def prune_command(
     person = None if dry_run else require_operator(by, because)
     plan = run_command(plan_prune)
     if not json:
-        console().print(f"{format_count(plan.ticks, 'answered tick')} of {plan.stored:,} to delete")
+        console().print(f"{format_count(plan.ticks, 'answered tick')} of {plan.stored:,} to delete{_why_none(plan)}")
     if person is None or not plan.ticks:
         if json:
             write_planned(plan)
@@ -55,6 +55,12 @@ def prune_command(
             console().print(Text("stopped before the end: run the same command to continue", style=WARN))
     if done.stopped:
         raise typer.Exit(Exit.INTERRUPTED)
+
+
+def _why_none(plan: PrunePlan) -> str:
+    if plan.ticks or not plan.stored:
+        return ""
+    return ": retention has their records still, or they booked something, or each is the newest of its partition"
 
 
 def _prune(plan: PrunePlan, person: Operator) -> OngoingOperation:

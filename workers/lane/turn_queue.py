@@ -28,13 +28,13 @@ class TurnQueue:
         self._publishing: asyncio.Task[None] | None = None  # the turn that was published last, or is being
         self._deciding: list[Sequence[Lane]] = []
         self._is_alone = False  # no other turn may be decided now
-        self._has_failed = False  # a turn, until `end`
         self._unpublished = 0  # turns that are decided and wait for the one before
 
     @property
     def is_full(self) -> bool:
         """Whether no further turn may begin now."""
-        return self._has_failed or self._unpublished > 0 or self._is_alone or len(self._deciding) >= _MOST_DECIDED
+        has_failed = any(turn.done() and (turn.cancelled() or turn.exception()) for turn in self._turns)
+        return has_failed or self._unpublished > 0 or self._is_alone or len(self._deciding) >= _MOST_DECIDED
 
     @property
     def deciding(self) -> set[Lane]:
@@ -52,7 +52,7 @@ class TurnQueue:
         turn = asyncio.create_task(self._work(lanes, decide, publish, self._turns[-1] if self._turns else None))
         self._deciding.append(lanes)
         self._turns.append(turn)
-        turn.add_done_callback(self._note_end)
+        turn.add_done_callback(lambda _: self._changed())
 
     async def _work(
         self, lanes: Sequence[Lane], decide: Decide, publish: Publish, before: "asyncio.Task[None] | None"
@@ -74,14 +74,11 @@ class TurnQueue:
             self._publishing = asyncio.current_task()
             await publish(decided)
 
-    def _note_end(self, turn: "asyncio.Task[None]") -> None:
-        self._has_failed |= turn.cancelled() or turn.exception() is not None
-        self._changed()
-
     def raise_failures(self) -> None:
-        """Raise what ended the first turn that failed."""
+        """Raise what ended the first turn that failed. It stays until `end`, so that none begins after it."""
         while self._turns and self._turns[0].done():
-            self._turns.popleft().result()
+            self._turns[0].result()
+            self._turns.popleft()
 
     async def finish(self) -> None:
         """Wait until all turns are published; raise what ended one.
@@ -104,4 +101,4 @@ class TurnQueue:
                 turn.exception()  # seen: whatever ended the owner is on its way up already
         self._turns.clear()
         self._deciding.clear()
-        self._unpublished, self._is_alone, self._has_failed = 0, False, False
+        self._unpublished, self._is_alone = 0, False

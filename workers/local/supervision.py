@@ -19,8 +19,9 @@ from infra.local.errors import LocalStackError
 from workers.commands.running import Exit
 from workers.console.local_workers import ControlError, ProcessState, WorkerAction, WorkerStatus
 from workers.local.processes import WorkerProcesses, server_of, server_title, worker_of
+from workers.local.servers import ServerProcesses
 
-__all__ = ["ServerProcesses", "WorkerSupervisor"]
+__all__ = ["WorkerSupervisor"]
 
 _LEAST_SECONDS: Final = 1.0
 _MOST_SECONDS: Final = 60.0  # between an end and the next start
@@ -42,13 +43,6 @@ class _Processes(Protocol):
     def last_words(self, name: str, begun_at: int, code: int) -> str: ...
 
     def forget(self, name: str) -> None: ...
-
-
-class ServerProcesses(_Processes, Protocol):
-    """Servers of one sort that run already, of which the others go on when one ends."""
-
-    def statuses(self) -> Sequence[WorkerStatus]:
-        """Return each as it was started."""
 
 
 @dataclass(slots=True)

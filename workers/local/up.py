@@ -21,15 +21,14 @@ from infra.terminal import Reporter, console
 from workers.commands.views.doctor import result_line
 from workers.errors import ChildError
 from workers.ledger.store import FUNCTIONS
-from workers.local.brokers import BrokerProcesses
 from workers.local.control import serve_control
-from workers.local.databases import DatabaseProcesses
 from workers.local.environment_file import environment_file
 from workers.local.greeting import greeting
 from workers.local.local_console import probe_ports, serve_local_console
 from workers.local.processes import WorkerProcesses, member_names
+from workers.local.servers import broker_processes, database_processes
 from workers.local.shards import prepare_shards
-from workers.local.supervision import ServerProcesses, WorkerSupervisor
+from workers.local.supervision import WorkerSupervisor
 from workers.ops.doctor import CheckResult, Grade, run_checkup
 from workers.ops.topics.plan import apply_topics, plan_topics
 
@@ -193,8 +192,8 @@ async def _work(  # noqa: PLR0913, PLR0917 - what `run_up` has opened
         names = member_names(members, stack.databases)
         probes = held.enter_context(probe_ports(names))
         workers = WorkerProcesses(settings, data_dir / "logs", names, probes=probes)
-        servers: list[ServerProcesses] = [BrokerProcesses(stack)] if stack.brokers > 1 else []
-        servers += [DatabaseProcesses(stack)] if stack.databases > 1 else []
+        servers = [broker_processes(stack)] if stack.brokers > 1 else []
+        servers += [database_processes(stack)] if stack.databases > 1 else []
         supervisor = WorkerSupervisor(workers, lambda line: out.print(line, soft_wrap=True), servers=servers)
 
         def check() -> None:

@@ -73,6 +73,24 @@ async def test_after_a_turn_that_failed_nothing_is_published_and_no_lane_of_it_i
     assert not turns.queue.is_full
 
 
+async def test_a_failure_is_over_with_the_end_however_early_it_was_seen() -> None:
+    """An owner that another event woke in that moment saw it before the loop had called back: it stood for ever."""
+    turns = _Turns()
+    await turns.begin(0)
+    await _settle()
+    turns.decisions[0].set_exception(OSError("the server is away"))
+    for _ in range(10):
+        if not turns.queue._turns[0].done():
+            await asyncio.sleep(0)
+    with pytest.raises(OSError, match="away"):
+        turns.queue.raise_failures()
+    assert turns.queue.is_full
+
+    await turns.queue.end()
+    await _settle()
+    assert not turns.queue.is_full
+
+
 async def test_whoever_waits_for_room_is_told_when_there_is_some() -> None:
     """A turn that waited for the one before makes room when it begins to be published, not only when it is."""
     full: list[bool] = []

@@ -22,8 +22,8 @@ from infra.settings import Settings
 from tests.workers.wire import eventually
 from workers.console.health import FAILED, OK, SystemPart
 from workers.console.local_workers import ControlError, ProcessState, WorkerAction, WorkerStatus, with_processes
-from workers.local.brokers import BrokerProcesses
 from workers.local.processes import WORKERS, WorkerProcesses, member_names
+from workers.local.servers import broker_processes
 from workers.local.supervision import WorkerSupervisor
 from workers.local.up import stack_settings
 
@@ -72,7 +72,7 @@ def stack(tmp_path: Path) -> _Stack:
 
 
 def _supervisor(stack: _Stack, told: list[str]) -> WorkerSupervisor:
-    brokers = BrokerProcesses(cast("LocalStack", stack))
+    brokers = broker_processes(cast("LocalStack", stack))
     workers = WorkerProcesses(Settings(), stack.broker_log(1).parent, names=())
     supervisor = WorkerSupervisor(workers, told.append, 0.01, [brokers])
     supervisor.start()

@@ -23,8 +23,8 @@ from tests.conftest import Connect
 from tests.workers.local.test_brokers import _OPTIONS
 from tests.workers.wire import eventually
 from workers.console.local_workers import WorkerAction, with_processes
-from workers.local.databases import DatabaseProcesses
 from workers.local.processes import WorkerProcesses, member_names, server_title
+from workers.local.servers import database_processes
 from workers.local.shards import prepare_shards
 from workers.local.supervision import WorkerSupervisor
 from workers.local.up import stack_settings
@@ -151,7 +151,7 @@ async def test_a_server_that_ended_is_named_and_started_again(pair: _Stack) -> N
     """The other stays as it is; an end by itself is told with the last error of its log."""
     told: list[str] = []
     workers = WorkerProcesses(Settings(), pair.database_log(1).parent, names=())
-    supervisor = WorkerSupervisor(workers, told.append, 0.01, [DatabaseProcesses(cast("LocalStack", pair))])
+    supervisor = WorkerSupervisor(workers, told.append, 0.01, [database_processes(cast("LocalStack", pair))])
     supervisor.start()
     log = pair.database_log(2)
     log.write_text("2026-11-29 11:06:54 UTC [1] LOG:  ready\n2026-11-29 11:06:55 UTC [1] PANIC:  no room\n")
@@ -177,7 +177,7 @@ async def test_a_server_is_stopped_by_a_verb_and_the_console_shows_it(
     monkeypatch.setattr(WorkerProcesses, "start_one", lambda *_: 7)
     settings = Settings(database_url=SecretStr(_URLS[0]), database_shards=SecretStr(" ".join(_URLS)))
     workers = WorkerProcesses(settings, pair.database_log(1).parent, member_names(1, databases=2))
-    supervisor = WorkerSupervisor(workers, lambda _: None, 0.01, [DatabaseProcesses(cast("LocalStack", pair))])
+    supervisor = WorkerSupervisor(workers, lambda _: None, 0.01, [database_processes(cast("LocalStack", pair))])
     supervisor.start()
 
     stopped = await supervisor.act("postgres-2", WorkerAction.STOP)

@@ -137,6 +137,9 @@ def history_sentences(history: LetterHistory | None) -> list[str]:
     return lines or ["none yet"]
 
 
+_ERRORS = 3  # shown of those of which messages would become dead letters again
+
+
 def show_redrive_plan(plan: RedrivePlan) -> None:
     """Show the plan of a redrive."""
     out = console()
@@ -145,6 +148,10 @@ def show_redrive_plan(plan: RedrivePlan) -> None:
         out.print(create_table(["to topic", "reason", "messages"], rows, "messages"))
     for why, count in sorted(plan.refused.items()):
         out.print(Text.assemble((f"{format_count(count, 'message')} not sent: ", WARN), REFUSALS[why]), soft_wrap=True)
+    for error, count in plan.errors.most_common(_ERRORS):
+        out.print(f"  {count:,} of them: {error}", soft_wrap=True, markup=False)
+    if (others := len(plan.errors) - _ERRORS) > 0:
+        out.print(f"  {format_count(others, 'other error')}: --json has all")
     if plan.in_doubt:
         text = "possibly sent by an operation that broke off; will be sent again, and no credit moves twice"
         out.print(Text.assemble((f"{format_count(plan.in_doubt, 'message')} in doubt: ", WARN), text), soft_wrap=True)

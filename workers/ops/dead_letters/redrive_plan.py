@@ -66,6 +66,7 @@ class RedriveDecision(NamedTuple):
     partition: int = -1  # to send to
     refusal: str | None = None  # a key of REFUSALS; None: send it
     in_doubt: bool = False  # an operation broke off while sending the message
+    error: str | None = None  # of which the message would become a dead letter again
 
 
 @dataclass(slots=True)
@@ -75,6 +76,7 @@ class RedrivePlan:
     rate: float
     letters: Counter[tuple[str, str]] = field(default_factory=Counter)  # to send, by topic and reason
     refused: Counter[str] = field(default_factory=Counter)  # to skip, by reason
+    errors: Counter[str] = field(default_factory=Counter)  # of messages that would become dead letters again
     in_doubt: int = 0
     places: set[LetterKey] = field(default_factory=set)
 
@@ -97,6 +99,7 @@ class RedrivePlan:
                 for (topic, reason), count in sorted(self.letters.items())
             ],
             "not_sent": dict(sorted(self.refused.items())),
+            "errors": [{"error": error, "messages": count} for error, count in self.errors.most_common()],
             "in_doubt": self.in_doubt,
             "rate": self.rate,
             "seconds": round(self.seconds, 3),
@@ -132,7 +135,7 @@ class RedrivePlanner:
         sent = self._sendings.get(letter_key(letter), ())
         partition = self._partition(letter)
         in_doubt = bool(sent) and all(each.offset is None for each in sent)
-        refusal = None
+        refusal = error = None
         if letter.reason == UNREADABLE or letter.origin_topic not in INPUT_TOPICS:
             refusal = UNREADABLE_LETTER
         elif letter.cut:
@@ -145,9 +148,9 @@ class RedrivePlanner:
             refusal = ANSWERED
         elif letter_key(letter) in answers.unknown and not self._options.again:
             refusal = SILENT_SERVER
-        elif not self._options.anyway and self._would_refuse(event):
-            refusal = REFUSED_AGAIN
-        return RedriveDecision(letter, -1 if partition is None else partition, refusal, in_doubt)
+        elif not self._options.anyway and (problem := self._would_refuse(event)) is not None:
+            refusal, error = REFUSED_AGAIN, problem.error
+        return RedriveDecision(letter, -1 if partition is None else partition, refusal, in_doubt, error)
 
     def _partition(self, letter: DeadLetter) -> int | None:
         """Return the partition to send a message to: the one it was read from, else the one of its key.
@@ -160,8 +163,8 @@ class RedrivePlanner:
             return letter.origin_partition
         return partition_of(letter.key, count) if letter.key and count else None
 
-    def _would_refuse(self, event: Event | Undecodable | None) -> bool:
-        return not isinstance(event, Event) or unknown_plan(event, self._catalogue) is not None
+    def _would_refuse(self, event: Event | Undecodable | None) -> Undecodable | None:
+        return unknown_plan(event, self._catalogue) if isinstance(event, Event) else event
 
 
 async def plan_redrive(settings: Settings, selection: LetterFilter, options: RedriveOptions) -> RedrivePlan:
@@ -181,6 +184,8 @@ async def plan_redrive(settings: Settings, selection: LetterFilter, options: Red
                 for decision in batch:
                     if decision.refusal is not None:
                         plan.refused[decision.refusal] += 1
+                        if decision.error is not None:
+                            plan.errors[decision.error] += 1
                     elif options.limit is None or plan.count < options.limit:
                         plan.letters[decision.letter.origin_topic, decision.letter.reason] += 1
                         plan.in_doubt += decision.in_doubt

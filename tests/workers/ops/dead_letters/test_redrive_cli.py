@@ -44,6 +44,9 @@ async def test_a_plan_comes_first_and_a_dry_run_ends_with_it(
     assert (Exit.DONE, "") == (code, err)
     assert re.search(r"inmail\.billing-events +unknown_plan +30\n", out)
     assert "1 message not sent: it would become a dead letter again" in out
+    (error,) = json.loads(as_json)["plan"]["errors"]
+    assert "JSON" in error["error"]
+    assert f"\n  1 of them: {error['error']}\n" in out
     assert "30 messages to send, at 0.25 a second: 0:02:00" in out
     plan = json.loads(as_json)["plan"]
     assert (30, {"refused_again": 1}, 120.0) == (plan["messages"], plan["not_sent"], plan["seconds"])
