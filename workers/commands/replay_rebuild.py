@@ -2,16 +2,12 @@
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import typer
 from pydantic import PostgresDsn, SecretStr, ValidationError
 
-from infra.settings import Settings
-from infra.shutdown import create_stop_event
-from infra.terminal import error_console, show_progress
 from schemas.billing import CreditsAdjustedData
-from schemas.envelope import encode
 from workers.commands.options import (
     ActorOption,
     DryRunOption,
@@ -19,20 +15,13 @@ from workers.commands.options import (
     ReasonOption,
     YesOption,
     check_finite,
-    confirm,
     instant_option,
     require_operator,
-    write_json,
-    write_planned,
 )
-from workers.commands.running import Exit, run_command
-from workers.commands.views.rebuild import show_comparison, show_corrections, show_rebuild_plan, show_rebuild_result
-from workers.ops.compare.comparison import Comparison
-from workers.ops.compare.corrections import Corrections, find_corrections
-from workers.ops.compare.html_report import render_page
-from workers.ops.operations import OngoingOperation, Operator
-from workers.ops.replay.rebuild import rebuild
-from workers.ops.replay.rebuild_plan import RebuildPlan, RebuildRequest, plan_rebuild, target_settings
+from workers.commands.rebuild_runs import RebuildFiles, run_rebuild
+from workers.commands.running import Exit
+from workers.ops.operations import Operator
+from workers.ops.replay.rebuild_plan import RebuildRequest
 
 __all__ = ["rebuild_command", "shadow_command"]
 
@@ -105,8 +94,8 @@ def rebuild_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     command continues there, and compares again if all was read.
     """
     request = RebuildRequest("replay rebuild", *_target_place(database, schema), partial=partial)
-    comparison = _run(
-        request, rate, None if dry_run else require_operator(by, because), _Files(page), yes=yes, json=json
+    comparison = run_rebuild(
+        request, rate, None if dry_run else require_operator(by, because), RebuildFiles(page), yes=yes, json=json
     )
     if comparison is not None and not comparison.same:
         raise typer.Exit(Exit.NO)
@@ -151,14 +140,7 @@ def shadow_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     person = None if dry_run else require_operator(by, because)
     if corrections is not None and person is not None:
         _check_adjustment_texts(person)
-    _run(request, rate, person, _Files(page, corrections), yes=yes, json=json)
-
-
-class _Files(NamedTuple):
-    """The files for the comparison and the adjustments."""
-
-    page: Path | None = None
-    corrections: Path | None = None
+    run_rebuild(request, rate, person, RebuildFiles(page, corrections), yes=yes, json=json)
 
 
 def _target_place(url: str | None, schema: str | None) -> tuple[SecretStr | None, str | None]:
@@ -174,40 +156,6 @@ def _target_place(url: str | None, schema: str | None) -> tuple[SecretStr | None
     return SecretStr(url), schema
 
 
-def _run(  # noqa: PLR0913 - the arguments of both verbs
-    request: RebuildRequest, rate: float | None, person: Operator | None, files: _Files, *, yes: bool, json: bool
-) -> Comparison | None:
-    plan = run_command(lambda settings: plan_rebuild(settings, request))
-    if not json:
-        show_rebuild_plan(plan, rate)
-    if person is None:
-        if json:
-            write_planned(plan)
-        return None
-    confirm(f"Decide {plan.records:,} records again into {plan.database}?", yes=yes)
-    done, comparison = _rebuild_with_progress(request, plan, person, rate)
-    if files.page is not None and comparison is not None:
-        facts = {"database": plan.database, "by": person.actor, "because": person.reason}
-        page = render_page(comparison, f"inmail {request.verb}, operation {done.number}", facts)
-        files.page.write_text(page, encoding="utf-8")
-    corrections = None
-    if files.corrections is not None and comparison is not None:
-        corrections = _write_corrections(request, person, files.corrections)
-    if json:
-        answer = {"operation": done.number, "plan": plan.summary(), "result": done.result}
-        answer["comparison"] = comparison.summary() if comparison else None
-        write_json(answer | ({"corrections": corrections.summary()} if corrections else {}))
-    else:
-        show_rebuild_result(done)
-        if comparison is not None:
-            show_comparison(comparison)
-        if corrections is not None:
-            show_corrections(corrections, str(files.corrections))
-    if done.stopped:
-        raise typer.Exit(Exit.INTERRUPTED)
-    return comparison
-
-
 def _check_adjustment_texts(person: Operator) -> None:
     """Refuse an actor or a reason that an adjustment cannot contain, before the topics are read."""
     try:
@@ -216,26 +164,3 @@ def _check_adjustment_texts(person: Operator) -> None:
         first = error.errors()[0]
         hint = "--by" if first["loc"] == ("actor",) else "--because"
         raise typer.BadParameter(f"an adjustment cannot contain it: {first['msg']}", param_hint=hint) from None
-
-
-def _write_corrections(request: RebuildRequest, person: Operator, file: Path) -> Corrections:
-    """Find the adjustments, write them to a file and return them."""
-    whole = request.start is None and not request.partial
-    found = run_command(
-        lambda settings: find_corrections(settings, target_settings(settings, request), *person, whole=whole)
-    )
-    file.write_bytes(b"".join(encode(event) + b"\n" for event in found.events))
-    return found
-
-
-def _rebuild_with_progress(
-    request: RebuildRequest, plan: RebuildPlan, person: Operator, rate: float | None
-) -> tuple[OngoingOperation, Comparison | None]:
-    with show_progress(max(1, plan.records), "records", error_console()) as progress:
-
-        async def run(settings: Settings) -> tuple[OngoingOperation, Comparison | None]:
-            return await rebuild(
-                settings, request, plan, who=person, stop=create_stop_event(), rate=rate, progress=progress
-            )
-
-        return run_command(run)

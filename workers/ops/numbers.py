@@ -22,6 +22,7 @@ from workers.ops.operations import RefusedError, lock_verb
 __all__ = [
     "ServerNumbers",
     "all_holdings",
+    "check_holders",
     "one_server_of",
     "one_server_of_account",
     "one_server_of_numbers",
@@ -80,13 +81,23 @@ async def servers_of_numbers(settings: Settings, numbers: Collection[int]) -> li
         if not holders:
             for error in answers.silent:
                 raise error
-        if len(holders) != 1:
-            raise NotHeldError(
-                f"partition number {number} is held by {len(holders) or 'no'} server{'s' * bool(holders)} of"
-                " INMAIL_DATABASE_SHARDS: see `inmail shards list`"
-            )
+        check_holders(number, len(holders))
         found[holders[0]].append(number)
     return [ServerNumbers(answers.found[position][0], tuple(held)) for position, held in found.items() if held]
+
+
+def check_holders(number: int, holders: int) -> None:
+    """Refuse a number that another number of servers than one holds.
+
+    Raises:
+        NotHeldError: when none holds it, or two do.
+
+    """
+    if holders != 1:
+        raise NotHeldError(
+            f"partition number {number} is held by {holders or 'no'} server{'s' * (holders > 1)} of"
+            " INMAIL_DATABASE_SHARDS: see `inmail shards list`"
+        )
 
 
 @asynccontextmanager

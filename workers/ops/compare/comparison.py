@@ -9,7 +9,7 @@ differences that may follow from them are separate from other differences (`out_
 
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
@@ -85,6 +85,26 @@ class Comparison:
     def same(self) -> bool:
         """Whether the ledgers are equal."""
         return not self.groups
+
+    @classmethod
+    def of_all(cls, comparisons: Sequence["Comparison"]) -> "Comparison":
+        """Return the comparisons of several servers as one: causes and lines are added up."""
+        found = cls(all(each.whole for each in comparisons))
+        groups: dict[tuple[str, str, DifferenceCause], DifferenceGroup] = {}
+        for each in comparisons:
+            for name, (before, after) in each.lines.items():
+                lines = found.lines.get(name, (0, 0))
+                found.lines[name] = (lines[0] + before, lines[1] + after)
+            for group in each.groups:
+                same = groups.setdefault(
+                    (group.section, group.cause, group.origin), replace(group, count=0, examples=[])
+                )
+                same.count += group.count
+                same.examples = [*same.examples, *group.examples][:EXAMPLES]
+            found.ahead.merge(each.ahead)
+        order = list(found.lines)
+        found.groups = sorted(groups.values(), key=lambda group: (order.index(group.section), *_rank(group)))
+        return found
 
     def counts(self) -> dict[str, int]:
         """Return the number of differences by cause."""

@@ -94,6 +94,14 @@ class Corrections:
     in_one_only: int = 0  # lots left out because the rebuilt ledger lacks the beginning
     begin_later: int = 0  # lots that differ and have not started: an adjustment would come too early
 
+    def add(self, other: "Corrections") -> None:
+        """Add the corrections of another server, whose accounts are others."""
+        self.events += other.events
+        self.made_before += other.made_before
+        self.refused_before += other.refused_before
+        self.in_one_only += other.in_one_only
+        self.begin_later += other.begin_later
+
     def summary(self) -> dict[str, Any]:
         """Return the numbers for JSON."""
         credits_ = [event.data.credits for event in self.events]

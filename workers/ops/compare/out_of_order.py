@@ -73,6 +73,15 @@ class DecidedAhead:
         if (self.same if outcome.difference is None else self.different) <= NAMED:
             self.outcomes.append(outcome)
 
+    def merge(self, other: "DecidedAhead") -> None:
+        """Add the outcomes of another server, and list them up to the maximum number."""
+        listed = Counter(each.difference is None for each in self.outcomes)
+        for each in other.outcomes:
+            listed[same := each.difference is None] += 1
+            if listed[same] <= NAMED:
+                self.outcomes.append(each)
+        self.same, self.different = self.same + other.same, self.different + other.different
+
 
 Segments = tuple[list[int], list[tuple[str, ...]]]
 

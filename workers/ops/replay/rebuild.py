@@ -50,6 +50,7 @@ async def rebuild(  # noqa: PLR0913 - what, how and by whom, and how to stop it
     stop: asyncio.Event,
     rate: float | None = None,
     progress: Callable[[int], None] = lambda _: None,
+    noted_on: Settings | None = None,
 ) -> tuple[OngoingOperation, Comparison | None]:
     """Decide the records of a plan again and compare the ledgers; return the operation and, at the end, the comparison.
 
@@ -61,6 +62,7 @@ async def rebuild(  # noqa: PLR0913 - what, how and by whom, and how to stop it
         stop: ends the rebuild between two transactions; the same command resumes it.
         rate: maximum number of records a second; None: no limit.
         progress: called with the number of records read.
+        noted_on: where the operation is recorded; None: with the live database.
 
     Raises:
         RefusedError: when another rebuild is running, or has changed the target since the plan was made.
@@ -71,7 +73,8 @@ async def rebuild(  # noqa: PLR0913 - what, how and by whom, and how to stop it
     intent = Intent(request.verb, *who, request.arguments(settings), plan.summary())
     async with admin_client(settings) as admin:
         partitions = (await count_partitions(admin, [SEND_REQUESTS]))[SEND_REQUESTS]
-    async with recorded_operation(settings, intent) as operation, _open_target(target, request, intent, partitions):
+    noted = recorded_operation(noted_on or settings, intent)
+    async with noted as operation, _open_target(target, request, intent, partitions):
         await _Rebuild(settings, request, operation, RateLimit(rate, stop), progress).read(plan)
         operation.stopped = stop.is_set()
         if operation.stopped:
@@ -92,6 +95,12 @@ async def _open_target(
         await migrate(connection, [FUNCTIONS])
         # No lane opens here, which would otherwise write by how many partitions accounts are numbered.
         await connection.execute("insert into partitioning (partitions) values ($1) on conflict do nothing", partitions)
+        if request.numbers:  # a record of another number is a dead letter, as it is to the live lanes
+            await connection.execute("update shard set ordinal = 1, holds_all = false")
+            await connection.execute(
+                "insert into shard_numbers (number, state) select unnest($1::integer[]), 'held' on conflict do nothing",
+                request.numbers,
+            )
     async with recorded_operation(target, intent):
         yield
 

@@ -52,6 +52,7 @@ class RebuildRequest:
     start: datetime | None = None  # only records from this time on
     until: datetime | None = None  # only records before this time
     partial: bool = False  # also if retention has deleted the first records
+    numbers: tuple[int, ...] = ()  # of one of several servers, whose live ledger has only these; empty: all
 
     def catalogues(self, settings: Settings) -> tuple[Catalogue, Catalogue]:
         """Return the catalogue before `since`, and the catalogue from `since` on.
@@ -74,6 +75,7 @@ class RebuildRequest:
             "from": self.start and self.start.isoformat(),
             "until": self.until and self.until.isoformat(),
             "catalogues_sha256": [sha256(file.read_bytes()).hexdigest() for file in files],
+            **({"numbers": list(self.numbers)} if self.numbers else {}),
         }
 
 
@@ -161,11 +163,8 @@ async def plan_rebuild(settings: Settings, request: RebuildRequest) -> RebuildPl
         KafkaError, OSError, asyncpg.PostgresError: when Kafka or Postgres cannot be reached or refuses.
 
     """
-    require_one_server(
-        settings,
-        "inmail replay rebuild",
-        "it decides all records into one database; `inmail audit` looks at every server, and each has its own backups",
-    )
+    if not request.numbers:
+        require_one_server(settings, f"inmail {request.verb}", "run the command, which goes from server to server")
     request.catalogues(settings)
     if request.schema is not None and not _SCHEMA.fullmatch(request.schema):
         raise RefusedError(f"{request.schema} is not a valid schema name here: use a to z, digits and _, not pg_...")
@@ -173,7 +172,9 @@ async def plan_rebuild(settings: Settings, request: RebuildRequest) -> RebuildPl
         ends = await _read_positions(live)
         begun, read = await _inspect_target(settings, request, live)
     counts = await partition_counts(settings, WORKER_OF)
-    places = [TopicPartition(topic, number) for topic, count in counts.items() for number in range(count)]
+    places = [
+        TopicPartition(topic, number) for topic, count in counts.items() for number in request.numbers or range(count)
+    ]
     async with reader(settings) as consumer:
         oldest = await consumer.beginning_offsets(places)
         newest = await consumer.end_offsets(places)

@@ -18,7 +18,6 @@ from infra.settings import Settings
 from workers.ops.books.shards import (
     ONE_SERVER,
     Holdings,
-    NotHeldError,
     ServerAnswers,
     ServerError,
     ask_each_server,
@@ -27,6 +26,7 @@ from workers.ops.books.shards import (
     server_name,
 )
 from workers.ops.books.snapshot import open_books
+from workers.ops.numbers import check_holders
 
 __all__ = ["PartPlan", "Resumption", "ServerPart", "ServerParts", "Unfinished", "plan_parts"]
 
@@ -212,8 +212,4 @@ def _check_held(answers: ServerAnswers[Any]) -> None:
     held = [number for _, holdings, _ in answers.found for number in holdings.numbers]
     partitions = max(holdings.partitions or 0 for _, holdings, _ in answers.found)
     for number in range(partitions):
-        if (holders := held.count(number)) != 1:
-            raise NotHeldError(
-                f"partition number {number} is held by {holders or 'no'} server{'s' * (holders > 1)} of"
-                " INMAIL_DATABASE_SHARDS: see `inmail shards list`"
-            )
+        check_holders(number, held.count(number))

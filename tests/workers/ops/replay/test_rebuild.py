@@ -44,6 +44,8 @@ from tests.workers.history_books import (
     publish_records,
     written,
 )
+from tests.workers.ops.shards.servers import Servers, copy_database, move, open_servers, shards_of, with_shards
+from tests.workers.two_servers import SILENT
 from tests.workers.wire import eventually, working
 from workers import topology
 from workers.commands.running import Exit
@@ -54,6 +56,7 @@ from workers.jobs.send import SendJob
 from workers.ledger.plans import SHIPPED, Catalogue, CatalogueError, load_catalogue
 from workers.local.up import prepare_stack
 from workers.ops.books.audit import audit
+from workers.ops.books.shards import server_name
 from workers.ops.compare.comparison import Comparison, DifferenceGroup, compare
 from workers.ops.compare.html_report import render_page
 from workers.ops.operations import OngoingOperation, OperationStatus, Operator, RefusedError, list_operations
@@ -281,6 +284,72 @@ async def test_a_schema_of_the_live_database_will_do(live: Settings) -> None:
     assert "is not a valid schema name" in await _refusal(live, replace(asked, schema='x"; drop schema public'))
     await _change(live, "drop schema rebuilt cascade")
     assert before == await _everything(live)
+
+
+async def test_each_of_several_servers_is_rebuilt_beside_its_own_books(live: Settings) -> None:
+    """Its numbers into a schema of its own database, and one comparison of all: equal, and a change is found in it."""
+    servers = await open_servers(await copy_database(live, _name(live)), await migrated(live))
+    await move(servers, [1], servers.second_url)
+    command = ["replay", "rebuild", "--schema", "rebuilt", "--because", "a trial", "--yes"]
+    names = [server_name(servers.first), server_name(servers.second)]
+    before = await _everything(live)
+
+    code, text, err = await run(servers.first, *command)
+    schema = RebuildRequest("replay rebuild", schema="rebuilt")
+    targets = [target_settings(each, schema) for each in (servers.first, servers.second)]
+    rebuilt = [await _everything(each) for each in targets]
+    held = await shards_of(Servers(targets[0], targets[1]))
+    await _change(targets[1], "update lots set warned = true where not warned")
+    no, answer, _ = await run(servers.first, *command, "--json")
+
+    assert (Exit.DONE, Exit.NO) == (code, no), err
+    assert [2, 2] == [text.count(f"{name}, numbers {number}:\n") for number, name in enumerate(names)]
+    assert "The databases agree, line for line." in text
+    assert len(before["journal"]) == sum(len(each["journal"]) for each in rebuilt)
+    assert [True, True] == [len(each["journal"]) > 10 for each in rebuilt]
+    # A record on another number's partition would be a dead letter, as it is to the live lanes.
+    assert [[True, False], [False, True]] == [[each.holds(number) for number in (0, 1)] for each in held]
+    found = json.loads(answer)
+    assert [(name, [number], 0, True) for number, name in enumerate(names)] == [
+        (each["server"], each["numbers"], each["plan"]["records"], each["plan"]["goes_on"]) for each in found["servers"]
+    ]
+    assert (False, True) == (found["comparison"]["same"], found["comparison"]["whole"])
+    assert {"lots"} == {group["section"] for group in found["comparison"]["groups"]}
+    assert len(before["journal"]) == found["comparison"]["lines"]["entries"]["before"]
+    noted = [await list_operations(settings_, 9) for settings_ in (servers.first, servers.second)]
+    assert (4, 0) == tuple(
+        sum(each.verb == "replay rebuild" and "numbers" in each.arguments for each in found_) for found_ in noted
+    )
+
+
+async def test_several_servers_are_not_rebuilt_where_the_books_would_not_be_compared_whole(live: Settings) -> None:
+    """A server that is away, rows that have left but are there, one database for all: refused with what to do."""
+    servers = await open_servers(await copy_database(live, _name(live)), await migrated(live))
+    await move(servers, [1], servers.second_url)
+    away = with_shards(servers.first, servers.first_url, SILENT)
+    command = ["replay", "rebuild", "--because", "a trial", "--yes"]
+
+    code, _, err = await run(away, *command, "--schema", "rebuilt")
+    one, _, words = await run(servers.first, *command, "--database", await new_database(live))
+    await _change(servers.first, "insert into accounts (account_id, partition) values ('left', 1)")
+    no, _, left = await run(servers.first, *command, "--schema", "rebuilt")
+
+    assert (Exit.UNREACHABLE, Exit.NO, Exit.NO) == (code, one, no)
+    assert "localhost:1" in err
+    assert "give --schema alone" in words
+    assert f"{server_name(servers.first)}: it has rows of numbers that another server holds" in left
+    assert not await _has_schema(servers.first, "rebuilt")
+
+
+async def _has_schema(settings: Settings, name: str) -> bool:
+    connection = await connect_database(settings)
+    found = await connection.fetchval("select exists (select from pg_namespace where nspname = $1)", name)
+    await connection.close()
+    return bool(found)
+
+
+def _name(settings: Settings) -> str:
+    return settings.database_url.get_secret_value().rpartition("/")[2]
 
 
 # -- what differs -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,82 @@
+"""Plans a rebuild of each server that holds the books: its numbers into a schema of its own database.
+
+Every server has to answer: the comparison is of all books. What is decided into a server's target is of its numbers
+only, and a record of another number is a dead letter there, as it is to the server's lanes.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from infra.settings import Settings
+from workers.ops.books.shards import has_one_server, naming_server, read_holdings, server_name
+from workers.ops.books.snapshot import open_books
+from workers.ops.numbers import servers_of_numbers
+from workers.ops.operations import RefusedError
+from workers.ops.replay.rebuild_plan import RebuildPlan, RebuildRequest, plan_rebuild, target_settings
+
+__all__ = ["ServerRebuild", "plan_each_server"]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerRebuild:
+    """The rebuild of one server."""
+
+    server: Settings = field(repr=False)
+    request: RebuildRequest
+    plan: RebuildPlan
+
+    @property
+    def name(self) -> str | None:
+        """The name of one of several servers; None: the only one."""
+        return None if has_one_server(self.server) else server_name(self.server)
+
+    @property
+    def target(self) -> Settings:
+        """The settings of the target database."""
+        return target_settings(self.server, self.request)
+
+    def summary(self) -> dict[str, Any]:
+        """Return the server and the plan for JSON."""
+        return {"server": self.name, "numbers": list(self.request.numbers), "plan": self.plan.summary()}
+
+
+async def plan_each_server(settings: Settings, request: RebuildRequest) -> list[ServerRebuild]:
+    """Return the rebuild of the only server, or one of each server that holds numbers, in their order.
+
+    Raises:
+        NotHeldError, ServerError: of several servers, as `servers_of_numbers` raises them.
+        RefusedError, NotSetUpError, CatalogueError, KafkaError, OSError, asyncpg.PostgresError: as `plan_rebuild` does.
+
+    """
+    if has_one_server(settings):
+        return [ServerRebuild(settings, request, await plan_rebuild(settings, request))]
+    if request.url is not None:
+        raise RefusedError(
+            "--database names one database, and each of several servers (INMAIL_DATABASE_SHARDS) needs its own: give"
+            " --schema alone, for a schema in each server's database"
+        )
+    found = []
+    for server, numbers in await servers_of_numbers(settings, ()):
+        own = replace(request, numbers=numbers)
+        try:
+            with naming_server(server):
+                await _check_copies(server)
+                found.append(ServerRebuild(server, own, await plan_rebuild(server, own)))
+        except RefusedError as error:
+            raise RefusedError(f"{server_name(server)}: {error}") from error
+    return found
+
+
+async def _check_copies(server: Settings) -> None:
+    """Refuse a server that has rows of numbers that another one holds: the comparison would count them."""
+    async with open_books(server) as connection:
+        foreign = (await read_holdings(connection)).foreign
+        if foreign and await connection.fetchval(
+            "select exists (select from accounts where partition = any($1)) or"
+            " exists (select from lanes where partition = any($1))",
+            foreign,
+        ):
+            raise RefusedError(
+                "it has rows of numbers that another server holds: finish the move first, or run the same"
+                " `inmail shards move` without --keep, which deletes them"
+            )
