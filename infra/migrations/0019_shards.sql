@@ -37,6 +37,13 @@ holds it.';
 comment on column shard_numbers.other_shard is 'The server that a number left for, leaves for, or arrives from.';
 comment on column shard_numbers.move is 'The move that is under way, or that brought about the state.';
 
+-- How far answers may be published that the lane's row does not note as published: a broker that was killed may tell of
+-- an offset before them. Null where all are noted: the owner gave the lane back, or an operator set the group back.
+alter table lanes add column maybe_published bigint;
+
+comment on column lanes.maybe_published is
+'Up to which offset answers may be published beyond `published`; null: up to no other.';
+
 -- Workers of this version ask whether the number is held as they acquire a lane. One of a version before knows nothing
 -- of it: started alone after a number has left, it would begin the lane anew, with accounts that have no credits here.
 create function refuse_lane_of_other_server()

@@ -79,8 +79,8 @@ class EndedTopics:
             if messages:
                 place = TopicPartition(self._rows.topic, row.partition)
                 since_first = to_milliseconds(first)
-                found = await scan_published(self._settings, place, (start, end), progress, since=since_first)
-                missing, _ = found.drop_published(messages, {})
+                found = await scan_published(self._settings, {place: (start, end)}, progress, since=since_first)
+                missing, _ = found[place].drop_published(messages, {})
                 if missing:
                     await publish(missing)
                 answers = sum(message.topic != BALANCES for message in missing)

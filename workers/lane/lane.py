@@ -115,6 +115,13 @@ class Lane:
                 "lane_begins_again", error=describe_error(error), seconds=round(seconds, 3), failures=self.failures
             )
 
+    def note_published(self, offset: int, *, is_committed: bool) -> None:
+        """Note that all answers up to an offset are published; the group's offset with them ends all doubt."""
+        if is_committed:
+            self.row.published, self.row.maybe_published, self.published_answers = offset, None, None
+        else:
+            self.row.published = max(self.row.published or 0, offset)
+
     def postpone(self, error: Exception) -> None:
         """Keep what was received, and look again later: longer after each failure in a row."""
         seconds = back_off_seconds(self.failures)

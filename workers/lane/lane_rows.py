@@ -39,13 +39,14 @@ on conflict (consumer_group, topic, partition) do update
 set epoch = excluded.epoch, awaited = true, published = greatest(l.published, excluded.published), held = null,
     owner = excluded.owner, owner_epoch = excluded.epoch
 where l.epoch = excluded.epoch - 1
-returning partition, epoch, next_offset, as_of, least(l.published, next_offset) as published, topic_id,
+returning partition, epoch, next_offset, as_of, least(l.published, next_offset) as published, maybe_published, topic_id,
     nullif(topic_since, '-infinity') as topic_since, halted
 """
 _ADVANCE = """
 update lanes as l
 set next_offset = greatest(l.next_offset, u.next_offset), as_of = greatest(l.as_of, u.as_of),
-    published = u.published, awaited = l.awaited or u.next_offset is not null,
+    published = u.published, maybe_published = greatest(l.maybe_published, u.next_offset),
+    awaited = l.awaited or u.next_offset is not null,
     paused = case when u.next_offset is null then l.paused end, held = case when u.next_offset is null then l.held end
 from unnest($3::integer[], $4::bigint[], $5::bigint[], $6::timestamptz[], $7::bigint[])
     as u (partition, epoch, next_offset, as_of, published)
@@ -68,8 +69,8 @@ from unnest($3::integer[], $4::bigint[]) as u (number, its_epoch)
 where consumer_group = $1 and topic = $2 and partition = u.number and epoch = u.its_epoch
 """
 _RELEASE = """
-update lanes as l set awaited = false, published = u.published, owner = null
-from unnest($3::integer[], $4::bigint[], $5::bigint[]) as u (partition, epoch, published)
+update lanes as l set awaited = false, published = u.published, maybe_published = u.maybe_published, owner = null
+from unnest($3::integer[], $4::bigint[], $5::bigint[], $6::bigint[]) as u (partition, epoch, published, maybe_published)
 where l.consumer_group = $1 and l.topic = $2 and l.partition = u.partition and l.epoch = u.epoch
 """
 _UNAWAIT = "update lanes set awaited = false where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4"
@@ -93,6 +94,7 @@ class LaneRow:
     next_offset: int | None = None  # after the last record whose outcome is stored; None before the first
     as_of: datetime = EPOCH  # the latest broker's time up to which outcomes are stored
     published: int | None = None  # up to where the owner knows its answers published; noted with its writes
+    maybe_published: int | None = None  # up to where answers may be published beyond that; None: they are not
     topic_id: UUID | None = None  # of the topic that was read; None: no lane has noted it yet
     topic_since: datetime | None = None  # watermark at which it followed another one; None: it is the first
     halted: str | None = None  # why the lane could not go on
@@ -151,7 +153,7 @@ class LaneRows:
             row.owner = owner
             row.epoch, row.next_offset, row.as_of = found["epoch"], found["next_offset"], found["as_of"] or EPOCH
             # Whoever sets back how far is stored, as errors tell operators to, need not set this back as well.
-            row.published = found["published"]
+            row.published, row.maybe_published = found["published"], found["maybe_published"]
             row.topic_id, row.topic_since, row.halted = found["topic_id"], found["topic_since"], found["halted"]
         return [by_partition[found["partition"]] for found in acquired]
 
@@ -208,7 +210,12 @@ class LaneRows:
         """
         with suppress_retriable():
             async with asyncio.timeout(_RELEASE_SECONDS):
-                await self._pool.execute(_RELEASE, *self._key(rows), [row.published for row in rows])
+                await self._pool.execute(
+                    _RELEASE,
+                    *self._key(rows),
+                    [row.published for row in rows],
+                    [row.maybe_published for row in rows],
+                )
         for row in rows:
             row.owner = None
 

@@ -82,6 +82,7 @@ class Opening:
         if not (lanes := [lane for lane in lanes if lane.open_at == 0]):
             return
         starts = await self._find_starts(lanes)
+        await self._look_for_answers(starts)
         await self._for_each(list(starts), lambda lane: self._begin(lane, starts[lane], transact))
 
     async def _prepare(self, lane: Lane, partitions: int, transact: Transact) -> None:
@@ -106,7 +107,9 @@ class Opening:
             place, row, stored = lane.place, lane.row, lane.row.next_offset
             try:
                 check_topic(place, topic_id, row.topic_id, stored)
-                told, unsure_to = lane.check.resolve(committed[place], row.published, stored or 0, ends[place])
+                told, unsure_to = lane.check.resolve(
+                    committed[place], row.published, row.maybe_published, stored or 0, ends[place]
+                )
                 kept = (oldest[place], ends[place])
                 published = check_start(self._job.group, place, told, stored, kept=kept)
             except (LaneError, *SERVER_ERRORS) as error:
@@ -118,17 +121,30 @@ class Opening:
             await self._rows.resume([lane.row for lane in starts], topic_id)
         return starts
 
+    async def _look_for_answers(self, starts: Mapping[Lane, _Start]) -> None:
+        """Look for answers of lanes that are not sure of them: for all at once, as whole topics are read."""
+        spans = {
+            lane.place: (start.published, start.check_up_to)
+            for lane, start in starts.items()
+            if start.check_up_to is not None
+        }
+
+        def progress() -> None:
+            for lane in starts:
+                lane.health.steps()
+
+        found = await scan_published(self._settings, spans, progress) if spans else {}
+        for lane, start in starts.items():
+            row = lane.row
+            lane.published_answers, row.maybe_published = found.get(lane.place), start.check_up_to
+            is_in_doubt = start.check_up_to is not None
+            row.published = max(start.published, row.published or 0) if is_in_doubt else start.published
+
     async def _begin(self, lane: Lane, start: _Start, transact: Transact) -> None:
         """Publish what an earlier owner left where the input is gone, and seek."""
         row = lane.row
         lane.as_of, lane.stored_at_start = row.as_of, row.next_offset or 0
         offset = max(start.published, start.oldest)
-        lane.published_answers = None
-        if start.check_up_to is None:
-            row.published = start.published
-        else:  # the row goes on saying up to where answers are published: up to the rest they may be
-            span = (start.published, start.check_up_to)
-            lane.published_answers = await scan_published(self._settings, lane.place, span, lane.health.steps)
         if start.published < start.oldest:
             self._log.warning(
                 "publishing_from_books", partition=lane.partition, offset=start.published, end=start.oldest
@@ -144,8 +160,7 @@ class Opening:
         if lane.published_answers is not None:
             messages, offsets = lane.published_answers.drop_published(messages, offsets)
         await transact(messages, offsets)
-        if offsets:
-            lane.row.published, lane.published_answers = gone.end, None
+        lane.note_published(gone.end, is_committed=bool(offsets))
 
     async def _for_each(
         self,

@@ -13,7 +13,7 @@ at each opening, for what is in doubt only after a crash.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import NamedTuple
 
@@ -78,17 +78,17 @@ class PublishedAnswers:
 
 async def scan_published(
     settings: Settings,
-    lane: TopicPartition,
-    span: tuple[int, int],
+    spans: Mapping[TopicPartition, tuple[int, int]],
     progress: Callable[[], None],
     *,
     since: int | None = None,
-) -> PublishedAnswers:
-    """Return what can be read of the answers to a span of offsets of an input partition: its first, and that after it.
+) -> dict[TopicPartition, PublishedAnswers]:
+    """Return what can be read of the answers to spans of offsets of input partitions: the first of each, and its end.
 
-    Reads the result topics up to where they end now: from the time on at which the broker received the first record of
-    the span, as no answer to it is older. Where that cannot be known, since retention has removed the record or its
-    time is its producer's, from their oldest record on: then it may take minutes, and `progress` is called meanwhile.
+    Reads the result topics once, up to where they end now: from the time on at which the broker received the first
+    record of a span, as no answer to it is older. Where that cannot be known, since retention has removed the record
+    or its time is its producer's, from their oldest record on: then it may take minutes, and `progress` is called
+    meanwhile.
     Where the topic is gone that had them, `since` tells it, in milliseconds.
 
     Raises:
@@ -97,9 +97,10 @@ async def scan_published(
 
     """
     if since is None:
-        since = await _received(settings, lane, span)
+        times = [await _received(settings, lane, span) for lane, span in spans.items()]
+        since = None if None in times else min(filter(None, times))
     places = await all_partitions(settings, OUTPUT_TOPICS)
-    found: Counter[Kind] = Counter()
+    found: dict[TopicPartition, Counter[Kind]] = {lane: Counter() for lane in spans}
     async with reader(settings, None, "read_uncommitted") as all_, reader(settings) as consumer:
         ends = await all_.end_offsets(places)
         consumer.assign(places)
@@ -114,10 +115,13 @@ async def scan_published(
             async for record in records:
                 progress()
                 event = _parse_event(record.value)
-                # A repeat tells of the record that was answered first, which may be another lane's.
-                if event and (event.is_repeat or (event.place == lane and span[0] <= event.offset < span[1])):
-                    found[event.id, event.is_repeat] += 1
-    return PublishedAnswers(found, lane, span[1])
+                if event is None:
+                    continue
+                for lane, (first_offset, end) in spans.items():
+                    # A repeat tells of the record that was answered first, which may be another lane's.
+                    if event.is_repeat or (event.place == lane and first_offset <= event.offset < end):
+                        found[lane][event.id, event.is_repeat] += 1
+    return {lane: PublishedAnswers(found[lane], lane, end) for lane, (_, end) in spans.items()}
 
 
 async def _received(settings: Settings, place: TopicPartition, span: tuple[int, int]) -> int | None:

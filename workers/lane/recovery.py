@@ -28,14 +28,15 @@ class CommittedOffsetCheck:
 
     A broker of 4.2.1 that has just been started after a crash may say that a group has no offset, or one of minutes ago
     (docs/kafka-versions.md). Mostly it tells the true one a moment later. Where it does not, neither it nor the lane's
-    row is believed: the lane begins where it was told to, and looks for each answer up to the row's offset.
+    row is believed: the lane begins where it was told to, and looks for each answer up to the row's offset. So it does
+    with what an owner that did not give the lane back may have published last: no row notes that.
     """
 
     def __init__(self) -> None:
         self._noted: int | None = None  # which the brokers told less than
         self._count = 0
 
-    def resolve(self, committed: int | None, noted: int | None, stored: int, end: int) -> StartPoint:
+    def resolve(self, committed: int | None, noted: int | None, maybe: int | None, stored: int, end: int) -> StartPoint:
         """Return the offset to go by; or refuse it for now.
 
         What was asked often enough is not asked that often again while nothing more is published: an opening may fail
@@ -44,6 +45,7 @@ class CommittedOffsetCheck:
         Args:
             committed: the group's offset, as the brokers tell it now.
             noted: up to where the lane's row knows answers to be published; None: it knows nothing.
+            maybe: up to where the lane's last owner may have published, without noting it; None: nothing of the kind.
             stored: up to where outcomes are: answers may be published so far, which the row notes with its next batch.
             end: of the partition. What is noted beyond it is of records that are lost, or of another topic.
 
@@ -53,7 +55,8 @@ class CommittedOffsetCheck:
         """
         if noted is None or noted > end or (committed is not None and committed >= noted):
             self._noted = None
-            return StartPoint(committed)
+            unsure = committed is not None and maybe is not None and committed < maybe <= end
+            return StartPoint(committed, maybe if unsure else None)
         if self._noted != noted:
             self._noted, self._count = noted, 0
         if self._count == _ATTEMPTS:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
@@ -14,15 +15,16 @@ from structlog.testing import capture_logs
 
 import schemas
 from infra.clock import to_milliseconds, utc_now
+from infra.kafka.clients import committed_offsets
 from infra.kafka.transactions import Message, TransactionPair, TransactionTimes
 from infra.postgres import Connection
 from infra.settings import RecordTime, Settings
 from schemas.catalogue import BALANCES, CATALOGUE, DEAD_LETTERS, OUTPUT_TOPICS, SEND_REQUESTS, SEND_RESULTS, EventType
 from schemas.envelope import Event
 from tests.workers.life import at_the_end, in_partition
-from tests.workers.wire import Raw, ends, prepare, publish, read, send, settled, working
+from tests.workers.wire import Raw, ends, prepare, publish, read, send, set_offset, settled, working
 from workers.jobs.send import SendJob
-from workers.lane import readback, recovery
+from workers.lane import opening, readback, recovery
 from workers.ledger.plans import load_catalogue
 
 PLACE = TopicPartition(SEND_REQUESTS, 0)
@@ -101,6 +103,65 @@ async def test_a_row_says_no_more_than_is_published_while_that_is_in_doubt(
             await asyncio.wait_for(tried.wait(), 20)
 
     assert noted == await database.fetchval(said, *PLACE)
+
+
+async def test_a_broker_that_has_forgotten_the_last_batch_of_a_killed_worker_is_not_believed(
+    cluster: Settings, database: Connection
+) -> None:
+    """No row notes that batch as published: it would have been with the next one, or as the lane was given back."""
+    account = in_partition(cluster, PLACE.partition)
+    start = await ends(cluster, SEND_RESULTS)
+    await _work(cluster, [send(account), send(account)])
+    (end,) = await database.fetchrow("select next_offset from lanes where (topic, partition) = ($1, $2)", *PLACE) or ()
+    await database.execute(
+        "update lanes set owner = 'inmail-send.killed', owner_epoch = epoch, published = $3 - 2, maybe_published = $3"
+        " where (topic, partition) = ($1, $2)",
+        *PLACE,
+        end,
+    )
+    await set_offset(cluster, SendJob.group, PLACE, end - 2)
+
+    await _work(cluster, [send(account)])
+
+    answers = await read(cluster, start, 3)
+    assert 3 == len(answers) == len({each["request_id"] for each in answers})
+
+
+async def test_what_was_published_in_doubt_is_not_published_again_by_the_next_owner(
+    cluster: Settings, database: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The group's offset stays before it until the doubt is over: a broker that tells the truth tells of less."""
+    account = in_partition(cluster, PLACE.partition)
+    start = await ends(cluster, SEND_RESULTS)
+    await _work(cluster, [send(account)])
+    stored = [send(account), send(account)]
+    await _publish_in_doubt(cluster, database, monkeypatch, stored, lambda _: False)
+    (end,) = await database.fetchrow("select next_offset from lanes where (topic, partition) = ($1, $2)", *PLACE) or ()
+    await database.execute("update lanes set published = $3 - 2 where (topic, partition) = ($1, $2)", *PLACE, end)
+    transactions, last = 0, asyncio.Event()
+    publish_ = TransactionPair.publish
+
+    async def publish_one_of_two(self: TransactionPair, *arguments: Any) -> TransactionTimes:
+        nonlocal transactions
+        transactions += 1
+        if transactions > 2:
+            last.set()
+            raise KafkaError("planted")
+        return await publish_(self, *arguments)
+
+    async def tell_less(*_: object) -> dict[TopicPartition, int | None]:
+        told = await committed_offsets(*_)  # type: ignore[arg-type]
+        return {place: end - 3 if place == PLACE else offset for place, offset in told.items()}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TransactionPair, "publish", publish_one_of_two)
+        patch.setattr(opening, "committed_offsets", tell_less)
+        async with working(cluster.model_copy(update={"batch_records": 1}), _job()):
+            await asyncio.wait_for(last.wait(), 20)
+    await _work(cluster, [])
+
+    answers = await read(cluster, start, 3)
+    assert 3 == len(answers) == len({each["request_id"] for each in answers})
 
 
 async def _publish_in_doubt(  # noqa: PLR0917 - two servers, and what they are to be in doubt of

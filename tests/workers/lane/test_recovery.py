@@ -13,9 +13,9 @@ def test_an_offset_before_what_is_published_is_asked_for_again(committed: int | 
     doubts = CommittedOffsetCheck()
     for _ in range(8):
         with pytest.raises(GroupCoordinatorNotAvailableError, match=rf"told to be {committed}, .* 7 are") as refused:
-            doubts.resolve(committed, noted=7, stored=8, end=9)
+            doubts.resolve(committed, noted=7, maybe=None, stored=8, end=9)
         assert is_retriable(refused.value)
-    assert StartPoint(committed or 0, 8) == doubts.resolve(committed, noted=7, stored=8, end=9)
+    assert StartPoint(committed or 0, 8) == doubts.resolve(committed, noted=7, maybe=None, stored=8, end=9)
 
 
 def test_who_has_asked_often_enough_does_not_begin_anew_while_nothing_changes() -> None:
@@ -23,10 +23,10 @@ def test_who_has_asked_often_enough_does_not_begin_anew_while_nothing_changes() 
     doubts = CommittedOffsetCheck()
     for _ in range(8):
         with pytest.raises(GroupCoordinatorNotAvailableError):
-            doubts.resolve(6, noted=7, stored=8, end=9)
-    assert [StartPoint(6, 8)] * 2 == [doubts.resolve(6, noted=7, stored=8, end=9) for _ in range(2)]
+            doubts.resolve(6, noted=7, maybe=None, stored=8, end=9)
+    assert [StartPoint(6, 8)] * 2 == [doubts.resolve(6, noted=7, maybe=None, stored=8, end=9) for _ in range(2)]
     with pytest.raises(GroupCoordinatorNotAvailableError):
-        doubts.resolve(6, noted=8, stored=8, end=9)
+        doubts.resolve(6, noted=8, maybe=None, stored=8, end=9)
 
 
 def test_an_answer_in_between_is_the_end_of_a_row() -> None:
@@ -34,12 +34,24 @@ def test_an_answer_in_between_is_the_end_of_a_row() -> None:
     doubts = CommittedOffsetCheck()
     for _ in range(20):
         with pytest.raises(GroupCoordinatorNotAvailableError):
-            doubts.resolve(6, noted=7, stored=8, end=9)
-        assert StartPoint(8) == doubts.resolve(8, noted=7, stored=8, end=9)
+            doubts.resolve(6, noted=7, maybe=None, stored=8, end=9)
+        assert StartPoint(8) == doubts.resolve(8, noted=7, maybe=None, stored=8, end=9)
 
 
 @pytest.mark.parametrize("committed", [None, 0, 9])
 @pytest.mark.parametrize("noted", [None, 10])
 def test_any_answer_is_taken_where_nothing_speaks_against_it(committed: int | None, noted: int | None) -> None:
     """A lane's first start, or books that were made anew; and a topic that was, of which an operator has to be told."""
-    assert StartPoint(committed) == CommittedOffsetCheck().resolve(committed, noted=noted, stored=8, end=9)
+    assert StartPoint(committed) == CommittedOffsetCheck().resolve(committed, noted=noted, maybe=None, stored=8, end=9)
+
+
+@pytest.mark.parametrize(
+    ("committed", "maybe", "check_up_to"), [(7, 8, 8), (8, 8, None), (9, 8, None), (7, None, None), (7, 10, None)]
+)
+def test_what_the_last_owner_may_have_published_without_noting_it_is_looked_for(
+    committed: int, maybe: int | None, check_up_to: int | None
+) -> None:
+    """Unless the brokers tell of it. Beyond the partition's end there is nothing that it could have answered."""
+    found = CommittedOffsetCheck().resolve(committed, noted=7, maybe=maybe, stored=8, end=9)
+
+    assert StartPoint(committed, check_up_to) == found

@@ -134,7 +134,7 @@ async def _announce_offsets(settings: Settings, group: str, offsets: Mapping[Top
     connection = await connect_database(settings)
     try:
         await connection.executemany(
-            "update lanes set published = least(published, $4)"
+            "update lanes set published = least(published, $4), maybe_published = null"
             " where consumer_group = $1 and topic = $2 and partition = $3",
             [(group, tp.topic, tp.partition, offset) for tp, offset in offsets.items()],
         )
