@@ -4,7 +4,8 @@ An owner is a worker process under a name that nobody else has or had. Its two t
 it, and run before the name is written anywhere. To open lanes, for all of them together: (1) read their rows; (2) fence
 in Kafka each last owner that has not given its lanes back: starting and stopping a producer under its name aborts what
 it left open, and waits for what it committed; (3) raise the epochs in one statement, each only if it is still the one
-that was read, and write the name; (4) read the committed offsets and seek. From (2) on the last owner publishes
+that was read, and write the name; (4) read the committed offsets, look in the result topics for answers of which it is
+not certain that they are published (`readback.py`), and seek. From (2) on the last owner publishes
 nothing, from (3) on it stores nothing. Kafka's committed offset says how far answers are published, the lane's row how
 far outcomes are stored: what lies between is published first, by deciding it once more.
 
