@@ -21,7 +21,7 @@ class LockHolder:
     tables: tuple[str, ...] = ()  # of the ledger, which it has locked as a whole
     rows_of: tuple[str, ...] = ()  # of which it has locked rows
     waiting: int = 0  # sessions of the ledger that wait for it now
-    waiting_seconds: float = 0.0  # the longest of them
+    waiting_seconds: float = 0.0  # for which the longest of them waits, its tries that gave up included where seen
     missing: str = ""  # what would have to be granted to see the rest
     server: str = ""  # on which Postgres server, where several hold the books
 

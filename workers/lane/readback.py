@@ -88,8 +88,7 @@ async def scan_published(
     Reads the result topics once, up to where they end now: from the time on at which the broker received the first
     record of a span, as no answer to it is older. Where that cannot be known, since retention has removed the record
     or its time is its producer's, from their oldest record on: then it may take minutes, and `progress` is called
-    meanwhile.
-    Where the topic is gone that had them, `since` tells it, in milliseconds.
+    meanwhile. Where the topic is gone that had them, `since` tells it, in milliseconds.
 
     Raises:
         KafkaError: when the brokers cannot be asked, or a transaction stays open before the end.
@@ -98,7 +97,8 @@ async def scan_published(
     """
     if since is None:
         times = [await _received(settings, lane, span) for lane, span in spans.items()]
-        since = None if None in times else min(filter(None, times))
+        known = [time for time in times if time is not None]
+        since = min(known) if len(known) == len(times) else None
     places = await all_partitions(settings, OUTPUT_TOPICS)
     found: dict[TopicPartition, Counter[Kind]] = {lane: Counter() for lane in spans}
     async with reader(settings, None, "read_uncommitted") as all_, reader(settings) as consumer:
