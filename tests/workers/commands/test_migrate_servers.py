@@ -24,7 +24,10 @@ async def migrate(settings: Settings) -> click.testing.Result:
 
 async def test_every_server_is_migrated_and_named(servers: TwoServers) -> None:
     """What one lacks is applied to that one."""
-    await servers.second.execute("drop function holds_number; drop table shard, shard_numbers")
+    await servers.second.execute(
+        "drop trigger lane_of_other_server on lanes; drop function refuse_lane_of_other_server, holds_number;"
+        " drop table shard, shard_numbers; alter table lanes drop column maybe_published"
+    )
     await servers.second.execute("delete from migrations where name = $1", NAME)
 
     done = await migrate(servers.both)
