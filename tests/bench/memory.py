@@ -1,4 +1,9 @@
-"""`memory`: what a send worker has resident while it drains a backlog of a million requests at full pace."""
+"""`memory`: what a send worker has resident while it drains a backlog of a million requests at full pace.
+
+Tried and not taken, runs interleaved on two cores: blocks of 64 KiB and more mapped one by one (mallopt of glibc) leave
+120 MB instead of 126 and take 8 % of the drain's pace; of 256 KiB and more, without trimming, 120 MB and 3 %. Half the
+inbox: 119 MB and 3 %.
+"""
 
 from collections.abc import Callable
 

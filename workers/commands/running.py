@@ -15,7 +15,6 @@ from aiokafka.errors import KafkaError
 from pydantic_core import to_json
 from rich.text import Text
 
-from infra.allocator import return_freed_memory
 from infra.kafka.rights import MissingRightsError
 from infra.log import configure_logging, quiet_late_errors
 from infra.output import ReaderLeft, writes_json
@@ -102,7 +101,6 @@ def run_process(worker: Callable[[Settings], Coroutine[Any, Any, None]]) -> None
     def run() -> None:
         settings = load_settings()
         configure_logging(settings)
-        return_freed_memory()
         # A batch creates some ten thousand objects without cycles, all freed with the batch. At Python's default
         # thresholds the collector scans them repeatedly, which takes a seventh of a worker's time (`make bench`). At
         # these it would find the few cycles that there are after hours, and the process would grow until then.
