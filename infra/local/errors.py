@@ -11,6 +11,7 @@ __all__ = [
     "DiskFullError",
     "LocalStackError",
     "PortTakenError",
+    "ServerEndedError",
     "ServerError",
     "StartInterruptedError",
     "as_local_stack_error",
@@ -39,6 +40,10 @@ class PortTakenError(LocalStackError):
 
 class ServerError(LocalStackError):
     """A server did not start, or ended unexpectedly. The message has the path and the last lines of its log."""
+
+
+class ServerEndedError(ServerError):
+    """A server ended by itself instead of starting. The message has the end of its log."""
 
 
 class StartInterruptedError(LocalStackError):

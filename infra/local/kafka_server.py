@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from infra.local import bundled_binaries
-from infra.local.errors import ServerError
+from infra.local.errors import ServerEndedError, ServerError
 from infra.local.ports import LOOPBACK
 from infra.local.server_process import clean_environment, describe_failure, run_once, wait_ready
 from infra.local.supervisor_client import Child, Program, SupervisorClient
@@ -189,7 +189,8 @@ class KafkaServer:
     def _make_archive(self, supervisor: SupervisorClient) -> None:
         """Archive the classes that Java records while a trial broker starts and ends. Raises `ServerError`.
 
-        If Java cannot write the archive, the log of the trial says why, and brokers start without an archive.
+        If Java cannot write the archive, or the trial ends by itself, as it may where a busy machine keeps it waiting
+        for itself, the log of the trial says why, and brokers start without an archive.
         """
         noted, made = self.scratch / "classes.noted", self.scratch / "classes.aot"
         trial = replace(
@@ -201,7 +202,11 @@ class KafkaServer:
             temporary=False,
         )
         trial.format(supervisor)
-        child = trial.launch(supervisor, "-XX:AOTMode=record", f"-XX:AOTConfiguration={noted}")
+        try:
+            child = trial.launch(supervisor, "-XX:AOTMode=record", f"-XX:AOTConfiguration={noted}")
+        except ServerEndedError:
+            shutil.rmtree(trial.data)
+            return
         supervisor.signal(child, signal.SIGTERM)
         if child.wait(ARCHIVE_SECONDS) is None:
             raise describe_failure(child, f"{self.title}, started as a trial, did not end within {ARCHIVE_SECONDS} s")

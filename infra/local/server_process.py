@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from infra.local.errors import DiskFullError, PortTakenError, ServerError
+from infra.local.errors import DiskFullError, PortTakenError, ServerEndedError, ServerError
 from infra.local.supervisor_client import Child, Program, SupervisorClient
 
 __all__ = ["clean_environment", "run_once", "wait_ready"]
@@ -35,12 +35,15 @@ def wait_ready(child: Child, ready: Callable[[], bool], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not ready():
         if child.wait(0.03) is not None:
-            raise describe_failure(child, f"{child.program.name} ended with code {child.code} instead of starting")
+            what = f"{child.program.name} ended with code {child.code} instead of starting"
+            raise describe_failure(child, what, ServerEndedError)
         if time.monotonic() > deadline:
             raise describe_failure(child, f"{child.program.name} was not ready after {seconds:.0f} s")
 
 
-def describe_failure(child: Child, what: str) -> ServerError | DiskFullError | PortTakenError:
+def describe_failure(
+    child: Child, what: str, kind: type[ServerError] = ServerError
+) -> ServerError | DiskFullError | PortTakenError:
     """Return the error for a failed program: the last lines of its log decide its class and are part of its text."""
     tail = last_lines(child.program.log)
     said = "\n".join(tail)
@@ -50,7 +53,7 @@ def describe_failure(child: Child, what: str) -> ServerError | DiskFullError | P
         return DiskFullError(f"No room left on the disk of {place}. Free some space and start again.\n{text}")
     if "Address already in use" in said:
         return PortTakenError(f"Another process uses its port. Choose another port, or none for a free port.\n{text}")
-    return ServerError(text)
+    return kind(text)
 
 
 def last_lines(log: Path) -> list[str]:

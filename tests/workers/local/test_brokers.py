@@ -3,17 +3,18 @@
 import json
 import os
 import signal
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
+from unittest.mock import Mock
 
 import pytest
 
 from infra.clock import utc_now
 from infra.local.artifacts import read_lock
 from infra.local.directories import PORTS, claim_data, kept_brokers
-from infra.local.errors import DataDirectoryError, DiskFullError
+from infra.local.errors import DataDirectoryError, DiskFullError, ServerEndedError, ServerError
 from infra.local.kafka_server import KafkaServer, kept_cluster_id
 from infra.local.stack import LocalStack
 from infra.local.stack_setup import Options, _reserve
@@ -247,3 +248,22 @@ def test_a_single_broker_is_configured_as_ever_and_three_replicate(tmp_path: Pat
         settings[name] for name in ("default.replication.factor", *(f"{kind}.replication.factor" for kind in kinds))
     ]
     assert ["2", "2"] == [settings[name] for name in ("min.insync.replicas", "transaction.state.log.min.isr")]
+
+
+@pytest.mark.parametrize("error", [ServerEndedError, ServerError])
+def test_a_broker_starts_without_an_archive_where_the_trial_ended_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[ServerError]
+) -> None:
+    """The archive only makes starts shorter. A trial that still runs has the port, and nothing may start beside it."""
+    server = KafkaServer(
+        "4", [], tmp_path, tmp_path, tmp_path / "log", tmp_path / "classes", tmp_path, 9, {1: 8}, temporary=True
+    )
+    monkeypatch.setattr(KafkaServer, "format", lambda self, _: self.data.mkdir())
+    monkeypatch.setattr(KafkaServer, "launch", Mock(side_effect=error("planted")))
+    prepared = nullcontext() if error is ServerEndedError else pytest.raises(ServerError, match="planted")
+
+    with prepared:
+        server._make_archive(Mock())
+
+    assert (tmp_path / "trial").exists() is (error is ServerError)
+    assert not server.archive.exists()
