@@ -17,8 +17,8 @@ from infra.local.stack import LocalStack
 from infra.settings import Settings
 from schemas.catalogue import SEND_REQUESTS, TOPICS
 from tests.cluster.judge import POSTGRES, Kill, Result, judge
-from tests.cluster.load import load
-from tests.cluster.waits import all_is_answered, all_lanes_move, until
+from tests.cluster.under_load import under_load
+from tests.cluster.waits import all_lanes_move, until
 from workers.local.processes import WorkerProcesses, member_names
 from workers.local.up import prepare_stack
 
@@ -72,20 +72,11 @@ async def run(  # noqa: PLR0917 - a tool
     await prepare_stack(settings)
     result = Result(await session_seconds(settings))
     workers = WorkerProcesses(settings, logs, member_names(members))
-    workers.start()
-    try:
-        async with load(settings, rate) as published:
-            await all_lanes_move(settings, "at first")
-            for number in range(rounds):
-                kill = await _round(stack, settings, choose(number))
-                result.kills.append(kill)
-                report(kill)
-            await all_lanes_move(settings, "at last")
-        workers.check()
-        await all_is_answered(settings, published)
-    finally:
-        codes = await asyncio.to_thread(workers.stop)
-    result.audit += [f"{name} ended with code {code}" for name, code in codes.items() if code]
+    async with under_load(settings, workers, rate, result) as published:
+        for number in range(rounds):
+            kill = await _round(stack, settings, choose(number))
+            result.kills.append(kill)
+            report(kill)
     await judge(settings, published, result)
     return result
 

@@ -16,8 +16,8 @@ from infra.postgres import connect_database
 from infra.settings import Settings
 from infra.shards import read_shard, settings_of_shards
 from tests.cluster.judge import ALLOWED_SECONDS, Answers, count_answers, longest_pause
-from tests.cluster.load import load
-from tests.cluster.waits import all_is_answered, all_lanes_move, group_members, member_replaced
+from tests.cluster.under_load import under_load
+from tests.cluster.waits import all_lanes_move, group_members, member_replaced
 from workers.local.processes import WorkerProcesses, member_names, server_of, worker_of
 from workers.local.up import prepare_stack
 from workers.ops.operations import Operator
@@ -196,20 +196,11 @@ async def run_servers(
     result = ServersResult(settings.session_seconds)
     workers = WorkerProcesses(settings, logs, member_names(members, stack.databases))
     servers = _Servers(stack, settings, workers, down_seconds)
-    workers.start()
-    try:
-        async with load(settings, rate) as published:
-            await all_lanes_move(settings, "at first")
-            for event in events:
-                for seen in await servers.do(event):
-                    result.disturbances.append(seen)
-                    report(seen)
-            await all_lanes_move(settings, "at last")
-        workers.check()
-        await all_is_answered(settings, published)
-    finally:
-        codes = await asyncio.to_thread(workers.stop)
-    result.audit += [f"{name} ended with code {code}" for name, code in codes.items() if code]
+    async with under_load(settings, workers, rate, result) as published:
+        for event in events:
+            for seen in await servers.do(event):
+                result.disturbances.append(seen)
+                report(seen)
     given = await count_answers(settings, published, result)
     ends = [each.at for each in result.disturbances[1:]] + [time.time()]
     result.disturbances = [_timed(each, given, end) for each, end in zip(result.disturbances, ends, strict=True)]
