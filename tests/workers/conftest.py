@@ -1,16 +1,19 @@
 """What the tests on a cluster share: the running stack, as if others had worked its topics before."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from aiokafka.admin import RecordsToDelete
 
+from infra.kafka.clients import admin_client
 from infra.postgres import Connection
 from infra.settings import Settings
+from schemas.catalogue import SEND_REQUESTS
 from tests.conftest import Connect
 from tests.workers.two_servers import TwoServers, prepare_servers
-from tests.workers.wire import prepare
+from tests.workers.wire import ends, prepare
 from workers.ledger.plans import SHIPPED
 
 
@@ -50,3 +53,12 @@ async def servers(
     """Two servers that hold the books together, both empty."""
     second = await other_books()
     return await prepare_servers(settings, second, database, await connect(second))
+
+
+@pytest.fixture
+async def no_far_times_left(cluster: Settings) -> AsyncIterator[None]:
+    """Remove the sends' records after a test that gives them times of its own: other tests look for records by time."""
+    yield
+    end = await ends(cluster, SEND_REQUESTS)
+    async with admin_client(cluster) as admin:
+        await admin.delete_records({place: RecordsToDelete(before_offset=offset) for place, offset in end.items()})

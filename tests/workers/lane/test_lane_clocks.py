@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from infra.clock import EPOCH, to_milliseconds, utc_now
@@ -31,15 +31,7 @@ from workers.ops.operations import Operator, RefusedError, list_operations
 PLACE = TopicPartition(SEND_REQUESTS, 1)
 ME = Operator("ann", "the broker's clock was wrong")
 YEAR = timedelta(days=365)
-
-
-@pytest.fixture(autouse=True)
-async def _no_far_times_left(cluster: Settings) -> AsyncIterator[None]:
-    """Remove the records of a test: other tests look for records by their time."""
-    yield
-    end = await ends(cluster, SEND_REQUESTS)
-    async with admin_client(cluster) as admin:
-        await admin.delete_records({place: RecordsToDelete(before_offset=offset) for place, offset in end.items()})
+pytestmark = pytest.mark.usefixtures("no_far_times_left")
 
 
 @asynccontextmanager

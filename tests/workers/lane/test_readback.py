@@ -60,6 +60,7 @@ async def test_answers_that_a_broker_has_lost_are_published_and_those_that_it_ha
     assert 1 == len(found) - len(answers)
 
 
+@pytest.mark.usefixtures("no_far_times_left")
 @pytest.mark.parametrize("time", RecordTime)
 async def test_letters_and_repeats_are_found_however_old_and_whatever_their_record_says_of_its_time(
     cluster: Settings, database: Connection, time: RecordTime, monkeypatch: pytest.MonkeyPatch
