@@ -13,6 +13,7 @@ __all__ = ["clean_environment", "run_once", "wait_ready"]
 
 TAIL_LINES = 15
 JAVA_FRAME = "\tat "  # which the log keeps, and nobody at a terminal reads
+_LONGEST = 10
 FOREIGN = ("PG", "JAVA", "JDK_", "_JAVA", "KAFKA", "CLASSPATH")
 
 
@@ -31,14 +32,24 @@ def run_once(supervisor: SupervisorClient, program: Program, seconds: float) -> 
 
 
 def wait_ready(child: Child, ready: Callable[[], bool], seconds: float) -> None:
-    """Wait until `ready` returns true. Raises `ServerError` when the server ends first or `seconds` pass."""
-    deadline = time.monotonic() + seconds
+    """Wait until `ready` returns true: as long as the server's log grows, since a large one may have much to recover.
+
+    Raises:
+        ServerError: when the server ends first, when its log says nothing new for `seconds`, or after `_LONGEST` times
+            as long: one that waits for what never comes may say so for ever.
+
+    """
+    began = heard = time.monotonic()
+    size = 0
     while not ready():
         if child.wait(0.03) is not None:
             what = f"{child.program.name} ended with code {child.code} instead of starting"
             raise describe_failure(child, what, ServerEndedError)
-        if time.monotonic() > deadline:
-            raise describe_failure(child, f"{child.program.name} was not ready after {seconds:.0f} s")
+        now, log = time.monotonic(), child.program.log
+        if log.exists() and log.stat().st_size != size:
+            heard, size = now, log.stat().st_size
+        if now > min(heard + seconds, began + _LONGEST * seconds):
+            raise describe_failure(child, f"{child.program.name} was not ready after {now - began:.0f} s")
 
 
 def describe_failure(

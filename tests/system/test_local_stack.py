@@ -10,9 +10,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from hashlib import sha256
 from pathlib import Path
 from threading import Event
+from types import SimpleNamespace
 
 import asyncpg
 import psutil
@@ -20,7 +22,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from infra.local import artifacts, directories, kafka_server, postgres_server
+from infra.local import artifacts, directories, kafka_server, postgres_server, server_process
 from infra.local.artifacts import Jar, Lock, install_kafka, sha256_of
 from infra.local.errors import (
     ArtifactError,
@@ -31,7 +33,7 @@ from infra.local.errors import (
     ServerError,
     StartInterruptedError,
 )
-from infra.local.server_process import describe_failure
+from infra.local.server_process import describe_failure, wait_ready
 from infra.local.stack import LocalStack
 from infra.local.supervisor_client import Child, Program
 
@@ -350,6 +352,34 @@ def test_a_disk_that_is_full_is_named(tmp_path: Path) -> None:
 
     assert isinstance(failed, DiskFullError)
     assert str(failed).startswith(f"No room left on the disk of {tmp_path / 'data'}. Free some space and start again.")
+
+
+@pytest.mark.parametrize(
+    ("lines", "failure"),
+    [
+        pytest.param(4, None, id="as long as it tells what it does"),
+        pytest.param(1, r"^Kafka was not ready after 150 s", id="not when it falls silent"),
+        pytest.param(1_000, r"^Kafka was not ready after 650 s", id="not for ever"),
+    ],
+)
+def test_a_server_that_recovers_much_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lines: int, failure: str | None
+) -> None:
+    """A broker on a busy machine took longer than a minute to read its logs after a crash, and was given up."""
+    log, clock, left = tmp_path / "kafka.log", [0.0], iter(range(lines))
+    monkeypatch.setattr(server_process, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def ready() -> bool:
+        clock[0] += 50
+        if (line := next(left, None)) is None:
+            return failure is None
+        with log.open("a", encoding="utf-8") as file:
+            file.write(f"recovered segment {line}\n")
+        return False
+
+    child = Child(Program("Kafka", [], {}, log, stop=15, death=9))
+    with pytest.raises(ServerError, match=failure) if failure else nullcontext():
+        wait_ready(child, ready, 60)
 
 
 async def test_a_broker_that_does_not_come_up_tells_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
