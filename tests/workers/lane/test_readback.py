@@ -15,7 +15,8 @@ from structlog.testing import capture_logs
 
 import schemas
 from infra.clock import to_milliseconds, utc_now
-from infra.kafka.clients import committed_offsets
+from infra.kafka.aiokafka_fixes import Consumer
+from infra.kafka.clients import committed_offsets, create_lane_producer
 from infra.kafka.transactions import Message, TransactionPair, TransactionTimes
 from infra.postgres import Connection
 from infra.settings import RecordTime, Settings
@@ -113,16 +114,40 @@ async def test_a_broker_that_has_forgotten_the_last_batch_of_a_killed_worker_is_
     account = in_partition(cluster, PLACE.partition)
     start = await ends(cluster, SEND_RESULTS)
     await _work(cluster, [send(account), send(account)])
-    (end,) = await database.fetchrow("select next_offset from lanes where (topic, partition) = ($1, $2)", *PLACE) or ()
-    await database.execute(
-        "update lanes set owner = 'inmail-send.killed', owner_epoch = epoch, published = $3 - 2, maybe_published = $3"
-        " where (topic, partition) = ($1, $2)",
-        *PLACE,
-        end,
-    )
-    await set_offset(cluster, SendJob.group, PLACE, end - 2)
+    await _forget_last(cluster, database, 2)
 
     await _work(cluster, [send(account)])
+
+    answers = await read(cluster, start, 3)
+    assert 3 == len(answers) == len({each["request_id"] for each in answers})
+
+
+async def test_answers_behind_a_transaction_that_is_open_are_found(
+    cluster: Settings, database: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another worker was frozen in it: until it is ended, nobody who reads what is committed sees what follows."""
+    monkeypatch.setattr(readback, "_EARLIER_MILLISECONDS", 0)
+    account = in_partition(cluster, PLACE.partition)
+    await _work(cluster, [send(account)])
+    start = await ends(cluster, SEND_RESULTS)
+    frozen = create_lane_producer(cluster, "inmail-send.frozen")
+    look = Consumer.offsets_for_times
+
+    async def ends_after_a_look(self: Consumer, timestamps: dict[TopicPartition, int]) -> Any:
+        found = await look(self, timestamps)
+        await frozen.abort_transaction()
+        return found
+
+    async with frozen:
+        await frozen.begin_transaction()
+        await frozen.send_and_wait(SEND_RESULTS, b"of another", partition=PLACE.partition)
+        await publish(cluster, SEND_REQUESTS, [send(account), send(account)])
+        async with working(cluster, _job()):
+            await at_the_end(cluster, PLACE.partition)
+        await _forget_last(cluster, database, 2)
+        with monkeypatch.context() as patch:
+            patch.setattr(Consumer, "offsets_for_times", ends_after_a_look)
+            await _work(cluster, [send(account)])
 
     answers = await read(cluster, start, 3)
     assert 3 == len(answers) == len({each["request_id"] for each in answers})
@@ -163,6 +188,19 @@ async def test_what_was_published_in_doubt_is_not_published_again_by_the_next_ow
 
     answers = await read(cluster, start, 3)
     assert 3 == len(answers) == len({each["request_id"] for each in answers})
+
+
+async def _forget_last(settings: Settings, database: Connection, records: int) -> None:
+    """Leave a lane as a killed worker does whose last batch had so many records; the broker forgets its offset."""
+    (end,) = await database.fetchrow("select next_offset from lanes where (topic, partition) = ($1, $2)", *PLACE) or ()
+    await database.execute(
+        "update lanes set owner = 'inmail-send.killed', owner_epoch = epoch, published = $3, maybe_published = $4"
+        " where (topic, partition) = ($1, $2)",
+        *PLACE,
+        end - records,
+        end,
+    )
+    await set_offset(settings, SendJob.group, PLACE, end - records)
 
 
 async def _publish_in_doubt(  # noqa: PLR0917 - two servers, and what they are to be in doubt of
