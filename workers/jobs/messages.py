@@ -5,12 +5,22 @@ from typing import Final
 from schemas.envelope import EVENT_HEADERS
 from workers.jobs.job import Message, Place
 
-__all__ = ["event_message"]
+__all__ = ["ORIGIN_HEADER", "event_message"]
+
+ORIGIN_HEADER: Final = "inmail-origin"  # of a repeat: the record that it answers, as its event names the first one
 
 _HEADERS: Final = list(EVENT_HEADERS)  # one list for all: whoever adds headers makes another
 
 
-def event_message(topic: str, key: bytes | None, event: bytes, partition: int | None, origin: Place | None) -> Message:
+def event_message(  # noqa: PLR0913 - a record
+    topic: str,
+    key: bytes | None,
+    event: bytes,
+    partition: int | None,
+    origin: Place | None,
+    *,
+    repeat: bool = False,
+) -> Message:
     """Return the record of an event that goes out.
 
     Args:
@@ -19,6 +29,10 @@ def event_message(topic: str, key: bytes | None, event: bytes, partition: int | 
         event: the event as the value of a record.
         partition: the partition; None: by key.
         origin: the place of the input record that it answers; None where there is none.
+        repeat: whether it is an answer given before, to another record.
 
     """
-    return Message(topic, key, event, partition, origin, _HEADERS)
+    headers = _HEADERS
+    if repeat and origin is not None:
+        headers = [*_HEADERS, (ORIGIN_HEADER, b"%d/%d" % origin)]
+    return Message(topic, key, event, partition, origin, headers)

@@ -97,7 +97,7 @@ def result_event(
     if original_id is not None:
         data["original_id"] = original_id
     body = write(_event_id(account_id, entry), account_id, data)  # type: ignore[arg-type] # by kind
-    return event_message(topic, account_id.encode(), body, None, origin)
+    return event_message(topic, account_id.encode(), body, None, origin, repeat=repeat)
 
 
 def _event_id(account_id: str, entry: Entry) -> str:
@@ -249,7 +249,7 @@ _OTHERS: Final[dict[str, Callable[[Entry], EventParts]]] = {
 def tick_messages(tick: Tick, movements: list[tuple[str, Entry]], offset: int) -> list[Message]:
     """Return the events of the rows that a tick booked, then the tick's answer."""
     messages = [result_event(account_id, entry) for account_id, entry in movements]
-    conflict = tick.code == Code.KEY_CONFLICT
+    conflict, repeat = tick.code == Code.KEY_CONFLICT, tick.source_offset != offset
     body = tick_decided(
         tick_conflict_id(tick.partition, tick.request_id, tick.fingerprint)
         if conflict
@@ -263,7 +263,8 @@ def tick_messages(tick: Tick, movements: list[tuple[str, Entry]], offset: int) -
             "credits": tick.credits,
             "complete": tick.complete,
             "source": Source(topic=EXPIRY_TICKS, partition=tick.partition, offset=tick.source_offset),
-            "repeat": tick.source_offset != offset,
+            "repeat": repeat,
         },
     )
-    return [*messages, event_message(CREDIT_EVENTS, None, body, tick.partition, (tick.partition, offset))]
+    origin = tick.partition, offset
+    return [*messages, event_message(CREDIT_EVENTS, None, body, tick.partition, origin, repeat=repeat)]

@@ -12,8 +12,7 @@ a group's offset back on purpose would have to write there too. It would be one 
 at each opening, for what is in doubt only after a crash.
 """
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from typing import NamedTuple
 
@@ -26,6 +25,7 @@ from infra.kafka.records import all_partitions, read_records, read_to
 from infra.kafka.transactions import Message
 from infra.settings import Settings
 from schemas.catalogue import OUTPUT_TOPICS
+from workers.jobs.messages import ORIGIN_HEADER
 
 __all__ = ["PublishedAnswers", "scan_published"]
 
@@ -34,11 +34,11 @@ _BROKERS_TIME = 1  # LogAppendTime, in a record's words
 _POLL_MILLISECONDS = 100
 
 Offsets = dict[TopicPartition, int]
-Kind = tuple[str, bool]  # an event's id, and whether it repeats an answer
+Headers = Iterable[tuple[str, bytes | None]]
 
 
 class _PublishedEvent(NamedTuple):
-    """What an event is known by, and the record that it answers, or that was answered first."""
+    """What an event is known by, and the record that it answers."""
 
     id: str
     is_repeat: bool
@@ -49,28 +49,24 @@ class _PublishedEvent(NamedTuple):
 class PublishedAnswers:
     """What a read_committed reader finds, of a lane that is in doubt up to an offset."""
 
-    def __init__(self, found: "Counter[Kind]", place: TopicPartition, end: int) -> None:
+    def __init__(self, found: set[_PublishedEvent], place: TopicPartition, end: int) -> None:
         self._found, self._place, self._end = found, place, end
 
     def drop_published(self, messages: Sequence[Message], offsets: Offsets) -> tuple[list[Message], Offsets]:
         """Return of a turn what cannot be read of this lane's, and its offset where the group cannot be beyond it.
 
-        What can be read is counted off: a repeat has the id of what it repeats. What is other lanes' is returned whole,
-        and so are balances: they answer no record, their topic is not read, and the newest may be published again.
+        What is other lanes' is returned whole, and so are balances: they answer no record, their topic is not read, and
+        the newest may be published again.
         """
         kept: list[Message] = []
         found = missing = 0
         for message in messages:
-            event = _parse_event(message.value)
-            # One that answers no record is from the ledger's database, and is published for this lane alone.
-            partition, offset = message.origin or (self._place.partition, 0)
-            is_in_doubt = partition == self._place.partition and offset < self._end
-            if event and is_in_doubt and self._found[event.id, event.is_repeat]:
-                self._found[event.id, event.is_repeat] -= 1
+            event = _parse_event(message.value, message.headers or ())
+            if event in self._found:
                 found += 1
             else:
                 kept.append(message)
-                missing += bool(event) and is_in_doubt
+                missing += event is not None and event.place == self._place and event.offset < self._end
         if found or missing:
             structlog.get_logger("inmail.lane").warning("answers_looked_for", found=found, missing=missing)
         return kept, {place: offset for place, offset in offsets.items() if place != self._place or offset >= self._end}
@@ -100,7 +96,7 @@ async def scan_published(
         known = [time for time in times if time is not None]
         since = min(known) if len(known) == len(times) else None
     places = await all_partitions(settings, OUTPUT_TOPICS)
-    found: dict[TopicPartition, Counter[Kind]] = {lane: Counter() for lane in spans}
+    found: dict[TopicPartition, set[_PublishedEvent]] = {lane: set() for lane in spans}
     async with reader(settings, None, "read_uncommitted") as all_, reader(settings) as consumer:
         ends = await all_.end_offsets(places)
         consumer.assign(places)
@@ -115,13 +111,11 @@ async def scan_published(
         async with aclosing(read_to(consumer, unread, ends, _POLL_MILLISECONDS)) as records:
             async for record in records:
                 progress()
-                event = _parse_event(record.value)
-                if event is None:
-                    continue
-                for lane, (first_offset, end) in spans.items():
-                    # A repeat tells of the record that was answered first, which may be another lane's.
-                    if event.is_repeat or (event.place == lane and first_offset <= event.offset < end):
-                        found[lane][event.id, event.is_repeat] += 1
+                event = _parse_event(record.value, record.headers)
+                if event is not None and event.place in spans:
+                    first_offset, end = spans[event.place]
+                    if first_offset <= event.offset < end:
+                        found[event.place].add(event)
     return {lane: PublishedAnswers(found[lane], lane, end) for lane, (_, end) in spans.items()}
 
 
@@ -136,13 +130,20 @@ async def _received(settings: Settings, place: TopicPartition, span: tuple[int, 
     return None
 
 
-def _parse_event(value: bytes | None) -> _PublishedEvent | None:
-    """Return an event of ours; None of what is none, as anybody may have written to the topic."""
+def _parse_event(value: bytes | None, headers: Headers) -> _PublishedEvent | None:
+    """Return an event of ours; None of what is none, as anybody may have written to the topic.
+
+    Nor of a repeat of a version before, which does not say which record it answers.
+    """
     try:
         event = from_json(value or b"")
         data = event["data"]
         at = data["source"] if "source" in data else data["origin"]  # a dead letter's; a grant has another
-        place = TopicPartition(at["topic"], at["partition"])
-        return _PublishedEvent(str(event["id"]), bool(data.get("repeat")), place, int(at["offset"]))
+        is_repeat = bool(data.get("repeat"))
+        partition, offset = at["partition"], at["offset"]
+        if is_repeat:  # its source is the record that was answered first
+            partition, offset = (dict(headers)[ORIGIN_HEADER] or b"").split(b"/")
+        place = TopicPartition(str(at["topic"]), int(partition))
+        return _PublishedEvent(str(event["id"]), is_repeat, place, int(offset))
     except (ValueError, TypeError, KeyError, AttributeError):
         return None

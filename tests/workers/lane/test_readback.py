@@ -1,11 +1,11 @@
 """What a lane makes of a broker that has lost what it had said to be committed: nothing of it stays unpublished."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from aiokafka import TopicPartition
@@ -14,18 +14,29 @@ from pydantic_core import from_json, to_json
 from structlog.testing import capture_logs
 
 import schemas
-from infra.clock import to_milliseconds, utc_now
+from infra.clock import EPOCH, to_milliseconds, utc_now
 from infra.kafka.aiokafka_fixes import Consumer
 from infra.kafka.clients import committed_offsets, create_lane_producer
 from infra.kafka.transactions import Message, TransactionPair, TransactionTimes
 from infra.postgres import Connection
 from infra.settings import RecordTime, Settings
-from schemas.catalogue import BALANCES, CATALOGUE, DEAD_LETTERS, OUTPUT_TOPICS, SEND_REQUESTS, SEND_RESULTS, EventType
+from schemas.catalogue import (
+    BALANCES,
+    CATALOGUE,
+    DEAD_LETTERS,
+    EXPIRY_TICKS,
+    OUTPUT_TOPICS,
+    SEND_REQUESTS,
+    SEND_RESULTS,
+    EventType,
+)
 from schemas.envelope import Event
 from tests.workers.life import at_the_end, in_partition
 from tests.workers.wire import Raw, ends, prepare, publish, read, send, set_offset, settled, working
+from workers.jobs.result_events import tick_messages
 from workers.jobs.send import SendJob
 from workers.lane import opening, readback, recovery
+from workers.ledger.model import Tick
 from workers.ledger.plans import load_catalogue
 
 PLACE = TopicPartition(SEND_REQUESTS, 0)
@@ -120,6 +131,20 @@ async def test_a_broker_that_has_forgotten_the_last_batch_of_a_killed_worker_is_
 
     answers = await read(cluster, start, 3)
     assert 3 == len(answers) == len({each["request_id"] for each in answers})
+
+
+async def test_a_repeat_that_a_killed_worker_left_is_published_though_one_before_it_can_be_read(
+    cluster: Settings, database: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client asks three times within a minute. Its second and third answer have one id and the same bytes."""
+    event = send(in_partition(cluster, PLACE.partition))
+    start = await ends(cluster, SEND_RESULTS)
+    await _work(cluster, [event, event])
+    await _publish_in_doubt(cluster, database, monkeypatch, [event], lambda _: False)
+
+    await _work(cluster, [])
+
+    assert [False, True, True] == [each["repeat"] for each in await read(cluster, start, 3)]
 
 
 async def test_answers_behind_a_transaction_that_is_open_are_found(
@@ -247,7 +272,7 @@ def test_every_event_tells_which_record_it_answers(row: EventType) -> None:
     data = from_json(value)["data"]
     at = data.get("source") or data["origin"]
 
-    event = readback._parse_event(value)
+    event = readback._parse_event(value, ())
 
     assert event is not None
     assert (TopicPartition(at["topic"], at["partition"]), at["offset"]) == (event.place, event.offset)
@@ -265,38 +290,37 @@ def test_balances_are_published_again_and_are_not_counted(origin: tuple[int, int
         Message(SEND_RESULTS, b"a", to_json(answer), None, origin),
         Message(BALANCES, b"a inmail-send 0", value, 0, origin),
     ]
-    found = Counter({(answer["id"], False): 1, (str(from_json(value)["id"]), False): 1})
-    published = readback.PublishedAnswers(found, PLACE, 10)
+    event = readback._parse_event(messages[0].value, ())
+    assert event is not None
+    lost, kept = (readback.PublishedAnswers(each, event.place, event.offset + 1) for each in (set(), {event}))
 
     with capture_logs() as logs:
-        first, second = (published.drop_published(messages, {PLACE: 10}) for _ in range(2))
-        of_balances = published.drop_published(messages[1:], {PLACE: 10})
+        first, second = (each.drop_published(messages, {})[0] for each in (kept, lost))
+        of_balances = kept.drop_published(messages[1:], {})[0]
 
-    assert [(messages[1:], {PLACE: 10}), (messages, {PLACE: 10}), (messages[1:], {PLACE: 10})] == [
-        first, second, of_balances,
-    ]  # fmt: skip
+    assert [messages[1:], messages, messages[1:]] == [first, second, of_balances]
     assert [(1, 0), (0, 1)] == [(log["found"], log["missing"]) for log in logs]
 
 
-def test_a_repeat_beyond_what_is_in_doubt_is_not_looked_for() -> None:
-    """One that can be read is of a record before it, though both have the id of what they repeat."""
-    answer = {"id": "1", "data": {"repeat": True, "source": {"topic": SEND_REQUESTS, "partition": 0, "offset": 3}}}
-    message = Message(SEND_RESULTS, b"a", to_json(answer), None, (0, 9))
-    before, beyond = (
-        readback.PublishedAnswers(Counter({("1", True): 1}), PLACE, end).drop_published([message], {PLACE: 10})[0]
-        for end in (10, 9)
-    )
+def test_the_repeat_of_a_tick_says_which_record_it_answers() -> None:
+    """Its body is that of the first answer, and names the record of that one."""
+    never = (EPOCH, 0, 0)
+    tick = Tick(1, UUID(int=1), 1, "booked", 3, EPOCH, EPOCH, 0, 0, True, 1, never, never, never)
+    (message,) = tick_messages(tick, [], 9)
 
-    assert ([], [message]) == (before, beyond)
+    event = readback._parse_event(message.value, message.headers or ())
+    assert event is not None
+    assert (True, TopicPartition(EXPIRY_TICKS, 1), 9) == event[1:]
+    assert readback._parse_event(message.value, ()) is None
 
 
 def test_what_other_lanes_publish_in_the_same_turn_is_theirs() -> None:
-    """Their answers are not counted off, and their offsets, lower ones too, are committed with them."""
-    answer = {"id": "1", "data": {"repeat": True, "source": {"topic": SEND_REQUESTS, "partition": 1, "offset": 3}}}
-    message, other = Message(SEND_RESULTS, b"a", to_json(answer), None, (1, 4)), TopicPartition(SEND_REQUESTS, 1)
-    published = readback.PublishedAnswers(Counter({("1", True): 1}), PLACE, 1_000)
+    """Their offsets, lower ones too, are committed with them."""
+    answer = {"id": "1", "data": {"source": {"topic": SEND_REQUESTS, "partition": 1, "offset": 3}}}
+    message, other = Message(SEND_RESULTS, b"a", to_json(answer), None, (1, 3)), TopicPartition(SEND_REQUESTS, 1)
+    published = readback.PublishedAnswers(set(), PLACE, 1_000)
 
-    assert ([message], {other: 5}) == published.drop_published([message], {PLACE: 900, other: 5})
+    assert ([message], {other: 4}) == published.drop_published([message], {PLACE: 900, other: 4})
 
 
 def _example(name: str) -> bytes:
@@ -306,4 +330,4 @@ def _example(name: str) -> bytes:
 @pytest.mark.parametrize("value", [None, b"no event", b"[1]", b'{"id": "1"}', b'{"id": "1", "data": null}', _ODD])
 def test_what_is_no_event_is_passed_over(value: bytes | None) -> None:
     """Anybody may have written to a result topic: a lane that looks for its answers must not end of it."""
-    assert readback._parse_event(value) is None
+    assert readback._parse_event(value, ()) is None
