@@ -38,6 +38,15 @@ def test_an_answer_in_between_is_the_end_of_a_row() -> None:
         assert StartPoint(8) == doubts.resolve(8, noted=7, maybe=None, stored=8, end=9)
 
 
+def test_what_a_rewind_has_not_come_to_yet_is_not_looked_for() -> None:
+    """It can be read, from before the rewind: the lane would leave out all that is still to be published again."""
+    doubts = CommittedOffsetCheck()
+    for _ in range(8):
+        with pytest.raises(GroupCoordinatorNotAvailableError):
+            doubts.resolve(1, noted=2, maybe=3, stored=8, end=9)
+    assert StartPoint(1, 3) == doubts.resolve(1, noted=2, maybe=3, stored=8, end=9)
+
+
 @pytest.mark.parametrize("committed", [None, 0, 9])
 @pytest.mark.parametrize("noted", [None, 10])
 def test_any_answer_is_taken_where_nothing_speaks_against_it(committed: int | None, noted: int | None) -> None:

@@ -129,12 +129,14 @@ async def _announce_offsets(settings: Settings, group: str, offsets: Mapping[Top
     """Let the lanes expect the new offsets: they would take an unannounced older offset for a broker's error.
 
     Announced before the offsets are set: a lane accepts any offset from the announced one on, so an announcement alone
-    does no harm.
+    does no harm. It ends the lanes' epochs: a worker that was frozen, and that its group counted out, would give its
+    lanes back with what it knows to be published.
     """
     connection = await connect_database(settings)
     try:
         await connection.executemany(
-            "update lanes set published = least(published, $4), maybe_published = null"
+            "update lanes set published = least(published, $4), maybe_published = null, epoch = epoch + 1, head = null,"
+            " owner_epoch = case owner_epoch when epoch then epoch + 1 else owner_epoch end"
             " where consumer_group = $1 and topic = $2 and partition = $3",
             [(group, tp.topic, tp.partition, offset) for tp, offset in offsets.items()],
         )

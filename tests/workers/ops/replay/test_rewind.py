@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from infra.clock import from_milliseconds
 from infra.kafka.clients import admin_client, committed_offsets, create_lane_producer, partition_of, partitions_of
-from infra.postgres import Connection
+from infra.postgres import Connection, create_pool
 from infra.settings import Settings
 from schemas.catalogue import BILLING_EVENTS, DEAD_LETTERS, EXPIRY_TICKS, SEND_REQUESTS, SEND_RESULTS
 from tests.ledger.book import Book
@@ -26,6 +26,8 @@ from tests.workers.replaying import ME, fund_and_send, mark, published, seen, wh
 from tests.workers.wire import ends, promotion, publish, send
 from workers.jobs.billing import BillingJob
 from workers.jobs.send import SendJob
+from workers.lane import recovery
+from workers.lane.lane_rows import LaneRow, LaneRows
 from workers.ledger.model import WorkerName
 from workers.ledger.plans import load_catalogue
 from workers.ops.operations import OngoingOperation, OperationStatus, RefusedError, list_operations
@@ -356,6 +358,26 @@ async def test_an_offset_that_a_killed_worker_left_in_a_transaction_does_not_com
 
 
 # -- broken off, and taken back ---------------------------------------------------------------------------------------
+
+
+async def test_a_worker_that_was_frozen_meanwhile_does_not_take_a_rewind_back(
+    cluster: Settings, account: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its group has counted it out. It wakes, and gives its lane back with what it knows to be published."""
+    monkeypatch.setattr(recovery, "_ATTEMPTS", 1)
+    number, frozen = home(cluster, account), LaneRow(home(cluster, account))
+    await fund_and_send(cluster, account, 2)
+    end = (await stands(cluster))[number] or 0
+    async with create_pool(cluster) as pool:
+        rows = LaneRows(pool, SendJob.group, SEND_REQUESTS)
+        await rows.read([frozen])
+        assert [frozen] == await rows.acquire([frozen], "inmail-send.frozen")
+        again = await mark(cluster)
+        await back(cluster, at(number, end - 2))
+        await rows.release([frozen])
+    await work_off(cluster, SendJob(load_catalogue()))
+
+    assert 2 == len(await again.read(cluster))
 
 
 async def test_one_that_was_broken_off_is_done_again_and_then_there_is_nothing_to_do(
