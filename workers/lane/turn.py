@@ -125,7 +125,8 @@ class LaneOwner:
     async def _open(self, lanes: list[Lane]) -> None:
         """Acquire lanes, fencing their last owners, and find out where each begins."""
         try:
-            if self._failures:  # one that was frozen must not take lanes from its successor in turn
+            # One that was frozen must not take lanes from its successor in turn.
+            if self._failures or any(lane.failures for lane in lanes):
                 await self._opening.check_membership()
             lanes = await self._opening.read(lanes)  # 1
             rows = [lane.row for lane in lanes]

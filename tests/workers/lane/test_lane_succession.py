@@ -32,6 +32,7 @@ from workers.lane.circuit_breaker import CircuitBreaker
 from workers.lane.clients import Clients
 from workers.lane.lane import Lane
 from workers.lane.lane_rows import LaneRow, LaneRows
+from workers.lane.recovery import CommittedOffsetCheck
 from workers.lane.turn import LaneOwner
 from workers.lane.work import Work
 from workers.ledger.plans import load_catalogue
@@ -56,7 +57,7 @@ async def _owning(settings: Settings, place: TopicPartition, name: str) -> Async
         health = Health(30)
         assignor = ShardAssignor(await read_shard(pool))
         clients = Clients(consumer, admin, pool, CircuitBreaker(settings), health, ends_, NO_TRACES, assignor)
-        lane = Lane(SendJob.group, place, pool, settings, health.lane(place))
+        lane = Lane(SendJob.group, place, pool, settings, health.lane(place), CommittedOffsetCheck())
         reset = _owner.set(name)
         owner = LaneOwner(Work(SendJob(load_catalogue()), settings, clients), AsyncMock())
         owner.adopt([lane])
@@ -137,6 +138,35 @@ async def test_an_owner_that_begins_again_while_its_successor_fences_it_commits_
 
     answers = await read(cluster, results, 2)
     assert [UUID(int=1), UUID(int=2)] == [UUID(answer["request_id"]) for answer in answers]
+
+
+async def test_an_owner_that_was_frozen_as_it_opened_a_lane_does_not_take_it_from_its_successor(
+    cluster: Settings, account: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It finds the lane acquired, opens it again, and asks its group first: it would fence a worker that works."""
+    place, _ = await _publish(cluster, account, 1)
+    fence = turn.fence_producers
+    async with create_pool(cluster) as pool:
+        rows, newer = LaneRows(pool, SendJob.group, SEND_REQUESTS), LaneRow(place.partition)
+
+        async def freezes(settings: Settings, names: set[str]) -> None:
+            await fence(settings, names)
+            if not newer.epoch:
+                await rows.read([newer])
+                await rows.acquire([newer], "inmail-send.newer")
+
+        monkeypatch.setattr(turn, "fence_producers", freezes)
+        async with _owning(cluster, place, "old") as (owner, _):
+            is_member = owner._opening._consumer.is_member
+            is_member.return_value = False
+
+            async def has_asked() -> bool:
+                return bool(is_member.await_count) or not (newer.epoch == 0 or await rows.are_owned([newer]))
+
+            await eventually(has_asked, "it asks, or takes the lane")
+            is_owned = await rows.are_owned([newer])
+
+    assert is_owned
 
 
 async def test_a_lane_that_has_a_newer_owner_learns_so_when_it_tells_that_it_waits(settings: Settings) -> None:
