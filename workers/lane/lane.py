@@ -36,7 +36,7 @@ class Lane:
         pool: Pool,
         settings: Settings,
         health: LaneHealth,
-        check: CommittedOffsetCheck | None = None,
+        check: CommittedOffsetCheck,
     ) -> None:
         self.group, self.place, self.partition = group, place, place.partition
         self.health = health
@@ -45,7 +45,7 @@ class Lane:
         self.row = LaneRow(place.partition)
         self.guard = ClockGuard(pool, place, settings)
         self.wait = Wait()
-        self.check = check or CommittedOffsetCheck()
+        self.check = check  # which outlives it: the partition may go elsewhere and come back
         self.as_of: datetime = EPOCH  # of what its owner has decided
         self.stored_at_start = 0  # the offset before which outcomes were stored when it was opened
         self.published_answers: PublishedAnswers | None = None  # while it is in doubt how far answers are published

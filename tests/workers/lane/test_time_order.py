@@ -30,6 +30,7 @@ from workers.jobs.job import Batch, Decision, Job
 from workers.jobs.send import SendJob
 from workers.lane.lane import Lane
 from workers.lane.lane_rows import LaneRows
+from workers.lane.recovery import CommittedOffsetCheck
 from workers.lane.time_order import Order, Received
 from workers.ledger.plans import load_catalogue
 from workers.telemetry.health import Health
@@ -61,7 +62,7 @@ class _Broker:
 def _received(settings: Settings, number: int) -> Received:
     """A record that a send lane has received."""
     place = TopicPartition(SEND_REQUESTS, number)
-    lane = Lane(GROUPS[SEND_REQUESTS], place, AsyncMock(), settings, Health(30).lane(place))
+    lane = Lane(GROUPS[SEND_REQUESTS], place, AsyncMock(), settings, Health(30).lane(place), CommittedOffsetCheck())
     return Received(lane, [ConsumerRecord(*place, 0, 1_700_000_000_000, 1, b"k", b"v", None, 1, 1, ())])
 
 
@@ -128,7 +129,7 @@ async def test_a_tick_is_told_how_far_the_lanes_that_may_give_credits_have_read(
             end_offsets=AsyncMock(side_effect=lambda places, end=end: dict.fromkeys(places, end)),
             starts=AsyncMock(return_value={}),
         )
-        lane = Lane(GROUPS[EXPIRY_TICKS], tick, pool, settings, health.lane(tick))
+        lane = Lane(GROUPS[EXPIRY_TICKS], tick, pool, settings, health.lane(tick), CommittedOffsetCheck())
         record = ConsumerRecord(*tick, 0, 1_700_000_000_000, 1, None, b"v", None, 1, 1, ())
         decidable, _ = await Order(pool, ends, rows, 0).admit([Received(lane, [record])])  # type: ignore[arg-type]
         told.append(decidable[lane].read_to)

@@ -10,6 +10,7 @@ from infra.settings import Settings
 from schemas.catalogue import SEND_REQUESTS
 from workers.lane.inbox import MOST_BYTES
 from workers.lane.lane import Lane
+from workers.lane.recovery import CommittedOffsetCheck
 from workers.lane.turn_size import fill_turn
 from workers.telemetry.health import Health
 from workers.topology import GROUP_OF
@@ -21,7 +22,8 @@ def lanes(settings: Settings) -> list[Lane]:
     made = []
     for number in range(4):
         place = TopicPartition(SEND_REQUESTS, number)
-        made.append(Lane(GROUP_OF[SEND_REQUESTS], place, AsyncMock(), settings, Health(30).lane(place)))
+        health = Health(30).lane(place)
+        made.append(Lane(GROUP_OF[SEND_REQUESTS], place, AsyncMock(), settings, health, CommittedOffsetCheck()))
         made[-1].open(0)
     return made
 
