@@ -1,8 +1,9 @@
 """Which answers can be read: looked up where the brokers' word on how far a lane has published is in doubt.
 
 A broker of 4.2.1 that was started again after a crash may tell of less than was published (docs/kafka-versions.md). It
-may also be right, and what the lane has noted as published is gone. Only the result topics tell the one from the other:
-so the lane goes back to what it was told of, and publishes what cannot be read.
+may also be right, and what the lane has noted as published is gone; or the owner was killed before it could note what
+it published last. Only the result topics tell the one from the other: so the lane goes back to what it was told of,
+and publishes what cannot be read.
 
 A record of each lane's progress in a compacted topic, written in the turn's own transaction, would tell the same with
 less to read. In a trial (a relay of one transaction, 12 partitions, 1,000 records a second, three rounds interleaved)
