@@ -4,7 +4,7 @@ Each server says it of itself (`0019_shards.sql`): there is no other map that co
 every number.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import groupby
@@ -15,13 +15,16 @@ from asyncpg import Record
 from pydantic import SecretStr
 
 from infra.postgres import Connection
-from infra.settings import Settings
+from infra.settings import Settings, SettingsError
 
 __all__ = [
     "SHARD_QUERY",
     "NumberState",
+    "RepeatedServerError",
     "Shard",
     "ShardNumber",
+    "check_distinct",
+    "find_repeated",
     "number_ranges",
     "read_shard",
     "settings_of_shards",
@@ -76,6 +79,43 @@ class Shard:
     def is_alone(self) -> bool:
         """Whether it holds every number, and never had part in a move that left some elsewhere."""
         return self.holds_all and all(said.state is NumberState.HELD for said in self.numbers.values())
+
+
+class RepeatedServerError(SettingsError):
+    """Two URLs of INMAIL_DATABASE_SHARDS lead to one server. The message names both."""
+
+
+def find_repeated(servers: Iterable[tuple[str, Shard | None]]) -> dict[int, RepeatedServerError]:
+    """Return an error for each server that is one before it by another address, by its place in the order.
+
+    Args:
+        servers: the name of each, and what it said; None of one that did not answer.
+
+    """
+    names: dict[UUID, str] = {}
+    repeated = {}
+    for place, (name, shard) in enumerate(servers):
+        if shard is None:
+            continue
+        if shard.shard_id not in names:
+            names[shard.shard_id] = name
+            continue
+        repeated[place] = RepeatedServerError(
+            f"INMAIL_DATABASE_SHARDS: {names[shard.shard_id]} and {name} lead to one server, or to a server and a copy"
+            " of it: name each server that holds the books once"
+        )
+    return repeated
+
+
+def check_distinct(servers: Iterable[tuple[str, Shard | None]]) -> None:
+    """Check that no two servers are one; `find_repeated` describes the argument.
+
+    Raises:
+        RepeatedServerError: when two are.
+
+    """
+    for error in find_repeated(servers).values():
+        raise error
 
 
 async def read_shard(connection: Connection) -> Shard:

@@ -6,6 +6,7 @@ import pytest
 from pydantic import SecretStr
 
 from infra.settings import Settings
+from infra.shards import RepeatedServerError
 from tests.conftest import Connect
 from tests.workers.two_servers import PlacedBook, TwoServers, account_of, lanes_stand, prepare_servers, set_state
 from workers.console.books_check import BooksCheck
@@ -68,6 +69,27 @@ async def test_a_server_that_is_away_is_named_with_its_numbers_and_the_rest_is_t
     assert parts[away].text.endswith(". Only accounts of partitions 3 wait for it")
     assert f"{away} does not answer" == headline(list(parts.values()))["title"]
     assert {0, 3} == {lane.partition for lane in sample.lanes}
+
+
+async def test_one_server_by_two_addresses_counts_once_and_is_the_headline(servers: TwoServers) -> None:
+    """No number is said to have two holders, as its workers work; books that would be counted twice are not checked."""
+    sample = LedgerSample(servers.repeated())
+    with pytest.raises(RepeatedServerError):
+        await sample.read()
+    check = BooksCheck(QueryLimiter(servers.repeated()))
+    await check._check()
+    told = check.part()
+    await check.close()
+
+    first, second = sample.parts(str)
+    head = headline([first, second])
+    assert (OK, FAILED) == (first.status, second.status)
+    assert ("failed", f"{second.name} is another server's address") == (head["kind"], head["title"])
+    assert f"{server_name(servers.alone[0])} and " in head["text"]
+    assert [("granted", 1)] == [(each.code, each.count) for each in sample.outcomes]
+    assert told is not None
+    assert "not checked" == told.cause
+    assert "lead to one server" in told.text
 
 
 async def test_a_number_that_no_server_holds_or_two_is_told_as_a_trouble(servers: TwoServers) -> None:

@@ -6,7 +6,15 @@ import asyncpg
 import pytest
 
 from infra.settings import Settings, SettingsError, load_settings
-from infra.shards import NumberState, read_shard, settings_of_shards
+from infra.shards import (
+    NumberState,
+    RepeatedServerError,
+    Shard,
+    check_distinct,
+    find_repeated,
+    read_shard,
+    settings_of_shards,
+)
 
 A, B = "postgresql://db-a:5432/inmail", "postgresql://db-b:5432/inmail"
 
@@ -74,3 +82,17 @@ def test_a_wrong_list_of_servers_is_refused(shards: str, said: str) -> None:
         load_settings(database_url=B, database_shards=shards)
 
     assert "db-" not in str(error.value)
+
+
+def test_servers_that_are_one_are_named_without_their_passwords() -> None:
+    """The first of them stands, each later one is refused; who has said nothing is none of them."""
+    one, other = (Shard(uuid4(), ordinal, holds_all=not ordinal) for ordinal in (0, 1))
+    said = [("db-a:5432/inmail", one), ("db-b:5432/inmail", None), ("db-c:5432/inmail", other), ("db-d:5432/x", one)]
+
+    assert {
+        3: "INMAIL_DATABASE_SHARDS: db-a:5432/inmail and db-d:5432/x lead to one server, or to a server and a copy of"
+        " it: name each server that holds the books once"
+    } == {place: str(error) for place, error in find_repeated(said).items()}
+    check_distinct(said[:3])
+    with pytest.raises(RepeatedServerError):
+        check_distinct(said)

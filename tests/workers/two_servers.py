@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
@@ -91,6 +92,13 @@ class TwoServers:
     def without_second(self) -> Settings:
         """Return settings in which nobody answers at the second server's address."""
         return _both(self.alone[0], SILENT)
+
+    def repeated(self) -> Settings:
+        """Return settings whose second URL leads to the first server by another name."""
+        url = self.alone[0].database_url.get_secret_value()
+        name = urlsplit(url).hostname or ""
+        other = {"localhost": "127.0.0.1", "127.0.0.1": "localhost"}[name]
+        return _both(self.alone[0], url.replace(f"@{name}:", f"@{other}:"))
 
     async def move_back(self, state: str = "arriving") -> None:
         """Write that number 3 is on its way from the second server to the first."""

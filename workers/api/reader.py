@@ -9,10 +9,12 @@ from uuid import UUID
 
 from infra.lock_holder import LockHolder
 from infra.settings import Settings
+from infra.shards import RepeatedServerError, find_repeated
 from workers.api.problems import ApiError, ProblemKind
 from workers.api.server_reads import ServerReads
 from workers.ops.books.current_balance import BalanceQuestion, BalanceVersion, CurrentBalance, read_sequence
 from workers.ops.books.original_ids import find_request_ids
+from workers.ops.books.shards import server_name
 from workers.ops.books.statement_page import RequestAnswers, StatementPage, read_answers, read_statement_page
 
 __all__ = ["CHECK_SECONDS", "LedgerReader"]
@@ -37,8 +39,20 @@ class LedgerReader:
 
     @property
     def ready(self) -> bool:
-        """Whether the last check of a server, or a read since, went well: one that is away keeps no other's reads."""
-        return any(each.ready for each in self.servers)
+        """Whether the last check of a server, or a read since, went well: one that is away keeps no other's reads.
+
+        A list of servers that is wrong does: whoever replaces this process by one with such a list is stopped.
+        """
+        return any(each.ready for each in self.servers) and self.repeated is None
+
+    @property
+    def repeated(self) -> RepeatedServerError | None:
+        """Which two URLs lead to one server."""
+        said = [
+            (server_name(each.settings), None if each.holdings is None else each.holdings.shard)
+            for each in self.servers
+        ]
+        return next(iter(find_repeated(said).values()), None)
 
     @property
     def holder(self) -> LockHolder | None:
@@ -133,7 +147,7 @@ class LedgerReader:
             found = await read(server)
             if server.has_account(account_id):
                 return found
-        raise _not_held()
+        raise self._not_held()
 
     async def _find_server(self, account_id: str) -> ServerReads:
         holders = [each for each in self.servers if each.has_account(account_id)]
@@ -141,8 +155,17 @@ class LedgerReader:
             await self._ask_servers()
             holders = [each for each in self.servers if each.has_account(account_id)]
         if len(holders) != 1:
-            raise _not_held()
+            raise self._not_held()
         return holders[0]
+
+    def _not_held(self) -> ApiError:
+        return ApiError(
+            ProblemKind.DATABASE_AWAY,
+            "no server that answers holds this account's partition number: it is on its way to another server, or its"
+            " server is away. Ask again a little later"
+            if self.repeated is None
+            else "two addresses of this API's servers are one server: its operator sees which at /readyz",
+        )
 
     async def _ask_servers(self) -> None:
         """Ask every server what it holds; a check ends with that. One that does not answer is taken as before."""
@@ -175,14 +198,6 @@ class LedgerReader:
                     " after Retry-After; without wait_for the answer is what there is",
                 )
             await asyncio.sleep(pause)
-
-
-def _not_held() -> ApiError:
-    return ApiError(
-        ProblemKind.DATABASE_AWAY,
-        "no server that answers holds this account's partition number: it is on its way to another server, or its"
-        " server is away. Ask again a little later",
-    )
 
 
 def _unknown_account() -> ApiError:

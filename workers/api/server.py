@@ -71,7 +71,7 @@ def _livez() -> tuple[bool, dict[str, Any]]:
 
 def _readyz(reader: LedgerReader) -> tuple[bool, dict[str, Any]]:
     """Tell whether reads can begin; what keeps some of them only is told, and takes no process out of service."""
-    reasons = []
+    reasons = [] if reader.repeated is None else [str(reader.repeated)]
     for server in reader.servers:
         name = f"{server_name(server.settings)}: " if len(reader.servers) > 1 else ""
         if not server.ready:

@@ -7,7 +7,7 @@ from time import monotonic
 from typing import Final
 
 from infra.clock import utc_now
-from infra.shards import settings_of_shards
+from infra.shards import Shard, check_distinct, settings_of_shards
 from workers.console.health import FAILED, OK, UNKNOWN, SystemPart
 from workers.console.problems import KNOWN, explain
 from workers.console.query_limiter import QueryLimiter
@@ -98,13 +98,17 @@ class BooksCheck:
 
         """
         failed: BaseException | None = None
+        servers: list[tuple[str, Shard | None]] = []
         for reader, server in zip(self._readers, settings_of_shards(self._limiter.settings), strict=True):
             name = "" if len(self._readers) == 1 else f" on {server_name(server)}"
             try:
                 with naming_server(server):
                     async with open_books(server) as connection:
                         if name:
-                            found = await reader.read(connection, await read_holdings(connection))
+                            holdings = await read_holdings(connection)
+                            servers.append((server_name(server), holdings.shard))
+                            check_distinct(servers)
+                            found = await reader.read(connection, holdings)
                         else:
                             found = await reader.read(connection)
             except KNOWN as error:

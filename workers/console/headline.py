@@ -15,6 +15,7 @@ __all__ = ["CAUSES", "headline", "rank"]
 # connection, stands above all of them.
 CAUSES: Final[Mapping[str, str]] = {
     "no answer": "{part} does not answer",  # a server
+    "named twice": "{part} is another server's address",
     "unheld": "{part} are held by no server, or by two",
     "not set up": "{part} has no topic to read",
     "locked": "{part} waits for a lock in Postgres",  # somebody's transaction keeps what the ledger needs

@@ -12,7 +12,7 @@ from infra.clock import utc_now
 from infra.lock_holder import LockHolder
 from infra.postgres_locks import LockedError, LockMemory, explain_lock
 from infra.settings import Settings
-from infra.shards import NumberState, number_ranges, settings_of_shards
+from infra.shards import NumberState, RepeatedServerError, find_repeated, number_ranges, settings_of_shards
 from workers.console.health import FAILED, OK, SystemPart
 from workers.console.problems import KNOWN
 from workers.ops.books.lanes import LaneProgress, read_lanes
@@ -46,6 +46,11 @@ class _Server:
     def holds(self, number: int) -> bool:
         """Tell whether its rows of a number count."""
         return self.is_known and self.holdings.has_number(number)
+
+    def forget(self, error: BaseException) -> None:
+        """Drop what was read, as its rows count as those of another server."""
+        self.error, self.is_known, self.holdings = error, False, ONE_SERVER
+        self.lanes, self.outcomes, self.locks = [], [], []
 
 
 class LedgerSample:
@@ -88,13 +93,16 @@ class LedgerSample:
         return sorted((lock for each in self._servers for lock in each.locks), key=lambda lock: not lock.blocks)
 
     async def read(self) -> None:
-        """Read all servers side by side.
+        """Read all servers side by side. Of one that is another by a second address nothing counts.
 
         Raises:
             KNOWN: the error of the first server that does not answer. The others were read all the same.
 
         """
         await asyncio.gather(*map(self._read_one, self._servers))
+        said = [(server_name(each.settings), each.holdings.shard) for each in self._servers]
+        for place, error in find_repeated(said).items():
+            self._servers[place].forget(error)
         for each in self._servers:
             if each.error is not None:
                 raise each.error
@@ -146,6 +154,11 @@ class LedgerSample:
         for each in self._servers:
             if each.error is None:
                 parts.append(SystemPart(each.name, OK, "reachable", "queries succeed"))
+                continue
+            if isinstance(each.error, RepeatedServerError):
+                title = f"{each.name} is another server's address"
+                do = "mend INMAIL_DATABASE_SHARDS of the console, then restart it"
+                parts.append(SystemPart(each.name, FAILED, "named twice", explain(each.error), do, title=title))
                 continue
             numbers = number_ranges(self._numbers_of(each))
             waits = f". Only accounts of partitions {numbers} wait for it" if numbers else ""

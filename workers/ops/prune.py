@@ -24,8 +24,8 @@ from infra.kafka.cluster_queries import EARLIEST, open_cluster_queries
 from infra.kafka.topic_ids import topic_ids
 from infra.postgres import Connection, connect_database
 from infra.settings import Settings
-from infra.shards import settings_of_shards
 from schemas.catalogue import EXPIRY_TICKS
+from workers.ops.numbers import all_holdings
 from workers.ops.operations import Intent, OngoingOperation, Operator, RefusedError, recorded_operation
 
 __all__ = ["VERB", "PrunePlan", "plan_prune", "prune"]
@@ -101,12 +101,13 @@ async def plan_prune(settings: Settings) -> PrunePlan:
     Raises:
         RefusedError: when the topic of ticks is another one than the books have read.
         NotSetUpError: when there is no topic of ticks.
+        ServerError: when one of several servers does not answer.
         KafkaError, OSError, asyncpg.PostgresError: when Kafka or Postgres cannot be reached or refuses.
 
     """
     oldest, topic_id = await _read_topic(settings)
     ticks = stored = 0
-    for server in settings_of_shards(settings):
+    for server, _ in await all_holdings(settings):
         connection = await connect_database(server, patient=True)
         try:
             lane = await connection.fetchval(_RECREATED, GROUP, EXPIRY_TICKS, topic_id)
@@ -160,12 +161,13 @@ async def prune(
 
     Raises:
         RefusedError: when another run is under way.
+        ServerError: when one of several servers does not answer.
         OSError, asyncpg.PostgresError: when Postgres cannot be reached or refuses.
 
     """
     async with recorded_operation(settings, Intent(VERB, *who, {}, plan.summary())) as operation:
         operation.result["deleted"] = 0
-        for server in settings_of_shards(settings):
+        for server, _ in await all_holdings(settings):
             connection = await connect_database(server, patient=True)
             try:
                 for partition, oldest in sorted(plan.oldest.items()):

@@ -14,6 +14,7 @@ from tests.workers.api.served import Answer, Client, Line, serving
 from tests.workers.processes import free_port
 from tests.workers.two_servers import PlacedBook, TwoServers, account_of, set_state
 from tests.workers.wire import eventually
+from workers.ops.books.shards import server_name
 
 
 @pytest.fixture
@@ -112,6 +113,22 @@ async def test_a_server_that_is_away_keeps_no_account_of_another(
 
         await eventually(answers, "answers again")
     await line.cut()
+
+
+async def test_one_server_by_two_addresses_makes_no_process_ready(
+    servers: TwoServers, books: dict[str, PlacedBook]
+) -> None:
+    """Whoever puts such processes in place of others is stopped, and told which two; requests are refused meanwhile."""
+    settings = servers.repeated().model_copy(update={"health_port": free_port()})
+    async with serving(settings) as client:
+        answer = await client.get(f"/v1/accounts/{servers.accounts[0]}/balance")
+        status, reasons = await _ready(settings)
+
+    assert books
+    assert (503, "database-away") == answer.problem
+    assert "two addresses of this API's servers are one server" in answer.body["detail"]
+    name = server_name(servers.alone[0])
+    assert (503, f"INMAIL_DATABASE_SHARDS: {name.partition('/')[0]}/") == (status, reasons[0])
 
 
 async def _ready(settings: Settings) -> tuple[int, list[str]]:

@@ -8,7 +8,7 @@ from infra.settings import Settings
 from infra.shards import settings_of_shards
 from workers.ops.books.audit import Audit, AuditExample, BookTotals, Finding, Report
 from workers.ops.books.audit_mark import AuditUnderWayError
-from workers.ops.books.shards import ServerError, naming_server, server_name
+from workers.ops.books.shards import ServerError, check_servers, naming_server, server_name
 
 __all__ = ["BooksAudit", "FoundExample", "ServerAudit", "audit_each_server"]
 
@@ -91,12 +91,16 @@ class BooksAudit:
 async def audit_each_server(settings: Settings, run: OneAudit, report: Report | None = None) -> BooksAudit:
     """Audit every server in turn; one that does not answer keeps none of the others.
 
+    Raises:
+        RepeatedServerError: when two URLs lead to one server; before anything is audited.
+
     Args:
         settings: which servers there are.
         run: audits one.
         report: called before each check, with the checks of all servers.
 
     """
+    await check_servers(settings)
     servers = settings_of_shards(settings)
     audits = []
     for number, server in enumerate(servers):

@@ -25,7 +25,7 @@ from infra.postgres import Connection
 from infra.probes import serve_probes
 from infra.retry import is_retriable
 from infra.settings import Settings
-from infra.shards import settings_of_shards
+from infra.shards import check_distinct, settings_of_shards
 from workers.ops.books.audit_mark import read_audited_at
 from workers.ops.books.credit_metrics import CreditTotals
 from workers.ops.books.lane_metrics import LaneState, read_misplaced
@@ -171,8 +171,14 @@ class _ExporterContext:
         return [next(iter(each.errors.values())) for each in self.observed.servers if each.errors]
 
     async def _read_servers(self, reading: str, read: _Read) -> list[ServerError]:
-        """Read all servers side by side; return the errors of some of several, which are kept too."""
+        """Read all servers side by side; return the errors of some of several, which are kept too.
+
+        Raises:
+            RepeatedServerError: when two URLs lead to one server, whose rows would count twice.
+
+        """
         await asyncio.gather(*(self._read_server(each, reading, read) for each in self.observed.servers))
+        check_distinct((server_name(each.settings), each.shard) for each in self.observed.servers)
         return [each.errors[reading] for each in self.observed.servers if reading in each.errors]
 
     async def _read_server(self, server: ServerReadings, reading: str, read: _Read) -> None:
@@ -181,7 +187,9 @@ class _ExporterContext:
         try:
             with naming_server(server.settings):
                 async with open_books(server.settings) as connection:
-                    await read(server, connection, ONE_SERVER if one else await read_holdings(connection))
+                    holdings = ONE_SERVER if one else await read_holdings(connection)
+                    server.shard = holdings.shard
+                    await read(server, connection, holdings)
         except ServerError as error:
             server.errors[reading] = error
             return
@@ -199,6 +207,7 @@ async def read_servers_once(settings: Settings) -> tuple[bytes, list[ServerError
 
     Raises:
         NotSetUpError: when the only database was never migrated.
+        RepeatedServerError: when two URLs lead to one server.
         OSError, asyncpg.PostgresError, KafkaError: when the only server cannot be reached or refuses, or Kafka.
 
     """
@@ -214,7 +223,7 @@ async def run_observer(settings: Settings, stop: asyncio.Event, periods: Periods
 
     Raises:
         NotSetUpError: when the database was never migrated.
-        SettingsError: when the port is not available.
+        SettingsError: when the port is not available, or two URLs lead to one server.
         KafkaError, PostgresError: when a server refuses a request for good.
 
     """

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
 from infra.settings import Settings
+from infra.shards import Shard
 from workers.ops.books.credit_metrics import CreditReader, CreditTotals
 from workers.ops.books.lane_metrics import LaneReader, LaneState, MisplacedRecords
 from workers.ops.books.shards import ServerError
@@ -34,6 +35,7 @@ class ServerReadings:
     errors: dict[str, ServerError] = field(default_factory=dict)  # by reading, where the last attempt failed
     credit_reader: CreditReader = field(default_factory=CreditReader)
     lane_reader: LaneReader = field(default_factory=LaneReader)
+    shard: Shard | None = None  # what one of several said that it holds
 
 
 def merge_readings(servers: Sequence[ServerReadings]) -> ServerReadings:

@@ -5,7 +5,7 @@ With one server none of this asks what the server holds: its questions and error
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Generic, Protocol, TypeVar
@@ -18,7 +18,7 @@ from infra.migrate import MigrationError
 from infra.postgres import Connection, database_address
 from infra.postgres_rights import MissingPrivilegesError
 from infra.settings import Settings, SettingsError
-from infra.shards import NumberState, Shard, read_shard, settings_of_shards
+from infra.shards import NumberState, Shard, check_distinct, read_shard, settings_of_shards
 from workers.ops.books.snapshot import open_books
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "ServerError",
     "ask_each_server",
     "by_account",
+    "check_servers",
     "choose_server",
     "has_one_server",
     "naming_server",
@@ -161,6 +162,7 @@ async def ask_each_server(
     """Ask every server side by side, each in one snapshot of its own, with what it holds.
 
     Raises:
+        RepeatedServerError: when two of several URLs lead to one server, whose answer would count twice.
         ServerError: when none of several servers answers: that of the first.
         OSError, asyncpg.PostgresError, NotSetUpError: of the only server.
 
@@ -180,10 +182,26 @@ async def ask_each_server(
             return error
 
     told = await asyncio.gather(*map(ask, servers))
+    check_distinct(
+        (server_name(server), None if isinstance(each, ServerError) else each[1].shard)
+        for server, each in zip(servers, told, strict=True)
+    )
     silent = [each for each in told if isinstance(each, ServerError)]
     if len(silent) == len(told):
         raise silent[0]
     return ServerAnswers([each for each in told if not isinstance(each, ServerError)], silent)
+
+
+async def check_servers(settings: Settings) -> None:
+    """Check that no two of several servers are one, as far as they answer; the only server is not asked.
+
+    Raises:
+        RepeatedServerError: when two are.
+
+    """
+    if not has_one_server(settings):
+        with suppress(ServerError):
+            await ask_each_server(settings, _nothing)
 
 
 async def settings_of_account(settings: Settings, account_id: str) -> Settings:

@@ -1,7 +1,7 @@
 """What is asked of several Postgres servers together: whether they are one set of books, and who holds each number."""
 
 from infra.settings import Settings
-from infra.shards import number_ranges
+from infra.shards import RepeatedServerError, number_ranges
 from workers.ops.books.shards import server_name
 from workers.ops.doctor.model import CheckResult, Grade, ok, warning, wrong
 from workers.ops.operations import RefusedError
@@ -18,7 +18,7 @@ async def check_shards(settings: Settings) -> list[CheckResult]:
     """Return whether the servers are distinct and number accounts alike, and whether each number has one holder."""
     try:
         overview = await read_overview(settings)
-    except RefusedError as error:
+    except (RepeatedServerError, RefusedError) as error:
         return [wrong(_AREA, "distinct", str(error), "mend INMAIL_DATABASE_SHARDS")]
     servers = [each.server for each in overview.servers if each.server is not None]
     results = [

@@ -185,6 +185,11 @@ class LaneWatcher:
             await self.close()
             return {}
 
+    def discard(self, why: str) -> None:
+        """Treat the last look as one that could not be read."""
+        self.trouble = self.statement = why
+        self.locks, self.shard = (), None
+
     async def close(self) -> None:
         """Let the connection go, whatever state it is in."""
         connection, self._connection = self._connection, None

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from infra.lock_holder import LockHolder
 from infra.postgres_locks import LockMemory
 from infra.settings import Settings
-from infra.shards import NumberState, Shard, number_ranges, settings_of_shards
+from infra.shards import NumberState, Shard, find_repeated, number_ranges, settings_of_shards
 from workers.ops.books.shards import server_name
 from workers.ops.lag.lanes import LaneKey, LaneWatcher, NeighbourLane, NoteKind, NumberNote
 
@@ -53,8 +53,15 @@ class ServersLaneWatcher:
         self.notes: Mapping[int, NumberNote] = {}
 
     async def read(self) -> dict[LaneKey, NeighbourLane]:
-        """Return each lane as the server that holds its number has it; none where that server cannot be read."""
+        """Return each lane as the server that holds its number has it; none where that server cannot be read.
+
+        A server that is another by a second address counts as away: it stands where one that may hold numbers should.
+        """
         found = await asyncio.gather(*(each.read() for each in self._watchers))
+        said = [each.shard if each.trouble is None else None for each in self._watchers]
+        for place, error in find_repeated(zip(self._names, said, strict=True)).items():
+            self._watchers[place].discard(str(error))
+            found[place] = {}
         self.locks = tuple(sorted((lock for each in self._watchers for lock in each.locks), key=lambda e: not e.blocks))
         self._partitions = next((n for each in self._watchers if (n := each.partitions)), self._partitions)
         answered = [each for each in self._watchers if each.trouble is None]

@@ -7,7 +7,7 @@ from typing import Any
 from infra.postgres import database_address
 from infra.settings import Settings
 from infra.shards import NumberState, settings_of_shards
-from workers.ops.shards.servers import ShardServer, UnreachableServerError, check_distinct, read_server
+from workers.ops.shards.servers import ShardServer, UnreachableServerError, check_prepared, read_server
 
 __all__ = ["ShardStanding", "ShardsOverview", "UnderWay", "read_overview"]
 
@@ -82,7 +82,7 @@ async def read_overview(settings: Settings) -> ShardsOverview:
 
     Raises:
         UnreachableServerError: when none answers.
-        RefusedError: when two entries of INMAIL_DATABASE_SHARDS are one server, or a copy that was not prepared.
+        RepeatedServerError, RefusedError: as `check_prepared` raises them.
 
     """
     found: list[tuple[str, ShardServer | None, str | None]] = []
@@ -94,7 +94,7 @@ async def read_overview(settings: Settings) -> ShardsOverview:
     servers = [server for _, server, _ in found if server is not None]
     if not servers:
         raise UnreachableServerError("; ".join(problem for *_, problem in found if problem is not None))
-    check_distinct(servers)
+    check_prepared(servers)
     partitions = next((each.partitions for each in servers if each.partitions is not None), settings.topic_partitions)
     addresses = {each.shard.shard_id: each.address for each in servers}
     holders = {

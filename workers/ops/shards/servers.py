@@ -13,8 +13,9 @@ import asyncpg
 from infra.migrate import MigrationError, missing_migrations
 from infra.postgres import Connection, connect_database, database_address
 from infra.settings import Settings
-from infra.shards import Shard, read_shard, settings_of_shards
+from infra.shards import Shard, check_distinct, read_shard, settings_of_shards
 from workers.ops.books.audit_mark import LOCK as AUDIT_LOCK
+from workers.ops.books.shards import server_name
 from workers.ops.books.snapshot import is_unmigrated
 from workers.ops.operations import RefusedError
 
@@ -22,7 +23,7 @@ __all__ = [
     "ShardServer",
     "ShardSession",
     "UnreachableServerError",
-    "check_distinct",
+    "check_prepared",
     "open_session",
     "read_server",
     "read_servers",
@@ -72,27 +73,29 @@ async def read_servers(settings: Settings) -> list[ShardServer]:
 
     Raises:
         UnreachableServerError: when one of them does not answer or is not set up.
-        RefusedError: when two entries are one server, or a copy of it that was not prepared.
+        RepeatedServerError, RefusedError: as `check_prepared` raises them.
 
     """
     servers = [await read_server(each) for each in settings_of_shards(settings)]
-    check_distinct(servers)
+    check_prepared(servers)
     return servers
 
 
-def check_distinct(servers: Sequence[ShardServer]) -> None:
-    """Check that no two servers have one ordinal, by which their keys are told apart.
+def check_prepared(servers: Sequence[ShardServer]) -> None:
+    """Check that no two servers are one, or have one ordinal, by which their keys are told apart.
 
     Raises:
-        RefusedError: when two have: one is a copy of the other, or the same by another address.
+        RepeatedServerError: when two are one.
+        RefusedError: when two have one ordinal.
 
     """
+    check_distinct((server_name(each.settings), each.shard) for each in servers)
     for place, server in enumerate(servers):
         for other in servers[:place]:
             if server.shard.ordinal == other.shard.ordinal:
                 raise RefusedError(
-                    f"{other.address} and {server.address} are one server, or `inmail shards add` has not prepared one"
-                    " of them beside the other"
+                    f"{server_name(other.settings)} and {server_name(server.settings)} are both server"
+                    f" {server.shard.ordinal}: `inmail shards add` has not prepared one of them beside the other"
                 )
 
 

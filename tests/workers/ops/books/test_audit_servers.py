@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from infra.settings import Settings
+from infra.shards import settings_of_shards
 from tests.workers.two_servers import PlacedBook, TwoServers, account_of, lanes_stand, set_state
 from workers.cli import app
 from workers.ops.books.audit import BookTotals, audit
@@ -155,3 +156,16 @@ async def test_a_row_of_a_record_that_another_server_read_is_no_fault(booked: Tw
     assert [True, True] == [(await audit(each)).passed for each in booked.alone]
     await set_state(booked.first, 1, "held")
     assert ["row_was_read"] == [each.name for each in (await audit(booked.alone[0])).failures()]
+
+
+async def test_one_server_by_two_addresses_is_not_audited_twice(booked: TwoServers) -> None:
+    """It is refused before anything is read, with both addresses; the second server is nowhere in the list."""
+    wrong = booked.repeated()
+    names = [server_name(each) for each in settings_of_shards(wrong)]
+
+    done = await inmail(wrong, "audit", "--mark")
+
+    assert (2, "") == (done.exit_code, done.stdout)
+    assert done.stderr.startswith(f"inmail: INMAIL_DATABASE_SHARDS: {names[0]} and {names[1]} lead to one server")
+    assert "postgres:" not in done.stderr
+    assert 0 == await booked.first.fetchval("select count(*) from audits")

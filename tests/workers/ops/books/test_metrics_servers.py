@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from infra.postgres import Connection
 from infra.settings import Settings
+from infra.shards import RepeatedServerError
 from schemas.catalogue import SEND_REQUESTS
 from tests.workers.api.served import Line
 from tests.workers.scraping import Scrape, observing, scrape
@@ -16,7 +17,7 @@ from tests.workers.two_servers import PlacedBook, TwoServers, account_of, lanes_
 from tests.workers.wire import eventually
 from workers.cli import app
 from workers.ops.books.credit_metrics import CreditReader, CreditTotals
-from workers.ops.books.metrics_exporter import read_once, read_servers_once
+from workers.ops.books.metrics_exporter import read_once, read_servers_once, run_observer
 from workers.ops.books.server_readings import ServerReadings, merge_readings
 from workers.ops.books.shards import ask_each_server, server_name
 
@@ -100,6 +101,15 @@ async def test_a_server_that_is_away_is_told_and_the_others_are_read(booked: Two
     assert ["localhost:1/inmail"] == [server_name(each.settings) for each in silent]
     assert (done.exit_code, READY in done.stdout) == (3, True)
     assert "Postgres cannot be reached at localhost:1 (" in done.stderr
+
+
+async def test_credits_of_one_server_by_two_addresses_are_not_added_up(booked: TwoServers) -> None:
+    """Once: refused. Served: the process ends, with the same words."""
+    wrong = booked.repeated()
+
+    for ask in (read_servers_once(wrong), run_observer(wrong, asyncio.Event())):
+        with pytest.raises(RepeatedServerError, match=f"{server_name(booked.alone[0])} and .* lead to one server"):
+            await asyncio.wait_for(ask, 20)
 
 
 async def test_the_last_values_of_a_server_that_goes_away_stay(booked: TwoServers) -> None:

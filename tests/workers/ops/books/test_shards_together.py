@@ -10,17 +10,21 @@ from typer.testing import CliRunner
 from infra.kafka.clients import partition_of
 from infra.postgres import Connection
 from infra.settings import Settings
+from infra.shards import RepeatedServerError
 from schemas.catalogue import BILLING_EVENTS
 from schemas.envelope import encode
 from tests.workers.letters import set_aside
 from tests.workers.two_servers import PARTITIONS, PlacedBook, TwoServers, lanes_stand, set_state
 from workers.cli import app
 from workers.ops.books.account_search import search_accounts
+from workers.ops.books.balance import read_balance
 from workers.ops.books.recent_outcomes import OutcomeCount, merge_outcomes, recent_outcomes
 from workers.ops.books.shards import Holdings, ServerError, ask_each_server, server_name
 from workers.ops.dead_letters.letters import LetterFilter
 from workers.ops.dead_letters.redrive_plan import RedriveOptions, plan_redrive
 from workers.ops.dead_letters.report import report_dead_letters
+from workers.ops.numbers import all_holdings, servers_of_numbers
+from workers.ops.prune import plan_prune
 from workers.ops.trace.in_servers import read_books
 from workers.ops.trace.trace import Question, UnknownRequestError, about, trace
 
@@ -174,3 +178,23 @@ async def test_dead_letters_have_the_answers_of_the_servers_of_their_accounts(
     assert ["localhost:1/inmail"] == [server_name(each.settings) for each in told.silent_servers]
     plans = [await plan_redrive(away, selection, RedriveOptions()) for selection in ours]
     assert [{"answered": 1}, {"silent_server": 1}] == [dict(each.refused) for each in plans]
+
+
+async def test_one_server_by_two_addresses_answers_nothing_twice(
+    servers: TwoServers, books: list[tuple[str, PlacedBook, UUID]]
+) -> None:
+    """Whatever asks all servers refuses, also where one account's server is looked for."""
+    (account, _, request), _ = books
+    wrong = servers.repeated()
+    questions = [
+        search_accounts(wrong, "a-", 10),
+        read_books(wrong, Question(request, None)),
+        read_balance(wrong, account),
+        all_holdings(wrong),
+        servers_of_numbers(wrong, [0]),
+        plan_prune(wrong),
+    ]
+
+    for each in questions:
+        with pytest.raises(RepeatedServerError, match=f"{server_name(servers.alone[0])} and .* lead to one server"):
+            await each

@@ -34,14 +34,16 @@ async def test_what_is_wrong_between_servers_is_named(servers: TwoServers) -> No
 
 
 async def test_a_move_under_way_is_a_warning_and_one_server_named_twice_is_wrong(servers: TwoServers) -> None:
-    """A number on its way has no holder for a moment; a copy of a server is not a second one."""
+    """A number on its way has no holder for a moment; a server that was not prepared is no second one."""
     await servers.move_back()
     moving = await _told(servers.both)
     await servers.second.execute("update shard set ordinal = 0, holds_all = true")
     copied = await check_shards(servers.both)
+    twice = await check_shards(servers.repeated())
 
     assert (Grade.WARNING, False) == (moving["moves"].grade, "numbers" in moving)
-    assert [("distinct", Grade.WRONG)] == [(each.subject, each.grade) for each in copied]
+    assert [("distinct", Grade.WRONG)] * 2 == [(each.subject, each.grade) for each in (*copied, *twice)]
+    assert [False, True] == ["lead to one server" in each.text for each in (*copied, *twice)]
 
 
 async def test_a_checkup_names_the_server_of_each_finding_and_goes_on_without_one(servers: TwoServers) -> None:

@@ -69,6 +69,17 @@ async def test_a_server_that_is_away_takes_only_its_own_numbers_with_it(lanes: T
     assert [True, False] == [(watcher.statement_of(number) or "").startswith(words) for number in (3, 0)]
 
 
+async def test_one_server_by_two_addresses_is_told_once(lanes: TwoServers) -> None:
+    """Its lanes are told; the second address stands where the server of the other numbers should."""
+    watcher = lane_watcher(lanes.repeated())
+
+    assert {0: 10, 1: 11, 2: 12} == await _read(watcher)
+    assert watcher.trouble is not None
+    assert watcher.trouble.startswith("INMAIL_DATABASE_SHARDS: Postgres at ")
+    assert ": name each server that holds the books once: no lane of partitions 3 is told" in watcher.trouble
+    assert {3: NoteKind.AWAY} == {number: note.kind for number, note in watcher.notes.items()}
+
+
 async def test_a_number_that_nobody_holds_or_two_is_told_so(lanes: TwoServers) -> None:
     """In words that name it, and the servers where there are two; its rows do not count."""
     watcher = lane_watcher(lanes.both)

@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 
 from infra.settings import Settings
-from infra.shards import read_shard
+from infra.shards import RepeatedServerError, read_shard
 from tests.conftest import Connect
 from tests.workers.command import run
 from tests.workers.history_books import new_database
@@ -156,14 +156,19 @@ async def test_numbers_that_nobody_holds_and_that_two_claim_are_named(
         await plan_moves(servers.first, [2], "1")
 
 
-async def test_a_copy_that_was_not_prepared_is_found(settings: Settings, other_books: Books) -> None:
-    """A restored copy beside the first server has its id: both would hold every number."""
-    both = with_shards(settings, _url(settings), _url(await other_books()))
+async def test_a_copy_and_a_server_that_was_not_prepared_are_found(
+    settings: Settings, other_books: Books, connect: Connect
+) -> None:
+    """A restored copy beside the first server has its id, a new database another: both would hold every number."""
+    other = await other_books()
+    both = with_shards(settings, _url(settings), _url(other))
 
-    with pytest.raises(RefusedError, match="has not prepared one of them"):
-        await read_overview(both)
-    with pytest.raises(RefusedError, match="has not prepared one of them"):
-        await plan_moves(both, [1], "1")
+    for said in ("lead to one server, or to a server and a copy of it", "has not prepared one of them"):
+        with pytest.raises((RepeatedServerError, RefusedError), match=said):
+            await read_overview(both)
+        with pytest.raises((RepeatedServerError, RefusedError), match=said):
+            await plan_moves(both, [1], "1")
+        await (await connect(other)).execute("update shard set shard_id = gen_random_uuid()")
 
 
 # -- move -------------------------------------------------------------------------------------------------------------
