@@ -96,7 +96,7 @@ def test_a_run_in_another_database_continues_by_its_command() -> None:
         assert ("postgresql://...@there:5432/other", schema) == (given["database"], given.get("schema"))
     kept = recorded_rebuild(RebuildRequest("replay rebuild", schema="other"))
     kept.arguments["catalogues_sha256"] = ["0", "0"]
-    with pytest.raises(RefusedError, match="catalogues have changed"):
+    with pytest.raises(RefusedError, match="its catalogues or the servers have changed"):
         parse_rebuild(SETTINGS, kept)
 
 

@@ -6,7 +6,7 @@ The table of operations records them. This module keeps only the plans and the t
 import asyncio
 import secrets
 from collections import OrderedDict
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -15,13 +15,14 @@ import structlog
 from infra.settings import Settings
 from workers.console.problems import KNOWN
 from workers.console.resumption import REBUILD_VERBS, parse_rebuild, parse_redrive, parse_reemit, parse_rewind
+from workers.ops.books.shards import naming_server
 from workers.ops.dead_letters import redrive
 from workers.ops.dead_letters.letters import LetterFilter
 from workers.ops.dead_letters.redrive_plan import RedriveOptions, RedrivePlan, plan_redrive
 from workers.ops.operations import OngoingOperation, Operation, OperationStatus, Operator, RefusedError
 from workers.ops.replay import reemit, reemit_plan, rewind_target
 from workers.ops.replay.rebuild import rebuild
-from workers.ops.replay.rebuild_plan import RebuildPlan, RebuildRequest, plan_rebuild
+from workers.ops.replay.rebuild_servers import ServerRebuild, plan_each_server
 from workers.ops.replay.rewind import rewind
 from workers.ops.replay.rewind_plan import plan_rewind
 from workers.rights import check_rights
@@ -127,7 +128,7 @@ class OperationRunner:
                 run = await self._prepare_rewind(settings, operation, operator, stop)
             case verb if verb in REBUILD_VERBS:
                 request = parse_rebuild(settings, operation)
-                run = self._run_rebuild(request, await plan_rebuild(settings, request), operator, stop)
+                run = self._run_rebuilds(await plan_each_server(settings, request), operator, stop)
             case verb:
                 raise RefusedError(f"the console cannot continue a {verb}: see `inmail replay --help`")
         return await self._start(operation.verb, operator, stop, run)
@@ -152,10 +153,19 @@ class OperationRunner:
             raise RefusedError("the group is already at or before the target: there is nothing to set")
         return rewind(self.settings, target, options, plan, who=operator, stop=stop, drain_seconds=_DRAIN_SECONDS)
 
-    async def _run_rebuild(
-        self, request: RebuildRequest, plan: RebuildPlan, operator: Operator, stop: asyncio.Event
+    async def _run_rebuilds(
+        self, rebuilds: Sequence[ServerRebuild], operator: Operator, stop: asyncio.Event
     ) -> OngoingOperation:
-        running, _ = await rebuild(self.settings, request, plan, who=operator, stop=stop)
+        """Rebuild one server after the other, as the command does, until a stop; return the last one's operation."""
+        for each in rebuilds:
+            # The plan was made with a page's limits of time.
+            server = self.settings.model_copy(update={"database_url": each.server.database_url})
+            with naming_server(server):
+                running, _ = await rebuild(
+                    server, each.request, each.plan, who=operator, stop=stop, noted_on=self.settings
+                )
+            if running.stopped:
+                break
         return running
 
     async def _start_redrive(self, planned: PlannedRedrive, operator: Operator) -> dict[str, Any]:

@@ -3,14 +3,17 @@
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
 from infra.settings import Settings
+from infra.shards import settings_of_shards
 from schemas.results import DeadLetterReason
 from workers.console.parameters import parse_places
 from workers.ledger.model import WorkerName
+from workers.ops.books.shards import has_one_server
 from workers.ops.dead_letters.letters import LetterFilter
 from workers.ops.dead_letters.redrive_plan import RedriveOptions
 from workers.ops.operations import Operation, RefusedError
@@ -94,9 +97,12 @@ def parse_rewind(operation: Operation) -> tuple[WorkerName, RewindTarget, Rewind
 def parse_rebuild(settings: Settings, operation: Operation) -> RebuildRequest:
     """Return the request of a rebuild or a shadow run into a schema of the live database.
 
+    Of several servers, an operation is the part of one: the request is for all of them, as the command's is.
+
     Raises:
         RefusedError: when the run is in another database, whose address is not recorded, when its catalogues have
-            changed, or when another version wrote the record.
+            changed, when it was of one server and there are several now, or the other way round, or when another
+            version wrote the record.
         OSError: when a catalogue of the run cannot be read.
 
     """
@@ -118,10 +124,12 @@ def parse_rebuild(settings: Settings, operation: Operation) -> RebuildRequest:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise _version_error(operation) from error
-    if request.schema is None or request.arguments(settings) != arguments:
+    part = replace(request, numbers=tuple(arguments.get("numbers", ())))
+    of_servers = [part.arguments(each) for each in settings_of_shards(settings)]
+    if request.schema is None or bool(part.numbers) == has_one_server(settings) or arguments not in of_servers:
         raise RefusedError(
-            "the run is in another database, whose address is not recorded, or its catalogues have changed: continue"
-            " with the command that the page shows"
+            "the run is in another database, whose address is not recorded, or its catalogues or the servers have"
+            " changed: continue with the command that the page shows"
         )
     return request
 
@@ -154,7 +162,10 @@ def _rebuild_words(settings: Settings, operation: Operation) -> Iterator[str]:
     arguments = operation.arguments
     database = arguments["database"]
     found = _IN_A_SCHEMA.search(database)
-    if found is None or database != database_of(settings, RebuildRequest(operation.verb, schema=found[1])):
+    if found is None or all(
+        database != database_of(each, RebuildRequest(operation.verb, schema=found[1]))
+        for each in settings_of_shards(settings)
+    ):
         yield from ("--database", f"postgresql://...@{_IN_A_SCHEMA.sub('', database)}")
     if found is not None:
         yield from ("--schema", found[1])

@@ -76,7 +76,7 @@ async def rewind(  # noqa: PLR0913 - what, how and by whom, and how to stop it
                     operation.stopped = not await wait_until_empty(admin, group, drain_seconds, stop, tell)
             if not operation.stopped:
                 again = await plan_rewind(settings, plan.worker, target, options, plan.targets)
-                if again.servers != plan.servers:
+                if again.held_by != plan.held_by:
                     raise RefusedError(_MOVED)
                 await _set_offsets(settings, operation, again, [operation.connection, *others])
     return operation

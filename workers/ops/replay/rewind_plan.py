@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from asyncpg import Record
+from pydantic import SecretStr
 
 from infra.kafka.clients import admin_client
 from infra.postgres import Connection
@@ -92,6 +93,11 @@ class RewindPlan:
             if not has_one_server(each.server)
             for number in each.numbers
         }
+
+    @property
+    def held_by(self) -> list[tuple[SecretStr, tuple[int, ...]]]:
+        """The address of each server, and its partitions."""
+        return [(each.server.database_url, each.numbers) for each in self.servers]
 
     @property
     def records(self) -> int:

@@ -49,6 +49,9 @@ from tests.workers.two_servers import SILENT
 from tests.workers.wire import eventually, working
 from workers import topology
 from workers.commands.running import Exit
+from workers.console.operation_runner import OperationRunner
+from workers.console.query_limiter import QueryLimiter
+from workers.console.resumption import resume_command
 from workers.jobs.billing import BillingJob
 from workers.jobs.expiry import ExpiryJob
 from workers.jobs.job import Batch, Decision, Job
@@ -64,6 +67,7 @@ from workers.ops.replay import rebuild_lanes
 from workers.ops.replay.parallel_batches import BatchCombiner
 from workers.ops.replay.rebuild import rebuild
 from workers.ops.replay.rebuild_plan import RebuildRequest, plan_rebuild, target_settings
+from workers.ops.replay.rebuild_servers import plan_each_server
 from workers.simulate.records import DAY, encode_event, encode_send, format_instant
 from workers.topology import GROUP_OF
 
@@ -320,6 +324,43 @@ async def test_each_of_several_servers_is_rebuilt_beside_its_own_books(live: Set
     assert (4, 0) == tuple(
         sum(each.verb == "replay rebuild" and "numbers" in each.arguments for each in found_) for found_ in noted
     )
+
+
+@pytest.mark.parametrize("verb", ["replay rebuild", "replay shadow"])
+async def test_the_console_continues_a_run_of_several_servers(live: Settings, verb: str) -> None:
+    """Whichever server's part was stopped: what is missing of each is decided, and the command line is the same."""
+    servers = await open_servers(await copy_database(live, _name(live)), await migrated(live))
+    await move(servers, [1], servers.second_url)
+    asked = RebuildRequest(verb, schema="rebuilt")
+    for each in await plan_each_server(servers.first, asked):
+        stop = asyncio.Event()
+        request, plan = each.request, each.plan
+        await rebuild(
+            each.server,
+            request,
+            plan,
+            who=WHO,
+            stop=stop,
+            progress=lambda _, stop=stop: stop.set(),
+            noted_on=servers.first,
+        )
+    second, first, *_ = await list_operations(servers.first, 9)
+    runner = OperationRunner(servers.first)
+
+    can = [runner.can_resume(each) for each in (first, second)]
+    commands = [resume_command(servers.first, each) for each in (first, second)]
+    await runner.resume(QueryLimiter(servers.first).settings, second, WHO)
+    await asyncio.wait_for(asyncio.gather(*(each.task for each in runner._running.values())), 120)
+    done = [each.status for each in await list_operations(servers.first, 2)]
+
+    assert ["done", "done"] == done
+    assert (["stopped"] * 2, [True, True]) == ([each.status for each in (first, second)], can)
+    assert [f"inmail {verb} --schema rebuilt --because 'a trial'"] * 2 == commands
+    code, answer, _ = await run(servers.first, *shlex.split(commands[0] or "")[1:], "--yes", "--json")
+    found = json.loads(answer)
+    assert (Exit.DONE, [0, 0]) == (code, [each["plan"]["records"] for each in found["servers"]])
+    assert found["comparison"]["same"]
+    assert not OperationRunner(with_shards(servers.first)).can_resume(first)  # a part of all is no run of one server
 
 
 async def test_several_servers_are_not_rebuilt_where_the_books_would_not_be_compared_whole(live: Settings) -> None:

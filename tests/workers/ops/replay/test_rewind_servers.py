@@ -14,8 +14,10 @@ from schemas.catalogue import SEND_REQUESTS
 from tests.workers.command import run
 from tests.workers.replaying import ME
 from tests.workers.two_servers import PARTITIONS, PlacedBook, TwoServers, account_of, set_state
-from tests.workers.wire import ends, pass_over, prepare, publish, send
+from tests.workers.wire import ends, eventually, pass_over, prepare, publish, send
 from workers.commands.running import Exit
+from workers.console.operation_runner import OperationRunner
+from workers.console.query_limiter import QueryLimiter
 from workers.jobs.send import SendJob
 from workers.ledger.model import WorkerName
 from workers.ops.books.shards import NotHeldError, ServerError, server_name
@@ -172,6 +174,29 @@ async def test_a_number_that_moves_meanwhile_is_not_rewound(decided: Decided, mo
         await plan_rewind(both, WorkerName.SEND, lately(), AGAIN)
 
     assert stood == await decided.committed()
+
+
+@pytest.mark.parametrize("several", [False, True])
+async def test_the_console_continues_a_rewind(decided: Decided, *, several: bool) -> None:
+    """One that was stopped while its group drained: planned with a page's limits of time, and run without them."""
+    settings = decided.servers.both if several else decided.servers.alone[0]
+    target = RewindTarget(TargetKind.OFFSET, decided.offset(0), (0,))
+    options = RewindOptions(publish_again=True, drain=True)
+    stop = asyncio.Event()
+    stop.set()
+    plan = await plan_rewind(settings, WorkerName.SEND, target, options)
+    await rewind(settings, target, options, plan, who=ME, stop=stop, drain_seconds=5)
+    (stopped,) = await list_operations(settings, 9)
+    runner = OperationRunner(settings)
+
+    can = runner.can_resume(stopped)
+    await runner.resume(QueryLimiter(settings).settings, stopped, ME)
+
+    async def done() -> bool:
+        return (await list_operations(settings, 1))[0].status == "done"
+
+    await eventually(done, "the rewind is done")
+    assert ("stopped", True, [0, 0, 0, 1]) == (stopped.status, can, await decided.committed())
 
 
 async def test_one_rewind_at_a_time_works_on_a_server_wherever_it_is_noted(decided: Decided) -> None:
