@@ -1,17 +1,21 @@
 """Operators' verbs where several Postgres servers hold the books: each works with the server of its numbers."""
 
+import json
 from typing import Any
 
 import pytest
 
 from schemas.catalogue import SEND_REQUESTS
+from tests.workers.command import run
 from tests.workers.two_servers import TwoServers, account_of
+from workers.commands.running import Exit
 from workers.ledger.model import WorkerName
-from workers.ops.books.shards import ServerError
+from workers.ops.books.shards import NotHeldError, ServerError, server_name
 from workers.ops.clock.decide import ClockDecision, decide_clock, plan_clock
+from workers.ops.clock.set_back import VERB, plan_set_back, set_back
 from workers.ops.clock.state import read_clocks
 from workers.ops.numbers import one_server_of, one_server_of_numbers, require_one_server
-from workers.ops.operations import Operator, RefusedError
+from workers.ops.operations import Intent, Operator, RefusedError, recorded_operation
 from workers.ops.topics.ended import rows_of_lanes, start_lanes
 from workers.ops.topics.numbering import plan_numbering
 from workers.ops.topics.plan import apply_topics, plan_topics
@@ -90,3 +94,55 @@ async def test_a_decision_about_a_clock_is_kept_where_the_lane_is(lanes: TwoServ
     query = "select count(*) from clock_decisions join operations using (operation)"
     assert (0, 1) == (await lanes.first.fetchval(query), await lanes.second.fetchval(query))
     assert [(0, True), (3, True)] == [(each.partition, each.held_offset == 7) for each in await read_clocks(lanes.both)]
+
+
+_FAR = "update lanes set as_of = now() + interval '1 year'"
+_IS_FAR = "select array_agg(as_of > now() + interval '1 day' order by partition) from lanes"
+
+
+async def test_clocks_of_several_servers_are_set_back_by_one_command(lanes: TwoServers) -> None:
+    """Each lane where its number is held; what stayed elsewhere is not touched. Noted once, with the servers."""
+    for connection in (lanes.first, lanes.second):
+        await connection.execute(_FAR)
+    first, second = map(server_name, lanes.alone)
+
+    text = (await run(lanes.both, "clock", "set-back", "--dry-run")).out
+    done = await run(lanes.both, "clock", "set-back", "--by", "ann", "--because", "a wrong year", "--yes", "--json")
+    told = json.loads(done.out)
+
+    assert [True, True] == [name in text for name in (first, second)]
+    assert [{"server": first, "numbers": [0, 1, 2]}, {"server": second, "numbers": [3]}] == told["plan"]["servers"]
+    assert [0, 3] == [each["partition"] for each in told["plan"]["lanes"]]
+    assert {"lanes": 2} == told["result"]
+    assert ([False, True], [False]) == (await lanes.first.fetchval(_IS_FAR), await lanes.second.fetchval(_IS_FAR))
+    noted = [await each.fetchval("select count(*) from operations") for each in (lanes.first, lanes.second)]
+    assert [1, 0] == noted
+
+
+async def test_a_server_that_is_away_keeps_clocks_from_being_set_back_but_for_the_partitions_of_others(
+    lanes: TwoServers,
+) -> None:
+    """It is named, with what to do; where it goes away between plan and run, the same command does what is left."""
+    for connection in (lanes.first, lanes.second):
+        await connection.execute(_FAR)
+    who = ("--by", "ann", "--because", "a wrong year", "--yes")
+    plan = await plan_set_back(lanes.both)
+
+    away = await run(lanes.without_second(), "clock", "set-back", *who)
+    untouched = await lanes.first.fetchval(_IS_FAR)
+    async with recorded_operation(lanes.alone[1], Intent(VERB, "bob", "another", {}, {})):
+        with pytest.raises(RefusedError, match=rf"{server_name(lanes.alone[1])}: another clock set-back is under way"):
+            await set_back(lanes.both, plan, Operator("ann", "a wrong year"))
+    half = await lanes.first.fetchval(_IS_FAR), await lanes.second.fetchval(_IS_FAR)
+    left = await plan_set_back(lanes.both)
+    await set_back(lanes.both, left, Operator("ann", "a wrong year"))
+
+    assert (Exit.UNREACHABLE, True) == (away.code, "Postgres cannot be reached at localhost:1" in away.err)
+    assert ([True, True], ([False, True], [True])) == (untouched, half)
+    assert [3] == [each.lane.partition for each in left.lanes]
+    assert [False] == await lanes.second.fetchval(_IS_FAR)
+    await lanes.first.execute(_FAR)
+    assert Exit.DONE == (await run(lanes.without_second(), "clock", "set-back", "--partition", "0", *who)).code
+    await lanes.move_back()
+    with pytest.raises(NotHeldError, match="partition number 3 is held by no server"):
+        await plan_set_back(lanes.both)

@@ -75,6 +75,9 @@ def show_set_back_plan(plan: SetBackPlan) -> None:
         )
         for each in plan.lanes
     ]
+    if plan.server_of:
+        heads.append("server")
+        rows = [(*row, plan.server_of[each.lane.partition]) for row, each in zip(rows, plan.lanes, strict=True)]
     show_table(heads, rows, "partition,lots restored,credits,rows,refused,expired")
     out.print(
         "The decisions made meanwhile (rows) stay, including sends refused for lack of credits and credits booked as"

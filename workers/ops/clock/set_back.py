@@ -3,9 +3,14 @@
 Only what is decided from then on changes. What was decided stays: a refusal is final for its request id, and a lot
 whose end was booked stays closed; the plan counts both, so that credits can be given back with `credits.adjusted`. The
 lane's epoch is raised with its watermark, so that an owner at work begins again from the new one.
+
+Of several servers, all that hold one of the partitions have to answer. The lanes of each are set back at once, one
+server after the other, and the operation is noted on that of INMAIL_DATABASE_URL. If the process is killed between two
+servers, the same command plans the lanes that are left.
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -14,9 +19,10 @@ from infra.clock import utc_now
 from infra.postgres import Connection
 from infra.settings import RecordTime, Settings
 from workers.ledger.model import WorkerName
+from workers.ops.books.shards import has_one_server, naming_server, server_name
 from workers.ops.books.snapshot import open_books
 from workers.ops.clock.state import LaneClock, credits_between, read_lane_clocks
-from workers.ops.numbers import one_server_of_numbers
+from workers.ops.numbers import ServerNumbers, open_locked, servers_of_numbers
 from workers.ops.operations import Intent, OngoingOperation, Operator, RefusedError, recorded_operation
 
 __all__ = ["VERB", "SetBackLane", "SetBackPlan", "plan_set_back", "set_back"]
@@ -56,10 +62,24 @@ class SetBackPlan:
     """What setting clocks back would do."""
 
     lanes: tuple[SetBackLane, ...]
+    servers: tuple[ServerNumbers, ...] = ()  # that hold the partitions
+
+    @property
+    def server_of(self) -> Mapping[int, str]:
+        """The name of the server of each partition; empty where there is one server."""
+        return {
+            number: server_name(each.server)
+            for each in self.servers
+            if not has_one_server(each.server)
+            for number in each.numbers
+        }
 
     def summary(self) -> dict[str, Any]:
         """Return it for JSON."""
-        return {"lanes": [each.summary() for each in self.lanes]}
+        plan = {"lanes": [each.summary() for each in self.lanes]}
+        if not self.server_of:
+            return plan
+        return plan | {"servers": [{"server": server_name(server), "numbers": list(of)} for server, of in self.servers]}
 
 
 async def plan_set_back(
@@ -78,6 +98,7 @@ async def plan_set_back(
 
     Raises:
         RefusedError: when the topics have their producers' time, or the time is itself far ahead.
+        NotHeldError, ServerError: of several servers, as `servers_of_numbers` raises them.
         NotSetUpError, OSError, asyncpg.PostgresError: when the books cannot be read.
 
     """
@@ -87,20 +108,20 @@ async def plan_set_back(
     goes = to or utc_now()
     if goes > latest:
         raise RefusedError(f"--to {goes.isoformat()} is itself far ahead of this host's clock")
-    settings = await one_server_of_numbers(settings, partitions, "inmail clock set-back")
-    async with open_books(settings) as connection:
-        return SetBackPlan(
-            tuple(
-                [
+    servers = await servers_of_numbers(settings, partitions)
+    lanes: list[SetBackLane] = []
+    for server, numbers in servers:
+        with naming_server(server):
+            async with open_books(server) as connection:
+                lanes += [
                     await _lane(connection, clock, goes)
                     for clock in await read_lane_clocks(connection)
                     if clock.as_of is not None
                     and clock.as_of > (latest if to is None else goes)
                     and (not workers or clock.worker in workers)
-                    and (not partitions or clock.partition in partitions)
+                    and (not numbers or clock.partition in numbers)
                 ]
-            )
-        )
+    return SetBackPlan(tuple(lanes), tuple(servers))
 
 
 async def _lane(connection: Connection, clock: LaneClock, goes: datetime) -> SetBackLane:
@@ -110,27 +131,47 @@ async def _lane(connection: Connection, clock: LaneClock, goes: datetime) -> Set
 
 
 async def set_back(settings: Settings, plan: SetBackPlan, who: Operator) -> OngoingOperation:
-    """Set clocks back as planned, all at once, on record; return the operation.
+    """Set clocks back as planned, of each server at once, on record; return the operation.
 
     Raises:
         RefusedError: when another one is under way.
+        NotHeldError: when a number is on its way to another server.
+        ServerError: when one of several servers does not answer; the lanes of those before it are set back.
         OSError, asyncpg.PostgresError: when the books cannot be reached or refuse.
 
     """
-    if plan.lanes:
-        numbers = {each.lane.partition for each in plan.lanes}
-        settings = await one_server_of_numbers(settings, numbers, "inmail clock set-back")
+    numbers = {each.lane.partition for each in plan.lanes}
     arguments = {"lanes": [[each.lane.topic, each.lane.partition, each.to.isoformat()] for each in plan.lanes]}
-    async with recorded_operation(settings, Intent(VERB, *who, arguments, plan.summary())) as operation:
-        async with operation.connection.transaction():
-            for each in plan.lanes:
-                await operation.connection.execute(
-                    "update lanes set as_of = $3, epoch = epoch + 1, head = null, held = null,"
-                    " owner_epoch = case owner_epoch when epoch then epoch + 1 else owner_epoch end"
-                    " where topic = $1 and partition = $2 and as_of > $3",
-                    each.lane.topic,
-                    each.lane.partition,
-                    each.to,
-                )
-        operation.result["lanes"] = len(plan.lanes)
+    with naming_server(settings):
+        async with recorded_operation(settings, Intent(VERB, *who, arguments, plan.summary())) as operation:
+            operation.result["lanes"] = 0
+            for server, held in await servers_of_numbers(settings, numbers) if numbers else ():
+                lanes = [each for each in plan.lanes if each.lane.partition in held]
+                with naming_server(server):
+                    async with _connect(settings, server, operation) as connection:
+                        await _set_lanes(connection, lanes)
+                operation.result["lanes"] += len(lanes)
     return operation
+
+
+@asynccontextmanager
+async def _connect(settings: Settings, server: Settings, operation: OngoingOperation) -> AsyncIterator[Connection]:
+    """Connect to a server, and keep other operations away; on that of the operation it does so already."""
+    if server.database_url == settings.database_url:
+        yield operation.connection
+        return
+    async with open_locked(server, VERB) as connection:
+        yield connection
+
+
+async def _set_lanes(connection: Connection, lanes: Sequence[SetBackLane]) -> None:
+    async with connection.transaction():
+        for each in lanes:
+            await connection.execute(
+                "update lanes set as_of = $3, epoch = epoch + 1, head = null, held = null,"
+                " owner_epoch = case owner_epoch when epoch then epoch + 1 else owner_epoch end"
+                " where topic = $1 and partition = $2 and as_of > $3",
+                each.lane.topic,
+                each.lane.partition,
+                each.to,
+            )
