@@ -8,8 +8,6 @@ from workers.telemetry.health import Health
 
 __all__ = ["LockWatch"]
 
-_BUSY_SECONDS = 1.0  # of a lane, after which somebody may keep it
-
 
 class LockWatch:
     """Asks who holds what its lanes need, while one of them does not get on.
@@ -29,7 +27,7 @@ class LockWatch:
         Who holds rows for which nobody is seen to wait is the cause only if a lock was what a lane failed of.
         """
         lanes = self._health.lanes.values()
-        if not any(lane.error is not None or lane.busy_seconds > _BUSY_SECONDS for lane in lanes):
+        if not any(lane.is_kept for lane in lanes):
             self._tell(None)
             return None
         locked_out = any(lane.error is not None and lane.locked_out for lane in lanes)

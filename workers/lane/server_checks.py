@@ -74,7 +74,8 @@ async def watch_servers(job: Job, settings: Settings, clients: Clients, see_topi
     while True:
         await _rest(clients, log)
         trouble, shard = await _postgres(clients.pool)
-        clients.health.serves("Postgres", trouble or await locks.trouble())
+        clients.health.serves("Postgres", trouble)
+        clients.health.is_locked(None if trouble else await locks.trouble())
         _take_numbers(shard, clients, log)
         clients.health.serves("Kafka", await coordinator.trouble())
         if (topic_id := await _topic_id(job, clients)) is not None:

@@ -284,7 +284,7 @@ class LaneOwner:
         seconds, self._failures = back_off_seconds(self._failures), self._failures + 1
         self._health.counts["lanes_begun_again"] += len(self.lanes)
         for lane in self.lanes:
-            lane.health.fails(error)
+            lane.health.fails(error, is_shared=True)
         self._log.warning(
             "lanes_begin_again", error=describe_error(error), seconds=round(seconds, 3), failures=self._failures
         )

@@ -54,6 +54,8 @@ class Health:
     _draining: bool = False
     _fatal: str | None = None
     _servers: dict[str, str] = field(default_factory=dict)  # those that do not serve, and why
+    _lock: str | None = None  # in Postgres, that kept lanes at the last look, and who holds it
+    _lock_seen_at: float = 0.0
 
     def __post_init__(self) -> None:
         self._joining_from = self.clock()
@@ -87,6 +89,10 @@ class Health:
         else:
             self._servers[server] = error
 
+    def is_locked(self, holder: str | None) -> None:
+        """Somebody was seen to hold in Postgres what lanes need, now; None: nobody was."""
+        self._lock, self._lock_seen_at = holder, self.clock()
+
     def drains(self) -> None:
         """It ends, as it was asked to."""
         self._draining = True
@@ -109,7 +115,9 @@ class Health:
         self.kept.count_batch(records, codes, reasons)
 
     def published(self, times: TransactionTimes) -> None:
-        """A turn is published."""
+        """A turn is published: what all lanes failed of together is over."""
+        for lane in self.lanes.values():
+            lane.shares_success()
         self.kept.observe_stage(Stage.PUBLISH, times.publish)
         self.kept.observe_stage(Stage.COMMIT, times.commit)
 
@@ -123,7 +131,7 @@ class Health:
         if self._polled_at is not None and now - self._polled_at > self.stuck_seconds:
             return Dead(Cause.STUCK_POLL, f"the consumer has not come back for {now - self._polled_at:.0f} s")
         if self._joining_from is not None and now - self._joining_from > self.stuck_seconds:
-            why = "".join(f"; {server}: {error}" for server, error in self._servers.items())
+            why = "".join(f"; {trouble}" for trouble in self._server_troubles())
             return Dead(Cause.STUCK_JOIN, f"not in its group for {now - self._joining_from:.0f} s{why}")
         for tp, lane in self.lanes.items():
             if lane.busy_seconds > self.stuck_seconds:
@@ -139,15 +147,22 @@ class Health:
         """Return why the process does not get on with its work; nothing where it does."""
         return list(self._reasons())
 
+    def _server_troubles(self) -> list[str]:
+        """Return which servers do not serve, and why. A lock counts until the lanes that it kept have got on."""
+        troubles = [f"{server}: {error}" for server, error in self._servers.items()]
+        kept = (lane.is_kept and lane.moved_at <= self._lock_seen_at for lane in self.lanes.values())
+        return [*troubles, f"Postgres: {self._lock}"] if self._lock is not None and any(kept) else troubles
+
     def _reasons(self) -> Iterator[str]:
         if (dead := self.dead()) is not None:
             yield f"{dead.cause}: {dead.text}"
         if self._draining:
             yield "draining"
+        servers = self._server_troubles()
         if (since := self._joining_from) is not None:
-            is_long = not self._servers and self.clock() - since > _JOIN_SECONDS  # a server in the way is named below
+            is_long = not servers and self.clock() - since > _JOIN_SECONDS  # a server in the way is named below
             yield f"joining: {_WAITS_FOR_KILLED}" if is_long else "joining"
-        yield from (f"{server}: {error}" for server, error in self._servers.items())
+        yield from servers
         for tp, lane in sorted(self.lanes.items()):
             if (trouble := lane.trouble) is not None:
                 yield f"lane {tp.topic}/{tp.partition} {trouble}"

@@ -15,6 +15,7 @@ from workers.telemetry.worker_metrics import WorkerMetrics
 __all__ = ["LaneActivity", "LaneHealth"]
 
 _SETTLED_SECONDS = 5.0  # a lane that found nothing to do for so long after an error is over it
+_BUSY_SECONDS = 1.0  # at one batch, after which somebody may keep the lane
 
 # Errors of a statement that waited for rows or a table which somebody else keeps.
 _LOCKED = (asyncpg.LockNotAvailableError, asyncpg.QueryCanceledError, asyncpg.DeadlockDetectedError)
@@ -42,6 +43,7 @@ class LaneHealth:
     doing: LaneActivity = LaneActivity.OPENING
     error: str | None = None  # the last one, until the lane got on again
     locked_out: bool = False  # whether that error was a lock's in Postgres
+    is_shared: bool = False  # whether all lanes of its turns had that error, also those without a record
     halted: str | None = None  # why it cannot go on before an operator decides; until it goes on again
     held: int = 0  # batches taken and not published
     waiting_for: str | None = None  # consumer group whose lane of this number has unread what comes before its batch
@@ -114,13 +116,18 @@ class LaneHealth:
         """What it held may be decided."""
         self.doing, self.hold, self.ahead_seconds = LaneActivity.DECIDING, "", 0.0
 
-    def fails(self, error: BaseException) -> None:
-        """It waits, and begins again."""
+    def fails(self, error: BaseException, *, is_shared: bool = False) -> None:
+        """It waits, and begins again, alone or with all lanes of its turns."""
         if self._is_over_it():
             self.moved_at = self.clock()
         self.doing, self.error = LaneActivity.AGAIN, describe_error(error)
-        self.locked_out = isinstance(error, _LOCKED)
+        self.locked_out, self.is_shared = isinstance(error, _LOCKED), is_shared
         self.kept.count_restart(error)
+
+    def shares_success(self) -> None:
+        """Another lane published: an error that both had is over, if this one has nothing to do."""
+        if self.is_shared and self.doing is LaneActivity.WAITING:
+            self.error, self.moved_at = None, self.clock()
 
     def halts(self, reason: str) -> None:
         """It waits for an operator, and looks again now and then."""
@@ -143,6 +150,11 @@ class LaneHealth:
         if self.error is not None and not self._is_over_it():
             return f"tries again: {self.error}"
         return "is opening" if self.doing is LaneActivity.OPENING else None
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether something may keep it from getting on: an error that it is not over, or a second at work."""
+        return (self.error is not None and not self._is_over_it()) or self.busy_seconds > _BUSY_SECONDS
 
     @property
     def busy_seconds(self) -> float:

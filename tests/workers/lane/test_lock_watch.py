@@ -68,7 +68,9 @@ async def test_who_holds_locks_is_not_asked_of_a_database_that_is_away(monkeypat
     monkeypatch.setattr(server_checks, "_postgres", away)
     monkeypatch.setattr(LockWatch, "trouble", ask)
     assignor = SimpleNamespace(shard=SimpleNamespace(is_alone=True), has_news=False)
-    clients = SimpleNamespace(health=SimpleNamespace(serves=serves), pool=None, assignor=assignor)
+    clients = SimpleNamespace(
+        health=SimpleNamespace(serves=serves, is_locked=lambda _: None), pool=None, assignor=assignor
+    )
     job = SimpleNamespace(group="g")
     watching = asyncio.create_task(
         server_checks.watch_servers(cast("Any", job), load_settings(), cast("Any", clients), lambda _: None)

@@ -9,6 +9,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
+from infra.kafka.transactions import TransactionTimes
 from infra.settings import Settings, SettingsError
 from schemas.catalogue import SEND_REQUESTS
 from tests.conftest import Connect
@@ -171,6 +172,45 @@ def test_a_lane_is_over_its_error_when_it_got_on_or_found_nothing_to_do(health: 
     lane.takes()
     lane.published()
     assert [] == health.not_ready()
+
+
+def test_a_lock_in_postgres_is_told_until_the_lanes_that_it_kept_got_on(health: Health, clock: _Clock) -> None:
+    """Whoever held it was looked for seconds ago: a lane that has published since knows better."""
+    lane, other = health.lane(LANE), health.lane(TopicPartition(SEND_REQUESTS, 1))
+    for each in (lane, other):
+        each.waits()
+        each.takes()
+    _pass(health, clock, 2)
+    health.is_locked("pid 7 holds a lock on accounts")
+    kept = health.not_ready()
+    _pass(health, clock, 1)
+    lane.published()
+    still_kept = health.not_ready()
+    other.published()
+    got_on = health.not_ready()
+    lane.takes()
+    _pass(health, clock, 2)
+
+    assert kept == still_kept == ["Postgres: pid 7 holds a lock on accounts"]
+    assert [] == got_on == health.not_ready()  # slow now, but that lock was not seen since
+
+
+def test_lanes_that_failed_together_are_over_it_once_one_of_them_published(health: Health) -> None:
+    """Those without a record would wait for nothing; one that failed of its own is not over that."""
+    busy, idle, apart = (health.lane(TopicPartition(SEND_REQUESTS, partition)) for partition in range(3))
+    busy.fails(OSError("planted"), is_shared=True)
+    idle.fails(OSError("planted"), is_shared=True)
+    apart.fails(OSError("its own"))
+    for lane in (busy, idle, apart):
+        lane.opens()
+        lane.waits()
+    busy.takes()
+    before = len(health.not_ready())
+    busy.published()
+    health.published(TransactionTimes(0.0, 0.0))
+
+    assert before == 3
+    assert [f"lane {SEND_REQUESTS}/2 tries again: a connection to a server was lost (its own)"] == health.not_ready()
 
 
 def test_the_first_error_that_ends_a_worker_is_the_one_it_names(health: Health) -> None:
