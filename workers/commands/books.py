@@ -9,7 +9,7 @@ import typer
 from infra.output import continue_without_reader
 from infra.settings import Settings
 from infra.terminal import error_console, show_progress
-from workers.commands.options import JsonOption, instant_option, write_json
+from workers.commands.options import JsonOption, check_account_id, instant_option, write_json
 from workers.commands.running import Exit, run_command, tell_silent_servers
 from workers.commands.views.books import show_audit, show_balance, show_books_audit, show_statement
 from workers.ops.books.audit import Audit, audit
@@ -22,7 +22,8 @@ from workers.ops.books.statement import read_statement, write_csv
 __all__ = ["audit_command", "balance", "statement"]
 
 _AccountArgument = Annotated[
-    str, typer.Argument(help="The account's id. Write -- before an id that begins with a dash.")
+    str,
+    typer.Argument(callback=check_account_id, help="The account's id. Write -- before an id that begins with a dash."),
 ]
 _AsOfOption = Annotated[
     datetime | None,

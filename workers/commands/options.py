@@ -10,6 +10,7 @@ import typer
 from pydantic_core import to_json
 
 from infra.clock import EPOCH, utc_now
+from schemas.envelope import ID_PATTERN
 from workers.commands.running import Exit, fail
 from workers.ops.operations import OngoingOperation, Operator
 
@@ -19,6 +20,7 @@ __all__ = [
     "JsonOption",
     "ReasonOption",
     "YesOption",
+    "check_account_id",
     "check_finite",
     "check_since_1970",
     "confirm",
@@ -103,6 +105,18 @@ def instant_option(*names: str, help: str, since_1970: bool = False) -> Any:  # 
         show_default=False,
         help=f"{help} Like -2h, 2026-01-31 or 2026-01-31T09:30:00Z.",
     )
+
+
+def check_account_id(account: str | None) -> str | None:
+    """Return the account id if an account can have it: a filter by another one would find nothing, and look right.
+
+    Raises:
+        typer.BadParameter: when no account can have it.
+
+    """
+    if account is not None and re.fullmatch(ID_PATTERN, account) is None:
+        raise typer.BadParameter(f"expected an account id of 1 to 128 visible ASCII characters, got {account!r}")
+    return account
 
 
 def check_finite(number: float | None) -> float | None:

@@ -14,6 +14,7 @@ from workers.commands.options import (
     JsonOption,
     ReasonOption,
     YesOption,
+    check_account_id,
     confirm,
     require_operator,
     write_planned,
@@ -28,7 +29,9 @@ __all__ = ["balances_command"]
 
 
 def balances_command(  # noqa: PLR0913 - one parameter an option
-    account: Annotated[str | None, typer.Option(help="Only the balance of this account.")] = None,
+    account: Annotated[
+        str | None, typer.Option(callback=check_account_id, help="Only the balance of this account.")
+    ] = None,
     rate: Annotated[float, typer.Option(min=0.01, max=50_000, help="Maximum rate, in records per second.")] = 2000,
     by: ActorOption = None,
     because: ReasonOption = None,

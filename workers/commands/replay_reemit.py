@@ -15,6 +15,7 @@ from workers.commands.options import (
     JsonOption,
     ReasonOption,
     YesOption,
+    check_account_id,
     confirm,
     instant_option,
     require_operator,
@@ -47,7 +48,7 @@ _OffsetsFilter = Annotated[
 
 
 def reemit_command(  # noqa: PLR0913, PLR0917 - one parameter an option
-    account: Annotated[str | None, typer.Option(help="Only events of this account.")] = None,
+    account: Annotated[str | None, typer.Option(callback=check_account_id, help="Only events of this account.")] = None,
     request: _RequestFilter = None,
     after: _AfterFilter = None,
     before: _BeforeFilter = None,

@@ -7,7 +7,8 @@ from uuid import UUID
 import typer
 
 from infra.settings import Settings
-from infra.terminal import console
+from infra.terminal import console, error_console
+from workers.commands.options import check_account_id
 from workers.commands.running import run_command
 from workers.commands.views.results import show_result
 from workers.ops.topics.results import newest, read_results, sort_by_time
@@ -17,7 +18,9 @@ __all__ = ["results_command"]
 
 def results_command(  # noqa: PLR0913 - one parameter an option
     *,
-    account: Annotated[str | None, typer.Option(help="Only results of this account.")] = None,
+    account: Annotated[
+        str | None, typer.Option(callback=check_account_id, help="Only results of this account.")
+    ] = None,
     request: Annotated[
         UUID | None, typer.Option(help="Only the answer to this request and the movements it caused.")
     ] = None,
@@ -43,8 +46,12 @@ def results_command(  # noqa: PLR0913 - one parameter an option
             results = newest(results, last)
         elif not following and not json:
             results = sort_by_time(results)
+        found = False
         async with aclosing(results) as ordered:
             async for result in ordered:
+                found = True
                 typer.echo(result.value) if json else show_result(result, out)
+        if not found and not json:
+            error_console().print("No results.")  # not among them: whoever counts lines counts results
 
     run_command(run, following=following)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from infra.terminal import error_console, show_progress
-from workers.commands.options import JsonOption, write_json
+from workers.commands.options import JsonOption, check_account_id, write_json
 from workers.commands.running import run_command, tell_silent_servers
 from workers.commands.views.trace import show_trace
 from workers.ops.trace.topic_search import no_progress
@@ -25,7 +25,8 @@ def trace(
         typer.Argument(metavar="[REQUEST_OR_EVENT_ID]", help="The id of a request, a result or a dead letter."),
     ] = None,
     account: Annotated[
-        str | None, typer.Option(help="Only requests of this account; without an id, its last ones.")
+        str | None,
+        typer.Option(callback=check_account_id, help="Only requests of this account; without an id, its last ones."),
     ] = None,
     last: Annotated[
         int, typer.Option(min=1, max=1000, help="Maximum number of an account's requests, newest first.")

@@ -106,7 +106,7 @@ def test_a_hint_can_be_copied(settings: Settings) -> None:
     """It ends with the value, quoted for a shell."""
     url = settings.database_url.get_secret_value()
 
-    _, error = _error(["balance", "zoe b", "--json"], INMAIL_DATABASE_URL=url)
+    _, error = _error(["balance", "zoe;b", "--json"], INMAIL_DATABASE_URL=url)
 
     assert "unknown_account" == error["code"]
-    assert "inmail dead-letters list --account 'zoe b'" == error["hint"]
+    assert "inmail dead-letters list --account 'zoe;b'" == error["hint"]

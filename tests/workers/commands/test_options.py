@@ -42,3 +42,24 @@ def test_a_time_before_1970_is_wrong_usage(command: list[str]) -> None:
 
     assert Exit.WRONG_USAGE == done.exit_code
     assert "expected a time in 1970 or later" in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize("account", ["", "has space", "é", "x" * 129])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["balance"],
+        ["statement"],
+        ["trace", "--account"],
+        ["results", "--account"],
+        ["replay", "reemit", "--dry-run", "--account"],
+        ["replay", "balances", "--dry-run", "--account"],
+    ],
+    ids=" ".join,
+)
+def test_what_can_be_no_account_id_is_wrong_usage(command: list[str], account: str) -> None:
+    """An empty variable of a script would be an account without results, and right."""
+    done = CliRunner().invoke(app, [*command, account])
+
+    assert Exit.WRONG_USAGE == done.exit_code
+    assert "expected an account id of 1 to 128 visible ASCII" in " ".join(done.stderr.replace("│", " ").split())

@@ -11,6 +11,7 @@ from typing import Any
 
 from infra.clock import EPOCH, utc_now
 from infra.settings import Settings
+from infra.terminal import format_instant
 from workers.ledger.model import WorkerName
 from workers.ops.books.snapshot import open_books
 from workers.ops.clock.state import CreditsBetween, LaneClock, credits_between, read_lane_clocks
@@ -98,7 +99,8 @@ async def plan_clock(  # noqa: PLR0913 - which record, and how much of what come
                 after = min(after, utc_now() + timedelta(minutes=settings.clock_ahead_minutes))
             return ClockPlan(decision, lane, offset, to_offset or offset + 1, after, CreditsBetween(0, 0))
         if up_to is not None and up_to < held_time:
-            raise RefusedError(f"--up-to {up_to.isoformat()} is before the time of the record, {held_time.isoformat()}")
+            told = f"--up-to {format_instant(up_to)} is before the time of the record, {format_instant(held_time)}"
+            raise RefusedError(told)
         ends = await credits_between(connection, partition, lane.as_of or EPOCH, held_time)
         return ClockPlan(decision, lane, offset, offset + 1 if up_to is None else _END, up_to or held_time, ends)
 

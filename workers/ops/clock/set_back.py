@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from infra.clock import utc_now
 from infra.postgres import Connection
 from infra.settings import RecordTime, Settings
+from infra.terminal import format_instant
 from workers.ledger.model import WorkerName
 from workers.ops.books.shards import has_one_server, naming_server, server_name
 from workers.ops.books.snapshot import open_books
@@ -107,7 +108,7 @@ async def plan_set_back(
     latest = utc_now() + timedelta(minutes=settings.clock_ahead_minutes)
     goes = to or utc_now()
     if goes > latest:
-        raise RefusedError(f"--to {goes.isoformat()} is itself far ahead of this host's clock")
+        raise RefusedError(f"--to {format_instant(goes)} is itself far ahead of this host's clock")
     servers = await servers_of_numbers(settings, partitions)
     lanes: list[SetBackLane] = []
     for server, numbers in servers:

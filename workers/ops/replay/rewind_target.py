@@ -17,6 +17,7 @@ from infra.clock import EPOCH
 from infra.kafka.clients import admin_client, committed_offsets, count_partitions, partitions_of, reader
 from infra.postgres import Connection
 from infra.settings import Settings
+from infra.terminal import format_instant
 from workers.ledger.model import WorkerName
 from workers.ops.operations import RefusedError
 from workers.topology import GROUP_OF, TOPIC_OF
@@ -156,14 +157,14 @@ async def _find_time(
     taken = [await _newest_deleted(connection, worker, place) for place in places.values()]
     if (newest := max(filter(None, taken), default=None)) is not None and newest >= time:
         raise RefusedError(
-            f"retention has deleted records of {topic} from {time.isoformat()} or later: allowed are times after"
-            f" {newest.isoformat()}. To publish stored answers again: `inmail replay reemit`"
+            f"retention has deleted records of {topic} from {format_instant(time)} or later: allowed are times after"
+            f" {format_instant(newest)}. To publish stored answers again: `inmail replay reemit`"
         )
     async with reader(settings, None, "read_uncommitted") as consumer:
         found = await consumer.offsets_for_times({TopicPartition(topic, number): asked for number in places})
     targets = {place.partition: first.offset for place, first in found.items() if first is not None}
     if not targets:
-        raise NoTargetError(f"{topic} has no record from {time.isoformat()} or later")
+        raise NoTargetError(f"{topic} has no record from {format_instant(time)} or later")
     return targets
 
 

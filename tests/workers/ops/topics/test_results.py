@@ -102,3 +102,23 @@ def test_balances_are_no_results_also_where_their_topic_is_on(monkeypatch: pytes
 
     assert (Exit.DONE, 1) == (done.exit_code, len(done.stdout.splitlines()))
     assert set(OUTPUT_TOPICS) == set(asked)
+
+
+@pytest.mark.parametrize(("options", "told"), [([], "No results.\n"), (["--json"], "")])
+def test_nothing_found_is_said_beside_the_results(
+    options: list[str], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Silence would look like an answer that was lost; standard output has results alone."""
+
+    async def partition_counts(*_: object) -> dict[str, int]:
+        return {SEND_RESULTS: 4}
+
+    async def read_records(*_: object, **__: object) -> AsyncIterator[ConsumerRecord]:
+        for each in ():
+            yield each
+
+    monkeypatch.setattr(module, "partition_counts", partition_counts)
+    monkeypatch.setattr(module, "read_records", read_records)
+    done = CliRunner().invoke(app, ["results", "--account", "nobody", *options])
+
+    assert (Exit.DONE, "", told) == (done.exit_code, done.stdout, done.stderr)
