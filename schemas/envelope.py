@@ -20,6 +20,7 @@ __all__ = [
     "ID_PATTERN",
     "JSON_MEDIA_TYPE",
     "MAX_VALUE_BYTES",
+    "ORIGIN_HEADER",
     "AccountEvent",
     "AccountResult",
     "AnyInstant",
@@ -39,6 +40,7 @@ CONTENT_TYPE: Final = "application/json"
 # A record with a whole event as its value says so in this header: SDKs find no event in a record without it.
 EVENT_CONTENT_TYPE: Final = "application/cloudevents+json; charset=UTF-8"
 EVENT_HEADERS: Final = (("content-type", EVENT_CONTENT_TYPE.encode()),)
+ORIGIN_HEADER: Final = "inmail-origin"  # of a repeat: the record that it answers, as its event names the first one
 
 # Ids reach Postgres as text: visible ASCII keeps out NUL, lone surrogates and look-alikes.
 ID_PATTERN = r"^[!-~]{1,128}$"

@@ -19,9 +19,9 @@ from pydantic_core import CoreSchema, core_schema
 
 from schemas.catalogue import ALL_TOPICS, CATALOGUE, EventType
 from schemas.compatibility import breaking_changes
-from schemas.envelope import EVENT_CONTENT_TYPE, ID_PATTERN
+from schemas.envelope import EVENT_CONTENT_TYPE, ID_PATTERN, ORIGIN_HEADER
 
-__all__ = ["StaleError", "check", "json_schema", "main", "render_table", "rendered_files", "write"]
+__all__ = ["StaleError", "asyncapi", "check", "json_schema", "main", "render_table", "rendered_files", "write"]
 
 GENERATED = Path(__file__).parent / "generated"
 EXAMPLES = Path(__file__).parent / "examples"
@@ -74,10 +74,23 @@ _KEYS: Final[dict[str, Json]] = {
 }
 
 
+_ORIGIN: Final[Json] = {
+    "type": "string",
+    "pattern": "^[0-9]+/[0-9]+$",
+    "description": "Of a repeat: partition and offset of the record that it answers. Its source is the first one's.",
+}
+
+
 def _message(row: EventType) -> Json:
     key = {"key": _KEYS[row.key]} if row.key else {}
-    content_type: Json = {"type": "string", "const": EVENT_CONTENT_TYPE}
-    headers: Json = {"type": "object", "properties": {"content-type": content_type}, "required": ["content-type"]}
+    headers: Json = {
+        "type": "object",
+        "properties": {"content-type": {"type": "string", "const": EVENT_CONTENT_TYPE}},
+        "required": ["content-type"],
+    }
+    example = _example(row)
+    if "repeat" in example["data"]:
+        headers["properties"][ORIGIN_HEADER] = _ORIGIN
     return {
         "name": row.name,
         "title": row.model.__name__,
@@ -86,7 +99,7 @@ def _message(row: EventType) -> Json:
         **({"headers": headers} if row.direction == "out" else {}),
         "payload": {"$ref": f"./{row.name}.json"},
         "bindings": {"kafka": {**key, "bindingVersion": "0.5.0"}},
-        "examples": [{"payload": _example(row)}],
+        "examples": [{"payload": example}],
     }
 
 

@@ -2,12 +2,10 @@
 
 from typing import Final
 
-from schemas.envelope import EVENT_HEADERS
+from schemas.envelope import EVENT_HEADERS, ORIGIN_HEADER
 from workers.jobs.job import Message, Place
 
-__all__ = ["ORIGIN_HEADER", "event_message"]
-
-ORIGIN_HEADER: Final = "inmail-origin"  # of a repeat: the record that it answers, as its event names the first one
+__all__ = ["event_message"]
 
 _HEADERS: Final = list(EVENT_HEADERS)  # one list for all: whoever adds headers makes another
 

@@ -26,7 +26,7 @@ from infra.kafka.records import all_partitions, read_records, read_to
 from infra.kafka.transactions import Message
 from infra.settings import Settings
 from schemas.catalogue import OUTPUT_TOPICS
-from workers.jobs.messages import ORIGIN_HEADER
+from schemas.envelope import ORIGIN_HEADER
 
 __all__ = ["PublishedAnswers", "scan_published"]
 

@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.structs import ConsumerRecord
+from jsonschema import validate
 
 from infra.kafka.clients import partition_of
 from infra.kafka.records import read_records
@@ -20,10 +21,11 @@ from schemas.catalogue import (
     SEND_REQUESTS,
     SEND_RESULTS,
 )
-from schemas.envelope import EVENT_HEADERS, Event, encode
+from schemas.envelope import EVENT_HEADERS, ORIGIN_HEADER, Event, encode
 from schemas.ids import answer_id, derive_id
+from schemas.render import asyncapi
 from tests.ledger.book import pick
-from tests.workers.letters import platinum
+from tests.workers.letters import platinum, records_of
 from tests.workers.wire import ends, in_binary_mode, promotion, publish, read, send, settled, working
 from workers.jobs.billing import BillingJob
 from workers.jobs.job import StoredRange
@@ -123,6 +125,27 @@ async def test_a_request_with_an_id_that_is_no_uuid_is_answered_once_with_both_i
     (event,) = [message for message in again if message.key == account.encode()]
     assert id_ == json.loads(event.value)["data"]["original_id"]
     assert list(EVENT_HEADERS) == event.headers
+
+
+async def test_a_repeat_names_the_record_that_it_answers_in_a_header_that_the_contract_has(
+    cluster: Settings, account: str
+) -> None:
+    """Its event is the first answer's, byte for byte but for `repeat`, and names the first record."""
+    contract = asyncapi()["components"]["messages"]["inmail.send.decided.v1"]["headers"]
+    start = await ends(cluster, SEND_RESULTS)
+    await publish(cluster, SEND_REQUESTS, [send(account, relationship="connection")] * 2)
+
+    async with working(cluster, SendJob(load_catalogue())):
+        await read(cluster, start, 2)
+    headers = [
+        {name: value.decode() for name, value in answer.headers}
+        for answer in await records_of(cluster, SEND_RESULTS, account)
+    ]
+    for each in headers:
+        validate(each, contract)
+
+    _, again = await records_of(cluster, SEND_REQUESTS, account)
+    assert [None, f"{again.partition}/{again.offset}"] == [each.get(ORIGIN_HEADER) for each in headers]
 
 
 async def test_a_trace_finds_a_request_by_the_id_that_its_producer_gave_it(cluster: Settings, account: str) -> None:
