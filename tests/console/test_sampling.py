@@ -11,10 +11,11 @@ from aiokafka.structs import ConsumerRecord
 
 from infra import postgres_locks
 from infra.kafka.rights import MissingRightsError, Operation, Resource, Right
-from infra.postgres import Connection
+from infra.postgres import Connection, database_address
 from infra.settings import Settings
 from schemas.catalogue import DEAD_LETTERS, SEND_RESULTS
 from workers.console import lag_source
+from workers.console.ledger_sample import LedgerSample
 from workers.console.query_limiter import QueryLimiter
 from workers.console.result_tail import Results, _count
 from workers.console.server import serve_console
@@ -126,3 +127,21 @@ async def test_one_question_about_locks_serves_a_sample(settings: Settings, monk
     await monitor.close()
 
     assert 1 == len(asked)
+
+
+async def test_a_server_that_hangs_is_named_alone(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever reads that Postgres does not answer is not sent to look at Kafka too."""
+
+    async def hang(_: object) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr(LedgerSample, "read", hang)
+    await apply_topics(settings, await plan_topics(settings))
+    monitor = SystemMonitor(QueryLimiter(settings), {})
+    await monitor.take_sample()
+    told = monitor.overview_json()["errors"]
+    await monitor.close()
+
+    assert ["postgres"] == list(told)
+    assert f"Postgres at {database_address(settings)} gives no answer in time" in told["postgres"]
+    assert "Kafka" not in told["postgres"]

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 
 from infra.clock import utc_now
+from infra.postgres import database_address
 from infra.settings import Settings
 from workers.console import health
 from workers.console.advice import ADVICE
@@ -106,12 +107,22 @@ class SystemMonitor:
         try:
             async with self._limiter.sample_slot() as settings:
                 await read(settings)
+        except TimeoutError:  # the error itself does not know which server was asked
+            self._errors[server] = (
+                f"{self._address(server)} gives no answer in time: it is slow, hangs, or is out of reach"
+            )
+            return False
         except KNOWN as error:
             refused = await self._refusals.explain(error, "console")
             self._errors[server] = explain(refused or error, self._limiter.settings)[2]
             return False
         self._errors.pop(server, None)
         return True
+
+    def _address(self, server: str) -> str:
+        settings = self._limiter.settings
+        kafka = f"Kafka at {settings.kafka_bootstrap_servers}"
+        return kafka if server == "kafka" else f"Postgres at {database_address(settings)}"
 
     def _server_parts(self) -> list[health.SystemPart]:
         servers = self._ledger.parts(lambda error: explain(error, self._limiter.settings)[2])
