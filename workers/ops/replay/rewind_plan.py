@@ -153,7 +153,7 @@ async def plan_rewind(
     async with admin_client(settings) as admin:
         group = await describe_group(admin, GROUP_OF[TOPIC_OF[worker]])
     rewound = None
-    if target.kind is TargetKind.UNDO and targets is None and not has_one_server(settings):
+    if target.kind is TargetKind.UNDO and targets is None:
         rewound = await _find_rewind(settings, target)
     found: dict[int, int] = {}
     moves, absent = [], []
@@ -176,7 +176,7 @@ async def plan_rewind(
 
 
 async def _find_rewind(settings: Settings, target: RewindTarget) -> Record | None:
-    """Return the record of the rewind to undo, of whichever of several servers has it: first that of operations."""
+    """Return the record of the rewind to undo, of whichever server has it: first that of operations is asked."""
     for server in sorted(settings_of_shards(settings), key=lambda each: each.database_url != settings.database_url):
         with naming_server(server):
             async with open_books(server) as connection:
@@ -196,8 +196,6 @@ async def _plan_server(  # noqa: PLR0913, PLR0917 - where, what, and what is kno
     """Return the target offsets and the moves of the partitions that one server holds."""
     places = await read_partition_states(settings, connection, worker, target.partitions)
     if targets is None:
-        if target.kind is TargetKind.UNDO and has_one_server(settings):
-            rewound = await read_rewind(connection, target.value)  # type: ignore[arg-type] # as the kind says
         targets = await find_targets(settings, connection, worker, target, places, rewound)
     goes = {number: offset for number, offset in targets.items() if number in places}
     problems = [move_problem(target.kind, places[number], offset) for number, offset in goes.items()]
