@@ -22,7 +22,7 @@ from aiokafka import TopicPartition
 from pydantic_core import from_json
 
 from infra.kafka.clients import reader
-from infra.kafka.records import all_partitions, read_records, read_to
+from infra.kafka.records import all_partitions, read_to
 from infra.kafka.transactions import Message
 from infra.settings import Settings
 from schemas.catalogue import OUTPUT_TOPICS
@@ -93,9 +93,7 @@ async def scan_published(
 
     """
     if since is None:
-        times = [await _received(settings, lane, span) for lane, span in spans.items()]
-        known = [time for time in times if time is not None]
-        since = min(known) if len(known) == len(times) else None
+        since = await _received_first(settings, {lane: first for lane, (first, _) in spans.items()})
     places = await all_partitions(settings, OUTPUT_TOPICS)
     found: dict[TopicPartition, set[_PublishedEvent]] = {lane: set() for lane in spans}
     async with reader(settings, None, "read_uncommitted") as all_, reader(settings) as consumer:
@@ -120,14 +118,24 @@ async def scan_published(
     return {lane: PublishedAnswers(found[lane], lane, end) for lane, (_, end) in spans.items()}
 
 
-async def _received(settings: Settings, place: TopicPartition, span: tuple[int, int]) -> int | None:
-    """Return when the broker received the first record of a span, in milliseconds; None where that is not known."""
+async def _received_first(settings: Settings, firsts: Mapping[TopicPartition, int]) -> int | None:
+    """Return when the broker received the earliest of some records, in milliseconds; None where one's is not known."""
+    times: dict[TopicPartition, int] = {}
     async with reader(settings) as consumer:
-        if (await consumer.beginning_offsets([place]))[place] > span[0]:
+        ends = await consumer.end_offsets(firsts)
+        oldest = await consumer.beginning_offsets(firsts)
+        if any(not oldest[lane] <= first < ends[lane] for lane, first in firsts.items()):
             return None
-    async with aclosing(read_records(settings, [place], start=span[0])) as records:
-        async for record in records:
-            return record.timestamp if record.timestamp_type == _BROKERS_TIME else None
+        consumer.assign(list(firsts))
+        for lane, first in firsts.items():
+            consumer.seek(lane, first)
+        async with aclosing(read_to(consumer, dict(firsts), ends, _POLL_MILLISECONDS)) as records:
+            async for record in records:
+                if record.timestamp_type != _BROKERS_TIME:
+                    return None
+                times.setdefault(TopicPartition(record.topic, record.partition), record.timestamp)
+                if len(times) == len(firsts):
+                    return min(times.values())
     return None
 
 

@@ -155,7 +155,8 @@ async def test_answers_behind_a_transaction_that_is_open_are_found(
     account = in_partition(cluster, PLACE.partition)
     await _work(cluster, [send(account)])
     start = await ends(cluster, SEND_RESULTS)
-    frozen = create_lane_producer(cluster, "inmail-send.frozen")
+    patient = cluster.model_copy(update={"transaction_seconds": 60.0})
+    frozen = create_lane_producer(patient, "inmail-send.frozen")
     look = Consumer.offsets_for_times
 
     async def ends_after_a_look(self: Consumer, timestamps: dict[TopicPartition, int]) -> Any:
