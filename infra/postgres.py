@@ -26,6 +26,7 @@ __all__ = [
     "database_address",
     "is_refusal",
     "is_transient",
+    "login_hint",
 ]
 
 if TYPE_CHECKING:
@@ -69,6 +70,15 @@ def is_transient(error: BaseException) -> bool:
         return "another operation" in str(error) or "free connection holder" in str(error)
     # and the use of a closed connection for a connection that broke in the middle of a call.
     return isinstance(error, asyncpg.InterfaceError) and "connection" in str(error)
+
+
+def login_hint(error: BaseException) -> str | None:
+    """Return what to do where a server let nobody in for a cause of its own; None for any other error."""
+    if isinstance(error, asyncpg.InvalidCatalogNameError):
+        return "make the database (`createdb`), or mend the name at the end of INMAIL_DATABASE_URL"
+    if isinstance(error, asyncpg.InvalidAuthorizationSpecificationError):
+        return "mend the user or the password in INMAIL_DATABASE_URL, or let that user in (pg_hba.conf)"
+    return None
 
 
 # Classes of errors by which the database refuses values. Other values, or fewer at once, may be accepted; the same

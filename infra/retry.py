@@ -1,8 +1,12 @@
-"""Which errors of Kafka and Postgres are retriable, and how long to wait before a retry."""
+"""Which errors of Kafka and Postgres are retriable, how long to wait before a retry, and how to wait for a server."""
 
+import asyncio
 import random
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from math import inf
+from time import monotonic
+from typing import TypeVar
 
 import asyncpg
 from aiokafka.errors import KafkaError
@@ -10,7 +14,16 @@ from aiokafka.errors import KafkaError
 from infra.kafka.clients import operator_hint
 from infra.postgres import is_transient
 
-__all__ = ["SERVER_ERRORS", "back_off_seconds", "describe_error", "is_retriable", "suppress_retriable"]
+__all__ = [
+    "SERVER_ERRORS",
+    "back_off_seconds",
+    "describe_error",
+    "is_retriable",
+    "suppress_retriable",
+    "wait_for_server",
+]
+
+_Client = TypeVar("_Client")
 
 # The errors that the clients of Kafka and Postgres raise.
 SERVER_ERRORS = (
@@ -23,6 +36,7 @@ SERVER_ERRORS = (
 )
 
 _LEAST_SECONDS, _MOST_SECONDS = 0.05, 5.0
+_SAY_SECONDS = 10.0
 
 
 def is_retriable(error: Exception) -> bool:
@@ -48,6 +62,35 @@ def back_off_seconds(failures: int) -> float:
     """Return the seconds to wait after `failures` failures in a row: growing up to a bound, with jitter."""
     seconds = min(_MOST_SECONDS, _LEAST_SECONDS * float(2 ** min(failures, 10)))
     return seconds * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
+
+
+async def wait_for_server(
+    reach: Callable[[], Awaitable[_Client]], say: Callable[[str], None], note: Callable[[str], None] = lambda _: None
+) -> _Client:
+    """Connect to a server; try again where it is away, as a process does that runs already.
+
+    Args:
+        reach: connects, and cleans up after itself where it fails.
+        say: called with why it failed, at most once in 10 s: for whoever reads a log.
+        note: called so each time: for probes.
+
+    Raises:
+        KafkaError, OSError, PostgresError: what will not pass by itself.
+
+    """
+    failures, said_at = 0, -inf
+    while True:
+        try:
+            return await reach()
+        except SERVER_ERRORS as error:
+            if not is_retriable(error):
+                raise
+            note(describe_error(error))
+            if monotonic() - said_at >= _SAY_SECONDS:
+                said_at = monotonic()
+                say(describe_error(error))
+        await asyncio.sleep(back_off_seconds(failures))
+        failures += 1
 
 
 def describe_error(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from infra.kafka.clients import NotSetUpError, operator_hint
 from infra.kafka.rights import MissingRightsError, user_of
 from infra.local.errors import LocalStackError
 from infra.migrate import MigrationError
-from infra.postgres import database_address, is_transient
+from infra.postgres import database_address, is_transient, login_hint
 from infra.postgres_rights import MissingPrivilegesError
 from infra.settings import Settings, SettingsError
 from workers.errors import BreakerError, ChildError, LaneError, WorkerError
@@ -130,6 +130,10 @@ def _postgres_refused(error: Exception, read_settings: ReadSettings) -> str:
     return f"Postgres at {database_address(read_settings())} refused: {error}"
 
 
+def _login_refused(error: Exception, read_settings: ReadSettings) -> str:
+    return f"{_postgres_refused(error, read_settings)}: {login_hint(error)}"
+
+
 def _postgres_unreachable(error: Exception, read_settings: ReadSettings) -> str:
     place, why = database_address(settings := read_settings()), str(error) or type(error).__name__
     name = "INMAIL_DATABASE_SHARDS" if settings.database_shards.get_secret_value() else "INMAIL_DATABASE_URL"
@@ -208,11 +212,15 @@ ERROR_TABLE: Final[tuple[ErrorKind, ...]] = (
     ),
     ErrorKind((asyncpg.DiskFullError,), Exit.UNREACHABLE, 503, "postgres", _disk_full, hint="give Postgres room"),
     ErrorKind(
-        (
-            asyncpg.InvalidAuthorizationSpecificationError,
-            asyncpg.InvalidCatalogNameError,
-            asyncpg.InsufficientPrivilegeError,
-        ),
+        (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError),
+        Exit.UNREACHABLE,
+        503,
+        "postgres",
+        _login_refused,
+        hint=login_hint,
+    ),
+    ErrorKind(
+        (asyncpg.InsufficientPrivilegeError,),
         Exit.UNREACHABLE,
         503,
         "postgres",

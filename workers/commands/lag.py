@@ -1,6 +1,6 @@
 """The command `lag`: shows the lag of groups once, repeatedly or over HTTP."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from typing import Annotated
@@ -10,10 +10,11 @@ from pydantic_core import to_json
 from rich.live import Live
 
 from infra.output import continue_without_reader
+from infra.retry import wait_for_server
 from infra.terminal import console, error_console
 from workers.commands.lag_limits import parse_limit
 from workers.commands.options import JsonOption, write_json
-from workers.commands.running import Exit, fail, run_command
+from workers.commands.running import Exit, fail, run_command, say_waiting
 from workers.commands.views.lag import render_lag_page, show_lag
 from workers.ops.lag import GroupLag, LagObserver, StatusLimits, observer
 
@@ -65,7 +66,11 @@ def lag(  # noqa: PLR0913 - one parameter an option
         if limits and trouble is not None and any(each.is_ours for each in groups):
             raise fail("so whether a worker's group is within the limits is not known", Exit.UNREACHABLE, "postgres")
         return
-    run_command(lambda settings: _repeat(watched(settings), serve, every, json=json, silent=not watch), following=True)
+    run_command(
+        lambda settings: _repeat(partial(watched, settings), serve, every, json=json, silent=not watch),
+        following=True,
+        waits=serve is not None,
+    )
 
 
 async def _once(opening: AbstractAsyncContextManager[LagObserver]) -> tuple[Sequence[GroupLag], str | None]:
@@ -75,14 +80,25 @@ async def _once(opening: AbstractAsyncContextManager[LagObserver]) -> tuple[Sequ
 
 
 async def _repeat(
-    opening: AbstractAsyncContextManager[LagObserver], serve: str | None, every: float, *, json: bool, silent: bool
+    opening: Callable[[], AbstractAsyncContextManager[LagObserver]],
+    serve: str | None,
+    every: float,
+    *,
+    json: bool,
+    silent: bool,
 ) -> None:
-    """Take samples until cancelled: draw each one, write it as a line, or only serve it."""
+    """Take samples until cancelled: draw each one, write it as a line, or only serve it.
+
+    Who serves waits for Kafka, as each process does that nobody looks at; who looks is told at once that it is away.
+    """
     out = console()
-    async with opening as found, AsyncExitStack() as stack:
-        if serve is not None:
+    async with AsyncExitStack() as stack:
+        if serve is None:
+            found = await stack.enter_async_context(opening())
+        else:
             from workers.ops.lag.server import serve_lag  # noqa: PLC0415 - a single sample needs no web server
 
+            found = await wait_for_server(lambda: stack.enter_async_context(opening()), say_waiting)
             place = await stack.enter_async_context(serve_lag(found, serve, every))
             error_console().print(f"lag is served at {place}/lag and {place}/metrics", soft_wrap=True)
         if silent:

@@ -7,6 +7,7 @@ import logging
 import sys
 import traceback
 from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import asyncpg
@@ -19,6 +20,7 @@ from infra.kafka.rights import MissingRightsError
 from infra.log import configure_logging, quiet_late_errors
 from infra.output import ReaderLeft, writes_json
 from infra.postgres_locks import LockedError, explain_lock
+from infra.retry import wait_for_server
 from infra.settings import Settings, load_settings
 from infra.terminal import error_console
 from infra.waiting import WaitWatch, watched
@@ -26,7 +28,7 @@ from workers.error_table import Exit, explain
 from workers.ops.books.shards import ServerError
 from workers.rights import CHANGING, CHECKED, RIGHTS, WARNED, check_rights, explain_refusal
 
-__all__ = ["DEFECT", "Exit", "fail", "run_command", "run_process", "tell_silent_servers"]
+__all__ = ["DEFECT", "Exit", "fail", "run_command", "run_process", "say_waiting", "tell_silent_servers"]
 
 CommandResult = TypeVar("CommandResult")
 
@@ -41,6 +43,7 @@ def run_command(
     *,
     following: bool = False,
     names_waits: bool = True,
+    waits: bool = False,
 ) -> CommandResult:
     """Run an operator's command and return its result. Logs only warnings; an error ends the process.
 
@@ -48,17 +51,18 @@ def run_command(
         question: returns the coroutine to run, given the settings.
         following: whether the command runs until Ctrl-C, which is a success then.
         names_waits: whether a server that does not answer is named on standard error after 5 s.
+        waits: whether the check of rights waits for brokers that are away, as in a process that nobody looks at.
 
     """
 
     async def ask(settings: Settings) -> CommandResult:
         if not names_waits:
-            return await _ask(question, settings)
+            return await _ask(question, settings, waits=waits)
         watch = WaitWatch(lambda text: _tell("waiting", text, None))
         with watched(watch):
             watching = asyncio.ensure_future(watch.run())
             try:
-                return await _ask(question, settings)
+                return await _ask(question, settings, waits=waits)
             finally:
                 watching.cancel()
 
@@ -73,13 +77,21 @@ def run_command(
     return _run_to_exit(run, Exit.DONE if following else Exit.INTERRUPTED)
 
 
-async def _ask(question: Callable[[Settings], Coroutine[Any, Any, CommandResult]], settings: Settings) -> CommandResult:
+def say_waiting(words: str) -> None:
+    """Say on standard error why Kafka is waited for, as `wait_for_server` calls it."""
+    error_console().print(f"waiting for Kafka: {words}", soft_wrap=True)
+
+
+async def _ask(
+    question: Callable[[Settings], Coroutine[Any, Any, CommandResult]], settings: Settings, *, waits: bool
+) -> CommandResult:
     """Return a command's result, its rights checked; where a lock kept it waiting, the error names the holder."""
     command = _command()
     if command == "lag" and {"--group", "--all"} & {word.partition("=")[0] for word in sys.argv}:
         pass  # of other groups than ours the rights are their owners' matter
     elif command in CHECKED:
-        await check_rights(settings, command)
+        check = partial(check_rights, settings, command)
+        await (wait_for_server(check, say_waiting) if waits else check())
     elif command in WARNED:
         await _warn_of_missing_rights(settings, command)
     try:

@@ -17,6 +17,7 @@ from infra.first_of import run_until_first
 from infra.kafka.clients import create_producer, operator_hint, stop_producer
 from infra.kafka.records import partition_counts
 from infra.probes import serve_probes
+from infra.retry import wait_for_server
 from infra.settings import Settings
 from schemas.catalogue import EXPIRY_TICKS
 from schemas.envelope import EVENT_HEADERS, encode
@@ -32,7 +33,7 @@ _STOP_SECONDS = 2.0
 
 
 async def run_ticker(settings: Settings, stop: asyncio.Event) -> None:
-    """Publish a tick to every partition each `tick_seconds` until `stop` is set.
+    """Publish a tick to every partition each `tick_seconds` until `stop` is set. Started without a broker, it waits.
 
     A stop does not wait for the tick being sent, which could wait for a broker without limit.
 
@@ -40,7 +41,7 @@ async def run_ticker(settings: Settings, stop: asyncio.Event) -> None:
         NotSetUpError: when the topic of ticks does not exist.
         SettingsError: when the port for probes is not available.
         StuckError: when the ticker makes no progress for too long.
-        KafkaError: when no broker can be reached at the start, or the brokers refuse the ticker's requests.
+        KafkaError: when the brokers refuse the ticker's requests.
 
     """
     health = Health(settings.stuck_seconds + settings.tick_seconds, kept=WorkerMetrics("ticker"))
@@ -53,8 +54,18 @@ async def run_ticker(settings: Settings, stop: asyncio.Event) -> None:
 
 async def _publish_ticks(settings: Settings, health: Health) -> NoReturn:
     log = structlog.get_logger("inmail.ticker")
-    await partition_counts(settings, [EXPIRY_TICKS])  # fails at once where aiokafka would wait for the topic for 40 s
-    producer = await _start_producer(settings)
+
+    async def reach_kafka() -> AIOKafkaProducer:
+        health.polls()
+        await partition_counts(settings, [EXPIRY_TICKS])  # aiokafka would wait for the topic for 40 s
+        return await _start_producer(settings)
+
+    producer: AIOKafkaProducer | None = await wait_for_server(
+        reach_kafka,
+        lambda words: log.warning("waiting_for_server", server="Kafka", error=words),
+        lambda words: health.serves("Kafka", words),
+    )
+    health.serves("Kafka", None)
     health.joined()
     try:
         log.info("ticker_started", seconds=settings.tick_seconds)
@@ -80,7 +91,11 @@ async def _publish_ticks(settings: Settings, health: Health) -> NoReturn:
 
 async def _start_producer(settings: Settings) -> AIOKafkaProducer:
     producer = create_producer(settings, "inmail-ticker")
-    await producer.start()
+    try:
+        await producer.start()
+    except BaseException:
+        await stop_producer(producer, _STOP_SECONDS)
+        raise
     return producer
 
 

@@ -19,7 +19,14 @@ from infra.kafka.shard_assignor import ShardAssignor
 from infra.postgres import Pool, close_in_time, create_pool
 from infra.postgres_session import find_weak_settings
 from infra.probes import serve_probes
-from infra.retry import SERVER_ERRORS, back_off_seconds, describe_error, is_retriable, suppress_retriable
+from infra.retry import (
+    SERVER_ERRORS,
+    back_off_seconds,
+    describe_error,
+    is_retriable,
+    suppress_retriable,
+    wait_for_server,
+)
 from infra.settings import Settings
 from infra.shards import Shard, read_shard
 from workers.errors import WorkerError, task_error
@@ -186,22 +193,11 @@ async def _connect(
 
 
 async def _wait_for(server: str, reach: Callable[[], Awaitable[_Client]], health: Health) -> _Client:
-    """Connect to a server; try again where it is away, as a worker does that runs already."""
-    failures, said_at = 0, -inf
-    while True:
-        try:
-            client = await reach()
-        except SERVER_ERRORS as error:
-            if not is_retriable(error):
-                raise
-            health.serves(server, describe_error(error))
-            if monotonic() - said_at >= _SAY_SECONDS:
-                said_at = monotonic()
-                structlog.get_logger("inmail.worker").warning(
-                    "waiting_for_server", server=server, error=describe_error(error)
-                )
-            await asyncio.sleep(back_off_seconds(failures))
-            failures += 1
-        else:
-            health.serves(server, None)
-            return client
+    log = structlog.get_logger("inmail.worker")
+    client = await wait_for_server(
+        reach,
+        lambda words: log.warning("waiting_for_server", server=server, error=words),
+        lambda words: health.serves(server, words),
+    )
+    health.serves(server, None)
+    return client

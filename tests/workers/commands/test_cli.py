@@ -399,13 +399,14 @@ def on_database(inmail: Run, settings: Settings) -> Run:
 
 
 def test_a_database_that_does_not_exist_ends_with_3(inmail: Run, settings: Settings) -> None:
-    """The server's own words, which name the database."""
+    """The server's own words, which name the database, and what to do; in the doctor's line too."""
     base, _, _ = settings.database_url.get_secret_value().rpartition("/")
 
-    done = inmail("audit", INMAIL_DATABASE_URL=f"{base}/not_created")
+    done, doctor = (inmail(command, INMAIL_DATABASE_URL=f"{base}/not_created") for command in ("audit", "doctor"))
 
     assert done.code == Exit.UNREACHABLE
-    assert 'database "not_created" does not exist' in _told(done)
+    assert 'database "not_created" does not exist: make the database (`createdb`), or mend' in _told(done)
+    assert 'database "not_created" does not exist. To do: make the database' in doctor.out
 
 
 def test_a_parameter_of_the_database_that_does_not_exist_is_a_wrong_setting(inmail: Run, settings: Settings) -> None:

@@ -2,17 +2,21 @@
 
 import asyncio
 import socket
+from collections.abc import Awaitable, Callable
+from functools import partial
 from time import monotonic
 from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
+from structlog.testing import capture_logs
 
 from infra.kafka.transactions import TransactionTimes
 from infra.settings import Settings, SettingsError
 from schemas.catalogue import SEND_REQUESTS
 from tests.conftest import Connect
+from tests.workers.api.served import Line
 from tests.workers.life import Held, in_partition, living
 from tests.workers.processes import ask, free_port
 from tests.workers.wire import eventually, publish, send
@@ -22,6 +26,7 @@ from workers.jobs.send import SendJob
 from workers.jobs.ticker import run_ticker
 from workers.lane.worker import run_worker
 from workers.ledger.plans import load_catalogue
+from workers.ops.books.metrics_exporter import Periods, run_observer
 from workers.telemetry.health import Cause, Health
 
 LANE = TopicPartition(SEND_REQUESTS, 0)
@@ -272,6 +277,39 @@ async def test_the_ticker_is_probed_too(cluster: Settings) -> None:
     await eventually(ready, "ready")
     stop.set()
     await asyncio.wait_for(task, 10)
+
+
+@pytest.mark.parametrize(
+    "run", [run_ticker, partial(run_observer, periods=Periods(0.2, 0.2))], ids=["ticker", "metrics"]
+)
+async def test_a_process_that_is_started_while_the_broker_is_away_waits_for_it(
+    cluster: Settings, run: Callable[[Settings, asyncio.Event], Awaitable[None]]
+) -> None:
+    """As the workers do: it ended, and whatever runs it would have had to start it until the broker was there."""
+    line = Line(f"kafka://{cluster.kafka_bootstrap_servers}")
+    await line.mend()
+    await line.cut()
+    own = cluster.model_copy(
+        update={"health_port": free_port(), "kafka_bootstrap_servers": f"127.0.0.1:{line.port}", "tick_seconds": 0.2}
+    )
+    stop = asyncio.Event()
+    task = asyncio.ensure_future(run(own, stop))
+
+    async def answers(status: int) -> bool:
+        assert not task.done(), task.exception()
+        return (await ask(own.health_port, "/readyz"))[0] == status
+
+    async def is_told() -> bool:
+        return bool({"waiting_for_server", "reading_failed"} & {each["event"] for each in logs})
+
+    with capture_logs() as logs:
+        await eventually(is_told, "words")
+    assert await answers(503)
+    await line.mend()
+    await eventually(lambda: answers(200), "ready")
+    stop.set()
+    await asyncio.wait_for(task, 10)
+    await line.cut()
 
 
 async def test_the_ticker_takes_a_new_producer_after_a_tick_that_failed(

@@ -6,6 +6,7 @@ failed reading is repeated after its period; until then, scrapes get the last re
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, NamedTuple, NoReturn
@@ -144,12 +145,13 @@ def _lane_metrics(lanes: list[LaneState]) -> Iterator[Metric]:
 class _ExporterContext:
     """The readings of each server, their collector and its registry."""
 
-    def __init__(self, settings: Settings, admin: AIOKafkaAdminClient) -> None:
+    def __init__(self, settings: Settings, clients: AsyncExitStack) -> None:
         self.observed = BooksCollector([ServerReadings(each) for each in settings_of_shards(settings)])
         self.registry = CollectorRegistry()
         self.registry.register(self.observed)
         ProcessCollector(registry=self.registry)
-        self._admin = admin
+        self._settings, self._clients = settings, clients
+        self._admin: AIOKafkaAdminClient | None = None
 
     async def read_credits(self) -> list[ServerError]:
         async def read(server: ServerReadings, connection: Connection, holdings: Holdings) -> None:
@@ -159,8 +161,12 @@ class _ExporterContext:
         return await self._read_servers("credits", read)
 
     async def read_lanes(self) -> list[ServerError]:
+        if self._admin is None:  # with the first reading: credits are told while no broker is there
+            self._admin = await self._clients.enter_async_context(admin_client(self._settings))
+        admin = self._admin
+
         async def read(server: ServerReadings, connection: Connection, holdings: Holdings) -> None:
-            server.lanes = await server.lane_reader.read(connection, self._admin, holdings)
+            server.lanes = await server.lane_reader.read(connection, admin, holdings)
             server.misplaced = await read_misplaced(connection, holdings)
 
         return await self._read_servers("lanes", read)
@@ -211,15 +217,15 @@ async def read_servers_once(settings: Settings) -> tuple[bytes, list[ServerError
         OSError, asyncpg.PostgresError, KafkaError: when the only server cannot be reached or refuses, or Kafka.
 
     """
-    async with admin_client(settings) as admin:
-        observer = _ExporterContext(settings, admin)
+    async with AsyncExitStack() as clients:
+        observer = _ExporterContext(settings, clients)
         await observer.read_credits()
         await observer.read_lanes()
         return render_metrics(observer.registry)[0], observer.errors
 
 
 async def run_observer(settings: Settings, stop: asyncio.Event, periods: Periods = Periods()) -> None:  # noqa: B008 - a constant
-    """Read the ledger's metrics periodically and serve them, until `stop` is set.
+    """Read the ledger's metrics periodically and serve them, until `stop` is set. A server that is away is waited for.
 
     Raises:
         NotSetUpError: when the database was never migrated.
@@ -227,8 +233,8 @@ async def run_observer(settings: Settings, stop: asyncio.Event, periods: Periods
         KafkaError, PostgresError: when a server refuses a request for good.
 
     """
-    async with admin_client(settings) as admin:
-        observer = _ExporterContext(settings, admin)
+    async with AsyncExitStack() as clients:
+        observer = _ExporterContext(settings, clients)
         observed = observer.observed
         answers = {"/livez": observed.livez, "/readyz": lambda: observed.readyz(periods)}
         async with serve_probes(settings, answers, {"/metrics": lambda: render_metrics(observer.registry)}):

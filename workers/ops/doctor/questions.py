@@ -10,7 +10,7 @@ import asyncpg
 from aiokafka.errors import KafkaConnectionError, KafkaError, NoBrokersAvailable
 
 from infra.kafka.clients import NotSetUpError, operator_hint
-from infra.postgres import is_transient
+from infra.postgres import is_transient, login_hint
 from infra.settings import SettingsError
 from workers.ops.books.snapshot import is_unmigrated
 from workers.ops.doctor.model import CheckResult, Grade
@@ -142,4 +142,4 @@ def _explained_by_postgres(area: str, subject: str, error: Exception, text: str)
         return CheckResult(area, subject, Grade.WARNING, f"not looked at: {text}", _BUSY)
     if is_transient(error):
         return _unreachable(area, subject, f"it cannot be reached ({text})", _POSTGRES)
-    return CheckResult(area, subject, Grade.WRONG, f"it refuses: {text}")
+    return CheckResult(area, subject, Grade.WRONG, f"it refuses: {text}", login_hint(error) or "")

@@ -17,7 +17,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
 from infra.settings import Settings, SettingsError
+from tests.workers.api.served import Line
 from tests.workers.lagging import Reading, make_reading
+from workers.commands.running import Exit
 from workers.commands.views.lag import render_lag_page, show_lag, sparkline
 from workers.local.processes import environment
 from workers.ops.lag import GroupLag, PartitionLag, Sample, Status, StatusLimits
@@ -208,3 +210,30 @@ async def test_the_command_serves_and_writes_a_line_a_look_until_interrupted(rea
     assert [[(reading.group, 2)]] * 2 == [[(each["group"], each["records"]) for each in line] for line in lines]
     assert (200, True) == (status, "kafka_consumergroup_lag{" in text)
     assert 0 == process.returncode
+
+
+async def test_the_command_serves_once_the_broker_is_there(cluster: Settings) -> None:
+    """Started before it, as on a machine that has just come up; somebody who looks is told at once that it is away."""
+    line = Line(f"kafka://{cluster.kafka_bootstrap_servers}")
+    await line.mend()
+    await line.cut()
+    away = cluster.model_copy(update={"kafka_bootstrap_servers": f"127.0.0.1:{line.port}"})
+    async with _inmail(away, "--serve", "127.0.0.1:0") as process, asyncio.timeout(30):
+        assert process.stderr is not None
+        waits = await _said(process.stderr, "waiting for Kafka")
+        await line.mend()
+        served = await _said(process.stderr, "lag is served at")
+        while (await _get(served.split()[-1]))[0] != 200:
+            pass  # it looks for the first time
+    await line.cut()
+    async with _inmail(away, "--watch") as process, asyncio.timeout(30):
+        await process.wait()
+
+    assert "Unable to bootstrap" in waits
+    assert Exit.UNREACHABLE == process.returncode
+
+
+async def _said(stderr: asyncio.StreamReader, words: str) -> str:
+    while words not in (line := (await stderr.readline()).decode()):
+        assert line, f"ended without: {words}"
+    return line
