@@ -30,6 +30,7 @@ from infra.local.errors import (
     DiskFullError,
     LocalStackError,
     PortTakenError,
+    ServerEndedError,
     ServerError,
     StartInterruptedError,
 )
@@ -380,6 +381,40 @@ def test_a_server_that_recovers_much_is_waited_for(
     child = Child(Program("Kafka", [], {}, log, stop=15, death=9))
     with pytest.raises(ServerError, match=failure) if failure else nullcontext():
         wait_ready(child, ready, 60)
+
+
+@pytest.mark.parametrize(
+    ("servers", "ends", "starts"), [(3, 2, 3), (3, 3, 3), (1, 1, 1)], ids=["again", "not for ever", "alone"]
+)
+def test_one_of_several_servers_that_ends_while_it_starts_is_started_again(
+    tmp_path: Path, servers: int, ends: int, starts: int
+) -> None:
+    """One of three brokers ended in the first second of a cluster, and with it the whole stack."""
+    begun: list[int] = []
+    child = Child(Program("broker-1", [], {}, tmp_path / "broker-1.log", stop=15, death=9))
+
+    def start(_: object) -> Child:
+        begun.append(len(begun))
+        if len(begun) <= ends:
+            raise ServerEndedError("broker-1 ended with code 1 instead of starting")
+        return child
+
+    server = SimpleNamespace(
+        name="broker-1",
+        title="broker 1",
+        has_peers=servers > 1,
+        log=child.program.log,
+        prepare=lambda _: None,
+        start=start,
+    )
+    stack = LocalStack()
+    stack._assembly = SimpleNamespace(supervisor=None)
+
+    with nullcontext() if ends < starts else pytest.raises(ServerEndedError):
+        stack._start(server)
+
+    assert starts == len(begun)
+    assert (ends < starts) == (stack._children == {"broker-1": child})
 
 
 async def test_a_broker_that_does_not_come_up_tells_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

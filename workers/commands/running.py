@@ -83,7 +83,7 @@ def say_waiting(words: str) -> None:
 
 
 async def _ask(
-    question: Callable[[Settings], Coroutine[Any, Any, CommandResult]], settings: Settings, *, waits: bool
+    question: Callable[[Settings], Coroutine[Any, Any, CommandResult]], settings: Settings, *, waits: bool = False
 ) -> CommandResult:
     """Return a command's result, its rights checked; where a lock kept it waiting, the error names the holder."""
     command = _command()

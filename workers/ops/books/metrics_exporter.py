@@ -219,8 +219,8 @@ async def read_servers_once(settings: Settings) -> tuple[bytes, list[ServerError
     """
     async with AsyncExitStack() as clients:
         observer = _ExporterContext(settings, clients)
-        await observer.read_credits()
         await observer.read_lanes()
+        await observer.read_credits()
         return render_metrics(observer.registry)[0], observer.errors
 
 
