@@ -12,19 +12,18 @@ from typing import Self
 from infra.local.artifacts import Lock, install_kafka, read_lock
 from infra.local.bundled_binaries import java_command, postgres_install
 from infra.local.directories import keep_logs, remove_leftovers
-from infra.local.errors import LocalStackError, ServerEndedError, StartInterruptedError, as_local_stack_error
+from infra.local.errors import LocalStackError, StartInterruptedError, as_local_stack_error
 from infra.local.kafka_server import KafkaServer
 from infra.local.ports import LOOPBACK
 from infra.local.postgres_server import PostgresServer
 from infra.local.progress import Report
 from infra.local.server_process import describe_failure
-from infra.local.stack_setup import Assembly, Options, assemble_stack
+from infra.local.stack_setup import Assembly, Options, assemble_stack, start_again
 from infra.local.supervisor_client import Child
 
 __all__ = ["LocalStack"]
 
 STOP_SECONDS = 60.0
-_MORE_STARTS = 2  # of one server of several
 HEAP, HEAP_OF_SEVERAL = "512m", "320m"  # of a broker
 
 
@@ -278,20 +277,7 @@ class LocalStack:
         self._report(f"Starting {server.title}")
         with as_local_stack_error(f"starting {server.name}", server.log.parent):
             server.prepare(self._open.supervisor)
-            self._children[server.name] = self._start_until_it_stays(server)
-
-    def _start_until_it_stays(self, server: KafkaServer | PostgresServer) -> Child:
-        """Start a server; one of several that ends meanwhile is started again, as one that ends later is.
-
-        Of three brokers that start together on a busy machine, one of 4.2.1 may be told of a leader before it has read
-        its own vote, and end: "inconsistent with current leader" (KafkaRaftClient).
-        """
-        for _ in range(_MORE_STARTS if server.has_peers else 0):
-            try:
-                return server.start(self._open.supervisor)
-            except ServerEndedError:
-                self._report(f"{server.title} ended while it started: starting it again")
-        return server.start(self._open.supervisor)
+            self._children[server.name] = start_again(server, self._open.supervisor, self._report)
 
     def _kill(self, server: KafkaServer | PostgresServer, number: signal.Signals) -> None:
         child = self._children.pop(server.name)

@@ -1,4 +1,4 @@
-"""Assembles a stack: claims folders, ports and locks, and hands them to the supervisor that keeps them."""
+"""Assembles a stack: claims folders, ports and locks, hands them to the supervisor that keeps them, starts servers."""
 
 import json
 import os
@@ -12,13 +12,16 @@ from socket import socket
 from infra.local.artifacts import Lock
 from infra.local.bundled_binaries import POSTGRES_MAJOR, java_version
 from infra.local.directories import PORTS, claim_data, create_run, is_reachable
+from infra.local.errors import ServerEndedError
 from infra.local.kafka_server import KafkaServer, kept_cluster_id
 from infra.local.ports import read_ports, release_where_needed, reserve_port_again
 from infra.local.postgres_server import PostgresServer, readable_install, server_user
 from infra.local.progress import Report
-from infra.local.supervisor_client import SupervisorClient
+from infra.local.supervisor_client import Child, SupervisorClient
 
-__all__ = ["Assembly", "Options", "assemble_stack"]
+__all__ = ["Assembly", "Options", "assemble_stack", "start_again"]
+
+_MORE_STARTS = 2  # of one server of several
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,3 +207,21 @@ def _kafka(
         )
         for node in nodes
     )
+
+
+def start_again(server: KafkaServer | PostgresServer, supervisor: SupervisorClient, report: Report) -> Child:
+    """Start a server; one of several that ends meanwhile is started again, as one that ends later is.
+
+    Of three brokers that start together on a busy machine, one of 4.2.1 may be told of a leader before it has read its
+    own vote, and end: "inconsistent with current leader" (KafkaRaftClient).
+
+    Raises:
+        ServerError: when it ends each time, or for any other cause.
+
+    """
+    for _ in range(_MORE_STARTS if server.has_peers else 0):
+        try:
+            return server.start(supervisor)
+        except ServerEndedError:
+            report(f"{server.title} ended while it started: starting it again")
+    return server.start(supervisor)
