@@ -1,6 +1,6 @@
 """Which server an operator's verb works with, where several Postgres servers hold the books: that of the numbers."""
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
@@ -23,6 +23,7 @@ __all__ = [
     "ServerNumbers",
     "all_holdings",
     "check_holders",
+    "names_by_number",
     "one_server_of",
     "one_server_of_account",
     "one_server_of_numbers",
@@ -37,6 +38,16 @@ class ServerNumbers(NamedTuple):
 
     server: Settings
     numbers: tuple[int, ...]  # of the only server: those that are asked for, empty for all
+
+
+def names_by_number(servers: Sequence[ServerNumbers]) -> Mapping[int, str]:
+    """Return the name of the server of each number; nothing where there is one server."""
+    return {
+        number: server_name(each.server)
+        for each in servers
+        if not has_one_server(each.server)
+        for number in each.numbers
+    }
 
 
 async def _nothing(_connection: Connection, _holdings: Holdings) -> None: ...

@@ -20,10 +20,10 @@ from infra.postgres import Connection
 from infra.settings import RecordTime, Settings
 from infra.terminal import format_instant
 from workers.ledger.model import WorkerName
-from workers.ops.books.shards import has_one_server, naming_server, server_name
+from workers.ops.books.shards import naming_server, server_name
 from workers.ops.books.snapshot import open_books
 from workers.ops.clock.state import LaneClock, credits_between, read_lane_clocks
-from workers.ops.numbers import ServerNumbers, open_locked, servers_of_numbers
+from workers.ops.numbers import ServerNumbers, names_by_number, open_locked, servers_of_numbers
 from workers.ops.operations import Intent, OngoingOperation, Operator, RefusedError, recorded_operation
 
 __all__ = ["VERB", "SetBackLane", "SetBackPlan", "plan_set_back", "set_back"]
@@ -68,12 +68,7 @@ class SetBackPlan:
     @property
     def server_of(self) -> Mapping[int, str]:
         """The name of the server of each partition; empty where there is one server."""
-        return {
-            number: server_name(each.server)
-            for each in self.servers
-            if not has_one_server(each.server)
-            for number in each.numbers
-        }
+        return names_by_number(self.servers)
 
     def summary(self) -> dict[str, Any]:
         """Return it for JSON."""

@@ -18,10 +18,10 @@ from infra.postgres import Connection
 from infra.settings import Settings
 from infra.shards import settings_of_shards
 from workers.ledger.model import WorkerName
-from workers.ops.books.shards import has_one_server, naming_server, server_name
+from workers.ops.books.shards import naming_server, server_name
 from workers.ops.books.snapshot import open_books
 from workers.ops.group_offsets import describe_group
-from workers.ops.numbers import ServerNumbers, servers_of_numbers
+from workers.ops.numbers import ServerNumbers, names_by_number, servers_of_numbers
 from workers.ops.operations import RefusedError
 from workers.ops.replay.rewind_target import (
     NoTargetError,
@@ -87,12 +87,7 @@ class RewindPlan:
     @property
     def server_of(self) -> Mapping[int, str]:
         """The name of the server of each partition; empty where there is one server."""
-        return {
-            number: server_name(each.server)
-            for each in self.servers
-            if not has_one_server(each.server)
-            for number in each.numbers
-        }
+        return names_by_number(self.servers)
 
     @property
     def held_by(self) -> list[tuple[SecretStr, tuple[int, ...]]]:
