@@ -15,7 +15,7 @@ from infra.settings import Settings
 from tests.rights.database import DatabaseUser
 from tests.rights.site import Site
 from workers.console.server import serve_console
-from workers.rights import RIGHTS
+from workers.rights import RIGHTS, rights_of
 
 __all__ = ["CONSOLES", "ask_console", "names_in_console"]
 
@@ -46,7 +46,8 @@ class ConsoleSaid(NamedTuple):
 async def ask_console(site: Site, command: str, right: Right, settings: Settings) -> ConsoleSaid:
     """Ask a console, started for this, for that for which the console or its operator needs a right."""
     async with _console(settings, command) as (client, headers):
-        path = _page(right) if command == "console" or right in RIGHTS["console"] else ""
+        reads = command == "console" or right in rights_of("console", site.administrator)
+        path = _page(right) if reads else ""
         if path:
             return await _read(client, path)
         verb = next(_VERBS[each] for each in _VERBS if right in RIGHTS[each])
