@@ -18,7 +18,7 @@ from infra.local.ports import LOOPBACK
 from infra.local.postgres_server import PostgresServer
 from infra.local.progress import Report
 from infra.local.server_process import describe_failure
-from infra.local.stack_setup import Assembly, Options, assemble_stack, start_again
+from infra.local.stack_setup import Assembly, Options, assemble_stack, start_server
 from infra.local.supervisor_client import Child
 
 __all__ = ["LocalStack"]
@@ -277,7 +277,7 @@ class LocalStack:
         self._report(f"Starting {server.title}")
         with as_local_stack_error(f"starting {server.name}", server.log.parent):
             server.prepare(self._open.supervisor)
-            self._children[server.name] = start_again(server, self._open.supervisor, self._report)
+            self._children[server.name] = start_server(server, self._open.supervisor, self._report)
 
     def _kill(self, server: KafkaServer | PostgresServer, number: signal.Signals) -> None:
         child = self._children.pop(server.name)

@@ -19,7 +19,7 @@ from infra.local.postgres_server import PostgresServer, readable_install, server
 from infra.local.progress import Report
 from infra.local.supervisor_client import Child, SupervisorClient
 
-__all__ = ["Assembly", "Options", "assemble_stack", "start_again"]
+__all__ = ["Assembly", "Options", "assemble_stack", "start_server"]
 
 _MORE_STARTS = 2  # of one server of several
 
@@ -209,7 +209,7 @@ def _kafka(
     )
 
 
-def start_again(server: KafkaServer | PostgresServer, supervisor: SupervisorClient, report: Report) -> Child:
+def start_server(server: KafkaServer | PostgresServer, supervisor: SupervisorClient, report: Report) -> Child:
     """Start a server; one of several that ends meanwhile is started again, as one that ends later is.
 
     Of three brokers that start together on a busy machine, one of 4.2.1 may be told of a leader before it has read its

@@ -17,13 +17,13 @@ from infra.first_of import run_until_first
 from infra.kafka.clients import create_producer, operator_hint, stop_producer
 from infra.kafka.records import partition_counts
 from infra.probes import serve_probes
-from infra.retry import wait_for_server
 from infra.settings import Settings
 from schemas.catalogue import EXPIRY_TICKS
 from schemas.envelope import EVENT_HEADERS, encode
 from schemas.ticks import ExpiryTick, ExpiryTickData
 from workers.telemetry.collectors import metrics_page
 from workers.telemetry.health import Health
+from workers.telemetry.server_wait import reach_server
 from workers.telemetry.watchdog import watch_progress
 from workers.telemetry.worker_metrics import WorkerMetrics
 
@@ -60,12 +60,7 @@ async def _publish_ticks(settings: Settings, health: Health) -> NoReturn:
         await partition_counts(settings, [EXPIRY_TICKS])  # aiokafka would wait for the topic for 40 s
         return await _start_producer(settings)
 
-    producer: AIOKafkaProducer | None = await wait_for_server(
-        reach_kafka,
-        lambda words: log.warning("waiting_for_server", server="Kafka", error=words),
-        lambda words: health.serves("Kafka", words),
-    )
-    health.serves("Kafka", None)
+    producer: AIOKafkaProducer | None = await reach_server("Kafka", reach_kafka, health, log)
     health.joined()
     try:
         log.info("ticker_started", seconds=settings.tick_seconds)

@@ -2,10 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
 from math import inf
 from time import monotonic
-from typing import TypeVar
 
 import structlog
 from aiokafka.admin import AIOKafkaAdminClient
@@ -25,7 +23,6 @@ from infra.retry import (
     describe_error,
     is_retriable,
     suppress_retriable,
-    wait_for_server,
 )
 from infra.settings import Settings
 from infra.shards import Shard, read_shard
@@ -39,6 +36,7 @@ from workers.lane.work import Work
 from workers.rights import check_rights
 from workers.telemetry.collectors import metrics_page, register_pool
 from workers.telemetry.health import Health
+from workers.telemetry.server_wait import reach_server
 from workers.telemetry.tracing import NO_TRACES, Traces, open_traces
 from workers.telemetry.watchdog import watch_progress
 from workers.telemetry.worker_metrics import WorkerMetrics
@@ -47,8 +45,6 @@ __all__ = ["Worker", "run_worker"]
 
 _SHARD_SECONDS = 5.0  # for the answer to what the server holds
 _SAY_SECONDS = 10.0  # between two lines about a server that is away
-
-_Client = TypeVar("_Client")
 
 
 class Worker:
@@ -180,9 +176,9 @@ async def _connect(
         stack.push_async_callback(close_in_time, pool, STOP_SECONDS)
         return pool
 
-    admin = await _wait_for("Kafka", reach_kafka, health)
-    pool = await _wait_for("Postgres", reach_postgres, health)
     log = structlog.get_logger("inmail.worker")
+    admin = await reach_server("Kafka", reach_kafka, health, log)
+    pool = await reach_server("Postgres", reach_postgres, health, log)
     with suppress_retriable():
         for weak in await find_weak_settings(pool):
             log.warning("weak_database_setting", error=weak)
@@ -190,14 +186,3 @@ async def _connect(
         for concern in await fetch_version_concerns(settings):
             log.warning("kafka_version", error=concern)
     return admin, pool
-
-
-async def _wait_for(server: str, reach: Callable[[], Awaitable[_Client]], health: Health) -> _Client:
-    log = structlog.get_logger("inmail.worker")
-    client = await wait_for_server(
-        reach,
-        lambda words: log.warning("waiting_for_server", server=server, error=words),
-        lambda words: health.serves(server, words),
-    )
-    health.serves(server, None)
-    return client
