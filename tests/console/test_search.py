@@ -1,12 +1,14 @@
 """The search field and the counts of the navigation, in a real browser, and what a narrow screen shows."""
 
 import re
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from playwright.async_api import Browser
 
 from infra.postgres import Connection
-from tests.console.browser import NARROW, Tab
+from tests.console.browser import NARROW, Tab, open_tab
 from tests.console.scene import EVIL, Scene
 from tests.console.test_health import lag
 from tests.console.views import views
@@ -60,8 +62,17 @@ async def test_the_navigation_counts_what_needs_a_look(tab: Tab) -> None:
     assert await tab.page.locator("nav .badge.operations").is_hidden()
 
 
-async def test_a_narrow_screen_cuts_nothing_off(tab: Tab, scene: Scene) -> None:
+@pytest.fixture
+async def far_tab(browser: Browser, address: str) -> AsyncIterator[Tab]:
+    """A tab in a zone where the day is another than in UTC at this hour: instants are then told at full length."""
+    zone = "Pacific/Kiritimati" if datetime.now(UTC).hour >= 12 else "Pacific/Pago_Pago"
+    async with open_tab(browser, address, timezone_id=zone) as opened:
+        yield opened
+
+
+async def test_a_narrow_screen_cuts_nothing_off(far_tab: Tab, scene: Scene) -> None:
     """At 390 pixels no table scrolls sideways, no text leaves its box, and every view of the navigation is in sight."""
+    tab = far_tab
     await tab.set_window(NARROW, "light")
     for path, expected in views(scene).values():
         await tab.open_view(path)
