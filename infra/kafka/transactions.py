@@ -6,6 +6,7 @@ the markers of that transaction, and a next one under the same id would wait 20 
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import structlog
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import IllegalOperation, KafkaError, KafkaTimeoutError
 
+from infra.clock import from_milliseconds
 from infra.kafka.clients import create_lane_producer, operator_hint, partition_of
 from infra.settings import Settings
 
@@ -35,10 +37,11 @@ class Message(NamedTuple):
 
 
 class TransactionTimes(NamedTuple):
-    """What a transaction took, in seconds: up to the last delivery, and to commit it."""
+    """What a transaction took, in seconds: up to the last delivery, and to commit it. And when it was received."""
 
     publish: float
     commit: float
+    received_at: datetime | None = None  # the earliest that a broker said of its messages; None: none said a time
 
 
 class UndeliveredError(KafkaError):  # type: ignore[misc] # aiokafka is untyped
@@ -97,15 +100,15 @@ class TransactionPair:
                 await _send(producer, messages, deliveries)
                 if offsets:
                     await producer.send_offsets_to_transaction(dict(offsets), group)
-                await self._deliver([each.future for each in deliveries])
+                received = await self._deliver([each.future for each in deliveries])
         except (KafkaError, TimeoutError) as error:
             raise _blame(error, deliveries) from error
         delivered = monotonic()
         await self._commit(producer)
-        return TransactionTimes(delivered - began, monotonic() - delivered)
+        return TransactionTimes(delivered - began, monotonic() - delivered, received)
 
-    async def _deliver(self, futures: "list[asyncio.Future[Any]]") -> None:
-        """Wait for deliveries and look at each: a commit does not tell that a record in it failed.
+    async def _deliver(self, futures: "list[asyncio.Future[Any]]") -> datetime | None:
+        """Wait for deliveries and look at each: a commit does not tell that a record in it failed. Return their time.
 
         Where some have succeeded, the others are waited for less long from then on: their partitions are the trouble.
         (Not from the beginning: while a broker that was lost counts as in sync, no partition takes anything, and then
@@ -116,7 +119,8 @@ class TransactionPair:
             done, late = await asyncio.wait(futures, timeout=self._seconds / _IMPATIENCE)
             if late and not any(each.exception() for each in done):
                 raise TimeoutError
-        await asyncio.gather(*futures)
+        times = [each.timestamp for each in await asyncio.gather(*futures)]
+        return from_milliseconds(min(times)) if times and min(times) >= 0 else None
 
     async def _commit(self, producer: AIOKafkaProducer) -> None:
         """Commit, and wait beside it: cancelled half-way, a commit leaves its producer without a way out."""

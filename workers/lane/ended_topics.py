@@ -9,14 +9,13 @@ from collections.abc import Awaitable, Callable, Sequence
 import structlog
 from aiokafka import TopicPartition
 
-from infra.clock import to_milliseconds
 from infra.kafka.transactions import Message
 from infra.postgres import Pool
 from infra.settings import Settings
 from schemas.catalogue import BALANCES
 from workers.jobs.job import Job, StoredRange
 from workers.lane.lane_rows import LaneRow, LaneRows, Progress
-from workers.lane.readback import scan_published
+from workers.lane.readback import Doubt, scan_published
 
 __all__ = ["EndedTopics"]
 
@@ -78,8 +77,7 @@ class EndedTopics:
                 first = await connection.fetchval(_FIRST, worker, row.partition, *gone)
             if messages:
                 place = TopicPartition(self._rows.topic, row.partition)
-                since_first = to_milliseconds(first)
-                found = await scan_published(self._settings, {place: (start, end)}, progress, since=since_first)
+                found = await scan_published(self._settings, {place: Doubt(range(start, end), first)}, progress)
                 missing, _ = found[place].drop_published(messages, {})
                 if missing:
                     await publish(missing)

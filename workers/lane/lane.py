@@ -115,12 +115,21 @@ class Lane:
                 "lane_begins_again", error=describe_error(error), seconds=round(seconds, 3), failures=self.failures
             )
 
-    def note_published(self, offset: int, *, is_committed: bool) -> None:
-        """Note that all answers up to an offset are published; the group's offset with them ends all doubt."""
+    def note_published(self, offset: int, received_at: datetime | None, *, is_committed: bool) -> None:
+        """Note that all answers up to an offset are published; the group's offset with them ends all doubt.
+
+        Args:
+            offset: the one after the last record answered.
+            received_at: a broker's time of the transaction; None: it had no message, and the time before it stays.
+            is_committed: whether the group's offset was in it.
+
+        """
+        row = self.row
         if is_committed:
-            self.row.published, self.row.maybe_published, self.published_answers = offset, None, None
-        else:
-            self.row.published = max(self.row.published or 0, offset)
+            row.maybe_published, self.published_answers = None, None
+        elif offset <= (row.published or 0):
+            return
+        row.published, row.published_time = offset, received_at or row.published_time
 
     def postpone(self, error: Exception) -> None:
         """Keep what was received, and look again later: longer after each failure in a row."""

@@ -31,25 +31,32 @@ left join shard_numbers as n on n.number = u.partition
 # number may have begun to leave this server since then: whoever moves it raises the epochs of its lanes in the
 # transaction that says so, so that either this statement waits for that one's rows, or sees what it says.
 _ACQUIRE = """
-insert into lanes as l (consumer_group, topic, partition, epoch, awaited, published, owner, owner_epoch)
-select $1, $2, u.partition, u.epoch, true, u.published, $6, u.epoch
-from unnest($3::integer[], $4::bigint[], $5::bigint[]) as u (partition, epoch, published)
+insert into lanes as l
+    (consumer_group, topic, partition, epoch, awaited, published, published_time, owner, owner_epoch)
+select $1, $2, u.partition, u.epoch, true, u.published, u.published_time, $7, u.epoch
+from unnest($3::integer[], $4::bigint[], $5::bigint[], $6::timestamptz[])
+    as u (partition, epoch, published, published_time)
 where holds_number(u.partition)
 on conflict (consumer_group, topic, partition) do update
-set epoch = excluded.epoch, awaited = true, published = greatest(l.published, excluded.published), held = null,
-    owner = excluded.owner, owner_epoch = excluded.epoch
+set epoch = excluded.epoch, awaited = true, held = null, owner = excluded.owner, owner_epoch = excluded.epoch,
+    published = greatest(l.published, excluded.published),
+    published_time = case
+        when excluded.published > coalesce(l.published, -1) then excluded.published_time else l.published_time
+    end
 where l.epoch = excluded.epoch - 1
-returning partition, epoch, next_offset, as_of, least(l.published, next_offset) as published, maybe_published, topic_id,
+returning partition, epoch, next_offset, as_of, least(l.published, next_offset) as published,
+    case when l.published <= next_offset then published_time end as published_time, maybe_published, topic_id,
     nullif(topic_since, '-infinity') as topic_since, halted
 """
 _ADVANCE = """
 update lanes as l
 set next_offset = greatest(l.next_offset, u.next_offset), as_of = greatest(l.as_of, u.as_of),
-    published = u.published, maybe_published = greatest(l.maybe_published, u.next_offset),
+    published = u.published, published_time = u.published_time,
+    maybe_published = greatest(l.maybe_published, u.next_offset),
     awaited = l.awaited or u.next_offset is not null,
     paused = case when u.next_offset is null then l.paused end, held = case when u.next_offset is null then l.held end
-from unnest($3::integer[], $4::bigint[], $5::bigint[], $6::timestamptz[], $7::bigint[])
-    as u (partition, epoch, next_offset, as_of, published)
+from unnest($3::integer[], $4::bigint[], $5::bigint[], $6::timestamptz[], $7::bigint[], $8::timestamptz[])
+    as u (partition, epoch, next_offset, as_of, published, published_time)
 where l.consumer_group = $1 and l.topic = $2 and l.partition = u.partition and l.epoch = u.epoch
 """
 _COUNT = """
@@ -69,8 +76,11 @@ from unnest($3::integer[], $4::bigint[]) as u (number, its_epoch)
 where consumer_group = $1 and topic = $2 and partition = u.number and epoch = u.its_epoch
 """
 _RELEASE = """
-update lanes as l set awaited = false, published = u.published, maybe_published = u.maybe_published, owner = null
-from unnest($3::integer[], $4::bigint[], $5::bigint[], $6::bigint[]) as u (partition, epoch, published, maybe_published)
+update lanes as l
+set awaited = false, published = u.published, published_time = u.published_time, maybe_published = u.maybe_published,
+    owner = null
+from unnest($3::integer[], $4::bigint[], $5::bigint[], $6::timestamptz[], $7::bigint[])
+    as u (partition, epoch, published, published_time, maybe_published)
 where l.consumer_group = $1 and l.topic = $2 and l.partition = u.partition and l.epoch = u.epoch
 """
 _UNAWAIT = "update lanes set awaited = false where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4"
@@ -94,6 +104,7 @@ class LaneRow:
     next_offset: int | None = None  # after the last record whose outcome is stored; None before the first
     as_of: datetime = EPOCH  # the latest broker's time up to which outcomes are stored
     published: int | None = None  # up to where the owner knows its answers published; noted with its writes
+    published_time: datetime | None = None  # no later answer was received before; None: not known
     maybe_published: int | None = None  # up to where answers may be published beyond that; None: they are not
     topic_id: UUID | None = None  # of the topic that was read; None: no lane has noted it yet
     topic_since: datetime | None = None  # watermark at which it followed another one; None: it is the first
@@ -146,6 +157,7 @@ class LaneRows:
             list(by_partition),
             [row.last_epoch + 1 for row in rows],
             [row.published for row in rows],
+            [row.published_time for row in rows],
             owner,
         )
         for found in acquired:
@@ -154,6 +166,7 @@ class LaneRows:
             row.epoch, row.next_offset, row.as_of = found["epoch"], found["next_offset"], found["as_of"] or EPOCH
             # Whoever sets back how far is stored, as errors tell operators to, need not set this back as well.
             row.published, row.maybe_published = found["published"], found["maybe_published"]
+            row.published_time = found["published_time"]
             row.topic_id, row.topic_since, row.halted = found["topic_id"], found["topic_since"], found["halted"]
         return [by_partition[found["partition"]] for found in acquired]
 
@@ -173,6 +186,7 @@ class LaneRows:
                 [each.next_offset for each in progress],
                 [each.as_of for each in progress],
                 [row.published for row in rows],
+                [row.published_time for row in rows],
             )
             if moved != f"UPDATE {len(rows)}":
                 raise FencedError(f"{self._name(rows)} has a newer owner")
@@ -214,6 +228,7 @@ class LaneRows:
                     _RELEASE,
                     *self._key(rows),
                     [row.published for row in rows],
+                    [row.published_time for row in rows],
                     [row.maybe_published for row in rows],
                 )
         for row in rows:

@@ -8,7 +8,7 @@ from aiokafka import TopicPartition
 
 from infra.kafka.clients import committed_offsets
 from infra.kafka.topic_ids import topic_ids
-from infra.kafka.transactions import Message
+from infra.kafka.transactions import Message, TransactionTimes
 from infra.retry import SERVER_ERRORS, is_retriable
 from infra.settings import Settings
 from workers.errors import FencedError, LaneError
@@ -18,20 +18,20 @@ from workers.lane.ended_topics import EndedTopics
 from workers.lane.lane import Lane
 from workers.lane.lane_rows import LaneRows
 from workers.lane.numbering import agree_on_partitions
-from workers.lane.readback import scan_published
+from workers.lane.readback import Doubt, scan_published
 from workers.lane.recovery import check_start, check_topic
 
 __all__ = ["Opening"]
 
-Transact = Callable[[Sequence[Message], Mapping[TopicPartition, int]], Awaitable[object]]
+Transact = Callable[[Sequence[Message], Mapping[TopicPartition, int]], Awaitable[TransactionTimes]]
 
 
 class _Start(NamedTuple):
-    """From where a lane publishes, whence it can read, and up to where answers may be there all the same."""
+    """From where a lane publishes, whence it can read, and which answers may be there all the same."""
 
     published: int
     oldest: int
-    check_up_to: int | None
+    doubt: Doubt | None
 
 
 class Opening:
@@ -115,7 +115,11 @@ class Opening:
             except (LaneError, *SERVER_ERRORS) as error:
                 await self._fail(lane, error)
             else:
-                starts[lane] = _Start(published, oldest[place], unsure_to)
+                is_noted = row.published is not None and published >= row.published
+                doubt = None
+                if unsure_to is not None:
+                    doubt = Doubt(range(published, unsure_to), row.published_time if is_noted else None)
+                starts[lane] = _Start(published, oldest[place], doubt)
         if starts:
             assert topic_id is not None  # noqa: S101 - checked with each
             await self._rows.resume([lane.row for lane in starts], topic_id)
@@ -123,22 +127,18 @@ class Opening:
 
     async def _look_for_answers(self, starts: Mapping[Lane, _Start]) -> None:
         """Look for answers of lanes that are not sure of them: for all at once, as whole topics are read."""
-        spans = {
-            lane.place: (start.published, start.check_up_to)
-            for lane, start in starts.items()
-            if start.check_up_to is not None
-        }
+        doubts = {lane.place: start.doubt for lane, start in starts.items() if start.doubt is not None}
 
         def progress() -> None:
             for lane in starts:
                 lane.health.steps()
 
-        found = await scan_published(self._settings, spans, progress) if spans else {}
+        found = await scan_published(self._settings, doubts, progress) if doubts else {}
         for lane, start in starts.items():
             row = lane.row
-            lane.published_answers, row.maybe_published = found.get(lane.place), start.check_up_to
-            is_in_doubt = start.check_up_to is not None
-            row.published = max(start.published, row.published or 0) if is_in_doubt else start.published
+            lane.published_answers = found.get(lane.place)
+            row.maybe_published = start.doubt and start.doubt.offsets.stop
+            row.published = max(start.published, row.published or 0) if start.doubt else start.published
 
     async def _begin(self, lane: Lane, start: _Start, transact: Transact) -> None:
         """Publish what an earlier owner left where the input is gone, and seek."""
@@ -159,8 +159,8 @@ class Opening:
         offsets = {lane.place: gone.end}
         if lane.published_answers is not None:
             messages, offsets = lane.published_answers.drop_published(messages, offsets)
-        await transact(messages, offsets)
-        lane.note_published(gone.end, is_committed=bool(offsets))
+        times = await transact(messages, offsets)
+        lane.note_published(gone.end, times.received_at, is_committed=bool(offsets))
 
     async def _for_each(
         self,

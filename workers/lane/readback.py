@@ -15,12 +15,14 @@ at each opening, for what is in doubt only after a crash.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
+from datetime import datetime
 from typing import NamedTuple
 
 import structlog
 from aiokafka import TopicPartition
 from pydantic_core import from_json
 
+from infra.clock import to_milliseconds
 from infra.kafka.clients import reader
 from infra.kafka.records import all_partitions, read_to
 from infra.kafka.transactions import Message
@@ -28,7 +30,7 @@ from infra.settings import Settings
 from schemas.catalogue import OUTPUT_TOPICS
 from schemas.envelope import ORIGIN_HEADER
 
-__all__ = ["PublishedAnswers", "scan_published"]
+__all__ = ["Doubt", "PublishedAnswers", "scan_published"]
 
 _EARLIER_MILLISECONDS = 60_000  # brokers have a clock each
 _BROKERS_TIME = 1  # LogAppendTime, in a record's words
@@ -45,6 +47,13 @@ class _PublishedEvent(NamedTuple):
     is_repeat: bool
     place: TopicPartition
     offset: int
+
+
+class Doubt(NamedTuple):
+    """Of which records of a lane the answers may be published."""
+
+    offsets: range
+    since: datetime | None  # no answer to them was received by a broker before; None: not known
 
 
 class PublishedAnswers:
@@ -74,28 +83,23 @@ class PublishedAnswers:
 
 
 async def scan_published(
-    settings: Settings,
-    spans: Mapping[TopicPartition, tuple[int, int]],
-    progress: Callable[[], None],
-    *,
-    since: int | None = None,
+    settings: Settings, doubts: Mapping[TopicPartition, Doubt], progress: Callable[[], None]
 ) -> dict[TopicPartition, PublishedAnswers]:
-    """Return what can be read of the answers to spans of offsets of input partitions: the first of each, and its end.
+    """Return what can be read of the answers that are in doubt, by the input partition of the records that they answer.
 
-    Reads the result topics once, up to where they end now: from the time on at which the broker received the first
-    record of a span, as no answer to it is older. Where that cannot be known, since retention has removed the record
-    or its time is its producer's, from their oldest record on: then it may take minutes, and `progress` is called
-    meanwhile. Where the topic is gone that had them, `since` tells it, in milliseconds.
+    Reads the result topics once, up to where they end now, from the earliest time that a doubt tells. Where one tells
+    none, it is the time at which the broker received the first record: no answer to it is older. Where that cannot be
+    known, since retention has removed the record or its time is its producer's, they are read from their oldest record
+    on: then it may take minutes, and `progress` is called meanwhile.
 
     Raises:
         KafkaError: when the brokers cannot be asked, or a transaction stays open before the end.
         NotSetUpError: when a topic does not exist.
 
     """
-    if since is None:
-        since = await _received_first(settings, {lane: first for lane, (first, _) in spans.items()})
+    since = await _find_since(settings, doubts)
     places = await all_partitions(settings, OUTPUT_TOPICS)
-    found: dict[TopicPartition, set[_PublishedEvent]] = {lane: set() for lane in spans}
+    found: dict[TopicPartition, set[_PublishedEvent]] = {lane: set() for lane in doubts}
     async with reader(settings, None, "read_uncommitted") as all_, reader(settings) as consumer:
         ends = await all_.end_offsets(places)
         consumer.assign(places)
@@ -111,11 +115,19 @@ async def scan_published(
             async for record in records:
                 progress()
                 event = _parse_event(record.value, record.headers)
-                if event is not None and event.place in spans:
-                    first_offset, end = spans[event.place]
-                    if first_offset <= event.offset < end:
-                        found[event.place].add(event)
-    return {lane: PublishedAnswers(found[lane], lane, end) for lane, (_, end) in spans.items()}
+                if event is not None and event.place in doubts and event.offset in doubts[event.place].offsets:
+                    found[event.place].add(event)
+    return {lane: PublishedAnswers(found[lane], lane, doubt.offsets.stop) for lane, doubt in doubts.items()}
+
+
+async def _find_since(settings: Settings, doubts: Mapping[TopicPartition, Doubt]) -> int | None:
+    """Return the time before which no broker received an answer in doubt, in milliseconds; None where none is known."""
+    times = [to_milliseconds(doubt.since) for doubt in doubts.values() if doubt.since is not None]
+    if firsts := {lane: doubt.offsets.start for lane, doubt in doubts.items() if doubt.since is None}:
+        if (received := await _received_first(settings, firsts)) is None:
+            return None
+        times.append(received)
+    return min(times)
 
 
 async def _received_first(settings: Settings, firsts: Mapping[TopicPartition, int]) -> int | None:

@@ -232,7 +232,7 @@ class LaneOwner:
                 traces.enter_context(each.trace.trace_publishing(each.messages))
             times = await self._transact(messages, offsets)
         for lane, offset in next_offsets.items():
-            lane.note_published(offset, is_committed=lane.place in offsets)
+            lane.note_published(offset, times.received_at, is_committed=lane.place in offsets)
             lane.failures = 0
             lane.health.published()
         self._failures, self.published_at = 0, monotonic()

@@ -32,12 +32,17 @@ from schemas.catalogue import (
 )
 from schemas.envelope import Event
 from tests.workers.life import at_the_end, in_partition
+from tests.workers.replaying import ME
 from tests.workers.wire import Raw, ends, prepare, publish, read, send, set_offset, settled, working
 from workers.jobs.result_events import tick_messages
 from workers.jobs.send import SendJob
 from workers.lane import opening, readback, recovery
-from workers.ledger.model import Tick
+from workers.lane.lane_rows import LaneRows
+from workers.ledger.model import Tick, WorkerName
 from workers.ledger.plans import load_catalogue
+from workers.ops.replay.rewind import rewind
+from workers.ops.replay.rewind_plan import RewindOptions, plan_rewind
+from workers.ops.replay.rewind_target import RewindTarget, TargetKind
 
 PLACE = TopicPartition(SEND_REQUESTS, 0)
 _ODD = b'{"id": [1], "data": {"source": {"topic": [], "partition": {}, "offset": "x"}}}'
@@ -214,6 +219,79 @@ async def test_what_was_published_in_doubt_is_not_published_again_by_the_next_ow
 
     answers = await read(cluster, start, 3)
     assert 3 == len(answers) == len({each["request_id"] for each in answers})
+
+
+async def test_looking_for_answers_begins_where_the_lane_had_noted_the_last_ones(
+    cluster: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where times are their producers', and where a backlog of hours is worked off, all results were read before."""
+    monkeypatch.setattr(readback, "_EARLIER_MILLISECONDS", 0)
+    story = cluster.model_copy(update={"topic_record_time": RecordTime.CREATE})
+    await prepare(story)
+    account = in_partition(story, PLACE.partition)
+    results = TopicPartition(SEND_RESULTS, PLACE.partition)
+    await _work(story, [send(account) for _ in range(5)])
+    noted, start = (await ends(story, SEND_RESULTS))[results], await ends(story, SEND_RESULTS)
+    await asyncio.sleep(0.01)  # another millisecond
+    await _be_killed(story, monkeypatch, [send(account) for _ in range(3)], published=2)
+    begun: list[int] = []
+    read_to = readback.read_to
+
+    def note_start(consumer: Consumer, unread: dict[TopicPartition, int], *rest: Any) -> Any:
+        begun.extend(offset for place, offset in unread.items() if place == results)
+        return read_to(consumer, unread, *rest)
+
+    monkeypatch.setattr(readback, "read_to", note_start)
+    await _work(story, [])
+
+    assert begun
+    assert noted <= min(begun)
+    answers = await read(story, start, 3)
+    assert 3 == len(answers) == len({each["request_id"] for each in answers})
+
+
+async def test_a_kill_within_a_rewind_leaves_nothing_out(cluster: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that can be read from before the rewind was taken for the one that is to be published again."""
+    monkeypatch.setattr(readback, "_EARLIER_MILLISECONDS", 0)
+    account = in_partition(cluster, PLACE.partition)
+    first = (await ends(cluster, SEND_REQUESTS))[PLACE]
+    events = [send(account) for _ in range(3)]
+    await _work(cluster, events)
+    start = await ends(cluster, SEND_RESULTS)
+    target, options = RewindTarget(TargetKind.OFFSET, first, (PLACE.partition,)), RewindOptions(publish_again=True)
+    plan = await plan_rewind(cluster, WorkerName.SEND, target, options)
+    await rewind(cluster, target, options, plan, who=ME, stop=asyncio.Event(), drain_seconds=20)
+    await _be_killed(cluster, monkeypatch, [], published=2)
+
+    await _work(cluster, [])
+
+    assert [str(each.id) for each in events] == [each["request_id"] for each in await read(cluster, start, 3)]
+
+
+async def _be_killed(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, events: list[Event | Raw], published: int
+) -> None:
+    """Let a worker publish so many turns of one record, decide one more, and end without giving its lanes back."""
+    turns, last = 0, asyncio.Event()
+    publish_ = TransactionPair.publish
+
+    async def publish_some(self: TransactionPair, *arguments: Any) -> TransactionTimes:
+        nonlocal turns
+        turns += 1
+        if turns > published:
+            last.set()
+            raise KafkaError("planted")
+        return await publish_(self, *arguments)
+
+    async def keep(*_: object) -> None:
+        pass
+
+    await publish(settings, SEND_REQUESTS, events)
+    with monkeypatch.context() as patch:
+        patch.setattr(TransactionPair, "publish", publish_some)
+        patch.setattr(LaneRows, "release", keep)
+        async with working(settings.model_copy(update={"batch_records": 1}), _job()):
+            await asyncio.wait_for(last.wait(), 20)
 
 
 async def _forget_last(settings: Settings, database: Connection, records: int) -> None:

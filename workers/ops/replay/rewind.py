@@ -135,7 +135,8 @@ async def _announce_offsets(settings: Settings, group: str, offsets: Mapping[Top
     connection = await connect_database(settings)
     try:
         await connection.executemany(
-            "update lanes set published = least(published, $4), maybe_published = null, epoch = epoch + 1, head = null,"
+            "update lanes set published = least(published, $4), published_time = null, maybe_published = null,"
+            " epoch = epoch + 1, head = null,"
             " owner_epoch = case owner_epoch when epoch then epoch + 1 else owner_epoch end"
             " where consumer_group = $1 and topic = $2 and partition = $3",
             [(group, tp.topic, tp.partition, offset) for tp, offset in offsets.items()],

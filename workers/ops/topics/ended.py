@@ -70,6 +70,7 @@ set
     topic_id = $4,
     next_offset = $5,
     published = $5,
+    published_time = null,
     maybe_published = null,
     topic_since = case when l.ended_offset is null then x.topic_since else l.ended_as_of end,
     as_of = case when l.ended_offset is null then x.as_of else l.ended_as_of + interval '1 millisecond' end,
