@@ -1,21 +1,25 @@
 """Names the server that a command is waiting for, once it has not answered for some seconds.
 
 Clients of Kafka and Postgres mark each request with `waiting_for`. A command that people look at runs a `WaitWatch`,
-which reports a request that takes long; without a watch the marks cost nothing.
+which reports a request that takes long. A request that times out says of which server.
 """
 
 import asyncio
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from time import monotonic
 from typing import Final, NamedTuple
 
-__all__ = ["FIRST_SECONDS", "WaitWatch", "waiting_for", "watched"]
+__all__ = ["FIRST_SECONDS", "NoAnswerError", "WaitWatch", "waiting_for", "watched"]
 
 FIRST_SECONDS: Final = 5.0
 _AGAIN_SECONDS: Final = 10.0
 _LOOK_SECONDS: Final = 0.25
+
+
+class NoAnswerError(TimeoutError):
+    """A server gave no answer in time. The message says which, and what it was asked."""
 
 
 class _Wait(NamedTuple):
@@ -93,10 +97,15 @@ def waiting_for(server: str, action: str, since: float | None = None) -> Iterato
         action: what is asked of it, in a few words.
         since: the monotonic time at which the wait began, if it is not now.
 
+    Raises:
+        NoAnswerError: in place of a TimeoutError of the block, which does not know its server.
+
     """
     watch = _WATCH.get()
-    if watch is None:
-        yield
-        return
-    with watch.wait(server, action, since):
-        yield
+    try:
+        with nullcontext() if watch is None else watch.wait(server, action, since):
+            yield
+    except NoAnswerError:
+        raise
+    except TimeoutError as error:
+        raise NoAnswerError(f"{server} gives no answer in time ({action})") from error

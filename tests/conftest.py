@@ -15,6 +15,7 @@ import structlog
 
 from infra.local.stack import LocalStack
 from infra.migrate import migrate
+from infra.output import note_json
 from infra.postgres import connect_database
 from infra.settings import Settings, load_settings
 
@@ -50,14 +51,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _restore_logging() -> Iterator[None]:
-    """Restore the loggers, which a command that runs in this process sets: later tests would see warnings only."""
+def _restore_process() -> Iterator[None]:
+    """Restore what a command in this process sets: later tests would see warnings only, and errors as JSON."""
     root, client = logging.getLogger(), logging.getLogger("aiokafka")
     handlers, level, of_client, configuration = root.handlers, root.level, client.level, structlog.get_config()
     yield
     root.handlers = handlers
     root.setLevel(level)
     client.setLevel(of_client)
+    note_json(asked=False)
     structlog.configure(**configuration)
 
 

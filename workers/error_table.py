@@ -18,6 +18,7 @@ from infra.migrate import MigrationError
 from infra.postgres import database_address, is_transient, login_hint
 from infra.postgres_rights import MissingPrivilegesError
 from infra.settings import Settings, SettingsError
+from infra.waiting import NoAnswerError
 from workers.errors import BreakerError, ChildError, LaneError, WorkerError
 from workers.ledger.plans import CatalogueError
 from workers.ops.books.audit_mark import AuditUnderWayError
@@ -115,6 +116,10 @@ def _wrong_url(error: Exception, _: ReadSettings) -> str:
 
 def _file_error(error: OSError, _: ReadSettings) -> str:
     return f"{error.filename}: {error.strerror}"
+
+
+def _no_answer(error: NoAnswerError, _: ReadSettings) -> str:
+    return f"{error}: it is slow, hangs, or is out of reach, or there is much to read"
 
 
 def _timed_out(_: TimeoutError, read_settings: ReadSettings) -> str:
@@ -232,6 +237,7 @@ ERROR_TABLE: Final[tuple[ErrorKind, ...]] = (
     ),
     ErrorKind(_ANY_POSTGRES, Exit.BROKEN, 503, "postgres", _statement_failed, unexpected=True),
     ErrorKind((OSError,), Exit.WRONG_USAGE, 503, "file", _file_error, lambda error: error.filename is not None),
+    ErrorKind((NoAnswerError,), Exit.UNREACHABLE, 504, "no_answer", _no_answer, hint="inmail doctor"),
     ErrorKind((TimeoutError,), Exit.UNREACHABLE, 504, "no_answer", _timed_out, hint="inmail doctor"),
     # aiokafka has its own classes, so an error of a connection is asyncpg's.
     ErrorKind((OSError,), Exit.UNREACHABLE, 503, "postgres", _postgres_unreachable, hint=_START_POSTGRES),

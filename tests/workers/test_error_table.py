@@ -17,6 +17,7 @@ from infra.migrate import MigrationError
 from infra.postgres_locks import LockedError
 from infra.postgres_rights import MissingPrivilegesError
 from infra.settings import Settings, SettingsError, load_settings
+from infra.waiting import NoAnswerError
 from workers.commands.running import run_command
 from workers.console.problems import error_middleware
 from workers.console.query_limiter import QueryLimiter
@@ -92,6 +93,7 @@ ANSWERS: list[tuple[Exception, int, int, str]] = [
     (asyncpg.InterfaceError("planted"), 70, 503, "did not carry out a statement: InterfaceError: planted"),
     (FileNotFoundError(2, "No such file", "plans.toml"), 2, 503, "plans.toml: No such file"),
     (UnreachableServerError("db-b:5432 is away"), 3, 503, "db-b:5432 is away"),
+    (NoAnswerError("Kafka at a:1 gives no answer"), 3, 504, "Kafka at a:1 gives no answer: it is slow, hangs"),
     (TimeoutError(), 3, 504, "no answer in time: Postgres at localhost:5432 or Kafka at localhost:9092"),
     (ConnectionRefusedError(111, "refused"), 3, 503, "Postgres cannot be reached at localhost:5432"),
 ]

@@ -75,6 +75,20 @@ def test_every_verb_names_the_server_that_it_waits_for(command: str, server: str
     assert f"inmail: waiting for {server} at {silent}: no answer for 0 s (connecting)" in done.stderr.splitlines()
 
 
+def test_a_command_that_gives_up_names_the_server_that_did_not_answer(silent: str) -> None:
+    """Of Postgres a plain TimeoutError came up, and the sentence named Kafka as well."""
+    settings = {
+        "INMAIL_DATABASE_URL": f"postgresql://u@{silent}/d",
+        "INMAIL_DATABASE_TIMEOUT_SECONDS": str(HELD_SECONDS / 4),
+    }
+
+    done = CliRunner().invoke(app, ["balance", "a"], env=settings)
+
+    assert 3 == done.exit_code
+    (told,) = [line for line in done.stderr.splitlines() if "waiting for" not in line]
+    assert told.startswith(f"inmail: Postgres at {silent} gives no answer in time (connecting): it is slow, hangs")
+
+
 def test_with_json_a_wait_is_json_too(silent: str) -> None:
     """Standard error has nothing but objects, and the error is the last."""
     done = CliRunner().invoke(
