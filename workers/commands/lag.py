@@ -24,7 +24,8 @@ __all__ = ["lag"]
 def lag(  # noqa: PLR0913 - one parameter an option
     *,
     group: Annotated[
-        list[str] | None, typer.Option(help="Only this group, of a worker or any other; repeatable.")
+        list[str] | None,
+        typer.Option(help="Only this group, of a worker or any other (exit code 1 if there is none); repeatable."),
     ] = None,
     every_group: Annotated[bool, typer.Option("--all", help="All groups of the cluster.")] = False,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Repeat until Ctrl-C.")] = False,
@@ -61,6 +62,8 @@ def lag(  # noqa: PLR0913 - one parameter an option
         write_json([each.summary() for each in groups]) if json else show_lag(groups)
         if trouble is not None:
             error_console().print(trouble, soft_wrap=True)
+        if group and any(each.is_unknown for each in groups):  # a name that is misspelt reads nothing, for ever
+            raise typer.Exit(Exit.NO)
         if any(limit.exceeded(group) for limit in limits for group in groups):
             raise typer.Exit(Exit.NO)
         if limits and trouble is not None and any(each.is_ours for each in groups):

@@ -57,7 +57,8 @@ def publish_command(  # noqa: PLR0913 - one parameter an option
         if json:
             write_failures(published)
         else:
-            show_publish_report(published) if summary else None
+            if summary or not (published.records or published.failures):
+                show_publish_report(published)
             show_failures(published, error_console(), anyway=anyway)
         failed = failed or bool(published.failures)
     if failed:

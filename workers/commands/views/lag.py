@@ -78,7 +78,7 @@ def _group_line(group: GroupLag) -> Text:
         else "nothing unread"
     )
     where = f" in partition {group.worst.partition}" if group.worst else ""
-    if not group.topic:  # the lag of the group is unknown
+    if group.is_unknown:
         total = f"{group.status}: {group.reason}"
     elif group.status is Status.OK:
         total = unread

@@ -176,6 +176,11 @@ class GroupLag:
         return self.group in TOPIC_OF_GROUP
 
     @property
+    def is_unknown(self) -> bool:
+        """Whether Kafka has no group of this name, or one that committed nothing."""
+        return not self.topic
+
+    @property
     def records(self) -> int:
         """Unread records in all partitions."""
         return sum(each.records for each in self.partitions)

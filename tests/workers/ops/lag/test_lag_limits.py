@@ -57,6 +57,16 @@ def test_the_exit_code_says_whether_a_limit_is_exceeded(
     assert "STALLED" in done.stdout
 
 
+def test_a_group_that_kafka_does_not_know_is_a_no(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script that asks for a misspelt name would take it for a group without lag."""
+    monkeypatch.setattr(command, "run_command", lambda _: ([GroupLag("inmail-sent", "", ())], None))
+
+    done = CliRunner().invoke(app, ["lag", "--group", "inmail-sent"])
+
+    assert Exit.NO == done.exit_code
+    assert "Kafka knows no group of this name" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("group", "limits", "code"),
     [

@@ -4,16 +4,21 @@ import io
 import json
 import os
 import threading
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
+from typer.testing import CliRunner
 
 from infra.clock import to_milliseconds
 from infra.kafka.sender import Outgoing
 from schemas.catalogue import BILLING_EVENTS, EXPIRY_TICKS, SEND_REQUESTS
 from schemas.envelope import EVENT_HEADERS
 from tests.ledger.book import at
+from workers.cli import app
+from workers.commands import publish as command
+from workers.ops.topics.publish import PublishReport
 from workers.ops.topics.record_lines import PublishTime, UnpublishableError, check_record, parse_line, read_lines
 
 EVENT: dict[str, Any] = {
@@ -61,6 +66,20 @@ def test_a_tick_goes_to_every_partition_without_a_key() -> None:
     outgoing = parse_line(_line(type="inmail.expiry.tick.v1", subject=None))
 
     assert (EXPIRY_TICKS, None, True) == (outgoing.topic, outgoing.key, outgoing.to_every_partition)
+
+
+@pytest.mark.parametrize("options", [[], ["--summary"]])
+def test_a_file_without_a_line_is_said_to_have_none(
+    options: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Silence would look like success to whoever piped in the output of a command that had failed."""
+    monkeypatch.setattr(command, "run_command", lambda _: PublishReport())
+
+    (tmp_path / "none").touch()
+
+    done = CliRunner().invoke(app, ["publish", str(tmp_path / "none"), *options])
+
+    assert (0, "Nothing was published.\n") == (done.exit_code, done.stdout)
 
 
 def test_an_unknown_type_needs_a_topic() -> None:
