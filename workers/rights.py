@@ -153,7 +153,7 @@ BALANCES_RIGHTS: Final[Mapping[str, Sequence[Right]]] = {
     "worker": _topics(_WRITE, BALANCES),
     "topics plan": (*_topics(_DESCRIBE, BALANCES), *_topics(Operation.DESCRIBE_CONFIGS, BALANCES)),
     "topics apply": (*_topics(_DESCRIBE, BALANCES), *_topics(Operation.ALTER_CONFIGS, BALANCES)),
-    "doctor": _topics(_WRITE, BALANCES),
+    "doctor": (*_topics(_READ, BALANCES), *_topics(_WRITE, BALANCES)),  # it asks for open transactions there, too
     "transactions list": _topics(_READ, BALANCES),
     "transactions end": _topics(_READ, BALANCES),
     "console": (*_topics(_READ, BALANCES), *_topics(Operation.DESCRIBE_CONFIGS, BALANCES)),

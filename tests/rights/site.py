@@ -25,7 +25,7 @@ from tests.workers.command import Said, run
 from workers.commands.running import Exit
 from workers.rights import RIGHTS, WARNED, rights_of
 
-__all__ = ["COMMANDS", "WORKERS", "Site", "names", "open_site", "prepare"]
+__all__ = ["COMMANDS", "GOOD", "WORKERS", "Site", "names", "open_site", "prepare"]
 
 _DATABASE = "site"
 _WHO = ("--because", "tests", "--yes")
@@ -71,6 +71,7 @@ COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {
     "replay rebuild": ("replay", "rebuild", "--schema", "again", "--dry-run"),
     "replay shadow": ("replay", "shadow", "--schema", "shadow", "--dry-run"),
 }
+GOOD: Final = {"shards add": Exit.UNREACHABLE}  # nobody listens there: its rights are looked at before
 WORKERS: Final = {"worker": ("worker", "send"), "worker ticker": ("worker", "ticker")}
 
 

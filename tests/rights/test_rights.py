@@ -60,6 +60,13 @@ async def test_a_documented_right_that_is_missing_is_named(site: Site, command: 
     assert names(command, TAKEN[command], settings, said), said
 
 
+async def test_a_doctor_with_the_documented_rights_finds_nothing_wrong(site: Site) -> None:
+    """The rights table of the topic of balances lacked one: whoever asks before the workers start would not start."""
+    said = await site.run("doctor", await site.add("doctor"))
+
+    assert (Exit.DONE, 0) == (said.code, said.out.count("\nwrong ")), said
+
+
 async def test_a_right_on_transactional_ids_is_missed_when_it_is_used(site: Site) -> None:
     """Kafka tells of DESCRIBE, which WRITE includes: with it alone, a worker starts and then names WRITE."""
     (right,) = [
