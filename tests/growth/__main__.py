@@ -7,6 +7,7 @@ for a while: `GROWTH_DATA` names a folder that has so much room; what is there a
 import asyncio
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,10 +17,14 @@ from time import perf_counter
 from rich.console import Console
 
 from infra.local.stack import LocalStack
+from infra.settings import Settings
 from tests.bench.figures import Figure, show, write
 from tests.growth.books import open_books
+from tests.growth.history import Story
 from tests.growth.measure import expire, plans_of_sends, read_statements, send_round, write_beside
 from workers.ops.books.audit_new import audit_and_mark, audit_new
+
+Books = tuple[Settings, Story]
 
 FEW = 1_000_000
 ROUNDS = 5
@@ -31,12 +36,16 @@ _ADD_COLUMN = "alter table journal add column growth_trial text"
 
 async def _measure(stack: LocalStack, many: int, out: Console) -> list[Figure]:
     books = {rows: await open_books(stack, rows, out) for rows in (FEW, many)}
-    audits: dict[str, float] = {}
-    began = perf_counter()
-    assert (await audit_and_mark(books[many][0])).passed
-    audits["whole"] = perf_counter() - began
-    figures: list[Figure] = []
     seed = int(datetime.now(UTC).timestamp()) % 100_000
+    return [
+        *await _measure_costs(books, many, seed, out),
+        await _measure_audits(books[many], many, seed + 50, out),
+        *await _measure_changes(books[many], seed + 60),
+    ]
+
+
+async def _measure_costs(books: Mapping[int, Books], many: int, seed: int, out: Console) -> list[Figure]:
+    """Measure what a send, an expiry and a statement cost at both sizes, in turn, and compare the plans of sends."""
     plans = {rows: await plans_of_sends(*book, seed) for rows, book in books.items()}
     out.print(plans)
     assert set(plans[FEW]) == set(plans[many])
@@ -54,20 +63,35 @@ async def _measure(stack: LocalStack, many: int, out: Console) -> list[Figure]:
             ):
                 out.print(f"{what}, {rows:,} rows: {cost.each()}", highlight=False)
                 cpu.setdefault((what, rows), []).append(cost.each()["cpu_us"])
+    figures = []
     for what in dict.fromkeys(what for what, _ in cpu):
         ours, base = (sorted(cpu[what, rows])[ROUNDS // 2] for rows in (many, FEW))
         figures.append(Figure(f"{what}, CPU of Postgres", ours, "us", base, round(ours / base, 2), {"rows": many}))
-    settings, story = books[many]
-    await send_round(settings, story, max(0, many // 100 - 2 * ROUNDS * SENDS), seed + 50)
+    return figures
+
+
+async def _measure_audits(books: Books, many: int, seed: int, out: Console) -> Figure:
+    """Measure an audit of everything, and then one of a hundredth as many rows that are new."""
+    settings, story = books
+    began = perf_counter()
+    assert (await audit_and_mark(settings)).passed
+    whole = perf_counter() - began
+    out.print(f"audit of everything: {whole:.1f} s", highlight=False)
+    await send_round(settings, story, many // 100, seed)
     began = perf_counter()
     found = await audit_new(settings)
-    audits["new"] = perf_counter() - began
+    new = perf_counter() - began
     assert found.passed and found.new is not None  # noqa: PT018
-    share = round(audits["new"] / audits["whole"], 3)
     details = {"new_rows": found.new.rows, "accounts": found.new.accounts, "examined": found.new.examined}
-    figures.append(Figure("audit of what is new", audits["new"], "s", audits["whole"], share, details))
+    return Figure("audit of what is new", new, "s", whole, round(new / whole, 3), details)
+
+
+async def _measure_changes(books: Books, seed: int) -> list[Figure]:
+    """Measure how long small batches wait while a migration adds a column or an index."""
+    settings, story = books
+    figures = []
     for what, statement in (("none", "select pg_sleep(5)"), ("column", _ADD_COLUMN), ("index", _ADD_INDEX)):
-        seconds, middle, longest = await write_beside(settings, story, statement, seed + 60 + len(figures))
+        seconds, middle, longest = await write_beside(settings, story, statement, seed + len(figures))
         waits = {"seconds": round(seconds, 1), "median_ms": round(middle, 1)}
         figures.append(Figure(f"longest batch beside a new {what}", longest, "ms", details=waits))
     return figures
