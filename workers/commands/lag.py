@@ -12,7 +12,7 @@ from rich.live import Live
 from infra.output import continue_without_reader
 from infra.retry import wait_for_server
 from infra.terminal import console, error_console
-from workers.commands.lag_limits import parse_limit
+from workers.commands.lag_limits import LagLimit, parse_limit
 from workers.commands.options import JsonOption, write_json
 from workers.commands.running import Exit, fail, run_command, say_waiting
 from workers.commands.views.lag import render_lag_page, show_lag
@@ -62,18 +62,23 @@ def lag(  # noqa: PLR0913 - one parameter an option
         write_json([each.summary() for each in groups]) if json else show_lag(groups)
         if trouble is not None:
             error_console().print(trouble, soft_wrap=True)
-        if group and any(each.is_unknown for each in groups):  # a name that is misspelt reads nothing, for ever
+        if group and any(each.is_unknown for each in groups):  # misspelt, it would be without lag for ever
             raise typer.Exit(Exit.NO)
-        if any(limit.exceeded(group) for limit in limits for group in groups):
-            raise typer.Exit(Exit.NO)
-        if limits and trouble is not None and any(each.is_ours for each in groups):
-            raise fail("so whether a worker's group is within the limits is not known", Exit.UNREACHABLE, "postgres")
+        _judge(limits, groups, trouble)
         return
     run_command(
         lambda settings: _repeat(partial(watched, settings), serve, every, json=json, silent=not watch),
         following=True,
         waits=serve is not None,
     )
+
+
+def _judge(limits: Sequence[LagLimit], groups: Sequence[GroupLag], trouble: str | None) -> None:
+    """End with 1 where a limit is exceeded, and with 3 where that is not known."""
+    if any(limit.exceeded(group) for limit in limits for group in groups):
+        raise typer.Exit(Exit.NO)
+    if limits and trouble is not None and any(each.is_ours for each in groups):
+        raise fail("so whether a worker's group is within the limits is not known", Exit.UNREACHABLE, "postgres")
 
 
 async def _once(opening: AbstractAsyncContextManager[LagObserver]) -> tuple[Sequence[GroupLag], str | None]:

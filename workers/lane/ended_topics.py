@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import structlog
 from aiokafka import TopicPartition
 
+from infra.clock import EPOCH
 from infra.kafka.transactions import Message
 from infra.postgres import Pool
 from infra.settings import Settings
@@ -21,7 +22,7 @@ __all__ = ["EndedTopics"]
 
 # Of each the watermark at which it ended, the one before, and from where to where answers may not be published.
 _UNPUBLISHED = """
-select e.as_of, e.since, e.unpublished_from, e.next_offset
+select e.as_of, e.since, e.unpublished_from, e.next_offset, e.published_time
 from (
     select x.*, lag(x.as_of) over (order by x.as_of) as since
     from ended_topics as x
@@ -29,19 +30,6 @@ from (
 ) as e
 where e.unpublished_from is not null
 order by e.as_of
-"""
-# When the first of those answers was decided: no answer is older.
-_FIRST = """
-select min(as_of)
-from (
-    select as_of from journal
-    where worker = $1 and source_partition = $2 and source_offset >= $3 and source_offset < $4
-        and as_of > coalesce($5::timestamptz, '-infinity') and as_of <= $6
-    union all
-    select as_of from ticks
-    where $1 = 'expiry' and partition = $2 and source_offset >= $3 and source_offset < $4
-        and as_of > coalesce($5::timestamptz, '-infinity') and as_of <= $6
-) as x
 """
 _PUBLISHED = (
     "update ended_topics set unpublished_from = null"
@@ -69,15 +57,14 @@ class EndedTopics:
 
         """
         key = (self._rows.group, self._rows.topic, row.partition)
-        for as_of, since, start, end in await self._pool.fetch(_UNPUBLISHED, *key):
+        for as_of, since, start, end, published_time in await self._pool.fetch(_UNPUBLISHED, *key):
             async with self._rows.fenced([Progress(row)]) as connection:
                 gone = StoredRange(start, end, since, as_of)
                 messages = await self._job.replay_answers(connection, row.partition, gone)
-                worker = self._rows.group.removeprefix("inmail-")
-                first = await connection.fetchval(_FIRST, worker, row.partition, *gone)
             if messages:
                 place = TopicPartition(self._rows.topic, row.partition)
-                found = await scan_published(self._settings, {place: Doubt(range(start, end), first)}, progress)
+                doubt = Doubt(range(start, end), published_time or EPOCH)
+                found = await scan_published(self._settings, {place: doubt}, progress)
                 missing, _ = found[place].drop_published(messages, {})
                 if missing:
                     await publish(missing)

@@ -127,9 +127,9 @@ class Lane:
         row = self.row
         if is_committed:
             row.maybe_published, self.published_answers = None, None
-        elif offset <= (row.published or 0):
-            return
-        row.published, row.published_time = offset, received_at or row.published_time
+            row.published, row.published_time = offset, received_at or row.published_time
+        else:  # what was found, and left out, was received earlier, and so was what may be found beyond it
+            row.published = max(row.published or 0, offset)
 
     def postpone(self, error: Exception) -> None:
         """Keep what was received, and look again later: longer after each failure in a row."""

@@ -77,8 +77,8 @@ where consumer_group = $1 and topic = $2 and partition = u.number and epoch = u.
 """
 _RELEASE = """
 update lanes as l
-set awaited = false, published = u.published, published_time = u.published_time, maybe_published = u.maybe_published,
-    owner = null
+set awaited = false, published = u.published, published_time = u.published_time,
+    maybe_published = coalesce(u.maybe_published, u.published), owner = null
 from unnest($3::integer[], $4::bigint[], $5::bigint[], $6::timestamptz[], $7::bigint[])
     as u (partition, epoch, published, published_time, maybe_published)
 where l.consumer_group = $1 and l.topic = $2 and l.partition = u.partition and l.epoch = u.epoch
@@ -105,7 +105,7 @@ class LaneRow:
     as_of: datetime = EPOCH  # the latest broker's time up to which outcomes are stored
     published: int | None = None  # up to where the owner knows its answers published; noted with its writes
     published_time: datetime | None = None  # no later answer was received before; None: not known
-    maybe_published: int | None = None  # up to where answers may be published beyond that; None: they are not
+    maybe_published: int | None = None  # up to where answers may be published; None: not beyond `published`
     topic_id: UUID | None = None  # of the topic that was read; None: no lane has noted it yet
     topic_since: datetime | None = None  # watermark at which it followed another one; None: it is the first
     halted: str | None = None  # why the lane could not go on
@@ -150,14 +150,16 @@ class LaneRows:
         one has not seen. Nor is a lane whose number this server does not hold.
         """
         by_partition = {row.partition: row for row in rows}
+        # What this one knows is true as long as nobody had the row meanwhile: another owner, or a rewind.
+        known = [row if row.epoch == row.last_epoch else LaneRow(row.partition) for row in rows]
         acquired = await self._pool.fetch(
             _ACQUIRE,
             self.group,
             self.topic,
             list(by_partition),
             [row.last_epoch + 1 for row in rows],
-            [row.published for row in rows],
-            [row.published_time for row in rows],
+            [row.published for row in known],
+            [row.published_time for row in known],
             owner,
         )
         for found in acquired:

@@ -106,7 +106,7 @@ async def scan_published(
         starts = await consumer.beginning_offsets(places)
         if since is not None:
             # To a read_committed reader, brokers tell of no record behind an open transaction, as if none were there.
-            first = await all_.offsets_for_times(dict.fromkeys(places, since - _EARLIER_MILLISECONDS))
+            first = await all_.offsets_for_times(dict.fromkeys(places, max(0, since - _EARLIER_MILLISECONDS)))
             starts = {place: each.offset if each else ends[place] for place, each in first.items()}
         for place, start in starts.items():
             consumer.seek(place, start)

@@ -62,7 +62,7 @@ class CommittedOffsetCheck:
         if self._count == _ATTEMPTS:
             structlog.get_logger("inmail.lane").warning("offset_not_believed", offset=committed, published=noted)
             # After a rewind far less than what is stored: the rest has to be published again, found or not.
-            up_to = maybe if maybe is not None and maybe > noted else max(noted, stored)
+            up_to = maybe if maybe is not None and maybe >= noted else max(noted, stored)
             return StartPoint(max(committed or 0, noted - _LOOK_BACK), up_to)
         self._count += 1
         raise GroupCoordinatorNotAvailableError(

@@ -125,10 +125,10 @@ class LaneOwner:
     async def _open(self, lanes: list[Lane]) -> None:
         """Acquire lanes, fencing their last owners, and find out where each begins."""
         try:
-            # One that was frozen must not take lanes from its successor in turn.
-            if self._failures or any(lane.failures for lane in lanes):
-                await self._opening.check_membership()
             lanes = await self._opening.read(lanes)  # 1
+            # One that was frozen must not take lanes from its successor in turn; (3) sees one that comes after (1).
+            if self._failures or any(lane.failures or lane.row.epoch for lane in lanes):
+                await self._opening.check_membership()
             rows = [lane.row for lane in lanes]
             owners = {row.last_owner for row in rows if row.last_owner}
             await fence_producers(self._settings, owners - {self._name})  # 2

@@ -204,7 +204,8 @@ async def test_an_operator_sets_a_record_aside_for_good(
         await plan_clock(cluster, WorkerName.SEND, PLACE.partition, ClockDecision.SET_ASIDE)
 
     host[0] = timedelta()
-    await database.execute("update lanes set published = $3 where topic = $1 and partition = $2", *PLACE, first)
+    back = "update lanes set published = $3, maybe_published = $3 where topic = $1 and partition = $2"
+    await database.execute(back, *PLACE, first)
     async with reader(cluster, SendJob.group) as consumer:
         consumer.assign([PLACE])
         await consumer.commit({PLACE: first})

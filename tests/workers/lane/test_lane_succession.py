@@ -25,8 +25,9 @@ from infra.settings import Settings
 from infra.shards import read_shard
 from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS
 from tests.workers.wire import ends, eventually, publish, read, send
-from workers.errors import FencedError
+from workers.errors import FencedError, LaneError
 from workers.jobs.send import SendJob
+from workers.lane import lane as lane_module
 from workers.lane import turn
 from workers.lane.circuit_breaker import CircuitBreaker
 from workers.lane.clients import Clients
@@ -167,6 +168,45 @@ async def test_an_owner_that_was_frozen_as_it_opened_a_lane_does_not_take_it_fro
             is_owned = await rows.are_owned([newer])
 
     assert is_owned
+
+
+async def test_an_owner_of_before_asks_its_group_before_it_acquires_a_lane_again(
+    cluster: Settings, account: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also a lane that was halted, and has not failed: its worker may have been frozen, and counted out, meanwhile."""
+    monkeypatch.setattr(lane_module, "_HALTED_SECONDS", 0.1)
+    place, records = await _publish(cluster, account, 1)
+    async with _owning(cluster, place, "old") as (owner, lane):
+        await _feed(lane, records)
+        is_member = owner._opening._consumer.is_member
+        asked = is_member.await_count
+        is_member.return_value = False
+        lane.fail(LaneError("planted"))
+        owner._changed.set()
+
+        async def has_asked() -> bool:
+            return bool(is_member.await_count > asked) or lane.is_open
+
+        await eventually(has_asked, "it asks, or opens the lane")
+        is_open = lane.is_open
+
+    assert 0 == asked
+    assert not is_open
+
+
+async def test_what_a_worker_knew_of_a_lane_is_nothing_once_another_has_had_it(settings: Settings) -> None:
+    """How far answers are published may have gone back since: by a rewind, or with a topic that was created again."""
+    async with create_pool(settings) as pool:
+        rows, mine, other = LaneRows(pool, SendJob.group, SEND_REQUESTS), LaneRow(0), LaneRow(0)
+        await rows.read([mine])
+        await rows.acquire([mine], "inmail-send.mine")
+        mine.published, mine.published_time = 790, utc_now()
+        await rows.read([other])
+        await rows.acquire([other], "inmail-send.other")
+        await rows.read([mine])
+        await rows.acquire([mine], "inmail-send.mine")
+
+    assert (None, None) == (mine.published, mine.published_time)
 
 
 async def test_a_lane_that_has_a_newer_owner_learns_so_when_it_tells_that_it_waits(settings: Settings) -> None:

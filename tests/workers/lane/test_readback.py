@@ -5,6 +5,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 from uuid import UUID
 
 import pytest
@@ -37,12 +38,15 @@ from tests.workers.wire import Raw, ends, prepare, publish, read, send, set_offs
 from workers.jobs.result_events import tick_messages
 from workers.jobs.send import SendJob
 from workers.lane import opening, readback, recovery
+from workers.lane.lane import Lane
 from workers.lane.lane_rows import LaneRows
+from workers.lane.recovery import CommittedOffsetCheck
 from workers.ledger.model import Tick, WorkerName
 from workers.ledger.plans import load_catalogue
 from workers.ops.replay.rewind import rewind
 from workers.ops.replay.rewind_plan import RewindOptions, plan_rewind
 from workers.ops.replay.rewind_target import RewindTarget, TargetKind
+from workers.telemetry.health import Health
 
 PLACE = TopicPartition(SEND_REQUESTS, 0)
 _ODD = b'{"id": [1], "data": {"source": {"topic": [], "partition": {}, "offset": "x"}}}'
@@ -250,22 +254,39 @@ async def test_looking_for_answers_begins_where_the_lane_had_noted_the_last_ones
     assert 3 == len(answers) == len({each["request_id"] for each in answers})
 
 
-async def test_a_kill_within_a_rewind_leaves_nothing_out(cluster: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("published", range(3))
+async def test_a_kill_within_a_rewind_leaves_nothing_out(
+    cluster: Settings, monkeypatch: pytest.MonkeyPatch, published: int
+) -> None:
     """An answer that can be read from before the rewind was taken for the one that is to be published again."""
     monkeypatch.setattr(readback, "_EARLIER_MILLISECONDS", 0)
     account = in_partition(cluster, PLACE.partition)
     first = (await ends(cluster, SEND_REQUESTS))[PLACE]
     events = [send(account) for _ in range(3)]
-    await _work(cluster, events)
+    for event in events:
+        await _work(cluster, [event])
     start = await ends(cluster, SEND_RESULTS)
     target, options = RewindTarget(TargetKind.OFFSET, first, (PLACE.partition,)), RewindOptions(publish_again=True)
     plan = await plan_rewind(cluster, WorkerName.SEND, target, options)
     await rewind(cluster, target, options, plan, who=ME, stop=asyncio.Event(), drain_seconds=20)
-    await _be_killed(cluster, monkeypatch, [], published=2)
+    await _be_killed(cluster, monkeypatch, [], published)
 
     await _work(cluster, [])
 
     assert [str(each.id) for each in events] == [each["request_id"] for each in await read(cluster, start, 3)]
+
+
+def test_the_time_of_a_turn_that_left_out_what_it_found_is_not_noted(settings: Settings) -> None:
+    """What lies beyond it was published before that turn, too: the next owner would look for it too late."""
+    lane = Lane(SendJob.group, PLACE, AsyncMock(), settings, Health(30).lane(PLACE), CommittedOffsetCheck())
+    lane.row.published, lane.row.published_time = 100, EPOCH
+
+    lane.note_published(200, utc_now(), is_committed=False)
+    in_doubt = lane.row.published, lane.row.published_time
+    lane.note_published(300, now := utc_now(), is_committed=True)
+
+    assert (200, EPOCH) == in_doubt
+    assert (300, now) == (lane.row.published, lane.row.published_time)
 
 
 async def _be_killed(

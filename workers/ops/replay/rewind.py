@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
 from aiokafka import TopicPartition
+from asyncpg import Record
 
 from infra.kafka.clients import admin_client, committed_offsets
 from infra.postgres import Connection, connect_database
@@ -28,6 +29,19 @@ from workers.topology import GROUP_OF, TOPIC_OF
 
 __all__ = ["rewind"]
 
+_ANNOUNCE: Final = """
+update lanes as l
+set published = least(l.published, u.target), epoch = l.epoch + 1, head = null,
+    owner_epoch = case l.owner_epoch when l.epoch then l.epoch + 1 else l.owner_epoch end
+from unnest($3::integer[], $4::bigint[]) as u (number, target)
+where l.consumer_group = $1 and l.topic = $2 and l.partition = u.number
+returning l.partition, u.target, l.epoch
+"""
+_NOTE: Final = """
+update lanes as l set published = u.target, maybe_published = u.target
+from unnest($3::integer[], $4::bigint[], $5::bigint[]) as u (number, target, its_epoch)
+where l.consumer_group = $1 and l.topic = $2 and l.partition = u.number and l.epoch = u.its_epoch
+"""
 _MOVED: Final = "partition numbers moved to another server meanwhile, and nothing was set: run the same command again"
 
 
@@ -106,11 +120,11 @@ async def _set_offsets(
     group, topic = GROUP_OF[TOPIC_OF[plan.worker]], TOPIC_OF[plan.worker]
     offsets = {TopicPartition(topic, move.partition): move.target for move in plan.moves}
     if offsets:
+        announced: list[tuple[Settings, list[Record]]] = []
         for server, held in plan.servers:
-            own = {place: offset for place, offset in offsets.items() if not held or place.partition in held}
-            if own:
-                with naming_server(server):
-                    await _announce_offsets(server, group, own)
+            own = {move.partition: move.target for move in plan.moves if not held or move.partition in held}
+            with naming_server(server):
+                announced.append((server, await _announce_offsets(server, (group, topic), own)))
         # Announced on a server that has copied its lanes to another meanwhile, the other would not know.
         numbers = [number for each in plan.servers for number in each.numbers]
         if await servers_of_numbers(settings, numbers) != plan.servers:
@@ -122,24 +136,34 @@ async def _set_offsets(
                 raise RefusedError(
                     "the group's offsets were changed by another client meanwhile: check them, and try again"
                 )
+        for server, lanes in announced:
+            with naming_server(server):
+                await _note_offsets(server, (group, topic), lanes)
     operation.result["set"] = True
 
 
-async def _announce_offsets(settings: Settings, group: str, offsets: Mapping[TopicPartition, int]) -> None:
+async def _announce_offsets(settings: Settings, key: tuple[str, str], targets: Mapping[int, int]) -> list[Record]:
     """Let the lanes expect the new offsets: they would take an unannounced older offset for a broker's error.
 
     Announced before the offsets are set: a lane accepts any offset from the announced one on, so an announcement alone
     does no harm. It ends the lanes' epochs: a worker that was frozen, and that its group counted out, would give its
-    lanes back with what it knows to be published.
+    lanes back with what it knows to be published. Return of each lane its partition, its target and its new epoch.
     """
     connection = await connect_database(settings)
     try:
-        await connection.executemany(
-            "update lanes set published = least(published, $4), published_time = null, maybe_published = null,"
-            " epoch = epoch + 1, head = null,"
-            " owner_epoch = case owner_epoch when epoch then epoch + 1 else owner_epoch end"
-            " where consumer_group = $1 and topic = $2 and partition = $3",
-            [(group, tp.topic, tp.partition, offset) for tp, offset in offsets.items()],
-        )
+        return await connection.fetch(_ANNOUNCE, *key, list(targets), list(targets.values()))
+    finally:
+        await connection.close()
+
+
+async def _note_offsets(settings: Settings, key: tuple[str, str], lanes: Sequence[Record]) -> None:
+    """Note that no answer beyond the new offsets counts as published, in the rows of lanes that nobody has since then.
+
+    Whatever a broker tells later, or forgets: what was published before the rewind is to be published again.
+    """
+    columns = [[lane[name] for lane in lanes] for name in ("partition", "target", "epoch")]
+    connection = await connect_database(settings)
+    try:
+        await connection.execute(_NOTE, *key, *columns)
     finally:
         await connection.close()

@@ -54,11 +54,12 @@ with l as (
 
 kept as (
     insert into ended_topics (
-        consumer_group, topic, partition, as_of, topic_id, next_offset, unpublished_from, ended_at
+        consumer_group, topic, partition, as_of, topic_id, next_offset, unpublished_from, ended_at, published_time
     )
     select
         consumer_group, topic, partition, ended_as_of, topic_id, ended_offset,
-        nullif(least(greatest(coalesce(published, ended_offset - $6), 0), ended_offset), ended_offset), $7
+        nullif(least(greatest(coalesce(published, ended_offset - $6), 0), ended_offset), ended_offset), $7,
+        published_time
     from l
     where ended_offset is not null
 )

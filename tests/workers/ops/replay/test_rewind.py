@@ -27,7 +27,7 @@ from tests.workers.replaying import ME, fund_and_send, mark, published, seen, wh
 from tests.workers.wire import ends, promotion, publish, send
 from workers.jobs.billing import BillingJob
 from workers.jobs.send import SendJob
-from workers.lane import recovery
+from workers.lane import opening, recovery
 from workers.lane.lane_rows import LaneRow, LaneRows
 from workers.ledger.model import WorkerName
 from workers.ledger.plans import load_catalogue
@@ -379,6 +379,55 @@ async def test_a_worker_that_was_frozen_meanwhile_does_not_take_a_rewind_back(
     await work_off(cluster, SendJob(load_catalogue()))
 
     assert 2 == len(await again.read(cluster))
+
+
+async def test_a_broker_that_forgets_a_rewind_does_not_take_it_back(
+    cluster: Settings, account: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers from before it can be read; they were taken for those that were to be published again."""
+    monkeypatch.setattr(recovery, "_ATTEMPTS", 1)
+    number = home(cluster, account)
+    await fund_and_send(cluster, account, 2)
+    end = (await stands(cluster))[number] or 0
+    await back(cluster, at(number, end - 2))
+    again, told = await mark(cluster), 0
+
+    async def forget(*_: object) -> dict[TopicPartition, int | None]:
+        nonlocal told
+        told += 1
+        offsets = await committed_offsets(*_)  # type: ignore[arg-type]
+        return {place: None if place.partition == number else offset for place, offset in offsets.items()}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(opening, "committed_offsets", forget)
+        await work_off(cluster, SendJob(load_catalogue()))
+
+    assert 2 <= told
+    assert 2 == len(await again.read(cluster))
+
+
+async def test_a_rewind_that_was_not_set_leaves_what_is_in_doubt(
+    cluster: Settings, database: Connection, account: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed worker may have published more than its row notes. Once the offsets are set, nothing of it counts."""
+    await fund_and_send(cluster, account, 2)
+    number = home(cluster, account)
+    end = (await stands(cluster))[number] or 0
+    said = "select published, maybe_published from lanes where topic = $1 and partition = $2"
+    await database.execute("update lanes set maybe_published = next_offset where topic = $1", SEND_REQUESTS)
+
+    async def dies(*_: object) -> None:
+        raise OSError("planted")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(rewinding, "set_offsets", dies)
+        with pytest.raises(OSError, match="planted"):
+            await back(cluster, at(number, end - 2))
+    unset = await database.fetchrow(said, SEND_REQUESTS, number)
+    await back(cluster, at(number, end - 2))
+
+    assert (end - 2, end) == tuple(unset or ())
+    assert (end - 2, end - 2) == tuple(await database.fetchrow(said, SEND_REQUESTS, number) or ())
 
 
 async def test_one_that_was_broken_off_is_done_again_and_then_there_is_nothing_to_do(

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
 
 import pytest
 from aiokafka import TopicPartition
@@ -9,12 +10,13 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError
 from structlog.testing import capture_logs
 
+from infra.clock import to_milliseconds, utc_now
 from infra.kafka.clients import admin_client, committed_offsets
 from infra.kafka.topic_ids import topic_ids
 from infra.kafka.transactions import TransactionPair
 from infra.local.stack import LocalStack
 from infra.postgres import Connection
-from infra.settings import Settings
+from infra.settings import RecordTime, Settings
 from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS
 from schemas.envelope import Event
 from tests.workers.lagging import QUICK, stands
@@ -94,9 +96,9 @@ def _requests(settings: Settings, count: int) -> list[Event]:
     return [send(in_partition(settings, number % 2)) for number in range(count)]
 
 
-async def _work_off(settings: Settings, requests: list[Event]) -> None:
+async def _work_off(settings: Settings, requests: list[Event], timestamp_ms: int | None = None) -> None:
     """Publish requests, one batch each, and let a worker decide them."""
-    await publish(settings, SEND_REQUESTS, requests)
+    await publish(settings, SEND_REQUESTS, requests, timestamp_ms)
     async with living(settings, with_balances(SendJob(load_catalogue()), settings)):
         await at_the_end(settings, 0, 1)
     await settled(settings)
@@ -172,19 +174,25 @@ async def _never(*_: object) -> str:
     return ""
 
 
+@pytest.mark.usefixtures("no_far_times_left")
+@pytest.mark.parametrize("time", RecordTime)
 async def test_what_was_stored_and_not_published_of_a_topic_that_is_gone_is_published_once(
-    cluster: Settings, admin: AIOKafkaAdminClient, database: Connection
+    cluster: Settings, admin: AIOKafkaAdminClient, database: Connection, time: RecordTime
 ) -> None:
-    """From the books, and no answer that a reader sees already; balances again, which are not counted as answers."""
-    cluster = cluster.model_copy(update={"balances_topic": True})
+    """From the books, and no answer that a reader sees already; balances again, which are not counted as answers.
+
+    Whatever time the records have: a watermark that is far ahead says nothing of when answers were published.
+    """
+    cluster = cluster.model_copy(update={"balances_topic": True, "topic_record_time": time})
     await apply_topics(cluster, await plan_topics(cluster))
     start = await ends(cluster, SEND_RESULTS)
     asked = _requests(cluster, 8)
-    await _work_off(cluster, asked[:4])
+    tomorrow = to_milliseconds(utc_now() + timedelta(days=1)) if time is RecordTime.CREATE else None
+    await _work_off(cluster, asked[:4], tomorrow)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TransactionPair, "publish", _fail)
         async with living(cluster):
-            await publish(cluster, SEND_REQUESTS, asked[4:])
+            await publish(cluster, SEND_REQUESTS, asked[4:], tomorrow)
             await eventually(lambda: _stored(database, len(asked)), "outcomes that are stored")
     # As a worker leaves it that was killed: of what it has published it had noted less.
     await database.execute("update lanes set published = 1")
@@ -192,7 +200,7 @@ async def test_what_was_stored_and_not_published_of_a_topic_that_is_gone_is_publ
     await apply_topics(cluster, await plan_topics(cluster))
     new = _requests(cluster, 6)
     with capture_logs() as logs:
-        await _work_off(cluster, new)
+        await _work_off(cluster, new, tomorrow)
 
     published = [log["answers"] for log in logs if log["event"] == "ended_topic_published"]
     assert [2, 2] == published
