@@ -45,7 +45,7 @@ class CommittedOffsetCheck:
         Args:
             committed: the group's offset, as the brokers tell it now.
             noted: up to where the lane's row knows answers to be published; None: it knows nothing.
-            maybe: up to where the lane's last owner may have published, without noting it; None: nothing of the kind.
+            maybe: up to where answers may be published, noted or not; None: the row, of a version before, does not say.
             stored: up to where outcomes are: answers may be published so far, which the row notes with its next batch.
             end: of the partition. What is noted beyond it is of records that are lost, or of another topic.
 
