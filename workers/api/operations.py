@@ -98,7 +98,9 @@ async def _outcome(reader: LedgerReader, request: web.Request) -> web.Response:
         answer=LineBody.model_validate(found.answer),
         conflicts=[LineBody.model_validate(line) for line in found.conflicts],
     )
-    return _answer(request, body, f"{found.answer.sequence}.{len(found.conflicts)}")
+    # Not how many conflicts: of many, only the newest are told.
+    newest = found.conflicts[-1].sequence if found.conflicts else 0
+    return _answer(request, body, f"{found.answer.sequence}.{newest}")
 
 
 async def _health(reader: LedgerReader, request: web.Request) -> web.Response:

@@ -67,13 +67,11 @@ class LedgerReader:
 
         """
 
-        async def read(server: ServerReads) -> CurrentBalance | BalanceVersion | None:
-            return await server.batches.balance(question)
+        async def read(server: ServerReads) -> tuple[int | None, CurrentBalance | BalanceVersion | None]:
+            found = await server.batches.balance(question)
+            return None if found is None else found.sequence, found
 
-        found = await self._read(question.account_id, read)
-        if wait_for > (found.sequence if found is not None else 0):
-            await self._wait(question.account_id, wait_for)
-            found = await self._read(question.account_id, read)
+        found = await self._read_from(question.account_id, wait_for, read)
         if found is None:
             raise _unknown_account()
         return found
@@ -88,14 +86,12 @@ class LedgerReader:
 
         """
 
-        async def read(server: ServerReads) -> StatementPage | None:
+        async def read(server: ServerReads) -> tuple[int | None, StatementPage | None]:
             async with server.connection() as connection:
-                return await read_statement_page(connection, account_id, limit, after=after, before=before)
+                page = await read_statement_page(connection, account_id, limit, after=after, before=before)
+            return None if page is None else page.sequence, page
 
-        page = await self._read(account_id, read)
-        if wait_for > (page.sequence if page is not None else 0):
-            await self._wait(account_id, wait_for)
-            page = await self._read(account_id, read)
+        page = await self._read_from(account_id, wait_for, read)
         if page is None:
             raise _unknown_account()
         return page
@@ -109,15 +105,17 @@ class LedgerReader:
 
         """
 
-        async def read(server: ServerReads) -> tuple[list[UUID], RequestAnswers | None]:
+        async def read(server: ServerReads) -> tuple[int | None, tuple[list[UUID], RequestAnswers | None]]:
             async with server.connection() as connection:
+                # Before the answers, in the same session: they are then of this sequence or a later one.
+                sequence = await read_sequence(connection, account_id) if wait_for else None
                 ids = (
                     [request] if isinstance(request, UUID) else await find_request_ids(connection, request, account_id)
                 )
-                return ids, await read_answers(connection, account_id, ids[0]) if len(ids) == 1 else None
+                found = await read_answers(connection, account_id, ids[0]) if len(ids) == 1 else None
+            return sequence, (ids, found)
 
-        await self._wait(account_id, wait_for)
-        ids, answers = await self._read(account_id, read)
+        ids, answers = await self._read_from(account_id, wait_for, read)
         if len(ids) > 1:
             raise ApiError(
                 ProblemKind.AMBIGUOUS_REQUEST,
@@ -174,30 +172,47 @@ class LedgerReader:
                 await asyncio.gather(*(each.check() for each in self.servers))
                 self._asked_at = monotonic()
 
-    async def _wait(self, account_id: str, wait_for: int) -> None:
-        """Wait until an account has a sequence, looking again and again: between two looks no connection is held."""
-        if wait_for <= 0:
-            return
+    async def _read_from(
+        self, account_id: str, wait_for: int, read: Callable[[ServerReads], Awaitable[tuple[int | None, Answer]]]
+    ) -> Answer:
+        """Read an account once it has a sequence, looking again and again: between two looks no connection is held.
 
-        async def read(server: ServerReads) -> int | None:
+        A look may have been at another replica than a read: the sequence of the read itself counts.
+
+        Args:
+            account_id: whose rows.
+            wait_for: the sequence; 0: any, and of an account that is not there as well.
+            read: returns the account's sequence, as of the read or of before, and what was read.
+
+        """
+
+        async def look(server: ServerReads) -> int | None:
             async with server.connection() as connection:
                 return await read_sequence(connection, account_id)
 
         pauses = iter(_POLL_SECONDS)
         until, pause = monotonic() + self.settings.api_wait_seconds, 0.0
         while True:
-            sequence = await self._read(account_id, read)
-            if sequence is not None and sequence >= wait_for:
-                return
-            pause = next(pauses, pause)
-            if monotonic() + pause > until:
-                has = "does not know the account" if sequence is None else f"is at {sequence}"
-                raise ApiError(
-                    ProblemKind.NOT_YET,
-                    f"wait_for={wait_for}: this database {has} after {self.settings.api_wait_seconds:g} s. Ask again"
-                    " after Retry-After; without wait_for the answer is what there is",
-                )
-            await asyncio.sleep(pause)
+            sequence, found = await self._read(account_id, read)
+            while wait_for > (sequence or 0):
+                pause = next(pauses, pause)
+                if monotonic() + pause > until:
+                    raise _not_yet(wait_for, sequence, self.settings.api_wait_seconds)
+                await asyncio.sleep(pause)
+                sequence = await self._read(account_id, look)
+                if wait_for <= (sequence or 0):
+                    break
+            else:
+                return found
+
+
+def _not_yet(wait_for: int, sequence: int | None, seconds: float) -> ApiError:
+    has = "does not know the account" if sequence is None else f"is at {sequence}"
+    return ApiError(
+        ProblemKind.NOT_YET,
+        f"wait_for={wait_for}: this database {has} after {seconds:g} s. Ask again after Retry-After; without wait_for"
+        " the answer is what there is",
+    )
 
 
 def _unknown_account() -> ApiError:

@@ -26,11 +26,12 @@ from tests.ledger.book import DAY, Book
 from tests.workers.api.served import OLD_TOKEN, TOKEN, Client, Line, serving
 from tests.workers.processes import ask, free_port
 from tests.workers.wire import eventually
-from workers.api import lock_watch
+from workers.api import lock_watch, reader
 from workers.api import openapi as openapi_module
 from workers.api.openapi import openapi, rendered
 from workers.api.problems import ProblemKind
 from workers.api.tokens import api_tokens, hash_token
+from workers.ops.books.current_balance import read_sequence
 
 ROOT = Path(__file__).parents[3]
 ODD = "a/b ü?c#d%"  # an id that a path has to carry percent-encoded
@@ -194,6 +195,8 @@ async def test_an_erased_account_has_a_balance_of_nothing(client: Client, databa
     await database.execute("update accounts set erased_at = $1", utc_now())
     answer = await client.get("/v1/accounts/alice/balance")
 
+    assert (None, None) == (answer.body["next_allotment_at"], answer.body["changes_at"])
+
     assert (0, [], 0) == (answer.body["spendable"], answer.body["lots"], answer.body["lot_count"])
     assert answer.body["erased_at"] is not None
 
@@ -237,6 +240,19 @@ async def test_what_a_client_has_is_not_sent_again_until_a_row_comes(client: Cli
 
     assert (200, 304, None, 200) == (first.status, same.status, same.body, new.status)
     assert first.headers["ETag"] == same.headers["ETag"] != new.headers["ETag"]
+
+
+async def test_a_conflict_changes_the_tag_though_only_the_newest_are_told(client: Client, book: Book) -> None:
+    """A producer that gives all its requests one id: from the 49th conflict on each answer has as many."""
+    id_ = uuid4()
+    await book.decide(*(book.send(id=id_, recipient_id=f"r-{number}") for number in range(50)))
+    url = f"/v1/accounts/alice/requests/{id_}"
+    first = await client.get(url)
+    await book.decide(book.send(id=id_, recipient_id="another"))
+    new = await client.get(url, If_None_Match=first.headers["ETag"])
+
+    assert (200, 200) == (first.status, new.status)
+    assert first.body["conflicts"][-1]["sequence"] < new.body["conflicts"][-1]["sequence"]
 
 
 async def test_a_lots_end_changes_the_tag_though_no_row_comes(client: Client, book: Book, database: Connection) -> None:
@@ -284,6 +300,27 @@ async def test_a_row_that_does_not_come_is_told_and_no_older_answer_given(
     assert [(503, "not-yet")] * 2 == [late.problem, unknown.problem]
     assert "1" == late.headers["Retry-After"]
     assert "is at 6" in late.body["detail"]
+    assert book.offset > 0
+
+
+@pytest.mark.parametrize("path", ["balance", "statement", f"requests/{UUID(int=1)}"])
+async def test_of_two_replicas_the_one_that_lags_gives_no_older_answer(
+    settings: Settings, book: Book, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind one address: a look found the row on one, and the read that follows may be of the other."""
+    looks = 0
+
+    async def read_sequence_of_either(connection: Connection, account_id: str) -> int | None:
+        nonlocal looks
+        looks += 1
+        return 9 if looks % 2 == 0 else await read_sequence(connection, account_id)
+
+    monkeypatch.setattr(reader, "read_sequence", read_sequence_of_either)
+    async with serving(settings, api_wait_seconds=0.3) as client:
+        late = await client.get(f"/v1/accounts/alice/{path}?wait_for=9")
+
+    assert looks > 1
+    assert (503, "not-yet") == late.problem
     assert book.offset > 0
 
 

@@ -95,8 +95,9 @@ timed as materialized (
     from asked
 ),
 coming as materialized (
-    select timed.*, case when not timed.unchanged then next_allotment(timed.account, timed.as_of) end
-        as next_allotment_at
+    select timed.*, case
+        when not timed.unchanged and timed.erased_at is null then next_allotment(timed.account, timed.as_of)
+    end as next_allotment_at
     from timed
 )
 select c.question, c.unchanged, c.account_id, c.sequence, c.as_of, c.erased_at, coalesce(s.spendable, 0) as spendable,
