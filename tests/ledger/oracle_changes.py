@@ -3,7 +3,7 @@
 from tests.ledger.oracle_calendar import Period
 from tests.ledger.oracle_case import Case
 from tests.ledger.oracle_grants import Opening, note_subscription, open_allotments, told_of
-from tests.ledger.oracle_periods import PLAN_CHANGED, lots_that_tell_of, periods_of, plan_at
+from tests.ledger.oracle_periods import PLAN_CHANGED, lots_that_tell_of, next_change_of, periods_of, plan_at
 from tests.ledger.oracle_state import Lot
 
 __all__ = ["RULES"]
@@ -38,16 +38,16 @@ def who_granted(case: Case) -> dict[str, object]:
 
 
 def close_old_lots(case: Case) -> None:
-    """Rule 12: the old plan's later lots that have not started make room, up to where a later change begins.
+    """Rule 12: the old plan's later lots that have not started make room, up to where the next change begins.
 
     Of what began before the change, `on_change: forfeit` closes some; a lot of its own period stays.
     """
     start = case.data("period_start")
-    changed_at = case.account.subscription(case.data("subscription_id")).changed_at
+    next_change = next_change_of(case)
     for lot in case.account.lots_of(case.data("subscription_id")):
         assert lot.period_start
         details = {"subscription_id": lot.subscription_id, "plan": lot.plan, "reason": "plan_changed"}
-        later_change = changed_at and start < changed_at <= lot.period_start
+        later_change = next_change and next_change <= lot.period_start
         is_old = lot.period_start >= start and not later_change and lot.plan != case.data("plan")
         if lot.open and not lot.started(case.now) and is_old:
             case.close(lot, "forfeited", details)
@@ -87,10 +87,10 @@ def opening_for(case: Case, period: Period, kept: list[Lot], credits_: int) -> O
 
 
 def note_change(case: Case) -> None:
-    """Remember where the latest change begins: earlier events say nothing of what follows."""
+    """Remember where the change begins: earlier events say nothing of what follows."""
     note_subscription(case)
     subscription = case.account.subscription(case.data("subscription_id"))
-    subscription.changed_at = max(subscription.changed_at or case.data("period_start"), case.data("period_start"))
+    subscription.changes |= {case.data("period_start")}
 
 
 RULES = {PLAN_CHANGED: change_plan}

@@ -6,7 +6,7 @@ from tests.ledger.oracle_calendar import Period, anchor_of, months_of_term
 from tests.ledger.oracle_case import Case
 from tests.ledger.oracle_state import Account, Lot
 
-__all__ = ["anchor_told_by", "lots_that_tell_of", "period_of", "periods_of", "plan_at", "tell_of"]
+__all__ = ["anchor_told_by", "lots_that_tell_of", "next_change_of", "period_of", "periods_of", "plan_at", "tell_of"]
 
 PLAN_CHANGED = "inmail.subscription.plan-changed.v1"
 
@@ -14,16 +14,21 @@ PLAN_CHANGED = "inmail.subscription.plan-changed.v1"
 def periods_of(case: Case) -> list[Period]:
     """Rule 11: a monthly event names one period; an annual one has up to twelve, dated by the anchor day.
 
-    What begins when a later plan change has begun is that change's affair.
+    What begins when the next plan change has begun is that change's affair.
     """
     start, end = case.data("period_start"), case.data("period_end")
     annual = case.data("term") == "annual"
     first, *others = months_of_term(start, end, anchor_told_by(case)) if annual else [Period(start, end)]
     first = Period(first.start, first.end, begins_change=case.request.type == PLAN_CHANGED)
-    changed_at = case.account.subscription(case.data("subscription_id")).changed_at
-    if changed_at and start < changed_at:
-        others = [period for period in others if period.start < changed_at]
+    if next_change := next_change_of(case):
+        others = [period for period in others if period.start < next_change]
     return [first, *others]
+
+
+def next_change_of(case: Case) -> datetime | None:
+    """Return where the first known plan change begins that is later than the event's own period."""
+    changes = case.account.subscription(case.data("subscription_id")).changes
+    return min((each for each in changes if each > case.data("period_start")), default=None)
 
 
 def anchor_told_by(case: Case) -> int:
@@ -41,8 +46,8 @@ def period_of(account: Account, lot: Lot) -> Period:
     assert lot.subscription_id
     assert lot.period_start
     assert lot.period_end
-    changed_at = account.subscription(lot.subscription_id).changed_at
-    return Period(lot.period_start, lot.period_end, begins_change=lot.period_start == changed_at)
+    changes = account.subscription(lot.subscription_id).changes
+    return Period(lot.period_start, lot.period_end, begins_change=lot.period_start in changes)
 
 
 def tell_of(account: Account, subscription_id: str, period: Period) -> list[Lot]:

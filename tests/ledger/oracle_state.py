@@ -124,7 +124,7 @@ class Subscription:
     credits: int = 0
     period_start: datetime | None = None
     anchor_day: int = 0
-    changed_at: datetime | None = None  # start of the latest plan change
+    changes: frozenset[datetime] = frozenset()  # where its plan changes begin
     ends_at: datetime | None = None
 
     def ended(self, instant: datetime) -> bool:

@@ -244,9 +244,9 @@ def all_or_nothing(_: Case, period: Period, kept: list[Lot], credits_: int) -> O
 def whatever_waits(case: Case) -> None:
     """Make room of later lots, also where a later change begins."""
     subscription = case.account.subscription(case.data("subscription_id"))
-    changed_at, subscription.changed_at = subscription.changed_at, None
+    changes, subscription.changes = subscription.changes, frozenset()
     close_old_lots(case)
-    subscription.changed_at = changed_at
+    subscription.changes = changes
 
 
 def nothing(*_: Any) -> None:

@@ -52,9 +52,9 @@ $$;
 
 -- Changes the plan: closes what is not kept, then opens a lot for each period that has none. Where a lot stays, what it
 -- lacks to the new plan's credits is a lot of its own with the same end. The answer is the lot of the change's own
--- period, or a row that says which lot stays there. p_changed_at is where the latest change before this one begins.
+-- period, or a row that says which lot stays there. p_next_change is where the next change after this one begins.
 create or replace function change_plan(
-    p_request request, p_period told_period, p_periods period[], p_validity interval, p_changed_at timestamptz
+    p_request request, p_period told_period, p_periods period[], p_validity interval, p_next_change timestamptz
 )
 returns setof journal
 language plpgsql volatile
@@ -67,7 +67,7 @@ declare
     answers_first boolean;
     told jsonb;
 begin
-    return query select * from close_old_lots(p_request, p_period, p_changed_at);
+    return query select * from close_old_lots(p_request, p_period, p_next_change);
 
     for k in 1 .. cardinality(p_periods) loop
         select * into kept from lots_kept(p_request, p_period.subscription_id, p_periods[k]);
@@ -97,9 +97,9 @@ begin
 end;
 $$;
 
--- Closes lots of the old plan: those of the change's own or later periods that have not started, up to where a later
+-- Closes lots of the old plan: those of the change's own or later periods that have not started, up to where the next
 -- change begins, whose periods are free again; and of what began before, what its plan said to forfeit as it opened.
-create or replace function close_old_lots(p_request request, p_period told_period, p_changed_at timestamptz)
+create or replace function close_old_lots(p_request request, p_period told_period, p_next_change timestamptz)
 returns setof journal
 language plpgsql volatile
 set plan_cache_mode = force_generic_plan
@@ -118,10 +118,7 @@ begin
                 when l.granted_at > p_request.as_of
                     then
                         l.period_start >= p_period.period_start and l.plan <> p_period.plan
-                        and (
-                            coalesce(p_changed_at <= p_period.period_start, true)
-                            or l.period_start < p_changed_at
-                        )
+                        and coalesce(l.period_start < p_next_change, true)
                 else
                     l.period_start < p_period.period_start and l.on_change = 'forfeit'
                     and p_request.as_of < l.expires_at

@@ -23,6 +23,7 @@ declare
     r request;
     p told_period;
     s subscriptions;
+    next_change timestamptz;
     anchor smallint;
     periods period[];
     to_open opening[];
@@ -37,7 +38,10 @@ begin
         select x.* into s from subscriptions as x
         where x.account = r.account and x.subscription_id = p.subscription_id;
         anchor := anchor_of(p.period_start, p.anchor_day, s.period_start, s.anchor_day);
-        periods := periods_of(p, anchor, s.changed_at);
+        select min(c.starts) into next_change
+        from unnest(s.changes || s.changed_at) as c (starts)
+        where c.starts > p.period_start;
+        periods := periods_of(p, anchor, next_change);
         granted_by := null;
 
         if is_erased(r.account) then
@@ -69,7 +73,7 @@ begin
         before := available(r.account, r.as_of);
         perform note_period(r, p, anchor);
         if p.is_change then
-            return query select * from change_plan(r, p, periods, p_validity, s.changed_at);
+            return query select * from change_plan(r, p, periods, p_validity, next_change);
         elsif p.credits = 0 then
             return next book(r, 'no_credits_in_plan', p_details => told);
         else
@@ -90,7 +94,7 @@ as $$
     );
 $$;
 
--- Notes the latest period of a subscription, what it gives and on which day of the month, and the latest plan change.
+-- Notes the latest period of a subscription, what it gives and on which day of the month, and where a change begins.
 create or replace function note_period(p_request request, p_period told_period, p_anchor_day smallint)
 returns void
 language sql volatile
@@ -107,7 +111,9 @@ as $$
         anchor_day = excluded.anchor_day
     where s.period_start is null or s.period_start <= excluded.period_start;
 
-    update subscriptions as s set changed_at = greatest(s.changed_at, p_period.period_start)
+    update subscriptions as s set
+        changed_at = greatest(s.changed_at, p_period.period_start),
+        changes = array_remove(s.changes, p_period.period_start) || p_period.period_start
     where
         p_period.is_change and s.account = p_request.account and s.subscription_id = p_period.subscription_id;
 $$;

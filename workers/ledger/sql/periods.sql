@@ -60,9 +60,9 @@ as $$
     );
 $$;
 
--- The periods that an event tells of: one, or the up to twelve months of an annual term. What begins when a later plan
+-- The periods that an event tells of: one, or the up to twelve months of an annual term. What begins when the next plan
 -- change has begun is that change's affair.
-create or replace function periods_of(p_period told_period, p_anchor_day smallint, p_changed_at timestamptz)
+create or replace function periods_of(p_period told_period, p_anchor_day smallint, p_next_change timestamptz)
 returns period[]
 language sql immutable
 as $$
@@ -84,7 +84,7 @@ as $$
     where
         month.n = 0
         or month.starts < p_period.period_end
-        and (coalesce(p_changed_at <= p_period.period_start, true) or month.starts < p_changed_at);
+        and coalesce(month.starts < p_next_change, true);
 $$;
 
 -- The allotments of a subscription that are for the same period, voided ones too. Not those that a plan change made
@@ -111,7 +111,7 @@ as $$
                     select from subscriptions as s
                     where
                         s.account = p_account and s.subscription_id = p_subscription_id
-                        and s.changed_at = l.period_start
+                        and (s.changed_at = l.period_start or l.period_start = any(s.changes))
                 )
             end
         );

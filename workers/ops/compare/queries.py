@@ -79,7 +79,7 @@ left join lots as l on j.account = l.account and j.lot = l.lot
 order by 1, 2, 3, 4, 5, 6, 7, j.sequence
 """  # noqa: S608 - a constant
 
-# $7: whether to compare states. `period_end`, and `changed_at` of subscriptions, are left out: a ledger written by an
+# $7: whether to compare states. `period_end`, and the changes of subscriptions, are left out: a ledger written by an
 # older version lacks them, and the decisions that depend on them are compared.
 _LOTS = f"""
 select
