@@ -37,10 +37,18 @@ _TIMEOUT: Final = 600.0  # seconds for a count: a year of ticks takes one
 _RECREATED: Final = (
     "select partition from lanes where consumer_group = $1 and topic = $2 and topic_id <> $3 order by 1 limit 1"
 )
-# Of each partition: up to `since` ticks are gone with the topic that they were in, later ones below the offset `below`.
+# Of each partition: up to `gone_until` ticks are gone with the topic that they were in, later ones below the offset
+# `below`. A topic that lost records at its end, and was gone on with, is the same: what is left of it is read again.
 _PRUNABLE: Final = """
 with lane as (
-    select p.partition, l.topic_since as since, least(p.oldest, coalesce(l.published, 0)) as below
+    select
+        p.partition, least(p.oldest, coalesce(l.published, 0)) as below,
+        coalesce((
+            select max(e.as_of) from ended_topics as e
+            where
+                e.consumer_group = l.consumer_group and e.topic = l.topic and e.partition = l.partition
+                and e.topic_id <> l.topic_id
+        ), '-infinity') as gone_until
     from unnest($1::integer[], $2::bigint[]) as p (partition, oldest)
     inner join lanes as l
         on l.consumer_group = 'inmail-expiry' and l.topic = 'inmail.expiry-ticks' and l.partition = p.partition
@@ -55,7 +63,7 @@ with lane as (
 place as (
     select l.*, (
         select max(t.source_offset) from ticks as t
-        where t.partition = l.partition and t.source_offset < l.below and t.as_of > l.since
+        where t.partition = l.partition and t.source_offset < l.below and t.as_of > l.gone_until
     ) as newest
     from lane as l
 ),
@@ -65,7 +73,7 @@ prunable as (
     inner join ticks as t on t.partition = p.partition
     where
         t.code <> 'booking' and t.source_offset between $3 and $4
-        and (t.as_of <= p.since or (t.source_offset < p.below and t.source_offset <> p.newest))
+        and (t.as_of <= p.gone_until or (t.source_offset < p.below and t.source_offset <> p.newest))
         and not exists (
             select from journal as j
             where j.source_partition = t.partition and j.source_offset = t.source_offset and j.worker = 'expiry'

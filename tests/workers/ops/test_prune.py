@@ -27,6 +27,11 @@ from workers.ops.prune import PrunePlan, plan_prune, prune
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 PLACE = TopicPartition(EXPIRY_TICKS, 0)
+ENDED = """
+with l as (update lanes set topic_since = '2026-01-31 12:04Z', topic_id = gen_random_uuid() returning topic_id)
+insert into ended_topics (consumer_group, topic, partition, as_of, topic_id, next_offset, ended_at)
+select 'inmail-expiry', 'inmail.expiry-ticks', 0, '2026-01-31 12:04Z', {}, 5, now() from l
+"""
 UNPUBLISHED_TOPIC = """
 insert into ended_topics values ('inmail-expiry', 'inmail.expiry-ticks', 0, '2026-01-31 12:04Z', null, 5, 3, now())
 """
@@ -100,7 +105,8 @@ async def _left(database: Connection) -> list[int]:
         ("update lanes set published = 2", [1, 2, 3, 4, 5]),
         ("update lanes set published = null", [0, 1, 2, 3, 4, 5]),
         ("update ticks set code = 'booking' where source_offset = 1", [1, 3, 4, 5]),
-        ("update lanes set topic_since = '2026-01-31 12:04Z'", [5]),  # the rest were in a topic that is gone
+        (ENDED.format("gen_random_uuid()"), [5]),  # the rest were in a topic that is gone
+        (ENDED.format("topic_id"), [3, 4, 5]),  # the records of offsets 4 and 5 are there
         (UNPUBLISHED_TOPIC, [0, 1, 2, 3, 4, 5]),
         ("delete from lanes", [0, 1, 2, 3, 4, 5]),
     ],
@@ -110,6 +116,7 @@ async def _left(database: Connection) -> list[int]:
         "nothing known to be published",
         "a tick with steps left",
         "a topic made anew",
+        "a topic that lost records at its end",
         "answers of an ended topic unpublished",
         "no lane",
     ],

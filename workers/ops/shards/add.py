@@ -27,6 +27,8 @@ order by 1, 2
 # A server that was prepared and is not in INMAIL_DATABASE_SHARDS yet has its ordinal all the same.
 _LAST: Final = "select coalesce(max((plan ->> 'ordinal')::integer), 0) from operations where verb = $1"
 
+_PLANNED: Final = "select count(*) from operations where verb = $1 and (plan ->> 'ordinal')::integer >= $2"
+
 
 @dataclass(frozen=True, slots=True)
 class AddPlan:
@@ -96,8 +98,8 @@ async def add_server(settings: Settings, plan: AddPlan, who: Operator) -> Ongoin
     """Prepare a server as planned, all at once, on record; return the operation.
 
     Raises:
-        RefusedError: when another `shards add` runs, or the server is the one of INMAIL_DATABASE_URL, is not empty any
-            more or was prepared meanwhile.
+        RefusedError: when another `shards add` runs or has run since the plan, or the server is the one of
+            INMAIL_DATABASE_URL, is not empty any more or was prepared meanwhile.
         MissingPrivilegesError: when the user does not own the server's tables.
         UnreachableServerError, OSError, asyncpg.PostgresError: when a server fails.
 
@@ -110,6 +112,10 @@ async def add_server(settings: Settings, plan: AddPlan, who: Operator) -> Ongoin
         recorded_operation(settings, intent) as operation,
     ):
         await require_owner(session)
+        if await operation.connection.fetchval(_PLANNED, ADD_VERB, plan.ordinal) > 1:  # this one is the first
+            raise RefusedError(
+                f"another server was added meanwhile, perhaps as server {plan.ordinal}: run the same command again"
+            )
         if session.server.shard != plan.target.shard:
             raise RefusedError(f"{plan.target.address} was prepared meanwhile")
         connection = session.connection

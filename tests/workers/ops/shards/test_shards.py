@@ -64,6 +64,23 @@ async def test_servers_have_different_ordinals(settings: Settings, other_books: 
     assert (plan.ordinal, plan.summary()["first_key"]) == (2, 2**41)
 
 
+async def test_of_two_plans_at_once_the_second_is_refused(
+    settings: Settings, other_books: Books, connect: Connect
+) -> None:
+    """Both would have the same ordinal, and so the same keys; made anew, the second has the next one."""
+    one, two = await other_books(), await other_books()
+    plans = [await plan_add(settings, _url(each)) for each in (one, two)]
+    await add_server(settings, plans[0], WHO)
+
+    with pytest.raises(RefusedError, match="another server was added meanwhile"):
+        await add_server(settings, plans[1], WHO)
+    untouched = await read_shard(await connect(two))
+    await add_server(settings, await plan_add(settings, _url(two)), WHO)
+
+    assert untouched.is_alone
+    assert 1 == (await read_shard(await connect(one))).ordinal < (await read_shard(await connect(two))).ordinal
+
+
 @pytest.mark.parametrize(
     ("made", "said"),
     [
