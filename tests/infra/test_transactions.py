@@ -1,10 +1,14 @@
 """Publishing where a broker is lost: which partitions are the trouble, which are only late, and when to try again."""
 
 import asyncio
+from collections.abc import Sequence
+from datetime import datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from infra.clock import from_milliseconds
 from infra.kafka.clients import create_lane_producer
 from infra.kafka.transactions import TransactionPair
 from infra.settings import load_settings
@@ -12,17 +16,23 @@ from infra.settings import load_settings
 _SECONDS = 1.0  # of a transaction; a fifth of it is the patience with a partition that is later than others
 
 
-async def _deliver(*after: float | None) -> None:
-    """Wait for deliveries that succeed after so many seconds; None: never."""
+async def _deliver(*after: float | None, times: Sequence[int] = ()) -> datetime | None:
+    """Wait for deliveries that succeed after so many seconds; None: never. Return when the first was received.
+
+    Args:
+        after: how long each takes.
+        times: what brokers say of when they received each, in milliseconds; -1: nothing.
+
+    """
     pair = TransactionPair(load_settings(transaction_seconds=_SECONDS), "test")
     loop = asyncio.get_running_loop()
     futures: list[asyncio.Future[Any]] = [loop.create_future() for _ in after]
-    for future, seconds in zip(futures, after, strict=True):
+    for future, seconds, at in zip(futures, after, times or [-1] * len(after), strict=True):
         if seconds is not None:
-            loop.call_later(seconds, future.set_result, None)
+            loop.call_later(seconds, future.set_result, SimpleNamespace(timestamp=at))
     try:
         async with asyncio.timeout(_SECONDS):
-            await pair._deliver(futures)
+            return await pair._deliver(futures)
     finally:
         await pair.discard()
 
@@ -34,6 +44,16 @@ async def test_partitions_that_recover_one_soon_after_the_other_are_all_waited_f
     await _deliver(0.19, 0.19, 0.3)
 
     assert asyncio.get_running_loop().time() - began >= 0.3
+
+
+@pytest.mark.parametrize(
+    ("times", "received"), [([], None), ([2000, 1000], 1000), ([2000, -1], None)], ids=["none", "both", "not all"]
+)
+async def test_a_transaction_was_received_when_its_first_message_was(times: list[int], received: int | None) -> None:
+    """Where a topic's times are its producers', or there was no message, nobody knows when."""
+    at = await _deliver(*[0.0] * len(times), times=times)
+
+    assert (None if received is None else from_milliseconds(received)) == at
 
 
 async def test_a_partition_that_takes_nothing_where_others_do_is_given_up_early() -> None:
