@@ -192,18 +192,16 @@ class LedgerReader:
 
         pauses = iter(_POLL_SECONDS)
         until, pause = monotonic() + self.settings.api_wait_seconds, 0.0
-        while True:
-            sequence, found = await self._read(account_id, read)
-            while wait_for > (sequence or 0):
-                pause = next(pauses, pause)
-                if monotonic() + pause > until:
-                    raise _not_yet(wait_for, sequence, self.settings.api_wait_seconds)
-                await asyncio.sleep(pause)
-                sequence = await self._read(account_id, look)
-                if wait_for <= (sequence or 0):
-                    break
-            else:
-                return found
+        sequence, found = await self._read(account_id, read)
+        while wait_for > (sequence or 0):
+            pause = next(pauses, pause)
+            if monotonic() + pause > until:
+                raise _not_yet(wait_for, sequence, self.settings.api_wait_seconds)
+            await asyncio.sleep(pause)
+            sequence = await self._read(account_id, look)
+            if wait_for <= (sequence or 0):
+                sequence, found = await self._read(account_id, read)
+        return found
 
 
 def _not_yet(wait_for: int, sequence: int | None, seconds: float) -> ApiError:

@@ -199,23 +199,13 @@ async def test_what_was_published_in_doubt_is_not_published_again_by_the_next_ow
     await _publish_in_doubt(cluster, database, monkeypatch, stored, lambda _: False)
     (end,) = await database.fetchrow("select next_offset from lanes where (topic, partition) = ($1, $2)", *PLACE) or ()
     await database.execute("update lanes set published = $3 - 2 where (topic, partition) = ($1, $2)", *PLACE, end)
-    transactions, last = 0, asyncio.Event()
-    publish_ = TransactionPair.publish
-
-    async def publish_one_of_two(self: TransactionPair, *arguments: Any) -> TransactionTimes:
-        nonlocal transactions
-        transactions += 1
-        if transactions > 2:
-            last.set()
-            raise KafkaError("planted")
-        return await publish_(self, *arguments)
 
     async def tell_less(*_: object) -> dict[TopicPartition, int | None]:
         told = await committed_offsets(*_)  # type: ignore[arg-type]
         return {place: end - 3 if place == PLACE else offset for place, offset in told.items()}
 
     with monkeypatch.context() as patch:
-        patch.setattr(TransactionPair, "publish", publish_one_of_two)
+        last = _publish_at_most(2, patch)
         patch.setattr(opening, "committed_offsets", tell_less)
         async with working(cluster.model_copy(update={"batch_records": 1}), _job()):
             await asyncio.wait_for(last.wait(), 20)
@@ -289,27 +279,34 @@ def test_the_time_of_a_turn_that_left_out_what_it_found_is_not_noted(settings: S
     assert (300, now) == (lane.row.published, lane.row.published_time)
 
 
+def _publish_at_most(turns: int, patch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Let transactions fail after so many; return what is set by the first that does."""
+    begun, failed = 0, asyncio.Event()
+    publish_ = TransactionPair.publish
+
+    async def publish_some(self: TransactionPair, *arguments: Any) -> TransactionTimes:
+        nonlocal begun
+        begun += 1
+        if begun > turns:
+            failed.set()
+            raise KafkaError("planted")
+        return await publish_(self, *arguments)
+
+    patch.setattr(TransactionPair, "publish", publish_some)
+    return failed
+
+
 async def _be_killed(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, events: list[Event | Raw], published: int
 ) -> None:
     """Let a worker publish so many turns of one record, decide one more, and end without giving its lanes back."""
-    turns, last = 0, asyncio.Event()
-    publish_ = TransactionPair.publish
-
-    async def publish_some(self: TransactionPair, *arguments: Any) -> TransactionTimes:
-        nonlocal turns
-        turns += 1
-        if turns > published:
-            last.set()
-            raise KafkaError("planted")
-        return await publish_(self, *arguments)
 
     async def keep(*_: object) -> None:
         pass
 
     await publish(settings, SEND_REQUESTS, events)
     with monkeypatch.context() as patch:
-        patch.setattr(TransactionPair, "publish", publish_some)
+        last = _publish_at_most(published, patch)
         patch.setattr(LaneRows, "release", keep)
         async with working(settings.model_copy(update={"batch_records": 1}), _job()):
             await asyncio.wait_for(last.wait(), 20)
