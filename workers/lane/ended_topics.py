@@ -20,7 +20,8 @@ from workers.lane.readback import Doubt, scan_published
 
 __all__ = ["EndedTopics"]
 
-# Of each the watermark at which it ended, the one before, and from where to where answers may not be published.
+# Of each the watermark at which it ended, the one before, from where to where answers may not be published, and the
+# time before which no broker received one of these.
 _UNPUBLISHED = """
 select e.as_of, e.since, e.unpublished_from, e.next_offset, e.published_time
 from (
