@@ -4,7 +4,7 @@ import asyncio
 import json
 from contextlib import AbstractAsyncContextManager
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
@@ -15,6 +15,7 @@ from infra.settings import Settings, SettingsError
 from infra.waiting import waiting_for
 
 __all__ = [
+    "POSTGRES_ERRORS",
     "TRANSIENT_ERRORS",
     "WORKER_ROLE",
     "Connection",
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
 else:  # only the stubs are generic
     Connection = asyncpg.Connection | PoolConnectionProxy
     Pool = asyncpg.Pool
+
+# Whatever a question to a server may raise. asyncpg raises an InternalClientError where a server ends a session while a
+# statement of it is on its way.
+POSTGRES_ERRORS: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 # Errors for which another attempt can succeed: the server is unreachable, fails over, is full, or broke a lock cycle.
 # Any other error is a defect and must be visible.
@@ -286,7 +291,7 @@ async def close_in_time(pool: Pool, seconds: float) -> None:
     """Close a pool, by force when the database does not answer within `seconds`."""
     try:
         await asyncio.wait_for(pool.close(), seconds)
-    except (OSError, RuntimeError, asyncpg.PostgresError, asyncpg.InterfaceError):
+    except (RuntimeError, *POSTGRES_ERRORS):
         # No answer in time, or a connection that breaks (uvloop raises a RuntimeError). None of these errors may
         # replace the error that ends the process.
         pool.terminate()

@@ -12,7 +12,7 @@ import asyncpg
 from aiokafka.errors import KafkaError
 
 from infra.kafka.clients import operator_hint
-from infra.postgres import is_transient
+from infra.postgres import POSTGRES_ERRORS, is_transient
 
 __all__ = [
     "SERVER_ERRORS",
@@ -26,14 +26,7 @@ __all__ = [
 _Client = TypeVar("_Client")
 
 # The errors that the clients of Kafka and Postgres raise.
-SERVER_ERRORS = (
-    KafkaError,
-    OSError,
-    RuntimeError,
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-)
+SERVER_ERRORS = (KafkaError, RuntimeError, *POSTGRES_ERRORS)
 
 _LEAST_SECONDS, _MOST_SECONDS = 0.05, 5.0
 _SAY_SECONDS = 10.0

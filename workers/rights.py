@@ -29,6 +29,7 @@ from infra.kafka.rights import (
     find_missing_rights,
     require_rights,
 )
+from infra.postgres import POSTGRES_ERRORS
 from infra.postgres_rights import MissingPrivilegesError, explain_denial
 from infra.settings import Settings
 from schemas.catalogue import (
@@ -249,7 +250,7 @@ async def _explain_denial(
     try:
         async with asyncio.timeout(_ANSWER_SECONDS):
             return await explain_denial(error, settings, privileges)
-    except (asyncpg.PostgresError, OSError) as silent:
+    except POSTGRES_ERRORS as silent:
         structlog.get_logger("inmail").debug("rights_not_known", error=repr(silent))
         return None
 

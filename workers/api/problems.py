@@ -8,7 +8,7 @@ import asyncpg
 from aiohttp import web
 
 from infra.lock_holder import LockHolder
-from infra.postgres import is_transient
+from infra.postgres import POSTGRES_ERRORS, is_transient
 from infra.settings import SettingsError
 from workers.api.bodies import ProblemBody
 from workers.ops.books.snapshot import is_unmigrated
@@ -60,7 +60,7 @@ class ApiError(Exception):
 
 # What reading the database may raise and a client can be told of. A lost connection of the pool is an InterfaceError;
 # a session without the parameters that it was given, or a wrong role, a SettingsError.
-DATABASE_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, SettingsError)
+DATABASE_ERRORS: Final = (*POSTGRES_ERRORS, SettingsError)
 
 
 def database_problem(error: BaseException, holder: LockHolder | None = None) -> ApiError:

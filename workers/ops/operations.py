@@ -14,10 +14,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-import asyncpg
-
 from infra.clock import utc_now
-from infra.postgres import Connection, connect_database
+from infra.postgres import POSTGRES_ERRORS, Connection, connect_database
 from infra.settings import Settings
 from workers.ops.books.snapshot import open_books
 
@@ -149,7 +147,7 @@ async def recorded_operation(settings: Settings, intent: Intent) -> AsyncIterato
             interrupted = isinstance(error, asyncio.CancelledError | KeyboardInterrupt)
             running.result["error"] = "interrupted" if interrupted else f"{type(error).__name__}: {error}"[:1000]
             # The error itself matters more than a failure to record it.
-            with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            with contextlib.suppress(*POSTGRES_ERRORS):
                 await running.save_end(OperationStatus.STOPPED if interrupted else OperationStatus.FAILED)
             raise
         await running.save_end(running.status)

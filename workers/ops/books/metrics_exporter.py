@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, NamedTuple, NoReturn
 
-import asyncpg
 import structlog
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
@@ -22,7 +21,7 @@ from prometheus_client.registry import Collector
 from infra.clock import utc_now
 from infra.first_of import run_until_first
 from infra.kafka.clients import admin_client
-from infra.postgres import Connection
+from infra.postgres import POSTGRES_ERRORS, Connection
 from infra.probes import serve_probes
 from infra.retry import is_retriable
 from infra.settings import Settings
@@ -251,7 +250,7 @@ async def _repeat_reading(read: Callable[[], Awaitable[list[ServerError]]], peri
         try:
             for silent in await read():
                 log.warning("server_not_read", error=str(silent), again_in_seconds=period)
-        except (KafkaError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except (KafkaError, *POSTGRES_ERRORS) as error:
             if not is_retriable(error):
                 raise
             log.warning("reading_failed", error=repr(error), again_in_seconds=period)

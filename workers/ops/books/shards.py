@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Generic, Protocol, TypeVar
 
-import asyncpg
 from pydantic import PostgresDsn
 
 from infra.kafka.clients import NotSetUpError, partition_of
 from infra.migrate import MigrationError
-from infra.postgres import Connection, database_address
+from infra.postgres import POSTGRES_ERRORS, Connection, database_address
 from infra.postgres_rights import MissingPrivilegesError
 from infra.settings import Settings, SettingsError
 from infra.shards import NumberState, Shard, check_distinct, read_shard, settings_of_shards
@@ -45,10 +44,7 @@ _Result_co = TypeVar("_Result_co", covariant=True)
 
 # What one server may raise while the others answer.
 _SERVER_ERRORS: Final = (
-    OSError,
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
+    *POSTGRES_ERRORS,
     NotSetUpError,
     MissingPrivilegesError,
     MigrationError,

@@ -10,7 +10,7 @@ import asyncpg
 from aiokafka.errors import KafkaConnectionError, KafkaError, NoBrokersAvailable
 
 from infra.kafka.clients import NotSetUpError, operator_hint
-from infra.postgres import is_transient, login_hint
+from infra.postgres import POSTGRES_ERRORS, is_transient, login_hint
 from infra.settings import SettingsError
 from workers.ops.books.snapshot import is_unmigrated
 from workers.ops.doctor.model import CheckResult, Grade
@@ -21,10 +21,7 @@ __all__ = ["ANSWER_SECONDS", "Questions"]
 ANSWER_SECONDS: Final = 5.0  # of one question
 _SILENT_SECONDS: Final = 1.0  # until it is said what is being waited for
 _CLOSE_SECONDS: Final = 1.0  # what a server that did not answer may take to be left
-_ERRORS: Final = (
-    *(KafkaError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError),
-    *(SettingsError, NotSetUpError, TopicsError),
-)
+_ERRORS: Final = (KafkaError, *POSTGRES_ERRORS, SettingsError, NotSetUpError, TopicsError)
 
 Server = TypeVar("Server")
 Question = Callable[[], Awaitable[Sequence[CheckResult]]]

@@ -13,7 +13,7 @@ from aiokafka import TopicPartition
 
 from infra.clock import EARLIEST, utc_now
 from infra.lock_holder import LockHolder
-from infra.postgres import Connection, connect_database
+from infra.postgres import POSTGRES_ERRORS, Connection, connect_database
 from infra.postgres_locks import LockMemory
 from infra.retry import describe_error
 from infra.settings import Settings
@@ -175,7 +175,7 @@ class LaneWatcher:
                     self.shard = await read_shard(self._connection)
                     self.partitions = await self._connection.fetchval(_PARTITIONS)
                     return await _read_rows(self._connection)
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except POSTGRES_ERRORS as error:
             why = describe_error(error)
             if isinstance(error, asyncpg.LockNotAvailableError) and self.locks:
                 why = self.locks[0].text

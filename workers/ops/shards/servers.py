@@ -8,10 +8,8 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Final
 
-import asyncpg
-
 from infra.migrate import MigrationError, missing_migrations
-from infra.postgres import Connection, connect_database, database_address
+from infra.postgres import POSTGRES_ERRORS, Connection, connect_database, database_address
 from infra.settings import Settings
 from infra.shards import Shard, check_distinct, read_shard, settings_of_shards
 from workers.ops.books.audit_mark import LOCK as AUDIT_LOCK
@@ -114,7 +112,7 @@ async def read_server(settings: Settings) -> ShardServer:
             await connection.close()
     except MigrationError as error:
         raise UnreachableServerError(f"{database_address(settings)}: {error}") from error
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except POSTGRES_ERRORS as error:
         raise _unreachable(settings, error) from error
 
 
@@ -160,7 +158,7 @@ async def open_session(settings: Settings) -> AsyncIterator[ShardSession]:
             server = await _read(settings, connection)
         except MigrationError as error:
             raise UnreachableServerError(f"{database_address(settings)}: {error}") from error
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except POSTGRES_ERRORS as error:
             raise _unreachable(settings, error) from error
         if not locked[0]:
             raise RefusedError(f"another `inmail shards` command changes {server.name}: wait for it, or stop it")
@@ -181,6 +179,6 @@ async def _lock(connection: Connection, key: int) -> bool:
 
 async def _unlock_and_close(connection: Connection) -> None:
     """Free the locks at once: the server would some time after the connection has ended."""
-    with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+    with contextlib.suppress(*POSTGRES_ERRORS):
         await connection.execute("select pg_advisory_unlock_all()")
     await connection.close()

@@ -16,7 +16,7 @@ from aiokafka.errors import KafkaConnectionError
 
 from infra.kafka.clients import create_producer, partition_of
 from infra.kafka.records import read_records
-from infra.postgres import WORKER_ROLE, Connection
+from infra.postgres import POSTGRES_ERRORS, WORKER_ROLE, Connection
 from infra.settings import Settings
 from schemas.catalogue import BILLING_EVENTS, CREDIT_EVENTS, DEAD_LETTERS, EXPIRY_TICKS, SEND_REQUESTS
 from schemas.envelope import Event, encode
@@ -409,7 +409,7 @@ async def test_an_operation_whose_process_is_gone_is_said_to_be_broken_off(
             await database.execute("select pg_terminate_backend($1, 5000)", pid)
             await running.save_progress()
 
-    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+    with pytest.raises(POSTGRES_ERRORS):
         await is_killed()
     (broken,) = await list_operations(cluster, 1)
     before = broken.status
@@ -428,6 +428,20 @@ async def test_what_an_operation_raised_is_on_record(cluster: Settings) -> None:
     (kept,) = await list_operations(cluster, 1)
     assert (OperationStatus.FAILED, {"error": "ValueError: planted"}) == (kept.status, kept.result)
     assert ({"rate": 1}, {"messages": 2}, "to see") == (kept.arguments, kept.plan, kept.reason)
+
+
+async def test_what_an_operation_raised_is_raised_where_it_cannot_be_recorded(
+    cluster: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the client of a session that the server ends raises by then."""
+
+    async def end(*_: object) -> None:
+        raise asyncpg.InternalClientError("cannot perform operation: another operation is in progress")
+
+    monkeypatch.setattr(OngoingOperation, "save_end", end)
+    with pytest.raises(ValueError, match="planted"):
+        async with recorded_operation(cluster, Intent("redrive", "ops-1", "to see", {}, {})):
+            raise ValueError("planted")
 
 
 @pytest.mark.parametrize("table", ["operations", "redriven"])
