@@ -115,7 +115,7 @@ def move_command(  # noqa: PLR0913 - one parameter an option
         if json:
             write_planned(plan)
         return
-    confirm(f"Move {len(plan.moves)} of {len(wanted)} numbers?", yes=yes)
+    confirm(f"Move {len(plan.numbers)} of {len(wanted)} numbers?", yes=yes)
     done = _move(plan, person, keep=keep)
     if json:
         write_planned(plan, done)

@@ -91,7 +91,7 @@ async def move_numbers(  # noqa: PLR0913 - what, by whom, and how to stop it
             on where it ended.
 
     """
-    arguments = {"numbers": [each.number for each in plan.moves], "to": plan.target.address, "keep": keep}
+    arguments = {"numbers": plan.numbers, "to": plan.target.address, "keep": keep}
     async with recorded_operation(settings, Intent(VERB, *who, arguments, plan.summary())) as operation:
         operation.result |= {"moved": [], "rows": 0, "pauses": {}}
         for each in plan.moves:
@@ -101,7 +101,7 @@ async def move_numbers(  # noqa: PLR0913 - what, by whom, and how to stop it
             operation.result["under_way"] = each.number
             await operation.save_progress()
             moved = await _move_number(settings, plan, each, keep=keep, report=report or MoveReport())
-            operation.result["moved"].append(each.number)
+            operation.result["moved"] = sorted({*operation.result["moved"], each.number})
             operation.result["rows"] += moved.rows
             if moved.pause is not None:
                 operation.result["pauses"][str(each.number)] = round(moved.pause, 2)
@@ -124,16 +124,16 @@ async def _move_number(
         for each in sessions:
             await require_mover(each)
         # What they hold was read before the sessions were the only ones.
-        found = plan_number(number, target.server, [source.server, target.server])
-        if found.kind is MoveKind.TAKE_BACK:
+        kind = next((each.kind for each in plan_number(number, target.server, [source.server, target.server])), None)
+        if kind is MoveKind.TAKE_BACK:
             report.step(number, MoveStep.TAKE_BACK)
             await take_back(target, source, number)
             await purge_rows(source.connection, number)
             return _Moved()
         moved = _Moved()
-        if found.kind is MoveKind.MOVE:
+        if kind is MoveKind.MOVE:
             moved = await _bring_over(settings, source, target, number, report)
-        if found.kind is not MoveKind.NOTHING and not keep:
+        if kind is not None and not keep:
             report.step(number, MoveStep.DELETE)
             await purge_rows(source.connection, number)
         report.step(number, MoveStep.DONE)

@@ -27,10 +27,9 @@ from accounts where partition = $1
 class MoveKind(StrEnum):
     """What is to be done about a number."""
 
-    NOTHING = "nothing"  # it is there, and nothing of it elsewhere
     MOVE = "move"  # from its first step, or from wherever it was broken off
-    DELETE = "delete"  # it is there; the server that it left may have rows of it still
-    TAKE_BACK = "take_back"  # a move from there was begun: give it up
+    DELETE = "delete"  # it is there; a server that it left may have rows of it still
+    TAKE_BACK = "take_back"  # a move from there, or from where it was before, was begun: give it up
 
 
 class NumberMove(NamedTuple):
@@ -56,6 +55,11 @@ class MovePlan:
     target: ShardServer
     moves: tuple[NumberMove, ...]
     there: tuple[int, ...]  # numbers that are where they are to go
+
+    @property
+    def numbers(self) -> list[int]:
+        """The numbers of which there is something to do; several servers may have rows of one."""
+        return sorted({each.number for each in self.moves})
 
     def summary(self) -> dict[str, Any]:
         """Return it for JSON."""
@@ -107,12 +111,12 @@ async def plan_moves(settings: Settings, numbers: Sequence[int], to: str) -> Mov
         raise RefusedError(
             f"there is no number {wrong[0]}: the topics have {partitions} partitions, 0 to {partitions - 1}"
         )
-    found = [plan_number(number, target, servers) for number in numbers]
+    found = [each for number in numbers for each in plan_number(number, target, servers)]
     if any(each.kind is MoveKind.MOVE for each in found):
         await check_members(settings)
-    sized = [each if each.kind is MoveKind.NOTHING else await _with_size(each, target) for each in found]
-    moves = tuple(each for each in sized if each.kind is not MoveKind.NOTHING)
-    return MovePlan(target, moves, tuple(each.number for each in sized if each.kind is MoveKind.NOTHING))
+    moves = tuple([each for move in found if (each := await _with_size(move, target)) is not None])
+    there = set(numbers) - {each.number for each in moves}
+    return MovePlan(target, moves, tuple(sorted(there)))
 
 
 async def _find_target(settings: Settings, servers: Sequence[ShardServer], to: str) -> ShardServer:
@@ -142,8 +146,8 @@ def _check_alike(servers: Sequence[ShardServer], target: ShardServer) -> None:
             )
 
 
-def plan_number(number: int, target: ShardServer, servers: Sequence[ShardServer]) -> NumberMove:
-    """Return what is to be done so that a server holds a number.
+def plan_number(number: int, target: ShardServer, servers: Sequence[ShardServer]) -> tuple[NumberMove, ...]:
+    """Return what is to be done so that a server holds a number, and no other has anything of it.
 
     Raises:
         RefusedError: when two servers claim it, or none could give it.
@@ -160,9 +164,12 @@ def plan_number(number: int, target: ShardServer, servers: Sequence[ShardServer]
     if holders:
         begun = there is not None and there.state is NumberState.ARRIVING
         if begun and there is not None and there.other_shard != holders[0].shard.shard_id:
-            raise RefusedError(_elsewhere(number, servers))
-        return NumberMove(number, MoveKind.MOVE, holders[0], begun)
-    return _plan_unheld(number, target, servers)
+            raise RefusedError(
+                f"{target.name} has rows of number {number} from a move of another server that was given up: `inmail"
+                f" shards move {number} --to {holders[0].shard.ordinal}` deletes them; then run this command again"
+            )
+        return (NumberMove(number, MoveKind.MOVE, holders[0], begun),)
+    return (_plan_unheld(number, target, servers),)
 
 
 def _plan_unheld(number: int, target: ShardServer, servers: Sequence[ShardServer]) -> NumberMove:
@@ -182,15 +189,18 @@ def _plan_unheld(number: int, target: ShardServer, servers: Sequence[ShardServer
     raise RefusedError(_elsewhere(number, servers))
 
 
-def _plan_rest(number: int, target: ShardServer, servers: Sequence[ShardServer]) -> NumberMove:
-    """Return what another server has of a number still that is where it is to be."""
+def _plan_rest(number: int, target: ShardServer, servers: Sequence[ShardServer]) -> tuple[NumberMove, ...]:
+    """Return what other servers have still of a number that is where it is to be.
+
+    Whichever servers they name: a number that went on since, or whose move to there was given up for another one, is
+    held by one that they know nothing of. Nothing arrives any more where the number is held elsewhere.
+    """
     kinds = {NumberState.LEFT: MoveKind.DELETE, NumberState.ARRIVING: MoveKind.TAKE_BACK}
-    for each in servers:
-        said = each.shard.numbers.get(number)
-        if each is not target and said is not None and said.other_shard == target.shard.shard_id:
-            kind = kinds.get(said.state, MoveKind.NOTHING)
-            return NumberMove(number, kind, each, begun=kind is MoveKind.TAKE_BACK)
-    return NumberMove(number, MoveKind.NOTHING, target)
+    said = [(each, each.shard.numbers.get(number)) for each in servers if each is not target]
+    rest = [(each, kinds.get(here.state)) for each, here in said if here is not None]
+    return tuple(
+        NumberMove(number, kind, each, begun=kind is MoveKind.TAKE_BACK) for each, kind in rest if kind is not None
+    )
 
 
 def _elsewhere(number: int, servers: Sequence[ShardServer]) -> str:
@@ -203,14 +213,14 @@ def _elsewhere(number: int, servers: Sequence[ShardServer]) -> str:
     )
 
 
-async def _with_size(move: NumberMove, target: ShardServer) -> NumberMove:
-    """Add of how many accounts and rows a number is. Where nothing is left to delete, there is nothing to do."""
+async def _with_size(move: NumberMove, target: ShardServer) -> NumberMove | None:
+    """Add of how many accounts and rows a number is; None where nothing is left to delete."""
     connection = await connect_database((target if move.kind is MoveKind.TAKE_BACK else move.other).settings)
     try:
         row = await connection.fetchrow(_SIZE, move.number)
     finally:
         await connection.close()
     assert row is not None  # noqa: S101 - an aggregate returns its row
-    is_clear = move.kind is MoveKind.DELETE and not (row["accounts"] or row["has_lanes"])
-    kind = MoveKind.NOTHING if is_clear else move.kind
-    return move._replace(kind=kind, accounts=row["accounts"], rows=row["rows"])
+    if move.kind is MoveKind.DELETE and not (row["accounts"] or row["has_lanes"]):
+        return None
+    return move._replace(accounts=row["accounts"], rows=row["rows"])

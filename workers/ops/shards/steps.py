@@ -50,7 +50,7 @@ _LEFT: Final = (
 )
 _NOT_ARRIVING: Final = (
     "update shard_numbers set state = 'left', since = clock_timestamp()"
-    " where number = $1 and state = 'arriving' and other_shard = $2"
+    " where number = $1 and state = 'arriving' and move = $2"
 )
 _HELD: Final = (
     "update shard_numbers set state = 'held', other_shard = null, since = clock_timestamp()"
@@ -123,8 +123,9 @@ async def mark_held(source: ShardSession, target: ShardSession, number: int, mov
 
 
 async def take_back(holder: ShardSession, other: ShardSession, number: int) -> None:
-    """Give up a move whose number has not left: the server that it was to leave goes on with all of it."""
-    await other.connection.execute(_NOT_ARRIVING, number, holder.server.shard.shard_id)
+    """Give up a move to another server whose number did not come there: its holder goes on with all of it."""
+    if (there := other.server.shard.numbers.get(number)) is not None:
+        await other.connection.execute(_NOT_ARRIVING, number, there.move)
     said = holder.server.shard.numbers.get(number)
     if said is not None and said.state is NumberState.LEAVING and said.move is not None:
         await _hold(holder, number, NumberState.LEAVING, said.move)

@@ -10,12 +10,13 @@ from infra.postgres import Connection, connect_database
 from infra.settings import Settings
 from infra.shards import NumberState
 from tests.conftest import Connect
-from tests.workers.ops.shards.servers import WHO, Servers, content_of, move, shards_of
+from tests.workers.ops.shards.servers import WHO, Servers, content_of, copy_database, move, shards_of, with_shards
 from workers.ops.books.audit import audit
 from workers.ops.books.balance import read_balance
 from workers.ops.books.statement import read_statement
 from workers.ops.operations import RefusedError
 from workers.ops.shards import servers as sessions
+from workers.ops.shards.add import add_server, plan_add
 from workers.ops.shards.move import MoveReport, MoveStep, move_numbers
 from workers.ops.shards.move_plan import MoveKind, plan_moves
 from workers.ops.shards.purge import purge_rows
@@ -335,6 +336,63 @@ async def test_nothing_of_a_third_server_s_move_is_taken(servers: Servers, conne
 
     with pytest.raises(RefusedError, match="number 1 cannot go there"):
         await plan_moves(servers.first, [1], "1")
+
+
+async def _third(servers: Servers, template: str) -> tuple[Servers, Servers]:
+    """Return a third server beside the two: as the second of the first, and as all of them, the third the second."""
+    third = await copy_database(servers.first, template)
+    url = third.database_url.get_secret_value()
+    await add_server(servers.first, await plan_add(servers.first, url), WHO)
+    urls = (servers.first_url, servers.second_url, url)
+    return (
+        Servers(with_shards(servers.first, *urls), with_shards(servers.second, *urls)),
+        Servers(with_shards(servers.first, *urls), with_shards(third, *urls)),
+    )
+
+
+async def test_what_two_moves_left_behind_is_deleted_together(servers: Servers, template: str) -> None:
+    """The first server names the second, from which the number has gone on to the third."""
+    servers, with_third = await _third(servers, template)
+    for to in ("1", "2"):
+        plan = await plan_moves(servers.first, [1], to)
+        await move_numbers(servers.first, plan, WHO, keep=True, stop=asyncio.Event())
+    kept = [await content_of(each, 1) for each in (servers.first, servers.second)]
+
+    plan = await plan_moves(servers.first, [1, 2], "2")
+    done = await move(servers, [1], "2")
+
+    assert all(all(content.values()) for content in kept)
+    assert [MoveKind.DELETE] * 2 == [each.kind for each in plan.moves if each.number == 1]
+    assert ([1, 2], [1]) == (plan.numbers, done.result["moved"])
+    assert not any((await content_of(servers.first, 1)).values())
+    assert not any((await content_of(servers.second, 1)).values())
+    assert all((await content_of(with_third.second, 1)).values())
+    assert (await plan_moves(servers.first, [1], "2")).there == (1,)
+
+
+async def test_what_a_move_left_that_was_given_up_for_another_is_deleted(servers: Servers, template: str) -> None:
+    """The second server waits for a number that has gone to the third; and until it is told so it gets no other."""
+    servers, with_third = await _third(servers, template)
+
+    def break_off(_: int, step: MoveStep) -> None:
+        if step is MoveStep.STOP:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        await move(servers, [1], "1", MoveReport(step=break_off))
+    await move(servers, [1], "2")
+    waits = await content_of(servers.second, 1)
+    with pytest.raises(RefusedError, match="`inmail shards move 1 --to 2` deletes them"):
+        await move(servers, [1], "1")
+
+    await move(servers, [1], "2")
+
+    assert all(waits[table] for table in ("accounts", "journal"))
+    assert not any((await content_of(servers.second, 1)).values())
+    assert all((await content_of(with_third.second, 1)).values())
+    await move(servers, [1], "1")
+    assert all((await content_of(servers.second, 1)).values())
+    assert await _sound(servers.second)
 
 
 async def test_the_operator_stops_between_two_numbers(servers: Servers) -> None:
