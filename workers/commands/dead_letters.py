@@ -138,10 +138,11 @@ def redrive_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     plan = run_command(lambda settings: plan_redrive(settings, selection, options))
     if not json:
         show_redrive_plan(plan)
+    silent = tell_silent_servers(plan.silent)
     if person is None or not plan.count:
         if json:
             write_planned(plan)
-        return
+        raise typer.Exit(silent)
     confirm(f"Send {plan.count:,} messages back?", yes=yes)
     done = _redrive(selection, options, plan, person)
     left = plan.count - sum((done.result["sent"], *done.result["not_sent"].values()))
@@ -153,6 +154,7 @@ def redrive_command(  # noqa: PLR0913, PLR0917 - one parameter an option
         raise typer.Exit(Exit.INTERRUPTED)
     if done.result["sent"] < plan.count:
         raise typer.Exit(Exit.NO)
+    raise typer.Exit(silent)
 
 
 def _redrive(selection: LetterFilter, options: RedriveOptions, plan: RedrivePlan, person: Operator) -> OngoingOperation:

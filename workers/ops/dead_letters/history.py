@@ -4,7 +4,7 @@ The table `redriven` has the redrives; the journal has the answers, however a re
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, NamedTuple
@@ -23,6 +23,7 @@ __all__ = [
     "decode_message",
     "letter_key",
     "make_histories",
+    "merge_redrives",
     "read_answers",
     "read_letter_answers",
     "read_redrives",
@@ -107,6 +108,15 @@ async def read_redrives(
     for partition, offset, letter, *sending in map(tuple, rows):
         redrives[partition, offset, letter].append(Redrive(*sending))
     return dict(redrives)
+
+
+def merge_redrives(found: Iterable[Mapping[LetterKey, Sequence[Redrive]]]) -> dict[LetterKey, list[Redrive]]:
+    """Return the redrives that several servers have noted, the oldest of each dead letter first."""
+    merged: dict[LetterKey, list[Redrive]] = defaultdict(list)
+    for redrives in found:
+        for letter, made in redrives.items():
+            merged[letter] += made
+    return {letter: sorted(made, key=lambda each: each.at) for letter, made in merged.items()}
 
 
 # Found by the index on the request id: `+ 0` hides the primary key, which would read a busy account's whole history.

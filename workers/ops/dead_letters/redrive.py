@@ -6,20 +6,25 @@ redrive; a request that was answered before gets its stored answer.
 
 The intent to send a message is recorded before it is sent, and the broker's answer after. So no sent message is
 unknown: if an operation breaks off, the messages without an answer are in doubt, and the next redrive sends them again.
+Of several Postgres servers that of INMAIL_DATABASE_URL has the record; what the others have of earlier ones counts too.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from typing import Any
 
 from infra.clock import to_milliseconds, utc_now
 from infra.kafka.chunk_sender import ChunkResult, ChunkSender
 from infra.kafka.sender import Outgoing
 from infra.settings import Settings
+from infra.shards import settings_of_shards
 from workers.jobs.dead_letters import LETTER_HEADER
+from workers.ops.books.shards import ServerError, naming_server
 from workers.ops.dead_letters.letters import LetterFilter
 from workers.ops.dead_letters.redrive_plan import RedriveDecision, RedriveOptions, RedrivePlan, decide_redrives
+from workers.ops.dead_letters.server_answers import read_server_redrives
+from workers.ops.numbers import open_locked
 from workers.ops.operations import Intent, OngoingOperation, Operator, recorded_operation
 
 __all__ = ["LETTER_HEADER", "OPERATION_HEADER", "VERB", "redrive"]
@@ -64,7 +69,7 @@ async def redrive(  # noqa: PLR0913 - what, how and by whom, and how to stop it
         progress: called with the number of messages sent or skipped.
 
     Raises:
-        RefusedError: when another redrive is running.
+        RefusedError: when another redrive is running, on whichever server it is noted.
         NotSetUpError, KafkaError, OSError, asyncpg.PostgresError: when the redrive fails; the same command resumes it.
 
     """
@@ -72,17 +77,30 @@ async def redrive(  # noqa: PLR0913 - what, how and by whom, and how to stop it
     async with recorded_operation(settings, Intent(VERB, *who, arguments, plan.summary())) as operation:
         sender = _RedriveSender(settings, operation, options.rate, stop, progress)
         try:
-            await sender.start()
-            decided = decide_redrives(settings, operation.connection, selection, options, plan.places)
-            async with aclosing(decided) as batches:
-                async for batch in batches:
-                    await sender.redrive(batch)
-                    if operation.stopped:
-                        break
+            async with _locked_elsewhere(settings):
+                known = await read_server_redrives(settings, connection=operation.connection)
+                await sender.start()
+                decided = decide_redrives(settings, operation.connection, selection, options, known.found, plan.places)
+                async with aclosing(decided) as batches:
+                    async for batch in batches:
+                        await sender.redrive(batch)
+                        if operation.stopped:
+                            break
         finally:
             await sender.close()
         operation.result["left"] = plan.count - sender.dealt_with
     return operation
+
+
+@asynccontextmanager
+async def _locked_elsewhere(settings: Settings) -> AsyncIterator[None]:
+    """Keep redrives away that operators would note on other servers, as far as these answer."""
+    async with AsyncExitStack() as opened:
+        for server in settings_of_shards(settings):
+            if server.database_url != settings.database_url:
+                with suppress(ServerError), naming_server(server):
+                    await opened.enter_async_context(open_locked(server, VERB))
+        yield
 
 
 class _RedriveSender(ChunkSender[RedriveDecision]):

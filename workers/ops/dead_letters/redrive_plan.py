@@ -20,9 +20,14 @@ from schemas.envelope import Event
 from schemas.results import DeadLetterReason
 from workers.jobs.billing import unknown_plan
 from workers.ledger.plans import Catalogue, load_catalogue
-from workers.ops.dead_letters.history import LetterKey, Redrive, decode_message, letter_key, read_redrives
+from workers.ops.books.shards import ServerError
+from workers.ops.dead_letters.history import LetterKey, Redrive, decode_message, letter_key
 from workers.ops.dead_letters.letters import UNREADABLE, DeadLetter, LetterFilter, find_dead_letters
-from workers.ops.dead_letters.server_answers import LetterAnswers, read_server_answers
+from workers.ops.dead_letters.server_answers import (
+    LetterAnswers,
+    read_server_answers,
+    read_server_redrives,
+)
 
 __all__ = ["RATES", "REFUSALS", "RedriveDecision", "RedriveOptions", "RedrivePlan", "RedrivePlanner", "plan_redrive"]
 
@@ -79,6 +84,7 @@ class RedrivePlan:
     errors: Counter[str] = field(default_factory=Counter)  # of messages that would become dead letters again
     in_doubt: int = 0
     places: set[LetterKey] = field(default_factory=set)
+    silent: tuple[ServerError, ...] = ()  # servers that may have noted more redrives
 
     @property
     def count(self) -> int:
@@ -173,13 +179,16 @@ async def plan_redrive(settings: Settings, selection: LetterFilter, options: Red
     Raises:
         NotSetUpError: when the topics or the tables do not exist.
         CatalogueError: when the plan catalogue cannot be read.
+        ServerError: when none of several servers answers.
         KafkaError, OSError, asyncpg.PostgresError: when Kafka or Postgres cannot be reached or refuses.
 
     """
     plan = RedrivePlan(options.rate)
     connection = await connect_database(settings)
     try:
-        async with aclosing(decide_redrives(settings, connection, selection, options)) as decisions:
+        redrives = await read_server_redrives(settings, connection=connection)
+        plan.silent = redrives.silent
+        async with aclosing(decide_redrives(settings, connection, selection, options, redrives.found)) as decisions:
             async for batch in decisions:
                 for decision in batch:
                     if decision.refusal is not None:
@@ -195,11 +204,12 @@ async def plan_redrive(settings: Settings, selection: LetterFilter, options: Red
     return plan
 
 
-async def decide_redrives(
+async def decide_redrives(  # noqa: PLR0913, PLR0917 - what, how and by what is known
     settings: Settings,
     connection: Connection,
     selection: LetterFilter,
     options: RedriveOptions,
+    redrives: Mapping[LetterKey, Sequence[Redrive]],
     places: set[LetterKey] | None = None,
 ) -> AsyncGenerator[list[RedriveDecision], None]:
     """Yield decisions on the matching dead letters in batches, each partition's in order.
@@ -209,12 +219,13 @@ async def decide_redrives(
         connection: to the ledger's database.
         selection: the filter.
         options: the options of the redrive.
+        redrives: that were made before.
         places: only dead letters with these keys; None: all that match.
 
     """
     catalogue = load_catalogue(settings.plans_file)
     counts = await partition_counts(settings, INPUT_TOPICS)
-    judge = RedrivePlanner(settings, catalogue, counts, await read_redrives(connection), options)
+    judge = RedrivePlanner(settings, catalogue, counts, redrives, options)
     batch: list[DeadLetter] = []
     async with aclosing(find_dead_letters(settings, selection.partition, selection.offset or 0)) as letters:
         async for letter in letters:

@@ -5,21 +5,18 @@ from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
-from typing import Any
-
-import asyncpg
+from typing import Any, Final
 
 from infra.kafka.backwards import ReadBudget
-from infra.postgres import Connection, connect_database
+from infra.postgres import POSTGRES_ERRORS, Connection, connect_database
 from infra.settings import Settings
-from workers.ops.books.shards import ServerError
+from workers.ops.books.shards import ServerError, ask_each_server
 from workers.ops.dead_letters.copies import find_copies
 from workers.ops.dead_letters.history import (
     LetterHistory,
     LetterKey,
     letter_key,
     make_histories,
-    read_redrives,
 )
 from workers.ops.dead_letters.letters import (
     ALL,
@@ -31,9 +28,11 @@ from workers.ops.dead_letters.letters import (
     count_matching,
 )
 from workers.ops.dead_letters.pages import LetterCursor, list_dead_letters
-from workers.ops.dead_letters.server_answers import read_server_answers
+from workers.ops.dead_letters.server_answers import read_server_answers, read_server_redrives
 
 __all__ = ["DeadLetterReport", "count_dead_letters", "report_dead_letter", "report_dead_letters"]
+
+_REDRIVEN_BY: Final = "select letter_partition, letter_offset, letter from redriven where operation = $1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +81,7 @@ async def report_dead_letters(  # noqa: PLR0913 - independent options
     async with _open_books_if_reachable(settings) as (connection, silent):
         places = is_selected = None
         if operation is not None:
-            keys = await _redriven_by(connection, operation) if connection is not None else set()
+            keys = await _redriven_by(settings, operation) if connection is not None else set()
             places = {key[:2] for key in keys}
             is_selected = _both(selection, keys)
         page = await list_dead_letters(
@@ -117,7 +116,7 @@ async def count_dead_letters(
     if operation is None:
         return await count_matching(settings, selection.matches, selection.partition), None
     async with _open_books_if_reachable(settings) as (connection, silent):
-        keys = await _redriven_by(connection, operation) if connection is not None else set()
+        keys = await _redriven_by(settings, operation) if connection is not None else set()
     return await count_matching(settings, _both(selection, keys), selection.partition), silent
 
 
@@ -132,20 +131,20 @@ async def _histories(
 
     None for those whose server does not answer, with the errors of such servers.
     """
-    redrives = await read_redrives(connection, [letter_key(letter) for letter in letters])
+    redrives = await read_server_redrives(settings, [letter_key(letter) for letter in letters], connection)
     answers = await read_server_answers(settings, letters, connection)
     sent: dict[MessagePosition, datetime] = {
         (each.topic, each.partition, each.offset): each.at
-        for letter, made in redrives.items()
+        for letter, made in redrives.found.items()
         for each in made
         if each.offset is not None and (every or answers.found.get(letter) is None)
     }
     copies = await find_copies(settings, sent, budget)
-    histories = make_histories(FoundLetters(letters, copies.places, copies.unsearched), redrives, answers.found)
+    histories = make_histories(FoundLetters(letters, copies.places, copies.unsearched), redrives.found, answers.found)
     unknown = answers.unknown
     return [
         None if letter_key(letter) in unknown else history for letter, history in zip(letters, histories, strict=True)
-    ], answers.silent
+    ], answers.silent or redrives.silent
 
 
 async def report_dead_letter(
@@ -177,7 +176,7 @@ async def _open_books_if_reachable(settings: Settings) -> AsyncIterator[tuple[Co
     """Open the database, or return why it cannot be read: dead letters can be listed without their histories."""
     try:
         connection = await connect_database(settings)
-    except (OSError, asyncpg.PostgresError) as error:
+    except POSTGRES_ERRORS as error:
         yield None, str(error) or type(error).__name__
         return
     try:
@@ -190,9 +189,10 @@ async def _open_books_if_reachable(settings: Settings) -> AsyncIterator[tuple[Co
         await connection.close()
 
 
-async def _redriven_by(connection: Connection, operation: int) -> set[LetterKey]:
-    """Return the dead letters that an operation sent back."""
-    rows = await connection.fetch(
-        "select letter_partition, letter_offset, letter from redriven where operation = $1", operation
-    )
-    return {(row[0], row[1], row[2]) for row in rows}
+async def _redriven_by(settings: Settings, operation: int) -> set[LetterKey]:
+    """Return the dead letters that an operation sent back, on whichever server it is noted."""
+
+    async def read(connection: Connection, _: object) -> set[LetterKey]:
+        return {tuple(row) for row in await connection.fetch(_REDRIVEN_BY, operation)}
+
+    return set[LetterKey]().union(*(await ask_each_server(settings, read)).answers)

@@ -1,6 +1,6 @@
-"""The stored answers to the requests in dead letters, from all servers that hold the books."""
+"""The redrives of dead letters and the stored answers to their requests, from all servers that hold the books."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from infra.postgres import Connection
@@ -10,16 +10,20 @@ from schemas.envelope import Event
 from workers.ops.books.shards import ServerAnswers, ServerError, ask_each_server, has_one_server
 from workers.ops.dead_letters.history import (
     LetterKey,
+    Redrive,
     StoredAnswer,
     decode_message,
     letter_key,
+    merge_redrives,
     read_letter_answers,
+    read_redrives,
 )
 from workers.ops.dead_letters.letters import DeadLetter
 
-__all__ = ["LetterAnswers", "read_server_answers"]
+__all__ = ["LetterAnswers", "LetterRedrives", "read_server_answers", "read_server_redrives"]
 
 _Answers = dict[LetterKey, StoredAnswer | None]
+_Redrives = dict[LetterKey, list[Redrive]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,38 @@ class LetterAnswers:
     found: _Answers
     unknown: frozenset[LetterKey] = frozenset()
     silent: tuple[ServerError, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LetterRedrives:
+    """The redrives by dead letter, the oldest first, and the servers whose own are not known."""
+
+    found: _Redrives
+    silent: tuple[ServerError, ...] = ()
+
+
+async def read_server_redrives(
+    settings: Settings, letters: Collection[LetterKey] | None = None, connection: Connection | None = None
+) -> LetterRedrives:
+    """Return the redrives of dead letters; each is noted on the server of its operation, whichever that was.
+
+    Args:
+        settings: which servers there are.
+        letters: the dead letters; None: all.
+        connection: to the only server, where it is open already.
+
+    Raises:
+        OSError, asyncpg.PostgresError, ServerError: when no server can be asked.
+
+    """
+    if connection is not None and has_one_server(settings):
+        return LetterRedrives(await read_redrives(connection, letters))
+
+    async def read(server: Connection, _: object) -> _Redrives:
+        return await read_redrives(server, letters)
+
+    told = await ask_each_server(settings, read)
+    return LetterRedrives(merge_redrives(told.answers), tuple(told.silent))
 
 
 async def read_server_answers(

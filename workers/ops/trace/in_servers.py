@@ -13,7 +13,7 @@ from workers.ops.books.balance import UnknownAccountError
 from workers.ops.books.lanes import next_offsets
 from workers.ops.books.original_ids import find_request_ids
 from workers.ops.books.shards import Holdings, ServerError, ask_each_server, choose_server
-from workers.ops.dead_letters.history import LetterKey, Redrive, read_redrives
+from workers.ops.dead_letters.history import LetterKey, Redrive, merge_redrives, read_redrives
 from workers.ops.trace import in_books as books
 from workers.ops.trace.in_books import DecidedRecord
 
@@ -78,10 +78,9 @@ async def read_books(settings: Settings, question: Question) -> FoundInBooks:
     ids = sorted({id_ for each in told.answers for id_ in each.ids})
     if question.original is not None and len(ids) != 1:
         raise next(iter(silent), None) or _not_one(question.original, ids)
-    redrives: dict[LetterKey, list[Redrive]] = {}
+    redrives = merge_redrives(each.redrives for each in told.answers)
     decided: dict[TopicPartition, int] = {}
     for each in told.answers:
-        redrives |= each.redrives
         decided |= each.decided
     unknown = next((each.unknown for each in told.answers if each.unknown is not None), None)
     cases = [case for each in told.answers for case in each.cases]

@@ -21,9 +21,11 @@ from workers.ops.books.balance import read_balance
 from workers.ops.books.recent_outcomes import OutcomeCount, merge_outcomes, recent_outcomes
 from workers.ops.books.shards import Holdings, ServerError, ask_each_server, server_name
 from workers.ops.dead_letters.letters import LetterFilter
+from workers.ops.dead_letters.redrive import VERB, redrive
 from workers.ops.dead_letters.redrive_plan import RedriveOptions, plan_redrive
 from workers.ops.dead_letters.report import report_dead_letters
 from workers.ops.numbers import all_holdings, servers_of_numbers
+from workers.ops.operations import Intent, OngoingOperation, Operator, RefusedError, recorded_operation
 from workers.ops.prune import plan_prune
 from workers.ops.trace.in_servers import read_books
 from workers.ops.trace.trace import Question, UnknownRequestError, about, trace
@@ -178,6 +180,41 @@ async def test_dead_letters_have_the_answers_of_the_servers_of_their_accounts(
     assert ["localhost:1/inmail"] == [server_name(each.settings) for each in told.silent_servers]
     plans = [await plan_redrive(away, selection, RedriveOptions()) for selection in ours]
     assert [{"answered": 1}, {"silent_server": 1}] == [dict(each.refused) for each in plans]
+
+
+async def test_a_redrive_knows_of_those_that_are_noted_on_another_server(
+    servers: TwoServers, books: list[tuple[str, PlacedBook, UUID]], cluster: Settings
+) -> None:
+    """Two operators have homes of their own: one does not send what the other has sent, nor beside him."""
+    assert cluster.database_url == servers.both.database_url
+    account, book, _ = books[0]
+    events = [encode(book.promotion(1, account)) for _ in range(2)]
+    await set_aside(servers.both, BILLING_EVENTS, account, events, "unknown_plan")
+    selection, options = LetterFilter(account=account), RedriveOptions(rate=5000)
+    other = servers.both.model_copy(update={"database_url": servers.alone[1].database_url})
+    plan = await plan_redrive(servers.both, selection, options)
+
+    async def send(home: Settings) -> OngoingOperation:
+        return await redrive(home, selection, options, plan, who=Operator("ops-1", "test"), stop=asyncio.Event())
+
+    for home, elsewhere in ((servers.both, other), (other, servers.both)):
+        async with recorded_operation(elsewhere, Intent(VERB, "ops-2", "first", {}, {})) as first:
+            with pytest.raises(RefusedError, match=f"another redrive is under way .operation {first.number} of ops-2"):
+                await send(home)
+    one, two = await send(other), await send(servers.both)
+
+    told = await report_dead_letters(servers.both, selection)
+    assert [{"sent": 2, "not_sent": {}, "left": 0}, {"sent": 0, "not_sent": {"redriven_before": 2}, "left": 0}] == [
+        one.result,
+        two.result,
+    ]
+    assert {"redriven_before": 2} == (await plan_redrive(servers.both, selection, options)).refused
+    assert [[one.number]] * 2 == [
+        [each.operation for each in history.redrives] for _, history in told.letters if history
+    ]
+    assert 2 == len((await report_dead_letters(servers.both, operation=one.number)).letters)
+    away = await plan_redrive(servers.without_second(), selection, options)
+    assert ["localhost:1/inmail"] == [server_name(each.settings) for each in away.silent]
 
 
 async def test_one_server_by_two_addresses_answers_nothing_twice(
