@@ -52,6 +52,7 @@ with lane as (
     from unnest($1::integer[], $2::bigint[]) as p (partition, oldest)
     inner join lanes as l
         on l.consumer_group = 'inmail-expiry' and l.topic = 'inmail.expiry-ticks' and l.partition = p.partition
+            and coalesce(l.topic_id = $5::uuid, true) -- the offsets are of the topic that was looked at
     where not exists (
         select from ended_topics as e
         where
@@ -96,6 +97,7 @@ class PrunePlan:
 
     ticks: int  # answers to ticks that may go
     stored: int  # answers to ticks in the books
+    topic_id: UUID  # of the topic as it was: where lanes read another one by now, nothing is deleted
     oldest: Mapping[int, int]  # offset in each partition from which on ticks may be asked for
 
     def summary(self) -> dict[str, Any]:
@@ -124,11 +126,11 @@ async def plan_prune(settings: Settings) -> PrunePlan:
                     f"{EXPIRY_TICKS} was deleted and created again since its partition {lane} was read: run `inmail"
                     " topics apply`, and let the expiry worker publish what it has stored"
                 )
-            ticks += await connection.fetchval(_COUNT, *_places(oldest), 0, _LAST, timeout=_TIMEOUT)
+            ticks += await connection.fetchval(_COUNT, *_places(oldest), 0, _LAST, topic_id, timeout=_TIMEOUT)
             stored += await connection.fetchval("select count(*) from ticks", timeout=_TIMEOUT)
         finally:
             await connection.close()
-    return PrunePlan(ticks, stored, oldest)
+    return PrunePlan(ticks, stored, topic_id, oldest)
 
 
 async def _read_topic(settings: Settings) -> tuple[dict[int, int], UUID]:
@@ -178,8 +180,8 @@ async def prune(
         for server, _ in await all_holdings(settings):
             connection = await connect_database(server, patient=True)
             try:
-                for partition, oldest in sorted(plan.oldest.items()):
-                    await _prune_partition(connection, partition, oldest, operation, stop, progress)
+                for partition in sorted(plan.oldest):
+                    await _prune_partition(connection, plan, partition, operation, stop, progress)
             finally:
                 await connection.close()
         operation.stopped = stop.is_set()
@@ -188,8 +190,8 @@ async def prune(
 
 async def _prune_partition(  # noqa: PLR0913, PLR0917 - what it deletes, and whom it tells
     connection: Connection,
+    plan: PrunePlan,
     partition: int,
-    oldest: int,
     operation: OngoingOperation,
     stop: asyncio.Event,
     progress: Callable[[int], None],
@@ -199,7 +201,7 @@ async def _prune_partition(  # noqa: PLR0913, PLR0917 - what it deletes, and who
         last = await connection.fetchval(_STEP_END, partition, first, _STEP)
         if last is None:
             return
-        deleted = await connection.execute(_DELETE, [partition], [oldest], first, last)
+        deleted = await connection.execute(_DELETE, [partition], [plan.oldest[partition]], first, last, plan.topic_id)
         operation.result["deleted"] += int(deleted.removeprefix("DELETE "))
         await operation.save_progress()
         progress(operation.result["deleted"])

@@ -128,7 +128,8 @@ async def test_what_may_still_be_asked_for_stays(
     await _books(database)
     await database.execute(change)
 
-    await prune(settings, PrunePlan(6, 6, {0: 4}), who=ME, stop=asyncio.Event())
+    topic_id = await database.fetchval("select topic_id from lanes") or uuid4()
+    await prune(settings, PrunePlan(6, 6, topic_id, {0: 4}), who=ME, stop=asyncio.Event())
 
     assert left == await _left(database)
 
@@ -139,7 +140,7 @@ async def test_a_run_that_was_stopped_goes_on(
     """It stops between two steps, with what it has done on record."""
     monkeypatch.setattr(pruning, "_STEP", 2)
     await _books(database, 10)
-    plan, stop = PrunePlan(7, 10, {0: 8}), asyncio.Event()
+    plan, stop = PrunePlan(7, 10, uuid4(), {0: 8}), asyncio.Event()
 
     first = await prune(settings, plan, who=ME, stop=stop, progress=lambda _: stop.set())
     after = await _left(database)
@@ -147,6 +148,18 @@ async def test_a_run_that_was_stopped_goes_on(
 
     assert (True, 2, [2, 3, 4, 5, 6, 7, 8, 9]) == (first.stopped, first.result["deleted"], after)
     assert (False, 5, [7, 8, 9]) == (rest.stopped, rest.result["deleted"], await _left(database))
+
+
+async def test_a_plan_of_a_topic_that_was_made_anew_since_deletes_nothing(
+    settings: Settings, database: Connection
+) -> None:
+    """The oldest offsets are those of the topic before; the lane reads the new one, whose records are all there."""
+    await _books(database)
+    await database.execute("update lanes set topic_id = gen_random_uuid()")
+
+    done = await prune(settings, PrunePlan(6, 6, uuid4(), {0: 4}), who=ME, stop=asyncio.Event())
+
+    assert (0, [0, 1, 2, 3, 4, 5]) == (done.result["deleted"], await _left(database))
 
 
 async def test_a_topic_that_was_made_anew_and_not_read_yet_is_refused(cluster: Settings, database: Connection) -> None:
