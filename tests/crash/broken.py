@@ -31,7 +31,7 @@ def _no_epoch() -> None:
 
     async def unchecked(self: Any, query: str, *arguments: Any, **options: Any) -> str:
         if query.startswith(CLAIM):
-            query = query.replace("l.epoch = u.epoch", "u.epoch is not null")
+            query = query.replace("l.epoch = u.epoch and l.owner = u.owner", "u.epoch is not null")
         return await execute(self, query, *arguments, **options)
 
     asyncpg.Connection.execute = unchecked  # type: ignore[method-assign,assignment]

@@ -55,41 +55,47 @@ set next_offset = greatest(l.next_offset, u.next_offset), as_of = greatest(l.as_
     maybe_published = greatest(l.maybe_published, u.next_offset),
     awaited = l.awaited or u.next_offset is not null,
     paused = case when u.next_offset is null then l.paused end, held = case when u.next_offset is null then l.held end
-from unnest($3::integer[], $4::bigint[], $5::bigint[], $6::timestamptz[], $7::bigint[], $8::timestamptz[])
-    as u (partition, epoch, next_offset, as_of, published, published_time)
-where l.consumer_group = $1 and l.topic = $2 and l.partition = u.partition and l.epoch = u.epoch
+from
+    unnest(
+        $3::integer[], $4::bigint[], $5::text[], $6::bigint[], $7::timestamptz[], $8::bigint[], $9::timestamptz[]
+    ) as u (partition, epoch, owner, next_offset, as_of, published, published_time)
+where l.consumer_group = $1 and l.topic = $2 and l.partition = u.partition
+    and l.epoch = u.epoch and l.owner = u.owner
 """
 _COUNT = """
 select count(*)
 from lanes as l
-inner join unnest($3::integer[], $4::bigint[]) as u (partition, epoch) using (partition, epoch)
+inner join unnest($3::integer[], $4::bigint[], $5::text[]) as u (partition, epoch, owner)
+    on l.partition = u.partition and l.epoch = u.epoch and l.owner = u.owner
 where l.consumer_group = $1 and l.topic = $2
 """
 _WAIT = """
 update lanes as l set head = u.head, waits_for = u.waits_for, waits_since = clock_timestamp()
-from unnest($3::integer[], $4::bigint[], $5::timestamptz[], $6::text[]) as u (partition, epoch, head, waits_for)
-where l.consumer_group = $1 and l.topic = $2 and l.partition = u.partition and l.epoch = u.epoch
+from unnest($3::integer[], $4::bigint[], $5::text[], $6::timestamptz[], $7::text[])
+    as u (partition, epoch, owner, head, waits_for)
+where l.consumer_group = $1 and l.topic = $2 and l.partition = u.partition
+    and l.epoch = u.epoch and l.owner = u.owner
 """
 _RESUME = """
-update lanes set halted = null, topic_id = coalesce(topic_id, $5)
-from unnest($3::integer[], $4::bigint[]) as u (number, its_epoch)
-where consumer_group = $1 and topic = $2 and partition = u.number and epoch = u.its_epoch
+update lanes as l set halted = null, topic_id = coalesce(l.topic_id, $6)
+from unnest($3::integer[], $4::bigint[], $5::text[]) as u (partition, epoch, owner)
+where l.consumer_group = $1 and l.topic = $2 and l.partition = u.partition
+    and l.epoch = u.epoch and l.owner = u.owner
 """
 _RELEASE = """
 update lanes as l
 set awaited = false, published = u.published, published_time = u.published_time,
     maybe_published = coalesce(u.maybe_published, u.published), owner = null
-from unnest($3::integer[], $4::bigint[], $5::bigint[], $6::timestamptz[], $7::bigint[])
-    as u (partition, epoch, published, published_time, maybe_published)
-where l.consumer_group = $1 and l.topic = $2 and l.partition = u.partition and l.epoch = u.epoch
+from unnest($3::integer[], $4::bigint[], $5::text[], $6::bigint[], $7::timestamptz[], $8::bigint[])
+    as u (partition, epoch, owner, published, published_time, maybe_published)
+where l.consumer_group = $1 and l.topic = $2 and l.partition = u.partition
+    and l.epoch = u.epoch and l.owner = u.owner
 """
-_UNAWAIT = "update lanes set awaited = false where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4"
-_HOLD = (
-    "update lanes set held = $5, held_offset = $6, held_time = $7"
-    " where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4"
-)
-_PAUSE = "update lanes set paused = $5 where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4"
-_HALT = "update lanes set halted = $5 where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4"
+_OF_ONE = " where consumer_group = $1 and topic = $2 and partition = $3 and epoch = $4 and owner = $5"
+_UNAWAIT = "update lanes set awaited = false" + _OF_ONE  # noqa: S608 - constants
+_HOLD = "update lanes set held = $6, held_offset = $7, held_time = $8" + _OF_ONE  # noqa: S608
+_PAUSE = "update lanes set paused = $6" + _OF_ONE  # noqa: S608
+_HALT = "update lanes set halted = $6" + _OF_ONE  # noqa: S608
 
 
 @dataclass(slots=True)
@@ -121,7 +127,7 @@ class Progress(NamedTuple):
 
 
 class LaneRows:
-    """Reads and writes rows of one group and topic. An epoch that is over commits nothing."""
+    """Reads and writes rows of one group and topic. An epoch that is over commits nothing, nor does another owner."""
 
     def __init__(self, pool: Pool, group: str, topic: str) -> None:
         self._pool = pool
@@ -259,11 +265,13 @@ class LaneRows:
         """Tell who looks from outside that a batch is held, and why, until one is stored."""
         await self._pool.execute(_PAUSE, *self._key_of(row), reason)
 
-    def _key(self, rows: Sequence[LaneRow]) -> tuple[str, str, list[int], list[int]]:
-        return self.group, self.topic, [row.partition for row in rows], [row.epoch for row in rows]
+    def _key(self, rows: Sequence[LaneRow]) -> tuple[str, str, list[int], list[int], list[str | None]]:
+        # The owner beside the epoch: after a restore from a backup, epochs are given a second time.
+        partitions, epochs = [row.partition for row in rows], [row.epoch for row in rows]
+        return self.group, self.topic, partitions, epochs, [row.owner for row in rows]
 
-    def _key_of(self, row: LaneRow) -> tuple[str, str, int, int]:
-        return self.group, self.topic, row.partition, row.epoch
+    def _key_of(self, row: LaneRow) -> tuple[str, str, int, int, str | None]:
+        return self.group, self.topic, row.partition, row.epoch, row.owner
 
     def _name(self, rows: Sequence[LaneRow]) -> str:
         return f"one of {self.topic}/{', '.join(str(row.partition) for row in rows)}"

@@ -10,7 +10,7 @@ nothing, from (3) on it stores nothing. Kafka's committed offset says how far an
 far outcomes are stored: what lies between is published first, by deciding it once more.
 
 Then, turn after turn: (1) take what is there from all lanes, fairly; (2) decode it; (3) store all outcomes in one
-Postgres transaction, which checks the epochs; (4) publish them in one Kafka transaction, with all offsets; (5) after
+Postgres transaction, which checks epochs and owner; (4) publish them in one Kafka transaction, with all offsets; (5) after
 any doubtful error discard the producers and begin again, under another name. Deciding twice finds the first answers.
 
 Two turns may be decided at once, of disjoint lanes, and beside the publishing of one before them. Kafka transactions

@@ -19,7 +19,7 @@ from infra.kafka.clients import admin_client, create_consumer, partition_of, rea
 from infra.kafka.end_offsets import EndOffsets
 from infra.kafka.shard_assignor import ShardAssignor
 from infra.kafka.transactions import TransactionPair
-from infra.postgres import create_pool
+from infra.postgres import Connection, create_pool
 from infra.retry import is_retriable
 from infra.settings import Settings
 from infra.shards import read_shard
@@ -32,7 +32,7 @@ from workers.lane import turn
 from workers.lane.circuit_breaker import CircuitBreaker
 from workers.lane.clients import Clients
 from workers.lane.lane import Lane
-from workers.lane.lane_rows import LaneRow, LaneRows
+from workers.lane.lane_rows import LaneRow, LaneRows, Progress
 from workers.lane.recovery import CommittedOffsetCheck
 from workers.lane.turn import LaneOwner
 from workers.lane.work import Work
@@ -222,6 +222,35 @@ async def test_a_lane_that_has_a_newer_owner_learns_so_when_it_tells_that_it_wai
         await rows.acquire([newer], "inmail-send.newer")
         with pytest.raises(FencedError, match="has a newer owner"):
             await rows.announce_waiting([(owned, utc_now(), "inmail-billing")])
+
+
+async def test_an_epoch_that_is_given_again_after_a_restore_is_not_the_owner_s_of_before(
+    settings: Settings, database: Connection
+) -> None:
+    """The books are an earlier backup: a worker that was frozen meanwhile knows the lane by the same number."""
+    async with create_pool(settings) as pool:
+        rows, before, after = LaneRows(pool, SendJob.group, SEND_REQUESTS), LaneRow(0), LaneRow(0)
+        await rows.read([before])
+        await rows.acquire([before], "inmail-send.frozen")
+        await database.execute("delete from lanes")  # which the backup did not have yet
+        await rows.read([after])
+        await rows.acquire([after], "inmail-send.newer")
+
+        assert before.epoch == after.epoch
+        assert [False, True] == [await rows.are_owned([each]) for each in (before, after)]
+        with pytest.raises(FencedError, match="has a newer owner"):
+            async with rows.fenced([Progress(before, 7)]):
+                pass
+        with pytest.raises(FencedError, match="has a newer owner"):
+            await rows.hold(before, "its time is far ahead", 7, utc_now())
+        async with rows.fenced([Progress(after, 1)]):
+            pass
+        await rows.halt(before, "of before")
+        await rows.release([before])
+        row = await pool.fetchrow("select next_offset, halted, owner from lanes where topic = $1", SEND_REQUESTS)
+
+    assert row is not None
+    assert (1, None, "inmail-send.newer") == tuple(row)
 
 
 async def test_whoever_only_looks_at_a_lane_changes_nothing_of_it(settings: Settings) -> None:
