@@ -10,8 +10,8 @@ nothing, from (3) on it stores nothing. Kafka's committed offset says how far an
 far outcomes are stored: what lies between is published first, by deciding it once more.
 
 Then, turn after turn: (1) take what is there from all lanes, fairly; (2) decode it; (3) store all outcomes in one
-Postgres transaction, which checks epochs and owner; (4) publish them in one Kafka transaction, with all offsets; (5) after
-any doubtful error discard the producers and begin again, under another name. Deciding twice finds the first answers.
+Postgres transaction, which checks epochs and owner; (4) publish them in one Kafka transaction, with all offsets; (5)
+after any doubtful error discard the producers, and begin again under a new name. Deciding twice finds first answers.
 
 Two turns may be decided at once, of disjoint lanes, and beside the publishing of one before them. Kafka transactions
 follow one another in the order of the turns: two at once could leave the older offset as the last one written. After a

@@ -7,7 +7,7 @@ from typing import Final
 
 from workers.commands.running import DEFECT
 
-__all__ = ["first_sentence", "last_words", "last_words_of_server"]
+__all__ = ["first_sentence", "last_words", "last_words_of_server", "log_has"]
 
 _TAIL_BYTES: Final = 256 * 1024
 _SAID: Final = "inmail: "  # what `workers.commands.running.fail` begins with
@@ -44,6 +44,11 @@ def last_words_of_server(log: Path, begun_at: int, code: int, error: re.Pattern[
         return last_words(log, begun_at, code)
     errors = error.findall(_log_tail(log, begun_at))
     return f"it ended with exit code {code}" + (f": {errors[-1]}" if errors else " and did not say why")
+
+
+def log_has(log: Path, begun_at: int, text: str) -> bool:
+    """Tell whether a process has written a text by now; `last_words` describes the arguments."""
+    return any(text in line for line in _lines(log, begun_at))
 
 
 def first_sentence(text: str) -> str:

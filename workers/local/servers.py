@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from infra.clock import utc_now
+from infra.local.kafka_server import STARTED
 from infra.local.stack import LocalStack
 from infra.local.supervisor_client import Child
 from workers.console.local_workers import ProcessState, WorkerStatus
-from workers.local.last_words import last_words_of_server
+from workers.local.last_words import last_words_of_server, log_has
 
 __all__ = ["ServerProcesses", "broker_processes", "database_processes"]
 
 _BROKER_ERROR: Final = re.compile(r"^\S+ (?:FATAL|ERROR) (.*)$", re.MULTILINE)
 _POSTGRES_ERROR: Final = re.compile(r"(?:FATAL|PANIC|ERROR): +(.*)$", re.MULTILINE)
+_POSTGRES_READY: Final = "database system is ready to accept connections"
 _STOPPED_BY_TERM: Final = (128 + signal.SIGTERM, -signal.SIGTERM)  # what Java ends with after an orderly stop
 
 
@@ -29,6 +31,7 @@ def broker_processes(stack: LocalStack) -> "ServerProcesses":
         {f"broker-{node}": node for node in range(1, stack.brokers + 1)},
         {"is_broker": True},
         _BROKER_ERROR,
+        STARTED,
         process=stack.broker,
         log=stack.broker_log,
         spawn=stack.spawn_broker,
@@ -42,6 +45,7 @@ def database_processes(stack: LocalStack) -> "ServerProcesses":
         {f"postgres-{number}": number for number in range(1, stack.databases + 1)},
         {"is_database": True},
         _POSTGRES_ERROR,
+        _POSTGRES_READY,
         process=stack.database,
         log=stack.database_log,
         spawn=stack.spawn_database,
@@ -56,6 +60,7 @@ class ServerProcesses:
     _numbers: Mapping[str, int]  # by name
     _kind: Mapping[str, Any]  # what their statuses say of the kind
     _error: re.Pattern[str]  # of a line of their logs; its group is what went wrong
+    _ready: str  # in a line of their logs: from then on they answer
     process: Callable[[int], Child]
     log: Callable[[int], Path]
     spawn: Callable[[int], None]
@@ -88,6 +93,10 @@ class ServerProcesses:
         """
         self.spawn(self._numbers[name])
         return self.process(self._numbers[name]).pid
+
+    def answers(self, name: str, begun_at: int) -> bool:
+        """Tell whether a server answers, which it says in its log, where its own lines begin at a byte."""
+        return log_has(self.log_path(name), begun_at, self._ready)
 
     def exit_code(self, name: str) -> int | None:
         """Return what a server ended with; None while it runs."""

@@ -55,6 +55,7 @@ class _Supervised:
     log_from: int = 0  # where in its log the lines of this process begin
     started_at: float = 0.0
     start_at: float = 0.0  # while it backs off
+    is_awaited: bool = False  # a server that was started and does not answer yet
 
 
 class WorkerSupervisor:
@@ -115,6 +116,8 @@ class WorkerSupervisor:
                 code = each.of.exit_code(each.status.name)
                 if code is not None:
                     self._note_end(each, code)
+                elif each.is_awaited:
+                    self._note_answer(each)
             elif each.status.state is ProcessState.BACKING_OFF and monotonic() >= each.start_at and self._start(each):
                 self._say(f"{each.status.name}: started again, as process {each.status.pid}")
 
@@ -190,7 +193,14 @@ class WorkerSupervisor:
             self._back_off(each, f"it could not be started: {reason or error}")
             return False
         self._become(each, ProcessState.RUNNING, pid=pid)
+        each.is_awaited = isinstance(each.of, ServerProcesses)
         return True
+
+    def _note_answer(self, each: _Supervised) -> None:
+        name = each.status.name
+        if isinstance(each.of, ServerProcesses) and each.of.answers(name, each.log_from):
+            each.is_awaited = False
+            self._say(f"{name}: answers again, {monotonic() - each.started_at:.0f} s after its start")
 
     def _note_end(self, each: _Supervised, code: int) -> None:
         words = self._words(each, code)

@@ -96,6 +96,14 @@ async def test_a_broker_that_ended_is_named_and_started_again(stack: _Stack) -> 
     log = stack.broker_log(2)
     ended = f"broker-2: it ended with exit code 1: no room (c); it is started again in 0 s. Its log: {log}"
     assert [ended, "broker-2: started again, as process 202"] == told
+    supervisor.look()
+    assert len(told) == 2  # it does not answer yet
+    with log.open("a") as file:
+        file.write("[KafkaRaftServer nodeId=2] Kafka Server started\n")
+    supervisor.look()
+    supervisor.look()
+    assert "broker-2: answers again, 0 s after its start" == told.pop()
+    assert len(told) == 2
     assert [101, 202, 103] == [status.pid for status in supervisor.statuses()]
     stack.broker(3).update(code=-signal.SIGKILL)
     supervisor.look()

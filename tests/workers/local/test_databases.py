@@ -165,6 +165,14 @@ async def test_a_server_that_ended_is_named_and_started_again(pair: _Stack) -> N
 
     ended = f"postgres-2: it ended with exit code 1: no room; it is started again in 0 s. Its log: {log}"
     assert [ended, "postgres-2: started again, as process 202"] == told
+    supervisor.look()
+    assert len(told) == 2  # it does not answer yet
+    with log.open("a") as file:
+        file.write("LOG:  database system is ready to accept connections\n")
+    supervisor.look()
+    supervisor.look()
+    assert "postgres-2: answers again, 0 s after its start" == told.pop()
+    assert len(told) == 2
     pair.database(1).update(code=-signal.SIGKILL)
     supervisor.look()
     assert told[2].startswith("postgres-1: it was ended by SIGKILL; it is started again in ")
