@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.bench.sizing import FILE
+from workers.commands.views.styles import format_count
 
 __all__ = ["render"]
 
@@ -41,14 +42,14 @@ A send costs less the more come at once, since a turn, its two transactions and 
 that it decides; and more with each worker at the same load, whose turns are then smaller. Standing idle costs what the
 polls, ticks and heartbeats of each process cost.
 
-At {partitions} partitions and {workers} workers of each kind, by process:
+At {partitions} partitions and {members} of each kind, by process:
 
 """
 
 _NEEDS = """
 ## What a load needs (reasoned)
 
-From the cell of {partitions} partitions and {workers} workers. Up to the highest rate measured ({most:,} a second) the
+From the cell of {partitions} partitions and {members} of each kind. Up to the highest rate measured ({most:,} a second) the
 cost is that of the measured rate at or below the load; beyond it lies between the least (a backlog of sends) and that
 rate's, and so do the cores. Send workers: as many as keep each below {busy:.0%} of a core, at the higher of the two; a
 worker process uses one core. Partitions: the default of 12, or three for each send worker where that is more, so that
@@ -93,7 +94,8 @@ def render(cells: Sequence[Mapping[str, Any]], beside: str) -> str:
     """Return the page of the cells measured."""
     usual = next((each for each in cells if (each["partitions"], each["workers"]) == _USUAL), cells[0])
     least = {name: _cost(usual["drain"]["cpu_us"], kinds) for name, kinds in _KINDS.items()}
-    place = {"partitions": usual["partitions"], "workers": usual["workers"], "busy": _BUSY}
+    members = format_count(usual["workers"], "worker")
+    place = {"partitions": usual["partitions"], "members": members, "busy": _BUSY}
     when = sorted({each["at"][:10] for each in cells})
     lines = [_HEAD.format(when=f"on {' and '.join(when)}", beside=beside).rstrip("\n"), "", *_cells(cells)]
     lines += [_SHARES.format(**place).rstrip("\n"), "", *_by_process(usual)]
