@@ -10,13 +10,14 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from workers.api.problems import ApiError
+from workers.api.problems import ApiError, too_busy
 from workers.ops.books.current_balance import BalanceQuestion, BalanceVersion, CurrentBalance
 
 __all__ = ["BalanceBatches"]
 
 _SIDE_BY_SIDE: Final = 2  # reads under way at once, so that a slow one does not hold up everybody
 _QUESTIONS_AT_MOST: Final = 100  # of one read
+_WAITING_AT_MOST: Final = 1000  # for a read to begin: more would only wait for a timeout
 # From the start of a read to the start of the next. At 1,000 requests a second, half of which would have been a read
 # each, it is an eighth of the reads; a request waits for half of it on average.
 _APART_SECONDS: Final = 0.004
@@ -30,6 +31,8 @@ class BalanceBatches:
     """Reads balances, several at once where several are asked for."""
 
     read: Callable[[Collection[BalanceQuestion]], Awaitable[_Found]]
+    seconds: float  # until a question is given up, whether its read has begun or not
+    give_up: Callable[[TimeoutError], ApiError]  # tells why
     _waiting: list[tuple[BalanceQuestion, "asyncio.Future[_Answer | None]"]] = field(default_factory=list)
     _tasks: "set[asyncio.Task[None]]" = field(default_factory=set)  # kept alive; one that ends leaves a moment later
     _at_work: int = 0  # tasks that take what waits; one that ends is not counted from that very step on
@@ -42,9 +45,11 @@ class BalanceBatches:
         None if the account is unknown.
 
         Raises:
-            ApiError: as `read` does.
+            ApiError: as `read` does, and where it has not answered in time, or too many wait.
 
         """
+        if len(self._waiting) >= _WAITING_AT_MOST:
+            raise too_busy()
         answer: asyncio.Future[_Answer | None] = asyncio.get_running_loop().create_future()
         self._waiting.append((question, answer))
         if not self._gathers and self._at_work < _SIDE_BY_SIDE:
@@ -52,7 +57,11 @@ class BalanceBatches:
             task = asyncio.create_task(self._work())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        return await answer
+        try:
+            async with asyncio.timeout(self.seconds):
+                return await answer
+        except TimeoutError as error:
+            raise self.give_up(error) from error
 
     async def _work(self) -> None:
         self._at_work += 1
@@ -78,9 +87,10 @@ class BalanceBatches:
                 raise
             self._gathers = False
             self._next_read = loop.time() + _APART_SECONDS
-            batch = self._waiting[:_QUESTIONS_AT_MOST]
-            del self._waiting[:_QUESTIONS_AT_MOST]
-            await self._answer(batch)
+            waiting = [each for each in self._waiting if not each[1].done()]  # others have been given up
+            batch, self._waiting = waiting[:_QUESTIONS_AT_MOST], waiting[_QUESTIONS_AT_MOST:]
+            if batch:
+                await self._answer(batch)
             if self._gathers or not self._waiting:
                 return
             self._gathers = True

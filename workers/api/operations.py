@@ -80,7 +80,7 @@ async def _statement(reader: LedgerReader, request: web.Request) -> web.Response
         raise ApiError(ProblemKind.BAD_PARAMETER, "after, before: only one of them can be given")
     page = await reader.statement(account, limit, after, before, whole_number(request, WAIT_FOR) or 0)
     lines = [LineBody.model_validate(line) for line in page.lines]
-    more = len(lines) == limit and lines[-1].sequence > 1
+    more = len(lines) == limit and (lines[-1].sequence > 1 if after is None else lines[-1].sequence < page.sequence)
     query = {"before" if after is None else "after": lines[-1].sequence if lines else 0, "limit": limit}
     path = f"/v1/accounts/{quote(account, safe='')}/statement?{urlencode(query)}"
     body = StatementBody(account_id=account, sequence=page.sequence, lines=lines, next=path if more else None)

@@ -13,7 +13,15 @@ from infra.settings import SettingsError
 from workers.api.bodies import ProblemBody
 from workers.ops.books.snapshot import is_unmigrated
 
-__all__ = ["DATABASE_ERRORS", "MEDIA_TYPE", "ApiError", "ProblemKind", "database_problem", "problem_response"]
+__all__ = [
+    "DATABASE_ERRORS",
+    "MEDIA_TYPE",
+    "ApiError",
+    "ProblemKind",
+    "database_problem",
+    "problem_response",
+    "too_busy",
+]
 
 MEDIA_TYPE: Final = "application/problem+json"
 _URN: Final = "urn:inmail:problem:"
@@ -95,6 +103,11 @@ def database_problem(error: BaseException, holder: LockHolder | None = None) -> 
     return ApiError(
         ProblemKind.DATABASE_REFUSED, "Postgres refused the read: the log of `inmail api` says why, for its operator"
     )
+
+
+def too_busy() -> ApiError:
+    """Return what to tell a client where more requests wait than can be answered in time."""
+    return ApiError(ProblemKind.BUSY, "too many requests wait for the database: ask again, or run more processes")
 
 
 def problem_response(error: ApiError) -> web.Response:

@@ -1,6 +1,7 @@
 """The server of the read API."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -91,9 +92,15 @@ def _application(tokens: ApiTokens, reader: LedgerReader, metrics: ApiMetrics) -
     async def describe(_: web.Request) -> web.Response:
         return web.Response(body=document, content_type="application/json", charset="utf-8")
 
-    application.add_routes([web.get(each.path, partial(each.handler, reader), name=each.name) for each in OPERATIONS])
+    routes = [web.get(_any_text(each.path), partial(each.handler, reader), name=each.name) for each in OPERATIONS]
+    application.add_routes(routes)
     application.add_routes([web.get(OPENAPI_PATH, describe, name="openapi")])
     return application
+
+
+def _any_text(path: str) -> str:
+    """Return a path whose parts may have any characters: by default aiohttp takes none with a brace."""
+    return re.sub(r"\{(\w+)\}", r"{\1:[^/]+}", path)
 
 
 async def _harden(_: web.Request, response: web.StreamResponse) -> None:

@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Final
 
+import asyncpg
 import structlog
 
 from infra.clock import utc_now
@@ -15,7 +16,7 @@ from infra.settings import Settings
 from infra.shards import read_shard
 from workers.api.balance_batches import BalanceBatches
 from workers.api.lock_watch import ReadLockWatch
-from workers.api.problems import DATABASE_ERRORS, ApiError, ProblemKind, database_problem
+from workers.api.problems import DATABASE_ERRORS, ApiError, ProblemKind, database_problem, too_busy
 from workers.ops.books.current_balance import BalanceQuestion, BalanceVersion, CurrentBalance, read_current_balances
 from workers.ops.books.shards import ONE_SERVER, Holdings, has_one_server, server_name
 
@@ -49,7 +50,7 @@ class ServerReads:
 
     def __post_init__(self) -> None:
         self.locks = ReadLockWatch(self.settings)
-        self.batches = BalanceBatches(self._read_balances)
+        self.batches = BalanceBatches(self._read_balances, self.settings.api_timeout_seconds, self._give_up)
         if has_one_server(self.settings):
             self.holdings = ONE_SERVER
 
@@ -74,7 +75,13 @@ class ServerReads:
         self, questions: Collection[BalanceQuestion]
     ) -> dict[BalanceQuestion, CurrentBalance | BalanceVersion]:
         async with self.connection() as connection:
-            return await read_current_balances(connection, questions, utc_now())
+            try:
+                return await read_current_balances(connection, questions, utc_now())
+            except asyncpg.UntranslatableCharacterError:
+                return await _read_one_by_one(connection, questions)
+
+    def _give_up(self, error: TimeoutError) -> ApiError:
+        return database_problem(error, self.locks.holder)
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
@@ -85,9 +92,7 @@ class ServerReads:
 
         """
         if self._reading >= _WAITING_AT_MOST:
-            raise ApiError(
-                ProblemKind.BUSY, "too many requests wait for the database: ask again, or run more processes"
-            )
+            raise too_busy()
         self._reading += 1
         token = self.locks.begin()
         try:
@@ -95,6 +100,8 @@ class ServerReads:
                 yield connection
                 if self.holdings is not ONE_SERVER:
                     await self._read_holdings(connection)
+        except asyncpg.UntranslatableCharacterError as error:  # the database, which is not UTF-8, can have no such id
+            raise ApiError(ProblemKind.NOT_FOUND, "no account or request of this ledger has such an id") from error
         except DATABASE_ERRORS as error:
             self._note(repr(error))
             raise database_problem(error, self.locks.holder) from error
@@ -126,3 +133,14 @@ class ServerReads:
             log.info("database_answers")
         else:
             log.warning("database_cannot_answer", error=trouble)
+
+
+async def _read_one_by_one(
+    connection: Connection, questions: Collection[BalanceQuestion]
+) -> dict[BalanceQuestion, CurrentBalance | BalanceVersion]:
+    """Read balances where a question has characters that the database has not: no account is called so."""
+    found: dict[BalanceQuestion, CurrentBalance | BalanceVersion] = {}
+    for question in questions:
+        with suppress(asyncpg.UntranslatableCharacterError):
+            found |= await read_current_balances(connection, [question], utc_now())
+    return found

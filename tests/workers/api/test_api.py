@@ -18,10 +18,11 @@ from structlog.testing import capture_logs
 
 from infra.clock import utc_now
 from infra.lock_holder import LockHolder
-from infra.postgres import Connection
+from infra.migrate import migrate
+from infra.postgres import Connection, connect_database
 from infra.settings import Settings, SettingsError
 from schemas.ids import DerivedId, derive_id
-from tests.conftest import Connect
+from tests.conftest import FUNCTIONS, Connect
 from tests.ledger.book import DAY, Book
 from tests.workers.api.served import OLD_TOKEN, TOKEN, Client, Line, serving
 from tests.workers.processes import ask, free_port
@@ -34,7 +35,7 @@ from workers.api.tokens import api_tokens, hash_token
 from workers.ops.books.current_balance import read_sequence
 
 ROOT = Path(__file__).parents[3]
-ODD = "a/b ü?c#d%"  # an id that a path has to carry percent-encoded
+ODD = "{a/b} ü?c#d%"  # an id that a path has to carry percent-encoded
 
 
 @pytest.fixture
@@ -93,11 +94,15 @@ async def test_a_statement_is_read_page_by_page_in_both_directions(client: Clien
         pages, path = pages + 1, answer.body["next"]
     oldest = await client.get("/v1/accounts/alice/statement?after=0")
     none = await client.get("/v1/accounts/alice/statement?after=6")
+    ends_full = await client.get("/v1/accounts/alice/statement?after=2&limit=4")
+    ends_short = await client.get("/v1/accounts/alice/statement?after=2&limit=3")
 
     assert (2, [6, 5, 4, 3, 2, 1]) == (pages, newest)
     assert "granted granted charged charged charged charged" == " ".join(line["code"] for line in oldest.body["lines"])
     assert ([], None, 6) == (none.body["lines"], none.body["next"], none.body["sequence"])
     assert all(line["reason"] for line in oldest.body["lines"])
+    assert [6, None] == [ends_full.body["lines"][-1]["sequence"], ends_full.body["next"]]
+    assert "/v1/accounts/alice/statement?after=5&limit=3" == ends_short.body["next"]
 
 
 async def test_a_request_has_its_stored_answer_and_its_conflicts(client: Client, book: Book) -> None:
@@ -131,6 +136,28 @@ async def test_an_answer_that_is_not_final_says_so_until_there_is_one(
     assert [(False, "balance_not_current"), (True, "charged")] == [
         (each.body["final"], each.body["answer"]["code"]) for each in (first, second)
     ]
+
+
+async def test_a_conflict_is_told_however_often_there_was_no_final_answer_before(client: Client, book: Book) -> None:
+    """A producer that sends again each minute, as it is told to, while billing is behind for an hour."""
+    id_ = uuid4()
+    await book.decide(*(book.send() for _ in range(4)))
+    for _ in range(60):
+        await book.one(book.send(id=id_))
+        await book.connection.execute(
+            "update journal set code = 'balance_not_current',"
+            """ details = '{"waited_for": "inmail-billing", "retry_after_seconds": 60}'"""
+            " where request_id = $1 and code = 'insufficient_credits'",
+            id_,
+        )
+    await book.one(book.promotion(1))
+    await book.decide(book.send(id=id_), book.send(id=id_, recipient_id="somebody-else"))
+
+    answer = await client.get(f"/v1/accounts/alice/requests/{id_}")
+
+    _check("outcome", answer.body)
+    assert (True, "charged") == (answer.body["final"], answer.body["answer"]["code"])
+    assert ["key_conflict"] == [line["code"] for line in answer.body["conflicts"]]
 
 
 async def test_a_request_is_found_by_any_id_that_its_event_may_have(client: Client, book: Book) -> None:
@@ -187,6 +214,47 @@ def _encoded(path: str) -> Any:
     from yarl import URL  # noqa: PLC0415 - aiohttp's; a plain text would be encoded anew
 
     return URL(path, encoded=True)
+
+
+async def test_an_account_of_which_nothing_was_decided_is_unknown(client: Client, book: Book) -> None:
+    """Its first event was set aside, for a plan that the catalogue does not have; its row is there."""
+    await book.connection.execute("insert into accounts (account_id, partition) values ('dora', 0)")
+    paths = ["balance", "balance?wait_for=0", "statement", f"requests/{uuid4()}"]
+    found = [(await client.get(f"/v1/accounts/dora/{path}")).problem for path in paths]
+
+    assert [*[(404, "unknown-account")] * 3, (404, "unknown-request")] == found
+
+
+async def test_an_id_that_the_database_has_no_characters_for_is_no_other_clients_trouble(
+    settings: Settings, database: Connection
+) -> None:
+    """A database in LATIN1, and balances that are read together: whoever asks for a Cyrillic account is told alone."""
+    name = f"latin_{uuid4().hex[:8]}"
+    await database.execute(
+        f"create database {name} template template0 encoding 'LATIN1' locale_provider libc locale 'C'"
+    )
+    base = settings.database_url.get_secret_value().rpartition("/")[0]
+    own = settings.model_copy(update={"database_url": SecretStr(f"{base}/{name}")})
+    connection = await connect_database(own)
+    try:
+        await migrate(connection, [FUNCTIONS])
+        book = Book(connection)
+        await book.one(book.promotion(3))
+        async with serving(own) as client:
+            account, other = "alice", quote("з")
+            paths = [f"/v1/accounts/{each}/balance" for each in [account, other] * 5]
+            balances = await asyncio.gather(*(client.get(path) for path in paths))
+            rest = [
+                await client.get(f"/v1/accounts/{path}")
+                for path in (f"{other}/statement", f"{account}/requests/{other}")
+            ]
+    finally:
+        await connection.close()
+        await database.execute(f"drop database {name} with (force)")
+
+    assert [(200, "alice"), (404, None)] * 5 == [(each.status, each.body.get("account_id")) for each in balances]
+    assert {"urn:inmail:problem:unknown-account"} == {each.body["type"] for each in balances if each.status == 404}
+    assert [(404, "not-found"), (404, "unknown-request")] == [each.problem for each in rest]
 
 
 async def test_an_erased_account_has_a_balance_of_nothing(client: Client, database: Connection) -> None:

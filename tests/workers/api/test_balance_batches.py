@@ -12,6 +12,11 @@ from workers.ops.books.current_balance import BalanceQuestion, BalanceVersion
 ALICE = BalanceQuestion("alice", BalanceVersion(1, 0))
 
 
+def _too_late(_: TimeoutError) -> ApiError:
+    """Say that an answer did not come in time."""
+    return ApiError(ProblemKind.DATABASE_AWAY, "late")
+
+
 class Reads:
     """Reads that wait until they may go on, and are remembered."""
 
@@ -37,7 +42,7 @@ async def test_what_is_asked_soon_after_a_read_has_begun_is_one_read(monkeypatch
     """The first question is read at once, by itself; all that come a little later, one after another, together."""
     monkeypatch.setattr("workers.api.balance_batches._APART_SECONDS", 0.5)
     reads = Reads()
-    batches = BalanceBatches(reads.read)
+    batches = BalanceBatches(reads.read, 60, _too_late)
     first = asyncio.create_task(batches.balance(ALICE))
     await reads.until(1)
     names = [f"member-{number}" for number in range(20)] + ["nobody"]
@@ -57,7 +62,7 @@ async def test_what_is_asked_soon_after_a_read_has_begun_is_one_read(monkeypatch
 async def test_a_question_does_not_join_a_read_that_has_begun() -> None:
     """The same question is asked again while it is being read: the second answer is of a read of its own."""
     reads = Reads()
-    batches = BalanceBatches(reads.read)
+    batches = BalanceBatches(reads.read, 60, _too_late)
     first = asyncio.create_task(batches.balance(ALICE))
     await reads.until(1)
     second = asyncio.create_task(batches.balance(ALICE))
@@ -76,7 +81,7 @@ async def test_an_error_of_a_read_is_told_to_each_question_and_the_next_is_read(
             raise ApiError(ProblemKind.DATABASE_AWAY, "away")
         return {each: BalanceVersion(1, 0) for each in questions}
 
-    batches = BalanceBatches(read)
+    batches = BalanceBatches(read, 60, _too_late)
     found = await asyncio.gather(*(batches.balance(ALICE) for _ in range(3)), return_exceptions=True)
     fails = False
 
@@ -87,7 +92,7 @@ async def test_an_error_of_a_read_is_told_to_each_question_and_the_next_is_read(
 async def test_a_question_asked_in_the_very_step_in_which_all_reads_end_is_read() -> None:
     """Both reads end in one turn of the loop, and a question comes in that turn: it waits for no other."""
     reads = Reads()
-    batches = BalanceBatches(reads.read)
+    batches = BalanceBatches(reads.read, 60, _too_late)
     early = [asyncio.create_task(batches.balance(ALICE))]
     await reads.until(1)
     early.append(asyncio.create_task(batches.balance(ALICE)))
@@ -108,7 +113,7 @@ async def test_a_read_that_ends_of_a_fault_leaves_nobody_waiting() -> None:
         await reads.read(questions)
         raise asyncio.CancelledError
 
-    batches = BalanceBatches(read)
+    batches = BalanceBatches(read, 60, _too_late)
     asked = []
     for count in (1, 2):
         asked.append(asyncio.create_task(batches.balance(ALICE)))
@@ -120,3 +125,41 @@ async def test_a_read_that_ends_of_a_fault_leaves_nobody_waiting() -> None:
 
     assert not waiting
     assert all(each.cancelled() for each in ended)
+
+
+async def test_a_question_whose_read_does_not_begin_in_time_is_given_up_and_never_read() -> None:
+    """All reads hang: whoever waits behind them is told so as soon as whoever is in one."""
+    reads = Reads()
+    batches = BalanceBatches(reads.read, 0.2, _too_late)
+    asked = []
+    for count in (1, 2):
+        asked.append(asyncio.create_task(batches.balance(ALICE)))
+        await reads.until(count)
+    asked.append(asyncio.create_task(batches.balance(BalanceQuestion("waits"))))
+    async with asyncio.timeout(10):
+        found = await asyncio.gather(*asked, return_exceptions=True)
+    reads.may_go_on.set()
+    answer = await batches.balance(BalanceQuestion("next"))
+
+    assert [ProblemKind.DATABASE_AWAY] * 3 == [each.kind for each in found if isinstance(each, ApiError)]
+    assert BalanceVersion(3, 0) == answer
+    assert [{"alice"}, {"alice"}, {"next"}] == reads.begun
+
+
+async def test_no_more_wait_than_could_be_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next is refused at once, and those that wait are answered."""
+    monkeypatch.setattr("workers.api.balance_batches._WAITING_AT_MOST", 2)
+    reads = Reads()
+    batches = BalanceBatches(reads.read, 60, _too_late)
+    asked = []
+    for count in (1, 2):
+        asked.append(asyncio.create_task(batches.balance(ALICE)))
+        await reads.until(count)
+    asked += [asyncio.create_task(batches.balance(ALICE)) for _ in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(ApiError, match="too many requests wait") as refused:
+        await batches.balance(ALICE)
+    reads.may_go_on.set()
+
+    assert ProblemKind.BUSY is refused.value.kind
+    assert 4 == len(await asyncio.gather(*asked))

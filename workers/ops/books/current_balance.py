@@ -86,7 +86,7 @@ with asked as materialized (
     select q.question, a.account_id, a.account, a.sequence, a.erased_at,
         coalesce(a.sequence = q.sequence and (q.until = 0 or $5 < q.until), false) as unchanged
     from unnest($1::text[], $3::bigint[], $4::bigint[]) with ordinality as q (account_id, sequence, until, question)
-    inner join accounts as a on q.account_id = a.account_id
+    inner join accounts as a on q.account_id = a.account_id and a.sequence > 0
 ),
 timed as materialized (
     select asked.*, case when not asked.unchanged then greatest(
@@ -120,6 +120,8 @@ left join lateral (
 ) as s on true
 order by c.question, s.priority, s.expires_at, s.lot
 """  # noqa: S608 - a constant
+# An account has a row before its first decided event: of an event that was set aside as its plan is unknown.
+_SEQUENCE: Final = "select sequence from accounts where account_id = $1 and sequence > 0"
 _FACTS: Final = tuple(field.name for field in fields(CurrentBalance) if field.name != "lots")
 _FIRST_FACT: Final = 2  # column of a row
 _FIRST_OF_LOT: Final = _FIRST_FACT + len(_FACTS)
@@ -157,5 +159,5 @@ async def read_current_balances(
 
 async def read_sequence(connection: Connection, account_id: str) -> int | None:
     """Return the number of an account's newest journal row; None if the account is unknown."""
-    sequence: int | None = await connection.fetchval("select sequence from accounts where account_id = $1", account_id)
+    sequence: int | None = await connection.fetchval(_SEQUENCE, account_id)
     return sequence

@@ -27,7 +27,7 @@ select {LINE_COLUMNS},
     (select o.original from original_ids as o where o.request_id = $1 and o.account = j.account) as original
 from ({ANSWERS_OF_REQUEST}) as j
 where j.account = (select a.account from accounts as a where a.account_id = $2)
-order by code = 'key_conflict', code = 'balance_not_current', sequence desc
+order by code = 'balance_not_current', code = 'key_conflict', sequence desc -- a conflict is of one with a final answer
 limit $3
 """  # noqa: S608 - constants
 
@@ -41,7 +41,7 @@ left join lateral (
     order by sequence {direction}
     limit $3
 ) as j on true
-where a.account_id = $1
+where a.account_id = $1 and a.sequence > 0
 order by j.sequence {direction}
 """
 _OLDEST_FIRST: Final = _PAGE.format(columns=LINE_COLUMNS, after=">", direction="asc")
