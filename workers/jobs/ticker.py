@@ -98,6 +98,13 @@ async def _tick(producer: AIOKafkaProducer) -> int:
     now = utc_now()
     tick = ExpiryTick.create(id=uuid4(), source="/inmail-ticker", time=now, data=ExpiryTickData(as_of=now))
     partitions = await producer.partitions_for(EXPIRY_TICKS)
-    for partition in partitions:
-        await producer.send_and_wait(EXPIRY_TICKS, encode(tick), partition=partition, headers=list(EVENT_HEADERS))
+    value, headers = encode(tick), list(EVENT_HEADERS)
+    # All at once: a partition that nobody leads keeps none of the others waiting.
+    sent = await asyncio.gather(
+        *(producer.send_and_wait(EXPIRY_TICKS, value, partition=each, headers=headers) for each in partitions),
+        return_exceptions=True,
+    )
+    for error in sent:
+        if isinstance(error, BaseException):
+            raise error
     return len(partitions)
