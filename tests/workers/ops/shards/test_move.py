@@ -127,6 +127,28 @@ async def test_rows_that_either_server_makes_have_keys_of_their_own(servers: Ser
     assert await second.fetchval("select array_agg(operation) from operations") == [1]  # that a decision names
 
 
+async def test_a_number_without_accounts_moves(servers: Servers, connect: Connect) -> None:
+    """Its lanes were opened, and answer ticks."""
+    first, second = await connect(servers.first), await connect(servers.second)
+    await first.execute(
+        "insert into lanes (consumer_group, topic, partition, epoch, next_offset, published)"
+        " values ('inmail-send', 'inmail.send-requests', 4, 3, 0, 0);"
+        "insert into ticks (partition, request_id, fingerprint, code, source_offset, as_of, horizon, lots, credits,"
+        " complete, steps) values (4, gen_random_uuid(), 1, 'booked', 0, now(), now(), 0, 0, true, 1)"
+    )
+    for each in (first, second):
+        await each.execute("update partitioning set partitions = 5")
+
+    await move(servers, [4], "1")
+
+    assert [3, 1] == [
+        await second.fetchval(f"select count(*) from {table} where partition = 4")  # noqa: S608 - two names
+        for table in ("lanes", "ticks")
+    ]
+    assert not any((await content_of(servers.first, 4)).values())
+    assert (await shards_of(servers))[1].holds(4)
+
+
 async def test_a_number_comes_back(servers: Servers) -> None:
     """The same rows again, and its server is alone as before."""
     before = await content_of(servers.first, 3)
