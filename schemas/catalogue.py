@@ -64,7 +64,7 @@ class EventType(NamedTuple):
     model: type[Event]
     topic: str
     direction: Literal["in", "out"]
-    key: Literal["account", "account and lane"] | None  # what the record's key is; the account is the subject too
+    key: Literal["account", "account and lane", "the message's"] | None  # what the record's key is
     group: str | None  # the consumer group that decides it, for what comes in
     summary: str
 
@@ -105,7 +105,7 @@ CATALOGUE: Final = (
     EventType(CreditsExpiringSoon, CREDIT_EVENTS, "out", "account", None, "A lot with credits left ends soon."),
     EventType(BillingDecided, CREDIT_EVENTS, "out", "account", None, "A billing event's answer that moves no credit."),
     EventType(TickDecided, CREDIT_EVENTS, "out", None, None, "What a tick booked in its partition."),
-    EventType(DeadLettered, DEAD_LETTERS, "out", "account", None, "A message that can never succeed."),
+    EventType(DeadLettered, DEAD_LETTERS, "out", "the message's", None, "A message that can never succeed."),
     EventType(AccountBalance, BALANCES, "out", "account and lane", None, "What an account can spend, by lot."),
 )
 # fmt: on

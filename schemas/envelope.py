@@ -127,8 +127,8 @@ EventId = Annotated[
         {
             "type": "string",
             "pattern": EVENT_ID_PATTERN,
-            "description": "Names one request. A UUID is the request id as it is; any other id gets one that is derived"
-            " from source and id (UUIDv5).",
+            "description": "Names one request. A UUID, in any spelling, is the request id itself, whatever the source;"
+            " any other id gets one that is derived from source and id (UUIDv5).",
         }
     ),
 ]

@@ -71,6 +71,10 @@ _KEYS: Final[dict[str, Json]] = {
         "description": "For compaction only: an account has a key for each lane that changed it. Take the account from"
         " subject, and of its records the one with the highest data.sequence. The partition is the account's.",
     },
+    "the message's": {
+        "type": ["string", "null"],
+        "description": "The key that the message came with, which may be any bytes; none where it had none or was cut.",
+    },
 }
 
 

@@ -81,4 +81,8 @@ const [account, recipient, id] = process.argv.slice(2)
 if (account === undefined || recipient === undefined) {
   throw new Error('usage: send-inmail ACCOUNT RECIPIENT [ID]')
 }
-await sendInMail(account, recipient, id ?? randomUUID())
+const requestId = (id ?? randomUUID()).toLowerCase()
+if (!/^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/.test(requestId)) {
+  throw new Error('ID: expected a UUID, by which the answer names the request')
+}
+await sendInMail(account, recipient, requestId)
