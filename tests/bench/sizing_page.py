@@ -49,12 +49,13 @@ At {partitions} partitions and {members} of each kind, by process:
 _NEEDS = """
 ## What a load needs (reasoned)
 
-From the cell of {partitions} partitions and {members} of each kind. Up to the highest rate measured ({most:,} a second) the
-cost is that of the measured rate at or below the load; beyond it lies between the least (a backlog of sends) and that
-rate's, and so do the cores. Send workers: as many as keep each below {busy:.0%} of a core, at the higher of the two; a
-worker process uses one core. Partitions: the default of 12, or three for each send worker where that is more, so that
-the others share what a worker leaves; they can be raised, but not lowered, and raising moves accounts. Disk: what a
-send of a backlog added to the database and to its write-ahead log, which archiving keeps as long as you say.
+From the cell of {partitions} partitions and {members} of each kind. Up to the highest rate measured ({most:,} a
+second) the cost is that of the measured rate at or below the load; beyond it lies between the least (a backlog of
+sends) and that rate's, and so do the cores. Send workers: as many as keep each below {busy:.0%} of a core, at the
+higher of the two; a worker process uses one core. Partitions: the default of 12, or three for each send worker where
+that is more, so that the others share what a worker leaves; they can be raised, but not lowered, and raising moves
+accounts. Disk: what a send of a backlog added to the database and to its write-ahead log, which archiving keeps as
+long as you say.
 
 | sends a second | cores: workers | Postgres | Kafka | send workers | partitions | database a day | log a day |
 |---|---|---|---|---|---|---|---|
