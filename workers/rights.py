@@ -205,7 +205,8 @@ async def check_rights(settings: Settings, command: str) -> None:
 _OPERATORS_PRIVILEGES: Final[Mapping[str, Sequence[str]]] = {
     "operations": ("insert", "update"),
     "redriven": ("insert", "update", "delete"),
-    "clock_decisions": ("insert",),
+    "clock_decisions": ("insert", "update", "delete"),
+    "clock_set_backs": ("insert",),
     "ended_topics": ("insert", "update"),
     "lanes": ("insert", "update"),
     "decided_ahead": ("delete",),

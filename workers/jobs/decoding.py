@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from aiokafka.structs import ConsumerRecord
 
-from infra.clock import from_milliseconds
+from infra.clock import LATEST, from_milliseconds
 from schemas.catalogue import Undecodable, decode, fingerprint
 from workers.jobs.record_times import TimePolicy
 from workers.ledger.model import Place, Request
@@ -22,11 +22,20 @@ class DecodedBatch(NamedTuple):
     as_of: datetime  # the latest broker timestamp read so far
 
 
-def decode_records(records: Sequence[ConsumerRecord], as_of: datetime, times: TimePolicy) -> DecodedBatch:
+def decode_records(
+    records: Sequence[ConsumerRecord], as_of: datetime, times: TimePolicy, latest: datetime = LATEST
+) -> DecodedBatch:
     """Decode records of one partition, in order.
 
     Time never runs back: a record older than one before it is decided as of that one. A record whose time is not taken
     cannot be decided, and moves no clock.
+
+    Args:
+        records: the records.
+        as_of: what the record before them was decided as of.
+        times: whose word for a record's time is taken.
+        latest: a record of a later time is decided as of this one.
+
     """
     requests = []
     refused: dict[Place, Undecodable] = {}
@@ -36,7 +45,7 @@ def decode_records(records: Sequence[ConsumerRecord], as_of: datetime, times: Ti
             if (problem := times.refusal(record)) is not None:
                 raise problem
             if record.timestamp != milliseconds:  # what the broker appended at once has one time
-                as_of = max(as_of, from_milliseconds(record.timestamp))
+                as_of = max(as_of, min(from_milliseconds(record.timestamp), latest))
                 milliseconds = record.timestamp
             event = decode(record.topic, record.key, record.value, record.headers)
         except Undecodable as error:

@@ -10,6 +10,7 @@ import asyncpg
 import structlog
 from aiokafka.structs import ConsumerRecord
 
+from infra.clock import LATEST
 from infra.kafka.transactions import Message
 from infra.postgres import Connection, is_refusal
 from infra.retry import describe_error, suppress_retriable
@@ -74,7 +75,7 @@ class Decider:
         """
         step, lane = self._job.step, batch.lane
         assert step is not None  # noqa: S101 - the job has steps
-        found = decode_records(batch.taken.records, lane.as_of, lane.times)
+        found = _decode(batch)
         async with self._rows.fenced([Progress(lane.row)]) as connection:
             if not await step(connection, Batch(found.requests, read_to=batch.decidable.read_to)):
                 return True
@@ -127,7 +128,7 @@ class Decider:
 
         """
         with self._health.stage(Stage.DECODE):
-            found = [decode_records(taken.records, lane.as_of, lane.times) for lane, taken, _ in batches]
+            found = list(map(_decode, batches))
         requests = [request for each in found for request in each.requests]
         if len(batches) > 1 and any(batch.decidable.is_misplaced for batch in batches):
             requests.sort(key=attrgetter("as_of"))  # an account may have requests in several of the lanes
@@ -176,6 +177,13 @@ class Decider:
         self._health.stored(len(records), codes, [each.reason.value for each in refused.values()])
         next_offsets = {lane: taken.next_offset for lane, taken, _ in batches}
         return Decided(next_offsets, trace.add_headers(answers + dead_letters(records, refused)), trace)
+
+
+def _decode(batch: LaneBatch) -> DecodedBatch:
+    """Decode a lane's batch. What was decided before moves no clock: an operator may have set it back since."""
+    lane, records = batch.lane, batch.taken.records
+    is_read_again = records and records[-1].offset < lane.stored_at_start
+    return decode_records(records, lane.as_of, lane.times, lane.as_of if is_read_again else LATEST)
 
 
 async def _record_overtaken(

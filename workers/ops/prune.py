@@ -48,6 +48,12 @@ with lane as (
             where
                 e.consumer_group = l.consumer_group and e.topic = l.topic and e.partition = l.partition
                 and e.topic_id <> l.topic_id
+                and not exists ( -- ticks of the topic since may be as of earlier times than its end
+                    select from clock_set_backs as s
+                    where
+                        s.consumer_group = l.consumer_group and s.topic = l.topic and s.partition = l.partition
+                        and s.set_back_at > e.ended_at and e.as_of > s.set_back_to
+                )
         ), '-infinity') as gone_until
     from unnest($1::integer[], $2::bigint[]) as p (partition, oldest)
     inner join lanes as l

@@ -1,5 +1,6 @@
 """A lane's clock: which times it takes, what it holds, what an operator makes of that, and the way back."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
@@ -27,10 +28,14 @@ from workers.ops.clock.set_back import plan_set_back, set_back
 from workers.ops.clock.state import read_clocks
 from workers.ops.lag import Status, observer
 from workers.ops.operations import Operator, RefusedError, list_operations
+from workers.ops.replay.rewind import rewind
+from workers.ops.replay.rewind_plan import RewindOptions, plan_rewind
+from workers.ops.replay.rewind_target import RewindTarget, TargetKind
 
 PLACE = TopicPartition(SEND_REQUESTS, 1)
 ME = Operator("ann", "the broker's clock was wrong")
 YEAR = timedelta(days=365)
+AGAIN = RewindOptions(publish_again=True)
 pytestmark = pytest.mark.usefixtures("no_far_times_left")
 
 
@@ -288,6 +293,32 @@ async def test_a_clock_that_was_carried_off_is_set_back_while_its_worker_runs(
     assert {"lanes": 1} == operation.result
     assert ["insufficient_credits", "charged"] == [answer["code"] for answer in answers]
     assert () == (await plan_set_back(cluster)).lanes
+
+
+@pytest.mark.usefixtures("host")
+async def test_a_record_that_is_read_again_carries_no_clock_off_again(cluster: Settings, database: Connection) -> None:
+    """Its time was let in by mistake, the clock set back, and the group rewound: the answer is as it was."""
+    request = send(in_partition(cluster, PLACE.partition))
+    start = await ends(cluster, SEND_RESULTS)
+    await publish(cluster, SEND_REQUESTS, [request])
+    async with living(cluster) as life:
+        await _held(cluster, life)
+        plan = await plan_clock(cluster, WorkerName.SEND, PLACE.partition, ClockDecision.ACCEPT)
+        await decide_clock(cluster, plan, ME)
+        (first,) = await read(cluster, start, 1)
+    to = utc_now() - timedelta(minutes=50)
+    await set_back(cluster, await plan_set_back(cluster, to, [WorkerName.SEND], [PLACE.partition]), ME)
+    target = RewindTarget(TargetKind.REQUEST, request.id)
+    rewound = await plan_rewind(cluster, WorkerName.SEND, target, AGAIN)
+
+    await rewind(cluster, target, AGAIN, rewound, who=ME, stop=asyncio.Event(), drain_seconds=20)
+    async with living(cluster):
+        both = await read(cluster, start, 2)
+
+    assert [first, first] == both
+    assert to == await _watermark(database)
+    noted = await database.fetchrow("select next_offset, set_back_to, as_of > set_back_to from clock_set_backs")
+    assert (rewound.moves[0].current, to, True) == tuple(noted or ())
 
 
 async def test_no_clock_is_set_back_to_a_time_far_ahead(cluster: Settings) -> None:

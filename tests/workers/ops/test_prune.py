@@ -32,6 +32,10 @@ with l as (update lanes set topic_since = '2026-01-31 12:04Z', topic_id = gen_ra
 insert into ended_topics (consumer_group, topic, partition, as_of, topic_id, next_offset, ended_at)
 select 'inmail-expiry', 'inmail.expiry-ticks', 0, '2026-01-31 12:04Z', {}, 5, now() from l
 """
+SET_BACK = """;
+insert into clock_set_backs
+values ('inmail-expiry', 'inmail.expiry-ticks', 0, 0, '2026-01-31 12:10Z', '2026-01-31 11:59Z')
+"""
 UNPUBLISHED_TOPIC = """
 insert into ended_topics values ('inmail-expiry', 'inmail.expiry-ticks', 0, '2026-01-31 12:04Z', null, 5, 3, now())
 """
@@ -108,6 +112,7 @@ async def _left(database: Connection) -> list[int]:
         (ENDED.format("gen_random_uuid()"), [5]),  # the rest were in a topic that is gone
         (ENDED.format("topic_id"), [3, 4, 5]),  # the records of offsets 4 and 5 are there
         (UNPUBLISHED_TOPIC, [0, 1, 2, 3, 4, 5]),
+        (ENDED.format("gen_random_uuid()") + SET_BACK, [3, 4, 5]),  # all may be of the topic since
         ("delete from lanes", [0, 1, 2, 3, 4, 5]),
     ],
     ids=[
@@ -118,6 +123,7 @@ async def _left(database: Connection) -> list[int]:
         "a topic made anew",
         "a topic that lost records at its end",
         "answers of an ended topic unpublished",
+        "a topic made anew, and then the clock set back",
         "no lane",
     ],
 )

@@ -51,7 +51,7 @@ $$;
 revoke all on accounts, subscriptions, lots, journal, ticks, lanes, migrations, earlier_rows from inmail_worker;
 revoke all on partitioning, decided_ahead, misplaced_records, original_ids from inmail_worker;
 revoke all on shard, shard_numbers from inmail_worker;
-revoke all on operations, redriven, clock_decisions, ended_topics from inmail_worker; -- the operators'
+revoke all on operations, redriven, clock_decisions, clock_set_backs, ended_topics from inmail_worker; -- the operators'
 
 grant select, insert on accounts, subscriptions, lots, journal, ticks, lanes, partitioning, original_ids
 to inmail_worker;

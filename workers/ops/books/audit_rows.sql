@@ -219,6 +219,7 @@ from (
 where x.answers > 1 or (x.answers = 0 and x.conflicts > 0);
 
 -- refusal_knew_its_grants: no send was refused for good for want of credit that an older grant gave, read only after it
+-- (but for one that was refused as of a time far ahead, before an operator set the clock back)
 select
     x.account,
     'sequence ' || x.sequence as place,
@@ -230,6 +231,12 @@ inner join lots as l on g.account = l.account and g.lot = l.lot
 where
     x.code = 'insufficient_credits' and g.code = 'granted'
     and l.granted_at <= x.as_of and x.as_of < g.lot_expires_at
+    and not exists (
+        select from clock_set_backs as s
+        where
+            s.consumer_group = 'inmail-send' and s.partition = x.source_partition and x.source_offset < s.next_offset
+            and s.set_back_to < x.as_of and x.as_of <= s.as_of
+    )
 group by x.account, x.sequence, x.as_of;
 
 -- record_has_one_answer: an input record was answered at most once
@@ -256,7 +263,15 @@ from (
             else 0
         end as topics_before
     from journal
-    where is_answer
+    -- Where a clock was set back, the time does not tell which of two topics a row is of.
+    where is_answer and not (
+        exists (select from clock_set_backs) and exists (select from ended_topics) and exists (
+            select from clock_set_backs as s
+            where
+                s.consumer_group = 'inmail-' || journal.worker and s.partition = journal.source_partition
+                and s.set_back_to < journal.as_of and journal.as_of <= s.as_of
+        )
+    )
 ) as x
 group by x.worker, x.source_partition, x.source_offset, x.topics_before
 having count(*) > 1;

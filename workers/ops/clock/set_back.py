@@ -39,6 +39,21 @@ from journal as j
 where j.worker = $1 and j.source_partition = $2 and j.as_of > $3
 """
 
+# It locks the lane's row: its owner stores nothing between the two.
+_NOTE = """
+insert into clock_set_backs (consumer_group, topic, partition, next_offset, as_of, set_back_to)
+select l.consumer_group, l.topic, l.partition, coalesce(l.next_offset, 0), l.as_of, $3
+from lanes as l
+where l.topic = $1 and l.partition = $2 and l.as_of > $3
+for update
+"""
+_SET_BACK = """
+update lanes
+set as_of = $3, epoch = epoch + 1, head = null, held = null,
+    owner_epoch = case owner_epoch when epoch then epoch + 1 else owner_epoch end
+where topic = $1 and partition = $2 and as_of > $3
+"""
+
 
 class SetBackLane(NamedTuple):
     """What setting back one lane would do."""
@@ -163,11 +178,6 @@ async def _connect(settings: Settings, server: Settings, operation: OngoingOpera
 async def _set_lanes(connection: Connection, lanes: Sequence[SetBackLane]) -> None:
     async with connection.transaction():
         for each in lanes:
-            await connection.execute(
-                "update lanes set as_of = $3, epoch = epoch + 1, head = null, held = null,"
-                " owner_epoch = case owner_epoch when epoch then epoch + 1 else owner_epoch end"
-                " where topic = $1 and partition = $2 and as_of > $3",
-                each.lane.topic,
-                each.lane.partition,
-                each.to,
-            )
+            lane = each.lane.topic, each.lane.partition, each.to
+            await connection.execute(_NOTE, *lane)
+            await connection.execute(_SET_BACK, *lane)

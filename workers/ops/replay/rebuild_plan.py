@@ -28,6 +28,7 @@ from workers.jobs.record_times import TimePolicy
 from workers.ledger.plans import SHIPPED, Catalogue, load_catalogue
 from workers.ops.books.lanes import read_lanes
 from workers.ops.books.snapshot import open_books
+from workers.ops.clock.set_backs import read_set_backs, refuse_set_backs
 from workers.ops.numbers import require_one_server
 from workers.ops.operations import RefusedError
 from workers.ops.replay.merge_topics import PartitionCursor
@@ -170,6 +171,7 @@ async def plan_rebuild(settings: Settings, request: RebuildRequest) -> RebuildPl
         raise RefusedError(f"{request.schema} is not a valid schema name here: use a to z, digits and _, not pg_...")
     async with open_books(settings) as live:
         ends = await _read_positions(live)
+        set_backs = await read_set_backs(live)
         begun, read = await _inspect_target(settings, request, live)
     counts = await partition_counts(settings, WORKER_OF)
     places = [
@@ -190,6 +192,7 @@ async def plan_rebuild(settings: Settings, request: RebuildRequest) -> RebuildPl
         first, as_of = read.get(place, (firsts[place], EPOCH))
         start = min(max(first, oldest[place]), end)
         spans.append(Span(place.topic, place.partition, start, end, as_of, max(0, start - first)))
+    refuse_set_backs(set_backs, ((span.topic, span.partition, span.start, span.end) for span in spans))
     plan = RebuildPlan(database_of(settings, request), tuple(spans), begun)
     if plan.lost and not request.partial:
         worst = max(spans, key=lambda span: span.lost)

@@ -21,6 +21,7 @@ MOVED: Final = {
     "lanes": _BY_PARTITION,
     "decided_ahead": _BY_PARTITION,
     "clock_decisions": _BY_PARTITION,
+    "clock_set_backs": _BY_PARTITION,
     "misplaced_records": _BY_PARTITION,
     "ended_topics": _BY_PARTITION,
 }

@@ -81,8 +81,11 @@ set
 from l
 where x.consumer_group = l.consumer_group and x.topic = l.topic and x.partition = l.partition
 """
-# Their offsets are those of records that nobody can read any more.
+# Their offsets are those of records that nobody can read any more; and so are those that operators decided about, from
+# the first on that has come since.
 _FORGET = "delete from decided_ahead where consumer_group = $1 and partition = $2"
+_FORGET_DECISIONS = "delete from clock_decisions where topic = $1 and partition = $2 and first_offset >= $3"
+_CUT_DECISIONS = "update clock_decisions set next_offset = $3 where topic = $1 and partition = $2 and next_offset > $3"
 
 
 # A lane whose group has no offset begins where its row says that answers are published to.
@@ -204,6 +207,8 @@ async def end_topic(
         for partition, start in sorted(starts.items()):
             await connection.execute(_END, group, topic, partition, topic_id, start, UNPUBLISHED_AT_MOST, now)
             await connection.execute(_FORGET, group, partition)
+            await connection.execute(_FORGET_DECISIONS, topic, partition, start)
+            await connection.execute(_CUT_DECISIONS, topic, partition, start)
 
 
 async def start_lanes(settings: Settings, group: str, topic: str, starts: Mapping[int, int]) -> bool:

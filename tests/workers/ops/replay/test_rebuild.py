@@ -871,6 +871,23 @@ async def _are_set_right(live: Settings) -> bool:
     return (await _balances(live))["alice"] > 0 and (await _balances(live))["bob"] > 2
 
 
+async def test_records_around_a_clock_that_was_set_back_are_refused(live: Settings, connect: Connect) -> None:
+    """Those after it would be decided as of the times before it; of a topic that has ended its offset says nothing."""
+    database = await connect(live)
+    await database.execute(
+        "insert into clock_set_backs (consumer_group, topic, partition, next_offset, as_of, set_back_to)"
+        " values ('inmail-send', 'inmail.send-requests', 1, 3, now() + interval '1 year', now())"
+    )
+    asked = await _asked(live)
+    refusal = await _refusal(live, asked)
+    await database.execute("update clock_set_backs set next_offset = 0")
+    plan = await plan_rebuild(live, asked)
+    await database.execute("delete from clock_set_backs")
+
+    assert "the clock of inmail.send-requests/1 was set back at offset 3 (`inmail clock set-back`)" in refusal
+    assert plan.records
+
+
 async def test_a_topic_whose_beginning_is_gone_is_refused(live: Settings) -> None:
     """Unless what is left will do: then only that is decided, and compared."""
     asked = await _asked(live)

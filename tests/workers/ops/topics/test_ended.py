@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
+from uuid import uuid4
 
 import pytest
 from aiokafka import TopicPartition
@@ -34,9 +35,11 @@ from workers.ops.replay.reemit_plan import plan_reemit
 from workers.ops.replay.reemit_rows import RowFilter
 from workers.ops.replay.rewind_plan import RewindOptions, plan_rewind
 from workers.ops.replay.rewind_target import RewindTarget, TargetKind
+from workers.ops.topics.ended import end_topic
 from workers.ops.topics.plan import apply_topics, plan_topics, wanted_config
 
 PLACE = TopicPartition(SEND_REQUESTS, 0)
+_DECISIONS = "select partition, first_offset, next_offset from clock_decisions order by 1, 2"
 
 
 @pytest.fixture(scope="module")
@@ -240,6 +243,26 @@ async def test_records_that_a_broker_lost_are_told_and_what_came_since_is_answer
     assert {str(event.id) for event in new} <= {each["request_id"] for each in answers}
     assert [] == await _sound(database)
     assert [] == await plan_topics(cluster)
+
+
+async def test_what_was_decided_of_times_far_ahead_ends_with_the_records(database: Connection) -> None:
+    """A range of offsets is of the records that had them: from the first that has come since, it is of others."""
+    await database.execute(
+        "insert into operations (verb, actor, reason, arguments, plan, started_at, noted_at, ended_at, status,"
+        " result) values ('clock set-aside', 'ann', 'bad clock', '{}', '{}', now(), now(), now(), 'done', '{}');"
+        "insert into lanes (consumer_group, topic, partition, epoch, next_offset) values"
+        " ('inmail-send', 'inmail.send-requests', 0, 1, 90), ('inmail-send', 'inmail.send-requests', 1, 1, 90);"
+        "insert into clock_decisions (operation, topic, partition, kind, first_offset, next_offset, time)"
+        " select 1, 'inmail.send-requests', x.*, now() from (values (0, 'set_aside', 5, 9), (0, 'accept', 30, 99),"
+        " (0, 'set_aside', 60, 70), (1, 'set_aside', 5, 9)) as x"
+    )
+
+    await end_topic(database, "inmail-send", SEND_REQUESTS, uuid4(), {0: 40})
+    of_what_is_left = [tuple(row) for row in await database.fetch(_DECISIONS)]
+    await end_topic(database, "inmail-send", SEND_REQUESTS, uuid4(), {0: 0})
+
+    assert [(0, 5, 9), (0, 30, 40), (1, 5, 9)] == of_what_is_left
+    assert [(1, 5, 9)] == [tuple(row) for row in await database.fetch(_DECISIONS)]
 
 
 async def test_offsets_mean_the_topic_as_it_is_and_not_the_one_before(
