@@ -59,6 +59,7 @@ class WorkerStatus:
     is_one_of_several: bool = False  # members of one worker: the others take over what it has
     is_database: bool = False  # of Postgres, where several servers are run here
     server: str = ""  # the Postgres server that it works with, where there are several
+    data_option: str = ""  # at the end of `inmail workers`, where it needs one to reach who runs the process
 
     @property
     def is_own_part(self) -> bool:
@@ -71,10 +72,10 @@ class WorkerStatus:
         if self.state is ProcessState.TRIPPED:
             return (
                 "see `inmail dead-letters list`, mend the producer or the plan catalogue, then `inmail workers start"
-                f" {self.name}`; to let the records through as dead letters, add `--let-through`"
+                f" {self.name}{self.data_option}`; to let the records through as dead letters, add `--let-through`"
             )
         if self.state is ProcessState.STOPPED:
-            return f"`inmail workers start {self.name}`"
+            return f"`inmail workers start {self.name}{self.data_option}`"
         return ""
 
     @property

@@ -66,6 +66,7 @@ class WorkerSupervisor:
         say: is told, in a line, each end and each start after one.
         least_seconds: the wait after the first end.
         servers: which run already, and are watched too.
+        data_option: at the end of each `inmail workers` that is advised.
 
     """
 
@@ -75,11 +76,13 @@ class WorkerSupervisor:
         say: Callable[[str], None],
         least_seconds: float = _LEAST_SECONDS,
         servers: Sequence[ServerProcesses] = (),
+        data_option: str = "",
     ) -> None:
         self._workers = workers
         self._servers = servers
         self._say = say
         self._least_seconds = least_seconds
+        self._data_option = data_option
         self._all: dict[str, _Supervised] = {}
 
     def start(self) -> None:
@@ -92,12 +95,13 @@ class WorkerSupervisor:
                 self._workers.log_path(name),
                 is_one_of_several=sum(_group_of(each) == _group_of(name) for each in self._workers.names) > 1,
                 server=server_title(name),
+                data_option=self._data_option,
             )
             self._all[name] = _Supervised(status, self._workers)
             self._start(self._all[name])
         for servers in self._servers:
             for status in servers.statuses():
-                self._all[status.name] = _Supervised(status, servers)
+                self._all[status.name] = _Supervised(replace(status, data_option=self._data_option), servers)
 
     def statuses(self) -> list[WorkerStatus]:
         """Return how each worker's process stands."""
