@@ -53,7 +53,7 @@ class WorkerStatus:
     log: Path
     pid: int | None = None
     error: str = ""  # what it ended of, in a sentence; empty where it never did
-    restarts: int = 0  # in a row, by itself
+    restarts: int = 0  # in a row, by itself; 0 again once it has run for a minute
     starts_in_seconds: float | None = None  # while it backs off
     is_broker: bool = False  # of Kafka, where a cluster's are run here
     is_one_of_several: bool = False  # members of one worker: the others take over what it has
@@ -190,5 +190,6 @@ def _with_process(part: SystemPart, status: WorkerStatus) -> SystemPart:
     if status.state not in _CAUSES:
         return replace(part, actions=actions)
     kind, cause = _CAUSES[status.state]
-    do = status.advice or f"look at {status.log} where it ends again and again"
+    again_and_again = status.state is ProcessState.BACKING_OFF
+    do = f"look at {status.log} where it ends again and again" if again_and_again else status.advice
     return SystemPart(part.name, kind, cause, f"{status.text}; its log: {status.log}", do, actions=actions)

@@ -307,6 +307,9 @@ def test_the_console_says_why_a_process_is_not_there(tmp_path: Path) -> None:
     ]
 
     send, ticker = with_processes(parts, statuses)
+    (draining,) = with_processes(parts[:1], [replace(statuses[0], state=ProcessState.STOPPING)])
 
+    assert f"look at {tmp_path}/send.log where it ends again and again" == send.do
+    assert ("draining", "") == (draining.cause, draining.do)
     assert ("ended", f"e; it is started again in 4 s; its log: {tmp_path}/send.log") == (send.cause, send.text)
     assert replace(parts[1], actions=("stop", "restart")) == ticker
