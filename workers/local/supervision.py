@@ -183,7 +183,7 @@ class WorkerSupervisor:
         if answering * 2 <= len(brokers):
             down = [each.status.name for each in others if each not in running]
             to_do = [f"start {' and '.join(down)} first"] if down else []
-            to_do += [f"wait until {' and '.join(starting)} answers, which starts still"] if starting else []
+            to_do += [f"wait for {' and '.join(starting)} to answer (starts still)"] if starting else []
             raise ControlError(
                 f"without {status.name} only {answering} of {len(brokers)} brokers would run, which is no majority, and"
                 f" Kafka would stand still: {', and '.join(to_do)}"
