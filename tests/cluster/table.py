@@ -23,7 +23,7 @@ runs a cluster of three brokers on this machine, each of them broker and control
 worker beside one ticker. Every topic has three replicas, of which two have to have a record before it counts
 (`INMAIL_TOPIC_REPLICATION=3`, `min.insync.replicas=2`), and so have the groups' offsets and the transactions' states. A
 broker that ends is named and started again as a worker is; `inmail workers stop broker-2` hands its partitions over
-first, and is refused where it would leave no majority running. With the default, one broker and one of each worker,
+first, and is refused where no majority would answer then. With the default, one broker and one of each worker,
 nothing differs: the same files, names and ports. A directory that holds the data of one broker is refused for three,
 and the other way round.
 

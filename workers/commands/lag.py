@@ -112,9 +112,17 @@ async def _repeat(
         if silent:
             await found.run(every)
         elif json:
-            await found.run(every, lambda: typer.echo(to_json([each.summary() for each in found.groups])))
+            await found.run(every, lambda: _write_line(found))
         elif out.is_terminal:
             live = stack.enter_context(Live(console=out, auto_refresh=False, vertical_overflow="crop"))
             await found.run(every, lambda: live.update(render_lag_page(found), refresh=True))
         else:
             await found.run(every, lambda: out.print(render_lag_page(found)))
+
+
+def _write_line(found: LagObserver) -> None:
+    """Write a sample as a line, and on standard error what went wrong: what was seen before is no new sample."""
+    if found.kafka_trouble is None:
+        typer.echo(to_json([each.summary() for each in found.groups]))
+    if found.trouble is not None:
+        error_console().print(found.trouble, soft_wrap=True)

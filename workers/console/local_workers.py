@@ -53,12 +53,13 @@ class WorkerStatus:
     log: Path
     pid: int | None = None
     error: str = ""  # what it ended of, in a sentence; empty where it never did
-    restarts: int = 0  # in a row, by itself
+    restarts: int = 0  # in a row, by itself; 0 again once it has run for a minute
     starts_in_seconds: float | None = None  # while it backs off
     is_broker: bool = False  # of Kafka, where a cluster's are run here
     is_one_of_several: bool = False  # members of one worker: the others take over what it has
     is_database: bool = False  # of Postgres, where several servers are run here
     server: str = ""  # the Postgres server that it works with, where there are several
+    data_option: str = ""  # at the end of `inmail workers`, where it needs one to reach who runs the process
 
     @property
     def is_own_part(self) -> bool:
@@ -71,10 +72,10 @@ class WorkerStatus:
         if self.state is ProcessState.TRIPPED:
             return (
                 "see `inmail dead-letters list`, mend the producer or the plan catalogue, then `inmail workers start"
-                f" {self.name}`; to let the records through as dead letters, add `--let-through`"
+                f" {self.name}{self.data_option}`; to let the records through as dead letters, add `--let-through`"
             )
         if self.state is ProcessState.STOPPED:
-            return f"`inmail workers start {self.name}`"
+            return f"`inmail workers start {self.name}{self.data_option}`"
         return ""
 
     @property
@@ -189,5 +190,6 @@ def _with_process(part: SystemPart, status: WorkerStatus) -> SystemPart:
     if status.state not in _CAUSES:
         return replace(part, actions=actions)
     kind, cause = _CAUSES[status.state]
-    do = status.advice or f"look at {status.log} where it ends again and again"
+    again_and_again = status.state is ProcessState.BACKING_OFF
+    do = f"look at {status.log} where it ends again and again" if again_and_again else status.advice
     return SystemPart(part.name, kind, cause, f"{status.text}; its log: {status.log}", do, actions=actions)

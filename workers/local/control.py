@@ -6,6 +6,7 @@ A line of JSON asks, a line of JSON answers. Whoever may write to the data direc
 import asyncio
 import json
 import os
+import shlex
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -15,8 +16,9 @@ from typing import Any, Final
 from infra.local.errors import LocalStackError
 from workers.console.local_workers import ControlError, WorkerAction, WorkerControl, WorkerStatus
 
-__all__ = ["LIST", "NotUpError", "ask_control", "serve_control"]
+__all__ = ["DATA", "LIST", "NotUpError", "ask_control", "data_option", "serve_control"]
 
+DATA: Final = Path(".inmail")  # where `inmail up` keeps its data by default
 LIST: Final = "list"
 _SOCKET: Final = "control.sock"
 _PATH_BYTES: Final = 100  # a socket's path has room for 107 on Linux, for 103 on macOS
@@ -25,6 +27,14 @@ _LINE_BYTES: Final = 64 * 1024
 
 class NotUpError(LocalStackError):
     """No `inmail up` runs on that data directory."""
+
+
+def data_option(data_dir: Path) -> str:
+    """Return what a line with `inmail workers` needs at its end to reach an `inmail up`: nothing by default.
+
+    Otherwise it is ` --data` with the whole path, since the line may be pasted in another folder.
+    """
+    return "" if data_dir.resolve() == DATA.resolve() else f" --data {shlex.quote(str(data_dir.resolve()))}"
 
 
 @asynccontextmanager

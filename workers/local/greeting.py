@@ -13,19 +13,18 @@ from schemas.billing import PromotionGranted, PromotionGrantedData
 from schemas.catalogue import SEND_REQUESTS
 from schemas.envelope import encode
 from schemas.sends import SendRequested, SendRequestedData
+from workers.local.control import data_option
 from workers.local.local_console import LocalConsole
 from workers.local.processes import COMMAND_MODULE, member_names, server_title
 
 __all__ = ["greeting"]
-
-_DATA = Path(".inmail")
 
 
 def greeting(stack: LocalStack, data_dir: Path, environment: Path, page: LocalConsole) -> str:
     """Return the commands to use the stack from another terminal, ready to paste."""
     servers = stack.kafka_bootstrap_servers
     inmail = _command()
-    data = "" if data_dir == _DATA.resolve() else f" --data {shlex.quote(_short(data_dir))}"
+    data = data_option(data_dir)
     metrics = "\n           ".join(
         f"http://{LOOPBACK}:{port}/metrics ({_member(name)})" for name, port in page.probes.items()
     )

@@ -66,6 +66,7 @@ class WorkerSupervisor:
         say: is told, in a line, each end and each start after one.
         least_seconds: the wait after the first end.
         servers: which run already, and are watched too.
+        data_option: at the end of each `inmail workers` that is advised.
 
     """
 
@@ -75,11 +76,13 @@ class WorkerSupervisor:
         say: Callable[[str], None],
         least_seconds: float = _LEAST_SECONDS,
         servers: Sequence[ServerProcesses] = (),
+        data_option: str = "",
     ) -> None:
         self._workers = workers
         self._servers = servers
         self._say = say
         self._least_seconds = least_seconds
+        self._data_option = data_option
         self._all: dict[str, _Supervised] = {}
 
     def start(self) -> None:
@@ -92,12 +95,13 @@ class WorkerSupervisor:
                 self._workers.log_path(name),
                 is_one_of_several=sum(_group_of(each) == _group_of(name) for each in self._workers.names) > 1,
                 server=server_title(name),
+                data_option=self._data_option,
             )
             self._all[name] = _Supervised(status, self._workers)
             self._start(self._all[name])
         for servers in self._servers:
             for status in servers.statuses():
-                self._all[status.name] = _Supervised(status, servers)
+                self._all[status.name] = _Supervised(replace(status, data_option=self._data_option), servers)
 
     def statuses(self) -> list[WorkerStatus]:
         """Return how each worker's process stands."""
@@ -113,6 +117,8 @@ class WorkerSupervisor:
         """Notice workers that have ended, and start those whose wait is over."""
         for each in self._all.values():
             if each.status.state is ProcessState.RUNNING:
+                if each.status.restarts and monotonic() - each.started_at > _MOST_SECONDS:
+                    each.status = replace(each.status, restarts=0)  # it has come up: an end is not one more of the same
                 code = each.of.exit_code(each.status.name)
                 if code is not None:
                     self._note_end(each, code)
@@ -151,12 +157,14 @@ class WorkerSupervisor:
             self._become(each, ProcessState.STOPPED)
         else:
             each.more = dict(_LET_THROUGH) if let_through else {}
-            each.status = replace(each.status, restarts=0)
+            each.status = replace(each.status, restarts=0, error="")
             self._start(each)
         return each.status
 
     def _check_majority(self, status: WorkerStatus) -> None:
-        """Check that most brokers run without one: without a majority of them nothing can be read or written.
+        """Check that most brokers answer without one: without a majority of them nothing can be read or written.
+
+        A broker whose process was only just started does not answer yet, and is no part of a majority.
 
         Raises:
             ControlError: when they would not.
@@ -164,13 +172,21 @@ class WorkerSupervisor:
         """
         if not status.is_broker:
             return
-        brokers = [each.status for each in self._all.values() if each.status.is_broker]
-        rest = [each.name for each in brokers if each.state is ProcessState.RUNNING and each.name != status.name]
-        if len(rest) * 2 <= len(brokers):
-            down = [each.name for each in brokers if each.name not in (*rest, status.name)]
+        brokers = [each for each in self._all.values() if each.status.is_broker]
+        others = [each for each in brokers if each.status.name != status.name]
+        running = [each for each in others if each.status.state is ProcessState.RUNNING]
+        for each in running:
+            if each.is_awaited:
+                self._note_answer(each)
+        starting = [each.status.name for each in running if each.is_awaited]
+        answering = len(running) - len(starting)
+        if answering * 2 <= len(brokers):
+            down = [each.status.name for each in others if each not in running]
+            to_do = [f"start {' and '.join(down)} first"] if down else []
+            to_do += [f"wait for {' and '.join(starting)} to answer (starts still)"] if starting else []
             raise ControlError(
-                f"without {status.name} only {len(rest)} of {len(brokers)} brokers would run, which is no majority, and"
-                f" Kafka would stand still: start {' and '.join(down)} first"
+                f"without {status.name} only {answering} of {len(brokers)} brokers would run, which is no majority, and"
+                f" Kafka would stand still: {', and '.join(to_do)}"
             )
 
     async def _drain(self, each: _Supervised) -> None:
@@ -210,8 +226,6 @@ class WorkerSupervisor:
             status = each.status
             self._say(f"{status.name}: {status.text}. Its log: {status.log}. To do: {status.advice}")
             return
-        if monotonic() - each.started_at > _MOST_SECONDS:  # it had come up: this end is not one more of the same
-            each.status = replace(each.status, restarts=0)
         self._back_off(each, words)
 
     def _back_off(self, each: _Supervised, error: str) -> None:

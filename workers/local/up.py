@@ -21,7 +21,7 @@ from infra.terminal import Reporter, console
 from workers.commands.views.doctor import result_line
 from workers.errors import ChildError
 from workers.ledger.store import FUNCTIONS
-from workers.local.control import serve_control
+from workers.local.control import data_option, serve_control
 from workers.local.environment_file import environment_file
 from workers.local.greeting import greeting
 from workers.local.local_console import probe_ports, serve_local_console
@@ -194,7 +194,12 @@ async def _work(  # noqa: PLR0913, PLR0917 - what `run_up` has opened
         workers = WorkerProcesses(settings, data_dir / "logs", names, probes=probes)
         servers = [broker_processes(stack)] if stack.brokers > 1 else []
         servers += [database_processes(stack)] if stack.databases > 1 else []
-        supervisor = WorkerSupervisor(workers, lambda line: out.print(line, soft_wrap=True), servers=servers)
+        supervisor = WorkerSupervisor(
+            workers,
+            lambda line: out.print(line, soft_wrap=True),
+            servers=servers,
+            data_option=data_option(data_dir),
+        )
 
         def check() -> None:
             stack.check()  # first: a worker may end because a server did

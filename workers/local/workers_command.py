@@ -12,7 +12,7 @@ from workers.commands.options import JsonOption, write_json
 from workers.commands.running import Exit, fail, run_command
 from workers.commands.views.styles import BAD, GOOD, WARN
 from workers.console.local_workers import ControlError, ProcessState, WorkerAction
-from workers.local.control import LIST, ask_control
+from workers.local.control import DATA, LIST, ask_control
 
 __all__ = ["workers"]
 
@@ -27,18 +27,17 @@ _LetThrough = Annotated[
     ),
 ]
 
-_DATA = Path(".inmail")
 _STYLES = {ProcessState.RUNNING: GOOD, ProcessState.TRIPPED: BAD, ProcessState.BACKING_OFF: BAD}
 
 
 @workers.command("list")
-def list_command(data: _Data = _DATA, *, json: JsonOption = False) -> None:
+def list_command(data: _Data = DATA, *, json: JsonOption = False) -> None:
     """Show how each worker stands, what it ended of, and where its log is."""
     _show(_ask(data, LIST), json=json)
 
 
 @workers.command("stop")
-def stop_command(worker: _Name, data: _Data = _DATA, *, json: JsonOption = False) -> None:
+def stop_command(worker: _Name, data: _Data = DATA, *, json: JsonOption = False) -> None:
     """Drain a worker and keep it stopped until it is started: what comes meanwhile waits, and nothing is lost.
 
     One of several brokers hands its partitions over to the others first. Of several Postgres servers the others go on.
@@ -48,7 +47,7 @@ def stop_command(worker: _Name, data: _Data = _DATA, *, json: JsonOption = False
 
 @workers.command("start")
 def start_command(
-    worker: _Name, data: _Data = _DATA, *, let_through: _LetThrough = False, json: JsonOption = False
+    worker: _Name, data: _Data = DATA, *, let_through: _LetThrough = False, json: JsonOption = False
 ) -> None:
     """Start a worker that was stopped, that its circuit breaker ended, or that waits for its next start."""
     _show(_ask(data, WorkerAction.START, worker, let_through=let_through), json=json)
@@ -56,7 +55,7 @@ def start_command(
 
 @workers.command("restart")
 def restart_command(
-    worker: _Name, data: _Data = _DATA, *, let_through: _LetThrough = False, json: JsonOption = False
+    worker: _Name, data: _Data = DATA, *, let_through: _LetThrough = False, json: JsonOption = False
 ) -> None:
     """Drain a worker and start it again."""
     _show(_ask(data, WorkerAction.RESTART, worker, let_through=let_through), json=json)

@@ -6,6 +6,7 @@ import signal
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from time import monotonic
 from typing import cast
 from unittest.mock import Mock
 
@@ -23,6 +24,7 @@ from infra.settings import Settings
 from tests.workers.wire import eventually
 from workers.console.health import FAILED, OK, SystemPart
 from workers.console.local_workers import ControlError, ProcessState, WorkerAction, WorkerStatus, with_processes
+from workers.local import supervision
 from workers.local.processes import WORKERS, WorkerProcesses, member_names
 from workers.local.servers import broker_processes
 from workers.local.supervision import WorkerSupervisor
@@ -61,6 +63,10 @@ class _Stack:
             raise DiskFullError("No room left")
         self._children[node] = self._child(node, self._children[node].pid + 100)
 
+    def answer(self, node: int) -> None:
+        with self.broker_log(node).open("a") as log:
+            log.write(f"[KafkaRaftServer nodeId={node}] Kafka Server started\n")
+
     def stop_broker(self, node: int) -> int:
         self._children[node].update(code=128 + signal.SIGTERM)
         return 128 + signal.SIGTERM
@@ -98,8 +104,7 @@ async def test_a_broker_that_ended_is_named_and_started_again(stack: _Stack) -> 
     assert [ended, "broker-2: started again, as process 202"] == told
     supervisor.look()
     assert len(told) == 2  # it does not answer yet
-    with log.open("a") as file:
-        file.write("[KafkaRaftServer nodeId=2] Kafka Server started\n")
+    stack.answer(2)
     supervisor.look()
     supervisor.look()
     assert "broker-2: answers again, 0 s after its start" == told.pop()
@@ -156,12 +161,74 @@ async def test_a_stop_that_would_cost_the_brokers_their_majority_is_refused(stac
     with pytest.raises(ControlError, match="without broker-1 only 1 of 3 brokers would run"):
         await supervisor.act("broker-1", WorkerAction.STOP)
     states = [status.state for status in supervisor.statuses()]
-    await supervisor.act("broker-1", WorkerAction.RESTART)
-    await supervisor.act("broker-3", WorkerAction.START)
+    for node, action in ((1, WorkerAction.RESTART), (3, WorkerAction.START)):
+        await supervisor.act(f"broker-{node}", action)
+        stack.answer(node)
     stopped = await supervisor.act("broker-2", WorkerAction.STOP)
 
     assert [ProcessState.BACKING_OFF, ProcessState.RUNNING, ProcessState.STOPPED] == states
     assert ProcessState.STOPPED == stopped.state
+
+
+async def test_a_broker_that_starts_still_is_no_part_of_a_majority(stack: _Stack) -> None:
+    """Its process is there at once, and it has no partition before it answers; then another one may be stopped."""
+    told: list[str] = []
+    supervisor = _supervisor(stack, told)
+    await supervisor.act("broker-3", WorkerAction.STOP)
+    await supervisor.act("broker-3", WorkerAction.START)
+
+    for action in (WorkerAction.STOP, WorkerAction.RESTART):
+        with pytest.raises(
+            ControlError,
+            match=r"without broker-2 only 1 of 3 brokers would run.*: wait for broker-3 to answer \(starts still\)$",
+        ):
+            await supervisor.act("broker-2", action)
+    still = [status.pid for status in supervisor.statuses()]
+    stack.answer(3)
+    stopped = await supervisor.act("broker-2", WorkerAction.STOP)
+
+    assert [101, 102, 203] == still
+    assert ProcessState.STOPPED == stopped.state
+    assert ["broker-3: answers again, 0 s after its start"] == told
+
+
+async def test_what_an_operator_starts_has_no_error_of_before(stack: _Stack) -> None:
+    """It was drained: that it was killed once, long before, says nothing of the process before this one."""
+    supervisor = _supervisor(stack, [])
+    stack.broker(2).update(code=-signal.SIGKILL)
+
+    async def again() -> bool:
+        supervisor.look()
+        return supervisor.statuses()[1].pid == 202
+
+    await eventually(again, "a broker that was started again")
+    by_itself = supervisor.statuses()[1]
+    stack.answer(2)
+    by_operator = await supervisor.act("broker-2", WorkerAction.RESTART)
+
+    assert "it runs as process 202; the one before: it was ended by SIGKILL" == by_itself.text
+    assert ("it runs as process 302", "") == (by_operator.text, by_operator.error)
+
+
+async def test_ends_are_in_a_row_until_one_has_run_for_a_minute(stack: _Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the count is 0 again, while it runs, and the next wait is the first one's."""
+    supervisor = _supervisor(stack, [])
+    restarts = []
+    for _ in range(2):
+        before = stack.broker(2).pid
+        stack.broker(2).update(code=-signal.SIGKILL)
+
+        async def again(before: int = before) -> bool:
+            supervisor.look()
+            return supervisor.statuses()[1].pid == before + 100
+
+        await eventually(again, "a broker that was started again")
+        restarts.append(supervisor.statuses()[1].restarts)
+
+    monkeypatch.setattr(supervision, "monotonic", lambda: monotonic() + 61)
+    supervisor.look()
+
+    assert ([1, 2], 0) == (restarts, supervisor.statuses()[1].restarts)
 
 
 def test_the_console_shows_each_broker_of_a_cluster(tmp_path: Path) -> None:

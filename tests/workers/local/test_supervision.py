@@ -25,7 +25,7 @@ from tests.workers.wire import eventually
 from workers.commands.running import DEFECT, Exit
 from workers.console.health import FAILED, OK, SystemPart
 from workers.console.local_workers import ControlError, ProcessState, WorkerAction, WorkerStatus, with_processes
-from workers.local.control import LIST, NotUpError, ask_control, serve_control
+from workers.local.control import LIST, NotUpError, ask_control, data_option, serve_control
 from workers.local.last_words import first_sentence, last_words
 from workers.local.processes import WORKERS, WorkerProcesses
 from workers.local.supervision import WorkerSupervisor
@@ -129,6 +129,7 @@ def test_a_killed_worker_is_started_again_beside_servers_that_stay(up: Up, data:
     assert servers == _servers(process)
     with urlopen(f"{console}/api/overview", timeout=10) as answer:  # noqa: S310 - on the loopback
         assert answer.status == 200
+    assert f"`inmail workers start ticker --data {data}`" == _ask(data, WorkerAction.STOP, "ticker")["ticker"]["do"]
     process.send_signal(signal.SIGINT)
     assert process.wait(SECONDS) == Exit.DONE
     assert not (data / "env").exists()
@@ -281,6 +282,18 @@ def test_a_usual_port_that_is_taken_gives_way_to_the_next() -> None:
     assert port < found <= port + 10
 
 
+def test_what_is_advised_leads_to_the_same_data_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its whole path, as a shell reads it; the default in this folder needs no word."""
+    monkeypatch.chdir(tmp_path)
+    options = [data_option(each) for each in (Path(".inmail"), tmp_path / ".inmail", Path("a b"))]
+    stopped = WorkerStatus("send", ProcessState.STOPPED, utc_now(), tmp_path, data_option=options[2])
+
+    assert ["", "", f" --data '{tmp_path}/a b'"] == options
+    assert f"`inmail workers start send --data '{tmp_path}/a b'`" == stopped.advice
+    tripped = replace(stopped, state=ProcessState.TRIPPED)
+    assert f"`inmail workers start send --data '{tmp_path}/a b'`;" in tripped.advice
+
+
 def test_the_console_says_why_a_process_is_not_there(tmp_path: Path) -> None:
     """And leaves every part alone whose process runs."""
     parts = [
@@ -294,6 +307,9 @@ def test_the_console_says_why_a_process_is_not_there(tmp_path: Path) -> None:
     ]
 
     send, ticker = with_processes(parts, statuses)
+    (draining,) = with_processes(parts[:1], [replace(statuses[0], state=ProcessState.STOPPING)])
 
+    assert f"look at {tmp_path}/send.log where it ends again and again" == send.do
+    assert ("draining", "") == (draining.cause, draining.do)
     assert ("ended", f"e; it is started again in 4 s; its log: {tmp_path}/send.log") == (send.cause, send.text)
     assert replace(parts[1], actions=("stop", "restart")) == ticker

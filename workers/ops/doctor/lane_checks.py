@@ -7,7 +7,7 @@ from infra.postgres import Connection
 from infra.settings import Settings
 from workers.ops.books.shards import read_holdings
 from workers.ops.doctor.model import CheckResult, Grade, ok, warning, wrong
-from workers.ops.lag import GroupLag, Status, read_lag
+from workers.ops.lag import GroupLag, Status, observer
 from workers.topology import WORKER_OF
 
 __all__ = ["check_lanes", "check_offsets"]
@@ -49,11 +49,19 @@ async def check_lanes(connection: Connection, *, before_start: bool, several: bo
 
 
 async def check_offsets(settings: Settings, *, before_start: bool) -> list[CheckResult]:
-    """Return where committed offsets and the ledger's database disagree, and which groups nobody is in."""
-    results = []
-    for group in await read_lag(settings):
+    """Return where committed offsets and the ledger's database disagree, and which groups nobody is in.
+
+    Where that database cannot be read, a warning says so, and no group's offsets are said to agree with it.
+    """
+    async with observer(settings, remembers=False) as once:
+        await once.refresh()
+        groups, trouble = once.groups, once.books_trouble
+    results = [] if trouble is None else [warning("lanes", "offsets", f"not compared: {trouble}")]
+    for group in groups:
         found = list(_group(group, before_start=before_start))
-        results += found or [ok("lanes", group.group, f"offsets agree with the ledger's database; {_members(group)}")]
+        if not found and trouble is None:
+            found = [ok("lanes", group.group, f"offsets agree with the ledger's database; {_members(group)}")]
+        results += found
     return results
 
 

@@ -10,8 +10,11 @@ import asyncpg
 from aiokafka.errors import KafkaConnectionError, KafkaError, NoBrokersAvailable
 
 from infra.kafka.clients import NotSetUpError, operator_hint
+from infra.migrate import MigrationError
 from infra.postgres import POSTGRES_ERRORS, is_transient, login_hint
+from infra.postgres_rights import MissingPrivilegesError
 from infra.settings import SettingsError
+from workers.ops.books.shards import ServerError, server_name
 from workers.ops.books.snapshot import is_unmigrated
 from workers.ops.doctor.model import CheckResult, Grade
 from workers.ops.topics.plan import TopicsError
@@ -21,7 +24,8 @@ __all__ = ["ANSWER_SECONDS", "Questions"]
 ANSWER_SECONDS: Final = 5.0  # of one question
 _SILENT_SECONDS: Final = 1.0  # until it is said what is being waited for
 _CLOSE_SECONDS: Final = 1.0  # what a server that did not answer may take to be left
-_ERRORS: Final = (KafkaError, *POSTGRES_ERRORS, SettingsError, NotSetUpError, TopicsError)
+_TOLD_BY_TEXT: Final = (SettingsError, NotSetUpError, TopicsError, MigrationError, MissingPrivilegesError)
+_ERRORS: Final = (KafkaError, *POSTGRES_ERRORS, *_TOLD_BY_TEXT, ServerError)
 
 Server = TypeVar("Server")
 Question = Callable[[], Awaitable[Sequence[CheckResult]]]
@@ -125,7 +129,10 @@ def _explained(area: str, subject: str, error: Exception) -> CheckResult:
         if isinstance(error, KafkaConnectionError | NoBrokersAvailable):
             return _unreachable(area, subject, "it cannot be reached", _KAFKA)
         return CheckResult(area, subject, Grade.WRONG, f"it refuses: {text}", operator_hint(error) or "")
-    if isinstance(error, SettingsError | NotSetUpError | TopicsError):
+    if isinstance(error, ServerError):
+        result = _explained(area, subject, error.error)
+        return replace(result, text=f"Postgres at {server_name(error.settings)}: {result.text}")
+    if isinstance(error, _TOLD_BY_TEXT):
         return CheckResult(area, subject, Grade.WRONG, text)
     if is_unmigrated(error):
         return CheckResult(

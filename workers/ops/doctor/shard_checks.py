@@ -6,7 +6,7 @@ from workers.ops.books.shards import server_name
 from workers.ops.doctor.model import CheckResult, Grade, ok, warning, wrong
 from workers.ops.operations import RefusedError
 from workers.ops.shards.overview import ShardsOverview, read_overview
-from workers.ops.shards.servers import ShardServer
+from workers.ops.shards.servers import ShardServer, UnreachableServerError
 
 __all__ = ["check_shards"]
 
@@ -20,15 +20,18 @@ async def check_shards(settings: Settings) -> list[CheckResult]:
         overview = await read_overview(settings)
     except (RepeatedServerError, RefusedError) as error:
         return [wrong(_AREA, "distinct", str(error), "mend INMAIL_DATABASE_SHARDS")]
+    except UnreachableServerError as error:
+        return [_silent("all", error)]
     servers = [each.server for each in overview.servers if each.server is not None]
-    results = [
-        CheckResult(_AREA, each.address, Grade.WRONG, each.problem, "start it", unreachable=True)
-        for each in overview.servers
-        if each.problem is not None
-    ]
+    results = [_silent(each.address, each.error) for each in overview.servers if each.error is not None]
     if overview.is_complete:
         results.append(ok(_AREA, "distinct", f"{len(servers)} servers, each with an ordinal of its own"))
     return [*results, _partitions(servers), *_numbers(overview)]
+
+
+def _silent(subject: str, error: UnreachableServerError) -> CheckResult:
+    """Return why a server, or all of them, do not say what they hold."""
+    return CheckResult(_AREA, subject, Grade.WRONG, str(error), error.do, unreachable=not error.answered)
 
 
 def _partitions(servers: list[ShardServer]) -> CheckResult:

@@ -12,8 +12,6 @@ from workers.ops.lag.lanes import LaneKey, LaneWatcher, NeighbourLane, NoteKind,
 
 __all__ = ["ServersLaneWatcher", "lane_watcher"]
 
-_UNDER_WAY = (NumberState.LEAVING, NumberState.ARRIVING)
-
 
 def lane_watcher(settings: Settings, locks: Sequence[LockMemory] = ()) -> "LaneWatcher | ServersLaneWatcher":
     """Return who reads the lanes of the only server, or of all.
@@ -28,8 +26,8 @@ def lane_watcher(settings: Settings, locks: Sequence[LockMemory] = ()) -> "LaneW
     return ServersLaneWatcher(settings, locks)
 
 
-def _is_moving(shard: Shard, number: int) -> bool:
-    return (said := shard.numbers.get(number)) is not None and said.state in _UNDER_WAY
+def _state_of(shard: Shard, number: int) -> NumberState | None:
+    return None if (said := shard.numbers.get(number)) is None else said.state
 
 
 def _unheld(text: str) -> NumberNote:
@@ -80,17 +78,21 @@ class ServersLaneWatcher:
         """Note whose rows count for a number; return what is to be said of it."""
         said = {each: each.shard for each in answered if each.shard is not None}
         holders = [each for each, shard in said.items() if shard.holds(number)]
-        moving = [each for each, shard in said.items() if _is_moving(shard, number)]
+        leaving = [each for each, shard in said.items() if _state_of(shard, number) is NumberState.LEAVING]
+        arriving = [each for each, shard in said.items() if _state_of(shard, number) is NumberState.ARRIVING]
+        is_complete = len(answered) == len(self._watchers)
         if len(holders) == 1:
             self._server_of[number] = holders[0]
             return None
         if holders:
             who = " and ".join(self._name(each) for each in holders)
             return _unheld(f"{who} hold partition number {number}")
-        if moving:
+        # The rows where a number arrives are current only once it has left, and before that may not be there at all: a
+        # server that does not answer may have it still.
+        if moving := leaving or (arriving if is_complete else []):
             self._server_of[number] = moving[0]
             return NumberNote(NoteKind.MOVING, f"the move of partition number {number} from server to server")
-        if len(answered) < len(self._watchers):  # the server that is away may hold it
+        if not is_complete:  # the server that is away may hold it
             away = [each for each in self._watchers if each not in answered]
             known = [each for each in away if each.shard is not None and each.shard.holds(number)]
             self._server_of[number] = (known or away)[0]  # whose locks may be why

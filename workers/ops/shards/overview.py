@@ -1,6 +1,6 @@
 """Which server holds which numbers, which moves are under way, and which numbers nobody holds or two servers claim."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,9 +31,14 @@ class ShardStanding:
 
     address: str
     server: ShardServer | None
-    problem: str | None
+    error: UnreachableServerError | None
     held: tuple[int, ...] = ()
     under_way: tuple[UnderWay, ...] = ()
+
+    @property
+    def problem(self) -> str | None:
+        """Why it does not say so, in words."""
+        return None if self.error is None else str(self.error)
 
     def summary(self) -> dict[str, Any]:
         """Return it for JSON."""
@@ -81,19 +86,19 @@ async def read_overview(settings: Settings) -> ShardsOverview:
     """Return what each server holds; one that does not answer has its problem instead.
 
     Raises:
-        UnreachableServerError: when none answers.
+        UnreachableServerError: when none answers, or is set up.
         RepeatedServerError, RefusedError: as `check_prepared` raises them.
 
     """
-    found: list[tuple[str, ShardServer | None, str | None]] = []
+    found: list[tuple[str, ShardServer | None, UnreachableServerError | None]] = []
     for each in settings_of_shards(settings):
         try:
             found.append((database_address(each), await read_server(each), None))
         except UnreachableServerError as error:
-            found.append((database_address(each), None, str(error)))
+            found.append((database_address(each), None, error))
     servers = [server for _, server, _ in found if server is not None]
     if not servers:
-        raise UnreachableServerError("; ".join(problem for *_, problem in found if problem is not None))
+        raise _all_of([error for *_, error in found if error is not None])
     check_prepared(servers)
     partitions = next((each.partitions for each in servers if each.partitions is not None), settings.topic_partitions)
     addresses = {each.shard.shard_id: each.address for each in servers}
@@ -101,18 +106,31 @@ async def read_overview(settings: Settings) -> ShardsOverview:
         number: tuple(each.address for each in servers if each.shard.holds(number)) for number in range(partitions)
     }
     return ShardsOverview(
-        tuple(_standing(address, server, problem, partitions, addresses) for address, server, problem in found),
+        tuple(_standing(address, server, error, partitions, addresses) for address, server, error in found),
         partitions,
         tuple(number for number, held_by in holders.items() if not held_by),
         {number: held_by for number, held_by in holders.items() if len(held_by) > 1},
     )
 
 
+def _all_of(errors: Sequence[UnreachableServerError]) -> UnreachableServerError:
+    """Return one error that says what all say; they answered only where each did."""
+    return UnreachableServerError(
+        "; ".join(map(str, errors)),
+        "; ".join(dict.fromkeys(each.do for each in errors if each.do)),
+        answered=all(each.answered for each in errors),
+    )
+
+
 def _standing(
-    address: str, server: ShardServer | None, problem: str | None, partitions: int, addresses: Mapping[Any, str]
+    address: str,
+    server: ShardServer | None,
+    error: UnreachableServerError | None,
+    partitions: int,
+    addresses: Mapping[Any, str],
 ) -> ShardStanding:
     if server is None:
-        return ShardStanding(address, None, problem)
+        return ShardStanding(address, None, error)
     return ShardStanding(
         address,
         server,

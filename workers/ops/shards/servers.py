@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Final
 
+import asyncpg
+
 from infra.migrate import MigrationError, missing_migrations
-from infra.postgres import POSTGRES_ERRORS, Connection, connect_database, database_address
+from infra.postgres import POSTGRES_ERRORS, Connection, connect_database, database_address, is_transient, login_hint
 from infra.settings import Settings
 from infra.shards import Shard, check_distinct, read_shard, settings_of_shards
 from workers.ops.books.audit_mark import LOCK as AUDIT_LOCK
@@ -31,11 +33,25 @@ __all__ = [
 _LOCK: Final = 0x1E_D6E8
 _LOCK_SECONDS: Final = 2.0
 _POLL_SECONDS: Final = 0.1
+_MIGRATE: Final = "`inmail migrate`"
+_BUSY_ERRORS: Final = (asyncpg.LockNotAvailableError, asyncpg.QueryCanceledError)  # of a server that is there
 _TRY_LOCK: Final = "select pg_try_advisory_lock($1, hashtext(current_schema()))"
 
 
 class UnreachableServerError(Exception):
-    """A server of the books does not answer or is not set up. The message names it, and says why."""
+    """A server of the books does not answer or is not set up. The message names it, and says why.
+
+    Args:
+        message: the sentence.
+        do: what to do, where the sentence alone does not say it.
+        answered: whether the server is there, and lacks something or lets nobody in.
+
+    """
+
+    def __init__(self, message: str, do: str = "", *, answered: bool = False) -> None:
+        super().__init__(message)
+        self.do = do
+        self.answered = answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,16 +126,15 @@ async def read_server(settings: Settings) -> ShardServer:
             return await _read(settings, connection)
         finally:
             await connection.close()
-    except MigrationError as error:
-        raise UnreachableServerError(f"{database_address(settings)}: {error}") from error
-    except POSTGRES_ERRORS as error:
+    except (MigrationError, *POSTGRES_ERRORS) as error:
         raise _unreachable(settings, error) from error
 
 
 async def _read(settings: Settings, connection: Connection) -> ShardServer:
     shard = await read_shard(connection)
     if missing := await missing_migrations(connection):
-        raise MigrationError(f"it lacks {', '.join(missing)}: run `inmail migrate` with its INMAIL_DATABASE_URL")
+        words = f"it lacks {', '.join(missing)}: run `inmail migrate` with its INMAIL_DATABASE_URL"
+        raise UnreachableServerError(f"{database_address(settings)}: {words}", _MIGRATE, answered=True)
     rows = await connection.fetch("select name, sha256 from migrations")
     return ShardServer(
         settings,
@@ -134,9 +149,16 @@ def _unreachable(settings: Settings, error: Exception) -> UnreachableServerError
     if is_unmigrated(error):
         return UnreachableServerError(
             f"{address} does not have this version's tables ({error}): run `inmail migrate` with its"
-            " INMAIL_DATABASE_URL"
+            " INMAIL_DATABASE_URL",
+            _MIGRATE,
+            answered=True,
         )
-    return UnreachableServerError(f"Postgres cannot be reached at {address} ({error or type(error).__name__})")
+    if isinstance(error, MigrationError):
+        return UnreachableServerError(f"{address}: {error}", answered=True)
+    answered = isinstance(error, _BUSY_ERRORS) or not is_transient(error)
+    do = login_hint(error) or "" if answered else "start it"
+    words = f"Postgres cannot be reached at {address} ({error or type(error).__name__})"
+    return UnreachableServerError(words, do, answered=answered)
 
 
 @asynccontextmanager
@@ -156,9 +178,7 @@ async def open_session(settings: Settings) -> AsyncIterator[ShardSession]:
             await connection.execute("set idle_in_transaction_session_timeout = 0; set lock_timeout = '30s'")
             locked = [await _lock(connection, each) for each in (_LOCK, AUDIT_LOCK)]
             server = await _read(settings, connection)
-        except MigrationError as error:
-            raise UnreachableServerError(f"{database_address(settings)}: {error}") from error
-        except POSTGRES_ERRORS as error:
+        except (MigrationError, *POSTGRES_ERRORS) as error:
             raise _unreachable(settings, error) from error
         if not locked[0]:
             raise RefusedError(f"another `inmail shards` command changes {server.name}: wait for it, or stop it")

@@ -15,7 +15,7 @@ from aiokafka.protocol.admin import CreateAclsRequest, DeleteAclsRequest
 from pydantic import SecretStr
 
 from infra.kafka.broker_versions import BrokerVersion
-from infra.kafka.clients import admin_client, committed_offsets, reader
+from infra.kafka.clients import admin_client, committed_offsets, create_producer, reader
 from infra.kafka.topic_ids import DescribedTopic
 from infra.local.stack import LocalStack
 from infra.migrate import migrate
@@ -26,13 +26,14 @@ from tests.conftest import Connect
 from tests.pooler import OPENED_WITH, pooler
 from tests.workers.command import run
 from tests.workers.hanging import LENIENT, leave_marker_out, leave_offset_marker_out
-from tests.workers.wire import eventually
+from tests.workers.wire import eventually, set_offset
 from workers.commands.running import Exit
+from workers.jobs.send import SendJob
 from workers.ledger.store import FUNCTIONS
 from workers.local.up import prepare_stack
 from workers.ops.doctor import CheckResult, CheckupReport, Grade, run_checkup
 from workers.ops.doctor.kafka_checks import _replicas, check_version
-from workers.ops.doctor.lane_checks import _group
+from workers.ops.doctor.lane_checks import _group, check_offsets
 from workers.ops.lag import GroupLag, PartitionLag
 
 TOPIC, GROUP, TRANSACTIONAL_ID = 2, 3, 5  # kinds of resources
@@ -206,6 +207,35 @@ async def test_a_lane_that_is_halted_keeps_no_worker_from_being_started(prepared
         found = await _results(prepared)
 
     assert [expected] == [(each.area, each.subject, each.text) for each in found if each.grade is Grade.WARNING]
+
+
+async def test_an_offset_beyond_what_the_database_has_read_is_wrong(prepared: Settings) -> None:
+    """As after a restore: Kafka's offset says that a record is read which these books have never seen."""
+    place = TopicPartition(SEND_REQUESTS, 0)
+    async with create_producer(prepared, "test") as producer:
+        await (await producer.send(place.topic, b"x", partition=place.partition))
+    await set_offset(prepared, SendJob.group, place, 1)
+    found = await run(prepared, "doctor", "--before-start", "--json")
+    await set_offset(prepared, SendJob.group, place, 0)
+    mended = await run(prepared, "doctor", "--before-start")
+
+    wrong = [each for each in json.loads(found.out)["checks"] if each["grade"] != "ok"]
+    assert (Exit.NO, [("lanes", "inmail-send 0")]) == (found.code, [(each["area"], each["subject"]) for each in wrong])
+    assert wrong[0]["text"].startswith("BEYOND BOOKS: its offset is 1, and the books have read up to 0;")
+    assert Exit.DONE == mended.code
+
+
+async def test_offsets_are_not_said_to_agree_with_a_database_that_was_not_read(
+    prepared: Settings, connect: Connect
+) -> None:
+    """A warning says that they were not compared, and why, and stands where each group's line would."""
+    connection = await connect(prepared)
+    async with connection.transaction():
+        await connection.execute("lock table lanes in access exclusive mode")
+        found = await check_offsets(prepared, before_start=True)
+
+    assert [("lanes", "offsets", Grade.WARNING)] == [(each.area, each.subject, each.grade) for each in found]
+    assert found[0].text.startswith("not compared: the books cannot be read (")
 
 
 FORBIDDEN = {

@@ -1,7 +1,10 @@
 """`inmail doctor` where several Postgres servers hold the books."""
 
+from pydantic import SecretStr
+
 from infra.settings import Settings
-from tests.workers.two_servers import TwoServers, set_state
+from tests.workers.two_servers import SILENT, TwoServers, set_state
+from tests.workers.wire import prepare
 from workers.ops.doctor import CheckResult, Grade, run_checkup
 from workers.ops.doctor.shard_checks import check_shards
 
@@ -60,3 +63,39 @@ async def test_a_checkup_names_the_server_of_each_finding_and_goes_on_without_on
     assert [("Postgres", True)] == [(each.area, each.unreachable) for each in away]
     shards = [each for each in report.results if each.area == "servers"]
     assert [True, False] == [shards[0].unreachable, shards[-1].unreachable]
+
+
+async def test_a_checkup_goes_on_where_no_server_answers(settings: Settings) -> None:
+    """Each is named as away, and what they hold together is one more thing that was not looked at."""
+    urls = f"{SILENT} {SILENT.replace('localhost', '127.0.0.1')}"
+    silent = settings.model_copy(update={"database_shards": SecretStr(urls)})
+
+    report = await run_checkup(silent, before_start=True)
+
+    (together,) = [each for each in report.results if each.area == "servers"]
+    assert ("all", Grade.WRONG, True, "start it") == (
+        together.subject, together.grade, together.unreachable, together.do,
+    )  # fmt: skip
+    assert 2 == together.text.count("Postgres cannot be reached at ")
+    assert 2 == len([each for each in report.results if each.area == "Postgres" and each.unreachable])
+    assert {"Kafka", "topics"} <= {each.area for each in report.results}
+
+
+async def test_servers_that_were_not_migrated_are_there_and_told_so(servers: TwoServers) -> None:
+    """By each question that needs their tables, and as nothing that has to be started."""
+    await prepare(servers.alone[0])
+    await servers.second.execute("drop table shard cascade")
+    (one,) = [each for each in await check_shards(servers.both) if each.grade is Grade.WRONG]
+    await servers.first.execute("drop table shard cascade")
+    report = await run_checkup(servers.both, before_start=True)
+
+    results = {(each.area, each.subject): each for each in report.results}
+    together, plan = results["servers", "all"], results["topics", "plan"]
+    assert [(Grade.WRONG, False, "`inmail migrate`")] * 2 == [
+        (each.grade, each.unreachable, each.do) for each in (one, together)
+    ]
+    assert 2 == together.text.count("does not have this version's tables")
+    assert (Grade.WRONG, False) == (plan.grade, plan.unreachable)
+    assert plan.text.startswith("Postgres at ")
+    assert "run `inmail migrate`" in plan.text
+    assert not report.unreachable

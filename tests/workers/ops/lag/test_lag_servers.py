@@ -96,14 +96,29 @@ async def test_a_number_that_nobody_holds_or_two_is_told_so(lanes: TwoServers) -
 
 
 async def test_a_number_under_way_is_told_by_where_it_comes_from(lanes: TwoServers) -> None:
-    """Its lanes stand there until the number has left."""
+    """Its lanes stand there until the number has left, whichever server is listed first; then they have arrived."""
     await lanes.move_back()
     watcher = lane_watcher(lanes.both)
 
+    leaving = await _read(watcher)
+    moving = watcher.notes[3]
+    await set_state(lanes.second, 3, "left", lanes.first)
+    left = await _read(watcher)
+
+    assert (13, 7) == (leaving[3], left[3])
+    assert [(NoteKind.MOVING, "the move of partition number 3 from server to server")] * 2 == [moving, watcher.notes[3]]
+
+
+async def test_rows_where_a_number_arrives_do_not_stand_for_a_server_that_is_away(lanes: TwoServers) -> None:
+    """While its rows are copied the number is where it comes from: what the other has says nothing yet."""
+    await lanes.move_back()
+    watcher = lane_watcher(lanes.without_second())
+
     read = await _read(watcher)
 
-    assert 3 in read
-    assert (NoteKind.MOVING, "the move of partition number 3 from server to server") == watcher.notes[3]
+    assert {0: 10, 1: 11, 2: 12} == read
+    assert {3: NoteKind.AWAY} == {number: note.kind for number, note in watcher.notes.items()}
+    assert "the books on Postgres at localhost:1/inmail cannot be read (" in watcher.notes[3].text
 
 
 async def test_a_lock_is_told_with_its_server_and_only_of_its_numbers(lanes: TwoServers, connect: Connect) -> None:

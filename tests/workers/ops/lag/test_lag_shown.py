@@ -13,16 +13,18 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from aiokafka.errors import KafkaConnectionError
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
 from infra.settings import Settings, SettingsError
 from tests.workers.api.served import Line
 from tests.workers.lagging import Reading, make_reading
+from workers.commands.lag import _repeat
 from workers.commands.running import Exit
 from workers.commands.views.lag import render_lag_page, show_lag, sparkline
 from workers.local.processes import environment
-from workers.ops.lag import GroupLag, PartitionLag, Sample, Status, StatusLimits
+from workers.ops.lag import GroupLag, LagObserver, PartitionLag, Sample, Status, StatusLimits
 from workers.ops.lag.server import serve_lag, split_address
 from workers.telemetry.lag_metric_table import LAG_METRICS
 
@@ -210,6 +212,28 @@ async def test_the_command_serves_and_writes_a_line_a_look_until_interrupted(rea
     assert [[(reading.group, 2)]] * 2 == [[(each["group"], each["records"]) for each in line] for line in lines]
     assert (200, True) == (status, "kafka_consumergroup_lag{" in text)
     assert 0 == process.returncode
+
+
+async def test_a_look_that_failed_is_no_sample_and_is_told(
+    reading: Reading, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each line is what Kafka said just now: while it is away, standard error says so and nothing is written."""
+    looks = iter([None, KafkaConnectionError("it is away"), KafkaConnectionError("it is away"), None])
+    sample = LagObserver.refresh
+
+    async def refresh(found: LagObserver) -> None:
+        error = next(looks, asyncio.CancelledError())
+        if error is not None:
+            raise error
+        await sample(found)
+
+    monkeypatch.setattr(LagObserver, "refresh", refresh)
+    with pytest.raises(asyncio.CancelledError):
+        await _repeat(reading.observed, None, 0.01, json=True, silent=False)
+    said = capsys.readouterr()
+
+    assert 2 == len(said.out.splitlines())
+    assert ["Kafka cannot be asked: Kafka: it is away"] * 2 == said.err.splitlines()
 
 
 async def test_the_command_serves_once_the_broker_is_there(cluster: Settings) -> None:
