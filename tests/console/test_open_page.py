@@ -1,11 +1,13 @@
-"""A page that stays open, while the console starts again."""
+"""A page that stays open: while the console starts again, or while its reader selects text."""
 
 import pytest
 from playwright.async_api import Browser
 from pydantic import SecretStr
 
-from tests.console.browser import open_tab
+from schemas.catalogue import SEND_REQUESTS
+from tests.console.browser import Tab, open_tab
 from tests.console.scene import READER, Scene, serve_test_console
+from tests.workers.wire import eventually, publish, send
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -31,3 +33,35 @@ async def test_a_page_asks_for_the_token_again_after_the_console_started_again(b
             await tab.wait_for_text("Flow in")
     finally:
         await opened.__aexit__(None, None, None)
+
+
+_SELECT = "document.getSelection().selectAllChildren(document.querySelector('main table'))"
+
+
+async def test_data_that_came_while_text_was_selected_is_shown_afterwards(tab: Tab, scene: Scene) -> None:
+    """The selection stays as long as its reader wants, and costs no data."""
+    account = f"{scene.account}-selected"
+    await publish(scene.settings, SEND_REQUESTS, [send(account, relationship="connection")])
+
+    async def is_known() -> bool:
+        await tab.open_view(f"#/account?id={account}")
+        await tab.page.locator("main", has_text="Next expiry").or_(tab.page.get_by_role("alert")).first.wait_for()
+        return "1 line, newest first." in await tab.read_text()
+
+    await eventually(is_known, "the account")
+    await tab.page.evaluate(_SELECT)
+    await publish(scene.settings, SEND_REQUESTS, [send(account, relationship="connection")])
+
+    async def has_come() -> bool:
+        async with tab.page.expect_response(lambda answer: "/api/account?" in answer.url) as answered:
+            pass
+        return bool(2 == (await (await answered.value).json())["line_count"])
+
+    await eventually(has_come, "the new line")
+    async with tab.page.expect_response(lambda answer: "/api/account?" in answer.url):  # the page has had it for 5 s
+        pass
+    assert "1 line, newest first." in await tab.read_text()
+    assert "" != await tab.page.evaluate("document.getSelection().toString()")
+    await tab.page.evaluate("document.getSelection().removeAllRanges()")
+
+    await tab.wait_for_text("2 lines, newest first.")

@@ -27,7 +27,8 @@ export function showOverview({ body, signal }) {
     if (end === countedEnd || Date.now() - countedAt < MIN_COUNT_INTERVAL_MS) return;
     [countedEnd, countedAt] = [end, Date.now()];
     try {
-      show(letters, deadLettersTable(await get("/api/dead-letters/counts", {}, signal)));
+      const isShown = show(letters, deadLettersTable(await get("/api/dead-letters/counts", {}, signal)));
+      if (!isShown) countedEnd = null; // text in the table is selected: counted again, and shown, later
     } catch (error) {
       if (error.name !== "AbortError") show(letters, errorCard(error, null));
       countedEnd = null;
