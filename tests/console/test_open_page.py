@@ -8,6 +8,7 @@ from schemas.catalogue import SEND_REQUESTS
 from tests.console.browser import Tab, open_tab
 from tests.console.scene import READER, Scene, serve_test_console
 from tests.workers.wire import eventually, publish, send
+from workers.ops.books import balance_history
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -65,3 +66,16 @@ async def test_data_that_came_while_text_was_selected_is_shown_afterwards(tab: T
     await tab.page.evaluate("document.getSelection().removeAllRanges()")
 
     await tab.wait_for_text("2 lines, newest first.")
+
+
+async def test_a_balance_chart_that_is_cut_says_when_it_ends(
+    tab: Tab, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time is a time, in the viewer's zone and in UTC."""
+    monkeypatch.setattr(balance_history, "_MAX_ROWS", 2)
+    await tab.open_view(f"#/account?id={scene.account}")
+    await tab.wait_for_text("This account has more lines than the chart reads")
+
+    told = tab.page.locator("main p", has_text="more lines than the chart reads")
+    assert 1 == await told.locator("time").count()
+    assert "object" not in await told.inner_text()
