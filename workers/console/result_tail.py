@@ -62,7 +62,7 @@ class ResultTail:
         self._positions: dict[TopicPartition, int] = {}  # from where the next sample counts
 
     async def read(self) -> Results | None:
-        """Return the results since the last call; None for the first, which only finds where the topics end.
+        """Return the results since the last call that raised no error; None for the first, which only finds the ends.
 
         Raises:
             NotSetUpError: when a topic does not exist.
@@ -78,15 +78,17 @@ class ResultTail:
     async def _read(self) -> Results | None:
         consumer = self._consumer or await self._open()
         ends: dict[TopicPartition, int] = await consumer.end_offsets(list(consumer.assignment()))
-        before, self._positions = self._positions, dict(ends)
-        if not before:
+        if not self._positions:
+            self._positions = dict(ends)
             return None
-        before = {place: min(before.get(place, end), end) for place, end in ends.items()}  # less: a topic made anew
+        known = self._positions
+        before = {place: min(known.get(place, end), end) for place, end in ends.items()}  # less: a topic made anew
         starts = {place: max(before[place], end - _MAX_RECORDS) for place, end in ends.items()}
         unread = {place: start for place, start in starts.items() if start < ends[place]}
         for place, start in unread.items():
             consumer.seek(place, start)
-        records = await self._fetch(consumer, unread, ends)
+        records, reached = await self._fetch(consumer, unread, ends)
+        self._positions = ends | reached  # only now: what an error or the time limit kept from being read is read again
         results = Results()
         for place, found in records.items():
             read = self._positions[place] - starts[place]
@@ -104,8 +106,8 @@ class ResultTail:
 
     async def _fetch(
         self, consumer: AIOKafkaConsumer, unread: dict[TopicPartition, int], ends: dict[TopicPartition, int]
-    ) -> dict[TopicPartition, list[ConsumerRecord]]:
-        """Return the records before the ends, as far as a second suffices; the others are counted with the next."""
+    ) -> tuple[dict[TopicPartition, list[ConsumerRecord]], dict[TopicPartition, int]]:
+        """Return the records before the ends, as far as a second suffices, and where partitions with more were left."""
         clock = asyncio.get_running_loop().time
         deadline = clock() + _READ_SECONDS
         found: dict[TopicPartition, list[ConsumerRecord]] = {place: [] for place in unread}
@@ -115,9 +117,7 @@ class ResultTail:
             for place in list(unread):
                 if await consumer.position(place) >= ends[place]:
                     del unread[place]
-        for place in unread:
-            self._positions[place] = await consumer.position(place)
-        return found
+        return found, {place: await consumer.position(place) for place in unread}
 
     async def close(self) -> None:
         """Close the consumer. What comes until the next call is counted by it."""
