@@ -1,10 +1,11 @@
-"""A page that stays open: while the console starts again, or while its reader selects text."""
+"""A page that stays open: while the console starts again, while its reader selects text, or while a server refuses."""
 
 import pytest
 from playwright.async_api import Browser
 from pydantic import SecretStr
 
 from schemas.catalogue import SEND_REQUESTS
+from tests.conftest import Connect
 from tests.console.browser import Tab, open_tab
 from tests.console.scene import READER, Scene, serve_test_console
 from tests.workers.wire import eventually, publish, send
@@ -79,3 +80,34 @@ async def test_a_balance_chart_that_is_cut_says_when_it_ends(
     told = tab.page.locator("main p", has_text="more lines than the chart reads")
     assert 1 == await told.locator("time").count()
     assert "object" not in await told.inner_text()
+
+
+# The time of a sample's outcomes as the page writes it, and whether the sample itself was taken later.
+_TIMES = """fetch("/api/overview").then((answer) => answer.json()).then(({ at, outcomes }) => [
+    new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" })
+        .format(new Date(outcomes.at)),
+    new Date(at) - new Date(outcomes.at) > 2000,
+])"""
+
+
+async def test_the_line_at_the_top_tells_what_a_server_refuses_and_how_old_its_data_is(
+    browser: Browser, scene: Scene, connect: Connect
+) -> None:
+    """A lock is no silence; the data is as old as the last answer, and not as the last attempt."""
+    async with serve_test_console(scene.settings) as address, open_tab(browser, address) as tab:
+        await tab.open_view("#/")
+        await tab.wait_for_text("Live", "#connection")
+        connection = await connect(scene.settings)
+        await connection.execute("set idle_in_transaction_session_timeout = 0")
+        async with connection.transaction():
+            await connection.execute("lock table lanes in access exclusive mode")
+            told = f"Session {connection.get_server_pid()} in Postgres holds a lock that the workers need · data of "
+            await tab.wait_for_text(told, "#connection")
+
+            async def is_later() -> bool:
+                return bool((await tab.page.evaluate(_TIMES))[1])
+
+            await eventually(is_later, "a sample that is later than its data")
+            assert f"{told}{(await tab.page.evaluate(_TIMES))[0]}" == await tab.read_text("#connection")
+            assert f"{told.partition(' · ')[0]}." in await tab.read_text()
+        await tab.wait_for_text("Live", "#connection")

@@ -76,10 +76,8 @@ function describeConnection() {
   const age = last?.at ? ` · data of ${timeOfDay(last.at)}` : "";
   if (isSignedOut) return ["wait", "Not signed in"];
   if (!isOpen) return ["lost", `Connection lost${age}`];
-  if (last && Object.keys(last.errors).length) {
-    const server = Object.keys(last.errors)[0].startsWith("kafka") ? "Kafka" : "Postgres";
-    return ["lost", `${server} does not respond · data of ${timeOfDay(server === "Kafka" ? last.lag.at ?? last.at : last.at)}`];
-  }
+  const [trouble] = Object.values(last?.troubles ?? {});
+  if (trouble) return ["lost", `${trouble.title}${trouble.at ? ` · data of ${timeOfDay(trouble.at)}` : ""}`];
   if (last && Date.now() - receivedAt > STALE_MS) return ["lost", `No new data${age}`];
   return last?.at ? ["live", "Live"] : ["wait", "Connecting …"];
 }
