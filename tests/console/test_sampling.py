@@ -19,6 +19,7 @@ from schemas.catalogue import DEAD_LETTERS, SEND_RESULTS
 from workers.console import lag_source
 from workers.console.ledger_sample import LedgerSample
 from workers.console.problems import is_silence
+from workers.console.published_marks import PublishedMarks
 from workers.console.query_limiter import QueryLimiter
 from workers.console.result_tail import Results, _count
 from workers.console.server import serve_console
@@ -35,7 +36,7 @@ def test_a_foreign_word_in_a_result_counts_as_another(word: object) -> None:
     for topic, name in ((SEND_RESULTS, "code"), (DEAD_LETTERS, "reason")):
         value = orjson.dumps({"data": {name: word}})
         record = ConsumerRecord(topic, 0, 0, 0, 0, None, value, None, 0, len(value), ())
-        _count(results, topic, [record], 1.0)
+        _count(results, PublishedMarks(), topic, [record], 1.0)
 
     assert {"other": 1} == results.outcomes
     assert {"other": 1} == results.dead_letters

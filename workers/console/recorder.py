@@ -14,6 +14,7 @@ from infra.clock import utc_now
 from infra.settings import RecordTime, Settings
 from workers.console.flow import Growth
 from workers.console.problems import KNOWN, explain
+from workers.console.published_marks import PublishedMarks
 from workers.console.query_limiter import QueryLimiter
 from workers.console.result_tail import Results, ResultTail
 from workers.console.time_series import Bucket, Family, Observation, TimeRange, TimeSeries
@@ -32,7 +33,8 @@ class Recorder:
 
     def __init__(self, limiter: QueryLimiter) -> None:
         self._limiter = limiter
-        self._tail = ResultTail(limiter.settings)
+        self.marks = PublishedMarks()
+        self._tail = ResultTail(limiter.settings, self.marks)
         self._file = _history_file(limiter.settings)
         self._measures_time = limiter.settings.topic_record_time is RecordTime.APPEND
         self._problem: str | None = None  # why nothing is kept

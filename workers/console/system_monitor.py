@@ -89,6 +89,8 @@ class SystemMonitor:
             self.recorder.read_results(),
         )
         self._at = utc_now()
+        if lanes:
+            self.recorder.marks.add_sample(self._at, self._ledger.lanes)
         growth, groups = None, self.lag.worker_groups if lag_read else None
         if groups is not None and self.lag.refreshed_at is not None:
             growth = self.flow.add_sample(self.lag.refreshed_at, groups, self._ledger.lanes if lanes else None)
