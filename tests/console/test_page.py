@@ -289,7 +289,7 @@ async def test_an_unreachable_kafka_is_shown_beside_the_ledgers_data(browser: Br
         open_tab(browser, address) as tab,
     ):
         await tab.open_view("#/")
-        await tab.wait_for_text("Kafka does not respond", "#connection")
+        await tab.wait_for_text("Kafka does not answer", "#connection")
         await tab.wait_for_text("unknown while Kafka does not answer")
         await tab.open_view("#/topics")
         await tab.wait_for_text("Kafka cannot be reached")

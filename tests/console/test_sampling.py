@@ -5,8 +5,10 @@ import socket
 from contextlib import suppress
 from typing import Any
 
+import asyncpg
 import orjson
 import pytest
+from aiokafka.errors import KafkaConnectionError, TopicAuthorizationFailedError
 from aiokafka.structs import ConsumerRecord
 
 from infra import postgres_locks
@@ -16,10 +18,13 @@ from infra.settings import Settings
 from schemas.catalogue import DEAD_LETTERS, SEND_RESULTS
 from workers.console import lag_source
 from workers.console.ledger_sample import LedgerSample
+from workers.console.problems import is_silence
+from workers.console.published_marks import PublishedMarks
 from workers.console.query_limiter import QueryLimiter
 from workers.console.result_tail import Results, _count
 from workers.console.server import serve_console
 from workers.console.system_monitor import SystemMonitor
+from workers.ops.books.shards import ServerError
 from workers.ops.operations import Intent, recorded_operation
 from workers.ops.topics.plan import apply_topics, plan_topics
 
@@ -31,7 +36,7 @@ def test_a_foreign_word_in_a_result_counts_as_another(word: object) -> None:
     for topic, name in ((SEND_RESULTS, "code"), (DEAD_LETTERS, "reason")):
         value = orjson.dumps({"data": {name: word}})
         record = ConsumerRecord(topic, 0, 0, 0, 0, None, value, None, 0, len(value), ())
-        _count(results, topic, [record], 1.0)
+        _count(results, PublishedMarks(), topic, [record], 1.0)
 
     assert {"other": 1} == results.outcomes
     assert {"other": 1} == results.dead_letters
@@ -145,3 +150,54 @@ async def test_a_server_that_hangs_is_named_alone(settings: Settings, monkeypatc
     assert ["postgres"] == list(told)
     assert f"Postgres at {database_address(settings)} gives no answer in time" in told["postgres"]
     assert "Kafka" not in told["postgres"]
+
+
+async def test_a_server_that_refuses_is_not_said_to_be_silent_and_its_data_has_its_own_time(
+    settings: Settings, database: Connection
+) -> None:
+    """Whoever reads that a table is missing does not look for a server that is away, nor takes old data for new."""
+    await apply_topics(settings, await plan_topics(settings))
+    monitor = SystemMonitor(QueryLimiter(settings), {})
+    await monitor.take_sample()
+    read_at = monitor.overview_json()["outcomes"]["at"]
+    await database.execute("alter table lanes rename to lanes_elsewhere")
+    await monitor.take_sample()
+    overview = monitor.overview_json()
+    await monitor.close()
+
+    assert read_at < overview["at"]
+    assert {"postgres": {"title": "Postgres refuses what the console asks", "at": read_at}} == overview["troubles"]
+    part = next(each for each in overview["health"] if each.name == "Postgres")
+    assert ("failed", "refused") == (part.status, part.cause)
+    assert "run `inmail migrate`" in part.text
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TimeoutError(),
+        ConnectionRefusedError(),
+        asyncpg.CannotConnectNowError("starting up"),
+        KafkaConnectionError("gone"),
+    ],
+)
+def test_a_server_that_cannot_be_reached_is_silent(settings: Settings, error: Exception) -> None:
+    """One of several servers too."""
+    assert is_silence(error)
+    assert is_silence(ServerError(settings, error))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        asyncpg.UndefinedTableError("no lanes"),
+        asyncpg.InsufficientPrivilegeError("lanes"),
+        asyncpg.TooManyConnectionsError("too many"),
+        postgres_locks.LockedError("pid 7"),
+        TopicAuthorizationFailedError("inmail.send-requests"),
+    ],
+)
+def test_a_server_that_answers_is_not_silent(settings: Settings, error: Exception) -> None:
+    """A lock, a missing table or right, and want of connections are no silence."""
+    assert not is_silence(error)
+    assert not is_silence(ServerError(settings, error))

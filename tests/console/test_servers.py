@@ -71,6 +71,21 @@ async def test_a_server_that_is_away_is_named_with_its_numbers_and_the_rest_is_t
     assert {0, 3} == {lane.partition for lane in sample.lanes}
 
 
+async def test_a_server_that_refuses_is_named_and_nobody_is_said_to_wait_for_it(servers: TwoServers) -> None:
+    """It answers: workers have other rights than the console, and may work on."""
+    sample = LedgerSample(servers.both)
+    await sample.read()
+    await servers.second.execute("alter table lanes rename to lanes_elsewhere")
+
+    with pytest.raises(KNOWN):
+        await sample.read()
+
+    name = f"Postgres at {server_name(servers.alone[1])}"
+    part = _parts(sample)[name]
+    assert (FAILED, "refused", f"{name} refuses what the console asks") == (part.status, part.cause, part.title)
+    assert "wait for it" not in part.text
+
+
 async def test_one_server_by_two_addresses_counts_once_and_is_the_headline(servers: TwoServers) -> None:
     """No number is said to have two holders, as its workers work; books that would be counted twice are not checked."""
     sample = LedgerSample(servers.repeated())
@@ -154,3 +169,4 @@ async def test_the_overview_has_a_part_for_each_server(servers: TwoServers) -> N
     assert "Postgres at localhost:1/inmail does not answer" == overview["headline"]["title"]
     assert "Only accounts of partitions 3 wait for it" in overview["headline"]["text"]
     assert {"postgres"} == set(overview["errors"])
+    assert {"title": "Postgres at localhost:1/inmail does not answer", "at": None} == overview["troubles"]["postgres"]

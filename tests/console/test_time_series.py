@@ -1,5 +1,6 @@
 """The console's time series: buckets, what is kept over a restart, and what the result topics tell."""
 
+import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -11,11 +12,11 @@ import aiohttp
 import pytest
 
 from infra.settings import RecordTime, load_settings
-from schemas.catalogue import SEND_REQUESTS
+from schemas.catalogue import DEAD_LETTERS, SEND_REQUESTS
 from schemas.results import DeadLetterReason
 from tests.console.scene import Scene, serve_test_console
 from tests.console.test_health import lag, lane
-from tests.workers.wire import eventually, publish, send
+from tests.workers.wire import ends, eventually, publish, read, send
 from workers.console.flow import Flow, Growth
 from workers.console.query_limiter import QueryLimiter
 from workers.console.recorder import Recorder
@@ -183,6 +184,35 @@ async def test_results_are_counted_by_code_reason_and_latency(scene: Scene, tail
     assert {DeadLetterReason.INVALID_EVENT: 1} == total.dead_letters
     assert 2 == total.latencies.total()
     assert max(total.latencies) < latency_class(30)
+
+
+@pytest.mark.parametrize("broken", ["_open", "_fetch"])
+async def test_dead_letters_that_came_around_a_failed_reading_are_counted(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """Whether no client came up or a fetch had no answer in time: the next reading covers the whole time."""
+    limiter = QueryLimiter(scene.settings)
+    recorder = Recorder(limiter)
+    assert await recorder.read_results() is None
+    if broken == "_open":
+        await recorder._tail.close()
+    end = await ends(scene.settings, DEAD_LETTERS)
+    await publish(scene.settings, SEND_REQUESTS, [(b"x", b"{}"), (b"x", b"{}")])
+    await read(scene.settings, end, 2)
+    with monkeypatch.context() as patched:
+        patched.setattr(ResultTail, broken, _hang)
+        patched.setattr(limiter, "settings", scene.settings.model_copy(update={"console_timeout_seconds": 1.0}))
+        assert await recorder.read_results() is None
+    found = await recorder.read_results()
+    await recorder.close()
+
+    assert found is not None
+    assert {DeadLetterReason.INVALID_EVENT: 2} == found[0].dead_letters
+    assert 1.0 <= found[1]  # as long as the reading that failed
+
+
+async def _hang(*_: object) -> None:
+    await asyncio.Event().wait()
 
 
 async def test_nothing_is_measured_by_times_that_producers_made_up(scene: Scene) -> None:

@@ -9,12 +9,13 @@ from typing import Any, Final
 
 from workers.console.health import FAILED, OK, UNKNOWN, SystemPart
 
-__all__ = ["CAUSES", "headline", "rank"]
+__all__ = ["CAUSES", "headline", "rank", "title_of"]
 
 # The causes of all parts, the worst first, each with its headline about a {part}. What a page alone can see, a lost
 # connection, stands above all of them.
 CAUSES: Final[Mapping[str, str]] = {
     "no answer": "{part} does not answer",  # a server
+    "refused": "{part} refuses what the console asks",  # a server that answers: a lock, a missing table or right
     "named twice": "{part} is another server's address",
     "unheld": "{part} are held by no server, or by two",
     "not set up": "{part} has no topic to read",
@@ -62,7 +63,7 @@ def rank(parts: Sequence[SystemPart]) -> list[SystemPart]:
     return [part for _, part in unwell]
 
 
-def _title(part: SystemPart) -> str:
+def title_of(part: SystemPart) -> str:
     """Return what happened, in a short sentence. A worker and the ticker have an article; servers are names."""
     if part.title:
         return part.title
@@ -79,9 +80,9 @@ def headline(parts: Sequence[SystemPart]) -> dict[str, Any]:
     worst, others = ranked[0], ranked[1:]
     return {
         "kind": worst.status,
-        "title": _title(worst),
+        "title": title_of(worst),
         "text": worst.text,
         "do": worst.do,
         "since": worst.since,
-        "also": [_title(part) for part in others],
+        "also": [title_of(part) for part in others],
     }

@@ -14,7 +14,7 @@ from infra.postgres_locks import LockedError, LockMemory, explain_lock
 from infra.settings import Settings
 from infra.shards import NumberState, RepeatedServerError, find_repeated, number_ranges, settings_of_shards
 from workers.console.health import FAILED, OK, SystemPart
-from workers.console.problems import KNOWN
+from workers.console.problems import KNOWN, is_silence
 from workers.ops.books.lanes import LaneProgress, read_lanes
 from workers.ops.books.recent_outcomes import OutcomeCount, merge_outcomes, recent_outcomes
 from workers.ops.books.shards import ONE_SERVER, Holdings, ServerError, naming_server, read_holdings, server_name
@@ -159,6 +159,10 @@ class LedgerSample:
                 title = f"{each.name} is another server's address"
                 do = "mend INMAIL_DATABASE_SHARDS of the console, then restart it"
                 parts.append(SystemPart(each.name, FAILED, "named twice", explain(each.error), do, title=title))
+                continue
+            if not is_silence(each.error):
+                title = f"{each.name} refuses what the console asks"
+                parts.append(SystemPart(each.name, FAILED, "refused", explain(each.error), title=title))
                 continue
             numbers = number_ranges(self._numbers_of(each))
             waits = f". Only accounts of partitions {numbers} wait for it" if numbers else ""

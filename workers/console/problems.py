@@ -4,19 +4,24 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Final
 
+import asyncpg
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
+from aiokafka.errors import KafkaError
 
+from infra.kafka.clients import operator_hint
+from infra.postgres import is_transient
 from infra.settings import Settings
 from workers import error_table
 from workers.console.access import TooManyAttemptsError, WrongTokenError
 from workers.console.local_workers import ControlError
 from workers.console.query_limiter import QueryLimiter
 from workers.error_table import KNOWN_ERRORS
+from workers.ops.books.shards import ServerError
 from workers.ops.topics.newest_records import NoSuchPartitionError
 from workers.rights import explain_refusal
 
-__all__ = ["KNOWN", "BadRequestError", "Refusals", "error_middleware", "explain"]
+__all__ = ["KNOWN", "BadRequestError", "Refusals", "error_middleware", "explain", "is_silence"]
 
 _REFUSAL_SECONDS: Final = 30.0
 _MAX_REFUSALS: Final = 100
@@ -46,6 +51,19 @@ def explain(error: BaseException, settings: Settings) -> tuple[int, str, str]:
     answer = error_table.explain(error, lambda: settings)
     assert answer is not None  # noqa: S101 - each class of the table has a row without a condition
     return answer.status, answer.code, answer.text
+
+
+def is_silence(error: BaseException) -> bool:
+    """Return whether a server is out of reach or gives no answer. Otherwise it answers, and refuses.
+
+    A lock that is in the way, a missing table or right, and want of room or of connections are refusals.
+    """
+    if isinstance(error, ServerError):
+        return is_silence(error.error)
+    if isinstance(error, KafkaError):
+        return operator_hint(error) is None
+    refuses = isinstance(error, (asyncpg.LockNotAvailableError, asyncpg.InsufficientResourcesError))
+    return is_transient(error) and not refuses
 
 
 @dataclass(slots=True)

@@ -14,6 +14,7 @@ from infra.clock import utc_now
 from infra.settings import RecordTime, Settings
 from workers.console.flow import Growth
 from workers.console.problems import KNOWN, explain
+from workers.console.published_marks import PublishedMarks
 from workers.console.query_limiter import QueryLimiter
 from workers.console.result_tail import Results, ResultTail
 from workers.console.time_series import Bucket, Family, Observation, TimeRange, TimeSeries
@@ -32,12 +33,13 @@ class Recorder:
 
     def __init__(self, limiter: QueryLimiter) -> None:
         self._limiter = limiter
-        self._tail = ResultTail(limiter.settings)
+        self.marks = PublishedMarks()
+        self._tail = ResultTail(limiter.settings, self.marks)
         self._file = _history_file(limiter.settings)
         self._measures_time = limiter.settings.topic_record_time is RecordTime.APPEND
         self._problem: str | None = None  # why nothing is kept
         self._results_problem: str | None = None
-        self._results_at: float | None = None  # monotonic
+        self._results_at: float | None = None  # monotonic: when they were last read
         self._saved_at = monotonic()
         self._history = TimeSeries()
         if self._file is not None:
@@ -45,20 +47,20 @@ class Recorder:
             self._set_problem(problem)
 
     async def read_results(self) -> tuple[Results, float] | None:
-        """Return the results since the last call and the seconds that they cover; None where there are none to tell.
+        """Return the results since the last reading, and the seconds that they cover; None where nothing is to be told.
 
-        What cannot be read leaves a gap in the series: the sample of lag names the server that does not answer.
+        What cannot be read leaves a gap in the series, and counts with the next reading: the sample of lag names the
+        server that does not answer.
         """
         try:
             async with self._limiter.sample_slot():
                 results = await self._tail.read()
         except KNOWN as error:
             self._results_problem = explain(error, self._limiter.settings)[2]
-            self._results_at = None
             return None
         self._results_problem = None
         before, self._results_at = self._results_at, monotonic()
-        return (results, self._results_at - before) if results is not None and before is not None else None
+        return None if results is None or before is None else (results, self._results_at - before)
 
     def record(
         self,

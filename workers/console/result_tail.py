@@ -24,6 +24,7 @@ from infra.kafka.records import all_partitions
 from infra.settings import RecordTime, Settings
 from schemas.catalogue import CREDIT_EVENTS, DEAD_LETTERS, EXPIRY_TICKS, SEND_RESULTS
 from schemas.results import DeadLetterReason
+from workers.console.published_marks import PublishedMarks
 from workers.console.time_series import latency_class
 from workers.ledger.model import Code
 
@@ -53,16 +54,17 @@ class Results:
 
 
 class ResultTail:
-    """A consumer at the ends of the result topics."""
+    """A consumer at the ends of the result topics. What is published again is no news, by the marks given to it."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, marks: PublishedMarks | None = None) -> None:
         self._settings = settings
+        self._marks = marks or PublishedMarks()
         self._clients = AsyncExitStack()
         self._consumer: AIOKafkaConsumer | None = None
         self._positions: dict[TopicPartition, int] = {}  # from where the next sample counts
 
     async def read(self) -> Results | None:
-        """Return the results since the last call; None for the first, which only finds where the topics end.
+        """Return the results since the last call that raised no error; None for the first, which only finds the ends.
 
         Raises:
             NotSetUpError: when a topic does not exist.
@@ -78,19 +80,21 @@ class ResultTail:
     async def _read(self) -> Results | None:
         consumer = self._consumer or await self._open()
         ends: dict[TopicPartition, int] = await consumer.end_offsets(list(consumer.assignment()))
-        before, self._positions = self._positions, dict(ends)
-        if not before:
+        if not self._positions:
+            self._positions = dict(ends)
             return None
-        before = {place: min(before.get(place, end), end) for place, end in ends.items()}  # less: a topic made anew
+        known = self._positions
+        before = {place: min(known.get(place, end), end) for place, end in ends.items()}  # less: a topic made anew
         starts = {place: max(before[place], end - _MAX_RECORDS) for place, end in ends.items()}
         unread = {place: start for place, start in starts.items() if start < ends[place]}
         for place, start in unread.items():
             consumer.seek(place, start)
-        records = await self._fetch(consumer, unread, ends)
+        records, reached = await self._fetch(consumer, unread, ends)
+        self._positions = ends | reached  # only now: what an error or the time limit kept from being read is read again
         results = Results()
         for place, found in records.items():
             read = self._positions[place] - starts[place]
-            _count(results, place.topic, found, (self._positions[place] - before[place]) / max(read, 1))
+            _count(results, self._marks, place.topic, found, (self._positions[place] - before[place]) / max(read, 1))
         if self._settings.topic_record_time is not RecordTime.APPEND:
             results.latencies.clear()
         return results
@@ -104,8 +108,8 @@ class ResultTail:
 
     async def _fetch(
         self, consumer: AIOKafkaConsumer, unread: dict[TopicPartition, int], ends: dict[TopicPartition, int]
-    ) -> dict[TopicPartition, list[ConsumerRecord]]:
-        """Return the records before the ends, as far as a second suffices; the others are counted with the next."""
+    ) -> tuple[dict[TopicPartition, list[ConsumerRecord]], dict[TopicPartition, int]]:
+        """Return the records before the ends, as far as a second suffices, and where partitions with more were left."""
         clock = asyncio.get_running_loop().time
         deadline = clock() + _READ_SECONDS
         found: dict[TopicPartition, list[ConsumerRecord]] = {place: [] for place in unread}
@@ -115,9 +119,7 @@ class ResultTail:
             for place in list(unread):
                 if await consumer.position(place) >= ends[place]:
                     del unread[place]
-        for place in unread:
-            self._positions[place] = await consumer.position(place)
-        return found
+        return found, {place: await consumer.position(place) for place in unread}
 
     async def close(self) -> None:
         """Close the consumer. What comes until the next call is counted by it."""
@@ -127,19 +129,23 @@ class ResultTail:
                 await self._clients.aclose()
 
 
-def _count(results: Results, topic: str, records: list[ConsumerRecord], weight: float) -> None:
-    """Count the records of one partition, each as `weight` records."""
+def _count(results: Results, marks: PublishedMarks, topic: str, records: list[ConsumerRecord], weight: float) -> None:
+    """Count the records of one partition, each as `weight` records. A dead letter that is published again is none."""
     outcomes: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     for record in records:
         data = _data_of(record.value)
+        at = nearest_instant(record.timestamp)
         if topic == DEAD_LETTERS:
+            if marks.were_published(data.get("origin"), at):
+                continue
             reason = data.get("reason")
             reasons[_known(reason, _REASONS)] += 1
         elif "horizon" not in data:  # the answer to a tick: it tells of the clock, not of requests
             code = data.get("code")
             outcomes["repeat" if data.get("repeat") is True else _known(code, _CODES)] += 1
-            if (latency := _latency_of(record, data)) is not None:
+            latency = None if marks.were_published(data.get("source"), at) else _latency_of(at, data)
+            if latency is not None:
                 results.latencies[latency_class(latency)] += 1
     for counted, totals in ((outcomes, results.outcomes), (reasons, results.dead_letters)):
         for name, count in counted.items():
@@ -161,7 +167,7 @@ def _data_of(value: bytes | None) -> dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
-def _latency_of(record: ConsumerRecord, data: dict[str, Any]) -> float | None:
+def _latency_of(at: datetime, data: dict[str, Any]) -> float | None:
     """Return the seconds from a record to its first answer; None for ticks, repeats, and what is no answer of ours.
 
     None also of an answer that is earlier than brokers' clocks differ: its lane had accepted a time far ahead.
@@ -170,7 +176,7 @@ def _latency_of(record: ConsumerRecord, data: dict[str, Any]) -> float | None:
     if data.get("repeat") is not False or not isinstance(source, dict) or source.get("topic") == EXPIRY_TICKS:
         return None
     try:
-        seconds = (nearest_instant(record.timestamp) - datetime.fromisoformat(data["as_of"])).total_seconds()
+        seconds = (at - datetime.fromisoformat(data["as_of"])).total_seconds()
     except (KeyError, TypeError, ValueError):  # no event of ours
         return None
     return seconds if seconds >= -_SKEW_SECONDS else None

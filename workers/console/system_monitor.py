@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
 from datetime import datetime, timedelta
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from infra.clock import utc_now
 from infra.postgres import database_address
@@ -12,13 +12,13 @@ from workers.console import health
 from workers.console.advice import ADVICE
 from workers.console.books_check import BooksCheck
 from workers.console.flow import Flow
-from workers.console.headline import headline
+from workers.console.headline import headline, rank, title_of
 from workers.console.lag_json import group_json, hidden_json, overview_json, partitions_json
 from workers.console.lag_source import LagSource
 from workers.console.ledger_sample import OUTCOME_RECORDS, LedgerSample
 from workers.console.local_workers import WorkerControl, by_process, with_processes
 from workers.console.navigation_counts import navigation_counts
-from workers.console.problems import KNOWN, Refusals, explain
+from workers.console.problems import KNOWN, Refusals, explain, is_silence
 from workers.console.query_limiter import QueryLimiter
 from workers.console.recorder import Recorder
 from workers.console.time_series import TimeRange
@@ -30,7 +30,16 @@ VIEWED_SECONDS: Final = 2.0
 UNVIEWED_SECONDS: Final = 15.0
 _LETTER_MINUTES: Final = 5  # for which dead letters count as news
 
+_NAMES: Final = {"kafka": "Kafka", "postgres": "Postgres"}
+
 Seen = TypeVar("Seen")
+
+
+class _Failure(NamedTuple):
+    """Why a server was not read."""
+
+    cause: str  # of the headline's table: silence, or a refusal
+    text: str
 
 
 class SystemMonitor:
@@ -46,9 +55,10 @@ class SystemMonitor:
         self.recorder = Recorder(limiter)
         self._books = BooksCheck(limiter)
         self.viewers = 0
-        self._errors: dict[str, str] = {}  # by server
+        self._failures: dict[str, _Failure] = {}  # by server
         self._refusals = Refusals(limiter)
         self._health: dict[str, health.SystemPart] = {}
+        self._troubles: dict[str, dict[str, Any]] = {}  # by server
         self._at: datetime | None = None
         self._sampled = asyncio.Event()
         self._requested = asyncio.Event()
@@ -79,6 +89,8 @@ class SystemMonitor:
             self.recorder.read_results(),
         )
         self._at = utc_now()
+        if lanes:
+            self.recorder.marks.add_sample(self._at, self._ledger.lanes)
         growth, groups = None, self.lag.worker_groups if lag_read else None
         if groups is not None and self.lag.refreshed_at is not None:
             growth = self.flow.add_sample(self.lag.refreshed_at, groups, self._ledger.lanes if lanes else None)
@@ -94,6 +106,7 @@ class SystemMonitor:
         found = [*self._server_parts(), *workers, *others]
         parts = health.add_since(found, self._health, self._at)
         self._health = {part.name: part for part in parts}
+        self._troubles = {server: self._trouble(server) for server in _NAMES if server in self._failures}
         sampled, self._sampled = self._sampled, asyncio.Event()
         sampled.set()
 
@@ -108,15 +121,15 @@ class SystemMonitor:
             async with self._limiter.sample_slot() as settings:
                 await read(settings)
         except TimeoutError:  # the error itself does not know which server was asked
-            self._errors[server] = (
-                f"{self._address(server)} gives no answer in time: it is slow, hangs, or is out of reach"
-            )
+            text = f"{self._address(server)} gives no answer in time: it is slow, hangs, or is out of reach"
+            self._failures[server] = _Failure("no answer", text)
             return False
         except KNOWN as error:
-            refused = await self._refusals.explain(error, "console")
-            self._errors[server] = explain(refused or error, self._limiter.settings)[2]
+            told = await self._refusals.explain(error, "console") or error
+            cause = "no answer" if is_silence(told) else "refused"
+            self._failures[server] = _Failure(cause, explain(told, self._limiter.settings)[2])
             return False
-        self._errors.pop(server, None)
+        self._failures.pop(server, None)
         return True
 
     def _address(self, server: str) -> str:
@@ -128,13 +141,13 @@ class SystemMonitor:
         servers = self._ledger.parts(lambda error: explain(error, self._limiter.settings)[2])
         parts = []
         locked = health.lock_part(self._ledger.locks, self.lag.worker_groups)
-        for name, key in (("Kafka", "kafka"), ("Postgres", "postgres")):
+        for key, name in _NAMES.items():
             if key == "postgres" and locked is not None:
                 parts.append(locked)
             elif key == "postgres" and servers:
                 continue
-            elif (error := self._errors.get(key)) is not None:
-                parts.append(health.SystemPart(name, health.FAILED, "no answer", error))
+            elif (failure := self._failures.get(key)) is not None:
+                parts.append(health.SystemPart(name, health.FAILED, failure.cause, failure.text))
             elif key == "kafka" and (refusal := self.lag.refusal) is not None:
                 do = "see docs/operate.md#rights"
                 parts.append(health.SystemPart(name, health.WARNING, "not allowed", str(refusal), do))
@@ -142,10 +155,18 @@ class SystemMonitor:
                 parts.append(health.SystemPart(name, health.OK, "reachable", "queries succeed"))
         return parts + servers
 
+    def _trouble(self, server: str) -> dict[str, Any]:
+        """Return what is wrong with a server that was not read, in a short sentence, and its data's time, for JSON."""
+        unwell = rank([part for part in self._health.values() if part.name.startswith(_NAMES[server])])
+        failed = health.SystemPart(_NAMES[server], health.FAILED, *self._failures[server])
+        read_at = self.lag.refreshed_at if server == "kafka" else self._ledger.at
+        return {"title": title_of(unwell[0] if unwell else failed), "at": read_at}
+
     def _worker_parts(self, probes: dict[str, health.Probe]) -> list[health.SystemPart]:
-        if "kafka" not in self._errors:
+        if (failure := self._failures.get("kafka")) is None:
             return health.worker_health(self.lag.worker_groups, probes, self.lag.hidden_groups)
-        text = "unknown while Kafka does not answer"
+        kafka = health.SystemPart(_NAMES["kafka"], health.FAILED, *failure)
+        text = f"unknown while {title_of(kafka)}"
         return [health.SystemPart(name, health.UNKNOWN, "not known", text) for name in health.WORKER_NAMES.values()]
 
     def overview_json(self) -> dict[str, Any]:
@@ -154,13 +175,14 @@ class SystemMonitor:
         oldest = max(places, key=lambda each: each.seconds, default=None)
         return {
             "at": self._at,
-            "errors": dict(self._errors),
+            "errors": {server: failure.text for server, failure in self._failures.items()},
+            "troubles": self._troubles,
             "flow": self.flow.summary(),
             "headline": headline(list(self._health.values())),
             "outcomes": {"records": OUTCOME_RECORDS, "rows": self._ledger.outcomes, "at": self._ledger.at},
             "oldest": oldest if oldest is not None and oldest.records else None,
             "health": list(self._health.values()),
-            "lag": overview_json(self.lag, is_stale="kafka" in self._errors),
+            "lag": overview_json(self.lag, is_stale="kafka" in self._failures),
             "counts": navigation_counts(
                 self.lag.groups, self.recorder.buckets(TimeRange.HOURS_6), utc_now(), self._ledger.running
             ),
@@ -174,9 +196,10 @@ class SystemMonitor:
             chosen: names of groups; where it is empty, our groups.
 
         """
+        failure, refusal = self._failures.get("kafka"), self.lag.refusal
         return {
             "at": self.lag.refreshed_at,
-            "error": self._errors.get("kafka") or (str(self.lag.refusal) if self.lag.refusal is not None else None),
+            "error": failure.text if failure is not None else str(refusal) if refusal is not None else None,
             "groups": [*(group_json(group) for group in self.lag.groups), *hidden_json(self.lag)],
             "shown": partitions_json(self.lag, chosen or TOPIC_OF_GROUP),
             "statuses": [{"status": status, **advice._asdict()} for status, advice in ADVICE.items()],

@@ -39,10 +39,13 @@ export function openOnSubmit(view, form) {
   return form;
 }
 
-/** Shows `nodes` in a container. Keeps focus, table scroll and open details; does nothing while text in it is selected. */
+/**
+ * Shows `nodes` in a container, and returns true. Keeps focus, table scroll and open details; while text in the container
+ * is selected, does nothing and returns false.
+ */
 export function show(container, ...nodes) {
   const selection = document.getSelection();
-  if (selection && !selection.isCollapsed && container.contains(selection.anchorNode)) return;
+  if (selection && !selection.isCollapsed && container.contains(selection.anchorNode)) return false;
   const focused = container.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
   const scrolled = [...container.querySelectorAll(".scroll")].map((each) => each.scrollLeft);
   const open = new Set([...container.querySelectorAll("details[open]")].map((each) => each.dataset.key));
@@ -50,6 +53,7 @@ export function show(container, ...nodes) {
   [...container.querySelectorAll(".scroll")].forEach((each, index) => { each.scrollLeft = scrolled[index] ?? 0; });
   for (const each of container.querySelectorAll("details")) if (open.has(each.dataset.key)) each.open = true;
   if (focused !== undefined) container.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
+  return true;
 }
 
 /**

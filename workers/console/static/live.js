@@ -1,5 +1,6 @@
 // The page's live stream. It reconnects by itself, and shows the age of the data meanwhile.
 
+import { ApiError, refreshSession } from "./api.js";
 import { timeOfDay } from "./format.js";
 
 const STALE_MS = 13000; // a sample takes 8 s at most, and is followed by the next after 2 s
@@ -9,6 +10,7 @@ let source = null;
 let last = null;
 let receivedAt = 0;
 let isOpen = false;
+let isSignedOut = false;
 let staleText = null; // null: what the page shows is of now
 const listeners = new Set();
 const staleListeners = new Set();
@@ -29,7 +31,9 @@ export function onStale(listener) {
 
 export function connect() {
   if (source) source.close();
-  source = new EventSource("/api/live");
+  const opened = new EventSource("/api/live");
+  source = opened;
+  isSignedOut = false;
   source.addEventListener("open", () => { isOpen = true; showConnection(); });
   source.addEventListener("overview", (event) => {
     last = JSON.parse(event.data);
@@ -42,22 +46,38 @@ export function connect() {
     isOpen = false;
     showConnection();
     // A browser does not reconnect after a refusal, so the page does: the console may accept the stream later.
-    if (source.readyState === EventSource.CLOSED) setTimeout(connect, RECONNECT_MS);
+    if (opened.readyState === EventSource.CLOSED) setTimeout(() => reconnect(opened), RECONNECT_MS);
   });
 }
 
+/** Connects after a refusal. Asks for the session first: it ended with the console, and then the page asks for the token. */
+async function reconnect(refused) {
+  if (source !== refused) return;
+  try {
+    const { role } = await refreshSession();
+    if (role !== "nobody" && source === refused) connect();
+  } catch (error) {
+    if (!(error instanceof ApiError)) throw error;
+    setTimeout(() => reconnect(refused), RECONNECT_MS);
+  }
+}
+
+/** Ends the stream of a page whose session has ended, and drops its last sample. */
 export function disconnect() {
   source?.close();
   source = null;
+  last = null;
+  isOpen = false;
+  isSignedOut = true;
+  showConnection();
 }
 
 function describeConnection() {
   const age = last?.at ? ` · data of ${timeOfDay(last.at)}` : "";
+  if (isSignedOut) return ["wait", "Not signed in"];
   if (!isOpen) return ["lost", `Connection lost${age}`];
-  if (last && Object.keys(last.errors).length) {
-    const server = Object.keys(last.errors)[0].startsWith("kafka") ? "Kafka" : "Postgres";
-    return ["lost", `${server} does not respond · data of ${timeOfDay(server === "Kafka" ? last.lag.at ?? last.at : last.at)}`];
-  }
+  const [trouble] = Object.values(last?.troubles ?? {});
+  if (trouble) return ["lost", `${trouble.title}${trouble.at ? ` · data of ${timeOfDay(trouble.at)}` : ""}`];
   if (last && Date.now() - receivedAt > STALE_MS) return ["lost", `No new data${age}`];
   return last?.at ? ["live", "Live"] : ["wait", "Connecting …"];
 }

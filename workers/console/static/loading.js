@@ -3,13 +3,24 @@
 import { get } from "./api.js";
 import { announce, formatCode, h, show } from "./dom.js";
 
+const SELECTED_MS = 1000; // until data that came while text was selected is tried again
+
 /** Loads a path into `body`. Returns a function that reloads quietly: after an error, earlier data stays. */
 export function startLoader(body, signal, path, parameters, draw) {
   let before = null;
   let busy = false;
+  let waiting;
   const problem = h("div", { class: "notice" });
   const content = h("div", {});
   show(body, problem, content);
+
+  /** Draws data, or tries again later while text in the view is selected: a drawing would drop the selection. */
+  function drawData(data, now) {
+    clearTimeout(waiting);
+    if (signal.aborted || now === before) return;
+    if (show(content, draw(data))) before = now;
+    else waiting = setTimeout(() => drawData(data, now), SELECTED_MS);
+  }
 
   async function load(quietly = false) {
     if (busy || signal.aborted) return;
@@ -19,8 +30,7 @@ export function startLoader(body, signal, path, parameters, draw) {
       const data = await get(path, typeof parameters === "function" ? parameters() : parameters, signal);
       show(problem);
       const now = JSON.stringify(data, (name, value) => (name === "as_of" && data.chosen === "clock" && value === data.as_of ? null : value));
-      if (now !== before) show(content, draw(data));
-      before = now;
+      drawData(data, now);
       if (!quietly) announce("Loaded");
     } catch (error) {
       if (error.name === "AbortError" || signal.aborted) return;

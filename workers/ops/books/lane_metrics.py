@@ -89,15 +89,15 @@ class LaneReader:
         """Return each lane's state, given what the lanes have stored and the groups' committed offsets."""
         now = self.clock()
         states = []
-        for _, topic, partition, stored, as_of in lanes:
-            place = TopicPartition(topic, partition)
+        for lane in lanes:
+            stored, place = lane.next_offset, TopicPartition(lane.topic, lane.partition)
             published = committed[place]
             unpublished = 0 if published is None else max(0, (stored or 0) - published)
             seconds = self._waiting_seconds(place, stored or 0, published or 0, now) if unpublished else 0.0
             if not unpublished:
                 self._waiting.pop(place, None)
-            age = None if as_of is None else max(0.0, (now - as_of).total_seconds())
-            states.append(LaneState(topic, partition, unpublished, seconds, age))
+            age = None if lane.as_of is None else max(0.0, (now - lane.as_of).total_seconds())
+            states.append(LaneState(lane.topic, lane.partition, unpublished, seconds, age))
         return states
 
     def _waiting_seconds(self, place: TopicPartition, stored: int, published: int, now: datetime) -> float:

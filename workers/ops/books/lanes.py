@@ -2,6 +2,7 @@
 
 from datetime import datetime
 from typing import NamedTuple
+from uuid import UUID
 
 from aiokafka import TopicPartition
 
@@ -19,12 +20,15 @@ class LaneProgress(NamedTuple):
     partition: int
     next_offset: int | None  # of the first record without a stored decision; None: nothing is stored
     as_of: datetime | None  # the lane's watermark
+    published: int | None = None  # up to here its results are published, as its owner has noted; None: nothing is noted
+    topic_id: UUID | None = None  # Kafka's, of the topic that the offsets are of; None: unknown
 
 
 async def read_lanes(connection: Connection) -> list[LaneProgress]:
     """Return the progress of every lane, by group, topic and partition."""
     rows = await connection.fetch(
-        "select consumer_group, topic, partition, next_offset, as_of from lanes order by 1, 2, 3"
+        "select consumer_group, topic, partition, next_offset, as_of, least(published, next_offset), topic_id"
+        " from lanes order by 1, 2, 3"
     )
     return [LaneProgress(*row) for row in rows]
 

@@ -62,8 +62,8 @@ function balanceSection(id, asOf, signal) {
     known = sequence;
     try {
       const found = await get("/api/account/balance", { id, as_of: asOf, days }, signal);
-      const cut = found.cut_at === null ? [] : [h("p", {}, `This account has more lines than the chart reads: it ends at ${time(found.cut_at)}.`)];
-      show(content, [...cut, balanceChart(found, cursor)]);
+      const cut = found.cut_at === null ? [] : [h("p", {}, "This account has more lines than the chart reads: it ends at ", time(found.cut_at), ".")];
+      if (!show(content, [...cut, balanceChart(found, cursor)])) known = null; // text is selected: loaded again later
     } catch (error) {
       if (error.name !== "AbortError") show(content, errorCard(error, () => load(`${known} `)));
     }

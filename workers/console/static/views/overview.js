@@ -27,7 +27,8 @@ export function showOverview({ body, signal }) {
     if (end === countedEnd || Date.now() - countedAt < MIN_COUNT_INTERVAL_MS) return;
     [countedEnd, countedAt] = [end, Date.now()];
     try {
-      show(letters, deadLettersTable(await get("/api/dead-letters/counts", {}, signal)));
+      const isShown = show(letters, deadLettersTable(await get("/api/dead-letters/counts", {}, signal)));
+      if (!isShown) countedEnd = null; // text in the table is selected: counted again, and shown, later
     } catch (error) {
       if (error.name !== "AbortError") show(letters, errorCard(error, null));
       countedEnd = null;
@@ -45,7 +46,7 @@ export function showOverview({ body, signal }) {
     if (!sample.at) return;
     showHeadline(sample.headline);
     show(flow, worstGroupCard(sample.lag.worst), flowTiles(sample));
-    show(live, h("div", { class: "columns" }, healthSection(sample), outcomesSection(sample.outcomes, "postgres" in sample.errors)), groupsSection(sample.lag));
+    show(live, h("div", { class: "columns" }, healthSection(sample), outcomesSection(sample.outcomes, sample.troubles.postgres)), groupsSection(sample.lag, sample.troubles.kafka));
     countDeadLetters(sample.changes.dead_letters);
   });
   const unwatch = onStale((text) => {
@@ -119,7 +120,7 @@ function processButtons(part) {
   }));
 }
 
-function outcomesSection({ rows, records, at }, isOld) {
+function outcomesSection({ rows, records, at }, trouble) {
   const total = rows.reduce((sum, row) => sum + row.count, 0);
   const body = table("Outcomes by code", [
     ["Outcome", (row) => h("code", {}, row.code)],
@@ -130,10 +131,10 @@ function outcomesSection({ rows, records, at }, isOld) {
   ], [...rows].sort((one, other) => other.count - one.count), { empty: "No outcomes yet." });
   return section("Outcomes", h("p", { class: "quiet" }, total
     ? `Answers to the last ${number(records)} records of each lane: ${count(total, "answer")}.`
-    : "", isOld && at && [" As of ", time(at), ": Postgres does not answer."]), isOld ? h("div", { class: "old" }, body) : body);
+    : "", trouble && at && [" As of ", time(at), `: ${trouble.title}.`]), trouble ? h("div", { class: "old" }, body) : body);
 }
 
-function groupsSection(lag) {
+function groupsSection(lag, trouble) {
   const rest = lag.others - lag.others_bad;
   return section("Lag by group", table("Lag by group", [
     ["Group", (group) => link(groupPath(group.group), group.group)],
@@ -144,7 +145,7 @@ function groupsSection(lag) {
     ["Oldest unread", (group) => seconds(group.seconds), "number"],
     ["Time to zero", timeToZero, "number"],
   ], lag.groups, { empty: "No groups yet." }),
-  lag.is_stale && lag.at && h("p", { class: "quiet" }, "As of ", time(lag.at), ": Kafka does not answer."),
+  trouble && lag.at && h("p", { class: "quiet" }, "As of ", time(lag.at), `: ${trouble.title}.`),
   lag.others > 0 && h("p", { class: "quiet" }, `The cluster has ${count(lag.others, "other group")}; ${rest === lag.others ? "all are" : `${number(rest)} of them ${rest === 1 ? "is" : "are"}`} OK. `, link("#/lag", "All groups")));
 }
 

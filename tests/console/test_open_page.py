@@ -1,0 +1,113 @@
+"""A page that stays open: while the console starts again, while its reader selects text, or while a server refuses."""
+
+import pytest
+from playwright.async_api import Browser
+from pydantic import SecretStr
+
+from schemas.catalogue import SEND_REQUESTS
+from tests.conftest import Connect
+from tests.console.browser import Tab, open_tab
+from tests.console.scene import READER, Scene, serve_test_console
+from tests.workers.wire import eventually, publish, send
+from workers.ops.books import balance_history
+
+pytestmark = pytest.mark.timeout(90)
+
+
+async def test_a_page_asks_for_the_token_again_after_the_console_started_again(browser: Browser, scene: Scene) -> None:
+    """Sessions end with the console: the page shows the sign-in without a reload, and is live again after it."""
+    changes = {"console_reader_token": SecretStr(READER)}
+    async with serve_test_console(scene.settings, **changes) as address:
+        port = int(address.rpartition(":")[2])
+        opened = open_tab(browser, address)
+        tab = await opened.__aenter__()
+        await tab.open_view("#/")
+        await tab.sign_in(READER)
+        await tab.wait_for_text("Live", "#connection")
+    try:
+        await tab.wait_for_text("Connection lost", "#connection")
+        async with serve_test_console(scene.settings, port, **changes):
+            await tab.wait_for_text("Sign in with a token to read this console")
+            assert "Not signed in" == await tab.read_text("#connection")
+            assert "Sign in" == await tab.read_text("#identity")
+            await tab.sign_in(READER)
+            await tab.wait_for_text("Live", "#connection")
+            await tab.wait_for_text("Flow in")
+    finally:
+        await opened.__aexit__(None, None, None)
+
+
+_SELECT = "document.getSelection().selectAllChildren(document.querySelector('main table'))"
+
+
+async def test_data_that_came_while_text_was_selected_is_shown_afterwards(tab: Tab, scene: Scene) -> None:
+    """The selection stays as long as its reader wants, and costs no data."""
+    account = f"{scene.account}-selected"
+    await publish(scene.settings, SEND_REQUESTS, [send(account, relationship="connection")])
+
+    async def is_known() -> bool:
+        await tab.open_view(f"#/account?id={account}")
+        await tab.page.locator("main", has_text="Next expiry").or_(tab.page.get_by_role("alert")).first.wait_for()
+        return "1 line, newest first." in await tab.read_text()
+
+    await eventually(is_known, "the account")
+    await tab.page.evaluate(_SELECT)
+    await publish(scene.settings, SEND_REQUESTS, [send(account, relationship="connection")])
+
+    async def has_come() -> bool:
+        async with tab.page.expect_response(lambda answer: "/api/account?" in answer.url) as answered:
+            pass
+        return bool(2 == (await (await answered.value).json())["line_count"])
+
+    await eventually(has_come, "the new line")
+    async with tab.page.expect_response(lambda answer: "/api/account?" in answer.url):  # the page has had it for 5 s
+        pass
+    assert "1 line, newest first." in await tab.read_text()
+    assert "" != await tab.page.evaluate("document.getSelection().toString()")
+    await tab.page.evaluate("document.getSelection().removeAllRanges()")
+
+    await tab.wait_for_text("2 lines, newest first.")
+
+
+async def test_a_balance_chart_that_is_cut_says_when_it_ends(
+    tab: Tab, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time is a time, in the viewer's zone and in UTC."""
+    monkeypatch.setattr(balance_history, "_MAX_ROWS", 2)
+    await tab.open_view(f"#/account?id={scene.account}")
+    await tab.wait_for_text("This account has more lines than the chart reads")
+
+    told = tab.page.locator("main p", has_text="more lines than the chart reads")
+    assert 1 == await told.locator("time").count()
+    assert "object" not in await told.inner_text()
+
+
+# The time of a sample's outcomes as the page writes it, and whether the sample itself was taken later.
+_TIMES = """fetch("/api/overview").then((answer) => answer.json()).then(({ at, outcomes }) => [
+    new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" })
+        .format(new Date(outcomes.at)),
+    new Date(at) - new Date(outcomes.at) > 2000,
+])"""
+
+
+async def test_the_line_at_the_top_tells_what_a_server_refuses_and_how_old_its_data_is(
+    browser: Browser, scene: Scene, connect: Connect
+) -> None:
+    """A lock is no silence; the data is as old as the last answer, and not as the last attempt."""
+    async with serve_test_console(scene.settings) as address, open_tab(browser, address) as tab:
+        await tab.open_view("#/")
+        await tab.wait_for_text("Live", "#connection")
+        connection = await connect(scene.settings)
+        await connection.execute("set idle_in_transaction_session_timeout = 0")
+        async with connection.transaction():
+            await connection.execute("lock table lanes in access exclusive mode")
+            told = f"Session {connection.get_server_pid()} in Postgres holds a lock that the workers need · data of "
+            await tab.wait_for_text(told, "#connection")
+
+            async def is_later() -> bool:
+                return bool((await tab.page.evaluate(_TIMES))[1])
+
+            await eventually(is_later, "a sample that is later than its data")
+            assert f"{told}{(await tab.page.evaluate(_TIMES))[0]}" == await tab.read_text("#connection")
+            assert f"{told.partition(' · ')[0]}." in await tab.read_text()
+        await tab.wait_for_text("Live", "#connection")
