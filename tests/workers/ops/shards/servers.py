@@ -84,6 +84,8 @@ values ('clock accept', 'ops-1', 'it was right', '{}', '{"a": 1}', now(), now(),
     ('replay reemit', 'ops-2', 'not of a number', '{}', '{}', now(), now(), now(), 'done', '{}');
 insert into clock_decisions (operation, topic, partition, kind, first_offset, next_offset, time)
 select 1, 'inmail.send-requests', n, 'accept', 5, 6, now() from generate_series(0, 3) as n;
+insert into clock_set_backs
+select 'inmail-send', 'inmail.send-requests', n, 5, now(), now() - interval '1 day' from generate_series(0, 3) as n;
 insert into decided_ahead
 select 'inmail-send', n, 'inmail-billing', 3, 4, 5, now() from generate_series(0, 3) as n;
 insert into misplaced_records
