@@ -50,7 +50,7 @@ order by 1, 2, 3
 _SENDS: Final = f"""
 select
     a.account_id, j.request_id,
-    j.code, l.expires_at, r.reverses is not null as reversed
+    j.code, l.open, l.expires_at, r.reverses is not null as reversed
 from ({ENTRIES_READ}) as j
 inner join accounts as a on j.account = a.account
 left join lots as l on j.account = l.account and j.lot = l.lot
@@ -182,7 +182,7 @@ async def _owed_for_sends(live: Connection, other: Connection, limits: CommonRan
         async for mine, theirs in pairs:
             if mine is None or theirs is None or (mine["code"], theirs["code"]) != ("charged", "free"):
                 continue
-            if mine["expires_at"] > as_of and not mine["reversed"]:
+            if mine["open"] and mine["expires_at"] > as_of and not mine["reversed"]:
                 name = f"{mine['account_id']}/{mine['request_id']}"
                 owed[uuid5(NAMESPACE, f"correction {name}")] = (mine["account_id"], 1)
     return owed
