@@ -7,7 +7,7 @@ An adjustment's id follows from its lot or send: publishing
 it twice adjusts once, and adjustments that the live ledger has answered are left out.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -117,7 +117,9 @@ class Corrections:
         }
 
 
-async def find_corrections(before: Settings, after: Settings, actor: str, reason: str, *, whole: bool) -> Corrections:
+async def find_corrections(  # noqa: PLR0913 - both ledgers, by whom, and of what
+    before: Settings, after: Settings, actor: str, reason: str, *, whole: bool, numbers: Sequence[int] = ()
+) -> Corrections:
     """Return the adjustments that correct the live ledger, as of its latest watermark.
 
     Args:
@@ -127,14 +129,16 @@ async def find_corrections(before: Settings, after: Settings, actor: str, reason
         reason: their reason.
         whole: whether the rebuilt ledger has all records from the beginning. Otherwise only lots in both ledgers are
             corrected, and credits cut by a cap, which depend on earlier lots, are not.
+        numbers: the partition numbers that were rebuilt of one of several servers; none for all.
 
     Raises:
+        RefusedError: when the live ledger has other numbers now.
         NotSetUpError: when one of the databases was never migrated.
         OSError, asyncpg.PostgresError: when one of the databases cannot be reached or refuses.
 
     """
     found = Corrections()
-    async with open_both(before, after) as (live, other):
+    async with open_both(before, after, numbers) as (live, other):
         as_of = await live.fetchval("select max(as_of) from lanes")
         limits = await common_range(live, other)
         owed = await _owed_for_lots(live, other, limits, found, as_of, whole=whole)

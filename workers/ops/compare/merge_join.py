@@ -1,6 +1,6 @@
 """Merges the lines of two ledgers by key, limited to the records that both have read."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
 from typing import NamedTuple
@@ -10,9 +10,13 @@ from aiokafka import TopicPartition
 
 from infra.postgres import Connection
 from infra.settings import Settings
+from infra.shards import number_ranges
 from workers.ops.books.lanes import next_offsets
+from workers.ops.books.shards import read_holdings, server_name
 from workers.ops.books.snapshot import open_books
 from workers.ops.compare.queries import LineKind
+from workers.ops.numbers import numbers_beside
+from workers.ops.operations import RefusedError
 from workers.topology import WORKER_OF
 
 __all__ = ["CommonRange", "common_range", "joined_lines", "open_both"]
@@ -39,10 +43,18 @@ class CommonRange(NamedTuple):
 
 
 @asynccontextmanager
-async def open_both(before: Settings, after: Settings) -> AsyncIterator[tuple[Connection, Connection]]:
+async def open_both(
+    before: Settings, after: Settings, numbers: Sequence[int] = ()
+) -> AsyncIterator[tuple[Connection, Connection]]:
     """Open a snapshot of each ledger, with planner settings for reading whole tables.
 
+    Args:
+        before: where the live ledger is.
+        after: where the other ledger is.
+        numbers: the partition numbers of the other ledger, if the live one is one of several servers; none for all.
+
     Raises:
+        RefusedError: when the live ledger has other numbers now.
         NotSetUpError: when one of the databases was never migrated.
         OSError, asyncpg.PostgresError: when one of the databases cannot be reached or refuses.
 
@@ -50,7 +62,21 @@ async def open_both(before: Settings, after: Settings) -> AsyncIterator[tuple[Co
     async with open_books(before) as live, open_books(after) as other:
         for connection in (live, other):
             await connection.execute(_QUERIES)
+        if numbers:
+            await _check_numbers(before, live, numbers)
         yield live, other
+
+
+async def _check_numbers(settings: Settings, live: Connection, numbers: Sequence[int]) -> None:
+    """Refuse a server that holds other numbers than those that were decided again, or has rows of others."""
+    holdings = await read_holdings(live)
+    moved = {*holdings.numbers} - {*numbers} | {number for number in numbers if not holdings.has_number(number)}
+    moved |= {*await numbers_beside(live, numbers)}
+    if moved:
+        raise RefusedError(
+            f"{server_name(settings)}: partition numbers {number_ranges(sorted(moved))} moved from or to this server"
+            " meanwhile: finish the move, and run the command again with another --schema"
+        )
 
 
 async def common_range(

@@ -61,13 +61,14 @@ from workers.local.up import prepare_stack
 from workers.ops.books.audit import audit
 from workers.ops.books.shards import server_name
 from workers.ops.compare.comparison import Comparison, DifferenceGroup, compare
+from workers.ops.compare.corrections import find_corrections
 from workers.ops.compare.html_report import render_page
 from workers.ops.operations import OngoingOperation, OperationStatus, Operator, RefusedError, list_operations
 from workers.ops.replay import rebuild_lanes
 from workers.ops.replay.parallel_batches import BatchCombiner
 from workers.ops.replay.rebuild import rebuild
 from workers.ops.replay.rebuild_plan import RebuildRequest, plan_rebuild, target_settings
-from workers.ops.replay.rebuild_servers import plan_each_server
+from workers.ops.replay.rebuild_servers import ServerRebuild, plan_each_server
 from workers.simulate.records import DAY, encode_event, encode_send, format_instant
 from workers.topology import GROUP_OF
 
@@ -380,6 +381,39 @@ async def test_several_servers_are_not_rebuilt_where_the_books_would_not_be_comp
     assert "give --schema alone" in words
     assert f"{server_name(servers.first)}: it has rows of numbers that another server holds" in left
     assert not await _has_schema(servers.first, "rebuilt")
+
+
+async def test_a_number_that_moves_meanwhile_is_refused_where_the_books_are_compared(live: Settings) -> None:
+    """Between the plan and the comparison, and between it and the corrections; a copy that arrives counts too."""
+    servers = await open_servers(await copy_database(live, _name(live)), await migrated(live))
+    first, second = servers.first, servers.second
+    (early,) = await plan_each_server(first, RebuildRequest("replay shadow", schema="early"))
+    done, *_ = await _rebuild_each(servers, RebuildRequest("replay shadow", schema="late"))
+    await move(servers, [1], servers.second_url)
+    told = rf"{server_name(first)}: partition numbers 1 moved from or to this server meanwhile: .* another --schema"
+
+    with pytest.raises(RefusedError, match=told):
+        await rebuild(first, early.request, early.plan, who=WHO, stop=asyncio.Event())
+    with pytest.raises(RefusedError, match=told):
+        await find_corrections(first, done.target, *WHO, whole=True, numbers=done.request.numbers)
+    rebuilt = await _rebuild_each(servers, RebuildRequest("replay shadow", schema="after"))
+    await _change(second, "insert into accounts (account_id, partition) values ('arriving', 0)")
+    with pytest.raises(RefusedError, match=f"{server_name(second)}: partition numbers 0 moved"):
+        await compare(second, rebuilt[1].target, numbers=rebuilt[1].request.numbers)
+
+    assert OperationStatus.FAILED == (await list_operations(first, 3))[2].status
+    assert [(0, 1), (0,), (1,)] == [each.request.numbers for each in (early, *rebuilt)]
+
+
+async def _rebuild_each(servers: Servers, asked: RebuildRequest) -> list[ServerRebuild]:
+    """Rebuild each server, which finds no difference."""
+    found = await plan_each_server(servers.first, asked)
+    for each in found:
+        done = await rebuild(
+            each.server, each.request, each.plan, who=WHO, stop=asyncio.Event(), noted_on=servers.first
+        )
+        assert {} == _causes(done[1])
+    return found
 
 
 async def _has_schema(settings: Settings, name: str) -> bool:
