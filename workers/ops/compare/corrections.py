@@ -128,7 +128,8 @@ async def find_corrections(  # noqa: PLR0913 - both ledgers, by whom, and of wha
         actor: the actor of the adjustments.
         reason: their reason.
         whole: whether the rebuilt ledger has all records from the beginning. Otherwise only lots in both ledgers are
-            corrected, and credits cut by a cap, which depend on earlier lots, are not.
+            corrected, and credits cut by a cap, which depend on earlier lots, are not. So it is where the ledgers
+            themselves say that records are lacking.
         numbers: the partition numbers that were rebuilt of one of several servers; none for all.
 
     Raises:
@@ -141,7 +142,7 @@ async def find_corrections(  # noqa: PLR0913 - both ledgers, by whom, and of wha
     async with open_both(before, after, numbers) as (live, other):
         as_of = await live.fetchval("select max(as_of) from lanes")
         limits = await common_range(live, other)
-        owed = await _owed_for_lots(live, other, limits, found, as_of, whole=whole)
+        owed = await _owed_for_lots(live, other, limits, found, as_of, whole=whole and limits.complete)
         owed |= await _owed_for_sends(live, other, limits, as_of)
         answered = await _answered(live, owed)
     found.made_before = sum(answered.values())

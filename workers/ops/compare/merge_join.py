@@ -27,6 +27,7 @@ _PREFETCH = 1000
 _QUERIES = (
     "set local work_mem = '64MB'; set local enable_nestloop = off; set local idle_in_transaction_session_timeout = 0"
 )
+_HAS_ENDED = "select exists (select from ended_topics where next_offset > 0)"  # nobody can read their records again
 LaneOffsets = dict[TopicPartition, int]
 
 
@@ -39,7 +40,8 @@ class CommonRange(NamedTuple):
     ends: list[int]
     since: datetime | None
     until: datetime | None
-    whole: bool
+    whole: bool  # both have read the same records, and all there ever were
+    complete: bool  # the other ledger has the records from the beginning, of all topics that the live one has read
 
 
 @asynccontextmanager
@@ -89,7 +91,8 @@ async def common_range(
         {TopicPartition(span["topic"], span["partition"]): span["start"] for span in plan["partitions"]} if plan else {}
     )
     places = sorted(read_live.keys() | read_other.keys())
-    whole = since is None and until is None and not any(starts.values()) and read_live == read_other
+    complete = not any(starts.values()) and not await live.fetchval(_HAS_ENDED)
+    whole = since is None and until is None and complete and read_live == read_other
     return CommonRange(
         [WORKER_OF[topic].value for topic, _ in places],
         [partition for _, partition in places],
@@ -98,6 +101,7 @@ async def common_range(
         since,
         until,
         whole,
+        complete,
     )
 
 
