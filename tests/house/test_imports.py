@@ -43,7 +43,7 @@ ROOMS = {
     "ops": {"ops/books"},
     "ops/topics": {"ops", "ops/books", "topology"},
     "ops/clock": {"ledger", "ops", "ops/books", "topology"},
-    "ops/compare": {"ledger", "ops/books", "topology"},
+    "ops/compare": {"ledger", "ops", "ops/books", "topology"},
     "ops/dead_letters": {"jobs", "ledger", "ops", "ops/books"},
     "ops/shards": {"ops", "ops/books", "topology"},
     "ops/doctor": {"ledger", "ops", "ops/books", "ops/lag", "ops/shards", "ops/topics", "rights", "topology"},

@@ -150,9 +150,10 @@ def _write_corrections(rebuilds: Sequence[ServerRebuild], person: Operator, file
 
 
 async def _find_corrections(rebuild_: ServerRebuild, person: Operator, _: Settings) -> Corrections:
-    whole = rebuild_.request.start is None and not rebuild_.request.partial
+    request = rebuild_.request
+    whole = request.start is None and not request.partial
     with naming_server(rebuild_.server):
-        return await find_corrections(rebuild_.server, rebuild_.target, *person, whole=whole)
+        return await find_corrections(rebuild_.server, rebuild_.target, *person, whole=whole, numbers=request.numbers)
 
 
 def _rebuild_with_progress(rebuild_: ServerRebuild, person: Operator, rate: float | None) -> _Done:

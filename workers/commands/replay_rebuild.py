@@ -47,9 +47,7 @@ _RateOption = Annotated[
 _PageOption = Annotated[
     Path | None, typer.Option("--page", metavar="FILE", help="Write the comparison as an HTML page.")
 ]
-_PartialOption = Annotated[
-    bool, typer.Option("--partial", help="Allow topics whose first records retention has deleted.")
-]
+_PartialOption = Annotated[bool, typer.Option("--partial", help="Allow topics whose first records are gone.")]
 _CatalogueOption = Annotated[Path | None, typer.Option(help="The plan catalogue to decide by; default: the live one.")]
 _ChangesOption = Annotated[
     list[str] | None,

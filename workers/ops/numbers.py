@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from pydantic import SecretStr
 
@@ -24,6 +24,7 @@ __all__ = [
     "all_holdings",
     "check_holders",
     "names_by_number",
+    "numbers_beside",
     "one_server_of",
     "one_server_of_account",
     "one_server_of_numbers",
@@ -31,6 +32,12 @@ __all__ = [
     "require_one_server",
     "servers_of_numbers",
 ]
+
+_BESIDE: Final = """
+select partition from accounts where partition <> all($1::integer[])
+union select partition from lanes where partition <> all($1::integer[])
+"""
+_BESIDE_SECONDS: Final = 600.0
 
 
 class ServerNumbers(NamedTuple):
@@ -95,6 +102,12 @@ async def servers_of_numbers(settings: Settings, numbers: Collection[int]) -> li
         check_holders(number, len(holders))
         found[holders[0]].append(number)
     return [ServerNumbers(answers.found[position][0], tuple(held)) for position, held in found.items() if held]
+
+
+async def numbers_beside(connection: Connection, numbers: Collection[int]) -> list[int]:
+    """Return the numbers, beside these, that a server has accounts or lanes of, current ones or copies."""
+    rows = await connection.fetch(_BESIDE, list(numbers), timeout=_BESIDE_SECONDS)
+    return [row["partition"] for row in rows]
 
 
 def check_holders(number: int, holders: int) -> None:

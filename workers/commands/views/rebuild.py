@@ -29,7 +29,7 @@ def show_rebuild_plan(plan: RebuildPlan, rate: float | None) -> None:
     ]
     out.print(create_table(["topic", "records"], rows, "records"))
     if plan.lost:
-        text = "removed by retention, so the other database lacks their effects"
+        text = "removed by retention or with a topic, so the other database lacks their effects"
         out.print(Text.assemble((f"{format_count(plan.lost, 'record')} lost: ", WARN), text), soft_wrap=True)
     how = "continue in" if plan.begun else "into"
     out.print(

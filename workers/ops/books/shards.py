@@ -96,6 +96,11 @@ class Holdings:
         return [each for each in range(self.partitions or 0) if self.has_number(each)]
 
     @property
+    def counted(self) -> list[int] | None:
+        """The numbers that this server counts for, of several; None: it is the only one, and all rows count."""
+        return None if self.shard is None else self.numbers
+
+    @property
     def foreign(self) -> list[int]:
         """The numbers whose rows here, if there are any, are copies: another server has the current ones."""
         return [] if self.shard is None else [each for each in self.shard.numbers if not self.has_number(each)]

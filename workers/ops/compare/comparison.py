@@ -129,7 +129,12 @@ class Comparison:
 
 
 async def compare(
-    before: Settings, after: Settings, *, since: datetime | None = None, until: datetime | None = None
+    before: Settings,
+    after: Settings,
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    numbers: Sequence[int] = (),
 ) -> Comparison:
     """Compare one snapshot each of two ledgers.
 
@@ -138,13 +143,15 @@ async def compare(
         after: where the rebuilt ledger is.
         since: only lines of this broker time or later.
         until: only lines before this broker time.
+        numbers: the partition numbers that were rebuilt of one of several servers; none for all.
 
     Raises:
+        RefusedError: when the live ledger has other numbers now.
         NotSetUpError: when one of the databases was never migrated.
         OSError, asyncpg.PostgresError: when one of the databases cannot be reached or refuses.
 
     """
-    async with open_both(before, after) as (live, other):
+    async with open_both(before, after, numbers) as (live, other):
         limits = await common_range(live, other, since, until)
         index = await read_overtaken_index(live)
         found = Comparison(limits.whole)

@@ -7,7 +7,7 @@ An adjustment's id follows from its lot or send: publishing
 it twice adjusts once, and adjustments that the live ledger has answered are left out.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -50,7 +50,7 @@ order by 1, 2, 3
 _SENDS: Final = f"""
 select
     a.account_id, j.request_id,
-    j.code, l.expires_at, r.reverses is not null as reversed
+    j.code, l.open, l.expires_at, r.reverses is not null as reversed
 from ({ENTRIES_READ}) as j
 inner join accounts as a on j.account = a.account
 left join lots as l on j.account = l.account and j.lot = l.lot
@@ -117,7 +117,9 @@ class Corrections:
         }
 
 
-async def find_corrections(before: Settings, after: Settings, actor: str, reason: str, *, whole: bool) -> Corrections:
+async def find_corrections(  # noqa: PLR0913 - both ledgers, by whom, and of what
+    before: Settings, after: Settings, actor: str, reason: str, *, whole: bool, numbers: Sequence[int] = ()
+) -> Corrections:
     """Return the adjustments that correct the live ledger, as of its latest watermark.
 
     Args:
@@ -126,18 +128,21 @@ async def find_corrections(before: Settings, after: Settings, actor: str, reason
         actor: the actor of the adjustments.
         reason: their reason.
         whole: whether the rebuilt ledger has all records from the beginning. Otherwise only lots in both ledgers are
-            corrected, and credits cut by a cap, which depend on earlier lots, are not.
+            corrected, and credits cut by a cap, which depend on earlier lots, are not. So it is where the ledgers
+            themselves say that records are lacking.
+        numbers: the partition numbers that were rebuilt of one of several servers; none for all.
 
     Raises:
+        RefusedError: when the live ledger has other numbers now.
         NotSetUpError: when one of the databases was never migrated.
         OSError, asyncpg.PostgresError: when one of the databases cannot be reached or refuses.
 
     """
     found = Corrections()
-    async with open_both(before, after) as (live, other):
+    async with open_both(before, after, numbers) as (live, other):
         as_of = await live.fetchval("select max(as_of) from lanes")
         limits = await common_range(live, other)
-        owed = await _owed_for_lots(live, other, limits, found, as_of, whole=whole)
+        owed = await _owed_for_lots(live, other, limits, found, as_of, whole=whole and limits.complete)
         owed |= await _owed_for_sends(live, other, limits, as_of)
         answered = await _answered(live, owed)
     found.made_before = sum(answered.values())
@@ -182,7 +187,7 @@ async def _owed_for_sends(live: Connection, other: Connection, limits: CommonRan
         async for mine, theirs in pairs:
             if mine is None or theirs is None or (mine["code"], theirs["code"]) != ("charged", "free"):
                 continue
-            if mine["expires_at"] > as_of and not mine["reversed"]:
+            if mine["open"] and mine["expires_at"] > as_of and not mine["reversed"]:
                 name = f"{mine['account_id']}/{mine['request_id']}"
                 owed[uuid5(NAMESPACE, f"correction {name}")] = (mine["account_id"], 1)
     return owed

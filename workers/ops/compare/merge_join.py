@@ -1,6 +1,6 @@
 """Merges the lines of two ledgers by key, limited to the records that both have read."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
 from typing import NamedTuple
@@ -10,9 +10,13 @@ from aiokafka import TopicPartition
 
 from infra.postgres import Connection
 from infra.settings import Settings
+from infra.shards import number_ranges
 from workers.ops.books.lanes import next_offsets
+from workers.ops.books.shards import read_holdings, server_name
 from workers.ops.books.snapshot import open_books
 from workers.ops.compare.queries import LineKind
+from workers.ops.numbers import numbers_beside
+from workers.ops.operations import RefusedError
 from workers.topology import WORKER_OF
 
 __all__ = ["CommonRange", "common_range", "joined_lines", "open_both"]
@@ -23,6 +27,7 @@ _PREFETCH = 1000
 _QUERIES = (
     "set local work_mem = '64MB'; set local enable_nestloop = off; set local idle_in_transaction_session_timeout = 0"
 )
+_HAS_ENDED = "select exists (select from ended_topics where next_offset > 0)"  # nobody can read their records again
 LaneOffsets = dict[TopicPartition, int]
 
 
@@ -35,14 +40,23 @@ class CommonRange(NamedTuple):
     ends: list[int]
     since: datetime | None
     until: datetime | None
-    whole: bool
+    whole: bool  # both have read the same records, and all there ever were
+    complete: bool  # the other ledger has the records from the beginning, of all topics that the live one has read
 
 
 @asynccontextmanager
-async def open_both(before: Settings, after: Settings) -> AsyncIterator[tuple[Connection, Connection]]:
+async def open_both(
+    before: Settings, after: Settings, numbers: Sequence[int] = ()
+) -> AsyncIterator[tuple[Connection, Connection]]:
     """Open a snapshot of each ledger, with planner settings for reading whole tables.
 
+    Args:
+        before: where the live ledger is.
+        after: where the other ledger is.
+        numbers: the partition numbers of the other ledger, if the live one is one of several servers; none for all.
+
     Raises:
+        RefusedError: when the live ledger has other numbers now.
         NotSetUpError: when one of the databases was never migrated.
         OSError, asyncpg.PostgresError: when one of the databases cannot be reached or refuses.
 
@@ -50,7 +64,21 @@ async def open_both(before: Settings, after: Settings) -> AsyncIterator[tuple[Co
     async with open_books(before) as live, open_books(after) as other:
         for connection in (live, other):
             await connection.execute(_QUERIES)
+        if numbers:
+            await _check_numbers(before, live, numbers)
         yield live, other
+
+
+async def _check_numbers(settings: Settings, live: Connection, numbers: Sequence[int]) -> None:
+    """Refuse a server that holds other numbers than those that were decided again, or has rows of others."""
+    holdings = await read_holdings(live)
+    moved = {*holdings.numbers} - {*numbers} | {number for number in numbers if not holdings.has_number(number)}
+    moved |= {*await numbers_beside(live, numbers)}
+    if moved:
+        raise RefusedError(
+            f"{server_name(settings)}: partition numbers {number_ranges(sorted(moved))} moved from or to this server"
+            " meanwhile: finish the move, and run the command again with another --schema"
+        )
 
 
 async def common_range(
@@ -63,7 +91,8 @@ async def common_range(
         {TopicPartition(span["topic"], span["partition"]): span["start"] for span in plan["partitions"]} if plan else {}
     )
     places = sorted(read_live.keys() | read_other.keys())
-    whole = since is None and until is None and not any(starts.values()) and read_live == read_other
+    complete = not any(starts.values()) and not await live.fetchval(_HAS_ENDED)
+    whole = since is None and until is None and complete and read_live == read_other
     return CommonRange(
         [WORKER_OF[topic].value for topic, _ in places],
         [partition for _, partition in places],
@@ -72,6 +101,7 @@ async def common_range(
         since,
         until,
         whole,
+        complete,
     )
 
 

@@ -39,12 +39,12 @@ _RESUMED_FOR: Final = timedelta(days=1)
 # Accounts without a row have no balance to tell.
 _COUNT: Final = (
     "select count(*) from accounts where account > $1 and sequence > 0 and account_id = coalesce($2, account_id)"
-    " and partition <> all($3::integer[])"
+    " and ($3::integer[] is null or partition = any($3))"
 )
 _READ: Final = (
     "select account, account_id from accounts"
     " where account > $1 and sequence > 0 and account_id = coalesce($2, account_id)"
-    " and partition <> all($3::integer[]) order by account limit $4"
+    " and ($3::integer[] is null or partition = any($3)) order by account limit $4"
 )
 
 
@@ -59,7 +59,7 @@ class BalancesPlan:
     start: int = 0  # number of the account published last
     resumes: int | None = None  # the operation to resume
     sent_before: int = 0  # by the resumed operations
-    foreign: tuple[int, ...] = ()  # numbers of accounts whose balances another server has
+    numbers: Sequence[int] | None = None  # of one of several servers, whose accounts are published; None: all
     servers: "ServerParts[BalancesPlan] | None" = None  # the plans of several servers, of which this one is the sum
 
     @property
@@ -120,15 +120,15 @@ async def plan_balances(
     topic_id = await _read_topic_id(settings)
 
     async def plan(connection: Connection, holdings: Holdings, earlier: Unfinished | None) -> BalancesPlan:
-        foreign = tuple(holdings.foreign)
-        if account is not None and not await connection.fetchval(_COUNT, 0, account, foreign):
+        numbers = holdings.counted
+        if account is not None and not await connection.fetchval(_COUNT, 0, account, numbers):
             raise UnknownAccountError(account)
         start, resumes, sent = 0, None, 0
         if earlier is not None and "position" in earlier.result:
             done = earlier.result
             start, resumes, sent = done["position"], earlier.operation, done["sent"] + done["sent_before"]
-        count = await connection.fetchval(_COUNT, start, account, foreign, timeout=_COUNT_SECONDS)
-        return BalancesPlan(rate, account, topic_id, count, start, resumes, sent, foreign)
+        count = await connection.fetchval(_COUNT, start, account, numbers, timeout=_COUNT_SECONDS)
+        return BalancesPlan(rate, account, topic_id, count, start, resumes, sent, numbers)
 
     resumption = None if from_start else Resumption(VERB, _arguments(account, topic_id), _RESUMED_FOR)
     found = await plan_parts(settings, resumption, plan)
@@ -186,7 +186,7 @@ async def publish_balances(
 async def _publish_pages(publisher: "_Publisher", operation: OngoingOperation, plan: BalancesPlan) -> None:
     """Publish the balances of one server, from the account after the position."""
     position = plan.start
-    while rows := await operation.connection.fetch(_READ, position, plan.account, plan.foreign, _PAGE):
+    while rows := await operation.connection.fetch(_READ, position, plan.account, plan.numbers, _PAGE):
         numbers = {row["account_id"]: row["account"] for row in rows}
         messages = await balance_messages(operation.connection, numbers, lambda each, _: f"{each} operator")
         if await publisher.publish(messages, numbers):

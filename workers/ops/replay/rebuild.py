@@ -65,7 +65,8 @@ async def rebuild(  # noqa: PLR0913 - what, how and by whom, and how to stop it
         noted_on: where the operation is recorded; None: with the live database.
 
     Raises:
-        RefusedError: when another rebuild is running, or has changed the target since the plan was made.
+        RefusedError: when another rebuild is running, or has changed the target since the plan was made, or a number
+            has moved from or to the server since.
         NotSetUpError, KafkaError, OSError, asyncpg.PostgresError: when the rebuild fails; the same command resumes it.
 
     """
@@ -79,7 +80,7 @@ async def rebuild(  # noqa: PLR0913 - what, how and by whom, and how to stop it
         operation.stopped = stop.is_set()
         if operation.stopped:
             return operation, None
-        comparison = await compare(settings, target, since=request.start, until=request.until)
+        comparison = await compare(settings, target, since=request.start, until=request.until, numbers=request.numbers)
         operation.result["differences"] = comparison.counts()
     return operation, comparison
 

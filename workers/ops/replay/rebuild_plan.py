@@ -7,32 +7,28 @@ then the rebuild resumes where the target's lanes are. Any other target is refus
 import asyncio
 import re
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import asyncpg
 from aiokafka import TopicPartition
 from pydantic import PostgresDsn, SecretStr
 
-from infra.clock import EPOCH, to_milliseconds
-from infra.kafka.clients import reader
-from infra.kafka.records import partition_counts
 from infra.postgres import Connection, connect_database
 from infra.settings import Settings
 from workers.jobs.record_times import TimePolicy
 from workers.ledger.plans import SHIPPED, Catalogue, load_catalogue
-from workers.ops.books.lanes import read_lanes
 from workers.ops.books.snapshot import open_books
 from workers.ops.clock.set_backs import read_set_backs, refuse_set_backs
 from workers.ops.numbers import require_one_server
 from workers.ops.operations import RefusedError
 from workers.ops.replay.merge_topics import PartitionCursor
-from workers.topology import WORKER_OF
+from workers.ops.replay.rebuild_spans import Positions, Span, plan_spans, read_ended, read_positions, refuse_lost
 
 __all__ = ["RebuildPlan", "RebuildRequest", "database_of", "plan_rebuild", "target_settings"]
 
@@ -81,18 +77,6 @@ class RebuildRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
-    """The offsets [start, end) to read of one input partition."""
-
-    topic: str
-    partition: int
-    start: int
-    end: int
-    as_of: datetime  # the latest broker time before the start
-    lost: int  # number of unread records before the start that retention has deleted
-
-
-@dataclass(frozen=True, slots=True)
 class RebuildPlan:
     """The records to read, and the target."""
 
@@ -107,7 +91,7 @@ class RebuildPlan:
 
     @property
     def lost(self) -> int:
-        """The number of records that retention has deleted."""
+        """The number of records that retention has deleted, or that are gone with topics that were created again."""
         return sum(span.lost for span in self.spans)
 
     def seconds(self, rate: float | None) -> float:
@@ -170,64 +154,35 @@ async def plan_rebuild(settings: Settings, request: RebuildRequest) -> RebuildPl
     if request.schema is not None and not _SCHEMA.fullmatch(request.schema):
         raise RefusedError(f"{request.schema} is not a valid schema name here: use a to z, digits and _, not pg_...")
     async with open_books(settings) as live:
-        ends = await _read_positions(live)
+        positions, ended = await read_positions(live), await read_ended(live, request.start)
         set_backs = await read_set_backs(live)
-        begun, read = await _inspect_target(settings, request, live)
-    counts = await partition_counts(settings, WORKER_OF)
-    places = [
-        TopicPartition(topic, number) for topic, count in counts.items() for number in request.numbers or range(count)
-    ]
-    async with reader(settings) as consumer:
-        oldest = await consumer.beginning_offsets(places)
-        newest = await consumer.end_offsets(places)
-        firsts = dict.fromkeys(places, 0) | (await _first_offsets(consumer, places, request.start, newest))
-    spans = []
-    for place in places:
-        end = ends.get(place, (0, EPOCH))[0]
-        if end > newest[place]:
+        target = await _inspect_target(settings, request, live)
+    spans = await plan_spans(
+        settings, request.numbers, request.start, live=positions, ended=ended, target=target.positions
+    )
+    for span in spans:
+        place = TopicPartition(span.topic, span.partition)
+        if place in target.positions and span.ended != target.ended.get(place, 0):
             raise RefusedError(
-                f"the live ledger has decided {place.topic}/{place.partition} up to offset {end}, but it ends at"
-                f" {newest[place]}: was the topic created again? Its decided records cannot be read any more"
+                f"{span.topic} was created again since the target was begun, or has lost records: use another database"
+                " or schema"
             )
-        first, as_of = read.get(place, (firsts[place], EPOCH))
-        start = min(max(first, oldest[place]), end)
-        spans.append(Span(place.topic, place.partition, start, end, as_of, max(0, start - first)))
     refuse_set_backs(set_backs, ((span.topic, span.partition, span.start, span.end) for span in spans))
-    plan = RebuildPlan(database_of(settings, request), tuple(spans), begun)
-    if plan.lost and not request.partial:
-        worst = max(spans, key=lambda span: span.lost)
-        raise RefusedError(
-            f"retention has deleted {plan.lost:,} records, {worst.topic}/{worst.partition} up to offset {worst.start}:"
-            " the target would lack their effects. To decide the remaining records all the same, give --partial"
-        )
-    return plan
+    if not request.partial:
+        refuse_lost(spans)
+    return RebuildPlan(database_of(settings, request), spans, target.begun)
 
 
-async def _first_offsets(
-    consumer: Any,  # noqa: ANN401 - aiokafka has no types
-    places: Sequence[TopicPartition],
-    start: datetime | None,
-    newest: Mapping[TopicPartition, int],
-) -> dict[TopicPartition, int]:
-    """Return the first offset at a time or later in each partition; an empty mapping for no time."""
-    if start is None:
-        return {}
-    found = await consumer.offsets_for_times(dict.fromkeys(places, to_milliseconds(start)))
-    return {place: newest[place] if found[place] is None else found[place].offset for place in places}
+class _Target(NamedTuple):
+    """What an earlier run with the same arguments has left in the target."""
+
+    begun: bool
+    positions: Positions  # of its lanes
+    ended: Mapping[TopicPartition, int]  # records of topics that had ended before it was begun
 
 
-async def _read_positions(connection: Connection) -> dict[TopicPartition, tuple[int, datetime]]:
-    return {
-        TopicPartition(lane.topic, lane.partition): (lane.next_offset, lane.as_of or EPOCH)
-        for lane in await read_lanes(connection)
-        if lane.next_offset is not None
-    }
-
-
-async def _inspect_target(
-    settings: Settings, request: RebuildRequest, live: Connection
-) -> tuple[bool, dict[TopicPartition, tuple[int, datetime]]]:
-    """Return whether the target was begun with the same arguments, and the positions of its lanes.
+async def _inspect_target(settings: Settings, request: RebuildRequest, live: Connection) -> _Target:
+    """Return what an earlier run has left in the target.
 
     Raises:
         RefusedError: when the target is the live ledger, or holds anything else.
@@ -243,7 +198,7 @@ async def _inspect_target(
             request.schema,
         )
         if not tables:
-            return False, {}
+            return _Target(begun=False, positions={}, ended={})
         if await target.fetchval("select to_regclass('lanes') is null or to_regclass('operations') is null"):
             raise RefusedError(f"{name} holds tables of another application: use an empty database")
         others = await target.fetchval(
@@ -260,7 +215,10 @@ async def _inspect_target(
                 f"{name} is not empty, and was not begun by this verb with these options and catalogues: use"
                 " an empty database, or the options and catalogues it was begun with"
             )
-        return own, await _read_positions(target)
+        plan = await target.fetchval("select plan from operations order by operation limit 1") if own else None
+        spans = plan["partitions"] if plan else ()
+        ended = {TopicPartition(each["topic"], each["partition"]): each.get("ended", 0) for each in spans}
+        return _Target(own, await read_positions(target), ended)
 
 
 async def _refuse_live(live: Connection, target: Connection, request: RebuildRequest, name: str) -> None:

@@ -4,13 +4,14 @@ Every server has to answer: the comparison is of all books. What is decided into
 only, and a record of another number is a dead letter there, as it is to the server's lanes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from infra.settings import Settings
-from workers.ops.books.shards import has_one_server, naming_server, read_holdings, server_name
+from workers.ops.books.shards import has_one_server, naming_server, server_name
 from workers.ops.books.snapshot import open_books
-from workers.ops.numbers import servers_of_numbers
+from workers.ops.numbers import numbers_beside, servers_of_numbers
 from workers.ops.operations import RefusedError
 from workers.ops.replay.rebuild_plan import RebuildPlan, RebuildRequest, plan_rebuild, target_settings
 
@@ -60,22 +61,17 @@ async def plan_each_server(settings: Settings, request: RebuildRequest) -> list[
         own = replace(request, numbers=numbers)
         try:
             with naming_server(server):
-                await _check_copies(server)
+                await _check_copies(server, numbers)
                 found.append(ServerRebuild(server, own, await plan_rebuild(server, own)))
         except RefusedError as error:
             raise RefusedError(f"{server_name(server)}: {error}") from error
     return found
 
 
-async def _check_copies(server: Settings) -> None:
+async def _check_copies(server: Settings, numbers: Sequence[int]) -> None:
     """Refuse a server that has rows of numbers that another one holds: the comparison would count them."""
     async with open_books(server) as connection:
-        foreign = (await read_holdings(connection)).foreign
-        if foreign and await connection.fetchval(
-            "select exists (select from accounts where partition = any($1)) or"
-            " exists (select from lanes where partition = any($1))",
-            foreign,
-        ):
+        if await numbers_beside(connection, numbers):
             raise RefusedError(
                 "it has rows of numbers that another server holds: finish the move first, or run the same"
                 " `inmail shards move` without --keep, which deletes them"

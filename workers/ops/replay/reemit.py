@@ -58,7 +58,7 @@ async def reemit(  # noqa: PLR0913 - what, how and by whom, and how to stop it
         emitter = _Emitter(settings, operation, part, stop, progress)
         try:
             await operation.save_progress()  # saves the start, in case the process is killed before the first chunk
-            async with aclosing(read_pages(operation.connection, selection, part.start, part.foreign)) as found:
+            async with aclosing(read_pages(operation.connection, selection, part.start, part.numbers)) as found:
                 async for page in found:
                     await emitter.emit(page)
                     if operation.stopped:

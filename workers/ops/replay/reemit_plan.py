@@ -37,7 +37,7 @@ class ReemitPlan:
     start: RowPosition = field(default_factory=RowPosition)
     resumes: int | None = None  # the operation to resume
     sent_before: int = 0  # by the resumed operations
-    foreign: Sequence[int] = ()  # numbers whose rows another server has
+    numbers: Sequence[int] | None = None  # of one of several servers, whose rows are sent; None: all
     servers: "ServerParts[ReemitPlan] | None" = None  # the plans of several servers, of which this one is the sum
 
     @property
@@ -107,10 +107,10 @@ async def plan_reemit(
             "select exists (select from accounts where account_id = $1)", selection.account
         ):
             raise UnknownAccountError(selection.account)
-        plan = ReemitPlan(rate, to, partitions, foreign=holdings.foreign)
+        plan = ReemitPlan(rate, to, partitions, numbers=holdings.counted)
         if earlier is not None and "position" in earlier.result:
             plan.resume(earlier)
-        plan.events = await count_events(connection, selection, plan.start, plan.foreign)
+        plan.events = await count_events(connection, selection, plan.start, plan.numbers)
         return plan
 
     resumption = None if from_start else Resumption(VERB, operation_arguments(selection, to))

@@ -81,15 +81,13 @@ _OF_THIS_TOPIC = """{0}.as_of > coalesce(
 (select l.topic_since from lanes as l where l.consumer_group = {1} and l.partition = {2}), '-infinity')"""
 
 
-# Rows that a move has copied here or has not deleted yet are another server's: of a tick, those of its partition.
-_NOT_COPIED: Final = {
-    JOURNAL: "j.account <> all(array(select a.account from accounts as a where a.partition = any({0}::integer[])))",
-    TICKS: "t.partition <> all({0}::integer[])",
-}
+# Of one of several servers: rows that a move has copied here or has not deleted yet are another server's. Those of an
+# account belong to the account's number, a tick's to its partition.
+_OF_NUMBERS: Final = {JOURNAL: "a.partition = any({0}::integer[])", TICKS: "t.partition = any({0}::integer[])"}
 
 
 def _conditions(
-    selection: RowFilter, part: str, position: RowPosition, foreign: Sequence[int]
+    selection: RowFilter, part: str, position: RowPosition, numbers: Sequence[int] | None
 ) -> tuple[str, list[Any]]:
     """Return the SQL condition on the rows of a table, and its arguments, the position's first."""
     ticks = part == TICKS
@@ -115,9 +113,9 @@ def _conditions(
         if selection.request is not None:
             values.append(selection.request)
             texts.append(_AT_ITS_PLACE.format(f"${len(values)}"))
-    if foreign:
-        values.append(foreign)
-        texts.append(_NOT_COPIED[part].format(f"${len(values)}"))
+    if numbers is not None:
+        values.append(numbers)
+        texts.append(_OF_NUMBERS[part].format(f"${len(values)}"))
     if (selection.start, selection.end) != (None, None):
         texts.append(_OF_THIS_TOPIC.format(row, "'inmail-expiry'" if ticks else "'inmail-' || j.worker", partition))
     for text, value in given:
@@ -132,23 +130,24 @@ def _has_ticks(selection: RowFilter) -> bool:
 
 
 async def count_events(
-    connection: Connection, selection: RowFilter, start: RowPosition, foreign: Sequence[int]
+    connection: Connection, selection: RowFilter, start: RowPosition, numbers: Sequence[int] | None
 ) -> Counter[str]:
-    """Return how many selected events come after a position, by topic; `foreign` are numbers that are left out."""
+    """Return how many selected events of the numbers come after a position, by topic; None: of all numbers."""
     counts: Counter[str] = Counter()
     if start.part == JOURNAL:
-        where, values = _conditions(selection, JOURNAL, start, foreign)
+        where, values = _conditions(selection, JOURNAL, start, numbers)
+        accounts = "" if numbers is None else " join accounts as a using (account)"
         rows = await connection.fetch(
             # By topic, as `result_event` chooses it: sends, and reports that returned no credit.
             "select j.recipient_id is not null or (j.worker = 'send' and j.is_answer"  # noqa: S608 - of texts below
             " and j.code not in ('reversed', 'lot_ended')) as of_send, count(*)"
-            f" from journal as j where {where} group by 1",
+            f" from journal as j{accounts} where {where} group by 1",
             *values,
             timeout=_COUNT_SECONDS,
         )
         counts.update({SEND_RESULTS if row[0] else CREDIT_EVENTS: row[1] for row in rows})
     if _has_ticks(selection):
-        where, values = _conditions(selection, TICKS, start if start.part == TICKS else _TICKS_BEGIN, foreign)
+        where, values = _conditions(selection, TICKS, start if start.part == TICKS else _TICKS_BEGIN, numbers)
         counts[CREDIT_EVENTS] += await connection.fetchval(
             f"select count(*) from ticks as t where {where}",  # noqa: S608 - the same
             *values,
@@ -158,12 +157,12 @@ async def count_events(
 
 
 async def read_pages(
-    connection: Connection, selection: RowFilter, start: RowPosition, foreign: Sequence[int] = ()
+    connection: Connection, selection: RowFilter, start: RowPosition, numbers: Sequence[int] | None = None
 ) -> AsyncGenerator[Sequence[tuple[RowPosition, Message]], None]:
-    """Yield pages of the selected events after a position, each with its position; `foreign` numbers are left out."""
+    """Yield pages of the selected events of the numbers after a position, each with its position; None: of all."""
     position = start
     while position.part == JOURNAL:
-        where, values = _conditions(selection, JOURNAL, position, foreign)
+        where, values = _conditions(selection, JOURNAL, position, numbers)
         rows = await connection.fetch(
             f"{JOURNAL_ROWS} where {where} order by j.account, j.sequence limit {_PAGE}",
             *values,
@@ -176,7 +175,7 @@ async def read_pages(
         if len(events) < _PAGE:
             position = _TICKS_BEGIN
     while _has_ticks(selection):
-        where, values = _conditions(selection, TICKS, position, foreign)
+        where, values = _conditions(selection, TICKS, position, numbers)
         rows = await connection.fetch(
             "select t.* from ticks as t"  # noqa: S608 - the same
             f" where {where} order by t.partition, t.source_offset, t.request_id limit {_PAGE}",

@@ -1,11 +1,19 @@
 """What the live books owe where another catalogue gave otherwise, lot by lot."""
 
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
-from workers.ops.compare.corrections import LotState, owed_credits
+from infra.settings import Settings
+from schemas.billing import GrantVoided, SubscriptionPlanChanged
+from tests.conftest import Connect
+from tests.ledger.book import Book
+from tests.workers.two_servers import lanes_stand
+from workers.ledger.plans import load_catalogue
+from workers.ops.compare.corrections import LotState, find_corrections, owed_credits
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 LATER = NOW + timedelta(days=1)
@@ -44,3 +52,40 @@ def test_a_lot_is_owed_what_it_would_hold_now(mine: LotState | None, theirs: Lot
 def test_what_a_cap_cut_says_nothing_without_the_lots_before() -> None:
     """Where the other books lack the beginning, they lack the lots that the cap counted."""
     assert 0 == owed_credits(_lot(5, 2, cut=3), _lot(5, 5), NOW, whole=False)
+
+
+@pytest.mark.parametrize(
+    ("ends", "owed"), [("voided", []), ("forfeited", []), ("open", ["alice"]), ("empty", ["alice"])]
+)
+async def test_a_send_that_is_free_is_owed_its_credit_while_the_lot_has_not_ended(
+    settings: Settings, other_books: Callable[[], Awaitable[Settings]], connect: Connect, ends: str, owed: list[str]
+) -> None:
+    """One that was voided or forfeited keeps the end that it was given, and has ended; an empty one has not."""
+    other = await other_books()
+    grant, sent, void, change = uuid4(), uuid4(), uuid4(), uuid4()
+    for own, relationship in ((settings, "none"), (other, "connection")):
+        book = Book(await connect(own), load_catalogue(changes=['plans.premium_career.on_change="forfeit"']))
+        given = (
+            book.activated(id=grant) if ends == "forfeited" else book.promotion(1 if ends == "empty" else 3, id=grant)
+        )
+        await book.decide(given)
+        await book.one(book.send(id=sent, relationship=relationship))
+        if ends == "voided":
+            data = {"grant_id": grant, "reason": "refunded"}
+            event = GrantVoided.create(id=void, source="/test", subject="alice", time=book.now, data=data)
+            assert "voided" == (await book.one(event))["code"]
+        if ends == "forfeited":
+            book.now += timedelta(days=1)
+            period = {"subscription_id": "s-1", "plan": "recruiter_lite", "period_start": book.now}
+            data = period | {"period_end": book.now + timedelta(days=30)}
+            await book.decide(
+                SubscriptionPlanChanged.create(id=change, source="/test", subject="alice", time=book.now, data=data)
+            )
+            assert await book.connection.fetchval("select exists (select from journal where code = 'forfeited')")
+        await lanes_stand(book.connection, book)
+        await book.connection.execute("update lanes set as_of = $1", book.now)
+
+    found = await find_corrections(settings, other, "ops-1", "a trial", whole=True)
+
+    assert owed == [event.subject for event in found.events if event.data.credits == 1]
+    assert await book.connection.fetchval("select bool_and(expires_at > $1) from lots", book.now)

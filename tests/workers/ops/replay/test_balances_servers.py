@@ -200,6 +200,30 @@ async def test_numbers_that_move_meanwhile_are_told_and_published_by_the_next_ru
     assert ([], [[0, 1], [2, 3]]) == (second.failures, [each["numbers"] for each in second.result["servers"]])
 
 
+async def test_a_number_that_moves_between_two_parts_is_published_once(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The part that has published it counts for it; the other one leaves out what has arrived since the plan."""
+    pages, parts = replay_balances._publish_pages, 0
+
+    async def publish_pages(*arguments: Any) -> None:
+        nonlocal parts
+        parts += 1
+        if parts == 2:
+            other = PlacedBook(books.servers.second)
+            await other.decide(other.promotion(1, books.first[2]))
+            await set_state(books.servers.first, 2, "left", books.servers.second)
+            await set_state(books.servers.second, 2, "held")
+        await pages(*arguments)
+
+    monkeypatch.setattr(replay_balances, "_publish_pages", publish_pages)
+    _, done = await publish(books.servers.both)
+
+    assert ([], 5, 2) == (done.failures, done.result["sent"], parts)
+    assert [[0, 1, 2], [3]] == [each["numbers"] for each in done.result["servers"]]
+    assert books.all() == await books.published()
+
+
 async def test_a_number_that_no_server_holds_is_refused_before_anything_is_sent(books: Books) -> None:
     """A move that was broken off has to be finished first; so has a number that two servers claim."""
     await set_state(books.servers.second, 3, "arriving", books.servers.first)

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -30,6 +30,7 @@ from infra.local.stack import LocalStack
 from infra.postgres import Connection, connect_database
 from infra.settings import RecordTime, Settings, load_settings
 from schemas.billing import PromotionGranted, SubscriptionActivated
+from schemas.catalogue import SEND_REQUESTS
 from schemas.sends import SendUndeliverable
 from schemas.ticks import ExpiryTick
 from tests.conftest import HASTY, Connect
@@ -61,13 +62,16 @@ from workers.local.up import prepare_stack
 from workers.ops.books.audit import audit
 from workers.ops.books.shards import server_name
 from workers.ops.compare.comparison import Comparison, DifferenceGroup, compare
+from workers.ops.compare.corrections import find_corrections
 from workers.ops.compare.html_report import render_page
+from workers.ops.compare.merge_join import common_range, open_both
 from workers.ops.operations import OngoingOperation, OperationStatus, Operator, RefusedError, list_operations
 from workers.ops.replay import rebuild_lanes
 from workers.ops.replay.parallel_batches import BatchCombiner
 from workers.ops.replay.rebuild import rebuild
 from workers.ops.replay.rebuild_plan import RebuildRequest, plan_rebuild, target_settings
-from workers.ops.replay.rebuild_servers import plan_each_server
+from workers.ops.replay.rebuild_servers import ServerRebuild, plan_each_server
+from workers.ops.topics.ended import end_topic
 from workers.simulate.records import DAY, encode_event, encode_send, format_instant
 from workers.topology import GROUP_OF
 
@@ -382,6 +386,39 @@ async def test_several_servers_are_not_rebuilt_where_the_books_would_not_be_comp
     assert not await _has_schema(servers.first, "rebuilt")
 
 
+async def test_a_number_that_moves_meanwhile_is_refused_where_the_books_are_compared(live: Settings) -> None:
+    """Between the plan and the comparison, and between it and the corrections; a copy that arrives counts too."""
+    servers = await open_servers(await copy_database(live, _name(live)), await migrated(live))
+    first, second = servers.first, servers.second
+    (early,) = await plan_each_server(first, RebuildRequest("replay shadow", schema="early"))
+    done, *_ = await _rebuild_each(servers, RebuildRequest("replay shadow", schema="late"))
+    await move(servers, [1], servers.second_url)
+    told = rf"{server_name(first)}: partition numbers 1 moved from or to this server meanwhile: .* another --schema"
+
+    with pytest.raises(RefusedError, match=told):
+        await rebuild(first, early.request, early.plan, who=WHO, stop=asyncio.Event())
+    with pytest.raises(RefusedError, match=told):
+        await find_corrections(first, done.target, *WHO, whole=True, numbers=done.request.numbers)
+    rebuilt = await _rebuild_each(servers, RebuildRequest("replay shadow", schema="after"))
+    await _change(second, "insert into accounts (account_id, partition) values ('arriving', 0)")
+    with pytest.raises(RefusedError, match=f"{server_name(second)}: partition numbers 0 moved"):
+        await compare(second, rebuilt[1].target, numbers=rebuilt[1].request.numbers)
+
+    assert OperationStatus.FAILED == (await list_operations(first, 3))[2].status
+    assert [(0, 1), (0,), (1,)] == [each.request.numbers for each in (early, *rebuilt)]
+
+
+async def _rebuild_each(servers: Servers, asked: RebuildRequest) -> list[ServerRebuild]:
+    """Rebuild each server, which finds no difference."""
+    found = await plan_each_server(servers.first, asked)
+    for each in found:
+        done = await rebuild(
+            each.server, each.request, each.plan, who=WHO, stop=asyncio.Event(), noted_on=servers.first
+        )
+        assert {} == _causes(done[1])
+    return found
+
+
 async def _has_schema(settings: Settings, name: str) -> bool:
     connection = await connect_database(settings)
     found = await connection.fetchval("select exists (select from pg_namespace where nspname = $1)", name)
@@ -639,6 +676,53 @@ def test_turns_are_by_time_then_billing_sends_ticks() -> None:
 
     assert [(topic, time) for time in (early, late) for topic in topology.WORKER_OF] == turns
     assert ("inmail.billing-events", "inmail.send-requests", "inmail.expiry-ticks") == tuple(topology.WORKER_OF)
+
+
+async def test_a_topic_that_was_created_again_counts_as_one_whose_beginning_is_gone(live: Settings) -> None:
+    """Refused, or decided in part: not whole, and no credit is taken that a send of the topic before would have spent.
+
+    Without these sends the rebuilt books cut more to a cap than the live ones did.
+    """
+    copy = await copy_database(live, _name(live))
+    asked = await _asked(copy, "replay shadow")
+    untouched = await _asked(copy, "replay shadow")
+    await _rerun(copy, untouched)
+    read = (await plan_rebuild(copy, asked)).spans
+    connection = await connect_database(copy)
+    await end_topic(connection, GROUP_OF[SEND_REQUESTS], SEND_REQUESTS, uuid4(), {0: 0, 1: 0})
+    last = await connection.fetchval("select max(as_of) from ended_topics")
+    await connection.close()
+    partly = replace(asked, partial=True)
+
+    refusal = await _refusal(copy, asked)
+    later = await plan_rebuild(copy, replace(asked, start=last + timedelta(seconds=1)))
+    plan = await plan_rebuild(copy, partly)
+    _, comparison = await _rerun(copy, partly)
+    corrections = await find_corrections(copy, target_settings(copy, asked), *WHO, whole=True)
+
+    lost = sum(span.end for span in read if span.topic == SEND_REQUESTS)
+    assert f"{lost} records that the live ledger has decided are gone with topics that were created again" in refusal
+    assert "give --partial" in refusal
+    assert (lost, 0) == (plan.lost, later.lost)
+    assert comparison is not None
+    assert not comparison.whole
+    assert 0 == corrections.summary()["credits_to_take"]
+    assert "and the live ledger up to 0 only: if the topic was created again" in await _refusal(copy, untouched)
+
+
+async def test_a_target_that_was_begun_before_a_topic_was_created_again_is_refused(live: Settings) -> None:
+    """Though the new topic has the offset at which the target stands: another record is there."""
+    copy = await copy_database(live, _name(live))
+    asked = await _asked(copy, "replay shadow", partial=True)
+    await _rerun(copy, asked)
+    connection = await connect_database(copy)
+    ends = [
+        (span.partition, span.end) for span in (await plan_rebuild(copy, asked)).spans if span.topic == SEND_REQUESTS
+    ]
+    await end_topic(connection, GROUP_OF[SEND_REQUESTS], SEND_REQUESTS, uuid4(), dict(ends))
+    await connection.close()
+
+    assert "was created again since the target was begun" in await _refusal(copy, asked)
 
 
 # -- by command -------------------------------------------------------------------------------------------------------
@@ -905,3 +989,23 @@ async def test_a_topic_whose_beginning_is_gone_is_refused(live: Settings) -> Non
     assert comparison is not None
     assert not comparison.whole
     assert 30 < len((await _everything(live))["journal"]) - comparison.lines["entries"][0] < 100  # some were repeats
+    async with open_both(live, target_settings(live, asked)) as books:  # gone on with by a command without --partial
+        assert not (await common_range(*books)).complete
+
+
+async def test_a_target_where_retention_has_passed_is_refused_by_its_cause(live: Settings) -> None:
+    """It can never go on, with or without --partial, and no other rebuild has moved it."""
+    asked = await _asked(live, partial=True)
+    await _rerun(live, asked, stop_at=1)
+    spans = (await plan_rebuild(live, asked)).spans
+    (stands,) = (span for span in spans if (span.topic, span.partition) == (SEND_REQUESTS, 1))
+    async with admin_client(live) as admin:
+        gone = RecordsToDelete(before_offset=stands.start + 3)
+        await admin.delete_records({TopicPartition(SEND_REQUESTS, 1): gone})
+
+    told = f"inmail.send-requests/1 up to offset {stands.start}, and the records before {stands.start + 3} are deleted"
+    for partial_ in (True, False):
+        refusal = await _refusal(live, replace(asked, partial=partial_))
+        assert told in refusal
+        assert "retention has passed where the target stands: use another database or schema" in refusal
+    assert stands.start + 3 < stands.end

@@ -2,17 +2,20 @@
 
 import asyncio
 import json
+from collections.abc import AsyncGenerator
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
 from tests.workers.command import run
 from tests.workers.replaying import ME, mark
-from tests.workers.two_servers import PlacedBook, TwoServers, account_of
+from tests.workers.two_servers import PlacedBook, TwoServers, account_of, set_state
 from tests.workers.wire import prepare
 from workers.commands.running import Exit
 from workers.ops.books.shards import server_name
 from workers.ops.operations import OperationStatus, RefusedError, list_operations
+from workers.ops.replay import reemit as reemit_module
 from workers.ops.replay import reemit_rows
 from workers.ops.replay.reemit import reemit
 from workers.ops.replay.reemit_plan import plan_reemit
@@ -46,6 +49,13 @@ class Rows:
         for connection, numbers in ((self.servers.first, range(4)), (self.servers.second, [3])):
             for number in numbers:
                 await connection.execute(_TICK, number, self.tick)
+
+    async def arrive(self) -> None:
+        """Let number 0 leave the first server for the second one, which has its rows then."""
+        await self._book(PlacedBook(self.servers.second), self.first)
+        await self.servers.second.execute(_TICK, 0, self.tick)
+        await set_state(self.servers.first, 0, "left", self.servers.second)
+        await set_state(self.servers.second, 0, "held")
 
     async def _book(self, book: PlacedBook, *accounts: str) -> None:
         for account in accounts:
@@ -87,6 +97,27 @@ async def test_all_rows_of_all_servers_are_sent_once_however_often_it_is_stopped
         [each["finished"] for each in newest.result["servers"]],
     )
     assert [] == await list_operations(rows.servers.alone[1], 9)
+
+
+async def test_a_number_that_moves_between_two_parts_is_sent_once(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its rows and its answers to ticks: the server that got it leaves out what has arrived since the plan."""
+    both, start, parts = rows.servers.both, await mark(rows.servers.both), 0
+
+    async def pages_of(*arguments: Any) -> AsyncGenerator[Any, None]:
+        nonlocal parts
+        parts += 1
+        if parts == 2:
+            await rows.arrive()
+        async for page in reemit_rows.read_pages(*arguments):
+            yield page
+
+    monkeypatch.setattr(reemit_module, "read_pages", pages_of)
+    plan = await plan_reemit(both, RowFilter(), None, FAST)
+    done = await reemit(both, RowFilter(), plan, who=ME, stop=asyncio.Event())
+
+    assert ([], 2, 9, 9) == (done.failures, parts, plan.count, done.result["sent"])
+    assert [[0, 1, 2], [3]] == [each["numbers"] for each in done.result["servers"]]
+    assert 9 == len(await start.read(both))
 
 
 async def test_a_request_is_found_on_whichever_server_has_it(rows: Rows) -> None:

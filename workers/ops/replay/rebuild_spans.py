@@ -1,0 +1,159 @@
+"""The offsets that a rebuild reads of each input partition, and how many records nobody can read any more."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from aiokafka import TopicPartition
+
+from infra.clock import EPOCH, to_milliseconds
+from infra.kafka.clients import reader
+from infra.kafka.records import partition_counts
+from infra.postgres import Connection
+from infra.settings import Settings
+from workers.ops.books.lanes import read_lanes
+from workers.ops.operations import RefusedError
+from workers.topology import WORKER_OF
+
+__all__ = ["Positions", "Span", "plan_spans", "read_ended", "read_positions", "refuse_lost"]
+
+Positions = Mapping[TopicPartition, tuple[int, datetime]]  # of lanes: the next offset, and the latest broker time
+
+_ENDED: Final = (
+    "select topic, partition, sum(next_offset)::bigint as records from ended_topics"
+    " where next_offset > 0 and ($1::timestamptz is null or as_of >= $1) group by 1, 2"
+)
+_ANOTHER: Final = "use another database or schema"
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The offsets [start, end) to read of one input partition."""
+
+    topic: str
+    partition: int
+    start: int
+    end: int
+    as_of: datetime  # the latest broker time before the start
+    lost: int  # number of unread records before the start that nobody can read any more
+    ended: int  # of these, the ones of a topic that ended: it was created again, or a broker lost its records
+
+
+async def read_positions(connection: Connection) -> Positions:
+    """Return how far the lanes of a ledger have read."""
+    return {
+        TopicPartition(lane.topic, lane.partition): (lane.next_offset, lane.as_of or EPOCH)
+        for lane in await read_lanes(connection)
+        if lane.next_offset is not None
+    }
+
+
+async def read_ended(connection: Connection, start: datetime | None) -> Mapping[TopicPartition, int]:
+    """Return how many records the lanes have read of topics that ended; of those that ended since a time, if given."""
+    rows = await connection.fetch(_ENDED, start)
+    return {TopicPartition(row["topic"], row["partition"]): row["records"] for row in rows}
+
+
+async def plan_spans(  # noqa: PLR0913 - what the live ledger and the target have read
+    settings: Settings,
+    numbers: Sequence[int],
+    start: datetime | None,
+    *,
+    live: Positions,
+    ended: Mapping[TopicPartition, int],
+    target: Positions,
+) -> tuple[Span, ...]:
+    """Return what to read of each input partition, from where the target stands to where the live ledger stands.
+
+    Args:
+        settings: where Kafka is.
+        numbers: the partition numbers; none for all.
+        start: only records from this time on, where the target has read nothing yet.
+        live: how far the live lanes have read.
+        ended: how many records they have read of topics that ended.
+        target: how far the target's lanes have read, if it was begun.
+
+    Raises:
+        RefusedError: when the topics no longer have what the live ledger has read, or not where the target stands.
+        NotSetUpError: when the topics do not exist.
+        KafkaError: when Kafka cannot be reached or refuses.
+
+    """
+    counts = await partition_counts(settings, WORKER_OF)
+    places = [TopicPartition(topic, number) for topic, count in counts.items() for number in numbers or range(count)]
+    async with reader(settings) as consumer:
+        oldest = await consumer.beginning_offsets(places)
+        newest = await consumer.end_offsets(places)
+        firsts = dict.fromkeys(places, 0) | (await _first_offsets(consumer, places, start, newest))
+    spans = []
+    for place in places:
+        end = live.get(place, (0, EPOCH))[0]
+        if end > newest[place]:
+            raise RefusedError(
+                f"the live ledger has decided {place.topic}/{place.partition} up to offset {end}, but it ends at"
+                f" {newest[place]}: was the topic created again? Its decided records cannot be read any more"
+            )
+        first, as_of = target.get(place, (firsts[place], EPOCH))
+        begin = min(max(first, oldest[place]), end)
+        if place in target:
+            _check_target(place, first, begin, end)
+        gone = ended.get(place, 0)
+        spans.append(Span(place.topic, place.partition, begin, end, as_of, max(0, begin - first) + gone, gone))
+    return tuple(spans)
+
+
+def _check_target(place: TopicPartition, stands: int, begin: int, end: int) -> None:
+    """Refuse a target that cannot go on where it stands."""
+    name = f"{place.topic}/{place.partition}"
+    if begin > stands:
+        raise RefusedError(
+            f"the target has decided {name} up to offset {stands}, and the records before {begin} are deleted:"
+            f" retention has passed where the target stands: {_ANOTHER}"
+        )
+    if begin < stands:
+        raise RefusedError(
+            f"the target has decided {name} up to offset {stands}, and the live ledger up to {end} only: if the topic"
+            f" was created again, {_ANOTHER}; else run the command again once the live ledger has read as far"
+        )
+
+
+def refuse_lost(spans: Sequence[Span]) -> None:
+    """Refuse spans whose first records nobody can read any more.
+
+    Raises:
+        RefusedError: when there are any. The message says which and how many.
+
+    """
+    ended = sum(span.ended for span in spans)
+    deleted = sum(span.lost for span in spans) - ended
+    causes = []
+    if deleted:
+        worst = max(spans, key=lambda span: span.lost - span.ended)
+        causes.append(
+            f"retention has deleted {deleted:,} records, {worst.topic}/{worst.partition} up to offset {worst.start}"
+        )
+    if ended:
+        worst = max(spans, key=lambda span: span.ended)
+        causes.append(
+            f"{ended:,} records that the live ledger has decided are gone with topics that were created again or lost"
+            f" records, {worst.ended:,} of them of {worst.topic}/{worst.partition}"
+        )
+    if causes:
+        raise RefusedError(
+            f"{'; '.join(causes)}: the target would lack their effects. To decide the remaining records all the same,"
+            " give --partial"
+        )
+
+
+async def _first_offsets(
+    consumer: Any,  # noqa: ANN401 - aiokafka has no types
+    places: Sequence[TopicPartition],
+    start: datetime | None,
+    newest: Mapping[TopicPartition, int],
+) -> dict[TopicPartition, int]:
+    """Return the first offset at a time or later in each partition; an empty mapping for no time."""
+    if start is None:
+        return {}
+    found = await consumer.offsets_for_times(dict.fromkeys(places, to_milliseconds(start)))
+    return {place: newest[place] if found[place] is None else found[place].offset for place in places}
