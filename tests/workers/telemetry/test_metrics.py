@@ -174,6 +174,10 @@ async def _shows(port: int, name: str, value: float, **labels: str) -> None:
     await eventually(does, f"{name}{labels} = {value}")
 
 
+async def _has_lanes(port: int) -> bool:
+    return "inmail_watermark_age_seconds" in (await scrape(port)).names()
+
+
 async def test_a_run_is_counted_as_it_was_and_every_metric_of_the_table_is_served(
     cluster: Settings, account: str
 ) -> None:
@@ -188,6 +192,7 @@ async def test_a_run_is_counted_as_it_was_and_every_metric_of_the_table_is_serve
         await publish(cluster, SEND_REQUESTS, sends[:1])
         await _shows(ports["send"], "inmail_outcomes_total", 1, code="repeat")
         await _shows(books, "inmail_credits_total", 2, movement="spent")
+        await eventually(lambda: _has_lanes(books), "a look at lanes that have stored something")
         await _shows(books, "inmail_unpublished_records", 0)
         await _shows(ports["expiry"], "inmail_outcomes_total", cluster.topic_partitions, code="booked")
         seen = {name: await scrape(port) for name, port in ports.items()}
