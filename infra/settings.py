@@ -188,7 +188,7 @@ class Settings(BaseSettings):
     api_tokens: SecretStr | None = Field(None, description="name:sha256 of each token that may read, comma separated")
     api_tokens_file: str | None = Field(None, description="file with one name:sha256 a line")
     api_without_tokens: Annotated[bool, Field(description="on loopback: every user of this machine may read")] = False
-    api_connections: Annotated[int, Field(ge=1, le=100, description="maximum number of connections of one process")] = 4
+    api_connections: Annotated[int, Field(ge=1, le=100, description="connections of a process to each server")] = 4
     api_timeout_seconds: Annotated[
         float, Field(gt=0, le=60, description="time after which a request that Postgres does not answer fails")
     ] = 2

@@ -128,6 +128,7 @@ RIGHTS: Final[Mapping[str, Sequence[Right]]] = {
     "publish": _topics(_WRITE, *INPUT_TOPICS),
     "results": _topics(_READ, *_RESULTS),
     "lag": _LAG,
+    "metrics": (*_topics(_DESCRIBE, *INPUT_TOPICS), *_groups(_DESCRIBE)),
     "trace": _TRACE,
     "dead-letters list": _LETTERS,
     "dead-letters show": _LETTERS,

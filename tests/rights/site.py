@@ -56,6 +56,7 @@ COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {
     "publish": ("publish", "--anyway", "events.ndjson"),
     "results": ("results",),
     "lag": ("lag",),
+    "metrics": ("metrics",),
     "trace": ("trace", "--account", "alice"),
     "dead-letters list": ("dead-letters", "list"),
     "dead-letters show": ("dead-letters", "show", "0/0"),

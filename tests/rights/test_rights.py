@@ -44,6 +44,7 @@ TAKEN = {
     "worker ticker": Right(Operation.WRITE, Resource.TOPIC, "inmail.expiry-ticks"),
     "topics plan": Right(Operation.DESCRIBE_CONFIGS, Resource.TOPIC, "inmail.dead-letters"),
     "dead-letters redrive": Right(Operation.WRITE, Resource.TOPIC, "inmail.send-requests"),
+    "metrics": Right(Operation.DESCRIBE, Resource.GROUP, "inmail-billing"),
     "results": Right(Operation.READ, Resource.TOPIC, "inmail.credit-events"),
     "transactions end": Right(Operation.DESCRIBE, Resource.TOPIC, "__transaction_state"),
 }

@@ -3,7 +3,7 @@
 Why a file: the console only reads Kafka and Postgres, with rights to nothing else. A table would need a right to write
 into the ledger's database, and a topic a right to produce; and neither knows the past by itself: Kafka keeps the newest
 committed offset of each group, and to count a day's outcomes in the journal takes a time that grows with it. The
-file has at most 948 buckets, is written once a minute and at the end, and may be lost: the charts then begin anew.
+file has at most 828 buckets, is written once a minute and at the end, and may be lost: the charts then begin anew.
 """
 
 import os

@@ -128,7 +128,7 @@ async def _find_target(settings: Settings, servers: Sequence[ShardServer], to: s
     if named is None:
         raise RefusedError(
             "--to is none of the servers in INMAIL_DATABASE_SHARDS: prepare it (`inmail shards add`), add it there for"
-            " every tool, the read API and the console, and start its workers; then move numbers to it"
+            " every tool, the read API, the console, metrics and lag, and start its workers; then move numbers to it"
         )
     return named
 
