@@ -30,6 +30,17 @@ _ACCEPTED = (
     " where topic = $1 and partition = $2 and kind = 'accept' order by decision"
 )
 
+# Of the topic as it is.
+_SET_BACK = """
+select coalesce(max(s.next_offset), 0) from clock_set_backs as s
+where s.topic = $1 and s.partition = $2 and not exists (
+    select from ended_topics as e
+    where
+        e.consumer_group = s.consumer_group and e.topic = s.topic and e.partition = s.partition
+        and e.ended_at > s.set_back_at
+)
+"""
+
 
 class _Accepted(NamedTuple):
     """Records whose times an operator lets in: those of a range, up to an instant."""
@@ -53,6 +64,7 @@ class ClockGuard:
 
     def __init__(self, pool: Pool, place: TopicPartition, settings: Settings) -> None:
         self.times = TimePolicy(settings.topic_record_time)
+        self.set_back_before = 0  # the offset at which an operator has set the clock back; 0: nobody has
         self.held: HeldRecord | None = None  # the lane's first record, while it is of a time far ahead
         self._pool, self._place = pool, place
         self._most = timedelta(minutes=settings.clock_ahead_minutes)
@@ -80,6 +92,7 @@ class ClockGuard:
     async def _read(self) -> None:
         self.times = await read_time_policy(self._pool, self.times.record_time, self._place)
         self._accepted = [_Accepted(*row) for row in await self._pool.fetch(_ACCEPTED, *self._place)]
+        self.set_back_before = await self._pool.fetchval(_SET_BACK, *self._place)
 
     def _count_admitted(self, records: Sequence[ConsumerRecord], as_of: datetime) -> int:
         if self.times.record_time is RecordTime.CREATE:

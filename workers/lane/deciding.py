@@ -180,10 +180,11 @@ class Decider:
 
 
 def _decode(batch: LaneBatch) -> DecodedBatch:
-    """Decode a lane's batch. What was decided before moves no clock: an operator may have set it back since."""
+    """Decode a lane's batch. What was decided before its clock was set back does not carry it off again."""
     lane, records = batch.lane, batch.taken.records
-    is_read_again = records and records[-1].offset < lane.stored_at_start
-    return decode_records(records, lane.as_of, lane.times, lane.as_of if is_read_again else LATEST)
+    is_stored = records and records[-1].offset < lane.stored_at_start
+    is_capped = is_stored and records[0].offset < lane.guard.set_back_before
+    return decode_records(records, lane.as_of, lane.times, lane.as_of if is_capped else LATEST)
 
 
 async def _record_overtaken(

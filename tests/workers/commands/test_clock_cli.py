@@ -77,6 +77,14 @@ async def test_a_clock_that_was_carried_off_is_set_back(settings: Settings, data
     """Its owner's epoch is over with it; a second time there is nothing to do."""
     await _lane(database, ahead=timedelta(days=400))
     because = ("--by", "ann", "--because", "the broker was wrong", "--yes")
+    await database.execute(
+        "insert into operations (operation, verb, actor, reason, arguments, plan, started_at, noted_at, ended_at,"
+        " status, result) overriding system value"
+        " values (-1, 'clock accept', 'ann', 'a mistake', '{}', '{}', now(), now(), now(), 'done', '{}');"
+        "insert into clock_decisions (operation, topic, partition, kind, first_offset, next_offset, time)"
+        " select -1, 'inmail.send-requests', 1, x.*, now() from (values ('accept', 2, 9223372036854775807),"
+        " ('accept', 7, 8), ('set_aside', 3, 99)) as x"
+    )
 
     dry = await run(settings, "clock", "set-back", "--dry-run")
     said = await run(settings, "clock", "set-back", *because)
@@ -88,5 +96,9 @@ async def test_a_clock_that_was_carried_off_is_set_back(settings: Settings, data
     row = await database.fetchrow("select epoch, as_of from lanes")
     assert row is not None
     assert 5 == row["epoch"]
+    left = await database.fetch("select kind, first_offset, next_offset from clock_decisions order by 1")
+    assert [("accept", 2, OFFSET), ("set_aside", 3, 99)] == [
+        tuple(each) for each in left
+    ]  # none is let in from here on
     assert abs(row["as_of"] - utc_now()) < timedelta(minutes=5)
-    assert [("clock set-back", "ann", "the broker was wrong", "done")] == await _kept(database)
+    assert ("clock set-back", "ann", "the broker was wrong", "done") == (await _kept(database))[1]

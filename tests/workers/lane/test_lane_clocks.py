@@ -4,23 +4,31 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.structs import ConsumerRecord
 
 from infra.clock import EPOCH, to_milliseconds, utc_now
 from infra.kafka.clients import admin_client, reader
 from infra.postgres import Connection
 from infra.settings import RecordTime, Settings
 from schemas.catalogue import BILLING_EVENTS, DEAD_LETTERS, SEND_REQUESTS, SEND_RESULTS
+from schemas.envelope import encode
 from tests.workers.life import Life, at_the_end, in_partition, living
 from tests.workers.wire import ends, eventually, promotion, publish, read, send, working
 from workers.jobs.billing import BillingJob
+from workers.jobs.record_times import TimePolicy
 from workers.jobs.send import SendJob
 from workers.lane import clock_guard
+from workers.lane.deciding import LaneBatch, _decode
+from workers.lane.inbox import Taken
+from workers.lane.lane import Lane
+from workers.lane.time_order import Decidable
 from workers.ledger.model import WorkerName
 from workers.ledger.plans import load_catalogue
 from workers.ops.clock.decide import ClockDecision, decide_clock, plan_clock
@@ -319,6 +327,21 @@ async def test_a_record_that_is_read_again_carries_no_clock_off_again(cluster: S
     assert to == await _watermark(database)
     noted = await database.fetchrow("select next_offset, set_back_to, as_of > set_back_to from clock_set_backs")
     assert (rewound.moves[0].current, to, True) == tuple(noted or ())
+
+
+@pytest.mark.parametrize(("set_back_before", "capped"), [(0, False), (5, False), (6, True)])
+def test_only_what_was_decided_before_a_set_back_is_decided_without_its_own_time(
+    set_back_before: int, *, capped: bool
+) -> None:
+    """A lane whose row was set ahead by hand has decided nothing of before: those records keep their times."""
+    time, account = utc_now().replace(microsecond=0), "alice"
+    guard = SimpleNamespace(set_back_before=set_back_before)
+    lane = SimpleNamespace(as_of=EPOCH, stored_at_start=9, times=TimePolicy(RecordTime.APPEND), guard=guard)
+    value = encode(send(account))
+    record = ConsumerRecord(*PLACE, 5, to_milliseconds(time), 1, account.encode(), value, None, 0, 0, ())
+    batch = LaneBatch(cast("Lane", lane), Taken([record], 6), Decidable(1))
+
+    assert (EPOCH if capped else time) == _decode(batch).as_of
 
 
 async def test_no_clock_is_set_back_to_a_time_far_ahead(cluster: Settings) -> None:

@@ -47,6 +47,17 @@ from lanes as l
 where l.topic = $1 and l.partition = $2 and l.as_of > $3
 for update
 """
+# A time that was let in for all records up to it would carry the clock off again with the next one.
+_FORGET_ACCEPTED = """
+delete from clock_decisions as c using lanes as l
+where c.topic = $1 and c.partition = $2 and c.kind = 'accept' and l.topic = c.topic and l.partition = c.partition
+    and c.first_offset >= coalesce(l.next_offset, 0)
+"""
+_CUT_ACCEPTED = """
+update clock_decisions as c set next_offset = l.next_offset from lanes as l
+where c.topic = $1 and c.partition = $2 and c.kind = 'accept' and l.topic = c.topic and l.partition = c.partition
+    and c.next_offset > l.next_offset
+"""
 _SET_BACK = """
 update lanes
 set as_of = $3, epoch = epoch + 1, head = null, held = null,
@@ -180,4 +191,6 @@ async def _set_lanes(connection: Connection, lanes: Sequence[SetBackLane]) -> No
         for each in lanes:
             lane = each.lane.topic, each.lane.partition, each.to
             await connection.execute(_NOTE, *lane)
+            for statement in (_FORGET_ACCEPTED, _CUT_ACCEPTED):
+                await connection.execute(statement, each.lane.topic, each.lane.partition)
             await connection.execute(_SET_BACK, *lane)

@@ -81,6 +81,7 @@ set
 from l
 where x.consumer_group = l.consumer_group and x.topic = l.topic and x.partition = l.partition
 """
+_TOPIC_ID = "select topic_id from lanes where consumer_group = $1 and topic = $2 and partition = $3"
 # Their offsets are those of records that nobody can read any more; and so are those that operators decided about, from
 # the first on that has come since.
 _FORGET = "delete from decided_ahead where consumer_group = $1 and partition = $2"
@@ -205,10 +206,12 @@ async def end_topic(
     now: datetime = utc_now()
     async with connection.transaction():
         for partition, start in sorted(starts.items()):
+            is_same = topic_id == await connection.fetchval(_TOPIC_ID, group, topic, partition)
             await connection.execute(_END, group, topic, partition, topic_id, start, UNPUBLISHED_AT_MOST, now)
             await connection.execute(_FORGET, group, partition)
-            await connection.execute(_FORGET_DECISIONS, topic, partition, start)
-            await connection.execute(_CUT_DECISIONS, topic, partition, start)
+            if not is_same:  # of a topic that lost its end, what operators decided about may be there
+                await connection.execute(_FORGET_DECISIONS, topic, partition, start)
+                await connection.execute(_CUT_DECISIONS, topic, partition, start)
 
 
 async def start_lanes(settings: Settings, group: str, topic: str, starts: Mapping[int, int]) -> bool:

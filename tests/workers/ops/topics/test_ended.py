@@ -257,10 +257,17 @@ async def test_what_was_decided_of_times_far_ahead_ends_with_the_records(databas
         " (0, 'set_aside', 60, 70), (1, 'set_aside', 5, 9)) as x"
     )
 
+    of_all = [tuple(row) for row in await database.fetch(_DECISIONS)]
+    same = uuid4()
+    await database.execute("update lanes set topic_id = $1", same)
+    await end_topic(database, "inmail-send", SEND_REQUESTS, same, {0: 5})  # it lost its end, and its records are there
+    kept = [tuple(row) for row in await database.fetch(_DECISIONS)]
+    await database.execute("update lanes set next_offset = 90 where partition = 0")
     await end_topic(database, "inmail-send", SEND_REQUESTS, uuid4(), {0: 40})
     of_what_is_left = [tuple(row) for row in await database.fetch(_DECISIONS)]
     await end_topic(database, "inmail-send", SEND_REQUESTS, uuid4(), {0: 0})
 
+    assert of_all == kept
     assert [(0, 5, 9), (0, 30, 40), (1, 5, 9)] == of_what_is_left
     assert [(1, 5, 9)] == [tuple(row) for row in await database.fetch(_DECISIONS)]
 
