@@ -403,7 +403,8 @@ async def test_a_broker_that_forgets_a_rewind_does_not_take_it_back(
         await work_off(cluster, SendJob(load_catalogue()))
 
     assert 2 <= told
-    assert 2 == len(await again.read(cluster))
+    # Where retention has taken records, the lane reads those of other tests again, of which these books know nothing.
+    assert 2 == len([record for record in await again.read(cluster) if record.key == account.encode()])
 
 
 async def test_a_rewind_that_was_not_set_leaves_what_is_in_doubt(
