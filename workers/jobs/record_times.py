@@ -5,7 +5,8 @@ move no clock and become dead letters: one that carries its producer's time wher
 time was so far ahead that an operator has set it aside.
 """
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
@@ -19,9 +20,21 @@ from infra.settings import RecordTime
 from schemas.catalogue import Undecodable
 from schemas.results import DeadLetterReason
 
-__all__ = ["SetAside", "TimePolicy", "read_time_policy"]
+__all__ = ["SetAside", "TimePolicy", "read_set_backs", "read_time_policy"]
 
 _TIMESTAMPS = range(946_684_800_000, 7_258_118_400_000)  # milliseconds of the years 2000 to 2199
+# Not those of a topic that has ended: its offsets are others.
+_SET_BACKS = """
+select s.topic, s.partition, s.next_offset
+from clock_set_backs as s
+where not exists (
+    select from ended_topics as e
+    where
+        e.consumer_group = s.consumer_group and e.topic = s.topic and e.partition = s.partition
+        and e.ended_at > s.set_back_at
+)
+order by s.next_offset
+"""
 _PRODUCERS, _BROKERS = 0, 1  # whose time it is, in a record's words: CreateTime, LogAppendTime
 
 
@@ -94,3 +107,16 @@ async def read_time_policy(books: Connection | Pool, record_time: RecordTime, pl
         place.partition,
     )
     return TimePolicy(record_time, tuple(SetAside(*row) for row in rows))
+
+
+async def read_set_backs(books: Connection | Pool) -> Mapping[TopicPartition, Sequence[int]]:
+    """Return where operators have set clocks back, by partition: the offsets from which on the earlier time holds.
+
+    Raises:
+        OSError, asyncpg.PostgresError: when the books cannot be read.
+
+    """
+    found = defaultdict(list)
+    for topic, partition, offset in await books.fetch(_SET_BACKS):
+        found[TopicPartition(topic, partition)].append(offset)
+    return found

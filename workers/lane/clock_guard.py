@@ -20,7 +20,7 @@ from aiokafka.structs import ConsumerRecord
 from infra.clock import from_milliseconds, to_milliseconds, utc_now
 from infra.postgres import Pool
 from infra.settings import RecordTime, Settings
-from workers.jobs.record_times import TimePolicy, read_time_policy
+from workers.jobs.record_times import TimePolicy, read_set_backs, read_time_policy
 
 __all__ = ["ClockGuard", "HeldRecord"]
 
@@ -29,17 +29,6 @@ _ACCEPTED = (
     "select first_offset, next_offset, time from clock_decisions"
     " where topic = $1 and partition = $2 and kind = 'accept' order by decision"
 )
-
-# Of the topic as it is.
-_SET_BACK = """
-select coalesce(max(s.next_offset), 0) from clock_set_backs as s
-where s.topic = $1 and s.partition = $2 and not exists (
-    select from ended_topics as e
-    where
-        e.consumer_group = s.consumer_group and e.topic = s.topic and e.partition = s.partition
-        and e.ended_at > s.set_back_at
-)
-"""
 
 
 class _Accepted(NamedTuple):
@@ -74,6 +63,7 @@ class ClockGuard:
     async def open(self) -> None:
         """Read what operators have decided."""
         self.held = None
+        self.set_back_before = max((await read_set_backs(self._pool)).get(self._place, (0,)))
         await self._read()
 
     async def admit(self, records: Sequence[ConsumerRecord], as_of: datetime) -> int:
@@ -92,7 +82,6 @@ class ClockGuard:
     async def _read(self) -> None:
         self.times = await read_time_policy(self._pool, self.times.record_time, self._place)
         self._accepted = [_Accepted(*row) for row in await self._pool.fetch(_ACCEPTED, *self._place)]
-        self.set_back_before = await self._pool.fetchval(_SET_BACK, *self._place)
 
     def _count_admitted(self, records: Sequence[ConsumerRecord], as_of: datetime) -> int:
         if self.times.record_time is RecordTime.CREATE:

@@ -71,5 +71,5 @@ grant update (
 ) on lanes to inmail_worker;
 grant select, insert, update on decided_ahead, misplaced_records to inmail_worker;
 grant select on clock_decisions to inmail_worker;
-grant select on clock_set_backs to inmail_worker; -- as the audit does
+grant select on clock_set_backs to inmail_worker;
 grant select, update (unpublished_from) on ended_topics to inmail_worker;

@@ -22,7 +22,9 @@ from infra.terminal import format_instant
 from workers.ledger.model import WorkerName
 from workers.ops.books.shards import naming_server, server_name
 from workers.ops.books.snapshot import open_books
+from workers.ops.clock.decide import ClockDecision
 from workers.ops.clock.state import LaneClock, credits_between, read_lane_clocks
+from workers.ops.clock_decisions import end_decisions
 from workers.ops.numbers import ServerNumbers, names_by_number, open_locked, servers_of_numbers
 from workers.ops.operations import Intent, OngoingOperation, Operator, RefusedError, recorded_operation
 
@@ -46,17 +48,7 @@ select l.consumer_group, l.topic, l.partition, coalesce(l.next_offset, 0), l.as_
 from lanes as l
 where l.topic = $1 and l.partition = $2 and l.as_of > $3
 for update
-"""
-# A time that was let in for all records up to it would carry the clock off again with the next one.
-_FORGET_ACCEPTED = """
-delete from clock_decisions as c using lanes as l
-where c.topic = $1 and c.partition = $2 and c.kind = 'accept' and l.topic = c.topic and l.partition = c.partition
-    and c.first_offset >= coalesce(l.next_offset, 0)
-"""
-_CUT_ACCEPTED = """
-update clock_decisions as c set next_offset = l.next_offset from lanes as l
-where c.topic = $1 and c.partition = $2 and c.kind = 'accept' and l.topic = c.topic and l.partition = c.partition
-    and c.next_offset > l.next_offset
+returning next_offset
 """
 _SET_BACK = """
 update lanes
@@ -190,7 +182,9 @@ async def _set_lanes(connection: Connection, lanes: Sequence[SetBackLane]) -> No
     async with connection.transaction():
         for each in lanes:
             lane = each.lane.topic, each.lane.partition, each.to
-            await connection.execute(_NOTE, *lane)
-            for statement in (_FORGET_ACCEPTED, _CUT_ACCEPTED):
-                await connection.execute(statement, each.lane.topic, each.lane.partition)
+            next_offset = await connection.fetchval(_NOTE, *lane)
+            if next_offset is None:  # it is no longer ahead
+                continue
+            # A time that was let in for all records up to it would carry the clock off again with the next one.
+            await end_decisions(connection, *lane[:2], next_offset, ClockDecision.ACCEPT)
             await connection.execute(_SET_BACK, *lane)

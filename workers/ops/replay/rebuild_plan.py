@@ -21,14 +21,21 @@ from pydantic import PostgresDsn, SecretStr
 
 from infra.postgres import Connection, connect_database
 from infra.settings import Settings
-from workers.jobs.record_times import TimePolicy
+from workers.jobs.record_times import TimePolicy, read_set_backs
 from workers.ledger.plans import SHIPPED, Catalogue, load_catalogue
 from workers.ops.books.snapshot import open_books
-from workers.ops.clock.set_backs import read_set_backs, refuse_set_backs
 from workers.ops.numbers import require_one_server
 from workers.ops.operations import RefusedError
 from workers.ops.replay.merge_topics import PartitionCursor
-from workers.ops.replay.rebuild_spans import Positions, Span, plan_spans, read_ended, read_positions, refuse_lost
+from workers.ops.replay.rebuild_spans import (
+    Positions,
+    Span,
+    plan_spans,
+    read_ended,
+    read_positions,
+    refuse_lost,
+    refuse_set_back,
+)
 
 __all__ = ["RebuildPlan", "RebuildRequest", "database_of", "plan_rebuild", "target_settings"]
 
@@ -167,7 +174,7 @@ async def plan_rebuild(settings: Settings, request: RebuildRequest) -> RebuildPl
                 f"{span.topic} was created again since the target was begun, or has lost records: use another database"
                 " or schema"
             )
-    refuse_set_backs(set_backs, ((span.topic, span.partition, span.start, span.end) for span in spans))
+    refuse_set_back(spans, set_backs)
     if not request.partial:
         refuse_lost(spans)
     return RebuildPlan(database_of(settings, request), spans, target.begun)

@@ -16,7 +16,7 @@ from workers.ops.books.lanes import read_lanes
 from workers.ops.operations import RefusedError
 from workers.topology import WORKER_OF
 
-__all__ = ["Positions", "Span", "plan_spans", "read_ended", "read_positions", "refuse_lost"]
+__all__ = ["Positions", "Span", "plan_spans", "read_ended", "read_positions", "refuse_lost", "refuse_set_back"]
 
 Positions = Mapping[TopicPartition, tuple[int, datetime]]  # of lanes: the next offset, and the latest broker time
 
@@ -144,6 +144,26 @@ def refuse_lost(spans: Sequence[Span]) -> None:
             f"{'; '.join(causes)}: the target would lack their effects. To decide the remaining records all the same,"
             " give --partial"
         )
+
+
+def refuse_set_back(spans: Sequence[Span], set_backs: Mapping[TopicPartition, Sequence[int]]) -> None:
+    """Refuse spans within which an operator has set the clock back.
+
+    What is decided again goes by the times in the topics: from a record of a time far ahead on, all that follow would
+    be decided as of that time, those as well that the lane has decided as of their own since.
+
+    Raises:
+        RefusedError: when there is such a span.
+
+    """
+    for span in spans:
+        for offset in set_backs.get(TopicPartition(span.topic, span.partition), ()):
+            if span.start < offset < span.end:
+                raise RefusedError(
+                    f"the clock of {span.topic}/{span.partition} was set back at offset {offset} (`inmail clock"
+                    " set-back`): decided again, the records after it would get times as far ahead as one before it,"
+                    " and other outcomes. It is possible again once retention has taken the records before it"
+                )
 
 
 async def _first_offsets(

@@ -19,6 +19,7 @@ from infra.kafka.topic_ids import topic_ids
 from infra.postgres import Connection, connect_database
 from infra.settings import RecordTime, Settings
 from schemas.catalogue import INPUT_TOPICS
+from workers.ops.clock_decisions import end_decisions
 from workers.ops.numbers import all_holdings
 
 __all__ = ["UNPUBLISHED_AT_MOST", "EndedTopic", "end_topic", "find_ended", "rows_of_lanes", "start_lanes"]
@@ -82,11 +83,8 @@ from l
 where x.consumer_group = l.consumer_group and x.topic = l.topic and x.partition = l.partition
 """
 _TOPIC_ID = "select topic_id from lanes where consumer_group = $1 and topic = $2 and partition = $3"
-# Their offsets are those of records that nobody can read any more; and so are those that operators decided about, from
-# the first on that has come since.
+# Their offsets are those of records that nobody can read any more.
 _FORGET = "delete from decided_ahead where consumer_group = $1 and partition = $2"
-_FORGET_DECISIONS = "delete from clock_decisions where topic = $1 and partition = $2 and first_offset >= $3"
-_CUT_DECISIONS = "update clock_decisions set next_offset = $3 where topic = $1 and partition = $2 and next_offset > $3"
 
 
 # A lane whose group has no offset begins where its row says that answers are published to.
@@ -210,8 +208,7 @@ async def end_topic(
             await connection.execute(_END, group, topic, partition, topic_id, start, UNPUBLISHED_AT_MOST, now)
             await connection.execute(_FORGET, group, partition)
             if not is_same:  # of a topic that lost its end, what operators decided about may be there
-                await connection.execute(_FORGET_DECISIONS, topic, partition, start)
-                await connection.execute(_CUT_DECISIONS, topic, partition, start)
+                await end_decisions(connection, topic, partition, start)
 
 
 async def start_lanes(settings: Settings, group: str, topic: str, starts: Mapping[int, int]) -> bool:
