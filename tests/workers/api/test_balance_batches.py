@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Collection
+from typing import Any
 
 import pytest
 
@@ -36,6 +37,15 @@ class Reads:
         async with asyncio.timeout(10):
             while len(self.begun) < count:  # noqa: ASYNC110 - the reads' own tasks move it
                 await asyncio.sleep(0.001)
+
+
+async def _keep_both_busy(batches: BalanceBatches, reads: Reads) -> list["asyncio.Task[Any]"]:
+    """Let as many reads as there may be begin, and return who asked: what is asked now waits for their end."""
+    asked = []
+    for count in (1, 2):
+        asked.append(asyncio.create_task(batches.balance(ALICE)))
+        await reads.until(count)
+    return asked
 
 
 async def test_what_is_asked_soon_after_a_read_has_begun_is_one_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,10 +124,7 @@ async def test_a_read_that_ends_of_a_fault_leaves_nobody_waiting() -> None:
         raise asyncio.CancelledError
 
     batches = BalanceBatches(read, 60, _too_late)
-    asked = []
-    for count in (1, 2):
-        asked.append(asyncio.create_task(batches.balance(ALICE)))
-        await reads.until(count)
+    asked = await _keep_both_busy(batches, reads)
     asked.append(asyncio.create_task(batches.balance(BalanceQuestion("waits"))))
     await asyncio.sleep(0)
     reads.may_go_on.set()
@@ -131,10 +138,7 @@ async def test_a_question_whose_read_does_not_begin_in_time_is_given_up_and_neve
     """All reads hang: whoever waits behind them is told so as soon as whoever is in one."""
     reads = Reads()
     batches = BalanceBatches(reads.read, 0.2, _too_late)
-    asked = []
-    for count in (1, 2):
-        asked.append(asyncio.create_task(batches.balance(ALICE)))
-        await reads.until(count)
+    asked = await _keep_both_busy(batches, reads)
     asked.append(asyncio.create_task(batches.balance(BalanceQuestion("waits"))))
     async with asyncio.timeout(10):
         found = await asyncio.gather(*asked, return_exceptions=True)
@@ -151,10 +155,7 @@ async def test_no_more_wait_than_could_be_answered(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("workers.api.balance_batches._WAITING_AT_MOST", 2)
     reads = Reads()
     batches = BalanceBatches(reads.read, 60, _too_late)
-    asked = []
-    for count in (1, 2):
-        asked.append(asyncio.create_task(batches.balance(ALICE)))
-        await reads.until(count)
+    asked = await _keep_both_busy(batches, reads)
     asked += [asyncio.create_task(batches.balance(ALICE)) for _ in range(2)]
     await asyncio.sleep(0)
     with pytest.raises(ApiError, match="too many requests wait") as refused:

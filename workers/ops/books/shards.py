@@ -5,7 +5,7 @@ With one server none of this asks what the server holds: its questions and error
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Generic, Protocol, TypeVar
@@ -158,9 +158,13 @@ async def read_holdings(connection: Connection) -> Holdings:
 
 
 async def ask_each_server(
-    settings: Settings, question: Callable[[Connection, Holdings], Awaitable[Answer]]
+    settings: Settings,
+    question: Callable[[Connection, Holdings], Awaitable[Answer]],
+    only: Connection | None = None,
 ) -> ServerAnswers[Answer]:
     """Ask every server side by side, each in one snapshot of its own, with what it holds.
+
+    Where there is one server, it is asked over `only`, if that connection is given, and not in a snapshot.
 
     Raises:
         RepeatedServerError: when two of several URLs lead to one server, whose answer would count twice.
@@ -170,7 +174,7 @@ async def ask_each_server(
     """
     servers = settings_of_shards(settings)
     if len(servers) == 1:
-        async with open_books(settings) as connection:
+        async with open_books(settings) if only is None else nullcontext(only) as connection:
             return ServerAnswers([(settings, ONE_SERVER, await question(connection, ONE_SERVER))], [])
 
     async def ask(server: Settings) -> tuple[Settings, Holdings, Answer] | ServerError:

@@ -81,7 +81,7 @@ async def report_dead_letters(  # noqa: PLR0913 - independent options
     async with _open_books_if_reachable(settings) as (connection, silent):
         places = is_selected = None
         if operation is not None:
-            keys = await _redriven_by(settings, operation) if connection is not None else set()
+            keys = await _redriven_by(settings, operation, connection) if connection is not None else set()
             places = {key[:2] for key in keys}
             is_selected = _both(selection, keys)
         page = await list_dead_letters(
@@ -116,7 +116,7 @@ async def count_dead_letters(
     if operation is None:
         return await count_matching(settings, selection.matches, selection.partition), None
     async with _open_books_if_reachable(settings) as (connection, silent):
-        keys = await _redriven_by(settings, operation) if connection is not None else set()
+        keys = await _redriven_by(settings, operation, connection) if connection is not None else set()
     return await count_matching(settings, _both(selection, keys), selection.partition), silent
 
 
@@ -189,10 +189,10 @@ async def _open_books_if_reachable(settings: Settings) -> AsyncIterator[tuple[Co
         await connection.close()
 
 
-async def _redriven_by(settings: Settings, operation: int) -> set[LetterKey]:
+async def _redriven_by(settings: Settings, operation: int, connection: Connection) -> set[LetterKey]:
     """Return the dead letters that an operation sent back, on whichever server it is noted."""
 
-    async def read(connection: Connection, _: object) -> set[LetterKey]:
-        return {tuple(row) for row in await connection.fetch(_REDRIVEN_BY, operation)}
+    async def read(server: Connection, _: object) -> set[LetterKey]:
+        return {tuple(row) for row in await server.fetch(_REDRIVEN_BY, operation)}
 
-    return set[LetterKey]().union(*(await ask_each_server(settings, read)).answers)
+    return set[LetterKey]().union(*(await ask_each_server(settings, read, connection)).answers)

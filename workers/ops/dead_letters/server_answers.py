@@ -7,7 +7,7 @@ from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.catalogue import EXPIRY_TICKS
 from schemas.envelope import Event
-from workers.ops.books.shards import ServerAnswers, ServerError, ask_each_server, has_one_server
+from workers.ops.books.shards import ServerAnswers, ServerError, ask_each_server
 from workers.ops.dead_letters.history import (
     LetterKey,
     Redrive,
@@ -57,13 +57,11 @@ async def read_server_redrives(
         OSError, asyncpg.PostgresError, ServerError: when no server can be asked.
 
     """
-    if connection is not None and has_one_server(settings):
-        return LetterRedrives(await read_redrives(connection, letters))
 
     async def read(server: Connection, _: object) -> _Redrives:
         return await read_redrives(server, letters)
 
-    told = await ask_each_server(settings, read)
+    told = await ask_each_server(settings, read, connection)
     return LetterRedrives(merge_redrives(told.answers), tuple(told.silent))
 
 
@@ -81,13 +79,11 @@ async def read_server_answers(
         OSError, asyncpg.PostgresError, ServerError: when no server can be asked.
 
     """
-    if connection is not None and has_one_server(settings):
-        return LetterAnswers(await read_letter_answers(connection, letters))
 
     async def read(server: Connection, _: object) -> _Answers:
         return await read_letter_answers(server, letters)
 
-    told = await ask_each_server(settings, read)
+    told = await ask_each_server(settings, read, connection)
     found: _Answers = {}
     for answers in told.answers:  # a copy that a move left has the same answers, as they are final
         found |= {key: found.get(key) or answer for key, answer in answers.items()}
