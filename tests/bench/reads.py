@@ -128,6 +128,7 @@ async def _server(books: Settings, beside: _Beside) -> AsyncIterator[tuple[str, 
     port = free_port()
     variables = {"INMAIL_API_PORT": str(port), "INMAIL_API_TOKENS": f"bench:{hash_token(TOKEN)}"}
     api = ["-m", "workers.cli", "api", "--stop-with-parent"]
+    LOG.parent.mkdir(exist_ok=True)
     with LOG.open("wb") as log:
         process = subprocess.Popen(  # noqa: ASYNC220 - it returns at once
             [sys.executable, *(api if beside is _Beside.READS else ["-m", "tests.bench.read_stub", str(port)])],
