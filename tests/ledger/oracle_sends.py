@@ -61,12 +61,15 @@ def over_seat(case: Case) -> dict[str, Any] | None:
 
 
 def charged_since(case: Case, window: timedelta, **columns: str) -> list[datetime]:
-    """Return when the charged sends of the half-open window before now were made. Reversed ones count."""
+    """Return when the charged sends of the half-open window before now were made. Reversed ones count.
+
+    So do those that a clock which was set back since let in ahead of now, by less than the window.
+    """
     return sorted(
         row.as_of
         for row in case.account.journal
         if row.code == "charged"
-        and row.as_of > case.now - window
+        and case.now - window < row.as_of < case.now + window
         and all(getattr(row, name) == value for name, value in columns.items())
     )
 

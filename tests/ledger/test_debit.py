@@ -9,6 +9,7 @@ from tests.ledger.book import DAY, Book, at, body, pick
 from workers.jobs.job import Batch
 from workers.jobs.send import SendJob
 from workers.ledger.model import Request
+from workers.ledger.plans import Catalogue, Limits, load_catalogue
 
 
 @pytest.fixture
@@ -125,6 +126,45 @@ async def _decide_requests(book: Book, requests: list[Request[Any]]) -> list[str
     async with book.connection.transaction():
         bodies = [body(m) for m in (await job.decide(book.connection, Batch(requests))).messages]
     return [each["code"] for each in bodies if each["type"] == "inmail.send.decided.v1"]
+
+
+@pytest.mark.parametrize(("limit", "what"), [("paid_sends_per_day", "account"), ("seat_sends_per_day", "seat")])
+async def test_a_send_as_of_a_day_ahead_leaves_the_limit_of_today_alone(book: Book, limit: str, what: str) -> None:
+    """Rule 9: after a clock was set back, the paid sends of the next 24 hours count, and later ones do not."""
+    book.catalogue = _limited(f"{limit} = 1")
+    await book.decide(book.promotion(3))
+    today = book.now
+    book.now = today + DAY
+    await book.one(book.send(sender_id="seat-1"))
+
+    book.now = today
+    now = await book.one(book.send(sender_id="seat-1"))
+    book.now = today + DAY / 86_400
+    then = await book.one(book.send(sender_id="seat-1"))
+
+    assert ("charged", "rate_limited", what) == (now["code"], then["code"], then["limit"])
+
+
+async def test_a_send_as_of_a_cool_down_ahead_holds_no_send_to_the_recipient(book: Book) -> None:
+    """Rule 9: nor does one of a time that the clock has been set back from count for the recipient."""
+    book.catalogue = _limited("recipient_cooldown_hours = 48")
+    await book.decide(book.promotion(3))
+    today = book.now
+    book.now = today + 2 * DAY
+    await book.one(book.send())
+
+    book.now = today
+    now = await book.one(book.send())
+    book.now = today + DAY / 86_400
+    then = await book.one(book.send())
+
+    assert ("charged", "rate_limited", "recipient") == (now["code"], then["code"], then["limit"])
+
+
+def _limited(limit: str) -> Catalogue:
+    """Return the shipped catalogue with no limit but one."""
+    others = [f"limits.{name} = 0" for name in Limits.model_fields]
+    return load_catalogue(changes=[*others, f"limits.{limit}"])
 
 
 async def test_accounts_of_one_batch_do_not_touch_each_other(book: Book) -> None:

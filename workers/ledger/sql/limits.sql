@@ -1,5 +1,6 @@
 -- The limits of responsible use (rule 9), over half-open windows: what was paid for exactly 24 hours ago no longer
--- counts. A send that was taken back counts, a free one never.
+-- counts, nor does what a clock that was set back since let in 24 hours or more ahead. A send that was taken back counts,
+-- a free one never.
 
 -- Tells of each request of a batch whether its account may have paid for a send to the same recipient within the
 -- cool-down, before the batch or in it: cheap, so that only those are looked at exactly (limit_hit).
@@ -48,6 +49,7 @@ as $$
         where
             j.account = p_account and j.code = 'charged'
             and j.as_of > p_as_of - greatest(interval '24 hours', p_limits.cooldown)
+            and j.as_of < p_as_of + greatest(interval '24 hours', p_limits.cooldown)
         union all
         select b.as_of, b.sender_id, b.recipient_id
         from unnest(p_codes, p_as_ofs, p_sender_ids, p_recipient_ids) as b (code, as_of, sender_id, recipient_id)
@@ -55,7 +57,8 @@ as $$
     ),
 
     today as (
-        select paid.as_of, paid.sender_id from paid where paid.as_of > p_as_of - interval '24 hours'
+        select paid.as_of, paid.sender_id from paid
+        where paid.as_of > p_as_of - interval '24 hours' and paid.as_of < p_as_of + interval '24 hours'
     )
 
     select hit.what, hit.retry_at
@@ -75,7 +78,9 @@ as $$
         union all
         select 3, 'recipient', (
             select max(paid.as_of) + p_limits.cooldown from paid
-            where paid.recipient_id = p_recipient_id and paid.as_of > p_as_of - p_limits.cooldown
+            where
+                paid.recipient_id = p_recipient_id
+                and paid.as_of > p_as_of - p_limits.cooldown and paid.as_of < p_as_of + p_limits.cooldown
         )
         where p_limits.cooldown > interval '0'
     ) as hit
