@@ -22,7 +22,7 @@ import structlog
 from aiokafka import TopicPartition
 from pydantic_core import from_json
 
-from infra.clock import to_milliseconds
+from infra.clock import to_milliseconds, utc_now
 from infra.kafka.clients import reader
 from infra.kafka.records import all_partitions, read_to
 from infra.kafka.transactions import Message
@@ -89,8 +89,8 @@ async def scan_published(
 
     Reads the result topics once, up to where they end now, from the earliest time that a doubt tells. Where one tells
     none, it is the time at which the broker received the first record: no answer to it is older. Where that cannot be
-    known, since retention has removed the record or its time is its producer's, they are read from their oldest record
-    on: then it may take minutes, and `progress` is called meanwhile.
+    known, since retention has removed the record, or its time is its producer's or lies ahead, they are read from their
+    oldest record on: then it may take minutes, and `progress` is called meanwhile.
 
     Raises:
         KafkaError: when the brokers cannot be asked, or a transaction stays open before the end.
@@ -121,13 +121,16 @@ async def scan_published(
 
 
 async def _find_since(settings: Settings, doubts: Mapping[TopicPartition, Doubt]) -> int | None:
-    """Return the time before which no broker received an answer in doubt, in milliseconds; None where none is known."""
+    """Return the time before which no broker received an answer in doubt, in milliseconds; None where none is known.
+
+    A time ahead of this host's clock tells none: once that broker's clock is right, later answers have earlier times.
+    """
     times = [to_milliseconds(doubt.since) for doubt in doubts.values() if doubt.since is not None]
     if firsts := {lane: doubt.offsets.start for lane, doubt in doubts.items() if doubt.since is None}:
         if (received := await _received_first(settings, firsts)) is None:
             return None
         times.append(received)
-    return min(times)
+    return None if max(times) > to_milliseconds(utc_now()) + _EARLIER_MILLISECONDS else min(times)
 
 
 async def _received_first(settings: Settings, firsts: Mapping[TopicPartition, int]) -> int | None:

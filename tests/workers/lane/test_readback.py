@@ -244,6 +244,23 @@ async def test_looking_for_answers_begins_where_the_lane_had_noted_the_last_ones
     assert 3 == len(answers) == len({each["request_id"] for each in answers})
 
 
+async def test_answers_are_found_though_a_brokers_clock_was_ahead_when_the_last_one_was_noted(
+    cluster: Settings, database: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was set right since, so what was published later has an earlier time."""
+    account = in_partition(cluster, PLACE.partition)
+    await _work(cluster, [send(account)])
+    start = await ends(cluster, SEND_RESULTS)
+    await _be_killed(cluster, monkeypatch, [send(account) for _ in range(3)], published=2)
+    ahead = utc_now() + timedelta(days=400)
+    await database.execute("update lanes set published_time = $3 where (topic, partition) = ($1, $2)", *PLACE, ahead)
+
+    await _work(cluster, [])
+
+    answers = await read(cluster, start, 3)
+    assert 3 == len(answers) == len({each["request_id"] for each in answers})
+
+
 @pytest.mark.parametrize("published", range(3))
 async def test_a_kill_within_a_rewind_leaves_nothing_out(
     cluster: Settings, monkeypatch: pytest.MonkeyPatch, published: int
