@@ -5,16 +5,18 @@ rows so far: so rows of the one and of the other topic are told apart though the
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import aclosing
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import asyncpg
-from aiokafka import TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
 from infra.clock import to_milliseconds, utc_now
 from infra.kafka.clients import partitions_of, reader
+from infra.kafka.records import read_to
 from infra.kafka.topic_ids import topic_ids
 from infra.postgres import Connection, connect_database
 from infra.settings import RecordTime, Settings
@@ -146,9 +148,11 @@ def _recreated(lanes: Sequence[Any], how: str) -> EndedTopic | None:
 async def _lost(settings: Settings, topic: str, lanes: Sequence[Any]) -> EndedTopic | None:
     """Return a topic that ends before what the books have read of it: records are lost, new ones have their offsets.
 
-    What came since is what is later than the lane's watermark. A minute before it is read again: what was decided gets
-    its first answer once more.
+    What came since is what follows the last record of before the lane's watermark; of times far ahead, which were set
+    aside or held, nothing can be told. A minute before it is read again: what was decided gets its first answer once
+    more. A watermark that lies ahead itself tells of no record when it came, so all are read again.
     """
+    now = utc_now()
     places = partitions_of(topic, settings.topic_partitions)
     async with reader(settings, None, "read_uncommitted") as consumer:
         ends = await consumer.end_offsets(places)
@@ -159,16 +163,37 @@ async def _lost(settings: Settings, topic: str, lanes: Sequence[Any]) -> EndedTo
         for row in behind:
             place = TopicPartition(topic, row["partition"])
             starts[place.partition] = 0
-            if settings.topic_record_time is RecordTime.APPEND and row["as_of"] is not None:
-                since = to_milliseconds(row["as_of"] - _CLOCKS_DIFFER)
-                first = (await consumer.offsets_for_times({place: max(0, since)}))[place]
-                starts[place.partition] = first.offset if first is not None else ends[place]
+            reached = row["as_of"]
+            if (
+                settings.topic_record_time is RecordTime.APPEND
+                and reached is not None
+                and reached < now + _CLOCKS_DIFFER
+            ):
+                since = to_milliseconds(reached - _CLOCKS_DIFFER)
+                starts[place.partition] = await _end_before(consumer, place, max(0, since), ends)
     gone = ", ".join(
         f"{row['partition']} (at {ends[TopicPartition(topic, row['partition'])]:,}, read up to {row['next_offset']:,})"
         for row in behind
     )
     text = f"it ends before what the books have read in partition {gone}: records were lost, or it was created again"
     return EndedTopic(f"{text}: go on with what came since", starts)
+
+
+async def _end_before(
+    consumer: AIOKafkaConsumer, place: TopicPartition, since: int, ends: dict[TopicPartition, int]
+) -> int:
+    """Return the offset after the last record of before a time in milliseconds. One of a later time may precede it."""
+    first = (await consumer.offsets_for_times({place: since}))[place]
+    if first is None:
+        return int(ends[place])
+    start: int = first.offset
+    consumer.assign([place])
+    consumer.seek(place, start)
+    async with aclosing(read_to(consumer, {place: start}, ends)) as records:
+        async for record in records:
+            if record.timestamp < since:
+                start = record.offset + 1
+    return start
 
 
 async def _read_lanes(settings: Settings) -> list[Any]:

@@ -1,5 +1,6 @@
 """Topics that were deleted and created again under workers and books, on a broker of their own."""
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
@@ -35,6 +36,7 @@ from workers.ops.replay.reemit_plan import plan_reemit
 from workers.ops.replay.reemit_rows import RowFilter
 from workers.ops.replay.rewind_plan import RewindOptions, plan_rewind
 from workers.ops.replay.rewind_target import RewindTarget, TargetKind
+from workers.ops.topics import ended
 from workers.ops.topics.ended import end_topic
 from workers.ops.topics.plan import apply_topics, plan_topics, wanted_config
 
@@ -243,6 +245,36 @@ async def test_records_that_a_broker_lost_are_told_and_what_came_since_is_answer
     assert {str(event.id) for event in new} <= {each["request_id"] for each in answers}
     assert [] == await _sound(database)
     assert [] == await plan_topics(cluster)
+
+
+@pytest.mark.parametrize(("ahead", "starts"), [(timedelta(0), {0: 3, 1: 3}), (timedelta(days=400), {0: 0, 1: 0})])
+async def test_what_came_since_a_loss_is_told_apart_from_times_far_ahead(
+    cluster: Settings,
+    database: Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    ahead: timedelta,
+    starts: dict[int, int],
+) -> None:
+    """A record that was set aside is none that came since; to a watermark that was carried off, none would be."""
+    monkeypatch.setattr(ended, "_CLOCKS_DIFFER", timedelta(0))
+    story = cluster.model_copy(update={"topic_record_time": RecordTime.CREATE})
+    await apply_topics(story, await plan_topics(story))
+    await publish(story, SEND_REQUESTS, _requests(story, 2), to_milliseconds(utc_now() + timedelta(days=200)))
+    await apply_topics(cluster, await plan_topics(cluster))
+    await publish(cluster, SEND_REQUESTS, _requests(cluster, 4))
+    await asyncio.sleep(0.01)  # another millisecond
+    read = utc_now()
+    await publish(cluster, SEND_REQUESTS, _requests(cluster, 2))
+    await database.executemany(
+        "insert into lanes (consumer_group, topic, partition, epoch, next_offset, as_of)"
+        " values ('inmail-send', $1, $2, 1, 100, $3)",
+        [(SEND_REQUESTS, partition, read + ahead) for partition in starts],
+    )
+
+    async with admin_client(cluster) as admin:
+        found = await ended.find_ended(cluster, admin, await admin.list_topics())
+
+    assert {SEND_REQUESTS: starts} == {topic: each.starts for topic, each in found.items()}
 
 
 async def test_what_was_decided_of_times_far_ahead_ends_with_the_records(database: Connection) -> None:
