@@ -3,11 +3,14 @@
 import json
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 from infra.clock import utc_now
 from infra.postgres import Connection
 from infra.settings import Settings
-from schemas.catalogue import SEND_REQUESTS
+from schemas.catalogue import BILLING_EVENTS, SEND_REQUESTS
+from schemas.sends import SendUndeliverable
+from tests.ledger.book import Book
 from tests.workers.command import run
 from workers.commands.running import Exit
 
@@ -102,3 +105,30 @@ async def test_a_clock_that_was_carried_off_is_set_back(settings: Settings, data
     ]  # none is let in from here on
     assert abs(row["as_of"] - utc_now()) < timedelta(minutes=5)
     assert ("clock set-back", "ann", "the broker was wrong", "done") == (await _kept(database))[1]
+
+
+async def test_what_a_time_far_ahead_has_left_to_be_given_back_is_counted(
+    settings: Settings, database: Connection
+) -> None:
+    """A send that failed brings nothing back to a lot that has ended; what is given then begins then."""
+    book = Book(database)
+    book.now = utc_now()
+    await book.decide(book.promotion(2))
+    failed = book.send()
+    await book.decide(failed)
+    book.now += timedelta(days=400)
+    report = SendUndeliverable.create(
+        id=uuid4(), source="/test", subject="alice", time=book.now, data={"send_id": failed.id}
+    )
+    await book.decide(report)
+    await book.decide(book.promotion(7))
+    await database.executemany(
+        "insert into lanes (consumer_group, topic, partition, epoch, next_offset, as_of) values ($1, $2, 0, 1, 9, $3)",
+        [("inmail-send", SEND_REQUESTS, book.now), ("inmail-billing", BILLING_EVENTS, book.now)],
+    )
+
+    plan = await run(settings, "clock", "set-back", "--dry-run", "--json")
+
+    lanes = {each["worker"]: each for each in json.loads(plan.out)["plan"]["lanes"]}
+    assert (1, 0) == (lanes["send"]["not_returned"], lanes["send"]["later"])
+    assert (0, 7) == (lanes["billing"]["not_returned"], lanes["billing"]["later"])

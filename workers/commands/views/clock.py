@@ -65,6 +65,7 @@ def show_set_back_plan(plan: SetBackPlan) -> None:
         out.print("Nothing to set back: no lane's clock is far ahead.")
         return
     heads = ["worker", "partition", "from", "to", "lots restored", "credits", "rows", "refused", "expired"]
+    heads += ["not returned", "given later"]
     rows = [
         (
             each.lane.worker,
@@ -78,10 +79,12 @@ def show_set_back_plan(plan: SetBackPlan) -> None:
     if plan.server_of:
         heads.append("server")
         rows = [(*row, plan.server_of[each.lane.partition]) for row, each in zip(rows, plan.lanes, strict=True)]
-    show_table(heads, rows, "partition,lots restored,credits,rows,refused,expired")
+    show_table(heads, rows, "partition,lots restored,credits,rows,refused,expired,not returned,given later")
     out.print(
-        "The decisions made meanwhile (rows) stay, including sends refused for lack of credits and credits booked as"
-        " expired. Return such credits with inmail.credits.adjusted.v1.",
+        "The decisions made meanwhile (rows) stay, including sends refused for lack of credits, credits booked as"
+        " expired and credits of failed sends that were not returned: return such credits with"
+        " inmail.credits.adjusted.v1. Credits given later cannot be spent before the time far ahead: void their grants"
+        " and give them again.",
         soft_wrap=True,
     )
 

@@ -1,8 +1,9 @@
 """Setting back the clock of a lane that was carried off: its watermark is far ahead, and every lot looks ended to it.
 
-Only what is decided from then on changes. What was decided stays: a refusal is final for its request id, and a lot
-whose end was booked stays closed; the plan counts both, so that credits can be given back with `credits.adjusted`. The
-lane's epoch is raised with its watermark, so that an owner at work begins again from the new one.
+Only what is decided from then on changes. What was decided stays: a refusal is final for its request id, a lot whose
+end was booked stays closed, a credit that came back to one is gone, and credits that were given begin at the later
+time; the plan counts each, so that credits can be given back with `credits.adjusted`. The lane's epoch is raised with
+its watermark, so that an owner at work begins again from the new one.
 
 Of several servers, all that hold one of the partitions have to answer. The lanes of each are set back at once, one
 server after the other, and the operation is noted on that of INMAIL_DATABASE_URL. If the process is killed between two
@@ -36,8 +37,11 @@ _DECIDED = """
 select
     count(*) as rows,
     count(*) filter (where j.code = 'insufficient_credits') as refused,
-    coalesce(-sum(j.amount) filter (where j.code = 'expired' and j.lot_expires_at > $3), 0) as expired
+    coalesce(-sum(j.amount) filter (where j.code = 'expired' and j.lot_expires_at > $3), 0) as expired,
+    count(*) filter (where j.code = 'lot_ended' and j.lot_expires_at > $3) as not_returned,
+    coalesce(sum(j.amount) filter (where l.granted_at = j.as_of), 0) as later
 from journal as j
+left join lots as l on j.code = 'granted' and l.account = j.account and l.lot = j.lot
 where j.worker = $1 and j.source_partition = $2 and j.as_of > $3
 """
 
@@ -68,6 +72,8 @@ class SetBackLane(NamedTuple):
     rows: int  # journal rows that its lane decided as of a later time: they stay
     refused: int  # of those, sends refused for want of credits
     expired: int  # credits of lots whose end was booked too early: they stay expired
+    not_returned: int  # credits of sends that failed, whose lots seemed to have ended: they stay spent
+    later: int  # credits given from a later time on: they cannot be spent before
 
     def summary(self) -> dict[str, Any]:
         """Return it for JSON."""
@@ -141,7 +147,7 @@ async def plan_set_back(
 async def _lane(connection: Connection, clock: LaneClock, goes: datetime) -> SetBackLane:
     open_lots = await credits_between(connection, clock.partition, goes, clock.as_of or goes)
     row = await connection.fetchrow(_DECIDED, clock.worker, clock.partition, goes)
-    return SetBackLane(clock, goes, *open_lots, *(row or (0, 0, 0)))
+    return SetBackLane(clock, goes, *open_lots, *(row or (0, 0, 0, 0, 0)))
 
 
 async def set_back(settings: Settings, plan: SetBackPlan, who: Operator) -> OngoingOperation:
