@@ -73,7 +73,11 @@ def anchor_of(start: datetime, told: int | None, known: tuple[datetime, int] | N
 
 
 def months_of_term(start: datetime, end: datetime, anchor_day: int) -> list[Period]:
-    """Rule 11: the up to twelve months of an annual term, dated by the anchor day; the last ends with the term."""
+    """Rule 11: the up to twelve months of an annual term, dated by the anchor day; the last ends with the term.
+
+    A rest of less than a day is no month: a term that ends in winter time is an hour longer than its months in UTC.
+    """
     dates = [anchored(start, anchor_day, month) for month in range(MONTHS + 1)]
-    starts = [date for date in dates[:MONTHS] if date < end]
-    return [Period(*pair) for pair in zip(starts, [*starts[1:], min(end, dates[len(starts)])], strict=True)]
+    starts = [start, *(date for date in dates[1:MONTHS] if date + DAY <= end)]
+    after = dates[len(starts)]
+    return [Period(*pair) for pair in zip(starts, [*starts[1:], after if after + DAY <= end else end], strict=True)]

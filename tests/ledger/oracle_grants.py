@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.ledger.oracle_calendar import Period
 from tests.ledger.oracle_case import Case
-from tests.ledger.oracle_periods import anchor_told_by, lots_that_tell_of, periods_of
+from tests.ledger.oracle_periods import anchor_told_by, lots_that_tell_of, next_change_of, periods_of, plan_at
 from tests.ledger.oracle_state import Lot
 
 __all__ = ["RULES", "Opening", "cut_to_cap", "give", "note_subscription", "open_allotments", "told_of"]
@@ -42,7 +42,18 @@ def allot(case: Case) -> None:
         note_subscription(case)
         credits_ = case.terms.plans[case.data("plan")].credits
         open_allotments(case, [Opening(period, credits_) for period in left])
+        if next_change_of(case):
+            forfeit_late(case)
         case.notice_after_all()
+
+
+def forfeit_late(case: Case) -> None:
+    """Rule 12: what is read after a plan change closes as the change would have closed it, had it been read in time."""
+    for lot in case.account.lots_of(case.data("subscription_id")):
+        is_ours = lot.request_id == case.request.request_id
+        if is_ours and lot.open and lot.spendable(case.now) and lot.on_change == "forfeit":
+            details = {"subscription_id": lot.subscription_id, "plan": lot.plan, "reason": "plan_changed"}
+            case.close(lot, "forfeited", details)
 
 
 def open_allotments(case: Case, openings: list[Opening], *, answered: bool = False) -> None:
@@ -169,10 +180,10 @@ def survey(case: Case) -> None:
 
 
 def purchase(case: Case) -> None:
-    """Rule 3: credits are sold on their own only where an unended subscription's plan says so."""
+    """Rule 3: credits are sold on their own only where the plan that an unended subscription has now says so."""
     plans = [
-        case.terms.plans.get(subscription.plan or "")
-        for subscription in case.account.subscriptions.values()
+        case.terms.plans.get(plan_at(case, subscription_id, case.now) or "")
+        for subscription_id, subscription in case.account.subscriptions.items()
         if not subscription.ended(case.now)
     ]
     if any(plan and plan.separate_purchase for plan in plans):

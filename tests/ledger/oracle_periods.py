@@ -60,12 +60,15 @@ def lots_that_tell_of(case: Case, period: Period) -> list[Lot]:
     return tell_of(case.account, case.data("subscription_id"), period)
 
 
-def plan_at(case: Case, instant: datetime) -> str | None:
-    """Return the plan of the latest period that began by an instant, as lots and the latest event tell."""
-    subscription_id = case.data("subscription_id")
+def plan_at(case: Case, subscription_id: str, instant: datetime) -> str | None:
+    """Return the plan of the latest period that began by an instant, as the latest event, plan changes and lots tell.
+
+    A change may leave no lot of its own.
+    """
     subscription = case.account.subscription(subscription_id)
     lots = [lot for lot in case.account.lots_of(subscription_id) if not lot.freed and lot.period_start]
     told = [(lot.period_start, 0, lot.lot, lot.plan) for lot in lots if lot.period_start]
+    told += [(start, 1, 0, plan) for start, plan in subscription.changes.items()]
     if subscription.period_start:
-        told.append((subscription.period_start, 1, 0, subscription.plan))
+        told.append((subscription.period_start, 2, 0, subscription.plan))
     return max((known for known in told if known[0] <= instant), default=(None, 0, 0, None))[3]

@@ -124,7 +124,7 @@ class Subscription:
     credits: int = 0
     period_start: datetime | None = None
     anchor_day: int = 0
-    changes: frozenset[datetime] = frozenset()  # where its plan changes begin
+    changes: dict[datetime, str] = field(default_factory=dict)  # where its plan changes begin, and to which plan
     ends_at: datetime | None = None
 
     def ended(self, instant: datetime) -> bool:

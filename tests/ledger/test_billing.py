@@ -193,6 +193,17 @@ async def test_a_tick_books_a_line_for_each_lot_that_ended_with_credits(book: Bo
     assert [0, 0] == await book.remaining()
 
 
+async def test_a_tick_is_complete_where_it_leaves_nothing_but_announcements(book: Book) -> None:
+    """As its field says: all lots that have ended are booked."""
+    await book.decide(book.promotion(2), book.promotion(1, "alice"))
+    book.now = at("2030-03-30")
+
+    *notices, answer = await book.tick(step_lots=1, steps=1)
+
+    assert ["expiring_soon"] == [each["code"] for each in notices]
+    assert ("booked", 0, True) == pick(answer, "code", "lots", "complete")
+
+
 async def test_a_tick_that_books_two_lots_of_an_account_moves_no_balance(book: Book) -> None:
     """Both lots had ended: what can be spent is the third lot, before and after each line."""
     await book.decide(book.promotion(2), book.promotion(3))

@@ -244,7 +244,7 @@ def all_or_nothing(_: Case, period: Period, kept: list[Lot], credits_: int) -> O
 def whatever_waits(case: Case) -> None:
     """Make room of later lots, also where a later change begins."""
     subscription = case.account.subscription(case.data("subscription_id"))
-    changes, subscription.changes = subscription.changes, frozenset()
+    changes, subscription.changes = subscription.changes, {}
     close_old_lots(case)
     subscription.changes = changes
 

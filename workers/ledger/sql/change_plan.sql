@@ -9,6 +9,12 @@ language plpgsql stable
 set plan_cache_mode = force_generic_plan
 as $$
 begin
+    granted_by := told_before(p_request.account, p_period);
+    if granted_by is not null then
+        code := 'plan_unchanged';
+        return;
+    end if;
+
     if plan_at(p_request.account, p_period.subscription_id, p_period.period_start) = p_period.plan then
         code := 'plan_unchanged';
         select l.request_id into granted_by
@@ -30,7 +36,37 @@ begin
 end;
 $$;
 
--- The plan of the latest period that began by an instant, as lots and the latest event tell.
+-- The change that granted already what this one would: the next one after it, to the same plan, whose period shares more
+-- than half of the shorter. Two systems tell of one change a moment apart, and the later start may be read first.
+create or replace function told_before(p_account bigint, p_period told_period)
+returns uuid
+language sql stable
+as $$
+    select l.request_id
+    from lots as l
+    where
+        l.account = p_account and l.subscription_id = p_period.subscription_id and not l.freed and l.tops_up is null
+        and l.plan = p_period.plan
+        and l.period_start = next_change(p_account, p_period.subscription_id, p_period.period_start)
+        and 2 * (least(p_period.period_end, end_of_period(l)) - l.period_start)
+        > least(p_period.period_end - p_period.period_start, end_of_period(l) - l.period_start)
+    order by l.lot
+    limit 1;
+$$;
+
+-- Where the first known plan change begins that is later than an instant.
+create or replace function next_change(p_account bigint, p_subscription_id text, p_after timestamptz)
+returns timestamptz
+language sql stable
+as $$
+    select min(c.starts)
+    from subscriptions as s
+    cross join unnest(s.changes || s.changed_at) as c (starts)
+    where s.account = p_account and s.subscription_id = p_subscription_id and c.starts > p_after;
+$$;
+
+-- The plan of the latest period that began by an instant, as the latest event, plan changes and lots tell: a change may
+-- leave no lot of its own.
 create or replace function plan_at(p_account bigint, p_subscription_id text, p_at timestamptz)
 returns text
 language sql stable
@@ -40,6 +76,11 @@ as $$
         select l.plan, l.period_start, l.lot
         from lots as l
         where l.account = p_account and l.subscription_id = p_subscription_id and not l.freed
+        union all
+        select c.plan, c.starts, 2147483646
+        from subscriptions as s
+        cross join unnest(s.changes, s.change_plans) as c (starts, plan)
+        where s.account = p_account and s.subscription_id = p_subscription_id and c.plan is not null
         union all
         select s.plan, s.period_start, 2147483647
         from subscriptions as s
@@ -125,16 +166,46 @@ begin
             end
         order by l.lot
     loop
-        return query select * from close_lot(
-            p_request, old.lot, 'forfeited', jsonb_build_object(
-                'subscription_id', p_period.subscription_id, 'plan', old.plan, 'reason', 'plan_changed'
-            ), false, false
-        );
+        return query select * from forfeit_lot(p_request, p_period.subscription_id, old.lot, old.plan);
         if old.waiting then
             update lots as l set freed = true where l.account = p_request.account and l.lot = old.lot;
         end if;
     end loop;
 end;
+$$;
+
+-- Closes what an event that was read after a plan change has opened for a period before it, where the plan says so: as
+-- the change would have closed it, had it been read in time.
+create or replace function forfeit_late(p_request request, p_period told_period)
+returns setof journal
+language plpgsql volatile
+set plan_cache_mode = force_generic_plan
+as $$
+declare
+    late integer;
+begin
+    for late in
+        select l.lot
+        from lots as l
+        where
+            l.account = p_request.account and l.request_id = p_request.request_id and l.open
+            and l.on_change = 'forfeit' and l.granted_at <= p_request.as_of and p_request.as_of < l.expires_at
+        order by l.lot
+    loop
+        return query select * from forfeit_lot(p_request, p_period.subscription_id, late, p_period.plan);
+    end loop;
+end;
+$$;
+
+-- Closes a lot of a plan that has changed; no row for an empty one.
+create or replace function forfeit_lot(p_request request, p_subscription_id text, p_lot integer, p_plan text)
+returns setof journal
+language sql volatile
+as $$
+    select * from close_lot(
+        p_request, p_lot, 'forfeited',
+        jsonb_build_object('subscription_id', p_subscription_id, 'plan', p_plan, 'reason', 'plan_changed'), false, false
+    );
 $$;
 
 -- The lot that stays for a period, if one does, whether it can be spent, and what was granted for the period in all.

@@ -92,7 +92,7 @@ begin
         lots = t.lots + booked.lots,
         credits = t.credits + booked.credits,
         steps = t.steps + 1,
-        complete = not more,
+        complete = coalesce(cardinality(to_book.lots), 0) < p_lots,
         code = case when more and t.steps + 1 < p_steps then 'booking' else 'booked' end,
         ended = last_of(to_book, t.ended),
         cut = last_of(to_cut, t.cut),

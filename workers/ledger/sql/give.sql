@@ -5,7 +5,7 @@
 --
 -- Codes, in order of precedence:
 --   account_erased       the account was erased
---   not_sold_separately  a purchase, and no unended subscription of the account has a plan that sells credits
+--   not_sold_separately  a purchase, and no subscription of the account that runs has a plan now that sells credits
 --   granted              a lot is open
 create or replace function give(p_requests request[], p_lots lot_terms[], p_selling_plans text[], p_low integer)
 returns setof journal
@@ -24,8 +24,8 @@ begin
             when p_lots[i].origin = 'purchase' and not exists (
                 select from subscriptions as s
                 where
-                    s.account = r.account and s.plan = any(p_selling_plans)
-                    and (s.ends_at is null or s.ends_at > r.as_of)
+                    s.account = r.account and (s.ends_at is null or s.ends_at > r.as_of)
+                    and plan_at(s.account, s.subscription_id, r.as_of) = any(p_selling_plans)
             ) then 'not_sold_separately'
             else 'granted'
         end

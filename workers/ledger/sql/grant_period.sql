@@ -23,7 +23,7 @@ declare
     r request;
     p told_period;
     s subscriptions;
-    next_change timestamptz;
+    later timestamptz;  -- where the next plan change begins
     anchor smallint;
     periods period[];
     to_open opening[];
@@ -38,10 +38,8 @@ begin
         select x.* into s from subscriptions as x
         where x.account = r.account and x.subscription_id = p.subscription_id;
         anchor := anchor_of(p.period_start, p.anchor_day, s.period_start, s.anchor_day);
-        select min(c.starts) into next_change
-        from unnest(s.changes || s.changed_at) as c (starts)
-        where c.starts > p.period_start;
-        periods := periods_of(p, anchor, next_change);
+        later := next_change(r.account, p.subscription_id, p.period_start);
+        periods := periods_of(p, anchor, later);
         granted_by := null;
 
         if is_erased(r.account) then
@@ -73,11 +71,14 @@ begin
         before := available(r.account, r.as_of);
         perform note_period(r, p, anchor);
         if p.is_change then
-            return query select * from change_plan(r, p, periods, p_validity, next_change);
+            return query select * from change_plan(r, p, periods, p_validity, later);
         elsif p.credits = 0 then
             return next book(r, 'no_credits_in_plan', p_details => told);
         else
             return query select * from open_allotments(r, p, to_open, p_validity, true);
+            if later is not null then
+                return query select * from forfeit_late(r, p);
+            end if;
         end if;
         return query select * from settle(r, p_low, before);
     end loop;
@@ -94,7 +95,8 @@ as $$
     );
 $$;
 
--- Notes the latest period of a subscription, what it gives and on which day of the month, and where a change begins.
+-- Notes the latest period of a subscription, what it gives and on which day of the month, and where a change
+-- begins and to which plan. (The two arrays fill up with null where a version before noted no plan.)
 create or replace function note_period(p_request request, p_period told_period, p_anchor_day smallint)
 returns void
 language sql volatile
@@ -113,7 +115,18 @@ as $$
 
     update subscriptions as s set
         changed_at = greatest(s.changed_at, p_period.period_start),
-        changes = array_remove(s.changes, p_period.period_start) || p_period.period_start
+        changes = others.changes || p_period.period_start,
+        change_plans = others.change_plans || p_period.plan
+    from (
+        select
+            coalesce(array_agg(c.starts order by c.n), '{}') as changes,
+            coalesce(array_agg(c.plan order by c.n), '{}') as change_plans
+        from subscriptions as x
+        cross join unnest(x.changes, x.change_plans) with ordinality as c (starts, plan, n)
+        where
+            x.account = p_request.account and x.subscription_id = p_period.subscription_id
+            and c.starts <> p_period.period_start
+    ) as others
     where
         p_period.is_change and s.account = p_request.account and s.subscription_id = p_period.subscription_id;
 $$;

@@ -61,7 +61,8 @@ as $$
 $$;
 
 -- The periods that an event tells of: one, or the up to twelve months of an annual term. What begins when the next plan
--- change has begun is that change's affair.
+-- change has begun is that change's affair. A rest of less than a day is no month: a term that starts in summer time and
+-- ends in winter time is an hour longer than its months in UTC.
 create or replace function periods_of(p_period told_period, p_anchor_day smallint, p_next_change timestamptz)
 returns period[]
 language sql immutable
@@ -75,15 +76,15 @@ as $$
             case when n = 0 then p_period.period_start else anchored(p_period.period_start, p_anchor_day, n) end
                 as starts,
             case
-                when p_period.annual
-                    then least(p_period.period_end, anchored(p_period.period_start, p_anchor_day, n + 1))
+                when p_period.annual and next.starts + interval '1 day' <= p_period.period_end then next.starts
                 else p_period.period_end
             end as ends
         from generate_series(0, case when p_period.annual then 11 else 0 end) as n
+        cross join lateral anchored(p_period.period_start, p_anchor_day, n + 1) as next (starts)
     ) as month
     where
         month.n = 0
-        or month.starts < p_period.period_end
+        or month.starts + interval '1 day' <= p_period.period_end
         and coalesce(month.starts < p_next_change, true);
 $$;
 
