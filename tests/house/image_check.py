@@ -45,11 +45,22 @@ def main() -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    ignored = shutil.ignore_patterns("__pycache__", "local")
     if source.is_dir():
-        shutil.copytree(source, target, ignore=ignored)
+        shutil.copytree(source, target, ignore=_ignored)
     else:
         shutil.copy(source, target)
+
+
+def _ignored(folder: str, names: list[str]) -> set[str]:
+    """Return what the image leaves out, as .dockerignore says."""
+    left_out = {ROOT / path for path in excluded_folders()}
+    return {name for name in names if name == "__pycache__" or Path(folder) / name in left_out}
+
+
+def excluded_folders() -> list[str]:
+    """Return the folders of the repository that .dockerignore leaves out of what it takes in."""
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    return [line for line in lines if not line.startswith(("!", "*"))]
 
 
 def _moved(text: str, image: Path) -> str:
