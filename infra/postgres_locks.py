@@ -31,6 +31,7 @@ __all__ = [
 _WAIT_SECONDS: Final = 1.0  # of a session of ours
 _TABLE_SECONDS: Final = 1.0  # of a transaction with a lock on a whole table
 _ASK_SECONDS: Final = 5.0  # for the answer
+_WORK_SECONDS: Final = 4.0  # of the waiting for one of ours that is at work: it lets go sooner, or is named
 _ROWS_SECONDS: Final = 4.0  # of a transaction that keeps rows; of one of ours, without doing anything
 _SHARED_SECONDS: Final = 1.0  # for which an answer serves whoever else asks
 _REMEMBERED_SECONDS: Final = 15.0  # after a session of ours was seen to wait: workers give up after 2 s, and try again
@@ -177,9 +178,10 @@ def find_holders(
 ) -> list[LockHolder]:
     """Return the holders among sessions with locks, which are rows of the question.
 
-    A holder waits for nobody itself. One of ours that is at work is none: it lets go when it is done. Who keeps a whole
-    table, or rows for longer than our own work takes, is told also when nobody waits at this moment: workers give up
-    after 2 s, and try again later.
+    A holder waits for nobody itself. One of ours that is at work is none: it lets go when it is done; but an audit
+    keeps whoever wants a whole table waiting for minutes, and all others behind. Who keeps a whole table, or rows for
+    longer than our own work takes, is told also when nobody waits at this moment: workers give up after 2 s, and try
+    again later.
 
     Args:
         sessions: the rows.
@@ -230,7 +232,8 @@ def _keeps(row: Mapping[str, Any]) -> bool:
 
 
 def _is_at_work(holder: LockHolder) -> bool:
-    return holder.application.startswith(_OURS) and holder.state == "active" and not holder.tables
+    ours = holder.application.startswith(_OURS) and holder.state == "active" and not holder.tables
+    return ours and holder.waiting_seconds < _WORK_SECONDS
 
 
 def _age(row: Mapping[str, Any], name: str) -> float:

@@ -156,6 +156,14 @@ WAITS = {"application": "inmail", "waits_since": NOW - timedelta(seconds=3)}
         ([row(1), row(2, **WAITS | {"waits_since": NOW}, blocked_by=[1])], []),
         ([row(1), row(2, **WAITS | {"application": "psql"}, blocked_by=[1])], []),  # not ours
         ([row(1, application="inmail"), row(2, **WAITS, blocked_by=[1])], []),  # our workers wait for one another
+        (  # but not for as long: an audit, a migration, a worker
+            [
+                row(1, application="inmail audit"),
+                row(2, application="inmail migrate", blocked_by=[1], waits_since=NOW - timedelta(seconds=55)),
+                row(3, **WAITS, blocked_by=[2]),
+            ],
+            [(1, 2)],
+        ),
         ([row(1, application="inmail", state="idle in transaction"), row(2, **WAITS, blocked_by=[1])], [(1, 1)]),
         ([row(2, **WAITS, blocked_by=[0])], [(0, 1)]),  # a prepared transaction
         ([row(2, **WAITS, blocked_by=[9])], [(9, 1)]),  # of another database, or just gone

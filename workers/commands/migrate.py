@@ -54,6 +54,6 @@ async def _migrate(settings: Settings) -> Migrated:
         await check_search_path(connection)
         for weak in await find_weak_settings(connection):
             error_console().print(f"warning: {weak}", soft_wrap=True)
-        return await migrate(connection, [FUNCTIONS])
+        return await migrate(connection, [FUNCTIONS], tell=lambda text: error_console().print(text, soft_wrap=True))
     finally:
         await connection.close()

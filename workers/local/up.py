@@ -64,7 +64,7 @@ async def prepare_stack(settings: Settings) -> list[str]:
     servers = settings_of_shards(settings)
     done = []
     for number, server in enumerate(servers, 1):
-        connection = await connect_database(server)
+        connection = await connect_database(server, patient=True)  # indexing a large journal takes minutes
         try:
             migrated = await migrate(connection, [FUNCTIONS])
         finally:

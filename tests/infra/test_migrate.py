@@ -1,0 +1,62 @@
+"""A migration lets bookings go on while it waits for whoever reads its tables."""
+
+import asyncio
+from pathlib import Path
+
+import asyncpg
+
+from infra.migrate import MIGRATIONS, migrate
+from infra.postgres import Connection, connect_database
+from infra.settings import Settings
+from workers.ledger.store import FUNCTIONS
+
+_BOOKING = "update lanes set next_offset = next_offset where partition = 0"
+
+
+async def _book(settings: Settings, stop: asyncio.Event) -> list[bool]:
+    """Book as workers do, whose sessions wait for 2 s; tell of each whether it was done."""
+    done = []
+    connection = await connect_database(settings)
+    await connection.execute("set lock_timeout = '2s'")
+    while not stop.is_set():
+        try:
+            await connection.execute(_BOOKING)
+            done.append(True)
+        except asyncpg.LockNotAvailableError:
+            done.append(False)
+        await asyncio.sleep(0.05)
+    await connection.close()
+    return done
+
+
+async def test_bookings_go_on_while_a_migration_waits_for_a_long_reader(
+    settings: Settings, database: Connection, tmp_path: Path
+) -> None:
+    """Whoever wants a whole table keeps all others waiting behind: as long as an audit or a backup reads."""
+    for each in MIGRATIONS.glob("*.sql"):
+        (tmp_path / each.name).write_text(each.read_text())
+    (tmp_path / "9999_more.sql").write_text("alter table lanes add column more integer")
+    reader, migrating = await connect_database(settings), await connect_database(settings, patient=True)
+    told: list[str] = []
+    stop = asyncio.Event()
+    reading = reader.transaction()
+    await reading.start()
+    await reader.fetch("select from lanes")
+
+    migration = asyncio.create_task(migrate(migrating, [FUNCTIONS], tmp_path, tell=told.append))
+    bookings = asyncio.create_task(_book(settings, stop))
+    await asyncio.sleep(5)
+    waits = not migration.done()
+    stop.set()
+    done = await bookings
+    await reading.rollback()
+    migrated = await asyncio.wait_for(migration, 20)
+
+    assert waits
+    assert all(done)
+    assert 5 < len(done)
+    assert f"pid {reader.get_server_pid()} (" in told[0]
+    assert ("9999_more.sql",) == migrated.applied
+    await database.execute("alter table lanes drop column more; delete from migrations where name = '9999_more.sql'")
+    for each in (reader, migrating):
+        await each.close()
