@@ -29,7 +29,10 @@ from workers.telemetry.worker_metrics import WorkerMetrics
 
 __all__ = ["run_ticker"]
 
+UnderWay = dict[int, asyncio.Future[object]]  # the tick that a partition has not taken yet
+
 _STOP_SECONDS = 2.0
+_ROUND_SECONDS = 5.0  # for which a round waits for the partitions that take their tick late
 
 
 async def run_ticker(settings: Settings, stop: asyncio.Event) -> None:
@@ -61,6 +64,7 @@ async def _publish_ticks(settings: Settings, health: Health) -> NoReturn:
         return await _start_producer(settings)
 
     producer: AIOKafkaProducer | None = await reach_server("Kafka", reach_kafka, health, log)
+    under_way = UnderWay()
     health.joined()
     try:
         log.info("ticker_started", seconds=settings.tick_seconds)
@@ -68,19 +72,23 @@ async def _publish_ticks(settings: Settings, health: Health) -> NoReturn:
             health.polls()
             try:
                 producer = producer or await _start_producer(settings)
-                partitions = await _tick(producer)
+                late = await _tick(producer, under_way)
             except KafkaError as error:
                 if operator_hint(error) is not None:
                     raise
                 health.serves("Kafka", repr(error))
                 log.warning("tick_failed", error=repr(error), again_in_seconds=settings.tick_seconds)
+                _forget(under_way)
                 await stop_producer(producer, _STOP_SECONDS)
                 producer = None  # an aiokafka producer may be unusable after an error
             else:
-                health.serves("Kafka", None)
-                log.debug("ticked", partitions=partitions)
+                # It is not given up for these: it sends them for as long as it takes, and so would the next one.
+                health.serves("Kafka", f"partitions {late} of {EXPIRY_TICKS} take no tick" if late else None)
+                if late:
+                    log.warning("ticks_late", partitions=late, again_in_seconds=settings.tick_seconds)
             await asyncio.sleep(settings.tick_seconds)
     finally:
+        _forget(under_way)
         await stop_producer(producer, _STOP_SECONDS)
 
 
@@ -94,17 +102,29 @@ async def _start_producer(settings: Settings) -> AIOKafkaProducer:
     return producer
 
 
-async def _tick(producer: AIOKafkaProducer) -> int:
+async def _tick(producer: AIOKafkaProducer, under_way: UnderWay) -> list[int]:
+    """Send a tick to each partition that has taken its last one; return those that have not taken theirs in time.
+
+    A partition that nobody leads, or that lacks replicas, keeps none of the others waiting.
+    """
     now = utc_now()
     tick = ExpiryTick.create(id=uuid4(), source="/inmail-ticker", time=now, data=ExpiryTickData(as_of=now))
-    partitions = await producer.partitions_for(EXPIRY_TICKS)
     value, headers = encode(tick), list(EVENT_HEADERS)
-    # All at once: a partition that nobody leads keeps none of the others waiting.
-    sent = await asyncio.gather(
-        *(producer.send_and_wait(EXPIRY_TICKS, value, partition=each, headers=headers) for each in partitions),
-        return_exceptions=True,
-    )
-    for error in sent:
-        if isinstance(error, BaseException):
-            raise error
-    return len(partitions)
+    for each in await producer.partitions_for(EXPIRY_TICKS) - under_way.keys():
+        sending = producer.send_and_wait(EXPIRY_TICKS, value, partition=each, headers=headers)
+        under_way[each] = asyncio.ensure_future(sending)
+    sent, _ = await asyncio.wait(under_way.values(), timeout=_ROUND_SECONDS)
+    for partition, sending in list(under_way.items()):
+        if sending in sent:
+            del under_way[partition]
+    errors = [error for sending in sent if (error := sending.exception()) is not None]
+    if errors:
+        raise errors[0]
+    return sorted(under_way)
+
+
+def _forget(under_way: UnderWay) -> None:
+    """Give up the ticks that are under way: their producer is."""
+    for sending in under_way.values():
+        sending.cancel()
+    under_way.clear()
