@@ -11,6 +11,7 @@ from asyncpg.pool import PoolConnectionProxy
 from pydantic import PostgresDsn
 
 from infra.postgres_session import CLIENT_SETTINGS, NO_POOLER, check_search_path, check_server_version, prepare_session
+from infra.postgres_tls import check_tls_files
 from infra.settings import Settings, SettingsError
 from infra.waiting import waiting_for
 
@@ -125,8 +126,6 @@ _SERVER_SETTINGS = {
     "tcp_keepalives_count": "3",
     "tcp_user_timeout": "10s",
 }
-
-
 _POOLER_SAYS = "unsupported startup parameter"
 
 
@@ -214,6 +213,9 @@ async def _connect(*arguments: Any, **options: Any) -> "asyncpg.Connection[async
         if _POOLER_SAYS not in str(error):
             raise
         raise SettingsError(f"a pooler such as PgBouncer stands between ({error}). {NO_POOLER}") from error
+    except OSError as error:
+        check_tls_files(arguments[0], error)
+        raise
 
 
 async def _connect_as_worker(
