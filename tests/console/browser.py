@@ -21,8 +21,8 @@ _AXE: Final = files("axe_playwright_python").joinpath("axe.min.js").read_text()
 
 @asynccontextmanager
 async def open_browser() -> AsyncIterator[Browser]:
-    """Start Chromium or a browser based on it."""
-    found = tool("chromium", "chromium-browser", "google-chrome")
+    """Start Chrome or Chromium. Ubuntu's Chromium is a snap, with a sandbox that may refuse to be driven."""
+    found = tool("google-chrome", "chromium", "chromium-browser")
     sandbox = [] if os.getuid() else ["--no-sandbox"]  # Chromium refuses its sandbox to root
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=found, args=sandbox)
