@@ -77,11 +77,10 @@ def list_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     """List dead letters, newest first, with the history of each."""
     selection = _selection(reason, topic, account, type_, after, before, at)
     if count:
-        counts, silent = run_command(lambda settings: report.count_dead_letters(settings, selection, operation))
+        counts = run_command(lambda settings: report.count_dead_letters(settings, selection, operation))
         rows = [(*key, number) for key, number in sorted(counts.items())]
         names = ("topic", "reason", "letters")
         write_json([dict(zip(names, row, strict=True)) for row in rows]) if json else show_dead_letter_counts(rows)
-        _warn_if_incomplete(silent)
         return
     found = run_command(lambda settings: report.report_dead_letters(settings, selection, last, operation))
     write_json(found.summary()) if json else show_dead_letters(found)
