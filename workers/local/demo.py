@@ -181,7 +181,7 @@ def _is_dead_letter(result: Result) -> bool:
 def _sort_key(result: Result) -> tuple[Any, ...]:
     data = result.data
     origin = data["origin"] if _is_dead_letter(result) else data["source"]
-    return (result.event["time"], origin["partition"], origin["offset"], data.get("sequence", 0), data.get("repeat"))
+    return (result.time, origin["partition"], origin["offset"], data.get("sequence", 0), data.get("repeat"))
 
 
 def _outcome_words(results: Iterable[Result]) -> Iterable[tuple[str | None, str]]:

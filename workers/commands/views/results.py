@@ -23,7 +23,7 @@ def show_result(result: Result, out: Console) -> None:
     data = result.data
     name = result.event["type"].removeprefix("inmail.").removesuffix(".v1")
     head: list[TextPart] = [
-        (format_instant(result.event["time"]).ljust(25), DIM),
+        (format_instant(result.time).ljust(25), DIM),
         f"{result.account_id or f'partition {result.partition}':<20} ",
         f"{name:<22} ",
     ]

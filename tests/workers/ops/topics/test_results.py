@@ -21,6 +21,9 @@ EVENT = {
     "data": {"code": "charged", "balance_before": 1, "balance_after": 0, "sequence": 1},
 }
 
+# No time, none with a zone, and one that is no instant of the calendar.
+TIMES_OF_NO_WORKER = ("now", "2026-01-31T09:30:00", "2026-01-31", "0001-01-01T00:00:00+14:00")
+
 
 def _record(offset: int, value: bytes | None) -> ConsumerRecord:
     return ConsumerRecord(SEND_RESULTS, 3, offset, 1_900_000_000_000, 0, b"a-1", value, None, 0, 0, ())
@@ -29,8 +32,11 @@ def _record(offset: int, value: bytes | None) -> ConsumerRecord:
 @pytest.mark.parametrize("options", [[], ["--json"]])
 @pytest.mark.parametrize(
     "value",
-    [b"\xff", b"{", b"[]", b'"text"', b"{}", b'{"type": "t", "time": "now", "data": {}}', b"[" * 100_000, None],
-    ids=["bytes", "cut", "list", "text", "empty", "no time", "deep", "none"],
+    [
+        *(b"\xff", b"{", b"[]", b'"text"', b"{}", b"[" * 100_000, None),
+        *(json.dumps({"type": "t", "time": time, "data": {}}).encode() for time in TIMES_OF_NO_WORKER),
+    ],
+    ids=["bytes", "cut", "list", "text", "empty", "deep", "none", *TIMES_OF_NO_WORKER],
 )
 def test_a_record_that_is_no_event_is_passed_over_with_its_place(
     value: bytes | None, options: list[str], monkeypatch: pytest.MonkeyPatch
@@ -73,6 +79,31 @@ async def test_the_newest_results_come_oldest_first() -> None:
 
     assert ["4", "5"] == await newest(2)
     assert ["1", "2", "3", "4", "5"] == await newest(9)
+
+
+async def test_results_of_one_second_come_in_the_order_of_their_instants() -> None:
+    """As text, a whole second comes after its own fractions, and a time of another zone anywhere."""
+    times = ["2026-01-31T09:30:00Z", "2026-01-31T09:30:00.005000Z", "2026-01-31T10:30:00.006+01:00"]
+
+    async def read() -> AsyncGenerator[module.Result, None]:
+        for offset, time in enumerate(reversed(times)):
+            yield module.Result(SEND_RESULTS, 0, offset, NEW_YEAR, b"", EVENT | {"time": time})
+
+    assert times == [each.event["time"] async for each in module.sort_by_time(read())]
+    assert times[1:] == [each.event["time"] async for each in module.newest(read(), 2)]
+
+
+async def test_a_foreign_account_or_sequence_ends_no_sorting() -> None:
+    """Anybody may write events of an own kind to a result topic."""
+    foreign: list[dict[str, object]] = [{"subject": 7}, {"subject": None}]
+    foreign += [{"data": {"sequence": "x"}}, {"data": {"sequence": None}}]
+
+    async def read() -> AsyncGenerator[module.Result, None]:
+        for offset, each in enumerate([{}, *foreign]):
+            yield module.Result(SEND_RESULTS, 0, offset, NEW_YEAR, b"", EVENT | each)
+
+    assert 5 == len([each async for each in module.sort_by_time(read())])
+    assert 5 == len([each async for each in module.newest(read(), 9)])
 
 
 @pytest.mark.parametrize("option", ["--follow", "--from-end"])
