@@ -3,6 +3,7 @@
 A verb's module is imported only to run the verb or to show its help: `inmail --help` imports none of them.
 """
 
+import sys
 from importlib import import_module
 from importlib.metadata import version
 from typing import Annotated, Any, NamedTuple
@@ -11,7 +12,7 @@ import typer
 import typer.main
 from typer.core import TyperCommand, TyperGroup
 
-from infra.output import end_quietly_without_reader, note_json, writes_json
+from infra.output import UnwritableOutputError, end_quietly_without_reader, note_json, writes_json
 from workers.commands.help import explain_plainly
 
 __all__ = ["VERBS", "Verb", "app", "load_verb", "main"]
@@ -165,7 +166,12 @@ def _options(
 def main() -> None:
     """Run the command line."""
     end_quietly_without_reader()
-    app()
+    try:
+        app()
+    except UnwritableOutputError as error:  # of the help, or of an answer that is shown
+        from workers.commands.running import tell_error  # noqa: PLC0415 - as above
+
+        sys.exit(tell_error(error))
 
 
 if __name__ == "__main__":
