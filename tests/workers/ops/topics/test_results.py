@@ -1,17 +1,20 @@
 """Reading results where a stranger wrote to their topics: what is no event is named, and costs no other its place."""
 
+import io
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Collection
 
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
+from rich.console import Console
 from typer.testing import CliRunner
 
 from schemas.catalogue import OUTPUT_TOPICS, SEND_RESULTS
 from tests.ledger.book import NEW_YEAR
 from workers.cli import app
 from workers.commands.running import Exit
+from workers.commands.views.results import show_result
 from workers.ops.topics import results as module
 
 EVENT = {
@@ -104,6 +107,42 @@ async def test_a_foreign_account_or_sequence_ends_no_sorting() -> None:
 
     assert 5 == len([each async for each in module.sort_by_time(read())])
     assert 5 == len([each async for each in module.newest(read(), 9)])
+
+
+# Bodies that no worker of this version writes.
+FOREIGN: list[dict[str, object]] = [
+    {},
+    {"code": "charged"},
+    {"code": ["charged"], "balance_before": 1, "balance_after": 0},
+    {"code": None, "balance_before": 1, "balance_after": 0},
+    {"code": "charged", "balance_before": 1, "balance_after": 0, "credits": "one"},
+    {"code": "charged", "balance_before": 1, "balance_after": 0, "lot": 1, "lot_expires_at": 7},
+    {"code": "charged", "balance_before": 1, "balance_after": 0, "retry_at": "soon"},
+    {"code": "booked", "lots": None, "credits": 1, "horizon": "2026-01-31T09:30:00Z"},
+    {"code": "booked", "lots": 1, "credits": 1, "horizon": 7},
+    {"origin": None, "reason": "not_json", "error": "e"},
+]
+
+
+@pytest.mark.parametrize("data", FOREIGN, ids=json.dumps)
+@pytest.mark.parametrize(
+    "kind", ["send.decided.v1", "tick.decided.v1", "message.dead-lettered.v1", "credits.lent.v9", "\x1b[2J\ud800"]
+)
+def test_a_result_of_another_version_is_shown_by_its_time_account_and_name(kind: str, data: dict[str, object]) -> None:
+    """The command goes on to the next one. What controls a terminal is escaped."""
+    out = Console(file=io.StringIO(), width=1_000)
+    event = EVENT | {"type": f"inmail.{kind}", "data": data}
+
+    result = module.Result(SEND_RESULTS, 0, 7, NEW_YEAR, b"", event)
+    assert result.is_empty_tick is False
+    show_result(result, out)
+
+    text: str = out.file.getvalue()  # type: ignore[attr-defined]
+    line = text.encode().decode().removesuffix("\n")
+    assert line.isprintable()
+    assert ["2026-01-31", "09:30:00Z", "a-1", kind.removesuffix(".v1").encode("unicode_escape").decode()] == (
+        line.split()[:4]
+    )
 
 
 @pytest.mark.parametrize("option", ["--follow", "--from-end"])
