@@ -237,7 +237,7 @@ async def _work(  # noqa: PLR0913, PLR0917 - what `run_up` has opened
             drain_seconds = _SHORT_DRAIN_SECONDS
             raise
         finally:
-            codes = await asyncio.to_thread(workers.stop, drain_seconds)
+            codes = await supervisor.stop(drain_seconds)
     if failed := [name for name, code in codes.items() if code]:
         raise ChildError("\n".join(f"{name} did not drain: see {workers.log_path(name)}" for name in failed))
     out.print("all drained")
