@@ -35,7 +35,7 @@ Exit codes:
 0 success
 1 a negative result: the audit, the doctor, a rebuild or lag --fail-on found something, an account or request is \
 unknown, an operation was refused, a line could not be published, the demo had an unexpected result
-2 wrong usage, or a wrong setting
+2 wrong usage, a wrong setting, or a file or output that cannot be read or written
 3 Kafka or Postgres is unreachable, refuses access or is not set up, or the local stack failed
 65 the circuit breaker ended the worker: too many of the last records cannot be decided
 70 a defect: an invariant is broken, or a worker made no progress or could not stop
