@@ -1,7 +1,8 @@
 """What a command writes: to a reader that may leave early, as `head -1` does, and whether its errors are JSON.
 
 Where the reader of a pipe has left, Python raises `BrokenPipeError` at the write, which looks like a lost connection to
-a server: it is an `OSError` like any other. Here the write ends the command instead, silently.
+a server: it is an `OSError` like any other. Here the write ends the command instead, silently. A write that fails for
+another reason, as on a full disk, raises `UnwritableOutputError`.
 """
 
 import io
@@ -11,7 +12,14 @@ import sys
 from contextvars import ContextVar
 from typing import Any
 
-__all__ = ["ReaderLeft", "continue_without_reader", "end_quietly_without_reader", "note_json", "writes_json"]
+__all__ = [
+    "ReaderLeft",
+    "UnwritableOutputError",
+    "continue_without_reader",
+    "end_quietly_without_reader",
+    "note_json",
+    "writes_json",
+]
 
 _BUFFER_BYTES = 8192
 _JSON: ContextVar[bool] = ContextVar("json", default=False)
@@ -34,29 +42,45 @@ class ReaderLeft(SystemExit):
         super().__init__(0)
 
 
+class UnwritableOutputError(OSError):
+    """Standard output cannot be written, with the number and the words of the system's error."""
+
+
 class _Output(io.FileIO):
     """Standard output's file."""
 
     continues = False
 
     def write(self, data: Any) -> int:  # noqa: ANN401 - any buffer, as in io
-        """Write bytes. Raises `ReaderLeft` when nobody reads them, unless the command is to continue."""
+        """Write bytes; the first write that fails is the last one: whatever comes after it is discarded.
+
+        Raises:
+            ReaderLeft: when nobody reads the bytes, unless the command is to continue.
+            UnwritableOutputError: when they cannot be written for another reason.
+
+        """
         try:
             return super().write(data)
         except BrokenPipeError:
-            # What is written from here on, at the latest when the process ends, is discarded.
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.fileno())
-            os.close(nowhere)
+            self._discard()
             if not self.continues:
                 # asyncio would log that nobody retrieved this exception of a task.
                 logging.getLogger("asyncio").disabled = True
                 raise ReaderLeft from None
             return len(data)
+        except OSError as error:
+            self._discard()
+            raise UnwritableOutputError(error.errno, error.strerror) from error
+
+    def _discard(self) -> None:
+        """Discard what is written from here on, at the latest when the process ends."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.fileno())
+        os.close(nowhere)
 
 
 def end_quietly_without_reader() -> None:
-    """Let the process end silently when the reader of standard output leaves."""
+    """Let the process end silently when the reader of standard output leaves, and know a write that fails."""
     if sys.stdout is None or sys.stdout.isatty():
         return
     try:

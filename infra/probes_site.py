@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 import structlog
 from aiohttp import web
 
+from infra.addresses import join_address
 from infra.probes import Answer, Page
 from infra.settings import Settings, SettingsError
 
@@ -33,7 +34,7 @@ async def serve(settings: Settings, answers: Mapping[str, Answer], pages: Mappin
 
 
 async def _listen(runner: web.AppRunner, settings: Settings) -> None:
-    place = f"{settings.health_address}:{settings.health_port}"
+    place = join_address(settings.health_address, settings.health_port)
     try:
         await web.TCPSite(runner, settings.health_address, settings.health_port).start()
     except OSError as error:

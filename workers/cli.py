@@ -3,6 +3,7 @@
 A verb's module is imported only to run the verb or to show its help: `inmail --help` imports none of them.
 """
 
+import sys
 from importlib import import_module
 from importlib.metadata import version
 from typing import Annotated, Any, NamedTuple
@@ -11,7 +12,7 @@ import typer
 import typer.main
 from typer.core import TyperCommand, TyperGroup
 
-from infra.output import end_quietly_without_reader, note_json, writes_json
+from infra.output import UnwritableOutputError, end_quietly_without_reader, note_json, writes_json
 from workers.commands.help import explain_plainly
 
 __all__ = ["VERBS", "Verb", "app", "load_verb", "main"]
@@ -34,7 +35,7 @@ Exit codes:
 0 success
 1 a negative result: the audit, the doctor, a rebuild or lag --fail-on found something, an account or request is \
 unknown, an operation was refused, a line could not be published, the demo had an unexpected result
-2 wrong usage, or a wrong setting
+2 wrong usage, a wrong setting, or a file or output that cannot be read or written
 3 Kafka or Postgres is unreachable, refuses access or is not set up, or the local stack failed
 65 the circuit breaker ended the worker: too many of the last records cannot be decided
 70 a defect: an invariant is broken, or a worker made no progress or could not stop
@@ -165,7 +166,12 @@ def _options(
 def main() -> None:
     """Run the command line."""
     end_quietly_without_reader()
-    app()
+    try:
+        app()
+    except UnwritableOutputError as error:  # of the help, or of an answer that is shown
+        from workers.commands.running import tell_error  # noqa: PLC0415 - as above
+
+        sys.exit(tell_error(error))
 
 
 if __name__ == "__main__":

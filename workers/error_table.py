@@ -4,6 +4,7 @@ The command line and the console answer from this table, so that an error has th
 contains no secret: of an address it shows the host and the port.
 """
 
+import errno
 from collections.abc import Callable
 from enum import IntEnum
 from typing import Any, Final, NamedTuple
@@ -15,6 +16,7 @@ from infra.kafka.clients import NotSetUpError, operator_hint
 from infra.kafka.rights import MissingRightsError, user_of
 from infra.local.errors import LocalStackError
 from infra.migrate import MigrationError
+from infra.output import UnwritableOutputError
 from infra.postgres import database_address, is_transient, login_hint
 from infra.postgres_rights import MissingPrivilegesError
 from infra.settings import Settings, SettingsError
@@ -118,6 +120,10 @@ def _file_error(error: OSError, _: ReadSettings) -> str:
     return f"{error.filename}: {error.strerror}"
 
 
+def _output_error(error: OSError, _: ReadSettings) -> str:
+    return f"the output cannot be written: {error.strerror}"
+
+
 def _no_answer(error: NoAnswerError, _: ReadSettings) -> str:
     return f"{error}: it is slow, hangs, or is out of reach, or there is much to read"
 
@@ -154,6 +160,7 @@ def _statement_failed(error: Exception, read_settings: ReadSettings) -> str:
     return f"Postgres at {place} did not carry out a statement: {type(error).__name__}: {error}"
 
 
+_OUTPUT_ERRORS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 _FIND_REQUEST: Final = "inmail trace --account ACCOUNT lists the last requests of an account"
 _SEE_SETTINGS: Final = "docs/settings.md lists every setting with its values"
 _START_POSTGRES: Final = "start Postgres, or mend INMAIL_DATABASE_URL"
@@ -237,6 +244,9 @@ ERROR_TABLE: Final[tuple[ErrorKind, ...]] = (
     ),
     ErrorKind(_ANY_POSTGRES, Exit.BROKEN, 503, "postgres", _statement_failed, unexpected=True),
     ErrorKind((OSError,), Exit.WRONG_USAGE, 503, "file", _file_error, lambda error: error.filename is not None),
+    ErrorKind((UnwritableOutputError,), Exit.WRONG_USAGE, 503, "file", _output_error),
+    # A file's, which does not name it; no connection has these.
+    ErrorKind((OSError,), Exit.WRONG_USAGE, 503, "file", _output_error, lambda error: error.errno in _OUTPUT_ERRORS),
     ErrorKind((NoAnswerError,), Exit.UNREACHABLE, 504, "no_answer", _no_answer, hint="inmail doctor"),
     ErrorKind((TimeoutError,), Exit.UNREACHABLE, 504, "no_answer", _timed_out, hint="inmail doctor"),
     # aiokafka has its own classes, so an error of a connection is asyncpg's.

@@ -13,6 +13,7 @@ __all__ = ["LOOPBACK", "read_ports", "release_where_needed", "reserve_port", "re
 
 LOOPBACK = "127.0.0.1"
 _NEXT_PORTS = 10  # that are tried where a usual one is taken
+_LAST_PORT = 65535
 
 
 def reserve_port(port: int | None, purpose: str) -> socket.socket:
@@ -57,7 +58,7 @@ def reserve_port_again(
 
 def reserve_usual(usual: int, purpose: str) -> socket.socket:
     """Return a socket bound to the usual port of a server, or to the next free one of the ten after it, or to any."""
-    for port in range(usual, usual + _NEXT_PORTS + 1):
+    for port in range(usual, min(usual + _NEXT_PORTS, _LAST_PORT) + 1):
         reserved = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         try:
             # Without SO_REUSEADDR, which would take a port that another stack has reserved and does not listen on yet.

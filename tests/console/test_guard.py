@@ -1,6 +1,7 @@
 """Access control of the console: the checks of every request, with servers that cannot be reached."""
 
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from infra.settings import Settings, SettingsError, load_settings
 from tests.console.scene import OPERATOR, READER, serve_test_console
 from workers.console.access import Access, Role, TooManyAttemptsError, WrongTokenError, load_access
 from workers.console.parameters import BadRequestError, parse_filter, parse_instant, parse_number, parse_options
+from workers.console.server import serve_console
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +34,37 @@ async def address(nowhere: Settings) -> AsyncIterator[str]:
     """The address of a console with both tokens."""
     async with serve_test_console(nowhere, console_reader_token=SecretStr(READER)) as served:
         yield served
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    """A socket that is bound to a free port of IPv6's loopback."""
+    with socket.socket(socket.AF_INET6) as bound:
+        try:
+            bound.bind(("::1", 0))
+        except OSError:
+            pytest.skip("this machine has no IPv6")
+        yield bound
+
+
+@pytest.mark.parametrize("reserved", [True, False])
+async def test_an_ipv6_address_is_one_that_a_client_understands(
+    nowhere: Settings,
+    listener: socket.socket,
+    reserved: bool,  # noqa: FBT001
+) -> None:
+    """In brackets, on a socket that was bound before and on the settings' port."""
+    port = listener.getsockname()[1]
+    if not reserved:
+        listener.close()
+    own = nowhere.model_copy(update={"console_address": "::1", "console_port": port})
+
+    async with (
+        serve_console(own, listener if reserved else None) as address,
+        ClientSession(address) as client,
+        client.get("/") as page,
+    ):
+        assert (f"http://[::1]:{port}", 200) == (address, page.status)
 
 
 @asynccontextmanager

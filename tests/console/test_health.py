@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from infra.kafka.clients import admin_client, reader
 from infra.lock_holder import LockHolder
@@ -28,6 +30,7 @@ from workers.console.health import (
     dead_letters_part,
     lock_part,
     probe_addresses,
+    query_probes,
     worker_health,
 )
 from workers.console.lag_json import history_json, worst_group_json
@@ -272,6 +275,32 @@ def test_probe_addresses_are_parsed_or_refused() -> None:
     for wrong in ("send", "send=", "send=host", "=host:1", "send=host:port"):
         with pytest.raises(SettingsError, match="INMAIL_CONSOLE_WORKERS"):
             probe_addresses(load_settings(console_workers=wrong))
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ('{"ready": true, "reasons": []}', Probe(ready=True, reasons=[])),
+        ('{"ready": false, "reasons": ["a lane stands"]}', Probe(ready=False, reasons=["a lane stands"])),
+        *((body, None) for body in ("[]", "null", '"up"', "7", "{}", "{", "[" * 100_000)),
+        *((f'{{"ready": true, "reasons": {reasons}}}', None) for reasons in ("null", "7", '"up"', "{}")),
+        ('{"ready": "yes", "reasons": []}', None),
+    ],
+)
+async def test_what_answers_at_a_probes_address_and_is_none_does_not_answer(body: str, told: Probe | None) -> None:
+    """Another program may listen there: its answer ends no sampling."""
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.json_response(text=body)
+
+    application = web.Application()
+    application.add_routes([web.get("/readyz", answer)])
+    async with TestServer(application) as server:
+        address = f"{server.host}:{server.port}"
+        probes = await query_probes({"send": address})
+
+    silent = Probe(ready=False, reasons=(f"its probe at {address} does not answer",), answers=False)
+    assert {"send": told or silent} == probes
 
 
 @pytest.mark.parametrize(

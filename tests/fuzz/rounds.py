@@ -78,7 +78,7 @@ class Fuzz:
             self.judged.complain(f"the audit: not balanced: {found.totals}")
         # And that operators can look at all of it.
         await report_dead_letters(self._settings, last=1)
-        counts, _ = await count_dead_letters(self._settings)
+        counts = await count_dead_letters(self._settings)
         plan = await plan_redrive(self._settings, ALL, RedriveOptions())
         if (letters := plan.count + plan.refused.total()) != counts.total():
             self.judged.complain(f"a plan for {letters} of {counts.total()} letters")

@@ -56,12 +56,19 @@ async def run(settings: Settings, *arguments: str, folder: Path | None = None, *
 
 
 def fork(
-    variables: Mapping[str, str], *arguments: str, folder: Path | None = None, without_reader: bool = False
+    variables: Mapping[str, str],
+    *arguments: str,
+    folder: Path | None = None,
+    without_reader: bool = False,
+    output: str | None = None,
 ) -> Said:
-    """Run `inmail` in this environment from its start to its end; without a reader, into a pipe that nobody reads."""
+    """Run `inmail` in this environment from its start to its end.
+
+    Without a reader, into a pipe that nobody reads; with an output, into a device.
+    """
     with TemporaryDirectory() as said:
         out, err = Path(said) / "out", Path(said) / "err"
-        where = (folder or Path.cwd(), None if without_reader else out, err)
+        where = (folder or Path.cwd(), None if without_reader else Path(output or out), err)
         process = _forks.Process(target=_inmail, args=(dict(variables), arguments, *where))
         process.start()
         process.join(SECONDS)
@@ -69,7 +76,7 @@ def fork(
             process.kill()
             process.join()
             raise TimeoutError(f"inmail {' '.join(arguments)} did not end: {err.read_text()}")
-        return Said(process.exitcode, "" if without_reader else out.read_text(), err.read_text())
+        return Said(process.exitcode, out.read_text() if out.exists() else "", err.read_text())
 
 
 def _inmail(variables: dict[str, str], arguments: tuple[str, ...], folder: Path, out: Path | None, err: Path) -> None:

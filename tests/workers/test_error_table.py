@@ -1,7 +1,9 @@
 """The table of errors: the command line and the console answer an error with one sentence."""
 
 import asyncio
+import errno
 import json
+import os
 
 import asyncpg
 import pytest
@@ -14,6 +16,7 @@ from pydantic import SecretStr
 from infra.kafka.clients import NotSetUpError
 from infra.local.errors import LocalStackError
 from infra.migrate import MigrationError
+from infra.output import UnwritableOutputError
 from infra.postgres_locks import LockedError
 from infra.postgres_rights import MissingPrivilegesError
 from infra.settings import Settings, SettingsError, load_settings
@@ -92,6 +95,11 @@ ANSWERS: list[tuple[Exception, int, int, str]] = [
     (asyncpg.UniqueViolationError("planted"), 70, 503, "did not carry out a statement: UniqueViolationError: planted"),
     (asyncpg.InterfaceError("planted"), 70, 503, "did not carry out a statement: InterfaceError: planted"),
     (FileNotFoundError(2, "No such file", "plans.toml"), 2, 503, "plans.toml: No such file"),
+    *[
+        (OSError(number, os.strerror(number)), 2, 503, f"the output cannot be written: {os.strerror(number)}")
+        for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+    ],
+    (UnwritableOutputError(errno.EBADF, "planted"), 2, 503, "the output cannot be written: planted"),
     (UnreachableServerError("db-b:5432 is away"), 3, 503, "db-b:5432 is away"),
     (NoAnswerError("Kafka at a:1 gives no answer"), 3, 504, "Kafka at a:1 gives no answer: it is slow, hangs"),
     (TimeoutError(), 3, 504, "no answer in time: Postgres at localhost:5432 or Kafka at localhost:9092"),

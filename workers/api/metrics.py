@@ -1,5 +1,6 @@
 """The read API's metrics: requests by operation, client and status, how long they take, and its connections."""
 
+import asyncio
 from collections.abc import Sequence
 from time import perf_counter
 from typing import Final, NamedTuple
@@ -63,16 +64,34 @@ class ApiMetrics:
         @web.middleware
         async def count(request: web.Request, handler: Handler) -> web.StreamResponse:
             began = perf_counter()
-            response = await handler(request)
-            labels = (request.match_info.route.name or OTHER, request.get(CLIENT, ANYBODY), response.status)
-            found = self._children.get(labels)
-            if found is None:
-                operation, client, status = labels
-                requests = self._requests.labels(operation, client, str(status))
-                found = self._children[labels] = self._seconds.labels(operation), requests
-            seconds, requests = found
-            seconds.observe(perf_counter() - began)
-            requests.inc()
+            status: int | None = 500  # aiohttp's answer to an error that nobody foresaw
+            try:
+                response = await handler(request)
+                status = response.status
+            except web.HTTPException as error:
+                status = error.status
+                raise
+            except TimeoutError:
+                status = 504  # aiohttp's
+                raise
+            except asyncio.CancelledError:  # the client has left without an answer
+                status = None
+                raise
+            finally:
+                if status is not None:
+                    self._count(request, status, perf_counter() - began)
             return response
 
         return count
+
+    def _count(self, request: web.Request, status: int, took: float) -> None:
+        """Count a request that was answered, after so many seconds."""
+        labels = (request.match_info.route.name or OTHER, request.get(CLIENT, ANYBODY), status)
+        found = self._children.get(labels)
+        if found is None:
+            operation, client, _ = labels
+            requests = self._requests.labels(operation, client, str(status))
+            found = self._children[labels] = self._seconds.labels(operation), requests
+        seconds, requests = found
+        seconds.observe(took)
+        requests.inc()

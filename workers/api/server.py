@@ -12,7 +12,7 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from infra.addresses import is_loopback
+from infra.addresses import is_loopback, join_address
 from infra.postgres import close_in_time, create_reader_pool
 from infra.probes import Answer, serve_probes
 from infra.settings import Settings, SettingsError
@@ -150,14 +150,13 @@ def _is_local(host: str) -> bool:
 
 
 async def _listen(runner: web.AppRunner, settings: Settings) -> str:
-    place = f"{settings.api_address}:{settings.api_port}"
+    place = join_address(settings.api_address, settings.api_port)
     try:
         await web.TCPSite(runner, settings.api_address, settings.api_port).start()
     except OSError as error:
         raise SettingsError(
             f"INMAIL_API_PORT, INMAIL_API_ADDRESS: cannot listen on {place}: {error.strerror or error}"
         ) from error
-    host, port = runner.addresses[0][:2]
-    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    address = f"http://{join_address(*runner.addresses[0][:2])}"
     structlog.get_logger("inmail.api").info("api_served", address=address)
     return address

@@ -6,9 +6,12 @@ from typing import Annotated, Any
 import typer
 
 from workers.commands.options import (
+    MAX_INT32,
+    MAX_INT64,
     ActorOption,
     DryRunOption,
     JsonOption,
+    PartitionsOption,
     ReasonOption,
     YesOption,
     confirm,
@@ -36,7 +39,7 @@ __all__ = ["clock"]
 clock = typer.Typer(no_args_is_help=True, add_completion=False)
 
 _Worker = Annotated[WorkerName, typer.Argument(help="The worker whose lane holds the record.")]
-_Partition = Annotated[int, typer.Argument(min=0, help="The lane's partition.")]
+_Partition = Annotated[int, typer.Argument(min=0, max=MAX_INT32, help="The lane's partition.")]
 
 
 @clock.command("show")
@@ -73,7 +76,9 @@ def set_aside_command(  # noqa: PLR0913 - one parameter an option
     partition: _Partition,
     to_offset: Annotated[
         int | None,
-        typer.Option(min=1, help="All records before this offset that are far ahead, not only the held one."),
+        typer.Option(
+            min=1, max=MAX_INT64, help="All records before this offset that are far ahead, not only the held one."
+        ),
     ] = None,
     by: ActorOption = None,
     because: ReasonOption = None,
@@ -112,7 +117,7 @@ def set_back_command(  # noqa: PLR0913 - one parameter an option
         instant_option(help="The time to set the clocks to; default: now.", since_1970=True),
     ] = None,
     worker: Annotated[list[WorkerName] | None, typer.Option(help="Only lanes of this worker; repeatable.")] = None,
-    partition: Annotated[list[int] | None, typer.Option(min=0, help="Only this partition; repeatable.")] = None,
+    partition: PartitionsOption = None,
     by: ActorOption = None,
     because: ReasonOption = None,
     *,

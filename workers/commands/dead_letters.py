@@ -1,7 +1,8 @@
 """The commands that list, show and redrive dead letters."""
 
+import re
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -11,6 +12,7 @@ from infra.terminal import error_console, show_progress
 from schemas.catalogue import INPUT_TOPICS
 from schemas.results import DeadLetterReason
 from workers.commands.options import (
+    MAX_INT64,
     ActorOption,
     DryRunOption,
     JsonOption,
@@ -40,6 +42,8 @@ __all__ = ["dead_letters"]
 
 dead_letters = typer.Typer(no_args_is_help=True, add_completion=False)
 
+_PLACE: Final = re.compile(r"(\d{1,9})(?:/(\d{1,18}))?", re.ASCII)
+
 _ReasonFilter = Annotated[DeadLetterReason | None, typer.Option(help="Only dead letters with this reason.")]
 _TopicFilter = Annotated[str | None, typer.Option(help="Only dead letters from this input topic.")]
 _AccountFilter = Annotated[str | None, typer.Option(help="Only dead letters of this account.")]
@@ -68,8 +72,10 @@ def list_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     after: _AfterFilter = None,
     before: _BeforeFilter = None,
     at: _AtFilter = None,
-    operation: Annotated[int | None, typer.Option(help="Only messages that this operation sent back.")] = None,
-    last: Annotated[int, typer.Option(min=1, help="Maximum number of dead letters, newest first.")] = 50,
+    operation: Annotated[
+        int | None, typer.Option(min=1, max=MAX_INT64, help="Only messages that this operation sent back.")
+    ] = None,
+    last: Annotated[int, typer.Option(min=1, max=MAX_INT64, help="Maximum number of dead letters, newest first.")] = 50,
     *,
     count: Annotated[bool, typer.Option("--count", help="Show counts by topic and reason only.")] = False,
     json: JsonOption = False,
@@ -77,11 +83,10 @@ def list_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     """List dead letters, newest first, with the history of each."""
     selection = _selection(reason, topic, account, type_, after, before, at)
     if count:
-        counts, silent = run_command(lambda settings: report.count_dead_letters(settings, selection, operation))
+        counts = run_command(lambda settings: report.count_dead_letters(settings, selection, operation))
         rows = [(*key, number) for key, number in sorted(counts.items())]
         names = ("topic", "reason", "letters")
         write_json([dict(zip(names, row, strict=True)) for row in rows]) if json else show_dead_letter_counts(rows)
-        _warn_if_incomplete(silent)
         return
     found = run_command(lambda settings: report.report_dead_letters(settings, selection, last, operation))
     write_json(found.summary()) if json else show_dead_letters(found)
@@ -117,7 +122,7 @@ def redrive_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     rate: Annotated[
         float, typer.Option(min=RATES[0], max=RATES[1], help="Maximum rate, in messages per second.")
     ] = 100,
-    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of messages.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, max=MAX_INT64, help="Maximum number of messages.")] = None,
     by: ActorOption = None,
     because: ReasonOption = None,
     *,
@@ -184,10 +189,9 @@ def _selection(  # noqa: PLR0913, PLR0917 - one parameter an option
 
 
 def _place(text: str, hint: str) -> tuple[int, int | None]:
-    partition, slash, offset = text.partition("/")
-    if not (partition.isdecimal() and (offset.isdecimal() or not slash)):
+    if (place := _PLACE.fullmatch(text)) is None:
         raise typer.BadParameter("expected a partition, or PARTITION/OFFSET, like 3/17", param_hint=hint)
-    return int(partition), int(offset) if slash else None
+    return int(place[1]), int(place[2]) if place[2] else None
 
 
 def _warn_if_incomplete(silent: str | None) -> None:

@@ -12,6 +12,7 @@ __all__ = ["explain_plainly", "plain_text"]
 _MAX_CHOICES: Final = 32  # characters of choices beside an option's name
 _WORDS: Final = {str: "TEXT", int: "NUMBER", float: "NUMBER", Path: "FILE", UUID: "ID"}
 _COLUMN: Final = 2
+_NO_LIMIT: Final = 2**31 - 1  # from here on, a maximum is only what Kafka and Postgres can hold: nobody has to know
 
 
 def plain_text(text: str | None) -> str | None:
@@ -95,6 +96,8 @@ def _choices(parameter: Any) -> list[str]:  # noqa: ANN401 - typer's
 
 
 def _range(least: float | None, most: float | None, limits: str) -> str:
+    if most is not None and most >= _NO_LIMIT:
+        most = None
     if least is not None and most is not None:
         return f"From {least:,g} to {most:,.15g}."
     return f"At least {least:,g}." if least is not None else f"At most {most:,g}." if most is not None else limits

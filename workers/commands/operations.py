@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from workers.commands.options import JsonOption, write_json
+from workers.commands.options import MAX_INT64, JsonOption, write_json
 from workers.commands.running import run_command
 from workers.commands.views.dead_letters import show_operation, show_operations
 from workers.ops.operations import list_operations, read_operation
@@ -16,7 +16,7 @@ operations = typer.Typer(no_args_is_help=True, add_completion=False)
 
 @operations.command("list")
 def list_command(
-    last: Annotated[int, typer.Option(min=1, help="Maximum number of operations, newest first.")] = 50,
+    last: Annotated[int, typer.Option(min=1, max=MAX_INT64, help="Maximum number of operations, newest first.")] = 50,
     *,
     json: JsonOption = False,
 ) -> None:
@@ -28,7 +28,7 @@ def list_command(
 @operations.command("show")
 def show_command(
     number: Annotated[
-        int, typer.Argument(metavar="OPERATION", min=1, max=2**63 - 1, help="The operation's number in the list.")
+        int, typer.Argument(metavar="OPERATION", min=1, max=MAX_INT64, help="The operation's number in the list.")
     ],
     *,
     json: JsonOption = False,

@@ -15,9 +15,12 @@ from workers.commands.running import Exit, fail
 from workers.ops.operations import OngoingOperation, Operator
 
 __all__ = [
+    "MAX_INT32",
+    "MAX_INT64",
     "ActorOption",
     "DryRunOption",
     "JsonOption",
+    "PartitionsOption",
     "ReasonOption",
     "YesOption",
     "check_account_id",
@@ -31,6 +34,9 @@ __all__ = [
     "write_planned",
 ]
 
+MAX_INT32: Final = 2**31 - 1  # of a partition, in Kafka and in Postgres
+MAX_INT64: Final = 2**63 - 1  # of an offset, an operation's number, or a limit
+
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _RELATIVE: Final = re.compile(r"([+-])((?:\d{1,9}[smhdw])+)")
 _EXPECTED: Final = (
@@ -40,6 +46,9 @@ _EXPECTED: Final = (
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show the plan and change nothing.")]
+PartitionsOption = Annotated[
+    list[int] | None, typer.Option(min=0, max=MAX_INT32, help="Only this partition; repeatable.")
+]
 YesOption = Annotated[bool, typer.Option("--yes", help="Skip the confirmation.")]
 ActorOption = Annotated[str | None, typer.Option(help="The operator's name, for the record; default: the user's name.")]
 ReasonOption = Annotated[str | None, typer.Option(help="The reason, for the record. Required except for a dry run.")]

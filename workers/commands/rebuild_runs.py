@@ -35,12 +35,31 @@ class RebuildFiles(NamedTuple):
     page: Path | None = None
     corrections: Path | None = None
 
+    def check_writable(self) -> None:
+        """Check that the files can be written, and leave them as they are.
+
+        Raises:
+            OSError: when one cannot be; it names the file.
+
+        """
+        for file in filter(None, self):
+            if file.is_fifo():  # whoever reads it would see its end
+                continue
+            existed = file.exists()
+            file.open("ab").close()
+            if not existed:
+                file.unlink()
+
 
 def run_rebuild(  # noqa: PLR0913 - the arguments of both verbs
     request: RebuildRequest, rate: float | None, person: Operator | None, files: RebuildFiles, *, yes: bool, json: bool
 ) -> Comparison | None:
-    """Plan, confirm and carry out a rebuild; show and return the comparison, None without one."""
-    rebuilds = run_command(lambda settings: plan_each_server(settings, request))
+    """Plan, confirm and carry out a rebuild; show and return the comparison, None without one.
+
+    Files that cannot be written end the command before it plans. Where writing them fails in the end, what was decided
+    and compared is shown all the same.
+    """
+    rebuilds = run_command(partial(_plan, request, files))
     if not json:
         _show_plans(rebuilds, rate)
     elif person is None:
@@ -52,18 +71,30 @@ def run_rebuild(  # noqa: PLR0913 - the arguments of both verbs
     confirm(f"Decide {records:,} records again into {databases}?", yes=yes)
     done = _decide(rebuilds, person, rate)
     comparison = _compared(rebuilds, done)
-    if files.page is not None and comparison is not None:
-        facts = {"database": databases, "by": person.actor, "because": person.reason}
-        operations = ", ".join(str(operation.number) for operation, _ in done)
-        page = render_page(comparison, f"inmail {request.verb}, operation {operations}", facts)
-        files.page.write_text(page, encoding="utf-8")
-    corrections = None
-    if files.corrections is not None and comparison is not None:
-        corrections = _write_corrections(rebuilds, person, files.corrections)
-    _tell(rebuilds, done, comparison, corrections, files, json=json)
+    answer = _answer(rebuilds, done) | {"comparison": comparison.summary() if comparison else None}
+    if not json:
+        _show_done(rebuilds, done, comparison)
+    try:
+        if files.page is not None and comparison is not None:
+            facts = {"database": databases, "by": person.actor, "because": person.reason}
+            operations = ", ".join(str(operation.number) for operation, _ in done)
+            _write_file(files.page, render_page(comparison, f"inmail {request.verb}, operation {operations}", facts))
+        if files.corrections is not None and comparison is not None:
+            corrections = _write_corrections(rebuilds, person, files.corrections)
+            answer["corrections"] = corrections.summary()
+            if not json:
+                show_corrections(corrections, str(files.corrections))
+    finally:
+        if json:
+            write_json(answer)
     if done[-1][0].stopped:
         raise typer.Exit(Exit.INTERRUPTED)
     return comparison
+
+
+async def _plan(request: RebuildRequest, files: RebuildFiles, settings: Settings) -> list[ServerRebuild]:
+    files.check_writable()  # now, since a rebuild may take hours before it writes them
+    return await plan_each_server(settings, request)
 
 
 def _decide(rebuilds: Sequence[ServerRebuild], person: Operator, rate: float | None) -> list[_Done]:
@@ -74,26 +105,6 @@ def _decide(rebuilds: Sequence[ServerRebuild], person: Operator, rate: float | N
         if done[-1][0].stopped:
             break
     return done
-
-
-def _tell(  # noqa: PLR0913 - all that was done
-    rebuilds: Sequence[ServerRebuild],
-    done: Sequence[_Done],
-    comparison: Comparison | None,
-    corrections: Corrections | None,
-    files: RebuildFiles,
-    *,
-    json: bool,
-) -> None:
-    if json:
-        answer = _answer(rebuilds, done) | {"comparison": comparison.summary() if comparison else None}
-        write_json(answer | ({"corrections": corrections.summary()} if corrections else {}))
-    else:
-        _show_done(rebuilds, done)
-        if comparison is not None:
-            show_comparison(comparison)
-        if corrections is not None:
-            show_corrections(corrections, str(files.corrections))
 
 
 def _show_plans(rebuilds: Sequence[ServerRebuild], rate: float | None) -> None:
@@ -117,10 +128,12 @@ def _compared(rebuilds: Sequence[ServerRebuild], done: Sequence[_Done]) -> Compa
     return found[0] if len(found) == 1 else Comparison.of_all(found)
 
 
-def _show_done(rebuilds: Sequence[ServerRebuild], done: Sequence[_Done]) -> None:
+def _show_done(rebuilds: Sequence[ServerRebuild], done: Sequence[_Done], comparison: Comparison | None) -> None:
     for each, (operation, _) in zip(rebuilds, done, strict=False):  # a stop leaves some
         _name_server(each)
         show_rebuild_result(operation)
+    if comparison is not None:
+        show_comparison(comparison)
 
 
 def _name_server(rebuild_: ServerRebuild) -> None:
@@ -145,8 +158,25 @@ def _write_corrections(rebuilds: Sequence[ServerRebuild], person: Operator, file
     found = Corrections()
     for each in rebuilds:
         found.add(run_command(partial(_find_corrections, each, person)))
-    file.write_bytes(b"".join(encode(event) + b"\n" for event in found.events))
+    _write_file(file, b"".join(encode(event) + b"\n" for event in found.events))
     return found
+
+
+def _write_file(file: Path, content: str | bytes) -> None:
+    """Write a file; an error ends the process with its sentence."""
+
+    async def write(_: Settings) -> None:
+        _write_content(file, content.encode() if isinstance(content, str) else content)
+
+    run_command(write)
+
+
+def _write_content(file: Path, content: bytes) -> None:
+    try:
+        file.write_bytes(content)
+    except OSError as error:
+        error.filename = str(file)  # that of a full disk has none
+        raise
 
 
 async def _find_corrections(rebuild_: ServerRebuild, person: Operator, _: Settings) -> Corrections:

@@ -1,5 +1,6 @@
 """The command `replay reemit`: publishes stored events again."""
 
+import re
 from datetime import datetime
 from typing import Annotated
 from uuid import UUID
@@ -10,6 +11,7 @@ from infra.settings import Settings
 from infra.shutdown import create_stop_event
 from infra.terminal import error_console, show_progress
 from workers.commands.options import (
+    MAX_INT32,
     ActorOption,
     DryRunOption,
     JsonOption,
@@ -53,7 +55,9 @@ def reemit_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     after: _AfterFilter = None,
     before: _BeforeFilter = None,
     worker: Annotated[WorkerName | None, typer.Option(help="Only events decided by this worker.")] = None,
-    partition: Annotated[int | None, typer.Option(min=0, help="Only events from this input partition.")] = None,
+    partition: Annotated[
+        int | None, typer.Option(min=0, max=MAX_INT32, help="Only events from this input partition.")
+    ] = None,
     offsets: _OffsetsFilter = None,
     to: Annotated[
         str | None, typer.Option(metavar="TOPIC", help="Publish to this topic instead of the events' own topics.")
@@ -130,7 +134,7 @@ def _reemit(selection: RowFilter, plan: ReemitPlan, person: Operator) -> Ongoing
 def _span(offsets: str | None) -> tuple[int | None, int | None]:
     if offsets is None:
         return None, None
-    first, _, end = offsets.partition(":")
-    if not (first.isdecimal() and end.isdecimal() and int(first) < int(end)):
+    span = re.fullmatch(r"(\d{1,18}):(\d{1,18})", offsets, re.ASCII)
+    if span is None or not int(span[1]) < int(span[2]):
         raise typer.BadParameter("expected FIRST:END, like 100:200", param_hint="--offsets")
-    return int(first), int(end)
+    return int(span[1]), int(span[2])

@@ -10,9 +10,11 @@ from infra.settings import Settings
 from infra.shutdown import create_stop_event
 from infra.terminal import error_console
 from workers.commands.options import (
+    MAX_INT64,
     ActorOption,
     DryRunOption,
     JsonOption,
+    PartitionsOption,
     ReasonOption,
     YesOption,
     confirm,
@@ -35,17 +37,19 @@ _TimeOption = Annotated[
     datetime | None,
     instant_option(help="To the first record at or after this time.", since_1970=True),
 ]
+_UndoOption = Annotated[
+    int | None,
+    typer.Option(min=1, max=MAX_INT64, metavar="OPERATION", help="Forward to where the group was before this rewind."),
+]
 
 
 def rewind_command(  # noqa: PLR0913, PLR0917 - one parameter an option
     worker: Annotated[WorkerName, typer.Argument(help="The worker whose group is set back.")],
-    to_offset: Annotated[int | None, typer.Option(min=0, help="To this offset.")] = None,
+    to_offset: Annotated[int | None, typer.Option(min=0, max=MAX_INT64, help="To this offset.")] = None,
     to_time: _TimeOption = None,
     to_request: Annotated[UUID | None, typer.Option(help="To the record of this request.")] = None,
-    undo: Annotated[
-        int | None, typer.Option(min=1, metavar="OPERATION", help="Forward to where the group was before this rewind.")
-    ] = None,
-    partition: Annotated[list[int] | None, typer.Option(min=0, help="Only this partition; repeatable.")] = None,
+    undo: _UndoOption = None,
+    partition: PartitionsOption = None,
     by: ActorOption = None,
     because: ReasonOption = None,
     *,

@@ -28,7 +28,7 @@ from workers.error_table import Exit, explain
 from workers.ops.books.shards import ServerError
 from workers.rights import CHANGING, CHECKED, RIGHTS, WARNED, check_rights, explain_refusal
 
-__all__ = ["DEFECT", "Exit", "fail", "run_command", "run_process", "say_waiting", "tell_silent_servers"]
+__all__ = ["DEFECT", "Exit", "fail", "run_command", "run_process", "say_waiting", "tell_error", "tell_silent_servers"]
 
 CommandResult = TypeVar("CommandResult")
 
@@ -171,14 +171,16 @@ def fail(text: str, exit_: Exit, code: str = "refused", hint: str | None = None)
 
 def tell_silent_servers(errors: Iterable[Exception]) -> Exit:
     """Print on standard error a line for each of several servers that was left out; return the exit code for it."""
-    exit_ = Exit.DONE
-    for error in errors:
-        answer = explain(error, load_settings)
-        if answer is None:
-            raise error
-        _tell(answer.code, answer.text, answer.hint)
-        exit_ = max(exit_, answer.exit)
-    return exit_
+    return max(map(tell_error, errors), default=Exit.DONE)
+
+
+def tell_error(error: Exception) -> Exit:
+    """Print on standard error the line of a known error and return the exit code for it; raise any other."""
+    answer = explain(error, load_settings)
+    if answer is None:
+        raise error
+    _tell(answer.code, answer.text, answer.hint)
+    return answer.exit
 
 
 def _tell(code: str, text: str, hint: str | None) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from infra.terminal import error_console, show_progress
-from workers.commands.options import JsonOption, check_account_id, write_json
+from workers.commands.options import MAX_INT64, JsonOption, check_account_id, write_json
 from workers.commands.running import run_command, tell_silent_servers
 from workers.commands.views.trace import show_trace
 from workers.ops.trace.topic_search import no_progress
@@ -31,7 +31,9 @@ def trace(
     last: Annotated[
         int, typer.Option(min=1, max=1000, help="Maximum number of an account's requests, newest first.")
     ] = 10,
-    limit: Annotated[int, typer.Option(min=1, help="Maximum number of records to read from a partition.")] = LIMIT,
+    limit: Annotated[
+        int, typer.Option(min=1, max=MAX_INT64, help="Maximum number of records to read from a partition.")
+    ] = LIMIT,
     *,
     json: JsonOption = False,
 ) -> None:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 import aiohttp
 
@@ -93,12 +93,21 @@ async def query_probes(addresses: Mapping[str, str]) -> dict[str, Probe]:
 
 
 async def _query_probe(client: aiohttp.ClientSession, address: str) -> Probe:
+    """Return the answer of a worker's probe; whatever else answers at its address is no probe."""
     try:
         async with client.get(f"http://{address}/readyz") as answer:
-            body: dict[str, Any] = await answer.json()
-    except (aiohttp.ClientError, TimeoutError, ValueError):
-        return Probe(ready=False, reasons=(f"its probe at {address} does not answer",), answers=False)
-    return Probe(bool(body.get("ready")), [str(each) for each in body.get("reasons", ())])
+            probe = _parse_probe(await answer.json())
+    except (aiohttp.ClientError, TimeoutError, ValueError, RecursionError):
+        probe = None
+    return probe or Probe(ready=False, reasons=(f"its probe at {address} does not answer",), answers=False)
+
+
+def _parse_probe(body: object) -> Probe | None:
+    """Return the probe in the body of an answer; None for what no worker answers."""
+    if not isinstance(body, dict) or not isinstance(ready := body.get("ready"), bool):
+        return None
+    reasons = body.get("reasons", [])
+    return Probe(ready, [str(each) for each in reasons]) if isinstance(reasons, list) else None
 
 
 def lock_part(locks: Sequence[LockHolder], lag: Sequence[GroupLag]) -> SystemPart | None:

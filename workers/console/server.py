@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from infra.addresses import join_address
 from infra.settings import Settings, SettingsError
 from workers.console.access import Access, load_access
 from workers.console.actions import Actions
@@ -111,12 +112,11 @@ async def _serve_page(_: web.Request) -> web.FileResponse:
 
 
 async def _listen(web_runner: web.AppRunner, settings: Settings, listener: socket.socket | None) -> str:
-    place = f"{settings.console_address}:{settings.console_port}"
+    place = join_address(settings.console_address, settings.console_port)
     try:
         if listener is not None:
             await web.SockSite(web_runner, listener).start()
-            host, port = listener.getsockname()[:2]
-            return f"http://{host}:{port}"
+            return f"http://{join_address(*listener.getsockname()[:2])}"
         await web.TCPSite(web_runner, settings.console_address, settings.console_port).start()
     except OSError as error:
         raise SettingsError(

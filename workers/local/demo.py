@@ -26,7 +26,7 @@ from workers.local.load import Load
 from workers.local.local_console import LocalConsole, serve_local_console
 from workers.local.processes import WorkerProcesses
 from workers.local.story import Chapter, StoryLine, load_story
-from workers.local.up import prepare_stack, stack_settings
+from workers.local.up import prepare_stack, stack_settings, start_stack
 from workers.ops.books.audit import audit
 from workers.ops.books.statement import read_statement
 from workers.ops.lag import read_lag
@@ -95,7 +95,7 @@ async def run_demo() -> None:
     began = monotonic()
     story = load_story(EXAMPLES)
     stack = LocalStack(report=Reporter(out))
-    await asyncio.to_thread(stack.start)
+    await start_stack(stack)
     try:
         settings = stack_settings(
             stack, topic_partitions=_PARTITIONS, topic_record_time=RecordTime.CREATE, tick_seconds=5, session_seconds=6,
@@ -181,7 +181,7 @@ def _is_dead_letter(result: Result) -> bool:
 def _sort_key(result: Result) -> tuple[Any, ...]:
     data = result.data
     origin = data["origin"] if _is_dead_letter(result) else data["source"]
-    return (result.event["time"], origin["partition"], origin["offset"], data.get("sequence", 0), data.get("repeat"))
+    return (result.time, origin["partition"], origin["offset"], data.get("sequence", 0), data.get("repeat"))
 
 
 def _outcome_words(results: Iterable[Result]) -> Iterable[tuple[str | None, str]]:

@@ -26,6 +26,7 @@ __all__ = ["WorkerSupervisor"]
 _LEAST_SECONDS: Final = 1.0
 _MOST_SECONDS: Final = 60.0  # between an end and the next start
 _LET_THROUGH: Final = {"INMAIL_DEAD_LETTER_SHARE": "1"}
+_ENDING: Final = "this inmail up is ending, and stops all that it runs"
 _DOWN: Final = (ProcessState.STOPPED, ProcessState.TRIPPED, ProcessState.BACKING_OFF)
 
 
@@ -84,6 +85,7 @@ class WorkerSupervisor:
         self._least_seconds = least_seconds
         self._data_option = data_option
         self._all: dict[str, _Supervised] = {}
+        self._is_ending = False
 
     def start(self) -> None:
         """Start all workers."""
@@ -102,6 +104,16 @@ class WorkerSupervisor:
         for servers in self._servers:
             for status in servers.statuses():
                 self._all[status.name] = _Supervised(replace(status, data_option=self._data_option), servers)
+
+    async def stop(self, seconds: float | None = None) -> dict[str, int]:
+        """Stop all workers for good and return their exit codes: what drains for a restart meanwhile stays ended.
+
+        Args:
+            seconds: the time limit for all workers together; by default, the longest time that draining may take.
+
+        """
+        self._is_ending = True
+        return await asyncio.to_thread(self._workers.stop, seconds)
 
     def statuses(self) -> list[WorkerStatus]:
         """Return how each worker's process stands."""
@@ -137,9 +149,12 @@ class WorkerSupervisor:
                 many that are. Holds until an operator starts the worker again.
 
         Raises:
-            ControlError: when there is no such worker, it stands so already, or the brokers would lose their majority.
+            ControlError: when there is no such worker, it stands so already, the brokers would lose their majority, or
+                all workers are being stopped.
 
         """
+        if self._is_ending:
+            raise ControlError(_ENDING)
         each = self._all.get(name)
         if each is None:
             raise ControlError(f"there is no worker {name}: there are {', '.join(self._all)}")
@@ -153,6 +168,9 @@ class WorkerSupervisor:
             self._check_majority(each.status)
         if action is not WorkerAction.START and each.status.state not in _DOWN:
             await self._drain(each)
+            if self._is_ending:
+                self._become(each, ProcessState.STOPPED)
+                raise ControlError(_ENDING)
         if action is WorkerAction.STOP:
             self._become(each, ProcessState.STOPPED)
         else:

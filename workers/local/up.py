@@ -32,7 +32,7 @@ from workers.local.supervision import WorkerSupervisor
 from workers.ops.doctor import CheckResult, Grade, run_checkup
 from workers.ops.topics.plan import apply_topics, plan_topics
 
-__all__ = ["StackSize", "prepare_stack", "run_up", "stack_settings"]
+__all__ = ["StackSize", "prepare_stack", "run_up", "stack_settings", "start_stack"]
 
 _REPLICAS = 3
 _CHECK_SECONDS = 0.5
@@ -57,6 +57,24 @@ def stack_settings(stack: LocalStack, **more: object) -> Settings:
     if stack.databases > 1 or "database_shards" in load_settings().model_fields_set:
         more = {"database_shards": " ".join(stack.database_urls) if stack.databases > 1 else ""} | more
     return load_settings(kafka_bootstrap_servers=stack.kafka_bootstrap_servers, database_url=stack.database_url, **more)
+
+
+async def start_stack(stack: LocalStack) -> None:
+    """Start the stack in a thread. A cancellation interrupts the start, and raises once nothing of it runs any more.
+
+    Raises:
+        LocalStackError: when the stack cannot start.
+
+    """
+    starting = asyncio.create_task(asyncio.to_thread(stack.start))
+    try:
+        await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        stack.interrupt()
+        with contextlib.suppress(StartInterruptedError):
+            await starting
+            await asyncio.to_thread(stack.stop)  # it was up before it noticed
+        raise
 
 
 async def prepare_stack(settings: Settings) -> list[str]:
@@ -105,7 +123,7 @@ async def run_up(
         brokers=size.brokers or kept_brokers(data_dir) or 1,
         databases=size.databases or kept_databases(data_dir) or 1,
     )
-    if not await _start_stack(stack, stop):
+    if not await _start_until(stop, stack):
         out.print("stopped before the stack was up")
         return
     try:
@@ -125,15 +143,14 @@ async def run_up(
         out.print("stopped")
 
 
-async def _start_stack(stack: LocalStack, stop: asyncio.Event) -> bool:
+async def _start_until(stop: asyncio.Event, stack: LocalStack) -> bool:
     """Start the stack and return whether it is up: False when `stop` was set first."""
-    starting = asyncio.create_task(asyncio.to_thread(stack.start))
+    starting = asyncio.create_task(start_stack(stack))
     stopped = asyncio.create_task(stop.wait())
     await asyncio.wait([starting, stopped], return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
-    if not starting.done():
-        stack.interrupt()
-    with contextlib.suppress(StartInterruptedError):
+    starting.cancel()  # no effect once it is done
+    with contextlib.suppress(asyncio.CancelledError):
         await starting
         return True
     return False
@@ -220,7 +237,7 @@ async def _work(  # noqa: PLR0913, PLR0917 - what `run_up` has opened
             drain_seconds = _SHORT_DRAIN_SECONDS
             raise
         finally:
-            codes = await asyncio.to_thread(workers.stop, drain_seconds)
+            codes = await supervisor.stop(drain_seconds)
     if failed := [name for name, code in codes.items() if code]:
         raise ChildError("\n".join(f"{name} did not drain: see {workers.log_path(name)}" for name in failed))
     out.print("all drained")

@@ -1,5 +1,6 @@
 """A command whose reader has seen enough, as `head -1` has: it ends, and says nothing."""
 
+import json
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -61,3 +62,24 @@ async def test_a_verdict_is_kept_when_nobody_reads_it(settings: Settings, databa
 
     assert (Exit.DONE, "") == (sound.code, sound.err)
     assert (Exit.NO, "") == (broken.code, broken.err)
+
+
+# Of each way to write one that asks nobody: the help, a version, and events.
+@pytest.mark.parametrize("command", ["--help", "balance --help", "--version", "simulate --accounts 20"])
+def test_an_output_without_room_is_told_as_such(command: str) -> None:
+    """In one line, and with the code of any file: no traceback, and no word of a server."""
+    done = fork({}, *command.split(), output="/dev/full")
+
+    assert done.code == Exit.WRONG_USAGE
+    assert done.err == "inmail: the output cannot be written: No space left on device\n"
+
+
+async def test_an_answer_without_room_is_told_as_such(settings: Settings, database: Connection) -> None:
+    """It is written after the servers have answered. What is a JSON object with --json is one here too."""
+    assert await database.fetchval("select count(*) from operations") == 0
+    said = fork(environment(settings), "operations", "list", output="/dev/full")
+    written = fork(environment(settings), "operations", "list", "--json", output="/dev/full")
+
+    sentence = "the output cannot be written: No space left on device"
+    assert (Exit.WRONG_USAGE, f"inmail: {sentence}\n") == (said.code, said.err)
+    assert {"code": "file", "message": sentence, "hint": None} == json.loads(written.err)

@@ -7,10 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 from urllib.request import urlopen
 
 import psutil
@@ -234,6 +236,35 @@ async def test_a_worker_is_stopped_and_started_by_a_verb(tmp_path: Path) -> None
     assert [ProcessState.STOPPED, ProcessState.STOPPED, ProcessState.RUNNING] == [
         each["state"] for each in (stopped, listed, started)
     ]
+
+
+async def test_what_drains_for_a_restart_as_all_are_stopped_is_not_started_again(tmp_path: Path) -> None:
+    """Ctrl-C of `inmail up` had left such a worker running beside servers that are gone."""
+    draining, drained = threading.Event(), threading.Event()
+
+    def drain(_: str) -> int:
+        draining.set()
+        assert drained.wait(SECONDS)
+        return 0
+
+    workers = Mock(names=("ticker",), log_path=lambda name: tmp_path / name, stop_one=drain)
+    workers.start_one.return_value = 7
+    workers.stop.return_value = {"ticker": 0}
+    supervisor = WorkerSupervisor(workers, lambda _: None)
+    supervisor.start()
+    restarting = asyncio.create_task(supervisor.act("ticker", WorkerAction.RESTART))
+    await asyncio.to_thread(draining.wait, SECONDS)
+
+    codes = await supervisor.stop(3.0)
+    drained.set()
+    for refused in (restarting, supervisor.act("ticker", WorkerAction.START)):
+        with pytest.raises(ControlError, match=r"^this inmail up is ending"):
+            await refused
+
+    assert {"ticker": 0} == codes
+    workers.stop.assert_called_once_with(3.0)
+    workers.start_one.assert_called_once()
+    assert [ProcessState.STOPPED] == [each.state for each in supervisor.statuses()]
 
 
 @pytest.mark.parametrize(

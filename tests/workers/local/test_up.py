@@ -11,7 +11,9 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from threading import Event
 from time import monotonic, sleep
+from unittest.mock import Mock
 from urllib.request import urlopen
 
 import psutil
@@ -19,6 +21,7 @@ import pytest
 from rich.console import Console
 
 from infra.kafka.clients import admin_client
+from infra.local.errors import StartInterruptedError
 from infra.local.progress import Progress
 from infra.local.stack import LocalStack
 from infra.settings import Settings
@@ -26,8 +29,9 @@ from infra.terminal import Reporter
 from schemas.catalogue import BILLING_EVENTS, SEND_REQUESTS
 from tests.workers.wire import eventually
 from workers.commands.running import Exit
+from workers.local import demo
 from workers.local.processes import WORKERS, WorkerProcesses
-from workers.local.up import prepare_stack, stack_settings
+from workers.local.up import prepare_stack, stack_settings, start_stack
 from workers.ops.topics.record_lines import parse_line
 
 Up = Callable[[], subprocess.Popen[str]]
@@ -139,6 +143,48 @@ def test_an_interrupt_during_startup_ends_up_at_once(up: Up) -> None:
     assert (Exit.DONE, "stopped before the stack was up") == (code, said.splitlines()[-1])
     assert seconds < 10
     assert not any(child.is_running() for child in children)
+
+
+@pytest.fixture
+def starting() -> Iterator[Mock]:
+    """A stack whose start begins, and then waits until it is interrupted."""
+    interrupted = Event()
+    stack = Mock(begun=Event(), interrupt=Mock(side_effect=interrupted.set))
+
+    def start() -> None:
+        stack.begun.set()
+        interrupted.wait(SECONDS)
+        if stack.notices:
+            raise StartInterruptedError("planted")
+
+    stack.start = start
+    yield stack
+    interrupted.set()
+
+
+@pytest.mark.parametrize("notices", [True, False])
+async def test_a_start_that_is_cancelled_leaves_no_stack(notices: bool, starting: Mock) -> None:  # noqa: FBT001
+    """Also where the stack was up before it noticed."""
+    starting.notices = notices
+    task = asyncio.create_task(start_stack(starting))
+    await asyncio.to_thread(starting.begun.wait, SECONDS)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert (not notices) == starting.stop.called
+
+
+async def test_ctrl_c_interrupts_the_start_of_the_demo(starting: Mock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C cancels the task, which waited for the end of the start all the same: it may be a download."""
+    monkeypatch.setattr(demo, "LocalStack", lambda **_: starting)
+    task = asyncio.create_task(demo.run_demo())
+    await asyncio.to_thread(starting.begun.wait, SECONDS)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    starting.interrupt.assert_called_once()
 
 
 @pytest.fixture

@@ -15,30 +15,52 @@ __all__ = ["show_result"]
 
 
 _DECREASES = frozenset({"expired", "voided", "adjusted", "forfeited", "cap_forfeited"})
+_FOREIGN = (LookupError, TypeError, AttributeError, ValueError, OverflowError)  # of a body that no worker wrote
 _NOTICES = frozenset({"low", "exhausted", "expiring_soon"})
 
 
 def show_result(result: Result, out: Console) -> None:
-    """Show one result as one line."""
-    data = result.data
+    """Show one result as one line: of an event that this version does not know, its time, account and name."""
     name = result.event["type"].removeprefix("inmail.").removesuffix(".v1")
+    account = result.account_id or f"partition {result.partition}"
     head: list[TextPart] = [
-        (format_instant(result.event["time"]).ljust(25), DIM),
-        f"{result.account_id or f'partition {result.partition}':<20} ",
+        (format_instant(result.time).ljust(25), DIM),
+        f"{account:<20} ",
         f"{name:<22} ",
     ]
+    try:
+        tail = _tail(name, result.data)
+    except _FOREIGN:  # a foreign event, or one of a newer version
+        tail = []
+    out.print(Text.assemble(*map(_printable, [*head, *tail])), soft_wrap=True)
+
+
+def _printable(part: TextPart) -> TextPart:
+    """Return a part without characters that control the terminal: anybody may have written an event."""
+    if isinstance(part, str):
+        return escape_unprintable(part)
+    text, style = part
+    return escape_unprintable(text), style
+
+
+def _tail(name: str, data: Mapping[str, Any]) -> list[TextPart]:
+    """Return what an event tells beside its time, account and name.
+
+    Raises:
+        LookupError, TypeError, AttributeError, ValueError, OverflowError: when its body is not what workers write.
+
+    """
     tail: list[TextPart]
     if name == "tick.decided":
         lots, credits_ = format_count(data["lots"], "lot"), format_count(data["credits"], "credit")
         tail = [f"{lots}, {credits_}, up to {format_instant(data['horizon'])}"]
     elif name == "message.dead-lettered":
         origin = data["origin"]
-        place = f"{escape_unprintable(origin['topic'])} {origin['partition']}/{origin['offset']}"
-        tail = [(f"{data['reason']:<22} ", BAD), f"{place}: {escape_unprintable(data['error'])}"]
+        place = f"{origin['topic']} {origin['partition']}/{origin['offset']}"
+        tail = [(f"{data['reason']:<22} ", BAD), f"{place}: {data['error']}"]
     else:
         tail = _movement_parts(data)
-    repeat: list[TextPart] = [("  repeat", WARN)] if data.get("repeat") else []
-    out.print(Text.assemble(*head, *tail, *repeat), soft_wrap=True)
+    return [*tail, ("  repeat", WARN)] if data.get("repeat") else tail
 
 
 def _movement_parts(data: Mapping[str, Any]) -> list[TextPart]:

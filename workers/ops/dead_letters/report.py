@@ -32,6 +32,7 @@ from workers.ops.dead_letters.server_answers import read_server_answers, read_se
 
 __all__ = ["DeadLetterReport", "count_dead_letters", "report_dead_letter", "report_dead_letters"]
 
+_IS_NOTED: Final = "select exists (select from operations where operation = $1)"
 _REDRIVEN_BY: Final = "select letter_partition, letter_offset, letter from redriven where operation = $1"
 
 
@@ -76,14 +77,15 @@ async def report_dead_letters(  # noqa: PLR0913 - independent options
     Raises:
         NotSetUpError: when the topic does not exist.
         KafkaError: when the cluster cannot be reached.
+        OSError, asyncpg.PostgresError, ServerError: with an operation, when what it sent back cannot be read.
 
     """
+    places = is_selected = None
+    if operation is not None:
+        keys = await _redriven_by(settings, operation)
+        places = {key[:2] for key in keys}
+        is_selected = _both(selection, keys)
     async with _open_books_if_reachable(settings) as (connection, silent):
-        places = is_selected = None
-        if operation is not None:
-            keys = await _redriven_by(settings, operation, connection) if connection is not None else set()
-            places = {key[:2] for key in keys}
-            is_selected = _both(selection, keys)
         page = await list_dead_letters(
             settings,
             selection,
@@ -105,19 +107,19 @@ async def report_dead_letters(  # noqa: PLR0913 - independent options
 
 async def count_dead_letters(
     settings: Settings, selection: LetterFilter = ALL, operation: int | None = None
-) -> tuple[Counter[tuple[str, str]], str | None]:
-    """Return the number of all matching dead letters by topic and reason, and why the database could not be read.
+) -> Counter[tuple[str, str]]:
+    """Return the number of all matching dead letters by topic and reason.
 
     Raises:
         NotSetUpError: when the topic does not exist.
         KafkaError: when the cluster cannot be reached.
+        OSError, asyncpg.PostgresError, ServerError: with an operation, when what it sent back cannot be read.
 
     """
     if operation is None:
-        return await count_matching(settings, selection.matches, selection.partition), None
-    async with _open_books_if_reachable(settings) as (connection, silent):
-        keys = await _redriven_by(settings, operation, connection) if connection is not None else set()
-    return await count_matching(settings, _both(selection, keys), selection.partition), silent
+        return await count_matching(settings, selection.matches, selection.partition)
+    keys = await _redriven_by(settings, operation)
+    return await count_matching(settings, _both(selection, keys), selection.partition)
 
 
 def _both(selection: LetterFilter, keys: Collection[LetterKey]) -> Callable[[DeadLetter], bool]:
@@ -189,10 +191,23 @@ async def _open_books_if_reachable(settings: Settings) -> AsyncIterator[tuple[Co
         await connection.close()
 
 
-async def _redriven_by(settings: Settings, operation: int, connection: Connection) -> set[LetterKey]:
-    """Return the dead letters that an operation sent back, on whichever server it is noted."""
+async def _redriven_by(settings: Settings, operation: int) -> set[LetterKey]:
+    """Return the dead letters that an operation sent back, from the server on which it is noted.
 
-    async def read(server: Connection, _: object) -> set[LetterKey]:
+    Raises:
+        NotSetUpError: when the database was never migrated.
+        OSError, asyncpg.PostgresError: when the only server cannot be reached or refuses.
+        ServerError: when the operation may be noted on one of several servers that does not answer.
+
+    """
+
+    async def read(server: Connection, _: object) -> set[LetterKey] | None:
+        if not await server.fetchval(_IS_NOTED, operation):
+            return None
         return {tuple(row) for row in await server.fetch(_REDRIVEN_BY, operation)}
 
-    return set[LetterKey]().union(*(await ask_each_server(settings, read, connection)).answers)
+    told = await ask_each_server(settings, read)
+    found = [keys for keys in told.answers if keys is not None]
+    if not found and told.silent:
+        raise told.silent[0]
+    return set[LetterKey]().union(*found)

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from pydantic_core import to_json
 
+from infra.addresses import join_address
 from infra.clock import utc_now
 from infra.settings import SettingsError
 from workers.ops.lag.exposition import LagCollector
@@ -82,7 +83,6 @@ async def serve_lag(observer: LagObserver, address: str, period: float) -> Async
             await web.TCPSite(runner, host, port).start()
         except OSError as error:
             raise SettingsError(f"cannot listen on {address}: {error.strerror or error}") from error
-        bound = runner.addresses[0]
-        yield f"http://{bound[0]}:{bound[1]}"
+        yield f"http://{join_address(*runner.addresses[0][:2])}"
     finally:
         await runner.cleanup()

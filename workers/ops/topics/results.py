@@ -5,7 +5,7 @@ from base64 import b64decode
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from heapq import heappush, heappushpop
 from operator import itemgetter
 from typing import Any
@@ -40,9 +40,15 @@ class Result:
     event: dict[str, Any]
 
     @property
+    def time(self) -> datetime:
+        """The event's time, in UTC."""
+        return _parse_time(self.event["time"])
+
+    @property
     def account_id(self) -> str | None:
         """The event's account; None for an answer to a tick."""
-        return self.event.get("subject")
+        subject = self.event.get("subject")
+        return subject if isinstance(subject, str) else None
 
     @property
     def data(self) -> dict[str, Any]:
@@ -53,7 +59,8 @@ class Result:
     @property
     def is_empty_tick(self) -> bool:
         """Whether the result answers a tick that booked nothing, as most ticks do."""
-        return self.event["type"] == TickDecided.type_name() and self.data["code"] == "booked" and not self.data["lots"]
+        is_tick = self.event["type"] == TickDecided.type_name()
+        return is_tick and self.data.get("code") == "booked" and self.data.get("lots") == 0
 
 
 async def read_results(  # noqa: PLR0913 - independent options
@@ -132,13 +139,27 @@ def _parse_result(record: ConsumerRecord) -> Result | None:
     value = record.value or b""
     try:
         event = json.loads(value)
-        datetime.fromisoformat(event["time"])
+        _parse_time(event["time"])
         told = isinstance(event["type"], str) and isinstance(event["data"], dict)
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
     if not told:
         return None
     return Result(record.topic, record.partition, record.offset, nearest_instant(record.timestamp), value, event)
+
+
+def _parse_time(text: str) -> datetime:
+    """Return an event's time in UTC.
+
+    Raises:
+        ValueError: when the text is no time, or has no zone, as no worker's event.
+        OverflowError: when the time lies outside the calendar in UTC.
+
+    """
+    time = datetime.fromisoformat(text)
+    if time.tzinfo is None:
+        raise ValueError("no zone")
+    return time.astimezone(UTC)
 
 
 async def sort_by_time(results: AsyncGenerator[Result, None], held: int = _MAX_HELD) -> AsyncGenerator[Result, None]:
@@ -151,13 +172,13 @@ async def sort_by_time(results: AsyncGenerator[Result, None], held: int = _MAX_H
         if len(kept) < held:
             kept.append(result)
             continue
-        for each in sorted(kept, key=_time):
+        for each in sorted(kept, key=_sort_key):
             yield each
         yield result
         async for each in results:
             yield each
         return
-    for each in sorted(kept, key=_time):
+    for each in sorted(kept, key=_sort_key):
         yield each
 
 
@@ -165,12 +186,12 @@ async def newest(results: AsyncGenerator[Result, None], last: int) -> AsyncGener
     """Yield the newest `last` results, the oldest of them first."""
     heap: list[tuple[tuple[Any, ...], Result]] = []
     async for result in results:
-        entry = ((*_time(result), result.topic, result.partition), result)
+        entry = ((*_sort_key(result), result.topic, result.partition), result)
         heappushpop(heap, entry) if len(heap) >= last else heappush(heap, entry)
     for _, result in sorted(heap, key=itemgetter(0)):
         yield result
 
 
-def _time(result: Result) -> tuple[str, str, int, int]:
-    sequence: int = result.data.get("sequence", 0)
-    return result.event["time"], result.account_id or "", sequence, result.offset
+def _sort_key(result: Result) -> tuple[datetime, str, int, int]:
+    sequence = result.data.get("sequence")
+    return result.time, result.account_id or "", sequence if isinstance(sequence, int) else 0, result.offset

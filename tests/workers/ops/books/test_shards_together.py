@@ -23,7 +23,7 @@ from workers.ops.books.shards import Holdings, ServerError, ask_each_server, ser
 from workers.ops.dead_letters.letters import LetterFilter
 from workers.ops.dead_letters.redrive import VERB, redrive
 from workers.ops.dead_letters.redrive_plan import RedriveOptions, plan_redrive
-from workers.ops.dead_letters.report import report_dead_letters
+from workers.ops.dead_letters.report import count_dead_letters, report_dead_letters
 from workers.ops.numbers import all_holdings, servers_of_numbers
 from workers.ops.operations import Intent, OngoingOperation, Operator, RefusedError, recorded_operation
 from workers.ops.prune import plan_prune
@@ -215,6 +215,11 @@ async def test_a_redrive_knows_of_those_that_are_noted_on_another_server(
     assert 2 == len((await report_dead_letters(servers.both, operation=one.number)).letters)
     away = await plan_redrive(servers.without_second(), selection, options)
     assert ["localhost:1/inmail"] == [server_name(each.settings) for each in away.silent]
+    for question in (report_dead_letters, count_dead_letters):  # the first operation is noted on the second server
+        with pytest.raises(ServerError, match="localhost:1/inmail"):
+            await question(servers.without_second(), operation=one.number)
+    assert not await count_dead_letters(servers.without_second(), operation=two.number)
+    assert 2 == sum((await count_dead_letters(servers.both, operation=one.number)).values())
 
 
 async def test_one_server_by_two_addresses_answers_nothing_twice(

@@ -8,6 +8,7 @@ from itertools import count, pairwise
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
+from typer.testing import CliRunner
 
 from infra.clock import utc_now
 from infra.kafka.backwards import FEWEST_OFFSETS, BackwardReader, ReadBudget
@@ -17,6 +18,8 @@ from infra.settings import Settings
 from schemas.catalogue import DEAD_LETTERS, SEND_REQUESTS, Undecodable
 from schemas.results import DeadLetterReason
 from tests.workers.letters import set_aside
+from tests.workers.two_servers import SILENT
+from workers.cli import app
 from workers.jobs.dead_letters import dead_letter
 from workers.jobs.job import Message
 from workers.ops.dead_letters import letters, pages
@@ -144,7 +147,7 @@ async def test_markers_and_what_was_aborted_are_passed(cluster: Settings, accoun
 
     newest, oldest = page.letters
     assert 7 == newest.offset - oldest.offset
-    counts, _ = await count_dead_letters(cluster, LetterFilter(account=account))
+    counts = await count_dead_letters(cluster, LetterFilter(account=account))
     assert {(SEND_REQUESTS, "not_json"): 2} == counts
 
 
@@ -158,7 +161,7 @@ async def test_the_newest_are_counted_within_a_budget(cluster: Settings, account
 
     assert 0 < counts[SEND_REQUESTS, "not_json"] <= few <= _BUDGET + FEWEST_OFFSETS * cluster.topic_partitions
     assert counted_to is not None
-    assert (everything, None) == ((await count_dead_letters(cluster))[0], nothing)
+    assert (everything, None) == (await count_dead_letters(cluster), nothing)
 
 
 async def test_letters_behind_what_was_aborted_are_not_taken_for_all(cluster: Settings, account: str) -> None:
@@ -244,6 +247,18 @@ async def test_letters_that_an_operation_sent_back_are_read_by_their_places(
     report = await report_dead_letters(cluster, LetterFilter(account=account), 5, operation=10**12)
 
     assert ([], None, []) == (report.letters, report.next, read)
+
+
+@pytest.mark.parametrize("option", ["--last=50", "--count", "--json"])
+async def test_what_an_operation_sent_back_is_not_known_without_postgres(option: str, cluster: Settings) -> None:
+    """It is noted there: no letter at all would be an answer, and a wrong one."""
+    env = {"INMAIL_KAFKA_BOOTSTRAP_SERVERS": cluster.kafka_bootstrap_servers, "INMAIL_DATABASE_URL": SILENT}
+    words = ["dead-letters", "list", "--operation", "12", option]
+
+    done = await asyncio.to_thread(CliRunner().invoke, app, words, env=env)
+
+    assert (3, "") == (done.exit_code, done.stdout)
+    assert "Postgres cannot be reached at localhost:1 (" in done.stderr
 
 
 async def test_what_retention_removes_meanwhile_ends_the_search(cluster: Settings, account: str) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import signal
+import socket
 import sys
 import urllib.error
 import urllib.request
@@ -85,6 +86,15 @@ async def test_it_is_served_as_json_and_as_metrics_under_the_names_of_the_table(
     assert all(
         set(each.labels) == set(samples[each.name, None][0]) for each in LAG_METRICS if (each.name, None) in samples
     )
+
+
+async def test_it_is_served_on_an_ipv6_address_as_well(reading: Reading) -> None:
+    """Which is told with the brackets that a URL needs."""
+    if not socket.has_ipv6:
+        pytest.skip("this machine has no IPv6")
+    async with reading.observed() as found, serve_lag(found, "[::1]:0", 5) as place:
+        assert place.startswith("http://[::1]:")
+        assert 200 == (await _get(f"{place}/livez"))[0]
 
 
 async def test_numbers_that_grew_old_are_not_served(reading: Reading, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,17 +1,20 @@
 """Reading results where a stranger wrote to their topics: what is no event is named, and costs no other its place."""
 
+import io
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Collection
 
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
+from rich.console import Console
 from typer.testing import CliRunner
 
 from schemas.catalogue import OUTPUT_TOPICS, SEND_RESULTS
 from tests.ledger.book import NEW_YEAR
 from workers.cli import app
 from workers.commands.running import Exit
+from workers.commands.views.results import show_result
 from workers.ops.topics import results as module
 
 EVENT = {
@@ -21,6 +24,9 @@ EVENT = {
     "data": {"code": "charged", "balance_before": 1, "balance_after": 0, "sequence": 1},
 }
 
+# No time, none with a zone, and one that is no instant of the calendar.
+TIMES_OF_NO_WORKER = ("now", "2026-01-31T09:30:00", "2026-01-31", "0001-01-01T00:00:00+14:00")
+
 
 def _record(offset: int, value: bytes | None) -> ConsumerRecord:
     return ConsumerRecord(SEND_RESULTS, 3, offset, 1_900_000_000_000, 0, b"a-1", value, None, 0, 0, ())
@@ -29,8 +35,11 @@ def _record(offset: int, value: bytes | None) -> ConsumerRecord:
 @pytest.mark.parametrize("options", [[], ["--json"]])
 @pytest.mark.parametrize(
     "value",
-    [b"\xff", b"{", b"[]", b'"text"', b"{}", b'{"type": "t", "time": "now", "data": {}}', b"[" * 100_000, None],
-    ids=["bytes", "cut", "list", "text", "empty", "no time", "deep", "none"],
+    [
+        *(b"\xff", b"{", b"[]", b'"text"', b"{}", b"[" * 100_000, None),
+        *(json.dumps({"type": "t", "time": time, "data": {}}).encode() for time in TIMES_OF_NO_WORKER),
+    ],
+    ids=["bytes", "cut", "list", "text", "empty", "deep", "none", *TIMES_OF_NO_WORKER],
 )
 def test_a_record_that_is_no_event_is_passed_over_with_its_place(
     value: bytes | None, options: list[str], monkeypatch: pytest.MonkeyPatch
@@ -73,6 +82,67 @@ async def test_the_newest_results_come_oldest_first() -> None:
 
     assert ["4", "5"] == await newest(2)
     assert ["1", "2", "3", "4", "5"] == await newest(9)
+
+
+async def test_results_of_one_second_come_in_the_order_of_their_instants() -> None:
+    """As text, a whole second comes after its own fractions, and a time of another zone anywhere."""
+    times = ["2026-01-31T09:30:00Z", "2026-01-31T09:30:00.005000Z", "2026-01-31T10:30:00.006+01:00"]
+
+    async def read() -> AsyncGenerator[module.Result, None]:
+        for offset, time in enumerate(reversed(times)):
+            yield module.Result(SEND_RESULTS, 0, offset, NEW_YEAR, b"", EVENT | {"time": time})
+
+    assert times == [each.event["time"] async for each in module.sort_by_time(read())]
+    assert times[1:] == [each.event["time"] async for each in module.newest(read(), 2)]
+
+
+async def test_a_foreign_account_or_sequence_ends_no_sorting() -> None:
+    """Anybody may write events of an own kind to a result topic."""
+    foreign: list[dict[str, object]] = [{"subject": 7}, {"subject": None}]
+    foreign += [{"data": {"sequence": "x"}}, {"data": {"sequence": None}}]
+
+    async def read() -> AsyncGenerator[module.Result, None]:
+        for offset, each in enumerate([{}, *foreign]):
+            yield module.Result(SEND_RESULTS, 0, offset, NEW_YEAR, b"", EVENT | each)
+
+    assert 5 == len([each async for each in module.sort_by_time(read())])
+    assert 5 == len([each async for each in module.newest(read(), 9)])
+
+
+# Bodies that no worker of this version writes.
+FOREIGN: list[dict[str, object]] = [
+    {},
+    {"code": "charged"},
+    {"code": ["charged"], "balance_before": 1, "balance_after": 0},
+    {"code": None, "balance_before": 1, "balance_after": 0},
+    {"code": "charged", "balance_before": 1, "balance_after": 0, "credits": "one"},
+    {"code": "charged", "balance_before": 1, "balance_after": 0, "lot": 1, "lot_expires_at": 7},
+    {"code": "charged", "balance_before": 1, "balance_after": 0, "retry_at": "soon"},
+    {"code": "booked", "lots": None, "credits": 1, "horizon": "2026-01-31T09:30:00Z"},
+    {"code": "booked", "lots": 1, "credits": 1, "horizon": 7},
+    {"origin": None, "reason": "not_json", "error": "e"},
+]
+
+
+@pytest.mark.parametrize("data", FOREIGN, ids=json.dumps)
+@pytest.mark.parametrize(
+    "kind", ["send.decided.v1", "tick.decided.v1", "message.dead-lettered.v1", "credits.lent.v9", "\x1b[2J\ud800"]
+)
+def test_a_result_of_another_version_is_shown_by_its_time_account_and_name(kind: str, data: dict[str, object]) -> None:
+    """The command goes on to the next one. What controls a terminal is escaped."""
+    out = Console(file=io.StringIO(), width=1_000)
+    event = EVENT | {"type": f"inmail.{kind}", "data": data}
+
+    result = module.Result(SEND_RESULTS, 0, 7, NEW_YEAR, b"", event)
+    assert result.is_empty_tick is False
+    show_result(result, out)
+
+    text: str = out.file.getvalue()  # type: ignore[attr-defined]
+    line = text.encode().decode().removesuffix("\n")
+    assert line.isprintable()
+    assert ["2026-01-31", "09:30:00Z", "a-1", kind.removesuffix(".v1").encode("unicode_escape").decode()] == (
+        line.split()[:4]
+    )
 
 
 @pytest.mark.parametrize("option", ["--follow", "--from-end"])
