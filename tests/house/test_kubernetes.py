@@ -1,5 +1,7 @@
 """The manifests: against the schemas of a cluster, and against what the programs are."""
 
+import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -145,6 +147,17 @@ def test_settings_and_arguments_are_known() -> None:
         parse(container["args"])
     with pytest.raises(Exception, match="--servee"):
         parse(["metrics", "--servee"])
+
+
+def test_commands_of_the_heads_run_in_the_image() -> None:
+    """What a comment says to `exec` in a pod is the image's entry point, with arguments that it takes."""
+    heads = "\n".join(path.read_text() for path in sorted(FOLDER.glob("*.yaml")))
+    dockerfile = (FOLDER.parent / "compose" / "Dockerfile").read_text()
+    commands = [shlex.split(each) for each in re.findall(r"^#.* exec \S+ -- (.+)$", heads, re.MULTILINE)]
+    assert ["inmail", "doctor"] in commands
+    for program, *arguments in commands:
+        assert f"> /usr/local/bin/{program}\n" in dockerfile
+        parse(arguments)
 
 
 def test_a_budget_and_a_probe_for_each_worker() -> None:
