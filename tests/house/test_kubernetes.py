@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import yaml
 
 from infra.settings import Settings
 from tests.house.command_line import parse
+from tests.tools import tool
+from workers.ops.lag import Status
 
 FOLDER = Path(__file__).parents[2] / "infra" / "kubernetes"
 CLUSTERS = ("1.29", "1.37")  # the oldest and the newest that the schemas at hand are tried for
@@ -130,6 +133,64 @@ def test_scaling_is_what_keda_takes() -> None:
         assert "replicas" not in target["spec"]
         partitions = Settings.model_fields["topic_partitions"].default
         assert scaled["spec"]["maxReplicaCount"] == partitions
+        assert {"Value"} == {each["metricType"] for each in scaled["spec"]["triggers"]}  # seconds are not shared
+
+
+_LAG = 'inmail_lag_seconds{{consumergroup="{}", topic="inmail.send-requests", partition="{}"}}'
+_STATUS = (
+    'inmail_lag_status{{consumergroup="{}", topic="inmail.send-requests", partition="{}", inmail_lag_status="{}"}}'
+)
+
+
+def _lags(**lanes: tuple[Status, float]) -> dict[str, float]:
+    """Return the observer's series where `send_0` is partition 0 of the group inmail-send."""
+    series = {"inmail_lag_looked_timestamp_seconds": 1_800_000_000.0}
+    for lane, (status, seconds) in lanes.items():
+        worker, _, partition = lane.partition("_")
+        series[_LAG.format(f"inmail-{worker}", partition)] = seconds
+        series |= {_STATUS.format(f"inmail-{worker}", partition, each): float(each is status) for each in Status}
+    return series
+
+
+def _scales_by(series: dict[str, float], folder: Path) -> list[float]:
+    """Return what Prometheus answers to the query of scaling.yaml."""
+    (trigger,) = BY_KIND["ScaledObject"]["inmail-send"]["spec"]["triggers"]
+    query = trigger["metadata"]["query"]
+    rules = {"groups": [{"name": "one", "rules": [{"record": "asked", "expr": query}]}]}
+    (folder / "rules.yml").write_text(yaml.safe_dump(rules))
+    for answer in ([], [0.0], [7.0], [60.0]):
+        test = {
+            "interval": "15s",
+            "input_series": [{"series": name, "values": f"{value}x8"} for name, value in series.items()],
+            "promql_expr_test": [
+                {"expr": "asked", "eval_time": "1m", "exp_samples": [{"labels": "asked", "value": v} for v in answer]}
+            ],
+        }
+        (folder / "test.yml").write_text(
+            yaml.safe_dump({"rule_files": ["rules.yml"], "evaluation_interval": "15s", "tests": [test]})
+        )
+        done = subprocess.run(
+            [tool("promtool"), "test", "rules", "test.yml"], cwd=folder, capture_output=True, check=False
+        )
+        if done.returncode == 0:
+            return answer
+    raise AssertionError(done.stdout + done.stderr)
+
+
+@pytest.mark.parametrize("status", Status)
+def test_only_lanes_that_more_workers_would_help_scale(status: Status, tmp_path: Path) -> None:
+    """What an error holds, or another group, counts as read, however old it grows; lanes beside it as they are."""
+    helped = status in {Status.OK, Status.SLOW, Status.REWOUND, Status.STOPPED}
+
+    assert [60.0 if helped else 0.0] == _scales_by(_lags(send_0=(status, 60.0), send_1=(Status.OK, 0.0)), tmp_path)
+    assert [60.0 if helped else 7.0] == _scales_by(_lags(send_0=(status, 60.0), send_1=(Status.OK, 7.0)), tmp_path)
+
+
+def test_other_groups_do_not_scale_the_send_worker_and_no_answer_is_none(tmp_path: Path) -> None:
+    """KEDA keeps the number of workers without an answer; before the group is there the answer is 0."""
+    assert [0.0] == _scales_by(_lags(billing_0=(Status.SLOW, 60.0)), tmp_path)
+    assert [7.0] == _scales_by(_lags(billing_0=(Status.SLOW, 60.0), send_0=(Status.SLOW, 7.0)), tmp_path)
+    assert [] == _scales_by({}, tmp_path)
 
 
 def test_every_file_is_applied() -> None:
