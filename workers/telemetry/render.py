@@ -11,7 +11,7 @@ from pathlib import Path
 from workers.telemetry.dashboards import DASHBOARDS, render_dashboard
 from workers.telemetry.lag_metric_table import LAG_METRICS
 from workers.telemetry.metric import Metric
-from workers.telemetry.metric_table import API_METRICS, BOOKS_METRICS, WORKER_METRICS
+from workers.telemetry.metric_table import API_METRICS, BOOKS_METRICS, TICKER_METRICS, WORKER_METRICS
 
 __all__ = ["main", "render_docs", "rendered_files"]
 
@@ -42,7 +42,13 @@ def _table(metrics: tuple[Metric, ...]) -> list[str]:
 
 def render_docs() -> str:
     """Return the text of docs/metrics.md."""
-    sections = {"Workers": WORKER_METRICS, "The ledger": BOOKS_METRICS, "The read API": API_METRICS, "Lag": LAG_METRICS}
+    sections = {
+        "Workers": WORKER_METRICS,
+        "The ticker, beside those of workers": TICKER_METRICS,
+        "The ledger": BOOKS_METRICS,
+        "The read API": API_METRICS,
+        "Lag": LAG_METRICS,
+    }
     parts = [_HEAD]
     for title, metrics in sections.items():
         parts += [f"## {title}", "", *_table(metrics), ""]
