@@ -221,6 +221,17 @@ def test_commands_of_the_heads_run_in_the_image() -> None:
         parse(arguments)
 
 
+def test_the_head_gives_readers_and_operators_their_rights_before_their_pods_start() -> None:
+    """For each version: a pod whose role may read nothing would not become ready. The block that it names is there."""
+    head = (FOLDER / "kustomization.yaml").read_text()
+    steps = ["inmail apply -f infra/kubernetes/settings.yaml", "job/inmail-migrate\n", "$RIGHTS", "apply -k"]
+    places = [head.index(step, head.index("for each version")) for step in steps]
+    rights = (FOLDER.parents[1] / "docs" / "operate.md").read_text().split("\n## Rights\n")[1].split("\n## ")[0]
+
+    assert sorted(places) == places
+    assert "to inmail_reader;" in re.findall(r"```sql\n(.*?)```", rights, re.DOTALL)[1]
+
+
 def test_a_budget_and_a_probe_for_each_worker() -> None:
     """They name the pods that there are; a drain has the time that a worker takes for it."""
     drain = Settings.model_fields["drain_seconds"].default
