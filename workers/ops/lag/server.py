@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from pydantic_core import to_json
 
@@ -38,6 +38,7 @@ class ServedLag:
 
     def __init__(self, observer: LagObserver | None = None) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
+        ProcessCollector(registry=self.registry)
         self.observer: LagObserver | None = None
         self._reason = "Kafka was not reached yet"
         if observer is not None:
