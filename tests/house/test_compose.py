@@ -137,6 +137,15 @@ def test_kafka_is_the_one_of_the_local_stack(compose: dict[str, Any]) -> None:
     assert f"here: {version}" in (ROOT / "docs" / "kafka-versions.md").read_text()
 
 
+def test_what_the_image_copies_is_sent_to_its_build() -> None:
+    """Of all that lies in the repository, .dockerignore lets only that through."""
+    lines = (ROOT / "infra" / "compose" / "Dockerfile").read_text().splitlines()
+    copied = {line.split()[1] for line in lines if line.startswith("COPY ") and "--from" not in line}
+    ignored = (ROOT / ".dockerignore").read_text().split()
+
+    assert copied == {line.removeprefix("!") for line in ignored if line.startswith("!")}
+
+
 def test_workers_have_longer_to_stop_than_they_take(compose: dict[str, Any]) -> None:
     """SIGKILL must not come before a drain can have ended."""
     grace = int(compose["services"]["send"]["stop_grace_period"].removesuffix("s"))
