@@ -25,8 +25,10 @@ labels do not change: dashboards and alerts depend on them.
 A worker answers `GET /metrics` on `INMAIL_HEALTH_PORT`, beside `/livez` and `/readyz`. Counters change once for each
 batch; gauges are read at the scrape. One process, `inmail metrics --serve`, reads the metrics of the whole ledger from
 its database: the lanes every 10 s, the credits every 60 s. `inmail metrics` prints the same metrics once.
-[`inmail api`](api.md) answers `GET /metrics` like a worker, with its connections as those of the worker `api`.
-[`inmail lag --serve`](lag.md) serves the lag of any consumer group.
+[`inmail api`](api.md) also answers `GET /metrics` on that port, with its connections as those of the worker `api`.
+[`inmail lag --serve`](lag.md) serves the lag of any consumer group. Only workers and the ticker have `inmail_ready`: of
+the API and of `inmail metrics`, `/readyz` says whether they are ready; `inmail lag --serve` answers 503 while it is
+not.
 
 Each process also has `process_cpu_seconds_total`, `process_resident_memory_bytes` and similar metrics.
 """
