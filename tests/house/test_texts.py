@@ -54,6 +54,13 @@ def test_links_in_markdown_lead_somewhere() -> None:
     assert [] == dead
 
 
+def test_the_list_of_documents_has_every_page() -> None:
+    """A page that is not listed is not found."""
+    listed = set(re.findall(r"\]\(([\w-]+\.md)", (ROOT / "docs" / "README.md").read_text()))
+
+    assert {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"} == listed
+
+
 def test_make_help_lists_every_target() -> None:
     """A target without a comment would be a secret."""
     makefile = (ROOT / "Makefile").read_text()
