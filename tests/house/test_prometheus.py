@@ -174,6 +174,8 @@ def test_grafana_finds_the_dashboards_and_what_they_ask() -> None:
     boards = {path.name: json.loads(path.read_text()) for path in (GRAFANA / "dashboards").glob("*.json")}
     panels = [panel for board in boards.values() for panel in board["panels"] if panel["type"] != "row"]
 
+    scraped = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())["global"]["scrape_interval"]
+    assert scraped == source["jsonData"]["timeInterval"]  # by which Grafana chooses the least step and rate interval
     assert SOURCE == source["uid"]
     assert f"./infra/grafana/dashboards:{provider['options']['path']}:ro" in grafana["volumes"]
     assert {f"{view.uid}.json" for view in DASHBOARDS} == set(boards)
