@@ -71,6 +71,26 @@ def test_the_gain_over_one_message_at_a_time_is_told_alike() -> None:
     assert readme == rejected == [tuple(sorted(measured))]
 
 
+def test_each_sample_program_can_be_run_by_hand() -> None:
+    """Both programs of each language, by the name that they have once they are built."""
+    by_hand = (ROOT / "docs" / "examples.md").read_text().partition("\n## By hand\n")[2]
+    names = {
+        "python": "examples/python/{}.py",
+        "java/src/main/java/inmail": "inmail.{}",
+        "go": "./{}",
+        "typescript/src": "dist/{}.js",
+    }
+    programs = {
+        name.format(path.stem)
+        for folder, name in names.items()
+        for path in (ROOT / "examples" / folder).iterdir()
+        if re.fullmatch("send.?inmail|read.?results", path.stem, re.IGNORECASE)
+    }
+
+    assert 2 * len(names) == len(programs)
+    assert set() == {each for each in programs if f"{each}`" not in by_hand and f"{each} alice bob`" not in by_hand}
+
+
 def test_make_help_lists_every_target() -> None:
     """A target without a comment would be a secret."""
     makefile = (ROOT / "Makefile").read_text()
