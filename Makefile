@@ -144,7 +144,7 @@ crash: $(STAMP) ## Let each fault meet a worker at each await of the lane: 1,400
 	$(BIN)/python -m tests.crash
 
 .PHONY: cluster
-cluster: $(STAMP) ## Kill brokers of three, and Postgres servers of two, and move numbers, under load, ROUNDS times (10) each: build/cluster*.json (10 min)
+cluster: $(STAMP) ## Kill brokers of three, and Postgres servers of two, and move numbers, under load, ROUNDS times (10, and 12): build/cluster*.json (10 min)
 	$(BIN)/python -m tests.cluster --rounds $(or $(ROUNDS),10) --seed $(or $(SEED),1)
 	$(BIN)/python -m tests.cluster --databases 2 --rounds $(or $(ROUNDS),12) --seed $(or $(SEED),1) --rate 60 --partitions 6 --members 1
 

@@ -5,7 +5,8 @@ A verb's module is imported only to run the verb or to show its help: `inmail --
 
 import sys
 from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import typer
@@ -147,9 +148,20 @@ app = typer.Typer(
 )
 
 
+def _version() -> str:
+    """Return the version of the installed package; where the code is run from its folder, that of pyproject.toml."""
+    try:
+        return version("inmail-ledger")
+    except PackageNotFoundError:
+        import tomllib  # noqa: PLC0415 - only here, and in the image
+
+        project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+        return str(project["project"]["version"])
+
+
 def _show_version(requested: bool) -> None:  # noqa: FBT001 - typer calls it
     if requested:
-        typer.echo(f"inmail {version('inmail-ledger')}")
+        typer.echo(f"inmail {_version()}")
         raise typer.Exit
 
 

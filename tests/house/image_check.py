@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -68,6 +69,10 @@ def _moved(text: str, image: Path) -> str:
 
 
 def _answers(inmail: Path, environment: dict[str, str]) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    told = subprocess.run([inmail, "--version"], env=environment, check=True, capture_output=True, text=True).stdout
+    if told != f"inmail {project['version']}\n":
+        raise SystemExit(f"not the version of pyproject.toml: {told}")
     for arguments in (["--help"], ["worker", "--help"]):
         subprocess.run([inmail, *arguments], env=environment, check=True, stdout=subprocess.DEVNULL)
     refused = subprocess.run(

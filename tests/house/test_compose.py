@@ -122,10 +122,14 @@ def test_the_api_takes_the_token_that_the_head_of_the_file_makes(compose: dict[s
     head = (ROOT / "docker-compose.yml").read_text().partition("\nname:")[0]
     (lines,) = re.findall(r"((?:#   .*\n)+)#   docker compose up", head)
     subprocess.run(["bash", "-euc", lines.replace("#   ", "")], cwd=tmp_path, check=True, timeout=60)
+    (asks,) = re.findall(r"# +(.*)curl (-H \".*?\")", head)
+    shown = ["bash", "-euc", f"{asks[0]} printf '%s\\n' {asks[1]}"]
+    sent = subprocess.run(shown, cwd=tmp_path, check=True, timeout=60, capture_output=True, text=True, env={}).stdout
     made = dict(line.split("=", 1) for line in (tmp_path / ".env").read_text().splitlines())
     given = compose["services"]["api"]["environment"]
     read = {"api_address": given["INMAIL_API_ADDRESS"], "api_tokens": made["API_TOKENS"]}
 
+    assert f"-H\nAuthorization: Bearer {made['API_TOKEN']}\n" == sent
     assert "app" == api_tokens(load_settings(**read)).client_of(f"Bearer {made['API_TOKEN']}")
     assert api_tokens(load_settings(**read)).client_of(f"Bearer {made['CONSOLE_READER_TOKEN']}") is None
     assert compose["services"]["api"]["ports"][0].endswith(f":{Settings.model_fields['api_port'].default}")
@@ -137,6 +141,15 @@ def test_kafka_is_the_one_of_the_local_stack(compose: dict[str, Any]) -> None:
 
     assert f"apache/kafka:{version}" == compose["services"]["kafka"]["image"]
     assert f"here: {version}" in (ROOT / "docs" / "kafka-versions.md").read_text()
+
+
+def test_what_the_image_copies_is_sent_to_its_build() -> None:
+    """Of all that lies in the repository, .dockerignore lets only that through."""
+    lines = (ROOT / "infra" / "compose" / "Dockerfile").read_text().splitlines()
+    copied = {line.split()[1] for line in lines if line.startswith("COPY ") and "--from" not in line}
+    ignored = (ROOT / ".dockerignore").read_text().split()
+
+    assert copied == {line.removeprefix("!") for line in ignored if line.startswith("!")}
 
 
 def test_workers_have_longer_to_stop_than_they_take(compose: dict[str, Any]) -> None:

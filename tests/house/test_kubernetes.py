@@ -1,5 +1,8 @@
 """The manifests: against the schemas of a cluster, and against what the programs are."""
 
+import re
+import shlex
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,8 @@ import yaml
 
 from infra.settings import Settings
 from tests.house.command_line import parse
+from tests.tools import tool
+from workers.ops.lag import Status
 
 FOLDER = Path(__file__).parents[2] / "infra" / "kubernetes"
 CLUSTERS = ("1.29", "1.37")  # the oldest and the newest that the schemas at hand are tried for
@@ -128,6 +133,64 @@ def test_scaling_is_what_keda_takes() -> None:
         assert "replicas" not in target["spec"]
         partitions = Settings.model_fields["topic_partitions"].default
         assert scaled["spec"]["maxReplicaCount"] == partitions
+        assert {"Value"} == {each["metricType"] for each in scaled["spec"]["triggers"]}  # seconds are not shared
+
+
+_LAG = 'inmail_lag_seconds{{consumergroup="{}", topic="inmail.send-requests", partition="{}"}}'
+_STATUS = (
+    'inmail_lag_status{{consumergroup="{}", topic="inmail.send-requests", partition="{}", inmail_lag_status="{}"}}'
+)
+
+
+def _lags(**lanes: tuple[Status, float]) -> dict[str, float]:
+    """Return the observer's series where `send_0` is partition 0 of the group inmail-send."""
+    series = {"inmail_lag_looked_timestamp_seconds": 1_800_000_000.0}
+    for lane, (status, seconds) in lanes.items():
+        worker, _, partition = lane.partition("_")
+        series[_LAG.format(f"inmail-{worker}", partition)] = seconds
+        series |= {_STATUS.format(f"inmail-{worker}", partition, each): float(each is status) for each in Status}
+    return series
+
+
+def _scales_by(series: dict[str, float], folder: Path) -> list[float]:
+    """Return what Prometheus answers to the query of scaling.yaml."""
+    (trigger,) = BY_KIND["ScaledObject"]["inmail-send"]["spec"]["triggers"]
+    query = trigger["metadata"]["query"]
+    rules = {"groups": [{"name": "one", "rules": [{"record": "asked", "expr": query}]}]}
+    (folder / "rules.yml").write_text(yaml.safe_dump(rules))
+    for answer in ([], [0.0], [7.0], [60.0]):
+        test = {
+            "interval": "15s",
+            "input_series": [{"series": name, "values": f"{value}x8"} for name, value in series.items()],
+            "promql_expr_test": [
+                {"expr": "asked", "eval_time": "1m", "exp_samples": [{"labels": "asked", "value": v} for v in answer]}
+            ],
+        }
+        (folder / "test.yml").write_text(
+            yaml.safe_dump({"rule_files": ["rules.yml"], "evaluation_interval": "15s", "tests": [test]})
+        )
+        done = subprocess.run(
+            [tool("promtool"), "test", "rules", "test.yml"], cwd=folder, capture_output=True, check=False
+        )
+        if done.returncode == 0:
+            return answer
+    raise AssertionError(done.stdout + done.stderr)
+
+
+@pytest.mark.parametrize("status", Status)
+def test_only_lanes_that_more_workers_would_help_scale(status: Status, tmp_path: Path) -> None:
+    """What an error holds, or another group, counts as read, however old it grows; lanes beside it as they are."""
+    helped = status in {Status.OK, Status.SLOW, Status.REWOUND, Status.STOPPED}
+
+    assert [60.0 if helped else 0.0] == _scales_by(_lags(send_0=(status, 60.0), send_1=(Status.OK, 0.0)), tmp_path)
+    assert [60.0 if helped else 7.0] == _scales_by(_lags(send_0=(status, 60.0), send_1=(Status.OK, 7.0)), tmp_path)
+
+
+def test_other_groups_do_not_scale_the_send_worker_and_no_answer_is_none(tmp_path: Path) -> None:
+    """KEDA keeps the number of workers without an answer; before the group is there the answer is 0."""
+    assert [0.0] == _scales_by(_lags(billing_0=(Status.SLOW, 60.0)), tmp_path)
+    assert [7.0] == _scales_by(_lags(billing_0=(Status.SLOW, 60.0), send_0=(Status.SLOW, 7.0)), tmp_path)
+    assert [] == _scales_by({}, tmp_path)
 
 
 def test_every_file_is_applied() -> None:
@@ -145,6 +208,28 @@ def test_settings_and_arguments_are_known() -> None:
         parse(container["args"])
     with pytest.raises(Exception, match="--servee"):
         parse(["metrics", "--servee"])
+
+
+def test_commands_of_the_heads_run_in_the_image() -> None:
+    """What a comment says to `exec` in a pod is the image's entry point, with arguments that it takes."""
+    heads = "\n".join(path.read_text() for path in sorted(FOLDER.glob("*.yaml")))
+    dockerfile = (FOLDER.parent / "compose" / "Dockerfile").read_text()
+    commands = [shlex.split(each) for each in re.findall(r"^#.* exec \S+ -- (.+)$", heads, re.MULTILINE)]
+    assert ["inmail", "doctor"] in commands
+    for program, *arguments in commands:
+        assert f"> /usr/local/bin/{program}\n" in dockerfile
+        parse(arguments)
+
+
+def test_the_head_gives_readers_and_operators_their_rights_before_their_pods_start() -> None:
+    """For each version: a pod whose role may read nothing would not become ready. The block that it names is there."""
+    head = (FOLDER / "kustomization.yaml").read_text()
+    steps = ["inmail apply -f infra/kubernetes/settings.yaml", "job/inmail-migrate\n", "$RIGHTS", "apply -k"]
+    places = [head.index(step, head.index("for each version")) for step in steps]
+    rights = (FOLDER.parents[1] / "docs" / "operate.md").read_text().split("\n## Rights\n")[1].split("\n## ")[0]
+
+    assert sorted(places) == places
+    assert "to inmail_reader;" in re.findall(r"```sql\n(.*?)```", rights, re.DOTALL)[1]
 
 
 def test_a_budget_and_a_probe_for_each_worker() -> None:

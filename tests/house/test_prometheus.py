@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,56 @@ def _run(*command: str) -> None:
 def test_prometheus_takes_its_configuration() -> None:
     """And every rule in it."""
     _run(tool("promtool"), "check", "config", "prometheus.yml")
+
+
+def test_in_a_cluster_prometheus_reads_the_same_rules_under_the_same_job_as_often() -> None:
+    """Alerts and dashboards ask for the job by its name, and rest on the time between two scrapes."""
+    compose, cluster = (
+        yaml.safe_load((PROMETHEUS / file).read_text()) for file in ("prometheus.yml", "kubernetes.yml")
+    )
+    keys = ("global", "rule_files")
+
+    assert [compose[key] for key in keys] == [cluster[key] for key in keys]
+    assert [["inmail"]] * 2 == [[job["job_name"] for job in each["scrape_configs"]] for each in (compose, cluster)]
+
+
+def _pods() -> dict[str, dict[str, Any]]:
+    """Return the pod of each deployment of the manifests."""
+    paths = sorted((ROOT / "infra" / "kubernetes").glob("*.yaml"))
+    documents = [each for path in paths for each in yaml.safe_load_all(path.read_text())]
+    return {each["metadata"]["name"]: each["spec"]["template"] for each in documents if each["kind"] == "Deployment"}
+
+
+def _discovered(name: str, pod: dict[str, Any], phase: str) -> Iterator[dict[str, Any]]:
+    """Yield what Prometheus finds of a pod: a target for each port, its annotations with underscores in their names."""
+    annotations = pod["metadata"].get("annotations", {})
+    labels = {"__meta_kubernetes_pod_name": name, "__meta_kubernetes_pod_phase": phase}
+    for key, value in annotations.items():
+        labels[f"__meta_kubernetes_pod_annotation_{re.sub('[^a-zA-Z0-9_]', '_', key)}"] = value
+    for port in pod["spec"]["containers"][0]["ports"]:
+        number = str(port["containerPort"])
+        found = labels | {"__meta_kubernetes_pod_container_port_number": number}
+        yield {"targets": [f"{name}:{number}"], "labels": found}
+
+
+def test_in_a_cluster_prometheus_scrapes_every_pod_that_has_metrics(tmp_path: Path) -> None:
+    """At the port of its annotation, under its name; neither the console, nor a pod that was evicted."""
+    configuration = yaml.safe_load((PROMETHEUS / "kubernetes.yml").read_text())
+    (job,) = configuration["scrape_configs"]
+    (discovery,) = job.pop("kubernetes_sd_configs")  # Debian builds Prometheus without: its rules are tried by hand
+    namespace = yaml.safe_load((ROOT / "infra/kubernetes/kustomization.yaml").read_text())["namespace"]
+    assert {"role": "pod", "namespaces": {"names": [namespace]}} == discovery
+
+    job["static_configs"] = [each for name, pod in _pods().items() for each in _discovered(name, pod, "Running")]
+    job["static_configs"] += _discovered("evicted", _pods()["inmail-send"], "Failed")
+    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(configuration | {"rule_files": []}))
+    command = [tool("promtool"), "check", "service-discovery", "--timeout=2s", "prometheus.yml", "inmail"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    kept = [each["labels"] for each in json.loads(done.stdout) if each.get("labels")]
+
+    expected = {(name, f"{name}:8080", "inmail") for name in _pods() if name != "inmail-console"}
+    assert expected == {(each["instance"], each["__address__"], each["job"]) for each in kept}
+    assert len(expected) == len(kept)
 
 
 def test_alerts_fire_and_stay_quiet() -> None:
@@ -123,6 +174,8 @@ def test_grafana_finds_the_dashboards_and_what_they_ask() -> None:
     boards = {path.name: json.loads(path.read_text()) for path in (GRAFANA / "dashboards").glob("*.json")}
     panels = [panel for board in boards.values() for panel in board["panels"] if panel["type"] != "row"]
 
+    scraped = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())["global"]["scrape_interval"]
+    assert scraped == source["jsonData"]["timeInterval"]  # by which Grafana chooses the least step and rate interval
     assert SOURCE == source["uid"]
     assert f"./infra/grafana/dashboards:{provider['options']['path']}:ro" in grafana["volumes"]
     assert {f"{view.uid}.json" for view in DASHBOARDS} == set(boards)

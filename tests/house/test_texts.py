@@ -54,6 +54,43 @@ def test_links_in_markdown_lead_somewhere() -> None:
     assert [] == dead
 
 
+def test_the_list_of_documents_has_every_page() -> None:
+    """A page that is not listed is not found."""
+    listed = set(re.findall(r"\]\(([\w-]+\.md)", (ROOT / "docs" / "README.md").read_text()))
+
+    assert {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"} == listed
+
+
+def test_the_gain_over_one_message_at_a_time_is_told_alike() -> None:
+    """Both name the range of the machines that docs/operate.md has."""
+    readme = re.findall(r"(\d+) to (\d+) times a worker that takes one message", (ROOT / "README.md").read_text())
+    rejected = re.findall(r"(\d+) to (\d+) times slower on the same", (ROOT / "docs" / "architecture.md").read_text())
+    operate = (ROOT / "docs" / "operate.md").read_text()
+    measured = re.findall(r"(\d+)\s+times\s+(?:a worker that takes one message|the other worker)", operate)
+
+    assert readme == rejected == [tuple(sorted(measured))]
+
+
+def test_each_sample_program_can_be_run_by_hand() -> None:
+    """Both programs of each language, by the name that they have once they are built."""
+    by_hand = (ROOT / "docs" / "examples.md").read_text().partition("\n## By hand\n")[2]
+    names = {
+        "python": "examples/python/{}.py",
+        "java/src/main/java/inmail": "inmail.{}",
+        "go": "./{}",
+        "typescript/src": "dist/{}.js",
+    }
+    programs = {
+        name.format(path.stem)
+        for folder, name in names.items()
+        for path in (ROOT / "examples" / folder).iterdir()
+        if re.fullmatch("send.?inmail|read.?results", path.stem, re.IGNORECASE)
+    }
+
+    assert 2 * len(names) == len(programs)
+    assert set() == {each for each in programs if f"{each}`" not in by_hand and f"{each} alice bob`" not in by_hand}
+
+
 def test_make_help_lists_every_target() -> None:
     """A target without a comment would be a secret."""
     makefile = (ROOT / "Makefile").read_text()

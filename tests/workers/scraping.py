@@ -17,7 +17,7 @@ from workers.jobs.ticker import run_ticker
 from workers.ledger.plans import load_catalogue
 from workers.ops.books.metrics_exporter import Periods, run_observer
 from workers.ops.lag import observer
-from workers.ops.lag.server import serve_lag
+from workers.ops.lag.server import ServedLag, serve_lag
 
 
 class Scrape:
@@ -72,7 +72,7 @@ async def observing(settings: Settings) -> AsyncIterator[int]:
 @asynccontextmanager
 async def _lag(settings: Settings) -> AsyncIterator[int]:
     """Run the observer of lag; yield its port."""
-    async with observer(settings) as looking, serve_lag(looking, "127.0.0.1:0", 1.0) as place:
+    async with observer(settings) as looking, serve_lag(ServedLag(looking), "127.0.0.1:0", 1.0) as place:
         task = asyncio.create_task(looking.run(0.5))
         try:
             yield int(place.rpartition(":")[2])

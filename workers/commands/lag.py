@@ -1,7 +1,7 @@
 """The command `lag`: shows the lag of groups once, repeatedly or over HTTP."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Annotated
 
@@ -11,12 +11,14 @@ from rich.live import Live
 
 from infra.output import continue_without_reader
 from infra.retry import wait_for_server
+from infra.settings import Settings
 from infra.terminal import console, error_console
 from workers.commands.lag_limits import LagLimit, parse_limit
 from workers.commands.options import JsonOption, write_json
 from workers.commands.running import Exit, fail, run_command, say_waiting
 from workers.commands.views.lag import render_lag_page, show_lag
 from workers.ops.lag import GroupLag, LagObserver, StatusLimits, observer
+from workers.rights import check_rights
 
 __all__ = ["lag"]
 
@@ -56,21 +58,34 @@ def lag(  # noqa: PLR0913 - one parameter an option
     if limits and (watch or serve is not None):
         raise typer.BadParameter("needs a single sample: leave out --watch and --serve", param_hint="--fail-on")
     watched = partial(observer, groups=group or None, every=every_group, limits=StatusLimits(window_seconds=window))
+    ours = not group and not every_group  # of other groups the rights are their owners' matter
     if not watch and serve is None:
-        continue_without_reader()
-        groups, trouble = run_command(lambda settings: _once(watched(settings)))
-        write_json([each.summary() for each in groups]) if json else show_lag(groups)
-        if trouble is not None:
-            error_console().print(trouble, soft_wrap=True)
-        if group and any(each.is_unknown for each in groups):  # misspelt, it would be without lag for ever
-            raise typer.Exit(Exit.NO)
-        _judge(limits, groups, trouble)
+        _show_once(watched, limits, named=bool(group), json=json)
         return
+    opening = partial(_check_first, watched) if ours and serve is not None else watched
     run_command(
-        lambda settings: _repeat(partial(watched, settings), serve, every, json=json, silent=not watch),
+        lambda settings: _repeat(partial(opening, settings), serve, every, json=json, silent=not watch),
         following=True,
-        waits=serve is not None,
+        checks=serve is None,
     )
+
+
+def _show_once(
+    opening: Callable[[Settings], AbstractAsyncContextManager[LagObserver]],
+    limits: Sequence[LagLimit],
+    *,
+    named: bool,
+    json: bool,
+) -> None:
+    """Show a single sample, and end with 1 where a group was named and Kafka does not know it, or as the limits say."""
+    continue_without_reader()
+    groups, trouble = run_command(lambda settings: _once(opening(settings)))
+    write_json([each.summary() for each in groups]) if json else show_lag(groups)
+    if trouble is not None:
+        error_console().print(trouble, soft_wrap=True)
+    if named and any(each.is_unknown for each in groups):  # misspelt, it would be without lag for ever
+        raise typer.Exit(Exit.NO)
+    _judge(limits, groups, trouble)
 
 
 def _judge(limits: Sequence[LagLimit], groups: Sequence[GroupLag], trouble: str | None) -> None:
@@ -85,6 +100,30 @@ async def _once(opening: AbstractAsyncContextManager[LagObserver]) -> tuple[Sequ
     async with opening as found:
         await found.refresh()
         return found.groups, found.trouble
+
+
+@asynccontextmanager
+async def _check_first(
+    opening: Callable[[Settings], AbstractAsyncContextManager[LagObserver]], settings: Settings
+) -> AsyncIterator[LagObserver]:
+    """Open an observer once the user's rights are checked: what serves already waits for both."""
+    await check_rights(settings, "lag")
+    async with opening(settings) as found:
+        yield found
+
+
+async def _serve(
+    opening: Callable[[], AbstractAsyncContextManager[LagObserver]], serve: str, every: float, stack: AsyncExitStack
+) -> LagObserver:
+    """Serve from now on, and return the observer once Kafka is reached; until then the pages say what is waited for."""
+    from workers.ops.lag.server import ServedLag, serve_lag  # noqa: PLC0415 - a single sample needs no web server
+
+    served = ServedLag()
+    place = await stack.enter_async_context(serve_lag(served, serve, every))
+    error_console().print(f"lag is served at {place}/lag and {place}/metrics", soft_wrap=True)
+    found = await wait_for_server(lambda: stack.enter_async_context(opening()), say_waiting, served.wait)
+    served.show(found)
+    return found
 
 
 async def _repeat(
@@ -104,11 +143,7 @@ async def _repeat(
         if serve is None:
             found = await stack.enter_async_context(opening())
         else:
-            from workers.ops.lag.server import serve_lag  # noqa: PLC0415 - a single sample needs no web server
-
-            found = await wait_for_server(lambda: stack.enter_async_context(opening()), say_waiting)
-            place = await stack.enter_async_context(serve_lag(found, serve, every))
-            error_console().print(f"lag is served at {place}/lag and {place}/metrics", soft_wrap=True)
+            found = await _serve(opening, serve, every, stack)
         if silent:
             await found.run(every)
         elif json:

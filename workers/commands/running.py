@@ -7,7 +7,6 @@ import logging
 import sys
 import traceback
 from collections.abc import Callable, Coroutine, Iterable
-from functools import partial
 from typing import Any, Final, TypeVar
 
 import asyncpg
@@ -20,7 +19,6 @@ from infra.kafka.rights import MissingRightsError
 from infra.log import configure_logging, quiet_late_errors
 from infra.output import ReaderLeft, writes_json
 from infra.postgres_locks import LockedError, explain_lock
-from infra.retry import wait_for_server
 from infra.settings import Settings, load_settings
 from infra.terminal import error_console
 from infra.waiting import WaitWatch, watched
@@ -43,7 +41,7 @@ def run_command(
     *,
     following: bool = False,
     names_waits: bool = True,
-    waits: bool = False,
+    checks: bool = True,
 ) -> CommandResult:
     """Run an operator's command and return its result. Logs only warnings; an error ends the process.
 
@@ -51,18 +49,18 @@ def run_command(
         question: returns the coroutine to run, given the settings.
         following: whether the command runs until Ctrl-C, which is a success then.
         names_waits: whether a server that does not answer is named on standard error after 5 s.
-        waits: whether the check of rights waits for brokers that are away, as in a process that nobody looks at.
+        checks: whether the rights on Kafka are checked first; a command that serves checks them once it does.
 
     """
 
     async def ask(settings: Settings) -> CommandResult:
         if not names_waits:
-            return await _ask(question, settings, waits=waits)
+            return await _ask(question, settings, checks=checks)
         watch = WaitWatch(lambda text: _tell("waiting", text, None))
         with watched(watch):
             watching = asyncio.ensure_future(watch.run())
             try:
-                return await _ask(question, settings, waits=waits)
+                return await _ask(question, settings, checks=checks)
             finally:
                 watching.cancel()
 
@@ -83,15 +81,16 @@ def say_waiting(words: str) -> None:
 
 
 async def _ask(
-    question: Callable[[Settings], Coroutine[Any, Any, CommandResult]], settings: Settings, *, waits: bool = False
+    question: Callable[[Settings], Coroutine[Any, Any, CommandResult]], settings: Settings, *, checks: bool = True
 ) -> CommandResult:
     """Return a command's result, its rights checked; where a lock kept it waiting, the error names the holder."""
     command = _command()
-    if command == "lag" and {"--group", "--all"} & {word.partition("=")[0] for word in sys.argv}:
+    if not checks:
+        pass
+    elif command == "lag" and {"--group", "--all"} & {word.partition("=")[0] for word in sys.argv}:
         pass  # of other groups than ours the rights are their owners' matter
     elif command in CHECKED:
-        check = partial(check_rights, settings, command)
-        await (wait_for_server(check, say_waiting) if waits else check())
+        await check_rights(settings, command)
     elif command in WARNED:
         await _warn_of_missing_rights(settings, command)
     try:

@@ -21,7 +21,7 @@ from infra.settings import Settings
 from schemas.catalogue import EXPIRY_TICKS
 from schemas.envelope import EVENT_HEADERS, encode
 from schemas.ticks import ExpiryTick, ExpiryTickData
-from workers.telemetry.collectors import metrics_page
+from workers.telemetry.collectors import metrics_page, register_tick_interval
 from workers.telemetry.health import Health
 from workers.telemetry.server_wait import reach_server
 from workers.telemetry.watchdog import watch_progress
@@ -48,6 +48,7 @@ async def run_ticker(settings: Settings, stop: asyncio.Event) -> None:
 
     """
     health = Health(settings.stuck_seconds + settings.tick_seconds, kept=WorkerMetrics("ticker"))
+    register_tick_interval(health, settings.tick_seconds)
     answers, pages = {"/livez": health.livez, "/readyz": health.readyz}, {"/metrics": metrics_page(health)}
     async with serve_probes(settings, answers, pages):
         await run_until_first(

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -14,7 +14,7 @@ from workers.telemetry.lane_health import LaneActivity
 from workers.telemetry.metric import Metric
 from workers.telemetry.worker_metrics import NEIGHBOURS, render_metrics
 
-__all__ = ["Sized", "gauge", "metrics_page", "register_pool", "register_pool_of"]
+__all__ = ["Sized", "gauge", "metrics_page", "register_pool", "register_pool_of", "register_tick_interval"]
 
 
 class Sized(Protocol):
@@ -95,3 +95,9 @@ def register_pool(health: Health, pool: Sized) -> None:
 def register_pool_of(registry: CollectorRegistry, process: str, pool: Sized) -> None:
     """Add the sizes of a connection pool to a registry, under the name of a process."""
     registry.register(_PoolCollector(process, pool))
+
+
+def register_tick_interval(health: Health, seconds: float) -> None:
+    """Add the time between two ticks to the metrics of the ticker."""
+    row = metric_table.TICK_INTERVAL
+    Gauge(row.name, row.meaning, registry=health.kept.registry).set(seconds)

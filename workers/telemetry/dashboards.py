@@ -42,8 +42,8 @@ _OVERVIEW: Final = View(
     {
         "Health": (
             Panel(
-                "Processes not ready",
-                "Processes that answer but are not ready: their /readyz says why.",
+                "Workers not ready",
+                "Workers, and the ticker, that answer but are not ready: their /readyz says why.",
                 "none",
                 {"not ready": "count(inmail_ready) - sum(inmail_ready)"},
                 number=True,

@@ -9,7 +9,7 @@ from typing import Final
 from workers.telemetry.lag_metric_table import LAG_METRICS
 from workers.telemetry.metric import Metric, MetricKind
 
-__all__ = ["API_METRICS", "BOOKS_METRICS", "TABLE", "WORKER_METRICS"]
+__all__ = ["API_METRICS", "BOOKS_METRICS", "TABLE", "TICKER_METRICS", "WORKER_METRICS"]
 
 OUTCOMES: Final = Metric(
     "inmail_outcomes_total",
@@ -127,6 +127,13 @@ CLOCK_AHEAD: Final = Metric(
     ("worker",),
 )
 
+TICK_INTERVAL: Final = Metric(
+    "inmail_tick_interval_seconds",
+    MetricKind.GAUGE,
+    "Time between two expiry ticks (INMAIL_TICK_SECONDS), as the ticker has it.",
+    "seconds",
+)
+
 CREDITS: Final = Metric(
     "inmail_credits_total",
     MetricKind.COUNTER,
@@ -232,6 +239,7 @@ WORKER_METRICS: Final = (
     READY,
     CLOCK_AHEAD,
 )
+TICKER_METRICS: Final = (TICK_INTERVAL,)
 BOOKS_METRICS: Final = (
     CREDITS,
     REMAINING,
@@ -248,4 +256,4 @@ BOOKS_METRICS: Final = (
 
 API_METRICS: Final = (API_REQUESTS, API_SECONDS)
 
-TABLE: Final[tuple[Metric, ...]] = (*WORKER_METRICS, *BOOKS_METRICS, *API_METRICS, *LAG_METRICS)
+TABLE: Final[tuple[Metric, ...]] = (*WORKER_METRICS, *TICKER_METRICS, *BOOKS_METRICS, *API_METRICS, *LAG_METRICS)

@@ -11,7 +11,7 @@ from pathlib import Path
 from workers.telemetry.dashboards import DASHBOARDS, render_dashboard
 from workers.telemetry.lag_metric_table import LAG_METRICS
 from workers.telemetry.metric import Metric
-from workers.telemetry.metric_table import API_METRICS, BOOKS_METRICS, WORKER_METRICS
+from workers.telemetry.metric_table import API_METRICS, BOOKS_METRICS, TICKER_METRICS, WORKER_METRICS
 
 __all__ = ["main", "render_docs", "rendered_files"]
 
@@ -25,8 +25,10 @@ labels do not change: dashboards and alerts depend on them.
 A worker answers `GET /metrics` on `INMAIL_HEALTH_PORT`, beside `/livez` and `/readyz`. Counters change once for each
 batch; gauges are read at the scrape. One process, `inmail metrics --serve`, reads the metrics of the whole ledger from
 its database: the lanes every 10 s, the credits every 60 s. `inmail metrics` prints the same metrics once.
-[`inmail api`](api.md) answers `GET /metrics` like a worker, with its connections as those of the worker `api`.
-[`inmail lag --serve`](lag.md) serves the lag of any consumer group.
+[`inmail api`](api.md) also answers `GET /metrics` on that port, with its connections as those of the worker `api`.
+[`inmail lag --serve`](lag.md) serves the lag of any consumer group. Only workers and the ticker have `inmail_ready`: of
+the API and of `inmail metrics`, `/readyz` says whether they are ready; `inmail lag --serve` answers 503 while it is
+not.
 
 Each process also has `process_cpu_seconds_total`, `process_resident_memory_bytes` and similar metrics.
 """
@@ -42,7 +44,13 @@ def _table(metrics: tuple[Metric, ...]) -> list[str]:
 
 def render_docs() -> str:
     """Return the text of docs/metrics.md."""
-    sections = {"Workers": WORKER_METRICS, "The ledger": BOOKS_METRICS, "The read API": API_METRICS, "Lag": LAG_METRICS}
+    sections = {
+        "Workers": WORKER_METRICS,
+        "The ticker, beside those of workers": TICKER_METRICS,
+        "The ledger": BOOKS_METRICS,
+        "The read API": API_METRICS,
+        "Lag": LAG_METRICS,
+    }
     parts = [_HEAD]
     for title, metrics in sections.items():
         parts += [f"## {title}", "", *_table(metrics), ""]

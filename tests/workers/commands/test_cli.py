@@ -7,8 +7,9 @@ import re
 import socket
 import subprocess
 import sys
+import tomllib
 from collections.abc import AsyncIterator, Callable
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from unittest.mock import AsyncMock, Mock
 
@@ -21,6 +22,7 @@ from infra.local.errors import DiskFullError, ServerError
 from infra.postgres import close_in_time
 from infra.settings import Settings, load_settings
 from tests.workers.command import Said, fork
+from workers import cli
 from workers.cli import VERBS, app, load_verb
 from workers.commands import results, running
 from workers.commands.running import Exit
@@ -79,9 +81,12 @@ def test_help_lists_every_verb_with_what_it_does(option: str) -> None:
         assert load_verb(name).name == name
 
 
-def test_the_version_is_told() -> None:
-    """A report of a fault begins with it."""
+def test_the_version_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report of a fault begins with it. In the image nothing is installed, and pyproject.toml has it."""
     assert CliRunner().invoke(app, ["--version"]).output == f"inmail {version('inmail-ledger')}\n"
+    monkeypatch.setattr(cli, "version", Mock(side_effect=PackageNotFoundError))
+    project = tomllib.loads((Path(cli.__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert CliRunner().invoke(app, ["--version"]).output == f"inmail {project['version']}\n"
 
 
 @pytest.mark.parametrize(

@@ -69,8 +69,15 @@ def _read_to(process: "subprocess.Popen[str]", *expected: str) -> str:
 
 
 def _environment() -> dict[str, str]:
+    """Return a newcomer's variables: no folder of PATH has the command, only the virtual environment does."""
     variables = {name: value for name, value in os.environ.items() if not name.startswith("INMAIL_")}
-    return variables | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    folders = [each for each in os.environ["PATH"].split(os.pathsep) if not (Path(each) / "inmail").exists()]
+    return variables | {"PATH": os.pathsep.join(folders)}
+
+
+def _set_up(folder: Path) -> None:
+    """Let a folder have the virtual environment of the tests, as if `make setup` had made it there."""
+    (folder / ".venv").symlink_to(sys.prefix)
 
 
 def test_the_block_beside_up_leads_to_the_first_charged_send(tmp_path: Path) -> None:
@@ -91,6 +98,7 @@ def test_the_block_leads_to_the_first_charged_send(tmp_path: Path) -> None:
             "INMAIL_KAFKA_BOOTSTRAP_SERVERS": stack.kafka_bootstrap_servers,
             "INMAIL_DATABASE_URL": stack.database_url,
         }
+        _set_up(tmp_path)
         with _bash(OWN, tmp_path, _environment() | addresses) as process:
             said = _read_to(process, *ANSWERS)
 

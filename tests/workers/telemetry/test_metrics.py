@@ -31,6 +31,7 @@ from workers.telemetry.metric_table import (
     MISPLACED,
     SERVER_READY,
     TABLE,
+    TICKER_METRICS,
     WORKER_METRICS,
 )
 from workers.telemetry.watchdog import watch_progress
@@ -59,7 +60,9 @@ FEW_VALUED = {
 }
 
 
-@pytest.mark.parametrize("metric", [*WORKER_METRICS, *BOOKS_METRICS, *API_METRICS], ids=lambda metric: metric.name)
+@pytest.mark.parametrize(
+    "metric", [*WORKER_METRICS, *TICKER_METRICS, *BOOKS_METRICS, *API_METRICS], ids=lambda metric: metric.name
+)
 def test_a_metric_is_named_by_its_unit_and_has_few_labels(metric: Metric) -> None:
     """Base units; `_total` for what only grows; no label whose values nobody can list."""
     assert re.fullmatch("inmail_[a-z_]+", metric.name)
@@ -203,6 +206,7 @@ async def test_a_run_is_counted_as_it_was_and_every_metric_of_the_table_is_serve
         return {code: count for code, count in found.items() if count}
 
     workers = seen["send"].names()
+    assert {metric.name for metric in TICKER_METRICS} <= seen["ticker"].names()
     for metric in WORKER_METRICS:
         assert metric.name in workers or f"{metric.name}_bucket" in workers
     # No record was misplaced, and no audit has moved the mark: a series begins with the first. One server has no name.
@@ -220,6 +224,7 @@ async def test_a_run_is_counted_as_it_was_and_every_metric_of_the_table_is_serve
         each: seen["metrics"].value("inmail_credits_total", movement=each) for each in ("granted", "spent", "expired")
     }
     assert 0 == seen["metrics"]["inmail_credits_remaining"] == seen["metrics"]["inmail_conservation_difference_credits"]
+    assert 3600 == seen["ticker"]["inmail_tick_interval_seconds"]
     assert [1] * 4 == [seen[name].value("inmail_ready", worker=name) for name in ports.keys() - {"metrics", "lag"}]
     assert cluster.topic_partitions == seen["send"].value("inmail_lanes", doing="waiting")
     assert cluster.database_connections == seen["send"]["inmail_pool_connections_max"]

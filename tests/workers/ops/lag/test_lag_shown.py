@@ -12,21 +12,27 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from unittest.mock import AsyncMock
 
 import pytest
 from aiokafka.errors import KafkaConnectionError
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
+from typer.testing import CliRunner
 
-from infra.settings import Settings, SettingsError
+from infra.kafka.rights import MissingRightsError
+from infra.settings import Settings, SettingsError, load_settings
 from tests.workers.api.served import Line
 from tests.workers.lagging import Reading, make_reading
+from workers.cli import app
+from workers.commands import lag as lag_command
 from workers.commands.lag import _repeat
 from workers.commands.running import Exit
 from workers.commands.views.lag import render_lag_page, show_lag, sparkline
 from workers.local.processes import environment
 from workers.ops.lag import GroupLag, LagObserver, PartitionLag, Sample, Status, StatusLimits
-from workers.ops.lag.server import serve_lag, split_address
+from workers.ops.lag.server import ServedLag, serve_lag, split_address
+from workers.rights import RIGHTS
 from workers.telemetry.lag_metric_table import LAG_METRICS
 
 _END_SECONDS = 20
@@ -55,7 +61,7 @@ async def _get(url: str) -> tuple[int, str]:
 
 async def test_it_is_served_as_json_and_as_metrics_under_the_names_of_the_table(reading: Reading) -> None:
     """Not before the first look: what is not known is not served as if it were none."""
-    async with reading.observed(StatusLimits(behind_seconds=0)) as found, serve_lag(found, "0", 5) as place:
+    async with reading.observed(StatusLimits(behind_seconds=0)) as found, serve_lag(ServedLag(found), "0", 5) as place:
         assert (503, "the first look is not over yet\n") == await _get(f"{place}/metrics")
         await found.refresh()
         _, body = await _get(f"{place}/lag")
@@ -82,7 +88,9 @@ async def test_it_is_served_as_json_and_as_metrics_under_the_names_of_the_table(
         state for (name, state), (_, value) in samples.items() if name == "inmail_lag_status" and value
     }
     absent = {"inmail_lag_eta_seconds"}  # at a standstill nothing is ever read up
-    assert {each.name for each in LAG_METRICS} - absent == {name for name, _ in samples}
+    names = {name for name, _ in samples}
+    assert {each.name for each in LAG_METRICS} - absent == {name for name in names if not name.startswith("process_")}
+    assert {"process_cpu_seconds_total", "process_resident_memory_bytes"} <= names
     assert all(
         set(each.labels) == set(samples[each.name, None][0]) for each in LAG_METRICS if (each.name, None) in samples
     )
@@ -99,7 +107,7 @@ async def test_it_is_served_on_an_ipv6_address_as_well(reading: Reading) -> None
 
 async def test_numbers_that_grew_old_are_not_served(reading: Reading, monkeypatch: pytest.MonkeyPatch) -> None:
     """They would look like good ones. What was wrong with the last look is said instead."""
-    async with reading.observed() as found, serve_lag(found, "0", 5) as place:
+    async with reading.observed() as found, serve_lag(ServedLag(found), "0", 5) as place:
         await found.refresh()
         assert 200 == (await _get(f"{place}/lag"))[0]
         monkeypatch.setattr(found, "refreshed_at", datetime(2026, 1, 1, tzinfo=UTC))
@@ -247,24 +255,38 @@ async def test_a_look_that_failed_is_no_sample_and_is_told(
 
 
 async def test_the_command_serves_once_the_broker_is_there(cluster: Settings) -> None:
-    """Started before it, as on a machine that has just come up; somebody who looks is told at once that it is away."""
+    """Alive meanwhile, and its pages say why they are empty; somebody who looks is told at once that it is away."""
     line = Line(f"kafka://{cluster.kafka_bootstrap_servers}")
     await line.mend()
     await line.cut()
     away = cluster.model_copy(update={"kafka_bootstrap_servers": f"127.0.0.1:{line.port}"})
     async with _inmail(away, "--serve", "127.0.0.1:0") as process, asyncio.timeout(30):
         assert process.stderr is not None
+        place = (await _said(process.stderr, "lag is served at")).split()[-1]
         waits = await _said(process.stderr, "waiting for Kafka")
+        alive, unready = await _get(place.replace("/metrics", "/livez")), await _get(place)
+        assert unready == await _get(place.replace("/metrics", "/lag"))
         await line.mend()
-        served = await _said(process.stderr, "lag is served at")
-        while (await _get(served.split()[-1]))[0] != 200:
+        while (await _get(place))[0] != 200:
             pass  # it looks for the first time
     await line.cut()
     async with _inmail(away, "--watch") as process, asyncio.timeout(30):
         await process.wait()
 
     assert "Unable to bootstrap" in waits
+    assert (200, 503) == (alive[0], unready[0])
+    assert unready[1].startswith("waiting for Kafka: Kafka: Unable to bootstrap")
     assert Exit.UNREACHABLE == process.returncode
+
+
+def test_who_may_not_read_our_groups_does_not_serve_their_lag(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check waits for Kafka behind the open port, and what it finds ends the process as it does elsewhere."""
+    missing = MissingRightsError(load_settings(), RIGHTS["lag"], "lag")
+    monkeypatch.setattr(lag_command, "check_rights", AsyncMock(side_effect=missing))
+    done = CliRunner().invoke(app, ["lag", "--serve", "127.0.0.1:0"])
+
+    assert Exit.UNREACHABLE == done.exit_code
+    assert str(missing) in done.stderr.replace("\n", " ")
 
 
 async def _said(stderr: asyncio.StreamReader, words: str) -> str:
