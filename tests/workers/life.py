@@ -23,7 +23,7 @@ from workers.ledger.plans import load_catalogue
 from workers.telemetry.health import Health
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Life:
     """A worker at work."""
 
@@ -31,6 +31,7 @@ class Life:
     health: Health
     task: asyncio.Task[None]
     stop: asyncio.Event
+    end_asked_for: bool = False  # by a test, which judges the end itself
 
     async def ready(self) -> None:
         """Wait until it says that it is."""
@@ -53,6 +54,7 @@ class Life:
 
     async def ended(self, seconds: float = 30) -> BaseException | None:
         """Wait until it has ended by itself; return of what."""
+        self.end_asked_for = True
         done, _ = await asyncio.wait([self.task], timeout=seconds)
         assert done, f"still there after {seconds} s: {self.health.not_ready()}"
         return self.task.exception()
@@ -60,16 +62,24 @@ class Life:
 
 @asynccontextmanager
 async def living(settings: Settings, job: Job | None = None) -> AsyncIterator[Life]:
-    """Run a worker, the send worker unless told otherwise, and drain it at the end. Its own end is for the test."""
+    """Run a worker, the send worker unless told otherwise, and drain it at the end.
+
+    Raises:
+        BaseException: what the worker ended with, unless the test has asked for its end.
+
+    """
     health, stop = Health(settings.stuck_seconds), asyncio.Event()
     async with create_pool(settings) as pool, admin_client(settings) as admin:
         worker = Worker(job or SendJob(load_catalogue()), settings, pool, admin, health)
         task = asyncio.create_task(worker.run(stop))
+        life = Life(worker, health, task, stop)
         try:
-            yield Life(worker, health, task, stop)
+            yield life
         finally:
             stop.set()
             await asyncio.wait([task])
+            if not life.end_asked_for:
+                task.result()
 
 
 def in_partition(settings: Settings, number: int) -> str:

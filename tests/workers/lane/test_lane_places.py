@@ -113,7 +113,7 @@ async def test_a_lane_that_retention_overtakes_says_what_is_lost(
         finally:
             job.may_go_on.set()
             stop.set()
-            await asyncio.wait([task])
+            await task
 
 
 async def _says(worker: Worker, words: str) -> bool:
