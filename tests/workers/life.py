@@ -10,12 +10,12 @@ from uuid import uuid4
 
 from aiokafka import TopicPartition
 
-from infra.kafka.clients import admin_client, partition_of, reader
+from infra.kafka.clients import admin_client, create_producer, partition_of, reader
 from infra.postgres import Connection, create_pool
 from infra.settings import Settings
 from schemas.catalogue import SEND_REQUESTS
-from schemas.envelope import Event
-from tests.workers.wire import eventually
+from schemas.envelope import Event, encode
+from tests.workers.wire import eventually, send
 from workers.jobs.job import Batch, Decision, Job
 from workers.jobs.send import SendJob
 from workers.lane.worker import Worker
@@ -99,6 +99,30 @@ async def at_the_end(settings: Settings, *numbers: int) -> None:
             return all([await consumer.committed(place) == end[place] for place in places])
 
         await eventually(done, f"the group at the ends of {numbers}")
+
+
+@asynccontextmanager
+async def feeding(settings: Settings, accounts: Sequence[str]) -> AsyncIterator[list[str]]:
+    """Publish a request of each account every 25 ms until left; yield the ids of the requests so far."""
+    sent: list[str] = []
+    stop = asyncio.Event()
+
+    async def feed() -> None:
+        async with create_producer(settings, "test") as producer:
+            while not stop.is_set():
+                for account in accounts:
+                    event = send(account)
+                    await producer.send(SEND_REQUESTS, encode(event), account.encode())
+                    sent.append(str(event.id))
+                await asyncio.wait([asyncio.create_task(stop.wait())], timeout=0.025)
+            await producer.flush()
+
+    task = asyncio.create_task(feed())
+    try:
+        yield sent
+    finally:
+        stop.set()
+        await task
 
 
 def once_each(requests: Sequence[Event], answers: Sequence[dict[str, Any]]) -> bool:
