@@ -7,7 +7,7 @@ from infra.kafka.clients import create_lane_producer
 from infra.settings import Settings
 from schemas.catalogue import BILLING_EVENTS
 from schemas.envelope import encode
-from tests.workers.wire import ends, promotion, read
+from tests.workers.wire import ends, promotion, publish, read
 
 
 async def test_what_a_transaction_under_way_publishes_is_no_nothing(cluster: Settings, account: str) -> None:
@@ -32,8 +32,6 @@ async def test_all_partitions_are_read_however_few_events_are_expected(cluster: 
     """One fetch has what one of them had at hand: whatever is in the others is not missed."""
     start = await ends(cluster, BILLING_EVENTS)
     accounts = [f"a-{uuid4().hex[:12]}" for _ in range(200)]
-    async with create_lane_producer(cluster, f"test-{uuid4().hex}") as producer, producer.transaction():
-        for account in accounts:
-            await producer.send(BILLING_EVENTS, encode(promotion(account, 1)), account.encode())
+    await publish(cluster, BILLING_EVENTS, [promotion(each, 1) for each in accounts])
 
     assert sorted(accounts) == sorted(found["account"] for found in await read(cluster, start, 1))
