@@ -154,8 +154,8 @@ cluster-render: $(STAMP) ## Render docs/cluster.md from build/cluster*.json (BES
 
 .PHONY: states
 states: tools $(STAMP) ## Cause each state an operator has to see, and time each surface: docs/states.md (about 15 min)
-	$(BIN)/python -m tests.states
-	$(BIN)/python -m tests.states.table
+	$(BIN)/python -m tests.states; code=$$?; \
+		$(BIN)/python -m tests.states.table && exit $$code
 
 .PHONY: image-check
 image-check: $(STAMP) ## Run the Dockerfile's steps in a clean folder, where no Docker engine is at hand (1 min)

@@ -12,7 +12,7 @@ from infra.local.stack import LocalStack
 from infra.settings import Settings
 from tests.bench.books import Databases, sends, stack_settings
 from tests.bench.draining import OURS, Drained, drain, input_ends, publish
-from tests.bench.figures import Figure, of_rounds
+from tests.bench.figures import Figure, of_rounds, order_of
 from tests.bench.latency import A_SECOND, SECONDS, Measured, all_workers, measure_all, pass_over
 from workers.ops.topics.plan import apply_topics, plan_topics
 
@@ -32,7 +32,7 @@ async def run(stack: LocalStack, databases: Databases, report: Callable[[str], N
         report(
             f"balances: round {number} of {ROUNDS}, {REQUESTS:,} requests, then {A_SECOND:,} a second for {SECONDS} s"
         )
-        order = (True, False) if number % 2 else (False, True)  # whatever a first run warms up
+        order = order_of(number, (True, False))
         begin = await input_ends(settings)
         await publish(settings, sends(REQUESTS, seed=5_000 + number))
         for on in order:

@@ -5,11 +5,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import TypeVar
 
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["Figure", "of_rounds", "show", "write"]
+__all__ = ["Figure", "of_rounds", "order_of", "show", "write"]
+
+_Form = TypeVar("_Form")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,12 @@ class Figure:
     baseline: float | None = None
     ratio: float | None = None
     details: dict[str, object] = field(default_factory=dict)
+
+
+def order_of(number: int, forms: Sequence[_Form]) -> list[_Form]:
+    """Return forms in the order of a round, counted from 1: each is first in turn, whatever a first run warms up."""
+    first = (number - 1) % len(forms)
+    return [*forms[first:], *forms[:first]]
 
 
 def of_rounds(

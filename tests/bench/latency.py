@@ -30,7 +30,7 @@ from schemas.sends import SendRequested
 from tests.bench.books import PARTITIONS, Databases, sends, stack_settings
 from tests.bench.cpu import CpuMeter
 from tests.bench.draining import Form, input_ends, running, set_offsets
-from tests.bench.figures import Figure, of_rounds
+from tests.bench.figures import Figure, of_rounds, order_of
 from tests.bench.relay import GROUP as RELAY_GROUP
 from workers.local.processes import WorkerProcesses
 from workers.ops.topics.plan import apply_topics, plan_topics
@@ -78,7 +78,7 @@ async def run(stack: LocalStack, databases: Databases, report: Callable[[str], N
     for number in range(1, ROUNDS + 1):
         report(f"latency_at_1000: round {number} of {ROUNDS}, {A_SECOND:,} requests a second for {SECONDS} s, twice")
         requests = sends(A_SECOND * SECONDS, seed=2_000 + number)
-        for is_ours, found in ((False, relayed), (True, ours)):
+        for is_ours, found in order_of(number, ((False, relayed), (True, ours))):
             async with databases.one() as books:
                 await set_offsets(books, RELAY_GROUP, await input_ends(books))
                 await pass_over(books)

@@ -11,7 +11,7 @@ from infra.local.stack import LocalStack
 from infra.settings import Settings
 from tests.bench.books import Databases, sends, stack_settings
 from tests.bench.draining import OURS, Drained, drain, input_ends, publish, set_offsets
-from tests.bench.figures import Figure, of_rounds
+from tests.bench.figures import Figure, of_rounds, order_of
 from tests.bench.latency import A_SECOND, measure
 from workers.ops.topics.plan import apply_topics, plan_topics
 
@@ -33,12 +33,13 @@ async def run(stack: LocalStack, databases: Databases, report: Callable[[str], N
         report(f"order: round {number} of {ROUNDS}")
         begin = await input_ends(settings)
         await publish(settings, sends(REQUESTS, seed=3_000 + number))
-        for seconds, rounds in drained.items():
+        forms = order_of(number, list(drained))
+        for seconds in forms:
             async with databases.one() as books:
-                rounds.append(await drain(stack, _ordered(books, seconds), OURS, begin, REQUESTS))
-        for seconds, found in waits.items():
+                drained[seconds].append(await drain(stack, _ordered(books, seconds), OURS, begin, REQUESTS))
+        for seconds in forms:
             async with databases.one() as books:
-                found.append(await _waits(_ordered(books, seconds), number))
+                waits[seconds].append(await _waits(_ordered(books, seconds), number))
     (with_, without), (slow, fast) = drained.values(), waits.values()
     return [
         of_rounds("order: drain", "sends/s", [each.rate for each in with_], [each.rate for each in without], {}),

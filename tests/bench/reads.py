@@ -3,18 +3,19 @@
 As a user runs it: the default number of partitions, all workers and the ticker up, billing events beside the sends. The
 API and the load of reads are processes of their own. In each round the same sends come three times: without reads; with
 the load of reads asking a stub that answers with the same bytes always, so that what the load's own client takes from
-the machine is not taken for the API's; and with the load asking the API. The baselines are of the round's second run.
+the machine is not taken for the API's; and with the load asking the API. The baselines are of the runs with the stub.
 """
 
 import asyncio
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from enum import StrEnum
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import mean, median, quantiles
 from time import perf_counter
 
 from aiohttp import ClientError, ClientSession
@@ -22,9 +23,9 @@ from aiohttp import ClientError, ClientSession
 from infra.local.stack import LocalStack
 from infra.settings import Settings
 from tests.bench.books import PARTITIONS, Databases, sends, stack_settings
-from tests.bench.figures import Figure, of_rounds
+from tests.bench.figures import Figure, of_rounds, order_of
 from tests.bench.latency import A_SECOND, SECONDS, WARM_SECONDS, Measured, all_workers, measure_all, pass_over
-from tests.bench.read_load import MIX, TOKEN
+from tests.bench.read_load import MIX, TOKEN, Waited
 from tests.workers.processes import free_port
 from workers.api.tokens import hash_token
 from workers.local.processes import environment
@@ -50,18 +51,19 @@ async def run(stack: LocalStack, databases: Databases, report: Callable[[str], N
     settings = stack_settings(stack, "postgres")
     await apply_topics(settings, await plan_topics(settings))
     sent: dict[_Beside, list[Measured]] = {each: [] for each in _Beside}
-    reads: dict[_Beside, list[list[float]]] = {each: [] for each in _Beside}
+    reads: dict[_Beside, list[list[Waited]]] = {each: [] for each in _Beside}
     for number in range(1, ROUNDS + 1):
         report(f"reads: round {number} of {ROUNDS}, {A_SECOND:,} sends a second for {SECONDS} s, three times")
         requests = sends(A_SECOND * SECONDS, seed=4_000 + number)
-        for beside in _Beside:
+        for beside in order_of(number, list(_Beside)):
             async with databases.one() as books:
                 await pass_over(books)
-                waits: list[float] = []
+                waits: list[Waited] = []
                 sent[beside].append(
                     await measure_all(stack, books, _programs(books, beside, waits), requests, idle_seconds=0)
                 )
                 reads[beside].append(waits[A_SECOND * WARM_SECONDS :])
+    report(f"reads: made, by kind: {_shares(reads[_Beside.READS])}")
     return [*_of_sends(sent), *_of_reads(reads[_Beside.READS]), *_of_cpu(sent)]
 
 
@@ -82,13 +84,25 @@ def _of_sends(sent: dict[_Beside, list[Measured]]) -> list[Figure]:
     ]
 
 
-def _of_reads(reads: list[list[float]]) -> list[Figure]:
+def _of_reads(reads: list[list[Waited]]) -> list[Figure]:
     figures = []
     for at in (50, 99):
-        rounds = [_percentile(each, at) for each in reads]
-        details: dict[str, object] = {"reads": len(reads[0]), "mix": MIX, "rounds": [round(each, 1) for each in rounds]}
+        rounds = [_percentile([read.milliseconds for read in each], at) for each in reads]
+        details: dict[str, object] = {
+            "reads": len(reads[0]),
+            "mix": MIX,
+            "made": _shares(reads),
+            "rounds": [round(each, 1) for each in rounds],
+        }
         figures.append(Figure(f"reads, p{at} of a read", round(median(rounds), 1), "ms", details=details))
-    return figures
+    not_modified = [100 * mean(read.not_modified for read in each) for each in reads]
+    return [*figures, Figure("reads, answered by 304", round(median(not_modified), 1), "% of reads")]
+
+
+def _shares(reads: list[list[Waited]]) -> dict[str, float]:
+    """Return the shares of the reads by kind, as they were made."""
+    kinds = Counter(read.kind for each in reads for read in each)
+    return {kind: round(count / kinds.total(), 3) for kind, count in kinds.most_common()}
 
 
 def _of_cpu(sent: dict[_Beside, list[Measured]]) -> list[Figure]:
@@ -112,8 +126,8 @@ def _percentile(waits: Sequence[float], at: int) -> float:
 
 
 @asynccontextmanager
-async def _programs(books: Settings, beside: _Beside, waits: list[float]) -> AsyncIterator[dict[str, int]]:
-    """Run the workers and what is beside them; afterwards `waits` has how long each read took."""
+async def _programs(books: Settings, beside: _Beside, waits: list[Waited]) -> AsyncIterator[dict[str, int]]:
+    """Run the workers and what is beside them; afterwards `waits` has each read."""
     async with all_workers(books) as workers:
         if beside is _Beside.NOTHING:
             yield workers
@@ -162,8 +176,8 @@ async def _ready(port: int) -> None:
 
 
 @asynccontextmanager
-async def _load(books: Settings, port: int, waits: list[float]) -> AsyncIterator[int]:
-    """Run the load of reads; afterwards `waits` has how long each read took, in milliseconds and in their order."""
+async def _load(books: Settings, port: int, waits: list[Waited]) -> AsyncIterator[int]:
+    """Run the load of reads; afterwards `waits` has each read, in their order."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.bench.read_load", str(port), str(A_SECOND)),
         env=environment(books),
@@ -175,7 +189,7 @@ async def _load(books: Settings, port: int, waits: list[float]) -> AsyncIterator
         out, _ = await process.communicate(b"")
         if process.returncode:
             raise RuntimeError(f"the load of reads ended with {process.returncode}")
-        waits += json.loads(out)
+        waits += [Waited(*each) for each in json.loads(out)]
     finally:
         if process.returncode is None:
             process.kill()

@@ -20,7 +20,7 @@ from infra.settings import Settings
 from tests.bench.books import Databases, sends
 from tests.bench.cpu import CpuMeter
 from tests.bench.debit_database import decide_batch, lanes
-from tests.bench.figures import Figure, of_rounds
+from tests.bench.figures import Figure, of_rounds, order_of
 
 __all__ = ["run"]
 
@@ -53,7 +53,7 @@ async def run(_: LocalStack, __: Databases, report: Callable[[str], None]) -> li
             await each.prepare()
         for number in range(1, ROUNDS + 1):
             report(f"two_servers: round {number} of {ROUNDS}")
-            for name, form in _FORMS.items():
+            for name, form in order_of(number, list(_FORMS.items())):
                 rounds[name].append(await _round(stack, books[: form.servers], form))
     two, one, both = (rounds[name] for name in ("two", "one", "one, two processes"))
     details = {"debits": DEBITS, "batch": BATCH}

@@ -164,14 +164,23 @@ class Race:
 
     async def overlapping(self, first: str, second: str) -> list[str]:
         """Decide one batch and, before that is committed, let another lane begin the second; return the errors."""
+        return await self.interleaved([read_batch(first)], read_batch(second))
+
+    async def interleaved(self, parts: Sequence[list[Input]], second: list[Input]) -> list[str]:
+        """Decide parts in one transaction, and let another lane begin a batch after the first; return the errors.
+
+        The next part is decided once the other lane waits for a lock, or is through.
+        """
         ahead, behind = self.lanes[:2]
         waiting: list[asyncio.Task[None]] = []
         errors: list[str] = []
         try:
             async with ahead.connection.transaction():
-                await ahead.decide(read_batch(first))
-                waiting = [asyncio.create_task(behind.decide(read_batch(second)))]
+                await ahead.decide(parts[0])
+                waiting = [asyncio.create_task(behind.decide(second))]
                 await self._until_it_waits(behind, waiting[0])
+                for part in parts[1:]:
+                    await ahead.decide(part)
         except asyncpg.PostgresError as error:
             errors = [type(error).__name__]
         return errors + _errors(await asyncio.gather(*waiting, return_exceptions=True))

@@ -50,6 +50,7 @@ class Load:
 
     def __init__(self, settings: Settings, answers: Answers, seed: int, pace: float = 1.0) -> None:
         self.published = 0
+        self.skipped = 0.0  # records that were due and never sent, since the load or what it waits for was too slow
         self._settings = settings
         self._pace = pace
         self._answers = answers
@@ -72,10 +73,18 @@ class Load:
                 pace = self._pace * PACES[int((clock - began) // 60) % len(PACES)]
                 if self._answers.outstanding < _MOST_UNANSWERED:
                     await self._publish_next(producer, due)
+                else:
+                    self.skipped += 1
                 clock = monotonic()
-                due = max(due + 1 / pace, clock - _CATCH_UP_SECONDS)
+                due = self._next_due(due, clock, pace)
                 await asyncio.sleep(max(0.0, due - clock))
             await self._acknowledged(producer, 0)
+
+    def _next_due(self, due: float, clock: float, pace: float) -> float:
+        """Return when the next record is due; what is overdue by more than the load catches up is skipped."""
+        following, earliest = due + 1 / pace, clock - _CATCH_UP_SECONDS
+        self.skipped += max(0.0, earliest - following) * pace
+        return max(following, earliest)
 
     async def _give_credits(self, producer: AIOKafkaProducer) -> None:
         for number in range(_ACCOUNTS):

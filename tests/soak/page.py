@@ -10,12 +10,13 @@ from typing import Any, Final
 
 from tests.soak.picture import picture
 from tests.soak.trend import Trend
-from tests.soak.verdict import FIGURES, FILE, failures, latency_trends, trends, warm_up
+from tests.soak.verdict import FAILED_SHARE, FIGURES, FILE, failures, latency_trends, trends, warm_up
 
 __all__ = ["render"]
 
 DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "soak.md"
 PICTURE: Final = DOCUMENT.parent / "images" / "soak.svg"
+_COUNTED: Final = ("lost", "unasked", "gaps", "audit", "bad_ends", "failed_visits", "server_errors")
 
 _HEAD = """# An hour of load
 
@@ -43,7 +44,8 @@ This page is rendered by `python -m tests.soak.page` from a run that began at {b
 | each process ends in order when told to | {bad_ends} |
 
 {answered:,} events were read: the answers, and what ticks and expiries told beside them. {visits:,} pages were asked
-for, of which {failed_visits} were not answered.
+for, of which {failed_visits} were not answered as they should be (at most {failed_share:.1%} may) and {server_errors}
+with a status of 500 or more (none may).
 
 ![Sends, latency and memory over the minutes](images/soak.svg)
 
@@ -71,6 +73,8 @@ _LATENCY = """
 
 From when a send was due to when a `read_committed` reader has its answer. Minutes in which a process was restarted, and
 those right after, are left out of the fit: one that was killed holds its partitions until its session is over (30 s).
+A load that waits sends less than is due, and what is not sent has no latency: {skipped:,} of {due:,} records that were
+due were skipped, in {skipped_minutes} of {minutes_run} minutes.
 """
 
 
@@ -80,7 +84,9 @@ def render(run: Mapping[str, Any], beside: str) -> str:
     facts = {
         **run,
         **run["order"],
-        **{name: len(run[name]) for name in ("lost", "unasked", "gaps", "audit", "bad_ends", "failed_visits")},
+        **{name: len(run[name]) for name in _COUNTED},
+        "failed_share": FAILED_SHARE,
+        **_skipped(run),
         "began": run["began"].replace("T", " ").removesuffix("+00:00"),
         "paces": f"{min(paces)} to {max(paces)}",
         "every": run["order"]["restart_minutes"],
@@ -90,8 +96,21 @@ def render(run: Mapping[str, Any], beside: str) -> str:
     }
     found = trends(run)
     lines = [_HEAD.format(**facts), *_steady(run, found), _RESTARTED.format(**facts).rstrip("\n"), *_lives(run)]
-    lines += [_LATENCY, *_latency(run), "", "## Verdict", "", *_verdict(run)]
+    lines += [_LATENCY.format(**facts), *_latency(run), "", "## Verdict", "", *_verdict(run)]
     return "\n".join(lines) + "\n"
+
+
+def _skipped(run: Mapping[str, Any]) -> dict[str, int]:
+    """Return how many records were due, and how many of them the load skipped, and when."""
+    minutes = run["minutes"]
+    skipped = sum(each["skipped"] for each in minutes)
+    sent = round(sum(60 * each["records"] for each in minutes))
+    return {
+        "skipped": skipped,
+        "due": sent + skipped,
+        "skipped_minutes": sum(each["skipped"] > 0 for each in minutes),
+        "minutes_run": len(minutes),
+    }
 
 
 def _steady(run: Mapping[str, Any], found: Mapping[str, Mapping[str, Trend | None]]) -> Iterator[str]:

@@ -92,8 +92,9 @@ async def soak(stack: LocalStack, order: SoakOrder, logs: Path, report: Callable
         "unasked": answers.unasked,
         "gaps": answers.gaps,
         "unread": unread,
-        "visits": visits.answered,
+        "visits": visits.asked,
         "failed_visits": visits.failures,
+        "server_errors": visits.server_errors,
         "bad_ends": fleet.bad_ends,
         "audit": [f"{each.name}: {each.count}" for each in audited.failures()],
         "audit_checks": len(audited.findings),
@@ -128,7 +129,7 @@ async def _minutes(parts: _Parts, report: Callable[[str], None]) -> None:
     order, fleet, samples, load, answers, minutes, so_far = parts
     began = monotonic()
     for minute in range(1, order.minutes + 1):
-        published, restarted = load.published, ""
+        published, skipped, restarted = load.published, load.skipped, ""
         if minute > order.restart_minutes and (minute - 1) % order.restart_minutes == 0 and minute < order.minutes:
             number = (minute - 1) // order.restart_minutes - 1
             name, by = RESTARTED[number % len(RESTARTED)], _SIGNALS[number // len(RESTARTED) % len(_SIGNALS)]
@@ -150,6 +151,7 @@ async def _minutes(parts: _Parts, report: Callable[[str], None]) -> None:
                 "p50_ms": found.p50,
                 "p99_ms": found.p99,
                 "unanswered": answers.outstanding,
+                "skipped": round(load.skipped - skipped),
                 "restarted": restarted,
             }
         )
@@ -162,7 +164,8 @@ def _line(minute: dict[str, Any], samples: Samples) -> str:
     words = " ".join(f"{name} {megabytes:.1f}" for name, megabytes in memory.items())
     return (
         f"minute {minute['minute']}: {minute['records']:.0f} records/s, {minute['sends']:.0f} sends answered/s,"
-        f" p50 {minute['p50_ms']} ms, p99 {minute['p99_ms']} ms, {minute['unanswered']} unanswered"
+        f" p50 {minute['p50_ms']} ms, p99 {minute['p99_ms']} ms, {minute['unanswered']} unanswered,"
+        f" {minute['skipped']} skipped"
         f"{', restarted ' + minute['restarted'] if minute['restarted'] else ''}; MB: {words}"
     )
 

@@ -25,6 +25,7 @@ def _run(**changes: Any) -> dict[str, Any]:
     minutes = [
         {"minute": minute, "pace": 300, "records": 299.5, "sends": 250.0, "p50_ms": 50.0 + dice.gauss(0, 5),
          "p99_ms": 30_000.0 if minute % 12 == 1 else 150.0 + dice.gauss(0, 20), "unanswered": 10,
+         "skipped": 1_200 if minute == 13 else 0,
          "restarted": "send-2 SIGKILL" if minute % 12 == 1 else ""}
         for minute in range(1, _MINUTES + 1)
     ]  # fmt: skip
@@ -41,7 +42,7 @@ def _run(**changes: Any) -> dict[str, Any]:
         "unread": 0,
         "visits": 1_000,
         "audit_checks": 40,
-        **{name: [] for name in ("lost", "unasked", "gaps", "audit", "bad_ends", "failed_visits")},
+        **{name: [] for name in ("lost", "unasked", "gaps", "audit", "bad_ends", "failed_visits", "server_errors")},
         **changes,
     }
 
@@ -73,6 +74,27 @@ def test_a_broken_promise_is_named() -> None:
 
     assert len(found) == 3
     assert "id-1" in found[0]
+
+
+def test_pages_that_are_not_answered_break_a_promise_above_a_share_and_errors_of_a_server_always() -> None:
+    """A page that somebody waited for once too long does not; an API that answers nothing does."""
+    one, many = ["api/v1/accounts/member-000001/balance: TimeoutError()"], ["console/api/live: it ended"] * 2
+
+    assert failures(_run(failed_visits=one)) == []
+    assert ["2 of 1000 visits to pages failed"] == [
+        line.partition(":")[0] for line in failures(_run(failed_visits=many))
+    ]
+    assert ["0 of 0 visits"] == [line[:13] for line in failures(_run(failed_visits=[], visits=0))]
+    assert ["1 visits to pages were answered by an error of the server"] == [
+        line.partition(":")[0] for line in failures(_run(server_errors=["api/v1/health: 503"]))
+    ]
+
+
+def test_the_page_says_how_many_records_no_latency_tells_of() -> None:
+    """A load that waits sends less: without them the figures would look better the longer it waits."""
+    text = " ".join(render(_run(), "").split())
+
+    assert "1,200 of 1,079,400 records that were due were skipped, in 1 of 60 minutes" in text
 
 
 def test_the_page_says_what_ran_beside_and_the_picture_is_well_formed() -> None:

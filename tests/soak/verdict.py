@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from tests.soak.trend import Points, Trend, fit
 
-__all__ = ["FIGURES", "FILE", "LATENCIES", "failures", "latency_trends", "trends", "warm_up"]
+__all__ = ["FAILED_SHARE", "FIGURES", "FILE", "LATENCIES", "failures", "latency_trends", "trends", "warm_up"]
 
 FILE: Final = Path(__file__).parents[2] / "build" / "soak.json"
 FIGURES: Final = {"memory_kb": "memory, KB", "files": "open files", "kafka": "to Kafka", "postgres": "to Postgres"}
@@ -14,6 +14,7 @@ LATENCIES: Final = {"p50_ms": "p50", "p99_ms": "p99"}
 _CONFIDENCE: Final = 0.95  # of all fits together
 _WARM_MINUTES: Final = 20  # an observer of lag keeps samples of 20 minutes, the longest of what fills first
 _WARM_LIFE_MINUTES: Final = 3
+FAILED_SHARE: Final = 0.001  # of the visits to pages, at most: a machine that others use too makes some wait too long
 _AFTER_RESTART: Final = 2  # minutes in which latency tells of a restart
 
 
@@ -66,6 +67,9 @@ def failures(run: Mapping[str, Any]) -> list[str]:
     wrong = [f"{len(run[name])} {words}: {run[name][:3]}" for name, words in _PROMISES.items() if run[name]]
     if run["unread"]:
         wrong.append(f"{run['unread']} records were left unread")
+    failed = run["failed_visits"]
+    if not run["visits"] or len(failed) > max(1, FAILED_SHARE * run["visits"]):
+        wrong.append(f"{len(failed)} of {run['visits']} visits to pages failed: {failed[:3]}")
     for name, figures in trends(run).items():
         if run["processes"][name]["steady"]:
             wrong += [
@@ -82,4 +86,5 @@ _PROMISES: Final = {
     "gaps": "accounts have a gap in their sequence",
     "audit": "checks of the audit failed",
     "bad_ends": "processes ended badly",
+    "server_errors": "visits to pages were answered by an error of the server",
 }

@@ -1,4 +1,7 @@
-"""`make states`: causes each state on a stack of its own, and writes how long each surface took to say so."""
+"""`make states`: causes each state on a stack of its own, and writes how long each surface took to say so.
+
+It ends with 1 where a state could not be caused, and where a surface said less or more than is right: see `verdict`.
+"""
 
 import argparse
 import asyncio
@@ -17,6 +20,7 @@ from aiokafka.errors import KafkaError
 
 from tests.states.run import cause, running
 from tests.states.states import STATES
+from tests.states.verdict import failures
 from tests.states.world import CauseError, State
 
 FILE: Final = Path(__file__).parents[2] / "build" / "states.json"
@@ -47,12 +51,12 @@ def _line(name: str, found: dict[str, Any]) -> str:
 
 
 async def _run(states: list[State], result: dict[str, Any], to: Path, began: float) -> list[str]:
-    """Cause them in turn; return those that could not be caused."""
+    """Cause them in turn; return what is wrong: states that could not be caused, and what was said of the others."""
     this = asyncio.current_task()
     assert this is not None
     for number in (signal.SIGINT, signal.SIGTERM):  # either leaves no process behind
         asyncio.get_running_loop().add_signal_handler(number, this.cancel)
-    failed: list[str] = []
+    wrong: list[str] = []
     LOGS.mkdir(parents=True, exist_ok=True)
 
     def tell(line: str) -> None:
@@ -68,24 +72,28 @@ async def _run(states: list[State], result: dict[str, Any], to: Path, began: flo
                 try:
                     found = await cause(run, state) | {"at": at}
                 except (CauseError, TimeoutError, KafkaError, asyncpg.PostgresError) as error:
-                    tell(f"{state.name}: could not be caused: {error!r}")
-                    failed.append(state.name)
+                    wrong.append(f"{state.name}: could not be caused: {error!r}")
+                    tell(wrong[-1])
                     continue
                 known = result["states"] | {state.name: found}
                 result["states"] = {each.name: known[each.name] for each in STATES if each.name in known}
                 await asyncio.to_thread(to.write_text, json.dumps(result, indent=1) + "\n")
                 tell(_line(state.name, found))
-    return failed
+                wrong += [f"{state.name}: {each}" for each in failures(found)]
+    return wrong
 
 
 def main() -> None:
-    """Run, print, write."""
+    """Run, print, write; exit 1 when something is wrong."""
     given = _arguments()
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     states = [state for state in STATES if state.name in given.states]
     kept = len(states) < len(STATES) and given.to.exists()
     result = json.loads(given.to.read_text()) if kept else {"states": {}}
-    sys.exit(bool(asyncio.run(_run(states, result, given.to, monotonic()))))
+    wrong = asyncio.run(_run(states, result, given.to, monotonic()))
+    for line in wrong:
+        print(f"wrong: {line}")
+    sys.exit(bool(wrong))
 
 
 if __name__ == "__main__":

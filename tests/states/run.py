@@ -102,7 +102,7 @@ async def cause(run: Run, state: State) -> dict[str, Any]:
         world.ended()
     if world.ended_at < began:
         world.ended()
-    await _calm(run, before, world.ended_at, state.calm_seconds)
+    calm = await _calm(run, before, world.ended_at, state.calm_seconds)
     heard = {
         name: asdict(world.timeline.heard(name, right, world.caused_at, world.ended_at, before[name]))
         for name, right in _rights(run, state).items()
@@ -116,9 +116,11 @@ async def cause(run: Run, state: State) -> dict[str, Any]:
         "until": state.until,
         "lasted_seconds": world.ended_at - world.caused_at,
         "machine_load": machine,
+        "calm": calm,
         "heard": heard,
         "right": {name: [*right] for name, right in state.rights.items()},
         "silent": state.silent,
+        "may_speak": sorted(state.may_speak),
         "false": {
             name: world.timeline.troubles(name, world.caused_at, world.ended_at, before[name])
             for name in state.silent

@@ -79,6 +79,7 @@ STATES: Final = (
         "the lock's connection is closed", causes.observer_again,
         {ENDPOINT: Right("inmail-send", "LOCKED"), METRICS: Right("inmail-send", "LOCKED")},
         silent=dict.fromkeys((COMMAND, READYZ, LOG, CONSOLE, ALERTS), "it does not go through that observer"),
+        may_speak=frozenset((COMMAND, READYZ, LOG, CONSOLE, ALERTS)),  # of the lock
         most_seconds=60.0,
     ),
     State(
@@ -98,14 +99,16 @@ STATES: Final = (
         "group rewound", "`inmail replay rewind send` by 40,000 records, and the worker is started",
         "the worker has read them again", causes.rewound,
         {**_lag("REWOUND"), CONSOLE: _headline("warning", "The send worker reads records again")},
-        silent={READYZ: _NO_LAG, LOG: _NO_LAG, ALERTS: "an operator did it, and it passes"}, most_seconds=40.0,
+        silent={READYZ: _NO_LAG, LOG: _NO_LAG, ALERTS: "an operator did it, and it passes"},
+        may_speak=frozenset((READYZ, LOG)),  # of the worker, which is stopped for it
+        most_seconds=40.0,
     ),
     State(
         "poison", "40 records that are not JSON", "nothing ends it, they stay dead letters", causes.poison,
         {METRICS: Right("dead letters", "some"), LOG: _logs("dead_letter"),
          CONSOLE: _headline("(warning|failed)", "N dead letters in the last N minutes"),
          ALERTS: Right("InmailDeadLetters send", "firing as a ticket")},
-        silent={COMMAND: "they are read", ENDPOINT: "they are read", READYZ: "it gets on"}, calm_seconds=5.0,
+        silent={COMMAND: "they are read", ENDPOINT: "they are read", READYZ: "it gets on"}, calm_seconds=30.0,
     ),
     State(
         "breaker", "1,500 records that are not JSON: the worker ends", "one is started that lets them through",

@@ -7,9 +7,10 @@ import pytest
 from tests.states.members import NAMES
 from tests.states.prometheus import configuration
 from tests.states.states import STATES
-from tests.states.surfaces import ALERTS, CONSOLE, ENDPOINT, SURFACES
+from tests.states.surfaces import ALERTS, CONSOLE, ENDPOINT, LOG, SURFACES
 from tests.states.table import render
 from tests.states.timeline import Right, Timeline, Word
+from tests.states.verdict import failures
 
 CAUSED, ENDED = 100.0, 150.0
 STOPPED = Right("inmail-send", "STOPPED")
@@ -76,6 +77,41 @@ def test_each_surface_has_a_right_word_in_each_state_or_a_reason_to_be_silent(st
     """None is forgotten."""
     assert set(SURFACES) == {*state.rights, *state.silent}
     assert not {*state.rights} & {*state.silent}
+    assert state.may_speak <= {*state.silent}
+
+
+def _found(**changes: Any) -> dict[str, Any]:
+    """Return what a run finds of a state in which all is right."""
+    heard = {
+        ENDPOINT: {"told_seconds": 6.4},
+        CONSOLE: {"told_seconds": 1.0},
+        f"{ALERTS}, pending": {"told_seconds": None},
+    }
+    return {
+        "calm": True, "heard": heard, "right": {ENDPOINT: ["inmail-send", "HELD"], CONSOLE: ["headline", "warning"]},
+        "silent": {ALERTS: "it passes", LOG: "it is stopped"}, "may_speak": [LOG],
+        "false": {ALERTS: [], LOG: ["send worker_stopped: logged (0 s)"]}, **changes,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "wrong"),
+    [
+        ({}, []),
+        ({"heard": {ENDPOINT: {"told_seconds": None}}}, ["lag endpoint did not say the right thing"]),
+        (
+            {"false": {ALERTS: ["InmailBehind: firing (9 s)"]}},
+            ["alerts said, though it passes: InmailBehind: firing (9 s)"],
+        ),
+        ({"calm": False}, ["not all were calm in time after its end"]),
+    ],
+    ids=["all is right", "not said", "false alarm", "not calm"],
+)
+def test_a_run_fails_on_what_is_not_said_what_is_said_for_nothing_and_what_stays(
+    changes: dict[str, Any], wrong: list[str]
+) -> None:
+    """A pending alert need not be seen, and what is said of how a state is caused is no false alarm."""
+    assert wrong == failures(_found(**changes))
 
 
 def test_the_page_shows_what_is_late_and_what_was_not_said() -> None:

@@ -59,6 +59,7 @@ class State:
     cause: Callable[[World], AbstractAsyncContextManager[None]]
     rights: dict[str, Right] = field(default_factory=dict)
     silent: dict[str, str] = field(default_factory=dict)  # surfaces that have nothing to say, and why
+    may_speak: frozenset[str] = frozenset()  # of these, those that have something to say of how it is caused
     least_seconds: float = 0.0  # that it lasts, said or not
     most_seconds: float = 120.0
     calm_seconds: float = 90.0  # that calm is waited for

@@ -10,12 +10,12 @@ from uuid import uuid4
 
 from aiokafka import TopicPartition
 
-from infra.kafka.clients import admin_client, partition_of, reader
+from infra.kafka.clients import admin_client, create_producer, partition_of, reader
 from infra.postgres import Connection, create_pool
 from infra.settings import Settings
 from schemas.catalogue import SEND_REQUESTS
-from schemas.envelope import Event
-from tests.workers.wire import eventually
+from schemas.envelope import Event, encode
+from tests.workers.wire import eventually, send
 from workers.jobs.job import Batch, Decision, Job
 from workers.jobs.send import SendJob
 from workers.lane.worker import Worker
@@ -23,7 +23,7 @@ from workers.ledger.plans import load_catalogue
 from workers.telemetry.health import Health
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Life:
     """A worker at work."""
 
@@ -31,6 +31,7 @@ class Life:
     health: Health
     task: asyncio.Task[None]
     stop: asyncio.Event
+    end_asked_for: bool = False  # by a test, which judges the end itself
 
     async def ready(self) -> None:
         """Wait until it says that it is."""
@@ -53,6 +54,7 @@ class Life:
 
     async def ended(self, seconds: float = 30) -> BaseException | None:
         """Wait until it has ended by itself; return of what."""
+        self.end_asked_for = True
         done, _ = await asyncio.wait([self.task], timeout=seconds)
         assert done, f"still there after {seconds} s: {self.health.not_ready()}"
         return self.task.exception()
@@ -60,16 +62,24 @@ class Life:
 
 @asynccontextmanager
 async def living(settings: Settings, job: Job | None = None) -> AsyncIterator[Life]:
-    """Run a worker, the send worker unless told otherwise, and drain it at the end. Its own end is for the test."""
+    """Run a worker, the send worker unless told otherwise, and drain it at the end.
+
+    Raises:
+        BaseException: what the worker ended with, unless the test has asked for its end.
+
+    """
     health, stop = Health(settings.stuck_seconds), asyncio.Event()
     async with create_pool(settings) as pool, admin_client(settings) as admin:
         worker = Worker(job or SendJob(load_catalogue()), settings, pool, admin, health)
         task = asyncio.create_task(worker.run(stop))
+        life = Life(worker, health, task, stop)
         try:
-            yield Life(worker, health, task, stop)
+            yield life
         finally:
             stop.set()
             await asyncio.wait([task])
+            if not life.end_asked_for:
+                task.result()
 
 
 def in_partition(settings: Settings, number: int) -> str:
@@ -89,6 +99,30 @@ async def at_the_end(settings: Settings, *numbers: int) -> None:
             return all([await consumer.committed(place) == end[place] for place in places])
 
         await eventually(done, f"the group at the ends of {numbers}")
+
+
+@asynccontextmanager
+async def feeding(settings: Settings, accounts: Sequence[str]) -> AsyncIterator[list[str]]:
+    """Publish a request of each account every 25 ms until left; yield the ids of the requests so far."""
+    sent: list[str] = []
+    stop = asyncio.Event()
+
+    async def feed() -> None:
+        async with create_producer(settings, "test") as producer:
+            while not stop.is_set():
+                for account in accounts:
+                    event = send(account)
+                    await producer.send(SEND_REQUESTS, encode(event), account.encode())
+                    sent.append(str(event.id))
+                await asyncio.wait([asyncio.create_task(stop.wait())], timeout=0.025)
+            await producer.flush()
+
+    task = asyncio.create_task(feed())
+    try:
+        yield sent
+    finally:
+        stop.set()
+        await task
 
 
 def once_each(requests: Sequence[Event], answers: Sequence[dict[str, Any]]) -> bool:

@@ -79,6 +79,8 @@ async def _lag(settings: Settings) -> AsyncIterator[int]:
         finally:
             task.cancel()
             await asyncio.wait([task])
+            if not task.cancelled():
+                task.result()
 
 
 @asynccontextmanager

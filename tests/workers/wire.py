@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from aiokafka import TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.structs import ConsumerRecord
 
 from infra.kafka.clients import create_producer, partitions_of, reader
@@ -126,22 +126,57 @@ async def settled(settings: Settings) -> None:
 
 
 async def read(settings: Settings, start: dict[TopicPartition, int], count: int) -> list[dict[str, Any]]:
-    """Read events from `start` until there are `count`, then once more for what nobody expects; return their bodies.
+    """Read events from `start` until there are `count`, then on for what nobody expects; return their bodies.
 
-    Order is kept within a partition, and so within an account.
+    Order is kept within a partition, and so within an account. Where none is expected, this is `read_to_end`.
     """
+    if not count:
+        return await read_to_end(settings, start)
     found: list[ConsumerRecord] = []
     async with reader(settings) as consumer:
-        consumer.assign(list(start))
-        for tp, offset in start.items():
-            consumer.seek(tp, offset)
+        _begin_at(consumer, start)
         async with asyncio.timeout(WAIT_SECONDS):
             while len(found) < count:
-                for records in (await consumer.getmany(timeout_ms=200)).values():
-                    found += records
-        for records in (await consumer.getmany(timeout_ms=300)).values():
-            found += records
+                found += await _fetch(consumer, 200)
+        found += await _fetch(consumer, 300)  # time for one that is on its way
+        found += await _fetch_to(consumer, await consumer.end_offsets(list(start)))
     return [_body(record) for record in found]
+
+
+async def read_to_end(settings: Settings, start: dict[TopicPartition, int]) -> list[dict[str, Any]]:
+    """Return the bodies of all events from `start` to the end; an empty list says that there are none."""
+    return [_body(record) for record in await records_to_end(settings, start)]
+
+
+async def records_to_end(settings: Settings, start: dict[TopicPartition, int]) -> list[ConsumerRecord]:
+    """Return all committed records from `start` to where the partitions end now, transactions under way included.
+
+    Such a transaction is waited for. Order is kept within a partition.
+    """
+    async with reader(settings, isolation_level="read_uncommitted") as everything:
+        end = await everything.end_offsets(list(start))
+    async with reader(settings) as consumer:
+        _begin_at(consumer, start)
+        return await _fetch_to(consumer, end)
+
+
+def _begin_at(consumer: AIOKafkaConsumer, start: dict[TopicPartition, int]) -> None:
+    consumer.assign(list(start))
+    for tp, offset in start.items():
+        consumer.seek(tp, offset)
+
+
+async def _fetch(consumer: AIOKafkaConsumer, milliseconds: int) -> list[ConsumerRecord]:
+    fetched = await consumer.getmany(timeout_ms=milliseconds)
+    return [record for records in fetched.values() for record in records]
+
+
+async def _fetch_to(consumer: AIOKafkaConsumer, end: dict[TopicPartition, int]) -> list[ConsumerRecord]:
+    found: list[ConsumerRecord] = []
+    async with asyncio.timeout(WAIT_SECONDS):
+        while any([await consumer.position(tp) < offset for tp, offset in end.items()]):
+            found += await _fetch(consumer, 200)
+    return found
 
 
 def _body(record: ConsumerRecord) -> dict[str, Any]:

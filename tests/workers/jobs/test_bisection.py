@@ -16,7 +16,7 @@ from schemas.envelope import Event, encode
 from schemas.ticks import ExpiryTick
 from tests.ledger.book import DAY, Book
 from tests.workers.life import in_partition, living
-from tests.workers.wire import ends, promotion, publish, read, send
+from tests.workers.wire import ends, promotion, publish, read, read_to_end, send
 from workers.jobs.billing import BillingJob
 from workers.jobs.bisection import decide_bisected
 from workers.jobs.expiry import ExpiryJob
@@ -138,7 +138,7 @@ async def test_a_tick_that_the_database_refuses_ends_the_worker(cluster: Setting
         error = await life.ended()
 
     assert isinstance(error, asyncpg.CheckViolationError)
-    assert [] == await read(cluster, letters, 0)
+    assert [] == await read_to_end(cluster, letters)
 
 
 STATES = {

@@ -11,7 +11,7 @@ from infra.settings import Settings, load_settings
 from schemas.catalogue import DEAD_LETTERS, SEND_REQUESTS, SEND_RESULTS, Undecodable
 from schemas.results import DeadLetterReason
 from tests.workers.life import in_partition, living, once_each
-from tests.workers.wire import Raw, ends, publish, read, send
+from tests.workers.wire import Raw, ends, publish, read, read_to_end, send
 from workers.errors import BreakerError
 from workers.jobs import decoding
 from workers.jobs.dead_letters import LETTER_HEADER
@@ -134,7 +134,7 @@ async def test_what_trips_it_is_held_for_a_version_that_can_read_it(
     async with living(cluster):
         answers = await read(cluster, results, len(requests))
     assert once_each(requests, answers)
-    assert [] == await read(cluster, letters, 0)
+    assert [] == await read_to_end(cluster, letters)
 
 
 async def test_with_a_share_of_one_all_of_it_becomes_dead_letters(cluster: Settings, account: str) -> None:

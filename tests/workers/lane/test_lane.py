@@ -15,8 +15,8 @@ from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.catalogue import BILLING_EVENTS, CREDIT_EVENTS, DEAD_LETTERS, SEND_REQUESTS, SEND_RESULTS
 from schemas.envelope import encode
-from tests.workers.life import living
-from tests.workers.wire import ends, prepare, promotion, publish, read, send, working
+from tests.workers.life import feeding, in_partition, living
+from tests.workers.wire import ends, eventually, prepare, promotion, publish, read, read_to_end, send, working
 from workers.jobs.billing import BillingJob
 from workers.jobs.send import SendJob
 from workers.lane import lane, recovery
@@ -207,27 +207,58 @@ async def test_a_worker_without_a_starting_offset_says_what_to_do_and_goes_on_on
         await life.ready()
 
 
-async def test_two_workers_share_the_partitions_and_answer_each_record_once(cluster: Settings) -> None:
+async def test_two_workers_share_the_partitions_and_answer_each_record_once(
+    cluster: Settings, database: Connection
+) -> None:
     """A second worker joins under load and leaves again; a rebalance each, and no answer twice or lost."""
-    accounts = [f"a-{uuid4().hex[:12]}" for _ in range(10)]
+    accounts = [in_partition(cluster, number % cluster.topic_partitions) for number in range(8)]
     await _fund(cluster, 1_000, *accounts)
-    requests = [send(each) for _ in range(300) for each in accounts]
     start = await ends(cluster, SEND_RESULTS)
 
     async with working(cluster, SendJob(load_catalogue())):
-        feeding = asyncio.create_task(publish(cluster, SEND_REQUESTS, requests))
-        async with working(cluster, SendJob(load_catalogue())):
-            await feeding
-            await read(cluster, start, len(requests) // 2)
-        answers = await read(cluster, start, len(requests))
+        before = await _epochs(cluster, database, workers=1)
+        async with feeding(cluster, accounts) as sent:
+            async with working(cluster, SendJob(load_catalogue())):
+                shared = await _epochs(cluster, database, workers=2)
+                await _all_move(database)
+            answered = len(await read_to_end(cluster, start))
+            after = await _epochs(cluster, database, workers=1)
+            await _all_move(database)
+        answers = await read(cluster, start, len(sent))
 
-    assert Counter(str(request.id) for request in requests) == Counter(a["request_id"] for a in answers)
+    assert before < shared < after
+    assert 0 < answered < len(sent)
+    assert Counter(sent) == Counter(answer["request_id"] for answer in answers)
+
+
+async def _epochs(settings: Settings, database: Connection, *, workers: int) -> int:
+    """Wait until so many workers have all lanes of the sends among them; return the sum of the lanes' epochs."""
+    held = "select count(owner), count(distinct owner) from lanes where topic = $1"
+
+    async def is_held() -> bool:
+        return (settings.topic_partitions, workers) == tuple(await database.fetchrow(held, SEND_REQUESTS) or ())
+
+    await eventually(is_held, f"lanes of {workers} workers")
+    return await database.fetchval("select sum(epoch)::bigint from lanes where topic = $1", SEND_REQUESTS)
+
+
+async def _all_move(database: Connection) -> None:
+    """Wait until each lane of the sends has read on."""
+    read_to = "select next_offset from lanes where topic = $1 order by partition"
+    before = [row[0] for row in await database.fetch(read_to, SEND_REQUESTS)]
+
+    async def have_moved() -> bool:
+        now = [row[0] for row in await database.fetch(read_to, SEND_REQUESTS)]
+        return all(offset > earlier for offset, earlier in zip(now, before, strict=True))
+
+    await eventually(have_moved, "lanes that all read on")
 
 
 async def test_a_transaction_with_a_record_that_fails_is_not_committed(cluster: Settings, account: str) -> None:
     """Each delivery is awaited: a record the broker refuses keeps the whole transaction, offset included, invisible."""
     start = await ends(cluster, SEND_RESULTS)
-    pair = TransactionPair(cluster, f"test-{uuid4().hex}")
+    name = f"test-{uuid4().hex}"
+    pair = TransactionPair(cluster, name)
     await pair.start()
 
     with pytest.raises(KafkaError):
@@ -237,5 +268,8 @@ async def test_a_transaction_with_a_record_that_fails_is_not_committed(cluster: 
             f"group-{account}",
         )
     await pair.discard()
+    successor = TransactionPair(cluster, name)
+    await successor.start()  # it ends what was left open: a reader would wait for that
+    await successor.discard()
 
-    assert [] == await read(cluster, start, 0)
+    assert [] == await read_to_end(cluster, start)

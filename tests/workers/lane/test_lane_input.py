@@ -30,7 +30,7 @@ from schemas.catalogue import (
 from schemas.envelope import Event, encode
 from schemas.results import DeadLetterReason
 from tests.ledger.book import DAY, NEW_YEAR, Book, pick
-from tests.workers.wire import ends, promotion, publish, read, send, working
+from tests.workers.wire import ends, promotion, publish, read, read_to_end, send, working
 from workers.jobs.billing import BillingJob
 from workers.jobs.dead_letters import dead_letters
 from workers.jobs.send import SendJob
@@ -222,7 +222,7 @@ async def test_what_was_answered_keeps_its_answer_when_its_plan_is_gone(
 
     assert job._catalogue is not catalogue
     assert [("granted", 1, False), ("granted", 1, True)] == [pick(a, "code", "sequence", "repeat") for a in answers]
-    assert [] == await read(cluster, letters, 0)
+    assert [] == await read_to_end(cluster, letters)
 
 
 async def test_an_unknown_plan_is_a_dead_letter_as_often_as_it_is_sent_and_its_neighbours_are_decided(

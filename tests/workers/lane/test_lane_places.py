@@ -20,7 +20,18 @@ from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS
 from schemas.envelope import encode
 from tests.workers.lagging import QUICK, stands
 from tests.workers.life import Held, at_the_end, in_partition, living
-from tests.workers.wire import ends, eventually, pass_over, publish, read, send, set_offset, settled, working
+from tests.workers.wire import (
+    ends,
+    eventually,
+    pass_over,
+    publish,
+    read,
+    read_to_end,
+    send,
+    set_offset,
+    settled,
+    working,
+)
 from workers.jobs.send import SendJob
 from workers.lane import inbox, lane, opening, recovery
 from workers.lane.worker import Worker
@@ -113,7 +124,7 @@ async def test_a_lane_that_retention_overtakes_says_what_is_lost(
         finally:
             job.may_go_on.set()
             stop.set()
-            await asyncio.wait([task])
+            await task
 
 
 async def _says(worker: Worker, words: str) -> bool:
@@ -148,12 +159,10 @@ async def test_a_partition_that_cannot_be_read_costs_no_other_one_a_record(
             async with asyncio.timeout(10):
                 await at_the_end(cluster, 0, 1, 2)
             seconds = monotonic() - began
-        await settled(cluster)
-        answers = await read(cluster, start, 0)
+        answers = await read_to_end(cluster, start)
         monkeypatch.undo()
         await at_the_end(cluster, 3)
-        await settled(cluster)
-        late = await read(cluster, start, 0)
+        late = await read_to_end(cluster, start)
 
     begun = Counter(log["partition"] for log in logs if log["event"] == "lane_begins_again")
     assert Counter(str(event.id) for event in requests) == Counter(answer["request_id"] for answer in answers)

@@ -5,8 +5,6 @@ import json
 import os
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from itertools import pairwise
 from uuid import uuid4
 
@@ -19,9 +17,9 @@ from infra.postgres import Connection
 from infra.settings import Settings
 from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS
 from schemas.envelope import Event, encode
-from tests.workers.life import in_partition
-from tests.workers.processes import processes
-from tests.workers.wire import ends, eventually, publish, send, settled
+from tests.workers.life import feeding, in_partition
+from tests.workers.processes import Process, ask, processes
+from tests.workers.wire import ends, eventually, publish, records_to_end, send
 from workers.jobs.send import SendJob
 
 BACKLOG = int(os.environ.get("BACKLOG", "0"))
@@ -31,44 +29,9 @@ MEGABYTE = 1024 * 1024
 Offsets = dict[TopicPartition, int]
 
 
-@asynccontextmanager
-async def _load(settings: Settings) -> AsyncIterator[list[str]]:
-    """Publish a request to each partition every 25 ms; yield the ids so far."""
-    accounts = [in_partition(settings, number) for number in range(settings.topic_partitions)]
-    sent: list[str] = []
-    stop = asyncio.Event()
-
-    async def feed() -> None:
-        async with create_producer(settings, "test") as producer:
-            while not stop.is_set():
-                for account in accounts:
-                    event = send(account)
-                    await producer.send(SEND_REQUESTS, encode(event), account.encode())
-                    sent.append(str(event.id))
-                await asyncio.wait([asyncio.create_task(stop.wait())], timeout=0.025)
-            await producer.flush()
-
-    feeding = asyncio.create_task(feed())
-    try:
-        yield sent
-    finally:
-        stop.set()
-        await feeding
-
-
-async def _results(settings: Settings, start: Offsets) -> list[ConsumerRecord]:
-    """Return all results from there on, once nothing is under way."""
-    await settled(settings)
-    end = await ends(settings, SEND_RESULTS)
-    found: list[ConsumerRecord] = []
-    async with reader(settings) as consumer:
-        consumer.assign(list(start))
-        for place, offset in start.items():
-            consumer.seek(place, offset)
-        while any([await consumer.position(place) < end[place] for place in start]):
-            for records in (await consumer.getmany(timeout_ms=500)).values():
-                found += records
-    return found
+def _accounts(settings: Settings) -> list[str]:
+    """Return an account of each partition."""
+    return [in_partition(settings, number) for number in range(settings.topic_partitions)]
 
 
 def _ids(results: list[ConsumerRecord]) -> "Counter[str]":
@@ -101,7 +64,7 @@ async def test_a_rolling_restart_of_three_workers_repeats_nothing_and_pauses_bri
         running = [workers.start() for _ in range(3)]
         for each in running:
             await each.ready()
-        async with _load(cluster) as sent:
+        async with feeding(cluster, _accounts(cluster)) as sent:
             codes = []
             for old in running:
                 code, seconds = await old.drained()
@@ -109,7 +72,7 @@ async def test_a_rolling_restart_of_three_workers_repeats_nothing_and_pauses_bri
                 assert seconds < cluster.drain_seconds
                 await workers.start().ready()
         await _read_to_the_end(cluster)
-        results = await _results(cluster, start)
+        results = await records_to_end(cluster, start)
 
     pause = _longest_pause(results)
     print(f"rolling restart: {len(sent)} requests, longest pause of a partition {pause:.2f} s")
@@ -118,39 +81,61 @@ async def test_a_rolling_restart_of_three_workers_repeats_nothing_and_pauses_bri
     assert pause < 10
 
 
+# Once some requests are answered, whoever answers more waits for whoever has an advisory lock.
+_HOLD_IN_THE_MIDDLE = """
+create function hold() returns trigger language plpgsql as $$
+begin
+    if (select count(*) from journal) >= 500 then perform pg_advisory_xact_lock_shared(8000); end if;
+    return null;
+end $$;
+create trigger hold before insert on journal for each statement execute function hold();
+select pg_advisory_lock(8000);
+"""
+
+
 async def test_sigterm_in_the_middle_of_a_backlog_leaves_nothing_stored_and_unpublished(
     cluster: Settings, database: Connection
 ) -> None:
     """It ends in time; what it decided is out; the next worker goes on exactly there."""
-    accounts = [in_partition(cluster, number) for number in range(cluster.topic_partitions)]
+    own = cluster.model_copy(update={"batch_records": 200})  # a few of its turns are not all of the backlog
+    accounts = _accounts(own)
     requests: list[Event] = [send(accounts[n % len(accounts)]) for n in range(8_000)]
-    start = await ends(cluster, SEND_RESULTS)
-    await publish(cluster, SEND_REQUESTS, requests)
-    with processes(cluster) as workers:
+    start = await ends(own, SEND_RESULTS)
+    await publish(own, SEND_REQUESTS, requests)
+    await database.execute(_HOLD_IN_THE_MIDDLE)
+    with processes(own) as workers:
         worker = workers.start()
-
-        async def some() -> bool:
-            return await database.fetchval("select count(*) >= 500 from journal")
-
-        await eventually(some, "a worker in the middle of it")
-        code, seconds = await worker.drained()
+        await eventually(lambda: _waits(database), "a worker in the middle of it")
+        draining = asyncio.create_task(worker.drained())
+        await eventually(lambda: _drains(worker), "a worker that drains")
+        await database.execute("select pg_advisory_unlock(8000)")
+        code, seconds = await draining
         stored = {
             row["partition"]: row["next_offset"]
             for row in await database.fetch("select * from lanes where topic = $1", SEND_REQUESTS)
         }
-        async with reader(cluster, SendJob.group) as consumer:
+        async with reader(own, SendJob.group) as consumer:
             published = {number: await consumer.committed(TopicPartition(SEND_REQUESTS, number)) for number in stored}
-        answered = _ids(await _results(cluster, start))
+        answered = _ids(await records_to_end(own, start))
         workers.start()
-        await _read_to_the_end(cluster)
-    results = _ids(await _results(cluster, start))
+        await _read_to_the_end(own)
+    results = _ids(await records_to_end(own, start))
 
     print(f"SIGTERM: {answered.total()} of {len(requests)} answered, drained in {seconds:.2f} s")
     assert 0 == code
-    assert seconds < cluster.drain_seconds
-    assert 0 < answered.total() < len(requests)
+    assert seconds < own.drain_seconds
+    assert 500 <= answered.total() < len(requests)
     assert stored == published
     assert Counter(str(event.id) for event in requests) == results
+
+
+async def _waits(database: Connection) -> bool:
+    return await database.fetchval("select exists (select from pg_locks where objid = 8000 and not granted)")
+
+
+async def _drains(worker: Process) -> bool:
+    _, body = await ask(worker.port, "/readyz")
+    return "draining" in body.get("reasons", ())
 
 
 @long
@@ -162,13 +147,13 @@ async def test_a_frozen_worker_loses_its_partitions_and_wakes_up_to_no_harm(clus
         frozen, other = workers.start(), workers.start()
         await frozen.ready()
         await other.ready()
-        async with _load(own) as sent:
+        async with feeding(own, _accounts(own)) as sent:
             await eventually(lambda: _at_least(sent, 200), "some load")
             os.kill(frozen.popen.pid, signal.SIGSTOP)
             before = len(sent)
 
             async def moved() -> bool:
-                results = _ids(await _results(own, start))
+                results = _ids(await records_to_end(own, start))
                 return all(results[each] for each in sent[before : before + 40])
 
             await eventually(moved, "everything answered by the other one")
@@ -177,7 +162,7 @@ async def test_a_frozen_worker_loses_its_partitions_and_wakes_up_to_no_harm(clus
             woken = len(sent)
             await eventually(lambda: _at_least(sent, woken + 40), "some more load")
         await _read_to_the_end(own)
-        results = await _results(own, start)
+        results = await records_to_end(own, start)
         codes = [(await each.drained())[0] for each in (frozen, other)]
 
     pause = _longest_pause(results)

@@ -16,7 +16,7 @@ from infra.postgres import WORKER_ROLE, Connection
 from infra.settings import Settings
 from schemas.catalogue import SEND_REQUESTS, SEND_RESULTS
 from tests.workers.life import living, once_each
-from tests.workers.wire import ends, publish, read, send
+from tests.workers.wire import ends, publish, read, read_to_end, send
 from workers.lane import server_checks
 
 _numbers = count(1)
@@ -99,7 +99,7 @@ async def test_a_lane_holds_its_batch_while_the_database_takes_nothing(
             async with TROUBLES[error](database):
                 await publish(limited, SEND_REQUESTS, requests)
                 await life.not_ready(error)
-                assert [] == await read(limited, start, 0)
+                assert [] == await read_to_end(limited, start)
             answers = await read(limited, start, len(requests))
             seconds = monotonic() - began
         await life.ready()

@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
@@ -14,12 +16,22 @@ from infra.settings import Settings
 from schemas.catalogue import SEND_RESULTS
 
 
+@contextmanager
+def _errors_seen() -> Iterator[list[dict[str, Any]]]:
+    """Collect what the event loop reports. All tests share the loop, so its handler is set back."""
+    loop, seen = asyncio.get_running_loop(), list[dict[str, Any]]()
+    handler = loop.get_exception_handler()
+    loop.set_exception_handler(lambda _, context: seen.append(context))
+    try:
+        yield seen
+    finally:
+        loop.set_exception_handler(handler)
+
+
 async def test_an_owner_that_was_fenced_in_a_transaction_leaves_no_error_unseen(
     cluster: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Python would log `exception was never retrieved` beside the error that was raised."""
-    seen: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: seen.append(context))
     name = f"test.{uuid4().hex}"
     old, new = TransactionPair(cluster, name), TransactionPair(cluster, name)
 
@@ -29,15 +41,16 @@ async def test_an_owner_that_was_fenced_in_a_transaction_leaves_no_error_unseen(
         await new.start()
         await send(*arguments)
 
-    await old.start()
-    monkeypatch.setattr(transactions, "_send", fenced_before_it_sends)
-    with pytest.raises(KafkaError):
-        await old.publish([Message(SEND_RESULTS, b"a", b"{}")], {}, "inmail-send")
-    await old.discard()
-    await new.discard()
-    del old
-    gc.collect()
-    await asyncio.sleep(0)
-    gc.collect()
+    with _errors_seen() as seen:
+        await old.start()
+        monkeypatch.setattr(transactions, "_send", fenced_before_it_sends)
+        with pytest.raises(KafkaError):
+            await old.publish([Message(SEND_RESULTS, b"a", b"{}")], {}, "inmail-send")
+        await old.discard()
+        await new.discard()
+        del old
+        gc.collect()
+        await asyncio.sleep(0)
+        gc.collect()
 
     assert [] == seen
