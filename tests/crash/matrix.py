@@ -22,6 +22,7 @@ from tests.crash.books import Books
 from tests.crash.group import Group, Surroundings
 from tests.crash.judge import Verdict, judge
 from tests.crash.load import Inputs, Load
+from tests.crash.offset_log import log_ends
 from tests.crash.points import JOBS, Cell, Kind, Stage, plan
 from tests.crash.process import Start
 from tests.crash.watch import Watch
@@ -116,6 +117,7 @@ async def run(stack: LocalStack, settings: Settings, order: Order, logs: Path, r
     began = monotonic()
     books = Books(settings)
     await books.prepare()
+    since = await log_ends(settings)
     await apply_topics(settings, await plan_topics(settings))
     inputs = Inputs(settings, books)
     around = Surroundings(stack, books, inputs, Random(order.seed), order.frozen_seconds)  # noqa: S311 - a workload
@@ -134,7 +136,7 @@ async def run(stack: LocalStack, settings: Settings, order: Order, logs: Path, r
             await group.end()
             result.ends += group.ends
         await settled(settings)
-    result.verdict = await judge(settings, books, inputs)
+    result.verdict = await judge(settings, books, inputs, since)
     watch.report(result.verdict)
     for group in groups.values():
         for error in group.broken:

@@ -4,24 +4,29 @@ import asyncio
 import json
 import os
 from collections.abc import Iterator
+from contextlib import aclosing
 from itertools import cycle
 from pathlib import Path
 from random import Random
 
 import asyncpg
 import pytest
+from aiokafka import TopicPartition
 
 from infra.kafka.clients import admin_client
 from infra.local.stack import LocalStack
 from infra.settings import Settings
-from schemas.catalogue import TOPICS
+from schemas.catalogue import SEND_REQUESTS, TOPICS
 from tests.crash.broken import BROKEN
 from tests.crash.matrix import Order, Result, crash_settings, crash_stack, run
 from tests.crash.member import Member
+from tests.crash.offset_log import log_ends, offsets_that_went_back
 from tests.crash.points import JOBS, POINTS, SERVERS, Cell, Kind, Phase, cells, plan
 from tests.crash.process import Start
 from tests.crash.result import as_json, summary
 from tests.crash.table import DOCUMENT
+from tests.workers.wire import set_offset
+from workers.ops.topics.plan import apply_topics, plan_topics
 
 SEED = 1
 _GONE_SECONDS = 20
@@ -79,6 +84,22 @@ async def test_what_a_worker_ended_of_is_read_though_it_was_spoken_to_meanwhile(
     member.go()
 
     assert "none.toml" in member.error
+
+
+async def test_an_offset_that_went_back_is_judged_in_the_run_in_which_it_did(fresh: Settings) -> None:
+    """The broker's log has those of all runs on it."""
+    await apply_topics(fresh, await plan_topics(fresh))
+
+    async def commit(*offsets: int) -> None:
+        for offset in offsets:
+            await set_offset(fresh, "crash-test", TopicPartition(SEND_REQUESTS, 0), offset)
+
+    await commit(3, 2)
+    since = await log_ends(fresh)
+    await commit(5, 4)
+
+    async with aclosing(offsets_that_went_back(fresh, since)) as places:
+        assert [f"{('crash-test', SEND_REQUESTS, 0)}: 5 to 4"] == [place async for place in places]
 
 
 @pytest.mark.timeout(240)
