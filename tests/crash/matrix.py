@@ -111,7 +111,8 @@ def crash_settings(stack: LocalStack, partitions: int = PARTITIONS) -> Settings:
 async def run(stack: LocalStack, settings: Settings, order: Order, logs: Path, report: Callable[..., Any]) -> Result:
     """Run the faults of an order, let pristine workers answer what is left, and judge.
 
-    The topics are to be new, the database empty, and the folder for the workers' logs there.
+    Workers of all jobs run, whatever the order's cells: the load is for all, and a record that nobody reads has no
+    answer. The topics are to be new, the database empty, and the folder for the workers' logs there.
     """
     result = Result(order)
     began = monotonic()
@@ -121,15 +122,13 @@ async def run(stack: LocalStack, settings: Settings, order: Order, logs: Path, r
     await apply_topics(settings, await plan_topics(settings))
     inputs = Inputs(settings, books)
     around = Surroundings(stack, books, inputs, Random(order.seed), order.frozen_seconds)  # noqa: S311 - a workload
-    groups = {
-        job: Group(Start(job, settings, logs / f"{job}.log", None, order.broken), around)
-        for job in JOBS
-        if any(cell.job == job for cell in order.cells)
-    }
+    groups = {job: Group(Start(job, settings, logs / f"{job}.log", None, order.broken), around) for job in JOBS}
     load = Load(settings, order.seed, order.rate)
     watch = Watch(books, logs / "faults.log")
     async with _beside(inputs.run(), watch.run()):
         async with _beside(load.run(), stop=load.stop):
+            for group in groups.values():
+                group.ensure()
             await _faults(stack, groups, watch, result, report)
         result.stuck = await _drain(settings, groups, inputs, order.drain_seconds)
         for group in groups.values():
@@ -223,7 +222,7 @@ async def _drain(settings: Settings, groups: dict[str, Group], inputs: Inputs, s
 
     On a machine that is busy with other things there may be many: they are given up once so long none was answered.
     """
-    places = [place for place in inputs.places if _GROUPS[place.topic] in {group.name for group in groups.values()}]
+    places = inputs.places
     deadline = monotonic() + seconds
     left = least = 0
     async with admin_client(settings) as admin, reader(settings) as consumer:

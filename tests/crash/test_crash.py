@@ -29,6 +29,7 @@ from tests.workers.wire import set_offset
 from workers.ops.topics.plan import apply_topics, plan_topics
 
 SEED = 1
+ROUNDS = 3
 _GONE_SECONDS = 20
 
 # What each protection is against. With the protection, nothing may be wrong; without it, this much has to be.
@@ -41,6 +42,7 @@ DIRECTED = {
 }
 # `make crash` runs them all; the tests, those that take a moment.
 FORMS = list(DIRECTED) if os.environ.get("CRASH") else ["no epoch", "offset first"]
+CONTROLS = FORMS if os.environ.get("CRASH") else ["offset first"]
 
 
 @pytest.fixture(scope="module")
@@ -133,13 +135,30 @@ async def test_the_matrix_fails_without_a_protection(
     mortal: LocalStack, fresh: Settings, tmp_path: Path, form: str
 ) -> None:
     """Each form of the turn with a protection taken out is found out by the faults it is against."""
-    cell, promises = DIRECTED[form]
-    order = Order([cell], 3, SEED, rate=100, drain_seconds=10, broken=form)
+    _, promises = DIRECTED[form]
 
-    # One job alone: the records of the others stay unread, and would be waited for.
-    result = await _run(mortal, fresh.model_copy(update={"order_seconds": 0.5}), order, tmp_path)
+    result = await _run(mortal, fresh, _directed(form, form), tmp_path)
 
+    assert result.faults.total() == ROUNDS, summary(result)
     assert promises & set(result.verdict.counts), summary(result)
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("form", CONTROLS)
+async def test_the_same_faults_break_no_promise_with_the_protection(
+    mortal: LocalStack, fresh: Settings, tmp_path: Path, form: str
+) -> None:
+    """Else what a form without it is found out by would be the harness's doing."""
+    result = await _run(mortal, fresh, _directed(form, None), tmp_path)
+
+    assert result.faults.total() == ROUNDS, summary(result)
+    assert result.passed, json.dumps(as_json(result), indent=1)
+
+
+def _directed(form: str, broken: str | None) -> Order:
+    """Return an order of the fault that a protection is against, on workers without it or, as a control, with it."""
+    cell, _ = DIRECTED[form]
+    return Order([cell], ROUNDS, SEED, drain_seconds=10, broken=broken)
 
 
 def test_every_protection_has_its_broken_form() -> None:
