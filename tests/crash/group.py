@@ -82,8 +82,9 @@ class Group:
             self.ends[member.error[:160]] += 1
             if not member.is_retriable:
                 self.broken.append(f"{self.job}: {member.error}")
-        elif not member.leaving:
-            self.broken.append(f"{self.job}: a worker ended with code {member.code} and without a word")
+        elif not (member.killed or (member.leaving and member.has_ended)):
+            told = "that was told to end " if member.leaving else ""
+            self.broken.append(f"{self.job}: a worker {told}ended with code {member.code} and without a word")
         if len(self.broken) > _BROKEN_AT_MOST:
             raise RuntimeError(f"nothing is to be learnt from going on: {self.broken}")
 
@@ -102,6 +103,7 @@ class Group:
             late = not member.gone.is_set() and monotonic() - since > _LEAVE_SECONDS
             if late:
                 self.broken.append(f"{self.job}: a worker did not end within {_LEAVE_SECONDS:.0f} s")
+                member.killed = True
                 member.signal(signal.SIGKILL)
             if late or member.gone.is_set():
                 self._leavers.remove((member, since))

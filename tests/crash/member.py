@@ -30,7 +30,10 @@ class Member:
         self.revoking = asyncio.Event()
         self.gone = asyncio.Event()
         self._armed = armed
-        self.leaving = False
+        self._is_ready = False  # a word to leave that came earlier would end it as a signal ends any process
+        self.leaving = False  # it was told to end
+        self.killed = False  # by the matrix
+        self.has_ended = False  # and said so
         self.error = ""  # what ended it, in its own words
         self.is_retriable = True
         asyncio.get_running_loop().add_reader(self._pipe.fileno(), self._read)
@@ -49,7 +52,7 @@ class Member:
     @property
     def is_free(self) -> bool:
         """Whether it works, and was not told to stop."""
-        return not (self.gone.is_set() or self.leaving or self.stands.is_set())
+        return not (self.gone.is_set() or self.leaving or self.killed or self.stands.is_set())
 
     def arm(self, armed: Armed | None) -> None:
         """Let it stand at a point; or nowhere, and go on if it stands."""
@@ -68,9 +71,10 @@ class Member:
         self._say("cut", server)
 
     def leave(self) -> None:
-        """Tell it to drain and end."""
+        """Tell it to drain and end, as soon as it listens."""
         self.leaving = True
-        self.signal(signal.SIGTERM)
+        if self._is_ready:
+            self.signal(signal.SIGTERM)
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal, unless it has ended."""
@@ -79,7 +83,7 @@ class Member:
 
     async def kill(self) -> None:
         """End it as a crash does."""
-        self.leaving = True
+        self.killed = True
         self._process.kill()
         await asyncio.wait_for(self.gone.wait(), 10)
 
@@ -99,7 +103,12 @@ class Member:
                         self.stands.set()
                     case "revoking":
                         self.revoking.set()
+                    case "ready":
+                        self._is_ready = True
+                        if self.leaving:
+                            self.leave()
                     case "ended":
+                        self.has_ended = True
                         self.error, self.is_retriable = rest
         except (EOFError, OSError):
             self._close()

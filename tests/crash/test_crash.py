@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import aclosing
 from itertools import cycle
@@ -18,6 +19,7 @@ from infra.local.stack import LocalStack
 from infra.settings import Settings
 from schemas.catalogue import SEND_REQUESTS, TOPICS
 from tests.crash.broken import BROKEN
+from tests.crash.group import Group
 from tests.crash.matrix import Order, Result, crash_settings, crash_stack, run
 from tests.crash.member import Member
 from tests.crash.offset_log import log_ends, offsets_that_went_back
@@ -86,6 +88,21 @@ async def test_what_a_worker_ended_of_is_read_though_it_was_spoken_to_meanwhile(
     member.go()
 
     assert "none.toml" in member.error
+
+
+async def test_a_worker_that_dies_as_it_ends_is_noticed(settings: Settings, tmp_path: Path) -> None:
+    """The matrix's own kills are not: of those, a worker that was told to end before may die too."""
+    group = Group(Start("send", settings, tmp_path / "log", None, None), None)
+    dies, killed = group.join(), group.join()
+    for member in (dies, killed):
+        member.leave()
+    dies.signal(signal.SIGKILL)
+    await killed.kill()
+    await asyncio.wait_for(dies.gone.wait(), _GONE_SECONDS)
+    for member in (dies, killed):
+        group._note_end(member)
+
+    assert ["send: a worker that was told to end ended with code -9 and without a word"] == group.broken
 
 
 async def test_an_offset_that_went_back_is_judged_in_the_run_in_which_it_did(fresh: Settings) -> None:
