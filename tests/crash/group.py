@@ -22,11 +22,12 @@ from tests.crash.process import SESSION_SECONDS, Start, application
 __all__ = ["Group", "NotMadeError", "Surroundings"]
 
 MEMBERS = 2
+_TRIES = 3
 _REACH_SECONDS = 8.0
 _LOOK_SECONDS = 0.25
 _BROKEN_AT_MOST = 20
 _REFUSED_SECONDS = 0.7
-_EFFECT_SECONDS = 8.0  # for a fault to show: a takeover takes a session, a rebalance and the opening of all lanes
+_EFFECT_SECONDS = 12.0  # for a fault to show: a takeover takes a session, a rebalance and the opening of all lanes
 _LEAVE_SECONDS = 25.0  # a drain, and what an end may take beyond it
 _TOPICS = {(row.group or "").removeprefix("inmail-"): row.topic for row in CATALOGUE if row.group}
 
@@ -121,11 +122,11 @@ class Group:
         """Bring a member to a point and return it as it stands there.
 
         Raises:
-            NotMadeError: when none came in time, twice.
+            NotMadeError: when none came in time, three times.
 
         """
         point = POINTS[cell.point]
-        for _ in range(2):
+        for _ in range(_TRIES):
             self.ensure()
             count = self._around.dice.randint(1, 3) if point.trigger is Trigger.WORK else 1
             armed = (cell.point, cell.phase, count)

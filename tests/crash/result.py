@@ -57,7 +57,7 @@ class Result:
     seconds: float = 0.0
     faults: Counter[Cell] = field(default_factory=Counter)  # that were made
     missed: Counter[Cell] = field(default_factory=Counter)  # begun, and not made or without an effect
-    reasons: Counter[str] = field(default_factory=Counter)  # why they were missed
+    misses: Counter[tuple[Cell, str]] = field(default_factory=Counter)  # those, each with why
     recovery: dict[Cell, list[float]] = field(default_factory=lambda: defaultdict(list))
     disturbed: dict[Cell, list[float]] = field(default_factory=lambda: defaultdict(list))  # met by the next meanwhile
     not_recovered: Counter[Cell] = field(default_factory=Counter)  # by the end of the run
@@ -69,7 +69,15 @@ class Result:
     def miss(self, cell: Cell, reason: str) -> None:
         """Note a fault that was begun and not made."""
         self.missed[cell] += 1
-        self.reasons[reason] += 1
+        self.misses[cell, reason] += 1
+
+    @property
+    def reasons(self) -> Counter[str]:
+        """Why faults were missed, and how many."""
+        reasons: Counter[str] = Counter()
+        for (_, reason), count in self.misses.items():
+            reasons[reason] += count
+        return reasons
 
     @property
     def begun(self) -> int:
@@ -137,7 +145,7 @@ def as_json(result: Result) -> dict[str, Any]:
         "broken_form": result.order.broken,
         "examples": dict(result.verdict.examples),
         "worker_ends": dict(result.ends),
-        "missed_cells": {" ".join(cell): count for cell, count in result.missed.most_common()},
+        "missed_cells": {f"{' '.join(cell)}: {why}": count for (cell, why), count in result.misses.most_common()},
         "table": _table(result),
     }
 
