@@ -140,7 +140,7 @@ sizing: $(STAMP) ## Measure what a send costs at 4, 12 and 48 partitions and 1 t
 
 .PHONY: crash
 crash: $(STAMP) ## Let each fault meet a worker at each await of the lane: 1,400 faults, build/crash.json (about 20 min)
-	CRASH=all $(BIN)/python -m pytest tests/crash -k without_a_protection
+	CRASH=all $(BIN)/python -m pytest tests/crash -k "without_a_protection or with_the_protection"
 	$(BIN)/python -m tests.crash
 
 .PHONY: cluster

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from tests.crash.broken import BROKEN
-from tests.crash.matrix import PARTITIONS, Order, Result, crash_settings, crash_stack, run
+from tests.crash.matrix import PARTITIONS, crash_settings, crash_stack, run
 from tests.crash.points import POINTS, Kind, cells
-from tests.crash.result import show, summary, write
+from tests.crash.result import Order, Result, show, summary, write
 from tests.versions.binaries import KAFKA, kafka_lock
 
 FILE = Path(__file__).parents[2] / "build" / "crash.json"
@@ -47,7 +47,7 @@ async def _run(order: Order, given: argparse.Namespace, out: Console) -> Result:
         task = bar.add_task("faults", total=order.faults)
 
         def report(result: Result) -> None:
-            done = result.faults.total() + result.missed.total()
+            done = result.begun
             bar.update(task, completed=done)
             if not out.is_terminal and done >= told[0] + 20:
                 told[0] = done

@@ -80,8 +80,9 @@ class Books:
             group,
         )
 
-    async def disconnect(self, application: str) -> None:
-        """End a process's connections from the server's side."""
-        await self.fetch(
+    async def disconnect(self, application: str) -> int:
+        """End a process's connections from the server's side; return how many there were."""
+        rows = await self.fetch(
             "select pg_terminate_backend(pid) from pg_stat_activity where application_name = $1", application
         )
+        return len(rows)

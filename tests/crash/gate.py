@@ -9,13 +9,15 @@ import contextlib
 import inspect
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from functools import wraps
 from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
+
+from aiokafka.errors import MessageSizeTooLargeError
 
 from infra.settings import Settings
 from tests.crash.points import Phase
@@ -112,8 +114,8 @@ class Gate:
         self._may_go = asyncio.Event()
         self._recalled: asyncio.Task[Any] | None = None
         self._ports = {
-            "kafka": int(settings.kafka_bootstrap_servers.rpartition(":")[2]),
-            "postgres": urlsplit(settings.database_url.get_secret_value()).port,
+            "kafka": {int(each.rpartition(":")[2]) for each in settings.kafka_bootstrap_servers.split(",")},
+            "postgres": {urlsplit(settings.database_url.get_secret_value()).port},
         }
 
     def install(self) -> None:
@@ -167,10 +169,16 @@ class Gate:
             result = await original(*arguments, **options)
             if point == "recall":
                 self._recalled = asyncio.current_task()
+            elif point == "delivery":
+                result.add_done_callback(self._note_refusal)
             await self._stand(point, Phase.AFTER)
             return result
 
         setattr(owner, patch.name, call_async)
+
+    def _note_refusal(self, delivery: "asyncio.Future[object]") -> None:
+        if not delivery.cancelled() and isinstance(delivery.exception(), MessageSizeTooLargeError):
+            self.tell("refused")
 
     def _comes_to(self, point: str, phase: Phase) -> bool:
         if self._armed is None or self._armed[:2] != (point, phase):
@@ -211,14 +219,18 @@ class Gate:
             case "go":
                 self._may_go.set()
             case "cut":
-                _cut(self._ports[rest[0]])
+                self.tell("cut", _cut(self._ports[rest[0]]))
 
 
-def _cut(port: int | None) -> None:
-    """Cut this process's connections to a server. Both ends see them end."""
+def _cut(ports: Container[int | None]) -> int:
+    """Cut this process's connections to a server's ports, and return how many. Both ends see them end."""
+    cut = 0
     for entry in list(Path("/proc/self/fd").iterdir()):
-        with contextlib.suppress(OSError):  # not a socket, or not connected, or gone meanwhile
-            connection = socket.socket(fileno=os.dup(int(entry.name)))
-            with connection:
-                if connection.family == socket.AF_INET and connection.getpeername()[1] == port:
+        with contextlib.suppress(OSError):  # not connected, or gone meanwhile
+            if not entry.readlink().name.startswith("socket:"):
+                continue
+            with socket.socket(fileno=os.dup(int(entry.name))) as connection:
+                if connection.family == socket.AF_INET and connection.getpeername()[1] in ports:
                     connection.shutdown(socket.SHUT_RDWR)
+                    cut += 1
+    return cut

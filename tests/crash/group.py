@@ -8,8 +8,9 @@ from random import Random
 from time import monotonic
 from typing import NamedTuple
 
-from aiokafka.errors import KafkaError
+from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError
 
+from infra.kafka.clients import admin_client
 from infra.local.stack import LocalStack
 from schemas.catalogue import CATALOGUE
 from tests.crash.books import Books
@@ -18,13 +19,15 @@ from tests.crash.member import Member
 from tests.crash.points import POINTS, Cell, Kind, Phase, Trigger
 from tests.crash.process import SESSION_SECONDS, Start, application
 
-__all__ = ["Group", "Surroundings"]
+__all__ = ["Group", "NotMadeError", "Surroundings"]
 
 MEMBERS = 2
+_TRIES = 3
 _REACH_SECONDS = 8.0
 _LOOK_SECONDS = 0.25
 _BROKEN_AT_MOST = 20
 _REFUSED_SECONDS = 0.7
+_EFFECT_SECONDS = 12.0  # for a fault to show: a takeover takes a session, a rebalance and the opening of all lanes
 _LEAVE_SECONDS = 25.0  # a drain, and what an end may take beyond it
 _TOPICS = {(row.group or "").removeprefix("inmail-"): row.topic for row in CATALOGUE if row.group}
 
@@ -37,6 +40,10 @@ class Surroundings(NamedTuple):
     inputs: Inputs
     dice: Random
     frozen_seconds: float | None = None  # how long a zombie sleeps; None: until others have its partitions
+
+
+class NotMadeError(Exception):
+    """A fault was not made, or had no effect; with why."""
 
 
 class Group:
@@ -82,8 +89,9 @@ class Group:
             self.ends[member.error[:160]] += 1
             if not member.is_retriable:
                 self.broken.append(f"{self.job}: {member.error}")
-        elif not member.leaving:
-            self.broken.append(f"{self.job}: a worker ended with code {member.code} and without a word")
+        elif not (member.killed or (member.leaving and member.has_ended)):
+            told = "that was told to end " if member.leaving else ""
+            self.broken.append(f"{self.job}: a worker {told}ended with code {member.code} and without a word")
         if len(self.broken) > _BROKEN_AT_MOST:
             raise RuntimeError(f"nothing is to be learnt from going on: {self.broken}")
 
@@ -102,6 +110,7 @@ class Group:
             late = not member.gone.is_set() and monotonic() - since > _LEAVE_SECONDS
             if late:
                 self.broken.append(f"{self.job}: a worker did not end within {_LEAVE_SECONDS:.0f} s")
+                member.killed = True
                 member.signal(signal.SIGKILL)
             if late or member.gone.is_set():
                 self._leavers.remove((member, since))
@@ -109,10 +118,15 @@ class Group:
 
     # -- to a point ---------------------------------------------------------------------------------------------------
 
-    async def reach(self, cell: Cell) -> Member | None:
-        """Bring a member to a point and return it as it stands there; None when none came in time, twice."""
+    async def reach(self, cell: Cell) -> Member:
+        """Bring a member to a point and return it as it stands there.
+
+        Raises:
+            NotMadeError: when none came in time, three times.
+
+        """
         point = POINTS[cell.point]
-        for _ in range(2):
+        for _ in range(_TRIES):
             self.ensure()
             count = self._around.dice.randint(1, 3) if point.trigger is Trigger.WORK else 1
             armed = (cell.point, cell.phase, count)
@@ -125,7 +139,7 @@ class Group:
             self._disarm(standing)
             if standing is not None:
                 return standing
-        return None
+        raise NotMadeError("nobody came to the point in time")
 
     async def _first(self, armed: tuple[str, Phase, int], trigger: Trigger) -> Member | None:
         """Do what brings members to a point, and return the first that stands."""
@@ -180,50 +194,107 @@ class Group:
     # -- what meets it there ------------------------------------------------------------------------------------------
 
     async def meet(self, kind: Kind, member: Member) -> None:
-        """Let a fault meet a member that stands, and let it go on if it can."""
+        """Let a fault meet a member that stands, and let it go on if it can.
+
+        Raises:
+            NotMadeError: when the fault had no effect.
+
+        """
+        if member.gone.is_set():
+            raise NotMadeError("the worker at the point had ended")
+        try:
+            await self._meet(kind, member)
+        finally:
+            if not member.gone.is_set():
+                member.go()
+
+    async def _meet(self, kind: Kind, member: Member) -> None:
         match kind:
             case Kind.KILLED:
                 await member.kill()
             case Kind.KAFKA_CUT:
-                member.cut("kafka")
-            case Kind.POSTGRES_CUT if self._around.dice.random() < 0.5:
-                member.cut("postgres")
+                if not await member.cut("kafka"):
+                    raise NotMadeError("no connection to Kafka was open")
             case Kind.POSTGRES_CUT:
-                await self._around.books.disconnect(application(member.pid))
+                await self._cut_postgres(member)
             case Kind.FROZEN:
                 await self._freeze(member)
             case Kind.REBALANCE:
                 await self._rebalance(member)
             case Kind.REFUSED:
-                await refuse_results(self._start.settings, refuse=True)
-                member.go()
-                await asyncio.sleep(_REFUSED_SECONDS)
-                await refuse_results(self._start.settings, refuse=False)
+                await self._refuse(member)
             case _:
                 raise ValueError(kind)
-        if not member.gone.is_set():
-            member.go()
+
+    async def _cut_postgres(self, member: Member) -> None:
+        """Cut a worker's connections to Postgres at its own end, or at the server's."""
+        if self._around.dice.random() < 0.5:
+            ended = await member.cut("postgres")
+        else:
+            ended = await self._around.books.disconnect(application(member.pid))
+        if not ended:
+            raise NotMadeError("no connection to Postgres was open")
 
     async def _freeze(self, member: Member) -> None:
-        """Stop a process past its session, until others have its partitions if they can; then wake it."""
-        asleep = self._around.frozen_seconds
+        """Stop a process past its session, until others have its partitions; or for as long as is asked."""
         before = await self._around.books.epochs(self.name)
         member.signal(signal.SIGSTOP)
-        deadline = monotonic() + (asleep or 2.5 * SESSION_SECONDS)
-        while monotonic() < deadline:
-            await asyncio.sleep(_LOOK_SECONDS)
-            now = await self._around.books.epochs(self.name)
-            if asleep is None and all(now.get(partition, 0) > epoch for partition, epoch in before.items()):
-                break  # eager rebalances open all lanes anew
-        member.signal(signal.SIGCONT)
+        try:
+            if self._around.frozen_seconds is not None:
+                await asyncio.sleep(self._around.frozen_seconds)
+                return
+            deadline = monotonic() + _EFFECT_SECONDS
+            while not await self._are_taken_over(before):
+                if monotonic() > deadline:
+                    raise NotMadeError("nobody took over from a frozen worker")
+                await asyncio.sleep(_LOOK_SECONDS)
+        finally:
+            member.signal(signal.SIGCONT)
+
+    async def _are_taken_over(self, before: dict[int, int]) -> bool:
+        """Tell whether the epochs of all lanes have risen: eager rebalances open all lanes."""
+        now = await self._around.books.epochs(self.name)
+        return bool(now) and all(epoch > before.get(partition, 0) for partition, epoch in now.items())
 
     async def _rebalance(self, member: Member) -> None:
-        """Let a member come or go, and wait until the one that stands is asked for its partitions, if it has any."""
+        """Let a member come or go, and wait until the one that stands is asked for its partitions, if it has any.
+
+        One that stands still, or in the midst of a rebalance, hears of it only as it goes on.
+        """
+        before = await self._member_ids()
         member.revoking.clear()
         others = [each for each in self._members if each is not member and each.is_free]
         if len(self._members) > MEMBERS and others:
             self._dismiss(others[0])
         else:
             self.join()
+        deadline = monotonic() + _EFFECT_SECONDS
+        while not member.revoking.is_set() and await self._member_ids() == before:
+            if monotonic() > deadline:
+                raise NotMadeError("no rebalance began")
+            await asyncio.sleep(_LOOK_SECONDS)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(member.revoking.wait(), SESSION_SECONDS / 2)
+
+    async def _member_ids(self) -> set[str]:
+        """Ask the group's coordinator for the ids of its members: whoever comes or goes makes it rebalance."""
+        async with admin_client(self._start.settings) as admin:
+            (response,) = await admin.describe_consumer_groups([self.name])
+        error, *_, members = response.groups[0][:6]
+        if error:
+            raise GroupCoordinatorNotAvailableError(f"group {self.name}: error {error}")
+        return {id_ for id_, *_ in members}
+
+    async def _refuse(self, member: Member) -> None:
+        """Let the broker refuse all results for a while, and until one of a member's own was refused."""
+        settings = self._start.settings
+        await refuse_results(settings, refuse=True)
+        try:
+            member.refused.clear()
+            member.go()
+            await asyncio.sleep(_REFUSED_SECONDS)
+            await asyncio.wait_for(member.refused.wait(), _EFFECT_SECONDS)
+        except TimeoutError:
+            raise NotMadeError("no result was refused") from None
+        finally:
+            await refuse_results(settings, refuse=False)

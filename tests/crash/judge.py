@@ -1,12 +1,13 @@
 """What must hold at the end, seen from outside: by the audit, and by a stock read_committed reader of every topic."""
 
 import json
-import struct
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
 
 from infra.kafka.records import all_partitions, read_records
@@ -25,12 +26,12 @@ from schemas.catalogue import (
 from schemas.ids import answer_id, conflict_id, dead_letter_id, movement_id, tick_answer_id, tick_conflict_id
 from tests.crash.books import Books
 from tests.crash.load import Inputs
+from tests.crash.offset_log import offsets_that_went_back
 from workers.ops.books.audit import audit
 
 __all__ = ["Verdict", "judge"]
 
 _EXAMPLES = 5
-_OFFSETS = "__consumer_offsets"
 _CONFLICT = "key_conflict"
 
 
@@ -57,8 +58,8 @@ class Verdict:
                 self.examples[promise].append(str(place))
 
 
-async def judge(settings: Settings, books: Books, inputs: Inputs) -> Verdict:
-    """Judge a run whose workers have ended and answered all."""
+async def judge(settings: Settings, books: Books, inputs: Inputs, since: Mapping[TopicPartition, int]) -> Verdict:
+    """Judge a run whose workers have ended and answered all; `since` is where the log of offsets ended before it."""
     verdict = Verdict(requests=len(inputs.records))
     for finding in (await audit(settings)).failures():
         verdict.note("unbalanced", f"{finding.name}: {finding.examples[0]}", finding.count)
@@ -69,7 +70,9 @@ async def judge(settings: Settings, books: Books, inputs: Inputs) -> Verdict:
     expected = await _expected(books, inputs, verdict)
     _compare(visible, expected, verdict)
     _sequences(visible, verdict)
-    await _offsets(settings, verdict)
+    async with aclosing(offsets_that_went_back(settings, since)) as places:
+        async for place in places:
+            verdict.note("backwards", place)
     return verdict
 
 
@@ -226,31 +229,3 @@ def _sequences(visible: dict[str, list[Seen]], verdict: Verdict) -> None:
             numbers[event["subject"]].add(number)
     for account, seen in numbers.items():
         verdict.note("gaps", account, max(seen) - len(seen))
-
-
-async def _offsets(settings: Settings, verdict: Verdict) -> None:
-    """No group's offset ever went back: read from the broker's own log of them, in its order."""
-    reached: dict[tuple[str, str, int], int] = {}
-    places = await all_partitions(settings, (_OFFSETS,))
-    async with aclosing(read_records(settings, places)) as records:
-        async for record in records:
-            if (key := _offset_key(record.key)) is None:
-                continue
-            if record.value is None:  # forgotten, as with a topic that was removed
-                reached.pop(key, None)
-                continue
-            (offset,) = struct.unpack_from(">q", record.value, 2)
-            verdict.note("backwards", f"{key}: {reached.get(key)} to {offset}", int(offset < reached.get(key, 0)))
-            reached[key] = offset
-
-
-def _offset_key(key: bytes) -> tuple[str, str, int] | None:
-    """Return group, topic and partition of an offset's key; None for another kind of record."""
-    version, size = struct.unpack_from(">hh", key)
-    if version > 1:
-        return None
-    group = key[4 : 4 + size].decode()
-    (length,) = struct.unpack_from(">h", key, 4 + size)
-    topic = key[6 + size : 6 + size + length].decode()
-    (partition,) = struct.unpack_from(">i", key, 6 + size + length)
-    return group, topic, partition

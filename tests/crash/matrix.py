@@ -2,10 +2,8 @@
 
 import asyncio
 import contextlib
-from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from time import monotonic
@@ -19,59 +17,23 @@ from infra.local.stack import LocalStack
 from infra.settings import RecordTime, Settings, load_settings
 from schemas.catalogue import CATALOGUE
 from tests.crash.books import Books
-from tests.crash.group import Group, Surroundings
-from tests.crash.judge import Verdict, judge
+from tests.crash.group import Group, NotMadeError, Surroundings
+from tests.crash.judge import judge
 from tests.crash.load import Inputs, Load
+from tests.crash.member import Member
+from tests.crash.offset_log import log_ends
 from tests.crash.points import JOBS, Cell, Kind, Stage, plan
 from tests.crash.process import Start
+from tests.crash.result import Order, Result
 from tests.crash.watch import Watch
 from tests.workers.wire import settled
 from workers.ops.topics.plan import apply_topics, plan_topics
 
-__all__ = ["PARTITIONS", "Order", "Result", "crash_settings", "crash_stack", "run"]
+__all__ = ["PARTITIONS", "crash_settings", "crash_stack", "run"]
 
 PARTITIONS = 3
+_LET_RECOVER = 8  # after each so manyeth fault the next waits: recovery is measured undisturbed
 _GROUPS = {row.topic: row.group or "" for row in CATALOGUE if row.group}
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What to run."""
-
-    cells: Sequence[Cell]
-    faults: int
-    seed: int
-    seconds: float = 3_600.0  # no fault begins later
-    rate: float = 40.0  # records a second
-    drain_seconds: float = 120.0  # without an answer, while something is left at the end
-    broken: str | None = None
-    frozen_seconds: float | None = None  # see `Surroundings`
-
-
-@dataclass(slots=True)
-class Result:
-    """What came of a run."""
-
-    order: Order
-    seconds: float = 0.0
-    faults: Counter[Cell] = field(default_factory=Counter)
-    recovery: dict[Cell, list[float]] = field(default_factory=lambda: defaultdict(list))
-    missed: Counter[Cell] = field(default_factory=Counter)
-    server_kills: Counter[str] = field(default_factory=Counter)
-    ends: Counter[str] = field(default_factory=Counter)  # of workers, by themselves, which a supervisor's restart mends
-    stuck: int = 0
-    verdict: Verdict = field(default_factory=Verdict)
-
-    @property
-    def unreached(self) -> list[str]:
-        """The points that nobody ever came to: their wrapper no longer fits."""
-        reached = {cell.point for cell in self.faults}
-        return sorted({cell.point for cell in self.missed} - reached)
-
-    @property
-    def passed(self) -> bool:
-        """Whether every promise was kept, and the matrix did what it was to do."""
-        return self.verdict.passed and not self.stuck and not self.unreached
 
 
 def crash_stack(report: Callable[[str], None], brokers: int = 1, kafka: Lock | None = None) -> LocalStack:
@@ -110,36 +72,36 @@ def crash_settings(stack: LocalStack, partitions: int = PARTITIONS) -> Settings:
 async def run(stack: LocalStack, settings: Settings, order: Order, logs: Path, report: Callable[..., Any]) -> Result:
     """Run the faults of an order, let pristine workers answer what is left, and judge.
 
-    The topics are to be new, the database empty, and the folder for the workers' logs there.
+    Workers of all jobs run, whatever the order's cells: the load is for all, and a record that nobody reads has no
+    answer. The topics are to be new, the database empty, and the folder for the workers' logs there.
     """
     result = Result(order)
     began = monotonic()
     books = Books(settings)
     await books.prepare()
+    since = await log_ends(settings)
     await apply_topics(settings, await plan_topics(settings))
     inputs = Inputs(settings, books)
     around = Surroundings(stack, books, inputs, Random(order.seed), order.frozen_seconds)  # noqa: S311 - a workload
-    groups = {
-        job: Group(Start(job, settings, logs / f"{job}.log", None, order.broken), around)
-        for job in JOBS
-        if any(cell.job == job for cell in order.cells)
-    }
+    groups = {job: Group(Start(job, settings, logs / f"{job}.log", None, order.broken), around) for job in JOBS}
     load = Load(settings, order.seed, order.rate)
     watch = Watch(books, logs / "faults.log")
     async with _beside(inputs.run(), watch.run()):
         async with _beside(load.run(), stop=load.stop):
+            for group in groups.values():
+                group.ensure()
             await _faults(stack, groups, watch, result, report)
+            await watch.recovery(list(groups.values()), order.recovery_seconds)
         result.stuck = await _drain(settings, groups, inputs, order.drain_seconds)
         for group in groups.values():
             await group.end()
             result.ends += group.ends
         await settled(settings)
-    result.verdict = await judge(settings, books, inputs)
-    watch.report(result.verdict)
+    result.verdict = await judge(settings, books, inputs, since)
+    watch.report(result)
     for group in groups.values():
         for error in group.broken:
             result.verdict.note("broken", error)
-    result.recovery = watch.recovered
     await books.close()
     result.seconds = monotonic() - began
     return result
@@ -185,15 +147,18 @@ async def _faults(
 
 
 async def _fault(group: Group, cell: Cell, watch: Watch, result: Result) -> None:
+    watch.disturb(group)
     try:
         member = await group.reach(cell)
-        if member is not None:
-            await group.meet(cell.kind, member)
-    except (KafkaError, TimeoutError):
-        member = None
-    (result.faults if member else result.missed)[cell] += 1
-    if member:
-        watch.expect(cell, group.name, member.pid)
+        before = await watch.before(group)
+        await group.meet(cell.kind, member)
+    except (NotMadeError, KafkaError, TimeoutError) as error:
+        result.miss(cell, _reason(error))
+        return
+    result.faults[cell] += 1
+    watch.expect(cell, before, member.pid)
+    if result.faults.total() % _LET_RECOVER == 0:
+        await watch.recovery([group], result.order.recovery_seconds)
 
 
 async def _kill_server(stack: LocalStack, groups: dict[str, Group], stage: Stage, watch: Watch, result: Result) -> None:
@@ -204,16 +169,33 @@ async def _kill_server(stack: LocalStack, groups: dict[str, Group], stage: Stage
     is_broker = stage.server is Kind.BROKER
     dice = Random(result.order.seed + result.server_kills.total())  # noqa: S311 - a workload
     node = dice.randint(1, stack.brokers)
-    cells = [row[0] for row in stage.cells.values() if row]
-    standing = await asyncio.gather(*(groups[cell.job].reach(cell) for cell in cells))
+    cells = {cell: groups[cell.job] for row in stage.cells.values() for cell in row[:1]}
+    for group in cells.values():
+        watch.disturb(group)
+    standing = await asyncio.gather(*(_reach(group, cell, result) for cell, group in cells.items()))
+    before = [await watch.before(group) for group in cells.values()]
     await asyncio.to_thread(*((stack.kill_kafka, node) if is_broker else (stack.kill_postgres,)))
-    for cell, member in zip(cells, standing, strict=True):
-        (result.faults if member else result.missed)[cell] += 1
+    for cell, member, moment in zip(cells, standing, before, strict=True):
         if member is not None:
+            result.faults[cell] += 1
             member.go()
-            watch.expect(cell, groups[cell.job].name, member.pid)
+            watch.expect(cell, moment, member.pid)
     result.server_kills[stage.server or ""] += 1
     await asyncio.to_thread(*((stack.start_kafka, node) if is_broker else (stack.start_postgres,)))
+    if result.server_kills.total() % _LET_RECOVER == 0:
+        await watch.recovery(list(cells.values()), result.order.recovery_seconds)
+
+
+async def _reach(group: Group, cell: Cell, result: Result) -> Member | None:
+    try:
+        return await group.reach(cell)
+    except (NotMadeError, KafkaError, TimeoutError) as error:
+        result.miss(cell, _reason(error))
+        return None
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, NotMadeError) else f"of {type(error).__name__}"
 
 
 async def _drain(settings: Settings, groups: dict[str, Group], inputs: Inputs, seconds: float) -> int:
@@ -221,7 +203,7 @@ async def _drain(settings: Settings, groups: dict[str, Group], inputs: Inputs, s
 
     On a machine that is busy with other things there may be many: they are given up once so long none was answered.
     """
-    places = [place for place in inputs.places if _GROUPS[place.topic] in {group.name for group in groups.values()}]
+    places = inputs.places
     deadline = monotonic() + seconds
     left = least = 0
     async with admin_client(settings) as admin, reader(settings) as consumer:

@@ -15,6 +15,8 @@ __all__ = ["Member"]
 _FORK = multiprocessing.get_context("forkserver")
 _FORK.set_forkserver_preload(["tests.crash.process"])
 
+_CUT_SECONDS = 5.0
+
 Armed = tuple[str, Phase, int]  # a point, before or after it, and the how manyeth time
 
 
@@ -28,9 +30,14 @@ class Member:
         theirs.close()
         self.stands = asyncio.Event()
         self.revoking = asyncio.Event()
+        self.refused = asyncio.Event()
         self.gone = asyncio.Event()
+        self._cut: asyncio.Future[int] | None = None
         self._armed = armed
-        self.leaving = False
+        self._is_ready = False  # a word to leave that came earlier would end it as a signal ends any process
+        self.leaving = False  # it was told to end
+        self.killed = False  # by the matrix
+        self.has_ended = False  # and said so
         self.error = ""  # what ended it, in its own words
         self.is_retriable = True
         asyncio.get_running_loop().add_reader(self._pipe.fileno(), self._read)
@@ -49,7 +56,7 @@ class Member:
     @property
     def is_free(self) -> bool:
         """Whether it works, and was not told to stop."""
-        return not (self.gone.is_set() or self.leaving or self.stands.is_set())
+        return not (self.gone.is_set() or self.leaving or self.killed or self.stands.is_set())
 
     def arm(self, armed: Armed | None) -> None:
         """Let it stand at a point; or nowhere, and go on if it stands."""
@@ -63,14 +70,22 @@ class Member:
         self.stands.clear()
         self._say("go")
 
-    def cut(self, server: str) -> None:
-        """Let it cut its own connections to a server."""
+    async def cut(self, server: str) -> int:
+        """Let it cut its own connections to a server; return how many there were.
+
+        Raises:
+            TimeoutError: when it does not say.
+
+        """
+        self._cut = asyncio.get_running_loop().create_future()
         self._say("cut", server)
+        return await asyncio.wait_for(self._cut, _CUT_SECONDS)
 
     def leave(self) -> None:
-        """Tell it to drain and end."""
+        """Tell it to drain and end, as soon as it listens."""
         self.leaving = True
-        self.signal(signal.SIGTERM)
+        if self._is_ready:
+            self.signal(signal.SIGTERM)
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal, unless it has ended."""
@@ -79,7 +94,7 @@ class Member:
 
     async def kill(self) -> None:
         """End it as a crash does."""
-        self.leaving = True
+        self.killed = True
         self._process.kill()
         await asyncio.wait_for(self.gone.wait(), 10)
 
@@ -99,7 +114,16 @@ class Member:
                         self.stands.set()
                     case "revoking":
                         self.revoking.set()
+                    case "refused":
+                        self.refused.set()
+                    case "ready":
+                        self._is_ready = True
+                        if self.leaving:
+                            self.leave()
+                    case "cut" if self._cut is not None and not self._cut.done():
+                        self._cut.set_result(rest[0])
                     case "ended":
+                        self.has_ended = True
                         self.error, self.is_retriable = rest
         except (EOFError, OSError):
             self._close()
@@ -110,4 +134,6 @@ class Member:
             return
         asyncio.get_running_loop().remove_reader(self._pipe.fileno())
         self._pipe.close()
+        if self._cut is not None and not self._cut.done():
+            self._cut.set_result(0)
         self.gone.set()

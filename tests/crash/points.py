@@ -122,6 +122,8 @@ def cells(points: Sequence[str] = (), kinds: Sequence[Kind] = ()) -> Iterator[Ce
             for kind in kinds or Kind:
                 if kind is Kind.REFUSED and name != "delivery":
                     continue
+                if (name, phase, kind) == ("join", Phase.BEFORE, Kind.FROZEN):
+                    continue  # no member yet: nobody would take anything over
                 for job in POINTS[name].jobs:
                     yield Cell(job, name, phase, kind)
 

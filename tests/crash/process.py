@@ -140,6 +140,7 @@ async def _run(start: Start, pipe: Connection) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     gate.listen()
+    gate.tell("ready")
     error: Exception | None = None
     try:
         await _work(start, stop)

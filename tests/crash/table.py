@@ -8,6 +8,7 @@ from typing import Any
 
 from tests.crash.__main__ import FILE
 from tests.crash.points import POINTS, Kind
+from tests.crash.result import MISSED_AT_MOST
 
 __all__ = ["DOCUMENT", "render"]
 
@@ -31,6 +32,11 @@ This page is rendered from a run by `python -m tests.crash.table`.
 were killed {servers}; a kill of a server that met a worker of each job counts as a fault of each. {ends} workers ended
 by themselves on a fault, as a supervisor's restart mends, and were replaced.
 
+Of {ordered:,} faults ordered, {begun:,} were begun before the time was over{never}: {faults:,} were made and {missed:,}
+missed{reasons}. A fault counts as made only where it showed: connections were open to be cut, the group began to
+rebalance, others took all lanes over while a worker was frozen, one of the worker's own results was refused. A run
+fails where more than {ceiling} of those begun are missed, or three of one point, kind and phase and none is made.
+
 | promise | broken |
 |---|---|
 | each input record has its answer visible: none `lost` | {lost} |
@@ -52,8 +58,14 @@ has no row of its own and a dead letter none at all, so these are not asked for.
 
 {broken_promises}## Faults made
 
-Each cell: how many faults, and the median seconds until every lane of the group had stored something more. Half of
-them before the call, half after it.
+Each cell: how many faults were made, half of them before the call, half after it; how many were missed, if any (`-1`);
+and the median seconds from just before the fault until every lane of the group had stored something more. Faults follow
+one another: where the next of the group had begun before, that lengthens the time, which is in parentheses; after each
+eighth fault the next waits. A lane stores something more only when there is a record for it.
+
+Without another fault meanwhile {alone:,} recovered, in {median} s by the median and {longest} s at most; with others
+meanwhile {disturbed:,}, in {disturbed_median} s. {not_recovered:,} had not stored more in every lane when the load was
+over and all of it was answered.
 """
 
 
@@ -66,10 +78,15 @@ def render(run: Mapping[str, Any], beside: str = "") -> str:
     ]
     failed = f"## Where promises were broken\n\nThe first places of each.\n\n{NL.join(places)}\n\n" if places else ""
     servers = " and ".join(f"{count} times ({kind})" for kind, count in run["server_kills"].items())
+    reasons = ", ".join(f"{count} because {reason}" for reason, count in run["missed_reasons"].items())
     lines = [
         _HEAD.format(
             **run
+            | {name: "-" if value is None else value for name, value in run["recovery"].items()}
             | {
+                "never": f" ({run['never_begun']} cells of the matrix never)" if run["never_begun"] else "",
+                "reasons": f" ({reasons})" if reasons else "",
+                "ceiling": f"{MISSED_AT_MOST:.0%}",
                 "servers": servers or "never",
                 "beside": beside and f"{beside} ",
                 "ends": sum(run["worker_ends"].values()),
@@ -87,9 +104,14 @@ def render(run: Mapping[str, Any], beside: str = "") -> str:
 
 
 def _cell(cell: Mapping[str, Any]) -> str:
-    if not cell["faults"]:
+    if not cell["faults"] and not cell["missed"]:
         return ""
-    return f"{cell['faults']}" if cell["seconds"] is None else f"{cell['faults']}: {cell['seconds']} s"
+    missed = f" -{cell['missed']}" if cell["missed"] else ""
+    if cell["seconds"] is not None:
+        seconds = f": {cell['seconds']} s"
+    else:
+        seconds = f": ({cell['disturbed_seconds']} s)" if cell["disturbed_seconds"] is not None else ""
+    return f"{cell['faults']}{missed}{seconds}"
 
 
 if __name__ == "__main__":

@@ -1,28 +1,38 @@
 """Watching offsets through a run: that none goes back, and how soon all of a group's lanes store again."""
 
 import asyncio
-from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
 
 from tests.crash.books import Books
-from tests.crash.judge import Verdict
+from tests.crash.group import Group
 from tests.crash.points import Cell
+from tests.crash.result import Result
 
-__all__ = ["Watch"]
+__all__ = ["Before", "Watch"]
 
 _EVERY_SECONDS = 0.1
 
 
-class _Met(NamedTuple):
-    """A fault whose group has yet to show that it works again."""
+class Before(NamedTuple):
+    """What a group's lanes had stored just before a fault met it, and when that was."""
 
-    cell: Cell
     group: str
     at: float
     stored: dict[tuple[str, int], int]
+
+
+@dataclass(slots=True)
+class _Met:
+    """A fault whose group has yet to show that it works again."""
+
+    cell: Cell
+    before: Before
+    is_disturbed: bool = False  # the next fault of the group has begun meanwhile
 
 
 class Watch:
@@ -34,7 +44,7 @@ class Watch:
         self._stored: dict[tuple[str, int], int] = {}
         self._met: list[_Met] = []
         self._back: list[str] = []
-        self.recovered: dict[Cell, list[float]] = defaultdict(list)
+        self._recovered: list[tuple[_Met, float]] = []
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -47,19 +57,41 @@ class Watch:
             ]
             self._stored = now
             for met in list(self._met):
-                lanes = [lane for lane in now if lane[0] == met.group]
-                if all(now[lane] > met.stored.get(lane, 0) for lane in lanes):
-                    self.recovered[met.cell].append(monotonic() - met.at)
+                lanes = [lane for lane in now if lane[0] == met.before.group]
+                if lanes and all(now[lane] > met.before.stored.get(lane, 0) for lane in lanes):
+                    self._recovered.append((met, monotonic() - met.before.at))
                     self._met.remove(met)
             await asyncio.sleep(_EVERY_SECONDS)
 
-    def expect(self, cell: Cell, group: str, pid: int) -> None:
-        """Note that a fault has met a group, whose lanes have yet to store something more."""
+    async def before(self, group: Group) -> Before:
+        """Return what is stored now, just before a fault: it may last, and the group recover meanwhile."""
+        return Before(group.name, monotonic(), await self._books.stored())
+
+    def expect(self, cell: Cell, before: Before, pid: int) -> None:
+        """Note that a fault has met a group, whose lanes have yet to store something more than before it."""
         with self._log.open("a") as log:
             log.write(f"{datetime.now(UTC).isoformat()} {pid} {', '.join(cell)}\n")
-        self._met.append(_Met(cell, group, monotonic(), dict(self._stored)))
+        self._met.append(_Met(cell, before))
 
-    def report(self, verdict: Verdict) -> None:
-        """Add what was seen to a verdict."""
+    def disturb(self, group: Group) -> None:
+        """Note that the next fault of a group begins: what has not recovered yet may take longer because of it."""
+        for met in self._met:
+            met.is_disturbed |= met.before.group == group.name
+
+    async def recovery(self, groups: Sequence[Group], seconds: float) -> None:
+        """Wait until groups have recovered from all that met them, at most so long."""
+        names = {group.name for group in groups}
+        deadline = monotonic() + seconds
+        while any(met.before.group in names for met in self._met):
+            if monotonic() > deadline:
+                return
+            await asyncio.sleep(_EVERY_SECONDS)
+
+    def report(self, result: Result) -> None:
+        """Add what was seen to a result."""
         for place in self._back:
-            verdict.note("backwards", place)
+            result.verdict.note("backwards", place)
+        for met, seconds in self._recovered:
+            (result.disturbed if met.is_disturbed else result.recovery)[met.cell].append(seconds)
+        for met in self._met:
+            result.not_recovered[met.cell] += 1

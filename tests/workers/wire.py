@@ -15,7 +15,7 @@ from infra.kafka.clients import create_producer, partitions_of, reader
 from infra.postgres import connect_database
 from infra.settings import Settings
 from schemas.billing import PromotionGranted
-from schemas.catalogue import CATALOGUE, CREDIT_EVENTS, SEND_RESULTS
+from schemas.catalogue import BALANCES, CATALOGUE, CREDIT_EVENTS, DEAD_LETTERS, SEND_RESULTS
 from schemas.envelope import Event, encode
 from schemas.sends import SendRequested
 from workers.jobs.job import Job
@@ -113,11 +113,12 @@ async def set_offset(settings: Settings, group: str, place: TopicPartition, offs
 
 
 async def settled(settings: Settings) -> None:
-    """Wait until the markers of all transactions have reached the result topics.
+    """Wait until the markers of all transactions have reached the topics that workers write.
 
     They come a moment after the offset that was committed with them, and a read_committed reader stops before them.
     """
-    places = [tp for topic in (SEND_RESULTS, CREDIT_EVENTS) for tp in partitions_of(topic, settings.topic_partitions)]
+    topics = [SEND_RESULTS, CREDIT_EVENTS, DEAD_LETTERS, *([BALANCES] if settings.balances_topic else [])]
+    places = [tp for topic in topics for tp in partitions_of(topic, settings.topic_partitions)]
     everything = reader(settings, isolation_level="read_uncommitted")
     async with reader(settings) as stable, everything as all_:
         async with asyncio.timeout(WAIT_SECONDS):
