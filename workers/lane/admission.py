@@ -57,11 +57,9 @@ class Admission:
         for lane, each in taken.items():
             records = lane.wait.cut(each.records)
             received.append(Received(lane, records, _other_places(lane, records, self._assignor.shard)))
-        decidable, failed = await self._order.admit(received)
+        decidable = await self._order.admit(received)
         for lane in taken.keys() - decidable.keys():
             lane.inbox.put_back(taken[lane])
-            if lane in failed:
-                lane.postpone(failed[lane])
         return [LaneBatch(lane, _cut(lane, taken[lane], each.records), each) for lane, each in decidable.items()]
 
     async def _hold(self, lane: Lane, taken: Taken) -> None:

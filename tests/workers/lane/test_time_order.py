@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from random import Random
+from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import AsyncMock
@@ -45,16 +46,19 @@ Books = dict[str, list[dict[str, Any]]]
 
 
 class _Broker:
-    """Notes what it is asked. Nobody leads the partitions of one number: it fails to tell where they end."""
+    """Notes what it is asked. Nobody leads some partitions: it fails to tell where they end, or does not answer."""
 
-    def __init__(self, leaderless: int | None = None) -> None:
+    def __init__(self, *leaderless: TopicPartition, answers: bool = True) -> None:
         self.asked: list[set[TopicPartition]] = []
-        self._leaderless = leaderless
+        self._leaderless, self.answers = set(leaderless), asyncio.Event()
+        if answers:
+            self.answers.set()
 
     async def end_offsets(self, places: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         self.asked.append(set(places))
         await asyncio.sleep(0)
-        if any(place.partition == self._leaderless for place in places):
+        if not self._leaderless.isdisjoint(places):
+            await self.answers.wait()
             raise KafkaTimeoutError
         return dict.fromkeys(places, 0)
 
@@ -75,25 +79,62 @@ async def test_a_turn_asks_once_for_all_its_lanes(settings: Settings) -> None:
     broker, pool = _Broker(), AsyncMock(fetch=AsyncMock(return_value=[]))
     order = Order(pool, broker, LaneRows(pool, GROUPS[SEND_REQUESTS], SEND_REQUESTS), 20)  # type: ignore[arg-type]
     received = [_received(settings, number) for number in range(12)]
-    decidable, failed = await order.admit(received)
+    decidable = await order.admit(received)
 
     assert [set().union(*map(_neighbours, range(12)))] == broker.asked
     assert 1 == pool.fetch.await_count
-    assert ({each.lane for each in received}, {}) == (decidable.keys(), failed)
+    assert {each.lane for each in received} == decidable.keys()
 
 
 async def test_a_partition_that_tells_no_end_holds_only_the_lanes_that_wait_for_it(settings: Settings) -> None:
-    """Its silence keeps the first answer from all; after that each lane asks for itself."""
-    broker, pool = _Broker(leaderless=2), AsyncMock(fetch=AsyncMock(return_value=[]))
-    order = Order(pool, broker, LaneRows(pool, GROUPS[SEND_REQUESTS], SEND_REQUESTS), 20)  # type: ignore[arg-type]
+    """Its silence keeps the first answer from all; after that each partition is asked for alone."""
+    broker, order = _leaderless(BILLING_EVENTS)
     received = [_received(settings, number) for number in range(4)]
     found = [await order.admit(received) for _ in range(2)]
 
-    alone = [_neighbours(number) for number in range(4)]
-    assert [set().union(*alone), *alone, *alone] == broker.asked
-    for decidable, failed in found:
-        assert [0, 1, 3] == [lane.partition for lane in decidable]
-        assert [2] == [lane.partition for lane in failed]
+    alone = [{TopicPartition(topic, number)} for number in range(4) for topic in (BILLING_EVENTS, EXPIRY_TICKS)]
+    again = [each for each in alone if each != {TopicPartition(EXPIRY_TICKS, 2)}]  # that one has told its end
+    assert [set().union(*alone), *alone, *again] == broker.asked
+    assert [[0, 1, 3]] * 2 == [[lane.partition for lane in decidable] for decidable in found]
+    assert "inmail-billing" == received[2].lane.health.waiting_for
+
+
+@pytest.mark.parametrize(
+    ("topic", "answers", "seconds", "unread"),
+    [
+        (EXPIRY_TICKS, True, 1, None),
+        (BILLING_EVENTS, True, 21, GROUPS[BILLING_EVENTS]),
+        (BILLING_EVENTS, False, 21, GROUPS[BILLING_EVENTS]),
+    ],
+)
+async def test_a_partition_that_tells_no_end_is_waited_for_no_longer_than_a_lane(
+    settings: Settings, topic: str, seconds: float, unread: str | None, *, answers: bool
+) -> None:
+    """A moment where it is one of ticks. Whatever is decided then is ahead of it; a lane that waits so is not stuck."""
+    broker, order = _leaderless(topic, answers=answers)
+    received = [_received(settings, number) for number in range(4)]
+    lane = received[2].lane
+    assert [0, 1, 3] == [each.partition for each in await order.admit(received)]
+    assert (GROUPS[topic], None) == (lane.health.waiting_for, lane.health.error)
+
+    lane.wait.began -= seconds
+    began, decidable = monotonic(), await order.admit(received)
+
+    assert (4, unread) == (len(decidable), decidable[lane].waited_for)
+    assert [(GROUPS[topic], 0)] == list(decidable[lane].overtaken)
+    if not answers:  # a question without an answer is waited for once
+        assert monotonic() - began < 0.5
+        assert 1 == broker.asked.count({TopicPartition(topic, 2)})
+    broker.answers.set()
+    await asyncio.sleep(0.01)
+
+
+def _leaderless(topic: str, *, answers: bool = True) -> tuple[_Broker, Order]:
+    """Return an order of sends of which nobody leads a topic's partition 2, whose lane is at work."""
+    broker = _Broker(TopicPartition(topic, 2), answers=answers)
+    row = (topic, 2, GROUPS[topic], 0, None, None, True, 1)
+    pool = AsyncMock(fetch=AsyncMock(return_value=[row]), execute=AsyncMock(return_value="UPDATE 1"))
+    return broker, Order(pool, broker, LaneRows(pool, GROUPS[SEND_REQUESTS], SEND_REQUESTS), 20)  # type: ignore[arg-type]
 
 
 async def test_what_is_received_during_a_wait_is_not_judged_by_ends_asked_for_before(settings: Settings) -> None:
@@ -106,15 +147,15 @@ async def test_what_is_received_during_a_wait_is_not_judged_by_ends_asked_for_be
     )
     order = Order(pool, ends, LaneRows(pool, GROUPS[SEND_REQUESTS], SEND_REQUESTS), 20)  # type: ignore[arg-type]
     received = _received(settings, 0)
-    assert not (await order.admit([received]))[0]  # billing has not read its first record
+    assert not await order.admit([received])  # billing has not read its first record
 
     pool.fetch.return_value = [(*row[:3], 1, *row[4:])]
     later = received.records[0]
     both = [later, dataclasses.replace(later, offset=1, timestamp=later.timestamp + 1_000)]
-    decidable, _ = await order.admit([received._replace(records=both)])
+    decidable = await order.admit([received._replace(records=both)])
 
     assert 1 == decidable[received.lane].records
-    decidable, _ = await order.admit([received._replace(records=both[1:])])
+    decidable = await order.admit([received._replace(records=both[1:])])
     assert 1 == decidable[received.lane].records
     assert 2 == ends.end_offsets.await_count
 
@@ -131,7 +172,7 @@ async def test_a_tick_is_told_how_far_the_lanes_that_may_give_credits_have_read(
         )
         lane = Lane(GROUPS[EXPIRY_TICKS], tick, pool, settings, health.lane(tick), CommittedOffsetCheck())
         record = ConsumerRecord(*tick, 0, 1_700_000_000_000, 1, None, b"v", None, 1, 1, ())
-        decidable, _ = await Order(pool, ends, rows, 0).admit([Received(lane, [record])])  # type: ignore[arg-type]
+        decidable = await Order(pool, ends, rows, 0).admit([Received(lane, [record])])  # type: ignore[arg-type]
         told.append(decidable[lane].read_to)
 
     assert [LATEST, EARLIEST] == told
