@@ -25,7 +25,8 @@ class Admission:
 
     def __init__(self, work: Work, rows: LaneRows) -> None:
         self._rows, self._health, self._assignor = rows, work.clients.health, work.clients.assignor
-        self._order = Order(work.clients.pool, work.clients.ends, rows, work.settings.order_seconds)
+        clients = work.clients
+        self._order = Order(clients.pool, clients.ends, rows, work.settings.order_seconds, clients.topic_ids)
 
     async def admit(self, received: Sequence[tuple[Lane, Taken]]) -> list[LaneBatch]:
         """Return what may be decided now of each lane that need not wait. The rest is received again.

@@ -10,6 +10,7 @@ from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from math import inf
 from time import monotonic
 from typing import Any, NamedTuple, TypeVar
+from uuid import UUID
 
 import structlog
 from aiokafka import TopicPartition
@@ -28,6 +29,15 @@ _SAY_SECONDS = 10.0  # between two lines about ends that nobody tells
 _UNKNOWN_END = 2**63 - 1  # beyond whatever a lane has read
 
 
+class _Start(NamedTuple):
+    """Where a lane begins to read that has not read on; of which topic, under which epoch, and until when it holds."""
+
+    offset: int
+    topic_id: UUID | None
+    epoch: int  # an operator who lets a lane go on with another topic raises it
+    until: float
+
+
 class _Question(NamedTuple):
     """A question for the end of one partition, under way or answered, and when it was asked."""
 
@@ -41,9 +51,10 @@ _Answer = TypeVar("_Answer")
 class PartitionBounds:
     """Asks Kafka where partitions begin and end, and keeps what lanes may go by."""
 
-    def __init__(self, ends: EndOffsets) -> None:
-        self._ends = ends
-        self._starts: dict[TopicPartition, tuple[int, float]] = {}  # where a lane begins, and until when that holds
+    def __init__(self, ends: EndOffsets, topic_ids: Mapping[str, UUID]) -> None:
+        """Take what asks Kafka, and the ids that topics were last seen to have."""
+        self._ends, self._topic_ids = ends, topic_ids
+        self._starts: dict[TopicPartition, _Start] = {}
         self._asking: dict[TopicPartition, _Question] = {}
         self._alone_until = 0.0
         self._said_at = -inf
@@ -54,8 +65,22 @@ class PartitionBounds:
         return lane.wait.ends.get(row.place, _UNKNOWN_END)
 
     def start(self, row: Neighbour) -> int:
-        """Return where a neighbour begins to read, as far as that was asked; 0: it was not."""
-        return self._starts.get(row.place, (0, 0.0))[0]
+        """Return where a neighbour begins to read, if that was asked a moment ago; 0: it was not."""
+        start = self._start(row)
+        return start.offset if start is not None and start.until >= monotonic() else 0
+
+    def was_away(self, row: Neighbour) -> bool:
+        """Tell whether a neighbour was found not to have read on, and has not since."""
+        start = self._start(row)
+        return start is not None and (row.offset or 0) <= start.offset
+
+    def _start(self, row: Neighbour) -> _Start | None:
+        start = self._starts.get(row.place)
+        is_same = start is not None and (start.topic_id, start.epoch) == self._version(row)
+        return start if is_same else None
+
+    def _version(self, row: Neighbour) -> tuple[UUID | None, int]:
+        return self._topic_ids.get(row.place.topic), row.epoch
 
     async def ask_ends(self, places: Mapping[Lane, Sequence[TopicPartition]]) -> None:
         """Ask where the lanes' neighbours end, of those that do not know yet.
@@ -120,11 +145,14 @@ class PartitionBounds:
     async def ask_starts(self, rows: Iterable[Neighbour]) -> None:
         """Ask where lanes begin that have not read on, unless that was asked a moment ago."""
         now = monotonic()
-        unknown = {row.place: row for row in rows if self._starts.get(row.place, (0, 0.0))[1] < now}
+        known = ((row, self._start(row)) for row in rows)
+        unknown = {row.place: row for row, start in known if start is None or start.until < now}
         if unknown:
+            versions = {place: self._version(row) for place, row in unknown.items()}
             asked = [(row.consumer_group, row.place, row.offset) for row in unknown.values()]
             starts = await _answer_in_time(self._ends.starts(asked)) or {}
-            self._starts |= {place: (start, now + _STARTS_SECONDS) for place, start in starts.items()}
+            for place, start in starts.items():
+                self._starts[place] = _Start(start, *versions[place], now + _STARTS_SECONDS)
 
 
 async def _answer_in_time(question: Coroutine[Any, Any, _Answer]) -> _Answer | None:

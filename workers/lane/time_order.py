@@ -30,10 +30,12 @@ They do not wait for it in turn, since nobody knows where such a producer will h
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from itertools import accumulate
+from types import MappingProxyType
 from typing import NamedTuple
+from uuid import UUID
 
 from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
@@ -84,10 +86,20 @@ class Decidable(NamedTuple):
 class Order:
     """The place of one worker's lanes among their neighbours."""
 
-    def __init__(self, pool: Pool, ends: EndOffsets, rows: LaneRows, limit_seconds: float) -> None:
-        """Take the pool, the topics' ends, the lanes' rows, and how long a lane waits at most; 0: never."""
-        self._pool = pool
-        self._bounds = PartitionBounds(ends)
+    def __init__(
+        self,
+        pool: Pool,
+        ends: EndOffsets,
+        rows: LaneRows,
+        limit_seconds: float,
+        topic_ids: Mapping[str, UUID] = MappingProxyType({}),
+    ) -> None:
+        """Take the pool, the topics' ends, the lanes' rows, how long a lane waits at most (0: never), and topics' ids.
+
+        The ids are those that topics were last seen to have: what a row says of another topic says nothing.
+        """
+        self._pool, self._topic_ids = pool, topic_ids
+        self._bounds = PartitionBounds(ends, topic_ids)
         self._rows = rows
         self._limit = limit_seconds
         self._topics = [topic for topic in TOPIC_RANK if topic != rows.topic]
@@ -104,7 +116,9 @@ class Order:
         received = [each._replace(records=each.lane.wait.cut(each.records)) for each in received]
         places = {each.lane: self._places(each) for each in received}
         # At once, since each turn waits for both: a row older than the ends may only let less through.
-        _, rows = await asyncio.gather(self._bounds.ask_ends(places), read_neighbours(self._pool, all_places(places)))
+        _, rows = await asyncio.gather(
+            self._bounds.ask_ends(places), read_neighbours(self._pool, all_places(places), self._topic_ids)
+        )
         found = {row.place: row for row in rows}
         asked = [(each, [found[place] for place in places[each.lane]]) for each in received]
         await self._bounds.ask_starts(
@@ -187,7 +201,8 @@ class Order:
         """
         if not self._bounds.knows_end(lane, row):
             return False
-        return row.offset is None or lane.wait.seconds > _AWAY_SECONDS or row.place in lane.wait.in_vain
+        is_long = lane.wait.seconds > _AWAY_SECONDS or row.place in lane.wait.in_vain
+        return row.offset is None or is_long or self._bounds.was_away(row)
 
 
 def _times(records: Sequence[ConsumerRecord], as_of: datetime, times: TimePolicy) -> list[datetime]:

@@ -148,7 +148,7 @@ async def test_an_error_of_uvloop_s_is_a_consumer_that_is_lost(cluster: Settings
 
 
 def _membership(settings: Settings, consumer: Any) -> Membership:
-    clients = Clients(consumer, *[AsyncMock()] * 3, Health(30), AsyncMock(), NO_TRACES, AsyncMock())
+    clients = Clients(consumer, *[AsyncMock()] * 3, Health(30), AsyncMock(), NO_TRACES, AsyncMock(), {})
     return Membership(Work(SendJob(load_catalogue()), settings, clients))
 
 

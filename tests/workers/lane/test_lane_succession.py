@@ -57,7 +57,7 @@ async def _owning(settings: Settings, place: TopicPartition, name: str) -> Async
         stack.push_async_callback(ends_.aclose)
         health = Health(30)
         assignor = ShardAssignor(await read_shard(pool))
-        clients = Clients(consumer, admin, pool, CircuitBreaker(settings), health, ends_, NO_TRACES, assignor)
+        clients = Clients(consumer, admin, pool, CircuitBreaker(settings), health, ends_, NO_TRACES, assignor, {})
         lane = Lane(SendJob.group, place, pool, settings, health.lane(place), CommittedOffsetCheck())
         reset = _owner.set(name)
         owner = LaneOwner(Work(SendJob(load_catalogue()), settings, clients), AsyncMock())

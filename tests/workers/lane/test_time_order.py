@@ -10,6 +10,7 @@ from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import AsyncMock
+from uuid import UUID, uuid4
 
 import pytest
 from aiokafka import TopicPartition
@@ -132,14 +133,14 @@ async def test_a_partition_that_tells_no_end_is_waited_for_no_longer_than_a_lane
 def _leaderless(topic: str, *, answers: bool = True) -> tuple[_Broker, Order]:
     """Return an order of sends of which nobody leads a topic's partition 2, whose lane is at work."""
     broker = _Broker(TopicPartition(topic, 2), answers=answers)
-    row = (topic, 2, GROUPS[topic], 0, None, None, True, 1)
+    row = (topic, 2, GROUPS[topic], 0, None, None, True, 1, None)
     pool = AsyncMock(fetch=AsyncMock(return_value=[row]), execute=AsyncMock(return_value="UPDATE 1"))
     return broker, Order(pool, broker, LaneRows(pool, GROUPS[SEND_REQUESTS], SEND_REQUESTS), 20)  # type: ignore[arg-type]
 
 
 async def test_what_is_received_during_a_wait_is_not_judged_by_ends_asked_for_before(settings: Settings) -> None:
     """A grant for it may have come to the other lane since: that lane stands at its old end, and not at the new one."""
-    row = (BILLING_EVENTS, 0, GROUPS[BILLING_EVENTS], 0, None, None, False, 1)
+    row = (BILLING_EVENTS, 0, GROUPS[BILLING_EVENTS], 0, None, None, False, 1, None)
     pool = AsyncMock(fetch=AsyncMock(return_value=[row]), execute=AsyncMock(return_value="UPDATE 1"))
     ends = SimpleNamespace(
         end_offsets=AsyncMock(side_effect=lambda places: {place: int(place == PLACES[0]) for place in places}),
@@ -158,6 +159,73 @@ async def test_what_is_received_during_a_wait_is_not_judged_by_ends_asked_for_be
     decidable = await order.admit([received._replace(records=both[1:])])
     assert 1 == decidable[received.lane].records
     assert 2 == ends.end_offsets.await_count
+
+
+async def test_where_a_lane_began_in_a_topic_says_nothing_of_the_next_topic(settings: Settings) -> None:
+    """Billing began at 5 since retention had taken what was before; the new topic's third record may be a grant."""
+    order, billing = _beside_billing(offset=5, epoch=1)
+    billing.end, billing.start = 10, 5
+    received = _received(settings, 0)
+    assert not await order.admit([received])
+    received.lane.wait.began -= 2
+    assert not await order.admit([received])
+
+    billing.row = (*PLACES[0], GROUPS[BILLING_EVENTS], 0, None, None, True, 2, None)
+    billing.end, billing.start = 3, 0
+    later = dataclasses.replace(received.records[0], offset=1, timestamp=received.records[0].timestamp + 1_000)
+    assert not await order.admit([received._replace(records=[later])])
+    received.lane.wait.began -= 2
+    assert not await order.admit([received._replace(records=[later])])
+
+
+async def test_what_a_lane_has_read_of_a_topic_is_nothing_of_the_one_created_after_it(settings: Settings) -> None:
+    """Its row stays at 5,000 until an operator decides. A tick may book what an unread cancel or grant would change."""
+    old, new = uuid4(), uuid4()
+    ids = {BILLING_EVENTS: old}
+    order, billing = _beside_billing(ids, offset=5_000, epoch=1, topic_id=old)
+    billing.end, billing.start = 5_000, 0
+    received = _received(settings, 0)
+    assert received.lane in await order.admit([received])
+
+    ids[BILLING_EVENTS], billing.end = new, 1
+    assert not await order.admit([received])
+    received.lane.wait.began -= 2
+    assert not await order.admit([received])
+    received.lane.wait.began -= 20
+    assert GROUPS[BILLING_EVENTS] == (await order.admit([received]))[received.lane].waited_for
+
+    tick = TopicPartition(EXPIRY_TICKS, 0)
+    rows = LaneRows(billing.pool, GROUPS[EXPIRY_TICKS], EXPIRY_TICKS)
+    lane = Lane(GROUPS[EXPIRY_TICKS], tick, AsyncMock(), settings, Health(30).lane(tick), CommittedOffsetCheck())
+    record = ConsumerRecord(*tick, 0, 1_700_000_000_000, 1, None, b"v", None, 1, 1, ())
+    ticks = Order(billing.pool, billing, rows, 0, ids)  # type: ignore[arg-type]
+    assert EARLIEST == (await ticks.admit([Received(lane, [record])]))[lane].read_to
+
+
+class _Billing:
+    """A billing lane at work: its row, and what Kafka tells of its partition. Others have nothing."""
+
+    def __init__(self, offset: int, epoch: int, topic_id: UUID | None) -> None:
+        self.row = (*PLACES[0], GROUPS[BILLING_EVENTS], offset, None, None, True, epoch, topic_id)
+        self.end, self.start = 0, 0
+        self.pool = AsyncMock(
+            fetch=AsyncMock(side_effect=lambda *_: [self.row]), execute=AsyncMock(return_value="UPDATE 1")
+        )
+
+    async def end_offsets(self, places: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        return {place: self.end if place == PLACES[0] else 0 for place in places}
+
+    async def starts(self, asked: Iterable[tuple[str, TopicPartition, int | None]]) -> dict[TopicPartition, int]:
+        return {place: self.start if place == PLACES[0] else 0 for _, place, _ in asked}
+
+
+def _beside_billing(
+    ids: dict[str, UUID] | None = None, *, offset: int, epoch: int, topic_id: UUID | None = None
+) -> tuple[Order, _Billing]:
+    """Return an order of sends, and the billing lane with the same number."""
+    billing = _Billing(offset, epoch, topic_id)
+    rows = LaneRows(billing.pool, GROUPS[SEND_REQUESTS], SEND_REQUESTS)
+    return Order(billing.pool, billing, rows, 20, ids or {}), billing  # type: ignore[arg-type]
 
 
 async def test_a_tick_is_told_how_far_the_lanes_that_may_give_credits_have_read(settings: Settings) -> None:
