@@ -168,7 +168,7 @@ class Order:
         return row.allows(self._rows.topic, self._bounds.end(lane, row), self._bounds.start(row))
 
     def _has_unread(self, lane: Lane, row: Neighbour) -> bool:
-        return (row.offset or 0) < self._bounds.end(lane, row)
+        return max(row.offset or 0, self._bounds.start(row)) < self._bounds.end(lane, row)
 
     def _is_passed_over(self, lane: Lane, row: Neighbour) -> bool:
         """Tell whether a lane that has records unread is waited for no longer."""
@@ -197,11 +197,11 @@ class Order:
     def _seems_away(self, row: Neighbour, lane: Lane) -> bool:
         """Tell whether a lane may never have been started, or been away for longer than retention.
 
-        Where nobody tells the end, nobody would tell the start, and it would change nothing.
+        Where nobody tells the end, nobody would tell the start, and it would change nothing. Who never waits asks now.
         """
         if not self._bounds.knows_end(lane, row):
             return False
-        is_long = lane.wait.seconds > _AWAY_SECONDS or row.place in lane.wait.in_vain
+        is_long = lane.wait.seconds > _AWAY_SECONDS or row.place in lane.wait.in_vain or not self._limit
         return row.offset is None or is_long or self._bounds.was_away(row)
 
 

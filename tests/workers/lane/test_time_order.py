@@ -229,21 +229,26 @@ def _beside_billing(
 
 
 async def test_a_tick_is_told_how_far_the_lanes_that_may_give_credits_have_read(settings: Settings) -> None:
-    """One that never read anything has read nothing of what is there; one at the end of its partition has read all."""
-    pool, tick = AsyncMock(fetch=AsyncMock(return_value=[])), TopicPartition(EXPIRY_TICKS, 0)
-    rows, health = LaneRows(pool, GROUPS[EXPIRY_TICKS], EXPIRY_TICKS), Health(30)
+    """One that never read anything has read nothing of what is there; one at the end of its partition has read all.
+
+    Where retention has taken all that was there, nothing is unread, whether or not the lane has ever stored anything.
+    """
+    tick, health = TopicPartition(EXPIRY_TICKS, 0), Health(30)
+    row = (BILLING_EVENTS, 0, GROUPS[BILLING_EVENTS], 2, None, None, True, 1, None)
     told = []
-    for end in (0, 3):
+    for end, start, limit, stored in ((0, 0, 0, []), (3, 0, 0, []), (3, 3, 20, []), (3, 3, 0, [row])):
+        pool = AsyncMock(fetch=AsyncMock(return_value=stored))
+        rows = LaneRows(pool, GROUPS[EXPIRY_TICKS], EXPIRY_TICKS)
         ends = SimpleNamespace(
             end_offsets=AsyncMock(side_effect=lambda places, end=end: dict.fromkeys(places, end)),
-            starts=AsyncMock(return_value={}),
+            starts=AsyncMock(side_effect=lambda asked, start=start: {place: start for _, place, _ in asked}),
         )
         lane = Lane(GROUPS[EXPIRY_TICKS], tick, pool, settings, health.lane(tick), CommittedOffsetCheck())
         record = ConsumerRecord(*tick, 0, 1_700_000_000_000, 1, None, b"v", None, 1, 1, ())
-        decidable = await Order(pool, ends, rows, 0).admit([Received(lane, [record])])  # type: ignore[arg-type]
+        decidable = await Order(pool, ends, rows, limit).admit([Received(lane, [record])])  # type: ignore[arg-type]
         told.append(decidable[lane].read_to)
 
-    assert [LATEST, EARLIEST] == told
+    assert [LATEST, EARLIEST, LATEST, LATEST] == told
 
 
 class _Slow:
