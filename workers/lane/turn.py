@@ -212,7 +212,7 @@ class LaneOwner:
     async def _decide(self, batches: Sequence[LaneBatch]) -> list[Decided]:
         """Store the outcomes of a turn: in one transaction, or several of disjoint lanes where there are many."""
         if self._job.step is not None:
-            batches = [batch for batch in batches if await self._decider.finish_step(batch)]
+            batches = await self._decider.finish_steps(batches)
         # All are waited for: one that went on after another has failed would store beside the next beginning.
         parts = await asyncio.gather(*map(self._decider.decide, split_turn(batches)), return_exceptions=True)
         if errors := [each for each in parts if isinstance(each, BaseException)]:
