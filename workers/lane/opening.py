@@ -41,7 +41,7 @@ class Opening:
     def __init__(self, job: Job, clients: Clients, rows: LaneRows, settings: Settings) -> None:
         self._job, self._rows, self._settings = job, rows, settings
         self._consumer, self._admin, self._pool = clients.consumer, clients.admin, clients.pool
-        self._topic_ids = clients.topic_ids
+        self._topic_ids, self._breaker = clients.topic_ids, clients.breaker
         self._ended = EndedTopics(settings, clients.pool, job, rows)
         self._log = structlog.get_logger("inmail.worker").bind(worker=job.group)
 
@@ -148,6 +148,7 @@ class Opening:
         """Publish what an earlier owner left where the input is gone, and seek."""
         row = lane.row
         lane.as_of, lane.stored_at_start = row.as_of, row.next_offset or 0
+        self._breaker.begin(lane.place, row.topic_id, row.topic_since)
         offset = max(start.published, start.oldest)
         if start.published < start.oldest:
             self._log.warning(
