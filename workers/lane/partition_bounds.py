@@ -29,7 +29,7 @@ _SAY_SECONDS = 10.0  # between two lines about ends that nobody tells
 _UNKNOWN_END = 2**63 - 1  # beyond whatever a lane has read
 
 
-class _Start(NamedTuple):
+class _KnownStart(NamedTuple):
     """Where a lane begins to read that has not read on; of which topic, under which epoch, and until when it holds."""
 
     offset: int
@@ -38,7 +38,7 @@ class _Start(NamedTuple):
     until: float
 
 
-class _Question(NamedTuple):
+class _EndQuestion(NamedTuple):
     """A question for the end of one partition, under way or answered, and when it was asked."""
 
     asked_at: float
@@ -54,8 +54,8 @@ class PartitionBounds:
     def __init__(self, ends: EndOffsets, topic_ids: Mapping[str, UUID]) -> None:
         """Take what asks Kafka, and the ids that topics were last seen to have."""
         self._ends, self._topic_ids = ends, topic_ids
-        self._starts: dict[TopicPartition, _Start] = {}
-        self._asking: dict[TopicPartition, _Question] = {}
+        self._starts: dict[TopicPartition, _KnownStart] = {}
+        self._asking: dict[TopicPartition, _EndQuestion] = {}
         self._alone_until = 0.0
         self._said_at = -inf
         self._log = structlog.get_logger("inmail.worker")
@@ -74,7 +74,7 @@ class PartitionBounds:
         start = self._start(row)
         return start is not None and (row.offset or 0) <= start.offset
 
-    def _start(self, row: Neighbour) -> _Start | None:
+    def _start(self, row: Neighbour) -> _KnownStart | None:
         start = self._starts.get(row.place)
         is_same = start is not None and (start.topic_id, start.epoch) == self._version(row)
         return start if is_same else None
@@ -115,13 +115,13 @@ class PartitionBounds:
         new = {}
         for place in places:
             if place not in self._asking:
-                new[place] = _Question(monotonic(), asyncio.create_task(self._ends.end_offsets([place])))
+                new[place] = _EndQuestion(monotonic(), asyncio.create_task(self._ends.end_offsets([place])))
                 new[place].answer.add_done_callback(_retrieve)
         self._asking |= new
         if new:
             await asyncio.wait([each.answer for each in new.values()], timeout=_ANSWER_SECONDS)
 
-    def _take_answers(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, _Question]:
+    def _take_answers(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, _EndQuestion]:
         """Return what was answered of some partitions; what failed is asked again the next time."""
         answered = {place: self._asking.pop(place) for place in places if self._asking[place].answer.done()}
         for place, (_, answer) in list(answered.items()):
@@ -152,7 +152,7 @@ class PartitionBounds:
             asked = [(row.consumer_group, row.place, row.offset) for row in unknown.values()]
             starts = await _answer_in_time(self._ends.starts(asked)) or {}
             for place, start in starts.items():
-                self._starts[place] = _Start(start, *versions[place], now + _STARTS_SECONDS)
+                self._starts[place] = _KnownStart(start, *versions[place], now + _STARTS_SECONDS)
 
 
 async def _answer_in_time(question: Coroutine[Any, Any, _Answer]) -> _Answer | None:
